@@ -1,0 +1,1 @@
+"""What needs more than one part: integration, end to end, chaos, benchmarks."""

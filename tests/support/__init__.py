@@ -1,0 +1,1 @@
+"""What tests of all packages use: real servers, fresh names, waiting for conditions."""

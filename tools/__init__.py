@@ -1,0 +1,1 @@
+"""Programs for people and for the build: the `runtime` command, the embedded servers, Docker and its images."""

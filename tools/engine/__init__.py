@@ -1,0 +1,1 @@
+"""A Docker engine on this machine: found, or installed and started."""

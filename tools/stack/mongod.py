@@ -1,0 +1,66 @@
+"""MongoDB on this machine, as a replica set of one, which is what transactions and change streams need."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pymongo import AsyncMongoClient
+from pymongo.errors import ConnectionFailure, OperationFailure
+
+from tools.stack import binaries
+from tools.stack.server import EmbeddedServer
+
+_REPLICA_SET = "rs0"
+_NOT_YET_INITIALIZED = 94
+
+
+class MongoServer(EmbeddedServer):
+    """mongod with a small cache (about 140 MB resident) that keeps its data in the folder."""
+
+    name: ClassVar[str] = "mongod"
+
+    @property
+    def uri(self) -> str:
+        """The connection string. It goes straight to this one server, so that its absence is known at once."""
+        return f"mongodb://{self.address}/?directConnection=true"
+
+    async def _prepare(self) -> None:
+        (self.directory / "data").mkdir(exist_ok=True)
+
+    def _command(self) -> Sequence[str | Path]:
+        return [
+            binaries.mongod(),
+            *("--bind_ip", "127.0.0.1", "--port", str(self.port), "--nounixsocket"),
+            *("--dbpath", self.directory / "data", "--replSet", _REPLICA_SET, "--oplogSize", "64"),
+            *("--wiredTigerCacheSizeGB", "0.25", "--setParameter", "diagnosticDataCollectionEnabled=false"),
+        ]
+
+    async def _answers(self) -> bool:
+        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
+            self.uri, serverSelectionTimeoutMS=500, connectTimeoutMS=500, socketTimeoutMS=5000
+        )
+        try:
+            await self._form_replica_set(client)
+            hello = await client.admin.command("hello")
+            return bool(hello.get("isWritablePrimary"))
+        except (ConnectionFailure, OperationFailure):
+            return False
+        finally:
+            await client.close()
+
+    async def _form_replica_set(self, client: "AsyncMongoClient[dict[str, Any]]") -> None:
+        member = {"_id": 0, "host": self.address}
+        try:
+            config = (await client.admin.command("replSetGetConfig"))["config"]
+        except OperationFailure as error:
+            if error.code != _NOT_YET_INITIALIZED:
+                raise
+            settings = {"electionTimeoutMillis": 1000}
+            await client.admin.command(
+                "replSetInitiate", {"_id": _REPLICA_SET, "members": [member], "settings": settings}
+            )
+            return
+        if config["members"][0]["host"] != self.address:  # the data was made on another port
+            config["members"] = [member]
+            config["version"] += 1
+            await client.admin.command("replSetReconfig", config, force=True)
