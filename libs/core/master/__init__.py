@@ -1,0 +1,1 @@
+"""The side that decides: which worker owns which segment, and how many segments wait."""

@@ -1,0 +1,388 @@
+"""Leases: who owns a segment, and which master leads, until when, by the database server's clock.
+
+Each operation is one conditional update of one document that compares with ``$$NOW``, so that no client's clock takes
+part and two clients can never both succeed. The write must reach a majority: a lease that a failover could roll back
+is none. The counter ``epoch`` rises with every acquisition and never falls, also over releases.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pymongo
+from pymongo import ReturnDocument
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.write_concern import WriteConcern
+
+from libs.core.errors import Permanent, Retryable
+from libs.core.store.client import StoreUnavailable, translated
+
+_Document = dict[str, Any]
+_SURVEY_BATCH = 1000
+"""Documents decoded at once; the event loop runs in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lease: a worker (or master) by name, the process, and the Docker engine that its containers are on."""
+
+    worker_id: str
+    instance_id: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A lease as its holder knows it.
+
+    *proven_until* is a time.monotonic() of this process: the moment at which the last successful request was sent,
+    plus the lease's life. The server's expiry is never earlier.
+    """
+
+    segment_id: int
+    holder: Holder
+    epoch: int
+    proven_until: float
+
+    def proven_seconds(self, now: float) -> float:
+        """For how much longer the lease is certainly held; negative when that is over. *now* is a time.monotonic()."""
+        return self.proven_until - now
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseView:
+    """A live lease as anybody sees it; *remaining_seconds* by the server's clock when it was read."""
+
+    segment_id: int
+    holder: Holder
+    epoch: int
+    remaining_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentView:
+    """A segment with its number of entities; *lease* is None when nobody holds it."""
+
+    segment_id: int
+    bot_count: int
+    lease: LeaseView | None
+
+
+class LeaseHeld(Retryable):
+    """Somebody else holds it; it may be free after *remaining_seconds*, or earlier if it is released."""
+
+    def __init__(self, name: str, by: Holder, remaining_seconds: float) -> None:
+        super().__init__(f"{name} is held by {by.worker_id} for another {remaining_seconds:.1f} s")
+        self.by = by
+        self.remaining_seconds = remaining_seconds
+
+
+class LeaseLost(Permanent):
+    """This process does not hold the lease any more.
+
+    *superseded*: another process with the same worker id, on the same host, has taken it over together with what runs
+    under it; this one must not touch that. Otherwise it has run out, or somebody else has it.
+    """
+
+    def __init__(self, name: str, epoch: int, *, superseded: bool) -> None:
+        how = "a newer process with the same worker id has taken it" if superseded else "it has run out"
+        super().__init__(f"the lease of {name} (epoch {epoch}) is lost: {how}")
+        self.epoch = epoch
+        self.superseded = superseded
+
+
+class SegmentMissing(Permanent):
+    """There is no such segment in the database."""
+
+    def __init__(self, segment_id: int) -> None:
+        super().__init__(f"segment {segment_id} does not exist")
+        self.segment_id = segment_id
+
+
+@dataclass(frozen=True, slots=True)
+class _Grant:
+    """What an acquisition or renewal brought."""
+
+    epoch: int
+    proven_until: float
+
+
+class LeaseStore:
+    """The leases of the segments, in their documents in ``partitions``. Needs no index beyond the primary one.
+
+    Args:
+        life_seconds: how long a lease lasts from each renewal on.
+        timeout_seconds: the limit of each request, unless a call names a shorter one.
+        clock: the process's monotonic clock.
+    """
+
+    def __init__(
+        self,
+        database: AsyncDatabase[_Document],
+        life_seconds: float,
+        *,
+        timeout_seconds: float = 2.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.life_seconds = life_seconds
+        self._timeout_seconds = timeout_seconds
+        self._partitions = database.get_collection("partitions", write_concern=WriteConcern("majority"))
+        self._leases = _Leases(self._partitions, life_seconds, clock)
+
+    async def acquire(self, segment_id: int, holder: Holder, *, timeout_seconds: float | None = None) -> Lease:
+        """Take the lease of *segment_id* with a new epoch, if it is free or was held under the same name on this host.
+
+        Safe to repeat: a lease of one's own is taken anew.
+
+        Raises:
+            LeaseHeld: by somebody else.
+            SegmentMissing: there is no such segment.
+            StoreUnavailable: outcome unknown; the lease may be held by *holder* now.
+        """
+        async with _limited(timeout_seconds or self._timeout_seconds):
+            document, grant = await self._leases.acquire(segment_id, holder, same_host_takes_over=True)
+        if document is None:
+            raise SegmentMissing(segment_id)
+        if grant is None:
+            by, remaining_seconds = _holder_of(document), document["remaining_milliseconds"] / 1000
+            raise LeaseHeld(_name(segment_id), by, remaining_seconds)
+        return Lease(segment_id, holder, grant.epoch, grant.proven_until)
+
+    async def renew(self, lease: Lease, *, timeout_seconds: float | None = None) -> Lease:
+        """Extend *lease* and return it with its new proof. Safe to repeat.
+
+        Raises:
+            LeaseLost: stop its containers now, unless it was superseded.
+            StoreUnavailable: outcome unknown; keep the old proof.
+        """
+        async with _limited(timeout_seconds or self._timeout_seconds):
+            proven_until = await self._leases.renew(lease.segment_id, lease.holder, lease.epoch)
+            if proven_until is None:
+                superseded = await self._leases.superseded(lease.segment_id, lease.holder, lease.epoch)
+                raise LeaseLost(_name(lease.segment_id), lease.epoch, superseded=superseded)
+        return replace(lease, proven_until=proven_until)
+
+    async def release(self, lease: Lease, *, timeout_seconds: float | None = None) -> None:
+        """Give *lease* back, so that the next one may have it at once. Safe to repeat; a lost lease is left alone.
+
+        Raises:
+            StoreUnavailable: outcome unknown; it is gone at the latest when it runs out.
+        """
+        async with _limited(timeout_seconds or self._timeout_seconds):
+            await self._leases.release(lease.segment_id, lease.holder, lease.epoch)
+
+    async def survey(self, *, timeout_seconds: float | None = None) -> list[SegmentView]:
+        """All segments that have entities or a live lease, by number, as one query sees them.
+
+        Raises:
+            StoreUnavailable: nothing is known; it does not mean that there are none.
+        """
+        segments = []
+        async with _limited(timeout_seconds or max(self._timeout_seconds, 10.0)):
+            wanted = {"$or": [{"bot_count": {"$gt": 0}}, {"$expr": _LIVE}]}
+            fields = {"bot_count": 1, "lease": 1, "remaining_milliseconds": _REMAINING}
+            async for document in self._partitions.find(wanted, fields, batch_size=_SURVEY_BATCH):
+                segments.append(_segment(document))
+        segments.sort(key=lambda segment: segment.segment_id)
+        return segments
+
+    async def live(self, *, timeout_seconds: float | None = None) -> list[LeaseView]:
+        """The leases that are held now, by segment. Errors as survey()."""
+        survey = await self.survey(timeout_seconds=timeout_seconds)
+        return [segment.lease for segment in survey if segment.lease is not None]
+
+    async def reachable(self, *, timeout_seconds: float | None = None) -> None:
+        """Return if segments can be read now.
+
+        Raises:
+            StoreUnavailable: they cannot.
+        """
+        async with _limited(timeout_seconds or self._timeout_seconds):
+            await self._partitions.find_one({}, {"_id": 1})
+
+
+@dataclass(frozen=True, slots=True)
+class Leadership:
+    """The proof of the one master that leads; *proven_until* as in Lease."""
+
+    holder: Holder
+    epoch: int
+    proven_until: float
+
+
+class LeadershipStore:
+    """The lease of the one master that leads, a document of its own in ``leadership``. Arguments as for LeaseStore."""
+
+    def __init__(
+        self,
+        database: AsyncDatabase[_Document],
+        life_seconds: float,
+        *,
+        timeout_seconds: float = 2.0,
+        clock: Callable[[], float] = time.monotonic,
+        name: str = "master",
+    ) -> None:
+        self.life_seconds = life_seconds
+        self._name = name
+        self._timeout_seconds = timeout_seconds
+        self._collection = database.get_collection("leadership", write_concern=WriteConcern("majority"))
+        self._leases = _Leases(self._collection, life_seconds, clock)
+
+    async def acquire(self, holder: Holder, *, timeout_seconds: float | None = None) -> Leadership:
+        """Become the leader if nobody is. Only the same process may take its own leadership anew.
+
+        Raises:
+            LeaseHeld: by another master.
+            StoreUnavailable: outcome unknown; this process may be the leader now.
+        """
+        async with _limited(timeout_seconds or self._timeout_seconds):
+            document, grant = await self._leases.acquire(self._name, holder, same_host_takes_over=False)
+            if document is None:
+                # The first master of this database. If another one is faster, its document is the one that is there.
+                await self._collection.update_one({"_id": self._name}, {"$setOnInsert": {"lease": None}}, upsert=True)
+                document, grant = await self._leases.acquire(self._name, holder, same_host_takes_over=False)
+        if document is None:
+            raise StoreUnavailable("the leadership document was removed while it was acquired")
+        if grant is None:
+            raise LeaseHeld("leadership", _holder_of(document), document["remaining_milliseconds"] / 1000)
+        return Leadership(holder, grant.epoch, grant.proven_until)
+
+    async def renew(self, leadership: Leadership, *, timeout_seconds: float | None = None) -> Leadership:
+        """Extend it and return it with its new proof. Safe to repeat.
+
+        Raises:
+            LeaseLost: stop leading now.
+            StoreUnavailable: outcome unknown; keep the old proof.
+        """
+        async with _limited(timeout_seconds or self._timeout_seconds):
+            proven_until = await self._leases.renew(self._name, leadership.holder, leadership.epoch)
+        if proven_until is None:
+            raise LeaseLost("leadership", leadership.epoch, superseded=False)
+        return replace(leadership, proven_until=proven_until)
+
+    async def release(self, leadership: Leadership, *, timeout_seconds: float | None = None) -> None:
+        """Give it back, so that another master may lead at once. Safe to repeat. Errors as LeaseStore.release()."""
+        async with _limited(timeout_seconds or self._timeout_seconds):
+            await self._leases.release(self._name, leadership.holder, leadership.epoch)
+
+
+_LIVE = {"$gt": ["$lease.expires_at", "$$NOW"]}
+"""True in an expression when there is a lease that has not run out; a missing or null date compares as lower."""
+_REMAINING = {"$subtract": ["$lease.expires_at", "$$NOW"]}
+_EPOCH = {"$ifNull": ["$lease.epoch", 0]}
+
+
+class _Leases:
+    """The conditional updates of the field ``lease``, the same for segments and leadership."""
+
+    def __init__(self, collection: Any, life_seconds: float, clock: Callable[[], float]) -> None:
+        self._collection = collection
+        self._life_seconds = life_seconds
+        self._clock = clock
+        self._expiry = {"$add": ["$$NOW", round(life_seconds * 1000)]}
+
+    async def acquire(
+        self, document_id: int | str, holder: Holder, *, same_host_takes_over: bool
+    ) -> tuple[Mapping[str, Any] | None, _Grant | None]:
+        """The document after the attempt (None: there is none), and the grant if *holder* got the lease."""
+        own = {
+            "$and": [
+                {"$eq": ["$lease.worker_id", _literal(holder.worker_id)]},
+                {"$eq": ["$lease.instance_id", _literal(holder.instance_id)]},
+            ]
+        }
+        if same_host_takes_over:
+            own["$and"][1] = {"$or": [own["$and"][1], {"$eq": ["$lease.host", _literal(holder.host)]}]}
+        granted = {
+            "worker_id": _literal(holder.worker_id),
+            "instance_id": _literal(holder.instance_id),
+            "host": _literal(holder.host),
+            "epoch": {"$add": [_EPOCH, 1]},
+            "expires_at": self._expiry,
+        }
+        # One request that either grants or shows who is in the way: no second read that could see another state.
+        update = [{"$set": {"lease": {"$cond": [{"$or": [{"$not": [_LIVE]}, own]}, granted, "$lease"]}}}]
+        sent = self._clock()
+        document = await self._collection.find_one_and_update(
+            {"_id": document_id},
+            update,
+            projection={"lease": 1, "remaining_milliseconds": _REMAINING},
+            return_document=ReturnDocument.AFTER,
+        )
+        if document is None or _holder_of(document) != holder:
+            return document, None
+        return document, _Grant(document["lease"]["epoch"], sent + self._life_seconds)
+
+    async def renew(self, document_id: int | str, holder: Holder, epoch: int) -> float | None:
+        """Until when it is proven; None when it is not held any more. One that has run out stays lost."""
+        sent = self._clock()
+        result = await self._collection.update_one(
+            {**_held(document_id, holder, epoch), "$expr": _LIVE}, [{"$set": {"lease.expires_at": self._expiry}}]
+        )
+        return sent + self._life_seconds if result.matched_count == 1 else None
+
+    async def release(self, document_id: int | str, holder: Holder, epoch: int) -> None:
+        """Let it end now, and keep the epoch for the next one."""
+        ended = {"worker_id": None, "instance_id": None, "host": None, "epoch": "$lease.epoch", "expires_at": "$$NOW"}
+        # $set merges documents, so the fields are named one by one.
+        update = [{"$set": {f"lease.{field}": value for field, value in ended.items()}}]
+        await self._collection.update_one(_held(document_id, holder, epoch), update)
+
+    async def superseded(self, document_id: int | str, holder: Holder, epoch: int) -> bool:
+        """Whether a later process under the same name and on the same host has taken the lease since *epoch*."""
+        document = await self._collection.find_one({"_id": document_id}, {"lease": 1})
+        lease = (document or {}).get("lease") or {}
+        return bool(
+            lease.get("epoch", 0) > epoch
+            and lease.get("worker_id") == holder.worker_id
+            and lease.get("host") == holder.host
+            and lease.get("instance_id") != holder.instance_id
+        )
+
+
+def _held(document_id: int | str, holder: Holder, epoch: int) -> _Document:
+    return {
+        "_id": document_id,
+        "lease.worker_id": holder.worker_id,
+        "lease.instance_id": holder.instance_id,
+        "lease.epoch": epoch,
+    }
+
+
+def _literal(text: str) -> _Document:
+    # An id that somebody chose may begin with "$", which an expression would read as a field.
+    return {"$literal": text}
+
+
+def _name(segment_id: int) -> str:
+    return f"segment {segment_id}"
+
+
+def _holder_of(document: Mapping[str, Any]) -> Holder:
+    lease = document["lease"]
+    return Holder(lease["worker_id"], lease["instance_id"], lease["host"])
+
+
+def _segment(document: Mapping[str, Any]) -> SegmentView:
+    segment_id = int(document["_id"])
+    remaining = document.get("remaining_milliseconds")
+    lease = None
+    if remaining is not None and remaining > 0 and document["lease"].get("worker_id") is not None:
+        lease = LeaseView(segment_id, _holder_of(document), document["lease"]["epoch"], remaining / 1000)
+    return SegmentView(segment_id, int(document.get("bot_count", 0)), lease)
+
+
+@contextlib.asynccontextmanager
+async def _limited(timeout_seconds: float) -> AsyncIterator[None]:
+    """The driver's own time limit over all requests of the block, its errors as ours."""
+    try:
+        # The driver's limit ends the request on the server as well. The second one is for a driver that does not
+        # return: whoever renews a lease must not wait for it.
+        async with asyncio.timeout(timeout_seconds + 0.25):
+            with translated(), pymongo.timeout(timeout_seconds):
+                yield
+    except TimeoutError as error:
+        raise StoreUnavailable(f"no answer from MongoDB within {timeout_seconds:g} s") from error

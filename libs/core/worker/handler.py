@@ -1,0 +1,69 @@
+"""What a service implements to do the work of a segment, and what it is given for that."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from libs.core.store.leases import Lease
+from libs.core.wake import Wake
+
+
+@dataclass(eq=False)
+class OwnedSegment:
+    """A segment that this process owns for now. *lease* is the latest one; a new ownership is a new object.
+
+    Being cancelled can come late (the process was frozen, the event loop blocked): whoever is about to start or stop a
+    container asks proven() immediately before.
+    """
+
+    lease: Lease
+    wake: Wake = field(default_factory=Wake)
+    """Set it when something about the segment has changed, so that the handler looks at once."""
+    clock: Callable[[], float] = time.monotonic
+
+    @property
+    def segment_id(self) -> int:
+        """The number of the segment."""
+        return self.lease.segment_id
+
+    @property
+    def epoch(self) -> int:
+        """The fencing number of this ownership: higher than that of all earlier owners."""
+        return self.lease.epoch
+
+    def proven_seconds(self) -> float:
+        """For how much longer it is certain that nobody else owns the segment; negative when it is not any more."""
+        return self.lease.proven_until - self.clock()
+
+    def proven(self, margin_seconds: float = 0.5) -> bool:
+        """Whether it is certain that nobody else owns the segment, now and for *margin_seconds* from now."""
+        return self.proven_seconds() > margin_seconds
+
+
+class SegmentHandler(Protocol):
+    """The work of one segment at a time. All of it runs on the event loop and may be called again after any failure."""
+
+    async def run(self, owned: OwnedSegment) -> None:
+        """Make this host match the segment until cancelled; never return before.
+
+        Being cancelled means only: begin nothing more. Containers stay as they are; stop_all() ends them, and a newer
+        process that took the segment over keeps them. An exception is logged, and run() called again with backoff.
+        """
+
+    def renewed(self, lease: Lease) -> None:
+        """The lease was acquired or renewed, and is proven now. Quick and without waiting: refresh the keepalive file.
+
+        Called before run() for the first time.
+        """
+
+    async def stop_all(self, owned: OwnedSegment, grace_seconds: float) -> None:
+        """Stop every container of the segment on this host, all at once, and return when none of them runs.
+
+        Called after run() was cancelled, whether or not the lease is still proven, until it returns without an
+        exception; a stop that failed is an exception. Containers with an epoch above ``owned.epoch`` are somebody
+        else's and stay. *grace_seconds* (0 to 30) is the time from SIGTERM to SIGKILL.
+        """
+
+    def running(self) -> int:
+        """How many containers run now; quick."""
