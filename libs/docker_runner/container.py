@@ -1,0 +1,187 @@
+"""What is known of a container: its labels when it is there, and why it ended when it is not."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+from libs.docker_runner.executable import Entrypoint
+
+
+class Label(StrEnum):
+    """The labels of a managed container; the first four are the contract's."""
+
+    MANAGED = "runtime.managed"
+    ID = "runtime.id"
+    ENTRYPOINT = "runtime.entrypoint"
+    SEGMENT = "runtime.segment"
+    SERVICE = "runtime.service"
+    SCOPE = "runtime.scope"
+    SPEC_HASH = "runtime.spec-hash"
+    CODE_ETAG = "runtime.code-etag"
+    REVISION = "runtime.revision"
+    RUN_ID = "runtime.run-id"
+    EPOCH = "runtime.epoch"
+    WORKER = "runtime.worker"
+    TOKEN = "runtime.token"  # noqa: S105 - the last part of its folder's name, no secret
+
+
+class ContainerState(StrEnum):
+    """CREATED: made and not started yet, or its start failed. RUNNING: its process lives (paused counts as that)."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+class EndReason(StrEnum):
+    """Why a container is no longer running.
+
+    FINISHED: exit code 0 by itself. ERROR: another exit code by itself. OOM: the kernel killed it for its memory.
+    TIMEOUT: :meth:`DockerRunner.run` killed it. STOPPED: :meth:`DockerRunner.stop` did. LEASE_LOST: its dead-man's
+    switch did. KILLED: a signal that nobody here sent. MISSING: somebody removed it, so that no more is known.
+    """
+
+    FINISHED = "finished"
+    ERROR = "error"
+    OOM = "oom"
+    TIMEOUT = "timeout"
+    STOPPED = "stopped"
+    LEASE_LOST = "lease-lost"
+    KILLED = "killed"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class ManagedContainer:
+    """One container of ours, as the engine described it at some instant. Times are UTC.
+
+    Attributes:
+        id: the entity's id; the engine's id is *container_id*.
+        exit_code: None while it runs.
+    """
+
+    container_id: str
+    name: str
+    id: str
+    service: str
+    scope: str
+    entrypoint: Entrypoint
+    segment: int
+    spec_hash: str
+    code_etag: str
+    revision: int
+    run_id: str
+    epoch: int
+    worker: str
+    token: str = field(repr=False)
+    state: ContainerState = ContainerState.RUNNING
+    exit_code: int | None = None
+    oom_killed: bool = False
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a container ended.
+
+    Attributes:
+        peak_memory_bytes: the highest use of the whole container, page cache included; None when it was killed before
+            its supervisor could tell.
+        cpu_seconds: of all its processes; None likewise.
+        last_lines: the end of its output, at most :data:`LAST_LINES` lines.
+        error: what the engine says about a container that it could not start; empty otherwise.
+    """
+
+    container: ManagedContainer
+    exit_code: int | None
+    oom_killed: bool
+    reason: EndReason
+    started_at: datetime | None
+    finished_at: datetime | None
+    peak_memory_bytes: int | None = None
+    cpu_seconds: float | None = None
+    last_lines: Sequence[str] = ()
+    error: str = ""
+
+    @property
+    def duration_seconds(self) -> float | None:
+        """How long it ran; None when it never did."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return max(0.0, (self.finished_at - self.started_at).total_seconds())
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a run ended, and what it left.
+
+    Attributes:
+        result: what ``main`` returned; None when it returned nothing, and when *result_error* says why there is none.
+        result_error: one sentence when there is no result.
+        output_path: stdout and stderr as they came, in a file of the caller's, who removes it; :meth:`discard` does.
+        output_truncated: the file has only the first part, since it grew over the limit.
+    """
+
+    ended: Ended
+    result: object
+    result_error: str | None
+    output_path: Path
+    output_truncated: bool = False
+
+    @property
+    def succeeded(self) -> bool:
+        """``main`` returned, and what it returned is here."""
+        return self.ended.reason is EndReason.FINISHED and self.result_error is None
+
+    def discard(self) -> None:
+        """Remove the output file. May be repeated."""
+        self.output_path.unlink(missing_ok=True)
+
+
+LAST_LINES = 20
+
+
+def from_labels(
+    labels: Mapping[str, str],
+    *,
+    container_id: str,
+    name: str,
+    state: ContainerState,
+    exit_code: int | None = None,
+    oom_killed: bool = False,
+    started_at: datetime | None = None,
+    finished_at: datetime | None = None,
+) -> ManagedContainer:
+    """The container with these labels. Labels that are missing or garbled become neutral values, never an error."""
+    entrypoint = labels.get(Label.ENTRYPOINT, "")
+    return ManagedContainer(
+        container_id=container_id,
+        name=name,
+        id=labels.get(Label.ID, ""),
+        service=labels.get(Label.SERVICE, ""),
+        scope=labels.get(Label.SCOPE, ""),
+        entrypoint=Entrypoint(entrypoint) if entrypoint in set(Entrypoint) else Entrypoint.BOT,
+        segment=_integer(labels.get(Label.SEGMENT), -1),
+        spec_hash=labels.get(Label.SPEC_HASH, ""),
+        code_etag=labels.get(Label.CODE_ETAG, ""),
+        revision=_integer(labels.get(Label.REVISION), 0),
+        run_id=labels.get(Label.RUN_ID, ""),
+        epoch=_integer(labels.get(Label.EPOCH), 0),
+        worker=labels.get(Label.WORKER, ""),
+        token=labels.get(Label.TOKEN, ""),
+        state=state,
+        exit_code=exit_code,
+        oom_killed=oom_killed,
+        started_at=started_at,
+        finished_at=finished_at,
+    )
+
+
+def _integer(text: str | None, otherwise: int) -> int:
+    try:
+        return int(text) if text is not None else otherwise
+    except ValueError:
+        return otherwise

@@ -1,0 +1,38 @@
+"""Names derived from ids that anybody may have chosen: only digests of them reach the engine and the file system."""
+
+import hashlib
+import secrets
+from pathlib import Path
+
+WORD_BYTES = 6
+
+
+def container_name(service: str, scope: str, entity_id: str) -> str:
+    """The one name that a container of this entity can have, so that an engine never holds two of them."""
+    return f"the0-{service}-{_digest(scope, entity_id)[:20]}"
+
+
+def scope_folder(directory: Path, scope: str) -> Path:
+    """The folder below *directory* that belongs to *scope* alone."""
+    return directory / _digest(scope)[:16]
+
+
+def run_folder(directory: Path, scope: str, name: str, token: str) -> Path:
+    """Where the files of one start of the container *name* are."""
+    return scope_folder(directory, scope) / name / token
+
+
+def keepalive_folder(temp_dir: Path, scope: str, segment: int) -> Path:
+    """The folder with the lease file of a segment, which its containers mount."""
+    return scope_folder(temp_dir / "keepalive", scope) / str(int(segment))
+
+
+def new_token() -> str:
+    """A word that no other start has."""
+    return secrets.token_hex(WORD_BYTES)
+
+
+def _digest(*parts: str) -> str:
+    # Each part with its length, since "a", "bc" and "ab", "c" are two entities; lone surrogates are legal in an id.
+    encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
+    return hashlib.sha256(b"".join(b"%d:" % len(part) + part for part in encoded)).hexdigest()

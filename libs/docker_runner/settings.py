@@ -1,0 +1,69 @@
+"""What the operator decides about containers, as the runner needs it; services make it from their own settings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from libs.docker_runner.errors import UnknownRuntime
+from libs.docker_runner.executable import MIB, Limits, Network, Placement
+from libs.docker_runner.limits import Maxima
+
+IMAGES: Mapping[str, str] = {"python3.11": "python:3.11-slim", "nodejs20": "node:20-alpine"}
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Where images are pulled from and by whom.
+
+    Attributes:
+        server: such as ``registry.example.com``; empty for Docker Hub.
+        images whose name does not begin with the server get no credentials.
+    """
+
+    server: str = ""
+    username: str = ""
+    password: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class RunnerSettings:
+    """The settings of a :class:`~libs.docker_runner.runner.DockerRunner`.
+
+    Attributes:
+        temp_dir: below it the runner keeps its folders. It has the same path on the engine's host.
+        images: runtime name to image; a name with ``@sha256:…`` pins it.
+        limits: of a container that asks for nothing else.
+        maxima: up to where ``config.resources`` may go.
+        metadata_guard: refuse to start bots when the link-local addresses cannot be closed to them.
+        parallel_starts: containers made at once.
+        engine_timeout_seconds: for one answer of the engine, pulls and stops apart.
+        log_file_bytes, log_files: the engine's own copy of the output is at most their product. A follower that is
+            further behind than that loses lines, so with the output rate they are how long it may be away.
+        output_spool_bytes: what :meth:`DockerRunner.run` keeps of one run's output.
+    """
+
+    temp_dir: Path
+    images: Mapping[str, str] = field(default_factory=lambda: dict(IMAGES))
+    limits: Limits = field(default_factory=Limits)
+    maxima: Maxima = field(default_factory=Maxima)
+    network: Network = Network.BRIDGE
+    container_runtime: str | None = None
+    metadata_guard: bool = True
+    registry: Registry | None = None
+    parallel_starts: int = 8
+    engine_timeout_seconds: float = 60.0
+    pull_timeout_seconds: float = 900.0
+    log_file_bytes: int = 32 * MIB
+    log_files: int = 4
+    output_spool_bytes: int = 256 * MIB
+
+    def placement(self, runtime: str) -> Placement:
+        """Where a bot of *runtime* runs.
+
+        Raises:
+            UnknownRuntime: there is no image for it.
+        """
+        image = self.images.get(runtime)
+        if image is None:
+            raise UnknownRuntime(runtime, list(self.images))
+        return Placement(image, self.network, self.container_runtime)

@@ -1,0 +1,15 @@
+"""What a running container uses."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stats:
+    """One sample. CPU seconds only grow; the difference of two samples is the use between them."""
+
+    memory_bytes: int
+    memory_limit_bytes: int
+    cpu_seconds: float
+    pids: int
+    network_received_bytes: int
+    network_sent_bytes: int
