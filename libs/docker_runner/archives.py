@@ -107,7 +107,7 @@ class _Extraction:
         self._file.seek(0)
         with self._refusals():
             if not head:
-                raise EntryRefused("", "is missing: the object is empty")
+                raise EntryRefused("", "is empty")
             if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
                 self._unzip()
             elif head[:2] == b"\x1f\x8b":
@@ -116,10 +116,10 @@ class _Extraction:
             elif looks_like_tar(head):
                 self._untar(self._file)
             else:
-                raise EntryRefused("", f"is missing: neither ZIP nor TAR.GZ, it begins with {head[:8].hex(' ')}")
+                raise EntryRefused("", f"is neither ZIP nor TAR.GZ: it begins with {head[:8].hex(' ')}")
             self._tree.make_links()
             if not self._files:
-                raise EntryRefused("", "is missing: the archive holds no file")
+                raise EntryRefused("", "holds no file")
         return Extracted(self._files, self._total_bytes)
 
     @contextmanager
@@ -250,7 +250,7 @@ class _Capped:
 
     def read(self, size: int = -1, /) -> bytes:
         if size > self._limit:
-            raise EntryRefused("", f"cannot be told: the list of entries claims {size} bytes")
+            raise EntryRefused("", f"has a list of entries that claims {size} bytes")
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
