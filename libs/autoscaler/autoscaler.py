@@ -9,12 +9,17 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import structlog
+from prometheus_client import Counter, Gauge
 
 from libs.autoscaler.decision import Decision, FleetSnapshot, Pod, Reason, ScalingSettings, ScalingState, decide
 from libs.autoscaler.errors import AutoscalerError, NoCluster, ScaleConflict
 from libs.autoscaler.kubernetes import Scale
 
 log = structlog.get_logger(__name__)
+
+LOOKS = Counter("runtime_autoscaler_looks_total", "Looks of the autoscaler, by what came of them.", ["outcome"])
+REPLICAS = Gauge("runtime_autoscaler_replicas", "Worker replicas that the cluster is told to run, as last seen.")
+REPLICAS_WANTED = Gauge("runtime_autoscaler_replicas_wanted", "Worker replicas that the segments need, within bounds.")
 
 
 class Workers(Protocol):
@@ -69,9 +74,11 @@ class Autoscaler:
             self.decided = await self._look()
         except Exception as error:  # noqa: BLE001 - the store's errors end here too: the master must go on assigning
             self.decided = None
+            LOOKS.labels("failed").inc()
             self._say_trouble(error)
         else:
             if self.decided is not None:
+                LOOKS.labels(self.decided.reason.name.lower()).inc()
                 self._say_well(self.decided)
         return self.decided
 
@@ -86,6 +93,8 @@ class Autoscaler:
         scale = await self._workers.scale()
         pods = await self._workers.pods(scale)
         decision = decide(ScalingState(fleet, scale.replicas, pods, self._changed_at), self._settings, self._clock())
+        REPLICAS.set(scale.replicas)
+        REPLICAS_WANTED.set(decision.wanted)
         for pod, cost in decision.deletion_costs.items():
             await self._workers.set_deletion_cost(pod, cost)
         if decision.replicas is not None and self._leading():

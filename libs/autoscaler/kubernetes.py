@@ -23,6 +23,7 @@ from libs.autoscaler.errors import (
     NoCluster,
     ScaleConflict,
 )
+from libs.core.metrics import observe
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 _TEMPLATE_LABEL = "pod-template-hash"
@@ -129,7 +130,8 @@ class KubernetesWorkers:
         self, method: str, path: str, body: _Json | None = None, query: Mapping[str, str] | None = None
     ) -> _Json:
         try:
-            return await self._exchange(method, path, body, query)
+            with observe("kubernetes", method.lower()):
+                return await self._exchange(method, path, body, query)
         except (NoCluster, ClusterUnavailable):
             # Certificates, address and token may all be new next time.
             await self.close()
