@@ -1,5 +1,6 @@
 """Fixtures: one real server of each kind for the whole session, and fresh names in them for each test."""
 
+import asyncio
 import re
 import uuid
 from collections.abc import AsyncIterator
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from pymongo import AsyncMongoClient
+from pymongo import MongoClient
 
 from tools.stack.mongod import MongoServer
 from tools.stack.nats import NatsServer
@@ -49,9 +50,13 @@ async def database_name(mongod: MongoServer, request: pytest.FixtureRequest) -> 
     yield name
     # The test may have stopped the server's process or frozen it: then there is nothing left to clean.
     if mongod.running:
-        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(mongod.uri, serverSelectionTimeoutMS=5000)
-        async with client:
-            await client.drop_database(name)
+        await asyncio.to_thread(_drop, mongod.uri, name)
+
+
+def _drop(uri: str, database: str) -> None:
+    client: MongoClient[dict[str, Any]] = MongoClient(uri, serverSelectionTimeoutMS=5000)
+    with client:
+        client.drop_database(database)
 
 
 @pytest.fixture

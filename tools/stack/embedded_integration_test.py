@@ -19,10 +19,11 @@ from tools.stack.ports import free_port, is_free
 from tools.stack.process import ProcessFailedError
 from tools.stack.process_identity import ProcessIdentity
 from tools.stack.s3 import S3Server
+from tools.stack.server import PortTakenError
 
 
 def connected(server: MongoServer) -> AsyncMongoClient[dict[str, Any]]:
-    return AsyncMongoClient(server.uri)
+    return AsyncMongoClient(server.uri, serverMonitoringMode="poll")  # opens no second connection that a close may cut
 
 
 async def test_a_killed_mongod_comes_back_with_its_data_and_takes_transactions(tmp_path: Path) -> None:
@@ -72,11 +73,17 @@ async def test_a_restarted_s3_server_keeps_its_objects(tmp_path: Path) -> None:
         assert (await asyncio.to_thread(client.stat_object, "bucket", "a/b")).size == 5
 
 
-async def test_a_server_that_cannot_start_says_why_with_its_last_log_lines(tmp_path: Path) -> None:
+async def test_a_server_whose_port_is_taken_says_so(tmp_path: Path) -> None:
     async with NatsServer.start(tmp_path / "one") as first:
-        with pytest.raises(ProcessFailedError, match=r"(?s)nats-server did not start.*address already in use"):
-            async with NatsServer.start(tmp_path / "two", first.port):
-                pass
+        with pytest.raises(PortTakenError, match=f"nats-server cannot listen on 127.0.0.1:{first.port}"):
+            await NatsServer(tmp_path / "two", first.port).launch()
+
+
+async def test_a_server_that_cannot_start_says_why_with_its_last_log_lines(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file where the server needs a folder")
+
+    with pytest.raises(ProcessFailedError, match=r"(?s)nats-server did not start.*Last lines of .*not a directory"):
+        await NatsServer(tmp_path).launch()
 
 
 async def test_a_server_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
@@ -95,7 +102,7 @@ async def test_a_server_dies_with_the_process_that_started_it(tmp_path: Path) ->
         assert parent.stdout is not None
         pid, port = map(int, (await asyncio.to_thread(parent.stdout.readline)).split())
         server = ProcessIdentity.of(pid)
-        assert server.alive
+        assert not is_free(port)
         parent.send_signal(signal.SIGKILL)
 
-    await eventually(lambda: not server.alive and is_free(port), within_seconds=5)
+    await eventually(lambda: is_free(port) and not server.alive, within_seconds=5)

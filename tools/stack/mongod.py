@@ -1,10 +1,11 @@
 """MongoDB on this machine, as a replica set of one, which is what transactions and change streams need."""
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pymongo import AsyncMongoClient
+from pymongo import MongoClient
 from pymongo.errors import ConnectionFailure, OperationFailure
 
 from tools.stack import binaries
@@ -36,31 +37,32 @@ class MongoServer(EmbeddedServer):
         ]
 
     async def _answers(self) -> bool:
-        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
+        # The blocking client in a thread: the asynchronous one, closed while it still opens its monitoring
+        # connection, leaves that socket to the garbage collector (PyMongo 4.20).
+        return await asyncio.to_thread(self._is_primary)
+
+    def _is_primary(self) -> bool:
+        client: MongoClient[dict[str, Any]] = MongoClient(
             self.uri, serverSelectionTimeoutMS=500, connectTimeoutMS=500, socketTimeoutMS=5000
         )
-        try:
-            await self._form_replica_set(client)
-            hello = await client.admin.command("hello")
-            return bool(hello.get("isWritablePrimary"))
-        except (ConnectionFailure, OperationFailure):
-            return False
-        finally:
-            await client.close()
+        with client:
+            try:
+                self._form_replica_set(client)
+                return bool(client.admin.command("hello").get("isWritablePrimary"))
+            except (ConnectionFailure, OperationFailure):
+                return False
 
-    async def _form_replica_set(self, client: "AsyncMongoClient[dict[str, Any]]") -> None:
+    def _form_replica_set(self, client: MongoClient[dict[str, Any]]) -> None:
         member = {"_id": 0, "host": self.address}
         try:
-            config = (await client.admin.command("replSetGetConfig"))["config"]
+            config = client.admin.command("replSetGetConfig")["config"]
         except OperationFailure as error:
             if error.code != _NOT_YET_INITIALIZED:
                 raise
             settings = {"electionTimeoutMillis": 1000}
-            await client.admin.command(
-                "replSetInitiate", {"_id": _REPLICA_SET, "members": [member], "settings": settings}
-            )
+            client.admin.command("replSetInitiate", {"_id": _REPLICA_SET, "members": [member], "settings": settings})
             return
         if config["members"][0]["host"] != self.address:  # the data was made on another port
             config["members"] = [member]
             config["version"] += 1
-            await client.admin.command("replSetReconfig", config, force=True)
+            client.admin.command("replSetReconfig", config, force=True)

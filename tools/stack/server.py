@@ -8,13 +8,20 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
-from tools.stack.ports import free_port
+from tools.stack.ports import free_port, is_free
 from tools.stack.process import BackgroundProcess
 from tools.stack.process_identity import ProcessIdentity
 
 _START_SECONDS = 60.0
 _POLL_SECONDS = 0.05
-_PORT_ATTEMPTS = 3
+
+
+class PortTakenError(RuntimeError):
+    """Another program listens on the server's port."""
+
+    def __init__(self, name: str, port: int) -> None:
+        super().__init__(f"{name} cannot listen on 127.0.0.1:{port}: another program does")
+        self.port = port
 
 
 class EmbeddedServer(ABC):
@@ -50,22 +57,19 @@ class EmbeddedServer(ABC):
             await server.stop()
 
     async def launch(self) -> None:
-        """Start it and wait until it answers. Errors as start()."""
+        """Start it and wait until it answers. Errors as start(), and PortTakenError for a given port."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        for attempt in range(_PORT_ATTEMPTS):
-            # A free port may be lost to somebody else before the server binds it.
-            if attempt > 0:
-                self.port = free_port()
-            try:
-                await self._launch_once()
-            except Exception:
-                lost_port = not self._port_is_fixed and self._process is not None and not self._process.running
-                await self.kill()
-                if attempt + 1 == _PORT_ATTEMPTS or not (lost_port and "address already in use" in self._log().lower()):
-                    raise
-            else:
-                self._port_is_fixed = True
-                return
+        # Somebody else's server there would answer in place of ours.
+        if not is_free(self.port):
+            if self._port_is_fixed:
+                raise PortTakenError(self.name, self.port)
+            self.port = free_port()
+        self._port_is_fixed = True
+        try:
+            await self._launch_once()
+        except BaseException:
+            await self.kill()
+            raise
 
     async def stop(self, grace_seconds: float = 15.0) -> None:
         """End it in good order. Safe to repeat; launch() brings it back."""
@@ -116,6 +120,8 @@ class EmbeddedServer(ABC):
                     if not self._process.running:
                         raise self._process.failure("did not start")
                     await asyncio.sleep(_POLL_SECONDS)
+            if not self._process.running:
+                raise self._process.failure("ended at once")
         except TimeoutError:
             raise self._process.failure(f"did not answer on {self.address} within {_START_SECONDS:g} s") from None
 
@@ -123,9 +129,6 @@ class EmbeddedServer(ABC):
         if self._process is None:
             raise RuntimeError(f"{self.name} was not started")
         return self._process
-
-    def _log(self) -> str:
-        return self.log_path.read_text(errors="replace")[-20_000:] if self.log_path.exists() else ""
 
     async def _prepare(self) -> None:  # noqa: B027
         """What must be done before each launch; nothing by default."""
