@@ -1,0 +1,1 @@
+"""Keeps bots running: each enabled bot of a segment in exactly one container."""

@@ -1,0 +1,182 @@
+"""What is done to one bot: start it, stop it, bury what died, and say in its document how it is."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import structlog
+
+from libs.core.errors import Retryable, UserError
+from libs.core.worker.handler import OwnedSegment
+from libs.docker_runner.container import Ended, EndReason, ManagedContainer
+from libs.docker_runner.executable import Executable
+from libs.docker_runner.runner import DockerRunner
+from services.bot_runner.ledger import Ledger
+from services.bot_runner.plan import Action, Bury, DesiredBot, Start, Stop, StopReason
+from services.bot_runner.records import BotRecords
+from services.bot_runner.restarts import RestartPolicy
+from services.bot_runner.status import BotState, BotStatus, utc_now
+
+log = structlog.get_logger(__name__)
+
+_ABSENT_STATES = {
+    StopReason.DISABLED: BotState.DISABLED,
+    StopReason.KILLED: BotState.KILLED,
+    StopReason.REJECTED: BotState.REJECTED,
+}
+# A stop or a look that failed is tried again by the next round; this keeps the rounds from chasing each other.
+_RETRY_SECONDS = 1.0
+
+
+class BotActions:
+    """Carries out single actions for the bots of one owned segment. Each may be repeated."""
+
+    def __init__(
+        self,
+        owned: OwnedSegment,
+        *,
+        runner: DockerRunner,
+        records: BotRecords,
+        ledger: Ledger,
+        stop_grace_seconds: float,
+        policy: RestartPolicy | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._owned = owned
+        self._runner = runner
+        self._records = records
+        self._ledger = ledger
+        self._stop_grace = stop_grace_seconds
+        self._policy = policy or RestartPolicy()
+        self._clock = clock
+
+    async def carry_out(self, action: Action) -> None:
+        """Do *action*. What fails is logged, shows in the bot's status, and is planned again by a later round."""
+        if not self._owned.proven():
+            # Frozen or cut off: whoever owns the segment now decides about its containers.
+            log.warning("ownership is not proven; nothing is done", action=type(action).__name__)
+            await asyncio.sleep(_RETRY_SECONDS)
+            return
+        try:
+            match action:
+                case Start():
+                    await self._start(action.executable)
+                case Stop():
+                    await self._stop(action)
+                case Bury():
+                    await self._bury(action.container)
+        except Retryable as error:
+            log.warning("action failed; it is tried again", action=type(action).__name__, error=str(error))
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def settle(self, desired: Mapping[str, DesiredBot], kept: Sequence[ManagedContainer]) -> None:
+        """Bring the documents of bots that need no action up to date: those that run on, and those that must not run."""
+        self._ledger.forget_all_but(desired)
+        for container in kept:
+            self._records.follow(container)
+            bot = desired[container.id]
+            await self._records.write_status(self._running(container, bot.revision))
+        running = {container.id for container in kept}
+        for bot in desired.values():
+            if bot.absence is not None and bot.id not in running:
+                state = _ABSENT_STATES.get(bot.absence, BotState.REJECTED)
+                status = BotStatus(bot.id, state, utc_now(), detail=bot.detail, revision=bot.revision, history=bot.history)
+                await self._records.write_status(status)
+
+    async def _start(self, executable: Executable) -> None:
+        history = self._ledger.history_of(executable.id)
+        starting = BotStatus(
+            executable.id,
+            BotState.STARTING,
+            utc_now(),
+            revision=executable.revision,
+            worker=executable.worker,
+            run_id=executable.run_id,
+            history=history,
+        )
+        await self._records.write_status(starting)
+        try:
+            container = await self._runner.start(executable)
+        except UserError as error:
+            history = history.after_rejection(now=self._clock(), policy=self._policy)
+            log.warning("bot rejected", reason=str(error))
+            await self._failed_to_start(replace(starting, state=BotState.REJECTED, detail=str(error), history=history))
+        except Retryable as error:
+            history = history.after_death(ran_seconds=0.0, now=self._clock(), policy=self._policy)
+            log.warning("bot could not be started", reason=str(error), failures=history.failures)
+            detail = f"could not be started: {error}"
+            await self._failed_to_start(replace(starting, state=BotState.BACKING_OFF, detail=detail, history=history))
+        else:
+            log.info("bot started", container=container.name, run_id=container.run_id, restarts=history.restarts)
+            self._records.follow(container)
+            await self._records.started(container, executable)
+            await self._records.write_status(self._running(container, executable.revision))
+
+    async def _failed_to_start(self, status: BotStatus) -> None:
+        self._ledger.set_history(status.bot_id, status.history)
+        await self._records.write_status(replace(status, since=utc_now(), run_id=""))
+
+    async def _stop(self, action: Stop) -> None:
+        # The kill switch is for the moment when the bot itself cannot be trusted to stop.
+        grace = 0.0 if action.reason is StopReason.KILLED else self._stop_grace
+        log.info("bot is being stopped", reason=str(action.reason), container=action.container.name)
+        await self._runner.stop(action.container, grace)
+        await self._records.ended(await self._runner.remove(action.container), str(action.reason))
+        log.info("bot stopped", reason=str(action.reason), container=action.container.name)
+
+    async def _bury(self, container: ManagedContainer) -> None:
+        ended = await self._runner.remove(container)
+        await self._records.ended(ended, str(ended.reason))
+        history = self._ledger.history_of(container.id)
+        if ended.reason in (EndReason.MISSING, EndReason.STOPPED, EndReason.LEASE_LOST):
+            # Not the bot's doing: it starts again with hardly a pause, and nothing is held against it.
+            self._ledger.set_history(container.id, replace(history, not_before=self._clock() + _RETRY_SECONDS))
+            return
+        history = history.after_death(
+            ran_seconds=ended.duration_seconds or 0.0, now=self._clock(), policy=self._policy
+        )
+        self._ledger.set_history(container.id, history)
+        delay = history.not_before - self._clock()
+        log.warning(
+            "bot ended", reason=str(ended.reason), exit_code=ended.exit_code, restarts_in_seconds=round(delay, 1)
+        )
+        await self._records.write_status(
+            BotStatus(
+                container.id,
+                BotState.BACKING_OFF,
+                utc_now(),
+                detail=describe_end(ended),
+                revision=container.revision,
+                history=history,
+            )
+        )
+
+    def _running(self, container: ManagedContainer, revision: int) -> BotStatus:
+        return BotStatus(
+            container.id,
+            BotState.RUNNING,
+            container.started_at or utc_now(),
+            revision=revision,
+            worker=self._records.worker,
+            container=container.name,
+            run_id=container.run_id,
+            history=self._ledger.history_of(container.id),
+        )
+
+
+def describe_end(ended: Ended) -> str:
+    """One sentence for the bot's owner about why its container ended, with the last line that it printed."""
+    match ended.reason:
+        case EndReason.FINISHED:
+            sentence = "main returned, and a bot is expected to run on"
+        case EndReason.OOM:
+            sentence = "it used more memory than its limit and was killed"
+        case EndReason.ERROR:
+            sentence = f"it ended with exit code {ended.exit_code}"
+        case EndReason.KILLED:
+            sentence = f"it was killed from outside (exit code {ended.exit_code})"
+        case _:
+            sentence = f"it ended: {ended.reason}"
+    last = next((line for line in reversed(ended.last_lines) if line.strip()), "")
+    return f"{sentence}; its last line: {last[:500]}" if last else sentence

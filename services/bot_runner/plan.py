@@ -1,0 +1,126 @@
+"""Decides what must be done so that a segment's containers become what its bots say. Pure: it reads and changes nothing.
+
+The same inputs give the same actions, and a round whose actions have all been carried out plans nothing.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from libs.docker_runner.container import ContainerState, ManagedContainer
+from libs.docker_runner.executable import Executable
+from services.bot_runner.restarts import RestartHistory
+
+
+class StopReason(StrEnum):
+    """Why a container that runs must not."""
+
+    DELETED = "deleted"
+    DISABLED = "disabled"
+    KILLED = "killed"
+    CHANGED = "changed"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True)
+class DesiredBot:
+    """What one bot's document asks for.
+
+    Attributes:
+        executable: what to run; None when nothing may run, and then *absence* says why,
+            with *detail* for its owner where there is more to say.
+        code_etag: the version of the code object as the store has it now; None when that is not known, and then a
+            container is not held against it.
+        history: its deaths so far.
+    """
+
+    id: str
+    revision: int
+    history: RestartHistory
+    executable: Executable | None = None
+    absence: StopReason | None = None
+    detail: str = ""
+    code_etag: str | None = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """Run *executable*; no container of this bot exists."""
+
+    id: str
+    executable: Executable
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End a container that should not run. A kill switch does not wait for the bot's own shutdown."""
+
+    id: str
+    container: ManagedContainer
+    reason: StopReason
+
+
+@dataclass(frozen=True)
+class Bury:
+    """Record why a container ended by itself and take it away. The next round decides on a new start."""
+
+    id: str
+    container: ManagedContainer
+
+
+Action = Start | Stop | Bury
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The actions of a round, one a bot at most, and when to look again.
+
+    Attributes:
+        next_start: Unix seconds at which the earliest backoff ends; None when none is running.
+        kept: the containers that are as they should be.
+    """
+
+    actions: Sequence[Action] = ()
+    kept: Sequence[ManagedContainer] = ()
+    next_start: float | None = field(default=None)
+
+
+def plan(desired: Mapping[str, DesiredBot], actual: Iterable[ManagedContainer], now: float) -> Plan:
+    """What to start, stop and bury so that *actual* becomes *desired* at *now* (Unix seconds).
+
+    A changed bot is stopped in this round and started in the next one, once its container is known to be gone: two
+    containers of one bot are never asked for.
+    """
+    actions: list[Action] = []
+    kept: list[ManagedContainer] = []
+    waiting: list[float] = []
+    present: set[str] = set()
+    for container in actual:
+        present.add(container.id)
+        bot = desired.get(container.id)
+        if container.state is not ContainerState.RUNNING:
+            actions.append(Bury(container.id, container))
+        elif (reason := _reason_to_stop(bot, container)) is not None:
+            actions.append(Stop(container.id, container, reason))
+        else:
+            kept.append(container)
+    for bot in desired.values():
+        if bot.executable is None or bot.id in present:
+            continue
+        if bot.history.may_start(now):
+            actions.append(Start(bot.id, bot.executable))
+        else:
+            waiting.append(bot.history.not_before)
+    return Plan(actions, kept, min(waiting, default=None))
+
+
+def _reason_to_stop(bot: DesiredBot | None, container: ManagedContainer) -> StopReason | None:
+    if bot is None:
+        return StopReason.DELETED
+    if bot.executable is None:
+        return bot.absence or StopReason.REJECTED
+    if bot.executable.spec_hash() != container.spec_hash:
+        return StopReason.CHANGED
+    if bot.code_etag is not None and container.code_etag and bot.code_etag != container.code_etag:
+        return StopReason.CHANGED
+    return None

@@ -1,0 +1,104 @@
+"""Carries out the plan for one segment, again and again: read MongoDB and the engine, decide, act on each bot apart."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from libs.core.backoff import Backoff
+from libs.core.errors import Retryable
+from libs.core.store.entities import EntityStore
+from libs.core.wake import Wake
+from libs.core.worker.handler import OwnedSegment
+from libs.docker_runner.container_group import ContainerGroup
+from services.bot_runner.bot_actions import BotActions
+from services.bot_runner.desired import Desires
+from services.bot_runner.plan import Action, plan
+
+log = structlog.get_logger(__name__)
+
+
+class SegmentReconciler:
+    """Makes the containers of one owned segment what its bots say, until it is cancelled.
+
+    Every wake-up, whatever its cause, starts the same round over the whole segment, so that a lost event costs time
+    and never a bot. Each bot has one action under way at most, and no bot waits for another's.
+    """
+
+    def __init__(
+        self,
+        owned: OwnedSegment,
+        *,
+        entities: EntityStore,
+        desires: Desires,
+        containers: ContainerGroup,
+        actions: BotActions,
+        scan_interval_seconds: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._owned = owned
+        self._entities = entities
+        self._desires = desires
+        self._containers = containers
+        self._actions = actions
+        self._scan_interval = scan_interval_seconds
+        self._clock = clock
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def wake(self) -> Wake:
+        """Set it to have the next round at once."""
+        return self._owned.wake
+
+    async def run(self) -> None:
+        """Reconcile on every wake-up and at every scan, for ever.
+
+        A database or an engine that is away is waited for; whatever runs goes on running meanwhile.
+        """
+        backoff = Backoff(initial_seconds=0.2, cap_seconds=self._scan_interval)
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                try:
+                    next_start = await self.reconcile_once(tasks)
+                    backoff.reset()
+                    pause = self._pause_until(next_start)
+                except Retryable as error:
+                    pause = backoff.next_seconds()
+                    log.warning("cannot reconcile", error=str(error), retry_in_seconds=round(pause, 2))
+                await self.wake.wait_at_most(pause)
+
+    async def reconcile_once(self, tasks: asyncio.TaskGroup) -> float | None:
+        """One round: start in *tasks* what must be done, and return the Unix time of the next start that waits.
+
+        Raises:
+            Retryable: the database or the engine could not be read; nothing was done.
+        """
+        # What is under way now may be half done in what is read next; it is looked at again in the round that its end wakes.
+        unsettled = set(self._under_way)
+        entities = await self._entities.in_segment(self._owned.segment_id)
+        actual = await self._containers.list()
+        desired = {bot.id: bot for bot in [await self._desires.of(entity) for entity in entities]}
+        decided = plan(desired, actual, self._clock())
+        for action in decided.actions:
+            if action.id not in unsettled:
+                self._begin(action, tasks)
+        await self._actions.settle(desired, [c for c in decided.kept if c.id not in unsettled])
+        return decided.next_start
+
+    def _begin(self, action: Action, tasks: asyncio.TaskGroup) -> None:
+        task = tasks.create_task(self._act(action), name=f"bot {action.id[:40]!r}")
+        self._under_way[action.id] = task
+
+    async def _act(self, action: Action) -> None:
+        try:
+            with structlog.contextvars.bound_contextvars(bot=action.id):
+                await self._actions.carry_out(action, self._owned)
+        finally:
+            del self._under_way[action.id]
+            self.wake.set()
+
+    def _pause_until(self, next_start: float | None) -> float:
+        if next_start is None:
+            return self._scan_interval
+        return min(self._scan_interval, max(0.0, next_start - self._clock()))

@@ -1,0 +1,46 @@
+"""When a bot that died may run again: backoff that doubles, and is forgiven after a while of good behaviour."""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class RestartPolicy:
+    """All in seconds."""
+
+    initial_seconds: float = 1.0
+    cap_seconds: float = 300.0
+    forgiven_after_seconds: float = 600.0
+
+
+@dataclass(frozen=True)
+class RestartHistory:
+    """What one bot's deaths so far mean for its next start.
+
+    Attributes:
+        failures: deaths in a row that were not forgiven.
+        restarts: deaths since the bot was created; only ever grows.
+        not_before: Unix seconds before which the bot is not started again.
+    """
+
+    failures: int = 0
+    restarts: int = 0
+    not_before: float = 0.0
+
+    def after_death(self, *, ran_seconds: float, now: float, policy: RestartPolicy) -> "RestartHistory":
+        """The history once the bot has died after running *ran_seconds*."""
+        failures = 0 if ran_seconds >= policy.forgiven_after_seconds else self.failures
+        # The exponent is bounded: 2.0**1100 is an OverflowError, and a bot may well die that often.
+        delay = min(policy.cap_seconds, policy.initial_seconds * 2.0 ** min(failures, 60))
+        return RestartHistory(failures=failures + 1, restarts=self.restarts + 1, not_before=now + delay)
+
+    def after_rejection(self, *, now: float, policy: RestartPolicy) -> "RestartHistory":
+        """The history once the bot could not be started for a reason that only its owner can mend."""
+        return replace(self, failures=self.failures + 1, not_before=now + policy.cap_seconds)
+
+    def forgiven(self) -> "RestartHistory":
+        """The history of a bot that its owner changed: it is tried at once."""
+        return replace(self, failures=0, not_before=0.0)
+
+    def may_start(self, now: float) -> bool:
+        """Whether the backoff is over at *now* (Unix seconds)."""
+        return now >= self.not_before

@@ -1,0 +1,92 @@
+"""What a bot's document says about the bot itself: written by the worker that owns it, read by people and by the next owner."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from services.bot_runner.restarts import RestartHistory
+
+
+class BotState(StrEnum):
+    """Where a bot is in its life.
+
+    STARTING and RUNNING have a container; BACKING_OFF will start again by itself; REJECTED waits for its owner to
+    mend the bot (it is tried again at the longest delay); the others do not run because nobody wants them to.
+    """
+
+    STARTING = "starting"
+    RUNNING = "running"
+    BACKING_OFF = "backing-off"
+    REJECTED = "rejected"
+    DISABLED = "disabled"
+    KILLED = "killed"
+
+
+@dataclass(frozen=True)
+class BotStatus:
+    """The `status` field of a bot's document. A worker writes it whole, and only when it changed.
+
+    Attributes:
+        detail: one sentence for the bot's owner; empty when there is nothing to say.
+        since: when this state began, UTC.
+        revision: the document's revision that the state speaks of.
+    """
+
+    bot_id: str
+    state: BotState
+    since: datetime
+    detail: str = ""
+    revision: int = 0
+    worker: str = ""
+    container: str = ""
+    run_id: str = ""
+    last_exit: Mapping[str, Any] | None = None
+    history: RestartHistory = field(default_factory=RestartHistory)
+
+    def to_document(self) -> dict[str, Any]:
+        """As it is stored."""
+        return {
+            "state": str(self.state),
+            "since": self.since,
+            "detail": self.detail,
+            "revision": self.revision,
+            "worker": self.worker,
+            "container": self.container,
+            "run_id": self.run_id,
+            "last_exit": dict(self.last_exit) if self.last_exit else None,
+            "restarts": self.history.restarts,
+            "failures": self.history.failures,
+            "not_before": self.history.not_before,
+        }
+
+    def says_the_same_as(self, other: "BotStatus | None") -> bool:
+        """Whether writing this over *other* would tell nobody anything; the time alone is no news."""
+        if other is None:
+            return False
+        mine, theirs = self.to_document(), other.to_document()
+        mine.pop("since")
+        theirs.pop("since")
+        return mine == theirs
+
+
+def history_from(document: Mapping[str, Any]) -> RestartHistory:
+    """The restart history that the last owner left in a bot's *document*; an empty one when there is none."""
+    status = document.get("status")
+    if not isinstance(status, Mapping):
+        return RestartHistory()
+    return RestartHistory(
+        failures=_number(status.get("failures")),
+        restarts=_number(status.get("restarts")),
+        not_before=float(_number(status.get("not_before"))),
+    )
+
+
+def _number(value: object) -> int:
+    return int(value) if isinstance(value, int | float) and value >= 0 else 0
+
+
+def utc_now() -> datetime:
+    """Now, with its zone."""
+    return datetime.now(UTC)
