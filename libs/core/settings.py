@@ -1,0 +1,437 @@
+"""What an operator can set: the groups of settings, with their names, defaults, units and bounds.
+
+``libs.core.settings_loader`` reads them. The names are in part an interface to the outside and do not change.
+"""
+
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+
+from libs.core.settings_loader import Group, Named
+
+_ADDRESS = "host or host:port"
+_BUCKET = r"^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$"
+_BUCKET_ALLOWED = "a bucket name: 3 to 63 letters, digits, dots and dashes"
+_KUBERNETES_NAME = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
+_KUBERNETES_ALLOWED = "a Kubernetes name: lower-case letters, digits, dots and dashes"
+_TEMP_DIR = Path("/tmp/runtime")  # noqa: S108 - the contract's default
+
+Seconds = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _mongo_uri(uri: SecretStr) -> SecretStr:
+    if not re.match(r"mongodb(\+srv)?://[^/\s]", uri.get_secret_value()):
+        raise ValueError("it does not begin with mongodb:// and a host")
+    return uri
+
+
+def _nats_url(url: str | None) -> str | None:
+    for server in (url or "nats://x").split(","):
+        if not re.match(r"^((nats|tls|ws|wss)://)?[^\s/:@]+(:[^\s/@]*)?(@[^\s/:@]+(:\d+)?)?/?$", server.strip()):
+            raise ValueError("one of its servers is no address")
+    return url
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("it is relative")
+    return path
+
+
+class IdentitySettings(Group):
+    """Which worker this process is."""
+
+    worker_id: Annotated[
+        str,
+        Named(
+            "WORKER_ID",
+            flag="--worker-id",
+            allowed="1 to 200 characters without spaces",
+            default_text="<hostname>-<pid>",
+        ),
+        Field(
+            default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
+            pattern=r"^[^\s\x00-\x1f\x7f]{1,200}$",
+            description="name of this worker; one that keeps its name over a restart takes its segment over at once",
+        ),
+    ]
+
+
+class MongoSettings(Group):
+    """Where the truth is kept."""
+
+    uri: Annotated[
+        SecretStr,
+        Named("MONGO_URI", flag="--mongo-uri", allowed="a MongoDB connection string (mongodb://host:27017)"),
+        Field(description="connection string of MongoDB"),
+        AfterValidator(_mongo_uri),
+    ] = SecretStr("mongodb://localhost:27017")
+    timeout_seconds: Annotated[
+        Seconds,
+        Named("MONGO_TIMEOUT_SECONDS", unit="seconds"),
+        Field(ge=0.1, le=60, description="how long an operation waits for a usable MongoDB server"),
+    ] = 2.0
+
+
+class NatsSettings(Group):
+    """Where events come from and go to."""
+
+    url: Annotated[
+        str | None,
+        Named("NATS_URL", allowed="one or more addresses with commas between (nats://host:4222)"),
+        Field(repr=False, description="address of NATS; without it nothing is ingested and MongoDB is scanned instead"),
+        AfterValidator(_nats_url),
+    ] = None
+    max_retries: Annotated[
+        int,
+        Named("MAX_RETRIES"),
+        Field(ge=0, le=1000, description="how often what failed is tried again before it is given up"),
+    ] = 3
+
+
+class StorageSettings(Group):
+    """Where code comes from, and where logs and results go."""
+
+    endpoint: Annotated[
+        str,
+        Named("MINIO_ENDPOINT", allowed="host or host:port without http:// (MINIO_USE_SSL chooses)"),
+        Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s/:]+)(:\d+)?$", description="address of the S3 server"),
+    ] = "localhost:9000"
+    access_key: Annotated[
+        SecretStr,
+        Named("MINIO_ACCESS_KEY_ID", aliases=("MINIO_ACCESS_KEY",), allowed="the access key of the S3 server"),
+        Field(min_length=1, description="access key of the S3 server"),
+    ]
+    secret_key: Annotated[
+        SecretStr,
+        Named("MINIO_SECRET_ACCESS_KEY", aliases=("MINIO_SECRET_KEY",), allowed="the secret key of the S3 server"),
+        Field(min_length=1, description="secret key of the S3 server"),
+    ]
+    secure: Annotated[
+        bool,
+        Named("MINIO_USE_SSL", aliases=("MINIO_SSL",)),
+        Field(description="whether the S3 server is spoken to over TLS"),
+    ] = False
+    code_bucket: Annotated[
+        str,
+        Named("MINIO_BOTS_BUCKET", aliases=("MINIO_CODE_BUCKET",), allowed=_BUCKET_ALLOWED),
+        Field(pattern=_BUCKET, description="bucket of the bots' code"),
+    ] = "bots"
+    logs_bucket: Annotated[
+        str,
+        Named("MINIO_LOGS_BUCKET", allowed=_BUCKET_ALLOWED),
+        Field(pattern=_BUCKET, description="bucket of the bots' logs"),
+    ] = "logs"
+    results_bucket: Annotated[
+        str,
+        Named("MINIO_RESULTS_BUCKET", aliases=("MINIO_BACKTESTS_BUCKET",), allowed=_BUCKET_ALLOWED),
+        Field(pattern=_BUCKET, description="bucket of the backtests' results"),
+    ] = "results"
+
+
+class LeaseSettings(Group):
+    """How long a worker may own a segment without proving it."""
+
+    life_seconds: Annotated[
+        Seconds,
+        Named("LEASE_SECONDS", unit="seconds"),
+        Field(ge=1, le=300, description="life of a lease: after it, the bots of a worker that died start elsewhere"),
+    ] = 5.0
+    renew_interval_seconds: Annotated[
+        Seconds,
+        Named("LEASE_RENEW_SECONDS", unit="seconds"),
+        Field(ge=0.1, le=100, description="how often a lease is renewed"),
+    ] = 2.0
+
+    @model_validator(mode="after")
+    def _one_renewal_may_fail(self) -> Self:
+        if self.renew_interval_seconds * 2 > self.life_seconds:
+            raise ValueError(
+                f"LEASE_RENEW_SECONDS={self.renew_interval_seconds:g} is more than half of "
+                f"LEASE_SECONDS={self.life_seconds:g}, "
+                "so that one slow renewal would stop every bot; lower it or raise the other"
+            )
+        return self
+
+
+class CoordinationSettings(Group):
+    """How masters and workers find and watch each other."""
+
+    mode: Annotated[
+        Literal["cluster", "standalone"],
+        Named("MODE", flag="--mode"),
+        Field(description="cluster: workers find the master by MASTER_SERVICE; standalone: by MASTER_HOST"),
+    ] = "cluster"
+    master_service: Annotated[
+        str,
+        Named("MASTER_SERVICE", allowed=_ADDRESS, default_of=lambda service: f"{service.name}-master"),
+        Field(pattern=r"^[^\s/]+$", description="address of the masters in mode cluster"),
+    ]
+    master_host: Annotated[
+        str,
+        Named("MASTER_HOST", allowed=_ADDRESS),
+        Field(pattern=r"^[^\s/]+$", description="address of the master in mode standalone"),
+    ] = "localhost"
+    grpc_port: Annotated[
+        int,
+        Named("GRPC_PORT", default_of=lambda service: service.grpc_port),
+        Field(ge=0, le=65535, description="port on which a master listens and which a worker dials; 0: any free one"),
+    ]
+    heartbeat_interval_seconds: Annotated[
+        Seconds,
+        Named("HEARTBEAT_INTERVAL_SECONDS", unit="seconds"),
+        Field(ge=0.05, le=60, description="how often a worker tells the master that it lives"),
+    ] = 2.0
+    death_timeout_seconds: Annotated[
+        Seconds,
+        Named("DEATH_TIMEOUT_SECONDS", unit="seconds"),
+        Field(ge=0.1, le=600, description="how long a worker may be silent before the master takes it for dead"),
+    ] = 5.0
+    assign_interval_seconds: Annotated[
+        Seconds,
+        Named("ASSIGN_INTERVAL_SECONDS", unit="seconds"),
+        Field(ge=0.05, le=600, description="how often the master looks for segments to assign when nothing happens"),
+    ] = 10.0
+    max_segment: Annotated[
+        int,
+        Named("MAX_SEGMENT", flag="--max-segment"),
+        Field(ge=1, le=1_000_000, description="how many segments this deployment is sized for; above it masters warn"),
+    ] = 16
+
+    @property
+    def master_address(self) -> str:
+        """``host:port`` that a worker dials."""
+        address = self.master_host if self.mode == "standalone" else self.master_service
+        is_bare_ipv6 = address.count(":") > 1 and not address.startswith("[")
+        if is_bare_ipv6:
+            return f"[{address}]:{self.grpc_port}"
+        return address if re.search(r":\d+$", address) else f"{address}:{self.grpc_port}"
+
+    @model_validator(mode="after")
+    def _one_heartbeat_may_be_late(self) -> Self:
+        if self.heartbeat_interval_seconds * 2 > self.death_timeout_seconds:
+            raise ValueError(
+                f"HEARTBEAT_INTERVAL_SECONDS={self.heartbeat_interval_seconds:g} is more than half of "
+                f"DEATH_TIMEOUT_SECONDS={self.death_timeout_seconds:g}, so that one late heartbeat would look like a "
+                "death; lower it or raise the other"
+            )
+        return self
+
+
+class HttpSettings(Group):
+    """The HTTP server of every process."""
+
+    port: Annotated[
+        int,
+        Named("HTTP_PORT"),
+        Field(
+            ge=0,
+            le=65535,
+            description="port of health checks, metrics and the status page; 0: any free one; "
+            "when it is not set and 8080 is taken, any free one",
+        ),
+    ] = 8080
+    host: Annotated[
+        str,
+        Named("HTTP_HOST", allowed="an address of this machine"),
+        Field(pattern=r"^\S+$", description="address on which the HTTP server listens"),
+    ] = "0.0.0.0"  # noqa: S104 - kubelet and Prometheus come from outside the pod
+
+    @property
+    def port_was_chosen(self) -> bool:
+        """Whether somebody set the port, so that no other will do."""
+        return "port" in self.model_fields_set
+
+
+class LogSettings(Group):
+    """How log lines look."""
+
+    format: Annotated[
+        Literal["auto", "json", "console"],
+        Named("LOG_FORMAT"),
+        Field(description="json lines, coloured console lines, or auto: console at a terminal, else json"),
+    ] = "auto"
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Named("LOG_LEVEL"),
+        Field(description="the least severe lines that are written"),
+    ] = "info"
+
+
+class ContainerSettings(Group):
+    """What containers get, and the most that a bot may ask for in config.resources."""
+
+    temp_dir: Annotated[
+        Path,
+        Named("TEMP_DIR", allowed="an absolute path"),
+        Field(description="folder for code, work files and log spools; the Docker engine must see it at the same path"),
+        AfterValidator(_absolute),
+    ] = _TEMP_DIR
+    memory_limit_mb: Annotated[
+        int,
+        Named("MEMORY_LIMIT_MB", aliases=("BOT_MEMORY_LIMIT_MB",), unit="MiB"),
+        Field(ge=16, le=1_048_576, description="memory of a container, which gets no swap"),
+    ] = 512
+    max_memory_limit_mb: Annotated[
+        int | None,
+        Named("MAX_MEMORY_LIMIT_MB", unit="MiB"),
+        Field(ge=16, le=1_048_576, description="most memory that a bot may ask for; unset: MEMORY_LIMIT_MB"),
+    ] = None
+    cpu_shares: Annotated[
+        int,
+        Named("CPU_SHARES", aliases=("BOT_CPU_SHARES",)),
+        Field(ge=2, le=262_144, description="weight of a container when processors are short"),
+    ] = 1024
+    cpus: Annotated[
+        float | None,
+        Named("BOT_CPUS", unit="processors"),
+        Field(ge=0.01, le=1024, allow_inf_nan=False, description="processors that a container may use at most"),
+    ] = None
+    max_cpus: Annotated[
+        float | None,
+        Named("MAX_BOT_CPUS", unit="processors"),
+        Field(
+            ge=0.01, le=1024, allow_inf_nan=False, description="most processors that a bot may ask for; unset: BOT_CPUS"
+        ),
+    ] = None
+    pids: Annotated[
+        int,
+        Named("BOT_PIDS"),
+        Field(ge=16, le=100_000, description="processes and threads of a container"),
+    ] = 256
+    tmp_mb: Annotated[
+        int,
+        Named("BOT_TMP_MB", unit="MiB"),
+        Field(ge=1, le=1_048_576, description="size of a container's /tmp, which counts as its memory"),
+    ] = 64
+    work_mb: Annotated[
+        int,
+        Named("BOT_WORK_MB", unit="MiB"),
+        Field(ge=1, le=1_048_576, description="size of a container's work folder"),
+    ] = 256
+    open_files: Annotated[
+        int,
+        Named("BOT_OPEN_FILES"),
+        Field(ge=64, le=1_048_576, description="files that a container's processes may each have open"),
+    ] = 4096
+    output_kb_per_second: Annotated[
+        int,
+        Named("BOT_OUTPUT_KB_PER_SECOND", unit="KiB"),
+        Field(ge=1, le=1_048_576, description="output that is kept of a container each second"),
+    ] = 10_240
+    network: Annotated[
+        Literal["bridge", "none", "host"],
+        Named("BOT_NETWORK"),
+        Field(description="network of a container: bridge, one of its own without access to other bots; none; or host"),
+    ] = "bridge"
+    runtime: Annotated[
+        str | None,
+        Named("CONTAINER_RUNTIME", allowed="the name of a runtime of the Docker engine (runsc for gVisor)"),
+        Field(pattern=r"^[A-Za-z0-9._-]+$", description="runtime of the Docker engine that starts containers"),
+    ] = None
+    code_cache_mb: Annotated[
+        int,
+        Named("CODE_CACHE_MB", unit="MiB"),
+        Field(ge=16, le=10_485_760, description="size of the cache of unpacked code under TEMP_DIR"),
+    ] = 2048
+    stop_grace_seconds: Annotated[
+        Seconds,
+        Named("BOT_STOP_SECONDS", unit="seconds"),
+        Field(ge=0, le=600, description="how long a bot may take to end after SIGTERM before it is killed"),
+    ] = 30.0
+    parallel_starts: Annotated[
+        int,
+        Named("PARALLEL_STARTS"),
+        Field(ge=1, le=256, description="containers that one worker starts at the same time"),
+    ] = 8
+
+
+class PartitionSettings(Group):
+    """How entities are cut into segments."""
+
+    max_per_partition: Annotated[
+        int,
+        Named(lambda service: service.max_per_partition_env),
+        Field(ge=1, le=100_000, description="entities in one segment at most"),
+    ] = 10
+
+
+class ScanSettings(Group):
+    """How often the state is read again when nothing is heard."""
+
+    scan_interval_seconds: Annotated[
+        float | None,
+        Named("SCAN_INTERVAL_SECONDS", unit="seconds", default_text="30, or 5 without NATS"),
+        Field(ge=0.05, le=3600, allow_inf_nan=False, description="how often MongoDB is read again without an event"),
+    ] = None
+
+    def interval_seconds(self, *, with_nats: bool) -> float:
+        """The interval to use: without NATS nothing but the scan finds changes."""
+        return self.scan_interval_seconds or (30.0 if with_nats else 5.0)
+
+
+class HistorySettings(Group):
+    """How long the past is kept."""
+
+    keep_runs_days: Annotated[
+        float,
+        Named("RUN_HISTORY_DAYS", unit="days"),
+        Field(gt=0, le=3650, allow_inf_nan=False, description="how long records of runs are kept"),
+    ] = 30.0
+
+
+class AutoscalerSettings(Group):
+    """Which Kubernetes Deployment of workers is scaled, and within which bounds."""
+
+    namespace: Annotated[
+        str,
+        Named("NAMESPACE", allowed=_KUBERNETES_ALLOWED),
+        Field(pattern=_KUBERNETES_NAME, description="namespace of the workers' Deployment"),
+    ] = "default"
+    deployment_name: Annotated[
+        str,
+        Named("DEPLOYMENT_NAME", allowed=_KUBERNETES_ALLOWED),
+        Field(pattern=_KUBERNETES_NAME, description="name of the workers' Deployment"),
+    ] = "runtime-worker"
+    min_replicas: Annotated[
+        int, Named("MIN_REPLICAS"), Field(ge=0, le=100_000, description="workers that are kept at least")
+    ] = 3
+    max_replicas: Annotated[
+        int, Named("MAX_REPLICAS"), Field(ge=1, le=100_000, description="workers that are kept at most")
+    ] = 4
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"MIN_REPLICAS={self.min_replicas} is above MAX_REPLICAS={self.max_replicas}; "
+                "lower it or raise the other"
+            )
+        return self
+
+
+class BatchSettings(Group):
+    """How backtests are run."""
+
+    batch_size: Annotated[
+        int, Named("BATCH_SIZE"), Field(ge=1, le=1000, description="backtests that one worker runs at the same time")
+    ] = 5
+    timeout_seconds: Annotated[
+        Seconds,
+        Named("BATCH_TIMEOUT", unit="seconds"),
+        Field(gt=0, le=604_800, description="how long one backtest may run before it is killed"),
+    ] = 300.0
+    interval_seconds: Annotated[
+        Seconds,
+        Named("BATCH_INTERVAL", unit="seconds"),
+        Field(ge=0.05, le=3600, description="how often MongoDB is read again for backtests that no event announced"),
+    ] = 10.0
+    max_retries: Annotated[
+        int,
+        Named("MAX_RETRIES"),
+        Field(ge=0, le=1000, description="how often what failed is tried again before it is given up"),
+    ] = 3

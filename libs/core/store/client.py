@@ -1,0 +1,246 @@
+"""The connection to MongoDB, and the one place that turns the driver's errors into ours."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bson.errors import BSONError
+from pydantic import SecretStr
+from pymongo import AsyncMongoClient
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import (
+    BulkWriteError,
+    ConfigurationError,
+    ConnectionFailure,
+    DuplicateKeyError,
+    InvalidURI,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
+
+from libs.core.backoff import Backoff
+from libs.core.errors import Permanent, Retryable, UserError
+from libs.core.health import Readiness
+from libs.core.log import get_logger
+from libs.core.store.command_metrics import CommandMetrics
+
+log = get_logger(__name__)
+
+Document = dict[str, Any]
+Database = AsyncDatabase[Document]
+
+DEPENDENCY = "mongodb"
+"""The name under which readiness shows this connection."""
+
+_DENIED_CODES = {
+    13,  # Unauthorized
+    18,  # AuthenticationFailed
+    8000,  # the same, from Atlas
+}
+_PASSING_CODES = {
+    6,  # HostUnreachable
+    7,  # HostNotFound
+    24,  # LockTimeout
+    46,  # LockBusy
+    50,  # MaxTimeMSExpired
+    64,  # WriteConcernFailed
+    89,  # NetworkTimeout
+    91,  # ShutdownInProgress
+    100,  # UnsatisfiableWriteConcern, while members are missing
+    112,  # WriteConflict
+    133,  # FailedToSatisfyReadPreference
+    134,  # ReadConcernMajorityNotAvailableYet
+    175,  # QueryPlanKilled
+    189,  # PrimarySteppedDown
+    202,  # NetworkInterfaceExceededTimeLimit
+    237,  # CursorKilled
+    251,  # NoSuchTransaction
+    262,  # ExceededTimeLimit
+    317,  # ConnectionPoolExpired
+    9001,  # SocketException
+    10107,  # NotWritablePrimary
+    11600,  # InterruptedAtShutdown
+    11601,  # Interrupted
+    11602,  # InterruptedDueToReplStateChange
+    13435,  # NotPrimaryNoSecondaryOk
+    13436,  # NotPrimaryOrSecondary
+}
+_PASSING_LABELS = ("RetryableWriteError", "TransientTransactionError", "UnknownTransactionCommitResult")
+
+
+class StoreUnavailable(Retryable):
+    """MongoDB did not answer, is changing its primary, or refuses our credentials. A write may have happened or not."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"MongoDB is unavailable: {reason}")
+        self.reason = reason
+
+
+class StoreConflict(Permanent):
+    """The write would repeat a value that a unique index allows once. *key* is that value, where the server told."""
+
+    def __init__(self, reason: str, key: Document | None = None) -> None:
+        super().__init__(f"MongoDB has such a document already: {reason}")
+        self.key = key or {}
+
+
+class StoreRejected(Permanent):
+    """MongoDB or its driver refuses what was asked for: the same request fails again."""
+
+    def __init__(self, reason: str, code: int | None = None) -> None:
+        super().__init__(f"MongoDB rejects the request: {reason}")
+        self.code = code
+
+
+class StoreMisconfigured(UserError):
+    """The connection string cannot be read; only a person can mend it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"MONGO_URI (or --mongo-uri) is no MongoDB connection string: {reason}; "
+            "write mongodb://[user:password@]host[:port][,host…]/[?options] with user and password percent-encoded"
+        )
+
+
+class Mongo:
+    """A pool of connections to one MongoDB deployment. Connects on first use; writes wait for a majority.
+
+    Args:
+        timeout_seconds: how long an operation waits for a usable server, and for a connection to it.
+        answer_timeout_seconds: how long it waits for each answer.
+
+    Raises:
+        StoreMisconfigured: *uri* cannot be parsed.
+    """
+
+    def __init__(
+        self, uri: SecretStr | str, *, timeout_seconds: float = 2.0, answer_timeout_seconds: float = 10.0
+    ) -> None:
+        text = uri.get_secret_value() if isinstance(uri, SecretStr) else uri
+        milliseconds = int(timeout_seconds * 1000)
+        try:
+            self._client: AsyncMongoClient[Document] = AsyncMongoClient(
+                text,
+                appname="the0-runtime",
+                tz_aware=True,
+                w="majority",
+                serverSelectionTimeoutMS=milliseconds,
+                connectTimeoutMS=milliseconds,
+                waitQueueTimeoutMS=milliseconds,
+                socketTimeoutMS=int(answer_timeout_seconds * 1000),
+                event_listeners=[CommandMetrics()],
+            )
+        except (InvalidURI, ConfigurationError, ValueError, TypeError) as error:
+            raise StoreMisconfigured(_without_credentials(str(error), text)) from None
+
+    def database(self, name: str) -> Database:
+        """The database *name*. Its operations raise the driver's errors: wrap them in :func:`translated`."""
+        return self._client[name]
+
+    async def ping(self) -> None:
+        """Return when a primary answers and accepts our credentials.
+
+        Raises:
+            StoreUnavailable: it does not, for the reason given.
+        """
+        with translated():
+            # Unlike "ping", this is refused to those who had to log in and did not.
+            await self._client.admin.command("listDatabases", nameOnly=True, filter={"name": "admin"})
+
+    async def wait_until_up(self, readiness: Readiness) -> None:
+        """Return when MongoDB can be used, however long that takes; *readiness* says meanwhile what is wrong."""
+        backoff = Backoff(initial_seconds=0.1, cap_seconds=5.0)
+        while True:
+            if await self._look(readiness):
+                return
+            await asyncio.sleep(backoff.next_seconds())
+
+    async def watch(self, readiness: Readiness, interval_seconds: float = 5.0) -> None:
+        """Keep *readiness* true to whether MongoDB can be used, looking every *interval_seconds*. Does not return."""
+        while True:
+            await self._look(readiness)
+            await asyncio.sleep(interval_seconds)
+
+    async def close(self) -> None:
+        """Close all connections. The object cannot be used afterwards; closing twice is harmless."""
+        await self._client.close()
+
+    async def _look(self, readiness: Readiness) -> bool:
+        known = readiness.states.get(DEPENDENCY)
+        try:
+            await self.ping()
+        except (StoreUnavailable, StoreRejected) as error:
+            if known is None or known.ok or known.detail != str(error):
+                log.warning("mongodb cannot be used", reason=str(error))
+            readiness.report(DEPENDENCY, False, str(error))
+            return False
+        if known is None or not known.ok:
+            log.info("mongodb is up")
+        readiness.report(DEPENDENCY, True)
+        return True
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the driver's errors into ours; every use of a database or collection stands inside.
+
+    Raises:
+        StoreUnavailable: it may work later; a write may have happened or not.
+        StoreConflict: a unique index forbids the write.
+        StoreRejected: the request is wrong.
+    """
+    try:
+        yield
+    except PyMongoError as error:
+        raise _translation(error) from error
+    except (BSONError, OverflowError, UnicodeEncodeError, RecursionError) as error:
+        raise StoreRejected(f"the document cannot be stored: {error}") from error
+
+
+def _translation(error: PyMongoError) -> StoreUnavailable | StoreConflict | StoreRejected:
+    if isinstance(error, BulkWriteError):
+        return _bulk_translation(error)
+    if isinstance(error, DuplicateKeyError):
+        details = error.details or {}
+        return StoreConflict(_shortened(error), details.get("keyValue"))
+    code = error.code if isinstance(error, OperationFailure) else None
+    if code in _DENIED_CODES:
+        return StoreUnavailable(
+            f"it refuses our credentials ({_shortened(error)}); check user and password in MONGO_URI"
+        )
+    if isinstance(error, ConfigurationError):
+        # Found while connecting, such as a name of mongodb+srv:// that DNS does not know (yet).
+        return StoreUnavailable(f"{_shortened(error)}; check MONGO_URI")
+    passing = isinstance(error, ConnectionFailure) or error.timeout or code in _PASSING_CODES
+    if passing or any(error.has_error_label(label) for label in _PASSING_LABELS):
+        return StoreUnavailable(_shortened(error))
+    return StoreRejected(_shortened(error), code)
+
+
+def _bulk_translation(error: BulkWriteError) -> StoreUnavailable | StoreConflict | StoreRejected:
+    details = error.details or {}
+    failures: list[Document] = details.get("writeErrors", [])
+    if not failures or any(failure.get("code") in _PASSING_CODES for failure in failures):
+        return StoreUnavailable(_shortened(error))
+    first = failures[0]
+    if all(failure.get("code") == 11000 for failure in failures):
+        return StoreConflict(str(first.get("errmsg")), first.get("keyValue"))
+    return StoreRejected(str(first.get("errmsg")), first.get("code"))
+
+
+def _shortened(error: Exception) -> str:
+    """The driver's reason without its descriptions of topology and timeouts, which fill a screen."""
+    if isinstance(error, ServerSelectionTimeoutError):
+        return re.split(r", Timeout: |, Topology Description: | \(configured timeouts: ", str(error))[0]
+    return re.split(r", full error: | \(configured timeouts: ", str(error))[0]
+
+
+def _without_credentials(reason: str, uri: str) -> str:
+    user_info = uri.partition("://")[2].rpartition("@")[0]
+    for part in re.split(r"[:@/]", user_info):
+        if part:
+            reason = reason.replace(part, "***")
+    return reason
