@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from libs.docker_runner.errors import DockerRunnerError, UserError
+from libs.core.errors import UserError
+from libs.docker_runner.errors import DockerRunnerError
 from libs.docker_runner.executable import CodeRef, Entrypoint, Executable
 from libs.docker_runner.limits import limits_for
 from libs.docker_runner.settings import RunnerSettings

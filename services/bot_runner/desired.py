@@ -22,25 +22,34 @@ class Desires:
     """What the documents of one owned segment ask for."""
 
     def __init__(
-        self, owned: OwnedSegment, *, factory: ExecutableFactory, ledger: Ledger, code: CodeCache, keepalive: Path, worker: str
+        self,
+        owned: OwnedSegment,
+        *,
+        factory: ExecutableFactory,
+        ledger: Ledger,
+        code: CodeCache,
+        code_bucket: str,
+        keepalive: Path,
+        worker: str,
     ) -> None:
         self._owned = owned
         self._factory = factory
         self._ledger = ledger
         self._code = code
+        self._code_bucket = code_bucket
         self._keepalive = keepalive
         self._worker = worker
 
     async def of(self, entity: Entity) -> DesiredBot:
         """The desired state of *entity*. What its owner wrote wrongly is a rejection, never an exception."""
         bot = DesiredBot(entity.id, entity.revision, self._ledger.history(entity))
-        if entity.held:
+        if entity.held is not None:
             return replace(bot, absence=StopReason.KILLED)
         if not entity.enabled:
             return replace(bot, absence=StopReason.DISABLED)
         ownership = Ownership(self._owned.segment_id, self._owned.epoch, self._worker, self._keepalive)
         try:
-            executable = self._factory.build(_deployed(entity), ownership)
+            executable = self._factory.build(self._deployed(entity), ownership)
         except UserError as error:
             return replace(bot, absence=StopReason.REJECTED, detail=str(error))
         return replace(bot, executable=executable, code_etag=await self._code_etag(entity, executable.code))
@@ -57,14 +66,14 @@ class Desires:
             self._ledger.remember_code_etag(entity, known)
         return known
 
-
-def _deployed(entity: Entity) -> Deployed:
-    return Deployed(
-        id=entity.id,
-        revision=entity.revision,
-        config=entity.config,
-        custom_config=entity.custom_config,
-        version=entity.version,
-        code=entity.code,
-        traceparent=entity.traceparent,
-    )
+    def _deployed(self, entity: Entity) -> Deployed:
+        location = entity.code
+        return Deployed(
+            id=entity.id,
+            revision=entity.revision,
+            config=entity.config,
+            custom_config=entity.bot,
+            version=entity.version,
+            code=CodeRef(location.bucket or self._code_bucket, location.key) if location is not None else None,
+            traceparent=entity.trace.get("traceparent"),
+        )

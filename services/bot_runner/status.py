@@ -1,4 +1,4 @@
-"""What a bot's document says about the bot itself: written by the worker that owns it, read by people and by the next owner."""
+"""What a bot's document says about the bot itself: written by its owner, read by people and by the next owner."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
