@@ -1,0 +1,123 @@
+"""How far a container's output has been taken, so that reading can go on there: no piece lost, none taken twice.
+
+The engine can be asked for everything since an instant, and answers in the order in which it wrote. A timestamp alone
+is not enough to go on from: several pieces may share it, and as stdout and stderr are stamped before they are written,
+a piece may come after a slightly younger one. So a position is an instant and *how many* pieces from then on have been
+taken: whoever reads again from that instant skips so many. The instant moves on, to keep the number small, but stays
+at least a second behind the newest piece, which is far more than two stamps can be out of order.
+"""
+
+import functools
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+SECOND_NS = 1_000_000_000
+_DAY_NS = 86_400 * SECOND_NS
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z$")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """An instant, how many pieces with this or a later stamp were taken, and the stamp of the first of them."""
+
+    since_ns: int
+    count: int = 0
+    first_ns: int = 0
+
+    def counting(self, stamp_ns: int) -> "Mark":
+        """The mark after one more piece was taken."""
+        if stamp_ns < self.since_ns:
+            return self
+        return Mark(self.since_ns, self.count + 1, self.first_ns if self.count else stamp_ns)
+
+
+@dataclass(frozen=True)
+class Position:
+    """A mark to resume from, the one that will follow it, and the newest stamp seen. All in nanoseconds since 1970."""
+
+    mark: Mark
+    following: Mark
+    newest_ns: int
+
+    @property
+    def since(self) -> datetime | None:
+        """From when on to ask the engine; None for everything. Rounded down to what a datetime can hold."""
+        if self.mark.since_ns == 0:
+            return None
+        return _EPOCH + timedelta(microseconds=self.mark.since_ns // 1000)
+
+    def taking(self, stamp_ns: int) -> "Position":
+        """The position after one more piece."""
+        newest = max(self.newest_ns, stamp_ns)
+        mark, following = self.mark.counting(stamp_ns), self.following.counting(stamp_ns)
+        if newest >= following.since_ns + SECOND_NS:
+            # No piece so far has a stamp this late, so the new mark counts all that will.
+            mark, following = following, Mark(newest + 1)
+        return Position(mark, following, newest)
+
+
+BEGINNING = Position(Mark(0), Mark(0), 0)
+
+
+class Resumption:
+    """Tells, piece by piece of what the engine sends since ``position.since``, what is new.
+
+    Attributes:
+        position: after the pieces so far.
+        gap: the engine no longer had what came next: its own log was rotated while nobody read.
+    """
+
+    def __init__(self, position: Position) -> None:
+        self.position = position
+        self.gap = False
+        self._known = position
+        self._to_skip = position.mark.count
+
+    def is_new(self, stamp_ns: int) -> bool:
+        """Whether this piece has not been taken before; if so it counts as taken now."""
+        known = self._known
+        if stamp_ns < known.mark.since_ns:
+            return False
+        if self._to_skip:
+            if self._to_skip == known.mark.count and stamp_ns != known.mark.first_ns:
+                # The piece that the mark begins with is gone, so counting is of no use; stamps must do.
+                self._to_skip = 0
+                self.gap = True
+            elif stamp_ns <= known.newest_ns:
+                self._to_skip -= 1
+                return False
+            else:
+                self._to_skip = 0
+        if self.gap and stamp_ns <= known.newest_ns:
+            return False
+        self.position = self.position.taking(stamp_ns)
+        return True
+
+
+def nanoseconds(timestamp: str) -> int:
+    """An RFC 3339 timestamp in UTC, as the engine writes it, in nanoseconds since 1970.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = _TIMESTAMP.match(timestamp)
+    if found is None:
+        raise ValueError(f"no RFC 3339 timestamp in UTC: {timestamp!r}")
+    return _second(found[1]) * SECOND_NS + int((found[2] or "").ljust(9, "0"))
+
+
+def day_of(stamp_ns: int) -> str:
+    """The UTC day, such as ``20260131``."""
+    return _day(stamp_ns // _DAY_NS)
+
+
+@functools.lru_cache(maxsize=64)
+def _second(text: str) -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp())
+
+
+@functools.lru_cache(maxsize=8)
+def _day(days: int) -> str:
+    return (_EPOCH + timedelta(days=days)).strftime("%Y%m%d")
