@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from libs.core.coordination import HeldSegment
-from libs.core.store.leases import LeaseView, SegmentView
+from libs.core.lease import LeaseView, SegmentView
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class _Deciding:
         claims = [(worker.held.epoch, worker) for worker in self.workers if worker.held is not None]
         claims.sort(key=lambda claim: -claim[0])
         for _, worker in claims:
-            assert worker.held is not None  # noqa: S101 - selected above
+            assert worker.held is not None
             segment = self.unowned.get(worker.held.segment_id)
             if segment is None or not worker.may_take(segment.lease):
                 continue
@@ -163,6 +163,6 @@ class _Deciding:
             return "this worker is shutting down"
         if segment is None or segment.bot_count <= 0:
             return f"segment {segment_id} has no entities any more"
-        if segment_id in owners:
-            return f"segment {segment_id} is held by {owners[segment_id]}"
-        return f"this worker cannot take segment {segment_id} now: {worker.impediment}"
+        if worker.impediment and worker.held is None:
+            return f"this worker cannot take segment {segment_id} now: {worker.impediment}"
+        return f"segment {segment_id} is held by {owners.get(segment_id, 'nobody')}"

@@ -17,89 +17,12 @@ from pymongo import ReturnDocument
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.write_concern import WriteConcern
 
-from libs.core.errors import Permanent, Retryable
+from libs.core.lease import Holder, Leadership, Lease, LeaseHeld, LeaseLost, LeaseView, SegmentMissing, SegmentView
 from libs.core.store.client import StoreUnavailable, translated
 
 _Document = dict[str, Any]
 _SURVEY_BATCH = 1000
 """Documents decoded at once; the event loop runs in between."""
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Who holds a lease: a worker (or master) by name, the process, and the Docker engine that its containers are on."""
-
-    worker_id: str
-    instance_id: str
-    host: str
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """A lease as its holder knows it.
-
-    *proven_until* is a time.monotonic() of this process: the moment at which the last successful request was sent,
-    plus the lease's life. The server's expiry is never earlier.
-    """
-
-    segment_id: int
-    holder: Holder
-    epoch: int
-    proven_until: float
-
-    def proven_seconds(self, now: float) -> float:
-        """For how much longer the lease is certainly held; negative when that is over. *now* is a time.monotonic()."""
-        return self.proven_until - now
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseView:
-    """A live lease as anybody sees it; *remaining_seconds* by the server's clock when it was read."""
-
-    segment_id: int
-    holder: Holder
-    epoch: int
-    remaining_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentView:
-    """A segment with its number of entities; *lease* is None when nobody holds it."""
-
-    segment_id: int
-    bot_count: int
-    lease: LeaseView | None
-
-
-class LeaseHeld(Retryable):
-    """Somebody else holds it; it may be free after *remaining_seconds*, or earlier if it is released."""
-
-    def __init__(self, name: str, by: Holder, remaining_seconds: float) -> None:
-        super().__init__(f"{name} is held by {by.worker_id} for another {remaining_seconds:.1f} s")
-        self.by = by
-        self.remaining_seconds = remaining_seconds
-
-
-class LeaseLost(Permanent):
-    """This process does not hold the lease any more.
-
-    *superseded*: another process with the same worker id, on the same host, has taken it over together with what runs
-    under it; this one must not touch that. Otherwise it has run out, or somebody else has it.
-    """
-
-    def __init__(self, name: str, epoch: int, *, superseded: bool) -> None:
-        how = "a newer process with the same worker id has taken it" if superseded else "it has run out"
-        super().__init__(f"the lease of {name} (epoch {epoch}) is lost: {how}")
-        self.epoch = epoch
-        self.superseded = superseded
-
-
-class SegmentMissing(Permanent):
-    """There is no such segment in the database."""
-
-    def __init__(self, segment_id: int) -> None:
-        super().__init__(f"segment {segment_id} does not exist")
-        self.segment_id = segment_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,15 +127,6 @@ class LeaseStore:
             await self._partitions.find_one({}, {"_id": 1})
 
 
-@dataclass(frozen=True, slots=True)
-class Leadership:
-    """The proof of the one master that leads; *proven_until* as in Lease."""
-
-    holder: Holder
-    epoch: int
-    proven_until: float
-
-
 class LeadershipStore:
     """The lease of the one master that leads, a document of its own in ``leadership``. Arguments as for LeaseStore."""
 
@@ -288,14 +202,15 @@ class _Leases:
         self, document_id: int | str, holder: Holder, *, same_host_takes_over: bool
     ) -> tuple[Mapping[str, Any] | None, _Grant | None]:
         """The document after the attempt (None: there is none), and the grant if *holder* got the lease."""
-        own = {
-            "$and": [
-                {"$eq": ["$lease.worker_id", _literal(holder.worker_id)]},
-                {"$eq": ["$lease.instance_id", _literal(holder.instance_id)]},
+        own = [{"$eq": ["$lease.instance_id", _literal(holder.instance_id)]}]
+        if same_host_takes_over:
+            own.append({"$eq": ["$lease.host", _literal(holder.host)]})
+        may_take = {
+            "$or": [
+                {"$not": [_LIVE]},
+                {"$and": [{"$eq": ["$lease.worker_id", _literal(holder.worker_id)]}, {"$or": own}]},
             ]
         }
-        if same_host_takes_over:
-            own["$and"][1] = {"$or": [own["$and"][1], {"$eq": ["$lease.host", _literal(holder.host)]}]}
         granted = {
             "worker_id": _literal(holder.worker_id),
             "instance_id": _literal(holder.instance_id),
@@ -304,7 +219,7 @@ class _Leases:
             "expires_at": self._expiry,
         }
         # One request that either grants or shows who is in the way: no second read that could see another state.
-        update = [{"$set": {"lease": {"$cond": [{"$or": [{"$not": [_LIVE]}, own]}, granted, "$lease"]}}}]
+        update = [{"$set": {"lease": {"$cond": [may_take, granted, "$lease"]}}}]
         sent = self._clock()
         document = await self._collection.find_one_and_update(
             {"_id": document_id},

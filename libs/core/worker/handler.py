@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from libs.core.store.leases import Lease
+from libs.core.lease import Lease
 from libs.core.wake import Wake
 
 

@@ -1,0 +1,91 @@
+"""Leases as values: who holds what, since which epoch, and for how long that is certain."""
+
+from dataclasses import dataclass
+
+from libs.core.errors import Permanent, Retryable
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lease: a worker (or master) by name, its process, and the Docker engine with its containers."""
+
+    worker_id: str
+    instance_id: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A lease as its holder knows it.
+
+    *proven_until* is a time.monotonic() of this process: the moment at which the last successful request was sent,
+    plus the lease's life. The server's expiry is never earlier.
+    """
+
+    segment_id: int
+    holder: Holder
+    epoch: int
+    proven_until: float
+
+    def proven_seconds(self, now: float) -> float:
+        """For how much longer the lease is certainly held; negative when that is over. *now* is a time.monotonic()."""
+        return self.proven_until - now
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseView:
+    """A live lease as anybody sees it; *remaining_seconds* by the server's clock when it was read."""
+
+    segment_id: int
+    holder: Holder
+    epoch: int
+    remaining_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentView:
+    """A segment with its number of entities; *lease* is None when nobody holds it."""
+
+    segment_id: int
+    bot_count: int
+    lease: LeaseView | None
+
+
+@dataclass(frozen=True, slots=True)
+class Leadership:
+    """The proof of the one master that leads; *proven_until* as in Lease."""
+
+    holder: Holder
+    epoch: int
+    proven_until: float
+
+
+class LeaseHeld(Retryable):
+    """Somebody else holds it; it may be free after *remaining_seconds*, or earlier if it is released."""
+
+    def __init__(self, name: str, by: Holder, remaining_seconds: float) -> None:
+        super().__init__(f"{name} is held by {by.worker_id} for another {remaining_seconds:.1f} s")
+        self.by = by
+        self.remaining_seconds = remaining_seconds
+
+
+class LeaseLost(Permanent):
+    """This process does not hold the lease any more.
+
+    *superseded*: another process with the same worker id, on the same host, has taken it over together with what runs
+    under it; this one must not touch that. Otherwise it has run out, or somebody else has it.
+    """
+
+    def __init__(self, name: str, epoch: int, *, superseded: bool) -> None:
+        how = "a newer process with the same worker id has taken it" if superseded else "it has run out"
+        super().__init__(f"the lease of {name} (epoch {epoch}) is lost: {how}")
+        self.epoch = epoch
+        self.superseded = superseded
+
+
+class SegmentMissing(Permanent):
+    """There is no such segment in the database."""
+
+    def __init__(self, segment_id: int) -> None:
+        super().__init__(f"segment {segment_id} does not exist")
+        self.segment_id = segment_id
