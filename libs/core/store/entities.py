@@ -1,0 +1,224 @@
+"""What should run: the entities of one service (its bots, backtests or schedules)."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from libs.core.store.client import Database, Document, translated
+from libs.core.store.entity_writer import Applied, Derive, EntityWriter
+from libs.core.store.history import EntityEvent, EventKind, Stamp
+from libs.core.store.holds import Hold, Holds, HoldStore
+from libs.core.store.partitions import PartitionStore
+from libs.core.store.tombstones import TombstoneStore
+
+_OFF = (False, 0, "false", "0")
+
+
+@dataclass(frozen=True, slots=True)
+class CodeLocation:
+    """Where an entity's code is. *bucket* is None when it is the configured code bucket."""
+
+    bucket: str | None
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """One entity as it was read. `held` is the kill switch that keeps it from running, if one does."""
+
+    id: str
+    segment_id: int
+    revision: int
+    config: Mapping[str, Any]
+    custom: Mapping[str, Any]
+    enabled: bool
+    held: Hold | None = None
+    document: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """All of it, with the fields nobody here knows."""
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any], holds: Holds | None = None) -> "Entity":
+        """Read a document, also one of an older runtime or one made by hand."""
+        config = _object(document.get("config"))
+        return cls(
+            id=str(document["id"]),
+            segment_id=int(document.get("segment_id") or 0),
+            revision=int(document.get("revision") or 0),
+            config=config,
+            custom=_object(document.get("custom")),
+            enabled=is_enabled(config),
+            held=holds.on(document) if holds is not None else None,
+            document=document,
+        )
+
+    @property
+    def should_run(self) -> bool:
+        """Enabled, and not held by a kill switch."""
+        return self.enabled and self.held is None
+
+    @property
+    def bot(self) -> Mapping[str, Any]:
+        """`custom.config`: the bot's own description."""
+        return _object(self.custom.get("config"))
+
+    @property
+    def version(self) -> str:
+        """The version of the code, "" when it has none."""
+        return _text(self.custom.get("version") or self.bot.get("version"))
+
+    @property
+    def runtime(self) -> str:
+        """Such as `python3.11`; "" when it has none."""
+        return _text(self.bot.get("runtime"))
+
+    @property
+    def entrypoints(self) -> Mapping[str, str]:
+        """File names by what is run: `bot`, `backtest`."""
+        return {name: file for name, file in _object(self.bot.get("entrypoints")).items() if isinstance(file, str)}
+
+    @property
+    def code(self) -> CodeLocation | None:
+        """Where the code is, by `filePath`, else by `gcsPath`; None when neither says."""
+        key = self.custom.get("filePath")
+        if isinstance(key, str) and key:
+            return CodeLocation(None, key)
+        bucket, slash, key = _text(self.custom.get("gcsPath")).removeprefix("gs://").partition("/")
+        return CodeLocation(bucket, key) if slash and bucket and key else None
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        """What a worker last reported of it."""
+        return _object(self.document.get("status"))
+
+    @property
+    def trace(self) -> Mapping[str, str]:
+        """The W3C trace headers of the event it follows, if it had any."""
+        return cast(Mapping[str, str], _object(self.document.get("trace")))
+
+
+class EntityStore:
+    """The collection of entities, with the partitions, tombstones and holds that belong to it.
+
+    Args:
+        derive: gives the service's own fields for a version that comes to count; may raise Permanent to refuse it.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        collection: str,
+        partitions: PartitionStore,
+        *,
+        derive: Derive | None = None,
+        tombstones: TombstoneStore | None = None,
+    ) -> None:
+        self._entities = database[collection]
+        self._tombstones = tombstones or TombstoneStore(database)
+        self._writer = EntityWriter(database, collection, partitions, self._tombstones, derive)
+        self.partitions = partitions
+        self.holds = HoldStore(database)
+
+    async def ensure_indexes(self) -> None:
+        """Make all indexes that the events rely on. Safe to repeat, and to run in several processes at once.
+
+        Raises:
+            StoreConflict: two documents have one id; remove one of them.
+        """
+        with translated():
+            await self._entities.create_index("id", unique=True)
+            await self._entities.create_index("segment_id")
+        await self.partitions.ensure_indexes()
+        await self._tombstones.ensure_indexes()
+
+    async def get(self, entity_id: str) -> Entity | None:
+        """One entity, or None."""
+        with translated():
+            document = await self._entities.find_one({"id": entity_id})
+        return Entity.of(document, await self.holds.current()) if document is not None else None
+
+    async def in_segment(self, segment_id: int) -> list[Entity]:
+        """The entities of a segment by id, held and disabled ones too."""
+        return await self._find({"segment_id": segment_id})
+
+    async def page(self, *, after_id: str = "", limit: int = 1000, segment_id: int | None = None) -> list[Entity]:
+        """Entities by id, from the first after *after_id* on."""
+        query: Document = {"id": {"$gt": after_id}}
+        if segment_id is not None:
+            query["segment_id"] = segment_id
+        return await self._find(query, limit)
+
+    async def segments_of(self, entity_ids: Iterable[str] | None = None) -> set[int]:
+        """The segments that hold these entities, or any at all: whom to wake after a change to them."""
+        query: Document = {} if entity_ids is None else {"id": {"$in": list(entity_ids)}}
+        with translated():
+            return {int(found) for found in await self._entities.distinct("segment_id", query) if found is not None}
+
+    async def apply(self, events: Sequence[EntityEvent]) -> Applied:
+        """Bring the entities to what *events* say; see :meth:`EntityWriter.apply`."""
+        return await self._writer.apply(events)
+
+    async def create(self, entity_id: str, config: Mapping[str, object], custom: Mapping[str, object]) -> Applied:
+        """Make an entity as a `created` event of this moment would; changes nothing when it exists."""
+        content = {"config": config, "custom": custom}
+        return await self.apply([EntityEvent(entity_id, EventKind.CREATED, _now(), content)])
+
+    async def update(self, entity_id: str, config: Mapping[str, object], custom: Mapping[str, object]) -> Applied:
+        """Change an entity as an `updated` event of this moment would; creates it when it is unknown."""
+        content = {"config": config, "custom": custom}
+        return await self.apply([EntityEvent(entity_id, EventKind.UPDATED, _now(), content)])
+
+    async def delete(self, entity_id: str) -> Applied:
+        """Remove an entity as a `deleted` event of this moment would: events from before raise it no more."""
+        return await self.apply([EntityEvent(entity_id, EventKind.DELETED, _now())])
+
+    async def set_status(self, entity_id: str, status: Mapping[str, object]) -> bool:
+        """Record what a worker found, without touching the revision. False when the entity is gone."""
+        return await self.compare_and_set(entity_id, {}, {"status": dict(status)})
+
+    async def compare_and_set(
+        self, entity_id: str, expected: Mapping[str, object], changes: Mapping[str, object]
+    ) -> bool:
+        """Set fields that no event carries, if those in *expected* are as given (None: absent). One wins a race.
+
+        Field names may be dotted paths. A change to None removes the field.
+        """
+        change: Document = {}
+        if sets := {name: value for name, value in changes.items() if value is not None}:
+            change["$set"] = sets
+        if unsets := [name for name, value in changes.items() if value is None]:
+            change["$unset"] = dict.fromkeys(unsets, "")
+        with translated():
+            result = await self._entities.update_one({"id": entity_id, **expected}, change)
+        return result.matched_count > 0
+
+    async def count(self) -> int:
+        """How many entities there are."""
+        with translated():
+            return await self._entities.count_documents({})
+
+    async def _find(self, query: Document, limit: int = 0) -> list[Entity]:
+        holds = await self.holds.current()
+        with translated():
+            found = self._entities.find(query).sort("id", 1).limit(limit)
+            return [Entity.of(document, holds) async for document in found]
+
+
+def is_enabled(config: Mapping[str, object]) -> bool:
+    """Whether `config.enabled` lets an entity run: missing means yes; false, 0, "false" and "0" mean no."""
+    enabled = config.get("enabled")
+    if isinstance(enabled, str):
+        return enabled.strip().lower() not in _OFF
+    return enabled is None or enabled not in _OFF
+
+
+def _now() -> Stamp:
+    return Stamp.of(time.time_ns())
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)

@@ -1,0 +1,96 @@
+"""How an entity and the history of its events stand in one document.
+
+Beside the contract's fields (`id`, `segment_id`, `config`, `custom`) an entity has `revision`, `event` (the stamp of
+the version it follows and which other fields came with it), `alternates` (versions that may still count) and `trace`.
+Documents of an older runtime have none of these, which is no error.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+from libs.core.store.client import Document
+from libs.core.store.history import EventKind, History, Stamp, Version
+from libs.core.store.stamps import stamp_fields, stamp_from
+from libs.core.timestamps import parse_rfc3339
+
+_OURS = {"_id", "id", "segment_id", "revision", "event", "alternates", "trace", "status", "next_execution_time", "held"}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def history_of(document: Mapping[str, object] | None, deleted: Stamp | None) -> History:
+    """The history that *document* and the entity's tombstone hold."""
+    if document is None:
+        return History((), deleted)
+    alternates = cast(Sequence[Mapping[str, object]], document.get("alternates", ()))
+    return History((_current(document), *(_alternate(fields) for fields in alternates)), deleted)
+
+
+def fields_of(history: History) -> Document:
+    """The fields to store for *history*, which must have a current version; without `id`, `segment_id`, `revision`."""
+    current = history.versions[0]
+    beside, kept = _divided(current.content)
+    fields: Document = {**beside, "config": current.content["config"], "custom": current.content["custom"]}
+    fields["event"] = {"kind": str(current.kind), **stamp_fields(current.stamp), "fields": sorted(beside)}
+    if kept:
+        fields["event"]["kept"] = kept
+    if history.alternates:
+        fields["alternates"] = [
+            {"kind": str(v.kind), **stamp_fields(v.stamp), "content": dict(v.content), "trace": dict(v.trace)}
+            for v in history.alternates
+        ]
+    if current.trace:
+        fields["trace"] = dict(current.trace)
+    return fields
+
+
+def stale_fields(document: Mapping[str, object], fields: Mapping[str, object]) -> list[str]:
+    """The fields that an earlier event left in *document* and that the new *fields* no longer have."""
+    before = [*_event(document).get("fields", ()), "alternates", "trace"]
+    return [name for name in before if name in document and name not in fields]
+
+
+def _current(document: Mapping[str, object]) -> Version:
+    event = _event(document)
+    content = {"config": document.get("config") or {}, "custom": document.get("custom") or {}}
+    if not event:
+        return Version(EventKind.UPDATED, _inherited_stamp(content["custom"]), content)
+    content |= {name: document[name] for name in event.get("fields", ()) if name in document}
+    content |= event.get("kept", {})
+    trace = cast(Mapping[str, str], document.get("trace") or {})
+    return Version(EventKind(event["kind"]), stamp_from(event), content, trace)
+
+
+def _alternate(fields: Mapping[str, object]) -> Version:
+    content = cast(Mapping[str, object], fields["content"])
+    trace = cast(Mapping[str, str], fields.get("trace") or {})
+    return Version(EventKind(str(fields["kind"])), stamp_from(cast(Mapping[str, int], fields)), content, trace)
+
+
+def _event(document: Mapping[str, object]) -> Document:
+    return cast(Document, document.get("event") or {})
+
+
+def _divided(content: Mapping[str, object]) -> tuple[Document, Document]:
+    """The unknown fields of *content* that may stand in the document under their own names, and those that may not."""
+    unknown = {name: value for name, value in content.items() if name not in ("config", "custom")}
+    kept = {n: v for n, v in unknown.items() if n in _OURS or not n or n.startswith("$") or "." in n}
+    return {name: value for name, value in unknown.items() if name not in kept}, kept
+
+
+def _inherited_stamp(custom: object) -> Stamp:
+    """The stamp of a document that an older runtime wrote: as if published at the moment its `updatedAt` says."""
+    custom = custom if isinstance(custom, Mapping) else {}
+    for name in ("updatedAt", "createdAt"):
+        written = custom.get(name)
+        if isinstance(written, datetime):
+            milliseconds = (written - _EPOCH) // timedelta(milliseconds=1)
+            return Stamp(milliseconds * 1_000_000, (milliseconds + 1) * 1_000_000, milliseconds * 1_000_000)
+        if isinstance(written, str):
+            try:
+                moment = parse_rfc3339(written)
+            except ValueError:
+                continue
+            made_by = moment.nanoseconds + moment.precision_nanoseconds
+            return Stamp(moment.nanoseconds, made_by, moment.nanoseconds)
+    return Stamp(0, 0, 0)

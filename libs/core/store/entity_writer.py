@@ -1,0 +1,218 @@
+"""Writing events into entities: many at once, in any order, by several processes, and again after a crash.
+
+Each entity's history is read, the events are folded into it (pure: :mod:`libs.core.store.history`), and the outcome is
+written under the revision that was read. Whoever loses a race reads again. The order of the steps is what makes a
+crash between any two of them harmless once the events come again:
+
+- a tombstone is written before the entity is removed, and looked for again after an insert, so that of a removal and
+  an insert that run at once, one always sees the other;
+- a slot is claimed before an insert and handed back after a removal (:mod:`libs.core.store.partitions`).
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pymongo import UpdateOne
+from pymongo.errors import BulkWriteError
+
+from libs.core.errors import Retryable
+from libs.core.store.client import Database, Document, translated
+from libs.core.store.entity_documents import fields_of, history_of, stale_fields
+from libs.core.store.history import EntityEvent, History, Stamp
+from libs.core.store.partitions import PartitionStore
+from libs.core.store.tombstones import TombstoneStore
+
+Derive = Callable[[Mapping[str, object]], Mapping[str, object]]
+"""Fields of the service's own (such as `next_execution_time`) for an entity whose document is to become this."""
+
+_MAX_ROUNDS = 30
+_DUPLICATE_KEY = 11000
+
+
+class EntityContended(Retryable):
+    """Others changed the entities each time before our write arrived."""
+
+    def __init__(self, entity_ids: Iterable[str]) -> None:
+        super().__init__(f"lost the race for {sorted(entity_ids)} {_MAX_ROUNDS} times")
+
+
+@dataclass(slots=True)
+class Applied:
+    """What a call of :meth:`EntityWriter.apply` changed; sometimes more, never less than that."""
+
+    segments: set[int] = field(default_factory=set)
+    """Segments whose owner should look."""
+    changed_ids: set[str] = field(default_factory=set)
+    occupancy_changed: bool = False
+    """Whether the master should look: a partition got its first entity, or lost one."""
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What to write so that the database says what the histories say."""
+
+    tombstones: dict[str, Stamp] = field(default_factory=dict)
+    inserts: list[Document] = field(default_factory=list)
+    updates: list[tuple[Document, UpdateOne]] = field(default_factory=list)
+    removals: list[Document] = field(default_factory=list)
+
+
+class EntityWriter:
+    """Applies events to the entities of one service."""
+
+    def __init__(
+        self,
+        database: Database,
+        collection: str,
+        partitions: PartitionStore,
+        tombstones: TombstoneStore,
+        derive: Derive | None = None,
+    ) -> None:
+        self._entities = database[collection]
+        self._partitions = partitions
+        self._tombstones = tombstones
+        self._derive = derive
+
+    async def apply(self, events: Sequence[EntityEvent]) -> Applied:
+        """Bring the entities to what *events* say, given all that was applied before. Safe to repeat.
+
+        Raises:
+            StoreUnavailable: some of it may have been written; apply the same events again.
+            EntityContended: as above.
+            StoreRejected: one of the entities cannot be stored; apply each alone to find which.
+        """
+        events_by_id: dict[str, list[EntityEvent]] = {}
+        for event in events:
+            events_by_id.setdefault(event.id, []).append(event)
+        applied = Applied()
+        for attempt in range(_MAX_ROUNDS):
+            if attempt > 1:
+                await asyncio.sleep(random.uniform(0, 0.002 * attempt))  # noqa: S311 - only spreads the losers out
+            contended = await self._round(events_by_id, applied)
+            if not contended:
+                return applied
+            events_by_id = {entity_id: events_by_id[entity_id] for entity_id in contended}
+        raise EntityContended(events_by_id)
+
+    async def _round(self, events_by_id: Mapping[str, Sequence[EntityEvent]], applied: Applied) -> set[str]:
+        """One attempt; the ids for which another is needed."""
+        documents, deletions = await asyncio.gather(self._documents(events_by_id), self._tombstones.of(events_by_id))
+        plan = _Plan()
+        for entity_id, events in events_by_id.items():
+            self._plan_one(plan, entity_id, events, documents.get(entity_id), deletions.get(entity_id))
+        await self._tombstones.put(plan.tombstones)
+        contended = await self._remove(plan.removals, applied)
+        contended |= await self._update(plan.updates, applied)
+        return contended | await self._insert(plan.inserts, applied)
+
+    async def _documents(self, entity_ids: Iterable[str]) -> dict[str, Document]:
+        with translated():
+            found = self._entities.find({"id": {"$in": list(entity_ids)}})
+            return {document["id"]: document async for document in found}
+
+    def _plan_one(
+        self,
+        plan: _Plan,
+        entity_id: str,
+        events: Sequence[EntityEvent],
+        document: Document | None,
+        deleted: Stamp | None,
+    ) -> None:
+        stored = history_of(document, None)
+        before = stored if deleted is None else stored.with_deletion(deleted)
+        after = before
+        for event in events:
+            after = after.after(event)
+        if after.deleted is not None and after.deleted is not deleted:
+            plan.tombstones[entity_id] = after.deleted
+        if after.current is None:
+            if document is not None:
+                plan.removals.append(document)
+        elif document is None:
+            plan.inserts.append({"id": entity_id, "revision": 1, **self._fields(entity_id, after)})
+        elif after.versions is not stored.versions and after.versions != stored.versions:
+            plan.updates.append((document, self._update_of(document, stored, after)))
+
+    def _fields(self, entity_id: str, history: History) -> Document:
+        fields = fields_of(history)
+        if self._derive is not None:
+            fields |= self._derive({"id": entity_id, **fields})
+        return fields
+
+    def _update_of(self, document: Document, before: History, after: History) -> UpdateOne:
+        same_current = before.current is not None and before.current == after.current
+        fields = fields_of(after) if same_current else self._fields(document["id"], after)
+        stale = stale_fields(document, fields)
+        change: Document = {"$set": {**fields, "revision": int(document.get("revision", 0)) + 1}}
+        if stale:
+            change["$unset"] = dict.fromkeys(stale, "")
+        return UpdateOne(as_read(document), change)
+
+    async def _remove(self, documents: Sequence[Document], applied: Applied) -> set[str]:
+        if not documents:
+            return set()
+        slots = await self._partitions.held_slots(d["segment_id"] for d in documents if "segment_id" in d)
+        with translated():
+            results = await asyncio.gather(*(self._entities.delete_one(as_read(d)) for d in documents))
+        removed = [d for d, result in zip(documents, results, strict=True) if result.deleted_count]
+        await self._partitions.release([slots[d["segment_id"]] for d in removed if d.get("segment_id") in slots])
+        for document in removed:
+            self._note(applied, document)
+        applied.occupancy_changed |= bool(removed)
+        return {d["id"] for d in documents} - {d["id"] for d in removed}
+
+    async def _update(self, updates: Sequence[tuple[Document, UpdateOne]], applied: Applied) -> set[str]:
+        if not updates:
+            return set()
+        with translated():
+            result = await self._entities.bulk_write([update for _, update in updates], ordered=False)
+        for document, _ in updates:
+            self._note(applied, document)
+        # The server does not say which of them matched. Looking again finds nothing to do for those that did.
+        return set() if result.matched_count == len(updates) else {document["id"] for document, _ in updates}
+
+    async def _insert(self, documents: Sequence[Document], applied: Applied) -> set[str]:
+        if not documents:
+            return set()
+        slots = await self._partitions.claim(len(documents))
+        for document, slot in zip(documents, slots, strict=True):
+            document["segment_id"] = slot.segment_id
+        self._partitions.check(slots)
+        existing = await self._insert_unless_there(documents)
+        await self._partitions.release([slots[index] for index in existing])
+        inserted = [document for index, document in enumerate(documents) if index not in existing]
+        for document in inserted:
+            self._note(applied, document)
+        applied.occupancy_changed |= any(slot.was_empty for slot in slots)
+        contended = {documents[index]["id"] for index in existing}
+        deletions = await self._tombstones.of(document["id"] for document in inserted)
+        return contended | {
+            d["id"]
+            for d in inserted
+            if d["id"] in deletions and history_of(d, None).with_deletion(deletions[d["id"]]).current is None
+        }
+
+    async def _insert_unless_there(self, documents: Sequence[Document]) -> set[int]:
+        """Insert all but those whose id exists; their indexes are returned."""
+        with translated():
+            try:
+                await self._entities.insert_many(documents, ordered=False)
+            except BulkWriteError as error:
+                failures = (error.details or {}).get("writeErrors", [])
+                if not failures or any(failure.get("code") != _DUPLICATE_KEY for failure in failures):
+                    raise
+                return {int(failure["index"]) for failure in failures}
+        return set()
+
+    @staticmethod
+    def _note(applied: Applied, document: Document) -> None:
+        applied.changed_ids.add(document["id"])
+        if isinstance(document.get("segment_id"), int):
+            applied.segments.add(document["segment_id"])
+
+
+def as_read(document: Document) -> Document:
+    """The filter that matches *document* as long as nobody has changed it since it was read."""
+    return {"_id": document["_id"], "revision": document.get("revision", {"$exists": False})}

@@ -1,0 +1,170 @@
+"""Events in any order, any number of times, come to what the order of publishing says."""
+
+from collections.abc import Sequence
+from itertools import permutations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from libs.core.store.history import EntityEvent, EventKind, History, Stamp
+
+SECOND = 1_000_000_000
+START = 1_700_000_000 * SECOND
+
+
+def event(
+    kind: EventKind, position: int, *, made_at: int | None = None, published_at: int | None = None, stream: int = 1
+) -> EntityEvent:
+    """The event published as the *position*-th, a second after the one before it."""
+    published_at = published_at if published_at is not None else START + position * SECOND
+    stamp = Stamp.of(
+        published_at,
+        made_at=None if kind is EventKind.DELETED else made_at if made_at is not None else published_at - 1000,
+        stream=stream,
+        sequence=position,
+    )
+    content = {} if kind is EventKind.DELETED else {"config": {"n": position}, "custom": {}}
+    return EntityEvent("x", kind, stamp, content)
+
+
+def created(position: int, **changes: int) -> EntityEvent:
+    return event(EventKind.CREATED, position, **changes)
+
+
+def updated(position: int, **changes: int) -> EntityEvent:
+    return event(EventKind.UPDATED, position, **changes)
+
+
+def deleted(position: int, **changes: int) -> EntityEvent:
+    return event(EventKind.DELETED, position, **changes)
+
+
+def outcome(events: Sequence[EntityEvent]) -> object:
+    history = History()
+    for one in events:
+        history = history.after(one)
+    return None if history.current is None else history.current.content
+
+
+def published_outcome(events: Sequence[EntityEvent]) -> object:
+    """What a reader that sees each event once and in order would hold."""
+    state: object = None
+    for one in events:
+        if one.kind is EventKind.DELETED:
+            state = None
+        elif one.kind is EventKind.UPDATED or state is None:
+            state = one.content
+    return state
+
+
+@st.composite
+def published(draw: st.DrawFn) -> list[EntityEvent]:
+    """Events in the order of publishing, over streams that are deleted and made again in between."""
+    events: list[EntityEvent] = []
+    published_at, stream, sequence = START, START, 0
+    for kind in draw(st.lists(st.sampled_from(EventKind), min_size=1, max_size=7)):
+        published_at += draw(st.integers(min_value=1001, max_value=3 * SECOND))
+        if draw(st.integers(0, 4)) == 0:
+            stream, sequence = published_at - 1, 0
+        sequence += 1
+        lag = draw(st.sampled_from([1, 500, 1000]))
+        stamp = Stamp.of(
+            published_at,
+            made_at=None if kind is EventKind.DELETED or draw(st.integers(0, 9)) == 0 else published_at - lag,
+            stream=stream,
+            sequence=sequence,
+        )
+        content = {} if kind is EventKind.DELETED else {"config": {"n": len(events)}, "custom": {}}
+        events.append(EntityEvent("x", kind, stamp, content))
+    return events
+
+
+@given(published(), st.data())
+@settings(max_examples=1000)
+def test_any_order_and_any_repeats_give_the_state_of_the_order_of_publishing(
+    events: list[EntityEvent], data: st.DataObject
+) -> None:
+    repeated = data.draw(st.permutations(events + data.draw(st.lists(st.sampled_from(events), max_size=5))))
+    assert outcome(repeated) == published_outcome(events)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [created(1), created(2), deleted(3)],
+        [created(1), deleted(2), created(3), created(4)],
+        [created(1), created(2), deleted(3), created(4), updated(5)],
+        [updated(1), deleted(2), created(3)],
+        [created(1), deleted(2), created(3), deleted(4)],
+    ],
+)
+def test_every_order_of_these_converges(events: list[EntityEvent]) -> None:
+    outcomes = [outcome(order) for order in permutations(events)]
+    assert outcomes == [published_outcome(events)] * len(outcomes)
+
+
+def test_an_ordinary_history_remembers_one_version() -> None:
+    history = History()
+    for one in [created(1), updated(2), updated(3), updated(2), created(1)]:
+        history = history.after(one)
+    assert len(history.versions) == 1
+
+
+def test_an_old_update_published_again_changes_nothing() -> None:
+    first, second = updated(1), updated(2)
+    again = updated(3, made_at=first.stamp.made_at)
+    assert outcome([first, second, again]) == second.content
+
+
+def test_the_time_in_the_event_beats_the_order_of_publishing() -> None:
+    later_made = updated(1, made_at=START + 500)
+    earlier_made = updated(2, made_at=START + 100)
+    assert outcome([later_made, earlier_made]) == outcome([earlier_made, later_made]) == later_made.content
+
+
+def test_of_two_updates_made_at_one_moment_the_later_in_the_stream_counts() -> None:
+    events = [updated(1, made_at=START), updated(2, made_at=START)]
+    assert outcome(events) == outcome(events[::-1]) == events[1].content
+
+
+def test_an_old_creation_published_again_after_the_deletion_raises_nothing() -> None:
+    first = created(1)
+    again = created(3, made_at=first.stamp.made_at)
+    assert outcome([first, deleted(2), again]) is None
+
+
+def test_a_new_creation_after_the_deletion_counts_though_its_time_is_written_in_whole_seconds() -> None:
+    deletion = deleted(2, published_at=START + SECOND // 2)
+    again = EntityEvent(
+        "x",
+        EventKind.CREATED,
+        Stamp.of(START + SECOND * 6 // 10, made_at=START, precision=SECOND, stream=1, sequence=3),
+        {"config": {}, "custom": {}},
+    )
+    assert outcome([deletion, again]) == again.content
+
+
+def test_a_deletion_wins_over_an_earlier_update_made_by_a_clock_that_runs_ahead() -> None:
+    ahead = updated(1, made_at=START + 120 * SECOND)
+    assert outcome([ahead, deleted(2)]) is None
+
+
+def test_a_time_in_the_far_future_does_not_outlive_later_updates() -> None:
+    nonsense = updated(1, made_at=START + 10**6 * SECOND)
+    right = updated(2)
+    assert outcome([nonsense, right]) == right.content
+
+
+def test_sequences_of_a_stream_made_again_are_not_compared_with_the_old_ones() -> None:
+    old = updated(90, published_at=START, stream=1)
+    deletion = deleted(1, published_at=START + SECOND, stream=2)
+    new = created(2, published_at=START + 2 * SECOND, stream=2)
+    assert outcome([old, deletion]) is None
+    assert outcome([deletion, new, old]) == new.content
+
+
+def test_within_one_stream_the_sequence_decides_when_the_servers_clock_steps_back() -> None:
+    first = updated(1, published_at=START + SECOND, made_at=START)
+    deletion = deleted(2, published_at=START + SECOND // 2)
+    assert outcome([first, deletion]) is None

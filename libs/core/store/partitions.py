@@ -1,0 +1,285 @@
+"""Slots in partitions: which segment a new entity goes to, and how full each segment is.
+
+`bot_count` counts the entities of a partition and the slots claimed for those about to be inserted. It is changed
+before an insert and after a removal, so that whatever happens in between it is too high and never too low: a live
+entity is never in a partition that counts 0. What a crash leaves too high, :meth:`PartitionStore.repair` finds.
+"""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pymongo import ReturnDocument, UpdateOne
+
+from libs.core.errors import Retryable
+from libs.core.log import get_logger
+from libs.core.store.client import Database, Document, translated
+
+log = get_logger(__name__)
+
+_COUNTER = "partition_id"
+_CHOICES = 16
+_TRIES_IN_EXISTING = 3
+
+
+class SlotExpired(Retryable):
+    """A claimed slot was not used in time, so the repair may have given it to somebody else: claim another."""
+
+    def __init__(self, segment_id: int) -> None:
+        super().__init__(f"the slot claimed in segment {segment_id} was not used in time")
+        self.segment_id = segment_id
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Room for one entity in a segment.
+
+    `repairs` tells the count this slot is part of: a repair starts a new count, in which the slot is no more.
+    `was_empty` is True when the partition counted 0 before, so that a worker must be found for it.
+    """
+
+    segment_id: int
+    repairs: int = 0
+    claimed_monotonic: float = 0.0
+    was_empty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """A partition whose count was wrong, and what it is now."""
+
+    segment_id: int
+    counted: int
+    real: int
+
+
+class PartitionStore:
+    """The collection `partitions` and the counter of their ids. Never touches the leases kept in the same documents.
+
+    Args:
+        entities: the name of the collection whose documents are counted.
+        max_per_partition: the cap, above which no slot is given.
+        claim_life_seconds: a slot not used for so long may be taken back.
+        rng: what chooses among the partitions with room.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        entities: str,
+        max_per_partition: int,
+        *,
+        claim_life_seconds: float = 30.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        if max_per_partition < 1:
+            raise ValueError(f"a partition must hold at least one entity, not {max_per_partition}")
+        self._partitions = database["partitions"]
+        self._counters = database["counters"]
+        self._entities = database[entities]
+        self._cap = max_per_partition
+        self._claim_life_seconds = claim_life_seconds
+        self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
+
+    async def ensure_indexes(self) -> None:
+        """Make the index that finds partitions with room. Safe to repeat."""
+        with translated():
+            await self._partitions.create_index("bot_count")
+
+    async def occupied(self) -> dict[int, int]:
+        """How many entities each partition has that has any: the segments that need a worker."""
+        with translated():
+            found = self._partitions.find({"bot_count": {"$gt": 0}}, {"bot_count": 1})
+            return {int(partition["_id"]): int(partition["bot_count"]) async for partition in found}
+
+    async def claim(self, count: int) -> list[Slot]:
+        """Take *count* slots in random partitions with room, and in new partitions for what is left over.
+
+        Use them at once (:meth:`check`) or hand them back.
+
+        Raises:
+            StoreUnavailable: some slots may have been taken; the repair finds them.
+        """
+        slots: list[Slot] = []
+        with translated():
+            for _ in range(_TRIES_IN_EXISTING):
+                if len(slots) < count:
+                    taken = await self._claim_existing(count - len(slots))
+                    if not taken:
+                        break
+                    slots += taken
+            while len(slots) < count:
+                slots += await self._claim_new(count - len(slots))
+        return slots
+
+    def check(self, slots: Iterable[Slot]) -> None:
+        """Call right before an insert.
+
+        Raises:
+            SlotExpired: this process was held up for so long that a slot may have been taken back.
+        """
+        now = time.monotonic()
+        for slot in slots:
+            if now - slot.claimed_monotonic > self._claim_life_seconds / 2:
+                raise SlotExpired(slot.segment_id)
+
+    async def held_slots(self, segment_ids: Iterable[int]) -> dict[int, Slot]:
+        """What to hand back with :meth:`release` after an entity of each segment was removed. Read before removing."""
+        with translated():
+            found = self._partitions.find({"_id": {"$in": list(set(segment_ids))}}, {"repairs": 1})
+            return {int(p["_id"]): Slot(int(p["_id"]), int(p.get("repairs", 0))) async for p in found}
+
+    async def release(self, slots: Sequence[Slot]) -> None:
+        """Hand slots back. One that a repair has already discounted is left alone."""
+        if not slots:
+            return
+        numbers = Counter((slot.segment_id, slot.repairs) for slot in slots)
+        updates = [
+            UpdateOne(
+                {"_id": segment_id, "repairs": repairs or {"$in": [0, None]}, "bot_count": {"$gte": number}},
+                {"$inc": {"bot_count": -number}},
+            )
+            for (segment_id, repairs), number in numbers.items()
+        ]
+        with translated():
+            await self._partitions.bulk_write(updates, ordered=False)
+
+    async def repair(self) -> list[Repaired]:
+        """Set each wrong count to the number of entities that are there. Safe at any time and in several processes.
+
+        A partition in which a slot was claimed within the last *claim_life_seconds* is left for the next time, since
+        its entity may be on its way. Entities without a segment, such as those inserted by hand, get one.
+        """
+        await self._place_homeless()
+        with translated():
+            real = await self._real_counts()
+            counted = {
+                int(p["_id"]): int(p.get("bot_count", 0)) async for p in self._partitions.find({}, {"bot_count": 1})
+            }
+        repaired = []
+        for segment_id in sorted(real.keys() | counted.keys()):
+            if real.get(segment_id, 0) != counted.get(segment_id, 0):
+                found = await self._repair_one(segment_id)
+                if found is not None:
+                    log.warning("partition count repaired", segment=segment_id, counted=found.counted, real=found.real)
+                    repaired.append(found)
+        return repaired
+
+    async def _claim_existing(self, count: int) -> list[Slot]:
+        pipeline: list[Document] = [
+            {"$match": {"bot_count": {"$lt": self._cap}}},
+            {"$sample": {"size": max(count, _CHOICES)}},
+            {"$project": {"bot_count": 1}},
+        ]
+        room: dict[int, int] = {}
+        async for partition in await self._partitions.aggregate(pipeline):
+            room[int(partition["_id"])] = self._cap - int(partition["bot_count"])
+        slots: list[Slot] = []
+        for segment_id, number in self._spread(count, room).items():
+            slots += await self._take(segment_id, number)
+        return slots
+
+    def _spread(self, count: int, room: Mapping[int, int]) -> Counter[int]:
+        """Choose a random partition with room, *count* times."""
+        left = dict(room)
+        chosen: Counter[int] = Counter()
+        for _ in range(count):
+            if not left:
+                break
+            segment_id = self._rng.choice(list(left))
+            chosen[segment_id] += 1
+            left[segment_id] -= 1
+            if left[segment_id] == 0:
+                del left[segment_id]
+        return chosen
+
+    async def _take(self, segment_id: int, number: int) -> list[Slot]:
+        claimed = time.monotonic()
+        after = await self._partitions.find_one_and_update(
+            {"_id": segment_id, "bot_count": {"$lte": self._cap - number}},
+            {"$inc": {"bot_count": number}, "$currentDate": {"claimed_at": True}},
+            {"bot_count": 1, "repairs": 1},
+            return_document=ReturnDocument.AFTER,
+        )
+        if after is None:
+            return []
+        return [Slot(segment_id, int(after.get("repairs", 0)), claimed, int(after["bot_count"]) == number)] * number
+
+    async def _claim_new(self, count: int) -> list[Slot]:
+        number = -(-count // self._cap)
+        counter: Document = await self._counters.find_one_and_update(
+            {"_id": _COUNTER}, {"$inc": {"seq": number}}, upsert=True, return_document=ReturnDocument.AFTER
+        )  # type: ignore[assignment]  # an upsert always has a document afterwards
+        last = int(counter["seq"])
+        sizes = [min(self._cap, count - index * self._cap) for index in range(number)]
+        ids = range(last - number + 1, last + 1)
+        claimed = time.monotonic()
+        result = await self._partitions.bulk_write(
+            [
+                UpdateOne(
+                    {"_id": segment_id},
+                    {"$setOnInsert": {"bot_count": size}, "$currentDate": {"claimed_at": True}},
+                    upsert=True,
+                )
+                for segment_id, size in zip(ids, sizes, strict=True)
+            ],
+            ordered=False,
+        )
+        made = set((result.upserted_ids or {}).values())
+        if len(made) < number:
+            await self._catch_up_counter()
+        return [
+            slot
+            for segment_id, size in zip(ids, sizes, strict=True)
+            if segment_id in made
+            for slot in [Slot(segment_id, 0, claimed, was_empty=True)] * size
+        ]
+
+    async def _catch_up_counter(self) -> None:
+        """An older database may have partitions beyond its counter."""
+        newest = await self._partitions.find_one({}, {"_id": 1}, sort=[("_id", -1)])
+        if newest is not None:
+            await self._counters.update_one({"_id": _COUNTER}, {"$max": {"seq": newest["_id"]}}, upsert=True)
+
+    async def _real_counts(self) -> dict[int, int]:
+        groups = await self._entities.aggregate([{"$group": {"_id": "$segment_id", "number": {"$sum": 1}}}])
+        return {int(group["_id"]): int(group["number"]) async for group in groups if group["_id"] is not None}
+
+    async def _repair_one(self, segment_id: int) -> Repaired | None:
+        """Compare again, this partition alone, and write only if nobody changed it or claimed in it meanwhile."""
+        with translated():
+            before: Document | None = await self._partitions.find_one({"_id": segment_id}, {"lease": 0})
+            real = await self._entities.count_documents({"segment_id": segment_id})
+            if before is None or "bot_count" not in before:
+                await self._partitions.update_one(
+                    {"_id": segment_id, "bot_count": {"$exists": False}}, {"$set": {"bot_count": real}}, upsert=True
+                )
+                await self._catch_up_counter()
+                return Repaired(segment_id, 0, real)
+            if before["bot_count"] == real:
+                return None
+            oldest_claim = {"$subtract": ["$$NOW", round(self._claim_life_seconds * 1000)]}
+            result = await self._partitions.update_one(
+                {
+                    "_id": segment_id,
+                    "bot_count": before["bot_count"],
+                    "claimed_at": before.get("claimed_at"),
+                    "$expr": {"$lt": [{"$ifNull": ["$claimed_at", 0]}, oldest_claim]},
+                },
+                {"$set": {"bot_count": real}, "$inc": {"repairs": 1}},
+            )
+        return Repaired(segment_id, int(before["bot_count"]), real) if result.modified_count else None
+
+    async def _place_homeless(self) -> None:
+        with translated():
+            homeless = [entity["_id"] async for entity in self._entities.find({"segment_id": None}, {"_id": 1})]
+        for key in homeless:
+            [slot] = await self.claim(1)
+            with translated():
+                result = await self._entities.update_one(
+                    {"_id": key, "segment_id": None}, {"$set": {"segment_id": slot.segment_id}}
+                )
+            if result.modified_count == 0:
+                await self.release([slot])

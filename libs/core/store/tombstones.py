@@ -1,0 +1,65 @@
+"""Tombstones: when an entity was last deleted, kept for longer than the stream keeps its events.
+
+A late `created` or `updated` from before the deletion finds the tombstone and raises nothing. It stays when the entity
+is created anew, since events from before may still be on their way.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+
+from pymongo import UpdateOne
+from pymongo.errors import BulkWriteError
+
+from libs.core.store.client import Database, translated
+from libs.core.store.history import Stamp
+from libs.core.store.stamps import stamp_fields, stamp_from
+
+_DUPLICATE_KEY = 11000
+
+
+class TombstoneStore:
+    """The collection `tombstones`: `{_id: entity id, deleted: stamp, expires_at}`.
+
+    Args:
+        life_days: must exceed the days that the event stream keeps a message (7).
+    """
+
+    def __init__(self, database: Database, *, life_days: float = 8.0) -> None:
+        self._tombstones = database["tombstones"]
+        self._life = timedelta(days=life_days)
+
+    async def ensure_indexes(self) -> None:
+        """Make the index that lets tombstones expire. Safe to repeat."""
+        with translated():
+            await self._tombstones.create_index("expires_at", expireAfterSeconds=0)
+
+    async def of(self, entity_ids: Iterable[str]) -> dict[str, Stamp]:
+        """The last deletion of each of these entities that has one."""
+        with translated():
+            found = self._tombstones.find({"_id": {"$in": list(entity_ids)}}, {"deleted": 1})
+            return {str(tombstone["_id"]): stamp_from(tombstone["deleted"]) async for tombstone in found}
+
+    async def put(self, deletions: Mapping[str, Stamp]) -> None:
+        """Remember deletions. One older than what is remembered already is ignored. Safe to repeat."""
+        if not deletions:
+            return
+        expires_at = datetime.now(UTC) + self._life
+        updates = [
+            UpdateOne(
+                {"_id": entity_id, "deleted.published_at": {"$lte": stamp.published_at}},
+                {"$set": {"deleted": stamp_fields(stamp), "expires_at": expires_at}},
+                upsert=True,
+            )
+            for entity_id, stamp in deletions.items()
+        ]
+        with translated():
+            await self._write(updates)
+
+    async def _write(self, updates: list[UpdateOne]) -> None:
+        try:
+            await self._tombstones.bulk_write(updates, ordered=False)
+        except BulkWriteError as error:
+            # The upsert of an older deletion meets the newer one's document: as wanted.
+            failures = (error.details or {}).get("writeErrors", [])
+            if not failures or any(failure.get("code") != _DUPLICATE_KEY for failure in failures):
+                raise
