@@ -1,0 +1,234 @@
+"""Entities, partitions, tombstones and holds in a real MongoDB."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from libs.core.store.client import Database, Mongo, StoreConflict, StoreRejected
+from libs.core.store.entities import CodeLocation, EntityStore
+from libs.core.store.history import EntityEvent, EventKind, Stamp
+from libs.core.store.holds import HoldTarget
+from libs.core.store.partitions import PartitionStore
+
+SECOND = 1_000_000_000
+START = 1_700_000_000 * SECOND
+CUSTOM = {"config": {"runtime": "python3.11", "author": "alice"}, "filePath": "b/1.zip", "version": "1.0"}
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
+    mongo = Mongo(mongo_uri)
+    yield mongo.database(database_name)
+    await mongo.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def store(database: Database) -> EntityStore:
+    entities = EntityStore(database, "bots", PartitionStore(database, "bots", 3, claim_life_seconds=0.2))
+    await entities.ensure_indexes()
+    return entities
+
+
+def event(kind: EventKind, position: int, entity_id: str = "x", **content: object) -> EntityEvent:
+    published_at = START + position * SECOND
+    made_at = None if kind is EventKind.DELETED else published_at - 1000
+    stamp = Stamp.of(published_at, made_at=made_at, stream=START, sequence=position)
+    whole: dict[str, object] = {} if kind is EventKind.DELETED else {"config": {"n": position}, "custom": CUSTOM}
+    return EntityEvent(entity_id, kind, stamp, whole | content)
+
+
+async def counts(store: EntityStore) -> tuple[int, int]:
+    return sum((await store.partitions.occupied()).values()), await store.count()
+
+
+async def test_a_created_entity_has_the_contracts_fields_and_a_slot(store: EntityStore, database: Database) -> None:
+    applied = await store.apply([event(EventKind.CREATED, 1, planet="mars")])
+    document = await database["bots"].find_one({"id": "x"})
+    assert document is not None
+    assert {name: document[name] for name in ("id", "config", "custom", "planet", "revision")} == {
+        "id": "x",
+        "config": {"n": 1},
+        "custom": CUSTOM,
+        "planet": "mars",
+        "revision": 1,
+    }
+    assert applied.segments == {document["segment_id"]}
+    assert applied.occupancy_changed
+    assert await store.partitions.occupied() == {document["segment_id"]: 1}
+
+
+async def test_a_repeated_event_changes_nothing(store: EntityStore, database: Database) -> None:
+    await store.apply([event(EventKind.CREATED, 1), event(EventKind.UPDATED, 2)])
+    before = await database["bots"].find_one({"id": "x"})
+    applied = await store.apply([event(EventKind.UPDATED, 2), event(EventKind.CREATED, 1)])
+    assert await database["bots"].find_one({"id": "x"}) == before
+    assert applied.changed_ids == set()
+
+
+async def test_an_update_replaces_what_came_with_the_event_and_leaves_the_services_fields(
+    store: EntityStore, database: Database
+) -> None:
+    await store.apply([event(EventKind.CREATED, 1, planet="mars")])
+    await store.set_status("x", {"state": "running"})
+    await database["bots"].update_one({"id": "x"}, {"$set": {"next_execution_time": 99}})
+    await store.apply([event(EventKind.UPDATED, 2, moon="io")])
+    document = await database["bots"].find_one({"id": "x"})
+    assert document is not None
+    assert "planet" not in document
+    assert [document[n] for n in ("moon", "next_execution_time", "status", "revision")] == [
+        "io",
+        99,
+        {"state": "running"},
+        2,
+    ]
+
+
+async def test_a_deleted_entity_frees_its_slot_and_stays_dead_when_older_events_arrive(store: EntityStore) -> None:
+    await store.apply([event(EventKind.CREATED, 1)])
+    await store.apply([event(EventKind.DELETED, 3)])
+    await store.apply([event(EventKind.UPDATED, 2), event(EventKind.CREATED, 1)])
+    assert await store.get("x") is None
+    assert await counts(store) == (0, 0)
+
+
+async def test_a_creation_after_the_deletion_makes_it_anew(store: EntityStore) -> None:
+    await store.apply([event(EventKind.DELETED, 1)])
+    await store.apply([event(EventKind.CREATED, 2)])
+    assert (await store.in_segment((await store.segments_of()).pop()))[0].config == {"n": 2}
+
+
+async def test_direct_writes_are_ordered_like_events(store: EntityStore) -> None:
+    await store.create("x", {"n": 1}, CUSTOM)
+    await store.create("x", {"n": 2}, CUSTOM)
+    entity = await store.get("x")
+    assert entity is not None
+    assert entity.config == {"n": 1}
+    await store.update("x", {"n": 3}, CUSTOM)
+    await store.apply([event(EventKind.UPDATED, 5)])
+    entity = await store.get("x")
+    assert entity is not None
+    assert entity.config == {"n": 3}
+    await store.delete("x")
+    await store.apply([event(EventKind.CREATED, 6)])
+    assert await store.get("x") is None
+
+
+async def test_a_document_of_an_older_runtime_is_taken_as_it_is(store: EntityStore, database: Database) -> None:
+    old = {
+        "id": "x",
+        "segment_id": 1,
+        "config": {"enabled": "false"},
+        "custom": {**CUSTOM, "updatedAt": "2023-11-14T22:13:22Z"},
+    }
+    await database["bots"].insert_one(dict(old))
+    await database["partitions"].insert_one({"_id": 1, "bot_count": 1})
+    entity = await store.get("x")
+    assert entity is not None
+    assert (entity.revision, entity.enabled, entity.runtime) == (0, False, "python3.11")
+    assert entity.code == CodeLocation(None, "b/1.zip")
+    await store.apply([event(EventKind.UPDATED, 1)])  # made at :21, before the document
+    assert (await database["bots"].find_one({"id": "x"}))["config"] == {"enabled": "false"}  # type: ignore[index]
+    await store.apply([event(EventKind.UPDATED, 9)])
+    entity = await store.get("x")
+    assert entity is not None
+    assert (entity.revision, entity.config, entity.segment_id) == (1, {"n": 9}, 1)
+    await store.apply([event(EventKind.DELETED, 10)])
+    assert await counts(store) == (0, 0)
+
+
+async def test_unknown_fields_with_names_that_are_ours_or_mongodbs_are_kept_apart(
+    store: EntityStore, database: Database
+) -> None:
+    await store.apply([event(EventKind.CREATED, 1, "x", revision=77, **{"a.b": 1, "$set": {"x": 1}, "_id": "mine"})])
+    await store.apply([event(EventKind.UPDATED, 2, "x", revision=78, **{"a.b": 2})])
+    document = await database["bots"].find_one({"id": "x"})
+    assert document is not None
+    assert document["revision"] == 2
+    assert document["event"]["kept"] == {"revision": 78, "a.b": 2}
+
+
+async def test_configs_may_hold_dollars_dots_and_any_text(store: EntityStore) -> None:
+    config = {"$where": "1", "a.b": {"$set": 1}, "": "é\n\"'", "price": 1.5, "none": None}
+    await store.apply([event(EventKind.CREATED, 1, config=config)])
+    await store.apply([event(EventKind.UPDATED, 2, config={"v": 2, **config})])
+    entity = await store.get("x")
+    assert entity is not None
+    assert entity.config == {"v": 2, **config}
+
+
+@pytest.mark.parametrize("value", [2**70, "\ud800", {"a\0b": 1}], ids=["huge-number", "half-a-character", "nul"])
+async def test_what_mongodb_cannot_hold_is_rejected(store: EntityStore, value: object) -> None:
+    with pytest.raises(StoreRejected):
+        await store.apply([event(EventKind.CREATED, 1, config={"value": value})])
+
+
+async def test_two_documents_with_one_id_are_an_error_that_says_so(database: Database) -> None:
+    await database["bots"].insert_many([{"id": "x"}, {"id": "x"}])
+    with pytest.raises(StoreConflict, match="x"):
+        await EntityStore(database, "bots", PartitionStore(database, "bots", 3)).ensure_indexes()
+
+
+async def test_many_writers_of_one_entity_lose_no_update(store: EntityStore) -> None:
+    events = [event(EventKind.CREATED, 1), *(event(EventKind.UPDATED, n) for n in range(2, 12))]
+    await asyncio.gather(*(store.apply([one]) for one in reversed(events)))
+    entity = await store.get("x")
+    assert entity is not None
+    assert entity.config == {"n": 11}
+    assert await counts(store) == (1, 1)
+
+
+async def test_a_creation_and_the_deletion_after_it_at_once_leave_nothing(store: EntityStore) -> None:
+    for n in range(30):
+        entity_id = f"x{n}"
+        await asyncio.gather(
+            store.apply([event(EventKind.CREATED, 1, entity_id)]), store.apply([event(EventKind.DELETED, 2, entity_id)])
+        )
+    assert await counts(store) == (0, 0)
+
+
+async def test_of_two_that_compare_and_set_one_wins(store: EntityStore) -> None:
+    await store.create("x", {}, CUSTOM)
+    claims = [store.compare_and_set("x", {"claim": None}, {"claim": n}) for n in range(8)]
+    assert sum(await asyncio.gather(*claims)) == 1
+
+
+async def test_the_services_own_fields_are_derived_when_a_version_comes_to_count(database: Database) -> None:
+    store = EntityStore(
+        database,
+        "bots",
+        PartitionStore(database, "bots", 3),
+        derive=lambda document: {"next_execution_time": document["config"]["n"] * 10},  # type: ignore[index]
+    )
+    await store.apply([event(EventKind.CREATED, 1)])
+    await store.apply([event(EventKind.UPDATED, 2), event(EventKind.UPDATED, 1)])
+    document = await database["bots"].find_one({"id": "x"})
+    assert document is not None
+    assert document["next_execution_time"] == 20
+
+
+async def test_a_held_entity_stays_held_whatever_events_arrive(store: EntityStore) -> None:
+    await store.apply([event(EventKind.CREATED, 1)])
+    await store.holds.hold(HoldTarget.entity("x"), by="ann", reason="loses money")
+    await store.apply([event(EventKind.UPDATED, 2), event(EventKind.DELETED, 3), event(EventKind.CREATED, 4)])
+    entity = await store.get("x")
+    assert entity is not None
+    assert entity.held is not None
+    assert entity.held.by == "ann"
+    assert not entity.should_run
+    assert await store.holds.resume(HoldTarget.entity("x"))
+    assert not await store.holds.resume(HoldTarget.entity("x"))
+    entity = await store.get("x")
+    assert entity is not None
+    assert entity.should_run
+
+
+async def test_holds_by_owner_and_on_all_cover_entities_to_come(store: EntityStore) -> None:
+    await store.holds.hold(HoldTarget.selector("custom.config.author=alice"))
+    await store.create("hers", {}, CUSTOM)
+    await store.create("his", {}, {"config": {"author": "bob"}})
+    assert [entity.held is not None for entity in await store.page()] == [True, False]
+    await store.holds.hold(HoldTarget.everything())
+    await store.holds.resume(HoldTarget.selector("custom.config.author=alice"))
+    assert [str(entity.held.target) for entity in await store.page() if entity.held] == ["all", "all"]
