@@ -1,0 +1,36 @@
+"""Which deployment a database is: an identity that tells its containers from those of others on the same host."""
+
+import secrets
+from datetime import UTC, datetime
+
+from pymongo import ReturnDocument
+
+from libs.core.store.client import Database, StoreConflict, StoreRejected, translated
+
+_DOCUMENT_ID = "deployment"
+
+
+async def deployment_id(database: Database) -> str:
+    """The random id of *database*, 20 hexadecimal digits; made by the first who asks and the same ever after.
+
+    Raises:
+        StoreUnavailable: ask again later.
+    """
+    try:
+        return await _made_or_found(database)
+    except StoreConflict:
+        # Two asked at once, and the other one made it.
+        return await _made_or_found(database)
+
+
+async def _made_or_found(database: Database) -> str:
+    with translated():
+        document = await database["deployment"].find_one_and_update(
+            {"_id": _DOCUMENT_ID},
+            {"$setOnInsert": {"id": secrets.token_hex(10), "created_at": datetime.now(UTC)}},
+            upsert=True,
+            return_document=ReturnDocument.AFTER,
+        )
+    if document is None:
+        raise StoreRejected("it returned nothing for a document that it had to make")
+    return str(document["id"])

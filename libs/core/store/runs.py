@@ -1,0 +1,231 @@
+"""The history of runs: what ran where and when, and why it ended. Kept for a set time after the end."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from pymongo import ASCENDING, DESCENDING
+from pymongo.errors import OperationFailure
+
+from libs.core.store.client import Database, Document, StoreConflict, translated
+
+COLLECTION = "runs"
+
+_MAX_LINES = 50
+_MAX_LINE_CHARACTERS = 1000
+_TTL_INDEX = "ended_at_ttl"
+_INDEX_OPTIONS_CONFLICT = 85
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One run of one entity, from its start; the fields from *ended_at* on are None while it runs.
+
+    Times are aware datetimes. *reason* says in one word why it ended (``finished``, ``error``, ``oom``, ``timeout``,
+    ``stopped``, ``lease-lost``, ``killed``, ``missing``), *message* says it in a sentence where there is more to say.
+    *presumed*: nobody saw the end; it was concluded afterwards, and a report of the true end replaces it.
+    """
+
+    run_id: str
+    entity_id: str
+    segment_id: int
+    worker_id: str
+    host: str
+    epoch: int
+    started_at: datetime
+    revision: int | None = None
+    container_id: str | None = None
+    code_digest: str | None = None
+    config_digest: str | None = None
+    image_digest: str | None = None
+    ended_at: datetime | None = None
+    exit_code: int | None = None
+    reason: str | None = None
+    message: str | None = None
+    oom_killed: bool | None = None
+    last_lines: tuple[str, ...] = ()
+    peak_memory_bytes: int | None = None
+    cpu_seconds: float | None = None
+    presumed: bool = False
+
+    @property
+    def duration_seconds(self) -> float | None:
+        """How long it ran; None while it does."""
+        return (self.ended_at - self.started_at).total_seconds() if self.ended_at is not None else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFilter:
+    """Which runs to list; None means any."""
+
+    entity_id: str | None = None
+    segment_id: int | None = None
+    worker_id: str | None = None
+    reasons: Collection[str] | None = None
+    open: bool | None = None
+    started_before: datetime | None = None
+    started_after: datetime | None = None
+
+
+class RunStore:
+    """The collection ``runs`` of a service's database.
+
+    Args:
+        keep_days: how long after its end a record is kept. An open one is kept however long it runs.
+    """
+
+    def __init__(self, database: Database, keep_days: float = 30.0) -> None:
+        self._database = database
+        self._runs = database[COLLECTION]
+        self._keep_seconds = max(1, int(keep_days * 86_400))
+
+    async def ensure_indexes(self) -> None:
+        """Make the indexes, and bring an older time of keeping to the present one. May be repeated.
+
+        Raises:
+            StoreUnavailable: try again later.
+        """
+        with translated():
+            await self._runs.create_index([("entity_id", ASCENDING), ("started_at", DESCENDING)])
+            await self._runs.create_index([("started_at", DESCENDING)])
+            # Open runs only: few, however long the history is.
+            await self._runs.create_index(
+                [("segment_id", ASCENDING), ("worker_id", ASCENDING)],
+                name="open_runs",
+                partialFilterExpression={"open": True},
+            )
+            try:
+                await self._runs.create_index("ended_at", name=_TTL_INDEX, expireAfterSeconds=self._keep_seconds)
+            except OperationFailure as error:
+                if error.code != _INDEX_OPTIONS_CONFLICT:
+                    raise
+                index = {"name": _TTL_INDEX, "expireAfterSeconds": self._keep_seconds}
+                await self._database.command("collMod", COLLECTION, index=index)
+
+    async def start(self, record: RunRecord) -> None:
+        """Record that a run has begun. Repeating it changes nothing.
+
+        Raises:
+            StoreUnavailable: outcome unknown; repeat it.
+        """
+        with translated():
+            await self._runs.update_one({"_id": record.run_id}, {"$setOnInsert": _document(record)}, upsert=True)
+
+    async def adopt(self, run_id: str, *, worker_id: str, epoch: int) -> bool:
+        """Record that another worker has taken over the running container. False if there is no such open run."""
+        with translated():
+            result = await self._runs.update_one(
+                {"_id": run_id, "open": True}, {"$set": {"worker_id": worker_id, "epoch": epoch}}
+            )
+        return result.matched_count > 0
+
+    async def finish(self, record: RunRecord) -> bool:
+        """Record how a run ended, also when its start was never recorded.
+
+        The first end that somebody saw stays; it replaces one that was presumed. May be repeated.
+
+        Returns:
+            Whether this end is the one that stays from now on; False if another was recorded before.
+
+        Raises:
+            StoreUnavailable: outcome unknown; repeat it.
+            ValueError: the record has no end.
+        """
+        if record.ended_at is None or record.reason is None:
+            raise ValueError(f"run {record.run_id!r} has not ended")
+        try:
+            with translated():
+                # Where an end is there already the filter matches nothing, and the insertion meets the unique _id.
+                await self._runs.replace_one(
+                    {"_id": record.run_id, "$or": [{"open": True}, {"presumed": True}]}, _document(record), upsert=True
+                )
+        except StoreConflict:
+            return False
+        return True
+
+    async def close_open(
+        self,
+        *,
+        reason: str,
+        message: str,
+        ended_at: datetime,
+        segment_id: int | None = None,
+        worker_id: str | None = None,
+        entity_id: str | None = None,
+        before_epoch: int | None = None,
+        keep: Collection[str] = (),
+    ) -> int:
+        """Close runs whose end nobody saw, such as those of a worker that died, as *presumed*; return how many.
+
+        Args:
+            before_epoch: only those that were begun or adopted under an older lease.
+            keep: run ids that are known to run.
+
+        Raises:
+            ValueError: none of segment, worker and entity is given.
+        """
+        who = {"segment_id": segment_id, "worker_id": worker_id, "entity_id": entity_id}
+        query: Document = {name: value for name, value in who.items() if value is not None}
+        if not query:
+            raise ValueError("this would close every open run there is")
+        query["open"] = True
+        if before_epoch is not None:
+            query["epoch"] = {"$lt": before_epoch}
+        if keep:
+            query["_id"] = {"$nin": list(keep)}
+        end = {"open": False, "presumed": True, "reason": reason, "message": message, "ended_at": ended_at}
+        with translated():
+            result = await self._runs.update_many(query, {"$set": end})
+        return result.modified_count
+
+    async def get(self, run_id: str) -> RunRecord | None:
+        """The run, or None if it is unknown or no longer kept."""
+        with translated():
+            document = await self._runs.find_one({"_id": run_id})
+        return _record(document) if document is not None else None
+
+    async def list(self, wanted: RunFilter | None = None, *, limit: int = 100) -> list[RunRecord]:
+        """The runs that match, newest start first, at most *limit*."""
+        query = _query(wanted or RunFilter())
+        with translated():
+            cursor = self._runs.find(query).sort([("started_at", DESCENDING), ("_id", ASCENDING)]).limit(limit)
+            return [_record(document) async for document in cursor]
+
+
+def _query(wanted: RunFilter) -> Document:
+    query: Document = {
+        name: value
+        for name in ("entity_id", "segment_id", "worker_id", "open")
+        if (value := getattr(wanted, name)) is not None
+    }
+    if wanted.reasons is not None:
+        query["reason"] = {"$in": list(wanted.reasons)}
+    bounds = {"$lt": wanted.started_before, "$gt": wanted.started_after}
+    started = {operator: bound for operator, bound in bounds.items() if bound is not None}
+    if started:
+        query["started_at"] = started
+    return query
+
+
+def _document(record: RunRecord) -> Document:
+    document = asdict(record)
+    document["_id"] = document.pop("run_id")
+    document["last_lines"] = [_storable(line) for line in record.last_lines[-_MAX_LINES:]]
+    document["open"] = record.ended_at is None
+    # The index that forgets old runs goes by this field, and leaves documents without it alone.
+    if record.ended_at is None:
+        del document["ended_at"]
+    return document
+
+
+def _storable(line: str) -> str:
+    """Bounded, and without the halves of characters that UTF-8 cannot say."""
+    return line[:_MAX_LINE_CHARACTERS].encode("utf-8", "replace").decode()
+
+
+def _record(document: Mapping[str, Any]) -> RunRecord:
+    known = {field.name for field in fields(RunRecord)}
+    values = {name: value for name, value in document.items() if name in known}
+    values["last_lines"] = tuple(document.get("last_lines", ()))
+    return RunRecord(run_id=document["_id"], **values)
