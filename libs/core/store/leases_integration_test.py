@@ -1,0 +1,292 @@
+"""Leases against a real MongoDB: who gets one, for how long, and what a failover or a wrong clock cannot do."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from libs.core.lease import Holder, Lease, LeaseHeld, LeaseLost, SegmentMissing
+from libs.core.store.client import Database, Mongo, StoreUnavailable
+from libs.core.store.leases import LeadershipStore, LeaseStore
+from tests.support.eventually import eventually
+from tools.stack.mongod import MongoServer
+
+A = Holder("a", "a-1", "host-1")
+A_RESTARTED = Holder("a", "a-2", "host-1")
+A_ELSEWHERE = Holder("a", "a-3", "host-2")
+B = Holder("b", "b-1", "host-1")
+SHORT_SECONDS = 0.2
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
+    mongo = Mongo(mongo_uri)
+    database = mongo.database(database_name)
+    await database["partitions"].insert_many([{"_id": 0, "bot_count": 0}, {"_id": 1, "bot_count": 3}])
+    yield database
+    await mongo.close()
+
+
+@pytest.fixture
+def leases(database: Database) -> LeaseStore:
+    return LeaseStore(database, life_seconds=30.0)
+
+
+@pytest.fixture
+def short(database: Database) -> LeaseStore:
+    return LeaseStore(database, life_seconds=SHORT_SECONDS)
+
+
+async def test_a_free_segment_is_acquired_and_seen_by_all(leases: LeaseStore) -> None:
+    lease = await leases.acquire(1, A)
+
+    (seen,) = await leases.live()
+    assert (lease.segment_id, lease.holder, lease.epoch) == (1, A, 1)
+    assert (seen.segment_id, seen.holder, seen.epoch) == (1, A, 1)
+    assert 29 < seen.remaining_seconds <= 30
+
+
+async def test_a_held_segment_is_refused_with_who_and_for_how_long(leases: LeaseStore) -> None:
+    await leases.acquire(1, A)
+
+    with pytest.raises(LeaseHeld, match="segment 1 is held by a") as refused:
+        await leases.acquire(1, B)
+
+    assert refused.value.by == A
+    assert 29 < refused.value.remaining_seconds <= 30
+
+
+async def test_a_segment_that_does_not_exist_is_not_made(leases: LeaseStore, database: Database) -> None:
+    with pytest.raises(SegmentMissing):
+        await leases.acquire(99, A)
+
+    assert await database["partitions"].count_documents({}) == 2
+
+
+async def test_a_lease_that_has_run_out_goes_to_the_next_with_a_higher_epoch(short: LeaseStore) -> None:
+    first = await short.acquire(1, A)
+
+    second = await eventually(lambda: short.acquire(1, B), every_seconds=0.02)
+
+    assert second.epoch == first.epoch + 1
+    with pytest.raises(LeaseLost) as lost:
+        await short.renew(first)
+    assert not lost.value.superseded
+
+
+async def test_a_lease_that_has_run_out_cannot_be_renewed_although_nobody_took_it(short: LeaseStore) -> None:
+    lease = await short.acquire(1, A)
+    await eventually(lambda: _none_live(short), every_seconds=0.02)
+
+    with pytest.raises(LeaseLost):
+        await short.renew(lease)
+
+
+async def test_renewals_keep_a_lease_beyond_its_life(short: LeaseStore) -> None:
+    lease = await short.acquire(1, A)
+    for _ in range(8):
+        await asyncio.sleep(SHORT_SECONDS / 4)
+        renewed = await short.renew(lease)
+        assert renewed.proven_until > lease.proven_until
+        lease = renewed
+
+    assert lease.epoch == 1
+    with pytest.raises(LeaseHeld):
+        await short.acquire(1, B)
+
+
+async def test_a_restarted_worker_takes_its_lease_over_at_once(leases: LeaseStore) -> None:
+    old = await leases.acquire(1, A)
+
+    new = await leases.acquire(1, A_RESTARTED)
+
+    assert new.epoch == old.epoch + 1
+    with pytest.raises(LeaseLost, match="newer process") as lost:
+        await leases.renew(old)
+    assert lost.value.superseded
+
+
+async def test_a_worker_of_the_same_name_on_another_host_has_to_wait(leases: LeaseStore) -> None:
+    await leases.acquire(1, A)
+
+    with pytest.raises(LeaseHeld):
+        await leases.acquire(1, A_ELSEWHERE)
+
+
+async def test_a_released_segment_is_free_at_once_and_its_epoch_goes_on(leases: LeaseStore) -> None:
+    await leases.release(await leases.acquire(1, A))
+    assert await leases.live() == []
+
+    assert (await leases.acquire(1, B)).epoch == 2
+
+
+async def test_releasing_a_lease_that_somebody_else_has_by_now_changes_nothing(leases: LeaseStore) -> None:
+    old = await leases.acquire(1, A)
+    new = await leases.acquire(1, A_RESTARTED)
+
+    await leases.release(old)
+
+    assert [view.holder for view in await leases.live()] == [A_RESTARTED]
+    await leases.renew(new)
+
+
+async def test_a_released_lease_cannot_be_renewed(leases: LeaseStore) -> None:
+    lease = await leases.acquire(1, A)
+    await leases.release(lease)
+    await leases.release(lease)
+
+    with pytest.raises(LeaseLost):
+        await leases.renew(lease)
+
+
+async def test_of_many_that_race_for_a_segment_exactly_one_gets_it(leases: LeaseStore) -> None:
+    holders = [Holder(f"w{number}", f"w{number}-1", f"h{number}") for number in range(20)]
+
+    outcomes = await asyncio.gather(*(leases.acquire(1, holder) for holder in holders), return_exceptions=True)
+
+    won = [outcome for outcome in outcomes if isinstance(outcome, Lease)]
+    assert len(won) == 1
+    assert all(
+        isinstance(outcome, LeaseHeld) and outcome.by == won[0].holder for outcome in outcomes if outcome not in won
+    )
+
+
+async def test_a_wrong_clock_of_the_client_gains_nothing(database: Database) -> None:
+    ahead = LeaseStore(database, 30.0, clock=lambda: 10_000_000.0)
+    behind = LeaseStore(database, 30.0, clock=lambda: 0.0)
+    await behind.acquire(1, A)
+
+    with pytest.raises(LeaseHeld) as refused:
+        await ahead.acquire(1, B)
+
+    assert 29 < refused.value.remaining_seconds <= 30
+
+
+async def test_the_proof_counts_from_when_the_request_was_sent(database: Database) -> None:
+    now = iter([100.0, 200.0])
+    leases = LeaseStore(database, 5.0, clock=lambda: next(now))
+
+    lease = await leases.acquire(1, A)
+    renewed = await leases.renew(lease)
+
+    assert lease.proven_until == 105.0
+    assert renewed.proven_until == 205.0
+
+
+async def test_ids_that_look_like_expressions_are_taken_as_they_are(leases: LeaseStore) -> None:
+    strange = Holder("$bot_count", "$$NOW", "$lease.host")
+    lease = await leases.acquire(1, strange)
+
+    with pytest.raises(LeaseHeld):
+        await leases.acquire(1, replace(A, worker_id="3"))
+    assert (await leases.renew(lease)).holder == strange
+
+
+async def test_the_survey_shows_segments_with_entities_or_a_live_lease(leases: LeaseStore, database: Database) -> None:
+    await database["partitions"].insert_many([{"_id": 5, "bot_count": 0}, {"_id": 6, "bot_count": 1, "lease": None}])
+    await leases.acquire(5, A)
+
+    survey = await leases.survey()
+
+    assert [(view.segment_id, view.bot_count) for view in survey] == [(1, 3), (5, 0), (6, 1)]
+    assert [view.lease.holder if view.lease is not None else None for view in survey] == [None, A, None]
+
+
+async def test_a_database_that_does_not_answer_is_no_empty_survey_and_no_lost_lease(tmp_path: Path) -> None:
+    async with MongoServer.start(tmp_path) as server:
+        mongo = Mongo(server.uri, timeout_seconds=1.0)
+        leases = LeaseStore(mongo.database("d"), 30.0, timeout_seconds=0.3)
+        await mongo.database("d")["partitions"].insert_one({"_id": 1, "bot_count": 1})
+        lease = await leases.acquire(1, A, timeout_seconds=5.0)
+        server.pause()
+        try:
+            for request in (leases.renew(lease), leases.acquire(1, B), leases.release(lease), leases.reachable()):
+                with pytest.raises(StoreUnavailable):
+                    await request
+            with pytest.raises(StoreUnavailable):
+                await leases.survey(timeout_seconds=0.3)
+        finally:
+            server.resume()
+            await mongo.close()
+
+
+HOLDERS = (A, A_RESTARTED, A_ELSEWHERE, B)
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["acquire", "acquire", "renew", "release"]), st.integers(0, len(HOLDERS) - 1)),
+    max_size=25,
+)
+
+
+@given(steps=STEPS)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_in_any_order_of_operations_there_is_one_holder_and_the_epoch_only_rises(
+    leases: LeaseStore, database: Database, steps: list[tuple[str, int]]
+) -> None:
+    await database["partitions"].replace_one({"_id": 1}, {"_id": 1, "bot_count": 1})
+    held: dict[Holder, Lease] = {}
+    owner: Holder | None = None
+    epoch = 0
+    for operation, number in steps:
+        holder = HOLDERS[number]
+        if operation == "acquire":
+            same_worker = owner is not None and (owner.worker_id, owner.host) == (holder.worker_id, holder.host)
+            if owner is None or same_worker:
+                held[holder] = await leases.acquire(1, holder)
+                epoch += 1
+                owner = holder
+                assert held[holder].epoch == epoch
+            else:
+                with pytest.raises(LeaseHeld):
+                    await leases.acquire(1, holder)
+        elif operation == "renew" and holder in held:
+            if owner == holder:
+                held[holder] = await leases.renew(held[holder])
+            else:
+                with pytest.raises(LeaseLost):
+                    await leases.renew(held[holder])
+        elif operation == "release" and holder in held:
+            await leases.release(held[holder])
+            owner = None if owner == holder else owner
+        assert [view.holder for view in await leases.live()] == ([owner] if owner is not None else [])
+
+
+async def _none_live(leases: LeaseStore) -> bool:
+    return not await leases.live()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def leadership(database: Database) -> LeadershipStore:
+    return LeadershipStore(database, life_seconds=30.0)
+
+
+async def test_one_of_many_masters_leads(leadership: LeadershipStore) -> None:
+    holders = [Holder(f"m{number}", f"m{number}-1", "host") for number in range(10)]
+
+    outcomes = await asyncio.gather(*(leadership.acquire(holder) for holder in holders), return_exceptions=True)
+
+    assert sum(not isinstance(outcome, LeaseHeld) for outcome in outcomes) == 1
+
+
+async def test_leadership_is_not_taken_over_by_a_namesake(leadership: LeadershipStore) -> None:
+    await leadership.acquire(A)
+
+    with pytest.raises(LeaseHeld):
+        await leadership.acquire(A_RESTARTED)
+
+
+async def test_leadership_is_renewed_released_and_taken_by_another(leadership: LeadershipStore) -> None:
+    first = await leadership.acquire(A)
+    renewed = await leadership.renew(first)
+    assert renewed.proven_until > first.proven_until
+
+    await leadership.release(renewed)
+
+    second = await leadership.acquire(B)
+    assert second.epoch == first.epoch + 1
+    with pytest.raises(LeaseLost):
+        await leadership.renew(renewed)
