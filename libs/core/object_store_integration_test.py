@@ -26,9 +26,14 @@ from tests.support.eventually import eventually
 from tools.stack.s3 import S3Server
 
 
-def storage_settings(endpoint: str, secret_key: str = S3Server.secret_key, **buckets: str) -> StorageSettings:
+def storage_settings(
+    endpoint: str, secret_key: str = S3Server.secret_key, logs_bucket: str = "logs"
+) -> StorageSettings:
     return StorageSettings(
-        endpoint=endpoint, access_key=SecretStr(S3Server.access_key), secret_key=SecretStr(secret_key), **buckets
+        endpoint=endpoint,
+        access_key=SecretStr(S3Server.access_key),
+        secret_key=SecretStr(secret_key),
+        logs_bucket=logs_bucket,
     )
 
 
@@ -177,10 +182,10 @@ async def test_wrong_credentials_name_their_settings(s3_server: S3Server, bucket
 
 
 async def test_an_impossible_bucket_name_names_its_setting(s3_server: S3Server) -> None:
-    store = ObjectStore(storage_settings(s3_server.endpoint, logs_bucket="No Bucket!"))
+    store = ObjectStore(storage_settings(s3_server.endpoint, logs_bucket="no..bucket"))
 
     with pytest.raises(StorageRejected, match="check MINIO_LOGS_BUCKET"):
-        await store.ensure_bucket("No Bucket!")
+        await store.ensure_bucket("no..bucket")
 
     await store.close()
 
