@@ -1,0 +1,182 @@
+"""Reading the payloads of events: both forms, any case of the keys, nothing dropped, errors that name the field."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+from libs.core.errors import Permanent
+from libs.core.store.history import EntityEvent, EventKind, Stamp
+from libs.core.timestamps import WrittenTime, parse_rfc3339
+
+_TOP = ("id", "config", "custom")
+_CUSTOM = ("config", "createdAt", "updatedAt", "filePath", "gcsPath", "version")
+_ENVELOPE = ("type", "entity_id", "data", "timestamp")
+_ROUTING = "topicName"
+_TRACE_HEADERS = ("traceparent", "tracestate")
+_MAX_ID_CHARACTERS = 1024
+
+T = TypeVar("T")
+
+
+class PayloadRejected(Permanent):
+    """The event can never be applied. *field* is what is wrong with it, or None when it is all of it."""
+
+    def __init__(self, field: str | None, reason: str) -> None:
+        super().__init__(f"{field}: {reason}" if field else reason)
+        self.field = field
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a message stands in the stream; times in nanoseconds since 1970."""
+
+    published_at: int
+    stream_created_at: int
+    sequence: int
+
+
+def read_event(kind: EventKind, payload: bytes, headers: Mapping[str, str], place: Place) -> EntityEvent:
+    """The event in a message.
+
+    Raises:
+        PayloadRejected: the payload is not what the contract describes; the field is named.
+    """
+    fields = _unwrapped(_json_object(payload))
+    entity_id = _entity_id(fields)
+    if kind is EventKind.DELETED:
+        return EntityEvent(entity_id, kind, _stamp(place, None), trace=_trace(headers))
+    content = _content(fields)
+    return EntityEvent(entity_id, kind, _stamp(place, _made_at(kind, content["custom"])), content, _trace(headers))
+
+
+def _json_object(payload: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(payload.decode("utf-8"), parse_constant=_no_json_constant)
+    except UnicodeDecodeError as error:
+        raise PayloadRejected(None, f"the payload is not UTF-8: {error}") from None
+    except RecursionError:
+        raise PayloadRejected(None, "the payload is nested too deeply") from None
+    except ValueError as error:
+        raise PayloadRejected(None, f"the payload is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise PayloadRejected(None, f"the payload must be an object, not {_kind_of(value)}")
+    return value
+
+
+def _no_json_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON value")
+
+
+def _unwrapped(payload: dict[str, Any]) -> dict[str, Any]:
+    """The object with the entity, taken out of its envelope if it is in one."""
+    outer = _with_names(payload, (*_TOP, *_ENVELOPE))
+    if "data" not in outer or "id" in outer or "custom" in outer:
+        return _with_names(payload, _TOP)
+    data = outer["data"]
+    if not isinstance(data, dict):
+        raise PayloadRejected("data", f"must be an object, not {_kind_of(data)}")
+    fields = _with_names(data, (*_TOP, _ROUTING))
+    fields.pop(_ROUTING, None)  # where the producer sent it, and nothing about the entity
+    fields.setdefault("id", outer.get("entity_id"))
+    return fields
+
+
+def _with_names(fields: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """*fields* with those of *names* spelt so, whatever their case was. The exact spelling wins over others."""
+    spelling = {name.lower(): name for name in names}
+    renamed: dict[str, Any] = {}
+    for key, value in fields.items():
+        name = spelling.get(key.lower(), key)
+        if name == key or name not in fields:
+            renamed[name] = value
+    return renamed
+
+
+def _entity_id(fields: Mapping[str, Any]) -> str:
+    entity_id = _optional(fields, "id", str, "id")
+    if not entity_id:
+        raise PayloadRejected("id", "is missing or empty")
+    if len(entity_id) > _MAX_ID_CHARACTERS:
+        raise PayloadRejected("id", f"has {len(entity_id)} characters; at most {_MAX_ID_CHARACTERS} are allowed")
+    return entity_id
+
+
+def _content(fields: Mapping[str, Any]) -> dict[str, Any]:
+    content = {name: value for name, value in fields.items() if name != "id"}
+    content["config"] = _optional(fields, "config", dict, "config") or {}
+    custom = _optional(fields, "custom", dict, "custom")
+    if custom is None:
+        raise PayloadRejected("custom", "is missing")
+    content["custom"] = custom = _with_names(custom, _CUSTOM)
+    for name in ("createdAt", "updatedAt", "filePath", "gcsPath", "version"):
+        _optional(custom, name, str, f"custom.{name}")
+    _check_gcs_path(custom.get("gcsPath"))
+    _check_bot(_optional(custom, "config", dict, "custom.config") or {})
+    return content
+
+
+def _check_gcs_path(path: str | None) -> None:
+    if path:
+        bucket, slash, key = path.removeprefix("gs://").partition("/")
+        if not path.startswith("gs://") or not bucket or not slash or not key:
+            raise PayloadRejected("custom.gcsPath", f"must be gs://BUCKET/KEY, not {path!r}")
+
+
+def _check_bot(bot: Mapping[str, Any]) -> None:
+    for name in ("name", "runtime", "version"):
+        _optional(bot, name, str, f"custom.config.{name}")
+    entrypoints = _optional(bot, "entrypoints", dict, "custom.config.entrypoints") or {}
+    for name in entrypoints:
+        _optional(entrypoints, name, str, f"custom.config.entrypoints.{name}")
+
+
+def _optional(fields: Mapping[str, Any], name: str, kind: type[T], path: str) -> T | None:
+    """The value of a field that may be absent or null."""
+    value = fields.get(name)
+    if value is None or isinstance(value, kind):
+        return value
+    wanted = "a string" if kind is str else "an object"
+    raise PayloadRejected(path, f"must be {wanted}, not {_kind_of(value)}")
+
+
+def _made_at(kind: EventKind, custom: Mapping[str, Any]) -> WrittenTime | None:
+    updated_at = _time(custom, "updatedAt")
+    if updated_at is None and kind is EventKind.CREATED:
+        return _time(custom, "createdAt")
+    return updated_at
+
+
+def _time(custom: Mapping[str, Any], name: str) -> WrittenTime | None:
+    """The time in a field; None when it is absent, empty, or a producer's zero time (before 1970)."""
+    text = custom.get(name)
+    if not text:
+        return None
+    try:
+        moment = parse_rfc3339(text)
+    except ValueError as error:
+        raise PayloadRejected(f"custom.{name}", str(error)) from None
+    return moment if moment.nanoseconds > 0 else None
+
+
+def _stamp(place: Place, made_at: WrittenTime | None) -> Stamp:
+    return Stamp.of(
+        place.published_at,
+        made_at=made_at.nanoseconds if made_at else None,
+        precision=made_at.precision_nanoseconds if made_at else 1,
+        stream=place.stream_created_at,
+        sequence=place.sequence,
+    )
+
+
+def _trace(headers: Mapping[str, str]) -> dict[str, str]:
+    found = {name.lower(): value for name, value in headers.items() if name.lower() in _TRACE_HEADERS}
+    return found if "traceparent" in found else {}
+
+
+def _kind_of(value: object) -> str:
+    if value is None:
+        return "null"
+    kinds: dict[type, str] = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
+    return kinds.get(type(value), "an object")
