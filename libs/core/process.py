@@ -1,0 +1,118 @@
+"""What every process of ours has: settings, log, health, HTTP, MongoDB, and a life that ends in order."""
+
+import asyncio
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol, TypeVar
+
+from aiohttp import web
+
+from libs.core.errors import UserError
+from libs.core.health import Readiness
+from libs.core.http_app import HttpApp
+from libs.core.lifecycle import Lifecycle
+from libs.core.log import configure, get_logger
+from libs.core.metrics import measure_loop_lag
+from libs.core.service import ServiceDefinition
+from libs.core.settings import HttpSettings, IdentitySettings, LogSettings, MongoSettings
+from libs.core.settings_loader import SettingsError, load_all
+from libs.core.store.client import Database, Mongo
+
+log = get_logger(__name__)
+
+EXIT_USAGE = 2
+"""A setting, a flag or a file that a person must mend."""
+
+
+@dataclass(frozen=True)
+class ProcessSettings:
+    """What a process needs whatever it does; a role's own settings are a subclass with more groups."""
+
+    identity: IdentitySettings
+    log: LogSettings
+    http: HttpSettings
+    mongo: MongoSettings
+
+
+S = TypeVar("S", bound=ProcessSettings)
+
+
+@dataclass(frozen=True)
+class Process:
+    """What a role is given to build itself on."""
+
+    service: ServiceDefinition
+    lifecycle: Lifecycle
+    readiness: Readiness
+    http: HttpApp
+    mongo: Mongo
+
+    @property
+    def database(self) -> Database:
+        """The service's database."""
+        return self.mongo.database(self.service.database)
+
+
+class Role(Protocol[S]):
+    """What a process is for. Made anew for each process, before anything that it depends on can be reached."""
+
+    name: str
+    """``master`` or ``worker``."""
+
+    settings: type[S]
+    """What it reads."""
+
+    def routes(self) -> Iterable[web.AbstractRouteDef]:
+        """What it answers over HTTP besides health and metrics; asked before `build`, called perhaps before as well."""
+
+    async def build(self, process: Process, settings: S) -> None:
+        """Declare the role's parts and stop steps. It may wait for dependencies as long as they are away."""
+
+
+def run_process(service: ServiceDefinition, role: Role[S], flags: Mapping[str, object]) -> int:
+    """Run one process until it is told to stop, and return its exit code."""
+    try:
+        settings = load_all(role.settings, flags, service=service)
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_USAGE
+    configure(settings.log, service=service.name, role=role.name, worker=settings.identity.worker_id)
+    try:
+        return asyncio.run(_run(service, role, settings))
+    except UserError as error:
+        log.error("cannot start", reason=str(error))  # noqa: TRY400 - its message says it all
+        return EXIT_USAGE
+
+
+async def _run(service: ServiceDefinition, role: Role[S], settings: S) -> int:
+    readiness = Readiness()
+    http = HttpApp(settings.http, readiness)
+    http.add_routes(role.routes())
+    mongo = Mongo(settings.mongo.uri, timeout_seconds=settings.mongo.timeout_seconds)
+    lifecycle = Lifecycle()
+    process = Process(service, lifecycle, readiness, http, mongo)
+    readiness.expect("start", "the process is starting")
+    # Before all else, so that somebody can ask what it waits for.
+    await http.start()
+
+    async def start() -> None:
+        await mongo.wait_until_up(readiness)
+        await role.build(process, settings)
+        readiness.report("start", True)
+        await mongo.watch(readiness)
+
+    lifecycle.part("start", start)
+    lifecycle.part("event loop lag", measure_loop_lag)
+    lifecycle.on_close("http", http.close, limit_seconds=3)
+    lifecycle.on_close("mongodb", mongo.close, limit_seconds=3)
+    return await lifecycle.run()
+
+
+def runtime_version() -> str:
+    """The version of this build; ``dev`` when it runs from a checkout."""
+    try:
+        return version("the0-runtime")
+    except PackageNotFoundError:
+        return "dev"
