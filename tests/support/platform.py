@@ -1,0 +1,125 @@
+"""Stands for the platform's API: uploads code and publishes events as other software does, by the contract alone."""
+
+import io
+import json
+import zipfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import nats
+from minio import Minio
+from nats.aio.client import Client
+from nats.js.errors import NotFoundError
+
+from tools.stack.nats import NatsServer
+from tools.stack.s3 import S3Server
+
+STREAM = "THE0_EVENTS"
+SUBJECTS = [
+    *(
+        f"custom-bot.{what}"
+        for what in ("submitted", "approved", "declined", "awaiting-human-review", "analysis-failed")
+    ),
+    *(f"the0.bot.{what}" for what in ("created", "updated", "deleted")),
+    *(f"the0.bot-schedule.{what}" for what in ("created", "updated", "deleted")),
+    *(f"the0.backtest.{what}" for what in ("created", "completed")),
+]
+
+
+def zipped(files: Mapping[str, str | bytes]) -> bytes:
+    """A ZIP archive of *files* by their paths."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, content in files.items():
+            archive.writestr(path, content)
+    return buffer.getvalue()
+
+
+@dataclass
+class Platform:
+    """One client of the runtime's outside. Uploads block for a moment, which a test may."""
+
+    client: Client
+    storage: Minio
+    bucket: str = "bots"
+    created_at: dict[str, str] = field(default_factory=dict)
+
+    async def ensure_stream(self) -> None:
+        """Make the stream if it is not there."""
+        stream = self.client.jetstream()
+        try:
+            await stream.stream_info(STREAM)
+        except NotFoundError:
+            await stream.add_stream(name=STREAM, subjects=SUBJECTS, max_age=7 * 86_400)
+
+    def upload(self, key: str, archive: bytes) -> None:
+        """Put *archive* under *key* of the code bucket."""
+        if not self.storage.bucket_exists(self.bucket):
+            self.storage.make_bucket(self.bucket)
+        self.storage.put_object(self.bucket, key, io.BytesIO(archive), len(archive))
+
+    def payload(
+        self,
+        entity_id: str,
+        config: Mapping[str, Any],
+        *,
+        key: str,
+        runtime: str = "python3.11",
+        script: str = "main.py",
+        version: str = "1.0.0",
+    ) -> dict[str, Any]:
+        """What a `created` or `updated` event says."""
+        now = datetime.now(UTC).isoformat()
+        entrypoints = {"bot": script, "backtest": script}
+        return {
+            "id": entity_id,
+            "config": dict(config),
+            "custom": {
+                "config": {
+                    "name": entity_id[:50],
+                    "description": "made by a test",
+                    "runtime": runtime,
+                    "version": version,
+                    "author": "tests",
+                    "type": "trading",
+                    "entrypoints": entrypoints,
+                    "schema": {},
+                    "readme": "",
+                    "metadata": {},
+                },
+                "createdAt": self.created_at.setdefault(entity_id, now),
+                "updatedAt": now,
+                "filePath": key,
+                "version": version,
+            },
+        }
+
+    async def publish(self, subject: str, payload: Mapping[str, Any]) -> None:
+        """Publish to the stream and return when it is stored."""
+        await self.client.jetstream().publish(subject, json.dumps(payload).encode())
+
+    async def create_bot(self, bot_id: str, config: Mapping[str, Any], *, key: str, **description: Any) -> None:
+        """Announce a bot whose code was uploaded under *key*."""
+        await self.publish("the0.bot.created", self.payload(bot_id, config, key=key, **description))
+
+    async def update_bot(self, bot_id: str, config: Mapping[str, Any], *, key: str, **description: Any) -> None:
+        """Announce a change of a bot."""
+        await self.publish("the0.bot.updated", self.payload(bot_id, config, key=key, **description))
+
+    async def delete_bot(self, bot_id: str) -> None:
+        """Announce that a bot is gone."""
+        await self.publish("the0.bot.deleted", {"id": bot_id, "config": {}})
+
+
+@asynccontextmanager
+async def platform(nats_server: NatsServer, s3_server: S3Server, *, bucket: str = "bots") -> AsyncIterator[Platform]:
+    """A connected platform; the connection is closed afterwards."""
+    client = await nats.connect(nats_server.url, connect_timeout=5)
+    storage = Minio(s3_server.endpoint, access_key=s3_server.access_key, secret_key=s3_server.secret_key, secure=False)
+    try:
+        yield Platform(client, storage, bucket)
+    finally:
+        await client.close()
