@@ -8,8 +8,8 @@ from libs.docker_runner.errors import LimitsRejected
 from libs.docker_runner.executable import MIB, Limits
 
 # Below these the supervisor and the interpreter do not even start.
-_MIN_MEMORY_MB = 32
-_MIN_PIDS = 16
+_MIN_MEMORY_MB = 64
+_MIN_PIDS = 32
 _MIN_OPEN_FILES = 64
 
 

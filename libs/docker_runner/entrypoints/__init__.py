@@ -1,0 +1,1 @@
+"""Files that run inside containers, copied there as they are."""

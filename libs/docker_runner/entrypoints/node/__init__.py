@@ -1,0 +1,1 @@
+"""The supervisor and the bot process of Node bots."""

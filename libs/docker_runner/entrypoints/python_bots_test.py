@@ -1,0 +1,354 @@
+"""Python bots under their supervisor, as plain processes of this host."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.bot_process import BotProcess, Finished
+
+
+def run(directory: Path, source: str, **more: Any) -> Finished:
+    return BotProcess(directory, "python3.11", {"main.py": source}, "main.py", **more).run()
+
+
+def first_line(process: Any) -> bytes:
+    line: bytes = process.stdout.readline()
+    return line
+
+
+def test_what_main_returns_is_the_last_line_and_the_result(tmp_path: Path) -> None:
+    done = run(tmp_path, "def main(id, config):\n print('hi', id)\n return {'a': config['x'] + 1}", config={"x": 1})
+    assert (done.exit_code, done.lines) == (0, ["hi b1", '{"a": 2}'])
+    assert json.loads(done.payload) == {"a": 2}
+    assert done.outcome["kind"] == "result"
+
+
+def test_a_raised_error_gives_a_traceback_a_last_line_and_exit_code_one(tmp_path: Path) -> None:
+    done = run(tmp_path, "def main(id, config):\n    raise ValueError('no \"money\"')")
+    assert done.exit_code == 1
+    assert done.last == {"status": "error", "message": 'no "money"'}
+    assert b"main.py" in done.stderr
+    assert b"ValueError" in done.stderr
+    assert b"the0_bot_process" not in done.stderr
+
+
+def test_an_error_without_a_message_is_named_by_its_type(tmp_path: Path) -> None:
+    assert run(tmp_path, "def main(id, config):\n    raise KeyError").last["message"] == "KeyError"
+
+
+def test_a_main_that_returns_nothing_gives_null(tmp_path: Path) -> None:
+    done = run(tmp_path, "def main(id, config): pass")
+    assert (done.exit_code, done.lines) == (0, ["null"])
+
+
+def test_main_may_be_asynchronous(tmp_path: Path) -> None:
+    done = run(tmp_path, "import asyncio\nasync def main(id, config):\n await asyncio.sleep(0)\n return [id]")
+    assert (done.exit_code, done.last) == (0, ["b1"])
+
+
+def test_nan_and_infinity_become_null(tmp_path: Path) -> None:
+    done = run(tmp_path, "def main(id, config): return {'s': float('nan'), 'l': [float('-inf'), 1.5]}")
+    assert (done.exit_code, done.last) == (0, {"s": None, "l": [None, 1.5]})
+
+
+def test_dates_and_arrays_are_returned_as_json(tmp_path: Path) -> None:
+    source = (
+        "import datetime, array\ndef main(id, config): return [datetime.date(2024, 1, 2), array.array('i', [1, 2])]"
+    )
+    assert run(tmp_path, source).last == ["2024-01-02", [1, 2]]
+
+
+def test_a_result_that_is_not_json_is_an_error_that_says_so(tmp_path: Path) -> None:
+    done = run(tmp_path, "def main(id, config): return {'x': {1, 2}}")
+    assert done.exit_code == 1
+    assert "not JSON" in done.last["message"]
+    assert "set" in done.last["message"]
+
+
+def test_a_result_over_the_limit_is_an_error_that_says_so(tmp_path: Path) -> None:
+    done = run(tmp_path, "def main(id, config): return 'x' * 5000", result_bytes=1000)
+    assert done.exit_code == 1
+    assert "more than 1000 bytes" in done.last["message"]
+    assert done.outcome["kind"] == "error"
+
+
+def test_a_large_result_comes_out_whole(tmp_path: Path) -> None:
+    done = run(tmp_path, "def main(id, config): return 'x' * 900000")
+    assert len(done.last) == 900000
+
+
+@pytest.mark.parametrize(("code", "expected"), [("", 0), ("0", 0), ("3", 3), ("'no'", 1)])
+def test_the_code_of_sys_exit_counts(tmp_path: Path, code: str, expected: int) -> None:
+    done = run(tmp_path, f"import sys\ndef main(id, config): sys.exit({code})")
+    assert (done.exit_code, done.lines, done.payload) == (expected, [], b"")
+
+
+def test_ten_megabytes_of_output_come_out_whole(tmp_path: Path) -> None:
+    source = "def main(id, config):\n for i in range(10):\n  print('x' * (1 << 20))\n return 1"
+    done = run(tmp_path, source)
+    assert done.exit_code == 0
+    assert len(done.stdout) == 10 * ((1 << 20) + 1) + 2
+
+
+def test_the_result_has_a_line_of_its_own(tmp_path: Path) -> None:
+    done = run(tmp_path, "def main(id, config):\n print('no newline', end='')\n return 1")
+    assert done.lines == ["no newline", "1"]
+
+
+def test_binary_output_passes_unchanged(tmp_path: Path) -> None:
+    done = run(tmp_path, "import sys\ndef main(id, config):\n sys.stdout.buffer.write(bytes(range(256)))")
+    assert done.stdout.startswith(bytes(range(256)))
+
+
+def test_a_line_is_seen_when_it_is_printed(tmp_path: Path) -> None:
+    bot = BotProcess(
+        tmp_path, "python3.11", {"main.py": "import time\ndef main(i, c):\n print('now')\n time.sleep(60)"}, "main.py"
+    )
+    process = bot.start()
+    assert first_line(process) == b"now\n"
+    process.terminate()
+    assert bot.finish(process).exit_code == 143
+
+
+def test_any_config_arrives_as_it_was(tmp_path: Path) -> None:
+    config: dict[str, Any] = {
+        "quote's \"": "a\nb\t$HOME `id` \\ ${x} $(y)",
+        "ü😀": ["\u2028", None, 1.5, 10**30, {"deep": [[[]]]}],
+    }
+    source = "import os, json\ndef main(id, config):\n return [config, json.loads(os.environ['BOT_CONFIG'])]"
+    assert run(tmp_path, source, config=config).last == [config, config]
+
+
+def test_a_config_larger_than_an_environment_string_may_be_arrives(tmp_path: Path) -> None:
+    source = "import os\ndef main(id, config):\n return [len(config['x']), len(os.environ['BOT_CONFIG'])]"
+    assert run(tmp_path, source, config={"x": "y" * 1_000_000}).last == [1_000_000, 1_000_009]
+
+
+@pytest.mark.parametrize("identity", ["../x", "a/b", "sp ace 😀", "i" * 300, "$(id)'\"\n"])
+def test_any_id_arrives_as_it_was(tmp_path: Path, identity: str) -> None:
+    source = "import os\ndef main(id, config):\n return [id, os.environ['BOT_ID']]"
+    assert run(tmp_path, source, id=identity).last == [identity, identity]
+
+
+def test_the_environment_is_the_contract(tmp_path: Path) -> None:
+    source = "import os\ndef main(id, config): return dict(os.environ, cwd=os.getcwd())"
+    seen = run(tmp_path, source, entrypoint="backtest").last
+    code = str(tmp_path / "code")
+    assert seen["BACKTEST_ID"] == "b1"
+    assert seen["BACKTEST_CONFIG"] == "{}"
+    assert seen["ENTRYPOINT_TYPE"] == "backtest"
+    assert seen["SCRIPT_PATH"] == "main.py"
+    assert seen["CODE_MOUNT_DIR"] == code
+    assert seen["PYTHONDONTWRITEBYTECODE"] == "1"
+    assert seen["cwd"] == code
+    assert "BOT_ID" not in seen
+
+
+def test_vendor_comes_first_then_the_bots_folder_then_the_scripts(tmp_path: Path) -> None:
+    files = {
+        "vendor/dep.py": "x = 'vendor'",
+        "dep.py": "x = 'bot'",
+        "own.py": "x = 'own'",
+        "src/run.py": "import dep, own, near\ndef main(id, config): return [dep.x, own.x, near.x]",
+        "src/near.py": "x = 'near'",
+    }
+    assert BotProcess(tmp_path, "python3.11", files, "src/run.py").run().last == ["vendor", "own", "near"]
+
+
+def test_a_script_named_like_a_module_of_python_shadows_nothing(tmp_path: Path) -> None:
+    files = {"time.py": "import time\ndef main(id, config): return hasattr(time, 'monotonic')"}
+    assert BotProcess(tmp_path, "python3.11", files, "time.py").run().last is True
+
+
+def test_a_missing_entrypoint_file_is_a_clear_error(tmp_path: Path) -> None:
+    done = BotProcess(tmp_path, "python3.11", {"a.py": ""}, "nope.py").run()
+    assert done.exit_code == 1
+    assert "'nope.py' is not in the bot's archive" in done.last["message"]
+
+
+def test_a_script_without_main_is_a_clear_error(tmp_path: Path) -> None:
+    done = run(tmp_path, "x = 1")
+    assert done.exit_code == 1
+    assert "no function main(id, config)" in done.last["message"]
+
+
+def test_a_syntax_error_is_told_with_its_line(tmp_path: Path) -> None:
+    done = run(tmp_path, "def main(:\n")
+    assert done.exit_code == 1
+    assert b"main.py" in done.stderr
+    assert b"SyntaxError" in done.stderr
+
+
+STOPPABLE = """
+import time
+def main(id, config):
+    try:
+        print("up")
+        time.sleep(60)
+    finally:
+        print("cancelled my orders")
+"""
+STOPPABLE_ASYNC = (
+    STOPPABLE.replace("import time", "import asyncio")
+    .replace("def", "async def")
+    .replace("time.sleep", "await asyncio.sleep")
+)
+
+
+@pytest.mark.parametrize("source", [STOPPABLE, STOPPABLE_ASYNC], ids=["sync", "async"])
+def test_sigterm_reaches_the_bots_finally(tmp_path: Path, source: str) -> None:
+    bot = BotProcess(tmp_path, "python3.11", {"main.py": source}, "main.py")
+    process = bot.start()
+    first_line(process)
+    process.terminate()
+    done = bot.finish(process)
+    assert (done.exit_code, done.lines) == (143, ["cancelled my orders"])
+    assert done.outcome["reason"] == "terminated"
+
+
+def test_a_bot_that_catches_exceptions_in_a_loop_still_stops(tmp_path: Path) -> None:
+    source = (
+        "import time\ndef main(i, c):\n while 1:\n  try:\n   print('up')\n   time.sleep(60)\n  except Exception: pass"
+    )
+    bot = BotProcess(tmp_path, "python3.11", {"main.py": source}, "main.py")
+    process = bot.start()
+    first_line(process)
+    process.terminate()
+    assert bot.finish(process).exit_code == 143
+
+
+def test_a_main_that_returns_on_sigterm_has_its_result(tmp_path: Path) -> None:
+    source = "import time\ndef main(i, c):\n try:\n  print('up')\n  time.sleep(60)\n except SystemExit: return 'closed'"
+    bot = BotProcess(tmp_path, "python3.11", {"main.py": source}, "main.py")
+    process = bot.start()
+    first_line(process)
+    process.terminate()
+    done = bot.finish(process)
+    assert (done.exit_code, done.last) == (0, "closed")
+
+
+def test_a_bot_killed_by_a_signal_has_its_exit_code(tmp_path: Path) -> None:
+    done = run(tmp_path, "import os\ndef main(i, c): os.kill(os.getpid(), 9)")
+    assert (done.exit_code, done.lines) == (137, [])
+
+
+def test_processes_that_the_bot_leaves_end_with_it(tmp_path: Path) -> None:
+    source = "import subprocess\ndef main(i, c): return subprocess.Popen(['sleep', '60']).pid"
+    started = time.monotonic()
+    done = run(tmp_path, source)
+    assert time.monotonic() - started < 4
+    assert not os.path.exists(f"/proc/{done.last}") or "Z" in Path(f"/proc/{done.last}/stat").read_text()
+
+
+def test_a_thread_that_never_ends_does_not_keep_the_bot(tmp_path: Path) -> None:
+    source = (
+        "import threading, time\ndef main(i, c):\n threading.Thread(target=time.sleep, args=(60,)).start()\n return 1"
+    )
+    assert run(tmp_path, source).last == 1
+
+
+def test_what_is_registered_for_the_exit_runs(tmp_path: Path) -> None:
+    done = run(tmp_path, "import atexit\natexit.register(print, 'bye')\ndef main(i, c): return 1")
+    assert done.lines == ["bye", "1"]
+
+
+def test_a_bot_that_prints_too_fast_is_slowed_down_and_loses_nothing(tmp_path: Path) -> None:
+    source = "def main(i, c):\n for i in range(5): print('x' * 99999)"
+    started = time.monotonic()
+    done = run(tmp_path, source, output_bytes_per_second=400_000, output_burst_bytes=100_000)
+    assert len(done.stdout) == 500_000 + 5
+    assert time.monotonic() - started > 0.8
+
+
+def write_lease(
+    bot: BotProcess, deadline: float, ttl: float = 5.0, boot_id: str | None = None, counter: int = 0
+) -> None:
+    boot_id = boot_id or Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    temporary = bot.base / "keepalive" / ".lease"
+    temporary.write_text(f"{boot_id} {deadline} {ttl} {counter}\n")
+    temporary.rename(bot.base / "keepalive" / "lease")
+
+
+def uptime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+IGNORES = """
+import signal, time
+def main(id, config):
+    signal.signal(signal.SIGTERM, lambda *a: print("told"))
+    print("up")
+    while True:
+        time.sleep(1)
+"""
+
+
+def test_a_lease_that_runs_out_ends_even_a_bot_that_ignores_sigterm(tmp_path: Path) -> None:
+    bot = BotProcess(tmp_path, "python3.11", {"main.py": IGNORES}, "main.py", keepalive_ttl_seconds=5.0)
+    write_lease(bot, deadline := uptime() + 1.8)
+    done = bot.finish(bot.start())
+    assert (done.exit_code, done.outcome["reason"]) == (75, "lease-lost")
+    assert done.lines == ["up", "told"]
+    assert -0.05 < uptime() - deadline < 0.6
+
+
+def test_a_lease_that_is_renewed_keeps_the_bot(tmp_path: Path) -> None:
+    source = "import time\ndef main(i, c):\n print('up')\n time.sleep(2.5)\n return 'alive'"
+    bot = BotProcess(tmp_path, "python3.11", {"main.py": source}, "main.py", keepalive_ttl_seconds=5.0)
+    write_lease(bot, uptime() + 1.5)
+    process = bot.start()
+    first_line(process)
+    write_lease(bot, uptime() + 4.5, counter=1)
+    assert bot.finish(process).last == "alive"
+
+
+def test_a_container_that_starts_after_its_lease_never_starts_the_bot(tmp_path: Path) -> None:
+    bot = BotProcess(tmp_path, "python3.11", {"main.py": IGNORES}, "main.py", keepalive_ttl_seconds=5.0)
+    write_lease(bot, uptime() - 1)
+    done = bot.finish(bot.start())
+    assert (done.exit_code, done.lines) == (75, [])
+
+
+def test_under_another_kernel_a_file_that_does_not_change_ends_the_bot(tmp_path: Path) -> None:
+    bot = BotProcess(tmp_path, "python3.11", {"main.py": IGNORES}, "main.py", keepalive_ttl_seconds=2.0)
+    write_lease(bot, 1e9, ttl=2.0, boot_id="another-kernel")
+    started = time.monotonic()
+    assert bot.finish(bot.start()).exit_code == 75
+    assert 1.5 < time.monotonic() - started < 2.8
+
+
+def test_under_another_kernel_a_file_that_changes_keeps_the_bot(tmp_path: Path) -> None:
+    source = "import time\ndef main(i, c):\n print('up')\n time.sleep(2)\n return 'alive'"
+    bot = BotProcess(tmp_path, "python3.11", {"main.py": source}, "main.py", keepalive_ttl_seconds=1.5)
+    write_lease(bot, 1.0, ttl=1.5, boot_id="another-kernel")
+    process = bot.start()
+    first_line(process)
+    time.sleep(0.4)
+    write_lease(bot, 1.0, ttl=3.0, boot_id="another-kernel", counter=1)
+    assert bot.finish(process).last == "alive"
+
+
+def test_the_switch_fires_while_nobody_reads_the_output(tmp_path: Path) -> None:
+    source = "def main(i, c):\n while 1: print('x' * 1000)"
+    bot = BotProcess(tmp_path, "python3.11", {"main.py": source}, "main.py", keepalive_ttl_seconds=5.0)
+    write_lease(bot, uptime() + 1.5)
+    process = bot.start()
+    assert process.wait(timeout=10) == 75
+    process.communicate()
+
+
+def test_an_early_sigterm_is_not_lost(tmp_path: Path) -> None:
+    bot = BotProcess(tmp_path, "python3.11", {"main.py": "import time\ntime.sleep(60)\n"}, "main.py")
+    process = bot.start()
+    while (
+        not os.path.exists(f"/proc/{process.pid}/task/{process.pid}/children")
+        or not Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    ):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    assert bot.finish(process).exit_code == 143

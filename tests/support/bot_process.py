@@ -1,0 +1,106 @@
+"""For tests: the entrypoints as plain processes of this host, with the folders that a container would have."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from libs.docker_runner.entrypoints.python import supervisor
+
+HERE = Path(supervisor.__file__).parents[1]
+COMMANDS = {
+    "python3.11": [sys.executable, "-I", "-S", "-B", str(HERE / "python" / "supervisor.py")],
+    "nodejs20": ["node", str(HERE / "node" / "supervisor.js")],
+}
+
+
+@dataclass
+class Finished:
+    """How it ended."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+    outcome: dict[str, Any]
+    payload: bytes
+
+    @property
+    def lines(self) -> list[str]:
+        return self.stdout.decode().splitlines()
+
+    @property
+    def last(self) -> Any:
+        """The last line of stdout, which is JSON."""
+        return json.loads(self.lines[-1])
+
+
+@dataclass
+class BotProcess:
+    """One bot of *runtime* whose code is *files* (relative path to text)."""
+
+    directory: Path
+    runtime: str
+    files: dict[str, str]
+    script: str
+    id: str = "b1"
+    config: Any = field(default_factory=dict)
+    entrypoint: str = "bot"
+    keepalive_ttl_seconds: float | None = None
+    result_bytes: int = 1024 * 1024
+    output_bytes_per_second: int = 1 << 30
+    output_burst_bytes: int = 1 << 30
+
+    def __post_init__(self) -> None:
+        self.base = self.directory / "the0"
+        self.code = self.directory / "code"
+        for folder in (self.base / "spec", self.base / "keepalive", self.code):
+            folder.mkdir(parents=True)
+        for name, text in self.files.items():
+            path = self.code / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        spec = {
+            "id": self.id,
+            "entrypoint": self.entrypoint,
+            "script": self.script,
+            "mount": str(self.code),
+            "traceparent": None,
+            "contained": False,
+            "keepalive_ttl_seconds": self.keepalive_ttl_seconds,
+            "result_bytes": self.result_bytes,
+            "output_bytes_per_second": self.output_bytes_per_second,
+            "output_burst_bytes": self.output_burst_bytes,
+        }
+        (self.base / "spec" / "spec.json").write_text(json.dumps(spec))
+        (self.base / "spec" / "config.json").write_text(json.dumps(self.config))
+        (self.base / "outcome").touch()
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        """The supervisor's process."""
+        return subprocess.Popen(
+            [*COMMANDS[self.runtime], str(self.base)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={"PATH": os.environ["PATH"], "HOME": str(self.directory)},
+            cwd=self.code,
+        )
+
+    def finish(self, process: "subprocess.Popen[bytes]", timeout_seconds: float = 20.0) -> Finished:
+        """Wait for its end."""
+        try:
+            stdout, stderr = process.communicate(timeout=timeout_seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            raise
+        head, _, payload = (self.base / "outcome").read_bytes().partition(b"\n")
+        return Finished(process.returncode, stdout, stderr, json.loads(head or b"{}"), payload)
+
+    def run(self) -> Finished:
+        """Start it and wait for its end."""
+        return self.finish(self.start())
