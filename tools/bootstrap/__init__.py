@@ -1,0 +1,1 @@
+"""What `./runtime` needs before its environment exists: the standard library only."""
