@@ -1,0 +1,103 @@
+"""A bot's output of past days and of today so far, out of object storage."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from libs.core.object_store import BucketMissing, ObjectMissing, ObjectStore
+from libs.docker_runner.log_keys import day_of_key, log_folder
+
+_READ_BYTES = 1024 * 1024
+_TAIL_READ_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class LogPart:
+    """One object of a bot's log: all of a UTC *day*, or what a host added that no longer owned the bot."""
+
+    day: str
+    key: str
+    size: int
+
+
+class LogHistory:
+    """Reads the logs in *bucket*. Methods raise StorageUnavailable and StorageRejected."""
+
+    def __init__(self, store: ObjectStore, bucket: str) -> None:
+        self._store = store
+        self._bucket = bucket
+
+    async def parts(self, entity_id: str, first_day: str = "", last_day: str = "99999999") -> list[LogPart]:
+        """The bot's objects from *first_day* to *last_day*, both included, oldest first."""
+        found = []
+        try:
+            async for info in self._store.list(self._bucket, log_folder(entity_id)):
+                day = day_of_key(entity_id, info.key)
+                if day is not None and first_day <= day <= last_day:
+                    found.append(LogPart(day, info.key, info.size))
+        except BucketMissing:
+            return []
+        # The owner's object is the shorter key of a day, and comes first.
+        return sorted(found, key=lambda part: (part.day, len(part.key), part.key))
+
+    async def read(self, parts: Sequence[LogPart]) -> AsyncIterator[bytes]:
+        """The output in *parts*, up to the sizes they have there. One that has been removed is left out."""
+        for part in parts:
+            offset = 0
+            while offset < part.size:
+                content = await self._get(part, offset, min(_READ_BYTES, part.size - offset))
+                if not content:
+                    break
+                offset += len(content)
+                yield content
+
+    async def tail(self, parts: Sequence[LogPart], lines: int) -> bytes:
+        """The last *lines* lines in *parts*."""
+        pieces: list[bytes] = []
+        newlines = 0
+        for part in reversed(parts):
+            end = part.size
+            while end > 0 and newlines <= lines:
+                begin = max(0, end - _TAIL_READ_BYTES)
+                content = await self._get(part, begin, end - begin)
+                pieces.insert(0, content)
+                newlines += content.count(b"\n")
+                end = begin
+        return last_lines(b"".join(pieces), lines)
+
+    async def follow(self, entity_id: str, poll_seconds: float = 2.0) -> AsyncIterator[bytes]:
+        """What is added from now on, for ever, as the storage gets it: up to half a minute late.
+
+        For readers that cannot reach the worker; see :meth:`LogPipeline.output` for those that can.
+        """
+        seen = {part.key: part.size for part in await self.parts(entity_id)}
+        while True:
+            newest = max((day_of_key(entity_id, key) or "" for key in seen), default="")
+            for part in await self.parts(entity_id, first_day=newest):
+                offset = seen.get(part.key, 0)
+                while offset < part.size:
+                    content = await self._get(part, offset, min(_READ_BYTES, part.size - offset))
+                    if not content:
+                        break
+                    offset += len(content)
+                    yield content
+                seen[part.key] = max(offset, part.size)
+            await asyncio.sleep(poll_seconds)
+
+    async def _get(self, part: LogPart, offset: int, length: int) -> bytes:
+        try:
+            return await self._store.get(self._bucket, part.key, offset=offset, length=length)
+        except ObjectMissing:
+            return b""
+
+
+def last_lines(content: bytes, lines: int) -> bytes:
+    """The last *lines* lines of *content*; an unfinished one at the end counts as a line."""
+    if lines <= 0:
+        return b""
+    at = len(content) - 1 if content.endswith(b"\n") else len(content)
+    for _ in range(lines):
+        at = content.rfind(b"\n", 0, at)
+        if at < 0:
+            return content
+    return content[at + 1 :]
