@@ -105,7 +105,8 @@ def _json() -> list[Processor]:
             structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=50)
         ),
         _ordered,
-        structlog.processors.JSONRenderer(ensure_ascii=False),
+        # ASCII only: there are characters outside it that some readers take for the end of a line.
+        structlog.processors.JSONRenderer(),
     ]
 
 

@@ -6,21 +6,17 @@
 import os
 import re
 import socket
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from libs.core.settings_loader import Group, Named
+from libs.core.settings_loader import Group, Named, Seconds
 
 _ADDRESS = "host or host:port"
 _BUCKET = r"^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$"
 _BUCKET_ALLOWED = "a bucket name: 3 to 63 letters, digits, dots and dashes"
 _KUBERNETES_NAME = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
 _KUBERNETES_ALLOWED = "a Kubernetes name: lower-case letters, digits, dots and dashes"
-_TEMP_DIR = Path("/tmp/runtime")  # noqa: S108 - the contract's default
-
-Seconds = Annotated[float, Field(allow_inf_nan=False)]
 
 
 def _mongo_uri(uri: SecretStr) -> SecretStr:
@@ -34,12 +30,6 @@ def _nats_url(url: str | None) -> str | None:
         if not re.match(r"^((nats|tls|ws|wss)://)?[^\s/:@]+(:[^\s/@]*)?(@[^\s/:@]+(:\d+)?)?/?$", server.strip()):
             raise ValueError("one of its servers is no address")
     return url
-
-
-def _absolute(path: Path) -> Path:
-    if not path.is_absolute():
-        raise ValueError("it is relative")
-    return path
 
 
 class IdentitySettings(Group):
@@ -260,94 +250,6 @@ class LogSettings(Group):
         Named("LOG_LEVEL"),
         Field(description="the least severe lines that are written"),
     ] = "info"
-
-
-class ContainerSettings(Group):
-    """What containers get, and the most that a bot may ask for in config.resources."""
-
-    temp_dir: Annotated[
-        Path,
-        Named("TEMP_DIR", allowed="an absolute path"),
-        Field(description="folder for code, work files and log spools; the Docker engine must see it at the same path"),
-        AfterValidator(_absolute),
-    ] = _TEMP_DIR
-    memory_limit_mb: Annotated[
-        int,
-        Named("MEMORY_LIMIT_MB", aliases=("BOT_MEMORY_LIMIT_MB",), unit="MiB"),
-        Field(ge=16, le=1_048_576, description="memory of a container, which gets no swap"),
-    ] = 512
-    max_memory_limit_mb: Annotated[
-        int | None,
-        Named("MAX_MEMORY_LIMIT_MB", unit="MiB"),
-        Field(ge=16, le=1_048_576, description="most memory that a bot may ask for; unset: MEMORY_LIMIT_MB"),
-    ] = None
-    cpu_shares: Annotated[
-        int,
-        Named("CPU_SHARES", aliases=("BOT_CPU_SHARES",)),
-        Field(ge=2, le=262_144, description="weight of a container when processors are short"),
-    ] = 1024
-    cpus: Annotated[
-        float | None,
-        Named("BOT_CPUS", unit="processors"),
-        Field(ge=0.01, le=1024, allow_inf_nan=False, description="processors that a container may use at most"),
-    ] = None
-    max_cpus: Annotated[
-        float | None,
-        Named("MAX_BOT_CPUS", unit="processors"),
-        Field(
-            ge=0.01, le=1024, allow_inf_nan=False, description="most processors that a bot may ask for; unset: BOT_CPUS"
-        ),
-    ] = None
-    pids: Annotated[
-        int,
-        Named("BOT_PIDS"),
-        Field(ge=16, le=100_000, description="processes and threads of a container"),
-    ] = 256
-    tmp_mb: Annotated[
-        int,
-        Named("BOT_TMP_MB", unit="MiB"),
-        Field(ge=1, le=1_048_576, description="size of a container's /tmp, which counts as its memory"),
-    ] = 64
-    work_mb: Annotated[
-        int,
-        Named("BOT_WORK_MB", unit="MiB"),
-        Field(ge=1, le=1_048_576, description="size of a container's work folder"),
-    ] = 256
-    open_files: Annotated[
-        int,
-        Named("BOT_OPEN_FILES"),
-        Field(ge=64, le=1_048_576, description="files that a container's processes may each have open"),
-    ] = 4096
-    output_kb_per_second: Annotated[
-        int,
-        Named("BOT_OUTPUT_KB_PER_SECOND", unit="KiB"),
-        Field(ge=1, le=1_048_576, description="output that is kept of a container each second"),
-    ] = 10_240
-    network: Annotated[
-        Literal["bridge", "none", "host"],
-        Named("BOT_NETWORK"),
-        Field(description="network of a container: bridge, one of its own without access to other bots; none; or host"),
-    ] = "bridge"
-    runtime: Annotated[
-        str | None,
-        Named("CONTAINER_RUNTIME", allowed="the name of a runtime of the Docker engine (runsc for gVisor)"),
-        Field(pattern=r"^[A-Za-z0-9._-]+$", description="runtime of the Docker engine that starts containers"),
-    ] = None
-    code_cache_mb: Annotated[
-        int,
-        Named("CODE_CACHE_MB", unit="MiB"),
-        Field(ge=16, le=10_485_760, description="size of the cache of unpacked code under TEMP_DIR"),
-    ] = 2048
-    stop_grace_seconds: Annotated[
-        Seconds,
-        Named("BOT_STOP_SECONDS", unit="seconds"),
-        Field(ge=0, le=600, description="how long a bot may take to end after SIGTERM before it is killed"),
-    ] = 30.0
-    parallel_starts: Annotated[
-        int,
-        Named("PARALLEL_STARTS"),
-        Field(ge=1, le=256, description="containers that one worker starts at the same time"),
-    ] = 8
 
 
 class PartitionSettings(Group):

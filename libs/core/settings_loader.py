@@ -10,16 +10,19 @@ import os
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import annotated_types
-from pydantic import SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from libs.core.errors import UserError
 from libs.core.service import ServiceDefinition
+
+Seconds = Annotated[float, Field(allow_inf_nan=False)]
+"""A time; what is set is a plain number of seconds."""
 
 
 @dataclass(frozen=True)
@@ -276,10 +279,11 @@ def _choices(field: FieldInfo) -> tuple[str, ...]:
 
 
 def _plain_type(field: FieldInfo) -> object:
-    """The field's type, without the None of an optional one."""
-    if get_origin(field.annotation) in (Union, types.UnionType):
-        return next(part for part in get_args(field.annotation) if part is not type(None))
-    return field.annotation
+    """The field's type, without the None of an optional one and without annotations."""
+    kind: Any = field.annotation
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = next(part for part in get_args(kind) if part is not type(None))
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _is_secret(field: FieldInfo) -> bool:

@@ -1,0 +1,169 @@
+"""What an operator can set about containers: what they get, the most that a bot may ask for, and their images."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+
+from libs.core.settings_loader import Group, Named, Seconds
+
+_TEMP_DIR = Path("/tmp/runtime")  # noqa: S108 - other programs rely on this default
+_IMAGE = r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$"
+_IMAGE_ALLOWED = "the name of an image, with @sha256:… to pin it"
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("it is relative")
+    return path
+
+
+class ContainerSettings(Group):
+    """What each container gets unless its bot asks for something else in ``config.resources``."""
+
+    temp_dir: Annotated[
+        Path,
+        Named("TEMP_DIR", allowed="an absolute path"),
+        Field(description="folder for code, work files and log spools; the Docker engine must see it at the same path"),
+        AfterValidator(_absolute),
+    ] = _TEMP_DIR
+    memory_limit_mb: Annotated[
+        int,
+        Named("MEMORY_LIMIT_MB", aliases=("BOT_MEMORY_LIMIT_MB",), unit="MiB"),
+        Field(ge=32, le=1_048_576, description="memory of a container, which gets no swap"),
+    ] = 512
+    cpu_shares: Annotated[
+        int,
+        Named("CPU_SHARES", aliases=("BOT_CPU_SHARES",)),
+        Field(ge=2, le=262_144, description="weight of a container when processors are short"),
+    ] = 1024
+    cpus: Annotated[
+        Number | None,
+        Named("BOT_CPUS", unit="processors"),
+        Field(ge=0.01, le=1024, description="processors that a container may keep busy at most; unset: all"),
+    ] = None
+    pids: Annotated[
+        int,
+        Named("BOT_PIDS"),
+        Field(ge=16, le=100_000, description="processes and threads of a container"),
+    ] = 256
+    tmp_mb: Annotated[
+        int,
+        Named("BOT_TMP_MB", unit="MiB"),
+        Field(ge=1, le=1_048_576, description="size of a container's /tmp, which counts as its memory"),
+    ] = 64
+    open_files: Annotated[
+        int,
+        Named("BOT_OPEN_FILES"),
+        Field(ge=64, le=1_048_576, description="files that each process of a container may have open"),
+    ] = 4096
+    result_mb: Annotated[
+        int,
+        Named("BOT_RESULT_MB", unit="MiB"),
+        Field(ge=1, le=1024, description="size of the JSON that main may return"),
+    ] = 16
+    output_kb_per_second: Annotated[
+        int,
+        Named("BOT_OUTPUT_KB_PER_SECOND", unit="KiB"),
+        Field(ge=1, le=1_048_576, description="output a second above which a bot is slowed down"),
+    ] = 1024
+    network: Annotated[
+        Literal["bridge", "none", "host"],
+        Named("BOT_NETWORK"),
+        Field(
+            description="network of a container: bridge, a network of our own without access to other bots; none; host"
+        ),
+    ] = "bridge"
+    runtime: Annotated[
+        str | None,
+        Named("CONTAINER_RUNTIME", allowed="the name of a runtime of the Docker engine (runsc for gVisor)"),
+        Field(pattern=r"^[A-Za-z0-9._-]+$", description="runtime of the Docker engine that starts containers"),
+    ] = None
+    code_cache_mb: Annotated[
+        int,
+        Named("CODE_CACHE_MB", unit="MiB"),
+        Field(ge=16, le=10_485_760, description="size of the cache of unpacked code below TEMP_DIR"),
+    ] = 2048
+    stop_grace_seconds: Annotated[
+        Seconds,
+        Named("BOT_STOP_SECONDS", unit="seconds"),
+        Field(ge=0, le=600, description="how long a bot may take to end after SIGTERM before it is killed"),
+    ] = 30.0
+    parallel_starts: Annotated[
+        int,
+        Named("PARALLEL_STARTS"),
+        Field(ge=1, le=256, description="containers that one worker starts at the same time"),
+    ] = 8
+
+
+class MaximaSettings(Group):
+    """The most that a bot may ask for in ``config.resources``; the defaults may lie above."""
+
+    memory_mb: Annotated[
+        int,
+        Named("MAX_MEMORY_MB", unit="MiB"),
+        Field(ge=32, le=1_048_576, description="most memory that a bot may ask for"),
+    ] = 2048
+    cpu_shares: Annotated[
+        int,
+        Named("MAX_CPU_SHARES"),
+        Field(ge=2, le=262_144, description="highest weight that a bot may ask for"),
+    ] = 4096
+    cpus: Annotated[
+        Number,
+        Named("MAX_CPUS", unit="processors"),
+        Field(ge=0.01, le=1024, description="most processors that a bot may ask for"),
+    ] = 4.0
+    pids: Annotated[
+        int,
+        Named("MAX_PIDS"),
+        Field(ge=16, le=100_000, description="most processes and threads that a bot may ask for"),
+    ] = 1024
+    tmp_mb: Annotated[
+        int,
+        Named("MAX_TMP_MB", unit="MiB"),
+        Field(ge=1, le=1_048_576, description="largest /tmp that a bot may ask for"),
+    ] = 512
+    open_files: Annotated[
+        int,
+        Named("MAX_OPEN_FILES"),
+        Field(ge=64, le=1_048_576, description="most open files that a bot may ask for"),
+    ] = 65_536
+
+
+class ImageSettings(Group):
+    """Which images bots run in, and who pulls them."""
+
+    python: Annotated[
+        str,
+        Named("PYTHON311_IMAGE", allowed=_IMAGE_ALLOWED),
+        Field(pattern=_IMAGE, description="image of the runtime python3.11"),
+    ] = "python:3.11-slim"
+    node: Annotated[
+        str,
+        Named("NODEJS20_IMAGE", allowed=_IMAGE_ALLOWED),
+        Field(pattern=_IMAGE, description="image of the runtime nodejs20"),
+    ] = "node:20-alpine"
+    registry_server: Annotated[
+        str | None,
+        Named("REGISTRY_SERVER", allowed="the host of an image registry"),
+        Field(pattern=r"^[^\s/]+$", description="registry that the user name below is for; unset: Docker Hub"),
+    ] = None
+    registry_username: Annotated[
+        str | None,
+        Named("REGISTRY_USERNAME"),
+        Field(description="user that images are pulled as; unset: nobody"),
+    ] = None
+    registry_password: Annotated[
+        SecretStr | None,
+        Named("REGISTRY_PASSWORD"),
+        Field(description="password or token of that user"),
+    ] = None
+
+    @model_validator(mode="after")
+    def _name_and_password_come_together(self) -> Self:
+        if (self.registry_username is None) != (self.registry_password is None):
+            raise ValueError("REGISTRY_USERNAME and REGISTRY_PASSWORD: one is set and one is not; set both or neither")
+        return self
