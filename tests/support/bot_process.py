@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,3 +105,17 @@ class BotProcess:
     def run(self) -> Finished:
         """Start it and wait for its end."""
         return self.finish(self.start())
+
+
+def write_lease(
+    bot: BotProcess, deadline: float, ttl: float = 5.0, boot_id: str | None = None, counter: int = 0
+) -> None:
+    boot_id = boot_id or Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    temporary = bot.base / "keepalive" / ".lease"
+    temporary.write_text(f"{boot_id} {deadline} {ttl} {counter}\n")
+    temporary.rename(bot.base / "keepalive" / "lease")
+
+
+def uptime() -> float:
+    """Seconds since boot, as /proc/uptime counts."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.bot_process import BotProcess, Finished
+from tests.support.bot_process import BotProcess, Finished, uptime, write_lease
 
 
 def run(directory: Path, source: str, **more: Any) -> Finished:
@@ -263,19 +263,6 @@ def test_a_bot_that_prints_too_fast_is_slowed_down_and_loses_nothing(tmp_path: P
     done = run(tmp_path, source, output_bytes_per_second=400_000, output_burst_bytes=100_000)
     assert len(done.stdout) == 500_000 + 5
     assert time.monotonic() - started > 0.8
-
-
-def write_lease(
-    bot: BotProcess, deadline: float, ttl: float = 5.0, boot_id: str | None = None, counter: int = 0
-) -> None:
-    boot_id = boot_id or Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    temporary = bot.base / "keepalive" / ".lease"
-    temporary.write_text(f"{boot_id} {deadline} {ttl} {counter}\n")
-    temporary.rename(bot.base / "keepalive" / "lease")
-
-
-def uptime() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 IGNORES = """

@@ -1,0 +1,260 @@
+// Runs inside the container, as the init's only child: keeps the bot's process, its output and its lease.
+//
+// Exit code: the bot's own, 128+n when signal n ended it, 75 when its lease ran out. What the files in `base` mean is
+// told in ../python/supervisor.py, which does the same for Python.
+"use strict";
+
+const { spawn } = require("child_process");
+const fs = require("fs");
+const path = require("path");
+
+const LEASE_LOST = 75;
+const TERM_BEFORE_DEADLINE_SECONDS = 0.75;
+const MAX_GRACE_SECONDS = 30;
+const POLL_MILLISECONDS = 200;
+const DRAIN_MILLISECONDS = 5000;
+const SIGNALS = require("os").constants.signals;
+
+// Seconds since boot, time asleep included: the clock that the worker's deadlines are in.
+function uptime() {
+  return parseFloat(fs.readFileSync("/proc/uptime", "utf8"));
+}
+
+// The dead-man's switch. Under the same kernel the deadline in the file counts; otherwise a change of the file does,
+// for `ttl` seconds from when we saw it.
+class Lease {
+  constructor(file, ttl) {
+    this.file = file;
+    this.seen = "";
+    this.deadline = uptime() + ttl;
+    try {
+      this.bootId = fs.readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
+    } catch {
+      this.bootId = "";
+    }
+    let content, age;
+    try {
+      content = fs.readFileSync(file, "utf8");
+      age = Math.max(0, (Date.now() - fs.statSync(file).mtimeMs) / 1000);
+    } catch {
+      return;
+    }
+    // A start that the engine held back must not revive a lease that ran out meanwhile.
+    this.deadline -= Math.min(ttl, age);
+    this.take(content);
+  }
+
+  look() {
+    let content;
+    try {
+      content = fs.readFileSync(this.file, "utf8");
+    } catch {
+      return;
+    }
+    if (content !== this.seen) this.take(content);
+  }
+
+  take(content) {
+    const words = content.trim().split(/\s+/);
+    const deadline = Number(words[1]);
+    const ttl = Number(words[2]);
+    if (words.length !== 4 || Number.isNaN(deadline) || Number.isNaN(ttl)) return;
+    const now = uptime();
+    if (words[0] === this.bootId) {
+      // The first reading replaces the guess from the file's age; later ones never shorten what was proven.
+      this.deadline = Math.max(this.seen ? this.deadline : 0, Math.min(deadline, now + ttl));
+    } else if (this.seen) {
+      this.deadline = now + ttl;
+    }
+    this.seen = content;
+  }
+}
+
+class Supervisor {
+  constructor(base, spec, lease) {
+    this.base = base;
+    this.spec = spec;
+    this.lease = lease;
+    this.reason = "exit";
+    this.killAt = null;
+    this.ended = null;
+    this.result = [];
+    this.resultBytes = 0;
+    this.lastByte = 10;
+    this.burst = Math.max(65536, spec.output_burst_bytes);
+    this.tokens = this.burst;
+    this.refilled = performance.now();
+  }
+
+  start() {
+    const bot = path.join(__dirname, "the0_bot_process.js");
+    this.child = spawn(process.execPath, [bot, this.base], {
+      stdio: ["ignore", "pipe", "pipe", "pipe"],
+      detached: true,
+    });
+    for (const name of ["SIGTERM", "SIGINT", "SIGHUP"]) {
+      process.on(name, () => {
+        if (this.reason === "exit") this.reason = "terminated";
+        this.send(name);
+      });
+    }
+    this.pump(this.child.stdout, process.stdout, (chunk) => (this.lastByte = chunk[chunk.length - 1]));
+    this.pump(this.child.stderr, process.stderr, () => {});
+    this.child.stdio[3].on("data", (chunk) => {
+      if (this.resultBytes <= this.spec.result_bytes + 1) this.result.push(chunk);
+      this.resultBytes += chunk.length;
+    });
+    this.child.on("error", (error) => {
+      process.stderr.write(`the bot's process cannot be started: ${error.message}\n`);
+      this.finish(1, null);
+    });
+    this.child.on("exit", (code, signal) => this.exited(code, signal));
+    if (this.lease) this.watching = setInterval(() => this.watch(), POLL_MILLISECONDS);
+  }
+
+  // --- while it runs
+
+  // Faster than the allowed rate, the bot waits; so it does while the engine does not read.
+  pump(source, target, seen) {
+    target.on("error", () => {});
+    source.on("data", (chunk) => {
+      seen(chunk);
+      const taken = target.write(chunk);
+      this.spend(chunk.length);
+      if (this.ended) return;
+      if (!taken) {
+        source.pause();
+        target.once("drain", () => source.resume());
+      } else if (this.tokens < 0) {
+        source.pause();
+        setTimeout(() => source.resume(), Math.max(10, (-this.tokens / this.spec.output_bytes_per_second) * 1000));
+      }
+    });
+  }
+
+  spend(bytes) {
+    const now = performance.now();
+    const refill = ((now - this.refilled) / 1000) * this.spec.output_bytes_per_second;
+    this.tokens = Math.min(this.burst, this.tokens + refill) - bytes;
+    this.refilled = now;
+  }
+
+  watch() {
+    this.lease.look();
+    const now = uptime();
+    if (this.killAt === null && now >= this.lease.deadline - TERM_BEFORE_DEADLINE_SECONDS) {
+      this.reason = "lease-lost";
+      this.killAt = now + MAX_GRACE_SECONDS;
+      this.send("SIGTERM");
+    }
+    if (this.killAt !== null && now >= Math.min(this.lease.deadline, this.killAt)) this.send("SIGKILL");
+  }
+
+  send(name) {
+    if (!this.ended) this.child.kill(name);
+  }
+
+  // --- afterwards
+
+  exited(code, signal) {
+    this.ended = true;
+    clearInterval(this.watching);
+    try {
+      // Whatever the bot left running ends with it.
+      process.kill(this.spec.contained && process.ppid === 1 ? -1 : -this.child.pid, "SIGKILL");
+    } catch {
+      // Nothing was left.
+    }
+    for (const source of [this.child.stdout, this.child.stderr]) source.resume();
+    const patience = this.reason === "lease-lost" ? 1000 : DRAIN_MILLISECONDS;
+    const finish = () => this.finish(code === null ? 128 + SIGNALS[signal] : code, patience);
+    const impatient = setTimeout(finish, patience);
+    this.child.once("close", () => {
+      clearTimeout(impatient);
+      finish();
+    });
+  }
+
+  finish(code, patience) {
+    if (this.finished) return;
+    this.finished = true;
+    const all = Buffer.concat(this.result);
+    let kind = String.fromCharCode(all[0] || 0);
+    let payload = all.subarray(1);
+    const limit = this.spec.result_bytes;
+    if (kind === "R" && code === 0 && this.resultBytes - 1 > limit) {
+      kind = "E";
+      code = 1;
+      const message = `main returned more than ${limit} bytes of JSON`;
+      payload = Buffer.from(JSON.stringify({ status: "error", message }));
+    }
+    if ((kind === "R" && code !== 0) || (kind === "E" && code === 0) || this.reason === "lease-lost") kind = "";
+    const told = kind === "R" || kind === "E";
+    if (this.reason === "lease-lost") code = LEASE_LOST;
+    this.record({ R: "result", E: "error" }[kind] || "none", told ? payload : Buffer.alloc(0));
+    if (told) {
+      if (this.lastByte !== 10) process.stdout.write("\n");
+      process.stdout.write(payload);
+      process.stdout.write("\n");
+    }
+    const exit = () => process.exit(code);
+    setTimeout(exit, patience || 0);
+    process.stderr.write("", () => process.stdout.write("", exit));
+  }
+
+  record(kind, payload) {
+    const file = path.join(this.base, "outcome");
+    if (!fs.existsSync(file)) return;
+    const head = JSON.stringify({ reason: this.reason, kind, ...measured() });
+    try {
+      const descriptor = fs.openSync(file, "r+");
+      fs.writeFileSync(descriptor, Buffer.concat([Buffer.from(head + "\n"), payload]));
+      fs.closeSync(descriptor);
+    } catch (error) {
+      process.stderr.write(`the outcome cannot be written: ${error.message}\n`);
+    }
+  }
+}
+
+// What the kernel counted for the whole container; null where it does not say.
+function measured() {
+  const nanoseconds = numberIn("/sys/fs/cgroup/cpuacct/cpuacct.usage");
+  const microseconds = numberIn("/sys/fs/cgroup/cpu.stat", "usage_usec");
+  const cpu = nanoseconds === null ? microseconds && microseconds / 1e6 : nanoseconds / 1e9;
+  return {
+    cpu_seconds: cpu,
+    peak_memory_bytes:
+      numberIn("/sys/fs/cgroup/memory/memory.max_usage_in_bytes") ?? numberIn("/sys/fs/cgroup/memory.peak"),
+    oom_kills:
+      numberIn("/sys/fs/cgroup/memory/memory.oom_control", "oom_kill") ??
+      numberIn("/sys/fs/cgroup/memory.events", "oom_kill"),
+  };
+}
+
+function numberIn(file, key) {
+  try {
+    const lines = fs.readFileSync(file, "utf8").split("\n");
+    const line = key ? lines.find((text) => text.split(" ")[0] === key) : lines[0];
+    const value = parseInt(line.trim().split(/\s+/).pop(), 10);
+    return Number.isNaN(value) ? null : value;
+  } catch {
+    return null;
+  }
+}
+
+function main() {
+  const base = process.argv[2] || "/run/the0";
+  const spec = JSON.parse(fs.readFileSync(path.join(base, "spec", "spec.json"), "utf8"));
+  let lease = null;
+  if (spec.keepalive_ttl_seconds !== null) {
+    lease = new Lease(path.join(base, "keepalive", "lease"), spec.keepalive_ttl_seconds);
+    if (uptime() >= lease.deadline - TERM_BEFORE_DEADLINE_SECONDS) {
+      process.stderr.write("the worker's lease ran out before this container started; not starting\n");
+      process.exitCode = LEASE_LOST;
+      return;
+    }
+  }
+  new Supervisor(base, spec, lease).start();
+}
+
+main();
