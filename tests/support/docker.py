@@ -15,8 +15,8 @@ from tools.images.ensure import ensure_images
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def docker_engine() -> Engine:
     """The Docker engine of this machine with the images of both runtimes; `.url`."""
-    engine = await asyncio.to_thread(ensure_engine)
-    await asyncio.to_thread(ensure_images, engine)
+    engine = await ensure_engine()
+    await ensure_images(engine)
     return engine
 
 

@@ -1,17 +1,17 @@
 """Makes sure that a Docker engine answers: uses the one there is, else installs and starts one if this user may."""
 
-import contextlib
-import fcntl
+import asyncio
 import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.engine.command import CommandFailedError, run_command
 from tools.engine.errors import EngineFailedError, EngineMissingError
+from tools.engine.locks import file_lock
 from tools.engine.probe import DEFAULT_SOCKET, engine_url, why_not
 
 Report = Callable[[str], None]
@@ -36,7 +36,7 @@ def to_stderr(text: str) -> None:
     sys.stderr.flush()
 
 
-def ensure_engine(report: Report = to_stderr) -> Engine:
+async def ensure_engine(report: Report = to_stderr) -> Engine:
     """A Docker engine that answers. Safe to call from many processes at once: one of them starts it.
 
     An engine that is started here is the machine's and stays when this process ends.
@@ -46,17 +46,17 @@ def ensure_engine(report: Report = to_stderr) -> Engine:
         EngineFailedError: installing or starting it failed; the message has the end of its output.
     """
     url = engine_url()
-    reason = why_not(url)
+    reason = await _why_not(url)
     if reason is None:
         return Engine(url)
     advice = why_none_can_be_started(url, reason)
     if advice is not None:
         raise EngineMissingError(advice)
-    with _locked():
-        if why_not(url) is not None:  # nobody started it while we waited for the lock
+    async with file_lock(_LOCK):
+        if await _why_not(url) is not None:  # nobody started it while we waited for the lock
             if shutil.which("dockerd") is None:
-                _install(report)
-            _start(url, report)
+                await _install(report)
+            await _start(url, report)
     return Engine(url)
 
 
@@ -79,71 +79,74 @@ def why_none_can_be_started(url: str, reason: str) -> str | None:
     return None
 
 
-def apt_install(packages: list[str], report: Report) -> None:
+async def apt_install(packages: list[str], report: Report) -> None:
     """Install Debian packages without the recommended ones.
 
     Raises:
-        EngineFailedError: apt-get failed; the message has the end of its output.
+        CommandFailedError: apt-get failed; the message has the end of its output.
     """
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     report(f"installing {', '.join(packages)} with apt-get (once)")
     for arguments in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", *packages]):
-        command = ["apt-get", *arguments]
-        try:
-            done = subprocess.run(  # noqa: S603
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                timeout=_INSTALL_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise EngineFailedError(f"`{' '.join(command)}` did not end within {_INSTALL_SECONDS} s") from error
-        if done.returncode != 0:
-            lines = "\n".join(f"    {line}" for line in done.stdout.splitlines()[-15:])
-            raise EngineFailedError(f"`{' '.join(command)}` failed:\n{lines}")
+        environment = {"DEBIAN_FRONTEND": "noninteractive"}
+        await run_command(["apt-get", *arguments], within_seconds=_INSTALL_SECONDS, environment=environment)
 
 
-def _install(report: Report) -> None:
+async def _install(report: Report) -> None:
     packages = ["docker.io", "iptables"]
-    apt_install(packages, report)
+    try:
+        await apt_install(packages, report)
+    except CommandFailedError as error:
+        raise EngineFailedError(f"the Docker engine could not be installed: {error}") from error
     if shutil.which("dockerd") is None:
-        raise EngineFailedError(f"the packages {packages} are installed, but there is no `dockerd`")
+        raise EngineFailedError(f"the packages {', '.join(packages)} are installed, but there is no `dockerd`")
 
 
-def _start(url: str, report: Report) -> None:
+async def _start(url: str, report: Report) -> None:
     report("starting the Docker engine")
-    if Path("/run/systemd/system").is_dir():
-        subprocess.run(["systemctl", "start", "docker"], check=False, stdin=subprocess.DEVNULL)  # noqa: S607
-        _wait(url, None)
+    if _has_systemd():
+        try:
+            await run_command(["systemctl", "start", "docker"], within_seconds=_START_SECONDS)
+        except CommandFailedError as error:
+            raise EngineFailedError(f"the Docker engine could not be started: {error}") from error
+        await _wait(url, None)
         return
+    daemon = _launch_daemon()
+    await _wait(url, daemon)
+    daemon.returncode = 0  # it is meant to outlive this process; Popen would warn
+
+
+def _has_systemd() -> bool:
+    return Path("/run/systemd/system").is_dir()
+
+
+def _launch_daemon() -> "subprocess.Popen[bytes]":
     with _LOG.open("ab") as log:
         # A session of its own: Ctrl-C in this terminal must not end the machine's engine.
-        daemon = subprocess.Popen(
+        return subprocess.Popen(
             ["dockerd"],  # noqa: S607
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
-    _wait(url, daemon)
-    daemon.returncode = 0  # it is meant to outlive this process; Popen would warn
 
 
-def _wait(url: str, daemon: "subprocess.Popen[bytes] | None") -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    reason = why_not(url)
-    while reason is not None:
-        ended = daemon is not None and daemon.poll() is not None
-        if ended or time.monotonic() > deadline:
-            what = "ended at once" if ended else f"did not answer within {_START_SECONDS} s ({reason})"
-            raise EngineFailedError(f"the Docker engine {what}. {_end_of_log()}")
-        time.sleep(_POLL_SECONDS)
-        reason = why_not(url)
+async def _wait(url: str, daemon: "subprocess.Popen[bytes] | None") -> None:
+    reason: str | None = ""
+    try:
+        async with asyncio.timeout(_START_SECONDS):
+            while (reason := await _why_not(url)) is not None:
+                if daemon is not None and daemon.poll() is not None:
+                    raise EngineFailedError(f"the Docker engine ended at once. {_end_of_log()}")
+                await asyncio.sleep(_POLL_SECONDS)
+    except TimeoutError:
+        raise EngineFailedError(
+            f"the Docker engine did not answer within {_START_SECONDS} s ({reason}). {_end_of_log()}"
+        ) from None
+
+
+async def _why_not(url: str) -> str | None:
+    return await asyncio.to_thread(why_not, url)
 
 
 def _end_of_log() -> str:
@@ -151,11 +154,3 @@ def _end_of_log() -> str:
         return "See `journalctl -u docker`."
     lines = _LOG.read_text(errors="replace").splitlines()[-15:]
     return f"Last lines of {_LOG}:\n" + "\n".join(f"    {line}" for line in lines)
-
-
-@contextlib.contextmanager
-def _locked() -> Iterator[None]:
-    _LOCK.parent.mkdir(parents=True, exist_ok=True)
-    with _LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -1,17 +1,17 @@
 """Makes sure that the images of both runtimes are on the engine: pulls them, else builds stand-ins."""
 
-import contextlib
-import fcntl
+import asyncio
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import docker
 from docker.errors import DockerException, ImageNotFound
 
+from tools.engine.command import CommandFailedError
 from tools.engine.ensure import Engine, Report, to_stderr
-from tools.engine.errors import EngineFailedError
+from tools.engine.locks import file_lock
 from tools.images import stand_ins
 from tools.images.errors import ImageFailedError
 
@@ -24,7 +24,7 @@ _SILENCE_SECONDS = 30
 _BUILD_SECONDS = 600
 
 
-def ensure_images(engine: Engine, report: Report = to_stderr) -> Mapping[str, str]:
+async def ensure_images(engine: Engine, report: Report = to_stderr) -> Mapping[str, str]:
     """Tag to where it came from: `present`, `pulled` or `stand-in`. Safe to call from many processes at once.
 
     Raises:
@@ -32,36 +32,40 @@ def ensure_images(engine: Engine, report: Report = to_stderr) -> Mapping[str, st
     """
     client = docker.APIClient(base_url=engine.url, timeout=_SILENCE_SECONDS)
     try:
-        if _present(client, PYTHON) and _present(client, NODE):
+        if await _present(client, PYTHON) and await _present(client, NODE):
             return {PYTHON: "present", NODE: "present"}
-        with _locked():
-            return {tag: _ensure(client, engine, tag, report) for tag in (PYTHON, NODE)}
+        async with file_lock(Path(tempfile.gettempdir()) / f"the0-images-{os.getuid()}.lock"):
+            return {tag: await _ensure(client, engine, tag, report) for tag in (PYTHON, NODE)}
     finally:
         client.close()
 
 
-def _ensure(client: docker.APIClient, engine: Engine, tag: str, report: Report) -> str:
-    if _present(client, tag):
+async def _ensure(client: docker.APIClient, engine: Engine, tag: str, report: Report) -> str:
+    if await _present(client, tag):
         return "present"
     report(f"{tag}: pulling")
-    reason = _pull(client, tag)
+    reason = await asyncio.to_thread(_pull, client, tag)
     if reason is None:
         return "pulled"
     report(f"{tag}: cannot be pulled ({reason}); building a stand-in once")
     builder = docker.APIClient(base_url=engine.url, timeout=_BUILD_SECONDS)
     try:
         if tag == PYTHON:
-            stand_ins.build_python(builder, tag, report)
+            await stand_ins.build_python(builder, tag, report)
         else:
-            stand_ins.build_node(builder, tag, PYTHON, report)
-    except (DockerException, EngineFailedError, OSError, stand_ins.StandInFailedError) as error:
+            await stand_ins.build_node(builder, tag, PYTHON, report)
+    except (DockerException, CommandFailedError, OSError, stand_ins.StandInFailedError) as error:
         raise ImageFailedError(tag, reason, str(error)) from error
     finally:
         builder.close()
     return "stand-in"
 
 
-def _present(client: docker.APIClient, tag: str) -> bool:
+async def _present(client: docker.APIClient, tag: str) -> bool:
+    return await asyncio.to_thread(_inspect, client, tag)
+
+
+def _inspect(client: docker.APIClient, tag: str) -> bool:
     try:
         client.inspect_image(tag)  # type: ignore[no-untyped-call]
     except ImageNotFound:
@@ -78,12 +82,4 @@ def _pull(client: docker.APIClient, tag: str) -> str | None:
                 return str(event["error"])
     except (DockerException, OSError) as error:  # OSError: the time-outs of the HTTP library are
         return str(getattr(error, "explanation", None) or error)
-    return None if _present(client, tag) else "the registry sent nothing"
-
-
-@contextlib.contextmanager
-def _locked() -> Iterator[None]:
-    path = Path(tempfile.gettempdir()) / f"the0-images-{os.getuid()}.lock"
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return None if _inspect(client, tag) else "the registry sent nothing"

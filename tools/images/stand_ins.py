@@ -1,18 +1,18 @@
 """Stand-ins for the bots' images, made of what the package indexes have. Their names are those of the true images."""
 
+import asyncio
 import io
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import docker
 
+from tools.engine.command import run_command
 from tools.engine.ensure import Report, apt_install
 
 LABEL = "the0.stand-in"
@@ -26,52 +26,61 @@ _PATH = "ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin"
 
 
 class StandInFailedError(RuntimeError):
-    """A stand-in could not be built; the message has the command and the end of its output."""
+    """A stand-in cannot be built on this machine."""
 
 
-def build_python(client: docker.APIClient, tag: str, report: Report) -> None:
+async def build_python(client: docker.APIClient, tag: str, report: Report) -> None:
     """A Debian 12 with its Python 3.11, under *tag*.
 
     Raises:
-        StandInFailedError: Debian's packages cannot be had, or this user may not unpack them.
+        StandInFailedError: this user may not unpack Debian's packages.
+        CommandFailedError: they cannot be had.
     """
     if os.geteuid() != 0:
         raise StandInFailedError("only root can unpack Debian's packages with their owners")
     if shutil.which("debootstrap") is None:
         if shutil.which("apt-get") is None:
             raise StandInFailedError("`debootstrap` is not installed")
-        apt_install(["debootstrap", "debian-archive-keyring"], report)
+        await apt_install(["debootstrap", "debian-archive-keyring"], report)
     with tempfile.TemporaryDirectory(prefix="the0-image-") as folder:
         root = Path(folder) / "root"
         report(f"{tag}: fetching Debian packages (about a minute)")
-        _run(
+        await run_command(
             ["debootstrap", "--variant=minbase", "--include=python3,ca-certificates", _DEBIAN_RELEASE, str(root)],
-            shown_log=root / "debootstrap" / "debootstrap.log",
+            within_seconds=_COMMAND_SECONDS,
         )
         _remove_what_slim_images_leave_out(root)
         archive = Path(folder) / "root.tar"
-        _run(["tar", "--numeric-owner", "-C", str(root), "-cf", str(archive), "."])
+        pack = ["tar", "--numeric-owner", "-C", str(root), "-cf", str(archive), "."]
+        await run_command(pack, within_seconds=_COMMAND_SECONDS)
         report(f"{tag}: importing")
-        repository, _, version = tag.partition(":")
-        changes = [_PATH, f"LABEL {LABEL}=true", 'CMD ["python3"]']
-        with archive.open("rb") as data:
-            # Handing over a file object sends it in pieces; the method for streams sends no length and is slower.
-            client.import_image(src=data, repository=repository, tag=version, changes=changes)
+        await asyncio.to_thread(_import, client, tag, archive)
 
 
-def build_node(client: docker.APIClient, tag: str, base: str, report: Report) -> None:
+async def build_node(client: docker.APIClient, tag: str, base: str, report: Report) -> None:
     """Node 20 on top of the image *base*, under *tag*. Unlike the true image it is no Alpine.
 
     Raises:
-        StandInFailedError: the package index does not have Node for this machine.
+        CommandFailedError: the package index does not have Node for this machine.
     """
     with tempfile.TemporaryDirectory(prefix="the0-image-") as folder:
         report(f"{tag}: fetching Node from the Python package index")
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, _NODE_WHEEL]
-        _run(pip)
-        (wheel,) = Path(folder).glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            program = archive.read(_NODE_IN_WHEEL)
+        await run_command(pip, within_seconds=_COMMAND_SECONDS)
+        await asyncio.to_thread(_add_node, client, tag, base, Path(folder))
+
+
+def _import(client: docker.APIClient, tag: str, archive: Path) -> None:
+    repository, _, version = tag.partition(":")
+    changes = [_PATH, f"LABEL {LABEL}=true", 'CMD ["python3"]']
+    with archive.open("rb") as data:
+        client.import_image(src=data, repository=repository, tag=version, changes=changes)
+
+
+def _add_node(client: docker.APIClient, tag: str, base: str, folder: Path) -> None:
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        program = archive.read(_NODE_IN_WHEEL)
     repository, _, version = tag.partition(":")
     container = client.create_container(base, command=["true"])["Id"]
     try:
@@ -97,26 +106,3 @@ def _tar_of(name: str, content: bytes) -> bytes:
         entry.mode = 0o755
         archive.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()
-
-
-def _run(command: Sequence[str], shown_log: Path | None = None) -> None:
-    try:
-        done = subprocess.run(  # noqa: S603
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=_COMMAND_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise StandInFailedError(f"`{command[0]}` did not end within {_COMMAND_SECONDS} s") from error
-    except OSError as error:
-        raise StandInFailedError(f"`{command[0]}` cannot be run: {error}") from error
-    if done.returncode != 0:
-        lines = done.stdout.splitlines()[-10:]
-        if shown_log is not None and shown_log.exists():
-            lines += shown_log.read_text(errors="replace").splitlines()[-10:]
-        raise StandInFailedError(f"`{' '.join(command)}` failed: " + "\n    ".join(lines))

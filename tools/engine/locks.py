@@ -1,0 +1,28 @@
+"""A lock between processes, in a file: what must happen once on a machine happens once."""
+
+import asyncio
+import contextlib
+import fcntl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+_POLL_SECONDS = 0.1
+
+
+@contextlib.asynccontextmanager
+async def file_lock(path: Path) -> AsyncIterator[None]:
+    """Hold the lock in the block. It is freed by the system when the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        # Polled, since a thread that waits in the system call could not be cancelled.
+        while not _try(file.fileno()):  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_SECONDS)
+        yield
+
+
+def _try(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
