@@ -1,0 +1,149 @@
+"""Keeping a lease: renew it in time, and say early enough that it can no longer be proven."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, Self, TypeVar
+
+from prometheus_client import Counter
+
+from libs.core.lease import LeaseLost
+from libs.core.log import get_logger
+from libs.core.metrics import observe
+
+log = get_logger(__name__)
+
+LAPSES = Counter("runtime_lease_lapses_total", "Leases that ended without being released.", ["lease", "reason"])
+
+_CANCEL_SECONDS = 0.1
+
+
+class Provable(Protocol):
+    """A lease whose holder knows until when it is proven, by time.monotonic()."""
+
+    @property
+    def proven_until(self) -> float:
+        """See libs.core.lease.Lease."""
+
+    @property
+    def epoch(self) -> int:
+        """Its fencing number."""
+
+
+L = TypeVar("L", bound=Provable)
+
+
+@dataclass(frozen=True)
+class LeaseTiming:
+    """When to renew and when to give up. All in seconds."""
+
+    renew_interval_seconds: float
+    """From one request that succeeded to the next."""
+    attempt_seconds: float
+    """The limit of one request."""
+    retry_seconds: float
+    """Between a request that failed and the next."""
+    margin_seconds: float
+    """How long before the end of the proof the lease counts as lost: the time to bring the host to rest."""
+
+    @classmethod
+    def of(cls, life_seconds: float, renew_interval_seconds: float) -> Self:
+        """What suits a lease of that life: with 5 s, two attempts of 1 s, and 1.5 s to bring the host to rest."""
+        return cls(renew_interval_seconds, 0.2 * life_seconds, 0.02 * life_seconds, 0.3 * life_seconds)
+
+
+@dataclass(frozen=True)
+class Lapse:
+    """How a lease ended. *superseded* as in LeaseLost; *reason* is for people."""
+
+    superseded: bool
+    reason: str
+
+
+_UNPROVEN = Lapse(superseded=False, reason="it could not be renewed in time")
+
+
+class LeaseKeeper(Generic[L]):
+    """Renews one lease. *lease* is always the latest.
+
+    Args:
+        kind: the lease's name in metrics: "segment" or "leadership".
+        renew: one request, with its limit in seconds; raises LeaseLost when the lease is gone, anything else when its
+            outcome is unknown.
+        renewed: called with each renewed lease while it is proven; what it raises is logged.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        lease: L,
+        renew: Callable[[L, float], Awaitable[L]],
+        timing: LeaseTiming,
+        *,
+        renewed: Callable[[L], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.lease = lease
+        self._kind = kind
+        self._renew = renew
+        self._timing = timing
+        self._renewed = renewed
+        self._clock = clock
+
+    def safe_seconds(self) -> float:
+        """For how long the lease can still be relied on, the margin taken off; zero or less: not any more."""
+        return self.lease.proven_until - self._timing.margin_seconds - self._clock()
+
+    async def keep(self) -> Lapse:
+        """Renew until the lease is lost or its proof is nearly over, and return how it ended.
+
+        Cancelled, it stops renewing and leaves the lease to run out or to be released.
+        """
+        renewing = asyncio.create_task(self._renew_for_ever(), name=f"renew {self._kind}")
+        try:
+            lapse = await self._guard(renewing)
+        finally:
+            renewing.cancel()
+            # Not longer: whoever waits for this has to act before the lease ends.
+            await asyncio.wait([renewing], timeout=_CANCEL_SECONDS)
+        LAPSES.labels(self._kind, "superseded" if lapse.superseded else "lost").inc()
+        return lapse
+
+    async def _guard(self, renewing: "asyncio.Task[Lapse]") -> Lapse:
+        # Apart from the renewals, so that no request that hangs can keep this from noticing.
+        while (left := self.safe_seconds()) > 0:
+            done, _ = await asyncio.wait([renewing], timeout=left)
+            if done:
+                return renewing.result()
+        return _UNPROVEN
+
+    async def _renew_for_ever(self) -> Lapse:
+        pause = self._timing.renew_interval_seconds
+        while True:
+            await asyncio.sleep(pause)
+            begun = self._clock()
+            if (left := self.safe_seconds()) <= 0:
+                # This process stood still for too long. Asking the server now would only lose time.
+                return _UNPROVEN
+            try:
+                with observe("lease", f"renew {self._kind}"):
+                    lease = await self._renew(self.lease, min(self._timing.attempt_seconds, left))
+            except LeaseLost as lost:
+                return Lapse(lost.superseded, str(lost))
+            except Exception as error:  # noqa: BLE001 - whatever failed, the lease is not renewed; the guard decides
+                log.warning("lease not renewed", lease=self._kind, left_seconds=round(left, 2), reason=str(error))
+                pause = self._timing.retry_seconds
+            else:
+                self._take(lease)
+                pause = max(0.0, self._timing.renew_interval_seconds - (self._clock() - begun))
+
+    def _take(self, lease: L) -> None:
+        self.lease = lease
+        if self.safe_seconds() <= 0:
+            # The answer came too late (this process stood still); what it proves is over already.
+            return
+        try:
+            self._renewed(lease)
+        except Exception:
+            log.exception("could not act on a renewed lease", lease=self._kind)

@@ -1,0 +1,271 @@
+"""A master: stands for election, listens for workers, and while it leads says who should own which segment."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from prometheus_client import Counter
+
+from libs.core.backoff import Backoff
+from libs.core.coordination import WorkerIdentity, WorkerState
+from libs.core.errors import RuntimeFault
+from libs.core.health import Readiness
+from libs.core.lease import Holder, SegmentView
+from libs.core.lease_keeper import LeaseTiming
+from libs.core.log import get_logger
+from libs.core.master.assignment import Decision, decide
+from libs.core.master.leadership import Campaign
+from libs.core.master.registry import Abandon, AskToRegister, Instruction, Registry, Replace, SessionId, Tell, Worker
+from libs.core.master.server import CoordinationServer
+from libs.core.master.status import MasterSnapshot, segment_statuses, worker_status
+from libs.core.metrics import observe
+from libs.core.settings import CoordinationSettings
+from libs.core.store.leases import LeadershipStore, LeaseStore
+from libs.core.wake import Wake
+
+log = get_logger(__name__)
+
+WORKERS_GONE = Counter("runtime_workers_gone_total", "Workers that this master lost.", ["reason"])
+ASSIGNMENTS = Counter("runtime_assignments_total", "Assignments sent to workers, repeats included.")
+
+DEPENDENCY = "segments"
+"""The name under which readiness shows whether segments can be read, and how many of them wait."""
+
+_EXPIRY_CHECK_SECONDS = 0.25
+_RETRY_SECONDS = 1.0
+_LEAST_GAP_SECONDS = 0.05
+
+
+class Master:
+    """One master process of one service.
+
+    Args:
+        holder: this process; its instance id must be new with each process.
+        address: where to listen for workers, ``host:port``.
+        timing: of the leadership's renewals.
+        while_leading: loops, by name, that run only in the master that leads (repair, autoscaler); one that fails is
+            logged and begun again, and never takes the master with it.
+    """
+
+    def __init__(
+        self,
+        *,
+        segments: LeaseStore,
+        leadership: LeadershipStore,
+        holder: Holder,
+        settings: CoordinationSettings,
+        timing: LeaseTiming,
+        address: str,
+        readiness: Readiness,
+        while_leading: Sequence[tuple[str, Callable[[], Awaitable[None]]]] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._segments = segments
+        self._holder = holder
+        self._settings = settings
+        self._readiness = readiness
+        self._while_leading = while_leading
+        self._clock = clock
+        self._campaign = Campaign(leadership, holder, timing, readiness, clock=clock)
+        self._server = CoordinationServer(
+            self,
+            holder.worker_id,
+            address,
+            heartbeat_interval_seconds=settings.heartbeat_interval_seconds,
+            death_timeout_seconds=settings.death_timeout_seconds,
+        )
+        self._registry = Registry(settings.death_timeout_seconds)
+        self._wake = Wake()
+        self._decided: tuple[Sequence[SegmentView], Decision, float] | None = None
+        self._problem = ""
+        self._oversized = False
+
+    @property
+    def port(self) -> int:
+        """Where it listens for workers; 0 before it does."""
+        return self._server.port
+
+    @property
+    def leads(self) -> bool:
+        """Whether this master leads, and can prove it now."""
+        return self._campaign.leads
+
+    @property
+    def leader(self) -> str | None:
+        """The worker id of the master that leads, as last seen."""
+        return self._campaign.leader
+
+    async def run(self) -> None:
+        """Listen and stand for election for ever. Cancelled, it resigns and ends all streams.
+
+        Raises:
+            PortTaken: the address cannot be listened on.
+        """
+        await self._server.start()
+        try:
+            await self._campaign.run(self._lead)
+        finally:
+            await self._server.stop()
+
+    def changed(self) -> None:
+        """Segments may have come, gone or changed: decide soon, and not only at the next interval."""
+        self._wake.set()
+
+    def snapshot(self) -> MasterSnapshot:
+        """What this master knows now."""
+        now = self._clock()
+        workers = self._registry.workers
+        survey, decision, surveyed_at = self._decided or ((), None, 0.0)
+        return MasterSnapshot(
+            master_id=self._holder.worker_id,
+            leads=self.leads,
+            leader=self.leader,
+            epoch=self._campaign.epoch,
+            surveyed_seconds_ago=round(now - surveyed_at, 3) if decision is not None else None,
+            problem=self._problem,
+            max_segment=self._settings.max_segment,
+            segments=segment_statuses(survey, decision, workers) if decision is not None else [],
+            workers=[worker_status(worker, now) for worker in workers],
+        )
+
+    # --- while it leads
+
+    async def _lead(self) -> None:
+        try:
+            await self._server.serve(True)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._assign_for_ever(), name="assign")
+                group.create_task(self._expire_for_ever(), name="find dead workers")
+                for name, run in self._while_leading:
+                    group.create_task(self._again_and_again(name, run), name=name)
+        finally:
+            # First what needs no waiting: from here on no worker hears anything from this master.
+            self._server.end_all("this master does not lead any more")
+            self._registry.clear()
+            self._decided, self._problem = None, ""
+            self._readiness.forget(DEPENDENCY)
+            await self._server.serve(False)
+
+    async def _assign_for_ever(self) -> None:
+        while True:
+            begun = self._clock()
+            await self._wake.wait_at_most(0)  # what is read from here on includes all that woke it
+            next_seconds = await self.assign_once()
+            # Many workers that join at once are decided together, and rounds take a third of the time at most.
+            gap = max(_LEAST_GAP_SECONDS, min(1.0, 2 * (self._clock() - begun)))
+            await asyncio.sleep(gap)
+            await self._wake.wait_at_most(max(0.0, next_seconds - gap))
+
+    async def assign_once(self) -> float:
+        """Read the segments, decide, and tell the workers for whom that is new; returns when to look again, in seconds.
+
+        When MongoDB cannot be read nothing is decided: everybody keeps what was decided last.
+        """
+        try:
+            with observe("master", "survey"):
+                survey = await self._segments.survey()
+        except RuntimeFault as fault:
+            if not self._problem:
+                log.warning("segments cannot be read; the last assignment stays", reason=str(fault))
+            self._problem = str(fault)
+            self._readiness.report(DEPENDENCY, False, f"the last assignment stays: {fault}", required=False)
+            return _RETRY_SECONDS
+        if not self.leads:
+            return _RETRY_SECONDS
+        self._problem = ""
+        with observe("master", "decide"):
+            decision = decide(survey, self._registry.views())
+            news = self._registry.apply(decision)
+        self._decided = (survey, decision, self._clock())
+        for tell in news:
+            self._carry_out(tell)
+        self._report(survey, decision)
+        if decision.next_expiry_seconds is None:
+            return self._settings.assign_interval_seconds
+        return min(self._settings.assign_interval_seconds, decision.next_expiry_seconds + 0.01)
+
+    async def _expire_for_ever(self) -> None:
+        while True:
+            for worker in self._registry.expire(self._clock()):
+                WORKERS_GONE.labels("silent").inc()
+                _log_gone(worker, "it was silent for too long")
+            self._wake_if_changed()
+            await asyncio.sleep(_EXPIRY_CHECK_SECONDS)
+
+    async def _again_and_again(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        backoff = Backoff(initial_seconds=1.0, cap_seconds=60.0)
+        while True:
+            try:
+                await run()
+                log.error("a loop of the leading master ended by itself", loop=name)
+            except Exception:
+                log.exception("a loop of the leading master failed", loop=name)
+            await asyncio.sleep(backoff.next_seconds())
+
+    def _report(self, survey: Sequence[SegmentView], decision: Decision) -> None:
+        occupied = sum(segment.bot_count > 0 for segment in survey)
+        details = [f"{len(decision.waiting)} of {occupied} segments wait for a worker"] if decision.waiting else []
+        oversized = occupied > self._settings.max_segment
+        if oversized:
+            details.append(f"{occupied} segments are more than the {self._settings.max_segment} of --max-segment")
+        if oversized and not self._oversized:
+            log.warning("more segments than --max-segment", segments=occupied, max_segment=self._settings.max_segment)
+        self._oversized = oversized
+        self._readiness.report(DEPENDENCY, True, "; ".join(details), required=False)
+
+    # --- what the server tells
+
+    def register(self, session: SessionId, identity: WorkerIdentity, state: WorkerState) -> None:
+        """A worker has registered on a stream."""
+        log.info(
+            "worker registered",
+            worker=identity.worker_id,
+            instance=identity.instance_id,
+            hostname=identity.hostname,
+            held=state.held.segment_id if state.held is not None else None,
+        )
+        for instruction in self._registry.register(session, identity, state, self._clock()):
+            self._carry_out(instruction)
+        self._wake_if_changed()
+
+    def heartbeat(self, session: SessionId, state: WorkerState) -> None:
+        """A worker lives."""
+        answer = self._registry.heartbeat(session, state, self._clock())
+        if answer is not None:
+            self._carry_out(answer)
+        self._wake_if_changed()
+
+    def leave(self, session: SessionId) -> None:
+        """A stream has ended."""
+        worker = self._registry.leave(session)
+        if worker is not None:
+            WORKERS_GONE.labels("left").inc()
+            _log_gone(worker, "its stream has ended")
+        self._wake_if_changed()
+
+    def _wake_if_changed(self) -> None:
+        if self._registry.take_changed():
+            self._wake.set()
+
+    def _carry_out(self, instruction: Instruction) -> None:
+        match instruction:
+            case Tell(session, assignment):
+                ASSIGNMENTS.inc()
+                self._server.tell(session, assignment)
+            case AskToRegister(session):
+                self._server.ask_to_register(session)
+            case Replace(session, by):
+                self._server.replace(session, by)
+            case Abandon(session):
+                self._server.abandon(session)
+
+
+def _log_gone(worker: Worker, reason: str) -> None:
+    held = worker.state.held
+    log.warning(
+        "worker gone",
+        worker=worker.identity.worker_id,
+        reason=reason,
+        held=held.segment_id if held is not None else None,
+        draining=worker.state.draining,
+    )

@@ -1,0 +1,109 @@
+"""A master process, the same for all three services."""
+
+import asyncio
+import dataclasses
+import socket
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from libs.core.errors import Retryable
+from libs.core.events.connection import NatsConnection
+from libs.core.events.wakeups import WakeUps
+from libs.core.lease import Holder
+from libs.core.lease_keeper import LeaseTiming
+from libs.core.log import get_logger
+from libs.core.master.master import Master
+from libs.core.process import Process, ProcessSettings
+from libs.core.settings import AutoscalerSettings, CoordinationSettings, LeaseSettings, NatsSettings, PartitionSettings
+from libs.core.store.leases import LeadershipStore, LeaseStore
+from libs.core.store.partitions import PartitionStore
+from libs.core.wake import Wake
+
+log = get_logger(__name__)
+
+_REPAIR_SECONDS = 30.0
+
+Loop = tuple[str, Callable[[], Awaitable[None]]]
+
+
+@dataclass(frozen=True)
+class MasterSettings(ProcessSettings):
+    """What a master reads."""
+
+    nats: NatsSettings
+    lease: LeaseSettings
+    coordination: CoordinationSettings
+    partitions: PartitionSettings
+    autoscaler: AutoscalerSettings
+
+
+class MasterRole:
+    """Decides which worker owns which segment.
+
+    Args:
+        loops: makes the loops that run only while this master leads, such as the autoscaler.
+    """
+
+    name = "master"
+    settings = MasterSettings
+
+    def __init__(self, loops: Callable[[Master, MasterSettings], Sequence[Loop]]) -> None:
+        self._loops = loops
+        self._master: Master | None = None
+
+    def routes(self) -> Iterable[web.AbstractRouteDef]:
+        """What the master knows, as JSON."""
+        return [web.get("/api/v1/status", self._status)]
+
+    async def build(self, process: Process, settings: MasterSettings) -> None:
+        """Declare the master's parts."""
+        partitions = PartitionStore(process.database, process.service.collection, settings.partitions.max_per_partition)
+        master_name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        own_loops: list[Loop] = []
+        master = Master(
+            segments=LeaseStore(process.database, settings.lease.life_seconds),
+            leadership=LeadershipStore(process.database, settings.lease.life_seconds),
+            holder=Holder(master_name, uuid.uuid4().hex, socket.gethostname()),
+            settings=settings.coordination,
+            timing=LeaseTiming.of(settings.lease.life_seconds, settings.lease.renew_interval_seconds),
+            address=f"[::]:{settings.coordination.grpc_port}",
+            readiness=process.readiness,
+            while_leading=own_loops,
+        )
+        own_loops.append(("repair", lambda: _repair_for_ever(partitions, master)))
+        own_loops.extend(self._loops(master, settings))
+        self._master = master
+        process.lifecycle.part("master", master.run)
+        process.lifecycle.on_stop("resign", lambda: process.lifecycle.end_part("master"), limit_seconds=5)
+        if settings.nats.url is not None:
+            connection = NatsConnection(
+                settings.nats.url, name=f"{process.service.name} master", readiness=process.readiness
+            )
+            process.lifecycle.part("nats", connection.run)
+            process.lifecycle.part("wake-ups", lambda: _heed(WakeUps(connection, process.service.name), master))
+
+    async def _status(self, request: web.Request) -> web.Response:
+        if self._master is None:
+            return web.json_response({"error": "the master is starting; see /readyz"}, status=503)
+        return web.json_response(dataclasses.asdict(self._master.snapshot()))
+
+
+async def _repair_for_ever(partitions: PartitionStore, master: Master) -> None:
+    while True:
+        try:
+            if await partitions.repair():
+                master.changed()
+        except Retryable as error:
+            log.warning("partition counts could not be checked", error=str(error))
+        await asyncio.sleep(_REPAIR_SECONDS)
+
+
+async def _heed(wake_ups: WakeUps, master: Master) -> None:
+    wake = Wake()
+    await wake_ups.on_partitions(wake)
+    while True:
+        await wake.wait_at_most(None)
+        master.changed()

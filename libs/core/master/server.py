@@ -1,0 +1,245 @@
+"""The master's gRPC server: one stream a worker, standard health, and nothing that decides."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from libs.core.coordination import (
+    Assignment,
+    WorkerIdentity,
+    WorkerState,
+    assignment_to_wire,
+    register_from_wire,
+    state_from_wire,
+)
+from libs.core.errors import UserError
+from libs.core.log import get_logger
+from libs.core.master.registry import SessionId
+from proto.runtime.v1 import coordination_pb2 as pb
+from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
+
+log = get_logger(__name__)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["CoordinationService"].full_name
+
+_OPTIONS = [
+    # Two masters on one port would each get some of the workers, and nobody would know.
+    ("grpc.so_reuseport", 0),
+    # A worker's machine that has vanished without a word is found by these; a frozen worker by its silence.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Workers ping as well, as often as they like.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
+    ("grpc.http2.max_ping_strikes", 0),
+]
+
+
+class PortTaken(UserError):
+    """The gRPC port cannot be listened on."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"cannot listen on {address} for workers: {reason}; set GRPC_PORT to a free port")
+
+
+class Coordinator(Protocol):
+    """What the server tells about its streams. All of it is quick and does not wait."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether workers are welcome."""
+
+    @property
+    def leader(self) -> str | None:
+        """Who leads, for the error message."""
+
+    def register(self, session: SessionId, identity: WorkerIdentity, state: WorkerState) -> None:
+        """A worker has registered on this stream."""
+
+    def heartbeat(self, session: SessionId, state: WorkerState) -> None:
+        """A heartbeat has come."""
+
+    def leave(self, session: SessionId) -> None:
+        """The stream has ended."""
+
+
+@dataclass(frozen=True)
+class _End:
+    code: grpc.StatusCode
+    details: str
+
+
+class _Stream:
+    """What still has to be written to one worker: of each kind the latest, since only that is true."""
+
+    def __init__(self, session: SessionId) -> None:
+        self.session = session
+        self._outgoing: dict[str, pb.MasterMessage] = {}
+        self._end: _End | None = None
+        self._news = asyncio.Event()
+
+    def put(self, kind: str, message: pb.MasterMessage) -> None:
+        self._outgoing[kind] = message
+        self._news.set()
+
+    def end(self, code: grpc.StatusCode, details: str) -> None:
+        self._end = self._end or _End(code, details)
+        self._news.set()
+
+    async def write_to(self, context: "grpc.aio.ServicerContext[Any, Any]") -> _End:
+        """Write what is put, until the stream is to end."""
+        while True:
+            while self._outgoing:
+                kind = next(iter(self._outgoing))
+                await context.write(self._outgoing.pop(kind))
+            if self._end is not None:
+                return self._end
+            self._news.clear()
+            await self._news.wait()
+
+
+class CoordinationServer(pb_grpc.CoordinationServiceServicer):
+    """Listens for workers and passes on what they say.
+
+    Args:
+        address: where to listen, ``host:port``; port 0 takes a free one.
+        heartbeat_interval_seconds, death_timeout_seconds: what workers are told at registration.
+    """
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        master_id: str,
+        address: str,
+        *,
+        heartbeat_interval_seconds: float,
+        death_timeout_seconds: float,
+    ) -> None:
+        self._coordinator = coordinator
+        self._address = address
+        self._registered = pb.MasterMessage(
+            registered=pb.Registered(
+                master_id=master_id,
+                heartbeat_interval_milliseconds=round(heartbeat_interval_seconds * 1000),
+                death_timeout_milliseconds=round(death_timeout_seconds * 1000),
+            )
+        )
+        self._streams: dict[SessionId, _Stream] = {}
+        self._numbers = itertools.count(1)
+        self._health = health.aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+        self.port = 0
+        """Where it listens; 0 before it does."""
+
+    async def start(self) -> None:
+        """Listen. Health says NOT_SERVING until serve(True).
+
+        Raises:
+            PortTaken: the address cannot be listened on.
+        """
+        await self.serve(False)
+        self._server = grpc.aio.server(options=_OPTIONS)
+        pb_grpc.add_CoordinationServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        try:
+            self.port = self._server.add_insecure_port(self._address)
+        except RuntimeError as error:
+            raise PortTaken(self._address, str(error)) from None
+        await self._server.start()
+        log.info("listening for workers", address=self._address, port=self.port)
+
+    async def stop(self, grace_seconds: float = 1.0) -> None:
+        """End all streams and listen no more. Safe to repeat."""
+        server, self._server = self._server, None
+        if server is not None:
+            await self.serve(False)
+            self.end_all("this master is shutting down")
+            await server.stop(grace_seconds)
+
+    async def serve(self, serving: bool) -> None:
+        """What health answers from now on."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", SERVICE):
+            await self._health.set(name, status)
+
+    def tell(self, session: SessionId, assignment: Assignment) -> None:
+        """Send an assignment; one that is still unsent is replaced by it. A stream that has ended is ignored."""
+        self._put(session, "assignment", pb.MasterMessage(assignment=assignment_to_wire(assignment)))
+
+    def ask_to_register(self, session: SessionId) -> None:
+        """Tell the worker to register again."""
+        self._put(session, "register_again", pb.MasterMessage(register_again=pb.RegisterAgain()))
+
+    def replace(self, session: SessionId, by: WorkerIdentity) -> None:
+        """End the stream because of another process with the same worker id."""
+        replaced = pb.Replaced(instance_id=by.instance_id, host=by.host, hostname=by.hostname)
+        self._put(session, "replaced", pb.MasterMessage(replaced=replaced))
+        details = f"another process has registered as {by.worker_id!r} (on {by.hostname or by.host})"
+        self._end(session, grpc.StatusCode.ALREADY_EXISTS, details)
+
+    def abandon(self, session: SessionId) -> None:
+        """End the stream of a worker that has opened another one."""
+        self._end(session, grpc.StatusCode.ABORTED, "this worker has opened another stream")
+
+    def end_all(self, reason: str) -> None:
+        """End all streams since this master does not lead any more; workers look for the one that does."""
+        for stream in self._streams.values():
+            stream.end(grpc.StatusCode.FAILED_PRECONDITION, reason)
+
+    async def Coordinate(  # noqa: N802 - the protocol's name
+        self, request_iterator: AsyncIterator[pb.WorkerMessage], context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> None:
+        """One worker's stream."""
+        if not self._coordinator.leads:
+            leader = self._coordinator.leader
+            details = f"this master does not lead; {leader} does" if leader else "this master does not lead"
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, details)
+        stream = _Stream(SessionId(next(self._numbers)))
+        self._streams[stream.session] = stream
+        reading = asyncio.create_task(self._read(stream, request_iterator), name=f"stream {stream.session}")
+        try:
+            end = await stream.write_to(context)
+        finally:
+            reading.cancel()
+            del self._streams[stream.session]
+            self._coordinator.leave(stream.session)
+        if end.code is not grpc.StatusCode.OK:
+            await context.abort(end.code, end.details)
+
+    async def _read(self, stream: _Stream, messages: AsyncIterator[pb.WorkerMessage]) -> None:
+        try:
+            async for message in messages:
+                self._receive(stream, message)
+            stream.end(grpc.StatusCode.OK, "the worker has closed its stream")
+        except grpc.RpcError:
+            # The connection broke; gRPC cancels the stream's handler as well.
+            stream.end(grpc.StatusCode.CANCELLED, "the stream broke")
+        except Exception:
+            log.exception("a worker's message could not be handled", session=stream.session)
+            stream.end(grpc.StatusCode.INTERNAL, "the message could not be handled")
+
+    def _receive(self, stream: _Stream, message: pb.WorkerMessage) -> None:
+        kind = message.WhichOneof("kind")
+        if kind == "heartbeat":
+            self._coordinator.heartbeat(stream.session, state_from_wire(message.heartbeat))
+            return
+        identity, state = register_from_wire(message.register)
+        if kind != "register" or not identity.worker_id or not identity.instance_id:
+            details = "a registration with worker_id and instance_id is needed"
+            stream.end(grpc.StatusCode.INVALID_ARGUMENT, details)
+            return
+        stream.put("registered", self._registered)
+        self._coordinator.register(stream.session, identity, state)
+
+    def _put(self, session: SessionId, kind: str, message: pb.MasterMessage) -> None:
+        if (stream := self._streams.get(session)) is not None:
+            stream.put(kind, message)
+
+    def _end(self, session: SessionId, code: grpc.StatusCode, details: str) -> None:
+        if (stream := self._streams.get(session)) is not None:
+            stream.end(code, details)

@@ -1,0 +1,135 @@
+"""What a master knows, as a snapshot for the status API, the status page, the autoscaler and the metrics."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from libs.core.lease import SegmentView
+from libs.core.master.assignment import Decision
+from libs.core.master.registry import Worker
+
+
+class SegmentState(StrEnum):
+    """Where a segment stands."""
+
+    OWNED = "owned"  # somebody holds its lease
+    ASSIGNED = "assigned"  # a worker was told to take it and does not hold it yet
+    WAITING = "waiting"  # there are more segments than workers
+
+
+class WorkerRole(StrEnum):
+    """What a worker is there for now."""
+
+    OWNING = "owning"  # it has a segment, or is to take one
+    STANDBY = "standby"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True)
+class SegmentStatus:
+    """One segment with entities. *worker_id* owns it or is to own it; None while it waits."""
+
+    segment_id: int
+    bot_count: int
+    state: SegmentState
+    worker_id: str | None
+    epoch: int | None
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """One known worker. *held* and *assigned* are segments; they differ while it takes or gives back one."""
+
+    worker_id: str
+    instance_id: str
+    host: str
+    hostname: str
+    version: str
+    http_port: int
+    role: WorkerRole
+    held: int | None
+    epoch: int | None
+    assigned: int | None
+    running: int
+    impediment: str
+    silent_seconds: float
+    connected_seconds: float
+
+
+@dataclass(frozen=True)
+class MasterSnapshot:
+    """What this master knows; dataclasses.asdict() of it is JSON.
+
+    A master that does not lead knows only who does. *surveyed_seconds_ago* is None until MongoDB could be read once:
+    then nothing is known about segments, and an empty list means nothing.
+    """
+
+    master_id: str
+    leads: bool
+    leader: str | None
+    epoch: int | None
+    surveyed_seconds_ago: float | None
+    problem: str
+    """Why segments cannot be read now; empty when they can."""
+    max_segment: int
+    segments: Sequence[SegmentStatus]
+    workers: Sequence[WorkerStatus]
+
+    def segment_counts(self) -> dict[SegmentState, int]:
+        """How many segments with entities are in each state."""
+        counts = Counter(segment.state for segment in self.segments)
+        return {state: counts[state] for state in SegmentState}
+
+    def worker_counts(self) -> dict[WorkerRole, int]:
+        """How many workers have each role."""
+        counts = Counter(worker.role for worker in self.workers)
+        return {role: counts[role] for role in WorkerRole}
+
+
+def segment_statuses(
+    survey: Iterable[SegmentView], decision: Decision, workers: Iterable[Worker]
+) -> list[SegmentStatus]:
+    """The segments with entities, by number."""
+    owners = {segment_id: worker_id for worker_id, segment_id in decision.given.items()}
+    held = {worker.state.held.segment_id: worker for worker in workers if worker.state.held is not None}
+    statuses = []
+    for segment in survey:
+        if segment.bot_count <= 0:
+            continue
+        holder = held.get(segment.segment_id)
+        worker_id = decision.reserved.get(segment.segment_id) or owners.get(segment.segment_id)
+        epoch = segment.lease.epoch if segment.lease is not None else None
+        if holder is not None and holder.identity.worker_id == worker_id and holder.state.held is not None:
+            state, epoch = SegmentState.OWNED, holder.state.held.epoch
+        elif segment.segment_id in decision.reserved:
+            state = SegmentState.OWNED
+        else:
+            state = SegmentState.ASSIGNED if worker_id is not None else SegmentState.WAITING
+        statuses.append(SegmentStatus(segment.segment_id, segment.bot_count, state, worker_id, epoch))
+    return statuses
+
+
+def worker_status(worker: Worker, now: float) -> WorkerStatus:
+    """One worker; *now* by the registry's clock."""
+    identity, state = worker.identity, worker.state
+    if state.draining:
+        role = WorkerRole.DRAINING
+    else:
+        role = WorkerRole.STANDBY if state.held is None and worker.assigned is None else WorkerRole.OWNING
+    return WorkerStatus(
+        worker_id=identity.worker_id,
+        instance_id=identity.instance_id,
+        host=identity.host,
+        hostname=identity.hostname,
+        version=identity.version,
+        http_port=identity.http_port,
+        role=role,
+        held=state.held.segment_id if state.held is not None else None,
+        epoch=state.held.epoch if state.held is not None else None,
+        assigned=worker.assigned,
+        running=state.running,
+        impediment=state.impediment,
+        silent_seconds=round(now - worker.last_heard, 3),
+        connected_seconds=round(now - worker.registered_at, 3),
+    )

@@ -1,0 +1,187 @@
+"""The worker's stream to the master: kept open, opened again, and never a reason to stop anything."""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+
+from libs.core.backoff import Backoff
+from libs.core.coordination import (
+    Assignment,
+    WorkerIdentity,
+    WorkerState,
+    assignment_from_wire,
+    register_to_wire,
+    state_to_wire,
+)
+from libs.core.errors import UserError
+from libs.core.health import Readiness
+from libs.core.log import get_logger
+from libs.core.wake import Wake
+from proto.runtime.v1 import coordination_pb2 as pb
+from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
+
+log = get_logger(__name__)
+
+DEPENDENCY = "master"
+"""The name under which readiness shows the stream."""
+
+_CONNECT_SECONDS = 3.0
+_OPTIONS = [
+    # Each attempt has a connection of its own: behind a Kubernetes Service an old one would lead to the old master.
+    ("grpc.use_local_subchannel_pool", 1),
+    # A master that is frozen or has vanished is found by these.
+    ("grpc.keepalive_time_ms", 3_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+
+_Call = Any  # grpc.aio.StreamStreamCall; its type parameters say nothing here
+
+
+class WorkerReplaced(UserError):
+    """Another process has registered under this worker's id. *same_host*: it takes the lease and containers over."""
+
+    def __init__(self, worker_id: str, hostname: str, *, same_host: bool) -> None:
+        super().__init__(
+            f"another process has registered as worker {worker_id!r} (on {hostname or 'an unnamed host'}) and this one "
+            "ends; if both are to run, give each its own WORKER_ID"
+        )
+        self.same_host = same_host
+
+
+class MasterSession:
+    """Registers this worker, sends heartbeats and receives assignments, over one stream at a time.
+
+    Args:
+        targets: addresses of masters, ``host:port``, tried in turn; usually one.
+        state: how it stands with this worker now; called for each heartbeat.
+        assigned: called with each assignment, also with repeated ones.
+        heartbeat_interval_seconds: until a master says what it wants.
+    """
+
+    def __init__(
+        self,
+        identity: WorkerIdentity,
+        targets: Sequence[str],
+        *,
+        state: Callable[[], WorkerState],
+        assigned: Callable[[Assignment], None],
+        readiness: Readiness,
+        heartbeat_interval_seconds: float = 2.0,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._identity = identity
+        self._targets = targets
+        self._state = state
+        self._assigned = assigned
+        self._readiness = readiness
+        self._interval_seconds = heartbeat_interval_seconds
+        self._backoff = backoff or Backoff(initial_seconds=0.1, cap_seconds=2.0)
+        self._wake = Wake()
+        self._must_register = True
+        self._replaced: WorkerReplaced | None = None
+        self.master_id: str | None = None
+        """The master that this worker is registered with; None while it is with none."""
+        readiness.expect(DEPENDENCY, "not connected yet")
+
+    def report(self) -> None:
+        """Something about the worker's state has changed: send a heartbeat now."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Keep a stream open for ever, waiting a little longer (2 s at most) after each failure in a row.
+
+        Raises:
+            WorkerReplaced: another process has taken this worker's place.
+        """
+        for target in itertools.cycle(self._targets):
+            reason = await self._one_stream(target)
+            if self._replaced is not None:
+                raise self._replaced
+            if self.master_id is not None or self._backoff.failures == 0:
+                log.warning("no stream to the master; what runs goes on", target=target, reason=reason)
+            self.master_id = None
+            self._readiness.report(DEPENDENCY, False, f"{target}: {reason}; what runs goes on")
+            await asyncio.sleep(self._backoff.next_seconds())
+
+    async def _one_stream(self, target: str) -> str:
+        """Open one stream and use it until it ends; returns why it did."""
+        self._must_register = True
+        async with grpc.aio.insecure_channel(target, options=_OPTIONS) as channel:
+            if not await _connected(channel):
+                return "no connection"
+            call = pb_grpc.CoordinationServiceStub(channel).Coordinate()  # type: ignore[no-untyped-call]
+            speaking = asyncio.create_task(self._speak(call), name="heartbeats")
+            # Without its heartbeats the stream is worth nothing.
+            speaking.add_done_callback(lambda _: call.cancel())
+            try:
+                return await self._listen(call)
+            finally:
+                speaking.cancel()
+                await asyncio.wait([speaking])
+                if not speaking.cancelled():
+                    speaking.result()
+
+    async def _listen(self, call: _Call) -> str:
+        try:
+            async for message in call:
+                self._receive(message)
+        except grpc.RpcError:
+            pass  # told by the code
+        except asyncio.CancelledError:
+            # From outside, or of the call by ourselves: only the first is an order to this task.
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            return "the heartbeats failed"
+        return f"{(await call.code()).name}: {await call.details()}"
+
+    async def _speak(self, call: _Call) -> None:
+        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):  # the stream is over; _listen says why
+            while True:
+                state = self._state()
+                if self._must_register:
+                    self._must_register = False
+                    await call.write(pb.WorkerMessage(register=register_to_wire(self._identity, state)))
+                else:
+                    await call.write(pb.WorkerMessage(heartbeat=state_to_wire(state)))
+                await self._wake.wait_at_most(self._interval_seconds)
+
+    def _receive(self, message: pb.MasterMessage) -> None:
+        match message.WhichOneof("kind"):
+            case "registered":
+                registered = message.registered
+                self.master_id = registered.master_id
+                if registered.heartbeat_interval_milliseconds > 0:
+                    self._interval_seconds = registered.heartbeat_interval_milliseconds / 1000
+                self._backoff.reset()
+                self._readiness.report(DEPENDENCY, True, f"registered with {registered.master_id}")
+                log.info("registered with the master", master=registered.master_id)
+            case "assignment":
+                self._assigned(assignment_from_wire(message.assignment))
+            case "register_again":
+                self._must_register = True
+                self._wake.set()
+            case "replaced":
+                by = message.replaced
+                same_host = by.host == self._identity.host
+                self._replaced = WorkerReplaced(self._identity.worker_id, by.hostname, same_host=same_host)
+            case other:
+                log.warning("the master sent what this version does not know", kind=other)
+
+
+async def _connected(channel: grpc.aio.Channel) -> bool:
+    """Connect; False at the first refusal, or after some seconds without an answer."""
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+                if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
+                    return False
+                await channel.wait_for_state_change(state)
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,72 @@
+"""The two calls of a handler that must not end by an exception: run it again, and stop until it is done."""
+
+import asyncio
+import time
+
+from prometheus_client import Counter
+
+from libs.core.backoff import Backoff
+from libs.core.log import get_logger
+from libs.core.worker.handler import OwnedSegment, SegmentHandler
+
+log = get_logger(__name__)
+
+FAILURES = Counter("runtime_handler_failures_total", "Calls of a segment's handler that failed.", ["call"])
+
+_HEALTHY_SECONDS = 60.0
+_STOP_EXTRA_SECONDS = 20.0
+
+
+class HandlerRun:
+    """A handler's run() in a task of its own, begun again with backoff whenever it fails."""
+
+    def __init__(self, handler: SegmentHandler, owned: OwnedSegment) -> None:
+        self._handler = handler
+        self._owned = owned
+        self.task = asyncio.create_task(self._again_and_again(), name=f"segment {owned.segment_id}")
+
+    def cancel(self) -> None:
+        """Let it begin nothing more; returns at once."""
+        self.task.cancel()
+
+    async def end(self, limit_seconds: float | None) -> bool:
+        """Cancel it and wait until it has ended, for *limit_seconds* at most (None: for ever). True if it has."""
+        self.task.cancel()
+        await asyncio.wait([self.task], timeout=limit_seconds)
+        if not self.task.done():
+            log.error("the handler was cancelled and goes on", segment=self._owned.segment_id)
+        return self.task.done()
+
+    async def _again_and_again(self) -> None:
+        backoff = Backoff(initial_seconds=0.2, cap_seconds=10.0)
+        while True:
+            begun = time.monotonic()
+            try:
+                await self._handler.run(self._owned)
+                log.error("the handler ended by itself", segment=self._owned.segment_id)
+            except Exception:
+                log.exception("the handler failed", segment=self._owned.segment_id)
+            FAILURES.labels("run").inc()
+            if time.monotonic() - begun > _HEALTHY_SECONDS:
+                backoff.reset()
+            await asyncio.sleep(backoff.next_seconds())
+
+
+async def stop_until_done(handler: SegmentHandler, owned: OwnedSegment, grace_seconds: float) -> None:
+    """Stop the segment's containers, again and again until the handler says that none runs.
+
+    A stop that failed is never taken for one that worked: whoever calls this goes on holding the lease meanwhile.
+    """
+    backoff = Backoff(initial_seconds=0.1, cap_seconds=5.0)
+    while True:
+        try:
+            async with asyncio.timeout(grace_seconds + _STOP_EXTRA_SECONDS):
+                await handler.stop_all(owned, grace_seconds)
+        except Exception:
+            FAILURES.labels("stop").inc()
+            log.exception(
+                "containers not stopped; trying again", segment=owned.segment_id, attempt=backoff.failures + 1
+            )
+            await asyncio.sleep(backoff.next_seconds())
+        else:
+            return
