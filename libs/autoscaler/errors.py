@@ -7,6 +7,13 @@ class AutoscalerError(RuntimeFault):
     """No decision this time. The message names what failed and what a person can do about it."""
 
 
+class FleetUnknown(AutoscalerError, Retryable):
+    """The master cannot say how many segments there are."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the segments are not known: {reason}")
+
+
 class NoCluster(AutoscalerError, Permanent):
     """This process runs in no cluster and has no usable KUBECONFIG."""
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-import structlog
+from libs.core.log import get_logger
 
 from libs.core.errors import Retryable, UserError
 from libs.core.worker.handler import OwnedSegment
@@ -18,7 +18,7 @@ from services.bot_runner.records import BotRecords
 from services.bot_runner.restarts import RestartPolicy
 from services.bot_runner.status import BotState, BotStatus, utc_now
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _ABSENT_STATES = {
     StopReason.DISABLED: BotState.DISABLED,
@@ -74,14 +74,14 @@ class BotActions:
         """Bring the documents of bots that need no action up to date: those that run on, and those that must not run."""
         self._ledger.forget_all_but(desired)
         for container in kept:
-            self._records.follow(container)
-            bot = desired[container.id]
-            await self._records.write_status(self._running(container, bot.revision))
+            await self._records.running(container, self._running(container, desired[container.id].revision))
         running = {container.id for container in kept}
         for bot in desired.values():
             if bot.absence is not None and bot.id not in running:
                 state = _ABSENT_STATES.get(bot.absence, BotState.REJECTED)
-                status = BotStatus(bot.id, state, utc_now(), detail=bot.detail, revision=bot.revision, history=bot.history)
+                status = BotStatus(
+                    bot.id, state, utc_now(), detail=bot.detail, revision=bot.revision, history=bot.history
+                )
                 await self._records.write_status(status)
 
     async def _start(self, executable: Executable) -> None:
@@ -109,9 +109,8 @@ class BotActions:
             await self._failed_to_start(replace(starting, state=BotState.BACKING_OFF, detail=detail, history=history))
         else:
             log.info("bot started", container=container.name, run_id=container.run_id, restarts=history.restarts)
-            self._records.follow(container)
             await self._records.started(container, executable)
-            await self._records.write_status(self._running(container, executable.revision))
+            await self._records.running(container, self._running(container, executable.revision))
 
     async def _failed_to_start(self, status: BotStatus) -> None:
         self._ledger.set_history(status.bot_id, status.history)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-import structlog
+from libs.core.log import get_logger
 
 from libs.core.errors import Retryable, UserError
 from libs.core.store.entities import Entity
@@ -15,7 +15,7 @@ from libs.docker_runner.executable import CodeRef
 from services.bot_runner.ledger import Ledger
 from services.bot_runner.plan import DesiredBot, StopReason
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Desires:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-import structlog
+from libs.core.log import get_logger
 
 from libs.core.store.leases import Lease
 from libs.core.worker.handler import OwnedSegment
@@ -14,7 +14,7 @@ from libs.docker_runner.runner import DockerRunner
 from services.bot_runner.reconciler import SegmentReconciler
 from services.bot_runner.records import BotRecords
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class BotSegmentHandler:

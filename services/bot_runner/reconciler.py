@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-import structlog
+from libs.core.log import get_logger
 
 from libs.core.backoff import Backoff
 from libs.core.errors import Retryable
@@ -16,7 +16,7 @@ from services.bot_runner.bot_actions import BotActions
 from services.bot_runner.desired import Desires
 from services.bot_runner.plan import Action, plan
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class SegmentReconciler:
