@@ -1,0 +1,201 @@
+"""A worker process, the same for all three services but for what it does with a segment."""
+
+import dataclasses
+import socket
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from libs.core.container_settings import ContainerSettings
+from libs.core.coordination import WorkerIdentity
+from libs.core.events.connection import NatsConnection
+from libs.core.events.ingestion import Ingestion
+from libs.core.events.wakeups import WakeUps
+from libs.core.lease_keeper import LeaseTiming
+from libs.core.process import Process, ProcessSettings, runtime_version
+from libs.core.settings import (
+    CoordinationSettings,
+    HistorySettings,
+    LeaseSettings,
+    NatsSettings,
+    PartitionSettings,
+    ScanSettings,
+    StorageSettings,
+)
+from libs.core.store.deployment import deployment_id
+from libs.core.store.entities import EntityStore
+from libs.core.store.entity_writer import Derive
+from libs.core.store.failures import FailureStore
+from libs.core.store.leases import LeaseStore
+from libs.core.store.partitions import PartitionStore
+from libs.core.store.runs import RunStore
+from libs.core.worker.handler import OwnedSegment, SegmentHandler
+from libs.core.worker.worker import Worker
+
+
+@dataclass(frozen=True)
+class WorkerSettings(ProcessSettings):
+    """What a worker reads."""
+
+    nats: NatsSettings
+    storage: StorageSettings
+    lease: LeaseSettings
+    coordination: CoordinationSettings
+    partitions: PartitionSettings
+    containers: ContainerSettings
+    scan: ScanSettings
+    history: HistorySettings
+
+    @property
+    def scan_interval_seconds(self) -> float:
+        """How often a segment is looked at when nothing is heard of it."""
+        return self.scan.interval_seconds(with_nats=self.nats.url is not None)
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """What a service builds its handler from. *scope* is the deployment's id, which its containers carry."""
+
+    process: Process
+    settings: WorkerSettings
+    scope: str
+    entities: EntityStore
+    runs: RunStore
+    wake_ups: WakeUps
+    connection: NatsConnection | None
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What a service's handler needs of this machine.
+
+    Attributes:
+        host: the Docker engine's id; leases are taken over at once only on the same one.
+        impediment: why no segment can be taken now; empty when one can.
+    """
+
+    handler: SegmentHandler
+    host: str
+    impediment: Callable[[], str]
+
+
+class WorkerRole:
+    """Owns a segment and does its work.
+
+    Args:
+        prepare: makes the handler; it may wait for the engine and the storage as long as they are away.
+        derive: the service's own fields for an entity, and its refusal of what can never work.
+        more_routes: what the service answers over HTTP besides.
+    """
+
+    name = "worker"
+    settings = WorkerSettings
+
+    def __init__(
+        self,
+        prepare: Callable[[WorkerContext], Awaitable[Workplace]],
+        *,
+        derive: Derive | None = None,
+        more_routes: Callable[[], Iterable[web.AbstractRouteDef]] = tuple,
+    ) -> None:
+        self._prepare = prepare
+        self._derive = derive
+        self._more_routes = more_routes
+        self._worker: Worker | None = None
+
+    def routes(self) -> Iterable[web.AbstractRouteDef]:
+        """What the worker knows of itself, as JSON."""
+        return [web.get("/api/v1/status", self._status), *self._more_routes()]
+
+    async def build(self, process: Process, settings: WorkerSettings) -> None:
+        """Declare the worker's parts, in the order in which they depend on each other."""
+        context = await self._open(process, settings)
+        workplace = await self._prepare(context)
+        identity = WorkerIdentity(
+            worker_id=settings.identity.worker_id,
+            instance_id=uuid.uuid4().hex,
+            host=workplace.host,
+            hostname=socket.gethostname(),
+            version=runtime_version(),
+            http_port=process.http.port,
+            started_at_milliseconds=time.time_ns() // 1_000_000,
+        )
+        worker = Worker(
+            identity,
+            [settings.coordination.master_address],
+            leases=LeaseStore(process.database, settings.lease.life_seconds),
+            handler=HeedingHandler(workplace.handler, context.wake_ups),
+            timing=LeaseTiming.of(settings.lease.life_seconds, settings.lease.renew_interval_seconds),
+            readiness=process.readiness,
+            impediment=workplace.impediment,
+            heartbeat_interval_seconds=settings.coordination.heartbeat_interval_seconds,
+            stop_grace_seconds=settings.containers.stop_grace_seconds,
+        )
+        self._worker = worker
+        process.lifecycle.part("worker", worker.run)
+        process.lifecycle.on_stop("drain", worker.drain, limit_seconds=settings.containers.stop_grace_seconds + 15)
+        process.lifecycle.on_stop("leave", lambda: process.lifecycle.end_part("worker"), limit_seconds=5)
+
+    async def _open(self, process: Process, settings: WorkerSettings) -> WorkerContext:
+        database = process.database
+        partitions = PartitionStore(database, process.service.collection, settings.partitions.max_per_partition)
+        entities = EntityStore(database, process.service.collection, partitions, derive=self._derive)
+        runs = RunStore(database, settings.history.keep_runs_days)
+        failures = FailureStore(database)
+        await entities.ensure_indexes()
+        await runs.ensure_indexes()
+        await failures.ensure_indexes()
+        connection = None
+        if settings.nats.url is not None:
+            connection = NatsConnection(
+                settings.nats.url,
+                name=f"{process.service.name} {settings.identity.worker_id}",
+                readiness=process.readiness,
+            )
+        wake_ups = WakeUps(connection, process.service.name)
+        if connection is not None:
+            ingestion = Ingestion(
+                process.service,
+                entities,
+                failures,
+                connection,
+                wake_ups,
+                max_retries=settings.nats.max_retries,
+                readiness=process.readiness,
+            )
+            process.lifecycle.part("nats", connection.run)
+            process.lifecycle.part("events", ingestion.run)
+            # What is in hand is delivered again, to another worker.
+            process.lifecycle.on_stop(
+                "stop reading events", lambda: process.lifecycle.end_part("events"), limit_seconds=5
+            )
+        scope = await deployment_id(database)
+        return WorkerContext(process, settings, scope, entities, runs, wake_ups, connection)
+
+    async def _status(self, request: web.Request) -> web.Response:
+        if self._worker is None:
+            return web.json_response({"error": "the worker is starting; see /readyz"}, status=503)
+        return web.json_response(dataclasses.asdict(self._worker.snapshot()))
+
+
+class HeedingHandler:
+    """A handler whose segment is also woken by NATS, for as long as it is run."""
+
+    def __init__(self, handler: SegmentHandler, wake_ups: WakeUps) -> None:
+        self._handler = handler
+        self._wake_ups = wake_ups
+        self.renewed = handler.renewed
+        self.stop_all = handler.stop_all
+        self.running = handler.running
+
+    async def run(self, owned: OwnedSegment) -> None:
+        """Run the handler, and listen for what is said about its segment."""
+        subscription = await self._wake_ups.on_segment(owned.segment_id, owned.wake)
+        try:
+            await self._handler.run(owned)
+        finally:
+            if subscription is not None:
+                await subscription.cancel()
