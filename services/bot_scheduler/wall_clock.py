@@ -1,0 +1,69 @@
+"""Times on a wall clock and the instants they are, where daylight saving skips some and repeats others."""
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+_DAY = 86_400
+EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - a time on a wall clock, which has no zone
+
+
+def offset_at(zone: ZoneInfo, instant: float) -> int:
+    """Seconds that the wall clock of *zone* is ahead of UTC at *instant* (Unix seconds)."""
+    offset = datetime.fromtimestamp(instant, zone).utcoffset()
+    return int((offset or timedelta()).total_seconds())
+
+
+def wall_at(zone: ZoneInfo, instant: float) -> datetime:
+    """What the wall clock shows at *instant*."""
+    return datetime.fromtimestamp(instant, zone).replace(tzinfo=None, fold=0)
+
+
+def instants_of(zone: ZoneInfo, wall: datetime) -> list[int]:
+    """The instants at which the wall clock shows *wall*: one, two where it is set back, none where it skips."""
+    found = {_instant(wall, offset) for offset in _offsets(zone, wall)}
+    return sorted(instant for instant in found if wall_at(zone, instant) == wall)
+
+
+def fixed_instant(zone: ZoneInfo, wall: datetime) -> int:
+    """The one instant that *wall* means to cron: the first of two, or the end of the gap that skips it."""
+    found = instants_of(zone, wall)
+    if found:
+        return found[0]
+    # In a gap both readings are wrong, the one before it and the one after; the jump lies between them.
+    early, late = sorted(_instant(wall, offset) for offset in _offsets(zone, wall))
+    change = first_change(zone, early, late)
+    return late if change is None else change
+
+
+def first_change(zone: ZoneInfo, start: int, end: int) -> int | None:
+    """The first instant after *start*, *end* included, at which the offset is no longer that of *start*; None if none.
+
+    Two changes within a day that undo each other are not seen; no zone has such.
+    """
+    before = offset_at(zone, start)
+    while start < end:
+        step = min(start + _DAY, end)
+        if offset_at(zone, step) != before:
+            return _bisected(zone, start, step, before)
+        start = step
+    return None
+
+
+def _bisected(zone: ZoneInfo, low: int, high: int, before: int) -> int:
+    while high - low > 1:
+        middle = (low + high) // 2
+        if offset_at(zone, middle) == before:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _offsets(zone: ZoneInfo, wall: datetime) -> tuple[int, int]:
+    readings = (wall.replace(tzinfo=zone, fold=0), wall.replace(tzinfo=zone, fold=1))
+    first, second = (int((reading.utcoffset() or timedelta()).total_seconds()) for reading in readings)
+    return first, second
+
+
+def _instant(wall: datetime, offset: int) -> int:
+    return int(wall.replace(tzinfo=UTC).timestamp()) - offset
