@@ -6,7 +6,7 @@ refuses, reading waits, and the engine's own log is the buffer.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
@@ -116,22 +116,25 @@ class LogFollower:
         resumption = Resumption(position)
         had_gap = False
         taken = 0
-        async for line in self._read(since=position.since, follow=follow):
-            stamp = nanoseconds(line.timestamp)
-            if not resumption.is_new(stamp):
-                continue
-            data = line.data
-            if resumption.gap and not had_gap:
-                had_gap = True
-                log.error(
-                    "output was lost: the engine rotated its log before it was read", container=self._container_id
-                )
-                data = ROTATED_LINE + data
-            await buffer.put(_Piece(day_of(stamp), data, resumption.position))
-            taken += 1
-            if taken % _PIECES_PER_TURN == 0:
-                # A stream that always has more never lets others run by itself.
-                await asyncio.sleep(0)
+        lines = self._read(since=position.since, follow=follow)
+        try:
+            async for line in lines:
+                stamp = nanoseconds(line.timestamp)
+                if not resumption.is_new(stamp):
+                    continue
+                data = line.data
+                if resumption.gap and not had_gap:
+                    had_gap = True
+                    log.error("output was lost: the engine dropped it before it was read", container=self._container_id)
+                    data = ROTATED_LINE + data
+                await buffer.put(_Piece(day_of(stamp), data, resumption.position))
+                taken += 1
+                if taken % _PIECES_PER_TURN == 0:
+                    # A stream that always has more never lets others run by itself.
+                    await asyncio.sleep(0)
+        finally:
+            if isinstance(lines, AsyncGenerator):
+                await lines.aclose()
 
     async def _drain(self, buffer: "_Buffer") -> bool:
         backoff = Backoff(initial_seconds=0.1, cap_seconds=5.0)

@@ -65,12 +65,12 @@ class LogHistory:
                 end = begin
         return last_lines(b"".join(pieces), lines)
 
-    async def follow(self, entity_id: str, poll_seconds: float = 2.0) -> AsyncIterator[bytes]:
-        """What is added from now on, for ever, as the storage gets it: up to half a minute late.
+    async def follow(self, entity_id: str, after: Sequence[LogPart], poll_seconds: float = 2.0) -> AsyncIterator[bytes]:
+        """What is added after *after*, for ever, as the storage gets it: up to half a minute late.
 
-        For readers that cannot reach the worker; see :meth:`LogPipeline.output` for those that can.
+        For readers that cannot reach the worker; LogReader is for those that can.
         """
-        seen = {part.key: part.size for part in await self.parts(entity_id)}
+        seen = {part.key: part.size for part in after}
         while True:
             newest = max((day_of_key(entity_id, key) or "" for key in seen), default="")
             for part in await self.parts(entity_id, first_day=newest):

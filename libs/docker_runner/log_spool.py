@@ -8,7 +8,6 @@ Every call blocks for a disk access, and may come from any thread. One process a
 """
 
 import json
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -68,8 +67,9 @@ class LogSpool:
         self._done = Place(0, 0)
         self._chosen = Place(0, 0)
         self._intent: tuple[Place, str, int] | None = None
-        self.dropped_bytes = 0
-        """Output that this object has dropped because the spool was full."""
+        self._dropped_bytes = 0
+        self.pending_bytes = 0
+        """Bytes on disk that wait to be uploaded, about; may be read at any time, without waiting for the disk."""
         folder.mkdir(parents=True, exist_ok=True)
         self._recover()
 
@@ -99,16 +99,16 @@ class LogSpool:
             else:
                 last.append(source_of(container_id), position, payload)
             self._drop_oldest()
+            self._count_pending()
             return Place(last.sequence, last.size)
 
     # --- the uploader's side
 
-    @property
-    def pending_bytes(self) -> int:
-        """Bytes on disk that wait to be uploaded, about."""
+    def take_dropped(self) -> int:
+        """How many bytes of output were dropped since the last call, because the spool was full."""
         with self._lock:
-            waiting = sum(file.size - self._begin(file) for file in self._files if not file.dropped)
-            return waiting + sum(1 for file in self._files if file.dropped)
+            dropped, self._dropped_bytes = self._dropped_bytes, 0
+            return dropped
 
     def next_chunk(self, max_bytes: int) -> Chunk | None:
         """The output at the front: of one day, at most *max_bytes* or one record; None when there is none.
@@ -145,15 +145,10 @@ class LogSpool:
             for file in finished:
                 self._keep_positions(file)
             self._files = [file for file in self._files if file not in finished]
+            self._count_pending()
             self._save()
             for file in finished:
                 file.path.unlink(missing_ok=True)
-
-    def remove(self) -> None:
-        """Remove the folder and all in it."""
-        with self._lock:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._files = []
 
     # --- readers
 
@@ -174,6 +169,10 @@ class LogSpool:
 
     def _begin(self, file: SpoolFile) -> int:
         return self._done.offset if file.sequence == self._done.sequence else 0
+
+    def _count_pending(self) -> None:
+        # A note of what was dropped is output too, to be uploaded in its place.
+        self.pending_bytes = sum(1 if file.dropped else file.size - self._begin(file) for file in self._files)
 
     def _last_sequence(self) -> int:
         return max(self._done.sequence, self._files[-1].sequence if self._files else 0)
@@ -218,9 +217,9 @@ class LogSpool:
             self._save()
             gap = oldest.drop(self._begin(oldest), merged.payload_bytes if merged is not None else 0)
             self._files[index] = gap
-            self.dropped_bytes += gap.payload_bytes
+            self._dropped_bytes += gap.payload_bytes
             if merged is not None:
-                self.dropped_bytes -= merged.payload_bytes
+                self._dropped_bytes -= merged.payload_bytes
                 self._files.remove(merged)
                 merged.path.unlink(missing_ok=True)
 
@@ -244,6 +243,7 @@ class LogSpool:
                 path.unlink()
             else:
                 self._files.append(file)
+        self._count_pending()
         if self._intent is not None:
             self._chosen = self._intent[0]
 

@@ -103,7 +103,7 @@ def test_a_full_spool_drops_the_oldest_and_says_how_much(tmp_path: Path) -> None
     marker, _, rest = written.partition(b"\n")
     found = re.search(rb"\[the0: (\d+) bytes of output are missing here", marker)
     assert found is not None
-    assert int(found[1]) == 40_000 - len(rest) == spool.dropped_bytes
+    assert int(found[1]) == 40_000 - len(rest) == spool.take_dropped()
     assert rest.endswith(b"099" + b"x" * 396 + b"\n")
     assert len(rest) > 7_000
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 10_000

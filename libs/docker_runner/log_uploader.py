@@ -9,7 +9,7 @@ since. Requests that fail are aborted on the server as far as it answers.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ from prometheus_client import Counter
 from libs.core.log import get_logger
 from libs.core.object_store import ObjectChanged
 from libs.docker_runner.log_objects import LogObjects
-from libs.docker_runner.log_spool import LogSpool
+from libs.docker_runner.log_spool import Chunk, LogSpool
 
 log = get_logger(__name__)
 
@@ -54,23 +54,26 @@ class LogUploader:
                 if key != self._last_key:
                     await self._objects.forget(self._last_key)
                     self._last_key = key
-                for attempt in range(1, _ATTEMPTS + 1):
-                    before = await self._objects.stat(key)
-                    await self._run(self._spool.intend, chunk, key, before.size if before is not None else 0)
-                    try:
-                        await self._objects.add(key, before, chunk.payload)
-                        break
-                    except ObjectChanged as error:
-                        log.warning("somebody else writes to a log", key=key, reason=str(error))
-                        if attempt == _ATTEMPTS:
-                            raise
-                await self._run(self._spool.commit, chunk)
-                APPENDED_BYTES.inc(len(chunk.payload))
+                await _to_its_end(self._add(chunk, key))
 
     async def forget(self) -> None:
         """No more output is expected soon: remove what helps to add it."""
         async with self.lock:
             await self._objects.forget(self._last_key)
+
+    async def _add(self, chunk: Chunk, key: str) -> None:
+        for attempt in range(1, _ATTEMPTS + 1):
+            before = await self._objects.stat(key)
+            await self._run(self._spool.intend, chunk, key, before.size if before is not None else 0)
+            try:
+                await self._objects.add(key, before, chunk.payload)
+                break
+            except ObjectChanged as error:
+                log.warning("somebody else writes to a log", key=key, reason=str(error))
+                if attempt == _ATTEMPTS:
+                    raise
+        await self._run(self._spool.commit, chunk)
+        APPENDED_BYTES.inc(len(chunk.payload))
 
     async def _settle(self) -> None:
         """Find out about the addition whose outcome is unknown, if there is one."""
@@ -89,3 +92,13 @@ class LogUploader:
 
     async def _run(self, call: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: call(*arguments))
+
+
+async def _to_its_end(step: Coroutine[None, None, None]) -> None:
+    """Run *step*; when the caller is cancelled, still to its end: its threads would go on and write behind our back."""
+    task = asyncio.create_task(step)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise

@@ -1,0 +1,174 @@
+"""One bot's log on this host: its folder, which one process at a time works on, and who reads along."""
+
+import asyncio
+import fcntl
+import json
+import os
+import shutil
+import time
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from libs.docker_runner.log_objects import LogObjects
+from libs.docker_runner.log_spool import LogSpool, Place
+from libs.docker_runner.log_uploader import LogUploader
+
+_LIVE_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class LogOwner:
+    """Whose output it is, and the container that it came from last."""
+
+    entity_id: str
+    segment: int
+    container_id: str
+
+
+class BotLog:
+    """A spool that is open, with its uploader and its readers. The folder's lock is this process's until close()."""
+
+    def __init__(self, folder: "LogFolder", owner: LogOwner, spool: LogSpool, uploader: LogUploader) -> None:
+        self.folder = folder
+        self.owner = owner
+        self.spool = spool
+        self.uploader = uploader
+        self.followers = 0
+        """How many containers are being followed into it."""
+        self.uploading = False
+        self.changed_at = time.monotonic() - folder.quiet_seconds()
+        self.due_at: float | None = None
+        """When its output is to be uploaded, by the monotonic clock; None when there is none."""
+        self._readers: set[LiveOutput] = set()
+
+    @classmethod
+    def open(
+        cls, folder: "LogFolder", owner: LogOwner, objects: LogObjects, executor: Executor, spool_bytes: int
+    ) -> "BotLog":
+        """Open the spool in *folder*, which is locked. Blocks."""
+        folder.write_owner(owner)
+        spool = LogSpool(folder.path, spool_bytes)
+        return cls(folder, owner, spool, LogUploader(spool, objects, executor))
+
+    def written(self, place: Place, payload: bytes, upload_within_seconds: float) -> None:
+        """Output has reached the spool."""
+        self.changed_at = time.monotonic()
+        if self.due_at is None:
+            self.due_at = self.changed_at + upload_within_seconds
+        for reader in self._readers:
+            reader.put(place, payload)
+
+    def read_along(self) -> "LiveOutput":
+        """A reader of what is written from now on; end it with :meth:`stop_reading`."""
+        reader = LiveOutput()
+        self._readers.add(reader)
+        return reader
+
+    def stop_reading(self, reader: "LiveOutput") -> None:
+        """The reader has gone."""
+        self._readers.discard(reader)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether somebody writes, uploads or reads, or soon will."""
+        return bool(self.followers or self.uploading or self._readers or self.due_at is not None)
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        self.folder.unlock()
+
+
+class LiveOutput:
+    """Output on its way to one reader; a slow one loses the oldest of it, and is told so."""
+
+    def __init__(self) -> None:
+        self._pieces: list[tuple[Place, bytes]] = []
+        self._bytes = 0
+        self._skipped = 0
+        self._more = asyncio.Event()
+
+    def put(self, place: Place, payload: bytes) -> None:
+        """Hand a piece on; never waits."""
+        self._pieces.append((place, payload))
+        self._bytes += len(payload)
+        while self._bytes > _LIVE_BYTES and len(self._pieces) > 1:
+            _, dropped = self._pieces.pop(0)
+            self._bytes -= len(dropped)
+            self._skipped += len(dropped)
+        self._more.set()
+
+    async def take(self) -> list[tuple[Place, bytes]]:
+        """What has come, at least one piece, each with the place in the spool behind it."""
+        await self._more.wait()
+        self._more.clear()
+        pieces, self._pieces, self._bytes = self._pieces, [], 0
+        if self._skipped:
+            notice = b"[the0: %d bytes were skipped here: the reader was too slow]\n" % self._skipped
+            self._skipped = 0
+            pieces.insert(0, (pieces[0][0], notice))
+        return pieces
+
+
+class LogFolder:
+    """The folder of one bot's spool, with a lock that ends with its holder. All calls block for a disk access."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+
+    def try_lock(self, create: bool) -> bool:
+        """Whether the folder is this process's now; with *create* it is made when it is missing."""
+        if create:
+            self.path.mkdir(parents=True, exist_ok=True)
+        lock = self.path / "lock"
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(descriptor), lock.stat()):
+                raise FileNotFoundError
+        except (BlockingIOError, FileNotFoundError):
+            # Another has it, or has just removed the folder.
+            os.close(descriptor)
+            return False
+        self._descriptor = descriptor
+        return True
+
+    def unlock(self) -> None:
+        """Let others have it. May be repeated."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def remove(self) -> None:
+        """Remove it with all that is in it; it is locked."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    @property
+    def has_output(self) -> bool:
+        """Whether there is output that was not uploaded, as far as names of files tell."""
+        return any(path.suffix in (".spool", ".gap") for path in self.path.iterdir()) if self.path.is_dir() else False
+
+    def quiet_seconds(self) -> float:
+        """How long ago output was last written to it; 0 when there is none."""
+        written = [path.stat().st_mtime for path in self.path.glob("*.spool")]
+        return max(0.0, time.time() - max(written)) if written else 0.0
+
+    def owner(self) -> LogOwner | None:
+        """Whose it is; None when nobody noted it down, so that there is nothing in it."""
+        try:
+            return LogOwner(**json.loads((self.path / "owner.json").read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def write_owner(self, owner: LogOwner) -> None:
+        """Note down whose it is."""
+        if self.owner() == owner:
+            return
+        temporary = self.path / "owner.new"
+        # Escaped, since an id may hold lone surrogates.
+        temporary.write_text(json.dumps(asdict(owner)))
+        temporary.replace(self.path / "owner.json")

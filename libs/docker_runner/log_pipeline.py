@@ -1,0 +1,372 @@
+"""The output of all bots on this worker: from the engine into spools on disk, from there into objects.
+
+Each bot has one spool, which its containers use one after the other, in a folder named like them. The folder is locked
+by the process that works on it, so that a worker which was superseded and its successor never do so together. Output
+goes into the bot's day object while this worker owns the bot's segment. What is left on a host that no longer does,
+goes into an object beside it: no two hosts ever write to one.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from prometheus_client import Counter, Gauge
+
+from libs.core.errors import RuntimeFault
+from libs.core.log import get_logger
+from libs.core.object_store import ObjectStore
+from libs.core.wake import Wake
+from libs.docker_runner.bot_log import BotLog, LogFolder, LogOwner
+from libs.docker_runner.container import ManagedContainer
+from libs.docker_runner.log_follower import LogFollower
+from libs.docker_runner.log_keys import log_key
+from libs.docker_runner.log_objects import LogObjects
+from libs.docker_runner.log_spool import Place
+from libs.docker_runner.output import LogLine
+
+log = get_logger(__name__)
+
+PENDING_BYTES = Gauge("runtime_logs_pending_bytes", "Output of bots on this host's disk that is not uploaded yet.")
+DROPPED_BYTES = Counter("runtime_logs_dropped_bytes", "Output of bots that was dropped because its spool was full.")
+
+_LOCK_POLL_SECONDS = 0.1
+_RESTART_SECONDS = 5.0
+_SWEEP_SECONDS = 24 * 3600.0
+_EARLY_UPLOAD_BYTES = 4 * 1024 * 1024
+
+T = TypeVar("T")
+
+
+class LogSource(Protocol):
+    """Where containers' output is read: the docker runner."""
+
+    def logs(
+        self, container: ManagedContainer, since: datetime | None = None, follow: bool = False
+    ) -> AsyncIterator[LogLine]:
+        """The output since then, in the engine's order; with *follow* until the container ends."""
+        ...
+
+
+class _Following:
+    """A container that is followed: the task, and the follower once the bot's folder is this process's."""
+
+    def __init__(self) -> None:
+        self.follower: LogFollower | None = None
+        self.ended = False
+        self.done = asyncio.Event()
+
+
+class LogPipeline:
+    """Follows containers, uploads what they write, and lets people read along.
+
+    Args:
+        directory: where the spools are, for one service and scope alone; its worker processes on a host share it.
+        writer: a name of this host, for output of bots that it no longer owns.
+        owns: whether this worker owns a segment now, by a lease that it can prove.
+        spool_bytes: how much one bot's output may take on disk while the storage is away.
+        interval_seconds: how long output waits at most before it is uploaded, while the storage is there.
+        hand_over_seconds: after so long without output, what is left of a bot owned by another goes beside its object.
+        parallel: uploads at once; each takes up to 16 MiB of memory.
+    """
+
+    def __init__(
+        self,
+        source: LogSource,
+        store: ObjectStore,
+        bucket: str,
+        directory: Path,
+        *,
+        writer: str,
+        owns: Callable[[int], bool],
+        spool_bytes: int = 64 * 1024 * 1024,
+        interval_seconds: float = 30.0,
+        hand_over_seconds: float = 60.0,
+        parallel: int = 4,
+    ) -> None:
+        self._source = source
+        self._objects = LogObjects(store, bucket)
+        self._directory = directory
+        self._writer = hashlib.sha256(writer.encode()).hexdigest()[:8]
+        self._owns = owns
+        self._spool_bytes = spool_bytes
+        self._interval_seconds = interval_seconds
+        self._hand_over_seconds = hand_over_seconds
+        self._executor = ThreadPoolExecutor(parallel + 4, thread_name_prefix="logs")
+        self._uploads = asyncio.Semaphore(parallel)
+        self._group: asyncio.TaskGroup | None = None
+        self._bots: dict[str, BotLog] = {}
+        self._opening: dict[str, asyncio.Lock] = {}
+        self._following: dict[str, tuple[ManagedContainer, _Following]] = {}
+        self._wake = Wake()
+        self._swept_at = 0.0
+
+    # --- for the worker
+
+    async def run(self) -> None:
+        """Do all the work, for ever. Cancelling it is safe at any moment; :meth:`flush` before that is kind."""
+        await self._run(partial(self._directory.mkdir, parents=True, exist_ok=True))
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                for container, following in list(self._following.values()):
+                    self._begin(group, container, following)
+                await self._rounds(group)
+        finally:
+            self._group = None
+            for bot in self._bots.values():
+                bot.close()
+            self._bots.clear()
+            self._executor.shutdown(wait=False)
+
+    def follow(self, container: ManagedContainer) -> None:
+        """Take the container's output from where it was left, until :meth:`finish`. May be repeated."""
+        if container.container_id in self._following:
+            return
+        following = _Following()
+        self._following[container.container_id] = (container, following)
+        if self._group is not None:
+            self._begin(self._group, container, following)
+
+    async def finish(self, container: ManagedContainer, limit_seconds: float = 10.0) -> bool:
+        """The container has ended and is about to be removed: take the rest of its output. May be repeated.
+
+        Returns:
+            Whether all of it is safe on this host's disk, from where it is uploaded at once. False when the engine did
+            not give it within *limit_seconds*; removing the container then loses the rest.
+        """
+        self.follow(container)
+        _, following = self._following[container.container_id]
+        following.ended = True
+        if following.follower is not None:
+            following.follower.container_ended()
+        try:
+            async with asyncio.timeout(limit_seconds):
+                await following.done.wait()
+        except TimeoutError:
+            log.warning("the end of a container's output was not read in time", entity=container.id)
+            return False
+        return True
+
+    async def flush(self) -> None:
+        """Upload what there is. For shutdown, after the containers are finished."""
+        async with asyncio.TaskGroup() as group:
+            for name, bot in list(self._bots.items()):
+                group.create_task(self._try_to_upload(bot), name=f"flush log {name}")
+
+    async def clean(self, live: Collection[str]) -> int:
+        """Remove the folders of bots whose container is gone and whose output is uploaded; return how many.
+
+        Args:
+            live: the ids (the engine's) of all managed containers, those of other services and scopes included.
+        """
+        return await self._run(partial(self._clean, frozenset(live), frozenset(self._bots)))
+
+    def bot(self, entity_id: str) -> BotLog | None:
+        """The log of this bot, if it is followed or uploaded here now."""
+        return next((bot for bot in self._bots.values() if bot.owner.entity_id == entity_id), None)
+
+    async def upload(self, bot: BotLog) -> None:
+        """Upload this bot's output now, if it is this worker's.
+
+        Raises:
+            RuntimeFault: it could not be.
+        """
+        key_of = self._key_of(bot)
+        if key_of is not None:
+            await bot.uploader.upload(key_of)
+
+    # --- following
+
+    def _begin(self, group: asyncio.TaskGroup, container: ManagedContainer, following: _Following) -> None:
+        group.create_task(self._follow(container, following), name=f"follow log {container.name}")
+
+    async def _follow(self, container: ManagedContainer, following: _Following) -> None:
+        bot = await self._open(container)
+        try:
+            while True:
+                follower = LogFollower(
+                    bot.spool,
+                    container.container_id,
+                    partial(self._source.logs, container),
+                    self._executor,
+                    partial(self._written, bot),
+                )
+                following.follower = follower
+                if following.ended:
+                    follower.container_ended()
+                try:
+                    await follower.run()
+                    break
+                except RuntimeFault as error:
+                    log.warning("output cannot be followed", entity=container.id, reason=str(error))
+                except Exception:
+                    log.exception("following output failed", entity=container.id)
+                if following.ended:
+                    break
+                await asyncio.sleep(_RESTART_SECONDS)
+        finally:
+            bot.followers -= 1
+            self._following.pop(container.container_id, None)
+            following.done.set()
+            # What is there goes up at once when its container has ended, and so does the padded twin.
+            bot.due_at = 0.0
+            self._wake.set()
+
+    async def _open(self, container: ManagedContainer) -> BotLog:
+        """The bot's log, with one follower more; waits for another process that has its folder."""
+        owner = LogOwner(container.id, container.segment, container.container_id)
+        async with self._opening.setdefault(container.name, asyncio.Lock()):
+            bot = self._bots.get(container.name)
+            if bot is None:
+                folder = LogFolder(self._directory / container.name)
+                try:
+                    while not await self._run(partial(folder.try_lock, create=True)):  # noqa: ASYNC110 - a file lock
+                        await asyncio.sleep(_LOCK_POLL_SECONDS)
+                    bot = await self._open_folder(container.name, folder, owner)
+                except BaseException:
+                    folder.unlock()
+                    raise
+                bot.followers += 1
+            else:
+                bot.followers += 1
+                bot.owner = owner
+                await self._run(partial(bot.folder.write_owner, owner))
+            return bot
+
+    async def _open_folder(self, name: str, folder: LogFolder, owner: LogOwner) -> BotLog:
+        opening = partial(BotLog.open, folder, owner, self._objects, self._executor, self._spool_bytes)
+        bot = await self._run(opening)
+        self._bots[name] = bot
+        return bot
+
+    def _written(self, bot: BotLog, place: Place, payload: bytes) -> None:
+        bot.written(place, payload, self._interval_seconds)
+        if bot.spool.pending_bytes >= _EARLY_UPLOAD_BYTES and not bot.uploading:
+            bot.due_at = 0.0
+            self._wake.set()
+
+    # --- uploading
+
+    async def _rounds(self, group: asyncio.TaskGroup) -> None:
+        looked_at = -self._interval_seconds
+        while True:
+            now = time.monotonic()
+            if now - looked_at >= self._interval_seconds:
+                looked_at = now
+                await self._look_around()
+            for name, bot in list(self._bots.items()):
+                if not bot.in_use:
+                    self._close(name, bot)
+                elif bot.due_at is not None and bot.due_at <= now and not bot.uploading:
+                    bot.uploading = True
+                    bot.due_at = None
+                    group.create_task(self._upload(bot), name=f"upload log {name}")
+            due = [bot.due_at for bot in self._bots.values() if bot.due_at is not None and not bot.uploading]
+            await self._wake.wait_at_most(max(0.0, min([*due, looked_at + self._interval_seconds]) - time.monotonic()))
+
+    async def _upload(self, bot: BotLog) -> None:
+        try:
+            async with self._uploads:
+                uploaded = await self._try_to_upload(bot)
+        finally:
+            bot.uploading = False
+        if bot.due_at is None and bot.spool.pending_bytes and (bot.followers or uploaded):
+            bot.due_at = time.monotonic() + self._interval_seconds
+        # What cannot be uploaded now and is written by nobody is let go, and found again when one looks around:
+        # another process of this host may be waiting to follow the bot's next container.
+        self._wake.set()
+
+    async def _try_to_upload(self, bot: BotLog) -> bool:
+        try:
+            await self.upload(bot)
+            if not bot.followers:
+                await bot.uploader.forget()
+        except RuntimeFault as error:
+            log.warning("output cannot be uploaded", entity=bot.owner.entity_id, reason=str(error))
+            return False
+        except Exception:
+            log.exception("uploading output failed", entity=bot.owner.entity_id)
+            return False
+        return True
+
+    def _close(self, name: str, bot: BotLog) -> None:
+        DROPPED_BYTES.inc(bot.spool.take_dropped())
+        del self._bots[name]
+        lock = self._opening.get(name)
+        if lock is not None and not lock.locked():
+            del self._opening[name]
+        bot.close()
+
+    def _key_of(self, bot: BotLog) -> Callable[[str], str] | None:
+        if self._owns(bot.owner.segment):
+            return partial(log_key, bot.owner.entity_id)
+        if not bot.followers and time.monotonic() - bot.changed_at >= self._hand_over_seconds:
+            return partial(log_key, bot.owner.entity_id, writer=self._writer)
+        return None
+
+    async def _look_around(self) -> None:
+        """Take over what other processes of this host have left behind; measure; sweep the bucket once a day."""
+        for name in await self._run(partial(self._abandoned, frozenset(self._bots))):
+            async with self._opening.setdefault(name, asyncio.Lock()):
+                if name not in self._bots:
+                    await self._adopt(name)
+        PENDING_BYTES.set(sum(bot.spool.pending_bytes for bot in self._bots.values()))
+        for bot in self._bots.values():
+            DROPPED_BYTES.inc(bot.spool.take_dropped())
+        if time.monotonic() - self._swept_at > _SWEEP_SECONDS or not self._swept_at:
+            self._swept_at = time.monotonic()
+            try:
+                await self._objects.sweep()
+            except RuntimeFault as error:
+                log.warning("the logs bucket was not swept", reason=str(error))
+
+    async def _adopt(self, name: str) -> None:
+        folder = LogFolder(self._directory / name)
+        try:
+            if not await self._run(partial(folder.try_lock, create=False)):
+                return
+            owner = await self._run(folder.owner)
+            if owner is not None:
+                (await self._open_folder(name, folder, owner)).due_at = 0.0
+        finally:
+            if name not in self._bots:
+                folder.unlock()
+
+    # --- the disk
+
+    def _abandoned(self, known: Collection[str]) -> list[str]:
+        return [
+            path.name
+            for path in self._directory.iterdir()
+            if path.name not in known and path.is_dir() and LogFolder(path).has_output
+        ]
+
+    def _clean(self, live: Collection[str], known: Collection[str]) -> int:
+        removed = 0
+        for path in self._directory.iterdir() if self._directory.is_dir() else ():
+            folder = LogFolder(path)
+            if path.name in known or not path.is_dir() or folder.has_output or not folder.try_lock(create=False):
+                continue
+            try:
+                owner = folder.owner()
+                if not folder.has_output and (owner is None or owner.container_id not in live):
+                    folder.remove()
+                    removed += 1
+            finally:
+                folder.unlock()
+        return removed
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        running = asyncio.get_running_loop().run_in_executor(self._executor, call)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            # The thread cannot be stopped, and what it takes (a lock) must be known to be given back.
+            await asyncio.wait([running])
+            raise
