@@ -1,0 +1,319 @@
+"""The connection to NATS: the only module that knows the driver.
+
+The driver's own reconnection is off. Each time the connection breaks a new client is made, and the subscriptions are
+made anew on it, so that nothing buffered for the old one (an acknowledgement, a pull request) reaches a server that
+may have a different stream under the same name by then.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as DriverSubscription
+from prometheus_client import Counter
+
+from libs.core.backoff import Backoff
+from libs.core.errors import Permanent, Retryable
+from libs.core.health import Readiness
+from libs.core.log import get_logger
+from libs.core.metrics import record
+
+log = get_logger(__name__)
+
+DEPENDENCY = "nats"
+"""The name under which readiness shows this connection."""
+
+CONNECTIONS = Counter("runtime_nats_connections_total", "Connections made to NATS; more than one: it was lost.")
+
+_CONNECT_SECONDS = 2.0
+_PING_SECONDS = 1.0
+_UNANSWERED_PINGS = 2
+_CLOSE_SECONDS = 2.0
+_HEADER_FRAME_BYTES = 16
+_PENDING_MESSAGES = 65_536
+_PENDING_BYTES = 256 * 1024 * 1024
+
+
+class NatsUnavailable(Retryable):
+    """NATS cannot be reached or did not answer; what was sent may have arrived or not."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"NATS is unavailable: {reason}")
+        self.reason = reason
+
+
+class NobodyListens(NatsUnavailable):
+    """NATS is there, but nobody answers requests on this subject now."""
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(f"nobody answers on {subject}")
+
+
+class NatsRejected(Permanent):
+    """NATS or its driver refuses the message, such as one that is too large."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message as it came."""
+
+    subject: str
+    data: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    reply: str = ""
+
+
+Callback = Callable[[Message], Awaitable[None]]
+
+
+class Subscription:
+    """A subscription that lives on over reconnections until it is cancelled."""
+
+    def __init__(
+        self, connection: "NatsConnection", subject: str, callback: Callback, on_connect: Callable[[], None] | None
+    ) -> None:
+        self.subject = subject
+        self._connection = connection
+        self._callback = callback
+        self._on_connect = on_connect
+        self._driver: DriverSubscription | None = None
+
+    async def cancel(self) -> None:
+        """Receive nothing more. Safe to repeat."""
+        await self._connection._forget(self)
+
+    async def _make(self, client: Client) -> None:
+        self._driver = await client.subscribe(
+            self.subject,
+            cb=self._receive,
+            pending_msgs_limit=_PENDING_MESSAGES,
+            pending_bytes_limit=_PENDING_BYTES,
+        )
+        if self._on_connect is not None:
+            self._on_connect()
+
+    async def _receive(self, message: Msg) -> None:
+        try:
+            await self._callback(Message(message.subject, message.data, message.headers or {}, message.reply))
+        except Exception:
+            log.exception("a message was not handled", subject=message.subject)
+
+
+class NatsConnection:
+    """One connection to a NATS server or cluster, kept up by :meth:`run`.
+
+    Args:
+        url: one or several addresses, separated by commas; may hold credentials, which are never shown.
+        name: how the server's own tools show this connection.
+        readiness: told whether the connection is up, as something the process can do without.
+    """
+
+    def __init__(self, url: str, *, name: str, readiness: Readiness | None = None) -> None:
+        self._servers = [address.strip() for address in url.split(",") if address.strip()]
+        self._shown = ", ".join(_without_credentials(address) for address in self._servers)
+        self._name = name
+        self._readiness = readiness
+        self._client: Client | None = None
+        self._connected = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._subscriptions: set[Subscription] = set()
+        self._last_error = ""
+        self.generation = 0
+        """Counts the connections made; a change means that messages may have been missed."""
+        if readiness is not None:
+            readiness.expect(DEPENDENCY, f"connecting to {self._shown}", required=False)
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can be sent now, as far as is known."""
+        return self._client is not None and self._client.is_connected
+
+    async def wait_connected(self) -> None:
+        """Return when there is a connection, however long that takes."""
+        await self._connected.wait()
+
+    async def run(self) -> None:
+        """Connect, and connect again whenever the connection breaks, for ever."""
+        backoff = Backoff(0.1, 1.0)
+        try:
+            while True:
+                try:
+                    await self._connect()
+                except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
+                    self._tell(False, str(error) or type(error).__name__)
+                    await asyncio.sleep(backoff.next_seconds())
+                    continue
+                backoff.reset()
+                await self._lost.wait()
+                await self._drop()
+                self._tell(False, self._last_error or "the connection was lost")
+        finally:
+            await self._drop()
+
+    async def publish(
+        self, subject: str, data: bytes = b"", headers: Mapping[str, str] | None = None, reply: str = ""
+    ) -> None:
+        """Send a message, without knowing whether anybody receives it.
+
+        Raises:
+            NatsUnavailable: there is no connection.
+            NatsRejected: the message cannot be sent at all.
+        """
+        client = self._client_for(subject, data, headers)
+        try:
+            await client.publish(subject, data, reply=reply, headers=dict(headers) if headers else None)
+        except (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
+            raise NatsRejected(f"cannot send to {subject!r}: {error}") from error
+        except (nats.errors.Error, OSError) as error:
+            raise NatsUnavailable(str(error)) from error
+
+    async def request(
+        self, subject: str, data: bytes = b"", headers: Mapping[str, str] | None = None, timeout_seconds: float = 2.0
+    ) -> Message:
+        """Send a message and wait for the answer.
+
+        Raises:
+            NobodyListens: nobody is there to answer.
+            NatsUnavailable: no connection, or no answer in time.
+            NatsRejected: the message cannot be sent at all.
+        """
+        client = self._client_for(subject, data, headers)
+        begun, outcome = time.perf_counter(), "error"
+        try:
+            answer = await client.request(
+                subject, data, timeout=timeout_seconds, headers=dict(headers) if headers else None
+            )
+            outcome = "ok"
+        except nats.errors.NoRespondersError as error:
+            raise NobodyListens(subject) from error
+        except (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
+            raise NatsRejected(f"cannot send to {subject!r}: {error}") from error
+        except nats.errors.TimeoutError as error:
+            raise NatsUnavailable(f"no answer on {subject} within {timeout_seconds:g} s") from error
+        except (nats.errors.Error, OSError) as error:
+            raise NatsUnavailable(str(error)) from error
+        finally:
+            record("nats", "request", outcome, time.perf_counter() - begun)
+        return Message(answer.subject, answer.data, answer.headers or {}, answer.reply)
+
+    async def subscribe(
+        self, subject: str, callback: Callback, on_connect: Callable[[], None] | None = None
+    ) -> Subscription:
+        """Receive messages on *subject*, now if there is a connection, and after each time it is made.
+
+        Args:
+            on_connect: called each time the subscription is made, since messages may have been missed before.
+        """
+        subscription = Subscription(self, subject, callback, on_connect)
+        self._subscriptions.add(subscription)
+        if self.connected and self._client is not None:
+            try:
+                await subscription._make(self._client)
+            except (nats.errors.Error, OSError):
+                self._lost.set()  # it is made on the next connection
+        return subscription
+
+    def new_inbox(self) -> str:
+        """A subject that nobody else uses, for answers.
+
+        Raises:
+            NatsUnavailable: there is no connection.
+        """
+        return self._ready_client().new_inbox()
+
+    async def _forget(self, subscription: Subscription) -> None:
+        self._subscriptions.discard(subscription)
+        driver, subscription._driver = subscription._driver, None
+        if driver is not None and self.connected:
+            # Its connection may be gone by now, and it with that.
+            with contextlib.suppress(nats.errors.Error, OSError, ValueError):
+                await driver.unsubscribe()
+
+    def _ready_client(self) -> Client:
+        if self._client is None or not self._client.is_connected:
+            raise NatsUnavailable(self._last_error or "not connected")
+        return self._client
+
+    def _client_for(self, subject: str, data: bytes, headers: Mapping[str, str] | None) -> Client:
+        """The client to send a message with. The server cuts off who sends one that is too large, so look first."""
+        client = self._ready_client()
+        size_bytes = len(data)
+        if headers:
+            size_bytes += _HEADER_FRAME_BYTES + sum(
+                len(f"{name}: {value}\r\n".encode()) for name, value in headers.items()
+            )
+        if size_bytes > client.max_payload:
+            raise NatsRejected(f"cannot send {size_bytes} bytes to {subject!r}: the server allows {client.max_payload}")
+        return client
+
+    async def _connect(self) -> None:
+        client = Client()
+        self._lost = lost = asyncio.Event()
+
+        async def closed() -> None:
+            lost.set()
+
+        async def failed(error: Exception) -> None:
+            self._last_error = str(error) or type(error).__name__
+            if isinstance(error, nats.errors.SlowConsumerError):
+                log.warning("messages were dropped because they came faster than they were handled")
+
+        await client.connect(
+            servers=list(self._servers),
+            name=self._name,
+            allow_reconnect=False,
+            max_reconnect_attempts=1,  # of each address, before the next
+            reconnect_time_wait=0.05,  # type: ignore[arg-type]  # between two attempts at one address
+            connect_timeout=_CONNECT_SECONDS,  # type: ignore[arg-type]  # any number of seconds does
+            ping_interval=_PING_SECONDS,  # type: ignore[arg-type]
+            max_outstanding_pings=_UNANSWERED_PINGS,
+            closed_cb=closed,
+            error_cb=failed,
+        )
+        try:
+            for subscription in list(self._subscriptions):
+                await subscription._make(client)
+            await client.flush(timeout=2)
+        except BaseException:
+            await client.close()
+            raise
+        for found in client.discovered_servers:
+            if (address := found.geturl()) not in self._servers:
+                self._servers.append(address)
+        self._client = client
+        self._last_error = ""
+        self.generation += 1
+        CONNECTIONS.inc()
+        self._tell(True, _without_credentials(client.connected_url.geturl()) if client.connected_url else "")
+        self._connected.set()
+
+    async def _drop(self) -> None:
+        self._connected.clear()
+        client, self._client = self._client, None
+        for subscription in self._subscriptions:
+            subscription._driver = None
+        if client is not None:
+            try:
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await client.close()
+            except (nats.errors.Error, OSError, TimeoutError) as error:
+                log.debug("the old connection to nats did not close", reason=str(error))
+
+    def _tell(self, ok: bool, detail: str) -> None:
+        if ok:
+            log.info("connected to nats", server=detail)
+        elif self._readiness is None or (state := self._readiness.states.get(DEPENDENCY)) is None or state.ok:
+            log.warning("nats cannot be used", servers=self._shown, reason=detail)
+        if self._readiness is not None:
+            self._readiness.report(DEPENDENCY, ok, detail if ok else f"{self._shown}: {detail}", required=False)
+
+
+def _without_credentials(address: str) -> str:
+    parts = urlsplit(address if "://" in address else f"nats://{address}")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

@@ -1,0 +1,144 @@
+"""Keeping a consumer of the event stream bound, whatever happens to the stream, the server or the connection."""
+
+import asyncio
+from collections.abc import Callable
+
+from prometheus_client import Counter
+
+from libs.core.backoff import Backoff
+from libs.core.events.connection import NatsConnection, NatsUnavailable
+from libs.core.events.delivery import Delivery
+from libs.core.events.jetstream import JetStreamRefused
+from libs.core.events.pull import BindingLost, Puller
+from libs.core.events.stream import Binding, EventStream
+from libs.core.health import Readiness
+from libs.core.log import get_logger
+
+log = get_logger(__name__)
+
+DEPENDENCY = "events"
+"""The name under which readiness shows whether events are read."""
+
+BINDINGS = Counter(
+    "runtime_event_bindings_total", "How often the event stream's consumer was found or made, by why.", ["reason"]
+)
+
+_CHECK_SECONDS = 60.0
+_CHECK_MISSING_SECONDS = 2.0
+
+
+class EventConsumer:
+    """Hands each message of a service's subjects to *receive*, for ever. The receiver answers the deliveries.
+
+    Args:
+        in_hand: how many of the received messages are not dealt with yet.
+        capacity: how many may be so at once.
+        required: whether the process is not ready while events cannot be read although NATS is there.
+    """
+
+    def __init__(
+        self,
+        connection: NatsConnection,
+        stream: EventStream,
+        receive: Callable[[Delivery], None],
+        in_hand: Callable[[], int],
+        *,
+        capacity: int = 1024,
+        readiness: Readiness | None = None,
+        required: bool = True,
+    ) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._receive = receive
+        self._in_hand = in_hand
+        self._capacity = capacity
+        self._readiness = readiness
+        self._required = required
+        self._puller: Puller | None = None
+        self._told = ""
+
+    def freed(self) -> None:
+        """Messages were dealt with, so there may be room for others."""
+        if self._puller is not None:
+            self._puller.freed()
+
+    async def run(self) -> None:
+        """Bind and pull; whenever that ends for whatever reason, bind again. Does not return."""
+        backoff = Backoff(0.1, 1.0)
+        reason = "start"
+        while True:
+            if not self._connection.connected:
+                # Without NATS the process does its work from MongoDB, so this alone does not make it unready.
+                self._tell(False, "waiting for NATS", required=False)
+                await self._connection.wait_connected()
+            try:
+                binding = await self._stream.bind()
+                BINDINGS.labels(reason).inc()
+                self._report(binding)
+                backoff.reset()
+                await self._pull(binding)
+            except BindingLost as error:
+                reason = error.kind
+                log.warning("the consumer of the event stream was lost", reason=str(error))
+                self._tell(False, f"{error}; binding again", required=False)
+            except NatsUnavailable as error:
+                reason = "unavailable"
+                self._tell(False, str(error), required=False)
+            except JetStreamRefused as error:
+                reason = "refused"
+                self._tell(False, str(error), required=self._required)
+            await asyncio.sleep(backoff.next_seconds())
+
+    async def _pull(self, binding: Binding) -> None:
+        """Pull until the binding is lost, or the stream turns out to be another than it was."""
+        async with Puller(self._connection, binding, self._receive, self._in_hand, self._capacity) as puller:
+            self._puller = puller
+            tasks = [
+                asyncio.create_task(self._until_changed(binding), name="watch-event-stream"),
+                asyncio.create_task(self._pull_if_readable(puller, binding), name="pull-events"),
+            ]
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            finally:
+                self._puller = None
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _pull_if_readable(self, puller: Puller, binding: Binding) -> None:
+        if binding.readable:
+            await puller.run_until_lost()
+        # There is no consumer for none of the subjects; wait until the stream changes.
+        await asyncio.Event().wait()
+
+    async def _until_changed(self, binding: Binding) -> None:
+        """Look at the stream now and then: a person may have given it a subject that it lacked."""
+        while True:
+            await asyncio.sleep(_CHECK_MISSING_SECONDS if binding.missing_subjects else _CHECK_SECONDS)
+            stream = await self._stream.state()
+            if stream is None or stream.created_at != binding.stream.created_at:
+                raise BindingLost("stream-replaced", "the stream was deleted or made anew")
+            if stream.subjects != binding.stream.subjects:
+                raise BindingLost("stream-changed", "the stream has other subjects now")
+
+    def _report(self, binding: Binding) -> None:
+        if not binding.missing_subjects:
+            self._tell(True, f"reading {binding.stream.name} as {binding.consumer}", required=self._required)
+            return
+        missing = ", ".join(binding.missing_subjects)
+        self._tell(
+            False,
+            f"the stream {binding.stream.name} exists without the subject {missing}, which this service needs; "
+            f"add it to the stream, or delete the stream and the runtime makes it with all subjects",
+            required=self._required,
+            error=True,
+        )
+
+    def _tell(self, ok: bool, detail: str, *, required: bool, error: bool = False) -> None:
+        if detail != self._told:
+            self._told = detail
+            (log.error if error else log.info)("events", ok=ok, detail=detail)
+        if self._readiness is not None:
+            self._readiness.report(DEPENDENCY, ok, detail, required=required)

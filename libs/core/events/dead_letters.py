@@ -1,0 +1,246 @@
+"""Messages that were given up: put aside with the reason, to be looked at, published again or thrown away."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from prometheus_client import Counter
+
+from libs.core.errors import Permanent
+from libs.core.events.connection import NatsRejected
+from libs.core.events.delivery import Delivery
+from libs.core.events.jetstream import MESSAGE_ID, JetStream, MessageMissing, StoredMessage, StreamExists, StreamMissing
+from libs.core.events.stream import DAY_NANOSECONDS
+from libs.core.log import get_logger
+
+log = get_logger(__name__)
+
+DEAD_LETTER_STREAM = "THE0_DLQ"
+PUBLISHED_AT = "The0-Published-At"
+"""On a message that was published again: when it was published first, in nanoseconds since 1970."""
+
+_PREFIX = "The0-"
+_ORIGINAL = "The0-Original-"
+_FIRST_PUBLISHED_AT = "The0-First-Published-At"
+_LEFT_OUT = "The0-Payload-Left-Out"
+_SERVERS_OWN = "nats-"
+_MAX_REASON_CHARACTERS = 2000
+
+DEAD_LETTERS = Counter("runtime_dead_letters_total", "Messages that were given up.", ["service"])
+
+
+class DeadLetterMissing(Permanent):
+    """There is no dead letter with this number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"there is no dead letter {number}; `runtime dlq ls` shows those that there are")
+
+
+class PayloadLost(Permanent):
+    """The dead letter was too large to be kept with its payload."""
+
+    def __init__(self, number: int, sequence: int) -> None:
+        super().__init__(
+            f"dead letter {number} was stored without its payload, which was too large; "
+            f"it is message {sequence} of its stream as long as that keeps it"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that was given up. *headers* are those it was published with; *number* names it for a person."""
+
+    number: int
+    service: str
+    reason: str
+    attempts: int
+    subject: str
+    stream: str
+    sequence: int
+    published_at: datetime
+    failed_at: datetime
+    headers: Mapping[str, str]
+    data: bytes
+    payload_lost: bool = False
+
+    @property
+    def entity_id(self) -> str | None:
+        """The id in the payload, if one can be read."""
+        try:
+            payload = json.loads(self.data)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(payload, dict):
+            return None
+        lowered = {str(name).lower(): value for name, value in payload.items()}
+        found = lowered.get("id") or lowered.get("entity_id")
+        return found if isinstance(found, str) else None
+
+
+class DeadLetters:
+    """The stream of dead letters, one subject a service: `the0.dlq.<service>`. Every method raises NatsUnavailable."""
+
+    def __init__(self, jetstream: JetStream, *, stream: str = DEAD_LETTER_STREAM, subjects: str = "the0.dlq") -> None:
+        self._jetstream = jetstream
+        self._stream = stream
+        self._subjects = subjects
+
+    async def bury(self, service: str, delivery: Delivery, reason: str, attempts: int) -> None:
+        """Put a message aside. Safe to repeat: the same message is kept once.
+
+        Raises:
+            JetStreamRefused: the stream cannot take it, for instance because the disk is full.
+        """
+        await self._ensure_stream()
+        headers = {_original(name): value for name, value in delivery.headers.items()}
+        first_published_at = headers.pop(PUBLISHED_AT, str(delivery.published_at))
+        headers |= {
+            MESSAGE_ID: f"{service}:{delivery.stream_created_at}:{delivery.sequence}",
+            "The0-Reason": reason[:_MAX_REASON_CHARACTERS],
+            "The0-Attempts": str(attempts),
+            "The0-Subject": delivery.subject,
+            "The0-Stream": delivery.stream,
+            "The0-Sequence": str(delivery.sequence),
+            _FIRST_PUBLISHED_AT: first_published_at,
+        }
+        subject = self._subject(service)
+        try:
+            await self._jetstream.publish(subject, delivery.data, headers)
+        except NatsRejected:
+            # With these headers it is larger than the server allows.
+            headers[_LEFT_OUT] = str(len(delivery.data))
+            await self._jetstream.publish(subject, b"", headers)
+        DEAD_LETTERS.labels(service).inc()
+        log.error(
+            "an event was given up",
+            subject=delivery.subject,
+            sequence=delivery.sequence,
+            attempts=attempts,
+            reason=reason,
+        )
+
+    async def list(self, service: str | None = None, limit: int = 1000) -> list[DeadLetter]:
+        """The oldest *limit* dead letters, of one service or of all."""
+        letters: list[DeadLetter] = []
+        async for letter in self._each(service):
+            letters.append(letter)
+            if len(letters) == limit:
+                break
+        return letters
+
+    async def show(self, number: int) -> DeadLetter:
+        """One dead letter.
+
+        Raises:
+            DeadLetterMissing: there is none with this number.
+        """
+        return _letter(await self._stored(number))
+
+    async def replay(self, number: int) -> DeadLetter:
+        """Publish it again as it was, on its own subject, and take it out of the dead letters.
+
+        It keeps its place among the events of its entity: what came later still counts.
+
+        Raises:
+            DeadLetterMissing: there is none with this number.
+            PayloadLost: it was too large to be kept.
+            NobodyListens: no stream has its subject now.
+        """
+        stored = await self._stored(number)
+        letter = _letter(stored)
+        if letter.payload_lost:
+            raise PayloadLost(number, letter.sequence)
+        headers = dict(letter.headers)
+        headers[PUBLISHED_AT] = stored.headers.get(_FIRST_PUBLISHED_AT) or str(stored.published_at)
+        headers[MESSAGE_ID] = f"replay:{self._stream}:{number}:{stored.published_at}"
+        await self._jetstream.publish(letter.subject, letter.data, headers)
+        await self._remove(number)
+        return letter
+
+    async def purge(self, service: str | None = None, number: int | None = None) -> int:
+        """Throw away one dead letter, those of a service, or all; how many there were.
+
+        Raises:
+            DeadLetterMissing: there is none with this number.
+        """
+        if number is not None:
+            await self.show(number)
+            await self._remove(number)
+            return 1
+        try:
+            return await self._jetstream.purge_stream(self._stream, self._subject(service) if service else None)
+        except StreamMissing:
+            return 0
+
+    async def _stored(self, number: int) -> StoredMessage:
+        try:
+            return await self._jetstream.message(self._stream, number)
+        except (MessageMissing, StreamMissing):
+            raise DeadLetterMissing(number) from None
+
+    async def _each(self, service: str | None) -> AsyncIterator[DeadLetter]:
+        subject = self._subject(service) if service else f"{self._subjects}.>"
+        sequence = 1
+        while True:
+            try:
+                found = await self._jetstream.next_message(self._stream, subject, sequence)
+            except StreamMissing:
+                return
+            if found is None:
+                return
+            yield _letter(found)
+            sequence = found.sequence + 1
+
+    async def _remove(self, number: int) -> None:
+        try:
+            await self._jetstream.delete_message(self._stream, number)
+        except MessageMissing:
+            log.debug("the dead letter was removed by somebody else", number=number)
+
+    async def _ensure_stream(self) -> None:
+        try:
+            await self._jetstream.stream(self._stream)
+        except StreamMissing:
+            config = {
+                "subjects": [f"{self._subjects}.>"],
+                "storage": "file",
+                "retention": "limits",
+                "max_age": 90 * DAY_NANOSECONDS,
+                "num_replicas": 1,
+            }
+            try:
+                await self._jetstream.create_stream(self._stream, config)
+            except StreamExists:
+                log.debug("the stream of dead letters was made by somebody else", stream=self._stream)
+
+    def _subject(self, service: str) -> str:
+        return f"{self._subjects}.{service}"
+
+
+def _original(name: str) -> str:
+    """The name under which a header is kept: one that tells the server what to do must not act again."""
+    return _ORIGINAL + name if name.lower().startswith(_SERVERS_OWN) else name
+
+
+def _letter(message: StoredMessage) -> DeadLetter:
+    headers = message.headers
+    published_at = int(headers.get(_FIRST_PUBLISHED_AT) or message.published_at)
+    return DeadLetter(
+        number=message.sequence,
+        service=message.subject.rpartition(".")[2],
+        reason=headers.get("The0-Reason", ""),
+        attempts=int(headers.get("The0-Attempts") or 0),
+        subject=headers.get("The0-Subject", ""),
+        stream=headers.get("The0-Stream", ""),
+        sequence=int(headers.get("The0-Sequence") or 0),
+        published_at=datetime.fromtimestamp(published_at / 1e9, UTC),
+        failed_at=datetime.fromtimestamp(message.published_at / 1e9, UTC),
+        headers={
+            name.removeprefix(_ORIGINAL): value
+            for name, value in headers.items()
+            if name.startswith(_ORIGINAL) or not (name.startswith(_PREFIX) or name.lower().startswith(_SERVERS_OWN))
+        },
+        data=message.data,
+        payload_lost=_LEFT_OUT in headers,
+    )

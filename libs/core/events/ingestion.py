@@ -1,0 +1,255 @@
+"""Events into MongoDB: read, applied, and only then acknowledged.
+
+Messages of different entities are worked on at once, those of one entity in order. What is ready together is applied
+together, so that under load one round trip to MongoDB serves many events. Correctness does not rest on the order:
+the store comes to the same state in any (:mod:`libs.core.store.history`).
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from libs.core.errors import Permanent, Retryable, RuntimeFault
+from libs.core.events.connection import NatsConnection, NatsUnavailable
+from libs.core.events.consumer import EventConsumer
+from libs.core.events.dead_letters import PUBLISHED_AT, DeadLetters
+from libs.core.events.delivery import Delivery
+from libs.core.events.jetstream import JetStream
+from libs.core.events.lanes import Lanes
+from libs.core.events.payload import PayloadRejected, Place, read_event
+from libs.core.events.stream import ACK_WAIT_SECONDS, EVENT_STREAM, EVENT_SUBJECTS, EventStream
+from libs.core.events.wakeups import WakeUps
+from libs.core.health import Readiness
+from libs.core.log import get_logger
+from libs.core.metrics import observe
+from libs.core.service import ServiceDefinition
+from libs.core.store.entities import EntityStore
+from libs.core.store.failures import FailureStore
+from libs.core.store.history import UNKNOWN_STREAM, EntityEvent, EventKind
+
+log = get_logger(__name__)
+
+EVENTS = Counter("runtime_events_total", "Events by what became of them.", ["subject", "outcome"])
+EVENT_SECONDS = Histogram(
+    "runtime_event_seconds",
+    "From publishing an event until MongoDB has it.",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 600),
+)
+IN_HAND = Gauge("runtime_events_in_hand", "Events received and not yet applied.")
+
+_BATCH_EVENTS = 256
+_BATCHES_AT_ONCE = 3
+_FIRST_RETRY_SECONDS = 0.2
+_LAST_RETRY_SECONDS = 3.0
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    """A message in hand: the event in it, or why there is none."""
+
+    delivery: Delivery
+    event: EntityEvent | None
+    rejected: PayloadRejected | None = None
+    received_at: float = field(default_factory=time.monotonic)
+
+
+class Ingestion:
+    """Reads a service's events into its store, for ever.
+
+    Args:
+        max_retries: how often handling an event may fail, for a reason that does not pass by itself, before it is
+            given up. A failure that passes (a database away) is never counted.
+        ack_wait_seconds: after so long without a sign of life from its worker, an event goes to another.
+        required: whether the process is not ready while the stream is unusable although NATS is there.
+        stream_name: another stream than the contract's, for tests that share a server; so are *subjects*.
+    """
+
+    def __init__(
+        self,
+        service: ServiceDefinition,
+        store: EntityStore,
+        failures: FailureStore,
+        connection: NatsConnection,
+        wakeups: WakeUps,
+        *,
+        max_retries: int = 3,
+        ack_wait_seconds: float = ACK_WAIT_SECONDS,
+        readiness: Readiness | None = None,
+        required: bool = True,
+        stream_name: str = EVENT_STREAM,
+        subjects: Sequence[str] = EVENT_SUBJECTS,
+        dead_letters: DeadLetters | None = None,
+    ) -> None:
+        self._service = service
+        self._store = store
+        self._failures = failures
+        self._wakeups = wakeups
+        self._max_retries = max_retries
+        self._ack_wait_seconds = ack_wait_seconds
+        self._kinds = _kinds(service)
+        jetstream = JetStream(connection)
+        self._dead_letters = dead_letters or DeadLetters(jetstream)
+        publishes = [service.completed_subject] if service.completed_subject else []
+        stream = EventStream(jetstream, service.name, service.subjects, publishes, name=stream_name, subjects=subjects)
+        self._consumer = EventConsumer(
+            connection, stream, self._receive, lambda: len(self._in_hand), readiness=readiness, required=required
+        )
+        self._lanes: Lanes[_Work] = Lanes()
+        self._in_hand: set[_Work] = set()
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Semaphore(_BATCHES_AT_ONCE)
+
+    async def run(self) -> None:
+        """Consume until cancelled. What is in hand then is delivered again, to another worker or to the next run."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._consumer.run(), name="consume-events")
+            tasks.create_task(self._keep_alive(), name="keep-events-alive")
+            tasks.create_task(self._dispatch(tasks), name="dispatch-events")
+
+    def _receive(self, delivery: Delivery) -> None:
+        work = self._read(delivery)
+        self._in_hand.add(work)
+        IN_HAND.set(len(self._in_hand))
+        # One that cannot be read belongs to no entity and waits for none.
+        self._lanes.put(work.event.id if work.event else f"\0{delivery.sequence}", work)
+        self._arrived.set()
+
+    def _read(self, delivery: Delivery) -> _Work:
+        first_published_at = delivery.headers.get(PUBLISHED_AT, "")
+        if first_published_at.isascii() and first_published_at.isdigit():
+            place = Place(int(first_published_at), UNKNOWN_STREAM, 0)
+        else:
+            place = Place(delivery.published_at, delivery.stream_created_at, delivery.sequence)
+        try:
+            kind = self._kinds.get(delivery.subject)
+            if kind is None:
+                raise PayloadRejected(None, f"{self._service.name} does not read the subject {delivery.subject}")
+            return _Work(delivery, read_event(kind, delivery.data, delivery.headers, place))
+        except PayloadRejected as error:
+            return _Work(delivery, None, error)
+
+    async def _dispatch(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._lanes:
+                await self._room.acquire()
+                batch = self._lanes.take(_BATCH_EVENTS)
+                if batch:
+                    tasks.create_task(self._work(batch), name="apply-events")
+                else:
+                    self._room.release()
+
+    async def _work(self, batch: Mapping[str, Sequence[_Work]]) -> None:
+        works = [work for lane in batch.values() for work in lane]
+        try:
+            for work in works:
+                if work.rejected is not None:
+                    await self._bury(work, str(work.rejected), work.delivery.attempt)
+            await self._apply([work for work in works if work.event is not None])
+        except Exception:
+            log.exception("events could not be handled", number=len(works))
+            EVENTS.labels(works[0].delivery.subject, "error").inc(len(works))
+        finally:
+            self._in_hand.difference_update(works)
+            IN_HAND.set(len(self._in_hand))
+            self._lanes.done(batch)
+            self._room.release()
+            self._arrived.set()
+            self._consumer.freed()
+
+    async def _apply(self, works: Sequence[_Work]) -> None:
+        if not works:
+            return
+        try:
+            with observe("events", "apply"):
+                applied = await self._store.apply([work.event for work in works if work.event is not None])
+        except Retryable as error:
+            await self._again(works, error)
+        except Exception as error:  # noqa: BLE001 - sorted out below: given up at once, or after some retries
+            if len(works) > 1:
+                for work in works:  # one of them is to blame; the others must not suffer for it
+                    await self._apply([work])
+            else:
+                await self._failed(works[0], error)
+        else:
+            await self._wakeups.segments_changed(applied.segments)
+            if applied.occupancy_changed:
+                await self._wakeups.partitions_changed()
+            for work in works:
+                await self._acknowledge(work, "applied")
+
+    async def _acknowledge(self, work: _Work, outcome: str) -> None:
+        EVENTS.labels(work.delivery.subject, outcome).inc()
+        EVENT_SECONDS.observe(max(0.0, time.time() - work.delivery.published_at / 1e9))
+        try:
+            await work.delivery.ack()
+        except NatsUnavailable as error:
+            log.debug("an event was not acknowledged and comes again", reason=str(error))
+
+    async def _again(self, works: Sequence[_Work], error: Exception) -> None:
+        """Have them delivered again, later each time."""
+        log.warning("events wait for another attempt", number=len(works), reason=str(error))
+        for work in works:
+            EVENTS.labels(work.delivery.subject, "retried").inc()
+            try:
+                await work.delivery.nak(_retry_seconds(work.delivery.attempt))
+            except NatsUnavailable:
+                return  # without an answer they come again by themselves
+
+    async def _failed(self, work: _Work, error: Exception) -> None:
+        if isinstance(error, Permanent):
+            await self._bury(work, str(error), work.delivery.attempt)
+            return
+        delivery = work.delivery
+        log.error("handling an event failed", subject=delivery.subject, sequence=delivery.sequence, exc_info=error)
+        reason = f"{type(error).__name__}: {error}"
+        message = f"{self._service.name}:{delivery.stream_created_at}:{delivery.sequence}"
+        try:
+            failures = await self._failures.count(message, reason)
+        except Retryable as unavailable:
+            await self._again([work], unavailable)
+            return
+        if failures >= self._max_retries:
+            await self._bury(work, reason, failures)
+        else:
+            await self._again([work], error)
+
+    async def _bury(self, work: _Work, reason: str, attempts: int) -> None:
+        try:
+            await self._dead_letters.bury(self._service.name, work.delivery, reason, attempts)
+        except RuntimeFault as error:
+            await self._again([work], error)
+        else:
+            await self._acknowledge(work, "dead-lettered")
+
+    async def _keep_alive(self) -> None:
+        """Keep messages that take long, or wait for one that does, from being given to another worker."""
+        while True:
+            await asyncio.sleep(self._ack_wait_seconds / 3)
+            old = time.monotonic() - self._ack_wait_seconds / 4
+            try:
+                for work in list(self._in_hand):
+                    if work.received_at < old:
+                        await work.delivery.in_progress()
+            except NatsUnavailable as error:
+                log.debug("events in hand may be delivered again", reason=str(error))
+
+
+def _kinds(service: ServiceDefinition) -> dict[str, EventKind]:
+    subjects = {
+        service.created_subject: EventKind.CREATED,
+        service.updated_subject: EventKind.UPDATED,
+        service.deleted_subject: EventKind.DELETED,
+    }
+    return {subject: kind for subject, kind in subjects.items() if subject is not None}
+
+
+def _retry_seconds(attempt: int) -> float:
+    """How long to wait after the *attempt*-th delivery failed."""
+    longest: float = min(_LAST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2.0 ** min(attempt - 1, 10))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - only spreads the load

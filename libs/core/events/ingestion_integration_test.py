@@ -1,0 +1,383 @@
+"""Events from a real stream into a real MongoDB, through everything that may happen to the stream and the servers."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from libs.core.events.dead_letters import DeadLetterMissing
+from libs.core.events.wakeups import WakeUps
+from libs.core.store.client import Mongo, StoreUnavailable
+from libs.core.wake import Wake
+from tests.support.event_rig import EventRig, event_rig, payload
+from tests.support.eventually import eventually
+from tools.stack.mongod import MongoServer
+from tools.stack.nats import NatsServer
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def rig(mongo_uri: str, database_name: str, nats_server: NatsServer) -> AsyncIterator[EventRig]:
+    async with event_rig(mongo_uri, database_name, nats_server.url) as rig:
+        await rig.client.wait_connected()
+        await rig.store().ensure_indexes()
+        yield rig
+
+
+async def none_pending(rig: EventRig) -> bool:
+    """Whether the stream has a consumer, and that has seen every message acknowledged."""
+    consumers = await rig.jetstream.consumers(rig.stream_name)
+    return bool(consumers) and all(c["num_pending"] + c["num_ack_pending"] == 0 for c in consumers)
+
+
+async def has(rig: EventRig, bot_id: str) -> bool:
+    return bot_id in await rig.ids()
+
+
+async def any_in_hand(rig: EventRig) -> bool:
+    return any(c["num_ack_pending"] for c in await rig.jetstream.consumers(rig.stream_name))
+
+
+async def test_a_missing_stream_is_made_with_what_the_contract_says(rig: EventRig) -> None:
+    await rig.start_worker()
+    state = await rig.jetstream.stream(rig.stream_name)
+    assert state.subjects == rig.subjects
+    found = await rig.jetstream._ask("info", f"STREAM.INFO.{rig.stream_name}", {})
+    config = found["config"]
+    assert (config["storage"], config["retention"], config["max_age"]) == ("file", "limits", 7 * 86400 * 10**9)
+
+
+async def test_an_event_is_acknowledged_after_mongodb_has_it(rig: EventRig) -> None:
+    await rig.start_worker()
+    await rig.created("b1", pair="BTC")
+    bot = await eventually(lambda: rig.bots.find_one({"id": "b1"}))
+    assert bot["config"] == {"pair": "BTC"}
+    await eventually(lambda: none_pending(rig))
+
+
+async def test_events_published_before_any_worker_started_are_read(rig: EventRig) -> None:
+    await rig.make_stream()
+    await rig.created("b1")
+    await rig.start_worker()
+    await eventually(lambda: rig.ids())
+
+
+async def test_workers_share_the_events_and_the_last_update_counts(rig: EventRig) -> None:
+    for _ in range(3):
+        await rig.start_worker()
+    for n in range(200):
+        await (rig.created if n < 10 else rig.updated)(f"b{n % 10}", n=n)
+    await eventually(lambda: none_pending(rig))
+    assert {bot["id"]: bot["config"]["n"] async for bot in rig.bots.find()} == {f"b{n}": 190 + n for n in range(10)}
+
+
+async def test_a_worker_that_dies_with_events_in_hand_loses_none(rig: EventRig, database_name: str) -> None:
+    await rig.make_stream()
+    slow = SlowStore(rig.store())
+    first = await rig.start_worker(store=slow, ack_wait_seconds=0.4)  # type: ignore[arg-type]
+    await rig.created("b1")
+    await eventually(lambda: any_in_hand(rig))
+    await first.kill()
+    await rig.start_worker(ack_wait_seconds=0.4)
+    await eventually(lambda: rig.ids())
+
+
+class SlowStore:
+    """A store whose writes take until they are released."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.released = asyncio.Event()
+        self.calls = 0
+
+    async def apply(self, events: Any) -> Any:
+        self.calls += 1
+        await self.released.wait()
+        return await self._store.apply(events)
+
+
+async def test_an_event_whose_write_is_slow_is_not_given_to_another_worker(rig: EventRig) -> None:
+    await rig.make_stream()
+    slow, other = SlowStore(rig.store()), SlowStore(rig.store())
+    await rig.start_worker(store=slow, ack_wait_seconds=0.2)  # type: ignore[arg-type]
+    await rig.created("b1")
+    await eventually(lambda: slow.calls)
+    await rig.start_worker(store=other, ack_wait_seconds=0.2)  # type: ignore[arg-type]
+    await asyncio.sleep(0.45)  # more than twice the time to acknowledge
+    slow.released.set()
+    await eventually(lambda: none_pending(rig))
+    assert (slow.calls, other.calls) == (1, 0)
+
+
+async def test_ingestion_goes_on_by_itself_when_the_stream_is_deleted_and_made_again(rig: EventRig) -> None:
+    await rig.make_stream()
+    workers = [await rig.start_worker(), await rig.start_worker()]
+    for round_number in range(3):
+        await rig.remake_stream()
+        await rig.created(f"b{round_number}")
+        await eventually(partial(has, rig, f"b{round_number}"), within_seconds=5)
+    await eventually(lambda: all(worker.readiness.states["events"].ok for worker in workers))
+
+
+async def test_nothing_acknowledged_is_lost_when_the_stream_is_made_again_while_events_are_published(
+    rig: EventRig,
+) -> None:
+    await rig.make_stream()
+    for _ in range(2):
+        await rig.start_worker()
+    for round_number in range(4):
+        for n in range(50):
+            await rig.created(f"{round_number}-{n}")
+        await eventually(lambda: none_pending(rig))
+        await rig.remake_stream()
+    assert len(await rig.ids()) == 200
+    counts = await rig.store().partitions.occupied()
+    assert sum(counts.values()) == 200
+
+
+async def test_a_stream_that_vanishes_is_made_again_when_nobody_else_does(rig: EventRig) -> None:
+    await rig.start_worker()
+    await rig.jetstream.delete_stream(rig.stream_name)
+    await eventually(lambda: rig.jetstream.stream(rig.stream_name), within_seconds=8)
+    await rig.created("b1")
+    await eventually(lambda: has(rig, "b1"), within_seconds=5)
+
+
+async def test_a_consumer_deleted_by_hand_is_made_again(rig: EventRig) -> None:
+    await rig.start_worker()
+    [consumer] = await rig.jetstream.consumers(rig.stream_name)
+    await rig.jetstream.delete_consumer(rig.stream_name, consumer["name"])
+    await rig.created("b1")
+    await eventually(lambda: has(rig, "b1"), within_seconds=5)
+
+
+async def test_a_stream_without_a_needed_subject_is_an_error_that_names_it(rig: EventRig) -> None:
+    await rig.make_stream(subjects=[rig.service.created_subject])
+    worker = await rig.start_worker(ready=False)
+    await eventually(lambda: "without the subject" in worker.readiness.states["events"].detail)
+    detail = worker.readiness.states["events"].detail
+    assert str(rig.service.updated_subject) in detail
+    assert str(rig.service.created_subject) not in detail
+    assert not worker.readiness.ready
+    await rig.created("b1")  # what is there is read all the same
+    await eventually(lambda: has(rig, "b1"))
+    await rig.remake_stream()
+    await eventually(lambda: worker.readiness.states["events"].ok)
+
+
+async def test_poison_is_put_aside_at_once_with_its_reason_and_headers(rig: EventRig) -> None:
+    await rig.start_worker()
+    await rig.raw(b'{"id": 7}', {"Nats-Msg-Id": "m1", "traceparent": "00-a-b-01"})
+    await rig.raw(b"not json")
+    await rig.created("good")
+    letters = await eventually(lambda: two_letters(rig))
+    assert letters[0].reason == "id: must be a string, not a number"
+    assert "not JSON" in letters[1].reason
+    first = letters[0]
+    assert (first.service, first.attempts, first.subject, first.data) == (
+        rig.service.name,
+        1,
+        rig.service.created_subject,
+        b'{"id": 7}',
+    )
+    assert first.headers == {"Nats-Msg-Id": "m1", "traceparent": "00-a-b-01"}
+    assert first.sequence == 1
+    await eventually(lambda: none_pending(rig))
+    assert await rig.ids() == {"good"}
+
+
+async def two_letters(rig: EventRig) -> Any:
+    letters = await rig.dead_letters.list(rig.service.name)
+    return letters if len(letters) == 2 else None
+
+
+class FailingStore:
+    """A store that fails for some entities, in a way nobody foresaw, until told otherwise."""
+
+    def __init__(self, store: Any, bad_ids: set[str]) -> None:
+        self._store = store
+        self.bad_ids = bad_ids
+        self.failures = 0
+
+    async def apply(self, events: Any) -> Any:
+        if any(event.id in self.bad_ids for event in events):
+            self.failures += len(events) == 1
+            raise ValueError("a defect")
+        return await self._store.apply(events)
+
+
+async def test_an_event_that_fails_again_and_again_is_put_aside_after_the_retries(rig: EventRig) -> None:
+    failing = FailingStore(rig.store(), {"bad"})
+    await rig.start_worker(store=failing, max_retries=3)  # type: ignore[arg-type]
+    for bot_id in ("a", "bad", "c"):
+        await rig.created(bot_id)
+    [letter] = await eventually(lambda: rig.dead_letters.list())
+    assert (letter.attempts, letter.reason, letter.entity_id) == (3, "ValueError: a defect", "bad")
+    assert failing.failures == 3
+    assert await rig.ids() == {"a", "c"}
+
+
+async def test_a_dead_letter_can_be_replayed_and_keeps_its_place(rig: EventRig) -> None:
+    failing = FailingStore(rig.store(), {"bad"})
+    await rig.start_worker(store=failing, max_retries=1)  # type: ignore[arg-type]
+    await rig.raw(payload("bad", updated_at="", n=1))
+    [letter] = await eventually(lambda: rig.dead_letters.list())
+    failing.bad_ids.clear()
+    await rig.updated("bad", n=2)
+    await eventually(lambda: has(rig, "bad"))
+    await rig.dead_letters.replay(letter.number)
+    assert await rig.dead_letters.list() == []
+    await eventually(lambda: none_pending(rig))
+    bot = await rig.bots.find_one({"id": "bad"})
+    assert bot["config"] == {"n": 2}
+    with pytest.raises(DeadLetterMissing):
+        await rig.dead_letters.show(letter.number)
+
+
+async def test_dead_letters_can_be_purged_one_and_all(rig: EventRig) -> None:
+    await rig.start_worker()
+    for _ in range(2):
+        await rig.raw(b"?")
+    letters = await eventually(lambda: two_letters(rig))
+    assert await rig.dead_letters.purge(number=letters[0].number) == 1
+    assert await rig.dead_letters.purge(rig.service.name) == 1
+    assert await rig.dead_letters.list() == []
+
+
+async def test_a_poisonous_event_almost_as_large_as_the_server_allows_is_put_aside_without_its_payload(
+    rig: EventRig,
+) -> None:
+    await rig.start_worker()
+    await rig.raw(b"?" * (1024 * 1024 - 10))
+    [letter] = await eventually(lambda: rig.dead_letters.list())
+    assert (letter.payload_lost, letter.data) == (True, b"")
+
+
+class UnavailableStore:
+    """A store whose database is away until told otherwise."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.away = True
+        self.attempts = 0
+
+    async def apply(self, events: Any) -> Any:
+        self.attempts += 1
+        if self.away:
+            raise StoreUnavailable("stepping down")
+        return await self._store.apply(events)
+
+
+async def test_a_database_that_is_away_uses_up_no_retries(rig: EventRig) -> None:
+    store = UnavailableStore(rig.store())
+    await rig.start_worker(store=store, max_retries=1)  # type: ignore[arg-type]
+    await rig.created("b1")
+    await eventually(lambda: store.attempts >= 4)
+    store.away = False
+    await eventually(lambda: has(rig, "b1"), within_seconds=5)
+    assert await rig.dead_letters.list() == []
+
+
+async def test_the_owner_of_a_segment_is_woken_by_an_event(rig: EventRig) -> None:
+    worker = await rig.start_worker()
+    await rig.created("b1")
+    await eventually(lambda: has(rig, "b1"))
+    segment, masters = Wake(), Wake()
+    wakeups = WakeUps(worker.connection, rig.service.name)
+    [segment_id] = await worker.store.segments_of()
+    listening = [await wakeups.on_segment(segment_id, segment), await wakeups.on_partitions(masters)]
+    await segment.wait_at_most(1)
+    await masters.wait_at_most(1)
+    await rig.deleted("b1")
+    assert await segment.wait_at_most(5)
+    assert await masters.wait_at_most(5)
+    for subscription in listening:
+        assert subscription is not None
+        await subscription.cancel()
+
+
+async def test_without_nats_wake_ups_do_nothing() -> None:
+    wakeups = WakeUps(None, "bot-runner")
+    await wakeups.segments_changed([1])
+    assert await wakeups.on_segment(1, Wake()) is None
+
+
+async def test_the_trace_of_an_event_is_kept_with_its_entity(rig: EventRig) -> None:
+    await rig.start_worker()
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    await rig.raw(payload("b1"), {"traceparent": traceparent})
+    bot = await eventually(lambda: rig.bots.find_one({"id": "b1"}))
+    assert bot["trace"] == {"traceparent": traceparent}
+
+
+async def test_a_restarted_nats_server_is_found_again(mongo_uri: str, database_name: str, tmp_path: Path) -> None:
+    async with NatsServer.start(tmp_path) as server, event_rig(mongo_uri, database_name, server.url) as rig:
+        await rig.client.wait_connected()
+        await rig.start_worker()
+        await rig.created("before")
+        await server.kill()
+        await server.launch()
+        await rig.client.wait_connected()
+        await eventually(lambda: rig.created("after"))
+        await eventually(lambda: has(rig, "after"), within_seconds=5)
+        assert await rig.ids() == {"before", "after"}
+
+
+async def test_a_frozen_nats_server_is_noticed_and_used_again(
+    mongo_uri: str, database_name: str, tmp_path: Path
+) -> None:
+    async with NatsServer.start(tmp_path) as server, event_rig(mongo_uri, database_name, server.url) as rig:
+        await rig.client.wait_connected()
+        worker = await rig.start_worker()
+        server.pause()
+        await eventually(lambda: not worker.connection.connected)
+        server.resume()
+        await eventually(lambda: rig.client.connected and worker.connection.connected)
+        await eventually(lambda: rig.created("after"))
+        await eventually(lambda: has(rig, "after"), within_seconds=5)
+
+
+async def test_nats_may_come_after_the_worker(mongo_uri: str, database_name: str, tmp_path: Path) -> None:
+    server = NatsServer(tmp_path)
+    async with event_rig(mongo_uri, database_name, server.url) as rig:
+        worker = await rig.start_worker(ready=False)
+        await eventually(lambda: "waiting for NATS" in worker.readiness.states["events"].detail)
+        assert not worker.readiness.states["nats"].ok
+        await server.launch()
+        try:
+            await rig.client.wait_connected()
+            await eventually(lambda: rig.created("b1"))
+            await eventually(lambda: has(rig, "b1"), within_seconds=5)
+            assert worker.readiness.ready
+        finally:
+            for each in rig.workers:
+                await each.kill()
+            await server.stop()
+
+
+async def test_a_mongodb_that_goes_away_loses_no_event(
+    database_name: str, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    async with (
+        MongoServer.start(tmp_path) as server,
+        event_rig(server.uri, database_name, nats_server.url) as rig,
+    ):
+        await rig.client.wait_connected()
+        await rig.store().ensure_indexes()
+        mongo = Mongo(server.uri, timeout_seconds=0.5, answer_timeout_seconds=1)
+        await rig.start_worker(mongo=mongo, max_retries=1)
+        await server.kill()
+        for n in range(20):
+            await rig.created(f"b{n}")
+        await asyncio.sleep(0.4)
+        await server.launch()
+        await eventually(lambda: twenty(rig), within_seconds=10)
+        assert await rig.dead_letters.list() == []
+        await mongo.close()
+
+
+async def twenty(rig: EventRig) -> bool:
+    return len(await rig.ids()) == 20

@@ -1,0 +1,250 @@
+"""JetStream's API, as far as the runtime uses it: JSON requests on `$JS.API.…` subjects."""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from libs.core.errors import Permanent
+from libs.core.events.connection import Message, NatsConnection, NatsUnavailable, NobodyListens
+from libs.core.timestamps import parse_rfc3339
+
+_STREAM_NOT_FOUND = 10059
+_CONSUMER_NOT_FOUND = 10014
+_STREAM_NAME_IN_USE = 10058
+_MESSAGE_NOT_FOUND = 10037
+_API_SECONDS = 3.0
+MESSAGE_ID = "Nats-Msg-Id"
+"""The header by which a stream drops a message that it has already."""
+
+
+class JetStreamRefused(Permanent):
+    """JetStream understood the request and refuses it."""
+
+    def __init__(self, what: str, code: int, description: str) -> None:
+        super().__init__(f"JetStream refuses {what}: {description} ({code})")
+        self.code = code
+
+
+class StreamMissing(JetStreamRefused):
+    """There is no such stream."""
+
+
+class StreamExists(JetStreamRefused):
+    """There is such a stream, with another configuration than asked for."""
+
+
+class ConsumerMissing(JetStreamRefused):
+    """There is no such consumer."""
+
+
+class MessageMissing(JetStreamRefused):
+    """There is no message with this sequence."""
+
+
+_KINDS: dict[int, type[JetStreamRefused]] = {
+    _STREAM_NOT_FOUND: StreamMissing,
+    _STREAM_NAME_IN_USE: StreamExists,
+    _CONSUMER_NOT_FOUND: ConsumerMissing,
+    _MESSAGE_NOT_FOUND: MessageMissing,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """A stream as it is now. *created_at* (nanoseconds since 1970) tells it from an earlier one of the same name."""
+
+    name: str
+    created_at: int
+    subjects: tuple[str, ...]
+    messages: int
+    first_sequence: int
+    last_sequence: int
+
+    def holds(self, subject: str) -> bool:
+        """Whether messages on *subject* are stored in it."""
+        return any(subject_matches(pattern, subject) for pattern in self.subjects)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message in a stream. *published_at* is in nanoseconds since 1970."""
+
+    subject: str
+    sequence: int
+    data: bytes
+    headers: Mapping[str, str]
+    published_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What the stream says of a message it was sent. A *duplicate* was there already and is not stored again."""
+
+    stream: str
+    sequence: int
+    duplicate: bool
+
+
+class JetStream:
+    """JetStream over a connection. Every method raises NatsUnavailable when there is no answer."""
+
+    def __init__(self, connection: NatsConnection) -> None:
+        self.connection = connection
+
+    async def stream(self, name: str) -> StreamState:
+        """How a stream is now.
+
+        Raises:
+            StreamMissing: there is none.
+        """
+        return _stream_state(await self._ask(f"stream {name}", f"STREAM.INFO.{name}", {}))
+
+    async def create_stream(self, name: str, config: Mapping[str, Any]) -> StreamState:
+        """Make a stream. Making one that exists with the same configuration changes nothing.
+
+        Raises:
+            StreamExists: there is one with another configuration, which stays as it is.
+        """
+        body = {"name": name, **config}
+        return _stream_state(await self._ask(f"to create stream {name}", f"STREAM.CREATE.{name}", body))
+
+    async def delete_stream(self, name: str) -> None:
+        """Delete a stream with all its messages.
+
+        Raises:
+            StreamMissing: there is none.
+        """
+        await self._ask(f"to delete stream {name}", f"STREAM.DELETE.{name}", {})
+
+    async def purge_stream(self, name: str, subject: str | None = None) -> int:
+        """Remove all messages, or those on *subject*; how many."""
+        body = {} if subject is None else {"filter": subject}
+        return int((await self._ask(f"to purge stream {name}", f"STREAM.PURGE.{name}", body)).get("purged", 0))
+
+    async def put_consumer(self, stream: str, name: str, config: Mapping[str, Any]) -> None:
+        """Make a durable consumer, or bring one to this configuration. Its position stays.
+
+        Raises:
+            StreamMissing: there is no such stream.
+            JetStreamRefused: the configuration is not possible, or not for the consumer that is there.
+        """
+        body = {"stream_name": stream, "config": {"durable_name": name, "name": name, **config}, "action": ""}
+        await self._ask(f"to create consumer {name}", f"CONSUMER.CREATE.{stream}.{name}", body)
+
+    async def delete_consumer(self, stream: str, name: str) -> None:
+        """Remove a consumer; its messages stay in the stream.
+
+        Raises:
+            ConsumerMissing: there is none.
+        """
+        await self._ask(f"to delete consumer {name}", f"CONSUMER.DELETE.{stream}.{name}", {})
+
+    async def consumers(self, stream: str) -> list[Mapping[str, Any]]:
+        """The consumers of a stream, as JetStream describes them (the first 256)."""
+        found = await self._ask(f"consumers of {stream}", f"CONSUMER.LIST.{stream}", {"offset": 0})
+        consumers: list[Mapping[str, Any]] = found.get("consumers") or []
+        return consumers
+
+    async def message(self, stream: str, sequence: int) -> StoredMessage:
+        """One stored message.
+
+        Raises:
+            MessageMissing: there is none with this sequence.
+        """
+        found = await self._ask(f"message {sequence} of {stream}", f"STREAM.MSG.GET.{stream}", {"seq": sequence})
+        return _stored(found["message"])
+
+    async def next_message(self, stream: str, subject: str, sequence: int) -> StoredMessage | None:
+        """The first message on *subject* from *sequence* on, or None."""
+        try:
+            body = {"seq": sequence, "next_by_subj": subject}
+            return _stored((await self._ask(f"messages of {stream}", f"STREAM.MSG.GET.{stream}", body))["message"])
+        except MessageMissing:
+            return None
+
+    async def delete_message(self, stream: str, sequence: int) -> None:
+        """Remove one message.
+
+        Raises:
+            MessageMissing: there is none with this sequence.
+        """
+        await self._ask(f"to delete message {sequence} of {stream}", f"STREAM.MSG.DELETE.{stream}", {"seq": sequence})
+
+    async def publish(
+        self, subject: str, data: bytes, headers: Mapping[str, str] | None = None, timeout_seconds: float = 3.0
+    ) -> Published:
+        """Store a message in whatever stream has its subject; core subscribers of the subject receive it as well.
+
+        Raises:
+            NobodyListens: no stream has this subject.
+            NatsUnavailable: stored or not; publish again with the same message id.
+            JetStreamRefused: the stream cannot take it, for example because it is full.
+        """
+        answer = await self.connection.request(subject, data, headers, timeout_seconds)
+        body = _body(f"to store a message on {subject}", answer)
+        if "stream" not in body:
+            raise NatsUnavailable(f"the answer to a message on {subject} did not come from a stream")
+        return Published(str(body["stream"]), int(body.get("seq", 0)), bool(body.get("duplicate")))
+
+    async def _ask(self, what: str, subject: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        data = json.dumps(body).encode()
+        try:
+            answer = await self.connection.request(f"$JS.API.{subject}", data, timeout_seconds=_API_SECONDS)
+        except NobodyListens as error:
+            raise NatsUnavailable("the server has JetStream switched off, or it has no leader now") from error
+        return _body(what, answer)
+
+
+def subject_matches(pattern: str, subject: str) -> bool:
+    """Whether *subject* is among those that *pattern* (which may have `*` and a last `>`) names."""
+    wanted: Sequence[str] = pattern.split(".")
+    given = subject.split(".")
+    if wanted[-1] == ">":
+        return len(given) >= len(wanted) and all(w in ("*", g) for w, g in zip(wanted[:-1], given, strict=False))
+    return len(given) == len(wanted) and all(w in ("*", g) for w, g in zip(wanted, given, strict=True))
+
+
+def parse_headers(raw: bytes) -> dict[str, str]:
+    """The headers of a stored message, which begin with a version line."""
+    lines = raw.decode("utf-8", "replace").split("\r\n")[1:]
+    return {name.strip(): value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}
+
+
+def _body(what: str, answer: Message) -> dict[str, Any]:
+    try:
+        body = json.loads(answer.data)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise NatsUnavailable(f"the answer to {what} is not JetStream's")
+    error = body.get("error")
+    if isinstance(error, dict):
+        code = int(error.get("err_code") or error.get("code") or 0)
+        if int(error.get("code") or 0) == 503:
+            raise NatsUnavailable(str(error.get("description")))
+        raise _KINDS.get(code, JetStreamRefused)(what, code, str(error.get("description")))
+    return body
+
+
+def _stream_state(body: Mapping[str, Any]) -> StreamState:
+    config, state = body["config"], body.get("state") or {}
+    return StreamState(
+        name=str(config["name"]),
+        created_at=parse_rfc3339(str(body["created"])).nanoseconds,
+        subjects=tuple(config.get("subjects") or ()),
+        messages=int(state.get("messages", 0)),
+        first_sequence=int(state.get("first_seq", 0)),
+        last_sequence=int(state.get("last_seq", 0)),
+    )
+
+
+def _stored(message: Mapping[str, Any]) -> StoredMessage:
+    return StoredMessage(
+        subject=str(message["subject"]),
+        sequence=int(message["seq"]),
+        data=base64.b64decode(message.get("data") or b""),
+        headers=parse_headers(base64.b64decode(message["hdrs"])) if message.get("hdrs") else {},
+        published_at=parse_rfc3339(str(message["time"])).nanoseconds,
+    )

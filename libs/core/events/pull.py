@@ -1,0 +1,147 @@
+"""Pulling messages of a consumer: how much to ask for, and how to tell that the consumer is gone."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Self
+
+from libs.core.errors import Retryable
+from libs.core.events.connection import Message, NatsConnection, Subscription
+from libs.core.events.delivery import Delivery, delivery_of
+from libs.core.events.stream import Binding
+from libs.core.log import get_logger
+
+log = get_logger(__name__)
+
+_REQUEST_MESSAGES = 256
+_EXPIRY_SECONDS = 20.0
+_HEARTBEAT_SECONDS = 1.0
+_SILENCE_SECONDS = 3.0
+_LOOK_SECONDS = 0.25
+_GONE = ("consumer deleted", "consumer is push based", "server shutdown", "leadership change", "stream deleted")
+
+
+class BindingLost(Retryable):
+    """The consumer no longer serves us; find it again or make it anew. *kind* is one of a few words for the metric."""
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        super().__init__(f"the consumer was lost: {detail or kind}")
+        self.kind = kind
+
+
+class Puller:
+    """Keeps enough requests open at one consumer that at most *capacity* messages are under way.
+
+    Args:
+        receive: called with each message.
+        in_hand: how many of the received messages are not dealt with yet.
+    """
+
+    def __init__(
+        self,
+        connection: NatsConnection,
+        binding: Binding,
+        receive: Callable[[Delivery], None],
+        in_hand: Callable[[], int],
+        capacity: int,
+    ) -> None:
+        self._connection = connection
+        self._binding = binding
+        self._receive_delivery = receive
+        self._in_hand = in_hand
+        self._capacity = capacity
+        self._generation = connection.generation
+        self._inbox = connection.new_inbox()
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{binding.stream.name}.{binding.consumer}"
+        self._asked: dict[str, int] = {}
+        self._requests = 0
+        self._heard_at = time.monotonic()
+        self._lost: BindingLost | None = None
+        self._look = asyncio.Event()
+        self._subscription: Subscription | None = None
+
+    async def __aenter__(self) -> Self:
+        self._subscription = await self._connection.subscribe(f"{self._inbox}.*", self._receive)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._subscription is not None:
+            await self._subscription.cancel()
+
+    async def run_until_lost(self) -> None:
+        """Pull until the consumer is lost.
+
+        Raises:
+            BindingLost: it is; the error says how that showed.
+            NatsUnavailable: there is no connection any more.
+        """
+        while True:
+            if self._lost is not None:
+                raise self._lost
+            if self._connection.generation != self._generation or not self._connection.connected:
+                raise BindingLost("reconnected", "the connection to the server broke")
+            if self._asked and time.monotonic() - self._heard_at > _SILENCE_SECONDS:
+                raise BindingLost("silent", f"no heartbeat for {_SILENCE_SECONDS:g} s")
+            await self._ask()
+            self._look.clear()
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._look.wait()
+            except TimeoutError:
+                continue
+
+    def freed(self) -> None:
+        """Messages were dealt with: there may be room to ask for more."""
+        if sum(self._asked.values()) < _REQUEST_MESSAGES // 2:
+            self._look.set()
+
+    async def _ask(self) -> None:
+        # A request for few messages costs as much as one for many, so wait until it is worth while.
+        open_messages = sum(self._asked.values())
+        room = min(_REQUEST_MESSAGES, self._capacity - self._in_hand() - open_messages)
+        if open_messages >= _REQUEST_MESSAGES // 2 or room < min(_REQUEST_MESSAGES // 4, self._capacity // 2):
+            return
+        self._requests += 1
+        token = str(self._requests)
+        if not self._asked:
+            self._heard_at = time.monotonic()
+        self._asked[token] = room
+        body = {
+            "batch": room,
+            "expires": round(_EXPIRY_SECONDS * 1e9),
+            "idle_heartbeat": round(_HEARTBEAT_SECONDS * 1e9),
+        }
+        await self._connection.publish(self._subject, json.dumps(body).encode(), reply=f"{self._inbox}.{token}")
+
+    async def _receive(self, message: Message) -> None:
+        self._heard_at = time.monotonic()
+        delivery = delivery_of(message, self._binding.stream.created_at, self._connection)
+        if delivery is None:
+            self._receive_status(message)
+            return
+        # A message has the subject it was published on and does not say which request it answers. The server serves
+        # requests in their order.
+        oldest = next(iter(self._asked), None)
+        if oldest is not None:
+            self._asked[oldest] -= 1
+            if self._asked[oldest] <= 0:
+                del self._asked[oldest]
+        self.freed()
+        self._receive_delivery(delivery)
+
+    def _receive_status(self, message: Message) -> None:
+        status = message.headers.get("Status", "")
+        description = message.headers.get("Description", "")
+        if status == "100":
+            return
+        # Whatever else it says, this request is over.
+        self._asked.pop(message.subject.rpartition(".")[2], None)
+        self._look.set()
+        if status == "503":
+            self._lost = BindingLost("consumer-missing", "there is no such consumer")
+        elif status == "409" and any(word in description.lower() for word in _GONE):
+            self._lost = BindingLost(description.lower().replace(" ", "-"), description)
+        elif status not in ("404", "408"):
+            log.warning("a request for messages was refused", status=status, description=description)
+            self._lost = BindingLost("refused", f"{status} {description}")

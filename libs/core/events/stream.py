@@ -1,0 +1,170 @@
+"""The event stream and a service's durable consumer on it: found, or made when there is none.
+
+The platform API deletes the stream and makes it anew whenever it starts. So a stream that vanished while we ran is
+given some time to come back before we make one: ours could differ from the API's, which would then fail to start.
+A stream that exists is never changed.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from libs.core.events.jetstream import JetStream, JetStreamRefused, StreamExists, StreamMissing, StreamState
+from libs.core.log import get_logger
+
+log = get_logger(__name__)
+
+EVENT_STREAM = "THE0_EVENTS"
+EVENT_SUBJECTS = (
+    "custom-bot.submitted",
+    "custom-bot.approved",
+    "custom-bot.declined",
+    "custom-bot.awaiting-human-review",
+    "custom-bot.analysis-failed",
+    "the0.bot.created",
+    "the0.bot.updated",
+    "the0.bot.deleted",
+    "the0.bot-schedule.created",
+    "the0.bot-schedule.updated",
+    "the0.bot-schedule.deleted",
+    "the0.backtest.created",
+    "the0.backtest.completed",
+)
+DAY_NANOSECONDS = 86_400 * 1_000_000_000
+ACK_WAIT_SECONDS = 6.0
+"""After so long without a sign of life from its worker, a message goes to another."""
+
+_GRACE_AT_START_SECONDS = 0.5
+_GRACE_AFTER_LOSS_SECONDS = 2.0
+_LOOK_SECONDS = 0.2
+_MAX_ACK_PENDING = 10_000
+_MAX_WAITING = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A consumer of one incarnation of the stream, and the subjects that this stream lacks.
+
+    Not `readable`, and without a consumer, when it lacks all that the service reads.
+    """
+
+    stream: StreamState
+    consumer: str
+    missing_subjects: tuple[str, ...]
+    readable: bool
+
+
+class EventStream:
+    """Finds or makes the stream and the consumer of *service*.
+
+    Args:
+        reads: the subjects that the service consumes.
+        publishes: subjects that it needs in the stream besides.
+        ack_wait_seconds: after so long without a sign of life from its worker, a message goes to another.
+        name: for tests that share a server; anything else uses the contract's.
+    """
+
+    def __init__(
+        self,
+        jetstream: JetStream,
+        service: str,
+        reads: Sequence[str],
+        publishes: Sequence[str] = (),
+        *,
+        ack_wait_seconds: float = ACK_WAIT_SECONDS,
+        name: str = EVENT_STREAM,
+        subjects: Sequence[str] = EVENT_SUBJECTS,
+    ) -> None:
+        self._jetstream = jetstream
+        self._service = service
+        self._reads = tuple(reads)
+        self._publishes = tuple(publishes)
+        self._subjects = tuple(subjects)
+        self._ack_wait_seconds = ack_wait_seconds
+        self._seen = False
+        self.name = name
+
+    async def bind(self) -> Binding:
+        """The service's consumer on the stream as it is now; both are made if they are missing.
+
+        The consumer's name carries the time at which its stream was made. Acknowledgements and pull requests name the
+        consumer, so that what was meant for an earlier stream can never touch a message of this one.
+
+        Raises:
+            NatsUnavailable: try again.
+            JetStreamRefused: the server refuses, for instance for lack of space; a person must see why.
+        """
+        while True:
+            stream = await self._find_or_make()
+            missing = tuple(s for s in (*self._reads, *self._publishes) if not stream.holds(s))
+            consumer = f"{self._service}-{stream.created_at:x}"
+            reads = [subject for subject in self._reads if subject not in missing]
+            try:
+                if reads:
+                    await self._put_consumer(consumer, reads)
+                after = await self._jetstream.stream(self.name)
+            except StreamMissing:
+                continue
+            if after.created_at == stream.created_at:
+                self._seen = True
+                return Binding(stream, consumer, missing, bool(reads))
+            # It was made anew in between, and the consumer with the wrong name stands in the new one.
+            await self._drop_consumer(consumer)
+
+    async def state(self) -> StreamState | None:
+        """The stream as it is now, or None when there is none."""
+        try:
+            return await self._jetstream.stream(self.name)
+        except StreamMissing:
+            return None
+
+    async def _find_or_make(self) -> StreamState:
+        patience = _GRACE_AFTER_LOSS_SECONDS if self._seen else _GRACE_AT_START_SECONDS
+        deadline = time.monotonic() + patience
+        while True:
+            stream = await self.state()
+            if stream is not None:
+                return stream
+            if time.monotonic() >= deadline:
+                break
+            await asyncio.sleep(_LOOK_SECONDS)
+        try:
+            stream = await self._jetstream.create_stream(
+                self.name,
+                {
+                    "subjects": list(self._subjects),
+                    "storage": "file",
+                    "retention": "limits",
+                    "max_age": 7 * DAY_NANOSECONDS,
+                    "num_replicas": 1,
+                },
+            )
+        except StreamExists:
+            return await self._jetstream.stream(self.name)
+        log.info("made the event stream, as there was none", stream=self.name)
+        return stream
+
+    async def _put_consumer(self, consumer: str, reads: Sequence[str]) -> None:
+        await self._jetstream.put_consumer(
+            self.name,
+            consumer,
+            {
+                "filter_subjects": list(reads),
+                "ack_policy": "explicit",
+                "deliver_policy": "all",
+                "replay_policy": "instant",
+                "ack_wait": round(self._ack_wait_seconds * 1e9),
+                "max_deliver": -1,
+                "max_ack_pending": _MAX_ACK_PENDING,
+                "max_waiting": _MAX_WAITING,
+                # Longer than the stream keeps messages: one that nobody used for so long has nothing to remember.
+                "inactive_threshold": 8 * DAY_NANOSECONDS,
+            },
+        )
+
+    async def _drop_consumer(self, consumer: str) -> None:
+        try:
+            await self._jetstream.delete_consumer(self.name, consumer)
+        except JetStreamRefused as error:
+            log.debug("the consumer made in the wrong stream is gone already", consumer=consumer, reason=str(error))

@@ -1,0 +1,61 @@
+"""Telling owners and masters at once that something changed. Only a hint: the scan finds what a lost one meant."""
+
+from collections.abc import Iterable
+
+from libs.core.errors import RuntimeFault
+from libs.core.events.connection import Message, NatsConnection, Subscription
+from libs.core.log import get_logger
+from libs.core.wake import Wake
+
+log = get_logger(__name__)
+
+
+class WakeUps:
+    """Wake-ups of one service over core NATS. With None as the connection nothing is sent and nothing comes."""
+
+    def __init__(self, connection: NatsConnection | None, service: str) -> None:
+        self._connection = connection
+        self._service = service
+
+    async def segments_changed(self, segment_ids: Iterable[int]) -> None:
+        """Wake the owners of these segments. Never raises; without NATS nothing happens."""
+        for segment_id in segment_ids:
+            await self._send(self.segment_subject(segment_id))
+
+    async def partitions_changed(self) -> None:
+        """Wake the masters, since a partition became occupied or empty. Never raises."""
+        await self._send(self.partitions_subject)
+
+    async def on_segment(self, segment_id: int, wake: Wake) -> Subscription | None:
+        """Set *wake* when the segment changed, and when that may have been missed. Cancel what is returned."""
+        return await self._listen(self.segment_subject(segment_id), wake)
+
+    async def on_partitions(self, wake: Wake) -> Subscription | None:
+        """Set *wake* when partitions became occupied or empty, and when that may have been missed."""
+        return await self._listen(self.partitions_subject, wake)
+
+    @property
+    def partitions_subject(self) -> str:
+        """`runtime.<service>.partitions`."""
+        return f"runtime.{self._service}.partitions"
+
+    def segment_subject(self, segment_id: int) -> str:
+        """`runtime.<service>.segment.<n>`."""
+        return f"runtime.{self._service}.segment.{segment_id}"
+
+    async def _listen(self, subject: str, wake: Wake) -> Subscription | None:
+        if self._connection is None:
+            return None
+
+        async def received(_: Message) -> None:
+            wake.set()
+
+        return await self._connection.subscribe(subject, received, on_connect=wake.set)
+
+    async def _send(self, subject: str) -> None:
+        if self._connection is None or not self._connection.connected:
+            return
+        try:
+            await self._connection.publish(subject)
+        except RuntimeFault as error:
+            log.debug("a wake-up was not sent", subject=subject, reason=str(error))

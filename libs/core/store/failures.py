@@ -1,0 +1,35 @@
+"""How often handling an event failed, counted over all workers, so that it is given up after a few times."""
+
+from datetime import UTC, datetime, timedelta
+
+from pymongo import ReturnDocument
+
+from libs.core.store.client import Database, Document, translated
+
+_LIFE = timedelta(days=8)
+
+
+class FailureStore:
+    """The collection `event_failures`: `{_id: the message, failures, last_error, expires_at}`."""
+
+    def __init__(self, database: Database) -> None:
+        self._failures = database["event_failures"]
+
+    async def ensure_indexes(self) -> None:
+        """Make the index that lets old counts expire. Safe to repeat."""
+        with translated():
+            await self._failures.create_index("expires_at", expireAfterSeconds=0)
+
+    async def count(self, message: str, error: str) -> int:
+        """Count one more failure of *message* and return how many there were."""
+        with translated():
+            found: Document | None = await self._failures.find_one_and_update(
+                {"_id": message},
+                {
+                    "$inc": {"failures": 1},
+                    "$set": {"last_error": error[:1000], "expires_at": datetime.now(UTC) + _LIFE},
+                },
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+            )
+        return int(found["failures"]) if found is not None else 1
