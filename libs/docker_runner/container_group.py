@@ -1,12 +1,14 @@
 """The containers of one service and deployment on this engine, by segment: list them, keep them alive, end them all."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 from libs.docker_runner.container import ContainerState, Ended, ManagedContainer
 from libs.docker_runner.errors import StopFailed
 from libs.docker_runner.keepalive import KeepaliveFile
 from libs.docker_runner.runner import DockerRunner
+
 
 class ContainerGroup:
     """One segment's containers under one ownership.
@@ -47,21 +49,30 @@ class ContainerGroup:
         containers = await self._runner.list(self._service, self._scope, self._segment)
         return [container for container in containers if container.epoch <= self._epoch]
 
-    async def stop_all(self, grace_seconds: float) -> list[Ended]:
+    async def stop_all(self, grace_seconds: float) -> Sequence[Ended]:
         """End every container at once and return how each ended. None runs when this returns.
 
         Raises:
             StopFailed: at least one may still run; call again.
             EngineUnavailable: nothing is known.
         """
-        ended: list[Ended] = []
+        ended: Sequence[Ended] = ()
         # A start that was under way when its task was cancelled may still put a container there after the first look.
         while alive := [c for c in await self.list() if c.state is not ContainerState.EXITED]:
             results = await asyncio.gather(
                 *(self._runner.stop(container, grace_seconds) for container in alive), return_exceptions=True
             )
             failures = [result for result in results if isinstance(result, BaseException)]
-            ended += [result for result in results if isinstance(result, Ended)]
+            ended = [*ended, *(result for result in results if isinstance(result, Ended))]
             if failures:
                 raise StopFailed(f"{len(failures)} of segment {self._segment}", str(failures[0])) from failures[0]
         return ended
+
+    async def remove_all(self) -> Sequence[Ended]:
+        """Take away the containers that have ended, and return how each did. Those that run stay.
+
+        Raises:
+            EngineUnavailable: some may be left; call again.
+        """
+        dead = [container for container in await self.list() if container.state is not ContainerState.RUNNING]
+        return await asyncio.gather(*(self._runner.remove(container) for container in dead))

@@ -5,9 +5,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from libs.core.log import get_logger
-
 from libs.core.errors import Retryable, UserError
+from libs.core.log import get_logger
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import Ended, EndReason, ManagedContainer
 from libs.docker_runner.executable import Executable
@@ -71,8 +70,9 @@ class BotActions:
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def settle(self, desired: Mapping[str, DesiredBot], kept: Sequence[ManagedContainer]) -> None:
-        """Bring the documents of bots that need no action up to date: those that run on, and those that must not run."""
+        """Bring the documents of bots that need no action up to date: those that run on, those that must not run."""
         self._ledger.forget_all_but(desired)
+        self._records.forget_all_but(desired)
         for container in kept:
             await self._records.running(container, self._running(container, desired[container.id].revision))
         running = {container.id for container in kept}
@@ -132,9 +132,7 @@ class BotActions:
             # Not the bot's doing: it starts again with hardly a pause, and nothing is held against it.
             self._ledger.set_history(container.id, replace(history, not_before=self._clock() + _RETRY_SECONDS))
             return
-        history = history.after_death(
-            ran_seconds=ended.duration_seconds or 0.0, now=self._clock(), policy=self._policy
-        )
+        history = history.after_death(ran_seconds=ended.duration_seconds or 0.0, now=self._clock(), policy=self._policy)
         self._ledger.set_history(container.id, history)
         delay = history.not_before - self._clock()
         log.warning(

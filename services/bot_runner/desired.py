@@ -3,9 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from libs.core.log import get_logger
-
 from libs.core.errors import Retryable, UserError
+from libs.core.log import get_logger
 from libs.core.store.entities import Entity
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.code_cache import CodeCache

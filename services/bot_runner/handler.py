@@ -3,14 +3,11 @@
 import asyncio
 from collections.abc import Callable
 
+from libs.core.lease import Lease
 from libs.core.log import get_logger
-
-from libs.core.store.leases import Lease
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container_events import EventKind
-from libs.docker_runner.container_group import ContainerGroup
-from libs.docker_runner.keepalive import KeepaliveFile
-from libs.docker_runner.runner import DockerRunner
+from libs.docker_runner.docker_host import DockerHost
 from services.bot_runner.reconciler import SegmentReconciler
 from services.bot_runner.records import BotRecords
 
@@ -21,53 +18,53 @@ class BotSegmentHandler:
     """A `SegmentHandler` for bots.
 
     Args:
-        keepalive: the dead-man's switch of a segment, by its number.
-        group: the containers of an owned segment.
-        reconciler: what keeps an owned segment's containers as its bots say.
+        records: where the ends of bots are written down.
+        reconciler: makes what keeps an owned segment's containers as its bots say.
     """
 
     def __init__(
         self,
+        docker: DockerHost,
         *,
-        runner: DockerRunner,
-        service: str,
-        scope: str,
-        records: BotRecords,
-        keepalive: Callable[[int], KeepaliveFile],
-        group: Callable[[OwnedSegment], ContainerGroup],
-        reconciler: Callable[[OwnedSegment, ContainerGroup], SegmentReconciler],
+        records: Callable[[OwnedSegment], BotRecords],
+        reconciler: Callable[[OwnedSegment, BotRecords], SegmentReconciler],
     ) -> None:
-        self._runner = runner
-        self._service = service
-        self._scope = scope
-        self._records = records
-        self._keepalive = keepalive
-        self._group = group
-        self._reconciler = reconciler
-        self._running = 0
+        self._docker = docker
+        self._make_records = records
+        self._make_reconciler = reconciler
+        self._reconciler: SegmentReconciler | None = None
 
     async def run(self, owned: OwnedSegment) -> None:
         """Reconcile until cancelled; the end of a container wakes the next round within milliseconds."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._watch(owned), name="container events")
-            tasks.create_task(self._reconciler(owned, self._group(owned)).run(), name="reconciler")
+        self._reconciler = self._make_reconciler(owned, self._make_records(owned))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._watch(owned), name="container events")
+                tasks.create_task(self._reconciler.run(), name="reconciler")
+        finally:
+            self._reconciler = None
 
     def renewed(self, lease: Lease) -> None:
         """Let the containers of the segment live on for as long as the lease is proven."""
-        self._keepalive(lease.segment_id).refresh(lease.proven_until)
+        self._docker.keepalive(lease.segment_id).refresh(lease.proven_until)
 
     async def stop_all(self, owned: OwnedSegment, grace_seconds: float) -> None:
-        """End every container of the segment, record how each ended, and let none start late."""
-        group = self._group(owned)
-        ended = await group.stop_all(grace_seconds)
-        self._keepalive(owned.segment_id).expire()
-        await self._records.all_ended(ended)
+        """End every container of the segment, let none begin late, and write down how each ended."""
+        group = self._docker.group(owned.segment_id, owned.epoch)
+        if not owned.proven(margin_seconds=0.0):
+            self._docker.keepalive(owned.segment_id).expire()
+        stopped = await group.stop_all(grace_seconds)
+        self._docker.keepalive(owned.segment_id).expire()
+        log.info("segment is at rest", segment=owned.segment_id, stopped=len(stopped))
+        if owned.proven():
+            await self._make_records(owned).all_ended(await group.remove_all(), "stopped")
+            await self._docker.logs.flush()
 
     def running(self) -> int:
         """How many bots of this worker have a container."""
-        return self._records.running
+        return self._reconciler.running if self._reconciler is not None else 0
 
     async def _watch(self, owned: OwnedSegment) -> None:
-        async for event in self._runner.events(self._service, self._scope):
+        async for event in self._docker.events():
             if event.kind is not EventKind.STARTED and event.segment in (owned.segment_id, -1):
                 owned.wake.set()

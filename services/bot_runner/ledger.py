@@ -1,11 +1,11 @@
-"""What the owner of a segment remembers of its bots between rounds. Losing it costs nothing: documents hold the same."""
+"""What the owner of a segment remembers of its bots between rounds. Losing it costs nothing: documents have it too."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from libs.core.store.entities import Entity
 from services.bot_runner.restarts import RestartHistory
-from services.bot_runner.status import BotStatus, history_from
+from services.bot_runner.status import history_from
 
 
 @dataclass
@@ -13,11 +13,10 @@ class _Entry:
     revision: int
     history: RestartHistory
     code_etag: str | None = None
-    written: BotStatus | None = None
 
 
 class Ledger:
-    """Restart histories, code versions and the last status written, by bot."""
+    """Restart histories and code versions, by bot."""
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
@@ -43,16 +42,6 @@ class Ledger:
     def remember_code_etag(self, entity: Entity, etag: str) -> None:
         """Keep the code's version for this revision."""
         self._entry(entity).code_etag = etag
-
-    def written(self, bot_id: str) -> BotStatus | None:
-        """The status that this owner wrote last."""
-        entry = self._entries.get(bot_id)
-        return entry.written if entry is not None else None
-
-    def remember_written(self, bot_id: str, status: BotStatus) -> None:
-        """Keep the status that is now in the document."""
-        if (entry := self._entries.get(bot_id)) is not None:
-            entry.written = status
 
     def forget_all_but(self, bot_ids: Collection[str]) -> None:
         """Drop what is known of bots that are gone."""

@@ -4,10 +4,9 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from libs.core.log import get_logger
-
 from libs.core.backoff import Backoff
 from libs.core.errors import Retryable
+from libs.core.log import bound_context, get_logger
 from libs.core.store.entities import EntityStore
 from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
@@ -45,6 +44,8 @@ class SegmentReconciler:
         self._scan_interval = scan_interval_seconds
         self._clock = clock
         self._under_way: dict[str, asyncio.Task[None]] = {}
+        self.running = 0
+        """How many containers were found as they should be in the last round."""
 
     @property
     def wake(self) -> Wake:
@@ -74,12 +75,13 @@ class SegmentReconciler:
         Raises:
             Retryable: the database or the engine could not be read; nothing was done.
         """
-        # What is under way now may be half done in what is read next; it is looked at again in the round that its end wakes.
+        # What is under way now may be half done in what is read next; its end wakes a round that looks at it again.
         unsettled = set(self._under_way)
         entities = await self._entities.in_segment(self._owned.segment_id)
         actual = await self._containers.list()
         desired = {bot.id: bot for bot in [await self._desires.of(entity) for entity in entities]}
         decided = plan(desired, actual, self._clock())
+        self.running = len(decided.kept)
         for action in decided.actions:
             if action.id not in unsettled:
                 self._begin(action, tasks)
@@ -92,8 +94,8 @@ class SegmentReconciler:
 
     async def _act(self, action: Action) -> None:
         try:
-            with structlog.contextvars.bound_contextvars(bot=action.id):
-                await self._actions.carry_out(action, self._owned)
+            with bound_context(bot=action.id):
+                await self._actions.carry_out(action)
         finally:
             del self._under_way[action.id]
             self.wake.set()

@@ -1,18 +1,16 @@
 """What a worker leaves behind about its bots: the status in each document, the history of runs, and their logs."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from libs.core.log import get_logger
-
 from libs.core.errors import Retryable
+from libs.core.log import get_logger
 from libs.core.store.entities import EntityStore
 from libs.core.store.runs import RunRecord, RunStore
 from libs.docker_runner.container import Ended, ManagedContainer
 from libs.docker_runner.executable import Executable
-from services.bot_runner.ledger import Ledger
-from services.bot_runner.log_shipping import LogShipping
+from libs.docker_runner.log_pipeline import LogPipeline
 from services.bot_runner.status import BotStatus, utc_now
 
 log = get_logger(__name__)
@@ -27,16 +25,14 @@ class Recorder:
 
 
 class BotRecords:
-    """Writes about the bots of one owned segment. Nothing here decides what runs, so a failed write never stops a bot."""
+    """Writes about the bots of one owned segment. Nothing here decides what runs: a failed write stops no bot."""
 
-    def __init__(
-        self, recorder: Recorder, *, entities: EntityStore, runs: RunStore, logs: LogShipping, ledger: Ledger
-    ) -> None:
+    def __init__(self, recorder: Recorder, *, entities: EntityStore, runs: RunStore, logs: LogPipeline) -> None:
         self._recorder = recorder
         self._entities = entities
         self._runs = runs
         self._logs = logs
-        self._ledger = ledger
+        self._written: dict[str, BotStatus] = {}
         self._adopted: set[str] = set()
 
     @property
@@ -97,19 +93,24 @@ class BotRecords:
         )
 
     async def all_ended(self, ended: Sequence[Ended], reason: str) -> None:
-        """Record the ends of a whole segment. What cannot be written now is only logged: the segment must be given up."""
+        """Record the ends of a whole segment. What cannot be written is only logged: the segment must be given up."""
         for end in ended:
             try:
                 await self.ended(end, reason)
             except Retryable as error:
                 log.warning("end of a run not recorded", bot=end.container.id, reason=reason, error=str(error))
 
+    def forget_all_but(self, bot_ids: Collection[str]) -> None:
+        """Drop what is known of bots that are gone."""
+        for bot_id in self._written.keys() - set(bot_ids):
+            del self._written[bot_id]
+
     async def write_status(self, status: BotStatus) -> None:
         """Bring the bot's document up to date, unless it says the same already."""
-        if status.says_the_same_as(self._ledger.written(status.bot_id)):
+        if status.says_the_same_as(self._written.get(status.bot_id)):
             return
         await self._entities.set_status(status.bot_id, status.to_document())
-        self._ledger.remember_written(status.bot_id, status)
+        self._written[status.bot_id] = status
 
     def _record(
         self, container: ManagedContainer, *, config_json: str | None = None, image: str | None = None

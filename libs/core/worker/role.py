@@ -57,7 +57,12 @@ class WorkerSettings(ProcessSettings):
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What a service builds its handler from. *scope* is the deployment's id, which its containers carry."""
+    """What a service builds its handler from.
+
+    Attributes:
+        scope: the deployment's id, which its containers carry.
+        owns: whether this worker owns a segment now, by a lease that it can prove.
+    """
 
     process: Process
     settings: WorkerSettings
@@ -66,6 +71,7 @@ class WorkerContext:
     runs: RunStore
     wake_ups: WakeUps
     connection: NatsConnection | None
+    owns: Callable[[int], bool]
 
 
 @dataclass(frozen=True)
@@ -173,7 +179,10 @@ class WorkerRole:
                 "stop reading events", lambda: process.lifecycle.end_part("events"), limit_seconds=5
             )
         scope = await deployment_id(database)
-        return WorkerContext(process, settings, scope, entities, runs, wake_ups, connection)
+        return WorkerContext(process, settings, scope, entities, runs, wake_ups, connection, self._owns)
+
+    def _owns(self, segment_id: int) -> bool:
+        return self._worker is not None and self._worker.owns(segment_id)
 
     async def _status(self, request: web.Request) -> web.Response:
         if self._worker is None:

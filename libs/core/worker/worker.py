@@ -125,6 +125,11 @@ class Worker:
         """The segment that is owned now."""
         return self._owner.owned.segment_id if self._owner.owned is not None else None
 
+    def owns(self, segment_id: int) -> bool:
+        """Whether this worker owns *segment_id* now, and can prove it."""
+        owned = self._owner.owned
+        return owned is not None and owned.segment_id == segment_id and owned.proven()
+
     def snapshot(self) -> WorkerSnapshot:
         """What this worker knows now."""
         owned = self._owner.owned

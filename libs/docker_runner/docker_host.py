@@ -1,0 +1,200 @@
+"""Everything of a worker that touches its Docker host, wired: engine, images, code, containers and their output."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+
+from libs.core.backoff import Backoff
+from libs.core.container_settings import ContainerSettings
+from libs.core.errors import Retryable
+from libs.core.health import Readiness
+from libs.core.lifecycle import Lifecycle
+from libs.core.log import get_logger
+from libs.core.object_store import ObjectStore
+from libs.core.settings import StorageSettings
+from libs.docker_runner.code_cache import CodeCache
+from libs.docker_runner.container_events import ContainerEvent
+from libs.docker_runner.container_group import ContainerGroup
+from libs.docker_runner.engine import Engine
+from libs.docker_runner.executable import MIB
+from libs.docker_runner.images import Images
+from libs.docker_runner.keepalive import KeepaliveFile
+from libs.docker_runner.log_history import LogHistory
+from libs.docker_runner.log_pipeline import LogPipeline
+from libs.docker_runner.log_reader import LogReader
+from libs.docker_runner.runner import DockerRunner
+from libs.docker_runner.settings import RunnerSettings
+
+log = get_logger(__name__)
+
+ENGINE = "docker"
+"""The name under which readiness shows the engine."""
+
+_LOOK_SECONDS = 5.0
+_CLEAN_SECONDS = 300.0
+
+
+class DockerHost:
+    """The Docker host of one worker of one service. Made by :meth:`open`.
+
+    Attributes:
+        engine_id: the engine's own id; two workers with the same one share a host.
+        store: object storage; *code*, *logs* and *log_reader* work over it.
+    """
+
+    def __init__(
+        self,
+        settings: RunnerSettings,
+        *,
+        engine: Engine,
+        engine_id: str,
+        images: Images,
+        store: ObjectStore,
+        code: CodeCache,
+        service: str,
+        scope: str,
+        lease_seconds: float,
+        owns: Callable[[int], bool],
+    ) -> None:
+        self.settings = settings
+        self.engine_id = engine_id
+        self.store = store
+        self.code = code
+        self.runner = DockerRunner(engine, images, code, settings)
+        self._engine = engine
+        self._images = images
+        self._service = service
+        self._scope = scope
+        self._lease_seconds = lease_seconds
+        self._keepalives: dict[int, KeepaliveFile] = {}
+        self._impediment = ""
+        # Ids are chosen by people and scopes by us, but both reach a path only as digests.
+        place = hashlib.sha256(f"{service}\0{scope}".encode()).hexdigest()[:20]
+        self._keepalive_directory = settings.temp_dir / "keepalive" / place
+        self.logs = LogPipeline(
+            self.runner,
+            store,
+            store.settings.logs_bucket,
+            settings.temp_dir / "logs" / place,
+            writer=engine_id,
+            owns=owns,
+        )
+        self.log_reader = LogReader(self.logs, LogHistory(store, store.settings.logs_bucket))
+
+    @classmethod
+    async def open(
+        cls,
+        lifecycle: Lifecycle,
+        readiness: Readiness,
+        *,
+        containers: ContainerSettings,
+        storage: StorageSettings,
+        lease_seconds: float,
+        service: str,
+        scope: str,
+        owns: Callable[[int], bool],
+    ) -> "DockerHost":
+        """Connect, waiting for the engine and the storage as long as they are away, and declare what must go on.
+
+        Args:
+            lifecycle: gets the loops of this host, and the steps that close it.
+            readiness: says meanwhile what is waited for.
+            lease_seconds: the life of a lease, for the dead-man's switch.
+            owns: whether this worker owns a segment now, by a lease that it can prove.
+        """
+        settings = RunnerSettings.of(containers)
+        engine = Engine(timeout_seconds=settings.engine_timeout_seconds)
+        lifecycle.on_close("docker engine", engine.close, limit_seconds=2)
+        store = ObjectStore(storage)
+        lifecycle.on_close("storage", store.close, limit_seconds=2)
+        engine_id, _ = await asyncio.gather(
+            _engine_id(engine, readiness),
+            store.wait_until_up(readiness, [storage.code_bucket, storage.logs_bucket, storage.results_bucket]),
+        )
+        code = CodeCache(store, settings.temp_dir / "code", containers.code_cache_mb * MIB)
+        await code.open()
+        images = Images(engine, settings.registry, settings.pull_timeout_seconds)
+        host = cls(
+            settings,
+            engine=engine,
+            engine_id=engine_id,
+            images=images,
+            store=store,
+            code=code,
+            service=service,
+            scope=scope,
+            lease_seconds=lease_seconds,
+            owns=owns,
+        )
+        lifecycle.part("watch the docker engine", lambda: host._watch(readiness))
+        lifecycle.part("clean the docker host", host._clean_for_ever)
+        lifecycle.part("logs", host.logs.run)
+        lifecycle.on_close("images", images.close, limit_seconds=2)
+        lifecycle.on_close("code", code.close, limit_seconds=2)
+        return host
+
+    def keepalive(self, segment: int) -> KeepaliveFile:
+        """The dead-man's switch of a segment's containers."""
+        if segment not in self._keepalives:
+            folder = self._keepalive_directory / str(segment)
+            self._keepalives[segment] = KeepaliveFile(folder, self._lease_seconds)
+        return self._keepalives[segment]
+
+    def group(self, segment: int, epoch: int) -> ContainerGroup:
+        """The containers of a segment under one ownership."""
+        return ContainerGroup(
+            self.runner,
+            self.keepalive(segment),
+            service=self._service,
+            scope=self._scope,
+            segment=segment,
+            epoch=epoch,
+        )
+
+    def events(self) -> AsyncIterator[ContainerEvent]:
+        """What happens to this service's containers, for ever."""
+        return self.runner.events(self._service, self._scope)
+
+    def impediment(self) -> str:
+        """Why no bot could be started here now; empty when one could."""
+        return self._impediment
+
+    async def _watch(self, readiness: Readiness) -> None:
+        """Fetch the images before the first bot needs them, and keep an eye on the engine."""
+        while True:
+            try:
+                await self._engine.info()
+                missing = await self._images.ensure_all(self.settings.images.values())
+            except Retryable as error:
+                self._impediment = str(error)
+                readiness.report(ENGINE, False, str(error))
+            else:
+                self._impediment = ""
+                readiness.report(ENGINE, True, "; ".join(missing.values()))
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _clean_for_ever(self) -> None:
+        while True:
+            try:
+                await self.runner.clean(self._service, self._scope)
+                live = await self.runner.list_all()
+                await self.code.drop_stale_holds([container.name for container in live])
+                await self.code.evict()
+                await self.logs.clean([container.container_id for container in live])
+            except Retryable as error:
+                log.warning("docker host not cleaned", error=str(error))
+            await asyncio.sleep(_CLEAN_SECONDS)
+
+
+async def _engine_id(engine: Engine, readiness: Readiness) -> str:
+    backoff = Backoff(initial_seconds=0.2, cap_seconds=5.0)
+    while True:
+        try:
+            info = await engine.info()
+        except Retryable as error:
+            readiness.report(ENGINE, False, str(error))
+            log.warning("docker engine cannot be used", reason=str(error))
+            await asyncio.sleep(backoff.next_seconds())
+        else:
+            readiness.report(ENGINE, True)
+            return info.id
