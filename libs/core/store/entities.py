@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from pymongo import UpdateOne
+
 from libs.core.store.client import Database, Document, translated
 from libs.core.store.entity_writer import Applied, Derive, EntityWriter
 from libs.core.store.history import EntityEvent, EventKind, Stamp
@@ -97,6 +99,15 @@ class Entity:
         return cast(Mapping[str, str], _object(self.document.get("trace")))
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Fields of one entity to set, if those in *expected* are as given; see :meth:`EntityStore.compare_and_set`."""
+
+    entity_id: str
+    expected: Mapping[str, object]
+    changes: Mapping[str, object]
+
+
 class EntityStore:
     """The collection of entities, with the partitions, tombstones and holds that belong to it.
 
@@ -183,14 +194,25 @@ class EntityStore:
 
         Field names may be dotted paths. A change to None removes the field.
         """
-        change: Document = {}
-        if sets := {name: value for name, value in changes.items() if value is not None}:
-            change["$set"] = sets
-        if unsets := [name for name, value in changes.items() if value is None]:
-            change["$unset"] = dict.fromkeys(unsets, "")
         with translated():
-            result = await self._entities.update_one({"id": entity_id, **expected}, change)
+            result = await self._entities.update_one({"id": entity_id, **expected}, _setting(changes))
         return result.matched_count > 0
+
+    async def compare_and_set_many(self, changes: Sequence[Change]) -> int:
+        """Make many changes as :meth:`compare_and_set` does each, in one request; how many found what they expected.
+
+        The server does not say which. Whoever must know gives each change a value of its own, and reads it back.
+        """
+        if not changes:
+            return 0
+        updates = [UpdateOne({"id": c.entity_id, **c.expected}, _setting(c.changes)) for c in changes]
+        with translated():
+            result = await self._entities.bulk_write(updates, ordered=False)
+        return result.matched_count
+
+    async def by_ids(self, entity_ids: Iterable[str]) -> list[Entity]:
+        """Those of these entities that exist, by id."""
+        return await self._find({"id": {"$in": list(entity_ids)}})
 
     async def count(self) -> int:
         """How many entities there are."""
@@ -202,6 +224,15 @@ class EntityStore:
         with translated():
             found = self._entities.find(query).sort("id", 1).limit(limit)
             return [Entity.of(document, holds) async for document in found]
+
+
+def _setting(changes: Mapping[str, object]) -> Document:
+    change: Document = {}
+    if sets := {name: value for name, value in changes.items() if value is not None}:
+        change["$set"] = sets
+    if unsets := [name for name, value in changes.items() if value is None]:
+        change["$unset"] = dict.fromkeys(unsets, "")
+    return change
 
 
 def is_enabled(config: Mapping[str, object]) -> bool:

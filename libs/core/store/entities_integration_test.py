@@ -1,13 +1,14 @@
 """Entities, partitions, tombstones and holds in a real MongoDB."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from libs.core.store.client import Database, Mongo, StoreConflict, StoreRejected
-from libs.core.store.entities import CodeLocation, EntityStore
+from libs.core.store.entities import Change, CodeLocation, EntityStore
 from libs.core.store.history import EntityEvent, EventKind, Stamp
 from libs.core.store.holds import HoldTarget
 from libs.core.store.partitions import PartitionStore
@@ -194,18 +195,33 @@ async def test_of_two_that_compare_and_set_one_wins(store: EntityStore) -> None:
     assert sum(await asyncio.gather(*claims)) == 1
 
 
+async def test_of_many_changes_those_that_find_what_they_expect_are_made(store: EntityStore) -> None:
+    for name in ("x", "y", "z"):
+        await store.create(name, {}, CUSTOM)
+    await store.compare_and_set("y", {}, {"claim": "theirs"})
+    changes = [Change(name, {"claim": None}, {"claim": "ours"}) for name in ("x", "y", "z", "gone")]
+
+    assert await store.compare_and_set_many(changes) == 2
+    assert await store.compare_and_set_many([]) == 0
+    found = await store.by_ids(["z", "y", "x", "gone"])
+    assert [(entity.id, entity.document["claim"]) for entity in found] == [
+        ("x", "ours"),
+        ("y", "theirs"),
+        ("z", "ours"),
+    ]
+
+
 async def test_the_services_own_fields_are_derived_when_a_version_comes_to_count(database: Database) -> None:
-    store = EntityStore(
-        database,
-        "bots",
-        PartitionStore(database, "bots", 3),
-        derive=lambda document: {"next_execution_time": document["config"]["n"] * 10},  # type: ignore[index]
-    )
+    def derive(document: Mapping[str, Any], before: Mapping[str, Any] | None) -> Mapping[str, object]:
+        earlier = before["next_execution_time"] if before else 0
+        return {"next_execution_time": earlier + document["config"]["n"] * 10}
+
+    store = EntityStore(database, "bots", PartitionStore(database, "bots", 3), derive=derive)
     await store.apply([event(EventKind.CREATED, 1)])
     await store.apply([event(EventKind.UPDATED, 2), event(EventKind.UPDATED, 1)])
     document = await database["bots"].find_one({"id": "x"})
     assert document is not None
-    assert document["next_execution_time"] == 20
+    assert document["next_execution_time"] == 30
 
 
 async def test_a_held_entity_stays_held_whatever_events_arrive(store: EntityStore) -> None:

@@ -14,7 +14,19 @@ from libs.core.store.history import EventKind, History, Stamp, Version
 from libs.core.store.stamps import stamp_fields, stamp_from
 from libs.core.timestamps import parse_rfc3339
 
-_OURS = {"_id", "id", "segment_id", "revision", "event", "alternates", "trace", "status", "next_execution_time", "held"}
+_OURS = {
+    "_id",
+    "id",
+    "segment_id",
+    "revision",
+    "event",
+    "alternates",
+    "trace",
+    "status",
+    "held",
+    "next_execution_time",
+    "scheduler",
+}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

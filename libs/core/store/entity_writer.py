@@ -24,8 +24,11 @@ from libs.core.store.history import EntityEvent, History, Stamp
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.tombstones import TombstoneStore
 
-Derive = Callable[[Mapping[str, object]], Mapping[str, object]]
-"""Fields of the service's own (such as `next_execution_time`) for an entity whose document is to become this."""
+Derive = Callable[[Mapping[str, object], Mapping[str, object] | None], Mapping[str, object]]
+"""Fields of the service's own (such as `next_execution_time`) for an entity whose document is to become the first.
+
+The second is its document as it was read, None for a new entity; a worker may have changed fields of its own since.
+"""
 
 _MAX_ROUNDS = 30
 _DUPLICATE_KEY = 11000
@@ -131,19 +134,19 @@ class EntityWriter:
             if document is not None:
                 plan.removals.append(document)
         elif document is None:
-            plan.inserts.append({"id": entity_id, "revision": 1, **self._fields(entity_id, after)})
+            plan.inserts.append({"id": entity_id, "revision": 1, **self._fields(entity_id, after, None)})
         elif after.versions is not stored.versions and after.versions != stored.versions:
             plan.updates.append((document, self._update_of(document, stored, after)))
 
-    def _fields(self, entity_id: str, history: History) -> Document:
+    def _fields(self, entity_id: str, history: History, before: Document | None) -> Document:
         fields = fields_of(history)
         if self._derive is not None:
-            fields |= self._derive({"id": entity_id, **fields})
+            fields |= self._derive({"id": entity_id, **fields}, before)
         return fields
 
     def _update_of(self, document: Document, before: History, after: History) -> UpdateOne:
         same_current = before.current is not None and before.current == after.current
-        fields = fields_of(after) if same_current else self._fields(document["id"], after)
+        fields = fields_of(after) if same_current else self._fields(document["id"], after, document)
         stale = stale_fields(document, fields)
         change: Document = {"$set": {**fields, "revision": int(document.get("revision", 0)) + 1}}
         if stale:

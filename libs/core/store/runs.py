@@ -25,6 +25,7 @@ class RunRecord:
     Times are aware datetimes. *reason* says in one word why it ended (``finished``, ``error``, ``oom``, ``timeout``,
     ``stopped``, ``lease-lost``, ``killed``, ``missing``), *message* says it in a sentence where there is more to say.
     *presumed*: nobody saw the end; it was concluded afterwards, and a report of the true end replaces it.
+    *scheduled_at*, *cause* and *attempt* (from 1 on) are those of a schedule's firing; None otherwise.
     """
 
     run_id: str
@@ -48,6 +49,9 @@ class RunRecord:
     peak_memory_bytes: int | None = None
     cpu_seconds: float | None = None
     presumed: bool = False
+    scheduled_at: datetime | None = None
+    cause: str | None = None
+    attempt: int | None = None
 
     @property
     def duration_seconds(self) -> float | None:
