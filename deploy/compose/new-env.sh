@@ -1,0 +1,26 @@
+#!/bin/sh
+# Prints .env.example with fresh secrets, and with the group of this machine's Docker socket.
+set -eu
+
+# 188 random bits. A letter comes first: NATS reads a value that begins with a digit as a number. 48 characters, all of
+# them base64: so MongoDB wants a key.
+random() {
+  printf 'k%.47s' "$(od -An -v -N24 -tx1 /dev/urandom | tr -d ' \n')"
+}
+
+socket_group() {
+  # On Docker Desktop the socket that containers see is not the one that we see, and belongs to root.
+  if [ "$(uname -s)" = Linux ]; then
+    stat -L -c %g "${DOCKER_SOCKET:-/var/run/docker.sock}"
+  else
+    echo 0
+  fi
+}
+
+while IFS= read -r line; do
+  case $line in
+    *=generate) echo "${line%generate}$(random)" ;;
+    *=detect) echo "${line%detect}$(socket_group)" ;;
+    *) echo "$line" ;;
+  esac
+done < "$(dirname "$0")/.env.example"

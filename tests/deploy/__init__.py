@@ -1,0 +1,1 @@
+"""What people deploy with, checked by the programs that will read it."""

@@ -1,0 +1,65 @@
+"""The configuration that Compose hands to NATS, read by a real server."""
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import nats
+import pytest
+
+from tests.deploy.manifests import ROOT
+from tests.support.eventually import eventually
+from tools.stack import binaries
+from tools.stack.ports import free_port
+
+FOLDER = ROOT / "deploy" / "compose"
+
+
+def generated_password() -> str:
+    script = subprocess.run([FOLDER / "new-env.sh"], capture_output=True, text=True, timeout=10, check=True)
+    (password,) = [line.split("=")[1] for line in script.stdout.splitlines() if line.startswith("NATS_PASSWORD=")]
+    return password
+
+
+@pytest.fixture
+async def nats_of_compose(tmp_path: Path) -> AsyncIterator[tuple[int, str]]:
+    """A server that was given nats.conf and a password that new-env.sh made, only its ports and folder changed."""
+    port, password = free_port(), generated_password()
+    config = tmp_path / "nats.conf"
+    config.write_text((FOLDER / "nats.conf").read_text().replace("/data", str(tmp_path / "data")))
+    options = [f"--config={config}", f"--port={port}", f"--http_port={free_port()}", f"--log={tmp_path / 'log'}"]
+    process = await asyncio.create_subprocess_exec(binaries.nats_server(), *options, env={"NATS_PASSWORD": password})
+    try:
+        await eventually(lambda: "Server is ready" in (tmp_path / "log").read_text())
+        yield port, password
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def test_the_generated_password_opens_jetstream(nats_of_compose: tuple[int, str]) -> None:
+    port, password = nats_of_compose
+
+    client = await nats.connect(f"nats://the0:{password}@127.0.0.1:{port}", allow_reconnect=False)
+    account = await client.jetstream().account_info()
+    await client.close()
+
+    assert account.streams == 0
+
+
+async def test_without_the_password_nobody_gets_in(nats_of_compose: tuple[int, str]) -> None:
+    port, _ = nats_of_compose
+
+    assert "Authorization Violation" in await first_words(port, b"CONNECT {}\r\nPING\r\n")
+
+
+async def first_words(port: int, said: bytes) -> str:
+    """What the server answers a client that says this and no more."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(said)
+        return (await asyncio.wait_for(reader.read(), 5)).decode()
+    finally:
+        writer.close()
+        await writer.wait_closed()

@@ -1,0 +1,208 @@
+"""The Compose project, read by the real Compose program."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from libs.core.service import SERVICES, ServiceDefinition
+from tests.deploy.manifests import ROOT
+from tests.deploy.settings_in_use import load_everything, unknown_variables
+from tools.stack import binaries
+
+FOLDER = ROOT / "deploy" / "compose"
+SECRETS = ("MONGO_PASSWORD", "MONGO_KEY", "NATS_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "GRAFANA_PASSWORD")
+
+each_service = pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
+
+
+@pytest.fixture(scope="module")
+def environment_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make .env` writes. DOCKER_SOCKET is any file: its group is all that is asked for."""
+    written = new_environment(tmp_path_factory.mktemp("env"))
+    path = tmp_path_factory.mktemp("env") / ".env"
+    path.write_text(written)
+    return path
+
+
+@pytest.fixture(scope="module")
+def project(environment_file: Path) -> dict[str, Any]:
+    """The project as Compose understands it."""
+    process = compose(environment_file, "config", "--format", "json")
+    assert process.returncode == 0, process.stderr
+    assert not process.stderr, f"Compose warns: {process.stderr}"
+    return dict(json.loads(process.stdout))
+
+
+def compose(environment_file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(binaries.docker_compose()), f"--project-directory={FOLDER}", f"--file={FOLDER / 'compose.yaml'}"]
+    return subprocess.run(
+        [*command, f"--env-file={environment_file}", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"HOME": str(environment_file.parent)},
+    )
+
+
+def new_environment(socket: Path) -> str:
+    process = subprocess.run(
+        [FOLDER / "new-env.sh"],
+        env={"PATH": "/usr/bin:/bin", "DOCKER_SOCKET": str(socket)},
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
+    )
+    return process.stdout
+
+
+def variables(text: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
+
+
+def test_all_three_services_and_all_that_they_need_are_there(project: dict[str, Any]) -> None:
+    ours = {f"{service.name}-{role}" for service in SERVICES for role in ("master", "worker")}
+
+    assert project["services"].keys() == ours | {
+        "work-folder",
+        "mongo",
+        "nats",
+        "s3",
+        "prometheus",
+        "grafana",
+        "traces",
+    }
+
+
+def test_everything_that_stays_up_has_a_health_check(project: dict[str, Any]) -> None:
+    unchecked = {name for name, service in project["services"].items() if "healthcheck" not in service}
+
+    assert unchecked == {"work-folder"}
+
+
+def test_what_must_outlive_a_container_is_in_a_volume(project: dict[str, Any]) -> None:
+    kept = {
+        name
+        for name, service in project["services"].items()
+        for mount in service.get("volumes", [])
+        if mount["type"] == "volume"
+    }
+
+    assert kept == {"mongo", "nats", "s3", "prometheus", "grafana"} == project["volumes"].keys()
+
+
+def test_no_port_is_open_to_another_machine(project: dict[str, Any]) -> None:
+    ports = [port for service in project["services"].values() for port in service.get("ports", [])]
+
+    assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
+    assert len({port["published"] for port in ports}) == len(ports)
+
+
+@each_service
+@pytest.mark.parametrize("role", ["master", "worker"])
+def test_every_variable_that_a_process_is_given_is_one_that_it_reads(
+    project: dict[str, Any], service: ServiceDefinition, role: str
+) -> None:
+    given = project["services"][f"{service.name}-{role}"]["environment"]
+
+    assert unknown_variables(given, service) == set()
+    load_everything(given, service)
+
+
+@each_service
+def test_workers_reach_the_hosts_engine_and_share_a_folder_with_it_at_one_path(
+    project: dict[str, Any], service: ServiceDefinition
+) -> None:
+    worker = project["services"][f"{service.name}-worker"]
+    paths = {mount["source"]: mount["target"] for mount in worker["volumes"]}
+    folder = worker["environment"]["TEMP_DIR"]
+
+    assert paths == {"/var/run/docker.sock": "/var/run/docker.sock", folder: folder}
+    assert worker["depends_on"]["work-folder"]["condition"] == "service_completed_successfully"
+
+
+@each_service
+def test_masters_and_workers_run_with_no_more_rights_than_they_use(
+    project: dict[str, Any], service: ServiceDefinition
+) -> None:
+    for role in ("master", "worker"):
+        process = project["services"][f"{service.name}-{role}"]
+        assert process["cap_drop"] == ["ALL"]
+        assert process["read_only"] is True
+        assert "user" not in process
+        assert not process.get("privileged")
+
+
+@each_service
+def test_a_worker_has_time_to_stop_its_bots(project: dict[str, Any], service: ServiceDefinition) -> None:
+    assert project["services"][f"{service.name}-worker"]["stop_grace_period"] == "1m15s"
+
+
+def test_every_image_has_a_version_of_its_own(project: dict[str, Any]) -> None:
+    foreign = {
+        name: service["image"] for name, service in project["services"].items() if "the0/" not in service["image"]
+    }
+
+    assert all(re.search(r":v?\d+\.\d", image) for image in foreign.values()), foreign
+
+
+def test_without_secrets_nothing_starts_and_the_message_says_what_to_run(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("")
+
+    process = compose(tmp_path / ".env", "config", "--quiet")
+
+    assert process.returncode != 0
+    assert "run make" in process.stderr
+
+
+def test_a_new_environment_has_fresh_secrets_each_time_and_nothing_left_to_fill_in(tmp_path: Path) -> None:
+    first, second = variables(new_environment(tmp_path)), variables(new_environment(tmp_path))
+
+    assert all(first[name] != second[name] for name in SECRETS)
+    assert len({first[name] for name in SECRETS}) == len(SECRETS)
+    # Begins with a letter, or NATS takes it for a number; 48 characters of base64, as MongoDB wants its key.
+    assert all(re.fullmatch(r"k[0-9a-f]{47}", first[name]) for name in SECRETS)
+    assert first["DOCKER_GID"] == str(tmp_path.stat().st_gid)
+    assert "generate" not in first.values()
+
+
+def test_no_secret_is_in_the_files() -> None:
+    for path in [*FOLDER.glob("*.y*ml"), *FOLDER.glob("*.conf"), *FOLDER.glob("grafana/*")]:
+        for line in path.read_text().splitlines():
+            secret = re.search(r"(?i)(?:password|key|key_id):? *[:=] *([^\s?]\S*)", line)
+            assert secret is None or secret[1].startswith(("$", "{environment:")), f"{path.name}: {line}"
+    assert all(
+        value == "generate"
+        for name, value in variables((FOLDER / ".env.example").read_text()).items()
+        if name in SECRETS
+    )
+
+
+def test_prometheus_asks_every_process(project: dict[str, Any]) -> None:
+    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    (discovery,) = config["scrape_configs"][0]["dns_sd_configs"]
+
+    assert set(discovery["names"]) == {
+        f"{service.name}-{role}" for service in SERVICES for role in ("master", "worker")
+    }
+    assert set(discovery["names"]) <= project["services"].keys()
+
+
+def test_grafana_is_given_its_sources_and_the_dashboards_of_this_repository(project: dict[str, Any]) -> None:
+    grafana = project["services"]["grafana"]
+    mounts = {mount["target"]: Path(mount["source"]) for mount in grafana["volumes"] if mount["type"] == "bind"}
+    provider = yaml.safe_load((FOLDER / "grafana" / "dashboards.yaml").read_text())["providers"][0]
+    sources = yaml.safe_load((FOLDER / "grafana" / "datasources.yaml").read_text())["datasources"]
+
+    assert mounts[provider["options"]["path"]] == ROOT / "deploy" / "grafana" / "dashboards"
+    assert {source["type"] for source in sources} == {"prometheus", "jaeger"}
+    assert {config["target"] for config in grafana["configs"]} == {
+        "/etc/grafana/provisioning/datasources/the0.yaml",
+        "/etc/grafana/provisioning/dashboards/the0.yaml",
+    }

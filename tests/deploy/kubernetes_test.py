@@ -1,0 +1,309 @@
+"""The Kubernetes manifests: valid by the API's own schemas, whole, and as safe as they say."""
+
+import re
+
+import kubernetes_validate
+import pytest
+
+from libs.core.service import BOT_RUNNER, SERVICES, ServiceDefinition
+from tests.deploy.manifests import (
+    ROOT,
+    container,
+    containers,
+    environment,
+    mounts,
+    named,
+    of_kind,
+    pod_spec,
+    references,
+    rendered,
+    selected,
+)
+from tests.deploy.settings_in_use import load_everything, unknown_variables
+from tests.support.fake_kubernetes import ALL_RULES, rules_of
+
+BASES = [f"base/{service.name}" for service in SERVICES]
+OVERLAYS = ["overlays/dev", "overlays/production", "overlays/node-socket"]
+FOLDERS = [*BASES, *OVERLAYS]
+# The oldest that has sidecar containers without a feature gate, and the newest.
+API_VERSIONS = ["1.29", "1.37"]
+
+each_service = pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
+each_folder = pytest.mark.parametrize("folder", FOLDERS)
+
+
+@each_folder
+@pytest.mark.parametrize("version", API_VERSIONS)
+def test_every_object_has_only_fields_that_the_api_knows(folder: str, version: str) -> None:
+    for document in rendered(folder):
+        if document["apiVersion"] != "monitoring.coreos.com/v1":
+            kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_the_schema_check_refuses_a_field_that_the_api_does_not_know() -> None:
+    wrong = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": {"prots": []}}
+
+    with pytest.raises(kubernetes_validate.ValidationError, match="prots"):
+        kubernetes_validate.validate(wrong, API_VERSIONS[-1], strict=True)
+
+
+@each_folder
+def test_no_two_objects_have_one_name(folder: str) -> None:
+    names = [(document["kind"], document["metadata"]["name"]) for document in rendered(folder)]
+
+    assert len(names) == len(set(names))
+
+
+@each_folder
+def test_whatever_a_pod_refers_to_is_there_or_is_a_secret_that_a_person_makes(folder: str) -> None:
+    present = {(document["kind"], document["metadata"]["name"]) for document in rendered(folder)}
+    named_by_pods = {
+        reference for workload in of_kind(folder, "Deployment", "StatefulSet") for reference in references(workload)
+    }
+
+    assert named_by_pods - present <= {("Secret", "the0-connections"), ("Secret", "the0-backing-services")}
+
+
+@each_folder
+def test_no_secret_is_in_the_files(folder: str) -> None:
+    assert of_kind(folder, "Secret") == []
+    for workload in of_kind(folder, "Deployment", "StatefulSet"):
+        for found in containers(workload):
+            secret = [name for name in environment(found) if re.search("KEY|PASSWORD|SECRET|MONGO_URI|NATS_URL", name)]
+            assert all("valueFrom" in environment(found)[name] for name in secret)
+
+
+@each_folder
+def test_every_container_says_what_it_needs_and_what_it_may_use_at_most(folder: str) -> None:
+    for workload in of_kind(folder, "Deployment", "StatefulSet"):
+        for found in containers(workload):
+            assert {"cpu", "memory"} <= found["resources"]["requests"].keys()
+            assert "memory" in found["resources"]["limits"]
+
+
+@pytest.mark.parametrize("folder", ["overlays/dev", "overlays/production"])
+def test_only_the_engine_is_privileged(folder: str) -> None:
+    privileged = {
+        (pod_spec(workload)["serviceAccountName"], found["name"])
+        for workload in of_kind(folder, "Deployment", "StatefulSet")
+        for found in containers(workload)
+        if found["securityContext"].get("privileged")
+    }
+
+    assert privileged == {(f"{service.name}-worker", "engine") for service in SERVICES}
+
+
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_everything_but_the_worker_pods_keeps_to_the_restricted_standard(folder: str) -> None:
+    for workload in of_kind(folder, "Deployment", "StatefulSet"):
+        if workload["metadata"]["labels"].get("app.kubernetes.io/component") != "worker":
+            spec = pod_spec(workload)
+            assert spec["securityContext"]["runAsNonRoot"] is True
+            assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+            assert not [volume for volume in spec.get("volumes", []) if "hostPath" in volume]
+            for found in containers(workload):
+                assert found["securityContext"]["allowPrivilegeEscalation"] is False
+                assert found["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_the_namespace_says_which_pod_security_it_has(folder: str) -> None:
+    (namespace,) = of_kind(folder, "Namespace")
+
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/warn"] == "restricted"
+    assert {
+        document["metadata"].get("namespace") for document in rendered(folder) if document["kind"] != "Namespace"
+    } == {namespace["metadata"]["name"]}
+
+
+@each_service
+def test_no_container_of_ours_runs_as_root_and_all_as_the_user_of_the_image(service: ServiceDefinition) -> None:
+    (user,) = re.findall(r"^ARG UID=(\d+)", (ROOT / "Dockerfile.base").read_text(), re.MULTILINE)
+    folder = f"base/{service.name}"
+    master = pod_spec(named(folder, "Deployment", f"{service.name}-master"))["securityContext"]
+    worker = container(named(folder, "Deployment", f"{service.name}-worker"), "worker")["securityContext"]
+
+    assert (master["runAsUser"], worker["runAsUser"], worker["runAsNonRoot"]) == (int(user), int(user), True)
+    assert f"--group={user}" in container(named(folder, "Deployment", f"{service.name}-worker"), "engine")["args"]
+
+
+@each_service
+def test_the_role_has_what_the_autoscaler_uses_on_this_services_workers_and_nothing_else(
+    service: ServiceDefinition,
+) -> None:
+    folder = f"base/{service.name}"
+    role = named(folder, "Role", f"{service.name}-autoscaler")
+    (binding,) = of_kind(folder, "RoleBinding")
+
+    assert rules_of(role) == ALL_RULES
+    assert role["rules"][0]["resourceNames"] == [f"{service.name}-worker"]
+    assert [subject["name"] for subject in binding["subjects"]] == [f"{service.name}-master"]
+    assert of_kind(folder, "ClusterRole", "ClusterRoleBinding") == []
+
+
+@each_service
+def test_masters_scale_this_services_workers_in_their_own_namespace(service: ServiceDefinition) -> None:
+    master = named(f"base/{service.name}", "Deployment", f"{service.name}-master")
+    variables = environment(container(master, "master"))
+
+    assert variables["DEPLOYMENT_NAME"]["value"] == f"{service.name}-worker"
+    assert variables["NAMESPACE"]["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
+
+
+@each_service
+def test_workers_go_by_their_pods_name_and_have_no_access_to_the_cluster(service: ServiceDefinition) -> None:
+    worker = named(f"base/{service.name}", "Deployment", f"{service.name}-worker")
+
+    variables = environment(container(worker, "worker"))
+    assert variables["WORKER_ID"]["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+    assert variables["MASTER_SERVICE"]["value"] == f"{service.name}-master"
+    assert pod_spec(worker)["automountServiceAccountToken"] is False
+
+
+@each_service
+def test_only_the_autoscaler_sets_the_number_of_workers(service: ServiceDefinition) -> None:
+    worker = named(f"base/{service.name}", "Deployment", f"{service.name}-worker")
+
+    assert "replicas" not in worker["spec"]
+
+
+@each_service
+def test_the_master_is_reached_and_probed_on_the_services_port(service: ServiceDefinition) -> None:
+    folder = f"base/{service.name}"
+    master = container(named(folder, "Deployment", f"{service.name}-master"), "master")
+    address = named(folder, "Service", f"{service.name}-master")
+
+    ports = {port["name"]: port["containerPort"] for port in master["ports"]}
+    assert ports == {"grpc": service.grpc_port, "http": 8080}
+    assert {port["name"]: port["port"] for port in address["spec"]["ports"]} == ports
+    assert master["readinessProbe"]["grpc"] == {"port": service.grpc_port}
+    assert master["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert selected(folder, address["spec"]["selector"]) == [f"{service.name}-master"]
+
+
+@each_service
+def test_a_rollout_of_masters_does_not_wait_for_two_leaders(service: ServiceDefinition) -> None:
+    master = named(f"base/{service.name}", "Deployment", f"{service.name}-master")["spec"]
+
+    assert master["replicas"] == 2
+    assert master["strategy"]["rollingUpdate"]["maxUnavailable"] == "100%"
+
+
+@each_service
+def test_a_worker_is_probed_and_has_time_to_stop_its_bots(service: ServiceDefinition) -> None:
+    worker = named(f"base/{service.name}", "Deployment", f"{service.name}-worker")
+
+    probes = container(worker, "worker")
+    assert probes["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert probes["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert pod_spec(worker)["terminationGracePeriodSeconds"] >= 30 + 30
+
+
+@each_service
+def test_worker_and_engine_share_the_socket_and_see_the_work_folder_at_one_path(service: ServiceDefinition) -> None:
+    deployment = named(f"base/{service.name}", "Deployment", f"{service.name}-worker")
+    worker, engine = container(deployment, "worker"), container(deployment, "engine")
+    socket = environment(worker)["DOCKER_HOST"]["value"]
+
+    assert f"--host={socket}" in engine["args"]
+    assert socket.startswith(f"unix://{mounts(worker)['engine-socket']}/")
+    assert mounts(worker)["engine-socket"] == mounts(engine)["engine-socket"]
+    assert mounts(worker)["work"] == mounts(engine)["work"] == environment(worker)["TEMP_DIR"]["value"]
+    # A sidecar: started before the worker, ended after it.
+    assert engine["restartPolicy"] == "Always"
+
+
+@each_service
+def test_with_the_nodes_socket_there_is_no_engine_and_the_work_folder_is_the_nodes(service: ServiceDefinition) -> None:
+    deployment = named("overlays/node-socket", "Deployment", f"{service.name}-worker")
+    worker = container(deployment, "worker")
+    volumes = {volume["name"]: volume for volume in pod_spec(deployment)["volumes"]}
+
+    assert "engine" not in [found["name"] for found in containers(deployment)]
+    assert environment(worker)["DOCKER_HOST"]["value"] == f"unix://{mounts(worker)['engine-socket']}"
+    assert volumes["engine-socket"]["hostPath"]["type"] == "Socket"
+    assert volumes["work"]["hostPath"]["path"] == mounts(worker)["work"] == environment(worker)["TEMP_DIR"]["value"]
+    assert set(mounts(worker)) == set(volumes)
+
+
+@each_service
+def test_workers_are_evicted_one_at_a_time(service: ServiceDefinition) -> None:
+    folder = f"base/{service.name}"
+    (budget,) = of_kind(folder, "PodDisruptionBudget")
+
+    assert budget["spec"]["maxUnavailable"] == 1
+    assert selected(folder, budget["spec"]["selector"]["matchLabels"]) == [f"{service.name}-worker"]
+
+
+@each_service
+def test_every_pod_has_a_network_policy_and_masters_hear_only_their_own_workers(service: ServiceDefinition) -> None:
+    folder = "overlays/production"
+    policies = {policy["metadata"]["name"]: policy["spec"] for policy in of_kind(folder, "NetworkPolicy")}
+    master, worker = policies[f"{service.name}-master"], policies[f"{service.name}-worker"]
+
+    assert selected(folder, master["podSelector"]["matchLabels"]) == [f"{service.name}-master"]
+    assert selected(folder, worker["podSelector"]["matchLabels"]) == [f"{service.name}-worker"]
+    callers = master["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
+    assert selected(folder, callers) == [f"{service.name}-worker"]
+    assert master["policyTypes"] == worker["policyTypes"] == ["Ingress", "Egress"]
+
+
+@each_service
+def test_bots_cannot_reach_the_clouds_metadata_service(service: ServiceDefinition) -> None:
+    policy = named(f"base/{service.name}", "NetworkPolicy", f"{service.name}-worker")
+    (rule,) = policy["spec"]["egress"]
+
+    blocks = {target["ipBlock"]["cidr"]: target["ipBlock"]["except"] for target in rule["to"]}
+    assert "169.254.0.0/16" in blocks["0.0.0.0/0"]
+    assert "fd00:ec2::254/128" in blocks["::/0"]
+
+
+@each_service
+def test_prometheus_finds_masters_and_workers_also_when_they_are_not_ready(service: ServiceDefinition) -> None:
+    folder = "overlays/production"
+    monitor = named(folder, "ServiceMonitor", service.name)
+    metrics = named(folder, "Service", f"{service.name}-metrics")
+    (endpoint,) = monitor["spec"]["endpoints"]
+
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= metrics["metadata"]["labels"].items()
+    assert metrics["spec"]["publishNotReadyAddresses"] is True
+    assert selected(folder, metrics["spec"]["selector"]) == [f"{service.name}-master", f"{service.name}-worker"]
+    assert (endpoint["port"], endpoint["path"]) == (metrics["spec"]["ports"][0]["name"], "/metrics")
+
+
+def test_the_fields_of_a_service_monitor_are_those_of_the_operators_api() -> None:
+    # Its schema comes with the operator and with no package index: the fields that are used, by hand.
+    spec_fields = {"selector", "podTargetLabels", "endpoints"}
+    endpoint_fields = {"port", "path", "interval", "scrapeTimeout", "relabelings"}
+    for monitor in of_kind("overlays/production", "ServiceMonitor"):
+        assert monitor["spec"].keys() <= spec_fields
+        assert all(endpoint.keys() <= endpoint_fields for endpoint in monitor["spec"]["endpoints"])
+
+
+def test_a_service_can_be_deployed_by_itself() -> None:
+    names = {document["metadata"]["name"] for document in rendered(f"base/{BOT_RUNNER.name}")}
+
+    assert all(name.startswith(f"{BOT_RUNNER.name}-") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("folder", "service"),
+    [(f"base/{service.name}", service) for service in SERVICES]
+    + [(overlay, service) for overlay in OVERLAYS for service in SERVICES],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+@pytest.mark.parametrize("role", ["master", "worker"])
+def test_every_variable_that_a_process_is_given_is_one_that_it_reads(
+    folder: str, service: ServiceDefinition, role: str
+) -> None:
+    found = container(named(folder, "Deployment", f"{service.name}-{role}"), role)
+    settings = named(folder, "ConfigMap", found["envFrom"][0]["configMapRef"]["name"])["data"]
+    # What the cluster fills in, as it may look.
+    filled = {"MONGO_URI": "mongodb://user:secret@mongo:27017/?replicaSet=rs0"}
+    variables = {
+        name: variable.get("value", filled.get(name, "filled-in")) for name, variable in environment(found).items()
+    }
+
+    assert unknown_variables(settings | variables, service) == set()
+    load_everything(settings | variables, service)
