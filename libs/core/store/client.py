@@ -131,6 +131,9 @@ class Mongo:
                 connectTimeoutMS=milliseconds,
                 waitQueueTimeoutMS=milliseconds,
                 socketTimeoutMS=int(answer_timeout_seconds * 1000),
+                # Polled, not streamed: half the connections; and the second one, closed while it opens, is left to
+                # the garbage collector (PyMongo 4.20). An error asks for a new look at the servers at once anyway.
+                serverMonitoringMode="poll",
                 event_listeners=[CommandMetrics()],
             )
         except (InvalidURI, ConfigurationError, ValueError, TypeError) as error:
@@ -192,12 +195,30 @@ def translated() -> Iterator[None]:
         StoreConflict: a unique index forbids the write.
         StoreRejected: the request is wrong.
     """
+    cancels = _cancellations()
     try:
         yield
     except PyMongoError as error:
+        _pass_on_cancellation(cancels)
         raise _translation(error) from error
     except (BSONError, OverflowError, UnicodeEncodeError, RecursionError) as error:
         raise StoreRejected(f"the document cannot be stored: {error}") from error
+    _pass_on_cancellation(cancels)
+
+
+def _cancellations() -> int:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no event loop runs
+        return 0
+    return task.cancelling() if task is not None else 0
+
+
+def _pass_on_cancellation(before: int) -> None:
+    # The driver waits with asyncio.wait_for(), which in Python 3.11 loses a cancellation that comes together with the
+    # answer: the loop that was cancelled would then go on for ever, and its process would not end.
+    if _cancellations() > before:
+        raise asyncio.CancelledError
 
 
 def _translation(error: PyMongoError) -> StoreUnavailable | StoreConflict | StoreRejected:
