@@ -1,0 +1,275 @@
+"""Masters and workers together, with a real MongoDB and real gRPC: who runs what, whatever comes and goes."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from libs.core.store.client import Database, Mongo
+from libs.core.worker.segment_owner import WorkerSuperseded
+from libs.core.worker.session import WorkerReplaced
+from tests.support.coordination import LIFE_SECONDS, Cluster, FakeHandler, owned_by, running_cluster
+from tests.support.eventually import eventually
+from tools.stack.mongod import MongoServer
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
+    mongo = Mongo(mongo_uri)
+    yield mongo.database(database_name)
+    await mongo.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def cluster(database: Database) -> AsyncIterator[Cluster]:
+    async with running_cluster(database) as cluster:
+        yield cluster
+
+
+async def test_each_worker_gets_a_segment_and_runs_it(cluster: Cluster) -> None:
+    await cluster.segments({1: 1, 2: 3, 3: 0})
+    cluster.master()
+
+    workers = [cluster.worker(name) for name in ("a", "b", "c")]
+
+    await eventually(lambda: owned_by(workers) == [1, 2])
+    await eventually(lambda: cluster.world.alive(1) and cluster.world.alive(2))
+
+
+async def test_segments_beyond_the_workers_wait_in_sight_and_run_as_soon_as_a_worker_comes(cluster: Cluster) -> None:
+    await cluster.segments({1: 1, 2: 1, 3: 1, 4: 1})
+    first = cluster.master()
+    workers = [cluster.worker("a")]
+    await eventually(lambda: owned_by(workers) == [1])
+
+    states = await eventually(
+        lambda: [(s.segment_id, s.state.value, s.worker_id) for s in first.master.snapshot().segments]
+    )
+    assert states == [(1, "owned", "a"), (2, "waiting", None), (3, "waiting", None), (4, "waiting", None)]
+    detail = first.readiness.states["segments"].detail
+    assert detail == "3 of 4 segments wait for a worker; 4 segments are more than the 3 of --max-segment"
+    assert first.readiness.ready
+
+    workers.append(cluster.worker("b"))
+    await eventually(lambda: owned_by(workers) == [1, 2])
+
+
+async def test_a_worker_that_leaves_hands_its_segment_over_at_once(cluster: Cluster) -> None:
+    await cluster.segments({1: 1})
+    cluster.master()
+    a = cluster.worker("a")
+    await eventually(lambda: cluster.world.alive(1))
+    b = cluster.worker("b")
+
+    await a.leave()
+
+    assert a.handler.calls[-1] == "stop 1/1"
+    assert not cluster.world.alive(1, "host-of-a")
+    await eventually(lambda: cluster.world.alive(1, "host-of-b"), within_seconds=LIFE_SECONDS - 0.3)
+    assert b.owns == 1
+
+
+async def test_a_killed_workers_segment_moves_when_its_lease_has_run_out(cluster: Cluster) -> None:
+    await cluster.segments({1: 1})
+    first = cluster.master()
+    a = cluster.worker("a")
+    await eventually(lambda: cluster.world.alive(1))
+    b = cluster.worker("b")
+    await eventually(lambda: len(first.master.snapshot().workers) == 2)
+
+    await a.kill()
+
+    await eventually(lambda: len(first.master.snapshot().workers) == 1, within_seconds=0.5)
+    await eventually(lambda: cluster.world.alive(1, "host-of-b"), within_seconds=2 * LIFE_SECONDS)
+    assert b.owns == 1
+
+
+async def test_a_worker_restarted_within_its_lease_keeps_its_segment_and_its_containers(cluster: Cluster) -> None:
+    await cluster.segments({1: 1, 2: 1})
+    cluster.master()
+    a = cluster.worker("a")
+    await eventually(lambda: a.owns == 1 and cluster.world.alive(1))
+    b = cluster.worker("b")
+    await eventually(lambda: b.owns == 2 and cluster.world.alive(2))
+    cluster.worker("c")
+
+    await b.kill()
+    again = cluster.worker("b")
+
+    await eventually(lambda: again.owns == 2, within_seconds=LIFE_SECONDS - 0.3)
+    (container,) = cluster.world.alive(2)
+    assert container.epoch == 1
+    assert (await cluster.epochs())[2] == 2
+
+
+async def test_a_master_that_restarts_moves_and_interrupts_nothing(cluster: Cluster) -> None:
+    await cluster.segments(dict.fromkeys(range(1, 6), 1))
+    first = cluster.master()
+    workers = [cluster.worker(f"w{number}") for number in range(5)]
+    await eventually(lambda: owned_by(workers) == [1, 2, 3, 4, 5])
+    before = [worker.owns for worker in workers]
+    await first.stop()
+
+    await eventually(lambda: not any(worker.worker.snapshot().master_id for worker in workers))
+    assert [worker.owns for worker in workers] == before
+    second = cluster.master()
+    await eventually(lambda: len(second.master.snapshot().workers) == 5)
+    await eventually(lambda: [s.state.value for s in second.master.snapshot().segments] == ["owned"] * 5)
+
+    assert [worker.owns for worker in workers] == before
+    assert [worker.handler.calls for worker in workers] == [[f"run {segment}/1"] for segment in before]
+
+
+async def test_of_two_masters_one_leads_and_the_other_takes_over_and_moves_nothing(cluster: Cluster) -> None:
+    await cluster.segments({1: 1, 2: 1})
+    first = cluster.master(0)
+    await eventually(lambda: first.readiness.ready)
+    second = cluster.master(1)
+    workers = [cluster.worker("a"), cluster.worker("b")]
+    await eventually(lambda: owned_by(workers) == [1, 2])
+    before = [worker.owns for worker in workers]
+    await eventually(lambda: second.master.leader == "master-0")
+    assert not second.readiness.ready
+    assert second.master.snapshot().workers == []
+
+    await first.stop()
+
+    await eventually(lambda: second.readiness.ready, within_seconds=2.0)
+    await eventually(lambda: len(second.master.snapshot().workers) == 2)
+    assert [worker.owns for worker in workers] == before
+    assert all(len(worker.handler.calls) == 1 for worker in workers)
+
+
+async def test_a_segment_that_becomes_empty_is_given_back_and_one_that_fills_is_given_out(cluster: Cluster) -> None:
+    await cluster.segments({1: 1})
+    first = cluster.master()
+    a = cluster.worker("a")
+    await eventually(lambda: cluster.world.alive(1))
+
+    await cluster.segments({1: 0, 2: 1})
+    first.master.changed()
+
+    await eventually(lambda: a.owns == 2)
+    assert a.handler.calls[:2] == ["run 1/1", "stop 1/1"]
+    assert set(await cluster.epochs()) == {2}
+
+
+async def test_a_stop_that_fails_keeps_the_lease_until_it_has_worked(cluster: Cluster) -> None:
+    await cluster.segments({1: 1})
+    cluster.master()
+    a = cluster.worker("a")
+    await eventually(lambda: cluster.world.alive(1))
+    b = cluster.worker("b")
+    a.handler.failing_stops = 4
+
+    await a.leave()
+
+    assert a.handler.calls.count("stop 1/1") == 5
+    await eventually(lambda: b.owns == 1 and cluster.world.alive(1))
+    cluster.world.check_law()
+
+
+async def test_a_handler_that_fails_is_run_again_under_the_same_lease(cluster: Cluster) -> None:
+    await cluster.segments({1: 1})
+    cluster.master()
+    handler = FakeHandler(cluster.world, "host-of-a", failing_runs=2)
+
+    a = cluster.worker("a", handler=handler)
+
+    await eventually(lambda: cluster.world.alive(1))
+    assert handler.calls == ["run 1/1"] * 3
+    assert a.owns == 1
+
+
+async def test_a_second_process_of_a_worker_takes_over_and_the_first_ends_without_touching_containers(
+    cluster: Cluster,
+) -> None:
+    await cluster.segments({1: 1})
+    cluster.master()
+    old = cluster.worker("a")
+    await eventually(lambda: cluster.world.alive(1))
+
+    new = cluster.worker("a")
+
+    await eventually(lambda: old.task.done() and new.owns == 1)
+    assert isinstance(old.task.exception(), WorkerReplaced | WorkerSuperseded)
+    assert "stop 1/1" not in old.handler.calls
+    (container,) = cluster.world.alive(1)
+    assert container.epoch == 1
+
+
+async def test_a_namesake_on_another_host_gets_the_segment_when_the_first_has_given_it_back(cluster: Cluster) -> None:
+    await cluster.segments({1: 1})
+    cluster.master()
+    old = cluster.worker("a", host="host-1")
+    await eventually(lambda: cluster.world.alive(1))
+
+    new = cluster.worker("a", host="host-2")
+
+    await eventually(lambda: old.task.done() and new.owns == 1)
+    assert isinstance(old.task.exception(), WorkerReplaced)
+    await eventually(lambda: cluster.world.alive(1, "host-2"))
+    assert not cluster.world.alive(1, "host-1")
+
+
+async def test_a_database_that_is_away_moves_nothing_and_leaves_the_hosts_at_rest_in_time(tmp_path: Path) -> None:
+    async with MongoServer.start(tmp_path) as server:
+        mongo = Mongo(server.uri)
+        async with running_cluster(mongo.database("d")) as cluster:
+            await cluster.segments({1: 1, 2: 1})
+            first = cluster.master()
+            workers = [cluster.worker("a"), cluster.worker("b")]
+            await eventually(lambda: cluster.world.alive(1) and cluster.world.alive(2))
+            proofs = [worker.worker.snapshot().proven_seconds for worker in workers]
+            assert all(proof is not None and proof > 0 for proof in proofs)
+
+            server.pause()
+            try:
+                await eventually(lambda: all(worker.handler.calls[-1].startswith("stop") for worker in workers))
+                await eventually(lambda: not cluster.world.alive(1) and not cluster.world.alive(2))
+                stopped = [container.stopped for container in cluster.world.containers]
+                # By the worker's own hand, before the switch of the container itself had to do it.
+                assert all(
+                    at is not None and at < container.alive_until
+                    for at, container in zip(stopped, cluster.world.containers, strict=True)
+                )
+                await eventually(lambda: not first.readiness.ready)
+            finally:
+                server.resume()
+
+            await eventually(lambda: owned_by(workers) == [1, 2])
+            await eventually(lambda: cluster.world.alive(1) and cluster.world.alive(2))
+        await mongo.close()
+
+
+async def test_any_coming_and_going_keeps_the_first_law(cluster: Cluster) -> None:
+    await cluster.segments({1: 1, 2: 1, 3: 1})
+    first = cluster.master(0)
+    workers = {name: cluster.worker(name) for name in ("a", "b", "c", "d")}
+    await eventually(lambda: owned_by(list(workers.values())) == [1, 2, 3])
+
+    await workers.pop("a").kill()
+    await workers.pop("b").leave()
+    workers["e"] = cluster.worker("e")
+    second = cluster.master(1)
+    await first.stop()
+    await workers.pop("c").kill()
+    workers["c"] = cluster.worker("c")
+    await cluster.segments({2: 0, 4: 1})
+    second.master.changed()
+
+    await eventually(lambda: owned_by(list(workers.values())) == [1, 3, 4], within_seconds=15)
+
+
+@pytest.mark.parametrize("leaving", ["leave", "kill"])
+async def test_everything_can_be_ended_at_once(cluster: Cluster, leaving: str) -> None:
+    await cluster.segments({1: 1, 2: 1})
+    cluster.master()
+    workers = [cluster.worker("a"), cluster.worker("b")]
+    await eventually(lambda: owned_by(workers) == [1, 2])
+
+    for worker in workers:
+        await (worker.leave() if leaving == "leave" else worker.kill())
+
+    assert await cluster.epochs() == ({} if leaving == "leave" else {1: 1, 2: 1})

@@ -1,0 +1,261 @@
+"""Masters and workers of one service in this process, against a real MongoDB, with containers that are only intervals.
+
+A container of this kind lives from its start until it is stopped, or until the keepalive that its worker wrote last
+has run out: as real ones do by their dead-man's switch.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+from libs.core.coordination import WorkerIdentity
+from libs.core.health import Readiness
+from libs.core.lease import Holder, Lease
+from libs.core.lease_keeper import LeaseTiming
+from libs.core.master.master import Master
+from libs.core.settings import CoordinationSettings
+from libs.core.store.client import Database
+from libs.core.store.leases import LeadershipStore, LeaseStore
+from libs.core.worker.handler import OwnedSegment
+from libs.core.worker.worker import Worker
+from tools.stack.ports import free_port
+
+LIFE_SECONDS = 1.5
+TIMING = LeaseTiming.of(LIFE_SECONDS, 0.3)
+SWITCH_MARGIN_SECONDS = 0.1
+
+
+@dataclass
+class FakeContainer:
+    """One container of a segment: an interval on the monotonic clock. *epoch* is that under which it was started."""
+
+    segment_id: int
+    host: str
+    epoch: int
+    started: float
+    alive_until: float
+    """The deadline of its dead-man's switch, moved by every renewal."""
+    stopped: float | None = None
+
+    @property
+    def ended(self) -> float:
+        """When it was or will be over, as far as known."""
+        return min(self.alive_until, self.stopped if self.stopped is not None else float("inf"))
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs now."""
+        return time.monotonic() < self.ended
+
+
+class World:
+    """All containers that ever ran, on all hosts."""
+
+    def __init__(self) -> None:
+        self.containers: list[FakeContainer] = []
+
+    def alive(self, segment_id: int, host: str | None = None) -> list[FakeContainer]:
+        """The containers of a segment that run now."""
+        return [
+            container
+            for container in self.containers
+            if container.segment_id == segment_id and container.alive and host in (None, container.host)
+        ]
+
+    def check_law(self) -> None:
+        """Assert that no segment ever had two containers at one instant."""
+        by_segment: dict[int, list[FakeContainer]] = {}
+        for container in self.containers:
+            by_segment.setdefault(container.segment_id, []).append(container)
+        for containers in by_segment.values():
+            containers.sort(key=lambda container: container.started)
+            for earlier, later in itertools.pairwise(containers):
+                assert earlier.ended <= later.started, f"two at once: {earlier} {later}"
+
+
+@dataclass
+class FakeHandler:
+    """Keeps one container for its segment, and writes down what it is asked to do."""
+
+    world: World
+    host: str
+    calls: list[str] = field(default_factory=list)
+    failing_stops: int = 0
+    """How many of the next calls of stop_all fail."""
+    stop_seconds: float = 0.0
+    failing_runs: int = 0
+    _latest: Lease | None = None
+
+    async def run(self, owned: OwnedSegment) -> None:
+        """See SegmentHandler."""
+        self.calls.append(f"run {owned.segment_id}/{owned.epoch}")
+        if self.failing_runs > 0:
+            self.failing_runs -= 1
+            raise RuntimeError("the handler fails, as the test wants")
+        while True:
+            if owned.proven() and not self.world.alive(owned.segment_id, self.host):
+                now = time.monotonic()
+                deadline = owned.lease.proven_until - SWITCH_MARGIN_SECONDS
+                container = FakeContainer(owned.segment_id, self.host, owned.epoch, now, deadline)
+                self.world.containers.append(container)
+            await owned.wake.wait_at_most(0.02)
+
+    def renewed(self, lease: Lease) -> None:
+        """See SegmentHandler."""
+        assert lease.proven_until > time.monotonic()
+        self._latest = lease
+        for container in self.world.alive(lease.segment_id, self.host):
+            container.alive_until = lease.proven_until - SWITCH_MARGIN_SECONDS
+
+    async def stop_all(self, owned: OwnedSegment, grace_seconds: float) -> None:
+        """See SegmentHandler."""
+        self.calls.append(f"stop {owned.segment_id}/{owned.epoch}")
+        if self.failing_stops > 0:
+            self.failing_stops -= 1
+            raise RuntimeError("the engine does not answer, as the test wants")
+        await asyncio.sleep(min(self.stop_seconds, grace_seconds))
+        for container in self.world.alive(owned.segment_id, self.host):
+            container.stopped = time.monotonic()
+
+    def running(self) -> int:
+        """See SegmentHandler."""
+        return sum(container.alive and container.host == self.host for container in self.world.containers)
+
+
+@dataclass
+class RunningMaster:
+    """A master in this process."""
+
+    master: Master
+    readiness: Readiness
+    task: "asyncio.Task[None]"
+
+    async def stop(self) -> None:
+        """End it in good order: it resigns."""
+        await _cancelled(self.task)
+
+
+@dataclass
+class RunningWorker:
+    """A worker in this process."""
+
+    worker: Worker
+    handler: FakeHandler
+    readiness: Readiness
+    task: "asyncio.Task[None]"
+
+    @property
+    def owns(self) -> int | None:
+        """The segment that it owns now."""
+        return self.worker.segment_id
+
+    async def leave(self) -> None:
+        """End it in good order: it gives its segment back first."""
+        await self.worker.drain()
+        await _cancelled(self.task)
+
+    async def kill(self) -> None:
+        """End it as kill -9 would: nothing is stopped, nothing released, the stream breaks."""
+        await _cancelled(self.task)
+
+
+class Cluster:
+    """Masters and workers on one database. Use cluster() to get one."""
+
+    def __init__(self, database: Database, masters: int = 2) -> None:
+        self.database = database
+        self.world = World()
+        self.leases = LeaseStore(database, LIFE_SECONDS)
+        self.ports = [free_port() for _ in range(masters)]
+        self._started: list[RunningMaster | RunningWorker] = []
+        self._instances = 0
+
+    async def segments(self, bot_counts: dict[int, int]) -> None:
+        """Have these segments with so many entities each."""
+        for segment_id, bot_count in bot_counts.items():
+            await self.database["partitions"].update_one(
+                {"_id": segment_id}, {"$set": {"bot_count": bot_count}}, upsert=True
+            )
+
+    def master(self, number: int = 0) -> RunningMaster:
+        """Start a master on the port of that number."""
+        readiness = Readiness()
+        self._instances += 1
+        name = f"master-{number}"
+        master = Master(
+            segments=self.leases,
+            leadership=LeadershipStore(self.database, LIFE_SECONDS),
+            holder=Holder(name, f"{name}-{self._instances}", "master-host"),
+            settings=coordination_settings(),
+            timing=TIMING,
+            address=f"127.0.0.1:{self.ports[number]}",
+            readiness=readiness,
+        )
+        running = RunningMaster(master, readiness, asyncio.create_task(master.run(), name=name))
+        self._started.append(running)
+        return running
+
+    def worker(self, name: str, *, host: str | None = None, handler: FakeHandler | None = None) -> RunningWorker:
+        """Start a worker; again under the same name, it is another process of the same worker."""
+        readiness = Readiness()
+        self._instances += 1
+        host = host or f"host-of-{name}"
+        handler = handler or FakeHandler(self.world, host)
+        worker = Worker(
+            WorkerIdentity(name, f"{name}-{self._instances}", host, name, started_at_milliseconds=self._instances),
+            [f"127.0.0.1:{port}" for port in self.ports],
+            leases=self.leases,
+            handler=handler,
+            timing=TIMING,
+            readiness=readiness,
+            heartbeat_interval_seconds=0.1,
+            stop_grace_seconds=1.0,
+        )
+        running = RunningWorker(worker, handler, readiness, asyncio.create_task(worker.run(), name=name))
+        self._started.append(running)
+        return running
+
+    async def epochs(self) -> dict[int, int]:
+        """The epoch of each live lease."""
+        return {view.segment_id: view.epoch for view in await self.leases.live()}
+
+    async def close(self) -> None:
+        """End all that still runs."""
+        await asyncio.gather(*(_cancelled(running.task) for running in self._started), return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def running_cluster(database: Database, masters: int = 2) -> AsyncIterator[Cluster]:
+    """A cluster without members yet; at the end all members are ended, and the first law is checked."""
+    cluster = Cluster(database, masters)
+    try:
+        yield cluster
+    finally:
+        await cluster.close()
+    cluster.world.check_law()
+
+
+def coordination_settings() -> CoordinationSettings:
+    """Everything some ten times as fast as in production."""
+    return CoordinationSettings(
+        master_service="unused",
+        grpc_port=0,
+        heartbeat_interval_seconds=0.1,
+        death_timeout_seconds=0.6,
+        assign_interval_seconds=0.5,
+        max_segment=3,
+    )
+
+
+def owned_by(workers: Sequence[RunningWorker]) -> list[int]:
+    """The segments that these workers own now, sorted."""
+    return sorted(worker.owns for worker in workers if worker.owns is not None)
+
+
+async def _cancelled(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
