@@ -1,0 +1,1 @@
+"""A bot as a folder: read, checked, packed, announced."""

@@ -1,0 +1,91 @@
+"""What a deployment says to the runtime: the payload of a bot's event, and how it gets there."""
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from libs.core.errors import Retryable
+from libs.core.events.connection import NobodyListens
+from libs.core.events.jetstream import MESSAGE_ID, JetStream
+from libs.core.service import ServiceDefinition
+from libs.core.store.entities import Entity
+from tools.bots.folder import BotFolder
+
+
+class EventsUnheard(Retryable):
+    """No stream stores the event."""
+
+    def __init__(self, subject: str, service: ServiceDefinition) -> None:
+        super().__init__(
+            f"no stream on this NATS server stores {subject}: a worker of {service.name} makes it when it starts"
+        )
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One bot as it is announced."""
+
+    id: str
+    config: Mapping[str, Any]
+    custom: Mapping[str, Any]
+
+    def payload(self) -> dict[str, Any]:
+        """The event's payload."""
+        return {"id": self.id, "config": dict(self.config), "custom": dict(self.custom)}
+
+
+def deployment(bot_id: str, folder: BotFolder, config: Mapping[str, Any], key: str, known: Entity | None) -> Deployment:
+    """The bot *folder*, whose archive is at *key*. *known* is the bot as it is now, None when it is new."""
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    created_at = known.custom.get("createdAt", now) if known is not None else now
+    custom = {
+        "config": dict(folder.description),
+        "createdAt": created_at,
+        "updatedAt": now,
+        "filePath": key,
+        "version": folder.version,
+    }
+    return Deployment(bot_id, config, custom)
+
+
+def reconfigured(known: Entity, config: Mapping[str, Any]) -> Deployment:
+    """The bot as it is, with another config."""
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return Deployment(known.id, config, {**known.custom, "updatedAt": now})
+
+
+class Announcer:
+    """Publishes a service's events. Every method raises NatsUnavailable, and EventsUnheard when nothing stores them."""
+
+    def __init__(self, jetstream: JetStream, service: ServiceDefinition) -> None:
+        self._jetstream = jetstream
+        self._service = service
+
+    async def created(self, deployed: Deployment) -> None:
+        """Say that an entity is new."""
+        await self._publish(self._service.created_subject, deployed.payload())
+
+    async def updated(self, deployed: Deployment) -> None:
+        """Say that an entity has another config or other code."""
+        await self._publish(_existing(self._service.updated_subject), deployed.payload())
+
+    async def deleted(self, entity_id: str, config: Mapping[str, Any]) -> None:
+        """Say that an entity is gone."""
+        await self._publish(_existing(self._service.deleted_subject), {"id": entity_id, "config": dict(config)})
+
+    async def _publish(self, subject: str, payload: Mapping[str, Any]) -> None:
+        data = json.dumps(payload).encode()
+        headers = {MESSAGE_ID: uuid.uuid4().hex}
+        try:
+            await self._jetstream.publish(subject, data, headers)
+        except NobodyListens as error:
+            raise EventsUnheard(subject, self._service) from error
+
+
+def _existing(subject: str | None) -> str:
+    if subject is None:
+        raise ValueError("this service has no such event")
+    return subject

@@ -1,0 +1,7 @@
+"""What can be wrong with a bot's folder."""
+
+from libs.core.errors import UserError
+
+
+class BotFolderInvalid(UserError):
+    """The folder cannot be deployed as it is; the message names the file or field and the remedy."""

@@ -1,0 +1,103 @@
+"""A bot's folder as its author wrote it: code and a `bot.json` that describes it.
+
+`bot.json` holds what the platform calls `custom.config` (name, description, runtime, version, author, type,
+entrypoints, ...), and besides, under `config`, the config that the bot is started with unless another is given.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from libs.docker_runner.settings import IMAGES
+from tools.bots.errors import BotFolderInvalid
+
+DESCRIPTION = "bot.json"
+_GUESSES = (("main.py", "python3.11"), ("main.js", "nodejs20"), ("index.js", "nodejs20"), ("main.mjs", "nodejs20"))
+
+
+@dataclass(frozen=True)
+class BotFolder:
+    """A folder that can be deployed. *description* is the bot's `custom.config`, *config* its default config."""
+
+    path: Path
+    description: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What the bot calls itself."""
+        return str(self.description["name"])
+
+    @property
+    def version(self) -> str:
+        """The version of the code, in its author's words."""
+        return str(self.description["version"])
+
+
+def read_folder(path: Path, runtime: str | None = None, entrypoint: str | None = None) -> BotFolder:
+    """Read and check a bot's folder. *runtime* and *entrypoint* win over what `bot.json` says.
+
+    Without a `bot.json` both are guessed from the files: `main.py` is Python, `main.js` or `index.js` is Node.
+
+    Raises:
+        BotFolderInvalid: with the first thing that is wrong, and the remedy.
+    """
+    if not path.is_dir():
+        raise BotFolderInvalid(f"{path} is not a folder")
+    written = _read_description(path / DESCRIPTION)
+    config = written.pop("config", {})
+    if not isinstance(config, dict):
+        raise BotFolderInvalid(f"{path / DESCRIPTION}: `config` must be an object")
+    description = {"name": path.resolve().name, "version": "1.0.0", **written}
+    description["entrypoints"] = _entrypoints(path, written, entrypoint)
+    description["runtime"] = _runtime(description, runtime)
+    return BotFolder(path, description, config)
+
+
+def _read_description(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise BotFolderInvalid(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise BotFolderInvalid(f"{file} must hold an object")
+    return content
+
+
+def _entrypoints(path: Path, written: Mapping[str, Any], entrypoint: str | None) -> dict[str, str]:
+    entrypoints = written.get("entrypoints", {})
+    if not isinstance(entrypoints, dict) or not all(isinstance(file, str) for file in entrypoints.values()):
+        raise BotFolderInvalid(f'{path / DESCRIPTION}: `entrypoints` must be an object such as {{"bot": "main.py"}}')
+    entrypoints = dict(entrypoints)
+    if entrypoint is not None:
+        entrypoints["bot"] = entrypoint
+    if not entrypoints:
+        guess = next((file for file, _ in _GUESSES if (path / file).is_file()), None)
+        if guess is None:
+            names = ", ".join(file for file, _ in _GUESSES)
+            raise BotFolderInvalid(
+                f"{path} has neither a {DESCRIPTION} with `entrypoints` nor one of {names}; name the file to run "
+                f"with --entrypoint"
+            )
+        entrypoints["bot"] = guess
+    for kind, file in entrypoints.items():
+        if not (path / file).is_file():
+            raise BotFolderInvalid(f"the {kind} entrypoint {file!r} is not a file in {path}")
+    return entrypoints
+
+
+def _runtime(description: Mapping[str, Any], given: str | None) -> str:
+    runtime = given or description.get("runtime")
+    if runtime is None:
+        first = next(iter(description["entrypoints"].values()))
+        runtime = (
+            "python3.11" if first.endswith(".py") else "nodejs20" if first.endswith((".js", ".mjs", ".cjs")) else None
+        )
+    if runtime not in IMAGES:
+        known = ", ".join(sorted(IMAGES))
+        raise BotFolderInvalid(f"the runtime {runtime!r} is not known; it is one of: {known}")
+    return str(runtime)

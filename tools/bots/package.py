@@ -1,0 +1,89 @@
+"""A bot's folder as one ZIP file. The same files give the same bytes, so that deploying twice changes nothing."""
+
+import hashlib
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from libs.docker_runner.archives import extract
+from libs.docker_runner.errors import DockerRunnerError
+from tools.bots.errors import BotFolderInvalid
+
+_LEFT_OUT_FOLDERS = {".git", ".hg", ".venv", "venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
+_LEFT_OUT_FILES = {".DS_Store", ".env"}
+_TIME = (1980, 1, 1, 0, 0, 0)
+_KEY_CHARACTERS = 100
+
+
+@dataclass(frozen=True)
+class Package:
+    """The archive of a bot. *digest* is the SHA-256 of *content*."""
+
+    content: bytes
+    digest: str
+    files: int
+
+    def key(self, bot_id: str) -> str:
+        """Where it goes in the code bucket: another place for other content, so that running bots keep theirs."""
+        folder = quote(bot_id.encode(errors="replace"), safe="")
+        if len(folder) > _KEY_CHARACTERS:
+            folder = f"{folder[:_KEY_CHARACTERS]}~{hashlib.sha256(bot_id.encode(errors='replace')).hexdigest()[:16]}"
+        return f"{folder}/{self.digest[:16]}.zip"
+
+
+def pack(folder: Path) -> Package:
+    """Pack the folder, and check the archive by the rules that the workers unpack it by.
+
+    Version control, caches, virtual environments and `.env` are left out; `vendor` and `node_modules` are not.
+
+    Raises:
+        BotFolderInvalid: it has no file, a link leads out of it, or the workers would refuse it; the message says why.
+    """
+    buffer = io.BytesIO()
+    count = 0
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(_files(folder), key=lambda path: path.relative_to(folder).as_posix()):
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _TIME)
+            entry.external_attr = (0o755 if os.access(path, os.X_OK) else 0o644) << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, path.read_bytes())
+            count += 1
+    if count == 0:
+        raise BotFolderInvalid(f"{folder} has no files")
+    content = buffer.getvalue()
+    _check(folder, content)
+    return Package(content, hashlib.sha256(content).hexdigest(), count)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    root = folder.resolve()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if name not in _LEFT_OUT_FOLDERS and not _is_loop(Path(parent) / name)]
+        for name in files:
+            path = Path(parent) / name
+            if name in _LEFT_OUT_FILES:
+                continue
+            if not path.resolve().is_relative_to(root):
+                raise BotFolderInvalid(f"{path} is a link that leads out of {folder}; put a copy of the file there")
+            if path.is_file():
+                yield path
+
+
+def _is_loop(path: Path) -> bool:
+    """Whether the folder is a link to one of its own parents, which would be walked for ever."""
+    return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
+
+
+def _check(folder: Path, content: bytes) -> None:
+    with tempfile.TemporaryDirectory(prefix="the0-check-") as temporary:
+        archive = Path(temporary) / "bot.zip"
+        archive.write_bytes(content)
+        try:
+            extract(archive, Path(temporary) / "bot", str(folder))
+        except DockerRunnerError as error:
+            raise BotFolderInvalid(f"the workers would refuse this bot: {error}") from error

@@ -1,0 +1,143 @@
+"""How commands reach the servers: by the environment's settings, or else those of the running dev stack."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+from libs.core.events.connection import NatsConnection, NatsUnavailable
+from libs.core.events.jetstream import JetStream
+from libs.core.object_store import ObjectStore
+from libs.core.service import ServiceDefinition
+from libs.core.settings import MongoSettings, NatsSettings, PartitionSettings, StorageSettings
+from libs.core.settings_loader import load
+from libs.core.store.client import Database, Mongo, StoreUnavailable
+from libs.core.store.entities import EntityStore
+from libs.core.store.partitions import PartitionStore
+from tools.cli.exit_codes import ExitCode
+from tools.cli.failures import Failure
+from tools.dev import state
+from tools.dev.home import home
+
+_ADDRESSES = ("MONGO_URI", "NATS_URL", "MINIO_ENDPOINT")
+_NATS_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """The settings under which the servers are reached, and where these were found, in words."""
+
+    environment: Mapping[str, str]
+    found_in: str
+    scopes: tuple[str, ...] = ()
+
+
+def target(environ: Mapping[str, str] = os.environ) -> Target:
+    """The environment's settings when it names a server, else those of the dev stack when that runs."""
+    if any(environ.get(name) for name in _ADDRESSES):
+        return Target(environ, "the environment")
+    directory = home(environ) / "dev"
+    stack = state.load(directory)
+    if stack.running:
+        return Target({**environ, **stack.environment}, f"the dev stack in {directory}", stack.scopes)
+    return Target(environ, "the defaults, as MONGO_URI is not set and no stack runs; `runtime dev up` starts one")
+
+
+class Connections:
+    """The servers of a target, each connected to when it is first asked for."""
+
+    def __init__(self, where: Target, stack: contextlib.AsyncExitStack) -> None:
+        self.target = where
+        self._stack = stack
+        self._mongo: Mongo | None = None
+        self._nats: NatsConnection | None = None
+        self._storage: ObjectStore | None = None
+
+    async def database(self, service: ServiceDefinition) -> Database:
+        """The service's database.
+
+        Raises:
+            Failure: MongoDB does not answer; the message says where it was looked for.
+        """
+        if self._mongo is None:
+            settings = load(MongoSettings, environ=self.target.environment)
+            self._mongo = Mongo(settings.uri, timeout_seconds=settings.timeout_seconds)
+            self._stack.push_async_callback(self._mongo.close)
+            try:
+                await self._mongo.ping()
+            except StoreUnavailable as error:
+                raise self._unreachable(str(error)) from error
+        return self._mongo.database(service.database)
+
+    async def entities(self, service: ServiceDefinition) -> EntityStore:
+        """The service's entities. Errors as database()."""
+        database = await self.database(service)
+        limit = load(PartitionSettings, environ=self.target.environment, service=service).max_per_partition
+        return EntityStore(database, service.collection, PartitionStore(database, service.collection, limit))
+
+    @property
+    def has_nats(self) -> bool:
+        """Whether the target names a NATS server."""
+        return load(NatsSettings, environ=self.target.environment).url is not None
+
+    async def nats(self) -> NatsConnection:
+        """The connection to NATS.
+
+        Raises:
+            Failure: there is no NATS in the target, or it does not answer.
+        """
+        if self._nats is None:
+            url = load(NatsSettings, environ=self.target.environment).url
+            if url is None:
+                raise Failure(f"NATS_URL is not set ({self.target.found_in})", ExitCode.USAGE)
+            connection = NatsConnection(url, name="runtime command")
+            running = asyncio.create_task(connection.run(), name="nats")
+            self._stack.push_async_callback(_end, running)
+            try:
+                await asyncio.wait_for(connection.wait_connected(), _NATS_SECONDS)
+            except TimeoutError:
+                raise self._unreachable(f"NATS does not answer within {_NATS_SECONDS:g} s") from None
+            self._nats = connection
+        return self._nats
+
+    async def jetstream(self) -> JetStream:
+        """JetStream over that connection. Errors as nats()."""
+        return JetStream(await self.nats())
+
+    async def nats_if_up(self) -> NatsConnection | None:
+        """The connection, or None when there is no NATS or it does not answer."""
+        try:
+            return await self.nats() if self.has_nats else None
+        except (Failure, NatsUnavailable):
+            return None
+
+    def storage_settings(self) -> StorageSettings:
+        """How the storage is reached. Raises SettingsError."""
+        return load(StorageSettings, environ=self.target.environment)
+
+    def storage(self) -> ObjectStore:
+        """The object storage. Raises SettingsError."""
+        if self._storage is None:
+            self._storage = ObjectStore(self.storage_settings(), threads=2)
+            self._stack.push_async_callback(self._storage.close)
+        return self._storage
+
+    def _unreachable(self, reason: str) -> Failure:
+        return Failure(
+            f"{reason} (its address is from {self.target.found_in})",
+            ExitCode.UNREACHABLE,
+        )
+
+
+@contextlib.asynccontextmanager
+async def connected(where: Target | None = None) -> AsyncIterator[Connections]:
+    """The servers of *where*, or of what target() finds; all connections are closed after the block."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield Connections(where or target(), stack)
+
+
+async def _end(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

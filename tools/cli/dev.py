@@ -1,0 +1,123 @@
+"""`runtime dev`: a whole stack on this machine, in the background."""
+
+import click
+
+from tools.cli import interrupts
+from tools.cli.exit_codes import ExitCode
+from tools.cli.failures import Failure
+from tools.cli.output import output_option, show, table
+from tools.dev.home import home
+from tools.dev.http import get_json, hindrances
+from tools.dev.stack import Stack
+from tools.dev.state import Part
+from tools.engine.ensure import Engine, ensure_engine, to_stderr
+from tools.engine.probe import engine_url, why_not
+from tools.images.ensure import ensure_images
+
+
+@click.group()
+def dev() -> None:
+    """Everything on this machine: MongoDB, NATS, S3, a master and two workers.
+
+    They run in the background, as the separate processes that production has. Data, logs and ports are kept in
+    ~/.local/state/the0-runtime/dev (or RUNTIME_HOME/dev). While the stack is up, the other commands find it there.
+    """
+
+
+@dev.command()
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 50), help="Workers of bot-runner.")
+@output_option
+def up(workers: int, output: str) -> None:
+    """Start the stack, or those parts of it that do not run."""
+    _show(output, interrupts.run(_up(workers)))
+
+
+@dev.command()
+@click.option("--purge", is_flag=True, help="Remove the data too: bots, logs, events.")
+@output_option
+def down(purge: bool, output: str) -> None:
+    """Stop the bots' containers and all processes. Data is kept unless --purge is given."""
+    stopped = interrupts.run(_down(purge))
+    what = "The stack is down" + (", its data is removed." if purge else "; its data is kept.")
+    show(output, {"stopped": stopped, "purged": purge}, lambda: click.echo(what))
+
+
+@dev.command()
+@output_option
+def status(output: str) -> None:
+    """Show the parts of the stack. Exit code 4 when there is no stack, 1 when a part of it is not well."""
+    parts = interrupts.run(_status())
+    if not any(part["running"] for part in parts):
+        raise Failure("no dev stack is running; `runtime dev up` starts one", ExitCode.NOT_FOUND)
+    _show(output, parts)
+    if not all(part["running"] and part["ready"] for part in parts):
+        raise Failure("not every part is well")
+
+
+async def _up(workers: int) -> list[dict[str, object]]:
+    stack = Stack(home() / "dev", tethered=False, workers=workers)
+    engine = await ensure_engine()
+    await ensure_images(engine)
+    was_running = stack.state.running
+    try:
+        to_stderr("starting the servers")
+        await stack.start_servers()
+        to_stderr("starting a master and the workers of bot-runner")
+        await stack.start_services()
+    except BaseException:
+        # What ran before stays; a first start that fails leaves nothing behind.
+        if not was_running:
+            await stack.stop(engine, grace_seconds=5)
+        raise
+    return await _status()
+
+
+async def _down(purge: bool) -> list[str]:
+    stack = Stack(home() / "dev", tethered=False)
+    stopped = [part.name for part in stack.state.parts if part.process.alive]
+    url = engine_url()
+    await stack.stop(Engine(url) if why_not(url) is None else None)
+    if purge:
+        stack.purge()
+    return stopped
+
+
+async def _status() -> list[dict[str, object]]:
+    return [await _described(part) for part in Stack(home() / "dev", tethered=False).state.parts]
+
+
+async def _described(part: Part) -> dict[str, object]:
+    running = part.process.alive
+    ready, detail = running, ""
+    if running and part.http_port is not None:
+        answer = await get_json(part.http_port, "/readyz")
+        ready = answer is not None and answer[0] == 200
+        detail = hindrances(answer[1]) if answer is not None else "it does not answer"
+    return {
+        "name": part.name,
+        "running": running,
+        "ready": ready,
+        "detail": detail,
+        "pid": part.process.pid,
+        "port": part.port,
+        "http_port": part.http_port,
+        "log": part.log,
+    }
+
+
+def _show(output: str, parts: list[dict[str, object]]) -> None:
+    def text() -> None:
+        rows = [
+            (
+                part["name"],
+                "ready" if part["ready"] else "not ready" if part["running"] else "down",
+                part["pid"],
+                part["port"],
+                f"http://127.0.0.1:{part['http_port']}" if part["http_port"] else "-",
+                part["detail"] or part["log"],
+            )
+            for part in parts
+        ]
+        table(("part", "state", "pid", "port", "http", "log"), rows, empty="nothing runs")
+
+    show(output, parts, text)

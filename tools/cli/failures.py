@@ -1,0 +1,47 @@
+"""Errors that end a command, and which exit code each kind of error gives."""
+
+import asyncio
+
+import click
+
+from tools.cli.exit_codes import ExitCode
+
+
+class Failure(Exception):
+    """Ends the command with a message and an exit code."""
+
+    def __init__(self, message: str, code: ExitCode = ExitCode.FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def code_of(error: BaseException) -> ExitCode | None:
+    """The exit code for an error whose message tells a person enough; None for a defect, which needs a traceback."""
+    # Each of these libraries is slow to import, and an error of one exists only where it was imported already.
+    from libs.core.errors import Permanent, Retryable, UserError
+    from tools.dev.containers import EngineUnreachableError
+    from tools.engine.command import CommandFailedError
+    from tools.engine.errors import EngineFailedError, EngineMissingError
+    from tools.images.errors import ImageFailedError
+    from tools.stack.binaries import BinaryMissingError
+    from tools.stack.process import ProcessFailedError
+
+    if isinstance(error, Failure):
+        return error.code
+    if isinstance(error, KeyboardInterrupt | asyncio.CancelledError | click.Abort):
+        return ExitCode.INTERRUPTED
+    if isinstance(error, UserError):
+        return ExitCode.USAGE
+    unreachable = (Retryable, EngineMissingError, EngineFailedError, EngineUnreachableError, ImageFailedError)
+    if isinstance(error, (*unreachable, BinaryMissingError, CommandFailedError)):
+        return ExitCode.UNREACHABLE
+    if isinstance(error, Permanent | ProcessFailedError):
+        return ExitCode.FAILED
+    return None
+
+
+def first_of(error: BaseException) -> BaseException:
+    """The error that a group of errors is about: its first one, however deep."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

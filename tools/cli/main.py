@@ -1,0 +1,99 @@
+"""The root of the `runtime` command: which commands there are, and what errors look like."""
+
+import importlib
+import sys
+import traceback
+from typing import NamedTuple
+
+import click
+
+from tools.cli.exit_codes import ExitCode
+
+
+class _Command(NamedTuple):
+    module: str
+    name: str
+    help: str
+
+
+# A command's module is imported when it is called: a worker must not carry what the others need.
+_COMMANDS = {
+    "demo": _Command("tools.cli.demo", "demo", "Run two sample bots from nothing, to see how it all works."),
+    "dev": _Command("tools.cli.dev", "dev", "Everything on this machine: up, down, status."),
+    "bot": _Command("tools.cli.bot", "bot", "Deploy, list, follow, stop and remove bots."),
+    "status": _Command("tools.cli.status", "status", "Who runs what: masters, workers, segments, bots."),
+    "dlq": _Command("tools.cli.dlq", "dlq", "Events that were given up: look, replay, throw away."),
+    "setup": _Command("tools.cli.setup", "setup", "Get the Docker engine and the bots' images ready."),
+    "bot-runner": _Command("tools.cli.services", "bot_runner", "Run a process of the service that keeps bots running."),
+    "backtest-runner": _Command("tools.cli.services", "backtest_runner", "Run a process of the service for backtests."),
+    "bot-scheduler": _Command("tools.cli.services", "bot_scheduler", "Run a process of the service for schedules."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called; their names and one-line helps are known before."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order in which a newcomer meets them."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module."""
+        known = _COMMANDS.get(cmd_name)
+        if known is None:
+            return None
+        command = getattr(importlib.import_module(known.module), known.name)
+        return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in `--help`, without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help) for name, command in _COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def runtime() -> None:
+    """Runs trading bots: for ever, on a schedule, or once as a backtest.
+
+    New here? `runtime demo` shows everything once; `runtime dev up` starts a stack of your own to deploy bots to.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 something is out of reach, 4 not found, 5 not in time,
+    130 interrupted.
+    """
+
+
+def main() -> None:
+    """Run the command of the process's arguments and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command and return its exit code; errors are told on standard error."""
+    try:
+        result = runtime.main(arguments, prog_name="runtime", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.USAGE
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone (`| head`); Python would complain at exit
+        return ExitCode.OK
+    except BaseException as error:  # noqa: BLE001 - the edge of the process: every error ends as an exit code
+        return _tell(error)
+    return result if isinstance(result, int) else ExitCode.OK
+
+
+def _tell(error: BaseException) -> int:
+    from tools.cli.failures import code_of, first_of
+
+    first = first_of(error)
+    if isinstance(first, SystemExit):
+        return first.code if isinstance(first.code, int) else ExitCode.FAILED
+    code = code_of(first)
+    if code is None:
+        traceback.print_exception(error)
+        return ExitCode.FAILED
+    if code is not ExitCode.INTERRUPTED:
+        click.echo(f"error: {first}", err=True)
+    return code

@@ -1,0 +1,80 @@
+"""How results are shown: as text for people, or as JSON for programs (`--output json`)."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+output_option = click.option(
+    "--output",
+    "output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="text for people, json for programs.",
+)
+
+
+def show(output: str, data: object, text: Callable[[], None]) -> None:
+    """Print *data* as JSON, or call *text* to print it for people."""
+    if output == "json":
+        write_json(data)
+    else:
+        text()
+
+
+def write_json(data: object) -> None:
+    """Print *data* as JSON: indented at a terminal, one line otherwise."""
+    indent = 2 if sys.stdout.isatty() else None
+    click.echo(json.dumps(data, default=_plain, ensure_ascii=False, indent=indent))
+
+
+def console() -> Console:
+    """Where text goes: as wide as the terminal, and never cut when it goes into a file or a pipe."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str, title: str | None = None) -> None:
+    """Print rows under their columns; *empty* when there are none."""
+    if not rows:
+        click.echo(empty)
+        return
+    shown = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        shown.add_row(*(cell(value) for value in row))
+    console().print(shown)
+
+
+def cell(value: object) -> str:
+    """A value as people read it: nothing for None, times in UTC to the second."""
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    text = str(value).replace("[", r"\[")
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, set | frozenset | tuple):
+        return list(value)
+    return str(value)

@@ -1,0 +1,100 @@
+"""What the demonstration shows: steps with a sign of life, the bots' output, a table. At a terminal, and in a file."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+_COLORS = ("cyan", "magenta", "green", "yellow")
+
+
+@dataclass
+class Step:
+    """Something that is being waited for."""
+
+    text: str
+    detail: str = ""
+
+
+class Screen:
+    """Prints to *console*. Use as a context manager; steps may overlap."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._colors: dict[str, str] = {}
+        self._progress: Progress | None = None
+        if console.is_terminal:
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+            self._progress = Progress(*columns, console=console, transient=True)
+
+    def __enter__(self) -> "Screen":
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    @contextlib.contextmanager
+    def step(self, text: str) -> Iterator["Reporter"]:
+        """Show that *text* goes on while the block runs, then how long it took."""
+        begun = time.monotonic()
+        task = self._progress.add_task(text, total=None) if self._progress is not None else None
+        if task is None:
+            self._console.print(Text(f"... {text}"))
+        reporter = Reporter(self, text, task)
+        outcome = "failed"
+        try:
+            yield reporter
+            outcome = "done"
+        finally:
+            if self._progress is not None and task is not None:
+                self._progress.remove_task(task)
+            sign, style = ("✓", "green") if outcome == "done" else ("✗", "red")
+            took = f"({time.monotonic() - begun:.1f} s)"
+            self._console.print(Text.assemble((sign, style), f" {text} ", (took, "dim")))
+
+    def describe(self, task: int | None, text: str, detail: str) -> None:
+        """Say more about a step that goes on."""
+        if self._progress is not None and task is not None:
+            self._progress.update(task, description=f"{text}: {detail}".replace("[", r"\["))  # type: ignore[arg-type]
+        else:
+            self._console.print(Text(f"    {detail}"))
+
+    def heading(self, text: str) -> None:
+        """Say what the viewer is about to see."""
+        self._console.print()
+        self._console.print(Text(text, style="bold"))
+
+    def line(self, source: str, text: str) -> None:
+        """One line that a bot printed."""
+        color = self._colors.setdefault(source, _COLORS[len(self._colors) % len(_COLORS)])
+        shown = "".join(character if character.isprintable() else "�" for character in text)
+        self._console.print(Text.assemble((f"{source:>16} │ ", color), shown))
+
+    def table(self, title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+        """The summary at the end."""
+        table = Table(*columns, title=title, title_justify="left", title_style="bold", box=None, header_style="bold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        self._console.print()
+        self._console.print(table)
+        self._console.print()
+
+
+class Reporter:
+    """Says more about one step; can be handed to whatever does the step."""
+
+    def __init__(self, screen: Screen, text: str, task: int | None) -> None:
+        self._screen = screen
+        self._text = text
+        self._task = task
+
+    def __call__(self, detail: str) -> None:
+        self._screen.describe(self._task, self._text, detail)

@@ -1,0 +1,71 @@
+"""Follows the output of a stack's containers as they come and go."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from tools.dev.containers import BotContainer, Containers
+
+T = TypeVar("T")
+
+_POLL_SECONDS = 0.1
+
+
+class OutputWatch:
+    """Every line of every container, with who printed it. `run()` goes on until it is cancelled."""
+
+    def __init__(self, containers: Containers, show: Callable[[str, str], None]) -> None:
+        self._containers = containers
+        self._show = show
+        self._seen: set[str] = set()
+        self._lines: dict[str, list[str]] = {}
+        self._live: dict[str, BotContainer] = {}
+        self._changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Watch."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                found = await self._containers.all()
+                self._live = {container.container_id: container for container in found}
+                for container in found:
+                    if container.container_id not in self._seen:
+                        self._seen.add(container.container_id)
+                        tasks.create_task(self._follow(container), name=f"output of {container.name}")
+                self._changed.set()
+                await asyncio.sleep(_POLL_SECONDS)
+
+    def lines(self, bot_id: str) -> list[str]:
+        """What the bot printed so far, in all its containers."""
+        return self._lines.setdefault(bot_id, [])
+
+    def containers_of(self, bot_id: str) -> list[BotContainer]:
+        """The bot's containers as they were a moment ago, ended ones too."""
+        return [container for container in self._live.values() if container.entity_id == bot_id]
+
+    async def until(self, condition: Callable[[], bool], within_seconds: float) -> None:
+        """Return when *condition* holds; it is asked whenever something changed. Raises TimeoutError."""
+        async with asyncio.timeout(within_seconds):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def _follow(self, container: BotContainer) -> None:
+        async for line in self._containers.output(container.container_id):
+            self.lines(container.entity_id).append(line)
+            self._show(container.entity_id, line)
+            self._changed.set()
+
+
+async def while_running(background: Awaitable[None], story: Awaitable[T]) -> T:
+    """Run *story* with *background* beside it; the background ends with it, and its failure ends both."""
+    async with asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(_as_coroutine(background), name="background")
+        try:
+            return await story
+        finally:
+            watching.cancel()
+
+
+async def _as_coroutine(awaitable: Awaitable[None]) -> None:
+    await awaitable
