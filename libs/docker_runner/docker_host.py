@@ -2,10 +2,9 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from libs.core.backoff import Backoff
-from libs.core.container_settings import ContainerSettings
 from libs.core.errors import Retryable
 from libs.core.health import Readiness
 from libs.core.lifecycle import Lifecycle
@@ -13,11 +12,10 @@ from libs.core.log import get_logger
 from libs.core.object_store import ObjectStore
 from libs.core.settings import StorageSettings
 from libs.docker_runner.code_cache import CodeCache
+from libs.docker_runner.container import Ended
 from libs.docker_runner.container_events import ContainerEvent
 from libs.docker_runner.container_group import ContainerGroup
 from libs.docker_runner.engine import Engine
-from libs.docker_runner.executable import MIB
-from libs.docker_runner.images import Images
 from libs.docker_runner.keepalive import KeepaliveFile
 from libs.docker_runner.log_history import LogHistory
 from libs.docker_runner.log_pipeline import LogPipeline
@@ -48,21 +46,22 @@ class DockerHost:
         *,
         engine: Engine,
         engine_id: str,
-        images: Images,
         store: ObjectStore,
         code: CodeCache,
         service: str,
         scope: str,
         lease_seconds: float,
         owns: Callable[[int], bool],
+        on_buried: Callable[[Sequence[Ended]], Awaitable[None]],
     ) -> None:
         self.settings = settings
         self.engine_id = engine_id
         self.store = store
         self.code = code
-        self.runner = DockerRunner(engine, images, code, settings)
+        self.runner = DockerRunner(engine, code, settings)
         self._engine = engine
-        self._images = images
+        self._owns = owns
+        self._on_buried = on_buried
         self._service = service
         self._scope = scope
         self._lease_seconds = lease_seconds
@@ -87,12 +86,14 @@ class DockerHost:
         lifecycle: Lifecycle,
         readiness: Readiness,
         *,
-        containers: ContainerSettings,
+        settings: RunnerSettings,
         storage: StorageSettings,
+        code_cache_bytes: int,
         lease_seconds: float,
         service: str,
         scope: str,
         owns: Callable[[int], bool],
+        on_buried: Callable[[Sequence[Ended]], Awaitable[None]],
     ) -> "DockerHost":
         """Connect, waiting for the engine and the storage as long as they are away, and declare what must go on.
 
@@ -101,35 +102,34 @@ class DockerHost:
             readiness: says meanwhile what is waited for.
             lease_seconds: the life of a lease, for the dead-man's switch.
             owns: whether this worker owns a segment now, by a lease that it can prove.
+            on_buried: told of the dead containers of others that were taken away.
         """
-        settings = RunnerSettings.of(containers)
         engine = Engine(timeout_seconds=settings.engine_timeout_seconds)
-        lifecycle.on_close("docker engine", engine.close, limit_seconds=2)
         store = ObjectStore(storage)
         lifecycle.on_close("storage", store.close, limit_seconds=2)
         engine_id, _ = await asyncio.gather(
             _engine_id(engine, readiness),
             store.wait_until_up(readiness, [storage.code_bucket, storage.logs_bucket, storage.results_bucket]),
         )
-        code = CodeCache(store, settings.temp_dir / "code", containers.code_cache_mb * MIB)
+        code = CodeCache(store, settings.temp_dir / "code", code_cache_bytes)
         await code.open()
-        images = Images(engine, settings.registry, settings.pull_timeout_seconds)
         host = cls(
             settings,
             engine=engine,
             engine_id=engine_id,
-            images=images,
             store=store,
             code=code,
             service=service,
             scope=scope,
             lease_seconds=lease_seconds,
             owns=owns,
+            on_buried=on_buried,
         )
+        await host.runner.open()
         lifecycle.part("watch the docker engine", lambda: host._watch(readiness))
         lifecycle.part("clean the docker host", host._clean_for_ever)
         lifecycle.part("logs", host.logs.run)
-        lifecycle.on_close("images", images.close, limit_seconds=2)
+        lifecycle.on_close("docker runner", host.runner.close, limit_seconds=2)
         lifecycle.on_close("code", code.close, limit_seconds=2)
         return host
 
@@ -151,7 +151,7 @@ class DockerHost:
             epoch=epoch,
         )
 
-    def events(self) -> AsyncIterator[ContainerEvent]:
+    def events(self) -> AsyncGenerator[ContainerEvent, None]:
         """What happens to this service's containers, for ever."""
         return self.runner.events(self._service, self._scope)
 
@@ -164,7 +164,7 @@ class DockerHost:
         while True:
             try:
                 await self._engine.info()
-                missing = await self._images.ensure_all(self.settings.images.values())
+                missing = await self.runner.prepare()
             except Retryable as error:
                 self._impediment = str(error)
                 readiness.report(ENGINE, False, str(error))
@@ -176,11 +176,11 @@ class DockerHost:
     async def _clean_for_ever(self) -> None:
         while True:
             try:
-                await self.runner.clean(self._service, self._scope)
-                live = await self.runner.list_all()
-                await self.code.drop_stale_holds([container.name for container in live])
+                everybody = await self.runner.list(self._service, self._scope)
+                owned = {container.segment for container in everybody if self._owns(container.segment)}
+                await self._on_buried(await self.runner.clean(self._service, self._scope, owned))
                 await self.code.evict()
-                await self.logs.clean([container.container_id for container in live])
+                await self.logs.clean([container.container_id for container in everybody])
             except Retryable as error:
                 log.warning("docker host not cleaned", error=str(error))
             await asyncio.sleep(_CLEAN_SECONDS)

@@ -121,10 +121,12 @@ class BotActions:
         grace = 0.0 if action.reason is StopReason.KILLED else self._stop_grace
         log.info("bot is being stopped", reason=str(action.reason), container=action.container.name)
         await self._runner.stop(action.container, grace)
+        await self._records.last_words(action.container)
         await self._records.ended(await self._runner.remove(action.container), str(action.reason))
         log.info("bot stopped", reason=str(action.reason), container=action.container.name)
 
     async def _bury(self, container: ManagedContainer) -> None:
+        await self._records.last_words(container)
         ended = await self._runner.remove(container)
         await self._records.ended(ended, str(ended.reason))
         history = self._ledger.history_of(container.id)

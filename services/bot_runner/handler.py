@@ -57,7 +57,9 @@ class BotSegmentHandler:
         self._docker.keepalive(owned.segment_id).expire()
         log.info("segment is at rest", segment=owned.segment_id, stopped=len(stopped))
         if owned.proven():
-            await self._make_records(owned).all_ended(await group.remove_all(), "stopped")
+            records = self._make_records(owned)
+            await asyncio.gather(*(records.last_words(container) for container in await group.list()))
+            await records.all_ended(await group.remove_all(), "stopped")
             await self._docker.logs.flush()
 
     def running(self) -> int:

@@ -63,34 +63,15 @@ class BotRecords:
             self._adopted.add(container.run_id)
         await self.write_status(status)
 
+    async def last_words(self, container: ManagedContainer) -> None:
+        """Take the rest of a dead container's output, before it is removed."""
+        await self._logs.finish(container)
+
     async def ended(self, ended: Ended, reason: str) -> None:
-        """Record why a container ended, once its last output is on its way."""
+        """Record why a container ended."""
         container = ended.container
         self._adopted.discard(container.run_id)
-        await self._logs.finish(container)
-        finished_at = ended.finished_at or utc_now()
-        await self._runs.finish(
-            RunRecord(
-                run_id=container.run_id,
-                entity_id=container.id,
-                segment_id=container.segment,
-                worker_id=self.worker,
-                host=self._recorder.host,
-                epoch=container.epoch,
-                started_at=ended.started_at or finished_at,
-                revision=container.revision,
-                container_id=container.container_id,
-                code_digest=container.code_etag,
-                ended_at=finished_at,
-                exit_code=ended.exit_code,
-                reason=reason,
-                message=ended.error or None,
-                oom_killed=ended.oom_killed,
-                last_lines=tuple(ended.last_lines),
-                peak_memory_bytes=ended.peak_memory_bytes,
-                cpu_seconds=ended.cpu_seconds,
-            )
-        )
+        await self._runs.finish(_end(ended, reason, self._recorder))
 
     async def all_ended(self, ended: Sequence[Ended], reason: str) -> None:
         """Record the ends of a whole segment. What cannot be written is only logged: the segment must be given up."""
@@ -130,3 +111,34 @@ class BotRecords:
             config_digest=hashlib.sha256(config_json.encode()).hexdigest() if config_json is not None else None,
             image_digest=image,
         )
+
+
+async def write_down(runs: RunStore, recorder: Recorder, ended: Sequence[Ended]) -> None:
+    """Record the ends of containers that nobody watched: those of workers that are gone."""
+    for end in ended:
+        await runs.finish(_end(end, str(end.reason), recorder))
+
+
+def _end(ended: Ended, reason: str, recorder: Recorder) -> RunRecord:
+    container = ended.container
+    finished_at = ended.finished_at or utc_now()
+    return RunRecord(
+        run_id=container.run_id,
+        entity_id=container.id,
+        segment_id=container.segment,
+        worker_id=container.worker or recorder.worker,
+        host=recorder.host,
+        epoch=container.epoch,
+        started_at=ended.started_at or finished_at,
+        revision=container.revision,
+        container_id=container.container_id,
+        code_digest=container.code_etag,
+        ended_at=finished_at,
+        exit_code=ended.exit_code,
+        reason=reason,
+        message=ended.error or None,
+        oom_killed=ended.oom_killed,
+        last_lines=tuple(ended.last_lines),
+        peak_memory_bytes=ended.peak_memory_bytes,
+        cpu_seconds=ended.cpu_seconds,
+    )

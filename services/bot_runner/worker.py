@@ -12,13 +12,14 @@ from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.role import WorkerContext, WorkerRole, Workplace
 from libs.docker_runner.definition import ExecutableFactory
 from libs.docker_runner.docker_host import DockerHost
-from libs.docker_runner.executable import Entrypoint
+from libs.docker_runner.executable import MIB, Entrypoint
+from libs.docker_runner.from_settings import runner_settings
 from services.bot_runner.bot_actions import BotActions
 from services.bot_runner.desired import Desires
 from services.bot_runner.handler import BotSegmentHandler
 from services.bot_runner.ledger import Ledger
 from services.bot_runner.reconciler import SegmentReconciler
-from services.bot_runner.records import BotRecords, Recorder
+from services.bot_runner.records import BotRecords, Recorder, write_down
 
 
 def main(flags: Mapping[str, object]) -> int:
@@ -32,12 +33,14 @@ async def prepare(context: WorkerContext) -> Workplace:
     docker = await DockerHost.open(
         context.process.lifecycle,
         context.process.readiness,
-        containers=settings.containers,
+        settings=runner_settings(settings.containers, settings.maxima, settings.images),
         storage=settings.storage,
+        code_cache_bytes=settings.containers.code_cache_mb * MIB,
         lease_seconds=settings.lease.life_seconds,
         service=service,
         scope=context.scope,
         owns=context.owns,
+        on_buried=lambda ended: write_down(context.runs, recorder, ended),
     )
     recorder = Recorder(settings.identity.worker_id, docker.engine_id)
     factory = ExecutableFactory(docker.settings, service=service, scope=context.scope, entrypoint=Entrypoint.BOT)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from libs.core.container_settings import ContainerSettings
+from libs.core.container_settings import ContainerSettings, ImageSettings, MaximaSettings
 from libs.core.coordination import WorkerIdentity
 from libs.core.events.connection import NatsConnection
 from libs.core.events.ingestion import Ingestion
@@ -46,6 +46,8 @@ class WorkerSettings(ProcessSettings):
     coordination: CoordinationSettings
     partitions: PartitionSettings
     containers: ContainerSettings
+    maxima: MaximaSettings
+    images: ImageSettings
     scan: ScanSettings
     history: HistorySettings
 

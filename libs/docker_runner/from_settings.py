@@ -1,0 +1,47 @@
+"""The operator's settings as the runner needs them."""
+
+from libs.core.container_settings import ContainerSettings, ImageSettings, MaximaSettings
+from libs.docker_runner.executable import MIB, Limits, Network
+from libs.docker_runner.limits import Maxima
+from libs.docker_runner.settings import Registry, RunnerSettings
+
+
+def runner_settings(containers: ContainerSettings, maxima: MaximaSettings, images: ImageSettings) -> RunnerSettings:
+    """The runner's settings. A default that is above a maximum is one that bots may ask for as well."""
+    limits = Limits(
+        memory_bytes=containers.memory_limit_mb * MIB,
+        cpu_shares=containers.cpu_shares,
+        cpus=containers.cpus,
+        pids=containers.pids,
+        tmp_bytes=containers.tmp_mb * MIB,
+        open_files=containers.open_files,
+        result_bytes=containers.result_mb * MIB,
+        output_bytes_per_second=containers.output_kb_per_second * 1024,
+    )
+    return RunnerSettings(
+        temp_dir=containers.temp_dir,
+        images={"python3.11": images.python, "nodejs20": images.node},
+        limits=limits,
+        maxima=Maxima(
+            memory_mb=max(maxima.memory_mb, containers.memory_limit_mb),
+            cpu_shares=max(maxima.cpu_shares, containers.cpu_shares),
+            cpus=max(maxima.cpus, containers.cpus or 0.0),
+            pids=max(maxima.pids, containers.pids),
+            tmp_mb=max(maxima.tmp_mb, containers.tmp_mb),
+            open_files=max(maxima.open_files, containers.open_files),
+        ),
+        network=Network(containers.network),
+        container_runtime=containers.runtime,
+        registry=_registry(images),
+        parallel_starts=containers.parallel_starts,
+    )
+
+
+def _registry(images: ImageSettings) -> Registry | None:
+    if images.registry_username is None or images.registry_password is None:
+        return None
+    return Registry(
+        server=images.registry_server or "",
+        username=images.registry_username,
+        password=images.registry_password.get_secret_value(),
+    )

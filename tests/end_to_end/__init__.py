@@ -1,0 +1,1 @@
+"""Processes started as users start them, against real servers and a real engine."""
