@@ -9,7 +9,12 @@ WORD_BYTES = 6
 
 def container_name(service: str, scope: str, entity_id: str) -> str:
     """The one name that a container of this entity can have, so that an engine never holds two of them."""
-    return f"the0-{service}-{_digest(scope, entity_id)[:20]}"
+    return container_name_prefix(service) + _digest(scope, entity_id)[:20]
+
+
+def container_name_prefix(service: str) -> str:
+    """What the names of all containers of *service* begin with."""
+    return f"the0-{service}-"
 
 
 def scope_folder(directory: Path, scope: str) -> Path:

@@ -1,49 +1,280 @@
 """An Executable in, a container and its outcome out."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Collection, Sequence
+from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
-from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer, RunOutcome
-from libs.docker_runner.container_events import ContainerEvent
-from libs.docker_runner.executable import Executable
+from libs.core.backoff import Backoff
+from libs.core.log import get_logger
+from libs.docker_runner.code_source import CodeSource
+from libs.docker_runner.container import ContainerState, Ended, EndReason, Label, ManagedContainer, RunOutcome
+from libs.docker_runner.container_events import ContainerEvent, follow_events
+from libs.docker_runner.endings import result_of
+from libs.docker_runner.engine import Engine
+from libs.docker_runner.errors import AlreadyRunning, DockerRunnerError, EngineUnavailable
+from libs.docker_runner.executable import Executable, Network
+from libs.docker_runner.images import Images
+from libs.docker_runner.leftovers import Leftovers
+from libs.docker_runner.network import BotNetwork
 from libs.docker_runner.output import LogLine
+from libs.docker_runner.run_folders import RunFolders
+from libs.docker_runner.run_output import OnOutput, RunOutput
+from libs.docker_runner.sandbox import GUARD_RUNTIME
+from libs.docker_runner.settings import RunnerSettings
+from libs.docker_runner.starting import Starter
 from libs.docker_runner.stats import Stats
+from libs.docker_runner.stopping import Stopper
+from libs.docker_runner.threads import Threads
 
 __all__ = ["ContainerState", "DockerRunner", "EndReason", "Ended", "ManagedContainer", "RunOutcome"]
 
-OnOutput = Callable[[LogLine], Awaitable[None] | None]
+log = get_logger(__name__)
+
+_OUTPUT_SECONDS = 10.0
+_CLEAN_UP_SECONDS = 30.0
 
 
 class DockerRunner:
-    """Starts, watches and ends the containers of one service on one engine."""
+    """Starts, watches and ends containers on one engine. Its methods may be called from many tasks at once.
+
+    Everything may raise EngineUnavailable: the outcome is unknown, and the call may be repeated.
+    """
+
+    def __init__(self, engine: Engine, code: CodeSource, settings: RunnerSettings) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._threads = Threads("docker-runner", 4)
+        self._folders = RunFolders(settings.temp_dir)
+        self._images = Images(engine, settings.registry, settings.pull_timeout_seconds)
+        self._network = BotNetwork(engine, settings.images[GUARD_RUNTIME], settings.metadata_guard)
+        self._starter = Starter(
+            engine=engine,
+            code=code,
+            images=self._images,
+            network=self._network,
+            folders=self._folders,
+            threads=self._threads,
+            settings=settings,
+        )
+        self._stopper = Stopper(engine=engine, code=code, folders=self._folders, threads=self._threads)
+        self._leftovers = Leftovers(
+            engine=engine, code=code, folders=self._folders, threads=self._threads, stopper=self._stopper
+        )
+
+    async def open(self) -> None:
+        """Make the folders. Before anything else; needs no engine; may be repeated."""
+        await self._threads.run(self._folders.prepare)
+
+    async def prepare(self) -> dict[str, str]:
+        """Fetch the images and put up the network, so that no bot waits for them; return the images that lack, and why.
+
+        Starts do by themselves whatever of it was not done.
+
+        Raises:
+            SandboxUnavailable: the bots' network cannot be made safe.
+        """
+        missing = await self._images.ensure_all(self._settings.images.values())
+        guard_image = self._settings.images[GUARD_RUNTIME]
+        if self._settings.network is Network.BRIDGE and guard_image not in missing:
+            await self._network.ensure(self._folders.entrypoints)
+        return missing
+
+    async def close(self) -> None:
+        """Let go of the engine; containers run on. May be repeated."""
+        await self._images.close()
+        await self._engine.close()
+        self._threads.close()
+
+    # --- start, run, stop
 
     async def start(self, executable: Executable) -> ManagedContainer:
-        raise NotImplementedError
+        """The running container of *executable*. May be repeated: an equal one that runs is returned as it is.
+
+        There is never a second one, whatever fails on the way: an entity has one container name, and the engine gives
+        a name to one container only. A dead one of that name is removed.
+
+        Raises:
+            CodeMissing, ArchiveRejected, EntrypointMissing: the bot's owner must mend it.
+            CodeUnavailable, ImageUnavailable, SandboxUnavailable, StartFailed: try again later.
+            AlreadyRunning: another version of it runs; stop that first.
+        """
+        return await self._starter.start(executable)
 
     async def run(
         self, executable: Executable, timeout_seconds: float, on_output: OnOutput | None = None
     ) -> RunOutcome:
-        raise NotImplementedError
+        """Start *executable* and return when it has ended, or was killed *timeout_seconds* after its start.
+
+        Nothing is left but the file with the output, which is the caller's. Cancelling kills and removes the
+        container. Called again with the same ``run_id`` while that run is alive, it joins it.
+
+        Args:
+            on_output: is called with each piece of output as it comes; what it raises ends the run.
+
+        Raises:
+            AlreadyRunning: another run of the same entity is alive.
+            And everything that :meth:`start` raises.
+        """
+        container = await self.start(executable)
+        if container.run_id != executable.run_id:
+            raise AlreadyRunning(container.name, container.run_id)
+        path = await self._threads.run(self._folders.output_path, executable, container.name, container.token)
+        limit = self._settings.output_spool_bytes
+        output = RunOutput(self._engine, container.container_id, path, limit, on_output)
+        try:
+            sample = await self._until_end(container, timeout_seconds, output)
+            ended, outcome = await self._stopper.bury(container, executable.limits.result_bytes)
+        except BaseException:
+            await asyncio.shield(self._abandon(container, path))
+            raise
+        ended = _completed(ended, sample)
+        result, result_error = await self._threads.run(
+            result_of,
+            ended,
+            outcome,
+            timeout_seconds=timeout_seconds,
+            memory_bytes=executable.limits.memory_bytes,
+        )
+        return RunOutcome(ended, result, result_error, path, output.truncated)
 
     async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
-        raise NotImplementedError
+        """SIGTERM, then SIGKILL after *grace_seconds* (at once below 1); returns when it is dead. May be repeated.
+
+        The container stays until :meth:`remove`, so that its output can be read to the end.
+
+        Raises:
+            StopFailed: it could not be shown to be dead.
+        """
+        return await self._stopper.stop(container, grace_seconds)
 
     async def remove(self, container: ManagedContainer) -> Ended:
-        raise NotImplementedError
+        """Take *container* away with its folder, and say why it ended. One that runs is killed. May be repeated.
+
+        Raises:
+            StopFailed: it could not be shown to be dead.
+        """
+        ended, _ = await self._stopper.bury(container)
+        return ended
+
+    # --- look
 
     async def list(self, service: str, scope: str, segment: int | None = None) -> list[ManagedContainer]:
-        raise NotImplementedError
+        """The containers of *service* in *scope*, running or not, of one segment or of all."""
+        labels: dict[str, str] = {Label.MANAGED: "true", Label.SERVICE: service, Label.SCOPE: scope}
+        if segment is not None:
+            labels[Label.SEGMENT] = str(segment)
+        return await self._engine.list(labels)
 
-    def events(self, service: str, scope: str) -> AsyncIterator[ContainerEvent]:
-        raise NotImplementedError
+    async def inspect(self, container_id: str) -> ManagedContainer | None:
+        """The container as it is now, with its times; None when it is gone."""
+        found = await self._engine.inspect(container_id)
+        return found.container if found is not None else None
+
+    def events(self, service: str, scope: str) -> AsyncGenerator[ContainerEvent, None]:
+        """What happens to the containers of *service* in *scope*, for ever; a RESYNC first and after each gap."""
+        labels: dict[str, str] = {Label.MANAGED: "true", Label.SERVICE: service, Label.SCOPE: scope}
+        return follow_events(self._engine, labels, on_gap=self._network.forget)
 
     def logs(
-        self, container: ManagedContainer, since: datetime | None = None, follow: bool = False, tail: int | None = None
-    ) -> AsyncIterator[LogLine]:
-        raise NotImplementedError
+        self,
+        container: ManagedContainer,
+        since: datetime | None = None,
+        follow: bool = False,
+        tail: int | None = None,
+    ) -> AsyncGenerator[LogLine, None]:
+        """Its output from *since* on, that instant included, or its last *tail* lines; with *follow* until it ends.
 
-    async def stats(self, container: ManagedContainer) -> Stats:
-        raise NotImplementedError
+        Raises:
+            DockerRunnerError: the container is gone.
+        """
+        return self._engine.logs(container.container_id, since=since, follow=follow, tail=tail)
 
-    async def clean(self, service: str, scope: str) -> None:
-        raise NotImplementedError
+    async def stats(self, container: ManagedContainer) -> Stats | None:
+        """What it uses now; None when it does not run."""
+        return await self._engine.stats(container.container_id)
+
+    async def clean(
+        self, service: str, scope: str, kept_segments: Collection[int] = (), older_than_seconds: float = 60.0
+    ) -> Sequence[Ended]:
+        """Take away what workers that are gone left on this host; return how its containers ended.
+
+        Args:
+            kept_segments: somebody else buries their containers.
+            older_than_seconds: dead containers younger than that are left to whoever started them.
+        """
+        return await self._leftovers.clean(service, scope, kept_segments, older_than_seconds)
+
+    # --- inside
+
+    async def _until_end(self, container: ManagedContainer, timeout_seconds: float, output: RunOutput) -> Stats | None:
+        """Return when it is dead and its output is in the file; with what it used when it had to be killed."""
+        following = asyncio.create_task(output.follow(), name=f"output of {container.name}")
+        waiting = asyncio.create_task(self._wait(container), name=f"end of {container.name}")
+        try:
+            deadline = time.monotonic() + timeout_seconds - _age_seconds(container)
+            pending = {following, waiting}
+            while waiting in pending and (left := deadline - time.monotonic()) > 0:
+                done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            sample = None
+            if not waiting.done():
+                sample = await self._last_sample(container)
+                await self._stopper.stop(container, 0, EndReason.TIMEOUT)
+            await asyncio.wait({following}, timeout=_OUTPUT_SECONDS)
+            if following.done():
+                following.result()
+            else:
+                output.truncated = True
+            return sample
+        finally:
+            for task in (following, waiting):
+                task.cancel()
+            await asyncio.gather(following, waiting, return_exceptions=True)
+
+    async def _wait(self, container: ManagedContainer) -> None:
+        backoff = Backoff(0.1, 5.0)
+        while True:
+            try:
+                await self._engine.wait(container.container_id, timeout_seconds=3600.0)
+            except EngineUnavailable as error:
+                log.warning("the end of a run cannot be awaited now", container=container.name, reason=str(error))
+            else:
+                return
+            await asyncio.sleep(backoff.next_seconds())
+
+    async def _last_sample(self, container: ManagedContainer) -> Stats | None:
+        try:
+            async with asyncio.timeout(2.0):
+                return await self._engine.stats(container.container_id)
+        except (DockerRunnerError, TimeoutError) as error:
+            log.info("no last sample of a run", container=container.name, reason=str(error))
+            return None
+
+    async def _abandon(self, container: ManagedContainer, output: Path) -> None:
+        """The run is of no interest any more; if the engine does not answer, its lease ends it."""
+        try:
+            async with asyncio.timeout(_CLEAN_UP_SECONDS):
+                await self._stopper.stop(container, 0)
+                await self._stopper.bury(container)
+        except (DockerRunnerError, TimeoutError) as error:
+            log.warning("an abandoned run cannot be taken away", container=container.name, reason=str(error))
+        await self._threads.run(output.unlink, missing_ok=True)
+
+
+def _completed(ended: Ended, sample: Stats | None) -> Ended:
+    """*ended*, with what a sample says where a killed supervisor could say nothing."""
+    if sample is None or ended.cpu_seconds is not None:
+        return ended
+    peak = max(sample.memory_bytes, sample.peak_memory_bytes or 0)
+    return replace(ended, cpu_seconds=sample.cpu_seconds, peak_memory_bytes=peak)
+
+
+def _age_seconds(container: ManagedContainer) -> float:
+    """For how long it has been running; one that was joined is older than this call."""
+    if container.started_at is None:
+        return 0.0
+    return max(0.0, time.time() - container.started_at.timestamp())

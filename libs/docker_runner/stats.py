@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Stats:
-    """One sample. CPU seconds only grow; the difference of two samples is the use between them."""
+    """One sample. CPU seconds only grow; the difference of two samples is the use between them.
+
+    *peak_memory_bytes* counts page cache, and is None where the kernel does not keep it.
+    """
 
     memory_bytes: int
     memory_limit_bytes: int
@@ -13,3 +16,4 @@ class Stats:
     pids: int
     network_received_bytes: int
     network_sent_bytes: int
+    peak_memory_bytes: int | None = None

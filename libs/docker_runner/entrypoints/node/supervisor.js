@@ -60,7 +60,10 @@ class Lease {
     const ttl = Number(words[2]);
     if (words.length !== 4 || Number.isNaN(deadline) || Number.isNaN(ttl)) return;
     const now = uptime();
-    if (words[0] === this.bootId) {
+    if (deadline === 0) {
+      // The worker gave the segment up.
+      this.deadline = 0;
+    } else if (words[0] === this.bootId) {
       // The first reading replaces the guess from the file's age; later ones never shorten what was proven.
       this.deadline = Math.max(this.seen ? this.deadline : 0, Math.min(deadline, now + ttl));
     } else if (this.seen) {

@@ -93,7 +93,10 @@ class Lease:
             deadline, ttl = float(deadline_text), float(ttl_text)
         except ValueError:
             return
-        if boot_id == self._boot_id:
+        if deadline == 0:
+            # The worker gave the segment up.
+            self.deadline = 0.0
+        elif boot_id == self._boot_id:
             # The first reading replaces the guess from the file's age; later ones never shorten what was proven.
             self.deadline = max(self.deadline if self._seen else 0.0, min(deadline, now + ttl))
         elif self._seen:

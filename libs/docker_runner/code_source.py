@@ -1,0 +1,32 @@
+"""What the runner needs of wherever code comes from; `CodeCache` is that."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Protocol
+
+from libs.docker_runner.executable import CodeRef
+
+
+class FetchedCode(Protocol):
+    """A bot's code as a folder, which does not change and does not go while it is held."""
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+
+    @property
+    def etag(self) -> str:
+        """The version of the object that it came from."""
+
+
+class CodeSource(Protocol):
+    """Fetches code and keeps it for those who hold it; a holder is one start of one container."""
+
+    async def fetch(self, ref: CodeRef, holder: str | None = None) -> FetchedCode:
+        """The code of *ref*, held for *holder*."""
+
+    async def release(self, holder: str) -> None:
+        """*holder* is gone. May be repeated."""
+
+    async def drop_stale_holds(self, live: Collection[str], older_than_seconds: float = 600.0) -> int:
+        """Release what is held for others than *live* and was not taken just now; return how many."""

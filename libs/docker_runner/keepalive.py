@@ -1,0 +1,73 @@
+"""The worker's side of the dead-man's switch: a small file that says until when the worker owns a segment.
+
+Containers mount its folder and end their bots when the file says so, or when it stops changing: see
+``entrypoints/python/supervisor.py``.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# The bots must be dead when the lease is over, and a signal takes a while.
+SAFETY_SECONDS = 0.25
+FILE_NAME = "lease"
+_DEFAULT_TTL_SECONDS = 5.0
+
+
+class KeepaliveFile:
+    """The lease file of one segment in *folder*, which the engine must see at the same path.
+
+    Its methods write a few bytes and return at once; each may be repeated.
+
+    Args:
+        ttl_seconds: the lease's life, for containers under another kernel, which cannot compare clocks.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        ttl_seconds: float = _DEFAULT_TTL_SECONDS,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        uptime: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+    ) -> None:
+        self.folder = folder
+        self._ttl = ttl_seconds
+        self._monotonic = monotonic
+        self._uptime = uptime
+        self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self._counter = time.time_ns()
+        self._written = ""
+
+    def refresh(self, proven_until: float) -> None:
+        """Let the containers live until a little before *proven_until*, a ``time.monotonic()`` of this process."""
+        left = proven_until - self._monotonic() - SAFETY_SECONDS
+        self._write(max(self._uptime() + left, 0.001))
+
+    def expire(self) -> None:
+        """End the containers now, and let none begin late; unless another owner has refreshed the file since."""
+        try:
+            theirs = (self.folder / FILE_NAME).read_text() != self._written
+        except FileNotFoundError:
+            theirs = False
+        if not theirs:
+            self._write(0.0)
+
+    def _write(self, deadline: float) -> None:
+        self._counter += 1
+        text = f"{self._boot_id} {deadline:.3f} {self._ttl:.3f} {self._counter}\n"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f".{FILE_NAME}.{self._counter}"
+        temporary.write_text(text)
+        # Readable for the bots' user whatever the umask.
+        temporary.chmod(0o644)
+        temporary.rename(self.folder / FILE_NAME)
+        self._written = text
+
+
+def ttl_seconds(folder: Path) -> float:
+    """The life of the lease that was written to *folder* last."""
+    try:
+        return float((folder / FILE_NAME).read_text().split()[2])
+    except (OSError, ValueError, IndexError):
+        return _DEFAULT_TTL_SECONDS

@@ -1,0 +1,74 @@
+"""Takes away what killed workers left on this host: dead containers, folders, outputs, and holds on code."""
+
+import time
+from collections.abc import Collection
+
+from libs.core.log import get_logger
+from libs.docker_runner.code_source import CodeSource
+from libs.docker_runner.container import ContainerState, Ended, Label, ManagedContainer
+from libs.docker_runner.engine import Engine
+from libs.docker_runner.names import container_name_prefix
+from libs.docker_runner.network import GUARD_SERVICE
+from libs.docker_runner.run_folders import RunFolders
+from libs.docker_runner.starting import holder_of
+from libs.docker_runner.stopping import Stopper
+from libs.docker_runner.threads import Threads
+
+log = get_logger(__name__)
+
+# Files and holds come before their container; so long after their making, it is not coming any more.
+_STALE_SECONDS = 600.0
+_OUTPUT_KEPT_SECONDS = 86_400.0
+
+
+class Leftovers:
+    """What nobody on this host will ask for any more. Running containers are none of it: their lease ends them."""
+
+    def __init__(
+        self, *, engine: Engine, code: CodeSource, folders: RunFolders, threads: Threads, stopper: Stopper
+    ) -> None:
+        self._engine = engine
+        self._code = code
+        self._folders = folders
+        self._threads = threads
+        self._stopper = stopper
+
+    async def clean(
+        self, service: str, scope: str, kept_segments: Collection[int], older_than_seconds: float
+    ) -> list[Ended]:
+        """See :meth:`DockerRunner.clean`."""
+        buried = []
+        for container in await self._engine.list({Label.SERVICE: service, Label.SCOPE: scope}):
+            if container.segment not in kept_segments and await self._is_dead(container, older_than_seconds):
+                ended, _ = await self._stopper.bury(container)
+                buried.append(ended)
+        await self._remove_guards()
+        everything = await self._engine.list({Label.MANAGED: "true"})
+        await self._remove_folders(service, scope, everything)
+        await self._code.drop_stale_holds({holder_of(one.name, one.token) for one in everything}, _STALE_SECONDS)
+        if buried:
+            log.info("dead containers taken away", service=service, count=len(buried))
+        return buried
+
+    async def _is_dead(self, container: ManagedContainer, older_than_seconds: float) -> bool:
+        if container.state is ContainerState.RUNNING:
+            return False
+        found = await self._engine.inspect(container.container_id)
+        if found is None or found.container.state is ContainerState.RUNNING:
+            return False
+        since = found.container.finished_at or found.created_at
+        return time.time() - since.timestamp() > older_than_seconds
+
+    async def _remove_folders(self, service: str, scope: str, everything: Collection[ManagedContainer]) -> None:
+        in_use = {(one.name, one.token) for one in everything}
+        now = time.time()
+        for name, token, made_at in await self._threads.run(self._folders.starts, scope):
+            mine = name.startswith(container_name_prefix(service))
+            if mine and (name, token) not in in_use and now - made_at > _STALE_SECONDS:
+                await self._threads.run(self._folders.remove, scope, name, token)
+        await self._threads.run(self._folders.remove_outputs, scope, now - _OUTPUT_KEPT_SECONDS)
+
+    async def _remove_guards(self) -> None:
+        for helper in await self._engine.list({Label.SERVICE: GUARD_SERVICE}):
+            if await self._is_dead(helper, _STALE_SECONDS):
+                await self._engine.remove(helper.container_id)

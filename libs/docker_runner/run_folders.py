@@ -1,0 +1,221 @@
+"""The files of one start on the engine's host: what the bot is told, and what it leaves. Blocking, and quick.
+
+The folders above are closed to other users of the host, since the config has the bot's keys; the container sees only
+the folders that are mounted.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from libs.docker_runner import keepalive
+from libs.docker_runner.container import EndReason, ManagedContainer
+from libs.docker_runner.executable import Executable
+from libs.docker_runner.names import run_folder, scope_folder
+from libs.docker_runner.sandbox import Paths, code_mount
+
+_ENTRYPOINTS = "libs.docker_runner.entrypoints"
+_FILES = {
+    "python": ("supervisor.py", "the0_bot_process.py"),
+    "node": ("supervisor.js", "the0_bot_process.js"),
+    "guard": ("metadata_guard.py",),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the supervisor left: *kind* is ``result``, ``error`` or ``none``, and *payload* its JSON.
+
+    It comes out of the container, and is believed only about the container itself.
+    """
+
+    reason: str = ""
+    kind: str = "none"
+    payload: bytes = b""
+    cpu_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    oom_kills: int = 0
+    too_large: bool = False
+
+
+class RunFolders:
+    """The folders below *temp_dir* (``runs``, ``outputs``, ``entrypoints``)."""
+
+    def __init__(self, temp_dir: Path) -> None:
+        self._temp_dir = temp_dir
+        self._runs = temp_dir / "runs"
+        self._outputs = temp_dir / "outputs"
+        self._entrypoints: Path | None = None
+
+    def prepare(self) -> None:
+        """Make the folders, and copy the entrypoints to where the engine sees them. May be repeated."""
+        self._temp_dir.mkdir(parents=True, exist_ok=True)
+        for closed in (self._runs, self._outputs):
+            closed.mkdir(mode=0o700, exist_ok=True)
+        self._entrypoints = _install_entrypoints(self._temp_dir / "entrypoints")
+
+    @property
+    def entrypoints(self) -> Path:
+        """The copied entrypoints.
+
+        Raises:
+            RuntimeError: before :meth:`prepare`.
+        """
+        if self._entrypoints is None:
+            raise RuntimeError("the folders are not prepared")
+        return self._entrypoints
+
+    def create(self, executable: Executable, name: str, token: str, code: Path) -> Paths:
+        """Write what the container *name* is told into a new folder."""
+        folder = run_folder(self._runs, executable.scope, name, token)
+        paths = Paths(code, folder / "spec", folder / "outcome", self.entrypoints)
+        paths.spec.mkdir(parents=True)
+        limits = executable.limits
+        spec = {
+            "id": executable.id,
+            "entrypoint": str(executable.entrypoint),
+            "script": executable.script,
+            "mount": code_mount(executable.entrypoint),
+            "traceparent": executable.traceparent,
+            "contained": True,
+            "keepalive_ttl_seconds": (
+                keepalive.ttl_seconds(executable.keepalive) if executable.keepalive is not None else None
+            ),
+            "result_bytes": limits.result_bytes,
+            "output_bytes_per_second": limits.output_bytes_per_second,
+            "output_burst_bytes": limits.output_burst_bytes,
+        }
+        _write(paths.spec / "spec.json", json.dumps(spec).encode(), 0o444)
+        _write(paths.spec / "config.json", executable.config_json.encode(), 0o444)
+        # The bot's user is none of the host's.
+        _write(paths.outcome, b"", 0o666)
+        for open_folder in (folder, paths.spec):
+            open_folder.chmod(0o755)
+        return paths
+
+    def read_outcome(self, container: ManagedContainer, limit_bytes: int) -> Outcome:
+        """What the supervisor of *container* left; an empty one when it could not, or left nonsense."""
+        path = self._folder(container) / "outcome"
+        try:
+            with path.open("rb") as file:
+                head = json.loads(file.readline(4096) or b"{}")
+                payload = file.read(limit_bytes + 1)
+        except (OSError, ValueError):
+            return Outcome()
+        if not isinstance(head, dict):
+            return Outcome()
+        too_large = len(payload) > limit_bytes
+        return Outcome(
+            reason=str(head.get("reason", "")),
+            kind=str(head.get("kind", "none")),
+            payload=b"" if too_large else payload,
+            cpu_seconds=_number(head.get("cpu_seconds")),
+            peak_memory_bytes=int(peak) if (peak := _number(head.get("peak_memory_bytes"))) is not None else None,
+            oom_kills=int(_number(head.get("oom_kills")) or 0),
+            too_large=too_large,
+        )
+
+    def mark_stopped(self, container: ManagedContainer, reason: EndReason) -> None:
+        """Remember for whoever buries it why *container* was ended. The first reason stays."""
+        try:
+            descriptor = os.open(self._folder(container) / "stopped", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except (FileExistsError, FileNotFoundError):
+            return
+        with os.fdopen(descriptor, "w") as file:
+            file.write(reason)
+
+    def stop_reason(self, container: ManagedContainer) -> EndReason | None:
+        """What :meth:`mark_stopped` noted; None when nobody did."""
+        try:
+            return EndReason((self._folder(container) / "stopped").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def output_path(self, executable: Executable, name: str, token: str) -> Path:
+        """Where the output of a run goes; its folder is made."""
+        folder = scope_folder(self._outputs, executable.scope)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder / f"{name}-{token}.log"
+
+    def remove(self, scope: str, name: str, token: str) -> None:
+        """Remove the folder of one start. May be repeated."""
+        if not token:
+            return
+        folder = run_folder(self._runs, scope, name, token)
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.parent.rmdir()
+        except OSError:
+            # Another start of the same entity has its folder there, or it is gone.
+            return
+
+    def starts(self, scope: str) -> list[tuple[str, str, float]]:
+        """All folders of *scope*: container name, token, and Unix seconds of its making."""
+        found = []
+        for folder in _entries(scope_folder(self._runs, scope)):
+            for start in _entries(folder):
+                try:
+                    found.append((folder.name, start.name, start.stat().st_mtime))
+                except FileNotFoundError:
+                    continue
+        return found
+
+    def remove_outputs(self, scope: str, older_than: float) -> None:
+        """Remove outputs that nobody took, from before *older_than* (Unix seconds)."""
+        for path in _entries(scope_folder(self._outputs, scope)):
+            try:
+                if path.stat().st_mtime < older_than:
+                    path.unlink()
+            except FileNotFoundError:
+                continue
+
+    def _folder(self, container: ManagedContainer) -> Path:
+        return run_folder(self._runs, container.scope, container.name, container.token)
+
+
+def _install_entrypoints(directory: Path) -> Path:
+    """A folder with the entrypoints as they are, named by their digest; other versions' containers keep theirs."""
+    contents = {
+        f"{group}/{name}": (resources.files(_ENTRYPOINTS) / group / name).read_bytes()
+        for group, names in _FILES.items()
+        for name in names
+    }
+    digest = hashlib.sha256(b"".join(name.encode() + b"\0" + text for name, text in sorted(contents.items())))
+    folder = directory / digest.hexdigest()[:16]
+    if folder.exists():
+        return folder
+    building = directory / f".{folder.name}.{os.getpid()}"
+    for name, text in contents.items():
+        path = building / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.chmod(0o755)
+        _write(path, text, 0o444)
+    building.chmod(0o755)
+    try:
+        building.rename(folder)
+    except OSError:
+        # Another process was first.
+        shutil.rmtree(building)
+    return folder
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    path.write_bytes(content)
+    path.chmod(mode)
+
+
+def _entries(folder: Path) -> Iterable[Path]:
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _number(value: object) -> float | None:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 << 62
+    return float(value) if good else None  # type: ignore[arg-type]

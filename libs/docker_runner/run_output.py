@@ -1,0 +1,81 @@
+"""The whole output of a run, followed into a file and to whoever watches."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import BinaryIO
+
+from libs.core.backoff import Backoff
+from libs.core.log import get_logger
+from libs.docker_runner.engine import Engine
+from libs.docker_runner.engine_http import EngineRefused
+from libs.docker_runner.errors import EngineUnavailable
+from libs.docker_runner.log_position import BEGINNING, Resumption, nanoseconds
+from libs.docker_runner.output import LogLine
+
+log = get_logger(__name__)
+
+OnOutput = Callable[[LogLine], Awaitable[None] | None]
+
+_BUFFER_BYTES = 256 * 1024
+
+
+class RunOutput:
+    """Follows one container's output into *path* until it ends, whatever becomes of the engine meanwhile.
+
+    Args:
+        max_bytes: what is kept in the file; the rest goes to *on_output* only.
+    """
+
+    def __init__(
+        self, engine: Engine, container: str, path: Path, max_bytes: int, on_output: OnOutput | None = None
+    ) -> None:
+        self._engine = engine
+        self._container = container
+        self._path = path
+        self._left = max_bytes
+        self._on_output = on_output
+        self._position = BEGINNING
+        self.truncated = False
+        """Whether the file lacks the end."""
+
+    async def follow(self) -> None:
+        """Return at the end of the output. What *on_output* raises is raised here."""
+        backoff = Backoff(0.1, 5.0)
+        with self._path.open("wb", buffering=_BUFFER_BYTES) as file:
+            while True:
+                try:
+                    await self._take(file)
+                except EngineUnavailable as error:
+                    log.warning("output cannot be followed now", container=self._container, reason=str(error))
+                except EngineRefused as error:
+                    # The container is gone, and so is its output.
+                    log.warning("output is lost", container=self._container, reason=str(error))
+                    return
+                else:
+                    return
+                await asyncio.sleep(backoff.next_seconds())
+
+    async def _take(self, file: BinaryIO) -> None:
+        resumption = Resumption(self._position)
+        pieces: AsyncGenerator[LogLine, None] = self._engine.logs(
+            self._container, since=self._position.since, follow=True
+        )
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if not resumption.is_new(nanoseconds(piece.timestamp)):
+                    continue
+                self._position = resumption.position
+                self._keep(file, piece.data)
+                if self._on_output is not None:
+                    answer = self._on_output(piece)
+                    if inspect.isawaitable(answer):
+                        await answer
+
+    def _keep(self, file: BinaryIO, data: bytes) -> None:
+        if len(data) > self._left:
+            self.truncated = True
+        file.write(data[: self._left])
+        self._left = max(0, self._left - len(data))

@@ -1,0 +1,198 @@
+"""The runner on a real engine: starts, runs, stops, and what is left afterwards."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from libs.docker_runner.container import ContainerState, EndReason
+from libs.docker_runner.executable import MIB, Entrypoint, Limits
+from tests.support.bot_containers import BotContainers, bot_containers
+from tests.support.eventually import eventually
+from tools.engine.ensure import Engine
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def bots(tmp_path: Path, scope: str, docker_engine: Engine) -> AsyncIterator[BotContainers]:
+    async with bot_containers(tmp_path, scope, docker_engine.url) as bots:
+        yield bots
+
+
+FOREVER = "import time\ndef main(id, config):\n    print('up')\n    while True: time.sleep(1)"
+NODE = "exports.main = async (id, config) => { console.log('hi'); return { a: config.x + 1 } }"
+
+
+async def output(bots: BotContainers, container: object) -> str:
+    pieces = [piece.data async for piece in bots.runner.logs(container)]  # type: ignore[arg-type]
+    return b"".join(pieces).decode()
+
+
+async def test_a_python_run_has_its_result_output_and_use(bots: BotContainers) -> None:
+    source = "def main(id, config):\n    print('hi')\n    return {'a': config['x'] + 1}"
+    outcome, text = await bots.run(source, config={"x": 1}, run_id="r1")
+    assert outcome.succeeded
+    assert outcome.result == {"a": 2}
+    assert text == 'hi\n{"a": 2}\n'
+    assert outcome.ended.exit_code == 0
+    assert outcome.ended.reason is EndReason.FINISHED
+    assert outcome.ended.peak_memory_bytes is not None
+    assert MIB < outcome.ended.peak_memory_bytes < 512 * MIB
+    assert outcome.ended.cpu_seconds is not None
+    assert 0 < outcome.ended.cpu_seconds < 10
+    assert outcome.ended.duration_seconds is not None
+    assert list(outcome.ended.last_lines) == ["hi", '{"a": 2}']
+
+
+async def test_a_node_run_has_its_result_output_and_use(bots: BotContainers) -> None:
+    outcome, text = await bots.run(NODE, runtime="nodejs20", config={"x": 1}, entrypoint=Entrypoint.BACKTEST)
+    assert (outcome.result, outcome.result_error) == ({"a": 2}, None)
+    assert text == 'hi\n{"a":2}\n'
+    assert outcome.ended.peak_memory_bytes is not None
+
+
+async def test_a_run_leaves_nothing(bots: BotContainers) -> None:
+    outcome, _ = await bots.run("def main(id, config): return 1")
+    assert await bots.list() == []
+    assert bots.code.held == {}
+    assert [path for path in (bots.settings.temp_dir / "runs").rglob("*") if path.is_file()] == []
+    assert not outcome.output_path.exists()
+
+
+@pytest.mark.parametrize("runtime", ["python3.11", "nodejs20"])
+async def test_a_run_that_takes_too_long_is_killed(bots: BotContainers, runtime: str) -> None:
+    source = {
+        "python3.11": "import time\ndef main(id, config):\n print('up')\n time.sleep(60)",
+        "nodejs20": "exports.main = () => { console.log('up'); return new Promise((r) => setTimeout(r, 60000)) }",
+    }[runtime]
+    outcome, text = await bots.run(source, runtime=runtime, timeout_seconds=2.0)
+    assert outcome.ended.reason is EndReason.TIMEOUT
+    assert outcome.result_error == "timed out after 2 s"
+    assert text == "up\n"
+    assert outcome.ended.cpu_seconds is not None
+    assert await bots.list() == []
+
+
+async def test_cancelling_a_run_kills_and_removes_it(bots: BotContainers) -> None:
+    seen = asyncio.Event()
+    running = asyncio.create_task(bots.runner.run(bots.executable(FOREVER), 60.0, on_output=lambda piece: seen.set()))
+    await asyncio.wait_for(seen.wait(), 20)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert await bots.list() == []
+    assert list((bots.settings.temp_dir / "outputs").rglob("*.log")) == []
+
+
+async def test_a_raised_error_is_the_result_error(bots: BotContainers) -> None:
+    outcome, text = await bots.run("def main(id, config): raise ValueError('no money')")
+    assert (outcome.ended.reason, outcome.ended.exit_code) == (EndReason.ERROR, 1)
+    assert outcome.result_error == "no money"
+    assert "Traceback" in text
+
+
+async def test_ten_megabytes_of_output_are_all_there(bots: BotContainers) -> None:
+    outcome, text = await bots.run("def main(id, config):\n for i in range(10): print('x' * (1 << 20))\n return 1")
+    assert outcome.succeeded
+    assert len(text) == 10 * ((1 << 20) + 1) + 2
+
+
+async def test_starting_twice_gives_the_container_that_runs(bots: BotContainers) -> None:
+    executable = bots.executable(FOREVER)
+    first, second = await asyncio.gather(bots.runner.start(executable), bots.runner.start(executable))
+    assert first.container_id == second.container_id
+    assert [one.container_id for one in await bots.list()] == [first.container_id]
+    assert len(bots.code.held) == 1
+
+
+async def test_a_dead_container_of_the_same_name_is_replaced(bots: BotContainers) -> None:
+    executable = bots.executable("def main(id, config): return 1")
+    first = await bots.runner.start(executable)
+    await eventually(lambda: exited(bots), within_seconds=20)
+    second = await bots.runner.start(executable)
+    assert second.container_id != first.container_id
+    assert [one.container_id for one in await bots.list()] == [second.container_id]
+
+
+async def exited(bots: BotContainers) -> bool:
+    return [one.state for one in await bots.list()] == [ContainerState.EXITED]
+
+
+async def test_stopping_lets_the_bot_clean_up(bots: BotContainers) -> None:
+    source = "import time\ndef main(id, config):\n try:\n  print('up')\n  time.sleep(60)\n finally: print('closed')"
+    container = await bots.runner.start(bots.executable(source))
+    await eventually(lambda: output(bots, container), within_seconds=20)
+    ended = await bots.runner.stop(container, 10)
+    assert (ended.reason, ended.exit_code) == (EndReason.STOPPED, 143)
+    assert await output(bots, container) == "up\nclosed\n"
+    assert (await bots.runner.remove(container)).reason is EndReason.STOPPED
+    assert await bots.list() == []
+
+
+async def test_a_bot_that_ignores_sigterm_dies_after_the_grace(bots: BotContainers) -> None:
+    source = "import signal\nsignal.signal(15, signal.SIG_IGN)\n" + FOREVER
+    container = await bots.runner.start(bots.executable(source))
+    await eventually(lambda: output(bots, container), within_seconds=20)
+    ended = await bots.runner.stop(container, 1)
+    assert (ended.reason, ended.exit_code) == (EndReason.STOPPED, 137)
+
+
+async def test_many_stop_at_once(bots: BotContainers) -> None:
+    containers = await asyncio.gather(*(bots.runner.start(bots.executable(FOREVER, f"b{n}")) for n in range(8)))
+    started = asyncio.get_running_loop().time()
+    ended = await asyncio.gather(*(bots.runner.stop(container, 0) for container in containers))
+    assert {one.reason for one in ended} == {EndReason.STOPPED}
+    assert asyncio.get_running_loop().time() - started < 5
+
+
+async def test_a_container_that_somebody_removed_is_missing(bots: BotContainers) -> None:
+    container = await bots.runner.start(bots.executable(FOREVER))
+    await bots.runner.remove(container)
+    assert (await bots.runner.remove(container)).reason in (EndReason.MISSING, EndReason.STOPPED)
+    assert (await bots.runner.stop(container)).exit_code is None
+
+
+@pytest.mark.parametrize("identity", ["../x", "a/b", "sp ace 😀", "i" * 300, "a\0b", "$(id)'\"\n", "=,;"])
+async def test_any_id_runs_and_is_on_the_label(bots: BotContainers, identity: str) -> None:
+    container = await bots.runner.start(bots.executable(FOREVER, identity))
+    assert [one.id for one in await bots.list()] == [identity]
+    assert (await bots.runner.remove(container)).reason is EndReason.STOPPED
+
+
+async def test_what_happens_is_told_at_once(bots: BotContainers) -> None:
+    kinds: list[str] = []
+
+    async def watch() -> None:
+        async for event in bots.runner.events("bot-runner", bots.scope):
+            kinds.append(f"{event.kind}:{event.id}:{event.segment}:{event.exit_code}")
+
+    watching = asyncio.create_task(watch())
+    await eventually(lambda: kinds == ["resync::-1:None"])
+    await bots.run("import sys\ndef main(id, config): sys.exit(3)")
+    await eventually(lambda: len(kinds) == 4)
+    watching.cancel()
+    assert kinds[1:] == ["started:b1:1:None", "died:b1:1:3", "removed:b1:1:None"]
+
+
+async def test_a_hog_is_killed_for_its_memory_and_the_record_says_so(bots: BotContainers) -> None:
+    limits = Limits(memory_bytes=64 * MIB, tmp_bytes=16 * MIB)
+    outcome, _ = await bots.run("def main(id, config):\n x = []\n while 1: x.append(bytearray(1 << 20))", limits=limits)
+    assert (outcome.ended.reason, outcome.ended.oom_killed) == (EndReason.OOM, True)
+    assert outcome.result_error == "out of memory: it may use 64 MiB"
+
+
+async def test_statistics_of_a_running_bot(bots: BotContainers) -> None:
+    container = await bots.runner.start(bots.executable(FOREVER))
+    stats = await eventually(lambda: bots.runner.stats(container))
+    assert stats is not None
+    assert 0 < stats.memory_bytes < stats.memory_limit_bytes == 512 * MIB
+    assert stats.cpu_seconds > 0
+    await bots.runner.remove(container)
+    assert await bots.runner.stats(container) is None
+
+
+async def test_a_result_over_the_limit_is_an_error_that_says_so(bots: BotContainers) -> None:
+    outcome, _ = await bots.run("def main(id, config): return 'x' * 5000", limits=Limits(result_bytes=1000))
+    assert outcome.result is None
+    assert outcome.result_error == "main returned more than 1000 bytes of JSON"

@@ -1,0 +1,124 @@
+"""The end of a container: ask, force, make sure; and then find out why it ended, and take away what it leaves."""
+
+import asyncio
+import math
+from dataclasses import replace
+
+from libs.core.log import get_logger
+from libs.docker_runner.code_source import CodeSource
+from libs.docker_runner.container import LAST_LINES, ContainerState, Ended, EndReason, ManagedContainer
+from libs.docker_runner.endings import end_reason
+from libs.docker_runner.engine import Engine, Inspected
+from libs.docker_runner.engine_http import EngineRefused
+from libs.docker_runner.errors import EngineUnavailable, StopFailed
+from libs.docker_runner.run_folders import Outcome, RunFolders
+from libs.docker_runner.starting import holder_of
+from libs.docker_runner.threads import Threads
+
+log = get_logger(__name__)
+
+_DEATH_SECONDS = 10.0
+_LINE_BYTES = 2000
+# Read when only the head of the outcome counts.
+_NO_PAYLOAD = 0
+
+
+class Stopper:
+    """Ends containers on one engine; see :meth:`DockerRunner.stop` and ``remove`` for what it promises."""
+
+    def __init__(self, *, engine: Engine, code: CodeSource, folders: RunFolders, threads: Threads) -> None:
+        self._engine = engine
+        self._code = code
+        self._folders = folders
+        self._threads = threads
+
+    async def stop(
+        self, container: ManagedContainer, grace_seconds: float, reason: EndReason = EndReason.STOPPED
+    ) -> Ended:
+        """End *container*, noting *reason* unless it ended by itself before."""
+        found = await self._engine.inspect(container.container_id)
+        if found is not None and found.container.state is ContainerState.RUNNING:
+            await self._threads.run(self._folders.mark_stopped, container, reason)
+            await self._ask(container, grace_seconds)
+            found = await self._verified(container)
+        elif found is not None and found.container.state is ContainerState.CREATED:
+            # Whoever made it may be about to start it; removed, it cannot be.
+            await self._engine.remove(container.container_id)
+            found = replace(found, container=replace(found.container, state=ContainerState.EXITED))
+        ended, _ = await self._ended(container, found, _NO_PAYLOAD)
+        return ended
+
+    async def bury(self, container: ManagedContainer, payload_bytes: int = _NO_PAYLOAD) -> tuple[Ended, Outcome]:
+        """Why *container* ended, with up to *payload_bytes* of its result; nothing of it is left afterwards."""
+        found = await self._engine.inspect(container.container_id)
+        if found is not None and found.container.state is ContainerState.RUNNING:
+            await self._threads.run(self._folders.mark_stopped, container, EndReason.STOPPED)
+            await self._ask(container, 0)
+            found = await self._verified(container)
+        ended, outcome = await self._ended(container, found, payload_bytes)
+        if found is not None:
+            await self._engine.remove(container.container_id)
+        await self._threads.run(self._folders.remove, container.scope, container.name, container.token)
+        await self._code.release(holder_of(container.name, container.token))
+        return ended, outcome
+
+    async def _ask(self, container: ManagedContainer, grace_seconds: float) -> None:
+        try:
+            if grace_seconds >= 1:
+                await self._engine.stop(container.container_id, math.ceil(grace_seconds))
+            else:
+                await self._engine.kill(container.container_id)
+        except EngineRefused as error:
+            raise StopFailed(container.name, error.message) from error
+
+    async def _verified(self, container: ManagedContainer) -> Inspected | None:
+        """The dead container; None when it is gone altogether.
+
+        Raises:
+            StopFailed: it lives.
+        """
+        for attempt in range(2):
+            found = await self._engine.inspect(container.container_id)
+            if found is None or found.container.state is not ContainerState.RUNNING:
+                return found
+            if attempt == 0:
+                await self._ask(container, 0)
+                try:
+                    await self._engine.wait(container.container_id, _DEATH_SECONDS)
+                except EngineUnavailable as error:
+                    raise StopFailed(container.name, "it survived SIGKILL so far") from error
+        raise StopFailed(container.name, "it survived SIGKILL")
+
+    async def _ended(
+        self, container: ManagedContainer, found: Inspected | None, payload_bytes: int
+    ) -> tuple[Ended, Outcome]:
+        stopped = await self._threads.run(self._folders.stop_reason, container)
+        if found is None:
+            gone = Ended(container, None, False, stopped or EndReason.MISSING, container.started_at, None)
+            return gone, Outcome()
+        outcome = await self._threads.run(self._folders.read_outcome, container, payload_bytes)
+        seen = found.container
+        reason = end_reason(seen, outcome, stopped)
+        ended = Ended(
+            container=seen,
+            exit_code=seen.exit_code,
+            oom_killed=seen.oom_killed or reason is EndReason.OOM,
+            reason=reason,
+            started_at=seen.started_at,
+            finished_at=seen.finished_at,
+            peak_memory_bytes=outcome.peak_memory_bytes,
+            cpu_seconds=outcome.cpu_seconds,
+            last_lines=await self._last_lines(container),
+            error=found.error,
+        )
+        return ended, outcome
+
+    async def _last_lines(self, container: ManagedContainer) -> list[str]:
+        try:
+            async with asyncio.timeout(_DEATH_SECONDS):
+                pieces = [piece.data async for piece in self._engine.logs(container.container_id, tail=LAST_LINES)]
+        except (EngineUnavailable, EngineRefused, TimeoutError) as error:
+            log.warning("the last lines cannot be read", container=container.name, reason=str(error))
+            return []
+        lines = b"".join(pieces).splitlines()[-LAST_LINES:]
+        return [line[-_LINE_BYTES:].decode(errors="replace") for line in lines]
