@@ -18,7 +18,6 @@ from typing import TypeVar
 
 import minio
 import urllib3
-from libs.core.settings import StorageSettings
 from minio.commonconfig import ComposeSource
 from minio.datatypes import Object
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
@@ -28,6 +27,7 @@ from libs.core.errors import Permanent, Retryable
 from libs.core.health import Readiness
 from libs.core.log import get_logger
 from libs.core.metrics import observe
+from libs.core.settings import StorageSettings
 
 log = get_logger(__name__)
 
