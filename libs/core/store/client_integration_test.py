@@ -1,0 +1,167 @@
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from libs.core.health import Readiness
+from libs.core.metrics import registry
+from libs.core.store.client import (
+    DEPENDENCY,
+    Mongo,
+    StoreConflict,
+    StoreRejected,
+    StoreUnavailable,
+    translated,
+)
+from tests.support.eventually import eventually
+from tools.stack.mongod import MongoServer
+from tools.stack.ports import free_port
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def mongo(mongo_uri: str) -> AsyncIterator[Mongo]:
+    mongo = Mongo(mongo_uri)
+    yield mongo
+    await mongo.close()
+
+
+@pytest.fixture
+def dead_uri() -> str:
+    return f"mongodb://127.0.0.1:{free_port()}/?directConnection=true"
+
+
+async def test_a_document_of_the_same_id_is_a_conflict_that_names_the_key(mongo: Mongo, database_name: str) -> None:
+    things = mongo.database(database_name)["things"]
+    with translated():
+        await things.insert_one({"_id": "b1"})
+
+    with pytest.raises(StoreConflict) as caught, translated():
+        await things.insert_one({"_id": "b1"})
+    assert caught.value.key == {"_id": "b1"}
+
+
+async def test_many_documents_of_which_some_exist_are_a_conflict(mongo: Mongo, database_name: str) -> None:
+    things = mongo.database(database_name)["things"]
+
+    with pytest.raises(StoreConflict), translated():
+        await things.insert_many([{"_id": 1}, {"_id": 1}], ordered=False)
+
+
+@pytest.mark.parametrize("filters", [{"$nonsense": 1}, {"a": {"$nonsense": 1}}])
+async def test_a_request_that_makes_no_sense_is_rejected(
+    mongo: Mongo, database_name: str, filters: dict[str, object]
+) -> None:
+    with pytest.raises(StoreRejected), translated():
+        await mongo.database(database_name)["things"].find_one(filters)
+
+
+@pytest.mark.parametrize("value", [2**70, object(), "\ud800", b"x" * 17_000_000], ids=["int", "object", "half", "big"])
+async def test_a_document_that_cannot_be_stored_is_rejected(mongo: Mongo, database_name: str, value: object) -> None:
+    with pytest.raises(StoreRejected), translated():
+        await mongo.database(database_name)["things"].insert_one({"value": value})
+
+
+async def test_a_server_that_is_not_there_is_unavailable_within_the_timeout(dead_uri: str) -> None:
+    mongo = Mongo(dead_uri, timeout_seconds=0.2)
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    with pytest.raises(StoreUnavailable, match="Connect call failed") as caught:
+        await mongo.ping()
+    took = loop.time() - begun
+    await mongo.close()
+
+    assert took < 2
+    assert "Topology" not in str(caught.value)
+
+
+async def test_wrong_credentials_name_the_setting_and_not_the_password(mongod: MongoServer) -> None:
+    mongo = Mongo(f"mongodb://me:geheim@{mongod.address}/?directConnection=true")
+    with pytest.raises(StoreUnavailable, match="MONGO_URI") as caught:
+        await mongo.ping()
+    await mongo.close()
+
+    assert "geheim" not in str(caught.value)
+
+
+async def test_a_host_that_nobody_knows_is_waited_for(database_name: str) -> None:
+    readiness = Readiness()
+    mongo = Mongo("mongodb://nowhere.invalid/", timeout_seconds=0.2)
+    waiting = asyncio.create_task(mongo.wait_until_up(readiness))
+    await eventually(lambda: DEPENDENCY in readiness.states)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    await mongo.close()
+
+    assert not readiness.ready
+    assert "nowhere.invalid" in readiness.states[DEPENDENCY].detail
+
+
+async def test_a_server_that_comes_late_is_waited_for_and_readiness_says_so(tmp_path: Path) -> None:
+    server = MongoServer(tmp_path)
+    readiness = Readiness()
+    mongo = Mongo(server.uri, timeout_seconds=0.5)
+    waiting = asyncio.create_task(mongo.wait_until_up(readiness))
+    try:
+        await eventually(lambda: DEPENDENCY in readiness.states)
+        state = readiness.states[DEPENDENCY]
+        await server.launch()
+        await asyncio.wait_for(waiting, 15)
+    finally:
+        waiting.cancel()
+        await mongo.close()
+        await server.stop()
+
+    assert (state.ok, readiness.ready) == (False, True)
+    assert "Connect call failed" in state.detail
+
+
+async def test_watching_follows_a_server_that_goes_and_comes_back(tmp_path: Path) -> None:
+    readiness = Readiness()
+    async with MongoServer.start(tmp_path) as server:
+        mongo = Mongo(server.uri, timeout_seconds=0.3)
+        watching = asyncio.create_task(mongo.watch(readiness, interval_seconds=0.05))
+        try:
+            await eventually(lambda: readiness.ready)
+            await server.kill()
+            await eventually(lambda: not readiness.ready)
+            await server.launch()
+            await eventually(lambda: readiness.ready, within_seconds=20)
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
+            await mongo.close()
+
+
+async def test_a_frozen_server_is_unavailable_and_does_not_hold_the_caller(tmp_path: Path) -> None:
+    async with MongoServer.start(tmp_path) as server:
+        mongo = Mongo(server.uri, timeout_seconds=0.3, answer_timeout_seconds=0.5)
+        await mongo.ping()
+        server.pause()
+        try:
+            with pytest.raises(StoreUnavailable):
+                await asyncio.wait_for(mongo.ping(), 5)
+        finally:
+            server.resume()
+            await mongo.close()
+
+
+async def test_writes_wait_for_a_majority(mongo: Mongo, database_name: str) -> None:
+    assert mongo.database(database_name).write_concern.document == {"w": "majority"}
+
+
+async def test_commands_are_counted_and_timed(mongo: Mongo, database_name: str) -> None:
+    labels = {"system": "mongodb", "operation": "count", "outcome": "ok"}
+    before = registry.get_sample_value("runtime_operation_seconds_count", labels) or 0
+    with translated():
+        await mongo.database(database_name)["things"].estimated_document_count()
+
+    assert registry.get_sample_value("runtime_operation_seconds_count", labels) == before + 1
+
+
+async def test_closing_twice_is_harmless(mongo_uri: str) -> None:
+    mongo = Mongo(mongo_uri)
+    await mongo.ping()
+    await mongo.close()
+    await mongo.close()

@@ -1,0 +1,173 @@
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import pytest_asyncio
+
+from libs.core.store.client import Database, Mongo
+from libs.core.store.runs import RunFilter, RunRecord, RunStore
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def run(run_id: str, *, entity_id: str = "b1", minutes: int = 0, segment_id: int = 1, epoch: int = 1) -> RunRecord:
+    return RunRecord(
+        run_id=run_id,
+        entity_id=entity_id,
+        segment_id=segment_id,
+        worker_id="w1",
+        host="h1",
+        epoch=epoch,
+        started_at=NOON + timedelta(minutes=minutes),
+        code_digest="etag",
+    )
+
+
+def ended(record: RunRecord, reason: str = "finished", exit_code: int = 0) -> RunRecord:
+    end = record.started_at + timedelta(seconds=90)
+    return replace(record, ended_at=end, reason=reason, exit_code=exit_code, last_lines=("a", "b"), oom_killed=False)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
+    mongo = Mongo(mongo_uri)
+    yield mongo.database(database_name)
+    await mongo.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def runs(database: Database) -> RunStore:
+    store = RunStore(database)
+    await store.ensure_indexes()
+    return store
+
+
+async def close_open(runs: RunStore, **which: object) -> int:
+    end = {"reason": "missing", "message": "its worker died", "ended_at": NOON + timedelta(hours=1)}
+    return await runs.close_open(**end, **which)  # type: ignore[arg-type]
+
+
+async def test_a_run_is_recorded_from_its_start_to_its_end(runs: RunStore) -> None:
+    await runs.start(run("r1"))
+    while_it_runs = await runs.get("r1")
+    kept = await runs.finish(ended(run("r1")))
+
+    assert while_it_runs == run("r1")
+    assert kept
+    assert await runs.get("r1") == ended(run("r1"))
+    assert ended(run("r1")).duration_seconds == 90
+
+
+async def test_starting_twice_changes_nothing(runs: RunStore) -> None:
+    await runs.start(run("r1"))
+    await runs.start(run("r1", entity_id="other"))
+    await runs.finish(ended(run("r1")))
+    await runs.start(run("r1"))
+
+    assert await runs.get("r1") == ended(run("r1"))
+
+
+async def test_an_end_is_recorded_though_the_start_was_not(runs: RunStore) -> None:
+    assert await runs.finish(ended(run("r1")))
+    assert await runs.get("r1") == ended(run("r1"))
+
+
+async def test_the_first_end_that_was_seen_stays(runs: RunStore) -> None:
+    await runs.start(run("r1"))
+    await runs.finish(ended(run("r1"), "oom", 137))
+
+    assert not await runs.finish(ended(run("r1"), "finished", 0))
+    assert await runs.get("r1") == ended(run("r1"), "oom", 137)
+
+
+async def test_an_end_that_was_seen_replaces_one_that_was_presumed(runs: RunStore) -> None:
+    await runs.start(run("r1"))
+    await close_open(runs, segment_id=1)
+    presumed = await runs.get("r1")
+    await runs.finish(ended(run("r1"), "error", 1))
+
+    assert presumed is not None
+    assert (presumed.presumed, presumed.reason, presumed.message) == (True, "missing", "its worker died")
+    assert await runs.get("r1") == ended(run("r1"), "error", 1)
+
+
+async def test_a_record_without_an_end_is_no_end(runs: RunStore) -> None:
+    with pytest.raises(ValueError, match="r1"):
+        await runs.finish(run("r1"))
+
+
+async def test_a_new_owner_closes_what_its_predecessors_left_open_and_keeps_what_it_found_running(
+    runs: RunStore,
+) -> None:
+    await runs.start(run("found", epoch=1))
+    await runs.start(run("gone", epoch=1))
+    await runs.start(run("mine", epoch=2))
+    await runs.start(run("elsewhere", epoch=1, segment_id=2))
+    await runs.finish(ended(run("over", epoch=1)))
+
+    assert await close_open(runs, segment_id=1, before_epoch=2, keep=["found"]) == 1
+    assert {record.run_id for record in await runs.list(RunFilter(open=True))} == {"found", "mine", "elsewhere"}
+
+
+async def test_an_adopted_run_belongs_to_its_new_worker(runs: RunStore) -> None:
+    await runs.start(run("r1"))
+
+    assert await runs.adopt("r1", worker_id="w2", epoch=2)
+    assert await runs.get("r1") == replace(run("r1"), worker_id="w2", epoch=2)
+    assert await close_open(runs, segment_id=1, before_epoch=2) == 0
+    assert not await runs.adopt("unknown", worker_id="w2", epoch=2)
+
+
+async def test_closing_every_open_run_is_refused(runs: RunStore) -> None:
+    with pytest.raises(ValueError, match="every open run"):
+        await close_open(runs)
+
+
+async def test_runs_are_listed_newest_first_and_filtered(runs: RunStore) -> None:
+    for number in range(4):
+        await runs.start(run(f"a{number}", entity_id="a", minutes=number))
+    await runs.finish(ended(run("b0", entity_id="b", minutes=9), "oom", 137))
+
+    async def listed(**wanted: object) -> list[str]:
+        return [record.run_id for record in await runs.list(RunFilter(**wanted), limit=3)]  # type: ignore[arg-type]
+
+    assert await listed() == ["b0", "a3", "a2"]
+    assert await listed(entity_id="a", started_before=NOON + timedelta(minutes=2)) == ["a1", "a0"]
+    assert await listed(started_after=NOON + timedelta(minutes=2)) == ["b0", "a3"]
+    assert await listed(reasons=["oom", "error"]) == ["b0"]
+    assert await listed(open=False) == ["b0"]
+    assert await listed(worker_id="other") == []
+
+
+async def test_output_is_bounded_and_may_hold_anything(runs: RunStore) -> None:
+    lines = (*(f"line {number}" for number in range(100)), "x" * 5000, "half \ud800 a character", "nul \0")
+    await runs.finish(replace(ended(run("r1")), last_lines=lines))
+    record = await runs.get("r1")
+
+    assert record is not None
+    assert len(record.last_lines) == 50
+    assert record.last_lines[-3:] == ("x" * 1000, "half ? a character", "nul \0")
+
+
+async def test_a_record_of_another_version_is_read_as_far_as_it_is_known(runs: RunStore, database: Database) -> None:
+    await runs.start(run("r1"))
+    await database["runs"].update_one({"_id": "r1"}, {"$set": {"invented_later": 1}, "$unset": {"revision": ""}})
+
+    assert await runs.get("r1") == run("r1")
+
+
+async def test_the_time_of_keeping_follows_the_setting(runs: RunStore, database: Database) -> None:
+    await RunStore(database, keep_days=7).ensure_indexes()
+    await RunStore(database, keep_days=7).ensure_indexes()
+    indexes = await database["runs"].index_information()
+
+    assert indexes["ended_at_ttl"]["expireAfterSeconds"] == 7 * 86_400
+
+
+async def test_looking_for_an_entitys_runs_reads_no_others(runs: RunStore, database: Database) -> None:
+    await runs.start(run("r1"))
+    cursor = database["runs"].find({"entity_id": "b1"}).sort("started_at", -1)
+    plan = await cursor.explain()
+
+    assert "entity_id_1_started_at_-1" in str(plan["queryPlanner"]["winningPlan"])
