@@ -19,6 +19,7 @@ from nats.aio.subscription import Subscription as DriverSubscription
 from prometheus_client import Counter
 
 from libs.core.backoff import Backoff
+from libs.core.cancellation import cancellation_kept
 from libs.core.errors import Permanent, Retryable
 from libs.core.health import Readiness
 from libs.core.log import get_logger
@@ -186,9 +187,10 @@ class NatsConnection:
         client = self._client_for(subject, data, headers)
         begun, outcome = time.perf_counter(), "error"
         try:
-            answer = await client.request(
-                subject, data, timeout=timeout_seconds, headers=dict(headers) if headers else None
-            )
+            with cancellation_kept():
+                answer = await client.request(
+                    subject, data, timeout=timeout_seconds, headers=dict(headers) if headers else None
+                )
             outcome = "ok"
         except nats.errors.NoRespondersError as error:
             raise NobodyListens(subject) from error

@@ -1,0 +1,88 @@
+"""Publishing what waits in the outbox: at least once, in order for each entity, until the stream has it.
+
+A JetStream publish reaches the stream and, as any other, the core subscribers of the subject.
+"""
+
+import asyncio
+import time
+
+from prometheus_client import Counter, Gauge
+
+from libs.core.backoff import Backoff
+from libs.core.errors import Permanent, Retryable, RuntimeFault
+from libs.core.events.connection import NatsConnection
+from libs.core.events.jetstream import MESSAGE_ID, JetStream
+from libs.core.log import get_logger
+from libs.core.store.outbox import Outbox, OutgoingEvent
+from libs.core.wake import Wake
+
+log = get_logger(__name__)
+
+PUBLISHED = Counter("runtime_events_published_total", "Events published, by how that went.", ["subject", "outcome"])
+WAITING = Gauge("runtime_outbox_events", "Events that wait to be published, as last seen.")
+
+_LOOK_SECONDS = 5.0
+_PUBLISH_SECONDS = 3.0
+
+
+class OutboxPublisher:
+    """Empties the outbox whenever NATS is there. Several processes may do so at once.
+
+    Wake it (:attr:`wake`) after something was appended; otherwise it looks every *interval_seconds*.
+    """
+
+    def __init__(self, outbox: Outbox, connection: NatsConnection, *, interval_seconds: float = _LOOK_SECONDS) -> None:
+        self._outbox = outbox
+        self._connection = connection
+        self._jetstream = JetStream(connection)
+        self._interval_seconds = interval_seconds
+        self.wake = Wake()
+
+    async def run(self) -> None:
+        """Publish for ever."""
+        backoff = Backoff(0.2, self._interval_seconds)
+        while True:
+            await self._connection.wait_connected()
+            try:
+                clean = await self.drain()
+            except Retryable as error:
+                log.warning("the outbox cannot be emptied now", reason=str(error))
+                clean = False
+            if clean:
+                backoff.reset()
+                await self.wake.wait_at_most(self._interval_seconds)
+            else:
+                await asyncio.sleep(backoff.next_seconds())
+
+    async def drain(self) -> bool:
+        """Publish until nothing is left that this process may publish. False when some could not be.
+
+        Raises:
+            StoreUnavailable: the outbox cannot be read.
+        """
+        failed = 0
+        while events := await self._outbox.claim():
+            outcomes = await asyncio.gather(*(self._publish(event) for event in events))
+            failed = outcomes.count(False)
+            if failed:
+                break
+        WAITING.set(await self._outbox.count())
+        return failed == 0
+
+    async def _publish(self, event: OutgoingEvent) -> bool:
+        """Publish one event and remove it; False when it stays."""
+        left_seconds = self._outbox.claim_seconds - (time.monotonic() - event.claimed_monotonic)
+        if left_seconds < 2 * _PUBLISH_SECONDS:
+            return False  # held up for so long that another process may have it soon
+        try:
+            headers = {**event.headers, MESSAGE_ID: event.id}
+            await self._jetstream.publish(event.subject, event.data, headers, timeout_seconds=_PUBLISH_SECONDS)
+        except RuntimeFault as error:
+            PUBLISHED.labels(event.subject, "error").inc()
+            tell = log.error if isinstance(error, Permanent) else log.warning
+            tell("an event was not published and waits", subject=event.subject, event_id=event.id, reason=str(error))
+            await self._outbox.release(event.id)
+            return False
+        PUBLISHED.labels(event.subject, "ok").inc()
+        await self._outbox.remove(event.id)
+        return True

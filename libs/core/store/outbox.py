@@ -1,0 +1,130 @@
+"""Events to be published: written to MongoDB first, so that none is lost while NATS is away or this process dies."""
+
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from pymongo import ReturnDocument
+
+from libs.core.store.client import Database, Document, translated
+
+_COUNTER = "outbox"
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingEvent:
+    """An event that waits to be published. `id` is what the stream recognises a repeated one by."""
+
+    id: str
+    entity_id: str
+    subject: str
+    data: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    claimed_monotonic: float = 0.0
+
+
+class Outbox:
+    """The collection `outbox`. Events of one entity leave it one after another, those of different entities at once.
+
+    Args:
+        claim_seconds: how long the process that publishes an event has it for itself.
+    """
+
+    def __init__(self, database: Database, *, claim_seconds: float = 15.0) -> None:
+        self._outbox = database["outbox"]
+        self._counters = database["counters"]
+        self.claim_seconds = claim_seconds
+
+    async def ensure_indexes(self) -> None:
+        """Make the index by which the oldest events are found. Safe to repeat."""
+        with translated():
+            await self._outbox.create_index([("entity_id", 1), ("position", 1)])
+
+    async def append(
+        self,
+        entity_id: str,
+        subject: str,
+        data: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        event_id: str | None = None,
+    ) -> str:
+        """Add an event behind the others of its entity and return its id.
+
+        With an *event_id* of the caller's it may be repeated: an event that still waits is not added again, and one
+        that was published a short while ago is dropped by the stream.
+
+        Raises:
+            StoreUnavailable: added or not; add it again under the same id.
+        """
+        event_id = event_id or uuid.uuid4().hex
+        with translated():
+            counter: Document | None = await self._counters.find_one_and_update(
+                {"_id": _COUNTER}, {"$inc": {"seq": 1}}, upsert=True, return_document=ReturnDocument.AFTER
+            )
+            await self._outbox.update_one(
+                {"_id": event_id},
+                {
+                    "$setOnInsert": {
+                        "entity_id": entity_id,
+                        "subject": subject,
+                        "data": data,
+                        "headers": [[name, value] for name, value in (headers or {}).items()],
+                        "position": counter["seq"] if counter is not None else 0,
+                        "created_at": datetime.now(UTC),
+                    }
+                },
+                upsert=True,
+            )
+        return event_id
+
+    async def claim(self, limit: int = 100) -> list[OutgoingEvent]:
+        """The oldest event of each of up to *limit* entities, claimed for this process; publish and remove them."""
+        first_of_each: list[Document] = [
+            {"$sort": {"entity_id": 1, "position": 1}},
+            {"$group": {"_id": "$entity_id", "first": {"$first": "$_id"}, "position": {"$first": "$position"}}},
+            {"$sort": {"position": 1}},
+            {"$limit": limit},
+        ]
+        claimed: list[OutgoingEvent] = []
+        with translated():
+            async for group in await self._outbox.aggregate(first_of_each):
+                begun = time.monotonic()
+                document = await self._outbox.find_one_and_update(
+                    {
+                        "_id": group["first"],
+                        "$expr": {"$lt": [{"$ifNull": ["$claimed_until", 0]}, "$$NOW"]},
+                    },
+                    [{"$set": {"claimed_until": {"$add": ["$$NOW", round(self.claim_seconds * 1000)]}}}],
+                )
+                if document is not None:
+                    claimed.append(_event(document, begun))
+        return claimed
+
+    async def remove(self, event_id: str) -> None:
+        """It is published. Safe to repeat."""
+        with translated():
+            await self._outbox.delete_one({"_id": event_id})
+
+    async def release(self, event_id: str) -> None:
+        """It could not be published: let any process try at once. Safe to repeat."""
+        with translated():
+            await self._outbox.update_one({"_id": event_id}, {"$unset": {"claimed_until": ""}})
+
+    async def count(self) -> int:
+        """How many events wait."""
+        with translated():
+            return await self._outbox.count_documents({})
+
+
+def _event(document: Document, claimed_monotonic: float) -> OutgoingEvent:
+    return OutgoingEvent(
+        id=str(document["_id"]),
+        entity_id=str(document["entity_id"]),
+        subject=str(document["subject"]),
+        data=bytes(document["data"]),
+        headers=dict(document.get("headers", ())),
+        claimed_monotonic=claimed_monotonic,
+    )
