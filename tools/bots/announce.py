@@ -1,6 +1,8 @@
 """What a deployment says to the runtime: the payload of a bot's event, and how it gets there."""
 
+import asyncio
 import json
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +15,9 @@ from libs.core.events.jetstream import MESSAGE_ID, JetStream
 from libs.core.service import ServiceDefinition
 from libs.core.store.entities import Entity
 from tools.bots.folder import BotFolder
+
+_STREAM_SECONDS = 5.0
+_POLL_SECONDS = 0.1
 
 
 class EventsUnheard(Retryable):
@@ -79,10 +84,17 @@ class Announcer:
     async def _publish(self, subject: str, payload: Mapping[str, Any]) -> None:
         data = json.dumps(payload).encode()
         headers = {MESSAGE_ID: uuid.uuid4().hex}
-        try:
-            await self._jetstream.publish(subject, data, headers)
-        except NobodyListens as error:
-            raise EventsUnheard(subject, self._service) from error
+        deadline = time.monotonic() + _STREAM_SECONDS
+        while True:
+            try:
+                await self._jetstream.publish(subject, data, headers)
+            except NobodyListens as error:
+                # The platform API makes the stream anew when it starts, and workers make it a moment after their start.
+                if time.monotonic() > deadline:
+                    raise EventsUnheard(subject, self._service) from error
+                await asyncio.sleep(_POLL_SECONDS)
+            else:
+                return
 
 
 def _existing(subject: str | None) -> str:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from libs.core.events.connection import NatsConnection, NatsUnavailable
 from libs.core.events.jetstream import JetStream
+from libs.core.log import configure
 from libs.core.object_store import ObjectStore
 from libs.core.service import ServiceDefinition
-from libs.core.settings import MongoSettings, NatsSettings, PartitionSettings, StorageSettings
+from libs.core.settings import LogSettings, MongoSettings, NatsSettings, PartitionSettings, StorageSettings
 from libs.core.settings_loader import load
 from libs.core.store.client import Database, Mongo, StoreUnavailable
 from libs.core.store.entities import EntityStore
@@ -133,6 +134,8 @@ class Connections:
 @contextlib.asynccontextmanager
 async def connected(where: Target | None = None) -> AsyncIterator[Connections]:
     """The servers of *where*, or of what target() finds; all connections are closed after the block."""
+    # What the libraries log is for operators; a command tells its own errors.
+    configure(LogSettings(format="console", level="error"), service="command", role="command", worker="-")
     async with contextlib.AsyncExitStack() as stack:
         yield Connections(where or target(), stack)
 

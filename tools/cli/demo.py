@@ -1,5 +1,6 @@
 """`runtime demo`: the README's first command."""
 
+import sys
 import time
 
 import click
@@ -23,7 +24,8 @@ def demo(output: str) -> None:
     goes to standard error.
     """
     begun = time.monotonic()
-    console = Console(stderr=output == "json", highlight=False, soft_wrap=True)
+    stream = sys.stderr if output == "json" else sys.stdout
+    console = Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else 120)
     with Screen(console) as screen:
         rows = interrupts.run(Demo(home() / "demo", screen).run())
         if output == "text":
@@ -47,7 +49,7 @@ def _show(screen: Screen, rows: list[RunRow]) -> None:
                 row.worker,
                 str(row.segment),
                 row.container,
-                f"{row.seconds:.1f} s" if row.seconds is not None else "to the end",
+                f"{row.seconds:.1f} s",
                 str(row.restarts),
                 row.status,
             )

@@ -60,10 +60,11 @@ async def _up(workers: int) -> list[dict[str, object]]:
     await ensure_images(engine)
     was_running = stack.state.running
     try:
-        to_stderr("starting the servers")
+        to_stderr("starting MongoDB, NATS, S3, and bot-runner's master and workers")
+        stack.reserve_ports()
+        stack.launch_services()
         await stack.start_servers()
-        to_stderr("starting a master and the workers of bot-runner")
-        await stack.start_services()
+        await stack.wait_ready()
     except BaseException:
         # What ran before stays; a first start that fails leaves nothing behind.
         if not was_running:

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from libs.core.errors import Permanent
 from libs.core.service import BOT_RUNNER
 from libs.core.store.entities import Entity
-from libs.core.store.runs import RunRecord, RunStore
+from libs.core.store.runs import RunFilter, RunRecord, RunStore
 from tools import samples
 from tools.bots.announce import Announcer, deployment, reconfigured
 from tools.bots.folder import BotFolder, read_folder
@@ -37,14 +38,14 @@ class DemoFailed(Permanent):
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run of one bot, for the table at the end."""
+    """One run of one bot, for the table at the end. *restarts*: how many runs it had before this one."""
 
     bot: str
     runtime: str
     worker: str
     segment: int
     container: str
-    seconds: float | None
+    seconds: float
     restarts: int
     status: str
 
@@ -58,7 +59,6 @@ class Demo:
         self._engine: Engine | None = None
         self._ticker = read_folder(_SAMPLES / "price_ticker")
         self._average = read_folder(_SAMPLES / "moving_average")
-        self._restarts: dict[str, int] = {}
 
     async def run(self) -> list[RunRow]:
         """Show everything once, and leave neither container nor process behind, however it ends."""
@@ -76,11 +76,14 @@ class Demo:
 
     async def _begin(self, stack: Stack) -> None:
         await self._clean(stack)
+        stack.reserve_ports()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._prepare_engine(), name="engine and images")
             tasks.create_task(self._start_servers(stack), name="servers")
+            await self._prepare_engine()
+            # They wait for the servers themselves; loading their code is what takes the time.
+            stack.launch_services()
         with self._screen.step("bot-runner: one master and two workers, each a process of its own"):
-            await stack.start_services()
+            await stack.wait_ready()
 
     async def _clean(self, stack: Stack) -> None:
         """What a demo that was killed has left: its bots have ended by themselves, their containers are still there."""
@@ -153,8 +156,6 @@ class Demo:
     async def _remove(self, servers: Connections, watch: OutputWatch) -> None:
         name = self._average.name
         self._screen.heading(f"{name} is deleted (the0.bot.deleted): its container goes, the other bot runs on:")
-        for folder in (self._ticker, self._average):
-            self._restarts[folder.name] = int((await self._entity(servers, folder)).status.get("restarts", 0))
         known = await self._entity(servers, self._average)
         await Announcer(await servers.jetstream(), BOT_RUNNER).deleted(name, known.config)
         printed = len(watch.lines(self._ticker.name))
@@ -180,22 +181,11 @@ class Demo:
 
     async def _rows(self, servers: Connections) -> list[RunRow]:
         runs = RunStore(await servers.database(BOT_RUNNER))
-        runtimes = {folder.name: str(folder.description["runtime"]) for folder in (self._ticker, self._average)}
-        found = [run for run in await runs.list() if run.entity_id in runtimes]
-        found.sort(key=lambda run: (run.entity_id, run.started_at))
-        return [
-            RunRow(
-                bot=run.entity_id,
-                runtime=runtimes[run.entity_id],
-                worker=run.worker_id,
-                segment=run.segment_id,
-                container=(run.container_id or "")[:12],
-                seconds=run.duration_seconds,
-                restarts=self._restarts.get(run.entity_id, 0),
-                status=_status(run),
-            )
-            for run in found
-        ]
+        rows = []
+        for folder in (self._ticker, self._average):
+            found = sorted(await runs.list(RunFilter(entity_id=folder.name)), key=lambda run: run.started_at)
+            rows += [_row(folder, run, restarts) for restarts, run in enumerate(found)]
+        return rows
 
 
 def as_json(rows: list[RunRow]) -> list[Mapping[str, Any]]:
@@ -203,7 +193,14 @@ def as_json(rows: list[RunRow]) -> list[Mapping[str, Any]]:
     return [asdict(row) for row in rows]
 
 
-def _status(run: RunRecord) -> str:
-    if run.ended_at is None:
-        return "running"
-    return run.reason or "ended"
+def _row(folder: BotFolder, run: RunRecord, restarts: int) -> RunRow:
+    return RunRow(
+        bot=run.entity_id,
+        runtime=str(folder.description["runtime"]),
+        worker=run.worker_id,
+        segment=run.segment_id,
+        container=(run.container_id or "")[:12],
+        seconds=((run.ended_at or datetime.now(UTC)) - run.started_at).total_seconds(),
+        restarts=restarts,
+        status="running" if run.ended_at is None else run.reason or "ended",
+    )

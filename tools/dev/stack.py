@@ -24,6 +24,8 @@ from tools.stack.server import EmbeddedServer
 Report = Callable[[str], None]
 
 _SERVERS: Mapping[str, type[EmbeddedServer]] = {"mongod": MongoServer, "nats": NatsServer, "s3": S3Server}
+_GRPC = "grpc"
+_HTTP = "-http"
 _GRACE_SECONDS = 20.0
 
 
@@ -42,6 +44,7 @@ class Stack:
         self._tethered = tethered
         self._workers = workers
         self._settings = dict(settings or {})
+        self._started: list[ServiceProcess] = []
         self.state = states.load(directory)
 
     @property
@@ -49,41 +52,50 @@ class Stack:
         """The settings under which the servers are reached."""
         return self.state.environment
 
+    def reserve_ports(self) -> None:
+        """Choose the ports of everything, those of last time where they are free, so that parts may start at once."""
+        ports = dict(self.state.ports)
+        running = {part.name for part in self.state.parts if part.process.alive}
+        grpc_is_ours = any(name.endswith("master") for name in running)
+        names = [*_SERVERS, _GRPC, *(f"{name}{_HTTP}" for name in self._service_names)]
+        for name in names:
+            ours = grpc_is_ours if name == _GRPC else name.removesuffix(_HTTP) in running
+            if name not in ports or not (ours or is_free(ports[name])):
+                ports[name] = free_port()
+        self._remember(ports=ports, environment=self._addresses(ports))
+
     async def start_servers(self) -> None:
-        """Start those servers that do not run, all at once, with the ports and data of last time.
+        """Start those servers that do not run, all at once, with the data of last time.
 
         Raises:
             ProcessFailedError: one did not start; the message shows the end of its log.
         """
         async with asyncio.TaskGroup() as tasks:
             for name in _SERVERS:
-                part = self.state.part(name)
-                if part is None or not part.process.alive:
+                if not self._runs(name):
                     tasks.create_task(self._start_server(name), name=f"start {name}")
-        self._remember(environment=self._addresses())
         self._remember(scopes=await self._scopes())
 
-    async def start_services(self) -> None:
-        """Start the master and the workers that do not run, and return when all are ready.
+    def launch_services(self) -> None:
+        """Start the master and the workers that do not run. They may be started before the servers answer."""
+        for name in self._service_names:
+            if not self._runs(name):
+                service = self._service(name)
+                service.launch()
+                self._started.append(service)
+                self._add(name, service.process.identity, service.process.log_path, service.http_port)
+
+    async def wait_ready(self) -> None:
+        """Return when those services that were launched can do their work.
 
         Raises:
             ProcessFailedError: one ended or was not ready in time; the message says why.
         """
-        grpc_port = self._port("grpc")
-        names = ["bot-runner-master", *(f"bot-runner-worker-{number}" for number in range(1, self._workers + 1))]
-        starting = []
-        for name in names:
-            part = self.state.part(name)
-            if part is None or not part.process.alive:
-                starting.append(self._service(name, grpc_port))
-        for service in starting:
-            service.launch()
-            self._add(service.name, service.process.identity, grpc_port, service.process.log_path, service.http_port)
         async with asyncio.TaskGroup() as tasks:
-            for service in starting:
+            for service in self._started:
                 tasks.create_task(service.wait_ready(), name=f"wait for {service.name}")
         if not self._tethered:
-            for service in starting:
+            for service in self._started:
                 service.process.forget()
 
     async def stop(self, engine: Engine | None, *, grace_seconds: float = _GRACE_SECONDS) -> None:
@@ -112,8 +124,17 @@ class Stack:
         shutil.rmtree(self.directory, ignore_errors=True)
         self.state = StackState()
 
-    def _service(self, name: str, grpc_port: int) -> ServiceProcess:
-        role = "master" if name.endswith("master") else "worker"
+    @property
+    def _service_names(self) -> list[str]:
+        workers = (f"{BOT_RUNNER.name}-worker-{number}" for number in range(1, self._workers + 1))
+        return [f"{BOT_RUNNER.name}-master", *workers]
+
+    def _runs(self, name: str) -> bool:
+        part = self.state.part(name)
+        return part is not None and part.process.alive
+
+    def _service(self, name: str) -> ServiceProcess:
+        grpc_port = self.state.ports[_GRPC]
         settings = {
             **self.environment,
             "MODE": "standalone",
@@ -121,41 +142,27 @@ class Stack:
             "GRPC_PORT": str(grpc_port),
             "HTTP_HOST": "127.0.0.1",
             "TEMP_DIR": str(self.directory / "temp"),
-            "WORKER_ID": name.removeprefix("bot-runner-"),
+            "WORKER_ID": name.removeprefix(f"{BOT_RUNNER.name}-"),
             "LOG_FORMAT": "json",
             **self._settings,
         }
         return ServiceProcess(
             name,
-            [BOT_RUNNER.name, role],
+            [BOT_RUNNER.name, "master" if name.endswith("master") else "worker"],
             settings,
-            http_port=self._port(f"{name}-http"),
+            http_port=self.state.ports[f"{name}{_HTTP}"],
             log_path=self.directory / "logs" / f"{name}.log",
             tethered=self._tethered,
         )
 
     async def _start_server(self, name: str) -> None:
-        remembered = self.state.ports.get(name)
-        port = remembered if remembered is not None and is_free(remembered) else None
-        server = _SERVERS[name](self.directory / name, port, tethered=self._tethered)
+        server = _SERVERS[name](self.directory / name, self.state.ports[name], tethered=self._tethered)
         await server.launch()
-        self._remember(ports={**self.state.ports, name: server.port})
-        self._add(name, server.identity, server.port, server.log_path, None)
+        self._add(name, server.identity, server.log_path, None)
         if not self._tethered:
             server.leave_running()
 
-    def _port(self, name: str) -> int:
-        remembered = self.state.ports.get(name)
-        if remembered is not None and is_free(remembered):
-            return remembered
-        if name == "grpc" and any(part.process.alive for part in self.state.parts if part.name not in _SERVERS):
-            return self.state.ports[name]  # taken by our own master
-        port = free_port()
-        self._remember(ports={**self.state.ports, name: port})
-        return port
-
-    def _addresses(self) -> dict[str, str]:
-        ports = self.state.ports
+    def _addresses(self, ports: Mapping[str, int]) -> dict[str, str]:
         return {
             "MONGO_URI": MongoServer(self.directory, ports["mongod"]).uri,
             "NATS_URL": NatsServer(self.directory, ports["nats"]).url,
@@ -172,8 +179,9 @@ class Stack:
         finally:
             await mongo.close()
 
-    def _add(self, name: str, process: ProcessIdentity, port: int, log: Path, http_port: int | None) -> None:
+    def _add(self, name: str, process: ProcessIdentity, log: Path, http_port: int | None) -> None:
         others = tuple(part for part in self.state.parts if part.name != name)
+        port = self.state.ports[_GRPC if http_port is not None else name]
         self._remember(parts=(*others, Part(name, process, port, str(log), http_port)))
 
     def _remember(self, **changes: object) -> None:
