@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from libs.core.errors import Retryable, UserError
@@ -69,15 +69,20 @@ class BotActions:
             log.warning("action failed; it is tried again", action=type(action).__name__, error=str(error))
             await asyncio.sleep(_RETRY_SECONDS)
 
-    async def settle(self, desired: Mapping[str, DesiredBot], kept: Sequence[ManagedContainer]) -> None:
-        """Bring the documents of bots that need no action up to date: those that run on, those that must not run."""
+    async def settle(
+        self, desired: Mapping[str, DesiredBot], kept: Sequence[ManagedContainer], present: Collection[str]
+    ) -> None:
+        """Bring the documents of bots that need no action up to date: those that run on, those that must not run.
+
+        Args:
+            present: the bots that have a container in whatever state: none of them is said to be at rest.
+        """
         self._ledger.forget_all_but(desired)
         self._records.forget_all_but(desired)
         for container in kept:
             await self._records.running(container, self._running(container, desired[container.id].revision))
-        running = {container.id for container in kept}
         for bot in desired.values():
-            if bot.absence is not None and bot.id not in running:
+            if bot.absence is not None and bot.id not in present:
                 state = _ABSENT_STATES.get(bot.absence, BotState.REJECTED)
                 status = BotStatus(
                     bot.id, state, utc_now(), detail=bot.detail, revision=bot.revision, history=bot.history

@@ -85,7 +85,8 @@ class SegmentReconciler:
         for action in decided.actions:
             if action.id not in unsettled:
                 self._begin(action, tasks)
-        await self._actions.settle(desired, [c for c in decided.kept if c.id not in unsettled])
+        settled = [container for container in decided.kept if container.id not in unsettled]
+        await self._actions.settle(desired, settled, unsettled | {container.id for container in actual})
         return decided.next_start
 
     def _begin(self, action: Action, tasks: asyncio.TaskGroup) -> None:

@@ -24,7 +24,8 @@ def main(id, config):
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def runner(tmp_path_factory: pytest.TempPathFactory, docker_engine: Engine) -> AsyncIterator[Deployment]:
     """A master and one worker, shared by the tests of this file."""
-    async with deployment(tmp_path_factory.mktemp("bot-life"), docker_engine) as made:
+    one_segment = {"MAX_BOTS_PER_PARTITION": "100"}
+    async with deployment(tmp_path_factory.mktemp("bot-life"), docker_engine, settings=one_segment) as made:
         await made.start(workers=1)
         made.platform.upload("ticker.zip", zipped({"main.py": TICKER}))
         yield made

@@ -120,6 +120,8 @@ async def platform(nats_server: NatsServer, s3_server: S3Server, *, bucket: str 
     client = await nats.connect(nats_server.url, connect_timeout=5)
     storage = Minio(s3_server.endpoint, access_key=s3_server.access_key, secret_key=s3_server.secret_key, secure=False)
     try:
-        yield Platform(client, storage, bucket)
+        made = Platform(client, storage, bucket)
+        await made.ensure_stream()
+        yield made
     finally:
         await client.close()
