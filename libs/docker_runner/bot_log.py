@@ -38,7 +38,7 @@ class BotLog:
         """How many containers are being followed into it."""
         self.uploading = False
         self.changed_at = time.monotonic() - folder.quiet_seconds()
-        self.due_at: float | None = None
+        self.due_at: float | None = 0.0 if spool.pending_bytes else None
         """When its output is to be uploaded, by the monotonic clock; None when there is none."""
         self._readers: set[LiveOutput] = set()
 

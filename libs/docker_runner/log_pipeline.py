@@ -243,6 +243,8 @@ class LogPipeline:
         opening = partial(BotLog.open, folder, owner, self._objects, self._executor, self._spool_bytes)
         bot = await self._run(opening)
         self._bots[name] = bot
+        # It may hold what an earlier process did not upload.
+        self._wake.set()
         return bot
 
     def _written(self, bot: BotLog, place: Place, payload: bytes) -> None:
@@ -333,7 +335,7 @@ class LogPipeline:
                 return
             owner = await self._run(folder.owner)
             if owner is not None:
-                (await self._open_folder(name, folder, owner)).due_at = 0.0
+                await self._open_folder(name, folder, owner)
         finally:
             if name not in self._bots:
                 folder.unlock()
