@@ -11,11 +11,14 @@ import sys
 from contextlib import AbstractContextManager
 from typing import Any, TextIO
 
-import structlog
-from structlog.contextvars import bind_contextvars, bound_contextvars, merge_contextvars
-from structlog.typing import EventDict, Processor, WrappedLogger
-
+from libs.core.lean_imports import absent
 from libs.core.settings import LogSettings
+
+# For tracebacks that we do not want: it would show the values of variables, and costs 3 MB in every process.
+with absent("rich"):
+    import structlog
+    from structlog.contextvars import bind_contextvars, bound_contextvars, merge_contextvars
+    from structlog.typing import EventDict, Processor, WrappedLogger
 
 Logger = structlog.stdlib.BoundLogger
 

@@ -1,0 +1,24 @@
+import importlib
+import sys
+
+import pytest
+
+from libs.core.lean_imports import absent
+
+
+@pytest.fixture
+def unused(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    return "colorsys"
+
+
+def test_the_package_is_not_found_in_the_block_and_found_afterwards(unused: str) -> None:
+    with absent(unused), pytest.raises(ImportError):
+        importlib.import_module(unused)
+
+    assert importlib.import_module(unused).__name__ == unused
+
+
+def test_a_package_that_is_in_use_stays() -> None:
+    with absent("pytest"):
+        assert importlib.import_module("pytest") is pytest
