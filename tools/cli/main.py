@@ -23,6 +23,7 @@ _COMMANDS = {
     "bot": _Command("tools.cli.bot", "bot", "Deploy, list, follow, stop and remove bots."),
     "status": _Command("tools.cli.status", "status", "Who runs what: masters, workers, segments, bots."),
     "dlq": _Command("tools.cli.dlq", "dlq", "Events that were given up: look, replay, throw away."),
+    "load": _Command("tools.loadgen.command", "load", "Make many small bots, backtests or schedules come and go."),
     "setup": _Command("tools.cli.setup", "setup", "Get the Docker engine and the bots' images ready."),
     "bot-runner": _Command("tools.cli.services", "bot_runner", "Run a process of the service that keeps bots running."),
     "backtest-runner": _Command("tools.cli.services", "backtest_runner", "Run a process of the service for backtests."),
