@@ -1,0 +1,36 @@
+"""When which schedule is to be looked at, in memory."""
+
+from bisect import bisect_left, bisect_right, insort
+
+
+class Agenda:
+    """One time for each id, in order. A few thousand of them are moved about in microseconds."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, float] = {}
+        self._order: list[tuple[float, str]] = []
+
+    def put(self, entity_id: str, at: float | None) -> None:
+        """Look at *entity_id* at *at* (Unix seconds) and at no other time; None: not at all."""
+        known = self._times.pop(entity_id, None)
+        if known is not None:
+            del self._order[bisect_left(self._order, (known, entity_id))]
+        if at is not None:
+            self._times[entity_id] = at
+            insort(self._order, (at, entity_id))
+
+    def first(self) -> float | None:
+        """The earliest time; None when there is none."""
+        return self._order[0][0] if self._order else None
+
+    def count_until(self, at: float) -> int:
+        """How many are to be looked at by *at*."""
+        return bisect_right(self._order, at, key=lambda entry: entry[0])
+
+    def take_until(self, at: float) -> list[str]:
+        """Take out those whose time is *at* or earlier, the earliest first."""
+        taken = self._order[: self.count_until(at)]
+        del self._order[: len(taken)]
+        for _, entity_id in taken:
+            del self._times[entity_id]
+        return [entity_id for _, entity_id in taken]

@@ -1,0 +1,119 @@
+"""What a worker writes into schedules' documents: claims before a run, and what became of it afterwards."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from libs.core.store.entities import Change, Entity, EntityStore
+from services.bot_scheduler.decide import Claim
+from services.bot_scheduler.ending import REJECTED, Ending, utc
+from services.bot_scheduler.records import Recorder, last_run
+from services.bot_scheduler.state import FIRING, FIRING_RUN, QUEUED, TRIGGER, Firing, ScheduleState
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A claim on its way into the document, with the firing that it begins, if it does."""
+
+    state: ScheduleState
+    claim: Claim
+    firing: Firing | None
+
+    @property
+    def changes(self) -> dict[str, object]:
+        """The fields to write."""
+        changes = dict(self.claim.changes)
+        if self.firing is not None:
+            changes[FIRING] = self.firing.to_document()
+        return changes
+
+    def to_change(self) -> Change:
+        """The write, which only happens if nobody has written what it builds on."""
+        expected = self.state.expected
+        if self.firing is not None:
+            expected[FIRING] = None
+        if QUEUED in self.claim.changes:
+            expected[QUEUED] = list(self.state.queued) or None
+        if TRIGGER in self.claim.changes and self.state.trigger is not None:
+            expected[f"{TRIGGER}.id"] = self.state.trigger.id
+        return Change(self.state.id, expected, self.changes)
+
+
+class Books:
+    """Writes for one owned segment."""
+
+    def __init__(self, recorder: Recorder, *, epoch: int, entities: EntityStore) -> None:
+        self._recorder = recorder
+        self._epoch = epoch
+        self._entities = entities
+
+    def entry(self, state: ScheduleState, claim: Claim) -> Entry:
+        """What is to be written for *claim*, with a run id of its own."""
+        firing = self.ours(Firing(claim.fire, new_run_id(), claim.cause)) if claim.fire is not None else None
+        return Entry(state, claim, firing)
+
+    def ours(self, firing: Firing) -> Firing:
+        """*firing* in this worker's hands."""
+        fields = {**firing.__dict__, "host": self._recorder.host, "worker": self._recorder.worker, "epoch": self._epoch}
+        return Firing(**fields)
+
+    async def write(self, entries: Sequence[Entry]) -> bool:
+        """Write them in one request. False when some found something else than they expected, whichever they are.
+
+        Raises:
+            StoreUnavailable: nothing is known of any of them.
+        """
+        changes = [entry.to_change() for entry in entries]
+        return await self._entities.compare_and_set_many(changes) == len(changes)
+
+    async def segment(self, segment_id: int, after_id: str, limit: int) -> list[Entity]:
+        """A page of the segment's schedules."""
+        return await self._entities.page(after_id=after_id, limit=limit, segment_id=segment_id)
+
+    async def read(self, ids: Sequence[str]) -> list[Entity]:
+        """These schedules, as far as they exist."""
+        return await self._entities.by_ids(ids)
+
+    async def take_over(self, schedule_id: str, firing: Firing) -> bool:
+        """Take a firing that an earlier owner claimed into this worker's hands. False when it is not there any more."""
+        changes = {FIRING: self.ours(firing).to_document()}
+        return await self._entities.compare_and_set(schedule_id, {FIRING_RUN: firing.run_id}, changes)
+
+    async def started(self, schedule_id: str, firing: Firing) -> bool:
+        """Its container has been started for certain. False when the firing is not there any more."""
+        status = {"state": "running", "since": utc(firing.begins_at), "run_id": firing.run_id, **self._worker}
+        return await self._entities.compare_and_set(
+            schedule_id,
+            {FIRING_RUN: firing.run_id},
+            {f"{FIRING}.started": True, **_each("status", status), "status.detail": None},
+        )
+
+    async def close(self, schedule_id: str, firing: Firing, ending: Ending, following: Firing | None) -> bool:
+        """The attempt has ended; *following* is the next one. False when the firing is not there any more."""
+        state = "retrying" if following is not None else REJECTED if ending.reason == REJECTED else "waiting"
+        status: dict[str, Any] = {"state": state, "since": ending.at, "detail": ending.message, "run_id": None}
+        status |= self._worker | {"last_run": last_run(firing, ending)}
+        changes = {FIRING: following.to_document() if following else None, **_each("status", status)}
+        return await self._entities.compare_and_set(schedule_id, {FIRING_RUN: firing.run_id}, changes)
+
+    async def reject(self, state: ScheduleState, now: float) -> None:
+        """Say in the document what is wrong with its config, unless it says so already."""
+        status = state.entity.status
+        if status.get("state") != REJECTED or status.get("detail") != state.problem:
+            changes = _each("status", {"state": REJECTED, "since": utc(now), "detail": state.problem})
+            await self._entities.compare_and_set(state.id, {"revision": state.expected["revision"]}, changes)
+
+    @property
+    def _worker(self) -> dict[str, Any]:
+        return {"worker": self._recorder.worker}
+
+
+def new_run_id() -> str:
+    """An id that no other run has."""
+    return uuid.uuid4().hex
+
+
+def _each(field: str, values: Mapping[str, object]) -> dict[str, object]:
+    """The values as fields of their own below *field*, so that the others there stay."""
+    return {f"{field}.{name}": value for name, value in values.items()}

@@ -1,0 +1,60 @@
+"""How a run ended, and what becomes of its firing. Pure."""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from libs.docker_runner.container import Ended, EndReason
+from services.bot_scheduler.policy import Policy
+from services.bot_scheduler.state import Firing
+
+
+class StopReason(StrEnum):
+    """Why a run was ended on purpose; none of these is tried again."""
+
+    KILLED = "killed"
+    REPLACED = "replaced"
+    DELETED = "deleted"
+    WITHDRAWN = "withdrawn"
+
+
+REJECTED = "rejected"
+"""What its owner wrote is wrong; trying again cannot help."""
+NOT_STARTED = "not-started"
+"""Its container could not be started for a long while."""
+LOST = "missing"
+"""Its worker died, and nobody saw what became of it."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How one attempt ended. *ended* is None when no container of it was seen."""
+
+    reason: str
+    at: datetime
+    message: str = ""
+    ended: Ended | None = None
+    stopped_on_purpose: bool = False
+
+    @property
+    def succeeded(self) -> bool:
+        """`main` returned."""
+        return self.reason == EndReason.FINISHED
+
+    @property
+    def is_final(self) -> bool:
+        """Whether another attempt makes no sense."""
+        return self.stopped_on_purpose or self.succeeded or self.reason == REJECTED
+
+
+def next_attempt(firing: Firing, ending: Ending, policy: Policy, now: float, run_id: str) -> Firing | None:
+    """The attempt that follows, with *run_id*; None when the firing is done with."""
+    delay = policy.retry_after(firing.attempt)
+    if ending.is_final or delay is None:
+        return None
+    return replace(firing, run_id=run_id, attempt=firing.attempt + 1, started=False, not_before=now + delay)
+
+
+def utc(instant: float) -> datetime:
+    """Unix seconds as a time with its zone."""
+    return datetime.fromtimestamp(instant, UTC)

@@ -1,0 +1,89 @@
+"""What an earlier owner of the segment left behind: firings that were claimed, and containers that run for them.
+
+A firing becomes one run, whatever died. Its container is the proof that the run began: where there is one, it is seen
+through. Where there is none, the run can be begun only if it certainly never was: its time has not come yet, or it
+was to begin on this very host. Otherwise it is written down as lost; `config.retries` then decides like for any
+other failure.
+"""
+
+from collections.abc import Sequence
+
+from libs.core.log import get_logger
+from libs.core.store.runs import RunRecord
+from libs.docker_runner.container import ContainerState, ManagedContainer
+from services.bot_scheduler.books import new_run_id
+from services.bot_scheduler.ending import LOST, Ending, next_attempt, utc
+from services.bot_scheduler.policy import Policy
+from services.bot_scheduler.run import RunKit, ScheduledRun, persistently
+from services.bot_scheduler.state import Firing, ScheduleState
+
+log = get_logger(__name__)
+
+# The clocks of two workers may differ; the earlier owner's may have been ahead.
+_CLOCKS_DIFFER_SECONDS = 5.0
+
+
+class Inheritance:
+    """Takes over for one owned segment. *host* is the Docker host of this worker."""
+
+    def __init__(self, kit: RunKit, *, host: str) -> None:
+        self._kit = kit
+        self._host = host
+
+    async def take(
+        self, state: ScheduleState, containers: Sequence[ManagedContainer], now: float
+    ) -> ScheduledRun | None:
+        """The run that goes on for the firing in *state*; None when the firing is done with.
+
+        Raises:
+            Retryable: try again; nothing was begun.
+        """
+        firing = state.firing
+        if firing is None:
+            return None
+        found = next((c for c in containers if c.run_id == firing.run_id), None)
+        if found is not None and found.state is not ContainerState.CREATED:
+            log.info("run taken over", schedule=state.id, run=firing.run_id, container=found.name)
+            await self._kit.books.take_over(state.id, firing)
+            return ScheduledRun(state, self._kit.books.ours(firing), self._kit, adopted=found)
+        known = await self._kit.records.known_end(firing)
+        if known is None and may_begin(firing, host=self._host, now=now):
+            log.info("firing taken over", schedule=state.id, run=firing.run_id)
+            if not await self._kit.books.take_over(state.id, firing):
+                return None
+            return ScheduledRun(state, self._kit.books.ours(firing), self._kit)
+        return await self._over(state, firing, known, now)
+
+    async def end_strays(self, strays: Sequence[ManagedContainer]) -> None:
+        """End containers that no firing knows: of schedules that were deleted while nobody was there."""
+        for container in strays:
+            log.warning("container of no firing is ended", schedule=container.id, run=container.run_id)
+            await persistently(lambda c=container: self._kit.runner.stop(c, self._kit.stop_grace_seconds))  # type: ignore[misc]
+            await self._kit.records.output_read(container)
+            await persistently(lambda c=container: self._kit.runner.remove(c))  # type: ignore[misc]
+
+    async def _over(
+        self, state: ScheduleState, firing: Firing, known: RunRecord | None, now: float
+    ) -> ScheduledRun | None:
+        """The attempt has ended: as somebody wrote down, or unseen."""
+        kit = self._kit
+        if known is not None and known.reason is not None:
+            ending = Ending(known.reason, known.ended_at or utc(now), known.message or "")
+        else:
+            message = "its worker is gone, and nobody saw what became of the run"
+            ending = Ending(LOST, utc(now), message)
+            log.warning("run lost", schedule=state.id, run=firing.run_id, host=firing.host)
+            await kit.records.ended(state, firing, ending)
+        policy = state.definition.policy if state.definition is not None else Policy()
+        following = next_attempt(firing, ending, policy, now, new_run_id())
+        following = kit.books.ours(following) if following is not None else None
+        if not await kit.books.close(state.id, firing, ending, following) or following is None:
+            return None
+        return ScheduledRun(state, following, kit)
+
+
+def may_begin(firing: Firing, *, host: str, now: float) -> bool:
+    """Whether a firing without a container on *host* has certainly not been run, so that it may be begun now."""
+    if firing.started:
+        return False
+    return firing.host == host or firing.begins_at > now + _CLOCKS_DIFFER_SECONDS

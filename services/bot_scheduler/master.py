@@ -1,0 +1,13 @@
+"""The bot-scheduler's master: decides which worker runs which schedules."""
+
+from collections.abc import Mapping
+
+from libs.autoscaler.master_loop import autoscaling
+from libs.core.master.role import MasterRole
+from libs.core.process import run_process
+from libs.core.service import BOT_SCHEDULER
+
+
+def main(flags: Mapping[str, object]) -> int:
+    """Run until told to stop; *flags* by their command-line names. Returns the exit code."""
+    return run_process(BOT_SCHEDULER, MasterRole(loops=autoscaling), flags)

@@ -1,0 +1,121 @@
+"""What a schedule's config says besides its code's own settings: when it fires, and what happens when that is hard."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+from libs.core.errors import UserError
+from services.bot_scheduler.cron import Schedule, parse
+
+MAX_RETRY_DELAY_SECONDS = 300.0
+_MAX_RETRIES = 100
+_WEEK_SECONDS = 7 * 86_400.0
+
+E = TypeVar("E", bound=StrEnum)
+
+
+class PolicyInvalid(UserError):
+    """A field of the config is wrong; only the schedule's owner can mend that."""
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        super().__init__(f"config.{field} is {value!r}; it must be {allowed}")
+        self.field = field
+        self.value = value
+
+
+class Overlap(StrEnum):
+    """What becomes of a firing while the run before still goes on.
+
+    SKIP: it does not run. QUEUE: it runs afterwards, one after the other. REPLACE: the run before is stopped for it.
+    """
+
+    SKIP = "skip"
+    QUEUE = "queue"
+    REPLACE = "replace"
+
+
+class Misfire(StrEnum):
+    """What becomes of firings that nobody was there for in time: RUN_ONCE for all of them together, or SKIP."""
+
+    RUN_ONCE = "run_once"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a schedule behaves.
+
+    Attributes:
+        misfire_grace_seconds: a firing up to so late is run whatever *misfire* says.
+        timeout_seconds: how long one run may take before it is stopped; None for as long as it likes.
+        retries: how often a run that failed is tried again.
+        retry_delay_seconds: how long before the first of them; each further one waits twice as long.
+    """
+
+    overlap: Overlap = Overlap.SKIP
+    misfire: Misfire = Misfire.RUN_ONCE
+    misfire_grace_seconds: float = 60.0
+    timeout_seconds: float | None = None
+    retries: int = 0
+    retry_delay_seconds: float = 5.0
+
+    def retry_after(self, attempt: int) -> float | None:
+        """Seconds to wait after the *attempt*-th run (from 1 on) has failed; None when it was the last."""
+        if attempt > self.retries:
+            return None
+        longest = max(MAX_RETRY_DELAY_SECONDS, self.retry_delay_seconds)
+        return min(longest, self.retry_delay_seconds * 2.0 ** (attempt - 1))
+
+
+@dataclass(frozen=True)
+class Definition:
+    """When a schedule fires and how it behaves."""
+
+    schedule: Schedule
+    policy: Policy
+
+
+def read_definition(config: Mapping[str, object]) -> Definition:
+    """The definition in an entity's `config`.
+
+    Raises:
+        UserError: `CronInvalid` or `PolicyInvalid`; the message names the field and the remedy.
+    """
+    return Definition(parse(config.get("schedule"), config.get("timezone")), _policy(config))
+
+
+def _policy(config: Mapping[str, object]) -> Policy:
+    default = Policy()
+    retries = _number(config, "retries", 0, 0, _MAX_RETRIES)
+    if retries != int(retries):
+        raise PolicyInvalid("retries", retries, "a whole number")
+    timeout = config.get("timeout")
+    return Policy(
+        overlap=_one_of(Overlap, config, "overlap", default.overlap),
+        misfire=_one_of(Misfire, config, "misfire", default.misfire),
+        misfire_grace_seconds=_number(config, "misfireGrace", default.misfire_grace_seconds, 0, 52 * _WEEK_SECONDS),
+        timeout_seconds=None if timeout is None else _number(config, "timeout", 0, 0.1, _WEEK_SECONDS),
+        retries=int(retries),
+        retry_delay_seconds=_number(config, "retryDelay", default.retry_delay_seconds, 0, 86_400),
+    )
+
+
+def _one_of(kind: type[E], config: Mapping[str, object], field: str, default: E) -> E:
+    value = config.get(field)
+    if value is None:
+        return default
+    if not isinstance(value, str) or value not in set(kind):
+        raise PolicyInvalid(field, value, f"one of {', '.join(kind)}")
+    return kind(value)
+
+
+def _number(config: Mapping[str, object], field: str, default: float, least: float, most: float) -> float:
+    value = config.get(field)
+    if value is None:
+        return default
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not least <= value <= most:  # type: ignore[operator]
+        raise PolicyInvalid(field, value, f"a number from {least:g} to {most:g}")
+    return float(value)  # type: ignore[arg-type]

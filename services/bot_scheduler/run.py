@@ -1,0 +1,261 @@
+"""One firing, from its claim until it is done with: begin on time, see the container through, try again what failed."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+from prometheus_client import Counter, Histogram
+from structlog.contextvars import bound_contextvars
+
+from libs.core.backoff import Backoff
+from libs.core.errors import Retryable, UserError
+from libs.core.log import get_logger
+from libs.core.wake import Wake
+from libs.core.worker.handler import OwnedSegment
+from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer
+from libs.docker_runner.executable import Executable
+from services.bot_scheduler.books import Books, new_run_id
+from services.bot_scheduler.ending import NOT_STARTED, REJECTED, Ending, StopReason, next_attempt, utc
+from services.bot_scheduler.policy import Policy
+from services.bot_scheduler.records import RunRecords
+from services.bot_scheduler.state import Cause, Firing, ScheduleState
+from services.bot_scheduler.workshop import Workshop
+
+log = get_logger(__name__)
+
+LATENESS_SECONDS = Histogram(
+    "runtime_schedule_lateness_seconds",
+    "How long after its due time a firing's container was asked for.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 60),
+)
+RUNS = Counter("runtime_schedule_runs_total", "Attempts of schedules' runs by how they ended.", ["reason"])
+
+START_PATIENCE_SECONDS = 300.0
+_UNPROVEN_SECONDS = 0.2
+_LOOK_SECONDS = 30.0
+
+T = TypeVar("T")
+
+
+class Runner(Protocol):
+    """What a run needs of the docker runner."""
+
+    async def start(self, executable: Executable) -> ManagedContainer:
+        """The running container of *executable*."""
+
+    async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
+        """End it."""
+
+    async def remove(self, container: ManagedContainer) -> Ended:
+        """Take it away, and say why it ended."""
+
+    async def inspect(self, container_id: str) -> ManagedContainer | None:
+        """As it is now; None when it is gone."""
+
+
+@dataclass(frozen=True)
+class RunKit:
+    """What the runs of one owned segment share.
+
+    Attributes:
+        containers: the segment's containers as they are now.
+    """
+
+    owned: OwnedSegment
+    runner: Runner
+    containers: Callable[[], Awaitable[list[ManagedContainer]]]
+    books: Books
+    records: RunRecords
+    workshop: Workshop
+    stop_grace_seconds: float = 30.0
+    clock: Callable[[], float] = time.time
+
+
+class ScheduledRun:
+    """Carries one firing out. Cancelled, it leaves the container and the document as they are, for the next owner.
+
+    Args:
+        adopted: the container of this attempt, when an earlier owner started it.
+    """
+
+    def __init__(
+        self, state: ScheduleState, firing: Firing, kit: RunKit, adopted: ManagedContainer | None = None
+    ) -> None:
+        self._state = state
+        self._kit = kit
+        self._adopted = adopted
+        self._policy = state.definition.policy if state.definition is not None else Policy()
+        self._stop: StopReason | None = None
+        self._wake = Wake()
+        self.firing = firing
+        self.container: ManagedContainer | None = adopted
+
+    def look(self) -> None:
+        """Something happened to the container."""
+        self._wake.set()
+
+    def update(self, state: ScheduleState) -> None:
+        """The schedule's document has changed; an attempt that is begun later follows it."""
+        self._state = state
+        self._policy = state.definition.policy if state.definition is not None else self._policy
+        if not state.runnable and self.container is None and self.firing.cause is not Cause.MANUAL:
+            self.stop(StopReason.WITHDRAWN)
+
+    def stop(self, reason: StopReason) -> None:
+        """End the run, or do not begin it. The first reason stays."""
+        if self._stop is None:
+            self._stop = reason
+            self._wake.set()
+
+    async def carry_out(self) -> None:
+        """Return when the firing is done with, all attempts included."""
+        with bound_contextvars(schedule=self._state.id):
+            while True:
+                with bound_contextvars(run=self.firing.run_id):
+                    following = await self._one_attempt()
+                if following is None:
+                    return
+                self.firing = following
+
+    async def _one_attempt(self) -> Firing | None:
+        kit, firing = self._kit, self.firing
+        ending = await self._attempt(firing)
+        self.container = self._adopted = None
+        RUNS.labels(ending.reason).inc()
+        following = next_attempt(firing, ending, self._policy, kit.clock(), new_run_id())
+        following = kit.books.ours(following) if following is not None else None
+        level = log.info if ending.succeeded else log.warning
+        level("run ended", reason=ending.reason, message=ending.message, attempt=firing.attempt, again=bool(following))
+        await persistently(lambda: kit.records.ended(self._state, firing, ending))
+        there = await persistently(lambda: kit.books.close(self._state.id, firing, ending, following))
+        return following if there else None
+
+    async def _attempt(self, firing: Firing) -> Ending:
+        container = self._adopted
+        if container is not None:
+            self._kit.records.follow(container)
+            await persistently(lambda: self._kit.records.adopted(self._state, firing, container))
+            return await self._see_through(container)
+        try:
+            executable = self._kit.workshop.build(self._state, firing)
+        except UserError as error:
+            return Ending(REJECTED, self._now(), str(error))
+        started = await self._start(executable, firing)
+        if isinstance(started, Ending):
+            return started
+        self.container = started
+        self._kit.records.follow(started)
+        # Before the container can be removed: without it, a new owner who does not find it would start another.
+        await persistently(lambda: self._kit.books.started(self._state.id, firing))
+        await persistently(lambda: self._kit.records.started(self._state, firing, started, executable))
+        return await self._see_through(started)
+
+    # --- beginning
+
+    async def _start(self, executable: Executable, firing: Firing) -> ManagedContainer | Ending:
+        """Start it when its time has come, and again when that fails for a reason that may pass."""
+        kit = self._kit
+        backoff = Backoff(initial_seconds=0.5, cap_seconds=30.0)
+        while (left := firing.begins_at - kit.clock()) > 0 and self._stop is None:
+            await self._wake.wait_at_most(min(left, _LOOK_SECONDS))
+        if firing.cause is Cause.SCHEDULE and firing.attempt == 1:
+            LATENESS_SECONDS.observe(max(0.0, kit.clock() - firing.begins_at))
+        give_up_at = max(kit.clock(), firing.begins_at) + START_PATIENCE_SECONDS
+        while self._stop is None:
+            if not kit.owned.proven():
+                # Frozen or cut off: another owner may be deciding about this firing by now.
+                await self._wake.wait_at_most(_UNPROVEN_SECONDS)
+                continue
+            try:
+                container = await kit.runner.start(executable)
+                if container.run_id == firing.run_id:
+                    return container
+                log.warning("an earlier run is in the way and is ended", container=container.name)
+                await kit.runner.stop(container, kit.stop_grace_seconds)
+                await kit.runner.remove(container)
+            except UserError as error:
+                return Ending(REJECTED, self._now(), str(error))
+            except Retryable as error:
+                log.warning("run not started", reason=str(error), attempt=firing.attempt)
+                if kit.clock() > give_up_at:
+                    return Ending(NOT_STARTED, self._now(), str(error))
+                await self._wake.wait_at_most(backoff.next_seconds())
+                if (found := await self._find(firing)) is not None:
+                    return found
+        return Ending(self._stop, self._now(), "it was not begun any more", stopped_on_purpose=True)
+
+    async def _find(self, firing: Firing) -> ManagedContainer | None:
+        """The container of this attempt: a start whose answer was lost has made it all the same."""
+        try:
+            containers = await self._kit.containers()
+        except Retryable:
+            return None
+        found = next((c for c in containers if c.run_id == firing.run_id), None)
+        return found if found is not None and found.state is not ContainerState.CREATED else None
+
+    # --- seeing it through
+
+    async def _see_through(self, container: ManagedContainer) -> Ending:
+        """Wait for the container's end, or bring it about; take its output, and take it away."""
+        kit, stopped, message = self._kit, "", ""
+        deadline = self._deadline(container)
+        while True:
+            if self._stop is not None and not stopped:
+                stopped = self._stop
+                await self._end(container)
+            elif deadline is not None and kit.clock() >= deadline and not stopped:
+                stopped = EndReason.TIMEOUT
+                message = f"it took longer than config.timeout, {self._policy.timeout_seconds:g} s"
+                await self._end(container)
+            current = await persistently(lambda: kit.runner.inspect(container.container_id))
+            if current is None or current.state is ContainerState.EXITED:
+                break
+            left = _LOOK_SECONDS if deadline is None else deadline - kit.clock()
+            await self._wake.wait_at_most(max(0.0, min(_LOOK_SECONDS, left)))
+        await kit.records.output_read(container)
+        ended = await persistently(lambda: kit.runner.remove(container))
+        reason = stopped or str(ended.reason)
+        return Ending(
+            reason,
+            ended.finished_at or self._now(),
+            message or _message(ended),
+            ended,
+            stopped_on_purpose=self._stop is not None and stopped == self._stop,
+        )
+
+    async def _end(self, container: ManagedContainer) -> None:
+        # The kill switch is for the moment when the code itself cannot be trusted to stop.
+        grace = 0.0 if self._stop is StopReason.KILLED else self._kit.stop_grace_seconds
+        await persistently(lambda: self._kit.runner.stop(container, grace))
+
+    def _deadline(self, container: ManagedContainer) -> float | None:
+        if self._policy.timeout_seconds is None:
+            return None
+        begun = container.started_at.timestamp() if container.started_at is not None else self._kit.clock()
+        return begun + self._policy.timeout_seconds
+
+    def _now(self) -> datetime:
+        return utc(self._kit.clock())
+
+
+async def persistently(call: Callable[[], Awaitable[T]]) -> T:
+    """Call it until it works; what can never work is raised. Cancelling ends it."""
+    backoff = Backoff(initial_seconds=0.2, cap_seconds=5.0)
+    while True:
+        try:
+            return await call()
+        except Retryable as error:
+            pause = backoff.next_seconds()
+            log.warning("tried again", reason=str(error), in_seconds=round(pause, 2))
+            await asyncio.sleep(pause)
+
+
+def _message(ended: Ended) -> str:
+    """The last thing that a failed run said."""
+    if ended.reason is EndReason.FINISHED:
+        return ""
+    last = next((line for line in reversed(ended.last_lines) if line.strip()), "")
+    return (ended.error or last)[:500]

@@ -1,0 +1,274 @@
+"""Fires the schedules of one owned segment on time: claim in MongoDB, then run.
+
+Due times are kept in memory and looked at when they come; the documents are read when something is said to have
+changed, and now and then in any case. What is in memory may be old: a claim only counts if MongoDB finds the document
+as it was read.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from libs.core.backoff import Backoff
+from libs.core.errors import Retryable
+from libs.core.log import get_logger
+from libs.core.wake import Wake
+from libs.core.worker.handler import OwnedSegment
+from services.bot_scheduler.agenda import Agenda
+from services.bot_scheduler.books import Books, Entry, new_run_id
+from services.bot_scheduler.decide import Claim, Wait, decide
+from services.bot_scheduler.ending import Ending, StopReason, utc
+from services.bot_scheduler.inheritance import Inheritance
+from services.bot_scheduler.records import RunRecords
+from services.bot_scheduler.run import RunKit, ScheduledRun, persistently
+from services.bot_scheduler.state import FIRING, Cause, Firing, ScheduleState
+
+log = get_logger(__name__)
+
+_PAGE = 100
+_LONGEST_SLEEP_SECONDS = 30.0
+# A claim takes a round trip and a little for each schedule that is due at the same moment. Made so much earlier, it
+# is there when the moment comes.
+_AHEAD_SECONDS = 0.01
+_AHEAD_SECONDS_EACH = 0.0005
+_MOST_AHEAD_SECONDS = 1.0
+
+
+class SegmentScheduler:
+    """Runs one segment's schedules until it is cancelled."""
+
+    def __init__(
+        self,
+        owned: OwnedSegment,
+        *,
+        kit: RunKit,
+        inheritance: Inheritance,
+        scan_interval_seconds: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._owned = owned
+        self._kit = kit
+        self._books: Books = kit.books
+        self._records: RunRecords = kit.records
+        self._inheritance = inheritance
+        self._scan_interval = scan_interval_seconds
+        self._clock = clock
+        self._states: dict[str, ScheduleState] = {}
+        self._runs: dict[str, ScheduledRun] = {}
+        self._agenda = Agenda()
+        self._pulse = Wake()
+        self._claiming: set[str] = set()
+        self._inherited = False
+
+    @property
+    def running(self) -> int:
+        """How many runs have a container."""
+        return sum(run.container is not None for run in self._runs.values())
+
+    async def run(self) -> None:
+        """Fire, for ever. A database that is away is waited for; what runs goes on running meanwhile."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._read_for_ever(tasks), name="read schedules")
+            tasks.create_task(self._fire_for_ever(tasks), name="fire schedules")
+
+    def container_changed(self, schedule_id: str) -> None:
+        """Something happened to the container of this schedule; "" for any of them."""
+        for run_of, run in self._runs.items():
+            if schedule_id in (run_of, ""):
+                run.look()
+
+    # --- reading
+
+    async def _read_for_ever(self, tasks: asyncio.TaskGroup) -> None:
+        backoff = Backoff(initial_seconds=0.2, cap_seconds=5.0)
+        while True:
+            try:
+                await self.read_once(tasks)
+                backoff.reset()
+                pause = self._scan_interval
+            except Retryable as error:
+                pause = backoff.next_seconds()
+                log.warning("schedules cannot be read", reason=str(error), retry_in_seconds=round(pause, 2))
+            await self._owned.wake.wait_at_most(pause)
+
+    async def read_once(self, tasks: asyncio.TaskGroup) -> None:
+        """Read the segment's documents, and begin in *tasks* what an earlier owner has left undone.
+
+        Raises:
+            Retryable: not all of them could be read.
+        """
+        seen: set[str] = set()
+        last = ""
+        while True:
+            page = await self._books.segment(self._owned.segment_id, last, _PAGE)
+            for entity in page:
+                seen.add(entity.id)
+                if entity.id not in self._claiming:
+                    await self._take(ScheduleState.of(entity))
+            if len(page) < _PAGE:
+                break
+            last = page[-1].id
+        for gone in self._states.keys() - seen:
+            self._forget(gone)
+        await self._inherit(tasks)
+        self._pulse.set()
+
+    async def _take(self, state: ScheduleState) -> None:
+        """What a document says now."""
+        self._states[state.id] = state
+        run = self._runs.get(state.id)
+        if run is not None:
+            if state.held:
+                run.stop(StopReason.KILLED)
+            run.update(state)
+        if state.definition is None:
+            await self._books.reject(state, self._clock())
+        self._plan(state.id)
+
+    def _forget(self, schedule_id: str) -> None:
+        del self._states[schedule_id]
+        self._agenda.put(schedule_id, None)
+        if (run := self._runs.get(schedule_id)) is not None:
+            run.stop(StopReason.DELETED)
+
+    def _plan(self, schedule_id: str) -> None:
+        """Look at the schedule again when there will be something to do."""
+        state = self._states.get(schedule_id)
+        if state is None:
+            return
+        decision = decide(state, self._clock(), busy=self._is_busy(state))
+        self._agenda.put(schedule_id, decision.until if isinstance(decision, Wait) else 0.0)
+
+    def _is_busy(self, state: ScheduleState) -> bool:
+        return state.id in self._runs or state.firing is not None
+
+    # --- firing
+
+    async def _fire_for_ever(self, tasks: asyncio.TaskGroup) -> None:
+        backoff = Backoff(initial_seconds=0.2, cap_seconds=5.0)
+        while True:
+            pause = self._pause()
+            if pause > 0:
+                await self._pulse.wait_at_most(pause)
+                continue
+            try:
+                await self.fire_once(tasks)
+                backoff.reset()
+            except Retryable as error:
+                pause = backoff.next_seconds()
+                log.warning("firings cannot be claimed", reason=str(error), retry_in_seconds=round(pause, 2))
+                await asyncio.sleep(pause)
+
+    def _pause(self) -> float:
+        first = self._agenda.first()
+        if first is None or not self._owned.proven():
+            return 0.2 if first is not None else _LONGEST_SLEEP_SECONDS
+        ahead = _ahead_seconds(self._agenda.count_until(max(first, self._clock())))
+        return min(_LONGEST_SLEEP_SECONDS, first - ahead - self._clock())
+
+    async def fire_once(self, tasks: asyncio.TaskGroup) -> None:
+        """Claim what is due now, and begin its runs in *tasks*.
+
+        Raises:
+            Retryable: it is not known what became of the claims; they are looked at again.
+        """
+        now = self._clock()
+        first = self._agenda.first()
+        ahead = _ahead_seconds(self._agenda.count_until(max(first or now, now)))
+        ids = self._agenda.take_until(now + ahead)
+        entries = [entry for schedule_id in ids if (entry := self._entry(schedule_id, now, ahead)) is not None]
+        if not entries:
+            return
+        self._claiming = {entry.state.id for entry in entries}
+        try:
+            if await self._books.write(entries):
+                for entry in entries:
+                    self._claimed(entry, tasks)
+            else:
+                await self._sort_out(entries, tasks)
+        except Retryable:
+            await self._sort_out(entries, tasks)
+        finally:
+            self._claiming = set()
+
+    def _entry(self, schedule_id: str, now: float, ahead: float) -> Entry | None:
+        state = self._states.get(schedule_id)
+        if state is None:
+            return None
+        decision = decide(state, now, busy=self._is_busy(state), ahead_seconds=ahead)
+        if isinstance(decision, Claim):
+            return self._books.entry(state, decision)
+        self._agenda.put(schedule_id, decision.until)
+        return None
+
+    async def _sort_out(self, entries: Sequence[Entry], tasks: asyncio.TaskGroup) -> None:
+        """Not all were written, or nobody knows: see which were, by the run ids that only we know."""
+        entities = await persistently(lambda: self._books.read([entry.state.id for entry in entries]))
+        found = {entity.id: ScheduleState.of(entity) for entity in entities}
+        for entry in entries:
+            state = found.get(entry.state.id)
+            if state is None:
+                self._forget(entry.state.id)
+            elif entry.firing is not None and state.firing is not None and state.firing.run_id == entry.firing.run_id:
+                self._claimed(entry, tasks)
+            else:
+                await self._take(state)
+
+    def _claimed(self, entry: Entry, tasks: asyncio.TaskGroup) -> None:
+        state = entry.state.after_write(entry.changes)
+        self._states[state.id] = state
+        if entry.firing is not None:
+            self.begin(ScheduledRun(state, entry.firing, self._kit), state.id, tasks)
+        if entry.claim.replace and (run := self._runs.get(state.id)) is not None:
+            run.stop(StopReason.REPLACED)
+        if entry.claim.drop is not None:
+            tasks.create_task(self._note_dropped(state, *entry.claim.drop), name="note a firing without a run")
+        self._plan(state.id)
+
+    async def _note_dropped(self, state: ScheduleState, at: int, reason: str) -> None:
+        message = f"the firing of {utc(at).isoformat()} got no run"
+        log.warning("firing dropped", schedule=state.id, reason=reason, at=utc(at).isoformat())
+        firing = Firing(at, new_run_id(), Cause.SCHEDULE)
+        ending = Ending(reason, utc(self._clock()), message)
+        await persistently(lambda: self._records.ended(state, firing, ending))
+
+    # --- runs
+
+    def begin(self, run: ScheduledRun, schedule_id: str, tasks: asyncio.TaskGroup) -> None:
+        """Carry *run* out in *tasks*; it is the schedule's only one until it is done with."""
+        self._runs[schedule_id] = run
+        tasks.create_task(self._carry_out(run, schedule_id), name=f"run {schedule_id[:40]!r}")
+
+    async def _carry_out(self, run: ScheduledRun, schedule_id: str) -> None:
+        try:
+            await run.carry_out()
+        except Exception:
+            # One schedule that cannot be run must not take the others down; the next owner, or reading, sorts it out.
+            log.exception("run failed", schedule=schedule_id)
+        del self._runs[schedule_id]
+        if (state := self._states.get(schedule_id)) is not None:
+            self._states[schedule_id] = state.after_write({FIRING: None})
+            self._plan(schedule_id)
+            self._pulse.set()
+
+    async def _inherit(self, tasks: asyncio.TaskGroup) -> None:
+        """Take up firings that are claimed and not in hand here: those of an earlier owner of the segment."""
+        left = [state for state in self._states.values() if state.firing and state.id not in self._runs]
+        if not left and self._inherited:
+            return
+        before = {run.firing.run_id for run in self._runs.values()}
+        containers = await self._kit.containers()
+        for state in left:
+            run = await self._inheritance.take(state, containers, self._clock())
+            if run is not None:
+                self.begin(run, state.id, tasks)
+            else:
+                self._states[state.id] = self._states[state.id].after_write({FIRING: None})
+                self._plan(state.id)
+        in_hand = before | {run.firing.run_id for run in self._runs.values()}
+        await self._inheritance.end_strays([c for c in containers if c.run_id not in in_hand])
+        self._inherited = True
+
+
+def _ahead_seconds(number: int) -> float:
+    return min(_MOST_AHEAD_SECONDS, _AHEAD_SECONDS + _AHEAD_SECONDS_EACH * number)
