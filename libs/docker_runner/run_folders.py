@@ -15,16 +15,20 @@ from pathlib import Path
 
 from libs.docker_runner import keepalive
 from libs.docker_runner.container import EndReason, ManagedContainer
+from libs.docker_runner.entrypoints import node
+from libs.docker_runner.entrypoints.guard import metadata_guard
+from libs.docker_runner.entrypoints.python import supervisor, the0_bot_process
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.names import run_folder, scope_folder
 from libs.docker_runner.sandbox import Paths, code_mount
 
-_ENTRYPOINTS = "libs.docker_runner.entrypoints"
-_FILES = {
-    "python": ("supervisor.py", "the0_bot_process.py"),
-    "node": ("supervisor.js", "the0_bot_process.js"),
-    "guard": ("metadata_guard.py",),
-}
+_FILES = (
+    (supervisor, "supervisor.py"),
+    (the0_bot_process, "the0_bot_process.py"),
+    (node, "supervisor.js"),
+    (node, "the0_bot_process.js"),
+    (metadata_guard, "metadata_guard.py"),
+)
 
 
 @dataclass(frozen=True)
@@ -180,11 +184,10 @@ class RunFolders:
 
 def _install_entrypoints(directory: Path) -> Path:
     """A folder with the entrypoints as they are, named by their digest; other versions' containers keep theirs."""
-    contents = {
-        f"{group}/{name}": (resources.files(_ENTRYPOINTS) / group / name).read_bytes()
-        for group, names in _FILES.items()
-        for name in names
-    }
+    contents = {}
+    for module, name in _FILES:
+        package = str(module.__package__)
+        contents[f"{package.rpartition('.')[2]}/{name}"] = (resources.files(package) / name).read_bytes()
     digest = hashlib.sha256(b"".join(name.encode() + b"\0" + text for name, text in sorted(contents.items())))
     folder = directory / digest.hexdigest()[:16]
     if folder.exists():

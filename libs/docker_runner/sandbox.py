@@ -160,7 +160,8 @@ def _tmpfs(limits: Limits) -> str:
 
 
 def _ulimits(limits: Limits) -> list[Mapping[str, Any]]:
-    largest_file = max(limits.tmp_bytes, limits.result_bytes + MIB)
+    # Above /tmp's size, so that a full one is told as a full disk.
+    largest_file = max(limits.tmp_bytes, limits.result_bytes) + MIB
     values = {"nofile": limits.open_files, "core": 0, "fsize": largest_file, "memlock": 8 * MIB}
     return [{"Name": name, "Soft": value, "Hard": value} for name, value in values.items()]
 

@@ -210,7 +210,7 @@ class Supervisor {
     if (!fs.existsSync(file)) return;
     const head = JSON.stringify({ reason: this.reason, kind, ...measured() });
     try {
-      const descriptor = fs.openSync(file, "r+");
+      const descriptor = fs.openSync(file, "w");
       fs.writeFileSync(descriptor, Buffer.concat([Buffer.from(head + "\n"), payload]));
       fs.closeSync(descriptor);
     } catch (error) {

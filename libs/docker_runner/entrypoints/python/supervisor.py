@@ -316,7 +316,7 @@ class Supervisor:
         usage = ", ".join(f'"{name}": {value}' for name, value in measured().items())
         head = f'{{"reason": "{self._reason}", "kind": "{kind}", {usage}}}\n'
         try:
-            with open(path, "r+b", buffering=0) as file:
+            with open(path, "wb", buffering=0) as file:
                 for part in (head.encode(), payload):
                     while part:
                         part = part[file.write(part) :]

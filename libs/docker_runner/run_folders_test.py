@@ -1,0 +1,99 @@
+"""What a container is told, and what it leaves, in files."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from libs.docker_runner.container import ContainerState, EndReason, ManagedContainer, from_labels
+from libs.docker_runner.errors import EntrypointMissing
+from libs.docker_runner.executable_test import BOT
+from libs.docker_runner.run_folders import Outcome, RunFolders
+from libs.docker_runner.starting import check_script
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> RunFolders:
+    made = RunFolders(tmp_path)
+    made.prepare()
+    return made
+
+
+def container(token: str = "t") -> ManagedContainer:
+    labels = {"runtime.scope": BOT.scope, "runtime.token": token}
+    return from_labels(labels, container_id="c", name="n", state=ContainerState.EXITED)
+
+
+def test_the_bot_is_told_its_id_and_config(folders: RunFolders, tmp_path: Path) -> None:
+    paths = folders.create(replace(BOT, id="../x", config={"a": "ü"}), "n", "t", Path("/code"))
+    assert json.loads((paths.spec / "spec.json").read_text())["id"] == "../x"
+    assert json.loads((paths.spec / "config.json").read_text()) == {"a": "ü"}
+    assert paths.spec.is_relative_to(tmp_path / "runs")
+
+
+def test_no_other_user_of_the_host_can_read_it(folders: RunFolders, tmp_path: Path) -> None:
+    folders.create(BOT, "n", "t", Path("/code"))
+    assert (tmp_path / "runs").stat().st_mode & 0o777 == 0o700
+
+
+def test_what_the_supervisor_left_is_read_back(folders: RunFolders) -> None:
+    paths = folders.create(BOT, "n", "t", Path("/code"))
+    head = '{"reason": "exit", "kind": "result", "cpu_seconds": 1.5, "peak_memory_bytes": 9, "oom_kills": null}\n'
+    paths.outcome.write_text(head + '{"a": 1}')
+    expected = Outcome("exit", "result", b'{"a": 1}', 1.5, 9, 0)
+    assert folders.read_outcome(container(), 100) == expected
+
+
+@pytest.mark.parametrize("left", [b"", b"garbage", b"[]\nx", b'{"reason": {}, "cpu_seconds": "x"}\n', b"\xff" * 9999])
+def test_nonsense_that_a_bot_left_is_no_error(folders: RunFolders, left: bytes) -> None:
+    folders.create(BOT, "n", "t", Path("/code")).outcome.write_bytes(left)
+    assert folders.read_outcome(container(), 100).cpu_seconds is None
+
+
+def test_a_payload_over_the_limit_is_not_read(folders: RunFolders) -> None:
+    folders.create(BOT, "n", "t", Path("/code")).outcome.write_bytes(b'{"kind": "result"}\n' + b"x" * 101)
+    found = folders.read_outcome(container(), 100)
+    assert (found.payload, found.too_large) == (b"", True)
+
+
+def test_the_first_reason_of_a_stop_stays(folders: RunFolders) -> None:
+    folders.create(BOT, "n", "t", Path("/code"))
+    assert folders.stop_reason(container()) is None
+    folders.mark_stopped(container(), EndReason.TIMEOUT)
+    folders.mark_stopped(container(), EndReason.STOPPED)
+    assert folders.stop_reason(container()) is EndReason.TIMEOUT
+
+
+def test_the_starts_of_a_name_do_not_share_a_folder(folders: RunFolders) -> None:
+    for token in ("t1", "t2"):
+        folders.create(BOT, "n", token, Path("/code"))
+    folders.remove(BOT.scope, "n", "t1")
+    folders.remove(BOT.scope, "n", "t1")
+    assert [(name, token) for name, token, _ in folders.starts(BOT.scope)] == [("n", "t2")]
+
+
+def test_the_entrypoints_are_copied_as_they_are(folders: RunFolders) -> None:
+    source = Path(__file__).parent / "entrypoints"
+    for name in ("python/supervisor.py", "python/the0_bot_process.py", "node/supervisor.js", "guard/metadata_guard.py"):
+        assert (folders.entrypoints / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_preparing_twice_is_harmless(folders: RunFolders, tmp_path: Path) -> None:
+    folders.prepare()
+    assert len(list((tmp_path / "entrypoints").iterdir())) == 1
+
+
+@pytest.mark.parametrize("script", ["../x.py", "/etc/passwd", "a\0b", "out.py", "nope.py", ".", "sub"])
+def test_an_entrypoint_must_be_a_file_of_the_bots(tmp_path: Path, script: str) -> None:
+    (tmp_path / "x.py").touch()
+    (tmp_path / "code" / "sub").mkdir(parents=True)
+    (tmp_path / "code" / "out.py").symlink_to("../x.py")
+    with pytest.raises(EntrypointMissing, match="archive"):
+        check_script(tmp_path / "code", script)
+
+
+def test_an_entrypoint_may_be_in_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "main.py").touch()
+    check_script(tmp_path, "sub/main.py")
