@@ -8,11 +8,10 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 
 from prometheus_client import Counter, Histogram
-from structlog.contextvars import bound_contextvars
 
 from libs.core.backoff import Backoff
 from libs.core.errors import Retryable, UserError
-from libs.core.log import get_logger
+from libs.core.log import bound_context, get_logger
 from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer
@@ -112,9 +111,9 @@ class ScheduledRun:
 
     async def carry_out(self) -> None:
         """Return when the firing is done with, all attempts included."""
-        with bound_contextvars(schedule=self._state.id):
+        with bound_context(schedule=self._state.id):
             while True:
-                with bound_contextvars(run=self.firing.run_id):
+                with bound_context(run=self.firing.run_id):
                     following = await self._one_attempt()
                 if following is None:
                     return
