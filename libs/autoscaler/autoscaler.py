@@ -8,14 +8,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-import structlog
 from prometheus_client import Counter, Gauge
 
 from libs.autoscaler.decision import Decision, FleetSnapshot, Pod, Reason, ScalingSettings, ScalingState, decide
 from libs.autoscaler.errors import AutoscalerError, NoCluster, ScaleConflict
 from libs.autoscaler.kubernetes import Scale
+from libs.core.log import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 LOOKS = Counter("runtime_autoscaler_looks_total", "Looks of the autoscaler, by what came of them.", ["outcome"])
 REPLICAS = Gauge("runtime_autoscaler_replicas", "Worker replicas that the cluster is told to run, as last seen.")
