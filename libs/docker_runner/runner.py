@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from libs.core.backoff import Backoff
 from libs.core.log import get_logger
 from libs.docker_runner.code_source import CodeSource
 from libs.docker_runner.container import ContainerState, Ended, EndReason, Label, ManagedContainer, RunOutcome
-from libs.docker_runner.container_events import ContainerEvent, follow_events
+from libs.docker_runner.container_events import ContainerEvent, EventKind, follow_events
 from libs.docker_runner.endings import result_of
 from libs.docker_runner.engine import Engine
 from libs.docker_runner.errors import AlreadyRunning, DockerRunnerError, EngineUnavailable
@@ -47,6 +48,7 @@ class DockerRunner:
         self._engine = engine
         self._settings = settings
         self._threads = Threads("docker-runner", 4)
+        self._died: set[str] = set()
         self._folders = RunFolders(settings.temp_dir)
         self._images = Images(engine, settings.registry, settings.pull_timeout_seconds)
         self._network = BotNetwork(engine, settings.images[GUARD_RUNTIME], settings.metadata_guard)
@@ -162,11 +164,15 @@ class DockerRunner:
     # --- look
 
     async def list(self, service: str, scope: str, segment: int | None = None) -> list[ManagedContainer]:
-        """The containers of *service* in *scope*, running or not, of one segment or of all."""
+        """The containers of *service* in *scope*, running or not, of one segment or of all.
+
+        What :meth:`events` has said to be dead is not running: the engine's own list says so only a moment later.
+        """
         labels: dict[str, str] = {Label.MANAGED: "true", Label.SERVICE: service, Label.SCOPE: scope}
         if segment is not None:
             labels[Label.SEGMENT] = str(segment)
-        return await self._engine.list(labels)
+        found = await self._engine.list(labels)
+        return [replace(c, state=ContainerState.EXITED) if c.container_id in self._died else c for c in found]
 
     async def inspect(self, container_id: str) -> ManagedContainer | None:
         """The container as it is now, with its times; None when it is gone."""
@@ -176,7 +182,7 @@ class DockerRunner:
     def events(self, service: str, scope: str) -> AsyncGenerator[ContainerEvent, None]:
         """What happens to the containers of *service* in *scope*, for ever; a RESYNC first and after each gap."""
         labels: dict[str, str] = {Label.MANAGED: "true", Label.SERVICE: service, Label.SCOPE: scope}
-        return follow_events(self._engine, labels, on_gap=self._network.forget)
+        return self._remembering(follow_events(self._engine, labels, on_gap=self._network.forget))
 
     def logs(
         self,
@@ -208,6 +214,16 @@ class DockerRunner:
         return await self._leftovers.clean(service, scope, kept_segments, older_than_seconds)
 
     # --- inside
+
+    async def _remembering(self, events: AsyncGenerator[ContainerEvent, None]) -> AsyncGenerator[ContainerEvent, None]:
+        """*events*, with those that died remembered until they are removed."""
+        async with aclosing(events):
+            async for event in events:
+                if event.kind is EventKind.DIED:
+                    self._died.add(event.container_id)
+                elif event.kind is EventKind.REMOVED:
+                    self._died.discard(event.container_id)
+                yield event
 
     async def _until_end(self, container: ManagedContainer, timeout_seconds: float, output: RunOutput) -> Stats | None:
         """Return when it is dead and its output is in the file; with what it used when it had to be killed."""

@@ -4,13 +4,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from libs.core.log import get_logger
 from libs.core.store.runs import RunRecord, RunStore
 from libs.docker_runner.container import Ended, ManagedContainer
 from libs.docker_runner.executable import Executable
-from libs.docker_runner.log_pipeline import LogPipeline
 from services.bot_scheduler.ending import Ending, utc
 from services.bot_scheduler.state import Firing, ScheduleState
 
@@ -25,23 +24,33 @@ class Recorder:
     host: str
 
 
+class Output(Protocol):
+    """What takes containers' output: the log pipeline."""
+
+    def follow(self, container: ManagedContainer) -> None:
+        """Take its output from now on."""
+
+    async def finish(self, container: ManagedContainer) -> bool:
+        """It is dead: take the rest."""
+
+
 class RunRecords:
     """The history of runs and their output, for one owned segment. Every write may be repeated."""
 
-    def __init__(self, recorder: Recorder, *, segment_id: int, epoch: int, runs: RunStore, logs: LogPipeline) -> None:
+    def __init__(self, recorder: Recorder, *, segment_id: int, epoch: int, runs: RunStore, output: Output) -> None:
         self._recorder = recorder
         self._segment_id = segment_id
         self._epoch = epoch
         self._runs = runs
-        self._logs = logs
+        self._output = output
 
     def follow(self, container: ManagedContainer) -> None:
         """Take the container's output."""
-        self._logs.follow(container)
+        self._output.follow(container)
 
     async def output_read(self, container: ManagedContainer) -> None:
         """The container is dead: take the rest of its output, before it is removed."""
-        await self._logs.finish(container)
+        await self._output.finish(container)
 
     async def started(
         self, state: ScheduleState, firing: Firing, container: ManagedContainer, executable: Executable

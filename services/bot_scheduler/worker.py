@@ -55,7 +55,7 @@ async def prepare(context: WorkerContext) -> Workplace:
             containers=containers.list,
             books=Books(recorder, epoch=owned.epoch, entities=context.entities),
             records=RunRecords(
-                recorder, segment_id=owned.segment_id, epoch=owned.epoch, runs=context.runs, logs=docker.logs
+                recorder, segment_id=owned.segment_id, epoch=owned.epoch, runs=context.runs, output=docker.logs
             ),
             workshop=Workshop(
                 owned,
