@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from libs.autoscaler.errors import NoCluster
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -80,6 +78,9 @@ def _in_cluster(host: str, port: str, service_account: Path) -> ClusterAccess:
 
 
 def _from_file(path: Path) -> ClusterAccess:
+    # Not at the top: masters in a cluster never need it, and an idle one has little memory to spare.
+    import yaml
+
     try:
         config = yaml.safe_load(path.read_text())
         context = _entry(config, "contexts", "context", config["current-context"])

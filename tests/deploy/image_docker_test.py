@@ -24,6 +24,8 @@ from tools.stack.s3 import S3Server
 USER = "10001:10001"
 MAX_ADDED_BYTES = 120_000_000
 MAX_START_SECONDS = 2.0
+# Of a container that does nothing, which takes a third of a second on an idle machine: on a busy one both are slower.
+MAX_START_RATIO = 6.0
 BASE = "python:3.11-slim"
 BOT = 'import time\n\ndef main(id, config):\n    print("hello from", id, flush=True)\n    time.sleep(600)\n'
 
@@ -141,12 +143,20 @@ def test_an_image_runs_as_nobody_in_particular_and_can_build_nothing(
 
 @each_service
 async def test_a_master_leads_within_two_seconds_and_ends_when_it_is_told(
-    runner: Runner, service: ServiceDefinition
+    runner: Runner, client: docker.DockerClient, service: ServiceDefinition
 ) -> None:
-    # The best of three: other tests use the same two cores.
-    seconds = [await seconds_until_ready(runner, service) for _ in range(3)]
+    seconds, nothing = [], []
+    for _ in range(3):
+        nothing.append(await asyncio.to_thread(seconds_of_nothing, client))
+        seconds.append(await seconds_until_ready(runner, service))
 
-    assert min(seconds) <= MAX_START_SECONDS, seconds
+    assert min(seconds) <= max(MAX_START_SECONDS, MAX_START_RATIO * min(nothing)), (seconds, nothing)
+
+
+def seconds_of_nothing(client: docker.DockerClient) -> float:
+    begun = time.monotonic()
+    client.containers.run(BASE, ["python3", "-c", "pass"], remove=True)
+    return time.monotonic() - begun
 
 
 async def seconds_until_ready(runner: Runner, service: ServiceDefinition) -> float:
