@@ -85,5 +85,5 @@ async def _live(containers: Containers, bot_id: str, follow: bool, lines: int) -
 
 
 async def _container(containers: Containers, bot_id: str) -> BotContainer | None:
-    found = await containers.all(bot_id, BOT_RUNNER.name)
+    found = [container for container in await containers.all(bot_id, BOT_RUNNER.name) if container.has_started]
     return next((container for container in found if container.running), found[0] if found else None)

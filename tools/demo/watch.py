@@ -29,7 +29,7 @@ class OutputWatch:
                 found = await self._containers.all()
                 self._live = {container.container_id: container for container in found}
                 for container in found:
-                    if container.container_id not in self._seen:
+                    if container.has_started and container.container_id not in self._seen:
                         self._seen.add(container.container_id)
                         tasks.create_task(self._follow(container), name=f"output of {container.name}")
                 self._changed.set()

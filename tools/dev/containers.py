@@ -26,7 +26,7 @@ class EngineUnreachableError(RuntimeError):
 
 @dataclass(frozen=True)
 class BotContainer:
-    """One container of ours."""
+    """One container of ours. *has_started*: it runs or ran; the output of one that has not cannot be followed yet."""
 
     container_id: str
     name: str
@@ -35,6 +35,7 @@ class BotContainer:
     segment: str
     worker: str
     running: bool
+    has_started: bool
 
 
 class Containers:
@@ -143,6 +144,7 @@ def _container(item: Mapping[str, Any]) -> BotContainer:
         segment=labels.get(Label.SEGMENT, ""),
         worker=labels.get(Label.WORKER, ""),
         running=item.get("State") == "running",
+        has_started=item.get("State") != "created",
     )
 
 

@@ -1,0 +1,150 @@
+"""The demonstration as a newcomer starts it: a process of its own."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.support.docker import remove_containers
+from tests.support.eventually import eventually
+from tools.dev import state
+from tools.dev.containers import Containers
+from tools.engine.ensure import Engine
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@dataclass
+class Demonstration:
+    """A running demo with what it printed so far."""
+
+    process: asyncio.subprocess.Process
+    home: Path
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    async def read(self) -> None:
+        assert self.process.stdout is not None
+        while line := await self.process.stdout.readline():
+            self.lines.append(line.decode().rstrip())
+
+    async def until(self, moment: str) -> None:
+        """Return when *moment* was printed."""
+        ended = asyncio.create_task(self.process.wait())
+        try:
+            await eventually(lambda: moment in self.text or ended.done(), within_seconds=90)
+        finally:
+            ended.cancel()
+            assert moment in self.text, self.text
+
+    def processes(self) -> list[str]:
+        """Command lines of all processes that know the demo's folder, in their arguments or their environment."""
+        return [command for pid in Path("/proc").iterdir() if pid.name.isdigit() and (command := self._of_us(pid))]
+
+    def _of_us(self, pid: Path) -> str:
+        try:
+            command, environment = (pid / "cmdline").read_bytes(), (pid / "environ").read_bytes()
+        except OSError:
+            return ""
+        ours = str(self.home).encode()
+        return command.replace(b"\0", b" ").decode() if ours in command or ours in environment else ""
+
+
+@contextlib.asynccontextmanager
+async def demo(home: Path, *arguments: str) -> AsyncIterator[Demonstration]:
+    environment = {**os.environ, "RUNTIME_HOME": str(home), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "tools.cli", "demo", *arguments),
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    demonstration = Demonstration(process, home)
+    reading = asyncio.create_task(demonstration.read())
+    try:
+        yield demonstration
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await reading
+
+
+async def containers_of(engine: Engine, scopes: tuple[str, ...]) -> list[str]:
+    async with Containers(engine.url, scopes) as containers:
+        return [container.name for container in await containers.all()]
+
+
+async def test_two_bots_run_one_is_changed_one_is_removed_and_nothing_is_left(
+    docker_engine: Engine, tmp_path: Path
+) -> None:
+    async with demo(tmp_path) as shown:
+        exit_code = await shown.process.wait()
+
+    assert exit_code == 0, shown.text
+    assert "price-ticker │ watching BTC-USD" in shown.text
+    assert "price-ticker │ stopping, 0 open orders cancelled" in shown.text
+    assert "price-ticker │ watching SOL-USD" in shown.text
+    assert "moving-average │ stopping, nothing to cancel" in shown.text
+    assert "What ran where" in shown.text
+    assert shown.processes() == []
+    assert await containers_of(docker_engine, state.load(tmp_path / "demo").scopes) == []
+
+
+async def test_with_json_the_last_line_is_the_table_for_programs(docker_engine: Engine, tmp_path: Path) -> None:
+    async with demo(tmp_path, "--output", "json") as shown:
+        await shown.process.wait()
+
+    runs = json.loads(shown.lines[-1])["runs"]
+    assert [(run["bot"], run["restarts"]) for run in runs] == [
+        ("price-ticker", 0),
+        ("price-ticker", 1),
+        ("moving-average", 0),
+    ]
+    assert {run["worker"] for run in runs} == {"worker-1", "worker-2"}
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["MongoDB, NATS", "bot-runner: one master", "watching", "gets another", "is deleted"],
+)
+async def test_ctrl_c_at_any_time_leaves_no_container_and_no_process(
+    docker_engine: Engine, tmp_path: Path, moment: str
+) -> None:
+    async with demo(tmp_path) as shown:
+        await shown.until(moment)
+        shown.process.send_signal(signal.SIGINT)
+        exit_code = await asyncio.wait_for(shown.process.wait(), 45)
+
+    assert exit_code == 130, shown.text
+    assert "Traceback" not in shown.text
+    assert shown.processes() == []
+    assert await containers_of(docker_engine, state.load(tmp_path / "demo").scopes) == []
+
+
+async def test_a_demo_that_was_killed_is_cleaned_up_by_the_next_one(docker_engine: Engine, tmp_path: Path) -> None:
+    async with demo(tmp_path) as shown:
+        await shown.until("watching")
+        shown.process.kill()
+    scopes = state.load(tmp_path / "demo").scopes
+    await eventually(lambda: shown.processes() == [], within_seconds=10)
+    try:
+        assert await containers_of(docker_engine, scopes) != []
+
+        async with demo(tmp_path) as again:
+            assert await again.process.wait() == 0, again.text
+
+        assert await containers_of(docker_engine, scopes) == []
+    finally:
+        for scope in scopes:
+            await asyncio.to_thread(remove_containers, docker_engine, scope)
