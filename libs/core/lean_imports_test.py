@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from libs.core.lean_imports import absent
+from libs.core.lean_imports import absent, hollow
 
 
 @pytest.fixture
@@ -22,3 +22,11 @@ def test_the_package_is_not_found_in_the_block_and_found_afterwards(unused: str)
 def test_a_package_that_is_in_use_stays() -> None:
     with absent("pytest"):
         assert importlib.import_module("pytest") is pytest
+
+
+def test_a_hollow_module_stands_in_for_the_true_one_in_the_block_alone(unused: str) -> None:
+    with hollow(unused, "rgb_to_hsv"):
+        inside = importlib.import_module(unused)
+
+    assert vars(inside)["rgb_to_hsv"] is None
+    assert callable(importlib.import_module(unused).rgb_to_hsv)
