@@ -7,11 +7,16 @@ from libs.core.errors import Permanent, Retryable
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a lease: a worker (or master) by name, its process, and the Docker engine with its containers."""
+    """Who holds a lease: a worker (or master) by name, its process, and the Docker engine with its containers.
+
+    *started_at_milliseconds* is the Unix time at which the process started: of two with the same name on the same host,
+    the later one is the valid one.
+    """
 
     worker_id: str
     instance_id: str
     host: str
+    started_at_milliseconds: int = 0
 
 
 @dataclass(frozen=True, slots=True)

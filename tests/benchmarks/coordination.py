@@ -35,6 +35,7 @@ from tools.stack.mongod import MongoServer
 HEARTBEAT_SECONDS = 2.0
 ASSIGN_TARGET_SECONDS = 2.0
 STREAMS_PER_CONNECTION = 500
+JOINING_AT_ONCE = 200
 
 
 class Server:
@@ -81,27 +82,23 @@ class Crowd:
         self._target = f"127.0.0.1:{port}"
         self._size = size
         self._channels: list[grpc.aio.Channel] = []
-        self._calls: list[Any] = []
-        self._beats: list[pb.WorkerMessage] = []
+        self._calls: dict[int, Any] = {}
+        self._beats = [pb.WorkerMessage(heartbeat=pb.WorkerState()) for _ in range(size)]
+        self._joining = asyncio.Semaphore(JOINING_AT_ONCE)
         self._tasks: list[asyncio.Task[None]] = []
-        self.registered = 0
         self.assigned = 0
         self.sent = 0
+        self.broken = 0
+        """Streams that ended and were opened again."""
 
     async def join(self) -> None:
-        """Open all streams and wait until each is registered; then heartbeats go on by themselves."""
+        """Open all streams and wait until each is registered; heartbeats go on by themselves from then on."""
+        for _ in range(0, self._size, STREAMS_PER_CONNECTION):
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            self._channels.append(grpc.aio.insecure_channel(self._target, options=options))
+        self._tasks = [asyncio.create_task(self._stay(number)) for number in range(self._size)]
         self._tasks.append(asyncio.create_task(self._beat_for_ever()))
-        for number in range(self._size):
-            if number % STREAMS_PER_CONNECTION == 0:
-                options = [("grpc.use_local_subchannel_pool", 1)]
-                self._channels.append(grpc.aio.insecure_channel(self._target, options=options))
-            call = pb_grpc.CoordinationServiceStub(self._channels[-1]).Coordinate()  # type: ignore[no-untyped-call]
-            self._calls.append(call)
-            self._beats.append(pb.WorkerMessage(heartbeat=pb.WorkerState()))
-            register = pb.Register(worker_id=f"w{number}", instance_id=f"w{number}-1", host=f"h{number}")
-            await call.write(pb.WorkerMessage(register=register))
-            self._tasks.append(asyncio.create_task(self._listen(number, call)))
-        await eventually(lambda: self.registered == self._size, within_seconds=120)
+        await eventually(lambda: len(self._calls) == self._size, within_seconds=240)
 
     async def leave(self) -> None:
         """End all streams."""
@@ -113,22 +110,36 @@ class Crowd:
 
     async def _beat_for_ever(self) -> None:
         begun = time.perf_counter()
-        for number in itertools.cycle(range(self._size)):
-            ahead = begun + self.sent * HEARTBEAT_SECONDS / self._size - time.perf_counter()
+        for turn in itertools.count():
+            ahead = begun + turn * HEARTBEAT_SECONDS / self._size - time.perf_counter()
             if ahead > 0.005:
                 await asyncio.sleep(ahead)
-            self.sent += 1
-            if number < len(self._tasks) - 1:  # it has joined
-                await self._calls[number].write(self._beats[number])
+            number = turn % self._size
+            if (call := self._calls.get(number)) is not None:
+                with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+                    await call.write(self._beats[number])
+                    self.sent += 1
 
-    async def _listen(self, number: int, call: Any) -> None:
-        async for message in call:
-            kind = message.WhichOneof("kind")
-            self.registered += kind == "registered"
-            if kind == "assignment" and message.assignment.HasField("segment_id"):
-                held = pb.HeldSegment(segment_id=message.assignment.segment_id, epoch=1)
-                self.assigned += not self._beats[number].heartbeat.HasField("held")
-                self._beats[number] = pb.WorkerMessage(heartbeat=pb.WorkerState(held=held))
+    async def _stay(self, number: int) -> None:
+        channel = self._channels[number // STREAMS_PER_CONNECTION]
+        register = pb.Register(worker_id=f"w{number}", instance_id=f"w{number}-1", host=f"h{number}")
+        while True:
+            with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+                async with self._joining:
+                    call = pb_grpc.CoordinationServiceStub(channel).Coordinate()  # type: ignore[no-untyped-call]
+                    await call.write(pb.WorkerMessage(register=register))
+                    await call.read()
+                self._calls[number] = call
+                async for message in call:
+                    self._receive(number, message)
+            self._calls.pop(number, None)
+            self.broken += 1
+
+    def _receive(self, number: int, message: pb.MasterMessage) -> None:
+        if message.WhichOneof("kind") == "assignment" and message.assignment.HasField("segment_id"):
+            held = pb.HeldSegment(segment_id=message.assignment.segment_id, epoch=1)
+            self.assigned += not self._beats[number].heartbeat.HasField("held")
+            self._beats[number] = pb.WorkerMessage(heartbeat=pb.WorkerState(held=held))
 
 
 async def heartbeat_cpu(server: Server, crowd: Crowd, seconds: float) -> tuple[float, float, dict[str, Any]]:
@@ -168,12 +179,14 @@ async def measure(workers: int, seconds: float) -> dict[str, Any]:
                 await eventually(lambda: crowd.assigned == workers, within_seconds=60, every_seconds=0.01)
             assigned_seconds = time.perf_counter() - begun
             final = await master.report()
+            broken = crowd.broken
             await crowd.leave()
             await master.stop()
             await mongo.close()
     return {
         "workers": workers,
         "workers_known_after_heartbeats": known,
+        "streams_broken": broken,
         "heartbeats_per_second": round(report["heartbeats_per_second"]),
         "core_share": round(core_share, 3),
         "cpu_per_heartbeat_microseconds": round(per_beat * 1e6, 1),

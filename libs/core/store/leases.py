@@ -56,7 +56,7 @@ class LeaseStore:
         self._leases = _Leases(self._partitions, life_seconds, clock)
 
     async def acquire(self, segment_id: int, holder: Holder, *, timeout_seconds: float | None = None) -> Lease:
-        """Take the lease of *segment_id* with a new epoch, if it is free or was held under the same name on this host.
+        """Take the lease of *segment_id* with a new epoch, if it is free or was held by this worker's process before.
 
         Safe to repeat: a lease of one's own is taken anew.
 
@@ -96,6 +96,15 @@ class LeaseStore:
         """
         async with _limited(timeout_seconds or self._timeout_seconds):
             await self._leases.release(lease.segment_id, lease.holder, lease.epoch)
+
+    async def superseded(self, lease: Lease, *, timeout_seconds: float | None = None) -> bool:
+        """Whether a later process of the same worker, on the same host, has taken over what *lease* was for.
+
+        Raises:
+            StoreUnavailable: nothing is known.
+        """
+        async with _limited(timeout_seconds or self._timeout_seconds):
+            return await self._leases.superseded(lease.segment_id, lease.holder, lease.epoch)
 
     async def survey(self, *, timeout_seconds: float | None = None) -> list[SegmentView]:
         """All segments that have entities or a live lease, by number, as one query sees them.
@@ -187,6 +196,7 @@ _LIVE = {"$gt": ["$lease.expires_at", "$$NOW"]}
 """True in an expression when there is a lease that has not run out; a missing or null date compares as lower."""
 _REMAINING = {"$subtract": ["$lease.expires_at", "$$NOW"]}
 _EPOCH = {"$ifNull": ["$lease.epoch", 0]}
+_STARTED_AT = {"$ifNull": ["$lease.started_at_milliseconds", 0]}
 
 
 class _Leases:
@@ -202,9 +212,11 @@ class _Leases:
         self, document_id: int | str, holder: Holder, *, same_host_takes_over: bool
     ) -> tuple[Mapping[str, Any] | None, _Grant | None]:
         """The document after the attempt (None: there is none), and the grant if *holder* got the lease."""
-        own = [{"$eq": ["$lease.instance_id", _literal(holder.instance_id)]}]
+        own: list[_Document] = [{"$eq": ["$lease.instance_id", _literal(holder.instance_id)]}]
         if same_host_takes_over:
-            own.append({"$eq": ["$lease.host", _literal(holder.host)]})
+            # Not the other way round: an older process that was frozen must not take it from its successor.
+            not_later = {"$lte": [_STARTED_AT, holder.started_at_milliseconds]}
+            own.append({"$and": [{"$eq": ["$lease.host", _literal(holder.host)]}, not_later]})
         may_take = {
             "$or": [
                 {"$not": [_LIVE]},
@@ -215,6 +227,7 @@ class _Leases:
             "worker_id": _literal(holder.worker_id),
             "instance_id": _literal(holder.instance_id),
             "host": _literal(holder.host),
+            "started_at_milliseconds": holder.started_at_milliseconds,
             "epoch": {"$add": [_EPOCH, 1]},
             "expires_at": self._expiry,
         }
@@ -278,7 +291,7 @@ def _name(segment_id: int) -> str:
 
 def _holder_of(document: Mapping[str, Any]) -> Holder:
     lease = document["lease"]
-    return Holder(lease["worker_id"], lease["instance_id"], lease["host"])
+    return Holder(lease["worker_id"], lease["instance_id"], lease["host"], lease.get("started_at_milliseconds") or 0)
 
 
 def _segment(document: Mapping[str, Any]) -> SegmentView:

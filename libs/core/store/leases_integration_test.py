@@ -111,6 +111,19 @@ async def test_a_restarted_worker_takes_its_lease_over_at_once(leases: LeaseStor
     assert lost.value.superseded
 
 
+async def test_an_older_process_does_not_take_the_lease_from_its_successor(leases: LeaseStore) -> None:
+    older, newer = replace(A, started_at_milliseconds=1000), replace(A_RESTARTED, started_at_milliseconds=2000)
+    old = await leases.acquire(1, older)
+    assert not await leases.superseded(old)
+    await leases.acquire(1, newer)
+
+    with pytest.raises(LeaseHeld) as refused:
+        await leases.acquire(1, older)
+
+    assert refused.value.by == newer
+    assert await leases.superseded(old)
+
+
 async def test_a_worker_of_the_same_name_on_another_host_has_to_wait(leases: LeaseStore) -> None:
     await leases.acquire(1, A)
 

@@ -28,6 +28,7 @@ _CANCEL_SECONDS = 2.0
 _HELD_POLL_SECONDS = 0.5
 _IMPEDED_POLL_SECONDS = 1.0
 _RELEASE_ATTEMPT_SECONDS = 1.0
+_ASK_SECONDS = 0.5
 
 
 class WorkerSuperseded(UserError):
@@ -245,13 +246,23 @@ class SegmentOwner:
             left_seconds=round(owned.proven_seconds(), 2),
         )
         self.owned = None
-        if lapse.superseded:
+        if lapse.superseded or await self._found_superseded(owned):
             work.cancel()
             raise WorkerSuperseded(owned.lease)
         self._impeded(f"the containers of segment {owned.segment_id} are still being stopped")
         await self._come_to_rest(owned, work, _URGENT_RUN_SECONDS, self._urgent_grace_seconds)
         log.info("host is at rest", segment=owned.segment_id, left_seconds=round(owned.proven_seconds(), 2))
         self._impeded("")
+
+    async def _found_superseded(self, owned: OwnedSegment) -> bool:
+        if owned.proven_seconds() > 0:
+            return False
+        # This process stood still until after the end: the containers' own switch has acted, so there is time to ask
+        # whether what runs here now is a successor's.
+        try:
+            return await self._leases.superseded(owned.lease, timeout_seconds=_ASK_SECONDS)
+        except RuntimeFault:
+            return False
 
     async def _release(self, owned: OwnedSegment) -> None:
         while owned.proven(margin_seconds=0.0):

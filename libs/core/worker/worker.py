@@ -72,7 +72,7 @@ class Worker:
         self._owner = SegmentOwner(
             leases,
             handler,
-            Holder(identity.worker_id, identity.instance_id, identity.host),
+            Holder(identity.worker_id, identity.instance_id, identity.host, identity.started_at_milliseconds),
             timing,
             changed=self._changed,
             stop_grace_seconds=stop_grace_seconds,
