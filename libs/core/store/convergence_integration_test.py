@@ -1,0 +1,190 @@
+"""Whatever order, repeats and crashes events arrive with, MongoDB ends with what the order of publishing says."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from libs.core.store.client import Mongo
+from libs.core.store.entities import EntityStore
+from libs.core.store.history import EntityEvent, EventKind, Stamp
+from libs.core.store.partitions import PartitionStore
+
+SECOND = 1_000_000_000
+START = 1_700_000_000 * SECOND
+IDS = st.sampled_from(["a", "b", "c"])
+COLLECTIONS = ("bots", "partitions", "counters", "tombstones", "holds")
+WRITES = {"insert_many", "update_one", "delete_one", "bulk_write", "find_one_and_update"}
+CAP = 2
+SETTINGS = settings(
+    max_examples=60, stateful_step_count=16, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False
+)
+
+
+class Crashed(Exception):
+    """The process is gone."""
+
+
+class CrashingDatabase:
+    """A database whose user dies at one of its writes: before it is sent, or before the answer is read."""
+
+    def __init__(self, database: Any, at_write: int, after_it: bool) -> None:
+        self._database = database
+        self._left = at_write
+        self._after_it = after_it
+
+    def __getitem__(self, name: str) -> "CrashingCollection":
+        return CrashingCollection(self._database[name], self)
+
+    async def write(self, operation: Callable[[], Awaitable[Any]]) -> Any:
+        self._left -= 1
+        if self._left < 0 or (self._left == 0 and not self._after_it):
+            raise Crashed
+        outcome = await operation()
+        if self._left == 0:
+            raise Crashed
+        return outcome
+
+
+class CrashingCollection:
+    def __init__(self, collection: Any, database: CrashingDatabase) -> None:
+        self._collection = collection
+        self._database = database
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._collection, name)
+        if name not in WRITES:
+            return method
+
+        async def write(*arguments: Any, **options: Any) -> Any:
+            return await self._database.write(partial(method, *arguments, **options))
+
+        return write
+
+
+class Convergence(RuleBasedStateMachine):
+    """Events are published one after another; what workers do with them comes in any order."""
+
+    def __init__(self, runner: asyncio.Runner, database: Any) -> None:
+        super().__init__()
+        self.runner = runner
+        self.database = database
+        self.published: list[EntityEvent] = []
+        self.now, self.stream, self.sequence = START, START, 0
+        self.store = self.new_store(database)
+        # Nobody claims while this one repairs, so no claim is too young for it.
+        self.repairer = PartitionStore(database, "bots", CAP, claim_life_seconds=0.0)
+
+    @staticmethod
+    def new_store(database: Any) -> EntityStore:
+        return EntityStore(database, "bots", PartitionStore(database, "bots", CAP))
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.runner.run(work)
+
+    @initialize()
+    def start_empty(self) -> None:
+        async def empty() -> None:
+            for name in COLLECTIONS:
+                await self.database[name].delete_many({})
+
+        self.run(empty())
+
+    @rule(entity_id=IDS, kind=st.sampled_from(EventKind), lag=st.sampled_from([1, 900, None]), gap=st.integers(1, 3))
+    def publish(self, entity_id: str, kind: EventKind, lag: int | None, gap: int) -> None:
+        self.now += gap * 1000
+        self.sequence += 1
+        made_at = None if kind is EventKind.DELETED or lag is None else self.now - lag
+        stamp = Stamp.of(self.now, made_at=made_at, stream=self.stream, sequence=self.sequence)
+        n = len(self.published)
+        content = {} if kind is EventKind.DELETED else {"config": {"n": n}, "custom": {}, f"extra{n % 2}": n}
+        self.published.append(EntityEvent(entity_id, kind, stamp, content))
+
+    @rule()
+    def make_the_stream_anew(self) -> None:
+        self.now += 1000
+        self.stream, self.sequence = self.now, 0
+
+    @rule(data=st.data())
+    def deliver(self, data: st.DataObject) -> None:
+        self.run(self.store.apply(self.some(data)))
+
+    @rule(data=st.data())
+    def deliver_to_two_workers_at_once(self, data: st.DataObject) -> None:
+        async def both() -> None:
+            other = self.new_store(self.database)
+            await asyncio.gather(self.store.apply(self.some(data)), other.apply(self.some(data)))
+
+        self.run(both())
+
+    @rule(data=st.data(), at_write=st.integers(1, 6), after_it=st.booleans())
+    def deliver_and_die(self, data: st.DataObject, at_write: int, after_it: bool) -> None:
+        async def die() -> None:
+            try:
+                await self.new_store(CrashingDatabase(self.database, at_write, after_it)).apply(self.some(data))
+            except Crashed:
+                return
+
+        self.run(die())
+
+    @rule()
+    def repair(self) -> None:
+        self.run(self.repairer.repair())
+
+    @rule(data=st.data())
+    def repair_while_events_are_delivered(self, data: st.DataObject) -> None:
+        async def both() -> None:
+            await asyncio.gather(self.store.apply(self.some(data)), self.store.partitions.repair())
+
+        self.run(both())
+
+    def some(self, data: st.DataObject) -> list[EntityEvent]:
+        return data.draw(st.lists(st.sampled_from(self.published), max_size=5)) if self.published else []
+
+    def teardown(self) -> None:
+        try:
+            self.run(self.everything_comes_again_and_converges())
+        finally:
+            super().teardown()
+
+    async def everything_comes_again_and_converges(self) -> None:
+        for event in self.published[::-1]:
+            await self.store.apply([event])
+        await asyncio.sleep(0.002)  # the server's clock, in milliseconds, must have passed the last claim
+        await self.repairer.repair()
+        entities = await self.store.page()
+        assert {e.id: self.content(e.document) for e in entities} == self.expected()
+        real: dict[int, int] = {}
+        for entity in entities:
+            real[entity.segment_id] = real.get(entity.segment_id, 0) + 1
+        assert await self.store.partitions.occupied() == real
+        assert max(real.values(), default=0) <= CAP
+
+    def expected(self) -> dict[str, Any]:
+        state: dict[str, Any] = {}
+        for event in self.published:
+            if event.kind is EventKind.DELETED:
+                state.pop(event.id, None)
+            elif event.kind is EventKind.UPDATED or event.id not in state:
+                state[event.id] = event.content
+        return state
+
+    @staticmethod
+    def content(document: Any) -> dict[str, Any]:
+        ours = ("_id", "id", "segment_id", "revision", "event", "alternates", "trace")
+        return {name: value for name, value in document.items() if name not in ours}
+
+
+def test_events_converge_whatever_happens(mongo_uri: str, database_name: str) -> None:
+    with asyncio.Runner() as runner:
+        mongo = Mongo(mongo_uri)
+        try:
+            database = mongo.database(database_name)
+            runner.run(Convergence.new_store(database).ensure_indexes())
+            run_state_machine_as_test(partial(Convergence, runner, database), settings=SETTINGS)  # type: ignore[arg-type]
+        finally:
+            runner.run(mongo.close())
