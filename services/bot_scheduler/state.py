@@ -137,7 +137,7 @@ class ScheduleState:
     @property
     def expected(self) -> dict[str, object]:
         """What a claim finds in the document if nobody has changed it since it was read."""
-        return {"revision": self.entity.document.get("revision"), NEXT: self.entity.document.get(NEXT), FIRING: None}
+        return {"revision": self.entity.document.get("revision"), NEXT: self.entity.document.get(NEXT)}
 
     @classmethod
     def of(cls, entity: Entity) -> "ScheduleState":

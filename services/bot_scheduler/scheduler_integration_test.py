@@ -1,0 +1,280 @@
+"""Owners of a segment of schedules against a real MongoDB; containers are only facts here."""
+
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from libs.core.errors import Permanent
+from libs.core.store.client import Mongo
+from libs.core.store.holds import HoldTarget
+from libs.docker_runner.errors import CodeMissing, EngineUnavailable
+from services.bot_scheduler.state import Cause
+from tests.support.eventually import eventually
+from tests.support.schedule_rig import CUSTOM, FakeHost, ScheduleRig
+
+NEVER_SOON = "0 0 1 1 *"
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def rig(mongo_uri: str, database_name: str) -> AsyncIterator[ScheduleRig]:
+    mongo = Mongo(mongo_uri)
+    rig = ScheduleRig(mongo.database(database_name))
+    await rig.prepare()
+    yield rig
+    await mongo.close()
+
+
+async def test_each_second_becomes_one_run_on_time(rig: ScheduleRig) -> None:
+    await rig.deploy()
+    host = FakeHost()
+
+    async with rig.owned_by(host):
+        await eventually(lambda: len(host.starts) >= 3)
+
+    lateness = [start.at % 1 for start in host.starts]
+    assert max(lateness) < 0.3
+    assert len({int(start.at) for start in host.starts}) == len(host.starts)
+
+
+async def test_a_run_leaves_its_history_and_a_status(rig: ScheduleRig) -> None:
+    await rig.deploy()
+
+    async with rig.owned_by(FakeHost()):
+        [*_, run] = await eventually(rig.history)
+        state = await rig.state()
+
+    assert (run.reason, run.cause, run.attempt, run.exit_code) == ("finished", "schedule", 1, 0)
+    assert run.scheduled_at is not None
+    assert 0 <= (run.started_at - run.scheduled_at).total_seconds() < 1
+    assert state.entity.status["last_run"]["reason"] == "finished"
+    assert state.next_at is not None
+    assert state.next_at > run.scheduled_at.timestamp()
+
+
+async def test_a_firing_while_a_run_goes_on_is_skipped_and_says_so(rig: ScheduleRig) -> None:
+    await rig.deploy()
+    host = FakeHost(run_seconds=None)
+
+    async with rig.owned_by(host):
+        history = await eventually(rig.history)
+
+    assert {run.reason for run in history} == {"skipped"}
+    assert len(host.starts) == 1
+
+
+async def test_queued_firings_run_one_after_the_other(rig: ScheduleRig) -> None:
+    await rig.deploy(overlap="queue")
+    host = FakeHost(run_seconds=None)
+
+    async with rig.owned_by(host):
+        await eventually(lambda: queued(rig))
+        first = host.starts[0]
+        host.run_seconds = 0.01
+        host.end(f"c-{first.run_id}")
+        await eventually(lambda: len(host.starts) >= 3)
+        history = await eventually(lambda: enough(rig, 2))
+
+    assert [run.cause for run in reversed(history)][:2] == ["schedule", "queue"]
+    times = [run.scheduled_at for run in reversed(history)]
+    assert times == sorted(times, key=str)
+
+
+async def test_a_firing_replaces_the_run_before(rig: ScheduleRig) -> None:
+    await rig.deploy(overlap="replace")
+    host = FakeHost(run_seconds=None)
+
+    async with rig.owned_by(host):
+        await eventually(lambda: len(host.starts) >= 2)
+        [run, *_] = reversed(await eventually(rig.history))
+
+    assert run.reason == "replaced"
+
+
+async def test_a_failed_run_is_tried_again_with_a_pause(rig: ScheduleRig) -> None:
+    await rig.deploy(schedule=NEVER_SOON, retries=2, retryDelay=0.1)
+    await due_now(rig)
+    host = FakeHost(exit_codes=[1, 1, 0])
+
+    async with rig.owned_by(host):
+        history = await eventually(lambda: enough(rig, 3))
+
+    assert [(run.attempt, run.reason) for run in reversed(history)] == [(1, "error"), (2, "error"), (3, "finished")]
+    pauses = [later.at - earlier.at for earlier, later in zip(host.starts, host.starts[1:], strict=False)]
+    assert pauses[0] >= 0.1
+    assert pauses[1] >= 0.2
+    assert (await rig.state()).firing is None
+
+
+async def test_a_run_that_takes_too_long_is_stopped(rig: ScheduleRig) -> None:
+    await rig.deploy(schedule=NEVER_SOON, timeout=0.1)
+    await due_now(rig)
+
+    async with rig.owned_by(FakeHost(run_seconds=None)):
+        [run] = await eventually(rig.history)
+
+    assert run.reason == "timeout"
+    assert "config.timeout" in (run.message or "")
+
+
+async def test_an_engine_that_is_away_for_a_moment_costs_no_firing(rig: ScheduleRig) -> None:
+    await rig.deploy(schedule=NEVER_SOON)
+    await due_now(rig)
+    host = FakeHost(faults=[EngineUnavailable("start", "no answer")])
+
+    async with rig.owned_by(host):
+        [run] = await eventually(rig.history)
+
+    assert (run.reason, run.attempt, len(host.starts)) == ("finished", 1, 2)
+
+
+async def test_what_its_owner_must_mend_is_told_and_not_tried_again(rig: ScheduleRig) -> None:
+    await rig.deploy(schedule=NEVER_SOON, retries=5)
+    await due_now(rig)
+
+    async with rig.owned_by(FakeHost(faults=[CodeMissing("bots", "code.zip")])):
+        [run] = await eventually(rig.history)
+        status = (await rig.state()).entity.status
+
+    assert (run.reason, status["state"]) == ("rejected", "rejected")
+    assert "there is no code 'code.zip'" in status["detail"]
+
+
+async def test_what_was_missed_while_nobody_was_there_is_run_once(rig: ScheduleRig) -> None:
+    await rig.deploy(schedule="@every 100s")
+    await rig.set("s", next_execution_time=int(time.time()) - 1030)
+    host = FakeHost()
+
+    async with rig.owned_by(host):
+        [run] = await eventually(rig.history)
+        state = await rig.state()
+
+    assert run.cause == "misfire"
+    assert state.next_at is not None
+    assert state.next_at > time.time()
+    assert len(host.starts) == 1
+
+
+async def test_a_changed_expression_counts_at_once(rig: ScheduleRig) -> None:
+    await rig.deploy(schedule=NEVER_SOON)
+    host = FakeHost()
+
+    async with rig.owned_by(host) as owner:
+        await eventually(lambda: len(owner.scheduler._agenda._order) == 1)
+        await rig.deploy(schedule="* * * * * *")
+        owner.wake()
+        await eventually(lambda: host.starts, within_seconds=3)
+
+
+async def test_an_update_that_leaves_the_expression_leaves_the_time(rig: ScheduleRig) -> None:
+    await rig.deploy(schedule="@every 1000s")
+    before = (await rig.state()).next_at
+
+    await rig.deploy(schedule="@every 1000s", pair="ETH")
+
+    assert (await rig.state()).next_at == before
+
+
+async def test_a_bad_expression_is_refused_and_the_old_schedule_stays(rig: ScheduleRig) -> None:
+    await rig.deploy(schedule="@daily")
+    before = await rig.state()
+
+    with pytest.raises(Permanent, match="31 never comes"):
+        await rig.deploy(schedule="0 0 31 2 *")
+
+    assert (await rig.state()).entity.document == before.entity.document
+
+
+async def test_a_document_of_an_older_runtime_that_cannot_work_says_why(rig: ScheduleRig) -> None:
+    await rig.deploy(schedule="@daily")
+    await rig.set("s", config__schedule="every day")
+
+    async with rig.owned_by(FakeHost()):
+        status = await eventually(lambda: status_of(rig, "rejected"))
+
+    assert "number of fields is 2" in status["detail"]
+
+
+async def test_a_document_of_an_older_runtime_runs_as_it_is(rig: ScheduleRig) -> None:
+    old = {"id": "old", "segment_id": 1, "config": {"schedule": "* * * * * *"}, "custom": CUSTOM}
+    await rig.collection.insert_one(old | {"next_execution_time": int(time.time()) - 100})
+
+    async with rig.owned_by(FakeHost()):
+        await eventually(lambda: rig.history("old"))
+
+
+async def test_a_paused_schedule_goes_on_in_time_without_a_run(rig: ScheduleRig) -> None:
+    await rig.deploy()
+    await rig.set("s", scheduler__paused={"by": "me"})
+    host = FakeHost()
+    first = (await rig.state()).next_at
+    assert first is not None
+
+    async with rig.owned_by(host):
+        await eventually(lambda: next_after(rig, first))
+        assert not host.starts
+        await rig.collection.update_one({"id": "s"}, {"$unset": {"scheduler.paused": ""}})
+        await eventually(lambda: host.starts, within_seconds=3)
+
+
+async def test_a_person_may_have_a_run_at_once(rig: ScheduleRig) -> None:
+    await rig.deploy(schedule=NEVER_SOON)
+    await rig.set("s", scheduler__trigger={"id": "w1", "requested_at": time.time()})
+    host = FakeHost()
+
+    async with rig.owned_by(host):
+        [run] = await eventually(rig.history)
+        state = await rig.state()
+
+    assert (run.cause, state.trigger, len(host.starts)) == (Cause.MANUAL, None, 1)
+
+
+async def test_a_kill_switch_ends_the_run_within_a_second(rig: ScheduleRig) -> None:
+    await rig.deploy(schedule=NEVER_SOON)
+    await due_now(rig)
+    host = FakeHost(run_seconds=None)
+
+    async with rig.owned_by(host) as owner:
+        await eventually(lambda: host.containers)
+        await rig.entities.holds.hold(HoldTarget.everything())
+        owner.wake()
+        [run] = await eventually(rig.history, within_seconds=1)
+
+    assert run.reason == "killed"
+
+
+async def test_a_deleted_schedule_is_ended(rig: ScheduleRig) -> None:
+    await rig.deploy(schedule=NEVER_SOON)
+    await due_now(rig)
+    host = FakeHost(run_seconds=None)
+
+    async with rig.owned_by(host) as owner:
+        await eventually(lambda: host.containers)
+        await rig.entities.delete("s")
+        owner.wake()
+        await eventually(lambda: not host.containers)
+
+    assert [run.reason for run in await rig.history()] == ["deleted"]
+
+
+async def due_now(rig: ScheduleRig, schedule_id: str = "s") -> None:
+    await rig.set(schedule_id, next_execution_time=int(time.time()))
+
+
+async def enough(rig: ScheduleRig, number: int) -> list:  # type: ignore[type-arg]
+    history = await rig.history()
+    return history if len(history) >= number else []
+
+
+async def queued(rig: ScheduleRig) -> bool:
+    return len((await rig.state()).queued) >= 2
+
+
+async def next_after(rig: ScheduleRig, first: int) -> bool:
+    return ((await rig.state()).next_at or 0) > first
+
+
+async def status_of(rig: ScheduleRig, state: str) -> dict:  # type: ignore[type-arg]
+    status = (await rig.state()).entity.status
+    return dict(status) if status.get("state") == state else {}
