@@ -24,7 +24,7 @@ LOOP_LAG_SECONDS = Gauge(
     "runtime_event_loop_lag_seconds",
     "How late the event loop ran a timer, at worst within the last interval of measuring.",
 )
-PROCESS = Info("runtime_process", "Which service and role this process is.")
+PROCESS = Info("runtime_process", "Which service, role and version this process is.")
 
 
 def record(system: str, operation: str, outcome: str, seconds: float) -> None:

@@ -14,7 +14,7 @@ from libs.core.health import Readiness
 from libs.core.http_app import HttpApp
 from libs.core.lifecycle import Lifecycle
 from libs.core.log import configure, get_logger
-from libs.core.metrics import measure_loop_lag
+from libs.core.metrics import PROCESS, measure_loop_lag
 from libs.core.service import ServiceDefinition
 from libs.core.settings import HttpSettings, IdentitySettings, LogSettings, MongoSettings
 from libs.core.settings_loader import SettingsError, load_all
@@ -79,6 +79,7 @@ def run_process(service: ServiceDefinition, role: Role[S], flags: Mapping[str, o
         sys.stderr.write(f"{error}\n")
         return EXIT_USAGE
     configure(settings.log, service=service.name, role=role.name, worker=settings.identity.worker_id)
+    PROCESS.info({"service": service.name, "role": role.name, "version": runtime_version()})
     try:
         return asyncio.run(_run(service, role, settings))
     except UserError as error:
