@@ -9,7 +9,10 @@ import atexit
 import os
 import sys
 from importlib.machinery import ModuleSpec, SourceFileLoader
-from typing import Any, NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # the module takes longer to load than all others together
+    from typing import Any, NoReturn
 
 
 class Terminated(SystemExit):
@@ -23,7 +26,7 @@ class BotError(Exception):
     """The bot cannot be run as it is; told without a traceback, which would show only our own frames."""
 
 
-def run(spec: dict[str, Any], config_text: str, config: Any, result_writer: int, blocked: set[int]) -> NoReturn:
+def run(spec: "dict[str, Any]", config_text: str, config: "Any", result_writer: int, blocked: set[int]) -> "NoReturn":
     """Run the bot to its end, which is the end of this process."""
     termination = Termination()
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
@@ -64,7 +67,7 @@ class Termination:
     def disarm(self) -> None:
         self._armed = False
 
-    async def cancel_on_signal(self, main: Any) -> Any:
+    async def cancel_on_signal(self, main: "Any") -> "Any":
         """Await *main*; SIGTERM cancels it."""
         import asyncio
 
@@ -79,7 +82,7 @@ class Termination:
         return await main
 
 
-def prepare(spec: dict[str, Any], config_text: str) -> None:
+def prepare(spec: "dict[str, Any]", config_text: str) -> None:
     """The process as a bot expects to find it."""
     mount = spec["mount"]
     prefix = spec["entrypoint"].upper()
@@ -108,8 +111,12 @@ def prepare(spec: dict[str, Any], config_text: str) -> None:
     builtins: Any = sys.modules["builtins"]
     builtins.exit = builtins.quit = sys.exit
     # A line is seen when it is printed; and the bot may print any text, whatever the image's locale.
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        stream = open(  # noqa: SIM115 - for the life of the process
+            descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
+        )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 def installed() -> list[str]:
@@ -123,7 +130,7 @@ def installed() -> list[str]:
     return [path for path in candidates if os.path.isdir(path)]
 
 
-def call(spec: dict[str, Any], config: Any, termination: Termination) -> Any:
+def call(spec: "dict[str, Any]", config: "Any", termination: Termination) -> "Any":
     """What the bot's ``main`` returned."""
     script = spec["script"]
     path = os.path.join(spec["mount"], script)
@@ -151,7 +158,7 @@ def call(spec: dict[str, Any], config: Any, termination: Termination) -> Any:
     return asyncio.run(termination.cancel_on_signal(returned))
 
 
-def encode(value: Any) -> bytes:
+def encode(value: "Any") -> bytes:
     """*value* as JSON; NaN and infinities become null, since JSON has none."""
     try:
         try:
@@ -162,7 +169,7 @@ def encode(value: Any) -> bytes:
         raise BotError(f"main returned something that is not JSON: {error}") from None
 
 
-def dumps(value: Any) -> bytes:
+def dumps(value: "Any") -> bytes:
     """As ``json.dumps(value, allow_nan=False)``, by the C code beneath it."""
     if "json" not in sys.modules:
         try:
@@ -178,7 +185,7 @@ def dumps(value: Any) -> bytes:
     return json.dumps(value, allow_nan=False, default=plain).encode()
 
 
-def plain(value: Any) -> Any:
+def plain(value: "Any") -> "Any":
     """Arrays and numbers of numpy, dates and times, which backtests like to return."""
     for method in ("tolist", "isoformat"):
         if callable(getattr(value, method, None)) and not isinstance(value, type):
@@ -186,7 +193,7 @@ def plain(value: Any) -> Any:
     raise TypeError(f"an object of type {type(value).__name__}")
 
 
-def without_nan(value: Any) -> Any:
+def without_nan(value: "Any") -> "Any":
     if isinstance(value, float):
         return value if value - value == 0 else None
     if isinstance(value, dict):
@@ -228,7 +235,7 @@ def exit_code(error: SystemExit) -> int:
     return 1
 
 
-def finish(result: bytes, code: int, result_writer: int) -> NoReturn:
+def finish(result: bytes, code: int, result_writer: int) -> "NoReturn":
     """Bring everything out and end at once: threads that the bot left would keep the interpreter alive."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
