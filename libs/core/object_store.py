@@ -102,10 +102,11 @@ class ObjectInfo:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of an object to compose from: from *offset* on, to the end; *etag* insists on one version."""
+    """A part of an object to compose from: *length* bytes (None: the rest) from *offset* on, of version *etag*."""
 
     key: str
     offset: int = 0
+    length: int | None = None
     etag: str | None = None
 
 

@@ -40,6 +40,8 @@ class BotLog:
         self.changed_at = time.monotonic() - folder.quiet_seconds()
         self.due_at: float | None = 0.0 if spool.pending_bytes else None
         """When its output is to be uploaded, by the monotonic clock; None when there is none."""
+        self.rests_until = 0.0
+        """Before that, nothing is uploaded but the output of a container that has ended."""
         self._readers: set[LiveOutput] = set()
 
     @classmethod
@@ -55,7 +57,7 @@ class BotLog:
         """Output has reached the spool."""
         self.changed_at = time.monotonic()
         if self.due_at is None:
-            self.due_at = self.changed_at + upload_within_seconds
+            self.due_at = max(self.changed_at + upload_within_seconds, self.rests_until)
         for reader in self._readers:
             reader.put(place, payload)
 

@@ -39,6 +39,7 @@ _LOCK_POLL_SECONDS = 0.1
 _RESTART_SECONDS = 5.0
 _SWEEP_SECONDS = 24 * 3600.0
 _EARLY_UPLOAD_BYTES = 4 * 1024 * 1024
+_REST_SHARE = 4
 
 T = TypeVar("T")
 
@@ -70,7 +71,8 @@ class LogPipeline:
         writer: a name of this host, for output of bots that it no longer owns.
         owns: whether this worker owns a segment now, by a lease that it can prove.
         spool_bytes: how much one bot's output may take on disk while the storage is away.
-        interval_seconds: how long output waits at most before it is uploaded, while the storage is there.
+        interval_seconds: how long output waits at most before it is uploaded, while the storage is there; longer
+            only when uploads of this bot would otherwise take more than a fifth of the time.
         hand_over_seconds: after so long without output, what is left of a bot owned by another goes beside its object.
         parallel: uploads at once; each takes up to 16 MiB of memory.
     """
@@ -250,7 +252,7 @@ class LogPipeline:
     def _written(self, bot: BotLog, place: Place, payload: bytes) -> None:
         bot.written(place, payload, self._interval_seconds)
         if bot.spool.pending_bytes >= _EARLY_UPLOAD_BYTES and not bot.uploading:
-            bot.due_at = 0.0
+            bot.due_at = bot.rests_until
             self._wake.set()
 
     # --- uploading
@@ -275,11 +277,14 @@ class LogPipeline:
     async def _upload(self, bot: BotLog) -> None:
         try:
             async with self._uploads:
+                begun = time.monotonic()
                 uploaded = await self._try_to_upload(bot)
+                # The server copies the whole object: one of gigabytes is added to less often.
+                bot.rests_until = time.monotonic() + _REST_SHARE * (time.monotonic() - begun)
         finally:
             bot.uploading = False
         if bot.due_at is None and bot.spool.pending_bytes and (bot.followers or uploaded):
-            bot.due_at = time.monotonic() + self._interval_seconds
+            bot.due_at = max(time.monotonic() + self._interval_seconds, bot.rests_until)
         # What cannot be uploaded now and is written by nobody is let go, and found again when one looks around:
         # another process of this host may be waiting to follow the bot's next container.
         self._wake.set()

@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from libs.core.object_store import ObjectMissing, ObjectStore, StorageUnavailable
+from libs.core.object_store import ObjectInfo, ObjectMissing, ObjectStore, StorageUnavailable
 from libs.core.settings import StorageSettings
-from libs.docker_runner.log_objects import LogObjects
+from libs.docker_runner.log_objects import LogObjects, whole_in_pieces
 from libs.docker_runner.log_position import BEGINNING
 from libs.docker_runner.log_spool import LogSpool
 from libs.docker_runner.log_uploader import LogUploader
@@ -122,13 +122,23 @@ async def test_an_object_grows_from_nothing_past_the_smallest_part_and_is_whole_
 
 async def test_what_is_sent_is_little_more_than_what_was_logged(writer: Writer) -> None:
     logged = 0
-    for _ in range(40):
-        writer.log(os.urandom(500_000))
-        logged += 500_000
+    for _ in range(15):
+        writer.log(os.urandom(1_000_000))
+        logged += 1_000_000
         await writer.upload()
 
     assert writer.store.bytes_sent <= 1.02 * logged + 5 * MIB + 64 * 1024
     assert len(await writer.object()) == logged
+
+
+@pytest.mark.parametrize("size", [5 * MIB, 255 * MIB, 256 * MIB, 512 * MIB - 1, 5000 * MIB + 17])
+def test_a_large_object_is_copied_in_pieces_that_a_server_takes(size: int) -> None:
+    pieces = whole_in_pieces("key", ObjectInfo("key", size, "etag", datetime.now(UTC)))
+
+    ends = [piece.offset + (piece.length or size - piece.offset) for piece in pieces]
+    assert [piece.offset for piece in pieces] == [0, *ends[:-1]]
+    assert ends[-1] == size
+    assert all(5 * MIB <= end - piece.offset < 512 * MIB for piece, end in zip(pieces, ends, strict=True))
 
 
 async def test_many_small_additions_to_a_middling_object_do_not_send_it_again(writer: Writer) -> None:
