@@ -82,7 +82,7 @@ class LeaseLost(Permanent):
     """
 
     def __init__(self, name: str, epoch: int, *, superseded: bool) -> None:
-        how = "a newer process with the same worker id has taken it" if superseded else "it has run out"
+        how = "a newer process with the same worker id has taken it" if superseded else "it ran out or was taken"
         super().__init__(f"the lease of {name} (epoch {epoch}) is lost: {how}")
         self.epoch = epoch
         self.superseded = superseded

@@ -130,7 +130,7 @@ class Crowd:
                     await call.write(pb.WorkerMessage(register=register))
                     await call.read()
                 self._calls[number] = call
-                async for message in call:
+                while (message := await call.read()) is not grpc.aio.EOF:
                     self._receive(number, message)
             self._calls.pop(number, None)
             self.broken += 1
