@@ -1,0 +1,34 @@
+"""deploy/README.md says what is so."""
+
+import re
+
+from tests.deploy.manifests import ROOT
+from tests.deploy.settings_table import README, in_readme, table
+
+TEXT = README.read_text()
+
+
+def test_the_table_of_settings_is_that_of_the_settings() -> None:
+    assert in_readme() == table(), "python -m tests.deploy.settings_table writes it anew"
+
+
+def test_every_path_that_it_names_exists() -> None:
+    paths = set(re.findall(r"(?:deploy|tools|libs)/[\w./-]+\w", TEXT)) - {"deploy/compose/.env"}
+
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+
+
+def test_every_make_target_that_it_names_exists() -> None:
+    targets = set(
+        re.findall(r"^\.PHONY: (.*)$", (ROOT / "deploy/compose/Makefile").read_text(), re.MULTILINE)[0].split()
+    )
+
+    assert set(re.findall(r"\bmake (up|down|logs|ps|images|clean)\b", TEXT)) <= targets
+
+
+def test_every_link_within_it_leads_somewhere() -> None:
+    headings = {
+        re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)
+    }
+
+    assert set(re.findall(r"\]\(#([\w-]+)\)", TEXT)) <= headings
