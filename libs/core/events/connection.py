@@ -266,24 +266,24 @@ class NatsConnection:
             if isinstance(error, nats.errors.SlowConsumerError):
                 log.warning("messages were dropped because they came faster than they were handled")
 
-        await client.connect(
-            servers=list(self._servers),
-            name=self._name,
-            allow_reconnect=False,
-            max_reconnect_attempts=1,  # of each address, before the next
-            reconnect_time_wait=0.05,  # type: ignore[arg-type]  # between two attempts at one address
-            connect_timeout=_CONNECT_SECONDS,  # type: ignore[arg-type]  # any number of seconds does
-            ping_interval=_PING_SECONDS,  # type: ignore[arg-type]
-            max_outstanding_pings=_UNANSWERED_PINGS,
-            closed_cb=closed,
-            error_cb=failed,
-        )
         try:
+            await client.connect(
+                servers=list(self._servers),
+                name=self._name,
+                allow_reconnect=False,
+                max_reconnect_attempts=1,  # of each address, before the next
+                reconnect_time_wait=0.05,  # type: ignore[arg-type]  # between two attempts at one address
+                connect_timeout=_CONNECT_SECONDS,  # type: ignore[arg-type]  # any number of seconds does
+                ping_interval=_PING_SECONDS,  # type: ignore[arg-type]
+                max_outstanding_pings=_UNANSWERED_PINGS,
+                closed_cb=closed,
+                error_cb=failed,
+            )
             for subscription in list(self._subscriptions):
                 await subscription._make(client)
             await client.flush(timeout=2)
         except BaseException:
-            await client.close()
+            await self._close(client)
             raise
         for found in client.discovered_servers:
             if (address := found.geturl()) not in self._servers:
@@ -301,11 +301,15 @@ class NatsConnection:
         for subscription in self._subscriptions:
             subscription._driver = None
         if client is not None:
-            try:
-                async with asyncio.timeout(_CLOSE_SECONDS):
-                    await client.close()
-            except (nats.errors.Error, OSError, TimeoutError) as error:
-                log.debug("the old connection to nats did not close", reason=str(error))
+            await self._close(client)
+
+    @staticmethod
+    async def _close(client: Client) -> None:
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await client.close()
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            log.debug("the old connection to nats did not close", reason=str(error))
 
     def _tell(self, ok: bool, detail: str) -> None:
         if ok:

@@ -64,6 +64,7 @@ class Ingestion:
         max_retries: how often handling an event may fail, for a reason that does not pass by itself, before it is
             given up. A failure that passes (a database away) is never counted.
         ack_wait_seconds: after so long without a sign of life from its worker, an event goes to another.
+        capacity: how many events this worker has in hand at most.
         required: whether the process is not ready while the stream is unusable although NATS is there.
         stream_name: another stream than the contract's, for tests that share a server; so are *subjects*.
     """
@@ -78,6 +79,7 @@ class Ingestion:
         *,
         max_retries: int = 3,
         ack_wait_seconds: float = ACK_WAIT_SECONDS,
+        capacity: int = 1024,
         readiness: Readiness | None = None,
         required: bool = True,
         stream_name: str = EVENT_STREAM,
@@ -96,7 +98,13 @@ class Ingestion:
         publishes = [service.completed_subject] if service.completed_subject else []
         stream = EventStream(jetstream, service.name, service.subjects, publishes, name=stream_name, subjects=subjects)
         self._consumer = EventConsumer(
-            connection, stream, self._receive, lambda: len(self._in_hand), readiness=readiness, required=required
+            connection,
+            stream,
+            self._receive,
+            lambda: len(self._in_hand),
+            capacity=capacity,
+            readiness=readiness,
+            required=required,
         )
         self._lanes: Lanes[_Work] = Lanes()
         self._in_hand: set[_Work] = set()

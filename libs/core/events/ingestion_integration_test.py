@@ -112,6 +112,20 @@ async def test_an_event_whose_write_is_slow_is_not_given_to_another_worker(rig: 
     assert (slow.calls, other.calls) == (1, 0)
 
 
+async def test_a_slow_worker_asks_for_no_more_than_it_can_hold_and_loses_none(rig: EventRig) -> None:
+    await rig.make_stream()
+    slow = SlowStore(rig.store())
+    await rig.start_worker(store=slow, capacity=100)  # type: ignore[arg-type]
+    for first in range(0, 500, 50):
+        await asyncio.gather(*(rig.created(f"b{n}") for n in range(first, first + 50)))
+    await eventually(lambda: any_in_hand(rig))
+    [consumer] = await rig.jetstream.consumers(rig.stream_name)
+    assert consumer["num_ack_pending"] <= 100
+    slow.released.set()
+    await eventually(lambda: none_pending(rig))
+    assert len(await rig.ids()) == 500
+
+
 async def test_ingestion_goes_on_by_itself_when_the_stream_is_deleted_and_made_again(rig: EventRig) -> None:
     await rig.make_stream()
     workers = [await rig.start_worker(), await rig.start_worker()]

@@ -137,8 +137,15 @@ class EntityStore:
             StoreConflict: two documents have one id; remove one of them.
         """
         with translated():
-            await self._entities.create_index("id", unique=True)
-            await self._entities.create_index("segment_id")
+            indexes = await self._entities.index_information()
+            # An older runtime's indexes do as well, whatever their names.
+            fields = {
+                (index["key"][0][0], bool(index.get("unique"))) for index in indexes.values() if len(index["key"]) == 1
+            }
+            if ("id", True) not in fields:
+                await self._entities.create_index("id", unique=True, name="entity_id")
+            if ("segment_id", False) not in fields:
+                await self._entities.create_index("segment_id", name="entity_segment")
         await self.partitions.ensure_indexes()
         await self._tombstones.ensure_indexes()
 
@@ -170,18 +177,31 @@ class EntityStore:
         return await self._writer.apply(events)
 
     async def create(self, entity_id: str, config: Mapping[str, object], custom: Mapping[str, object]) -> Applied:
-        """Make an entity as a `created` event of this moment would; changes nothing when it exists."""
-        content = {"config": config, "custom": custom}
-        return await self.apply([EntityEvent(entity_id, EventKind.CREATED, _now(), content)])
+        """Make an entity, after all that was applied before; changes nothing when it exists."""
+        return await self._direct(entity_id, EventKind.CREATED, {"config": config, "custom": custom})
 
-    async def update(self, entity_id: str, config: Mapping[str, object], custom: Mapping[str, object]) -> Applied:
-        """Change an entity as an `updated` event of this moment would; creates it when it is unknown."""
-        content = {"config": config, "custom": custom}
-        return await self.apply([EntityEvent(entity_id, EventKind.UPDATED, _now(), content)])
+    async def update(
+        self,
+        entity_id: str,
+        config: Mapping[str, object],
+        custom: Mapping[str, object],
+        *,
+        revision: int | None = None,
+    ) -> Applied:
+        """Change an entity, after all that was applied before; without *revision*, creates it when it is unknown.
 
-    async def delete(self, entity_id: str) -> Applied:
-        """Remove an entity as a `deleted` event of this moment would: events from before raise it no more."""
-        return await self.apply([EntityEvent(entity_id, EventKind.DELETED, _now())])
+        Args:
+            revision: the one that was read; if it has another by now, nothing happens.
+        """
+        return await self._direct(entity_id, EventKind.UPDATED, {"config": config, "custom": custom}, revision)
+
+    async def delete(self, entity_id: str, *, revision: int | None = None) -> Applied:
+        """Remove an entity: no event from before raises it again.
+
+        Args:
+            revision: the one that was read; if it has another by now, nothing happens.
+        """
+        return await self._direct(entity_id, EventKind.DELETED, {}, revision)
 
     async def set_status(self, entity_id: str, status: Mapping[str, object]) -> bool:
         """Record what a worker found, without touching the revision. False when the entity is gone."""
@@ -219,6 +239,12 @@ class EntityStore:
         with translated():
             return await self._entities.count_documents({})
 
+    async def _direct(
+        self, entity_id: str, kind: EventKind, content: Mapping[str, object], revision: int | None = None
+    ) -> Applied:
+        event = EntityEvent(entity_id, kind, Stamp.of(time.time_ns()), content, direct=True)
+        return await self._writer.apply([event], revision)
+
     async def _find(self, query: Document, limit: int = 0) -> list[Entity]:
         holds = await self.holds.current()
         with translated():
@@ -241,10 +267,6 @@ def is_enabled(config: Mapping[str, object]) -> bool:
     if isinstance(enabled, str):
         return enabled.strip().lower() not in _OFF
     return enabled is None or enabled not in _OFF
-
-
-def _now() -> Stamp:
-    return Stamp.of(time.time_ns())
 
 
 def _object(value: object) -> Mapping[str, Any]:

@@ -248,3 +248,21 @@ async def test_holds_by_owner_and_on_all_cover_entities_to_come(store: EntitySto
     await store.holds.hold(HoldTarget.everything())
     await store.holds.resume(HoldTarget.selector("custom.config.author=alice"))
     assert [str(entity.held.target) for entity in await store.page() if entity.held] == ["all", "all"]
+
+
+async def test_a_change_that_names_an_older_revision_does_nothing(store: EntityStore) -> None:
+    await store.create("x", {"n": 1}, CUSTOM)
+    await store.update("x", {"n": 2}, CUSTOM)
+    assert not (await store.delete("x", revision=1)).changed_ids
+    assert not (await store.update("x", {"n": 3}, CUSTOM, revision=1)).changed_ids
+    assert (await store.delete("x", revision=2)).changed_ids == {"x"}
+    assert not (await store.update("x", {"n": 3}, CUSTOM, revision=2)).changed_ids
+    assert await counts(store) == (0, 0)
+
+
+async def test_an_older_runtimes_index_on_the_id_is_no_obstacle(database: Database) -> None:
+    await database["bots"].create_index("id")
+    store = EntityStore(database, "bots", PartitionStore(database, "bots", 3))
+    await store.ensure_indexes()
+    await store.ensure_indexes()
+    assert sum(bool(index.get("unique")) for index in (await database["bots"].index_information()).values()) == 1

@@ -78,8 +78,11 @@ class EntityWriter:
         self._tombstones = tombstones
         self._derive = derive
 
-    async def apply(self, events: Sequence[EntityEvent]) -> Applied:
+    async def apply(self, events: Sequence[EntityEvent], revision: int | None = None) -> Applied:
         """Bring the entities to what *events* say, given all that was applied before. Safe to repeat.
+
+        Args:
+            revision: if given, an entity that has another one by now, or is gone, is left alone.
 
         Raises:
             StoreUnavailable: some of it may have been written; apply the same events again.
@@ -93,18 +96,22 @@ class EntityWriter:
         for attempt in range(_MAX_ROUNDS):
             if attempt > 1:
                 await asyncio.sleep(random.uniform(0, 0.002 * attempt))  # noqa: S311 - only spreads the losers out
-            contended = await self._round(events_by_id, applied)
+            contended = await self._round(events_by_id, applied, revision)
             if not contended:
                 return applied
             events_by_id = {entity_id: events_by_id[entity_id] for entity_id in contended}
         raise EntityContended(events_by_id)
 
-    async def _round(self, events_by_id: Mapping[str, Sequence[EntityEvent]], applied: Applied) -> set[str]:
+    async def _round(
+        self, events_by_id: Mapping[str, Sequence[EntityEvent]], applied: Applied, revision: int | None
+    ) -> set[str]:
         """One attempt; the ids for which another is needed."""
         documents, deletions = await asyncio.gather(self._documents(events_by_id), self._tombstones.of(events_by_id))
         plan = _Plan()
         for entity_id, events in events_by_id.items():
-            self._plan_one(plan, entity_id, events, documents.get(entity_id), deletions.get(entity_id))
+            document = documents.get(entity_id)
+            if revision is None or (document is not None and int(document.get("revision", 0)) == revision):
+                self._plan_one(plan, entity_id, events, document, deletions.get(entity_id))
         await self._tombstones.put(plan.tombstones)
         contended = await self._remove(plan.removals, applied)
         contended |= await self._update(plan.updates, applied)

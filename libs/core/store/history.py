@@ -118,13 +118,18 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class EntityEvent:
-    """One event about the entity *id*; *content* is empty for a deletion."""
+    """One event about the entity *id*; *content* is empty for a deletion.
+
+    A *direct* one came from no stream but from somebody who saw the entity as it is now: it comes after all that is
+    known, whatever the clocks say.
+    """
 
     id: str
     kind: EventKind
     stamp: Stamp
     content: Mapping[str, object] = field(default_factory=dict)
     trace: Mapping[str, str] = field(default_factory=dict)
+    direct: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +151,10 @@ class History:
 
     def after(self, event: EntityEvent) -> "History":
         """The history after *event* became known. Returns itself when that changes nothing."""
+        stamp = self._following(event.stamp) if event.direct else event.stamp
         if event.kind is EventKind.DELETED:
-            return self.with_deletion(event.stamp)
-        return self.with_version(Version(event.kind, event.stamp, event.content, event.trace))
+            return self.with_deletion(stamp)
+        return self.with_version(Version(event.kind, stamp, event.content, event.trace))
 
     def with_version(self, version: Version) -> "History":
         """The history after *version* became known. Returns itself when that changes nothing."""
@@ -163,6 +169,12 @@ class History:
         if self.deleted is not None and not self.deleted.published_before(stamp):
             return self
         return History(_in_order(v for v in self.versions if v.stamp.outlives(stamp)), stamp)
+
+    def _following(self, stamp: Stamp) -> Stamp:
+        """*stamp*, or as much later as it takes to come after all that is known."""
+        known = [version.stamp for version in self.versions] + ([self.deleted] if self.deleted is not None else [])
+        latest = max((max(s.published_at, s.made_at) + 1 for s in known), default=0)
+        return Stamp.of(max(stamp.published_at, latest))
 
 
 def _in_order(versions: Iterable[Version]) -> tuple[Version, ...]:

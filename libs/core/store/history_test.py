@@ -168,3 +168,17 @@ def test_within_one_stream_the_sequence_decides_when_the_servers_clock_steps_bac
     first = updated(1, published_at=START + SECOND, made_at=START)
     deletion = deleted(2, published_at=START + SECOND // 2)
     assert outcome([first, deletion]) is None
+
+
+def test_a_direct_event_comes_after_all_that_is_known_though_its_clock_is_behind() -> None:
+    for kind in (EventKind.DELETED, EventKind.UPDATED):
+        content = {} if kind is EventKind.DELETED else {"config": {"n": 0}, "custom": {}}
+        direct = EntityEvent("x", kind, Stamp.of(START - 3600 * SECOND), content, direct=True)
+        assert outcome([created(1), updated(2), direct]) == (content or None)
+        assert outcome([created(1), updated(2), direct, updated(2), created(1)]) == (content or None)
+
+
+def test_a_direct_creation_after_a_deletion_counts_though_its_clock_is_behind() -> None:
+    content: dict[str, object] = {"config": {}, "custom": {}}
+    again = EntityEvent("x", EventKind.CREATED, Stamp.of(START - 3600 * SECOND), content, direct=True)
+    assert outcome([created(1), deleted(2), again]) == content
