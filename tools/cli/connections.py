@@ -5,11 +5,9 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from libs.core.events.connection import NatsConnection, NatsUnavailable
-from libs.core.events.jetstream import JetStream
 from libs.core.log import configure
-from libs.core.object_store import ObjectStore
 from libs.core.service import ServiceDefinition
 from libs.core.settings import LogSettings, MongoSettings, NatsSettings, PartitionSettings, StorageSettings
 from libs.core.settings_loader import load
@@ -20,6 +18,11 @@ from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.dev import state
 from tools.dev.home import home
+
+if TYPE_CHECKING:  # imported where they are used: what most commands do needs neither, and each takes a while
+    from libs.core.events.connection import NatsConnection
+    from libs.core.events.jetstream import JetStream
+    from libs.core.object_store import ObjectStore
 
 _ADDRESSES = ("MONGO_URI", "NATS_URL", "MINIO_ENDPOINT")
 _NATS_SECONDS = 3.0
@@ -82,12 +85,14 @@ class Connections:
         """Whether the target names a NATS server."""
         return load(NatsSettings, environ=self.target.environment).url is not None
 
-    async def nats(self) -> NatsConnection:
+    async def nats(self) -> "NatsConnection":
         """The connection to NATS.
 
         Raises:
             Failure: there is no NATS in the target, or it does not answer.
         """
+        from libs.core.events.connection import NatsConnection
+
         if self._nats is None:
             url = load(NatsSettings, environ=self.target.environment).url
             if url is None:
@@ -102,23 +107,27 @@ class Connections:
             self._nats = connection
         return self._nats
 
-    async def jetstream(self) -> JetStream:
+    async def jetstream(self) -> "JetStream":
         """JetStream over that connection. Errors as nats()."""
+        from libs.core.events.jetstream import JetStream
+
         return JetStream(await self.nats())
 
-    async def nats_if_up(self) -> NatsConnection | None:
+    async def nats_if_up(self) -> "NatsConnection | None":
         """The connection, or None when there is no NATS or it does not answer."""
         try:
             return await self.nats() if self.has_nats else None
-        except (Failure, NatsUnavailable):
+        except Failure:
             return None
 
     def storage_settings(self) -> StorageSettings:
         """How the storage is reached. Raises SettingsError."""
         return load(StorageSettings, environ=self.target.environment)
 
-    def storage(self) -> ObjectStore:
+    def storage(self) -> "ObjectStore":
         """The object storage. Raises SettingsError."""
+        from libs.core.object_store import ObjectStore
+
         if self._storage is None:
             self._storage = ObjectStore(self.storage_settings(), threads=2)
             self._stack.push_async_callback(self._storage.close)

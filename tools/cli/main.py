@@ -1,66 +1,40 @@
 """The root of the `runtime` command: which commands there are, and what errors look like."""
 
-import importlib
 import sys
 import traceback
-from typing import NamedTuple
 
 import click
 
 from tools.cli.exit_codes import ExitCode
+from tools.cli.lazy import LazyCommand, LazyGroup
 
-
-class _Command(NamedTuple):
-    module: str
-    name: str
-    help: str
-
-
-# A command's module is imported when it is called: a worker must not carry what the others need.
 _COMMANDS = {
-    "demo": _Command("tools.cli.demo", "demo", "Run two sample bots from nothing, to see how it all works."),
-    "dev": _Command("tools.cli.dev", "dev", "Everything on this machine: up, down, status."),
-    "bot": _Command("tools.cli.bot", "bot", "Deploy, list, follow, stop and remove bots."),
-    "status": _Command("tools.cli.status", "status", "Who runs what: masters, workers, segments, bots."),
-    "dlq": _Command("tools.cli.dlq", "dlq", "Events that were given up: look, replay, throw away."),
-    "load": _Command("tools.loadgen.command", "load", "Make many small bots, backtests or schedules come and go."),
-    "setup": _Command("tools.cli.setup", "setup", "Get the Docker engine and the bots' images ready."),
-    "bot-runner": _Command("tools.cli.services", "bot_runner", "Run a process of the service that keeps bots running."),
-    "backtest-runner": _Command("tools.cli.services", "backtest_runner", "Run a process of the service for backtests."),
-    "bot-scheduler": _Command("tools.cli.services", "bot_scheduler", "Run a process of the service for schedules."),
+    "demo": LazyCommand("tools.cli.demo", "demo", "Run two sample bots from nothing, to see how it all works."),
+    "dev": LazyCommand("tools.cli.dev", "dev", "Everything on this machine: up, down, status."),
+    "bot": LazyCommand("tools.cli.bot", "bot", "Deploy, list, follow, stop and remove bots."),
+    "status": LazyCommand("tools.cli.status", "status", "Who runs what: masters, workers, segments, bots."),
+    "dlq": LazyCommand("tools.cli.dlq", "dlq", "Events that were given up: look, replay, throw away."),
+    "load": LazyCommand("tools.loadgen.command", "load", "Make many small bots, backtests or schedules come and go."),
+    "setup": LazyCommand("tools.cli.setup", "setup", "Get the Docker engine and the bots' images ready."),
+    "bot-runner": LazyCommand(
+        "tools.cli.services", "bot_runner", "Run a process of the service that keeps bots running."
+    ),
+    "backtest-runner": LazyCommand(
+        "tools.cli.services", "backtest_runner", "Run a process of the service for backtests."
+    ),
+    "bot-scheduler": LazyCommand("tools.cli.services", "bot_scheduler", "Run a process of the service for schedules."),
 }
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called; their names and one-line helps are known before."""
+_HELP = """Runs trading bots: for ever, on a schedule, or once as a backtest.
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order in which a newcomer meets them."""
-        return list(_COMMANDS)
+New here? `runtime demo` shows everything once; `runtime dev up` starts a stack of your own to deploy bots to.
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command's module."""
-        known = _COMMANDS.get(cmd_name)
-        if known is None:
-            return None
-        command = getattr(importlib.import_module(known.module), known.name)
-        return command if isinstance(command, click.Command) else None
+Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 something is out of reach, 4 not found, 5 not in time,
+130 interrupted.
+"""
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list in `--help`, without importing anything."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, command.help) for name, command in _COMMANDS.items()])
-
-
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-def runtime() -> None:
-    """Runs trading bots: for ever, on a schedule, or once as a backtest.
-
-    New here? `runtime demo` shows everything once; `runtime dev up` starts a stack of your own to deploy bots to.
-
-    Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 something is out of reach, 4 not found, 5 not in time,
-    130 interrupted.
-    """
+runtime = LazyGroup("runtime", _HELP, _COMMANDS)
 
 
 def main() -> None:

@@ -9,8 +9,6 @@ from enum import Enum
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 output_option = click.option(
     "--output",
@@ -36,20 +34,20 @@ def write_json(data: object) -> None:
     click.echo(json.dumps(data, default=_plain, ensure_ascii=False, indent=indent))
 
 
-def console() -> Console:
-    """Where text goes: as wide as the terminal, and never cut when it goes into a file or a pipe."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-
-
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str, title: str | None = None) -> None:
     """Print rows under their columns; *empty* when there are none."""
     if not rows:
         click.echo(empty)
         return
+    # Slow to import, and not needed for JSON.
+    from rich.console import Console
+    from rich.table import Table
+
     shown = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for row in rows:
         shown.add_row(*(cell(value) for value in row))
-    console().print(shown)
+    # As wide as the terminal; in a file or a pipe nothing is cut.
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(shown)
 
 
 def cell(value: object) -> str:

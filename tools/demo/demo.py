@@ -90,7 +90,7 @@ class Demo:
         if not stack.state.scopes:
             return
         engine = await ensure_engine()
-        async with Containers(engine.url, stack.state.scopes) as containers:
+        async with Containers(engine.url, stack.state.scopes, stack.directory) as containers:
             await containers.remove_all()
         for part in stack.state.parts:
             await part.process.stop(grace_seconds=5)

@@ -80,9 +80,10 @@ async def demo(home: Path, *arguments: str) -> AsyncIterator[Demonstration]:
         await reading
 
 
-async def containers_of(engine: Engine, scopes: tuple[str, ...]) -> list[str]:
-    async with Containers(engine.url, scopes) as containers:
-        return [container.name for container in await containers.all()]
+async def containers_of(engine: Engine, home: Path) -> list[str]:
+    """The stack's containers, and what else mounts something out of its folder."""
+    async with Containers(engine.url, state.load(home / "demo").scopes, home) as containers:
+        return [container.name for container in await containers.all()] + sorted(containers.mounting())
 
 
 async def test_two_bots_run_one_is_changed_one_is_removed_and_nothing_is_left(
@@ -98,7 +99,7 @@ async def test_two_bots_run_one_is_changed_one_is_removed_and_nothing_is_left(
     assert "moving-average │ stopping, nothing to cancel" in shown.text
     assert "What ran where" in shown.text
     assert shown.processes() == []
-    assert await containers_of(docker_engine, state.load(tmp_path / "demo").scopes) == []
+    assert await containers_of(docker_engine, tmp_path) == []
 
 
 async def test_with_json_the_last_line_is_the_table_for_programs(docker_engine: Engine, tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ async def test_ctrl_c_at_any_time_leaves_no_container_and_no_process(
     assert exit_code == 130, shown.text
     assert "Traceback" not in shown.text
     assert shown.processes() == []
-    assert await containers_of(docker_engine, state.load(tmp_path / "demo").scopes) == []
+    assert await containers_of(docker_engine, tmp_path) == []
 
 
 async def test_a_demo_that_was_killed_is_cleaned_up_by_the_next_one(docker_engine: Engine, tmp_path: Path) -> None:
@@ -139,12 +140,12 @@ async def test_a_demo_that_was_killed_is_cleaned_up_by_the_next_one(docker_engin
     scopes = state.load(tmp_path / "demo").scopes
     await eventually(lambda: shown.processes() == [], within_seconds=10)
     try:
-        assert await containers_of(docker_engine, scopes) != []
+        assert await containers_of(docker_engine, tmp_path) != []
 
         async with demo(tmp_path) as again:
             assert await again.process.wait() == 0, again.text
 
-        assert await containers_of(docker_engine, scopes) == []
+        assert await containers_of(docker_engine, tmp_path) == []
     finally:
         for scope in scopes:
             await asyncio.to_thread(remove_containers, docker_engine, scope)

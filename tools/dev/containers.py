@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import docker
@@ -39,11 +40,16 @@ class BotContainer:
 
 
 class Containers:
-    """The containers with one of *scopes* on the engine at *url*. Use as an asynchronous context manager."""
+    """The containers with one of *scopes* on the engine at *url*. Use as an asynchronous context manager.
 
-    def __init__(self, url: str, scopes: Collection[str]) -> None:
+    Args:
+        folder: of the stack. Short-lived containers that mount something out of it are its own too; they have no scope.
+    """
+
+    def __init__(self, url: str, scopes: Collection[str], folder: Path | None = None) -> None:
         self._client = docker.APIClient(base_url=url, timeout=_CALL_SECONDS)
         self._scopes = tuple(scopes)
+        self._folder = folder
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="containers")
         self._closing = threading.Event()
         self._streams: set[Any] = set()
@@ -102,14 +108,24 @@ class Containers:
 
     def _remove_all(self) -> int:
         count = 0
-        for container in self._list(None, None):
+        for container_id in {container.container_id for container in self._list(None, None)} | self.mounting():
             try:
-                self._client.remove_container(container.container_id, force=True, v=True)
+                self._client.remove_container(container_id, force=True, v=True)
                 count += 1
             except APIError as error:
                 if error.status_code not in _GONE_OR_GOING:
                     raise
         return count
+
+    def mounting(self) -> set[str]:
+        """Ids of the managed containers, of whatever scope, that mount something out of the stack's folder. Blocks."""
+        if self._folder is None:
+            return set()
+        managed = self._client.containers(all=True, filters={"label": [f"{Label.MANAGED}=true"]})
+        return {item["Id"] for item in managed if any(self._is_ours(mount) for mount in item.get("Mounts") or ())}
+
+    def _is_ours(self, mount: Mapping[str, Any]) -> bool:
+        return self._folder is not None and Path(mount.get("Source") or "/").is_relative_to(self._folder)
 
     def _read(self, container_id: str, tail: int | None, follow: bool, hand_over: Callable[[str | None], None]) -> None:
         stream = None

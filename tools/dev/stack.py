@@ -110,8 +110,8 @@ class Stack:
         async with asyncio.TaskGroup() as tasks:
             for part in services:
                 tasks.create_task(part.process.stop(grace_seconds), name=f"stop {part.name}")
-        if engine is not None and self.state.scopes:
-            async with Containers(engine.url, self.state.scopes) as containers:
+        if engine is not None:
+            async with Containers(engine.url, self.state.scopes, self.directory) as containers:
                 await containers.remove_all()
         async with asyncio.TaskGroup() as tasks:
             for part in self.state.parts:

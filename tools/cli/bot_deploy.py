@@ -1,0 +1,109 @@
+"""`runtime bot deploy`: from a folder to a running bot."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from libs.core.service import BOT_RUNNER
+from libs.core.store.runs import RunStore
+from tools.bots.announce import Announcer, deployment
+from tools.bots.folder import read_folder
+from tools.bots.outcome import until_settled
+from tools.bots.package import pack
+from tools.cli import interrupts
+from tools.cli.bot_waiting import WAIT_SECONDS, in_time, wait_option
+from tools.cli.connections import connected
+from tools.cli.output import output_option, show
+
+
+@click.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--id", "bot_id", help="The bot's id.  [the name in bot.json, else the folder's name]")
+@click.option("--config", help="A JSON object or a file with one; its keys replace those of bot.json's config.")
+@click.option("--runtime", help="python3.11 or nodejs20.  [from bot.json, else guessed from the files]")
+@click.option("--entrypoint", help="The file to run.  [from bot.json, else main.py, main.js or index.js]")
+@wait_option
+@output_option
+def deploy(
+    directory: Path,
+    bot_id: str | None,
+    config: str | None,
+    runtime: str | None,
+    entrypoint: str | None,
+    no_wait: bool,
+    output: str,
+) -> None:
+    """Upload the bot in DIRECTORY and run it, or bring it to this version if it exists.
+
+    Exit code 1 when the bot does not run (its last lines are shown), 5 when nothing is known after a minute.
+    """
+    data = interrupts.run(_deploy(directory, bot_id, config, runtime, entrypoint, not no_wait))
+    show(output, data, lambda: click.echo(_told(data)))
+
+
+async def _deploy(
+    directory: Path, bot_id: str | None, config: str | None, runtime: str | None, entrypoint: str | None, wait: bool
+) -> dict[str, Any]:
+    folder = read_folder(directory, runtime, entrypoint)
+    config_now = {**folder.config, **_config(config)}
+    package = pack(directory)
+    bot_id = bot_id or folder.name
+    async with connected() as servers:
+        entities = await servers.entities(BOT_RUNNER)
+        storage, bucket = servers.storage(), servers.storage_settings().code_bucket
+        await storage.ensure_bucket(bucket)
+        key = package.key(bot_id)
+        await storage.put(bucket, key, package.content, "application/zip")
+        known = await entities.get(bot_id)
+        deployed = deployment(bot_id, folder, config_now, key, known)
+        if servers.has_nats:
+            announcer = Announcer(await servers.jetstream(), BOT_RUNNER)
+            await (announcer.created(deployed) if known is None else announcer.updated(deployed))
+        else:
+            await entities.update(bot_id, deployed.config, deployed.custom)
+        data: dict[str, Any] = {
+            "id": bot_id,
+            "event": "created" if known is None else "updated",
+            "version": folder.version,
+            "runtime": folder.description["runtime"],
+            "code": {"bucket": bucket, "key": key, "sha256": package.digest, "files": package.files},
+        }
+        if wait:
+            runs = RunStore(await servers.database(BOT_RUNNER))
+            settled = await in_time(until_settled(entities, runs, bot_id, deployed.custom["updatedAt"], WAIT_SECONDS))
+            data |= {
+                "state": settled.state,
+                "detail": settled.detail,
+                "worker": settled.worker,
+                "container": settled.container,
+                "segment": settled.segment,
+            }
+        return data
+
+
+def _config(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    if not text.lstrip().startswith("{"):
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except OSError as error:
+            raise click.UsageError(f"--config is neither a JSON object nor a file that can be read: {error}") from error
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"--config is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise click.UsageError("--config must be a JSON object")
+    return config
+
+
+def _told(data: dict[str, Any]) -> str:
+    text = f"{data['id']} {data['version']} is {data['event']}"
+    if "state" in data:
+        where = f" on {data['worker']} (segment {data['segment']})" if data["worker"] else ""
+        text += f", and {data['state']}{where}"
+        text += f": {data['detail']}" if data["detail"] else ""
+    return text
