@@ -42,10 +42,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: st
     # Slow to import, and not needed for JSON.
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     shown = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        shown.add_row(*(cell(value) for value in row))
+        shown.add_row(*(Text(cell(value)) for value in row))
     # As wide as the terminal; in a file or a pipe nothing is cut.
     Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(shown)
 
@@ -58,7 +59,7 @@ def cell(value: object) -> str:
         return value.strftime("%Y-%m-%d %H:%M:%S")
     if isinstance(value, float):
         return f"{value:.1f}"
-    text = str(value).replace("[", r"\[")
+    text = str(value)
     return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 

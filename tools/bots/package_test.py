@@ -1,0 +1,79 @@
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tools.bots.errors import BotFolderInvalid
+from tools.bots.package import pack
+
+
+def write(folder: Path, **files: str) -> None:
+    for name, content in files.items():
+        path = folder / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+def names(content: bytes) -> list[str]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return archive.namelist()
+
+
+def test_the_same_files_give_the_same_bytes_whenever_they_were_written(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write(tmp_path / folder, main_dot_py="x = 1", lib__b_dot_py="y = 2")
+    os.utime(tmp_path / "a" / "main.py", (1, 1))
+
+    assert pack(tmp_path / "a") == pack(tmp_path / "b")
+
+
+def test_other_content_gets_another_key(tmp_path: Path) -> None:
+    write(tmp_path, main_dot_py="x = 1")
+    before = pack(tmp_path).key("b1")
+    write(tmp_path, main_dot_py="x = 2")
+
+    assert pack(tmp_path).key("b1") != before
+
+
+def test_dependencies_are_packed_and_caches_and_secrets_are_not(tmp_path: Path) -> None:
+    write(tmp_path, main_dot_py="", vendor__lib_dot_py="", node_modules__x__index_dot_js="")
+    write(tmp_path, _dot_env="KEY=1", __pycache____main_dot_pyc="", _dot_git__config="")
+    (tmp_path / "__pycache__").mkdir(exist_ok=True)
+    (tmp_path / "__pycache__" / "main.pyc").write_text("")
+
+    assert names(pack(tmp_path).content) == ["main.py", "node_modules/x/index.js", "vendor/lib.py"]
+
+
+@pytest.mark.parametrize("bot_id", ["../x", "a/b", "with spaces and 🤖", "x" * 300, "\ud800"])
+def test_any_id_gives_a_key_of_two_harmless_parts(tmp_path: Path, bot_id: str) -> None:
+    write(tmp_path, main_dot_py="")
+
+    folder, file = pack(tmp_path).key(bot_id).split("/")
+
+    assert folder.isascii()
+    assert folder not in ("", ".", "..")
+    assert len(folder) < 200
+    assert file.endswith(".zip")
+
+
+def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, secret="", bot__main_dot_py="")
+    (tmp_path / "bot" / "link").symlink_to(tmp_path / "secret")
+
+    with pytest.raises(BotFolderInvalid, match="leads out of"):
+        pack(tmp_path / "bot")
+
+
+def test_a_link_within_the_folder_becomes_a_copy(tmp_path: Path) -> None:
+    write(tmp_path, main_dot_py="", real__x_dot_py="")
+    (tmp_path / "again").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "loop").symlink_to(tmp_path)
+
+    assert names(pack(tmp_path).content) == ["again/x.py", "main.py", "real/x.py"]
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BotFolderInvalid, match="has no files"):
+        pack(tmp_path)

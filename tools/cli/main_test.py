@@ -1,0 +1,91 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.cli.exit_codes import ExitCode
+from tools.cli.main import run
+
+NOWHERE = {
+    "MONGO_URI": "mongodb://127.0.0.1:1/?directConnection=true",
+    "MONGO_TIMEOUT_SECONDS": "0.2",
+    "NATS_URL": "nats://127.0.0.1:1",
+    "MINIO_ACCESS_KEY_ID": "a",
+    "MINIO_SECRET_ACCESS_KEY": "b",
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RUNTIME_HOME", str(tmp_path / "home"))
+    for name, value in NOWHERE.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "",
+        "demo",
+        "setup",
+        "status",
+        *("dev", "dev up", "dev down", "dev status"),
+        *("bot", "bot deploy", "bot ls", "bot logs", "bot rm", "bot kill", "bot resume"),
+        *("dlq", "dlq ls", "dlq show", "dlq replay", "dlq purge"),
+        *("bot-runner", "bot-runner master", "bot-runner worker", "backtest-runner standalone", "bot-scheduler master"),
+    ],
+)
+def test_every_command_has_a_help_text(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*command.split(), "--help"]) == ExitCode.OK
+    assert "Usage: runtime" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("bogus", ExitCode.USAGE, "No such command 'bogus'"),
+        ("bot kill", ExitCode.USAGE, "give exactly one of ID, --selector and --all"),
+        ("bot kill --selector nonsense", ExitCode.USAGE, "'nonsense' is not a selector"),
+        ("bot ls", ExitCode.UNREACHABLE, "MongoDB is unavailable"),
+        ("dlq ls", ExitCode.UNREACHABLE, "NATS does not answer"),
+        ("dlq replay", ExitCode.USAGE, "give either numbers or --all"),
+        ("dev status", ExitCode.NOT_FOUND, "`runtime dev up` starts one"),
+    ],
+)
+def test_errors_are_told_in_one_line_with_an_exit_code(
+    command: str, code: ExitCode, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command.split()) == code
+
+    told = capsys.readouterr().err
+    assert message in told
+    assert "Traceback" not in told
+
+
+def test_a_folder_that_is_no_bot_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bot", "deploy", str(tmp_path)]) == ExitCode.USAGE
+    assert "has neither a bot.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", ["{", "[1]", "/does/not/exist"])
+def test_a_config_that_is_no_object_is_a_usage_error(
+    tmp_path: Path, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "main.py").write_text("")
+
+    assert run(["bot", "deploy", str(tmp_path), "--config", config]) == ExitCode.USAGE
+    assert "--config" in capsys.readouterr().err
+
+
+def test_a_service_is_started_without_what_the_other_commands_import() -> None:
+    program = (
+        "import tools.cli.main, tools.cli.services, sys; print(sorted(set(sys.modules) & {'rich', 'docker', 'nats'}))"
+    )
+    path = ":".join(part for part in sys.path if part)
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={"PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == "[]\n"
