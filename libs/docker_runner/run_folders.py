@@ -16,7 +16,7 @@ from pathlib import Path
 from libs.docker_runner import keepalive
 from libs.docker_runner.container import EndReason, ManagedContainer
 from libs.docker_runner.entrypoints import node
-from libs.docker_runner.entrypoints.guard import metadata_guard
+from libs.docker_runner.entrypoints.guard import network_guard
 from libs.docker_runner.entrypoints.python import supervisor, the0_bot_process
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.names import run_folder, scope_folder
@@ -27,7 +27,7 @@ _FILES = (
     (the0_bot_process, "the0_bot_process.py"),
     (node, "supervisor.js"),
     (node, "the0_bot_process.js"),
-    (metadata_guard, "metadata_guard.py"),
+    (network_guard, "network_guard.py"),
 )
 
 

@@ -75,7 +75,7 @@ def test_the_starts_of_a_name_do_not_share_a_folder(folders: RunFolders) -> None
 
 def test_the_entrypoints_are_copied_as_they_are(folders: RunFolders) -> None:
     source = Path(__file__).parent / "entrypoints"
-    for name in ("python/supervisor.py", "python/the0_bot_process.py", "node/supervisor.js", "guard/metadata_guard.py"):
+    for name in ("python/supervisor.py", "python/the0_bot_process.py", "node/supervisor.js", "guard/network_guard.py"):
         assert (folders.entrypoints / name).read_bytes() == (source / name).read_bytes()
 
 

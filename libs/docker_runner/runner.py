@@ -51,7 +51,12 @@ class DockerRunner:
         self._died: set[str] = set()
         self._folders = RunFolders(settings.temp_dir)
         self._images = Images(engine, settings.registry, settings.pull_timeout_seconds)
-        self._network = BotNetwork(engine, settings.images[GUARD_RUNTIME], settings.metadata_guard)
+        self._network = BotNetwork(
+            engine,
+            settings.images[GUARD_RUNTIME],
+            guard=settings.metadata_guard,
+            default_bridge=settings.default_bridge,
+        )
         self._starter = Starter(
             engine=engine,
             code=code,

@@ -10,6 +10,7 @@ from typing import Any
 
 from libs.docker_runner.container import Label
 from libs.docker_runner.executable import MIB, Entrypoint, Executable, Limits, Network
+from libs.docker_runner.network import Attachment, card_address, walled_card
 from libs.docker_runner.settings import RunnerSettings
 
 USER = "10001:10001"
@@ -50,13 +51,13 @@ def container_body(
     paths: Paths,
     code_etag: str,
     token: str,
-    network_id: str | None,
+    attachment: Attachment | None,
     settings: RunnerSettings,
 ) -> dict[str, Any]:
     """The body of the engine's create request. Nothing of the config is in it, since anybody may inspect it.
 
     Args:
-        network_id: of the bots' network; None when the placement needs none.
+        attachment: to the bots' network; None when the placement needs none.
     """
     mount = code_mount(executable.entrypoint)
     body: dict[str, Any] = {
@@ -70,8 +71,10 @@ def container_body(
         "Labels": labels(executable, code_etag, token),
         "StopSignal": "SIGTERM",
         "Healthcheck": {"Test": ["NONE"]},
-        "HostConfig": _host_config(executable, paths, mount, network_id, settings),
+        "HostConfig": _host_config(executable, paths, mount, attachment, settings),
     }
+    if attachment is not None and attachment.walled:
+        body.update(walled_card(card_address(token)))
     if executable.placement.network is Network.NONE:
         body["NetworkDisabled"] = True
     return body
@@ -97,7 +100,7 @@ def labels(executable: Executable, code_etag: str, token: str) -> dict[str, str]
 
 
 def _host_config(
-    executable: Executable, paths: Paths, mount: str, network_id: str | None, settings: RunnerSettings
+    executable: Executable, paths: Paths, mount: str, attachment: Attachment | None, settings: RunnerSettings
 ) -> dict[str, Any]:
     limits = executable.limits
     host: dict[str, Any] = {
@@ -110,7 +113,7 @@ def _host_config(
         "Mounts": _mounts(executable, paths, mount),
         "Tmpfs": {"/tmp": _tmpfs(limits)},  # noqa: S108 - inside the container
         "ShmSize": min(limits.tmp_bytes, 16 * MIB),
-        "NetworkMode": _network_mode(executable.placement.network, network_id),
+        "NetworkMode": _network_mode(executable.placement.network, attachment),
         "PidsLimit": limits.pids,
         "Memory": limits.memory_bytes,
         # The same number means no swap.
@@ -166,9 +169,9 @@ def _ulimits(limits: Limits) -> list[Mapping[str, Any]]:
     return [{"Name": name, "Soft": value, "Hard": value} for name, value in values.items()]
 
 
-def _network_mode(network: Network, network_id: str | None) -> str:
-    if network is Network.BRIDGE:
-        if network_id is None:
-            raise ValueError("a bot on the bridge needs the id of its network")
-        return network_id
-    return str(network)
+def _network_mode(network: Network, attachment: Attachment | None) -> str:
+    if network is not Network.BRIDGE:
+        return str(network)
+    if attachment is None:
+        raise ValueError("a bot on the bridge needs an attachment to it")
+    return attachment.network

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import docker
 import pytest
 import pytest_asyncio
 
@@ -347,7 +348,23 @@ def main(id, config):
 """
 
 
-async def test_a_bot_cannot_reach_another_bots_port(bots: BotContainers, docker_engine: Engine) -> None:
+@pytest.fixture(params=[True, False], ids=["default-bridge", "own-bridge"])
+def default_bridge(request: pytest.FixtureRequest) -> bool:
+    chosen: bool = request.param
+    return chosen
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def networked(
+    tmp_path: Path, scope: str, docker_engine: Engine, default_bridge: bool
+) -> AsyncIterator[BotContainers]:
+    """Bots on either of the two networks."""
+    async with bot_containers(tmp_path, scope, docker_engine.url, default_bridge=default_bridge) as bots:
+        yield bots
+
+
+async def test_a_bot_cannot_reach_another_bots_port(networked: BotContainers, docker_engine: Engine) -> None:
+    bots = networked
     server = await bots.runner.start(bots.executable(SERVE, "server"))
     await eventually(lambda: has_output(bots, server), within_seconds=20)
     address = (await raw(docker_engine, f"/containers/{server.container_id}/json"))["NetworkSettings"]["Networks"]
@@ -371,7 +388,7 @@ async def raw(engine: Engine, path: str) -> Any:
 METADATA_SERVICE = """
 import http.server, os, signal, socket, struct, sys
 sys.path.insert(0, "/guard")
-import metadata_guard as netlink
+import network_guard as netlink
 header = struct.pack("=BBBBI", socket.AF_INET, 32, 0, 254, socket.if_nametoindex("lo"))
 body = header + netlink.pack([(2, socket.inet_aton("169.254.169.254"))])
 def address(kind, flags):
@@ -392,9 +409,7 @@ server.serve_forever()
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def metadata_service(bots: BotContainers, docker_engine: Engine) -> AsyncIterator[int]:
-    import docker
-
+async def metadata_service(scope: str, docker_engine: Engine) -> AsyncIterator[int]:
     client = docker.DockerClient(base_url=docker_engine.url)
     guard = Path(__file__).parent / "entrypoints" / "guard"
 
@@ -405,7 +420,7 @@ async def metadata_service(bots: BotContainers, docker_engine: Engine) -> AsyncI
             network_mode="host",
             cap_add=["NET_ADMIN"],
             volumes={str(guard): {"bind": "/guard", "mode": "ro"}},
-            labels={"runtime.scope": bots.scope},
+            labels={"runtime.scope": scope},
             detach=True,
         )
 
@@ -419,10 +434,8 @@ async def metadata_service(bots: BotContainers, docker_engine: Engine) -> AsyncI
 
 
 async def test_a_bot_cannot_reach_the_metadata_address(
-    bots: BotContainers, docker_engine: Engine, metadata_service: int
+    networked: BotContainers, docker_engine: Engine, metadata_service: int
 ) -> None:
-    import docker
-
     def unguarded() -> bytes:
         probe = f"import socket; socket.create_connection(('169.254.169.254', {metadata_service}), 5); print('reached')"
         client = docker.DockerClient(base_url=docker_engine.url)
@@ -433,7 +446,7 @@ async def test_a_bot_cannot_reach_the_metadata_address(
         return bytes(output)
 
     assert await asyncio.to_thread(unguarded) == b"reached\n"
-    outcome, _ = await bots.run(CONNECT, config={"host": "169.254.169.254", "port": metadata_service})
+    outcome, _ = await networked.run(CONNECT, config={"host": "169.254.169.254", "port": metadata_service})
     assert outcome.result == "TimeoutError"
 
 
@@ -478,14 +491,16 @@ def command_lines() -> list[bytes]:
 async def test_a_bot_whose_worker_is_gone_ends_with_the_lease(
     bots: BotContainers, tmp_path: Path, runtime: str
 ) -> None:
+    await bots.runner.prepare()
     keepalive = KeepaliveFile(tmp_path / "keepalive")
-    keepalive.refresh(time.monotonic() + 4.0)
-    until = time.time() + 4.0
+    keepalive.refresh(time.monotonic() + 5.0)
+    until = time.time() + 5.0
     source = {
         "python3.11": "import signal, time\nsignal.signal(15, signal.SIG_IGN)\ndef main(i, c): time.sleep(60)",
         "nodejs20": "process.on('SIGTERM', () => {}); exports.main = () => new Promise((r) => setTimeout(r, 60000))",
     }[runtime]
-    outcome, _ = await bots.run(source, runtime=runtime, keepalive=keepalive.folder)
+    outcome, output = await bots.run(source, runtime=runtime, keepalive=keepalive.folder)
+    assert "not starting" not in output
     assert (outcome.ended.reason, outcome.ended.exit_code) == (EndReason.LEASE_LOST, 75)
     assert outcome.ended.finished_at is not None
     assert -0.5 < outcome.ended.finished_at.timestamp() - until < 0.8

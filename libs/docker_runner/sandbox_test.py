@@ -9,6 +9,7 @@ import pytest
 
 from libs.docker_runner.executable import MIB, Entrypoint, Limits, Network, Placement
 from libs.docker_runner.executable_test import BOT
+from libs.docker_runner.network import Attachment
 from libs.docker_runner.sandbox import Paths, container_body
 from libs.docker_runner.settings import RunnerSettings
 
@@ -16,9 +17,12 @@ PATHS = Paths(Path("/code"), Path("/runs/spec"), Path("/runs/outcome"), Path("/e
 SETTINGS = RunnerSettings(temp_dir=Path("/t"))
 
 
-def body(executable: Any = BOT, network_id: str | None = "net") -> dict[str, Any]:
+OWN = Attachment("net", walled=False)
+
+
+def body(executable: Any = BOT, attachment: Attachment | None = OWN) -> dict[str, Any]:
     return container_body(
-        executable, paths=PATHS, code_etag="e", token="t", network_id=network_id, settings=SETTINGS
+        executable, paths=PATHS, code_etag="e", token="0123456789ab", attachment=attachment, settings=SETTINGS
     )  # fmt: skip
 
 
@@ -92,5 +96,11 @@ def test_limits_and_placement_are_passed_on() -> None:
 
 @pytest.mark.parametrize("network", [Network.NONE, Network.HOST])
 def test_other_networks_need_none_of_ours(network: Network) -> None:
-    described = body(replace(BOT, placement=Placement("image", network)), network_id=None)
+    described = body(replace(BOT, placement=Placement("image", network)), attachment=None)
     assert described["HostConfig"]["NetworkMode"] == str(network)
+
+
+def test_a_walled_card_has_an_address_of_ours() -> None:
+    described = body(attachment=Attachment("bridge", walled=True))
+    assert described["MacAddress"] == "06:b0:01:23:45:67"
+    assert described["HostConfig"]["NetworkMode"] == "bridge"

@@ -35,6 +35,8 @@ class RunnerSettings:
         limits: of a container that asks for nothing else.
         maxima: up to where ``config.resources`` may go.
         metadata_guard: refuse to start bots when the link-local addresses cannot be closed to them.
+        default_bridge: whether bots may be on the engine's default bridge, each behind walls of its own; otherwise
+            they are on a bridge of ours, where starts take a third longer.
         parallel_starts: containers made at once.
         engine_timeout_seconds: for one answer of the engine, pulls and stops apart.
         log_file_bytes, log_files: the engine's own copy of the output is at most their product. A follower that is
@@ -49,6 +51,7 @@ class RunnerSettings:
     network: Network = Network.BRIDGE
     container_runtime: str | None = None
     metadata_guard: bool = True
+    default_bridge: bool = True
     registry: Registry | None = None
     parallel_starts: int = 8
     engine_timeout_seconds: float = 60.0

@@ -87,9 +87,9 @@ class Starter:
 
     async def _made(self, attempt: _Attempt) -> ManagedContainer:
         executable = attempt.executable
-        network_id = None
+        attachment = None
         if executable.placement.network is Network.BRIDGE:
-            network_id = await self._network.ensure(self._folders.entrypoints)
+            attachment = await self._network.ensure(self._folders.entrypoints)
         paths = await self._threads.run(
             self._folders.create, executable, attempt.name, attempt.token, attempt.code.path
         )
@@ -98,7 +98,7 @@ class Starter:
             paths=paths,
             code_etag=attempt.code.etag,
             token=attempt.token,
-            network_id=network_id,
+            attachment=attachment,
             settings=self._settings,
         )
         for _ in range(_ROUNDS):
