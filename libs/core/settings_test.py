@@ -216,6 +216,6 @@ def test_durations_are_plain_seconds() -> None:
 def test_settings_do_not_change_and_know_their_names() -> None:
     group = PartitionSettings()
     with pytest.raises(ValidationError):
-        group.max_per_partition = 5  # type: ignore[misc]
+        group.max_per_partition = 5
     with pytest.raises(ValidationError):
         PartitionSettings(max_partition=5)  # type: ignore[call-arg]

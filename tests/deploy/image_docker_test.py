@@ -1,7 +1,12 @@
-"""The images that `./pants package ::` builds, run against real servers as a deployment runs them."""
+"""The services' images, built by the recipe that `./pants package ::` uses, run as a deployment runs them.
+
+The build puts the PEX files into the working directory. The images are made here and not before, since on a new
+machine the engine that makes them is started by the tests.
+"""
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -63,11 +68,27 @@ def settings(servers: tuple[MongoServer, NatsServer, S3Server], tmp_path: Path) 
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(docker_engine: Engine) -> Iterator[docker.DockerClient]:
-    engine_client = docker.DockerClient(base_url=docker_engine.url, timeout=60)
+    engine_client = docker.DockerClient(base_url=docker_engine.url, timeout=600)
     yield engine_client
     engine_client.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def images(client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The images of all services, under the names that deployments use."""
+    context = tmp_path_factory.mktemp("context")
+    for name in ("Dockerfile.base", "deps.pex", *(f"{service.name}-app.pex" for service in SERVICES)):
+        shutil.copy(name, context / name)
+    for service in SERVICES:
+        arguments = {
+            "DEPS_PEX": "deps.pex",
+            "APP_PEX": f"{service.name}-app.pex",
+            "MODULE": f"services.{service.name.replace('-', '_')}",
+        }
+        tag = f"the0/{service.name}:latest"
+        client.images.build(path=str(context), dockerfile="Dockerfile.base", buildargs=arguments, tag=tag, rm=True)
 
 
 class Runner:
