@@ -122,7 +122,6 @@ class ScheduledRun:
     async def _one_attempt(self) -> Firing | None:
         kit, firing = self._kit, self.firing
         ending = await self._attempt(firing)
-        self.container = self._adopted = None
         RUNS.labels(ending.reason).inc()
         following = next_attempt(firing, ending, self._policy, kit.clock(), new_run_id())
         following = kit.books.ours(following) if following is not None else None
@@ -130,6 +129,10 @@ class ScheduledRun:
         level("run ended", reason=ending.reason, message=ending.message, attempt=firing.attempt, again=bool(following))
         await persistently(lambda: kit.records.ended(self._state, firing, ending))
         there = await persistently(lambda: kit.books.close(self._state.id, firing, ending, following))
+        if (container := self.container) is not None:
+            # Only now: should this worker die before, the next one still finds out how the run ended.
+            await persistently(lambda: kit.runner.remove(container))
+        self.container = self._adopted = None
         return following if there else None
 
     async def _attempt(self, firing: Firing) -> Ending:
@@ -198,7 +201,7 @@ class ScheduledRun:
     # --- seeing it through
 
     async def _see_through(self, container: ManagedContainer) -> Ending:
-        """Wait for the container's end, or bring it about; take its output, and take it away."""
+        """Wait for the container's end, or bring it about, and take its output."""
         kit, stopped, message = self._kit, "", ""
         deadline = self._deadline(container)
         while True:
@@ -215,7 +218,8 @@ class ScheduledRun:
             left = _LOOK_SECONDS if deadline is None else deadline - kit.clock()
             await self._wake.wait_at_most(max(0.0, min(_LOOK_SECONDS, left)))
         await kit.records.output_read(container)
-        ended = await persistently(lambda: kit.runner.remove(container))
+        # Of a dead container this only asks how it ended.
+        ended = await persistently(lambda: kit.runner.stop(container, 0.0))
         reason = stopped or str(ended.reason)
         return Ending(
             reason,

@@ -10,7 +10,7 @@ from libs.core.errors import Permanent
 from libs.core.store.client import Mongo
 from libs.core.store.holds import HoldTarget
 from libs.docker_runner.errors import CodeMissing, EngineUnavailable
-from services.bot_scheduler.state import Cause
+from services.bot_scheduler.state import Cause, ScheduleState
 from tests.support.eventually import eventually
 from tests.support.schedule_rig import CUSTOM, FakeHost, ScheduleRig
 
@@ -43,7 +43,7 @@ async def test_a_run_leaves_its_history_and_a_status(rig: ScheduleRig) -> None:
 
     async with rig.owned_by(FakeHost()):
         [*_, run] = await eventually(rig.history)
-        state = await rig.state()
+        state = await eventually(lambda: after_a_run(rig))
 
     assert (run.reason, run.cause, run.attempt, run.exit_code) == ("finished", "schedule", 1, 0)
     assert run.scheduled_at is not None
@@ -99,12 +99,13 @@ async def test_a_failed_run_is_tried_again_with_a_pause(rig: ScheduleRig) -> Non
 
     async with rig.owned_by(host):
         history = await eventually(lambda: enough(rig, 3))
+        state = await eventually(lambda: after_a_run(rig))
 
     assert [(run.attempt, run.reason) for run in reversed(history)] == [(1, "error"), (2, "error"), (3, "finished")]
     pauses = [later.at - earlier.at for earlier, later in zip(host.starts, host.starts[1:], strict=False)]
     assert pauses[0] >= 0.1
     assert pauses[1] >= 0.2
-    assert (await rig.state()).firing is None
+    assert state.entity.status["last_run"]["attempt"] == 3
 
 
 async def test_a_run_that_takes_too_long_is_stopped(rig: ScheduleRig) -> None:
@@ -135,7 +136,7 @@ async def test_what_its_owner_must_mend_is_told_and_not_tried_again(rig: Schedul
 
     async with rig.owned_by(FakeHost(faults=[CodeMissing("bots", "code.zip")])):
         [run] = await eventually(rig.history)
-        status = (await rig.state()).entity.status
+        status = (await eventually(lambda: after_a_run(rig))).entity.status
 
     assert (run.reason, status["state"]) == ("rejected", "rejected")
     assert "there is no code 'code.zip'" in status["detail"]
@@ -260,6 +261,13 @@ async def test_a_deleted_schedule_is_ended(rig: ScheduleRig) -> None:
 
 async def due_now(rig: ScheduleRig, schedule_id: str = "s") -> None:
     await rig.set(schedule_id, next_execution_time=int(time.time()))
+
+
+async def after_a_run(rig: ScheduleRig) -> ScheduleState:
+    state = await rig.state()
+    assert state.firing is None
+    assert "last_run" in state.entity.status
+    return state
 
 
 async def enough(rig: ScheduleRig, number: int) -> list:  # type: ignore[type-arg]

@@ -86,8 +86,10 @@ class FakeHost:
     async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
         """As the docker runner does."""
         await asyncio.sleep(0)
-        self.stopped.add(container.container_id)
-        self.end(container.container_id, 143)
+        known = self.containers.get(container.container_id)
+        if known is not None and known.state is ContainerState.RUNNING:
+            self.stopped.add(container.container_id)
+            self.end(container.container_id, 143)
         return self._ended(container)
 
     async def remove(self, container: ManagedContainer) -> Ended:
