@@ -1,7 +1,7 @@
 """A bot's output of past days and of today so far, out of object storage."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from libs.core.object_store import BucketMissing, ObjectMissing, ObjectStore
@@ -40,7 +40,7 @@ class LogHistory:
         # The owner's object is the shorter key of a day, and comes first.
         return sorted(found, key=lambda part: (part.day, len(part.key), part.key))
 
-    async def read(self, parts: Sequence[LogPart]) -> AsyncIterator[bytes]:
+    async def read(self, parts: Sequence[LogPart]) -> AsyncGenerator[bytes, None]:
         """The output in *parts*, up to the sizes they have there. One that has been removed is left out."""
         for part in parts:
             offset = 0
@@ -65,7 +65,9 @@ class LogHistory:
                 end = begin
         return last_lines(b"".join(pieces), lines)
 
-    async def follow(self, entity_id: str, after: Sequence[LogPart], poll_seconds: float = 2.0) -> AsyncIterator[bytes]:
+    async def follow(
+        self, entity_id: str, after: Sequence[LogPart], poll_seconds: float = 2.0
+    ) -> AsyncGenerator[bytes, None]:
         """What is added after *after*, for ever, as the storage gets it: up to half a minute late.
 
         For readers that cannot reach the worker; LogReader is for those that can.

@@ -1,7 +1,7 @@
 """What ``runtime bot logs`` shows: the output so far, out of objects and spool, and then what comes, as it comes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from libs.core.errors import RuntimeFault
 from libs.core.log import get_logger
@@ -31,7 +31,7 @@ class LogReader:
         follow: bool = False,
         first_day: str = "",
         last_day: str = "99999999",
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """The bot's output in pieces of any size, each byte once; close the iterator to stop.
 
         Args:
@@ -67,7 +67,7 @@ class LogReader:
         follow: bool,
         first_day: str,
         last_day: str,
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         snapshot, parts, notice = await self._freeze(bot, entity_id, first_day, last_day)
         try:
             if tail_lines is None:
@@ -105,7 +105,7 @@ class LogReader:
         finally:
             bot.uploader.lock.release()
 
-    async def _stored(self, parts: Sequence[LogPart], tail_lines: int | None) -> AsyncIterator[bytes]:
+    async def _stored(self, parts: Sequence[LogPart], tail_lines: int | None) -> AsyncGenerator[bytes, None]:
         if tail_lines is not None:
             yield await self._history.tail(parts, tail_lines)
             return

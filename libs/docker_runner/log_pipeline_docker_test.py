@@ -1,0 +1,168 @@
+"""The log pipeline on real containers and a real S3 server."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest_asyncio
+from pydantic import SecretStr
+
+from libs.core.object_store import ObjectStore
+from libs.core.settings import StorageSettings
+from libs.docker_runner.container import ManagedContainer
+from libs.docker_runner.executable import MIB, Limits
+from libs.docker_runner.log_history import LogHistory
+from libs.docker_runner.log_pipeline import LogPipeline
+from libs.docker_runner.log_reader import LogReader
+from tests.support.bot_containers import BotContainers, bot_containers
+from tests.support.eventually import eventually
+from tools.engine.ensure import Engine
+from tools.stack.s3 import S3Server
+
+UNLIMITED = Limits(output_bytes_per_second=1024 * MIB, output_burst_bytes=1024 * MIB)
+
+CHATTERBOX = """
+import os, sys, time
+def main(id, config):
+    for number in range(1500):
+        os.write(1, b"out %d\\n" % number)
+        os.write(2, b"err %d\\n" % number)
+        if number % 100 == 0:
+            os.write(1, b"x" * 1048576 + b"\\n")
+            os.write(1, bytes(range(256)))
+            time.sleep(0.05)
+    return "the end"
+"""
+FLOOD = """
+import sys, time
+def main(id, config):
+    for _ in range(4):
+        sys.stdout.write(("y" * 79 + "\\n") * 13107)
+        sys.stdout.flush()
+    while True:
+        time.sleep(1)
+"""
+CLOCK = """
+import time
+def main(id, config):
+    while True:
+        print(repr(time.time()), flush=True)
+        time.sleep(0.2)
+"""
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def bots(tmp_path: Path, scope: str, docker_engine: Engine) -> AsyncIterator[BotContainers]:
+    async with bot_containers(tmp_path, scope, docker_engine.url) as bots:
+        yield bots
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def store(s3_server: S3Server, bucket_prefix: str) -> AsyncIterator[ObjectStore]:
+    store = ObjectStore(
+        StorageSettings(
+            endpoint=s3_server.endpoint,
+            access_key=SecretStr(S3Server.access_key),
+            secret_key=SecretStr(S3Server.secret_key),
+            logs_bucket=bucket_prefix,
+        )
+    )
+    await store.ensure_bucket(bucket_prefix)
+    yield store
+    await store.close()
+
+
+@asynccontextmanager
+async def pipeline(
+    bots: BotContainers, store: ObjectStore, interval_seconds: float = 0.2
+) -> AsyncIterator[LogPipeline]:
+    pipeline = LogPipeline(
+        bots.runner,
+        store,
+        store.settings.logs_bucket,
+        bots.settings.temp_dir / "logs",
+        writer="here",
+        owns=lambda segment: True,
+        interval_seconds=interval_seconds,
+    )
+    running = asyncio.create_task(pipeline.run())
+    try:
+        yield pipeline
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def stored(store: ObjectStore, entity_id: str) -> bytes:
+    history = LogHistory(store, store.settings.logs_bucket)
+    return b"".join([piece async for piece in history.read(await history.parts(entity_id))])
+
+
+async def engines_own(bots: BotContainers, container: ManagedContainer) -> bytes:
+    return b"".join([line.data async for line in bots.runner.logs(container)])
+
+
+async def test_all_that_a_container_wrote_is_stored_once_through_workers_that_are_killed(
+    bots: BotContainers, store: ObjectStore
+) -> None:
+    container = await bots.runner.start(bots.executable(CHATTERBOX, limits=UNLIMITED))
+    for _ in range(4):
+        async with pipeline(bots, store, interval_seconds=0.05) as killed:
+            killed.follow(container)
+            await asyncio.sleep(0.25)
+
+    async def ended() -> bool:
+        found = await bots.runner.inspect(container.container_id)
+        return found is not None and found.exit_code is not None
+
+    await eventually(ended, within_seconds=30)
+    async with pipeline(bots, store) as last:
+        assert await last.finish(container)
+        await last.flush()
+
+    logged = await engines_own(bots, container)
+    assert len(logged) > 15 * MIB
+    assert logged.count(b"\nerr ") + logged.count(bytes([255]) + b"err ") >= 1480
+    assert await stored(store, "b1") == logged
+    await bots.runner.remove(container)
+
+
+async def test_output_is_read_along_within_a_second(bots: BotContainers, store: ObjectStore) -> None:
+    container = await bots.runner.start(bots.executable(CLOCK))
+    delays = []
+    async with pipeline(bots, store, interval_seconds=1.0) as worker:
+        worker.follow(container)
+        await eventually(lambda: worker.bot("b1"))
+        reader = LogReader(worker, LogHistory(store, store.settings.logs_bucket))
+        async with contextlib.aclosing(reader.output("b1", tail_lines=0, follow=True)) as reading:
+            async with asyncio.timeout(20):
+                async for piece in reading:
+                    if piece:
+                        delays.append(time.time() - float(piece.splitlines()[-1]))
+                    if len(delays) == 15:
+                        break
+    assert max(delays) < 1.0
+    await bots.runner.remove(container)
+
+
+async def test_a_flood_leaves_the_loop_to_others(bots: BotContainers, store: ObjectStore) -> None:
+    container = await bots.runner.start(bots.executable(FLOOD, limits=UNLIMITED))
+    async with pipeline(bots, store) as worker:
+        worker.follow(container)
+        longest = 0.0
+
+        async def all_stored() -> bool:
+            return len(await stored(store, "b1")) == 4 * 13107 * 80
+
+        waiting = asyncio.create_task(eventually(all_stored, within_seconds=60, every_seconds=0.3))
+        while not waiting.done():
+            # Its own processor time, since other tests may use the processors meanwhile.
+            before = time.thread_time()
+            await asyncio.sleep(0.005)
+            longest = max(longest, time.thread_time() - before)
+        await waiting
+    assert longest < 0.1, f"the loop was busy for {longest:.3f} s at a stretch"
+    await bots.runner.remove(container)
