@@ -124,7 +124,7 @@ class ObjectStore:
         *,
         threads: int = 8,
         connect_timeout_seconds: float = 3.0,
-        read_timeout_seconds: float = 30.0,
+        read_timeout_seconds: float = 20.0,
     ) -> None:
         self.settings = settings
         self.bytes_sent = 0

@@ -37,6 +37,8 @@ class BotLog:
         self.followers = 0
         """How many containers are being followed into it."""
         self.uploading = False
+        self.attempts = 0
+        """How many uploads have ended, well or not."""
         self.changed_at = time.monotonic() - folder.quiet_seconds()
         self.due_at: float | None = 0.0 if spool.pending_bytes else None
         """When its output is to be uploaded, by the monotonic clock; None when there is none."""

@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -59,7 +60,7 @@ class _Following:
 
     def __init__(self) -> None:
         self.follower: LogFollower | None = None
-        self.ended = False
+        self.ended = asyncio.Event()
         self.done = asyncio.Event()
 
 
@@ -106,6 +107,7 @@ class LogPipeline:
         self._opening: dict[str, asyncio.Lock] = {}
         self._following: dict[str, tuple[ManagedContainer, _Following]] = {}
         self._wake = Wake()
+        self._uploaded = asyncio.Event()
         self._swept_at = 0.0
 
     # --- for the worker
@@ -144,7 +146,7 @@ class LogPipeline:
         """
         self.follow(container)
         _, following = self._following[container.container_id]
-        following.ended = True
+        following.ended.set()
         if following.follower is not None:
             following.follower.container_ended()
         try:
@@ -155,11 +157,21 @@ class LogPipeline:
             return False
         return True
 
-    async def flush(self) -> None:
-        """Upload what there is. For shutdown, after the containers are finished."""
-        async with asyncio.TaskGroup() as group:
-            for name, bot in list(self._bots.items()):
-                group.create_task(self._try_to_upload(bot), name=f"flush log {name}")
+    async def flush(self, limit_seconds: float = 10.0) -> None:
+        """Upload what there is, once, as far as it goes within the limit. For shutdown, after the last finish()."""
+        wanted = {}
+        for bot in self._bots.values():
+            if bot.spool.pending_bytes:
+                wanted[bot] = bot.attempts + 1 + bot.uploading
+                bot.due_at = 0.0
+        self._wake.set()
+        try:
+            async with asyncio.timeout(limit_seconds):
+                while any(bot.spool.pending_bytes and bot.attempts < attempts for bot, attempts in wanted.items()):
+                    self._uploaded.clear()
+                    await self._uploaded.wait()
+        except TimeoutError:
+            log.warning("output is left on this host's disk for later", bots=len(wanted))
 
     async def clean(self, live: Collection[str]) -> int:
         """Remove the folders of bots whose container is gone and whose output is uploaded; return how many.
@@ -200,18 +212,21 @@ class LogPipeline:
                     partial(self._written, bot),
                 )
                 following.follower = follower
-                if following.ended:
+                if following.ended.is_set():
                     follower.container_ended()
                 try:
                     await follower.run()
                     break
                 except RuntimeFault as error:
-                    log.warning("output cannot be followed", entity=container.id, reason=str(error))
+                    log.warning("output cannot be followed any longer", entity=container.id, reason=str(error))
+                    break
                 except Exception:
                     log.exception("following output failed", entity=container.id)
-                if following.ended:
+                if following.ended.is_set():
                     break
-                await asyncio.sleep(_RESTART_SECONDS)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_RESTART_SECONDS):
+                        await following.ended.wait()
         finally:
             bot.followers -= 1
             self._following.pop(container.container_id, None)
@@ -283,6 +298,8 @@ class LogPipeline:
                 bot.rests_until = time.monotonic() + _REST_SHARE * (time.monotonic() - begun)
         finally:
             bot.uploading = False
+            bot.attempts += 1
+            self._uploaded.set()
         if bot.due_at is None and bot.spool.pending_bytes and (bot.followers or uploaded):
             bot.due_at = max(time.monotonic() + self._interval_seconds, bot.rests_until)
         # What cannot be uploaded now and is written by nobody is let go, and found again when one looks around:
