@@ -80,7 +80,11 @@ class Screen:
 
     def table(self, title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         """The summary at the end."""
-        table = Table(*columns, title=title, title_justify="left", title_style="bold", box=None, header_style="bold")
+        table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+        # Narrow enough for 80 characters.
+        table.box, table.padding, table.pad_edge = None, (0, 1, 0, 0), False
+        for column in columns:
+            table.add_column(column, no_wrap=True)
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         self._console.print()

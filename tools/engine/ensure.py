@@ -49,7 +49,7 @@ async def ensure_engine(report: Report = to_stderr) -> Engine:
     reason = await _why_not(url)
     if reason is None:
         return Engine(url)
-    advice = why_none_can_be_started(url, reason)
+    advice = why_none_can_be_started(url, reason, root=os.geteuid() == 0)
     if advice is not None:
         raise EngineMissingError(advice)
     async with file_lock(_LOCK):
@@ -60,11 +60,11 @@ async def ensure_engine(report: Report = to_stderr) -> Engine:
     return Engine(url)
 
 
-def why_none_can_be_started(url: str, reason: str) -> str | None:
+def why_none_can_be_started(url: str, reason: str, *, root: bool) -> str | None:
     """What the user must do about an engine that does not answer; None when we can start one ourselves."""
     if url != f"unix://{DEFAULT_SOCKET}":
         return f"no Docker engine answers at DOCKER_HOST={url} ({reason}): start it, or unset DOCKER_HOST"
-    if os.geteuid() != 0:
+    if not root:
         if DEFAULT_SOCKET.exists() and not os.access(DEFAULT_SOCKET, os.W_OK):
             return (
                 f"the Docker engine's socket {DEFAULT_SOCKET} is not yours to use: run "

@@ -1,0 +1,50 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from tools.demo.screen import Screen
+
+
+def screen(*, terminal: bool) -> tuple[Screen, io.StringIO]:
+    file = io.StringIO()
+    return Screen(Console(file=file, force_terminal=terminal, width=80, highlight=False, soft_wrap=True)), file
+
+
+def test_in_a_file_each_step_is_told_when_it_begins_and_when_it_is_done() -> None:
+    shown, file = screen(terminal=False)
+
+    with shown, shown.step("servers") as report:
+        report("one of three")
+
+    assert file.getvalue().startswith("... servers\n    one of three\n✓ servers (0.")
+
+
+def test_a_step_that_fails_is_told() -> None:
+    shown, file = screen(terminal=False)
+
+    with pytest.raises(ValueError, match="no"), shown, shown.step("servers"):
+        raise ValueError("no")
+
+    assert "✗ servers" in file.getvalue()
+
+
+def test_what_a_bot_prints_cannot_move_the_cursor() -> None:
+    shown, file = screen(terminal=False)
+
+    with shown:
+        shown.line("b1", "a\x1b[2Jb [red]")
+
+    assert file.getvalue() == "              b1 │ a�[2Jb [red]\n"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_table_of_the_demo_fits_a_terminal_of_80_characters(terminal: bool) -> None:
+    shown, file = screen(terminal=terminal)
+    columns = ("bot", "runtime", "worker", "segment", "container", "ran", "restarts", "status")
+    row = ("moving-average", "python3.11", "worker-1", "1", "434bfc2066ca", "12.8 s", "0", "running")
+
+    with shown:
+        shown.table("What ran where", columns, [row])
+
+    assert all(cell in file.getvalue() for cell in row)
