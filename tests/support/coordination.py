@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from libs.core.coordination import WorkerIdentity
@@ -87,7 +87,7 @@ class FakeHandler:
     """How many of the next calls of stop_all fail."""
     stop_seconds: float = 0.0
     failing_runs: int = 0
-    _latest: Lease | None = None
+    impediment: str = ""
 
     async def run(self, owned: OwnedSegment) -> None:
         """See SegmentHandler."""
@@ -106,7 +106,6 @@ class FakeHandler:
     def renewed(self, lease: Lease) -> None:
         """See SegmentHandler."""
         assert lease.proven_until > time.monotonic()
-        self._latest = lease
         for container in self.world.alive(lease.segment_id, self.host):
             container.alive_until = lease.proven_until - SWITCH_MARGIN_SECONDS
 
@@ -180,7 +179,9 @@ class Cluster:
                 {"_id": segment_id}, {"$set": {"bot_count": bot_count}}, upsert=True
             )
 
-    def master(self, number: int = 0) -> RunningMaster:
+    def master(
+        self, number: int = 0, while_leading: Sequence[tuple[str, Callable[[], Awaitable[None]]]] = ()
+    ) -> RunningMaster:
         """Start a master on the port of that number."""
         readiness = Readiness()
         self._instances += 1
@@ -193,6 +194,7 @@ class Cluster:
             timing=TIMING,
             address=f"127.0.0.1:{self.ports[number]}",
             readiness=readiness,
+            while_leading=while_leading,
         )
         running = RunningMaster(master, readiness, asyncio.create_task(master.run(), name=name))
         self._started.append(running)
@@ -211,6 +213,7 @@ class Cluster:
             handler=handler,
             timing=TIMING,
             readiness=readiness,
+            impediment=lambda: handler.impediment,
             heartbeat_interval_seconds=0.1,
             stop_grace_seconds=1.0,
         )

@@ -1,5 +1,6 @@
 """Masters and workers together, with a real MongoDB and real gRPC: who runs what, whatever comes and goes."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -180,6 +181,47 @@ async def test_a_handler_that_fails_is_run_again_under_the_same_lease(cluster: C
     await eventually(lambda: cluster.world.alive(1))
     assert handler.calls == ["run 1/1"] * 3
     assert a.owns == 1
+
+
+async def test_a_worker_without_an_engine_is_passed_over_until_it_has_one(cluster: Cluster) -> None:
+    await cluster.segments({1: 1, 2: 1})
+    first = cluster.master()
+    handler = FakeHandler(cluster.world, "host-of-a", impediment="the engine does not answer")
+    a = cluster.worker("a", handler=handler)
+    await eventually(lambda: len(first.master.snapshot().workers) == 1)
+    b = cluster.worker("b")
+    await eventually(lambda: b.owns == 1)
+    assert a.owns is None
+
+    handler.impediment = ""
+
+    await eventually(lambda: a.owns == 2)
+    handler.impediment = "the engine does not answer"
+    await eventually(lambda: first.master.snapshot().workers[0].impediment)
+    assert a.owns == 2
+
+
+async def test_loops_of_the_leader_run_only_while_it_leads_and_one_that_fails_is_begun_again(cluster: Cluster) -> None:
+    calls: list[str] = []
+
+    async def loop() -> None:
+        calls.append("begun")
+        if len(calls) == 1:
+            raise RuntimeError("as the test wants")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            calls.append("ended")
+
+    first = cluster.master(0, while_leading=[("loop", loop)])
+    await eventually(lambda: calls == ["begun", "begun"])
+    second = cluster.master(1, while_leading=[("loop", loop)])
+    await eventually(lambda: second.master.leader == "master-0")
+    assert first.master.leads
+
+    await first.stop()
+
+    await eventually(lambda: calls == ["begun", "begun", "ended", "begun"])
 
 
 async def test_a_second_process_of_a_worker_takes_over_and_the_first_ends_without_touching_containers(

@@ -34,6 +34,7 @@ DEPENDENCY = "segments"
 _EXPIRY_CHECK_SECONDS = 0.25
 _RETRY_SECONDS = 1.0
 _LEAST_GAP_SECONDS = 0.05
+_TELL_AT_ONCE = 200
 
 
 class Master:
@@ -177,9 +178,11 @@ class Master:
             decision = decide(survey, self._registry.views())
             news = self._registry.apply(decision)
         self._decided = (survey, decision, self._clock())
-        for tell in news:
-            self._carry_out(tell)
         self._report(survey, decision)
+        for number, tell in enumerate(news):
+            self._carry_out(tell)
+            if number % _TELL_AT_ONCE == _TELL_AT_ONCE - 1:
+                await asyncio.sleep(0)  # heartbeats and the leadership's renewal come in between
         if decision.next_expiry_seconds is None:
             return self._settings.assign_interval_seconds
         return min(self._settings.assign_interval_seconds, decision.next_expiry_seconds + 0.01)

@@ -1,0 +1,57 @@
+"""How the master's decisions grow with the number of workers: as ratios, in CPU time, the best of some rounds."""
+
+import time
+from collections.abc import Callable
+
+from libs.core.coordination import HeldSegment, WorkerIdentity, WorkerState
+from libs.core.lease import SegmentView
+from libs.core.master.assignment import decide
+from libs.core.master.registry import Registry, SessionId
+
+FEW, MANY = 1_000, 10_000
+
+
+def crowd(size: int) -> Registry:
+    registry = Registry(death_timeout_seconds=5.0)
+    for number in range(size):
+        identity = WorkerIdentity(f"w{number}", f"w{number}-1", f"h{number}")
+        registry.register(SessionId(number), identity, WorkerState(), now=0.0)
+    return registry
+
+
+def best_seconds(measured: Callable[[], object], rounds: int = 7) -> float:
+    seconds = []
+    for _ in range(rounds):
+        begun = time.process_time()
+        measured()
+        seconds.append(time.process_time() - begun)
+    return min(seconds)
+
+
+def heartbeat_seconds(size: int) -> float:
+    registry, state = crowd(size), WorkerState(held=HeldSegment(1, 1), running=5)
+
+    def all_beat() -> None:
+        for number in range(size):
+            registry.heartbeat(SessionId(number), state, now=1.0)
+        registry.expire(now=1.0)
+
+    return best_seconds(all_beat) / size
+
+
+def assignment_seconds(size: int) -> float:
+    registry = crowd(size)
+    segments = [SegmentView(number, 5, None) for number in range(size)]
+    return best_seconds(lambda: registry.apply(decide(segments, registry.views())), rounds=3)
+
+
+def test_a_heartbeat_costs_the_same_among_ten_times_as_many_workers() -> None:
+    assert heartbeat_seconds(MANY) < 3 * heartbeat_seconds(FEW)
+
+
+def test_assigning_ten_times_as_many_segments_takes_little_more_than_ten_times_as_long() -> None:
+    assert assignment_seconds(MANY) < 25 * assignment_seconds(FEW)
+
+
+def test_ten_thousand_segments_are_decided_within_a_fraction_of_the_time_they_may_take() -> None:
+    assert assignment_seconds(MANY) < 0.5

@@ -1,0 +1,194 @@
+"""The worker's stream against real gRPC servers that misbehave."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from libs.core.backoff import Backoff
+from libs.core.coordination import Assignment, HeldSegment, WorkerIdentity, WorkerState
+from libs.core.health import Readiness
+from libs.core.worker.session import MasterSession, WorkerReplaced
+from proto.runtime.v1 import coordination_pb2 as pb
+from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
+from tests.support.eventually import eventually
+from tools.stack.ports import free_port
+
+Behaviour = Callable[[Any, Any], Awaitable[None]]
+
+REGISTERED = pb.MasterMessage(registered=pb.Registered(master_id="m", heartbeat_interval_milliseconds=50))
+
+
+class Scripted(pb_grpc.CoordinationServiceServicer):
+    """A master that does with each stream what the test says, and keeps what it received."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        self.behaviour = behaviour
+        self.received: list[pb.WorkerMessage] = []
+        self.streams = 0
+
+    async def Coordinate(self, request_iterator: Any, context: Any) -> None:  # noqa: N802 - the protocol's name
+        self.streams += 1
+        await self.behaviour(self, context)
+
+    async def read(self, context: Any) -> pb.WorkerMessage:
+        message: Any = await context.read()
+        if message is grpc.aio.EOF:
+            raise asyncio.CancelledError
+        self.received.append(message)
+        return self.received[-1]
+
+
+async def friendly(master: Scripted, context: Any) -> None:
+    while True:
+        if (await master.read(context)).WhichOneof("kind") == "register":
+            await context.write(REGISTERED)
+
+
+@contextlib.asynccontextmanager
+async def serving(master: Scripted, port: int) -> AsyncIterator[None]:
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    pb_grpc.add_CoordinationServiceServicer_to_server(master, server)  # type: ignore[no-untyped-call]
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(0)
+
+
+class Worker:
+    """A session with a state that the test sets."""
+
+    def __init__(self, *ports: int) -> None:
+        self.state = WorkerState()
+        self.assignments: list[Assignment] = []
+        self.readiness = Readiness()
+        self.session = MasterSession(
+            WorkerIdentity("a", "a-1", "host-1", "here", "1.2", 8080, 77),
+            [f"127.0.0.1:{port}" for port in ports],
+            state=lambda: self.state,
+            assigned=self.assignments.append,
+            readiness=self.readiness,
+            backoff=Backoff(initial_seconds=0.02, cap_seconds=0.1),
+        )
+        self.task = asyncio.create_task(self.session.run())
+
+    async def __aenter__(self) -> "Worker":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+
+async def test_it_registers_with_all_that_the_master_needs_and_then_sends_heartbeats() -> None:
+    port, master = free_port(), Scripted(friendly)
+    async with serving(master, port), Worker(port) as worker:
+        worker.state = WorkerState(held=HeldSegment(4, 2), running=3)
+        await eventually(lambda: len(master.received) > 2)
+
+    register = master.received[0].register
+    assert (register.worker_id, register.instance_id, register.host) == ("a", "a-1", "host-1")
+    assert (register.hostname, register.version, register.http_port) == ("here", "1.2", 8080)
+    assert (register.state.held.segment_id, register.state.held.epoch, register.state.running) == (4, 2, 3)
+    assert {message.WhichOneof("kind") for message in master.received[1:]} == {"heartbeat"}
+    assert master.received[1].heartbeat == register.state
+
+
+async def test_a_change_is_told_at_once_and_not_at_the_next_interval() -> None:
+    async def slow(master: Scripted, context: Any) -> None:
+        await master.read(context)
+        registered = pb.Registered(master_id="m", heartbeat_interval_milliseconds=60_000)
+        await context.write(pb.MasterMessage(registered=registered))
+        while True:
+            await master.read(context)
+
+    port, master = free_port(), Scripted(slow)
+    async with serving(master, port), Worker(port) as worker:
+        await eventually(lambda: worker.session.master_id == "m")
+        # The heartbeat that was due by the interval from before the registration.
+        await eventually(lambda: len(master.received) == 2, within_seconds=5)
+        worker.state = WorkerState(draining=True)
+        worker.session.report()
+        await eventually(lambda: master.received[-1].heartbeat.draining, within_seconds=2)
+
+
+async def test_it_connects_again_when_the_master_comes_back_and_says_meanwhile_what_is_missing() -> None:
+    port, first, second = free_port(), Scripted(friendly), Scripted(friendly)
+    async with Worker(port) as worker:
+        async with serving(first, port):
+            await eventually(lambda: worker.readiness.ready)
+        await eventually(lambda: not worker.readiness.ready)
+        assert "what runs goes on" in worker.readiness.states["master"].detail
+        assert worker.session.master_id is None
+
+        async with serving(second, port):
+            await eventually(lambda: worker.readiness.ready)
+            assert second.received[0].WhichOneof("kind") == "register"
+
+
+async def test_it_goes_to_the_master_that_leads() -> None:
+    async def stands_by(master: Scripted, context: Any) -> None:
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this master does not lead")
+
+    ports = [free_port(), free_port()]
+    follower, leader = Scripted(stands_by), Scripted(friendly)
+    async with serving(follower, ports[0]), serving(leader, ports[1]), Worker(*ports) as worker:
+        await eventually(lambda: worker.session.master_id == "m")
+
+    assert follower.streams == 1
+
+
+async def test_it_registers_again_on_the_same_stream_when_asked() -> None:
+    async def forgetful(master: Scripted, context: Any) -> None:
+        await friendly_once(master, context)
+        await master.read(context)
+        await context.write(pb.MasterMessage(register_again=pb.RegisterAgain()))
+        await friendly(master, context)
+
+    async def friendly_once(master: Scripted, context: Any) -> None:
+        await master.read(context)
+        await context.write(REGISTERED)
+
+    port, master = free_port(), Scripted(forgetful)
+    async with serving(master, port), Worker(port):
+        await eventually(lambda: [m.WhichOneof("kind") for m in master.received].count("register") == 2)
+
+    assert master.streams == 1
+
+
+@pytest.mark.parametrize(("host", "same_host"), [("host-1", True), ("host-2", False)])
+async def test_it_ends_with_a_clear_error_when_another_process_has_its_name(host: str, same_host: bool) -> None:
+    async def replacing(master: Scripted, context: Any) -> None:
+        await master.read(context)
+        replaced = pb.Replaced(instance_id="a-2", host=host, hostname="there")
+        await context.write(pb.MasterMessage(replaced=replaced))
+        await context.abort(grpc.StatusCode.ALREADY_EXISTS, "replaced")
+
+    port, master = free_port(), Scripted(replacing)
+    async with serving(master, port), Worker(port) as worker:
+        await eventually(worker.task.done)
+
+    error = worker.task.exception()
+    assert isinstance(error, WorkerReplaced)
+    assert error.same_host is same_host
+    assert "another process has registered as worker 'a' (on there)" in str(error)
+
+
+async def test_assignments_are_passed_on_as_they_come() -> None:
+    async def assigning(master: Scripted, context: Any) -> None:
+        await master.read(context)
+        await context.write(REGISTERED)
+        await context.write(pb.MasterMessage(assignment=pb.Assignment(segment_id=0, reason="yours")))
+        await context.write(pb.MasterMessage(assignment=pb.Assignment(reason="none")))
+        await friendly(master, context)
+
+    port, master = free_port(), Scripted(assigning)
+    async with serving(master, port), Worker(port) as worker:
+        await eventually(lambda: len(worker.assignments) == 2)
+
+    assert worker.assignments == [Assignment(0, "yours"), Assignment(None, "none")]
