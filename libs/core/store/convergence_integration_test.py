@@ -16,12 +16,12 @@ from libs.core.store.partitions import PartitionStore
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
-IDS = st.sampled_from(["a", "b", "c"])
+IDS = st.sampled_from(["a", "b", "c", "d", "e", "f"])
 COLLECTIONS = ("bots", "partitions", "counters", "tombstones", "holds")
 WRITES = {"insert_many", "update_one", "delete_one", "bulk_write", "find_one_and_update"}
 CAP = 2
 SETTINGS = settings(
-    max_examples=60, stateful_step_count=16, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False
+    max_examples=80, stateful_step_count=16, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False
 )
 
 
@@ -74,6 +74,7 @@ class Convergence(RuleBasedStateMachine):
         self.runner = runner
         self.database = database
         self.published: list[EntityEvent] = []
+        self.acknowledged: set[Stamp] = set()
         self.now, self.stream, self.sequence = START, START, 0
         self.store = self.new_store(database)
         # Nobody claims while this one repairs, so no claim is too young for it.
@@ -111,21 +112,35 @@ class Convergence(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def deliver(self, data: st.DataObject) -> None:
-        self.run(self.store.apply(self.some(data)))
+        self.run(self.apply(self.store, self.some(data)))
 
     @rule(data=st.data())
     def deliver_to_two_workers_at_once(self, data: st.DataObject) -> None:
+        mine, others = self.some(data), self.some(data)
+
         async def both() -> None:
-            other = self.new_store(self.database)
-            await asyncio.gather(self.store.apply(self.some(data)), other.apply(self.some(data)))
+            await asyncio.gather(self.apply(self.store, mine), self.apply(self.new_store(self.database), others))
 
         self.run(both())
 
+    @rule(entity_id=IDS, kinds=st.lists(st.sampled_from(EventKind), min_size=2, max_size=4))
+    def publish_and_deliver_to_a_worker_each_at_once(self, entity_id: str, kinds: list[EventKind]) -> None:
+        for kind in kinds:
+            self.publish(entity_id, kind, 1, 1)
+        events = self.published[-len(kinds) :]
+
+        async def all_at_once() -> None:
+            await asyncio.gather(*(self.apply(self.new_store(self.database), [event]) for event in events))
+
+        self.run(all_at_once())
+
     @rule(data=st.data(), at_write=st.integers(1, 6), after_it=st.booleans())
     def deliver_and_die(self, data: st.DataObject, at_write: int, after_it: bool) -> None:
+        events = self.some(data)
+
         async def die() -> None:
             try:
-                await self.new_store(CrashingDatabase(self.database, at_write, after_it)).apply(self.some(data))
+                await self.new_store(CrashingDatabase(self.database, at_write, after_it)).apply(events)
             except Crashed:
                 return
 
@@ -137,23 +152,31 @@ class Convergence(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def repair_while_events_are_delivered(self, data: st.DataObject) -> None:
+        events = self.some(data)
+
         async def both() -> None:
-            await asyncio.gather(self.store.apply(self.some(data)), self.store.partitions.repair())
+            await asyncio.gather(self.apply(self.store, events), self.store.partitions.repair())
 
         self.run(both())
+
+    async def apply(self, store: EntityStore, events: list[EntityEvent]) -> None:
+        """Apply and acknowledge: these need not come again."""
+        await store.apply(events)
+        self.acknowledged.update(event.stamp for event in events)
 
     def some(self, data: st.DataObject) -> list[EntityEvent]:
         return data.draw(st.lists(st.sampled_from(self.published), max_size=5)) if self.published else []
 
     def teardown(self) -> None:
         try:
-            self.run(self.everything_comes_again_and_converges())
+            self.run(self.what_is_left_comes_and_all_converges())
         finally:
             super().teardown()
 
-    async def everything_comes_again_and_converges(self) -> None:
+    async def what_is_left_comes_and_all_converges(self) -> None:
         for event in self.published[::-1]:
-            await self.store.apply([event])
+            if event.stamp not in self.acknowledged:
+                await self.apply(self.store, [event])
         await asyncio.sleep(0.002)  # the server's clock, in milliseconds, must have passed the last claim
         await self.repairer.repair()
         entities = await self.store.page()

@@ -81,7 +81,7 @@ def published(draw: st.DrawFn) -> list[EntityEvent]:
 
 
 @given(published(), st.data())
-@settings(max_examples=1000)
+@settings(max_examples=400)
 def test_any_order_and_any_repeats_give_the_state_of_the_order_of_publishing(
     events: list[EntityEvent], data: st.DataObject
 ) -> None:
