@@ -1,15 +1,10 @@
-"""One bot's log on this host: its folder, which one process at a time works on, and who reads along."""
+"""One bot's log on this host while it is worked on: its spool, its uploader, and who reads along."""
 
 import asyncio
-import fcntl
-import json
-import os
-import shutil
 import time
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
-from pathlib import Path
 
+from libs.docker_runner.log_folders import LogFolder, LogOwner
 from libs.docker_runner.log_objects import LogObjects
 from libs.docker_runner.log_spool import LogSpool, Place
 from libs.docker_runner.log_uploader import LogUploader
@@ -17,19 +12,10 @@ from libs.docker_runner.log_uploader import LogUploader
 _LIVE_BYTES = 4 * 1024 * 1024
 
 
-@dataclass(frozen=True)
-class LogOwner:
-    """Whose output it is, and the container that it came from last."""
-
-    entity_id: str
-    segment: int
-    container_id: str
-
-
 class BotLog:
     """A spool that is open, with its uploader and its readers. The folder's lock is this process's until close()."""
 
-    def __init__(self, folder: "LogFolder", owner: LogOwner, spool: LogSpool, uploader: LogUploader) -> None:
+    def __init__(self, folder: LogFolder, owner: LogOwner, spool: LogSpool, uploader: LogUploader) -> None:
         self.folder = folder
         self.owner = owner
         self.spool = spool
@@ -48,7 +34,7 @@ class BotLog:
 
     @classmethod
     def open(
-        cls, folder: "LogFolder", owner: LogOwner, objects: LogObjects, executor: Executor, spool_bytes: int
+        cls, folder: LogFolder, owner: LogOwner, objects: LogObjects, executor: Executor, spool_bytes: int
     ) -> "BotLog":
         """Open the spool in *folder*, which is locked. Blocks."""
         folder.write_owner(owner)
@@ -112,67 +98,3 @@ class LiveOutput:
             self._skipped = 0
             pieces.insert(0, (pieces[0][0], notice))
         return pieces
-
-
-class LogFolder:
-    """The folder of one bot's spool, with a lock that ends with its holder. All calls block for a disk access."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._descriptor: int | None = None
-
-    def try_lock(self, create: bool) -> bool:
-        """Whether the folder is this process's now; with *create* it is made when it is missing."""
-        if create:
-            self.path.mkdir(parents=True, exist_ok=True)
-        lock = self.path / "lock"
-        try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(descriptor), lock.stat()):
-                raise FileNotFoundError
-        except (BlockingIOError, FileNotFoundError):
-            # Another has it, or has just removed the folder.
-            os.close(descriptor)
-            return False
-        self._descriptor = descriptor
-        return True
-
-    def unlock(self) -> None:
-        """Let others have it. May be repeated."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def remove(self) -> None:
-        """Remove it with all that is in it; it is locked."""
-        shutil.rmtree(self.path, ignore_errors=True)
-
-    @property
-    def has_output(self) -> bool:
-        """Whether there is output that was not uploaded, as far as names of files tell."""
-        return any(path.suffix in (".spool", ".gap") for path in self.path.iterdir()) if self.path.is_dir() else False
-
-    def quiet_seconds(self) -> float:
-        """How long ago output was last written to it; 0 when there is none."""
-        written = [path.stat().st_mtime for path in self.path.glob("*.spool")]
-        return max(0.0, time.time() - max(written)) if written else 0.0
-
-    def owner(self) -> LogOwner | None:
-        """Whose it is; None when nobody noted it down, so that there is nothing in it."""
-        try:
-            return LogOwner(**json.loads((self.path / "owner.json").read_text()))
-        except (FileNotFoundError, ValueError, TypeError):
-            return None
-
-    def write_owner(self, owner: LogOwner) -> None:
-        """Note down whose it is."""
-        if self.owner() == owner:
-            return
-        temporary = self.path / "owner.new"
-        # Escaped, since an id may hold lone surrogates.
-        temporary.write_text(json.dumps(asdict(owner)))
-        temporary.replace(self.path / "owner.json")

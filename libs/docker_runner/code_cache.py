@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from prometheus_client import Counter
+
 from libs.core.log import get_logger
 from libs.core.object_store import ObjectChanged, ObjectMissing, ObjectStore, StorageRejected, StorageUnavailable
 from libs.docker_runner.archives import DEFAULT_LIMITS, ArchiveLimits, extract
@@ -21,6 +23,8 @@ from libs.docker_runner.errors import ArchiveRejected, CodeMissing, CodeUnavaila
 from libs.docker_runner.executable import CodeRef
 
 log = get_logger(__name__)
+
+FETCHES = Counter("runtime_code_fetches", "Bots' code that was asked for, by where it came from.", ["source"])
 
 _ATTEMPTS = 3
 _LOCK_POLL_SECONDS = 0.05
@@ -108,9 +112,11 @@ class CodeCache:
                 known = await self._run(self._shelf.last_known, ref.bucket, ref.key)
                 if known is None or not await self._run(self._shelf.use, known, holder):
                     raise
+                FETCHES.labels("cache-without-storage").inc()
                 log.warning("storage is away, using the code that was used last", bucket=ref.bucket, key=ref.key)
                 return CodeTree(self._shelf.path(known), known.etag, stale=True)
             if await self._run(self._shelf.use, version, holder):
+                FETCHES.labels("cache").inc()
                 return CodeTree(self._shelf.path(version), version.etag)
             if version.digest in self._rejected:
                 raise self._rejected[version.digest]
@@ -197,6 +203,7 @@ class CodeCache:
                 raise CodeUnavailable(version.bucket, version.key, str(error)) from error
             finally:
                 await self._run(self._shelf.end_work, work, descriptor)
+        FETCHES.labels("storage").inc()
         log.info("code fetched", bucket=version.bucket, key=version.key, etag=version.etag, bytes=done.total_bytes)
 
     @asynccontextmanager

@@ -23,8 +23,9 @@ from libs.core.errors import RuntimeFault
 from libs.core.log import get_logger
 from libs.core.object_store import ObjectStore
 from libs.core.wake import Wake
-from libs.docker_runner.bot_log import BotLog, LogFolder, LogOwner
+from libs.docker_runner.bot_log import BotLog
 from libs.docker_runner.container import ManagedContainer
+from libs.docker_runner.log_folders import LogFolder, LogOwner, remove_finished, with_output
 from libs.docker_runner.log_follower import LogFollower
 from libs.docker_runner.log_keys import log_key
 from libs.docker_runner.log_objects import LogObjects
@@ -179,7 +180,7 @@ class LogPipeline:
         Args:
             live: the ids (the engine's) of all managed containers, those of other services and scopes included.
         """
-        return await self._run(partial(self._clean, frozenset(live), frozenset(self._bots)))
+        return await self._run(partial(remove_finished, self._directory, frozenset(live), frozenset(self._bots)))
 
     def bot(self, entity_id: str) -> BotLog | None:
         """The log of this bot, if it is followed or uploaded here now."""
@@ -336,7 +337,7 @@ class LogPipeline:
 
     async def _look_around(self) -> None:
         """Take over what other processes of this host have left behind; measure; sweep the bucket once a day."""
-        for name in await self._run(partial(self._abandoned, frozenset(self._bots))):
+        for name in await self._run(partial(with_output, self._directory, frozenset(self._bots))):
             async with self._opening.setdefault(name, asyncio.Lock()):
                 if name not in self._bots:
                     await self._adopt(name)
@@ -361,30 +362,6 @@ class LogPipeline:
         finally:
             if name not in self._bots:
                 folder.unlock()
-
-    # --- the disk
-
-    def _abandoned(self, known: Collection[str]) -> list[str]:
-        return [
-            path.name
-            for path in self._directory.iterdir()
-            if path.name not in known and path.is_dir() and LogFolder(path).has_output
-        ]
-
-    def _clean(self, live: Collection[str], known: Collection[str]) -> int:
-        removed = 0
-        for path in self._directory.iterdir() if self._directory.is_dir() else ():
-            folder = LogFolder(path)
-            if path.name in known or not path.is_dir() or folder.has_output or not folder.try_lock(create=False):
-                continue
-            try:
-                owner = folder.owner()
-                if not folder.has_output and (owner is None or owner.container_id not in live):
-                    folder.remove()
-                    removed += 1
-            finally:
-                folder.unlock()
-        return removed
 
     async def _run(self, call: Callable[[], T]) -> T:
         running = asyncio.get_running_loop().run_in_executor(self._executor, call)
