@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from libs.core.errors import Retryable
 from libs.docker_runner.errors import DockerRunnerError, EngineUnavailable
 
 _DEFAULT_URL = "unix:///var/run/docker.sock"
@@ -24,11 +25,15 @@ Query = Mapping[str, str | int]
 
 
 class EngineRefused(DockerRunnerError):
-    """The engine answered that it will not; *status* is the HTTP status. Does not leave this library."""
+    """The engine answered that it will not; *status* is the HTTP status."""
 
     def __init__(self, what: str, status: int, message: str) -> None:
         super().__init__(f"Docker engine: {what}: {message} ({status})")
         self.status, self.message = status, message
+
+
+class EngineFailed(EngineRefused, Retryable):
+    """The engine tried and could not (a status of 500 and more)."""
 
 
 class EngineHttp:
@@ -116,7 +121,8 @@ class EngineHttp:
                 method, prefix + path, params=query, json=body, headers=headers, timeout=timeout
             ) as response:
                 if response.status >= 400:
-                    raise EngineRefused(what, response.status, _message(await response.read()))
+                    kind = EngineFailed if response.status >= 500 else EngineRefused
+                    raise kind(what, response.status, _message(await response.read()))
                 yield response
         except TimeoutError as error:
             raise EngineUnavailable(what, "no answer in time") from error

@@ -103,7 +103,7 @@ async def bot_containers(directory: Path, scope: str, url: str, **settings: Any)
     """A runner with its folders in *directory*."""
     chosen = RunnerSettings(temp_dir=directory / "runtime", **settings)
     code = FolderCode(directory / "code")
-    runner = DockerRunner(Engine(url), code, chosen)
+    runner = DockerRunner(Engine(url, chosen.engine_timeout_seconds), code, chosen)
     try:
         await runner.open()
         yield BotContainers(runner, code, chosen, scope)

@@ -1,0 +1,173 @@
+"""The runner while the engine is away, slow, or does what it was asked without saying so."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from libs.docker_runner.container import ContainerState, EndReason
+from libs.docker_runner.container_events import EventKind
+from libs.docker_runner.errors import (
+    AlreadyRunning,
+    EngineUnavailable,
+    EntrypointMissing,
+    ImageUnavailable,
+    StartFailed,
+    UnknownRuntime,
+)
+from libs.docker_runner.executable import Network, Placement
+from tests.support.bot_containers import BotContainers, bot_containers
+from tests.support.engine_relay import EngineRelay, engine_relay
+from tests.support.eventually import eventually
+from tools.engine.ensure import Engine
+
+FOREVER = "import time\ndef main(id, config):\n    print('up')\n    while True: time.sleep(1)"
+# Neither the relay nor what it breaks has to do with networks, and without one a start is quicker.
+FAST = {"network": Network.NONE}
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def relay(tmp_path: Path, docker_engine: Engine) -> AsyncIterator[EngineRelay]:
+    async with engine_relay(tmp_path, docker_engine.url) as relay:
+        yield relay
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def bots(tmp_path: Path, scope: str, relay: EngineRelay) -> AsyncIterator[BotContainers]:
+    async with bot_containers(tmp_path, scope, relay.url, engine_timeout_seconds=3.0, **FAST) as bots:
+        yield bots
+
+
+async def running(bots: BotContainers) -> list[str]:
+    return [one.container_id for one in await bots.list() if one.state is ContainerState.RUNNING]
+
+
+@pytest.mark.parametrize("request_line", [b"/containers/create?", b"/start "], ids=["create", "start"])
+async def test_a_start_whose_answer_is_lost_is_repeated_without_a_second_copy(
+    bots: BotContainers, relay: EngineRelay, request_line: bytes
+) -> None:
+    executable = bots.executable(FOREVER)
+    await bots.runner.prepare()
+    relay.swallow_answers_to = request_line
+    with pytest.raises(EngineUnavailable):
+        await bots.runner.start(executable)
+    container = await bots.runner.start(executable)
+    assert await running(bots) == [container.container_id]
+    assert len(await bots.list()) == 1
+
+
+async def test_while_the_engine_is_away_everything_says_so(bots: BotContainers, relay: EngineRelay) -> None:
+    container = await bots.runner.start(bots.executable(FOREVER))
+    await relay.close()
+    with pytest.raises(EngineUnavailable):
+        await bots.runner.start(bots.executable(FOREVER, "b2"))
+    with pytest.raises(EngineUnavailable):
+        await bots.runner.stop(container)
+    with pytest.raises(EngineUnavailable):
+        await bots.list()
+    await relay.open()
+    assert (await bots.runner.stop(container, 0)).reason is EndReason.STOPPED
+
+
+async def test_events_go_on_after_the_engine_was_away(bots: BotContainers, relay: EngineRelay) -> None:
+    kinds: list[EventKind] = []
+
+    async def watch() -> None:
+        async for event in bots.runner.events("bot-runner", bots.scope):
+            kinds.append(event.kind)
+
+    watching = asyncio.create_task(watch())
+    await eventually(lambda: kinds == [EventKind.RESYNC])
+    await relay.close()
+    await relay.open()
+    await eventually(lambda: kinds == [EventKind.RESYNC] * 2)
+    await bots.runner.start(bots.executable(FOREVER))
+    await eventually(lambda: kinds[2:] == [EventKind.STARTED])
+    watching.cancel()
+
+
+async def test_a_run_survives_an_engine_that_is_away_meanwhile(bots: BotContainers, relay: EngineRelay) -> None:
+    source = "import time\ndef main(id, config):\n for n in range(30):\n  print(n)\n  time.sleep(0.1)\n return 'done'"
+    lines: list[bytes] = []
+    going = asyncio.create_task(
+        bots.runner.run(bots.executable(source), 60.0, on_output=lambda piece: lines.append(piece.data))
+    )
+    await eventually(lambda: len(lines) > 3, within_seconds=20)
+    await relay.close()
+    await relay.open()
+    outcome = await going
+    assert outcome.result == "done"
+    assert b"".join(lines).decode().split() == [*(str(n) for n in range(30)), '"done"']
+
+
+async def test_a_second_run_of_an_entity_does_not_join_the_first(bots: BotContainers) -> None:
+    first = await bots.runner.start(bots.executable(FOREVER, run_id="r1"))
+    with pytest.raises(AlreadyRunning):
+        await bots.runner.run(bots.executable(FOREVER, run_id="r2"), 5.0)
+    assert await running(bots) == [first.container_id]
+
+
+async def test_another_version_must_be_stopped_first(bots: BotContainers) -> None:
+    first = await bots.runner.start(bots.executable(FOREVER))
+    with pytest.raises(AlreadyRunning):
+        await bots.runner.start(bots.executable(FOREVER, config={"new": 1}))
+    assert await running(bots) == [first.container_id]
+    assert len(bots.code.held) == 1
+
+
+async def test_a_missing_entrypoint_leaves_nothing(bots: BotContainers) -> None:
+    executable = replace(bots.executable(FOREVER), script="nope.py")
+    with pytest.raises(EntrypointMissing, match=r"nope\.py"):
+        await bots.runner.start(executable)
+    assert await bots.list() == []
+    assert bots.code.held == {}
+
+
+async def test_an_image_that_nobody_has_is_told(bots: BotContainers) -> None:
+    placement = Placement("127.0.0.1:1/no/such:image", Network.NONE)
+    with pytest.raises(ImageUnavailable, match="no/such"):
+        await bots.runner.start(bots.executable(FOREVER, placement=placement))
+
+
+async def test_a_start_that_the_engine_refuses_leaves_nothing(bots: BotContainers) -> None:
+    placement = Placement("python:3.11-slim", Network.NONE, container_runtime="no-such-runtime")
+    with pytest.raises(StartFailed, match="no-such-runtime"):
+        await bots.runner.start(bots.executable(FOREVER, placement=placement))
+    assert await bots.list() == []
+    assert bots.code.held == {}
+    assert list((bots.settings.temp_dir / "runs").rglob("*.json")) == []
+
+
+async def test_an_unknown_runtime_is_told_with_those_there_are(bots: BotContainers) -> None:
+    with pytest.raises(UnknownRuntime, match=r"nodejs20, python3\.11"):
+        bots.settings.placement("cobol85")
+
+
+async def test_a_start_asks_no_registry(bots: BotContainers, relay: EngineRelay) -> None:
+    await bots.runner.start(bots.executable(FOREVER))
+    assert any("/containers/create" in line for line in relay.requests)
+    assert not [line for line in relay.requests if "/images/create" in line]
+
+
+async def test_what_a_killed_worker_left_is_taken_away(bots: BotContainers) -> None:
+    dead = await bots.runner.start(bots.executable("def main(id, config): return 1"))
+    alive = await bots.runner.start(bots.executable(FOREVER, "b2"))
+    kept = await bots.runner.start(bots.executable("def main(id, config): return 1", "b3", segment=9))
+    stray = bots.settings.temp_dir / "runs"
+    folder = next(stray.iterdir()) / "the0-bot-runner-gone" / "token"
+    folder.mkdir(parents=True)
+    os.utime(folder, (1.0, 1.0))
+    await eventually(lambda: all_exited_but(bots, alive.container_id), within_seconds=20)
+    ended = await bots.runner.clean("bot-runner", bots.scope, {9}, older_than_seconds=0.0)
+    assert [(one.container.container_id, one.reason) for one in ended] == [(dead.container_id, EndReason.FINISHED)]
+    assert {one.container_id for one in await bots.list()} == {alive.container_id, kept.container_id}
+    assert not folder.parent.exists()
+    assert len(list(stray.rglob("spec.json"))) == 2
+
+
+async def all_exited_but(bots: BotContainers, alive: str) -> bool:
+    return await running(bots) == [alive]

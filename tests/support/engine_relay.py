@@ -1,0 +1,84 @@
+"""A socket between the runner and the engine that fails as networks and engines do."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+
+class EngineRelay:
+    """Passes bytes to the engine's socket and back, until told otherwise."""
+
+    def __init__(self, socket: Path, engine_url: str) -> None:
+        self.url = f"unix://{socket}"
+        self.swallow_answers_to: bytes | None = None
+        """The answer to the next request with this in its first line never comes; the engine does as it was asked."""
+        self.requests: list[str] = []
+        """First lines of all requests so far, as far as they came at the beginning of a packet."""
+        self._socket = socket
+        self._engine = engine_url.removeprefix("unix://")
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Accept connections."""
+        self._socket.unlink(missing_ok=True)
+        self._server = await asyncio.start_unix_server(self._serve, str(self._socket))
+
+    async def close(self) -> None:
+        """Drop all connections and accept no more, as an engine that is restarted does."""
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        engine_reader, engine_writer = await asyncio.open_unix_connection(self._engine)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                mute = asyncio.Event()
+                tasks.create_task(self._up(reader, engine_writer, mute))
+                tasks.create_task(self._down(engine_reader, writer, mute))
+        except* (ConnectionError, OSError):
+            pass
+        finally:
+            self._connections.discard(task)
+            for end in (writer, engine_writer):
+                end.close()
+                with suppress(ConnectionError, OSError):
+                    await end.wait_closed()
+
+    async def _up(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, mute: asyncio.Event) -> None:
+        while data := await source.read(65536):
+            first_line = data.partition(b"\r\n")[0]
+            self.requests.append(first_line.decode(errors="replace"))
+            wanted = self.swallow_answers_to
+            if wanted is not None and wanted in first_line:
+                self.swallow_answers_to = None
+                mute.set()
+            target.write(data)
+            await target.drain()
+        target.write_eof()
+
+    async def _down(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, mute: asyncio.Event) -> None:
+        while data := await source.read(65536):
+            if not mute.is_set():
+                target.write(data)
+                await target.drain()
+        if not mute.is_set():
+            target.close()
+
+
+@asynccontextmanager
+async def engine_relay(directory: Path, engine_url: str) -> AsyncIterator[EngineRelay]:
+    """A relay whose socket is in *directory*."""
+    relay = EngineRelay(directory / "engine.sock", engine_url)
+    await relay.open()
+    try:
+        yield relay
+    finally:
+        await relay.close()
