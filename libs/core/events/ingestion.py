@@ -96,7 +96,15 @@ class Ingestion:
         jetstream = JetStream(connection)
         self._dead_letters = dead_letters or DeadLetters(jetstream)
         publishes = [service.completed_subject] if service.completed_subject else []
-        stream = EventStream(jetstream, service.name, service.subjects, publishes, name=stream_name, subjects=subjects)
+        stream = EventStream(
+            jetstream,
+            service.name,
+            service.subjects,
+            publishes,
+            ack_wait_seconds=ack_wait_seconds,
+            name=stream_name,
+            subjects=subjects,
+        )
         self._consumer = EventConsumer(
             connection,
             stream,
