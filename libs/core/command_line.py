@@ -19,14 +19,18 @@ _FLAGS = {
 }
 
 
-def parse(service: ServiceDefinition, arguments: Sequence[str]) -> tuple[Role, dict[str, object]]:
+def parse(service: ServiceDefinition, arguments: Sequence[str], *, program: str = "") -> tuple[Role, dict[str, object]]:
     """The role to run and the flags by their names without dashes; None stands for a flag that was not given.
+
+    Args:
+        program: what the caller is called in help texts, when it is not the service's own image.
 
     Raises:
         SystemExit: the arguments are wrong (2, and usage is printed), or help was asked for (0).
     """
     parser = argparse.ArgumentParser(
-        prog=service.name, description=f"Processes of {service.name}; everything else is set by environment variables."
+        prog=program or service.name,
+        description=f"Processes of {service.name}; everything else is set by environment variables.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="master|worker")
     for role in _ROLES:
