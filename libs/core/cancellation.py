@@ -13,10 +13,16 @@ from contextlib import contextmanager
 def cancellation_kept() -> Iterator[None]:
     """Around calls of a driver: a cancellation that came meanwhile is raised at the end if the driver lost it.
 
-    One that came before is not: clean-up code of a cancelled task may still use the driver.
+    It goes before an error of the driver's. One that came before the block is not raised: clean-up code of a
+    cancelled task may still use the driver.
     """
     before = _requests()
-    yield
+    try:
+        yield
+    except Exception as error:
+        if _requests() > before:
+            raise asyncio.CancelledError from error
+        raise
     if _requests() > before:
         raise asyncio.CancelledError
 

@@ -23,6 +23,7 @@ from pymongo.errors import (
 )
 
 from libs.core.backoff import Backoff
+from libs.core.cancellation import cancellation_kept
 from libs.core.errors import Permanent, Retryable, UserError
 from libs.core.health import Readiness
 from libs.core.log import get_logger
@@ -208,30 +209,13 @@ def translated() -> Iterator[None]:
         StoreConflict: a unique index forbids the write.
         StoreRejected: the request is wrong.
     """
-    cancels = _cancellations()
     try:
-        yield
+        with cancellation_kept():
+            yield
     except PyMongoError as error:
-        _pass_on_cancellation(cancels)
         raise _translation(error) from error
     except (BSONError, OverflowError, UnicodeEncodeError, RecursionError) as error:
         raise StoreRejected(f"the document cannot be stored: {error}") from error
-    _pass_on_cancellation(cancels)
-
-
-def _cancellations() -> int:
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # no event loop runs
-        return 0
-    return task.cancelling() if task is not None else 0
-
-
-def _pass_on_cancellation(before: int) -> None:
-    # The driver waits with asyncio.wait_for(), which in Python 3.11 loses a cancellation that comes together with the
-    # answer: the loop that was cancelled would then go on for ever, and its process would not end.
-    if _cancellations() > before:
-        raise asyncio.CancelledError
 
 
 def _translation(error: PyMongoError) -> StoreUnavailable | StoreConflict | StoreRejected:
