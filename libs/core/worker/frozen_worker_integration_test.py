@@ -14,6 +14,7 @@ import pytest_asyncio
 from libs.core.lease import Holder
 from libs.core.store.client import Database, Mongo
 from libs.core.store.leases import LeaseStore
+from tests.support import owner_process as owner_process_main
 from tests.support.coordination import LIFE_SECONDS
 from tests.support.eventually import eventually
 
@@ -39,7 +40,7 @@ class OwnerProcess:
 
 @contextlib.asynccontextmanager
 async def owner_process(uri: str, database: str, worker_id: str) -> AsyncIterator[OwnerProcess]:
-    command = (sys.executable, "-m", "tests.support.owner_process", uri, database, "1", worker_id)
+    command = (sys.executable, "-m", owner_process_main.__name__, uri, database, "1", worker_id)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env=environment)
     owner = OwnerProcess(process)

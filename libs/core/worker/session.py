@@ -33,9 +33,11 @@ _CONNECT_SECONDS = 3.0
 _OPTIONS = [
     # Each attempt has a connection of its own: behind a Kubernetes Service an old one would lead to the old master.
     ("grpc.use_local_subchannel_pool", 1),
-    # A master that is frozen or has vanished is found by these.
+    # A master that is frozen or has vanished is found by these. For a peer that still acknowledges packets it is the
+    # ping's own limit that counts, which is a minute unless it is set.
     ("grpc.keepalive_time_ms", 3_000),
-    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.keepalive_timeout_ms", 4_000),
+    ("grpc.http2.ping_timeout_ms", 4_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 ]

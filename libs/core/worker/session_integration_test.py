@@ -2,6 +2,10 @@
 
 import asyncio
 import contextlib
+import json
+import os
+import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -14,6 +18,7 @@ from libs.core.health import Readiness
 from libs.core.worker.session import MasterSession, WorkerReplaced
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
+from tests.benchmarks import coordination_server
 from tests.support.eventually import eventually
 from tools.stack.ports import free_port
 
@@ -159,6 +164,25 @@ async def test_it_registers_again_on_the_same_stream_when_asked() -> None:
         await eventually(lambda: [m.WhichOneof("kind") for m in master.received].count("register") == 2)
 
     assert master.streams == 1
+
+
+async def test_it_leaves_a_master_that_is_frozen() -> None:
+    # In a process of its own, that it can be stopped as a whole.
+    command = (sys.executable, "-m", coordination_server.__name__, "bare")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=environment)
+    try:
+        assert process.stdout is not None
+        port = json.loads(await process.stdout.readline())["port"]
+        async with Worker(port) as worker:
+            await eventually(lambda: worker.session.master_id == "bare")
+            process.send_signal(signal.SIGSTOP)
+
+            await eventually(lambda: worker.session.master_id is None, within_seconds=15)
+    finally:
+        process.kill()
+        await process.wait()
 
 
 @pytest.mark.parametrize(("host", "same_host"), [("host-1", True), ("host-2", False)])
