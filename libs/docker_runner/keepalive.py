@@ -20,7 +20,7 @@ class KeepaliveFile:
     Its methods write a few bytes and return at once; each may be repeated.
 
     Args:
-        ttl_seconds: the lease's life, for containers under another kernel, which cannot compare clocks.
+        ttl_seconds: the lease's life; the file never gives more than that.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class KeepaliveFile:
 
     def refresh(self, proven_until: float) -> None:
         """Let the containers live until a little before *proven_until*, a ``time.monotonic()`` of this process."""
-        left = proven_until - self._monotonic() - SAFETY_SECONDS
-        self._write(max(self._uptime() + left, 0.001))
+        left = min(proven_until - self._monotonic(), self._ttl) - SAFETY_SECONDS
+        self._write(max(self._uptime() + left, 0.001), max(left, 0.0))
 
     def expire(self) -> None:
         """End the containers now, and let none begin late; unless another owner has refreshed the file since."""
@@ -51,11 +51,12 @@ class KeepaliveFile:
         except FileNotFoundError:
             theirs = False
         if not theirs:
-            self._write(0.0)
+            self._write(0.0, 0.0)
 
-    def _write(self, deadline: float) -> None:
+    def _write(self, deadline: float, left: float) -> None:
+        # A supervisor under another kernel cannot compare clocks, and counts what is left from when it sees this.
         self._counter += 1
-        text = f"{self._boot_id} {deadline:.3f} {self._ttl:.3f} {self._counter}\n"
+        text = f"{self._boot_id} {deadline:.3f} {left:.3f} {self._counter}\n"
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".{FILE_NAME}.{self._counter}"
         temporary.write_text(text)
@@ -65,8 +66,8 @@ class KeepaliveFile:
         self._written = text
 
 
-def ttl_seconds(folder: Path) -> float:
-    """The life of the lease that was written to *folder* last."""
+def seconds_left(folder: Path) -> float:
+    """What was left of the lease when the file in *folder* was written; a lease's usual life when there is none."""
     try:
         return float((folder / FILE_NAME).read_text().split()[2])
     except (OSError, ValueError, IndexError):

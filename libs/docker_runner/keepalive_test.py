@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from libs.docker_runner.keepalive import SAFETY_SECONDS, KeepaliveFile, ttl_seconds
+from libs.docker_runner.keepalive import SAFETY_SECONDS, KeepaliveFile, seconds_left
 
 
 def words(folder: Path) -> list[str]:
@@ -18,7 +18,7 @@ def test_the_deadline_is_before_the_lease_ends_on_the_kernels_clock(tmp_path: Pa
     boot_id, deadline, ttl, _ = words(tmp_path / "k")
     assert boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert float(deadline) == 5004.0 - SAFETY_SECONDS
-    assert float(ttl) == 5.0
+    assert float(ttl) == 4.0 - SAFETY_SECONDS
 
 
 def test_every_refresh_changes_the_file(tmp_path: Path) -> None:
@@ -50,7 +50,12 @@ def test_a_former_owner_does_not_expire_its_successor(tmp_path: Path) -> None:
     assert float(words(tmp_path)[1]) == 5005.0 - SAFETY_SECONDS
 
 
-def test_the_life_of_the_lease_is_read_back(tmp_path: Path) -> None:
-    at(tmp_path, 1.0, 1.0, ttl=7.5).refresh(2.0)
-    assert ttl_seconds(tmp_path) == 7.5
-    assert ttl_seconds(tmp_path / "none") == 5.0
+def test_a_lease_gives_no_more_than_its_life(tmp_path: Path) -> None:
+    at(tmp_path, 100.0, 5000.0, ttl=2.0).refresh(200.0)
+    assert float(words(tmp_path)[1]) == 5002.0 - SAFETY_SECONDS
+
+
+def test_what_is_left_is_read_back(tmp_path: Path) -> None:
+    at(tmp_path, 1.0, 1.0).refresh(5.0)
+    assert seconds_left(tmp_path) == 4.0 - SAFETY_SECONDS
+    assert seconds_left(tmp_path / "none") == 5.0

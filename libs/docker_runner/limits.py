@@ -9,6 +9,7 @@ from libs.docker_runner.executable import MIB, Limits
 
 # Below these the supervisor and the interpreter do not even start.
 _MIN_MEMORY_MB = 64
+_MIN_CPUS = 0.05
 _MIN_PIDS = 32
 _MIN_OPEN_FILES = 64
 
@@ -52,7 +53,7 @@ def _apply(limits: Limits, field: str, value: object, maxima: Maxima) -> Limits:
         case "cpuShares":
             return replace(limits, cpu_shares=_whole(field, value, 2, maxima.cpu_shares))
         case "cpus":
-            return replace(limits, cpus=round(_number(field, value, 0.01, maxima.cpus), 2))
+            return replace(limits, cpus=round(_number(field, value, _MIN_CPUS, maxima.cpus), 2))
         case "pids":
             return replace(limits, pids=_whole(field, value, _MIN_PIDS, maxima.pids))
         case "tmpMb":

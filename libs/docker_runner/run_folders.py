@@ -88,7 +88,7 @@ class RunFolders:
             "traceparent": executable.traceparent,
             "contained": True,
             "keepalive_ttl_seconds": (
-                keepalive.ttl_seconds(executable.keepalive) if executable.keepalive is not None else None
+                keepalive.seconds_left(executable.keepalive) if executable.keepalive is not None else None
             ),
             "result_bytes": limits.result_bytes,
             "output_bytes_per_second": limits.output_bytes_per_second,

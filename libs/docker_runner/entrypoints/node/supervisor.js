@@ -21,7 +21,7 @@ function uptime() {
 }
 
 // The dead-man's switch. Under the same kernel the deadline in the file counts; otherwise a change of the file does,
-// for `ttl` seconds from when we saw it.
+// for the seconds left that it tells, from when we saw it.
 class Lease {
   constructor(file, ttl) {
     this.file = file;

@@ -59,8 +59,8 @@ def read(path: str) -> str:
 class Lease:
     """The dead-man's switch: how long the worker that started us has proven to own this bot.
 
-    The file says ``<boot id> <deadline> <ttl seconds> <counter>``. Under the same kernel the deadline counts, on the
-    clock that /proc/uptime shows; otherwise a change counts, for *ttl* seconds from when we saw it.
+    The file says ``<boot id> <deadline> <seconds left> <counter>``. Under the same kernel the deadline counts, on the
+    clock that /proc/uptime shows; otherwise a change counts, for the seconds left from when we saw it.
     """
 
     def __init__(self, path: str, ttl: float) -> None:
