@@ -81,7 +81,7 @@ def published(draw: st.DrawFn) -> list[EntityEvent]:
 
 
 @given(published(), st.data())
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 def test_any_order_and_any_repeats_give_the_state_of_the_order_of_publishing(
     events: list[EntityEvent], data: st.DataObject
 ) -> None:
