@@ -16,6 +16,8 @@ from libs.core.lease import Holder
 from libs.core.lease_keeper import LeaseTiming
 from libs.core.log import get_logger
 from libs.core.master.master import Master
+from libs.core.master.metrics import MasterCollector
+from libs.core.metrics import registry
 from libs.core.process import Process, ProcessSettings
 from libs.core.settings import AutoscalerSettings, CoordinationSettings, LeaseSettings, NatsSettings, PartitionSettings
 from libs.core.store.leases import LeadershipStore, LeaseStore
@@ -76,6 +78,7 @@ class MasterRole:
         own_loops.append(("repair", lambda: _repair_for_ever(partitions, master)))
         own_loops.extend(self._loops(master, settings))
         self._master = master
+        registry.register(MasterCollector(master.snapshot))
         process.lifecycle.part("master", master.run)
         process.lifecycle.on_stop("resign", lambda: process.lifecycle.end_part("master"), limit_seconds=5)
         if settings.nats.url is not None:
