@@ -26,6 +26,7 @@ _OURS = {
     "held",
     "next_execution_time",
     "scheduler",
+    "backtest",
 }
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -100,7 +100,7 @@ class WorkerRole:
     """
 
     name = "worker"
-    settings = WorkerSettings
+    settings: type[WorkerSettings] = WorkerSettings
 
     def __init__(
         self,

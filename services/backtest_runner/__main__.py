@@ -1,0 +1,21 @@
+"""`python -m services.backtest_runner master | worker`: what the image runs."""
+
+import sys
+
+from libs.core.command_line import parse
+from libs.core.service import BACKTEST_RUNNER
+
+
+def main() -> int:
+    """Run one process until it is told to stop. Returns its exit code."""
+    role, flags = parse(BACKTEST_RUNNER, sys.argv[1:])
+    # A master has neither the time nor the memory to load what only workers use.
+    if role == "master":
+        from services.backtest_runner.master import main as run
+    else:
+        from services.backtest_runner.worker import main as run
+    return run(flags)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Claims of runs in the backtests' documents: written before anything is started, and only if nobody else was first."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from libs.core.store.entities import EntityStore
+from services.backtest_runner.records import Recorder
+from services.backtest_runner.state import CLAIM, CLAIMED_RUN, OUTCOME, STATUS, BacktestState, Claim
+
+
+class Claims:
+    """Writes for one owned segment."""
+
+    def __init__(self, recorder: Recorder, *, epoch: int, entities: EntityStore) -> None:
+        self._recorder = recorder
+        self._epoch = epoch
+        self._entities = entities
+
+    def ours(self, claim: Claim) -> Claim:
+        """*claim* in this worker's hands."""
+        who = self._recorder
+        return replace(claim, worker=who.worker, host=who.host, epoch=self._epoch, released=False)
+
+    def next_of(self, before: Claim | None, run_id: str, at: datetime) -> Claim:
+        """The attempt after *before*."""
+        used = before.counted if before is not None else 0
+        return Claim(run_id, self._recorder.worker, self._recorder.host, self._epoch, used + 1, at)
+
+    async def write(self, state: BacktestState, claim: Claim) -> BacktestState | None:
+        """Claim, and return the document as it is then. None when somebody else was first, or it is gone.
+
+        Raises:
+            StoreUnavailable: outcome unknown; repeat it.
+        """
+        before = state.claim
+        expected: dict[str, object] = {OUTCOME: None}
+        if before is None:
+            expected[CLAIM] = None
+        else:
+            # One that was taken over meanwhile has a higher epoch, also under the same run.
+            expected |= {CLAIMED_RUN: before.run_id, f"{CLAIM}.epoch": before.epoch}
+        status = {"state": "running", "since": claim.at, "worker": claim.worker, "attempt": claim.attempt}
+        changes = {CLAIM: claim.to_document(), STATUS: {**status, "run_id": claim.run_id}}
+        await self._entities.compare_and_set(state.id, expected, changes)
+        found = await self._entities.get(state.id)
+        now = BacktestState.of(found) if found is not None else None
+        # Read back, since the answer of an earlier try may have been lost. No other worker has this epoch.
+        mine = now is not None and now.claim is not None and now.outcome is None
+        if not mine or now is None or now.claim is None:
+            return None
+        return now if (now.claim.run_id, now.claim.epoch) == (claim.run_id, claim.epoch) else None
+
+    async def release(self, backtest_id: str, claim: Claim) -> None:
+        """The attempt ends here without a result, and is not to count."""
+        expected = {CLAIMED_RUN: claim.run_id, f"{CLAIM}.epoch": self._epoch, OUTCOME: None}
+        changes = {f"{CLAIM}.released": True, STATUS: {"state": "waiting", "since": claim.at}}
+        await self._entities.compare_and_set(backtest_id, expected, changes)
+
+    async def release_all(self, segment_id: int) -> None:
+        """The worker stops in good order: none of its attempts is to count that has no outcome yet."""
+        for entity in await self._entities.in_segment(segment_id):
+            state = BacktestState.of(entity)
+            if state.claim is not None and state.outcome is None and state.claim.epoch == self._epoch:
+                await self.release(state.id, state.claim)

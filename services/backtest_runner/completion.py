@@ -1,0 +1,168 @@
+"""Handing a backtest over: its outcome is decided once, in its document; then everybody else learns of it, in order.
+
+The decision is one conditional write, so that whatever dies and whoever else runs, a backtest has one outcome. What is
+too large for a document goes to the storage before that, under the attempt's own name. Every step after the decision
+only says what the document says, and may be repeated by the next owner: result, output, event, and the document's end.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+from libs.core.errors import Retryable
+from libs.core.log import get_logger
+from libs.core.object_store import BucketMissing, ObjectInfo, ObjectMissing, ObjectStore, Piece, StorageRejected
+from libs.core.retrying import persistently
+from libs.core.service import BACKTEST_RUNNER
+from libs.core.store.entities import EntityStore
+from libs.core.store.outbox import Outbox
+from services.backtest_runner import objects
+from services.backtest_runner.shelf import Shelved
+from services.backtest_runner.state import CLAIMED_RUN, OUTCOME, STATUS, BacktestState, Outcome
+
+log = get_logger(__name__)
+
+INLINE_BYTES = 128 * 1024
+"""What is at most that large lies in the document until it is handed over."""
+
+_STORAGE_FAULTS = (Retryable, StorageRejected, BucketMissing)
+_TYPES = {"analysis.json": "application/json", "logs.txt": "text/plain; charset=utf-8"}
+
+
+class Tell(Protocol):
+    """Who is told what has changed."""
+
+    async def partitions_changed(self) -> None:
+        """A partition became empty."""
+
+
+class Completion:
+    """Decides and hands over, for all backtests of one worker.
+
+    Args:
+        outbox: None without NATS: then there is nobody to tell.
+        announce: an event waits in the outbox.
+    """
+
+    def __init__(
+        self,
+        *,
+        entities: EntityStore,
+        store: ObjectStore,
+        bucket: str,
+        outbox: Outbox | None,
+        announce: Callable[[], None],
+        tell: Tell,
+    ) -> None:
+        self._entities = entities
+        self._store = store
+        self._bucket = bucket
+        self._outbox = outbox
+        self._announce = announce
+        self._tell = tell
+
+    async def decide(self, state: BacktestState, run_id: str, shelved: Shelved) -> Outcome | None:
+        """Make what is shelved the outcome, or return the one that was there before. Waits as long as it must.
+
+        None when the backtest is not this run's any more.
+        """
+        outcome = Outcome(
+            run_id=run_id,
+            success=shelved.verdict.success,
+            reason=shelved.verdict.reason,
+            error=shelved.verdict.error,
+            ended_at=shelved.ended_at,
+            analysis=await self._inline_or_staged(state.id, run_id, shelved.analysis),
+            logs=await self._inline_or_staged(state.id, run_id, shelved.logs),
+        )
+        changes = {
+            OUTCOME: outcome.to_document(),
+            STATUS: {"state": "completing", "since": outcome.ended_at, "detail": outcome.error},
+        }
+        expected = {CLAIMED_RUN: run_id, OUTCOME: None}
+        if await persistently(lambda: self._entities.compare_and_set(state.id, expected, changes)):
+            return outcome
+        found = await persistently(lambda: self._entities.get(state.id))
+        known = BacktestState.of(found).outcome if found is not None else None
+        if known is None or known.run_id != run_id:
+            await self._unstage(state.id, run_id)
+        return known
+
+    async def hand_over(self, state: BacktestState, outcome: Outcome) -> None:
+        """Result, output, event, and then the document goes. Waits as long as it must; may be repeated."""
+        backtest_id = state.id
+        await self._publish(backtest_id, outcome, "analysis.json", objects.analysis_key(backtest_id), outcome.analysis)
+        await self._publish(backtest_id, outcome, "logs.txt", objects.logs_key(backtest_id), outcome.logs)
+        await persistently(lambda: self._tell_api(backtest_id, outcome))
+        if outcome.analysis is None or outcome.logs is None or (state.claim is not None and state.claim.attempt > 1):
+            await self._unstage(backtest_id)
+        applied = await persistently(lambda: self._entities.delete(backtest_id))
+        if applied.occupancy_changed:
+            await self._tell.partitions_changed()
+
+    # --- steps
+
+    async def _inline_or_staged(self, backtest_id: str, run_id: str, path: Path) -> bytes | None:
+        size = (await asyncio.to_thread(path.stat)).st_size
+        if size <= INLINE_BYTES:
+            return await asyncio.to_thread(path.read_bytes)
+        key = objects.staged_key(backtest_id, run_id, path.name)
+        await self._stored(lambda: self._store.put_file(self._bucket, key, path, _TYPES[path.name]))
+        return None
+
+    async def _publish(self, backtest_id: str, outcome: Outcome, name: str, key: str, inline: bytes | None) -> None:
+        if inline is not None:
+            await self._stored(lambda: self._store.put(self._bucket, key, inline, _TYPES[name]))
+            return
+        staged = objects.staged_key(backtest_id, outcome.run_id, name)
+        try:
+            await self._stored(lambda: self._store.compose(self._bucket, key, [Piece(staged)], _TYPES[name]))
+        except ObjectMissing:
+            # An earlier owner was past this step; what was staged goes only when all of it is in its place.
+            try:
+                await self._stored(lambda: self._store.stat(self._bucket, key))
+            except ObjectMissing:
+                # Somebody emptied the bucket. Nothing brings it back, and the event is still owed.
+                log.exception("what was to be handed over is gone from the storage", key=key, run=outcome.run_id)
+
+    async def _tell_api(self, backtest_id: str, outcome: Outcome) -> None:
+        subject = BACKTEST_RUNNER.completed_subject
+        if self._outbox is None or subject is None:
+            return
+        content: dict[str, object] = {
+            "backtest_id": backtest_id,
+            "success": outcome.success,
+            "timestamp": outcome.ended_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        }
+        if not outcome.success:
+            content["error"] = outcome.error
+        digest = hashlib.sha256(backtest_id.encode("utf-8", "surrogatepass")).hexdigest()
+        event_id = f"completed-{digest[:32]}-{outcome.run_id}"
+        await self._outbox.append(backtest_id, subject, json.dumps(content).encode(), event_id=event_id)
+        self._announce()
+
+    async def _unstage(self, backtest_id: str, run_id: str = "") -> None:
+        """Remove what attempts left in the storage; with *run_id* that one's only."""
+        prefix = f"{objects.attempts_prefix(backtest_id)}{run_id}"
+
+        async def once() -> None:
+            found: list[ObjectInfo] = [info async for info in self._store.list(self._bucket, prefix)]
+            for info in found:
+                await self._store.remove(self._bucket, info.key)
+
+        await persistently(once, faults=_STORAGE_FAULTS)
+
+    async def _stored(self, call: Callable[[], Awaitable[object]]) -> None:
+        """Until the storage has it: it may be away, refuse us for now, or have lost its bucket."""
+
+        async def once() -> None:
+            try:
+                await call()
+            except BucketMissing:
+                await self._store.ensure_bucket(self._bucket)
+                raise
+
+        await persistently(once, faults=_STORAGE_FAULTS)

@@ -1,0 +1,90 @@
+"""The backtests of one owned segment: as many at once as there are slots, the next one as soon as one ends."""
+
+import asyncio
+
+from libs.core.backoff import Backoff
+from libs.core.errors import Retryable
+from libs.core.log import get_logger
+from libs.core.store.entities import EntityStore
+from libs.core.worker.handler import OwnedSegment
+from services.backtest_runner.run import BacktestRun, RunKit
+from services.backtest_runner.state import BacktestState
+
+log = get_logger(__name__)
+
+
+class SegmentPool:
+    """Runs one segment's backtests until it is cancelled.
+
+    Args:
+        size: how many run at once. Those that are being handed over take no slot, but there is a limit to them too.
+    """
+
+    def __init__(
+        self, owned: OwnedSegment, *, kit: RunKit, entities: EntityStore, size: int, scan_interval_seconds: float
+    ) -> None:
+        self._owned = owned
+        self._kit = kit
+        self._entities = entities
+        self._most_in_hand = 4 * size
+        self._size = size
+        self._scan_interval = scan_interval_seconds
+        self._waiting: list[BacktestState] = []
+        self._in_hand: dict[str, BacktestRun] = {}
+
+    @property
+    def running(self) -> int:
+        """How many have a container."""
+        return sum(run.has_container for run in self._in_hand.values())
+
+    async def run(self) -> None:
+        """Run them, for ever. A database that is away is waited for; what runs goes on running meanwhile."""
+        backoff = Backoff(initial_seconds=0.2, cap_seconds=5.0)
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                try:
+                    await self.look(tasks)
+                    backoff.reset()
+                    pause = self._scan_interval
+                except Retryable as error:
+                    pause = backoff.next_seconds()
+                    log.warning("backtests cannot be read", reason=str(error), retry_in_seconds=round(pause, 2))
+                await self._owned.wake.wait_at_most(pause)
+
+    async def look(self, tasks: asyncio.TaskGroup) -> None:
+        """Read the segment, and begin in *tasks* what there is room for.
+
+        Raises:
+            Retryable: it cannot be read; nothing was begun.
+        """
+        in_hand = dict(self._in_hand)
+        states = {e.id: BacktestState.of(e) for e in await self._entities.in_segment(self._owned.segment_id)}
+        for backtest_id, run in in_hand.items():
+            run.update(states.get(backtest_id))
+        # One whose end came while this was being read may look here as if it were still to be run; its claim fails.
+        self._waiting = sorted(
+            (state for state in states.values() if state.may_begin and state.id not in in_hand),
+            key=lambda state: state.order,
+        )
+        self._refill(tasks)
+
+    def _refill(self, tasks: asyncio.TaskGroup) -> None:
+        while self._waiting and len(self._in_hand) < self._most_in_hand and self._free(self._waiting[0]):
+            state = self._waiting.pop(0)
+            if state.id not in self._in_hand:
+                run = self._in_hand[state.id] = BacktestRun(state, self._kit)
+                tasks.create_task(self._carry_out(run, state.id, tasks), name=f"backtest {state.id[:40]!r}")
+
+    def _free(self, state: BacktestState) -> bool:
+        """Whether there is a slot for it, or it needs none."""
+        return state.outcome is not None or sum(not run.slot_left for run in self._in_hand.values()) < self._size
+
+    async def _carry_out(self, run: BacktestRun, backtest_id: str, tasks: asyncio.TaskGroup) -> None:
+        run.on_slot_left = lambda: self._refill(tasks)
+        try:
+            await run.carry_out()
+        except Exception:
+            # One that cannot be run must not take the others down; it is looked at again at the next scan.
+            log.exception("backtest failed for a reason of ours", backtest=backtest_id)
+        del self._in_hand[backtest_id]
+        self._refill(tasks)

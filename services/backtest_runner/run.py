@@ -1,0 +1,300 @@
+"""One backtest, from its claim until its document is gone: run it, try again what was not its fault, hand it over."""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from prometheus_client import Counter
+
+from libs.core.backoff import Backoff
+from libs.core.errors import Retryable, UserError
+from libs.core.log import bound_context, get_logger
+from libs.core.retrying import persistently
+from libs.core.wake import Wake
+from libs.core.worker.handler import OwnedSegment
+from libs.docker_runner.container import ContainerState, Ended, ManagedContainer, RunOutcome
+from libs.docker_runner.errors import AlreadyRunning, StartFailed
+from libs.docker_runner.executable import Executable
+from services.backtest_runner.claims import Claims
+from services.backtest_runner.completion import Completion
+from services.backtest_runner.records import RunRecords
+from services.backtest_runner.shelf import Shelf, Shelved
+from services.backtest_runner.state import BacktestState, Claim, Outcome
+from services.backtest_runner.verdict import CANCELLED, LOST, NOT_STARTED, Verdict, rejection, verdict_of
+
+log = get_logger(__name__)
+
+RUNS = Counter("runtime_backtest_runs_total", "Attempts of backtests by how they ended.", ["reason"])
+
+START_PATIENCE_SECONDS = 120.0
+_UNPROVEN_SECONDS = 0.2
+_LAST_WRITES_SECONDS = 5.0
+
+
+class Runner(Protocol):
+    """What a run needs of the docker runner."""
+
+    async def run(self, executable: Executable, timeout_seconds: float) -> RunOutcome:
+        """Run it to its end."""
+
+    async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
+        """End it."""
+
+    async def remove(self, container: ManagedContainer) -> Ended:
+        """Take it away."""
+
+
+@dataclass(frozen=True)
+class RunKit:
+    """What the runs of one owned segment share.
+
+    Attributes:
+        containers: the segment's containers as they are now.
+        build: makes a backtest's executable; raises UserError.
+        timeout_seconds: of one attempt.
+    """
+
+    owned: OwnedSegment
+    runner: Runner
+    containers: Callable[[], Awaitable[list[ManagedContainer]]]
+    build: Callable[[OwnedSegment, BacktestState, Claim], Executable]
+    claims: Claims
+    records: RunRecords
+    shelf: Shelf
+    completion: Completion
+    timeout_seconds: float
+    max_retries: int
+    stop_grace_seconds: float = 30.0
+
+
+class BacktestRun:
+    """Carries one backtest through. Cancelled, it ends its container and leaves the rest to the next owner."""
+
+    def __init__(self, state: BacktestState, kit: RunKit) -> None:
+        self._state = state
+        self._kit = kit
+        self._wake = Wake()
+        self._gone = False
+        self.has_container = False
+        self.slot_left = state.outcome is not None
+        """Whether nothing of it will be run any more."""
+        self.on_slot_left: Callable[[], None] = lambda: None
+
+    def update(self, state: BacktestState | None) -> None:
+        """What the document says now; None when it is gone."""
+        if state is None:
+            self._gone = True
+        else:
+            self._state = state
+        self._wake.set()
+
+    async def carry_out(self) -> None:
+        """Return when the backtest is done with, or not ours to run now."""
+        with bound_context(backtest=self._state.id):
+            outcome = self._state.outcome
+            if outcome is None:
+                found = await self._shelved()
+                self._leave_slot()
+                if found is None:
+                    return
+                outcome = await self._last_write(self._decided(*found))
+            if outcome is not None:
+                await self._last_write(self._kit.completion.hand_over(self._state, outcome))
+                log.info("backtest done", success=outcome.success, reason=outcome.reason, run=outcome.run_id)
+
+    def _leave_slot(self) -> None:
+        self.slot_left = True
+        self.on_slot_left()
+
+    # --- attempts
+
+    async def _shelved(self) -> tuple[Claim, Shelved] | None:
+        """What the last attempt came to; None when this backtest is not to be run here now."""
+        while not self._gone and self._state.may_begin:
+            if not self._kit.owned.proven():
+                # Frozen or cut off: another owner may have it by now.
+                await self._wake.wait_at_most(_UNPROVEN_SECONDS)
+                continue
+            claim, adopted = await self._claimed()
+            if claim is None:
+                return None
+            with bound_context(run=claim.run_id, attempt=claim.attempt):
+                known = await asyncio.to_thread(self._kit.shelf.get, claim.run_id) if adopted else None
+                if known is not None:
+                    log.info("a run that had ended is handed over")
+                    return claim, known
+                found = await self._attempt(claim)
+            if found is not None:
+                return claim, found
+        return None
+
+    async def _claimed(self) -> tuple[Claim | None, bool]:
+        """The claim to run under, and whether its run was begun before."""
+        kit, before = self._kit, self._state.claim
+        if before is not None and await self._may_go_on(before):
+            claim = kit.claims.ours(before)
+            adopted = True
+        else:
+            claim = kit.claims.next_of(before, new_run_id(), datetime.now(UTC))
+            adopted = False
+        state = await persistently(lambda: kit.claims.write(self._state, claim))
+        if state is None:
+            return None, False
+        self._state = state
+        return claim, adopted
+
+    async def _may_go_on(self, claim: Claim) -> bool:
+        """Whether the run of an earlier claim is alive here, or its end is known here."""
+        if await asyncio.to_thread(self._kit.shelf.get, claim.run_id) is not None:
+            return True
+        container = await self._container(claim.run_id)
+        return container is not None and container.state is ContainerState.RUNNING
+
+    async def _attempt(self, claim: Claim) -> Shelved | None:
+        """Run once; None when there is to be another attempt, or none now."""
+        kit, state = self._kit, self._state
+        outcome: RunOutcome | None = None
+        if state.cancelled_by is not None:
+            await self._end_container(None)
+            verdict = _cancelled(state)
+        elif claim.attempt > kit.max_retries + 1:
+            await self._end_container(None)
+            verdict = Verdict(LOST, "its worker died each time", again=True)
+        else:
+            try:
+                executable = kit.build(kit.owned, state, claim)
+                await persistently(lambda: kit.records.begun(state, claim, executable))
+                verdict, outcome = await self._run(executable)
+            except UserError as error:
+                verdict = rejection(error)
+        if (self._gone or not self._state.may_begin) and verdict.again:
+            await self._give_back(claim, outcome)
+            return None
+        if verdict.again and self._state.cancelled_by is not None:
+            verdict = _cancelled(self._state)
+        RUNS.labels(verdict.reason).inc()
+        ended = outcome.ended if outcome is not None else None
+        level = log.info if verdict.success else log.warning
+        level("run ended", reason=verdict.reason, message=verdict.error)
+        if verdict.again and claim.attempt <= kit.max_retries:
+            await persistently(lambda: kit.records.ended(state, claim, verdict, ended))
+            if outcome is not None:
+                outcome.discard()
+            return None
+        final = verdict.after(min(claim.attempt, kit.max_retries + 1))
+        shelved = await asyncio.to_thread(kit.shelf.put, claim.run_id, final, outcome)
+        await persistently(lambda: kit.records.ended(state, claim, final, ended))
+        return shelved
+
+    async def _give_back(self, claim: Claim, outcome: RunOutcome | None) -> None:
+        """Held, disabled or removed meanwhile: the attempt does not count, and nothing comes of it."""
+        ended = outcome.ended if outcome is not None else None
+        withdrawn = Verdict("withdrawn", "it was held, disabled or removed meanwhile")
+        await persistently(lambda: self._kit.records.ended(self._state, claim, withdrawn, ended))
+        if outcome is not None:
+            outcome.discard()
+        if not self._gone:
+            await persistently(lambda: self._kit.claims.release(self._state.id, claim))
+
+    # --- one run
+
+    async def _run(self, executable: Executable) -> tuple[Verdict, RunOutcome | None]:
+        """Run it, again and again if it does not even start for a reason that may pass."""
+        kit = self._kit
+        backoff = Backoff(initial_seconds=0.2, cap_seconds=10.0)
+        give_up_at = asyncio.get_running_loop().time() + START_PATIENCE_SECONDS
+        while True:
+            if self._unwanted():
+                return Verdict("stopped", "it was not begun any more", again=True), None
+            if not kit.owned.proven():
+                await self._wake.wait_at_most(_UNPROVEN_SECONDS)
+                continue
+            try:
+                outcome = await self._watched(executable)
+            except AlreadyRunning:
+                await self._end_container(executable.run_id)
+            except Retryable as error:
+                log.warning("run not started", reason=str(error))
+                if isinstance(error, StartFailed) and asyncio.get_running_loop().time() > give_up_at:
+                    return Verdict(NOT_STARTED, str(error), again=True), None
+                await self._wake.wait_at_most(backoff.next_seconds())
+            else:
+                if outcome is None:
+                    continue
+                limits = executable.limits
+                return (
+                    verdict_of(outcome, timeout_seconds=kit.timeout_seconds, result_bytes=limits.result_bytes),
+                    outcome,
+                )
+
+    async def _watched(self, executable: Executable) -> RunOutcome | None:
+        """Run it; end it when it is not wanted any more. None when it was not there yet."""
+        self.has_container = True
+        running = asyncio.create_task(self._kit.runner.run(executable, self._kit.timeout_seconds), name="run")
+        watching = asyncio.create_task(self._until_unwanted(), name="is it wanted")
+        try:
+            await asyncio.wait({running, watching}, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                container = await self._container(executable.run_id)
+                if container is None or container.state is ContainerState.CREATED:
+                    return None
+                # The kill switch is for the moment when the code itself cannot be trusted to stop.
+                grace = 0.0 if self._state.entity.held is not None else self._kit.stop_grace_seconds
+                await persistently(lambda: self._kit.runner.stop(container, grace))
+            return await running
+        finally:
+            self.has_container = False
+            for task in (running, watching):
+                task.cancel()
+            await asyncio.gather(running, watching, return_exceptions=True)
+
+    async def _until_unwanted(self) -> None:
+        while not self._unwanted():
+            await self._wake.wait_at_most(None)
+
+    def _unwanted(self) -> bool:
+        return self._gone or self._state.cancelled_by is not None or not self._state.entity.should_run
+
+    async def _container(self, run_id: str) -> ManagedContainer | None:
+        containers = await persistently(self._kit.containers)
+        return next((c for c in containers if c.run_id == run_id and c.id == self._state.id), None)
+
+    async def _end_container(self, but_of_run: str | None) -> None:
+        """End what an earlier attempt left running."""
+        for container in await persistently(self._kit.containers):
+            if container.id == self._state.id and container.run_id != but_of_run:
+                log.warning("container of an earlier attempt is ended", container=container.name)
+                await persistently(lambda c=container: self._kit.runner.remove(c))  # type: ignore[misc]
+
+    # --- the end
+
+    async def _decided(self, claim: Claim, shelved: Shelved) -> Outcome | None:
+        outcome = await self._kit.completion.decide(self._state, claim.run_id, shelved)
+        await asyncio.to_thread(self._kit.shelf.drop, claim.run_id)
+        return outcome
+
+    async def _last_write(self, write: "Awaitable[Outcome | None]") -> Outcome | None:
+        """See *write* through even when cancelled meanwhile, for a few seconds."""
+        task = asyncio.ensure_future(write)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if self._kit.owned.proven():
+                await asyncio.wait({task}, timeout=_LAST_WRITES_SECONDS)
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            raise
+
+
+def new_run_id() -> str:
+    """An id that no other run has."""
+    return uuid.uuid4().hex
+
+
+def _cancelled(state: BacktestState) -> Verdict:
+    return Verdict(CANCELLED, f"cancelled by {state.cancelled_by}")

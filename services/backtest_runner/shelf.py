@@ -1,0 +1,83 @@
+"""What a run came to, on this host's disk until the database and the storage have it. Blocking, and quick.
+
+It outlives the worker: one that is started again on the same host hands it over without running the backtest again.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from libs.docker_runner.container import RunOutcome
+from libs.docker_runner.json_text import to_json
+from services.backtest_runner.verdict import Verdict
+
+_KEEP_SECONDS = 7 * 86_400.0
+_TRUNCATED = b"\n[the0: the output was longer than is kept; the rest is missing]\n"
+
+
+@dataclass(frozen=True)
+class Shelved:
+    """One attempt's verdict, with its result and output as files."""
+
+    verdict: Verdict
+    ended_at: datetime
+    analysis: Path
+    logs: Path
+
+
+class Shelf:
+    """The folder *directory*, with one folder a run."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def open(self) -> None:
+        """Make the folder, and clear away what nobody came back for."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in self._directory.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if folder.stat().st_mtime < time.time() - _KEEP_SECONDS:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    def put(self, run_id: str, verdict: Verdict, outcome: RunOutcome | None) -> Shelved:
+        """Keep what a run came to; takes over the file of its output. The last file written makes it count."""
+        folder = self._folder(run_id)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700, parents=True)
+        kept = Shelved(verdict, datetime.now(UTC), folder / "analysis.json", folder / "logs.txt")
+        result = outcome.result if outcome is not None and verdict.success else verdict.failed_analysis()
+        kept.analysis.write_bytes(to_json(result).encode("utf-8", "replace"))
+        if outcome is not None and outcome.output_path.exists():
+            shutil.move(outcome.output_path, kept.logs)
+            if outcome.output_truncated:
+                with kept.logs.open("ab") as file:
+                    file.write(_TRUNCATED)
+        else:
+            kept.logs.write_bytes(b"")
+        written = folder / "verdict.new"
+        written.write_text(json.dumps({**asdict(verdict), "ended_at": kept.ended_at.isoformat()}))
+        written.rename(folder / "verdict.json")
+        return kept
+
+    def get(self, run_id: str) -> Shelved | None:
+        """What this run came to; None when this host does not know."""
+        folder = self._folder(run_id)
+        try:
+            told = json.loads((folder / "verdict.json").read_text())
+            ended_at = datetime.fromisoformat(told.pop("ended_at"))
+            return Shelved(Verdict(**told), ended_at, folder / "analysis.json", folder / "logs.txt")
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def drop(self, run_id: str) -> None:
+        """Let go of it. May be repeated."""
+        shutil.rmtree(self._folder(run_id), ignore_errors=True)
+
+    def _folder(self, run_id: str) -> Path:
+        # Read back out of the database, and so no name for a folder as it is.
+        return self._directory / hashlib.sha256(run_id.encode(errors="replace")).hexdigest()[:32]

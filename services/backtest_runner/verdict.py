@@ -1,0 +1,110 @@
+"""What a run that has ended means for its backtest: done, failed, or to be tried again. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from libs.core.errors import UserError
+from libs.docker_runner.container import EndReason, RunOutcome
+from libs.docker_runner.errors import ArchiveRejected, CodeMissing, UnknownRuntime
+
+FINISHED = "finished"
+CANCELLED = "cancelled"
+LOST = "lost"
+NOT_STARTED = "not-started"
+
+_NOT_ITS_FAULT = (EndReason.LEASE_LOST, EndReason.KILLED, EndReason.MISSING, EndReason.STOPPED)
+_TELLING = {
+    EndReason.LEASE_LOST: "its worker lost the lease and did not come back",
+    EndReason.KILLED: "it was killed by a signal",
+    EndReason.MISSING: "its container was removed",
+    EndReason.STOPPED: "its container was stopped",
+}
+_MOST_OF_AN_ERROR = 4000
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one attempt came to.
+
+    Attributes:
+        reason: one word; see :data:`FINISHED` and its siblings, and ``EndReason``.
+        error: a sentence for people; empty on success.
+        again: it was not the backtest's fault: another attempt may do better.
+    """
+
+    reason: str
+    error: str = ""
+    again: bool = False
+
+    @property
+    def success(self) -> bool:
+        """`main` returned a result that can be used."""
+        return self.reason == FINISHED
+
+    def after(self, attempts: int) -> "Verdict":
+        """What stays of it when no other attempt is made."""
+        if not self.again:
+            return self
+        times = "once" if attempts == 1 else f"{attempts} times"
+        return Verdict(self.reason, f"given up after it was tried {times}: {self.error}")
+
+    def failed_analysis(self) -> dict[str, object]:
+        """What stands in `analysis.json` of a backtest without a result."""
+        return {"status": "failed", "error": self.error}
+
+
+def verdict_of(outcome: RunOutcome, *, timeout_seconds: float, result_bytes: int) -> Verdict:
+    """The verdict on a run that took place."""
+    reason = outcome.ended.reason
+    if reason in _NOT_ITS_FAULT:
+        return Verdict(reason, _TELLING[reason], again=True)
+    if reason is EndReason.TIMEOUT:
+        return Verdict(reason, f"timeout: it ran longer than {timeout_seconds:g} s (BATCH_TIMEOUT)")
+    error = outcome.result_error
+    if error is None:
+        return _result_verdict(outcome.result)
+    if "larger than the limit" in error:
+        limit = result_bytes // (1024 * 1024)
+        return Verdict("result", f"result: what main returned is larger than {limit} MiB of JSON (BOT_RESULT_MB)")
+    if reason is EndReason.ERROR and not error.startswith("it ended with exit code"):
+        return Verdict("exception", f"exception: {_with_type(error, outcome.ended.last_lines)}"[:_MOST_OF_AN_ERROR])
+    return Verdict(str(reason), error[:_MOST_OF_AN_ERROR])
+
+
+def rejection(error: UserError) -> Verdict:
+    """The verdict on a backtest that cannot be begun, whoever tries."""
+    match error:
+        case CodeMissing():
+            return Verdict("code-missing", f"missing code: {error}")
+        case ArchiveRejected():
+            return Verdict("bad-archive", f"bad archive: {error}")
+        case UnknownRuntime():
+            return Verdict("unknown-runtime", str(error))
+    return Verdict("rejected", str(error))
+
+
+def _result_verdict(result: object) -> Verdict:
+    if isinstance(result, Mapping):
+        return Verdict(FINISHED)
+    what = "nothing (None)" if result is None else f"{_kind(result)}: {str(result)[:60]}"
+    return Verdict(
+        "result", f"result: main returned {what}; a backtest must return an object with its results (a dict)"
+    )
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, bool):
+        return "a truth value"
+    if isinstance(value, int | float):
+        return "a bare number"
+    return "a text" if isinstance(value, str) else "a list"
+
+
+def _with_type(message: str, last_lines: object) -> str:
+    """*message* as its traceback had it (`ValueError: no prices`), when the last lines of output show it."""
+    first = message.splitlines()[0] if message else ""
+    for line in reversed(list(last_lines)) if isinstance(last_lines, list | tuple) else ():
+        name, colon, rest = line.partition(": ")
+        if colon and rest == first and name.replace(".", "").isidentifier():
+            return f"{name}: {message}"
+    return message

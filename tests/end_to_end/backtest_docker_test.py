@@ -1,0 +1,118 @@
+"""Backtests as the platform sees them: what comes of good ones and bad ones, and of workers that die."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from libs.core.service import BACKTEST_RUNNER
+from tests.support.backtests import Backtests, listening
+from tests.support.deployment import deployment
+from tests.support.eventually import eventually
+from tools.engine.ensure import Engine
+
+SETTINGS = {"MAX_BACKTESTS_PER_PARTITION": "100", "BATCH_TIMEOUT": "10", "BATCH_INTERVAL": "1", "MAX_RETRIES": "1"}
+GOOD = """
+def main(id, config):
+    print("working on", id)
+    return {"metrics": {"trades": config["trades"]}, "plots": [], "tables": []}
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def backtests(tmp_path_factory: pytest.TempPathFactory, docker_engine: Engine) -> AsyncIterator[Backtests]:
+    """A master and one worker, shared by the tests of this file."""
+    folder = tmp_path_factory.mktemp("backtests")
+    async with (
+        deployment(folder, docker_engine, service=BACKTEST_RUNNER, settings=SETTINGS) as made,
+        listening(made) as found,
+    ):
+        await made.start(workers=1)
+        found.upload("good.zip", GOOD)
+        yield found
+
+
+async def test_a_backtest_leaves_its_result_its_output_and_an_event(backtests: Backtests) -> None:
+    await backtests.create("good", {"trades": 7}, key="good.zip")
+
+    event = await backtests.done("good")
+
+    assert event["success"] is True
+    assert "error" not in event
+    assert backtests.analysis("good")["metrics"] == {"trades": 7}
+    assert "working on good" in backtests.logs("good")
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "words"),
+    [
+        (
+            "exception",
+            "def main(id, config):\n    raise ValueError('no prices for BTC')",
+            "ValueError: no prices for BTC",
+        ),
+        ("exit-code", "import os\ndef main(id, config):\n    os._exit(3)", "exit code 3"),
+        ("timeout", "import time\ndef main(id, config):\n    time.sleep(60)", "timeout: it ran longer than 10 s"),
+        ("memory", "def main(id, config):\n    return len(b'x' * (2 << 30))", "emory"),
+        ("nothing", "def main(id, config):\n    pass", "returned nothing"),
+        ("number", "def main(id, config):\n    return 42", "a bare number: 42"),
+        ("object", "def main(id, config):\n    return {'x': object()}", "not JSON"),
+    ],
+)
+async def test_a_backtest_that_fails_says_why(backtests: Backtests, name: str, source: str, words: str) -> None:
+    backtests.upload(f"{name}.zip", source)
+    await backtests.create(name, key=f"{name}.zip")
+
+    event = await backtests.done(name)
+
+    assert event["success"] is False
+    assert words in event["error"]
+    assert backtests.analysis(name) == {"status": "failed", "error": event["error"]}
+
+
+async def test_what_json_has_no_numbers_for_becomes_null(backtests: Backtests) -> None:
+    backtests.upload("nan.zip", "def main(id, config):\n    return {'sharpe': float('nan'), 'drawdown': float('inf')}")
+    await backtests.create("nan", key="nan.zip")
+
+    assert (await backtests.done("nan"))["success"] is True
+    assert backtests.analysis("nan") == {"sharpe": None, "drawdown": None}
+
+
+async def test_a_result_of_fifty_megabytes_arrives_whole(backtests: Backtests) -> None:
+    backtests.upload("large.zip", "def main(id, config):\n    return {'text': 'x' * 50_000_000}")
+    await backtests.create("large", key="large.zip")
+
+    assert (await backtests.done("large", within_seconds=60))["success"] is True
+    assert len(backtests.analysis("large")["text"]) == 50_000_000
+    assert backtests.read("large/.attempts/") is None
+
+
+async def test_missing_code_and_an_unknown_runtime_are_told(backtests: Backtests) -> None:
+    await backtests.create("codeless", key="absent.zip")
+    await backtests.create("cobol", key="good.zip", runtime="cobol60")
+
+    assert "missing code" in (await backtests.done("codeless"))["error"]
+    assert "unknown runtime 'cobol60'" in (await backtests.done("cobol"))["error"]
+
+
+async def test_a_slow_one_holds_nobody_up(backtests: Backtests) -> None:
+    await backtests.create("slow", key="timeout.zip")
+    for number in range(6):
+        await backtests.create(f"short-{number}", {"trades": number}, key="good.zip")
+
+    for number in range(6):
+        await backtests.done(f"short-{number}")
+    assert backtests.events("slow") == []
+    assert "timeout" in (await backtests.done("slow"))["error"]
+
+
+async def test_one_whose_worker_was_killed_is_run_again_and_completed_once(backtests: Backtests) -> None:
+    backtests.upload("brief.zip", "import time\ndef main(id, config):\n    time.sleep(2)\n    return {'ok': 1}")
+    await backtests.create("orphan", key="brief.zip")
+    await eventually(lambda: backtests.deployment.containers("orphan"), within_seconds=20)
+
+    await backtests.deployment.processes["w1"].process.kill()
+    await backtests.deployment.start_process("worker", "w2").wait_ready()
+
+    assert (await backtests.done("orphan", within_seconds=40))["success"] is True
+    assert len(backtests.events("orphan")) == 1
