@@ -138,6 +138,8 @@ async def _completion(context: WorkerContext, docker: DockerHost) -> Completion:
 
 
 def _with_large_results(settings: RunnerSettings, containers: ContainerSettings) -> RunnerSettings:
-    if "result_mb" in containers.model_fields_set:
-        return settings
-    return replace(settings, limits=replace(settings.limits, result_bytes=RESULT_BYTES))
+    limits = settings.limits
+    result_bytes = limits.result_bytes if "result_mb" in containers.model_fields_set else RESULT_BYTES
+    # The result is the last line of output too, and is not to be slowed down as chatter would be.
+    burst_bytes = limits.output_burst_bytes + result_bytes
+    return replace(settings, limits=replace(limits, result_bytes=result_bytes, output_burst_bytes=burst_bytes))

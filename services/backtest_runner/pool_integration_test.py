@@ -1,0 +1,199 @@
+"""A backtest has one outcome, whatever dies when; and nobody waits for a slow one."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from pydantic import SecretStr
+
+from libs.core.object_store import ObjectStore
+from libs.core.settings import StorageSettings
+from libs.core.store.client import Mongo
+from libs.core.store.holds import HoldTarget
+from libs.docker_runner.container import EndReason
+from services.backtest_runner.completion import INLINE_BYTES
+from tests.support.backtest_rig import BacktestRig, Death
+from tests.support.eventually import eventually
+from tools.stack.s3 import S3Server
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def rig(
+    mongo_uri: str, database_name: str, s3_server: S3Server, bucket_prefix: str, tmp_path: Path
+) -> AsyncIterator[BacktestRig]:
+    mongo = Mongo(mongo_uri)
+    store = ObjectStore(
+        StorageSettings(
+            endpoint=s3_server.endpoint,
+            access_key=SecretStr(s3_server.access_key),
+            secret_key=SecretStr(s3_server.secret_key),
+            secure=False,
+        )
+    )
+    rig = BacktestRig(mongo.database(database_name), store, f"{bucket_prefix}results", tmp_path)
+    await rig.prepare()
+    yield rig
+    await store.close()
+    await mongo.close()
+
+
+async def completed_once(rig: BacktestRig) -> None:
+    """Result, output and event are there, and all tell of the same run."""
+    await eventually(rig.over)
+    [event] = await rig.events()
+    analysis = await rig.analysis()
+    output = (await rig.read("b/logs.txt") or b"").decode()
+    assert event["success"] is True
+    assert f"output of {analysis['run']}" in output
+    assert await rig.left_in_storage() == ["b/analysis.json", "b/logs.txt"]
+
+
+async def test_a_backtest_is_run_once_and_handed_over(rig: BacktestRig) -> None:
+    await rig.announce()
+    host = rig.host()
+
+    async with rig.owned_by(host):
+        await completed_once(rig)
+
+    [run] = await rig.history()
+    assert (host.runs, run.reason, rig.partitions_told) == (["b"], "finished", 1)
+
+
+@pytest.mark.parametrize("same_host", [True, False], ids=["same host", "another host"])
+@pytest.mark.parametrize("padding", [0, 2 * INLINE_BYTES], ids=["small", "large"])
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+async def test_a_worker_that_dies_at_any_write_leaves_one_outcome(
+    rig: BacktestRig, before: bool, padding: int, same_host: bool
+) -> None:
+    at, death = 1, Death()
+    while at == 1 or death.dead.is_set():
+        backtest_id = f"b{at}"
+        await rig.announce(backtest_id)
+        death = Death(at, before=before)
+        first = rig.host("first", padding=padding)
+        async with rig.owned_by(first, death=death):
+            await eventually(lambda: _dead_or_over(rig, backtest_id, death))
+        second = first if same_host else rig.host("second", padding=padding)
+        async with rig.owned_by(second):
+            await eventually(lambda: rig.over(backtest_id))
+
+        events, analysis = await rig.events(backtest_id), await rig.analysis(backtest_id)
+        assert [event["success"] for event in events] == [True], at
+        assert analysis["run"] in (await rig.read(f"{backtest_id}/logs.txt") or b"").decode(), at
+        assert len(await rig.left_in_storage(backtest_id)) == 2, at
+        at += 1
+    assert at > 6
+
+
+async def test_what_a_dead_worker_had_decided_stays(rig: BacktestRig) -> None:
+    await rig.announce()
+    death = Death(3)  # claim, decision, then the result goes to the storage
+    async with rig.owned_by(rig.host("first"), death=death):
+        await eventually(death.dead.is_set)
+    decided = (await rig.database["backtests"].find_one({"id": "b"}) or {})["backtest"]["outcome"]["run_id"]
+
+    second = rig.host("second")
+    async with rig.owned_by(second):
+        await completed_once(rig)
+
+    assert (await rig.analysis())["run"] == decided
+    assert second.runs == []
+
+
+async def test_one_that_kills_its_workers_is_given_up_with_the_reason(rig: BacktestRig) -> None:
+    await rig.announce()
+    for _ in range(3):
+        host = rig.host(run_seconds=None)
+        async with rig.owned_by(host, max_retries=2):
+            await eventually(lambda host=host: host.runs)
+        host.containers.clear()
+
+    async with rig.owned_by(rig.host(), max_retries=2):
+        await eventually(rig.over)
+
+    [event] = await rig.events()
+    assert (event["success"], (await rig.analysis())["status"]) == (False, "failed")
+    assert "tried 3 times" in event["error"]
+    assert "worker died" in event["error"]
+
+
+async def test_a_run_that_was_killed_from_outside_is_tried_again(rig: BacktestRig) -> None:
+    await rig.announce()
+    host = rig.host(reasons=[EndReason.KILLED, EndReason.LEASE_LOST])
+
+    async with rig.owned_by(host):
+        await completed_once(rig)
+
+    assert [run.reason for run in await rig.history()][::-1] == ["killed", "lease-lost", "finished"]
+
+
+async def test_the_pool_is_refilled_as_each_ends_and_never_over_its_size(rig: BacktestRig) -> None:
+    host = rig.host(run_seconds=0.05)
+    for number in range(12):
+        await rig.announce(f"b{number}")
+
+    async with rig.owned_by(host, size=3):
+        await eventually(lambda: _count_is(rig, 0))
+
+    assert (len(host.runs), host.most_at_once) == (12, 3)
+
+
+async def test_a_cancelled_one_ends_and_is_completed_as_cancelled(rig: BacktestRig) -> None:
+    await rig.announce()
+    host = rig.host(run_seconds=None)
+    async with rig.owned_by(host) as owned:
+        await eventually(lambda: host.containers)
+        await rig.set("b", backtest__cancel={"by": "alice"})
+        owned.wake.set()
+        await eventually(rig.over)
+
+    [event] = await rig.events()
+    assert event["error"] == "cancelled by alice"
+    assert b"output of" in (await rig.read("b/logs.txt") or b"")
+
+
+async def test_one_that_is_cancelled_before_its_turn_is_never_run(rig: BacktestRig) -> None:
+    await rig.announce()
+    await rig.set("b", backtest__cancel={"by": "alice"})
+    host = rig.host()
+    async with rig.owned_by(host):
+        await eventually(rig.over)
+
+    assert host.runs == []
+
+
+async def test_a_held_one_is_stopped_and_runs_again_when_it_is_resumed(rig: BacktestRig) -> None:
+    await rig.announce()
+    host = rig.host(run_seconds=None)
+    async with rig.owned_by(host) as owned:
+        await eventually(lambda: host.containers)
+        await rig.entities.holds.hold(HoldTarget.entity("b"))
+        owned.wake.set()
+        await eventually(lambda: not host.containers)
+        host.run_seconds = 0.0
+        await asyncio.sleep(0.3)
+        assert host.runs == ["b"]
+
+        await rig.entities.holds.resume(HoldTarget.entity("b"))
+        await completed_once(rig)
+
+    assert (await rig.history())[0].attempt == 1
+
+
+async def test_a_document_of_an_older_runtime_is_run(rig: BacktestRig) -> None:
+    await rig.announce()
+    await rig.database["backtests"].update_one(
+        {"id": "b"}, {"$unset": {"revision": "", "event": "", "alternates": "", "trace": ""}}
+    )
+    async with rig.owned_by(rig.host()):
+        await completed_once(rig)
+
+
+async def _dead_or_over(rig: BacktestRig, backtest_id: str, death: Death) -> bool:
+    return death.dead.is_set() or await rig.over(backtest_id)
+
+
+async def _count_is(rig: BacktestRig, number: int) -> bool:
+    return await rig.entities.count() == number

@@ -1,0 +1,95 @@
+"""What a person reads of a backtest that came to nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libs.core.errors import UserError
+from libs.docker_runner.container import ContainerState, Ended, EndReason, RunOutcome, from_labels
+from libs.docker_runner.errors import ArchiveRejected, CodeMissing, UnknownRuntime
+from services.backtest_runner.objects import analysis_key, logs_key
+from services.backtest_runner.verdict import Verdict, rejection, verdict_of
+
+
+def outcome(
+    reason: EndReason, *, result: object = None, error: str | None = None, lines: tuple[str, ...] = ()
+) -> RunOutcome:
+    container = from_labels({}, container_id="c", name="n", state=ContainerState.EXITED)
+    return RunOutcome(Ended(container, 1, False, reason, None, None, last_lines=lines), result, error, Path("/none"))
+
+
+def verdict(reason: EndReason, **more: Any) -> Verdict:
+    return verdict_of(outcome(reason, **more), timeout_seconds=300, result_bytes=64 << 20)
+
+
+def test_an_object_is_a_result() -> None:
+    assert verdict(EndReason.FINISHED, result={"metrics": {}}).success
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [(None, "nothing (None)"), (4.5, "a bare number: 4.5"), (True, "a truth value"), ("x", "a text"), ([], "a list")],
+)
+def test_anything_else_is_none_and_is_named(result: object, words: str) -> None:
+    found = verdict(EndReason.FINISHED, result=result)
+
+    assert words in found.error
+    assert not found.again
+
+
+def test_an_exception_is_told_as_its_traceback_had_it() -> None:
+    lines = ("Traceback (most recent call last):", "ValueError: no prices", '{"status": "error"}')
+    found = verdict(EndReason.ERROR, error="no prices", lines=lines)
+
+    assert (found.reason, found.error) == ("exception", "exception: ValueError: no prices")
+
+
+@pytest.mark.parametrize(
+    ("reason", "error", "words"),
+    [
+        (EndReason.TIMEOUT, "timed out after 300 s", "longer than 300 s (BATCH_TIMEOUT)"),
+        (EndReason.OOM, "out of memory: it may use 512 MiB", "out of memory: it may use 512 MiB"),
+        (EndReason.ERROR, "it ended with exit code 3", "exit code 3"),
+        (EndReason.FINISHED, "its result is larger than the limit", "larger than 64 MiB of JSON (BOT_RESULT_MB)"),
+    ],
+)
+def test_other_ends_are_told_and_not_tried_again(reason: EndReason, error: str, words: str) -> None:
+    found = verdict(reason, error=error)
+
+    assert words in found.error
+    assert not found.again
+
+
+@pytest.mark.parametrize("reason", [EndReason.LEASE_LOST, EndReason.KILLED, EndReason.MISSING, EndReason.STOPPED])
+def test_what_was_not_its_fault_is_tried_again(reason: EndReason) -> None:
+    assert verdict(reason, error="x").again
+
+
+def test_one_that_is_given_up_says_after_how_many_attempts() -> None:
+    assert verdict(EndReason.KILLED, error="x").after(4).error.startswith("given up after it was tried 4 times: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "words"),
+    [
+        (CodeMissing("bots", "a.zip"), "code-missing", "missing code"),
+        (ArchiveRejected("a.zip", "../x", "leaves the folder"), "bad-archive", "bad archive"),
+        (UnknownRuntime("cobol", ["python3.11"]), "unknown-runtime", "unknown runtime 'cobol'"),
+        (UserError("custom.filePath is missing"), "rejected", "custom.filePath is missing"),
+    ],
+)
+def test_what_cannot_be_begun_says_why(error: UserError, reason: str, words: str) -> None:
+    found = rejection(error)
+
+    assert found.reason == reason
+    assert words in found.error
+
+
+@pytest.mark.parametrize(
+    ("backtest_id", "key"),
+    [("b1", "b1/analysis.json"), ("a/b c", "a/b c/analysis.json"), ("../x", "%2E%2E/x/analysis.json")],
+)
+def test_results_lie_below_the_id(backtest_id: str, key: str) -> None:
+    assert analysis_key(backtest_id) == key
+    assert logs_key(backtest_id) == key.replace("analysis.json", "logs.txt")

@@ -1,0 +1,275 @@
+"""A segment of backtests in real servers, with owners that die at a chosen write, and runs that are only facts."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from libs.core.lease import Holder, Lease
+from libs.core.object_store import ObjectMissing, ObjectStore
+from libs.core.store.client import Database
+from libs.core.store.entities import EntityStore
+from libs.core.store.outbox import Outbox
+from libs.core.store.partitions import PartitionStore
+from libs.core.store.runs import RunFilter, RunRecord, RunStore
+from libs.core.worker.handler import OwnedSegment
+from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer, RunOutcome
+from libs.docker_runner.definition import Deployed, ExecutableFactory, Ownership
+from libs.docker_runner.executable import CodeRef, Entrypoint, Executable
+from libs.docker_runner.settings import RunnerSettings
+from services.backtest_runner import objects
+from services.backtest_runner.claims import Claims
+from services.backtest_runner.completion import Completion
+from services.backtest_runner.pool import SegmentPool
+from services.backtest_runner.records import Recorder, RunRecords
+from services.backtest_runner.run import RunKit
+from services.backtest_runner.shelf import Shelf
+from services.backtest_runner.state import BacktestState, Claim
+
+CUSTOM = {"config": {"runtime": "python3.11", "entrypoints": {"backtest": "main.py"}}, "filePath": "code.zip"}
+T = TypeVar("T")
+
+
+class Death:
+    """A worker that dies at its *at*-th write: before it is made, or after it is made and before it is answered."""
+
+    def __init__(self, at: int = 0, *, before: bool = True) -> None:
+        self.writes = 0
+        self.dead = asyncio.Event()
+        self._at, self._before = at, before
+
+    async def around(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Make the write, unless this is the end."""
+        if self.dead.is_set():
+            await asyncio.Event().wait()
+        self.writes += 1
+        if self.writes != self._at:
+            return await write()
+        if not self._before:
+            await write()
+        self.dead.set()
+        await asyncio.Event().wait()
+        raise AssertionError("the dead do not come back")
+
+
+class _Mortal:
+    """Stands before *thing*; its methods in *writes* are those at which a worker may die."""
+
+    def __init__(self, thing: Any, death: Death, *writes: str) -> None:
+        self._thing, self._death, self._writes = thing, death, writes
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._thing, name)
+        if name not in self._writes:
+            return method
+        return lambda *args, **kwargs: self._death.around(lambda: method(*args, **kwargs))
+
+
+@dataclass
+class FakeHost:
+    """A Docker host whose runs return an object that names the run, after *run_seconds*; None: they never end.
+
+    Args:
+        reasons: of the ends of the runs to come; FINISHED when there are none left.
+        padding: characters more in each result.
+    """
+
+    folder: Path
+    name: str = "host"
+    run_seconds: float | None = 0.0
+    reasons: list[EndReason] = field(default_factory=list)
+    padding: int = 0
+    runs: list[str] = field(default_factory=list)
+    at_once: int = 0
+    most_at_once: int = 0
+    containers: dict[str, ManagedContainer] = field(default_factory=dict)
+    stopped: set[str] = field(default_factory=set)
+
+    async def run(self, executable: Executable, timeout_seconds: float) -> RunOutcome:
+        """As the docker runner does; ended early by :meth:`stop`."""
+        self.runs.append(executable.id)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        container = _container(executable)
+        self.containers[executable.run_id] = container
+        try:
+            until = time.monotonic() + (3600.0 if self.run_seconds is None else self.run_seconds)
+            while time.monotonic() < until and executable.run_id not in self.stopped:
+                await asyncio.sleep(0.005)
+        finally:
+            self.at_once -= 1
+            self.containers.pop(executable.run_id, None)
+        reason = self.reasons.pop(0) if self.reasons else EndReason.FINISHED
+        if executable.run_id in self.stopped:
+            reason = EndReason.STOPPED
+        output = self.folder / f"{executable.run_id}.log"
+        output.write_text(f"output of {executable.run_id}" + "." * self.padding)
+        now = datetime.now(UTC)
+        ended = Ended(container, 0, False, reason, now, now)
+        return RunOutcome(ended, {"run": executable.run_id, "padding": "x" * self.padding}, None, output)
+
+    async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
+        """As the docker runner does."""
+        self.stopped.add(container.run_id)
+        return Ended(container, 143, False, EndReason.STOPPED, None, None)
+
+    async def remove(self, container: ManagedContainer) -> Ended:
+        """As the docker runner does."""
+        self.containers.pop(container.run_id, None)
+        return await self.stop(container)
+
+    async def list(self) -> list[ManagedContainer]:
+        """As a container group does."""
+        return list(self.containers.values())
+
+
+class BacktestRig:
+    """Segment 1 of one database, with the results below a bucket of its own."""
+
+    def __init__(self, database: Database, store: ObjectStore, bucket: str, folder: Path) -> None:
+        self.database = database
+        self.store = store
+        self.bucket = bucket
+        self.folder = folder
+        self.entities = EntityStore(database, "backtests", PartitionStore(database, "backtests", 1000))
+        self.runs = RunStore(database)
+        self.outbox = Outbox(database)
+        self.partitions_told = 0
+        self._epochs = itertools.count(1)
+
+    async def prepare(self) -> None:
+        """Make indexes and the bucket."""
+        await self.entities.ensure_indexes()
+        await self.runs.ensure_indexes()
+        await self.store.ensure_bucket(self.bucket)
+
+    async def partitions_changed(self) -> None:
+        """As the wake-ups do."""
+        self.partitions_told += 1
+
+    async def announce(self, backtest_id: str = "b", **config: Any) -> None:
+        """Create a backtest as an event does."""
+        await self.entities.create(backtest_id, config, CUSTOM)
+
+    async def set(self, backtest_id: str, **fields: Any) -> None:
+        """Change fields of a document by their dotted names, with __ for a dot."""
+        changes = {name.replace("__", "."): value for name, value in fields.items()}
+        await self.database["backtests"].update_one({"id": backtest_id}, {"$set": changes})
+
+    async def events(self, backtest_id: str = "b") -> list[dict[str, Any]]:
+        """The completion events that wait to be published."""
+        found = self.database["outbox"].find({"entity_id": backtest_id})
+        return [json.loads(document["data"]) async for document in found]
+
+    async def analysis(self, backtest_id: str = "b") -> Any:
+        """The result; None while there is none."""
+        return json.loads(await self.read(objects.analysis_key(backtest_id)) or b"null")
+
+    async def read(self, key: str) -> bytes | None:
+        """An object of the bucket."""
+        try:
+            return await self.store.get(self.bucket, key)
+        except ObjectMissing:
+            return None
+
+    async def left_in_storage(self, backtest_id: str = "b") -> list[str]:
+        """The keys below the backtest's folder."""
+        return [info.key async for info in self.store.list(self.bucket, objects.folder(backtest_id))]
+
+    async def over(self, backtest_id: str = "b") -> bool:
+        """Whether the document is gone."""
+        return await self.entities.get(backtest_id) is None
+
+    async def history(self, backtest_id: str = "b") -> list[RunRecord]:
+        """Its runs that have ended, the latest first."""
+        return await self.runs.list(RunFilter(entity_id=backtest_id, open=False), limit=1000)
+
+    def host(self, name: str = "host", **more: Any) -> FakeHost:
+        """A host with a disk of its own."""
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        return FakeHost(folder, name, **more)
+
+    @contextlib.asynccontextmanager
+    async def owned_by(
+        self, host: FakeHost, *, death: Death | None = None, size: int = 5, max_retries: int = 3
+    ) -> AsyncIterator[OwnedSegment]:
+        """A worker that owns the segment within the block, and is gone at its end as if killed."""
+        lease = Lease(1, Holder("w", "i", host.name), next(self._epochs), time.monotonic() + 3600)
+        owned = OwnedSegment(lease)
+        pool = self._pool(owned, host, death or Death(), size, max_retries)
+        task = asyncio.create_task(pool.run(), name="pool")
+        try:
+            yield owned
+        finally:
+            owned.lease = replace(lease, proven_until=0.0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _pool(self, owned: OwnedSegment, host: FakeHost, death: Death, size: int, max_retries: int) -> SegmentPool:
+        recorder = Recorder("w", host.name)
+        entities: Any = _Mortal(self.entities, death, "compare_and_set", "delete")
+        shelf = Shelf(host.folder / "shelf")
+        shelf.open()
+        factory = ExecutableFactory(
+            RunnerSettings(temp_dir=host.folder), service="s", scope="x", entrypoint=Entrypoint.BACKTEST
+        )
+
+        def build(owned: OwnedSegment, state: BacktestState, claim: Claim) -> Executable:
+            entity = state.entity
+            deployed = Deployed(
+                entity.id, entity.revision, entity.config, entity.bot, entity.version, CodeRef("bots", "code.zip")
+            )
+            made = factory.build(deployed, Ownership(owned.segment_id, owned.epoch, "w", None))
+            return replace(made, run_id=claim.run_id)
+
+        store: Any = _Mortal(self.store, death, "put", "put_file", "compose", "remove")
+        outbox: Any = _Mortal(self.outbox, death, "append")
+        completion = Completion(
+            entities=entities,
+            store=store,
+            bucket=self.bucket,
+            outbox=outbox,
+            announce=lambda: None,
+            tell=self,
+        )
+        kit = RunKit(
+            owned=owned,
+            runner=host,
+            containers=host.list,
+            build=build,
+            claims=Claims(recorder, epoch=owned.epoch, entities=entities),
+            records=RunRecords(recorder, segment_id=1, epoch=owned.epoch, runs=self.runs),
+            shelf=shelf,
+            completion=completion,
+            timeout_seconds=5.0,
+            max_retries=max_retries,
+            stop_grace_seconds=0.0,
+        )
+        return SegmentPool(owned, kit=kit, entities=entities, size=size, scan_interval_seconds=0.1)
+
+
+def _container(executable: Executable) -> ManagedContainer:
+    return ManagedContainer(
+        container_id=f"c-{executable.run_id}",
+        name=f"n-{executable.id}",
+        id=executable.id,
+        service=executable.service,
+        scope=executable.scope,
+        entrypoint=executable.entrypoint,
+        segment=executable.segment,
+        spec_hash=executable.spec_hash(),
+        code_etag="e",
+        revision=executable.revision,
+        run_id=executable.run_id,
+        epoch=executable.epoch,
+        worker=executable.worker,
+        token="t",
+        state=ContainerState.RUNNING,
+    )
