@@ -1,0 +1,207 @@
+"""What must hold whatever fails: never two containers of one bot, and none without a worker for long."""
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+
+from tests.support.deployment import Deployment, deployment
+from tests.support.eventually import eventually
+from tests.support.overlaps import overlap_watch
+from tests.support.platform import zipped
+from tools.engine.ensure import Engine
+
+BOT = """
+import time
+
+def main(id, config):
+    print("up", flush=True)
+    while True:
+        time.sleep(0.1)
+"""
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def runner(tmp_path: Path, docker_engine: Engine) -> AsyncIterator[Deployment]:
+    """A deployment of this test's own, with code uploaded and no process."""
+    async with deployment(tmp_path, docker_engine, settings={"MAX_BOTS_PER_PARTITION": "2"}) as made:
+        made.platform.upload("bot.zip", zipped({"main.py": BOT}))
+        yield made
+
+
+async def create_running(runner: Deployment, *bot_ids: str) -> dict[str, str]:
+    """Announce bots one by one, so that a segment is filled before the next, and return their containers."""
+    return {bot_id: await _create_running(runner, bot_id) for bot_id in bot_ids}
+
+
+async def _create_running(runner: Deployment, bot_id: str) -> str:
+    await runner.platform.create_bot(bot_id, {}, key="bot.zip")
+    container = await eventually(lambda: runner.running_with(bot_id, "up"), within_seconds=40)
+    assert container is not None
+    return str(container["Id"])
+
+
+async def owner_of(runner: Deployment, bot_id: str) -> str:
+    """The worker that a bot's segment is leased to."""
+    document = await runner.document(bot_id)
+    assert document is not None
+    partition = await runner.mongo["bot_runner"]["partitions"].find_one({"_id": document["segment_id"]})
+    return str((partition or {}).get("lease", {}).get("worker_id", ""))
+
+
+async def test_a_killed_workers_bot_runs_on_another_within_ten_seconds_and_never_twice(
+    runner: Deployment, docker_engine: Engine
+) -> None:
+    await runner.start(workers=2)
+    before = await create_running(runner, "b1")
+    victim = await owner_of(runner, "b1")
+
+    async with overlap_watch(docker_engine, await runner.scope()) as watch:
+        await runner.processes[victim].process.kill()
+        killed_at = time.monotonic()
+
+        async def elsewhere() -> bool:
+            container = await runner.running_with("b1", "up")
+            return container is not None and container["Id"] != before["b1"]
+
+        assert await eventually(elsewhere, within_seconds=30)
+        seconds = time.monotonic() - killed_at
+
+        assert watch.overlaps == []
+    assert await owner_of(runner, "b1") != victim
+    assert seconds <= 10.0
+
+
+async def test_a_frozen_worker_loses_its_bot_within_the_lease_and_takes_nothing_back(
+    runner: Deployment, docker_engine: Engine
+) -> None:
+    await runner.start(workers=2)
+    before = await create_running(runner, "b1")
+    victim = await owner_of(runner, "b1")
+
+    async with overlap_watch(docker_engine, await runner.scope()) as watch:
+        runner.processes[victim].process.pause()
+
+        async def elsewhere() -> str:
+            container = await runner.running_with("b1", "up")
+            return str(container["Id"]) if container is not None and container["Id"] != before["b1"] else ""
+
+        successor = await eventually(elsewhere, within_seconds=30)
+        runner.processes[victim].process.resume()
+
+        async def stands_by() -> bool:
+            status = await runner.status(victim)
+            return status.get("held") is None and status.get("master_id") is not None
+
+        assert await eventually(stands_by, within_seconds=20)
+        container = await runner.running_with("b1", "up")
+
+        assert container is not None
+        assert container["Id"] == successor
+        assert watch.overlaps == []
+
+
+async def test_a_worker_restarted_under_its_name_adopts_its_containers(runner: Deployment) -> None:
+    await runner.start(workers=1)
+    before = await create_running(runner, "b1", "b2")
+
+    await runner.processes["w1"].process.kill()
+    restarted = runner.start_process("worker", "w1")
+    await restarted.wait_ready()
+
+    async def owns_again() -> bool:
+        status = await runner.status("w1")
+        return status.get("held") is not None and status.get("running") == 2
+
+    assert await eventually(owns_again, within_seconds=15)
+    after = {bot_id: str((await runner.containers(bot_id))[0]["Id"]) for bot_id in before}
+    assert after == before
+
+
+async def test_workers_come_and_go_and_no_bot_is_ever_in_two_containers(
+    runner: Deployment, docker_engine: Engine
+) -> None:
+    await runner.start(workers=1)
+    await create_running(runner, "b1", "b2")
+
+    async with overlap_watch(docker_engine, await runner.scope()) as watch:
+        for name in ("w2", "w3"):
+            await runner.start_process("worker", name).wait_ready()
+        await create_running(runner, "b3", "b4", "b5")
+        leaving = await owner_of(runner, "b3")
+        await runner.processes[leaving].process.stop(grace_seconds=60)
+        await runner.start_process("worker", "w4").wait_ready()
+
+        async def all_run() -> bool:
+            return all([await runner.running_with(f"b{number}", "up") for number in range(1, 6)])
+
+        assert await eventually(all_run, within_seconds=40)
+        assert watch.overlaps == []
+
+
+async def test_segments_that_wait_for_a_worker_are_seen_and_run_when_one_is_free(runner: Deployment) -> None:
+    await runner.start(workers=1)
+    await create_running(runner, "b1", "b2")
+    await runner.platform.create_bot("b3", {}, key="bot.zip")
+
+    async def waiting() -> str:
+        state = (await runner.readiness("master")).get("segments", {})
+        return str(state.get("detail", "")) if "wait" in str(state.get("detail", "")) else ""
+
+    assert await eventually(waiting, within_seconds=15) == "1 of 2 segments wait for a worker"
+    assert [s["state"] for s in (await runner.status("master"))["segments"]] == ["owned", "waiting"]
+
+    await runner.start_process("worker", "w2").wait_ready()
+    assert await eventually(lambda: runner.running_with("b3", "up"), within_seconds=20)
+
+
+async def test_a_master_that_is_away_stops_nothing(runner: Deployment) -> None:
+    await runner.start(workers=1)
+    before = await create_running(runner, "b1")
+
+    await runner.processes["master"].process.kill()
+    await runner.platform.create_bot("b2", {}, key="bot.zip")
+
+    # b2 is put beside b1, whose owner learns of it without any master.
+    assert await eventually(lambda: runner.running_with("b2", "up"), within_seconds=40)
+    assert [c["Id"] for c in await runner.containers("b1")] == [before["b1"]]
+
+
+async def test_processes_wait_for_servers_that_come_later_and_say_for_what(runner: Deployment) -> None:
+    for server in (runner.mongod, runner.nats_server, runner.s3_server):
+        await server.stop()
+    master = runner.start_process("master", "master")
+    worker = runner.start_process("worker", "w1")
+
+    async def waits_for_mongodb() -> bool:
+        state = (await runner.readiness("w1")).get("mongodb", {})
+        return state.get("ok") is False and bool(state.get("detail"))
+
+    assert await eventually(waits_for_mongodb, within_seconds=20)
+    await runner.mongod.launch()
+
+    async def waits_for_storage() -> bool:
+        dependencies = await runner.readiness("w1")
+        return not all(state["ok"] for name, state in dependencies.items() if name in ("storage", "nats"))
+
+    assert await eventually(waits_for_storage, within_seconds=20)
+    await runner.s3_server.launch()
+    await runner.nats_server.launch()
+    await master.wait_ready()
+    await worker.wait_ready()
+    assert await create_running(runner, "late")
+
+
+async def test_a_graceful_stop_leaves_no_container_and_gives_the_segment_back_at_once(runner: Deployment) -> None:
+    await runner.start(workers=1)
+    await create_running(runner, "b1")
+
+    runner.processes["w1"].process.signal(15)
+    exit_code = await runner.processes["w1"].process.wait(within_seconds=40)
+
+    assert exit_code == 0
+    assert await runner.containers() == []
+    partition = await runner.mongo["bot_runner"]["partitions"].find_one({"bot_count": {"$gt": 0}})
+    assert partition is not None
+    assert partition["lease"]["worker_id"] is None
