@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from libs.core.store.client import Mongo
 from libs.core.store.holds import HoldTarget
 from libs.docker_runner.container import EndReason
 from services.backtest_runner.completion import INLINE_BYTES
-from tests.support.backtest_rig import BacktestRig, Death
+from tests.support.backtest_rig import BacktestRig, Death, FakeHost
 from tests.support.eventually import eventually
 from tools.stack.s3 import S3Server
 
@@ -67,24 +68,33 @@ async def test_a_backtest_is_run_once_and_handed_over(rig: BacktestRig) -> None:
 async def test_a_worker_that_dies_at_any_write_leaves_one_outcome(
     rig: BacktestRig, before: bool, padding: int, same_host: bool
 ) -> None:
-    at, death = 1, Death()
-    while at == 1 or death.dead.is_set():
-        backtest_id = f"b{at}"
-        await rig.announce(backtest_id)
-        death = Death(at, before=before)
-        first = rig.host("first", padding=padding)
-        async with rig.owned_by(first, death=death):
-            await eventually(lambda: _dead_or_over(rig, backtest_id, death))
-        second = first if same_host else rig.host("second", padding=padding)
-        async with rig.owned_by(second):
-            await eventually(lambda: rig.over(backtest_id))
-
-        events, analysis = await rig.events(backtest_id), await rig.analysis(backtest_id)
-        assert [event["success"] for event in events] == [True], at
-        assert analysis["run"] in (await rig.read(f"{backtest_id}/logs.txt") or b"").decode(), at
-        assert len(await rig.left_in_storage(backtest_id)) == 2, at
+    at = 1
+    while await dies_and_is_finished_by_the_next(rig, Death(at, before=before), f"b{at}", padding, same_host):
         at += 1
     assert at > 6
+
+
+async def dies_and_is_finished_by_the_next(
+    rig: BacktestRig, death: Death, backtest_id: str, padding: int, same_host: bool
+) -> bool:
+    """Check what is left after a death and the next worker. False when there was nothing left to die at."""
+
+    async def dead_or_over() -> bool:
+        return death.dead.is_set() or await rig.over(backtest_id)
+
+    await rig.announce(backtest_id)
+    first = rig.host("first", padding=padding)
+    async with rig.owned_by(first, death=death):
+        await eventually(dead_or_over)
+    second = first if same_host else rig.host("second", padding=padding)
+    async with rig.owned_by(second):
+        await eventually(lambda: rig.over(backtest_id))
+
+    events, analysis = await rig.events(backtest_id), await rig.analysis(backtest_id)
+    assert [event["success"] for event in events] == [True]
+    assert analysis["run"] in (await rig.read(f"{backtest_id}/logs.txt") or b"").decode()
+    assert len(await rig.left_in_storage(backtest_id)) == 2
+    return death.dead.is_set()
 
 
 async def test_what_a_dead_worker_had_decided_stays(rig: BacktestRig) -> None:
@@ -104,11 +114,10 @@ async def test_what_a_dead_worker_had_decided_stays(rig: BacktestRig) -> None:
 
 async def test_one_that_kills_its_workers_is_given_up_with_the_reason(rig: BacktestRig) -> None:
     await rig.announce()
-    for _ in range(3):
-        host = rig.host(run_seconds=None)
+    host = rig.host(run_seconds=None)
+    for number in range(1, 4):
         async with rig.owned_by(host, max_retries=2):
-            await eventually(lambda host=host: host.runs)
-        host.containers.clear()
+            await eventually(partial(_has_run, host, number))
 
     async with rig.owned_by(rig.host(), max_retries=2):
         await eventually(rig.over)
@@ -191,8 +200,8 @@ async def test_a_document_of_an_older_runtime_is_run(rig: BacktestRig) -> None:
         await completed_once(rig)
 
 
-async def _dead_or_over(rig: BacktestRig, backtest_id: str, death: Death) -> bool:
-    return death.dead.is_set() or await rig.over(backtest_id)
+def _has_run(host: FakeHost, times: int) -> bool:
+    return len(host.runs) == times
 
 
 async def _count_is(rig: BacktestRig, number: int) -> bool:

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -89,7 +90,7 @@ class FakeHost:
     at_once: int = 0
     most_at_once: int = 0
     containers: dict[str, ManagedContainer] = field(default_factory=dict)
-    stopped: set[str] = field(default_factory=set)
+    _stops: dict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
 
     async def run(self, executable: Executable, timeout_seconds: float) -> RunOutcome:
         """As the docker runner does; ended early by :meth:`stop`."""
@@ -99,14 +100,13 @@ class FakeHost:
         container = _container(executable)
         self.containers[executable.run_id] = container
         try:
-            until = time.monotonic() + (3600.0 if self.run_seconds is None else self.run_seconds)
-            while time.monotonic() < until and executable.run_id not in self.stopped:
-                await asyncio.sleep(0.005)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stops[executable.run_id].wait(), self.run_seconds)
         finally:
             self.at_once -= 1
             self.containers.pop(executable.run_id, None)
         reason = self.reasons.pop(0) if self.reasons else EndReason.FINISHED
-        if executable.run_id in self.stopped:
+        if self._stops[executable.run_id].is_set():
             reason = EndReason.STOPPED
         output = self.folder / f"{executable.run_id}.log"
         output.write_text(f"output of {executable.run_id}" + "." * self.padding)
@@ -116,7 +116,7 @@ class FakeHost:
 
     async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
         """As the docker runner does."""
-        self.stopped.add(container.run_id)
+        self._stops[container.run_id].set()
         return Ended(container, 143, False, EndReason.STOPPED, None, None)
 
     async def remove(self, container: ManagedContainer) -> Ended:
