@@ -88,9 +88,9 @@ class Ended:
     """How a container ended.
 
     Attributes:
-        peak_memory_bytes: the highest use of the whole container, page cache included; None when it was killed before
-            its supervisor could tell.
-        cpu_seconds: of all its processes; None likewise.
+        peak_memory_bytes: the highest use of the whole container, page cache included. Exact, but up to 10 s old when
+            it was killed from outside, and None when that was in its first second.
+        cpu_seconds: of all its processes, likewise.
         last_lines: the end of its output, at most :data:`LAST_LINES` lines.
         error: what the engine says about a container that it could not start; empty otherwise.
     """

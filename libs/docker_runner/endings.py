@@ -14,7 +14,7 @@ def end_reason(container: ManagedContainer, outcome: Outcome, stopped: EndReason
     """The reason why *container* no longer runs; *stopped* is what one of us did to it."""
     code = container.exit_code
     # Without an outcome the supervisor did not even start the bot, or could not write any more.
-    if code == LEASE_LOST_EXIT_CODE and outcome.reason in ("lease-lost", ""):
+    if code == LEASE_LOST_EXIT_CODE and outcome.reason in ("lease-lost", "running", ""):
         return EndReason.LEASE_LOST
     if stopped is not None:
         return stopped

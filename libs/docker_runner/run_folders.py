@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,6 +22,7 @@ from libs.docker_runner.entrypoints.python import supervisor, the0_bot_process
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.names import run_folder, scope_folder
 from libs.docker_runner.sandbox import Paths, code_mount
+from libs.docker_runner.stats import Stats
 
 _FILES = (
     (supervisor, "supervisor.py"),
@@ -30,11 +32,15 @@ _FILES = (
     (network_guard, "network_guard.py"),
 )
 
+# As the supervisors have it.
+_NOTE_SECONDS = 10.0
+
 
 @dataclass(frozen=True)
 class Outcome:
     """What the supervisor left: *kind* is ``result``, ``error`` or ``none``, and *payload* its JSON.
 
+    While the bot runs, *reason* is ``running`` and the numbers are a few seconds old; *stats* needs all of them.
     It comes out of the container, and is believed only about the container itself.
     """
 
@@ -45,6 +51,7 @@ class Outcome:
     peak_memory_bytes: int | None = None
     oom_kills: int = 0
     too_large: bool = False
+    stats: Stats | None = None
 
 
 class RunFolders:
@@ -122,7 +129,17 @@ class RunFolders:
             peak_memory_bytes=int(peak) if (peak := _number(head.get("peak_memory_bytes"))) is not None else None,
             oom_kills=int(_number(head.get("oom_kills")) or 0),
             too_large=too_large,
+            stats=_stats(head),
         )
+
+    def read_stats(self, container: ManagedContainer) -> Stats | None:
+        """What its supervisor noted last; None when that is not there, incomplete, or older than two notes."""
+        try:
+            age = time.time() - (self._folder(container) / "outcome").stat().st_mtime
+        except FileNotFoundError:
+            return None
+        found = self.read_outcome(container, 0)
+        return found.stats if found.reason == "running" and age < _NOTE_SECONDS * 2 else None
 
     def mark_stopped(self, container: ManagedContainer, reason: EndReason) -> None:
         """Remember for whoever buries it why *container* was ended. The first reason stays."""
@@ -217,6 +234,25 @@ def _entries(folder: Path) -> Iterable[Path]:
         return list(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _stats(head: Mapping[str, object]) -> Stats | None:
+    """All numbers of a sample; None when one of them is not known."""
+    names = ("memory_bytes", "memory_limit_bytes", "cpu_seconds", "pids", "received_bytes", "sent_bytes")
+    memory, limit, cpu, pids, received, sent = (_number(head.get(name)) for name in names)
+    if memory is None or limit is None or cpu is None or pids is None or received is None or sent is None:
+        return None
+    peak = _number(head.get("peak_memory_bytes"))
+    return Stats(
+        # What the kernel gives back at once when memory is short is no use; as `docker stats` counts.
+        memory_bytes=int(max(0.0, memory - (_number(head.get("inactive_bytes")) or 0.0))),
+        memory_limit_bytes=int(limit),
+        cpu_seconds=cpu,
+        pids=int(pids),
+        network_received_bytes=int(received),
+        network_sent_bytes=int(sent),
+        peak_memory_bytes=int(peak) if peak is not None else None,
+    )
 
 
 def _number(value: object) -> float | None:

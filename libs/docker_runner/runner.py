@@ -204,8 +204,9 @@ class DockerRunner:
         return self._engine.logs(container.container_id, since=since, follow=follow, tail=tail)
 
     async def stats(self, container: ManagedContainer) -> Stats | None:
-        """What it uses now; None when it does not run."""
-        return await self._engine.stats(container.container_id)
+        """What it uses; None when it does not run. Some seconds old, and then free; only else is the engine asked."""
+        noted = await self._threads.run(self._folders.read_stats, container)
+        return noted or await self._engine.stats(container.container_id)
 
     async def clean(
         self, service: str, scope: str, kept_segments: Collection[int] = (), older_than_seconds: float = 60.0
@@ -287,10 +288,10 @@ class DockerRunner:
 
 
 def _completed(ended: Ended, sample: Stats | None) -> Ended:
-    """*ended*, with what a sample says where a killed supervisor could say nothing."""
-    if sample is None or ended.cpu_seconds is not None:
+    """*ended*, with what a sample said just before where a killed supervisor could not sum up."""
+    if sample is None or ended.reason is not EndReason.TIMEOUT:
         return ended
-    peak = max(sample.memory_bytes, sample.peak_memory_bytes or 0)
+    peak = max(sample.memory_bytes, sample.peak_memory_bytes or 0, ended.peak_memory_bytes or 0)
     return replace(ended, cpu_seconds=sample.cpu_seconds, peak_memory_bytes=peak)
 
 

@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from libs.docker_runner.container import ContainerState, EndReason
 from libs.docker_runner.executable import MIB, Entrypoint, Limits
+from libs.docker_runner.run_folders import RunFolders
 from tests.support.bot_containers import BotContainers, bot_containers
 from tests.support.eventually import eventually
 from tools.engine.ensure import Engine
@@ -190,6 +191,25 @@ async def test_statistics_of_a_running_bot(bots: BotContainers) -> None:
     assert stats.cpu_seconds > 0
     await bots.runner.remove(container)
     assert await bots.runner.stats(container) is None
+
+
+async def test_a_bots_own_notes_save_asking_the_engine(bots: BotContainers) -> None:
+    container = await bots.runner.start(bots.executable(FOREVER))
+    folders = RunFolders(bots.settings.temp_dir)
+    noted = await eventually(lambda: folders.read_stats(container))
+    assert noted is not None
+    assert 0 < noted.memory_bytes < noted.memory_limit_bytes == 512 * MIB
+    assert noted.pids >= 3
+    assert noted.network_sent_bytes >= 0
+
+
+async def test_a_killed_bot_has_its_last_note_on_record(bots: BotContainers) -> None:
+    container = await bots.runner.start(bots.executable(FOREVER))
+    folders = RunFolders(bots.settings.temp_dir)
+    await eventually(lambda: folders.read_stats(container))
+    ended = await bots.runner.stop(container, 0)
+    assert ended.cpu_seconds is not None
+    assert ended.peak_memory_bytes is not None
 
 
 async def test_a_result_over_the_limit_is_an_error_that_says_so(bots: BotContainers) -> None:

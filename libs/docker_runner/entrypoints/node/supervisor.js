@@ -13,6 +13,9 @@ const TERM_BEFORE_DEADLINE_SECONDS = 0.75;
 const MAX_GRACE_SECONDS = 30;
 const POLL_MILLISECONDS = 200;
 const DRAIN_MILLISECONDS = 5000;
+const FIRST_USAGE_MILLISECONDS = 1000;
+const USAGE_MILLISECONDS = 10000;
+const HEAD_BYTES = 512;
 const SIGNALS = require("os").constants.signals;
 
 // Seconds since boot, time asleep included: the clock that the worker's deadlines are in.
@@ -112,6 +115,8 @@ class Supervisor {
       this.finish(1, null);
     });
     this.child.on("exit", (code, signal) => this.exited(code, signal));
+    setTimeout(() => this.tell("running", "none"), FIRST_USAGE_MILLISECONDS).unref();
+    this.telling = setInterval(() => this.tell("running", "none"), USAGE_MILLISECONDS).unref();
     if (this.lease) this.watching = setInterval(() => this.watch(), POLL_MILLISECONDS);
   }
 
@@ -194,7 +199,7 @@ class Supervisor {
     if ((kind === "R" && code !== 0) || (kind === "E" && code === 0) || this.reason === "lease-lost") kind = "";
     const told = kind === "R" || kind === "E";
     if (this.reason === "lease-lost") code = LEASE_LOST;
-    this.record({ R: "result", E: "error" }[kind] || "none", told ? payload : Buffer.alloc(0));
+    this.tell(this.reason, { R: "result", E: "error" }[kind] || "none", told ? payload : Buffer.alloc(0));
     if (told) {
       if (this.lastByte !== 10) process.stdout.write("\n");
       process.stdout.write(payload);
@@ -205,33 +210,59 @@ class Supervisor {
     process.stderr.write("", () => process.stdout.write("", exit));
   }
 
-  record(kind, payload) {
-    const file = path.join(this.base, "outcome");
-    if (!fs.existsSync(file)) return;
-    const head = JSON.stringify({ reason: this.reason, kind, ...measured() });
+  // Leave for the worker what the kernel counted, and at the end (with `payload`) what the bot returned.
+  tell(reason, kind, payload) {
+    if (this.finished && payload === undefined) return;
+    const head = JSON.stringify({ reason, kind, ...measured() }).padEnd(HEAD_BYTES - 1) + "\n";
+    let file;
     try {
-      const descriptor = fs.openSync(file, "w");
-      fs.writeFileSync(descriptor, Buffer.concat([Buffer.from(head + "\n"), payload]));
-      fs.closeSync(descriptor);
+      // The file is made by the worker, if it wants to know.
+      const flags = fs.constants.O_WRONLY | (payload === undefined ? 0 : fs.constants.O_TRUNC);
+      file = fs.openSync(path.join(this.base, "outcome"), flags);
+    } catch {
+      return;
+    }
+    try {
+      fs.writeFileSync(file, Buffer.concat([Buffer.from(head), payload || Buffer.alloc(0)]));
     } catch (error) {
       process.stderr.write(`the outcome cannot be written: ${error.message}\n`);
+    } finally {
+      fs.closeSync(file);
     }
   }
 }
 
-// What the kernel counted for the whole container; null where it does not say.
+// What the kernel counted for the whole container; null where it does not say. Control groups v1, then v2.
 function measured() {
-  const nanoseconds = numberIn("/sys/fs/cgroup/cpuacct/cpuacct.usage");
-  const microseconds = numberIn("/sys/fs/cgroup/cpu.stat", "usage_usec");
-  const cpu = nanoseconds === null ? microseconds && microseconds / 1e6 : nanoseconds / 1e9;
+  const group = "/sys/fs/cgroup/";
+  const memory = group + "memory/";
+  const nanoseconds = numberIn(group + "cpuacct/cpuacct.usage");
+  const microseconds = numberIn(group + "cpu.stat", "usage_usec");
+  const [received, sent] = traffic();
   return {
-    cpu_seconds: cpu,
-    peak_memory_bytes:
-      numberIn("/sys/fs/cgroup/memory/memory.max_usage_in_bytes") ?? numberIn("/sys/fs/cgroup/memory.peak"),
-    oom_kills:
-      numberIn("/sys/fs/cgroup/memory/memory.oom_control", "oom_kill") ??
-      numberIn("/sys/fs/cgroup/memory.events", "oom_kill"),
+    cpu_seconds: nanoseconds === null ? microseconds && microseconds / 1e6 : nanoseconds / 1e9,
+    memory_bytes: numberIn(memory + "memory.usage_in_bytes") ?? numberIn(group + "memory.current"),
+    inactive_bytes:
+      numberIn(memory + "memory.stat", "total_inactive_file") ?? numberIn(group + "memory.stat", "inactive_file"),
+    peak_memory_bytes: numberIn(memory + "memory.max_usage_in_bytes") ?? numberIn(group + "memory.peak"),
+    memory_limit_bytes: numberIn(memory + "memory.limit_in_bytes") ?? numberIn(group + "memory.max"),
+    oom_kills: numberIn(memory + "memory.oom_control", "oom_kill") ?? numberIn(group + "memory.events", "oom_kill"),
+    pids: numberIn(group + "pids/pids.current") ?? numberIn(group + "pids.current"),
+    received_bytes: received,
+    sent_bytes: sent,
   };
+}
+
+// Bytes in and out over all cards but the loopback.
+function traffic() {
+  try {
+    const lines = fs.readFileSync("/proc/net/dev", "utf8").trim().split("\n").slice(2);
+    const counts = lines.map((line) => line.trim().split(/[:\s]+/)).filter((words) => words[0] !== "lo");
+    const sum = (column) => counts.reduce((total, words) => total + Number(words[column]), 0);
+    return [sum(1), sum(9)];
+  } catch {
+    return [null, null];
+  }
 }
 
 function numberIn(file, key) {

@@ -23,6 +23,9 @@ TERM_BEFORE_DEADLINE_SECONDS = 0.75
 MAX_GRACE_SECONDS = 30.0
 POLL_SECONDS = 0.2
 DRAIN_SECONDS = 5.0
+FIRST_USAGE_SECONDS = 1.0
+USAGE_SECONDS = 10.0
+HEAD_BYTES = 512
 CHUNK_BYTES = 65536
 CLOCK = time.CLOCK_BOOTTIME
 
@@ -152,6 +155,7 @@ class Supervisor:
         self._burst = max(CHUNK_BYTES, spec["output_burst_bytes"])
         self._tokens = float(self._burst)
         self._refilled = time.monotonic()
+        self._usage_at = self._refilled + FIRST_USAGE_SECONDS
 
     def run(self) -> int:
         self._wake, wake_writer = os.pipe()
@@ -200,14 +204,17 @@ class Supervisor:
                 poller.register(stream.target, select.POLLOUT)
             elif stream.open and not slowed:
                 poller.register(stream.source, select.POLLIN)
+        wait = max(0.0, self._usage_at - now)
         if slowed:
-            wait: float | None = 0.05
+            wait = min(wait, 0.05)
         elif self._lease is not None:
-            wait = POLL_SECONDS
-        else:
-            wait = None
-        ready = {descriptor for descriptor, _ in poller.poll(None if wait is None else wait * 1000)}
+            wait = min(wait, POLL_SECONDS)
+        # Rounded up: a wait that ends too early would only begin again.
+        ready = {descriptor for descriptor, _ in poller.poll(int(wait * 1000) + 1)}
         self._move(ready, int(self._tokens))
+        if now >= self._usage_at:
+            self._usage_at = now + USAGE_SECONDS
+            self._tell("running", "none")
         if self._wake in ready:
             self._signals()
         if self._lease is not None:
@@ -313,32 +320,53 @@ class Supervisor:
         return code
 
     def _record(self, kind: str, payload: bytes) -> None:
+        self._tell(self._reason, kind, payload)
+
+    def _tell(self, reason: str, kind: str, payload: bytes | None = None) -> None:
+        """Leave for the worker what the kernel counted, and at the end (with *payload*) what the bot returned."""
         path = self._base + "/outcome"
-        if not os.path.exists(path):
-            return
         usage = ", ".join(f'"{name}": {value}' for name, value in measured().items())
-        head = f'{{"reason": "{self._reason}", "kind": "{kind}", {usage}}}\n'
+        head = f'{{"reason": "{reason}", "kind": "{kind}", {usage}}}'.ljust(HEAD_BYTES - 1) + "\n"
         try:
-            with open(path, "wb", buffering=0) as file:
-                for part in (head.encode(), payload):
-                    while part:
-                        part = part[file.write(part) :]
+            # The file is made by the worker, if it wants to know.
+            file = os.open(path, os.O_WRONLY | (0 if payload is None else os.O_TRUNC))
+        except FileNotFoundError:
+            return
+        try:
+            for part in (head.encode(), payload or b""):
+                while part:
+                    part = part[os.write(file, part) :]
         except OSError as error:
             os.write(2, f"the outcome cannot be written: {error}\n".encode())
+        finally:
+            os.close(file)
 
 
 def measured() -> dict[str, str]:
-    """What the kernel counted for the whole container; ``null`` where it does not say."""
-    cpu = number_in("/sys/fs/cgroup/cpuacct/cpuacct.usage", scale=1e-9)
-    if cpu == "null":
-        cpu = number_in("/sys/fs/cgroup/cpu.stat", "usage_usec", scale=1e-6)
-    memory = number_in("/sys/fs/cgroup/memory/memory.max_usage_in_bytes")
-    if memory == "null":
-        memory = number_in("/sys/fs/cgroup/memory.peak")
-    kills = number_in("/sys/fs/cgroup/memory/memory.oom_control", "oom_kill")
-    if kills == "null":
-        kills = number_in("/sys/fs/cgroup/memory.events", "oom_kill")
-    return {"cpu_seconds": cpu, "peak_memory_bytes": memory, "oom_kills": kills}
+    """What the kernel counted for the whole container; ``null`` where it does not say. Control groups v1, then v2."""
+    group, memory = "/sys/fs/cgroup/", "/sys/fs/cgroup/memory/"
+    received, sent = traffic()
+    return {
+        "cpu_seconds": first(
+            number_in(group + "cpuacct/cpuacct.usage", scale=1e-9), number_in(group + "cpu.stat", "usage_usec", 1e-6)
+        ),
+        "memory_bytes": first(number_in(memory + "memory.usage_in_bytes"), number_in(group + "memory.current")),
+        "inactive_bytes": first(
+            number_in(memory + "memory.stat", "total_inactive_file"), number_in(group + "memory.stat", "inactive_file")
+        ),
+        "peak_memory_bytes": first(number_in(memory + "memory.max_usage_in_bytes"), number_in(group + "memory.peak")),
+        "memory_limit_bytes": first(number_in(memory + "memory.limit_in_bytes"), number_in(group + "memory.max")),
+        "oom_kills": first(
+            number_in(memory + "memory.oom_control", "oom_kill"), number_in(group + "memory.events", "oom_kill")
+        ),
+        "pids": first(number_in(group + "pids/pids.current"), number_in(group + "pids.current")),
+        "received_bytes": received,
+        "sent_bytes": sent,
+    }
+
+
+def first(*values: str) -> str:
+    return next((value for value in values if value != "null"), "null")
 
 
 def number_in(path: str, key: str | None = None, scale: float | None = None) -> str:
@@ -348,6 +376,20 @@ def number_in(path: str, key: str | None = None, scale: float | None = None) -> 
     except (OSError, ValueError, StopIteration, IndexError):
         return "null"
     return str(value) if scale is None else f"{value * scale:.6f}"
+
+
+def traffic() -> tuple[str, str]:
+    """Bytes in and out over all cards but the loopback."""
+    received = sent = 0
+    try:
+        for line in read("/proc/net/dev").splitlines()[2:]:
+            name, _, counts = line.partition(":")
+            if name.strip() != "lo":
+                received += int(counts.split()[0])
+                sent += int(counts.split()[8])
+    except (OSError, ValueError, IndexError):
+        return "null", "null"
+    return str(received), str(sent)
 
 
 def run_bot(base: str, spec: "dict[str, Any]", result_writer: int, blocked: set[int]) -> None:
