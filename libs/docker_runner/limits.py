@@ -30,7 +30,8 @@ def limits_for(config: Mapping[str, object], defaults: Limits, maxima: Maxima) -
     """*defaults*, changed by ``config.resources``.
 
     Its fields are ``memoryMb``, ``cpuShares``, ``cpus``, ``pids``, ``tmpMb`` and ``openFiles``. A bot that asks for
-    less than the default gets less. /tmp never takes more than half of the memory, since it counts as memory: a full one would have the bot killed instead of telling it that the disk is full.
+    less than the default gets less. /tmp never takes more than half of the memory, since it counts as memory: a full
+    one would have the bot killed instead of telling it that the disk is full.
 
     Raises:
         LimitsRejected: an unknown field, no number, or more than the maximum.
