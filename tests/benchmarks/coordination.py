@@ -89,6 +89,7 @@ class Crowd:
         self._tasks: list[asyncio.Task[None]] = []
         self.assigned = 0
         self.sent = 0
+        self.silent = False
         self.broken = 0
         """Streams that ended and were opened again."""
 
@@ -115,9 +116,11 @@ class Crowd:
         begun = time.perf_counter()
         for turn in itertools.count():
             ahead = begun + turn * HEARTBEAT_SECONDS / len(numbers) - time.perf_counter()
-            if ahead > 0.005:
-                await asyncio.sleep(ahead)
+            if ahead > 0.005 or self.silent:
+                await asyncio.sleep(max(ahead, 0.005))
             number = numbers[turn % len(numbers)]
+            if self.silent:
+                continue
             if (call := self._calls.get(number)) is not None:
                 with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
                     await call.write(self._beats[number])
@@ -176,11 +179,15 @@ async def measure(workers: int, seconds: float) -> dict[str, Any]:
             known = report["workers"]
 
             await partitions.insert_many([{"_id": number, "bot_count": 5} for number in range(workers)])
+            # For these two seconds no heartbeats: with both, the crowd's own core would be what is measured.
+            crowd.silent = True
+            await master.report()
             begun = time.perf_counter()
             master.send("changed")
             with contextlib.suppress(AssertionError):  # a target missed is told at the end
                 await eventually(lambda: crowd.assigned == workers, within_seconds=60, every_seconds=0.01)
             assigned_seconds = time.perf_counter() - begun
+            crowd.silent = False
             final = await master.report()
             broken = crowd.broken
             await crowd.leave()
@@ -197,7 +204,8 @@ async def measure(workers: int, seconds: float) -> dict[str, Any]:
         "joined_seconds": round(joined_seconds, 2),
         "assigned": crowd.assigned,
         "assigned_seconds": round(assigned_seconds, 2),
-        "worst_loop_lag_seconds": round(max(report["worst_lag_seconds"], final["worst_lag_seconds"]), 3),
+        "worst_loop_lag_in_heartbeats_seconds": round(report["worst_lag_seconds"], 3),
+        "worst_loop_lag_in_assignment_seconds": round(final["worst_lag_seconds"], 3),
         **pure(workers),
     }
 
