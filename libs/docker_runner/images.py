@@ -1,16 +1,26 @@
 """The images that bots run in: pulled once, before the first bot needs them, and never again on the way of a start."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from libs.core.log import get_logger
-from libs.docker_runner.engine import Engine
 from libs.docker_runner.errors import EngineUnavailable, ImageUnavailable
 from libs.docker_runner.settings import Registry
 
 log = get_logger(__name__)
 
 _DOCKER_HUB = "https://index.docker.io/v1/"
+
+
+class ImageStore(Protocol):
+    """What an engine does with images; :class:`~libs.docker_runner.engine.Engine` is one."""
+
+    async def image_id(self, image: str) -> str | None:
+        """The digest of *image*; None when it is not there."""
+
+    async def pull(self, image: str, credentials: Mapping[str, str] | None, silence_seconds: float) -> None:
+        """Fetch *image*."""
 
 
 class Images:
@@ -20,7 +30,7 @@ class Images:
         pull_timeout_seconds: for a whole pull.
     """
 
-    def __init__(self, engine: Engine, registry: Registry | None, pull_timeout_seconds: float) -> None:
+    def __init__(self, engine: ImageStore, registry: Registry | None, pull_timeout_seconds: float) -> None:
         self._engine = engine
         self._registry = registry
         self._pull_timeout = pull_timeout_seconds

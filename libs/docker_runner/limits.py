@@ -9,7 +9,7 @@ from libs.docker_runner.executable import MIB, Limits
 
 # Below these the supervisor and the interpreter do not even start.
 _MIN_MEMORY_MB = 64
-_MIN_CPUS = 0.05
+_MIN_CPUS = 0.1
 _MIN_PIDS = 32
 _MIN_OPEN_FILES = 64
 

@@ -193,8 +193,12 @@ async def test_statistics_of_a_running_bot(bots: BotContainers) -> None:
     assert await bots.runner.stats(container) is None
 
 
-async def test_a_bots_own_notes_save_asking_the_engine(bots: BotContainers) -> None:
-    container = await bots.runner.start(bots.executable(FOREVER))
+@pytest.mark.parametrize("runtime", ["python3.11", "nodejs20"])
+async def test_a_bots_own_notes_save_asking_the_engine(bots: BotContainers, runtime: str) -> None:
+    source = {"python3.11": FOREVER, "nodejs20": "exports.main = () => new Promise((r) => setTimeout(r, 60000))"}[
+        runtime
+    ]
+    container = await bots.runner.start(bots.executable(source, runtime=runtime))
     folders = RunFolders(bots.settings.temp_dir)
     noted = await eventually(lambda: folders.read_stats(container))
     assert noted is not None

@@ -155,11 +155,21 @@ class Supervisor {
       this.killAt = now + MAX_GRACE_SECONDS;
       this.send("SIGTERM");
     }
-    if (this.killAt !== null && now >= Math.min(this.lease.deadline, this.killAt)) this.send("SIGKILL");
+    // All at once: what is left of the bot's CPU quota may not suffice to see one die before the next.
+    if (this.killAt !== null && now >= Math.min(this.lease.deadline, this.killAt)) this.killRest();
   }
 
   send(name) {
     if (!this.ended) this.child.kill(name);
+  }
+
+  // Whatever the bot started ends with it.
+  killRest() {
+    try {
+      process.kill(this.spec.contained && process.ppid === 1 ? -1 : -this.child.pid, "SIGKILL");
+    } catch {
+      // Nothing was left.
+    }
   }
 
   // --- afterwards
@@ -167,12 +177,7 @@ class Supervisor {
   exited(code, signal) {
     this.ended = true;
     clearInterval(this.watching);
-    try {
-      // Whatever the bot left running ends with it.
-      process.kill(this.spec.contained && process.ppid === 1 ? -1 : -this.child.pid, "SIGKILL");
-    } catch {
-      // Nothing was left.
-    }
+    this.killRest();
     for (const source of [this.child.stdout, this.child.stderr]) source.resume();
     const patience = this.reason === "lease-lost" ? 1000 : DRAIN_MILLISECONDS;
     const finish = () => this.finish(code === null ? 128 + SIGNALS[signal] : code, patience);

@@ -261,7 +261,8 @@ class Supervisor:
             self._kill_at = now + MAX_GRACE_SECONDS
             self._send(_signal.SIGTERM)
         if self._kill_at is not None and self._status is None and now >= min(lease.deadline, self._kill_at):
-            self._send(_signal.SIGKILL)
+            # All at once: what is left of the bot's CPU quota may not suffice to see one die before the next.
+            self._kill_rest()
             _, self._status = os.waitpid(self._pid, 0)
 
     def _send(self, number: int) -> None:
