@@ -47,7 +47,7 @@ async def _deploy(
     directory: Path, bot_id: str | None, config: str | None, runtime: str | None, entrypoint: str | None, wait: bool
 ) -> dict[str, Any]:
     folder = read_folder(directory, runtime, entrypoint)
-    config_now = {**folder.config, **_config(config)}
+    config_now = {**folder.config, **config_of(config)}
     package = pack(directory)
     bot_id = bot_id or folder.name
     async with connected() as servers:
@@ -83,7 +83,8 @@ async def _deploy(
         return data
 
 
-def _config(text: str | None) -> dict[str, Any]:
+def config_of(text: str | None) -> dict[str, Any]:
+    """What `--config` says: a JSON object, or the file with one. Raises click.UsageError."""
     if text is None:
         return {}
     if not text.lstrip().startswith("{"):

@@ -1,0 +1,1 @@
+"""What a backtest found, for people: metrics, plots and tables on a terminal and on a page."""

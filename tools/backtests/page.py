@@ -1,0 +1,168 @@
+"""One page with everything that a backtest found, which needs neither a network nor a script: plots are SVG. Pure."""
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from tools.backtests.findings import Plot, Series, Table, findings, is_date, number_of
+
+_COLOURS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea", "#dc2626", "#0891b2", "#ca8a04", "#64748b")
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 960, 320, 70, 28, 12
+_MOST_POINTS = 2000
+_STYLE = """
+:root{color-scheme:light dark;--fg:#0f172a;--bg:#fff;--dim:#64748b;--line:#e2e8f0}
+@media(prefers-color-scheme:dark){:root{--fg:#e2e8f0;--bg:#0f172a;--dim:#94a3b8;--line:#334155}}
+body{font:15px/1.5 system-ui,sans-serif;color:var(--fg);background:var(--bg);max-width:1000px;margin:2rem auto;
+padding:0 1rem}h1{margin-bottom:0}.dim{color:var(--dim)}.failed{color:#dc2626}
+.metrics{display:grid;grid-template-columns:repeat(auto-fill,minmax(180px,1fr));gap:.6rem;margin:1.5rem 0}
+.metrics div{border:1px solid var(--line);border-radius:8px;padding:.6rem .8rem}
+.metrics b{display:block;font-size:1.2em}
+svg{width:100%;height:auto}svg text{fill:var(--dim);font-size:12px}svg .grid{stroke:var(--line)}
+.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%}th,td{padding:.3rem .6rem;text-align:right;
+border-bottom:1px solid var(--line)}th:first-child,td:first-child{text-align:left}pre{overflow:auto;max-height:30em}
+.key{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .3em 0 1em}
+"""
+
+
+def page(backtest_id: str, analysis: Mapping[str, Any], output: str) -> str:
+    """The whole page. Everything in it is shown as text, whoever wrote it."""
+    found = findings(analysis)
+    parts = [f"<h1>{_safe(backtest_id)}</h1>", '<p class="dim">Backtest</p>']
+    if analysis.get("status") == "failed":
+        parts.append(f'<p class="failed"><b>Failed:</b> {_safe(analysis.get("error"))}</p>')
+    else:
+        cards = [
+            f"<div>{_safe(_label(name))}<b>{_safe(_value(value))}</b></div>" for name, value in found.metrics.items()
+        ]
+        parts.append(f'<section class="metrics">{"".join(cards)}</section>')
+    parts += [_figure(plot) for plot in found.plots]
+    parts += [_rows(table) for table in found.tables]
+    if not (found.metrics or found.plots or found.tables):
+        parts.append(f"<pre>{_safe(json.dumps(analysis, indent=2, ensure_ascii=False))}</pre>")
+    parts.append(f"<details><summary>Output</summary><pre>{_safe(output)}</pre></details>")
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{_safe(backtest_id)}</title><style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _figure(plot: Plot) -> str:
+    keys = "".join(
+        f'<span class="key" style="background:{_colour(number)}"></span>{_safe(series.name)}'
+        for number, series in enumerate(plot.series)
+    )
+    unit = f' <span class="dim">{_safe(plot.unit)}</span>' if plot.unit else ""
+    return f"<section><h2>{_safe(plot.title)}{unit}</h2><div>{keys}</div>{_svg(plot)}</section>"
+
+
+def _svg(plot: Plot) -> str:
+    placed = [_placed(series) for series in plot.series]
+    points = [(x, y) for line in placed for x, y in line if y is not None]
+    if not points:
+        return '<p class="dim">There is nothing to draw.</p>'
+    dated = any(is_date(x) for series in plot.series for x in series.xs[:1])
+    left, right = _span([x for x, _ in points])
+    bars = any(series.kind == "bar" for series in plot.series)
+    low, high = _span([y for _, y in points] + ([0.0] if bars else []))
+
+    def to_x(x: float) -> float:
+        return _LEFT + (x - left) / (right - left) * (_WIDTH - _LEFT - 10)
+
+    def to_y(y: float) -> float:
+        return _TOP + (high - y) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
+
+    parts = []
+    for step in range(5):
+        y = low + (high - low) * step / 4
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - 10}" y1="{to_y(y):.1f}" y2="{to_y(y):.1f}"/>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{to_y(y) + 4:.1f}" text-anchor="end">{_short(y)}</text>')
+        x = left + (right - left) * step / 4
+        anchor = "start" if step == 0 else "end" if step == 4 else "middle"
+        label = f"{datetime.fromtimestamp(x, UTC):%Y-%m-%d}" if dated else _short(x)
+        parts.append(f'<text x="{to_x(x):.1f}" y="{_HEIGHT - 8}" text-anchor="{anchor}">{label}</text>')
+    for number, (series, line) in enumerate(zip(plot.series, placed, strict=True)):
+        drawn = [(to_x(x), to_y(y) if y is not None else None) for x, y in line]
+        parts.append(_drawn(series.kind, drawn, _colour(number), to_y(max(low, min(high, 0.0)))))
+    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{_safe(plot.title)}">{"".join(parts)}</svg>'
+
+
+def _drawn(kind: str, points: Sequence[tuple[float, float | None]], colour: str, zero: float) -> str:
+    if kind == "markers":
+        return "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points if y is not None)
+    if kind == "bar":
+        width = max(1.0, (_WIDTH - _LEFT) / max(1, len(points)) * 0.7)
+        return "".join(
+            f'<rect x="{x - width / 2:.1f}" y="{min(y, zero):.1f}" width="{width:.1f}" height="{abs(y - zero):.1f}" '
+            f'fill="{colour}"/>'
+            for x, y in points
+            if y is not None
+        )
+    path, pen_is_down = [], False
+    for x, y in points:
+        if y is not None:
+            path.append(f"{'L' if pen_is_down else 'M'}{x:.1f} {y:.1f}")
+        pen_is_down = y is not None
+    return f'<path d="{"".join(path)}" fill="none" stroke="{colour}" stroke-width="1.6" stroke-linejoin="round"/>'
+
+
+def _placed(series: Series) -> list[tuple[float, float | None]]:
+    """Its points as numbers, thinned out to what a screen can show."""
+    numbers = [number_of(x) for x in series.xs[: len(series.ys)]]
+    if any(x is None for x in numbers):
+        numbers = [float(index) for index in range(len(numbers))]
+    points = [(x, y) for x, y in zip(numbers, series.ys, strict=False) if x is not None]
+    if len(points) <= _MOST_POINTS:
+        return points
+    # Of each stretch its lowest and its highest, so that no peak is lost.
+    size = 2 * len(points) // _MOST_POINTS
+    thinned: list[tuple[float, float | None]] = []
+    for start in range(0, len(points), size):
+        known = [(x, y) for x, y in points[start : start + size] if y is not None]
+        if known:
+            thinned += sorted({min(known, key=lambda p: p[1]), max(known, key=lambda p: p[1])})
+        else:
+            thinned.append((points[start][0], None))
+    return thinned
+
+
+def _rows(table: Table) -> str:
+    head = "".join(f"<th>{_safe(column)}</th>" for column in table.columns)
+    body = "".join("<tr>" + "".join(f"<td>{_safe(_value(c))}</td>" for c in row) + "</tr>" for row in table.rows)
+    return (
+        f'<section><h2>{_safe(table.title)}</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div></section>"
+    )
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    return (low, high) if high > low else (low - 1, high + 1)
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.4g}" if isinstance(value, float) and abs(value) < 1000 else _plain(value)
+
+
+def _plain(value: object) -> str:
+    return f"{value:,.2f}" if isinstance(value, float) else str(value)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+
+
+def _colour(number: int) -> str:
+    return _COLOURS[number % len(_COLOURS)]
+
+
+def _safe(text: object) -> str:
+    return html.escape("" if text is None else str(text))

@@ -1,0 +1,57 @@
+"""`runtime backtest cancel`: end a backtest for good."""
+
+import asyncio
+import getpass
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from libs.core.events.wakeups import WakeUps
+from libs.core.service import BACKTEST_RUNNER
+from services.backtest_runner.state import CANCEL, OUTCOME
+from tools.backtests.results import known_of
+from tools.cli import interrupts
+from tools.cli.bot_waiting import WAIT_SECONDS, wait_option
+from tools.cli.connections import Connections, connected
+from tools.cli.exit_codes import ExitCode
+from tools.cli.failures import Failure
+from tools.cli.output import output_option, show
+
+
+@click.command()
+@click.argument("backtest_id", metavar="ID")
+@wait_option
+@output_option
+def cancel(backtest_id: str, no_wait: bool, output: str) -> None:
+    """End a backtest that waits or runs; it is completed as failed, cancelled by you."""
+    data = interrupts.run(_cancel(backtest_id, not no_wait))
+    show(output, data, lambda: click.echo(f"{backtest_id} is {data['state']}"))
+
+
+async def _cancel(backtest_id: str, wait: bool) -> dict[str, Any]:
+    async with connected() as servers:
+        await ask_to_cancel(servers, backtest_id)
+        entities = await servers.entities(BACKTEST_RUNNER)
+        deadline = asyncio.get_running_loop().time() + WAIT_SECONDS
+        while wait and await entities.get(backtest_id) is not None:
+            if asyncio.get_running_loop().time() > deadline:
+                raise Failure(f"{backtest_id!r} was asked to end, and has not yet", ExitCode.TIMEOUT)
+            await asyncio.sleep(0.05)
+        return {"id": backtest_id, "state": "cancelled" if wait else "being cancelled"}
+
+
+async def ask_to_cancel(servers: Connections, backtest_id: str) -> None:
+    """Leave the wish in the document, and wake who can fulfil it.
+
+    Raises:
+        Failure: it is done already, or was never there.
+    """
+    entities = await servers.entities(BACKTEST_RUNNER)
+    entity = await entities.get(backtest_id)
+    wish = {"by": getpass.getuser(), "at": datetime.now(UTC)}
+    if entity is None or not await entities.compare_and_set(backtest_id, {OUTCOME: None}, {CANCEL: wish}):
+        known = await known_of(servers, backtest_id)
+        words = "is done already" if known is not None else "does not exist"
+        raise Failure(f"the backtest {backtest_id!r} {words}", ExitCode.NOT_FOUND)
+    await WakeUps(await servers.nats_if_up(), BACKTEST_RUNNER.name).segments_changed([entity.segment_id])

@@ -1,0 +1,65 @@
+"""`runtime backtest ls`: what waits and runs, and what is done."""
+
+from typing import Any
+
+import click
+
+from libs.core.service import BACKTEST_RUNNER
+from libs.core.store.entities import Entity
+from libs.core.store.runs import RunFilter, RunRecord, RunStore
+from tools.backtests.results import state_of
+from tools.cli import interrupts
+from tools.cli.connections import connected
+from tools.cli.output import output_option, show, table
+
+_COLUMNS = ("id", "state", "attempt", "worker", "since", "seconds", "detail")
+
+
+@click.command()
+@click.option("-n", "--done", default=20, show_default=True, type=click.IntRange(0), help="Latest ones that are done.")
+@output_option
+def ls(done: int, output: str) -> None:
+    """List the backtests that wait or run, and then the latest that are done."""
+    found = interrupts.run(_ls(done))
+    rows = [[row[column] for column in _COLUMNS] for row in found]
+    show(output, found, lambda: table(_COLUMNS, rows, empty="There are no backtests."))
+
+
+async def _ls(done: int) -> list[dict[str, Any]]:
+    async with connected() as servers:
+        entities = await servers.entities(BACKTEST_RUNNER)
+        under_way: list[Entity] = []
+        while page := await entities.page(after_id=under_way[-1].id if under_way else ""):
+            under_way += page
+        runs = RunStore(await servers.database(BACKTEST_RUNNER))
+        # Attempts that were tried again are in the history too.
+        ended = await runs.list(RunFilter(open=False), limit=4 * done) if done else []
+    open_ids = {entity.id for entity in under_way}
+    latest = {run.entity_id: run for run in reversed(ended) if run.entity_id not in open_ids}
+    newest_first = sorted(latest.values(), key=lambda run: run.started_at, reverse=True)
+    return [_open(entity) for entity in under_way] + [_done(run) for run in newest_first[:done]]
+
+
+def _open(entity: Entity) -> dict[str, Any]:
+    status = entity.status
+    return {
+        "id": entity.id,
+        "state": state_of(entity),
+        "attempt": status.get("attempt"),
+        "worker": status.get("worker"),
+        "since": status.get("since"),
+        "seconds": None,
+        "detail": status.get("detail", ""),
+    }
+
+
+def _done(run: RunRecord) -> dict[str, Any]:
+    return {
+        "id": run.entity_id,
+        "state": "finished" if run.reason == "finished" else "failed",
+        "attempt": run.attempt,
+        "worker": run.worker_id,
+        "since": run.ended_at,
+        "seconds": run.duration_seconds,
+        "detail": run.message or "",
+    }

@@ -1,0 +1,119 @@
+"""`runtime backtest run`: from a folder to metrics on the screen."""
+
+import asyncio
+import contextlib
+import json
+import secrets
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from libs.core.service import BACKTEST_RUNNER
+from tools.backtests.results import Known, known_of, output_of
+from tools.bots.announce import Announcer, deployment
+from tools.bots.errors import BotFolderInvalid
+from tools.bots.folder import BotFolder, read_folder
+from tools.bots.package import pack
+from tools.cli import interrupts
+from tools.cli.backtest_logs import printed
+from tools.cli.backtest_show import html_option, tell
+from tools.cli.bot_deploy import config_of
+from tools.cli.bot_waiting import WAIT_SECONDS
+from tools.cli.connections import Connections, connected
+from tools.cli.exit_codes import ExitCode
+from tools.cli.failures import Failure
+from tools.cli.output import output_option
+
+
+@click.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--id", "backtest_id", help="The backtest's id, never used before.  [the folder's name and a number]")
+@click.option("--config", help="A JSON object or a file with one; its keys replace those of bot.json's config.")
+@click.option("--runtime", help="python3.11 or nodejs20.  [from bot.json, else guessed from the files]")
+@click.option("--entrypoint", help="The file to run.  [from bot.json, else main.py, main.js or index.js]")
+@html_option
+@click.option("--no-wait", is_flag=True, help="Return as soon as it is announced.")
+@output_option
+def run(
+    directory: Path,
+    backtest_id: str | None,
+    config: str | None,
+    runtime: str | None,
+    entrypoint: str | None,
+    html_file: Path | None,
+    no_wait: bool,
+    output: str,
+) -> int:
+    """Upload the folder DIRECTORY, run its backtest, show its output as it comes, and then its metrics.
+
+    Exit code 1 when it failed. Ctrl-C leaves it running: `runtime backtest cancel` ends it.
+    """
+    folder = read_folder(directory, runtime, entrypoint)
+    file = entrypoint or folder.description["entrypoints"].get("backtest") or folder.description["entrypoints"]["bot"]
+    described = {**folder.description, "entrypoints": {**folder.description["entrypoints"], "backtest": file}}
+    if not (directory / file).is_file():
+        raise BotFolderInvalid(f"the backtest entrypoint {file!r} is not a file in {directory}")
+    folder = BotFolder(folder.path, described, {**folder.config, **config_of(config)})
+    backtest_id = backtest_id or f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    known, printed_text = interrupts.run(_run(directory, folder, backtest_id, not no_wait, quiet=output == "json"))
+    if known is None:
+        click.echo(json.dumps({"id": backtest_id}) if output == "json" else f"{backtest_id} is announced")
+        return ExitCode.OK
+    return tell(known, printed_text, html_file, output)
+
+
+async def _run(
+    directory: Path, folder: BotFolder, backtest_id: str, wait: bool, *, quiet: bool
+) -> tuple[Known | None, str]:
+    package = pack(directory)
+    async with connected() as servers:
+        if await known_of(servers, backtest_id) is not None:
+            raise Failure(f"there is a backtest {backtest_id!r} already, and each is run once; give another --id")
+        storage, bucket = servers.storage(), servers.storage_settings().code_bucket
+        await storage.ensure_bucket(bucket)
+        key = package.key(backtest_id)
+        await storage.put(bucket, key, package.content, "application/zip")
+        _progress(f"{backtest_id}: {package.files} files uploaded, waiting for a worker", quiet)
+        announced = deployment(backtest_id, folder, folder.config, key, None)
+        entities = await servers.entities(BACKTEST_RUNNER)
+        if servers.has_nats:
+            await Announcer(await servers.jetstream(), BACKTEST_RUNNER).created(announced)
+        else:
+            await entities.create(backtest_id, announced.config, announced.custom)
+        if not wait:
+            return None, ""
+        await _until_known(servers, backtest_id)
+        await _watch(servers, backtest_id, quiet)
+        return await known_of(servers, backtest_id), await output_of(servers, backtest_id)
+
+
+async def _until_known(servers: Connections, backtest_id: str) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while await known_of(servers, backtest_id) is None:
+        if time.monotonic() > deadline:
+            raise Failure(f"no worker of {BACKTEST_RUNNER.name} has read the event yet", ExitCode.TIMEOUT)
+        await asyncio.sleep(0.05)
+
+
+async def _watch(servers: Connections, backtest_id: str, quiet: bool) -> None:
+    """Show its output until it is done. Its last line is the result, which is shown in another way."""
+    begun = time.monotonic()
+    held_back: str | None = None
+    async with contextlib.aclosing(printed(servers, backtest_id, follow=True)) as lines:
+        async for line in lines:
+            if held_back is None:
+                _progress(f"running after {time.monotonic() - begun:.1f} s", quiet)
+            elif not quiet:
+                click.echo(held_back)
+                sys.stdout.flush()
+            held_back = line
+    if held_back is not None and not held_back.startswith("{") and not quiet:
+        click.echo(held_back)
+    _progress(f"done after {time.monotonic() - begun:.1f} s", quiet)
+
+
+def _progress(text: str, quiet: bool) -> None:
+    if not quiet:
+        click.echo(click.style(f"· {text}", dim=True), err=True)

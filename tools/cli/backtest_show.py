@@ -1,0 +1,79 @@
+"""`runtime backtest show`: what a backtest found, or why it failed."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tools.backtests.findings import findings
+from tools.backtests.page import page
+from tools.backtests.results import Known, known_of, output_of
+from tools.cli import interrupts
+from tools.cli.connections import connected
+from tools.cli.exit_codes import ExitCode
+from tools.cli.failures import Failure
+from tools.cli.output import output_option, table, write_json
+
+html_option = click.option(
+    "--html",
+    "html_file",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write a page with metrics, plots and tables that opens without a network.",
+)
+_MOST_ROWS = 20
+
+
+@click.command()
+@click.argument("backtest_id", metavar="ID")
+@html_option
+@output_option
+def show(backtest_id: str, html_file: Path | None, output: str) -> int:
+    """Show a backtest's metrics and tables. Exit code 1 when it failed."""
+    known, printed = interrupts.run(_show(backtest_id))
+    return tell(known, printed, html_file, output)
+
+
+async def _show(backtest_id: str) -> tuple[Known, str]:
+    async with connected() as servers:
+        known = await known_of(servers, backtest_id)
+        if known is None:
+            raise Failure(f"there is no backtest {backtest_id!r}, and nothing is known of one", ExitCode.NOT_FOUND)
+        return known, await output_of(servers, backtest_id) if known.entity is None else ""
+
+
+def tell(known: Known, printed: str, html_file: Path | None, output: str) -> int:
+    """Show what is known, and write the page when one is wanted; the exit code."""
+    if html_file is not None and known.analysis is not None:
+        html_file.write_text(page(known.id, known.analysis, printed), encoding="utf-8", errors="replace")
+    if output == "json":
+        write_json({"id": known.id, "state": known.state, "analysis": known.analysis, "runs": known.runs})
+    else:
+        _tell_people(known)
+        if html_file is not None and known.analysis is not None:
+            click.echo(f"written: {html_file}")
+    return ExitCode.FAILED if known.state == "failed" else ExitCode.OK
+
+
+def _tell_people(known: Known) -> None:
+    last = known.runs[0] if known.runs else None
+    took = f" in {last.duration_seconds:.1f} s" if last is not None and last.duration_seconds is not None else ""
+    click.echo(f"{known.id} {known.state}{took}")
+    if known.analysis is None:
+        return
+    if known.state == "failed":
+        click.echo(f"  {known.analysis.get('error', '')}")
+        return
+    found = findings(known.analysis)
+    click.echo()
+    table(("metric", "value"), [[name.replace("_", " "), _value(v)] for name, v in found.metrics.items()], empty="")
+    for one in found.tables:
+        click.echo()
+        rows = [[_value(cell) for cell in row] for row in one.rows[:_MOST_ROWS]]
+        width = len(one.columns)
+        table(one.columns, [[*row, *[""] * width][:width] for row in rows], empty="no rows", title=one.title)
+        if len(one.rows) > _MOST_ROWS:
+            click.echo(f"... and {len(one.rows) - _MOST_ROWS} rows more (--output json has all)")
+
+
+def _value(value: Any) -> str:
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) and abs(value) < 1e6 else str(value)
