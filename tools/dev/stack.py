@@ -1,4 +1,4 @@
-"""A whole stack on this machine: the embedded servers, a master and workers of bot-runner."""
+"""A whole stack on this machine: the embedded servers, bot-runner and backtest-runner."""
 
 import asyncio
 import shutil
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from libs.core.service import BOT_RUNNER, SERVICES
+from libs.core.service import BACKTEST_RUNNER, BOT_RUNNER, SERVICES, ServiceDefinition
 from libs.core.store.client import Mongo
 from libs.core.store.deployment import deployment_id
 from tools.dev import state as states
@@ -24,7 +24,10 @@ from tools.stack.server import EmbeddedServer
 Report = Callable[[str], None]
 
 _SERVERS: Mapping[str, type[EmbeddedServer]] = {"mongod": MongoServer, "nats": NatsServer, "s3": S3Server}
-_GRPC = "grpc"
+_RUN_HERE = (BOT_RUNNER, BACKTEST_RUNNER)
+_GRPC: Mapping[str, str] = {BOT_RUNNER.name: "grpc", BACKTEST_RUNNER.name: "backtest-grpc"}
+# One worker owns one segment, and here it is to have all backtests.
+_ONE_SEGMENT = {BACKTEST_RUNNER.max_per_partition_env: "1000"}
 _HTTP = "-http"
 _GRACE_SECONDS = 20.0
 
@@ -56,10 +59,10 @@ class Stack:
         """Choose the ports of everything, those of last time where they are free, so that parts may start at once."""
         ports = dict(self.state.ports)
         running = {part.name for part in self.state.parts if part.process.alive}
-        grpc_is_ours = any(name.endswith("master") for name in running)
-        names = [*_SERVERS, _GRPC, *(f"{name}{_HTTP}" for name in self._service_names)]
+        masters = {_GRPC[_definition(name).name] for name in running if name.endswith("master")}
+        names = [*_SERVERS, *_GRPC.values(), *(f"{name}{_HTTP}" for name in self._service_names)]
         for name in names:
-            ours = grpc_is_ours if name == _GRPC else name.removesuffix(_HTTP) in running
+            ours = name in masters or name.removesuffix(_HTTP) in running
             if name not in ports or not (ours or is_free(ports[name])):
                 ports[name] = free_port()
         self._remember(ports=ports, environment=self._addresses(ports))
@@ -127,16 +130,19 @@ class Stack:
     @property
     def _service_names(self) -> list[str]:
         workers = (f"{BOT_RUNNER.name}-worker-{number}" for number in range(1, self._workers + 1))
-        return [f"{BOT_RUNNER.name}-master", *workers]
+        masters = (f"{service.name}-master" for service in _RUN_HERE)
+        return [*masters, *workers, f"{BACKTEST_RUNNER.name}-worker-1"]
 
     def _runs(self, name: str) -> bool:
         part = self.state.part(name)
         return part is not None and part.process.alive
 
     def _service(self, name: str) -> ServiceProcess:
-        grpc_port = self.state.ports[_GRPC]
+        definition = _definition(name)
+        grpc_port = self.state.ports[_GRPC[definition.name]]
         settings = {
             **self.environment,
+            **_ONE_SEGMENT,
             "MODE": "standalone",
             "MASTER_HOST": f"127.0.0.1:{grpc_port}",
             "GRPC_PORT": str(grpc_port),
@@ -148,7 +154,7 @@ class Stack:
         }
         return ServiceProcess(
             name,
-            [BOT_RUNNER.name, "master" if name.endswith("master") else "worker"],
+            [definition.name, "master" if name.endswith("master") else "worker"],
             settings,
             http_port=self.state.ports[f"{name}{_HTTP}"],
             log_path=self.directory / "logs" / f"{name}.log",
@@ -181,9 +187,14 @@ class Stack:
 
     def _add(self, name: str, process: ProcessIdentity, log: Path, http_port: int | None) -> None:
         others = tuple(part for part in self.state.parts if part.name != name)
-        port = self.state.ports[_GRPC if http_port is not None else name]
+        port = self.state.ports[_GRPC[_definition(name).name] if http_port is not None else name]
         self._remember(parts=(*others, Part(name, process, port, str(log), http_port)))
 
     def _remember(self, **changes: object) -> None:
         self.state = replace(self.state, **changes)  # type: ignore[arg-type]
         states.save(self.directory, self.state)
+
+
+def _definition(name: str) -> ServiceDefinition:
+    """The service whose process has this name."""
+    return next((service for service in _RUN_HERE if name.startswith(service.name)), BOT_RUNNER)
