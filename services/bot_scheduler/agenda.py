@@ -27,9 +27,9 @@ class Agenda:
         """How many are to be looked at by *at*."""
         return bisect_right(self._order, at, key=lambda entry: entry[0])
 
-    def take_until(self, at: float) -> list[str]:
-        """Take out those whose time is *at* or earlier, the earliest first."""
-        taken = self._order[: self.count_until(at)]
+    def take_until(self, at: float, most: int | None = None) -> list[str]:
+        """Take out those whose time is *at* or earlier, the earliest first, and not more than *most*."""
+        taken = self._order[: self.count_until(at)][:most]
         del self._order[: len(taken)]
         for _, entity_id in taken:
             del self._times[entity_id]

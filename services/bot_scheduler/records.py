@@ -43,6 +43,7 @@ class RunRecords:
         self._epoch = epoch
         self._runs = runs
         self._output = output
+        self._open: dict[str, RunRecord] = {}
 
     def follow(self, container: ManagedContainer) -> None:
         """Take the container's output."""
@@ -57,14 +58,14 @@ class RunRecords:
     ) -> None:
         """A run has begun."""
         record = self._record(state, firing, container, started_at=(container.started_at or utc(firing.begins_at)))
-        await self._runs.start(
-            replace(
-                record,
-                # A digest tells which config it was without telling the keys in it.
-                config_digest=hashlib.sha256(executable.config_json.encode("utf-8", "replace")).hexdigest(),
-                image_digest=executable.placement.image,
-            )
+        record = replace(
+            record,
+            # A digest tells which config it was without telling the keys in it.
+            config_digest=hashlib.sha256(executable.config_json.encode("utf-8", "replace")).hexdigest(),
+            image_digest=executable.placement.image,
         )
+        await self._runs.start(record)
+        self._open[firing.run_id] = record
 
     async def adopted(self, state: ScheduleState, firing: Firing, container: ManagedContainer) -> None:
         """A run that an earlier owner began goes on here."""
@@ -82,7 +83,7 @@ class RunRecords:
         if ended is not None:
             fields |= _facts(ended)
             fields["message"] = ending.message or ended.error or None
-        began = await self._runs.get(firing.run_id)
+        began = self._open.get(firing.run_id) or await self._runs.get(firing.run_id)
         if began is not None:
             fields |= {
                 "started_at": began.started_at,
@@ -92,6 +93,7 @@ class RunRecords:
                 "code_digest": record.code_digest or began.code_digest,
             }
         await self._runs.finish(replace(record, **fields))
+        self._open.pop(firing.run_id, None)
 
     async def known_end(self, firing: Firing) -> RunRecord | None:
         """The end of this run that somebody saw and wrote down; None if there is none."""

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TypeVar
 
@@ -34,6 +34,7 @@ RUNS = Counter("runtime_schedule_runs_total", "Attempts of schedules' runs by ho
 
 START_PATIENCE_SECONDS = 300.0
 _UNPROVEN_SECONDS = 0.2
+_WRITES_AT_ONCE = 8
 _LOOK_SECONDS = 30.0
 
 T = TypeVar("T")
@@ -61,6 +62,8 @@ class RunKit:
 
     Attributes:
         containers: the segment's containers as they are now.
+        desk: where runs queue for their writes. A thousand of them at once would take every connection to MongoDB,
+            and with them those on which the lease is renewed.
     """
 
     owned: OwnedSegment
@@ -71,6 +74,16 @@ class RunKit:
     workshop: Workshop
     stop_grace_seconds: float = 30.0
     clock: Callable[[], float] = time.time
+    desk: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_WRITES_AT_ONCE))
+
+    async def written(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Do *write* until it has worked, with few others at the same time."""
+
+        async def in_turn() -> T:
+            async with self.desk:
+                return await write()
+
+        return await persistently(in_turn)
 
 
 class ScheduledRun:
@@ -127,8 +140,8 @@ class ScheduledRun:
         following = kit.books.ours(following) if following is not None else None
         level = log.info if ending.succeeded else log.warning
         level("run ended", reason=ending.reason, message=ending.message, attempt=firing.attempt, again=bool(following))
-        await persistently(lambda: kit.records.ended(self._state, firing, ending))
-        there = await persistently(lambda: kit.books.close(self._state.id, firing, ending, following))
+        await kit.written(lambda: kit.records.ended(self._state, firing, ending))
+        there = await kit.written(lambda: kit.books.close(self._state.id, firing, ending, following))
         if (container := self.container) is not None:
             # Only now: should this worker die before, the next one still finds out how the run ended.
             await persistently(lambda: kit.runner.remove(container))
@@ -139,7 +152,7 @@ class ScheduledRun:
         container = self._adopted
         if container is not None:
             self._kit.records.follow(container)
-            await persistently(lambda: self._kit.records.adopted(self._state, firing, container))
+            await self._kit.written(lambda: self._kit.records.adopted(self._state, firing, container))
             return await self._see_through(container)
         try:
             executable = self._kit.workshop.build(self._state, firing)
@@ -151,8 +164,8 @@ class ScheduledRun:
         self.container = started
         self._kit.records.follow(started)
         # Before the container can be removed: without it, a new owner who does not find it would start another.
-        await persistently(lambda: self._kit.books.started(self._state.id, firing))
-        await persistently(lambda: self._kit.records.started(self._state, firing, started, executable))
+        await self._kit.written(lambda: self._kit.books.started(self._state.id, firing))
+        await self._kit.written(lambda: self._kit.records.started(self._state, firing, started, executable))
         return await self._see_through(started)
 
     # --- beginning
@@ -161,8 +174,7 @@ class ScheduledRun:
         """Start it when its time has come, and again when that fails for a reason that may pass."""
         kit = self._kit
         backoff = Backoff(initial_seconds=0.5, cap_seconds=30.0)
-        while (left := firing.begins_at - kit.clock()) > 0 and self._stop is None:
-            await self._wake.wait_at_most(min(left, _LOOK_SECONDS))
+        await self._until(firing.begins_at)
         if firing.cause is Cause.SCHEDULE and firing.attempt == 1:
             LATENESS_SECONDS.observe(max(0.0, kit.clock() - firing.begins_at))
         give_up_at = max(kit.clock(), firing.begins_at) + START_PATIENCE_SECONDS
@@ -188,6 +200,17 @@ class ScheduledRun:
                 if (found := await self._find(firing)) is not None:
                     return found
         return Ending(self._stop, self._now(), "it was not begun any more", stopped_on_purpose=True)
+
+    async def _until(self, moment: float) -> None:
+        """Wait for *moment*, or for being stopped. A timer that sets the flag is far cheaper than a timeout, and at
+        the moment when a thousand runs begin that is what makes the last of them late."""
+        loop = asyncio.get_running_loop()
+        while (left := moment - self._kit.clock()) > 0 and self._stop is None:
+            timer = loop.call_later(min(left, _LOOK_SECONDS), self._wake.set)
+            try:
+                await self._wake.wait_at_most(None)
+            finally:
+                timer.cancel()
 
     async def _find(self, firing: Firing) -> ManagedContainer | None:
         """The container of this attempt: a start whose answer was lost has made it all the same."""

@@ -30,8 +30,10 @@ _LONGEST_SLEEP_SECONDS = 30.0
 # A claim takes a round trip and a little for each schedule that is due at the same moment. Made so much earlier, it
 # is there when the moment comes.
 _AHEAD_SECONDS = 0.01
-_AHEAD_SECONDS_EACH = 0.0005
-_MOST_AHEAD_SECONDS = 1.0
+_AHEAD_SECONDS_EACH = 0.001
+_MOST_AHEAD_SECONDS = 2.0
+# In one request; more would hold up the event loop.
+_MOST_CLAIMS = 250
 
 
 class SegmentScheduler:
@@ -59,11 +61,17 @@ class SegmentScheduler:
         self._pulse = Wake()
         self._claiming: set[str] = set()
         self._inherited = False
+        self._ahead = (0.0, 0.0)
 
     @property
     def running(self) -> int:
         """How many runs have a container."""
         return sum(run.container is not None for run in self._runs.values())
+
+    @property
+    def known(self) -> int:
+        """How many schedules have been read."""
+        return len(self._states)
 
     async def run(self) -> None:
         """Fire, for ever. A database that is away is waited for; what runs goes on running meanwhile."""
@@ -163,8 +171,16 @@ class SegmentScheduler:
         first = self._agenda.first()
         if first is None or not self._owned.proven():
             return 0.2 if first is not None else _LONGEST_SLEEP_SECONDS
-        ahead = _ahead_seconds(self._agenda.count_until(max(first, self._clock())))
-        return min(_LONGEST_SLEEP_SECONDS, first - ahead - self._clock())
+        return min(_LONGEST_SLEEP_SECONDS, first - self._ahead_of(first) - self._clock())
+
+    def _ahead_of(self, first: float) -> float:
+        """How long before *first*, the earliest time there is, its claims begin."""
+        number = self._agenda.count_until(max(first, self._clock()))
+        ahead = min(_MOST_AHEAD_SECONDS, _AHEAD_SECONDS + _AHEAD_SECONDS_EACH * number)
+        # With each batch that is claimed fewer are left; the next one follows at once all the same.
+        known_first, known = self._ahead
+        self._ahead = (first, max(ahead, known) if first == known_first else ahead)
+        return self._ahead[1]
 
     async def fire_once(self, tasks: asyncio.TaskGroup) -> None:
         """Claim what is due now, and begin its runs in *tasks*.
@@ -174,8 +190,8 @@ class SegmentScheduler:
         """
         now = self._clock()
         first = self._agenda.first()
-        ahead = _ahead_seconds(self._agenda.count_until(max(first or now, now)))
-        ids = self._agenda.take_until(now + ahead)
+        ahead = self._ahead_of(first) if first is not None else 0.0
+        ids = self._agenda.take_until(now + ahead, _MOST_CLAIMS)
         entries = [entry for schedule_id in ids if (entry := self._entry(schedule_id, now, ahead)) is not None]
         if not entries:
             return
@@ -230,7 +246,7 @@ class SegmentScheduler:
         log.warning("firing dropped", schedule=state.id, reason=reason, at=utc(at).isoformat())
         firing = Firing(at, new_run_id(), Cause.SCHEDULE)
         ending = Ending(reason, utc(self._clock()), message)
-        await persistently(lambda: self._records.ended(state, firing, ending))
+        await self._kit.written(lambda: self._records.ended(state, firing, ending))
 
     # --- runs
 
@@ -268,7 +284,3 @@ class SegmentScheduler:
         in_hand = before | {run.firing.run_id for run in self._runs.values()}
         await self._inheritance.end_strays([c for c in containers if c.run_id not in in_hand])
         self._inherited = True
-
-
-def _ahead_seconds(number: int) -> float:
-    return min(_MOST_AHEAD_SECONDS, _AHEAD_SECONDS + _AHEAD_SECONDS_EACH * number)

@@ -162,7 +162,7 @@ async def test_a_changed_expression_counts_at_once(rig: ScheduleRig) -> None:
     host = FakeHost()
 
     async with rig.owned_by(host) as owner:
-        await eventually(lambda: len(owner.scheduler._agenda._order) == 1)
+        await eventually(lambda: owner.scheduler.known)
         await rig.deploy(schedule="* * * * * *")
         owner.wake()
         await eventually(lambda: host.starts, within_seconds=3)

@@ -193,7 +193,9 @@ class ScheduleRig:
         """Its runs that have ended, the latest first."""
         return await self.runs.list(RunFilter(entity_id=schedule_id, open=False), limit=1000)
 
-    def owner(self, host: FakeHost, *, clock: Callable[[], float] = time.time, worker: str = "w") -> "Owner":
+    def owner(
+        self, host: FakeHost, *, clock: Callable[[], float] = time.time, worker: str = "w", scan_seconds: float = 0.2
+    ) -> "Owner":
         """A worker that is about to own the segment, under a higher epoch than all before."""
         lease = Lease(self.segment_id, Holder(worker, "i", host.name), next(self._epochs), time.monotonic() + 3600)
         owned = OwnedSegment(lease)
@@ -210,14 +212,20 @@ class ScheduleRig:
             clock=clock,
         )
         scheduler = SegmentScheduler(
-            owned, kit=kit, inheritance=Inheritance(kit, host=host.name), scan_interval_seconds=0.2, clock=clock
+            owned,
+            kit=kit,
+            inheritance=Inheritance(kit, host=host.name),
+            scan_interval_seconds=scan_seconds,
+            clock=clock,
         )
         return Owner(owned, scheduler, host)
 
     @contextlib.asynccontextmanager
-    async def owned_by(self, host: FakeHost, *, clock: Callable[[], float] = time.time) -> AsyncIterator["Owner"]:
+    async def owned_by(
+        self, host: FakeHost, *, clock: Callable[[], float] = time.time, scan_seconds: float = 0.2
+    ) -> AsyncIterator["Owner"]:
         """A worker that owns the segment within the block, and is gone at its end as if killed."""
-        owner = self.owner(host, clock=clock)
+        owner = self.owner(host, clock=clock, scan_seconds=scan_seconds)
         owner.begin()
         try:
             yield owner
