@@ -18,7 +18,7 @@ from libs.docker_runner import keepalive
 from libs.docker_runner.container import EndReason, ManagedContainer
 from libs.docker_runner.entrypoints import node
 from libs.docker_runner.entrypoints.guard import network_guard
-from libs.docker_runner.entrypoints.python import supervisor, the0_bot_process
+from libs.docker_runner.entrypoints.python import supervisor, the0_bot_process, the0_usage
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.names import run_folder, scope_folder
 from libs.docker_runner.sandbox import Paths, code_mount
@@ -27,6 +27,7 @@ from libs.docker_runner.stats import Stats
 _FILES = (
     (supervisor, "supervisor.py"),
     (the0_bot_process, "the0_bot_process.py"),
+    (the0_usage, "the0_usage.py"),
     (node, "supervisor.js"),
     (node, "the0_bot_process.js"),
     (network_guard, "network_guard.py"),

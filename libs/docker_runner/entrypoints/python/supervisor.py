@@ -326,7 +326,7 @@ class Supervisor:
     def _tell(self, reason: str, kind: str, payload: bytes | None = None) -> None:
         """Leave for the worker what the kernel counted, and at the end (with *payload*) what the bot returned."""
         path = self._base + "/outcome"
-        usage = ", ".join(f'"{name}": {value}' for name, value in measured().items())
+        usage = ", ".join(f'"{name}": {value}' for name, value in __import__("the0_usage").measured().items())
         head = f'{{"reason": "{reason}", "kind": "{kind}", {usage}}}'.ljust(HEAD_BYTES - 1) + "\n"
         try:
             # The file is made by the worker, if it wants to know.
@@ -341,56 +341,6 @@ class Supervisor:
             os.write(2, f"the outcome cannot be written: {error}\n".encode())
         finally:
             os.close(file)
-
-
-def measured() -> dict[str, str]:
-    """What the kernel counted for the whole container; ``null`` where it does not say. Control groups v1, then v2."""
-    group, memory = "/sys/fs/cgroup/", "/sys/fs/cgroup/memory/"
-    received, sent = traffic()
-    return {
-        "cpu_seconds": first(
-            number_in(group + "cpuacct/cpuacct.usage", scale=1e-9), number_in(group + "cpu.stat", "usage_usec", 1e-6)
-        ),
-        "memory_bytes": first(number_in(memory + "memory.usage_in_bytes"), number_in(group + "memory.current")),
-        "inactive_bytes": first(
-            number_in(memory + "memory.stat", "total_inactive_file"), number_in(group + "memory.stat", "inactive_file")
-        ),
-        "peak_memory_bytes": first(number_in(memory + "memory.max_usage_in_bytes"), number_in(group + "memory.peak")),
-        "memory_limit_bytes": first(number_in(memory + "memory.limit_in_bytes"), number_in(group + "memory.max")),
-        "oom_kills": first(
-            number_in(memory + "memory.oom_control", "oom_kill"), number_in(group + "memory.events", "oom_kill")
-        ),
-        "pids": first(number_in(group + "pids/pids.current"), number_in(group + "pids.current")),
-        "received_bytes": received,
-        "sent_bytes": sent,
-    }
-
-
-def first(*values: str) -> str:
-    return next((value for value in values if value != "null"), "null")
-
-
-def number_in(path: str, key: str | None = None, scale: float | None = None) -> str:
-    try:
-        lines = [line.split() for line in read(path).splitlines()]
-        value = next(int(line[-1]) for line in lines if key is None or line[0] == key)
-    except (OSError, ValueError, StopIteration, IndexError):
-        return "null"
-    return str(value) if scale is None else f"{value * scale:.6f}"
-
-
-def traffic() -> tuple[str, str]:
-    """Bytes in and out over all cards but the loopback."""
-    received = sent = 0
-    try:
-        for line in read("/proc/net/dev").splitlines()[2:]:
-            name, _, counts = line.partition(":")
-            if name.strip() != "lo":
-                received += int(counts.split()[0])
-                sent += int(counts.split()[8])
-    except (OSError, ValueError, IndexError):
-        return "null", "null"
-    return str(received), str(sent)
 
 
 def run_bot(base: str, spec: "dict[str, Any]", result_writer: int, blocked: set[int]) -> None:
@@ -418,6 +368,8 @@ def run_bot(base: str, spec: "dict[str, Any]", result_writer: int, blocked: set[
 
 def main() -> int:
     base = sys.argv[1] if len(sys.argv) > 1 else "/run/the0"
+    # The files beside this one are imported when they are needed: after the bot's first line, if that can be.
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     spec = parse_json(read(base + "/spec/spec.json"))
     lease = None
     if spec["keepalive_ttl_seconds"] is not None:
