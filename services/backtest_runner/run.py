@@ -33,6 +33,7 @@ RUNS = Counter("runtime_backtest_runs_total", "Attempts of backtests by how they
 START_PATIENCE_SECONDS = 120.0
 _UNPROVEN_SECONDS = 0.2
 _LAST_WRITES_SECONDS = 5.0
+_CANCEL_GRACE_SECONDS = 2.0
 
 
 class Runner(Protocol):
@@ -242,8 +243,10 @@ class BacktestRun:
                 container = await self._container(executable.run_id)
                 if container is None or container.state is ContainerState.CREATED:
                     return None
-                # The kill switch is for the moment when the code itself cannot be trusted to stop.
-                grace = 0.0 if self._state.entity.held is not None else self._kit.stop_grace_seconds
+                # The kill switch is for the moment when the code itself cannot be trusted to stop. Who cancels has no
+                # use for what is still to come, and a backtest leaves nothing behind that must be put in order.
+                grace = min(self._kit.stop_grace_seconds, _CANCEL_GRACE_SECONDS)
+                grace = 0.0 if self._state.entity.held is not None else grace
                 await persistently(lambda: self._kit.runner.stop(container, grace))
             return await running
         finally:

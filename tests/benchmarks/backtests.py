@@ -1,0 +1,150 @@
+"""Backtests a second with a pool of 8, beside the bare SDK with 8 threads; and whether a slow one holds others up.
+
+    python -m tests.benchmarks.backtests [--backtests 60] [--output json]
+
+Real servers, a master and one worker as processes of their own, and the machine's Docker engine. The baseline runs as
+many containers of the same image and code: create, start, wait, read the output, remove, in 8 threads; half of them
+before and half after, so that a machine that is busy for a while does not favour either. The exit code is 1 when the
+design's target is missed.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import docker
+
+from libs.core.service import BACKTEST_RUNNER
+from tests.support.backtests import Backtests, listening
+from tests.support.deployment import deployment
+from tests.support.eventually import eventually
+from tools.engine.ensure import Engine, ensure_engine
+from tools.images.ensure import ensure_images
+
+TARGET_RATIO = 0.85
+POOL = 8
+_SHORT = "def main(id, config):\n    return {'metrics': {'answer': 42}}\n"
+_SLOW = "import time\ndef main(id, config):\n    time.sleep(3600)\n"
+_BARE = "import sys; sys.path.insert(0, '/code'); import json, main; print(json.dumps(main.main('b', {})))"
+_SETTINGS = {
+    "BATCH_SIZE": str(POOL),
+    "PARALLEL_STARTS": str(POOL),
+    "MAX_BACKTESTS_PER_PARTITION": "10000",
+    "BATCH_TIMEOUT": "600",
+}
+_WITHIN_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured. *done_beside_a_slow_one*: of 50 short ones, while one ran that never ends."""
+
+    backtests: int
+    per_second: float
+    bare_per_second: float
+    done_beside_a_slow_one: int
+    slow_one_still_running: bool
+
+    @property
+    def ratio(self) -> float:
+        """Ours over the bare SDK's."""
+        return self.per_second / self.bare_per_second
+
+    @property
+    def good(self) -> bool:
+        """Whether the targets are met."""
+        return self.ratio >= TARGET_RATIO and self.done_beside_a_slow_one == 50 and self.slow_one_still_running
+
+
+async def measure(folder: Path, engine: Engine, backtests: int) -> Figures:
+    """Run everything once."""
+    (folder / "code").mkdir()
+    (folder / "code" / "main.py").write_text(_SHORT)
+    before = await asyncio.to_thread(_bare, engine, folder / "code", backtests // 2)
+    async with deployment(folder, engine, service=BACKTEST_RUNNER, settings=_SETTINGS) as made, listening(made) as ours:
+        await made.start(workers=1)
+        ours.upload("short.zip", _SHORT)
+        ours.upload("slow.zip", _SLOW)
+        await _batch(ours, [f"warm-{number}" for number in range(POOL)])
+        took = await _batch(ours, [f"timed-{number}" for number in range(backtests)])
+        await ours.create("slow", key="slow.zip")
+        await eventually(lambda: made.containers("slow"), within_seconds=60)
+        beside = [f"beside-{number}" for number in range(50)]
+        await _batch(ours, beside)
+        done = sum(bool(ours.events(backtest_id)) for backtest_id in beside)
+        still_running = bool(await made.containers("slow"))
+    after = await asyncio.to_thread(_bare, engine, folder / "code", backtests - backtests // 2)
+    return Figures(backtests, backtests / took, backtests / (before + after), done, still_running)
+
+
+async def _batch(ours: Backtests, ids: Sequence[str]) -> float:
+    """Seconds from the first event published to the last completion received."""
+    begun = time.perf_counter()
+    for backtest_id in ids:
+        await ours.create(backtest_id, key="short.zip")
+    await eventually(lambda: all(ours.events(one) for one in ids), within_seconds=_WITHIN_SECONDS)
+    return time.perf_counter() - begun
+
+
+def _bare(engine: Engine, code: Path, number: int) -> float:
+    """Seconds for *number* containers by the SDK alone."""
+    client = docker.DockerClient(base_url=engine.url, timeout=60)
+
+    def one(_: int) -> bytes:
+        container = client.containers.create(
+            "python:3.11-slim",
+            ["python3", "-c", _BARE],
+            volumes={str(code): {"bind": "/code", "mode": "ro"}},
+            environment={"PYTHONDONTWRITEBYTECODE": "1"},
+        )
+        try:
+            container.start()
+            container.wait()
+            return bytes(container.logs())
+        finally:
+            container.remove(force=True)
+
+    begun = time.perf_counter()
+    try:
+        with ThreadPoolExecutor(POOL) as threads:
+            outputs = list(threads.map(one, range(number)))
+    finally:
+        client.close()
+    if not all(b"42" in output for output in outputs):
+        raise AssertionError(f"the baseline does not run: {outputs[0]!r}")
+    return time.perf_counter() - begun
+
+
+async def run(backtests: int) -> Figures:
+    """Measure in a folder that is removed afterwards."""
+    engine = await ensure_engine()
+    await ensure_images(engine)
+    with tempfile.TemporaryDirectory() as folder:
+        return await measure(Path(folder), engine, backtests)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backtests", type=int, default=60, help="how many are timed (%(default)s)")
+    parser.add_argument("--output", choices=["text", "json"], default="text")
+    arguments = parser.parse_args()
+    figures = asyncio.run(run(arguments.backtests))
+    if arguments.output == "json":
+        print(json.dumps({**asdict(figures), "ratio": figures.ratio}))
+    else:
+        print(f"backtests a second, pool of {POOL}       {figures.per_second:8.2f}")
+        print(f"bare SDK, {POOL} threads                 {figures.bare_per_second:8.2f}")
+        print(f"ratio (target {TARGET_RATIO})               {figures.ratio:8.2f}")
+        print(f"of 50 short ones done beside a slow one {figures.done_beside_a_slow_one:4}")
+    return 0 if figures.good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
