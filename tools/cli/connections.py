@@ -13,6 +13,7 @@ from libs.core.settings import LogSettings, MongoSettings, NatsSettings, Partiti
 from libs.core.settings_loader import load
 from libs.core.store.client import Database, Mongo, StoreUnavailable
 from libs.core.store.entities import EntityStore
+from libs.core.store.entity_writer import Derive
 from libs.core.store.partitions import PartitionStore
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
@@ -74,11 +75,13 @@ class Connections:
                 raise self._unreachable(str(error)) from error
         return self._mongo.database(service.database)
 
-    async def entities(self, service: ServiceDefinition) -> EntityStore:
-        """The service's entities. Errors as database()."""
+    async def entities(self, service: ServiceDefinition, derive: Derive | None = None) -> EntityStore:
+        """The service's entities; *derive* where they are written without an event. Errors as database()."""
         database = await self.database(service)
         limit = load(PartitionSettings, environ=self.target.environment, service=service).max_per_partition
-        return EntityStore(database, service.collection, PartitionStore(database, service.collection, limit))
+        return EntityStore(
+            database, service.collection, PartitionStore(database, service.collection, limit), derive=derive
+        )
 
     @property
     def has_nats(self) -> bool:

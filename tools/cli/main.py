@@ -13,6 +13,7 @@ _COMMANDS = {
     "dev": LazyCommand("tools.cli.dev", "dev", "Everything on this machine: up, down, status."),
     "bot": LazyCommand("tools.cli.bot", "bot", "Deploy, list, follow, stop and remove bots."),
     "backtest": LazyCommand("tools.cli.backtest", "backtest", "Run backtests, and look at what they found."),
+    "schedule": LazyCommand("tools.cli.schedule", "schedule", "Run bots at set times: deploy, list, trigger, pause."),
     "status": LazyCommand("tools.cli.status", "status", "Who runs what: masters, workers, segments, bots."),
     "dlq": LazyCommand("tools.cli.dlq", "dlq", "Events that were given up: look, replay, throw away."),
     "load": LazyCommand("tools.loadgen.command", "load", "Make many small bots, backtests or schedules come and go."),

@@ -1,0 +1,125 @@
+"""`runtime schedule deploy`: from a folder to a schedule."""
+
+import asyncio
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+
+from libs.core.service import BOT_SCHEDULER
+from libs.core.store.entities import Entity, EntityStore
+from services.bot_scheduler.cron import upcoming
+from services.bot_scheduler.explain import explain
+from services.bot_scheduler.policy import read_definition
+from services.bot_scheduler.state import ScheduleState
+from services.bot_scheduler.upkeep import derive_next
+from tools.bots.announce import Announcer, deployment
+from tools.bots.folder import read_folder
+from tools.bots.package import pack
+from tools.cli import interrupts
+from tools.cli.bot_deploy import config_of
+from tools.cli.bot_waiting import WAIT_SECONDS, wait_option
+from tools.cli.connections import connected
+from tools.cli.exit_codes import ExitCode
+from tools.cli.failures import Failure
+from tools.cli.local_time import local
+from tools.cli.output import output_option, show
+
+_POLL_SECONDS = 0.05
+
+
+@click.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--schedule", "expression", help="When it runs, a cron expression.  [config.schedule in bot.json]")
+@click.option("--timezone", help="The zone of its times, such as Europe/Berlin.  [config.timezone, else UTC]")
+@click.option("--id", "schedule_id", help="The schedule's id.  [the name in bot.json, else the folder's name]")
+@click.option("--config", help="A JSON object or a file with one; its keys replace those of bot.json's config.")
+@click.option("--runtime", help="python3.11 or nodejs20.  [from bot.json, else guessed from the files]")
+@click.option("--entrypoint", help="The file to run.  [from bot.json, else main.py, main.js or index.js]")
+@wait_option
+@output_option
+def deploy(
+    directory: Path,
+    expression: str | None,
+    timezone: str | None,
+    schedule_id: str | None,
+    config: str | None,
+    runtime: str | None,
+    entrypoint: str | None,
+    no_wait: bool,
+    output: str,
+) -> None:
+    """Upload the bot in DIRECTORY and run it on a schedule, or bring it to this version if it exists.
+
+    Exit code 2 when the expression cannot be used, 5 when no worker has taken it after a minute.
+    """
+    given = {"schedule": expression, "timezone": timezone}
+    over = {**config_of(config), **{name: value for name, value in given.items() if value is not None}}
+    data = interrupts.run(_deploy(directory, schedule_id, over, runtime, entrypoint, not no_wait))
+    show(output, data, lambda: click.echo(_told(data)))
+
+
+async def _deploy(
+    directory: Path,
+    schedule_id: str | None,
+    over: dict[str, Any],
+    runtime: str | None,
+    entrypoint: str | None,
+    wait: bool,
+) -> dict[str, Any]:
+    folder = read_folder(directory, runtime, entrypoint)
+    config = {**folder.config, **over}
+    # Told here and now, and not by a dead letter later.
+    definition = read_definition(config)
+    package = pack(directory)
+    schedule_id = schedule_id or folder.name
+    async with connected() as servers:
+        entities = await servers.entities(BOT_SCHEDULER, derive_next())
+        storage, bucket = servers.storage(), servers.storage_settings().code_bucket
+        await storage.ensure_bucket(bucket)
+        key = package.key(schedule_id)
+        await storage.put(bucket, key, package.content, "application/zip")
+        known = await entities.get(schedule_id)
+        deployed = deployment(schedule_id, folder, config, key, known)
+        if servers.has_nats:
+            announcer = Announcer(await servers.jetstream(), BOT_SCHEDULER)
+            await (announcer.created(deployed) if known is None else announcer.updated(deployed))
+        else:
+            await entities.update(schedule_id, deployed.config, deployed.custom)
+        times = list(islice(upcoming(definition.schedule, time.time()), 3))
+        data: dict[str, Any] = {
+            "id": schedule_id,
+            "event": "created" if known is None else "updated",
+            "version": folder.version,
+            "runtime": folder.description["runtime"],
+            "meaning": explain(definition.schedule),
+            "code": {"bucket": bucket, "key": key, "sha256": package.digest, "files": package.files},
+        }
+        if wait:
+            entity = await _until_taken(entities, schedule_id, deployed.custom["updatedAt"])
+            next_at = ScheduleState.of(entity).next_at
+            times = [next_at] if next_at is not None else times
+            data["segment"] = entity.segment_id
+        data["next"] = times[0]
+        return data
+
+
+async def _until_taken(entities: EntityStore, schedule_id: str, updated_at: str) -> Entity:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        entity = await entities.get(schedule_id)
+        if entity is not None and str(entity.custom.get("updatedAt", "")) >= updated_at:
+            return entity
+        if time.monotonic() > deadline:
+            raise Failure(
+                f"no worker of {BOT_SCHEDULER.name} has taken the event of {schedule_id!r} within {WAIT_SECONDS:g} s; "
+                "do workers run? `runtime status`, and `runtime dlq ls` for events that were given up",
+                ExitCode.TIMEOUT,
+            )
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+def _told(data: dict[str, Any]) -> str:
+    return f"{data['id']} {data['version']} is {data['event']}. {data['meaning']}; next at {local(data['next'])}"

@@ -1,0 +1,81 @@
+"""`runtime schedule ls`: the schedules, when they run next, and how they ran last."""
+
+from typing import Any
+
+import click
+
+from libs.core.service import BOT_SCHEDULER
+from libs.core.store.entities import Entity
+from services.bot_scheduler.state import ScheduleState
+from tools.cli import interrupts
+from tools.cli.connections import connected
+from tools.cli.local_time import local
+from tools.cli.output import output_option, show, table
+
+
+@click.command()
+@output_option
+def ls(output: str) -> None:
+    """List the schedules with their next and last runs, in this machine's zone."""
+    found = interrupts.run(_ls())
+
+    def text() -> None:
+        columns = ("id", "state", "schedule", "next run", "last run", "ended", "segment", "detail")
+        table(columns, [_cells(row) for row in found], empty="There are no schedules.")
+
+    show(output, found, text)
+
+
+async def _ls() -> list[dict[str, Any]]:
+    async with connected() as servers:
+        entities = await servers.entities(BOT_SCHEDULER)
+        found: list[Entity] = []
+        while page := await entities.page(after_id=found[-1].id if found else ""):
+            found += page
+        return [_row(ScheduleState.of(entity)) for entity in found]
+
+
+def _row(state: ScheduleState) -> dict[str, Any]:
+    entity, status = state.entity, state.entity.status
+    last = status.get("last_run")
+    return {
+        "id": state.id,
+        "state": _word(state),
+        "schedule": entity.config.get("schedule"),
+        "timezone": state.definition.schedule.zone.key if state.definition is not None else None,
+        "next_run": state.next_at if state.runnable and not state.problem else None,
+        "last_run": dict(last) if isinstance(last, dict) else None,
+        "queued": len(state.queued),
+        "segment": entity.segment_id,
+        "version": entity.version,
+        "revision": entity.revision,
+        "detail": state.problem or status.get("detail") or "",
+        "held": str(entity.held.target) if entity.held is not None else None,
+    }
+
+
+def _word(state: ScheduleState) -> str:
+    if state.problem:
+        return "rejected"
+    if state.held:
+        return "killed"
+    if state.firing is not None:
+        return str(state.entity.status.get("state") or "running") if state.firing.started else "starting"
+    if state.paused:
+        return "paused"
+    return "waiting" if state.entity.enabled else "off"
+
+
+def _cells(row: dict[str, Any]) -> list[object]:
+    last = row["last_run"] or {}
+    zone = f" {row['timezone']}" if row["timezone"] not in (None, "UTC") else ""
+    return [
+        row["id"],
+        row["state"],
+        f"{row['schedule']}{zone}",
+        local(row["next_run"]),
+        local(last.get("scheduled_at")),
+        last.get("reason"),
+        row["segment"],
+        row["detail"],
+    ]
