@@ -69,6 +69,10 @@ async def measure(folder: Path, engine: Engine, backtests: int) -> Figures:
     (folder / "code" / "main.py").write_text(_SHORT)
     before = await asyncio.to_thread(_bare, engine, folder / "code", backtests // 2)
     async with deployment(folder, engine, service=BACKTEST_RUNNER, settings=_SETTINGS) as made, listening(made) as ours:
+        # One worker owns one segment. Without one with room at the start, events that come at once make several.
+        database = made.mongo[BACKTEST_RUNNER.database]
+        await database["partitions"].insert_one({"_id": 1, "bot_count": 0})
+        await database["counters"].insert_one({"_id": "partition_id", "seq": 1})
         await made.start(workers=1)
         ours.upload("short.zip", _SHORT)
         ours.upload("slow.zip", _SLOW)
