@@ -80,7 +80,8 @@ class BotActions:
         self._ledger.forget_all_but(desired)
         self._records.forget_all_but(desired)
         for container in kept:
-            await self._records.running(container, self._running(container, desired[container.id].revision))
+            status = self._running(container, desired[container.id].revision)
+            await self._records.running(container, status, self._owned.epoch)
         for bot in desired.values():
             if bot.absence is not None and bot.id not in present:
                 state = _ABSENT_STATES.get(bot.absence, BotState.REJECTED)
@@ -100,22 +101,29 @@ class BotActions:
             run_id=executable.run_id,
             history=history,
         )
+        alive_at = await self._records.begin(executable)
+        if alive_at is not None:
+            log.info("bot waits: an earlier run is being stopped elsewhere", worker_of_earlier_run=alive_at)
+            self._ledger.set_history(executable.id, replace(history, not_before=self._clock() + _RETRY_SECONDS))
+            return
         await self._records.write_status(starting)
         try:
             container = await self._runner.start(executable)
         except UserError as error:
             history = history.after_rejection(now=self._clock(), policy=self._policy)
             log.warning("bot rejected", reason=str(error))
+            await self._records.not_begun(executable, str(error))
             await self._failed_to_start(replace(starting, state=BotState.REJECTED, detail=str(error), history=history))
         except Retryable as error:
             history = history.after_death(ran_seconds=0.0, now=self._clock(), policy=self._policy)
             log.warning("bot could not be started", reason=str(error), failures=history.failures)
             detail = f"could not be started: {error}"
+            await self._records.not_begun(executable, detail)
             await self._failed_to_start(replace(starting, state=BotState.BACKING_OFF, detail=detail, history=history))
         else:
             log.info("bot started", container=container.name, run_id=container.run_id, restarts=history.restarts)
-            await self._records.started(container, executable)
-            await self._records.running(container, self._running(container, executable.revision))
+            status = self._running(container, executable.revision)
+            await self._records.running(container, status, self._owned.epoch)
 
     async def _failed_to_start(self, status: BotStatus) -> None:
         self._ledger.set_history(status.bot_id, status.history)

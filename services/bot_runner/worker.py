@@ -46,7 +46,9 @@ async def prepare(context: WorkerContext) -> Workplace:
     factory = ExecutableFactory(docker.settings, service=service, scope=context.scope, entrypoint=Entrypoint.BOT)
 
     def records(owned: OwnedSegment) -> BotRecords:
-        return BotRecords(recorder, entities=context.entities, runs=context.runs, logs=docker.logs)
+        return BotRecords(
+            recorder, entities=context.entities, runs=context.runs, leases=context.leases, logs=docker.logs
+        )
 
     def reconciler(owned: OwnedSegment, records: BotRecords) -> SegmentReconciler:
         containers = docker.group(owned.segment_id, owned.epoch)

@@ -16,6 +16,7 @@ from libs.core.events.ingestion import Ingestion
 from libs.core.events.wakeups import WakeUps
 from libs.core.lease_keeper import LeaseTiming
 from libs.core.process import Process, ProcessSettings, runtime_version
+from libs.core.retrying import persistently
 from libs.core.settings import (
     CoordinationSettings,
     HistorySettings,
@@ -71,6 +72,7 @@ class WorkerContext:
     scope: str
     entities: EntityStore
     runs: RunStore
+    leases: LeaseStore
     wake_ups: WakeUps
     connection: NatsConnection | None
     owns: Callable[[int], bool]
@@ -134,7 +136,7 @@ class WorkerRole:
         worker = Worker(
             identity,
             [settings.coordination.master_address],
-            leases=LeaseStore(process.database, settings.lease.life_seconds),
+            leases=context.leases,
             handler=HeedingHandler(workplace.handler, context.wake_ups),
             timing=LeaseTiming.of(settings.lease.life_seconds, settings.lease.renew_interval_seconds),
             readiness=process.readiness,
@@ -153,9 +155,8 @@ class WorkerRole:
         entities = EntityStore(database, process.service.collection, partitions, derive=self._derive)
         runs = RunStore(database, settings.history.keep_runs_days)
         failures = FailureStore(database)
-        await entities.ensure_indexes()
-        await runs.ensure_indexes()
-        await failures.ensure_indexes()
+        for ensure_indexes in (entities.ensure_indexes, runs.ensure_indexes, failures.ensure_indexes):
+            await persistently(ensure_indexes)
         connection = None
         if settings.nats.url is not None:
             connection = NatsConnection(
@@ -180,8 +181,17 @@ class WorkerRole:
             process.lifecycle.on_stop(
                 "stop reading events", lambda: process.lifecycle.end_part("events"), limit_seconds=5
             )
-        scope = await deployment_id(database)
-        return WorkerContext(process, settings, scope, entities, runs, wake_ups, connection, self._owns)
+        return WorkerContext(
+            process,
+            settings,
+            scope=await persistently(lambda: deployment_id(database)),
+            entities=entities,
+            runs=runs,
+            leases=LeaseStore(database, settings.lease.life_seconds),
+            wake_ups=wake_ups,
+            connection=connection,
+            owns=self._owns,
+        )
 
     def _owns(self, segment_id: int) -> bool:
         return self._worker is not None and self._worker.owns(segment_id)
