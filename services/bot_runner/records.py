@@ -97,7 +97,13 @@ class BotRecords:
         """Follow a container that runs as it should, also one that an earlier owner started."""
         self._logs.follow(container)
         if container.run_id not in self._adopted:
-            found = await self._runs.adopt(container.run_id, worker_id=self.worker, epoch=epoch)
+            found = await self._runs.adopt(
+                container.run_id,
+                worker_id=self.worker,
+                epoch=epoch,
+                container_id=container.container_id,
+                code_digest=container.code_etag,
+            )
             if not found:
                 await self._runs.start(_beginning(container, self._recorder, epoch))
             self._adopted.add(container.run_id)

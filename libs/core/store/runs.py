@@ -116,12 +116,24 @@ class RunStore:
         with translated():
             await self._runs.update_one({"_id": record.run_id}, {"$setOnInsert": _document(record)}, upsert=True)
 
-    async def adopt(self, run_id: str, *, worker_id: str, epoch: int) -> bool:
-        """Record that another worker has taken over the running container. False if there is no such open run."""
+    async def adopt(
+        self,
+        run_id: str,
+        *,
+        worker_id: str,
+        epoch: int,
+        container_id: str | None = None,
+        code_digest: str | None = None,
+    ) -> bool:
+        """Record in whose hands the run is now, and what was not known when it began. False if it is not open.
+
+        Args:
+            container_id, code_digest: None leaves what is there.
+        """
+        now = {"worker_id": worker_id, "epoch": epoch, "container_id": container_id, "code_digest": code_digest}
+        known = {name: value for name, value in now.items() if value is not None}
         with translated():
-            result = await self._runs.update_one(
-                {"_id": run_id, "open": True}, {"$set": {"worker_id": worker_id, "epoch": epoch}}
-            )
+            result = await self._runs.update_one({"_id": run_id, "open": True}, {"$set": known})
         return result.matched_count > 0
 
     async def finish(self, record: RunRecord) -> bool:
