@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from libs.core.store.client import Mongo
 from services.bot_scheduler.ending import LOST
+from services.bot_scheduler.handler import close_all
 from tests.support.eventually import eventually
 from tests.support.schedule_rig import FakeHost, ScheduleRig
 
@@ -129,6 +130,24 @@ async def test_the_end_that_somebody_wrote_down_counts_though_the_document_was_n
         await eventually(lambda: at_rest(rig))
 
     assert len(host.starts) == 1
+
+
+@pytest.mark.parametrize(("retries", "following"), [(0, None), (2, 2)])
+async def test_a_run_that_ends_with_its_worker_is_written_down_and_tried_again_only_by_its_config(
+    rig: ScheduleRig, retries: int, following: int | None
+) -> None:
+    await claimed(rig, retries=retries)
+    host = FakeHost(run_seconds=None)
+    async with rig.owned_by(host) as owner:
+        await eventually(lambda: is_started(rig))
+
+    [container] = await host.list()
+    ended = [await host.stop(container)]
+    await close_all(owner.kit, ended)
+
+    assert [run.reason for run in await rig.history()] == ["stopped"]
+    firing = (await rig.state()).firing
+    assert (firing.attempt if firing is not None else None) == following
 
 
 async def test_a_container_that_no_firing_knows_is_ended(rig: ScheduleRig) -> None:

@@ -218,7 +218,7 @@ class ScheduleRig:
             scan_interval_seconds=scan_seconds,
             clock=clock,
         )
-        return Owner(owned, scheduler, host)
+        return Owner(owned, scheduler, host, kit)
 
     @contextlib.asynccontextmanager
     async def owned_by(
@@ -236,8 +236,9 @@ class ScheduleRig:
 class Owner:
     """One worker's ownership."""
 
-    def __init__(self, owned: OwnedSegment, scheduler: SegmentScheduler, host: FakeHost) -> None:
+    def __init__(self, owned: OwnedSegment, scheduler: SegmentScheduler, host: FakeHost, kit: RunKit) -> None:
         self.owned = owned
+        self.kit = kit
         self.scheduler = scheduler
         self.host = host
         self._task: asyncio.Task[None] | None = None

@@ -17,7 +17,7 @@ from tools.images.ensure import ensure_images
 
 @click.group()
 def dev() -> None:
-    """Everything on this machine: MongoDB, NATS, S3, and the masters and workers of bot-runner and backtest-runner.
+    """Everything on this machine: MongoDB, NATS, S3, and the masters and workers of all three services.
 
     They run in the background, as the separate processes that production has. Data, logs and ports are kept in
     ~/.local/state/the0-runtime/dev (or RUNTIME_HOME/dev). While the stack is up, the other commands find it there.
@@ -60,7 +60,7 @@ async def _up(workers: int) -> list[dict[str, object]]:
     await ensure_images(engine)
     was_running = stack.state.running
     try:
-        to_stderr("starting MongoDB, NATS, S3, and the masters and workers of bot-runner and backtest-runner")
+        to_stderr("starting MongoDB, NATS, S3, and the masters and workers of all three services")
         stack.reserve_ports()
         stack.launch_services()
         await stack.start_servers()

@@ -102,6 +102,8 @@ async def test_a_stack_shows_its_parts_and_starting_it_again_changes_nothing(ter
     assert {part["name"] for part in before} == {
         *("mongod", "nats", "s3"),
         *("bot-runner-master", "bot-runner-worker-1", "bot-runner-worker-2"),
+        *("backtest-runner-master", "backtest-runner-worker-1"),
+        *("bot-scheduler-master", "bot-scheduler-worker-1"),
     }
     assert all(part["ready"] for part in before)
     assert {part["pid"] for part in after} == {part["pid"] for part in before}
@@ -146,6 +148,33 @@ async def test_a_bot_that_fails_is_told_with_its_last_lines(terminal: Terminal, 
     assert done.code == ExitCode.FAILED
     assert "ValueError: no such exchange" in done.err
     await terminal.succeed("bot", "rm", "broken")
+
+
+async def test_a_schedule_is_deployed_paused_triggered_looked_back_at_and_removed(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    (tmp_path / "main.py").write_text("def main(id, config):\n    print('ran', config['pair'])\n    return {}\n")
+    config = json.dumps({"pair": "BTC"})
+    options = ("--id", "nightly", "--schedule", "0 3 * * *", "--timezone", "Europe/Berlin", "--config", config)
+
+    deployed = await terminal.succeed("schedule", "deploy", str(tmp_path), *options)
+    assert "At 03:00 (Europe/Berlin); next at" in deployed.out
+    await terminal.succeed("schedule", "pause", "nightly")
+    [row] = (await terminal.succeed("schedule", "ls", "--output", "json")).json()
+    assert (row["state"], row["next_run"]) == ("paused", None)
+
+    await terminal.succeed("schedule", "trigger", "nightly")
+
+    async def finished() -> dict[str, Any]:
+        [run] = (await terminal.succeed("schedule", "history", "nightly", "--output", "json")).json()
+        return run if run["reason"] == "finished" else {}
+
+    run = await eventually(finished, within_seconds=20)
+    assert (run["cause"], run["log"].split("/")[:2]) == ("manual", ["logs", "nightly"])
+    assert "ran BTC" in run["last_lines"]
+    await terminal.succeed("schedule", "resume", "nightly")
+    await terminal.succeed("schedule", "rm", "nightly")
+    assert (await terminal.run("schedule", "trigger", "nightly")).code == 4
 
 
 async def test_status_says_who_owns_what(terminal: Terminal) -> None:

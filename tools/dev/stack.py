@@ -1,4 +1,4 @@
-"""A whole stack on this machine: the embedded servers, bot-runner and backtest-runner."""
+"""A whole stack on this machine: the embedded servers and all three services."""
 
 import asyncio
 import shutil
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from libs.core.service import BACKTEST_RUNNER, BOT_RUNNER, SERVICES, ServiceDefinition
+from libs.core.service import BACKTEST_RUNNER, BOT_RUNNER, BOT_SCHEDULER, SERVICES, ServiceDefinition
 from libs.core.store.client import Mongo
 from libs.core.store.deployment import deployment_id
 from tools.dev import state as states
@@ -24,10 +24,14 @@ from tools.stack.server import EmbeddedServer
 Report = Callable[[str], None]
 
 _SERVERS: Mapping[str, type[EmbeddedServer]] = {"mongod": MongoServer, "nats": NatsServer, "s3": S3Server}
-_RUN_HERE = (BOT_RUNNER, BACKTEST_RUNNER)
-_GRPC: Mapping[str, str] = {BOT_RUNNER.name: "grpc", BACKTEST_RUNNER.name: "backtest-grpc"}
-# One worker owns one segment, and here it is to have all backtests.
-_ONE_SEGMENT = {BACKTEST_RUNNER.max_per_partition_env: "1000"}
+_RUN_HERE = (BOT_RUNNER, BACKTEST_RUNNER, BOT_SCHEDULER)
+_GRPC: Mapping[str, str] = {
+    BOT_RUNNER.name: "grpc",
+    BACKTEST_RUNNER.name: "backtest-grpc",
+    BOT_SCHEDULER.name: "scheduler-grpc",
+}
+# One worker owns one segment, and here it is to have all backtests, and another one all schedules.
+_ONE_SEGMENT = {service.max_per_partition_env: "1000" for service in (BACKTEST_RUNNER, BOT_SCHEDULER)}
 _HTTP = "-http"
 _GRACE_SECONDS = 20.0
 
@@ -131,7 +135,7 @@ class Stack:
     def _service_names(self) -> list[str]:
         workers = (f"{BOT_RUNNER.name}-worker-{number}" for number in range(1, self._workers + 1))
         masters = (f"{service.name}-master" for service in _RUN_HERE)
-        return [*masters, *workers, f"{BACKTEST_RUNNER.name}-worker-1"]
+        return [*masters, *workers, f"{BACKTEST_RUNNER.name}-worker-1", f"{BOT_SCHEDULER.name}-worker-1"]
 
     def _runs(self, name: str) -> bool:
         part = self.state.part(name)
