@@ -21,7 +21,7 @@ def commands() -> set[tuple[str, ...]]:
     section = README.partition("## Commands")[2].partition("| exit code |")[0]
     for cell in re.findall(r"^\| (`.*?`) \| [a-z]", section, re.MULTILINE):
         written += re.findall(r"`([a-z][a-z -]*)", cell)
-    groups = {"dev", "bot", "dlq", "bot-runner"}
+    groups = {"backtest", "bot", "bot-runner", "dev", "dlq", "schedule"}
     return {tuple(text.split()[: 2 if text.split()[0] in groups else 1]) for text in written}
 
 
