@@ -266,14 +266,10 @@ class ScanSettings(Group):
     """How often the state is read again when nothing is heard."""
 
     scan_interval_seconds: Annotated[
-        float | None,
-        Named("SCAN_INTERVAL_SECONDS", unit="seconds", default_text="30, or 5 without NATS"),
-        Field(ge=0.05, le=3600, allow_inf_nan=False, description="how often MongoDB is read again without an event"),
-    ] = None
-
-    def interval_seconds(self, *, with_nats: bool) -> float:
-        """The interval to use: without NATS nothing but the scan finds changes."""
-        return self.scan_interval_seconds or (30.0 if with_nats else 5.0)
+        Seconds,
+        Named("SCAN_INTERVAL_SECONDS", unit="seconds"),
+        Field(ge=0.05, le=3600, description="how often MongoDB is read again without an event"),
+    ] = 5.0
 
 
 class HistorySettings(Group):

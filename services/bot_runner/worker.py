@@ -73,7 +73,7 @@ async def prepare(context: WorkerContext) -> Workplace:
                 ledger=ledger,
                 stop_grace_seconds=settings.containers.stop_grace_seconds,
             ),
-            scan_interval_seconds=settings.scan_interval_seconds,
+            scan_interval_seconds=settings.scan.scan_interval_seconds,
         )
 
     return Workplace(

@@ -72,7 +72,7 @@ async def prepare(context: WorkerContext) -> Workplace:
             owned,
             kit=kit,
             inheritance=Inheritance(kit, host=docker.engine_id),
-            scan_interval_seconds=settings.scan_interval_seconds,
+            scan_interval_seconds=settings.scan.scan_interval_seconds,
         )
 
     return Workplace(ScheduleSegmentHandler(docker, kit=kit, scheduler=scheduler), docker.engine_id, docker.impediment)

@@ -205,3 +205,21 @@ async def test_a_graceful_stop_leaves_no_container_and_gives_the_segment_back_at
     partition = await runner.mongo["bot_runner"]["partitions"].find_one({"bot_count": {"$gt": 0}})
     assert partition is not None
     assert partition["lease"]["worker_id"] is None
+
+
+async def test_without_nats_a_change_made_by_hand_is_picked_up_within_ten_seconds(runner: Deployment) -> None:
+    await runner.start(workers=1, NATS_URL="")
+    by_hand = {"id": "b1", **runner.platform.payload("b1", {"n": 1}, key="bot.zip"), "segment_id": 1}
+    bots, partitions = runner.mongo["bot_runner"]["bots"], runner.mongo["bot_runner"]["partitions"]
+    await partitions.insert_one({"_id": 1, "bot_count": 1})
+    await bots.insert_one(by_hand)
+    before = await eventually(lambda: runner.running_with("b1", "up"), within_seconds=20)
+    assert before is not None
+
+    await bots.update_one({"id": "b1"}, {"$set": {"config.n": 2}})
+
+    async def restarted() -> bool:
+        container = await runner.running_with("b1", "up")
+        return container is not None and container["Id"] != before["Id"]
+
+    assert await eventually(restarted, within_seconds=10)

@@ -26,7 +26,7 @@ from libs.core.wake import Wake
 
 log = get_logger(__name__)
 
-_REPAIR_SECONDS = 30.0
+_REPAIR_SECONDS = 10.0
 
 Loop = tuple[str, Callable[[], Awaitable[None]]]
 

@@ -52,11 +52,6 @@ class WorkerSettings(ProcessSettings):
     scan: ScanSettings
     history: HistorySettings
 
-    @property
-    def scan_interval_seconds(self) -> float:
-        """How often a segment is looked at when nothing is heard of it."""
-        return self.scan.interval_seconds(with_nats=self.nats.url is not None)
-
 
 @dataclass(frozen=True)
 class WorkerContext:
