@@ -325,8 +325,10 @@ class Supervisor:
 
     def _tell(self, reason: str, kind: str, payload: bytes | None = None) -> None:
         """Leave for the worker what the kernel counted, and at the end (with *payload*) what the bot returned."""
+        import the0_usage  # type: ignore[import-not-found]  # pants: no-infer-dep
+
         path = self._base + "/outcome"
-        usage = ", ".join(f'"{name}": {value}' for name, value in __import__("the0_usage").measured().items())
+        usage = ", ".join(f'"{name}": {value}' for name, value in the0_usage.measured().items())
         head = f'{{"reason": "{reason}", "kind": "{kind}", {usage}}}'.ljust(HEAD_BYTES - 1) + "\n"
         try:
             # The file is made by the worker, if it wants to know.
