@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from libs.core.backoff import Backoff
 from libs.core.errors import Retryable
 from libs.core.log import get_logger
+from libs.core.store.entities import Entity
 from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
 from services.bot_scheduler.agenda import Agenda
@@ -25,11 +26,11 @@ from services.bot_scheduler.state import FIRING, Cause, Firing, ScheduleState
 
 log = get_logger(__name__)
 
-_PAGE = 100
+_PAGE = 50
 _LONGEST_SLEEP_SECONDS = 30.0
 # A claim takes a round trip and a little for each schedule that is due at the same moment. Made so much earlier, it
 # is there when the moment comes.
-_AHEAD_SECONDS = 0.01
+_AHEAD_SECONDS = 0.05
 _AHEAD_SECONDS_EACH = 0.001
 _MOST_AHEAD_SECONDS = 2.0
 # In one request; more would hold up the event loop.
@@ -111,7 +112,7 @@ class SegmentScheduler:
             page = await self._books.segment(self._owned.segment_id, last, _PAGE)
             for entity in page:
                 seen.add(entity.id)
-                if entity.id not in self._claiming:
+                if entity.id not in self._claiming and not self._is_known(entity):
                     await self._take(ScheduleState.of(entity))
             if len(page) < _PAGE:
                 break
@@ -120,6 +121,11 @@ class SegmentScheduler:
             self._forget(gone)
         await self._inherit(tasks)
         self._pulse.set()
+
+    def _is_known(self, entity: Entity) -> bool:
+        """Whether the document says what it said; most do, and reading them anew would hold up what is due."""
+        known = self._states.get(entity.id)
+        return known is not None and known.entity.document == entity.document and known.entity.held == entity.held
 
     async def _take(self, state: ScheduleState) -> None:
         """What a document says now."""

@@ -19,6 +19,8 @@ import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from libs.core.log import configure
+from libs.core.settings import LogSettings
 from libs.core.store.client import Mongo
 from services.bot_scheduler.cron import parse
 from tests.support.schedule_rig import CUSTOM, FakeHost, ScheduleRig, Start
@@ -148,6 +150,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--output", choices=["text", "json"], default="text")
     options = parser.parse_args()
+    configure(LogSettings(format="json", level="error"), service="benchmark", role="benchmark", worker="-")
     figures = asyncio.run(run(options.schedules, options.seconds))
     good = figures["spread"].good and figures["together"].good
     if options.output == "json":
