@@ -1,6 +1,7 @@
 """What every process of ours has: settings, log, health, HTTP, MongoDB, and a life that ends in order."""
 
 import asyncio
+import gc
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -101,6 +102,7 @@ async def _run(service: ServiceDefinition, role: Role[S], settings: S) -> int:
     async def start() -> None:
         await mongo.wait_until_up(readiness)
         await role.build(process, settings)
+        settle_memory()
         readiness.report("start", True)
         await mongo.watch(readiness)
 
@@ -109,6 +111,16 @@ async def _run(service: ServiceDefinition, role: Role[S], settings: S) -> int:
     lifecycle.on_close("http", http.close, limit_seconds=3)
     lifecycle.on_close("mongodb", mongo.close, limit_seconds=3)
     return await lifecycle.run()
+
+
+def settle_memory() -> None:
+    """Keep the garbage collector from ever looking again at what is here now: modules, classes, settings.
+
+    They live as long as the process, and going through them stops it for up to 0.1 s each time: a firing that is due
+    at that moment is late, and so is a heartbeat.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def runtime_version() -> str:

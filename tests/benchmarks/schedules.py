@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from libs.core.log import configure
+from libs.core.process import settle_memory
 from libs.core.settings import LogSettings
 from libs.core.store.client import Mongo
 from services.bot_scheduler.cron import parse
@@ -151,6 +152,7 @@ def main() -> int:
     parser.add_argument("--output", choices=["text", "json"], default="text")
     options = parser.parse_args()
     configure(LogSettings(format="json", level="error"), service="benchmark", role="benchmark", worker="-")
+    settle_memory()  # as every process of ours does when it has started
     figures = asyncio.run(run(options.schedules, options.seconds))
     good = figures["spread"].good and figures["together"].good
     if options.output == "json":
