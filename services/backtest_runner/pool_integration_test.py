@@ -94,7 +94,7 @@ async def dies_and_is_finished_by_the_next(
     assert [event["success"] for event in events] == [True]
     assert analysis["run"] in (await rig.read(f"{backtest_id}/logs.txt") or b"").decode()
     assert len(await rig.left_in_storage(backtest_id)) == 2
-    return death.dead.is_set()
+    return death.reached
 
 
 async def test_what_a_dead_worker_had_decided_stays(rig: BacktestRig) -> None:

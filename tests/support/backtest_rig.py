@@ -43,6 +43,7 @@ class Death:
     def __init__(self, at: int = 0, *, before: bool = True) -> None:
         self.writes = 0
         self.dead = asyncio.Event()
+        self.reached = False
         self._at, self._before = at, before
 
     async def around(self, write: Callable[[], Awaitable[T]]) -> T:
@@ -52,6 +53,8 @@ class Death:
         self.writes += 1
         if self.writes != self._at:
             return await write()
+        # Told before the write: once the last write is made the backtest is over, and nobody waits for *dead* any more.
+        self.reached = True
         if not self._before:
             await write()
         self.dead.set()
