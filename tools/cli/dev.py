@@ -6,11 +6,12 @@ from tools.cli import interrupts
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.output import output_option, show, table
+from tools.debian.packages import to_stderr
 from tools.dev.home import home
 from tools.dev.http import get_json, hindrances
 from tools.dev.stack import Stack
 from tools.dev.state import Part
-from tools.engine.ensure import Engine, ensure_engine, to_stderr
+from tools.engine.ensure import Engine, ensure_engine
 from tools.engine.probe import engine_url, why_not
 from tools.images.ensure import ensure_images
 

@@ -19,8 +19,8 @@ def code_of(error: BaseException) -> ExitCode | None:
     """The exit code for an error whose message tells a person enough; None for a defect, which needs a traceback."""
     # Each of these libraries is slow to import, and an error of one exists only where it was imported already.
     from libs.core.errors import Permanent, Retryable, UserError
+    from tools.debian.command import CommandFailedError
     from tools.dev.containers import EngineUnreachableError
-    from tools.engine.command import CommandFailedError
     from tools.engine.errors import EngineFailedError, EngineMissingError
     from tools.images.errors import ImageFailedError
     from tools.stack.binaries import BinaryMissingError

@@ -4,17 +4,14 @@ import asyncio
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.engine.command import CommandFailedError, run_command
+from tools.debian.command import CommandFailedError, run_command
+from tools.debian.locks import file_lock
+from tools.debian.packages import Report, apt_install, to_stderr
 from tools.engine.errors import EngineFailedError, EngineMissingError
-from tools.engine.locks import file_lock
 from tools.engine.probe import DEFAULT_SOCKET, engine_url, why_not
-
-Report = Callable[[str], None]
 
 _LOCK = Path("/run/lock/the0-engine.lock")
 _LOG = Path("/var/log/the0-dockerd.log")
@@ -28,12 +25,6 @@ class Engine:
     """A Docker engine that answered; *url* is what DOCKER_HOST takes."""
 
     url: str
-
-
-def to_stderr(text: str) -> None:
-    """Report a step as a line on standard error."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
 
 
 async def ensure_engine(report: Report = to_stderr) -> Engine:
@@ -77,18 +68,6 @@ def why_none_can_be_started(url: str, reason: str, *, root: bool) -> str | None:
     if shutil.which("dockerd") is None and shutil.which("apt-get") is None:
         return "no Docker engine is installed: install it (https://docs.docker.com/engine/install/) and start it"
     return None
-
-
-async def apt_install(packages: list[str], report: Report) -> None:
-    """Install Debian packages without the recommended ones.
-
-    Raises:
-        CommandFailedError: apt-get failed; the message has the end of its output.
-    """
-    report(f"installing {', '.join(packages)} with apt-get (once)")
-    for arguments in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", *packages]):
-        environment = {"DEBIAN_FRONTEND": "noninteractive"}
-        await run_command(["apt-get", *arguments], within_seconds=_INSTALL_SECONDS, environment=environment)
 
 
 async def _install(report: Report) -> None:

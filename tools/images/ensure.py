@@ -9,9 +9,10 @@ from pathlib import Path
 import docker
 from docker.errors import DockerException, ImageNotFound
 
-from tools.engine.command import CommandFailedError
-from tools.engine.ensure import Engine, Report, to_stderr
-from tools.engine.locks import file_lock
+from tools.debian.command import CommandFailedError
+from tools.debian.locks import file_lock
+from tools.debian.packages import Report, to_stderr
+from tools.engine.ensure import Engine
 from tools.images import stand_ins
 from tools.images.errors import ImageFailedError
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import docker
 
-from tools.engine.command import run_command
-from tools.engine.ensure import Report, apt_install
+from tools.debian.command import run_command
+from tools.debian.packages import Report, apt_install
 
 LABEL = "the0.stand-in"
 

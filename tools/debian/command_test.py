@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.eventually import eventually
-from tools.engine.command import CommandFailedError, run_command
-from tools.engine.locks import file_lock
+from tools.debian.command import CommandFailedError, run_command
+from tools.debian.locks import file_lock
 from tools.stack.process_identity import ProcessIdentity
 
 

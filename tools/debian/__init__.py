@@ -1,0 +1,1 @@
+"""What Debian and Ubuntu package, got when it is first needed."""

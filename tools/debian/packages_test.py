@@ -1,0 +1,24 @@
+"""A program that cannot be had is told by name, with the remedy."""
+
+import os
+
+import pytest
+
+from tools.debian.packages import PackageMissingError, ensure_program, ensure_unpacked
+
+
+async def test_a_program_that_is_there_is_used_and_nothing_is_fetched() -> None:
+    reports: list[str] = []
+
+    found = [await ensure_program("sh", "dash", reports.append), await ensure_unpacked("sh", "dash", reports.append)]
+
+    assert [path.name for path in found] == ["sh", "sh"]
+    assert reports == []
+
+
+@pytest.mark.parametrize("ensure", [ensure_program, ensure_unpacked])
+async def test_who_may_not_install_is_told_what_to_install(ensure: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+
+    with pytest.raises(PackageMissingError, match="`no-such-program`.*apt-get install some-package"):
+        await ensure("no-such-program", "some-package")  # type: ignore[operator]
