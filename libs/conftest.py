@@ -1,6 +1,7 @@
 """Fixtures for all tests below this folder."""
 
 from tests.support.docker import docker_engine, scope
+from tests.support.own_engine import private_engine
 from tests.support.servers import bucket_prefix, database_name, mongo_uri, mongod, nats_server, s3_server
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "mongo_uri",
     "mongod",
     "nats_server",
+    "private_engine",
     "s3_server",
     "scope",
 ]

@@ -5,7 +5,6 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -521,22 +520,3 @@ async def test_a_container_that_starts_after_its_lease_never_runs_the_bot(bots: 
     outcome, output = await bots.run("def main(id, config): print('ran')", keepalive=keepalive.folder)
     assert outcome.ended.reason is EndReason.LEASE_LOST
     assert "ran\n" not in output
-
-
-# --- gVisor
-
-
-@pytest.mark.parametrize("runtime", ["python3.11", "nodejs20"])
-async def test_bots_run_under_gvisor(bots: BotContainers, docker_engine: Engine, runtime: str) -> None:
-    if "runsc" not in (await raw(docker_engine, "/info"))["Runtimes"]:
-        pytest.skip("this engine has no runtime named runsc")
-    source = {
-        "python3.11": "def main(id, config):\n print('hi')\n return open('/proc/version').read()",
-        "nodejs20": "exports.main = () => { console.log('hi');"
-        " return require('fs').readFileSync('/proc/version', 'utf8') }",
-    }[runtime]
-    executable = bots.executable(source, runtime=runtime)
-    placement = replace(executable.placement, network=Network.NONE, container_runtime="runsc")
-    outcome, output = await bots.run(source, runtime=runtime, placement=placement)
-    assert "gVisor" in str(outcome.result) or str(outcome.result).startswith("Linux version 4.4.0")
-    assert output.startswith("hi\n")

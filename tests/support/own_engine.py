@@ -1,0 +1,216 @@
+"""A Docker engine of a test's own, to be restarted and killed as one likes.
+
+Its network is its own, so that its walls are, and so are its mounts, which end with it.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import docker
+import pytest
+import pytest_asyncio
+
+from tests.support.eventually import eventually
+from tools.debian.packages import ensure_unpacked
+from tools.engine.ensure import Engine
+from tools.engine.probe import why_not
+
+GVISOR = "runsc"
+# Ptrace needs no hardware, and a sandbox without a network and control groups works on every machine.
+_GVISOR_ARGUMENTS = ["--platform=ptrace", "--network=none", "--ignore-cgroups"]
+
+_CONTAINERD = """
+version = 2
+root = "{folder}/containerd"
+state = "{folder}/run"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+address = "{folder}/containerd.sock"
+[debug]
+level = "warn"
+"""
+# A test run that is killed takes both with it (PR_SET_PDEATHSIG). The loopback of a new network namespace is down
+# (SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP).
+_LAUNCH = """
+import ctypes, fcntl, os, signal, socket, struct, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+with socket.socket() as any:
+    flags = struct.unpack("16sH", fcntl.ioctl(any, 0x8913, struct.pack("16sH14x", b"lo", 0))[:18])[1]
+    fcntl.ioctl(any, 0x8914, struct.pack("16sH14x", b"lo", flags | 1))
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+class OwnEngine:
+    """`dockerd` with its `containerd`, which runs on when the former is restarted, as it does on usual machines.
+
+    Attributes:
+        url: what DOCKER_HOST takes; the same after a restart.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = f"unix://{folder}/docker.sock"
+        self._containerd: asyncio.subprocess.Process | None = None
+        self._dockerd: asyncio.subprocess.Process | None = None
+
+    async def open(self, gvisor: Path | None, *, live_restore: bool = False) -> None:
+        """Start both; returns when the engine answers."""
+        self._write_config(gvisor, live_restore)
+        (self.folder / "containerd.toml").write_text(_CONTAINERD.format(folder=self.folder))
+        self._containerd = await self._launch(
+            "unshare", "--net", "--mount", sys.executable, "-c", _LAUNCH,
+            "containerd", "--config", str(self.folder / "containerd.toml"),
+        )  # fmt: skip
+        await eventually((self.folder / "containerd.sock").exists, within_seconds=60)
+        await self.start()
+
+    async def start(self) -> None:
+        """Start the engine, and wait for it."""
+        assert self._containerd is not None
+        inside = ["nsenter", "--target", str(self._containerd.pid), "--net", "--mount", sys.executable, "-c", _LAUNCH]
+        options = {
+            "host": self.url,
+            "config-file": f"{self.folder}/daemon.json",
+            "data-root": f"{self.folder}/data",
+            "exec-root": f"{self.folder}/exec",
+            "pidfile": f"{self.folder}/docker.pid",
+            "containerd": f"{self.folder}/containerd.sock",
+        }
+        self._dockerd = await self._launch(
+            *inside, "dockerd", *(word for name, value in options.items() for word in (f"--{name}", value))
+        )
+        await eventually(self._answers, within_seconds=60)
+
+    async def stop(self, number: int = signal.SIGTERM) -> None:
+        """End the engine; without live-restore and with SIGTERM, it ends its containers before."""
+        assert self._dockerd is not None
+        if self._dockerd.returncode is None:
+            self._dockerd.send_signal(number)
+            await asyncio.wait_for(self._dockerd.wait(), 60)
+
+    async def keep_containers(self, live_restore: bool) -> None:
+        """Whether containers live on while the engine is away; from now on, without a restart."""
+        config = json.loads((self.folder / "daemon.json").read_text())
+        (self.folder / "daemon.json").write_text(json.dumps({**config, "live-restore": live_restore}))
+        assert self._dockerd is not None
+        self._dockerd.send_signal(signal.SIGHUP)
+        await eventually(lambda: self._reloaded(live_restore), within_seconds=60)
+
+    async def inside(self, *command: str) -> str:
+        """The output of *command*, run in the engine's network namespace."""
+        assert self._containerd is not None
+        process = await asyncio.create_subprocess_exec(
+            "nsenter", "--target", str(self._containerd.pid), "--net", *command,
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        output, _ = await process.communicate()
+        assert process.returncode == 0, command
+        return output.decode()
+
+    async def close(self) -> None:
+        """End both and remove all that they made."""
+        if self._dockerd is not None:
+            if self._dockerd.returncode is None and await self._answers():
+                await asyncio.to_thread(self._remove_containers)
+            await self.stop()
+        if self._containerd is not None:
+            self._containerd.terminate()
+            await asyncio.wait_for(self._containerd.wait(), 60)
+        await asyncio.to_thread(shutil.rmtree, self.folder)
+
+    def end_of_log(self) -> str:
+        """The last lines that the two have written."""
+        return "\n".join((self.folder / "log").read_text(errors="replace").splitlines()[-30:])
+
+    async def _launch(self, *command: str) -> asyncio.subprocess.Process:
+        with (self.folder / "log").open("ab") as log:
+            return await asyncio.create_subprocess_exec(
+                *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    async def _answers(self) -> bool:
+        assert self._dockerd is not None
+        assert self._dockerd.returncode is None, self.end_of_log()
+        return await asyncio.to_thread(why_not, self.url) is None
+
+    def _write_config(self, gvisor: Path | None, live_restore: bool) -> None:
+        runtimes = {GVISOR: {"path": str(gvisor), "runtimeArgs": _GVISOR_ARGUMENTS}} if gvisor is not None else {}
+        config = {"runtimes": runtimes, "live-restore": live_restore}
+        (self.folder / "daemon.json").write_text(json.dumps(config))
+
+    async def _reloaded(self, live_restore: bool) -> bool:
+        return await asyncio.to_thread(self._says, "LiveRestoreEnabled") is live_restore
+
+    def _says(self, name: str) -> object:
+        client = docker.DockerClient(base_url=self.url)
+        try:
+            return client.info()[name]
+        finally:
+            client.close()
+
+    def _remove_containers(self) -> None:
+        client = docker.DockerClient(base_url=self.url, timeout=60)
+        try:
+            for container in client.containers.list(all=True):
+                container.remove(force=True, v=True)
+        finally:
+            client.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def private_engine(docker_engine: Engine) -> AsyncIterator[OwnEngine]:
+    """An engine of the tests' own, to be handed on running. It has no containers but the test's."""
+    async with own_engine(docker_engine) as engine:
+        yield engine
+
+
+@asynccontextmanager
+async def own_engine(machine: Engine) -> AsyncIterator[OwnEngine]:
+    """An engine with the bots' images of the *machine*'s, and with gVisor as its runtime `runsc`."""
+    await _must_be_root()
+    # The socket's path must be short.
+    engine = OwnEngine(Path(tempfile.mkdtemp(prefix="the0-engine-")))
+    try:
+        await engine.open(await ensure_unpacked(GVISOR, GVISOR))
+        await _copy_images(machine.url, engine.url, ["python:3.11-slim", "node:20-alpine"])
+        yield engine
+    finally:
+        await engine.close()
+
+
+async def _must_be_root() -> None:
+    if os.geteuid() != 0 or shutil.which("containerd") is None or shutil.which("dockerd") is None:
+        reason = "an engine of the test's own needs root, and Docker on this machine"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+async def _copy_images(source: str, target: str, names: list[str]) -> None:
+    # In one archive, so that what they share goes once.
+    wanted = [("names", name) for name in names]
+    headers = {"Content-Type": "application/x-tar"}
+    async with (
+        _session(source) as one,
+        _session(target) as other,
+        one.get("http://docker/images/get", params=wanted) as archive,
+        other.post("http://docker/images/load", data=archive.content, headers=headers) as answer,
+    ):
+        archive.raise_for_status()
+        answer.raise_for_status()
+        await answer.read()
+
+
+def _session(url: str) -> aiohttp.ClientSession:
+    connector = aiohttp.UnixConnector(url.removeprefix("unix://"))
+    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=300))
