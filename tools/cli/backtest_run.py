@@ -12,7 +12,7 @@ import click
 
 from libs.core.service import BACKTEST_RUNNER
 from tools.backtests.results import Known, known_of, output_of
-from tools.bots.announce import Announcer, deployment
+from tools.bots.deploying import announce, upload
 from tools.bots.errors import BotFolderInvalid
 from tools.bots.folder import BotFolder, read_folder
 from tools.bots.package import pack
@@ -71,17 +71,9 @@ async def _run(
     async with connected() as servers:
         if await known_of(servers, backtest_id) is not None:
             raise Failure(f"there is a backtest {backtest_id!r} already, and each is run once; give another --id")
-        storage, bucket = servers.storage(), servers.storage_settings().code_bucket
-        await storage.ensure_bucket(bucket)
-        key = package.key(backtest_id)
-        await storage.put(bucket, key, package.content, "application/zip")
+        uploaded = await upload(servers, folder, backtest_id, package)
         _progress(f"{backtest_id}: {package.files} files uploaded, waiting for a worker", quiet)
-        announced = deployment(backtest_id, folder, folder.config, key, None)
-        entities = await servers.entities(BACKTEST_RUNNER)
-        if servers.has_nats:
-            await Announcer(await servers.jetstream(), BACKTEST_RUNNER).created(announced)
-        else:
-            await entities.create(backtest_id, announced.config, announced.custom)
+        await announce(servers, BACKTEST_RUNNER, await servers.entities(BACKTEST_RUNNER), uploaded, folder.config)
         if not wait:
             return None, ""
         await _until_known(servers, backtest_id)

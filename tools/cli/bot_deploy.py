@@ -8,7 +8,7 @@ import click
 
 from libs.core.service import BOT_RUNNER
 from libs.core.store.runs import RunStore
-from tools.bots.announce import Announcer, deployment
+from tools.bots.deploying import announce, upload
 from tools.bots.folder import read_folder
 from tools.bots.outcome import until_settled
 from tools.bots.package import pack
@@ -49,30 +49,16 @@ async def _deploy(
     folder = read_folder(directory, runtime, entrypoint)
     config_now = {**folder.config, **config_of(config)}
     package = pack(directory)
-    bot_id = bot_id or folder.name
     async with connected() as servers:
         entities = await servers.entities(BOT_RUNNER)
-        storage, bucket = servers.storage(), servers.storage_settings().code_bucket
-        await storage.ensure_bucket(bucket)
-        key = package.key(bot_id)
-        await storage.put(bucket, key, package.content, "application/zip")
-        known = await entities.get(bot_id)
-        deployed = deployment(bot_id, folder, config_now, key, known)
-        if servers.has_nats:
-            announcer = Announcer(await servers.jetstream(), BOT_RUNNER)
-            await (announcer.created(deployed) if known is None else announcer.updated(deployed))
-        else:
-            await entities.update(bot_id, deployed.config, deployed.custom)
-        data: dict[str, Any] = {
-            "id": bot_id,
-            "event": "created" if known is None else "updated",
-            "version": folder.version,
-            "runtime": folder.description["runtime"],
-            "code": {"bucket": bucket, "key": key, "sha256": package.digest, "files": package.files},
-        }
+        uploaded = await upload(servers, folder, bot_id or folder.name, package)
+        announced = await announce(servers, BOT_RUNNER, entities, uploaded, config_now)
+        data = announced.facts()
         if wait:
             runs = RunStore(await servers.database(BOT_RUNNER))
-            settled = await in_time(until_settled(entities, runs, bot_id, deployed.custom["updatedAt"], WAIT_SECONDS))
+            settled = await in_time(
+                until_settled(entities, runs, uploaded.entity_id, announced.updated_at, WAIT_SECONDS)
+            )
             data |= {
                 "state": settled.state,
                 "detail": settled.detail,

@@ -15,7 +15,7 @@ from services.bot_scheduler.explain import explain
 from services.bot_scheduler.policy import read_definition
 from services.bot_scheduler.state import ScheduleState
 from services.bot_scheduler.upkeep import derive_next
-from tools.bots.announce import Announcer, deployment
+from tools.bots.deploying import announce, upload
 from tools.bots.folder import read_folder
 from tools.bots.package import pack
 from tools.cli import interrupts
@@ -74,31 +74,14 @@ async def _deploy(
     # Told here and now, and not by a dead letter later.
     definition = read_definition(config)
     package = pack(directory)
-    schedule_id = schedule_id or folder.name
     async with connected() as servers:
         entities = await servers.entities(BOT_SCHEDULER, derive_next())
-        storage, bucket = servers.storage(), servers.storage_settings().code_bucket
-        await storage.ensure_bucket(bucket)
-        key = package.key(schedule_id)
-        await storage.put(bucket, key, package.content, "application/zip")
-        known = await entities.get(schedule_id)
-        deployed = deployment(schedule_id, folder, config, key, known)
-        if servers.has_nats:
-            announcer = Announcer(await servers.jetstream(), BOT_SCHEDULER)
-            await (announcer.created(deployed) if known is None else announcer.updated(deployed))
-        else:
-            await entities.update(schedule_id, deployed.config, deployed.custom)
+        uploaded = await upload(servers, folder, schedule_id or folder.name, package)
+        announced = await announce(servers, BOT_SCHEDULER, entities, uploaded, config)
         times = list(islice(upcoming(definition.schedule, time.time()), 3))
-        data: dict[str, Any] = {
-            "id": schedule_id,
-            "event": "created" if known is None else "updated",
-            "version": folder.version,
-            "runtime": folder.description["runtime"],
-            "meaning": explain(definition.schedule),
-            "code": {"bucket": bucket, "key": key, "sha256": package.digest, "files": package.files},
-        }
+        data = {**announced.facts(), "meaning": explain(definition.schedule)}
         if wait:
-            entity = await _until_taken(entities, schedule_id, deployed.custom["updatedAt"])
+            entity = await _until_taken(entities, uploaded.entity_id, announced.updated_at)
             next_at = ScheduleState.of(entity).next_at
             times = [next_at] if next_at is not None else times
             data["segment"] = entity.segment_id

@@ -1,0 +1,92 @@
+"""From a folder to an announced bot, backtest or schedule: packed, uploaded, and told to the service that runs it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from libs.core.service import ServiceDefinition
+from libs.core.store.entities import EntityStore
+from tools.bots.announce import Announcer, Deployment, deployment
+from tools.bots.folder import BotFolder
+from tools.bots.package import Package
+from tools.cli.connections import Connections
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A folder whose code is in the storage, to be run as *entity_id*."""
+
+    entity_id: str
+    folder: BotFolder
+    package: Package
+    bucket: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """What was announced, and as what: `created` or `updated`."""
+
+    upload: Upload
+    deployment: Deployment
+    event: str
+
+    @property
+    def updated_at(self) -> str:
+        """By what the documents tell this version from earlier ones."""
+        return str(self.deployment.custom["updatedAt"])
+
+    def facts(self) -> dict[str, Any]:
+        """For whoever deployed it."""
+        upload = self.upload
+        return {
+            "id": upload.entity_id,
+            "event": self.event,
+            "version": upload.folder.version,
+            "runtime": upload.folder.description["runtime"],
+            "code": {
+                "bucket": upload.bucket,
+                "key": upload.key,
+                "sha256": upload.package.digest,
+                "files": upload.package.files,
+            },
+        }
+
+
+async def upload(servers: Connections, folder: BotFolder, entity_id: str, package: Package) -> Upload:
+    """Bring *package*, the code of *folder*, into the code bucket. The same files go to the same place again.
+
+    Raises:
+        Retryable: the storage is out of reach.
+    """
+    storage, bucket = servers.storage(), servers.storage_settings().code_bucket
+    await storage.ensure_bucket(bucket)
+    key = package.key(entity_id)
+    await storage.put(bucket, key, package.content, "application/zip")
+    return Upload(entity_id, folder, package, bucket, key)
+
+
+async def announce(
+    servers: Connections,
+    service: ServiceDefinition,
+    entities: EntityStore,
+    uploaded: Upload,
+    config: Mapping[str, Any],
+) -> Announcement:
+    """Say that *uploaded* is to run with *config*: as new, or as another version of what has its id.
+
+    Without NATS it is written into MongoDB, where the workers find it.
+
+    Raises:
+        Retryable: NATS or MongoDB is out of reach, or nobody stores the event.
+    """
+    known = await entities.get(uploaded.entity_id)
+    announced = deployment(uploaded.entity_id, uploaded.folder, config, uploaded.key, known)
+    if servers.has_nats:
+        announcer = Announcer(await servers.jetstream(), service)
+        await (announcer.created(announced) if known is None else announcer.updated(announced))
+    elif service.updated_subject is None:
+        await entities.create(announced.id, announced.config, announced.custom)
+    else:
+        await entities.update(announced.id, announced.config, announced.custom)
+    return Announcement(uploaded, announced, "created" if known is None else "updated")
