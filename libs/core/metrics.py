@@ -6,10 +6,16 @@ this module holds those that belong to no other.
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
 
-from prometheus_client import REGISTRY, CollectorRegistry, Gauge, Histogram, Info
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge, Histogram, Info, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+# When each series began: as many series again, for nobody.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 registry: CollectorRegistry = REGISTRY
 """What ``/metrics`` shows: ours, and the process's memory, CPU, open files and garbage collection."""
@@ -27,17 +33,42 @@ LOOP_LAG_SECONDS = Gauge(
 PROCESS = Info("runtime_process", "Which service, role and version this process is.")
 
 
+@dataclass(frozen=True)
+class Declared:
+    """A metric whose value somebody else has, and which is read only when it is scraped: a constant of its module.
+
+    Attributes:
+        name: as it is exposed; that of a counter ends in ``_total``.
+    """
+
+    name: str
+    kind: Literal["gauge", "counter"]
+    meaning: str
+    labels: tuple[str, ...] = ()
+
+    def of(self, values: float | Mapping[tuple[str, ...], float] | None) -> GaugeMetricFamily | CounterMetricFamily:
+        """What a collector yields: one value, or one for each set of *labels*; None when nothing is known."""
+        family = (GaugeMetricFamily if self.kind == "gauge" else CounterMetricFamily)(
+            self.name, self.meaning, labels=self.labels
+        )
+        if values is not None:
+            for labels, value in (values if isinstance(values, Mapping) else {(): values}).items():
+                family.add_metric(labels, value)
+        return family
+
+
 def record(system: str, operation: str, outcome: str, seconds: float) -> None:
     """Count one operation that took *seconds*. All three names come from small fixed sets."""
     OPERATION_SECONDS.labels(system, operation, outcome).observe(seconds)
 
 
 @contextmanager
-def observe(system: str, operation: str) -> Iterator[None]:
+def observe(system: str, operation: str, *, refused: Callable[[Exception], bool] = lambda _: False) -> Iterator[None]:
     """Time the block as one *operation* of *system*: rate, errors and duration.
 
-    The outcome is ``ok``, ``cancelled`` (the caller gave up) or ``error`` (it raised anything else). Names come from
-    small fixed sets and never hold an id.
+    The outcome is ``ok``, ``cancelled`` (the caller gave up), ``refused`` (what it raised is an answer, only not the
+    wanted one; *refused* says so) or ``error`` (it raised anything else). Names come from small fixed sets and never
+    hold an id.
     """
     begun = time.perf_counter()
     outcome = "error"
@@ -46,6 +77,9 @@ def observe(system: str, operation: str) -> Iterator[None]:
         outcome = "ok"
     except (asyncio.CancelledError, GeneratorExit):
         outcome = "cancelled"
+        raise
+    except Exception as error:
+        outcome = "refused" if refused(error) else "error"
         raise
     finally:
         record(system, operation, outcome, time.perf_counter() - begun)

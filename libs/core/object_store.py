@@ -319,7 +319,7 @@ class ObjectStore:
             with self._translated(verb, bucket, key):
                 return call()
 
-        with observe("storage", verb):
+        with observe("storage", verb, refused=lambda error: isinstance(error, ObjectMissing | ObjectChanged)):
             return await asyncio.get_running_loop().run_in_executor(self._executor, translated)
 
     @contextmanager

@@ -8,13 +8,14 @@ import json
 import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from libs.core.errors import Retryable
+from libs.core.metrics import observe
 from libs.docker_runner.errors import DockerRunnerError, EngineUnavailable
 
 _DEFAULT_URL = "unix:///var/run/docker.sock"
@@ -69,14 +70,18 @@ class EngineHttp:
     ) -> bytes:
         """The body of the answer.
 
+        Args:
+            what: the operation in one word, which is what is counted, and perhaps what it is done to, for people.
+
         Raises:
             EngineRefused: the engine said no.
             EngineUnavailable: no answer in time.
         """
         limit = timeout_seconds or self._timeout
         timeout = aiohttp.ClientTimeout(total=limit, sock_connect=_CONNECT_SECONDS)
-        async with self._answer(what, method, path, query, body, headers, timeout) as response:
-            return await response.read()
+        with observe("docker", what.partition(" ")[0], refused=_is_answer):
+            async with self._answer(what, method, path, query, body, headers, timeout) as response:
+                return await response.read()
 
     @asynccontextmanager
     async def stream(
@@ -91,18 +96,23 @@ class EngineHttp:
     ) -> AsyncIterator[aiohttp.StreamReader]:
         """The answer's body as it comes; closing the context closes the connection.
 
+        Only how long its beginning takes is measured, and by whoever calls this how long all of it does.
+
         Args:
+            what: as in :meth:`request`.
             silence_seconds: EngineUnavailable after so long without a byte; None waits for ever.
 
         Raises:
             EngineRefused, EngineUnavailable: as :meth:`request`; the latter also while it is read.
         """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=silence_seconds)
-        async with self._answer(what, method, path, query, None, headers, timeout) as response:
-            try:
-                yield response.content
-            finally:
-                response.close()
+        async with AsyncExitStack() as opened:
+            with observe("docker", what.partition(" ")[0], refused=_is_answer):
+                response = await opened.enter_async_context(
+                    self._answer(what, method, path, query, None, headers, timeout)
+                )
+            opened.callback(response.close)
+            yield response.content
 
     @asynccontextmanager
     async def _answer(
@@ -142,6 +152,11 @@ class EngineHttp:
             version = min(newest, _NEWEST_API)
             self._prefix = f"{self._base}/v{version[0]}.{version[1]}"
         return self._session, self._prefix
+
+
+def _is_answer(error: Exception) -> bool:
+    """Whether the engine works, only not as it was asked to."""
+    return isinstance(error, EngineRefused) and not isinstance(error, EngineFailed)
 
 
 def _connector(url: str) -> tuple[aiohttp.BaseConnector, str]:

@@ -9,7 +9,9 @@ from datetime import datetime
 from pathlib import Path
 
 from libs.core.backoff import Backoff
+from libs.core.errors import UserError
 from libs.core.log import get_logger
+from libs.core.metrics import observe
 from libs.docker_runner.code_source import CodeSource
 from libs.docker_runner.container import ContainerState, Ended, EndReason, Label, ManagedContainer, RunOutcome
 from libs.docker_runner.container_events import ContainerEvent, EventKind, follow_events
@@ -29,6 +31,7 @@ from libs.docker_runner.starting import Starter
 from libs.docker_runner.stats import Stats
 from libs.docker_runner.stopping import Stopper
 from libs.docker_runner.threads import Threads
+from libs.docker_runner.usage import Usage, UsageTally
 
 __all__ = ["ContainerState", "DockerRunner", "EndReason", "Ended", "ManagedContainer", "RunOutcome"]
 
@@ -48,6 +51,8 @@ class DockerRunner:
         self._engine = engine
         self._settings = settings
         self._threads = Threads("docker-runner", 4)
+        self.usage = UsageTally()
+        """What the containers use that were started, ended or tallied here."""
         self._died: set[str] = set()
         self._folders = RunFolders(settings.temp_dir)
         self._images = Images(engine, settings.registry, settings.pull_timeout_seconds)
@@ -108,7 +113,11 @@ class DockerRunner:
             CodeUnavailable, ImageUnavailable, SandboxUnavailable, StartFailed: try again later.
             AlreadyRunning: another version of it runs; stop that first.
         """
-        return await self._starter.start(executable)
+        with observe("containers", "start", refused=_is_refusal):
+            container = await self._starter.start(executable)
+        if container.run_id == executable.run_id:
+            self.usage.started(container)
+        return container
 
     async def run(
         self, executable: Executable, timeout_seconds: float, on_output: OnOutput | None = None
@@ -138,6 +147,7 @@ class DockerRunner:
             await asyncio.shield(self._abandon(container, path))
             raise
         ended = _completed(ended, sample)
+        self.usage.ended(ended, removed=True)
         result, result_error = await self._threads.run(
             result_of,
             ended,
@@ -155,7 +165,10 @@ class DockerRunner:
         Raises:
             StopFailed: it could not be shown to be dead.
         """
-        return await self._stopper.stop(container, grace_seconds)
+        with observe("containers", "stop"):
+            ended = await self._stopper.stop(container, grace_seconds)
+        self.usage.ended(ended, removed=False)
+        return ended
 
     async def remove(self, container: ManagedContainer) -> Ended:
         """Take *container* away with its folder, and say why it ended. One that runs is killed. May be repeated.
@@ -163,7 +176,9 @@ class DockerRunner:
         Raises:
             StopFailed: it could not be shown to be dead.
         """
-        ended, _ = await self._stopper.bury(container)
+        with observe("containers", "remove"):
+            ended, _ = await self._stopper.bury(container)
+        self.usage.ended(ended, removed=True)
         return ended
 
     # --- look
@@ -208,6 +223,20 @@ class DockerRunner:
         noted = await self._threads.run(self._folders.read_stats, container)
         return noted or await self._engine.stats(container.container_id)
 
+    async def tally(self, containers: Sequence[ManagedContainer], present: Collection[str]) -> None:
+        """Look at what *containers*, those of this worker that run, noted last, and add it to :attr:`usage`.
+
+        Args:
+            present: the engine's ids of all containers that there are, running or not.
+        """
+        stats = await self._threads.run(lambda: [self._folders.read_stats(container) for container in containers])
+        found = {
+            container.container_id: Usage(container, seen)
+            for container, seen in zip(containers, stats, strict=True)
+            if seen is not None
+        }
+        self.usage.sampled(found, present)
+
     async def clean(
         self, service: str, scope: str, kept_segments: Collection[int] = (), older_than_seconds: float = 60.0
     ) -> Sequence[Ended]:
@@ -217,7 +246,8 @@ class DockerRunner:
             kept_segments: somebody else buries their containers.
             older_than_seconds: dead containers younger than that are left to whoever started them.
         """
-        return await self._leftovers.clean(service, scope, kept_segments, older_than_seconds)
+        with observe("containers", "clean"):
+            return await self._leftovers.clean(service, scope, kept_segments, older_than_seconds)
 
     # --- inside
 
@@ -285,6 +315,11 @@ class DockerRunner:
         except (DockerRunnerError, TimeoutError) as error:
             log.warning("an abandoned run cannot be taken away", container=container.name, reason=str(error))
         await self._threads.run(output.unlink, missing_ok=True)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether it is for the bot's owner to mend, or for the caller to stop an earlier run first."""
+    return isinstance(error, UserError | AlreadyRunning)
 
 
 def _completed(ended: Ended, sample: Stats | None) -> Ended:

@@ -1,13 +1,14 @@
 """Messages that were given up: put aside with the reason, to be looked at, published again or thrown away."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
-from libs.core.errors import Permanent
+from libs.core.errors import Permanent, RuntimeFault
 from libs.core.events.connection import NatsRejected
 from libs.core.events.delivery import Delivery
 from libs.core.events.jetstream import MESSAGE_ID, JetStream, MessageMissing, StoredMessage, StreamExists, StreamMissing
@@ -26,8 +27,10 @@ _FIRST_PUBLISHED_AT = "The0-First-Published-At"
 _LEFT_OUT = "The0-Payload-Left-Out"
 _SERVERS_OWN = "nats-"
 _MAX_REASON_CHARACTERS = 2000
+_COUNT_SECONDS = 30.0
 
 DEAD_LETTERS = Counter("runtime_dead_letters_total", "Messages that were given up.", ["service"])
+WAITING = Gauge("runtime_dead_letter_messages", "Messages of this service among the dead letters, as last seen.")
 
 
 class DeadLetterMissing(Permanent):
@@ -128,6 +131,22 @@ class DeadLetters:
             if len(letters) == limit:
                 break
         return letters
+
+    async def count(self, service: str) -> int:
+        """How many dead letters of *service* there are."""
+        try:
+            return await self._jetstream.count_messages(self._stream, self._subject(service))
+        except StreamMissing:
+            return 0
+
+    async def watch(self, service: str) -> None:
+        """Count those of *service* for the metric, for ever."""
+        while True:
+            try:
+                WAITING.set(await self.count(service))
+            except RuntimeFault as fault:
+                log.debug("dead letters not counted", reason=str(fault))
+            await asyncio.sleep(_COUNT_SECONDS)
 
     async def show(self, number: int) -> DeadLetter:
         """One dead letter.

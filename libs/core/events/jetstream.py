@@ -101,6 +101,15 @@ class JetStream:
         """
         return _stream_state(await self._ask(f"stream {name}", f"STREAM.INFO.{name}", {}))
 
+    async def count_messages(self, name: str, subject: str) -> int:
+        """How many messages a stream has on *subject*.
+
+        Raises:
+            StreamMissing: there is none.
+        """
+        body = await self._ask(f"stream {name}", f"STREAM.INFO.{name}", {"subjects_filter": subject})
+        return sum((body["state"].get("subjects") or {}).values())
+
     async def create_stream(self, name: str, config: Mapping[str, Any]) -> StreamState:
         """Make a stream. Making one that exists with the same configuration changes nothing.
 

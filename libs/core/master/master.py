@@ -17,7 +17,7 @@ from libs.core.master.assignment import Decision, decide
 from libs.core.master.leadership import Campaign
 from libs.core.master.registry import Abandon, AskToRegister, Instruction, Registry, Replace, SessionId, Tell, Worker
 from libs.core.master.server import CoordinationServer
-from libs.core.master.status import MasterSnapshot, segment_statuses, worker_status
+from libs.core.master.status import MasterSnapshot, Waits, segment_statuses, unowned, worker_status
 from libs.core.metrics import observe
 from libs.core.settings import CoordinationSettings
 from libs.core.store.leases import LeadershipStore, LeaseStore
@@ -78,6 +78,7 @@ class Master:
         self._registry = Registry(settings.death_timeout_seconds)
         self._wake = Wake()
         self._decided: tuple[Sequence[SegmentView], Decision, float] | None = None
+        self._waits = Waits()
         self._problem = ""
         self._oversized = False
 
@@ -129,6 +130,14 @@ class Master:
             workers=[worker_status(worker, now) for worker in workers],
         )
 
+    def longest_wait_seconds(self) -> float:
+        """For how long a segment with entities has been without an owner at most, as far as this master has seen."""
+        now = self._clock()
+        if self._decided is not None:
+            survey, decision, _ = self._decided
+            self._waits.note(unowned(survey, decision, self._registry.workers), now)
+        return self._waits.longest_seconds(now)
+
     # --- while it leads
 
     async def _lead(self) -> None:
@@ -143,7 +152,7 @@ class Master:
             # First what needs no waiting: from here on no worker hears anything from this master.
             self._server.end_all("this master does not lead any more")
             self._registry.clear()
-            self._decided, self._problem = None, ""
+            self._decided, self._problem, self._waits = None, "", Waits()
             self._readiness.forget(DEPENDENCY)
             await self._server.serve(False)
 
@@ -178,6 +187,7 @@ class Master:
             decision = decide(survey, self._registry.views())
             news = self._registry.apply(decision)
         self._decided = (survey, decision, self._clock())
+        self._waits.note(unowned(survey, decision, self._registry.workers), self._clock())
         self._report(survey, decision)
         for number, tell in enumerate(news):
             self._carry_out(tell)

@@ -78,7 +78,7 @@ class MasterRole:
         own_loops.append(("repair", lambda: _repair_for_ever(partitions, master)))
         own_loops.extend(self._loops(master, settings))
         self._master = master
-        registry.register(MasterCollector(master.snapshot))
+        registry.register(MasterCollector(master.snapshot, master.longest_wait_seconds))
         process.lifecycle.part("master", master.run)
         process.lifecycle.on_stop("resign", lambda: process.lifecycle.end_part("master"), limit_seconds=5)
         if settings.nats.url is not None:

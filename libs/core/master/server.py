@@ -18,8 +18,10 @@ from libs.core.coordination import (
     state_from_wire,
 )
 from libs.core.errors import UserError
+from libs.core.grpc_metrics import ServerMetrics
 from libs.core.log import get_logger
 from libs.core.master.registry import SessionId
+from libs.core.metrics import observe
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
 
@@ -99,7 +101,9 @@ class _Stream:
         while True:
             while self._outgoing:
                 kind = next(iter(self._outgoing))
-                await context.write(self._outgoing.pop(kind))
+                message = self._outgoing.pop(kind)
+                with observe("grpc", f"send {kind}"):
+                    await context.write(message)
             if self._end is not None:
                 return self._end
             self._news.clear()
@@ -146,7 +150,7 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
             PortTaken: the address cannot be listened on.
         """
         await self.serve(False)
-        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server = grpc.aio.server(options=_OPTIONS, interceptors=[ServerMetrics()])
         pb_grpc.add_CoordinationServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         try:
@@ -228,6 +232,10 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
 
     def _receive(self, stream: _Stream, message: pb.WorkerMessage) -> None:
         kind = message.WhichOneof("kind")
+        with observe("grpc", f"receive {kind}" if kind is not None else "receive other"):
+            self._take(stream, kind, message)
+
+    def _take(self, stream: _Stream, kind: str | None, message: pb.WorkerMessage) -> None:
         if kind == "heartbeat":
             self._coordinator.heartbeat(stream.session, state_from_wire(message.heartbeat))
             return

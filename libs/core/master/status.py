@@ -1,7 +1,7 @@
 """What a master knows, as a snapshot for the status API, the status page, the autoscaler and the metrics."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -108,6 +108,28 @@ def segment_statuses(
             state = SegmentState.ASSIGNED if worker_id is not None else SegmentState.WAITING
         statuses.append(SegmentStatus(segment.segment_id, segment.bot_count, state, worker_id, epoch))
     return statuses
+
+
+class Waits:
+    """Since when segments with entities have had no owner, as one master has seen it."""
+
+    def __init__(self) -> None:
+        self._since: dict[int, float] = {}
+
+    def note(self, unowned: Collection[int], now: float) -> None:
+        """These have no owner at *now*, and all others have one."""
+        self._since = {segment_id: self._since.get(segment_id, now) for segment_id in unowned}
+
+    def longest_seconds(self, now: float) -> float:
+        """For how long the one that waits longest has waited; 0 when none does."""
+        return max(0.0, now - min(self._since.values(), default=now))
+
+
+def unowned(survey: Iterable[SegmentView], decision: Decision, workers: Iterable[Worker]) -> set[int]:
+    """The segments with entities that nobody owns: those that `segment_statuses` calls ASSIGNED or WAITING."""
+    held = {worker.state.held.segment_id for worker in workers if worker.state.held is not None}
+    occupied = {segment.segment_id for segment in survey if segment.bot_count > 0}
+    return occupied - held - decision.reserved.keys()
 
 
 def worker_status(worker: Worker, now: float) -> WorkerStatus:

@@ -4,17 +4,21 @@ import dataclasses
 import socket
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
+from prometheus_client.registry import Collector
 
 from libs.core.container_settings import ContainerSettings, ImageSettings, MaximaSettings
 from libs.core.coordination import WorkerIdentity
 from libs.core.events.connection import NatsConnection
+from libs.core.events.dead_letters import DeadLetters
 from libs.core.events.ingestion import Ingestion
+from libs.core.events.jetstream import JetStream
 from libs.core.events.wakeups import WakeUps
 from libs.core.lease_keeper import LeaseTiming
+from libs.core.metrics import registry
 from libs.core.process import Process, ProcessSettings, runtime_version
 from libs.core.retrying import persistently
 from libs.core.settings import (
@@ -34,6 +38,7 @@ from libs.core.store.leases import LeaseStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.runs import RunStore
 from libs.core.worker.handler import OwnedSegment, SegmentHandler
+from libs.core.worker.metrics import WorkerCollector
 from libs.core.worker.worker import Worker
 
 
@@ -80,11 +85,15 @@ class Workplace:
     Attributes:
         host: the Docker engine's id; leases are taken over at once only on the same one.
         impediment: why no segment can be taken now; empty when one can.
+        entities: how many entities of the owned segment are in which state.
+        metrics: what else is to be shown of this worker.
     """
 
     handler: SegmentHandler
     host: str
     impediment: Callable[[], str]
+    entities: Callable[[], Mapping[str, int]] = dict
+    metrics: Sequence[Collector] = ()
 
 
 class WorkerRole:
@@ -140,6 +149,11 @@ class WorkerRole:
             stop_grace_seconds=settings.containers.stop_grace_seconds,
         )
         self._worker = worker
+        registry.register(
+            WorkerCollector(worker.snapshot, life_seconds=settings.lease.life_seconds, entities=workplace.entities)
+        )
+        for collector in workplace.metrics:
+            registry.register(collector)
         process.lifecycle.part("worker", worker.run)
         process.lifecycle.on_stop("drain", worker.drain, limit_seconds=settings.containers.stop_grace_seconds + 15)
         process.lifecycle.on_stop("leave", lambda: process.lifecycle.end_part("worker"), limit_seconds=5)
@@ -172,6 +186,8 @@ class WorkerRole:
             )
             process.lifecycle.part("nats", connection.run)
             process.lifecycle.part("events", ingestion.run)
+            dead_letters = DeadLetters(JetStream(connection))
+            process.lifecycle.part("count dead letters", lambda: dead_letters.watch(process.service.name))
             # What is in hand is delivered again, to another worker.
             process.lifecycle.on_stop(
                 "stop reading events", lambda: process.lifecycle.end_part("events"), limit_seconds=5

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,8 +19,10 @@ from libs.core.coordination import (
     state_to_wire,
 )
 from libs.core.errors import UserError
+from libs.core.grpc_metrics import call_outcome
 from libs.core.health import Readiness
 from libs.core.log import get_logger
+from libs.core.metrics import observe, record
 from libs.core.wake import Wake
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
@@ -29,6 +32,7 @@ log = get_logger(__name__)
 DEPENDENCY = "master"
 """The name under which readiness shows the stream."""
 
+_METHOD = "Coordinate"
 _CONNECT_SECONDS = 3.0
 _OPTIONS = [
     # Each attempt has a connection of its own: behind a Kubernetes Service an old one would lead to the old master.
@@ -122,17 +126,28 @@ class MasterSession:
             # Without its heartbeats the stream is worth nothing.
             speaking.add_done_callback(lambda _: call.cancel())
             try:
-                return await self._listen(call)
+                return await self._measured(call)
             finally:
                 speaking.cancel()
                 await asyncio.wait([speaking])
                 if not speaking.cancelled():
                     speaking.result()
 
+    async def _measured(self, call: _Call) -> str:
+        """Listen until the stream ends, which is one call, by its outcome."""
+        begun, outcome = time.perf_counter(), "cancelled"
+        try:
+            reason = await self._listen(call)
+            outcome = call_outcome(await call.code())
+        finally:
+            record("grpc", f"call {_METHOD}", outcome, time.perf_counter() - begun)
+        return reason
+
     async def _listen(self, call: _Call) -> str:
         try:
             async for message in call:
-                self._receive(message)
+                with observe("grpc", f"receive {message.WhichOneof('kind') or 'other'}"):
+                    self._receive(message)
         except grpc.RpcError:
             pass  # told by the code
         except asyncio.CancelledError:
@@ -148,9 +163,11 @@ class MasterSession:
                 state = self._state()
                 if self._must_register:
                     self._must_register = False
-                    await call.write(pb.WorkerMessage(register=register_to_wire(self._identity, state)))
+                    message = pb.WorkerMessage(register=register_to_wire(self._identity, state))
                 else:
-                    await call.write(pb.WorkerMessage(heartbeat=state_to_wire(state)))
+                    message = pb.WorkerMessage(heartbeat=state_to_wire(state))
+                with observe("grpc", f"send {message.WhichOneof('kind')}"):
+                    await call.write(message)
                 await self._wake.wait_at_most(self._interval_seconds)
 
     def _receive(self, message: pb.MasterMessage) -> None:

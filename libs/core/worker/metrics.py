@@ -1,0 +1,52 @@
+"""What a worker owns, as metrics that are read when they are scraped."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from libs.core.metrics import Declared
+from libs.core.worker.worker import WorkerSnapshot
+
+LEASE_AGE = Declared(
+    "runtime_lease_age_seconds",
+    "gauge",
+    "Time since this worker's lease of its segment was last proven; 0 without a segment.",
+)
+CONTAINERS = Declared("runtime_containers", "gauge", "Containers of this worker that run.")
+ENTITIES = Declared(
+    "runtime_entities", "gauge", "Bots, backtests or schedules of this worker's segment, by state.", ("state",)
+)
+
+
+class WorkerCollector(Collector):
+    """Lease, containers and entities of one worker. Register it once a process.
+
+    Args:
+        life_seconds: of a lease.
+        entities: how many entities are in which state; those of a segment that is owned, so nothing without one.
+    """
+
+    def __init__(
+        self,
+        snapshot: Callable[[], WorkerSnapshot],
+        *,
+        life_seconds: float,
+        entities: Callable[[], Mapping[str, int]],
+    ) -> None:
+        self._snapshot = snapshot
+        self._life_seconds = life_seconds
+        self._entities = entities
+
+    def describe(self) -> Iterator[Metric]:
+        """The metrics without values."""
+        for declared in (LEASE_AGE, CONTAINERS, ENTITIES):
+            yield declared.of(None)
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics as they are now."""
+        snapshot = self._snapshot()
+        proven = snapshot.proven_seconds
+        yield LEASE_AGE.of(self._life_seconds - proven if proven is not None else 0.0)
+        yield CONTAINERS.of(snapshot.running)
+        yield ENTITIES.of({(state,): count for state, count in self._entities().items()})

@@ -1,0 +1,100 @@
+"""Looks now and then at what this worker's containers use, for nearly nothing.
+
+The supervisor inside each container writes down every ten seconds what the kernel counts for it, into a file of the
+worker's (see `RunFolders.read_stats`). Reading fifty of those takes milliseconds; the engine would take seconds. The
+engine is only asked which containers there are, and only when something has happened to one.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
+
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from libs.core.errors import Retryable
+from libs.core.log import get_logger
+from libs.core.metrics import Declared, observe
+from libs.docker_runner.container import ContainerState, ManagedContainer
+from libs.docker_runner.container_events import ContainerEvent
+from libs.docker_runner.runner import DockerRunner
+
+log = get_logger(__name__)
+
+CPU = Declared(
+    "runtime_containers_cpu_seconds_total",
+    "counter",
+    "Processor time of this worker's containers since it started, theirs that are gone included.",
+)
+MEMORY = Declared("runtime_containers_memory_bytes", "gauge", "Memory that this worker's containers use.")
+MEMORY_LIMIT = Declared(
+    "runtime_containers_memory_limit_bytes", "gauge", "Memory that this worker's containers may use."
+)
+
+SAMPLE_SECONDS = 10.0
+_LIST_AT_LEAST_EVERY = 30
+
+
+class UsageSampler:
+    """Samples the containers of one service and deployment on one engine that are in segments of this worker.
+
+    Args:
+        owns: whether this worker owns a segment now.
+    """
+
+    def __init__(self, runner: DockerRunner, *, service: str, scope: str, owns: Callable[[int], bool]) -> None:
+        self._runner = runner
+        self._service = service
+        self._scope = scope
+        self._owns = owns
+        self._listed: Sequence[ManagedContainer] = ()
+        self._rounds_left = 0
+
+    async def watching(self, events: AsyncGenerator[ContainerEvent, None]) -> AsyncGenerator[ContainerEvent, None]:
+        """*events* as they come; each of them makes the next sample list the containers anew."""
+        async with aclosing(events):
+            async for event in events:
+                self._rounds_left = 0
+                yield event
+
+    async def run(self) -> None:
+        """Sample for ever. An engine that is away is waited for, and what was seen last stays meanwhile."""
+        while True:
+            try:
+                await self.sample_once()
+            except Retryable as error:
+                log.debug("containers not sampled", reason=str(error))
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    async def sample_once(self) -> None:
+        """Look at all of them once.
+
+        Raises:
+            Retryable: the engine does not say which there are.
+        """
+        with observe("containers", "sample"):
+            if self._rounds_left <= 0:
+                # Before the question: what happens while it is answered is in the next one.
+                self._rounds_left = _LIST_AT_LEAST_EVERY
+                self._listed = await self._runner.list(self._service, self._scope)
+            self._rounds_left -= 1
+            alive = [c for c in self._listed if c.state is ContainerState.RUNNING and self._owns(c.segment)]
+            await self._runner.tally(alive, [container.container_id for container in self._listed])
+
+
+class UsageCollector(Collector):
+    """What a worker's containers use, as metrics. Register it once a process."""
+
+    def __init__(self, runner: DockerRunner) -> None:
+        self._usage = runner.usage
+
+    def describe(self) -> Iterator[Metric]:
+        """The metrics without values."""
+        for declared in (CPU, MEMORY, MEMORY_LIMIT):
+            yield declared.of(None)
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics as they were when last sampled."""
+        yield CPU.of(self._usage.cpu_seconds)
+        yield MEMORY.of(self._usage.memory_bytes)
+        yield MEMORY_LIMIT.of(self._usage.memory_limit_bytes)
