@@ -68,11 +68,20 @@ class ContainerGroup:
                 raise StopFailed(f"{len(failures)} of segment {self._segment}", str(failures[0])) from failures[0]
         return ended
 
-    async def remove_all(self) -> Sequence[Ended]:
-        """Take away the containers that have ended, and return how each did. Those that run stay.
+    async def endings(self) -> Sequence[Ended]:
+        """How each container that has ended did; they stay.
+
+        Raises:
+            EngineUnavailable: nothing is known.
+        """
+        dead = [container for container in await self.list() if container.state is not ContainerState.RUNNING]
+        # Of a dead container this only asks.
+        return await asyncio.gather(*(self._runner.stop(container, 0.0) for container in dead))
+
+    async def remove(self, ended: Sequence[Ended]) -> None:
+        """Take away these containers.
 
         Raises:
             EngineUnavailable: some may be left; call again.
         """
-        dead = [container for container in await self.list() if container.state is not ContainerState.RUNNING]
-        return await asyncio.gather(*(self._runner.remove(container) for container in dead))
+        await asyncio.gather(*(self._runner.remove(end.container) for end in ended))

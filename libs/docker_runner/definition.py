@@ -1,13 +1,12 @@
 """Turns what somebody deployed (a config, a bot's description) into an `Executable`, or says what is wrong with it."""
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from libs.core.errors import UserError
 from libs.docker_runner.errors import DockerRunnerError
-from libs.docker_runner.executable import CodeRef, Entrypoint, Executable
+from libs.docker_runner.executable import CodeRef, Entrypoint, Executable, new_run_id
 from libs.docker_runner.limits import limits_for
 from libs.docker_runner.settings import RunnerSettings
 
@@ -81,7 +80,7 @@ class ExecutableFactory:
             segment=ownership.segment,
             epoch=ownership.epoch,
             worker=ownership.worker,
-            run_id=uuid.uuid4().hex,
+            run_id=new_run_id(),
             revision=deployed.revision,
             keepalive=ownership.keepalive,
             traceparent=deployed.traceparent,

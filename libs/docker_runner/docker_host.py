@@ -2,7 +2,9 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+
+from prometheus_client.registry import Collector
 
 from libs.core.backoff import Backoff
 from libs.core.errors import Retryable
@@ -12,16 +14,20 @@ from libs.core.log import get_logger
 from libs.core.object_store import ObjectStore
 from libs.core.settings import StorageSettings
 from libs.docker_runner.code_cache import CodeCache
-from libs.docker_runner.container import Ended
 from libs.docker_runner.container_events import ContainerEvent
 from libs.docker_runner.container_group import ContainerGroup
+from libs.docker_runner.definition import ExecutableFactory, Ownership
 from libs.docker_runner.engine import Engine
+from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.keepalive import KeepaliveFile
 from libs.docker_runner.log_history import LogHistory
 from libs.docker_runner.log_pipeline import LogPipeline
 from libs.docker_runner.log_reader import LogReader
+from libs.docker_runner.run_records import History, Recorder, write_down
 from libs.docker_runner.runner import DockerRunner
 from libs.docker_runner.settings import RunnerSettings
+from libs.docker_runner.usage_sampler import UsageCollector, UsageSampler
+from libs.docker_runner.workshop import Workshop
 
 log = get_logger(__name__)
 
@@ -37,6 +43,7 @@ class DockerHost:
 
     Attributes:
         engine_id: the engine's own id; two workers with the same one share a host.
+        recorder: who this worker is in the history.
         store: object storage; *code*, *logs* and *log_reader* work over it.
     """
 
@@ -50,18 +57,21 @@ class DockerHost:
         code: CodeCache,
         service: str,
         scope: str,
+        worker: str,
         lease_seconds: float,
         owns: Callable[[int], bool],
-        on_buried: Callable[[Sequence[Ended]], Awaitable[None]],
+        history: History,
     ) -> None:
         self.settings = settings
         self.engine_id = engine_id
+        self.recorder = Recorder(worker, engine_id)
         self.store = store
         self.code = code
         self.runner = DockerRunner(engine, code, settings)
+        self._usage = UsageSampler(self.runner, service=service, scope=scope, owns=owns)
         self._engine = engine
         self._owns = owns
-        self._on_buried = on_buried
+        self._history = history
         self._service = service
         self._scope = scope
         self._lease_seconds = lease_seconds
@@ -92,8 +102,9 @@ class DockerHost:
         lease_seconds: float,
         service: str,
         scope: str,
+        worker: str,
         owns: Callable[[int], bool],
-        on_buried: Callable[[Sequence[Ended]], Awaitable[None]],
+        history: History,
     ) -> "DockerHost":
         """Connect, waiting for the engine and the storage as long as they are away, and declare what must go on.
 
@@ -102,7 +113,7 @@ class DockerHost:
             readiness: says meanwhile what is waited for.
             lease_seconds: the life of a lease, for the dead-man's switch.
             owns: whether this worker owns a segment now, by a lease that it can prove.
-            on_buried: told of the dead containers of others that were taken away.
+            history: where the ends of others' containers are recorded that are taken away.
         """
         engine = Engine(timeout_seconds=settings.engine_timeout_seconds)
         store = ObjectStore(storage)
@@ -121,14 +132,16 @@ class DockerHost:
             code=code,
             service=service,
             scope=scope,
+            worker=worker,
             lease_seconds=lease_seconds,
             owns=owns,
-            on_buried=on_buried,
+            history=history,
         )
         await host.runner.open()
         lifecycle.part("watch the docker engine", lambda: host._watch(readiness))
         lifecycle.part("clean the docker host", host._clean_for_ever)
         lifecycle.part("logs", host.logs.run)
+        lifecycle.part("sample containers", host._usage.run)
         lifecycle.on_close("docker runner", host.runner.close, limit_seconds=2)
         lifecycle.on_close("code", code.close, limit_seconds=2)
         return host
@@ -151,9 +164,19 @@ class DockerHost:
             epoch=epoch,
         )
 
+    def workshop(self, entrypoint: Entrypoint, segment: int, epoch: int) -> Workshop:
+        """What builds the executables of a segment under one ownership."""
+        factory = ExecutableFactory(self.settings, service=self._service, scope=self._scope, entrypoint=entrypoint)
+        ownership = Ownership(segment, epoch, self.recorder.worker, self.keepalive(segment).folder)
+        return Workshop(factory, ownership, self.store.settings.code_bucket)
+
+    def metrics(self) -> Sequence[Collector]:
+        """What there is to show of this host."""
+        return [UsageCollector(self.runner)]
+
     def events(self) -> AsyncGenerator[ContainerEvent, None]:
         """What happens to this service's containers, for ever."""
-        return self.runner.events(self._service, self._scope)
+        return self._usage.watching(self.runner.events(self._service, self._scope))
 
     def impediment(self) -> str:
         """Why no bot could be started here now; empty when one could."""
@@ -178,7 +201,8 @@ class DockerHost:
             try:
                 everybody = await self.runner.list(self._service, self._scope)
                 owned = {container.segment for container in everybody if self._owns(container.segment)}
-                await self._on_buried(await self.runner.clean(self._service, self._scope, owned))
+                for ended in await self.runner.clean(self._service, self._scope, owned):
+                    await write_down(self._history, self.recorder, ended)
                 await self.code.evict()
                 await self.logs.clean([container.container_id for container in everybody])
             except Retryable as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -11,6 +12,11 @@ from pathlib import Path
 from libs.docker_runner.json_text import to_json
 
 MIB = 1024 * 1024
+
+
+def new_run_id() -> str:
+    """An id that no other run has."""
+    return uuid.uuid4().hex
 
 
 class Entrypoint(StrEnum):

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from libs.core.store.entities import EntityStore
-from services.backtest_runner.records import Recorder
+from libs.docker_runner.run_records import Recorder
 from services.backtest_runner.state import CLAIM, CLAIMED_RUN, OUTCOME, STATUS, BacktestState, Claim
 
 

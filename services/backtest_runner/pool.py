@@ -51,6 +51,9 @@ class SegmentPool:
                     log.warning("backtests cannot be read", reason=str(error), retry_in_seconds=round(pause, 2))
                 await self._owned.wake.wait_at_most(pause)
 
+    def container_changed(self, backtest_id: str) -> None:
+        """Each run waits for its own container."""
+
     async def look(self, tasks: asyncio.TaskGroup) -> None:
         """Read the segment, and begin in *tasks* what there is room for.
 

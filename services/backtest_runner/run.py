@@ -1,7 +1,6 @@
 """One backtest, from its claim until its document is gone: run it, try again what was not its fault, hand it over."""
 
 import asyncio
-import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import ContainerState, Ended, ManagedContainer, RunOutcome
 from libs.docker_runner.errors import AlreadyRunning, StartFailed
-from libs.docker_runner.executable import Executable
+from libs.docker_runner.executable import Executable, new_run_id
+from libs.docker_runner.workshop import Workshop
 from services.backtest_runner.claims import Claims
 from services.backtest_runner.completion import Completion
 from services.backtest_runner.records import RunRecords
@@ -55,14 +55,13 @@ class RunKit:
 
     Attributes:
         containers: the segment's containers as they are now.
-        build: makes a backtest's executable; raises UserError.
         timeout_seconds: of one attempt.
     """
 
     owned: OwnedSegment
     runner: Runner
     containers: Callable[[], Awaitable[list[ManagedContainer]]]
-    build: Callable[[OwnedSegment, BacktestState, Claim], Executable]
+    workshop: Workshop
     claims: Claims
     records: RunRecords
     shelf: Shelf
@@ -167,8 +166,8 @@ class BacktestRun:
             verdict = Verdict(LOST, "its worker died each time", again=True)
         else:
             try:
-                executable = kit.build(kit.owned, state, claim)
-                await persistently(lambda: kit.records.begun(state, claim, executable))
+                executable = kit.workshop.build(state.entity, claim.run_id)
+                await persistently(lambda: kit.records.begun(claim, executable))
                 verdict, outcome = await self._run(executable)
             except UserError as error:
                 verdict = rejection(error)
@@ -292,11 +291,6 @@ class BacktestRun:
             with suppress(asyncio.CancelledError):
                 await task
             raise
-
-
-def new_run_id() -> str:
-    """An id that no other run has."""
-    return uuid.uuid4().hex
 
 
 def _cancelled(state: BacktestState) -> Verdict:

@@ -133,23 +133,34 @@ class BotActions:
         # The kill switch is for the moment when the bot itself cannot be trusted to stop.
         grace = 0.0 if action.reason is StopReason.KILLED else self._stop_grace
         log.info("bot is being stopped", reason=str(action.reason), container=action.container.name)
-        await self._runner.stop(action.container, grace)
+        ended = await self._runner.stop(action.container, grace)
         await self._records.last_words(action.container)
-        await self._records.ended(await self._runner.remove(action.container), str(action.reason))
+        # Before it is taken away: should this worker die in between, the next one still finds how it ended.
+        await self._records.ended(ended, str(action.reason))
+        await self._runner.remove(action.container)
         log.info("bot stopped", reason=str(action.reason), container=action.container.name)
 
     async def _bury(self, container: ManagedContainer) -> None:
+        # Of a dead container this only asks how it ended. It is taken away when all of that is written down: should
+        # this worker die before, the next one does the same again, and it comes to the same.
+        ended = await self._runner.stop(container, 0.0)
         await self._records.last_words(container)
-        ended = await self._runner.remove(container)
-        await self._records.ended(ended, str(ended.reason))
+        await self._records.ended(ended)
+        await self._count(ended)
+        await self._runner.remove(container)
+
+    async def _count(self, ended: Ended) -> None:
+        """Say in the bot's document what its end means for its next start."""
+        container = ended.container
         history = self._ledger.history_of(container.id)
         if ended.reason in (EndReason.MISSING, EndReason.STOPPED, EndReason.LEASE_LOST):
             # Not the bot's doing: it starts again with hardly a pause, and nothing is held against it.
             self._ledger.set_history(container.id, replace(history, not_before=self._clock() + _RETRY_SECONDS))
             return
-        history = history.after_death(ran_seconds=ended.duration_seconds or 0.0, now=self._clock(), policy=self._policy)
+        ran_seconds, now = ended.duration_seconds or 0.0, self._clock()
+        history = history.after_death(ran_seconds=ran_seconds, now=now, policy=self._policy, run_id=container.run_id)
         self._ledger.set_history(container.id, history)
-        delay = history.not_before - self._clock()
+        delay = history.not_before - now
         log.warning(
             "bot ended", reason=str(ended.reason), exit_code=ended.exit_code, restarts_in_seconds=round(delay, 1)
         )

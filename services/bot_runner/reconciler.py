@@ -69,6 +69,10 @@ class SegmentReconciler:
                     log.warning("cannot reconcile", error=str(error), retry_in_seconds=round(pause, 2))
                 await self.wake.wait_at_most(pause)
 
+    def container_changed(self, bot_id: str) -> None:
+        """A container ended: the next round sees which."""
+        self.wake.set()
+
     async def reconcile_once(self, tasks: asyncio.TaskGroup) -> float | None:
         """One round: start in *tasks* what must be done, and return the Unix time of the next start that waits.
 

@@ -1,28 +1,19 @@
 """What a worker leaves behind about its bots: the status in each document, the history of runs, and their logs."""
 
-import hashlib
+import asyncio
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
-from libs.core.errors import Retryable
 from libs.core.log import get_logger
 from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore
-from libs.core.store.runs import RunFilter, RunRecord, RunStore
+from libs.core.store.runs import RunFilter, RunStore
 from libs.docker_runner.container import Ended, ManagedContainer
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.log_pipeline import LogPipeline
+from libs.docker_runner.run_records import Recorder, of_container, of_executable, write_down
 from services.bot_runner.status import BotStatus, utc_now
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Recorder:
-    """Who writes: the worker's name and its Docker host."""
-
-    worker: str
-    host: str
 
 
 class BotRecords:
@@ -61,21 +52,7 @@ class BotRecords:
             entity_id=executable.id,
             keep=[executable.run_id],
         )
-        await self._runs.start(
-            RunRecord(
-                run_id=executable.run_id,
-                entity_id=executable.id,
-                segment_id=executable.segment,
-                worker_id=self.worker,
-                host=self._recorder.host,
-                epoch=executable.epoch,
-                started_at=utc_now(),
-                revision=executable.revision,
-                # A digest tells which config it was without telling the keys in it.
-                config_digest=hashlib.sha256(executable.config_json.encode()).hexdigest(),
-                image_digest=executable.placement.image,
-            )
-        )
+        await self._runs.start(of_executable(executable, self._recorder, utc_now()))
         return None
 
     async def not_begun(self, executable: Executable, reason: str) -> None:
@@ -105,7 +82,9 @@ class BotRecords:
                 code_digest=container.code_etag,
             )
             if not found:
-                await self._runs.start(_beginning(container, self._recorder, epoch))
+                started_at = container.started_at or utc_now()
+                mine = {"worker_id": self.worker, "epoch": epoch}
+                await self._runs.start(of_container(container, self._recorder, started_at, **mine))
             self._adopted.add(container.run_id)
         await self.write_status(status)
 
@@ -113,19 +92,14 @@ class BotRecords:
         """Take the rest of a dead container's output, before it is removed."""
         await self._logs.finish(container)
 
-    async def ended(self, ended: Ended, reason: str) -> None:
-        """Record why a container ended."""
-        container = ended.container
-        self._adopted.discard(container.run_id)
-        await self._runs.finish(_end(ended, reason, self._recorder))
+    async def ended(self, ended: Ended, reason: str | None = None) -> None:
+        """Record why a container ended: for *reason*, or for what the engine says."""
+        await write_down(self._runs, self._recorder, ended, reason)
+        self._adopted.discard(ended.container.run_id)
 
-    async def all_ended(self, ended: Sequence[Ended], reason: str) -> None:
-        """Record the ends of a whole segment. What cannot be written is only logged: the segment must be given up."""
-        for end in ended:
-            try:
-                await self.ended(end, reason)
-            except Retryable as error:
-                log.warning("end of a run not recorded", bot=end.container.id, reason=reason, error=str(error))
+    async def all_ended(self, ended: Sequence[Ended]) -> None:
+        """Record the ends of a whole segment."""
+        await asyncio.gather(*(self.ended(end) for end in ended))
 
     def forget_all_but(self, bot_ids: Collection[str]) -> None:
         """Drop what is known of bots that are gone."""
@@ -138,50 +112,3 @@ class BotRecords:
             return
         await self._entities.set_status(status.bot_id, status.to_document())
         self._written[status.bot_id] = status
-
-
-async def write_down(runs: RunStore, recorder: Recorder, ended: Sequence[Ended]) -> None:
-    """Record the ends of containers that nobody watched: those of workers that are gone."""
-    for end in ended:
-        await runs.finish(_end(end, str(end.reason), recorder))
-
-
-def _beginning(container: ManagedContainer, recorder: Recorder, epoch: int) -> RunRecord:
-    """The record of a run whose beginning nobody wrote down: its worker died just then."""
-    return RunRecord(
-        run_id=container.run_id,
-        entity_id=container.id,
-        segment_id=container.segment,
-        worker_id=recorder.worker,
-        host=recorder.host,
-        epoch=epoch,
-        started_at=container.started_at or utc_now(),
-        revision=container.revision,
-        container_id=container.container_id,
-        code_digest=container.code_etag,
-    )
-
-
-def _end(ended: Ended, reason: str, recorder: Recorder) -> RunRecord:
-    container = ended.container
-    finished_at = ended.finished_at or utc_now()
-    return RunRecord(
-        run_id=container.run_id,
-        entity_id=container.id,
-        segment_id=container.segment,
-        worker_id=container.worker or recorder.worker,
-        host=recorder.host,
-        epoch=container.epoch,
-        started_at=ended.started_at or finished_at,
-        revision=container.revision,
-        container_id=container.container_id,
-        code_digest=container.code_etag,
-        ended_at=finished_at,
-        exit_code=ended.exit_code,
-        reason=reason,
-        message=ended.error or None,
-        oom_killed=ended.oom_killed,
-        last_lines=tuple(ended.last_lines),
-        peak_memory_bytes=ended.peak_memory_bytes,
-        cpu_seconds=ended.cpu_seconds,
-    )

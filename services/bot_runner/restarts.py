@@ -20,18 +20,28 @@ class RestartHistory:
         failures: deaths in a row that were not forgiven.
         restarts: deaths since the bot was created; only ever grows.
         not_before: Unix seconds before which the bot is not started again.
+        counted_run: the run whose death was counted last; "" for none.
     """
 
     failures: int = 0
     restarts: int = 0
     not_before: float = 0.0
+    counted_run: str = ""
 
-    def after_death(self, *, ran_seconds: float, now: float, policy: RestartPolicy) -> "RestartHistory":
-        """The history once the bot has died after running *ran_seconds*."""
+    def after_death(
+        self, *, ran_seconds: float, now: float, policy: RestartPolicy, run_id: str = ""
+    ) -> "RestartHistory":
+        """The history once the bot has died after running *ran_seconds*. One run's death counts once.
+
+        Args:
+            run_id: "" for a run that did not begin.
+        """
+        if run_id and run_id == self.counted_run:
+            return self
         failures = 0 if ran_seconds >= policy.forgiven_after_seconds else self.failures
         # The exponent is bounded: 2.0**1100 is an OverflowError, and a bot may well die that often.
         delay = min(policy.cap_seconds, policy.initial_seconds * 2.0 ** min(failures, 60))
-        return RestartHistory(failures=failures + 1, restarts=self.restarts + 1, not_before=now + delay)
+        return RestartHistory(failures + 1, self.restarts + 1, now + delay, run_id or self.counted_run)
 
     def after_rejection(self, *, now: float, policy: RestartPolicy) -> "RestartHistory":
         """The history once the bot could not be started for a reason that only its owner can mend."""

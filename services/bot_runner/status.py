@@ -59,6 +59,7 @@ class BotStatus:
             "restarts": self.history.restarts,
             "failures": self.history.failures,
             "not_before": self.history.not_before,
+            "counted_run": self.history.counted_run,
         }
 
     def says_the_same_as(self, other: "BotStatus | None") -> bool:
@@ -80,6 +81,7 @@ def history_from(document: Mapping[str, Any]) -> RestartHistory:
         failures=_number(status.get("failures")),
         restarts=_number(status.get("restarts")),
         not_before=float(_number(status.get("not_before"))),
+        counted_run=str(status.get("counted_run") or ""),
     )
 
 

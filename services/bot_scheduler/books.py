@@ -1,14 +1,15 @@
 """What a worker writes into schedules' documents: claims before a run, and what became of it afterwards."""
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from libs.core.store.entities import Change, Entity, EntityStore
+from libs.docker_runner.executable import new_run_id
+from libs.docker_runner.run_records import Recorder
 from services.bot_scheduler.decide import Claim
 from services.bot_scheduler.ending import REJECTED, Ending, utc
-from services.bot_scheduler.records import Recorder, last_run
+from services.bot_scheduler.records import last_run
 from services.bot_scheduler.state import FIRING, FIRING_RUN, QUEUED, TRIGGER, Firing, ScheduleState
 
 
@@ -107,11 +108,6 @@ class Books:
     @property
     def _worker(self) -> dict[str, Any]:
         return {"worker": self._recorder.worker}
-
-
-def new_run_id() -> str:
-    """An id that no other run has."""
-    return uuid.uuid4().hex
 
 
 def _each(field: str, values: Mapping[str, object]) -> dict[str, object]:

@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 
 from libs.core.store.client import Mongo
+from services.bot_scheduler.closing import close_all
 from services.bot_scheduler.ending import LOST
-from services.bot_scheduler.handler import close_all
 from tests.support.eventually import eventually
 from tests.support.schedule_rig import FakeHost, ScheduleRig
 

@@ -7,14 +7,16 @@ other failure.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 from libs.core.log import get_logger
-from libs.core.store.runs import RunRecord
+from libs.core.retrying import persistently
+from libs.core.run_record import RunRecord
 from libs.docker_runner.container import ContainerState, ManagedContainer
-from services.bot_scheduler.books import new_run_id
+from libs.docker_runner.executable import new_run_id
 from services.bot_scheduler.ending import LOST, Ending, next_attempt, utc
 from services.bot_scheduler.policy import Policy
-from services.bot_scheduler.run import RunKit, ScheduledRun, persistently
+from services.bot_scheduler.run import RunKit, ScheduledRun
 from services.bot_scheduler.state import Firing, ScheduleState
 
 log = get_logger(__name__)
@@ -58,9 +60,13 @@ class Inheritance:
         """End containers that no firing knows: of schedules that were deleted while nobody was there."""
         for container in strays:
             log.warning("container of no firing is ended", schedule=container.id, run=container.run_id)
-            await persistently(lambda c=container: self._kit.runner.stop(c, self._kit.stop_grace_seconds))  # type: ignore[misc]
-            await self._kit.records.output_read(container)
-            await persistently(lambda c=container: self._kit.runner.remove(c))  # type: ignore[misc]
+            await persistently(partial(self._end_stray, container))
+
+    async def _end_stray(self, container: ManagedContainer) -> None:
+        ended = await self._kit.runner.stop(container, self._kit.stop_grace_seconds)
+        await self._kit.records.output_read(container)
+        await self._kit.records.stray_ended(ended)
+        await self._kit.runner.remove(container)
 
     async def _over(
         self, state: ScheduleState, firing: Firing, known: RunRecord | None, now: float

@@ -1,27 +1,16 @@
 """What a schedule's runs leave behind: their history, their output, and a few words in the schedule's document."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Protocol
 
-from libs.core.log import get_logger
-from libs.core.store.runs import RunRecord, RunStore
+from libs.core.run_record import RunRecord
+from libs.core.store.runs import RunStore
 from libs.docker_runner.container import Ended, ManagedContainer
 from libs.docker_runner.executable import Executable
+from libs.docker_runner.run_records import Recorder, of_container, of_executable, with_end, write_down
 from services.bot_scheduler.ending import Ending, utc
 from services.bot_scheduler.state import Firing, ScheduleState
-
-log = get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Recorder:
-    """Who writes: the worker's name and its Docker host."""
-
-    worker: str
-    host: str
 
 
 class Output(Protocol):
@@ -57,52 +46,42 @@ class RunRecords:
         self, state: ScheduleState, firing: Firing, container: ManagedContainer, executable: Executable
     ) -> None:
         """A run has begun."""
-        record = self._record(state, firing, container, started_at=(container.started_at or utc(firing.begins_at)))
-        record = replace(
-            record,
-            # A digest tells which config it was without telling the keys in it.
-            config_digest=hashlib.sha256(executable.config_json.encode("utf-8", "replace")).hexdigest(),
-            image_digest=executable.placement.image,
+        record = of_executable(
+            executable,
+            self._recorder,
+            container.started_at or utc(firing.begins_at),
+            container_id=container.container_id,
+            code_digest=container.code_etag,
+            **_of_firing(firing),
         )
         await self._runs.start(record)
         self._open[firing.run_id] = record
 
-    async def adopted(self, state: ScheduleState, firing: Firing, container: ManagedContainer) -> None:
+    async def adopted(self, firing: Firing, container: ManagedContainer) -> None:
         """A run that an earlier owner began goes on here."""
+        mine = {"worker_id": self._recorder.worker, "epoch": self._epoch}
         if not await self._runs.adopt(firing.run_id, worker_id=self._recorder.worker, epoch=self._epoch):
             started_at = container.started_at or utc(firing.begins_at)
-            await self._runs.start(self._record(state, firing, container, started_at=started_at))
+            await self._runs.start(of_container(container, self._recorder, started_at, **mine, **_of_firing(firing)))
 
     async def ended(self, state: ScheduleState, firing: Firing, ending: Ending) -> None:
         """A run has ended, or was never begun."""
-        ended = ending.ended
-        container = ended.container if ended is not None else None
-        started_at = (ended.started_at if ended is not None else None) or ending.at
-        record = self._record(state, firing, container, started_at=min(started_at, ending.at))
-        fields: dict[str, Any] = {"ended_at": ending.at, "reason": ending.reason, "message": ending.message or None}
-        if ended is not None:
-            fields |= _facts(ended)
-            fields["message"] = ending.message or ended.error or None
-        began = self._open.get(firing.run_id) or await self._runs.get(firing.run_id)
-        if began is not None:
-            fields |= {
-                "started_at": began.started_at,
-                "config_digest": began.config_digest,
-                "image_digest": began.image_digest,
-                "container_id": record.container_id or began.container_id,
-                "code_digest": record.code_digest or began.code_digest,
-            }
-        await self._runs.finish(replace(record, **fields))
+        record = self._open.get(firing.run_id) or await self._runs.get(firing.run_id)
+        record = record or self._record(state, firing, ending.at)
+        message = ending.message or None
+        await self._runs.finish(with_end(record, ending.ended, reason=ending.reason, at=ending.at, message=message))
         self._open.pop(firing.run_id, None)
+
+    async def stray_ended(self, ended: Ended) -> None:
+        """A container has ended that no firing knows."""
+        await write_down(self._runs, self._recorder, ended)
 
     async def known_end(self, firing: Firing) -> RunRecord | None:
         """The end of this run that somebody saw and wrote down; None if there is none."""
         record = await self._runs.get(firing.run_id)
         return record if record is not None and record.ended_at is not None and not record.presumed else None
 
-    def _record(
-        self, state: ScheduleState, firing: Firing, container: ManagedContainer | None, **fields: Any
-    ) -> RunRecord:
+    def _record(self, state: ScheduleState, firing: Firing, at: datetime) -> RunRecord:
         return RunRecord(
             run_id=firing.run_id,
             entity_id=state.id,
@@ -110,48 +89,14 @@ class RunRecords:
             worker_id=self._recorder.worker,
             host=self._recorder.host,
             epoch=self._epoch,
-            revision=container.revision if container is not None else state.entity.revision,
-            container_id=container.container_id if container is not None else None,
-            code_digest=container.code_etag if container is not None else None,
-            scheduled_at=utc(firing.at),
-            cause=str(firing.cause),
-            attempt=firing.attempt,
-            **fields,
+            started_at=at,
+            revision=state.entity.revision,
+            **_of_firing(firing),
         )
 
 
-async def write_down(runs: RunStore, recorder: Recorder, ended: Sequence[Ended]) -> None:
-    """Record the ends of containers that nobody watched: those of workers that are gone."""
-    for end in ended:
-        container = end.container
-        at = end.finished_at or datetime.now(UTC)
-        began = await runs.get(container.run_id)
-        record = began or RunRecord(
-            run_id=container.run_id,
-            entity_id=container.id,
-            segment_id=container.segment,
-            worker_id=container.worker or recorder.worker,
-            host=recorder.host,
-            epoch=container.epoch,
-            started_at=end.started_at or at,
-            revision=container.revision,
-            container_id=container.container_id,
-            code_digest=container.code_etag,
-        )
-        await runs.finish(
-            replace(record, ended_at=at, reason=str(end.reason), message=end.error or None, **_facts(end))
-        )
-
-
-def _facts(ended: Ended) -> dict[str, Any]:
-    """What a container's end tells, as the fields of a record."""
-    return {
-        "exit_code": ended.exit_code,
-        "oom_killed": ended.oom_killed,
-        "last_lines": tuple(ended.last_lines),
-        "peak_memory_bytes": ended.peak_memory_bytes,
-        "cpu_seconds": ended.cpu_seconds,
-    }
+def _of_firing(firing: Firing) -> dict[str, Any]:
+    return {"scheduled_at": utc(firing.at), "cause": str(firing.cause), "attempt": firing.attempt}
 
 
 def last_run(firing: Firing, ending: Ending) -> Mapping[str, object]:

@@ -12,16 +12,17 @@ from prometheus_client import Counter, Histogram
 from libs.core.backoff import Backoff
 from libs.core.errors import Retryable, UserError
 from libs.core.log import bound_context, get_logger
+from libs.core.retrying import persistently
 from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer
-from libs.docker_runner.executable import Executable
-from services.bot_scheduler.books import Books, new_run_id
+from libs.docker_runner.executable import Executable, new_run_id
+from libs.docker_runner.workshop import Workshop
+from services.bot_scheduler.books import Books
 from services.bot_scheduler.ending import NOT_STARTED, REJECTED, Ending, StopReason, next_attempt, utc
 from services.bot_scheduler.policy import Policy
 from services.bot_scheduler.records import RunRecords
 from services.bot_scheduler.state import Cause, Firing, ScheduleState
-from services.bot_scheduler.workshop import Workshop
 
 log = get_logger(__name__)
 
@@ -152,10 +153,10 @@ class ScheduledRun:
         container = self._adopted
         if container is not None:
             self._kit.records.follow(container)
-            await self._kit.written(lambda: self._kit.records.adopted(self._state, firing, container))
+            await self._kit.written(lambda: self._kit.records.adopted(firing, container))
             return await self._see_through(container)
         try:
-            executable = self._kit.workshop.build(self._state, firing)
+            executable = self._kit.workshop.build(self._state.entity, firing.run_id)
         except UserError as error:
             return Ending(REJECTED, self._now(), str(error))
         started = await self._start(executable, firing)
@@ -265,18 +266,6 @@ class ScheduledRun:
 
     def _now(self) -> datetime:
         return utc(self._kit.clock())
-
-
-async def persistently(call: Callable[[], Awaitable[T]]) -> T:
-    """Call it until it works; what can never work is raised. Cancelling ends it."""
-    backoff = Backoff(initial_seconds=0.2, cap_seconds=5.0)
-    while True:
-        try:
-            return await call()
-        except Retryable as error:
-            pause = backoff.next_seconds()
-            log.warning("tried again", reason=str(error), in_seconds=round(pause, 2))
-            await asyncio.sleep(pause)
 
 
 def _message(ended: Ended) -> str:

@@ -12,16 +12,18 @@ from collections.abc import Callable, Sequence
 from libs.core.backoff import Backoff
 from libs.core.errors import Retryable
 from libs.core.log import get_logger
+from libs.core.retrying import persistently
 from libs.core.store.entities import Entity
 from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
+from libs.docker_runner.executable import new_run_id
 from services.bot_scheduler.agenda import Agenda
-from services.bot_scheduler.books import Books, Entry, new_run_id
+from services.bot_scheduler.books import Books, Entry
 from services.bot_scheduler.decide import Claim, Wait, decide
 from services.bot_scheduler.ending import Ending, StopReason, utc
 from services.bot_scheduler.inheritance import Inheritance
 from services.bot_scheduler.records import RunRecords
-from services.bot_scheduler.run import RunKit, ScheduledRun, persistently
+from services.bot_scheduler.run import RunKit, ScheduledRun
 from services.bot_scheduler.state import FIRING, Cause, Firing, ScheduleState
 
 log = get_logger(__name__)

@@ -14,24 +14,26 @@ from typing import Any, TypeVar
 
 from libs.core.lease import Holder, Lease
 from libs.core.object_store import ObjectMissing, ObjectStore
+from libs.core.run_record import RunRecord
 from libs.core.store.client import Database
 from libs.core.store.entities import EntityStore
 from libs.core.store.outbox import Outbox
 from libs.core.store.partitions import PartitionStore
-from libs.core.store.runs import RunFilter, RunRecord, RunStore
+from libs.core.store.runs import RunFilter, RunStore
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer, RunOutcome
-from libs.docker_runner.definition import Deployed, ExecutableFactory, Ownership
-from libs.docker_runner.executable import CodeRef, Entrypoint, Executable
+from libs.docker_runner.definition import ExecutableFactory, Ownership
+from libs.docker_runner.executable import Entrypoint, Executable
+from libs.docker_runner.run_records import Recorder
 from libs.docker_runner.settings import RunnerSettings
+from libs.docker_runner.workshop import Workshop
 from services.backtest_runner import objects
 from services.backtest_runner.claims import Claims
 from services.backtest_runner.completion import Completion
 from services.backtest_runner.pool import SegmentPool
-from services.backtest_runner.records import Recorder, RunRecords
+from services.backtest_runner.records import RunRecords
 from services.backtest_runner.run import RunKit
 from services.backtest_runner.shelf import Shelf
-from services.backtest_runner.state import BacktestState, Claim
 
 CUSTOM = {"config": {"runtime": "python3.11", "entrypoints": {"backtest": "main.py"}}, "filePath": "code.zip"}
 T = TypeVar("T")
@@ -224,14 +226,6 @@ class BacktestRig:
             RunnerSettings(temp_dir=host.folder), service="s", scope="x", entrypoint=Entrypoint.BACKTEST
         )
 
-        def build(owned: OwnedSegment, state: BacktestState, claim: Claim) -> Executable:
-            entity = state.entity
-            deployed = Deployed(
-                entity.id, entity.revision, entity.config, entity.bot, entity.version, CodeRef("bots", "code.zip")
-            )
-            made = factory.build(deployed, Ownership(owned.segment_id, owned.epoch, "w", None))
-            return replace(made, run_id=claim.run_id)
-
         store: Any = _Mortal(self.store, death, "put", "put_file", "compose", "remove")
         outbox: Any = _Mortal(self.outbox, death, "append")
         completion = Completion(
@@ -246,7 +240,7 @@ class BacktestRig:
             owned=owned,
             runner=host,
             containers=host.list,
-            build=build,
+            workshop=Workshop(factory, Ownership(owned.segment_id, owned.epoch, "w", None), "bots"),
             claims=Claims(recorder, epoch=owned.epoch, entities=entities),
             records=RunRecords(recorder, segment_id=1, epoch=owned.epoch, runs=self.runs),
             shelf=shelf,

@@ -11,23 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from libs.core.lease import Holder, Lease
+from libs.core.run_record import RunRecord
 from libs.core.store.client import Database
 from libs.core.store.entities import EntityStore
 from libs.core.store.partitions import PartitionStore
-from libs.core.store.runs import RunFilter, RunRecord, RunStore
+from libs.core.store.runs import RunFilter, RunStore
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer
-from libs.docker_runner.definition import ExecutableFactory
+from libs.docker_runner.definition import ExecutableFactory, Ownership
 from libs.docker_runner.executable import Entrypoint, Executable
+from libs.docker_runner.run_records import Recorder
 from libs.docker_runner.settings import RunnerSettings
+from libs.docker_runner.workshop import Workshop
 from services.bot_scheduler.books import Books
 from services.bot_scheduler.inheritance import Inheritance
-from services.bot_scheduler.records import Recorder, RunRecords
+from services.bot_scheduler.records import RunRecords
 from services.bot_scheduler.run import RunKit
 from services.bot_scheduler.scheduler import SegmentScheduler
 from services.bot_scheduler.state import ScheduleState
 from services.bot_scheduler.upkeep import derive_next
-from services.bot_scheduler.workshop import Workshop
 
 CUSTOM = {"config": {"runtime": "python3.11", "entrypoints": {"bot": "main.py"}}, "filePath": "code.zip"}
 
@@ -208,7 +210,7 @@ class ScheduleRig:
             containers=host.list,
             books=Books(recorder, epoch=lease.epoch, entities=self.entities),
             records=RunRecords(recorder, segment_id=self.segment_id, epoch=lease.epoch, runs=self.runs, output=host),
-            workshop=_workshop(owned, factory, worker),
+            workshop=Workshop(factory, Ownership(owned.segment_id, owned.epoch, worker, None), "bots"),
             clock=clock,
         )
         scheduler = SegmentScheduler(
@@ -259,7 +261,3 @@ class Owner:
     def wake(self) -> None:
         """As a message about the segment does."""
         self.owned.wake.set()
-
-
-def _workshop(owned: OwnedSegment, factory: ExecutableFactory, worker: str) -> Workshop:
-    return Workshop(owned, factory=factory, code_bucket="bots", keepalive=None, worker=worker)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from libs.core.object_store import ObjectMissing, ObjectStore
+from libs.core.run_record import RunRecord
 from libs.core.service import BACKTEST_RUNNER
 from libs.core.store.entities import Entity
-from libs.core.store.runs import RunFilter, RunRecord, RunStore
+from libs.core.store.runs import RunFilter, RunStore
 from services.backtest_runner.objects import analysis_key, logs_key
 from tools.cli.connections import Connections
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from libs.core.errors import Permanent, Retryable
+from libs.core.run_record import RunRecord
 from libs.core.store.entities import Entity, EntityStore
-from libs.core.store.runs import RunFilter, RunRecord, RunStore
+from libs.core.store.runs import RunFilter, RunStore
 from services.bot_runner.status import BotState
 
 _POLL_SECONDS = 0.1

@@ -4,9 +4,10 @@ from typing import Any
 
 import click
 
+from libs.core.run_record import RunRecord
 from libs.core.service import BACKTEST_RUNNER
 from libs.core.store.entities import Entity
-from libs.core.store.runs import RunFilter, RunRecord, RunStore
+from libs.core.store.runs import RunFilter, RunStore
 from tools.backtests.results import state_of
 from tools.cli import interrupts
 from tools.cli.connections import connected

@@ -4,8 +4,9 @@ from typing import Any
 
 import click
 
+from libs.core.run_record import RunRecord
 from libs.core.service import BOT_SCHEDULER
-from libs.core.store.runs import RunFilter, RunRecord, RunStore
+from libs.core.store.runs import RunFilter, RunStore
 from libs.docker_runner.log_keys import log_key
 from tools.cli import interrupts
 from tools.cli.connections import connected

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from libs.core.errors import Permanent
+from libs.core.run_record import RunRecord
 from libs.core.service import BOT_RUNNER
 from libs.core.store.entities import Entity
-from libs.core.store.runs import RunFilter, RunRecord, RunStore
+from libs.core.store.runs import RunFilter, RunStore
 from tools import samples
 from tools.bots.announce import Announcer, deployment, reconfigured
 from tools.bots.folder import BotFolder, read_folder

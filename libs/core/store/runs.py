@@ -8,6 +8,7 @@ from typing import Any
 from pymongo import ASCENDING, DESCENDING
 from pymongo.errors import OperationFailure
 
+from libs.core.run_record import RunRecord
 from libs.core.store.client import Database, Document, StoreConflict, translated
 
 COLLECTION = "runs"
@@ -16,47 +17,6 @@ _MAX_LINES = 50
 _MAX_LINE_CHARACTERS = 1000
 _TTL_INDEX = "ended_at_ttl"
 _INDEX_OPTIONS_CONFLICT = 85
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunRecord:
-    """One run of one entity, from its start; the fields from *ended_at* on are None while it runs.
-
-    Times are aware datetimes. *reason* says in one word why it ended (``finished``, ``error``, ``oom``, ``timeout``,
-    ``stopped``, ``lease-lost``, ``killed``, ``missing``), *message* says it in a sentence where there is more to say.
-    *presumed*: nobody saw the end; it was concluded afterwards, and a report of the true end replaces it.
-    *scheduled_at*, *cause* and *attempt* (from 1 on) are those of a schedule's firing; None otherwise.
-    """
-
-    run_id: str
-    entity_id: str
-    segment_id: int
-    worker_id: str
-    host: str
-    epoch: int
-    started_at: datetime
-    revision: int | None = None
-    container_id: str | None = None
-    code_digest: str | None = None
-    config_digest: str | None = None
-    image_digest: str | None = None
-    ended_at: datetime | None = None
-    exit_code: int | None = None
-    reason: str | None = None
-    message: str | None = None
-    oom_killed: bool | None = None
-    last_lines: tuple[str, ...] = ()
-    peak_memory_bytes: int | None = None
-    cpu_seconds: float | None = None
-    presumed: bool = False
-    scheduled_at: datetime | None = None
-    cause: str | None = None
-    attempt: int | None = None
-
-    @property
-    def duration_seconds(self) -> float | None:
-        """How long it ran; None while it does."""
-        return (self.ended_at - self.started_at).total_seconds() if self.ended_at is not None else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import pytest_asyncio
 
+from libs.core.run_record import RunRecord
 from libs.core.store.client import Database, Mongo
-from libs.core.store.runs import RunFilter, RunRecord, RunStore
+from libs.core.store.runs import RunFilter, RunStore
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -1,0 +1,104 @@
+"""The work of one owned segment on a Docker host: do it while it is owned, end its containers when it no longer is."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from libs.core.errors import Retryable
+from libs.core.lease import Lease
+from libs.core.log import get_logger
+from libs.core.worker.handler import OwnedSegment
+from libs.docker_runner.container import Ended
+from libs.docker_runner.container_events import EventKind
+from libs.docker_runner.container_group import ContainerGroup
+from libs.docker_runner.docker_host import DockerHost
+
+log = get_logger(__name__)
+
+
+class SegmentWork(Protocol):
+    """What a service does with the containers of one owned segment."""
+
+    @property
+    def running(self) -> int:
+        """How many containers run now; quick."""
+
+    async def run(self) -> None:
+        """Do it until cancelled."""
+
+    def container_changed(self, entity_id: str) -> None:
+        """A container of this entity has ended or is gone; "" when any may be."""
+
+
+class DockerSegmentHandler:
+    """A `SegmentHandler` for whatever runs in containers.
+
+    Args:
+        work: makes what does the work of an owned segment.
+        at_rest: told how the containers of a segment ended that is given back, before they are taken away. When it
+            raises Retryable they stay, and whoever comes next finds out.
+        keeps_logs: whether the containers' output goes to the day's logs.
+    """
+
+    def __init__(
+        self,
+        docker: DockerHost,
+        *,
+        work: Callable[[OwnedSegment], SegmentWork],
+        at_rest: Callable[[OwnedSegment, Sequence[Ended]], Awaitable[None]],
+        keeps_logs: bool = True,
+    ) -> None:
+        self._docker = docker
+        self._make_work = work
+        self._at_rest = at_rest
+        self._keeps_logs = keeps_logs
+        self._work: SegmentWork | None = None
+
+    async def run(self, owned: OwnedSegment) -> None:
+        """Do the segment's work until cancelled; the end of a container is noticed within milliseconds."""
+        work = self._work = self._make_work(owned)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._watch(owned, work), name="container events")
+                tasks.create_task(work.run(), name="work of the segment")
+        finally:
+            self._work = None
+
+    def renewed(self, lease: Lease) -> None:
+        """Let the containers of the segment live on for as long as the lease is proven."""
+        self._docker.keepalive(lease.segment_id).refresh(lease.proven_until)
+
+    async def stop_all(self, owned: OwnedSegment, grace_seconds: float) -> None:
+        """End every container of the segment, let none begin late, and have it written down how each ended."""
+        group = self._docker.group(owned.segment_id, owned.epoch)
+        if not owned.proven(margin_seconds=0.0):
+            self._docker.keepalive(owned.segment_id).expire()
+        stopped = await group.stop_all(grace_seconds)
+        self._docker.keepalive(owned.segment_id).expire()
+        log.info("segment is at rest", segment=owned.segment_id, stopped=len(stopped))
+        if owned.proven():
+            await self._take_away(owned, group)
+
+    def running(self) -> int:
+        """How many containers of this worker run."""
+        return self._work.running if self._work is not None else 0
+
+    async def _watch(self, owned: OwnedSegment, work: SegmentWork) -> None:
+        # Read in any case, for what the runner remembers of it: a container that died is dead at once, whatever the
+        # engine lists.
+        async for event in self._docker.events():
+            if event.kind is not EventKind.STARTED and event.segment in (owned.segment_id, -1):
+                work.container_changed(event.id)
+
+    async def _take_away(self, owned: OwnedSegment, group: ContainerGroup) -> None:
+        ended = await group.endings()
+        if self._keeps_logs:
+            await asyncio.gather(*(self._docker.logs.finish(end.container) for end in ended))
+        try:
+            await self._at_rest(owned, ended)
+        except Retryable as error:
+            log.warning("ends not recorded; the containers are left to the next owner", reason=str(error))
+        else:
+            await group.remove(ended)
+        if self._keeps_logs:
+            await self._docker.logs.flush()

@@ -1,0 +1,29 @@
+"""A worker's Docker host, from the worker's settings."""
+
+from libs.core.worker.role import WorkerContext
+from libs.docker_runner.docker_host import DockerHost
+from libs.docker_runner.executable import MIB
+from libs.docker_runner.from_settings import runner_settings
+from libs.docker_runner.settings import RunnerSettings
+
+
+async def open_docker_host(context: WorkerContext, runner: RunnerSettings | None = None) -> DockerHost:
+    """Connect to the engine and the storage, waiting as long as they are away; see :meth:`DockerHost.open`.
+
+    Args:
+        runner: the runner's settings, where they are not just what the operator's say.
+    """
+    settings = context.settings
+    return await DockerHost.open(
+        context.process.lifecycle,
+        context.process.readiness,
+        settings=runner or runner_settings(settings.containers, settings.maxima, settings.images),
+        storage=settings.storage,
+        code_cache_bytes=settings.containers.code_cache_mb * MIB,
+        lease_seconds=settings.lease.life_seconds,
+        service=context.process.service.name,
+        scope=context.scope,
+        worker=settings.identity.worker_id,
+        owns=context.owns,
+        history=context.runs,
+    )

@@ -1,0 +1,34 @@
+"""Writing down the runs that end with their worker, so that the next owner of the segment has not to guess."""
+
+from collections.abc import Sequence
+
+from libs.docker_runner.container import Ended
+from libs.docker_runner.executable import new_run_id
+from services.bot_scheduler.ending import Ending, next_attempt, utc
+from services.bot_scheduler.policy import Policy
+from services.bot_scheduler.run import RunKit
+from services.bot_scheduler.state import ScheduleState
+
+
+async def close_all(kit: RunKit, ended: Sequence[Ended]) -> None:
+    """Write down runs that ended with their worker; what may be tried again is left to the next owner.
+
+    Raises:
+        Retryable: not all of them are written down; may be repeated.
+    """
+    entities = await kit.books.read([end.container.id for end in ended])
+    states = {entity.id: ScheduleState.of(entity) for entity in entities}
+    for end in ended:
+        await _close(kit, states.get(end.container.id), end)
+
+
+async def _close(kit: RunKit, state: ScheduleState | None, ended: Ended) -> None:
+    firing = state.firing if state is not None else None
+    if state is None or firing is None or firing.run_id != ended.container.run_id:
+        await kit.records.stray_ended(ended)
+        return
+    now = kit.clock()
+    ending = Ending(str(ended.reason), ended.finished_at or utc(now), "", ended)
+    policy = state.definition.policy if state.definition is not None else Policy()
+    await kit.records.ended(state, firing, ending)
+    await kit.books.close(state.id, firing, ending, next_attempt(firing, ending, policy, now, new_run_id()))
