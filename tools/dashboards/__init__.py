@@ -1,0 +1,1 @@
+"""Makes the Grafana dashboards in deploy/grafana out of what the runtime measures."""
