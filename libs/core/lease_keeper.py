@@ -90,6 +90,8 @@ class LeaseKeeper(Generic[L]):
         self._timing = timing
         self._renewed = renewed
         self._clock = clock
+        for reason in ("lost", "superseded"):
+            LAPSES.labels(kind, reason)  # from 0 on, so that the first one shows as an increase
 
     def safe_seconds(self) -> float:
         """For how long the lease can still be relied on, the margin taken off; zero or less: not any more."""

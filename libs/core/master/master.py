@@ -25,7 +25,9 @@ from libs.core.wake import Wake
 
 log = get_logger(__name__)
 
-WORKERS_GONE = Counter("runtime_workers_gone_total", "Workers that this master lost.", ["reason"])
+WORKERS_GONE = Counter("runtime_workers_gone_total", "Workers that are not connected any more, by why.", ["reason"])
+for _reason in ("left", "broken", "silent"):
+    WORKERS_GONE.labels(_reason)  # from 0 on, so that the first one shows as an increase
 ASSIGNMENTS = Counter("runtime_assignments_total", "Assignments sent to workers, repeats included.")
 
 DEPENDENCY = "segments"
@@ -252,7 +254,9 @@ class Master:
         """A stream has ended."""
         worker = self._registry.leave(session)
         if worker is not None:
-            WORKERS_GONE.labels("left").inc()
+            # One that ends in order says that it is draining and gives its segment back before its stream ends.
+            ended_in_order = worker.state.draining or worker.state.held is None
+            WORKERS_GONE.labels("left" if ended_in_order else "broken").inc()
             _log_gone(worker, "its stream has ended")
         self._wake_if_changed()
 
