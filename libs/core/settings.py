@@ -8,7 +8,7 @@ import re
 import socket
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from libs.core.settings_loader import Group, Named, Seconds
 
@@ -237,6 +237,19 @@ class HttpSettings(Group):
         return "port" in self.model_fields_set
 
 
+class MetricsSettings(Group):
+    """What is shown to Prometheus."""
+
+    per_bot: Annotated[
+        bool,
+        Named("METRICS_PER_BOT"),
+        Field(
+            description="whether the bot-runner's workers show processor time, memory and restarts of each bot, which "
+            "makes some series for each bot there ever was; the sums are there in any case"
+        ),
+    ] = False
+
+
 class LogSettings(Group):
     """How log lines look."""
 
@@ -250,6 +263,56 @@ class LogSettings(Group):
         Named("LOG_LEVEL"),
         Field(description="the least severe lines that are written"),
     ] = "info"
+
+
+class TracingSettings(Group):
+    """Where traces go: the standard variables of OpenTelemetry. Those that are not here its SDK reads by itself."""
+
+    endpoint: Annotated[
+        str | None,
+        Named(
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            aliases=("OTEL_EXPORTER_OTLP_ENDPOINT",),
+            allowed="http://host:4317, or https:// for TLS",
+        ),
+        Field(description="where traces are sent by OTLP over gRPC; without it none are recorded"),
+    ] = None
+    protocol: Annotated[
+        str,
+        Named(
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+            aliases=("OTEL_EXPORTER_OTLP_PROTOCOL",),
+            allowed="grpc",
+        ),
+        Field(description="how traces are sent"),
+    ] = "grpc"
+    exporter: Annotated[
+        str,
+        Named("OTEL_TRACES_EXPORTER", allowed="otlp or none"),
+        Field(description="by what traces are sent; none turns them off"),
+    ] = "otlp"
+    disabled: Annotated[
+        bool,
+        Named("OTEL_SDK_DISABLED"),
+        Field(description="whether traces are turned off"),
+        BeforeValidator(lambda value: str(value).lower() == "true"),
+    ] = False
+
+    @property
+    def exporting(self) -> bool:
+        """Whether this process records spans and sends them."""
+        return self.endpoint is not None and self.exporter != "none" and not self.disabled
+
+    @model_validator(mode="after")
+    def _can_be_exported(self) -> Self:
+        if self.exporting and self.exporter != "otlp":
+            raise ValueError(f"OTEL_TRACES_EXPORTER={self.exporter!r} is not supported; set otlp or none")
+        if self.exporting and self.protocol != "grpc":
+            raise ValueError(
+                f"OTEL_EXPORTER_OTLP_PROTOCOL={self.protocol!r} is not supported: traces are sent by OTLP over gRPC; "
+                "set grpc and give the collector's gRPC port (usually 4317)"
+            )
+        return self
 
 
 class PartitionSettings(Group):

@@ -1,16 +1,31 @@
 """The backtests of one owned segment: as many at once as there are slots, the next one as soon as one ends."""
 
 import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from enum import StrEnum
 
 from libs.core.backoff import Backoff
 from libs.core.errors import Retryable
 from libs.core.log import get_logger
+from libs.core.metrics import observe
 from libs.core.store.entities import EntityStore
 from libs.core.worker.handler import OwnedSegment
 from services.backtest_runner.run import BacktestRun, RunKit
 from services.backtest_runner.state import BacktestState
 
 log = get_logger(__name__)
+
+
+class PoolState(StrEnum):
+    """Where a backtest is in its life."""
+
+    WAITING = "waiting"  # for a slot
+    STARTING = "starting"  # in a slot, without a container: the first attempt or another
+    RUNNING = "running"
+    FINISHING = "finishing"  # it has ended and is handed over
+    HELD = "held"  # somebody does not want it to run
 
 
 class SegmentPool:
@@ -21,7 +36,14 @@ class SegmentPool:
     """
 
     def __init__(
-        self, owned: OwnedSegment, *, kit: RunKit, entities: EntityStore, size: int, scan_interval_seconds: float
+        self,
+        owned: OwnedSegment,
+        *,
+        kit: RunKit,
+        entities: EntityStore,
+        size: int,
+        scan_interval_seconds: float,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._owned = owned
         self._kit = kit
@@ -29,8 +51,10 @@ class SegmentPool:
         self._most_in_hand = 4 * size
         self._size = size
         self._scan_interval = scan_interval_seconds
+        self._clock = clock
         self._waiting: list[BacktestState] = []
         self._in_hand: dict[str, BacktestRun] = {}
+        self._held = 0
 
     @property
     def running(self) -> int:
@@ -43,13 +67,31 @@ class SegmentPool:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 try:
-                    await self.look(tasks)
+                    with observe("reconcile", "backtests"):
+                        await self.look(tasks)
                     backoff.reset()
                     pause = self._scan_interval
                 except Retryable as error:
                     pause = backoff.next_seconds()
                     log.warning("backtests cannot be read", reason=str(error), retry_in_seconds=round(pause, 2))
                 await self._owned.wake.wait_at_most(pause)
+
+    @property
+    def queue_length(self) -> int:
+        """How many wait for a slot."""
+        return len(self._waiting)
+
+    @property
+    def queue_age_seconds(self) -> float:
+        """For how long the one that waits longest has waited for its first attempt; 0 when none does."""
+        received = (state.received_at for state in self._waiting if state.claim is None and state.received_at)
+        return max(0.0, self._clock() - min(received, default=self._clock()))
+
+    def states(self) -> Mapping[str, int]:
+        """How many backtests are in which state."""
+        found = Counter(_state(run) for run in self._in_hand.values())
+        found[PoolState.WAITING], found[PoolState.HELD] = len(self._waiting), self._held
+        return {str(state): found[state] for state in PoolState}
 
     def container_changed(self, backtest_id: str) -> None:
         """Each run waits for its own container."""
@@ -69,6 +111,7 @@ class SegmentPool:
             (state for state in states.values() if state.may_begin and state.id not in in_hand),
             key=lambda state: state.order,
         )
+        self._held = sum(not state.may_begin for state in states.values())
         self._refill(tasks)
 
     def _refill(self, tasks: asyncio.TaskGroup) -> None:
@@ -91,3 +134,9 @@ class SegmentPool:
             log.exception("backtest failed for a reason of ours", backtest=backtest_id)
         del self._in_hand[backtest_id]
         self._refill(tasks)
+
+
+def _state(run: BacktestRun) -> PoolState:
+    if run.slot_left:
+        return PoolState.FINISHING
+    return PoolState.RUNNING if run.has_container else PoolState.STARTING

@@ -108,6 +108,12 @@ class BacktestState:
         """What is nearly done comes first, then who came first."""
         return (self.outcome is None and self.claim is None, str(self.entity.document.get("_id")))
 
+    @property
+    def received_at(self) -> float | None:
+        """Unix seconds at which its document was made, as MongoDB's ids tell it; None when they do not."""
+        made = getattr(self.entity.document.get("_id"), "generation_time", None)
+        return made.timestamp() if isinstance(made, datetime) else None
+
     @classmethod
     def of(cls, entity: Entity) -> "BacktestState":
         """Read a document, also one of an older runtime."""

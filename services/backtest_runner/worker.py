@@ -24,6 +24,7 @@ from libs.docker_runner.worker.handler import DockerSegmentHandler
 from libs.docker_runner.worker.opening import open_docker_host
 from services.backtest_runner.claims import Claims
 from services.backtest_runner.completion import Completion
+from services.backtest_runner.metrics import QueueCollector
 from services.backtest_runner.pool import SegmentPool
 from services.backtest_runner.records import RunRecords
 from services.backtest_runner.run import RunKit
@@ -92,7 +93,13 @@ async def prepare(context: WorkerContext) -> Workplace:
         at_rest=lambda owned, _: claims(owned).release_all(owned.segment_id),
         keeps_logs=False,
     )
-    return Workplace(handler, docker.engine_id, docker.impediment)
+    return Workplace(
+        handler,
+        docker.engine_id,
+        docker.impediment,
+        entities=handler.states,
+        metrics=[*docker.metrics(), QueueCollector(lambda: handler.work)],
+    )
 
 
 async def _completion(context: WorkerContext, docker: DockerHost) -> Completion:

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
+from prometheus_client import Counter
+
 from libs.core.errors import Retryable, UserError
 from libs.core.log import get_logger
 from libs.core.worker.handler import OwnedSegment
@@ -18,6 +20,10 @@ from services.bot_runner.restarts import RestartPolicy
 from services.bot_runner.status import BotState, BotStatus, utc_now
 
 log = get_logger(__name__)
+
+RESTARTS = Counter(
+    "runtime_restarts_total", "Ends of bots that nobody asked for, so that they start again.", ["reason"]
+)
 
 _ABSENT_STATES = {
     StopReason.DISABLED: BotState.DISABLED,
@@ -49,6 +55,11 @@ class BotActions:
         self._stop_grace = stop_grace_seconds
         self._policy = policy or RestartPolicy()
         self._clock = clock
+
+    @property
+    def statuses(self) -> Collection[BotStatus]:
+        """How the bots are."""
+        return self._records.statuses
 
     async def carry_out(self, action: Action) -> None:
         """Do *action*. What fails is logged, shows in the bot's status, and is planned again by a later round."""
@@ -115,6 +126,7 @@ class BotActions:
             await self._records.not_begun(executable, str(error))
             await self._failed_to_start(replace(starting, state=BotState.REJECTED, detail=str(error), history=history))
         except Retryable as error:
+            RESTARTS.labels("not-started").inc()
             history = history.after_death(ran_seconds=0.0, now=self._clock(), policy=self._policy)
             log.warning("bot could not be started", reason=str(error), failures=history.failures)
             detail = f"could not be started: {error}"
@@ -151,6 +163,7 @@ class BotActions:
 
     async def _count(self, ended: Ended) -> None:
         """Say in the bot's document what its end means for its next start."""
+        RESTARTS.labels(str(ended.reason)).inc()
         container = ended.container
         history = self._ledger.history_of(container.id)
         if ended.reason in (EndReason.MISSING, EndReason.STOPPED, EndReason.LEASE_LOST):

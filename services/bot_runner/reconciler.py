@@ -2,11 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 
 from libs.core.backoff import Backoff
 from libs.core.errors import Retryable
 from libs.core.log import bound_context, get_logger
+from libs.core.metrics import observe
 from libs.core.store.entities import EntityStore
 from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
@@ -14,6 +16,7 @@ from libs.docker_runner.container_group import ContainerGroup
 from services.bot_runner.bot_actions import BotActions
 from services.bot_runner.desired import Desires
 from services.bot_runner.plan import Action, plan
+from services.bot_runner.status import BotState, BotStatus
 
 log = get_logger(__name__)
 
@@ -61,13 +64,24 @@ class SegmentReconciler:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 try:
-                    next_start = await self.reconcile_once(tasks)
+                    with observe("reconcile", "bots"):
+                        next_start = await self.reconcile_once(tasks)
                     backoff.reset()
                     pause = self._pause_until(next_start)
                 except Retryable as error:
                     pause = backoff.next_seconds()
                     log.warning("cannot reconcile", error=str(error), retry_in_seconds=round(pause, 2))
                 await self.wake.wait_at_most(pause)
+
+    @property
+    def statuses(self) -> Collection[BotStatus]:
+        """How the bots are."""
+        return self._actions.statuses
+
+    def states(self) -> Mapping[str, int]:
+        """How many bots are in which state."""
+        found = Counter(status.state for status in self.statuses)
+        return {str(state): found[state] for state in BotState}
 
     def container_changed(self, bot_id: str) -> None:
         """A container ended: the next round sees which."""

@@ -35,6 +35,11 @@ class BotRecords:
         """The worker's name."""
         return self._recorder.worker
 
+    @property
+    def statuses(self) -> Collection[BotStatus]:
+        """What the bots' documents say of them, as it was written last."""
+        return self._written.values()
+
     async def begin(self, executable: Executable) -> str | None:
         """Record that a run is about to begin; an earlier one of this bot that still looks open has ended unseen.
 

@@ -16,6 +16,7 @@ from libs.docker_runner.worker.opening import open_docker_host
 from services.bot_runner.bot_actions import BotActions
 from services.bot_runner.desired import Desires
 from services.bot_runner.ledger import Ledger
+from services.bot_runner.metrics import BotsCollector
 from services.bot_runner.reconciler import SegmentReconciler
 from services.bot_runner.records import BotRecords
 
@@ -54,4 +55,7 @@ async def prepare(context: WorkerContext) -> Workplace:
         )
 
     handler = DockerSegmentHandler(docker, work=reconciler, at_rest=lambda _, ended: records().all_ended(ended))
-    return Workplace(handler, docker.engine_id, docker.impediment)
+    metrics = docker.metrics()
+    if settings.metrics.per_bot:
+        metrics = [*metrics, BotsCollector(lambda: handler.work, docker.runner.usage)]
+    return Workplace(handler, docker.engine_id, docker.impediment, entities=handler.states, metrics=metrics)

@@ -7,11 +7,15 @@ as it was read.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import prometheus_client
 
 from libs.core.backoff import Backoff
 from libs.core.errors import Retryable
 from libs.core.log import get_logger
+from libs.core.metrics import observe
 from libs.core.retrying import persistently
 from libs.core.store.entities import Entity
 from libs.core.wake import Wake
@@ -19,14 +23,20 @@ from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.executable import new_run_id
 from services.bot_scheduler.agenda import Agenda
 from services.bot_scheduler.books import Books, Entry
-from services.bot_scheduler.decide import Claim, Wait, decide
+from services.bot_scheduler.decide import Claim, Dropped, Wait, decide
 from services.bot_scheduler.ending import Ending, StopReason, utc
 from services.bot_scheduler.inheritance import Inheritance
 from services.bot_scheduler.records import RunRecords
 from services.bot_scheduler.run import RunKit, ScheduledRun
-from services.bot_scheduler.state import FIRING, Cause, Firing, ScheduleState
+from services.bot_scheduler.state import FIRING, Cause, Condition, Firing, ScheduleState
 
 log = get_logger(__name__)
+
+DROPPED = prometheus_client.Counter(
+    "runtime_schedule_firings_dropped_total", "Firings of schedules that got no run, by why.", ["reason"]
+)
+for _reason in Dropped:
+    DROPPED.labels(_reason)  # from 0 on, so that the first one shows as an increase
 
 _PAGE = 50
 _LONGEST_SLEEP_SECONDS = 30.0
@@ -76,6 +86,22 @@ class SegmentScheduler:
         """How many schedules have been read."""
         return len(self._states)
 
+    def states(self) -> Mapping[str, int]:
+        """How many schedules are in which state."""
+        found = Counter(self._condition_of(state) for state in self._states.values())
+        return {str(condition): found[condition] for condition in Condition}
+
+    def _condition_of(self, state: ScheduleState) -> Condition:
+        if state.id in self._runs:
+            return Condition.RUNNING
+        if state.held:
+            return Condition.KILLED
+        if state.paused:
+            return Condition.PAUSED
+        if not state.entity.should_run:
+            return Condition.DISABLED
+        return Condition.WAITING if state.definition is not None else Condition.REJECTED
+
     async def run(self) -> None:
         """Fire, for ever. A database that is away is waited for; what runs goes on running meanwhile."""
         async with asyncio.TaskGroup() as tasks:
@@ -94,7 +120,8 @@ class SegmentScheduler:
         backoff = Backoff(initial_seconds=0.2, cap_seconds=5.0)
         while True:
             try:
-                await self.read_once(tasks)
+                with observe("reconcile", "schedules"):
+                    await self.read_once(tasks)
                 backoff.reset()
                 pause = self._scan_interval
             except Retryable as error:
@@ -168,7 +195,8 @@ class SegmentScheduler:
                 await self._pulse.wait_at_most(pause)
                 continue
             try:
-                await self.fire_once(tasks)
+                with observe("reconcile", "fire schedules"):
+                    await self.fire_once(tasks)
                 backoff.reset()
             except Retryable as error:
                 pause = backoff.next_seconds()
@@ -251,6 +279,7 @@ class SegmentScheduler:
 
     async def _note_dropped(self, state: ScheduleState, at: int, reason: str) -> None:
         message = f"the firing of {utc(at).isoformat()} got no run"
+        DROPPED.labels(reason).inc()
         log.warning("firing dropped", schedule=state.id, reason=reason, at=utc(at).isoformat())
         firing = Firing(at, new_run_id(), Cause.SCHEDULE)
         ending = Ending(reason, utc(self._clock()), message)

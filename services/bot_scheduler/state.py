@@ -31,6 +31,17 @@ class Cause(StrEnum):
     MANUAL = "manual"
 
 
+class Condition(StrEnum):
+    """Where a schedule is between its firings."""
+
+    RUNNING = "running"  # one of its firings is in hand
+    WAITING = "waiting"  # for its next firing
+    PAUSED = "paused"
+    DISABLED = "disabled"
+    REJECTED = "rejected"  # its config is wrong
+    KILLED = "killed"
+
+
 @dataclass(frozen=True)
 class Firing:
     """One firing and its run. Times in Unix seconds.

@@ -25,6 +25,7 @@ from libs.core.settings import (
     CoordinationSettings,
     HistorySettings,
     LeaseSettings,
+    MetricsSettings,
     NatsSettings,
     PartitionSettings,
     ScanSettings,
@@ -56,6 +57,7 @@ class WorkerSettings(ProcessSettings):
     images: ImageSettings
     scan: ScanSettings
     history: HistorySettings
+    metrics: MetricsSettings
 
 
 @dataclass(frozen=True)

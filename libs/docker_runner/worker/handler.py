@@ -1,8 +1,8 @@
 """The work of one owned segment on a Docker host: do it while it is owned, end its containers when it no longer is."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from libs.core.errors import Retryable
 from libs.core.lease import Lease
@@ -29,8 +29,14 @@ class SegmentWork(Protocol):
     def container_changed(self, entity_id: str) -> None:
         """A container of this entity has ended or is gone; "" when any may be."""
 
+    def states(self) -> Mapping[str, int]:
+        """How many entities are in which state, every state named; quick."""
 
-class DockerSegmentHandler:
+
+W = TypeVar("W", bound=SegmentWork)
+
+
+class DockerSegmentHandler(Generic[W]):
     """A `SegmentHandler` for whatever runs in containers.
 
     Args:
@@ -44,7 +50,7 @@ class DockerSegmentHandler:
         self,
         docker: DockerHost,
         *,
-        work: Callable[[OwnedSegment], SegmentWork],
+        work: Callable[[OwnedSegment], W],
         at_rest: Callable[[OwnedSegment, Sequence[Ended]], Awaitable[None]],
         keeps_logs: bool = True,
     ) -> None:
@@ -52,17 +58,18 @@ class DockerSegmentHandler:
         self._make_work = work
         self._at_rest = at_rest
         self._keeps_logs = keeps_logs
-        self._work: SegmentWork | None = None
+        self.work: W | None = None
+        """The work of the segment that is owned; None while none is."""
 
     async def run(self, owned: OwnedSegment) -> None:
         """Do the segment's work until cancelled; the end of a container is noticed within milliseconds."""
-        work = self._work = self._make_work(owned)
+        work = self.work = self._make_work(owned)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._watch(owned, work), name="container events")
                 tasks.create_task(work.run(), name="work of the segment")
         finally:
-            self._work = None
+            self.work = None
 
     def renewed(self, lease: Lease) -> None:
         """Let the containers of the segment live on for as long as the lease is proven."""
@@ -81,9 +88,13 @@ class DockerSegmentHandler:
 
     def running(self) -> int:
         """How many containers of this worker run."""
-        return self._work.running if self._work is not None else 0
+        return self.work.running if self.work is not None else 0
 
-    async def _watch(self, owned: OwnedSegment, work: SegmentWork) -> None:
+    def states(self) -> Mapping[str, int]:
+        """How many entities of the owned segment are in which state; nothing without a segment."""
+        return self.work.states() if self.work is not None else {}
+
+    async def _watch(self, owned: OwnedSegment, work: W) -> None:
         # Read in any case, for what the runner remembers of it: a container that died is dead at once, whatever the
         # engine lists.
         async for event in self._docker.events():

@@ -1,0 +1,50 @@
+"""Single bots as metrics that are read when they are scraped; only for who asks for them, since bots are many."""
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from libs.core.metrics import Declared
+from libs.docker_runner.usage import UsageTally
+from services.bot_runner.reconciler import SegmentReconciler
+from services.bot_runner.status import BotState
+
+UP = Declared("runtime_bot_up", "gauge", "Whether a bot runs (METRICS_PER_BOT).", ("id",))
+RESTARTS = Declared(
+    "runtime_bot_restarts_total", "counter", "Deaths of a bot since it was created (METRICS_PER_BOT).", ("id",)
+)
+CPU = Declared(
+    "runtime_bot_cpu_seconds_total",
+    "counter",
+    "Processor time of a bot's present container (METRICS_PER_BOT).",
+    ("id",),
+)
+MEMORY = Declared("runtime_bot_memory_bytes", "gauge", "Memory that a bot uses (METRICS_PER_BOT).", ("id",))
+
+
+class BotsCollector(Collector):
+    """Each bot of the segment that is owned. Register it once a process.
+
+    Args:
+        work: what keeps the segment's bots running; None without a segment.
+        usage: what their containers use.
+    """
+
+    def __init__(self, work: Callable[[], SegmentReconciler | None], usage: UsageTally) -> None:
+        self._work = work
+        self._usage = usage
+
+    def describe(self) -> Iterator[Metric]:
+        """The metrics without values."""
+        for declared in (UP, RESTARTS, CPU, MEMORY):
+            yield declared.of(None)
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics as they are now."""
+        work = self._work()
+        statuses = work.statuses if work is not None else ()
+        yield UP.of({(status.bot_id,): float(status.state is BotState.RUNNING) for status in statuses})
+        yield RESTARTS.of({(status.bot_id,): status.history.restarts for status in statuses})
+        yield CPU.of({(usage.container.id,): usage.stats.cpu_seconds for usage in self._usage.latest})
+        yield MEMORY.of({(usage.container.id,): usage.stats.memory_bytes for usage in self._usage.latest})
