@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol, TypeVar
@@ -12,14 +12,16 @@ from aiohttp import web
 
 from libs.core.errors import UserError
 from libs.core.health import Readiness
+from libs.core.health_metrics import ReadinessCollector
 from libs.core.http_app import HttpApp
 from libs.core.lifecycle import Lifecycle
 from libs.core.log import configure, get_logger
-from libs.core.metrics import PROCESS, measure_loop_lag
+from libs.core.metrics import PROCESS, measure_loop_lag, registry
 from libs.core.service import ServiceDefinition
-from libs.core.settings import HttpSettings, IdentitySettings, LogSettings, MongoSettings
+from libs.core.settings import HttpSettings, IdentitySettings, LogSettings, MongoSettings, TracingSettings
 from libs.core.settings_loader import SettingsError, load_all
 from libs.core.store.client import Database, Mongo
+from libs.core.tracing import add_trace_ids
 
 log = get_logger(__name__)
 
@@ -35,6 +37,7 @@ class ProcessSettings:
     log: LogSettings
     http: HttpSettings
     mongo: MongoSettings
+    tracing: TracingSettings
 
 
 S = TypeVar("S", bound=ProcessSettings)
@@ -79,7 +82,13 @@ def run_process(service: ServiceDefinition, role: Role[S], flags: Mapping[str, o
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_USAGE
-    configure(settings.log, service=service.name, role=role.name, worker=settings.identity.worker_id)
+    configure(
+        settings.log,
+        processors=(add_trace_ids,),
+        service=service.name,
+        role=role.name,
+        worker=settings.identity.worker_id,
+    )
     PROCESS.info({"service": service.name, "role": role.name, "version": runtime_version()})
     try:
         return asyncio.run(_run(service, role, settings))
@@ -89,7 +98,9 @@ def run_process(service: ServiceDefinition, role: Role[S], flags: Mapping[str, o
 
 
 async def _run(service: ServiceDefinition, role: Role[S], settings: S) -> int:
+    close_traces = _export_traces(service, role, settings)
     readiness = Readiness()
+    registry.register(ReadinessCollector(readiness))
     http = HttpApp(settings.http, readiness)
     http.add_routes(role.routes())
     mongo = Mongo(settings.mongo.uri, timeout_seconds=settings.mongo.timeout_seconds)
@@ -110,7 +121,22 @@ async def _run(service: ServiceDefinition, role: Role[S], settings: S) -> int:
     lifecycle.part("event loop lag", measure_loop_lag)
     lifecycle.on_close("http", http.close, limit_seconds=3)
     lifecycle.on_close("mongodb", mongo.close, limit_seconds=3)
+    if close_traces is not None:
+        lifecycle.on_close("traces", close_traces, limit_seconds=5)
     return await lifecycle.run()
+
+
+def _export_traces(service: ServiceDefinition, role: Role[S], settings: S) -> Callable[[], Awaitable[None]] | None:
+    """Begin to export traces if somebody wants them; what sends the last ones. Without that, nothing is imported."""
+    if not settings.tracing.exporting:
+        return None
+    from libs.core.trace_export import Origin, TraceExport
+
+    export = TraceExport(
+        settings.tracing, Origin(service.name, role.name, settings.identity.worker_id, runtime_version())
+    )
+    export.start()
+    return export.close
 
 
 def settle_memory() -> None:
