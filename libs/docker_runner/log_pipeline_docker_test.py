@@ -4,20 +4,16 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest_asyncio
-from pydantic import SecretStr
 
 from libs.core.object_store import ObjectStore
-from libs.core.settings import StorageSettings
-from libs.docker_runner.container import ManagedContainer
 from libs.docker_runner.executable import MIB, Limits
 from libs.docker_runner.log_history import LogHistory
-from libs.docker_runner.log_pipeline import LogPipeline
 from libs.docker_runner.log_reader import LogReader
 from tests.support.bot_containers import BotContainers, bot_containers
+from tests.support.bot_logs import engines_own, log_store, pipeline, stored
 from tests.support.eventually import eventually
 from tools.engine.ensure import Engine
 from tools.stack.s3 import S3Server
@@ -62,47 +58,8 @@ async def bots(tmp_path: Path, scope: str, docker_engine: Engine) -> AsyncIterat
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def store(s3_server: S3Server, bucket_prefix: str) -> AsyncIterator[ObjectStore]:
-    store = ObjectStore(
-        StorageSettings(
-            endpoint=s3_server.endpoint,
-            access_key=SecretStr(S3Server.access_key),
-            secret_key=SecretStr(S3Server.secret_key),
-            logs_bucket=bucket_prefix,
-        )
-    )
-    await store.ensure_bucket(bucket_prefix)
-    yield store
-    await store.close()
-
-
-@asynccontextmanager
-async def pipeline(
-    bots: BotContainers, store: ObjectStore, interval_seconds: float = 0.2
-) -> AsyncIterator[LogPipeline]:
-    pipeline = LogPipeline(
-        bots.runner,
-        store,
-        store.settings.logs_bucket,
-        bots.settings.temp_dir / "logs",
-        writer="here",
-        owns=lambda segment: True,
-        interval_seconds=interval_seconds,
-    )
-    running = asyncio.create_task(pipeline.run())
-    try:
-        yield pipeline
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-
-
-async def stored(store: ObjectStore, entity_id: str) -> bytes:
-    history = LogHistory(store, store.settings.logs_bucket)
-    return b"".join([piece async for piece in history.read(await history.parts(entity_id))])
-
-
-async def engines_own(bots: BotContainers, container: ManagedContainer) -> bytes:
-    return b"".join([line.data async for line in bots.runner.logs(container)])
+    async with log_store(s3_server, bucket_prefix) as store:
+        yield store
 
 
 async def test_all_that_a_container_wrote_is_stored_once_through_workers_that_are_killed(

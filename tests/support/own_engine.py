@@ -67,9 +67,12 @@ class OwnEngine:
         """Start both; returns when the engine answers."""
         self._write_config(gvisor, live_restore)
         (self.folder / "containerd.toml").write_text(_CONTAINERD.format(folder=self.folder))
+        (self.folder / "data").mkdir()
+        # In memory, where images are loaded and removed in a moment.
+        in_memory = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
         self._containerd = await self._launch(
-            "unshare", "--net", "--mount", sys.executable, "-c", _LAUNCH,
-            "containerd", "--config", str(self.folder / "containerd.toml"),
+            "unshare", "--net", "--mount", "sh", "-c", in_memory, str(self.folder / "data"),
+            sys.executable, "-c", _LAUNCH, "containerd", "--config", str(self.folder / "containerd.toml"),
         )  # fmt: skip
         await eventually((self.folder / "containerd.sock").exists, within_seconds=60)
         await self.start()

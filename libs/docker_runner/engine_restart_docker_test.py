@@ -1,0 +1,159 @@
+"""A real engine that is restarted and killed under bots whose events and output are followed."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from libs.core.object_store import ObjectStore
+from libs.docker_runner.container import ContainerState, EndReason
+from libs.docker_runner.container_events import ContainerEvent, EventKind
+from tests.support.bot_containers import BotContainers, bot_containers
+from tests.support.bot_logs import engines_own, log_store, pipeline, stored
+from tests.support.eventually import eventually
+from tests.support.own_engine import OwnEngine
+from tools.stack.s3 import S3Server
+
+COUNTER = """
+import time
+def main(id, config):
+    number = 0
+    while True:
+        print(number, flush=True)
+        number += 1
+        time.sleep(0.02)
+"""
+SHORT = "import time\ndef main(id, config):\n print('up', flush=True)\n time.sleep(config['seconds'])\n return 'done'"
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def bots(tmp_path: Path, scope: str, private_engine: OwnEngine) -> AsyncIterator[BotContainers]:
+    async with bot_containers(tmp_path, scope, private_engine.url) as bots:
+        yield bots
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def store(s3_server: S3Server, bucket_prefix: str) -> AsyncIterator[ObjectStore]:
+    async with log_store(s3_server, bucket_prefix) as store:
+        yield store
+
+
+@asynccontextmanager
+async def watched(bots: BotContainers) -> AsyncIterator[list[ContainerEvent]]:
+    """The events of all bots so far."""
+    events: list[ContainerEvent] = []
+
+    async def watch() -> None:
+        async with aclosing(bots.runner.events("bot-runner", bots.scope)) as following:
+            async for event in following:
+                events.append(event)
+
+    watching = asyncio.create_task(watch())
+    try:
+        await eventually(lambda: events)
+        yield events
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+def resyncs(events: list[ContainerEvent]) -> int:
+    return sum(event.kind is EventKind.RESYNC for event in events)
+
+
+def numbers(output: bytes) -> list[int]:
+    """What counters printed, up to what the supervisor may have to say at their end."""
+    return [int(line) for line in output.splitlines() if line.isdigit()]
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+async def test_a_restarted_engine_has_ended_its_bots_which_is_learned_and_they_run_again(
+    bots: BotContainers, store: ObjectStore, private_engine: OwnEngine, how: signal.Signals
+) -> None:
+    executable = bots.executable(COUNTER)
+    async with watched(bots) as events, pipeline(bots, store) as logs:
+        first = await bots.runner.start(executable)
+        logs.follow(first)
+        await eventually(lambda: stored(store, "b1"), within_seconds=20)
+
+        await private_engine.stop(how)
+        await private_engine.start()
+
+        await eventually(lambda: resyncs(events) == 2, within_seconds=20)
+        assert [one.state for one in await bots.list()] == [ContainerState.EXITED]
+        assert await logs.finish(first)
+        written = await engines_own(bots, first)
+        assert (await bots.runner.remove(first)).reason is EndReason.KILLED
+
+        second = await bots.runner.start(executable)
+        logs.follow(second)
+        await eventually(lambda: started_again(store), within_seconds=20)
+        await bots.runner.stop(second, 0)
+        assert await logs.finish(second)
+        written += await engines_own(bots, second)
+        await logs.flush()
+        assert await stored(store, "b1") == written
+    first_run, second_run = split(numbers(written))
+    assert first_run == list(range(len(first_run)))
+    assert second_run == list(range(len(second_run)))
+    assert next(event.kind for event in events if event.container_id == second.container_id) is EventKind.STARTED
+
+
+async def started_again(store: ObjectStore) -> bool:
+    return numbers(await stored(store, "b1")).count(0) == 2
+
+
+def split(counted: list[int]) -> tuple[list[int], list[int]]:
+    """The numbers of the first counter and those of the second."""
+    again = counted.index(0, 1)
+    return counted[:again], counted[again:]
+
+
+async def test_bots_outlive_an_engine_that_keeps_them_and_nothing_of_them_is_missed(
+    bots: BotContainers, store: ObjectStore, private_engine: OwnEngine
+) -> None:
+    await private_engine.keep_containers(True)
+    try:
+        async with watched(bots) as events, pipeline(bots, store) as logs:
+            counter = await bots.runner.start(bots.executable(COUNTER))
+            short = await bots.runner.start(bots.executable(SHORT, "short", config={"seconds": 2.0}))
+            run = asyncio.create_task(
+                bots.runner.run(bots.executable(SHORT, "run", config={"seconds": 2.0}, run_id="r1"), 60.0)
+            )
+            for container in (counter, short):
+                logs.follow(container)
+            await eventually(lambda: stored(store, "b1"), within_seconds=20)
+            await eventually(lambda: stored(store, "short"), within_seconds=20)
+            await eventually(lambda: "run" in {event.id for event in events}, within_seconds=20)
+
+            await private_engine.stop()
+            await asyncio.sleep(3.0)  # the two short ones end meanwhile
+            await private_engine.start()
+
+            assert (await run).result == "done"
+            await eventually(lambda: resyncs(events) == 2, within_seconds=20)
+            before = len(numbers(await stored(store, "b1")))
+            await eventually(lambda: more_than(store, before + 20), within_seconds=20)
+            states = {one.id: one.state for one in await bots.list()}
+            assert states == {"b1": ContainerState.RUNNING, "short": ContainerState.EXITED}
+
+            assert (await bots.runner.stop(short)).reason is EndReason.FINISHED
+            assert (await bots.runner.stop(counter, 0)).reason is EndReason.STOPPED
+            for container in (counter, short):
+                assert await logs.finish(container)
+            await logs.flush()
+            counted = numbers(await stored(store, "b1"))
+            assert counted == list(range(len(counted)))
+            assert await stored(store, "b1") == await engines_own(bots, counter)
+            # What a bot prints while the engine is away is the engine's to keep, and of one that has ended it does not.
+            assert await stored(store, "short") == await engines_own(bots, short)
+    finally:
+        await private_engine.keep_containers(False)
+
+
+async def more_than(store: ObjectStore, count: int) -> bool:
+    return len(numbers(await stored(store, "b1"))) > count
