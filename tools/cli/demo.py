@@ -2,13 +2,15 @@
 
 import sys
 import time
+from itertools import zip_longest
 
 import click
 from rich.console import Console
 
+from libs.core.run_record import RunRecord
 from tools.cli import interrupts
-from tools.cli.output import output_option, write_json
-from tools.demo.demo import Demo, RunRow, as_json
+from tools.cli.output import cell, output_option, write_json
+from tools.demo.demo import Demo, Shown
 from tools.demo.screen import Screen
 from tools.dev.home import home
 
@@ -16,43 +18,58 @@ from tools.dev.home import home
 @click.command()
 @output_option
 def demo(output: str) -> None:
-    """Run two sample bots from nothing, to see how it all works.
+    """Run two sample bots, a backtest and a schedule from nothing, to see how it all works.
 
-    Gets the Docker engine and the images ready, starts MongoDB, NATS and an S3 server, a master and two workers,
-    deploys a Python and a Node bot, changes one, removes the other, and shows what they print and where they ran.
-    Everything is stopped at the end, and at any time by Ctrl-C. With --output json the table is JSON, and progress
+    Gets the Docker engine and the images ready, and starts MongoDB, NATS, an S3 server, and the masters and workers of
+    all three services. Deploys a Python and a Node bot, changes one and removes the other; meanwhile a backtest runs
+    once, and a schedule every two seconds. Shows what they print, what the backtest found, and what ran where.
+    Everything is stopped at the end, and at any time by Ctrl-C. With --output json what was shown is JSON, and progress
     goes to standard error.
     """
     begun = time.monotonic()
     stream = sys.stderr if output == "json" else sys.stdout
     console = Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else 120)
     with Screen(console) as screen:
-        rows = interrupts.run(Demo(home() / "demo", screen).run())
+        shown = interrupts.run(Demo(home() / "demo", screen).run())
         if output == "text":
-            _show(screen, rows)
+            _show(screen, shown)
     if output == "json":
-        write_json({"seconds": round(time.monotonic() - begun, 1), "runs": as_json(rows)})
+        write_json({"seconds": round(time.monotonic() - begun, 1), **shown.as_json()})
     else:
+        click.echo()
         click.echo(f"Done in {time.monotonic() - begun:.0f} s. Next: `./runtime dev up`, then copy a folder of")
         click.echo("tools/samples, change it, and `./runtime bot deploy FOLDER`.")
 
 
-def _show(screen: Screen, rows: list[RunRow]) -> None:
-    columns = ("bot", "runtime", "worker", "segment", "container", "ran", "restarts", "status")
+def _show(screen: Screen, shown: Shown) -> None:
+    metrics = [
+        (name.replace("_", " "), f"{value:g}" if isinstance(value, float) else cell(value))
+        for name, value in shown.backtest.metrics.items()
+    ]
+    # Two beside each other, so that the whole fits a screen.
+    half = (len(metrics) + 1) // 2
+    pairs = zip_longest(metrics[:half], metrics[half:], fillvalue=("", ""))
+    screen.table(
+        "What the backtest found", ("metric", "value", "metric", "value"), [(*left, *right) for left, right in pairs]
+    )
+    screen.table(
+        "What the schedule did",
+        ("due", "began after", "took", "outcome", "its first line"),
+        [_scheduled(run) for run in shown.scheduled],
+    )
     screen.table(
         "What ran where",
-        columns,
-        [
-            (
-                row.bot,
-                row.runtime,
-                row.worker,
-                str(row.segment),
-                row.container,
-                f"{row.seconds:.1f} s",
-                str(row.restarts),
-                row.status,
-            )
-            for row in rows
-        ],
+        ("service", "id", "worker", "container", "ran", "outcome"),
+        [(r.service, r.id, r.worker, r.container, f"{r.seconds:.1f} s", r.outcome) for r in shown.rows],
+    )
+
+
+def _scheduled(run: RunRecord) -> tuple[str, ...]:
+    due = run.scheduled_at or run.started_at
+    return (
+        due.astimezone().strftime("%H:%M:%S"),
+        f"{(run.started_at - due).total_seconds():.2f} s",
+        f"{run.duration_seconds or 0:.1f} s",
+        run.reason or "",
+        run.last_lines[0] if run.last_lines else "",
     )

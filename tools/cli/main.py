@@ -9,7 +9,7 @@ from tools.cli.exit_codes import ExitCode
 from tools.cli.lazy import LazyCommand, LazyGroup
 
 _COMMANDS = {
-    "demo": LazyCommand("tools.cli.demo", "demo", "Run two sample bots from nothing, to see how it all works."),
+    "demo": LazyCommand("tools.cli.demo", "demo", "Run bots, a backtest and a schedule from nothing, to see it all."),
     "dev": LazyCommand("tools.cli.dev", "dev", "Everything on this machine: up, down, status."),
     "bot": LazyCommand("tools.cli.bot", "bot", "Deploy, list, follow, stop and remove bots."),
     "backtest": LazyCommand("tools.cli.backtest", "backtest", "Run backtests, and look at what they found."),

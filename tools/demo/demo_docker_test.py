@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -86,7 +87,7 @@ async def containers_of(engine: Engine, home: Path) -> list[str]:
         return [container.name for container in await containers.all()] + sorted(containers.mounting())
 
 
-async def test_two_bots_run_one_is_changed_one_is_removed_and_nothing_is_left(
+async def test_bots_a_backtest_and_a_schedule_are_shown_and_nothing_is_left(
     docker_engine: Engine, tmp_path: Path
 ) -> None:
     async with demo(tmp_path) as shown:
@@ -97,7 +98,9 @@ async def test_two_bots_run_one_is_changed_one_is_removed_and_nothing_is_left(
     assert "price-ticker │ stopping, 0 open orders cancelled" in shown.text
     assert "price-ticker │ watching SOL-USD" in shown.text
     assert "moving-average │ stopping, nothing to cancel" in shown.text
-    assert "What ran where" in shown.text
+    assert re.search(r"rebalance │ BTC \d", shown.text)
+    assert re.search(r"total return percent +-3\.27", shown.text)
+    assert re.search(r"^bot-scheduler +rebalance +worker-1 +[0-9a-f]{12} .* finished", shown.text, re.MULTILINE)
     assert shown.processes() == []
     assert await containers_of(docker_engine, tmp_path) == []
 
@@ -106,18 +109,19 @@ async def test_with_json_the_last_line_is_the_table_for_programs(docker_engine: 
     async with demo(tmp_path, "--output", "json") as shown:
         await shown.process.wait()
 
-    runs = json.loads(shown.lines[-1])["runs"]
-    assert [(run["bot"], run["restarts"]) for run in runs] == [
-        ("price-ticker", 0),
-        ("price-ticker", 1),
-        ("moving-average", 0),
-    ]
-    assert {run["worker"] for run in runs} == {"worker-1", "worker-2"}
+    told = json.loads(shown.lines[-1])
+    runs = [(run["service"], run["id"], run["worker"], run["outcome"]) for run in told["runs"]]
+    bots = [run for run in runs if run[0] == "bot-runner"]
+    assert [run[1] for run in bots] == ["moving-average", "price-ticker", "price-ticker"]
+    assert {run[2] for run in bots} == {"worker-1", "worker-2"}
+    assert ("backtest-runner", "moving-average-crossover", "worker-1", "finished") in runs
+    assert runs.count(("bot-scheduler", "rebalance", "worker-1", "finished")) >= 2
+    assert told["metrics"]["trades"] == 14
 
 
 @pytest.mark.parametrize(
     "moment",
-    ["MongoDB, NATS", "bot-runner: one master", "watching", "gets another", "is deleted"],
+    ["MongoDB, NATS", "bot-runner: a master", "watching", "gets another", "is deleted"],
 )
 async def test_ctrl_c_at_any_time_leaves_no_container_and_no_process(
     docker_engine: Engine, tmp_path: Path, moment: str

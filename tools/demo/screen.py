@@ -89,7 +89,6 @@ class Screen:
             table.add_row(*(Text(cell) for cell in row))
         self._console.print()
         self._console.print(table)
-        self._console.print()
 
 
 class Reporter:

@@ -41,8 +41,8 @@ def test_what_a_bot_prints_cannot_move_the_cursor() -> None:
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_table_of_the_demo_fits_a_terminal_of_80_characters(terminal: bool) -> None:
     shown, file = screen(terminal=terminal)
-    columns = ("bot", "runtime", "worker", "segment", "container", "ran", "restarts", "status")
-    row = ("moving-average", "python3.11", "worker-1", "1", "434bfc2066ca", "12.8 s", "0", "running")
+    columns = ("service", "id", "worker", "container", "ran", "outcome")
+    row = ("backtest-runner", "moving-average-crossover", "worker-1", "434bfc2066ca", "12.8 s", "finished")
 
     with shown:
         shown.table("What ran where", columns, [row])

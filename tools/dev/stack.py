@@ -92,18 +92,19 @@ class Stack:
                 self._started.append(service)
                 self._add(name, service.process.identity, service.process.log_path, service.http_port)
 
-    async def wait_ready(self) -> None:
-        """Return when those services that were launched can do their work.
+    async def wait_ready(self, service: ServiceDefinition | None = None) -> None:
+        """Return when the processes that were launched can do their work: those of *service*, or all of them.
 
         Raises:
             ProcessFailedError: one ended or was not ready in time; the message says why.
         """
         async with asyncio.TaskGroup() as tasks:
-            for service in self._started:
-                tasks.create_task(service.wait_ready(), name=f"wait for {service.name}")
+            for process in self._started:
+                if service is None or _definition(process.name) is service:
+                    tasks.create_task(process.wait_ready(), name=f"wait for {process.name}")
         if not self._tethered:
-            for service in self._started:
-                service.process.forget()
+            for process in self._started:
+                process.process.forget()
 
     async def stop(self, engine: Engine | None, *, grace_seconds: float = _GRACE_SECONDS) -> None:
         """Stop the services, then what is left of their containers, then the servers. Safe to repeat.

@@ -1,1 +1,1 @@
-"""Two bots to copy: each is a folder with a `bot.json` and its code."""
+"""Samples to copy: two bots, a backtest and a schedule, each a folder with a `bot.json` and its code."""

@@ -1,0 +1,65 @@
+"""The parts of the demonstration that end by themselves: a backtest, and the runs of a schedule."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from libs.core.run_record import RunRecord
+from libs.core.service import BOT_SCHEDULER
+from libs.core.store.runs import RunFilter, RunStore
+from tools.backtests.findings import Findings, findings
+from tools.backtests.results import known_of
+from tools.cli.connections import Connections
+from tools.demo.errors import DemoFailed
+
+T = TypeVar("T")
+
+_SECONDS = 45.0
+_POLL_SECONDS = 0.2
+
+
+class Jobs:
+    """What comes of a backtest and a schedule that are announced already. *logs*: the folder that errors point to."""
+
+    def __init__(self, servers: Connections, logs: Path) -> None:
+        self._servers = servers
+        self._logs = logs
+
+    async def backtest(self, backtest_id: str) -> Findings:
+        """What the backtest found, once it is done. Raises DemoFailed when it failed or is not done in time."""
+
+        async def done() -> Findings | None:
+            known = await known_of(self._servers, backtest_id)
+            if known is None or known.analysis is None:
+                return None
+            if known.state == "failed":
+                raise DemoFailed(f"the backtest {backtest_id} failed: {known.analysis.get('error')}")
+            return findings(known.analysis)
+
+        return await self._eventually(f"the backtest {backtest_id}", done)
+
+    async def schedule(self, schedule_id: str, runs: int) -> Sequence[RunRecord]:
+        """The runs of the schedule that went well, the first one first, once there are *runs* of them.
+
+        Raises:
+            DemoFailed: they are not there in time.
+        """
+        store = RunStore(await self._servers.database(BOT_SCHEDULER))
+
+        async def enough() -> list[RunRecord] | None:
+            found = await store.list(RunFilter(entity_id=schedule_id, reasons=("finished",)))
+            return found[::-1] if len(found) >= runs else None
+
+        return await self._eventually(f"{runs} runs of {schedule_id}", enough)
+
+    async def _eventually(self, what: str, look: Callable[[], Awaitable[T | None]]) -> T:
+        try:
+            async with asyncio.timeout(_SECONDS):
+                while (found := await look()) is None:  # noqa: ASYNC110 - the database sets no event
+                    await asyncio.sleep(_POLL_SECONDS)
+                return found
+        except TimeoutError:
+            raise DemoFailed(
+                f"waited {_SECONDS:g} s for {what}; the logs of the processes are in {self._logs}"
+            ) from None
