@@ -25,7 +25,7 @@ async def close_all(kit: RunKit, ended: Sequence[Ended]) -> None:
 async def _close(kit: RunKit, state: ScheduleState | None, ended: Ended) -> None:
     firing = state.firing if state is not None else None
     if state is None or firing is None or firing.run_id != ended.container.run_id:
-        await kit.records.stray_ended(ended)
+        await kit.records.stray_ended(ended, deleted=state is None)
         return
     now = kit.clock()
     ending = Ending(str(ended.reason), ended.finished_at or utc(now), "", ended)

@@ -65,7 +65,7 @@ class Inheritance:
     async def _end_stray(self, container: ManagedContainer) -> None:
         ended = await self._kit.runner.stop(container, self._kit.stop_grace_seconds)
         await self._kit.records.output_read(container)
-        await self._kit.records.stray_ended(ended)
+        await self._kit.records.stray_ended(ended, deleted=True)
         await self._kit.runner.remove(container)
 
     async def _over(

@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 from libs.core.run_record import RunRecord
 from libs.core.store.runs import RunStore
-from libs.docker_runner.container import Ended, ManagedContainer
+from libs.docker_runner.container import Ended, EndReason, ManagedContainer
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.run_records import Recorder, of_container, of_executable, with_end, write_down
-from services.bot_scheduler.ending import Ending, utc
+from services.bot_scheduler.ending import Ending, StopReason, utc
 from services.bot_scheduler.state import Firing, ScheduleState
 
 
@@ -72,9 +72,10 @@ class RunRecords:
         await self._runs.finish(with_end(record, ending.ended, reason=ending.reason, at=ending.at, message=message))
         self._open.pop(firing.run_id, None)
 
-    async def stray_ended(self, ended: Ended) -> None:
-        """A container has ended that no firing knows."""
-        await write_down(self._runs, self._recorder, ended)
+    async def stray_ended(self, ended: Ended, *, deleted: bool) -> None:
+        """A container has ended that no firing knows; *deleted*: since its schedule is gone."""
+        reason = str(StopReason.DELETED) if deleted and ended.reason is EndReason.STOPPED else None
+        await write_down(self._runs, self._recorder, ended, reason)
 
     async def known_end(self, firing: Firing) -> RunRecord | None:
         """The end of this run that somebody saw and wrote down; None if there is none."""

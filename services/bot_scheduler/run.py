@@ -189,7 +189,8 @@ class ScheduledRun:
                 if container.run_id == firing.run_id:
                     return container
                 log.warning("an earlier run is in the way and is ended", container=container.name)
-                await kit.runner.stop(container, kit.stop_grace_seconds)
+                ended = await kit.runner.stop(container, kit.stop_grace_seconds)
+                await kit.records.stray_ended(ended, deleted=False)
                 await kit.runner.remove(container)
             except UserError as error:
                 return Ending(REJECTED, self._now(), str(error))
