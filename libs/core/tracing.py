@@ -54,21 +54,26 @@ class OpenSpan:
 
     def set(self, **attributes: str | int | float | bool) -> None:
         """Tell more: each name is an attribute's, below `runtime.`."""
+        if not self.recorded.is_recording():
+            return
         for name, value in attributes.items():
             self.recorded.set_attribute(f"runtime.{name}", value)
 
     def failed(self, error: BaseException | str) -> None:
         """It did not come to a good end, for this kind of reason: an error's type, or a word of ours."""
+        if not self.recorded.is_recording():
+            return
         kind = error if isinstance(error, str) else type(error).__name__
         self.recorded.set_attribute("error.type", kind)
         self.recorded.set_status(Status(StatusCode.ERROR, kind))
 
     def end(self, outcome: str = "") -> None:
         """It is over. A second call changes nothing."""
+        if not self.recorded.is_recording():
+            return
         if outcome:
             self.recorded.set_attribute(OUTCOME, outcome)
-        if self.is_own:
-            self.recorded.end()
+        self.recorded.end()
 
     @contextmanager
     def current(self) -> Iterator[None]:

@@ -9,7 +9,8 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -20,7 +21,7 @@ from libs.core.events.dead_letters import PUBLISHED_AT, DeadLetters
 from libs.core.events.delivery import Delivery
 from libs.core.events.jetstream import JetStream
 from libs.core.events.lanes import Lanes
-from libs.core.events.payload import PayloadRejected, Place, read_event
+from libs.core.events.payload import PayloadRejected, Place, read_event, trace_of
 from libs.core.events.stream import ACK_WAIT_SECONDS, EVENT_STREAM, EVENT_SUBJECTS, EventStream
 from libs.core.events.wakeups import WakeUps
 from libs.core.health import Readiness
@@ -30,6 +31,7 @@ from libs.core.service import ServiceDefinition
 from libs.core.store.entities import EntityStore
 from libs.core.store.failures import FailureStore
 from libs.core.store.history import UNKNOWN_STREAM, EntityEvent, EventKind
+from libs.core.tracing import OpenSpan, SpanKind, begin, span
 
 log = get_logger(__name__)
 
@@ -52,6 +54,7 @@ class _Work:
     """A message in hand: the event in it, or why there is none."""
 
     delivery: Delivery
+    span: OpenSpan
     event: EntityEvent | None
     rejected: PayloadRejected | None = None
     received_at: float = field(default_factory=time.monotonic)
@@ -140,13 +143,27 @@ class Ingestion:
             place = Place(int(first_published_at), UNKNOWN_STREAM, 0)
         else:
             place = Place(delivery.published_at, delivery.stream_created_at, delivery.sequence)
+        made = begin(
+            f"process {delivery.subject}",
+            parent=trace_of(delivery.headers),
+            kind=SpanKind.CONSUMER,
+            attributes={
+                "messaging.system": "nats",
+                "messaging.destination.name": delivery.subject,
+                "messaging.nats.stream_sequence": delivery.sequence,
+                "runtime.attempt": delivery.attempt,
+            },
+        )
         try:
             kind = self._kinds.get(delivery.subject)
             if kind is None:
                 raise PayloadRejected(None, f"{self._service.name} does not read the subject {delivery.subject}")
-            return _Work(delivery, read_event(kind, delivery.data, delivery.headers, place))
+            event = read_event(kind, delivery.data, delivery.headers, place)
         except PayloadRejected as error:
-            return _Work(delivery, None, error)
+            return _Work(delivery, made, None, error)
+        made.set(id=event.id)
+        # What the entity's owner does because of the event continues below its reading.
+        return _Work(delivery, made, replace(event, trace=made.headers) if made.is_own else event)
 
     async def _dispatch(self, tasks: asyncio.TaskGroup) -> None:
         while True:
@@ -171,6 +188,8 @@ class Ingestion:
             log.exception("events could not be handled", number=len(works))
             EVENTS.labels(works[0].delivery.subject, "error").inc(len(works))
         finally:
+            for work in works:
+                work.span.end()
             self._in_hand.difference_update(works)
             IN_HAND.set(len(self._in_hand))
             self._lanes.done(batch)
@@ -181,6 +200,10 @@ class Ingestion:
     async def _apply(self, works: Sequence[_Work]) -> None:
         if not works:
             return
+        with _applying(works):
+            await self._apply_together(works)
+
+    async def _apply_together(self, works: Sequence[_Work]) -> None:
         try:
             with observe("events", "apply"):
                 applied = await self._store.apply([work.event for work in works if work.event is not None])
@@ -201,6 +224,7 @@ class Ingestion:
 
     async def _acknowledge(self, work: _Work, outcome: str) -> None:
         EVENTS.labels(work.delivery.subject, outcome).inc()
+        work.span.end(outcome)
         EVENT_SECONDS.observe(max(0.0, time.time() - work.delivery.published_at / 1e9))
         try:
             await work.delivery.ack()
@@ -212,6 +236,8 @@ class Ingestion:
         log.warning("events wait for another attempt", number=len(works), reason=str(error))
         for work in works:
             EVENTS.labels(work.delivery.subject, "retried").inc()
+            work.span.failed(error)
+            work.span.end("retried")
             try:
                 await work.delivery.nak(_retry_seconds(work.delivery.attempt))
             except NatsUnavailable:
@@ -236,6 +262,7 @@ class Ingestion:
             await self._again([work], error)
 
     async def _bury(self, work: _Work, reason: str, attempts: int) -> None:
+        work.span.failed(work.rejected or "dead-lettered")
         try:
             await self._dead_letters.bury(self._service.name, work.delivery, reason, attempts)
         except RuntimeFault as error:
@@ -254,6 +281,13 @@ class Ingestion:
                         await work.delivery.in_progress()
             except NatsUnavailable as error:
                 log.debug("events in hand may be delivered again", reason=str(error))
+
+
+def _applying(works: Sequence[_Work]) -> AbstractContextManager[OpenSpan]:
+    """Of events that are written together the first has the writes below it, and the others are linked to them."""
+    first = works[0].span
+    links = [work.span.headers for work in works[1:]] if first.is_own else ()
+    return span("apply events", parent=first.headers, links=links, attributes={"runtime.events": len(works)})
 
 
 def _kinds(service: ServiceDefinition) -> dict[str, EventKind]:

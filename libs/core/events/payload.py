@@ -46,9 +46,15 @@ def read_event(kind: EventKind, payload: bytes, headers: Mapping[str, str], plac
     fields = _unwrapped(_json_object(payload))
     entity_id = _entity_id(fields)
     if kind is EventKind.DELETED:
-        return EntityEvent(entity_id, kind, _stamp(place, None), trace=_trace(headers))
+        return EntityEvent(entity_id, kind, _stamp(place, None), trace=trace_of(headers))
     content = _content(fields)
-    return EntityEvent(entity_id, kind, _stamp(place, _made_at(kind, content["custom"])), content, _trace(headers))
+    return EntityEvent(entity_id, kind, _stamp(place, _made_at(kind, content["custom"])), content, trace_of(headers))
+
+
+def trace_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """The trace headers among those of a message, whatever the case of their names; empty when it has none."""
+    found = {name.lower(): value for name, value in headers.items() if name.lower() in _TRACE_HEADERS}
+    return found if "traceparent" in found else {}
 
 
 def _json_object(payload: bytes) -> dict[str, Any]:
@@ -168,11 +174,6 @@ def _stamp(place: Place, made_at: WrittenTime | None) -> Stamp:
         stream=place.stream_created_at,
         sequence=place.sequence,
     )
-
-
-def _trace(headers: Mapping[str, str]) -> dict[str, str]:
-    found = {name.lower(): value for name, value in headers.items() if name.lower() in _TRACE_HEADERS}
-    return found if "traceparent" in found else {}
 
 
 def _kind_of(value: object) -> str:

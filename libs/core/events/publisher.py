@@ -14,6 +14,7 @@ from libs.core.events.connection import NatsConnection
 from libs.core.events.jetstream import MESSAGE_ID, JetStream
 from libs.core.log import get_logger
 from libs.core.store.outbox import Outbox, OutgoingEvent
+from libs.core.tracing import SpanKind, span, trace_headers
 from libs.core.wake import Wake
 
 log = get_logger(__name__)
@@ -75,8 +76,18 @@ class OutboxPublisher:
         if left_seconds < 2 * _PUBLISH_SECONDS:
             return False  # held up for so long that another process may have it soon
         try:
-            headers = {**event.headers, MESSAGE_ID: event.id}
-            await self._jetstream.publish(event.subject, event.data, headers, timeout_seconds=_PUBLISH_SECONDS)
+            with span(
+                f"publish {event.subject}",
+                parent=event.headers,
+                kind=SpanKind.PRODUCER,
+                attributes={
+                    "messaging.system": "nats",
+                    "messaging.destination.name": event.subject,
+                    "runtime.id": event.entity_id,
+                },
+            ):
+                headers = {**event.headers, **trace_headers(), MESSAGE_ID: event.id}
+                await self._jetstream.publish(event.subject, event.data, headers, timeout_seconds=_PUBLISH_SECONDS)
         except RuntimeFault as error:
             PUBLISHED.labels(event.subject, "error").inc()
             tell = log.error if isinstance(error, Permanent) else log.warning
