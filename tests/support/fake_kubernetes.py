@@ -55,7 +55,7 @@ class FakePod:
             metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
         return {
             "metadata": metadata,
-            "spec": {"nodeName": "node-1"} if self.scheduled else {},
+            "spec": {"containers": [{"name": "worker"}]} | ({"nodeName": "node-1"} if self.scheduled else {}),
             "status": {
                 "phase": self.phase,
                 "conditions": [{"type": "Ready", "status": "True" if self.ready else "False"}],
@@ -98,6 +98,7 @@ class FakeKubernetes:
         scale = "/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale"
         app.router.add_get(scale, self._get_scale)
         app.router.add_put(scale, self._put_scale)
+        app.router.add_patch(scale, self._patch_scale)
         app.router.add_get("/api/v1/namespaces/{namespace}/pods", self._list_pods)
         app.router.add_patch("/api/v1/namespaces/{namespace}/pods/{name}", self._patch_pod)
         self._runner = web.AppRunner(app)
@@ -184,6 +185,15 @@ class FakeKubernetes:
         if version not in (None, str(self._version)):
             return _status(409, "the object has been modified; please apply your changes to the latest version")
         self.replicas = int(body["spec"]["replicas"])
+        self._version += 1
+        self.settle()
+        return web.json_response(self._scale())
+
+    async def _patch_scale(self, request: web.Request) -> web.Response:
+        """As people and their tools do it; the autoscaler replaces what it has read instead."""
+        if request.content_type != "application/merge-patch+json":
+            return _status(415, f"the fake knows no {request.content_type}")
+        self.replicas = int(json.loads(await request.text())["spec"]["replicas"])
         self._version += 1
         self.settle()
         return web.json_response(self._scale())
