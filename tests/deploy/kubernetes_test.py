@@ -233,7 +233,21 @@ def test_workers_are_evicted_one_at_a_time(service: ServiceDefinition) -> None:
     (budget,) = of_kind(folder, "PodDisruptionBudget")
 
     assert budget["spec"]["maxUnavailable"] == 1
+    # One that is not ready runs nothing that an eviction could disturb.
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
     assert selected(folder, budget["spec"]["selector"]["matchLabels"]) == [f"{service.name}-worker"]
+
+
+@each_service
+def test_the_node_of_a_leading_master_can_be_drained(service: ServiceDefinition) -> None:
+    folder = f"base/{service.name}"
+    replicas = named(folder, "Deployment", f"{service.name}-master")["spec"]["replicas"]
+    leaders = 1
+    for budget in of_kind(folder, "PodDisruptionBudget"):
+        if f"{service.name}-master" in selected(folder, budget["spec"]["selector"]["matchLabels"]):
+            # As the disruption controller reckons: a standby is never ready, and so never healthy.
+            needed = budget["spec"].get("minAvailable", replicas - budget["spec"].get("maxUnavailable", replicas))
+            assert leaders - needed > 0
 
 
 @each_service
