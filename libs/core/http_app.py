@@ -9,6 +9,9 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from libs.core.api.errors import error_answer
+from libs.core.api.headers import secure
+from libs.core.api.paths import DESCRIPTION, PREFIX
 from libs.core.errors import UserError
 from libs.core.health import Readiness
 from libs.core.log import get_logger
@@ -40,6 +43,7 @@ class HttpApp:
         self._readiness = readiness
         self._registry = metrics_registry
         self._app = web.Application(middlewares=[_measured])
+        self._app.on_response_prepare.append(secure)
         self._app.add_routes(
             [
                 web.get("/healthz", self._healthz),
@@ -120,7 +124,9 @@ async def _measured(request: web.Request, handler: Handler) -> web.StreamRespons
         outcome = "ok" if response.status < 500 else "error"
     except web.HTTPException as error:
         outcome = "ok" if error.status < 500 else "error"
-        raise
+        if not request.path.startswith(f"{PREFIX}/"):
+            raise
+        return _refusal(request, error)
     except asyncio.CancelledError:
         outcome = "cancelled"
         raise
@@ -131,6 +137,16 @@ async def _measured(request: web.Request, handler: Handler) -> web.StreamRespons
         return response
     finally:
         record("http", _operation(request), outcome, time.perf_counter() - begun)
+
+
+def _refusal(request: web.Request, error: web.HTTPException) -> web.Response:
+    """What aiohttp refuses by itself, for programs: a path that there is not, a method other than GET."""
+    if isinstance(error, web.HTTPNotFound):
+        return error_answer(404, f"there is no such path here; {DESCRIPTION} tells those that there are")
+    answer = error_answer(error.status, f"{error.reason}: {request.method[:20]} is not possible here")
+    if "Allow" in error.headers:
+        answer.headers["Allow"] = error.headers["Allow"]
+    return answer
 
 
 def _operation(request: web.Request) -> str:

@@ -9,6 +9,8 @@ from libs.docker_runner.log_keys import day_of_key, log_folder
 
 _READ_BYTES = 1024 * 1024
 _TAIL_READ_BYTES = 64 * 1024
+TAIL_BYTES = 8 * 1024 * 1024
+"""What the last lines may come to, however long they are."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +54,17 @@ class LogHistory:
                 yield content
 
     async def tail(self, parts: Sequence[LogPart], lines: int) -> bytes:
-        """The last *lines* lines in *parts*."""
+        """The last *lines* lines in *parts*; of very long ones as many as 8 MiB hold, the first of them cut."""
         pieces: list[bytes] = []
-        newlines = 0
+        newlines = size = 0
         for part in reversed(parts):
             end = part.size
-            while end > 0 and newlines <= lines:
+            while end > 0 and newlines <= lines and size < TAIL_BYTES:
                 begin = max(0, end - _TAIL_READ_BYTES)
                 content = await self._get(part, begin, end - begin)
                 pieces.insert(0, content)
                 newlines += content.count(b"\n")
+                size += len(content)
                 end = begin
         return last_lines(b"".join(pieces), lines)
 
@@ -72,25 +75,36 @@ class LogHistory:
 
         For readers that cannot reach the worker; LogReader is for those that can.
         """
-        seen = {part.key: part.size for part in after}
+        seen = sizes_of(after)
         while True:
             newest = max((day_of_key(entity_id, key) or "" for key in seen), default="")
-            for part in await self.parts(entity_id, first_day=newest):
-                offset = seen.get(part.key, 0)
-                while offset < part.size:
-                    content = await self._get(part, offset, min(_READ_BYTES, part.size - offset))
-                    if not content:
-                        break
-                    offset += len(content)
-                    yield content
-                seen[part.key] = max(offset, part.size)
+            async for content in self.added(await self.parts(entity_id, first_day=newest), seen):
+                yield content
             await asyncio.sleep(poll_seconds)
+
+    async def added(self, parts: Sequence[LogPart], seen: dict[str, int]) -> AsyncGenerator[bytes, None]:
+        """What *parts* hold behind what was *seen*, by key; which is then seen too."""
+        for part in parts:
+            offset = seen.get(part.key, 0)
+            while offset < part.size:
+                content = await self._get(part, offset, min(_READ_BYTES, part.size - offset))
+                if not content:
+                    break
+                offset += len(content)
+                seen[part.key] = offset
+                yield content
+            seen[part.key] = max(offset, part.size)
 
     async def _get(self, part: LogPart, offset: int, length: int) -> bytes:
         try:
             return await self._store.get(self._bucket, part.key, offset=offset, length=length)
         except ObjectMissing:
             return b""
+
+
+def sizes_of(parts: Sequence[LogPart]) -> dict[str, int]:
+    """How much of each object there is, by its key."""
+    return {part.key: part.size for part in parts}
 
 
 def last_lines(content: bytes, lines: int) -> bytes:

@@ -22,6 +22,7 @@ from prometheus_client import Counter, Gauge
 from libs.core.errors import RuntimeFault
 from libs.core.log import get_logger
 from libs.core.object_store import ObjectStore
+from libs.core.tracing import outside
 from libs.core.wake import Wake
 from libs.docker_runner.bot_log import BotLog
 from libs.docker_runner.container import ManagedContainer
@@ -186,6 +187,11 @@ class LogPipeline:
         """The log of this bot, if it is followed or uploaded here now."""
         return next((bot for bot in self._bots.values() if bot.owner.entity_id == entity_id), None)
 
+    def owns(self, entity_id: str) -> bool:
+        """Whether the log of this bot is here because this worker owns it, and not only what is left of it."""
+        bot = self.bot(entity_id)
+        return bot is not None and self._owns(bot.owner.segment)
+
     async def upload(self, bot: BotLog) -> None:
         """Upload this bot's output now, if it is this worker's.
 
@@ -199,7 +205,9 @@ class LogPipeline:
     # --- following
 
     def _begin(self, group: asyncio.TaskGroup, container: ManagedContainer, following: _Following) -> None:
-        group.create_task(self._follow(container, following), name=f"follow log {container.name}")
+        # It goes on long after the start in which it is begun.
+        with outside():
+            group.create_task(self._follow(container, following), name=f"follow log {container.name}")
 
     async def _follow(self, container: ManagedContainer, following: _Following) -> None:
         bot = await self._open(container)

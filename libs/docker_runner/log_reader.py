@@ -1,12 +1,14 @@
 """What ``runtime bot logs`` shows: the output so far, out of objects and spool, and then what comes, as it comes."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 from libs.core.errors import RuntimeFault
 from libs.core.log import get_logger
 from libs.docker_runner.bot_log import BotLog, LiveOutput
-from libs.docker_runner.log_history import LogHistory, LogPart, last_lines
+from libs.docker_runner.log_history import TAIL_BYTES, LogHistory, LogPart, last_lines, sizes_of
 from libs.docker_runner.log_pipeline import LogPipeline
 from libs.docker_runner.log_spool import Snapshot
 
@@ -14,6 +16,8 @@ log = get_logger(__name__)
 
 _LOCK_SECONDS = 3.0
 _ELSEWHERE_POLL_SECONDS = 2.0
+_APPEARING_POLL_SECONDS = 0.2
+_LAST_DAY = "99999999"
 
 
 class LogReader:
@@ -30,7 +34,7 @@ class LogReader:
         tail_lines: int | None = None,
         follow: bool = False,
         first_day: str = "",
-        last_day: str = "99999999",
+        last_day: str = _LAST_DAY,
     ) -> AsyncGenerator[bytes, None]:
         """The bot's output in pieces of any size, each byte once; close the iterator to stop.
 
@@ -43,20 +47,58 @@ class LogReader:
         just being uploaded when it went away may then come twice.
         """
         bot = self._pipeline.bot(entity_id)
+        seen: dict[str, int] | None = None
         if bot is None:
             parts = await self._history.parts(entity_id, first_day, last_day)
             async for piece in self._stored(parts, tail_lines):
                 yield piece
-            if follow:
-                async for piece in self._history.follow(entity_id, parts, _ELSEWHERE_POLL_SECONDS):
-                    yield piece
-            return
-        live = bot.read_along()
-        try:
-            async for piece in self._here(bot, live, entity_id, tail_lines, follow, first_day, last_day):
+            if not follow:
+                return
+            seen = sizes_of(parts)
+            async for piece in self._until_here(entity_id, seen):
                 yield piece
+            bot = self._pipeline.bot(entity_id)
+        if bot is not None:
+            live = bot.read_along()
+            try:
+                if seen is not None:
+                    pieces = self._caught_up(bot, live, entity_id, seen)
+                else:
+                    pieces = self._here(bot, live, entity_id, tail_lines, follow, first_day, last_day)
+                async with aclosing(pieces):
+                    async for piece in pieces:
+                        yield piece
+            finally:
+                bot.stop_reading(live)
+
+    def is_live(self, entity_id: str) -> bool:
+        """Whether the bot's output comes here as it is printed: this worker owns it, and has it begun."""
+        return self._pipeline.owns(entity_id)
+
+    async def _until_here(self, entity_id: str, seen: dict[str, int]) -> AsyncGenerator[bytes, None]:
+        """What the storage gets behind *seen*, until the bot's output is at hand on this host."""
+        looked_at = time.monotonic()
+        while self._pipeline.bot(entity_id) is None:
+            await asyncio.sleep(_APPEARING_POLL_SECONDS)
+            if time.monotonic() - looked_at >= _ELSEWHERE_POLL_SECONDS:
+                async for piece in self._history.added(await self._history.parts(entity_id), seen):
+                    yield piece
+                looked_at = time.monotonic()
+
+    async def _caught_up(
+        self, bot: BotLog, live: LiveOutput, entity_id: str, seen: dict[str, int]
+    ) -> AsyncGenerator[bytes, None]:
+        """What a reader lacks that has *seen* so much of the storage, and then what comes."""
+        snapshot, parts, notice = await self._freeze(bot, entity_id, "", _LAST_DAY)
+        try:
+            async for piece in self._history.added(parts, seen):
+                yield piece
+            waiting = notice + b"".join(await asyncio.to_thread(list, snapshot))
         finally:
-            bot.stop_reading(live)
+            snapshot.close()
+        yield waiting
+        async for piece in _behind(snapshot, live):
+            yield piece
 
     async def _here(
         self,
@@ -77,15 +119,14 @@ class LogReader:
         finally:
             snapshot.close()
         if tail_lines is not None:
-            waiting = last_lines(waiting, tail_lines)
+            waiting = last_lines(waiting, tail_lines)[-TAIL_BYTES:]
             more = tail_lines - waiting.count(b"\n")
             if more > 0:
                 yield await self._history.tail(parts, more)
         yield waiting
-        while follow:
-            for place, payload in await live.take():
-                if place > snapshot.end:
-                    yield payload
+        if follow:
+            async for piece in _behind(snapshot, live):
+                yield piece
 
     async def _freeze(
         self, bot: BotLog, entity_id: str, first_day: str, last_day: str
@@ -111,6 +152,14 @@ class LogReader:
             return
         async for piece in self._history.read(parts):
             yield piece
+
+
+async def _behind(snapshot: Snapshot, live: LiveOutput) -> AsyncGenerator[bytes, None]:
+    """What comes after the snapshot, for ever."""
+    while True:
+        for place, payload in await live.take():
+            if place > snapshot.end:
+                yield payload
 
 
 def _notice(reason: str) -> bytes:

@@ -89,3 +89,17 @@ async def test_a_reader_where_the_bot_is_not_reads_the_objects(host: Host, tmp_p
 async def test_a_reader_of_a_bot_that_never_wrote_gets_nothing(host: Host) -> None:
     async with host.worker() as pipeline:
         assert [piece async for piece in host.reader(pipeline).output("nobody")] == []
+
+
+async def test_a_reader_that_was_there_before_the_bot_gets_its_output_as_it_comes(host: Host) -> None:
+    container = a_container("c1")
+    async with host.worker(interval_seconds=3600) as pipeline:
+        reading = host.reader(pipeline).output("b1", tail_lines=10, follow=True)
+        first = asyncio.ensure_future(anext(reading))
+        await asyncio.sleep(0)
+        pipeline.follow(container)
+        await host.engine.write(container, b"live\n")
+
+        assert await asyncio.wait_for(first, 5) + await read_until(reading, b"") == b"live\n"
+        await host.engine.write(container, b"more\n")
+        assert await read_until(reading, b"more\n") == b"more\n"

@@ -25,6 +25,7 @@ from libs.docker_runner.worker.opening import open_docker_host
 from services.backtest_runner.claims import Claims
 from services.backtest_runner.completion import Completion
 from services.backtest_runner.metrics import QueueCollector
+from services.backtest_runner.output import BacktestOutput
 from services.backtest_runner.pool import SegmentPool
 from services.backtest_runner.records import RunRecords
 from services.backtest_runner.run import RunKit
@@ -97,8 +98,22 @@ async def prepare(context: WorkerContext) -> Workplace:
         handler,
         docker.engine_id,
         docker.impediment,
+        _output(context, docker),
         entities=handler.states,
         metrics=[*docker.metrics(), QueueCollector(lambda: handler.work)],
+    )
+
+
+def _output(context: WorkerContext, docker: DockerHost) -> BacktestOutput:
+    async def is_under_way(backtest_id: str) -> bool:
+        return await context.entities.get(backtest_id) is not None
+
+    return BacktestOutput(
+        docker.runner,
+        lambda: docker.runner.list(context.process.service.name, context.scope),
+        is_under_way,
+        docker.store,
+        context.settings.storage.results_bucket,
     )
 
 

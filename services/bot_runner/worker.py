@@ -58,4 +58,6 @@ async def prepare(context: WorkerContext) -> Workplace:
     metrics = docker.metrics()
     if settings.metrics.per_bot:
         metrics = [*metrics, BotsCollector(lambda: handler.work, docker.runner.usage)]
-    return Workplace(handler, docker.engine_id, docker.impediment, entities=handler.states, metrics=metrics)
+    return Workplace(
+        handler, docker.engine_id, docker.impediment, docker.log_reader, entities=handler.states, metrics=metrics
+    )

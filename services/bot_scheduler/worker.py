@@ -54,4 +54,11 @@ async def prepare(context: WorkerContext) -> Workplace:
         )
 
     handler = DockerSegmentHandler(docker, work=scheduler, at_rest=lambda owned, ended: close_all(kit(owned), ended))
-    return Workplace(handler, docker.engine_id, docker.impediment, entities=handler.states, metrics=docker.metrics())
+    return Workplace(
+        handler,
+        docker.engine_id,
+        docker.impediment,
+        docker.log_reader,
+        entities=handler.states,
+        metrics=docker.metrics(),
+    )

@@ -1,7 +1,6 @@
 """A master process, the same for all three services."""
 
 import asyncio
-import dataclasses
 import socket
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -15,13 +14,17 @@ from libs.core.events.wakeups import WakeUps
 from libs.core.lease import Holder
 from libs.core.lease_keeper import LeaseTiming
 from libs.core.log import get_logger
+from libs.core.master.api import MasterApi
 from libs.core.master.master import Master
 from libs.core.master.metrics import MasterCollector
+from libs.core.master.observatory import Observatory
 from libs.core.metrics import registry
+from libs.core.presence import be_present, reachable_at
 from libs.core.process import Process, ProcessSettings
 from libs.core.settings import AutoscalerSettings, CoordinationSettings, LeaseSettings, NatsSettings, PartitionSettings
 from libs.core.store.leases import LeadershipStore, LeaseStore
 from libs.core.store.partitions import PartitionStore
+from libs.core.store.processes import KnownProcess, ProcessStore
 from libs.core.wake import Wake
 
 log = get_logger(__name__)
@@ -54,11 +57,11 @@ class MasterRole:
 
     def __init__(self, loops: Callable[[Master, MasterSettings], Sequence[Loop]]) -> None:
         self._loops = loops
-        self._master: Master | None = None
+        self._api = MasterApi()
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
-        """What the master knows, as JSON."""
-        return [web.get("/api/v1/status", self._status)]
+        """What the master knows, for programs."""
+        return self._api.routes()
 
     async def build(self, process: Process, settings: MasterSettings) -> None:
         """Declare the master's parts."""
@@ -77,7 +80,7 @@ class MasterRole:
         )
         own_loops.append(("repair", lambda: _repair_for_ever(partitions, master)))
         own_loops.extend(self._loops(master, settings))
-        self._master = master
+        self._show(process, settings, master, master_name)
         registry.register(MasterCollector(master.snapshot, master.longest_wait_seconds))
         process.lifecycle.part("master", master.run)
         process.lifecycle.on_stop("resign", lambda: process.lifecycle.end_part("master"), limit_seconds=5)
@@ -88,10 +91,13 @@ class MasterRole:
             process.lifecycle.part("nats", connection.run)
             process.lifecycle.part("wake-ups", lambda: _heed(WakeUps(connection, process.service.name), master))
 
-    async def _status(self, request: web.Request) -> web.Response:
-        if self._master is None:
-            return web.json_response({"error": "the master is starting; see /readyz"}, status=503)
-        return web.json_response(dataclasses.asdict(self._master.snapshot()))
+    def _show(self, process: Process, settings: MasterSettings, master: Master, name: str) -> None:
+        """Answer over HTTP, and let others know where."""
+        observatory = Observatory(process.service, process.database, master.snapshot)
+        process.lifecycle.on_close("observatory", observatory.close, limit_seconds=2)
+        self._api.open(observatory)
+        here = KnownProcess(name, self.name, socket.gethostname(), reachable_at(settings.http.host), process.http.port)
+        process.lifecycle.part("presence", lambda: be_present(ProcessStore(process.database), here))
 
 
 async def _repair_for_ever(partitions: PartitionStore, master: Master) -> None:

@@ -1,6 +1,5 @@
 """A worker process, the same for all three services but for what it does with a segment."""
 
-import dataclasses
 import socket
 import time
 import uuid
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from aiohttp import web
 from prometheus_client.registry import Collector
 
+from libs.core.api.log_output import LogSource
 from libs.core.container_settings import ContainerSettings, ImageSettings, MaximaSettings
 from libs.core.coordination import WorkerIdentity
 from libs.core.events.connection import NatsConnection
@@ -19,6 +19,7 @@ from libs.core.events.jetstream import JetStream
 from libs.core.events.wakeups import WakeUps
 from libs.core.lease_keeper import LeaseTiming
 from libs.core.metrics import registry
+from libs.core.presence import be_present, reachable_at
 from libs.core.process import Process, ProcessSettings, runtime_version
 from libs.core.retrying import persistently
 from libs.core.settings import (
@@ -33,11 +34,14 @@ from libs.core.settings import (
 )
 from libs.core.store.deployment import deployment_id
 from libs.core.store.entities import EntityStore
+from libs.core.store.entity_views import EntityViews
 from libs.core.store.entity_writer import Derive
 from libs.core.store.failures import FailureStore
 from libs.core.store.leases import LeaseStore
 from libs.core.store.partitions import PartitionStore
+from libs.core.store.processes import KnownProcess, ProcessStore
 from libs.core.store.runs import RunStore
+from libs.core.worker.api import WorkerApi
 from libs.core.worker.handler import OwnedSegment, SegmentHandler
 from libs.core.worker.metrics import WorkerCollector
 from libs.core.worker.worker import Worker
@@ -87,6 +91,7 @@ class Workplace:
     Attributes:
         host: the Docker engine's id; leases are taken over at once only on the same one.
         impediment: why no segment can be taken now; empty when one can.
+        logs: the output of its entities.
         entities: how many entities of the owned segment are in which state.
         metrics: what else is to be shown of this worker.
     """
@@ -94,6 +99,7 @@ class Workplace:
     handler: SegmentHandler
     host: str
     impediment: Callable[[], str]
+    logs: LogSource
     entities: Callable[[], Mapping[str, int]] = dict
     metrics: Sequence[Collector] = ()
 
@@ -104,7 +110,6 @@ class WorkerRole:
     Args:
         prepare: makes the handler; it may wait for the engine and the storage as long as they are away.
         derive: the service's own fields for an entity, and its refusal of what can never work.
-        more_routes: what the service answers over HTTP besides.
     """
 
     name = "worker"
@@ -115,16 +120,15 @@ class WorkerRole:
         prepare: Callable[[WorkerContext], Awaitable[Workplace]],
         *,
         derive: Derive | None = None,
-        more_routes: Callable[[], Iterable[web.AbstractRouteDef]] = tuple,
     ) -> None:
         self._prepare = prepare
         self._derive = derive
-        self._more_routes = more_routes
         self._worker: Worker | None = None
+        self._api = WorkerApi()
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
-        """What the worker knows of itself, as JSON."""
-        return [web.get("/api/v1/status", self._status), *self._more_routes()]
+        """What the worker knows of itself, and the output of what it runs."""
+        return self._api.routes()
 
     async def build(self, process: Process, settings: WorkerSettings) -> None:
         """Declare the worker's parts, in the order in which they depend on each other."""
@@ -151,12 +155,22 @@ class WorkerRole:
             stop_grace_seconds=settings.containers.stop_grace_seconds,
         )
         self._worker = worker
+        views = EntityViews(process.database, process.service.collection)
+        self._api.open(process.service, worker, views, workplace.logs)
         registry.register(
             WorkerCollector(worker.snapshot, life_seconds=settings.lease.life_seconds, entities=workplace.entities)
         )
         for collector in workplace.metrics:
             registry.register(collector)
         process.lifecycle.part("worker", worker.run)
+        here = KnownProcess(
+            identity.worker_id,
+            self.name,
+            identity.hostname,
+            reachable_at(settings.http.host),
+            identity.http_port,
+        )
+        process.lifecycle.part("presence", lambda: be_present(ProcessStore(process.database), here))
         process.lifecycle.on_stop("drain", worker.drain, limit_seconds=settings.containers.stop_grace_seconds + 15)
         process.lifecycle.on_stop("leave", lambda: process.lifecycle.end_part("worker"), limit_seconds=5)
 
@@ -208,11 +222,6 @@ class WorkerRole:
 
     def _owns(self, segment_id: int) -> bool:
         return self._worker is not None and self._worker.owns(segment_id)
-
-    async def _status(self, request: web.Request) -> web.Response:
-        if self._worker is None:
-            return web.json_response({"error": "the worker is starting; see /readyz"}, status=503)
-        return web.json_response(dataclasses.asdict(self._worker.snapshot()))
 
 
 class HeedingHandler:

@@ -1,0 +1,148 @@
+"""What ``/api/v1`` answers, as values; the description in ``/api/v1/openapi.json`` is made from these types."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from libs.core.master.status import SegmentStatus, WorkerStatus
+from libs.core.run_record import RunRecord
+from libs.core.store.entity_views import EntityView
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A service at a glance. What only the leader knows is null elsewhere.
+
+    Attributes:
+        leader: the master that leads, as last seen; *leader_url* is where it answers, if that is known.
+        problem: why segments cannot be read now; empty when they can.
+        workers, segments, entities: how many there are in each role or state.
+    """
+
+    service: str
+    master: str
+    leads: bool
+    leader: str | None
+    leader_url: str | None
+    problem: str
+    workers: dict[str, int] | None
+    segments: dict[str, int] | None
+    max_segment: int
+    entities: dict[str, int]
+
+
+@dataclass(frozen=True)
+class WorkerPage:
+    """Workers by id. *next* is the ``after`` of the next page; null on the last one."""
+
+    workers: Sequence[WorkerStatus]
+    total: int
+    next: str | None
+
+
+@dataclass(frozen=True)
+class SegmentPage:
+    """Segments with entities, by number. *next* is the ``after`` of the next page; null on the last one."""
+
+    segments: Sequence[SegmentStatus]
+    total: int
+    next: int | None
+
+
+@dataclass(frozen=True)
+class EntityPage:
+    """Entities by id. *next* is the ``after`` of the next page; null on the last one."""
+
+    entities: Sequence[EntityView]
+    next: str | None
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run, as the history has it; the fields from *ended_at* on are null while it goes on."""
+
+    run_id: str
+    entity_id: str
+    segment: int
+    worker: str
+    host: str
+    epoch: int
+    started_at: datetime
+    ended_at: datetime | None
+    seconds: float | None
+    reason: str | None
+    failed: bool
+    message: str
+    exit_code: int | None
+    oom_killed: bool | None
+    last_lines: Sequence[str]
+    peak_memory_bytes: int | None
+    cpu_seconds: float | None
+    presumed: bool
+    revision: int | None
+    container_id: str | None
+    code_digest: str | None
+    image_digest: str | None
+    scheduled_at: datetime | None
+    cause: str | None
+    attempt: int | None
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """Runs, the newest first. *next* is the ``before`` of the next page; null on the last one."""
+
+    runs: Sequence[RunView]
+    next: datetime | None
+
+
+FAILURES = ("error", "oom", "timeout", "killed", "lease-lost", "missing", "not-started", "rejected")
+"""The reasons of runs that did not end as somebody wanted."""
+
+
+def run_view(run: RunRecord) -> RunView:
+    """A run without the digest of its config, by which a guess at what is in that could be checked."""
+    return RunView(
+        run_id=run.run_id,
+        entity_id=run.entity_id,
+        segment=run.segment_id,
+        worker=run.worker_id,
+        host=run.host,
+        epoch=run.epoch,
+        started_at=run.started_at,
+        ended_at=run.ended_at,
+        seconds=run.duration_seconds,
+        reason=run.reason,
+        failed=run.reason in FAILURES,
+        message=run.message or "",
+        exit_code=run.exit_code,
+        oom_killed=run.oom_killed,
+        last_lines=run.last_lines,
+        peak_memory_bytes=run.peak_memory_bytes,
+        cpu_seconds=run.cpu_seconds,
+        presumed=run.presumed,
+        revision=run.revision,
+        container_id=run.container_id,
+        code_digest=run.code_digest,
+        image_digest=run.image_digest,
+        scheduled_at=run.scheduled_at,
+        cause=run.cause,
+        attempt=run.attempt,
+    )
+
+
+def plain(value: object) -> object:
+    """*value* as JSON has it: dataclasses as objects, times as RFC 3339, enums by their value."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value

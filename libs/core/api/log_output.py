@@ -1,0 +1,126 @@
+"""The output of one entity over HTTP: the last lines of what there is, and with ``follow`` what comes, as it comes."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
+from typing import Protocol
+
+from aiohttp import web
+
+from libs.core.api.errors import Refused
+from libs.core.api.parameters import flag, whole
+from libs.core.errors import RuntimeFault
+
+SOURCE = "Log-Source"
+"""The header that says whether output comes from the worker that has it or out of the storage."""
+FROM_WORKER, FROM_STORAGE = "worker", "storage"
+_NO_BUFFERING = {"X-Accel-Buffering": "no"}
+
+_MOST_LINES = 10_000
+PARAMETERS = (
+    whole("tail", "How many of the last lines to begin with, 8 MiB at most.", least=0, most=_MOST_LINES, default=1000),
+    flag("follow", "Go on with what is printed, until the worker no longer runs it or the client goes."),
+)
+
+_LOOK_SECONDS = 1.0
+_MOST_STREAMS = 100
+
+
+class LogSource(Protocol):
+    """Where the output of entities is read."""
+
+    def is_live(self, entity_id: str) -> bool:
+        """Whether this process gets the output as it is printed."""
+
+    def output(
+        self, entity_id: str, *, tail_lines: int | None = None, follow: bool = False
+    ) -> AsyncGenerator[bytes, None]:
+        """The last lines, and with *follow* what comes. Raises RuntimeFault."""
+
+
+class Streams:
+    """How many streams this process sends at once: each holds a connection and may hold some megabytes."""
+
+    def __init__(self, most: int = _MOST_STREAMS) -> None:
+        self._most = most
+        self._number = 0
+
+    def __enter__(self) -> None:
+        if self._number >= self._most:
+            raise Refused(503, f"{self._most} logs are being followed here already; try again later")
+        self._number += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._number -= 1
+
+
+async def send(
+    request: web.Request,
+    pieces: AsyncGenerator[bytes, None],
+    *,
+    source: str,
+    is_known: bool,
+    goes_on: Callable[[], bool] = lambda: True,
+) -> web.StreamResponse:
+    """Send *pieces* until they end, the client has gone, or *goes_on* says no, which is asked each second.
+
+    Args:
+        is_known: whether there is such an entity; where there is not, having no output is an error.
+
+    Raises:
+        Refused: there is neither an entity nor output.
+        RuntimeFault: the output could not be had, and nothing was sent yet.
+    """
+    response = web.StreamResponse(headers={SOURCE: source, **_NO_BUFFERING})
+    response.content_type, response.charset = "text/plain", "utf-8"
+    try:
+        async with aclosing(pieces):
+            async for piece in _ticking(pieces):
+                if piece or (is_known and not response.prepared):
+                    # At the first tick too, so that the client knows that it is served though nothing was printed.
+                    await _write(request, response, piece)
+                if not goes_on() or _has_gone(request):
+                    break
+    except RuntimeFault as fault:
+        if not response.prepared:
+            raise
+        await _write(request, response, f"[the0: the output cannot be read on: {fault}]\n".encode(errors="replace"))
+    except ConnectionError:
+        return response  # the client has gone
+    if not response.prepared and not is_known:
+        raise Refused(404, "there is nothing with that id, and no output of it")
+    with suppress(ConnectionError):
+        await _write(request, response, b"")
+        await response.write_eof()
+    return response
+
+
+async def _ticking(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """*pieces*, with an empty one whenever nothing has come for a second."""
+    waiting = asyncio.ensure_future(anext(pieces))
+    try:
+        while True:
+            done, _ = await asyncio.wait([waiting], timeout=_LOOK_SECONDS)
+            if not done:
+                yield b""
+                continue
+            try:
+                piece = waiting.result()
+            except StopAsyncIteration:
+                return
+            yield piece
+            waiting = asyncio.ensure_future(anext(pieces))
+    finally:
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+
+async def _write(request: web.Request, response: web.StreamResponse, piece: bytes) -> None:
+    if not response.prepared:
+        await response.prepare(request)
+    if piece:
+        await response.write(piece)
+
+
+def _has_gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()

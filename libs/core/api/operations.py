@@ -1,0 +1,103 @@
+"""What ``/api/v1`` consists of: each operation with its path, parameters and answer, from which both the routes and
+their description are made, so that neither can be without the other.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from libs.core.api.answers import plain
+from libs.core.api.errors import Refused, error_answer
+from libs.core.api.parameters import BadParameter, Parameter, values_of
+from libs.core.api.paths import DESCRIPTION, PREFIX
+from libs.core.errors import Retryable
+
+_ANSWER_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request to an operation: its parameters by name, and the entity's id where the path has one."""
+
+    request: web.Request
+    values: dict[str, Any]
+
+    @property
+    def entity_id(self) -> str:
+        """The id in the path, as its owner chose it."""
+        return self.request.match_info["id"]
+
+
+Answer = Callable[[Asked], Awaitable[object]]
+"""Returns a value to be shown as JSON, or a response that it has sent."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One GET.
+
+    Attributes:
+        path: from the prefix on, such as ``/entities/{id}``.
+        result: the type of the value; None for plain text.
+        bounded: whether it is to end within seconds; a stream is not.
+    """
+
+    path: str
+    name: str
+    summary: str
+    answer: Answer
+    result: type | None
+    parameters: Sequence[Parameter] = ()
+    errors: Sequence[int] = (503,)
+    bounded: bool = True
+
+
+def routes(operations: Sequence[Operation], describe: Callable[[], object]) -> list[web.RouteDef]:
+    """The routes of all operations, and that of their description."""
+
+    async def description(request: web.Request) -> web.Response:
+        return json_answer(await asyncio.to_thread(describe))
+
+    return [web.get(DESCRIPTION, description), *(_route(operation) for operation in operations)]
+
+
+def json_answer(value: object, status: int = 200) -> web.Response:
+    """*value* as JSON."""
+    return web.json_response(plain(value), status=status)
+
+
+def path_of(operation: Operation) -> str:
+    """The whole path, as the description has it."""
+    return f"{PREFIX}{operation.path}"
+
+
+def _route(operation: Operation) -> web.RouteDef:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            values = values_of(operation.parameters, _single(request.query.items()))
+            async with asyncio.timeout(_ANSWER_SECONDS if operation.bounded else None):
+                result = await operation.answer(Asked(request, values))
+        except BadParameter as error:
+            return error_answer(400, str(error))
+        except Refused as refused:
+            return error_answer(refused.status, str(refused), refused.leader)
+        except Retryable as fault:
+            return error_answer(503, str(fault))
+        except TimeoutError:
+            return error_answer(503, f"MongoDB did not answer within {_ANSWER_SECONDS:g} s")
+        return result if isinstance(result, web.StreamResponse) else json_answer(result)
+
+    # Whatever an id has in it, braces too; a slash comes as %2F, and is told from those of the path.
+    return web.get(path_of(operation).replace("{id}", "{id:[^/]+}"), handle)
+
+
+def _single(query: Iterable[tuple[str, str]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in query:
+        if name in found:
+            raise BadParameter(name[:100], "given once")
+        found[name] = value
+    return found

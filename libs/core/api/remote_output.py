@@ -1,0 +1,53 @@
+"""Asks the worker that has it for an entity's output, or else any that can read the storage."""
+
+import asyncio
+from collections.abc import Sequence
+
+import aiohttp
+from yarl import URL
+
+from libs.core.api.paths import PREFIX, encoded
+from libs.core.log import get_logger
+from libs.core.store.processes import KnownProcess, ProcessStore
+
+log = get_logger(__name__)
+
+_CONNECT_SECONDS = 1.0
+_ANSWER_SECONDS = 6.0
+_OTHERS = 3
+
+
+async def who_to_ask(processes: ProcessStore, segment_id: int | None) -> list[KnownProcess]:
+    """The owner of the segment first, then a few other workers. Raises StoreUnavailable."""
+    owner = await processes.owner(segment_id) if segment_id is not None else None
+    others = await processes.some("worker", _OTHERS + 1)
+    return [*([owner] if owner is not None else []), *(worker for worker in others if worker != owner)][: _OTHERS + 1]
+
+
+def new_session() -> aiohttp.ClientSession:
+    """A session in which :func:`ask` asks; close it."""
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
+    # Not through a proxy of the environment: workers are close.
+    return aiohttp.ClientSession(timeout=timeout, trust_env=False, auto_decompress=False)
+
+
+async def ask(
+    session: aiohttp.ClientSession, workers: Sequence[KnownProcess], entity_id: str, *, tail: int, follow: bool
+) -> aiohttp.ClientResponse | None:
+    """The first answer of those workers, which says whether there is such an entity; None when none answers.
+
+    The caller closes it.
+    """
+    path = f"{PREFIX}/entities/{encoded(entity_id)}/logs?tail={tail}&follow={'true' if follow else 'false'}"
+    for worker in workers:
+        for url in worker.urls:
+            try:
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    answer = await session.get(URL(f"{url}{path}", encoded=True), allow_redirects=False)
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                log.debug("a worker was not reached", worker=worker.name, url=url, reason=str(error))
+                continue
+            if answer.status in (200, 404):
+                return answer
+            answer.close()
+    return None

@@ -1,0 +1,158 @@
+"""What a master answers to programs: workers, segments, entities, runs, and the output of one entity."""
+
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from libs.core.api.answers import FAILURES, EntityPage, RunPage, SegmentPage, Summary, WorkerPage
+from libs.core.api.errors import NotStarted, Refused
+from libs.core.api.log_output import FROM_STORAGE, SOURCE, Streams, send
+from libs.core.api.log_output import PARAMETERS as LOG_PARAMETERS
+from libs.core.api.operations import Asked, Operation, routes
+from libs.core.api.parameters import Parameter, choice, flag, moment, text, whole
+from libs.core.log import get_logger
+from libs.core.master.observatory import Observatory
+from libs.core.master.status import MasterSnapshot, SegmentState, WorkerRole
+from libs.core.process import runtime_version
+from libs.core.store.entity_views import EntityFilter, EntityView
+from libs.core.store.runs import RunFilter
+
+log = get_logger(__name__)
+
+LIMIT = whole("limit", "How many at most.", least=1, most=1000, default=100)
+SEGMENT = whole("segment", "Only those of this segment.", least=0, most=2**31 - 1)
+STATE = text("state", "Only those in this state.")
+PREFIX = text("prefix", "Only those whose id begins so.")
+AFTER_ID = text("after", "Only those behind this id: the `next` of the page before.")
+WORKERS: tuple[Parameter, ...] = (choice("role", "Only those with this role.", list(WorkerRole)), AFTER_ID, LIMIT)
+SEGMENTS: tuple[Parameter, ...] = (
+    choice("state", "Only those in this state.", list(SegmentState)),
+    whole("after", "Only those behind this number: the `next` of the page before.", least=0, most=2**31 - 1),
+    LIMIT,
+)
+ENTITIES: tuple[Parameter, ...] = (STATE, SEGMENT, PREFIX, AFTER_ID, LIMIT)
+RUNS: tuple[Parameter, ...] = (
+    text("entity", "Only those of this entity."),
+    text("reason", "Only those that ended for this reason."),
+    flag("failed", f"Only those that ended badly: {', '.join(FAILURES)}."),
+    moment("before", "Only those that began before: the `next` of the page before."),
+    LIMIT,
+)
+
+
+class MasterApi:
+    """``/api/v1`` of a master. It answers that the master starts until it is given something to look through."""
+
+    def __init__(self) -> None:
+        self._observatory: Observatory | None = None
+        self._streams = Streams()
+
+    def open(self, observatory: Observatory) -> None:
+        """Answer from now on."""
+        self._observatory = observatory
+
+    @property
+    def observatory(self) -> Observatory:
+        """What is known. Raises NotStarted."""
+        if self._observatory is None:
+            raise NotStarted("master")
+        return self._observatory
+
+    def routes(self) -> Iterable[web.AbstractRouteDef]:
+        """What is to be answered."""
+        return routes(self.operations(), self.description)
+
+    def operations(self) -> Sequence[Operation]:
+        """All operations."""
+        return (
+            Operation("/status", "masterStatus", "All that this master knows.", self._status, MasterSnapshot),
+            Operation("/summary", "summary", "The service at a glance.", self._summary, Summary),
+            Operation("/workers", "workers", "The workers. Of the leader only.", self._workers, WorkerPage, WORKERS),
+            Operation(
+                "/segments", "segments", "The segments. Of the leader only.", self._segments, SegmentPage, SEGMENTS
+            ),
+            Operation("/entities", "entities", "The entities.", self._entities, EntityPage, ENTITIES),
+            Operation("/entities/{id}", "entity", "One entity.", self._entity, EntityView, errors=(404, 503)),
+            Operation("/runs", "runs", "The runs, the newest first.", self._runs, RunPage, RUNS),
+            Operation(
+                "/entities/{id}/logs",
+                "logs",
+                "What an entity printed, and with `follow` what it prints, through the worker that has it.",
+                lambda asked: self.send_logs(asked, asked.entity_id),
+                None,
+                parameters=LOG_PARAMETERS,
+                errors=(404, 503),
+                bounded=False,
+            ),
+        )
+
+    def description(self) -> object:
+        """The description of all operations."""
+        from libs.core.api.openapi import description_of  # only when somebody asks
+
+        name = self._observatory.service.name if self._observatory is not None else "the0 runtime"
+        return description_of(f"{name} master", runtime_version(), self.operations())
+
+    async def send_logs(self, asked: Asked, entity_id: str) -> web.StreamResponse:
+        """Pass on what the worker sends that has the entity, or any other one out of the storage."""
+        observatory = self.observatory
+        with self._streams:
+            answer = await observatory.output(entity_id, tail=asked.values["tail"], follow=asked.values["follow"])
+            with closing(answer):
+                if answer.status == 404:
+                    raise Refused(404, "there is nothing with that id, and no output of it")
+                pieces = _pieces(answer)
+                source = answer.headers.get(SOURCE, FROM_STORAGE)
+                return await send(asked.request, pieces, source=source, is_known=True)
+
+    async def _status(self, asked: Asked) -> MasterSnapshot:
+        return self.observatory.snapshot()
+
+    async def _summary(self, asked: Asked) -> Summary:
+        return await self.observatory.summary()
+
+    async def _workers(self, asked: Asked) -> WorkerPage:
+        role = asked.values.pop("role")
+        return await self.observatory.workers(role=WorkerRole(role) if role else None, **asked.values)
+
+    async def _segments(self, asked: Asked) -> SegmentPage:
+        state = asked.values.pop("state")
+        return await self.observatory.segments(state=SegmentState(state) if state else None, **asked.values)
+
+    async def _entities(self, asked: Asked) -> EntityPage:
+        wanted = entity_filter(asked.values)
+        return await self.observatory.entities(wanted, after=asked.values["after"], limit=asked.values["limit"])
+
+    async def _entity(self, asked: Asked) -> EntityView:
+        found = await self.observatory.entity(asked.entity_id)
+        if found is None:
+            raise Refused(404, f"there is no {self.observatory.service.noun} {asked.entity_id!r}")
+        return found
+
+    async def _runs(self, asked: Asked) -> RunPage:
+        return await self.observatory.runs(run_filter(asked.values), limit=asked.values["limit"])
+
+
+def entity_filter(values: Mapping[str, Any]) -> EntityFilter:
+    """The filter that the parameters of /entities mean."""
+    return EntityFilter(state=values["state"], segment=values["segment"], id_prefix=values["prefix"])
+
+
+def run_filter(values: Mapping[str, Any]) -> RunFilter:
+    """The filter that the parameters of /runs mean."""
+    reasons = [values["reason"]] if values["reason"] else None
+    if values["failed"]:
+        reasons = [reason for reason in FAILURES if reasons is None or reason in reasons]
+    return RunFilter(entity_id=values["entity"], reasons=reasons, started_before=values["before"])
+
+
+async def _pieces(answer: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+    try:
+        async for piece in answer.content.iter_any():
+            yield piece
+    except aiohttp.ClientError as error:
+        # The worker has died, or was asked to end: its successor has the output from now on.
+        log.info("a worker's output broke off", reason=str(error))

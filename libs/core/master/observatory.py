@@ -1,0 +1,126 @@
+"""All that a master can tell about its service: its own view of workers and segments, and what MongoDB has."""
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+import aiohttp
+
+from libs.core.api import remote_output
+from libs.core.api.answers import EntityPage, RunPage, SegmentPage, Summary, WorkerPage, run_view
+from libs.core.api.errors import Refused
+from libs.core.errors import RuntimeFault
+from libs.core.master.status import MasterSnapshot, SegmentState, WorkerRole
+from libs.core.service import ServiceDefinition
+from libs.core.store.client import Database
+from libs.core.store.entity_views import EntityFilter, EntityView, EntityViews
+from libs.core.store.processes import ProcessStore
+from libs.core.store.runs import RunFilter, RunStore
+
+_COUNTED_SECONDS = 2.0
+
+
+class Observatory:
+    """Reads, and changes nothing. What it asks of MongoDB raises StoreUnavailable.
+
+    Args:
+        snapshot: what this master knows now.
+    """
+
+    def __init__(self, service: ServiceDefinition, database: Database, snapshot: Callable[[], MasterSnapshot]) -> None:
+        self.service = service
+        self.snapshot = snapshot
+        self._entities = EntityViews(database, service.collection)
+        self._runs = RunStore(database)
+        self._processes = ProcessStore(database)
+        self._session: aiohttp.ClientSession | None = None
+        self._counts: tuple[float, dict[str, int]] | None = None
+
+    async def close(self) -> None:
+        """Let go of connections to workers. Closing twice is harmless."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def summary(self) -> Summary:
+        """The service at a glance."""
+        known = self.snapshot()
+        return Summary(
+            service=self.service.name,
+            master=known.master_id,
+            leads=known.leads,
+            leader=known.leader,
+            leader_url=await self.leader_url(),
+            problem=known.problem,
+            workers={str(role): number for role, number in known.worker_counts().items()} if known.leads else None,
+            segments={str(state): number for state, number in known.segment_counts().items()} if known.leads else None,
+            max_segment=known.max_segment,
+            entities=await self._count(),
+        )
+
+    async def leader_url(self) -> str | None:
+        """Where the master that leads answers HTTP; None when that is not known now, or this is the one."""
+        known = self.snapshot()
+        if known.leads or known.leader is None:
+            return None
+        try:
+            leader = await self._processes.find("master", known.leader)
+        except RuntimeFault:
+            return None
+        return leader.urls[0] if leader is not None and leader.urls else None
+
+    async def workers(self, *, after: str | None, limit: int, role: WorkerRole | None = None) -> WorkerPage:
+        """Workers by id. Raises Refused when this master does not lead."""
+        known = await self._as_leader()
+        wanted = sorted((w for w in known.workers if role in (None, w.role)), key=lambda worker: worker.worker_id)
+        page = [worker for worker in wanted if after is None or worker.worker_id > after][: limit + 1]
+        more = page[limit - 1].worker_id if len(page) > limit else None
+        return WorkerPage(page[:limit], len(wanted), more)
+
+    async def segments(self, *, after: int | None, limit: int, state: SegmentState | None = None) -> SegmentPage:
+        """Segments with entities, by number. Raises Refused when this master does not lead, or cannot read them."""
+        known = await self._as_leader()
+        if known.surveyed_seconds_ago is None:
+            raise Refused(503, f"the segments were not read yet{': ' if known.problem else ''}{known.problem}")
+        wanted = [segment for segment in known.segments if state in (None, segment.state)]
+        page = [segment for segment in wanted if after is None or segment.segment_id > after][: limit + 1]
+        more = page[limit - 1].segment_id if len(page) > limit else None
+        return SegmentPage(page[:limit], len(wanted), more)
+
+    async def entities(self, wanted: EntityFilter, *, after: str | None, limit: int) -> EntityPage:
+        """Entities by id."""
+        found = await self._entities.find(wanted, after=after, limit=limit + 1)
+        return EntityPage(found[:limit], found[limit - 1].id if len(found) > limit else None)
+
+    async def entity(self, entity_id: str) -> EntityView | None:
+        """One entity, or None."""
+        return await self._entities.get(entity_id)
+
+    async def runs(self, wanted: RunFilter, *, limit: int) -> RunPage:
+        """Runs, the newest first."""
+        found = [run_view(run) for run in await self._runs.list(wanted, limit=limit + 1)]
+        more: datetime | None = found[limit - 1].started_at if len(found) > limit else None
+        return RunPage(found[:limit], more)
+
+    async def output(self, entity_id: str, *, tail: int, follow: bool) -> aiohttp.ClientResponse:
+        """A worker's answer with an entity's output, to be closed. Raises Refused when no worker answers."""
+        entity = await self._entities.get(entity_id)
+        workers = await remote_output.who_to_ask(self._processes, entity.segment if entity is not None else None)
+        if self._session is None:
+            self._session = remote_output.new_session()
+        answer = await remote_output.ask(self._session, workers, entity_id, tail=tail, follow=follow)
+        if answer is None:
+            raise Refused(503, "no worker answers that could read the output; try again when one runs")
+        return answer
+
+    async def _as_leader(self) -> MasterSnapshot:
+        known = self.snapshot()
+        if not known.leads:
+            who = f"{known.leader} does" if known.leader is not None else "nobody does now"
+            raise Refused(503, f"this master does not lead and knows no workers: {who}", await self.leader_url())
+        return known
+
+    async def _count(self) -> dict[str, int]:
+        if self._counts is None or time.monotonic() - self._counts[0] > _COUNTED_SECONDS:
+            self._counts = (time.monotonic(), await self._entities.counts())
+        return self._counts[1]

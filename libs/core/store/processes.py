@@ -1,0 +1,101 @@
+"""Which processes of a service there are and where each answers HTTP: for whoever wants to ask one of them.
+
+Nothing that the runtime itself does depends on it. A process that is gone is forgotten within minutes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pymongo import ASCENDING, DESCENDING
+
+from libs.core.store.client import Database, translated
+
+COLLECTION = "processes"
+KEPT_SECONDS = 600.0
+"""How long a process is known after it was last seen."""
+
+
+@dataclass(frozen=True)
+class KnownProcess:
+    """One process. *name* is the worker's or master's id; *addresses* are where it may be reached, best first."""
+
+    name: str
+    role: str
+    hostname: str
+    addresses: Sequence[str]
+    http_port: int
+
+    @property
+    def urls(self) -> list[str]:
+        """``http://host:port`` for each address."""
+        return [f"http://{bracketed(address)}:{self.http_port}" for address in self.addresses]
+
+
+class ProcessStore:
+    """The collection ``processes`` of a service's database."""
+
+    def __init__(self, database: Database) -> None:
+        self._processes = database[COLLECTION]
+        self._partitions = database["partitions"]
+
+    async def ensure_indexes(self) -> None:
+        """Make the index by which processes are forgotten. May be repeated."""
+        with translated():
+            await self._processes.create_index(
+                [("seen_at", ASCENDING)], name="seen_at_ttl", expireAfterSeconds=int(KEPT_SECONDS)
+            )
+
+    async def seen(self, process: KnownProcess) -> None:
+        """Remember *process*, in place of an earlier one of the same role and name. Repeat it every few minutes."""
+        document = {
+            "role": process.role,
+            "name": process.name,
+            "hostname": process.hostname,
+            "addresses": list(process.addresses),
+            "http_port": process.http_port,
+            "seen_at": datetime.now(UTC),
+        }
+        with translated():
+            await self._processes.replace_one({"_id": _key(process.role, process.name)}, document, upsert=True)
+
+    async def find(self, role: str, name: str) -> KnownProcess | None:
+        """The process of this role and name that was seen last; None when none was of late."""
+        recent = datetime.now(UTC) - timedelta(seconds=KEPT_SECONDS)
+        with translated():
+            document = await self._processes.find_one({"_id": _key(role, name), "seen_at": {"$gt": recent}})
+        return _process(document) if document is not None else None
+
+    async def owner(self, segment_id: int) -> KnownProcess | None:
+        """The worker that holds the lease of a segment now; None when nobody does, or it was not seen of late."""
+        live = {"$gt": ["$lease.expires_at", "$$NOW"]}
+        with translated():
+            segment = await self._partitions.find_one({"_id": segment_id, "$expr": live}, {"lease.worker_id": 1})
+        worker_id = segment["lease"].get("worker_id") if segment is not None else None
+        return await self.find("worker", worker_id) if worker_id is not None else None
+
+    async def some(self, role: str, limit: int) -> list[KnownProcess]:
+        """Some processes of this role, those first that were seen last."""
+        with translated():
+            found = self._processes.find({"role": role}).sort("seen_at", DESCENDING).limit(limit)
+            return [_process(document) async for document in found]
+
+
+def bracketed(address: str) -> str:
+    """*address* as it stands in a URL: IPv6 in brackets."""
+    return f"[{address}]" if ":" in address and not address.startswith("[") else address
+
+
+def _key(role: str, name: str) -> str:
+    return f"{role}:{name}"
+
+
+def _process(document: Mapping[str, Any]) -> KnownProcess:
+    return KnownProcess(
+        name=str(document["name"]),
+        role=str(document["role"]),
+        hostname=str(document.get("hostname", "")),
+        addresses=tuple(map(str, document.get("addresses", ()))),
+        http_port=int(document["http_port"]),
+    )

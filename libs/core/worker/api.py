@@ -1,0 +1,96 @@
+"""What a worker answers over HTTP: what it does, and the live output of what it runs."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from aiohttp import web
+
+from libs.core.api.errors import NotStarted
+from libs.core.api.log_output import FROM_STORAGE, FROM_WORKER, PARAMETERS, LogSource, Streams, send
+from libs.core.api.operations import Asked, Operation, routes
+from libs.core.errors import Retryable
+from libs.core.process import runtime_version
+from libs.core.service import ServiceDefinition
+from libs.core.store.entity_views import EntityViews
+from libs.core.worker.worker import Worker, WorkerSnapshot
+
+_STORE_SECONDS = 3.0
+
+
+class WorkerApi:
+    """``/api/v1`` of a worker. It answers that the worker starts until it is opened."""
+
+    def __init__(self) -> None:
+        self._worker: Worker | None = None
+        self._service: ServiceDefinition | None = None
+        self._entities: EntityViews | None = None
+        self._logs: LogSource | None = None
+        self._streams = Streams()
+
+    def open(self, service: ServiceDefinition, worker: Worker, entities: EntityViews, logs: LogSource) -> None:
+        """Answer from now on."""
+        self._service, self._worker, self._entities, self._logs = service, worker, entities, logs
+
+    def routes(self) -> Iterable[web.AbstractRouteDef]:
+        """What is to be answered."""
+        return routes(self.operations(), self.description)
+
+    def operations(self) -> Sequence[Operation]:
+        """All operations."""
+        return (
+            Operation("/status", "workerStatus", "What this worker owns and does.", self._status, WorkerSnapshot),
+            Operation(
+                "/entities/{id}/logs",
+                "workerLogs",
+                "What an entity printed, and with `follow` what it prints.",
+                self._send_logs,
+                None,
+                parameters=PARAMETERS,
+                errors=(404, 503),
+                bounded=False,
+            ),
+        )
+
+    def description(self) -> object:
+        """The description of all operations."""
+        from libs.core.api.openapi import description_of  # only when somebody asks
+
+        name = self._service.name if self._service is not None else "the0 runtime"
+        return description_of(f"{name} worker", runtime_version(), self.operations())
+
+    async def _status(self, asked: Asked) -> WorkerSnapshot:
+        if self._worker is None:
+            raise NotStarted("worker")
+        return self._worker.snapshot()
+
+    async def _send_logs(self, asked: Asked) -> web.StreamResponse:
+        worker, logs, entities = self._worker, self._logs, self._entities
+        if worker is None or logs is None or entities is None:
+            raise NotStarted("worker")
+        entity_id, segment_id = asked.entity_id, None
+        try:
+            async with asyncio.timeout(_STORE_SECONDS):
+                entity = await entities.get(entity_id)
+        except (Retryable, TimeoutError):
+            if not logs.is_live(entity_id):
+                raise
+            is_known = True
+        else:
+            is_known = entity is not None
+            segment_id = entity.segment if entity is not None else None
+
+        def is_owned() -> bool:
+            return worker.owns(segment_id) if segment_id is not None else logs.is_live(entity_id)
+
+        owned = is_owned()
+        # Of what is not there any more no more output comes.
+        follow = asked.values["follow"] and is_known
+        with self._streams:
+            return await send(
+                asked.request,
+                logs.output(entity_id, tail_lines=asked.values["tail"], follow=follow),
+                source=FROM_WORKER if owned else FROM_STORAGE,
+                is_known=is_known,
+                # Whoever has it next has the output from then on.
+                goes_on=is_owned if owned else lambda: True,
+            )

@@ -1,0 +1,84 @@
+"""The output of one backtest: live from its container, and out of the results bucket when it is done."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+from libs.core.log import get_logger
+from libs.core.object_store import ObjectMissing, ObjectStore
+from libs.docker_runner.container import ContainerState, ManagedContainer
+from libs.docker_runner.errors import DockerRunnerError
+from libs.docker_runner.log_history import TAIL_BYTES, last_lines
+from libs.docker_runner.runner import DockerRunner
+from services.backtest_runner.objects import logs_key
+
+log = get_logger(__name__)
+
+_POLL_SECONDS = 0.2
+
+
+class BacktestOutput:
+    """A `LogSource` for backtests.
+
+    Args:
+        containers: this host's containers.
+        is_under_way: whether the backtest is not done yet.
+    """
+
+    def __init__(
+        self,
+        runner: DockerRunner,
+        containers: Callable[[], Awaitable[list[ManagedContainer]]],
+        is_under_way: Callable[[str], Awaitable[bool]],
+        store: ObjectStore,
+        bucket: str,
+    ) -> None:
+        self._runner = runner
+        self._containers = containers
+        self._is_under_way = is_under_way
+        self._store = store
+        self._bucket = bucket
+
+    def is_live(self, entity_id: str) -> bool:
+        """False: only its document tells whose it is."""
+        return False
+
+    async def output(
+        self, entity_id: str, *, tail_lines: int | None = None, follow: bool = False
+    ) -> AsyncGenerator[bytes, None]:
+        """The last lines of its latest attempt; with *follow* what it prints then, and later attempts, to its end."""
+        seen: set[str] = set()
+        while True:
+            under_way = await self._is_under_way(entity_id)
+            container = await self._container(entity_id, seen)
+            if container is not None:
+                tail = tail_lines if not seen else None
+                seen.add(container.container_id)
+                try:
+                    async for line in self._runner.logs(container, follow=follow, tail=tail):
+                        yield line.data
+                except DockerRunnerError as error:
+                    # It was taken away meanwhile: what it printed is in the storage soon.
+                    log.info("a backtest's output broke off", entity=entity_id, reason=str(error))
+            elif not under_way:
+                if not seen:
+                    yield await self._stored(entity_id, tail_lines)
+                return
+            if not follow:
+                return
+            if container is None:
+                await asyncio.sleep(_POLL_SECONDS)
+
+    async def _container(self, entity_id: str, seen: set[str]) -> ManagedContainer | None:
+        found = [c for c in await self._containers() if c.id == entity_id and c.container_id not in seen]
+        found = [c for c in found if c.state is not ContainerState.CREATED]
+        return next((c for c in found if c.state is ContainerState.RUNNING), found[0] if found else None)
+
+    async def _stored(self, entity_id: str, tail_lines: int | None) -> bytes:
+        key = logs_key(entity_id)
+        try:
+            size = (await self._store.stat(self._bucket, key)).size
+            begin = 0 if tail_lines is None else max(0, size - TAIL_BYTES)
+            content = await self._store.get(self._bucket, key, offset=begin)
+        except ObjectMissing:
+            return b""
+        return content if tail_lines is None else last_lines(content, tail_lines)
