@@ -25,6 +25,7 @@ from libs.core.lean_imports import hollow
 from libs.core.log import get_logger
 from libs.core.metrics import observe
 from libs.core.settings import StorageSettings
+from libs.core.tracing import SpanKind, span
 
 # The administration client brings ciphers of its own: 3 MB in every process.
 with hollow("minio.minioadmin", "MinioAdmin"):
@@ -319,7 +320,11 @@ class ObjectStore:
             with self._translated(verb, bucket, key):
                 return call()
 
-        with observe("storage", verb, refused=lambda error: isinstance(error, ObjectMissing | ObjectChanged)):
+        about = {"aws.s3.bucket": bucket, "aws.s3.key": key}
+        with (
+            span(f"storage {verb}", kind=SpanKind.CLIENT, attributes=about),
+            observe("storage", verb, refused=lambda error: isinstance(error, ObjectMissing | ObjectChanged)),
+        ):
             return await asyncio.get_running_loop().run_in_executor(self._executor, translated)
 
     @contextmanager

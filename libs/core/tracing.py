@@ -21,7 +21,17 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-__all__ = ["OpenSpan", "SpanKind", "add_trace_ids", "begin", "span", "trace_headers", "trace_id", "traceparent"]
+__all__ = [
+    "OpenSpan",
+    "SpanKind",
+    "add_trace_ids",
+    "begin",
+    "outside",
+    "span",
+    "trace_headers",
+    "trace_id",
+    "traceparent",
+]
 
 Headers = Mapping[str, str]
 """`traceparent` and perhaps `tracestate`, the names in lower case; empty for no trace. What is malformed is ignored."""

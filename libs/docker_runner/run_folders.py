@@ -82,8 +82,10 @@ class RunFolders:
             raise RuntimeError("the folders are not prepared")
         return self._entrypoints
 
-    def create(self, executable: Executable, name: str, token: str, code: Path) -> Paths:
-        """Write what the container *name* is told into a new folder."""
+    def create(
+        self, executable: Executable, name: str, token: str, code: Path, traceparent: str | None = None
+    ) -> Paths:
+        """Write what the container *name* is told into a new folder; *traceparent* is for its environment."""
         folder = run_folder(self._runs, executable.scope, name, token)
         paths = Paths(code, folder / "spec", folder / "outcome", self.entrypoints)
         paths.spec.mkdir(parents=True)
@@ -93,7 +95,7 @@ class RunFolders:
             "entrypoint": str(executable.entrypoint),
             "script": executable.script,
             "mount": code_mount(executable.entrypoint),
-            "traceparent": executable.traceparent,
+            "traceparent": traceparent,
             "contained": True,
             "keepalive_ttl_seconds": (
                 keepalive.seconds_left(executable.keepalive) if executable.keepalive is not None else None

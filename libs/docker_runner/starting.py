@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from libs.core.log import get_logger
+from libs.core.tracing import span, traceparent
 from libs.docker_runner import sandbox
 from libs.docker_runner.code_source import CodeSource, FetchedCode
 from libs.docker_runner.container import ContainerState, ManagedContainer, from_labels
@@ -64,12 +65,22 @@ class Starter:
 
     async def start(self, executable: Executable) -> ManagedContainer:
         """The running container of *executable*."""
-        name = container_name(executable.service, executable.scope, executable.id)
+        about = {
+            "runtime.id": executable.id,
+            "runtime.run_id": executable.run_id,
+            "container.image.name": executable.placement.image,
+        }
+        with span("start container", attributes=about):
+            return await self._start(executable, container_name(executable.service, executable.scope, executable.id))
+
+    async def _start(self, executable: Executable, name: str) -> ManagedContainer:
         async with self._only(name):
-            await self._images.ensure(executable.placement.image)
+            with span("find image"):
+                await self._images.ensure(executable.placement.image)
             token = new_token()
             holder = holder_of(name, token)
-            code = await self._code.fetch(executable.code, holder)
+            with span("fetch code"):
+                code = await self._code.fetch(executable.code, holder)
             used = False
             try:
                 await self._threads.run(check_script, code.path, executable.script)
@@ -91,7 +102,13 @@ class Starter:
         if executable.placement.network is Network.BRIDGE:
             attachment = await self._network.ensure(self._folders.entrypoints)
         paths = await self._threads.run(
-            self._folders.create, executable, attempt.name, attempt.token, attempt.code.path
+            self._folders.create,
+            executable,
+            attempt.name,
+            attempt.token,
+            attempt.code.path,
+            # The bot goes on below its start. The one that an event left is for those who start it without a span.
+            traceparent() or executable.traceparent,
         )
         body = sandbox.container_body(
             executable,
@@ -103,7 +120,8 @@ class Starter:
         )
         for _ in range(_ROUNDS):
             try:
-                container_id = await self._engine.create(attempt.name, body)
+                with span("create container"):
+                    container_id = await self._engine.create(attempt.name, body)
                 return await self._started(attempt, container_id, body["Labels"])
             except NameTaken:
                 alive = await self._resolved(attempt)
@@ -118,7 +136,8 @@ class Starter:
 
     async def _started(self, attempt: _Attempt, container_id: str, labels: dict[str, str]) -> ManagedContainer:
         try:
-            await self._engine.start(container_id)
+            with span("run container"):
+                await self._engine.start(container_id)
         except EngineRefused as error:
             await self._engine.remove(container_id)
             # The network may have been removed, or another engine may have come.
