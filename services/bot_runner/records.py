@@ -102,9 +102,18 @@ class BotRecords:
         await write_down(self._runs, self._recorder, ended, reason)
         self._adopted.discard(ended.container.run_id)
 
-    async def all_ended(self, ended: Sequence[Ended]) -> None:
-        """Record the ends of a whole segment."""
+    async def segment_ended(self, segment_id: int, epoch: int, ended: Sequence[Ended]) -> None:
+        """Record the ends of a whole segment that was owned under *epoch*, and on which nothing runs any more."""
         await asyncio.gather(*(self.ended(end) for end in ended))
+        # A start that was cut short has a record and no container, and of a bot that is deleted no later start will
+        # ever close it: `bot rm` would wait for its end in vain.
+        await self._runs.close_open(
+            reason="stopped",
+            message="its segment was given back before it had begun",
+            ended_at=utc_now(),
+            segment_id=segment_id,
+            before_epoch=epoch + 1,
+        )
 
     def forget_all_but(self, bot_ids: Collection[str]) -> None:
         """Drop what is known of bots that are gone."""

@@ -54,7 +54,11 @@ async def prepare(context: WorkerContext) -> Workplace:
             scan_interval_seconds=settings.scan.scan_interval_seconds,
         )
 
-    handler = DockerSegmentHandler(docker, work=reconciler, at_rest=lambda _, ended: records().all_ended(ended))
+    handler = DockerSegmentHandler(
+        docker,
+        work=reconciler,
+        at_rest=lambda owned, ended: records().segment_ended(owned.segment_id, owned.epoch, ended),
+    )
     metrics = docker.metrics()
     if settings.metrics.per_bot:
         metrics = [*metrics, BotsCollector(lambda: handler.work, docker.runner.usage)]
