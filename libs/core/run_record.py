@@ -11,7 +11,8 @@ class RunRecord:
     Times are aware datetimes. *reason* says in one word why it ended (``finished``, ``error``, ``oom``, ``timeout``,
     ``stopped``, ``lease-lost``, ``killed``, ``missing``), *message* says it in a sentence where there is more to say.
     *presumed*: nobody saw the end; it was concluded afterwards, and a report of the true end replaces it.
-    *scheduled_at*, *cause* and *attempt* (from 1 on) are those of a schedule's firing; None otherwise.
+    *scheduled_at*, *cause* and *attempt* (from 1 on) are those of a schedule's firing; None otherwise. *trace_id* is
+    that of the trace in which it was begun.
     """
 
     run_id: str
@@ -38,6 +39,7 @@ class RunRecord:
     scheduled_at: datetime | None = None
     cause: str | None = None
     attempt: int | None = None
+    trace_id: str | None = None
 
     @property
     def duration_seconds(self) -> float | None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from libs.core.run_record import RunRecord
+from libs.core.tracing import trace_id
 from libs.docker_runner.container import Ended, ManagedContainer
 from libs.docker_runner.executable import Executable
 
@@ -43,6 +44,7 @@ def of_executable(executable: Executable, recorder: Recorder, started_at: dateti
         revision=executable.revision,
         config_digest=config_digest,
         image_digest=executable.placement.image,
+        trace_id=trace_id(),
         **more,
     )
 

@@ -25,7 +25,7 @@ class Desires:
 
     async def of(self, entity: Entity) -> DesiredBot:
         """The desired state of *entity*. What its owner wrote wrongly is a rejection, never an exception."""
-        bot = DesiredBot(entity.id, entity.revision, self._ledger.history(entity))
+        bot = DesiredBot(entity.id, entity.revision, self._ledger.history(entity), trace=entity.trace)
         if entity.held is not None:
             return replace(bot, absence=StopReason.KILLED)
         if not entity.enabled:

@@ -32,6 +32,7 @@ class DesiredBot:
         code_etag: the version of the code object as the store has it now; None when that is not known, and then a
             container is not held against it.
         history: its deaths so far.
+        trace: of the event that the document follows.
     """
 
     id: str
@@ -41,6 +42,7 @@ class DesiredBot:
     absence: StopReason | None = None
     detail: str = ""
     code_etag: str | None = None
+    trace: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from libs.core.errors import Retryable
 from libs.core.log import bound_context, get_logger
 from libs.core.metrics import observe
 from libs.core.store.entities import EntityStore
+from libs.core.tracing import span
 from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container_group import ContainerGroup
 from services.bot_runner.bot_actions import BotActions
 from services.bot_runner.desired import Desires
-from services.bot_runner.plan import Action, plan
+from services.bot_runner.plan import Action, DesiredBot, plan
 from services.bot_runner.status import BotState, BotStatus
 
 log = get_logger(__name__)
@@ -102,18 +103,21 @@ class SegmentReconciler:
         self.running = len(decided.kept)
         for action in decided.actions:
             if action.id not in unsettled:
-                self._begin(action, tasks)
+                self._begin(action, desired.get(action.id), tasks)
         settled = [container for container in decided.kept if container.id not in unsettled]
         await self._actions.settle(desired, settled, unsettled | {container.id for container in actual})
         return decided.next_start
 
-    def _begin(self, action: Action, tasks: asyncio.TaskGroup) -> None:
-        task = tasks.create_task(self._act(action), name=f"bot {action.id[:40]!r}")
+    def _begin(self, action: Action, bot: DesiredBot | None, tasks: asyncio.TaskGroup) -> None:
+        trace = bot.trace if bot is not None else {}
+        task = tasks.create_task(self._act(action, trace), name=f"bot {action.id[:40]!r}")
         self._under_way[action.id] = task
 
-    async def _act(self, action: Action) -> None:
+    async def _act(self, action: Action, trace: Mapping[str, str]) -> None:
+        about = {"runtime.id": action.id, "runtime.segment": self._owned.segment_id}
+        name = f"{type(action).__name__.lower()} bot"
         try:
-            with bound_context(bot=action.id):
+            with bound_context(bot=action.id), span(name, parent=trace, attributes=about):
                 await self._actions.carry_out(action)
         finally:
             del self._under_way[action.id]

@@ -88,6 +88,7 @@ class RunView:
     scheduled_at: datetime | None
     cause: str | None
     attempt: int | None
+    trace_id: str | None
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ def run_view(run: RunRecord) -> RunView:
         scheduled_at=run.scheduled_at,
         cause=run.cause,
         attempt=run.attempt,
+        trace_id=run.trace_id,
     )
 
 
