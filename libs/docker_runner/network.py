@@ -10,6 +10,7 @@ There are two ways to that, tried in this order:
 
 import asyncio
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ OWN_BRIDGE = "the0-bots"
 # Locally administered, and not what engines choose by themselves (02:42).
 ADDRESS_PREFIX = "06b0"
 _HELPER_SECONDS = 60.0
+_RENEW_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,25 @@ class BotNetwork:
         guard: whether a bot may only start once link-local addresses are closed to it. Without, bots are on our own
             bridge, whose other walls the engine keeps.
         default_bridge: whether the first of the two ways is tried.
+        renew_seconds: how often the walls are put up anew, in case that somebody has taken them away.
     """
 
-    def __init__(self, engine: Engine, image: str, *, guard: bool = True, default_bridge: bool = True) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        image: str,
+        *,
+        guard: bool = True,
+        default_bridge: bool = True,
+        renew_seconds: float = _RENEW_SECONDS,
+    ) -> None:
         self._engine = engine
         self._image = image
         self._guard = guard
         self._default_bridge = guard and default_bridge
+        self._renew_seconds = renew_seconds
         self._attachment: Attachment | None = None
+        self._put_up_at = 0.0
         self._lock = asyncio.Lock()
 
     def forget(self) -> None:
@@ -87,7 +100,29 @@ class BotNetwork:
                 log.info("the bots' network is ready", network=self._attachment.network)
             return self._attachment
 
+    async def renew(self, entrypoints: Path) -> None:
+        """As :meth:`ensure`; and see now and then that the walls still stand, for the bots that run behind them.
+
+        Raises:
+            SandboxUnavailable: they cannot be put up, so that no bot may run.
+            EngineUnavailable: nothing is known.
+        """
+        attachment = await self.ensure(entrypoints)
+        if not self._guard or time.monotonic() - self._put_up_at < self._renew_seconds:
+            return
+        # Without the lock: starts need not wait for it.
+        self._put_up_at = time.monotonic()
+        wall = ("by-address", ADDRESS_PREFIX) if attachment.walled else ("by-bridge", OWN_BRIDGE)
+        try:
+            said = await self._helper(_guard(entrypoints, *wall))
+        except SandboxUnavailable:
+            self.forget()
+            raise
+        if "missing" in said:
+            log.warning("the walls of the bots' network were gone and are up again", network=attachment.network)
+
     async def _put_up(self, entrypoints: Path) -> Attachment:
+        self._put_up_at = time.monotonic()
         if self._default_bridge:
             try:
                 # Whether the engine gives the cards the addresses that we ask for is seen in one of them.
@@ -125,8 +160,8 @@ class BotNetwork:
                 raise SandboxUnavailable(f"the bots' network cannot be made: {error.message}") from error
             return found
 
-    async def _helper(self, body: dict[str, Any]) -> None:
-        """Run a short-lived container; SandboxUnavailable unless it succeeds."""
+    async def _helper(self, body: dict[str, Any]) -> str:
+        """Run a short-lived container and return what it printed; SandboxUnavailable unless it succeeds."""
         described = {
             "Image": self._image,
             "Cmd": [],
@@ -136,17 +171,24 @@ class BotNetwork:
         container = None
         try:
             container = await self._engine.create(f"the0-guard-{secrets.token_hex(6)}", described)
-            await self._engine.start(container)
-            await self._engine.wait(container, _HELPER_SECONDS)
-            ended = await self._engine.inspect(container)
-            if ended is None or ended.container.exit_code != 0:
-                said = [line.data.decode(errors="replace") async for line in self._engine.logs(container, tail=5)]
-                raise SandboxUnavailable(f"the bots' network cannot be walled: {''.join(said).strip()}")
+            said = await self._output(container)
         except (EngineRefused, NoSuchImage, NameTaken) as error:
             raise SandboxUnavailable(f"the bots' network cannot be walled: {error!r}") from error
         finally:
             if container is not None:
                 await asyncio.shield(self._take_away(container))
+        return said
+
+    async def _output(self, helper: str) -> str:
+        """What it prints once it is started; SandboxUnavailable if it fails."""
+        await self._engine.start(helper)
+        await self._engine.wait(helper, _HELPER_SECONDS)
+        ended = await self._engine.inspect(helper)
+        lines = [line.data.decode(errors="replace") async for line in self._engine.logs(helper, tail=5)]
+        said = "".join(lines).strip()
+        if ended is None or ended.container.exit_code != 0:
+            raise SandboxUnavailable(f"the bots' network cannot be walled: {said}")
+        return said
 
     async def _take_away(self, container: str) -> None:
         try:

@@ -61,6 +61,7 @@ class DockerRunner:
             settings.images[GUARD_RUNTIME],
             guard=settings.metadata_guard,
             default_bridge=settings.default_bridge,
+            renew_seconds=settings.walls_seconds,
         )
         self._starter = Starter(
             engine=engine,
@@ -83,7 +84,8 @@ class DockerRunner:
     async def prepare(self) -> dict[str, str]:
         """Fetch the images and put up the network, so that no bot waits for them; return the images that lack, and why.
 
-        Starts do by themselves whatever of it was not done.
+        To be called again now and then: walls of the network that somebody took away are put up again. Starts do by
+        themselves whatever of it was not done.
 
         Raises:
             SandboxUnavailable: the bots' network cannot be made safe.
@@ -91,7 +93,7 @@ class DockerRunner:
         missing = await self._images.ensure_all(self._settings.images.values())
         guard_image = self._settings.images[GUARD_RUNTIME]
         if self._settings.network is Network.BRIDGE and guard_image not in missing:
-            await self._network.ensure(self._folders.entrypoints)
+            await self._network.renew(self._folders.entrypoints)
         return missing
 
     async def close(self) -> None:

@@ -12,25 +12,8 @@ import pytest_asyncio
 from libs.docker_runner.executable import Network
 from tests.support.bot_containers import BotContainers, bot_containers
 from tests.support.eventually import eventually
-from tests.support.hostile_bot import asked, has_output
+from tests.support.hostile_bot import CONNECT, SERVE, address_of, has_output
 from tools.engine.ensure import Engine
-
-SERVE = """
-import http.server, threading
-def main(id, config):
-    server = http.server.HTTPServer(("0.0.0.0", 8000), http.server.SimpleHTTPRequestHandler)
-    print("listening", flush=True)
-    server.serve_forever()
-"""
-CONNECT = """
-import socket
-def main(id, config):
-    try:
-        socket.create_connection((config["host"], config["port"]), timeout=2).close()
-        return "reached"
-    except OSError as error:
-        return type(error).__name__
-"""
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -58,9 +41,7 @@ async def test_a_bot_cannot_reach_another_bots_port(networked: BotContainers, do
     bots = networked
     server = await bots.runner.start(bots.executable(SERVE, "server"))
     await eventually(lambda: has_output(bots, server), within_seconds=20)
-    address = (await asked(docker_engine, f"/containers/{server.container_id}/json"))["NetworkSettings"]["Networks"]
-    host = next(iter(address.values()))["IPAddress"]
-    assert host
+    host = await address_of(docker_engine, server)
     outcome, _ = await bots.run(CONNECT, id="client", config={"host": host, "port": 8000})
     assert outcome.result in ("TimeoutError", "ConnectionRefusedError", "OSError")
 
@@ -89,8 +70,8 @@ server.serve_forever()
 """
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def metadata_service(scope: str, docker_engine: Engine) -> AsyncIterator[int]:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def metadata_service(docker_engine: Engine) -> AsyncIterator[int]:
     client = docker.DockerClient(base_url=docker_engine.url)
     guard = Path(__file__).parent / "entrypoints" / "guard"
 
@@ -101,8 +82,8 @@ async def metadata_service(scope: str, docker_engine: Engine) -> AsyncIterator[i
             network_mode="host",
             cap_add=["NET_ADMIN"],
             volumes={str(guard): {"bind": "/guard", "mode": "ro"}},
-            labels={"runtime.scope": scope},
             detach=True,
+            auto_remove=True,
         )
 
     container = await asyncio.to_thread(serve)

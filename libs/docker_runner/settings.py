@@ -37,6 +37,7 @@ class RunnerSettings:
         metadata_guard: refuse to start bots when the link-local addresses cannot be closed to them.
         default_bridge: whether bots may be on the engine's default bridge, each behind walls of its own; otherwise
             they are on a bridge of ours, where starts take a third longer.
+        walls_seconds: how often the network's walls are put up anew, whoever may have taken them away.
         parallel_starts: containers made at once.
         engine_timeout_seconds: for one answer of the engine, pulls and stops apart.
         log_file_bytes, log_files: the engine's own copy of the output is at most their product. A follower that is
@@ -52,6 +53,7 @@ class RunnerSettings:
     container_runtime: str | None = None
     metadata_guard: bool = True
     default_bridge: bool = True
+    walls_seconds: float = 60.0
     registry: Registry | None = None
     parallel_starts: int = 8
     engine_timeout_seconds: float = 60.0

@@ -129,6 +129,24 @@ def main(id, config):
     }
 """
 
+# One bot that others try to reach, and one that tries.
+SERVE = """
+import http.server, threading
+def main(id, config):
+    server = http.server.HTTPServer(("0.0.0.0", 8000), http.server.SimpleHTTPRequestHandler)
+    print("listening", flush=True)
+    server.serve_forever()
+"""
+CONNECT = """
+import socket
+def main(id, config):
+    try:
+        socket.create_connection((config["host"], config["port"]), timeout=2).close()
+        return "reached"
+    except OSError as error:
+        return type(error).__name__
+"""
+
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def probe(tmp_path_factory: pytest.TempPathFactory, docker_engine: Engine) -> AsyncIterator[dict[str, Any]]:
@@ -154,3 +172,11 @@ async def asked(engine: Engine, path: str) -> Any:
     connector = aiohttp.UnixConnector(engine.url.removeprefix("unix://"))
     async with aiohttp.ClientSession(connector=connector) as session, session.get("http://docker" + path) as answer:
         return await answer.json()
+
+
+async def address_of(engine: Engine, container: ManagedContainer) -> str:
+    """The address that others would reach it at."""
+    found = await asked(engine, f"/containers/{container.container_id}/json")
+    host = str(next(iter(found["NetworkSettings"]["Networks"].values()))["IPAddress"])
+    assert host
+    return host

@@ -1,10 +1,11 @@
-"""Puts up the bots' network walls in the kernel of the engine's host; runs in a helper container, once per worker.
+"""Puts up the bots' network walls in the kernel of the engine's host; runs in a helper container, now and then.
 
 It speaks netlink itself: bot images have neither iptables nor nft, and the host's own may not be reachable. Needs
-CAP_NET_ADMIN in the network namespace of the engine. Repeating it replaces what is there.
+CAP_NET_ADMIN in the network namespace of the engine. Repeating it replaces what is there, in one step for the packets,
+and says ``missing`` when some of it was not there.
 
     network_guard.py by-address PREFIX   walls around each network card whose address begins with PREFIX (as 06b0)
-    network_guard.py by-bridge BRIDGE    closes the link-local addresses to everything on that bridge
+    network_guard.py by-bridge BRIDGE    the same for everything on that bridge, link-local addresses at least
 
 169.254.0.0/16 is where clouds serve their credentials. Name service is let through: some clouds have theirs there.
 """
@@ -26,8 +27,8 @@ LINK_LOCAL_MASK = socket.inet_aton("255.255.0.0")
 NAME_SERVICE = struct.pack(">H", 53)
 
 ROUTE, NETFILTER = 0, 12
-REQUEST, ACK, EXCLUSIVE, CREATE, APPEND = 0x1, 0x4, 0x200, 0x400, 0x800
-ERROR = 2
+REQUEST, ACK, DUMP, EXCLUSIVE, CREATE, APPEND = 0x1, 0x4, 0x300, 0x200, 0x400, 0x800
+ERROR, DONE = 2, 3
 HEADER_BYTES = 16
 NESTED = 0x8000
 
@@ -36,13 +37,14 @@ BLACKHOLE, TO_TABLE, MAIN_TABLE = 6, 1, 254
 RULE_PRIORITY = 10
 
 BATCH_BEGIN, BATCH_END = 16, 17
-NEW_TABLE, DELETE_TABLE, NEW_CHAIN, NEW_RULE = 0xA00, 0xA02, 0xA03, 0xA06
+NEW_TABLE, DELETE_TABLE, NEW_CHAIN, NEW_RULE, GET_RULE = 0xA00, 0xA02, 0xA03, 0xA06, 0xA07
 INET_FAMILY, BRIDGE_FAMILY = 2, 7
 PREROUTING, FORWARD = 0, 2
 # Before connection tracking and before all that redirects packets.
 FIRST = -310
 DROP, ACCEPT = 0, 1
 LINK, NETWORK, TRANSPORT = 0, 1, 2
+IN_NAME, OUT_NAME = 6, 7
 IPV4 = struct.pack(">H", 0x0800)
 
 
@@ -76,9 +78,16 @@ def by_address(prefix: bytes) -> None:
 
 
 def by_bridge(bridge: str) -> None:
-    """Packets that come from the bridge are dropped before anything else looks at them."""
-    arrived = [expression("meta", [(1, be32(1)), (2, be32(6))]), equals(bridge.encode().ljust(16, b"\0"))]
-    replace_table("the0-" + bridge, INET_FAMILY, {("prerouting", PREROUTING): link_local_rules(arrived)})
+    """Packets that come from the bridge are dropped before anything else looks at them.
+
+    The engine's own rule against what passes between its ports is repeated, since it comes back with the engine only.
+    """
+    arrived, leaving = interface(IN_NAME, bridge), interface(OUT_NAME, bridge)
+    chains = {
+        ("prerouting", PREROUTING): link_local_rules(arrived),
+        ("forward", FORWARD): [arrived + leaving + verdict(DROP)],
+    }
+    replace_table("the0-" + bridge, INET_FAMILY, chains)
 
 
 def by_route(bridge: str) -> None:
@@ -118,6 +127,8 @@ def link_local_rules(whose: "Attributes") -> "list[Attributes]":
 def replace_table(name: str, family: int, chains: "dict[tuple[str, int], list[Attributes]]") -> None:
     """Make the table anew, in one step for the packets."""
     table = (1, text(name))
+    if rules_in(name, family) < sum(len(rules) for rules in chains.values()):
+        print("missing")  # noqa: T201 - read by whoever started this container
     # Made first, so that the removal finds one.
     steps: list[tuple[int, int, Attributes]] = [
         (NEW_TABLE, CREATE, [table]),
@@ -137,6 +148,27 @@ def replace_table(name: str, family: int, chains: "dict[tuple[str, int], list[At
     messages.append(message(BATCH_END, REQUEST, len(steps) + 1, batch))
     with netlink(NETFILTER) as connection:
         send(connection, messages, acks=len(steps))
+
+
+def rules_in(name: str, family: int) -> int:
+    """How many rules the table has; 0 when there is none."""
+    body = struct.pack(">BBH", family, 0, 0) + pack([(1, text(name))])
+    found = 0
+    with netlink(NETFILTER) as connection:
+        connection.send(message(GET_RULE, REQUEST | DUMP, 1, body))
+        while True:
+            data = connection.recv(65536)
+            while len(data) >= HEADER_BYTES:
+                length, kind = struct.unpack_from("=IH", data)
+                if kind in (DONE, ERROR):
+                    return found
+                found += kind == NEW_RULE
+                data = data[(length + 3) & ~3 :]
+
+
+def interface(direction: int, name: str) -> "Attributes":
+    """The packet comes from, or goes to, the interface of that name."""
+    return [expression("meta", [(1, be32(1)), (2, be32(direction))]), equals(name.encode().ljust(16, b"\0"))]
 
 
 def at(base: int, offset: int, value: bytes) -> "Attributes":
