@@ -1,18 +1,23 @@
-"""When each alert fires and when it does not: what is measured each minute, for half an hour."""
+"""When each alert fires and when it does not: what is measured each minute, for half an hour.
+
+The name of the namespace is filled in: each case has one of its own, so that all can be tried at once.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 MINUTES = 30
+NAMESPACE = "NAMESPACE"
+"""Stands for the name of the namespace in every series."""
 
-BOTS = 'namespace="n", service="bot-runner"'
+BOTS = 'namespace="NAMESPACE", service="bot-runner"'
 LEADER = f'{BOTS}, instance="m1"'
 OTHER = f'{BOTS}, instance="m2"'
 WORKER = f'{BOTS}, instance="w1"'
-BACKTESTS = 'namespace="n", service="backtest-runner", instance="w1"'
-SCHEDULES = 'namespace="n", service="bot-scheduler", instance="w1"'
+BACKTESTS = 'namespace="NAMESPACE", service="backtest-runner", instance="w1"'
+SCHEDULES = 'namespace="NAMESPACE", service="bot-scheduler", instance="w1"'
 
-_OF_BOTS = {"namespace": "n", "service": "bot-runner"}
+_OF_BOTS = {"service": "bot-runner"}
 _OF_A_WORKER = {**_OF_BOTS, "instance": "w1"}
 
 Series = Mapping[str, str]
@@ -38,7 +43,7 @@ class Case:
     """One alert.
 
     Attributes:
-        labels: what the alert that fires has, besides its name and severity.
+        labels: what the alert that fires has, besides its name, severity and namespace.
         fires: series under which it fires at the end.
         quiet: series under which it does not; close to the others, so that the limit is what makes the difference.
     """
@@ -207,31 +212,31 @@ WORK = [
     ),
     Case(
         "RunsLost",
-        {"namespace": "n", "service": "bot-scheduler", "reason": "not-started"},
+        {"service": "bot-scheduler", "reason": "not-started"},
         {f'runtime_schedule_runs_total{{{SCHEDULES}, reason="not-started"}}': growing(1)},
         {f'runtime_schedule_runs_total{{{SCHEDULES}, reason="error"}}': growing(1)},
     ),
     Case(
         "RunsLost",
-        {"namespace": "n", "service": "backtest-runner", "reason": "lost"},
+        {"service": "backtest-runner", "reason": "lost"},
         {f'runtime_backtest_runs_total{{{BACKTESTS}, reason="lost"}}': growing(1)},
         {f'runtime_backtest_runs_total{{{BACKTESTS}, reason="lost"}}': once(1, MINUTES - 5)},
     ),
     Case(
         "BacktestsWaiting",
-        {"namespace": "n", "service": "backtest-runner"},
+        {"service": "backtest-runner"},
         {f"runtime_backtest_queue_age_seconds{{{BACKTESTS}}}": growing(60)},
         {f"runtime_backtest_queue_age_seconds{{{BACKTESTS}}}": always(500)},
     ),
     Case(
         "SchedulesLate",
-        {"namespace": "n", "service": "bot-scheduler"},
+        {"service": "bot-scheduler"},
         _durations("runtime_schedule_lateness_seconds", SCHEDULES, within="1", all_take="5"),
         _durations("runtime_schedule_lateness_seconds", SCHEDULES, within="0.1", all_take="0.25"),
     ),
     Case(
         "SchedulesMissed",
-        {"namespace": "n", "service": "bot-scheduler"},
+        {"service": "bot-scheduler"},
         {f'runtime_schedule_firings_dropped_total{{{SCHEDULES}, reason="missed"}}': once(1, MINUTES - 5)},
         {f'runtime_schedule_firings_dropped_total{{{SCHEDULES}, reason="skipped"}}': once(1, MINUTES - 5)},
     ),
@@ -262,7 +267,7 @@ WORK = [
     ),
     Case(
         "OutboxNotDraining",
-        {"namespace": "n", "service": "backtest-runner"},
+        {"service": "backtest-runner"},
         {f"runtime_outbox_events{{{BACKTESTS}}}": always(1)},
         {f"runtime_outbox_events{{{BACKTESTS}}}": f"0+0x{MINUTES - 5} 9+0x10"},
     ),

@@ -1,13 +1,15 @@
 """The rules, checked and tried by Prometheus's own tool."""
 
 import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest_asyncio
 import yaml
 
-from tests.monitoring.alert_cases import CASES, MINUTES, Case, Series
+from tests.monitoring.alert_cases import CASES, MINUTES, NAMESPACE, Case
 from tests.monitoring.rules import FILES, alerts
 from tools.debian.packages import ensure_unpacked
 
@@ -40,42 +42,63 @@ def test_every_alert_is_tried() -> None:
 
 
 async def test_every_alert_fires_when_it_should_and_only_then(promtool: Path, tmp_path: Path) -> None:
-    tests = [tried(series, case, firing) for case in CASES for series, firing in ((case.fires, 1), (case.quiet, 0))]
-    path = tmp_path / "alerts.yml"
-    document = {"rule_files": [str(file) for file in FILES], "evaluation_interval": "1m", "tests": tests}
-    path.write_text(yaml.safe_dump(document))
+    trials = [Trial(number, case, fires) for number, case in enumerate(CASES) for fires in (True, False)]
 
-    process = run(promtool, "test", "rules", path)
+    process = run(promtool, "test", "rules", written(tmp_path / "alerts.yml", trials))
 
     assert process.returncode == 0, process.stdout + process.stderr
 
 
 async def test_a_case_that_expects_what_does_not_happen_is_noticed(promtool: Path, tmp_path: Path) -> None:
     case = CASES[0]
-    document = {"rule_files": [str(file) for file in FILES], "tests": [tried(case.quiet, case, 1)]}
-    (tmp_path / "alerts.yml").write_text(yaml.safe_dump(document))
+    wrong = Trial(0, replace(case, fires=case.quiet), fires=True)
 
-    assert run(promtool, "test", "rules", tmp_path / "alerts.yml").returncode != 0
+    assert run(promtool, "test", "rules", written(tmp_path / "alerts.yml", [wrong])).returncode != 0
 
 
-def tried(series: Series, case: Case, firing: int) -> dict[str, Any]:
-    """One test of promtool: these series, and whether the alert fires at their end."""
-    labels = {
-        "alertname": case.alert,
-        "alertstate": "firing",
-        "severity": alerts()[case.alert].severity,
-        **case.labels,
-    }
-    inside = ", ".join(f'{name}="{value}"' for name, value in labels.items())
-    return {
-        "name": f"{case.alert} {'fires' if firing else 'is quiet'}",
+@dataclass(frozen=True)
+class Trial:
+    """One case, and which half of it."""
+
+    number: int
+    case: Case
+    fires: bool
+
+    @property
+    def namespace(self) -> str:
+        """Shows in promtool's message."""
+        return f"case-{self.number}-{'fires' if self.fires else 'is-quiet'}"
+
+    def series(self) -> Iterator[dict[str, str]]:
+        """What is measured."""
+        for name, values in (self.case.fires if self.fires else self.case.quiet).items():
+            yield {"series": name.replace(NAMESPACE, self.namespace), "values": values}
+
+    def expectation(self) -> dict[str, Any]:
+        """Whether the alert fires at the end, and with which labels."""
+        alert = self.case.alert
+        labels = {
+            "alertname": alert,
+            "alertstate": "firing",
+            "severity": alerts()[alert].severity,
+            "namespace": self.namespace,
+            **self.case.labels,
+        }
+        inside = ", ".join(f'{name}="{value}"' for name, value in labels.items())
+        return {
+            "expr": f'ALERTS{{alertname="{alert}", alertstate="firing", namespace="{self.namespace}"}}',
+            "eval_time": f"{MINUTES}m",
+            "exp_samples": [{"labels": f"ALERTS{{{inside}}}", "value": 1}] if self.fires else [],
+        }
+
+
+def written(path: Path, trials: Sequence[Trial]) -> Path:
+    """A file for promtool that tries all of them at once."""
+    test = {
         "interval": "1m",
-        "input_series": [{"series": name, "values": values} for name, values in series.items()],
-        "promql_expr_test": [
-            {
-                "expr": f'ALERTS{{alertname="{case.alert}", alertstate="firing"}}',
-                "eval_time": f"{MINUTES}m",
-                "exp_samples": [{"labels": f"ALERTS{{{inside}}}", "value": 1}] * firing,
-            }
-        ],
+        "input_series": [series for trial in trials for series in trial.series()],
+        "promql_expr_test": [trial.expectation() for trial in trials],
     }
+    document = {"rule_files": [str(file) for file in FILES], "evaluation_interval": "1m", "tests": [test]}
+    path.write_text(yaml.safe_dump(document))
+    return path

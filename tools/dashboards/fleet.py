@@ -142,7 +142,7 @@ def _segments() -> Row:
             ),
             Lines(
                 "Lost",
-                "Leases that could not be proven any longer, and workers that fell silent.",
+                "Leases that could not be proven any longer, and workers that fell silent or broke off.",
                 "none",
                 [
                     Query(
@@ -155,7 +155,7 @@ def _segments() -> Row:
                     Query(
                         or_zero(
                             "sum by (service) (increase(runtime_workers_gone_total"
-                            f'{{{_S}, reason="silent"}}[$__rate_interval]))'
+                            f'{{{_S}, reason=~"silent|broken"}}[$__rate_interval]))'
                         ),
                         "{{service}} worker",
                     ),
