@@ -22,10 +22,13 @@ from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, Span, Span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 __all__ = [
+    "Attributes",
+    "Headers",
     "OpenSpan",
     "SpanKind",
     "add_trace_ids",
     "begin",
+    "current",
     "outside",
     "span",
     "trace_headers",
@@ -86,7 +89,7 @@ class OpenSpan:
         self.recorded.end()
 
     @contextmanager
-    def current(self) -> Iterator[None]:
+    def entered(self) -> Iterator[None]:
         """Make it the span that the block works for."""
         with trace.use_span(self.recorded, record_exception=False, set_status_on_exception=False):
             yield
@@ -127,7 +130,7 @@ def span(
     """Let the block be a span, with the arguments of :func:`begin`; tasks that it starts belong to it too."""
     made = begin(name, parent=parent, links=links, kind=kind, attributes=attributes)
     try:
-        with made.current():
+        with made.entered():
             yield made
     except asyncio.CancelledError:
         made.recorded.set_attribute(OUTCOME, "cancelled")
@@ -144,6 +147,11 @@ def outside() -> Iterator[None]:
     """Let the block belong to no span: for what goes on when the span that it is begun in has long ended."""
     with trace.use_span(INVALID_SPAN):
         yield
+
+
+def current() -> OpenSpan:
+    """The current span, to tell more of it; there is always one, which may stand for nothing."""
+    return OpenSpan(trace.get_current_span())
 
 
 def trace_headers() -> Headers:

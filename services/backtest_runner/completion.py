@@ -19,6 +19,7 @@ from libs.core.retrying import persistently
 from libs.core.service import BACKTEST_RUNNER
 from libs.core.store.entities import EntityStore
 from libs.core.store.outbox import Outbox
+from libs.core.tracing import trace_headers
 from services.backtest_runner import objects
 from services.backtest_runner.shelf import Shelved
 from services.backtest_runner.state import CLAIMED_RUN, OUTCOME, STATUS, BacktestState, Outcome
@@ -141,7 +142,8 @@ class Completion:
             content["error"] = outcome.error
         digest = hashlib.sha256(backtest_id.encode("utf-8", "surrogatepass")).hexdigest()
         event_id = f"completed-{digest[:32]}-{outcome.run_id}"
-        await self._outbox.append(backtest_id, subject, json.dumps(content).encode(), event_id=event_id)
+        data = json.dumps(content).encode()
+        await self._outbox.append(backtest_id, subject, data, headers=trace_headers(), event_id=event_id)
         self._announce()
 
     async def _unstage(self, backtest_id: str, run_id: str = "") -> None:

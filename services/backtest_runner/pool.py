@@ -11,6 +11,7 @@ from libs.core.errors import Retryable
 from libs.core.log import get_logger
 from libs.core.metrics import observe
 from libs.core.store.entities import EntityStore
+from libs.core.tracing import outside
 from libs.core.worker.handler import OwnedSegment
 from services.backtest_runner.run import BacktestRun, RunKit
 from services.backtest_runner.state import BacktestState
@@ -119,7 +120,9 @@ class SegmentPool:
             state = self._waiting.pop(0)
             if state.id not in self._in_hand:
                 run = self._in_hand[state.id] = BacktestRun(state, self._kit)
-                tasks.create_task(self._carry_out(run, state.id, tasks), name=f"backtest {state.id[:40]!r}")
+                # Whatever ended just now and made room has no part in it.
+                with outside():
+                    tasks.create_task(self._carry_out(run, state.id, tasks), name=f"backtest {state.id[:40]!r}")
 
     def _free(self, state: BacktestState) -> bool:
         """Whether there is a slot for it, or it needs none."""

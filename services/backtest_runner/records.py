@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from libs.core.run_record import RunRecord
 from libs.core.store.runs import RunStore
+from libs.core.tracing import trace_id
 from libs.docker_runner.container import Ended
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.run_records import Recorder, of_executable, with_end
@@ -48,4 +49,5 @@ class RunRecords:
             started_at=claim.at,
             revision=state.entity.revision,
             attempt=claim.attempt,
+            trace_id=trace_id(),
         )

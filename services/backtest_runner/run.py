@@ -13,6 +13,7 @@ from libs.core.backoff import Backoff
 from libs.core.errors import Retryable, UserError
 from libs.core.log import bound_context, get_logger
 from libs.core.retrying import persistently
+from libs.core.tracing import Attributes, current, span
 from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import ContainerState, Ended, ManagedContainer, RunOutcome
@@ -94,7 +95,9 @@ class BacktestRun:
 
     async def carry_out(self) -> None:
         """Return when the backtest is done with, or not ours to run now."""
-        with bound_context(backtest=self._state.id):
+        state = self._state
+        about: Attributes = {"runtime.id": state.id, "runtime.segment": self._kit.owned.segment_id}
+        with bound_context(backtest=state.id), span("carry out backtest", parent=state.entity.trace, attributes=about):
             outcome = self._state.outcome
             if outcome is None:
                 found = await self._shelved()
@@ -103,7 +106,8 @@ class BacktestRun:
                     return
                 outcome = await self._last_write(self._decided(*found))
             if outcome is not None:
-                await self._last_write(self._kit.completion.hand_over(self._state, outcome))
+                with span("hand over backtest"):
+                    await self._last_write(self._kit.completion.hand_over(self._state, outcome))
                 log.info("backtest done", success=outcome.success, reason=outcome.reason, run=outcome.run_id)
 
     def _leave_slot(self) -> None:
@@ -119,10 +123,12 @@ class BacktestRun:
                 # Frozen or cut off: another owner may have it by now.
                 await self._wake.wait_at_most(_UNPROVEN_SECONDS)
                 continue
-            claim, adopted = await self._claimed()
+            with span("claim backtest"):
+                claim, adopted = await self._claimed()
             if claim is None:
                 return None
-            with bound_context(run=claim.run_id, attempt=claim.attempt):
+            about: Attributes = {"runtime.run_id": claim.run_id, "runtime.attempt": claim.attempt}
+            with bound_context(run=claim.run_id, attempt=claim.attempt), span("run backtest", attributes=about):
                 known = await asyncio.to_thread(self._kit.shelf.get, claim.run_id) if adopted else None
                 if known is not None:
                     log.info("a run that had ended is handed over")
@@ -177,6 +183,7 @@ class BacktestRun:
         if verdict.again and self._state.cancelled_by is not None:
             verdict = _cancelled(self._state)
         RUNS.labels(verdict.reason).inc()
+        current().set(outcome=verdict.reason)
         ended = outcome.ended if outcome is not None else None
         level = log.info if verdict.success else log.warning
         level("run ended", reason=verdict.reason, message=verdict.error)

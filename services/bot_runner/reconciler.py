@@ -10,7 +10,7 @@ from libs.core.errors import Retryable
 from libs.core.log import bound_context, get_logger
 from libs.core.metrics import observe
 from libs.core.store.entities import EntityStore
-from libs.core.tracing import span
+from libs.core.tracing import Attributes, span
 from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container_group import ContainerGroup
@@ -114,7 +114,7 @@ class SegmentReconciler:
         self._under_way[action.id] = task
 
     async def _act(self, action: Action, trace: Mapping[str, str]) -> None:
-        about = {"runtime.id": action.id, "runtime.segment": self._owned.segment_id}
+        about: Attributes = {"runtime.id": action.id, "runtime.segment": self._owned.segment_id}
         name = f"{type(action).__name__.lower()} bot"
         try:
             with bound_context(bot=action.id), span(name, parent=trace, attributes=about):

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from libs.core.run_record import RunRecord
 from libs.core.store.runs import RunStore
+from libs.core.tracing import trace_id
 from libs.docker_runner.container import Ended, EndReason, ManagedContainer
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.run_records import Recorder, of_container, of_executable, with_end, write_down
@@ -92,6 +93,7 @@ class RunRecords:
             epoch=self._epoch,
             started_at=at,
             revision=state.entity.revision,
+            trace_id=trace_id(),
             **_of_firing(firing),
         )
 

@@ -13,6 +13,7 @@ from libs.core.backoff import Backoff
 from libs.core.errors import Retryable, UserError
 from libs.core.log import bound_context, get_logger
 from libs.core.retrying import persistently
+from libs.core.tracing import Attributes, current, span
 from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer
@@ -125,9 +126,17 @@ class ScheduledRun:
 
     async def carry_out(self) -> None:
         """Return when the firing is done with, all attempts included."""
-        with bound_context(schedule=self._state.id):
+        about: Attributes = {
+            "runtime.id": self._state.id,
+            "runtime.segment": self._kit.owned.segment_id,
+            "runtime.cause": str(self.firing.cause),
+        }
+        # A trace of its own for each firing: in the event's, a schedule would fill one trace for years.
+        firing = span("fire schedule", parent={}, links=[self._state.entity.trace], attributes=about)
+        with bound_context(schedule=self._state.id), firing:
             while True:
-                with bound_context(run=self.firing.run_id):
+                run: Attributes = {"runtime.run_id": self.firing.run_id, "runtime.attempt": self.firing.attempt}
+                with bound_context(run=self.firing.run_id), span("run schedule", attributes=run):
                     following = await self._one_attempt()
                 if following is None:
                     return
@@ -137,6 +146,7 @@ class ScheduledRun:
         kit, firing = self._kit, self.firing
         ending = await self._attempt(firing)
         RUNS.labels(ending.reason).inc()
+        current().set(outcome=str(ending.reason))
         following = next_attempt(firing, ending, self._policy, kit.clock(), new_run_id())
         following = kit.books.ours(following) if following is not None else None
         level = log.info if ending.succeeded else log.warning
