@@ -1,0 +1,71 @@
+"""A browser for pages that a person looks at: Debian's Chromium, without a window and without a network."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from tools.debian.packages import PackageMissingError, ensure_program
+
+if TYPE_CHECKING:  # slow to import, and most tests that know this fixture need no browser
+    from playwright.async_api import Browser, ConsoleMessage, Page, Request
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def chromium() -> "AsyncIterator[Browser]":
+    """A browser that is shared by all tests; each opens a page of its own with :func:`watched`."""
+    from playwright.async_api import async_playwright
+
+    try:
+        program = await ensure_program("chromium", "chromium")
+    except PackageMissingError as missing:
+        if "CI" in os.environ:
+            raise
+        pytest.skip(str(missing))
+    async with async_playwright() as playwright:
+        # Its own sandbox needs rights that a container lacks; what it opens here is ours.
+        browser = await playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        yield browser
+        await browser.close()
+
+
+@dataclass
+class Watched:
+    """A page, with what it asked for and what went wrong in it."""
+
+    page: "Page"
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    async def open(self, file: Path) -> None:
+        """Show a file, and wait until nothing more is being loaded."""
+        await self.page.goto(file.as_uri(), wait_until="networkidle")
+
+
+@asynccontextmanager
+async def watched(browser: "Browser", *, offline: bool = True) -> AsyncIterator[Watched]:
+    """A new page that remembers every request and everything that its console complains of."""
+    context = await browser.new_context(offline=offline)
+    try:
+        made = Watched(await context.new_page())
+
+        def requested(request: "Request") -> None:
+            made.requests.append(request.url)
+
+        def told(message: "ConsoleMessage") -> None:
+            if message.type in ("error", "warning"):
+                made.complaints.append(message.text)
+
+        made.page.on("request", requested)
+        made.page.on("console", told)
+        made.page.on("pageerror", lambda error: made.complaints.append(str(error)))
+        yield made
+    finally:
+        await context.close()
