@@ -23,7 +23,7 @@ from libs.core.cancellation import cancellation_kept
 from libs.core.errors import Permanent, Retryable
 from libs.core.health import Readiness
 from libs.core.log import get_logger
-from libs.core.metrics import record
+from libs.core.metrics import observe, record
 
 log = get_logger(__name__)
 
@@ -168,7 +168,8 @@ class NatsConnection:
         """
         client = self._client_for(subject, data, headers)
         try:
-            await client.publish(subject, data, reply=reply, headers=dict(headers) if headers else None)
+            with observe("nats", "publish"):
+                await client.publish(subject, data, reply=reply, headers=dict(headers) if headers else None)
         except (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
             raise NatsRejected(f"cannot send to {subject!r}: {error}") from error
         except (nats.errors.Error, OSError) as error:

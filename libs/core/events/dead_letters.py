@@ -29,7 +29,7 @@ _SERVERS_OWN = "nats-"
 _MAX_REASON_CHARACTERS = 2000
 _COUNT_SECONDS = 30.0
 
-DEAD_LETTERS = Counter("runtime_dead_letters_total", "Messages that were given up.", ["service"])
+DEAD_LETTERS = Counter("runtime_dead_letters_total", "Messages that were given up.")
 WAITING = Gauge("runtime_dead_letter_messages", "Messages of this service among the dead letters, as last seen.")
 
 
@@ -114,7 +114,7 @@ class DeadLetters:
             # With these headers it is larger than the server allows.
             headers[_LEFT_OUT] = str(len(delivery.data))
             await self._jetstream.publish(subject, b"", headers)
-        DEAD_LETTERS.labels(service).inc()
+        DEAD_LETTERS.inc()
         log.error(
             "an event was given up",
             subject=delivery.subject,

@@ -18,7 +18,7 @@ SEGMENT_WAIT = Declared(
     "gauge",
     "For how long the segment that waits longest has been without an owner, as far as this master has seen.",
 )
-WORKERS = Declared("runtime_workers", "gauge", "Connected workers, by role.", ("role",))
+WORKERS = Declared("runtime_workers", "gauge", "Connected workers, by what they are there for.", ("state",))
 SURVEY_AGE = Declared("runtime_survey_age_seconds", "gauge", "Time since the segments were last read.")
 
 

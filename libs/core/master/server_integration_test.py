@@ -223,5 +223,5 @@ async def test_the_metrics_count_segments_and_workers_by_state(cluster: Cluster)
 
     assert 'runtime_segments{state="owned"} 1.0' in text
     assert 'runtime_segments{state="waiting"} 1.0' in text
-    assert 'runtime_workers{role="owning"} 1.0' in text
+    assert 'runtime_workers{state="owning"} 1.0' in text
     assert "runtime_master_leading 1.0" in text

@@ -1,0 +1,173 @@
+"""deploy/METRICS.md says what real processes show, and the metrics obey their rules."""
+
+import asyncio
+import functools
+import re
+import time
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import NamedTuple
+
+import pytest
+import pytest_asyncio
+from prometheus_client.parser import text_string_to_metric_families
+
+from libs.core.service import SERVICES
+from tests.deploy.metrics_declared import Where, declared
+from tests.deploy.metrics_of_module import ShownMetric
+from tests.deploy.metrics_table import LABELS, everything, in_document, tables
+from tests.support.eventually import eventually
+from tests.support.idle_engine import idle_engine
+from tools.dev.http import get_json
+from tools.dev.service import ServiceProcess
+from tools.stack.mongod import MongoServer
+from tools.stack.nats import NatsServer
+from tools.stack.ports import free_port
+from tools.stack.s3 import S3Server
+
+NOT_BASE_UNITS = {"milliseconds", "ms", "microseconds", "us", "minutes", "hours", "days", "kb", "mb", "mib", "percent"}
+PER_BOT = re.compile(r"runtime_bot_(up|restarts_total|cpu_seconds_total|memory_bytes)")
+
+
+class Shown(NamedTuple):
+    """What one process answered on /metrics: our metrics by name with their type, all label sets, and how fast."""
+
+    kinds: dict[str, str]
+    labels: dict[str, set[frozenset[tuple[str, str]]]]
+    seconds: float
+
+
+def metrics() -> list[ShownMetric]:
+    return [metric for metric, _ in everything().values()]
+
+
+def test_the_tables_are_those_of_the_declarations() -> None:
+    assert in_document() == tables(), "python -m tests.deploy.metrics_table writes them anew"
+
+
+def test_a_metrics_name_is_a_noun_and_a_base_unit() -> None:
+    names = [metric.name for metric in metrics()]
+
+    assert [name for name in names if not re.fullmatch(r"runtime(_[a-z]+)+", name)] == []
+    assert [name for name in names if set(name.split("_")) & NOT_BASE_UNITS] == []
+    assert [m for m in metrics() if m.name.endswith("_total") != (m.kind == "counter")] == []
+    assert [m for m in metrics() if m.kind == "histogram" and not m.name.endswith("_seconds")] == []
+
+
+def test_every_metric_says_what_it_means_in_a_sentence() -> None:
+    assert [metric for metric in metrics() if not re.fullmatch(r"[A-Z][^|\n]+\.", metric.meaning)] == []
+
+
+def test_every_label_has_a_bound_and_somebody_has_said_which() -> None:
+    labels = {label for metric in metrics() for label in metric.labels}
+
+    assert labels == LABELS.keys(), "say in LABELS which values it has, and why they are few"
+    # Prometheus gives these two to each target, and would rename ours.
+    assert not {"service", "role"} & labels
+    assert [m for m in metrics() if ("id" in m.labels) != (PER_BOT.fullmatch(m.name) is not None)] == []
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def shown(
+    tmp_path_factory: pytest.TempPathFactory, mongod: MongoServer, nats_server: NatsServer, s3_server: S3Server
+) -> AsyncIterator[dict[Where, Shown]]:
+    """What a master and a worker of each service show once they know each other; all of it, also of single bots."""
+    folder = tmp_path_factory.mktemp("metrics")
+    async with AsyncExitStack() as stack:
+        settings = {
+            "MONGO_URI": mongod.uri,
+            "NATS_URL": nats_server.url,
+            "MINIO_ENDPOINT": s3_server.endpoint,
+            "MINIO_ACCESS_KEY_ID": s3_server.access_key,
+            "MINIO_SECRET_ACCESS_KEY": s3_server.secret_key,
+            "DOCKER_HOST": await stack.enter_async_context(idle_engine(folder / "engine.sock")),
+            "TEMP_DIR": str(folder / "temp"),
+            "MASTER_HOST": "127.0.0.1",
+            "METRICS_PER_BOT": "true",
+        }
+        processes = {}
+        for service in SERVICES:
+            grpc = {"GRPC_PORT": str(free_port())}
+            for role in ("master", "worker"):
+                name = f"{service.name}-{role}"
+                arguments = [service.name, role, "--worker-id", name, "--mode", "standalone"]
+                process = ServiceProcess(
+                    name,
+                    arguments,
+                    settings | grpc,
+                    http_port=free_port(),
+                    log_path=folder / f"{name}.log",
+                    tethered=True,
+                )
+                process.launch()
+                stack.push_async_callback(process.process.kill)
+                processes[service.name, role] = process
+        for process in processes.values():
+            await eventually(functools.partial(knows_the_other, process), within_seconds=120)
+        yield {where: await asyncio.to_thread(scrape, process) for where, process in processes.items()}
+
+
+async def knows_the_other(process: ServiceProcess) -> bool:
+    answer = await get_json(process.http_port, "/api/v1/status")
+    status = answer[1] if answer is not None and answer[0] == 200 else {}
+    return bool(status.get("master_id") if "running" in status else status.get("workers"))
+
+
+def scrape(process: ServiceProcess) -> Shown:
+    url = f"http://127.0.0.1:{process.http_port}/metrics"
+    best, text = 60.0, ""
+    for _ in range(5):
+        begun = time.perf_counter()
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            text = answer.read().decode()
+        best = min(best, time.perf_counter() - begun)
+    kinds = dict(re.findall(r"^# TYPE (runtime_\w+) (\w+)$", text, re.MULTILINE))
+    labels: dict[str, set[frozenset[tuple[str, str]]]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name.startswith("runtime_"):
+                name = re.sub(r"_(bucket|count|sum)$", "", sample.name)
+                labels.setdefault(name, set()).add(frozenset(sample.labels.items()))
+    return Shown(kinds, labels, best)
+
+
+async def test_real_processes_show_what_the_table_says_and_nothing_else(shown: dict[Where, Shown]) -> None:
+    kinds = {"info": "gauge"}
+    promised = {
+        where: {metric.name: kinds.get(metric.kind, metric.kind) for metric in found}
+        for where, found in declared().items()
+    }
+
+    assert {where: found.kinds for where, found in shown.items()} == promised
+
+
+async def test_real_processes_show_no_label_that_is_not_in_the_table(shown: dict[Where, Shown]) -> None:
+    allowed = {metric.name: {*metric.labels, "le"} for metric in metrics()}
+    allowed["runtime_process_info"] = {"service", "role", "version"}
+
+    beyond = {
+        (where, name): names
+        for where, found in shown.items()
+        for name, label_sets in found.labels.items()
+        if (names := {label for labels in label_sets for label, _ in labels} - allowed[name])
+    }
+    assert beyond == {}
+
+
+async def test_each_process_measures_every_system_that_it_talks_to(shown: dict[Where, Shown]) -> None:
+    talked_to = {
+        "master": {"mongodb", "grpc", "http", "master"},
+        "worker": {"mongodb", "nats", "grpc", "http", "storage", "docker", "containers"},
+    }
+
+    for (service, role), found in shown.items():
+        measured = {
+            value for labels in found.labels["runtime_operation_seconds"] for name, value in labels if name == "system"
+        }
+        assert talked_to[role] <= measured, (service, role)
+
+
+async def test_a_scrape_takes_milliseconds(shown: dict[Where, Shown]) -> None:
+    # 20 ms on a machine that has nothing else to do; this one may have.
+    assert max(found.seconds for found in shown.values()) < 0.2

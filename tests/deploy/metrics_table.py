@@ -1,0 +1,81 @@
+"""The tables of deploy/METRICS.md, written from the metrics' declarations.
+
+`python -m tests.deploy.metrics_table` writes them anew; a test fails while the file says something else.
+"""
+
+from pathlib import Path
+
+from libs.core.service import SERVICES
+from tests.deploy.manifests import ROOT
+from tests.deploy.metrics_declared import Where, declared
+from tests.deploy.metrics_of_module import ShownMetric
+
+DOCUMENT = ROOT / "deploy" / "METRICS.md"
+BEGIN = "<!-- metrics: python -m tests.deploy.metrics_table -->"
+END = "<!-- end of metrics -->"
+
+ROLES = ("master", "worker")
+LABELS = {
+    "call": "a call of our own code: `run`, `stop`",
+    "dependency": "a name in `/readyz`",
+    "id": "a bot; only in metrics of METRICS_PER_BOT, and of the bots of one segment at a time",
+    "lease": "`segment`, `leadership`",
+    "operation": "what was asked of the system, from a list in our code: a verb, a route, a message of the protocol",
+    "outcome": "`ok`, `refused` (an answer, only not the wanted one), `error`, `cancelled` (the caller gave up); "
+    "of events and looks, what became of them",
+    "reason": "why, in a word from a list in our code",
+    "source": "where code came from: `cache`, `storage`",
+    "state": "where a segment or an entity is in its life, every state at any time",
+    "subject": "a subject of the contract",
+    "system": "`containers` (what is done with them as a whole), `docker` (requests to the engine), `events`, `grpc`, "
+    "`http`, `kubernetes`, `lease`, `master`, `mongodb`, `nats`, `reconcile` (rounds of the three services), `storage`",
+}
+"""Every label, and why the number of its values has a bound."""
+
+
+def everything() -> dict[str, tuple[ShownMetric, set[Where]]]:
+    """All metrics by name, each with the services and roles that show it."""
+    found: dict[str, tuple[ShownMetric, set[Where]]] = {}
+    for where, metrics in declared().items():
+        for metric in metrics:
+            found.setdefault(metric.name, (metric, set()))[1].add(where)
+    return dict(sorted(found.items()))
+
+
+def tables() -> str:
+    """Both tables in Markdown: the metrics, and their labels."""
+    lines = ["| metric | type | labels | meaning | shown by |", "|---|---|---|---|---|"]
+    for metric, where in everything().values():
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.meaning} | {_shown_by(where)} |")
+    lines += ["", "| label | values |", "|---|---|"]
+    lines += [f"| `{label}` | {values} |" for label, values in LABELS.items()]
+    return "\n".join(lines)
+
+
+def in_document(path: Path = DOCUMENT) -> str:
+    """What stands in the file now, without the marks."""
+    return path.read_text().split(BEGIN)[1].split(END)[0].strip()
+
+
+def write(path: Path = DOCUMENT) -> None:
+    """Put the tables into the file."""
+    head, rest = path.read_text().split(BEGIN)
+    tail = rest.split(END)[1]
+    path.write_text(f"{head}{BEGIN}\n\n{tables()}\n\n{END}{tail}")
+
+
+def _shown_by(where: set[Where]) -> str:
+    names = [service.name for service in SERVICES]
+    parts = []
+    for role in ROLES:
+        services = [name for name in names if (name, role) in where]
+        if len(services) == len(names):
+            parts.append(f"every {role}")
+        elif services:
+            parts.append(f"{role}s of {', '.join(services)}")
+    return "every process" if parts == [f"every {role}" for role in ROLES] else "; ".join(parts)
+
+
+if __name__ == "__main__":
+    write()
