@@ -11,7 +11,7 @@ These figures are there only while the workers of bot-runner have `METRICS_PER_B
 of its own in Prometheus, which thousands of bots would make too many.
 
 **Its output** is not in Prometheus: `runtime bot logs -f ID` shows it as it is written, and the bucket of logs keeps it
-as `logs/ID/YYYYMMDD.log`. **Why it ended** each time: `runtime bot show ID`, or the status page of the leading master.
+as `logs/ID/YYYYMMDD.log`. **Why it ended** each time: its runs on the status page of the leading master.
 """
 
 
