@@ -76,6 +76,14 @@ class ContainerSettings(Group):
             description="network of a container: bridge, a network of our own without access to other bots; none; host"
         ),
     ] = "bridge"
+    metadata_guard: Annotated[
+        bool,
+        Named("BOT_METADATA_GUARD"),
+        Field(
+            description="refuse to start bots on the bridge where the cloud's metadata service (169.254.0.0/16) cannot "
+            "be closed to them; false only where there is none"
+        ),
+    ] = True
     runtime: Annotated[
         str | None,
         Named("CONTAINER_RUNTIME", allowed="the name of a runtime of the Docker engine (runsc for gVisor)"),

@@ -31,6 +31,7 @@ def runner_settings(containers: ContainerSettings, maxima: MaximaSettings, image
             open_files=max(maxima.open_files, containers.open_files),
         ),
         network=Network(containers.network),
+        metadata_guard=containers.metadata_guard,
         container_runtime=containers.runtime,
         registry=_registry(images),
         parallel_starts=containers.parallel_starts,

@@ -11,6 +11,8 @@ from libs.docker_runner.settings import Registry
 log = get_logger(__name__)
 
 _DOCKER_HUB = "https://index.docker.io/v1/"
+# As registries and engines say it.
+_REFUSALS = ("unauthorized", "no basic auth credentials", "denied", "incorrect username or password")
 
 
 class ImageStore(Protocol):
@@ -94,9 +96,18 @@ class Images:
                 await self._engine.pull(image, self._credentials(image), silence_seconds=60.0)
         except TimeoutError as error:
             raise ImageUnavailable(image, f"its registry took over {self._pull_timeout:g} s") from error
+        except ImageUnavailable as error:
+            raise ImageUnavailable(image, self._explained(image, error.reason)) from error
         if await self._engine.image_id(image) is None:
             raise ImageUnavailable(image, "the registry gave it, and it is not there")
         log.info("image pulled", image=image)
+
+    def _explained(self, image: str, reason: str) -> str:
+        if not any(word in reason.lower() for word in _REFUSALS):
+            return reason
+        sent = "with the credentials that are set" if self._credentials(image) is not None else "without credentials"
+        look_at = "REGISTRY_SERVER, REGISTRY_USERNAME and REGISTRY_PASSWORD"
+        return f"{reason}; {server_of(image) or 'Docker Hub'} was asked {sent}: see {look_at}"
 
     def _credentials(self, image: str) -> dict[str, str] | None:
         """Never sent to another registry than the one they are for."""

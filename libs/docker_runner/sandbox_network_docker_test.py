@@ -22,6 +22,16 @@ async def bots(tmp_path: Path, scope: str, docker_engine: Engine) -> AsyncIterat
         yield bots
 
 
+ON_THE_LOOPBACK = """
+import socket, time
+def main(id, config):
+    server = socket.create_server(("127.0.0.1", 0))
+    print(server.getsockname()[1], flush=True)
+    while True:
+        server.accept()[0].close()
+"""
+
+
 @pytest.fixture(params=[True, False], ids=["default-bridge", "own-bridge"])
 def default_bridge(request: pytest.FixtureRequest) -> bool:
     chosen: bool = request.param
@@ -118,3 +128,23 @@ async def test_without_a_network_there_is_only_the_loopback(bots: BotContainers)
     placement = type(executable.placement)(executable.placement.image, Network.NONE)
     outcome, _ = await bots.run(source, placement=placement)
     assert [name for name in outcome.result if not name.startswith(("tunl", "sit", "ip6", "gre", "erspan"))] == ["lo"]  # type: ignore[attr-defined]
+
+
+async def test_on_the_hosts_network_there_are_no_walls(tmp_path: Path, scope: str, docker_engine: Engine) -> None:
+    async with bot_containers(tmp_path, scope, docker_engine.url, network=Network.HOST) as bots:
+        server = await bots.runner.start(bots.executable(ON_THE_LOOPBACK, "server"))
+        await eventually(lambda: has_output(bots, server), within_seconds=20)
+        port = int(b"".join([piece.data async for piece in bots.runner.logs(server)]))
+        outcome, _ = await bots.run(CONNECT, id="client", config={"host": "127.0.0.1", "port": port})
+    assert outcome.result == "reached"
+
+
+async def test_without_the_guard_bots_start_and_are_kept_from_each_other_by_the_engine(
+    tmp_path: Path, scope: str, docker_engine: Engine
+) -> None:
+    async with bot_containers(tmp_path, scope, docker_engine.url, metadata_guard=False) as bots:
+        server = await bots.runner.start(bots.executable(SERVE, "server"))
+        await eventually(lambda: has_output(bots, server), within_seconds=20)
+        host = await address_of(docker_engine, server)
+        outcome, _ = await bots.run(CONNECT, id="client", config={"host": host, "port": 8000})
+        assert outcome.result in ("TimeoutError", "ConnectionRefusedError", "OSError")

@@ -120,6 +120,21 @@ class OwnEngine:
         assert process.returncode == 0, command
         return output.decode()
 
+    @asynccontextmanager
+    async def beside(self, *command: str) -> AsyncIterator[None]:
+        """Have *command* run in the engine's network namespace."""
+        assert self._containerd is not None
+        process = await self._launch(
+            "nsenter", "--target", str(self._containerd.pid), "--net", sys.executable, "-c", _LAUNCH, *command
+        )
+        try:
+            yield
+            assert process.returncode is None, self.end_of_log()
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
     async def close(self) -> None:
         """End both and remove all that they made."""
         if self._dockerd is not None:
