@@ -21,3 +21,5 @@ async def secure(request: web.Request, response: web.StreamResponse) -> None:
     """Add them to what an answer has already. For ``on_response_prepare``."""
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
+    # In place of the versions of Python and aiohttp.
+    response.headers["Server"] = "the0-runtime"

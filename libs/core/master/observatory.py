@@ -55,7 +55,7 @@ class Observatory:
             workers={str(role): number for role, number in known.worker_counts().items()} if known.leads else None,
             segments={str(state): number for state, number in known.segment_counts().items()} if known.leads else None,
             max_segment=known.max_segment,
-            entities=await self._count(),
+            entities=await self.counts(),
         )
 
     async def leader_url(self) -> str | None:
@@ -86,6 +86,12 @@ class Observatory:
         page = [segment for segment in wanted if after is None or segment.segment_id > after][: limit + 1]
         more = page[limit - 1].segment_id if len(page) > limit else None
         return SegmentPage(page[:limit], len(wanted), more)
+
+    async def counts(self) -> dict[str, int]:
+        """How many entities are in each state; up to two seconds old, since it goes through all of them."""
+        if self._counts is None or time.monotonic() - self._counts[0] > _COUNTED_SECONDS:
+            self._counts = (time.monotonic(), await self._entities.counts())
+        return self._counts[1]
 
     async def entities(self, wanted: EntityFilter, *, after: str | None, limit: int) -> EntityPage:
         """Entities by id."""
@@ -119,8 +125,3 @@ class Observatory:
             who = f"{known.leader} does" if known.leader is not None else "nobody does now"
             raise Refused(503, f"this master does not lead and knows no workers: {who}", await self.leader_url())
         return known
-
-    async def _count(self) -> dict[str, int]:
-        if self._counts is None or time.monotonic() - self._counts[0] > _COUNTED_SECONDS:
-            self._counts = (time.monotonic(), await self._entities.counts())
-        return self._counts[1]

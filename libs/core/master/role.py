@@ -18,6 +18,7 @@ from libs.core.master.api import MasterApi
 from libs.core.master.master import Master
 from libs.core.master.metrics import MasterCollector
 from libs.core.master.observatory import Observatory
+from libs.core.master.page.handlers import StatusPage
 from libs.core.metrics import registry
 from libs.core.presence import be_present, reachable_at
 from libs.core.process import Process, ProcessSettings
@@ -60,8 +61,8 @@ class MasterRole:
         self._api = MasterApi()
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
-        """What the master knows, for programs."""
-        return self._api.routes()
+        """What the master knows, for programs and for people."""
+        return [*self._api.routes(), *StatusPage(self._api).routes()]
 
     async def build(self, process: Process, settings: MasterSettings) -> None:
         """Declare the master's parts."""
@@ -112,7 +113,7 @@ async def _repair_for_ever(partitions: PartitionStore, master: Master) -> None:
 
 async def _heed(wake_ups: WakeUps, master: Master) -> None:
     wake = Wake()
-    await wake_ups.on_partitions(wake)
+    await wake_ups.on_partitions(wake, master.led_by)
     while True:
         await wake.wait_at_most(None)
         master.changed()

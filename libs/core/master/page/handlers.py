@@ -1,0 +1,189 @@
+"""The pages: each reads what it shows, and what cannot be read is told on the page."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from aiohttp import web
+
+from libs.core.api.answers import FAILURES
+from libs.core.api.errors import Refused, error_answer
+from libs.core.api.headers import PAGE
+from libs.core.api.log_output import PARAMETERS as LOG_PARAMETERS
+from libs.core.api.operations import Asked
+from libs.core.api.parameters import BadParameter, Parameter, text, values_of
+from libs.core.errors import Retryable
+from libs.core.master import api
+from libs.core.master.api import MasterApi, entity_filter, run_filter
+from libs.core.master.page.rendering import asset, render
+from libs.core.master.status import SegmentState, WorkerRole
+from libs.core.store.runs import RunFilter
+
+_ASSETS = {"status.css": "text/css", "status.js": "text/javascript", "icon.svg": "image/svg+xml"}
+_ID = text("id", "Whose.")
+_ROWS = 50
+_RECENT = 10
+_ANSWER_SECONDS = 5.0
+
+Show = Callable[[dict[str, Any], dict[str, str]], Awaitable[tuple[str, dict[str, Any]]]]
+"""Given the parameters by name, and the query as it came: which template, and what for it."""
+
+
+class StatusPage:
+    """All pages of one master, over what its API reads."""
+
+    def __init__(self, shown: MasterApi) -> None:
+        self._api = shown
+
+    def routes(self) -> Iterable[web.AbstractRouteDef]:
+        """What is to be answered."""
+        return [
+            web.get("/", self._page("/", (), self._overview)),
+            web.get("/entities", self._page("/entities", _without_limit(api.ENTITIES), self._entities)),
+            web.get("/entity", self._page("/entities", (_ID,), self._entity)),
+            web.get("/runs", self._page("/runs", _without_limit(api.RUNS), self._runs)),
+            web.get("/workers", self._page("/workers", _without_limit(api.WORKERS), self._workers)),
+            web.get("/segments", self._page("/segments", _without_limit(api.SEGMENTS), self._segments)),
+            web.get("/log", self._log),
+            *(web.get(f"/page/{name}", _asset(name, content_type)) for name, content_type in _ASSETS.items()),
+        ]
+
+    def _page(
+        self, here: str, parameters: Sequence[Parameter], show: Show
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(request: web.Request) -> web.Response:
+            status = 200
+            # A form sends the fields that were left empty too.
+            query = {name: value for name, value in request.query.items() if value}
+            try:
+                values = values_of(parameters, query)
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    template, shown = await show(values, query)
+                status = shown.pop("status", 200)
+            except BadParameter as error:
+                status, template, shown = 400, "problem.html", _problem("That cannot be looked for", str(error))
+            except Refused as refused:
+                status, template = refused.status, "problem.html"
+                shown = {**_problem("Not now", str(refused), try_again=True), "leader_url": refused.leader}
+            except (Retryable, TimeoutError) as fault:
+                reason = str(fault) or f"MongoDB did not answer within {_ANSWER_SECONDS:g} s"
+                status, template = 503, "problem.html"
+                shown = _problem("That cannot be read now", reason, try_again=True)
+            content = await asyncio.to_thread(render, template, {**self._frame(here), "query": query, **shown})
+            return web.Response(text=content, status=status, content_type="text/html", headers=PAGE)
+
+        return handle
+
+    def _frame(self, here: str) -> dict[str, Any]:
+        """What each page has around it."""
+        try:
+            observatory = self._api.observatory
+        except Refused:
+            return {"service": "the0 runtime", "noun": "", "nouns": "", "known": None, "here": here, "pages": []}
+        service = observatory.service
+        nouns = f"{service.noun}s"
+        pages = [
+            ("/", "Overview"),
+            ("/entities", nouns.capitalize()),
+            ("/runs", "Runs"),
+            ("/workers", "Workers"),
+            ("/segments", "Segments"),
+        ]
+        known = observatory.snapshot()
+        return {
+            "service": service.name,
+            "noun": service.noun,
+            "nouns": nouns,
+            "known": known,
+            "here": here,
+            "pages": pages,
+        }
+
+    # --- the pages
+
+    async def _overview(self, values: dict[str, Any], query: dict[str, str]) -> tuple[str, dict[str, Any]]:
+        observatory = self._api.observatory
+        known = observatory.snapshot()
+        shown: dict[str, Any] = {
+            "leader_url": await observatory.leader_url(),
+            "workers": _by_name(known.worker_counts()) if known.leads else None,
+            "segments": _by_name(known.segment_counts()) if known.leads else None,
+            "waiting": known.segment_counts()[SegmentState.WAITING] if known.leads else 0,
+            "entities": None,
+            "failures": None,
+            "recent": None,
+            "problem": "",
+        }
+        # What the master itself knows is shown all the same when MongoDB is away.
+        try:
+            shown["entities"] = await observatory.counts()
+            failed = RunFilter(reasons=FAILURES, started_after=datetime.now(UTC) - timedelta(days=1))
+            shown["failures"] = (await observatory.runs(failed, limit=_RECENT)).runs
+            shown["recent"] = (await observatory.runs(RunFilter(), limit=_RECENT)).runs
+        except Retryable as fault:
+            shown["problem"] = str(fault)
+        return "overview.html", shown
+
+    async def _entities(self, values: dict[str, Any], query: dict[str, str]) -> tuple[str, dict[str, Any]]:
+        observatory = self._api.observatory
+        page = await observatory.entities(entity_filter(values), after=values["after"], limit=_ROWS)
+        states = set(await observatory.counts()) | ({values["state"]} if values["state"] else set())
+        return "entities.html", {"page": page, "states": sorted(states)}
+
+    async def _entity(self, values: dict[str, Any], query: dict[str, str]) -> tuple[str, dict[str, Any]]:
+        observatory, entity_id = self._api.observatory, values["id"]
+        if entity_id is None:
+            raise BadParameter("id", "given")
+        entity = await observatory.entity(entity_id)
+        runs = (await observatory.runs(RunFilter(entity_id=entity_id), limit=_RECENT)).runs
+        status = 200 if entity is not None or runs else 404
+        return "entity.html", {"id": entity_id, "entity": entity, "runs": runs, "status": status}
+
+    async def _runs(self, values: dict[str, Any], query: dict[str, str]) -> tuple[str, dict[str, Any]]:
+        return "runs.html", {"page": await self._api.observatory.runs(run_filter(values), limit=_ROWS)}
+
+    async def _workers(self, values: dict[str, Any], query: dict[str, str]) -> tuple[str, dict[str, Any]]:
+        role = WorkerRole(values["role"]) if values["role"] else None
+        page = await self._api.observatory.workers(after=values["after"], limit=_ROWS, role=role)
+        return "workers.html", {"page": page}
+
+    async def _segments(self, values: dict[str, Any], query: dict[str, str]) -> tuple[str, dict[str, Any]]:
+        state = SegmentState(values["state"]) if values["state"] else None
+        page = await self._api.observatory.segments(after=values["after"], limit=_ROWS, state=state)
+        return "segments.html", {"page": page}
+
+    async def _log(self, request: web.Request) -> web.StreamResponse:
+        """The output of one entity for the page: the API's, but with the id where a browser leaves it alone."""
+        try:
+            values = values_of((_ID, *LOG_PARAMETERS), request.query)
+            entity_id = values.pop("id")
+            if entity_id is None:
+                raise BadParameter("id", "given")
+            return await self._api.send_logs(Asked(request, values), entity_id)
+        except BadParameter as error:
+            return error_answer(400, str(error))
+        except Refused as refused:
+            return error_answer(refused.status, str(refused))
+        except Retryable as fault:
+            return error_answer(503, str(fault))
+
+
+def _asset(name: str, content_type: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handle(request: web.Request) -> web.Response:
+        content = await asyncio.to_thread(asset, name)
+        return web.Response(body=content, content_type=content_type, charset="utf-8")
+
+    return handle
+
+
+def _without_limit(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
+    return tuple(parameter for parameter in parameters if parameter is not api.LIMIT)
+
+
+def _problem(title: str, reason: str, *, try_again: bool = False) -> dict[str, Any]:
+    return {"title": title, "reason": reason, "try_again": try_again, "leader_url": None}
+
+
+def _by_name(counts: Mapping[Any, int]) -> dict[str, int]:
+    return {str(name): number for name, number in counts.items()}

@@ -1,0 +1,94 @@
+"""Templates into pages. The template engine is imported with the first page, so that a master nobody looks at does
+without it.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+from libs.core.master.page import files as folder
+from libs.core.master.page.visible import ago, clock, duration, shortened, size, visible
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_GOOD = {"running", "owning", "owned", "finished", "completing"}
+_BAD = {"backing-off", "rejected", "error", "oom", "timeout", "lease-lost", "missing", "not-started", "retrying"}
+_BUSY = {"starting", "assigned", "draining", "held", "killed", "queued"}
+
+
+def asset(name: str) -> bytes:
+    """A file of the page, as it is."""
+    return files(folder).joinpath(name).read_bytes()
+
+
+def render(template: str, values: Mapping[str, Any]) -> str:
+    """The page that *template* makes of *values*; everything in them is escaped.
+
+    Raises:
+        UndefinedError: the template asks for what is not there.
+    """
+    now: datetime = values.get("now") or datetime.now(UTC)
+    functions: dict[str, Any] = {"now": now, "first_page": _first_page, "next_page": _next_page}
+    return _environment().get_template(template).render({**functions, **values})
+
+
+def tone(state: str) -> str:
+    """How a state looks: good, bad, busy, or neither of them."""
+    for name, states in (("good", _GOOD), ("bad", _BAD), ("busy", _BUSY)):
+        if state in states:
+            return name
+    return "idle"
+
+
+@cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FunctionLoader(lambda name: asset(name).decode()),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Callable[..., str]] = {
+        "ago": ago,
+        "clock": clock,
+        "digest": _digest,
+        "duration": duration,
+        "encoded": lambda text: quote(str(text), safe=""),
+        "iso": _iso,
+        "shortened": shortened,
+        "size": size,
+        "tone": tone,
+        "visible": visible,
+    }
+    environment.filters.update(filters)
+    return environment
+
+
+def _iso(moment: datetime | float) -> str:
+    return (moment if isinstance(moment, datetime) else datetime.fromtimestamp(moment, UTC)).isoformat()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12]
+
+
+def _first_page(path: str, query: Mapping[str, str]) -> str:
+    return _with(path, {name: value for name, value in query.items() if name not in ("after", "before")})
+
+
+def _next_page(path: str, query: Mapping[str, str], following: object) -> str:
+    name = "before" if isinstance(following, datetime) else "after"
+    value = following.isoformat() if isinstance(following, datetime) else str(following)
+    return _with(path, {**query, name: value})
+
+
+def _with(path: str, query: Mapping[str, str]) -> str:
+    return f"{path}?{urlencode(query)}" if query else path
