@@ -163,11 +163,19 @@ def _parsed(expression: str, timezone: str) -> Schedule:
 
 
 def _cron(expression: str, zone: ZoneInfo, words: list[str]) -> Cron:
-    if len(words) == 5:
+    given = len(words)
+    if given == 5:
         words = ["0", *words]
     if len(words) != 6:
-        raise CronInvalid(expression, "number of fields", f"is {len(words)}", _FIELDS)
-    fields = tuple(read_field(kind, word, expression) for kind, word in zip(KINDS, words, strict=True))
+        raise CronInvalid(expression, "number of fields", f"is {given}", _FIELDS)
+    try:
+        fields = tuple(read_field(kind, word, expression) for kind, word in zip(KINDS, words, strict=True))
+    except CronInvalid as error:
+        if given == 5:
+            raise
+        # Other programs have the seconds at the end.
+        remedy = f"{error.remedy}; of six fields the first is the second"
+        raise CronInvalid(expression, error.field, error.reason, remedy) from None
     _check_it_fires(expression, fields)
     wall_times = croniter(_plain_text(fields), EPOCH, ret_type=datetime, second_at_beginning=True)
     return Cron(expression, zone, fields, wall_times)

@@ -8,10 +8,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from libs.docker_runner.settings import IMAGES
 from tools.bots.errors import BotFolderInvalid
+
+Kind = Literal["bot", "backtest"]
 
 DESCRIPTION = "bot.json"
 _GUESSES = (("main.py", "python3.11"), ("main.js", "nodejs20"), ("index.js", "nodejs20"), ("main.mjs", "nodejs20"))
@@ -36,10 +38,13 @@ class BotFolder:
         return str(self.description["version"])
 
 
-def read_folder(path: Path, runtime: str | None = None, entrypoint: str | None = None) -> BotFolder:
-    """Read and check a bot's folder. *runtime* and *entrypoint* win over what `bot.json` says.
+def read_folder(
+    path: Path, runtime: str | None = None, entrypoint: str | None = None, *, kind: Kind = "bot"
+) -> BotFolder:
+    """Read and check a folder that is to run as *kind*. *runtime* and *entrypoint* win over what `bot.json` says.
 
-    Without a `bot.json` both are guessed from the files: `main.py` is Python, `main.js` or `index.js` is Node.
+    Where `bot.json` does not say, both are guessed from the files: `main.py` is Python, `main.js` or `index.js` is
+    Node.
 
     Raises:
         BotFolderInvalid: with the first thing that is wrong, and the remedy.
@@ -51,8 +56,8 @@ def read_folder(path: Path, runtime: str | None = None, entrypoint: str | None =
     if not isinstance(config, dict):
         raise BotFolderInvalid(f"{path / DESCRIPTION}: `config` must be an object")
     description = {"name": path.resolve().name, "version": "1.0.0", **written}
-    description["entrypoints"] = _entrypoints(path, written, entrypoint)
-    description["runtime"] = _runtime(description, runtime)
+    description["entrypoints"] = _entrypoints(path, written, entrypoint, kind)
+    description["runtime"] = _runtime(description, runtime, kind)
     return BotFolder(path, description, config)
 
 
@@ -68,13 +73,13 @@ def _read_description(file: Path) -> dict[str, Any]:
     return content
 
 
-def _entrypoints(path: Path, written: Mapping[str, Any], entrypoint: str | None) -> dict[str, str]:
+def _entrypoints(path: Path, written: Mapping[str, Any], entrypoint: str | None, kind: Kind) -> dict[str, str]:
     entrypoints = written.get("entrypoints", {})
     if not isinstance(entrypoints, dict) or not all(isinstance(file, str) for file in entrypoints.values()):
         raise BotFolderInvalid(f'{path / DESCRIPTION}: `entrypoints` must be an object such as {{"bot": "main.py"}}')
     entrypoints = dict(entrypoints)
     if entrypoint is not None:
-        entrypoints["bot"] = entrypoint
+        entrypoints[kind] = entrypoint
     if not entrypoints:
         guess = next((file for file, _ in _GUESSES if (path / file).is_file()), None)
         if guess is None:
@@ -83,19 +88,24 @@ def _entrypoints(path: Path, written: Mapping[str, Any], entrypoint: str | None)
                 f"{path} has neither a {DESCRIPTION} with `entrypoints` nor one of {names}; name the file to run "
                 f"with --entrypoint"
             )
-        entrypoints["bot"] = guess
-    for kind, file in entrypoints.items():
+        entrypoints[kind] = guess
+    if kind not in entrypoints:
+        raise BotFolderInvalid(
+            f"{path / DESCRIPTION}: `entrypoints` has no {kind!r}, only {', '.join(map(repr, entrypoints))}; add it, "
+            f"or name the file to run with --entrypoint"
+        )
+    for name, file in entrypoints.items():
         if not (path / file).is_file():
-            raise BotFolderInvalid(f"the {kind} entrypoint {file!r} is not a file in {path}")
+            raise BotFolderInvalid(f"the {name} entrypoint {file!r} is not a file in {path}")
     return entrypoints
 
 
-def _runtime(description: Mapping[str, Any], given: str | None) -> str:
+def _runtime(description: Mapping[str, Any], given: str | None, kind: Kind) -> str:
     runtime = given or description.get("runtime")
     if runtime is None:
-        first = next(iter(description["entrypoints"].values()))
+        file = description["entrypoints"][kind]
         runtime = (
-            "python3.11" if first.endswith(".py") else "nodejs20" if first.endswith((".js", ".mjs", ".cjs")) else None
+            "python3.11" if file.endswith(".py") else "nodejs20" if file.endswith((".js", ".mjs", ".cjs")) else None
         )
     if runtime not in IMAGES:
         known = ", ".join(sorted(IMAGES))

@@ -45,6 +45,21 @@ def test_what_the_command_line_says_wins(tmp_path: Path) -> None:
     assert folder.description["entrypoints"] == {"bot": "other.js"}
 
 
+@pytest.mark.parametrize(("given", "file"), [(None, "main.py"), ("other.py", "other.py")])
+def test_a_backtest_has_an_entrypoint_of_its_own(tmp_path: Path, given: str | None, file: str) -> None:
+    folder = read_folder(bot(tmp_path, "main.py", "other.py"), entrypoint=given, kind="backtest")
+
+    assert folder.description["entrypoints"] == {"backtest": file}
+    assert folder.description["runtime"] == "python3.11"
+
+
+def test_a_bot_is_not_run_as_a_backtest(tmp_path: Path) -> None:
+    bot(tmp_path, "main.py", entrypoints={"bot": "main.py"})
+
+    with pytest.raises(BotFolderInvalid, match="has no 'backtest', only 'bot'"):
+        read_folder(tmp_path, kind="backtest")
+
+
 @pytest.mark.parametrize(
     ("files", "description", "message"),
     [
@@ -52,6 +67,7 @@ def test_what_the_command_line_says_wins(tmp_path: Path) -> None:
         (["a.txt"], {"entrypoints": {"bot": "a.txt"}}, "the runtime None is not known; it is one of: nodejs20, python"),
         (["main.py"], {"runtime": "cobol"}, "the runtime 'cobol' is not known"),
         (["main.py"], {"entrypoints": {"bot": "gone.py"}}, "the bot entrypoint 'gone.py' is not a file"),
+        (["main.py"], {"entrypoints": {"backtest": "main.py"}}, "has no 'bot', only 'backtest'; add it, or name the"),
         (["main.py"], {"entrypoints": ["main.py"]}, "`entrypoints` must be an object"),
         (["main.py"], {"config": 1}, "`config` must be an object"),
     ],

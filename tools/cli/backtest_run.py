@@ -6,6 +6,7 @@ import json
 import secrets
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,7 +14,6 @@ import click
 from libs.core.service import BACKTEST_RUNNER
 from tools.backtests.results import Known, known_of, output_of
 from tools.bots.deploying import announce, upload
-from tools.bots.errors import BotFolderInvalid
 from tools.bots.folder import BotFolder, read_folder
 from tools.bots.package import pack
 from tools.cli import interrupts
@@ -50,12 +50,8 @@ def run(
 
     Exit code 1 when it failed. Ctrl-C leaves it running: `runtime backtest cancel` ends it.
     """
-    folder = read_folder(directory, runtime, entrypoint)
-    file = entrypoint or folder.description["entrypoints"].get("backtest") or folder.description["entrypoints"]["bot"]
-    described = {**folder.description, "entrypoints": {**folder.description["entrypoints"], "backtest": file}}
-    if not (directory / file).is_file():
-        raise BotFolderInvalid(f"the backtest entrypoint {file!r} is not a file in {directory}")
-    folder = BotFolder(folder.path, described, {**folder.config, **config_of(config)})
+    folder = read_folder(directory, runtime, entrypoint, kind="backtest")
+    folder = replace(folder, config={**folder.config, **config_of(config)})
     backtest_id = backtest_id or f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     known, printed_text = interrupts.run(_run(directory, folder, backtest_id, not no_wait, quiet=output == "json"))
     if known is None:

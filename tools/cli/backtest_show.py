@@ -18,6 +18,7 @@ html_option = click.option(
     "--html",
     "html_file",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    callback=lambda _context, _option, file: _in_a_folder(file),
     help="Write a page with metrics, plots and tables that opens without a network.",
 )
 _MOST_ROWS = 20
@@ -44,7 +45,7 @@ async def _show(backtest_id: str) -> tuple[Known, str]:
 def tell(known: Known, printed: str, html_file: Path | None, output: str) -> int:
     """Show what is known, and write the page when one is wanted; the exit code."""
     if html_file is not None and known.analysis is not None:
-        html_file.write_text(page(known.id, known.analysis, printed), encoding="utf-8", errors="replace")
+        _write(html_file, page(known.id, known.analysis, printed))
     if output == "json":
         write_json({"id": known.id, "state": known.state, "analysis": known.analysis, "runs": known.runs})
     else:
@@ -52,6 +53,22 @@ def tell(known: Known, printed: str, html_file: Path | None, output: str) -> int
         if html_file is not None and known.analysis is not None:
             click.echo(f"written: {html_file}")
     return ExitCode.FAILED if known.state == "failed" else ExitCode.OK
+
+
+def _in_a_folder(file: Path | None) -> Path | None:
+    """Told before a backtest is run, and not after it."""
+    if file is not None and not file.absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no folder {str(file.parent)!r}; make it, or name another file")
+    return file
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise Failure(
+            f"{file} cannot be written ({error.strerror}); `runtime backtest show --html` tries again"
+        ) from error
 
 
 def _tell_people(known: Known) -> None:

@@ -76,7 +76,7 @@ def config_of(text: str | None) -> dict[str, Any]:
     if not text.lstrip().startswith("{"):
         try:
             text = Path(text).read_text(encoding="utf-8")
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise click.UsageError(f"--config is neither a JSON object nor a file that can be read: {error}") from error
     try:
         config = json.loads(text)

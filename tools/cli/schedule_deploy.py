@@ -71,6 +71,11 @@ async def _deploy(
 ) -> dict[str, Any]:
     folder = read_folder(directory, runtime, entrypoint)
     config = {**folder.config, **over}
+    if config.get("schedule") is None:
+        raise click.UsageError(
+            f'{directory} does not say when it runs: give --schedule "0 9 * * MON-FRI", or write config.schedule in '
+            "its bot.json"
+        )
     # Told here and now, and not by a dead letter later.
     definition = read_definition(config)
     package = pack(directory)

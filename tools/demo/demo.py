@@ -54,7 +54,7 @@ class Demo:
         self._engine: Engine | None = None
         self._ticker = read_folder(_SAMPLES / "price_ticker")
         self._average = read_folder(_SAMPLES / "moving_average")
-        self._crossover = read_folder(_SAMPLES / "moving_average_crossover")
+        self._crossover = read_folder(_SAMPLES / "moving_average_crossover", kind="backtest")
         self._rebalance = read_folder(_SAMPLES / "rebalance")
 
     async def run(self) -> Shown:
