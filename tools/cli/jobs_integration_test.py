@@ -1,0 +1,224 @@
+"""`runtime backtest` and `runtime schedule` over real servers, where nobody runs what they announce."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+
+from libs.core.service import SERVICES
+from tools import samples
+from tools.cli.exit_codes import ExitCode
+from tools.cli.main import run
+from tools.stack.s3 import S3Server
+
+SAMPLES = Path(samples.__file__).parent
+BACKTEST = str(SAMPLES / "moving_average_crossover")
+SCHEDULE = str(SAMPLES / "rebalance")
+
+
+class Commands:
+    """Runs commands, with what each printed."""
+
+    def __init__(self, captured: pytest.CaptureFixture[str]) -> None:
+        self._captured = captured
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, output and errors."""
+        code = run(list(arguments))
+        out, err = self._captured.readouterr()
+        assert "Traceback" not in err, err
+        return code, out, err
+
+    def json(self, *arguments: str) -> Any:
+        """What it says to programs, and nothing else."""
+        code, out, err = self.run(*arguments, "--output", "json")
+        assert code == ExitCode.OK, err
+        return json.loads(out)
+
+    def text(self, *arguments: str) -> str:
+        """What it says to people."""
+        code, out, err = self.run(*arguments)
+        assert code == ExitCode.OK, err
+        return out
+
+
+@pytest.fixture
+def commands(
+    mongo_uri: str,
+    s3_server: S3Server,
+    bucket_prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> Iterator[Commands]:
+    """Without NATS, so that what is announced is in MongoDB at once."""
+    monkeypatch.delenv("NATS_URL", raising=False)
+    for name, value in {
+        "RUNTIME_HOME": str(tmp_path / "home"),
+        "MONGO_URI": mongo_uri,
+        "MINIO_ENDPOINT": s3_server.endpoint,
+        "MINIO_ACCESS_KEY_ID": s3_server.access_key,
+        "MINIO_SECRET_ACCESS_KEY": s3_server.secret_key,
+        "MINIO_BOTS_BUCKET": f"{bucket_prefix}bots",
+        "MINIO_RESULTS_BUCKET": f"{bucket_prefix}results",
+        "MINIO_LOGS_BUCKET": f"{bucket_prefix}logs",
+    }.items():
+        monkeypatch.setenv(name, value)
+    yield Commands(capsys)
+    # The names of the databases are fixed, and the server is shared.
+    client: MongoClient[dict[str, Any]] = MongoClient(mongo_uri, serverSelectionTimeoutMS=5000)
+    with client:
+        for service in SERVICES:
+            client.drop_database(service.database)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("backtest show {}", "backtest logs {}", "backtest cancel {}"),
+        *("schedule history {}", "schedule trigger {}", "schedule pause {}", "schedule resume {}", "schedule rm {}"),
+        *("bot logs {}", "bot rm {}"),
+    ],
+)
+def test_an_unknown_id_is_named_and_not_found(commands: Commands, command: str) -> None:
+    entity_id = "../a b 🤖"
+    code, _, err = commands.run(*(word.format(entity_id) for word in command.split()))
+
+    assert code == ExitCode.NOT_FOUND
+    assert repr(entity_id) in err
+
+
+@pytest.mark.parametrize("command", ["backtest ls", "schedule ls", "bot ls"])
+def test_there_is_nothing_in_a_new_deployment(commands: Commands, command: str) -> None:
+    assert commands.json(*command.split()) == []
+    assert "There are no" in commands.text(*command.split())
+
+
+def test_a_backtest_that_waits_is_listed_shown_and_cancelled(commands: Commands) -> None:
+    announced = commands.json("backtest", "run", BACKTEST, "--id", "b1", "--no-wait")
+
+    assert announced["id"] == "b1"
+    [row] = commands.json("backtest", "ls")
+    assert (row["id"], row["state"], row["worker"]) == ("b1", "waiting", None)
+    assert "b1" in commands.text("backtest", "ls")
+    assert commands.json("backtest", "show", "b1")["state"] == "waiting"
+    assert commands.text("backtest", "show", "b1") == "b1 waiting\n"
+    assert commands.text("backtest", "logs", "b1") == ""
+    assert commands.json("backtest", "cancel", "b1", "--no-wait")["state"] == "being cancelled"
+
+
+def test_a_backtest_is_run_once_under_its_id(commands: Commands) -> None:
+    commands.text("backtest", "run", BACKTEST, "--id", "b1", "--no-wait")
+
+    code, _, err = commands.run("backtest", "run", BACKTEST, "--id", "b1")
+
+    assert code == ExitCode.FAILED
+    assert "there is a backtest 'b1' already, and each is run once; give another --id" in err
+
+
+def test_backtests_without_an_id_get_one_each(commands: Commands) -> None:
+    first = commands.json("backtest", "run", BACKTEST, "--no-wait")["id"]
+    second = commands.json("backtest", "run", BACKTEST, "--no-wait")["id"]
+
+    assert first != second
+    assert first.startswith("moving-average-crossover-")
+
+
+def test_a_page_is_not_asked_for_where_it_cannot_be_written(commands: Commands, tmp_path: Path) -> None:
+    code, _, err = commands.run("backtest", "run", BACKTEST, "--html", str(tmp_path / "absent" / "page.html"))
+
+    assert code == ExitCode.USAGE
+    assert "there is no folder" in err
+    assert commands.json("backtest", "ls") == []
+
+
+def test_a_schedule_is_deployed_paused_resumed_triggered_and_removed(commands: Commands) -> None:
+    options = ("--schedule", "0 9 * * MON-FRI", "--timezone", "Europe/Berlin", "--no-wait")
+    deployed = commands.json("schedule", "deploy", SCHEDULE, "--id", "s1", *options)
+    assert (deployed["event"], deployed["meaning"]) == ("created", "At 09:00 on Monday to Friday (Europe/Berlin)")
+
+    [row] = commands.json("schedule", "ls")
+    assert (row["id"], row["state"], row["timezone"], row["last_run"]) == ("s1", "waiting", "Europe/Berlin", None)
+    assert row["next_run"] == deployed["next"]
+    assert commands.json("schedule", "history", "s1") == []
+    assert commands.json("schedule", "pause", "s1") == {"id": "s1", "paused": True}
+    assert commands.json("schedule", "ls")[0]["state"] == "paused"
+    assert commands.json("schedule", "resume", "s1")["paused"] is False
+    assert commands.json("schedule", "trigger", "s1", "--no-wait") == {"id": "s1", "triggered": True}
+    assert commands.json("schedule", "deploy", SCHEDULE, "--id", "s1", *options)["event"] == "updated"
+    assert commands.json("schedule", "rm", "s1") == {"id": "s1", "removed": True}
+    assert commands.json("schedule", "ls") == []
+
+
+def test_the_next_run_is_shown_in_the_zone_of_this_machine(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--schedule", "0 9 1 1 *", "--timezone", "UTC", "--no-wait")
+    commands.text("schedule", "deploy", SCHEDULE, "--id", "s1", *options)
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()  # the C library reads it once
+    try:
+        shown = commands.text("schedule", "ls")
+    finally:
+        monkeypatch.undo()
+        time.tzset()  # the C library reads it once
+
+    assert "01-01 18:00:00 JST" in shown
+
+
+def test_six_fields_begin_with_the_second(commands: Commands) -> None:
+    options = ("--schedule", "30 0 9 * * *", "--no-wait")
+    deployed = commands.json("schedule", "deploy", SCHEDULE, "--id", "s1", *options)
+
+    assert deployed["meaning"].startswith("At 09:00:30")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--schedule", "61 * * * *"], "minute 61 is out of range; it goes from 0 to 59"),
+        (["--schedule", "0 9 * * MON-FRI 0"], "of six fields the first is the second"),
+        (["--schedule", "* * *"], "number of fields is 3; write five fields"),
+        (["--timezone", "Mars/Base"], "time zone 'Mars/Base' is not known; write an IANA name such as Europe/Berlin"),
+        (["--config", '{"overlap": "maybe"}'], "config.overlap is 'maybe'; it must be one of skip, queue, replace"),
+        (["--config", '{"timeout": "long"}'], "config.timeout is 'long'; it must be a number from"),
+        (["--config", "{"], "--config is not JSON"),
+        (["--config", "/does/not/exist"], "--config is neither a JSON object nor a file that can be read"),
+        (["--entrypoint", "absent.py"], "the bot entrypoint 'absent.py' is not a file in"),
+        (["--runtime", "cobol"], "the runtime 'cobol' is not known; it is one of: nodejs20, python3.11"),
+    ],
+)
+def test_what_is_wrong_with_a_schedule_is_told_and_nothing_is_deployed(
+    commands: Commands, options: list[str], told: str
+) -> None:
+    code, out, err = commands.run("schedule", "deploy", SCHEDULE, *options)
+
+    assert (code, out) == (ExitCode.USAGE, "")
+    assert told in err
+    assert commands.json("schedule", "ls") == []
+
+
+def test_a_folder_that_does_not_say_when_it_runs_is_no_schedule(commands: Commands) -> None:
+    code, _, err = commands.run("schedule", "deploy", str(SAMPLES / "price_ticker"))
+
+    assert code == ExitCode.USAGE
+    assert 'give --schedule "0 9 * * MON-FRI", or write config.schedule in its bot.json' in err
+
+
+@pytest.mark.parametrize("command", ["backtest run", "schedule deploy", "bot deploy"])
+def test_a_folder_without_code_is_told_with_the_remedy(commands: Commands, command: str, tmp_path: Path) -> None:
+    code, _, err = commands.run(*command.split(), str(tmp_path))
+
+    assert code == ExitCode.USAGE
+    assert "name the file to run with --entrypoint" in err
+
+
+def test_a_config_that_is_no_text_is_told(commands: Commands, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe{}")
+
+    code, _, err = commands.run("backtest", "run", BACKTEST, "--config", str(tmp_path / "config.json"))
+
+    assert code == ExitCode.USAGE
+    assert "--config" in err
