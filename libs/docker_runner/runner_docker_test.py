@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from prometheus_client import CollectorRegistry
 
 from libs.docker_runner.container import ContainerState, EndReason
 from libs.docker_runner.executable import MIB, Entrypoint, Limits, Network
 from libs.docker_runner.run_folders import RunFolders
+from libs.docker_runner.usage_sampler import UsageCollector, UsageSampler
 from tests.support.bot_containers import BotContainers, bot_containers
 from tests.support.eventually import eventually
 from tools.engine.ensure import Engine
@@ -206,6 +208,24 @@ async def test_a_bots_own_notes_save_asking_the_engine(bots: BotContainers, runt
     assert 0 < noted.memory_bytes < noted.memory_limit_bytes == 512 * MIB
     assert noted.pids >= 3
     assert noted.network_sent_bytes >= 0
+
+
+async def test_what_bots_use_is_added_up_from_their_notes_and_their_ends(bots: BotContainers) -> None:
+    registry = CollectorRegistry()
+    registry.register(UsageCollector(bots.runner))
+    sampler = UsageSampler(bots.runner, service="bot-runner", scope=bots.scope, owns=lambda segment: segment == 1)
+    container = await bots.runner.start(bots.executable(FOREVER))
+    await bots.runner.start(bots.executable(FOREVER, "not-ours", segment=2))
+
+    async def sampled() -> float:
+        await sampler.sample_once()
+        return registry.get_sample_value("runtime_containers_memory_bytes") or 0
+
+    assert await eventually(sampled, within_seconds=60) < 512 * MIB
+    assert registry.get_sample_value("runtime_containers_memory_limit_bytes") == 512 * MIB
+    ended = await bots.runner.remove(container)
+    assert registry.get_sample_value("runtime_containers_cpu_seconds_total") == pytest.approx(ended.cpu_seconds)
+    assert registry.get_sample_value("runtime_containers_memory_bytes") == 0
 
 
 async def test_a_killed_bot_has_its_last_note_on_record(bots: BotContainers) -> None:

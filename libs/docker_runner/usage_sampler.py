@@ -32,7 +32,8 @@ MEMORY_LIMIT = Declared(
 )
 
 SAMPLE_SECONDS = 10.0
-_LIST_AT_LEAST_EVERY = 30
+LIST_SECONDS = 300.0
+"""After so long without an event the containers are listed all the same."""
 
 
 class UsageSampler:
@@ -75,7 +76,7 @@ class UsageSampler:
         with observe("containers", "sample"):
             if self._rounds_left <= 0:
                 # Before the question: what happens while it is answered is in the next one.
-                self._rounds_left = _LIST_AT_LEAST_EVERY
+                self._rounds_left = round(LIST_SECONDS / SAMPLE_SECONDS)
                 self._listed = await self._runner.list(self._service, self._scope)
             self._rounds_left -= 1
             alive = [c for c in self._listed if c.state is ContainerState.RUNNING and self._owns(c.segment)]

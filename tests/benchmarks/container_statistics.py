@@ -1,0 +1,141 @@
+"""What it costs to know what containers use, as a share of one core.
+
+    python -m tests.benchmarks.container_statistics [--containers 50] [--output json]
+
+Bots that sleep run on a real engine and are sampled as a worker does it. Everybody who takes part is counted: the
+worker (its processor time for a sample), the supervisors inside (the processor time of what one note takes, measured in
+a container), and the engine (the time of one list, which it is asked for every five minutes while nothing happens).
+Beside it stands, from the same run, how long the engine takes to say what one container uses. The exit code is 1 when
+the target is missed.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+
+from libs.docker_runner.container import ManagedContainer
+from libs.docker_runner.engine import Engine as EngineClient
+from libs.docker_runner.entrypoints import python as entrypoints
+from libs.docker_runner.executable import Network
+from libs.docker_runner.usage_sampler import LIST_SECONDS, SAMPLE_SECONDS, UsageSampler
+from tests.support.bot_containers import BotContainers, bot_containers
+from tests.support.docker import remove_containers
+from tests.support.eventually import eventually
+from tools.engine.ensure import ensure_engine
+from tools.images.ensure import ensure_images
+
+TARGET_CORE_SHARE = 0.01
+"""For 50 containers."""
+
+_ROUNDS = 20
+_AT_ONCE = 4
+_SLEEPER = "import time\ndef main(id, config):\n    time.sleep(86400)"
+_NOTE = """
+import time
+import the0_usage
+def main(id, config):
+    the0_usage.measured()
+    begun = time.process_time()
+    for _ in range(200):
+        note = ", ".join(f'"{name}": {value}' for name, value in the0_usage.measured().items())
+        with open("/tmp/outcome", "wb") as file:
+            file.write(note.ljust(511).encode())
+    return {"seconds": (time.process_time() - begun) / 200}
+"""
+
+
+@dataclass(frozen=True)
+class StatisticsFigures:
+    """Seconds each: the worker's processor time for a sample of all, one supervisor's for a note, and the time of the
+    engine for a list, and for the statistics of one container.
+    """
+
+    containers: int
+    worker_sample: float
+    supervisor_note: float
+    engine_list: float
+    engine_statistics: float
+
+    @property
+    def core_share(self) -> float:
+        """How much of one core it takes."""
+        supervisors = self.containers * self.supervisor_note
+        return (self.worker_sample + supervisors) / SAMPLE_SECONDS + self.engine_list / LIST_SECONDS
+
+    @property
+    def good(self) -> bool:
+        """Whether the target is met."""
+        return self.core_share <= TARGET_CORE_SHARE * self.containers / 50
+
+
+async def measure(bots: BotContainers, url: str, containers: int) -> StatisticsFigures:
+    """Start as many bots, and measure."""
+    starting = asyncio.Semaphore(_AT_ONCE)
+
+    async def start(number: int) -> ManagedContainer:
+        async with starting:
+            return await bots.runner.start(bots.executable(_SLEEPER, f"b{number}"))
+
+    counting = (resources.files(entrypoints) / "the0_usage.py").read_text()
+    outcome, _ = await bots.run(_NOTE, files={"the0_usage.py": counting})
+    started = await asyncio.gather(*(start(number) for number in range(containers)))
+    sampler = UsageSampler(bots.runner, service="bot-runner", scope=bots.scope, owns=lambda _: True)
+
+    async def all_known() -> bool:
+        await sampler.sample_once()
+        return len(bots.runner.usage.latest) == containers
+
+    await eventually(all_known, within_seconds=60, every_seconds=1)
+    engine = EngineClient(url)
+    try:
+        engine_statistics = await _seconds(lambda: engine.stats(started[0].container_id), time.perf_counter)
+    finally:
+        await engine.close()
+    return StatisticsFigures(
+        containers,
+        worker_sample=await _seconds(sampler.sample_once, time.process_time),
+        supervisor_note=outcome.result["seconds"],  # type: ignore[index]
+        engine_list=await _seconds(bots.list, time.perf_counter),
+        engine_statistics=engine_statistics,
+    )
+
+
+async def _seconds(call: Callable[[], Awaitable[object]], clock: Callable[[], float]) -> float:
+    begun = clock()
+    for _ in range(_ROUNDS):
+        await call()
+    return (clock() - begun) / _ROUNDS
+
+
+async def _main(containers: int, *, as_json: bool) -> int:
+    engine = await ensure_engine()
+    await ensure_images(engine)
+    scope = "benchmark-statistics"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            async with bot_containers(Path(folder), scope, engine.url, network=Network.NONE) as bots:
+                figures = await measure(bots, engine.url, containers)
+        finally:
+            await asyncio.to_thread(remove_containers, engine, scope)
+    if as_json:
+        print(json.dumps(asdict(figures)))
+    else:
+        for name, value in asdict(figures).items():
+            print(f"{name:24} {value:.6f}" if isinstance(value, float) else f"{name:24} {value}")
+        print(f"{'share of a core':24} {figures.core_share:.2%}: {'met' if figures.good else 'MISSED'}")
+    return 0 if figures.good else 1
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--containers", type=int, default=50)
+    parser.add_argument("--output", choices=["text", "json"], default="text")
+    options = parser.parse_args()
+    sys.exit(asyncio.run(_main(options.containers, as_json=options.output == "json")))
