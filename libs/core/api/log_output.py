@@ -16,9 +16,9 @@ SOURCE = "Log-Source"
 FROM_WORKER, FROM_STORAGE = "worker", "storage"
 _NO_BUFFERING = {"X-Accel-Buffering": "no"}
 
-_MOST_LINES = 10_000
+MOST_LINES = 10_000
 PARAMETERS = (
-    whole("tail", "How many of the last lines to begin with, 8 MiB at most.", least=0, most=_MOST_LINES, default=1000),
+    whole("tail", "How many of the last lines to begin with, 8 MiB at most.", least=0, most=MOST_LINES, default=1000),
     flag("follow", "Go on with what is printed, until the worker no longer runs it or the client goes."),
 )
 

@@ -53,6 +53,7 @@ class RunStore:
         with translated():
             await self._runs.create_index([("entity_id", ASCENDING), ("started_at", DESCENDING)])
             await self._runs.create_index([("started_at", DESCENDING)])
+            await self._runs.create_index([("reason", ASCENDING), ("started_at", DESCENDING)])
             # Open runs only: few, however long the history is.
             await self._runs.create_index(
                 [("segment_id", ASCENDING), ("worker_id", ASCENDING)],

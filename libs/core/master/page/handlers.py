@@ -19,11 +19,13 @@ from libs.core.master.api import MasterApi, entity_filter, run_filter
 from libs.core.master.page.rendering import asset, render
 from libs.core.master.status import SegmentState, WorkerRole
 from libs.core.store.runs import RunFilter
+from libs.core.timestamps import parse_rfc3339
 
 _ASSETS = {"status.css": "text/css", "status.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _ID = text("id", "Whose.")
 _ROWS = 50
 _RECENT = 10
+_OF_ONE = 5
 _ANSWER_SECONDS = 5.0
 
 Show = Callable[[dict[str, Any], dict[str, str]], Awaitable[tuple[str, dict[str, Any]]]]
@@ -136,9 +138,10 @@ class StatusPage:
         if entity_id is None:
             raise BadParameter("id", "given")
         entity = await observatory.entity(entity_id)
-        runs = (await observatory.runs(RunFilter(entity_id=entity_id), limit=_RECENT)).runs
+        runs = (await observatory.runs(RunFilter(entity_id=entity_id), limit=_OF_ONE)).runs
         status = 200 if entity is not None or runs else 404
-        return "entity.html", {"id": entity_id, "entity": entity, "runs": runs, "status": status}
+        updated = _moment(entity.updated_at) if entity is not None else None
+        return "entity.html", {"id": entity_id, "entity": entity, "updated": updated, "runs": runs, "status": status}
 
     async def _runs(self, values: dict[str, Any], query: dict[str, str]) -> tuple[str, dict[str, Any]]:
         return "runs.html", {"page": await self._api.observatory.runs(run_filter(values), limit=_ROWS)}
@@ -187,3 +190,10 @@ def _problem(title: str, reason: str, *, try_again: bool = False) -> dict[str, A
 
 def _by_name(counts: Mapping[Any, int]) -> dict[str, int]:
     return {str(name): number for name, number in counts.items()}
+
+
+def _moment(written: str) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(parse_rfc3339(written).nanoseconds / 1e9, UTC)
+    except (ValueError, OverflowError):
+        return None

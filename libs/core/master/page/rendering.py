@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from libs.core.master.page import files as folder
-from libs.core.master.page.visible import ago, clock, duration, shortened, size, visible
+from libs.core.master.page.visible import age, ago, clock, duration, shortened, size, visible
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -57,6 +57,7 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
     )
     filters: dict[str, Callable[..., str]] = {
+        "age": age,
         "ago": ago,
         "clock": clock,
         "digest": _digest,

@@ -46,10 +46,13 @@ def ago(moment: datetime | float | None, now: datetime | None = None) -> str:
     """How long ago, or in how long, *moment* (Unix seconds, when a number) is."""
     if moment is None:
         return ""
-    if not isinstance(moment, datetime):
-        moment = datetime.fromtimestamp(moment, UTC)
-    seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
+    seconds = _seconds_since(moment, now)
     return f"in {duration(-seconds)}" if seconds < 0 else f"{duration(seconds)} ago"
+
+
+def age(moment: datetime | float | None, now: datetime | None = None) -> str:
+    """How long something lasts that began then."""
+    return "" if moment is None else duration(_seconds_since(moment, now))
 
 
 def clock(moment: datetime | float | None) -> str:
@@ -70,3 +73,9 @@ def size(number: float | None) -> str:
             return f"{number:.0f} {unit}"
         number /= 1000
     return f"{number:.1f} GB"
+
+
+def _seconds_since(moment: datetime | float, now: datetime | None) -> float:
+    if not isinstance(moment, datetime):
+        moment = datetime.fromtimestamp(moment, UTC)
+    return ((now or datetime.now(UTC)) - moment).total_seconds()
