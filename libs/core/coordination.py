@@ -1,7 +1,8 @@
 """What masters and workers tell each other, as values, and how those look on the wire."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from libs.core.tracing import Headers
 from proto.runtime.v1 import coordination_pb2 as pb
 
 
@@ -46,10 +47,14 @@ class WorkerState:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """The one segment that a worker should own, or None: it should own nothing and stand by. *reason* is for people."""
+    """The one segment that a worker should own, or None: it should own nothing and stand by. *reason* is for people.
+
+    *trace* is that of the decision.
+    """
 
     segment_id: int | None
     reason: str = ""
+    trace: Headers = field(default_factory=dict, compare=False)
 
 
 def state_to_wire(state: WorkerState) -> pb.WorkerState:
@@ -97,9 +102,14 @@ def register_from_wire(message: pb.Register) -> tuple[WorkerIdentity, WorkerStat
 
 def assignment_to_wire(assignment: Assignment) -> pb.Assignment:
     """The message that says *assignment*."""
-    return pb.Assignment(segment_id=assignment.segment_id, reason=assignment.reason)
+    return pb.Assignment(
+        segment_id=assignment.segment_id,
+        reason=assignment.reason,
+        traceparent=assignment.trace.get("traceparent", ""),
+    )
 
 
 def assignment_from_wire(message: pb.Assignment) -> Assignment:
     """The assignment that *message* says."""
-    return Assignment(message.segment_id if message.HasField("segment_id") else None, message.reason)
+    trace = {"traceparent": message.traceparent} if message.traceparent else {}
+    return Assignment(message.segment_id if message.HasField("segment_id") else None, message.reason, trace)

@@ -97,7 +97,8 @@ class BacktestRun:
         """Return when the backtest is done with, or not ours to run now."""
         state = self._state
         about: Attributes = {"runtime.id": state.id, "runtime.segment": self._kit.owned.segment_id}
-        with bound_context(backtest=state.id), span("carry out backtest", parent=state.entity.trace, attributes=about):
+        made = span("carry out backtest", parent=state.entity.trace, links=[self._kit.owned.trace], attributes=about)
+        with bound_context(backtest=state.id), made:
             outcome = self._state.outcome
             if outcome is None:
                 found = await self._shelved()

@@ -117,7 +117,7 @@ class SegmentReconciler:
         about: Attributes = {"runtime.id": action.id, "runtime.segment": self._owned.segment_id}
         name = f"{type(action).__name__.lower()} bot"
         try:
-            with bound_context(bot=action.id), span(name, parent=trace, attributes=about):
+            with bound_context(bot=action.id), span(name, parent=trace, links=[self._owned.trace], attributes=about):
                 await self._actions.carry_out(action)
         finally:
             del self._under_way[action.id]

@@ -132,7 +132,9 @@ class ScheduledRun:
             "runtime.cause": str(self.firing.cause),
         }
         # A trace of its own for each firing: in the event's, a schedule would fill one trace for years.
-        firing = span("fire schedule", parent={}, links=[self._state.entity.trace], attributes=about)
+        firing = span(
+            "fire schedule", parent={}, links=[self._state.entity.trace, self._kit.owned.trace], attributes=about
+        )
         with bound_context(schedule=self._state.id), firing:
             while True:
                 run: Attributes = {"runtime.run_id": self.firing.run_id, "runtime.attempt": self.firing.attempt}

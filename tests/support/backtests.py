@@ -23,13 +23,21 @@ class Backtests:
 
     deployment: Deployment
     completed: list[dict[str, Any]] = field(default_factory=list)
+    headers: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Those of the last completion event of each backtest."""
 
     def upload(self, key: str, source: str, **more: str) -> None:
         """Put a backtest's code under *key*."""
         self.deployment.platform.upload(key, zipped({"main.py": source, **more}))
 
     async def create(
-        self, backtest_id: str, config: Mapping[str, Any] | None = None, *, key: str = "main.zip", **description: Any
+        self,
+        backtest_id: str,
+        config: Mapping[str, Any] | None = None,
+        *,
+        key: str = "main.zip",
+        headers: Mapping[str, str] | None = None,
+        **description: Any,
     ) -> None:
         """Announce a backtest as the API does: a plain publish, with capitalised keys."""
         told = self.deployment.platform.payload(backtest_id, config or {}, key=key, **description)
@@ -46,7 +54,7 @@ class Backtests:
             },
         }
         client = self.deployment.platform.client
-        await client.publish("the0.backtest.created", json.dumps(payload).encode())
+        await client.publish("the0.backtest.created", json.dumps(payload).encode(), headers=dict(headers or {}))
         await client.flush()
 
     def events(self, backtest_id: str) -> list[dict[str, Any]]:
@@ -89,7 +97,9 @@ async def listening(deployment: Deployment) -> AsyncIterator[Backtests]:
     made = Backtests(deployment)
 
     async def received(message: Msg) -> None:
-        made.completed.append(json.loads(message.data))
+        event = json.loads(message.data)
+        made.headers[event["backtest_id"]] = dict(message.headers or {})
+        made.completed.append(event)
 
     subscription = await deployment.platform.client.subscribe("the0.backtest.completed", "api", received)
     await deployment.platform.client.flush()

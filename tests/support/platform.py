@@ -97,9 +97,9 @@ class Platform:
             },
         }
 
-    async def publish(self, subject: str, payload: Mapping[str, Any]) -> None:
+    async def publish(self, subject: str, payload: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
         """Publish to the stream and return when it is stored."""
-        await self.client.jetstream().publish(subject, json.dumps(payload).encode())
+        await self.client.jetstream().publish(subject, json.dumps(payload).encode(), headers=dict(headers or {}))
 
     async def create_bot(self, bot_id: str, config: Mapping[str, Any], *, key: str, **description: Any) -> None:
         """Announce a bot whose code was uploaded under *key*."""

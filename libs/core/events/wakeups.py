@@ -1,10 +1,12 @@
 """Telling owners and masters at once that something changed. Only a hint: the scan finds what a lost one meant."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from libs.core.errors import RuntimeFault
 from libs.core.events.connection import Message, NatsConnection, Subscription
+from libs.core.events.payload import trace_of
 from libs.core.log import get_logger
+from libs.core.tracing import Headers, trace_headers
 from libs.core.wake import Wake
 
 log = get_logger(__name__)
@@ -30,9 +32,15 @@ class WakeUps:
         """Set *wake* when the segment changed, and when that may have been missed. Cancel what is returned."""
         return await self._listen(self.segment_subject(segment_id), wake)
 
-    async def on_partitions(self, wake: Wake) -> Subscription | None:
-        """Set *wake* when partitions became occupied or empty, and when that may have been missed."""
-        return await self._listen(self.partitions_subject, wake)
+    async def on_partitions(
+        self, wake: Wake, led_by: Callable[[Headers], None] = lambda _: None
+    ) -> Subscription | None:
+        """Set *wake* when partitions became occupied or empty, and when that may have been missed.
+
+        Args:
+            led_by: called before that with the trace of what changed them.
+        """
+        return await self._listen(self.partitions_subject, wake, led_by)
 
     @property
     def partitions_subject(self) -> str:
@@ -43,11 +51,14 @@ class WakeUps:
         """`runtime.<service>.segment.<n>`."""
         return f"runtime.{self._service}.segment.{segment_id}"
 
-    async def _listen(self, subject: str, wake: Wake) -> Subscription | None:
+    async def _listen(
+        self, subject: str, wake: Wake, led_by: Callable[[Headers], None] = lambda _: None
+    ) -> Subscription | None:
         if self._connection is None:
             return None
 
-        async def received(_: Message) -> None:
+        async def received(message: Message) -> None:
+            led_by(trace_of(message.headers))
             wake.set()
 
         return await self._connection.subscribe(subject, received, on_connect=wake.set)
@@ -56,6 +67,6 @@ class WakeUps:
         if self._connection is None or not self._connection.connected:
             return
         try:
-            await self._connection.publish(subject)
+            await self._connection.publish(subject, headers=trace_headers())
         except RuntimeFault as error:
             log.debug("a wake-up was not sent", subject=subject, reason=str(error))

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from prometheus_client import Counter
@@ -21,6 +22,7 @@ from libs.core.master.status import MasterSnapshot, Waits, segment_statuses, uno
 from libs.core.metrics import observe
 from libs.core.settings import CoordinationSettings
 from libs.core.store.leases import LeadershipStore, LeaseStore
+from libs.core.tracing import Headers, OpenSpan, begin, current
 from libs.core.wake import Wake
 
 log = get_logger(__name__)
@@ -37,6 +39,7 @@ _EXPIRY_CHECK_SECONDS = 0.25
 _RETRY_SECONDS = 1.0
 _LEAST_GAP_SECONDS = 0.05
 _TELL_AT_ONCE = 200
+_MOST_CAUSES = 16
 
 
 class Master:
@@ -79,6 +82,7 @@ class Master:
         )
         self._registry = Registry(settings.death_timeout_seconds)
         self._wake = Wake()
+        self._led_by: deque[Headers] = deque(maxlen=_MOST_CAUSES)
         self._decided: tuple[Sequence[SegmentView], Decision, float] | None = None
         self._waits = Waits()
         self._problem = ""
@@ -110,6 +114,11 @@ class Master:
             await self._campaign.run(self._lead)
         finally:
             await self._server.stop()
+
+    def led_by(self, trace: Headers) -> None:
+        """What has changed the segments, for the trace of the next decision."""
+        if trace:
+            self._led_by.append(trace)
 
     def changed(self) -> None:
         """Segments may have come, gone or changed: decide soon, and not only at the next interval."""
@@ -187,17 +196,31 @@ class Master:
         self._problem = ""
         with observe("master", "decide"):
             decision = decide(survey, self._registry.views())
-            news = self._registry.apply(decision)
+            deciding = self._deciding()
+            news = self._registry.apply(decision, deciding.headers)
         self._decided = (survey, decision, self._clock())
         self._waits.note(unowned(survey, decision, self._registry.workers), self._clock())
         self._report(survey, decision)
+        if news:
+            with deciding.entered():
+                await self._tell(news)
+            deciding.end()  # one that changes nothing is nobody's business
+        if decision.next_expiry_seconds is None:
+            return self._settings.assign_interval_seconds
+        return min(self._settings.assign_interval_seconds, decision.next_expiry_seconds + 0.01)
+
+    def _deciding(self) -> OpenSpan:
+        """The span of a decision, in the trace of what led to it if that is known."""
+        causes = list(self._led_by)
+        self._led_by.clear()
+        return begin("assign segments", parent=causes[0] if causes else {}, links=causes[1:])
+
+    async def _tell(self, news: Sequence[Tell]) -> None:
+        current().set(assignments=len(news))
         for number, tell in enumerate(news):
             self._carry_out(tell)
             if number % _TELL_AT_ONCE == _TELL_AT_ONCE - 1:
                 await asyncio.sleep(0)  # heartbeats and the leadership's renewal come in between
-        if decision.next_expiry_seconds is None:
-            return self._settings.assign_interval_seconds
-        return min(self._settings.assign_interval_seconds, decision.next_expiry_seconds + 0.01)
 
     async def _expire_for_ever(self) -> None:
         while True:

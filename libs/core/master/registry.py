@@ -6,12 +6,13 @@ the same, however many workers there are.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NewType
 
 from libs.core.coordination import Assignment, HeldSegment, WorkerIdentity, WorkerState
 from libs.core.master.assignment import Decision, WorkerView
+from libs.core.tracing import Headers
 
 SessionId = NewType("SessionId", int)
 """One stream of one worker process."""
@@ -70,6 +71,7 @@ class Worker:
     last_heard: float
     decided: int | _Undecided | None = UNDECIDED
     reason: str = ""
+    trace: Headers = field(default_factory=dict)
 
     @property
     def assigned(self) -> int | None:
@@ -200,14 +202,14 @@ class Registry:
             for worker_id, worker in self._workers.items()
         ]
 
-    def apply(self, decision: Decision) -> list[Tell]:
-        """Make *decision* what each worker should own; what to tell those for whom it is new."""
+    def apply(self, decision: Decision, trace: Headers | None = None) -> list[Tell]:
+        """Make *decision*, made in *trace*, what each worker should own; what to tell those for whom it is new."""
         news = []
         for worker_id, worker in self._workers.items():
             decided = decision.given.get(worker_id)
             if worker.decided is not UNDECIDED and worker.decided == decided:
                 continue
-            worker.decided = decided
+            worker.decided, worker.trace = decided, trace or {}
             if decided is not None:
                 worker.reason = "assigned"
             else:
@@ -216,7 +218,7 @@ class Registry:
         return news
 
     def _assignment(self, worker: Worker) -> Assignment:
-        return Assignment(worker.assigned, worker.reason)
+        return Assignment(worker.assigned, worker.reason, worker.trace)
 
     def _forget_session(self, session: SessionId) -> Worker | None:
         worker = self._sessions.pop(session, None)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from libs.core.lease import Lease
+from libs.core.tracing import Headers
 from libs.core.wake import Wake
 
 
@@ -21,6 +22,8 @@ class OwnedSegment:
     wake: Wake = field(default_factory=Wake)
     """Set it when something about the segment has changed, so that the handler looks at once."""
     clock: Callable[[], float] = time.monotonic
+    trace: Headers = field(default_factory=dict)
+    """That of the acquisition, to link to."""
 
     @property
     def segment_id(self) -> int:

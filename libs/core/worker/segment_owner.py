@@ -14,6 +14,7 @@ from libs.core.lease_keeper import Lapse, LeaseKeeper, LeaseTiming
 from libs.core.log import get_logger
 from libs.core.store.client import StoreUnavailable
 from libs.core.store.leases import LeaseStore
+from libs.core.tracing import Headers, span
 from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment, SegmentHandler
 from libs.core.worker.supervised import HandlerRun, stop_until_done
@@ -72,6 +73,7 @@ class SegmentOwner:
         self._urgent_grace_seconds = urgent_grace_seconds
         self._clock = clock
         self._wanted: int | None = None
+        self._assigned_by: Headers = {}
         self._wake = Wake()
         self._running = False
         self._at_rest = asyncio.Event()
@@ -87,10 +89,14 @@ class SegmentOwner:
         """The lease that is held now."""
         return HeldSegment(self.owned.segment_id, self.owned.epoch) if self.owned is not None else None
 
-    def want(self, segment_id: int | None) -> None:
-        """Own *segment_id* from now on, and nothing else; None: own nothing. Returns at once, and may be repeated."""
+    def want(self, segment_id: int | None, trace: Headers | None = None) -> None:
+        """Own *segment_id* from now on, and nothing else; None: own nothing. Returns at once, and may be repeated.
+
+        *trace* is that of the decision.
+        """
         if segment_id != self._wanted:
             self._wanted = segment_id
+            self._assigned_by = trace or {}
             self._wake.set()
 
     async def drain(self) -> None:
@@ -114,8 +120,13 @@ class SegmentOwner:
                 segment_id = self._target()
                 if segment_id is None:
                     await self._stand_by()
-                elif (lease := await self._acquire(segment_id)) is not None:
-                    await self._own(lease)
+                else:
+                    about = {"runtime.segment": segment_id}
+                    led_by, self._assigned_by = self._assigned_by, {}
+                    with span("acquire segment", parent=led_by, attributes=about) as acquiring:
+                        lease = await self._acquire(segment_id)
+                    if lease is not None:
+                        await self._own(lease, acquiring.headers)
         finally:
             self._running = False
             self._at_rest.set()
@@ -174,8 +185,8 @@ class SegmentOwner:
 
     # --- owning
 
-    async def _own(self, lease: Lease) -> None:
-        owned = OwnedSegment(lease, clock=self._clock)
+    async def _own(self, lease: Lease, trace: Headers) -> None:
+        owned = OwnedSegment(lease, clock=self._clock, trace=trace)
         keeper = LeaseKeeper(
             "segment",
             lease,

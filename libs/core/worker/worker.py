@@ -167,7 +167,7 @@ class Worker:
         if assignment != self._assignment:
             log.info("assignment", segment=assignment.segment_id, reason=assignment.reason)
         self._assignment = assignment
-        self._owner.want(assignment.segment_id)
+        self._owner.want(assignment.segment_id, assignment.trace)
 
     def _changed(self) -> None:
         owned = self._owner.owned
