@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from prometheus_client import Counter
 
@@ -15,10 +15,11 @@ from libs.core.lease import Holder, SegmentView
 from libs.core.lease_keeper import LeaseTiming
 from libs.core.log import get_logger
 from libs.core.master.assignment import Decision, decide
+from libs.core.master.counts import MasterCounts, Waits, segments_by_state, workers_by_role
 from libs.core.master.leadership import Campaign
 from libs.core.master.registry import Abandon, AskToRegister, Instruction, Registry, Replace, SessionId, Tell, Worker
 from libs.core.master.server import CoordinationServer
-from libs.core.master.status import MasterSnapshot, Waits, segment_statuses, unowned, worker_status
+from libs.core.master.status import MasterSnapshot, SegmentState, segment_statuses, worker_status
 from libs.core.metrics import observe
 from libs.core.settings import CoordinationSettings
 from libs.core.store.leases import LeadershipStore, LeaseStore
@@ -141,13 +142,23 @@ class Master:
             workers=[worker_status(worker, now) for worker in workers],
         )
 
-    def longest_wait_seconds(self) -> float:
-        """For how long a segment with entities has been without an owner at most, as far as this master has seen."""
-        now = self._clock()
+    def counts(self) -> MasterCounts:
+        """How many there are of what now."""
+        now, workers = self._clock(), self._registry.workers
+        segments: Mapping[SegmentState, Collection[int]] = {}
+        surveyed_at = None
         if self._decided is not None:
-            survey, decision, _ = self._decided
-            self._waits.note(unowned(survey, decision, self._registry.workers), now)
-        return self._waits.longest_seconds(now)
+            survey, decision, surveyed_at = self._decided
+            segments = segments_by_state(survey, decision, workers)
+            self._waits.note(segments, now)
+        return MasterCounts(
+            leads=self.leads,
+            max_segment=self._settings.max_segment,
+            surveyed_seconds_ago=now - surveyed_at if surveyed_at is not None else None,
+            segments={state: len(found) for state, found in segments.items()},
+            workers=workers_by_role(workers),
+            longest_wait_seconds=self._waits.longest_seconds(now),
+        )
 
     # --- while it leads
 
@@ -199,7 +210,7 @@ class Master:
             deciding = self._deciding()
             news = self._registry.apply(decision, deciding.headers)
         self._decided = (survey, decision, self._clock())
-        self._waits.note(unowned(survey, decision, self._registry.workers), self._clock())
+        self._waits.note(segments_by_state(survey, decision, self._registry.workers), self._clock())
         self._report(survey, decision)
         if news:
             with deciding.entered():

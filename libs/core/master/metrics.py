@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from libs.core.master.status import MasterSnapshot
+from libs.core.master.counts import MasterCounts
 from libs.core.metrics import Declared
 
 LEADING = Declared("runtime_master_leading", "gauge", "Whether this master leads.")
@@ -23,17 +23,10 @@ SURVEY_AGE = Declared("runtime_survey_age_seconds", "gauge", "Time since the seg
 
 
 class MasterCollector(Collector):
-    """Segments and workers of the master that leads; of one that does not, only that. Register it once a process.
+    """Segments and workers of the master that leads; of one that does not, only that. Register it once a process."""
 
-    Args:
-        longest_wait_seconds: for how long a segment has been without an owner, at most.
-    """
-
-    def __init__(
-        self, snapshot: Callable[[], MasterSnapshot], longest_wait_seconds: Callable[[], float] = lambda: 0.0
-    ) -> None:
-        self._snapshot = snapshot
-        self._longest_wait_seconds = longest_wait_seconds
+    def __init__(self, counts: Callable[[], MasterCounts]) -> None:
+        self._counts = counts
 
     def describe(self) -> Iterator[Metric]:
         """The metrics without values."""
@@ -42,12 +35,12 @@ class MasterCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The metrics as they are now."""
-        snapshot = self._snapshot()
-        yield LEADING.of(float(snapshot.leads))
-        yield SEGMENTS_MAX.of(float(snapshot.max_segment))
+        counts = self._counts()
+        yield LEADING.of(float(counts.leads))
+        yield SEGMENTS_MAX.of(float(counts.max_segment))
         # Not zero when it is not known.
-        known = snapshot.leads and snapshot.surveyed_seconds_ago is not None
-        yield SEGMENTS.of({(state,): count for state, count in snapshot.segment_counts().items()} if known else None)
-        yield SEGMENT_WAIT.of(self._longest_wait_seconds() if known else None)
-        yield WORKERS.of({(role,): count for role, count in snapshot.worker_counts().items()} if known else None)
-        yield SURVEY_AGE.of(snapshot.surveyed_seconds_ago if known else None)
+        known = counts.leads and counts.surveyed_seconds_ago is not None
+        yield SEGMENTS.of({(state,): count for state, count in counts.segments.items()} if known else None)
+        yield SEGMENT_WAIT.of(counts.longest_wait_seconds if known else None)
+        yield WORKERS.of({(role,): count for role, count in counts.workers.items()} if known else None)
+        yield SURVEY_AGE.of(counts.surveyed_seconds_ago if known else None)

@@ -82,7 +82,7 @@ class MasterRole:
         own_loops.append(("repair", lambda: _repair_for_ever(partitions, master)))
         own_loops.extend(self._loops(master, settings))
         self._show(process, settings, master, master_name)
-        registry.register(MasterCollector(master.snapshot, master.longest_wait_seconds))
+        registry.register(MasterCollector(master.counts))
         process.lifecycle.part("master", master.run)
         process.lifecycle.on_stop("resign", lambda: process.lifecycle.end_part("master"), limit_seconds=5)
         if settings.nats.url is not None:

@@ -217,7 +217,7 @@ async def test_the_metrics_count_segments_and_workers_by_state(cluster: Cluster)
     await eventually(lambda: worker.owns == 1)
     await eventually(lambda: master.snapshot().segments[0].state == "owned")
     registry = CollectorRegistry()
-    registry.register(MasterCollector(master.snapshot))
+    registry.register(MasterCollector(master.counts))
 
     text = generate_latest(registry).decode()
 

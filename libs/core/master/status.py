@@ -1,7 +1,7 @@
 """What a master knows, as a snapshot for the status API, the status page, the autoscaler and the metrics."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -110,35 +110,16 @@ def segment_statuses(
     return statuses
 
 
-class Waits:
-    """Since when segments with entities have had no owner, as one master has seen it."""
-
-    def __init__(self) -> None:
-        self._since: dict[int, float] = {}
-
-    def note(self, unowned: Collection[int], now: float) -> None:
-        """These have no owner at *now*, and all others have one."""
-        self._since = {segment_id: self._since.get(segment_id, now) for segment_id in unowned}
-
-    def longest_seconds(self, now: float) -> float:
-        """For how long the one that waits longest has waited; 0 when none does."""
-        return max(0.0, now - min(self._since.values(), default=now))
-
-
-def unowned(survey: Iterable[SegmentView], decision: Decision, workers: Iterable[Worker]) -> set[int]:
-    """The segments with entities that nobody owns: those that `segment_statuses` calls ASSIGNED or WAITING."""
-    held = {worker.state.held.segment_id for worker in workers if worker.state.held is not None}
-    occupied = {segment.segment_id for segment in survey if segment.bot_count > 0}
-    return occupied - held - decision.reserved.keys()
+def role_of(worker: Worker) -> WorkerRole:
+    """What a worker is there for now."""
+    if worker.state.draining:
+        return WorkerRole.DRAINING
+    return WorkerRole.STANDBY if worker.state.held is None and worker.assigned is None else WorkerRole.OWNING
 
 
 def worker_status(worker: Worker, now: float) -> WorkerStatus:
     """One worker; *now* by the registry's clock."""
     identity, state = worker.identity, worker.state
-    if state.draining:
-        role = WorkerRole.DRAINING
-    else:
-        role = WorkerRole.STANDBY if state.held is None and worker.assigned is None else WorkerRole.OWNING
     return WorkerStatus(
         worker_id=identity.worker_id,
         instance_id=identity.instance_id,
@@ -146,7 +127,7 @@ def worker_status(worker: Worker, now: float) -> WorkerStatus:
         hostname=identity.hostname,
         version=identity.version,
         http_port=identity.http_port,
-        role=role,
+        role=role_of(worker),
         held=state.held.segment_id if state.held is not None else None,
         epoch=state.held.epoch if state.held is not None else None,
         assigned=worker.assigned,
