@@ -18,6 +18,7 @@ from tools.bots.folder import BotFolder, read_folder
 from tools.bots.package import pack
 from tools.cli import interrupts
 from tools.cli.backtest_logs import printed
+from tools.cli.backtest_progress import RunProgress
 from tools.cli.backtest_show import html_option, tell
 from tools.cli.bot_deploy import config_of
 from tools.cli.bot_waiting import WAIT_SECONDS
@@ -67,13 +68,17 @@ async def _run(
     async with connected() as servers:
         if await known_of(servers, backtest_id) is not None:
             raise Failure(f"there is a backtest {backtest_id!r} already, and each is run once; give another --id")
-        uploaded = await upload(servers, folder, backtest_id, package)
-        _progress(f"{backtest_id}: {package.files} files uploaded, waiting for a worker", quiet)
-        await announce(servers, BACKTEST_RUNNER, await servers.entities(BACKTEST_RUNNER), uploaded, folder.config)
-        if not wait:
-            return None, ""
-        await _until_known(servers, backtest_id)
-        await _watch(servers, backtest_id, quiet)
+        with RunProgress(backtest_id, quiet=quiet) as progress:
+            progress.say(f"uploading {package.files} files")
+            uploaded = await upload(servers, folder, backtest_id, package)
+            entities = await servers.entities(BACKTEST_RUNNER)
+            await announce(servers, BACKTEST_RUNNER, entities, uploaded, folder.config)
+            if not wait:
+                return None, ""
+            progress.say("waiting for a worker")
+            await _until_known(servers, backtest_id)
+            await interrupts.while_running(progress.watch(entities), _show_output(servers, backtest_id, quiet))
+            progress.say("done")
         return await known_of(servers, backtest_id), await output_of(servers, backtest_id)
 
 
@@ -85,23 +90,14 @@ async def _until_known(servers: Connections, backtest_id: str) -> None:
         await asyncio.sleep(0.05)
 
 
-async def _watch(servers: Connections, backtest_id: str, quiet: bool) -> None:
-    """Show its output until it is done. Its last line is the result, which is shown in another way."""
-    begun = time.monotonic()
-    held_back: str | None = None
+async def _show_output(servers: Connections, backtest_id: str, quiet: bool) -> None:
+    """Show what it prints until it is done. Its last line is the result, which is shown in another way."""
+    perhaps_result: str | None = None
     async with contextlib.aclosing(printed(servers, backtest_id, follow=True)) as lines:
         async for line in lines:
-            if held_back is None:
-                _progress(f"running after {time.monotonic() - begun:.1f} s", quiet)
-            elif not quiet:
-                click.echo(held_back)
-                sys.stdout.flush()
-            held_back = line
-    if held_back is not None and not held_back.startswith("{") and not quiet:
-        click.echo(held_back)
-    _progress(f"done after {time.monotonic() - begun:.1f} s", quiet)
-
-
-def _progress(text: str, quiet: bool) -> None:
-    if not quiet:
-        click.echo(click.style(f"· {text}", dim=True), err=True)
+            shown = [text for text in (perhaps_result, line) if text is not None]
+            perhaps_result = shown.pop() if line.startswith("{") else None
+            for text in shown:
+                if not quiet:
+                    click.echo(text)
+            sys.stdout.flush()

@@ -1,13 +1,10 @@
-"""A person's day: a stack, a bot deployed, followed, killed, resumed, removed."""
+"""A person's day: a stack, a bot deployed, followed, killed, resumed, removed; a backtest run, and a schedule."""
 
 import asyncio
-import contextlib
 import json
-import os
+import re
 import shutil
-import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.eventually import eventually
+from tests.support.terminal import Terminal, followed
 from tools import samples
 from tools.cli.exit_codes import ExitCode
 from tools.dev import state
@@ -24,46 +22,7 @@ from tools.engine.ensure import Engine
 pytestmark = pytest.mark.timeout(240)
 
 SAMPLES = Path(samples.__file__).parent
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-class Terminal:
-    """Runs commands as a person would, with a home of their own."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        servers = ("MONGO_URI", "NATS_URL", "MINIO_ENDPOINT")
-        self._environment = {name: value for name, value in os.environ.items() if name not in servers}
-        self._environment |= {"RUNTIME_HOME": str(home), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-
-    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "tools.cli", *arguments),
-            env=self._environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-
-    async def run(self, *arguments: str) -> Done:
-        process = await self.start(*arguments)
-        out, err = await process.communicate()
-        return Done(process.returncode or 0, out.decode(), err.decode())
-
-    async def succeed(self, *arguments: str) -> Done:
-        done = await self.run(*arguments)
-        assert done.code == 0, done
-        return done
+BACKTEST = str(SAMPLES / "moving_average_crossover")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -72,26 +31,6 @@ async def terminal(docker_engine: Engine, tmp_path_factory: pytest.TempPathFacto
     await terminal.succeed("dev", "up")
     yield terminal
     await terminal.succeed("dev", "down")
-
-
-@contextlib.asynccontextmanager
-async def followed(terminal: Terminal, bot_id: str) -> AsyncIterator[list[str]]:
-    process = await terminal.start("bot", "logs", "-f", bot_id)
-    lines: list[str] = []
-
-    async def read() -> None:
-        assert process.stdout is not None
-        while line := await process.stdout.readline():
-            lines.append(line.decode().rstrip())
-
-    reading = asyncio.create_task(read())
-    try:
-        yield lines
-    finally:
-        process.terminate()
-        await process.wait()
-        await reading
-        process._transport.close()  # type: ignore[attr-defined]  # its standard error was not read
 
 
 async def test_a_stack_shows_its_parts_and_starting_it_again_changes_nothing(terminal: Terminal) -> None:
@@ -116,7 +55,7 @@ async def test_a_bot_is_deployed_changed_followed_killed_resumed_and_removed(
     deployed = (await terminal.succeed("bot", "deploy", folder, "--id", "../t 🤖", "--output", "json")).json()
     assert (deployed["event"], deployed["state"]) == ("created", "running")
 
-    async with followed(terminal, "../t 🤖") as lines:
+    async with followed(terminal, "bot", "logs", "-f", "../t 🤖") as lines:
         await eventually(lambda: any("BTC-USD" in line for line in lines), within_seconds=20)
         config = json.dumps({"symbol": "DOGE-USD"})
         changed = await terminal.succeed("bot", "deploy", folder, "--id", "../t 🤖", "--config", config)
@@ -175,6 +114,48 @@ async def test_a_schedule_is_deployed_paused_triggered_looked_back_at_and_remove
     await terminal.succeed("schedule", "resume", "nightly")
     await terminal.succeed("schedule", "rm", "nightly")
     assert (await terminal.run("schedule", "trigger", "nightly")).code == 4
+
+
+async def test_a_backtest_is_run_shown_and_written_as_a_page(terminal: Terminal, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+
+    done = await terminal.succeed("backtest", "run", BACKTEST, "--id", "cross", "--html", str(page))
+
+    assert re.search("uploading 3 files.*waiting for a worker.*done", done.err, re.DOTALL)
+    assert "14 trades, 10000 became 9673" in done.out
+    assert re.search(r"total return percent +-3\.27", done.out)
+    assert "<svg" in page.read_text()
+    shown = (await terminal.succeed("backtest", "show", "cross", "--output", "json")).json()
+    assert (shown["state"], shown["analysis"]["metrics"]["trades"]) == ("finished", 14)
+    assert "14 trades" in (await terminal.succeed("backtest", "logs", "cross")).out
+    [row] = (await terminal.succeed("backtest", "ls", "--output", "json")).json()
+    assert (row["id"], row["state"], row["attempt"]) == ("cross", "finished", 1)
+
+
+async def test_a_backtest_that_fails_says_why_and_has_its_exit_code(terminal: Terminal) -> None:
+    config = json.dumps({"fast_days": 50, "slow_days": 20})
+
+    done = await terminal.run("backtest", "run", BACKTEST, "--id", "wrong", "--config", config)
+
+    assert done.code == ExitCode.FAILED
+    assert "exception: ValueError: fast_days must be above 0 and below slow_days" in done.out
+    again = await terminal.run("backtest", "show", "wrong", "--output", "json")
+    assert (again.code, again.json()["state"]) == (ExitCode.FAILED, "failed")
+
+
+async def test_a_backtest_is_followed_and_cancelled(terminal: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(
+        "import time\ndef main(id, config):\n    print('begun', flush=True)\n    time.sleep(600)\n"
+    )
+
+    async with followed(terminal, "backtest", "run", str(tmp_path), "--id", "long") as lines:
+        await eventually(lambda: "begun" in lines, within_seconds=60)
+        cancelled = await terminal.succeed("backtest", "cancel", "long")
+        await eventually(lambda: any("cancelled by" in line for line in lines), within_seconds=30)
+
+    assert cancelled.out == "long is cancelled\n"
+    assert (await terminal.run("backtest", "cancel", "long")).code == ExitCode.NOT_FOUND
+    assert "begun" in (await terminal.succeed("backtest", "logs", "long")).out
 
 
 async def test_status_says_who_owns_what(terminal: Terminal) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
 
 from tools.cli.exit_codes import ExitCode
@@ -37,6 +37,16 @@ async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
+async def while_running(background: Awaitable[None], story: Awaitable[T]) -> T:
+    """Run *story* with *background* beside it; the background ends with it, and its failure ends both."""
+    async with asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(_as_coroutine(background), name="background")
+        try:
+            return await story
+        finally:
+            watching.cancel()
+
+
 async def _guarded(command: Coroutine[Any, Any, T]) -> T:
     task = asyncio.ensure_future(command)
     loop = asyncio.get_running_loop()
@@ -49,3 +59,7 @@ def _cancel_once(task: "asyncio.Future[Any]") -> None:
     # A second cancellation would cut the clean-up short, and clean-up has its own time limits.
     if isinstance(task, asyncio.Task) and task.cancelling() == 0:
         task.cancel()
+
+
+async def _as_coroutine(awaitable: Awaitable[None]) -> None:
+    await awaitable

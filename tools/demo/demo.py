@@ -14,12 +14,12 @@ from tools.bots.deploying import Upload, announce, upload
 from tools.bots.folder import read_folder
 from tools.bots.package import pack
 from tools.cli.connections import Connections, Target, connected
-from tools.cli.interrupts import uninterrupted
+from tools.cli.interrupts import uninterrupted, while_running
 from tools.demo.bots import BotsPart
 from tools.demo.jobs import Jobs
 from tools.demo.run_rows import RunRow, run_rows
 from tools.demo.screen import Screen
-from tools.demo.watch import OutputWatch, while_running
+from tools.demo.watch import OutputWatch
 from tools.dev.containers import Containers
 from tools.dev.stack import Stack
 from tools.engine.ensure import Engine, ensure_engine

@@ -1,12 +1,9 @@
 """Follows the output of a stack's containers as they come and go."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable
 
 from tools.dev.containers import BotContainer, Containers
-
-T = TypeVar("T")
 
 _POLL_SECONDS = 0.1
 
@@ -55,17 +52,3 @@ class OutputWatch:
             self.lines(container.entity_id).append(line)
             self._show(container.entity_id, line)
             self._changed.set()
-
-
-async def while_running(background: Awaitable[None], story: Awaitable[T]) -> T:
-    """Run *story* with *background* beside it; the background ends with it, and its failure ends both."""
-    async with asyncio.TaskGroup() as tasks:
-        watching = tasks.create_task(_as_coroutine(background), name="background")
-        try:
-            return await story
-        finally:
-            watching.cancel()
-
-
-async def _as_coroutine(awaitable: Awaitable[None]) -> None:
-    await awaitable

@@ -1,0 +1,76 @@
+"""A person's terminal: runs the `runtime` command as a process of its own, with a home of its own."""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """What it printed, as programs read it."""
+        return json.loads(self.out)
+
+
+class Terminal:
+    """Runs commands as a person would. *home*: where a `dev` stack of theirs is."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        servers = ("MONGO_URI", "NATS_URL", "MINIO_ENDPOINT")
+        self._environment = {name: value for name, value in os.environ.items() if name not in servers}
+        self._environment |= {"RUNTIME_HOME": str(home), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+
+    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
+        """Begin a command."""
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "tools.cli", *arguments),
+            env=self._environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+    async def run(self, *arguments: str) -> Done:
+        """Run a command to its end."""
+        process = await self.start(*arguments)
+        out, err = await process.communicate()
+        return Done(process.returncode or 0, out.decode(), err.decode())
+
+    async def succeed(self, *arguments: str) -> Done:
+        """Run a command that must end with exit code 0."""
+        done = await self.run(*arguments)
+        assert done.code == 0, done
+        return done
+
+
+@contextlib.asynccontextmanager
+async def followed(terminal: Terminal, *command: str) -> AsyncIterator[list[str]]:
+    """The lines that *command* has printed so far, while it goes on; it is ended with the block."""
+    process = await terminal.start(*command)
+    lines: list[str] = []
+
+    async def read() -> None:
+        assert process.stdout is not None
+        while line := await process.stdout.readline():
+            lines.append(line.decode().rstrip())
+
+    reading = asyncio.create_task(read())
+    try:
+        yield lines
+    finally:
+        process.terminate()
+        await process.wait()
+        await reading
+        process._transport.close()  # type: ignore[attr-defined]  # its standard error was not read

@@ -1,0 +1,76 @@
+"""What `runtime backtest run` waits for: at a terminal one line that moves, elsewhere a line for each step."""
+
+import asyncio
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from libs.core.store.entities import Entity, EntityStore
+from tools.backtests.results import state_of
+
+if TYPE_CHECKING:  # slow to import, and of no use where nobody watches
+    from rich.progress import Progress, TaskID
+
+_POLL_SECONDS = 0.2
+
+
+class RunProgress:
+    """Shown on standard error, within the block. *quiet*: not at all."""
+
+    def __init__(self, backtest_id: str, *, quiet: bool) -> None:
+        self._id = backtest_id
+        self._quiet = quiet
+        self._begun = time.monotonic()
+        self._shown: tuple[Progress, TaskID] | None = None
+
+    def __enter__(self) -> "RunProgress":
+        # The moving line takes standard output over as well, which must not happen to a file.
+        if not self._quiet and sys.stderr.isatty() and sys.stdout.isatty():
+            from rich.console import Console
+            from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+            progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._shown = progress, progress.add_task(self._id, total=None)
+            progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown is not None:
+            self._shown[0].stop()
+
+    def say(self, text: str) -> None:
+        """What is being waited for from now on."""
+        if self._shown is not None:
+            progress, task = self._shown
+            progress.update(task, description=f"{self._id}: {text}")
+        elif not self._quiet:
+            click.echo(
+                click.style(f"· {self._id}: {text} ({time.monotonic() - self._begun:.1f} s)", dim=True), err=True
+            )
+
+    async def watch(self, entities: EntityStore) -> None:
+        """Say what becomes of the backtest, until it is done."""
+        said = ""
+        while (entity := await entities.get(self._id)) is not None:
+            text = _described(entity)
+            if text != said:
+                self.say(text)
+                said = text
+            await asyncio.sleep(_POLL_SECONDS)
+
+
+def _described(entity: Entity) -> str:
+    state, status = state_of(entity), entity.status
+    if state == "running":
+        again = f", attempt {status['attempt']}" if status.get("attempt", 1) != 1 else ""
+        return f"running on {status.get('worker')}{again}"
+    words = {
+        "waiting": "waiting for a worker",
+        "completing": "its result is being stored",
+        "held": "held by a kill switch",
+        "off": "switched off by its config",
+    }
+    return words.get(state, state)
