@@ -15,7 +15,8 @@ from libs.core.store.client import Mongo
 from libs.core.store.holds import HoldTarget
 from libs.docker_runner.container import EndReason
 from services.backtest_runner.completion import INLINE_BYTES
-from tests.support.backtest_rig import BacktestRig, Death, FakeHost
+from tests.support.backtest_rig import BacktestRig, FakeHost
+from tests.support.deaths import Death
 from tests.support.eventually import eventually
 from tools.stack.s3 import S3Server
 

@@ -61,6 +61,10 @@ class BotActions:
         """How the bots are."""
         return self._records.statuses
 
+    async def take_stock(self, present: Collection[ManagedContainer]) -> None:
+        """Note in the history what earlier owners of the segment left open. *present* are all containers there are."""
+        await self._records.take_stock(self._owned.segment_id, self._owned.epoch, present)
+
     async def carry_out(self, action: Action) -> None:
         """Do *action*. What fails is logged, shows in the bot's status, and is planned again by a later round."""
         if not self._owned.proven():

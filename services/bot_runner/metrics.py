@@ -1,14 +1,14 @@
 """Single bots as metrics that are read when they are scraped; only for who asks for them, since bots are many."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from typing import Protocol
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from libs.core.metrics import Declared
 from libs.docker_runner.usage import UsageTally
-from services.bot_runner.reconciler import SegmentReconciler
-from services.bot_runner.status import BotState
+from services.bot_runner.status import BotState, BotStatus
 
 UP = Declared("runtime_bot_up", "gauge", "Whether a bot runs (METRICS_PER_BOT).", ("id",))
 RESTARTS = Declared(
@@ -23,6 +23,14 @@ CPU = Declared(
 MEMORY = Declared("runtime_bot_memory_bytes", "gauge", "Memory that a bot uses (METRICS_PER_BOT).", ("id",))
 
 
+class HasStatuses(Protocol):
+    """What knows how the bots of a segment are."""
+
+    @property
+    def statuses(self) -> Collection[BotStatus]:
+        """One for each."""
+
+
 class BotsCollector(Collector):
     """Each bot of the segment that is owned. Register it once a process.
 
@@ -31,7 +39,7 @@ class BotsCollector(Collector):
         usage: what their containers use.
     """
 
-    def __init__(self, work: Callable[[], SegmentReconciler | None], usage: UsageTally) -> None:
+    def __init__(self, work: Callable[[], HasStatuses | None], usage: UsageTally) -> None:
         self._work = work
         self._usage = usage
 

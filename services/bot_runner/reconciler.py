@@ -48,6 +48,7 @@ class SegmentReconciler:
         self._scan_interval = scan_interval_seconds
         self._clock = clock
         self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._stock_taken = False
         self.running = 0
         """How many containers were found as they should be in the last round."""
 
@@ -61,7 +62,7 @@ class SegmentReconciler:
 
         A database or an engine that is away is waited for; whatever runs goes on running meanwhile.
         """
-        backoff = Backoff(initial_seconds=0.2, cap_seconds=self._scan_interval)
+        backoff = Backoff(initial_seconds=0.2, cap_seconds=max(0.2, self._scan_interval))
         async with asyncio.TaskGroup() as tasks:
             while True:
                 try:
@@ -98,6 +99,9 @@ class SegmentReconciler:
         unsettled = set(self._under_way)
         entities = await self._entities.in_segment(self._owned.segment_id)
         actual = await self._containers.list()
+        if not self._stock_taken:
+            await self._actions.take_stock(actual)
+            self._stock_taken = True
         desired = {bot.id: bot for bot in [await self._desires.of(entity) for entity in entities]}
         decided = plan(desired, actual, self._clock())
         self.running = len(decided.kept)

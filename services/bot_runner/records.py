@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Collection, Sequence
 
+from libs.core.lease import LeaseView
 from libs.core.log import get_logger
+from libs.core.run_record import RunRecord
 from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore
 from libs.core.store.runs import RunFilter, RunStore
@@ -50,6 +52,12 @@ class BotRecords:
         elsewhere = await self._alive_elsewhere(executable)
         if elsewhere is not None:
             return elsewhere
+        await self._runs.start(of_executable(executable, self._recorder, utc_now()))
+        # Asked again once others can see this run: of two that begin at the same moment, one at least sees the other.
+        elsewhere = await self._alive_elsewhere(executable)
+        if elsewhere is not None:
+            await self.not_begun(executable, "another run of it began elsewhere at the same moment")
+            return elsewhere
         await self._runs.close_open(
             reason="missing",
             message="its container was gone when the next one started",
@@ -57,7 +65,6 @@ class BotRecords:
             entity_id=executable.id,
             keep=[executable.run_id],
         )
-        await self._runs.start(of_executable(executable, self._recorder, utc_now()))
         return None
 
     async def not_begun(self, executable: Executable, reason: str) -> None:
@@ -72,8 +79,19 @@ class BotRecords:
         others = [run for run in open_runs if run.segment_id != executable.segment]
         if not others:
             return None
-        leases = {lease.segment_id: lease.epoch for lease in await self._leases.live()}
-        return next((run.worker_id for run in others if leases.get(run.segment_id) == run.epoch), None)
+        leases = {lease.segment_id: lease for lease in await self._leases.live()}
+        return next((run.worker_id for run in others if _may_live(run, leases.get(run.segment_id))), None)
+
+    async def take_stock(self, segment_id: int, epoch: int, present: Collection[ManagedContainer]) -> None:
+        """Close the runs of earlier owners of a segment of which no container is left. *present* are all there are."""
+        await self._runs.close_open(
+            reason="missing",
+            message="its worker died, and its container was gone when the next one came",
+            ended_at=utc_now(),
+            segment_id=segment_id,
+            before_epoch=epoch,
+            keep=[container.run_id for container in present],
+        )
 
     async def running(self, container: ManagedContainer, status: BotStatus, epoch: int) -> None:
         """Follow a container that runs as it should, also one that an earlier owner started."""
@@ -126,3 +144,11 @@ class BotRecords:
             return
         await self._entities.set_status(status.bot_id, status.to_document())
         self._written[status.bot_id] = status
+
+
+def _may_live(run: RunRecord, lease: LeaseView | None) -> bool:
+    """Whether an open run's container may be alive, given the lease of its segment."""
+    if lease is None:
+        return False
+    # A new owner on the same host keeps what it finds there alive, before it has looked at it.
+    return lease.epoch == run.epoch or lease.holder.host == run.host

@@ -15,7 +15,8 @@ from libs.core.store.client import Mongo
 from services.bot_scheduler.closing import close_all
 from services.bot_scheduler.ending import LOST
 from tests.support.eventually import eventually
-from tests.support.schedule_rig import FakeHost, ScheduleRig
+from tests.support.fake_host import FakeHost
+from tests.support.schedule_rig import ScheduleRig
 
 NEVER_SOON = "0 0 1 1 *"
 
@@ -194,7 +195,7 @@ async def test_whatever_dies_whenever_each_firing_is_one_run(rig: ScheduleRig, s
         history = await rig.history(f"s{number}")
         runs = [run for run in history if run.reason == "finished"]
         assert once_each(runs)
-        asked = Counter(start.run_id for start in host.starts if start.schedule_id == f"s{number}")
+        asked = Counter(start.run_id for start in host.starts if start.entity_id == f"s{number}")
         assert set(asked) == {run.run_id for run in runs}
         assert {run.reason for run in history} <= {"finished", "skipped"}
         times = sorted(int(run.scheduled_at.timestamp()) for run in runs if run.scheduled_at)

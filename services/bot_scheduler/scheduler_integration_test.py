@@ -12,7 +12,8 @@ from libs.core.store.holds import HoldTarget
 from libs.docker_runner.errors import CodeMissing, EngineUnavailable
 from services.bot_scheduler.state import Cause, ScheduleState
 from tests.support.eventually import eventually
-from tests.support.schedule_rig import CUSTOM, FakeHost, ScheduleRig
+from tests.support.fake_host import FakeHost
+from tests.support.schedule_rig import CUSTOM, ScheduleRig
 
 NEVER_SOON = "0 0 1 1 *"
 

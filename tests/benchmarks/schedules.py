@@ -24,7 +24,8 @@ from libs.core.process import settle_memory
 from libs.core.settings import LogSettings
 from libs.core.store.client import Mongo
 from services.bot_scheduler.cron import parse
-from tests.support.schedule_rig import CUSTOM, FakeHost, ScheduleRig, Start
+from tests.support.fake_host import FakeHost, Start
+from tests.support.schedule_rig import CUSTOM, ScheduleRig
 from tools.stack.mongod import MongoServer
 
 TARGET_P99_SECONDS = 0.050
@@ -116,7 +117,7 @@ def _lateness(starts: list[Start], expressions: dict[str, str], begin: float, en
     """Match the starts with the times that the expressions say; a time without a start within its minute is lost."""
     asked: dict[str, list[float]] = {}
     for start in starts:
-        asked.setdefault(start.schedule_id, []).append(start.at)
+        asked.setdefault(start.entity_id, []).append(start.at)
     late: list[float] = []
     expected = 0
     for schedule_id, expression in expressions.items():

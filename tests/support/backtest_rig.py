@@ -6,11 +6,11 @@ import itertools
 import json
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from libs.core.lease import Holder, Lease
 from libs.core.object_store import ObjectMissing, ObjectStore
@@ -21,7 +21,7 @@ from libs.core.store.outbox import Outbox
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.runs import RunFilter, RunStore
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer, RunOutcome
+from libs.docker_runner.container import Ended, EndReason, ManagedContainer, RunOutcome
 from libs.docker_runner.definition import ExecutableFactory, Ownership
 from libs.docker_runner.executable import Entrypoint, Executable
 from libs.docker_runner.run_records import Recorder
@@ -34,47 +34,10 @@ from services.backtest_runner.pool import SegmentPool
 from services.backtest_runner.records import RunRecords
 from services.backtest_runner.run import RunKit
 from services.backtest_runner.shelf import Shelf
+from tests.support.deaths import Death, Mortal
+from tests.support.fake_host import container_of
 
 CUSTOM = {"config": {"runtime": "python3.11", "entrypoints": {"backtest": "main.py"}}, "filePath": "code.zip"}
-T = TypeVar("T")
-
-
-class Death:
-    """A worker that dies at its *at*-th write: before it is made, or after it is made and before it is answered."""
-
-    def __init__(self, at: int = 0, *, before: bool = True) -> None:
-        self.writes = 0
-        self.dead = asyncio.Event()
-        self.reached = False
-        self._at, self._before = at, before
-
-    async def around(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Make the write, unless this is the end."""
-        if self.dead.is_set():
-            await asyncio.Event().wait()
-        self.writes += 1
-        if self.writes != self._at:
-            return await write()
-        # Told before the write: once the last write is made the backtest is over, and nobody waits for *dead* any more.
-        self.reached = True
-        if not self._before:
-            await write()
-        self.dead.set()
-        await asyncio.Event().wait()
-        raise AssertionError("the dead do not come back")
-
-
-class _Mortal:
-    """Stands before *thing*; its methods in *writes* are those at which a worker may die."""
-
-    def __init__(self, thing: Any, death: Death, *writes: str) -> None:
-        self._thing, self._death, self._writes = thing, death, writes
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._thing, name)
-        if name not in self._writes:
-            return method
-        return lambda *args, **kwargs: self._death.around(lambda: method(*args, **kwargs))
 
 
 @dataclass
@@ -102,7 +65,7 @@ class FakeHost:
         self.runs.append(executable.id)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
-        container = _container(executable)
+        container = container_of(executable)
         self.containers[executable.run_id] = container
         try:
             with contextlib.suppress(TimeoutError):
@@ -146,6 +109,8 @@ class BacktestRig:
         self.runs = RunStore(database)
         self.outbox = Outbox(database)
         self.partitions_told = 0
+        self.pool: SegmentPool | None = None
+        """That of the worker which owns the segment, or owned it last."""
         self._epochs = itertools.count(1)
 
     async def prepare(self) -> None:
@@ -208,7 +173,7 @@ class BacktestRig:
         """A worker that owns the segment within the block, and is gone at its end as if killed."""
         lease = Lease(1, Holder("w", "i", host.name), next(self._epochs), time.monotonic() + 3600)
         owned = OwnedSegment(lease)
-        pool = self._pool(owned, host, death or Death(), size, max_retries)
+        pool = self.pool = self._pool(owned, host, death or Death(), size, max_retries)
         task = asyncio.create_task(pool.run(), name="pool")
         try:
             yield owned
@@ -219,15 +184,15 @@ class BacktestRig:
 
     def _pool(self, owned: OwnedSegment, host: FakeHost, death: Death, size: int, max_retries: int) -> SegmentPool:
         recorder = Recorder("w", host.name)
-        entities: Any = _Mortal(self.entities, death, "compare_and_set", "delete")
+        entities: Any = Mortal(self.entities, death, "compare_and_set", "delete")
         shelf = Shelf(host.folder / "shelf")
         shelf.open()
         factory = ExecutableFactory(
             RunnerSettings(temp_dir=host.folder), service="s", scope="x", entrypoint=Entrypoint.BACKTEST
         )
 
-        store: Any = _Mortal(self.store, death, "put", "put_file", "compose", "remove")
-        outbox: Any = _Mortal(self.outbox, death, "append")
+        store: Any = Mortal(self.store, death, "put", "put_file", "compose", "remove")
+        outbox: Any = Mortal(self.outbox, death, "append")
         completion = Completion(
             entities=entities,
             store=store,
@@ -250,23 +215,3 @@ class BacktestRig:
             stop_grace_seconds=0.0,
         )
         return SegmentPool(owned, kit=kit, entities=entities, size=size, scan_interval_seconds=0.1)
-
-
-def _container(executable: Executable) -> ManagedContainer:
-    return ManagedContainer(
-        container_id=f"c-{executable.run_id}",
-        name=f"n-{executable.id}",
-        id=executable.id,
-        service=executable.service,
-        scope=executable.scope,
-        entrypoint=executable.entrypoint,
-        segment=executable.segment,
-        spec_hash=executable.spec_hash(),
-        code_etag="e",
-        revision=executable.revision,
-        run_id=executable.run_id,
-        epoch=executable.epoch,
-        worker=executable.worker,
-        token="t",
-        state=ContainerState.RUNNING,
-    )

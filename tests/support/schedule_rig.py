@@ -5,8 +5,6 @@ import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,8 @@ from libs.core.store.entities import EntityStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.runs import RunFilter, RunStore
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer
 from libs.docker_runner.definition import ExecutableFactory, Ownership
-from libs.docker_runner.executable import Entrypoint, Executable
+from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.run_records import Recorder
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.workshop import Workshop
@@ -30,134 +27,9 @@ from services.bot_scheduler.run import RunKit
 from services.bot_scheduler.scheduler import SegmentScheduler
 from services.bot_scheduler.state import ScheduleState
 from services.bot_scheduler.upkeep import derive_next
+from tests.support.fake_host import FakeHost
 
 CUSTOM = {"config": {"runtime": "python3.11", "entrypoints": {"bot": "main.py"}}, "filePath": "code.zip"}
-
-
-@dataclass(frozen=True)
-class Start:
-    """A start that was asked of a host, at *at* by the machine's clock."""
-
-    schedule_id: str
-    run_id: str
-    at: float
-
-
-@dataclass
-class FakeHost:
-    """A Docker host. A run takes *run_seconds*, or as long as it likes when that is None, and ends with an exit code.
-
-    Args:
-        exit_codes: of the runs to come, in order; 0 when there are none left.
-        hang_before: a start that is asked for never answers, and makes no container.
-        hang_after: a start makes its container, and its answer never comes.
-        faults: raised by the starts to come, in order.
-    """
-
-    name: str = "host"
-    run_seconds: float | None = 0.02
-    exit_codes: list[int] = field(default_factory=list)
-    hang_before: bool = False
-    hang_after: bool = False
-    faults: list[Exception] = field(default_factory=list)
-    starts: list[Start] = field(default_factory=list)
-    containers: dict[str, ManagedContainer] = field(default_factory=dict)
-    stopped: set[str] = field(default_factory=set)
-    changed: Callable[[str], None] = lambda schedule_id: None
-
-    async def start(self, executable: Executable) -> ManagedContainer:
-        """As the docker runner does."""
-        self.starts.append(Start(executable.id, executable.run_id, time.time()))
-        await asyncio.sleep(0)
-        if self.faults:
-            raise self.faults.pop(0)
-        if self.hang_before:
-            await asyncio.Event().wait()
-        for container in self.containers.values():
-            if container.id == executable.id and container.state is ContainerState.RUNNING:
-                return container
-        container = self._container(executable)
-        self.containers[container.container_id] = container
-        if self.run_seconds is not None:
-            code = self.exit_codes.pop(0) if self.exit_codes else 0
-            asyncio.get_running_loop().call_later(self.run_seconds, self.end, container.container_id, code)
-        if self.hang_after:
-            await asyncio.Event().wait()
-        return container
-
-    async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
-        """As the docker runner does."""
-        await asyncio.sleep(0)
-        known = self.containers.get(container.container_id)
-        if known is not None and known.state is ContainerState.RUNNING:
-            self.stopped.add(container.container_id)
-            self.end(container.container_id, 143)
-        return self._ended(container)
-
-    async def remove(self, container: ManagedContainer) -> Ended:
-        """As the docker runner does."""
-        await asyncio.sleep(0)
-        ended = self._ended(container)
-        self.containers.pop(container.container_id, None)
-        return ended
-
-    async def inspect(self, container_id: str) -> ManagedContainer | None:
-        """As the docker runner does."""
-        await asyncio.sleep(0)
-        return self.containers.get(container_id)
-
-    async def list(self) -> list[ManagedContainer]:
-        """As a container group does."""
-        await asyncio.sleep(0)
-        return list(self.containers.values())
-
-    def follow(self, container: ManagedContainer) -> None:
-        """As the log pipeline does."""
-
-    async def finish(self, container: ManagedContainer) -> bool:
-        """As the log pipeline does."""
-        return True
-
-    def end(self, container_id: str, code: int = 0) -> None:
-        """The container's process ends."""
-        container = self.containers.get(container_id)
-        if container is not None and container.state is ContainerState.RUNNING:
-            self.containers[container_id] = replace(
-                container, state=ContainerState.EXITED, exit_code=code, finished_at=datetime.now(UTC)
-            )
-            self.changed(container.id)
-
-    def die(self) -> None:
-        """All containers end, as by their dead-man's switches."""
-        for container_id in list(self.containers):
-            self.end(container_id, 75)
-
-    def _container(self, executable: Executable) -> ManagedContainer:
-        return ManagedContainer(
-            container_id=f"c-{executable.run_id}",
-            name=f"the0-{executable.id}",
-            id=executable.id,
-            service=executable.service,
-            scope=executable.scope,
-            entrypoint=Entrypoint.BOT,
-            segment=executable.segment,
-            spec_hash=executable.spec_hash(),
-            code_etag="etag",
-            revision=executable.revision,
-            run_id=executable.run_id,
-            epoch=executable.epoch,
-            worker=executable.worker,
-            token="t",
-            started_at=datetime.now(UTC),
-        )
-
-    def _ended(self, container: ManagedContainer) -> Ended:
-        known = self.containers.get(container.container_id, container)
-        if container.container_id not in self.containers:
-            return Ended(container, None, False, EndReason.MISSING, None, None)
-        reason = EndReason.FINISHED if known.exit_code == 0 else EndReason.ERROR
-        reason = EndReason.STOPPED if container.container_id in self.stopped else reason
-        return Ended(known, known.exit_code, False, reason, known.started_at, known.finished_at)
 
 
 class ScheduleRig:

@@ -1,0 +1,204 @@
+"""A bot's end is known and counted once, and it never runs twice: with workers that die at any step, and two hosts."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from libs.core.run_record import RunRecord
+from libs.core.store.client import Mongo
+from tests.support.bot_rig import BotRig
+from tests.support.deaths import Death
+from tests.support.eventually import eventually
+from tests.support.fake_host import FakeHost
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def rig(mongo_uri: str, database_name: str) -> AsyncIterator[BotRig]:
+    mongo = Mongo(mongo_uri)
+    rig = BotRig(mongo.database(database_name))
+    await rig.prepare()
+    yield rig
+    await mongo.close()
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+async def test_a_death_is_recorded_and_counted_once_whenever_the_worker_dies(rig: BotRig, before: bool) -> None:
+    at = 1
+    while await one_death_is_known(rig, Death(at, before=before), f"b{at}"):
+        at += 1
+    assert at > 8
+
+
+async def one_death_is_known(rig: BotRig, death: Death, bot_id: str) -> bool:
+    """Check what is known of a bot that ended once. False when there was no step left to die at."""
+    await rig.deploy(bot_id)
+    host = rig.host(run_seconds=0.02, exit_codes=[7], last_stays=True)
+
+    async with rig.owned_by(host, death=death):
+        await eventually(lambda: dead_or_running_again(rig, host, death, bot_id))
+    async with rig.owned_by(host):
+        await eventually(lambda: is_running_again(rig, host, bot_id))
+
+    ends = [run for run in await rig.history(bot_id) if run.exit_code is not None]
+    assert [(run.exit_code, run.reason) for run in ends] == [(7, "error")]
+    assert ends[0].config_digest
+    assert (await rig.status(bot_id))["restarts"] == 1
+    assert rig.doubles == []
+    await rig.entities.delete(bot_id)
+    return death.reached
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+async def test_a_bot_that_is_stopped_leaves_its_end_whenever_the_worker_dies(rig: BotRig, before: bool) -> None:
+    at = 1
+    while await one_stop_is_known(rig, Death(at, before=before), f"b{at}"):
+        at += 1
+    assert at > 3
+
+
+async def one_stop_is_known(rig: BotRig, death: Death, bot_id: str) -> bool:
+    await rig.deploy(bot_id)
+    host = rig.host()
+    async with rig.owned_by(host):
+        await eventually(lambda: is_running(rig, bot_id))
+    await rig.entities.delete(bot_id)
+
+    async with rig.owned_by(host, death=death):
+        await eventually(lambda: death.dead.is_set() or not host.containers)
+    async with rig.owned_by(host):
+        await eventually(lambda: not host.containers)
+
+    [run] = await rig.history(bot_id)
+    assert (run.exit_code, run.presumed) == (143, False)
+    assert run.reason in ("deleted", "stopped")
+    assert await rig.history(bot_id, ended=False) == []
+    return death.reached
+
+
+async def test_a_bot_that_is_created_again_elsewhere_waits_for_its_old_container(rig: BotRig) -> None:
+    await rig.deploy()
+    one, other = rig.host("one"), rig.host("other")
+    async with rig.owned_by(one, scan_seconds=3600) as first:
+        await eventually(lambda: is_running(rig))
+        await rig.create_again_in(2)
+
+        async with rig.owned_by(other, segment=2):
+            await has_looked(rig)
+            assert other.starts == []
+
+            first.wake.set()
+            await eventually(lambda: other.alive("b"))
+
+    assert rig.doubles == []
+    assert [run.reason for run in await rig.history()] == ["deleted"]
+
+
+async def test_nor_does_it_begin_while_a_new_process_has_just_taken_its_old_container_over(rig: BotRig) -> None:
+    await rig.deploy()
+    one, other = rig.host("one"), rig.host("other")
+    async with rig.owned_by(one):
+        await eventually(lambda: is_running(rig))
+    await rig.create_again_in(2)
+    # It keeps what runs on its host alive from now on, and has not looked yet.
+    await rig.acquire(one, 1)
+
+    async with rig.owned_by(other, segment=2):
+        await has_looked(rig)
+        assert other.starts == []
+
+        async with rig.owned_by(one, segment=1):
+            await eventually(lambda: other.alive("b"))
+
+    assert rig.doubles == []
+
+
+async def test_it_begins_elsewhere_once_the_old_lease_is_over(rig: BotRig) -> None:
+    await rig.deploy()
+    one, other = rig.host("one"), rig.host("other")
+    async with rig.owned_by(one) as first:
+        await eventually(lambda: is_running(rig))
+        lease = first.lease
+    await rig.create_again_in(2)
+    one.die()
+    await rig.leases.release(lease)
+
+    async with rig.owned_by(other, segment=2):
+        await eventually(lambda: other.alive("b"))
+
+    assert [(run.reason, run.presumed) for run in await rig.history()] == [("missing", True)]
+
+
+async def test_a_container_that_somebody_took_away_holds_nobody_up_elsewhere(rig: BotRig) -> None:
+    await rig.deploy()
+    one, other = rig.host("one"), rig.host("other")
+    async with rig.owned_by(one):
+        await eventually(lambda: is_running(rig))
+    await rig.create_again_in(2)
+    one.containers.clear()
+
+    async with rig.owned_by(one, segment=1), rig.owned_by(other, segment=2):
+        await eventually(lambda: other.alive("b"))
+
+    assert [run.reason for run in await rig.history()] == ["missing"]
+
+
+async def test_of_two_that_begin_at_the_same_moment_at_most_one_starts_it(rig: BotRig) -> None:
+    await rig.deploy()
+    await rig.create_again_in(2)
+    hosts = {1: rig.host("one"), 2: rig.host("other")}
+    together = Together(rig.runs, 2)
+
+    async def begin(segment: int, host: FakeHost) -> bool:
+        executable = await rig.executable(await rig.acquire(host, segment))
+        return await rig.records(host, runs=together).begin(executable) is None
+
+    begun = await asyncio.gather(*(begin(segment, host) for segment, host in hosts.items()))
+
+    assert sum(begun) <= 1
+    assert len(await rig.history(ended=False)) == sum(begun)
+
+
+class Together:
+    """Runs whose first list is answered to all *number* callers at once, so that each saw none of the others."""
+
+    def __init__(self, runs: Any, number: int) -> None:
+        self._runs = runs
+        self._barrier = asyncio.Barrier(number)
+        self._met = 0
+        self._number = number
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runs, name)
+
+    async def list(self, *args: Any, **kwargs: Any) -> list[RunRecord]:
+        found: list[RunRecord] = await self._runs.list(*args, **kwargs)
+        if self._met < self._number:
+            self._met += 1
+            await self._barrier.wait()
+        return found
+
+
+async def has_looked(rig: BotRig, times: int = 2) -> None:
+    """An owner has found out *times* more that a bot may not begin yet."""
+    await eventually(partial(_looked, rig.looks, rig.looks.writes + times))
+
+
+def _looked(looks: Death, times: int) -> bool:
+    return looks.writes >= times
+
+
+async def is_running(rig: BotRig, bot_id: str = "b") -> bool:
+    return (await rig.status(bot_id)).get("state") == "running" and bool(await rig.history(bot_id, ended=False))
+
+
+async def is_running_again(rig: BotRig, host: FakeHost, bot_id: str) -> bool:
+    status = await rig.status(bot_id)
+    return bool(host.alive(bot_id)) and status.get("state") == "running" and status["restarts"] == 1
+
+
+async def dead_or_running_again(rig: BotRig, host: FakeHost, death: Death, bot_id: str) -> bool:
+    return death.dead.is_set() or await is_running_again(rig, host, bot_id)

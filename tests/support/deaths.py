@@ -1,0 +1,45 @@
+"""Workers that die at a chosen write, so that a test can let them die at each."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Death:
+    """A worker that dies at its *at*-th write: before it is made, or after it is made and before it is answered."""
+
+    def __init__(self, at: int = 0, *, before: bool = True) -> None:
+        self.writes = 0
+        self.dead = asyncio.Event()
+        self.reached = False
+        self._at, self._before = at, before
+
+    async def around(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Make the write, unless this is the end."""
+        if self.dead.is_set():
+            await asyncio.Event().wait()
+        self.writes += 1
+        if self.writes != self._at:
+            return await write()
+        # Told before the write: once the last write is made the backtest is over, and nobody waits for *dead* any more.
+        self.reached = True
+        if not self._before:
+            await write()
+        self.dead.set()
+        await asyncio.Event().wait()
+        raise AssertionError("the dead do not come back")
+
+
+class Mortal:
+    """Stands before *thing*; its methods in *writes* are those at which a worker may die."""
+
+    def __init__(self, thing: Any, death: Death, *writes: str) -> None:
+        self._thing, self._death, self._writes = thing, death, writes
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._thing, name)
+        if name not in self._writes:
+            return method
+        return lambda *args, **kwargs: self._death.around(lambda: method(*args, **kwargs))

@@ -1,0 +1,150 @@
+"""A Docker host whose containers are only facts."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer
+from libs.docker_runner.endings import LEASE_LOST_EXIT_CODE
+from libs.docker_runner.executable import Executable
+
+_REASONS: dict[int | None, EndReason] = {0: EndReason.FINISHED, LEASE_LOST_EXIT_CODE: EndReason.LEASE_LOST}
+
+
+@dataclass(frozen=True)
+class Start:
+    """A start that was asked of a host, at *at* by the machine's clock."""
+
+    entity_id: str
+    run_id: str
+    at: float
+
+
+@dataclass
+class FakeHost:
+    """A Docker host. A run takes *run_seconds*, or as long as it likes when that is None, and ends with an exit code.
+
+    Args:
+        exit_codes: of the runs to come, in order; 0 when there are none left.
+        last_stays: once those are used up, runs do not end any more.
+        hang_before: a start that is asked for never answers, and makes no container.
+        hang_after: a start makes its container, and its answer never comes.
+        faults: raised by the starts to come, in order.
+    """
+
+    name: str = "host"
+    run_seconds: float | None = 0.02
+    exit_codes: list[int] = field(default_factory=list)
+    last_stays: bool = False
+    hang_before: bool = False
+    hang_after: bool = False
+    faults: list[Exception] = field(default_factory=list)
+    starts: list[Start] = field(default_factory=list)
+    containers: dict[str, ManagedContainer] = field(default_factory=dict)
+    stopped: set[str] = field(default_factory=set)
+    changed: Callable[[str], None] = lambda entity_id: None
+    made: Callable[[ManagedContainer], None] = lambda container: None
+
+    async def start(self, executable: Executable) -> ManagedContainer:
+        """As the docker runner does."""
+        self.starts.append(Start(executable.id, executable.run_id, time.time()))
+        await asyncio.sleep(0)
+        if self.faults:
+            raise self.faults.pop(0)
+        if self.hang_before:
+            await asyncio.Event().wait()
+        for container in self.containers.values():
+            if container.id == executable.id and container.state is ContainerState.RUNNING:
+                return container
+        container = container_of(executable)
+        self.containers[container.container_id] = container
+        self.made(container)
+        if self.run_seconds is not None and (self.exit_codes or not self.last_stays):
+            code = self.exit_codes.pop(0) if self.exit_codes else 0
+            asyncio.get_running_loop().call_later(self.run_seconds, self.end, container.container_id, code)
+        if self.hang_after:
+            await asyncio.Event().wait()
+        return container
+
+    async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
+        """As the docker runner does."""
+        await asyncio.sleep(0)
+        known = self.containers.get(container.container_id)
+        if known is not None and known.state is ContainerState.RUNNING:
+            self.stopped.add(container.container_id)
+            self.end(container.container_id, 143)
+        return self._ended(container)
+
+    async def remove(self, container: ManagedContainer) -> Ended:
+        """As the docker runner does."""
+        await asyncio.sleep(0)
+        ended = self._ended(container)
+        self.containers.pop(container.container_id, None)
+        return ended
+
+    async def inspect(self, container_id: str) -> ManagedContainer | None:
+        """As the docker runner does."""
+        await asyncio.sleep(0)
+        return self.containers.get(container_id)
+
+    async def list(self) -> list[ManagedContainer]:
+        """As a container group does."""
+        await asyncio.sleep(0)
+        return list(self.containers.values())
+
+    def follow(self, container: ManagedContainer) -> None:
+        """As the log pipeline does."""
+
+    async def finish(self, container: ManagedContainer) -> bool:
+        """As the log pipeline does."""
+        return True
+
+    def end(self, container_id: str, code: int = 0) -> None:
+        """The container's process ends."""
+        container = self.containers.get(container_id)
+        if container is not None and container.state is ContainerState.RUNNING:
+            self.containers[container_id] = replace(
+                container, state=ContainerState.EXITED, exit_code=code, finished_at=datetime.now(UTC)
+            )
+            self.changed(container.id)
+
+    def alive(self, entity_id: str) -> Sequence[ManagedContainer]:
+        """The containers of one entity that run."""
+        running = (c for c in self.containers.values() if c.state is ContainerState.RUNNING)
+        return [container for container in running if container.id == entity_id]
+
+    def die(self) -> None:
+        """All containers end, as by their dead-man's switches."""
+        for container_id in list(self.containers):
+            self.end(container_id, LEASE_LOST_EXIT_CODE)
+
+    def _ended(self, container: ManagedContainer) -> Ended:
+        known = self.containers.get(container.container_id, container)
+        if container.container_id not in self.containers:
+            return Ended(container, None, False, EndReason.MISSING, None, None)
+        reason = _REASONS.get(known.exit_code, EndReason.ERROR)
+        reason = EndReason.STOPPED if container.container_id in self.stopped else reason
+        return Ended(known, known.exit_code, False, reason, known.started_at, known.finished_at)
+
+
+def container_of(executable: Executable) -> ManagedContainer:
+    """The running container that the docker runner would make of *executable*."""
+    return ManagedContainer(
+        container_id=f"c-{executable.run_id}",
+        name=f"the0-{executable.id}",
+        id=executable.id,
+        service=executable.service,
+        scope=executable.scope,
+        entrypoint=executable.entrypoint,
+        segment=executable.segment,
+        spec_hash=executable.spec_hash(),
+        code_etag="etag",
+        revision=executable.revision,
+        run_id=executable.run_id,
+        epoch=executable.epoch,
+        worker=executable.worker,
+        token="t",
+        started_at=datetime.now(UTC),
+    )
