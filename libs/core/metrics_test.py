@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from libs.core.metrics import LOOP_LAG_SECONDS, measure_loop_lag, observe, record, registry
+from libs.core.metrics import LOOP_LAG_SECONDS, Declared, measure_loop_lag, observe, record, registry
 
 
 def counted(system: str, outcome: str) -> float:
@@ -30,6 +30,28 @@ def test_an_operation_that_is_given_up_is_no_error() -> None:
         raise asyncio.CancelledError
 
     assert (counted("test-cancelled", "cancelled"), counted("test-cancelled", "error")) == (1, 0)
+
+
+def test_an_answer_that_says_no_is_no_error_either() -> None:
+    with pytest.raises(KeyError), observe("test-refused", "get", refused=lambda error: isinstance(error, KeyError)):
+        raise KeyError("x")
+
+    assert (counted("test-refused", "refused"), counted("test-refused", "error")) == (1, 0)
+
+
+def test_a_declared_metric_without_a_value_is_shown_by_name_alone() -> None:
+    declared = Declared("runtime_test_bytes", "gauge", "For the test.", ("state",))
+
+    assert list(declared.of(None).samples) == []
+    assert list(declared.of({}).samples) == []
+    [sample] = declared.of({("on",): 2}).samples
+    assert (sample.name, sample.labels, sample.value) == ("runtime_test_bytes", {"state": "on"}, 2)
+
+
+def test_a_declared_counter_is_shown_under_its_own_name() -> None:
+    [sample] = Declared("runtime_test_total", "counter", "For the test.").of(3).samples
+
+    assert (sample.name, sample.value) == ("runtime_test_total", 3)
 
 
 def test_durations_are_in_seconds() -> None:

@@ -256,6 +256,8 @@ async def test_dead_letters_can_be_purged_one_and_all(rig: EventRig) -> None:
     for _ in range(2):
         await rig.raw(b"?")
     letters = await eventually(lambda: two_letters(rig))
+    assert await rig.dead_letters.count(rig.service.name) == len(letters)
+    assert await rig.dead_letters.count("somebody-else") == 0
     assert await rig.dead_letters.purge(number=letters[0].number) == 1
     assert await rig.dead_letters.purge(rig.service.name) == 1
     assert await rig.dead_letters.list() == []

@@ -1,0 +1,71 @@
+"""The queue and the states of backtests, as Prometheus sees them."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+
+from libs.core.object_store import ObjectStore
+from libs.core.settings import StorageSettings
+from libs.core.store.client import Mongo
+from services.backtest_runner.metrics import QueueCollector
+from tests.support.backtest_rig import BacktestRig
+from tests.support.eventually import eventually
+from tools.stack.s3 import S3Server
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def rig(
+    mongo_uri: str, database_name: str, s3_server: S3Server, bucket_prefix: str, tmp_path: Path
+) -> AsyncIterator[BacktestRig]:
+    mongo = Mongo(mongo_uri)
+    store = ObjectStore(
+        StorageSettings(
+            endpoint=s3_server.endpoint,
+            access_key=SecretStr(s3_server.access_key),
+            secret_key=SecretStr(s3_server.secret_key),
+            secure=False,
+        )
+    )
+    rig = BacktestRig(mongo.database(database_name), store, f"{bucket_prefix}results", tmp_path)
+    await rig.prepare()
+    yield rig
+    await store.close()
+    await mongo.close()
+
+
+def seen(rig: BacktestRig, name: str) -> float | None:
+    registry = CollectorRegistry()
+    registry.register(QueueCollector(lambda: rig.pool))
+    return registry.get_sample_value(name)
+
+
+async def test_backtests_that_wait_for_a_slot_make_the_queue(rig: BacktestRig) -> None:
+    assert seen(rig, "runtime_backtest_queue_length") == 0
+    for backtest_id in ("a", "b", "c"):
+        await rig.announce(backtest_id)
+    await rig.announce("off", enabled=False)
+
+    async with rig.owned_by(rig.host(run_seconds=None), size=1):
+        pool = rig.pool
+        assert pool is not None
+        expected = {"waiting": 2, "starting": 0, "running": 1, "finishing": 0, "held": 1}
+        await eventually(lambda: pool.states() == expected)
+
+        assert seen(rig, "runtime_backtest_queue_length") == 2
+        age = seen(rig, "runtime_backtest_queue_age_seconds")
+        assert age is not None
+        # The ids by which MongoDB tells a document's age have whole seconds.
+        assert 0 <= age < 120
+        await eventually(lambda: (seen(rig, "runtime_backtest_queue_age_seconds") or 0) > age)
+
+
+async def test_the_age_of_an_empty_queue_is_nothing(rig: BacktestRig) -> None:
+    await rig.announce("a")
+
+    async with rig.owned_by(rig.host()):
+        await eventually(lambda: rig.over("a"))
+
+        assert seen(rig, "runtime_backtest_queue_age_seconds") == 0
