@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from libs.core.service import BOT_RUNNER
+from libs.core.service import BOT_RUNNER, ServiceDefinition
 from tools.cli import interrupts
 from tools.cli.connections import connected
 from tools.cli.live_output import EntityOutput
@@ -15,7 +15,9 @@ from tools.cli.output import output_option, write_json
 @click.command()
 @click.argument("bot_id", metavar="ID")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what it prints, until Ctrl-C.")
-@click.option("-n", "--lines", default=100, show_default=True, type=click.IntRange(0, 10_000), help="Lines to begin with.")
+@click.option(
+    "-n", "--lines", default=100, show_default=True, type=click.IntRange(0, 10_000), help="Lines to begin with."
+)
 @output_option
 def logs(bot_id: str, follow: bool, lines: int, output: str) -> None:
     """Show what a bot printed.
@@ -23,16 +25,21 @@ def logs(bot_id: str, follow: bool, lines: int, output: str) -> None:
     It comes from the worker that runs the bot, on whatever machine: with -f within a second. Where no worker can be
     reached, the storage is read, which workers add to every half minute.
     """
-    interrupts.run(_logs(bot_id, follow, lines, output))
+    interrupts.run(show_output(BOT_RUNNER, bot_id, follow, lines, output))
 
 
-async def _logs(bot_id: str, follow: bool, lines: int, output: str) -> None:
+async def show_output(service: ServiceDefinition, entity_id: str, follow: bool, lines: int, output: str) -> None:
+    """Print the output of a bot or a schedule; with *follow* until it is cancelled.
+
+    Raises:
+        Failure: there is no such entity, and no output of one.
+    """
     async with connected() as servers:
-        read = EntityOutput(servers, BOT_RUNNER, bot_id, lambda text: click.echo(f"({text})", err=True))
+        read = EntityOutput(servers, service, entity_id, lambda text: click.echo(f"({text})", err=True))
         async with contextlib.aclosing(read.lines(lines, follow=follow)) as printed:
             async for line in printed:
                 if output == "json":
-                    write_json({"id": bot_id, "line": line})
+                    write_json({"id": entity_id, "line": line})
                 else:
                     click.echo(line)
                 sys.stdout.flush()

@@ -81,7 +81,7 @@ def commands(
     [
         *("backtest show {}", "backtest logs {}", "backtest cancel {}"),
         *("schedule history {}", "schedule trigger {}", "schedule pause {}", "schedule resume {}", "schedule rm {}"),
-        *("bot logs {}", "bot rm {}"),
+        *("schedule logs {}", "bot logs {}", "bot rm {}"),
     ],
 )
 def test_an_unknown_id_is_named_and_not_found(commands: Commands, command: str) -> None:
