@@ -11,13 +11,13 @@ import yaml
 
 from tests.monitoring.alert_cases import CASES, MINUTES, NAMESPACE, Case
 from tests.monitoring.rules import FILES, alerts
-from tools.debian.packages import ensure_unpacked
+from tests.support.prometheus import prometheus_program
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def promtool() -> Path:
     """Prometheus's own checker."""
-    return await ensure_unpacked("promtool", "prometheus")
+    return await prometheus_program("promtool")
 
 
 def run(promtool: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -37,11 +37,11 @@ class Deployment:
     grpc_port: int = field(default_factory=free_port)
     processes: dict[str, ServiceProcess] = field(default_factory=dict)
 
-    def start_process(self, role: str, name: str, **settings: str) -> ServiceProcess:
+    def start_process(self, role: str, name: str, *, mode: str = "standalone", **settings: str) -> ServiceProcess:
         """Launch a master or a worker called *name* without waiting for it."""
         process = ServiceProcess(
             name,
-            [self.service.name, role, "--worker-id", name, "--mode", "standalone"],
+            [self.service.name, role, "--worker-id", name, "--mode", mode],
             {**self._environment(), **self.settings, **settings},
             http_port=free_port(),
             log_path=self.folder / f"{name}.log",

@@ -81,8 +81,9 @@ def coordination(selector: str) -> Row:
     )
 
 
-def events(selector: str) -> Row:
-    """From the stream into MongoDB, and out of the outbox."""
+def events(selector: str, *, publishes: bool = False) -> Row:
+    """From the stream into MongoDB, and out of the outbox of a service that *publishes*."""
+    outbox = [Query(f"max(runtime_outbox_events{{{selector}}})", "outbox")] if publishes else []
     return Row(
         "Events",
         [
@@ -105,13 +106,13 @@ def events(selector: str) -> Row:
                 (1, 10),
             ),
             Lines(
-                "In hand, outbox, dead letters",
-                "Events that were received and are not applied, events that wait to be published, and messages that "
-                "were given up. All three go back to 0 by themselves, but for dead letters.",
+                "What waits",
+                "Events that were received and are not applied, those of ours that wait to be published, and messages "
+                "that were given up. All go back to 0 by themselves, but for dead letters.",
                 "none",
                 [
                     Query(total("runtime_events_in_hand", selector), "in hand"),
-                    Query(f"max(runtime_outbox_events{{{selector}}})", "outbox"),
+                    *outbox,
                     Query(f"max(runtime_dead_letter_messages{{{selector}}})", "dead letters"),
                 ],
                 (1, 1000),
@@ -200,6 +201,22 @@ def containers(selector: str) -> Row:
                 ],
                 (16 * 1024**2, 64 * 1024**2),
                 width=6,
+            ),
+            Lines(
+                "Output uploaded",
+                "What containers wrote and is in S3 now.",
+                "Bps",
+                [Query(rate("runtime_logs_appended_bytes_total", selector, "instance"), "{{instance}}")],
+                stacked=True,
+                width=12,
+            ),
+            Lines(
+                "Code that was asked for",
+                "By where it came from: S3, the worker's cache, or the cache although S3 could not be asked.",
+                "cps",
+                [Query(rate("runtime_code_fetches_total", selector, "source"), "{{source}}")],
+                stacked=True,
+                width=12,
             ),
         ],
     )

@@ -22,7 +22,7 @@ def _board(service: str, title: str, description: str, own: Row) -> Board:
             own,
             sections.coordination(selector),
             sections.containers(selector),
-            sections.events(selector),
+            sections.events(selector, publishes=service == "backtest-runner"),
             sections.leases(selector),
             sections.dependencies(selector),
             sections.processes(selector),

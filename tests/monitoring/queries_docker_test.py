@@ -1,0 +1,104 @@
+"""Every query of every dashboard and every rule, asked of a Prometheus that reads the real processes."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.monitoring.observed import Observed, observed
+from tests.monitoring.promql import selectors
+from tests.monitoring.questions import RARITIES, choices, dashboards, questions, to_be_found
+from tests.monitoring.rules import rules
+from tests.support.eventually import eventually
+from tests.support.prometheus import PrometheusServer
+from tools.engine.ensure import Engine
+
+# Those of a machine that has other things to do.
+_OF_A_BUSY_MACHINE = (
+    "EventLoopLag|LeaseLapsed|WorkerLost|SchedulesLate|SchedulesMissed|EventsLate|HandlerFailing|NatsReconnecting"
+    "|ProcessMemoryHigh|.*Slow|.*Failing"
+)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def seen(tmp_path_factory: pytest.TempPathFactory, docker_engine: Engine) -> AsyncIterator[Observed]:
+    """The services, their load and Prometheus, shared by the tests of this file."""
+    async with observed(tmp_path_factory.mktemp("monitoring"), docker_engine) as made:
+        yield made
+
+
+@pytest.mark.parametrize("path", dashboards(), ids=lambda path: path.stem)
+async def test_every_choice_of_a_dashboard_has_values(seen: Observed, path: Path) -> None:
+    for choice in choices(path):
+        assert await seen.prometheus.label_values(choice.label, choice.selector), choice
+
+
+@pytest.mark.parametrize("path", dashboards(), ids=lambda path: path.stem)
+async def test_every_query_of_a_dashboard_has_an_answer(seen: Observed, path: Path) -> None:
+    chosen = {"service": ".+", "instance": ".+", "bot": seen.bot}
+    unanswered = [
+        question for question in questions(path, chosen) if not await seen.prometheus.query(question.expression)
+    ]
+
+    assert unanswered == []
+
+
+@pytest.mark.parametrize("path", dashboards(), ids=lambda path: path.stem)
+async def test_everything_that_a_dashboard_selects_is_there(seen: Observed, path: Path) -> None:
+    chosen = {"service": ".+", "instance": ".+", "bot": seen.bot}
+
+    assert await missing(seen.prometheus, [question.expression for question in questions(path, chosen)]) == []
+
+
+async def test_everything_that_a_rule_selects_is_there(seen: Observed) -> None:
+    assert await missing(seen.prometheus, [rule.expr for rule in rules()]) == []
+
+
+async def test_every_metric_that_is_asked_for_is_declared_by_a_process(seen: Observed) -> None:
+    declared = await seen.prometheus.families()
+    asked = [rule.expr for rule in rules()]
+    for path in dashboards():
+        asked += [question.expression for question in questions(path, {"service": "s", "instance": "i", "bot": "b"})]
+    recorded = {rule.name for rule in rules() if not rule.is_alert}
+    of_prometheus = {"up"}
+
+    unknown = {
+        selector.metric
+        for expression in asked
+        for selector in selectors(expression)
+        if not {selector.family, selector.metric} & declared.keys() | (recorded | of_prometheus) & {selector.metric}
+    }
+    assert unknown == set()
+
+
+async def test_what_is_rare_is_rare_in_this_load_too(seen: Observed) -> None:
+    asked = {selector.metric for rule in rules() for selector in selectors(rule.expr)}
+
+    assert {rarity.metric for rarity in RARITIES} <= asked
+
+
+async def test_prometheus_evaluates_every_rule(seen: Observed) -> None:
+    told = await seen.prometheus.rules()
+
+    assert {rule["name"]: rule.get("lastError", "") for rule in told if rule["health"] != "ok"} == {}
+    assert len(told) == len(rules())
+
+
+async def test_nothing_is_alarming_about_a_deployment_that_is_well(seen: Observed) -> None:
+    asked = f'ALERTS{{alertname!~"{_OF_A_BUSY_MACHINE}"}}'
+
+    async def is_quiet() -> bool:
+        alarming = await seen.prometheus.query(asked)
+        # One bot of two ends as soon as it is begun.
+        alarming = [sample for sample in alarming if sample.labels["alertname"] != "BotsBackingOff"]
+        assert not alarming, alarming
+        return True
+
+    await eventually(is_quiet, within_seconds=60, every_seconds=1)
+
+
+async def missing(prometheus: PrometheusServer, expressions: list[str]) -> list[str]:
+    """The selectors that have no data."""
+    wanted = {str(selector) for expression in expressions for selector in to_be_found(expression)}
+    return [selector for selector in sorted(wanted) if not await prometheus.query(selector)]
