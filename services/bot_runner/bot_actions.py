@@ -150,9 +150,10 @@ class BotActions:
         grace = 0.0 if action.reason is StopReason.KILLED else self._stop_grace
         log.info("bot is being stopped", reason=str(action.reason), container=action.container.name)
         ended = await self._runner.stop(action.container, grace)
-        await self._records.last_words(action.container)
-        # Before it is taken away: should this worker die in between, the next one still finds how it ended.
+        # At once, since people wait to read that it is down; and before it is taken away: should this worker die in
+        # between, the next one still finds how it ended.
         await self._records.ended(ended, str(action.reason))
+        await self._records.last_words(action.container)
         await self._runner.remove(action.container)
         log.info("bot stopped", reason=str(action.reason), container=action.container.name)
 

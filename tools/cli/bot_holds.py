@@ -1,6 +1,7 @@
 """`runtime bot kill` and `resume`: the kill switch."""
 
 import asyncio
+from datetime import datetime
 from typing import Any
 
 import click
@@ -9,6 +10,7 @@ from libs.core.events.wakeups import WakeUps
 from libs.core.service import BOT_RUNNER
 from libs.core.store.entities import Entity
 from libs.core.store.holds import HoldStore, HoldTarget
+from libs.core.store.runs import RunFilter, RunStore
 from tools.cli import interrupts
 from tools.cli.connections import Connections, connected
 from tools.cli.exit_codes import ExitCode
@@ -31,7 +33,7 @@ all_option = click.option("--all", "everything", is_flag=True, help="All bots, t
 def kill(bot_id: str | None, selector: str | None, everything: bool, reason: str, output: str) -> None:
     """Stop bots at once, and keep them stopped whatever events arrive, until `resume`."""
     data = interrupts.run(_kill(_target(bot_id, selector, everything), reason))
-    lines = [f"held: {data['held']}", *(f"{name} is down" for name in data["down"])]
+    lines = [f"held: {data['held']}", *(_told(name, data) for name in data["down"])]
     show(output, data, lambda: click.echo("\n".join(lines)))
 
 
@@ -50,22 +52,34 @@ async def _kill(target: HoldTarget, reason: str) -> dict[str, Any]:
     async with connected() as servers:
         entities = await servers.entities(BOT_RUNNER)
         database = await servers.database(BOT_RUNNER)
+        runs = RunStore(database)
         hold = await HoldStore(database).hold(target, by="runtime bot kill", reason=reason)
         affected = await _affected(servers, target)
         await WakeUps(await servers.nats_if_up(), BOT_RUNNER.name).segments_changed({e.segment_id for e in affected})
-        down = []
+        down: dict[str, datetime | None] = {}
         deadline = asyncio.get_running_loop().time() + _WAIT_SECONDS
         while waiting := [e for e in affected if e.id not in down]:
             for entity in waiting:
                 now = await entities.get(entity.id)
                 # One that was not running has no more to report.
-                if now is None or now.status.get("state") not in ("running", "starting"):
-                    down.append(entity.id)
+                if now is not None and now.status.get("state") in ("running", "starting"):
+                    continue
+                last = next(iter(await runs.list(RunFilter(entity_id=entity.id), limit=1)), None)
+                if last is None or last.ended_at is not None:
+                    ended_at = last.ended_at if last is not None else None
+                    down[entity.id] = ended_at if ended_at is not None and ended_at >= hold.since else None
             if asyncio.get_running_loop().time() > deadline:
                 names = ", ".join(e.id for e in waiting)
                 raise Failure(f"held, but not seen down within {_WAIT_SECONDS:g} s: {names}", ExitCode.TIMEOUT)
             await asyncio.sleep(0.05)
-        return {"held": str(target), "since": hold.since, "reason": reason, "down": down}
+        return {"held": str(target), "since": hold.since, "reason": reason, "down": list(down), "down_at": down}
+
+
+def _told(name: str, data: dict[str, Any]) -> str:
+    at: datetime | None = data["down_at"][name]
+    if at is None:
+        return f"{name} is down, and was before"
+    return f"{name} is down since {at:%H:%M:%S.%f} UTC ({(at - data['since']).total_seconds():.2f} s)"
 
 
 async def _resume(target: HoldTarget) -> dict[str, Any]:

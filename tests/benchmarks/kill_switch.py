@@ -1,0 +1,188 @@
+"""How soon bots are down after `runtime bot kill --all`, and on record, with all of them on one worker.
+
+    python -m tests.benchmarks.kill_switch [--bots 30] [--output json]
+
+Real servers, a master and one worker as processes of their own, the machine's Docker engine, and the command as people
+run it. A bot is down when its container has ended, by the engine's clock, which is this machine's; the time counts from
+the hold that the command writes. The exit code is 1 when one bot is down only after a second, or on record a second
+after its end, though the engine tells of ends sooner: when the bare SDK kills as many containers at once, a machine
+with two processors may take several seconds to say so, and then that time and a half counts.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import docker
+
+from tests.support.deployment import Deployment, deployment
+from tests.support.eventually import eventually
+from tests.support.platform import zipped
+from tools.engine.ensure import Engine, ensure_engine
+from tools.images.ensure import ensure_images
+
+TARGET_SECONDS = 1.0
+TARGET_RATIO = 1.5
+_BOT = "import time\ndef main(id, config):\n    print('up', flush=True)\n    while True:\n        time.sleep(0.5)\n"
+_WITHIN_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured, in seconds; *told* is how many of the bots the command gave the true time of.
+
+    Attributes:
+        down: from the hold to the end of each container, from the quickest to the slowest.
+        recorded: from the end of a container to its record, the slowest.
+        bare: from the end of a container to the engine's word of it, the slowest, killed by the SDK alone.
+        resumed: from the end of `runtime bot resume` until all run again.
+    """
+
+    bots: int
+    told: int
+    down: list[float]
+    recorded: float
+    bare: float
+    resumed: float
+
+    @property
+    def good(self) -> bool:
+        """Whether the targets are met."""
+        on_record = self.recorded <= max(TARGET_SECONDS, TARGET_RATIO * self.bare)
+        return self.told == self.bots and max(self.down) <= TARGET_SECONDS and on_record
+
+
+async def measure(folder: Path, engine: Engine, bots: int) -> Figures:
+    """Start that many bots, kill them all, and let them run again."""
+    bare = await asyncio.to_thread(_bare, engine, bots)
+    settings = {"MAX_BOTS_PER_PARTITION": str(bots), "MEMORY_LIMIT_MB": "128"}
+    async with deployment(folder, engine, settings=settings) as made:
+        made.platform.upload("bot.zip", zipped({"main.py": _BOT}))
+        # One worker owns one segment. Without one with room at the start, events that come at once make several.
+        database = made.mongo[made.service.database]
+        await database["partitions"].insert_one({"_id": 1, "bot_count": 0})
+        await database["counters"].insert_one({"_id": "partition_id", "seq": 1})
+        await made.start(workers=1)
+        ids = [f"b{number}" for number in range(bots)]
+        for bot_id in ids:
+            await made.platform.create_bot(bot_id, {}, key="bot.zip")
+        await _all_running(made, bots)
+
+        watching = asyncio.create_task(_recorded(made, bots))
+        killed = await _command(made, "kill", "--all")
+        recorded = await watching
+        since = datetime.fromisoformat(killed["since"])
+        found = database["runs"].find({"reason": "killed"})
+        ends = {run["entity_id"]: run["ended_at"].replace(tzinfo=UTC) async for run in found}
+        told = [one for one in ids if datetime.fromisoformat(killed["down_at"][one]) == ends[one]]
+
+        await _command(made, "resume", "--all")
+        begun = time.perf_counter()
+        await _all_running(made, bots)
+        return Figures(
+            bots=bots,
+            told=len(told),
+            down=sorted((ended_at - since).total_seconds() for ended_at in ends.values()),
+            recorded=max(recorded[one] - ended_at.timestamp() for one, ended_at in ends.items()),
+            bare=bare,
+            resumed=time.perf_counter() - begun,
+        )
+
+
+async def _all_running(made: Deployment, bots: int) -> None:
+    async def running() -> bool:
+        found = made.mongo[made.service.database][made.service.collection]
+        return await found.count_documents({"status.state": "running"}) == bots
+
+    await eventually(running, within_seconds=_WITHIN_SECONDS)
+
+
+async def _recorded(made: Deployment, bots: int) -> dict[str, float]:
+    """When each bot's end was first seen in the history, by its id."""
+    seen: dict[str, float] = {}
+    runs = made.mongo[made.service.database]["runs"]
+
+    async def all_seen() -> bool:
+        async for run in runs.find({"reason": "killed"}, {"entity_id": 1}):
+            seen.setdefault(run["entity_id"], time.time())
+        return len(seen) == bots
+
+    await eventually(all_seen, within_seconds=_WITHIN_SECONDS, every_seconds=0.02)
+    return seen
+
+
+async def _command(made: Deployment, *arguments: str) -> dict[str, Any]:
+    """What `runtime bot …` says."""
+    environment: Mapping[str, str] = {**os.environ, "MONGO_URI": made.mongod.uri, "NATS_URL": made.nats_server.url}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tools.cli", "bot", *arguments, "--output", "json",
+        stdout=asyncio.subprocess.PIPE,
+        env=environment,
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    if process.returncode != 0:
+        raise AssertionError(f"`runtime bot {' '.join(arguments)}` failed")
+    return dict(json.loads(output))
+
+
+def _bare(engine: Engine, number: int) -> float:
+    """Seconds until the engine tells of the end of each of so many containers that are killed at once."""
+    client = docker.DockerClient(base_url=engine.url, timeout=60, max_pool_size=number)
+    started = []
+
+    def kill(container: Any) -> float:
+        container.kill()
+        container.reload()
+        told = time.time()
+        return told - datetime.fromisoformat(container.attrs["State"]["FinishedAt"]).timestamp()
+
+    try:
+        for _ in range(number):
+            command = ["python3", "-c", "import time; time.sleep(3600)"]
+            started.append(client.containers.run("python:3.11-slim", command, detach=True, mem_limit="128m"))
+        with ThreadPoolExecutor(number) as threads:
+            return max(threads.map(kill, started))
+    finally:
+        for container in started:
+            container.remove(force=True)
+        client.close()
+
+
+async def run(bots: int) -> Figures:
+    """Measure in a folder that is removed afterwards."""
+    engine = await ensure_engine()
+    await ensure_images(engine)
+    with tempfile.TemporaryDirectory() as folder:
+        return await measure(Path(folder), engine, bots)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bots", type=int, default=30, help="how many run on the worker (%(default)s)")
+    parser.add_argument("--output", choices=["text", "json"], default="text")
+    arguments = parser.parse_args()
+    figures = asyncio.run(run(arguments.bots))
+    if arguments.output == "json":
+        print(json.dumps(asdict(figures)))
+    else:
+        print(f"bots on one worker                      {figures.bots:6}")
+        print(f"first down after                        {figures.down[0]:6.2f} s")
+        print(f"last down after (target {TARGET_SECONDS:g} s)           {figures.down[-1]:6.2f} s")
+        print(f"on record after its end (target {TARGET_SECONDS:g} s)   {figures.recorded:6.2f} s")
+        print(f"the engine alone                        {figures.bare:6.2f} s")
+        print(f"all running again after resume          {figures.resumed:6.2f} s")
+    return 0 if figures.good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

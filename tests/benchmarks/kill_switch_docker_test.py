@@ -1,0 +1,18 @@
+"""The benchmark of the kill switch, small: that it measures what it says."""
+
+from pathlib import Path
+
+from tests.benchmarks.kill_switch import measure
+from tools.engine.ensure import Engine
+
+
+async def test_every_bot_is_down_at_once_on_record_and_told_with_its_time(
+    tmp_path: Path, docker_engine: Engine
+) -> None:
+    figures = await measure(tmp_path, docker_engine, bots=5)
+
+    assert figures.told == 5
+    assert len(figures.down) == 5
+    assert figures.down[0] >= 0.0
+    assert figures.down[-1] <= 5.0
+    assert figures.recorded <= 5.0
