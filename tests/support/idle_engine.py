@@ -11,7 +11,9 @@ from aiohttp import web
 async def idle_engine(socket: Path) -> AsyncIterator[str]:
     """Where it listens, as DOCKER_HOST takes it."""
     app = web.Application()
-    app.add_routes([web.get("/_ping", _ping), web.get("/{version}/info", _info), web.get("/{rest:.*}", _nothing)])
+    app.add_routes(
+        [web.get("/_ping", _ping), web.get("/{version}/info", _info), web.route("*", "/{rest:.*}", _nothing)]
+    )
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     await web.UnixSite(runner, str(socket)).start()

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from libs.core.errors import UserError
 from libs.core.master.metrics import MasterCollector
 from libs.core.master.server import SERVICE, CoordinationServer
+from libs.core.metrics import registry
 from libs.core.store.client import Database, Mongo
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
@@ -216,12 +217,53 @@ async def test_the_metrics_count_segments_and_workers_by_state(cluster: Cluster)
     worker = cluster.worker("a")
     await eventually(lambda: worker.owns == 1)
     await eventually(lambda: master.snapshot().segments[0].state == "owned")
-    registry = CollectorRegistry()
-    registry.register(MasterCollector(master.counts))
+    shown = CollectorRegistry()
+    shown.register(MasterCollector(master.counts))
 
-    text = generate_latest(registry).decode()
+    text = generate_latest(shown).decode()
 
     assert 'runtime_segments{state="owned"} 1.0' in text
     assert 'runtime_segments{state="waiting"} 1.0' in text
     assert 'runtime_workers{state="owning"} 1.0' in text
     assert "runtime_master_leading 1.0" in text
+
+
+def grpc_calls(operation: str, outcome: str) -> float:
+    labels = {"system": "grpc", "operation": operation, "outcome": outcome}
+    return registry.get_sample_value("runtime_operation_seconds_count", labels) or 0
+
+
+async def test_a_stream_and_its_messages_are_measured_on_both_sides(cluster: Cluster) -> None:
+    messages = ("send register", "receive register", "send registered", "receive registered", "send heartbeat")
+    before = {message: grpc_calls(message, "ok") for message in messages}
+    streams = grpc_calls("serve Coordinate", "cancelled") + grpc_calls("serve Coordinate", "ok")
+    await leading(cluster)
+
+    worker = cluster.worker("a")
+    await eventually(lambda: all(grpc_calls(message, "ok") > before[message] for message in messages))
+    await worker.kill()
+
+    # A stream counts when it has ended.
+    await eventually(
+        lambda: grpc_calls("serve Coordinate", "cancelled") + grpc_calls("serve Coordinate", "ok") > streams
+    )
+
+
+async def test_a_refused_stream_and_an_unknown_method_count_as_refused(cluster: Cluster) -> None:
+    await leading(cluster)
+    cluster.master(1)
+    await eventually(lambda: cluster.ports[1])
+    refused, unknown = grpc_calls("serve Coordinate", "refused"), grpc_calls("serve unknown method", "refused")
+    checked = grpc_calls("serve Check", "ok")
+
+    async with connected(cluster, 1) as client:
+        assert await client.end() is grpc.StatusCode.FAILED_PRECONDITION
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{cluster.ports[0]}") as channel:
+        made_up: Any = channel.unary_unary("/made.up.Service/" + "x" * 50)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await made_up(b"")
+    await health_of(cluster, 0, SERVICE)
+
+    assert grpc_calls("serve Coordinate", "refused") == refused + 1
+    assert grpc_calls("serve unknown method", "refused") == unknown + 1
+    assert grpc_calls("serve Check", "ok") == checked + 1

@@ -1,0 +1,55 @@
+"""Each request to an engine is measured, by what came of it."""
+
+from pathlib import Path
+
+import pytest
+
+from libs.core.metrics import registry
+from libs.docker_runner.engine import Engine
+from libs.docker_runner.errors import EngineUnavailable
+from tests.support.idle_engine import idle_engine
+
+
+def requests(operation: str, outcome: str) -> float:
+    labels = {"system": "docker", "operation": operation, "outcome": outcome}
+    return registry.get_sample_value("runtime_operation_seconds_count", labels) or 0
+
+
+async def test_requests_are_counted_by_operation_and_outcome(tmp_path: Path) -> None:
+    expected = {("info", "ok"): 1, ("list", "ok"): 1, ("inspect", "refused"): 2, ("logs", "refused"): 1}
+    before = {key: requests(*key) for key in expected}
+    async with idle_engine(tmp_path / "engine.sock") as url:
+        engine = Engine(url)
+        await engine.info()
+        await engine.list({})
+        assert await engine.inspect("a-bot-of-somebody") is None
+        assert await engine.image_id("no-such-image") is None
+        with pytest.raises(Exception, match="there is nothing here"):
+            [_ async for _ in engine.logs("a-bot-of-somebody")]
+        await engine.close()
+
+    assert {key: requests(*key) - before[key] for key in expected} == expected
+
+
+async def test_an_engine_that_is_away_is_an_error(tmp_path: Path) -> None:
+    before = requests("info", "error")
+    engine = Engine(f"unix://{tmp_path}/nobody.sock")
+
+    with pytest.raises(EngineUnavailable):
+        await engine.info()
+    await engine.close()
+
+    assert requests("info", "error") == before + 1
+
+
+async def test_no_operation_is_named_after_a_container(tmp_path: Path) -> None:
+    async with idle_engine(tmp_path / "engine.sock") as url:
+        engine = Engine(url)
+        await engine.stop("secret-container-name", 1)
+        await engine.kill("secret-container-name")
+        await engine.remove("secret-container-name")
+        await engine.close()
+
+    operations = {sample.labels.get("operation", "") for family in registry.collect() for sample in family.samples}
+    assert not any("secret-container-name" in operation for operation in operations)
+    assert {"stop", "kill", "remove"} <= operations
