@@ -1,11 +1,17 @@
 """`runtime dev`: a whole stack on this machine, in the background."""
 
+import os
+from typing import Any
+
 import click
 
+from libs.core.errors import Retryable
 from tools.cli import interrupts
+from tools.cli.connections import Target, connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.output import output_option, show, table
+from tools.cli.status_report import print_report, report
 from tools.debian.packages import to_stderr
 from tools.dev.home import home
 from tools.dev.http import get_json, hindrances
@@ -46,11 +52,20 @@ def down(purge: bool, output: str) -> None:
 @dev.command()
 @output_option
 def status(output: str) -> None:
-    """Show the parts of the stack. Exit code 4 when there is no stack, 1 when a part of it is not well."""
-    parts = interrupts.run(_status())
+    """Show the parts of the stack, and what they do: as `runtime status` does.
+
+    Exit code 4 when there is no stack, 1 when a part of it is not well.
+    """
+    parts, services = interrupts.run(_whole_status())
     if not any(part["running"] for part in parts):
         raise Failure("no dev stack is running; `runtime dev up` starts one", ExitCode.NOT_FOUND)
-    _show(output, parts)
+
+    def text() -> None:
+        _print(parts)
+        click.echo()
+        print_report(services)
+
+    show(output, {"parts": parts, "services": services}, text)
     if not all(part["running"] and part["ready"] for part in parts):
         raise Failure("not every part is well")
 
@@ -88,6 +103,19 @@ async def _status() -> list[dict[str, object]]:
     return [await _described(part) for part in Stack(home() / "dev", tethered=False).state.parts]
 
 
+async def _whole_status() -> tuple[list[dict[str, object]], list[dict[str, Any]]]:
+    """The parts, and the services where MongoDB can be asked about them."""
+    stack = Stack(home() / "dev", tethered=False).state
+    parts = await _status()
+    if not stack.running:
+        return parts, []
+    try:
+        async with connected(Target({**os.environ, **stack.environment}, "the dev stack", stack.scopes)) as servers:
+            return parts, await report(servers)
+    except (Failure, Retryable):
+        return parts, []  # the parts say why
+
+
 async def _described(part: Part) -> dict[str, object]:
     running = part.process.alive
     ready, detail = running, ""
@@ -108,18 +136,19 @@ async def _described(part: Part) -> dict[str, object]:
 
 
 def _show(output: str, parts: list[dict[str, object]]) -> None:
-    def text() -> None:
-        rows = [
-            (
-                part["name"],
-                "ready" if part["ready"] else "not ready" if part["running"] else "down",
-                part["pid"],
-                part["port"],
-                f"http://127.0.0.1:{part['http_port']}" if part["http_port"] else "-",
-                part["detail"] or part["log"],
-            )
-            for part in parts
-        ]
-        table(("part", "state", "pid", "port", "http", "log"), rows, empty="nothing runs")
+    show(output, parts, lambda: _print(parts))
 
-    show(output, parts, text)
+
+def _print(parts: list[dict[str, object]]) -> None:
+    rows = [
+        (
+            part["name"],
+            "ready" if part["ready"] else "not ready" if part["running"] else "down",
+            part["pid"],
+            part["port"],
+            f"http://127.0.0.1:{part['http_port']}" if part["http_port"] else "-",
+            part["detail"] or part["log"],
+        )
+        for part in parts
+    ]
+    table(("part", "state", "pid", "port", "http", "log"), rows, empty="nothing runs")

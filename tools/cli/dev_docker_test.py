@@ -34,9 +34,9 @@ async def terminal(docker_engine: Engine, tmp_path_factory: pytest.TempPathFacto
 
 
 async def test_a_stack_shows_its_parts_and_starting_it_again_changes_nothing(terminal: Terminal) -> None:
-    before = (await terminal.succeed("dev", "status", "--output", "json")).json()
+    before = (await terminal.succeed("dev", "status", "--output", "json")).json()["parts"]
     await terminal.succeed("dev", "up")
-    after = (await terminal.succeed("dev", "status", "--output", "json")).json()
+    after = (await terminal.succeed("dev", "status", "--output", "json")).json()["parts"]
 
     assert {part["name"] for part in before} == {
         *("mongod", "nats", "s3"),
@@ -111,6 +111,7 @@ async def test_a_schedule_is_deployed_paused_triggered_looked_back_at_and_remove
     run = await eventually(finished, within_seconds=20)
     assert (run["cause"], run["log"].split("/")[:2]) == ("manual", ["logs", "nightly"])
     assert "ran BTC" in run["last_lines"]
+    assert "ran BTC" in (await terminal.succeed("schedule", "logs", "nightly")).out
     await terminal.succeed("schedule", "resume", "nightly")
     await terminal.succeed("schedule", "rm", "nightly")
     assert (await terminal.run("schedule", "trigger", "nightly")).code == 4
@@ -162,8 +163,13 @@ async def test_status_says_who_owns_what(terminal: Terminal) -> None:
     await terminal.succeed("bot", "deploy", str(SAMPLES / "moving_average"))
 
     bot_runner = (await terminal.succeed("status", "--output", "json")).json()[0]
+    of_stack = (await terminal.succeed("dev", "status", "--output", "json")).json()["services"][0]
+    told = (await terminal.succeed("status")).out
 
-    assert bot_runner["leader"]
+    assert bot_runner["leader"] == of_stack["leader"]
+    assert {worker["worker_id"] for worker in bot_runner["workers"]} == {"worker-1", "worker-2"}
+    assert bot_runner["status_page"] in told
+    assert "bots: 1 running" in told
     assert bot_runner["entities"] == {"running": 1}
     assert [(s["entities"], s["worker"] in ("worker-1", "worker-2")) for s in bot_runner["segments"]] == [(1, True)]
     await terminal.succeed("bot", "rm", "moving-average")

@@ -191,6 +191,12 @@ class LeadershipStore:
         async with _limited(timeout_seconds or self._timeout_seconds):
             await self._leases.release(self._name, leadership.holder, leadership.epoch)
 
+    async def leader(self, *, timeout_seconds: float | None = None) -> Holder | None:
+        """The master that leads now, as anybody sees it; None when none does. Raises StoreUnavailable."""
+        async with _limited(timeout_seconds or self._timeout_seconds):
+            document = await self._collection.find_one({"_id": self._name, "$expr": _LIVE}, {"lease": 1})
+        return _holder_of(document) if document is not None and document["lease"].get("worker_id") else None
+
 
 _LIVE = {"$gt": ["$lease.expires_at", "$$NOW"]}
 """True in an expression when there is a lease that has not run out; a missing or null date compares as lower."""

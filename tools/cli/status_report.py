@@ -1,0 +1,120 @@
+"""How the services are: what MongoDB tells, and what only the leading masters know."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import aiohttp
+import click
+
+from libs.core.api.answers import FAILURES, run_view
+from libs.core.api.paths import PREFIX
+from libs.core.service import SERVICES, ServiceDefinition
+from libs.core.store.entity_views import EntityViews
+from libs.core.store.leases import LeadershipStore, LeaseStore
+from libs.core.store.processes import ProcessStore
+from libs.core.store.runs import RunFilter, RunStore
+from tools.cli.connections import Connections
+from tools.cli.local_time import local
+from tools.cli.output import cell, table
+
+_LEASE_SECONDS = 5.0
+_LEADER_SECONDS = 2.0
+_FAILURES = 5
+_FAILURES_OF = timedelta(days=1)
+
+
+async def report(servers: Connections) -> list[dict[str, Any]]:
+    """Each service: who leads, workers, segments, entities by state, the latest failures of the last day."""
+    return [await _service(servers, service) for service in SERVICES]
+
+
+def print_report(services: Sequence[Mapping[str, Any]]) -> None:
+    """Show it to a person."""
+    for service in services:
+        _print(service)
+
+
+async def _service(servers: Connections, service: ServiceDefinition) -> dict[str, Any]:
+    database = await servers.database(service)
+    segments = await LeaseStore(database, _LEASE_SECONDS, timeout_seconds=10).survey()
+    leader = await LeadershipStore(database, _LEASE_SECONDS, timeout_seconds=10).leader()
+    master = await ProcessStore(database).find("master", leader.worker_id) if leader is not None else None
+    urls = master.urls if master is not None else []
+    failed = RunFilter(reasons=FAILURES, started_after=datetime.now(UTC) - _FAILURES_OF)
+    failures = [run_view(run) for run in await RunStore(database).list(failed, limit=_FAILURES)]
+    return {
+        "service": service.name,
+        "noun": service.noun,
+        "leader": leader.worker_id if leader is not None else None,
+        "status_page": urls[0] if urls else None,
+        "workers": await _workers(urls),
+        "segments": [
+            {
+                "segment": segment.segment_id,
+                "entities": segment.bot_count,
+                "worker": segment.lease.holder.worker_id if segment.lease else None,
+                "host": segment.lease.holder.host if segment.lease else None,
+                "epoch": segment.lease.epoch if segment.lease else None,
+            }
+            for segment in segments
+        ],
+        "waiting": [segment.segment_id for segment in segments if segment.lease is None],
+        "entities": await EntityViews(database, service.collection).counts(),
+        "failures": [
+            {
+                "id": run.entity_id,
+                "reason": run.reason,
+                "ended_at": run.ended_at,
+                "exit_code": run.exit_code,
+                "message": run.message,
+                "last_line": run.last_lines[-1] if run.last_lines else "",
+            }
+            for run in failures
+        ],
+    }
+
+
+async def _workers(urls: Sequence[str]) -> list[dict[str, Any]] | None:
+    """The workers, as the leader knows them; None when it cannot be asked from here."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_LEADER_SECONDS)) as session:
+        for url in urls:
+            try:
+                async with session.get(f"{url}{PREFIX}/status", allow_redirects=False) as answer:
+                    if answer.status == 200:
+                        return list((await answer.json())["workers"])
+            except (TimeoutError, aiohttp.ClientError, ValueError, KeyError):
+                continue
+    return None
+
+
+def _print(service: Mapping[str, Any]) -> None:
+    click.secho(service["service"], bold=True)
+    click.echo(f"  leader: {cell(service['leader'] or 'nobody leads')}", nl=False)
+    click.echo(f"; status page: {service['status_page']}" if service["status_page"] else "")
+    entities = ", ".join(f"{count} {cell(state)}" for state, count in sorted(service["entities"].items()))
+    click.echo(f"  {service['noun']}s: {entities or 'none'}")
+    if service["waiting"]:
+        click.echo(f"  segments that wait for a worker: {', '.join(map(str, service['waiting']))}")
+    workers = service["workers"]
+    if workers is None and service["leader"]:
+        click.echo("  workers: only the leader knows, and it cannot be asked from here")
+    elif workers is not None:
+        columns = ("  worker", "role", "segment", "containers", "host", "hindered by")
+        rows = [
+            (f"  {cell(w['worker_id'])}", w["role"], w["held"], w["running"], w["hostname"], w["impediment"] or None)
+            for w in sorted(workers, key=lambda worker: str(worker["worker_id"]))
+        ]
+        table(columns, rows, empty="  no workers")
+    if service["segments"]:
+        segments = [
+            (f"  {s['segment']}", s["entities"], s["worker"] or "waiting", s["epoch"]) for s in service["segments"]
+        ]
+        table(("  segment", f"{service['noun']}s", "worker", "epoch"), segments, empty="")
+    if service["failures"]:
+        failures = [
+            (f"  {cell(f['id'])}", f["reason"], local(f["ended_at"]), f["exit_code"], f["message"] or f["last_line"])
+            for f in service["failures"]
+        ]
+        table(("  failed of late", "reason", "ended", "exit", "message"), failures, empty="")
+    click.echo()
