@@ -1,7 +1,9 @@
 """Backtests as the platform sees them: what comes of good ones and bad ones, and of workers that die."""
 
+import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -10,6 +12,7 @@ from libs.core.service import BACKTEST_RUNNER
 from tests.support.backtests import Backtests, listening
 from tests.support.deployment import deployment
 from tests.support.eventually import eventually
+from tests.support.platform import zipped
 from tools.engine.ensure import Engine
 
 SETTINGS = {"MAX_BACKTESTS_PER_PARTITION": "100", "BATCH_TIMEOUT": "10", "BATCH_INTERVAL": "1", "MAX_RETRIES": "1"}
@@ -45,22 +48,23 @@ async def test_a_backtest_leaves_its_result_its_output_and_an_event(backtests: B
 
 
 @pytest.mark.parametrize(
-    ("name", "source", "words"),
+    ("reason", "source", "words"),
     [
         (
             "exception",
             "def main(id, config):\n    raise ValueError('no prices for BTC')",
-            "ValueError: no prices for BTC",
+            "exception: ValueError: no prices for BTC",
         ),
-        ("exit-code", "import os\ndef main(id, config):\n    os._exit(3)", "exit code 3"),
+        ("error", "import os\ndef main(id, config):\n    os._exit(3)", "exit code 3"),
         ("timeout", "import time\ndef main(id, config):\n    time.sleep(60)", "timeout: it ran longer than 10 s"),
-        ("memory", "def main(id, config):\n    return len(b'x' * (2 << 30))", "emory"),
-        ("nothing", "def main(id, config):\n    pass", "returned nothing"),
-        ("number", "def main(id, config):\n    return 42", "a bare number: 42"),
-        ("object", "def main(id, config):\n    return {'x': object()}", "not JSON"),
+        ("oom", "def main(id, config):\n    return len(b'x' * (2 << 30))", "out of memory: it may use 512 MiB"),
+        ("result", "def main(id, config):\n    pass", "result: main returned nothing (None)"),
+        ("result", "def main(id, config):\n    return 42", "result: main returned a bare number: 42"),
+        ("exception", "def main(id, config):\n    return {'x': object()}", "not JSON"),
     ],
 )
-async def test_a_backtest_that_fails_says_why(backtests: Backtests, name: str, source: str, words: str) -> None:
+async def test_a_backtest_that_fails_says_why(backtests: Backtests, reason: str, source: str, words: str) -> None:
+    name = f"{reason}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
     backtests.upload(f"{name}.zip", source)
     await backtests.create(name, key=f"{name}.zip")
 
@@ -69,6 +73,7 @@ async def test_a_backtest_that_fails_says_why(backtests: Backtests, name: str, s
     assert event["success"] is False
     assert words in event["error"]
     assert backtests.analysis(name) == {"status": "failed", "error": event["error"]}
+    assert await recorded_reason(backtests, name) == reason
 
 
 async def test_what_json_has_no_numbers_for_becomes_null(backtests: Backtests) -> None:
@@ -79,16 +84,41 @@ async def test_what_json_has_no_numbers_for_becomes_null(backtests: Backtests) -
     assert backtests.analysis("nan") == {"sharpe": None, "drawdown": None}
 
 
-async def test_missing_code_and_an_unknown_runtime_are_told(backtests: Backtests) -> None:
-    await backtests.create("codeless", key="absent.zip")
-    await backtests.create("cobol", key="good.zip", runtime="cobol60")
+@pytest.mark.parametrize(
+    ("reason", "key", "description", "words"),
+    [
+        ("code-missing", "absent.zip", {}, "missing code: there is no code 'absent.zip' in bucket"),
+        ("bad-archive", "broken.zip", {}, "bad archive: archive 'broken.zip'"),
+        ("bad-archive", "leading-out.zip", {}, "bad archive: archive 'leading-out.zip': entry '../main.py'"),
+        (
+            "unknown-runtime",
+            "good.zip",
+            {"runtime": "cobol60"},
+            "unknown runtime 'cobol60'; there are nodejs20, python",
+        ),
+        ("rejected", "without-main.zip", {}, "entrypoint 'main.py' is not in the bot's archive"),
+    ],
+)
+async def test_what_cannot_be_begun_says_why(
+    backtests: Backtests, reason: str, key: str, description: dict[str, Any], words: str
+) -> None:
+    backtests.deployment.platform.upload("broken.zip", b"PK\x03\x04 and then nothing")
+    backtests.deployment.platform.upload("leading-out.zip", zipped({"../main.py": "", "main.py": GOOD}))
+    backtests.deployment.platform.upload("without-main.zip", zipped({"other.py": GOOD}))
+    name = f"{reason}-of-{key.removesuffix('.zip')}"
+    await backtests.create(name, {"trades": 1}, key=key, **description)
 
-    assert "missing code" in (await backtests.done("codeless"))["error"]
-    assert "unknown runtime 'cobol60'" in (await backtests.done("cobol"))["error"]
+    event = await backtests.done(name)
+
+    assert event["success"] is False
+    assert words in event["error"]
+    assert backtests.analysis(name) == {"status": "failed", "error": event["error"]}
+    assert await recorded_reason(backtests, name) == reason
 
 
 async def test_a_slow_one_holds_nobody_up(backtests: Backtests) -> None:
-    await backtests.create("slow", key="timeout.zip")
+    backtests.upload("slow.zip", "import time\ndef main(id, config):\n    time.sleep(60)")
+    await backtests.create("slow", key="slow.zip")
     for number in range(6):
         await backtests.create(f"short-{number}", {"trades": number}, key="good.zip")
 
@@ -96,6 +126,24 @@ async def test_a_slow_one_holds_nobody_up(backtests: Backtests) -> None:
         await backtests.done(f"short-{number}")
     assert backtests.events("slow") == []
     assert "timeout" in (await backtests.done("slow"))["error"]
+
+
+async def test_a_result_waits_for_a_storage_that_is_away_and_is_handed_over_when_it_is_back(
+    backtests: Backtests,
+) -> None:
+    backtests.upload("brief.zip", "import time\ndef main(id, config):\n    time.sleep(1)\n    return {'ok': 1}")
+    await backtests.create("patient", key="brief.zip")
+    await eventually(lambda: backtests.deployment.containers("patient"), within_seconds=30)
+
+    await backtests.deployment.s3_server.kill()
+    await eventually(lambda: backtests.deployment.in_state("patient", "completing"), within_seconds=30)
+    told_without_a_result = backtests.events("patient")
+    await backtests.deployment.s3_server.launch()
+
+    assert told_without_a_result == []
+    assert (await backtests.done("patient", within_seconds=60))["success"] is True
+    assert backtests.analysis("patient") == {"ok": 1}
+    assert len(backtests.events("patient")) == 1
 
 
 async def test_one_whose_worker_was_killed_is_run_again_and_completed_once(backtests: Backtests) -> None:
@@ -122,3 +170,10 @@ async def test_a_result_of_fifty_megabytes_arrives_whole(tmp_path: Path, docker_
 
         assert (await backtests.done("large", within_seconds=150))["success"] is True
         assert len(backtests.analysis("large")["text"]) == 50_000_000
+
+
+async def recorded_reason(backtests: Backtests, backtest_id: str) -> str | None:
+    """How the backtest's last run ended, by its record in the history."""
+    runs = backtests.deployment.mongo[BACKTEST_RUNNER.database]["runs"]
+    record = await runs.find_one({"entity_id": backtest_id, "open": False}, sort=[("started_at", -1)])
+    return record["reason"] if record is not None else None
