@@ -23,6 +23,7 @@ from libs.core.metrics import registry
 from libs.core.presence import be_present, reachable_at
 from libs.core.process import Process, ProcessSettings
 from libs.core.settings import AutoscalerSettings, CoordinationSettings, LeaseSettings, NatsSettings, PartitionSettings
+from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeadershipStore, LeaseStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.processes import KnownProcess, ProcessStore
@@ -31,6 +32,8 @@ from libs.core.wake import Wake
 log = get_logger(__name__)
 
 _REPAIR_SECONDS = 10.0
+# A new leader looks at all deletions, and then at those of the last while.
+_DELETIONS_SECONDS = 600.0
 
 Loop = tuple[str, Callable[[], Awaitable[None]]]
 
@@ -79,7 +82,8 @@ class MasterRole:
             readiness=process.readiness,
             while_leading=own_loops,
         )
-        own_loops.append(("repair", lambda: _repair_for_ever(partitions, master)))
+        entities = EntityStore(process.database, process.service.collection, partitions)
+        own_loops.append(("repair", lambda: _repair_for_ever(entities, master)))
         own_loops.extend(self._loops(master, settings))
         self._show(process, settings, master, master_name)
         registry.register(MasterCollector(master.counts))
@@ -101,13 +105,17 @@ class MasterRole:
         process.lifecycle.part("presence", lambda: be_present(ProcessStore(process.database), here))
 
 
-async def _repair_for_ever(partitions: PartitionStore, master: Master) -> None:
+async def _repair_for_ever(entities: EntityStore, master: Master) -> None:
+    """Mend what processes that died left half done: deletions, and partitions' counts."""
+    within_seconds = None
     while True:
         try:
-            if await partitions.repair():
+            finished = await entities.finish_deletions(within_seconds)
+            if await entities.partitions.repair() or finished.occupancy_changed:
                 master.changed()
+            within_seconds = _DELETIONS_SECONDS
         except Retryable as error:
-            log.warning("partition counts could not be checked", error=str(error))
+            log.warning("entities and partition counts could not be checked", error=str(error))
         await asyncio.sleep(_REPAIR_SECONDS)
 
 

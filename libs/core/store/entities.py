@@ -203,6 +203,19 @@ class EntityStore:
         """
         return await self._direct(entity_id, EventKind.DELETED, {}, revision)
 
+    async def finish_deletions(self, within_seconds: float | None = None) -> Applied:
+        """Remove entities whose deletion was broken off, and whose event will not come again. Safe at any time.
+
+        Args:
+            within_seconds: only deletions that began within that time; None: all that are still known.
+
+        Raises:
+            StoreUnavailable: try again later.
+        """
+        return await self._writer.finish_deletions(
+            await self._tombstones.of_existing(self._entities.name, within_seconds)
+        )
+
     async def set_status(self, entity_id: str, status: Mapping[str, object]) -> bool:
         """Record what a worker found, without touching the revision. False when the entity is gone."""
         return await self.compare_and_set(entity_id, {}, {"status": dict(status)})

@@ -12,6 +12,7 @@ from libs.core.store.entities import Change, CodeLocation, EntityStore
 from libs.core.store.history import EntityEvent, EventKind, Stamp
 from libs.core.store.holds import HoldTarget
 from libs.core.store.partitions import PartitionStore
+from libs.core.store.tombstones import TombstoneStore
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
@@ -266,3 +267,36 @@ async def test_an_older_runtimes_index_on_the_id_is_no_obstacle(database: Databa
     await store.ensure_indexes()
     await store.ensure_indexes()
     assert sum(bool(index.get("unique")) for index in (await database["bots"].index_information()).values()) == 1
+
+
+async def test_a_deletion_that_was_broken_off_after_its_tombstone_is_finished(
+    store: EntityStore, database: Database
+) -> None:
+    await store.apply([event(EventKind.CREATED, 1), event(EventKind.CREATED, 1, "y"), event(EventKind.CREATED, 1, "z")])
+    await break_off_deletion(database, "x", 2)
+    await break_off_deletion(database, "y", 2)
+    await store.apply([event(EventKind.CREATED, 3, "y")])
+
+    finished = await store.finish_deletions(within_seconds=600)
+
+    assert finished.changed_ids == {"x"}
+    assert [entity.id for entity in await store.page()] == ["y", "z"]
+    assert await counts(store) == (2, 2)
+    assert (await store.finish_deletions()).changed_ids == set()
+
+
+async def test_what_is_created_while_a_deletion_is_finished_stays(store: EntityStore, database: Database) -> None:
+    for position in range(0, 60, 3):
+        await store.apply([event(EventKind.CREATED, position + 1)])
+        await break_off_deletion(database, "x", position + 2)
+        await asyncio.gather(store.finish_deletions(), store.apply([event(EventKind.CREATED, position + 3)]))
+
+        [entity] = await store.page()
+        assert entity.config == {"n": position + 3}
+    assert await counts(store) == (1, 1)
+
+
+async def break_off_deletion(database: Database, entity_id: str, position: int) -> None:
+    """What a process leaves that dies just after it has written the tombstone."""
+    deleted = event(EventKind.DELETED, position, entity_id).stamp
+    await TombstoneStore(database).put({entity_id: deleted})

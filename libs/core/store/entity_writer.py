@@ -102,6 +102,20 @@ class EntityWriter:
             events_by_id = {entity_id: events_by_id[entity_id] for entity_id in contended}
         raise EntityContended(events_by_id)
 
+    async def finish_deletions(self, entity_ids: Sequence[str]) -> Applied:
+        """Remove those of these entities whose tombstone says that they are deleted. Safe to repeat.
+
+        Raises:
+            StoreUnavailable: some may have been removed.
+        """
+        applied = Applied()
+        documents, deletions = await asyncio.gather(self._documents(entity_ids), self._tombstones.of(entity_ids))
+        # One that somebody changes meanwhile is in that one's hands, who reads the tombstone too.
+        await self._remove(
+            [d for d in documents.values() if d["id"] in deletions and _is_deleted(d, deletions[d["id"]])], applied
+        )
+        return applied
+
     async def _round(
         self, events_by_id: Mapping[str, Sequence[EntityEvent]], applied: Applied, revision: int | None
     ) -> set[str]:
@@ -198,11 +212,7 @@ class EntityWriter:
         applied.occupancy_changed |= any(slot.was_empty for slot in slots)
         contended = {documents[index]["id"] for index in existing}
         deletions = await self._tombstones.of(document["id"] for document in inserted)
-        return contended | {
-            d["id"]
-            for d in inserted
-            if d["id"] in deletions and history_of(d, None).with_deletion(deletions[d["id"]]).current is None
-        }
+        return contended | {d["id"] for d in inserted if d["id"] in deletions and _is_deleted(d, deletions[d["id"]])}
 
     async def _insert_unless_there(self, documents: Sequence[Document]) -> set[int]:
         """Insert all but those whose id exists; their indexes are returned."""
@@ -221,6 +231,11 @@ class EntityWriter:
         applied.changed_ids.add(document["id"])
         if isinstance(document.get("segment_id"), int):
             applied.segments.add(document["segment_id"])
+
+
+def _is_deleted(document: Document, deletion: Stamp) -> bool:
+    """Whether nothing of *document* is from after *deletion*."""
+    return history_of(document, None).with_deletion(deletion).current is None
 
 
 def as_read(document: Document) -> Document:

@@ -39,6 +39,25 @@ class TombstoneStore:
             found = self._tombstones.find({"_id": {"$in": list(entity_ids)}}, {"deleted": 1})
             return {str(tombstone["_id"]): stamp_from(tombstone["deleted"]) async for tombstone in found}
 
+    async def of_existing(self, entities: str, within_seconds: float | None = None) -> list[str]:
+        """The ids that have a tombstone and a document in the collection *entities*.
+
+        Most were created again. Of the others the deletion was broken off, after the tombstone.
+
+        Args:
+            within_seconds: only tombstones that were put within that time; None: all that are kept.
+        """
+        pipeline: list[dict[str, object]] = [
+            {"$lookup": {"from": entities, "localField": "_id", "foreignField": "id", "as": "entities"}},
+            {"$match": {"entities": {"$ne": []}}},
+            {"$project": {"_id": 1}},
+        ]
+        if within_seconds is not None:
+            put_since = datetime.now(UTC) - timedelta(seconds=within_seconds)
+            pipeline.insert(0, {"$match": {"expires_at": {"$gte": put_since + self._life}}})
+        with translated():
+            return [str(found["_id"]) async for found in await self._tombstones.aggregate(pipeline)]
+
     async def put(self, deletions: Mapping[str, Stamp]) -> None:
         """Remember deletions. One older than what is remembered already is ignored. Safe to repeat."""
         if not deletions:
