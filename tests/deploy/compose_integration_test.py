@@ -1,4 +1,4 @@
-"""The configuration that Compose hands to NATS, read by a real server."""
+"""The configuration that Compose hands to NATS and to Prometheus, read by themselves."""
 
 import asyncio
 import subprocess
@@ -7,9 +7,11 @@ from pathlib import Path
 
 import nats
 import pytest
+import pytest_asyncio
 
 from tests.deploy.manifests import ROOT
 from tests.support.eventually import eventually
+from tests.support.prometheus import prometheus_program
 from tools.stack import binaries
 from tools.stack.ports import free_port
 
@@ -63,3 +65,27 @@ async def first_words(port: int, said: bytes) -> str:
     finally:
         writer.close()
         await writer.wait_closed()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def promtool() -> Path:
+    """Prometheus's own checker."""
+    return await prometheus_program("promtool")
+
+
+def test_prometheus_accepts_the_configuration_and_the_rules_that_it_mounts(promtool: Path, tmp_path: Path) -> None:
+    config = (
+        (FOLDER / "prometheus.yml").read_text().replace("/etc/prometheus/rules", f"{FOLDER.parent}/prometheus/rules")
+    )
+    (tmp_path / "prometheus.yml").write_text(config)
+
+    process = subprocess.run(
+        [promtool, "check", "config", tmp_path / "prometheus.yml"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert process.stdout.count("rules found") == len(list((FOLDER.parent / "prometheus" / "rules").iterdir()))

@@ -72,6 +72,15 @@ async def test_every_metric_that_is_asked_for_is_declared_by_a_process(seen: Obs
     assert unknown == set()
 
 
+async def test_what_nobody_measures_is_noticed(seen: Observed) -> None:
+    expressions = ["sum(runtime_nonsense_total) or vector(0)", 'runtime_containers{service="nobody"}', "up"]
+
+    assert await missing(seen.prometheus, expressions) == [
+        'runtime_containers{service="nobody"}',
+        "runtime_nonsense_total",
+    ]
+
+
 async def test_what_is_rare_is_rare_in_this_load_too(seen: Observed) -> None:
     asked = {selector.metric for rule in rules() for selector in selectors(rule.expr)}
 

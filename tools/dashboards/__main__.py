@@ -1,12 +1,20 @@
-"""`python -m tools.dashboards` writes deploy/grafana/dashboards anew."""
+"""`python -m tools.dashboards` writes deploy/grafana/dashboards anew, and the rules as the operator reads them."""
 
 import sys
 from pathlib import Path
 
 from tools.dashboards.catalogue import FOLDER, dashboards
+from tools.dashboards.prometheus_rule import OBJECT, prometheus_rule
 
 
 def main(root: Path) -> None:
+    """Write everything that is made below *root*."""
+    write_dashboards(root)
+    (root / OBJECT).write_text(prometheus_rule(root))
+    sys.stdout.write(f"{OBJECT}\n")
+
+
+def write_dashboards(root: Path) -> None:
     """Write every dashboard, and remove what is none any more."""
     folder = root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tools.dashboards.__main__ import main, root
+from tools.dashboards.__main__ import root, write_dashboards
 from tools.dashboards.catalogue import FOLDER, dashboards
+from tools.dashboards.prometheus_rule import OBJECT, prometheus_rule
 
 MADE = {name: json.loads(text) for name, text in dashboards().items()}
 
@@ -23,6 +24,10 @@ def test_the_committed_files_are_those_that_are_made() -> None:
     committed = {path.name: path.read_text() for path in (root() / FOLDER).glob("*.json")}
 
     assert committed == dict(dashboards()), "python -m tools.dashboards writes them anew"
+
+
+def test_the_rules_of_the_operator_are_those_of_prometheus() -> None:
+    assert (root() / OBJECT).read_text() == prometheus_rule(root()), "python -m tools.dashboards writes them anew"
 
 
 def test_making_them_twice_gives_the_same_text() -> None:
@@ -82,6 +87,6 @@ def test_writing_them_removes_those_that_are_none_any_more(tmp_path: Path) -> No
     folder.mkdir(parents=True)
     (folder / "former.json").write_text("{}")
 
-    main(tmp_path)
+    write_dashboards(tmp_path)
 
     assert {path.name for path in folder.iterdir()} == MADE.keys()

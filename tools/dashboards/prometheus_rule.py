@@ -1,0 +1,23 @@
+"""The rules in the form that the Prometheus operator reads: one object with all groups of deploy/prometheus/rules."""
+
+from pathlib import Path
+
+import yaml
+
+RULES = Path("deploy") / "prometheus" / "rules"
+OBJECT = Path("deploy") / "kubernetes" / "components" / "prometheus-operator" / "rules.yaml"
+"""Below the root of the repository."""
+
+_HEAD = "# Written by `python -m tools.dashboards` from deploy/prometheus/rules, where they are to be changed.\n"
+
+
+def prometheus_rule(root: Path) -> str:
+    """The object's text, from the rules below *root*."""
+    documents = [yaml.safe_load(path.read_text()) for path in sorted((root / RULES).glob("*.yml"))]
+    rule = {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {"name": "the0", "labels": {"app.kubernetes.io/part-of": "the0"}},
+        "spec": {"groups": [group for document in documents for group in document["groups"]]},
+    }
+    return _HEAD + str(yaml.safe_dump(rule, sort_keys=False, width=1000))
