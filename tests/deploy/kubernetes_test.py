@@ -1,12 +1,16 @@
 """The Kubernetes manifests: valid by the API's own schemas, whole, and as safe as they say."""
 
+import os
 import re
+from pathlib import Path
 
 import kubernetes_validate
 import pytest
+import yaml
 
 from libs.core.service import BOT_RUNNER, SERVICES, ServiceDefinition
 from tests.deploy.manifests import (
+    KUBERNETES,
     ROOT,
     container,
     containers,
@@ -115,6 +119,33 @@ def test_the_namespace_says_which_pod_security_it_has(folder: str) -> None:
     assert {
         document["metadata"].get("namespace") for document in rendered(folder) if document["kind"] != "Namespace"
     } == {namespace["metadata"]["name"]}
+
+
+@each_service
+def test_traces_go_where_a_setting_says_and_their_key_comes_from_a_secret(
+    service: ServiceDefinition, tmp_path: Path
+) -> None:
+    overlay = {
+        "resources": [os.path.relpath(KUBERNETES / "base" / service.name, tmp_path.resolve())],
+        "configMapGenerator": [
+            {
+                "name": f"{service.name}-settings",
+                "behavior": "merge",
+                "literals": ["OTEL_EXPORTER_OTLP_ENDPOINT=http://otel-collector.monitoring:4317"],
+            }
+        ],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    folder = str(tmp_path.resolve())
+
+    for role in ("master", "worker"):
+        found = container(named(folder, "Deployment", f"{service.name}-{role}"), role)
+        settings = named(folder, "ConfigMap", found["envFrom"][0]["configMapRef"]["name"])["data"]
+        assert settings["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://otel-collector.monitoring:4317"
+        headers = environment(found)["OTEL_EXPORTER_OTLP_HEADERS"]["valueFrom"]["secretKeyRef"]
+        assert headers == {"name": "the0-connections", "key": "otlp-headers", "optional": True}
+    policy = named(folder, "NetworkPolicy", f"{service.name}-master")
+    assert {"protocol": "TCP", "port": 4317} in policy["spec"]["egress"][1]["ports"]
 
 
 @each_service

@@ -8,7 +8,7 @@ from libs.core.service import ServiceDefinition
 from libs.core.settings_loader import Group, load, rows
 
 # Read by libraries and not by our settings.
-FOREIGN = frozenset({"DOCKER_HOST", "OTEL_EXPORTER_OTLP_ENDPOINT"})
+FOREIGN = frozenset({"DOCKER_HOST", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS"})
 MODULES = (settings, container_settings)
 
 
