@@ -14,6 +14,7 @@ from libs.autoscaler.decision import Decision, FleetSnapshot, Pod, Reason, Scali
 from libs.autoscaler.errors import AutoscalerError, NoCluster, ScaleConflict
 from libs.autoscaler.kubernetes import Scale
 from libs.core.log import get_logger
+from libs.core.metrics import observe
 
 log = get_logger(__name__)
 
@@ -71,7 +72,8 @@ class Autoscaler:
     async def look(self) -> Decision | None:
         """Look once, and take at most one step. None: not leading, or something failed and nothing was decided."""
         try:
-            self.decided = await self._look()
+            with observe("reconcile", "replicas", refused=lambda error: isinstance(error, NoCluster | ScaleConflict)):
+                self.decided = await self._look()
         except Exception as error:  # noqa: BLE001 - the store's errors end here too: the master must go on assigning
             self.decided = None
             LOOKS.labels("failed").inc()

@@ -10,7 +10,11 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-import aiohttp
+from libs.core.lean_imports import trusting_nobody
+
+# An address with https brings its own context.
+with trusting_nobody():
+    import aiohttp
 
 from libs.autoscaler.access import ClusterAccess, find_access
 from libs.autoscaler.decision import Pod
@@ -130,7 +134,7 @@ class KubernetesWorkers:
         self, method: str, path: str, body: _Json | None = None, query: Mapping[str, str] | None = None
     ) -> _Json:
         try:
-            with observe("kubernetes", method.lower()):
+            with observe("kubernetes", method.lower(), refused=lambda error: isinstance(error, ScaleConflict)):
                 return await self._exchange(method, path, body, query)
         except (NoCluster, ClusterUnavailable):
             # Certificates, address and token may all be new next time.

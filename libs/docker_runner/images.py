@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from libs.core.log import get_logger
+from libs.core.metrics import observe
 from libs.docker_runner.errors import EngineUnavailable, ImageUnavailable
 from libs.docker_runner.settings import Registry
 
@@ -93,7 +94,8 @@ class Images:
         log.info("pulling an image", image=image)
         try:
             async with asyncio.timeout(self._pull_timeout):
-                await self._engine.pull(image, self._credentials(image), silence_seconds=60.0)
+                with observe("containers", "pull image"):
+                    await self._engine.pull(image, self._credentials(image), silence_seconds=60.0)
         except TimeoutError as error:
             raise ImageUnavailable(image, f"its registry took over {self._pull_timeout:g} s") from error
         except ImageUnavailable as error:

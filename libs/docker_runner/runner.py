@@ -117,7 +117,7 @@ class DockerRunner:
         """
         with observe("containers", "start", refused=_is_refusal):
             container = await self._starter.start(executable)
-        if container.run_id == executable.run_id:
+        if (container.run_id, container.epoch) == (executable.run_id, executable.epoch):
             self.usage.started(container)
         return container
 
@@ -136,6 +136,10 @@ class DockerRunner:
             AlreadyRunning: another run of the same entity is alive.
             And everything that :meth:`start` raises.
         """
+        with observe("containers", "run", refused=_is_refusal):
+            return await self._run(executable, timeout_seconds, on_output)
+
+    async def _run(self, executable: Executable, timeout_seconds: float, on_output: OnOutput | None) -> RunOutcome:
         container = await self.start(executable)
         if container.run_id != executable.run_id:
             raise AlreadyRunning(container.name, container.run_id)
