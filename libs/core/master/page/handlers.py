@@ -1,13 +1,14 @@
 """The pages: each reads what it shows, and what cannot be read is told on the page."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aiohttp import web
 
-from libs.core.api.answers import FAILURES
+from libs.core.api.answers import FAILURES, RunView
 from libs.core.api.errors import Refused, error_answer
 from libs.core.api.headers import PAGE
 from libs.core.api.log_output import PARAMETERS as LOG_PARAMETERS
@@ -26,6 +27,7 @@ _ID = text("id", "Whose.")
 _ROWS = 50
 _RECENT = 10
 _OF_ONE = 5
+_COUNTED_FAILURES = 500
 _ANSWER_SECONDS = 5.0
 
 Show = Callable[[dict[str, Any], dict[str, str]], Awaitable[tuple[str, dict[str, Any]]]]
@@ -121,7 +123,7 @@ class StatusPage:
         try:
             shown["entities"] = await observatory.counts()
             failed = RunFilter(reasons=FAILURES, started_after=datetime.now(UTC) - timedelta(days=1))
-            shown["failures"] = (await observatory.runs(failed, limit=_RECENT)).runs
+            shown["failures"] = _by_entity((await observatory.runs(failed, limit=_COUNTED_FAILURES)).runs)
             shown["recent"] = (await observatory.runs(RunFilter(), limit=_RECENT)).runs
         except Retryable as fault:
             shown["problem"] = str(fault)
@@ -190,6 +192,15 @@ def _problem(title: str, reason: str, *, try_again: bool = False) -> dict[str, A
 
 def _by_name(counts: Mapping[Any, int]) -> dict[str, int]:
     return {str(name): number for name, number in counts.items()}
+
+
+def _by_entity(failures: Sequence[RunView]) -> list[tuple[RunView, int]]:
+    """The latest failure of each entity, and how many there were: one that fails each minute hides no other."""
+    latest: dict[str, RunView] = {}
+    times = Counter(run.entity_id for run in failures)
+    for run in failures:
+        latest.setdefault(run.entity_id, run)
+    return [(run, times[run.entity_id]) for run in list(latest.values())[:_RECENT]]
 
 
 def _moment(written: str) -> datetime | None:

@@ -43,11 +43,12 @@ def duration(seconds: float | None) -> str:
 
 
 def ago(moment: datetime | float | None, now: datetime | None = None) -> str:
-    """How long ago, or in how long, *moment* (Unix seconds, when a number) is."""
+    """About how long ago, or in how long, *moment* (Unix seconds, when a number) is."""
     if moment is None:
         return ""
     seconds = _seconds_since(moment, now)
-    return f"in {duration(-seconds)}" if seconds < 0 else f"{duration(seconds)} ago"
+    about = " ".join(duration(abs(seconds)).split(" ")[:2])
+    return f"in {about}" if seconds < 0 else f"{about} ago"
 
 
 def age(moment: datetime | float | None, now: datetime | None = None) -> str:
