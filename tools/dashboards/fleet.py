@@ -17,7 +17,7 @@ def fleet() -> Board:
         variables=[
             Variable("service", "Service", "One of the three, or all", "runtime_process_info", "service"),
         ],
-        links=[traces("$service")],
+        links=[traces()],
         rows=[_now(), _work(), _segments(), _events(), _dependencies(), _processes(), _autoscaler()],
     )
 

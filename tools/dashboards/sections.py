@@ -1,5 +1,7 @@
 """Rows that more than one dashboard has, for the processes that a selector chooses."""
 
+import json
+
 from tools.dashboards.board import Link, Row, Variable
 from tools.dashboards.panels import Lines, Number, Query
 from tools.dashboards.queries import OPERATIONS, or_zero, quantile, rate, rate_or_zero, total
@@ -18,13 +20,13 @@ def instances(service: str) -> Variable:
     )
 
 
-def traces(service: str) -> Link:
-    """Where the traces of a service are; *service* may be a variable."""
-    pane = (
-        '{"a":{"datasource":"jaeger","queries":[{"refId":"A","datasource":{"type":"jaeger","uid":"jaeger"},'
-        f'"queryType":"search","service":"{service}"}}],"range":{{"from":"now-1h","to":"now"}}}}}}'
-    )
-    return Link("Traces", f"/explore?schemaVersion=1&orgId=1&panes={pane}", "Traces of this service in Jaeger")
+def traces(service: str = "", tags: str = "") -> Link:
+    """Where the traces are: of one service, or of all; *tags* as `name=value`, and may hold a dashboard's variable."""
+    query = {"refId": "A", "datasource": {"type": "jaeger", "uid": "jaeger"}, "queryType": "search"}
+    query |= {name: value for name, value in (("service", service), ("tags", tags)) if value}
+    pane = {"a": {"datasource": "jaeger", "queries": [query], "range": {"from": "now-1h", "to": "now"}}}
+    text = json.dumps(pane, separators=(",", ":"))
+    return Link("Traces", f"/explore?schemaVersion=1&orgId=1&panes={text}", "Spans of these processes, in Jaeger")
 
 
 def coordination(selector: str) -> Row:

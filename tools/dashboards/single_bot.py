@@ -24,7 +24,7 @@ def single_bot() -> Board:
         variables=[
             Variable("bot", "Bot", "The bot's id", "runtime_bot_up", "id", several=False),
         ],
-        links=[traces("bot-runner")],
+        links=[traces("bot-runner", tags="runtime.id=$bot")],
         rows=[
             Row("What this shows", [Note("Where these figures come from, and the rest", _WORDS)]),
             Row(
