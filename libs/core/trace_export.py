@@ -23,7 +23,7 @@ from opentelemetry.instrumentation.aiohttp_client import AioHttpClientInstrument
 from opentelemetry.instrumentation.aiohttp_server import AioHttpServerInstrumentor
 from opentelemetry.instrumentation.pymongo import PymongoInstrumentor
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TraceState
@@ -67,7 +67,9 @@ class TraceExport:
 
     def __init__(self, settings: TracingSettings, origin: Origin) -> None:
         self._exporter = CalmExporter(_otlp(settings), settings.endpoint or "")
-        self._provider = TracerProvider(resource=_resource(origin), shutdown_on_exit=False)
+        # The only events are those of errors, by libraries, and quote what the errors say.
+        limits = SpanLimits(max_events=0)
+        self._provider = TracerProvider(resource=_resource(origin), span_limits=limits, shutdown_on_exit=False)
         self._provider.sampler = WithinSpans(self._provider.sampler)
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
 
