@@ -2,11 +2,15 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import tools
-from tools.bots.folder import read_folder
+from services.bot_scheduler.cron import parse, upcoming
+from services.bot_scheduler.policy import Policy
+from tools.backtests.findings import findings
+from tools.bots.folder import Kind, read_folder
 from tools.cli.exit_codes import ExitCode
 from tools.cli.main import run
 
@@ -36,13 +40,73 @@ def test_its_exit_codes_are_those_of_the_command() -> None:
     assert [int(code) for code in table] == list(ExitCode)
 
 
-@pytest.mark.parametrize(("file", "runtime"), [("main.py", "python3.11"), ("main.js", "nodejs20")])
-def test_its_bots_can_be_deployed_as_they_stand(tmp_path: Path, file: str, runtime: str) -> None:
-    language = {"main.py": "python", "main.js": "js"}[file]
-    (code,) = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-    (tmp_path / file).write_text(code)
+def code_of(section: str, language: str) -> str:
+    """The only code of that language below a heading."""
+    text = README.partition(f"## {section}\n")[2].partition("\n## ")[0]
+    (code,) = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    return str(code)
 
-    assert read_folder(tmp_path).description["runtime"] == runtime
+
+@pytest.mark.parametrize(
+    ("section", "file", "language", "kind", "runtime"),
+    [
+        ("Write a bot", "main.py", "python", "bot", "python3.11"),
+        ("Write a bot", "main.js", "js", "bot", "nodejs20"),
+        ("Write a backtest", "main.py", "python", "backtest", "python3.11"),
+        ("Write a schedule", "main.py", "python", "bot", "python3.11"),
+    ],
+)
+def test_its_code_can_be_deployed_as_it_stands(
+    tmp_path: Path, section: str, file: str, language: str, kind: Kind, runtime: str
+) -> None:
+    (tmp_path / file).write_text(code_of(section, language))
+
+    assert read_folder(tmp_path, kind=kind).description["runtime"] == runtime
+
+
+def test_its_backtest_finds_what_people_are_shown() -> None:
+    backtest: dict[str, Any] = {}
+    exec(code_of("Write a backtest", "python"), backtest)  # our own text
+
+    found = findings(backtest["main"]("first", {"cash": 1000}))
+
+    assert found.metrics == {"total_return_percent": pytest.approx(7.0)}
+    assert [(plot.title, plot.series[0].name, len(plot.series[0].ys)) for plot in found.plots] == [
+        ("Equity", "buy and hold", 4)
+    ]
+    assert [(table.columns, len(table.rows)) for table in found.tables] == [(["day", "price"], 4)]
+
+
+def test_its_schedule_comes_to_an_end() -> None:
+    schedule: dict[str, Any] = {}
+    exec(code_of("Write a schedule", "python"), schedule)  # our own text
+
+    assert schedule["main"]("my-schedule", {"portfolio": "main"}) == {"orders": 0}
+
+
+def test_its_cron_expressions_can_be_used() -> None:
+    rows = README.partition("| expression |")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| (`[^|]*) \| ", rows, re.MULTILINE)
+    expressions = [expression for cell in cells for expression in re.findall(r"`([^`]*)`", cell)]
+
+    assert len(expressions) == 11
+    assert all(next(upcoming(parse(expression), 0)) > 0 for expression in expressions)
+
+
+def test_the_rules_of_schedules_are_those_that_there_are() -> None:
+    text = README.partition("| field | default |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `(.*?) \| (.*?) \| ", text, re.MULTILINE)
+    told = {field: value for names, values in rows for field, value in _pairs(names, values)}
+
+    policy = Policy()
+    assert told == {
+        "overlap": policy.overlap,
+        "misfire": policy.misfire,
+        "misfireGrace": f"{policy.misfire_grace_seconds:g}",
+        "timeout": "none",
+        "retries": str(policy.retries),
+        "retryDelay": f"{policy.retry_delay_seconds:g}",
+    }
 
 
 def test_its_description_of_a_bot_is_one(tmp_path: Path) -> None:
@@ -51,3 +115,8 @@ def test_its_description_of_a_bot_is_one(tmp_path: Path) -> None:
     (tmp_path / "bot.json").write_text(description)
 
     assert read_folder(tmp_path).config == {"symbol": "BTC-USD"}
+
+
+def _pairs(names: str, values: str) -> list[tuple[str, str]]:
+    """One row of a table that may tell of several fields: `a`, `b` | 1, 2."""
+    return list(zip(names.replace("`", "").split(", "), values.replace("`", "").split(", "), strict=True))
