@@ -1,9 +1,16 @@
 """What masters and workers tell each other, as values, and how those look on the wire."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
+from google.protobuf.internal import api_implementation
+
+from libs.core.lean_imports import hollow
 from libs.core.tracing import Headers
-from proto.runtime.v1 import coordination_pb2 as pb
+
+# Messages that are written in Python and not in C: another megabyte, imported either way.
+with hollow("google.protobuf.internal.python_message") if api_implementation.Type() == "upb" else nullcontext():
+    from proto.runtime.v1 import coordination_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Keeping out of memory what a library would import only because it happens to be installed."""
 
+import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,3 +38,18 @@ def hollow(name: str, *attributes: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[name]
+
+
+@contextmanager
+def trusting_nobody() -> Iterator[None]:
+    """Let the imports of the block make TLS contexts that know no certificate, so that every connection fails.
+
+    For a library that makes one when it is imported, whether or not anybody connects: to read the certificates of all
+    authorities takes up to 2 MB and 50 ms. Whoever wants TLS brings a context of their own.
+    """
+    usual = ssl.create_default_context
+    ssl.create_default_context = lambda *_, **__: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        yield
+    finally:
+        ssl.create_default_context = usual

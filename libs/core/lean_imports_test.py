@@ -1,9 +1,10 @@
 import importlib
+import ssl
 import sys
 
 import pytest
 
-from libs.core.lean_imports import absent, hollow
+from libs.core.lean_imports import absent, hollow, trusting_nobody
 
 
 @pytest.fixture
@@ -30,3 +31,14 @@ def test_a_hollow_module_stands_in_for_the_true_one_in_the_block_alone(unused: s
 
     assert vars(inside)["rgb_to_hsv"] is None
     assert callable(importlib.import_module(unused).rgb_to_hsv)
+
+
+def test_a_tls_context_of_the_block_verifies_and_trusts_nobody() -> None:
+    usual = ssl.create_default_context
+
+    with trusting_nobody():
+        context = ssl.create_default_context()
+
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert context.cert_store_stats()["x509_ca"] == 0
+    assert ssl.create_default_context is usual

@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,8 +27,21 @@ from libs.core.metrics import observe
 from libs.core.settings import StorageSettings
 from libs.core.tracing import SpanKind, span
 
-# The administration client brings ciphers of its own: 3 MB in every process.
-with hollow("minio.minioadmin", "MinioAdmin"):
+# What of the SDK is not used, 4 MB in every worker. Most is in the administration client, which brings ciphers.
+_UNUSED = {
+    "minio.minioadmin": ("MinioAdmin",),
+    "minio.lifecycleconfig": ("LifecycleConfig",),
+    "minio.notificationconfig": ("NotificationConfig",),
+    "minio.objectlockconfig": ("ObjectLockConfig",),
+    "minio.replicationconfig": ("ReplicationConfig",),
+    "minio.select": ("SelectObjectReader", "SelectRequest"),
+    "minio.sseconfig": ("SSEConfig",),
+    "minio.tagging": ("Tagging",),
+    "minio.versioningconfig": ("VersioningConfig",),
+}
+with ExitStack() as unused:
+    for module, names in _UNUSED.items():
+        unused.enter_context(hollow(module, *names))
     import minio
     from minio.commonconfig import ComposeSource
     from minio.datatypes import Object
