@@ -229,19 +229,14 @@ class DockerRunner:
         noted = await self._threads.run(self._folders.read_stats, container)
         return noted or await self._engine.stats(container.container_id)
 
-    async def tally(self, containers: Sequence[ManagedContainer], present: Collection[str]) -> None:
-        """Look at what *containers*, those of this worker that run, noted last, and add it to :attr:`usage`.
-
-        Args:
-            present: the engine's ids of all containers that there are, running or not.
-        """
+    async def noted(self, containers: Sequence[ManagedContainer]) -> dict[str, Usage]:
+        """What those of *containers* use that have said so lately, by the engine's ids; the engine is not asked."""
         stats = await self._threads.run(lambda: [self._folders.read_stats(container) for container in containers])
-        found = {
+        return {
             container.container_id: Usage(container, seen)
             for container, seen in zip(containers, stats, strict=True)
             if seen is not None
         }
-        self.usage.sampled(found, present)
 
     async def clean(
         self, service: str, scope: str, kept_segments: Collection[int] = (), older_than_seconds: float = 60.0

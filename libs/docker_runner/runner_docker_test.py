@@ -228,6 +228,27 @@ async def test_what_bots_use_is_added_up_from_their_notes_and_their_ends(bots: B
     assert registry.get_sample_value("runtime_containers_memory_bytes") == 0
 
 
+async def test_of_bots_that_can_note_nothing_the_engine_is_asked_once_a_minute(bots: BotContainers) -> None:
+    times = iter([0.0, 10.0, 20.0, 70.0])
+    sampler = UsageSampler(
+        bots.runner, service="bot-runner", scope=bots.scope, owns=lambda _: True, clock=lambda: next(times)
+    )
+    container = await bots.runner.start(bots.executable(FOREVER))
+    # As in a sandbox whose kernel shows no control groups.
+    (notes,) = (bots.settings.temp_dir / "runs").rglob("outcome")
+    notes.unlink()
+    seen = []
+    for _ in range(4):
+        await sampler.sample_once()
+        seen += [usage.stats.cpu_seconds for usage in bots.runner.usage.latest]
+
+    # Nothing at first, then an answer that stands until the next one.
+    assert len(seen) == 3
+    assert seen[0] == seen[1] > 0
+    assert seen[2] > 0
+    await bots.runner.remove(container)
+
+
 async def test_a_killed_bot_has_its_last_note_on_record(bots: BotContainers) -> None:
     container = await bots.runner.start(bots.executable(FOREVER))
     folders = RunFolders(bots.settings.temp_dir)

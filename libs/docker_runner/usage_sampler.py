@@ -1,23 +1,27 @@
 """Looks now and then at what this worker's containers use, for nearly nothing.
 
 The supervisor inside each container writes down every ten seconds what the kernel counts for it, into a file of the
-worker's (see `RunFolders.read_stats`). Reading fifty of those takes milliseconds; the engine would take seconds. The
-engine is only asked which containers there are, and only when something has happened to one.
+worker's (see `RunFolders.read_stats`). Reading fifty of those takes milliseconds; the engine takes a second for each.
+It is only asked which containers there are, when something has happened to one; and, once a minute, about containers
+whose supervisor cannot know, since gVisor shows it no control group.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from libs.core.errors import Retryable
+from libs.core.errors import RuntimeFault
 from libs.core.log import get_logger
 from libs.core.metrics import Declared, observe
 from libs.docker_runner.container import ContainerState, ManagedContainer
 from libs.docker_runner.container_events import ContainerEvent
 from libs.docker_runner.runner import DockerRunner
+from libs.docker_runner.usage import Usage
 
 log = get_logger(__name__)
 
@@ -32,6 +36,7 @@ MEMORY_LIMIT = Declared(
 )
 
 SAMPLE_SECONDS = 10.0
+ASK_SECONDS = 60.0
 LIST_SECONDS = 300.0
 """After so long without an event the containers are listed all the same."""
 
@@ -43,13 +48,25 @@ class UsageSampler:
         owns: whether this worker owns a segment now.
     """
 
-    def __init__(self, runner: DockerRunner, *, service: str, scope: str, owns: Callable[[int], bool]) -> None:
+    def __init__(
+        self,
+        runner: DockerRunner,
+        *,
+        service: str,
+        scope: str,
+        owns: Callable[[int], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._runner = runner
         self._service = service
         self._scope = scope
         self._owns = owns
         self._listed: Sequence[ManagedContainer] = ()
         self._rounds_left = 0
+        self._clock = clock
+        self._silent: dict[str, float] = {}
+        self._asked_at = -math.inf
+        self._answers: dict[str, Usage] = {}
 
     async def watching(self, events: AsyncGenerator[ContainerEvent, None]) -> AsyncGenerator[ContainerEvent, None]:
         """*events* as they come; each of them makes the next sample list the containers anew."""
@@ -63,7 +80,7 @@ class UsageSampler:
         while True:
             try:
                 await self.sample_once()
-            except Retryable as error:
+            except RuntimeFault as error:
                 log.debug("containers not sampled", reason=str(error))
             await asyncio.sleep(SAMPLE_SECONDS)
 
@@ -71,7 +88,7 @@ class UsageSampler:
         """Look at all of them once.
 
         Raises:
-            Retryable: the engine does not say which there are.
+            RuntimeFault: the engine does not say which there are, or what they use.
         """
         with observe("containers", "sample"):
             if self._rounds_left <= 0:
@@ -80,7 +97,24 @@ class UsageSampler:
                 self._listed = await self._runner.list(self._service, self._scope)
             self._rounds_left -= 1
             alive = [c for c in self._listed if c.state is ContainerState.RUNNING and self._owns(c.segment)]
-            await self._runner.tally(alive, [container.container_id for container in self._listed])
+            noted = await self._runner.noted(alive)
+            asked = await self._asked([container for container in alive if container.container_id not in noted])
+            self._runner.usage.sampled(noted | asked, [container.container_id for container in self._listed])
+
+    async def _asked(self, silent: Sequence[ManagedContainer]) -> dict[str, Usage]:
+        """What the engine said of those that have noted nothing for a while; one that has just begun still will."""
+        now = self._clock()
+        self._silent = {c.container_id: self._silent.get(c.container_id, now) for c in silent}
+        lasting = [c for c in silent if now - self._silent[c.container_id] >= SAMPLE_SECONDS]
+        if lasting and now - self._asked_at >= ASK_SECONDS:
+            self._asked_at = now
+            answers = await asyncio.gather(*(self._runner.stats(container) for container in lasting))
+            self._answers = {
+                container.container_id: Usage(container, stats)
+                for container, stats in zip(lasting, answers, strict=True)
+                if stats is not None
+            }
+        return {known: usage for known, usage in self._answers.items() if known in self._silent}
 
 
 class UsageCollector(Collector):
