@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 import aiohttp
 
 from libs.core.api.log_output import FROM_WORKER, MOST_LINES, SOURCE
-from libs.core.api.remote_output import ask, new_session
+from libs.core.api.remote_output import ask, new_session, next_piece
 from libs.core.service import ServiceDefinition
 from libs.core.store.entity_views import EntityViews
 from libs.core.store.processes import ProcessStore
@@ -86,11 +86,9 @@ class EntityOutput:
             if not first:
                 for line in unseen(self._shown, await self._begin(answer, lines)):
                     yield line
-            async for piece in answer.content.iter_any():
+            while piece := await next_piece(answer):
                 for line in lines.add(piece):
                     yield line
-        except aiohttp.ClientError:
-            pass  # it has died, or stopped: its successor is asked next
         finally:
             answer.close()
         for line in lines.rest():
@@ -102,7 +100,7 @@ class EntityOutput:
         while len(found) < _OVERLAP_LINES:
             try:
                 async with asyncio.timeout(_QUIET_SECONDS):
-                    piece = await answer.content.readany()
+                    piece = await next_piece(answer)
             except TimeoutError:
                 break
             if not piece:

@@ -51,3 +51,13 @@ async def ask(
                 return answer
             answer.close()
     return None
+
+
+async def next_piece(answer: aiohttp.ClientResponse) -> bytes:
+    """What comes next of the output; empty when the worker has ended it, or has gone."""
+    try:
+        return await answer.content.readany()
+    except (aiohttp.ClientError, RuntimeError) as error:
+        # The latter is what aiohttp raises when the connection broke while nobody read.
+        log.debug("a worker's output broke off", reason=str(error))
+        return b""

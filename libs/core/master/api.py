@@ -13,14 +13,12 @@ from libs.core.api.log_output import FROM_STORAGE, SOURCE, Streams, send
 from libs.core.api.log_output import PARAMETERS as LOG_PARAMETERS
 from libs.core.api.operations import Asked, Operation, routes
 from libs.core.api.parameters import Parameter, choice, flag, moment, text, whole
-from libs.core.log import get_logger
+from libs.core.api.remote_output import next_piece
 from libs.core.master.observatory import Observatory
 from libs.core.master.status import MasterSnapshot, SegmentState, WorkerRole
 from libs.core.process import runtime_version
 from libs.core.store.entity_views import EntityFilter, EntityView
 from libs.core.store.runs import RunFilter
-
-log = get_logger(__name__)
 
 LIMIT = whole("limit", "How many at most.", least=1, most=1000, default=100)
 SEGMENT = whole("segment", "Only those of this segment.", least=0, most=2**31 - 1)
@@ -150,9 +148,5 @@ def run_filter(values: Mapping[str, Any]) -> RunFilter:
 
 
 async def _pieces(answer: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-    try:
-        async for piece in answer.content.iter_any():
-            yield piece
-    except aiohttp.ClientError as error:
-        # The worker has died, or was asked to end: its successor has the output from now on.
-        log.info("a worker's output broke off", reason=str(error))
+    while piece := await next_piece(answer):
+        yield piece

@@ -1,0 +1,170 @@
+"""What a service shows of itself over HTTP, to programs: held to its own description, whatever ids people choose."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from libs.core.api.paths import DESCRIPTION, PREFIX, encoded
+from libs.core.service import BOT_RUNNER
+from tests.support.eventually import eventually
+from tests.support.status_rig import ALL, EVIL, FAILING, SECRET, TICKER, Outside, operation_path, outside
+from tools.cli.connections import Target, connected
+from tools.cli.live_output import EntityOutput
+from tools.engine.ensure import Engine
+
+pytestmark = pytest.mark.timeout(240)
+
+OF_MASTER = [
+    "/status",
+    "/summary",
+    "/workers",
+    "/workers?role=owning&limit=1",
+    "/segments",
+    "/segments?state=owned&after=0",
+    "/entities",
+    "/entities?state=running&segment=1&prefix=tick&limit=1",
+    f"/entities/{TICKER}",
+    "/runs",
+    "/runs?failed=true&entity=failing&limit=1",
+    "/runs?before=2020-01-01T00:00:00Z",
+]
+OF_WORKER = ["/status"]
+REFUSED = [
+    ("/entities?limit=0", 400, "limit"),
+    ("/entities?colour=red", 400, "colour"),
+    ("/entities?limit=1&limit=2", 400, "limit"),
+    ("/segments?after=x", 400, "after"),
+    ("/workers?role=boss", 400, "role"),
+    ("/runs?before=soon", 400, "before"),
+    ("/entities/nobody", 404, "nobody"),
+    ("/entities/nobody/logs", 404, "no output"),
+    (f"/entities/{TICKER}/logs?tail=-1", 400, "tail"),
+    (f"/entities/{TICKER}/logs?follow=perhaps", 400, "follow"),
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def seen(tmp_path_factory: pytest.TempPathFactory, docker_engine: Engine) -> AsyncIterator[Outside]:
+    async with outside(tmp_path_factory.mktemp("outside"), docker_engine) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("process", "path"), [*(("master", path) for path in OF_MASTER), *(("w1", path) for path in OF_WORKER)]
+)
+async def test_an_answer_is_as_described(seen: Outside, process: str, path: str) -> None:
+    status, body = await seen.checked(process, f"{PREFIX}{path}")
+
+    assert status == 200, body
+
+
+@pytest.mark.parametrize(("path", "status", "told"), REFUSED)
+async def test_a_refusal_is_as_described_and_says_what_is_wrong(
+    seen: Outside, path: str, status: int, told: str
+) -> None:
+    found, body = await seen.checked("master", f"{PREFIX}{path}")
+
+    assert (found, told in body["error"]) == (status, True), body
+
+
+@pytest.mark.parametrize(("process", "tried"), [("master", OF_MASTER), ("w1", OF_WORKER)])
+async def test_these_are_all_operations(seen: Outside, process: str, tried: list[str]) -> None:
+    _, described = await seen.get(process, DESCRIPTION)
+
+    logs = f"{PREFIX}/entities/{{id}}/logs"
+    assert set(described["paths"]) == {operation_path(f"{PREFIX}{path}") for path in tried} | {logs, DESCRIPTION}
+
+
+@pytest.mark.parametrize("entity_id", ALL, ids=range(len(ALL)))
+async def test_any_id_has_a_path(seen: Outside, entity_id: str) -> None:
+    status, body = await seen.checked("master", f"{PREFIX}/entities/{encoded(entity_id)}")
+    log, _ = await seen.text("master", seen.logs_path(entity_id, "tail=1"))
+    page, text = await seen.text("master", f"/entity?id={encoded(entity_id)}")
+
+    assert (status, body.get("id"), log, page) == (200, entity_id, 200, 200)
+    assert "<script>document" not in text
+    assert "<img src=x" not in text
+
+
+async def test_nothing_of_a_config_is_told(seen: Outside) -> None:
+    for path in [*(f"{PREFIX}{path}" for path in OF_MASTER), "/", "/entities", f"/entity?id={TICKER}", "/runs"]:
+        status, text = await seen.text("master", path)
+        assert (status, SECRET in text) == (200, False), path
+
+
+async def test_failures_are_found_with_what_was_said_last(seen: Outside) -> None:
+    _, body = await seen.get("master", f"{PREFIX}/runs?failed=true&limit=1")
+
+    [run] = body["runs"]
+    assert (run["entity_id"], run["reason"], run["failed"], run["exit_code"]) == (FAILING, "error", True, 1)
+    assert any("no <i>funds</i>" in line for line in run["last_lines"])
+    assert "config_digest" not in run
+
+
+async def test_a_master_that_stands_by_says_who_leads_and_where(seen: Outside) -> None:
+    async def told() -> dict[str, Any]:
+        status, body = await seen.checked("standby", f"{PREFIX}/workers")
+        return body if status == 503 and "leader" in body else {}
+
+    body = await eventually(told, within_seconds=30)
+
+    assert body["leader"] == str(seen.url("master", ""))
+    assert (await seen.checked("standby", f"{PREFIX}/entities/{TICKER}"))[0] == 200
+    assert body["leader"] in (await seen.text("standby", "/"))[1]
+
+
+@pytest.mark.parametrize("process", ["w1", "master", "standby"])
+@pytest.mark.parametrize("entity_id", [TICKER, EVIL], ids=["plain", "hostile"])
+async def test_output_comes_from_any_process_within_a_second_of_its_writing(
+    seen: Outside, process: str, entity_id: str
+) -> None:
+    late: list[float] = []
+    async with seen.session.get(seen.url(process, seen.logs_path(entity_id, "tail=0&follow=true"))) as answer:
+        assert (answer.status, answer.headers["Log-Source"]) == (200, "worker")
+        while len(late) < 5:
+            line = await answer.content.readline()
+            late.append(time.time() - float(line.split()[2]))
+
+    # The machine may be busy with other tests, but not each time.
+    assert min(late) < 1.0, late
+
+
+async def test_a_person_follows_a_bot_through_a_change_of_its_worker(seen: Outside) -> None:
+    made = seen.deployment
+    where = Target({"MONGO_URI": made.mongod.uri}, "the test")
+    numbers: list[int] = []
+    told: list[str] = []
+    async with connected(where) as servers:
+        reading = EntityOutput(servers, BOT_RUNNER, TICKER, told.append).lines(5, follow=True)
+        async with aclosing(reading):
+            async for line in reading:
+                numbers.append(int(line.split()[1]))
+                if len(numbers) == 15:
+                    await made.start_process("worker", "w2").wait_ready()
+                    await made.processes["w1"].process.stop(40)
+                if 0 in numbers and len(numbers) > numbers.index(0) + 3:
+                    break
+
+    begun_again = numbers.index(0)
+    assert numbers[:begun_again] == list(range(numbers[0], numbers[0] + begun_again))
+    assert numbers[begun_again:] == list(range(len(numbers) - begun_again))
+    assert told == []
+
+
+async def test_without_mongodb_it_is_told_soon_that_it_cannot_be_told(seen: Outside) -> None:
+    seen.deployment.mongod.pause()
+    try:
+        begun = time.monotonic()
+        status, body = await seen.checked("standby", f"{PREFIX}/entities")
+        page, text = await seen.text("standby", "/entities")
+    finally:
+        seen.deployment.mongod.resume()
+
+    assert (status, page) == (503, 503)
+    assert "MongoDB" in body["error"]
+    assert "MongoDB" in text
+    assert time.monotonic() - begun < 30

@@ -1,0 +1,161 @@
+"""The status page as a person sees it: in a real browser, at a desk and on a phone, over processes that run.
+
+Screenshots are left in $TEST_ARTIFACTS (see CONTRIBUTING.md).
+"""
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+import pytest_asyncio
+
+from tests.support.browser import Watched, watched
+from tests.support.eventually import eventually
+from tests.support.status_rig import ALL, EVIL, TICKER, Outside, artifacts, outside
+from tools.engine.ensure import Engine
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
+
+pytestmark = pytest.mark.timeout(240)
+
+DESK, PHONE = (1280, 800), (390, 844)
+PAGES = {
+    "overview": "/",
+    "bots": "/entities",
+    "running": "/entities?state=running",
+    "runs": "/runs",
+    "failures": "/runs?failed=true",
+    "workers": "/workers",
+    "segments": "/segments",
+    "bot": f"/entity?id={TICKER}",
+    "hostile-bot": f"/entity?id={quote(EVIL, safe='')}",
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def seen(tmp_path_factory: pytest.TempPathFactory, docker_engine: Engine) -> AsyncIterator[Outside]:
+    async with outside(tmp_path_factory.mktemp("page"), docker_engine) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def tab(chromium: "Browser") -> AsyncIterator[Watched]:
+    async with watched(chromium, offline=False) as made:
+        yield made
+
+
+async def show(tab: Watched, seen: Outside, path: str, size: tuple[int, int] = DESK, process: str = "master") -> None:
+    await tab.page.set_viewport_size({"width": size[0], "height": size[1]})
+    await tab.page.goto(str(seen.url(process, path)), wait_until="load")
+
+
+async def keep(tab: Watched, name: str) -> None:
+    await tab.page.screenshot(path=artifacts() / f"status-page-{name}.png", full_page=True)
+
+
+def is_calm(tab: Watched, seen: Outside) -> bool:
+    """Whether the page complained of nothing, and asked nobody else for anything."""
+    origin = str(seen.url("master", "/"))
+    elsewhere = [url for url in tab.requests if not url.startswith(origin)]
+    assert (tab.complaints, elsewhere) == ([], [])
+    return True
+
+
+@pytest.mark.parametrize("name", PAGES)
+async def test_every_page_fits_a_desk_and_a_phone_and_asks_nobody_else(seen: Outside, tab: Watched, name: str) -> None:
+    for place, size, scheme in (("desk", DESK, "light"), ("desk-dark", DESK, "dark"), ("phone", PHONE, "light")):
+        await tab.page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+        await show(tab, seen, PAGES[name], size)
+        await keep(tab, f"{name}-{place}")
+
+        wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert await tab.page.evaluate(wider) <= 0
+        assert await tab.page.locator("h1").count() == 1
+    assert is_calm(tab, seen)
+
+
+async def test_hostile_ids_and_output_are_shown_and_do_nothing(seen: Outside, tab: Watched) -> None:
+    await show(tab, seen, "/entities")
+    listed = await tab.page.locator("tbody th a").all_inner_texts()
+    assert len(listed) == len(ALL)
+    assert "<script>document.title='owned'</script>" in listed
+
+    await tab.page.locator("tbody th a", has_text="<img src=x").click()
+    await tab.page.locator("#log .line", has_text="tick").first.wait_for()
+    log = await tab.page.locator("#log").inner_text()
+    heading = await tab.page.locator("h1").inner_text()
+
+    assert heading == EVIL.replace("\u202e", "\\u{202e}")
+    assert "<script>document.title='owned'</script>" in log
+    assert "red \\u{1b}]0;owned\\u{7} \\u{202e}gnp.exe \\u{200b}" in log
+    assert "a very long line" in log
+    assert "owned" not in await tab.page.title()
+    assert await tab.page.locator("main img, main script, #log *:not(.line)").count() == 0
+    assert is_calm(tab, seen)
+
+
+async def test_a_new_line_appears_by_itself_and_the_page_stays_short(seen: Outside, tab: Watched) -> None:
+    await show(tab, seen, f"/entity?id={TICKER}")
+    lines = tab.page.locator("#log .line", has_text="tick")
+    await lines.first.wait_for()
+    assert await tab.page.locator("#log-state").inner_text() == "live"
+
+    before = await lines.last.inner_text()
+
+    assert await eventually(lambda: is_other(tab, before), within_seconds=20)
+    assert await tab.page.locator("#log .line").count() <= 2000
+    await keep(tab, "live-output")
+    assert is_calm(tab, seen)
+
+
+async def is_other(tab: Watched, before: str) -> bool:
+    return await tab.page.locator("#log .line").last.inner_text() not in (before, "")
+
+
+async def test_the_page_brings_itself_up_to_date_and_keeps_what_was_opened(seen: Outside, tab: Watched) -> None:
+    await show(tab, seen, "/runs?failed=true")
+    await tab.page.locator("summary").last.click()
+    as_of = await tab.page.locator("footer time").inner_text()
+
+    async def is_later() -> bool:
+        return await tab.page.locator("footer time").inner_text() != as_of
+
+    assert await eventually(is_later, within_seconds=30)
+    assert await tab.page.locator("details[open]").count() == 1
+    assert "no <i>funds</i>" in await tab.page.locator("details[open]").inner_text()
+
+
+async def test_bots_are_found_by_the_form(seen: Outside, tab: Watched) -> None:
+    await show(tab, seen, "/entities", PHONE)
+    await tab.page.get_by_label("Id begins with").fill("tick")
+    await tab.page.get_by_label("State").select_option("running")
+    await tab.page.get_by_role("button", name="Find").click()
+
+    await tab.page.wait_for_url("**prefix=tick**")
+    assert await tab.page.locator("tbody th").all_inner_texts() == [TICKER]
+    assert is_calm(tab, seen)
+
+
+async def test_it_can_be_read_without_javascript(seen: Outside, chromium: "Browser") -> None:
+    context = await chromium.new_context(java_script_enabled=False)
+    try:
+        page = await context.new_page()
+        await page.goto(str(seen.url("master", f"/entity?id={TICKER}")))
+        await page.get_by_role("link", name="as text").click()
+        await page.wait_for_url("**/log?**")
+        assert "tick 0" in await page.locator("body").inner_text()
+    finally:
+        await context.close()
+
+
+async def test_a_master_that_stands_by_links_to_the_one_that_leads(seen: Outside, tab: Watched) -> None:
+    leader = str(seen.url("master", "/"))
+
+    async def links() -> bool:
+        await show(tab, seen, "/", process="standby")
+        return await tab.page.locator(f"a[href='{leader}']").count() == 1
+
+    assert await eventually(links, within_seconds=30)
+    await keep(tab, "standby")
