@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from libs.core.service import BACKTEST_RUNNER
+from libs.core.service import BACKTEST_RUNNER, BOT_SCHEDULER
 from tests.support.backtests import Backtests, listening
 from tests.support.deployment import Deployment, deployment
 from tests.support.eventually import eventually
 from tests.support.platform import zipped
-from tests.support.trace_collector import TraceCollector, trace_collector
+from tests.support.trace_collector import SeenSpan, TraceCollector, trace_collector
 from tools.engine.ensure import Engine
 
 PRODUCER = "00f067aa0ba902b7"
@@ -61,6 +61,17 @@ async def bots(
     # So that the first round after the event is the one that the event wakes.
     settings = {**collector.settings, "ASSIGN_INTERVAL_SECONDS": "60"}
     async with deployment(folder, docker_engine, settings=settings) as made:
+        await made.start(workers=1)
+        made.platform.upload("main.zip", zipped({"main.py": CODE}))
+        yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def schedules(
+    tmp_path_factory: pytest.TempPathFactory, docker_engine: Engine, collector: TraceCollector
+) -> AsyncIterator[Deployment]:
+    folder = tmp_path_factory.mktemp("traced-schedules")
+    async with deployment(folder, docker_engine, service=BOT_SCHEDULER, settings=collector.settings) as made:
         await made.start(workers=1)
         made.platform.upload("main.zip", zipped({"main.py": CODE}))
         yield made
@@ -118,14 +129,37 @@ async def test_a_bots_trace_leads_from_the_producer_over_the_assignment_into_its
     assert [line["trace_id"] for line in lines if line["event"] == "bot started"] == [trace_id]
 
 
+async def test_each_firing_of_a_schedule_has_a_trace_of_its_own_that_is_linked_to_the_events(
+    schedules: Deployment, collector: TraceCollector
+) -> None:
+    trace_id = "a3ce929d0e0e47364bf92f3577b34da6"
+    payload = schedules.platform.payload("traced", {"key": SECRET, "schedule": "* * * * * *"}, key="main.zip")
+    await schedules.platform.publish("the0.bot-schedule.created", payload, headers_of(trace_id))
+
+    def firings() -> list[SeenSpan]:
+        return [span for span in collector.spans if span.name == "fire schedule" and trace_id in span.links]
+
+    await eventually(lambda: len(firings()) > 1, within_seconds=60)
+    fired, another = firings()[:2]
+    assert len({trace_id, fired.trace_id, another.trace_id}) == 3
+    started = ["", "fire schedule", "run schedule", "start container"]
+    assert collector.way_to(fired.trace_id, "start container") == started
+    run = await schedules.mongo[BOT_SCHEDULER.database]["runs"].find_one({"trace_id": fired.trace_id})
+    assert run is not None
+    # 3 and not 1: a trace that begins here has a random id, which a producer need not promise.
+    inside = traceparent(collector, fired.trace_id, "start container", flags=3)
+    assert f"TRACEPARENT={inside}" in run["last_lines"]
+
+
 async def test_no_span_tells_a_config_or_what_a_bot_printed_and_no_call_stands_alone(
-    backtests: Backtests, bots: Deployment, collector: TraceCollector
+    backtests: Backtests, bots: Deployment, schedules: Deployment, collector: TraceCollector
 ) -> None:
     await eventually(lambda: any(span.attributes.get("db.system") == "mongodb" for span in collector.spans))
     # Whatever waits is sent when a process ends.
-    for process in (*backtests.deployment.processes.values(), *bots.processes.values()):
-        await process.process.stop()
-        assert process.process.exit_code == 0
+    for deployed in (backtests.deployment, bots, schedules):
+        for process in deployed.processes.values():
+            await process.process.stop()
+            assert process.process.exit_code == 0
 
     assert b"start container" in collector.received
     assert SECRET.encode() not in collector.received
@@ -135,7 +169,7 @@ async def test_no_span_tells_a_config_or_what_a_bot_printed_and_no_call_stands_a
     assert [span for span in collector.spans if "readyz" in str(span.attributes)] == []
 
 
-def traceparent(collector: TraceCollector, trace_id: str, name: str) -> str:
+def traceparent(collector: TraceCollector, trace_id: str, name: str, flags: int = 1) -> str:
     span = collector.named(trace_id, name)
     assert span is not None
-    return f"00-{trace_id}-{span.span_id}-01"
+    return f"00-{trace_id}-{span.span_id}-{flags:02x}"
