@@ -134,7 +134,7 @@ class KubernetesWorkers:
         self, method: str, path: str, body: _Json | None = None, query: Mapping[str, str] | None = None
     ) -> _Json:
         try:
-            with observe("kubernetes", method.lower(), refused=lambda error: isinstance(error, ScaleConflict)):
+            with observe("kubernetes", method.lower(), refused=_is_no_failure):
                 return await self._exchange(method, path, body, query)
         except (NoCluster, ClusterUnavailable):
             # Certificates, address and token may all be new next time.
@@ -187,6 +187,11 @@ class KubernetesWorkers:
         if status == 429 or status >= 500:
             return ClusterUnavailable(f"the Kubernetes API answers {status} to {method} {path}: {message}")
         return ClusterRejects(f"the Kubernetes API answers {status} to {method} {path}: {message}")
+
+
+def _is_no_failure(error: Exception) -> bool:
+    """Whether there is nothing to repair: somebody else was faster, or this is no cluster."""
+    return isinstance(error, ScaleConflict | NoCluster)
 
 
 def _lives(item: Mapping[str, Any]) -> bool:

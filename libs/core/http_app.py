@@ -121,9 +121,9 @@ async def _measured(request: web.Request, handler: Handler) -> web.StreamRespons
     outcome = "error"
     try:
         response = await handler(request)
-        outcome = "ok" if response.status < 500 else "error"
+        outcome = _outcome(response.status)
     except web.HTTPException as error:
-        outcome = "ok" if error.status < 500 else "error"
+        outcome = _outcome(error.status)
         if not request.path.startswith(f"{PREFIX}/"):
             raise
         return _refusal(request, error)
@@ -147,6 +147,13 @@ def _refusal(request: web.Request, error: web.HTTPException) -> web.Response:
     if "Allow" in error.headers:
         answer.headers["Allow"] = error.headers["Allow"]
     return answer
+
+
+def _outcome(status: int) -> str:
+    """503 is an answer: this process says that it cannot do that now, as a master that stands by does all the time."""
+    if status == web.HTTPServiceUnavailable.status_code:
+        return "refused"
+    return "ok" if status < 500 else "error"
 
 
 def _operation(request: web.Request) -> str:

@@ -48,6 +48,8 @@ async def test_readyz_says_which_dependency_is_missing(client: aiohttp.ClientSes
         body = await response.json()
     assert response.status == 503
     assert body["dependencies"]["storage"]["detail"] == "no answer from localhost:9000"
+    labels = {"system": "http", "operation": "GET /readyz", "outcome": "error"}
+    assert registry.get_sample_value("runtime_operation_seconds_count", labels) is None
 
 
 async def test_readyz_is_ok_when_all_required_dependencies_are(
