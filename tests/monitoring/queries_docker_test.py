@@ -1,6 +1,7 @@
 """Every query of every dashboard and every rule, asked of a Prometheus that reads the real processes."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from tests.monitoring.rules import rules
 from tests.support.eventually import eventually
 from tests.support.prometheus import PrometheusServer
 from tools.engine.ensure import Engine
+
+pytestmark = pytest.mark.timeout(300)
 
 # Those of a machine that has other things to do.
 _OF_A_BUSY_MACHINE = (
@@ -37,22 +40,25 @@ async def test_every_choice_of_a_dashboard_has_values(seen: Observed, path: Path
 @pytest.mark.parametrize("path", dashboards(), ids=lambda path: path.stem)
 async def test_every_query_of_a_dashboard_has_an_answer(seen: Observed, path: Path) -> None:
     chosen = {"service": ".+", "instance": ".+", "bot": seen.bot}
-    unanswered = [
-        question for question in questions(path, chosen) if not await seen.prometheus.query(question.expression)
-    ]
 
-    assert unanswered == []
+    async def unanswered() -> list[str]:
+        asked = questions(path, chosen)
+        return [f"{one.panel}: {one.expression}" for one in asked if not await seen.prometheus.query(one.expression)]
+
+    await nothing_left(unanswered)
 
 
 @pytest.mark.parametrize("path", dashboards(), ids=lambda path: path.stem)
 async def test_everything_that_a_dashboard_selects_is_there(seen: Observed, path: Path) -> None:
     chosen = {"service": ".+", "instance": ".+", "bot": seen.bot}
 
-    assert await missing(seen.prometheus, [question.expression for question in questions(path, chosen)]) == []
+    expressions = [question.expression for question in questions(path, chosen)]
+
+    await nothing_left(partial(missing, seen.prometheus, expressions))
 
 
 async def test_everything_that_a_rule_selects_is_there(seen: Observed) -> None:
-    assert await missing(seen.prometheus, [rule.expr for rule in rules()]) == []
+    await nothing_left(partial(missing, seen.prometheus, [rule.expr for rule in rules()]))
 
 
 async def test_every_metric_that_is_asked_for_is_declared_by_a_process(seen: Observed) -> None:
@@ -97,14 +103,22 @@ async def test_prometheus_evaluates_every_rule(seen: Observed) -> None:
 async def test_nothing_is_alarming_about_a_deployment_that_is_well(seen: Observed) -> None:
     asked = f'ALERTS{{alertname!~"{_OF_A_BUSY_MACHINE}"}}'
 
-    async def is_quiet() -> bool:
-        alarming = await seen.prometheus.query(asked)
+    async def alarming() -> list[str]:
         # One bot of two ends as soon as it is begun.
-        alarming = [sample for sample in alarming if sample.labels["alertname"] != "BotsBackingOff"]
-        assert not alarming, alarming
+        return [str(s.labels) for s in await seen.prometheus.query(asked) if s.labels["alertname"] != "BotsBackingOff"]
+
+    await nothing_left(alarming)
+
+
+async def nothing_left(ask: Callable[[], Awaitable[list[str]]]) -> None:
+    """Ask until nothing is found: on a busy machine a scrape fails now and then, and its data is away till the next."""
+
+    async def is_settled() -> bool:
+        left = await ask()
+        assert not left, left
         return True
 
-    await eventually(is_quiet, within_seconds=60, every_seconds=1)
+    await eventually(is_settled, within_seconds=30, every_seconds=1)
 
 
 async def missing(prometheus: PrometheusServer, expressions: list[str]) -> list[str]:
