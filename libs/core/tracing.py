@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -91,8 +91,11 @@ class OpenSpan:
     @contextmanager
     def entered(self) -> Iterator[None]:
         """Make it the span that the block works for."""
-        with trace.use_span(self.recorded, record_exception=False, set_status_on_exception=False):
+        token = attach(trace.set_span_in_context(self.recorded))
+        try:
             yield
+        finally:
+            detach(token)
 
 
 def begin(
@@ -129,9 +132,9 @@ def span(
 ) -> Iterator[OpenSpan]:
     """Let the block be a span, with the arguments of :func:`begin`; tasks that it starts belong to it too."""
     made = begin(name, parent=parent, links=links, kind=kind, attributes=attributes)
+    token = attach(trace.set_span_in_context(made.recorded))
     try:
-        with made.entered():
-            yield made
+        yield made
     except asyncio.CancelledError:
         made.recorded.set_attribute(OUTCOME, "cancelled")
         raise
@@ -139,13 +142,14 @@ def span(
         made.failed(error)
         raise
     finally:
+        detach(token)
         made.end()
 
 
 @contextmanager
 def outside() -> Iterator[None]:
     """Let the block belong to no span: for what goes on when the span that it is begun in has long ended."""
-    with trace.use_span(INVALID_SPAN):
+    with OpenSpan(INVALID_SPAN).entered():
         yield
 
 

@@ -7,7 +7,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from libs.core.coordination import Assignment, HeldSegment, WorkerIdentity, WorkerState
+from libs.core.coordination import (
+    Assignment,
+    HeldSegment,
+    WorkerIdentity,
+    WorkerState,
+    assignment_from_wire,
+    assignment_to_wire,
+)
 from libs.core.lease import SegmentView
 from libs.core.master.assignment import decide
 from libs.core.master.registry import UNDECIDED, Abandon, AskToRegister, Registry, Replace, SessionId, Tell
@@ -118,6 +125,18 @@ def test_a_decision_is_told_once_and_again_with_each_heartbeat_that_differs(regi
     assert decided(registry, 7) == []
     assert registry.heartbeat(ONE, IDLE, now=2.0) == told[0]
     assert registry.heartbeat(ONE, HOLDS_7, now=4.0) is None
+
+
+def test_an_assignment_that_is_told_again_still_names_the_trace_of_its_decision(registry: Registry) -> None:
+    registry.register(ONE, identity("a"), IDLE, now=0.0)
+    decision = decide([SegmentView(7, 1, None)], registry.views())
+    told = registry.apply(decision, {"traceparent": "00-t-s-01"})
+
+    again = registry.heartbeat(ONE, IDLE, now=2.0)
+
+    assert isinstance(again, Tell)
+    assert assignment_from_wire(assignment_to_wire(again.assignment)).trace == told[0].assignment.trace
+    assert told[0].assignment.trace == {"traceparent": "00-t-s-01"}
 
 
 def test_a_worker_is_told_to_stand_by_and_why(registry: Registry) -> None:
