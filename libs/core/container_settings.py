@@ -94,6 +94,22 @@ class ContainerSettings(Group):
         Named("CODE_CACHE_MB", unit="MiB"),
         Field(ge=16, le=10_485_760, description="size of the cache of unpacked code below TEMP_DIR"),
     ] = 2048
+    log_spool_mb: Annotated[
+        int,
+        Named("BOT_LOG_SPOOL_MB", unit="MiB"),
+        Field(
+            ge=1,
+            le=1_048_576,
+            description="output of one bot kept on disk while the storage is away; then the oldest goes",
+        ),
+    ] = 64
+    log_spools_mb: Annotated[
+        int,
+        Named("LOG_SPOOLS_MB", unit="MiB"),
+        Field(
+            ge=16, le=10_485_760, description="output of all bots of a service kept on a host's disk, shared equally"
+        ),
+    ] = 1024
     stop_grace_seconds: Annotated[
         Seconds,
         Named("BOT_STOP_SECONDS", unit="seconds"),

@@ -20,6 +20,7 @@ from libs.docker_runner.definition import ExecutableFactory, Ownership
 from libs.docker_runner.engine import Engine
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.keepalive import KeepaliveFile
+from libs.docker_runner.log_budget import SpoolBudget
 from libs.docker_runner.log_history import LogHistory
 from libs.docker_runner.log_pipeline import LogPipeline
 from libs.docker_runner.log_reader import LogReader
@@ -87,6 +88,7 @@ class DockerHost:
             settings.temp_dir / "logs" / place,
             writer=engine_id,
             owns=owns,
+            budget=SpoolBudget(settings.log_spools_bytes, settings.log_spool_bytes),
         )
         self.log_reader = LogReader(self.logs, LogHistory(store, store.settings.logs_bucket))
 

@@ -35,6 +35,8 @@ def runner_settings(containers: ContainerSettings, maxima: MaximaSettings, image
         container_runtime=containers.runtime,
         registry=_registry(images),
         parallel_starts=containers.parallel_starts,
+        log_spool_bytes=containers.log_spool_mb * MIB,
+        log_spools_bytes=containers.log_spools_mb * MIB,
     )
 
 

@@ -26,6 +26,7 @@ from libs.core.tracing import outside
 from libs.core.wake import Wake
 from libs.docker_runner.bot_log import BotLog
 from libs.docker_runner.container import ManagedContainer
+from libs.docker_runner.log_budget import SpoolBudget
 from libs.docker_runner.log_folders import LogFolder, LogOwner, remove_finished, with_output
 from libs.docker_runner.log_follower import LogFollower
 from libs.docker_runner.log_keys import log_key
@@ -73,7 +74,7 @@ class LogPipeline:
         directory: where the spools are, for one service and scope alone; its worker processes on a host share it.
         writer: a name of this host, for output of bots that it no longer owns.
         owns: whether this worker owns a segment now, by a lease that it can prove.
-        spool_bytes: how much one bot's output may take on disk while the storage is away.
+        budget: how much output may take on disk while the storage is away; None for the usual one.
         interval_seconds: how long output waits at most before it is uploaded, while the storage is there; longer
             only when uploads of this bot would otherwise take more than a fifth of the time.
         hand_over_seconds: after so long without output, what is left of a bot owned by another goes beside its object.
@@ -89,7 +90,7 @@ class LogPipeline:
         *,
         writer: str,
         owns: Callable[[int], bool],
-        spool_bytes: int = 64 * 1024 * 1024,
+        budget: SpoolBudget | None = None,
         interval_seconds: float = 30.0,
         hand_over_seconds: float = 60.0,
         parallel: int = 4,
@@ -99,7 +100,7 @@ class LogPipeline:
         self._directory = directory
         self._writer = hashlib.sha256(writer.encode()).hexdigest()[:8]
         self._owns = owns
-        self._spool_bytes = spool_bytes
+        self._budget = budget or SpoolBudget()
         self._interval_seconds = interval_seconds
         self._hand_over_seconds = hand_over_seconds
         self._executor = ThreadPoolExecutor(parallel + 4, thread_name_prefix="logs")
@@ -266,9 +267,10 @@ class LogPipeline:
             return bot
 
     async def _open_folder(self, name: str, folder: LogFolder, owner: LogOwner) -> BotLog:
-        opening = partial(BotLog.open, folder, owner, self._objects, self._executor, self._spool_bytes)
-        bot = await self._run(opening)
+        share = self._budget.share(len(self._bots) + 1)
+        bot = await self._run(partial(BotLog.open, folder, owner, self._objects, self._executor, share))
         self._bots[name] = bot
+        self._budget.divide(one.spool for one in self._bots.values())
         # It may hold what an earlier process did not upload.
         self._wake.set()
         return bot
@@ -349,6 +351,10 @@ class LogPipeline:
             async with self._opening.setdefault(name, asyncio.Lock()):
                 if name not in self._bots:
                     await self._adopt(name)
+        others = await self._run(partial(with_output, self._directory, frozenset(self._bots)))
+        self._budget.divide((bot.spool for bot in self._bots.values()), elsewhere=len(others))
+        for bot in list(self._bots.values()):
+            await self._run(bot.spool.trim)
         PENDING_BYTES.set(sum(bot.spool.pending_bytes for bot in self._bots.values()))
         for bot in self._bots.values():
             DROPPED_BYTES.inc(bot.spool.take_dropped())

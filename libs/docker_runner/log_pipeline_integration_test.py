@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from libs.docker_runner.log_budget import SpoolBudget
 from libs.docker_runner.log_history import LogHistory
 from tests.support.eventually import eventually
 from tests.support.log_host import Host, ModelEngine, a_container, store_of
@@ -214,7 +215,7 @@ async def test_a_flood_while_the_storage_is_away_is_bounded_on_disk_and_says_wha
         host = Host(engine, store, bucket_prefix, tmp_path / "logs")
         container = a_container("c1")
         await server.kill()
-        async with host.worker(spool_bytes=1_000_000) as pipeline:
+        async with host.worker(budget=SpoolBudget(each_bytes=1_000_000)) as pipeline:
             pipeline.follow(container)
             for _ in range(40):
                 await engine.write(container, *[b"x" * 9_999 + b"\n" for _ in range(10)])
@@ -228,6 +229,40 @@ async def test_a_flood_while_the_storage_is_away_is_bounded_on_disk_and_says_wha
                 return b"bytes of output are missing here: the spool was full" in await host.object()
 
             await eventually(told)
+        await store.close()
+
+
+async def test_many_bots_share_the_disk_while_the_storage_is_away_also_those_that_are_quiet(
+    bucket_prefix: str, tmp_path: Path
+) -> None:
+    async with S3Server.start(tmp_path / "s3") as server:
+        store = store_of(server)
+        await store.ensure_bucket(bucket_prefix)
+        engine = ModelEngine()
+        host = Host(engine, store, bucket_prefix, tmp_path / "logs")
+        await server.kill()
+
+        def on_disk() -> int:
+            return sum(path.stat().st_size for path in (tmp_path / "logs").rglob("*") if path.is_file())
+
+        quiet, *busy = (a_container(f"c{number}", entity_id=f"b{number}") for number in range(6))
+        budget = SpoolBudget(total_bytes=24_000_000, each_bytes=16_000_000)
+        async with host.worker(budget=budget, interval_seconds=0.5) as pipeline:
+            pipeline.follow(quiet)
+            await engine.write(quiet, *[b"x" * 99_999 + b"\n"] * 120)
+            await eventually(lambda: on_disk() > 11_900_000)
+            for container in busy:
+                pipeline.follow(container)
+                await engine.write(container, *[b"x" * 99_999 + b"\n"] * 80)
+                await engine.end(container)
+                await pipeline.finish(container)
+
+            def shared() -> bool:
+                each = [bot.spool.pending_bytes for number in range(6) if (bot := pipeline.bot(f"b{number}"))]
+                # What is chosen for upload and what was written last cannot go.
+                return len(each) == 6 and max(each) < 6_500_000 and on_disk() < 30_000_000
+
+            await eventually(shared)
         await store.close()
 
 

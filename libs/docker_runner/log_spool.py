@@ -27,6 +27,7 @@ from libs.docker_runner.log_records import (
 
 _FILES_PER_SPOOL = 16
 _POSITIONS_KEPT = 8
+_CHOSEN_SHARE = 4
 
 
 class Place(NamedTuple):
@@ -102,6 +103,17 @@ class LogSpool:
             self._count_pending()
             return Place(last.sequence, last.size)
 
+    def limit(self, max_bytes: int) -> None:
+        """Take about *max_bytes* at most from the next append or :meth:`trim` on. Does not block."""
+        self._max_bytes = max_bytes
+        self._file_bytes = max(1, max_bytes // _FILES_PER_SPOOL)
+
+    def trim(self) -> None:
+        """Drop the oldest output beyond the limit now."""
+        with self._lock:
+            self._drop_oldest()
+            self._count_pending()
+
     # --- the uploader's side
 
     def take_dropped(self) -> int:
@@ -113,10 +125,10 @@ class LogSpool:
     def next_chunk(self, max_bytes: int) -> Chunk | None:
         """The output at the front: of one day, at most *max_bytes* or one record; None when there is none.
 
-        It stays as it is until it is committed, however full the spool gets.
+        It stays as it is until it is committed, however full the spool gets, and so is no more than a part of it.
         """
         with self._lock:
-            chunk = self._chunk(max_bytes, None)
+            chunk = self._chunk(min(max_bytes, self._max_bytes // _CHOSEN_SHARE), None)
             self._chosen = chunk.end if chunk is not None else self._done
             return chunk
 

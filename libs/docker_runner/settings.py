@@ -43,6 +43,7 @@ class RunnerSettings:
         log_file_bytes, log_files: the engine's own copy of the output is at most their product. A follower that is
             further behind than that loses lines, so with the output rate they are how long it may be away.
         output_spool_bytes: what :meth:`DockerRunner.run` keeps of one run's output.
+        log_spool_bytes, log_spools_bytes: output on disk while the storage is away, of one bot and of all together.
     """
 
     temp_dir: Path
@@ -61,6 +62,8 @@ class RunnerSettings:
     log_file_bytes: int = 32 * MIB
     log_files: int = 4
     output_spool_bytes: int = 256 * MIB
+    log_spool_bytes: int = 64 * MIB
+    log_spools_bytes: int = 1024 * MIB
 
     def placement(self, runtime: str) -> Placement:
         """Where a bot of *runtime* runs.

@@ -18,6 +18,7 @@ from libs.core.settings import StorageSettings
 from libs.docker_runner.container import ManagedContainer
 from libs.docker_runner.errors import EngineUnavailable
 from libs.docker_runner.executable import Entrypoint
+from libs.docker_runner.log_budget import SpoolBudget
 from libs.docker_runner.log_history import LogHistory
 from libs.docker_runner.log_pipeline import LogPipeline
 from libs.docker_runner.log_reader import LogReader
@@ -121,7 +122,7 @@ class Host:
         owns: Callable[[int], bool] = lambda segment: True,
         interval_seconds: float = 0.05,
         hand_over_seconds: float = 0.0,
-        spool_bytes: int = 64 * 1024 * 1024,
+        budget: SpoolBudget | None = None,
     ) -> AsyncIterator[LogPipeline]:
         """A worker's pipeline, killed at the end of the block."""
         pipeline = LogPipeline(
@@ -131,7 +132,7 @@ class Host:
             self.directory,
             writer=self.name,
             owns=owns,
-            spool_bytes=spool_bytes,
+            budget=budget,
             interval_seconds=interval_seconds,
             hand_over_seconds=hand_over_seconds,
         )
