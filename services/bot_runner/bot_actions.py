@@ -24,6 +24,8 @@ log = get_logger(__name__)
 RESTARTS = Counter(
     "runtime_restarts_total", "Ends of bots that nobody asked for, so that they start again.", ["reason"]
 )
+for _reason in (*EndReason, "not-started"):
+    RESTARTS.labels(str(_reason))  # from 0 on, so that the first one shows as an increase
 
 _ABSENT_STATES = {
     StopReason.DISABLED: BotState.DISABLED,

@@ -28,6 +28,7 @@ from tools.stack.s3 import S3Server
 
 NOT_BASE_UNITS = {"milliseconds", "ms", "microseconds", "us", "minutes", "hours", "days", "kb", "mb", "mib", "percent"}
 PER_BOT = re.compile(r"runtime_bot_(up|restarts_total|cpu_seconds_total|memory_bytes)")
+PLAIN = ("bot-runner", "worker-without-single-bots")
 
 
 class Shown(NamedTuple):
@@ -84,25 +85,23 @@ async def shown(
             "DOCKER_HOST": await stack.enter_async_context(idle_engine(folder / "engine.sock")),
             "TEMP_DIR": str(folder / "temp"),
             "MASTER_HOST": "127.0.0.1",
-            "METRICS_PER_BOT": "true",
         }
+        ports = {service.name: str(free_port()) for service in SERVICES}
         processes = {}
-        for service in SERVICES:
-            grpc = {"GRPC_PORT": str(free_port())}
-            for role in ("master", "worker"):
-                name = f"{service.name}-{role}"
-                arguments = [service.name, role, "--worker-id", name, "--mode", "standalone"]
-                process = ServiceProcess(
-                    name,
-                    arguments,
-                    settings | grpc,
-                    http_port=free_port(),
-                    log_path=folder / f"{name}.log",
-                    tethered=True,
-                )
-                process.launch()
-                stack.push_async_callback(process.process.kill)
-                processes[service.name, role] = process
+        for service, role in (*declared(), PLAIN):
+            name = f"{service}-{role}"
+            more = {"GRPC_PORT": ports[service], "METRICS_PER_BOT": str((service, role) != PLAIN)}
+            process = ServiceProcess(
+                name,
+                [service, role.partition("-")[0], "--worker-id", name, "--mode", "standalone"],
+                settings | more,
+                http_port=free_port(),
+                log_path=folder / f"{name}.log",
+                tethered=True,
+            )
+            process.launch()
+            stack.push_async_callback(process.process.kill)
+            processes[service, role] = process
         for process in processes.values():
             await eventually(functools.partial(knows_the_other, process), within_seconds=120)
         yield {where: await asyncio.to_thread(scrape, process) for where, process in processes.items()}
@@ -138,6 +137,9 @@ async def test_real_processes_show_what_the_table_says_and_nothing_else(shown: d
         where: {metric.name: kinds.get(metric.kind, metric.kind) for metric in found}
         for where, found in declared().items()
     }
+    promised[PLAIN] = {
+        name: kind for name, kind in promised["bot-runner", "worker"].items() if not PER_BOT.fullmatch(name)
+    }
 
     assert {where: found.kinds for where, found in shown.items()} == promised
 
@@ -165,7 +167,7 @@ async def test_each_process_measures_every_system_that_it_talks_to(shown: dict[W
         measured = {
             value for labels in found.labels["runtime_operation_seconds"] for name, value in labels if name == "system"
         }
-        assert talked_to[role] <= measured, (service, role)
+        assert talked_to[role.partition("-")[0]] <= measured, (service, role)
 
 
 async def test_a_scrape_takes_milliseconds(shown: dict[Where, Shown]) -> None:
