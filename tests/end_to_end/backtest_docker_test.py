@@ -1,6 +1,7 @@
 """Backtests as the platform sees them: what comes of good ones and bad ones, and of workers that die."""
 
 import hashlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,22 @@ async def test_a_backtest_leaves_its_result_its_output_and_an_event(backtests: B
     assert "error" not in event
     assert backtests.analysis("good")["metrics"] == {"trades": 7}
     assert "working on good" in backtests.logs("good")
+
+
+async def test_a_producers_trace_is_handed_on_as_it_came_though_nothing_is_exported(backtests: Backtests) -> None:
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    producer = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01", "tracestate": "vendor=abc"}
+    backtests.upload("traced.zip", "import os\ndef main(id, config):\n    return {'it': os.environ['TRACEPARENT']}")
+    await backtests.create("traced", key="traced.zip", headers=producer)
+
+    assert (await backtests.done("traced"))["success"] is True
+
+    assert backtests.analysis("traced") == {"it": producer["traceparent"]}
+    assert backtests.headers["traced"].items() >= producer.items()
+    log_path = backtests.deployment.processes["w1"].process.log_path
+    lines = [json.loads(line) for line in log_path.read_text().splitlines()]
+    told = {line["event"] for line in lines if line.get("trace_id") == trace_id}
+    assert told >= {"run ended", "backtest done"}
 
 
 @pytest.mark.parametrize(
