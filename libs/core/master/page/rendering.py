@@ -3,6 +3,7 @@ without it.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -10,6 +11,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
+from libs.core.api.answers import RunView
 from libs.core.master.page import files as folder
 from libs.core.master.page.visible import age, ago, clock, duration, shortened, size, visible
 
@@ -64,6 +66,7 @@ def _environment() -> "Environment":
         "duration": duration,
         "encoded": lambda text: quote(str(text), safe=""),
         "iso": _iso,
+        "said": said,
         "shortened": shortened,
         "size": size,
         "tone": tone,
@@ -79,6 +82,19 @@ def _iso(moment: datetime | float) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12]
+
+
+def said(run: RunView) -> str:
+    """What is best known of how a run went: the message of its record, of its result, or the last line it printed."""
+    last = run.last_lines[-1] if run.last_lines else ""
+    if not run.message and last.startswith("{"):
+        try:
+            result = json.loads(last)
+        except (ValueError, RecursionError):
+            return last
+        told = result.get("message") if isinstance(result, dict) else None
+        return told if isinstance(told, str) and told else last
+    return run.message or last
 
 
 def _first_page(path: str, query: Mapping[str, str]) -> str:

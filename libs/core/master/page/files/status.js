@@ -109,6 +109,7 @@ async function stream(log, source) {
 
 async function showLog(box) {
   const log = new Log(box, document.getElementById("log-state"), document.getElementById("log-follow"));
+  log.say("connecting");
   for (let failures = 0; ; failures += 1) {
     const begun = Date.now();
     try {
