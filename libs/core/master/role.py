@@ -19,7 +19,7 @@ from libs.core.master.master import Master
 from libs.core.master.metrics import MasterCollector
 from libs.core.master.observatory import Observatory
 from libs.core.master.page.handlers import StatusPage
-from libs.core.metrics import registry
+from libs.core.metrics import observe, registry
 from libs.core.presence import be_present, reachable_at
 from libs.core.process import Process, ProcessSettings
 from libs.core.settings import AutoscalerSettings, CoordinationSettings, LeaseSettings, NatsSettings, PartitionSettings
@@ -110,9 +110,10 @@ async def _repair_for_ever(entities: EntityStore, master: Master) -> None:
     within_seconds = None
     while True:
         try:
-            finished = await entities.finish_deletions(within_seconds)
-            if await entities.partitions.repair() or finished.occupancy_changed:
-                master.changed()
+            with observe("reconcile", "partitions"):
+                finished = await entities.finish_deletions(within_seconds)
+                if await entities.partitions.repair() or finished.occupancy_changed:
+                    master.changed()
             within_seconds = _DELETIONS_SECONDS
         except Retryable as error:
             log.warning("entities and partition counts could not be checked", error=str(error))
