@@ -33,6 +33,13 @@ EXIT_USAGE = 2
 """A setting, a flag or a file that a person must mend."""
 
 
+class TracingMisconfigured(UserError):
+    """One of OpenTelemetry's variables cannot be used."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"traces cannot be exported: {reason}; correct the OTEL_ variables, or unset the endpoint")
+
+
 @dataclass(frozen=True)
 class ProcessSettings:
     """What a process needs whatever it does; a role's own settings are a subclass with more groups."""
@@ -134,12 +141,15 @@ def _export_traces(service: ServiceDefinition, role: Role[S], settings: S) -> Ca
     """Begin to export traces if somebody wants them; what sends the last ones. Without that, nothing is imported."""
     if not settings.tracing.exporting:
         return None
-    from libs.core.trace_export import Origin, TraceExport
+    try:
+        from libs.core.trace_export import Origin, TraceExport
 
-    export = TraceExport(
-        settings.tracing, Origin(service.name, role.name, settings.identity.worker_id, runtime_version())
-    )
-    export.start()
+        origin = Origin(service.name, role.name, settings.identity.worker_id, runtime_version())
+        export = TraceExport(settings.tracing, origin)
+        export.start()
+    except Exception as error:
+        # A time that is no number, a propagator that there is not: the libraries read their variables by themselves.
+        raise TracingMisconfigured(str(error)) from error
     return export.close
 
 

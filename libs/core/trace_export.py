@@ -30,7 +30,6 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TraceS
 from opentelemetry.util.types import Attributes
 from pymongo.monitoring import CommandFailedEvent
 
-from libs.core.errors import UserError
 from libs.core.log import get_logger
 from libs.core.settings import TracingSettings
 
@@ -43,13 +42,6 @@ _HOPELESS_FLUSH_SECONDS = 0.5
 _QUIET_SECONDS = 600.0
 _EXCLUDED = "OTEL_PYTHON_AIOHTTP_SERVER_EXCLUDED_URLS"
 _PROBES = "/(healthz|readyz|metrics)$"
-
-
-class TracingMisconfigured(UserError):
-    """One of OpenTelemetry's variables cannot be used."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"traces cannot be exported: {reason}; correct the OTEL_ variables, or unset the endpoint")
 
 
 @dataclass(frozen=True)
@@ -66,7 +58,7 @@ class TraceExport:
     """The export of one process's spans. Only one a process, for its whole life."""
 
     def __init__(self, settings: TracingSettings, origin: Origin) -> None:
-        self._exporter = CalmExporter(_otlp(settings), settings.endpoint or "")
+        self._exporter = CalmExporter(OTLPSpanExporter(endpoint=settings.endpoint), settings.endpoint or "")
         # The only events are those of errors, by libraries, and quote what the errors say.
         limits = SpanLimits(max_events=0)
         self._provider = TracerProvider(resource=_resource(origin), span_limits=limits, shutdown_on_exit=False)
@@ -74,11 +66,7 @@ class TraceExport:
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
 
     def start(self) -> None:
-        """Record from now on. Before clients of other systems are made.
-
-        Raises:
-            TracingMisconfigured: a library refuses its settings.
-        """
+        """Record from now on. Before clients of other systems are made."""
         trace.set_tracer_provider(self._provider)
         # By name, unless somebody says which: probes and scrapes come every few seconds and do nothing.
         if "OTEL_PYTHON_EXCLUDED_URLS" not in os.environ:
@@ -197,14 +185,6 @@ class _Complaints(logging.Filter):
         if record.levelno >= logging.WARNING:
             self.last = record.getMessage()
         return False
-
-
-def _otlp(settings: TracingSettings) -> OTLPSpanExporter:
-    try:
-        return OTLPSpanExporter(endpoint=settings.endpoint)
-    except Exception as error:
-        # A compression that there is not, a timeout that is no number.
-        raise TracingMisconfigured(str(error)) from error
 
 
 def _resource(origin: Origin) -> Resource:

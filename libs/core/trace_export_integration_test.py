@@ -92,15 +92,17 @@ async def test_a_collector_that_is_away_costs_one_line_and_keeps_nobody_from_sto
     assert "UNAVAILABLE" in complaints()[0]["reason"]
 
 
-async def test_a_protocol_that_is_not_spoken_is_told_before_anything_begins(
-    tmp_path: Path, server: MongoServer
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "OTEL_EXPORTER_OTLP_PROTOCOL='http/protobuf' is not support"),
+        ("OTEL_PROPAGATORS", "pigeons", "traces cannot be exported: Propagator pigeons not found"),
+    ],
+)
+async def test_a_variable_that_cannot_be_used_is_told_before_anything_begins(
+    tmp_path: Path, server: MongoServer, variable: str, value: str, words: str
 ) -> None:
-    process = master(
-        tmp_path,
-        server,
-        OTEL_EXPORTER_OTLP_ENDPOINT="http://collector:4318",
-        OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
-    )
+    process = master(tmp_path, server, OTEL_EXPORTER_OTLP_ENDPOINT="http://collector:4318", **{variable: value})
 
-    assert await process.process.wait(30) == 2
-    assert "OTEL_EXPORTER_OTLP_PROTOCOL='http/protobuf' is not supported" in process.process.log_path.read_text()
+    assert await process.process.wait(60) == 2
+    assert words in process.process.log_path.read_text()
