@@ -147,5 +147,5 @@ def _variable(variable: Variable) -> dashboard.QueryVariable:
         .include_all(variable.several)
     )
     if variable.several:
-        made.all_value(".*").current(VariableOption(selected=True, text="All", value="$__all"))
+        made.all_value(".+").current(VariableOption(selected=True, text="All", value="$__all"))
     return made

@@ -2,7 +2,7 @@
 
 from tools.dashboards.board import Board, Row, Variable
 from tools.dashboards.panels import Lines, Number, Query, Table
-from tools.dashboards.queries import OPERATIONS, or_zero, quantile, rate, rate_or_zero
+from tools.dashboards.queries import OPERATIONS, not_well, or_zero, quantile, rate, rate_or_zero
 from tools.dashboards.sections import INSTANCES, traces
 
 _S = 'service=~"$service"'
@@ -38,7 +38,8 @@ def _now() -> Row:
                 "Services of which no master, or more than one, leads.",
                 "none",
                 Query(
-                    f"count(sum by (service) (runtime_master_leading{{{_S}}}) != 1) or 0 * count(up{{{_S}}})",
+                    f"count(group by (service) (up{{{_S}}}) unless on (service) "
+                    f"(sum by (service) (runtime_master_leading{{{_S}}}) == 1)) or 0 * count(up{{{_S}}})",
                     "services",
                 ),
                 (1,),
@@ -218,7 +219,6 @@ def _dependencies() -> Row:
                 "Operations by the system that they go to; lease, master and events are our own loops.",
                 "ops",
                 [Query(rate(f"{OPERATIONS}_count", _S, "system"), "{{system}}")],
-                width=6,
             ),
             Lines(
                 "Failed operations",
@@ -226,7 +226,6 @@ def _dependencies() -> Row:
                 "ops",
                 [Query(rate_or_zero(f"{OPERATIONS}_count", _S, 'outcome="error"', "system"), "{{system}}")],
                 (0.1, 1),
-                width=6,
             ),
             Lines(
                 "Duration, p95",
@@ -234,7 +233,15 @@ def _dependencies() -> Row:
                 "s",
                 [Query(quantile(0.95, OPERATIONS, f'{_S}, system!="grpc"', "system"), "{{system}}")],
                 (1, 10),
-                width=6,
+            ),
+            Lines(
+                "Not well",
+                "Processes whose /readyz says that something is not as it should be; a master that stands by is "
+                "without the leadership, as it should be.",
+                "none",
+                [Query(not_well(_S, "service, dependency"), "{{service}} {{dependency}}")],
+                (1,),
+                width=12,
             ),
             Lines(
                 "Output not uploaded yet",
@@ -242,7 +249,7 @@ def _dependencies() -> Row:
                 "bytes",
                 [Query(f"sum by (service) (runtime_logs_pending_bytes{{{_S}}})", "{{service}}")],
                 (16 * 1024**2, 64 * 1024**2),
-                width=6,
+                width=12,
             ),
         ],
     )

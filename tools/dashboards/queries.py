@@ -29,6 +29,12 @@ def total(gauge: str, selector: str, by: str = "") -> str:
     return f"sum by ({by}) ({gauge}{{{selector}}})" if by else f"sum({gauge}{{{selector}}})"
 
 
+def not_well(selector: str, by: str) -> str:
+    """How many processes say of a dependency that it is not well, for each value of the labels *by*."""
+    states = f'runtime_dependency_ok{{{selector}, dependency!="leadership"}}'
+    return f"count by ({by}) ({states} == 0) or 0 * count by ({by}) ({states})"
+
+
 def or_zero(expression: str) -> str:
     """0 when *expression* has nothing to say; then without labels."""
     return f"{expression} or on () vector(0)"

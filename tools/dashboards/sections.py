@@ -4,7 +4,7 @@ import json
 
 from tools.dashboards.board import Link, Row, Variable
 from tools.dashboards.panels import Lines, Number, Query
-from tools.dashboards.queries import OPERATIONS, or_zero, quantile, rate, rate_or_zero, total
+from tools.dashboards.queries import OPERATIONS, not_well, or_zero, quantile, rate, rate_or_zero, total
 
 INSTANCES = "{{role}} {{instance}}"
 
@@ -134,6 +134,7 @@ def dependencies(selector: str) -> Row:
                 "lease renewals and rounds of our own loops.",
                 "ops",
                 [Query(rate(f"{OPERATIONS}_count", selector, "system"), "{{system}}")],
+                width=6,
             ),
             Lines(
                 "Failed operations",
@@ -146,6 +147,7 @@ def dependencies(selector: str) -> Row:
                     )
                 ],
                 (0.1, 1),
+                width=6,
             ),
             Lines(
                 "Duration, p95",
@@ -154,6 +156,16 @@ def dependencies(selector: str) -> Row:
                 "s",
                 [Query(quantile(0.95, OPERATIONS, f'{selector}, system!="grpc"', "system"), "{{system}}")],
                 (1, 10),
+                width=6,
+            ),
+            Lines(
+                "Not well",
+                "Processes whose /readyz says that something is not as it should be; a master that stands by is "
+                "without the leadership, as it should be.",
+                "none",
+                [Query(not_well(selector, "dependency"), "{{dependency}}")],
+                (1,),
+                width=6,
             ),
         ],
     )
