@@ -202,38 +202,42 @@ def containers(selector: str) -> Row:
                 ],
                 width=6,
             ),
-            Lines(
-                "Output not uploaded yet",
-                "What containers wrote that is on the workers' disks only. It goes to S3 every 30 s and at the end of "
-                "a container; what a full spool dropped is lost.",
-                "bytes",
-                [
-                    Query(total("runtime_logs_pending_bytes", selector), "waiting"),
-                    Query(
-                        f"sum(increase(runtime_logs_dropped_bytes_total{{{selector}}}[$__rate_interval]))", "dropped"
-                    ),
-                ],
-                (16 * 1024**2, 64 * 1024**2),
-                width=6,
-            ),
-            Lines(
-                "Output uploaded",
-                "What containers wrote and is in S3 now.",
-                "Bps",
-                [Query(rate("runtime_logs_appended_bytes_total", selector, "instance"), "{{instance}}")],
-                stacked=True,
-                width=12,
-            ),
-            Lines(
-                "Code that was asked for",
-                "By where it came from: S3, the worker's cache, or the cache although S3 could not be asked.",
-                "cps",
-                [Query(rate("runtime_code_fetches_total", selector, "source"), "{{source}}")],
-                stacked=True,
-                width=12,
-            ),
+            *_output(selector),
         ],
     )
+
+
+def _output(selector: str) -> list[Lines]:
+    return [
+        Lines(
+            "Output not uploaded yet",
+            "What containers wrote that is on the workers' disks only. It goes to S3 every 30 s and at the end of "
+            "a container; what a full spool dropped is lost.",
+            "bytes",
+            [
+                Query(total("runtime_logs_pending_bytes", selector), "waiting"),
+                Query(f"sum(increase(runtime_logs_dropped_bytes_total{{{selector}}}[$__rate_interval]))", "dropped"),
+            ],
+            (16 * 1024**2, 64 * 1024**2),
+            width=6,
+        ),
+        Lines(
+            "Output uploaded",
+            "What containers wrote and is in S3 now.",
+            "Bps",
+            [Query(rate("runtime_logs_appended_bytes_total", selector, "instance"), "{{instance}}")],
+            stacked=True,
+            width=12,
+        ),
+        Lines(
+            "Code that was asked for",
+            "By where it came from: S3, the worker's cache, or the cache although S3 could not be asked.",
+            "cps",
+            [Query(rate("runtime_code_fetches_total", selector, "source"), "{{source}}")],
+            stacked=True,
+            width=12,
+        ),
+    ]
 
 
 def leases(selector: str) -> Row:
