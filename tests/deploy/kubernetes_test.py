@@ -295,6 +295,23 @@ def test_every_pod_has_a_network_policy_and_masters_hear_only_their_own_workers(
 
 
 @each_service
+def test_masters_may_ask_their_own_workers_for_output_and_nobody_else_but_prometheus_may(
+    service: ServiceDefinition,
+) -> None:
+    folder = "overlays/production"
+    policies = {policy["metadata"]["name"]: policy["spec"] for policy in of_kind(folder, "NetworkPolicy")}
+    master, worker = policies[f"{service.name}-master"], policies[f"{service.name}-worker"]
+
+    (rule,) = worker["ingress"]
+    assert [set(caller) for caller in rule["from"]] == [{"namespaceSelector"}, {"podSelector"}]
+    assert selected(folder, rule["from"][1]["podSelector"]["matchLabels"]) == [f"{service.name}-master"]
+    asked = [rule for rule in master["egress"] if "to" in rule]
+    assert [selected(folder, rule["to"][0]["podSelector"]["matchLabels"]) for rule in asked] == [
+        [f"{service.name}-worker"]
+    ]
+
+
+@each_service
 def test_bots_cannot_reach_the_clouds_metadata_service(service: ServiceDefinition) -> None:
     policy = named(f"base/{service.name}", "NetworkPolicy", f"{service.name}-worker")
     (rule,) = policy["spec"]["egress"]

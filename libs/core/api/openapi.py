@@ -11,8 +11,14 @@ from libs.core.api.parameters import MAX_TEXT
 from libs.core.api.paths import DESCRIPTION
 
 _REFERENCE = "#/components/schemas/{model}"
+_TOKEN = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "What a worker has written beside its address into the collection `processes` of its database.",
+}
 _REASONS = {
     400: "A parameter is not what it may be; the message names it.",
+    401: "The token is missing or wrong.",
     404: "There is no such thing.",
     503: "It cannot be said now: the process starts, does not lead, or MongoDB is away; the message says which.",
 }
@@ -44,7 +50,7 @@ def description_of(title: str, version: str, operations: Sequence[Operation]) ->
             "slashes too (`%2F`). No answer holds anything of an entity's config.",
         },
         "paths": dict(sorted(paths.items())),
-        "components": {"schemas": dict(sorted(schemas.items()))},
+        "components": {"schemas": dict(sorted(schemas.items())), "securitySchemes": {"token": _TOKEN}},
     }
 
 
@@ -70,6 +76,8 @@ def _operation(operation: Operation, error: Mapping[str, Any], schemas: dict[str
         "parameters": _parameters(operation),
         "responses": {"200": success, **{str(status): _response(_REASONS[status], error) for status in failures}},
     }
+    if operation.guarded:
+        described["security"] = [{"token": []}]
     return described
 
 

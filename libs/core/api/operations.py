@@ -43,6 +43,7 @@ class Operation:
         path: from the prefix on, such as ``/entities/{id}``.
         result: the type of the value; None for plain text.
         bounded: whether it is to end within seconds; a stream is not.
+        guarded: whether it asks for the process's token.
     """
 
     path: str
@@ -53,6 +54,7 @@ class Operation:
     parameters: Sequence[Parameter] = ()
     errors: Sequence[int] = (503,)
     bounded: bool = True
+    guarded: bool = False
 
 
 def routes(operations: Sequence[Operation], describe: Callable[[], object]) -> list[web.RouteDef]:

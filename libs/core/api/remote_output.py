@@ -43,7 +43,11 @@ async def ask(
         for url in worker.urls:
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
-                    answer = await session.get(URL(f"{url}{path}", encoded=True), allow_redirects=False)
+                    answer = await session.get(
+                        URL(f"{url}{path}", encoded=True),
+                        headers={"Authorization": f"Bearer {worker.token}"},
+                        allow_redirects=False,
+                    )
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 log.debug("a worker was not reached", worker=worker.name, url=url, reason=str(error))
                 continue

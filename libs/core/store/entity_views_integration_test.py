@@ -96,7 +96,7 @@ async def test_the_owner_of_a_segment_is_found_while_its_lease_lives(database: D
     await database["partitions"].insert_one({"_id": 1, "bot_count": 1})
     processes, leases = ProcessStore(database), LeaseStore(database, 5.0)
     await processes.ensure_indexes()
-    known = KnownProcess("w1", "worker", "host", ("10.0.0.1", "fd00::1"), 8080)
+    known = KnownProcess("w1", "worker", "host", ("10.0.0.1", "fd00::1"), 8080, "a token")
     await processes.seen(known)
     assert await processes.owner(1) is None
 
@@ -104,6 +104,7 @@ async def test_the_owner_of_a_segment_is_found_while_its_lease_lives(database: D
 
     owner = await processes.owner(1)
     assert owner == known
+    assert "a token" not in repr(owner)
     assert owner.urls == ["http://10.0.0.1:8080", "http://[fd00::1]:8080"]
     await leases.release(lease)
     assert await processes.owner(1) is None

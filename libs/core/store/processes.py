@@ -4,7 +4,7 @@ Nothing that the runtime itself does depends on it. A process that is gone is fo
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,13 +19,17 @@ KEPT_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class KnownProcess:
-    """One process. *name* is the worker's or master's id; *addresses* are where it may be reached, best first."""
+    """One process. *name* is the worker's or master's id; *addresses* are where it may be reached, best first.
+
+    *token* opens what it shows only to those who may read MongoDB; empty when there is nothing like that.
+    """
 
     name: str
     role: str
     hostname: str
     addresses: Sequence[str]
     http_port: int
+    token: str = field(default="", repr=False)
 
     @property
     def urls(self) -> list[str]:
@@ -55,6 +59,7 @@ class ProcessStore:
             "hostname": process.hostname,
             "addresses": list(process.addresses),
             "http_port": process.http_port,
+            "token": process.token,
             "seen_at": datetime.now(UTC),
         }
         with translated():
@@ -98,4 +103,5 @@ def _process(document: Mapping[str, Any]) -> KnownProcess:
         hostname=str(document.get("hostname", "")),
         addresses=tuple(map(str, document.get("addresses", ()))),
         http_port=int(document["http_port"]),
+        token=str(document.get("token", "")),
     )

@@ -1,11 +1,12 @@
 """What a worker answers over HTTP: what it does, and the live output of what it runs."""
 
 import asyncio
+import hmac
 from collections.abc import Iterable, Sequence
 
 from aiohttp import web
 
-from libs.core.api.errors import NotStarted
+from libs.core.api.errors import NotStarted, Refused
 from libs.core.api.log_output import FROM_STORAGE, FROM_WORKER, PARAMETERS, LogSource, Streams, send
 from libs.core.api.operations import Asked, Operation, routes
 from libs.core.errors import Retryable
@@ -25,11 +26,20 @@ class WorkerApi:
         self._service: ServiceDefinition | None = None
         self._entities: EntityViews | None = None
         self._logs: LogSource | None = None
+        self._token = ""
         self._streams = Streams()
 
-    def open(self, service: ServiceDefinition, worker: Worker, entities: EntityViews, logs: LogSource) -> None:
-        """Answer from now on."""
+    def open(
+        self, service: ServiceDefinition, worker: Worker, entities: EntityViews, logs: LogSource, *, token: str
+    ) -> None:
+        """Answer from now on.
+
+        Args:
+            token: what to ask for before output is sent. A bot may reach its own worker's port, and is not to read
+                what the others print.
+        """
         self._service, self._worker, self._entities, self._logs = service, worker, entities, logs
+        self._token = token
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
         """What is to be answered."""
@@ -46,8 +56,9 @@ class WorkerApi:
                 self._send_logs,
                 None,
                 parameters=PARAMETERS,
-                errors=(404, 503),
+                errors=(401, 404, 503),
                 bounded=False,
+                guarded=True,
             ),
         )
 
@@ -67,6 +78,9 @@ class WorkerApi:
         worker, logs, entities = self._worker, self._logs, self._entities
         if worker is None or logs is None or entities is None:
             raise NotStarted("worker")
+        given = asked.request.headers.get("Authorization", "")
+        if not hmac.compare_digest(given.encode("utf-8", "replace"), f"Bearer {self._token}".encode()):
+            raise Refused(401, "a worker shows output to those who know its token only; ask the master that leads")
         entity_id, segment_id = asked.entity_id, None
         try:
             async with asyncio.timeout(_STORE_SECONDS):

@@ -1,5 +1,6 @@
 """A worker process, the same for all three services but for what it does with a segment."""
 
+import secrets
 import socket
 import time
 import uuid
@@ -156,7 +157,8 @@ class WorkerRole:
         )
         self._worker = worker
         views = EntityViews(process.database, process.service.collection)
-        self._api.open(process.service, worker, views, workplace.logs)
+        token = secrets.token_urlsafe(32)
+        self._api.open(process.service, worker, views, workplace.logs, token=token)
         registry.register(
             WorkerCollector(worker.snapshot, life_seconds=settings.lease.life_seconds, entities=workplace.entities)
         )
@@ -169,6 +171,7 @@ class WorkerRole:
             identity.hostname,
             reachable_at(settings.http.host),
             identity.http_port,
+            token,
         )
         process.lifecycle.part("presence", lambda: be_present(ProcessStore(process.database), here))
         process.lifecycle.on_stop("drain", worker.drain, limit_seconds=settings.containers.stop_grace_seconds + 15)
