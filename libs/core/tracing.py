@@ -33,6 +33,7 @@ __all__ = [
     "span",
     "trace_headers",
     "trace_id",
+    "trace_of",
     "traceparent",
 ]
 
@@ -43,6 +44,7 @@ Attributes = Mapping[str, str | int | float | bool]
 
 OUTCOME = "runtime.outcome"
 
+_TRACE_HEADERS = ("traceparent", "tracestate")
 _PROPAGATOR = TraceContextTextMapPropagator()
 _NOWHERE = Context()
 _tracer = trace.get_tracer("the0.runtime")
@@ -53,6 +55,11 @@ class OpenSpan:
     """A span that somebody has to :meth:`end`; for what is begun in one place and ended in another."""
 
     recorded: Span
+
+    @classmethod
+    def nothing(cls) -> "OpenSpan":
+        """Stands for no span."""
+        return cls(INVALID_SPAN)
 
     @property
     def headers(self) -> Headers:
@@ -149,7 +156,7 @@ def span(
 @contextmanager
 def outside() -> Iterator[None]:
     """Let the block belong to no span: for what goes on when the span that it is begun in has long ended."""
-    with OpenSpan(INVALID_SPAN).entered():
+    with OpenSpan.nothing().entered():
         yield
 
 
@@ -181,6 +188,12 @@ def add_trace_ids(logger: object, method: str, event: MutableMapping[str, Any]) 
         event["trace_id"] = trace.format_trace_id(context.trace_id)
         event["span_id"] = trace.format_span_id(context.span_id)
     return event
+
+
+def trace_of(headers: Mapping[str, str]) -> Headers:
+    """The trace headers among those of a message, whatever the case of their names; empty when it has none."""
+    found = {name.lower(): value for name, value in headers.items() if name.lower() in _TRACE_HEADERS}
+    return found if "traceparent" in found else {}
 
 
 def _context_of(headers: Headers) -> SpanContext:

@@ -129,6 +129,19 @@ async def test_a_bots_trace_leads_from_the_producer_over_the_assignment_into_its
     assert [line["trace_id"] for line in lines if line["event"] == "bot started"] == [trace_id]
 
 
+async def test_a_worker_joins_its_master_in_one_trace(bots: Deployment, collector: TraceCollector) -> None:
+    def registered() -> list[SeenSpan]:
+        found = [span for span in collector.spans if span.name == "register worker"]
+        return [span for span in found if span.resource["service.name"] == "bot-runner"]
+
+    (span,) = await eventually(registered, within_seconds=20)
+
+    await eventually(lambda: collector.has(span.trace_id, "join master"), within_seconds=20)
+    assert collector.way_to(span.trace_id, "register worker") == ["", "join master", "register worker"]
+    assert span.attributes["runtime.worker"] == "w1"
+    assert span.resource["runtime.role"] == "master"
+
+
 async def test_each_firing_of_a_schedule_has_a_trace_of_its_own_that_is_linked_to_the_events(
     schedules: Deployment, collector: TraceCollector
 ) -> None:

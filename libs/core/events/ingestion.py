@@ -21,7 +21,7 @@ from libs.core.events.dead_letters import PUBLISHED_AT, DeadLetters
 from libs.core.events.delivery import Delivery
 from libs.core.events.jetstream import JetStream
 from libs.core.events.lanes import Lanes
-from libs.core.events.payload import PayloadRejected, Place, read_event, trace_of
+from libs.core.events.payload import PayloadRejected, Place, read_event
 from libs.core.events.stream import ACK_WAIT_SECONDS, EVENT_STREAM, EVENT_SUBJECTS, EventStream
 from libs.core.events.wakeups import WakeUps
 from libs.core.health import Readiness
@@ -31,7 +31,7 @@ from libs.core.service import ServiceDefinition
 from libs.core.store.entities import EntityStore
 from libs.core.store.failures import FailureStore
 from libs.core.store.history import UNKNOWN_STREAM, EntityEvent, EventKind
-from libs.core.tracing import OpenSpan, SpanKind, begin, span
+from libs.core.tracing import OpenSpan, SpanKind, begin, span, trace_of
 
 log = get_logger(__name__)
 

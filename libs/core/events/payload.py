@@ -8,12 +8,12 @@ from typing import Any, NoReturn, TypeVar
 from libs.core.errors import Permanent
 from libs.core.store.history import EntityEvent, EventKind, Stamp
 from libs.core.timestamps import WrittenTime, parse_rfc3339
+from libs.core.tracing import trace_of
 
 _TOP = ("id", "config", "custom")
 _CUSTOM = ("config", "createdAt", "updatedAt", "filePath", "gcsPath", "version")
 _ENVELOPE = ("type", "entity_id", "data", "timestamp")
 _ROUTING = "topicName"
-_TRACE_HEADERS = ("traceparent", "tracestate")
 _MAX_ID_CHARACTERS = 1024
 
 T = TypeVar("T")
@@ -49,12 +49,6 @@ def read_event(kind: EventKind, payload: bytes, headers: Mapping[str, str], plac
         return EntityEvent(entity_id, kind, _stamp(place, None), trace=trace_of(headers))
     content = _content(fields)
     return EntityEvent(entity_id, kind, _stamp(place, _made_at(kind, content["custom"])), content, trace_of(headers))
-
-
-def trace_of(headers: Mapping[str, str]) -> dict[str, str]:
-    """The trace headers among those of a message, whatever the case of their names; empty when it has none."""
-    found = {name.lower(): value for name, value in headers.items() if name.lower() in _TRACE_HEADERS}
-    return found if "traceparent" in found else {}
 
 
 def _json_object(payload: bytes) -> dict[str, Any]:

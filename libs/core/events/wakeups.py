@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterable
 
 from libs.core.errors import RuntimeFault
 from libs.core.events.connection import Message, NatsConnection, Subscription
-from libs.core.events.payload import trace_of
 from libs.core.log import get_logger
-from libs.core.tracing import Headers, trace_headers
+from libs.core.tracing import Headers, trace_headers, trace_of
 from libs.core.wake import Wake
 
 log = get_logger(__name__)

@@ -23,7 +23,7 @@ from libs.core.master.status import MasterSnapshot, SegmentState, segment_status
 from libs.core.metrics import observe
 from libs.core.settings import CoordinationSettings
 from libs.core.store.leases import LeadershipStore, LeaseStore
-from libs.core.tracing import Headers, OpenSpan, begin, current
+from libs.core.tracing import Headers, OpenSpan, begin, current, trace_headers
 from libs.core.wake import Wake
 
 log = get_logger(__name__)
@@ -273,6 +273,7 @@ class Master:
             hostname=identity.hostname,
             held=state.held.segment_id if state.held is not None else None,
         )
+        self.led_by(trace_headers())
         for instruction in self._registry.register(session, identity, state, self._clock()):
             self._carry_out(instruction)
         self._wake_if_changed()

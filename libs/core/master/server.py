@@ -22,6 +22,7 @@ from libs.core.grpc_metrics import ServerMetrics
 from libs.core.log import get_logger
 from libs.core.master.registry import SessionId
 from libs.core.metrics import observe
+from libs.core.tracing import Attributes, Headers, SpanKind, span, trace_of
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
 
@@ -82,8 +83,9 @@ class _End:
 class _Stream:
     """What still has to be written to one worker: of each kind the latest, since only that is true."""
 
-    def __init__(self, session: SessionId) -> None:
+    def __init__(self, session: SessionId, trace: Headers) -> None:
         self.session = session
+        self.trace = trace
         self._outgoing: dict[str, pb.MasterMessage] = {}
         self._end: _End | None = None
         self._news = asyncio.Event()
@@ -206,7 +208,7 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
             leader = self._coordinator.leader
             details = f"this master does not lead; {leader} does" if leader else "this master does not lead"
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, details)
-        stream = _Stream(SessionId(next(self._numbers)))
+        stream = _Stream(SessionId(next(self._numbers)), trace_of(_metadata(context)))
         self._streams[stream.session] = stream
         reading = asyncio.create_task(self._read(stream, request_iterator), name=f"stream {stream.session}")
         try:
@@ -245,7 +247,10 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
             stream.end(grpc.StatusCode.INVALID_ARGUMENT, details)
             return
         stream.put("registered", self._registered)
-        self._coordinator.register(stream.session, identity, state)
+        about: Attributes = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": "Coordinate"}
+        with span("register worker", parent=stream.trace, kind=SpanKind.SERVER, attributes=about) as made:
+            made.set(worker=identity.worker_id)
+            self._coordinator.register(stream.session, identity, state)
 
     def _put(self, session: SessionId, kind: str, message: pb.MasterMessage) -> None:
         if (stream := self._streams.get(session)) is not None:
@@ -254,3 +259,7 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
     def _end(self, session: SessionId, code: grpc.StatusCode, details: str) -> None:
         if (stream := self._streams.get(session)) is not None:
             stream.end(code, details)
+
+
+def _metadata(context: "grpc.aio.ServicerContext[Any, Any]") -> dict[str, str]:
+    return {str(key): value for key, value in context.invocation_metadata() or () if isinstance(value, str)}

@@ -23,6 +23,7 @@ from libs.core.grpc_metrics import call_outcome
 from libs.core.health import Readiness
 from libs.core.log import get_logger
 from libs.core.metrics import observe, record
+from libs.core.tracing import OpenSpan, begin
 from libs.core.wake import Wake
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
@@ -91,6 +92,7 @@ class MasterSession:
         self._wake = Wake()
         self._must_register = True
         self._replaced: WorkerReplaced | None = None
+        self._joining = OpenSpan.nothing()
         self.master_id: str | None = None
         """The master that this worker is registered with; None while it is with none."""
         readiness.expect(DEPENDENCY, "not connected yet")
@@ -118,10 +120,14 @@ class MasterSession:
     async def _one_stream(self, target: str) -> str:
         """Open one stream and use it until it ends; returns why it did."""
         self._must_register = True
+        # One that comes to nothing is never told: while the master is away there is one every two seconds.
+        self._joining = begin("join master", parent={}, attributes={"server.address": target})
         async with grpc.aio.insecure_channel(target, options=_OPTIONS) as channel:
             if not await _connected(channel):
                 return "no connection"
-            call = pb_grpc.CoordinationServiceStub(channel).Coordinate()  # type: ignore[no-untyped-call]
+            call = pb_grpc.CoordinationServiceStub(channel).Coordinate(  # type: ignore[no-untyped-call]
+                metadata=tuple(self._joining.headers.items())
+            )
             speaking = asyncio.create_task(self._speak(call), name="heartbeats")
             # Without its heartbeats the stream is worth nothing.
             speaking.add_done_callback(lambda _: call.cancel())
@@ -179,7 +185,9 @@ class MasterSession:
                     self._interval_seconds = registered.heartbeat_interval_milliseconds / 1000
                 self._backoff.reset()
                 self._readiness.report(DEPENDENCY, True, f"registered with {registered.master_id}")
-                log.info("registered with the master", master=registered.master_id)
+                with self._joining.entered():
+                    log.info("registered with the master", master=registered.master_id)
+                self._joining.end("registered")
             case "assignment":
                 self._assigned(assignment_from_wire(message.assignment))
             case "register_again":
