@@ -10,6 +10,7 @@ from libs.docker_runner.container import ContainerState, Ended, EndReason, Manag
 from libs.docker_runner.endings import LEASE_LOST_EXIT_CODE
 from libs.docker_runner.executable import Executable
 
+PARALLEL_STARTS = 8
 _REASONS: dict[int | None, EndReason] = {0: EndReason.FINISHED, LEASE_LOST_EXIT_CODE: EndReason.LEASE_LOST}
 
 
@@ -45,12 +46,18 @@ class FakeHost:
     containers: dict[str, ManagedContainer] = field(default_factory=dict)
     stopped: set[str] = field(default_factory=set)
     changed: Callable[[str], None] = lambda entity_id: None
+    parallel: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL_STARTS))
     made: Callable[[ManagedContainer], None] = lambda container: None
 
     async def start(self, executable: Executable) -> ManagedContainer:
         """As the docker runner does."""
         self.starts.append(Start(executable.id, executable.run_id, time.time()))
         await asyncio.sleep(0)
+        async with self.parallel:
+            await asyncio.sleep(0)
+            return await self._start(executable)
+
+    async def _start(self, executable: Executable) -> ManagedContainer:
         if self.faults:
             raise self.faults.pop(0)
         if self.hang_before:
