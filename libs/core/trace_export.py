@@ -5,6 +5,10 @@ Spans wait in a bounded queue and are sent by a thread. A collector that is away
 Calls of other systems (MongoDB, the Docker engine, the storage) are recorded where they belong to something: a
 heartbeat, the renewal of a lease or a scan that finds nothing to do would each be a trace of one call, many times a
 second in a fleet, and would say nothing that the metrics do not say better. See :class:`WithinSpans`.
+
+The libraries that instrument MongoDB and HTTP are used, the one for gRPC is not: there is one call, a stream that lasts
+as long as its worker, and so would its span; and the library's server side cannot wrap a handler that writes to its
+stream. The context goes in the call's metadata and in each assignment instead.
 """
 
 import asyncio
