@@ -74,8 +74,9 @@ async def send(
     response = web.StreamResponse(headers={SOURCE: source, **_NO_BUFFERING})
     response.content_type, response.charset = "text/plain", "utf-8"
     try:
-        async with aclosing(pieces):
-            async for piece in _ticking(pieces):
+        # The inner one first: *pieces* cannot be closed while its next piece is being waited for.
+        async with aclosing(pieces), aclosing(_ticking(pieces)) as ticking:
+            async for piece in ticking:
                 if piece or (is_known and not response.prepared):
                     # At the first tick too, so that the client knows that it is served though nothing was printed.
                     await _write(request, response, piece)
