@@ -3,6 +3,7 @@
 import asyncio
 import codecs
 import contextlib
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 
@@ -22,6 +23,7 @@ _AGAIN_SECONDS = 0.3
 _STORAGE_POLL_SECONDS = 2.0
 _WORKER_POLL_SECONDS = 10.0
 _QUIET_SECONDS = 0.3
+_BEGIN_SECONDS = 0.8
 _REMEMBERED_LINES = 500
 _OVERLAP_LINES = 200
 
@@ -95,9 +97,10 @@ class EntityOutput:
             yield line
 
     async def _begin(self, answer: aiohttp.ClientResponse, lines: "Lines") -> list[str]:
-        """What the worker has of before: all that comes until it is quiet for a moment."""
+        """What the worker has of before: all that comes until it is quiet for a moment, or prints on and on."""
         found: list[str] = []
-        while len(found) < _OVERLAP_LINES:
+        deadline = time.monotonic() + _BEGIN_SECONDS
+        while len(found) < _OVERLAP_LINES and time.monotonic() < deadline:
             try:
                 async with asyncio.timeout(_QUIET_SECONDS):
                     piece = await next_piece(answer)
