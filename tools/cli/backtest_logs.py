@@ -1,24 +1,32 @@
-"""`runtime backtest logs`: a backtest's output, live from its container or out of the storage."""
+"""`runtime backtest logs`: a backtest's output, live from the worker that runs it or out of the storage."""
 
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncGenerator
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
+from http import HTTPStatus
 
+import aiohttp
 import click
 
+from libs.core.api.log_output import MOST_LINES
+from libs.core.api.remote_output import ask, new_session, next_piece
 from libs.core.service import BACKTEST_RUNNER
-from libs.core.store.deployment import deployment_id
+from libs.core.store.entity_views import EntityViews
+from libs.core.store.processes import KnownProcess, ProcessStore
 from tools.backtests.results import known_of, output_of
 from tools.cli import interrupts
 from tools.cli.connections import Connections, connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
+from tools.cli.live_output import Lines, unseen
 from tools.cli.output import output_option, write_json
-from tools.dev.containers import Containers
-from tools.engine.probe import engine_url, why_not
 
 _POLL_SECONDS = 0.1
+_QUIET_SECONDS = 5.0
+_REMEMBERED_LINES = 500
 
 
 @click.command()
@@ -28,7 +36,8 @@ _POLL_SECONDS = 0.1
 def logs(backtest_id: str, follow: bool, output: str) -> None:
     """Show what a backtest printed.
 
-    While it runs on this machine's engine its output is shown as it comes; when it is done, it is in the storage.
+    While it runs it comes from its worker, on whatever machine: with -f as it is printed. When it is done, it is in
+    the storage.
     """
     interrupts.run(_logs(backtest_id, follow, output))
 
@@ -47,25 +56,63 @@ async def _logs(backtest_id: str, follow: bool, output: str) -> None:
 
 
 async def printed(servers: Connections, backtest_id: str, follow: bool) -> AsyncGenerator[str, None]:
-    """Its lines: of each attempt that can be watched from here, and at the end what was missed of the last one."""
-    entities = await servers.entities(BACKTEST_RUNNER)
-    scope = await deployment_id(await servers.database(BACKTEST_RUNNER))
-    url = engine_url()
-    seen: set[str] = set()
-    shown = 0
-    async with contextlib.AsyncExitStack() as stack:
-        containers = await stack.enter_async_context(Containers(url, [scope])) if why_not(url) is None else None
-        while await entities.get(backtest_id) is not None:
-            found = await containers.all(backtest_id, BACKTEST_RUNNER.name) if containers is not None else []
-            for container in found:
-                if containers is not None and container.has_started and container.container_id not in seen:
-                    seen.add(container.container_id)
-                    shown = 0
-                    async for line in containers.output(container.container_id, follow=follow):
-                        shown += 1
+    """Its lines: of each attempt as its worker has them, and at the end what was missed of the last one.
+
+    The end is waited for with *follow* only.
+    """
+    database = await servers.database(BACKTEST_RUNNER)
+    entities, processes = EntityViews(database, BACKTEST_RUNNER.collection), ProcessStore(database)
+    shown: deque[str] = deque(maxlen=_REMEMBERED_LINES)
+    watched: str | None = None
+    async with new_session() as session:
+        while (entity := await entities.get(backtest_id)) is not None:
+            owner = await processes.owner(entity.segment) if entity.segment is not None else None
+            # What has been shown of an attempt is not shown again, should the connection break.
+            tail = 0 if watched is not None and watched == entity.run_id else MOST_LINES
+            workers = [owner] if owner is not None else []
+            answer = await ask(session, workers, backtest_id, tail=tail, follow=follow)
+            if answer is not None:
+                goes_on = partial(_runs_at, owner, backtest_id, entities, processes)
+                async with contextlib.aclosing(_lines_of(answer, goes_on)) as lines:
+                    async for line in lines:
+                        shown.append(line)
                         yield line
+                entity = await entities.get(backtest_id)
+                watched = entity.run_id if entity is not None else None
             if not follow:
                 return
             await asyncio.sleep(_POLL_SECONDS)
-    for line in (await output_of(servers, backtest_id)).splitlines()[shown:]:
+    for line in unseen(shown, (await output_of(servers, backtest_id)).splitlines()):
+        yield line
+
+
+async def _runs_at(
+    worker: KnownProcess | None, backtest_id: str, entities: EntityViews, processes: ProcessStore
+) -> bool:
+    entity = await entities.get(backtest_id)
+    return entity is not None and entity.segment is not None and await processes.owner(entity.segment) == worker
+
+
+async def _lines_of(
+    answer: aiohttp.ClientResponse, goes_on: Callable[[], Awaitable[bool]]
+) -> AsyncGenerator[str, None]:
+    """The lines of *answer*, until it ends, or is silent and does not go on there."""
+    lines = Lines()
+    try:
+        while answer.status == HTTPStatus.OK:
+            try:
+                async with asyncio.timeout(_QUIET_SECONDS):
+                    piece = await next_piece(answer)
+            except TimeoutError:
+                # A machine that is gone says nothing for ever; but so does a backtest that computes.
+                if await goes_on():
+                    continue
+                break
+            if not piece:
+                break
+            for line in lines.add(piece):
+                yield line
+    finally:
+        answer.close()
+    for line in lines.rest():
         yield line

@@ -24,6 +24,7 @@ class RunProgress:
         self._quiet = quiet
         self._begun = time.monotonic()
         self._shown: tuple[Progress, TaskID] | None = None
+        self._said = ""
 
     def __enter__(self) -> "RunProgress":
         # The moving line takes standard output over as well, which must not happen to a file.
@@ -43,6 +44,9 @@ class RunProgress:
 
     def say(self, text: str) -> None:
         """What is being waited for from now on."""
+        if text == self._said:
+            return
+        self._said = text
         if self._shown is not None:
             progress, task = self._shown
             progress.update(task, description=f"{self._id}: {text}")
@@ -53,12 +57,8 @@ class RunProgress:
 
     async def watch(self, entities: EntityStore) -> None:
         """Say what becomes of the backtest, until it is done."""
-        said = ""
         while (entity := await entities.get(self._id)) is not None:
-            text = _described(entity)
-            if text != said:
-                self.say(text)
-                said = text
+            self.say(_described(entity))
             await asyncio.sleep(_POLL_SECONDS)
 
 
