@@ -229,16 +229,16 @@ async def test_what_bots_use_is_added_up_from_their_notes_and_their_ends(bots: B
 
 
 async def test_of_bots_that_can_note_nothing_the_engine_is_asked_once_a_minute(bots: BotContainers) -> None:
-    times = iter([0.0, 10.0, 20.0, 70.0])
+    now = [0.0]
     sampler = UsageSampler(
-        bots.runner, service="bot-runner", scope=bots.scope, owns=lambda _: True, clock=lambda: next(times)
+        bots.runner, service="bot-runner", scope=bots.scope, owns=lambda _: True, clock=lambda: now[0]
     )
     container = await bots.runner.start(bots.executable(FOREVER))
     # As in a sandbox whose kernel shows no control groups.
     (notes,) = (bots.settings.temp_dir / "runs").rglob("outcome")
     notes.unlink()
     seen = []
-    for _ in range(4):
+    for now[0] in (0.0, 10.0, 20.0, 70.0):
         await sampler.sample_once()
         seen += [usage.stats.cpu_seconds for usage in bots.runner.usage.latest]
 

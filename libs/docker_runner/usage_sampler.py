@@ -62,7 +62,7 @@ class UsageSampler:
         self._scope = scope
         self._owns = owns
         self._listed: Sequence[ManagedContainer] = ()
-        self._rounds_left = 0
+        self._is_listed_until = -math.inf
         self._clock = clock
         self._silent: dict[str, float] = {}
         self._asked_at = -math.inf
@@ -72,7 +72,7 @@ class UsageSampler:
         """*events* as they come; each of them makes the next sample list the containers anew."""
         async with aclosing(events):
             async for event in events:
-                self._rounds_left = 0
+                self._is_listed_until = -math.inf
                 yield event
 
     async def run(self) -> None:
@@ -91,15 +91,21 @@ class UsageSampler:
             RuntimeFault: the engine does not say which there are, or what they use.
         """
         with observe("containers", "sample"):
-            if self._rounds_left <= 0:
-                # Before the question: what happens while it is answered is in the next one.
-                self._rounds_left = round(LIST_SECONDS / SAMPLE_SECONDS)
-                self._listed = await self._runner.list(self._service, self._scope)
-            self._rounds_left -= 1
+            if self._is_listed_until <= self._clock():
+                await self._list()
             alive = [c for c in self._listed if c.state is ContainerState.RUNNING and self._owns(c.segment)]
             noted = await self._runner.noted(alive)
             asked = await self._asked([container for container in alive if container.container_id not in noted])
             self._runner.usage.sampled(noted | asked, [container.container_id for container in self._listed])
+
+    async def _list(self) -> None:
+        # Set before the question: what happens while it is answered takes it back, and is in the next answer.
+        self._is_listed_until = self._clock() + LIST_SECONDS
+        try:
+            self._listed = await self._runner.list(self._service, self._scope)
+        except RuntimeFault:
+            self._is_listed_until = -math.inf
+            raise
 
     async def _asked(self, silent: Sequence[ManagedContainer]) -> dict[str, Usage]:
         """What the engine said of those that have noted nothing for a while; one that has just begun still will."""
