@@ -1,5 +1,6 @@
 """Fixtures for all tests below this folder."""
 
+from tests.support.blocked_loop import loop_watch, no_blocked_loop
 from tests.support.docker import docker_engine, scope
 from tests.support.servers import bucket_prefix, database_name, mongo_uri, mongod, nats_server, s3_server
 
@@ -7,9 +8,11 @@ __all__ = [
     "bucket_prefix",
     "database_name",
     "docker_engine",
+    "loop_watch",
     "mongo_uri",
     "mongod",
     "nats_server",
+    "no_blocked_loop",
     "s3_server",
     "scope",
 ]

@@ -1,7 +1,9 @@
 """Fixtures for all tests below this folder."""
 
+from tests.support.blocked_loop import loop_watch, no_blocked_loop
 from tests.support.browser import chromium
 from tests.support.docker import docker_engine, scope
+from tests.support.own_engine import private_engine
 from tests.support.servers import bucket_prefix, database_name, mongo_uri, mongod, nats_server, s3_server
 
 __all__ = [
@@ -9,9 +11,12 @@ __all__ = [
     "chromium",
     "database_name",
     "docker_engine",
+    "loop_watch",
     "mongo_uri",
     "mongod",
     "nats_server",
+    "no_blocked_loop",
+    "private_engine",
     "s3_server",
     "scope",
 ]
