@@ -6,9 +6,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
+from yarl import URL
 
+from libs.core.api.paths import PREFIX, encoded
 from libs.core.service import BACKTEST_RUNNER
 from tests.support.backtests import Backtests, listening
 from tests.support.deployment import deployment
@@ -46,6 +49,28 @@ async def test_a_backtest_leaves_its_result_its_output_and_an_event(backtests: B
     assert "error" not in event
     assert backtests.analysis("good")["metrics"] == {"trades": 7}
     assert "working on good" in backtests.logs("good")
+
+
+async def test_its_output_can_be_followed_to_its_end_and_read_afterwards(backtests: Backtests) -> None:
+    printing = (
+        "import time\ndef main(id, config):\n    for number in range(10):\n        print('step', number, flush=True)"
+    )
+    backtests.upload("printing.zip", f"{printing}\n        time.sleep(0.1)\n    return {{}}\n")
+    await backtests.create("a/printing one", key="printing.zip")
+    assert await eventually(lambda: backtests.deployment.in_state("a/printing one", "running"), within_seconds=20)
+    master = backtests.deployment.processes["master"].http_port
+    path = f"http://127.0.0.1:{master}{PREFIX}/entities/{encoded('a/printing one')}/logs?follow=true"
+
+    async with aiohttp.ClientSession() as session:
+        async with session.get(URL(path, encoded=True)) as answer:
+            followed = (await answer.read()).decode()
+        await backtests.done("a/printing one")
+        async with session.get(URL(path, encoded=True)) as answer:
+            afterwards = (await answer.read()).decode()
+
+    steps = [f"step {number}" for number in range(10)]
+    assert [line for line in followed.splitlines() if line.startswith("step")] == steps
+    assert [line for line in afterwards.splitlines() if line.startswith("step")] == steps
 
 
 async def test_a_producers_trace_is_handed_on_as_it_came_though_nothing_is_exported(backtests: Backtests) -> None:

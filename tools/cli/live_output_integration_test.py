@@ -1,0 +1,81 @@
+"""Output where no worker can be reached: out of a real S3 server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import replace
+
+import pytest
+import pytest_asyncio
+
+from libs.core.object_store import ObjectStore
+from libs.core.service import BOT_RUNNER, ServiceDefinition
+from tests.support.log_host import store_of
+from tools.cli.connections import Connections, Target, connected
+from tools.cli.failures import Failure
+from tools.cli.live_output import EntityOutput
+from tools.stack.s3 import S3Server
+
+
+@pytest.fixture
+def service(database_name: str) -> ServiceDefinition:
+    """The bot-runner, with a database of its own."""
+
+    return replace(BOT_RUNNER, database=database_name)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def storage(s3_server: S3Server, bucket_prefix: str) -> AsyncIterator[ObjectStore]:
+    store = store_of(s3_server)
+    await store.ensure_bucket(bucket_prefix)
+    yield store
+    await store.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def servers(
+    mongo_uri: str, s3_server: S3Server, bucket_prefix: str, storage: ObjectStore
+) -> AsyncIterator[Connections]:
+    where = {
+        "MONGO_URI": mongo_uri,
+        "MINIO_ENDPOINT": s3_server.endpoint,
+        "MINIO_ACCESS_KEY_ID": S3Server.access_key,
+        "MINIO_SECRET_ACCESS_KEY": S3Server.secret_key,
+        "MINIO_LOGS_BUCKET": bucket_prefix,
+    }
+    async with connected(Target(where, "the test")) as made:
+        yield made
+
+
+async def test_without_a_worker_the_storage_is_followed_and_that_is_told_once(
+    servers: Connections, service: ServiceDefinition, storage: ObjectStore, bucket_prefix: str
+) -> None:
+    database = await servers.database(service)
+    await database["bots"].insert_one({"id": "b1", "segment_id": 1, "config": {}, "custom": {}})
+    await storage.put(bucket_prefix, "logs/b1/20260131.log", b"one\ntwo\nthree\n")
+    told: list[str] = []
+    reading = EntityOutput(servers, service, "b1", told.append).lines(2, follow=True)
+
+    async with aclosing(reading), asyncio.timeout(30):
+        before = [await anext(reading), await anext(reading)]
+        await storage.put(bucket_prefix, "logs/b1/20260131.log", b"one\ntwo\nthree\nfour\n")
+        after = await anext(reading)
+
+    assert (before, after) == (["two", "three"], "four")
+    assert len(told) == 1
+    assert "storage" in told[0]
+
+
+async def test_what_a_bot_printed_that_is_gone_is_shown_and_ends(
+    servers: Connections, service: ServiceDefinition, storage: ObjectStore, bucket_prefix: str
+) -> None:
+    await storage.put(bucket_prefix, "logs/gone/20260131.log", b"last words\n")
+
+    lines = EntityOutput(servers, service, "gone", print).lines(10, follow=True)
+
+    assert [line async for line in lines] == ["last words"]
+
+
+async def test_a_bot_that_never_was_is_told(servers: Connections, service: ServiceDefinition) -> None:
+    with pytest.raises(Failure, match="there is no bot 'nobody'"):
+        await anext(EntityOutput(servers, service, "nobody", print).lines(10, follow=False))
