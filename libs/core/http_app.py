@@ -118,10 +118,10 @@ class HttpApp:
 async def _measured(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Measure each answer by its route, and tell the log, but not the caller, what went wrong inside."""
     begun = time.perf_counter()
-    outcome = "error"
+    outcome, is_stream = "error", False
     try:
         response = await handler(request)
-        outcome = _outcome(response.status)
+        outcome, is_stream = _outcome(response.status), not isinstance(response, web.Response)
     except web.HTTPException as error:
         outcome = _outcome(error.status)
         if not request.path.startswith(f"{PREFIX}/"):
@@ -136,7 +136,9 @@ async def _measured(request: web.Request, handler: Handler) -> web.StreamRespons
     else:
         return response
     finally:
-        record("http", _operation(request), outcome, time.perf_counter() - begun)
+        # For how long somebody reads along says nothing about us.
+        if not is_stream:
+            record("http", _operation(request), outcome, time.perf_counter() - begun)
 
 
 def _refusal(request: web.Request, error: web.HTTPException) -> web.Response:

@@ -19,6 +19,13 @@ async def fail(request: web.Request) -> web.Response:
     raise RuntimeError("a secret")
 
 
+async def stream(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    await response.write(b"for as long as somebody reads")
+    return response
+
+
 @pytest.fixture
 def readiness() -> Readiness:
     return Readiness()
@@ -27,7 +34,7 @@ def readiness() -> Readiness:
 @pytest_asyncio.fixture(loop_scope="session")
 async def client(readiness: Readiness) -> AsyncIterator[aiohttp.ClientSession]:
     app = HttpApp(HttpSettings(port=0, host=LOCALHOST), readiness)
-    app.add_routes([web.get("/api/v1/things/{name}", fail)])
+    app.add_routes([web.get("/api/v1/things/{name}", fail), web.get("/stream", stream)])
     await app.start()
     async with aiohttp.ClientSession(f"http://{LOCALHOST}:{app.port}") as session:
         yield session
@@ -86,6 +93,13 @@ async def test_a_failing_route_tells_nothing_and_is_counted_by_its_pattern(clien
     assert registry.get_sample_value("runtime_operation_seconds_count", labels) == 1
 
 
+async def test_how_long_somebody_reads_a_stream_is_not_measured(client: aiohttp.ClientSession) -> None:
+    async with client.get("/stream") as response:
+        assert await response.read() == b"for as long as somebody reads"
+    async with client.get("/metrics") as response:
+        assert "GET /stream" not in await response.text()
+
+
 async def test_paths_that_do_not_exist_make_no_metric_of_their_own(client: aiohttp.ClientSession) -> None:
     async with client.get("/coffee/17") as response:
         assert response.status == 404
@@ -127,4 +141,5 @@ async def test_serving_ends_with_its_task_and_frees_the_port(readiness: Readines
     await asyncio.wait([serving])
     await app.close()
 
-    socket.create_server((LOCALHOST, app.port)).close()
+    with socket.create_server((LOCALHOST, app.port)) as taken:
+        assert taken.getsockname()[1] == app.port
