@@ -52,7 +52,7 @@ async def test_what_waits_is_sent_when_the_process_stops_and_tells_whose_it_is(
         process = master(tmp_path, server, **{**collector.settings, **settings})
         await process.wait_ready()
         await get_json(process.http_port, "/api/v1/status")
-        await process.process.stop()
+        await process.process.stop(grace_seconds=60)
 
         assert process.process.exit_code == 0
         told = {span.name: span for span in collector.spans}
@@ -85,7 +85,7 @@ async def test_a_collector_that_is_away_costs_one_line_and_keeps_nobody_from_sto
 
     await eventually(asked_in_vain, within_seconds=30)
     await get_json(process.http_port, "/api/v1/status")
-    await process.process.stop()
+    await process.process.stop(grace_seconds=60)
 
     assert process.process.exit_code == 0
     assert [line["event"] for line in complaints()] == ["traces cannot be exported and are lost meanwhile"]

@@ -171,7 +171,7 @@ async def test_no_span_tells_a_config_or_what_a_bot_printed_and_no_call_stands_a
     # Whatever waits is sent when a process ends.
     for deployed in (backtests.deployment, bots, schedules):
         for process in deployed.processes.values():
-            await process.process.stop()
+            await process.process.stop(grace_seconds=60)
             assert process.process.exit_code == 0
 
     assert b"start container" in collector.received
