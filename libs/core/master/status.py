@@ -92,16 +92,20 @@ def segment_statuses(
 ) -> list[SegmentStatus]:
     """The segments with entities, by number."""
     owners = {segment_id: worker_id for worker_id, segment_id in decision.given.items()}
-    held = {worker.state.held.segment_id: worker for worker in workers if worker.state.held is not None}
+    held = {
+        (held.segment_id, worker.identity.worker_id): held
+        for worker in workers
+        if (held := worker.state.held) is not None
+    }
     statuses = []
     for segment in survey:
         if segment.bot_count <= 0:
             continue
-        holder = held.get(segment.segment_id)
         worker_id = decision.reserved.get(segment.segment_id) or owners.get(segment.segment_id)
         epoch = segment.lease.epoch if segment.lease is not None else None
-        if holder is not None and holder.identity.worker_id == worker_id and holder.state.held is not None:
-            state, epoch = SegmentState.OWNED, holder.state.held.epoch
+        mine = held.get((segment.segment_id, worker_id)) if worker_id is not None else None
+        if mine is not None:
+            state, epoch = SegmentState.OWNED, mine.epoch
         elif segment.segment_id in decision.reserved:
             state = SegmentState.OWNED
         else:
