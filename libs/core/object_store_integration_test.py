@@ -163,6 +163,7 @@ async def test_ten_may_make_one_bucket_at_once(store: ObjectStore, bucket_prefix
     await asyncio.gather(*[store.ensure_bucket(bucket_prefix) for _ in range(10)])
 
     await store.put(bucket_prefix, "key", b"1")
+    assert await store.get(bucket_prefix, "key") == b"1"
 
 
 @pytest.mark.parametrize("key", ["../x", "a/../b", ""])

@@ -161,6 +161,8 @@ async def test_a_container_that_no_firing_knows_is_ended(rig: ScheduleRig) -> No
     async with rig.owned_by(host):
         await eventually(lambda: not host.containers)
 
+    assert [(run.reason, run.exit_code) for run in await rig.history()] == [("deleted", 143)]
+
 
 async def test_two_that_both_take_themselves_for_the_owner_fire_once(rig: ScheduleRig) -> None:
     await rig.deploy()

@@ -166,7 +166,9 @@ async def test_a_changed_expression_counts_at_once(rig: ScheduleRig) -> None:
         await eventually(lambda: owner.scheduler.known)
         await rig.deploy(schedule="* * * * * *")
         owner.wake()
-        await eventually(lambda: host.starts, within_seconds=3)
+        await eventually(lambda: host.starts)
+
+    assert {start.entity_id for start in host.starts} == {"s"}
 
 
 async def test_an_update_that_leaves_the_expression_leaves_the_time(rig: ScheduleRig) -> None:
@@ -203,7 +205,9 @@ async def test_a_document_of_an_older_runtime_runs_as_it_is(rig: ScheduleRig) ->
     await rig.collection.insert_one(old | {"next_execution_time": int(time.time()) - 100})
 
     async with rig.owned_by(FakeHost()):
-        await eventually(lambda: rig.history("old"))
+        history = await eventually(lambda: rig.history("old"))
+
+    assert history[-1].reason == "finished"
 
 
 async def test_a_paused_schedule_goes_on_in_time_without_a_run(rig: ScheduleRig) -> None:

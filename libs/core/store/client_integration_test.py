@@ -165,3 +165,6 @@ async def test_closing_twice_is_harmless(mongo_uri: str) -> None:
     await mongo.ping()
     await mongo.close()
     await mongo.close()
+
+    with pytest.raises(Exception, match="close"):
+        await mongo.ping()
