@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import pymongo
 from pymongo import ASCENDING
 
 from libs.core.store.client import Database, Document, translated
@@ -15,6 +16,8 @@ from libs.core.store.partitions import PartitionStore
 _OFF = [False, 0, "false", "0"]
 _LAST_TEXT = "\U0010ffff"
 _DETAIL_CHARACTERS = 1000
+_LIMIT_SECONDS = 4.0
+"""Of a question that goes through all entities; the server gives it up too."""
 _ENABLED = {
     "$not": [
         {
@@ -144,7 +147,7 @@ class EntityViews:
             {"$set": {"enabled": _ENABLED}},
             {"$group": {"_id": _STATE, "number": {"$sum": 1}}},
         ]
-        with translated():
+        with translated(), pymongo.timeout(_LIMIT_SECONDS):
             groups = await self._collection.aggregate(pipeline)
             return {str(group["_id"]): int(group["number"]) async for group in groups}
 
@@ -158,7 +161,7 @@ class EntityViews:
         if state is not None:
             pipeline.append({"$match": {"state": state}})
         pipeline += [{"$limit": limit}, {"$project": _FIELDS}]
-        with translated():
+        with translated(), pymongo.timeout(_LIMIT_SECONDS):
             documents = [document async for document in await self._collection.aggregate(pipeline)]
         holds = await self._holds([str(document["id"]) for document in documents])
         return [_view(document, holds.get(str(document["id"]))) for document in documents]

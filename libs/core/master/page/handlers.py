@@ -29,6 +29,7 @@ _RECENT = 10
 _OF_ONE = 5
 _COUNTED_FAILURES = 500
 _ANSWER_SECONDS = 5.0
+_OVERVIEW_SECONDS = 3.0
 
 Show = Callable[[dict[str, Any], dict[str, str]], Awaitable[tuple[str, dict[str, Any]]]]
 """Given the parameters by name, and the query as it came: which template, and what for it."""
@@ -110,7 +111,7 @@ class StatusPage:
         observatory = self._api.observatory
         known = observatory.snapshot()
         shown: dict[str, Any] = {
-            "leader_url": await observatory.leader_url(),
+            "leader_url": None,
             "workers": _by_name(known.worker_counts()) if known.leads else None,
             "segments": _by_name(known.segment_counts()) if known.leads else None,
             "waiting": known.segment_counts()[SegmentState.WAITING] if known.leads else 0,
@@ -121,12 +122,14 @@ class StatusPage:
         }
         # What the master itself knows is shown all the same when MongoDB is away.
         try:
-            shown["entities"] = await observatory.counts()
-            failed = RunFilter(reasons=FAILURES, started_after=datetime.now(UTC) - timedelta(days=1))
-            shown["failures"] = _by_entity((await observatory.runs(failed, limit=_COUNTED_FAILURES)).runs)
-            shown["recent"] = (await observatory.runs(RunFilter(), limit=_RECENT)).runs
-        except Retryable as fault:
-            shown["problem"] = str(fault)
+            async with asyncio.timeout(_OVERVIEW_SECONDS):
+                shown["leader_url"] = await observatory.leader_url()
+                shown["entities"] = await observatory.counts()
+                failed = RunFilter(reasons=FAILURES, started_after=datetime.now(UTC) - timedelta(days=1))
+                shown["failures"] = _by_entity((await observatory.runs(failed, limit=_COUNTED_FAILURES)).runs)
+                shown["recent"] = (await observatory.runs(RunFilter(), limit=_RECENT)).runs
+        except (Retryable, TimeoutError) as fault:
+            shown["problem"] = str(fault) or f"MongoDB did not answer within {_OVERVIEW_SECONDS:g} s"
         return "overview.html", shown
 
     async def _entities(self, values: dict[str, Any], query: dict[str, str]) -> tuple[str, dict[str, Any]]:
