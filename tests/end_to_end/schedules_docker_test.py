@@ -35,7 +35,8 @@ NEVER_SOON = "0 0 1 1 *"
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def scheduler(tmp_path_factory: pytest.TempPathFactory, docker_engine: Engine) -> AsyncIterator[Deployment]:
     """A master and one worker, shared by the tests of this file."""
-    settings = {"MAX_BOT_SCHEDULES_PER_PARTITION": "100", "BOT_STOP_SECONDS": "2"}
+    # On a machine that is busy a process takes longer to come back than a lease lives by default.
+    settings = {"MAX_BOT_SCHEDULES_PER_PARTITION": "100", "BOT_STOP_SECONDS": "2", "LEASE_SECONDS": "20"}
     folder = tmp_path_factory.mktemp("schedules")
     async with deployment(folder, docker_engine, service=BOT_SCHEDULER, settings=settings) as made:
         await made.start(workers=1)
