@@ -23,7 +23,7 @@ from pathlib import Path
 from libs.docker_runner.container import ManagedContainer
 from libs.docker_runner.engine import Engine as EngineClient
 from libs.docker_runner.entrypoints import python as entrypoints
-from libs.docker_runner.executable import Network
+from libs.docker_runner.executable import Executable, Network
 from libs.docker_runner.usage_sampler import LIST_SECONDS, SAMPLE_SECONDS, UsageSampler
 from tests.support.bot_containers import BotContainers, bot_containers
 from tests.support.docker import remove_containers
@@ -79,13 +79,15 @@ async def measure(bots: BotContainers, url: str, containers: int) -> StatisticsF
     """Start as many bots, and measure."""
     starting = asyncio.Semaphore(_AT_ONCE)
 
-    async def start(number: int) -> ManagedContainer:
+    async def start(executable: Executable) -> ManagedContainer:
         async with starting:
-            return await bots.runner.start(bots.executable(_SLEEPER, f"b{number}"))
+            return await bots.runner.start(executable)
 
     counting = (resources.files(entrypoints) / "the0_usage.py").read_text()
     outcome, _ = await bots.run(_NOTE, files={"the0_usage.py": counting})
-    started = await asyncio.gather(*(start(number) for number in range(containers)))
+    # All of them before the first one starts: each writes the code, which is the same, anew.
+    executables = [bots.executable(_SLEEPER, f"b{number}") for number in range(containers)]
+    started = await asyncio.gather(*(start(executable) for executable in executables))
     sampler = UsageSampler(bots.runner, service="bot-runner", scope=bots.scope, owns=lambda _: True)
 
     async def all_known() -> bool:
