@@ -1,0 +1,126 @@
+"""What an idle master and an idle worker cost: resident memory, processor, and how long they take to be ready.
+
+    python -m tests.benchmarks.idle [--seconds 20] [--output json]
+
+Real servers, and for each service a master and a worker as the processes that they are in production, the worker
+without a segment. The baseline of the start is a process of the same interpreter that only imports what every process
+of ours needs. The exit code is 1 when the design's target is missed.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from libs.core.service import SERVICES, ServiceDefinition
+from tests.support.deployment import deployment
+from tools.engine.ensure import Engine, ensure_engine
+from tools.images.ensure import ensure_images
+from tools.stack.process import BackgroundProcess
+
+TARGET_MB = 80.0
+TARGET_CORE_PERCENT = 1.0
+TARGET_READY_SECONDS = 2.0
+_SETTLE_SECONDS = 3.0
+_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One idle process. *import_seconds* is what a bare import of the drivers took then, for comparison."""
+
+    name: str
+    resident_mb: float
+    core_percent: float
+    ready_seconds: float
+    import_seconds: float
+
+    @property
+    def good(self) -> bool:
+        """Whether the targets are met."""
+        return (
+            self.resident_mb <= TARGET_MB
+            and self.core_percent <= TARGET_CORE_PERCENT
+            and self.ready_seconds <= TARGET_READY_SECONDS
+        )
+
+
+async def measure(
+    folder: Path, engine: Engine, seconds: float, services: Sequence[ServiceDefinition] = SERVICES
+) -> list[Figures]:
+    """Start a master and a worker of each service, and watch them doing nothing for *seconds*."""
+    figures = []
+    for service in services:
+        async with deployment(folder / service.name, engine, service=service) as made:
+            for role in ("master", "worker"):
+                importing = await _import_seconds(folder)
+                begun = time.perf_counter()
+                process = made.start_process(role, role)
+                await process.wait_ready()
+                ready = time.perf_counter() - begun
+                await asyncio.sleep(_SETTLE_SECONDS)
+                before = _processor_seconds(process.process.pid)
+                await asyncio.sleep(seconds)
+                used = _processor_seconds(process.process.pid) - before
+                resident = _resident_mb(process.process.pid)
+                figures.append(Figures(f"{service.name} {role}", resident, 100 * used / seconds, ready, importing))
+    return figures
+
+
+async def _import_seconds(folder: Path) -> float:
+    code = "import aiohttp.web, grpc.aio, nats, pymongo, pydantic_settings"
+    process = BackgroundProcess("import", [sys.executable, "-P", "-c", code], folder / "import.log", dict(os.environ))
+    begun = time.perf_counter()
+    process.launch()
+    if await process.wait(within_seconds=60) != 0:
+        raise process.failure("cannot import the drivers")
+    return time.perf_counter() - begun
+
+
+def _resident_mb(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (kilobytes,) = [line.split()[1] for line in lines if line.startswith("VmRSS")]
+    return int(kilobytes) / 1024
+
+
+def _processor_seconds(pid: int) -> float:
+    """User and system time so far; the fields of /proc/PID/stat are counted from behind the name in brackets."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
+
+
+async def run(seconds: float) -> list[Figures]:
+    """Measure in a folder that is removed afterwards."""
+    engine = await ensure_engine()
+    await ensure_images(engine)
+    with tempfile.TemporaryDirectory() as folder:
+        return await measure(Path(folder), engine, seconds)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long each is watched (%(default)s)")
+    parser.add_argument("--output", choices=["text", "json"], default="text")
+    arguments = parser.parse_args()
+    measured = asyncio.run(run(arguments.seconds))
+    if arguments.output == "json":
+        print(json.dumps([asdict(one) for one in measured]))
+    else:
+        print(f"{'':<26} resident   of a core     ready   drivers imported")
+        for one in measured:
+            print(
+                f"{one.name:<26} {one.resident_mb:5.1f} MB {one.core_percent:9.2f} % {one.ready_seconds:8.2f} s "
+                f"{one.import_seconds:12.2f} s"
+            )
+        print(f"targets: {TARGET_MB:g} MB, {TARGET_CORE_PERCENT:g} %, {TARGET_READY_SECONDS:g} s")
+    return 0 if all(one.good for one in measured) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
