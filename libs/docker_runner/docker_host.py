@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 
 from prometheus_client.registry import Collector
 
@@ -19,7 +20,7 @@ from libs.docker_runner.container_group import ContainerGroup
 from libs.docker_runner.definition import ExecutableFactory, Ownership
 from libs.docker_runner.engine import Engine
 from libs.docker_runner.executable import Entrypoint
-from libs.docker_runner.keepalive import KeepaliveFile
+from libs.docker_runner.keepalive import KeepaliveFile, remove_stale
 from libs.docker_runner.log_budget import SpoolBudget
 from libs.docker_runner.log_history import LogHistory
 from libs.docker_runner.log_pipeline import LogPipeline
@@ -203,10 +204,12 @@ class DockerHost:
             try:
                 everybody = await self.runner.list(self._service, self._scope)
                 owned = {container.segment for container in everybody if self._owns(container.segment)}
-                for ended in await self.runner.clean(self._service, self._scope, owned):
-                    await write_down(self._history, self.recorder, ended)
+                record = partial(write_down, self._history, self.recorder)
+                await self.runner.clean(self._service, self._scope, owned, before_removal=record)
                 await self.code.evict()
                 await self.logs.clean([container.container_id for container in everybody])
+                in_use = {container.segment for container in everybody} | owned
+                await asyncio.to_thread(remove_stale, self._keepalive_directory, in_use)
             except Retryable as error:
                 log.warning("docker host not cleaned", error=str(error))
             await asyncio.sleep(_CLEAN_SECONDS)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from libs.docker_runner.container import ContainerState, EndReason
+from libs.docker_runner.container import ContainerState, Ended, EndReason
 from libs.docker_runner.container_events import EventKind
 from libs.docker_runner.errors import (
     AlreadyRunning,
@@ -162,8 +162,15 @@ async def test_what_a_killed_worker_left_is_taken_away(bots: BotContainers) -> N
     folder.mkdir(parents=True)
     os.utime(folder, (1.0, 1.0))
     await eventually(lambda: all_exited_but(bots, alive.container_id), within_seconds=20)
-    ended = await bots.runner.clean("bot-runner", bots.scope, {9}, older_than_seconds=0.0)
+    recorded: list[Ended] = []
+
+    async def record(ended: Ended) -> None:
+        assert ended.container.container_id in {one.container_id for one in await bots.list()}
+        recorded.append(ended)
+
+    ended = await bots.runner.clean("bot-runner", bots.scope, {9}, older_than_seconds=0.0, before_removal=record)
     assert [(one.container.container_id, one.reason) for one in ended] == [(dead.container_id, EndReason.FINISHED)]
+    assert [one.container.container_id for one in recorded] == [dead.container_id]
     assert {one.container_id for one in await bots.list()} == {alive.container_id, kept.container_id}
     assert not folder.parent.exists()
     assert len(list(stray.rglob("spec.json"))) == 2

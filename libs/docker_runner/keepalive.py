@@ -4,8 +4,9 @@ Containers mount its folder and end their bots when the file says so, or when it
 ``entrypoints/python/supervisor.py``.
 """
 
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 # The bots must be dead when the lease is over, and a signal takes a while.
@@ -64,6 +65,21 @@ class KeepaliveFile:
         temporary.chmod(0o644)
         temporary.rename(self.folder / FILE_NAME)
         self._written = text
+
+
+def remove_stale(directory: Path, segments: Collection[int], older_than_seconds: float = 600.0) -> None:
+    """Remove the folders below *directory* that nobody refreshes any more, those of *segments* excepted. Blocks.
+
+    Args:
+        segments: those that have a container, or an owner here.
+    """
+    for folder in directory.iterdir() if directory.is_dir() else ():
+        try:
+            stale = time.time() - folder.stat().st_mtime > older_than_seconds
+        except FileNotFoundError:
+            continue
+        if stale and folder.name not in {str(segment) for segment in segments}:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def seconds_left(folder: Path) -> float:

@@ -1,8 +1,9 @@
 """The worker's side of the dead-man's switch."""
 
+import os
 from pathlib import Path
 
-from libs.docker_runner.keepalive import SAFETY_SECONDS, KeepaliveFile, seconds_left
+from libs.docker_runner.keepalive import SAFETY_SECONDS, KeepaliveFile, remove_stale, seconds_left
 
 
 def words(folder: Path) -> list[str]:
@@ -59,3 +60,15 @@ def test_what_is_left_is_read_back(tmp_path: Path) -> None:
     at(tmp_path, 1.0, 1.0).refresh(5.0)
     assert seconds_left(tmp_path) == 4.0 - SAFETY_SECONDS
     assert seconds_left(tmp_path / "none") == 5.0
+
+
+def test_folders_that_nobody_refreshes_go_unless_their_segment_is_in_use(tmp_path: Path) -> None:
+    for segment in ("1", "2", "3"):
+        at(tmp_path / segment, 100.0, 5000.0).refresh(104.0)
+    for segment in ("1", "2"):
+        os.utime(tmp_path / segment, (1.0, 1.0))
+
+    remove_stale(tmp_path, {2, 9})
+    remove_stale(tmp_path / "none", {2})
+
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["2", "3"]

@@ -1,7 +1,7 @@
 """Takes away what killed workers left on this host: dead containers, folders, outputs, and holds on code."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 
 from libs.core.log import get_logger
 from libs.docker_runner.code_source import CodeSource
@@ -19,6 +19,8 @@ log = get_logger(__name__)
 # Files and holds come before their container; so long after their making, it is not coming any more.
 _STALE_SECONDS = 600.0
 _OUTPUT_KEPT_SECONDS = 86_400.0
+# Whoever started a helper waits for a minute, and then reads what it said.
+_HELPER_KEPT_SECONDS = 120.0
 
 
 class Leftovers:
@@ -34,12 +36,19 @@ class Leftovers:
         self._stopper = stopper
 
     async def clean(
-        self, service: str, scope: str, kept_segments: Collection[int], older_than_seconds: float
+        self,
+        service: str,
+        scope: str,
+        kept_segments: Collection[int],
+        older_than_seconds: float,
+        before_removal: Callable[[Ended], Awaitable[object]],
     ) -> list[Ended]:
         """See :meth:`DockerRunner.clean`."""
         buried = []
         for container in await self._engine.list({Label.SERVICE: service, Label.SCOPE: scope}):
             if container.segment not in kept_segments and await self._is_dead(container, older_than_seconds):
+                # Of a dead container this only asks how it ended.
+                await before_removal(await self._stopper.stop(container, 0.0))
                 ended, _ = await self._stopper.bury(container)
                 buried.append(ended)
         await self._remove_guards()
@@ -70,5 +79,5 @@ class Leftovers:
 
     async def _remove_guards(self) -> None:
         for helper in await self._engine.list({Label.SERVICE: GUARD_SERVICE}):
-            if await self._is_dead(helper, _STALE_SECONDS):
+            if await self._is_dead(helper, _HELPER_KEPT_SECONDS):
                 await self._engine.remove(helper.container_id)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
@@ -239,16 +239,23 @@ class DockerRunner:
         }
 
     async def clean(
-        self, service: str, scope: str, kept_segments: Collection[int] = (), older_than_seconds: float = 60.0
+        self,
+        service: str,
+        scope: str,
+        kept_segments: Collection[int] = (),
+        older_than_seconds: float = 60.0,
+        *,
+        before_removal: Callable[[Ended], Awaitable[object]],
     ) -> Sequence[Ended]:
         """Take away what workers that are gone left on this host; return how its containers ended.
 
         Args:
             kept_segments: somebody else buries their containers.
             older_than_seconds: dead containers younger than that are left to whoever started them.
+            before_removal: writes down how one ended; when it raises, that one and the others stay.
         """
         with observe("containers", "clean"):
-            return await self._leftovers.clean(service, scope, kept_segments, older_than_seconds)
+            return await self._leftovers.clean(service, scope, kept_segments, older_than_seconds, before_removal)
 
     # --- inside
 

@@ -1,0 +1,126 @@
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libs.core.errors import Retryable
+from libs.core.lease import Holder, Lease
+from libs.core.worker.handler import OwnedSegment
+from libs.docker_runner.container import Ended, ManagedContainer
+from libs.docker_runner.container_group import ContainerGroup
+from libs.docker_runner.definition import Deployed, ExecutableFactory, Ownership
+from libs.docker_runner.executable import CodeRef, Entrypoint
+from libs.docker_runner.keepalive import KeepaliveFile, seconds_left
+from libs.docker_runner.settings import RunnerSettings
+from libs.docker_runner.worker.handler import DockerSegmentHandler
+from tests.support.fake_host import FakeHost
+
+
+class Host:
+    """As much of a `DockerHost` as a handler needs, over containers that are only facts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.containers = FakeHost(run_seconds=None)
+        self.folder = folder
+        self.logs = self
+        self.finished: list[str] = []
+        self._keepalive = KeepaliveFile(folder)
+
+    async def start(self) -> ManagedContainer:
+        factory = ExecutableFactory(RunnerSettings(self.folder), service="s", scope="x", entrypoint=Entrypoint.BOT)
+        bot = {"runtime": "python3.11", "entrypoints": {"bot": "main.py"}}
+        deployed = Deployed("b", 1, {}, bot, "1", CodeRef("bots", "code.zip"))
+        return await self.containers.start(factory.build(deployed, Ownership(1, 1, "w", None)))
+
+    def keepalive(self, segment: int) -> KeepaliveFile:
+        return self._keepalive
+
+    def group(self, segment: int, epoch: int) -> ContainerGroup:
+        runner: Any = self
+        return ContainerGroup(runner, self._keepalive, service="s", scope="x", segment=segment, epoch=epoch)
+
+    async def list(self, service: str, scope: str, segment: int) -> Sequence[ManagedContainer]:
+        return await self.containers.list()
+
+    async def stop(self, container: ManagedContainer, grace_seconds: float) -> Ended:
+        return await self.containers.stop(container, grace_seconds)
+
+    async def remove(self, container: ManagedContainer) -> Ended:
+        return await self.containers.remove(container)
+
+    async def finish(self, container: ManagedContainer) -> bool:
+        self.finished.append(container.container_id)
+        return True
+
+    async def flush(self) -> None:
+        pass
+
+
+class Away(Retryable):
+    """The database does not answer."""
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def handler(host: Host, told: list[Ended], fault: Exception | None = None) -> DockerSegmentHandler[Any]:
+    async def at_rest(owned: OwnedSegment, ended: Sequence[Ended]) -> None:
+        assert all(end.container.container_id in host.containers.containers for end in ended)
+        told.extend(ended)
+        if fault is not None:
+            raise fault
+
+    docker: Any = host
+    work: Any = None
+    return DockerSegmentHandler(docker, work=work, at_rest=at_rest)
+
+
+def owned(proven_seconds: float = 60.0) -> OwnedSegment:
+    return OwnedSegment(Lease(1, Holder("w", "i", "h"), 1, time.monotonic() + proven_seconds))
+
+
+async def test_how_a_container_ended_is_told_before_it_goes(host: Host) -> None:
+    container = await host.start()
+    told: list[Ended] = []
+
+    await handler(host, told).stop_all(owned(), 1.0)
+
+    assert [(end.exit_code, end.container.container_id) for end in told] == [(143, container.container_id)]
+    assert host.finished == [container.container_id]
+    assert host.containers.containers == {}
+
+
+async def test_a_container_whose_end_cannot_be_written_down_stays_for_the_next_owner(host: Host) -> None:
+    container = await host.start()
+
+    await handler(host, [], Away("away")).stop_all(owned(), 1.0)
+
+    assert list(host.containers.containers) == [container.container_id]
+    assert host.containers.alive("b") == []
+
+
+async def test_without_a_proven_lease_containers_are_ended_and_left(host: Host) -> None:
+    await host.start()
+    told: list[Ended] = []
+
+    await handler(host, told).stop_all(owned(proven_seconds=-1.0), 0.0)
+
+    assert host.containers.alive("b") == []
+    assert len(host.containers.containers) == 1
+    assert told == []
+
+
+async def test_a_renewal_lets_containers_live_and_the_end_lets_none_begin(host: Host) -> None:
+    segment = owned()
+    one = handler(host, [])
+
+    one.renewed(segment.lease)
+    left_before = seconds_left(host.folder)
+    await one.stop_all(segment, 0.0)
+
+    assert left_before > 1.0
+    assert seconds_left(host.folder) == 0.0
