@@ -23,8 +23,13 @@ class Desires:
         self._ledger = ledger
         self._code = code
 
-    async def of(self, entity: Entity) -> DesiredBot:
-        """The desired state of *entity*. What its owner wrote wrongly is a rejection, never an exception."""
+    async def of(self, entity: Entity, *, running: bool) -> DesiredBot:
+        """The desired state of *entity*. What its owner wrote wrongly is a rejection, never an exception.
+
+        Args:
+            running: whether it has a container whose code may be old. One that is to be started needs no look at the
+                storage before that: its start takes the newest.
+        """
         bot = DesiredBot(entity.id, entity.revision, self._ledger.history(entity), trace=entity.trace)
         if entity.held is not None:
             return replace(bot, absence=StopReason.KILLED)
@@ -34,7 +39,8 @@ class Desires:
             executable = self._workshop.build(entity)
         except UserError as error:
             return replace(bot, absence=StopReason.REJECTED, detail=str(error))
-        return replace(bot, executable=executable, code_etag=await self._code_etag(entity, executable.code))
+        etag = await self._code_etag(entity, executable.code) if running else None
+        return replace(bot, executable=executable, code_etag=etag)
 
     async def _code_etag(self, entity: Entity, code: CodeRef) -> str | None:
         """Asked once for each revision: new code under the same key comes with an update of the document."""

@@ -97,12 +97,14 @@ class SegmentReconciler:
         """
         # What is under way now may be half done in what is read next; its end wakes a round that looks at it again.
         unsettled = set(self._under_way)
-        entities = await self._entities.in_segment(self._owned.segment_id)
-        actual = await self._containers.list()
+        entities, actual = await asyncio.gather(
+            self._entities.in_segment(self._owned.segment_id), self._containers.list()
+        )
         if not self._stock_taken:
             await self._actions.take_stock(actual)
             self._stock_taken = True
-        desired = {bot.id: bot for bot in [await self._desires.of(entity) for entity in entities]}
+        present = {container.id for container in actual}
+        desired = {e.id: await self._desires.of(e, running=e.id in present) for e in entities}
         decided = plan(desired, actual, self._clock())
         self.running = len(decided.kept)
         for action in decided.actions:
