@@ -35,6 +35,8 @@ _FILES = (
 
 # As the supervisors have it.
 _NOTE_SECONDS = 10.0
+# Copying the entrypoints takes no time; whoever began so long ago is dead.
+_UNFINISHED_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,9 @@ class RunFolders:
 
 def _install_entrypoints(directory: Path) -> Path:
     """A folder with the entrypoints as they are, named by their digest; other versions' containers keep theirs."""
+    for unfinished in directory.glob(".*"):
+        if time.time() - unfinished.stat().st_mtime > _UNFINISHED_SECONDS:
+            shutil.rmtree(unfinished, ignore_errors=True)
     contents = {}
     for module, name in _FILES:
         package = str(module.__package__)

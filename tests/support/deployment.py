@@ -129,6 +129,7 @@ class Deployment:
             "MINIO_SECRET_ACCESS_KEY": self.s3_server.secret_key,
             "TEMP_DIR": str(self.folder / "temp"),
             "MASTER_HOST": "127.0.0.1",
+            "DOCKER_HOST": self.engine.url,
             "GRPC_PORT": str(self.grpc_port),
             "LOG_FORMAT": "json",
         }

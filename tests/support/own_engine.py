@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import docker
@@ -120,6 +121,20 @@ class OwnEngine:
         assert process.returncode == 0, command
         return output.decode()
 
+    def mounts(self) -> list[str]:
+        """Where the engine has mounted file systems of containers."""
+        assert self._containerd is not None
+        lines = Path(f"/proc/{self._containerd.pid}/mounts").read_text().splitlines()
+        return [line.split()[1] for line in lines if line.startswith(("overlay", "shm"))]
+
+    async def containers(self) -> list[dict[str, Any]]:
+        """The engine's summaries of all containers, running or not."""
+        return await asyncio.to_thread(self._containers)
+
+    async def networks(self) -> set[str]:
+        """The names of all networks."""
+        return await asyncio.to_thread(self._networks)
+
     @asynccontextmanager
     async def beside(self, *command: str) -> AsyncIterator[None]:
         """Have *command* run in the engine's network namespace."""
@@ -173,6 +188,20 @@ class OwnEngine:
         client = docker.DockerClient(base_url=self.url)
         try:
             return client.info()[name]
+        finally:
+            client.close()
+
+    def _containers(self) -> list[dict[str, Any]]:
+        client = docker.APIClient(base_url=self.url)
+        try:
+            return list(client.containers(all=True))
+        finally:
+            client.close()
+
+    def _networks(self) -> set[str]:
+        client = docker.APIClient(base_url=self.url)
+        try:
+            return {network["Name"] for network in client.networks()}
         finally:
             client.close()
 
