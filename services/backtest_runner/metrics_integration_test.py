@@ -1,39 +1,12 @@
 """The queue and the states of backtests, as Prometheus sees them."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest_asyncio
 from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
 
-from libs.core.object_store import ObjectStore
-from libs.core.settings import StorageSettings
-from libs.core.store.client import Mongo
 from services.backtest_runner.metrics import QueueCollector
-from tests.support.backtest_rig import BacktestRig
+from tests.support.backtest_rig import BacktestRig, backtest_rig
 from tests.support.eventually import eventually
-from tools.stack.s3 import S3Server
 
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def rig(
-    mongo_uri: str, database_name: str, s3_server: S3Server, bucket_prefix: str, tmp_path: Path
-) -> AsyncIterator[BacktestRig]:
-    mongo = Mongo(mongo_uri)
-    store = ObjectStore(
-        StorageSettings(
-            endpoint=s3_server.endpoint,
-            access_key=SecretStr(s3_server.access_key),
-            secret_key=SecretStr(s3_server.secret_key),
-            secure=False,
-        )
-    )
-    rig = BacktestRig(mongo.database(database_name), store, f"{bucket_prefix}results", tmp_path)
-    await rig.prepare()
-    yield rig
-    await store.close()
-    await mongo.close()
+__all__ = ["backtest_rig"]
 
 
 def seen(rig: BacktestRig, name: str) -> float | None:

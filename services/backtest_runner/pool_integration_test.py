@@ -1,44 +1,18 @@
 """A backtest has one outcome, whatever dies when; and nobody waits for a slow one."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from functools import partial
-from pathlib import Path
 
 import pytest
-import pytest_asyncio
-from pydantic import SecretStr
 
-from libs.core.object_store import ObjectStore
-from libs.core.settings import StorageSettings
-from libs.core.store.client import Mongo
 from libs.core.store.holds import HoldTarget
 from libs.docker_runner.container import EndReason
 from services.backtest_runner.completion import INLINE_BYTES
-from tests.support.backtest_rig import BacktestRig, FakeHost
+from tests.support.backtest_rig import BacktestRig, FakeHost, backtest_rig
 from tests.support.deaths import Death
 from tests.support.eventually import eventually
-from tools.stack.s3 import S3Server
 
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def rig(
-    mongo_uri: str, database_name: str, s3_server: S3Server, bucket_prefix: str, tmp_path: Path
-) -> AsyncIterator[BacktestRig]:
-    mongo = Mongo(mongo_uri)
-    store = ObjectStore(
-        StorageSettings(
-            endpoint=s3_server.endpoint,
-            access_key=SecretStr(s3_server.access_key),
-            secret_key=SecretStr(s3_server.secret_key),
-            secure=False,
-        )
-    )
-    rig = BacktestRig(mongo.database(database_name), store, f"{bucket_prefix}results", tmp_path)
-    await rig.prepare()
-    yield rig
-    await store.close()
-    await mongo.close()
+__all__ = ["backtest_rig"]
 
 
 async def completed_once(rig: BacktestRig) -> None:

@@ -1,25 +1,13 @@
 """In which state schedules are counted, from their documents and from what runs."""
 
-from collections.abc import AsyncIterator
-
-import pytest_asyncio
-
-from libs.core.store.client import Mongo
 from libs.core.store.holds import HoldTarget
 from tests.support.eventually import eventually
 from tests.support.fake_host import FakeHost
-from tests.support.schedule_rig import ScheduleRig
+from tests.support.schedule_rig import ScheduleRig, schedule_rig
+
+__all__ = ["schedule_rig"]
 
 NEVER_SOON = "0 0 1 1 *"
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def rig(mongo_uri: str, database_name: str) -> AsyncIterator[ScheduleRig]:
-    mongo = Mongo(mongo_uri)
-    rig = ScheduleRig(mongo.database(database_name))
-    await rig.prepare()
-    yield rig
-    await mongo.close()
 
 
 async def test_each_schedule_counts_in_one_state(rig: ScheduleRig) -> None:

@@ -5,29 +5,20 @@ import gc
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
-from libs.core.store.client import Mongo
 from services.bot_scheduler.closing import close_all
 from services.bot_scheduler.ending import LOST
 from tests.support.eventually import eventually
 from tests.support.fake_host import FakeHost
-from tests.support.schedule_rig import ScheduleRig
+from tests.support.schedule_rig import ScheduleRig, schedule_rig
+
+__all__ = ["schedule_rig"]
 
 NEVER_SOON = "0 0 1 1 *"
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def rig(mongo_uri: str, database_name: str) -> AsyncIterator[ScheduleRig]:
-    mongo = Mongo(mongo_uri)
-    rig = ScheduleRig(mongo.database(database_name))
-    await rig.prepare()
-    yield rig
-    await mongo.close()
 
 
 async def claimed(rig: ScheduleRig, **config: Any) -> None:

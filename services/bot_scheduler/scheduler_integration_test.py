@@ -1,30 +1,20 @@
 """Owners of a segment of schedules against a real MongoDB; containers are only facts here."""
 
 import time
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
 from libs.core.errors import Permanent
-from libs.core.store.client import Mongo
 from libs.core.store.holds import HoldTarget
 from libs.docker_runner.errors import CodeMissing, EngineUnavailable
 from services.bot_scheduler.state import Cause, ScheduleState
 from tests.support.eventually import eventually
 from tests.support.fake_host import FakeHost
-from tests.support.schedule_rig import CUSTOM, ScheduleRig
+from tests.support.schedule_rig import CUSTOM, ScheduleRig, schedule_rig
+
+__all__ = ["schedule_rig"]
 
 NEVER_SOON = "0 0 1 1 *"
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def rig(mongo_uri: str, database_name: str) -> AsyncIterator[ScheduleRig]:
-    mongo = Mongo(mongo_uri)
-    rig = ScheduleRig(mongo.database(database_name))
-    await rig.prepare()
-    yield rig
-    await mongo.close()
 
 
 async def test_each_second_becomes_one_run_on_time(rig: ScheduleRig) -> None:

@@ -12,10 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest_asyncio
+from pydantic import SecretStr
+
 from libs.core.lease import Holder, Lease
 from libs.core.object_store import ObjectMissing, ObjectStore
 from libs.core.run_record import RunRecord
-from libs.core.store.client import Database
+from libs.core.settings import StorageSettings
+from libs.core.store.client import Database, Mongo
 from libs.core.store.entities import EntityStore
 from libs.core.store.outbox import Outbox
 from libs.core.store.partitions import PartitionStore
@@ -36,6 +40,7 @@ from services.backtest_runner.run import RunKit
 from services.backtest_runner.shelf import Shelf
 from tests.support.deaths import Death, Mortal
 from tests.support.fake_host import container_of
+from tools.stack.s3 import S3Server
 
 CUSTOM = {"config": {"runtime": "python3.11", "entrypoints": {"backtest": "main.py"}}, "filePath": "code.zip"}
 
@@ -215,3 +220,24 @@ class BacktestRig:
             stop_grace_seconds=0.0,
         )
         return SegmentPool(owned, kit=kit, entities=entities, size=size, scan_interval_seconds=0.1)
+
+
+@pytest_asyncio.fixture(loop_scope="session", name="rig")
+async def backtest_rig(
+    mongo_uri: str, database_name: str, s3_server: S3Server, bucket_prefix: str, tmp_path: Path
+) -> AsyncIterator[BacktestRig]:
+    """One that is ready, in a database and a bucket of its own."""
+    mongo = Mongo(mongo_uri)
+    store = ObjectStore(
+        StorageSettings(
+            endpoint=s3_server.endpoint,
+            access_key=SecretStr(s3_server.access_key),
+            secret_key=SecretStr(s3_server.secret_key),
+            secure=False,
+        )
+    )
+    rig = BacktestRig(mongo.database(database_name), store, f"{bucket_prefix}results", tmp_path)
+    await rig.prepare()
+    yield rig
+    await store.close()
+    await mongo.close()

@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest_asyncio
+
 from libs.core.lease import Holder, Lease
 from libs.core.run_record import RunRecord
-from libs.core.store.client import Database
+from libs.core.store.client import Database, Mongo
 from libs.core.store.entities import EntityStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.runs import RunFilter, RunStore
@@ -133,3 +135,13 @@ class Owner:
     def wake(self) -> None:
         """As a message about the segment does."""
         self.owned.wake.set()
+
+
+@pytest_asyncio.fixture(loop_scope="session", name="rig")
+async def schedule_rig(mongo_uri: str, database_name: str) -> AsyncIterator[ScheduleRig]:
+    """One that is ready, in a database of its own."""
+    mongo = Mongo(mongo_uri)
+    rig = ScheduleRig(mongo.database(database_name))
+    await rig.prepare()
+    yield rig
+    await mongo.close()
