@@ -50,7 +50,8 @@ def decide(state: ScheduleState, now: float, *, busy: bool, ahead_seconds: float
 
     Args:
         busy: a run of it goes on, or waits for its next attempt.
-        ahead_seconds: a firing is claimed up to so long before it is due.
+        ahead_seconds: a firing is claimed up to so long before it is due, unless the schedule is busy: its run may
+            end before that.
     """
     if state.held or state.definition is None:
         # Time goes on for a held schedule; what it missed meanwhile is not made up for.
@@ -59,7 +60,7 @@ def decide(state: ScheduleState, now: float, *, busy: bool, ahead_seconds: float
         return waiting
     if state.next_at is None or state.next_at <= state.fired_at or not state.runnable:
         return _pass_by(state, state.definition, now)
-    if state.next_at > now + ahead_seconds:
+    if state.next_at > (now if busy else now + ahead_seconds):
         return Wait(state.next_at)
     return _due(state, state.definition, state.next_at, now, busy)
 

@@ -33,6 +33,10 @@ def test_a_firing_is_claimed_with_the_one_after_it() -> None:
     assert claim == Claim({NEXT: T + 60, FIRED_AT: T}, fire=T)
 
 
+def test_a_run_that_goes_on_is_in_the_way_only_when_the_next_firing_is_due() -> None:
+    assert decide(schedule(), T - 0.2, busy=True, ahead_seconds=0.25) == Wait(T)
+
+
 def test_a_firing_may_be_claimed_a_little_ahead_and_keeps_its_time() -> None:
     claim = decide(schedule(), T - 0.2, busy=False, ahead_seconds=0.25)
 

@@ -247,10 +247,13 @@ class SegmentScheduler:
         state = self._states.get(schedule_id)
         if state is None:
             return None
-        decision = decide(state, now, busy=self._is_busy(state), ahead_seconds=ahead)
+        busy = self._is_busy(state)
+        decision = decide(state, now, busy=busy, ahead_seconds=ahead)
         if isinstance(decision, Claim):
             return self._books.entry(state, decision)
-        self._agenda.put(schedule_id, decision.until)
+        # Looked at that much ahead: a busy one then comes up when it is due, or when its run ends.
+        until = decision.until + ahead if busy and decision.until is not None else decision.until
+        self._agenda.put(schedule_id, until)
         return None
 
     async def _sort_out(self, entries: Sequence[Entry], tasks: asyncio.TaskGroup) -> None:
