@@ -206,3 +206,12 @@ def test_grafana_is_given_its_sources_and_the_dashboards_of_this_repository(proj
         "/etc/grafana/provisioning/datasources/the0.yaml",
         "/etc/grafana/provisioning/dashboards/the0.yaml",
     }
+
+
+@each_service
+def test_a_process_that_grows_without_end_is_stopped_before_the_host_suffers(
+    project: dict[str, Any], service: ServiceDefinition
+) -> None:
+    limits = {role: int(project["services"][f"{service.name}-{role}"]["mem_limit"]) for role in ("master", "worker")}
+
+    assert limits == {"master": 256 * 1024**2, "worker": 512 * 1024**2}
