@@ -125,8 +125,12 @@ class BackgroundProcess:
             await self.wait(within_seconds=30)
 
     def pause(self) -> None:
-        """SIGSTOP: it freezes as if its machine had."""
+        """SIGSTOP: it freezes as if its machine had, and has frozen when this returns."""
+        if not self.running:
+            return
         self.signal(signal.SIGSTOP)
+        # Its threads stop one by one, and may answer until then. An end counts too, and is left for others to see.
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """SIGCONT: it goes on after pause()."""
