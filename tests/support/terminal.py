@@ -70,7 +70,8 @@ async def followed(terminal: Terminal, *command: str) -> AsyncIterator[list[str]
     try:
         yield lines
     finally:
-        process.terminate()
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            process.terminate()
         await process.wait()
         await reading
         process._transport.close()  # type: ignore[attr-defined]  # its standard error was not read
