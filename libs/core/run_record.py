@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from libs.core.lease import LeaseView
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
@@ -40,6 +42,16 @@ class RunRecord:
     cause: str | None = None
     attempt: int | None = None
     trace_id: str | None = None
+
+    def may_live_under(self, lease: LeaseView | None) -> bool:
+        """Whether the container of this run, which has no end yet, may be alive: *lease* is the segment's, if it lives.
+
+        It ends by itself when the lease under which it was begun does.
+        """
+        if lease is None:
+            return False
+        # A new owner on the same host keeps what it finds there alive, before it has looked at it.
+        return lease.epoch == self.epoch or lease.holder.host == self.host
 
     @property
     def duration_seconds(self) -> float | None:

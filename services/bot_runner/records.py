@@ -3,9 +3,7 @@
 import asyncio
 from collections.abc import Collection, Sequence
 
-from libs.core.lease import LeaseView
 from libs.core.log import get_logger
-from libs.core.run_record import RunRecord
 from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore
 from libs.core.store.runs import RunFilter, RunStore
@@ -80,7 +78,7 @@ class BotRecords:
         if not others:
             return None
         leases = {lease.segment_id: lease for lease in await self._leases.live()}
-        return next((run.worker_id for run in others if _may_live(run, leases.get(run.segment_id))), None)
+        return next((run.worker_id for run in others if run.may_live_under(leases.get(run.segment_id))), None)
 
     async def take_stock(self, segment_id: int, epoch: int, present: Collection[ManagedContainer]) -> None:
         """Close the runs of earlier owners of a segment of which no container is left. *present* are all there are."""
@@ -144,11 +142,3 @@ class BotRecords:
             return
         await self._entities.set_status(status.bot_id, status.to_document())
         self._written[status.bot_id] = status
-
-
-def _may_live(run: RunRecord, lease: LeaseView | None) -> bool:
-    """Whether an open run's container may be alive, given the lease of its segment."""
-    if lease is None:
-        return False
-    # A new owner on the same host keeps what it finds there alive, before it has looked at it.
-    return lease.epoch == run.epoch or lease.holder.host == run.host

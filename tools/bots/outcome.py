@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from libs.core.errors import Permanent, Retryable
-from libs.core.run_record import RunRecord
 from libs.core.store.entities import Entity, EntityStore
 from libs.core.store.runs import RunFilter, RunStore
 from services.bot_runner.status import BotState
@@ -63,21 +62,6 @@ async def until_settled(entities: EntityStore, runs: RunStore, bot_id: str, upda
                 return _settled(entity, status)
         await asyncio.sleep(_POLL_SECONDS)
     raise NotInTime(_overdue(bot_id, entity, seconds))
-
-
-async def until_gone(entities: EntityStore, runs: RunStore, bot_id: str, seconds: float) -> None:
-    """Wait until the bot's document is removed and its last run has ended. Raises NotInTime."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if await entities.get(bot_id) is None and not await open_runs(runs, bot_id):
-            return
-        await asyncio.sleep(_POLL_SECONDS)
-    raise NotInTime(f"bot {bot_id!r} is not gone after {seconds:g} s; `runtime status` shows whether a worker owns it")
-
-
-async def open_runs(runs: RunStore, bot_id: str) -> list[RunRecord]:
-    """The bot's runs that have not ended, as far as is known."""
-    return await runs.list(RunFilter(entity_id=bot_id, open=True))
 
 
 def _status_of(entity: Entity | None, updated_at: str) -> Mapping[str, Any]:

@@ -3,11 +3,9 @@
 import click
 
 from libs.core.service import BOT_RUNNER
-from libs.core.store.runs import RunStore
 from tools.bots.announce import Announcer
-from tools.bots.outcome import until_gone
 from tools.cli import interrupts
-from tools.cli.bot_waiting import WAIT_SECONDS, in_time, wait_option
+from tools.cli.bot_waiting import until_gone, wait_option
 from tools.cli.connections import connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
@@ -37,5 +35,4 @@ async def _rm(bot_id: str, wait: bool) -> None:
         else:
             await entities.delete(bot_id)
         if wait:
-            runs = RunStore(await servers.database(BOT_RUNNER))
-            await in_time(until_gone(entities, runs, bot_id, WAIT_SECONDS))
+            await until_gone(servers, BOT_RUNNER, bot_id)

@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING
 
 from libs.core.log import configure
 from libs.core.service import ServiceDefinition
-from libs.core.settings import LogSettings, MongoSettings, NatsSettings, PartitionSettings, StorageSettings
+from libs.core.settings import (
+    LeaseSettings,
+    LogSettings,
+    MongoSettings,
+    NatsSettings,
+    PartitionSettings,
+    StorageSettings,
+)
 from libs.core.settings_loader import load
 from libs.core.store.client import Database, Mongo, StoreUnavailable
 from libs.core.store.entities import EntityStore
 from libs.core.store.entity_writer import Derive
+from libs.core.store.leases import LeaseStore
 from libs.core.store.partitions import PartitionStore
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
@@ -27,6 +35,7 @@ if TYPE_CHECKING:  # imported where they are used: what most commands do needs n
 
 _ADDRESSES = ("MONGO_URI", "NATS_URL", "MINIO_ENDPOINT")
 _NATS_SECONDS = 3.0
+_LEASES_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,11 @@ class Connections:
         return EntityStore(
             database, service.collection, PartitionStore(database, service.collection, limit), derive=derive
         )
+
+    async def leases(self, service: ServiceDefinition) -> LeaseStore:
+        """The leases of the service's segments, to read. Errors as database()."""
+        life_seconds = load(LeaseSettings, environ=self.target.environment).life_seconds
+        return LeaseStore(await self.database(service), life_seconds, timeout_seconds=_LEASES_SECONDS)
 
     @property
     def has_nats(self) -> bool:

@@ -12,11 +12,10 @@ import click
 from libs.core.events.wakeups import WakeUps
 from libs.core.service import BOT_SCHEDULER
 from libs.core.store.entities import Entity, EntityStore
-from libs.core.store.runs import RunFilter, RunStore
 from services.bot_scheduler.state import PAUSED, TRIGGER, ScheduleState
 from tools.bots.announce import Announcer
 from tools.cli import interrupts
-from tools.cli.bot_waiting import WAIT_SECONDS, wait_option
+from tools.cli.bot_waiting import WAIT_SECONDS, until_gone, wait_option
 from tools.cli.connections import Connections, connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
@@ -123,15 +122,7 @@ async def _rm(schedule_id: str, wait: bool) -> None:
         else:
             await entities.delete(schedule_id)
         if wait:
-            await _until_gone(entities, RunStore(await servers.database(BOT_SCHEDULER)), schedule_id)
-
-
-async def _until_gone(entities: EntityStore, runs: RunStore, schedule_id: str) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while await entities.get(schedule_id) is not None or await runs.list(RunFilter(entity_id=schedule_id, open=True)):
-        if time.monotonic() > deadline:
-            raise Failure(f"{schedule_id} is not gone after {WAIT_SECONDS:g} s; `runtime status`", ExitCode.TIMEOUT)
-        await asyncio.sleep(_POLL_SECONDS)
+            await until_gone(servers, BOT_SCHEDULER, schedule_id)
 
 
 def _unknown(schedule_id: str) -> Failure:

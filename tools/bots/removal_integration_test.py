@@ -1,0 +1,89 @@
+"""A removed bot is waited for as long as something of it may run, and no longer."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import pytest
+import pytest_asyncio
+
+from libs.core.lease import Holder
+from libs.core.run_record import RunRecord
+from libs.core.service import BOT_RUNNER
+from libs.core.store.client import Database, Mongo
+from libs.core.store.entities import EntityStore
+from libs.core.store.leases import LeaseStore
+from libs.core.store.partitions import PartitionStore
+from libs.core.store.runs import RunFilter, RunStore
+from tools.bots.outcome import NotInTime
+from tools.bots.removal import Removal
+
+HERE = Holder("w", "i", "here")
+CUSTOM = {"config": {"runtime": "python3.11", "entrypoints": {"bot": "main.py"}}, "filePath": "code.zip"}
+
+
+class Left:
+    """What the worker left of a bot."""
+
+    def __init__(self, database: Database) -> None:
+        self.entities = EntityStore(database, "bots", PartitionStore(database, "bots", 10))
+        self.leases = LeaseStore(database, 60.0)
+        self.runs = RunStore(database)
+        self.removal = Removal(BOT_RUNNER, self.entities, database, self.leases)
+
+    async def bot(self) -> int:
+        """The segment of a bot that is still there."""
+        await self.entities.create("b", {}, CUSTOM)
+        entity = await self.entities.get("b")
+        assert entity is not None
+        return entity.segment_id
+
+    async def run(self, segment_id: int, epoch: int) -> None:
+        """A run that nobody saw end."""
+        await self.runs.start(
+            RunRecord(
+                run_id="r",
+                entity_id="b",
+                segment_id=segment_id,
+                worker_id=HERE.worker_id,
+                host=HERE.host,
+                epoch=epoch,
+                started_at=datetime.now(UTC),
+            )
+        )
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def left(mongo_uri: str, database_name: str) -> AsyncIterator[Left]:
+    mongo = Mongo(mongo_uri)
+    yield Left(mongo.database(database_name))
+    await mongo.close()
+
+
+async def test_a_bot_that_is_still_there_is_not_gone(left: Left) -> None:
+    await left.bot()
+
+    with pytest.raises(NotInTime, match="bot 'b' is not gone"):
+        await left.removal.until_gone("b", 0.2)
+
+
+async def test_one_whose_run_may_live_is_not_gone(left: Left) -> None:
+    segment_id = await left.bot()
+    lease = await left.leases.acquire(segment_id, HERE)
+    await left.run(segment_id, lease.epoch)
+    await left.entities.delete("b")
+
+    with pytest.raises(NotInTime, match="bot 'b' is not gone"):
+        await left.removal.until_gone("b", 0.2)
+
+
+async def test_one_whose_worker_and_host_are_gone_is_gone_when_their_lease_is(left: Left) -> None:
+    segment_id = await left.bot()
+    lease = await left.leases.acquire(segment_id, HERE)
+    await left.run(segment_id, lease.epoch)
+    await left.entities.delete("b")
+    await left.leases.release(lease)
+
+    await left.removal.until_gone("b", 5)
+
+    [run] = await left.runs.list(RunFilter(entity_id="b"))
+    assert run.ended_at is None
