@@ -91,7 +91,7 @@ class Ended:
         peak_memory_bytes: the highest use of the whole container, page cache included. Exact, but up to 10 s old when
             it was killed from outside, and None when that was in its first second.
         cpu_seconds: of all its processes, likewise.
-        last_lines: the end of its output, at most :data:`LAST_LINES` lines.
+        last_lines: the end of its output, at most :data:`~libs.docker_runner.output.LAST_LINES` lines.
         error: what the engine says about a container that it could not start; empty otherwise.
     """
 
@@ -139,9 +139,6 @@ class RunOutcome:
     def discard(self) -> None:
         """Remove the output file. May be repeated."""
         self.output_path.unlink(missing_ok=True)
-
-
-LAST_LINES = 20
 
 
 def from_labels(

@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+LAST_LINES = 20
+"""How many lines at the end of a container's output are kept with its end."""
+
+_LINE_BYTES = 2000
+
 
 @dataclass(frozen=True)
 class LogLine:
@@ -16,3 +21,9 @@ class LogLine:
     timestamp: str
     stream: str
     data: bytes
+
+
+def last_lines_of(output: bytes) -> list[str]:
+    """The last lines of *output*, at most :data:`LAST_LINES`; of a long one its end."""
+    lines = output.splitlines()[-LAST_LINES:]
+    return [line[-_LINE_BYTES:].decode(errors="replace") for line in lines]

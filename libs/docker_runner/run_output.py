@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -13,13 +14,14 @@ from libs.docker_runner.engine import Engine
 from libs.docker_runner.engine_http import EngineRefused
 from libs.docker_runner.errors import EngineUnavailable
 from libs.docker_runner.log_position import BEGINNING, Resumption, nanoseconds
-from libs.docker_runner.output import LogLine
+from libs.docker_runner.output import LAST_LINES, LogLine, last_lines_of
 
 log = get_logger(__name__)
 
 OnOutput = Callable[[LogLine], Awaitable[None] | None]
 
 _BUFFER_BYTES = 256 * 1024
+_TAIL_BYTES = 64 * 1024
 
 
 class RunOutput:
@@ -40,6 +42,7 @@ class RunOutput:
         self._position = BEGINNING
         self.truncated = False
         """Whether the file lacks the end."""
+        self._whole = False
 
     async def follow(self) -> None:
         """Return at the end of the output. What *on_output* raises is raised here."""
@@ -55,8 +58,21 @@ class RunOutput:
                     log.warning("output is lost", container=self._container, reason=str(error))
                     return
                 else:
-                    return
+                    break
                 await asyncio.sleep(backoff.next_seconds())
+        self._whole = not self.truncated
+
+    def last_lines(self) -> list[str] | None:
+        """The last lines, once all is in the file; None when only the engine may have all of them."""
+        if not self._whole:
+            return None
+        with self._path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            end = file.read()
+        # The first one may be cut in two.
+        known = size <= _TAIL_BYTES or end.count(b"\n") > LAST_LINES
+        return last_lines_of(end) if known else None
 
     async def _take(self, file: BinaryIO) -> None:
         resumption = Resumption(self._position)

@@ -148,7 +148,8 @@ class DockerRunner:
         output = RunOutput(self._engine, container.container_id, path, limit, on_output)
         try:
             sample = await self._until_end(container, timeout_seconds, output)
-            ended, outcome = await self._stopper.bury(container, executable.limits.result_bytes)
+            last_lines = await self._threads.run(output.last_lines)
+            ended, outcome = await self._stopper.bury(container, executable.limits.result_bytes, last_lines)
         except BaseException:
             await asyncio.shield(self._abandon(container, path))
             raise

@@ -2,15 +2,17 @@
 
 import asyncio
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from libs.core.log import get_logger
 from libs.docker_runner.code_source import CodeSource
-from libs.docker_runner.container import LAST_LINES, ContainerState, Ended, EndReason, ManagedContainer
+from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer
 from libs.docker_runner.endings import end_reason
 from libs.docker_runner.engine import Engine, Inspected
 from libs.docker_runner.engine_http import EngineRefused
 from libs.docker_runner.errors import EngineUnavailable, StopFailed
+from libs.docker_runner.output import LAST_LINES, last_lines_of
 from libs.docker_runner.run_folders import Outcome, RunFolders
 from libs.docker_runner.starting import holder_of
 from libs.docker_runner.threads import Threads
@@ -18,7 +20,6 @@ from libs.docker_runner.threads import Threads
 log = get_logger(__name__)
 
 _DEATH_SECONDS = 10.0
-_LINE_BYTES = 2000
 # Read when only the head of the outcome counts.
 _NO_PAYLOAD = 0
 
@@ -48,14 +49,23 @@ class Stopper:
         ended, _ = await self._ended(container, found, _NO_PAYLOAD)
         return ended
 
-    async def bury(self, container: ManagedContainer, payload_bytes: int = _NO_PAYLOAD) -> tuple[Ended, Outcome]:
-        """Why *container* ended, with up to *payload_bytes* of its result; nothing of it is left afterwards."""
+    async def bury(
+        self,
+        container: ManagedContainer,
+        payload_bytes: int = _NO_PAYLOAD,
+        last_lines: Sequence[str] | None = None,
+    ) -> tuple[Ended, Outcome]:
+        """Why *container* ended, with up to *payload_bytes* of its result; nothing of it is left afterwards.
+
+        Args:
+            last_lines: of its output, if they are known; else the engine is asked.
+        """
         found = await self._engine.inspect(container.container_id)
         if found is not None and found.container.state is ContainerState.RUNNING:
             await self._threads.run(self._folders.mark_stopped, container, EndReason.STOPPED)
             await self._ask(container, 0)
             found = await self._verified(container)
-        ended, outcome = await self._ended(container, found, payload_bytes)
+        ended, outcome = await self._ended(container, found, payload_bytes, last_lines)
         if found is not None:
             await self._engine.remove(container.container_id)
         await self._threads.run(self._folders.remove, container.scope, container.name, container.token)
@@ -90,7 +100,11 @@ class Stopper:
         raise StopFailed(container.name, "it survived SIGKILL")
 
     async def _ended(
-        self, container: ManagedContainer, found: Inspected | None, payload_bytes: int
+        self,
+        container: ManagedContainer,
+        found: Inspected | None,
+        payload_bytes: int,
+        last_lines: Sequence[str] | None = None,
     ) -> tuple[Ended, Outcome]:
         stopped = await self._threads.run(self._folders.stop_reason, container)
         if found is None:
@@ -108,7 +122,7 @@ class Stopper:
             finished_at=seen.finished_at,
             peak_memory_bytes=outcome.peak_memory_bytes,
             cpu_seconds=outcome.cpu_seconds,
-            last_lines=await self._last_lines(container),
+            last_lines=list(last_lines) if last_lines is not None else await self._last_lines(container),
             error=found.error,
         )
         return ended, outcome
@@ -120,5 +134,4 @@ class Stopper:
         except (EngineUnavailable, EngineRefused, TimeoutError) as error:
             log.warning("the last lines cannot be read", container=container.name, reason=str(error))
             return []
-        lines = b"".join(pieces).splitlines()[-LAST_LINES:]
-        return [line[-_LINE_BYTES:].decode(errors="replace") for line in lines]
+        return last_lines_of(b"".join(pieces))

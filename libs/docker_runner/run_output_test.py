@@ -1,0 +1,61 @@
+"""What is known of a run's last lines without asking the engine again."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libs.docker_runner.output import LAST_LINES, LogLine
+from libs.docker_runner.run_output import RunOutput
+
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+# The engine's own limit for one piece.
+PIECE_BYTES = 16 * 1024
+
+
+class Printing:
+    """An engine with one container that has printed *output*."""
+
+    def __init__(self, output: bytes) -> None:
+        lines = output.splitlines(keepends=True)
+        self._pieces = [line[at : at + PIECE_BYTES] for line in lines for at in range(0, len(line), PIECE_BYTES)]
+
+    async def logs(self, container: str, **options: object) -> AsyncIterator[LogLine]:
+        """All of it."""
+        for number, data in enumerate(self._pieces):
+            time = BEGIN + timedelta(microseconds=number)
+            yield LogLine(f"{time:%Y-%m-%dT%H:%M:%S.%f}000Z", "stdout", data)
+
+
+async def followed(tmp_path: Path, output: bytes, max_bytes: int = 1 << 30) -> RunOutput:
+    engine: Any = Printing(output)
+    made = RunOutput(engine, "c", tmp_path / "output", max_bytes)
+    await made.follow()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("output", "known"),
+    [
+        (b"", []),
+        (b"one\ntwo", ["one", "two"]),
+        (b"\xff\n", ["\N{REPLACEMENT CHARACTER}"]),
+        (b"".join(b"%d\n" % number for number in range(50_000)), [str(n) for n in range(50_000 - LAST_LINES, 50_000)]),
+        (b"x" * 5_000 + b"\n", ["x" * 2_000]),
+    ],
+)
+async def test_the_last_lines_are_those_of_the_file(tmp_path: Path, output: bytes, known: list[str]) -> None:
+    assert (await followed(tmp_path, output)).last_lines() == known
+
+
+async def test_lines_that_are_too_long_to_be_read_back_are_left_to_the_engine(tmp_path: Path) -> None:
+    assert (await followed(tmp_path, b"first\n" + b"x" * 200_000 + b"\n")).last_lines() is None
+
+
+async def test_a_file_that_lacks_the_end_says_nothing_of_it(tmp_path: Path) -> None:
+    made = await followed(tmp_path, b"one\ntwo\n", max_bytes=4)
+
+    assert made.truncated
+    assert made.last_lines() is None
