@@ -269,7 +269,7 @@ def test_under_another_kernel_a_file_that_does_not_change_ends_the_bot(tmp_path:
     write_lease(one, 1e9, ttl=2.0, boot_id="another-kernel")
     started = time.monotonic()
     assert one.finish(one.start()).exit_code == 75
-    assert 1.5 < time.monotonic() - started < 2.8
+    assert 1.5 < time.monotonic() - started < 6
 
 
 def test_the_switch_fires_while_nobody_reads_the_output(tmp_path: Path) -> None:

@@ -306,7 +306,7 @@ def test_under_another_kernel_a_file_that_does_not_change_ends_the_bot(tmp_path:
     write_lease(bot, 1e9, ttl=2.0, boot_id="another-kernel")
     started = time.monotonic()
     assert bot.finish(bot.start()).exit_code == 75
-    assert 1.5 < time.monotonic() - started < 2.8
+    assert 1.5 < time.monotonic() - started < 6
 
 
 def test_under_another_kernel_a_file_that_changes_keeps_the_bot(tmp_path: Path) -> None:
