@@ -84,9 +84,13 @@ async def test_a_producers_trace_is_handed_on_as_it_came_though_nothing_is_expor
     assert backtests.analysis("traced") == {"it": producer["traceparent"]}
     assert backtests.headers["traced"].items() >= producer.items()
     log_path = backtests.deployment.processes["w1"].process.log_path
-    lines = [json.loads(line) for line in log_path.read_text().splitlines()]
-    told = {line["event"] for line in lines if line.get("trace_id") == trace_id}
-    assert told >= {"run ended", "backtest done"}
+
+    def told() -> set[str]:
+        lines = [json.loads(line) for line in log_path.read_text().splitlines()]
+        return {line["event"] for line in lines if line.get("trace_id") == trace_id}
+
+    # The document goes after the event, and the line says so after that.
+    assert await eventually(lambda: told() >= {"run ended", "backtest done"})
 
 
 @pytest.mark.parametrize(
