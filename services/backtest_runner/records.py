@@ -20,6 +20,7 @@ class RunRecords:
         self._segment_id = segment_id
         self._epoch = epoch
         self._runs = runs
+        self._begun: dict[str, RunRecord] = {}
 
     async def begun(self, claim: Claim, executable: Executable) -> None:
         """An attempt begins or goes on here; an earlier one that still looks open has ended unseen."""
@@ -30,13 +31,16 @@ class RunRecords:
             entity_id=executable.id,
             keep=[claim.run_id],
         )
-        await self._runs.start(of_executable(executable, self._recorder, claim.at, attempt=claim.attempt))
+        record = of_executable(executable, self._recorder, claim.at, attempt=claim.attempt)
+        await self._runs.start(record)
+        self._begun[claim.run_id] = record
 
     async def ended(self, state: BacktestState, claim: Claim, verdict: Verdict, ended: Ended | None) -> None:
         """An attempt has ended, or could not begin."""
-        record = await self._runs.get(claim.run_id) or self._record(state, claim)
+        record = self._begun.get(claim.run_id) or await self._runs.get(claim.run_id) or self._record(state, claim)
         at = datetime.now(UTC)
         await self._runs.finish(with_end(record, ended, reason=verdict.reason, at=at, message=verdict.error or None))
+        self._begun.pop(claim.run_id, None)
 
     def _record(self, state: BacktestState, claim: Claim) -> RunRecord:
         return RunRecord(

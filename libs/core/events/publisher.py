@@ -13,7 +13,7 @@ from libs.core.errors import Permanent, Retryable, RuntimeFault
 from libs.core.events.connection import NatsConnection
 from libs.core.events.jetstream import MESSAGE_ID, JetStream
 from libs.core.log import get_logger
-from libs.core.store.outbox import Outbox, OutgoingEvent
+from libs.core.store.outbox import CLAIM_LIMIT, Outbox, OutgoingEvent
 from libs.core.tracing import SpanKind, span, trace_headers
 from libs.core.wake import Wake
 
@@ -23,6 +23,7 @@ PUBLISHED = Counter("runtime_events_published_total", "Events published, by how 
 WAITING = Gauge("runtime_outbox_events", "Events that wait to be published, as last seen.")
 
 _LOOK_SECONDS = 5.0
+_COUNT_SECONDS = 1.0
 _PUBLISH_SECONDS = 3.0
 
 
@@ -37,6 +38,7 @@ class OutboxPublisher:
         self._connection = connection
         self._jetstream = JetStream(connection)
         self._interval_seconds = interval_seconds
+        self._counted_at = -_COUNT_SECONDS
         self.wake = Wake()
 
     async def run(self) -> None:
@@ -65,10 +67,17 @@ class OutboxPublisher:
         while events := await self._outbox.claim():
             outcomes = await asyncio.gather(*(self._publish(event) for event in events))
             failed = outcomes.count(False)
-            if failed:
+            # What is appended meanwhile wakes the publisher again.
+            if failed or (len(events) < CLAIM_LIMIT and all(event.alone for event in events)):
                 break
-        WAITING.set(await self._outbox.count())
+        await self._count(now=failed > 0)
         return failed == 0
+
+    async def _count(self, *, now: bool) -> None:
+        """Tell how many wait, but not after each of many events, unless some could not be published."""
+        if now or time.monotonic() - self._counted_at >= _COUNT_SECONDS:
+            WAITING.set(await self._outbox.count())
+            self._counted_at = time.monotonic()
 
     async def _publish(self, event: OutgoingEvent) -> bool:
         """Publish one event and remove it; False when it stays."""

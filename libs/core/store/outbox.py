@@ -10,12 +10,18 @@ from pymongo import ReturnDocument
 
 from libs.core.store.client import Database, Document, translated
 
+CLAIM_LIMIT = 100
+"""How many events are claimed at once."""
+
 _COUNTER = "outbox"
 
 
 @dataclass(frozen=True, slots=True)
 class OutgoingEvent:
-    """An event that waits to be published. `id` is what the stream recognises a repeated one by."""
+    """An event that waits to be published. `id` is what the stream recognises a repeated one by.
+
+    *alone*: no other event of its entity waited behind it when it was claimed.
+    """
 
     id: str
     entity_id: str
@@ -23,6 +29,7 @@ class OutgoingEvent:
     data: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
     claimed_monotonic: float = 0.0
+    alone: bool = False
 
 
 class Outbox:
@@ -80,11 +87,18 @@ class Outbox:
             )
         return event_id
 
-    async def claim(self, limit: int = 100) -> list[OutgoingEvent]:
+    async def claim(self, limit: int = CLAIM_LIMIT) -> list[OutgoingEvent]:
         """The oldest event of each of up to *limit* entities, claimed for this process; publish and remove them."""
         first_of_each: list[Document] = [
             {"$sort": {"entity_id": 1, "position": 1}},
-            {"$group": {"_id": "$entity_id", "first": {"$first": "$_id"}, "position": {"$first": "$position"}}},
+            {
+                "$group": {
+                    "_id": "$entity_id",
+                    "first": {"$first": "$_id"},
+                    "position": {"$first": "$position"},
+                    "events": {"$sum": 1},
+                }
+            },
             {"$sort": {"position": 1}},
             {"$limit": limit},
         ]
@@ -100,7 +114,7 @@ class Outbox:
                     [{"$set": {"claimed_until": {"$add": ["$$NOW", round(self.claim_seconds * 1000)]}}}],
                 )
                 if document is not None:
-                    claimed.append(_event(document, begun))
+                    claimed.append(_event(document, begun, alone=group["events"] == 1))
         return claimed
 
     async def remove(self, event_id: str) -> None:
@@ -119,7 +133,7 @@ class Outbox:
             return await self._outbox.count_documents({})
 
 
-def _event(document: Document, claimed_monotonic: float) -> OutgoingEvent:
+def _event(document: Document, claimed_monotonic: float, *, alone: bool) -> OutgoingEvent:
     return OutgoingEvent(
         id=str(document["_id"]),
         entity_id=str(document["entity_id"]),
@@ -127,4 +141,5 @@ def _event(document: Document, claimed_monotonic: float) -> OutgoingEvent:
         data=bytes(document["data"]),
         headers=dict(document.get("headers", ())),
         claimed_monotonic=claimed_monotonic,
+        alone=alone,
     )
