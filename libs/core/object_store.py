@@ -1,4 +1,4 @@
-"""Object storage over S3: the only module that knows the MinIO SDK, which blocks and so runs in threads here.
+"""Object storage over S3: the only module that calls the MinIO SDK, which blocks and so runs in threads here.
 
 Every operation has socket timeouts, because a thread cannot be cancelled; a cancelled caller leaves a call behind that
 ends by itself, with its outcome unknown. Failures come out as four kinds, by what the caller can do about them.
@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,31 +21,19 @@ import urllib3
 from libs.core.backoff import Backoff
 from libs.core.errors import Permanent, Retryable
 from libs.core.health import Readiness
-from libs.core.lean_imports import hollow
+from libs.core.lean_minio import (
+    ComposeSource,
+    InvalidResponseError,
+    MinioException,
+    Object,
+    S3Error,
+    ServerError,
+    minio,
+)
 from libs.core.log import get_logger
 from libs.core.metrics import observe
 from libs.core.settings import StorageSettings
 from libs.core.tracing import SpanKind, span
-
-# What of the SDK is not used, 4 MB in every worker. Most is in the administration client, which brings ciphers.
-_UNUSED = {
-    "minio.minioadmin": ("MinioAdmin",),
-    "minio.lifecycleconfig": ("LifecycleConfig",),
-    "minio.notificationconfig": ("NotificationConfig",),
-    "minio.objectlockconfig": ("ObjectLockConfig",),
-    "minio.replicationconfig": ("ReplicationConfig",),
-    "minio.select": ("SelectObjectReader", "SelectRequest"),
-    "minio.sseconfig": ("SSEConfig",),
-    "minio.tagging": ("Tagging",),
-    "minio.versioningconfig": ("VersioningConfig",),
-}
-with ExitStack() as unused:
-    for module, names in _UNUSED.items():
-        unused.enter_context(hollow(module, *names))
-    import minio
-    from minio.commonconfig import ComposeSource
-    from minio.datatypes import Object
-    from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
 log = get_logger(__name__)
 
