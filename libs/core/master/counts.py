@@ -5,8 +5,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from libs.core.lease import SegmentView
-from libs.core.master.assignment import Decision
 from libs.core.master.registry import Worker
 from libs.core.master.status import SegmentState, WorkerRole, role_of
 
@@ -40,25 +38,6 @@ class MasterCounts:
     segments: Mapping[SegmentState, int]
     workers: Mapping[WorkerRole, int]
     longest_wait_seconds: float
-
-
-def segments_by_state(
-    survey: Iterable[SegmentView], decision: Decision, workers: Iterable[Worker]
-) -> dict[SegmentState, set[int]]:
-    """The segments with entities as `segment_statuses` calls them."""
-    occupied = {segment.segment_id for segment in survey if segment.bot_count > 0}
-    held = {
-        held.segment_id
-        for worker in workers
-        if (held := worker.state.held) is not None and decision.given.get(worker.identity.worker_id) == held.segment_id
-    }
-    owned = occupied & (decision.reserved.keys() | held)
-    assigned = occupied & set(decision.given.values()) - owned
-    return {
-        SegmentState.OWNED: owned,
-        SegmentState.ASSIGNED: assigned,
-        SegmentState.WAITING: occupied - owned - assigned,
-    }
 
 
 def workers_by_role(workers: Iterable[Worker]) -> dict[WorkerRole, int]:

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from libs.core.coordination import HeldSegment, WorkerIdentity, WorkerState
 from libs.core.lease import Holder, LeaseView, SegmentView
 from libs.core.master.assignment import Decision, decide
-from libs.core.master.counts import Waits, segments_by_state, workers_by_role
+from libs.core.master.counts import Waits, workers_by_role
 from libs.core.master.registry import Registry, SessionId, Worker
-from libs.core.master.status import SegmentState, segment_statuses, worker_status
+from libs.core.master.status import SegmentState, segment_statuses, segments_by_state, worker_status
 
 WORKERS = [f"w{number}" for number in range(4)]
 SEGMENTS = range(5)

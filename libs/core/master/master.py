@@ -15,11 +15,17 @@ from libs.core.lease import Holder, SegmentView
 from libs.core.lease_keeper import LeaseTiming
 from libs.core.log import get_logger
 from libs.core.master.assignment import Decision, decide
-from libs.core.master.counts import MasterCounts, Waits, segments_by_state, workers_by_role
+from libs.core.master.counts import MasterCounts, Waits, workers_by_role
 from libs.core.master.leadership import Campaign
 from libs.core.master.registry import Abandon, AskToRegister, Instruction, Registry, Replace, SessionId, Tell, Worker
 from libs.core.master.server import CoordinationServer
-from libs.core.master.status import MasterSnapshot, SegmentState, segment_statuses, worker_status
+from libs.core.master.status import (
+    MasterSnapshot,
+    SegmentState,
+    segment_statuses,
+    segments_by_state,
+    worker_status,
+)
 from libs.core.metrics import observe
 from libs.core.settings import CoordinationSettings
 from libs.core.store.leases import LeadershipStore, LeaseStore

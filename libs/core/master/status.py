@@ -1,7 +1,7 @@
 """What a master knows, as a snapshot for the status API, the status page, the autoscaler and the metrics."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -87,29 +87,46 @@ class MasterSnapshot:
         return {role: counts[role] for role in WorkerRole}
 
 
+def segments_by_state(
+    survey: Collection[SegmentView], decision: Decision, workers: Collection[Worker]
+) -> dict[SegmentState, set[int]]:
+    """Which segments with entities are in which state; quick for ten thousand of them."""
+    occupied = {segment.segment_id for segment in survey if segment.bot_count > 0}
+    held = {
+        held.segment_id
+        for worker in workers
+        if (held := worker.state.held) is not None and decision.given.get(worker.identity.worker_id) == held.segment_id
+    }
+    owned = occupied & (decision.reserved.keys() | held)
+    assigned = occupied & set(decision.given.values()) - owned
+    return {
+        SegmentState.OWNED: owned,
+        SegmentState.ASSIGNED: assigned,
+        SegmentState.WAITING: occupied - owned - assigned,
+    }
+
+
 def segment_statuses(
-    survey: Iterable[SegmentView], decision: Decision, workers: Iterable[Worker]
+    survey: Collection[SegmentView], decision: Decision, workers: Collection[Worker]
 ) -> list[SegmentStatus]:
     """The segments with entities, by number."""
+    by_state = segments_by_state(survey, decision, workers)
+    states = {segment_id: state for state, segment_ids in by_state.items() for segment_id in segment_ids}
     owners = {segment_id: worker_id for worker_id, segment_id in decision.given.items()}
-    held = {
-        (held.segment_id, worker.identity.worker_id): held
+    held_epochs = {
+        (held.segment_id, worker.identity.worker_id): held.epoch
         for worker in workers
         if (held := worker.state.held) is not None
     }
     statuses = []
     for segment in survey:
-        if segment.bot_count <= 0:
+        state = states.get(segment.segment_id)
+        if state is None:
             continue
         worker_id = decision.reserved.get(segment.segment_id) or owners.get(segment.segment_id)
         epoch = segment.lease.epoch if segment.lease is not None else None
-        mine = held.get((segment.segment_id, worker_id)) if worker_id is not None else None
-        if mine is not None:
-            state, epoch = SegmentState.OWNED, mine.epoch
-        elif segment.segment_id in decision.reserved:
-            state = SegmentState.OWNED
-        else:
-            state = SegmentState.ASSIGNED if worker_id is not None else SegmentState.WAITING
+        if worker_id is not None:
+            epoch = held_epochs.get((segment.segment_id, worker_id), epoch)
         statuses.append(SegmentStatus(segment.segment_id, segment.bot_count, state, worker_id, epoch))
     return statuses
 
