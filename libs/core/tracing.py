@@ -139,9 +139,9 @@ def span(
 ) -> Iterator[OpenSpan]:
     """Let the block be a span, with the arguments of :func:`begin`; tasks that it starts belong to it too."""
     made = begin(name, parent=parent, links=links, kind=kind, attributes=attributes)
-    token = attach(trace.set_span_in_context(made.recorded))
     try:
-        yield made
+        with made.entered():
+            yield made
     except asyncio.CancelledError:
         made.recorded.set_attribute(OUTCOME, "cancelled")
         raise
@@ -149,7 +149,6 @@ def span(
         made.failed(error)
         raise
     finally:
-        detach(token)
         made.end()
 
 

@@ -15,7 +15,8 @@ from libs.core.api.parameters import BadParameter, Parameter, values_of
 from libs.core.api.paths import DESCRIPTION, PREFIX
 from libs.core.errors import Retryable
 
-_ANSWER_SECONDS = 5.0
+ANSWER_SECONDS = 5.0
+"""How long an answer may take that is no stream."""
 
 
 @dataclass(frozen=True)
@@ -76,21 +77,29 @@ def path_of(operation: Operation) -> str:
     return f"{PREFIX}{operation.path}"
 
 
+async def or_error(answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+    """What *answer* gives, or as JSON why it gives nothing."""
+    try:
+        return await answer
+    except BadParameter as error:
+        return error_answer(400, str(error))
+    except Refused as refused:
+        return error_answer(refused.status, str(refused), refused.leader)
+    except Retryable as fault:
+        return error_answer(503, str(fault))
+    except TimeoutError:
+        return error_answer(503, f"MongoDB did not answer within {ANSWER_SECONDS:g} s")
+
+
 def _route(operation: Operation) -> web.RouteDef:
-    async def handle(request: web.Request) -> web.StreamResponse:
-        try:
-            values = values_of(operation.parameters, _single(request.query.items()))
-            async with asyncio.timeout(_ANSWER_SECONDS if operation.bounded else None):
-                result = await operation.answer(Asked(request, values))
-        except BadParameter as error:
-            return error_answer(400, str(error))
-        except Refused as refused:
-            return error_answer(refused.status, str(refused), refused.leader)
-        except Retryable as fault:
-            return error_answer(503, str(fault))
-        except TimeoutError:
-            return error_answer(503, f"MongoDB did not answer within {_ANSWER_SECONDS:g} s")
+    async def answer(request: web.Request) -> web.StreamResponse:
+        values = values_of(operation.parameters, _single(request.query.items()))
+        async with asyncio.timeout(ANSWER_SECONDS if operation.bounded else None):
+            result = await operation.answer(Asked(request, values))
         return result if isinstance(result, web.StreamResponse) else json_answer(result)
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await or_error(answer(request))
 
     # Whatever an id has in it, braces too; a slash comes as %2F, and is told from those of the path.
     return web.get(path_of(operation).replace("{id}", "{id:[^/]+}"), handle)

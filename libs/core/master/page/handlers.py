@@ -9,10 +9,10 @@ from typing import Any
 from aiohttp import web
 
 from libs.core.api.answers import FAILURES, RunView
-from libs.core.api.errors import Refused, error_answer
+from libs.core.api.errors import Refused
 from libs.core.api.headers import PAGE
 from libs.core.api.log_output import PARAMETERS as LOG_PARAMETERS
-from libs.core.api.operations import Asked
+from libs.core.api.operations import ANSWER_SECONDS, Asked, or_error
 from libs.core.api.parameters import BadParameter, Parameter, text, values_of
 from libs.core.errors import Retryable
 from libs.core.master import api
@@ -28,7 +28,6 @@ _ROWS = 50
 _RECENT = 10
 _OF_ONE = 5
 _COUNTED_FAILURES = 500
-_ANSWER_SECONDS = 5.0
 _OVERVIEW_SECONDS = 3.0
 
 Show = Callable[[dict[str, Any], dict[str, str]], Awaitable[tuple[str, dict[str, Any]]]]
@@ -63,7 +62,7 @@ class StatusPage:
             query = {name: value for name, value in request.query.items() if value}
             try:
                 values = values_of(parameters, query)
-                async with asyncio.timeout(_ANSWER_SECONDS):
+                async with asyncio.timeout(ANSWER_SECONDS):
                     template, shown = await show(values, query)
                 status = shown.pop("status", 200)
             except BadParameter as error:
@@ -72,7 +71,7 @@ class StatusPage:
                 status, template = refused.status, "problem.html"
                 shown = {**_problem("Not now", str(refused), try_again=True), "leader_url": refused.leader}
             except (Retryable, TimeoutError) as fault:
-                reason = str(fault) or f"MongoDB did not answer within {_ANSWER_SECONDS:g} s"
+                reason = str(fault) or f"MongoDB did not answer within {ANSWER_SECONDS:g} s"
                 status, template = 503, "problem.html"
                 shown = _problem("That cannot be read now", reason, try_again=True)
             content = await asyncio.to_thread(render, template, {**self._frame(here), "query": query, **shown})
@@ -110,11 +109,12 @@ class StatusPage:
     async def _overview(self, values: dict[str, Any], query: dict[str, str]) -> tuple[str, dict[str, Any]]:
         observatory = self._api.observatory
         known = observatory.snapshot()
+        segments = known.segment_counts()
         shown: dict[str, Any] = {
             "leader_url": None,
             "workers": _by_name(known.worker_counts()) if known.leads else None,
-            "segments": _by_name(known.segment_counts()) if known.leads else None,
-            "waiting": known.segment_counts()[SegmentState.WAITING] if known.leads else 0,
+            "segments": _by_name(segments) if known.leads else None,
+            "waiting": segments[SegmentState.WAITING] if known.leads else 0,
             "entities": None,
             "failures": None,
             "recent": None,
@@ -163,18 +163,14 @@ class StatusPage:
 
     async def _log(self, request: web.Request) -> web.StreamResponse:
         """The output of one entity for the page: the API's, but with the id where a browser leaves it alone."""
-        try:
-            values = values_of((_ID, *LOG_PARAMETERS), request.query)
-            entity_id = values.pop("id")
-            if entity_id is None:
-                raise BadParameter("id", "given")
-            return await self._api.send_logs(Asked(request, values), entity_id)
-        except BadParameter as error:
-            return error_answer(400, str(error))
-        except Refused as refused:
-            return error_answer(refused.status, str(refused))
-        except Retryable as fault:
-            return error_answer(503, str(fault))
+        return await or_error(self._send_log(request))
+
+    async def _send_log(self, request: web.Request) -> web.StreamResponse:
+        values = values_of((_ID, *LOG_PARAMETERS), request.query)
+        entity_id = values.pop("id")
+        if entity_id is None:
+            raise BadParameter("id", "given")
+        return await self._api.send_logs(Asked(request, values), entity_id)
 
 
 def _asset(name: str, content_type: str) -> Callable[[web.Request], Awaitable[web.Response]]:
