@@ -1,6 +1,5 @@
 """A bot's output of past days and of today so far, out of object storage."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
@@ -67,20 +66,6 @@ class LogHistory:
                 size += len(content)
                 end = begin
         return last_lines(b"".join(pieces), lines)
-
-    async def follow(
-        self, entity_id: str, after: Sequence[LogPart], poll_seconds: float = 2.0
-    ) -> AsyncGenerator[bytes, None]:
-        """What is added after *after*, for ever, as the storage gets it: up to half a minute late.
-
-        For readers that cannot reach the worker; LogReader is for those that can.
-        """
-        seen = sizes_of(after)
-        while True:
-            newest = max((day_of_key(entity_id, key) or "" for key in seen), default="")
-            async for content in self.added(await self.parts(entity_id, first_day=newest), seen):
-                yield content
-            await asyncio.sleep(poll_seconds)
 
     async def added(self, parts: Sequence[LogPart], seen: dict[str, int]) -> AsyncGenerator[bytes, None]:
         """What *parts* hold behind what was *seen*, by key; which is then seen too."""

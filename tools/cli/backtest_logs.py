@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
@@ -22,7 +21,7 @@ from tools.cli.connections import Connections, connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.live_output import Lines, unseen
-from tools.cli.output import output_option, write_json
+from tools.cli.output import output_option, print_lines
 
 _POLL_SECONDS = 0.1
 _QUIET_SECONDS = 5.0
@@ -46,13 +45,7 @@ async def _logs(backtest_id: str, follow: bool, output: str) -> None:
     async with connected() as servers:
         if await known_of(servers, backtest_id) is None:
             raise Failure(f"there is no backtest {backtest_id!r}, and nothing is known of one", ExitCode.NOT_FOUND)
-        async with contextlib.aclosing(printed(servers, backtest_id, follow)) as lines:
-            async for line in lines:
-                if output == "json":
-                    write_json({"id": backtest_id, "line": line})
-                else:
-                    click.echo(line)
-                sys.stdout.flush()
+        await print_lines(backtest_id, printed(servers, backtest_id, follow), output)
 
 
 async def printed(servers: Connections, backtest_id: str, follow: bool) -> AsyncGenerator[str, None]:

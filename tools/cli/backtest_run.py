@@ -20,20 +20,20 @@ from tools.cli import interrupts
 from tools.cli.backtest_logs import printed
 from tools.cli.backtest_progress import RunProgress
 from tools.cli.backtest_show import html_option, tell
-from tools.cli.bot_deploy import config_of
 from tools.cli.bot_waiting import WAIT_SECONDS
 from tools.cli.connections import Connections, connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
+from tools.cli.folder_options import config_of, config_option, directory_argument, entrypoint_option, runtime_option
 from tools.cli.output import output_option
 
 
 @click.command()
-@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@directory_argument
 @click.option("--id", "backtest_id", help="The backtest's id, never used before.  [the folder's name and a number]")
-@click.option("--config", help="A JSON object or a file with one; its keys replace those of bot.json's config.")
-@click.option("--runtime", help="python3.11 or nodejs20.  [from bot.json, else guessed from the files]")
-@click.option("--entrypoint", help="The file to run.  [from bot.json, else main.py, main.js or index.js]")
+@config_option
+@runtime_option
+@entrypoint_option
 @html_option
 @click.option("--no-wait", is_flag=True, help="Return as soon as it is announced.")
 @output_option

@@ -1,6 +1,5 @@
 """`runtime bot deploy`: from a folder to a running bot."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,16 @@ from tools.bots.package import pack
 from tools.cli import interrupts
 from tools.cli.bot_waiting import WAIT_SECONDS, in_time, wait_option
 from tools.cli.connections import connected
+from tools.cli.folder_options import config_of, config_option, directory_argument, entrypoint_option, runtime_option
 from tools.cli.output import output_option, show
 
 
 @click.command()
-@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@directory_argument
 @click.option("--id", "bot_id", help="The bot's id.  [the name in bot.json, else the folder's name]")
-@click.option("--config", help="A JSON object or a file with one; its keys replace those of bot.json's config.")
-@click.option("--runtime", help="python3.11 or nodejs20.  [from bot.json, else guessed from the files]")
-@click.option("--entrypoint", help="The file to run.  [from bot.json, else main.py, main.js or index.js]")
+@config_option
+@runtime_option
+@entrypoint_option
 @wait_option
 @output_option
 def deploy(
@@ -67,24 +67,6 @@ async def _deploy(
                 "segment": settled.segment,
             }
         return data
-
-
-def config_of(text: str | None) -> dict[str, Any]:
-    """What `--config` says: a JSON object, or the file with one. Raises click.UsageError."""
-    if text is None:
-        return {}
-    if not text.lstrip().startswith("{"):
-        try:
-            text = Path(text).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise click.UsageError(f"--config is neither a JSON object nor a file that can be read: {error}") from error
-    try:
-        config = json.loads(text)
-    except ValueError as error:
-        raise click.UsageError(f"--config is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise click.UsageError("--config must be a JSON object")
-    return config
 
 
 def _told(data: dict[str, Any]) -> str:

@@ -1,15 +1,12 @@
 """`runtime bot logs`: what a bot printed, and what it prints."""
 
-import contextlib
-import sys
-
 import click
 
 from libs.core.service import BOT_RUNNER, ServiceDefinition
 from tools.cli import interrupts
 from tools.cli.connections import connected
 from tools.cli.live_output import EntityOutput
-from tools.cli.output import output_option, write_json
+from tools.cli.output import output_option, print_lines
 
 
 @click.command()
@@ -36,10 +33,4 @@ async def show_output(service: ServiceDefinition, entity_id: str, follow: bool, 
     """
     async with connected() as servers:
         read = EntityOutput(servers, service, entity_id, lambda text: click.echo(f"({text})", err=True))
-        async with contextlib.aclosing(read.lines(lines, follow=follow)) as printed:
-            async for line in printed:
-                if output == "json":
-                    write_json({"id": entity_id, "line": line})
-                else:
-                    click.echo(line)
-                sys.stdout.flush()
+        await print_lines(entity_id, read.lines(lines, follow=follow), output)

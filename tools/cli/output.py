@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from enum import Enum
 from typing import Any
@@ -32,6 +33,17 @@ def write_json(data: object) -> None:
     """Print *data* as JSON: indented at a terminal, one line otherwise."""
     indent = 2 if sys.stdout.isatty() else None
     click.echo(json.dumps(data, default=_plain, ensure_ascii=False, indent=indent))
+
+
+async def print_lines(entity_id: str, lines: AsyncGenerator[str, None], output: str) -> None:
+    """Print *lines* as they come, until they end: as they are, or each in a JSON object when *output* is json."""
+    async with aclosing(lines) as printed:
+        async for line in printed:
+            if output == "json":
+                write_json({"id": entity_id, "line": line})
+            else:
+                click.echo(line)
+            sys.stdout.flush()
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str, title: str | None = None) -> None:

@@ -19,11 +19,11 @@ from tools.bots.deploying import announce, upload
 from tools.bots.folder import read_folder
 from tools.bots.package import pack
 from tools.cli import interrupts
-from tools.cli.bot_deploy import config_of
 from tools.cli.bot_waiting import WAIT_SECONDS, wait_option
 from tools.cli.connections import connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
+from tools.cli.folder_options import config_of, config_option, directory_argument, entrypoint_option, runtime_option
 from tools.cli.local_time import local
 from tools.cli.output import output_option, show
 
@@ -31,13 +31,13 @@ _POLL_SECONDS = 0.05
 
 
 @click.command()
-@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@directory_argument
 @click.option("--schedule", "expression", help="When it runs, a cron expression.  [config.schedule in bot.json]")
 @click.option("--timezone", help="The zone of its times, such as Europe/Berlin.  [config.timezone, else UTC]")
 @click.option("--id", "schedule_id", help="The schedule's id.  [the name in bot.json, else the folder's name]")
-@click.option("--config", help="A JSON object or a file with one; its keys replace those of bot.json's config.")
-@click.option("--runtime", help="python3.11 or nodejs20.  [from bot.json, else guessed from the files]")
-@click.option("--entrypoint", help="The file to run.  [from bot.json, else main.py, main.js or index.js]")
+@config_option
+@runtime_option
+@entrypoint_option
 @wait_option
 @output_option
 def deploy(

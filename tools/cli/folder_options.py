@@ -1,0 +1,34 @@
+"""What the commands that run a folder are told of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+directory_argument = click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+config_option = click.option(
+    "--config", help="A JSON object or a file with one; its keys replace those of bot.json's config."
+)
+runtime_option = click.option("--runtime", help="python3.11 or nodejs20.  [from bot.json, else guessed from the files]")
+entrypoint_option = click.option(
+    "--entrypoint", help="The file to run.  [from bot.json, else main.py, main.js or index.js]"
+)
+
+
+def config_of(text: str | None) -> dict[str, Any]:
+    """What `--config` says: a JSON object, or the file with one. Raises click.UsageError."""
+    if text is None:
+        return {}
+    if not text.lstrip().startswith("{"):
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.UsageError(f"--config is neither a JSON object nor a file that can be read: {error}") from error
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"--config is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise click.UsageError("--config must be a JSON object")
+    return config
