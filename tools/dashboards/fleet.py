@@ -2,7 +2,7 @@
 
 from tools.dashboards.board import Board, Row, Variable
 from tools.dashboards.panels import Lines, Number, Query, Table
-from tools.dashboards.queries import OPERATIONS, not_well, or_zero, quantile, rate, rate_or_zero
+from tools.dashboards.queries import OPERATIONS, increase, not_well, or_zero, quantile, rate, rate_or_zero
 from tools.dashboards.sections import INSTANCES, traces
 
 _S = 'service=~"$service"'
@@ -147,17 +147,11 @@ def _segments() -> Row:
                 "none",
                 [
                     Query(
-                        or_zero(
-                            "sum by (service, lease) (increase(runtime_lease_lapses_total"
-                            f'{{{_S}, reason="lost"}}[$__rate_interval]))'
-                        ),
+                        or_zero(increase("runtime_lease_lapses_total", f'{_S}, reason="lost"', "service, lease")),
                         "{{service}} lease of {{lease}}",
                     ),
                     Query(
-                        or_zero(
-                            "sum by (service) (increase(runtime_workers_gone_total"
-                            f'{{{_S}, reason=~"silent|broken"}}[$__rate_interval]))'
-                        ),
+                        or_zero(increase("runtime_workers_gone_total", f'{_S}, reason=~"silent|broken"', "service")),
                         "{{service}} worker",
                     ),
                 ],

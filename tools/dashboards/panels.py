@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, table, text, timeseries
 from grafana_foundation_sdk.models.common import (
@@ -59,14 +60,7 @@ class Lines:
     def build(self, number: int) -> Panel:
         """Grafana's panel with this id."""
         panel = (
-            timeseries.Panel()
-            .id(number)
-            .title(self.title)
-            .description(self.description)
-            .datasource(PROMETHEUS)
-            .span(self.width)
-            .height(self.height)
-            .unit(self.unit)
+            _placed(timeseries.Panel(), self, number)
             .min(0)
             .thresholds(_thresholds(self.limits))
             .line_width(1)
@@ -111,14 +105,7 @@ class Number:
     def build(self, number: int) -> Panel:
         """Grafana's panel with this id."""
         panel = (
-            stat.Panel()
-            .id(number)
-            .title(self.title)
-            .description(self.description)
-            .datasource(PROMETHEUS)
-            .span(self.width)
-            .height(self.height)
-            .unit(self.unit)
+            _placed(stat.Panel(), self, number)
             .thresholds(self._thresholds())
             .color_mode(BigValueColorMode.VALUE)
             .graph_mode(BigValueGraphMode.AREA)
@@ -153,14 +140,7 @@ class Table:
         """Grafana's panel with this id."""
         order = {name: position for position, name in enumerate([*self.columns, "Value"])}
         panel = (
-            table.Panel()
-            .id(number)
-            .title(self.title)
-            .description(self.description)
-            .datasource(PROMETHEUS)
-            .span(self.width)
-            .height(self.height)
-            .unit(self.unit)
+            _placed(table.Panel(), self, number)
             .thresholds(_thresholds(self.limits))
             .show_header(True)
             .with_transformation(
@@ -211,6 +191,21 @@ class Note:
 
 
 AnyPanel = Lines | Number | Table | Note
+
+Measuring = TypeVar("Measuring", timeseries.Panel, stat.Panel, table.Panel)
+
+
+def _placed(panel: Measuring, shown: Lines | Number | Table, number: int) -> Measuring:
+    """*panel* with what all have that show what Prometheus measures."""
+    return (
+        panel.id(number)
+        .title(shown.title)
+        .description(shown.description)
+        .datasource(PROMETHEUS)
+        .span(shown.width)
+        .height(shown.height)
+        .unit(shown.unit)
+    )
 
 
 def _thresholds(limits: Sequence[float], *, lower_is_bad: bool = False) -> dashboard.ThresholdsConfig:

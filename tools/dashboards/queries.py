@@ -16,6 +16,12 @@ def rate_or_zero(counter: str, selector: str, narrower: str, by: str) -> str:
     return f"{rate(counter, f'{selector}, {narrower}', by)} or 0 * {rate(counter, selector, by)}"
 
 
+def increase(counter: str, selector: str, by: str = "", window: str = "$__rate_interval") -> str:
+    """How many there were within *window*, for each value of the labels *by*."""
+    of_each = f"(increase({counter}{{{selector}}}[{window}]))"
+    return f"sum by ({by}) {of_each}" if by else f"sum{of_each}"
+
+
 def quantile(share: float, histogram: str, selector: str, by: str = "") -> str:
     """The duration that *share* of all stay below, for each value of the labels *by*; NaN when there were none."""
     labels = f"le, {by}" if by else "le"

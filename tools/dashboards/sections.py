@@ -4,7 +4,7 @@ import json
 
 from tools.dashboards.board import Link, Row, Variable
 from tools.dashboards.panels import Lines, Number, Query
-from tools.dashboards.queries import OPERATIONS, not_well, or_zero, quantile, rate, rate_or_zero, total
+from tools.dashboards.queries import OPERATIONS, increase, not_well, or_zero, quantile, rate, rate_or_zero, total
 
 INSTANCES = "{{role}} {{instance}}"
 
@@ -216,7 +216,7 @@ def _output(selector: str) -> list[Lines]:
             "bytes",
             [
                 Query(total("runtime_logs_pending_bytes", selector), "waiting"),
-                Query(f"sum(increase(runtime_logs_dropped_bytes_total{{{selector}}}[$__rate_interval]))", "dropped"),
+                Query(increase("runtime_logs_dropped_bytes_total", selector), "dropped"),
             ],
             (16 * 1024**2, 64 * 1024**2),
             width=6,
@@ -258,14 +258,9 @@ def leases(selector: str) -> Row:
                 "containers. Superseded: a newer process of the same worker has it.",
                 "none",
                 [
+                    Query(increase("runtime_segments_acquired_total", selector), "acquired"),
                     Query(
-                        f"sum(increase(runtime_segments_acquired_total{{{selector}}}[$__rate_interval]))", "acquired"
-                    ),
-                    Query(
-                        or_zero(
-                            f"sum by (lease, reason) (increase(runtime_lease_lapses_total{{{selector}}}"
-                            "[$__rate_interval]))"
-                        ),
+                        or_zero(increase("runtime_lease_lapses_total", selector, "lease, reason")),
                         "{{lease}} {{reason}}",
                     ),
                 ],
@@ -275,14 +270,7 @@ def leases(selector: str) -> Row:
                 "Failures of a segment's handler",
                 "Run: its loop failed and was begun again. Stop: containers could not be stopped and were tried again.",
                 "none",
-                [
-                    Query(
-                        or_zero(
-                            f"sum by (call) (increase(runtime_handler_failures_total{{{selector}}}[$__rate_interval]))"
-                        ),
-                        "{{call}}",
-                    )
-                ],
+                [Query(or_zero(increase("runtime_handler_failures_total", selector, "call")), "{{call}}")],
                 (1, 5),
             ),
         ],

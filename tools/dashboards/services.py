@@ -3,7 +3,7 @@
 from tools.dashboards import sections
 from tools.dashboards.board import Board, Row
 from tools.dashboards.panels import Lines, Number, Query
-from tools.dashboards.queries import or_zero, quantile, rate
+from tools.dashboards.queries import increase, or_zero, quantile, rate
 
 
 def _selector(service: str) -> str:
@@ -158,10 +158,7 @@ def bot_scheduler() -> Board:
                 "none",
                 [
                     Query(
-                        or_zero(
-                            f"sum by (reason) (increase(runtime_schedule_firings_dropped_total{{{selector}}}"
-                            "[$__rate_interval]))"
-                        ),
+                        or_zero(increase("runtime_schedule_firings_dropped_total", selector, "reason")),
                         "{{reason}}",
                     )
                 ],

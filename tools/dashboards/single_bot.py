@@ -2,6 +2,7 @@
 
 from tools.dashboards.board import Board, Row, Variable
 from tools.dashboards.panels import AnyPanel, Lines, Note, Number, Query
+from tools.dashboards.queries import increase
 from tools.dashboards.sections import traces
 
 _BOT = 'id=~"$bot"'
@@ -71,7 +72,7 @@ def _restarts() -> AnyPanel:
         "none",
         [
             Query(f"sum by (id) (runtime_bot_restarts_total{{{_BOT}}})", "in all"),
-            Query(f"sum by (id) (increase(runtime_bot_restarts_total{{{_BOT}}}[1h]))", "last hour"),
+            Query(increase("runtime_bot_restarts_total", _BOT, "id", "1h"), "last hour"),
         ],
         (1, 10),
         width=6,
