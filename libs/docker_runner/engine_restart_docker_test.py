@@ -120,18 +120,19 @@ async def test_bots_outlive_an_engine_that_keeps_them_and_nothing_of_them_is_mis
     try:
         async with watched(bots) as events, pipeline(bots, store) as logs:
             counter = await bots.runner.start(bots.executable(COUNTER))
-            short = await bots.runner.start(bots.executable(SHORT, "short", config={"seconds": 2.0}))
+            short = await bots.runner.start(bots.executable(SHORT, "short", config={"seconds": 4.0}))
             run = asyncio.create_task(
-                bots.runner.run(bots.executable(SHORT, "run", config={"seconds": 2.0}, run_id="r1"), 60.0)
+                bots.runner.run(bots.executable(SHORT, "run", config={"seconds": 4.0}, run_id="r1"), 60.0)
             )
             for container in (counter, short):
                 logs.follow(container)
             await eventually(lambda: stored(store, "b1"), within_seconds=20)
             await eventually(lambda: stored(store, "short"), within_seconds=20)
-            await eventually(lambda: "run" in {event.id for event in events}, within_seconds=20)
+            begun = await eventually(lambda: [e.container_id for e in events if e.id == "run"], within_seconds=20)
+            both = [await private_engine.process(container_id) for container_id in (short.container_id, begun[0])]
 
             await private_engine.stop()
-            await asyncio.sleep(3.0)  # the two short ones end meanwhile
+            await eventually(lambda: not any(process.exists() for process in both), within_seconds=20)
             await private_engine.start()
 
             assert (await run).result == "done"

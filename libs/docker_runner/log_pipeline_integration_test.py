@@ -30,9 +30,9 @@ async def test_output_reaches_the_days_object_while_the_container_runs(host: Hos
     async with host.worker() as pipeline:
         pipeline.follow(container)
         await host.engine.write(container, b"one\n", b"two\n")
-        await host.becomes(b"one\ntwo\n")
+        assert await host.becomes(b"one\ntwo\n")
         await host.engine.write(container, b"three\n")
-        await host.becomes(b"one\ntwo\nthree\n")
+        assert await host.becomes(b"one\ntwo\nthree\n")
 
 
 async def test_finishing_takes_the_last_words_and_uploads_them_at_once(host: Host) -> None:
@@ -44,7 +44,7 @@ async def test_finishing_takes_the_last_words_and_uploads_them_at_once(host: Hos
         await host.engine.write(container, b"last words without newline")
 
         assert await pipeline.finish(container)
-        await host.becomes(b"one\nlast words without newline")
+        assert await host.becomes(b"one\nlast words without newline")
 
 
 async def test_a_container_that_was_never_followed_can_be_finished(host: Host) -> None:
@@ -54,7 +54,7 @@ async def test_a_container_that_was_never_followed_can_be_finished(host: Host) -
     async with host.worker() as pipeline:
         assert await pipeline.finish(container)
         assert await pipeline.finish(container)
-        await host.becomes(b"unseen\n")
+        assert await host.becomes(b"unseen\n")
 
 
 async def test_workers_killed_at_any_moment_leave_no_gap_and_no_repeat(host: Host) -> None:
@@ -70,7 +70,7 @@ async def test_workers_killed_at_any_moment_leave_no_gap_and_no_repeat(host: Hos
                 await asyncio.sleep(0.004)
     async with host.worker() as pipeline:
         pipeline.follow(container)
-        await host.becomes(logged)
+        assert await host.becomes(logged)
 
 
 async def test_an_engine_that_restarts_is_read_on(host: Host) -> None:
@@ -78,11 +78,11 @@ async def test_an_engine_that_restarts_is_read_on(host: Host) -> None:
     async with host.worker() as pipeline:
         pipeline.follow(container)
         await host.engine.write(container, b"before\n")
-        await host.becomes(b"before\n")
+        assert await host.becomes(b"before\n")
         await host.engine.go(away=True)
         await host.engine.write(container, b"meanwhile\n")
         await host.engine.go(away=False)
-        await host.becomes(b"before\nmeanwhile\n")
+        assert await host.becomes(b"before\nmeanwhile\n")
 
 
 async def test_midnight_divides_the_output(host: Host) -> None:
@@ -92,8 +92,8 @@ async def test_midnight_divides_the_output(host: Host) -> None:
         pipeline.follow(container)
         await host.engine.write(container, b"late\n")
         await host.engine.write(container, b"early\n", after=timedelta(microseconds=1))
-        await host.becomes(b"late\n", day="20260131")
-        await host.becomes(b"early\n", day="20260201")
+        assert await host.becomes(b"late\n", day="20260131")
+        assert await host.becomes(b"early\n", day="20260201")
 
 
 async def test_two_containers_of_a_bot_share_the_day(host: Host) -> None:
@@ -105,7 +105,7 @@ async def test_two_containers_of_a_bot_share_the_day(host: Host) -> None:
         await pipeline.finish(first)
         pipeline.follow(second)
         await host.engine.write(second, b"second\n")
-        await host.becomes(b"first\nsecond\n")
+        assert await host.becomes(b"first\nsecond\n")
 
 
 async def test_ten_megabytes_in_lines_of_one_megabyte_and_binary_arrive_whole(host: Host) -> None:
@@ -116,7 +116,7 @@ async def test_ten_megabytes_in_lines_of_one_megabyte_and_binary_arrive_whole(ho
     async with host.worker() as pipeline:
         pipeline.follow(container)
         await host.engine.write(container, *pieces)
-        await host.becomes(b"".join(lines))
+        assert await host.becomes(b"".join(lines))
 
 
 async def test_a_superseded_worker_and_its_successor_do_not_write_twice(host: Host) -> None:
@@ -124,11 +124,11 @@ async def test_a_superseded_worker_and_its_successor_do_not_write_twice(host: Ho
     async with host.worker() as old:
         old.follow(container)
         await host.engine.write(container, b"one\n")
-        await host.becomes(b"one\n")
+        assert await host.becomes(b"one\n")
         async with host.worker() as new:
             new.follow(container)
             await host.engine.write(container, b"two\n")
-            await host.becomes(b"one\ntwo\n")
+            assert await host.becomes(b"one\ntwo\n")
             assert host.engine.reads == 1, "the successor waits for the folder"
 
 
@@ -140,7 +140,7 @@ async def test_another_worker_of_the_host_uploads_what_a_killed_one_left(host: H
         await eventually(lambda: (bot := killed.bot("b1")) is not None and bot.spool.pending_bytes)
 
     async with host.worker():
-        await host.becomes(b"left behind\n")
+        assert await host.becomes(b"left behind\n")
 
 
 async def test_what_is_left_where_the_bot_is_no_longer_owned_goes_beside_its_object(host: Host, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ async def test_what_is_left_where_the_bot_is_no_longer_owned_goes_beside_its_obj
     async with elsewhere.worker() as owner:
         owner.follow(other)
         await elsewhere.engine.write(other, b"first words on host 2\n")
-        await host.becomes(b"first words on host 2\n")
+        assert await host.becomes(b"first words on host 2\n")
 
         async with host.worker(owns=lambda segment: segment != 7):
             history = LogHistory(host.store, host.bucket)
@@ -177,13 +177,13 @@ async def test_a_worker_that_cannot_prove_its_lease_uploads_nothing_of_a_bot_tha
     async with host.worker(owns=lambda segment: owns) as pipeline:
         pipeline.follow(container)
         await host.engine.write(container, b"one\n")
-        await host.becomes(b"one\n")
+        assert await host.becomes(b"one\n")
         owns = False
         await host.engine.write(container, b"two\n")
         await asyncio.sleep(0.3)
         assert await host.object() == b"one\n"
         owns = True
-        await host.becomes(b"one\ntwo\n")
+        assert await host.becomes(b"one\ntwo\n")
 
 
 async def test_a_storage_outage_is_caught_up_with(bucket_prefix: str, tmp_path: Path) -> None:
@@ -196,12 +196,12 @@ async def test_a_storage_outage_is_caught_up_with(bucket_prefix: str, tmp_path: 
         async with host.worker() as pipeline:
             pipeline.follow(container)
             await engine.write(container, b"before\n")
-            await host.becomes(b"before\n")
+            assert await host.becomes(b"before\n")
             await server.kill()
             await engine.write(container, b"meanwhile\n" * 1000)
             await eventually(lambda: (bot := pipeline.bot("b1")) is not None and bot.spool.pending_bytes > 1000)
             await server.launch()
-            await host.becomes(b"before\n" + b"meanwhile\n" * 1000)
+            assert await host.becomes(b"before\n" + b"meanwhile\n" * 1000)
         await store.close()
 
 
@@ -285,7 +285,7 @@ async def test_folders_go_when_their_container_is_gone_and_not_before(host: Host
         await host.engine.write(container, b"one\n")
         await host.engine.end(container)
         await pipeline.finish(container)
-        await host.becomes(b"one\n")
+        assert await host.becomes(b"one\n")
         await eventually(lambda: pipeline.bot("b1") is None)
 
         assert await pipeline.clean(live=["c1"]) == 0

@@ -171,8 +171,11 @@ async def test_a_document_of_an_older_runtime_is_run(rig: BacktestRig) -> None:
     await rig.database["backtests"].update_one(
         {"id": "b"}, {"$unset": {"revision": "", "event": "", "alternates": "", "trace": ""}}
     )
-    async with rig.owned_by(rig.host()):
+    host = rig.host()
+    async with rig.owned_by(host):
         await completed_once(rig)
+
+    assert host.runs == ["b"]
 
 
 def _has_run(host: FakeHost, times: int) -> bool:

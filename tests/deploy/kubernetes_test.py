@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import kubernetes_validate
 import pytest
@@ -39,9 +40,18 @@ each_folder = pytest.mark.parametrize("folder", FOLDERS)
 @each_folder
 @pytest.mark.parametrize("version", API_VERSIONS)
 def test_every_object_has_only_fields_that_the_api_knows(folder: str, version: str) -> None:
-    for document in rendered(folder):
-        if document["apiVersion"] != "monitoring.coreos.com/v1":
-            kubernetes_validate.validate(document, version, strict=True)
+    known = [document for document in rendered(folder) if document["apiVersion"] != "monitoring.coreos.com/v1"]
+
+    assert [complaint for document in known if (complaint := complaint_of(document, version)) is not None] == []
+
+
+def complaint_of(document: dict[str, Any], version: str) -> str | None:
+    """What the API of this version has against an object."""
+    try:
+        kubernetes_validate.validate(document, version, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return f"{document['kind']} {document['metadata']['name']}: {error}"
+    return None
 
 
 def test_the_schema_check_refuses_a_field_that_the_api_does_not_know() -> None:

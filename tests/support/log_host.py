@@ -149,11 +149,13 @@ class Host:
         except ObjectMissing:
             return b""
 
-    async def becomes(self, content: bytes, entity_id: str = "b1", day: str = "20260131") -> None:
+    async def becomes(self, content: bytes, entity_id: str = "b1", day: str = "20260131") -> bool:
+        """True once the day's object holds just *content*. Raises AssertionError when it does not in time."""
+
         async def equal() -> bool:
             return await self.object(entity_id, day) == content
 
-        await eventually(equal)
+        return await eventually(equal)
 
     def reader(self, pipeline: LogPipeline) -> LogReader:
         return LogReader(pipeline, LogHistory(self.store, self.bucket))

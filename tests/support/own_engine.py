@@ -131,6 +131,10 @@ class OwnEngine:
         """The engine's summaries of all containers, running or not."""
         return await asyncio.to_thread(self._containers)
 
+    async def process(self, container_id: str) -> Path:
+        """Where the kernel shows the first process of a container that runs; there no longer once it has ended."""
+        return Path(f"/proc/{await asyncio.to_thread(self._pid, container_id)}")
+
     async def networks(self) -> set[str]:
         """The names of all networks."""
         return await asyncio.to_thread(self._networks)
@@ -195,6 +199,13 @@ class OwnEngine:
         client = docker.APIClient(base_url=self.url)
         try:
             return list(client.containers(all=True))
+        finally:
+            client.close()
+
+    def _pid(self, container_id: str) -> int:
+        client = docker.APIClient(base_url=self.url)
+        try:
+            return int(client.inspect_container(container_id)["State"]["Pid"])
         finally:
             client.close()
 

@@ -35,7 +35,7 @@ async def described(session: aiohttp.ClientSession) -> dict[str, Any]:
 
 
 async def test_the_description_is_valid(session: aiohttp.ClientSession) -> None:
-    OpenAPIV31SpecValidator(await described(session)).validate()
+    assert list(OpenAPIV31SpecValidator(await described(session)).iter_errors()) == []
 
 
 @pytest.mark.parametrize("api", APIS.values(), ids=APIS)
