@@ -1,5 +1,6 @@
 """Fixtures for all tests below this folder."""
 
+from tests.support.abandoned_connections import no_abandoned_connections
 from tests.support.blocked_loop import loop_watch, no_blocked_loop
 from tests.support.docker import docker_engine, scope
 from tests.support.servers import bucket_prefix, database_name, mongo_uri, mongod, nats_server, s3_server
@@ -12,6 +13,7 @@ __all__ = [
     "mongo_uri",
     "mongod",
     "nats_server",
+    "no_abandoned_connections",
     "no_blocked_loop",
     "s3_server",
     "scope",

@@ -1,5 +1,6 @@
 """Fixtures for all tests below this folder."""
 
+from tests.support.abandoned_connections import no_abandoned_connections
 from tests.support.blocked_loop import loop_watch, no_blocked_loop
 from tests.support.browser import chromium
 from tests.support.docker import docker_engine, scope
@@ -15,6 +16,7 @@ __all__ = [
     "mongo_uri",
     "mongod",
     "nats_server",
+    "no_abandoned_connections",
     "no_blocked_loop",
     "private_engine",
     "s3_server",

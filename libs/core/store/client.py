@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,7 +36,6 @@ Database = AsyncDatabase[Document]
 DEPENDENCY = "mongodb"
 """The name under which readiness shows this connection."""
 
-_SETTLE_SECONDS = 0.2
 
 _DENIED_CODES = {
     13,  # Unauthorized
@@ -173,17 +171,7 @@ class Mongo:
 
     async def close(self) -> None:
         """Close all connections. The object cannot be used afterwards; closing twice is harmless."""
-        await self._let_monitors_connect()
         await self._client.close()
-
-    async def _let_monitors_connect(self) -> None:
-        """The driver cancels what its monitors do, and PyMongo 4.20 forgets a socket that is just being opened."""
-        deadline = time.monotonic() + _SETTLE_SECONDS
-        while time.monotonic() < deadline:
-            servers = self._client.topology_description.server_descriptions().values()
-            if all(server.is_server_type_known for server in servers):
-                return
-            await asyncio.sleep(_SETTLE_SECONDS / 20)
 
     async def _look(self, readiness: Readiness) -> bool:
         known = readiness.states.get(DEPENDENCY)

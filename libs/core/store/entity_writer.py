@@ -4,8 +4,9 @@ Each entity's history is read, the events are folded into it (pure: :mod:`libs.c
 written under the revision that was read. Whoever loses a race reads again. The order of the steps is what makes a
 crash between any two of them harmless once the events come again:
 
-- a tombstone is written before the entity is removed, and looked for again after an insert, so that of a removal and
-  an insert that run at once, one always sees the other;
+- a tombstone is written before the entity is removed, and read after the entity: who finds one gone knows why;
+- after a tombstone was put where nothing was removed, the entity is looked for again, and after an insert or an update
+  the tombstone is, so that of a deletion and another write that run at once, one always sees the other;
 - a slot is claimed before an insert and handed back after a removal (:mod:`libs.core.store.partitions`).
 """
 
@@ -56,10 +57,16 @@ class Applied:
 class _Plan:
     """What to write so that the database says what the histories say."""
 
+    deletions: dict[str, Stamp]
+    """The tombstones as they were read, or are to be put."""
     tombstones: dict[str, Stamp] = field(default_factory=dict)
     inserts: list[Document] = field(default_factory=list)
     updates: list[tuple[Document, UpdateOne]] = field(default_factory=list)
     removals: list[Document] = field(default_factory=list)
+
+    def written_ids(self) -> set[str]:
+        """The entities whose document is written, under the condition that it is as it was read."""
+        return {d["id"] for d in (*self.inserts, *(document for document, _ in self.updates), *self.removals)}
 
 
 class EntityWriter:
@@ -120,16 +127,34 @@ class EntityWriter:
         self, events_by_id: Mapping[str, Sequence[EntityEvent]], applied: Applied, revision: int | None
     ) -> set[str]:
         """One attempt; the ids for which another is needed."""
-        documents, deletions = await asyncio.gather(self._documents(events_by_id), self._tombstones.of(events_by_id))
-        plan = _Plan()
+        documents = await self._documents(events_by_id)
+        deletions = await self._tombstones.of(events_by_id)
+        plan = _Plan(deletions)
         for entity_id, events in events_by_id.items():
             document = documents.get(entity_id)
             if revision is None or (document is not None and int(document.get("revision", 0)) == revision):
-                self._plan_one(plan, entity_id, events, document, deletions.get(entity_id))
+                self._plan_one(plan, entity_id, events, document)
         await self._tombstones.put(plan.tombstones)
-        contended = await self._remove(plan.removals, applied)
-        contended |= await self._update(plan.updates, applied)
-        return contended | await self._insert(plan.inserts, applied)
+        contended = await self._changed_since(documents, plan.tombstones.keys() - plan.written_ids())
+        contended |= await self._remove(plan.removals, applied)
+        contended |= await self._update(plan.updates, plan.deletions, applied)
+        return contended | await self._insert(plan.inserts, plan.deletions, applied)
+
+    async def _changed_since(self, documents: Mapping[str, Document], entity_ids: Iterable[str]) -> set[str]:
+        """Those of these entities that are no longer as they were read into *documents*."""
+        entity_ids = set(entity_ids)
+        if not entity_ids:
+            return set()
+        now = await self._documents(entity_ids)
+        return {i for i in entity_ids if _state(now.get(i)) != _state(documents.get(i))}
+
+    async def _deleted_since(self, deletions: Mapping[str, Stamp], entity_ids: Iterable[str]) -> set[str]:
+        """Those of these entities whose last deletion is no longer the one in *deletions*."""
+        entity_ids = set(entity_ids)
+        if not entity_ids:
+            return set()
+        now = await self._tombstones.of(entity_ids)
+        return {i for i in entity_ids if now.get(i) != deletions.get(i)}
 
     async def _documents(self, entity_ids: Iterable[str]) -> dict[str, Document]:
         with translated():
@@ -142,15 +167,15 @@ class EntityWriter:
         entity_id: str,
         events: Sequence[EntityEvent],
         document: Document | None,
-        deleted: Stamp | None,
     ) -> None:
+        deleted = plan.deletions.get(entity_id)
         stored = history_of(document, None)
         before = stored if deleted is None else stored.with_deletion(deleted)
         after = before
         for event in events:
             after = after.after(event)
         if after.deleted is not None and after.deleted is not deleted:
-            plan.tombstones[entity_id] = after.deleted
+            plan.tombstones[entity_id] = plan.deletions[entity_id] = after.deleted
         if after.current is None:
             if document is not None:
                 plan.removals.append(document)
@@ -187,17 +212,24 @@ class EntityWriter:
         applied.occupancy_changed |= bool(removed)
         return {d["id"] for d in documents} - {d["id"] for d in removed}
 
-    async def _update(self, updates: Sequence[tuple[Document, UpdateOne]], applied: Applied) -> set[str]:
+    async def _update(
+        self, updates: Sequence[tuple[Document, UpdateOne]], deletions: Mapping[str, Stamp], applied: Applied
+    ) -> set[str]:
         if not updates:
             return set()
         with translated():
             result = await self._entities.bulk_write([update for _, update in updates], ordered=False)
         for document, _ in updates:
             self._note(applied, document)
-        # The server does not say which of them matched. Looking again finds nothing to do for those that did.
-        return set() if result.matched_count == len(updates) else {document["id"] for document, _ in updates}
+        updated = {document["id"] for document, _ in updates}
+        if result.matched_count < len(updates):
+            # The server does not say which of them matched. Looking again finds nothing to do for those that did.
+            return updated
+        return await self._deleted_since(deletions, updated)
 
-    async def _insert(self, documents: Sequence[Document], applied: Applied) -> set[str]:
+    async def _insert(
+        self, documents: Sequence[Document], deletions: Mapping[str, Stamp], applied: Applied
+    ) -> set[str]:
         if not documents:
             return set()
         slots = await self._partitions.claim(len(documents))
@@ -211,8 +243,7 @@ class EntityWriter:
             self._note(applied, document)
         applied.occupancy_changed |= any(slot.was_empty for slot in slots)
         contended = {documents[index]["id"] for index in existing}
-        deletions = await self._tombstones.of(document["id"] for document in inserted)
-        return contended | {d["id"] for d in inserted if d["id"] in deletions and _is_deleted(d, deletions[d["id"]])}
+        return contended | await self._deleted_since(deletions, (document["id"] for document in inserted))
 
     async def _insert_unless_there(self, documents: Sequence[Document]) -> set[int]:
         """Insert all but those whose id exists; their indexes are returned."""
@@ -241,3 +272,7 @@ def _is_deleted(document: Document, deletion: Stamp) -> bool:
 def as_read(document: Document) -> Document:
     """The filter that matches *document* as long as nobody has changed it since it was read."""
     return {"_id": document["_id"], "revision": document.get("revision", {"$exists": False})}
+
+
+def _state(document: Document | None) -> Document | None:
+    return None if document is None else as_read(document)

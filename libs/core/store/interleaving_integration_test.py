@@ -1,0 +1,122 @@
+"""Two workers write one entity at once: wherever one stands when the other does its work, the outcome is the same."""
+
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from libs.core.store.client import Database, Mongo
+from libs.core.store.entities import EntityStore
+from libs.core.store.history import EntityEvent, EventKind, History, Stamp
+from libs.core.store.partitions import PartitionStore
+
+SECOND = 1_000_000_000
+START = 1_700_000_000 * SECOND
+CREATED, UPDATED, DELETED = EventKind.CREATED, EventKind.UPDATED, EventKind.DELETED
+REQUESTS = {"find", "find_one", "find_one_and_update", "aggregate", "bulk_write", "insert_many", "delete_one"}
+MOST_REQUESTS = 25
+
+
+class InterruptedDatabase:
+    """A database where something else happens right before the *at*-th request of its user."""
+
+    def __init__(self, database: Database, at: int, event: Callable[[], Awaitable[object]]) -> None:
+        self._database = database
+        self._event = event
+        self._left = at
+        self.interrupted = False
+
+    def __getitem__(self, name: str) -> Any:
+        return _InterruptedCollection(self._database[name], self)
+
+    async def request(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self.interrupted = True
+            await self._event()
+
+
+class _InterruptedCollection:
+    def __init__(self, collection: Any, database: InterruptedDatabase) -> None:
+        self._collection = collection
+        self._database = database
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._collection, name)
+        if name not in REQUESTS:
+            return method
+        if name == "find":
+            return lambda *arguments: self._found(method(*arguments))
+
+        async def request(*arguments: Any, **options: Any) -> Any:
+            await self._database.request()
+            return await method(*arguments, **options)
+
+        return request
+
+    async def _found(self, cursor: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        await self._database.request()
+        async for document in cursor:
+            yield document
+
+
+def event(kind: EventKind, position: int) -> EntityEvent:
+    published_at = START + position * SECOND
+    made_at = None if kind is DELETED else published_at - 1000
+    stamp = Stamp.of(published_at, made_at=made_at, stream=START, sequence=position)
+    return EntityEvent("x", kind, stamp, {} if kind is DELETED else {"config": {"n": position}, "custom": {}})
+
+
+def entity_store(database: Any) -> EntityStore:
+    return EntityStore(database, "bots", PartitionStore(database, "bots", 3))
+
+
+def expected(events: Iterable[EntityEvent]) -> Any:
+    history = History()
+    for one in events:
+        history = history.after(one)
+    return history.current.content["config"] if history.current is not None else None
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
+    mongo = Mongo(mongo_uri)
+    yield mongo.database(database_name)
+    await mongo.close()
+
+
+async def outcome(database: Database, store: EntityStore) -> tuple[Any, int]:
+    entity = await store.get("x")
+    return entity.config if entity is not None else None, sum((await store.partitions.occupied()).values())
+
+
+@pytest.mark.parametrize("before", [(), (CREATED,), (CREATED, DELETED), (DELETED, CREATED)], ids=str)
+async def test_wherever_another_worker_interrupts_both_events_count(
+    database: Database, before: tuple[EventKind, ...]
+) -> None:
+    store = entity_store(database)
+    await store.ensure_indexes()
+    earlier = [event(kind, position * 10) for position, kind in enumerate(before, start=1)]
+    interruptions = 0
+    neighbours = [(at * 10 + 5, at * 10 + 15) for at in range(max(1, len(before)))]
+    places = [place for one, two in neighbours for place in ((one, two), (two, one))]
+    for kinds, positions in itertools.product(itertools.product(EventKind, EventKind), places):
+        mine, others = (event(kind, position) for kind, position in zip(kinds, positions, strict=True))
+        wanted = expected([*earlier, mine, others])
+        for at in range(1, MOST_REQUESTS):
+            for name in ("bots", "partitions", "tombstones"):
+                await database[name].delete_many({})
+            await store.apply(earlier)
+            interrupted = InterruptedDatabase(database, at, partial(store.apply, [others]))
+            await entity_store(interrupted).apply([mine])
+            if not interrupted.interrupted:
+                break
+            interruptions += 1
+            found = await outcome(database, store)
+            assert found == (wanted, 0 if wanted is None else 1), f"{mine} interrupted by {others} at request {at}"
+        else:
+            pytest.fail(f"{mine} took {MOST_REQUESTS} requests")
+    assert interruptions > 50
