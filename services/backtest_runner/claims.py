@@ -27,28 +27,25 @@ class Claims:
         return Claim(run_id, self._recorder.worker, self._recorder.host, self._epoch, used + 1, at)
 
     async def write(self, state: BacktestState, claim: Claim) -> BacktestState | None:
-        """Claim, and return the document as it is then. None when somebody else was first, or it is gone.
+        """Claim, and return the document as it was claimed. None when somebody else was first, or it is gone.
 
         Raises:
             StoreUnavailable: outcome unknown; repeat it.
         """
-        before = state.claim
-        expected: dict[str, object] = {OUTCOME: None}
-        if before is None:
-            expected[CLAIM] = None
-        else:
-            # One that was taken over meanwhile has a higher epoch, also under the same run.
-            expected |= {CLAIMED_RUN: before.run_id, f"{CLAIM}.epoch": before.epoch}
         status = {"state": "running", "since": claim.at, "worker": claim.worker, "attempt": claim.attempt}
         changes = {CLAIM: claim.to_document(), STATUS: {**status, "run_id": claim.run_id}}
-        await self._entities.compare_and_set(state.id, expected, changes)
-        found = await self._entities.get(state.id)
-        now = BacktestState.of(found) if found is not None else None
-        # Read back, since the answer of an earlier try may have been lost. No other worker has this epoch.
-        mine = now is not None and now.claim is not None and now.outcome is None
-        if not mine or now is None or now.claim is None:
-            return None
-        return now if (now.claim.run_id, now.claim.epoch) == (claim.run_id, claim.epoch) else None
+        while not await self._entities.compare_and_set(state.id, _as_read(state), changes):
+            found = await self._entities.get(state.id)
+            now = BacktestState.of(found) if found is not None else None
+            if now is None or now.outcome is not None:
+                return None
+            # The answer of an earlier try may have been lost. No other worker has this epoch.
+            if _holder(now.claim) == _holder(claim):
+                return now
+            if _holder(now.claim) != _holder(state.claim) or not now.may_begin:
+                return None
+            state = now  # an event has changed it meanwhile
+        return state
 
     async def release(self, backtest_id: str, claim: Claim) -> None:
         """The attempt ends here without a result, and is not to count."""
@@ -62,3 +59,16 @@ class Claims:
             state = BacktestState.of(entity)
             if state.claim is not None and state.outcome is None and state.claim.epoch == self._epoch:
                 await self.release(state.id, state.claim)
+
+
+def _as_read(state: BacktestState) -> dict[str, object]:
+    """What the document must still say: what is run is what was read, and nobody else has it."""
+    expected: dict[str, object] = {"revision": state.entity.document.get("revision"), OUTCOME: None}
+    if state.claim is None:
+        return {**expected, CLAIM: None}
+    # One that was taken over meanwhile has a higher epoch, also under the same run.
+    return {**expected, CLAIMED_RUN: state.claim.run_id, f"{CLAIM}.epoch": state.claim.epoch}
+
+
+def _holder(claim: Claim | None) -> tuple[str, int] | None:
+    return (claim.run_id, claim.epoch) if claim is not None else None

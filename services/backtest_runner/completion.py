@@ -17,9 +17,7 @@ from libs.core.log import get_logger
 from libs.core.object_store import BucketMissing, ObjectInfo, ObjectMissing, ObjectStore, Piece, StorageRejected
 from libs.core.retrying import persistently
 from libs.core.service import BACKTEST_RUNNER
-from libs.core.store.entities import EntityStore
-from libs.core.store.outbox import Outbox
-from libs.core.tracing import trace_headers
+from libs.core.store.entities import Entity, EntityStore
 from services.backtest_runner import objects
 from services.backtest_runner.shelf import Shelved
 from services.backtest_runner.state import CLAIMED_RUN, OUTCOME, STATUS, BacktestState, Outcome
@@ -33,6 +31,13 @@ _STORAGE_FAULTS = (Retryable, StorageRejected, BucketMissing)
 _TYPES = {"analysis.json": "application/json", "logs.txt": "text/plain; charset=utf-8"}
 
 
+class Publisher(Protocol):
+    """Sees to it that an event is published, sooner or later."""
+
+    async def publish(self, entity_id: str, subject: str, data: bytes, *, event_id: str) -> None:
+        """Return when that is sure. Repeated with the same *event_id*, it is the same event."""
+
+
 class Tell(Protocol):
     """Who is told what has changed."""
 
@@ -44,8 +49,7 @@ class Completion:
     """Decides and hands over, for all backtests of one worker.
 
     Args:
-        outbox: None without NATS: then there is nobody to tell.
-        announce: an event waits in the outbox.
+        publisher: None without NATS: then there is nobody to tell.
     """
 
     def __init__(
@@ -54,15 +58,13 @@ class Completion:
         entities: EntityStore,
         store: ObjectStore,
         bucket: str,
-        outbox: Outbox | None,
-        announce: Callable[[], None],
+        publisher: Publisher | None,
         tell: Tell,
     ) -> None:
         self._entities = entities
         self._store = store
         self._bucket = bucket
-        self._outbox = outbox
-        self._announce = announce
+        self._publisher = publisher
         self._tell = tell
 
     async def decide(self, state: BacktestState, run_id: str, shelved: Shelved) -> Outcome | None:
@@ -92,15 +94,19 @@ class Completion:
             await self._unstage(state.id, run_id)
         return known
 
-    async def hand_over(self, state: BacktestState, outcome: Outcome) -> None:
-        """Result, output, event, and then the document goes. Waits as long as it must; may be repeated."""
-        backtest_id = state.id
+    async def hand_over(self, entity: Entity, outcome: Outcome, attempts: int) -> None:
+        """Result, output, event, and then the document goes. Waits as long as it must; may be repeated.
+
+        Args:
+            attempts: how many there were, as each may have left something in the storage.
+        """
+        backtest_id = entity.id
         await self._publish(backtest_id, outcome, "analysis.json", objects.analysis_key(backtest_id), outcome.analysis)
         await self._publish(backtest_id, outcome, "logs.txt", objects.logs_key(backtest_id), outcome.logs)
         await persistently(lambda: self._tell_api(backtest_id, outcome))
-        if outcome.analysis is None or outcome.logs is None or (state.claim is not None and state.claim.attempt > 1):
+        if outcome.analysis is None or outcome.logs is None or attempts > 1:
             await self._unstage(backtest_id)
-        applied = await persistently(lambda: self._entities.delete(backtest_id))
+        applied = await persistently(lambda: self._entities.remove(entity, outcome.ended_at))
         if applied.occupancy_changed:
             await self._tell.partitions_changed()
 
@@ -131,7 +137,7 @@ class Completion:
 
     async def _tell_api(self, backtest_id: str, outcome: Outcome) -> None:
         subject = BACKTEST_RUNNER.completed_subject
-        if self._outbox is None or subject is None:
+        if self._publisher is None or subject is None:
             return
         content: dict[str, object] = {
             "backtest_id": backtest_id,
@@ -143,8 +149,7 @@ class Completion:
         digest = hashlib.sha256(backtest_id.encode("utf-8", "surrogatepass")).hexdigest()
         event_id = f"completed-{digest[:32]}-{outcome.run_id}"
         data = json.dumps(content).encode()
-        await self._outbox.append(backtest_id, subject, data, headers=trace_headers(), event_id=event_id)
-        self._announce()
+        await self._publisher.publish(backtest_id, subject, data, event_id=event_id)
 
     async def _unstage(self, backtest_id: str, run_id: str = "") -> None:
         """Remove what attempts left in the storage; with *run_id* that one's only."""

@@ -22,15 +22,16 @@ class RunRecords:
         self._runs = runs
         self._begun: dict[str, RunRecord] = {}
 
-    async def begun(self, claim: Claim, executable: Executable) -> None:
-        """An attempt begins or goes on here; an earlier one that still looks open has ended unseen."""
-        await self._runs.close_open(
-            reason="missing",
-            message="its worker died",
-            ended_at=datetime.now(UTC),
-            entity_id=executable.id,
-            keep=[claim.run_id],
-        )
+    async def begun(self, claim: Claim, executable: Executable, *, follows_another: bool) -> None:
+        """An attempt begins or goes on here. If it *follows_another* that still looks open, that has ended unseen."""
+        if follows_another:
+            await self._runs.close_open(
+                reason="missing",
+                message="its worker died",
+                ended_at=datetime.now(UTC),
+                entity_id=executable.id,
+                keep=[claim.run_id],
+            )
         record = of_executable(executable, self._recorder, claim.at, attempt=claim.attempt)
         await self._runs.start(record)
         self._begun[claim.run_id] = record

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -77,6 +77,7 @@ class BacktestRun:
 
     def __init__(self, state: BacktestState, kit: RunKit) -> None:
         self._state = state
+        self._claim = state.claim
         self._kit = kit
         self._wake = Wake()
         self._gone = False
@@ -108,8 +109,15 @@ class BacktestRun:
                 outcome = await self._last_write(self._decided(*found))
             if outcome is not None:
                 with span("hand over backtest"):
-                    await self._last_write(self._kit.completion.hand_over(self._state, outcome))
+                    await self._until_proven()
+                    attempts = self._claim.attempt if self._claim is not None else 0
+                    await self._last_write(self._kit.completion.hand_over(self._state.entity, outcome, attempts))
                 log.info("backtest done", success=outcome.success, reason=outcome.reason, run=outcome.run_id)
+
+    async def _until_proven(self) -> None:
+        """Frozen or cut off, another owner may have it by now, and then this is cancelled soon."""
+        while not self._kit.owned.proven():
+            await self._wake.wait_at_most(_UNPROVEN_SECONDS)
 
     def _leave_slot(self) -> None:
         self.slot_left = True
@@ -125,34 +133,36 @@ class BacktestRun:
                 await self._wake.wait_at_most(_UNPROVEN_SECONDS)
                 continue
             with span("claim backtest"):
-                claim, adopted = await self._claimed()
+                before = self._claim
+                claim = self._claim = await self._claimed(before)
             if claim is None:
                 return None
+            adopted = before is not None and before.run_id == claim.run_id
             about: Attributes = {"runtime.run_id": claim.run_id, "runtime.attempt": claim.attempt}
             with bound_context(run=claim.run_id, attempt=claim.attempt), span("run backtest", attributes=about):
                 known = await asyncio.to_thread(self._kit.shelf.get, claim.run_id) if adopted else None
                 if known is not None:
                     log.info("a run that had ended is handed over")
                     return claim, known
-                found = await self._attempt(claim)
+                found = await self._attempt(claim, before)
             if found is not None:
                 return claim, found
         return None
 
-    async def _claimed(self) -> tuple[Claim | None, bool]:
-        """The claim to run under, and whether its run was begun before."""
-        kit, before = self._kit, self._state.claim
+    async def _claimed(self, before: Claim | None) -> Claim | None:
+        """The claim to run under: that of the run before, if it can go on here. None when it is not to be ours."""
+        kit, asked = self._kit, self._state
         if before is not None and await self._may_go_on(before):
             claim = kit.claims.ours(before)
-            adopted = True
         else:
             claim = kit.claims.next_of(before, new_run_id(), datetime.now(UTC))
-            adopted = False
-        state = await persistently(lambda: kit.claims.write(self._state, claim))
-        if state is None:
-            return None, False
-        self._state = state
-        return claim, adopted
+        claimed = await persistently(lambda: kit.claims.write(replace(asked, claim=before), claim))
+        if claimed is None:
+            return None
+        # What was read since may know of a wish that this does not.
+        if self._state is asked or self._state.entity.revision < claimed.entity.revision:
+            self._state = claimed
+        return claim
 
     async def _may_go_on(self, claim: Claim) -> bool:
         """Whether the run of an earlier claim is alive here, or its end is known here."""
@@ -161,7 +171,7 @@ class BacktestRun:
         container = await self._container(claim.run_id)
         return container is not None and container.state is ContainerState.RUNNING
 
-    async def _attempt(self, claim: Claim) -> Shelved | None:
+    async def _attempt(self, claim: Claim, before: Claim | None) -> Shelved | None:
         """Run once; None when there is to be another attempt, or none now."""
         kit, state = self._kit, self._state
         outcome: RunOutcome | None = None
@@ -174,7 +184,7 @@ class BacktestRun:
         else:
             try:
                 executable = kit.workshop.build(state.entity, claim.run_id)
-                await persistently(lambda: kit.records.begun(claim, executable))
+                await persistently(lambda: kit.records.begun(claim, executable, follows_another=before is not None))
                 verdict, outcome = await self._run(executable)
             except UserError as error:
                 verdict = rejection(error)

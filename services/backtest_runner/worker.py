@@ -118,7 +118,7 @@ def _output(context: WorkerContext, docker: DockerHost) -> BacktestOutput:
 
 
 async def _completion(context: WorkerContext, docker: DockerHost) -> Completion:
-    outbox = publisher = None
+    publisher = None
     if context.connection is not None:
         outbox = Outbox(context.process.database)
         await outbox.ensure_indexes()
@@ -128,8 +128,7 @@ async def _completion(context: WorkerContext, docker: DockerHost) -> Completion:
         entities=context.entities,
         store=docker.store,
         bucket=context.settings.storage.results_bucket,
-        outbox=outbox,
-        announce=publisher.wake.set if publisher is not None else lambda: None,
+        publisher=publisher,
         tell=context.wake_ups,
     )
 

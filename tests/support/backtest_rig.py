@@ -128,6 +128,10 @@ class BacktestRig:
         """As the wake-ups do."""
         self.partitions_told += 1
 
+    async def publish(self, entity_id: str, subject: str, data: bytes, *, event_id: str) -> None:
+        """As the publisher does without NATS."""
+        await self.outbox.append(entity_id, subject, data, event_id=event_id)
+
     async def announce(self, backtest_id: str = "b", **config: Any) -> None:
         """Create a backtest as an event does."""
         await self.entities.create(backtest_id, config, CUSTOM)
@@ -189,7 +193,7 @@ class BacktestRig:
 
     def _pool(self, owned: OwnedSegment, host: FakeHost, death: Death, size: int, max_retries: int) -> SegmentPool:
         recorder = Recorder("w", host.name)
-        entities: Any = Mortal(self.entities, death, "compare_and_set", "delete")
+        entities: Any = Mortal(self.entities, death, "compare_and_set", "remove")
         shelf = Shelf(host.folder / "shelf")
         shelf.open()
         factory = ExecutableFactory(
@@ -197,13 +201,12 @@ class BacktestRig:
         )
 
         store: Any = Mortal(self.store, death, "put", "put_file", "compose", "remove")
-        outbox: Any = Mortal(self.outbox, death, "append")
+        publisher: Any = Mortal(self, death, "publish")
         completion = Completion(
             entities=entities,
             store=store,
             bucket=self.bucket,
-            outbox=outbox,
-            announce=lambda: None,
+            publisher=publisher,
             tell=self,
         )
         kit = RunKit(

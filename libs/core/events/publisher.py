@@ -57,6 +57,21 @@ class OutboxPublisher:
             else:
                 await asyncio.sleep(backoff.next_seconds())
 
+    async def publish(self, entity_id: str, subject: str, data: bytes, *, event_id: str) -> None:
+        """Publish an event now, and where that cannot be done, leave it in the outbox, behind the others of its entity.
+
+        For an event whose occasion is on record until this has returned, so that whoever finds that record publishes
+        it again under the same id. Only the entity's owner may do so, one event after another.
+
+        Raises:
+            StoreUnavailable: published, in the outbox, or neither; repeat it.
+        """
+        event = OutgoingEvent(event_id, entity_id, subject, data, trace_headers())
+        if self._connection.connected and not await self._outbox.waits(entity_id) and await self._sent(event):
+            return
+        await self._outbox.append(entity_id, subject, data, headers=event.headers, event_id=event_id)
+        self.wake.set()
+
     async def drain(self) -> bool:
         """Publish until nothing is left that this process may publish. False when some could not be.
 
@@ -80,10 +95,18 @@ class OutboxPublisher:
             self._counted_at = time.monotonic()
 
     async def _publish(self, event: OutgoingEvent) -> bool:
-        """Publish one event and remove it; False when it stays."""
+        """Publish one event of the outbox and remove it; False when it stays."""
         left_seconds = self._outbox.claim_seconds - (time.monotonic() - event.claimed_monotonic)
         if left_seconds < 2 * _PUBLISH_SECONDS:
             return False  # held up for so long that another process may have it soon
+        if not await self._sent(event):
+            await self._outbox.release(event.id)
+            return False
+        await self._outbox.remove(event.id)
+        return True
+
+    async def _sent(self, event: OutgoingEvent) -> bool:
+        """Whether the stream has it now."""
         try:
             with span(
                 f"publish {event.subject}",
@@ -101,8 +124,6 @@ class OutboxPublisher:
             PUBLISHED.labels(event.subject, "error").inc()
             tell = log.error if isinstance(error, Permanent) else log.warning
             tell("an event was not published and waits", subject=event.subject, event_id=event.id, reason=str(error))
-            await self._outbox.release(event.id)
             return False
         PUBLISHED.labels(event.subject, "ok").inc()
-        await self._outbox.remove(event.id)
         return True

@@ -68,6 +68,29 @@ async def test_an_event_reaches_the_stream_and_core_subscribers(rig: EventRig) -
     assert await in_stream(rig) == [b"done"]
 
 
+async def test_an_event_that_can_go_at_once_does_and_leaves_nothing_behind(rig: EventRig) -> None:
+    outbox = outbox_of(rig)
+    publisher = OutboxPublisher(outbox, rig.client)
+    for _ in range(2):
+        await publisher.publish("x", rig.service.created_subject, b"done", event_id="done-x")
+    assert await in_stream(rig) == [b"done"]
+    assert await empty(outbox)
+
+
+async def test_an_event_that_cannot_go_at_once_waits_behind_the_others_of_its_entity(rig: EventRig) -> None:
+    outbox = outbox_of(rig)
+    subject = rig.service.created_subject
+    away = NatsConnection("nats://127.0.0.1:1", name="away")
+    await OutboxPublisher(outbox, away).publish("x", subject, b"first", event_id="1")
+    publisher = OutboxPublisher(outbox, rig.client)
+    await publisher.publish("x", subject, b"second", event_id="2")
+    await publisher.publish("y", subject, b"another's", event_id="3")
+    assert await in_stream(rig) == [b"another's"]
+    async with running(publisher):
+        await eventually(lambda: empty(outbox))
+    assert await in_stream(rig) == [b"another's", b"first", b"second"]
+
+
 async def test_events_of_an_entity_leave_in_order_though_several_processes_publish(rig: EventRig) -> None:
     outbox = outbox_of(rig)
     for n in range(40):

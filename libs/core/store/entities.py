@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from pymongo import UpdateOne
@@ -14,6 +15,7 @@ from libs.core.store.holds import Hold, Holds, HoldStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.tombstones import TombstoneStore
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OFF = (False, 0, "false", "0")
 
 
@@ -202,6 +204,17 @@ class EntityStore:
             revision: the one that was read; if it has another by now, nothing happens.
         """
         return await self._direct(entity_id, EventKind.DELETED, {}, revision)
+
+    async def remove(self, entity: Entity, ended_at: datetime) -> Applied:
+        """Remove an entity that is done with: no event from before *ended_at* raises it again.
+
+        Unlike :meth:`delete` it leaves one alone that was made under the same id after *entity* was read and removed.
+
+        Raises:
+            StoreUnavailable: repeat it.
+        """
+        nanoseconds = (ended_at - _EPOCH) // timedelta(microseconds=1) * 1000
+        return await self._writer.remove(dict(entity.document), Stamp.of(nanoseconds))
 
     async def finish_deletions(self, within_seconds: float | None = None) -> Applied:
         """Remove entities whose deletion was broken off, and whose event will not come again. Safe at any time.

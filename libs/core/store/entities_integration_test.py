@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from libs.core.store.client import Database, Mongo, StoreConflict, StoreRejected
-from libs.core.store.entities import Change, CodeLocation, EntityStore
+from libs.core.store.entities import Change, CodeLocation, Entity, EntityStore
 from libs.core.store.history import EntityEvent, EventKind, Stamp
 from libs.core.store.holds import HoldTarget
 from libs.core.store.partitions import PartitionStore
@@ -39,6 +40,16 @@ def event(kind: EventKind, position: int, entity_id: str = "x", **content: objec
     stamp = Stamp.of(published_at, made_at=made_at, stream=START, sequence=position)
     whole: dict[str, object] = {} if kind is EventKind.DELETED else {"config": {"n": position}, "custom": CUSTOM}
     return EntityEvent(entity_id, kind, stamp, whole | content)
+
+
+async def entity_of(store: EntityStore) -> Entity:
+    entity = await store.get("x")
+    assert entity is not None
+    return entity
+
+
+def at(position: int) -> datetime:
+    return datetime.fromtimestamp(START / SECOND + position, UTC)
 
 
 async def counts(store: EntityStore) -> tuple[int, int]:
@@ -188,6 +199,43 @@ async def test_a_creation_and_the_deletion_after_it_at_once_leave_nothing(store:
             store.apply([event(EventKind.CREATED, 1, entity_id)]), store.apply([event(EventKind.DELETED, 2, entity_id)])
         )
     assert await counts(store) == (0, 0)
+
+
+async def test_one_that_is_done_with_goes_for_good_also_when_an_event_has_changed_it(store: EntityStore) -> None:
+    await store.apply([event(EventKind.CREATED, 1)])
+    read = await entity_of(store)
+    await store.apply([event(EventKind.UPDATED, 2)])
+
+    await store.remove(read, at(3))
+
+    await store.apply([event(EventKind.CREATED, 1), event(EventKind.UPDATED, 2)])
+    assert await counts(store) == (0, 0)
+
+
+async def test_who_removes_what_it_read_long_ago_leaves_its_successor_alone(store: EntityStore) -> None:
+    await store.apply([event(EventKind.CREATED, 1)])
+    read = await entity_of(store)
+    await store.remove(read, at(3))
+    await store.apply([event(EventKind.CREATED, 4)])
+
+    assert not (await store.remove(read, at(3))).changed_ids
+
+    await store.apply([event(EventKind.CREATED, 1)])
+    assert (await entity_of(store)).config == {"n": 4}
+    assert await counts(store) == (1, 1)
+
+
+async def test_the_master_is_to_look_when_a_partition_got_its_first_entity_or_lost_its_last(store: EntityStore) -> None:
+    told = [
+        (await store.apply([event(kind, position, entity_id)])).occupancy_changed
+        for kind, position, entity_id in [
+            (EventKind.CREATED, 1, "x"),
+            (EventKind.CREATED, 2, "y"),
+            (EventKind.DELETED, 3, "x"),
+            (EventKind.DELETED, 4, "y"),
+        ]
+    ]
+    assert told == [True, False, False, True]
 
 
 async def test_of_two_that_compare_and_set_one_wins(store: EntityStore) -> None:

@@ -21,7 +21,7 @@ from pymongo.errors import BulkWriteError
 from libs.core.errors import Retryable
 from libs.core.store.client import Database, Document, translated
 from libs.core.store.entity_documents import fields_of, history_of, stale_fields
-from libs.core.store.history import EntityEvent, History, Stamp
+from libs.core.store.history import EntityEvent, EventKind, History, Stamp
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.tombstones import TombstoneStore
 
@@ -50,7 +50,7 @@ class Applied:
     """Segments whose owner should look."""
     changed_ids: set[str] = field(default_factory=set)
     occupancy_changed: bool = False
-    """Whether the master should look: a partition got its first entity, or lost one."""
+    """Whether the master should look: a partition got its first entity, or lost its last one."""
 
 
 @dataclass(slots=True)
@@ -108,6 +108,29 @@ class EntityWriter:
                 return applied
             events_by_id = {entity_id: events_by_id[entity_id] for entity_id in contended}
         raise EntityContended(events_by_id)
+
+    async def remove(self, document: Document, ended: Stamp) -> Applied:
+        """Remove the entity that *document* was read from, as deleted at *ended* or after all that it follows by then.
+
+        One that was made under the same id meanwhile is left alone. Safe to repeat.
+
+        Raises:
+            StoreUnavailable: it may have been removed.
+            EntityContended: it changes all the time.
+        """
+        applied = Applied()
+        entity_id = document["id"]
+        deletion = EntityEvent(entity_id, EventKind.DELETED, ended, direct=True)
+        for _ in range(_MAX_ROUNDS):
+            deleted = history_of(document, None).after(deletion).deleted
+            await self._tombstones.put({entity_id: deleted} if deleted is not None else {})
+            if not await self._remove([document], applied):
+                return applied
+            now = (await self._documents([entity_id])).get(entity_id)
+            if now is None or now["_id"] != document["_id"]:
+                return applied
+            document = now
+        raise EntityContended([entity_id])
 
     async def finish_deletions(self, entity_ids: Sequence[str]) -> Applied:
         """Remove those of these entities whose tombstone says that they are deleted. Safe to repeat.
@@ -206,10 +229,11 @@ class EntityWriter:
         with translated():
             results = await asyncio.gather(*(self._entities.delete_one(as_read(d)) for d in documents))
         removed = [d for d, result in zip(documents, results, strict=True) if result.deleted_count]
-        await self._partitions.release([slots[d["segment_id"]] for d in removed if d.get("segment_id") in slots])
+        applied.occupancy_changed |= await self._partitions.release(
+            [slots[d["segment_id"]] for d in removed if d.get("segment_id") in slots]
+        )
         for document in removed:
             self._note(applied, document)
-        applied.occupancy_changed |= bool(removed)
         return {d["id"] for d in documents} - {d["id"] for d in removed}
 
     async def _update(

@@ -87,6 +87,11 @@ class Outbox:
             )
         return event_id
 
+    async def waits(self, entity_id: str) -> bool:
+        """Whether an event of this entity waits."""
+        with translated():
+            return await self._outbox.find_one({"entity_id": entity_id}, {"_id": 1}) is not None
+
     async def claim(self, limit: int = CLAIM_LIMIT) -> list[OutgoingEvent]:
         """The oldest event of each of up to *limit* entities, claimed for this process; publish and remove them."""
         first_of_each: list[Document] = [

@@ -5,6 +5,7 @@ before an insert and after a removal, so that whatever happens in between it is 
 entity is never in a partition that counts 0. What a crash leaves too high, :meth:`PartitionStore.repair` finds.
 """
 
+import asyncio
 import random
 import time
 from collections import Counter
@@ -131,20 +132,22 @@ class PartitionStore:
             found = self._partitions.find({"_id": {"$in": list(set(segment_ids))}}, {"repairs": 1})
             return {int(p["_id"]): Slot(int(p["_id"]), int(p.get("repairs", 0))) async for p in found}
 
-    async def release(self, slots: Sequence[Slot]) -> None:
-        """Hand slots back. One that a repair has already discounted is left alone."""
-        if not slots:
-            return
+    async def release(self, slots: Sequence[Slot]) -> bool:
+        """Hand slots back; whether that emptied a partition. A slot that a repair has discounted is left alone."""
         numbers = Counter((slot.segment_id, slot.repairs) for slot in slots)
-        updates = [
-            UpdateOne(
-                {"_id": segment_id, "repairs": repairs or {"$in": [0, None]}, "bot_count": {"$gte": number}},
-                {"$inc": {"bot_count": -number}},
-            )
-            for (segment_id, repairs), number in numbers.items()
-        ]
         with translated():
-            await self._partitions.bulk_write(updates, ordered=False)
+            left = await asyncio.gather(
+                *(
+                    self._partitions.find_one_and_update(
+                        {"_id": segment_id, "repairs": repairs or {"$in": [0, None]}, "bot_count": {"$gte": number}},
+                        {"$inc": {"bot_count": -number}},
+                        {"bot_count": 1},
+                        return_document=ReturnDocument.AFTER,
+                    )
+                    for (segment_id, repairs), number in numbers.items()
+                )
+            )
+        return any(partition is not None and partition["bot_count"] == 0 for partition in left)
 
     async def repair(self) -> list[Repaired]:
         """Set each wrong count to the number of entities that are there. Safe at any time and in several processes.
