@@ -83,7 +83,7 @@ async def test_one_whose_worker_and_host_are_gone_is_gone_when_their_lease_is(le
     await left.entities.delete("b")
     await left.leases.release(lease)
 
-    await left.removal.until_gone("b", 5)
+    await left.removal.until_gone("b", 20)
 
     [run] = await left.runs.list(RunFilter(entity_id="b"))
     assert run.ended_at is None

@@ -29,6 +29,7 @@ async def test_what_is_published_is_what_the_runtime_reads(kind: Kind, s3_server
     async with NatsServer.start(tmp_path) as server, platform(server, s3_server) as api:
         await api.ensure_stream()
         heard = await api.client.subscribe(kind.service.created_subject)
+        await api.client.flush()
         connection = NatsConnection(server.url, name="load")
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(connection.run())
@@ -36,7 +37,7 @@ async def test_what_is_published_is_what_the_runtime_reads(kind: Kind, s3_server
             announcer = Announcer(JetStream(connection), kind.service)
             progress = await Driver(load, announcer, deploy, lambda _: None).run()
             running.cancel()
-        created = [(await heard.next_msg(timeout=5)).data for _ in range(load.count)]
+        created = [(await heard.next_msg(timeout=20)).data for _ in range(load.count)]
 
     events = [read_event(EventKind.CREATED, data, {}, Place(1, 1, 1)) for data in created]
     assert [event.id for event in events] == [load.id_of(number) for number in range(load.count)]

@@ -1,14 +1,35 @@
 """Ports that nobody listens on."""
 
+import fcntl
+import os
 import socket
+import tempfile
+from pathlib import Path
+
+# Below those that the kernel gives to whoever names none, and to the near end of each connection.
+_FIRST, _LAST = 15_000, 29_999
+_COUNTER = Path(tempfile.gettempdir()) / f"the0-ports-{os.getuid()}"
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that was free a moment ago; another process may still win it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that is free, and that no process of this user is given again for thousands of calls.
+
+    Whoever asked for it may therefore take its time to listen there. Another program may still win it.
+
+    Raises:
+        OSError: all ports are taken, or the temporary folder cannot be written to.
+    """
+    with _COUNTER.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # for the moment of counting on
+        file.seek(0)
+        port = int(file.read() or 0)
+        for _ in range(_FIRST, _LAST + 1):
+            port = port + 1 if _FIRST <= port < _LAST else _FIRST
+            if is_free(port):
+                file.truncate(0)
+                file.write(str(port))
+                return port
+    raise OSError(f"all ports from {_FIRST} to {_LAST} of 127.0.0.1 are taken")
 
 
 def is_free(port: int) -> bool:
