@@ -11,16 +11,16 @@ T = TypeVar("T")
 
 @overload
 async def eventually(
-    condition: Callable[[], Awaitable[T]], within_seconds: float = 20.0, every_seconds: float = 0.05
+    condition: Callable[[], Awaitable[T]], within_seconds: float = 60.0, every_seconds: float = 0.05
 ) -> T: ...
 
 
 @overload
-async def eventually(condition: Callable[[], T], within_seconds: float = 20.0, every_seconds: float = 0.05) -> T: ...
+async def eventually(condition: Callable[[], T], within_seconds: float = 60.0, every_seconds: float = 0.05) -> T: ...
 
 
 async def eventually(
-    condition: Callable[[], T | Awaitable[T]], within_seconds: float = 20.0, every_seconds: float = 0.05
+    condition: Callable[[], T | Awaitable[T]], within_seconds: float = 60.0, every_seconds: float = 0.05
 ) -> T:
     """Call *condition* until what it returns is true, and return that. It may be asynchronous and may raise meanwhile.
 
