@@ -1,7 +1,7 @@
 """Two workers write one entity at once: wherever one stands when the other does its work, the outcome is the same."""
 
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from functools import partial
 from typing import Any
 
@@ -12,55 +12,12 @@ from libs.core.store.client import Database, Mongo
 from libs.core.store.entities import EntityStore
 from libs.core.store.history import EntityEvent, EventKind, History, Stamp
 from libs.core.store.partitions import PartitionStore
+from tests.support.interruptions import InterruptedDatabase
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
 CREATED, UPDATED, DELETED = EventKind.CREATED, EventKind.UPDATED, EventKind.DELETED
-REQUESTS = {"find", "find_one", "find_one_and_update", "aggregate", "bulk_write", "insert_many", "delete_one"}
 MOST_REQUESTS = 25
-
-
-class InterruptedDatabase:
-    """A database where something else happens right before the *at*-th request of its user."""
-
-    def __init__(self, database: Database, at: int, event: Callable[[], Awaitable[object]]) -> None:
-        self._database = database
-        self._event = event
-        self._left = at
-        self.interrupted = False
-
-    def __getitem__(self, name: str) -> Any:
-        return _InterruptedCollection(self._database[name], self)
-
-    async def request(self) -> None:
-        self._left -= 1
-        if self._left == 0:
-            self.interrupted = True
-            await self._event()
-
-
-class _InterruptedCollection:
-    def __init__(self, collection: Any, database: InterruptedDatabase) -> None:
-        self._collection = collection
-        self._database = database
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._collection, name)
-        if name not in REQUESTS:
-            return method
-        if name == "find":
-            return lambda *arguments: self._found(method(*arguments))
-
-        async def request(*arguments: Any, **options: Any) -> Any:
-            await self._database.request()
-            return await method(*arguments, **options)
-
-        return request
-
-    async def _found(self, cursor: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        await self._database.request()
-        async for document in cursor:
-            yield document
 
 
 def event(kind: EventKind, position: int) -> EntityEvent:
