@@ -32,6 +32,8 @@ async def test_a_backtest_is_run_once_and_handed_over(rig: BacktestRig) -> None:
 
     async with rig.owned_by(host):
         await completed_once(rig)
+        # Its slot is handed back after it is gone.
+        await eventually(lambda: rig.partitions_told)
 
     [run] = await rig.history()
     assert (host.runs, run.reason, rig.partitions_told) == (["b"], "finished", 1)
@@ -114,7 +116,7 @@ async def test_a_run_that_was_killed_from_outside_is_tried_again(rig: BacktestRi
 
 
 async def test_the_pool_is_refilled_as_each_ends_and_never_over_its_size(rig: BacktestRig) -> None:
-    host = rig.host(run_seconds=0.05)
+    host = rig.host(run_seconds=0.05, first_together=3)
     for number in range(12):
         await rig.announce(f"b{number}")
 

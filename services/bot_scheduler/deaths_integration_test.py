@@ -94,7 +94,7 @@ async def test_unless_the_config_wants_failed_runs_repeated(rig: ScheduleRig) ->
 
 
 async def test_a_retry_that_is_waited_for_outlives_its_worker(rig: ScheduleRig) -> None:
-    await claimed(rig, retries=1, retryDelay=7)
+    await claimed(rig, retries=1, retryDelay=3600)
     async with rig.owned_by(FakeHost("first", exit_codes=[1])):
         await eventually(lambda: attempt(rig, 2))
 
@@ -167,8 +167,6 @@ async def test_two_that_both_take_themselves_for_the_owner_fire_once(rig: Schedu
     assert once_each(history)
 
 
-# The driver leaves a socket to the garbage collector when a connection is cancelled while it opens (PyMongo 4.20).
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_whatever_dies_whenever_each_firing_is_one_run(rig: ScheduleRig, seed: int) -> None:
     """Workers on one host are killed at random moments, with clocks that differ by up to a second."""
@@ -177,12 +175,15 @@ async def test_whatever_dies_whenever_each_firing_is_one_run(rig: ScheduleRig, s
         await rig.deploy(f"s{number}", overlap=rng.choice(["skip", "queue"]))
     host = FakeHost(run_seconds=0.05)
     begun = time.time()
-    while time.time() < begun + 5:
-        async with rig.owned_by(host, clock=skewed(rng.uniform(-0.5, 0.5))):
-            await asyncio.sleep(rng.uniform(0.01, 0.45))
+    async with asyncio.timeout(120):
+        # On a busy machine most of them die before they have done anything.
+        while time.time() < begun + 5 or min(fired(host)) < 4:
+            async with rig.owned_by(host, clock=skewed(rng.uniform(-0.5, 0.5))):
+                await asyncio.sleep(rng.uniform(0.01, 0.45))
+    ended = time.time()
 
     async with rig.owned_by(host):
-        await eventually(lambda: all_at_rest_past(rig, begun + 6))
+        await eventually(lambda: all_at_rest_past(rig, ended + 1))
 
     for number in range(5):
         history = await rig.history(f"s{number}")
@@ -191,10 +192,12 @@ async def test_whatever_dies_whenever_each_firing_is_one_run(rig: ScheduleRig, s
         asked = Counter(start.run_id for start in host.starts if start.entity_id == f"s{number}")
         assert set(asked) == {run.run_id for run in runs}
         assert {run.reason for run in history} <= {"finished", "skipped"}
-        times = sorted(int(run.scheduled_at.timestamp()) for run in runs if run.scheduled_at)
-        # The only gaps are those in which nobody was there: several missed firings are made up for by one.
-        assert len(times) >= 4
     gc.collect()
+
+
+def fired(host: FakeHost) -> list[int]:
+    """How many runs each of the schedules has had."""
+    return [len({start.run_id for start in host.starts if start.entity_id == f"s{number}"}) for number in range(5)]
 
 
 def skewed(seconds: float) -> Callable[[], float]:

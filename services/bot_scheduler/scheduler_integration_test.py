@@ -22,11 +22,12 @@ async def test_each_second_becomes_one_run_on_time(rig: ScheduleRig) -> None:
     host = FakeHost()
 
     async with rig.owned_by(host):
-        await eventually(lambda: len(host.starts) >= 3)
+        # The machine may be busy with other tests, but not each time.
+        await eventually(lambda: on_time(rig, host, 3))
 
-    lateness = [start.at % 1 for start in host.starts]
-    assert max(lateness) < 0.8
-    assert len({int(start.at) for start in host.starts}) == len(host.starts)
+    times = [run.scheduled_at for run in await rig.history()]
+    assert len(set(times)) == len(times)
+    assert len({start.run_id for start in host.starts}) == len(host.starts)
 
 
 async def test_a_run_leaves_its_history_and_a_status(rig: ScheduleRig) -> None:
@@ -211,7 +212,7 @@ async def test_a_paused_schedule_goes_on_in_time_without_a_run(rig: ScheduleRig)
         await eventually(lambda: next_after(rig, first))
         assert not host.starts
         await rig.collection.update_one({"id": "s"}, {"$unset": {"scheduler.paused": ""}})
-        await eventually(lambda: host.starts, within_seconds=3)
+        await eventually(lambda: host.starts)
 
 
 async def test_a_person_may_have_a_run_at_once(rig: ScheduleRig) -> None:
@@ -226,16 +227,17 @@ async def test_a_person_may_have_a_run_at_once(rig: ScheduleRig) -> None:
     assert (run.cause, state.trigger, len(host.starts)) == (Cause.MANUAL, None, 1)
 
 
-async def test_a_kill_switch_ends_the_run_within_a_second(rig: ScheduleRig) -> None:
+async def test_a_kill_switch_ends_the_run_at_once(rig: ScheduleRig) -> None:
     await rig.deploy(schedule=NEVER_SOON)
     await due_now(rig)
     host = FakeHost(run_seconds=None)
 
-    async with rig.owned_by(host) as owner:
+    # Nothing but being woken can make it look.
+    async with rig.owned_by(host, scan_seconds=3600) as owner:
         await eventually(lambda: host.containers)
         await rig.entities.holds.hold(HoldTarget.everything())
         owner.wake()
-        [run] = await eventually(rig.history, within_seconds=1)
+        [run] = await eventually(rig.history)
 
     assert run.reason == "killed"
 
@@ -256,6 +258,14 @@ async def test_a_deleted_schedule_is_ended(rig: ScheduleRig) -> None:
 
 async def due_now(rig: ScheduleRig, schedule_id: str = "s") -> None:
     await rig.set(schedule_id, next_execution_time=int(time.time()))
+
+
+async def on_time(rig: ScheduleRig, host: FakeHost, number: int) -> bool:
+    """Whether so many runs have begun within half a second of their times, and none before."""
+    due = {run.run_id: run.scheduled_at.timestamp() for run in await rig.history() if run.scheduled_at is not None}
+    late = [start.at - due[start.run_id] for start in host.starts if start.run_id in due]
+    assert min(late, default=0.0) >= 0
+    return sum(seconds < 0.5 for seconds in late) >= number
 
 
 async def after_a_run(rig: ScheduleRig) -> ScheduleState:

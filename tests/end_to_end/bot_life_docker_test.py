@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.support.deployment import Deployment, deployment
+from tests.support.deployment import PATIENT, Deployment, deployment
 from tests.support.eventually import eventually
 from tests.support.platform import zipped
 from tools.engine.ensure import Engine
@@ -24,7 +24,7 @@ def main(id, config):
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def runner(tmp_path_factory: pytest.TempPathFactory, docker_engine: Engine) -> AsyncIterator[Deployment]:
     """A master and one worker, shared by the tests of this file."""
-    one_segment = {"MAX_BOTS_PER_PARTITION": "100"}
+    one_segment = {**PATIENT, "MAX_BOTS_PER_PARTITION": "100"}
     async with deployment(tmp_path_factory.mktemp("bot-life"), docker_engine, settings=one_segment) as made:
         await made.start(workers=1)
         made.platform.upload("ticker.zip", zipped({"main.py": TICKER}))
@@ -34,17 +34,17 @@ async def runner(tmp_path_factory: pytest.TempPathFactory, docker_engine: Engine
 async def test_an_announced_bot_runs_with_its_config(runner: Deployment) -> None:
     await runner.platform.create_bot("first", {"symbol": "BTC"}, key="ticker.zip")
 
-    assert await eventually(lambda: runner.running_with("first", '{"symbol": "BTC"}'), within_seconds=20)
-    assert await eventually(lambda: runner.in_state("first", "running"), within_seconds=5)
+    assert await eventually(lambda: runner.running_with("first", '{"symbol": "BTC"}'))
+    assert await eventually(lambda: runner.in_state("first", "running"))
 
 
 async def test_a_changed_config_restarts_the_bot_with_the_new_value(runner: Deployment) -> None:
     await runner.platform.create_bot("changed", {"limit": 1}, key="ticker.zip")
-    before = await eventually(lambda: runner.running_with("changed", '{"limit": 1}'), within_seconds=20)
+    before = await eventually(lambda: runner.running_with("changed", '{"limit": 1}'))
 
     await runner.platform.update_bot("changed", {"limit": 2}, key="ticker.zip")
 
-    after = await eventually(lambda: runner.running_with("changed", '{"limit": 2}'), within_seconds=20)
+    after = await eventually(lambda: runner.running_with("changed", '{"limit": 2}'))
     assert after["Id"] != before["Id"]
 
 
@@ -52,35 +52,35 @@ async def test_a_new_version_of_the_code_restarts_the_bot_though_its_config_is_t
     runner.platform.upload("v1.zip", zipped({"main.py": TICKER.replace('"id"', '"code one"')}))
     runner.platform.upload("v2.zip", zipped({"main.py": TICKER.replace('"id"', '"code two"')}))
     await runner.platform.create_bot("versioned", {}, key="v1.zip", version="1.0.0")
-    await eventually(lambda: runner.running_with("versioned", "code one"), within_seconds=20)
+    await eventually(lambda: runner.running_with("versioned", "code one"))
 
     await runner.platform.update_bot("versioned", {}, key="v2.zip", version="1.0.1")
 
-    assert await eventually(lambda: runner.running_with("versioned", "code two"), within_seconds=20)
+    assert await eventually(lambda: runner.running_with("versioned", "code two"))
 
 
 async def test_a_disabled_bot_stops_and_an_enabled_one_runs_again(runner: Deployment) -> None:
     await runner.platform.create_bot("switched", {}, key="ticker.zip")
-    await eventually(lambda: runner.running_with("switched", "config"), within_seconds=20)
+    await eventually(lambda: runner.running_with("switched", "config"))
 
     await runner.platform.update_bot("switched", {"enabled": False}, key="ticker.zip")
-    assert await eventually(lambda: runner.in_state("switched", "disabled"), within_seconds=20)
+    assert await eventually(lambda: runner.in_state("switched", "disabled"))
     assert await runner.containers("switched") == []
 
     await runner.platform.update_bot("switched", {"enabled": True}, key="ticker.zip")
-    assert await eventually(lambda: runner.running_with("switched", "config"), within_seconds=20)
+    assert await eventually(lambda: runner.running_with("switched", "config"))
 
 
 async def test_a_deleted_bots_container_goes(runner: Deployment) -> None:
     await runner.platform.create_bot("deleted", {}, key="ticker.zip")
-    await eventually(lambda: runner.running_with("deleted", "config"), within_seconds=20)
+    await eventually(lambda: runner.running_with("deleted", "config"))
 
     await runner.platform.delete_bot("deleted")
 
     async def gone() -> bool:
         return await runner.document("deleted") is None and await runner.containers("deleted") == []
 
-    assert await eventually(gone, within_seconds=20)
+    assert await eventually(gone)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ async def test_any_string_is_an_id(runner: Deployment, bot_id: str) -> None:
         bot_id, {"text": 'it\'s "quoted" $HOME\nnext line \N{EURO SIGN}'}, key="ticker.zip"
     )
 
-    container = await eventually(lambda: runner.running_with(bot_id, "config"), within_seconds=20)
+    container = await eventually(lambda: runner.running_with(bot_id, "config"))
 
     assert 'it\'s \\"quoted\\" $HOME\\nnext line \\u20ac' in runner.output(container)
     await runner.platform.delete_bot(bot_id)
@@ -100,7 +100,7 @@ async def test_any_string_is_an_id(runner: Deployment, bot_id: str) -> None:
 async def test_an_unknown_runtime_is_told_in_the_bots_status(runner: Deployment) -> None:
     await runner.platform.create_bot("cobol", {}, key="ticker.zip", runtime="cobol60")
 
-    detail = await eventually(lambda: rejection(runner, "cobol"), within_seconds=10)
+    detail = await eventually(lambda: rejection(runner, "cobol"))
 
     assert "cobol60" in detail
     assert "python3.11" in detail
@@ -109,24 +109,24 @@ async def test_an_unknown_runtime_is_told_in_the_bots_status(runner: Deployment)
 async def test_missing_code_is_told_and_found_once_it_is_uploaded(runner: Deployment) -> None:
     await runner.platform.create_bot("codeless", {}, key="absent.zip")
 
-    assert "absent.zip" in await eventually(lambda: rejection(runner, "codeless"), within_seconds=10)
+    assert "absent.zip" in await eventually(lambda: rejection(runner, "codeless"))
 
     runner.platform.upload("absent.zip", zipped({"main.py": TICKER}))
     await runner.platform.update_bot("codeless", {}, key="absent.zip")
-    assert await eventually(lambda: runner.running_with("codeless", "config"), within_seconds=20)
+    assert await eventually(lambda: runner.running_with("codeless", "config"))
 
 
 async def test_a_missing_entrypoint_file_is_told(runner: Deployment) -> None:
     await runner.platform.create_bot("lost", {}, key="ticker.zip", script="bot.py")
 
-    assert "bot.py" in await eventually(lambda: rejection(runner, "lost"), within_seconds=10)
+    assert "bot.py" in await eventually(lambda: rejection(runner, "lost"))
 
 
 async def test_an_archive_that_leaves_its_folder_is_told_with_the_entry(runner: Deployment) -> None:
     runner.platform.upload("evil.zip", zipped({"main.py": TICKER, "../../outside.py": "x = 1"}))
     await runner.platform.create_bot("evil", {}, key="evil.zip")
 
-    assert "../../outside.py" in await eventually(lambda: rejection(runner, "evil"), within_seconds=10)
+    assert "../../outside.py" in await eventually(lambda: rejection(runner, "evil"))
 
 
 async def test_a_bot_that_keeps_dying_backs_off_and_says_why(runner: Deployment) -> None:
@@ -141,7 +141,7 @@ async def test_a_bot_that_keeps_dying_backs_off_and_says_why(runner: Deployment)
         died_twice = status.get("restarts", 0) >= 2 and status["state"] == "backing-off"
         return str(status["detail"]) if died_twice else ""
 
-    detail = await eventually(detail_of_the_second_death, within_seconds=30)
+    detail = await eventually(detail_of_the_second_death)
 
     assert "exit code 1" in detail
     assert "no funds" in detail

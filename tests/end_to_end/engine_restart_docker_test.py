@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from tests.support.deployment import Deployment, deployment
+from tests.support.deployment import PATIENT, Deployment, deployment
 from tests.support.eventually import eventually
 from tests.support.own_engine import OwnEngine
 from tests.support.platform import zipped
@@ -17,7 +17,7 @@ BOTS = ["b1", "b2"]
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def runner(tmp_path: Path, private_engine: OwnEngine) -> AsyncIterator[Deployment]:
-    async with deployment(tmp_path, Engine(private_engine.url)) as made:
+    async with deployment(tmp_path, Engine(private_engine.url), settings=PATIENT) as made:
         made.platform.upload("bot.zip", zipped({"main.py": BOT}))
         yield made
 
@@ -36,19 +36,23 @@ async def test_bots_that_a_restarted_engine_has_ended_run_again_and_their_ends_a
         now = {bot_id: await runner.running_with(bot_id, "up") for bot_id in BOTS}
         return all(found is not None and found["Id"] != before[bot_id] for bot_id, found in now.items())
 
-    await eventually(run_again, within_seconds=60)
+    await eventually(run_again)
     ended = runner.mongo["bot_runner"]["runs"].find({"container_id": {"$in": list(before.values())}})
     assert sorted([(run["entity_id"], run["reason"], run["exit_code"]) async for run in ended]) == [
         ("b1", "killed", 143),
         ("b2", "killed", 143),
     ]
-    assert (await runner.readiness("w1"))["docker"]["ok"] is True
+
+    async def says_so() -> bool:
+        return bool((await runner.readiness("w1"))["docker"]["ok"])
+
+    await eventually(says_so)
 
 
 async def running(runner: Deployment, bot_id: str) -> str:
     """Create a bot; the id of its container, once it runs and its document says so."""
     await runner.platform.create_bot(bot_id, {}, key="bot.zip")
-    found = await eventually(lambda: runner.running_with(bot_id, "up"), within_seconds=40)
-    await eventually(lambda: runner.in_state(bot_id, "running"), within_seconds=20)
+    found = await eventually(lambda: runner.running_with(bot_id, "up"))
+    await eventually(lambda: runner.in_state(bot_id, "running"))
     assert found is not None
     return str(found["Id"])

@@ -58,7 +58,7 @@ async def test_workers_killed_at_any_moment_leave_nothing_behind(runner: Deploym
     temp = runner.folder / "temp"
     await runner.start(workers=1)
     await runner.platform.create_bot("steady", {}, key="bot.zip")
-    assert await eventually(lambda: runner.running_with("steady", "steady"), within_seconds=40)
+    assert await eventually(lambda: runner.running_with("steady", "steady"))
     coming_and_going = asyncio.create_task(come_and_go(runner, chance))
     for number in range(KILLS):
         # Every other one in the midst of its start.
@@ -70,7 +70,7 @@ async def test_workers_killed_at_any_moment_leave_nothing_behind(runner: Deploym
     await runner.processes["w1"].wait_ready()
     coming_and_going.cancel()
     await asyncio.gather(coming_and_going, return_exceptions=True)
-    await eventually(lambda: left_behind(temp), within_seconds=20)
+    await eventually(lambda: left_behind(temp))
 
     for bot_id in ["steady", *BOTS]:
         await runner.platform.delete_bot(bot_id)
@@ -79,10 +79,10 @@ async def test_workers_killed_at_any_moment_leave_nothing_behind(runner: Deploym
         documents = await runner.mongo["bot_runner"]["bots"].count_documents({"deleted_at": None})
         return not documents and await strays(private_engine) == []
 
-    await eventually(all_gone, within_seconds=60)
+    await eventually(all_gone)
     # The first one uploads what output was left, and the second one finds the folders empty.
     for name, successor in (("w1", "w2"), ("w2", "w3")):
-        await eventually(lambda: list(temp.glob("logs/*/*/*.spool")) == [], within_seconds=60)
+        await eventually(lambda: list(temp.glob("logs/*/*/*.spool")) == [])
         await runner.processes[name].process.stop(grace_seconds=30)
         age(temp)
         await runner.start_process("worker", successor).wait_ready()
@@ -94,7 +94,7 @@ async def test_workers_killed_at_any_moment_leave_nothing_behind(runner: Deploym
         assert await private_engine.networks() == {"bridge", "host", "none"}
         return True
 
-    await eventually(nothing_left, within_seconds=30)
+    await eventually(nothing_left)
 
 
 async def strays(engine: OwnEngine) -> list[str]:

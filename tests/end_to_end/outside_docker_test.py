@@ -110,7 +110,7 @@ async def test_a_master_that_stands_by_says_who_leads_and_where(seen: Outside) -
         status, body = await seen.checked("standby", f"{PREFIX}/workers")
         return body if status == 503 and "leader" in body else {}
 
-    body = await eventually(told, within_seconds=30)
+    body = await eventually(told)
 
     assert body["leader"] == str(seen.url("master", ""))
     assert (await seen.checked("standby", f"{PREFIX}/entities/{TICKER}"))[0] == 200
@@ -137,7 +137,7 @@ async def test_output_comes_from_any_process_within_a_second_of_its_writing(
     path = seen.logs_path(entity_id, "tail=0&follow=true")
     async with seen.session.get(seen.url(process, path), headers=token) as answer:
         assert (answer.status, answer.headers["Log-Source"]) == (200, "worker")
-        while len(late) < 5:
+        while len(late) < 5 or (min(late) >= 1.0 and len(late) < 200):
             line = await answer.content.readline()
             if line.startswith(b"tick "):
                 late.append(time.time() - float(line.split()[2]))

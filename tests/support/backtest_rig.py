@@ -39,6 +39,7 @@ from services.backtest_runner.records import RunRecords
 from services.backtest_runner.run import RunKit
 from services.backtest_runner.shelf import Shelf
 from tests.support.deaths import Death, Mortal
+from tests.support.eventually import eventually
 from tests.support.fake_host import container_of
 from tools.stack.s3 import S3Server
 
@@ -51,6 +52,7 @@ class FakeHost:
 
     Args:
         reasons: of the ends of the runs to come; FINISHED when there are none left.
+        first_together: no run ends before so many were there at once.
         padding: characters more in each result.
     """
 
@@ -58,6 +60,7 @@ class FakeHost:
     name: str = "host"
     run_seconds: float | None = 0.0
     reasons: list[EndReason] = field(default_factory=list)
+    first_together: int = 0
     padding: int = 0
     runs: list[str] = field(default_factory=list)
     at_once: int = 0
@@ -73,6 +76,7 @@ class FakeHost:
         container = container_of(executable)
         self.containers[executable.run_id] = container
         try:
+            await eventually(lambda: self.most_at_once >= self.first_together)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stops[executable.run_id].wait(), self.run_seconds)
         finally:

@@ -61,7 +61,7 @@ class Backtests:
         """The completion events of one backtest."""
         return [event for event in self.completed if event["backtest_id"] == backtest_id]
 
-    async def done(self, backtest_id: str, within_seconds: float = 30) -> dict[str, Any]:
+    async def done(self, backtest_id: str, within_seconds: float = 90) -> dict[str, Any]:
         """Its completion event, once its document is gone as well."""
 
         async def over() -> bool:

@@ -15,6 +15,8 @@ from tools.debian.packages import PackageMissingError, ensure_program
 if TYPE_CHECKING:  # slow to import, and most tests that know this fixture need no browser
     from playwright.async_api import Browser, ConsoleMessage, Page, Request
 
+_PATIENCE_SECONDS = 90
+
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def chromium() -> "AsyncIterator[Browser]":
@@ -54,6 +56,7 @@ async def watched(browser: "Browser", *, offline: bool = True) -> AsyncIterator[
     """A new page that remembers every request and everything that its console complains of."""
     context = await browser.new_context(offline=offline)
     try:
+        context.set_default_timeout(_PATIENCE_SECONDS * 1000)
         made = Watched(await context.new_page())
 
         def requested(request: "Request") -> None:

@@ -20,6 +20,10 @@ from tools.stack.nats import NatsServer
 from tools.stack.ports import free_port
 from tools.stack.s3 import S3Server
 
+PATIENT = {"LEASE_SECONDS": "30"}
+"""Settings for where no worker's death is waited for: a machine that is busy may keep a worker from renewing a lease of
+the usual length, and then its containers are others."""
+
 
 @dataclass
 class Deployment:
@@ -149,7 +153,7 @@ async def deployment(
         nats_server = await stack.enter_async_context(NatsServer.start(folder / "nats"))
         s3_server = await stack.enter_async_context(S3Server.start(folder / "s3"))
         client = await stack.enter_async_context(platform(nats_server, s3_server))
-        mongo: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(mongod.uri, serverSelectionTimeoutMS=5000)
+        mongo: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(mongod.uri, serverSelectionTimeoutMS=30_000)
         stack.push_async_callback(mongo.close)
         made = Deployment(
             service, folder, mongod, nats_server, s3_server, engine, client, mongo, settings=settings or {}

@@ -20,6 +20,9 @@ class OverlapWatch:
             decode=True, filters={"label": f"runtime.scope={scope}", "type": "container"}
         )
         self._alive: dict[str, set[str]] = defaultdict(set)
+        # Asked when events are listened to already: one that starts or ends meanwhile is in these as well.
+        for container in self._client.api.containers(filters={"label": f"runtime.scope={scope}"}):
+            self._alive[container["Labels"].get("runtime.id", "")].add(container["Id"])
         self.overlaps: list[str] = []
         self.starts: dict[str, int] = defaultdict(int)
         self._thread = threading.Thread(target=self._watch, name="overlap watch", daemon=True)

@@ -75,7 +75,7 @@ class OwnEngine:
             "unshare", "--net", "--mount", "sh", "-c", in_memory, str(self.folder / "data"),
             sys.executable, "-c", _LAUNCH, "containerd", "--config", str(self.folder / "containerd.toml"),
         )  # fmt: skip
-        await eventually((self.folder / "containerd.sock").exists, within_seconds=60)
+        await eventually((self.folder / "containerd.sock").exists)
         await self.start()
 
     async def start(self) -> None:
@@ -93,7 +93,7 @@ class OwnEngine:
         self._dockerd = await self._launch(
             *inside, "dockerd", *(word for name, value in options.items() for word in (f"--{name}", value))
         )
-        await eventually(self._answers, within_seconds=60)
+        await eventually(self._answers)
 
     async def stop(self, number: int = signal.SIGTERM) -> None:
         """End the engine; without live-restore and with SIGTERM, it ends its containers before."""
@@ -108,7 +108,7 @@ class OwnEngine:
         (self.folder / "daemon.json").write_text(json.dumps({**config, "live-restore": live_restore}))
         assert self._dockerd is not None
         self._dockerd.send_signal(signal.SIGHUP)
-        await eventually(lambda: self._reloaded(live_restore), within_seconds=60)
+        await eventually(lambda: self._reloaded(live_restore))
 
     async def inside(self, *command: str) -> str:
         """The output of *command*, run in the engine's network namespace."""

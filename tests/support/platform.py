@@ -27,6 +27,7 @@ SUBJECTS = [
     *(f"the0.bot-schedule.{what}" for what in ("created", "updated", "deleted")),
     *(f"the0.backtest.{what}" for what in ("created", "completed")),
 ]
+_ANSWER_SECONDS = 60.0
 
 
 def zipped(files: Mapping[str, str | bytes]) -> bytes:
@@ -49,7 +50,7 @@ class Platform:
 
     async def ensure_stream(self) -> None:
         """Make the stream if it is not there."""
-        stream = self.client.jetstream()
+        stream = self.client.jetstream(timeout=_ANSWER_SECONDS)
         try:
             await stream.stream_info(STREAM)
         except NotFoundError:
@@ -99,7 +100,9 @@ class Platform:
 
     async def publish(self, subject: str, payload: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
         """Publish to the stream and return when it is stored."""
-        await self.client.jetstream().publish(subject, json.dumps(payload).encode(), headers=dict(headers or {}))
+        await self.client.jetstream(timeout=_ANSWER_SECONDS).publish(
+            subject, json.dumps(payload).encode(), headers=dict(headers or {})
+        )
 
     async def create_bot(self, bot_id: str, config: Mapping[str, Any], *, key: str, **description: Any) -> None:
         """Announce a bot whose code was uploaded under *key*."""
@@ -117,7 +120,7 @@ class Platform:
 @asynccontextmanager
 async def platform(nats_server: NatsServer, s3_server: S3Server, *, bucket: str = "bots") -> AsyncIterator[Platform]:
     """A connected platform; the connection is closed afterwards."""
-    client = await nats.connect(nats_server.url, connect_timeout=5)
+    client = await nats.connect(nats_server.url, connect_timeout=int(_ANSWER_SECONDS))
     storage = Minio(s3_server.endpoint, access_key=s3_server.access_key, secret_key=s3_server.secret_key, secure=False)
     try:
         made = Platform(client, storage, bucket)

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from yarl import URL
 
 from libs.core.api.paths import DESCRIPTION, PREFIX, encoded
-from tests.support.deployment import Deployment, deployment
+from tests.support.deployment import PATIENT, Deployment, deployment
 from tests.support.eventually import eventually
 from tests.support.platform import zipped
 from tools.engine.ensure import Engine
@@ -101,7 +101,7 @@ def operation_path(path: str) -> str:
 @asynccontextmanager
 async def outside(folder: Path, engine: Engine) -> AsyncIterator[Outside]:
     """One worker with all of it in one segment, a master that leads, and one that stands by."""
-    settings = {"MAX_BOTS_PER_PARTITION": "100", "HTTP_HOST": "127.0.0.1", "LOG_LEVEL": "info"}
+    settings = {**PATIENT, "MAX_BOTS_PER_PARTITION": "100", "HTTP_HOST": "127.0.0.1", "LOG_LEVEL": "info"}
     async with deployment(folder, engine, settings=settings) as made, aiohttp.ClientSession() as session:
         await made.start(workers=1)
         made.start_process("master", "standby", GRPC_PORT=str(free_port()))
@@ -115,7 +115,7 @@ async def _deploy(made: Deployment) -> None:
     config: Mapping[str, Any] = {"key": SECRET}
     # First one alone: those that come at once may go to several segments, and there is one worker.
     await made.platform.create_bot(TICKER, config, key="prints.zip")
-    await eventually(lambda: made.document(TICKER), within_seconds=30)
+    await eventually(lambda: made.document(TICKER))
     await made.platform.create_bot(EVIL, config, key="prints.zip")
     await made.platform.create_bot(FAILING, config, key="fails.zip")
     for entity_id in IDLE:
@@ -125,7 +125,7 @@ async def _deploy(made: Deployment) -> None:
     async def settled() -> bool:
         return all(await asyncio.gather(*(made.in_state(entity_id, state) for entity_id, state in states)))
 
-    await eventually(settled, within_seconds=60)
+    await eventually(settled)
 
 
 def artifacts() -> Path:
