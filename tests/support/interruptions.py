@@ -1,7 +1,9 @@
-"""Something else happens right before a chosen request to MongoDB: another process at the worst moment, for certain."""
+"""Another process does its work at the worst moment, for certain: before a chosen request, or in the middle of one."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Self
+
+from pymongo import InsertOne, UpdateOne
 
 from libs.core.store.client import Database
 
@@ -87,3 +89,51 @@ class _Found:
         await self._database.request()
         async for document in self._cursor:
             yield document
+
+
+class OvertakenUpserts:
+    """A database where *event* happens in the middle of the first upsert that finds nothing to update.
+
+    The server looks first and inserts then. What was inserted in between makes the insert fail, unless the filter is
+    equality alone, for which the server looks again by itself.
+    """
+
+    def __init__(self, database: Database, event: Callable[[], Awaitable[object]]) -> None:
+        self._database = database
+        self._event = event
+        self.overtaken = False
+
+    def __getitem__(self, name: str) -> Any:
+        return _Upserts(self._database[name], self)
+
+    async def overtake(self) -> None:
+        """An upsert is in its middle."""
+        self.overtaken = True
+        await self._event()
+
+
+class _Upserts:
+    def __init__(self, collection: Any, database: OvertakenUpserts) -> None:
+        self._collection = collection
+        self._database = database
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._collection, name)
+
+    async def replace_one(self, query: Any, document: Any, upsert: bool = False) -> Any:
+        """As the collection does."""
+        if upsert and await self._finds_nothing(query):
+            await self._database.overtake()
+            return await self._collection.insert_one({**document, "_id": query["_id"]})
+        return await self._collection.replace_one(query, document, upsert=upsert)
+
+    async def bulk_write(self, updates: list[UpdateOne], ordered: bool = True) -> Any:
+        """As the collection does, with one update."""
+        [update] = updates
+        if await self._finds_nothing(update._filter):
+            await self._database.overtake()
+            return await self._collection.bulk_write([InsertOne({"_id": update._filter["_id"]})], ordered=ordered)
+        return await self._collection.bulk_write(updates, ordered=ordered)
+
+    async def _finds_nothing(self, query: Any) -> bool:
+        return not self._database.overtaken and await self._collection.find_one(query) is None

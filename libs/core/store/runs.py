@@ -1,7 +1,8 @@
 """The history of runs: what ran where and when, and why it ended. Kept for a set time after the end."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -111,15 +112,16 @@ class RunStore:
         """
         if record.ended_at is None or record.reason is None:
             raise ValueError(f"run {record.run_id!r} has not ended")
-        try:
-            with translated():
-                # Where an end is there already the filter matches nothing, and the insertion meets the unique _id.
+        document = _document(replace(record, presumed=False))
+        # Twice, since the start may be recorded between the two halves of an upsert, its look and its insert.
+        for _ in range(2):
+            # Where an end is there already the filter matches nothing, and the insertion meets the unique _id.
+            with suppress(StoreConflict), translated():
                 await self._runs.replace_one(
-                    {"_id": record.run_id, "$or": [{"open": True}, {"presumed": True}]}, _document(record), upsert=True
+                    {"_id": record.run_id, "$or": [{"open": True}, {"presumed": True}]}, document, upsert=True
                 )
-        except StoreConflict:
-            return False
-        return True
+                return True
+        return False
 
     async def close_open(
         self,

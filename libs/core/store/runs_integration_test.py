@@ -1,6 +1,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -8,6 +9,7 @@ import pytest_asyncio
 from libs.core.run_record import RunRecord
 from libs.core.store.client import Database, Mongo
 from libs.core.store.runs import RunFilter, RunStore
+from tests.support.interruptions import OvertakenUpserts
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -91,6 +93,26 @@ async def test_an_end_that_was_seen_replaces_one_that_was_presumed(runs: RunStor
     assert presumed is not None
     assert (presumed.presumed, presumed.reason, presumed.message) == (True, "missing", "its worker died")
     assert await runs.get("r1") == ended(run("r1"), "error", 1)
+
+
+async def test_an_end_that_was_seen_is_no_presumption_whatever_the_record_it_is_added_to(runs: RunStore) -> None:
+    await runs.start(run("r1"))
+    await close_open(runs, segment_id=1)
+    presumed = await runs.get("r1")
+    assert presumed is not None
+    await runs.finish(ended(presumed, "error", 1))
+
+    assert not await runs.finish(ended(run("r1"), "finished", 0))
+    kept = await runs.get("r1")
+    assert kept is not None
+    assert (kept.reason, kept.presumed) == ("error", False)
+
+
+async def test_an_end_is_not_lost_to_a_start_that_is_recorded_at_the_same_moment(database: Database) -> None:
+    overtaken: Any = OvertakenUpserts(database, lambda: RunStore(database).start(run("r1")))
+    assert await RunStore(overtaken).finish(ended(run("r1"), "oom", 137))
+
+    assert await RunStore(database).get("r1") == ended(run("r1"), "oom", 137)
 
 
 async def test_a_record_without_an_end_is_no_end(runs: RunStore) -> None:

@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
-from libs.core.store.client import Database, translated
-from libs.core.store.history import Stamp
+from libs.core.store.client import Database, Document, translated
+from libs.core.store.history import UNKNOWN_STREAM, Stamp
 from libs.core.store.stamps import stamp_fields, stamp_from
 
 _DUPLICATE_KEY = 11000
@@ -65,20 +65,34 @@ class TombstoneStore:
         expires_at = datetime.now(UTC) + self._life
         updates = [
             UpdateOne(
-                {"_id": entity_id, "deleted.published_at": {"$lte": stamp.published_at}},
+                {"_id": entity_id, **_not_later_than(stamp)},
                 {"$set": {"deleted": stamp_fields(stamp), "expires_at": expires_at}},
                 upsert=True,
             )
             for entity_id, stamp in deletions.items()
         ]
         with translated():
-            await self._write(updates)
+            if met := await self._met(updates):
+                # Another deletion may have come between the two halves of an upsert, its look and its insert. Now that
+                # there is one for certain, its time decides.
+                await self._met(met)
 
-    async def _write(self, updates: list[UpdateOne]) -> None:
+    async def _met(self, updates: list[UpdateOne]) -> list[UpdateOne]:
+        """Write *updates*; those are returned whose insert met a tombstone that was there: a later one, as wanted."""
         try:
             await self._tombstones.bulk_write(updates, ordered=False)
         except BulkWriteError as error:
-            # The upsert of an older deletion meets the newer one's document: as wanted.
             failures = (error.details or {}).get("writeErrors", [])
             if not failures or any(failure.get("code") != _DUPLICATE_KEY for failure in failures):
                 raise
+            return [updates[int(failure["index"])] for failure in failures]
+        return []
+
+
+def _not_later_than(stamp: Stamp) -> Document:
+    """The filter for the order of :meth:`Stamp.published_before`: one stream's clock may have been set back."""
+    by_time: Document = {"deleted.published_at": {"$lte": stamp.published_at}}
+    if stamp.stream == UNKNOWN_STREAM:
+        return by_time
+    same_stream = {"deleted.stream": stamp.stream, "deleted.sequence": {"$lte": stamp.sequence}}
+    return {"$or": [same_stream, {"deleted.stream": {"$ne": stamp.stream}, **by_time}]}

@@ -1,0 +1,47 @@
+"""The last deletion is what is remembered, whichever is written first, last, or at the same moment."""
+
+from collections.abc import AsyncIterator
+from itertools import permutations
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from libs.core.store.client import Database, Mongo
+from libs.core.store.history import Stamp
+from libs.core.store.tombstones import TombstoneStore
+from tests.support.interruptions import OvertakenUpserts
+
+EARLIER, LATER = Stamp.of(1000), Stamp.of(2000)
+STREAM = 500
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
+    mongo = Mongo(mongo_uri)
+    yield mongo.database(database_name)
+    await mongo.close()
+
+
+@pytest.mark.parametrize(("mine", "others"), [(EARLIER, LATER), (LATER, EARLIER)], ids=["earlier", "later"])
+async def test_of_two_deletions_written_at_the_same_moment_the_later_one_stays(
+    database: Database, mine: Stamp, others: Stamp
+) -> None:
+    store = TombstoneStore(database)
+    overtaken: Any = OvertakenUpserts(database, lambda: store.put({"x": others}))
+    await TombstoneStore(overtaken).put({"x": mine})
+
+    assert await store.of(["x"]) == {"x": LATER}
+
+
+async def test_deletions_of_one_stream_are_ordered_by_it_though_its_clock_was_set_back(database: Database) -> None:
+    store = TombstoneStore(database)
+    first = Stamp.of(3000, stream=STREAM, sequence=4)
+    second = Stamp.of(2500, stream=STREAM, sequence=5)
+    by_hand = Stamp.of(1000)
+    for number, order in enumerate(permutations([first, second, by_hand])):
+        for stamp in order:
+            await store.put({f"x{number}": stamp})
+
+    stayed = await store.of(f"x{number}" for number in range(6))
+    assert list(stayed.values()) == [second] * 6
