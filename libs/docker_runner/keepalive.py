@@ -1,7 +1,7 @@
 """The worker's side of the dead-man's switch: a small file that says until when the worker owns a segment.
 
 Containers mount its folder and end their bots when the file says so, or when it stops changing: see
-``entrypoints/python/supervisor.py``.
+``entrypoints/python/the0_supervisor.py``.
 """
 
 import shutil

@@ -7,31 +7,38 @@ the folders that are mounted.
 import hashlib
 import json
 import os
+import py_compile
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from importlib.util import cache_from_source
 from pathlib import Path
+from py_compile import PycInvalidationMode
 
 from libs.docker_runner import keepalive
 from libs.docker_runner.container import EndReason, ManagedContainer
 from libs.docker_runner.entrypoints import node
 from libs.docker_runner.entrypoints.guard import network_guard
-from libs.docker_runner.entrypoints.python import supervisor, the0_bot_process, the0_usage
+from libs.docker_runner.entrypoints.python import start, the0_bot_process, the0_supervisor, the0_usage
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.names import run_folder, scope_folder
 from libs.docker_runner.sandbox import Paths, code_mount
 from libs.docker_runner.stats import Stats
 
 _FILES = (
-    (supervisor, "supervisor.py"),
+    (start, "start.py"),
+    (the0_supervisor, "the0_supervisor.py"),
     (the0_bot_process, "the0_bot_process.py"),
     (the0_usage, "the0_usage.py"),
     (node, "supervisor.js"),
     (node, "the0_bot_process.js"),
     (network_guard, "network_guard.py"),
 )
+
+_COMPILED = ("python/the0_supervisor.py", "python/the0_bot_process.py", "python/the0_usage.py")
 
 # As the supervisors have it.
 _NOTE_SECONDS = 10.0
@@ -184,9 +191,9 @@ class RunFolders:
         """All folders of *scope*: container name, token, and Unix seconds of its making."""
         found = []
         for folder in _entries(scope_folder(self._runs, scope)):
-            for start in _entries(folder):
+            for begun in _entries(folder):
                 try:
-                    found.append((folder.name, start.name, start.stat().st_mtime))
+                    found.append((folder.name, begun.name, begun.stat().st_mtime))
                 except FileNotFoundError:
                     continue
         return found
@@ -213,7 +220,10 @@ def _install_entrypoints(directory: Path) -> Path:
     for module, name in _FILES:
         package = str(module.__package__)
         contents[f"{package.rpartition('.')[2]}/{name}"] = (resources.files(package) / name).read_bytes()
-    digest = hashlib.sha256(b"".join(name.encode() + b"\0" + text for name, text in sorted(contents.items())))
+    compiled_by = str(sys.implementation.cache_tag)
+    digest = hashlib.sha256(compiled_by.encode())
+    for name, text in sorted(contents.items()):
+        digest.update(name.encode() + b"\0" + text)
     folder = directory / digest.hexdigest()[:16]
     if folder.exists():
         return folder
@@ -223,6 +233,8 @@ def _install_entrypoints(directory: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.parent.chmod(0o755)
         _write(path, text, 0o444)
+        if name in _COMPILED:
+            _compile(path)
     building.chmod(0o755)
     try:
         building.rename(folder)
@@ -230,6 +242,14 @@ def _install_entrypoints(directory: Path) -> Path:
         # Another process was first.
         shutil.rmtree(building)
     return folder
+
+
+def _compile(path: Path) -> None:
+    """Leave the bytecode where an interpreter of our own version takes it from; others compile the source."""
+    compiled = Path(cache_from_source(path, optimization=""))
+    py_compile.compile(str(path), str(compiled), doraise=True, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
+    compiled.parent.chmod(0o755)
+    compiled.chmod(0o444)
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import pytest
@@ -75,8 +76,18 @@ def test_the_starts_of_a_name_do_not_share_a_folder(folders: RunFolders) -> None
 
 def test_the_entrypoints_are_copied_as_they_are(folders: RunFolders) -> None:
     source = Path(__file__).parent / "entrypoints"
-    for name in ("python/supervisor.py", "python/the0_bot_process.py", "node/supervisor.js", "guard/network_guard.py"):
+    for name in ("python/start.py", "python/the0_supervisor.py", "node/supervisor.js", "guard/network_guard.py"):
         assert (folders.entrypoints / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_the_copied_supervisor_is_compiled_where_the_images_interpreter_looks_for_it(folders: RunFolders) -> None:
+    source = folders.entrypoints / "python" / "the0_supervisor.py"
+    loader = SourceFileLoader("the0_supervisor", str(source))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader, "source_to_code", lambda *_: pytest.fail("compiled again"))
+        code = loader.get_code("the0_supervisor")
+    assert code is not None
+    assert code.co_filename == str(source)
 
 
 def test_preparing_twice_is_harmless(folders: RunFolders, tmp_path: Path) -> None:

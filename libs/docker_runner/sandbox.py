@@ -20,7 +20,7 @@ GUARD_RUNTIME = "python3.11"
 _MOUNTS = {Entrypoint.BOT: "/bot", Entrypoint.BACKTEST: "/backtest"}
 # -I and -S: the bot's environment and the image's .pth files stay out of the supervisor, which starts in half the time.
 _COMMANDS = {
-    "python": ["python3", "-I", "-S", "-B", f"{BASE}/entry/supervisor.py"],
+    "python": ["python3", "-I", "-S", "-B", f"{BASE}/entry/start.py"],
     "node": ["node", "--max-old-space-size=32", "--v8-pool-size=1", f"{BASE}/entry/supervisor.js"],
 }
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from libs.docker_runner.entrypoints.python import supervisor
+from libs.docker_runner.entrypoints.python import start
 
-HERE = Path(supervisor.__file__).parents[1]
+HERE = Path(start.__file__).parents[1]
 COMMANDS = {
-    "python3.11": [sys.executable, "-I", "-S", "-B", str(HERE / "python" / "supervisor.py")],
+    "python3.11": [sys.executable, "-I", "-S", "-B", str(HERE / "python" / "start.py")],
     "nodejs20": ["node", str(HERE / "node" / "supervisor.js")],
 }
 

@@ -102,7 +102,7 @@ def main(id, config):
         "write_root": tried(lambda: write("/x")),
         "write_etc": tried(lambda: write("/etc/passwd")),
         "write_spec": tried(lambda: write("/run/the0/spec/spec.json")),
-        "write_entry": tried(lambda: write("/run/the0/entry/supervisor.py")),
+        "write_entry": tried(lambda: write("/run/the0/entry/start.py")),
         "write_sysctl": tried(lambda: write("/proc/sys/kernel/panic", "1")),
         "write_cgroup": tried(lambda: write("/sys/fs/cgroup/memory/memory.limit_in_bytes", "-1")),
         "sysrq": tried(lambda: write("/proc/sysrq-trigger", "b")),

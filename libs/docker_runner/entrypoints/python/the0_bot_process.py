@@ -1,6 +1,6 @@
 """The bot's own process: loads its entrypoint, calls ``main(id, config)`` and hands what comes of it to the supervisor.
 
-Everything here runs before the bot's first line, so it imports next to nothing; see ``supervisor.py``.
+Everything here runs before the bot's first line, so it imports next to nothing; see ``the0_supervisor.py``.
 """
 
 import _json

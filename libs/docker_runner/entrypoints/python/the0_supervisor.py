@@ -356,10 +356,9 @@ def run_bot(base: str, spec: "dict[str, Any]", result_writer: int, blocked: set[
     except OSError:
         pass
     try:
-        sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
         import the0_bot_process as bot_process  # type: ignore[import-not-found]  # pants: no-infer-dep
 
-        del sys.path[0]
+        del sys.path[0]  # ours; see start.py
         config_text = read(base + "/spec/config.json")
         bot_process.run(spec, config_text, parse_json(config_text), result_writer, blocked)
     except BaseException:  # noqa: BLE001 - the child must not return into the supervisor's code
@@ -370,8 +369,6 @@ def run_bot(base: str, spec: "dict[str, Any]", result_writer: int, blocked: set[
 
 def main() -> int:
     base = sys.argv[1] if len(sys.argv) > 1 else "/run/the0"
-    # The files beside this one are imported when they are needed: after the bot's first line, if that can be.
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     spec = parse_json(read(base + "/spec/spec.json"))
     lease = None
     if spec["keepalive_ttl_seconds"] is not None:
@@ -380,7 +377,3 @@ def main() -> int:
             os.write(2, b"the worker's lease ran out before this container started; not starting\n")
             return LEASE_LOST
     return Supervisor(base, spec, lease).run()
-
-
-if __name__ == "__main__":
-    os._exit(main())
