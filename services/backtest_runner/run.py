@@ -143,6 +143,8 @@ class BacktestRun:
                 known = await asyncio.to_thread(self._kit.shelf.get, claim.run_id) if adopted else None
                 if known is not None:
                     log.info("a run that had ended is handed over")
+                    # Its worker may have died before it wrote that down. What was written stays.
+                    await persistently(lambda: self._kit.records.ended(self._state, claim, known.verdict, None))
                     return claim, known
                 found = await self._attempt(claim, before)
             if found is not None:

@@ -169,9 +169,9 @@ class BacktestRig:
         """Whether the document is gone."""
         return await self.entities.get(backtest_id) is None
 
-    async def history(self, backtest_id: str = "b") -> list[RunRecord]:
-        """Its runs that have ended, the latest first."""
-        return await self.runs.list(RunFilter(entity_id=backtest_id, open=False), limit=1000)
+    async def history(self, backtest_id: str = "b", *, ended: bool = True) -> list[RunRecord]:
+        """Its runs that have ended, or those that have not, the latest first."""
+        return await self.runs.list(RunFilter(entity_id=backtest_id, open=not ended), limit=1000)
 
     def host(self, name: str = "host", **more: Any) -> FakeHost:
         """A host with a disk of its own."""
@@ -206,6 +206,7 @@ class BacktestRig:
 
         store: Any = Mortal(self.store, death, "put", "put_file", "compose", "remove")
         publisher: Any = Mortal(self, death, "publish")
+        runs: Any = Mortal(self.runs, death, "finish")
         completion = Completion(
             entities=entities,
             store=store,
@@ -219,7 +220,7 @@ class BacktestRig:
             containers=host.list,
             workshop=Workshop(factory, Ownership(owned.segment_id, owned.epoch, "w", None), "bots"),
             claims=Claims(recorder, epoch=owned.epoch, entities=entities),
-            records=RunRecords(recorder, segment_id=1, epoch=owned.epoch, runs=self.runs),
+            records=RunRecords(recorder, segment_id=1, epoch=owned.epoch, runs=runs),
             shelf=shelf,
             completion=completion,
             timeout_seconds=5.0,

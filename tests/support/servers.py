@@ -54,7 +54,7 @@ async def database_name(mongod: MongoServer, request: pytest.FixtureRequest) -> 
 
 
 def _drop(uri: str, database: str) -> None:
-    client: MongoClient[dict[str, Any]] = MongoClient(uri, serverSelectionTimeoutMS=5000)
+    client: MongoClient[dict[str, Any]] = MongoClient(uri, serverSelectionTimeoutMS=30_000)
     with client:
         client.drop_database(database)
 
