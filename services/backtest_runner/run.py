@@ -143,13 +143,16 @@ class BacktestRun:
                 known = await asyncio.to_thread(self._kit.shelf.get, claim.run_id) if adopted else None
                 if known is not None:
                     log.info("a run that had ended is handed over")
-                    # Its worker may have died before it wrote that down. What was written stays.
-                    await persistently(lambda: self._kit.records.ended(self._state, claim, known.verdict, None))
+                    await self._note_end(claim, known)
                     return claim, known
                 found = await self._attempt(claim, before)
             if found is not None:
                 return claim, found
         return None
+
+    async def _note_end(self, claim: Claim, known: Shelved) -> None:
+        """Its worker may have died before it wrote that down. What was written stays."""
+        await persistently(lambda: self._kit.records.ended(self._state, claim, known.verdict, None))
 
     async def _claimed(self, before: Claim | None) -> Claim | None:
         """The claim to run under: that of the run before, if it can go on here. None when it is not to be ours."""
