@@ -16,8 +16,6 @@ from tools.cli.connections import Target, connected
 from tools.cli.live_output import EntityOutput
 from tools.engine.ensure import Engine
 
-pytestmark = pytest.mark.timeout(240)
-
 OF_MASTER = [
     "/status",
     "/summary",

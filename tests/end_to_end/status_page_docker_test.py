@@ -18,8 +18,6 @@ from tools.engine.ensure import Engine
 if TYPE_CHECKING:
     from playwright.async_api import Browser
 
-pytestmark = pytest.mark.timeout(240)
-
 DESK, PHONE = (1280, 800), (390, 844)
 PAGES = {
     "overview": "/",
