@@ -11,6 +11,7 @@ from libs.core.errors import Retryable, UserError
 from libs.core.log import get_logger
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import Ended, EndReason, ManagedContainer
+from libs.docker_runner.errors import EngineUnavailable
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.runner import DockerRunner
 from services.bot_runner.ledger import Ledger
@@ -57,6 +58,7 @@ class BotActions:
         self._stop_grace = stop_grace_seconds
         self._policy = policy or RestartPolicy()
         self._clock = clock
+        self._unseen: dict[str, tuple[Executable, str]] = {}
 
     @property
     def statuses(self) -> Collection[BotStatus]:
@@ -66,6 +68,19 @@ class BotActions:
     async def take_stock(self, present: Collection[ManagedContainer]) -> None:
         """Note in the history what earlier owners of the segment left open. *present* are all containers there are."""
         await self._records.take_stock(self._owned.segment_id, self._owned.epoch, present)
+
+    async def look_after_starts(self, present: Sequence[ManagedContainer], under_way: Collection[str]) -> None:
+        """Note in the history which starts without an answer came to nothing. *present* are all containers there are.
+
+        Args:
+            under_way: bots of which that cannot be told now.
+        """
+        for executable, detail in list(self._unseen.values()):
+            if executable.id not in under_way:
+                alive = [container.run_id for container in present]
+                if executable.run_id not in alive:
+                    await self._records.not_begun(executable, detail, alive)
+                del self._unseen[executable.id]
 
     async def carry_out(self, action: Action) -> None:
         """Do *action*. What fails is logged, shows in the bot's status, and is planned again by a later round."""
@@ -136,7 +151,11 @@ class BotActions:
             history = history.after_death(ran_seconds=0.0, now=self._clock(), policy=self._policy)
             log.warning("bot could not be started", reason=str(error), failures=history.failures)
             detail = f"could not be started: {error}"
-            await self._records.not_begun(executable, detail)
+            if isinstance(error, EngineUnavailable):
+                # It may run all the same. Until somebody has looked, its record keeps it from being begun elsewhere.
+                self._unseen[executable.id] = (executable, detail)
+            else:
+                await self._records.not_begun(executable, detail)
             await self._failed_to_start(replace(starting, state=BotState.BACKING_OFF, detail=detail, history=history))
         else:
             log.info("bot started", container=container.name, run_id=container.run_id, restarts=history.restarts)

@@ -1,7 +1,7 @@
 """A bot's end is known and counted once, and it never runs twice: with workers that die at any step, and two hosts."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,8 @@ import pytest_asyncio
 
 from libs.core.run_record import RunRecord
 from libs.core.store.client import Mongo
+from libs.docker_runner.container import ManagedContainer
+from libs.docker_runner.errors import EngineUnavailable
 from tests.support.bot_rig import BotRig
 from tests.support.deaths import Death
 from tests.support.eventually import eventually
@@ -146,6 +148,58 @@ async def test_a_container_that_somebody_took_away_holds_nobody_up_elsewhere(rig
     assert [run.reason for run in await rig.history()] == ["missing"]
 
 
+NO_ANSWER = EngineUnavailable("start", "no answer")
+
+
+async def test_a_start_without_an_answer_holds_up_a_start_elsewhere_until_somebody_has_looked(rig: BotRig) -> None:
+    await rig.deploy()
+    one, other = rig.host("one", faults_after=[NO_ANSWER]), rig.host("other")
+    one.made = partial(taken_away, one, one.made)
+    async with rig.owned_by(one):
+        await eventually(lambda: backs_off(rig))
+        await rig.create_again_in(2)
+
+        async with rig.owned_by(other, segment=2):
+            await has_looked(rig)
+            assert other.starts == []
+
+            one.away = None
+            await eventually(lambda: other.alive("b"))
+
+    assert rig.doubles == []
+
+
+def taken_away(host: FakeHost, made: Callable[[ManagedContainer], None], container: ManagedContainer) -> None:
+    host.away = NO_ANSWER
+    made(container)
+
+
+async def test_a_start_without_an_answer_is_one_run_whose_record_is_open_while_it_runs(rig: BotRig) -> None:
+    await rig.deploy()
+    host = rig.host(faults_after=[NO_ANSWER])
+    async with rig.owned_by(host):
+        await eventually(lambda: is_running(rig))
+
+    [container] = host.alive("b")
+    assert [run.run_id for run in await rig.history(ended=False)] == [container.run_id]
+    assert await rig.history() == []
+
+
+async def test_a_start_that_came_to_nothing_is_noted_though_its_bot_is_gone(rig: BotRig) -> None:
+    await rig.deploy()
+    host = rig.host(faults=[NO_ANSWER] * 1000)
+    async with rig.owned_by(host):
+        await eventually(lambda: backs_off(rig))
+        await rig.entities.delete("b")
+        await eventually(lambda: all_noted(rig))
+
+    assert {run.reason for run in await rig.history()} == {"not-started"}
+
+
+async def all_noted(rig: BotRig) -> bool:
+    return bool(await rig.history()) and not await rig.history(ended=False)
+
+
 async def test_of_two_that_begin_at_the_same_moment_at_most_one_starts_it(rig: BotRig) -> None:
     await rig.deploy()
     await rig.create_again_in(2)
@@ -193,6 +247,10 @@ def _looked(looks: Death, times: int) -> bool:
 
 async def is_running(rig: BotRig, bot_id: str = "b") -> bool:
     return (await rig.status(bot_id)).get("state") == "running" and bool(await rig.history(bot_id, ended=False))
+
+
+async def backs_off(rig: BotRig) -> bool:
+    return (await rig.status()).get("state") == "backing-off"
 
 
 async def is_running_again(rig: BotRig, host: FakeHost, bot_id: str) -> bool:

@@ -103,6 +103,7 @@ class SegmentReconciler:
         if not self._stock_taken:
             await self._actions.take_stock(actual)
             self._stock_taken = True
+        await self._actions.look_after_starts(actual, unsettled)
         present = {container.id for container in actual}
         desired = {e.id: await self._desires.of(e, running=e.id in present) for e in entities}
         decided = plan(desired, actual, self._clock())

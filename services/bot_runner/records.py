@@ -65,11 +65,15 @@ class BotRecords:
         )
         return None
 
-    async def not_begun(self, executable: Executable, reason: str) -> None:
-        """Record that a run came to nothing."""
-        now = utc_now()
+    async def not_begun(self, executable: Executable, reason: str, alive: Collection[str] = ()) -> None:
+        """Record that a run came to nothing. *alive* are the runs that have containers."""
         await self._runs.close_open(
-            reason="not-started", message=reason, ended_at=now, entity_id=executable.id, segment_id=executable.segment
+            reason="not-started",
+            message=reason,
+            ended_at=utc_now(),
+            entity_id=executable.id,
+            segment_id=executable.segment,
+            keep=alive,
         )
 
     async def _alive_elsewhere(self, executable: Executable) -> str | None:

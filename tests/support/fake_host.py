@@ -33,6 +33,8 @@ class FakeHost:
         hang_before: a start that is asked for never answers, and makes no container.
         hang_after: a start makes its container, and its answer never comes.
         faults: raised by the starts to come, in order.
+        faults_after: the same, by starts that make their containers.
+        away: raised by every look at the containers.
     """
 
     name: str = "host"
@@ -42,6 +44,8 @@ class FakeHost:
     hang_before: bool = False
     hang_after: bool = False
     faults: list[Exception] = field(default_factory=list)
+    faults_after: list[Exception] = field(default_factory=list)
+    away: Exception | None = None
     starts: list[Start] = field(default_factory=list)
     containers: dict[str, ManagedContainer] = field(default_factory=dict)
     stopped: set[str] = field(default_factory=set)
@@ -73,6 +77,8 @@ class FakeHost:
             asyncio.get_running_loop().call_later(self.run_seconds, self.end, container.container_id, code)
         if self.hang_after:
             await asyncio.Event().wait()
+        if self.faults_after:
+            raise self.faults_after.pop(0)
         return container
 
     async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
@@ -99,6 +105,8 @@ class FakeHost:
     async def list(self) -> list[ManagedContainer]:
         """As a container group does."""
         await asyncio.sleep(0)
+        if self.away is not None:
+            raise self.away
         return list(self.containers.values())
 
     def follow(self, container: ManagedContainer) -> None:

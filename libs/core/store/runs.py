@@ -87,15 +87,21 @@ class RunStore:
         container_id: str | None = None,
         code_digest: str | None = None,
     ) -> bool:
-        """Record in whose hands the run is now, and what was not known when it began. False if it is not open.
+        """Record in whose hands the run is now, and what was not known when it began. False if its end was seen.
+
+        An end that was only presumed is taken back: whoever adopts a run has seen it alive.
 
         Args:
             container_id, code_digest: None leaves what is there.
         """
         now = {"worker_id": worker_id, "epoch": epoch, "container_id": container_id, "code_digest": code_digest}
         known = {name: value for name, value in now.items() if value is not None}
+        alive = {"open": True, "presumed": False, "reason": None, "message": None}
         with translated():
-            result = await self._runs.update_one({"_id": run_id, "open": True}, {"$set": known})
+            result = await self._runs.update_one(
+                {"_id": run_id, "$or": [{"open": True}, {"presumed": True}]},
+                {"$set": {**known, **alive}, "$unset": {"ended_at": ""}},
+            )
         return result.matched_count > 0
 
     async def finish(self, record: RunRecord) -> bool:

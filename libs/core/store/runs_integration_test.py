@@ -142,6 +142,17 @@ async def test_an_adopted_run_belongs_to_its_new_worker(runs: RunStore) -> None:
     assert not await runs.adopt("unknown", worker_id="w2", epoch=2)
 
 
+async def test_adopting_a_run_takes_a_presumed_end_back_and_leaves_one_that_was_seen(runs: RunStore) -> None:
+    for run_id in ("alive", "over"):
+        await runs.start(run(run_id))
+    await close_open(runs, segment_id=1)
+    await runs.finish(ended(run("over")))
+
+    assert await runs.adopt("alive", worker_id="w1", epoch=1)
+    assert not await runs.adopt("over", worker_id="w1", epoch=1)
+    assert await runs.list(RunFilter(open=True)) == [run("alive")]
+
+
 async def test_closing_every_open_run_is_refused(runs: RunStore) -> None:
     with pytest.raises(ValueError, match="every open run"):
         await close_open(runs)
