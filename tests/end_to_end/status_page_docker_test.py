@@ -90,17 +90,22 @@ async def test_hostile_ids_and_output_are_shown_and_do_nothing(seen: Outside, ta
     assert "<script>document.title='owned'</script>" in listed
 
     await tab.page.locator("tbody th a", has_text="<img src=x").click()
-    await tab.page.locator("#log .line", has_text="tick").first.wait_for()
-    log = await tab.page.locator("#log").inner_text()
+    await eventually(lambda: is_hostile(tab))
     heading = await tab.page.locator("h1").inner_text()
 
     assert heading == EVIL.replace("\u202e", "\\u{202e}")
-    assert "<script>document.title='owned'</script>" in log
-    assert "red \\u{1b}]0;owned\\u{7} \\u{202e}gnp.exe \\u{200b}" in log
-    assert "a very long line" in log
     assert "owned" not in await tab.page.title()
     assert await tab.page.locator("main img, main script, #log *:not(.line)").count() == 0
     assert is_calm(tab, seen)
+
+
+async def is_hostile(tab: Watched) -> bool:
+    """Whether all has come that the bot prints now and then beside its ticks."""
+    log = await tab.page.locator("#log").inner_text()
+    assert "<script>document.title='owned'</script>" in log
+    assert "red \\u{1b}]0;owned\\u{7} \\u{202e}gnp.exe \\u{200b}" in log
+    assert "a very long line" in log
+    return "tick" in log
 
 
 async def test_a_new_line_appears_by_itself_and_the_page_stays_short(seen: Outside, tab: Watched) -> None:
@@ -156,7 +161,7 @@ async def test_it_can_be_read_without_javascript(seen: Outside, chromium: "Brows
         await page.goto(str(seen.url("master", f"/entity?id={TICKER}")))
         await page.get_by_role("link", name="as text").click()
         await page.wait_for_url("**/log?**")
-        assert "tick 0" in await page.locator("body").inner_text()
+        assert "tick " in await page.locator("body").inner_text()
     finally:
         await context.close()
 

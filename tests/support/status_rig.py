@@ -42,11 +42,12 @@ PRINTS = r"""
 import itertools, time
 
 def main(id, config):
-    print("<script>document.title='owned'</script>")
-    print("<img src=x onerror=\"document.title='owned'\">")
-    print("\x1b[31mred\x1b[0m \x1b]0;owned\x07 \u202egnp.exe \u200b")
-    print("y" * 100_000)
     for number in itertools.count():
+        if number % 50 == 0:  # among the last lines at any time
+            print("<script>document.title='owned'</script>")
+            print("<img src=x onerror=\"document.title='owned'\">")
+            print("\x1b[31mred\x1b[0m \x1b]0;owned\x07 \u202egnp.exe \u200b")
+            print("y" * 100_000)
         print("tick", number, time.time(), flush=True)
         time.sleep(0.2)
 """
@@ -102,7 +103,10 @@ def operation_path(path: str) -> str:
 async def outside(folder: Path, engine: Engine) -> AsyncIterator[Outside]:
     """One worker with all of it in one segment, a master that leads, and one that stands by."""
     settings = {**PATIENT, "MAX_BOTS_PER_PARTITION": "100", "HTTP_HOST": "127.0.0.1", "LOG_LEVEL": "info"}
-    async with deployment(folder, engine, settings=settings) as made, aiohttp.ClientSession() as session:
+    async with (
+        deployment(folder, engine, settings=settings) as made,
+        aiohttp.ClientSession(read_bufsize=1 << 20) as session,
+    ):
         await made.start(workers=1)
         made.start_process("master", "standby", GRPC_PORT=str(free_port()))
         made.platform.upload("prints.zip", zipped({"main.py": PRINTS}))
