@@ -158,7 +158,7 @@ async def test_a_held_one_is_stopped_and_runs_again_when_it_is_resumed(rig: Back
         await eventually(lambda: host.containers)
         await rig.entities.holds.hold(HoldTarget.entity("b"))
         owned.wake.set()
-        await eventually(lambda: not host.containers)
+        await eventually(rig.history)
         host.run_seconds = 0.0
         await asyncio.sleep(0.3)
         assert host.runs == ["b"]
