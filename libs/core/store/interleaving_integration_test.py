@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import AsyncIterator, Iterable
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -77,3 +78,31 @@ async def test_wherever_another_worker_interrupts_both_events_count(
         else:
             pytest.fail(f"{mine} took {MOST_REQUESTS} requests")
     assert interruptions > 50
+
+
+@pytest.mark.parametrize("position", [15, 25], ids=["before its end", "after its end"])
+@pytest.mark.parametrize("kind", list(EventKind), ids=str)
+async def test_wherever_an_event_interrupts_a_removal_nothing_is_left_of_what_was_removed(
+    database: Database, kind: EventKind, position: int
+) -> None:
+    store = entity_store(database)
+    await store.ensure_indexes()
+    ended_at = datetime.fromtimestamp(START / SECOND + 20, UTC)
+    for at in range(1, MOST_REQUESTS):
+        for name in ("bots", "partitions", "tombstones"):
+            await database[name].delete_many({})
+        await store.apply([event(CREATED, 10)])
+        read = await store.get("x")
+        assert read is not None
+        interrupted = InterruptedDatabase(database, at, partial(store.apply, [event(kind, position)]))
+        await entity_store(interrupted).remove(read, ended_at)
+        if not interrupted.interrupted:
+            break
+        # What comes after the end may be a successor; then it is whole.
+        allowed: list[tuple[Any, int]] = [(None, 0)]
+        if position > 20 and kind is not DELETED:
+            allowed.append(({"n": position}, 1))
+        assert await outcome(database, store) in allowed, f"interrupted at request {at}"
+        await store.apply([event(CREATED, 10)])
+        assert await outcome(database, store) in allowed, f"raised after an interruption at request {at}"
+    assert at > 3
