@@ -121,9 +121,8 @@ def main() -> None:
     parser.add_argument("what", choices=["master", "bare"])
     parser.add_argument("--uri", default="")
     parser.add_argument("--database", default="")
-    parser.add_argument("--core", type=int, default=0)
     arguments = parser.parse_args()
-    os.sched_setaffinity(0, {arguments.core})
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,12 @@ async def measure(folder: Path, engine: Engine, starts: int, languages: Sequence
             made.platform.upload(language.runtime, zipped({language.script: language.source}))
             ours, bare = [], []
             for number in range(starts + 1):
-                turns = [_ours(made, language, f"{language.runtime}-{number}"), _bare(engine, language, code)]
+                turns = [
+                    partial(_ours, made, language, f"{language.runtime}-{number}"),
+                    partial(_bare, engine, language, code),
+                ]
                 first = number % 2
-                taken = {index: await turns[index] for index in (first, 1 - first)}
+                taken = {index: await turns[index]() for index in (first, 1 - first)}
                 if number:
                     ours.append(taken[0])
                     bare.append(taken[1])
@@ -155,12 +159,13 @@ async def _bare(engine: Engine, language: Language, code: Path) -> Start:
 
     try:
         container_id, asked = await asyncio.to_thread(begun)
-        await eventually(lambda: client.api.logs(container_id), within_seconds=60)
-        start = await asyncio.to_thread(_told, engine, container_id, asked)
-        await asyncio.to_thread(client.api.remove_container, container_id, force=True)
+        try:
+            await eventually(lambda: client.api.logs(container_id), within_seconds=60)
+            return await asyncio.to_thread(_told, engine, container_id, asked)
+        finally:
+            await asyncio.to_thread(client.api.remove_container, container_id, force=True)
     finally:
         client.close()
-    return start
 
 
 def _told(engine: Engine, container_id: str, asked: float) -> Start:

@@ -19,7 +19,7 @@ FOLDER = ROOT / "deploy" / "compose"
 
 
 def generated_password() -> str:
-    script = subprocess.run([FOLDER / "new-env.sh"], capture_output=True, text=True, timeout=10, check=True)
+    script = subprocess.run([FOLDER / "new-env.sh"], capture_output=True, text=True, timeout=60, check=True)
     (password,) = [line.split("=")[1] for line in script.stdout.splitlines() if line.startswith("NATS_PASSWORD=")]
     return password
 
@@ -43,8 +43,8 @@ async def nats_of_compose(tmp_path: Path) -> AsyncIterator[tuple[int, str]]:
 async def test_the_generated_password_opens_jetstream(nats_of_compose: tuple[int, str]) -> None:
     port, password = nats_of_compose
 
-    client = await nats.connect(f"nats://the0:{password}@127.0.0.1:{port}", allow_reconnect=False)
-    account = await client.jetstream().account_info()
+    client = await nats.connect(f"nats://the0:{password}@127.0.0.1:{port}", allow_reconnect=False, connect_timeout=20)
+    account = await client.jetstream(timeout=20).account_info()
     await client.close()
 
     assert account.streams == 0
@@ -61,7 +61,7 @@ async def first_words(port: int, said: bytes) -> str:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(said)
-        return (await asyncio.wait_for(reader.read(), 5)).decode()
+        return (await asyncio.wait_for(reader.read(), 30)).decode()
     finally:
         writer.close()
         await writer.wait_closed()

@@ -6,7 +6,7 @@ import re
 import time
 import urllib.request
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import NamedTuple
 
 import pytest
@@ -29,6 +29,12 @@ from tools.stack.s3 import S3Server
 NOT_BASE_UNITS = {"milliseconds", "ms", "microseconds", "us", "minutes", "hours", "days", "kb", "mb", "mib", "percent"}
 PER_BOT = re.compile(r"runtime_bot_(up|restarts_total|cpu_seconds_total|memory_bytes)")
 PLAIN = ("bot-runner", "worker-without-single-bots")
+TALKS_TO = {
+    "master": {"mongodb", "grpc", "http", "master"},
+    "worker": {"mongodb", "nats", "grpc", "http", "storage", "docker", "containers"},
+}
+# Of a machine that has nothing else to do, by ten; this one may have.
+SCRAPE_SECONDS = 0.2
 
 
 class Shown(NamedTuple):
@@ -37,6 +43,12 @@ class Shown(NamedTuple):
     kinds: dict[str, str]
     labels: dict[str, set[frozenset[tuple[str, str]]]]
     seconds: float
+
+    @property
+    def systems(self) -> set[str]:
+        """Those that it has talked to."""
+        operations = self.labels.get("runtime_operation_seconds", set())
+        return {value for labels in operations for name, value in labels if name == "system"}
 
 
 def metrics() -> list[ShownMetric]:
@@ -104,7 +116,10 @@ async def shown(
             processes[service, role] = process
         for process in processes.values():
             await eventually(functools.partial(knows_the_other, process), within_seconds=120)
-        yield {where: await asyncio.to_thread(scrape, process) for where, process in processes.items()}
+        for (_, role), process in processes.items():
+            with suppress(AssertionError):  # that it never did; a test tells which
+                await eventually(functools.partial(talks_to_all, role, process))
+        yield {where: await quickest_scrape(process) for where, process in processes.items()}
 
 
 async def knows_the_other(process: ServiceProcess) -> bool:
@@ -113,14 +128,26 @@ async def knows_the_other(process: ServiceProcess) -> bool:
     return bool(status.get("master_id") if "running" in status else status.get("workers"))
 
 
+async def talks_to_all(role: str, process: ServiceProcess) -> bool:
+    """Whether it has talked to every system by now, each of which it does in its own time."""
+    return TALKS_TO[role.partition("-")[0]] <= (await asyncio.to_thread(scrape, process)).systems
+
+
+async def quickest_scrape(process: ServiceProcess) -> Shown:
+    """One that nothing else on the machine held up: what is slow by itself is slow each time."""
+    shown = await asyncio.to_thread(scrape, process)
+    for _ in range(30):
+        if shown.seconds < SCRAPE_SECONDS:
+            break
+        shown = await asyncio.to_thread(scrape, process)
+    return shown
+
+
 def scrape(process: ServiceProcess) -> Shown:
-    url = f"http://127.0.0.1:{process.http_port}/metrics"
-    best, text = 60.0, ""
-    for _ in range(5):
-        begun = time.perf_counter()
-        with urllib.request.urlopen(url, timeout=60) as answer:
-            text = answer.read().decode()
-        best = min(best, time.perf_counter() - begun)
+    begun = time.perf_counter()
+    with urllib.request.urlopen(f"http://127.0.0.1:{process.http_port}/metrics", timeout=60) as answer:
+        text = answer.read().decode()
+    seconds = time.perf_counter() - begun
     kinds = dict(re.findall(r"^# TYPE (runtime_\w+) (\w+)$", text, re.MULTILINE))
     labels: dict[str, set[frozenset[tuple[str, str]]]] = {}
     for family in text_string_to_metric_families(text):
@@ -128,7 +155,7 @@ def scrape(process: ServiceProcess) -> Shown:
             if sample.name.startswith("runtime_"):
                 name = re.sub(r"_(bucket|count|sum)$", "", sample.name)
                 labels.setdefault(name, set()).add(frozenset(sample.labels.items()))
-    return Shown(kinds, labels, best)
+    return Shown(kinds, labels, seconds)
 
 
 async def test_real_processes_show_what_the_table_says_and_nothing_else(shown: dict[Where, Shown]) -> None:
@@ -158,18 +185,9 @@ async def test_real_processes_show_no_label_that_is_not_in_the_table(shown: dict
 
 
 async def test_each_process_measures_every_system_that_it_talks_to(shown: dict[Where, Shown]) -> None:
-    talked_to = {
-        "master": {"mongodb", "grpc", "http", "master"},
-        "worker": {"mongodb", "nats", "grpc", "http", "storage", "docker", "containers"},
-    }
-
     for (service, role), found in shown.items():
-        measured = {
-            value for labels in found.labels["runtime_operation_seconds"] for name, value in labels if name == "system"
-        }
-        assert talked_to[role.partition("-")[0]] <= measured, (service, role)
+        assert TALKS_TO[role.partition("-")[0]] <= found.systems, (service, role)
 
 
 async def test_a_scrape_takes_milliseconds(shown: dict[Where, Shown]) -> None:
-    # 20 ms on a machine that has nothing else to do; this one may have.
-    assert max(found.seconds for found in shown.values()) < 0.2
+    assert {where: found.seconds for where, found in shown.items() if found.seconds >= SCRAPE_SECONDS} == {}
