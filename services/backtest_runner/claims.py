@@ -37,7 +37,7 @@ class Claims:
         while not await self._entities.compare_and_set(state.id, _as_read(state), changes):
             found = await self._entities.get(state.id)
             now = BacktestState.of(found) if found is not None else None
-            if now is None or now.outcome is not None:
+            if now is None or now.outcome is not None or now.made != state.made:
                 return None
             # The answer of an earlier try may have been lost. No other worker has this epoch.
             if _holder(now.claim) == _holder(claim):
@@ -63,7 +63,7 @@ class Claims:
 
 def _as_read(state: BacktestState) -> dict[str, object]:
     """What the document must still say: what is run is what was read, and nobody else has it."""
-    expected: dict[str, object] = {"revision": state.entity.document.get("revision"), OUTCOME: None}
+    expected: dict[str, object] = {"_id": state.made, "revision": state.entity.document.get("revision"), OUTCOME: None}
     if state.claim is None:
         return {**expected, CLAIM: None}
     # One that was taken over meanwhile has a higher epoch, also under the same run.

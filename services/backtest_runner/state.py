@@ -99,6 +99,11 @@ class BacktestState:
         return self.entity.id
 
     @property
+    def made(self) -> object:
+        """What tells its document from another one that is made under the same id later."""
+        return self.entity.document.get("_id")
+
+    @property
     def may_begin(self) -> bool:
         """Whether there is something to do for it now."""
         return self.outcome is not None or self.cancelled_by is not None or self.entity.should_run

@@ -142,6 +142,22 @@ async def test_a_run_that_ends_with_its_worker_is_written_down_and_tried_again_o
     assert (firing.attempt if firing is not None else None) == following
 
 
+async def test_a_run_is_replaced_also_by_the_next_worker_when_the_first_died_right_after_its_claim(
+    rig: ScheduleRig,
+) -> None:
+    await claimed(rig, overlap="replace")
+    host = FakeHost(run_seconds=None)
+    async with rig.owned_by(host):
+        await eventually(lambda: is_started(rig))
+    await rig.set("s", scheduler__queued=[int(time.time()) + 1])
+
+    async with rig.owned_by(host):
+        [run] = await eventually(rig.history)
+        await eventually(lambda: len(host.starts) == 2)
+
+    assert (run.reason, run.run_id) == ("replaced", host.starts[0].run_id)
+
+
 async def test_a_container_that_no_firing_knows_is_ended(rig: ScheduleRig) -> None:
     await claimed(rig)
     host = FakeHost(run_seconds=None)

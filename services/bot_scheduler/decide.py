@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from services.bot_scheduler.cron import Every, Schedule
 from services.bot_scheduler.policy import Definition, Misfire, Overlap
-from services.bot_scheduler.state import FIRED_AT, NEXT, QUEUED, TRIGGER, Cause, ScheduleState
+from services.bot_scheduler.state import FIRED_AT, NEXT, QUEUED, TRIGGER, Cause, Firing, ScheduleState
 
 MAX_QUEUED = 100
 # A run a little late is an ordinary one; beyond this its history says that it was made up for.
@@ -28,14 +28,12 @@ class Claim:
     Attributes:
         fire: begin a run for the firing at this time, for *cause*.
         drop: a firing that gets no run, with the reason, for the history.
-        replace: stop the run that goes on.
     """
 
     changes: Mapping[str, object]
     fire: int | None = None
     cause: Cause = Cause.SCHEDULE
     drop: tuple[int, Dropped] | None = None
-    replace: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,14 @@ def decide(state: ScheduleState, now: float, *, busy: bool, ahead_seconds: float
     if state.next_at > (now if busy else now + ahead_seconds):
         return Wait(state.next_at)
     return _due(state, state.definition, state.next_at, now, busy)
+
+
+def replaces(state: ScheduleState, running: Firing) -> bool:
+    """Whether a firing that waits is to have the place of the one that is *running*."""
+    if not state.queued or not state.runnable or state.definition is None:
+        return False
+    # What was read before the waiting one began says still that it waits.
+    return state.definition.policy.overlap is Overlap.REPLACE and running.at < state.queued[0]
 
 
 def _waiting(state: ScheduleState) -> Claim | None:
@@ -99,7 +105,7 @@ def _due(state: ScheduleState, definition: Definition, next_at: int, now: float,
         case Overlap.QUEUE if len(state.queued) < MAX_QUEUED:
             return Claim({**changes, QUEUED: [*state.queued, at]})
         case Overlap.REPLACE:
-            return Claim({**changes, QUEUED: [at]}, replace=True)
+            return Claim({**changes, QUEUED: [at]})
     return Claim(changes, drop=(at, Dropped.OVERLAP))
 
 

@@ -6,9 +6,9 @@ import pytest
 from libs.core.store.entities import Entity
 from libs.core.store.holds import Hold, Holds, HoldTarget
 from services.bot_scheduler.cron import parse
-from services.bot_scheduler.decide import MAX_QUEUED, Claim, Dropped, Wait, decide, latest_until
+from services.bot_scheduler.decide import MAX_QUEUED, Claim, Dropped, Wait, decide, latest_until, replaces
 from services.bot_scheduler.ending import utc
-from services.bot_scheduler.state import FIRED_AT, NEXT, QUEUED, TRIGGER, Cause, ScheduleState
+from services.bot_scheduler.state import FIRED_AT, NEXT, QUEUED, TRIGGER, Cause, Firing, ScheduleState
 
 # A full hour; schedules here fire each minute.
 T = 1_700_002_800
@@ -99,7 +99,15 @@ def test_a_queue_does_not_grow_without_bounds() -> None:
 def test_or_replaces_the_run_and_what_waited_behind_it() -> None:
     claim = decide(schedule({"overlap": "replace"}, queued=[T - 60]), T, busy=True)
 
-    assert claim == Claim({NEXT: T + 60, FIRED_AT: T, QUEUED: [T]}, replace=True)
+    assert claim == Claim({NEXT: T + 60, FIRED_AT: T, QUEUED: [T]})
+
+
+def test_what_waits_to_replace_a_run_ends_an_earlier_one_and_no_other() -> None:
+    waiting = schedule({"overlap": "replace"}, queued=[T])
+
+    assert replaces(waiting, Firing(T - 60, "before"))
+    assert not replaces(waiting, Firing(T, "itself"))
+    assert not replaces(schedule({"overlap": "queue"}, queued=[T]), Firing(T - 60, "before"))
 
 
 def test_what_waited_is_fired_one_after_the_other() -> None:

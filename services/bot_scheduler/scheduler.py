@@ -23,7 +23,7 @@ from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.executable import new_run_id
 from services.bot_scheduler.agenda import Agenda
 from services.bot_scheduler.books import Books, Entry
-from services.bot_scheduler.decide import Claim, Dropped, Wait, decide
+from services.bot_scheduler.decide import Claim, Dropped, Wait, decide, replaces
 from services.bot_scheduler.ending import Ending, StopReason, utc
 from services.bot_scheduler.inheritance import Inheritance
 from services.bot_scheduler.records import RunRecords
@@ -169,7 +169,7 @@ class SegmentScheduler:
         self._plan(state.id)
 
     def _forget(self, schedule_id: str) -> None:
-        del self._states[schedule_id]
+        self._states.pop(schedule_id, None)
         self._agenda.put(schedule_id, None)
         if (run := self._runs.get(schedule_id)) is not None:
             run.stop(StopReason.DELETED)
@@ -179,6 +179,9 @@ class SegmentScheduler:
         state = self._states.get(schedule_id)
         if state is None:
             return
+        # By what is written, not when it is: whoever wrote it may have died, or never have known that it was.
+        if (run := self._runs.get(schedule_id)) is not None and replaces(state, run.firing):
+            run.stop(StopReason.REPLACED)
         decision = decide(state, self._clock(), busy=self._is_busy(state))
         self._agenda.put(schedule_id, decision.until if isinstance(decision, Wait) else 0.0)
 
@@ -262,8 +265,8 @@ class SegmentScheduler:
         found = {entity.id: ScheduleState.of(entity) for entity in entities}
         for entry in entries:
             state = found.get(entry.state.id)
-            if state is None:
-                self._forget(entry.state.id)
+            if state is None or state.entity.segment_id != self._owned.segment_id:
+                self._forget(entry.state.id)  # deleted, and perhaps created again for another owner
             elif entry.firing is not None and state.firing is not None and state.firing.run_id == entry.firing.run_id:
                 self._claimed(entry, tasks)
             else:
@@ -274,8 +277,6 @@ class SegmentScheduler:
         self._states[state.id] = state
         if entry.firing is not None:
             self.begin(ScheduledRun(state, entry.firing, self._kit), state.id, tasks)
-        if entry.claim.replace and (run := self._runs.get(state.id)) is not None:
-            run.stop(StopReason.REPLACED)
         if entry.claim.drop is not None:
             tasks.create_task(self._note_dropped(state, *entry.claim.drop), name="note a firing without a run")
         self._plan(state.id)
@@ -320,7 +321,7 @@ class SegmentScheduler:
                 self.begin(run, state.id, tasks)
             else:
                 self._states[state.id] = self._states[state.id].after_write({FIRING: None})
-                self._plan(state.id)
+            self._plan(state.id)
         in_hand = before | {run.firing.run_id for run in self._runs.values()}
         await self._inheritance.end_strays([c for c in containers if c.run_id not in in_hand])
         self._inherited = True

@@ -256,6 +256,25 @@ async def test_a_deleted_schedule_is_ended(rig: ScheduleRig) -> None:
     assert [run.reason for run in await rig.history()] == ["deleted"]
 
 
+async def test_a_schedule_that_was_created_again_for_another_owner_is_left_to_that_one(rig: ScheduleRig) -> None:
+    await rig.deploy(schedule=NEVER_SOON)
+    at = int(time.time()) + 1000
+    await rig.set("s", next_execution_time=at)
+    host, now = FakeHost(), [time.time()]
+
+    async with rig.owned_by(host, clock=lambda: now[0], scan_seconds=3600) as owner:
+        await eventually(lambda: owner.scheduler.known)
+        await rig.entities.delete("s")
+        await rig.deploy(schedule=NEVER_SOON)
+        await rig.set("s", next_execution_time=at, segment_id=2)
+        now[0] = at
+        owner.scheduler._pulse.set()
+        await eventually(lambda: not owner.scheduler.known)
+
+    state = await rig.state()
+    assert (state.next_at, state.firing, host.starts) == (at, None, [])
+
+
 async def due_now(rig: ScheduleRig, schedule_id: str = "s") -> None:
     await rig.set(schedule_id, next_execution_time=int(time.time()))
 
