@@ -1,6 +1,10 @@
 """A short form of the coordination benchmark, with a tenth of the design's workers."""
 
+import pytest
+
 from tests.benchmarks.coordination import ASSIGN_TARGET_SECONDS, measure
+
+pytestmark = pytest.mark.timeout(300)
 
 
 async def test_a_thousand_workers_are_heard_and_given_their_segments_with_little_work() -> None:

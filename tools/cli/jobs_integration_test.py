@@ -70,7 +70,7 @@ def commands(
         monkeypatch.setenv(name, value)
     yield Commands(capsys)
     # The names of the databases are fixed, and the server is shared.
-    client: MongoClient[dict[str, Any]] = MongoClient(mongo_uri, serverSelectionTimeoutMS=5000)
+    client: MongoClient[dict[str, Any]] = MongoClient(mongo_uri, serverSelectionTimeoutMS=30_000)
     with client:
         for service in SERVICES:
             client.drop_database(service.database)

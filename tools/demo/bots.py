@@ -12,7 +12,7 @@ from tools.demo.errors import DemoFailed
 from tools.demo.screen import Screen
 from tools.demo.watch import OutputWatch
 
-_SECONDS = 30.0
+_SECONDS = 120.0
 _LINES = 3
 _SYMBOL = "SOL-USD"
 

@@ -19,7 +19,7 @@ from tools.dev import state
 from tools.dev.containers import Containers
 from tools.engine.ensure import Engine
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(500)
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Demonstration:
         """Return when *moment* was printed."""
         ended = asyncio.create_task(self.process.wait())
         try:
-            await eventually(lambda: moment in self.text or ended.done(), within_seconds=90)
+            await eventually(lambda: moment in self.text or ended.done(), within_seconds=200)
         finally:
             ended.cancel()
             assert moment in self.text, self.text
@@ -120,7 +120,7 @@ async def test_ctrl_c_at_any_time_leaves_no_container_and_no_process(
     async with demo(tmp_path) as shown:
         await shown.until(moment)
         shown.process.send_signal(signal.SIGINT)
-        exit_code = await asyncio.wait_for(shown.process.wait(), 45)
+        exit_code = await asyncio.wait_for(shown.process.wait(), 120)
 
     assert exit_code == 130, shown.text
     assert "Traceback" not in shown.text
@@ -133,7 +133,7 @@ async def test_a_demo_that_was_killed_is_cleaned_up_by_the_next_one(docker_engin
         await shown.until("watching")
         shown.process.kill()
     scopes = state.load(tmp_path / "demo").scopes
-    await eventually(lambda: shown.processes() == [], within_seconds=10)
+    await eventually(lambda: shown.processes() == [], within_seconds=60)
     try:
         assert await containers_of(docker_engine, tmp_path) != []
 

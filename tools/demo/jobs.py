@@ -15,7 +15,7 @@ from tools.demo.errors import DemoFailed
 
 T = TypeVar("T")
 
-_SECONDS = 45.0
+_SECONDS = 120.0
 _POLL_SECONDS = 0.2
 
 

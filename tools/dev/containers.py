@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import struct
 import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ T = TypeVar("T")
 
 _CALL_SECONDS = 30
 _GONE_OR_GOING = (404, 409)
+# What the SDK and the HTTP library say of a stream that another thread closes while they read it.
+_CUT_OFF = (AttributeError, ValueError, struct.error)
 
 
 class EngineUnreachableError(RuntimeError):
@@ -141,7 +144,7 @@ class Containers:
                     hand_over(line.decode(errors="replace"))
             if rest:
                 hand_over(rest.decode(errors="replace"))
-        except (NotFound, DockerException, requests.RequestException, OSError):
+        except (NotFound, DockerException, requests.RequestException, OSError, *_CUT_OFF):
             pass  # it was removed meanwhile, or we are closing: either way this is the end of its output
         finally:
             if stream is not None:
@@ -166,5 +169,5 @@ def _container(item: Mapping[str, Any]) -> BotContainer:
 
 def _close(stream: Any) -> None:
     # Its socket may be closed already.
-    with contextlib.suppress(DockerException, OSError, AttributeError, ValueError):
+    with contextlib.suppress(DockerException, OSError, *_CUT_OFF):
         stream.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 from tools.dev.http import get_json, hindrances
 from tools.stack.process import BackgroundProcess
 
-_READY_SECONDS = 60.0
+_READY_SECONDS = 120.0
 _POLL_SECONDS = 0.05
 
 
