@@ -261,6 +261,7 @@ class EntityWriter:
             document["segment_id"] = slot.segment_id
         self._partitions.check(slots)
         existing = await self._insert_unless_there(documents)
+        await self._partitions.confirm(slot for index, slot in enumerate(slots) if index not in existing)
         await self._partitions.release([slots[index] for index in existing])
         inserted = [document for index, document in enumerate(documents) if index not in existing]
         for document in inserted:

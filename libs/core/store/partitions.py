@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pymongo import ReturnDocument, UpdateOne
+from pymongo.errors import DuplicateKeyError
 
 from libs.core.errors import Retryable
 from libs.core.log import get_logger
@@ -126,6 +127,24 @@ class PartitionStore:
             if now - slot.claimed_monotonic > self._claim_life_seconds / 2:
                 raise SlotExpired(slot.segment_id)
 
+    async def confirm(self, slots: Iterable[Slot]) -> None:
+        """Call right after an insert: slots that a repair took back while it was under way are taken again.
+
+        Whatever the cap. Asks nothing of the server unless the insert took very long.
+        """
+        now = time.monotonic()
+        late = Counter(
+            (slot.segment_id, slot.repairs)
+            for slot in slots
+            if now - slot.claimed_monotonic > self._claim_life_seconds / 2
+        )
+        with translated():
+            for (segment_id, repairs), number in late.items():
+                # A repair that came after the insert has counted the entities; then this is too high, until the next.
+                await self._partitions.update_one(
+                    {"_id": segment_id, "repairs": {"$gt": repairs}}, {"$inc": {"bot_count": number}}
+                )
+
     async def held_slots(self, segment_ids: Iterable[int]) -> dict[int, Slot]:
         """What to hand back with :meth:`release` after an entity of each segment was removed. Read before removing."""
         with translated():
@@ -153,7 +172,8 @@ class PartitionStore:
         """Set each wrong count to the number of entities that are there. Safe at any time and in several processes.
 
         A partition in which a slot was claimed within the last *claim_life_seconds* is left for the next time, since
-        its entity may be on its way. Entities without a segment, such as those inserted by hand, get one.
+        its entity may be on its way, unless its count is too low even so. Entities without a segment, such as those
+        inserted by hand, get one.
         """
         await self._place_homeless()
         with translated():
@@ -256,33 +276,42 @@ class PartitionStore:
             before: Document | None = await self._partitions.find_one({"_id": segment_id}, {"lease": 0})
             real = await self._entities.count_documents({"segment_id": segment_id})
             if before is None or "bot_count" not in before:
-                await self._partitions.update_one(
-                    {"_id": segment_id, "bot_count": {"$exists": False}}, {"$set": {"bot_count": real}}, upsert=True
-                )
-                await self._catch_up_counter()
-                return Repaired(segment_id, 0, real)
+                return Repaired(segment_id, 0, real) if await self._begin_count(segment_id, real) else None
             if before["bot_count"] == real:
                 return None
-            oldest_claim = {"$subtract": ["$$NOW", round(self._claim_life_seconds * 1000)]}
-            result = await self._partitions.update_one(
-                {
-                    "_id": segment_id,
-                    "bot_count": before["bot_count"],
-                    "claimed_at": before.get("claimed_at"),
-                    "$expr": {"$lt": [{"$ifNull": ["$claimed_at", 0]}, oldest_claim]},
-                },
-                {"$set": {"bot_count": real}, "$inc": {"repairs": 1}},
-            )
+            as_read = {
+                "_id": segment_id,
+                "bot_count": before["bot_count"],
+                "claimed_at": before.get("claimed_at"),
+            }
+            if before["bot_count"] > real:
+                oldest_claim = {"$subtract": ["$$NOW", round(self._claim_life_seconds * 1000)]}
+                as_read["$expr"] = {"$lt": [{"$ifNull": ["$claimed_at", 0]}, oldest_claim]}
+            result = await self._partitions.update_one(as_read, {"$set": {"bot_count": real}, "$inc": {"repairs": 1}})
         return Repaired(segment_id, int(before["bot_count"]), real) if result.modified_count else None
+
+    async def _begin_count(self, segment_id: int, real: int) -> bool:
+        """Count a partition for the first time. False when another process has begun to meanwhile."""
+        try:
+            await self._partitions.update_one(
+                {"_id": segment_id, "bot_count": {"$exists": False}}, {"$set": {"bot_count": real}}, upsert=True
+            )
+        except DuplicateKeyError:
+            return False
+        await self._catch_up_counter()
+        return True
 
     async def _place_homeless(self) -> None:
         with translated():
             homeless = [entity["_id"] async for entity in self._entities.find({"segment_id": None}, {"_id": 1})]
         for key in homeless:
             [slot] = await self.claim(1)
+            self.check([slot])
             with translated():
                 result = await self._entities.update_one(
                     {"_id": key, "segment_id": None}, {"$set": {"segment_id": slot.segment_id}}
                 )
             if result.modified_count == 0:
                 await self.release([slot])
+            else:
+                await self.confirm([slot])

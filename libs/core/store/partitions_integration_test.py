@@ -1,9 +1,10 @@
 """Slots under several processes at once, crashes between the two writes, and repairs."""
 
 import asyncio
+import contextlib
 import multiprocessing
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -14,6 +15,7 @@ from libs.core.store.client import Database, Mongo
 from libs.core.store.entities import EntityStore
 from libs.core.store.partitions import PartitionStore, Repaired, SlotExpired
 from tests.support.eventually import eventually
+from tests.support.interruptions import InterruptedDatabase
 
 CAP = 3
 SPAWN = multiprocessing.get_context("spawn")
@@ -184,3 +186,69 @@ async def test_the_lease_in_a_partition_is_never_touched(database: Database) -> 
     partition = await database["partitions"].find_one({"_id": 1})
     assert partition is not None
     assert (partition["bot_count"], partition["lease"]) == (0, lease)
+
+
+async def test_a_count_that_is_too_low_is_raised_at_once_though_slots_were_claimed_just_now(database: Database) -> None:
+    store = store_of(database)
+    await store.create("a", {}, {})
+    await database["bots"].insert_one({"id": "by hand", "segment_id": 1})
+
+    assert await store.partitions.repair() == [Repaired(1, counted=1, real=2)]
+
+
+@pytest.mark.parametrize("meanwhile", ["repair", "create", "delete"])
+async def test_whatever_another_process_does_within_a_repair_the_counts_come_out_right(
+    database: Database, meanwhile: str
+) -> None:
+    at = 1
+    while await repair_is_interrupted(database, at, meanwhile):
+        at += 1
+    assert at > 5
+
+
+async def repair_is_interrupted(database: Database, at: int, meanwhile: str) -> bool:
+    """Check a repair that is interrupted once. False when there was no request left to interrupt."""
+    for name in ("bots", "partitions", "tombstones"):
+        await database[name].delete_many({})
+    await database["partitions"].insert_one({"_id": 1, "bot_count": 3})
+    await database["bots"].insert_many([{"id": "a", "segment_id": 1}, {"id": "b", "segment_id": 7}, {"id": "c"}])
+    other = store_of(database)
+    events: dict[str, Callable[[], Awaitable[object]]] = {
+        "repair": other.partitions.repair,
+        "create": lambda: other.create("d", {}, {}),
+        "delete": lambda: other.delete("b"),
+    }
+    interrupted: Any = InterruptedDatabase(database, at, events[meanwhile])
+    await store_of(interrupted).partitions.repair()
+    real = await real_counts(database)
+    assert all(count >= real[segment_id] for segment_id, count in (await counts(database)).items())
+    await eventually(lambda: repaired(store_of(database, claim_life_seconds=0.0).partitions))
+    assert await counts(database) == await real_counts(database)
+    return interrupted.interrupted  # type: ignore[no-any-return]
+
+
+async def repaired(partitions: PartitionStore) -> bool:
+    return await partitions.repair() == []
+
+
+async def test_an_insert_that_took_so_long_that_its_slot_was_taken_back_is_counted_all_the_same(
+    database: Database,
+) -> None:
+    life_seconds = 0.1
+    at, inserted_late = 1, 0
+
+    async def freeze() -> None:
+        await asyncio.sleep(life_seconds + 0.02)
+        await store_of(database, life_seconds).partitions.repair()
+
+    while True:
+        interrupted: Any = InterruptedDatabase(database, at, freeze)
+        with contextlib.suppress(SlotExpired):
+            await store_of(interrupted, life_seconds).create(f"b{at}", {}, {})
+            inserted_late += 1
+        real = await real_counts(database)
+        assert all(count >= real[segment_id] for segment_id, count in (await counts(database)).items()), at
+        if not interrupted.interrupted:
+            break
+        at += 1
+    assert inserted_late > 1
