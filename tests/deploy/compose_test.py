@@ -56,7 +56,7 @@ def new_environment(socket: Path) -> str:
         env={"PATH": "/usr/bin:/bin", "DOCKER_SOCKET": str(socket)},
         capture_output=True,
         text=True,
-        timeout=10,
+        timeout=60,
         check=True,
     )
     return process.stdout

@@ -26,11 +26,14 @@ from tools.stack.nats import NatsServer
 from tools.stack.ports import free_port
 from tools.stack.s3 import S3Server
 
+pytestmark = pytest.mark.timeout(300)
+
 USER = "10001:10001"
 MAX_ADDED_BYTES = 120_000_000
 MAX_START_SECONDS = 2.0
 # Of a container that does nothing, which takes a third of a second on an idle machine: on a busy one both are slower.
 MAX_START_RATIO = 6.0
+START_ATTEMPTS = 6
 BASE = "python:3.11-slim"
 BOT = 'import time\n\ndef main(id, config):\n    print("hello from", id, flush=True)\n    time.sleep(600)\n'
 
@@ -166,12 +169,18 @@ def test_an_image_runs_as_nobody_in_particular_and_can_build_nothing(
 async def test_a_master_leads_within_two_seconds_and_ends_when_it_is_told(
     runner: Runner, client: docker.DockerClient, service: ServiceDefinition
 ) -> None:
-    seconds, nothing = [], []
-    for _ in range(3):
-        nothing.append(await asyncio.to_thread(seconds_of_nothing, client))
-        seconds.append(await seconds_until_ready(runner, service))
+    took: list[tuple[float, float]] = []
+    while not any(is_soon(seconds, nothing) for seconds, nothing in took) and len(took) < START_ATTEMPTS:
+        # On both sides of the start, since a machine is not equally busy all the time.
+        before = await asyncio.to_thread(seconds_of_nothing, client)
+        seconds = await seconds_until_ready(runner, service)
+        took.append((seconds, max(before, await asyncio.to_thread(seconds_of_nothing, client))))
 
-    assert min(seconds) <= max(MAX_START_SECONDS, MAX_START_RATIO * min(nothing)), (seconds, nothing)
+    assert is_soon(*took[-1]), took
+
+
+def is_soon(seconds: float, of_nothing: float) -> bool:
+    return seconds <= max(MAX_START_SECONDS, MAX_START_RATIO * of_nothing)
 
 
 def seconds_of_nothing(client: docker.DockerClient) -> float:
@@ -185,7 +194,7 @@ async def seconds_until_ready(runner: Runner, service: ServiceDefinition) -> flo
     container, port = await asyncio.to_thread(runner.start, service, "master")
     await ready(container, port)
     seconds = time.monotonic() - begun
-    await asyncio.to_thread(container.stop, timeout=20)
+    await asyncio.to_thread(container.stop, timeout=60)
     assert (await asyncio.to_thread(container.wait))["StatusCode"] == 0, container.logs().decode()
     return seconds
 
@@ -215,9 +224,9 @@ async def test_a_bot_runs_beside_a_worker_that_runs_in_a_container(
     async with platform(nats, s3) as api:
         api.upload(bot_id, zipped({"main.py": BOT}))
         await api.create_bot(bot_id, {}, key=bot_id)
-        await eventually(lambda: asyncio.to_thread(says_hello, bots), within_seconds=30)
+        await eventually(lambda: asyncio.to_thread(says_hello, bots), within_seconds=90)
         await api.delete_bot(bot_id)
-        await eventually(lambda: asyncio.to_thread(lambda: not bots()), within_seconds=60)
+        await eventually(lambda: asyncio.to_thread(lambda: not bots()), within_seconds=90)
 
 
 def says_hello(bots: Any) -> bool:
@@ -232,6 +241,6 @@ async def ready(container: Container, port: int) -> None:
         return answer is not None and answer[0] == 200
 
     try:
-        await eventually(answers, within_seconds=30, every_seconds=0.02)
+        await eventually(answers, within_seconds=90, every_seconds=0.02)
     except AssertionError as error:
         raise AssertionError((await asyncio.to_thread(container.logs)).decode()[-3000:]) from error

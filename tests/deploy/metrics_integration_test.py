@@ -26,6 +26,8 @@ from tools.stack.nats import NatsServer
 from tools.stack.ports import free_port
 from tools.stack.s3 import S3Server
 
+pytestmark = pytest.mark.timeout(300)
+
 NOT_BASE_UNITS = {"milliseconds", "ms", "microseconds", "us", "minutes", "hours", "days", "kb", "mb", "mib", "percent"}
 PER_BOT = re.compile(r"runtime_bot_(up|restarts_total|cpu_seconds_total|memory_bytes)")
 PLAIN = ("bot-runner", "worker-without-single-bots")

@@ -32,7 +32,9 @@ async def chromium() -> "AsyncIterator[Browser]":
     async with async_playwright() as playwright:
         # Its own sandbox needs rights that a container lacks; what it opens here is ours.
         browser = await playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"]
+            executable_path=program,
+            args=["--no-sandbox", "--disable-dev-shm-usage"],
+            timeout=_PATIENCE_SECONDS * 1000,
         )
         yield browser
         await browser.close()
