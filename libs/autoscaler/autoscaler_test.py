@@ -67,7 +67,7 @@ async def fake(tmp_path: Path) -> AsyncIterator[FakeKubernetes]:
 @pytest.fixture
 async def on_fake(fake: FakeKubernetes, tmp_path: Path) -> AsyncIterator[KubernetesWorkers]:
     environ = {"KUBECONFIG": str(tmp_path / "kubeconfig")}
-    async with KubernetesWorkers(fake.namespace, fake.deployment_name, environ, timeout_seconds=2) as workers:
+    async with KubernetesWorkers(fake.namespace, fake.deployment_name, environ, timeout_seconds=30) as workers:
         yield workers
 
 
@@ -106,7 +106,7 @@ async def pods_when(workers: KubernetesWorkers, condition: Callable[[tuple[Pod, 
         seen = await workers.pods(await workers.scale())
         return condition(seen)
 
-    await eventually(fulfilled, within_seconds=60)
+    await eventually(fulfilled)
     return seen
 
 

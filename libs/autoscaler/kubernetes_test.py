@@ -28,7 +28,7 @@ async def cluster() -> AsyncIterator[FakeKubernetes]:
 @pytest.fixture
 async def workers(cluster: FakeKubernetes, tmp_path: Path) -> AsyncIterator[KubernetesWorkers]:
     environ = {"KUBECONFIG": str(cluster.kubeconfig(tmp_path / "kubeconfig"))}
-    async with KubernetesWorkers(cluster.namespace, cluster.deployment_name, environ, timeout_seconds=2) as adapter:
+    async with KubernetesWorkers(cluster.namespace, cluster.deployment_name, environ, timeout_seconds=30) as adapter:
         yield adapter
 
 
@@ -153,7 +153,7 @@ async def test_an_answer_that_is_no_json_is_named(cluster: FakeKubernetes, worke
 
 async def test_a_server_that_moved_is_found_again(tmp_path: Path) -> None:
     path = tmp_path / "kubeconfig"
-    async with KubernetesWorkers("bots", "bot-runner-worker", {"KUBECONFIG": str(path)}, timeout_seconds=2) as workers:
+    async with KubernetesWorkers("bots", "bot-runner-worker", {"KUBECONFIG": str(path)}, timeout_seconds=30) as workers:
         with pytest.raises(NoCluster):
             await workers.scale()
         async with FakeKubernetes(replicas=3) as first:

@@ -1,5 +1,6 @@
 """Each request to an engine is measured, by what came of it."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,18 @@ async def test_an_engine_that_is_away_is_an_error(tmp_path: Path) -> None:
     await engine.close()
 
     assert requests("info", "error") == before + 1
+
+
+async def test_an_engine_that_does_not_answer_in_time_is_an_error(tmp_path: Path) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_unix_server(silent, str(tmp_path / "engine.sock")):
+        engine = Engine(f"unix://{tmp_path}/engine.sock", timeout_seconds=0.1)
+        with pytest.raises(EngineUnavailable, match="no answer in time"):
+            await engine.info()
+        await engine.close()
 
 
 async def test_no_operation_is_named_after_a_container(tmp_path: Path) -> None:

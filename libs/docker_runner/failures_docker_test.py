@@ -38,7 +38,7 @@ async def relay(tmp_path: Path, docker_engine: Engine) -> AsyncIterator[EngineRe
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def bots(tmp_path: Path, scope: str, relay: EngineRelay) -> AsyncIterator[BotContainers]:
-    async with bot_containers(tmp_path, scope, relay.url, engine_timeout_seconds=3.0, **FAST) as bots:
+    async with bot_containers(tmp_path, scope, relay.url, **FAST) as bots:
         yield bots
 
 
@@ -88,15 +88,16 @@ async def test_events_go_on_after_the_engine_was_away(bots: BotContainers, relay
     await bots.runner.start(bots.executable(FOREVER))
     await eventually(lambda: kinds[2:] == [EventKind.STARTED])
     watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
 
 
 async def test_a_run_survives_an_engine_that_is_away_meanwhile(bots: BotContainers, relay: EngineRelay) -> None:
     source = "import time\ndef main(id, config):\n for n in range(30):\n  print(n)\n  time.sleep(0.1)\n return 'done'"
     lines: list[bytes] = []
     going = asyncio.create_task(
-        bots.runner.run(bots.executable(source), 60.0, on_output=lambda piece: lines.append(piece.data))
+        bots.runner.run(bots.executable(source), 240.0, on_output=lambda piece: lines.append(piece.data))
     )
-    await eventually(lambda: len(lines) > 3, within_seconds=20)
+    await eventually(lambda: len(lines) > 3)
     await relay.close()
     await relay.open()
     outcome = await going
@@ -161,7 +162,7 @@ async def test_what_a_killed_worker_left_is_taken_away(bots: BotContainers) -> N
     folder = next(stray.iterdir()) / "the0-bot-runner-gone" / "token"
     folder.mkdir(parents=True)
     os.utime(folder, (1.0, 1.0))
-    await eventually(lambda: all_exited_but(bots, alive.container_id), within_seconds=20)
+    await eventually(lambda: all_exited_but(bots, alive.container_id))
     recorded: list[Ended] = []
 
     async def record(ended: Ended) -> None:

@@ -44,7 +44,7 @@ async def follow_to_the_end(spool: LogSpool, read: ReadOutput, executor: ThreadP
     written: list[bytes] = []
     follower = LogFollower(spool, "c1", read, executor, lambda place, payload: written.append(payload))
     follower.container_ended()
-    await asyncio.wait_for(follower.run(), 5)
+    await asyncio.wait_for(follower.run(), 60)
     return written
 
 

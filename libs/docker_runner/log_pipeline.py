@@ -199,8 +199,13 @@ class LogPipeline:
         Raises:
             RuntimeFault: it could not be.
         """
-        key_of = self._key_of(bot)
-        if key_of is not None:
+
+        def key_of(day: str) -> str | None:
+            # Anew for each piece: uploading a large rest takes longer than a lease lasts.
+            now = self._key_of(bot)
+            return now(day) if now is not None else None
+
+        if self._key_of(bot) is not None:
             await bot.uploader.upload(key_of)
 
     # --- following

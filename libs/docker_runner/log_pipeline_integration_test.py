@@ -3,9 +3,11 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -23,6 +25,15 @@ async def host(s3_server: S3Server, bucket_prefix: str, tmp_path: Path) -> Async
     await store.ensure_bucket(bucket_prefix)
     yield Host(ModelEngine(), store, bucket_prefix, tmp_path / "logs")
     await store.close()
+
+
+def on_disk(folder: Path) -> int:
+    """The bytes of all files, those apart that just go."""
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            size += path.stat().st_size if path.is_file() else 0
+    return size
 
 
 async def test_output_reaches_the_days_object_while_the_container_runs(host: Host) -> None:
@@ -43,7 +54,7 @@ async def test_finishing_takes_the_last_words_and_uploads_them_at_once(host: Hos
         await host.engine.end(container)
         await host.engine.write(container, b"last words without newline")
 
-        assert await pipeline.finish(container)
+        assert await pipeline.finish(container, 60)
         assert await host.becomes(b"one\nlast words without newline")
 
 
@@ -52,8 +63,8 @@ async def test_a_container_that_was_never_followed_can_be_finished(host: Host) -
     await host.engine.write(container, b"unseen\n")
     await host.engine.end(container)
     async with host.worker() as pipeline:
-        assert await pipeline.finish(container)
-        assert await pipeline.finish(container)
+        assert await pipeline.finish(container, 60)
+        assert await pipeline.finish(container, 60)
         assert await host.becomes(b"unseen\n")
 
 
@@ -102,7 +113,7 @@ async def test_two_containers_of_a_bot_share_the_day(host: Host) -> None:
         pipeline.follow(first)
         await host.engine.write(first, b"first\n")
         await host.engine.end(first)
-        await pipeline.finish(first)
+        assert await pipeline.finish(first, 60)
         pipeline.follow(second)
         await host.engine.write(second, b"second\n")
         assert await host.becomes(b"first\nsecond\n")
@@ -186,6 +197,36 @@ async def test_a_worker_that_cannot_prove_its_lease_uploads_nothing_of_a_bot_tha
         assert await host.becomes(b"one\ntwo\n")
 
 
+async def test_a_lease_that_ends_during_an_upload_ends_the_upload(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    container = a_container("c1")
+    host.engine.now = datetime(2026, 1, 31, 23, 59, 59, 999999, tzinfo=UTC)
+    owns = True
+    put = host.store.put
+
+    async def put_and_lose_the_lease(bucket: str, key: str, *more: Any, **options: Any) -> str:
+        nonlocal owns
+        etag = await put(bucket, key, *more, **options)
+        owns = owns and not key.startswith("logs/")
+        return etag
+
+    monkeypatch.setattr(host.store, "put", put_and_lose_the_lease)
+    async with host.worker(owns=lambda segment: owns, interval_seconds=3600) as pipeline:
+        pipeline.follow(container)
+        await host.engine.write(container, b"late\n")
+        await host.engine.write(container, b"early\n", after=timedelta(microseconds=1))
+        await eventually(lambda: len(list((host.directory / container.name).glob("*.spool"))) == 2)
+
+        await pipeline.flush(60)
+
+        assert not owns
+        assert await host.object(day="20260131") == b"late\n"
+        assert await host.object(day="20260201") == b""
+        owns = True
+        monkeypatch.undo()
+        await pipeline.flush(60)
+        assert await host.becomes(b"early\n", day="20260201")
+
+
 async def test_a_storage_outage_is_caught_up_with(bucket_prefix: str, tmp_path: Path) -> None:
     async with S3Server.start(tmp_path / "s3") as server:
         store = store_of(server)
@@ -221,8 +262,7 @@ async def test_a_flood_while_the_storage_is_away_is_bounded_on_disk_and_says_wha
                 await engine.write(container, *[b"x" * 9_999 + b"\n" for _ in range(10)])
             await engine.end(container)
             await pipeline.finish(container)
-            size = sum(path.stat().st_size for path in (tmp_path / "logs").rglob("*") if path.is_file())
-            assert size < 1_200_000
+            assert on_disk(tmp_path / "logs") < 1_200_000
             await server.launch()
 
             async def told() -> bool:
@@ -242,15 +282,12 @@ async def test_many_bots_share_the_disk_while_the_storage_is_away_also_those_tha
         host = Host(engine, store, bucket_prefix, tmp_path / "logs")
         await server.kill()
 
-        def on_disk() -> int:
-            return sum(path.stat().st_size for path in (tmp_path / "logs").rglob("*") if path.is_file())
-
         quiet, *busy = (a_container(f"c{number}", entity_id=f"b{number}") for number in range(6))
         budget = SpoolBudget(total_bytes=24_000_000, each_bytes=16_000_000)
         async with host.worker(budget=budget, interval_seconds=0.5) as pipeline:
             pipeline.follow(quiet)
             await engine.write(quiet, *[b"x" * 99_999 + b"\n"] * 120)
-            await eventually(lambda: on_disk() > 11_900_000)
+            await eventually(lambda: on_disk(tmp_path / "logs") > 11_900_000)
             for container in busy:
                 pipeline.follow(container)
                 await engine.write(container, *[b"x" * 99_999 + b"\n"] * 80)
@@ -260,7 +297,7 @@ async def test_many_bots_share_the_disk_while_the_storage_is_away_also_those_tha
             def shared() -> bool:
                 each = [bot.spool.pending_bytes for number in range(6) if (bot := pipeline.bot(f"b{number}"))]
                 # What is chosen for upload and what was written last cannot go.
-                return len(each) == 6 and max(each) < 6_500_000 and on_disk() < 30_000_000
+                return len(each) == 6 and max(each) < 6_500_000 and on_disk(tmp_path / "logs") < 30_000_000
 
             await eventually(shared)
         await store.close()
@@ -275,7 +312,7 @@ async def test_flushing_uploads_what_would_have_waited(host: Host) -> None:
 
         await pipeline.flush()
 
-        assert await host.object() == b"one\n"
+        assert await host.becomes(b"one\n")
 
 
 async def test_folders_go_when_their_container_is_gone_and_not_before(host: Host) -> None:

@@ -1,6 +1,7 @@
 """Reading a bot's log: out of a real S3 server, out of the spool, and along with its container."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest_asyncio
 
 from libs.docker_runner.log_history import LogHistory
+from libs.docker_runner.log_pipeline import LogPipeline
 from tests.support.eventually import eventually
 from tests.support.log_host import Host, ModelEngine, a_container, store_of
 from tools.stack.s3 import S3Server
@@ -23,7 +25,7 @@ async def host(s3_server: S3Server, bucket_prefix: str, tmp_path: Path) -> Async
 
 async def read_until(reading: AsyncIterator[bytes], ending: bytes) -> bytes:
     content = b""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async for piece in reading:
             content += piece
             if content.endswith(ending):
@@ -31,15 +33,24 @@ async def read_until(reading: AsyncIterator[bytes], ending: bytes) -> bytes:
     raise AssertionError(f"the output ended: {content!r}")
 
 
+def spooled(pipeline: LogPipeline) -> bytes:
+    """What is on the disk and not uploaded yet."""
+    bot = pipeline.bot("b1")
+    if bot is None:
+        return b""
+    with contextlib.closing(bot.spool.snapshot()) as snapshot:
+        return b"".join(snapshot)
+
+
 async def test_a_reader_gets_stored_and_spooled_output_and_then_what_comes_each_once(host: Host) -> None:
     container = a_container("c1")
     async with host.worker(interval_seconds=3600) as pipeline:
         pipeline.follow(container)
         await host.engine.write(container, b"stored\n")
-        await eventually(lambda: (bot := pipeline.bot("b1")) is not None and bot.spool.pending_bytes)
+        await eventually(lambda: spooled(pipeline).endswith(b"stored\n"))
         await pipeline.flush()
         await host.engine.write(container, b"spooled\n")
-        await eventually(lambda: (bot := pipeline.bot("b1")) is not None and bot.spool.pending_bytes)
+        await eventually(lambda: spooled(pipeline).endswith(b"spooled\n"))
         reading = host.reader(pipeline).output("b1", follow=True)
 
         assert await read_until(reading, b"spooled\n") == b"stored\nspooled\n"
@@ -55,10 +66,10 @@ async def test_a_reader_may_ask_for_the_last_lines(host: Host) -> None:
     async with host.worker(interval_seconds=3600) as pipeline:
         pipeline.follow(container)
         await host.engine.write(container, *[b"stored %d\n" % number for number in range(20_000)])
-        await eventually(lambda: (bot := pipeline.bot("b1")) is not None and bot.spool.pending_bytes)
+        await eventually(lambda: spooled(pipeline).endswith(b"stored 19999\n"))
         await pipeline.flush()
         await host.engine.write(container, b"spooled 1\n", b"spooled 2\n")
-        await eventually(lambda: (bot := pipeline.bot("b1")) is not None and bot.spool.pending_bytes)
+        await eventually(lambda: spooled(pipeline).endswith(b"spooled 2\n"))
         reader = host.reader(pipeline)
 
         async def last(lines: int) -> bytes:

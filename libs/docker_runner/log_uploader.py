@@ -41,8 +41,10 @@ class LogUploader:
         self._executor = executor
         self._last_key = ""
 
-    async def upload(self, key_of: Callable[[str], str]) -> None:
+    async def upload(self, key_of: Callable[[str], str | None]) -> None:
         """Add everything that is in the spool to the objects *key_of* (day). May be repeated, also after a failure.
+
+        It is asked before each piece; once it answers None, what is left stays in the spool.
 
         Raises:
             StorageUnavailable, StorageRejected: what is not uploaded yet stays in the spool.
@@ -51,6 +53,8 @@ class LogUploader:
             await self._settle()
             while (chunk := await self._run(lambda: self._spool.next_chunk(MAX_CHUNK_BYTES))) is not None:
                 key = key_of(chunk.day)
+                if key is None:
+                    return
                 if key != self._last_key:
                     await self._objects.forget(self._last_key)
                     self._last_key = key

@@ -165,6 +165,18 @@ async def test_output_of_two_days_goes_to_two_objects(writer: Writer) -> None:
     assert await writer.object(day="20260201") == b"early\n"
 
 
+async def test_an_upload_that_may_not_go_on_leaves_the_rest_in_the_spool(writer: Writer) -> None:
+    writer.log(b"late\n", day="20260131")
+    writer.log(b"early\n", day="20260201")
+    keys = iter(["logs/b1/20260131.log", None])
+
+    await writer.uploader.upload(lambda day: next(keys))
+
+    assert (await writer.object(day="20260131"), await writer.object(day="20260201")) == (b"late\n", b"")
+    await writer.upload()
+    assert (await writer.object(day="20260131"), await writer.object(day="20260201")) == (b"late\n", b"early\n")
+
+
 async def test_two_containers_of_a_bot_share_the_day(writer: Writer) -> None:
     writer.log(b"first\n", container="c1")
     await writer.upload()

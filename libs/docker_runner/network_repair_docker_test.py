@@ -55,7 +55,7 @@ async def bots(
 async def listening(bots: BotContainers) -> AsyncIterator[ManagedContainer]:
     """A bot that others try to reach."""
     server = await bots.runner.start(bots.executable(SERVE, "server"))
-    await eventually(lambda: has_output(bots, server), within_seconds=20)
+    await eventually(lambda: has_output(bots, server))
     yield server
     await bots.runner.remove(server)
 

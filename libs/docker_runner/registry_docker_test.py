@@ -46,7 +46,7 @@ async def registry(tmp_path_factory: pytest.TempPathFactory, private_engine: Own
     (folder / "config.yml").write_text(CONFIG.format(folder=folder, server=SERVER))
     program = await ensure_unpacked("docker-registry", "docker-registry")
     async with private_engine.beside(str(program), "serve", str(folder / "config.yml")):
-        await eventually(lambda: asyncio.to_thread(push, private_engine.url), within_seconds=60)
+        await eventually(lambda: asyncio.to_thread(push, private_engine.url))
         yield private_engine
 
 
@@ -79,7 +79,7 @@ def of_settings(**registry: object) -> Registry | None:
 
 async def pulled(engine: OwnEngine, registry: Registry | None) -> str | None:
     client = Engine(engine.url)
-    images = Images(client, registry, 30.0)
+    images = Images(client, registry, 240.0)
     try:
         await images.ensure(IMAGE)
         return await client.image_id(IMAGE)

@@ -40,6 +40,7 @@ class RunOutput:
         self._left = max_bytes
         self._on_output = on_output
         self._position = BEGINNING
+        self._taken = 0
         self.truncated = False
         """Whether the file lacks the end."""
         self._whole = False
@@ -61,6 +62,21 @@ class RunOutput:
                     break
                 await asyncio.sleep(backoff.next_seconds())
         self._whole = not self.truncated
+
+    async def until_silent(self, following: "asyncio.Task[None]", seconds: float) -> None:
+        """Return when *following*, the task in which :meth:`follow` runs, is done, or once nothing came for *seconds*.
+
+        For the rest of a container that has ended: however much that is, and however slow the engine. What *following*
+        raised is raised here.
+        """
+        before = -1
+        while not following.done() and before != self._taken:
+            before = self._taken
+            await asyncio.wait({following}, timeout=seconds)
+        if following.done():
+            following.result()
+        else:
+            self.truncated = True
 
     def last_lines(self) -> list[str] | None:
         """The last lines, once all is in the file; None when only the engine may have all of them."""
@@ -84,6 +100,7 @@ class RunOutput:
                 if not resumption.is_new(nanoseconds(piece.timestamp)):
                     continue
                 self._position = resumption.position
+                self._taken += 1
                 self._keep(file, piece.data)
                 if self._on_output is not None:
                     answer = self._on_output(piece)

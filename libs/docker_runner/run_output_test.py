@@ -1,5 +1,6 @@
 """What is known of a run's last lines without asking the engine again."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,13 +19,16 @@ PIECE_BYTES = 16 * 1024
 class Printing:
     """An engine with one container that has printed *output*."""
 
-    def __init__(self, output: bytes) -> None:
+    def __init__(self, output: bytes, each_seconds: float = 0.0) -> None:
         lines = output.splitlines(keepends=True)
+        self._each_seconds = each_seconds
         self._pieces = [line[at : at + PIECE_BYTES] for line in lines for at in range(0, len(line), PIECE_BYTES)]
 
     async def logs(self, container: str, **options: object) -> AsyncIterator[LogLine]:
         """All of it."""
         for number, data in enumerate(self._pieces):
+            if self._each_seconds:
+                await asyncio.sleep(self._each_seconds)
             time = BEGIN + timedelta(microseconds=number)
             yield LogLine(f"{time:%Y-%m-%dT%H:%M:%S.%f}000Z", "stdout", data)
 
@@ -59,3 +63,19 @@ async def test_a_file_that_lacks_the_end_says_nothing_of_it(tmp_path: Path) -> N
 
     assert made.truncated
     assert made.last_lines() is None
+
+
+@pytest.mark.parametrize(("each_seconds", "is_whole"), [(0.05, True), (60.0, False)])
+async def test_output_that_is_slow_to_come_is_waited_for_as_long_as_it_comes(
+    tmp_path: Path, each_seconds: float, is_whole: bool
+) -> None:
+    engine: Any = Printing(b"line\n" * 10, each_seconds)
+    made = RunOutput(engine, "c", tmp_path / "output", 1 << 30)
+    following = asyncio.create_task(made.follow())
+
+    await made.until_silent(following, 0.2)
+
+    assert (following.done(), made.truncated) == (is_whole, not is_whole)
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    assert is_whole == ((tmp_path / "output").read_bytes() == b"line\n" * 10)

@@ -285,11 +285,7 @@ class DockerRunner:
             if not waiting.done():
                 sample = await self._last_sample(container)
                 await self._stopper.stop(container, 0, EndReason.TIMEOUT)
-            await asyncio.wait({following}, timeout=_OUTPUT_SECONDS)
-            if following.done():
-                following.result()
-            else:
-                output.truncated = True
+            await output.until_silent(following, _OUTPUT_SECONDS)
             return sample
         finally:
             for task in (following, waiting):

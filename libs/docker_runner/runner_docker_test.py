@@ -1,7 +1,9 @@
 """The runner on a real engine: starts, runs, stops, and what is left afterwards."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from libs.docker_runner.container import ContainerState, EndReason
 from libs.docker_runner.executable import MIB, Entrypoint, Limits, Network
 from libs.docker_runner.run_folders import RunFolders
+from libs.docker_runner.stats import Stats
 from libs.docker_runner.usage_sampler import UsageCollector, UsageSampler
 from tests.support.bot_containers import BotContainers, bot_containers
 from tests.support.eventually import eventually
@@ -25,6 +28,7 @@ async def bots(tmp_path: Path, scope: str, docker_engine: Engine) -> AsyncIterat
 
 
 FOREVER = "import time\ndef main(id, config):\n    print('up')\n    while True: time.sleep(1)"
+STUBBORN = "import signal\nsignal.signal(15, signal.SIG_IGN)\n" + FOREVER
 NODE = "exports.main = async (id, config) => { console.log('hi'); return { a: config.x + 1 } }"
 
 
@@ -70,18 +74,22 @@ async def test_a_run_that_takes_too_long_is_killed(bots: BotContainers, runtime:
         "python3.11": "import time\ndef main(id, config):\n print('up')\n time.sleep(60)",
         "nodejs20": "exports.main = () => { console.log('up'); return new Promise((r) => setTimeout(r, 60000)) }",
     }[runtime]
-    outcome, text = await bots.run(source, runtime=runtime, timeout_seconds=2.0)
-    assert outcome.ended.reason is EndReason.TIMEOUT
-    assert outcome.result_error == "timed out after 2 s"
+    # On a busy machine it has not begun after two seconds.
+    for timeout_seconds in (2.0, 10.0, 50.0):
+        outcome, text = await bots.run(source, runtime=runtime, timeout_seconds=timeout_seconds)
+        assert outcome.ended.reason is EndReason.TIMEOUT
+        assert outcome.result_error == f"timed out after {timeout_seconds:g} s"
+        assert await bots.list() == []
+        if text and outcome.ended.cpu_seconds is not None:
+            break
     assert text == "up\n"
     assert outcome.ended.cpu_seconds is not None
-    assert await bots.list() == []
 
 
 async def test_cancelling_a_run_kills_and_removes_it(bots: BotContainers) -> None:
     seen = asyncio.Event()
     running = asyncio.create_task(bots.runner.run(bots.executable(FOREVER), 60.0, on_output=lambda piece: seen.set()))
-    await asyncio.wait_for(seen.wait(), 20)
+    await asyncio.wait_for(seen.wait(), 60)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -113,7 +121,7 @@ async def test_starting_twice_gives_the_container_that_runs(bots: BotContainers)
 async def test_a_dead_container_of_the_same_name_is_replaced(bots: BotContainers) -> None:
     executable = bots.executable("def main(id, config): return 1")
     first = await bots.runner.start(executable)
-    await eventually(lambda: exited(bots), within_seconds=20)
+    await eventually(lambda: exited(bots))
     second = await bots.runner.start(executable)
     assert second.container_id != first.container_id
     assert [one.container_id for one in await bots.list()] == [second.container_id]
@@ -126,8 +134,8 @@ async def exited(bots: BotContainers) -> bool:
 async def test_stopping_lets_the_bot_clean_up(bots: BotContainers) -> None:
     source = "import time\ndef main(id, config):\n try:\n  print('up')\n  time.sleep(60)\n finally: print('closed')"
     container = await bots.runner.start(bots.executable(source))
-    await eventually(lambda: output(bots, container), within_seconds=20)
-    ended = await bots.runner.stop(container, 10)
+    await eventually(lambda: output(bots, container))
+    ended = await bots.runner.stop(container, 60)
     assert (ended.reason, ended.exit_code) == (EndReason.STOPPED, 143)
     assert await output(bots, container) == "up\nclosed\n"
     assert (await bots.runner.remove(container)).reason is EndReason.STOPPED
@@ -135,19 +143,21 @@ async def test_stopping_lets_the_bot_clean_up(bots: BotContainers) -> None:
 
 
 async def test_a_bot_that_ignores_sigterm_dies_after_the_grace(bots: BotContainers) -> None:
-    source = "import signal\nsignal.signal(15, signal.SIG_IGN)\n" + FOREVER
-    container = await bots.runner.start(bots.executable(source))
-    await eventually(lambda: output(bots, container), within_seconds=20)
+    container = await bots.runner.start(bots.executable(STUBBORN))
+    await eventually(lambda: output(bots, container))
     ended = await bots.runner.stop(container, 1)
     assert (ended.reason, ended.exit_code) == (EndReason.STOPPED, 137)
 
 
 async def test_many_stop_at_once(bots: BotContainers) -> None:
-    containers = await asyncio.gather(*(bots.runner.start(bots.executable(FOREVER, f"b{n}")) for n in range(8)))
-    started = asyncio.get_running_loop().time()
-    ended = await asyncio.gather(*(bots.runner.stop(container, 0) for container in containers))
-    assert {one.reason for one in ended} == {EndReason.STOPPED}
-    assert asyncio.get_running_loop().time() - started < 5
+    containers = await asyncio.gather(*(bots.runner.start(bots.executable(STUBBORN, f"b{n}")) for n in range(8)))
+    for container in containers:
+        await eventually(partial(output, bots, container))
+    started = time.monotonic()
+    ended = await asyncio.gather(*(bots.runner.stop(container, 2) for container in containers))
+    assert {(one.reason, one.exit_code) for one in ended} == {(EndReason.STOPPED, 137)}
+    # Each takes its grace: one after the other they would need this long on any machine.
+    assert time.monotonic() - started < 8 * 2
 
 
 async def test_a_container_that_somebody_removed_is_missing(bots: BotContainers) -> None:
@@ -176,6 +186,7 @@ async def test_what_happens_is_told_at_once(bots: BotContainers) -> None:
     await bots.run("import sys\ndef main(id, config): sys.exit(3)")
     await eventually(lambda: len(kinds) == 4)
     watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
     assert kinds[1:] == ["started:b1:1:None", "died:b1:1:3", "removed:b1:1:None"]
 
 
@@ -188,10 +199,14 @@ async def test_a_hog_is_killed_for_its_memory_and_the_record_says_so(bots: BotCo
 
 async def test_statistics_of_a_running_bot(bots: BotContainers) -> None:
     container = await bots.runner.start(bots.executable(FOREVER))
-    stats = await eventually(lambda: bots.runner.stats(container))
+
+    async def begun() -> Stats | None:
+        stats = await bots.runner.stats(container)
+        return stats if stats is not None and stats.memory_bytes > 0 and stats.cpu_seconds > 0 else None
+
+    stats = await eventually(begun)
     assert stats is not None
-    assert 0 < stats.memory_bytes < stats.memory_limit_bytes == 512 * MIB
-    assert stats.cpu_seconds > 0
+    assert stats.memory_bytes < stats.memory_limit_bytes == 512 * MIB
     await bots.runner.remove(container)
     assert await bots.runner.stats(container) is None
 

@@ -100,7 +100,7 @@ def test_no_key_of_ours_is_in_the_environment(probe: dict[str, Any]) -> None:
 async def test_the_config_is_not_to_be_inspected(bots: BotContainers, docker_engine: Engine) -> None:
     source = "import time\ndef main(id, config):\n print('up', flush=True)\n time.sleep(60)"
     container = await bots.runner.start(bots.executable(source, config={"apiKey": "s3cret-v4lue"}))
-    await eventually(lambda: has_output(bots, container), within_seconds=20)
+    await eventually(lambda: has_output(bots, container))
     inspected = json.dumps(await asked(docker_engine, f"/containers/{container.container_id}/json"))
     processes = json.dumps(await asked(docker_engine, f"/containers/{container.container_id}/top"))
     assert "s3cret-v4lue" not in inspected + processes

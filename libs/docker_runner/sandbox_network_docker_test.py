@@ -50,7 +50,7 @@ async def networked(
 async def test_a_bot_cannot_reach_another_bots_port(networked: BotContainers, docker_engine: Engine) -> None:
     bots = networked
     server = await bots.runner.start(bots.executable(SERVE, "server"))
-    await eventually(lambda: has_output(bots, server), within_seconds=20)
+    await eventually(lambda: has_output(bots, server))
     host = await address_of(docker_engine, server)
     outcome, _ = await bots.run(CONNECT, id="client", config={"host": host, "port": 8000})
     assert outcome.result in ("TimeoutError", "ConnectionRefusedError", "OSError")
@@ -133,7 +133,7 @@ async def test_without_a_network_there_is_only_the_loopback(bots: BotContainers)
 async def test_on_the_hosts_network_there_are_no_walls(tmp_path: Path, scope: str, docker_engine: Engine) -> None:
     async with bot_containers(tmp_path, scope, docker_engine.url, network=Network.HOST) as bots:
         server = await bots.runner.start(bots.executable(ON_THE_LOOPBACK, "server"))
-        await eventually(lambda: has_output(bots, server), within_seconds=20)
+        await eventually(lambda: has_output(bots, server))
         port = int(b"".join([piece.data async for piece in bots.runner.logs(server)]))
         outcome, _ = await bots.run(CONNECT, id="client", config={"host": "127.0.0.1", "port": port})
     assert outcome.result == "reached"
@@ -144,7 +144,7 @@ async def test_without_the_guard_bots_start_and_are_kept_from_each_other_by_the_
 ) -> None:
     async with bot_containers(tmp_path, scope, docker_engine.url, metadata_guard=False) as bots:
         server = await bots.runner.start(bots.executable(SERVE, "server"))
-        await eventually(lambda: has_output(bots, server), within_seconds=20)
+        await eventually(lambda: has_output(bots, server))
         host = await address_of(docker_engine, server)
         outcome, _ = await bots.run(CONNECT, id="client", config={"host": host, "port": 8000})
         assert outcome.result in ("TimeoutError", "ConnectionRefusedError", "OSError")

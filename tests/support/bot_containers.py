@@ -86,7 +86,7 @@ class BotContainers:
             **more,
         )
 
-    async def run(self, source: str, *, timeout_seconds: float = 60.0, **more: Any) -> tuple[RunOutcome, str]:
+    async def run(self, source: str, *, timeout_seconds: float = 240.0, **more: Any) -> tuple[RunOutcome, str]:
         """Run such a bot to its end; with its output."""
         outcome = await self.runner.run(self.executable(source, **more), timeout_seconds)
         output = outcome.output_path.read_text(errors="replace")

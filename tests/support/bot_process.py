@@ -91,7 +91,7 @@ class BotProcess:
             cwd=self.code,
         )
 
-    def finish(self, process: "subprocess.Popen[bytes]", timeout_seconds: float = 20.0) -> Finished:
+    def finish(self, process: "subprocess.Popen[bytes]", timeout_seconds: float = 60.0) -> Finished:
         """Wait for its end."""
         try:
             stdout, stderr = process.communicate(timeout=timeout_seconds)
@@ -107,6 +107,25 @@ class BotProcess:
         return self.finish(self.start())
 
 
+def first_line(process: "subprocess.Popen[bytes]") -> bytes:
+    """The next line of its output, once it is there."""
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def is_gone(pid: int, within_seconds: float = 20.0) -> bool:
+    """Whether the process has ended, or does so: a signal takes a moment."""
+    deadline = time.monotonic() + within_seconds
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.01)
+    return False
+
+
 def write_lease(
     bot: BotProcess, deadline: float, ttl: float = 5.0, boot_id: str | None = None, counter: int = 0
 ) -> None:
@@ -114,6 +133,18 @@ def write_lease(
     temporary = bot.base / "keepalive" / ".lease"
     temporary.write_text(f"{boot_id} {deadline} {ttl} {counter}\n")
     temporary.rename(bot.base / "keepalive" / "lease")
+
+
+def outlive_lease(bot: BotProcess, seconds: float = 1.2) -> tuple[Finished, float]:
+    """Give a bot that has none a lease as soon as it says ``up``; how it ended, and how long after the lease.
+
+    However long the start takes on a busy machine, it is not in there.
+    """
+    process = bot.start()
+    assert first_line(process) == b"up\n"
+    write_lease(bot, deadline := uptime() + seconds)
+    done = bot.finish(process)
+    return done, uptime() - deadline
 
 
 def uptime() -> float:

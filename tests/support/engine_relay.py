@@ -12,7 +12,7 @@ class EngineRelay:
     def __init__(self, socket: Path, engine_url: str) -> None:
         self.url = f"unix://{socket}"
         self.swallow_answers_to: bytes | None = None
-        """The answer to the next request with this in its first line never comes; the engine does as it was asked."""
+        """The answer to the next request with this in its first line is lost; the engine has done as it was asked."""
         self.requests: list[str] = []
         """First lines of all requests so far, as far as they came at the beginning of a packet."""
         self._socket = socket
@@ -37,8 +37,10 @@ class EngineRelay:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
-        engine_reader, engine_writer = await asyncio.open_unix_connection(self._engine)
+        ends = [writer]
         try:
+            engine_reader, engine_writer = await asyncio.open_unix_connection(self._engine)
+            ends.append(engine_writer)
             async with asyncio.TaskGroup() as tasks:
                 mute = asyncio.Event()
                 tasks.create_task(self._up(reader, engine_writer, mute))
@@ -47,7 +49,7 @@ class EngineRelay:
             pass
         finally:
             self._connections.discard(task)
-            for end in (writer, engine_writer):
+            for end in ends:
                 end.close()
                 with suppress(ConnectionError, OSError):
                     await end.wait_closed()
@@ -66,11 +68,11 @@ class EngineRelay:
 
     async def _down(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, mute: asyncio.Event) -> None:
         while data := await source.read(65536):
-            if not mute.is_set():
-                target.write(data)
-                await target.drain()
-        if not mute.is_set():
-            target.close()
+            if mute.is_set():
+                raise ConnectionError("the answer is lost, and the connection with it")
+            target.write(data)
+            await target.drain()
+        target.close()
 
 
 @asynccontextmanager

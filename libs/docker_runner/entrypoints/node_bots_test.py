@@ -1,14 +1,21 @@
 """Node bots under their supervisor, as plain processes of this host."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.bot_process import BotProcess, Finished, uptime, write_lease
+from tests.support.bot_process import (
+    BotProcess,
+    Finished,
+    first_line,
+    is_gone,
+    outlive_lease,
+    uptime,
+    write_lease,
+)
 
 
 def bot(directory: Path, source: str, script: str = "main.js", **more: Any) -> BotProcess:
@@ -174,8 +181,7 @@ STOPPABLE = {
 
 def terminated(one: BotProcess) -> Finished:
     process = one.start()
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"up\n"
+    assert first_line(process) == b"up\n"
     process.terminate()
     return one.finish(process)
 
@@ -213,10 +219,8 @@ def test_an_abort_that_main_lets_pass_is_no_failure(tmp_path: Path) -> None:
 
 
 def test_processes_that_the_bot_leaves_end_with_it(tmp_path: Path) -> None:
-    started = time.monotonic()
     done = run(tmp_path, exported("return require('child_process').spawn('sleep', ['60'], {stdio: 'inherit'}).pid"))
-    assert time.monotonic() - started < 4
-    assert not os.path.exists(f"/proc/{done.last}") or "Z" in Path(f"/proc/{done.last}/stat").read_text()
+    assert is_gone(done.last)
 
 
 def test_a_bot_killed_by_a_signal_has_its_exit_code(tmp_path: Path) -> None:
@@ -239,21 +243,25 @@ IGNORES = exported(
 
 
 def test_a_lease_that_runs_out_ends_even_a_bot_that_ignores_sigterm(tmp_path: Path) -> None:
-    one = bot(tmp_path, IGNORES, keepalive_ttl_seconds=5.0)
-    write_lease(one, deadline := uptime() + 1.8)
-    done = one.finish(one.start())
-    assert (done.exit_code, done.outcome["reason"], done.lines) == (75, "lease-lost", ["up", "told"])
-    assert -0.05 < uptime() - deadline < 0.6
+    # How quickly is the best of three, for the sake of machines that are busy.
+    for attempt in range(3):
+        done, late_seconds = outlive_lease(bot(tmp_path / str(attempt), IGNORES, keepalive_ttl_seconds=60.0))
+        assert (done.exit_code, done.outcome["reason"]) == (75, "lease-lost")
+        assert late_seconds > -0.05
+        if done.lines == ["told"] and late_seconds < 0.6:
+            return
+    pytest.fail(f"it was {late_seconds:.2f} s late, and printed {done.lines}")
 
 
 def test_a_lease_that_is_renewed_keeps_the_bot(tmp_path: Path) -> None:
-    source = exported("console.log('up'); return new Promise((r) => setTimeout(() => r('alive'), 2500))")
-    one = bot(tmp_path, source, keepalive_ttl_seconds=5.0)
-    write_lease(one, uptime() + 1.5)
+    source = exported("console.log('up'); return new Promise((r) => setTimeout(() => r('alive'), 3000))")
+    one = bot(tmp_path, source, keepalive_ttl_seconds=60.0)
     process = one.start()
-    assert process.stdout is not None
-    process.stdout.readline()
-    write_lease(one, uptime() + 4.5, counter=1)
+    first_line(process)
+    write_lease(one, uptime() + 3)
+    # So that it is seen; the bot is told to end only after more than two seconds.
+    time.sleep(0.4)
+    write_lease(one, uptime() + 60, ttl=60.0, counter=1)
     assert one.finish(process).last == "alive"
 
 
@@ -265,16 +273,20 @@ def test_a_container_that_starts_after_its_lease_never_starts_the_bot(tmp_path: 
 
 
 def test_under_another_kernel_a_file_that_does_not_change_ends_the_bot(tmp_path: Path) -> None:
-    one = bot(tmp_path, IGNORES, keepalive_ttl_seconds=2.0)
-    write_lease(one, 1e9, ttl=2.0, boot_id="another-kernel")
-    started = time.monotonic()
-    assert one.finish(one.start()).exit_code == 75
-    assert 1.5 < time.monotonic() - started < 6
+    one = bot(tmp_path, IGNORES, keepalive_ttl_seconds=60.0)
+    write_lease(one, 1e9, ttl=60.0, boot_id="another-kernel")
+    process = one.start()
+    first_line(process)
+    written = time.monotonic()
+    write_lease(one, 1e9, ttl=1.5, boot_id="another-kernel", counter=1)
+    assert one.finish(process).exit_code == 75
+    assert 1.4 < time.monotonic() - written < 30
 
 
 def test_the_switch_fires_while_nobody_reads_the_output(tmp_path: Path) -> None:
-    one = bot(tmp_path, exported("while (true) console.log('x'.repeat(1000))"), keepalive_ttl_seconds=5.0)
-    write_lease(one, uptime() + 1.5)
+    one = bot(tmp_path, exported("while (true) console.log('x'.repeat(1000))"), keepalive_ttl_seconds=60.0)
     process = one.start()
-    assert process.wait(timeout=10) == 75
+    first_line(process)
+    write_lease(one, uptime() + 1.2)
+    assert process.wait(timeout=60) == 75
     process.communicate()

@@ -9,16 +9,19 @@ from typing import Any
 
 import pytest
 
-from tests.support.bot_process import BotProcess, Finished, uptime, write_lease
+from tests.support.bot_process import (
+    BotProcess,
+    Finished,
+    first_line,
+    is_gone,
+    outlive_lease,
+    uptime,
+    write_lease,
+)
 
 
 def run(directory: Path, source: str, **more: Any) -> Finished:
     return BotProcess(directory, "python3.11", {"main.py": source}, "main.py", **more).run()
-
-
-def first_line(process: Any) -> bytes:
-    line: bytes = process.stdout.readline()
-    return line
 
 
 def test_what_main_returns_is_the_last_line_and_the_result(tmp_path: Path) -> None:
@@ -239,10 +242,7 @@ def test_a_bot_killed_by_a_signal_has_its_exit_code(tmp_path: Path) -> None:
 
 def test_processes_that_the_bot_leaves_end_with_it(tmp_path: Path) -> None:
     source = "import subprocess\ndef main(i, c): return subprocess.Popen(['sleep', '60']).pid"
-    started = time.monotonic()
-    done = run(tmp_path, source)
-    assert time.monotonic() - started < 4
-    assert not os.path.exists(f"/proc/{done.last}") or "Z" in Path(f"/proc/{done.last}/stat").read_text()
+    assert is_gone(run(tmp_path, source).last)
 
 
 def test_a_thread_that_never_ends_does_not_keep_the_bot(tmp_path: Path) -> None:
@@ -276,21 +276,27 @@ def main(id, config):
 
 
 def test_a_lease_that_runs_out_ends_even_a_bot_that_ignores_sigterm(tmp_path: Path) -> None:
-    bot = BotProcess(tmp_path, "python3.11", {"main.py": IGNORES}, "main.py", keepalive_ttl_seconds=5.0)
-    write_lease(bot, deadline := uptime() + 1.8)
-    done = bot.finish(bot.start())
-    assert (done.exit_code, done.outcome["reason"]) == (75, "lease-lost")
-    assert done.lines == ["up", "told"]
-    assert -0.05 < uptime() - deadline < 0.6
+    # How quickly is the best of three, for the sake of machines that are busy.
+    for attempt in range(3):
+        files = {"main.py": IGNORES}
+        bot = BotProcess(tmp_path / str(attempt), "python3.11", files, "main.py", keepalive_ttl_seconds=60.0)
+        done, late_seconds = outlive_lease(bot)
+        assert (done.exit_code, done.outcome["reason"]) == (75, "lease-lost")
+        assert late_seconds > -0.05
+        if done.lines == ["told"] and late_seconds < 0.6:
+            return
+    pytest.fail(f"it was {late_seconds:.2f} s late, and printed {done.lines}")
 
 
 def test_a_lease_that_is_renewed_keeps_the_bot(tmp_path: Path) -> None:
-    source = "import time\ndef main(i, c):\n print('up')\n time.sleep(2.5)\n return 'alive'"
-    bot = BotProcess(tmp_path, "python3.11", {"main.py": source}, "main.py", keepalive_ttl_seconds=5.0)
-    write_lease(bot, uptime() + 1.5)
+    source = "import time\ndef main(i, c):\n print('up')\n time.sleep(3)\n return 'alive'"
+    bot = BotProcess(tmp_path, "python3.11", {"main.py": source}, "main.py", keepalive_ttl_seconds=60.0)
     process = bot.start()
     first_line(process)
-    write_lease(bot, uptime() + 4.5, counter=1)
+    write_lease(bot, uptime() + 3)
+    # So that it is seen; the bot is told to end only after more than two seconds.
+    time.sleep(0.4)
+    write_lease(bot, uptime() + 60, ttl=60.0, counter=1)
     assert bot.finish(process).last == "alive"
 
 
@@ -302,30 +308,35 @@ def test_a_container_that_starts_after_its_lease_never_starts_the_bot(tmp_path: 
 
 
 def test_under_another_kernel_a_file_that_does_not_change_ends_the_bot(tmp_path: Path) -> None:
-    bot = BotProcess(tmp_path, "python3.11", {"main.py": IGNORES}, "main.py", keepalive_ttl_seconds=2.0)
-    write_lease(bot, 1e9, ttl=2.0, boot_id="another-kernel")
-    started = time.monotonic()
-    assert bot.finish(bot.start()).exit_code == 75
-    assert 1.5 < time.monotonic() - started < 6
+    bot = BotProcess(tmp_path, "python3.11", {"main.py": IGNORES}, "main.py", keepalive_ttl_seconds=60.0)
+    write_lease(bot, 1e9, ttl=60.0, boot_id="another-kernel")
+    process = bot.start()
+    first_line(process)
+    written = time.monotonic()
+    write_lease(bot, 1e9, ttl=1.5, boot_id="another-kernel", counter=1)
+    assert bot.finish(process).exit_code == 75
+    assert 1.4 < time.monotonic() - written < 30
 
 
 def test_under_another_kernel_a_file_that_changes_keeps_the_bot(tmp_path: Path) -> None:
-    source = "import time\ndef main(i, c):\n print('up')\n time.sleep(2)\n return 'alive'"
-    bot = BotProcess(tmp_path, "python3.11", {"main.py": source}, "main.py", keepalive_ttl_seconds=1.5)
-    write_lease(bot, 1.0, ttl=1.5, boot_id="another-kernel")
+    source = "import time\ndef main(i, c):\n print('up')\n time.sleep(3)\n return 'alive'"
+    bot = BotProcess(tmp_path, "python3.11", {"main.py": source}, "main.py", keepalive_ttl_seconds=60.0)
+    write_lease(bot, 1.0, ttl=60.0, boot_id="another-kernel")
     process = bot.start()
     first_line(process)
-    time.sleep(0.4)
     write_lease(bot, 1.0, ttl=3.0, boot_id="another-kernel", counter=1)
+    time.sleep(0.4)
+    write_lease(bot, 1.0, ttl=60.0, boot_id="another-kernel", counter=2)
     assert bot.finish(process).last == "alive"
 
 
 def test_the_switch_fires_while_nobody_reads_the_output(tmp_path: Path) -> None:
     source = "def main(i, c):\n while 1: print('x' * 1000)"
-    bot = BotProcess(tmp_path, "python3.11", {"main.py": source}, "main.py", keepalive_ttl_seconds=5.0)
-    write_lease(bot, uptime() + 1.5)
+    bot = BotProcess(tmp_path, "python3.11", {"main.py": source}, "main.py", keepalive_ttl_seconds=60.0)
     process = bot.start()
-    assert process.wait(timeout=10) == 75
+    first_line(process)
+    write_lease(bot, uptime() + 1.2)
+    assert process.wait(timeout=60) == 75
     process.communicate()
 
 

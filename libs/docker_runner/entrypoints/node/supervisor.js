@@ -1,7 +1,7 @@
 // Runs inside the container, as the init's only child: keeps the bot's process, its output and its lease.
 //
 // Exit code: the bot's own, 128+n when signal n ended it, 75 when its lease ran out. What the files in `base` mean is
-// told in ../python/supervisor.py, which does the same for Python.
+// told in ../python/the0_supervisor.py, which does the same for Python.
 "use strict";
 
 const { spawn } = require("child_process");
