@@ -85,7 +85,8 @@ async def test_a_bot_that_is_created_again_elsewhere_waits_for_its_old_container
     await rig.deploy()
     one, other = rig.host("one"), rig.host("other")
     async with rig.owned_by(one, scan_seconds=3600) as first:
-        await eventually(lambda: is_running(rig))
+        # Seen in the round after the start; then it looks no more.
+        await eventually(lambda: rig.reconcilers[1].running)
         await rig.create_again_in(2)
 
         async with rig.owned_by(other, segment=2):
@@ -146,6 +147,16 @@ async def test_a_container_that_somebody_took_away_holds_nobody_up_elsewhere(rig
         await eventually(lambda: other.alive("b"))
 
     assert [run.reason for run in await rig.history()] == ["missing"]
+
+
+@pytest.mark.parametrize("change", [{"$unset": {"status": ""}}, {"$set": {"status.state": "backing-off"}}], ids=str)
+async def test_a_status_that_was_lost_or_overwritten_is_written_again(rig: BotRig, change: Any) -> None:
+    """As when a bot is made anew, and when an earlier owner that was frozen still writes."""
+    await rig.deploy()
+    async with rig.owned_by(rig.host()):
+        await eventually(lambda: is_running(rig))
+        await rig.database["bots"].update_one({"id": "b"}, change)
+        await eventually(lambda: is_running(rig))
 
 
 NO_ANSWER = EngineUnavailable("start", "no answer")

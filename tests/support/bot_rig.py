@@ -41,6 +41,7 @@ class BotRig:
     Attributes:
         looks: counts how often an owner asked who else may be running a bot.
         doubles: bots that were started while another container of theirs ran, on whatever host.
+        reconcilers: the one that worked last for each segment.
     """
 
     def __init__(self, database: Database) -> None:
@@ -50,6 +51,7 @@ class BotRig:
         self.leases = LeaseStore(database, LIFE_SECONDS)
         self.looks = Death()
         self.doubles: list[str] = []
+        self.reconcilers: dict[int, SegmentReconciler] = {}
         self._hosts: list[FakeHost] = []
         self._processes = itertools.count(1)
 
@@ -116,7 +118,7 @@ class BotRig:
     ) -> AsyncIterator[OwnedSegment]:
         """A worker that owns the segment within the block, and is gone at its end as if killed."""
         owned = OwnedSegment(await self.acquire(host, segment))
-        reconciler = self._reconciler(owned, host, death or Death(), scan_seconds)
+        reconciler = self.reconcilers[segment] = self._reconciler(owned, host, death or Death(), scan_seconds)
         host.changed = reconciler.container_changed
         task = asyncio.create_task(reconciler.run(), name="reconciler")
         try:
