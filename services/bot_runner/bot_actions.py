@@ -112,15 +112,17 @@ class BotActions:
         self._ledger.forget_all_but(desired)
         self._records.forget_all_but(desired)
         for container in kept:
-            status = self._running(container, desired[container.id].revision)
-            await self._records.running(container, status, self._owned.epoch)
+            bot = desired[container.id]
+            await self._records.running(
+                container, self._running(container, bot.revision), self._owned.epoch, told=bot.told
+            )
         for bot in desired.values():
             if bot.absence is not None and bot.id not in present:
                 state = _ABSENT_STATES.get(bot.absence, BotState.REJECTED)
                 status = BotStatus(
                     bot.id, state, utc_now(), detail=bot.detail, revision=bot.revision, history=bot.history
                 )
-                await self._records.write_status(status)
+                await self._records.write_status(status, told=bot.told)
 
     async def _start(self, executable: Executable) -> None:
         history = self._ledger.history_of(executable.id)

@@ -30,7 +30,8 @@ class Desires:
             running: whether it has a container whose code may be old. One that is to be started needs no look at the
                 storage before that: its start takes the newest.
         """
-        bot = DesiredBot(entity.id, entity.revision, self._ledger.history(entity), trace=entity.trace)
+        history = self._ledger.history(entity)
+        bot = DesiredBot(entity.id, entity.revision, history, told=entity.status, trace=entity.trace)
         if entity.held is not None:
             return replace(bot, absence=StopReason.KILLED)
         if not entity.enabled:

@@ -32,6 +32,7 @@ class DesiredBot:
         code_etag: the version of the code object as the store has it now; None when that is not known, and then a
             container is not held against it.
         history: its deaths so far.
+        told: its status, as its document has it.
         trace: of the event that the document follows.
     """
 
@@ -42,6 +43,7 @@ class DesiredBot:
     absence: StopReason | None = None
     detail: str = ""
     code_etag: str | None = None
+    told: Mapping[str, object] = field(default_factory=dict)
     trace: Mapping[str, str] = field(default_factory=dict)
 
 

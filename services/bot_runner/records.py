@@ -1,7 +1,7 @@
 """What a worker leaves behind about its bots: the status in each document, the history of runs, and their logs."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from libs.core.log import get_logger
 from libs.core.store.entities import EntityStore
@@ -95,8 +95,14 @@ class BotRecords:
             keep=[container.run_id for container in present],
         )
 
-    async def running(self, container: ManagedContainer, status: BotStatus, epoch: int) -> None:
-        """Follow a container that runs as it should, also one that an earlier owner started."""
+    async def running(
+        self, container: ManagedContainer, status: BotStatus, epoch: int, *, told: Mapping[str, object] | None = None
+    ) -> None:
+        """Follow a container that runs as it should, also one that an earlier owner started.
+
+        Args:
+            told: as for :meth:`write_status`.
+        """
         self._logs.follow(container)
         if container.run_id not in self._adopted:
             found = await self._runs.adopt(
@@ -111,7 +117,7 @@ class BotRecords:
                 mine = {"worker_id": self.worker, "epoch": epoch}
                 await self._runs.start(of_container(container, self._recorder, started_at, **mine))
             self._adopted.add(container.run_id)
-        await self.write_status(status)
+        await self.write_status(status, told=told)
 
     async def last_words(self, container: ManagedContainer) -> None:
         """Take the rest of a dead container's output, before it is removed."""
@@ -140,9 +146,15 @@ class BotRecords:
         for bot_id in self._written.keys() - set(bot_ids):
             del self._written[bot_id]
 
-    async def write_status(self, status: BotStatus) -> None:
-        """Bring the bot's document up to date, unless it says the same already."""
-        if status.says_the_same_as(self._written.get(status.bot_id)):
+    async def write_status(self, status: BotStatus, *, told: Mapping[str, object] | None = None) -> None:
+        """Bring the bot's document up to date, unless it says the same already.
+
+        Args:
+            told: the status in it as it was read after the last write. It may have been made anew since, or been
+                overwritten by an earlier owner that stood still meanwhile. None: what was written last.
+        """
+        is_there = told is None or status.is_told_by(told)
+        if is_there and status.says_the_same_as(self._written.get(status.bot_id)):
             return
         await self._entities.set_status(status.bot_id, status.to_document())
         self._written[status.bot_id] = status

@@ -71,6 +71,10 @@ class BotStatus:
         theirs.pop("since")
         return mine == theirs
 
+    def is_told_by(self, document: Mapping[str, Any]) -> bool:
+        """Whether a bot's `status` says of it what matters most, its state and its run."""
+        return (document.get("state"), document.get("run_id")) == (str(self.state), self.run_id)
+
 
 def history_from(document: Mapping[str, Any]) -> RestartHistory:
     """The restart history that the last owner left in a bot's *document*; an empty one when there is none."""
