@@ -90,12 +90,13 @@ class Subscription:
         await self._connection._forget(self)
 
     async def _make(self, client: Client) -> None:
-        self._driver = await client.subscribe(
-            self.subject,
-            cb=self._receive,
-            pending_msgs_limit=_PENDING_MESSAGES,
-            pending_bytes_limit=_PENDING_BYTES,
-        )
+        with cancellation_kept():
+            self._driver = await client.subscribe(
+                self.subject,
+                cb=self._receive,
+                pending_msgs_limit=_PENDING_MESSAGES,
+                pending_bytes_limit=_PENDING_BYTES,
+            )
         if self._on_connect is not None:
             self._on_connect()
 
@@ -168,7 +169,7 @@ class NatsConnection:
         """
         client = self._client_for(subject, data, headers)
         try:
-            with observe("nats", "publish"):
+            with observe("nats", "publish"), cancellation_kept():
                 await client.publish(subject, data, reply=reply, headers=dict(headers) if headers else None)
         except (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
             raise NatsRejected(f"cannot send to {subject!r}: {error}") from error
@@ -235,7 +236,7 @@ class NatsConnection:
         driver, subscription._driver = subscription._driver, None
         if driver is not None and self.connected:
             # Its connection may be gone by now, and it with that.
-            with contextlib.suppress(nats.errors.Error, OSError, ValueError):
+            with contextlib.suppress(nats.errors.Error, OSError, ValueError), cancellation_kept():
                 await driver.unsubscribe()
 
     def _ready_client(self) -> Client:
@@ -268,21 +269,22 @@ class NatsConnection:
                 log.warning("messages were dropped because they came faster than they were handled")
 
         try:
-            await client.connect(
-                servers=list(self._servers),
-                name=self._name,
-                allow_reconnect=False,
-                max_reconnect_attempts=1,  # of each address, before the next
-                reconnect_time_wait=0.05,  # type: ignore[arg-type]  # between two attempts at one address
-                connect_timeout=_CONNECT_SECONDS,  # type: ignore[arg-type]  # any number of seconds does
-                ping_interval=_PING_SECONDS,  # type: ignore[arg-type]
-                max_outstanding_pings=_UNANSWERED_PINGS,
-                closed_cb=closed,
-                error_cb=failed,
-            )
-            for subscription in list(self._subscriptions):
-                await subscription._make(client)
-            await client.flush(timeout=2)
+            with cancellation_kept():
+                await client.connect(
+                    servers=list(self._servers),
+                    name=self._name,
+                    allow_reconnect=False,
+                    max_reconnect_attempts=1,  # of each address, before the next
+                    reconnect_time_wait=0.05,  # type: ignore[arg-type]  # between two attempts at one address
+                    connect_timeout=_CONNECT_SECONDS,  # type: ignore[arg-type]  # any number of seconds does
+                    ping_interval=_PING_SECONDS,  # type: ignore[arg-type]
+                    max_outstanding_pings=_UNANSWERED_PINGS,
+                    closed_cb=closed,
+                    error_cb=failed,
+                )
+                for subscription in list(self._subscriptions):
+                    await subscription._make(client)
+                await client.flush(timeout=2)
         except BaseException:
             await self._close(client)
             raise
@@ -307,8 +309,9 @@ class NatsConnection:
     @staticmethod
     async def _close(client: Client) -> None:
         try:
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await client.close()
+            with cancellation_kept():
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await client.close()
         except (nats.errors.Error, OSError, TimeoutError) as error:
             log.debug("the old connection to nats did not close", reason=str(error))
 
