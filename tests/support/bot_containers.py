@@ -70,8 +70,10 @@ class BotContainers:
         key = hashlib.sha256(repr(sorted(contents.items())).encode()).hexdigest()[:16]
         for name, text in contents.items():
             path = self.code.directory / key / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            # Not written again: a bot with the same code may be reading it.
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
         return Executable(
             id=id,
             service=more.pop("service", "bot-runner"),
