@@ -11,6 +11,7 @@ from libs.core.health import Readiness
 from libs.core.http_app import HttpAddressUnusable, HttpApp
 from libs.core.metrics import registry
 from libs.core.settings import HttpSettings
+from tools.stack.ports import free_port
 
 LOCALHOST = "127.0.0.1"
 
@@ -133,7 +134,8 @@ async def test_a_default_port_that_is_taken_gives_way_to_a_free_one(readiness: R
 
 
 async def test_serving_ends_with_its_task_and_frees_the_port(readiness: Readiness) -> None:
-    app = HttpApp(HttpSettings(port=0, host=LOCALHOST), readiness)
+    # Not one of those that the kernel may give to somebody's connection as soon as it is free.
+    app = HttpApp(HttpSettings(port=free_port(), host=LOCALHOST), readiness)
     await app.start()
     serving = asyncio.create_task(app.serve())
     await asyncio.sleep(0)

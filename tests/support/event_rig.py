@@ -5,15 +5,15 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from libs.core.events.connection import NatsConnection
+from libs.core.events.connection import NatsConnection, NatsUnavailable
 from libs.core.events.dead_letters import DeadLetters
 from libs.core.events.ingestion import Ingestion
-from libs.core.events.jetstream import JetStream, Published
+from libs.core.events.jetstream import MESSAGE_ID, JetStream, Published, StreamMissing
 from libs.core.events.wakeups import WakeUps
 from libs.core.health import Readiness
 from libs.core.service import BOT_RUNNER, ServiceDefinition
@@ -22,6 +22,10 @@ from libs.core.store.entities import EntityStore
 from libs.core.store.failures import FailureStore
 from libs.core.store.partitions import PartitionStore
 from tests.support.eventually import eventually
+
+T = TypeVar("T")
+
+_PATIENCE_SECONDS = 60.0
 
 
 @dataclass
@@ -104,31 +108,67 @@ class EventRig:
     async def make_stream(self, **changes: Any) -> None:
         """Make the stream as the platform's API does."""
         config = {"subjects": list(self.subjects), "storage": "file", "retention": "limits", **changes}
-        await self.jetstream.create_stream(self.stream_name, config)
+        await _patiently(lambda: self.jetstream.create_stream(self.stream_name, config))
+
+    async def delete_stream(self) -> None:
+        """Afterwards there is no stream, unless somebody has made it again."""
+        with contextlib.suppress(StreamMissing):
+            await _patiently(lambda: self.jetstream.delete_stream(self.stream_name))
 
     async def remake_stream(self) -> None:
         """What the platform's API does each time it starts."""
-        await self.jetstream.delete_stream(self.stream_name)
+        await self.delete_stream()
         await self.make_stream()
 
     async def created(self, bot_id: str, **changes: Any) -> Published:
-        return await self.jetstream.publish(self.service.created_subject, payload(bot_id, **changes))
+        return await self._published(self.service.created_subject, payload(bot_id, **changes))
 
     async def updated(self, bot_id: str, **changes: Any) -> Published:
-        return await self.jetstream.publish(str(self.service.updated_subject), payload(bot_id, **changes))
+        return await self._published(str(self.service.updated_subject), payload(bot_id, **changes))
 
     async def deleted(self, bot_id: str) -> Published:
-        data = json.dumps({"id": bot_id, "config": {}}).encode()
-        return await self.jetstream.publish(str(self.service.deleted_subject), data)
+        return await self._published(
+            str(self.service.deleted_subject), json.dumps({"id": bot_id, "config": {}}).encode()
+        )
 
     async def raw(self, data: bytes, headers: Mapping[str, str] | None = None) -> Published:
-        return await self.jetstream.publish(self.service.created_subject, data, headers)
+        """With these headers alone, which is why it is sent once."""
+        return await self.jetstream.publish(self.service.created_subject, data, headers, _PATIENCE_SECONDS)
+
+    async def consumers(self) -> list[Mapping[str, Any]]:
+        """The stream's consumers, as JetStream describes them."""
+        return await _patiently(lambda: self.jetstream.consumers(self.stream_name))
+
+    async def all_acknowledged(self) -> bool:
+        """Whether the stream has a consumer, and that has seen every message acknowledged.
+
+        How many messages wait for a consumer is no answer: that one has come, it learns a moment after the producer.
+        """
+        last = (await self.jetstream.stream(self.stream_name)).last_sequence
+        consumers = await self.consumers()
+        return bool(consumers) and all(consumer["ack_floor"]["stream_seq"] >= last for consumer in consumers)
+
+    async def _published(self, subject: str, data: bytes) -> Published:
+        headers = {MESSAGE_ID: uuid.uuid4().hex}  # stored once, however often it is sent
+        return await _patiently(lambda: self.jetstream.publish(subject, data, headers))
 
     async def ids(self) -> set[str]:
         return {document["id"] async for document in self.bots.find({}, {"id": 1})}
 
     def _dead_letters(self, connection: NatsConnection) -> DeadLetters:
         return DeadLetters(JetStream(connection), stream=f"D_{self.stream_name}", subjects=f"dlq.{self.stream_name}")
+
+
+async def _patiently(request: Callable[[], Awaitable[T]]) -> T:
+    """Ask until there is an answer: a machine that is busy may be too late with one."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return await request()
+        except NatsUnavailable:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.1)
 
 
 def payload(bot_id: str, *, updated_at: str | None = None, **config: Any) -> bytes:

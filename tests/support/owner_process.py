@@ -3,7 +3,7 @@
     python -m tests.support.owner_process URI DATABASE SEGMENT WORKER_ID
 
 Each line is a JSON object: `what` (run, tick, renewed, stop), `proven` (whether the lease was proven at that moment),
-`at` (time.monotonic(), the same clock in all processes) and `epoch`.
+`at` (time.monotonic(), the same clock in all processes), `epoch`, and `until`, the end of the proof by that clock.
 """
 
 import asyncio
@@ -16,11 +16,13 @@ import time
 import structlog
 
 from libs.core.lease import Holder, Lease
+from libs.core.lease_keeper import LeaseTiming
 from libs.core.store.client import Mongo
 from libs.core.store.leases import LeaseStore
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.segment_owner import SegmentOwner, WorkerSuperseded
-from tests.support.coordination import LIFE_SECONDS, TIMING
+
+LIFE_SECONDS = 3.0
 
 
 class PrintingHandler:
@@ -28,26 +30,28 @@ class PrintingHandler:
 
     async def run(self, owned: OwnedSegment) -> None:
         """See SegmentHandler."""
-        _tell("run", owned.epoch, owned.proven())
+        _tell("run", owned.lease, owned.proven())
         while True:
             await asyncio.sleep(0.05)
-            _tell("tick", owned.epoch, owned.proven())
+            _tell("tick", owned.lease, owned.proven())
 
     def renewed(self, lease: Lease) -> None:
         """See SegmentHandler."""
-        _tell("renewed", lease.epoch, lease.proven_until > time.monotonic())
+        _tell("renewed", lease, lease.proven_until > time.monotonic())
 
     async def stop_all(self, owned: OwnedSegment, grace_seconds: float) -> None:
         """See SegmentHandler."""
-        _tell("stop", owned.epoch, owned.proven(0.0))
+        _tell("stop", owned.lease, owned.proven(0.0))
 
     def running(self) -> int:
         """See SegmentHandler."""
         return 1
 
 
-def _tell(what: str, epoch: int, proven: bool) -> None:
-    print(json.dumps({"what": what, "epoch": epoch, "proven": proven, "at": time.monotonic()}), flush=True)
+def _tell(what: str, lease: Lease | None, proven: bool) -> None:
+    epoch, until = (lease.epoch, lease.proven_until) if lease is not None else (0, 0.0)
+    line = {"what": what, "epoch": epoch, "until": until, "proven": proven, "at": time.monotonic()}
+    print(json.dumps(line), flush=True)
 
 
 async def own(uri: str, database: str, segment_id: int, worker_id: str) -> None:
@@ -60,11 +64,11 @@ async def own(uri: str, database: str, segment_id: int, worker_id: str) -> None:
     leases = LeaseStore(mongo.database(database), LIFE_SECONDS)
     now = time.time_ns()
     holder = Holder(worker_id, f"{worker_id}-{now}", "this-host", now // 1_000_000)
-    owner = SegmentOwner(leases, PrintingHandler(), holder, TIMING)
+    owner = SegmentOwner(leases, PrintingHandler(), holder, LeaseTiming.of(LIFE_SECONDS, 0.3))
     owner.want(segment_id)
     with contextlib.suppress(WorkerSuperseded):
         await owner.run()
-    _tell("superseded", 0, False)
+    _tell("superseded", None, False)
     await mongo.close()
 
 

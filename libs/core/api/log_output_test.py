@@ -54,7 +54,7 @@ async def asked(output: Output, *, looks: int) -> AsyncIterator[aiohttp.ClientRe
 async def test_an_output_that_waits_for_more_is_ended_when_it_goes_on_elsewhere() -> None:
     output = Output()
 
-    async with asyncio.timeout(20), asked(output, looks=2) as response:
+    async with asyncio.timeout(60), asked(output, looks=2) as response:
         content = await response.read()
 
     assert content == b"one line\n"
@@ -64,7 +64,7 @@ async def test_an_output_that_waits_for_more_is_ended_when_it_goes_on_elsewhere(
 async def test_an_output_is_let_go_of_when_its_reader_has_gone() -> None:
     output = Output()
 
-    async with asyncio.timeout(20), asked(output, looks=1000) as response:
+    async with asyncio.timeout(60), asked(output, looks=1000) as response:
         await response.content.readline()
         response.close()
         await output.closed.wait()

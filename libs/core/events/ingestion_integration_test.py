@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from libs.core.events.dead_letters import DeadLetterMissing
 from libs.core.events.wakeups import WakeUps
+from libs.core.metrics import registry
 from libs.core.store.client import Mongo, StoreUnavailable
 from libs.core.wake import Wake
 from tests.support.event_rig import EventRig, event_rig, payload
@@ -27,18 +28,16 @@ async def rig(mongo_uri: str, database_name: str, nats_server: NatsServer) -> As
         yield rig
 
 
-async def none_pending(rig: EventRig) -> bool:
-    """Whether the stream has a consumer, and that has seen every message acknowledged."""
-    consumers = await rig.jetstream.consumers(rig.stream_name)
-    return bool(consumers) and all(c["num_pending"] + c["num_ack_pending"] == 0 for c in consumers)
-
-
 async def has(rig: EventRig, bot_id: str) -> bool:
     return bot_id in await rig.ids()
 
 
+async def has_just(rig: EventRig, *bot_ids: str) -> bool:
+    return await rig.ids() == set(bot_ids)
+
+
 async def any_in_hand(rig: EventRig) -> bool:
-    return any(c["num_ack_pending"] for c in await rig.jetstream.consumers(rig.stream_name))
+    return any(consumer["num_ack_pending"] for consumer in await rig.consumers())
 
 
 async def test_a_missing_stream_is_made_with_what_the_contract_says(rig: EventRig) -> None:
@@ -55,7 +54,7 @@ async def test_an_event_is_acknowledged_after_mongodb_has_it(rig: EventRig) -> N
     await rig.created("b1", pair="BTC")
     bot = await eventually(lambda: rig.bots.find_one({"id": "b1"}))
     assert bot["config"] == {"pair": "BTC"}
-    await eventually(lambda: none_pending(rig))
+    await eventually(rig.all_acknowledged)
 
 
 async def test_events_published_before_any_worker_started_are_read(rig: EventRig) -> None:
@@ -70,7 +69,7 @@ async def test_workers_share_the_events_and_the_last_update_counts(rig: EventRig
         await rig.start_worker()
     for n in range(200):
         await (rig.created if n < 10 else rig.updated)(f"b{n % 10}", n=n)
-    await eventually(lambda: none_pending(rig))
+    await eventually(rig.all_acknowledged)
     assert {bot["id"]: bot["config"]["n"] async for bot in rig.bots.find()} == {f"b{n}": 190 + n for n in range(10)}
 
 
@@ -100,16 +99,30 @@ class SlowStore:
 
 
 async def test_an_event_whose_write_is_slow_is_not_given_to_another_worker(rig: EventRig) -> None:
-    await rig.make_stream()
+    times_given = []
+    # A machine that stands still for a part of the first of these times gives the event away. Then longer ones are.
+    for ack_wait_seconds in (0.2, 2.0, 10.0):
+        times_given.append(await times_given_while_slow(rig, ack_wait_seconds))
+        if times_given[-1] == 1:
+            return
+    pytest.fail(f"the event was given to workers {times_given} times")
+
+
+async def times_given_while_slow(rig: EventRig, ack_wait_seconds: float) -> int:
+    """How often an event is handed to a worker when its write takes more than twice the time to acknowledge it."""
+    await rig.remake_stream()
     slow, other = SlowStore(rig.store()), SlowStore(rig.store())
-    await rig.start_worker(store=slow, ack_wait_seconds=0.2)  # type: ignore[arg-type]
+    first = await rig.start_worker(store=slow, ack_wait_seconds=ack_wait_seconds)  # type: ignore[arg-type]
     await rig.created("b1")
     await eventually(lambda: slow.calls)
-    await rig.start_worker(store=other, ack_wait_seconds=0.2)  # type: ignore[arg-type]
-    await asyncio.sleep(0.45)  # more than twice the time to acknowledge
+    second = await rig.start_worker(store=other, ack_wait_seconds=ack_wait_seconds)  # type: ignore[arg-type]
+    await asyncio.sleep(2.25 * ack_wait_seconds)
     slow.released.set()
-    await eventually(lambda: none_pending(rig))
-    assert (slow.calls, other.calls) == (1, 0)
+    other.released.set()
+    await eventually(rig.all_acknowledged)
+    await first.kill()
+    await second.kill()
+    return slow.calls + other.calls
 
 
 async def test_a_slow_worker_asks_for_no_more_than_it_can_hold_and_loses_none(rig: EventRig) -> None:
@@ -119,10 +132,10 @@ async def test_a_slow_worker_asks_for_no_more_than_it_can_hold_and_loses_none(ri
     for first in range(0, 500, 50):
         await asyncio.gather(*(rig.created(f"b{n}") for n in range(first, first + 50)))
     await eventually(lambda: any_in_hand(rig))
-    [consumer] = await rig.jetstream.consumers(rig.stream_name)
+    [consumer] = await rig.consumers()
     assert consumer["num_ack_pending"] <= 100
     slow.released.set()
-    await eventually(lambda: none_pending(rig))
+    await eventually(rig.all_acknowledged)
     assert len(await rig.ids()) == 500
 
 
@@ -132,7 +145,7 @@ async def test_ingestion_goes_on_by_itself_when_the_stream_is_deleted_and_made_a
     for round_number in range(3):
         await rig.remake_stream()
         await rig.created(f"b{round_number}")
-        await eventually(partial(has, rig, f"b{round_number}"), within_seconds=5)
+        await eventually(partial(has, rig, f"b{round_number}"))
     await eventually(lambda: all(worker.readiness.states["events"].ok for worker in workers))
 
 
@@ -145,7 +158,7 @@ async def test_nothing_acknowledged_is_lost_when_the_stream_is_made_again_while_
     for round_number in range(4):
         for n in range(50):
             await rig.created(f"{round_number}-{n}")
-        await eventually(lambda: none_pending(rig))
+        await eventually(rig.all_acknowledged)
         await rig.remake_stream()
     assert len(await rig.ids()) == 200
     counts = await rig.store().partitions.occupied()
@@ -154,28 +167,28 @@ async def test_nothing_acknowledged_is_lost_when_the_stream_is_made_again_while_
 
 async def test_a_stream_that_vanishes_is_made_again_when_nobody_else_does(rig: EventRig) -> None:
     await rig.start_worker()
-    await rig.jetstream.delete_stream(rig.stream_name)
-    await eventually(lambda: rig.jetstream.stream(rig.stream_name), within_seconds=8)
+    await rig.delete_stream()
+    await eventually(lambda: rig.jetstream.stream(rig.stream_name))
     await rig.created("b1")
-    await eventually(lambda: has(rig, "b1"), within_seconds=5)
+    await eventually(lambda: has(rig, "b1"))
 
 
 async def test_a_consumer_deleted_by_hand_is_made_again(rig: EventRig) -> None:
     await rig.start_worker()
-    [consumer] = await rig.jetstream.consumers(rig.stream_name)
+    [consumer] = await rig.consumers()
     await rig.jetstream.delete_consumer(rig.stream_name, consumer["name"])
     await rig.created("b1")
-    await eventually(lambda: has(rig, "b1"), within_seconds=5)
+    await eventually(lambda: has(rig, "b1"))
 
 
 async def test_a_stream_without_a_needed_subject_is_an_error_that_names_it(rig: EventRig) -> None:
     await rig.make_stream(subjects=[rig.service.created_subject])
     worker = await rig.start_worker(ready=False)
     await eventually(lambda: "without the subject" in worker.readiness.states["events"].detail)
-    detail = worker.readiness.states["events"].detail
-    assert str(rig.service.updated_subject) in detail
-    assert str(rig.service.created_subject) not in detail
-    assert not worker.readiness.ready
+    state = worker.readiness.states["events"]  # nothing else has run since
+    assert str(rig.service.updated_subject) in state.detail
+    assert str(rig.service.created_subject) not in state.detail
+    assert (state.ok, state.required) == (False, True)
     await rig.created("b1")  # what is there is read all the same
     await eventually(lambda: has(rig, "b1"))
     await rig.remake_stream()
@@ -199,13 +212,14 @@ async def test_poison_is_put_aside_at_once_with_its_reason_and_headers(rig: Even
     )
     assert first.headers == {"Nats-Msg-Id": "m1", "traceparent": "00-a-b-01"}
     assert first.sequence == 1
-    await eventually(lambda: none_pending(rig))
+    await eventually(rig.all_acknowledged)
     assert await rig.ids() == {"good"}
 
 
 async def two_letters(rig: EventRig) -> Any:
     letters = await rig.dead_letters.list(rig.service.name)
-    return letters if len(letters) == 2 else None
+    # Two that come at once may be put aside in any order.
+    return sorted(letters, key=lambda letter: letter.sequence) if len(letters) == 2 else None
 
 
 class FailingStore:
@@ -231,7 +245,7 @@ async def test_an_event_that_fails_again_and_again_is_put_aside_after_the_retrie
     [letter] = await eventually(lambda: rig.dead_letters.list())
     assert (letter.attempts, letter.reason, letter.entity_id) == (3, "ValueError: a defect", "bad")
     assert failing.failures == 3
-    assert await rig.ids() == {"a", "c"}
+    await eventually(partial(has_just, rig, "a", "c"))
 
 
 async def test_a_dead_letter_can_be_replayed_and_keeps_its_place(rig: EventRig) -> None:
@@ -244,7 +258,7 @@ async def test_a_dead_letter_can_be_replayed_and_keeps_its_place(rig: EventRig) 
     await eventually(lambda: has(rig, "bad"))
     await rig.dead_letters.replay(letter.number)
     assert await rig.dead_letters.list() == []
-    await eventually(lambda: none_pending(rig))
+    await eventually(rig.all_acknowledged)
     bot = await rig.bots.find_one({"id": "bad"})
     assert bot["config"] == {"n": 2}
     with pytest.raises(DeadLetterMissing):
@@ -293,7 +307,7 @@ async def test_a_database_that_is_away_uses_up_no_retries(rig: EventRig) -> None
     await rig.created("b1")
     await eventually(lambda: store.attempts >= 4)
     store.away = False
-    await eventually(lambda: has(rig, "b1"), within_seconds=5)
+    await eventually(lambda: has(rig, "b1"))
     assert await rig.dead_letters.list() == []
 
 
@@ -308,8 +322,8 @@ async def test_the_owner_of_a_segment_is_woken_by_an_event(rig: EventRig) -> Non
     await segment.wait_at_most(1)
     await masters.wait_at_most(1)
     await rig.deleted("b1")
-    assert await segment.wait_at_most(5)
-    assert await masters.wait_at_most(5)
+    assert await segment.wait_at_most(60)
+    assert await masters.wait_at_most(60)
     for subscription in listening:
         assert subscription is not None
         await subscription.cancel()
@@ -338,8 +352,7 @@ async def test_a_restarted_nats_server_is_found_again(mongo_uri: str, database_n
         await server.launch()
         await rig.client.wait_connected()
         await eventually(lambda: rig.created("after"))
-        await eventually(lambda: has(rig, "after"), within_seconds=5)
-        assert await rig.ids() == {"before", "after"}
+        await eventually(partial(has_just, rig, "before", "after"))
 
 
 async def test_a_frozen_nats_server_is_noticed_and_used_again(
@@ -353,7 +366,7 @@ async def test_a_frozen_nats_server_is_noticed_and_used_again(
         server.resume()
         await eventually(lambda: rig.client.connected and worker.connection.connected)
         await eventually(lambda: rig.created("after"))
-        await eventually(lambda: has(rig, "after"), within_seconds=5)
+        await eventually(lambda: has(rig, "after"))
 
 
 async def test_nats_may_come_after_the_worker(mongo_uri: str, database_name: str, tmp_path: Path) -> None:
@@ -366,8 +379,8 @@ async def test_nats_may_come_after_the_worker(mongo_uri: str, database_name: str
         try:
             await rig.client.wait_connected()
             await eventually(lambda: rig.created("b1"))
-            await eventually(lambda: has(rig, "b1"), within_seconds=5)
-            assert worker.readiness.ready
+            await eventually(lambda: has(rig, "b1"))
+            await eventually(lambda: worker.readiness.ready)
         finally:
             for each in rig.workers:
                 await each.kill()
@@ -388,11 +401,16 @@ async def test_a_mongodb_that_goes_away_loses_no_event(
         await server.kill()
         for n in range(20):
             await rig.created(f"b{n}")
-        await asyncio.sleep(0.4)
+        await eventually(lambda: retried(rig))
         await server.launch()
-        await eventually(lambda: twenty(rig), within_seconds=10)
+        await eventually(lambda: twenty(rig))
         assert await rig.dead_letters.list() == []
         await mongo.close()
+
+
+def retried(rig: EventRig) -> float:
+    labels = {"subject": rig.service.created_subject, "outcome": "retried"}
+    return registry.get_sample_value("runtime_events_total", labels) or 0
 
 
 async def twenty(rig: EventRig) -> bool:

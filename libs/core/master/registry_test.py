@@ -222,4 +222,4 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=50, stateful_step_count=30)
+TestLife.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)

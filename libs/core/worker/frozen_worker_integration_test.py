@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,8 +16,8 @@ from libs.core.lease import Holder
 from libs.core.store.client import Database, Mongo
 from libs.core.store.leases import LeaseStore
 from tests.support import owner_process as owner_process_main
-from tests.support.coordination import LIFE_SECONDS
 from tests.support.eventually import eventually
+from tests.support.owner_process import LIFE_SECONDS
 
 
 class OwnerProcess:
@@ -25,6 +26,7 @@ class OwnerProcess:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.lines: list[dict[str, Any]] = []
+        self._reading = asyncio.create_task(self._read())
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -32,7 +34,16 @@ class OwnerProcess:
     def told(self, what: str) -> list[dict[str, Any]]:
         return [line for line in self.lines if line["what"] == what]
 
-    async def read(self) -> None:
+    async def running(self) -> None:
+        """Return when it has owned the segment for a while."""
+        await eventually(lambda: len(self.told("tick")) > 5)
+
+    async def ended(self) -> None:
+        """Return when the process has ended and all that it printed is in *lines*."""
+        await self.process.wait()
+        await self._reading
+
+    async def _read(self) -> None:
         assert self.process.stdout is not None
         while line := await self.process.stdout.readline():
             self.lines.append(json.loads(line))
@@ -44,14 +55,12 @@ async def owner_process(uri: str, database: str, worker_id: str) -> AsyncIterato
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env=environment)
     owner = OwnerProcess(process)
-    reading = asyncio.create_task(owner.read())
     try:
         yield owner
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        await process.wait()
-        await reading
+        await owner.ended()
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -64,41 +73,43 @@ async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database
 
 
 async def test_a_thawed_worker_first_of_all_stops_its_containers(mongo_uri: str, database: Database) -> None:
-    leases = LeaseStore(database, LIFE_SECONDS)
+    # Longer than this test takes: what the worker would do with a lease that it got anew is none of its business.
+    leases = LeaseStore(database, 600)
     async with owner_process(mongo_uri, database.name, "a") as owner:
-        await eventually(lambda: len(owner.told("tick")) > 5, within_seconds=30)
+        await owner.running()
         owner.signal(signal.SIGSTOP)
         await eventually(lambda: _none_live(leases))
         other = await leases.acquire(1, Holder("b", "b-1", "other-host"))
         seen = len(owner.lines)
 
         owner.signal(signal.SIGCONT)
-        await eventually(lambda: owner.told("stop"))
+        await eventually(lambda: any(line["what"] == "stop" for line in owner.lines[seen:]))
 
     after = owner.lines[seen:]
     # Whatever its handler did before it was stopped, it knew that the lease was over.
     assert not any(line["proven"] for line in after)
     assert next(line["what"] for line in after if line["what"] != "tick") == "stop"
     assert not any(line["what"] == "renewed" for line in after)
-    assert other.epoch == 2
+    assert other.epoch == owner.lines[seen - 1]["epoch"] + 1
 
 
 async def test_a_thawed_worker_whose_successor_took_over_ends_and_stops_nothing(
     mongo_uri: str, database: Database
 ) -> None:
     async with owner_process(mongo_uri, database.name, "a") as old:
-        await eventually(lambda: len(old.told("tick")) > 5, within_seconds=30)
+        await old.running()
         old.signal(signal.SIGSTOP)
         async with owner_process(mongo_uri, database.name, "a") as new:
-            await eventually(lambda: len(new.told("tick")) > 5, within_seconds=30)
-            await eventually(lambda: new.lines[-1]["at"] - old.told("renewed")[-1]["at"] > 1.2 * LIFE_SECONDS)
+            await new.running()
+            await eventually(lambda: new.lines[-1]["at"] > old.lines[-1]["until"] + 0.5)
+            seen = len(old.lines)
 
             old.signal(signal.SIGCONT)
-            await asyncio.wait_for(old.process.wait(), timeout=10)
+            await asyncio.wait_for(old.ended(), timeout=60)
 
-            assert old.told("superseded")
-            assert not old.told("stop")
-            assert new.lines[0]["epoch"] == 2
+            assert old.lines[-1]["what"] == "superseded"
+            assert not any(line["what"] == "stop" for line in old.lines[seen:])
+            assert new.lines[0]["epoch"] == old.lines[seen - 1]["epoch"] + 1
             assert not new.told("stop")
 
 
@@ -107,14 +118,14 @@ async def test_a_killed_workers_segment_is_free_after_its_life_and_not_before(
 ) -> None:
     leases = LeaseStore(database, LIFE_SECONDS)
     async with owner_process(mongo_uri, database.name, "a") as owner:
-        await eventually(lambda: len(owner.told("tick")) > 5, within_seconds=30)
+        await owner.running()
         owner.signal(signal.SIGKILL)
-        await owner.process.wait()
-        last_proof = owner.told("renewed")[-1]["at"]
-        lease = await eventually(lambda: leases.acquire(1, Holder("b", "b-1", "h")), every_seconds=0.01)
+        await owner.ended()
+        await eventually(lambda: leases.acquire(1, Holder("b", "b-1", "h")), every_seconds=0.01)
+        acquired_at = time.monotonic()
 
-    acquired_at = lease.proven_until - LIFE_SECONDS
-    assert LIFE_SECONDS - 0.3 < acquired_at - last_proof < LIFE_SECONDS + 1.0
+    # MongoDB counts in milliseconds. What comes late may be the machine's doing, as far as it is not very late.
+    assert -0.01 < acquired_at - owner.lines[-1]["until"] < 30
 
 
 async def _none_live(leases: LeaseStore) -> bool:
