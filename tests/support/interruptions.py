@@ -26,11 +26,17 @@ class InterruptedDatabase:
     """A database where *event* happens right before the *at*-th request of its user, from 1 on.
 
     Hand it to a store in place of its database.
+
+    Args:
+        only: the name of the method whose requests are counted; None for all.
     """
 
-    def __init__(self, database: Database, at: int, event: Callable[[], Awaitable[object]]) -> None:
+    def __init__(
+        self, database: Database, at: int, event: Callable[[], Awaitable[object]], *, only: str | None = None
+    ) -> None:
         self._database = database
         self._event = event
+        self._only = only
         self._left = at
         self.interrupted = False
 
@@ -41,8 +47,10 @@ class InterruptedDatabase:
         """As the database does."""
         return _Collection(self._database.get_collection(name, **options), self)
 
-    async def request(self) -> None:
-        """A request is about to be sent."""
+    async def request(self, name: str) -> None:
+        """A request of the method *name* is about to be sent."""
+        if self._only not in (None, name):
+            return
         self._left -= 1
         if self._left == 0:
             self.interrupted = True
@@ -62,7 +70,7 @@ class _Collection:
             return method
 
         async def request(*arguments: Any, **options: Any) -> Any:
-            await self._database.request()
+            await self._database.request(name)
             return await method(*arguments, **options)
 
         return request
@@ -86,7 +94,7 @@ class _Found:
         return self
 
     async def __aiter__(self) -> AsyncIterator[Any]:
-        await self._database.request()
+        await self._database.request("find")
         async for document in self._cursor:
             yield document
 

@@ -22,7 +22,7 @@ from tools.stack.ports import free_port
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def mongo(mongo_uri: str) -> AsyncIterator[Mongo]:
-    mongo = Mongo(mongo_uri)
+    mongo = Mongo(mongo_uri, timeout_seconds=20)
     yield mongo
     await mongo.close()
 
@@ -72,7 +72,7 @@ async def test_a_server_that_is_not_there_is_unavailable_within_the_timeout(dead
     took = loop.time() - begun
     await mongo.close()
 
-    assert took < 2
+    assert took < 10
     assert "Topology" not in str(caught.value)
 
 
@@ -107,7 +107,7 @@ async def test_a_server_that_comes_late_is_waited_for_and_readiness_says_so(tmp_
         await eventually(lambda: DEPENDENCY in readiness.states)
         state = readiness.states[DEPENDENCY]
         await server.launch()
-        await asyncio.wait_for(waiting, 15)
+        await asyncio.wait_for(waiting, 60)
     finally:
         waiting.cancel()
         await mongo.close()
@@ -137,14 +137,19 @@ async def test_watching_follows_a_server_that_goes_and_comes_back(tmp_path: Path
 async def test_a_frozen_server_is_unavailable_and_does_not_hold_the_caller(tmp_path: Path) -> None:
     async with MongoServer.start(tmp_path) as server:
         mongo = Mongo(server.uri, timeout_seconds=0.3, answer_timeout_seconds=0.5)
-        await mongo.ping()
+        await eventually(lambda: answers(mongo))
         server.pause()
         try:
             with pytest.raises(StoreUnavailable):
-                await asyncio.wait_for(mongo.ping(), 5)
+                await asyncio.wait_for(mongo.ping(), 15)
         finally:
             server.resume()
             await mongo.close()
+
+
+async def answers(mongo: Mongo) -> bool:
+    await mongo.ping()
+    return True
 
 
 async def test_writes_wait_for_a_majority(mongo: Mongo, database_name: str) -> None:

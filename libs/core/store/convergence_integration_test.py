@@ -21,7 +21,7 @@ COLLECTIONS = ("bots", "partitions", "counters", "tombstones", "holds")
 WRITES = {"insert_many", "update_one", "delete_one", "bulk_write", "find_one_and_update"}
 CAP = 2
 SETTINGS = settings(
-    max_examples=80, stateful_step_count=16, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False
+    max_examples=40, stateful_step_count=16, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False
 )
 
 
@@ -204,7 +204,7 @@ class Convergence(RuleBasedStateMachine):
 
 def test_events_converge_whatever_happens(mongo_uri: str, database_name: str) -> None:
     with asyncio.Runner() as runner:
-        mongo = Mongo(mongo_uri)
+        mongo = Mongo(mongo_uri, timeout_seconds=20)
         try:
             database = mongo.database(database_name)
             runner.run(Convergence.new_store(database).ensure_indexes())

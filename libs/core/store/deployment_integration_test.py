@@ -9,7 +9,7 @@ from libs.core.store.deployment import deployment_id
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def mongo(mongo_uri: str) -> AsyncIterator[Mongo]:
-    mongo = Mongo(mongo_uri)
+    mongo = Mongo(mongo_uri, timeout_seconds=20)
     yield mongo
     await mongo.close()
 

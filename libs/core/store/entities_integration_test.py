@@ -22,14 +22,14 @@ CUSTOM = {"config": {"runtime": "python3.11", "author": "alice"}, "filePath": "b
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    mongo = Mongo(mongo_uri)
+    mongo = Mongo(mongo_uri, timeout_seconds=20)
     yield mongo.database(database_name)
     await mongo.close()
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def store(database: Database) -> EntityStore:
-    entities = EntityStore(database, "bots", PartitionStore(database, "bots", 3, claim_life_seconds=0.2))
+    entities = EntityStore(database, "bots", PartitionStore(database, "bots", 3))
     await entities.ensure_indexes()
     return entities
 

@@ -19,7 +19,7 @@ IDS = ["../x", "a/b", "a/c", "a\U0001f680", "b" * 300, "z"]
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    mongo = Mongo(mongo_uri)
+    mongo = Mongo(mongo_uri, timeout_seconds=20)
     yield mongo.database(database_name)
     await mongo.close()
 

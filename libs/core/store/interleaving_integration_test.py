@@ -41,7 +41,7 @@ def expected(events: Iterable[EntityEvent]) -> Any:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    mongo = Mongo(mongo_uri)
+    mongo = Mongo(mongo_uri, timeout_seconds=20)
     yield mongo.database(database_name)
     await mongo.close()
 

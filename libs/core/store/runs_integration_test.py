@@ -34,7 +34,7 @@ def ended(record: RunRecord, reason: str = "finished", exit_code: int = 0) -> Ru
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    mongo = Mongo(mongo_uri)
+    mongo = Mongo(mongo_uri, timeout_seconds=20)
     yield mongo.database(database_name)
     await mongo.close()
 
