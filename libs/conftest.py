@@ -1,5 +1,6 @@
 """Fixtures for all tests below this folder."""
 
+import tests.support.examples  # noqa: F401 - for what it sets
 from tests.support.abandoned_connections import no_abandoned_connections
 from tests.support.blocked_loop import loop_watch, no_blocked_loop
 from tests.support.docker import docker_engine, scope

@@ -4,7 +4,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.autoscaler.decision import (
@@ -62,7 +62,6 @@ def any_state(draw: st.DrawFn) -> ScalingState:
     )
 
 
-@settings(deadline=None)
 @given(any_state(), any_settings)
 def test_a_step_is_one_replica_towards_the_wanted_number(current: ScalingState, settings: ScalingSettings) -> None:
     decision = decide(current, settings, NOW)
@@ -73,7 +72,6 @@ def test_a_step_is_one_replica_towards_the_wanted_number(current: ScalingState, 
         assert abs(decision.replicas - decision.wanted) < abs(current.replicas - decision.wanted)
 
 
-@settings(deadline=None)
 @given(any_state(), any_settings, st.floats(0, 9.99))
 def test_nothing_changes_within_the_cooldown(
     current: ScalingState, settings: ScalingSettings, age_seconds: float
@@ -81,7 +79,6 @@ def test_nothing_changes_within_the_cooldown(
     assert decide(replace(current, changed_at=NOW - age_seconds), settings, NOW).replicas is None
 
 
-@settings(deadline=None)
 @given(any_state())
 def test_whatever_pod_the_cluster_takes_it_owns_no_segment(current: ScalingState) -> None:
     known = tuple(
@@ -97,7 +94,6 @@ def test_whatever_pod_the_cluster_takes_it_owns_no_segment(current: ScalingState
         assert not {pod.name for pod in leaving} & current.fleet.owners
 
 
-@settings(deadline=None)
 @given(any_state(), any_settings)
 def test_owners_and_only_owners_are_costly_once_the_costs_are_set(
     current: ScalingState, settings: ScalingSettings
@@ -109,7 +105,6 @@ def test_owners_and_only_owners_are_costly_once_the_costs_are_set(
         assert cost == (OWNER_DELETION_COST if pod.name in current.fleet.owners else 0)
 
 
-@settings(deadline=None)
 @given(any_settings, st.integers(0, 14), st.integers(0, 14))
 def test_a_healthy_fleet_reaches_the_wanted_number_and_stays(
     settings: ScalingSettings, segments: int, start: int

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.core.backoff import Backoff
@@ -29,7 +29,6 @@ def test_an_outage_of_years_does_not_overflow() -> None:
     assert backoff.next_seconds() == 5
 
 
-@settings(deadline=None)
 @given(draw=st.floats(0, 1, exclude_max=True), jitter=st.floats(0, 1), failures=st.integers(1, 30))
 def test_jitter_shortens_a_wait_by_its_share_at_most(draw: float, jitter: float, failures: int) -> None:
     jittered = Backoff(1, 60, jitter=jitter, draw=lambda: draw)

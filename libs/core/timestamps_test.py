@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.core.timestamps import WrittenTime, parse_rfc3339
@@ -39,7 +39,6 @@ def test_what_is_no_time_is_refused(text: str) -> None:
         parse_rfc3339(text)
 
 
-@settings(deadline=None)
 @given(
     st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 30)),  # noqa: DTZ001 - the zone is drawn
     st.integers(min_value=-14 * 60, max_value=14 * 60),

@@ -1,7 +1,7 @@
 """Keys: ordinary ids verbatim, hostile ones safe, and no two ids on one key."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.docker_runner.log_keys import day_of_key, log_key
@@ -49,7 +49,6 @@ IDS = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(IDS)
 def test_every_key_is_one_that_servers_take(entity_id: str) -> None:
     key = log_key(entity_id, "20260131")
@@ -60,13 +59,11 @@ def test_every_key_is_one_that_servers_take(entity_id: str) -> None:
     assert key.isprintable() or not any(ord(character) < 32 for character in key)
 
 
-@settings(deadline=None)
 @given(IDS, IDS)
 def test_no_two_ids_share_a_key(one: str, other: str) -> None:
     assert (log_key(one, "20260131") == log_key(other, "20260131")) == (one == other)
 
 
-@settings(deadline=None)
 @given(IDS)
 def test_the_day_can_be_read_from_the_key(entity_id: str) -> None:
     assert day_of_key(entity_id, log_key(entity_id, "20260131")) == "20260131"

@@ -1,7 +1,7 @@
 """Resuming: whatever the stamps and wherever the reader dies, each piece is taken once."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.docker_runner.log_position import BEGINNING, SECOND_NS, Position, Resumption, day_of, nanoseconds
@@ -25,7 +25,6 @@ def engine_since(log: list[int], position: Position) -> list[tuple[int, int]]:
     return [(index, stamp) for index, stamp in enumerate(log) if stamp >= since]
 
 
-@settings(deadline=None)
 @given(LOGS, st.lists(st.integers(1, 10)))
 def test_each_piece_is_taken_once_in_order_wherever_the_reader_dies(
     steps: list[tuple[int, int]], lives: list[int]
@@ -48,7 +47,6 @@ def test_each_piece_is_taken_once_in_order_wherever_the_reader_dies(
     assert taken == list(range(len(log)))
 
 
-@settings(deadline=None)
 @given(LOGS)
 def test_the_number_of_pieces_to_skip_stays_small(steps: list[tuple[int, int]]) -> None:
     position = BEGINNING

@@ -222,6 +222,7 @@ class BacktestRun:
             outcome.discard()
         if not self._gone:
             await persistently(lambda: self._kit.claims.release(self._state.id, claim))
+            self._claim = replace(claim, released=True)
 
     # --- one run
 

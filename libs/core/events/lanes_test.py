@@ -1,6 +1,6 @@
 """Order within a lane, parallel lanes."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.core.events.lanes import Lanes
@@ -26,7 +26,6 @@ def test_no_more_lanes_are_taken_once_there_are_enough_items() -> None:
     assert lanes
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans())))
 def test_nothing_is_lost_and_each_lane_keeps_its_order(steps: list[tuple[str, bool]]) -> None:
     lanes: Lanes[int] = Lanes()

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.core.events.payload import PayloadRejected, Place, read_event
@@ -70,7 +70,6 @@ def test_capitalised_keys_say_the_same() -> None:
     assert read(capitalised) == read(EVENT)
 
 
-@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=6, max_size=6))
 def test_top_level_keys_match_in_any_case(upper: list[bool]) -> None:
     cased = {_cased(name, upper): value for name, value in EVENT.items()}
@@ -157,7 +156,6 @@ def test_what_can_never_work_is_rejected_with_the_field(payload: object, field: 
     assert (field or "payload") in str(rejected.value)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_no_bytes_whatever_raise_anything_else(payload: bytes) -> None:
     assert isinstance(outcome(payload), EntityEvent | PayloadRejected)

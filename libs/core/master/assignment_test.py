@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.core.coordination import HeldSegment
@@ -155,7 +155,6 @@ def carried_out(decision: Decision, workers: list[WorkerView]) -> list[WorkerVie
     return [replace(view, assigned=decision.given.get(view.worker_id)) for view in workers]
 
 
-@settings(deadline=None)
 @given(situations())
 def test_each_segment_with_entities_is_given_reserved_or_waiting_and_only_one_of_these(
     situation: tuple[list[SegmentView], list[WorkerView]],
@@ -168,7 +167,6 @@ def test_each_segment_with_entities_is_given_reserved_or_waiting_and_only_one_of
     assert sorted(placed) == sorted(view.segment_id for view in segments if view.bot_count > 0)
 
 
-@settings(deadline=None)
 @given(situations())
 def test_nobody_is_given_what_somebody_else_has_a_live_lease_of(
     situation: tuple[list[SegmentView], list[WorkerView]],
@@ -182,7 +180,6 @@ def test_nobody_is_given_what_somebody_else_has_a_live_lease_of(
         assert not by_id[worker_id].draining
 
 
-@settings(deadline=None)
 @given(situations())
 def test_no_segment_waits_while_a_worker_stands_by(situation: tuple[list[SegmentView], list[WorkerView]]) -> None:
     segments, workers = situation
@@ -193,7 +190,6 @@ def test_no_segment_waits_while_a_worker_stands_by(situation: tuple[list[Segment
     assert not (decision.waiting and idle)
 
 
-@settings(deadline=None)
 @given(situations())
 def test_deciding_again_changes_nothing(situation: tuple[list[SegmentView], list[WorkerView]]) -> None:
     segments, workers = situation
@@ -204,7 +200,6 @@ def test_deciding_again_changes_nothing(situation: tuple[list[SegmentView], list
     assert (again.given, again.reserved, again.waiting) == (decision.given, decision.reserved, decision.waiting)
 
 
-@settings(deadline=None)
 @given(situations().flatmap(lambda both: st.tuples(st.just(both), st.permutations(both[0]), st.permutations(both[1]))))
 def test_the_order_of_the_input_does_not_matter(
     orders: tuple[tuple[list[SegmentView], list[WorkerView]], list[SegmentView], list[WorkerView]],

@@ -1,6 +1,6 @@
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.core.coordination import HeldSegment, WorkerIdentity, WorkerState
@@ -40,7 +40,6 @@ def known(states: dict[str, WorkerState]) -> Registry:
     return registry
 
 
-@settings(deadline=None)
 @given(survey=segments, states=st.dictionaries(st.sampled_from(WORKERS), worker_states))
 def test_counts_are_those_of_the_statuses(survey: list[SegmentView], states: dict[str, WorkerState]) -> None:
     registry = known(states)
