@@ -3,8 +3,11 @@
 import calendar
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 NANOSECONDS = 1_000_000_000
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _RFC3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:[.,](\d+))?\s?(?:([Zz])|([+-])(\d\d):?(\d\d))?", re.ASCII
@@ -18,6 +21,11 @@ class WrittenTime:
 
     nanoseconds: int
     precision_nanoseconds: int
+
+
+def nanoseconds_of(moment: datetime) -> int:
+    """Nanoseconds since 1970 of an aware *moment*."""
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def parse_rfc3339(text: str) -> WrittenTime:

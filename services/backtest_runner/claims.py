@@ -63,7 +63,7 @@ class Claims:
 
 def _as_read(state: BacktestState) -> dict[str, object]:
     """What the document must still say: what is run is what was read, and nobody else has it."""
-    expected: dict[str, object] = {"_id": state.made, "revision": state.entity.document.get("revision"), OUTCOME: None}
+    expected: dict[str, object] = {**state.entity.as_read, OUTCOME: None}
     if state.claim is None:
         return {**expected, CLAIM: None}
     # One that was taken over meanwhile has a higher epoch, also under the same run.

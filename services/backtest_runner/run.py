@@ -109,15 +109,18 @@ class BacktestRun:
                 outcome = await self._last_write(self._decided(*found))
             if outcome is not None:
                 with span("hand over backtest"):
-                    await self._until_proven()
+                    while await self._unproven():
+                        pass  # its segment is taken from it soon, and then this is cancelled
                     attempts = self._claim.attempt if self._claim is not None else 0
                     await self._last_write(self._kit.completion.hand_over(self._state.entity, outcome, attempts))
                 log.info("backtest done", success=outcome.success, reason=outcome.reason, run=outcome.run_id)
 
-    async def _until_proven(self) -> None:
-        """Frozen or cut off, another owner may have it by now, and then this is cancelled soon."""
-        while not self._kit.owned.proven():
-            await self._wake.wait_at_most(_UNPROVEN_SECONDS)
+    async def _unproven(self) -> bool:
+        """Whether this was frozen or cut off, so that another may own it by now; if so, returns a little later."""
+        if self._kit.owned.proven():
+            return False
+        await self._wake.wait_at_most(_UNPROVEN_SECONDS)
+        return True
 
     def _leave_slot(self) -> None:
         self.slot_left = True
@@ -128,9 +131,7 @@ class BacktestRun:
     async def _shelved(self) -> tuple[Claim, Shelved] | None:
         """What the last attempt came to; None when this backtest is not to be run here now."""
         while not self._gone and self._state.may_begin:
-            if not self._kit.owned.proven():
-                # Frozen or cut off: another owner may have it by now.
-                await self._wake.wait_at_most(_UNPROVEN_SECONDS)
+            if await self._unproven():
                 continue
             with span("claim backtest"):
                 before = self._claim
@@ -234,8 +235,7 @@ class BacktestRun:
         while True:
             if self._unwanted():
                 return Verdict("stopped", "it was not begun any more", again=True), None
-            if not kit.owned.proven():
-                await self._wake.wait_at_most(_UNPROVEN_SECONDS)
+            if await self._unproven():
                 continue
             try:
                 outcome = await self._watched(executable)

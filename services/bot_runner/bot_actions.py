@@ -75,9 +75,9 @@ class BotActions:
         Args:
             under_way: bots of which that cannot be told now.
         """
+        alive = [container.run_id for container in present]
         for executable, detail in list(self._unseen.values()):
             if executable.id not in under_way:
-                alive = [container.run_id for container in present]
                 if executable.run_id not in alive:
                     await self._records.not_begun(executable, detail, alive)
                 del self._unseen[executable.id]

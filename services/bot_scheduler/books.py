@@ -103,8 +103,7 @@ class Books:
         status = state.entity.status
         if status.get("state") != REJECTED or status.get("detail") != state.problem:
             changes = _each("status", {"state": REJECTED, "since": utc(now), "detail": state.problem})
-            expected = {name: state.expected[name] for name in ("_id", "revision")}
-            await self._entities.compare_and_set(state.id, expected, changes)
+            await self._entities.compare_and_set(state.id, state.entity.as_read, changes)
 
     @property
     def _worker(self) -> dict[str, Any]:

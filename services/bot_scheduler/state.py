@@ -148,9 +148,7 @@ class ScheduleState:
     @property
     def expected(self) -> dict[str, object]:
         """What a claim finds in the document if nobody has changed it since it was read."""
-        document = self.entity.document
-        # One that is deleted and created again begins with the same revision.
-        return {"_id": document.get("_id"), "revision": document.get("revision"), NEXT: document.get(NEXT)}
+        return {**self.entity.as_read, NEXT: self.entity.document.get(NEXT)}
 
     @classmethod
     def of(cls, entity: Entity) -> "ScheduleState":

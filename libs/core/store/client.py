@@ -36,7 +36,7 @@ Database = AsyncDatabase[Document]
 DEPENDENCY = "mongodb"
 """The name under which readiness shows this connection."""
 
-
+_DUPLICATE_KEY = 11000
 _DENIED_CODES = {
     13,  # Unauthorized
     18,  # AuthenticationFailed
@@ -206,6 +206,18 @@ def translated() -> Iterator[None]:
         raise StoreRejected(f"the document cannot be stored: {error}") from error
 
 
+def met_existing(error: BulkWriteError) -> set[int]:
+    """The indexes of the writes in a bulk that met a document with their unique key, where nothing else went wrong.
+
+    Raises:
+        BulkWriteError: something else did; *error* as it is.
+    """
+    failures: list[Document] = (error.details or {}).get("writeErrors", [])
+    if not failures or any(failure.get("code") != _DUPLICATE_KEY for failure in failures):
+        raise error
+    return {int(failure["index"]) for failure in failures}
+
+
 def _translation(error: PyMongoError) -> StoreUnavailable | StoreConflict | StoreRejected:
     if isinstance(error, BulkWriteError):
         return _bulk_translation(error)
@@ -232,7 +244,7 @@ def _bulk_translation(error: BulkWriteError) -> StoreUnavailable | StoreConflict
     if not failures or any(failure.get("code") in _PASSING_CODES for failure in failures):
         return StoreUnavailable(_shortened(error))
     first = failures[0]
-    if all(failure.get("code") == 11000 for failure in failures):
+    if all(failure.get("code") == _DUPLICATE_KEY for failure in failures):
         return StoreConflict(str(first.get("errmsg")), first.get("keyValue"))
     return StoreRejected(str(first.get("errmsg")), first.get("code"))
 

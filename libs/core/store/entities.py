@@ -3,19 +3,19 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, cast
 
 from pymongo import UpdateOne
 
 from libs.core.store.client import Database, Document, translated
-from libs.core.store.entity_writer import Applied, Derive, EntityWriter
+from libs.core.store.entity_writer import Applied, Derive, EntityWriter, as_read
 from libs.core.store.history import EntityEvent, EventKind, Stamp
 from libs.core.store.holds import Hold, Holds, HoldStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.tombstones import TombstoneStore
+from libs.core.timestamps import nanoseconds_of
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OFF = (False, 0, "false", "0")
 
 
@@ -94,6 +94,14 @@ class Entity:
     def status(self) -> Mapping[str, Any]:
         """What a worker last reported of it."""
         return _object(self.document.get("status"))
+
+    @property
+    def as_read(self) -> Document:
+        """What its document says as long as no event has changed it since it was read, nor another one is in its place.
+
+        For the *expected* of :meth:`EntityStore.compare_and_set`.
+        """
+        return as_read(self.document)
 
     @property
     def trace(self) -> Mapping[str, str]:
@@ -213,8 +221,7 @@ class EntityStore:
         Raises:
             StoreUnavailable: repeat it.
         """
-        nanoseconds = (ended_at - _EPOCH) // timedelta(microseconds=1) * 1000
-        return await self._writer.remove(dict(entity.document), Stamp.of(nanoseconds))
+        return await self._writer.remove(dict(entity.document), Stamp.of(nanoseconds_of(ended_at)))
 
     async def finish_deletions(self, within_seconds: float | None = None) -> Applied:
         """Remove entities whose deletion was broken off, and whose event will not come again. Safe at any time.

@@ -6,13 +6,13 @@ Documents of an older runtime have none of these, which is no error.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import cast
 
 from libs.core.store.client import Document
 from libs.core.store.history import EventKind, History, Stamp, Version
 from libs.core.store.stamps import stamp_fields, stamp_from
-from libs.core.timestamps import parse_rfc3339
+from libs.core.timestamps import nanoseconds_of, parse_rfc3339
 
 _OURS = {
     "_id",
@@ -28,7 +28,7 @@ _OURS = {
     "scheduler",
     "backtest",
 }
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = 1_000_000
 
 
 def history_of(document: Mapping[str, object] | None, deleted: Stamp | None) -> History:
@@ -97,8 +97,8 @@ def _inherited_stamp(custom: object) -> Stamp:
     for name in ("updatedAt", "createdAt"):
         written = custom.get(name)
         if isinstance(written, datetime):
-            milliseconds = (written - _EPOCH) // timedelta(milliseconds=1)
-            return Stamp(milliseconds * 1_000_000, (milliseconds + 1) * 1_000_000, milliseconds * 1_000_000)
+            made_at = nanoseconds_of(written) // _MILLISECOND * _MILLISECOND
+            return Stamp(made_at, made_at + _MILLISECOND, made_at)
         if isinstance(written, str):
             try:
                 moment = parse_rfc3339(written)

@@ -19,9 +19,9 @@ from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
 from libs.core.errors import Retryable
-from libs.core.store.client import Database, Document, translated
+from libs.core.store.client import Database, Document, met_existing, translated
 from libs.core.store.entity_documents import fields_of, history_of, stale_fields
-from libs.core.store.history import EntityEvent, EventKind, History, Stamp
+from libs.core.store.history import EntityEvent, History, Stamp
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.tombstones import TombstoneStore
 
@@ -32,7 +32,6 @@ The second is its document as it was read, None for a new entity; a worker may h
 """
 
 _MAX_ROUNDS = 30
-_DUPLICATE_KEY = 11000
 
 
 class EntityContended(Retryable):
@@ -57,8 +56,6 @@ class Applied:
 class _Plan:
     """What to write so that the database says what the histories say."""
 
-    deletions: dict[str, Stamp]
-    """The tombstones as they were read, or are to be put."""
     tombstones: dict[str, Stamp] = field(default_factory=dict)
     inserts: list[Document] = field(default_factory=list)
     updates: list[tuple[Document, UpdateOne]] = field(default_factory=list)
@@ -120,10 +117,8 @@ class EntityWriter:
         """
         applied = Applied()
         entity_id = document["id"]
-        deletion = EntityEvent(entity_id, EventKind.DELETED, ended, direct=True)
         for _ in range(_MAX_ROUNDS):
-            deleted = history_of(document, None).after(deletion).deleted
-            await self._tombstones.put({entity_id: deleted} if deleted is not None else {})
+            await self._tombstones.put({entity_id: history_of(document, None).following(ended)})
             if not await self._remove([document], applied):
                 return applied
             now = (await self._documents([entity_id])).get(entity_id)
@@ -152,16 +147,17 @@ class EntityWriter:
         """One attempt; the ids for which another is needed."""
         documents = await self._documents(events_by_id)
         deletions = await self._tombstones.of(events_by_id)
-        plan = _Plan(deletions)
+        plan = _Plan()
         for entity_id, events in events_by_id.items():
             document = documents.get(entity_id)
             if revision is None or (document is not None and int(document.get("revision", 0)) == revision):
-                self._plan_one(plan, entity_id, events, document)
+                self._plan_one(plan, entity_id, events, document, deletions.get(entity_id))
         await self._tombstones.put(plan.tombstones)
+        deletions |= plan.tombstones
         contended = await self._changed_since(documents, plan.tombstones.keys() - plan.written_ids())
         contended |= await self._remove(plan.removals, applied)
-        contended |= await self._update(plan.updates, plan.deletions, applied)
-        return contended | await self._insert(plan.inserts, plan.deletions, applied)
+        contended |= await self._update(plan.updates, deletions, applied)
+        return contended | await self._insert(plan.inserts, deletions, applied)
 
     async def _changed_since(self, documents: Mapping[str, Document], entity_ids: Iterable[str]) -> set[str]:
         """Those of these entities that are no longer as they were read into *documents*."""
@@ -190,15 +186,15 @@ class EntityWriter:
         entity_id: str,
         events: Sequence[EntityEvent],
         document: Document | None,
+        deleted: Stamp | None,
     ) -> None:
-        deleted = plan.deletions.get(entity_id)
         stored = history_of(document, None)
         before = stored if deleted is None else stored.with_deletion(deleted)
         after = before
         for event in events:
             after = after.after(event)
         if after.deleted is not None and after.deleted is not deleted:
-            plan.tombstones[entity_id] = plan.deletions[entity_id] = after.deleted
+            plan.tombstones[entity_id] = after.deleted
         if after.current is None:
             if document is not None:
                 plan.removals.append(document)
@@ -276,10 +272,7 @@ class EntityWriter:
             try:
                 await self._entities.insert_many(documents, ordered=False)
             except BulkWriteError as error:
-                failures = (error.details or {}).get("writeErrors", [])
-                if not failures or any(failure.get("code") != _DUPLICATE_KEY for failure in failures):
-                    raise
-                return {int(failure["index"]) for failure in failures}
+                return met_existing(error)
         return set()
 
     @staticmethod
@@ -294,7 +287,7 @@ def _is_deleted(document: Document, deletion: Stamp) -> bool:
     return history_of(document, None).with_deletion(deletion).current is None
 
 
-def as_read(document: Document) -> Document:
+def as_read(document: Mapping[str, object]) -> Document:
     """The filter that matches *document* as long as nobody has changed it since it was read."""
     return {"_id": document["_id"], "revision": document.get("revision", {"$exists": False})}
 

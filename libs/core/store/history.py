@@ -151,7 +151,7 @@ class History:
 
     def after(self, event: EntityEvent) -> "History":
         """The history after *event* became known. Returns itself when that changes nothing."""
-        stamp = self._following(event.stamp) if event.direct else event.stamp
+        stamp = self.following(event.stamp) if event.direct else event.stamp
         if event.kind is EventKind.DELETED:
             return self.with_deletion(stamp)
         return self.with_version(Version(event.kind, stamp, event.content, event.trace))
@@ -170,7 +170,7 @@ class History:
             return self
         return History(_in_order(v for v in self.versions if v.stamp.outlives(stamp)), stamp)
 
-    def _following(self, stamp: Stamp) -> Stamp:
+    def following(self, stamp: Stamp) -> Stamp:
         """*stamp*, or as much later as it takes to come after all that is known."""
         known = [version.stamp for version in self.versions] + ([self.deleted] if self.deleted is not None else [])
         latest = max((max(s.published_at, s.made_at) + 1 for s in known), default=0)

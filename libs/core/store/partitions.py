@@ -122,22 +122,15 @@ class PartitionStore:
         Raises:
             SlotExpired: this process was held up for so long that a slot may have been taken back.
         """
-        now = time.monotonic()
-        for slot in slots:
-            if now - slot.claimed_monotonic > self._claim_life_seconds / 2:
-                raise SlotExpired(slot.segment_id)
+        if late := self._late(slots):
+            raise SlotExpired(late[0].segment_id)
 
     async def confirm(self, slots: Iterable[Slot]) -> None:
         """Call right after an insert: slots that a repair took back while it was under way are taken again.
 
         Whatever the cap. Asks nothing of the server unless the insert took very long.
         """
-        now = time.monotonic()
-        late = Counter(
-            (slot.segment_id, slot.repairs)
-            for slot in slots
-            if now - slot.claimed_monotonic > self._claim_life_seconds / 2
-        )
+        late = Counter((slot.segment_id, slot.repairs) for slot in self._late(slots))
         with translated():
             for (segment_id, repairs), number in late.items():
                 # A repair that came after the insert has counted the entities; then this is too high, until the next.
@@ -189,6 +182,11 @@ class PartitionStore:
                     log.warning("partition count repaired", segment=segment_id, counted=found.counted, real=found.real)
                     repaired.append(found)
         return repaired
+
+    def _late(self, slots: Iterable[Slot]) -> list[Slot]:
+        """Those that a repair may have taken back."""
+        now = time.monotonic()
+        return [slot for slot in slots if now - slot.claimed_monotonic > self._claim_life_seconds / 2]
 
     async def _claim_existing(self, count: int) -> list[Slot]:
         pipeline: list[Document] = [

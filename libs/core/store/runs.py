@@ -18,6 +18,7 @@ _MAX_LINES = 50
 _MAX_LINE_CHARACTERS = 1000
 _TTL_INDEX = "ended_at_ttl"
 _INDEX_OPTIONS_CONFLICT = 85
+_END_UNSEEN: Document = {"$or": [{"open": True}, {"presumed": True}]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ class RunStore:
         alive = {"open": True, "presumed": False, "reason": None, "message": None}
         with translated():
             result = await self._runs.update_one(
-                {"_id": run_id, "$or": [{"open": True}, {"presumed": True}]},
+                {"_id": run_id, **_END_UNSEEN},
                 {"$set": {**known, **alive}, "$unset": {"ended_at": ""}},
             )
         return result.matched_count > 0
@@ -123,9 +124,7 @@ class RunStore:
         for _ in range(2):
             # Where an end is there already the filter matches nothing, and the insertion meets the unique _id.
             with suppress(StoreConflict), translated():
-                await self._runs.replace_one(
-                    {"_id": record.run_id, "$or": [{"open": True}, {"presumed": True}]}, document, upsert=True
-                )
+                await self._runs.replace_one({"_id": record.run_id, **_END_UNSEEN}, document, upsert=True)
                 return True
         return False
 

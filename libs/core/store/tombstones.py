@@ -10,11 +10,9 @@ from datetime import UTC, datetime, timedelta
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
-from libs.core.store.client import Database, Document, translated
+from libs.core.store.client import Database, Document, met_existing, translated
 from libs.core.store.history import UNKNOWN_STREAM, Stamp
 from libs.core.store.stamps import stamp_fields, stamp_from
-
-_DUPLICATE_KEY = 11000
 
 
 class TombstoneStore:
@@ -82,10 +80,7 @@ class TombstoneStore:
         try:
             await self._tombstones.bulk_write(updates, ordered=False)
         except BulkWriteError as error:
-            failures = (error.details or {}).get("writeErrors", [])
-            if not failures or any(failure.get("code") != _DUPLICATE_KEY for failure in failures):
-                raise
-            return [updates[int(failure["index"])] for failure in failures]
+            return [updates[index] for index in met_existing(error)]
         return []
 
 
