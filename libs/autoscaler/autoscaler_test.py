@@ -125,7 +125,7 @@ async def test_a_new_segment_gets_a_worker_at_the_second_look(
 
     await look(scaler, clock, times=2)
 
-    await pods_when(workers, lambda pods: len(pods) == 4)
+    assert len(await pods_when(workers, lambda pods: len(pods) == 4)) == 4
 
 
 async def test_the_owner_of_a_segment_outlives_every_step_down(

@@ -98,8 +98,10 @@ async def test_a_cost_is_annotated_and_other_annotations_stay(
     assert cluster.pods[0].annotations == {"other": "stays", DELETION_COST: "100"}
 
 
-async def test_annotating_a_pod_that_has_gone_is_no_error(workers: KubernetesWorkers) -> None:
+async def test_annotating_a_pod_that_has_gone_is_no_error(cluster: FakeKubernetes, workers: KubernetesWorkers) -> None:
     await workers.set_deletion_cost("gone", 100)
+
+    assert all(DELETION_COST not in pod.annotations for pod in cluster.pods)
 
 
 @pytest.mark.parametrize("rule", sorted(ALL_RULES))

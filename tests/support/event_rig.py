@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+import pytest_asyncio
+
 from libs.core.events.connection import NatsConnection, NatsUnavailable
 from libs.core.events.dead_letters import DeadLetters
 from libs.core.events.ingestion import Ingestion
@@ -22,6 +24,7 @@ from libs.core.store.entities import EntityStore
 from libs.core.store.failures import FailureStore
 from libs.core.store.partitions import PartitionStore
 from tests.support.eventually import eventually
+from tools.stack.nats import NatsServer
 
 T = TypeVar("T")
 
@@ -152,11 +155,26 @@ class EventRig:
         headers = {MESSAGE_ID: uuid.uuid4().hex}  # stored once, however often it is sent
         return await _patiently(lambda: self.jetstream.publish(subject, data, headers))
 
+    async def has(self, bot_id: str) -> bool:
+        return bot_id in await self.ids()
+
+    async def has_just(self, *bot_ids: str) -> bool:
+        return await self.ids() == set(bot_ids)
+
     async def ids(self) -> set[str]:
         return {document["id"] async for document in self.bots.find({}, {"id": 1})}
 
     def _dead_letters(self, connection: NatsConnection) -> DeadLetters:
         return DeadLetters(JetStream(connection), stream=f"D_{self.stream_name}", subjects=f"dlq.{self.stream_name}")
+
+
+@pytest_asyncio.fixture(loop_scope="session", name="rig")
+async def ingesting_rig(mongo_uri: str, database_name: str, nats_server: NatsServer) -> AsyncIterator[EventRig]:
+    """One that is ready for workers, and without a stream."""
+    async with event_rig(mongo_uri, database_name, nats_server.url) as rig:
+        await rig.client.wait_connected()
+        await rig.store().ensure_indexes()
+        yield rig
 
 
 async def _patiently(request: Callable[[], Awaitable[T]]) -> T:

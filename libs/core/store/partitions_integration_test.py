@@ -75,7 +75,7 @@ def claim_and_hang(uri: str, database_name: str, told: Connection) -> None:
         mongo = Mongo(uri, timeout_seconds=20)
         await store_of(mongo.database(database_name)).partitions.claim(1)
         told.send("claimed")
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     asyncio.run(claim())
 
