@@ -19,9 +19,14 @@ _SILENCE_SECONDS = 300.0
 
 
 class EventKind(StrEnum):
-    """RESYNC comes first and after every gap: what happened meanwhile is unknown, so list again."""
+    """What happens to a container, or to the stream of events.
+
+    KILLED: it was sent SIGKILL. RESYNC comes first and after every gap: what happened meanwhile is unknown, so list
+    again.
+    """
 
     STARTED = "started"
+    KILLED = "killed"
     DIED = "died"
     OUT_OF_MEMORY = "out-of-memory"
     REMOVED = "removed"

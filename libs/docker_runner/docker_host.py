@@ -83,7 +83,7 @@ class DockerHost:
         place = hashlib.sha256(f"{service}\0{scope}".encode()).hexdigest()[:20]
         self._keepalive_directory = settings.temp_dir / "keepalive" / place
         self.logs = LogPipeline(
-            self.runner,
+            self.runner.followed,
             store,
             store.settings.logs_bucket,
             settings.temp_dir / "logs" / place,

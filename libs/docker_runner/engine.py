@@ -23,10 +23,13 @@ _FRAME_HEADER_BYTES = 8
 _EVENT_LINE_BYTES = 1024 * 1024
 _EVENTS = {
     "start": EventKind.STARTED,
+    "kill": EventKind.KILLED,
     "die": EventKind.DIED,
     "oom": EventKind.OUT_OF_MEMORY,
     "destroy": EventKind.REMOVED,
 }
+
+_SIGKILL = "9"
 
 
 class NameTaken(Exception):
@@ -42,8 +45,8 @@ class Inspected:
     """One container as the engine has it now; *error* is what it says of a failed start."""
 
     container: ManagedContainer
-    error: str
-    created_at: datetime
+    error: str = ""
+    created_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ class Engine:
                 finished_at=finished if ended else None,
             ),
             state.get("Error") or "",
-            _time(found.get("Created")) or datetime.now(UTC),
+            _time(found.get("Created")),
         )
 
     async def stats(self, container: str) -> Stats | None:
@@ -314,6 +317,8 @@ def _event(raw: Mapping[str, Any]) -> ContainerEvent | None:
         return None
     actor = raw.get("Actor") or {}
     attributes = actor.get("Attributes") or {}
+    if kind is EventKind.KILLED and attributes.get("signal") != _SIGKILL:
+        return None
     container_id = str(actor.get("ID") or raw.get("id") or "")
     labelled = from_labels(
         attributes, container_id=container_id, name=attributes.get("name", ""), state=ContainerState.RUNNING

@@ -3,14 +3,15 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from libs.docker_runner.container import ContainerState, Ended, EndReason
-from libs.docker_runner.container_events import EventKind
+from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer
+from libs.docker_runner.container_events import ContainerEvent, EventKind
 from libs.docker_runner.errors import (
     AlreadyRunning,
     EngineUnavailable,
@@ -26,6 +27,7 @@ from tests.support.eventually import eventually
 from tools.engine.ensure import Engine
 
 FOREVER = "import time\ndef main(id, config):\n    print('up')\n    while True: time.sleep(1)"
+UNTIL_TOLD = " while not os.path.exists('/bot/end'): time.sleep(0.02)"
 # Neither the relay nor what it breaks has to do with networks, and without one a start is quicker.
 FAST = {"network": Network.NONE}
 
@@ -89,6 +91,59 @@ async def test_events_go_on_after_the_engine_was_away(bots: BotContainers, relay
     await eventually(lambda: kinds[2:] == [EventKind.STARTED])
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
+
+
+@asynccontextmanager
+async def watched(bots: BotContainers, container: ManagedContainer) -> AsyncIterator[list[ContainerEvent]]:
+    """The events of all bots so far, while *container*'s output is followed."""
+    events: list[ContainerEvent] = []
+    output: list[bytes] = []
+
+    async def watch() -> None:
+        async for event in bots.runner.events("bot-runner", bots.scope):
+            events.append(event)
+
+    async def follow() -> None:
+        async for line in bots.runner.followed.logs(container, follow=True):
+            output.append(line.data)
+
+    tasks = [asyncio.create_task(watch()), asyncio.create_task(follow())]
+    try:
+        await eventually(lambda: events and output)
+        yield events
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_killed_bot_is_known_to_be_dead_though_the_engine_answers_nothing_about_it(
+    bots: BotContainers, relay: EngineRelay
+) -> None:
+    container = await bots.runner.start(bots.executable(FOREVER))
+    async with watched(bots, container):
+        relay.no_answers_from = b"/kill"
+        ended = await asyncio.wait_for(bots.runner.stop(container, 0), timeout=30)
+    assert (ended.reason, ended.exit_code, ended.last_lines) == (EndReason.STOPPED, 137, ["up"])
+    assert ended.duration_seconds is not None
+    assert 0 < ended.duration_seconds < 60
+
+
+async def test_why_a_bot_died_is_known_though_the_engine_answers_nothing_about_it(
+    bots: BotContainers, relay: EngineRelay
+) -> None:
+    source = f"import os, time\ndef main(id, config):\n print('up')\n{UNTIL_TOLD}\n raise ValueError('no money')"
+    executable = bots.executable(source)
+    container = await bots.runner.start(executable)
+    async with watched(bots, container) as events:
+        # Whatever the runner asks from now on.
+        relay.no_answers_from = b" /"
+        (bots.code.directory / executable.code.key / "end").touch()
+        await eventually(lambda: [event for event in events if event.kind is EventKind.DIED])
+        ended = await asyncio.wait_for(bots.runner.stop(container, 0), timeout=30)
+    assert (ended.reason, ended.exit_code) == (EndReason.ERROR, 1)
+    assert "ValueError: no money" in ended.last_lines
+    assert ended.container.state is ContainerState.EXITED
 
 
 async def test_a_run_survives_an_engine_that_is_away_meanwhile(bots: BotContainers, relay: EngineRelay) -> None:

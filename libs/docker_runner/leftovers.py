@@ -66,7 +66,7 @@ class Leftovers:
         if found is None or found.container.state is ContainerState.RUNNING:
             return False
         since = found.container.finished_at or found.created_at
-        return time.time() - since.timestamp() > older_than_seconds
+        return since is not None and time.time() - since.timestamp() > older_than_seconds
 
     async def _remove_folders(self, service: str, scope: str, everything: Collection[ManagedContainer]) -> None:
         in_use = {(one.name, one.token) for one in everything}

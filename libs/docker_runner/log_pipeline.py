@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 class LogSource(Protocol):
-    """Where containers' output is read: the docker runner."""
+    """Where containers' output is read; of each container once at a time."""
 
     def logs(
         self, container: ManagedContainer, since: datetime | None = None, follow: bool = False

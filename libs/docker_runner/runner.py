@@ -19,8 +19,10 @@ from libs.docker_runner.endings import result_of
 from libs.docker_runner.engine import Engine
 from libs.docker_runner.errors import AlreadyRunning, DockerRunnerError, EngineUnavailable
 from libs.docker_runner.executable import Executable, Network
+from libs.docker_runner.followed_output import FollowedOutput
 from libs.docker_runner.images import Images
 from libs.docker_runner.leftovers import Leftovers
+from libs.docker_runner.lives import Lives
 from libs.docker_runner.network import BotNetwork
 from libs.docker_runner.output import LogLine
 from libs.docker_runner.run_folders import RunFolders
@@ -53,7 +55,9 @@ class DockerRunner:
         self._threads = Threads("docker-runner", 4)
         self.usage = UsageTally()
         """What the containers use that were started, ended or tallied here."""
-        self._died: set[str] = set()
+        self._lives = Lives()
+        self.followed = FollowedOutput(engine, self._lives)
+        """Where output is read by who follows it until its container's end, so that the last lines are at hand then."""
         self._folders = RunFolders(settings.temp_dir)
         self._images = Images(engine, settings.registry, settings.pull_timeout_seconds)
         self._network = BotNetwork(
@@ -72,7 +76,14 @@ class DockerRunner:
             threads=self._threads,
             settings=settings,
         )
-        self._stopper = Stopper(engine=engine, code=code, folders=self._folders, threads=self._threads)
+        self._stopper = Stopper(
+            engine=engine,
+            lives=self._lives,
+            followed=self.followed,
+            code=code,
+            folders=self._folders,
+            threads=self._threads,
+        )
         self._leftovers = Leftovers(
             engine=engine, code=code, folders=self._folders, threads=self._threads, stopper=self._stopper
         )
@@ -199,11 +210,11 @@ class DockerRunner:
         if segment is not None:
             labels[Label.SEGMENT] = str(segment)
         found = await self._engine.list(labels)
-        return [replace(c, state=ContainerState.EXITED) if c.container_id in self._died else c for c in found]
+        return [replace(c, state=ContainerState.EXITED) if self._lives.is_over(c.container_id) else c for c in found]
 
-    async def inspect(self, container_id: str) -> ManagedContainer | None:
-        """The container as it is now, with its times; None when it is gone."""
-        found = await self._engine.inspect(container_id)
+    async def look(self, container: ManagedContainer) -> ManagedContainer | None:
+        """*container* as it is now, with its times; None when it is gone."""
+        found = await self._stopper.look(container)
         return found.container if found is not None else None
 
     def events(self, service: str, scope: str) -> AsyncGenerator[ContainerEvent, None]:
@@ -261,13 +272,12 @@ class DockerRunner:
     # --- inside
 
     async def _remembering(self, events: AsyncGenerator[ContainerEvent, None]) -> AsyncGenerator[ContainerEvent, None]:
-        """*events*, with those that died remembered until they are removed."""
+        """*events*, with what they tell remembered."""
         async with aclosing(events):
             async for event in events:
-                if event.kind is EventKind.DIED:
-                    self._died.add(event.container_id)
-                elif event.kind is EventKind.REMOVED:
-                    self._died.discard(event.container_id)
+                self._lives.note(event)
+                if event.kind is EventKind.REMOVED:
+                    self.followed.forget(event.container_id)
                 yield event
 
     async def _until_end(self, container: ManagedContainer, timeout_seconds: float, output: RunOutput) -> Stats | None:

@@ -12,6 +12,8 @@ from libs.docker_runner.endings import end_reason
 from libs.docker_runner.engine import Engine, Inspected
 from libs.docker_runner.engine_http import EngineRefused
 from libs.docker_runner.errors import EngineUnavailable, StopFailed
+from libs.docker_runner.followed_output import FollowedOutput
+from libs.docker_runner.lives import Lives
 from libs.docker_runner.output import LAST_LINES, last_lines_of
 from libs.docker_runner.run_folders import Outcome, RunFolders
 from libs.docker_runner.starting import holder_of
@@ -27,8 +29,19 @@ _NO_PAYLOAD = 0
 class Stopper:
     """Ends containers on one engine; see :meth:`DockerRunner.stop` and ``remove`` for what it promises."""
 
-    def __init__(self, *, engine: Engine, code: CodeSource, folders: RunFolders, threads: Threads) -> None:
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        lives: Lives,
+        followed: FollowedOutput,
+        code: CodeSource,
+        folders: RunFolders,
+        threads: Threads,
+    ) -> None:
         self._engine = engine
+        self._lives = lives
+        self._followed = followed
         self._code = code
         self._folders = folders
         self._threads = threads
@@ -37,11 +50,9 @@ class Stopper:
         self, container: ManagedContainer, grace_seconds: float, reason: EndReason = EndReason.STOPPED
     ) -> Ended:
         """End *container*, noting *reason* unless it ended by itself before."""
-        found = await self._engine.inspect(container.container_id)
+        found = await self.look(container)
         if found is not None and found.container.state is ContainerState.RUNNING:
-            await self._threads.run(self._folders.mark_stopped, container, reason)
-            await self._ask(container, grace_seconds)
-            found = await self._verified(container)
+            found = await self._end(found, grace_seconds, reason)
         elif found is not None and found.container.state is ContainerState.CREATED:
             # Whoever made it may be about to start it; removed, it cannot be.
             await self._engine.remove(container.container_id)
@@ -60,17 +71,43 @@ class Stopper:
         Args:
             last_lines: of its output, if they are known; else the engine is asked.
         """
-        found = await self._engine.inspect(container.container_id)
+        found = await self.look(container)
         if found is not None and found.container.state is ContainerState.RUNNING:
-            await self._threads.run(self._folders.mark_stopped, container, EndReason.STOPPED)
-            await self._ask(container, 0)
-            found = await self._verified(container)
+            found = await self._end(found, 0, EndReason.STOPPED)
         ended, outcome = await self._ended(container, found, payload_bytes, last_lines)
         if found is not None:
             await self._engine.remove(container.container_id)
+        self._lives.forget(container.container_id)
+        self._followed.forget(container.container_id)
         await self._threads.run(self._folders.remove, container.scope, container.name, container.token)
         await self._code.release(holder_of(container.name, container.token))
         return ended, outcome
+
+    async def look(self, container: ManagedContainer) -> Inspected | None:
+        """*container* as it is now; None when it is gone. At once, if its death has been told."""
+        ended = self._lives.ended(container)
+        return Inspected(ended) if ended is not None else await self._engine.inspect(container.container_id)
+
+    async def _end(self, found: Inspected, grace_seconds: float, reason: EndReason) -> Inspected | None:
+        """The dead container; None when it is gone altogether.
+
+        Raises:
+            StopFailed: it lives.
+        """
+        container = found.container
+        await self._threads.run(self._folders.mark_stopped, container, reason)
+        # The engine answers when all of the container is cleared away, and tells of its death before that.
+        asking = asyncio.create_task(self._ask(container, grace_seconds), name=f"stop {container.name}")
+        dying = asyncio.create_task(self._lives.until_over(container.container_id), name=f"end of {container.name}")
+        try:
+            await asyncio.wait({asking, dying}, return_when=asyncio.FIRST_COMPLETED)
+            if not dying.done():
+                asking.result()
+            return await self._verified(container)
+        finally:
+            for task in (asking, dying):
+                task.cancel()
+            await asyncio.gather(asking, dying, return_exceptions=True)
 
     async def _ask(self, container: ManagedContainer, grace_seconds: float) -> None:
         try:
@@ -88,7 +125,7 @@ class Stopper:
             StopFailed: it lives.
         """
         for attempt in range(2):
-            found = await self._engine.inspect(container.container_id)
+            found = await self.look(container)
             if found is None or found.container.state is not ContainerState.RUNNING:
                 return found
             if attempt == 0:
@@ -130,6 +167,9 @@ class Stopper:
     async def _last_lines(self, container: ManagedContainer) -> list[str]:
         try:
             async with asyncio.timeout(_DEATH_SECONDS):
+                known = await self._followed.last_lines(container.container_id)
+                if known is not None:
+                    return known
                 pieces = [piece.data async for piece in self._engine.logs(container.container_id, tail=LAST_LINES)]
         except (EngineUnavailable, EngineRefused, TimeoutError) as error:
             log.warning("the last lines cannot be read", container=container.name, reason=str(error))

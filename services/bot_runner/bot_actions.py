@@ -184,9 +184,9 @@ class BotActions:
         # Of a dead container this only asks how it ended. It is taken away when all of that is written down: should
         # this worker die before, the next one does the same again, and it comes to the same.
         ended = await self._runner.stop(container, 0.0)
-        await self._records.last_words(container)
         await self._records.ended(ended)
         await self._count(ended)
+        await self._records.last_words(container)
         await self._runner.remove(container)
 
     async def _count(self, ended: Ended) -> None:

@@ -87,7 +87,9 @@ class SegmentReconciler:
 
     def container_changed(self, bot_id: str) -> None:
         """A container ended: the next round sees which."""
-        self.wake.set()
+        # The end of what is under way has a round of its own.
+        if bot_id not in self._under_way:
+            self.wake.set()
 
     async def reconcile_once(self, tasks: asyncio.TaskGroup) -> float | None:
         """One round: start in *tasks* what must be done, and return the Unix time of the next start that waits.

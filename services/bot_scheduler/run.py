@@ -57,7 +57,7 @@ class Runner(Protocol):
     async def remove(self, container: ManagedContainer) -> Ended:
         """Take it away, and say why it ended."""
 
-    async def inspect(self, container_id: str) -> ManagedContainer | None:
+    async def look(self, container: ManagedContainer) -> ManagedContainer | None:
         """As it is now; None when it is gone."""
 
 
@@ -162,6 +162,7 @@ class ScheduledRun:
         there = await kit.written(lambda: kit.books.close(self._state.id, firing, ending, following))
         if (container := self.container) is not None:
             # Only now: should this worker die before, the next one still finds out how the run ended.
+            await kit.records.output_read(container)
             await persistently(lambda: kit.runner.remove(container))
         self.container = self._adopted = None
         return following if there else None
@@ -255,12 +256,11 @@ class ScheduledRun:
                 stopped = EndReason.TIMEOUT
                 message = f"it took longer than config.timeout, {self._policy.timeout_seconds:g} s"
                 await self._end(container)
-            current = await persistently(lambda: kit.runner.inspect(container.container_id))
+            current = await persistently(lambda: kit.runner.look(container))
             if current is None or current.state is ContainerState.EXITED:
                 break
             left = _LOOK_SECONDS if deadline is None else deadline - kit.clock()
             await self._wake.wait_at_most(max(0.0, min(_LOOK_SECONDS, left)))
-        await kit.records.output_read(container)
         # Of a dead container this only asks how it ended.
         ended = await persistently(lambda: kit.runner.stop(container, 0.0))
         reason = stopped or str(ended.reason)

@@ -11,9 +11,10 @@ async def test_every_bot_is_down_at_once_on_record_and_told_with_its_time(
 ) -> None:
     figures = await measure(tmp_path, docker_engine, bots=5)
 
-    assert figures.told == 5
     assert len(figures.down) == 5
+    assert figures.told <= 1.0
     assert figures.down[0] >= 0.0
     # On a machine that does much else; the benchmark itself holds to the targets.
     assert figures.down[-1] <= 20.0
     assert figures.recorded <= 20.0
+    assert 0.0 < figures.by_itself <= 20.0

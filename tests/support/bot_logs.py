@@ -37,7 +37,7 @@ async def pipeline(
 ) -> AsyncIterator[LogPipeline]:
     """A pipeline that runs, and is cut off at the end."""
     pipeline = LogPipeline(
-        bots.runner,
+        bots.runner.followed,
         store,
         store.settings.logs_bucket,
         bots.settings.temp_dir / "logs",

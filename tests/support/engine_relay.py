@@ -13,12 +13,15 @@ class EngineRelay:
         self.url = f"unix://{socket}"
         self.swallow_answers_to: bytes | None = None
         """The answer to the next request with this in its first line is lost; the engine has done as it was asked."""
+        self.no_answers_from: bytes | None = None
+        """From the next request with this in its first line on nothing is answered; older answers go on coming."""
         self.requests: list[str] = []
         """First lines of all requests so far, as far as they came at the beginning of a packet."""
         self._socket = socket
         self._engine = engine_url.removeprefix("unix://")
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._silent = False
 
     async def open(self) -> None:
         """Accept connections."""
@@ -42,9 +45,9 @@ class EngineRelay:
             engine_reader, engine_writer = await asyncio.open_unix_connection(self._engine)
             ends.append(engine_writer)
             async with asyncio.TaskGroup() as tasks:
-                mute = asyncio.Event()
-                tasks.create_task(self._up(reader, engine_writer, mute))
-                tasks.create_task(self._down(engine_reader, writer, mute))
+                mute, held_back = asyncio.Event(), asyncio.Event()
+                tasks.create_task(self._up(reader, engine_writer, mute, held_back))
+                tasks.create_task(self._down(engine_reader, writer, mute, held_back))
         except* (ConnectionError, OSError):
             pass
         finally:
@@ -54,7 +57,13 @@ class EngineRelay:
                 with suppress(ConnectionError, OSError):
                     await end.wait_closed()
 
-    async def _up(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, mute: asyncio.Event) -> None:
+    async def _up(
+        self,
+        source: asyncio.StreamReader,
+        target: asyncio.StreamWriter,
+        mute: asyncio.Event,
+        held_back: asyncio.Event,
+    ) -> None:
         while data := await source.read(65536):
             first_line = data.partition(b"\r\n")[0]
             self.requests.append(first_line.decode(errors="replace"))
@@ -62,14 +71,25 @@ class EngineRelay:
             if wanted is not None and wanted in first_line:
                 self.swallow_answers_to = None
                 mute.set()
+            self._silent = self._silent or (self.no_answers_from is not None and self.no_answers_from in first_line)
+            if self._silent:
+                held_back.set()
             target.write(data)
             await target.drain()
         target.write_eof()
 
-    async def _down(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, mute: asyncio.Event) -> None:
+    async def _down(
+        self,
+        source: asyncio.StreamReader,
+        target: asyncio.StreamWriter,
+        mute: asyncio.Event,
+        held_back: asyncio.Event,
+    ) -> None:
         while data := await source.read(65536):
             if mute.is_set():
                 raise ConnectionError("the answer is lost, and the connection with it")
+            if held_back.is_set():
+                continue
             target.write(data)
             await target.drain()
         target.close()

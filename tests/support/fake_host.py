@@ -97,10 +97,10 @@ class FakeHost:
         self.containers.pop(container.container_id, None)
         return ended
 
-    async def inspect(self, container_id: str) -> ManagedContainer | None:
+    async def look(self, container: ManagedContainer) -> ManagedContainer | None:
         """As the docker runner does."""
         await asyncio.sleep(0)
-        return self.containers.get(container_id)
+        return self.containers.get(container.container_id)
 
     async def list(self) -> list[ManagedContainer]:
         """As a container group does."""

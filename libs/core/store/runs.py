@@ -23,15 +23,21 @@ _END_UNSEEN: Document = {"$or": [{"open": True}, {"presumed": True}]}
 
 @dataclass(frozen=True, kw_only=True)
 class RunFilter:
-    """Which runs to list; None means any."""
+    """Which runs to list; None means any.
+
+    Attributes:
+        ended_since: that instant included.
+    """
 
     entity_id: str | None = None
+    entity_ids: Collection[str] | None = None
     segment_id: int | None = None
     worker_id: str | None = None
     reasons: Collection[str] | None = None
     open: bool | None = None
     started_before: datetime | None = None
     started_after: datetime | None = None
+    ended_since: datetime | None = None
 
 
 class RunStore:
@@ -170,7 +176,7 @@ class RunStore:
         return _record(document) if document is not None else None
 
     async def list(self, wanted: RunFilter | None = None, *, limit: int = 100) -> list[RunRecord]:
-        """The runs that match, newest start first, at most *limit*."""
+        """The runs that match, newest start first, at most *limit*; 0 is all of them."""
         query = _query(wanted or RunFilter())
         with translated():
             cursor = self._runs.find(query).sort([("started_at", DESCENDING), ("_id", ASCENDING)]).limit(limit)
@@ -185,6 +191,10 @@ def _query(wanted: RunFilter) -> Document:
     }
     if wanted.reasons is not None:
         query["reason"] = {"$in": list(wanted.reasons)}
+    if wanted.entity_ids is not None:
+        query["entity_id"] = {"$in": list(wanted.entity_ids)}
+    if wanted.ended_since is not None:
+        query["ended_at"] = {"$gte": wanted.ended_since}
     bounds = {"$lt": wanted.started_before, "$gt": wanted.started_after}
     started = {operator: bound for operator, bound in bounds.items() if bound is not None}
     if started:

@@ -1,7 +1,8 @@
 """The work of one owned segment on a Docker host: do it while it is owned, end its containers when it no longer is."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Generic, Protocol, TypeVar
 
 from libs.core.errors import Retryable
@@ -14,6 +15,8 @@ from libs.docker_runner.container_group import ContainerGroup
 from libs.docker_runner.docker_host import DockerHost
 
 log = get_logger(__name__)
+
+_NO_END_YET = (EventKind.STARTED, EventKind.KILLED)
 
 
 class SegmentWork(Protocol):
@@ -80,11 +83,12 @@ class DockerSegmentHandler(Generic[W]):
         group = self._docker.group(owned.segment_id, owned.epoch)
         if not owned.proven(margin_seconds=0.0):
             self._docker.keepalive(owned.segment_id).expire()
-        stopped = await group.stop_all(grace_seconds)
-        self._docker.keepalive(owned.segment_id).expire()
-        log.info("segment is at rest", segment=owned.segment_id, stopped=len(stopped))
-        if owned.proven():
-            await self._take_away(owned, group)
+        async with self._listening():
+            stopped = await group.stop_all(grace_seconds)
+            self._docker.keepalive(owned.segment_id).expire()
+            log.info("segment is at rest", segment=owned.segment_id, stopped=len(stopped))
+            if owned.proven():
+                await self._take_away(owned, group)
 
     def running(self) -> int:
         """How many containers of this worker run."""
@@ -98,18 +102,35 @@ class DockerSegmentHandler(Generic[W]):
         # Read in any case, for what the runner remembers of it: a container that died is dead at once, whatever the
         # engine lists.
         async for event in self._docker.events():
-            if event.kind is not EventKind.STARTED and event.segment in (owned.segment_id, -1):
+            if event.kind not in _NO_END_YET and event.segment in (owned.segment_id, -1):
                 work.container_changed(event.id)
+
+    @asynccontextmanager
+    async def _listening(self) -> AsyncIterator[None]:
+        """Let the runner remember what happens to containers meanwhile: when asked, the engine says it later."""
+
+        async def listen() -> None:
+            async for _ in self._docker.events():
+                pass
+
+        listening = asyncio.create_task(listen(), name="container events")
+        try:
+            yield
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
 
     async def _take_away(self, owned: OwnedSegment, group: ContainerGroup) -> None:
         ended = await group.endings()
-        if self._keeps_logs:
-            await asyncio.gather(*(self._docker.logs.finish(end.container) for end in ended))
+        recorded = True
         try:
             await self._at_rest(owned, ended)
         except Retryable as error:
+            recorded = False
             log.warning("ends not recorded; the containers are left to the next owner", reason=str(error))
-        else:
+        if self._keeps_logs:
+            await asyncio.gather(*(self._docker.logs.finish(end.container) for end in ended))
+        if recorded:
             await group.remove(ended)
         if self._keeps_logs:
             await self._docker.logs.flush()

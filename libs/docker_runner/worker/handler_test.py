@@ -1,5 +1,7 @@
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from libs.core.errors import Retryable
 from libs.core.lease import Holder, Lease
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import Ended, ManagedContainer
+from libs.docker_runner.container_events import ContainerEvent, EventKind
 from libs.docker_runner.container_group import ContainerGroup
 from libs.docker_runner.definition import Deployed, ExecutableFactory, Ownership
 from libs.docker_runner.executable import CodeRef, Entrypoint
@@ -49,6 +52,10 @@ class Host:
 
     async def remove(self, container: ManagedContainer) -> Ended:
         return await self.containers.remove(container)
+
+    async def events(self) -> AsyncIterator[ContainerEvent]:
+        yield ContainerEvent(EventKind.RESYNC, datetime.now(UTC))
+        await asyncio.Event().wait()
 
     async def finish(self, container: ManagedContainer) -> bool:
         self.finished.append(container.container_id)
@@ -101,6 +108,7 @@ async def test_a_container_whose_end_cannot_be_written_down_stays_for_the_next_o
 
     assert list(host.containers.containers) == [container.container_id]
     assert host.containers.alive("b") == []
+    assert host.finished == [container.container_id]
 
 
 async def test_without_a_proven_lease_containers_are_ended_and_left(host: Host) -> None:
