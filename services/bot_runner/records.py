@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from libs.core.log import get_logger
 from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore
-from libs.core.store.runs import RunFilter, RunStore
+from libs.core.store.live_runs import LiveRuns
+from libs.core.store.runs import RunStore
 from libs.docker_runner.container import Ended, ManagedContainer
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.log_pipeline import LogPipeline
@@ -23,7 +24,7 @@ class BotRecords:
         self, recorder: Recorder, *, entities: EntityStore, runs: RunStore, leases: LeaseStore, logs: LogPipeline
     ) -> None:
         self._recorder = recorder
-        self._leases = leases
+        self._live_runs = LiveRuns(runs, leases)
         self._entities = entities
         self._runs = runs
         self._logs = logs
@@ -77,12 +78,8 @@ class BotRecords:
         )
 
     async def _alive_elsewhere(self, executable: Executable) -> str | None:
-        open_runs = await self._runs.list(RunFilter(entity_id=executable.id, open=True))
-        others = [run for run in open_runs if run.segment_id != executable.segment]
-        if not others:
-            return None
-        leases = {lease.segment_id: lease for lease in await self._leases.live()}
-        return next((run.worker_id for run in others if run.may_live_under(leases.get(run.segment_id))), None)
+        found = await self._live_runs.elsewhere([executable.id], executable.segment)
+        return found.get(executable.id)
 
     async def take_stock(self, segment_id: int, epoch: int, present: Collection[ManagedContainer]) -> None:
         """Close the runs of earlier owners of a segment of which no container is left. *present* are all there are."""

@@ -10,7 +10,7 @@ from libs.docker_runner.run_records import Recorder
 from services.bot_scheduler.decide import Claim
 from services.bot_scheduler.ending import REJECTED, Ending, utc
 from services.bot_scheduler.records import last_run
-from services.bot_scheduler.state import FIRING, FIRING_RUN, QUEUED, TRIGGER, Firing, ScheduleState
+from services.bot_scheduler.state import FIRING, FIRING_RUN, LAST_RUN, QUEUED, TRIGGER, Firing, ScheduleState
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Books:
         """The attempt has ended; *following* is the next one. False when the firing is not there any more."""
         state = "retrying" if following is not None else REJECTED if ending.reason == REJECTED else "waiting"
         status: dict[str, Any] = {"state": state, "since": ending.at, "detail": ending.message, "run_id": None}
-        status |= self._worker | {"last_run": last_run(firing, ending)}
+        status |= self._worker | {LAST_RUN: last_run(firing, ending)}
         changes = {FIRING: following.to_document() if following else None, **_each("status", status)}
         return await self._entities.compare_and_set(schedule_id, {FIRING_RUN: firing.run_id}, changes)
 

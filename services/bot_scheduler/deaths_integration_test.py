@@ -6,6 +6,8 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -171,6 +173,39 @@ async def test_a_container_that_no_firing_knows_is_ended(rig: ScheduleRig) -> No
     assert [(run.reason, run.exit_code) for run in await rig.history()] == [("deleted", 143)]
 
 
+@pytest.mark.parametrize(("overlap", "dropped"), [("skip", ["skipped"]), ("queue", [])])
+async def test_one_that_is_created_again_elsewhere_is_busy_until_its_old_run_has_ended(
+    rig: ScheduleRig, overlap: str, dropped: list[str]
+) -> None:
+    old = await rig.still_running_in(2)
+    await claimed(rig, overlap=overlap)
+    host = FakeHost()
+
+    async with rig.owned_by(host):
+        await eventually(lambda: has_looked_at_the_time(rig))
+        begun_before = list(host.starts)
+        await rig.runs.finish(replace(old, ended_at=datetime.now(UTC), reason="deleted"))
+        # The second of the one before counts as fired.
+        await rig.set("s", next_execution_time=int(time.time()) + 1)
+        await eventually(lambda: host.starts)
+        await eventually(lambda: at_rest(rig))
+
+    reasons = Counter(run.reason for run in await rig.history())
+    assert begun_before == []
+    assert reasons["deleted"] == 1
+    assert [reason for reason in reasons if reason == "skipped"] == dropped
+    assert reasons["finished"] >= 1
+
+
+async def test_a_run_whose_lease_is_over_holds_nobody_up_elsewhere(rig: ScheduleRig) -> None:
+    await rig.still_running_in(2, owned=False)
+    await claimed(rig)
+    host = FakeHost()
+
+    async with rig.owned_by(host):
+        await eventually(lambda: host.starts)
+
+
 async def test_two_that_both_take_themselves_for_the_owner_fire_once(rig: ScheduleRig) -> None:
     await rig.deploy()
     one, other = FakeHost("one"), FakeHost("other")
@@ -233,6 +268,10 @@ async def is_started(rig: ScheduleRig) -> bool:
 async def attempt(rig: ScheduleRig, number: int) -> bool:
     firing = (await rig.state()).firing
     return firing is not None and firing.attempt == number
+
+
+async def has_looked_at_the_time(rig: ScheduleRig) -> bool:
+    return (await rig.state()).fired_at > 0
 
 
 async def at_rest(rig: ScheduleRig, schedule_id: str = "s") -> bool:

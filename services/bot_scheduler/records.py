@@ -1,10 +1,12 @@
 """What a schedule's runs leave behind: their history, their output, and a few words in the schedule's document."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
 from libs.core.run_record import RunRecord
+from libs.core.store.leases import LeaseStore
+from libs.core.store.live_runs import LiveRuns
 from libs.core.store.runs import RunStore
 from libs.core.tracing import trace_id
 from libs.docker_runner.container import Ended, EndReason, ManagedContainer
@@ -27,11 +29,21 @@ class Output(Protocol):
 class RunRecords:
     """The history of runs and their output, for one owned segment. Every write may be repeated."""
 
-    def __init__(self, recorder: Recorder, *, segment_id: int, epoch: int, runs: RunStore, output: Output) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        *,
+        segment_id: int,
+        epoch: int,
+        runs: RunStore,
+        leases: LeaseStore,
+        output: Output,
+    ) -> None:
         self._recorder = recorder
         self._segment_id = segment_id
         self._epoch = epoch
         self._runs = runs
+        self._live_runs = LiveRuns(runs, leases)
         self._output = output
         self._open: dict[str, RunRecord] = {}
 
@@ -82,6 +94,14 @@ class RunRecords:
         """The end of this run that somebody saw and wrote down; None if there is none."""
         record = await self._runs.get(firing.run_id)
         return record if record is not None and record.ended_at is not None and not record.presumed else None
+
+    async def alive_elsewhere(self, schedule_ids: Collection[str]) -> set[str]:
+        """Those of these schedules of which a run may still be alive in another segment.
+
+        Raises:
+            Retryable: nothing is known.
+        """
+        return set(await self._live_runs.elsewhere(schedule_ids, self._segment_id))
 
     def _record(self, state: ScheduleState, firing: Firing, at: datetime) -> RunRecord:
         return RunRecord(

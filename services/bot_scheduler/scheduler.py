@@ -28,7 +28,7 @@ from services.bot_scheduler.ending import Ending, StopReason, utc
 from services.bot_scheduler.inheritance import Inheritance
 from services.bot_scheduler.records import RunRecords
 from services.bot_scheduler.run import RunKit, ScheduledRun
-from services.bot_scheduler.state import FIRING, Cause, Condition, Firing, ScheduleState
+from services.bot_scheduler.state import FIRING, LAST_RUN, Cause, Condition, Firing, ScheduleState
 
 log = get_logger(__name__)
 
@@ -40,6 +40,8 @@ for _reason in Dropped:
 
 _PAGE = 50
 _LONGEST_SLEEP_SECONDS = 30.0
+# How often schedules are looked at that still have a run elsewhere.
+_ELSEWHERE_SECONDS = 1.0
 # A claim takes a round trip and a little for each schedule that is due at the same moment. Made so much earlier, it
 # is there when the moment comes.
 _AHEAD_SECONDS = 0.05
@@ -73,6 +75,7 @@ class SegmentScheduler:
         self._agenda = Agenda()
         self._pulse = Wake()
         self._claiming: set[str] = set()
+        self._elsewhere: set[str] = set()
         self._inherited = False
         self._ahead = (0.0, 0.0)
 
@@ -123,7 +126,7 @@ class SegmentScheduler:
                 with observe("reconcile", "schedules"):
                     await self.read_once(tasks)
                 backoff.reset()
-                pause = self._scan_interval
+                pause = min(self._scan_interval, _ELSEWHERE_SECONDS) if self._elsewhere else self._scan_interval
             except Retryable as error:
                 pause = backoff.next_seconds()
                 log.warning("schedules cannot be read", reason=str(error), retry_in_seconds=round(pause, 2))
@@ -139,6 +142,7 @@ class SegmentScheduler:
         last = ""
         while True:
             page = await self._books.segment(self._owned.segment_id, last, _PAGE)
+            await self._look_elsewhere(page)
             for entity in page:
                 seen.add(entity.id)
                 if entity.id not in self._claiming and not self._is_known(entity):
@@ -150,6 +154,18 @@ class SegmentScheduler:
             self._forget(gone)
         await self._inherit(tasks)
         self._pulse.set()
+
+    async def _look_elsewhere(self, page: Sequence[Entity]) -> None:
+        """See which of the schedules that are new here are busy elsewhere.
+
+        One that is deleted and created again may come to another segment while its old owner still stops its run.
+        """
+        new = {entity.id for entity in page if entity.id not in self._states and LAST_RUN not in entity.status}
+        before = self._elsewhere
+        if new | before:
+            self._elsewhere = await self._records.alive_elsewhere(new | before)
+            for schedule_id in before - self._elsewhere:
+                self._plan(schedule_id)
 
     def _is_known(self, entity: Entity) -> bool:
         """Whether the document says what it said; most do, and reading them anew would hold up what is due."""
@@ -186,7 +202,7 @@ class SegmentScheduler:
         self._agenda.put(schedule_id, decision.until if isinstance(decision, Wait) else 0.0)
 
     def _is_busy(self, state: ScheduleState) -> bool:
-        return state.id in self._runs or state.firing is not None
+        return state.id in self._runs or state.id in self._elsewhere or state.firing is not None
 
     # --- firing
 

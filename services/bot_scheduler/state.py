@@ -20,6 +20,7 @@ FIRING_RUN = "scheduler.firing.run_id"
 QUEUED = "scheduler.queued"
 PAUSED = "scheduler.paused"
 TRIGGER = "scheduler.trigger"
+LAST_RUN = "last_run"  # below `status`
 
 
 class Cause(StrEnum):

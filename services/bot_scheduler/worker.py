@@ -39,7 +39,14 @@ async def prepare(context: WorkerContext) -> Workplace:
             runner=docker.runner,
             containers=docker.group(segment, epoch).list,
             books=Books(docker.recorder, epoch=epoch, entities=context.entities),
-            records=RunRecords(docker.recorder, segment_id=segment, epoch=epoch, runs=context.runs, output=docker.logs),
+            records=RunRecords(
+                docker.recorder,
+                segment_id=segment,
+                epoch=epoch,
+                runs=context.runs,
+                leases=context.leases,
+                output=docker.logs,
+            ),
             workshop=docker.workshop(Entrypoint.BOT, segment, epoch),
             stop_grace_seconds=settings.containers.stop_grace_seconds,
         )

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from libs.core.lease import Holder, Lease
 from libs.core.run_record import RunRecord
 from libs.core.store.client import Database, Mongo
 from libs.core.store.entities import EntityStore
+from libs.core.store.leases import LeaseStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.runs import RunFilter, RunStore
 from libs.core.worker.handler import OwnedSegment
@@ -42,6 +44,8 @@ class ScheduleRig:
         self.collection = database["bot_schedules"]
         self.entities = EntityStore(database, "bot_schedules", partitions, derive=derive_next())
         self.runs = RunStore(database)
+        self.leases = LeaseStore(database, 60.0)
+        self._partitions = database["partitions"]
         self._epochs = itertools.count(1)
         self.segment_id = 1
 
@@ -58,6 +62,25 @@ class ScheduleRig:
         """Change fields of a document by their dotted names, with __ for a dot."""
         changes = {name.replace("__", "."): value for name, value in fields.items()}
         await self.collection.update_one({"id": schedule_id}, {"$set": changes})
+
+    async def still_running_in(self, segment_id: int, schedule_id: str = "s", *, owned: bool = True) -> RunRecord:
+        """A run of it that goes on in another segment, which is *owned* by a worker on another host."""
+        epoch = 1
+        # Full, so that what is deployed comes elsewhere.
+        await self._partitions.insert_one({"_id": segment_id, "bot_count": 1_000_000})
+        if owned:
+            epoch = (await self.leases.acquire(segment_id, Holder("old", "i", "old-host"))).epoch
+        old = RunRecord(
+            run_id="old",
+            entity_id=schedule_id,
+            segment_id=segment_id,
+            worker_id="old",
+            host="old-host",
+            epoch=epoch,
+            started_at=datetime.now(UTC),
+        )
+        await self.runs.start(old)
+        return old
 
     async def state(self, schedule_id: str = "s") -> ScheduleState:
         """What the document says now."""
@@ -83,7 +106,14 @@ class ScheduleRig:
             runner=host,
             containers=host.list,
             books=Books(recorder, epoch=lease.epoch, entities=self.entities),
-            records=RunRecords(recorder, segment_id=self.segment_id, epoch=lease.epoch, runs=self.runs, output=host),
+            records=RunRecords(
+                recorder,
+                segment_id=self.segment_id,
+                epoch=lease.epoch,
+                runs=self.runs,
+                leases=self.leases,
+                output=host,
+            ),
             workshop=Workshop(factory, Ownership(owned.segment_id, owned.epoch, worker, None), "bots"),
             clock=clock,
         )
