@@ -25,6 +25,7 @@ log = get_logger(__name__)
 ROTATED_LINE = b"[the0: output is missing here: the engine dropped it before it could be read]\n"
 _BUFFER_BYTES = 1024 * 1024
 _PIECES_PER_TURN = 200
+_END_SECONDS = 1.0
 
 T = TypeVar("T")
 
@@ -90,7 +91,7 @@ class LogFollower:
                 await asyncio.sleep(backoff.next_seconds())
 
     async def _follow_once(self, follow: bool) -> bool:
-        """Take what there is; return whether anything was new. Ends early when the container has ended meanwhile."""
+        """Take what there is; return whether anything was new. Ends soon when the container has ended meanwhile."""
         position = await self._run(self._spool.position, self._container_id) or BEGINNING
         buffer = _Buffer(_BUFFER_BYTES)
         # In tasks, so that neither a silent stream nor a slow disk holds the other up.
@@ -99,6 +100,9 @@ class LogFollower:
         ending = asyncio.create_task(self._ended.wait(), name=f"await end {self._container_id[:12]}")
         try:
             await asyncio.wait([reading, writing, *([ending] if follow else [])], return_when=asyncio.FIRST_COMPLETED)
+            if ending.done():
+                # The engine ends the stream behind the last piece, and may answer no question for a while.
+                await asyncio.wait([reading, writing], timeout=_END_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if not reading.done():
                 reading.cancel()
                 await asyncio.wait([reading])

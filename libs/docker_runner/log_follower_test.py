@@ -13,6 +13,7 @@ from libs.docker_runner.log_follower import ROTATED_LINE, LogFollower, ReadOutpu
 from libs.docker_runner.log_position import Position
 from libs.docker_runner.log_spool import LogSpool, Place
 from libs.docker_runner.output import LogLine
+from tests.support.eventually import eventually
 
 
 @pytest.fixture
@@ -105,3 +106,30 @@ async def test_following_again_takes_nothing_twice(tmp_path: Path, executor: Thr
         await follow_to_the_end(LogSpool(tmp_path), reading(lines(0, end)), executor)
 
     assert content(LogSpool(tmp_path)) == b"".join(line.data for line in lines(0, 9))
+
+
+async def test_what_the_open_stream_still_brings_is_taken_though_the_engine_answers_no_question(
+    tmp_path: Path, executor: ThreadPoolExecutor
+) -> None:
+    spool, dying = LogSpool(tmp_path), asyncio.Event()
+    first, last = lines(0, 2)
+
+    async def read(*, since: datetime | None, follow: bool) -> AsyncIterator[LogLine]:
+        if not follow:
+            await asyncio.Event().wait()
+        yield first
+        await dying.wait()
+        await asyncio.sleep(0.01)
+        yield last
+
+    follower = LogFollower(spool, "c1", read, executor, lambda place, payload: None)
+    following = asyncio.create_task(follower.run())
+    await eventually(lambda: content(spool))
+
+    dying.set()
+    follower.container_ended()
+    try:
+        assert await eventually(lambda: content(spool) == b"line 0\nline 1\n")
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)

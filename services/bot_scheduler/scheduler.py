@@ -285,6 +285,8 @@ class SegmentScheduler:
                 self._forget(entry.state.id)  # deleted, and perhaps created again for another owner
             elif entry.firing is not None and state.firing is not None and state.firing.run_id == entry.firing.run_id:
                 self._claimed(entry, tasks)
+            elif entry.claim.drop is not None and state.fired_at == entry.claim.drop[0]:
+                self._claimed(entry, tasks)  # which is to be noted
             else:
                 await self._take(state)
 

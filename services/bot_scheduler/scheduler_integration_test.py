@@ -1,13 +1,17 @@
 """Owners of a segment of schedules against a real MongoDB; containers are only facts here."""
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from libs.core.errors import Permanent
+from libs.core.store.client import StoreUnavailable
+from libs.core.store.entities import Change, EntityStore
 from libs.core.store.holds import HoldTarget
 from libs.docker_runner.errors import CodeMissing, EngineUnavailable
-from services.bot_scheduler.state import Cause, ScheduleState
+from services.bot_scheduler.state import FIRED_AT, Cause, ScheduleState
 from tests.support.eventually import eventually
 from tests.support.fake_host import FakeHost
 from tests.support.schedule_rig import CUSTOM, ScheduleRig, schedule_rig
@@ -54,6 +58,43 @@ async def test_a_firing_while_a_run_goes_on_is_skipped_and_says_so(rig: Schedule
 
     assert {run.reason for run in history} == {"skipped"}
     assert len(host.starts) == 1
+
+
+class Unheard(EntityStore):
+    """Does what it is asked, and of what it did after the first time nobody learns."""
+
+    _begun = False
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.unheard: list[object] = []
+
+    async def compare_and_set_many(self, changes: Sequence[Change]) -> int:
+        found = await super().compare_and_set_many(changes)
+        if self._begun:
+            self.unheard += [change.changes[FIRED_AT] for change in changes if FIRED_AT in change.changes]
+            raise StoreUnavailable("planned")
+        self._begun = True
+        return found
+
+
+async def test_a_firing_that_was_skipped_says_so_though_the_answer_to_its_claim_was_lost(rig: ScheduleRig) -> None:
+    store = rig.use(Unheard)
+    await rig.deploy()
+    host = FakeHost(run_seconds=None)
+
+    async with rig.owned_by(host):
+        await eventually(lambda: len(store.unheard) >= 2)
+        unheard = set(store.unheard)
+        await eventually(lambda: are_noted(rig, unheard))
+
+    assert {run.reason for run in await rig.history()} == {"skipped"}
+    assert len(host.starts) == 1
+
+
+async def are_noted(rig: ScheduleRig, times: set[object]) -> bool:
+    noted = [run.scheduled_at.timestamp() for run in await rig.history() if run.scheduled_at is not None]
+    return times <= set(noted) and len(noted) == len(set(noted))
 
 
 async def test_queued_firings_run_one_after_the_other(rig: ScheduleRig) -> None:

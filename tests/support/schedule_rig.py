@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest_asyncio
 
@@ -33,6 +33,8 @@ from services.bot_scheduler.state import ScheduleState
 from services.bot_scheduler.upkeep import derive_next
 from tests.support.fake_host import FakeHost
 
+S = TypeVar("S", bound=EntityStore)
+
 CUSTOM = {"config": {"runtime": "python3.11", "entrypoints": {"bot": "main.py"}}, "filePath": "code.zip"}
 
 
@@ -40,14 +42,21 @@ class ScheduleRig:
     """One segment, its documents and its owners."""
 
     def __init__(self, database: Database, *, max_per_partition: int = 1000) -> None:
-        partitions = PartitionStore(database, "bot_schedules", max_per_partition)
+        self._database = database
+        self._slots = PartitionStore(database, "bot_schedules", max_per_partition)
         self.collection = database["bot_schedules"]
-        self.entities = EntityStore(database, "bot_schedules", partitions, derive=derive_next())
+        self.use(EntityStore)
         self.runs = RunStore(database)
         self.leases = LeaseStore(database, 60.0)
         self._partitions = database["partitions"]
         self._epochs = itertools.count(1)
         self.segment_id = 1
+
+    def use(self, kind: type[S]) -> S:
+        """Let whoever comes from now on read and write through a store of this kind."""
+        store = kind(self._database, "bot_schedules", self._slots, derive=derive_next())
+        self.entities: EntityStore = store
+        return store
 
     async def prepare(self) -> None:
         """Make the indexes."""
