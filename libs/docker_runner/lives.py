@@ -5,16 +5,15 @@ container, and until that is done, which takes seconds when thirty die at once, 
 """
 
 import asyncio
-import time
-from collections.abc import Callable
+from collections import deque
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from libs.docker_runner.container import ContainerState, ManagedContainer
 from libs.docker_runner.container_events import ContainerEvent, EventKind
 
-# By then the engine can be asked, and knows of what happened while nobody followed its events, too.
-_DEATH_KEPT_SECONDS = 600.0
+# A removal that happens while nobody follows the events is never told.
+_DEATHS_KEPT = 1000
 _SIGKILL_EXIT_CODE = 137
 
 
@@ -25,16 +24,15 @@ class _Life:
     out_of_memory: bool = False
     ended_at: datetime | None = None
     exit_code: int = 0
-    kept_until: float = 0.0
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Lives:
     """Beginnings and ends of containers, by the engine's ids, as its events have told them."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._lives: dict[str, _Life] = {}
+        self._dead: deque[str] = deque()
 
     def note(self, event: ContainerEvent) -> None:
         """Take down what *event* says."""
@@ -49,11 +47,12 @@ class Lives:
             case EventKind.OUT_OF_MEMORY:
                 self._of(event.container_id).out_of_memory = True
             case EventKind.DIED if event.exit_code is not None:
-                self._drop_old()
                 life = self._of(event.container_id)
                 life.ended_at, life.exit_code = event.at, event.exit_code
-                life.kept_until = self._clock() + _DEATH_KEPT_SECONDS
                 life.over.set()
+                self._dead.append(event.container_id)
+                if len(self._dead) > _DEATHS_KEPT:
+                    self.forget(self._dead.popleft())
             case EventKind.REMOVED:
                 self.forget(event.container_id)
 
@@ -69,9 +68,9 @@ class Lives:
             life.over.set()
 
     def is_over(self, container_id: str) -> bool:
-        """Whether it is known to have died, by events of the last minutes."""
+        """Whether it is known to have died, whatever the engine lists."""
         life = self._lives.get(container_id)
-        return life is not None and life.ended_at is not None and self._clock() < life.kept_until
+        return life is not None and life.ended_at is not None
 
     async def until_over(self, container_id: str) -> None:
         """Return when it is known to have died, or to be gone."""
@@ -80,7 +79,7 @@ class Lives:
     def ended(self, container: ManagedContainer) -> ManagedContainer | None:
         """*container* as it ended; None when that is not known, or not all of it."""
         life = self._lives.get(container.container_id)
-        if life is None or life.ended_at is None or not self.is_over(container.container_id):
+        if life is None or life.ended_at is None:
             return None
         # By one clock, if possible.
         started_at = life.started_at or container.started_at
@@ -100,9 +99,3 @@ class Lives:
 
     def _of(self, container_id: str) -> _Life:
         return self._lives.setdefault(container_id, _Life())
-
-    def _drop_old(self) -> None:
-        now = self._clock()
-        for container_id, life in list(self._lives.items()):
-            if life.ended_at is not None and life.kept_until <= now:
-                del self._lives[container_id]
