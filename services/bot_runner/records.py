@@ -78,7 +78,7 @@ class BotRecords:
         )
 
     async def _alive_elsewhere(self, executable: Executable) -> str | None:
-        found = await self._live_runs.elsewhere([executable.id], executable.segment)
+        found = await self._live_runs.of([executable.id], outside=executable.segment)
         return found.get(executable.id)
 
     async def take_stock(self, segment_id: int, epoch: int, present: Collection[ManagedContainer]) -> None:

@@ -101,7 +101,7 @@ class RunRecords:
         Raises:
             Retryable: nothing is known.
         """
-        return set(await self._live_runs.elsewhere(schedule_ids, self._segment_id))
+        return set(await self._live_runs.of(schedule_ids, outside=self._segment_id))
 
     def _record(self, state: ScheduleState, firing: Firing, at: datetime) -> RunRecord:
         return RunRecord(

@@ -7,7 +7,8 @@ from libs.core.service import ServiceDefinition
 from libs.core.store.client import Database
 from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore
-from libs.core.store.runs import RunFilter, RunStore
+from libs.core.store.live_runs import LiveRuns
+from libs.core.store.runs import RunStore
 from tools.bots.outcome import NotInTime
 
 _POLL_SECONDS = 0.1
@@ -21,8 +22,7 @@ class Removal:
     ) -> None:
         self._service = service
         self._entities = entities
-        self._runs = RunStore(database)
-        self._leases = leases
+        self._live_runs = LiveRuns(RunStore(database), leases)
 
     async def until_gone(self, entity_id: str, seconds: float) -> None:
         """Wait until its document is removed and nothing of it can run any more.
@@ -31,19 +31,10 @@ class Removal:
             NotInTime: not within *seconds*.
         """
         deadline = time.monotonic() + seconds
-        while await self._entities.get(entity_id) is not None or await self._may_run(entity_id):
+        while await self._entities.get(entity_id) is not None or await self._live_runs.of([entity_id]):
             if time.monotonic() > deadline:
                 raise NotInTime(
                     f"{self._service.noun} {entity_id!r} is not gone after {seconds:g} s; `runtime status` shows "
                     f"whether a worker owns it"
                 )
             await asyncio.sleep(_POLL_SECONDS)
-
-    async def _may_run(self, entity_id: str) -> bool:
-        # The record of a run whose host is gone for good is closed by whoever owns its segment next, which may be
-        # nobody; but its lease has run out, and with it the run.
-        open_runs = await self._runs.list(RunFilter(entity_id=entity_id, open=True))
-        if not open_runs:
-            return False
-        leases = {lease.segment_id: lease for lease in await self._leases.live()}
-        return any(run.may_live_under(leases.get(run.segment_id)) for run in open_runs)

@@ -1,7 +1,6 @@
 """`runtime bot kill` and `resume`: the kill switch."""
 
 import asyncio
-from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -9,9 +8,9 @@ import click
 
 from libs.core.events.wakeups import WakeUps
 from libs.core.service import BOT_RUNNER
-from libs.core.store.entities import Entity, EntityStore
+from libs.core.store.entities import Entity
 from libs.core.store.holds import HoldStore, HoldTarget
-from libs.core.store.runs import RunFilter, RunStore
+from tools.bots.standstill import Standstill
 from tools.cli import interrupts
 from tools.cli.connections import Connections, connected
 from tools.cli.exit_codes import ExitCode
@@ -20,7 +19,6 @@ from tools.cli.output import output_option, show
 
 _WAIT_SECONDS = 60.0
 _LOOK_SECONDS = 0.1
-_ALIVE = ("running", "starting")
 
 id_argument = click.argument("bot_id", metavar="[ID]", required=False)
 selector_option = click.option("--selector", help="All bots with a value in a field: custom.config.author=alice")
@@ -55,32 +53,19 @@ async def _kill(target: HoldTarget, reason: str) -> dict[str, Any]:
     async with connected() as servers:
         entities = await servers.entities(BOT_RUNNER)
         database = await servers.database(BOT_RUNNER)
-        runs = RunStore(database)
+        standstill = Standstill(entities, database, await servers.leases(BOT_RUNNER))
         hold = await HoldStore(database).hold(target, by="runtime bot kill", reason=reason)
         affected = await _affected(servers, target)
         await WakeUps(await servers.nats_if_up(), BOT_RUNNER.name).segments_changed({e.segment_id for e in affected})
         down: dict[str, datetime | None] = {}
         deadline = asyncio.get_running_loop().time() + _WAIT_SECONDS
         while waiting := [entity.id for entity in affected if entity.id not in down]:
-            down |= await _down(waiting, hold.since, entities, runs)
+            down |= await standstill.down(waiting, hold.since)
             if asyncio.get_running_loop().time() > deadline:
                 names = ", ".join(one for one in waiting if one not in down)
                 raise Failure(f"held, but not seen down within {_WAIT_SECONDS:g} s: {names}", ExitCode.TIMEOUT)
             await asyncio.sleep(_LOOK_SECONDS)
         return {"held": str(target), "since": hold.since, "reason": reason, "down": list(down), "down_at": down}
-
-
-async def _down(
-    ids: Collection[str], since: datetime, entities: EntityStore, runs: RunStore
-) -> dict[str, datetime | None]:
-    """Those of these bots that do not run, with the end of their run; None when that was before *since*."""
-    alive = {entity.id for entity in await entities.by_ids(ids) if entity.status.get("state") in _ALIVE}
-    at_rest = [one for one in ids if one not in alive]
-    going_on = {run.entity_id for run in await runs.list(RunFilter(entity_ids=at_rest, open=True), limit=0)}
-    down: dict[str, datetime | None] = {one: None for one in at_rest if one not in going_on}
-    ended = await runs.list(RunFilter(entity_ids=down, ended_since=since), limit=0)
-    # The newest first, and that one counts.
-    return down | {run.entity_id: run.ended_at for run in reversed(ended)}
 
 
 def _told(name: str, data: dict[str, Any]) -> str:

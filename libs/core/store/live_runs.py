@@ -1,4 +1,4 @@
-"""Which runs may be alive under another segment's lease: of entities that were deleted there and created again."""
+"""Which runs may be alive: a record that has no end proves nothing when its worker and its host are gone."""
 
 from collections.abc import Collection
 
@@ -13,17 +13,19 @@ class LiveRuns:
         self._runs = runs
         self._leases = leases
 
-    async def elsewhere(self, entity_ids: Collection[str], segment_id: int) -> dict[str, str]:
-        """Those of these entities that may have a container in another segment, with the worker that has it.
+    async def of(self, entity_ids: Collection[str], *, outside: int | None = None) -> dict[str, str]:
+        """Those of these entities of which a container may be alive, with the worker that has it.
 
-        Its old owner stops it, which takes it up to the grace of a stop.
+        Args:
+            outside: only in other segments than this one. An entity that is deleted and created again may come to
+                another segment while its old owner still stops it, which takes up to the grace of a stop.
 
         Raises:
             StoreUnavailable: nothing is known.
         """
         open_runs = await self._runs.list(RunFilter(entity_ids=entity_ids, open=True), limit=0)
-        others = [run for run in open_runs if run.segment_id != segment_id]
-        if not others:
+        found = [run for run in open_runs if run.segment_id != outside]
+        if not found:
             return {}
         leases = {lease.segment_id: lease for lease in await self._leases.live()}
-        return {run.entity_id: run.worker_id for run in others if run.may_live_under(leases.get(run.segment_id))}
+        return {run.entity_id: run.worker_id for run in found if run.may_live_under(leases.get(run.segment_id))}
