@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -45,9 +46,9 @@ class EngineRelay:
             engine_reader, engine_writer = await asyncio.open_unix_connection(self._engine)
             ends.append(engine_writer)
             async with asyncio.TaskGroup() as tasks:
-                mute, held_back = asyncio.Event(), asyncio.Event()
-                tasks.create_task(self._up(reader, engine_writer, mute, held_back))
-                tasks.create_task(self._down(engine_reader, writer, mute, held_back))
+                answers = _Answers()
+                tasks.create_task(self._up(reader, engine_writer, answers))
+                tasks.create_task(self._down(engine_reader, writer, answers))
         except* (ConnectionError, OSError):
             pass
         finally:
@@ -57,42 +58,37 @@ class EngineRelay:
                 with suppress(ConnectionError, OSError):
                     await end.wait_closed()
 
-    async def _up(
-        self,
-        source: asyncio.StreamReader,
-        target: asyncio.StreamWriter,
-        mute: asyncio.Event,
-        held_back: asyncio.Event,
-    ) -> None:
+    async def _up(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, answers: "_Answers") -> None:
         while data := await source.read(65536):
             first_line = data.partition(b"\r\n")[0]
             self.requests.append(first_line.decode(errors="replace"))
             wanted = self.swallow_answers_to
             if wanted is not None and wanted in first_line:
                 self.swallow_answers_to = None
-                mute.set()
+                answers.lost = True
             self._silent = self._silent or (self.no_answers_from is not None and self.no_answers_from in first_line)
-            if self._silent:
-                held_back.set()
+            answers.held_back = answers.held_back or self._silent
             target.write(data)
             await target.drain()
         target.write_eof()
 
-    async def _down(
-        self,
-        source: asyncio.StreamReader,
-        target: asyncio.StreamWriter,
-        mute: asyncio.Event,
-        held_back: asyncio.Event,
-    ) -> None:
+    async def _down(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, answers: "_Answers") -> None:
         while data := await source.read(65536):
-            if mute.is_set():
+            if answers.lost:
                 raise ConnectionError("the answer is lost, and the connection with it")
-            if held_back.is_set():
+            if answers.held_back:
                 continue
             target.write(data)
             await target.drain()
         target.close()
+
+
+@dataclass
+class _Answers:
+    """What becomes of the answers on one connection."""
+
+    lost: bool = False
+    held_back: bool = False
 
 
 @asynccontextmanager
