@@ -88,6 +88,8 @@ class Ended:
     """How a container ended.
 
     Attributes:
+        finished_at: by the engine's clock. Of one that was sent SIGKILL, when it was; of another, when the engine told
+            of its end, which may be half a second late when thirty end at once.
         peak_memory_bytes: the highest use of the whole container, page cache included. Exact, but up to 10 s old when
             it was killed from outside, and None when that was in its first second.
         cpu_seconds: of all its processes, likewise.
