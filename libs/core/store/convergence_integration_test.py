@@ -13,9 +13,8 @@ from libs.core.store.client import Mongo
 from libs.core.store.entities import EntityStore
 from libs.core.store.history import EntityEvent, EventKind, Stamp
 from libs.core.store.partitions import PartitionStore
+from tests.support.published_events import START
 
-SECOND = 1_000_000_000
-START = 1_700_000_000 * SECOND
 IDS = st.sampled_from(["a", "b", "c", "d", "e", "f"])
 COLLECTIONS = ("bots", "partitions", "counters", "tombstones", "holds")
 WRITES = {"insert_many", "update_one", "delete_one", "bulk_write", "find_one_and_update"}

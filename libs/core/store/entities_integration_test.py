@@ -10,13 +10,13 @@ import pytest_asyncio
 
 from libs.core.store.client import Database, Mongo, StoreConflict, StoreRejected
 from libs.core.store.entities import Change, CodeLocation, Entity, EntityStore
-from libs.core.store.history import EntityEvent, EventKind, Stamp
+from libs.core.store.history import EntityEvent, EventKind
 from libs.core.store.holds import HoldTarget
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.tombstones import TombstoneStore
+from tests.support.published_events import SECOND, START
+from tests.support.published_events import event as published
 
-SECOND = 1_000_000_000
-START = 1_700_000_000 * SECOND
 CUSTOM = {"config": {"runtime": "python3.11", "author": "alice"}, "filePath": "b/1.zip", "version": "1.0"}
 
 
@@ -35,11 +35,8 @@ async def store(database: Database) -> EntityStore:
 
 
 def event(kind: EventKind, position: int, entity_id: str = "x", **content: object) -> EntityEvent:
-    published_at = START + position * SECOND
-    made_at = None if kind is EventKind.DELETED else published_at - 1000
-    stamp = Stamp.of(published_at, made_at=made_at, stream=START, sequence=position)
-    whole: dict[str, object] = {} if kind is EventKind.DELETED else {"config": {"n": position}, "custom": CUSTOM}
-    return EntityEvent(entity_id, kind, stamp, whole | content)
+    custom = {} if kind is EventKind.DELETED else {"custom": CUSTOM}
+    return published(kind, position, entity_id, content=custom | content)
 
 
 async def entity_of(store: EntityStore) -> Entity:

@@ -2,42 +2,26 @@
 
 from collections.abc import Sequence
 from itertools import permutations
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libs.core.store.history import EntityEvent, EventKind, History, Stamp
-
-SECOND = 1_000_000_000
-START = 1_700_000_000 * SECOND
+from tests.support.published_events import SECOND, START, event
 
 
-def event(
-    kind: EventKind, position: int, *, made_at: int | None = None, published_at: int | None = None, stream: int = 1
-) -> EntityEvent:
-    """The event published as the *position*-th, a second after the one before it."""
-    published_at = published_at if published_at is not None else START + position * SECOND
-    stamp = Stamp.of(
-        published_at,
-        made_at=None if kind is EventKind.DELETED else made_at if made_at is not None else published_at - 1000,
-        stream=stream,
-        sequence=position,
-    )
-    content = {} if kind is EventKind.DELETED else {"config": {"n": position}, "custom": {}}
-    return EntityEvent("x", kind, stamp, content)
+def created(position: int, **changes: Any) -> EntityEvent:
+    return event(EventKind.CREATED, position, **{"stream": 1, **changes})
 
 
-def created(position: int, **changes: int) -> EntityEvent:
-    return event(EventKind.CREATED, position, **changes)
+def updated(position: int, **changes: Any) -> EntityEvent:
+    return event(EventKind.UPDATED, position, **{"stream": 1, **changes})
 
 
-def updated(position: int, **changes: int) -> EntityEvent:
-    return event(EventKind.UPDATED, position, **changes)
-
-
-def deleted(position: int, **changes: int) -> EntityEvent:
-    return event(EventKind.DELETED, position, **changes)
+def deleted(position: int, **changes: Any) -> EntityEvent:
+    return event(EventKind.DELETED, position, **{"stream": 1, **changes})
 
 
 def outcome(events: Sequence[EntityEvent]) -> object:

@@ -11,21 +11,13 @@ import pytest_asyncio
 
 from libs.core.store.client import Database, Mongo
 from libs.core.store.entities import EntityStore
-from libs.core.store.history import EntityEvent, EventKind, History, Stamp
+from libs.core.store.history import EntityEvent, EventKind, History
 from libs.core.store.partitions import PartitionStore
 from tests.support.interruptions import InterruptedDatabase
+from tests.support.published_events import SECOND, START, event
 
-SECOND = 1_000_000_000
-START = 1_700_000_000 * SECOND
 CREATED, UPDATED, DELETED = EventKind.CREATED, EventKind.UPDATED, EventKind.DELETED
 MOST_REQUESTS = 25
-
-
-def event(kind: EventKind, position: int) -> EntityEvent:
-    published_at = START + position * SECOND
-    made_at = None if kind is DELETED else published_at - 1000
-    stamp = Stamp.of(published_at, made_at=made_at, stream=START, sequence=position)
-    return EntityEvent("x", kind, stamp, {} if kind is DELETED else {"config": {"n": position}, "custom": {}})
 
 
 def entity_store(database: Any) -> EntityStore:
