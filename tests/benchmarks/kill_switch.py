@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -119,9 +119,18 @@ async def measure(folder: Path, engine: Engine, bots: int) -> Figures:
 
 
 async def _first_processes(made: Deployment) -> dict[str, int]:
-    """The first process of each bot, by the bot's id."""
+    """The first process of each bot, by the bot's id, once all of them have got so far as to print something."""
     containers = await made.containers()
-    client = docker.DockerClient(base_url=made.engine.url, timeout=60)
+
+    def all_up() -> bool:
+        return all("up" in made.output(container) for container in containers)
+
+    await eventually(lambda: asyncio.to_thread(all_up), within_seconds=_WITHIN_SECONDS)
+    return await asyncio.to_thread(_processes, made.engine, containers)
+
+
+def _processes(engine: Engine, containers: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    client = docker.DockerClient(base_url=engine.url, timeout=60)
     try:
         return {
             one["Labels"]["runtime.id"]: client.api.inspect_container(one["Id"])["State"]["Pid"] for one in containers
