@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
-from libs.docker_runner.container import ContainerState, EndReason
+from libs.docker_runner.container import ContainerState, Ended, EndReason
 from libs.docker_runner.executable import MIB, Entrypoint, Limits, Network
 from libs.docker_runner.run_folders import RunFolders
 from libs.docker_runner.stats import Stats
@@ -140,6 +140,16 @@ async def test_stopping_lets_the_bot_clean_up(bots: BotContainers) -> None:
     assert await output(bots, container) == "up\nclosed\n"
     assert (await bots.runner.remove(container)).reason is EndReason.STOPPED
     assert await bots.list() == []
+
+
+async def test_one_that_is_stopped_as_soon_as_it_is_started_is_asked_to_end_all_the_same(bots: BotContainers) -> None:
+    async def stopped(number: int) -> Ended:
+        return await bots.runner.stop(await bots.runner.start(bots.executable(FOREVER, f"b{number}")), 120)
+
+    for round_of_five in range(3):
+        ended = await asyncio.gather(*(stopped(5 * round_of_five + number) for number in range(5)))
+        assert [end.exit_code for end in ended] == [143] * 5
+        assert all(end.reason is EndReason.STOPPED for end in ended)
 
 
 async def test_a_bot_that_ignores_sigterm_dies_after_the_grace(bots: BotContainers) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from libs.core.log import get_logger
 from libs.docker_runner.code_source import CodeSource
@@ -22,6 +23,8 @@ from libs.docker_runner.threads import Threads
 log = get_logger(__name__)
 
 _DEATH_SECONDS = 10.0
+# A container is said to run before its first process listens, and what is sent to that one until then is lost.
+_DEAF_SECONDS = 0.5
 # Read when only the head of the outcome counts.
 _NO_PAYLOAD = 0
 
@@ -96,6 +99,10 @@ class Stopper:
         """
         container = found.container
         await self._threads.run(self._folders.mark_stopped, container, reason)
+        if grace_seconds >= 1:
+            deaf_seconds = _deaf_seconds(container)
+            await asyncio.sleep(deaf_seconds)
+            grace_seconds = max(1.0, grace_seconds - deaf_seconds)
         # The engine answers when all of the container is cleared away, and tells of its death before that.
         asking = asyncio.create_task(self._ask(container, grace_seconds), name=f"stop {container.name}")
         dying = asyncio.create_task(self._lives.until_over(container.container_id), name=f"end of {container.name}")
@@ -175,3 +182,11 @@ class Stopper:
             log.warning("the last lines cannot be read", container=container.name, reason=str(error))
             return []
         return last_lines_of(b"".join(pieces))
+
+
+def _deaf_seconds(container: ManagedContainer) -> float:
+    """For how long *container* may lose a signal yet; by the engine's clock, which may be another one."""
+    if container.started_at is None:
+        return 0.0
+    age_seconds = (datetime.now(UTC) - container.started_at).total_seconds()
+    return min(_DEAF_SECONDS, max(0.0, _DEAF_SECONDS - age_seconds))
