@@ -19,10 +19,12 @@ def free_port() -> int:
     Raises:
         OSError: all ports are taken, or the temporary folder cannot be written to.
     """
-    with _COUNTER.open("a+") as file:
+    with _COUNTER.open("a+", errors="replace") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # for the moment of counting on
         file.seek(0)
-        port = int(file.read() or 0)
+        counted = file.read()
+        # Where to go on; whatever else somebody has left there, the count begins anew.
+        port = int(counted) if len(counted) == 5 and counted.isascii() and counted.isdigit() else 0
         for _ in range(_FIRST, _LAST + 1):
             port = port + 1 if _FIRST <= port < _LAST else _FIRST
             if is_free(port):

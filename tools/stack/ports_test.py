@@ -1,10 +1,27 @@
 """No two of those who ask for a free port at once are given the same."""
 
+import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from tools.stack.ports import free_port, is_free
+
+
+@pytest.mark.parametrize("content", [b"", b"a port", b"-1\n", b"\xff\x00", b"9" * 5000])
+def test_a_counter_that_somebody_has_spoilt_is_begun_anew(tmp_path: Path, content: bytes) -> None:
+    counter = tmp_path / f"the0-ports-{os.getuid()}"
+    counter.write_bytes(content)
+    program = "from tools.stack.ports import free_port\nprint(free_port(), free_port())"
+    environment = {"PYTHONPATH": ":".join(part for part in sys.path if part), "TMPDIR": str(tmp_path)}
+    asked = subprocess.run(
+        [sys.executable, "-P", "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    first, second = map(int, asked.stdout.split())
+    assert 15_000 <= first < second <= 29_999
 
 
 def test_processes_that_ask_at_once_are_given_different_ports() -> None:
