@@ -138,6 +138,7 @@ class SegmentScheduler:
         Raises:
             Retryable: not all of them could be read.
         """
+        await self._look_elsewhere_again()
         seen: set[str] = set()
         last = ""
         while True:
@@ -161,9 +162,14 @@ class SegmentScheduler:
         One that is deleted and created again may come to another segment while its old owner still stops its run.
         """
         new = {entity.id for entity in page if entity.id not in self._states and LAST_RUN not in entity.status}
+        if new:
+            self._elsewhere |= await self._records.alive_elsewhere(new)
+
+    async def _look_elsewhere_again(self) -> None:
+        """Let those go on whose run elsewhere has ended."""
         before = self._elsewhere
-        if new | before:
-            self._elsewhere = await self._records.alive_elsewhere(new | before)
+        if before:
+            self._elsewhere = await self._records.alive_elsewhere(before)
             for schedule_id in before - self._elsewhere:
                 self._plan(schedule_id)
 
@@ -276,17 +282,15 @@ class SegmentScheduler:
         return None
 
     async def _sort_out(self, entries: Sequence[Entry], tasks: asyncio.TaskGroup) -> None:
-        """Not all were written, or nobody knows: see which were, by the run ids that only we know."""
+        """Not all were written, or nobody knows: see which were, by what only we have written."""
         entities = await persistently(lambda: self._books.read([entry.state.id for entry in entries]))
         found = {entity.id: ScheduleState.of(entity) for entity in entities}
         for entry in entries:
             state = found.get(entry.state.id)
             if state is None or state.entity.segment_id != self._owned.segment_id:
                 self._forget(entry.state.id)  # deleted, and perhaps created again for another owner
-            elif entry.firing is not None and state.firing is not None and state.firing.run_id == entry.firing.run_id:
+            elif _has_written(entry, state):
                 self._claimed(entry, tasks)
-            elif entry.claim.drop is not None and state.fired_at == entry.claim.drop[0]:
-                self._claimed(entry, tasks)  # which is to be noted
             else:
                 await self._take(state)
 
@@ -343,3 +347,10 @@ class SegmentScheduler:
         in_hand = before | {run.firing.run_id for run in self._runs.values()}
         await self._inheritance.end_strays([c for c in containers if c.run_id not in in_hand])
         self._inherited = True
+
+
+def _has_written(entry: Entry, state: ScheduleState) -> bool:
+    """Whether *state*, which was read afterwards, has what *entry* begins or drops."""
+    if entry.firing is not None:
+        return state.firing is not None and state.firing.run_id == entry.firing.run_id
+    return entry.claim.drop is not None and state.fired_at == entry.claim.drop[0]
