@@ -13,11 +13,9 @@ from libs.docker_runner.container import ManagedContainer
 from libs.docker_runner.engine import Engine
 from libs.docker_runner.engine_http import EngineRefused
 from libs.docker_runner.lives import Lives
-from libs.docker_runner.output import LAST_LINES, LogLine, last_lines_of
+from libs.docker_runner.output import LAST_LINES, STREAM_END_SECONDS, LogLine, last_lines_at
 
 _TAIL_BYTES = 16 * 1024
-# The engine closes the stream when it tells of the death. One that stays open for longer has broken off unseen.
-_END_SECONDS = 1.0
 
 
 class Tail:
@@ -51,9 +49,7 @@ class Tail:
 
     def lines(self) -> list[str] | None:
         """The last lines; None when there were more than fit in here."""
-        output = b"".join(self._pieces)
-        # The first one may have lost its beginning.
-        return None if self._cut and output.count(b"\n") <= LAST_LINES else last_lines_of(output)
+        return last_lines_at(b"".join(self._pieces), cut=self._cut)
 
 
 class FollowedOutput:
@@ -74,13 +70,12 @@ class FollowedOutput:
         """
         pieces = self._engine.logs(container.container_id, since=since, follow=follow)
         async with aclosing(pieces):
-            tail = await self._opened(container, whole=since is None) if follow else None
+            # Nobody asks for the end of what is not followed.
+            tail = await self._opened(container, whole=since is None) if follow else Tail()
             async for piece in pieces:
-                if tail is not None:
-                    tail.add(piece)
+                tail.add(piece)
                 yield piece
-            if tail is not None:
-                tail.over.set()
+            tail.over.set()
 
     async def last_lines(self, container_id: str) -> list[str] | None:
         """The last lines of a container that is dead; None when nobody has followed it to its end."""
@@ -88,7 +83,7 @@ class FollowedOutput:
         if tail is None:
             return None
         try:
-            async with asyncio.timeout(_END_SECONDS):
+            async with asyncio.timeout(STREAM_END_SECONDS):
                 await tail.over.wait()
         except TimeoutError:
             return None

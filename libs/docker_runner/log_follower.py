@@ -18,14 +18,13 @@ from libs.core.errors import Retryable
 from libs.core.log import get_logger
 from libs.docker_runner.log_position import BEGINNING, Position, Resumption, day_of, nanoseconds
 from libs.docker_runner.log_spool import LogSpool, Place
-from libs.docker_runner.output import LogLine
+from libs.docker_runner.output import STREAM_END_SECONDS, LogLine
 
 log = get_logger(__name__)
 
 ROTATED_LINE = b"[the0: output is missing here: the engine dropped it before it could be read]\n"
 _BUFFER_BYTES = 1024 * 1024
 _PIECES_PER_TURN = 200
-_END_SECONDS = 1.0
 
 T = TypeVar("T")
 
@@ -102,7 +101,7 @@ class LogFollower:
             await asyncio.wait([reading, writing, *([ending] if follow else [])], return_when=asyncio.FIRST_COMPLETED)
             if ending.done():
                 # The engine ends the stream behind the last piece, and may answer no question for a while.
-                await asyncio.wait([reading, writing], timeout=_END_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([reading, writing], timeout=STREAM_END_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if not reading.done():
                 reading.cancel()
                 await asyncio.wait([reading])

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 LAST_LINES = 20
 """How many lines at the end of a container's output are kept with its end."""
 
+STREAM_END_SECONDS = 1.0
+"""Within this after a container's death the engine ends its output for those who follow it, unless the stream broke."""
+
 _LINE_BYTES = 2000
 
 
@@ -27,3 +30,12 @@ def last_lines_of(output: bytes) -> list[str]:
     """The last lines of *output*, at most :data:`LAST_LINES`; of a long one its end."""
     lines = output.splitlines()[-LAST_LINES:]
     return [line[-_LINE_BYTES:].decode(errors="replace") for line in lines]
+
+
+def last_lines_at(end: bytes, *, cut: bool) -> list[str] | None:
+    """The last lines of an output that ends with *end*; None when that is too little to tell.
+
+    Args:
+        cut: the output is longer than *end*, whose first line may lack its beginning.
+    """
+    return None if cut and end.count(b"\n") <= LAST_LINES else last_lines_of(end)

@@ -14,7 +14,7 @@ from libs.docker_runner.engine import Engine
 from libs.docker_runner.engine_http import EngineRefused
 from libs.docker_runner.errors import EngineUnavailable
 from libs.docker_runner.log_position import BEGINNING, Resumption, nanoseconds
-from libs.docker_runner.output import LAST_LINES, LogLine, last_lines_of
+from libs.docker_runner.output import LogLine, last_lines_at
 
 log = get_logger(__name__)
 
@@ -86,9 +86,7 @@ class RunOutput:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _TAIL_BYTES))
             end = file.read()
-        # The first one may be cut in two.
-        known = size <= _TAIL_BYTES or end.count(b"\n") > LAST_LINES
-        return last_lines_of(end) if known else None
+        return last_lines_at(end, cut=size > _TAIL_BYTES)
 
     async def _take(self, file: BinaryIO) -> None:
         resumption = Resumption(self._position)
