@@ -27,6 +27,7 @@ async def persistently(
         before_sleep=_tell,
     )
 
+    # Tenacity awaits only what it sees to be a coroutine function, which a lambda is not.
     async def once() -> T:
         return await call()
 

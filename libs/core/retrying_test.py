@@ -27,6 +27,11 @@ async def test_what_may_pass_is_tried_again() -> None:
     assert await persistently(Planned(Retryable("away"), Retryable("away"))) == 3
 
 
+async def test_a_lambda_is_tried_again_too() -> None:
+    call = Planned(Retryable("away"))
+    assert await persistently(lambda: call()) == 2
+
+
 async def test_what_will_not_pass_is_raised_at_once() -> None:
     call = Planned(ValueError("nonsense"))
     with pytest.raises(ValueError, match="nonsense"):
