@@ -3,7 +3,6 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest_asyncio
 from libs.core.object_store import ObjectStore
 from libs.docker_runner.container import ContainerState, EndReason
 from libs.docker_runner.container_events import ContainerEvent, EventKind
-from tests.support.bot_containers import BotContainers, bot_containers
+from tests.support.bot_containers import BotContainers, bot_containers, watched
 from tests.support.bot_logs import engines_own, log_store, pipeline, stored
 from tests.support.eventually import eventually
 from tests.support.own_engine import OwnEngine
@@ -49,25 +48,6 @@ async def bots(tmp_path: Path, scope: str, private_engine: OwnEngine) -> AsyncIt
 async def store(s3_server: S3Server, bucket_prefix: str) -> AsyncIterator[ObjectStore]:
     async with log_store(s3_server, bucket_prefix) as store:
         yield store
-
-
-@asynccontextmanager
-async def watched(bots: BotContainers) -> AsyncIterator[list[ContainerEvent]]:
-    """The events of all bots so far."""
-    events: list[ContainerEvent] = []
-
-    async def watch() -> None:
-        async with aclosing(bots.runner.events("bot-runner", bots.scope)) as following:
-            async for event in following:
-                events.append(event)
-
-    watching = asyncio.create_task(watch())
-    try:
-        await eventually(lambda: events)
-        yield events
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
 
 
 def resyncs(events: list[ContainerEvent]) -> int:

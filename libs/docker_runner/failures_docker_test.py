@@ -21,7 +21,7 @@ from libs.docker_runner.errors import (
     UnknownRuntime,
 )
 from libs.docker_runner.executable import Network, Placement
-from tests.support.bot_containers import BotContainers, bot_containers
+from tests.support.bot_containers import BotContainers, bot_containers, watched
 from tests.support.engine_relay import EngineRelay, engine_relay
 from tests.support.eventually import eventually
 from tools.engine.ensure import Engine
@@ -76,52 +76,43 @@ async def test_while_the_engine_is_away_everything_says_so(bots: BotContainers, 
 
 
 async def test_events_go_on_after_the_engine_was_away(bots: BotContainers, relay: EngineRelay) -> None:
-    kinds: list[EventKind] = []
+    async with watched(bots) as events:
+        assert kinds(events) == [EventKind.RESYNC]
+        await relay.close()
+        await relay.open()
+        await eventually(lambda: kinds(events) == [EventKind.RESYNC] * 2)
+        await bots.runner.start(bots.executable(FOREVER))
+        await eventually(lambda: kinds(events)[2:] == [EventKind.STARTED])
 
-    async def watch() -> None:
-        async for event in bots.runner.events("bot-runner", bots.scope):
-            kinds.append(event.kind)
 
-    watching = asyncio.create_task(watch())
-    await eventually(lambda: kinds == [EventKind.RESYNC])
-    await relay.close()
-    await relay.open()
-    await eventually(lambda: kinds == [EventKind.RESYNC] * 2)
-    await bots.runner.start(bots.executable(FOREVER))
-    await eventually(lambda: kinds[2:] == [EventKind.STARTED])
-    watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)
+def kinds(events: list[ContainerEvent]) -> list[EventKind]:
+    return [event.kind for event in events]
 
 
 @asynccontextmanager
-async def watched(bots: BotContainers, container: ManagedContainer) -> AsyncIterator[list[ContainerEvent]]:
-    """The events of all bots so far, while *container*'s output is followed."""
-    events: list[ContainerEvent] = []
+async def followed(bots: BotContainers, container: ManagedContainer) -> AsyncIterator[list[ContainerEvent]]:
+    """The events of all bots so far, while *container*'s output is followed, as a worker does it."""
     output: list[bytes] = []
-
-    async def watch() -> None:
-        async for event in bots.runner.events("bot-runner", bots.scope):
-            events.append(event)
 
     async def follow() -> None:
         async for line in bots.runner.followed.logs(container, follow=True):
             output.append(line.data)
 
-    tasks = [asyncio.create_task(watch()), asyncio.create_task(follow())]
-    try:
-        await eventually(lambda: events and output)
-        yield events
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async with watched(bots) as events:
+        following = asyncio.create_task(follow())
+        try:
+            await eventually(lambda: output)
+            yield events
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
 
 async def test_a_killed_bot_is_known_to_be_dead_though_the_engine_answers_nothing_about_it(
     bots: BotContainers, relay: EngineRelay
 ) -> None:
     container = await bots.runner.start(bots.executable(FOREVER))
-    async with watched(bots, container):
+    async with followed(bots, container):
         relay.no_answers_from = b"/kill"
         ended = await asyncio.wait_for(bots.runner.stop(container, 0), timeout=30)
     assert (ended.reason, ended.exit_code, ended.last_lines) == (EndReason.STOPPED, 137, ["up"])
@@ -135,7 +126,7 @@ async def test_why_a_bot_died_is_known_though_the_engine_answers_nothing_about_i
     source = f"import os, time\ndef main(id, config):\n print('up')\n{UNTIL_TOLD}\n raise ValueError('no money')"
     executable = bots.executable(source)
     container = await bots.runner.start(executable)
-    async with watched(bots, container) as events:
+    async with followed(bots, container) as events:
         # Whatever the runner asks from now on.
         relay.no_answers_from = b" /"
         (bots.code.directory / executable.code.key / "end").touch()

@@ -1,16 +1,19 @@
 """For tests: a docker runner whose bots' code is written by the test into a folder."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from libs.docker_runner.container_events import ContainerEvent
 from libs.docker_runner.engine import Engine
 from libs.docker_runner.executable import CodeRef, Entrypoint, Executable, Limits
 from libs.docker_runner.runner import DockerRunner, ManagedContainer, RunOutcome
 from libs.docker_runner.settings import RunnerSettings
+from tests.support.eventually import eventually
 
 SCRIPTS = {"python3.11": "main.py", "nodejs20": "main.js"}
 
@@ -111,3 +114,22 @@ async def bot_containers(directory: Path, scope: str, url: str, **settings: Any)
         yield BotContainers(runner, code, chosen, scope)
     finally:
         await runner.close()
+
+
+@asynccontextmanager
+async def watched(bots: BotContainers) -> AsyncIterator[list[ContainerEvent]]:
+    """The events of all bots so far, from the first RESYNC on."""
+    events: list[ContainerEvent] = []
+
+    async def watch() -> None:
+        async with aclosing(bots.runner.events("bot-runner", bots.scope)) as following:
+            async for event in following:
+                events.append(event)
+
+    watching = asyncio.create_task(watch())
+    try:
+        await eventually(lambda: events)
+        yield events
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)

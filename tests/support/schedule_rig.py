@@ -5,7 +5,6 @@ import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +31,7 @@ from services.bot_scheduler.scheduler import SegmentScheduler
 from services.bot_scheduler.state import ScheduleState
 from services.bot_scheduler.upkeep import derive_next
 from tests.support.fake_host import FakeHost
+from tests.support.open_runs import open_run
 
 S = TypeVar("S", bound=EntityStore)
 
@@ -74,22 +74,14 @@ class ScheduleRig:
 
     async def still_running_in(self, segment_id: int, schedule_id: str = "s", *, owned: bool = True) -> RunRecord:
         """A run of it that goes on in another segment, which is *owned* by a worker on another host."""
-        epoch = 1
+        old, epoch = Holder("old", "i", "old-host"), 1
         # Full, so that what is deployed comes elsewhere.
         await self._partitions.insert_one({"_id": segment_id, "bot_count": 1_000_000})
         if owned:
-            epoch = (await self.leases.acquire(segment_id, Holder("old", "i", "old-host"))).epoch
-        old = RunRecord(
-            run_id="old",
-            entity_id=schedule_id,
-            segment_id=segment_id,
-            worker_id="old",
-            host="old-host",
-            epoch=epoch,
-            started_at=datetime.now(UTC),
-        )
-        await self.runs.start(old)
-        return old
+            epoch = (await self.leases.acquire(segment_id, old)).epoch
+        run = open_run(schedule_id, segment_id, epoch, old)
+        await self.runs.start(run)
+        return run
 
     async def state(self, schedule_id: str = "s") -> ScheduleState:
         """What the document says now."""

@@ -1,19 +1,18 @@
 """A removed bot is waited for as long as something of it may run, and no longer."""
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 
 import pytest
 import pytest_asyncio
 
 from libs.core.lease import Holder
-from libs.core.run_record import RunRecord
 from libs.core.service import BOT_RUNNER
 from libs.core.store.client import Database, Mongo
 from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.runs import RunFilter, RunStore
+from tests.support.open_runs import open_run
 from tools.bots.outcome import NotInTime
 from tools.bots.removal import Removal
 
@@ -39,17 +38,7 @@ class Left:
 
     async def run(self, segment_id: int, epoch: int) -> None:
         """A run that nobody saw end."""
-        await self.runs.start(
-            RunRecord(
-                run_id="r",
-                entity_id="b",
-                segment_id=segment_id,
-                worker_id=HERE.worker_id,
-                host=HERE.host,
-                epoch=epoch,
-                started_at=datetime.now(UTC),
-            )
-        )
+        await self.runs.start(open_run("b", segment_id, epoch, HERE))
 
 
 @pytest_asyncio.fixture(loop_scope="session")

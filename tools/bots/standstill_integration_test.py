@@ -13,6 +13,7 @@ from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.runs import RunStore
+from tests.support.open_runs import open_run
 from tools.bots.standstill import Standstill
 
 HERE = Holder("w", "i", "here")
@@ -44,15 +45,7 @@ class Bots:
 
     async def begin(self, bot_id: str, segment_id: int, epoch: int) -> RunRecord:
         """A run of it."""
-        run = RunRecord(
-            run_id=f"run of {bot_id}",
-            entity_id=bot_id,
-            segment_id=segment_id,
-            worker_id=HERE.worker_id,
-            host=HERE.host,
-            epoch=epoch,
-            started_at=HELD_AT - timedelta(hours=1),
-        )
+        run = open_run(bot_id, segment_id, epoch, HERE, started_at=HELD_AT - timedelta(hours=1))
         await self.runs.start(run)
         return run
 
