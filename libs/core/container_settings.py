@@ -21,7 +21,9 @@ def _absolute(path: Path) -> Path:
 
 
 class ContainerSettings(Group):
-    """What each container gets unless its bot asks for something else in ``config.resources``."""
+    """What each container gets unless its bot asks for something else in ``config.resources``, and what the engine has
+    for all of them together.
+    """
 
     temp_dir: Annotated[
         Path,
@@ -120,6 +122,54 @@ class ContainerSettings(Group):
         Named("PARALLEL_STARTS"),
         Field(ge=1, le=256, description="containers that one worker starts at the same time"),
     ] = 8
+    engine_memory_mb: Annotated[
+        int | None,
+        Named("ENGINE_MEMORY_MB", unit="MiB"),
+        Field(
+            ge=32,
+            le=1_073_741_824,
+            description="memory that the Docker engine has for containers; unset: what the engine reports",
+        ),
+    ] = None
+    engine_cpus: Annotated[
+        Number | None,
+        Named("ENGINE_CPUS", unit="processors"),
+        Field(
+            ge=0.01,
+            le=65_536,
+            description="processors that the Docker engine has for containers; unset: what the engine reports",
+        ),
+    ] = None
+    engine_memory_overcommit: Annotated[
+        Number,
+        Named("ENGINE_MEMORY_OVERCOMMIT"),
+        Field(
+            ge=0.1,
+            le=1000,
+            description="how many times the engine's memory the memory limits of all its containers may add up to; "
+            "bots rarely use a tenth of their limit, and with 1 none can be killed for the memory of another",
+        ),
+    ] = 8.0
+    engine_cpu_overcommit: Annotated[
+        Number,
+        Named("ENGINE_CPU_OVERCOMMIT"),
+        Field(
+            ge=0.1,
+            le=1000,
+            description="how many times the engine's processors the processor limits of all its containers may add up "
+            "to; containers without such a limit do not count",
+        ),
+    ] = 16.0
+    engine_reserve_percent: Annotated[
+        Number,
+        Named("ENGINE_RESERVE_PERCENT", unit="percent"),
+        Field(
+            ge=0,
+            le=45,
+            description="share of the engine's room that is one reserve, in whole containers of the usual size: "
+            "schedules leave one reserve free for bots that fail over, backtests two, bots none",
+        ),
+    ] = 10.0
 
 
 class MaximaSettings(Group):

@@ -1,5 +1,6 @@
 """Room on an engine and what entities need of it, as values: memory and processors."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -16,6 +17,14 @@ class Need:
     def __add__(self, other: "Need") -> "Need":
         return Need(self.memory_bytes + other.memory_bytes, self.cpus + other.cpus)
 
+    def __sub__(self, other: "Need") -> "Need":
+        return Need(self.memory_bytes - other.memory_bytes, self.cpus - other.cpus)
+
+    @property
+    def size(self) -> tuple[int, float]:
+        """What needs are compared by: memory first, since processors can be shared."""
+        return self.memory_bytes, self.cpus
+
 
 @dataclass(frozen=True, slots=True)
 class Room:
@@ -31,7 +40,7 @@ class Room:
 
     def holds(self, need: Need) -> bool:
         """Return whether *need* fits into what is free."""
-        return need.memory_bytes <= self.free.memory_bytes and need.cpus <= self.free.cpus + 1e-9
+        return need.memory_bytes <= self.free.memory_bytes and need.cpus <= max(0.0, self.free.cpus) + 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +53,8 @@ class Demand:
 
     need: Need = Need()
     lacking: Need | None = None
+
+    @classmethod
+    def of(cls, needs: Iterable[Need], waiting: Iterable[Need]) -> "Demand":
+        """Return the demand of entities with these *needs*, of which some are *waiting* for room."""
+        return cls(sum(needs, Need()), max(waiting, key=lambda need: need.size, default=None))

@@ -1,11 +1,13 @@
 """What is known of a container: its labels when it is there, and why it ended when it is not."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
+from libs.core.room import Need
 from libs.docker_runner.executable import Entrypoint
 
 
@@ -25,6 +27,8 @@ class Label(StrEnum):
     EPOCH = "runtime.epoch"
     WORKER = "runtime.worker"
     TOKEN = "runtime.token"  # noqa: S105 - the last part of its folder's name, no secret
+    MEMORY = "runtime.memory-bytes"
+    CPUS = "runtime.cpus"
 
 
 class ContainerState(StrEnum):
@@ -60,6 +64,7 @@ class ManagedContainer:
     Attributes:
         id: the entity's id; the engine's id is *container_id*.
         exit_code: None while it runs.
+        limits: what it may use, by its labels; None for one of an older version, which has no such labels.
     """
 
     container_id: str
@@ -81,6 +86,8 @@ class ManagedContainer:
     oom_killed: bool = False
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    created_at: datetime | None = None
+    limits: Need | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +160,7 @@ def from_labels(
     oom_killed: bool = False,
     started_at: datetime | None = None,
     finished_at: datetime | None = None,
+    created_at: datetime | None = None,
 ) -> ManagedContainer:
     """The container with these labels. Labels that are missing or garbled become neutral values, never an error."""
     entrypoint = labels.get(Label.ENTRYPOINT, "")
@@ -176,7 +184,22 @@ def from_labels(
         oom_killed=oom_killed,
         started_at=started_at,
         finished_at=finished_at,
+        created_at=created_at,
+        limits=_limits(labels),
     )
+
+
+def _limits(labels: Mapping[str, str]) -> Need | None:
+    memory_bytes, cpus = _integer(labels.get(Label.MEMORY), 0), _number(labels.get(Label.CPUS), 0.0)
+    return Need(memory_bytes, max(0.0, cpus)) if memory_bytes > 0 else None
+
+
+def _number(text: str | None, otherwise: float) -> float:
+    try:
+        number = float(text) if text is not None else otherwise
+    except ValueError:
+        return otherwise
+    return number if math.isfinite(number) else otherwise
 
 
 def _integer(text: str | None, otherwise: int) -> int:

@@ -8,6 +8,8 @@ from libs.core.errors import UserError
 from libs.docker_runner.errors import DockerRunnerError
 from libs.docker_runner.executable import CodeRef, Entrypoint, Executable, new_run_id
 from libs.docker_runner.limits import limits_for
+from libs.docker_runner.names import container_name
+from libs.docker_runner.room import Priority, RoomRequest
 from libs.docker_runner.settings import RunnerSettings
 
 
@@ -51,8 +53,17 @@ class Ownership:
 class ExecutableFactory:
     """Makes the executables of one service in one deployment, within the operator's settings."""
 
-    def __init__(self, settings: RunnerSettings, *, service: str, scope: str, entrypoint: Entrypoint) -> None:
+    def __init__(
+        self,
+        settings: RunnerSettings,
+        *,
+        service: str,
+        scope: str,
+        entrypoint: Entrypoint,
+        priority: Priority = Priority.BOT,
+    ) -> None:
         self._settings = settings
+        self._priority = priority
         self._service = service
         self._scope = scope
         self._entrypoint = entrypoint
@@ -84,7 +95,17 @@ class ExecutableFactory:
             revision=deployed.revision,
             keepalive=ownership.keepalive,
             traceparent=deployed.traceparent,
+            priority=self._priority,
         )
+
+    def room(self, entity_id: str, config: Mapping[str, object]) -> RoomRequest:
+        """What the container of an entity needs of the engine.
+
+        Raises:
+            LimitsRejected: its limits are wrong or too high.
+        """
+        limits = limits_for(config, self._settings.limits, self._settings.maxima)
+        return limits.room(container_name(self._service, self._scope, entity_id), self._priority)
 
     def _script(self, deployed: Deployed) -> str:
         entrypoints = deployed.custom_config.get("entrypoints")

@@ -13,6 +13,7 @@ from libs.core.health import Readiness
 from libs.core.lifecycle import Lifecycle
 from libs.core.log import get_logger
 from libs.core.object_store import ObjectStore
+from libs.core.room import Room
 from libs.core.settings import StorageSettings
 from libs.docker_runner.code_cache import CodeCache
 from libs.docker_runner.container_events import ContainerEvent
@@ -25,6 +26,8 @@ from libs.docker_runner.log_budget import SpoolBudget
 from libs.docker_runner.log_history import LogHistory
 from libs.docker_runner.log_pipeline import LogPipeline
 from libs.docker_runner.log_reader import LogReader
+from libs.docker_runner.room import Priority
+from libs.docker_runner.room_metrics import RoomCollector
 from libs.docker_runner.run_records import History, Recorder, write_down
 from libs.docker_runner.runner import DockerRunner
 from libs.docker_runner.settings import RunnerSettings
@@ -63,7 +66,9 @@ class DockerHost:
         lease_seconds: float,
         owns: Callable[[int], bool],
         history: History,
+        priority: Priority = Priority.BOT,
     ) -> None:
+        self._priority = priority
         self.settings = settings
         self.engine_id = engine_id
         self.recorder = Recorder(worker, engine_id)
@@ -108,6 +113,7 @@ class DockerHost:
         worker: str,
         owns: Callable[[int], bool],
         history: History,
+        priority: Priority,
     ) -> "DockerHost":
         """Connect, waiting for the engine and the storage as long as they are away, and declare what must go on.
 
@@ -117,6 +123,7 @@ class DockerHost:
             lease_seconds: the life of a lease, for the dead-man's switch.
             owns: whether this worker owns a segment now, by a lease that it can prove.
             history: where the ends of others' containers are recorded that are taken away.
+            priority: of the service's containers for the engine's room.
         """
         engine = Engine(timeout_seconds=settings.engine_timeout_seconds)
         store = ObjectStore(storage)
@@ -139,9 +146,11 @@ class DockerHost:
             lease_seconds=lease_seconds,
             owns=owns,
             history=history,
+            priority=priority,
         )
         await host.runner.open()
         lifecycle.part("watch the docker engine", lambda: host._watch(readiness))
+        lifecycle.part("look at the engine's room", host.runner.room.run)
         lifecycle.part("clean the docker host", host._clean_for_ever)
         lifecycle.part("logs", host.logs.run)
         lifecycle.part("sample containers", host._usage.run)
@@ -169,13 +178,23 @@ class DockerHost:
 
     def workshop(self, entrypoint: Entrypoint, segment: int, epoch: int) -> Workshop:
         """What builds the executables of a segment under one ownership."""
-        factory = ExecutableFactory(self.settings, service=self._service, scope=self._scope, entrypoint=entrypoint)
+        factory = ExecutableFactory(
+            self.settings,
+            service=self._service,
+            scope=self._scope,
+            entrypoint=entrypoint,
+            priority=self._priority,
+        )
         ownership = Ownership(segment, epoch, self.recorder.worker, self.keepalive(segment).folder)
         return Workshop(factory, ownership, self.store.settings.code_bucket)
 
     def metrics(self) -> Sequence[Collector]:
         """What there is to show of this host."""
-        return [UsageCollector(self.runner)]
+        return [UsageCollector(self.runner), RoomCollector(self.runner.room)]
+
+    def room(self) -> Room | None:
+        """Return the engine's room as far as this service's containers may take it; None until it is known. Quick."""
+        return self.runner.room.room(self._priority)
 
     def events(self) -> AsyncGenerator[ContainerEvent, None]:
         """What happens to this service's containers, for ever."""
@@ -189,7 +208,7 @@ class DockerHost:
         """Fetch the images before the first bot needs them, and keep an eye on the engine."""
         while True:
             try:
-                await self._engine.info()
+                self.runner.room.has((await self._engine.info()).capacity)
                 missing = await self.runner.prepare()
             except Retryable as error:
                 self._impediment = str(error)

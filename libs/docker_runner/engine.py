@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 
+from libs.core.room import Need
 from libs.docker_runner.container import ContainerState, ManagedContainer, from_labels
 from libs.docker_runner.container_events import ContainerEvent, EventKind
 from libs.docker_runner.engine_http import EngineHttp, EngineRefused
@@ -51,11 +52,15 @@ class Inspected:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """Which engine it is: *id* is its own and lasts; *runtimes* are the names that CONTAINER_RUNTIME may have."""
+    """Which engine it is: *id* is its own and lasts; *runtimes* are the names that CONTAINER_RUNTIME may have.
+
+    *capacity* is the memory and the processors of its host.
+    """
 
     id: str
     name: str
     runtimes: tuple[str, ...]
+    capacity: Need
 
 
 class Engine:
@@ -71,7 +76,12 @@ class Engine:
     async def info(self) -> EngineInfo:
         """Which engine this is."""
         found = json.loads(await self._http.request("info", "GET", "/info"))
-        return EngineInfo(found.get("ID", ""), found.get("Name", ""), tuple(sorted(found.get("Runtimes") or {})))
+        return EngineInfo(
+            found.get("ID", ""),
+            found.get("Name", ""),
+            tuple(sorted(found.get("Runtimes") or {})),
+            Need(int(found.get("MemTotal") or 0), float(found.get("NCPU") or 0)),
+        )
 
     # --- one container
 
@@ -156,6 +166,16 @@ class Engine:
             _time(found.get("Created")),
         )
 
+    async def limits(self, container: str) -> Need | None:
+        """What it may use; None when it is gone. No memory in it: it has no limit."""
+        try:
+            found = json.loads(await self._http.request(f"inspect {container}", "GET", f"/containers/{container}/json"))
+        except EngineRefused as error:
+            if error.status == 404:
+                return None
+            raise
+        return _limits(found.get("HostConfig") or {})
+
     async def stats(self, container: str) -> Stats | None:
         """One sample; None when it does not run."""
         query = {"stream": "false", "one-shot": "true"}
@@ -191,9 +211,14 @@ class Engine:
 
     # --- all of them
 
-    async def list(self, labels: Mapping[str, str]) -> list[ManagedContainer]:
-        """All containers with these labels, running or not. Their times are not known from this."""
+    async def list(self, labels: Mapping[str, str], *, ended: bool = True) -> list[ManagedContainer]:
+        """All containers with these labels; without those that have *ended* if it is false.
+
+        Of their times only the creation is known from this.
+        """
         filters = {"label": [f"{name}={value}" for name, value in labels.items()]}
+        if not ended:
+            filters["status"] = ["created", *_ALIVE]
         answer = await self._http.request(
             "list containers", "GET", "/containers/json", query={"all": "true", "filters": json.dumps(filters)}
         )
@@ -292,7 +317,21 @@ class Engine:
 def _listed(summary: Mapping[str, Any]) -> ManagedContainer:
     names = summary.get("Names") or [""]
     state = _condition({"Status": summary.get("State", ""), "Running": summary.get("State") in _ALIVE})
-    return from_labels(summary.get("Labels") or {}, container_id=summary["Id"], name=names[0].lstrip("/"), state=state)
+    created = summary.get("Created")
+    return from_labels(
+        summary.get("Labels") or {},
+        container_id=summary["Id"],
+        name=names[0].lstrip("/"),
+        state=state,
+        created_at=datetime.fromtimestamp(created, UTC) if isinstance(created, int) else None,
+    )
+
+
+def _limits(host_config: Mapping[str, Any]) -> Need:
+    cpus = (host_config.get("NanoCpus") or 0) / 1e9
+    if not cpus and (quota := host_config.get("CpuQuota") or 0) > 0:
+        cpus = quota / (host_config.get("CpuPeriod") or 100_000)
+    return Need(int(host_config.get("Memory") or 0), cpus)
 
 
 _ALIVE = ("running", "paused", "restarting")

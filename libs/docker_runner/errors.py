@@ -1,6 +1,7 @@
 """What can go wrong between an Executable and its container, branched by what the caller does about it."""
 
 from libs.core.errors import Retryable, RuntimeFault, UserError
+from libs.docker_runner.room import Shortage
 
 
 class DockerRunnerError(RuntimeFault):
@@ -44,6 +45,14 @@ class StartFailed(DockerRunnerError, Retryable):
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"container {name} cannot be started: {reason}")
         self.name, self.reason = name, reason
+
+
+class NoRoom(DockerRunnerError, Retryable):
+    """The engine has no room for the limits of this container now; nothing was made. Wait for room, without backoff."""
+
+    def __init__(self, name: str, shortage: Shortage) -> None:
+        super().__init__(f"container {name} {shortage}; it starts when others end, or on an engine with more room")
+        self.name, self.shortage = name, shortage
 
 
 class StopFailed(DockerRunnerError, Retryable):

@@ -9,7 +9,10 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
+from libs.core.room import Need
 from libs.docker_runner.json_text import to_json
+from libs.docker_runner.names import container_name
+from libs.docker_runner.room import Priority, RoomRequest
 
 MIB = 1024 * 1024
 
@@ -72,6 +75,15 @@ class Limits:
     output_bytes_per_second: int = MIB
     output_burst_bytes: int = 32 * MIB
 
+    @property
+    def need(self) -> Need:
+        """What of it counts against the engine's room."""
+        return Need(self.memory_bytes, self.cpus or 0.0)
+
+    def room(self, name: str, priority: Priority) -> RoomRequest:
+        """What the container *name* with these limits needs of the engine."""
+        return RoomRequest(name, self.need, priority)
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -100,6 +112,7 @@ class Executable:
         keepalive: the folder that :class:`~libs.docker_runner.keepalive.KeepaliveFile` writes to; None for no
             dead-man's switch.
         traceparent: W3C trace context for the bot's process.
+        priority: how much of the engine's room its start leaves free for others; no reason to restart either.
     """
 
     id: str
@@ -120,6 +133,12 @@ class Executable:
     revision: int = 0
     keepalive: Path | None = None
     traceparent: str | None = None
+    priority: Priority = Priority.BOT
+
+    @property
+    def room(self) -> RoomRequest:
+        """What its container needs of the engine."""
+        return self.limits.room(container_name(self.service, self.scope, self.id), self.priority)
 
     @cached_property
     def config_json(self) -> str:

@@ -3,6 +3,7 @@
 from libs.core.container_settings import ContainerSettings, ImageSettings, MaximaSettings
 from libs.docker_runner.executable import MIB, Limits, Network
 from libs.docker_runner.limits import Maxima
+from libs.docker_runner.room import RoomRules
 from libs.docker_runner.settings import Registry, RunnerSettings
 
 
@@ -37,6 +38,13 @@ def runner_settings(containers: ContainerSettings, maxima: MaximaSettings, image
         parallel_starts=containers.parallel_starts,
         log_spool_bytes=containers.log_spool_mb * MIB,
         log_spools_bytes=containers.log_spools_mb * MIB,
+        room=RoomRules(
+            memory_bytes=containers.engine_memory_mb * MIB if containers.engine_memory_mb is not None else None,
+            cpus=containers.engine_cpus,
+            memory_overcommit=containers.engine_memory_overcommit,
+            cpu_overcommit=containers.engine_cpu_overcommit,
+            reserve=containers.engine_reserve_percent / 100,
+        ),
     )
 
 

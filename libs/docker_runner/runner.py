@@ -17,6 +17,7 @@ from libs.docker_runner.container import ContainerState, Ended, EndReason, Label
 from libs.docker_runner.container_events import ContainerEvent, EventKind, follow_events
 from libs.docker_runner.endings import result_of
 from libs.docker_runner.engine import Engine
+from libs.docker_runner.engine_room import EngineRoom
 from libs.docker_runner.errors import AlreadyRunning, DockerRunnerError, EngineUnavailable
 from libs.docker_runner.executable import Executable, Network
 from libs.docker_runner.followed_output import FollowedOutput
@@ -53,6 +54,8 @@ class DockerRunner:
         self._engine = engine
         self._settings = settings
         self._threads = Threads("docker-runner", 4)
+        self.room = EngineRoom(engine, settings.room, settings.limits.need)
+        """What all containers on the engine leave free."""
         self.usage = UsageTally()
         """What the containers use that were started, ended or tallied here."""
         self._lives = Lives()

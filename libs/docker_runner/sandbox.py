@@ -96,6 +96,9 @@ def labels(executable: Executable, code_etag: str, token: str) -> dict[str, str]
         Label.EPOCH: str(executable.epoch),
         Label.WORKER: executable.worker,
         Label.TOKEN: token,
+        # So that whoever counts the engine's room has the limits from a list, without a look at each container.
+        Label.MEMORY: str(executable.limits.memory_bytes),
+        Label.CPUS: f"{executable.limits.cpus or 0.0:g}",
     }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from libs.docker_runner.errors import UnknownRuntime
 from libs.docker_runner.executable import MIB, Limits, Network, Placement
 from libs.docker_runner.limits import Maxima
+from libs.docker_runner.room import RoomRules
 
 IMAGES: Mapping[str, str] = {"python3.11": "python:3.11-slim", "nodejs20": "node:20-alpine"}
 
@@ -44,6 +45,7 @@ class RunnerSettings:
             further behind than that loses lines, so with the output rate they are how long it may be away.
         output_spool_bytes: what :meth:`DockerRunner.run` keeps of one run's output.
         log_spool_bytes, log_spools_bytes: output on disk while the storage is away, of one bot and of all together.
+        room: how much the limits of all containers on the engine may add up to.
     """
 
     temp_dir: Path
@@ -64,6 +66,7 @@ class RunnerSettings:
     output_spool_bytes: int = 256 * MIB
     log_spool_bytes: int = 64 * MIB
     log_spools_bytes: int = 1024 * MIB
+    room: RoomRules = field(default_factory=RoomRules)
 
     def placement(self, runtime: str) -> Placement:
         """Where a bot of *runtime* runs.

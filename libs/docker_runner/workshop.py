@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from libs.docker_runner.definition import Deployed, ExecutableFactory, Ownership
 from libs.docker_runner.executable import CodeRef, Executable
+from libs.docker_runner.room import RoomRequest
 
 
 class Location(Protocol):
@@ -82,3 +83,11 @@ class Workshop:
         )
         executable = self._factory.build(deployed, self._ownership)
         return replace(executable, run_id=run_id) if run_id is not None else executable
+
+    def room(self, entity: Described) -> RoomRequest:
+        """What the container of *entity* needs of the engine; far cheaper than to build its executable.
+
+        Raises:
+            UserError: its limits are wrong or too high.
+        """
+        return self._factory.room(entity.id, entity.config)

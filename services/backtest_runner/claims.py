@@ -1,7 +1,7 @@
 """Claims of runs in the backtests' documents: written before anything is started, and only if nobody else was first."""
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from libs.core.store.entities import EntityStore
 from libs.docker_runner.run_records import Recorder
@@ -47,10 +47,16 @@ class Claims:
             state = now  # an event has changed it meanwhile
         return state
 
-    async def release(self, backtest_id: str, claim: Claim) -> None:
-        """The attempt ends here without a result, and is not to count."""
+    async def waits(self, state: BacktestState, detail: str) -> None:
+        """Say in the document what it waits for, if nobody has claimed it since it was read."""
+        status = {"state": "waiting", "since": datetime.now(UTC), "detail": detail}
+        await self._entities.compare_and_set(state.id, _as_read(state), {STATUS: status})
+
+    async def release(self, backtest_id: str, claim: Claim, detail: str = "") -> None:
+        """The attempt ends here without a result, and is not to count; *detail* says what it waits for now."""
         expected = {CLAIMED_RUN: claim.run_id, f"{CLAIM}.epoch": self._epoch, OUTCOME: None}
-        changes = {f"{CLAIM}.released": True, STATUS: {"state": "waiting", "since": claim.at}}
+        status = {"state": "waiting", "since": claim.at, **({"detail": detail} if detail else {})}
+        changes = {f"{CLAIM}.released": True, STATUS: status}
         await self._entities.compare_and_set(backtest_id, expected, changes)
 
     async def release_all(self, segment_id: int) -> None:

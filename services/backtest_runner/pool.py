@@ -7,22 +7,30 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 
 from libs.core.backoff import Backoff
-from libs.core.errors import Retryable
+from libs.core.errors import Retryable, UserError
 from libs.core.log import get_logger
 from libs.core.metrics import observe
+from libs.core.room import Demand
 from libs.core.store.entities import EntityStore
 from libs.core.tracing import outside
 from libs.core.worker.handler import OwnedSegment
+from libs.docker_runner.engine_room import WAITING_LOOK_SECONDS
+from libs.docker_runner.room import RoomRequest, Shortage
+from libs.docker_runner.waiting import WaitingForRoom
 from services.backtest_runner.run import BacktestRun, RunKit
 from services.backtest_runner.state import BacktestState
 
 log = get_logger(__name__)
 
 
+# Until one that found no room is looked at again, if the engine seems to have some.
+_REFUSED_SECONDS = 0.2
+
+
 class PoolState(StrEnum):
     """Where a backtest is in its life."""
 
-    WAITING = "waiting"  # for a slot
+    WAITING = "waiting"  # for a slot, or for room
     STARTING = "starting"  # in a slot, without a container: the first attempt or another
     RUNNING = "running"
     FINISHING = "finishing"  # it has ended and is handed over
@@ -54,6 +62,7 @@ class SegmentPool:
         self._scan_interval = scan_interval_seconds
         self._clock = clock
         self._waiting: list[BacktestState] = []
+        self._lacking = WaitingForRoom(kit.room, owned.wake)
         self._in_hand: dict[str, BacktestRun] = {}
         self._held = 0
 
@@ -65,17 +74,20 @@ class SegmentPool:
     async def run(self) -> None:
         """Run them, for ever. A database that is away is waited for; what runs goes on running meanwhile."""
         backoff = Backoff(initial_seconds=0.2, cap_seconds=5.0)
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                try:
-                    with observe("reconcile", "backtests"):
-                        await self.look(tasks)
-                    backoff.reset()
-                    pause = self._scan_interval
-                except Retryable as error:
-                    pause = backoff.next_seconds()
-                    log.warning("backtests cannot be read", reason=str(error), retry_in_seconds=round(pause, 2))
-                await self._owned.wake.wait_at_most(pause)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    try:
+                        with observe("reconcile", "backtests"):
+                            await self.look(tasks)
+                        backoff.reset()
+                        pause = min(self._scan_interval, WAITING_LOOK_SECONDS) if self._lacking else self._scan_interval
+                    except Retryable as error:
+                        pause = backoff.next_seconds()
+                        log.warning("backtests cannot be read", reason=str(error), retry_in_seconds=round(pause, 2))
+                    await self._owned.wake.wait_at_most(pause)
+        finally:
+            self._lacking.become({})
 
     @property
     def queue_length(self) -> int:
@@ -87,6 +99,13 @@ class SegmentPool:
         """For how long the one that waits longest has waited for its first attempt; 0 when none does."""
         received = (state.received_at for state in self._waiting if state.claim is None and state.received_at)
         return max(0.0, self._clock() - min(received, default=self._clock()))
+
+    def demand(self) -> Demand:
+        """What the backtests in hand, and those that have a slot once there is room, need of the engine; quick."""
+        running = [run.state for run in self._in_hand.values() if not run.slot_left]
+        wanted = [*running, *self._waiting[: max(0, self._size - len(running))]]
+        rooms = (self._room_of(state) for state in wanted)
+        return Demand.of((room.need for room in rooms if room is not None), self._lacking.needs())
 
     def states(self) -> Mapping[str, int]:
         """How many backtests are in which state."""
@@ -114,28 +133,70 @@ class SegmentPool:
         )
         self._held = sum(not state.may_begin for state in states.values())
         self._refill(tasks)
+        await self._tell_waiting()
 
     def _refill(self, tasks: asyncio.TaskGroup) -> None:
-        while self._waiting and len(self._in_hand) < self._most_in_hand and self._free(self._waiting[0]):
-            state = self._waiting.pop(0)
-            if state.id not in self._in_hand:
-                run = self._in_hand[state.id] = BacktestRun(state, self._kit)
-                # Whatever ended just now and made room has no part in it.
-                with outside():
-                    tasks.create_task(self._carry_out(run, state.id, tasks), name=f"backtest {state.id[:40]!r}")
+        """Begin what there is a slot and room for. One that is too large does not hold up those that fit."""
+        lacking: dict[str, tuple[RoomRequest, Shortage]] = {}
+        waiting, self._waiting = self._waiting, []
+        for state in waiting:
+            request = self._room_of(state)
+            if len(self._in_hand) >= self._most_in_hand or not self._free(state):
+                self._waiting.append(state)
+            elif request is not None and (shortage := self._kit.room.shortage(request)) is not None:
+                self._waiting.append(state)
+                lacking[state.id] = (request, shortage)
+            elif state.id not in self._in_hand:
+                self._begin(state, request, tasks)
+        self._lacking.become(lacking)
+
+    def _begin(self, state: BacktestState, request: RoomRequest | None, tasks: asyncio.TaskGroup) -> None:
+        run = self._in_hand[state.id] = BacktestRun(state, self._kit)
+        if request is not None:
+            self._kit.room.expect(request)
+        # Whatever ended just now and made room has no part in it.
+        with outside():
+            tasks.create_task(self._carry_out(run, request, tasks), name=f"backtest {state.id[:40]!r}")
+
+    def _room_of(self, state: BacktestState) -> RoomRequest | None:
+        """What it needs of the engine; None for one that needs nothing more, or is about to be rejected."""
+        if state.outcome is not None or state.cancelled_by is not None:
+            return None
+        try:
+            return self._kit.workshop.room(state.entity)
+        except UserError:
+            return None
+
+    async def _tell_waiting(self) -> None:
+        states = {state.id: state for state in self._waiting}
+        for backtest_id, wait in self._lacking:
+            if wait.written != wait.detail and backtest_id in states:
+                await self._kit.claims.waits(states[backtest_id], wait.detail)
+                wait.written = wait.detail
 
     def _free(self, state: BacktestState) -> bool:
         """Whether there is a slot for it, or it needs none."""
         return state.outcome is not None or sum(not run.slot_left for run in self._in_hand.values()) < self._size
 
-    async def _carry_out(self, run: BacktestRun, backtest_id: str, tasks: asyncio.TaskGroup) -> None:
-        run.on_slot_left = lambda: self._refill(tasks)
+    async def _carry_out(self, run: BacktestRun, request: RoomRequest | None, tasks: asyncio.TaskGroup) -> None:
+        def slot_left() -> None:
+            if request is not None:
+                self._kit.room.settle(request)
+            self._refill(tasks)
+
+        run.on_slot_left = slot_left
         try:
             await run.carry_out()
         except Exception:
             # One that cannot be run must not take the others down; it is looked at again at the next scan.
-            log.exception("backtest failed for a reason of ours", backtest=backtest_id)
-        del self._in_hand[backtest_id]
+            log.exception("backtest failed for a reason of ours", backtest=run.state.id)
+        finally:
+            if request is not None:
+                self._kit.room.settle(request)
+        if run.refused:
+            await asyncio.sleep(_REFUSED_SECONDS)
+            self._owned.wake.set()
+        del self._in_hand[run.state.id]
         self._refill(tasks)
 
 

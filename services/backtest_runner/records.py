@@ -36,6 +36,11 @@ class RunRecords:
         await self._runs.start(record)
         self._begun[claim.run_id] = record
 
+    async def withdrawn(self, claim: Claim) -> None:
+        """Take back the record of an attempt of which no container was made."""
+        await self._runs.withdraw(claim.run_id)
+        self._begun.pop(claim.run_id, None)
+
     async def ended(self, state: BacktestState, claim: Claim, verdict: Verdict, ended: Ended | None) -> None:
         """An attempt has ended, or could not begin."""
         record = self._begun.get(claim.run_id) or await self._runs.get(claim.run_id) or self._record(state, claim)

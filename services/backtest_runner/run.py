@@ -17,7 +17,8 @@ from libs.core.tracing import Attributes, current, span
 from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import ContainerState, Ended, ManagedContainer, RunOutcome
-from libs.docker_runner.errors import AlreadyRunning, StartFailed
+from libs.docker_runner.engine_room import EngineRoom
+from libs.docker_runner.errors import AlreadyRunning, NoRoom, StartFailed
 from libs.docker_runner.executable import Executable, new_run_id
 from libs.docker_runner.workshop import Workshop
 from services.backtest_runner.claims import Claims
@@ -67,6 +68,7 @@ class RunKit:
     records: RunRecords
     shelf: Shelf
     completion: Completion
+    room: EngineRoom
     timeout_seconds: float
     max_retries: int
     stop_grace_seconds: float = 30.0
@@ -81,10 +83,17 @@ class BacktestRun:
         self._kit = kit
         self._wake = Wake()
         self._gone = False
+        self.refused = False
+        """Whether the engine had no room for it after all, so that it goes back to the queue."""
         self.has_container = False
         self.slot_left = state.outcome is not None
         """Whether nothing of it will be run any more."""
         self.on_slot_left: Callable[[], None] = lambda: None
+
+    @property
+    def state(self) -> BacktestState:
+        """What its document said last."""
+        return self._state
 
     def update(self, state: BacktestState | None) -> None:
         """What the document says now; None when it is gone."""
@@ -146,7 +155,11 @@ class BacktestRun:
                     log.info("a run that had ended is handed over")
                     await self._note_end(claim, known)
                     return claim, known
-                found = await self._attempt(claim, before)
+                try:
+                    found = await self._attempt(claim, before)
+                except NoRoom as error:
+                    await self._back_to_queue(claim, error)
+                    return None
             if found is not None:
                 return claim, found
         return None
@@ -214,6 +227,13 @@ class BacktestRun:
         await persistently(lambda: kit.records.ended(state, claim, final, ended))
         return shelved
 
+    async def _back_to_queue(self, claim: Claim, error: NoRoom) -> None:
+        """Others were faster to the engine's room: the attempt does not count and leaves no trace."""
+        log.info("backtest waits for room", shortage=str(error.shortage))
+        self.refused = True
+        await persistently(lambda: self._kit.records.withdrawn(claim))
+        await persistently(lambda: self._kit.claims.release(self._state.id, claim, f"waiting: {error.shortage}"))
+
     async def _give_back(self, claim: Claim, outcome: RunOutcome | None) -> None:
         """Held, disabled or removed meanwhile: the attempt does not count, and nothing comes of it."""
         ended = outcome.ended if outcome is not None else None
@@ -241,6 +261,8 @@ class BacktestRun:
                 outcome = await self._watched(executable)
             except AlreadyRunning:
                 await self._end_container(executable.run_id)
+            except NoRoom:
+                raise
             except Retryable as error:
                 log.warning("run not started", reason=str(error))
                 if isinstance(error, StartFailed) and asyncio.get_running_loop().time() > give_up_at:

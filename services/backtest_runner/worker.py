@@ -19,6 +19,7 @@ from libs.core.worker.role import WorkerContext, WorkerRole, WorkerSettings, Wor
 from libs.docker_runner.docker_host import DockerHost
 from libs.docker_runner.executable import MIB, Entrypoint
 from libs.docker_runner.from_settings import runner_settings
+from libs.docker_runner.room import Priority
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.worker.handler import DockerSegmentHandler
 from libs.docker_runner.worker.opening import open_docker_host
@@ -56,7 +57,7 @@ def main(flags: Mapping[str, object]) -> int:
 async def prepare(context: WorkerContext) -> Workplace:
     """Connect to the engine and the storage, and wire what runs backtests."""
     settings = cast(BacktestWorkerSettings, context.settings)
-    docker = await open_docker_host(context, _with_large_results(settings))
+    docker = await open_docker_host(context, _with_large_results(settings), priority=Priority.BACKTEST)
     shelf = Shelf(settings.containers.temp_dir / "backtests")
     await asyncio.to_thread(shelf.open)
     completion = await _completion(context, docker)
@@ -75,6 +76,7 @@ async def prepare(context: WorkerContext) -> Workplace:
             records=RunRecords(docker.recorder, segment_id=segment, epoch=epoch, runs=context.runs),
             shelf=shelf,
             completion=completion,
+            room=docker.runner.room,
             timeout_seconds=settings.batch.timeout_seconds,
             max_retries=settings.batch.max_retries,
             stop_grace_seconds=settings.containers.stop_grace_seconds,

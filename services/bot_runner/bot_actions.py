@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from prometheus_client import Counter
 
@@ -11,11 +12,12 @@ from libs.core.errors import Retryable, UserError
 from libs.core.log import get_logger
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import Ended, EndReason, ManagedContainer
-from libs.docker_runner.errors import EngineUnavailable
+from libs.docker_runner.errors import EngineUnavailable, NoRoom
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.runner import DockerRunner
+from libs.docker_runner.waiting import waiting_detail
 from services.bot_runner.ledger import Ledger
-from services.bot_runner.plan import Action, Bury, DesiredBot, Start, Stop, StopReason
+from services.bot_runner.plan import Action, Bury, DesiredBot, Start, Stop, StopReason, WaitForRoom
 from services.bot_runner.records import BotRecords
 from services.bot_runner.restarts import RestartPolicy
 from services.bot_runner.status import BotState, BotStatus, utc_now
@@ -35,6 +37,8 @@ _ABSENT_STATES = {
 }
 # A stop or a look that failed is tried again by the next round; this keeps the rounds from chasing each other.
 _RETRY_SECONDS = 1.0
+# Until the bot that found no room is tried again, if the engine seems to have some.
+_NO_ROOM_SECONDS = 0.2
 
 
 class BotActions:
@@ -124,6 +128,24 @@ class BotActions:
                 )
                 await self._records.write_status(status, told=bot.told)
 
+    async def wait_for_room(self, bot: WaitForRoom, detail: str, since: datetime) -> None:
+        """Say in the document of a bot which the engine has no room for that it waits, and for how much."""
+        await self._write_waiting(bot.executable, detail, since)
+
+    async def _write_waiting(self, executable: Executable, detail: str, since: datetime) -> None:
+        history = self._ledger.history_of(executable.id)
+        await self._records.write_status(
+            BotStatus(
+                executable.id,
+                BotState.WAITING,
+                since,
+                detail=detail,
+                revision=executable.revision,
+                worker=executable.worker,
+                history=history,
+            )
+        )
+
     async def _start(self, executable: Executable) -> None:
         history = self._ledger.history_of(executable.id)
         starting = BotStatus(
@@ -143,6 +165,12 @@ class BotActions:
         await self._records.write_status(starting)
         try:
             container = await self._runner.start(executable)
+        except NoRoom as error:
+            # Others were faster. Nothing is held against the bot, and a run that never was leaves no trace.
+            log.info("bot waits for room", shortage=str(error.shortage))
+            await self._records.withdrawn(executable)
+            self._ledger.set_history(executable.id, replace(history, not_before=self._clock() + _NO_ROOM_SECONDS))
+            await self._write_waiting(executable, waiting_detail(error.shortage), utc_now())
         except UserError as error:
             history = history.after_rejection(now=self._clock(), policy=self._policy)
             log.warning("bot rejected", reason=str(error))

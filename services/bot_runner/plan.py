@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from libs.docker_runner.container import ContainerState, ManagedContainer
 from libs.docker_runner.executable import Executable
+from libs.docker_runner.room import Reservations, Shortage
 from services.bot_runner.restarts import RestartHistory
 
 
@@ -76,28 +77,48 @@ Action = Start | Stop | Bury
 
 
 @dataclass(frozen=True)
+class WaitForRoom:
+    """A bot that would be started now if its engine had room for it."""
+
+    id: str
+    executable: Executable
+    shortage: Shortage
+
+
+@dataclass(frozen=True)
 class Plan:
     """The actions of a round, one a bot at most, and when to look again.
 
     Attributes:
         next_start: Unix seconds at which the earliest backoff ends; None when none is running.
         kept: the containers that are as they should be.
+        waiting: the bots that the engine has no room for.
     """
 
     actions: Sequence[Action] = ()
     kept: Sequence[ManagedContainer] = ()
     next_start: float | None = field(default=None)
+    waiting: Sequence[WaitForRoom] = ()
 
 
-def plan(desired: Mapping[str, DesiredBot], actual: Iterable[ManagedContainer], now: float) -> Plan:
+def plan(
+    desired: Mapping[str, DesiredBot],
+    actual: Iterable[ManagedContainer],
+    now: float,
+    room: Reservations | None = None,
+) -> Plan:
     """What to start, stop and bury so that *actual* becomes *desired* at *now* (Unix seconds).
 
     A changed bot is stopped in this round and started in the next one, once its container is known to be gone: two
     containers of one bot are never asked for.
+
+    Args:
+        room: what the engine's containers leave free; None when that is not known, and then every bot is tried.
     """
     actions: list[Action] = []
     kept: list[ManagedContainer] = []
-    waiting: list[float] = []
+    backing_off: list[float] = []
+    waiting: list[WaitForRoom] = []
     present: set[str] = set()
     for container in actual:
         present.add(container.id)
@@ -111,11 +132,14 @@ def plan(desired: Mapping[str, DesiredBot], actual: Iterable[ManagedContainer], 
     for bot in desired.values():
         if bot.executable is None or bot.id in present:
             continue
-        if bot.history.may_start(now):
-            actions.append(Start(bot.id, bot.executable))
+        if not bot.history.may_start(now):
+            backing_off.append(bot.history.not_before)
+        elif room is not None and (shortage := room.shortage(bot.executable.room)) is not None:
+            waiting.append(WaitForRoom(bot.id, bot.executable, shortage))
         else:
-            waiting.append(bot.history.not_before)
-    return Plan(actions, kept, min(waiting, default=None))
+            actions.append(Start(bot.id, bot.executable))
+            room = room.granted(bot.executable.room) if room is not None else None
+    return Plan(actions, kept, min(backing_off, default=None), waiting)
 
 
 def _reason_to_stop(bot: DesiredBot | None, container: ManagedContainer) -> StopReason | None:

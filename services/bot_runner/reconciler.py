@@ -9,14 +9,17 @@ from libs.core.backoff import Backoff
 from libs.core.errors import Retryable
 from libs.core.log import bound_context, get_logger
 from libs.core.metrics import observe
+from libs.core.room import Demand
 from libs.core.store.entities import EntityStore
 from libs.core.tracing import Attributes, span
 from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container_group import ContainerGroup
+from libs.docker_runner.engine_room import WAITING_LOOK_SECONDS, EngineRoom
+from libs.docker_runner.waiting import WaitingForRoom
 from services.bot_runner.bot_actions import BotActions
 from services.bot_runner.desired import Desires
-from services.bot_runner.plan import Action, DesiredBot, plan
+from services.bot_runner.plan import Action, DesiredBot, Start, plan
 from services.bot_runner.status import BotState, BotStatus
 
 log = get_logger(__name__)
@@ -37,6 +40,7 @@ class SegmentReconciler:
         desires: Desires,
         containers: ContainerGroup,
         actions: BotActions,
+        room: EngineRoom,
         scan_interval_seconds: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -45,6 +49,9 @@ class SegmentReconciler:
         self._desires = desires
         self._containers = containers
         self._actions = actions
+        self._room = room
+        self._waiting = WaitingForRoom(room, owned.wake)
+        self._demand = Demand()
         self._scan_interval = scan_interval_seconds
         self._clock = clock
         self._under_way: dict[str, asyncio.Task[None]] = {}
@@ -63,17 +70,20 @@ class SegmentReconciler:
         A database or an engine that is away is waited for; whatever runs goes on running meanwhile.
         """
         backoff = Backoff(initial_seconds=0.2, cap_seconds=max(0.2, self._scan_interval))
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                try:
-                    with observe("reconcile", "bots"):
-                        next_start = await self.reconcile_once(tasks)
-                    backoff.reset()
-                    pause = self._pause_until(next_start)
-                except Retryable as error:
-                    pause = backoff.next_seconds()
-                    log.warning("cannot reconcile", error=str(error), retry_in_seconds=round(pause, 2))
-                await self.wake.wait_at_most(pause)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    try:
+                        with observe("reconcile", "bots"):
+                            next_start = await self.reconcile_once(tasks)
+                        backoff.reset()
+                        pause = self._pause_until(next_start)
+                    except Retryable as error:
+                        pause = backoff.next_seconds()
+                        log.warning("cannot reconcile", error=str(error), retry_in_seconds=round(pause, 2))
+                    await self.wake.wait_at_most(pause)
+        finally:
+            self._waiting.become({})
 
     @property
     def statuses(self) -> Collection[BotStatus]:
@@ -84,6 +94,10 @@ class SegmentReconciler:
         """How many bots are in which state."""
         found = Counter(status.state for status in self.statuses)
         return {str(state): found[state] for state in BotState}
+
+    def demand(self) -> Demand:
+        """What the bots of the segment need of the engine, as of the last round; quick."""
+        return self._demand
 
     def container_changed(self, bot_id: str) -> None:
         """A container ended: the next round sees which."""
@@ -108,17 +122,27 @@ class SegmentReconciler:
         await self._actions.look_after_starts(actual, unsettled)
         present = {container.id for container in actual}
         desired = {e.id: await self._desires.of(e, running=e.id in present) for e in entities}
-        decided = plan(desired, actual, self._clock())
+        decided = plan(desired, actual, self._clock(), self._room.reservations())
         self.running = len(decided.kept)
+        waiting = {wait.id: wait for wait in decided.waiting if wait.id not in unsettled}
+        self._waiting.become({wait.id: (wait.executable.room, wait.shortage) for wait in waiting.values()})
+        self._demand = Demand.of(
+            (bot.executable.limits.need for bot in desired.values() if bot.executable is not None),
+            self._waiting.needs(),
+        )
         for action in decided.actions:
             if action.id not in unsettled:
                 self._begin(action, desired.get(action.id), tasks)
         settled = [container for container in decided.kept if container.id not in unsettled]
         await self._actions.settle(desired, settled, unsettled | {container.id for container in actual})
+        for bot_id, wait in self._waiting:
+            await self._actions.wait_for_room(waiting[bot_id], wait.detail, wait.since)
         return decided.next_start
 
     def _begin(self, action: Action, bot: DesiredBot | None, tasks: asyncio.TaskGroup) -> None:
         trace = bot.trace if bot is not None else {}
+        if isinstance(action, Start):
+            self._room.expect(action.executable.room)
         task = tasks.create_task(self._act(action, trace), name=f"bot {action.id[:40]!r}")
         self._under_way[action.id] = task
 
@@ -129,10 +153,13 @@ class SegmentReconciler:
             with bound_context(bot=action.id), span(name, parent=trace, links=[self._owned.trace], attributes=about):
                 await self._actions.carry_out(action)
         finally:
+            if isinstance(action, Start):
+                self._room.settle(action.executable.room)
             del self._under_way[action.id]
             self.wake.set()
 
     def _pause_until(self, next_start: float | None) -> float:
+        longest = min(self._scan_interval, WAITING_LOOK_SECONDS) if self._waiting else self._scan_interval
         if next_start is None:
-            return self._scan_interval
-        return min(self._scan_interval, max(0.0, next_start - self._clock()))
+            return longest
+        return min(longest, max(0.0, next_start - self._clock()))

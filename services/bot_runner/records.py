@@ -77,6 +77,10 @@ class BotRecords:
             keep=alive,
         )
 
+    async def withdrawn(self, executable: Executable) -> None:
+        """Take back the record of a run that :meth:`begin` wrote and that nothing was begun of."""
+        await self._runs.withdraw(executable.run_id)
+
     async def _alive_elsewhere(self, executable: Executable) -> str | None:
         found = await self._live_runs.of([executable.id], outside=executable.segment)
         return found.get(executable.id)

@@ -12,13 +12,15 @@ from services.bot_runner.restarts import RestartHistory
 class BotState(StrEnum):
     """Where a bot is in its life.
 
-    STARTING and RUNNING have a container; BACKING_OFF will start again by itself; REJECTED waits for its owner to
-    mend the bot (it is tried again at the longest delay); the others do not run because nobody wants them to.
+    STARTING and RUNNING have a container; BACKING_OFF will start again by itself; WAITING starts as soon as the engine
+    has room for it; REJECTED waits for its owner to mend the bot (it is tried again at the longest delay); the others
+    do not run because nobody wants them to.
     """
 
     STARTING = "starting"
     RUNNING = "running"
     BACKING_OFF = "backing-off"
+    WAITING = "waiting"
     REJECTED = "rejected"
     DISABLED = "disabled"
     KILLED = "killed"

@@ -11,6 +11,7 @@ from libs.core.service import BOT_RUNNER
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.role import WorkerContext, WorkerRole, Workplace
 from libs.docker_runner.executable import Entrypoint
+from libs.docker_runner.room import Priority
 from libs.docker_runner.worker.handler import DockerSegmentHandler
 from libs.docker_runner.worker.opening import open_docker_host
 from services.bot_runner.bot_actions import BotActions
@@ -29,7 +30,7 @@ def main(flags: Mapping[str, object]) -> int:
 async def prepare(context: WorkerContext) -> Workplace:
     """Connect to the engine and the storage, and wire what keeps bots running."""
     settings = context.settings
-    docker = await open_docker_host(context)
+    docker = await open_docker_host(context, priority=Priority.BOT)
 
     def records() -> BotRecords:
         return BotRecords(
@@ -51,6 +52,7 @@ async def prepare(context: WorkerContext) -> Workplace:
                 ledger=ledger,
                 stop_grace_seconds=settings.containers.stop_grace_seconds,
             ),
+            room=docker.runner.room,
             scan_interval_seconds=settings.scan.scan_interval_seconds,
         )
 

@@ -81,6 +81,19 @@ class Books:
         changes = {FIRING: self.ours(firing).to_document()}
         return await self._entities.compare_and_set(schedule_id, {FIRING_RUN: firing.run_id}, changes)
 
+    async def waits(self, schedule_id: str, firing: Firing, detail: str) -> bool:
+        """It waits for room, and no container of it was asked for. False when the firing is not there any more."""
+        status = {"state": "waiting", "since": utc(firing.begins_at), "detail": detail, **self._worker}
+        return await self._entities.compare_and_set(
+            schedule_id, {FIRING_RUN: firing.run_id}, {f"{FIRING}.waiting": True, **_each("status", status)}
+        )
+
+    async def begins(self, schedule_id: str, firing: Firing) -> bool:
+        """It is about to be asked for after a wait. False when the firing is not there any more."""
+        return await self._entities.compare_and_set(
+            schedule_id, {FIRING_RUN: firing.run_id}, {f"{FIRING}.waiting": False}
+        )
+
     async def started(self, schedule_id: str, firing: Firing) -> bool:
         """Its container has been started for certain. False when the firing is not there any more."""
         status = {"state": "running", "since": utc(firing.begins_at), "run_id": firing.run_id, **self._worker}

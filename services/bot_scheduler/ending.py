@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from libs.docker_runner.container import Ended, EndReason
+from services.bot_scheduler.decide import Dropped
 from services.bot_scheduler.policy import Policy
 from services.bot_scheduler.state import Firing
 
@@ -44,7 +45,7 @@ class Ending:
     @property
     def is_final(self) -> bool:
         """Whether another attempt makes no sense."""
-        return self.stopped_on_purpose or self.succeeded or self.reason == REJECTED
+        return self.stopped_on_purpose or self.succeeded or self.reason in (REJECTED, Dropped.MISFIRE)
 
 
 def next_attempt(firing: Firing, ending: Ending, policy: Policy, now: float, run_id: str) -> Firing | None:
@@ -52,7 +53,9 @@ def next_attempt(firing: Firing, ending: Ending, policy: Policy, now: float, run
     delay = policy.retry_after(firing.attempt)
     if ending.is_final or delay is None:
         return None
-    return replace(firing, run_id=run_id, attempt=firing.attempt + 1, started=False, not_before=now + delay)
+    return replace(
+        firing, run_id=run_id, attempt=firing.attempt + 1, started=False, waiting=False, not_before=now + delay
+    )
 
 
 def utc(instant: float) -> datetime:

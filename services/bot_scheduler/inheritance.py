@@ -1,9 +1,9 @@
 """What an earlier owner of the segment left behind: firings that were claimed, and containers that run for them.
 
 A firing becomes one run, whatever died. Its container is the proof that the run began: where there is one, it is seen
-through. Where there is none, the run can be begun only if it certainly never was: its time has not come yet, or it
-was to begin on this very host. Otherwise it is written down as lost; `config.retries` then decides like for any
-other failure.
+through. Where there is none, the run can be begun only if it certainly never was: its time has not come yet, it
+waited for room, or it was to begin on this very host. Otherwise it is written down as lost; `config.retries` then
+decides like for any other failure.
 """
 
 from collections.abc import Sequence
@@ -92,4 +92,6 @@ def may_begin(firing: Firing, *, host: str, now: float) -> bool:
     """Whether a firing without a container on *host* has certainly not been run, so that it may be begun now."""
     if firing.started:
         return False
+    if firing.waiting:
+        return True
     return firing.host == host or firing.begins_at > now + _CLOCKS_DIFFER_SECONDS

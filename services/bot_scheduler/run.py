@@ -1,6 +1,7 @@
 """One firing, from its claim until it is done with: begin on time, see the container through, try again what failed."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -13,16 +14,21 @@ from libs.core.backoff import Backoff
 from libs.core.errors import Retryable, UserError
 from libs.core.log import bound_context, get_logger
 from libs.core.retrying import persistently
+from libs.core.room import Need
 from libs.core.tracing import Attributes, current, span
 from libs.core.turnstile import Turnstile
 from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer
+from libs.docker_runner.engine_room import WAITING_LOOK_SECONDS, EngineRoom
+from libs.docker_runner.errors import NoRoom
 from libs.docker_runner.executable import Executable, new_run_id
+from libs.docker_runner.room import RoomRequest, Shortage
 from libs.docker_runner.workshop import Workshop
 from services.bot_scheduler.books import Books
+from services.bot_scheduler.decide import Dropped
 from services.bot_scheduler.ending import NOT_STARTED, REJECTED, Ending, StopReason, next_attempt, utc
-from services.bot_scheduler.policy import Policy
+from services.bot_scheduler.policy import Misfire, Policy
 from services.bot_scheduler.records import RunRecords
 from services.bot_scheduler.state import Cause, Firing, ScheduleState
 
@@ -41,6 +47,9 @@ _WRITES_AT_ONCE = 8
 # A start costs a tenth of a millisecond before it waits for anything. With fewer at once the last ones begin late.
 _STARTS_A_ROUND = 250
 _LOOK_SECONDS = 30.0
+# How often a document says anew what its firing waits for.
+_TELL_SECONDS = 10.0
+_JUST_AFTER_SECONDS = 0.01
 
 T = TypeVar("T")
 
@@ -78,6 +87,7 @@ class RunKit:
     books: Books
     records: RunRecords
     workshop: Workshop
+    room: EngineRoom
     stop_grace_seconds: float = 30.0
     clock: Callable[[], float] = time.time
     desk: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_WRITES_AT_ONCE))
@@ -107,10 +117,24 @@ class ScheduledRun:
         self._kit = kit
         self._adopted = adopted
         self._policy = state.definition.policy if state.definition is not None else Policy()
+        self._room = _room_of(state, kit.workshop)
+        self._shortage: Shortage | None = None
+        self._told_at = -math.inf
+        self._late = ""
         self._stop: StopReason | None = None
         self._wake = Wake()
         self.firing = firing
         self.container: ManagedContainer | None = adopted
+
+    @property
+    def need(self) -> Need:
+        """What its container may use."""
+        return self._room.need if self._room is not None else Need()
+
+    @property
+    def waits(self) -> bool:
+        """Whether it would run now if the engine had room for it."""
+        return self._shortage is not None
 
     def look(self) -> None:
         """Something happened to the container."""
@@ -197,15 +221,30 @@ class ScheduledRun:
         await kit.turnstile.passed()
         if firing.cause is Cause.SCHEDULE and firing.attempt == 1:
             LATENESS_SECONDS.observe(max(0.0, kit.clock() - firing.begins_at))
+        tried_at, refusal = kit.clock(), None
         give_up_at = max(kit.clock(), firing.begins_at) + START_PATIENCE_SECONDS
         while self._stop is None:
             if not kit.owned.proven():
                 # Frozen or cut off: another owner may be deciding about this firing by now.
                 await self._wake.wait_at_most(_UNPROVEN_SECONDS)
                 continue
+            shortage = refusal or kit.room.shortage(executable.room)
+            refusal = None
+            if shortage is not None:
+                if (missed := await self._wait_for_room(executable.room, firing, shortage, tried_at)) is not None:
+                    return missed
+                give_up_at = kit.clock() + START_PATIENCE_SECONDS
+                continue
             try:
-                container = await kit.runner.start(executable)
+                if self._shortage is not None and not await kit.books.begins(self._state.id, firing):
+                    await self._wake.wait_at_most(
+                        WAITING_LOOK_SECONDS
+                    )  # it is deleted, and this is about to be stopped
+                    continue
+                with kit.room.expecting(executable.room):
+                    container = await kit.runner.start(executable)
                 if container.run_id == firing.run_id:
+                    self._has_room(firing)
                     return container
                 log.warning("an earlier run is in the way and is ended", container=container.name)
                 ended = await kit.runner.stop(container, kit.stop_grace_seconds)
@@ -213,6 +252,8 @@ class ScheduledRun:
                 await kit.runner.remove(container)
             except UserError as error:
                 return Ending(REJECTED, self._now(), str(error))
+            except NoRoom as error:
+                refusal = error.shortage
             except Retryable as error:
                 log.warning("run not started", reason=str(error), attempt=firing.attempt)
                 if kit.clock() > give_up_at:
@@ -221,6 +262,33 @@ class ScheduledRun:
                 if (found := await self._find(firing)) is not None:
                     return found
         return Ending(self._stop, self._now(), "it was not begun any more", stopped_on_purpose=True)
+
+    async def _wait_for_room(
+        self, request: RoomRequest, firing: Firing, shortage: Shortage, tried_at: float
+    ) -> Ending | None:
+        """Return when there may be room; or the ending of a firing that is too late by its schedule's misfire rules."""
+        kit, now = self._kit, self._kit.clock()
+        due = firing.begins_at if firing.cause is Cause.SCHEDULE else tried_at
+        too_late_at = due + self._policy.misfire_grace_seconds
+        if firing.cause is Cause.MANUAL or self._policy.misfire is not Misfire.SKIP:
+            too_late_at = math.inf
+        if now > too_late_at:
+            message = f"no room within config.misfireGrace, {self._policy.misfire_grace_seconds:g} s: {shortage}"
+            return Ending(Dropped.MISFIRE, self._now(), message)
+        if now - self._told_at >= _TELL_SECONDS:
+            log.info("run waits for room", shortage=str(shortage))
+            await kit.written(lambda: kit.books.waits(self._state.id, firing, f"waiting: {shortage}"))
+            self._told_at = now
+        self._shortage = shortage
+        with kit.room.waiting_for(request, self._wake):
+            await self._wake.wait_at_most(min(WAITING_LOOK_SECONDS, too_late_at - now + _JUST_AFTER_SECONDS))
+        return None
+
+    def _has_room(self, firing: Firing) -> None:
+        if self._shortage is not None:
+            seconds = self._kit.clock() - firing.begins_at
+            self._late = f"it began {seconds:.1f} s late, since it waited for room: it {self._shortage}"
+            self._shortage = None
 
     async def _until(self, moment: float) -> None:
         """Wait for *moment*, or for being stopped. A timer that sets the flag is far cheaper than a timeout, and at
@@ -267,7 +335,7 @@ class ScheduledRun:
         return Ending(
             reason,
             ended.finished_at or self._now(),
-            message or _message(ended),
+            message or _message(ended) or self._late,
             ended,
             stopped_on_purpose=self._stop is not None and stopped == self._stop,
         )
@@ -285,6 +353,13 @@ class ScheduledRun:
 
     def _now(self) -> datetime:
         return utc(self._kit.clock())
+
+
+def _room_of(state: ScheduleState, workshop: Workshop) -> RoomRequest | None:
+    try:
+        return workshop.room(state.entity)
+    except UserError:
+        return None  # it is rejected as soon as it is to begin
 
 
 def _message(ended: Ended) -> str:

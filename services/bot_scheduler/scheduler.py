@@ -17,6 +17,7 @@ from libs.core.errors import Retryable
 from libs.core.log import get_logger
 from libs.core.metrics import observe
 from libs.core.retrying import persistently
+from libs.core.room import Demand
 from libs.core.store.entities import Entity
 from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
@@ -104,6 +105,11 @@ class SegmentScheduler:
         if not state.entity.should_run:
             return Condition.DISABLED
         return Condition.WAITING if state.definition is not None else Condition.REJECTED
+
+    def demand(self) -> Demand:
+        """What the firings in hand need of the engine; quick."""
+        runs = self._runs.values()
+        return Demand.of((run.need for run in runs), (run.need for run in runs if run.waits))
 
     async def run(self) -> None:
         """Fire, for ever. A database that is away is waited for; what runs goes on running meanwhile."""

@@ -53,6 +53,7 @@ class Firing:
         host: the Docker host of the worker that claimed this attempt.
         started: its container was started for certain. Without it, whether it was is known to that host alone.
         not_before: when the attempt may begin, if that is later than *at*.
+        waiting: no container was asked for, since the engine has no room: whoever owns the segment may begin it.
     """
 
     at: int
@@ -64,6 +65,7 @@ class Firing:
     epoch: int = 0
     started: bool = False
     not_before: float = 0.0
+    waiting: bool = False
 
     @property
     def begins_at(self) -> float:
@@ -82,6 +84,7 @@ class Firing:
             "epoch": self.epoch,
             "started": self.started,
             "not_before": self.not_before,
+            "waiting": self.waiting,
         }
 
     @classmethod
@@ -98,6 +101,7 @@ class Firing:
             worker=str(document.get("worker", "")),
             epoch=int(document.get("epoch", 0)),
             started=bool(document.get("started")),
+            waiting=bool(document.get("waiting")),
             not_before=float(document.get("not_before", 0.0)),
         )
 

@@ -11,6 +11,7 @@ from libs.core.service import BOT_SCHEDULER
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.role import WorkerContext, WorkerRole, Workplace
 from libs.docker_runner.executable import Entrypoint
+from libs.docker_runner.room import Priority
 from libs.docker_runner.worker.handler import DockerSegmentHandler
 from libs.docker_runner.worker.opening import open_docker_host
 from services.bot_scheduler.books import Books
@@ -30,7 +31,7 @@ def main(flags: Mapping[str, object]) -> int:
 async def prepare(context: WorkerContext) -> Workplace:
     """Connect to the engine and the storage, and wire what fires schedules."""
     settings = context.settings
-    docker = await open_docker_host(context)
+    docker = await open_docker_host(context, priority=Priority.SCHEDULE)
 
     def kit(owned: OwnedSegment) -> RunKit:
         segment, epoch = owned.segment_id, owned.epoch
@@ -48,6 +49,7 @@ async def prepare(context: WorkerContext) -> Workplace:
                 output=docker.logs,
             ),
             workshop=docker.workshop(Entrypoint.BOT, segment, epoch),
+            room=docker.runner.room,
             stop_grace_seconds=settings.containers.stop_grace_seconds,
         )
 

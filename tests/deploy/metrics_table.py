@@ -23,6 +23,7 @@ LABELS = {
     "operation": "what was asked of the system, from a list in our code: a verb, a route, a message of the protocol",
     "outcome": "`ok`, `refused` (an answer, only not the wanted one), `error`, `cancelled` (the caller gave up); "
     "of events and looks, what became of them",
+    "part": "of the room on an engine: `total`, `free`",
     "reason": "why, in a word from a list in our code",
     "source": "where code came from: `cache`, `storage`",
     "state": "where a segment or an entity is in its life, every state at any time",

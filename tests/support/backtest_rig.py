@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from libs.core.lease import Holder, Lease
 from libs.core.object_store import ObjectMissing, ObjectStore
+from libs.core.room import Need
 from libs.core.run_record import RunRecord
 from libs.core.settings import StorageSettings
 from libs.core.store.client import Database, Mongo
@@ -27,6 +28,7 @@ from libs.core.store.runs import RunFilter, RunStore
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import Ended, EndReason, ManagedContainer, RunOutcome
 from libs.docker_runner.definition import ExecutableFactory, Ownership
+from libs.docker_runner.engine_room import EngineRoom
 from libs.docker_runner.executable import Entrypoint, Executable
 from libs.docker_runner.run_records import Recorder
 from libs.docker_runner.settings import RunnerSettings
@@ -40,7 +42,7 @@ from services.backtest_runner.run import RunKit
 from services.backtest_runner.shelf import Shelf
 from tests.support.deaths import Death, Mortal
 from tests.support.eventually import eventually
-from tests.support.fake_host import container_of
+from tests.support.fake_host import check_room, container_of, room_of
 from tools.stack.s3 import S3Server
 
 CUSTOM = {"config": {"runtime": "python3.11", "entrypoints": {"backtest": "main.py"}}, "filePath": "code.zip"}
@@ -66,10 +68,17 @@ class FakeHost:
     at_once: int = 0
     most_at_once: int = 0
     containers: dict[str, ManagedContainer] = field(default_factory=dict)
+    capacity: Need | None = None
+    room: EngineRoom = field(init=False)
     _stops: dict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
+
+    def __post_init__(self) -> None:
+        """Its room is that of its containers."""
+        self.room = room_of(self)
 
     async def run(self, executable: Executable, timeout_seconds: float) -> RunOutcome:
         """As the docker runner does; ended early by :meth:`stop`."""
+        await check_room(self, executable)
         self.runs.append(executable.id)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -223,6 +232,7 @@ class BacktestRig:
             records=RunRecords(recorder, segment_id=1, epoch=owned.epoch, runs=runs),
             shelf=shelf,
             completion=completion,
+            room=host.room,
             timeout_seconds=5.0,
             max_retries=max_retries,
             stop_grace_seconds=0.0,

@@ -147,6 +147,7 @@ class BotRig:
                 stop_grace_seconds=0.0,
                 policy=RestartPolicy(initial_seconds=0.05),
             ),
+            room=host.room,
             scan_interval_seconds=scan_seconds,
         )
 

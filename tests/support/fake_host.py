@@ -2,13 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Protocol
 
+from libs.core.room import Need
 from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer
+from libs.docker_runner.container_events import ContainerEvent, EventKind
 from libs.docker_runner.endings import LEASE_LOST_EXIT_CODE
-from libs.docker_runner.executable import Executable
+from libs.docker_runner.engine import EngineInfo
+from libs.docker_runner.engine_room import EngineRoom
+from libs.docker_runner.errors import NoRoom
+from libs.docker_runner.executable import Executable, Limits
+from libs.docker_runner.room import RoomRules
 
 PARALLEL_STARTS = 8
 _REASONS: dict[int | None, EndReason] = {0: EndReason.FINISHED, LEASE_LOST_EXIT_CODE: EndReason.LEASE_LOST}
@@ -35,6 +42,7 @@ class FakeHost:
         faults: raised by the starts to come, in order.
         faults_after: the same, by starts that make their containers.
         away: raised by every look at the containers.
+        capacity: what the containers' limits may add up to; None: any number of them.
     """
 
     name: str = "host"
@@ -52,6 +60,12 @@ class FakeHost:
     changed: Callable[[str], None] = lambda entity_id: None
     parallel: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL_STARTS))
     made: Callable[[ManagedContainer], None] = lambda container: None
+    capacity: Need | None = None
+    room: EngineRoom = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Its room is that of its containers."""
+        self.room = room_of(self)
 
     async def start(self, executable: Executable) -> ManagedContainer:
         """As the docker runner does."""
@@ -69,6 +83,7 @@ class FakeHost:
         for container in self.containers.values():
             if container.id == executable.id and container.state is ContainerState.RUNNING:
                 return container
+        await check_room(self, executable)
         container = container_of(executable)
         self.containers[container.container_id] = container
         self.made(container)
@@ -144,11 +159,53 @@ class FakeHost:
         return Ended(known, known.exit_code, False, reason, known.started_at, known.finished_at)
 
 
+class HasContainers(Protocol):
+    """What containers there are, and what their limits may add up to."""
+
+    containers: dict[str, ManagedContainer]
+    capacity: Need | None
+    room: EngineRoom
+
+
+class _Engine:
+    """As much of an engine as its room needs."""
+
+    def __init__(self, host: HasContainers) -> None:
+        self._host = host
+
+    async def info(self) -> EngineInfo:
+        return EngineInfo("", "", (), self._host.capacity or Need(2**60, 2.0**20))
+
+    async def list(self, labels: Mapping[str, str], *, ended: bool = True) -> list[ManagedContainer]:
+        return [c for c in self._host.containers.values() if ended or c.state is not ContainerState.EXITED]
+
+    async def limits(self, container: str) -> Need | None:
+        return None
+
+    async def events(self, labels: Mapping[str, str], silence_seconds: float) -> AsyncGenerator[ContainerEvent, None]:
+        await asyncio.Event().wait()
+        yield ContainerEvent(EventKind.RESYNC, datetime.now(UTC))
+
+
+def room_of(host: HasContainers) -> EngineRoom:
+    """The room that *host* leaves, without overcommitment and reserves."""
+    rules = RoomRules(memory_overcommit=1.0, cpu_overcommit=1.0, reserve=0.0)
+    return EngineRoom(_Engine(host), rules, Limits().need)
+
+
+async def check_room(host: HasContainers, executable: Executable) -> None:
+    """Refuse *executable* where *host* has a limit and no room for it."""
+    if host.capacity is not None:
+        shortage = (await host.room.look()).shortage(executable.room)
+        if shortage is not None:
+            raise NoRoom(executable.room.name, shortage)
+
+
 def container_of(executable: Executable) -> ManagedContainer:
     """The running container that the docker runner would make of *executable*."""
     return ManagedContainer(
         container_id=f"c-{executable.run_id}",
-        name=f"the0-{executable.id}",
+        name=executable.room.name,
         id=executable.id,
         service=executable.service,
         scope=executable.scope,
@@ -162,4 +219,5 @@ def container_of(executable: Executable) -> ManagedContainer:
         worker=executable.worker,
         token="t",
         started_at=datetime.now(UTC),
+        limits=executable.limits.need,
     )

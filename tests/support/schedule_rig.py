@@ -116,6 +116,7 @@ class ScheduleRig:
                 output=host,
             ),
             workshop=Workshop(factory, Ownership(owned.segment_id, owned.epoch, worker, None), "bots"),
+            room=host.room,
             clock=clock,
         )
         scheduler = SegmentScheduler(

@@ -85,6 +85,15 @@ class RunStore:
         with translated():
             await self._runs.update_one({"_id": record.run_id}, {"$setOnInsert": _document(record)}, upsert=True)
 
+    async def withdraw(self, run_id: str) -> None:
+        """Remove the record of a run of which no container was ever made. One that has ended stays. May be repeated.
+
+        Raises:
+            StoreUnavailable: outcome unknown; repeat it.
+        """
+        with translated():
+            await self._runs.delete_one({"_id": run_id, "open": True})
+
     async def adopt(
         self,
         run_id: str,

@@ -4,14 +4,18 @@ from libs.core.worker.role import WorkerContext
 from libs.docker_runner.docker_host import DockerHost
 from libs.docker_runner.executable import MIB
 from libs.docker_runner.from_settings import runner_settings
+from libs.docker_runner.room import Priority
 from libs.docker_runner.settings import RunnerSettings
 
 
-async def open_docker_host(context: WorkerContext, runner: RunnerSettings | None = None) -> DockerHost:
+async def open_docker_host(
+    context: WorkerContext, runner: RunnerSettings | None = None, *, priority: Priority
+) -> DockerHost:
     """Connect to the engine and the storage, waiting as long as they are away; see :meth:`DockerHost.open`.
 
     Args:
         runner: the runner's settings, where they are not just what the operator's say.
+        priority: of the service's containers for the engine's room.
     """
     settings = context.settings
     return await DockerHost.open(
@@ -26,4 +30,5 @@ async def open_docker_host(context: WorkerContext, runner: RunnerSettings | None
         worker=settings.identity.worker_id,
         owns=context.owns,
         history=context.runs,
+        priority=priority,
     )

@@ -1,0 +1,174 @@
+"""An engine's room by the limits of its containers: what there is in all, what is free, and for whom. Pure.
+
+Memory and processors count by the limits of containers, whether or not they use them. The operator's overcommitment
+says how many times an engine's memory and processors the limits may add up to.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from functools import cached_property
+from types import MappingProxyType
+
+from libs.core.room import Need, Room
+
+MIB = 1024 * 1024
+_KEPT_FOR = ("", "bots", "bots and schedules")
+
+
+class Priority(IntEnum):
+    """Who goes first to the room that is kept for failover: the value is how many reserves a start leaves free."""
+
+    BOT = 0
+    SCHEDULE = 1
+    BACKTEST = 2
+
+
+@dataclass(frozen=True)
+class RoomRequest:
+    """What one container needs.
+
+    Attributes:
+        name: the container's; one of the same name that exists already is not counted against it.
+    """
+
+    name: str
+    need: Need
+    priority: Priority = Priority.BOT
+
+
+@dataclass(frozen=True)
+class RoomRules:
+    """What the operator says about an engine's room.
+
+    Attributes:
+        memory_bytes, cpus: what the engine has; None for what the engine itself says.
+        memory_overcommit, cpu_overcommit: how many times that the limits may add up to.
+        reserve: the share of the whole that is one reserve, from 0 to 0.5.
+    """
+
+    memory_bytes: int | None = None
+    cpus: float | None = None
+    memory_overcommit: float = 8.0
+    cpu_overcommit: float = 16.0
+    reserve: float = 0.1
+
+    def total(self, engine: Need) -> Need:
+        """What the limits of all containers of an engine may add up to."""
+        memory_bytes = self.memory_bytes if self.memory_bytes is not None else engine.memory_bytes
+        cpus = self.cpus if self.cpus is not None else engine.cpus
+        return Need(int(memory_bytes * self.memory_overcommit), cpus * self.cpu_overcommit)
+
+    def one_reserve(self, total: Need, entity: Need) -> Need:
+        """The size of one reserve: whole entities of the usual size, so that a small engine keeps nothing back."""
+        memory_unit, cpu_unit = max(1, entity.memory_bytes), entity.cpus or 1.0
+        return Need(
+            int(total.memory_bytes * self.reserve) // memory_unit * memory_unit,
+            math.floor(total.cpus * self.reserve / cpu_unit + 1e-9) * cpu_unit,
+        )
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """Why a container cannot be made now.
+
+    Attributes:
+        free: what no container has, reserves included; negative where limits exceed the room.
+        kept: what of it is kept for others with a higher priority.
+    """
+
+    need: Need
+    free: Need
+    kept: Need
+    priority: Priority = Priority.BOT
+
+    @property
+    def lacks_memory(self) -> bool:
+        """Whether there is too little memory."""
+        return self.need.memory_bytes > self.free.memory_bytes - self.kept.memory_bytes
+
+    @property
+    def lacks_cpus(self) -> bool:
+        """Whether there are too few processors; a container without a limit of them needs none."""
+        return self.need.cpus > max(0.0, self.free.cpus - self.kept.cpus) + 1e-9
+
+    def __str__(self) -> str:
+        """Return it as "needs 512 MiB, the engine has 130 MiB free"."""
+        parts = []
+        if self.lacks_memory:
+            parts.append(self._said(_mib(self.need, up=True), _mib(self.free), _mib(self.kept)))
+        if self.lacks_cpus:
+            parts.append(self._said(_cpus(self.need), _cpus(self.free), _cpus(self.kept)))
+        return " and ".join(parts)
+
+    def _said(self, need: str, free: str, kept: str) -> str:
+        reserved = f", {kept} of it kept for {_KEPT_FOR[self.priority]}" if not kept.startswith("0 ") else ""
+        return f"needs {need}, the engine has {free} free{reserved}"
+
+
+@dataclass(frozen=True)
+class Reservations:
+    """What the containers of one engine have reserved, and what that leaves.
+
+    Attributes:
+        entity: what an entity without limits of its own needs.
+        reserve: the size of one reserve.
+        by_name: the limits of each container that is made or runs.
+    """
+
+    total: Need
+    entity: Need
+    reserve: Need
+    by_name: Mapping[str, Need] = field(default_factory=lambda: MappingProxyType({}))
+
+    @cached_property
+    def reserved(self) -> Need:
+        """The sum of all."""
+        return sum(self.by_name.values(), Need())
+
+    def free(self, without: str = "") -> Need:
+        """What no container but *without* has reserved."""
+        own = self.by_name.get(without, Need())
+        return Need(
+            self.total.memory_bytes - self.reserved.memory_bytes + own.memory_bytes,
+            round(self.total.cpus - self.reserved.cpus + own.cpus, 6),
+        )
+
+    def kept(self, priority: Priority) -> Need:
+        """What a start of *priority* leaves free."""
+        return Need(self.reserve.memory_bytes * priority, self.reserve.cpus * priority)
+
+    def shortage(self, request: RoomRequest) -> Shortage | None:
+        """Return why *request* cannot be granted now, or None when it can.
+
+        An engine without any container grants every request: one that is smaller than the limits of a single entity
+        would run nothing at all otherwise. The kernel enforces what the engine really has. A container that exists is
+        granted as much as it has.
+        """
+        if not any(name != request.name for name in self.by_name):
+            return None
+        own = self.by_name.get(request.name)
+        if own is not None and request.need.memory_bytes <= own.memory_bytes and request.need.cpus <= own.cpus:
+            return None
+        short = Shortage(request.need, self.free(request.name), self.kept(request.priority), request.priority)
+        return short if short.lacks_memory or short.lacks_cpus else None
+
+    def granted(self, request: RoomRequest) -> "Reservations":
+        """Return this with *request* reserved."""
+        return replace(self, by_name={**self.by_name, request.name: request.need})
+
+    def room(self, priority: Priority) -> Room:
+        """Return what is free for a start of *priority*."""
+        free, kept = self.free(), self.kept(priority)
+        usable = Need(free.memory_bytes - kept.memory_bytes, free.cpus - kept.cpus)
+        return Room(self.total, usable, self.entity)
+
+
+def _mib(need: Need, up: bool = False) -> str:
+    mib = max(0, -(-need.memory_bytes // MIB) if up else need.memory_bytes // MIB)
+    return f"{mib} MiB"
+
+
+def _cpus(need: Need) -> str:
+    return f"{max(0.0, need.cpus):g} CPUs"
