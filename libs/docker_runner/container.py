@@ -10,6 +10,8 @@ from pathlib import Path
 from libs.core.room import Need
 from libs.docker_runner.executable import Entrypoint
 
+_INTEGER_CHARACTERS = 20
+
 
 class Label(StrEnum):
     """The labels of a managed container; the first four are the contract's."""
@@ -203,7 +205,12 @@ def _number(text: str | None, otherwise: float) -> float:
 
 
 def _integer(text: str | None, otherwise: int) -> int:
+    """A number that the database can hold."""
+    # Longer ones are refused by the interpreter, but only from 4,300 digits on.
+    if text is None or len(text) > _INTEGER_CHARACTERS:
+        return otherwise
     try:
-        return int(text) if text is not None else otherwise
+        value = int(text)
     except ValueError:
         return otherwise
+    return value if -(1 << 63) <= value < 1 << 63 else otherwise

@@ -4,11 +4,13 @@ The folders above are closed to other users of the host, since the config has th
 the folders that are mounted.
 """
 
+import errno
 import hashlib
 import json
 import os
 import py_compile
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -17,7 +19,9 @@ from importlib import resources
 from importlib.util import cache_from_source
 from pathlib import Path
 from py_compile import PycInvalidationMode
+from typing import BinaryIO
 
+from libs.core.hostile_json import Bounds, Refused, parse
 from libs.docker_runner import keepalive
 from libs.docker_runner.container import EndReason, ManagedContainer
 from libs.docker_runner.entrypoints import node
@@ -37,6 +41,10 @@ _FILES = (
     (node, "the0_bot_process.js"),
     (network_guard, "network_guard.py"),
 )
+
+# What a supervisor writes has one level and a dozen values.
+_HEAD_BOUNDS = Bounds(bytes=4096, depth=4, values=256)
+_WORD_CHARACTERS = 64
 
 _COMPILED = ("python/the0_supervisor.py", "python/the0_bot_process.py", "python/the0_usage.py")
 
@@ -123,19 +131,20 @@ class RunFolders:
 
     def read_outcome(self, container: ManagedContainer, limit_bytes: int) -> Outcome:
         """What the supervisor of *container* left; an empty one when it could not, or left nonsense."""
-        path = self._folder(container) / "outcome"
         try:
-            with path.open("rb") as file:
-                head = json.loads(file.readline(4096) or b"{}")
+            with open_regular(self._folder(container) / "outcome") as file:
+                line = file.readline(_HEAD_BOUNDS.bytes)
                 payload = file.read(limit_bytes + 1)
-        except (OSError, ValueError):
+        except OSError:
             return Outcome()
-        if not isinstance(head, dict):
+        parsed = parse(line, _HEAD_BOUNDS)
+        if isinstance(parsed, Refused) or not isinstance(parsed.value, dict):
             return Outcome()
+        head = parsed.value
         too_large = len(payload) > limit_bytes
         return Outcome(
-            reason=str(head.get("reason", "")),
-            kind=str(head.get("kind", "none")),
+            reason=_word(head.get("reason"), ""),
+            kind=_word(head.get("kind"), "none"),
             payload=b"" if too_large else payload,
             cpu_seconds=_number(head.get("cpu_seconds")),
             peak_memory_bytes=int(peak) if (peak := _number(head.get("peak_memory_bytes"))) is not None else None,
@@ -147,8 +156,8 @@ class RunFolders:
     def read_stats(self, container: ManagedContainer) -> Stats | None:
         """What its supervisor noted last; None when that is not there, incomplete, or older than two notes."""
         try:
-            age = time.time() - (self._folder(container) / "outcome").stat().st_mtime
-        except FileNotFoundError:
+            age = time.time() - (self._folder(container) / "outcome").lstat().st_mtime
+        except OSError:
             return None
         found = self.read_outcome(container, 0)
         return found.stats if found.reason == "running" and age < _NOTE_SECONDS * 2 else None
@@ -209,6 +218,19 @@ class RunFolders:
 
     def _folder(self, container: ManagedContainer) -> Path:
         return run_folder(self._runs, container.scope, container.name, container.token)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open for reading what a container may have written or replaced; never waits, follows no link.
+
+    Raises:
+        OSError: there is nothing, or something else than a regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def _install_entrypoints(directory: Path) -> Path:
@@ -281,6 +303,10 @@ def _stats(head: Mapping[str, object]) -> Stats | None:
         network_sent_bytes=int(sent),
         peak_memory_bytes=int(peak) if peak is not None else None,
     )
+
+
+def _word(value: object, otherwise: str) -> str:
+    return value if isinstance(value, str) and value.isascii() and len(value) <= _WORD_CHARACTERS else otherwise
 
 
 def _number(value: object) -> float | None:

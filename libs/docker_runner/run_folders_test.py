@@ -1,6 +1,8 @@
 """What a container is told, and what it leaves, in files."""
 
 import json
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -12,6 +14,7 @@ from libs.docker_runner.errors import EntrypointMissing
 from libs.docker_runner.executable_test import BOT
 from libs.docker_runner.run_folders import Outcome, RunFolders
 from libs.docker_runner.starting import check_script
+from tests.support.hostile_texts import corpus
 
 
 @pytest.fixture
@@ -50,6 +53,47 @@ def test_what_the_supervisor_left_is_read_back(folders: RunFolders) -> None:
 def test_nonsense_that_a_bot_left_is_no_error(folders: RunFolders, left: bytes) -> None:
     folders.create(BOT, "n", "t", Path("/code")).outcome.write_bytes(left)
     assert folders.read_outcome(container(), 100).cpu_seconds is None
+
+
+@pytest.mark.parametrize("name", sorted(corpus(4095)))
+def test_an_outcome_of_hostile_text_is_read_as_one_without_numbers(folders: RunFolders, name: str) -> None:
+    folders.create(BOT, "n", "t", Path("/code")).outcome.write_bytes(corpus(4095)[name])
+
+    found = folders.read_outcome(container(), 100)
+
+    assert found.reason in ("", "running")
+    assert (found.cpu_seconds, found.stats, folders.read_stats(container())) == (None, None, None)
+
+
+def _symlink(path: Path) -> None:
+    path.symlink_to("/etc/passwd")
+
+
+def _sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+@pytest.mark.parametrize("replaced", [_symlink, _sparse, os.mkfifo, Path.mkdir, lambda path: None])
+def test_an_outcome_that_is_no_regular_file_is_read_as_none_at_once(
+    folders: RunFolders, replaced: Callable[[Path], None]
+) -> None:
+    outcome = folders.create(BOT, "n", "t", Path("/code")).outcome
+    outcome.unlink()
+    replaced(outcome)
+
+    assert replace(folders.read_outcome(container(), 100), too_large=False) == Outcome()
+    assert folders.read_stats(container()) is None
+
+
+def test_a_link_in_place_of_the_outcome_is_not_followed(folders: RunFolders, tmp_path: Path) -> None:
+    outcome = folders.create(BOT, "n", "t", Path("/code")).outcome
+    outcome.unlink()
+    secret = tmp_path / "secret"
+    secret.write_text('{"reason": "exit", "kind": "result"}\n{"key": "of another bot"}')
+    outcome.symlink_to(secret)
+
+    assert folders.read_outcome(container(), 100) == Outcome()
 
 
 def test_a_payload_over_the_limit_is_not_read(folders: RunFolders) -> None:

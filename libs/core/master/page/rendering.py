@@ -3,7 +3,6 @@ without it.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from libs.core.api.answers import RunView
+from libs.core.hostile_json import Bounds, Parsed, parse
 from libs.core.master.page import files as folder
 from libs.core.master.page.visible import age, ago, clock, duration, shortened, size, visible
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _GOOD = {"running", "owning", "owned", "finished", "completing"}
 _BAD = {"backing-off", "rejected", "error", "oom", "timeout", "lease-lost", "missing", "not-started", "retrying"}
+# A bot wrote it.
+_LINE_BOUNDS = Bounds(bytes=64 * 1024, depth=16, values=1000)
 _BUSY = {"starting", "assigned", "draining", "held", "killed", "queued"}
 
 
@@ -88,10 +90,8 @@ def said(run: RunView) -> str:
     """What is best known of how a run went: the message of its record, of its result, or the last line it printed."""
     last = run.last_lines[-1] if run.last_lines else ""
     if not run.message and last.startswith("{"):
-        try:
-            result = json.loads(last)
-        except (ValueError, RecursionError):
-            return last
+        parsed = parse(last.encode("utf-8", "replace"), _LINE_BOUNDS)
+        result = parsed.value if isinstance(parsed, Parsed) else None
         told = result.get("message") if isinstance(result, dict) else None
         return told if isinstance(told, str) and told else last
     return run.message or last
