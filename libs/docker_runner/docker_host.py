@@ -94,6 +94,7 @@ class DockerHost:
             settings.temp_dir / "logs" / place,
             writer=engine_id,
             owns=owns,
+            place=place,
             budget=SpoolBudget(settings.log_spools_bytes, settings.log_spool_bytes),
         )
         self.log_reader = LogReader(self.logs, LogHistory(store, store.settings.logs_bucket))

@@ -3,13 +3,14 @@
 Each bot has one spool, which its containers use one after the other, in a folder named like them. The folder is locked
 by the process that works on it, so that a worker which was superseded and its successor never do so together. Output
 goes into the bot's day object while this worker owns the bot's segment. What is left on a host that no longer does,
-goes into an object beside it: no two hosts ever write to one.
+goes into an object beside it: no two hosts ever write to one. A worker that gives a segment back uploads the rest after
+the release, while the next owner waits for its turn (log_handover.py).
 """
 
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
@@ -29,6 +30,7 @@ from libs.docker_runner.container import ManagedContainer
 from libs.docker_runner.log_budget import SpoolBudget
 from libs.docker_runner.log_folders import LogFolder, LogOwner, remove_finished, with_output
 from libs.docker_runner.log_follower import LogFollower
+from libs.docker_runner.log_handover import REST_SECONDS, HandOver, Turn
 from libs.docker_runner.log_keys import log_key
 from libs.docker_runner.log_objects import LogObjects
 from libs.docker_runner.log_spool import Place
@@ -44,6 +46,8 @@ _RESTART_SECONDS = 5.0
 _SWEEP_SECONDS = 24 * 3600.0
 _EARLY_UPLOAD_BYTES = 4 * 1024 * 1024
 _REST_SHARE = 4
+_TURN_POLL_SECONDS = 0.5
+_REST_RETRY_SECONDS = 0.5
 
 T = TypeVar("T")
 
@@ -73,6 +77,7 @@ class LogPipeline:
     Args:
         directory: where the spools are, for one service and scope alone; its worker processes on a host share it.
         writer: a name of this host, for output of bots that it no longer owns.
+        place: what tells the segments of one service and scope from those of others with the same bucket.
         owns: whether this worker owns a segment now, by a lease that it can prove.
         budget: how much output may take on disk while the storage is away; None for the usual one.
         interval_seconds: how long output waits at most before it is uploaded, while the storage is there; longer
@@ -90,6 +95,7 @@ class LogPipeline:
         *,
         writer: str,
         owns: Callable[[int], bool],
+        place: str = "",
         budget: SpoolBudget | None = None,
         interval_seconds: float = 30.0,
         hand_over_seconds: float = 60.0,
@@ -100,6 +106,8 @@ class LogPipeline:
         self._directory = directory
         self._writer = hashlib.sha256(writer.encode()).hexdigest()[:8]
         self._owns = owns
+        self._turns = HandOver(store, bucket, place=place, writer=self._writer, owns=owns)
+        self._finishing: set[asyncio.Task[None]] = set()
         self._budget = budget or SpoolBudget()
         self._interval_seconds = interval_seconds
         self._hand_over_seconds = hand_over_seconds
@@ -126,6 +134,9 @@ class LogPipeline:
                 await self._rounds(group)
         finally:
             self._group = None
+            for task in self._finishing:
+                task.cancel()
+            await asyncio.gather(*self._finishing, return_exceptions=True)
             for bot in self._bots.values():
                 bot.close()
             self._bots.clear()
@@ -162,19 +173,48 @@ class LogPipeline:
 
     async def flush(self, limit_seconds: float = 10.0) -> None:
         """Upload what there is, once, as far as it goes within the limit. For shutdown, after the last finish()."""
-        wanted = {}
-        for bot in self._bots.values():
-            if bot.spool.pending_bytes:
-                wanted[bot] = bot.attempts + 1 + bot.uploading
-                bot.due_at = 0.0
-        self._wake.set()
-        try:
-            async with asyncio.timeout(limit_seconds):
-                while any(bot.spool.pending_bytes and bot.attempts < attempts for bot, attempts in wanted.items()):
-                    self._uploaded.clear()
-                    await self._uploaded.wait()
-        except TimeoutError:
-            log.warning("output is left on this host's disk for later", bots=len(wanted))
+        if not await self._upload_once([bot for bot in self._bots.values() if bot.spool.pending_bytes], limit_seconds):
+            log.warning("output is left on this host's disk for later")
+
+    def begin(self, segment: int, epoch: int) -> None:
+        """The segment was acquired under *epoch*. To be called before its first container is followed."""
+        self._turns.begin(segment, epoch)
+
+    def leave(self, segment: int) -> None:
+        """The segment is about to be given back: announce that output will be added after the release.
+
+        To be called while the lease is proven and before the containers are stopped, so that the announcement is
+        written meanwhile. Returns at once, and may be repeated.
+        """
+        self._turns.leave(segment)
+
+    def finish_later(
+        self,
+        segment: int,
+        containers: Sequence[ManagedContainer],
+        then: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Take and upload the rest of a segment's output in the background. Returns at once.
+
+        To be called while the lease is proven, when *containers* have ended and their ends are recorded; the lease is
+        released afterwards. The rest goes into the days' objects for 10 s after this call if :meth:`leave` was called
+        before; what is left then stays on this host's disk, for its next owner here or for an object beside the day's.
+        It goes on while :meth:`run` does; :meth:`finished` waits for it.
+
+        Args:
+            then: called once their output is on this host's disk, or could not be had in time; removes them.
+        """
+        finishing = self._finish(segment, containers, then, self._turns.release(segment))
+        task = asyncio.create_task(finishing, name=f"finish the logs of segment {segment}")
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
+
+    async def finished(self, limit_seconds: float = 15.0) -> None:
+        """Return when what was begun with :meth:`finish_later` is done, or at the limit. For shutdown."""
+        if self._finishing:
+            _, late = await asyncio.wait(set(self._finishing), timeout=limit_seconds)
+            if late:
+                log.warning("output is left on this host's disk for later", segments=len(late))
 
     async def clean(self, live: Collection[str]) -> int:
         """Remove the folders of bots whose container is gone and whose output is uploaded; return how many.
@@ -205,6 +245,7 @@ class LogPipeline:
             now = self._key_of(bot)
             return now(day) if now is not None else None
 
+        await self._turns.prepare(bot.owner.segment)
         if self._key_of(bot) is not None:
             await bot.uploader.upload(key_of)
 
@@ -316,11 +357,69 @@ class LogPipeline:
             bot.uploading = False
             bot.attempts += 1
             self._uploaded.set()
+        if bot.due_at is None and bot.spool.pending_bytes and self._turns.waits(bot.owner.segment):
+            bot.due_at = time.monotonic() + _TURN_POLL_SECONDS
         if bot.due_at is None and bot.spool.pending_bytes and (bot.followers or uploaded):
             bot.due_at = max(time.monotonic() + self._interval_seconds, bot.rests_until)
         # What cannot be uploaded now and is written by nobody is let go, and found again when one looks around:
         # another process of this host may be waiting to follow the bot's next container.
         self._wake.set()
+
+    async def _upload_once(self, bots: Collection[BotLog], limit_seconds: float) -> bool:
+        """Try once to upload what these have, now; return whether all attempts ended within the limit."""
+        wanted = {bot: bot.attempts + 1 + bot.uploading for bot in bots}
+        for bot in bots:
+            bot.due_at = 0.0
+        self._wake.set()
+        try:
+            async with asyncio.timeout(limit_seconds):
+                while any(bot.spool.pending_bytes and bot.attempts < attempts for bot, attempts in wanted.items()):
+                    await self._next_upload()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _next_upload(self) -> None:
+        self._uploaded.clear()
+        await self._uploaded.wait()
+
+    async def _finish(
+        self,
+        segment: int,
+        containers: Sequence[ManagedContainer],
+        then: Callable[[], Awaitable[None]] | None,
+        turn: Turn | None,
+    ) -> None:
+        try:
+            await asyncio.gather(*(self.finish(container) for container in containers))
+            if then is not None:
+                await then()
+        except RuntimeFault as error:
+            log.warning("the containers are left to the next owner", segment=segment, reason=str(error))
+        except Exception:
+            log.exception("the rest of a segment's output failed", segment=segment)
+        try:
+            await self._upload_rest(segment)
+        finally:
+            # Cancelled at the end of the process: no upload runs any more then.
+            if turn is not None:
+                await self._turns.done(turn)
+
+    async def _upload_rest(self, segment: int) -> None:
+        def rest() -> list[BotLog]:
+            return [bot for bot in self._bots.values() if bot.owner.segment == segment and bot.spool.pending_bytes]
+
+        ends_at = time.monotonic() + REST_SECONDS
+        while (bots := rest()) and self._turns.is_open(segment) and time.monotonic() < ends_at:
+            if not await self._upload_once(bots, max(0.0, ends_at - time.monotonic())):
+                break
+            if rest():
+                await asyncio.sleep(_REST_RETRY_SECONDS)
+        with suppress(TimeoutError):
+            # An addition that is under way belongs to this turn.
+            async with asyncio.timeout(REST_SECONDS):
+                while any(bot.uploading for bot in rest()):
+                    await self._next_upload()
 
     async def _try_to_upload(self, bot: BotLog) -> bool:
         try:
@@ -344,8 +443,10 @@ class LogPipeline:
         bot.close()
 
     def _key_of(self, bot: BotLog) -> Callable[[str], str] | None:
-        if self._owns(bot.owner.segment):
+        if self._turns.may_add(bot.owner.segment):
             return partial(log_key, bot.owner.entity_id)
+        if self._turns.is_open(bot.owner.segment):
+            return None
         if not bot.followers and time.monotonic() - bot.changed_at >= self._hand_over_seconds:
             return partial(log_key, bot.owner.entity_id, writer=self._writer)
         return None

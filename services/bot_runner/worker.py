@@ -65,5 +65,11 @@ async def prepare(context: WorkerContext) -> Workplace:
     if settings.metrics.per_bot:
         metrics = [*metrics, BotsCollector(lambda: handler.work, docker.runner.usage)]
     return Workplace(
-        handler, docker.engine_id, docker.impediment, docker.log_reader, entities=handler.states, metrics=metrics
+        handler,
+        docker.engine_id,
+        docker.impediment,
+        docker.log_reader,
+        entities=handler.states,
+        metrics=metrics,
+        at_exit=docker.logs.finished,
     )

@@ -70,4 +70,5 @@ async def prepare(context: WorkerContext) -> Workplace:
         docker.log_reader,
         entities=handler.states,
         metrics=docker.metrics(),
+        at_exit=docker.logs.finished,
     )

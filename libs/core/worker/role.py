@@ -85,6 +85,10 @@ class WorkerContext:
     owns: Callable[[int], bool]
 
 
+async def _nothing() -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Workplace:
     """What a service's handler needs of this machine.
@@ -95,6 +99,7 @@ class Workplace:
         logs: the output of its entities.
         entities: how many entities of the owned segment are in which state.
         metrics: what else is to be shown of this worker.
+        at_exit: what is to be done when nothing is owned any more and all parts still run, within 15 s.
     """
 
     handler: SegmentHandler
@@ -103,6 +108,7 @@ class Workplace:
     logs: LogSource
     entities: Callable[[], Mapping[str, int]] = dict
     metrics: Sequence[Collector] = ()
+    at_exit: Callable[[], Awaitable[None]] = _nothing
 
 
 class WorkerRole:
@@ -176,6 +182,7 @@ class WorkerRole:
         process.lifecycle.part("presence", lambda: be_present(ProcessStore(process.database), here))
         process.lifecycle.on_stop("drain", worker.drain, limit_seconds=settings.containers.stop_grace_seconds + 15)
         process.lifecycle.on_stop("leave", lambda: process.lifecycle.end_part("worker"), limit_seconds=5)
+        process.lifecycle.on_stop("finish what was handed over", workplace.at_exit, limit_seconds=16)
 
     async def _open(self, process: Process, settings: WorkerSettings) -> WorkerContext:
         database = process.database
