@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.core.backoff import Backoff
+from libs.core.backoff import Backoff, Setbacks
 
 
 def test_waits_double_up_to_the_cap() -> None:
@@ -48,3 +48,56 @@ def test_waits_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="no backoff"):
         Backoff(initial_seconds, cap_seconds, factor=factor, jitter=jitter)
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_what_failed_is_not_tried_until_its_wait_is_over() -> None:
+    clock = Clock()
+    setbacks = Setbacks(1, 60, clock=clock)
+
+    wait = setbacks.failed("a")
+
+    assert setbacks.left_seconds("a") == pytest.approx(wait)
+    assert setbacks.first_left_seconds() == pytest.approx(wait)
+    clock.now += wait
+    assert setbacks.left_seconds("a") == 0
+    assert setbacks.first_left_seconds() is None
+
+
+def test_failures_of_one_thing_do_not_make_another_wait() -> None:
+    setbacks = Setbacks(1, 60, clock=Clock())
+
+    setbacks.failed("a")
+
+    assert setbacks.left_seconds("b") == 0
+
+
+def test_setbacks_in_a_row_wait_longer_until_it_works() -> None:
+    setbacks = Setbacks(1, 60, clock=Clock())
+
+    waits = [setbacks.failed("a") for _ in range(5)]
+    setbacks.worked("a")
+
+    assert waits[4] >= 8
+    assert setbacks.left_seconds("a") == 0
+    assert setbacks.failed("a") <= 1
+
+
+def test_setbacks_of_what_is_gone_are_forgotten() -> None:
+    setbacks = Setbacks(1, 60, clock=Clock())
+    for key in ("a", "b"):
+        setbacks.failed(key)
+
+    setbacks.forget_all_but(["b", "c"])
+
+    assert setbacks.left_seconds("a") == 0
+    assert setbacks.left_seconds("b") > 0

@@ -8,7 +8,8 @@ from datetime import datetime
 
 from prometheus_client import Counter
 
-from libs.core.errors import Retryable, UserError
+from libs.core.errors import Retryable, RuntimeFault, UserError
+from libs.core.isolation import isolated, unexpected
 from libs.core.log import get_logger
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import Ended, EndReason, ManagedContainer
@@ -117,16 +118,18 @@ class BotActions:
         self._records.forget_all_but(desired)
         for container in kept:
             bot = desired[container.id]
-            await self._records.running(
-                container, self._running(container, bot.revision), self._owned.epoch, told=bot.told
-            )
+            with isolated("settle bot"):
+                await self._records.running(
+                    container, self._running(container, bot.revision), self._owned.epoch, told=bot.told
+                )
         for bot in desired.values():
             if bot.absence is not None and bot.id not in present:
                 state = _ABSENT_STATES.get(bot.absence, BotState.REJECTED)
                 status = BotStatus(
                     bot.id, state, utc_now(), detail=bot.detail, revision=bot.revision, history=bot.history
                 )
-                await self._records.write_status(status, told=bot.told)
+                with isolated("settle bot"):
+                    await self._records.write_status(status, told=bot.told)
 
     async def wait_for_room(self, bot: WaitForRoom, detail: str, since: datetime) -> None:
         """Say in the document of a bot which the engine has no room for that it waits, and for how much."""
@@ -176,21 +179,29 @@ class BotActions:
             log.warning("bot rejected", reason=str(error))
             await self._records.not_begun(executable, str(error))
             await self._failed_to_start(replace(starting, state=BotState.REJECTED, detail=str(error), history=history))
-        except Retryable as error:
-            RESTARTS.labels("not-started").inc()
-            history = history.after_death(ran_seconds=0.0, now=self._clock(), policy=self._policy)
-            log.warning("bot could not be started", reason=str(error), failures=history.failures)
-            detail = f"could not be started: {error}"
-            if isinstance(error, EngineUnavailable):
-                # It may run all the same. Until somebody has looked, its record keeps it from being begun elsewhere.
-                self._unseen[executable.id] = (executable, detail)
-            else:
-                await self._records.not_begun(executable, detail)
-            await self._failed_to_start(replace(starting, state=BotState.BACKING_OFF, detail=detail, history=history))
+        except Exception as error:  # noqa: BLE001 - whatever it was, its owner sees it, and the bot is tried again
+            await self._not_started(executable, starting, error)
         else:
             log.info("bot started", container=container.name, run_id=container.run_id, restarts=history.restarts)
             status = self._running(container, executable.revision)
             await self._records.running(container, status, self._owned.epoch)
+
+    async def _not_started(self, executable: Executable, starting: BotStatus, error: Exception) -> None:
+        """The bot will be started again, with backoff; *error* may pass, or be one that nobody expects."""
+        RESTARTS.labels("not-started").inc()
+        history = starting.history.after_death(ran_seconds=0.0, now=self._clock(), policy=self._policy)
+        reason = str(error) if isinstance(error, RuntimeFault) else f"internal error, {type(error).__name__}: {error}"
+        if isinstance(error, Retryable):
+            log.warning("bot could not be started", reason=reason, failures=history.failures)
+        else:
+            unexpected("start bot", error, bot=executable.id, failures=history.failures)
+        detail = f"could not be started: {reason}"
+        if isinstance(error, EngineUnavailable) or not isinstance(error, Retryable):
+            # It may run all the same. Until somebody has looked, its record keeps it from being begun elsewhere.
+            self._unseen[executable.id] = (executable, detail)
+        else:
+            await self._records.not_begun(executable, detail)
+        await self._failed_to_start(replace(starting, state=BotState.BACKING_OFF, detail=detail, history=history))
 
     async def _failed_to_start(self, status: BotStatus) -> None:
         self._ledger.set_history(status.bot_id, status.history)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from libs.core.errors import Retryable, UserError
+from libs.core.isolation import unexpected
 from libs.core.log import get_logger
 from libs.core.store.entities import Entity
 from libs.docker_runner.code_cache import CodeCache
@@ -11,6 +12,7 @@ from libs.docker_runner.executable import CodeRef
 from libs.docker_runner.workshop import Workshop
 from services.bot_runner.ledger import Ledger
 from services.bot_runner.plan import DesiredBot, StopReason
+from services.bot_runner.restarts import RestartHistory
 
 log = get_logger(__name__)
 
@@ -26,10 +28,23 @@ class Desires:
     async def of(self, entity: Entity, *, running: bool) -> DesiredBot:
         """The desired state of *entity*. What its owner wrote wrongly is a rejection, never an exception.
 
+        A document that cannot be read at all leaves its own bot undecided; the kill switch still counts.
+
         Args:
             running: whether it has a container whose code may be old. One that is to be started needs no look at the
                 storage before that: its start takes the newest.
         """
+        try:
+            return await self._of(entity, running=running)
+        except Exception as error:  # noqa: BLE001 - one broken document must not hide the others of its segment
+            unexpected("read bot", error, bot=entity.id)
+            broken = DesiredBot(entity.id, entity.revision, RestartHistory(), told=entity.status)
+            if entity.held is not None:
+                return replace(broken, absence=StopReason.KILLED)
+            detail = f"its document cannot be read ({type(error).__name__}: {error}); deploy it again"
+            return replace(broken, absence=StopReason.REJECTED, detail=detail, undecided=True)
+
+    async def _of(self, entity: Entity, *, running: bool) -> DesiredBot:
         history = self._ledger.history(entity)
         bot = DesiredBot(entity.id, entity.revision, history, told=entity.status, trace=entity.trace)
         if entity.held is not None:

@@ -32,6 +32,7 @@ class DesiredBot:
             with *detail* for its owner where there is more to say.
         code_etag: the version of the code object as the store has it now; None when that is not known, and then a
             container is not held against it.
+        undecided: the document could not be read: what runs is left alone, nothing is started. *detail* says why.
         history: its deaths so far.
         told: its status, as its document has it.
         trace: of the event that the document follows.
@@ -43,6 +44,7 @@ class DesiredBot:
     executable: Executable | None = None
     absence: StopReason | None = None
     detail: str = ""
+    undecided: bool = False
     code_etag: str | None = None
     told: Mapping[str, object] = field(default_factory=dict)
     trace: Mapping[str, str] = field(default_factory=dict)
@@ -145,6 +147,8 @@ def plan(
 def _reason_to_stop(bot: DesiredBot | None, container: ManagedContainer) -> StopReason | None:
     if bot is None:
         return StopReason.DELETED
+    if bot.undecided:
+        return None
     if bot.executable is None:
         return bot.absence or StopReason.REJECTED
     if bot.executable.spec_hash() != container.spec_hash:

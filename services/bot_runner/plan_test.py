@@ -1,6 +1,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -119,3 +120,17 @@ def test_carrying_out_plans_ends_with_what_is_desired_and_nothing_to_do(
 
     assert plan(desired, actual.values(), NOW).actions == []
     assert actual.keys() <= desired.keys()
+
+
+@pytest.mark.parametrize("state", [ContainerState.RUNNING, ContainerState.EXITED])
+def test_an_undecided_bot_keeps_its_running_container_and_is_rid_of_a_dead_one(state: ContainerState) -> None:
+    undecided = DesiredBot("b1", 1, RestartHistory(), absence=StopReason.REJECTED, undecided=True)
+
+    decided = plan({"b1": undecided}, [container(state=state)], NOW)
+
+    assert list(decided.kept) == ([container()] if state is ContainerState.RUNNING else [])
+    assert [type(action) for action in decided.actions] == ([] if state is ContainerState.RUNNING else [Bury])
+
+
+def test_an_undecided_bot_is_not_started() -> None:
+    assert plan({"b1": DesiredBot("b1", 1, RestartHistory(), undecided=True)}, [], NOW).actions == []

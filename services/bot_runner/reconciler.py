@@ -5,9 +5,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 
-from libs.core.backoff import Backoff
-from libs.core.errors import Retryable
-from libs.core.log import bound_context, get_logger
+from libs.core.backoff import Setbacks
+from libs.core.isolation import isolated, repeat, unexpected
+from libs.core.log import bound_context
 from libs.core.metrics import observe
 from libs.core.room import Demand
 from libs.core.store.entities import EntityStore
@@ -22,14 +22,16 @@ from services.bot_runner.desired import Desires
 from services.bot_runner.plan import Action, DesiredBot, Start, plan
 from services.bot_runner.status import BotState, BotStatus
 
-log = get_logger(__name__)
+_FIRST_SETBACK_SECONDS = 0.5
+_LONGEST_SETBACK_SECONDS = 30.0
 
 
 class SegmentReconciler:
     """Makes the containers of one owned segment what its bots say, until it is cancelled.
 
     Every wake-up, whatever its cause, starts the same round over the whole segment, so that a lost event costs time
-    and never a bot. Each bot has one action under way at most, and no bot waits for another's.
+    and never a bot. Each bot has one action under way at most, and no bot waits for another's. An action that fails for
+    a reason that nobody expects costs its own bot time, and no other: it is tried again with backoff.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class SegmentReconciler:
         self._scan_interval = scan_interval_seconds
         self._clock = clock
         self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._setbacks = Setbacks(_FIRST_SETBACK_SECONDS, _LONGEST_SETBACK_SECONDS)
         self._stock_taken = False
         self.running = 0
         """How many containers were found as they should be in the last round."""
@@ -69,19 +72,14 @@ class SegmentReconciler:
 
         A database or an engine that is away is waited for; whatever runs goes on running meanwhile.
         """
-        backoff = Backoff(initial_seconds=0.2, cap_seconds=max(0.2, self._scan_interval))
         try:
             async with asyncio.TaskGroup() as tasks:
-                while True:
-                    try:
-                        with observe("reconcile", "bots"):
-                            next_start = await self.reconcile_once(tasks)
-                        backoff.reset()
-                        pause = self._pause_until(next_start)
-                    except Retryable as error:
-                        pause = backoff.next_seconds()
-                        log.warning("cannot reconcile", error=str(error), retry_in_seconds=round(pause, 2))
-                    await self.wake.wait_at_most(pause)
+
+                async def one_round() -> float:
+                    with observe("reconcile", "bots"):
+                        return self._pause_until(await self.reconcile_once(tasks))
+
+                await repeat("reconcile bots", one_round, self._scan_interval, wake=self.wake)
         finally:
             self._waiting.become({})
 
@@ -117,9 +115,11 @@ class SegmentReconciler:
             self._entities.in_segment(self._owned.segment_id), self._containers.list()
         )
         if not self._stock_taken:
-            await self._actions.take_stock(actual)
-            self._stock_taken = True
-        await self._actions.look_after_starts(actual, unsettled)
+            with isolated("take stock of bots"):
+                await self._actions.take_stock(actual)
+                self._stock_taken = True
+        with isolated("look after starts"):
+            await self._actions.look_after_starts(actual, unsettled)
         present = {container.id for container in actual}
         desired = {e.id: await self._desires.of(e, running=e.id in present) for e in entities}
         decided = plan(desired, actual, self._clock(), self._room.reservations())
@@ -130,14 +130,16 @@ class SegmentReconciler:
             (bot.executable.limits.need for bot in desired.values() if bot.executable is not None),
             self._waiting.needs(),
         )
+        self._setbacks.forget_all_but([_key(action) for action in decided.actions])
         for action in decided.actions:
-            if action.id not in unsettled:
+            if action.id not in unsettled and self._setbacks.left_seconds(_key(action)) == 0:
                 self._begin(action, desired.get(action.id), tasks)
         settled = [container for container in decided.kept if container.id not in unsettled]
         await self._actions.settle(desired, settled, unsettled | {container.id for container in actual})
         for bot_id, wait in self._waiting:
-            await self._actions.wait_for_room(waiting[bot_id], wait.detail, wait.since)
-        return decided.next_start
+            with isolated("settle bot"):
+                await self._actions.wait_for_room(waiting[bot_id], wait.detail, wait.since)
+        return self._sooner(decided.next_start)
 
     def _begin(self, action: Action, bot: DesiredBot | None, tasks: asyncio.TaskGroup) -> None:
         trace = bot.trace if bot is not None else {}
@@ -152,14 +154,32 @@ class SegmentReconciler:
         try:
             with bound_context(bot=action.id), span(name, parent=trace, links=[self._owned.trace], attributes=about):
                 await self._actions.carry_out(action)
+        except Exception as error:  # noqa: BLE001 - of this bot alone: the others' kill switch goes on
+            wait = self._setbacks.failed(_key(action))
+            unexpected("act on bot", error, bot=action.id, action=name, retry_in_seconds=round(wait, 2))
+        else:
+            self._setbacks.worked(_key(action))
         finally:
             if isinstance(action, Start):
                 self._room.settle(action.executable.room)
             del self._under_way[action.id]
             self.wake.set()
 
+    def _sooner(self, next_start: float | None) -> float | None:
+        """The Unix time of the first start or of the first action that is tried again, whichever is earlier."""
+        left_seconds = self._setbacks.first_left_seconds()
+        if left_seconds is None:
+            return next_start
+        again_at = self._clock() + left_seconds
+        return again_at if next_start is None else min(next_start, again_at)
+
     def _pause_until(self, next_start: float | None) -> float:
         longest = min(self._scan_interval, WAITING_LOOK_SECONDS) if self._waiting else self._scan_interval
         if next_start is None:
             return longest
         return min(longest, max(0.0, next_start - self._clock()))
+
+
+def _key(action: Action) -> str:
+    """What fails apart from others: a bot whose start fails is still killed at once."""
+    return f"{type(action).__name__} {action.id}"

@@ -92,7 +92,8 @@ def history_from(document: Mapping[str, Any]) -> RestartHistory:
 
 
 def _number(value: object) -> int:
-    return int(value) if isinstance(value, int | float) and value >= 0 else 0
+    # An infinity is a number, and no integer.
+    return int(value) if isinstance(value, int | float) and 0 <= value < 1 << 62 else 0
 
 
 def utc_now() -> datetime:

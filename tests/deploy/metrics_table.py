@@ -30,6 +30,7 @@ LABELS = {
     "subject": "a subject of the contract",
     "system": "`containers` (what is done with them as a whole), `docker` (requests to the engine), `events`, `grpc`, "
     "`http`, `kubernetes`, `lease`, `master`, `mongodb`, `nats`, `reconcile` (rounds of the three services), `storage`",
+    "where": "the work that was interrupted, in a few words from a list in our code",
 }
 """Every label, and why the number of its values has a bound."""
 

@@ -159,6 +159,12 @@ COORDINATION = [
         {f'runtime_handler_failures_total{{{WORKER}, call="run"}}': once(1, MINUTES - 5)},
     ),
     Case(
+        "UnexpectedErrors",
+        {**_OF_A_WORKER, "where": "act on bot"},
+        {f'runtime_unexpected_errors_total{{{WORKER}, where="act on bot"}}': growing(1)},
+        {f'runtime_unexpected_errors_total{{{WORKER}, where="act on bot"}}': once(1, MINUTES - 5)},
+    ),
+    Case(
         "AutoscalerAtMaximum",
         _OF_BOTS,
         {

@@ -74,6 +74,7 @@ class Rarity:
 RARITIES = (
     Rarity("runtime_operation_seconds_count", "outcome", "nothing fails in a deployment that is well"),
     Rarity("runtime_handler_failures_total", None, "no handler fails in a deployment that is well"),
+    Rarity("runtime_unexpected_errors_total", None, "nothing unexpected happens in a deployment that is well"),
     Rarity("runtime_backtest_runs_total", "reason", "no run is lost in a deployment that is well"),
     Rarity("runtime_schedule_runs_total", "reason", "no run is lost in a deployment that is well"),
 )

@@ -268,9 +268,13 @@ def leases(selector: str) -> Row:
             ),
             Lines(
                 "Failures of a segment's handler",
-                "Run: its loop failed and was begun again. Stop: containers could not be stopped and were tried again.",
+                "Run: its loop failed and was begun again. Stop: containers could not be stopped and were tried again. "
+                "Others: an error that no code expects interrupted that work, which was tried again.",
                 "none",
-                [Query(or_zero(increase("runtime_handler_failures_total", selector, "call")), "{{call}}")],
+                [
+                    Query(or_zero(increase("runtime_handler_failures_total", selector, "call")), "{{call}}"),
+                    Query(or_zero(increase("runtime_unexpected_errors_total", selector, "where")), "{{where}}"),
+                ],
                 (1, 5),
             ),
         ],

@@ -43,12 +43,15 @@ class Entity:
 
     @classmethod
     def of(cls, document: Mapping[str, Any], holds: Holds | None = None) -> "Entity":
-        """Read a document, also one of an older runtime or one made by hand."""
+        """Read a document, also one of an older runtime or one made by hand.
+
+        A field of a strange type reads as if it were missing, since a reader of many must not stumble over one.
+        """
         config = _object(document.get("config"))
         return cls(
             id=str(document["id"]),
-            segment_id=int(document.get("segment_id") or 0),
-            revision=int(document.get("revision") or 0),
+            segment_id=_integer(document.get("segment_id")),
+            revision=_integer(document.get("revision")),
             config=config,
             custom=_object(document.get("custom")),
             enabled=is_enabled(config),
@@ -282,7 +285,8 @@ class EntityStore:
         holds = await self.holds.current()
         with translated():
             found = self._entities.find(query).sort("id", 1).limit(limit)
-            return [Entity.of(document, holds) async for document in found]
+            # Without an id it is nobody's, and no container can be of it.
+            return [Entity.of(document, holds) async for document in found if "id" in document]
 
 
 def _setting(changes: Mapping[str, object]) -> Document:
@@ -304,6 +308,14 @@ def is_enabled(config: Mapping[str, object]) -> bool:
 
 def _object(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _integer(value: object) -> int:
+    """*value* as the number that it is, of whatever type; 0 when it is none."""
+    try:
+        return int(value)  # type: ignore[call-overload, no-any-return]
+    except (TypeError, ValueError, OverflowError):
+        return 0
 
 
 def _text(value: object) -> str:
