@@ -1,19 +1,19 @@
-"""The Docker engine's operations that we need, each one request; nobody else knows the engine's formats."""
+"""The Docker engine's operations that we need, each one request; see `engine_answers` for what it answers."""
 
 import asyncio
 import base64
 import json
-import re
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
 
 from libs.core.room import Need
-from libs.docker_runner.container import ContainerState, ManagedContainer, from_labels
+from libs.docker_runner import engine_answers as answers
+from libs.docker_runner.container import ManagedContainer
 from libs.docker_runner.container_events import ContainerEvent, EventKind
+from libs.docker_runner.engine_answers import EngineInfo, Inspected, understood
 from libs.docker_runner.engine_http import EngineHttp, EngineRefused
 from libs.docker_runner.errors import EngineUnavailable, ImageUnavailable
 from libs.docker_runner.output import LogLine
@@ -22,15 +22,6 @@ from libs.docker_runner.stats import Stats
 _STREAMS = {1: "stdout", 2: "stderr"}
 _FRAME_HEADER_BYTES = 8
 _EVENT_LINE_BYTES = 1024 * 1024
-_EVENTS = {
-    "start": EventKind.STARTED,
-    "kill": EventKind.KILLED,
-    "die": EventKind.DIED,
-    "oom": EventKind.OUT_OF_MEMORY,
-    "destroy": EventKind.REMOVED,
-}
-
-_SIGKILL = "9"
 
 
 class NameTaken(Exception):
@@ -39,28 +30,6 @@ class NameTaken(Exception):
 
 class NoSuchImage(Exception):
     """The image is not on the engine's host."""
-
-
-@dataclass(frozen=True)
-class Inspected:
-    """One container as the engine has it now; *error* is what it says of a failed start."""
-
-    container: ManagedContainer
-    error: str = ""
-    created_at: datetime | None = None
-
-
-@dataclass(frozen=True)
-class EngineInfo:
-    """Which engine it is: *id* is its own and lasts; *runtimes* are the names that CONTAINER_RUNTIME may have.
-
-    *capacity* is the memory and the processors of its host.
-    """
-
-    id: str
-    name: str
-    runtimes: tuple[str, ...]
-    capacity: Need
 
 
 class Engine:
@@ -75,13 +44,7 @@ class Engine:
 
     async def info(self) -> EngineInfo:
         """Which engine this is."""
-        found = json.loads(await self._http.request("info", "GET", "/info"))
-        return EngineInfo(
-            found.get("ID", ""),
-            found.get("Name", ""),
-            tuple(sorted(found.get("Runtimes") or {})),
-            Need(int(found.get("MemTotal") or 0), float(found.get("NCPU") or 0)),
-        )
+        return understood("info", await self._http.request("info", "GET", "/info"), answers.info)
 
     # --- one container
 
@@ -101,7 +64,7 @@ class Engine:
             if error.status == 404 and "image" in error.message.lower():
                 raise NoSuchImage from error
             raise
-        return str(json.loads(answer)["Id"])
+        return understood("create", answer, answers.identifier)
 
     async def start(self, container: str) -> None:
         """Start it; one that runs already is no error."""
@@ -141,53 +104,27 @@ class Engine:
 
     async def inspect(self, container: str) -> Inspected | None:
         """What it is and how it is; None when there is none. Takes an id or a name."""
-        try:
-            found = json.loads(await self._http.request(f"inspect {container}", "GET", f"/containers/{container}/json"))
-        except EngineRefused as error:
-            if error.status == 404:
-                return None
-            raise
-        state = found["State"]
-        condition = _condition(state)
-        started, finished = _time(state.get("StartedAt")), _time(state.get("FinishedAt"))
-        ended = condition is ContainerState.EXITED
-        return Inspected(
-            from_labels(
-                found["Config"].get("Labels") or {},
-                container_id=found["Id"],
-                name=found["Name"].lstrip("/"),
-                state=condition,
-                exit_code=state.get("ExitCode") if ended else None,
-                oom_killed=bool(state.get("OOMKilled")),
-                started_at=started,
-                finished_at=finished if ended else None,
-            ),
-            state.get("Error") or "",
-            _time(found.get("Created")),
-        )
+        what = f"inspect {container}"
+        answer = await self._found(what, f"/containers/{container}/json")
+        return understood(what, answer, answers.inspected) if answer is not None else None
 
     async def limits(self, container: str) -> Need | None:
         """What it may use; None when it is gone. No memory in it: it has no limit."""
-        try:
-            found = json.loads(await self._http.request(f"inspect {container}", "GET", f"/containers/{container}/json"))
-        except EngineRefused as error:
-            if error.status == 404:
-                return None
-            raise
-        return _limits(found.get("HostConfig") or {})
+        what = f"inspect {container}"
+        answer = await self._found(what, f"/containers/{container}/json")
+        return understood(what, answer, answers.limits) if answer is not None else None
 
     async def stats(self, container: str) -> Stats | None:
         """One sample; None when it does not run."""
+        what = f"stats of {container}"
         query = {"stream": "false", "one-shot": "true"}
         try:
-            answer = await self._http.request(
-                f"stats of {container}", "GET", f"/containers/{container}/stats", query=query
-            )
+            answer = await self._http.request(what, "GET", f"/containers/{container}/stats", query=query)
         except EngineRefused as error:
             if error.status in (404, 409):
                 return None
             raise
-        return _stats(json.loads(answer))
+        return understood(what, answer, answers.stats)
 
     async def logs(
         self, container: str, *, since: datetime | None = None, follow: bool = False, tail: int | None = None
@@ -218,11 +155,11 @@ class Engine:
         """
         filters = {"label": [f"{name}={value}" for name, value in labels.items()]}
         if not ended:
-            filters["status"] = ["created", *_ALIVE]
+            filters["status"] = ["created", *answers.ALIVE]
         answer = await self._http.request(
             "list containers", "GET", "/containers/json", query={"all": "true", "filters": json.dumps(filters)}
         )
-        return [_listed(summary) for summary in json.loads(answer)]
+        return understood("list containers", answer, answers.listed)
 
     async def events(self, labels: Mapping[str, str], silence_seconds: float) -> AsyncGenerator[ContainerEvent, None]:
         """Events of containers with these labels from now on, until the engine goes.
@@ -231,7 +168,7 @@ class Engine:
         """
         filters = {
             "type": ["container"],
-            "event": list(_EVENTS),
+            "event": list(answers.EVENTS),
             "label": [f"{name}={value}" for name, value in labels.items()],
         }
         async with self._http.stream(
@@ -244,20 +181,16 @@ class Engine:
                 if len(buffer) > _EVENT_LINE_BYTES:
                     raise EngineUnavailable("events", "an event without an end")
                 for line in lines:
-                    if line.strip() and (event := _event(json.loads(line))) is not None:
+                    if line.strip() and (event := understood("events", line, answers.event)) is not None:
                         yield event
 
     # --- images
 
     async def image_id(self, image: str) -> str | None:
         """The digest that *image* names on the engine's host; None when it is not there."""
-        try:
-            found = json.loads(await self._http.request(f"inspect {image}", "GET", f"/images/{image}/json"))
-        except EngineRefused as error:
-            if error.status == 404:
-                return None
-            raise
-        return str(found["Id"])
+        what = f"inspect {image}"
+        answer = await self._found(what, f"/images/{image}/json")
+        return understood(what, answer, answers.identifier) if answer is not None else None
 
     async def pull(self, image: str, credentials: Mapping[str, str] | None, silence_seconds: float) -> None:
         """Fetch *image* from its registry.
@@ -281,9 +214,9 @@ class Engine:
             ) as stream:
                 async for line in stream:
                     # A failure after the first byte comes as a line of an answer that says 200.
-                    progress = json.loads(line) if line.strip() else {}
-                    if "error" in progress:
-                        raise ImageUnavailable(image, str(progress["error"]))
+                    failure = understood(f"pull {image}", line, answers.pull_failure) if line.strip() else None
+                    if failure is not None:
+                        raise ImageUnavailable(image, failure)
         except EngineRefused as error:
             raise ImageUnavailable(image, error.message) from error
 
@@ -291,18 +224,23 @@ class Engine:
 
     async def network_id(self, name: str) -> str | None:
         """The id of the network *name*; None when there is none."""
-        try:
-            found = json.loads(await self._http.request(f"inspect network {name}", "GET", f"/networks/{name}"))
-        except EngineRefused as error:
-            if error.status == 404:
-                return None
-            raise
-        return str(found["Id"])
+        what = f"inspect network {name}"
+        answer = await self._found(what, f"/networks/{name}")
+        return understood(what, answer, answers.identifier) if answer is not None else None
 
     async def create_network(self, body: Mapping[str, Any]) -> str:
         """The id of the new network."""
         answer = await self._http.request("create network", "POST", "/networks/create", body=body)
-        return str(json.loads(answer)["Id"])
+        return understood("create network", answer, answers.identifier)
+
+    async def _found(self, what: str, path: str) -> bytes | None:
+        """The answer to a question about one thing; None when there is none."""
+        try:
+            return await self._http.request(what, "GET", path)
+        except EngineRefused as error:
+            if error.status == 404:
+                return None
+            raise
 
     async def _unless_gone(
         self, what: str, path: str, query: Mapping[str, str | int], timeout_seconds: float | None = None
@@ -312,85 +250,6 @@ class Engine:
         except EngineRefused as error:
             if error.status not in (404, 409):
                 raise
-
-
-def _listed(summary: Mapping[str, Any]) -> ManagedContainer:
-    names = summary.get("Names") or [""]
-    state = _condition({"Status": summary.get("State", ""), "Running": summary.get("State") in _ALIVE})
-    created = summary.get("Created")
-    return from_labels(
-        summary.get("Labels") or {},
-        container_id=summary["Id"],
-        name=names[0].lstrip("/"),
-        state=state,
-        created_at=datetime.fromtimestamp(created, UTC) if isinstance(created, int) else None,
-    )
-
-
-def _limits(host_config: Mapping[str, Any]) -> Need:
-    cpus = (host_config.get("NanoCpus") or 0) / 1e9
-    if not cpus and (quota := host_config.get("CpuQuota") or 0) > 0:
-        cpus = quota / (host_config.get("CpuPeriod") or 100_000)
-    return Need(int(host_config.get("Memory") or 0), cpus)
-
-
-_ALIVE = ("running", "paused", "restarting")
-
-
-def _condition(state: Mapping[str, Any]) -> ContainerState:
-    if state.get("Running") or state.get("Paused") or state.get("Status") in _ALIVE:
-        return ContainerState.RUNNING
-    return ContainerState.CREATED if state.get("Status") == "created" else ContainerState.EXITED
-
-
-def _time(text: str | None) -> datetime | None:
-    """RFC 3339 with nanoseconds; the engine writes the year 1 for never."""
-    if not text or text.startswith("0001-"):
-        return None
-    return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text.replace("Z", "+00:00"))).astimezone(UTC)
-
-
-def _event(raw: Mapping[str, Any]) -> ContainerEvent | None:
-    kind = _EVENTS.get(str(raw.get("Action") or raw.get("status")))
-    if kind is None:
-        return None
-    actor = raw.get("Actor") or {}
-    attributes = actor.get("Attributes") or {}
-    if kind is EventKind.KILLED and attributes.get("signal") != _SIGKILL:
-        return None
-    container_id = str(actor.get("ID") or raw.get("id") or "")
-    labelled = from_labels(
-        attributes, container_id=container_id, name=attributes.get("name", ""), state=ContainerState.RUNNING
-    )
-    exit_code = attributes.get("exitCode")
-    return ContainerEvent(
-        kind,
-        datetime.fromtimestamp(raw.get("timeNano", 0) / 1e9, UTC),
-        container_id=container_id,
-        name=labelled.name,
-        id=labelled.id,
-        segment=labelled.segment,
-        exit_code=int(exit_code) if kind is EventKind.DIED and exit_code is not None else None,
-    )
-
-
-def _stats(raw: Mapping[str, Any]) -> Stats | None:
-    memory = raw.get("memory_stats") or {}
-    if "usage" not in memory:
-        return None
-    # What the kernel gives back at once when memory is short is no use; as `docker stats` counts.
-    details = memory.get("stats") or {}
-    cache = details.get("total_inactive_file", details.get("inactive_file", 0))
-    networks = (raw.get("networks") or {}).values()
-    return Stats(
-        memory_bytes=max(0, memory["usage"] - cache),
-        memory_limit_bytes=memory.get("limit", 0),
-        cpu_seconds=(raw.get("cpu_stats") or {}).get("cpu_usage", {}).get("total_usage", 0) / 1e9,
-        pids=(raw.get("pids_stats") or {}).get("current", 0),
-        network_received_bytes=sum(network.get("rx_bytes", 0) for network in networks),
-        network_sent_bytes=sum(network.get("tx_bytes", 0) for network in networks),
-        peak_memory_bytes=memory.get("max_usage"),
-    )
 
 
 async def _frame(stream: aiohttp.StreamReader, what: str) -> tuple[int, bytes] | None:

@@ -193,6 +193,6 @@ def _message(body: bytes) -> str:
     text = body.decode(errors="replace").strip()
     try:
         parsed = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return str(parsed.get("message", text)) if isinstance(parsed, dict) else text

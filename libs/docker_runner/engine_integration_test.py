@@ -1,13 +1,16 @@
 """Each request to an engine is measured, by what came of it."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
 
 from libs.core.metrics import registry
+from libs.docker_runner.container_events import EventKind
 from libs.docker_runner.engine import Engine
-from libs.docker_runner.errors import EngineUnavailable
+from libs.docker_runner.errors import EngineUnavailable, ImageUnavailable
+from tests.support.hostile_texts import corpus
 from tests.support.idle_engine import idle_engine
 
 
@@ -53,6 +56,36 @@ async def test_an_engine_that_does_not_answer_in_time_is_an_error(tmp_path: Path
         with pytest.raises(EngineUnavailable, match="no answer in time"):
             await engine.info()
         await engine.close()
+
+
+@pytest.mark.parametrize("name", sorted(corpus(4096)))
+async def test_an_answer_that_makes_no_sense_is_no_answer(tmp_path: Path, name: str) -> None:
+    body = corpus(4096)[name]
+
+    async def senseless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            await writer.drain()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            await senseless(reader, writer)
+        writer.close()
+
+    async with await asyncio.start_unix_server(serve, str(tmp_path / "engine.sock")):
+        engine = Engine(f"unix://{tmp_path}/engine.sock", timeout_seconds=30)
+        try:
+            for question in (engine.inspect("c"), engine.limits("c"), engine.image_id("i"), engine.network_id("n")):
+                with pytest.raises(EngineUnavailable):
+                    await question
+            # What of it has the shape of an answer may be taken for one.
+            for asked in (engine.info(), engine.stats("c"), engine.list({}), engine.pull("i", None, 30)):
+                with contextlib.suppress(EngineUnavailable, ImageUnavailable):
+                    await asked
+            with contextlib.suppress(EngineUnavailable):
+                assert [event.kind async for event in engine.events({}, 30)] == [EventKind.RESYNC]
+        finally:
+            await engine.close()
 
 
 async def test_no_operation_is_named_after_a_container(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from libs.core.room import Need, Room
 from libs.core.wake import Wake
 from libs.docker_runner.container import ContainerState, Label, ManagedContainer
 from libs.docker_runner.container_events import ContainerEvent, EventKind, follow_events
-from libs.docker_runner.engine import EngineInfo
+from libs.docker_runner.engine_answers import EngineInfo
 from libs.docker_runner.network import GUARD_SERVICE
 from libs.docker_runner.room import Priority, Reservations, RoomRequest, RoomRules, Shortage
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from libs.docker_runner.container import ContainerState, ManagedContainer, from_labels
 from libs.docker_runner.container_events import ContainerEvent, EventKind
-from libs.docker_runner.engine import Inspected
+from libs.docker_runner.engine_answers import Inspected
 from libs.docker_runner.followed_output import FollowedOutput
 from libs.docker_runner.lives import Lives
 from libs.docker_runner.output import LAST_LINES, LogLine

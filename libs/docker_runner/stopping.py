@@ -10,7 +10,8 @@ from libs.core.log import get_logger
 from libs.docker_runner.code_source import CodeSource
 from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer
 from libs.docker_runner.endings import end_reason
-from libs.docker_runner.engine import Engine, Inspected
+from libs.docker_runner.engine import Engine
+from libs.docker_runner.engine_answers import Inspected
 from libs.docker_runner.engine_http import EngineRefused
 from libs.docker_runner.errors import EngineUnavailable, StopFailed
 from libs.docker_runner.followed_output import FollowedOutput

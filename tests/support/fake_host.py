@@ -11,7 +11,7 @@ from libs.core.room import Need
 from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer
 from libs.docker_runner.container_events import ContainerEvent, EventKind
 from libs.docker_runner.endings import LEASE_LOST_EXIT_CODE
-from libs.docker_runner.engine import EngineInfo
+from libs.docker_runner.engine_answers import EngineInfo
 from libs.docker_runner.engine_room import EngineRoom
 from libs.docker_runner.errors import NoRoom
 from libs.docker_runner.executable import Executable, Limits
