@@ -12,6 +12,8 @@ class RunRecord:
 
     Times are aware datetimes. *reason* says in one word why it ended (``finished``, ``error``, ``oom``, ``timeout``,
     ``stopped``, ``lease-lost``, ``killed``, ``missing``), *message* says it in a sentence where there is more to say.
+    *failure* says in one word what the bot did wrong (``exception``, ``main-missing``, ``signature``,
+    ``result-too-large``, ...), *error_type* and *error_message* are the exception's, and *hint* says what mends it.
     *presumed*: nobody saw the end; it was concluded afterwards, and a report of the true end replaces it.
     *scheduled_at*, *cause* and *attempt* (from 1 on) are those of a schedule's firing; None otherwise. *trace_id* is
     that of the trace in which it was begun.
@@ -33,6 +35,10 @@ class RunRecord:
     exit_code: int | None = None
     reason: str | None = None
     message: str | None = None
+    failure: str | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    hint: str | None = None
     oom_killed: bool | None = None
     last_lines: tuple[str, ...] = ()
     peak_memory_bytes: int | None = None

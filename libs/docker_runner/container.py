@@ -9,6 +9,7 @@ from pathlib import Path
 
 from libs.core.room import Need
 from libs.docker_runner.executable import Entrypoint
+from libs.docker_runner.failure import Failure
 
 _INTEGER_CHARACTERS = 20
 
@@ -104,6 +105,7 @@ class Ended:
         cpu_seconds: of all its processes, likewise.
         last_lines: the end of its output, at most :data:`~libs.docker_runner.output.LAST_LINES` lines.
         error: what the engine says about a container that it could not start; empty otherwise.
+        failure: what the bot did wrong; None when it finished, and when it did not end by itself.
     """
 
     container: ManagedContainer
@@ -116,6 +118,7 @@ class Ended:
     cpu_seconds: float | None = None
     last_lines: Sequence[str] = ()
     error: str = ""
+    failure: Failure | None = None
 
     @property
     def duration_seconds(self) -> float | None:
@@ -130,22 +133,27 @@ class RunOutcome:
     """How a run ended, and what it left.
 
     Attributes:
-        result: what ``main`` returned; None when it returned nothing, and when *result_error* says why there is none.
-        result_error: one sentence when there is no result.
+        result: what ``main`` returned; None when it returned nothing, and when *failure* says why there is none.
+        failure: why there is no result; None when ``main`` returned.
         output_path: stdout and stderr as they came, in a file of the caller's, who removes it; :meth:`discard` does.
         output_truncated: the file has only the first part, since it grew over the limit.
     """
 
     ended: Ended
     result: object
-    result_error: str | None
+    failure: Failure | None
     output_path: Path
     output_truncated: bool = False
 
     @property
+    def result_error(self) -> str | None:
+        """One sentence when there is no result."""
+        return (self.failure.message or self.failure.summary) if self.failure is not None else None
+
+    @property
     def succeeded(self) -> bool:
         """``main`` returned, and what it returned is here."""
-        return self.ended.reason is EndReason.FINISHED and self.result_error is None
+        return self.ended.reason is EndReason.FINISHED and self.failure is None
 
     def discard(self) -> None:
         """Remove the output file. May be repeated."""

@@ -2,12 +2,15 @@
 
 import json
 
+from libs.core.room import Need
 from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer
 from libs.docker_runner.executable import MIB
+from libs.docker_runner.failure import Failure, FailureReason
 from libs.docker_runner.run_folders import Outcome
 
 LEASE_LOST_EXIT_CODE = 75
 _KILLED_EXIT_CODES = (130, 137, 143)
+_LINE_CHARACTERS = 500
 
 
 def end_reason(container: ManagedContainer, outcome: Outcome, stopped: EndReason | None) -> EndReason:
@@ -25,28 +28,59 @@ def end_reason(container: ManagedContainer, outcome: Outcome, stopped: EndReason
     return EndReason.KILLED if code in _KILLED_EXIT_CODES else EndReason.ERROR
 
 
-def result_of(
-    ended: Ended, outcome: Outcome, *, timeout_seconds: float, memory_bytes: int
-) -> tuple[object, str | None]:
-    """What ``main`` returned, or one sentence on why there is nothing. Parses a large result in seconds."""
-    match ended.reason:
-        case EndReason.TIMEOUT:
-            return None, f"timed out after {timeout_seconds:g} s"
-        case EndReason.OOM:
-            return None, f"out of memory: it may use {memory_bytes // MIB} MiB"
-        case EndReason.LEASE_LOST:
-            return None, "its worker lost the lease"
-        case EndReason.STOPPED | EndReason.KILLED | EndReason.MISSING:
-            return None, f"it was {ended.reason} before it ended"
+def failure_of(reason: EndReason, exit_code: int | None, engine_error: str, outcome: Outcome) -> Failure | None:
+    """What a bot that ended for *reason* did wrong; None unless it ended by itself with an error."""
+    if reason is not EndReason.ERROR:
+        return None
+    if outcome.kind == "error":
+        # A supervisor of an older version says no more.
+        return outcome.failure or Failure(FailureReason.EXCEPTION)
+    return Failure(FailureReason.EXIT_CODE, engine_error or f"it ended with exit code {exit_code}")
+
+
+def result_of(ended: Ended, outcome: Outcome, *, timeout_seconds: float) -> tuple[object, Failure | None]:
+    """What ``main`` returned, or why there is nothing. Parses a large result in seconds."""
+    if ended.failure is not None:
+        return None, ended.failure
+    if ended.reason is EndReason.TIMEOUT:
+        return None, Failure(FailureReason.INTERRUPTED, f"timed out after {timeout_seconds:g} s")
+    if ended.reason is not EndReason.FINISHED:
+        return None, Failure(FailureReason.INTERRUPTED, describe_end(ended))
+    if outcome.too_large:
+        return None, Failure(FailureReason.RESULT_TOO_LARGE, "its result is larger than the limit")
     try:
         value = json.loads(outcome.payload) if outcome.payload else None
     except (ValueError, RecursionError):
-        return None, "its result is not JSON"
-    if outcome.too_large:
-        return None, "its result is larger than the limit"
-    if outcome.kind == "error":
-        message = value.get("message") if isinstance(value, dict) else None
-        return None, str(message) if message else "main raised an error"
-    if ended.reason is EndReason.ERROR:
-        return None, ended.error or f"it ended with exit code {ended.exit_code}"
+        return None, Failure(FailureReason.RESULT_NOT_JSON, "its result is not JSON")
     return (value if outcome.kind == "result" else None), None
+
+
+def describe_end(ended: Ended) -> str:
+    """One sentence about why a container ended, with the hint that mends it."""
+    match ended.reason:
+        case EndReason.FINISHED:
+            return "main returned"
+        case EndReason.OOM:
+            return out_of_memory(ended.container.limits)
+        case EndReason.ERROR if ended.failure is not None:
+            return ended.failure.sentence
+        case EndReason.ERROR:
+            return f"it ended with exit code {ended.exit_code}"
+        case EndReason.LEASE_LOST:
+            return "its worker lost the lease"
+        case EndReason.KILLED:
+            return f"it was killed from outside (exit code {ended.exit_code})"
+        case EndReason.STOPPED | EndReason.MISSING:
+            return f"it was {ended.reason} before it ended"
+    return f"it ended: {ended.reason}"
+
+
+def out_of_memory(limits: Need | None) -> str:
+    """What the owner of a bot can do about its end, with the limit if that is known."""
+    more = "memory than its limit" if limits is None else f"than its {limits.memory_bytes // MIB} MiB"
+    return f"out of memory: it used more {more}; raise config.resources.memoryMb or MEMORY_LIMIT_MB"
+
+
+def last_line(ended: Ended) -> str:
+    """The last line with something in it that the container printed, bounded; empty when there is none."""
+    return next((line for line in reversed(ended.last_lines) if line.strip()), "")[:_LINE_CHARACTERS]

@@ -1,13 +1,16 @@
 """Why a container ended, from what is known of it."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from libs.core.room import Need
 from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer, from_labels
-from libs.docker_runner.endings import end_reason, result_of
+from libs.docker_runner.endings import describe_end, end_reason, failure_of, result_of
 from libs.docker_runner.executable import MIB
+from libs.docker_runner.failure import Failure, FailureReason
 from libs.docker_runner.run_folders import Outcome
 
 
@@ -45,28 +48,83 @@ def test_the_reason(
     assert end_reason(container(exit_code, oom_killed), outcome, stopped) is expected
 
 
-def result(reason: EndReason, outcome: Outcome, exit_code: int = 0) -> tuple[object, str | None]:
+RAISED = Failure(FailureReason.EXCEPTION, "no", "ValueError")
+
+
+NOTHING = Outcome()
+
+
+def ended(reason: EndReason, outcome: Outcome = NOTHING, exit_code: int = 0, limits: Need | None = None) -> Ended:
     now = datetime.now(UTC)
-    ended = Ended(container(exit_code), exit_code, False, reason, now, now)
-    return result_of(ended, outcome, timeout_seconds=5, memory_bytes=64 * MIB)
+    failure = failure_of(reason, exit_code, "", outcome)
+    ended = replace(container(exit_code), limits=limits)
+    return Ended(ended, exit_code, False, reason, now, now, failure=failure)
 
 
 @pytest.mark.parametrize(
-    ("reason", "outcome", "expected"),
+    ("outcome", "expected"),
     [
-        (EndReason.FINISHED, Outcome("exit", "result", b'{"a": 1}'), ({"a": 1}, None)),
-        (EndReason.FINISHED, Outcome("exit", "result", b"null"), (None, None)),
-        (EndReason.FINISHED, Outcome("exit"), (None, None)),
-        (EndReason.FINISHED, Outcome("exit", "result", b"{"), (None, "its result is not JSON")),
-        (EndReason.FINISHED, Outcome("exit", "result", b"[" * 100_000), (None, "its result is not JSON")),
-        (EndReason.FINISHED, Outcome("exit", "result", too_large=True), (None, "its result is larger than the limit")),
-        (EndReason.ERROR, Outcome("exit", "error", b'{"message": "no"}'), (None, "no")),
-        (EndReason.ERROR, Outcome("exit", "error", b"[]"), (None, "main raised an error")),
-        (EndReason.ERROR, Outcome("exit"), (None, "it ended with exit code 3")),
-        (EndReason.TIMEOUT, Outcome(), (None, "timed out after 5 s")),
-        (EndReason.OOM, Outcome(), (None, "out of memory: it may use 64 MiB")),
-        (EndReason.STOPPED, Outcome("exit", "result", b"1"), (None, "it was stopped before it ended")),
+        (Outcome("exit", "result", b'{"a": 1}'), ({"a": 1}, None)),
+        (Outcome("exit", "result", b"null"), (None, None)),
+        (Outcome("exit"), (None, None)),
+        (Outcome("exit", "result", b"{"), (None, FailureReason.RESULT_NOT_JSON)),
+        (Outcome("exit", "result", b"[" * 100_000), (None, FailureReason.RESULT_NOT_JSON)),
+        (Outcome("exit", "result", too_large=True), (None, FailureReason.RESULT_TOO_LARGE)),
     ],
 )
-def test_the_result_or_why_there_is_none(reason: EndReason, outcome: Outcome, expected: Any) -> None:
-    assert result(reason, outcome, 3 if reason is EndReason.ERROR else 0) == expected
+def test_the_result_of_a_run_that_finished_or_why_there_is_none(outcome: Outcome, expected: Any) -> None:
+    value, failure = result_of(ended(EndReason.FINISHED, outcome), outcome, timeout_seconds=5)
+
+    assert (value, failure.reason if failure else None) == expected
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome", "failure_reason", "words"),
+    [
+        (EndReason.ERROR, Outcome("exit", "error", failure=RAISED), FailureReason.EXCEPTION, "ValueError: no"),
+        # As a supervisor of an older version left it.
+        (EndReason.ERROR, Outcome("exit", "error"), FailureReason.EXCEPTION, "main raised an error"),
+        (EndReason.ERROR, Outcome("exit"), FailureReason.EXIT_CODE, "it ended with exit code 3"),
+        # A bot that writes the note itself is not believed about how it ended.
+        (EndReason.ERROR, Outcome("exit", failure=RAISED), FailureReason.EXIT_CODE, "it ended with exit code 3"),
+        (EndReason.OOM, Outcome("exit", "error", failure=RAISED), FailureReason.INTERRUPTED, "out of memory"),
+        (EndReason.TIMEOUT, Outcome(), FailureReason.INTERRUPTED, "timed out after 5 s"),
+        (EndReason.STOPPED, Outcome("exit", "result", b"1"), FailureReason.INTERRUPTED, "it was stopped before"),
+    ],
+)
+def test_a_run_without_a_result_has_a_typed_reason(
+    reason: EndReason, outcome: Outcome, failure_reason: FailureReason, words: str
+) -> None:
+    value, failure = result_of(ended(reason, outcome, exit_code=3), outcome, timeout_seconds=5)
+
+    assert value is None
+    assert failure is not None
+    assert failure.reason is failure_reason
+    assert failure.summary.startswith(words)
+
+
+def test_an_error_whose_text_names_the_limit_is_an_error() -> None:
+    raised = Failure(FailureReason.EXCEPTION, "order size is larger than the limit", "ValueError")
+    outcome = Outcome("exit", "error", failure=raised)
+
+    assert result_of(ended(EndReason.ERROR, outcome, 1), outcome, timeout_seconds=5) == (None, raised)
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [(Need(512 * MIB, 1.0), "it used more than its 512 MiB"), (None, "it used more memory than its limit")],
+)
+def test_the_out_of_memory_sentence_names_the_limit_and_the_settings(limits: Need | None, words: str) -> None:
+    described = describe_end(ended(EndReason.OOM, limits=limits))
+
+    assert words in described
+    assert "raise config.resources.memoryMb or MEMORY_LIMIT_MB" in described
+
+
+def test_the_description_of_an_error_ends_with_its_hint_in_one_line() -> None:
+    failure = Failure(
+        FailureReason.EXCEPTION, "no module\n  x", "ModuleNotFoundError", "install it with: pip install x"
+    )
+    end = replace(ended(EndReason.ERROR), failure=failure)
+
+    assert describe_end(end) == "ModuleNotFoundError: no module x; install it with: pip install x"

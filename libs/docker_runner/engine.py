@@ -61,7 +61,7 @@ class Engine:
         except EngineRefused as error:
             if error.status == 409:
                 raise NameTaken from error
-            if error.status == 404 and "image" in error.message.lower():
+            if error.status == 404 and await self.image_id(body["Image"]) is None:
                 raise NoSuchImage from error
             raise
         return understood("create", answer, answers.identifier)

@@ -17,6 +17,14 @@ from libs.docker_runner.room import Priority, RoomRequest
 MIB = 1024 * 1024
 
 
+NODE_SUFFIXES = (".js", ".mjs", ".cjs")
+
+
+def script_files(script: str, runtime: str) -> list[str]:
+    """The files that *script* may mean, best first: for Node it may lack its suffix."""
+    return [script, *(script + suffix for suffix in NODE_SUFFIXES)] if runtime.startswith("node") else [script]
+
+
 def new_run_id() -> str:
     """An id that no other run has."""
     return uuid.uuid4().hex

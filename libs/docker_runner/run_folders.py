@@ -26,8 +26,9 @@ from libs.docker_runner import keepalive
 from libs.docker_runner.container import EndReason, ManagedContainer
 from libs.docker_runner.entrypoints import node
 from libs.docker_runner.entrypoints.guard import network_guard
-from libs.docker_runner.entrypoints.python import start, the0_bot_process, the0_supervisor, the0_usage
+from libs.docker_runner.entrypoints.python import start, the0_bot_process, the0_hints, the0_supervisor, the0_usage
 from libs.docker_runner.executable import Executable
+from libs.docker_runner.failure import Failure, failure_from
 from libs.docker_runner.names import run_folder, scope_folder
 from libs.docker_runner.sandbox import Paths, code_mount
 from libs.docker_runner.stats import Stats
@@ -37,16 +38,23 @@ _FILES = (
     (the0_supervisor, "the0_supervisor.py"),
     (the0_bot_process, "the0_bot_process.py"),
     (the0_usage, "the0_usage.py"),
+    (the0_hints, "the0_hints.py"),
     (node, "supervisor.js"),
     (node, "the0_bot_process.js"),
+    (node, "the0_hints.js"),
     (network_guard, "network_guard.py"),
 )
 
 # What a supervisor writes has one level and a dozen values.
-_HEAD_BOUNDS = Bounds(bytes=4096, depth=4, values=256)
+HEAD_BOUNDS = Bounds(bytes=4096, depth=4, values=256)
 _WORD_CHARACTERS = 64
 
-_COMPILED = ("python/the0_supervisor.py", "python/the0_bot_process.py", "python/the0_usage.py")
+_COMPILED = (
+    "python/the0_supervisor.py",
+    "python/the0_bot_process.py",
+    "python/the0_usage.py",
+    "python/the0_hints.py",
+)
 
 # As the supervisors have it.
 _NOTE_SECONDS = 10.0
@@ -70,6 +78,7 @@ class Outcome:
     oom_kills: int = 0
     too_large: bool = False
     stats: Stats | None = None
+    failure: Failure | None = None
 
 
 class RunFolders:
@@ -133,11 +142,11 @@ class RunFolders:
         """What the supervisor of *container* left; an empty one when it could not, or left nonsense."""
         try:
             with open_regular(self._folder(container) / "outcome") as file:
-                line = file.readline(_HEAD_BOUNDS.bytes)
+                line = file.readline(HEAD_BOUNDS.bytes)
                 payload = file.read(limit_bytes + 1)
         except OSError:
             return Outcome()
-        parsed = parse(line, _HEAD_BOUNDS)
+        parsed = parse(line, HEAD_BOUNDS)
         if isinstance(parsed, Refused) or not isinstance(parsed.value, dict):
             return Outcome()
         head = parsed.value
@@ -151,6 +160,7 @@ class RunFolders:
             oom_kills=int(_number(head.get("oom_kills")) or 0),
             too_large=too_large,
             stats=_stats(head),
+            failure=failure_from(head.get("failure")),
         )
 
     def read_stats(self, container: ManagedContainer) -> Stats | None:

@@ -139,16 +139,28 @@ def test_preparing_twice_is_harmless(folders: RunFolders, tmp_path: Path) -> Non
     assert len(list((tmp_path / "entrypoints").iterdir())) == 1
 
 
-@pytest.mark.parametrize("script", ["../x.py", "/etc/passwd", "a\0b", "out.py", "nope.py", ".", "sub"])
-def test_an_entrypoint_must_be_a_file_of_the_bots(tmp_path: Path, script: str) -> None:
+@pytest.mark.parametrize("runtime", ["python3.11", "nodejs20"])
+@pytest.mark.parametrize("script", ["../x.py", "../x", "/etc/passwd", "a\0b", "out.py", "nope.py", ".", "sub", "o"])
+def test_an_entrypoint_must_be_a_file_of_the_bots(tmp_path: Path, script: str, runtime: str) -> None:
     (tmp_path / "x.py").touch()
+    (tmp_path / "x.js").touch()
     (tmp_path / "code" / "sub").mkdir(parents=True)
     (tmp_path / "code" / "out.py").symlink_to("../x.py")
+    (tmp_path / "code" / "o.js").symlink_to("../x.js")
     with pytest.raises(EntrypointMissing, match="archive"):
-        check_script(tmp_path / "code", script)
+        check_script(tmp_path / "code", script, runtime)
 
 
 def test_an_entrypoint_may_be_in_a_folder(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "main.py").touch()
-    check_script(tmp_path, "sub/main.py")
+    check_script(tmp_path, "sub/main.py", "python3.11")
+
+
+@pytest.mark.parametrize("suffix", [".js", ".mjs", ".cjs"])
+def test_an_entrypoint_for_node_may_lack_its_suffix(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / f"index{suffix}").touch()
+    check_script(tmp_path, "dist/index", "nodejs20")
+    with pytest.raises(EntrypointMissing):
+        check_script(tmp_path, "dist/index", "python3.11")

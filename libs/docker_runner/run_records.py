@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from libs.core.run_record import RunRecord
 from libs.core.tracing import trace_id
-from libs.docker_runner.container import Ended, ManagedContainer
+from libs.docker_runner.container import Ended, EndReason, ManagedContainer
+from libs.docker_runner.endings import describe_end
 from libs.docker_runner.executable import Executable
 
 
@@ -71,12 +72,16 @@ def with_end(
     """*record* of a run that has ended. *ended* is None when no container of it was seen."""
     if ended is None:
         return replace(record, ended_at=at, reason=reason, message=message, started_at=min(record.started_at, at))
-    container = ended.container
+    container, failure = ended.container, ended.failure
     return replace(
         record,
         ended_at=at,
         reason=reason,
-        message=message or ended.error or None,
+        message=message or ended.error or _told(ended),
+        failure=failure.reason if failure is not None else None,
+        error_type=failure.type or None if failure is not None else None,
+        error_message=failure.message or None if failure is not None else None,
+        hint=failure.hint or None if failure is not None else None,
         # The engine's clock may be another one.
         started_at=min(ended.started_at or record.started_at, at),
         container_id=container.container_id or record.container_id,
@@ -87,6 +92,10 @@ def with_end(
         peak_memory_bytes=ended.peak_memory_bytes,
         cpu_seconds=ended.cpu_seconds,
     )
+
+
+def _told(ended: Ended) -> str | None:
+    return describe_end(ended) if ended.failure is not None or ended.reason is EndReason.OOM else None
 
 
 async def write_down(history: History, recorder: Recorder, ended: Ended, reason: str | None = None) -> bool:

@@ -169,14 +169,10 @@ class DockerRunner:
             raise
         ended = _completed(ended, sample)
         self.usage.ended(ended, removed=True)
-        result, result_error = await self._threads.run(
-            result_of,
-            ended,
-            outcome,
-            timeout_seconds=timeout_seconds,
-            memory_bytes=executable.limits.memory_bytes,
-        )
-        return RunOutcome(ended, result, result_error, path, output.truncated)
+        result, failure = await self._threads.run(result_of, ended, outcome, timeout_seconds=timeout_seconds)
+        if ended.reason is EndReason.FINISHED:
+            ended = replace(ended, failure=failure)
+        return RunOutcome(ended, result, failure, path, output.truncated)
 
     async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
         """SIGTERM, then SIGKILL after *grace_seconds* (at once below 1); returns when it is dead. May be repeated.

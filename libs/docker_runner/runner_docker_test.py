@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from libs.docker_runner.container import ContainerState, Ended, EndReason
 from libs.docker_runner.executable import MIB, Entrypoint, Limits, Network
+from libs.docker_runner.failure import Failure, FailureReason
 from libs.docker_runner.run_folders import RunFolders
 from libs.docker_runner.stats import Stats
 from libs.docker_runner.usage_sampler import UsageCollector, UsageSampler
@@ -100,7 +101,7 @@ async def test_cancelling_a_run_kills_and_removes_it(bots: BotContainers) -> Non
 async def test_a_raised_error_is_the_result_error(bots: BotContainers) -> None:
     outcome, text = await bots.run("def main(id, config): raise ValueError('no money')")
     assert (outcome.ended.reason, outcome.ended.exit_code) == (EndReason.ERROR, 1)
-    assert outcome.result_error == "no money"
+    assert outcome.failure == Failure(FailureReason.EXCEPTION, "no money", "ValueError")
     assert "Traceback" in text
 
 
@@ -204,7 +205,9 @@ async def test_a_hog_is_killed_for_its_memory_and_the_record_says_so(bots: BotCo
     limits = Limits(memory_bytes=64 * MIB, tmp_bytes=16 * MIB)
     outcome, _ = await bots.run("def main(id, config):\n x = []\n while 1: x.append(bytearray(1 << 20))", limits=limits)
     assert (outcome.ended.reason, outcome.ended.oom_killed) == (EndReason.OOM, True)
-    assert outcome.result_error == "out of memory: it may use 64 MiB"
+    assert outcome.result_error == (
+        "out of memory: it used more than its 64 MiB; raise config.resources.memoryMb or MEMORY_LIMIT_MB"
+    )
 
 
 async def test_statistics_of_a_running_bot(bots: BotContainers) -> None:
@@ -287,3 +290,5 @@ async def test_a_result_over_the_limit_is_an_error_that_says_so(bots: BotContain
     outcome, _ = await bots.run("def main(id, config): return 'x' * 5000", limits=Limits(result_bytes=1000))
     assert outcome.result is None
     assert outcome.result_error == "main returned more than 1000 bytes of JSON"
+    assert outcome.failure is not None
+    assert outcome.failure.reason is FailureReason.RESULT_TOO_LARGE

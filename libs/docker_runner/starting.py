@@ -16,7 +16,7 @@ from libs.docker_runner.container import ContainerState, ManagedContainer, from_
 from libs.docker_runner.engine import Engine, NameTaken, NoSuchImage
 from libs.docker_runner.engine_http import EngineRefused
 from libs.docker_runner.errors import AlreadyRunning, EngineUnavailable, EntrypointMissing, StartFailed
-from libs.docker_runner.executable import Executable, Network
+from libs.docker_runner.executable import Executable, Network, script_files
 from libs.docker_runner.images import Images
 from libs.docker_runner.names import container_name, new_token
 from libs.docker_runner.network import BotNetwork
@@ -83,7 +83,7 @@ class Starter:
                 code = await self._code.fetch(executable.code, holder)
             used = False
             try:
-                await self._threads.run(check_script, code.path, executable.script)
+                await self._threads.run(check_script, code.path, executable.script, executable.runtime)
                 async with self._parallel:
                     container = await self._made(_Attempt(executable, name, token, code))
                 used = container.token == token
@@ -192,8 +192,8 @@ def holder_of(name: str, token: str) -> str:
     return f"{name}.{token}"
 
 
-def check_script(code: Path, script: str) -> None:
-    """See to it that *script* is a file inside *code*.
+def check_script(code: Path, script: str, runtime: str) -> None:
+    """See to it that *script* is a file inside *code*; for Node its suffix may be missing.
 
     Raises:
         EntrypointMissing: it is not.
@@ -201,8 +201,10 @@ def check_script(code: Path, script: str) -> None:
     if "\0" in script or os.path.isabs(script):
         raise EntrypointMissing(script, "must be a path inside the bot's archive")
     root = os.path.realpath(code)
-    path = os.path.realpath(os.path.join(root, script))
-    if not path.startswith(root + os.sep):
-        raise EntrypointMissing(script, "must be a path inside the bot's archive")
-    if not os.path.isfile(path):
-        raise EntrypointMissing(script, "is not in the bot's archive")
+    for file in script_files(script, runtime):
+        path = os.path.realpath(os.path.join(root, file))
+        if not path.startswith(root + os.sep):
+            raise EntrypointMissing(script, "must be a path inside the bot's archive")
+        if os.path.isfile(path):
+            return
+    raise EntrypointMissing(script, "is not in the bot's archive")

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from libs.core.log import get_logger
 from libs.docker_runner.code_source import CodeSource
 from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer
-from libs.docker_runner.endings import end_reason
+from libs.docker_runner.endings import end_reason, failure_of
 from libs.docker_runner.engine import Engine
 from libs.docker_runner.engine_answers import Inspected
 from libs.docker_runner.engine_http import EngineRefused
@@ -169,6 +169,7 @@ class Stopper:
             cpu_seconds=outcome.cpu_seconds,
             last_lines=list(last_lines) if last_lines is not None else await self._last_lines(container),
             error=found.error,
+            failure=failure_of(reason, seen.exit_code, found.error, outcome),
         )
         return ended, outcome
 

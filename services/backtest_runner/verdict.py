@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from libs.core.errors import UserError
 from libs.docker_runner.container import EndReason, RunOutcome
 from libs.docker_runner.errors import ArchiveRejected, CodeMissing, UnknownRuntime
+from libs.docker_runner.failure import FailureReason
 
 FINISHED = "finished"
 CANCELLED = "cancelled"
@@ -60,15 +61,17 @@ def verdict_of(outcome: RunOutcome, *, timeout_seconds: float, result_bytes: int
         return Verdict(reason, _TELLING[reason], again=True)
     if reason is EndReason.TIMEOUT:
         return Verdict(reason, f"timeout: it ran longer than {timeout_seconds:g} s (BATCH_TIMEOUT)")
-    error = outcome.result_error
-    if error is None:
+    failure = outcome.failure
+    if failure is None:
         return _result_verdict(outcome.result)
-    if "larger than the limit" in error:
-        limit = result_bytes // (1024 * 1024)
-        return Verdict("result", f"result: what main returned is larger than {limit} MiB of JSON (BOT_RESULT_MB)")
-    if reason is EndReason.ERROR and not error.startswith("it ended with exit code"):
-        return Verdict("exception", f"exception: {_with_type(error, outcome.ended.last_lines)}"[:_MOST_OF_AN_ERROR])
-    return Verdict(str(reason), error[:_MOST_OF_AN_ERROR])
+    match failure.reason:
+        case FailureReason.RESULT_TOO_LARGE:
+            limit = result_bytes / (1024 * 1024)
+            return Verdict("result", f"result: what main returned is larger than {limit:g} MiB of JSON (BOT_RESULT_MB)")
+        case FailureReason.INTERRUPTED | FailureReason.EXIT_CODE:
+            return Verdict(str(reason), failure.message[:_MOST_OF_AN_ERROR])
+    error = f"exception: {failure.summary}"[:_MOST_OF_AN_ERROR]
+    return Verdict("exception", f"{error}; {failure.hint}" if failure.hint else error)
 
 
 def rejection(error: UserError) -> Verdict:
@@ -98,13 +101,3 @@ def _kind(value: object) -> str:
     if isinstance(value, int | float):
         return "a bare number"
     return "a text" if isinstance(value, str) else "a list"
-
-
-def _with_type(message: str, last_lines: object) -> str:
-    """*message* as its traceback had it (`ValueError: no prices`), when the last lines of output show it."""
-    first = message.splitlines()[0] if message else ""
-    for line in reversed(list(last_lines)) if isinstance(last_lines, list | tuple) else ():
-        name, colon, rest = line.partition(": ")
-        if colon and rest == first and name.replace(".", "").isidentifier():
-            return f"{name}: {message}"
-    return message

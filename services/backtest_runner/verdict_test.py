@@ -8,15 +8,17 @@ import pytest
 from libs.core.errors import UserError
 from libs.docker_runner.container import ContainerState, Ended, EndReason, RunOutcome, from_labels
 from libs.docker_runner.errors import ArchiveRejected, CodeMissing, UnknownRuntime
+from libs.docker_runner.failure import Failure, FailureReason
 from services.backtest_runner.objects import analysis_key, logs_key
 from services.backtest_runner.verdict import Verdict, rejection, verdict_of
 
 
-def outcome(
-    reason: EndReason, *, result: object = None, error: str | None = None, lines: tuple[str, ...] = ()
-) -> RunOutcome:
+def outcome(reason: EndReason, *, result: object = None, failure: Failure | None = None) -> RunOutcome:
     container = from_labels({}, container_id="c", name="n", state=ContainerState.EXITED)
-    return RunOutcome(Ended(container, 1, False, reason, None, None, last_lines=lines), result, error, Path("/none"))
+    return RunOutcome(Ended(container, 1, False, reason, None, None), result, failure, Path("/none"))
+
+
+INTERRUPTED = Failure(FailureReason.INTERRUPTED, "as the end was described")
 
 
 def verdict(reason: EndReason, **more: Any) -> Verdict:
@@ -39,35 +41,69 @@ def test_anything_else_is_none_and_is_named(result: object, words: str) -> None:
 
 
 def test_an_exception_is_told_as_its_traceback_had_it() -> None:
-    lines = ("Traceback (most recent call last):", "ValueError: no prices", '{"status": "error"}')
-    found = verdict(EndReason.ERROR, error="no prices", lines=lines)
+    found = verdict(EndReason.ERROR, failure=Failure(FailureReason.EXCEPTION, "no prices", "ValueError"))
 
     assert (found.reason, found.error) == ("exception", "exception: ValueError: no prices")
 
 
 @pytest.mark.parametrize(
-    ("reason", "error", "words"),
+    "text",
     [
-        (EndReason.TIMEOUT, "timed out after 300 s", "longer than 300 s (BATCH_TIMEOUT)"),
-        (EndReason.OOM, "out of memory: it may use 512 MiB", "out of memory: it may use 512 MiB"),
-        (EndReason.ERROR, "it ended with exit code 3", "exit code 3"),
-        (EndReason.FINISHED, "its result is larger than the limit", "larger than 64 MiB of JSON (BOT_RESULT_MB)"),
+        "order size is larger than the limit",
+        "its result is larger than the limit",
+        "it ended with exit code 3",
+        "out of memory",
+        "timed out after 300 s",
     ],
 )
-def test_other_ends_are_told_and_not_tried_again(reason: EndReason, error: str, words: str) -> None:
-    found = verdict(reason, error=error)
+def test_the_text_of_an_exception_decides_nothing(text: str) -> None:
+    found = verdict(EndReason.ERROR, failure=Failure(FailureReason.EXCEPTION, text, "ValueError"))
 
+    assert (found.reason, found.error) == ("exception", f"exception: ValueError: {text}")
+
+
+def test_the_hint_follows_the_exception() -> None:
+    failure = Failure(FailureReason.EXCEPTION, "No module named 'x'", "ModuleNotFoundError", "pip install x")
+
+    assert verdict(EndReason.ERROR, failure=failure).error.endswith("No module named 'x'; pip install x")
+
+
+LARGE = Failure(FailureReason.RESULT_TOO_LARGE, "any text")
+
+
+@pytest.mark.parametrize(
+    ("reason", "failure", "expected", "words"),
+    [
+        (EndReason.TIMEOUT, INTERRUPTED, "timeout", "longer than 300 s (BATCH_TIMEOUT)"),
+        (EndReason.OOM, INTERRUPTED, "oom", "as the end was described"),
+        (EndReason.ERROR, Failure(FailureReason.EXIT_CODE, "exit code 3"), "error", "exit code 3"),
+        (EndReason.FINISHED, LARGE, "result", "larger than 64 MiB of JSON (BOT_RESULT_MB)"),
+        # As the supervisor tells it, which turns such a result into an error.
+        (EndReason.ERROR, LARGE, "result", "larger than 64 MiB of JSON (BOT_RESULT_MB)"),
+        (EndReason.ERROR, Failure(FailureReason.SIGNATURE, "call main(id, config)"), "exception", "main(id, config)"),
+    ],
+)
+def test_other_ends_are_told_and_not_tried_again(
+    reason: EndReason, failure: Failure, expected: str, words: str
+) -> None:
+    found = verdict(reason, failure=failure)
+
+    assert found.reason == expected
     assert words in found.error
     assert not found.again
 
 
 @pytest.mark.parametrize("reason", [EndReason.LEASE_LOST, EndReason.KILLED, EndReason.MISSING, EndReason.STOPPED])
 def test_what_was_not_its_fault_is_tried_again(reason: EndReason) -> None:
-    assert verdict(reason, error="x").again
+    assert verdict(reason, failure=INTERRUPTED).again
 
 
 def test_one_that_is_given_up_says_after_how_many_attempts() -> None:
-    assert verdict(EndReason.KILLED, error="x").after(4).error.startswith("given up after it was tried 4 times: ")
+    assert (
+        verdict(EndReason.KILLED, failure=INTERRUPTED)
+        .after(4)
+        .error.startswith("given up after it was tried 4 times: ")
+    )
 
 
 @pytest.mark.parametrize(

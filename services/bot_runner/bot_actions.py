@@ -12,9 +12,11 @@ from libs.core.errors import Retryable, RuntimeFault, UserError
 from libs.core.isolation import isolated, unexpected
 from libs.core.log import get_logger
 from libs.core.worker.handler import OwnedSegment
+from libs.docker_runner import endings
 from libs.docker_runner.container import Ended, EndReason, ManagedContainer
 from libs.docker_runner.errors import EngineUnavailable, NoRoom
 from libs.docker_runner.executable import Executable
+from libs.docker_runner.failure import FailureReason
 from libs.docker_runner.runner import DockerRunner
 from libs.docker_runner.waiting import waiting_detail
 from services.bot_runner.ledger import Ledger
@@ -270,16 +272,11 @@ class BotActions:
 
 def describe_end(ended: Ended) -> str:
     """One sentence for the bot's owner about why its container ended, with the last line that it printed."""
-    match ended.reason:
-        case EndReason.FINISHED:
-            sentence = "main returned, and a bot is expected to run on"
-        case EndReason.OOM:
-            sentence = "it used more memory than its limit and was killed"
-        case EndReason.ERROR:
-            sentence = f"it ended with exit code {ended.exit_code}"
-        case EndReason.KILLED:
-            sentence = f"it was killed from outside (exit code {ended.exit_code})"
-        case _:
-            sentence = f"it ended: {ended.reason}"
-    last = next((line for line in reversed(ended.last_lines) if line.strip()), "")
-    return f"{sentence}; its last line: {last[:500]}" if last else sentence
+    sentence = endings.describe_end(ended)
+    if ended.reason is EndReason.FINISHED:
+        sentence += ", and a bot is expected to run on"
+    if ended.failure is not None and ended.failure.reason is not FailureReason.EXIT_CODE:
+        # The last line is the same in JSON.
+        return sentence
+    last = endings.last_line(ended)
+    return f"{sentence}; its last line: {last}" if last else sentence

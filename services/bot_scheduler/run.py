@@ -19,10 +19,12 @@ from libs.core.tracing import Attributes, current, span
 from libs.core.turnstile import Turnstile
 from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
+from libs.docker_runner import endings
 from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer
 from libs.docker_runner.engine_room import WAITING_LOOK_SECONDS, EngineRoom
 from libs.docker_runner.errors import NoRoom
 from libs.docker_runner.executable import Executable, new_run_id
+from libs.docker_runner.failure import FailureReason
 from libs.docker_runner.room import RoomRequest, Shortage
 from libs.docker_runner.workshop import Workshop
 from services.bot_scheduler.books import Books
@@ -363,8 +365,11 @@ def _room_of(state: ScheduleState, workshop: Workshop) -> RoomRequest | None:
 
 
 def _message(ended: Ended) -> str:
-    """The last thing that a failed run said."""
+    """Why a run failed; for one that was ended, or left no more than an exit code, the last thing that it said."""
     if ended.reason is EndReason.FINISHED:
         return ""
-    last = next((line for line in reversed(ended.last_lines) if line.strip()), "")
-    return (ended.error or last)[:500]
+    if ended.reason is EndReason.OOM:
+        return endings.describe_end(ended)
+    if ended.failure is not None and ended.failure.reason is not FailureReason.EXIT_CODE:
+        return ended.failure.sentence
+    return ended.error[:500] or endings.last_line(ended) or endings.describe_end(ended)

@@ -114,7 +114,11 @@ async def test_a_producers_trace_is_handed_on_as_it_came_though_nothing_is_expor
         ),
         ("error", "import os\ndef main(id, config):\n    os._exit(3)", "exit code 3"),
         ("timeout", "import time\ndef main(id, config):\n    time.sleep(60)", "timeout: it ran longer than 20 s"),
-        ("oom", "def main(id, config):\n    return len(b'x' * (2 << 30))", "out of memory: it may use 128 MiB"),
+        (
+            "oom",
+            "def main(id, config):\n    return len(b'x' * (2 << 30))",
+            "out of memory: it used more than its 128 MiB",
+        ),
         ("result", "def main(id, config):\n    pass", "result: main returned nothing (None)"),
         ("result", "def main(id, config):\n    return 42", "result: main returned a bare number: 42"),
         ("exception", "def main(id, config):\n    return {'x': object()}", "not JSON"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from libs.docker_runner.executable import NODE_SUFFIXES, script_files
 from libs.docker_runner.settings import IMAGES
 from tools.bots.errors import BotFolderInvalid
 
@@ -56,8 +57,8 @@ def read_folder(
     if not isinstance(config, dict):
         raise BotFolderInvalid(f"{path / DESCRIPTION}: `config` must be an object")
     description = {"name": path.resolve().name, "version": "1.0.0", **written}
-    description["entrypoints"] = _entrypoints(path, written, entrypoint, kind)
-    description["runtime"] = _runtime(description, runtime, kind)
+    description["entrypoints"] = _entrypoints(path, written, runtime, entrypoint, kind)
+    description["runtime"] = _runtime(path, description, runtime, kind)
     return BotFolder(path, description, config)
 
 
@@ -73,7 +74,9 @@ def _read_description(file: Path) -> dict[str, Any]:
     return content
 
 
-def _entrypoints(path: Path, written: Mapping[str, Any], entrypoint: str | None, kind: Kind) -> dict[str, str]:
+def _entrypoints(
+    path: Path, written: Mapping[str, Any], runtime: str | None, entrypoint: str | None, kind: Kind
+) -> dict[str, str]:
     entrypoints = written.get("entrypoints", {})
     if not isinstance(entrypoints, dict) or not all(isinstance(file, str) for file in entrypoints.values()):
         raise BotFolderInvalid(f'{path / DESCRIPTION}: `entrypoints` must be an object such as {{"bot": "main.py"}}')
@@ -95,18 +98,22 @@ def _entrypoints(path: Path, written: Mapping[str, Any], entrypoint: str | None,
             f"or name the file to run with --entrypoint"
         )
     for name, file in entrypoints.items():
-        if not (path / file).is_file():
+        if _file_of(path, file, str(runtime or written.get("runtime"))) is None:
             raise BotFolderInvalid(f"the {name} entrypoint {file!r} is not a file in {path}")
     return entrypoints
 
 
-def _runtime(description: Mapping[str, Any], given: str | None, kind: Kind) -> str:
+def _file_of(path: Path, named: str, runtime: str) -> str | None:
+    """The file that an entrypoint means; None when there is none. Without a runtime, what Node allows is allowed."""
+    candidates = script_files(named, runtime if runtime in IMAGES else "nodejs20")
+    return next((file for file in candidates if (path / file).is_file()), None)
+
+
+def _runtime(path: Path, description: Mapping[str, Any], given: str | None, kind: Kind) -> str:
     runtime = given or description.get("runtime")
     if runtime is None:
-        file = description["entrypoints"][kind]
-        runtime = (
-            "python3.11" if file.endswith(".py") else "nodejs20" if file.endswith((".js", ".mjs", ".cjs")) else None
-        )
+        file = _file_of(path, description["entrypoints"][kind], "") or ""
+        runtime = "python3.11" if file.endswith(".py") else "nodejs20" if file.endswith(NODE_SUFFIXES) else None
     if runtime not in IMAGES:
         known = ", ".join(sorted(IMAGES))
         raise BotFolderInvalid(f"the runtime {runtime!r} is not known; it is one of: {known}")

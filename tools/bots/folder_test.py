@@ -86,3 +86,9 @@ def test_a_description_that_is_no_json_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(BotFolderInvalid, match=r"bot.json cannot be read as JSON"):
         read_folder(tmp_path)
+
+
+def test_an_entrypoint_for_node_may_lack_its_suffix(tmp_path: Path) -> None:
+    folder = read_folder(bot(tmp_path, "index.mjs", entrypoints={"bot": "index"}))
+
+    assert (folder.description["entrypoints"], folder.description["runtime"]) == ({"bot": "index"}, "nodejs20")

@@ -68,6 +68,10 @@ async def _service(servers: Connections, service: ServiceDefinition) -> dict[str
                 "ended_at": run.ended_at,
                 "exit_code": run.exit_code,
                 "message": run.message,
+                "failure": run.failure,
+                "error_type": run.error_type,
+                "error_message": run.error_message,
+                "hint": run.hint,
                 "last_line": run.last_lines[-1] if run.last_lines else "",
             }
             for run in failures

@@ -61,7 +61,13 @@ class EntityPage:
 
 @dataclass(frozen=True)
 class RunView:
-    """One run, as the history has it; the fields from *ended_at* on are null while it goes on."""
+    """One run, as the history has it; the fields from *ended_at* on are null while it goes on.
+
+    Attributes:
+        failure: what the bot did wrong, in one word; null when it did nothing wrong.
+        error_type, error_message: of the exception that its main raised.
+        hint: what mends it, with the command; null when that is not known.
+    """
 
     run_id: str
     entity_id: str
@@ -75,6 +81,10 @@ class RunView:
     reason: str | None
     failed: bool
     message: str
+    failure: str | None
+    error_type: str | None
+    error_message: str | None
+    hint: str | None
     exit_code: int | None
     oom_killed: bool | None
     last_lines: Sequence[str]
@@ -118,6 +128,10 @@ def run_view(run: RunRecord) -> RunView:
         reason=run.reason,
         failed=run.reason in FAILURES,
         message=run.message or "",
+        failure=run.failure,
+        error_type=run.error_type,
+        error_message=run.error_message,
+        hint=run.hint,
         exit_code=run.exit_code,
         oom_killed=run.oom_killed,
         last_lines=run.last_lines,

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from libs.core.hostile_json import Parsed, parse
+from libs.docker_runner.failure import failure_from
+from libs.docker_runner.run_folders import HEAD_BOUNDS
 from tests.support.bot_process import (
     BotProcess,
     Finished,
@@ -36,6 +39,18 @@ FORMS = {
     "exports": ("main.js", "exports.main = (id, config) => [id, config.x]"),
     "function": ("main.js", "module.exports = (id, config) => [id, config.x]"),
     "default": ("main.js", "exports.default = (id, config) => [id, config.x]"),
+    "default-object": ("main.js", "exports.default = { main: (id, config) => [id, config.x] }"),
+    "default-twice": ("main.mjs", "export default { default: (id, config) => [id, config.x] }"),
+    "async-function": ("main.js", "module.exports = async (id, config) => [id, config.x]"),
+    "method": ("main.js", "module.exports = { own: 1, main(id, config) { return [id, config.x * this.own] } }"),
+    "object-of-a-class": (
+        "main.js",
+        "class Bot { own = 1; main(id, config) { return [id, config.x * this.own] } }; module.exports = new Bot()",
+    ),
+    "mjs-default-method": (
+        "main.mjs",
+        "export default { own: 1, async main(id, config) { return [id, config.x * this.own] } }",
+    ),
     "mjs": ("main.mjs", "export const main = (id, config) => [id, config.x]"),
     "mjs-default": ("main.mjs", "export default async (id, config) => [id, config.x]"),
     "mjs-default-object": ("main.mjs", "export default { main: (id, config) => [id, config.x] }"),
@@ -83,6 +98,7 @@ def test_a_main_that_waits_for_nothing_is_an_error(tmp_path: Path) -> None:
     done = run(tmp_path, exported("return new Promise(() => {})"))
     assert done.exit_code == 1
     assert "never finished" in done.last["message"]
+    assert done.outcome["failure"]["reason"] == "never-finished"
 
 
 def test_undefined_gives_null_and_so_does_nan(tmp_path: Path) -> None:
@@ -94,12 +110,14 @@ def test_a_result_that_is_not_json_is_an_error_that_says_so(tmp_path: Path) -> N
     done = run(tmp_path, exported("const a = {}; a.a = a; return a"))
     assert done.exit_code == 1
     assert "not JSON" in done.last["message"]
+    assert done.outcome["failure"]["reason"] == "result-not-json"
 
 
 def test_a_result_over_the_limit_is_an_error_that_says_so(tmp_path: Path) -> None:
     done = run(tmp_path, exported("return 'x'.repeat(5000)"), result_bytes=1000)
     assert done.exit_code == 1
     assert "more than 1000 bytes" in done.last["message"]
+    assert done.outcome["failure"]["reason"] == "result-too-large"
 
 
 def test_ten_megabytes_of_output_come_out_whole(tmp_path: Path) -> None:
@@ -145,6 +163,7 @@ def test_the_environment_is_the_contract(tmp_path: Path) -> None:
     seen = run(tmp_path, exported("return {...process.env, cwd: process.cwd()}"), entrypoint="backtest").last
     code = str(tmp_path / "code")
     assert (seen["BACKTEST_ID"], seen["BACKTEST_CONFIG"]) == ("b1", "{}")
+    assert (seen["ID"], seen["CONFIG"]) == ("b1", "{}")
     assert (seen["ENTRYPOINT_TYPE"], seen["SCRIPT_PATH"]) == ("backtest", "main.js")
     assert (seen["CODE_MOUNT_DIR"], seen["cwd"]) == (code, code)
     assert "BOT_ID" not in seen
@@ -154,12 +173,151 @@ def test_a_missing_entrypoint_file_is_a_clear_error(tmp_path: Path) -> None:
     done = BotProcess(tmp_path, "nodejs20", {"a.js": ""}, "nope.js").run()
     assert done.exit_code == 1
     assert "'nope.js' is not in the bot's archive" in done.last["message"]
+    assert done.outcome["failure"]["reason"] == "entrypoint-missing"
 
 
 def test_a_script_without_main_is_a_clear_error(tmp_path: Path) -> None:
     done = run(tmp_path, "const x = 1")
     assert done.exit_code == 1
     assert "exports no function main(id, config)" in done.last["message"]
+    assert done.outcome["failure"]["reason"] == "main-missing"
+
+
+ENTRYPOINTS = [
+    ("main", "main.js", "exports.main = () => 1"),
+    ("main", "main.mjs", "export const main = () => 1"),
+    ("main", "main.cjs", "exports.main = () => 1"),
+    ("dist/index", "dist/index.js", "exports.main = () => 1"),
+    ("a.b", "a.b.js", "exports.main = () => 1"),
+    ("main", "main", "exports.main = () => 1"),
+]
+
+
+@pytest.mark.parametrize(("named", "file", "source"), ENTRYPOINTS)
+def test_an_entrypoint_may_lack_its_suffix(tmp_path: Path, named: str, file: str, source: str) -> None:
+    done = BotProcess(tmp_path, "nodejs20", {file: source}, named).run()
+    assert (done.exit_code, done.lines) == (0, ["1"])
+
+
+def test_an_entrypoint_without_a_suffix_follows_the_type_of_its_package(tmp_path: Path) -> None:
+    files = {"package.json": '{"type": "module"}', "index.js": "export default () => [process.env.SCRIPT_PATH]"}
+    assert BotProcess(tmp_path, "nodejs20", files, "index").run().last == ["index"]
+
+
+def test_the_file_that_is_named_comes_before_one_with_a_suffix(tmp_path: Path) -> None:
+    files = {"main": "exports.main = () => 'exact'", "main.js": "exports.main = () => 'suffix'"}
+    assert BotProcess(tmp_path, "nodejs20", files, "main").run().last == "exact"
+
+
+def test_a_folder_of_the_same_name_is_not_in_the_way(tmp_path: Path) -> None:
+    files = {"main/x.js": "", "main.js": "exports.main = () => 1"}
+    assert BotProcess(tmp_path, "nodejs20", files, "main").run().last == 1
+
+
+@pytest.mark.parametrize(
+    ("thrown", "failure", "message"),
+    [
+        (
+            "new Error('order size is larger than the limit')",
+            {"type": "Error", "message": "order size is larger than the limit"},
+            "order size is larger than the limit",
+        ),
+        ("new RangeError('no')", {"type": "RangeError", "message": "no"}, "no"),
+        ("new (class Refused extends Error {})('no')", {"type": "Refused", "message": "no"}, "no"),
+        ("new TypeError()", {"type": "TypeError", "message": ""}, "TypeError"),
+        ("'a text'", {"type": "", "message": "a text"}, "a text"),
+        ("{ code: 7 }", {"type": "", "message": "{ code: 7 }"}, "{ code: 7 }"),
+        ("null", {"type": "", "message": "null"}, "null"),
+        ("undefined", {"type": "", "message": "undefined"}, "undefined"),
+    ],
+)
+def test_an_error_is_noted_with_its_type_and_message(
+    tmp_path: Path, thrown: str, failure: dict[str, str], message: str
+) -> None:
+    done = run(tmp_path, exported(f"throw {thrown}"))
+    assert (done.exit_code, done.outcome["kind"]) == (1, "error")
+    assert done.outcome["failure"] == {"reason": "exception", "hint": "", **failure}
+    assert done.last == {"status": "error", "message": message}
+
+
+@pytest.mark.parametrize(
+    "text", ["'x'.repeat(3e6)", "'😀'.repeat(9999)", r"'\0\n\"'.repeat(9999)", r"'\ud800'.repeat(9999)"]
+)
+def test_the_note_of_an_error_is_short_enough_to_be_read(tmp_path: Path, text: str) -> None:
+    done = run(tmp_path, exported(f"const e = new Error({text}); e.name = 'E'.repeat(9999); throw e"))
+    head, _, _ = (tmp_path / "the0" / "outcome").read_bytes().partition(b"\n")
+    parsed = parse(head, HEAD_BOUNDS)
+    assert isinstance(parsed, Parsed)
+    assert failure_from(parsed.value["failure"]) is not None  # type: ignore[index]
+    assert len(done.outcome["failure"]["message"]) > 100
+    assert done.outcome["failure"]["type"].startswith("EEE")
+
+
+@pytest.mark.parametrize("note", ["E", "E\n", "Exyz\n{}", "E[1]\n{}", 'E{"reason": 1}\n{}', "E" + "[" * 9999 + "\n{}"])
+def test_a_note_that_the_bot_makes_up_leaves_a_head_that_can_be_read(tmp_path: Path, note: str) -> None:
+    done = run(tmp_path, exported(f"require('fs').writeSync(3, {json.dumps(note)}); process.exit(1)"))
+    assert (done.exit_code, done.outcome["reason"]) == (1, "exit")
+    assert done.outcome.get("failure", {}) == {}
+
+
+def test_process_exit_zero_leaves_no_result_and_no_failure(tmp_path: Path) -> None:
+    done = run(tmp_path, exported("process.exit(0)"))
+    assert (done.exit_code, done.lines, done.outcome["kind"]) == (0, [], "none")
+
+
+GLIBC = (
+    "const e = new Error('Error loading shared library ld-linux-x86-64.so.2: No such file or directory (needed by "
+    "/bot/node_modules/@a/fast/build/Release/fast.node)'); e.code = 'ERR_DLOPEN_FAILED'; throw e"
+)
+HINTS = {
+    "require": ("main.js", "require('axios')", {}, "npm install axios"),
+    "require-inside": ("main.js", "require('ccxt/js/pro')", {}, "npm install ccxt"),
+    "scope": ("main.js", "require('@scope/one/two')", {}, "npm install @scope/one"),
+    "import": ("main.mjs", "import axios from 'axios'", {}, "npm install axios"),
+    "in-main": ("main.js", "exports.main = () => require('axios')", {}, "npm install axios"),
+    "dynamic": ("main.mjs", "export const main = () => import('axios')", {}, "npm install axios"),
+    "of-a-package": ("main.js", "require('dep')", {"node_modules/dep/index.js": "require('dap')"}, "npm install dap"),
+    "cause": (
+        "main.js",
+        "try { require('axios') } catch (cause) { throw new Error('no axios', { cause }) }",
+        {},
+        "npm install axios",
+    ),
+    "glibc": ("main.js", GLIBC, {}, "the compiled part of '@a/fast' does not suit Node"),
+    "damaged": (
+        "main.js",
+        "require('dep/dep.node')",
+        {"node_modules/dep/dep.node": "no library"},
+        'docker run --rm -v "$PWD":/bot -w /bot node:',
+    ),
+}
+
+
+@pytest.mark.parametrize("form", list(HINTS))
+def test_a_module_that_cannot_be_loaded_is_told_with_the_command_that_mends_it(tmp_path: Path, form: str) -> None:
+    script, source, files, words = HINTS[form]
+    done = BotProcess(tmp_path, "nodejs20", {script: source, **files}, script).run()
+    assert done.exit_code == 1
+    assert words in done.outcome["failure"]["hint"]
+    assert done.outcome["failure"]["reason"] == "exception"
+    assert done.stderr.decode().splitlines()[-1] == f"hint: {done.outcome['failure']['hint']}"
+    assert set(done.last) == {"status", "message"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "require('./own')",
+        "require('no; rm -rf ~')",
+        "require('node:nope')",
+        "throw new Error(\"Cannot find module 'axios'\")",
+        "throw { get code() { throw 1 } }",
+    ],
+)
+def test_what_no_command_mends_has_no_hint(tmp_path: Path, source: str) -> None:
+    done = run(tmp_path, source)
+    assert (done.exit_code, done.outcome["failure"]["hint"]) == (1, "")
+    assert b"hint:" not in done.stderr
 
 
 def test_a_syntax_error_is_told_with_its_file(tmp_path: Path) -> None:

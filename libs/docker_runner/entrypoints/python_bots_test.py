@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from libs.core.hostile_json import Parsed, parse
+from libs.docker_runner.failure import failure_from
+from libs.docker_runner.run_folders import HEAD_BOUNDS
 from tests.support.bot_process import (
     BotProcess,
     Finished,
@@ -41,7 +44,53 @@ def test_a_raised_error_gives_a_traceback_a_last_line_and_exit_code_one(tmp_path
 
 
 def test_an_error_without_a_message_is_named_by_its_type(tmp_path: Path) -> None:
-    assert run(tmp_path, "def main(id, config):\n    raise KeyError").last["message"] == "KeyError"
+    done = run(tmp_path, "def main(id, config):\n    raise KeyError")
+    assert done.last["message"] == "KeyError"
+    assert done.outcome["failure"] == {"reason": "exception", "type": "KeyError", "message": ""}
+
+
+def test_an_error_is_noted_with_its_type_and_message_and_never_by_its_text(tmp_path: Path) -> None:
+    message = "order size is larger than the limit"
+    done = run(tmp_path, f"class Refused(ValueError): pass\ndef main(id, config): raise Refused({message!r})")
+    assert done.outcome["failure"] == {"reason": "exception", "type": "main.Refused", "message": message}
+    assert (done.outcome["kind"], done.last["message"]) == ("error", message)
+
+
+@pytest.mark.parametrize("text", ["x" * 3000, "\U0001f600", '\0\n"', "\ud800"])
+def test_the_note_of_an_error_is_short_enough_to_be_read(tmp_path: Path, text: str) -> None:
+    done = run(tmp_path, f"def main(id, config): raise type('E' * 9999, (Exception,), {{}})({text!a} * 1000)")
+    head, _, _ = (tmp_path / "the0" / "outcome").read_bytes().partition(b"\n")
+    parsed = parse(head, HEAD_BOUNDS)
+    assert isinstance(parsed, Parsed)
+    assert failure_from(parsed.value["failure"]) is not None  # type: ignore[index]
+    assert done.outcome["failure"]["message"].startswith(text[:100])
+    assert done.outcome["failure"]["type"].startswith("main.E")
+
+
+@pytest.mark.parametrize(
+    "note", ["", "E", "E\n", "Exyz\n{}", "E[1]\n{}", 'E{"reason": 1}\n{}', "E" + "[" * 9999 + "\n{}"]
+)
+def test_a_note_that_the_bot_makes_up_leaves_a_head_that_can_be_read(tmp_path: Path, note: str) -> None:
+    source = f"""
+import os
+def main(id, config):
+    for descriptor in range(3, 20):
+        try:
+            os.write(descriptor, {note!r}.encode())
+        except OSError:
+            pass
+    os._exit(1)
+"""
+    done = run(tmp_path, source)
+    assert (done.exit_code, done.outcome["reason"]) == (1, "exit")
+    assert done.outcome.get("failure", {}) == {}
+
+
+def test_an_error_that_cannot_be_shown_is_noted_by_its_type(tmp_path: Path) -> None:
+    source = "class E(Exception):\n def __str__(self): raise ValueError\ndef main(id, config): raise E"
+    done = run(tmp_path, source)
+    assert done.exit_code == 1
+    assert done.outcome["failure"] == {"reason": "exception", "type": "main.E", "message": ""}
 
 
 def test_a_main_that_returns_nothing_gives_null(tmp_path: Path) -> None:
@@ -71,6 +120,7 @@ def test_a_result_that_is_not_json_is_an_error_that_says_so(tmp_path: Path) -> N
     assert done.exit_code == 1
     assert "not JSON" in done.last["message"]
     assert "set" in done.last["message"]
+    assert done.outcome["failure"]["reason"] == "result-not-json"
 
 
 def test_a_result_over_the_limit_is_an_error_that_says_so(tmp_path: Path) -> None:
@@ -78,6 +128,7 @@ def test_a_result_over_the_limit_is_an_error_that_says_so(tmp_path: Path) -> Non
     assert done.exit_code == 1
     assert "more than 1000 bytes" in done.last["message"]
     assert done.outcome["kind"] == "error"
+    assert done.outcome["failure"]["reason"] == "result-too-large"
 
 
 def test_a_large_result_comes_out_whole(tmp_path: Path) -> None:
@@ -144,6 +195,7 @@ def test_the_environment_is_the_contract(tmp_path: Path) -> None:
     code = str(tmp_path / "code")
     assert seen["BACKTEST_ID"] == "b1"
     assert seen["BACKTEST_CONFIG"] == "{}"
+    assert (seen["ID"], seen["CONFIG"]) == ("b1", "{}")
     assert seen["ENTRYPOINT_TYPE"] == "backtest"
     assert seen["SCRIPT_PATH"] == "main.py"
     assert seen["CODE_MOUNT_DIR"] == code
@@ -172,12 +224,14 @@ def test_a_missing_entrypoint_file_is_a_clear_error(tmp_path: Path) -> None:
     done = BotProcess(tmp_path, "python3.11", {"a.py": ""}, "nope.py").run()
     assert done.exit_code == 1
     assert "'nope.py' is not in the bot's archive" in done.last["message"]
+    assert done.outcome["failure"]["reason"] == "entrypoint-missing"
 
 
 def test_a_script_without_main_is_a_clear_error(tmp_path: Path) -> None:
     done = run(tmp_path, "x = 1")
     assert done.exit_code == 1
     assert "no function main(id, config)" in done.last["message"]
+    assert done.outcome["failure"]["reason"] == "main-missing"
 
 
 def test_a_syntax_error_is_told_with_its_line(tmp_path: Path) -> None:
@@ -238,6 +292,23 @@ def test_a_main_that_returns_on_sigterm_has_its_result(tmp_path: Path) -> None:
 def test_a_bot_killed_by_a_signal_has_its_exit_code(tmp_path: Path) -> None:
     done = run(tmp_path, "import os\ndef main(i, c): os.kill(os.getpid(), 9)")
     assert (done.exit_code, done.lines) == (137, [])
+
+
+def test_a_bot_that_writes_to_every_descriptor_does_not_reach_its_supervisor(tmp_path: Path) -> None:
+    source = """
+import os, time
+def main():
+    time.sleep(0.2)
+    for descriptor in range(3, 30):
+        try:
+            os.write(descriptor, bytes(range(256)))
+        except OSError:
+            pass
+    time.sleep(0.5)
+    os._exit(7)
+"""
+    done = run(tmp_path, source)
+    assert (done.exit_code, done.outcome["reason"]) == (7, "exit")
 
 
 def test_processes_that_the_bot_leaves_end_with_it(tmp_path: Path) -> None:
@@ -350,3 +421,249 @@ def test_an_early_sigterm_is_not_lost(tmp_path: Path) -> None:
         time.sleep(0.001)
     process.send_signal(signal.SIGTERM)
     assert bot.finish(process).exit_code == 143
+
+
+BOTH, NOTHING = '["b1", {"x": 1}]', "[]"
+DECORATED = """
+import functools
+def decorated(f):
+    @functools.wraps(f)
+    def wrapper({taken}):
+        return f({taken})
+    return wrapper
+@decorated
+def main({parameters}): return [{parameters}]
+"""
+SIGNATURES = {
+    "two": ("def main(id, config): return [id, config]", BOTH),
+    "other-names": ("def main(a, b): return [a, b]", BOTH),
+    "none": ("def main(): return []", NOTHING),
+    "defaults": ("def main(id=None, config=None): return [id, config]", BOTH),
+    "more-defaults": ("def main(id, config, more=1): return [id, config]", BOTH),
+    "positional-only": ("def main(id, config, /): return [id, config]", BOTH),
+    "one-default": ("def main(debug=False): return [] if debug is False else debug", NOTHING),
+    "variable": ("def main(*args): return args", BOTH),
+    "one-and-variable": ("def main(id, *args): return [id, *args]", BOTH),
+    "anything": ("def main(*args, **more): return args", BOTH),
+    "by-name": ("def main(**more): return [more['id'], more['config']]", BOTH),
+    "keyword-only": ("def main(*, config, id): return [id, config]", BOTH),
+    "keyword-only-besides": ("def main(id, config, *, more=1): return [id, config]", BOTH),
+    "keyword-only-default": ("def main(*, debug=False): return []", NOTHING),
+    "lambda": ("main = lambda: []", NOTHING),
+    "async": ("async def main(id, config): return [id, config]", BOTH),
+    "async-none": ("async def main(): return []", NOTHING),
+    "object": ("class Bot:\n def __call__(self, id, config): return [id, config]\nmain = Bot()", BOTH),
+    "object-none": ("class Bot:\n def __call__(self): return []\nmain = Bot()", NOTHING),
+    "method": ("class Bot:\n def run(self): return []\nmain = Bot().run", NOTHING),
+    "method-two": ("class Bot:\n def run(self, id, config): return [id, config]\nmain = Bot().run", BOTH),
+    "static": ("class Bot:\n @staticmethod\n def run(id, config): return [id, config]\nmain = Bot.run", BOTH),
+    "partial": ("import functools\nmain = functools.partial(lambda x, id, config: [id, config], 7)", BOTH),
+    "partial-none": ("import functools\nmain = functools.partial(lambda x: [], 7)", NOTHING),
+    "decorated": (DECORATED.format(taken="*args", parameters="id, config"), BOTH),
+    "decorated-none": (DECORATED.format(taken="*args", parameters=""), NOTHING),
+    "in-c": ("main = max", None),
+}
+
+
+@pytest.mark.parametrize("form", list(SIGNATURES))
+def test_main_is_called_by_its_signature(tmp_path: Path, form: str) -> None:
+    source, expected = SIGNATURES[form]
+    done = run(tmp_path, source, config={"x": 1})
+    if expected is None:
+        # It is called with both, and says itself what is wrong with them.
+        assert done.outcome["failure"]["type"] == "TypeError"
+    else:
+        assert (done.exit_code, done.lines) == (0, [expected])
+
+
+@pytest.mark.parametrize("parameters", ["id", "a, b, c", "*, x", "id, config, *, x", "config, *, x=1"])
+def test_a_main_that_cannot_be_called_is_told_how_to_write_it(tmp_path: Path, parameters: str) -> None:
+    done = run(tmp_path, f"def main({parameters}): return 1")
+    assert done.exit_code == 1
+    assert done.outcome["failure"]["reason"] == "signature"
+    assert "write main(id, config)" in done.last["message"]
+    assert b"main(id, config)" in done.stderr
+
+
+def test_a_type_error_inside_main_is_the_bots_own(tmp_path: Path) -> None:
+    done = run(tmp_path, "def f(): pass\ndef main(): f(1)")
+    assert done.outcome["failure"]["reason"] == "exception"
+    assert done.outcome["failure"]["type"] == "TypeError"
+
+
+def logged(directory: Path, source: str) -> tuple[list[str], list[str]]:
+    """What a bot with these lines leaves on stdout, less its result, and on stderr."""
+    done = run(directory, source + "\ndef main(): pass")
+    assert done.exit_code == 0, done.stderr
+    return done.lines[:-1], done.stderr.decode().splitlines()
+
+
+@pytest.mark.parametrize("logger", ["logging", "logging.getLogger()", "logging.getLogger('my.bot')"])
+def test_info_is_logged_to_stderr_without_configuration(tmp_path: Path, logger: str) -> None:
+    lines = f"import logging\nlog = {logger}\nlog.debug('one')\nlog.info('two %s', 2)\nlog.warning('three')"
+    name = "my.bot" if "my.bot" in logger else "root"
+    assert logged(tmp_path, lines) == ([], [f"INFO:{name}:two 2", f"WARNING:{name}:three"])
+
+
+def test_info_is_logged_before_main_and_in_modules_of_the_bots_own(tmp_path: Path) -> None:
+    files = {
+        "main.py": "import other\nimport logging\nasync def main():\n logging.getLogger('b').info('in main')",
+        "other.py": "from logging import getLogger\ngetLogger(__name__).info('on import')",
+    }
+    done = BotProcess(tmp_path, "python3.11", files, "main.py").run()
+    assert done.stderr.decode().splitlines() == ["INFO:other:on import", "INFO:b:in main"]
+
+
+def test_a_basic_config_of_the_bots_own_has_its_effect(tmp_path: Path) -> None:
+    lines = """
+import logging, sys
+log = logging.getLogger("my.bot")
+log.info("before")
+logging.basicConfig(level=logging.DEBUG, stream=sys.stdout, format="%(levelname)s my %(message)s")
+log.debug("one")
+logging.info("two")
+logging.getLogger().setLevel(logging.ERROR)
+log.warning("hidden")
+"""
+    assert logged(tmp_path, lines) == (["DEBUG my one", "INFO my two"], ["INFO:my.bot:before"])
+
+
+def test_a_level_of_the_bots_own_has_its_effect(tmp_path: Path) -> None:
+    lines = "import logging\nlogging.basicConfig(level=logging.WARNING)\nlogging.info('no')\nlogging.warning('yes')"
+    assert logged(tmp_path, lines) == ([], ["WARNING:root:yes"])
+
+
+def test_a_handler_of_the_bots_own_shows_each_line_once(tmp_path: Path) -> None:
+    lines = """
+import logging, sys
+log = logging.getLogger("my")
+log.addHandler(logging.StreamHandler(sys.stdout))
+log.info("once")
+logging.getLogger("other").info("by default")
+"""
+    assert logged(tmp_path, lines) == (["once"], ["INFO:other:by default"])
+
+
+def test_a_dict_config_of_the_bots_own_has_its_effect(tmp_path: Path) -> None:
+    lines = """
+import logging, logging.config
+logging.getLogger("early").info("before")
+logging.config.dictConfig({
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"f": {"format": "f %(message)s"}},
+    "handlers": {"out": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "f"}},
+    "root": {"level": "DEBUG", "handlers": ["out"]},
+})
+logging.getLogger("my").debug("one")
+logging.getLogger("early").info("two")
+"""
+    assert logged(tmp_path, lines) == (["f one", "f two"], ["INFO:early:before"])
+
+
+def test_a_module_named_logging_of_the_bots_own_is_left_alone(tmp_path: Path) -> None:
+    files = {"main.py": "import logging\ndef main(): return logging.x", "logging.py": "x = 7"}
+    assert BotProcess(tmp_path, "python3.11", files, "main.py").run().last == 7
+
+
+def test_the_module_logging_looks_as_it_does_elsewhere(tmp_path: Path) -> None:
+    source = """
+import inspect, logging, sys
+def main():
+    hooks = [finder for finder in sys.meta_path if "LoggingAtInfo" in str(finder)]
+    loader = logging.__spec__.loader
+    source = inspect.getsource(logging)
+    return [len(hooks), type(loader).__name__, "exec_module" in vars(loader), "class Logger" in source]
+"""
+    assert run(tmp_path, source).last == [0, "SourceFileLoader", False, True]
+
+
+def test_a_bot_that_does_not_log_does_not_wait_for_the_module(tmp_path: Path) -> None:
+    source = (
+        "import sys\ndef main(id, config): return sorted({'logging', 'inspect', 'json', 'typing'} & set(sys.modules))"
+    )
+    assert run(tmp_path, source).last == []
+
+
+FOREIGN = "cpython-312-x86_64-linux-gnu.so"
+RECORD = "fast_lib-1.0.dist-info/RECORD"
+HINTS = {
+    "missing": ("import ccxt", {}, "pip install --target vendor ccxt"),
+    "missing-inside": ("import ccxt.async_support", {}, "pip install --target vendor ccxt"),
+    "another-name": ("import sklearn.linear_model", {}, "pip install --target vendor scikit-learn"),
+    "of-a-package": ("import lib", {"vendor/lib/__init__.py": "import numpy"}, "pip install --target vendor numpy"),
+    "in-main": ("def main(): import ccxt", {}, "pip install --target vendor ccxt"),
+    "raised-from": (
+        "try:\n import ccxt\nexcept ImportError as e:\n raise RuntimeError('no ccxt') from e",
+        {},
+        "pip install --target vendor ccxt",
+    ),
+    "other-python": (
+        "import fast",
+        {"vendor/fast/__init__.py": "from . import _core", f"vendor/fast/_core.{FOREIGN}": ""},
+        "--python-version 3.11 --only-binary=:all: fast",
+    ),
+    "other-python-inside": (
+        "import fast._core",
+        {"vendor/fast/__init__.py": "", f"vendor/fast/_core.{FOREIGN}": ""},
+        "--python-version 3.11 --only-binary=:all: fast",
+    ),
+    "other-python-wrapped": (
+        "import fast",
+        {
+            "vendor/fast/__init__.py": "try:\n from fast.core import _c\nexcept ImportError as e:\n"
+            " raise ImportError('a long text') from e",
+            "vendor/fast/core/__init__.py": "",
+            f"vendor/fast/core/_c.{FOREIGN}": "",
+        },
+        "--python-version 3.11 --only-binary=:all: fast",
+    ),
+    "other-python-alone": (
+        "import fast",
+        {f"vendor/fast.{FOREIGN}": "", f"vendor/{RECORD}": f"fast.{FOREIGN},,\n"},
+        "--python-version 3.11 --only-binary=:all: fast_lib",
+    ),
+    "other-system": (
+        "import fast",
+        {"vendor/fast/__init__.py": "from . import _core", "vendor/fast/_core.cp311-win_amd64.pyd": ""},
+        f"--platform manylinux2014_{os.uname().machine} fast",
+    ),
+    "damaged": (
+        "import fast",
+        {"vendor/fast/__init__.py": "from . import _core", "vendor/fast/_core.so": "no library"},
+        "_core.so was compiled for another Python or system",
+    ),
+}
+
+
+@pytest.mark.parametrize("form", list(HINTS))
+def test_an_import_that_fails_is_told_with_the_command_that_mends_it(tmp_path: Path, form: str) -> None:
+    source, files, words = HINTS[form]
+    if "def main" not in source:
+        source += "\ndef main(): pass"
+    done = BotProcess(tmp_path, "python3.11", {"main.py": source, **files}, "main.py").run()
+    assert done.exit_code == 1
+    assert words in done.outcome["failure"]["hint"]
+    assert done.outcome["failure"]["reason"] == "exception"
+    hint = done.stderr.decode().splitlines()[-1]
+    assert hint == f"hint: {done.outcome['failure']['hint']}"
+    assert set(done.last) == {"status", "message"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "raise ValueError(\"No module named 'requests'\")",
+        "from json import nope",
+        "__import__('no; rm -rf ~')",
+        "import lib.nope",
+        "import msilib",
+        "from . import x",
+    ],
+)
+def test_what_no_command_mends_has_no_hint(tmp_path: Path, source: str) -> None:
+    files = {"main.py": source + "\ndef main(): pass", "lib/__init__.py": ""}
+    done = BotProcess(tmp_path, "python3.11", files, "main.py").run()
+    assert done.exit_code == 1
+    assert "hint" not in done.outcome["failure"]
+    assert b"hint:" not in done.stderr

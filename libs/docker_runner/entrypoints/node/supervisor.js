@@ -16,6 +16,8 @@ const DRAIN_MILLISECONDS = 5000;
 const FIRST_USAGE_MILLISECONDS = 1000;
 const USAGE_MILLISECONDS = 10000;
 const HEAD_BYTES = 512;
+// The worker reads 4 KiB of a note.
+const NOTE_BYTES = { reason: 50, type: 250, message: 1700, hint: 1000 };
 const SIGNALS = require("os").constants.signals;
 
 // Seconds since boot, time asleep included: the clock that the worker's deadlines are in.
@@ -194,17 +196,25 @@ class Supervisor {
     const all = Buffer.concat(this.result);
     let kind = String.fromCharCode(all[0] || 0);
     let payload = all.subarray(1);
+    let failure;
+    if (kind === "E") {
+      const end = payload.indexOf(10);
+      failure = bounded(payload.subarray(0, Math.max(0, end)));
+      payload = payload.subarray(end + 1);
+    }
     const limit = this.spec.result_bytes;
     if (kind === "R" && code === 0 && this.resultBytes - 1 > limit) {
       kind = "E";
       code = 1;
       const message = `main returned more than ${limit} bytes of JSON`;
+      failure = { reason: "result-too-large", message };
       payload = Buffer.from(JSON.stringify({ status: "error", message }));
     }
     if ((kind === "R" && code !== 0) || (kind === "E" && code === 0) || this.reason === "lease-lost") kind = "";
     const told = kind === "R" || kind === "E";
     if (this.reason === "lease-lost") code = LEASE_LOST;
-    this.tell(this.reason, { R: "result", E: "error" }[kind] || "none", told ? payload : Buffer.alloc(0));
+    const found = { R: "result", E: "error" }[kind] || "none";
+    this.tell(this.reason, found, told ? payload : Buffer.alloc(0), kind === "E" ? failure : undefined);
     if (told) {
       if (this.lastByte !== 10) process.stdout.write("\n");
       process.stdout.write(payload);
@@ -215,10 +225,11 @@ class Supervisor {
     process.stderr.write("", () => process.stdout.write("", exit));
   }
 
-  // Leave for the worker what the kernel counted, and at the end (with `payload`) what the bot returned.
-  tell(reason, kind, payload) {
+  // Leave for the worker what the kernel counted, and at the end (with `payload`) what the bot returned, or (with
+  // `failure`) what it did wrong.
+  tell(reason, kind, payload, failure) {
     if (this.finished && payload === undefined) return;
-    const head = JSON.stringify({ reason, kind, ...measured() }).padEnd(HEAD_BYTES - 1) + "\n";
+    const head = JSON.stringify({ reason, kind, failure, ...measured() }).padEnd(HEAD_BYTES - 1) + "\n";
     let file;
     try {
       // The file is made by the worker, if it wants to know.
@@ -235,6 +246,26 @@ class Supervisor {
       fs.closeSync(file);
     }
   }
+}
+
+// The bot's note about its error, so short that the worker reads it; undefined when it is no note.
+function bounded(note) {
+  let values;
+  try {
+    values = JSON.parse(note.toString());
+  } catch {
+    return undefined;
+  }
+  const failure = {};
+  for (const [name, most] of Object.entries(NOTE_BYTES)) {
+    let text = values?.[name];
+    if (typeof text !== "string") continue;
+    for (let size; (size = Buffer.byteLength(JSON.stringify(text))) > most; ) {
+      text = text.slice(0, Math.floor((text.length * most) / size));
+    }
+    failure[name] = text;
+  }
+  return failure;
 }
 
 // What the kernel counted for the whole container; null where it does not say. Control groups v1, then v2.

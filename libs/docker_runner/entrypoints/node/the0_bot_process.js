@@ -8,8 +8,17 @@ const path = require("path");
 const RESULT_DESCRIPTOR = 3;
 const TERMINATED = 128 + 15;
 
-// The bot cannot be run as it is; told without a stack, which would show only our own frames.
-class BotError extends Error {}
+const SUFFIXES = [".js", ".mjs", ".cjs"];
+const MESSAGE_CHARACTERS = 2000;
+
+// The bot cannot be run as it is; told without a stack, which would show only our own frames. The reason is a word of
+// `FailureReason`.
+class BotError extends Error {
+  constructor(reason, message) {
+    super(message);
+    this.reason = reason;
+  }
+}
 
 class BotProcess {
   constructor(spec, configText) {
@@ -28,11 +37,11 @@ class BotProcess {
       if (process.listenerCount("uncaughtException") === 1) this.fail(error);
     });
     process.on("beforeExit", () => {
-      if (!this.settled) this.fail(new BotError("main never finished: nothing is left that it could wait for"));
+      if (!this.settled) this.fail(new BotError("never-finished", "main never finished: nothing is left that it could wait for"));
     });
     try {
       const config = JSON.parse(this.configText);
-      this.exports = await load(path.join(this.spec.mount, this.spec.script), this.spec);
+      this.exports = await load(this.file, this.spec);
       this.succeed(await mainOf(this.exports, this.spec.script)(this.spec.id, config, this.context()));
     } catch (error) {
       this.fail(error);
@@ -43,14 +52,15 @@ class BotProcess {
   prepare() {
     const { spec } = this;
     const prefix = spec.entrypoint.toUpperCase();
-    process.env[`${prefix}_ID`] = spec.id.replaceAll("\0", "");
-    process.env[`${prefix}_CONFIG`] = this.configText;
+    process.env[`${prefix}_ID`] = process.env.ID = spec.id.replaceAll("\0", "");
+    process.env[`${prefix}_CONFIG`] = process.env.CONFIG = this.configText;
     process.env.ENTRYPOINT_TYPE = spec.entrypoint;
     process.env.SCRIPT_PATH = spec.script;
     process.env.CODE_MOUNT_DIR = spec.mount;
     process.env.PYTHONDONTWRITEBYTECODE = "1";
     if (spec.traceparent) process.env.TRACEPARENT = spec.traceparent;
-    process.argv = [process.argv[0], path.join(spec.mount, spec.script)];
+    this.file = entrypointFile(path.join(spec.mount, spec.script));
+    process.argv = [process.argv[0], this.file];
     process.chdir(spec.mount);
     // Written when it is printed: otherwise process.exit() would cut off what the pipe had no room for.
     for (const stream of [process.stdout, process.stderr]) stream._handle?.setBlocking?.(true);
@@ -98,7 +108,7 @@ class BotProcess {
       // Legal in JSON, and the end of a line to some readers; the result is to be one line.
       text = text.replace(/[\u0085\u2028\u2029]/g, (sign) => "\\u" + sign.charCodeAt(0).toString(16).padStart(4, "0"));
     } catch (error) {
-      this.fail(new BotError(`main returned something that is not JSON: ${error.message.split("\n")[0]}`));
+      this.fail(new BotError("result-not-json", `main returned something that is not JSON: ${firstLine(error)}`));
       return;
     }
     this.finish("R" + text, 0);
@@ -109,12 +119,19 @@ class BotProcess {
       this.finish("", TERMINATED);
       return;
     }
-    const text = error instanceof BotError ? error.message : require("util").inspect(error);
+    const known = error instanceof BotError;
+    const raised = !known && typeof read(() => error.stack) === "string";
+    const text = known ? error.message : inspected(error);
     const lines = text.split("\n").filter((line) => !line.includes(__filename));
     process.stderr.write(lines.join("\n") + "\n");
-    let message = typeof error === "object" && error !== null ? error.message || error.name : error;
-    if (message === undefined) message = text;
-    this.finish("E" + JSON.stringify({ status: "error", message: String(message) }), 1);
+    const hint = known ? "" : hintFor(error);
+    if (hint) process.stderr.write(`hint: ${hint}\n`);
+    const type = raised ? typeName(error) : "";
+    // What is thrown need not be an error.
+    const told = messageOf(error) || (raised ? "" : text);
+    const message = told || type || text;
+    const note = { reason: known ? error.reason : "exception", type, message: told.slice(0, MESSAGE_CHARACTERS), hint };
+    this.finish(`E${JSON.stringify(note)}\n${JSON.stringify({ status: "error", message })}`, 1);
   }
 
   // The end of main is the end: timers and sockets that the bot left would keep the process alive.
@@ -127,9 +144,52 @@ class BotProcess {
   }
 }
 
+// A bot may throw anything; what cannot be read of it is empty.
+function read(property) {
+  try {
+    return property();
+  } catch {
+    return undefined;
+  }
+}
+
+function messageOf(error) {
+  const isObject = typeof error === "object" && error !== null;
+  return read(() => (isObject ? (error.message === undefined ? "" : String(error.message)) : String(error))) ?? "";
+}
+
+// The type as a stack names it: a class of its own says more than the `Error` that it inherits its name from.
+function typeName(error) {
+  const name = read(() => error.name);
+  const own = read(() => error.constructor.name);
+  const better = typeof name !== "string" || !name || name === "Error" ? own : name;
+  return typeof better === "string" ? better : "";
+}
+
+function inspected(error) {
+  return read(() => require("util").inspect(error)) ?? "an error that cannot be shown";
+}
+
+function firstLine(error) {
+  return messageOf(error).split("\n")[0];
+}
+
+function hintFor(error) {
+  return read(() => require("./the0_hints.js").hintFor(error)) ?? "";
+}
+
+// The file that is meant: an entrypoint may be named without its suffix.
+function entrypointFile(named) {
+  return [named, ...SUFFIXES.map((suffix) => named + suffix)].find(isFile) ?? named;
+}
+
+function isFile(file) {
+  return read(() => fs.statSync(file, { throwIfNoEntry: false })?.isFile()) ?? false;
+}
+
 async function load(file, spec) {
-  if (!fs.statSync(file, { throwIfNoEntry: false })?.isFile()) {
-    throw new BotError(`entrypoint file '${spec.script}' is not in the bot's archive`);
+  if (!isFile(file)) {
+    throw new BotError("entrypoint-missing", `entrypoint file '${spec.script}' is not in the bot's archive`);
   }
   if (isModule(file, spec.mount)) return importModule(file);
   try {
@@ -167,11 +227,14 @@ function isModule(file, mount) {
 }
 
 function mainOf(exported, script) {
-  const fallback = exported?.default;
-  for (const candidate of [exported?.main, fallback?.main, fallback, exported]) {
+  // An import() of CommonJS that was compiled from a module wraps the default export twice.
+  for (const owner of [exported, exported?.default, exported?.default?.default]) {
+    if (typeof owner?.main === "function") return owner.main.bind(owner);
+  }
+  for (const candidate of [exported?.default?.default, exported?.default, exported]) {
     if (typeof candidate === "function") return candidate;
   }
-  throw new BotError(`'${script}' exports no function main(id, config)`);
+  throw new BotError("main-missing", `'${script}' exports no function main(id, config)`);
 }
 
 const base = process.argv[2];

@@ -8,7 +8,11 @@ import _signal  # type: ignore[import-not-found]
 import atexit
 import os
 import sys
-from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+
+# As `inspect` has them.
+VARARGS, VARKEYWORDS = 0x04, 0x08
+MESSAGE_CHARACTERS = 2000
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # the module takes longer to load than all others together
@@ -23,7 +27,14 @@ class Terminated(SystemExit):
 
 
 class BotError(Exception):
-    """The bot cannot be run as it is; told without a traceback, which would show only our own frames."""
+    """The bot cannot be run as it is; told without a traceback, which would show only our own frames.
+
+    The reason is a word of ``FailureReason``.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def run(spec: "dict[str, Any]", config_text: str, config: "Any", result_writer: int, blocked: set[int]) -> "NoReturn":
@@ -89,6 +100,8 @@ def prepare(spec: "dict[str, Any]", config_text: str) -> None:
     environment = {
         prefix + "_ID": spec["id"].encode("utf-8", "replace").replace(b"\0", b""),
         prefix + "_CONFIG": config_text.encode(),
+        "ID": spec["id"].encode("utf-8", "replace").replace(b"\0", b""),
+        "CONFIG": config_text.encode(),
         "ENTRYPOINT_TYPE": spec["entrypoint"].encode(),
         "SCRIPT_PATH": spec["script"].encode("utf-8", "replace"),
         "CODE_MOUNT_DIR": mount.encode(),
@@ -117,6 +130,46 @@ def prepare(spec: "dict[str, Any]", config_text: str) -> None:
         )
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
+    sys.meta_path.insert(0, LoggingAtInfo)
+
+
+class LoggingAtInfo:
+    """Finds the module ``logging`` when the bot imports it, and shows INFO and above on stderr from then on.
+
+    The bot's log would lack them: Python shows WARNING and above. A handler would do, but with one on the root logger
+    ``basicConfig`` by the bot has no effect, and a handler of the bot's own shows each line again. So this lowers the
+    level of the handler of last resort, which is used while there is no other. To import ``logging`` here, where most
+    bots do not need it, would delay the first line.
+    """
+
+    @classmethod
+    def find_spec(cls, name: str, path: "Any" = None, target: "Any" = None) -> "ModuleSpec | None":
+        if name != "logging":
+            return None
+        sys.meta_path.remove(cls)
+        spec = PathFinder.find_spec(name, path, target)
+        loader: Any = spec.loader if spec is not None else None
+        if isinstance(loader, SourceFileLoader):
+            execute = loader.exec_module
+
+            def exec_module(module: "Any") -> None:
+                del loader.exec_module
+                execute(module)
+                cls.show(module)
+
+            loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+    @staticmethod
+    def show(logging: "Any") -> None:
+        try:
+            last_resort, root = logging.lastResort, logging.root
+            last_resort.setLevel(logging.INFO)
+            last_resort.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
+            root.setLevel(logging.INFO)
+        except AttributeError:
+            # A file of the bot's own that has the name.
+            return
 
 
 def installed() -> list[str]:
@@ -135,7 +188,7 @@ def call(spec: "dict[str, Any]", config: "Any", termination: Termination) -> "An
     script = spec["script"]
     path = os.path.join(spec["mount"], script)
     if not os.path.isfile(path):
-        raise BotError(f"entrypoint file {script!r} is not in the bot's archive")
+        raise BotError("entrypoint-missing", f"entrypoint file {script!r} is not in the bot's archive")
     name = os.path.basename(path).partition(".")[0]
     if name in sys.stdlib_module_names or not name:
         name = "bot_" + name
@@ -149,13 +202,46 @@ def call(spec: "dict[str, Any]", config: "Any", termination: Termination) -> "An
     loader.exec_module(module)
     main = getattr(module, "main", None)
     if not callable(main):
-        raise BotError(f"{script!r} has no function main(id, config)")
-    returned = main(spec["id"], config)
+        raise BotError("main-missing", f"{script!r} has no function main(id, config)")
+    arguments, keywords = arguments_for(main, spec["id"], config)
+    returned = main(*arguments, **keywords)
     if not hasattr(returned, "__await__"):
         return returned
     import asyncio
 
     return asyncio.run(termination.cancel_on_signal(returned))
+
+
+def arguments_for(main: "Any", bot_id: str, config: "Any") -> "tuple[tuple[Any, ...], dict[str, Any]]":
+    """What *main* is called with: id and config, by position or else by name, or nothing."""
+    both: tuple[tuple[Any, ...], dict[str, Any]] = ((bot_id, config), {})
+    if type(main) is type(arguments_for) and not hasattr(main, "__wrapped__") and not hasattr(main, "__signature__"):
+        # The plain functions that nearly all bots have; for the others the module `inspect` is worth its time.
+        code = main.__code__
+        required = code.co_argcount - len(main.__defaults__ or ())
+        takes_two = required <= 2 and (code.co_argcount >= 2 or code.co_flags & VARARGS)
+        if takes_two and not code.co_kwonlyargcount:
+            return both
+        if not code.co_argcount and not code.co_kwonlyargcount and not code.co_flags & (VARARGS | VARKEYWORDS):
+            return (), {}
+    import inspect
+
+    try:
+        signatures = [inspect.signature(main), inspect.signature(main, follow_wrapped=False)]
+    except (TypeError, ValueError):
+        # One in C, which does not say.
+        return both
+    # A decorator may take more than what it wraps, or less: best is what suits both.
+    for some in (signatures, signatures[1:]):
+        for arguments, keywords in (both, ((), {"id": bot_id, "config": config}), ((), {})):
+            try:
+                for signature in some:
+                    signature.bind(*arguments, **keywords)
+            except TypeError:
+                continue
+            return arguments, keywords
+    parameters = ", ".join(signatures[0].parameters)
+    raise BotError("signature", f"main({parameters}) cannot be called: write main(id, config), or main() without any")
 
 
 def encode(value: "Any") -> bytes:
@@ -166,7 +252,7 @@ def encode(value: "Any") -> bytes:
         except ValueError:
             return dumps(without_nan(value))
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
-        raise BotError(f"main returned something that is not JSON: {error}") from None
+        raise BotError("result-not-json", f"main returned something that is not JSON: {error}") from None
 
 
 def dumps(value: "Any") -> bytes:
@@ -206,10 +292,14 @@ def without_nan(value: "Any") -> "Any":
 
 
 def failure(error: BaseException) -> bytes:
-    """The error as the last line says it, once its traceback is on stderr."""
+    """What the supervisor is to note about the error, and below it the last line, once the traceback is on stderr."""
+    message = message_of(error)
+    note = {"message": message[:MESSAGE_CHARACTERS]}
     if isinstance(error, BotError):
+        note["reason"] = error.reason
         print(error, file=sys.stderr)  # noqa: T201 - stderr is the bot's log
     else:
+        note.update(reason="exception", type=type_name(error))
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename.startswith((__file__, "<frozen importlib")):
             trace = trace.tb_next
@@ -218,11 +308,35 @@ def failure(error: BaseException) -> bytes:
             sys.excepthook(type(error), error, trace)
         except Exception:  # noqa: BLE001 - the bot's own hook is broken
             sys.__excepthook__(type(error), error, trace)
+    hint = hint_for(error) if note["reason"] == "exception" else ""
+    if hint:
+        note["hint"] = hint
+        print("hint:", hint, file=sys.stderr)  # noqa: T201
+    return dumps(note) + b"\n" + dumps({"status": "error", "message": message or type(error).__name__})
+
+
+def message_of(error: BaseException) -> str:
     try:
-        message = str(error)
+        return str(error)
     except Exception:  # noqa: BLE001 - the bot's own __str__ is broken
-        message = ""
-    return dumps({"status": "error", "message": message or type(error).__name__})
+        return ""
+
+
+def type_name(error: BaseException) -> str:
+    """The type as a traceback names it."""
+    module, name = type(error).__module__, type(error).__qualname__
+    return name if module in ("builtins", "__main__") else f"{module}.{name}"
+
+
+def hint_for(error: BaseException) -> str:
+    """What mends the error, with the command; empty when that is not known."""
+    try:
+        # Beside this file; the folder is not on the bot's path.
+        hints = type(sys)("the0_hints")
+        SourceFileLoader("the0_hints", os.path.join(os.path.dirname(__file__), "the0_hints.py")).exec_module(hints)
+        return str(hints.hint_for(error))
+    except Exception:  # noqa: BLE001 - the error itself must be told, whatever state the bot left this process in
+        return ""
 
 
 def exit_code(error: SystemExit) -> int:

@@ -26,6 +26,8 @@ DRAIN_SECONDS = 5.0
 FIRST_USAGE_SECONDS = 1.0
 USAGE_SECONDS = 10.0
 HEAD_BYTES = 512
+# The worker reads 4 KiB of a note.
+NOTE_BYTES = {"reason": 50, "type": 250, "message": 1700, "hint": 1000}
 CHUNK_BYTES = 65536
 CLOCK = time.CLOCK_BOOTTIME
 
@@ -174,6 +176,9 @@ class Supervisor:
             _signal.set_wakeup_fd(-1)
             os.dup2(output[1], 1)
             os.dup2(errors[1], 2)
+            for descriptor in (self._wake, wake_writer, *output, *errors, result[0]):
+                # What the bot writes to any descriptor that it finds must not reach us as a signal.
+                os.close(descriptor)
             run_bot(self._base, self._spec, result[1], handled)
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, handled)
         for _, writer in (output, errors, result):
@@ -302,11 +307,14 @@ class Supervisor:
         status = self._status or 0
         code = os.waitstatus_to_exitcode(status)
         code = 128 - code if code < 0 else code
-        kind, payload = self._result[:1], self._result[1:]
+        kind, payload, note = self._result[:1], self._result[1:], b""
         limit = self._spec["result_bytes"]
-        if kind == b"R" and code == 0 and len(payload) > limit:
+        if kind == b"E":
+            note, _, payload = payload.partition(b"\n")
+        elif kind == b"R" and code == 0 and len(payload) > limit:
             kind, code = b"E", 1
-            payload = b'{"status": "error", "message": "main returned more than %d bytes of JSON"}' % limit
+            message = b'"message": "main returned more than %d bytes of JSON"}' % limit
+            note, payload = b'{"reason": "result-too-large", ' + message, b'{"status": "error", ' + message
         if (kind == b"R" and code != 0) or (kind == b"E" and code == 0) or self._reason == "lease-lost":
             kind = b""
         if kind:
@@ -317,19 +325,21 @@ class Supervisor:
             self._drain()
         if self._reason == "lease-lost":
             code = LEASE_LOST
-        self._record({b"R": "result", b"E": "error"}.get(kind, "none"), payload if kind else b"")
+        failure = bounded(note) if kind == b"E" else ""
+        self._tell(self._reason, {b"R": "result", b"E": "error"}.get(kind, "none"), payload if kind else b"", failure)
         return code
 
-    def _record(self, kind: str, payload: bytes) -> None:
-        self._tell(self._reason, kind, payload)
+    def _tell(self, reason: str, kind: str, payload: bytes | None = None, failure: str = "") -> None:
+        """Leave for the worker what the kernel counted, and at the end (with *payload*) what the bot returned.
 
-    def _tell(self, reason: str, kind: str, payload: bytes | None = None) -> None:
-        """Leave for the worker what the kernel counted, and at the end (with *payload*) what the bot returned."""
+        *failure* is the JSON of what it did wrong.
+        """
         import the0_usage  # type: ignore[import-not-found]  # pants: no-infer-dep
 
         path = self._base + "/outcome"
         usage = ", ".join(f'"{name}": {value}' for name, value in the0_usage.measured().items())
-        head = f'{{"reason": "{reason}", "kind": "{kind}", {usage}}}'.ljust(HEAD_BYTES - 1) + "\n"
+        failed = f'"failure": {failure}, ' if failure else ""
+        head = f'{{"reason": "{reason}", "kind": "{kind}", {failed}{usage}}}'.ljust(HEAD_BYTES - 1) + "\n"
         try:
             # The file is made by the worker, if it wants to know.
             file = os.open(path, os.O_WRONLY | (0 if payload is None else os.O_TRUNC))
@@ -343,6 +353,21 @@ class Supervisor:
             os.write(2, f"the outcome cannot be written: {error}\n".encode())
         finally:
             os.close(file)
+
+
+def bounded(note: bytes) -> str:
+    """The JSON of the bot's note about its error, so short that the worker reads it; empty when it is no note."""
+    try:
+        values = parse_json(note.decode())
+        texts = {name: values[name] for name in NOTE_BYTES if isinstance(values.get(name), str)}
+    except (ValueError, AttributeError, RecursionError):
+        return ""
+    fields = []
+    for name, text in texts.items():
+        while len(encoded := _json.encode_basestring_ascii(text)) > NOTE_BYTES[name]:
+            text = text[: len(text) * NOTE_BYTES[name] // len(encoded)]
+        fields.append(f'"{name}": {encoded}')
+    return "{" + ", ".join(fields) + "}"
 
 
 def run_bot(base: str, spec: "dict[str, Any]", result_writer: int, blocked: set[int]) -> None:

@@ -1,0 +1,79 @@
+"""Why a run gave no result: a typed reason, from the supervisor or found on this host. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+_TYPE_CHARACTERS = 200
+_TEXT_CHARACTERS = 2000
+
+
+class FailureReason(StrEnum):
+    """Why there is no result.
+
+    EXCEPTION: the code of the bot raised. ENTRYPOINT_MISSING: its file is not there. MAIN_MISSING: the file has no
+    ``main``. SIGNATURE: ``main`` cannot be called with an id and a config. NEVER_FINISHED: ``main`` waits for something
+    that cannot come. RESULT_NOT_JSON, RESULT_TOO_LARGE: ``main`` returned, and what it returned cannot be used.
+    EXIT_CODE: the process ended with another exit code than 0, and left nothing else. INTERRUPTED: it did not end by
+    itself; the reason of the end (``EndReason``) says how.
+    """
+
+    EXCEPTION = "exception"
+    ENTRYPOINT_MISSING = "entrypoint-missing"
+    MAIN_MISSING = "main-missing"
+    SIGNATURE = "signature"
+    NEVER_FINISHED = "never-finished"
+    RESULT_NOT_JSON = "result-not-json"
+    RESULT_TOO_LARGE = "result-too-large"
+    EXIT_CODE = "exit-code"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no result.
+
+    Attributes:
+        type: the exception's type as a traceback names it, such as ``ValueError``; empty when nothing was raised.
+        message: the exception's message, which may be empty, or a sentence.
+        hint: what mends it, with the command; empty when that is not known.
+    """
+
+    reason: FailureReason
+    message: str = ""
+    type: str = ""
+    hint: str = ""
+
+    @property
+    def summary(self) -> str:
+        """Type and message, as the last line of a traceback has them."""
+        if self.type and self.message:
+            return f"{self.type}: {self.message}"
+        return self.type or self.message or "main raised an error"
+
+    @property
+    def sentence(self) -> str:
+        """The summary and the hint, in one line."""
+        line = " ".join(self.summary.split())
+        return f"{line}; {self.hint}" if self.hint else line
+
+
+def failure_from(note: object) -> Failure | None:
+    """What a supervisor noted, which is hostile input: bounded, and fit to be stored. None when it is no failure."""
+    if not isinstance(note, Mapping):
+        return None
+    try:
+        reason = FailureReason(str(note.get("reason")))
+    except ValueError:
+        return None
+    return Failure(
+        reason,
+        message=_text(note.get("message"), _TEXT_CHARACTERS),
+        type=_text(note.get("type"), _TYPE_CHARACTERS),
+        hint=_text(note.get("hint"), _TEXT_CHARACTERS),
+    )
+
+
+def _text(value: object, most: int) -> str:
+    """Bounded, and without the halves of characters that UTF-8 cannot say."""
+    return value[:most].encode("utf-8", "replace").decode() if isinstance(value, str) else ""
