@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from libs.core.api.answers import FAILURES
 from libs.core.errors import UserError
 from libs.docker_runner.container import ContainerState, Ended, EndReason, RunOutcome, from_labels
 from libs.docker_runner.errors import ArchiveRejected, CodeMissing, UnknownRuntime
@@ -129,3 +130,16 @@ def test_what_cannot_be_begun_says_why(error: UserError, reason: str, words: str
 def test_results_lie_below_the_id(backtest_id: str, key: str) -> None:
     assert analysis_key(backtest_id) == key
     assert logs_key(backtest_id) == key.replace("analysis.json", "logs.txt")
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        *(verdict(reason, error="it is so") for reason in EndReason if reason is not EndReason.STOPPED),
+        verdict(EndReason.FINISHED, result=4.5),
+        verdict(EndReason.FINISHED, error="its result is larger than the limit"),
+        *(rejection(error) for error in (CodeMissing("b", "k"), ArchiveRejected("k", "e", "r"), UserError("x"))),
+    ],
+)
+def test_failed_backtest_is_among_the_failures(found: Verdict) -> None:
+    assert found.success or found.reason in FAILURES

@@ -26,6 +26,7 @@ from tools.cli.output import output_option, print_lines
 _POLL_SECONDS = 0.1
 _QUIET_SECONDS = 5.0
 _REMEMBERED_LINES = 500
+_LONG_RESULT = 200
 
 
 @click.command()
@@ -36,7 +37,8 @@ def logs(backtest_id: str, follow: bool, output: str) -> None:
     """Show what a backtest printed.
 
     While it runs it comes from its worker, on whatever machine: with -f as it is printed. When it is done, it is in
-    the storage.
+    the storage. The last line is its result: a long one is shown by `runtime backtest show`, and here only with
+    --output json.
     """
     interrupts.run(_logs(backtest_id, follow, output))
 
@@ -45,7 +47,22 @@ async def _logs(backtest_id: str, follow: bool, output: str) -> None:
     async with connected() as servers:
         if await known_of(servers, backtest_id) is None:
             raise Failure(f"there is no backtest {backtest_id!r}, and nothing is known of one", ExitCode.NOT_FOUND)
-        await print_lines(backtest_id, printed(servers, backtest_id, follow), output)
+        lines = printed(servers, backtest_id, follow)
+        await print_lines(backtest_id, lines if output == "json" else without_result(backtest_id, lines), output)
+
+
+async def without_result(backtest_id: str, lines: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    """*lines* with a note in place of a long result, which is the last one."""
+    perhaps_result = ""
+    async with contextlib.aclosing(lines):
+        async for line in lines:
+            if perhaps_result:
+                yield perhaps_result
+            perhaps_result = line if len(line) > _LONG_RESULT and line.startswith(("{", "[")) else ""
+            if not perhaps_result:
+                yield line
+    if perhaps_result:
+        yield f"(here stands a result of {len(perhaps_result):,} characters: runtime backtest show {backtest_id})"
 
 
 async def printed(servers: Connections, backtest_id: str, follow: bool) -> AsyncGenerator[str, None]:

@@ -1,15 +1,18 @@
 """`runtime backtest` and `runtime schedule` over real servers, where nobody runs what they announce."""
 
+import io
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from minio import Minio
 from pymongo import MongoClient
 
 from libs.core.service import SERVICES
+from services.backtest_runner.objects import analysis_key, logs_key
 from tools import samples
 from tools.cli.exit_codes import ExitCode
 from tools.cli.main import run
@@ -76,6 +79,24 @@ def commands(
             client.drop_database(service.database)
 
 
+StoreResult = Callable[[str, str, str], None]
+
+
+@pytest.fixture
+def store_result(commands: Commands, s3_server: S3Server, bucket_prefix: str) -> StoreResult:
+    """Stores what a backtest that is done leaves: its result and its output."""
+    client = Minio(s3_server.endpoint, s3_server.access_key, s3_server.secret_key, secure=False)
+    bucket = f"{bucket_prefix}results"
+    if not client.bucket_exists(bucket):
+        client.make_bucket(bucket)
+
+    def store(backtest_id: str, analysis: str, printed: str) -> None:
+        for key, text in ((analysis_key(backtest_id), analysis), (logs_key(backtest_id), printed)):
+            client.put_object(bucket, key, io.BytesIO(text.encode()), len(text.encode()))
+
+    return store
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -96,6 +117,20 @@ def test_an_unknown_id_is_named_and_not_found(commands: Commands, command: str) 
 def test_there_is_nothing_in_a_new_deployment(commands: Commands, command: str) -> None:
     assert commands.json(*command.split()) == []
     assert "There are no" in commands.text(*command.split())
+
+
+def test_long_result_of_a_backtest_is_named_instead_of_dumped(commands: Commands, store_result: StoreResult) -> None:
+    result = json.dumps({"metrics": {"profit": 1}, "plots": ["x" * 200_000]})
+    store_result("b1", result, f'bought 3\n{{"sold": 3}}\n{result}\n')
+    store_result("b2", '{"metrics": {}}', 'bought 4\n{"metrics": {}}\n')
+
+    shown = commands.text("backtest", "logs", "b1").splitlines()
+
+    assert shown[:2] == ["bought 3", '{"sold": 3}']
+    assert len(shown) == 3
+    assert len(shown[2]) < 200
+    assert "runtime backtest show b1" in shown[2]
+    assert commands.text("backtest", "logs", "b2") == 'bought 4\n{"metrics": {}}\n'
 
 
 def test_a_backtest_that_waits_is_listed_shown_and_cancelled(commands: Commands) -> None:

@@ -1,7 +1,8 @@
 """What ``/api/v1`` answers, as values; the description in ``/api/v1/openapi.json`` is made from these types."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -19,6 +20,8 @@ class Summary:
         leader: the master that leads, as last seen; *leader_url* is where it answers, if that is known.
         problem: why segments cannot be read now; empty when they can.
         workers, segments, entities: how many there are in each role or state.
+        ended: how many runs ended in the last 24 hours, finished, failed or otherwise. A backtest that is done is no
+            entity any more, and is counted here only.
     """
 
     service: str
@@ -31,6 +34,7 @@ class Summary:
     segments: dict[str, int] | None
     max_segment: int
     entities: dict[str, int]
+    ended: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,20 @@ class RunPage:
     next: datetime | None
 
 
-FAILURES = ("error", "oom", "timeout", "killed", "lease-lost", "missing", "not-started", "rejected")
+FAILURES = (
+    *("error", "oom", "timeout", "killed", "lease-lost", "missing", "not-started", "rejected"),
+    # Of backtests.
+    *("exception", "result", "code-missing", "bad-archive", "unknown-runtime", "lost"),
+)
 """The reasons of runs that did not end as somebody wanted."""
+
+
+def by_outcome(reasons: Mapping[str, int]) -> dict[str, int]:
+    """How many runs ended well, badly or otherwise, of so many for each reason; those without any are left out."""
+    counted: Counter[str] = Counter()
+    for reason, number in reasons.items():
+        counted["failed" if reason in FAILURES else "finished" if reason == "finished" else "stopped"] += number
+    return dict(sorted(counted.items()))
 
 
 def run_view(run: RunRecord) -> RunView:

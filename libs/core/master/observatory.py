@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import aiohttp
 
 from libs.core.api import remote_output
-from libs.core.api.answers import EntityPage, RunPage, SegmentPage, Summary, WorkerPage, run_view
+from libs.core.api.answers import EntityPage, RunPage, SegmentPage, Summary, WorkerPage, by_outcome, run_view
 from libs.core.api.errors import Refused
 from libs.core.errors import RuntimeFault
 from libs.core.master.status import MasterSnapshot, SegmentState, WorkerRole
@@ -18,6 +18,8 @@ from libs.core.store.processes import ProcessStore
 from libs.core.store.runs import RunFilter, RunStore
 
 _COUNTED_SECONDS = 2.0
+_ENDED_COUNTED_SECONDS = 10.0
+_ENDED_WITHIN = timedelta(days=1)
 
 
 class Observatory:
@@ -35,6 +37,7 @@ class Observatory:
         self._processes = ProcessStore(database)
         self._session: aiohttp.ClientSession | None = None
         self._counts: tuple[float, dict[str, int]] | None = None
+        self._ended: tuple[float, dict[str, int]] | None = None
 
     async def close(self) -> None:
         """Let go of connections to workers. Closing twice is harmless."""
@@ -56,6 +59,7 @@ class Observatory:
             segments={str(state): number for state, number in known.segment_counts().items()} if known.leads else None,
             max_segment=known.max_segment,
             entities=await self.counts(),
+            ended=await self.ended(),
         )
 
     async def leader_url(self) -> str | None:
@@ -92,6 +96,13 @@ class Observatory:
         if self._counts is None or time.monotonic() - self._counts[0] > _COUNTED_SECONDS:
             self._counts = (time.monotonic(), await self._entities.counts())
         return self._counts[1]
+
+    async def ended(self) -> dict[str, int]:
+        """How many runs ended in the last 24 hours, by outcome; up to ten seconds old."""
+        if self._ended is None or time.monotonic() - self._ended[0] > _ENDED_COUNTED_SECONDS:
+            reasons = await self._runs.reasons(datetime.now(UTC) - _ENDED_WITHIN)
+            self._ended = (time.monotonic(), by_outcome(reasons))
+        return self._ended[1]
 
     async def entities(self, wanted: EntityFilter, *, after: str | None, limit: int) -> EntityPage:
         """Entities by id."""

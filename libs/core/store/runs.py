@@ -191,6 +191,16 @@ class RunStore:
             cursor = self._runs.find(query).sort([("started_at", DESCENDING), ("_id", ASCENDING)]).limit(limit)
             return [_record(document) async for document in cursor]
 
+    async def reasons(self, ended_since: datetime) -> dict[str, int]:
+        """How many runs ended since then, by their reason. Reads all of them."""
+        pipeline: list[Document] = [
+            {"$match": {"ended_at": {"$gte": ended_since}}},
+            {"$group": {"_id": "$reason", "number": {"$sum": 1}}},
+        ]
+        with translated():
+            groups = await self._runs.aggregate(pipeline)
+            return {str(group["_id"]): int(group["number"]) async for group in groups}
+
 
 def _query(wanted: RunFilter) -> Document:
     query: Document = {

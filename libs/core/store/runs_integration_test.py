@@ -205,3 +205,13 @@ async def test_looking_for_an_entitys_runs_reads_no_others(runs: RunStore, datab
     plan = await cursor.explain()
 
     assert "entity_id_1_started_at_-1" in str(plan["queryPlanner"]["winningPlan"])
+
+
+async def test_ends_of_late_are_counted_by_reason(runs: RunStore) -> None:
+    for number, reason in enumerate(("finished", "finished", "exception", "stopped")):
+        await runs.finish(ended(run(f"r{number}"), reason))
+    await runs.start(run("open"))
+    end = NOON + timedelta(seconds=90)
+
+    assert await runs.reasons(end) == {"finished": 2, "exception": 1, "stopped": 1}
+    assert await runs.reasons(end + timedelta(seconds=1)) == {}

@@ -116,6 +116,7 @@ class StatusPage:
             "segments": _by_name(segments) if known.leads else None,
             "waiting": segments[SegmentState.WAITING] if known.leads else 0,
             "entities": None,
+            "ended": None,
             "failures": None,
             "recent": None,
             "problem": "",
@@ -125,6 +126,7 @@ class StatusPage:
             async with asyncio.timeout(_OVERVIEW_SECONDS):
                 shown["leader_url"] = await observatory.leader_url()
                 shown["entities"] = await observatory.counts()
+                shown["ended"] = await observatory.ended()
                 failed = RunFilter(reasons=FAILURES, started_after=datetime.now(UTC) - timedelta(days=1))
                 shown["failures"] = _by_entity((await observatory.runs(failed, limit=_COUNTED_FAILURES)).runs)
                 shown["recent"] = (await observatory.runs(RunFilter(), limit=_RECENT)).runs

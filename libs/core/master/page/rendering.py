@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from libs.core.api.answers import RunView
+from libs.core.api.answers import FAILURES, RunView
 from libs.core.hostile_json import Bounds, Parsed, parse
 from libs.core.master.page import files as folder
 from libs.core.master.page.visible import age, ago, clock, duration, shortened, size, visible
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _GOOD = {"running", "owning", "owned", "finished", "completing"}
-_BAD = {"backing-off", "rejected", "error", "oom", "timeout", "lease-lost", "missing", "not-started", "retrying"}
+_BAD = {"backing-off", "failed", "retrying", *FAILURES} - {"killed"}
 # A bot wrote it.
 _LINE_BOUNDS = Bounds(bytes=64 * 1024, depth=16, values=1000)
+_MOST_OF_A_RESULT = 200
 _BUSY = {"starting", "assigned", "draining", "held", "killed", "queued"}
 
 
@@ -87,13 +88,19 @@ def _digest(text: str) -> str:
 
 
 def said(run: RunView) -> str:
-    """What is best known of how a run went: the message of its record, of its result, or the last line it printed."""
+    """What is best known of how a run went: the message of its record, of its result, or the last line it printed.
+
+    A long result is no note: the line before it is.
+    """
     last = run.last_lines[-1] if run.last_lines else ""
-    if not run.message and last.startswith("{"):
+    if not run.message and last.startswith(("{", "[")):
         parsed = parse(last.encode("utf-8", "replace"), _LINE_BOUNDS)
         result = parsed.value if isinstance(parsed, Parsed) else None
         told = result.get("message") if isinstance(result, dict) else None
-        return told if isinstance(told, str) and told else last
+        if isinstance(told, str) and told:
+            return told
+        if len(last) > _MOST_OF_A_RESULT:
+            return run.last_lines[-2] if len(run.last_lines) > 1 else "returned a result"
     return run.message or last
 
 

@@ -81,6 +81,7 @@ PAGES: dict[str, dict[str, Any]] = {
         "problem": EVIL,
         "waiting": 2,
         "entities": {EVIL: 3},
+        "ended": {"finished": 3, "failed": 1},
         "workers": None,
         "segments": {"waiting": 2},
         "failures": [(RUN, 7)],
@@ -151,6 +152,8 @@ def test_nothing_is_fetched_from_elsewhere(name: str) -> None:
         ("", ("{not json",), "{not json"),
         ("", ('{"message": 7}',), '{"message": 7}'),
         ("", (), ""),
+        ("", ("bought 3", '{"plots": "' + 500 * "x"), "bought 3"),
+        ("", ("[" + 500 * "1,",), "returned a result"),
     ],
 )
 def test_of_a_run_what_says_most_is_shown(message: str, lines: tuple[str, ...], told: str) -> None:
