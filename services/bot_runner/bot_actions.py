@@ -36,6 +36,7 @@ for _reason in (*EndReason, "not-started"):
 _ABSENT_STATES = {
     StopReason.DISABLED: BotState.DISABLED,
     StopReason.KILLED: BotState.KILLED,
+    StopReason.STOPPED: BotState.STOPPED,
     StopReason.REJECTED: BotState.REJECTED,
 }
 # A stop or a look that failed is tried again by the next round; this keeps the rounds from chasing each other.
@@ -66,6 +67,7 @@ class BotActions:
         self._policy = policy or RestartPolicy()
         self._clock = clock
         self._unseen: dict[str, tuple[Executable, str]] = {}
+        self._cut_short: set[str] = set()
 
     @property
     def statuses(self) -> Collection[BotStatus]:
@@ -107,6 +109,17 @@ class BotActions:
         except Retryable as error:
             log.warning("action failed; it is tried again", action=type(action).__name__, error=str(error))
             await asyncio.sleep(_RETRY_SECONDS)
+
+    async def cut_short(self, container: ManagedContainer) -> None:
+        """Kill *container*, whose graceful stop is under way: that one then goes on as if it had been a kill."""
+        if not self._owned.proven():
+            return
+        self._cut_short.add(container.container_id)
+        log.info("grace of a stop is cut short", container=container.name)
+        try:
+            await self._runner.stop(container, 0.0)
+        except Retryable as error:
+            log.warning("bot could not be killed; its grace goes on", container=container.name, error=str(error))
 
     async def settle(
         self, desired: Mapping[str, DesiredBot], kept: Sequence[ManagedContainer], present: Collection[str]
@@ -214,12 +227,15 @@ class BotActions:
         grace = 0.0 if action.reason is StopReason.KILLED else self._stop_grace
         log.info("bot is being stopped", reason=str(action.reason), container=action.container.name)
         ended = await self._runner.stop(action.container, grace)
+        was_cut_short = action.container.container_id in self._cut_short
+        self._cut_short.discard(action.container.container_id)
+        reason = StopReason.KILLED if was_cut_short else action.reason
         # At once, since people wait to read that it is down; and before it is taken away: should this worker die in
         # between, the next one still finds how it ended.
-        await self._records.ended(ended, str(action.reason))
+        await self._records.ended(ended, str(reason))
         await self._records.last_words(action.container)
         await self._runner.remove(action.container)
-        log.info("bot stopped", reason=str(action.reason), container=action.container.name)
+        log.info("bot stopped", reason=str(reason), container=action.container.name)
 
     async def _bury(self, container: ManagedContainer) -> None:
         # Of a dead container this only asks how it ended. It is taken away when all of that is written down: should

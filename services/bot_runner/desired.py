@@ -48,7 +48,7 @@ class Desires:
         history = self._ledger.history(entity)
         bot = DesiredBot(entity.id, entity.revision, history, told=entity.status, trace=entity.trace)
         if entity.held is not None:
-            return replace(bot, absence=StopReason.KILLED)
+            return replace(bot, absence=StopReason.STOPPED if entity.held.graceful else StopReason.KILLED)
         if not entity.enabled:
             return replace(bot, absence=StopReason.DISABLED)
         try:

@@ -19,6 +19,7 @@ class StopReason(StrEnum):
     DELETED = "deleted"
     DISABLED = "disabled"
     KILLED = "killed"
+    STOPPED = "stopped"
     CHANGED = "changed"
     REJECTED = "rejected"
 

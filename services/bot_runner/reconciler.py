@@ -19,7 +19,7 @@ from libs.docker_runner.engine_room import WAITING_LOOK_SECONDS, EngineRoom
 from libs.docker_runner.waiting import WaitingForRoom
 from services.bot_runner.bot_actions import BotActions
 from services.bot_runner.desired import Desires
-from services.bot_runner.plan import Action, DesiredBot, Start, plan
+from services.bot_runner.plan import Action, DesiredBot, Start, Stop, StopReason, plan
 from services.bot_runner.status import BotState, BotStatus
 
 _FIRST_SETBACK_SECONDS = 0.5
@@ -58,6 +58,7 @@ class SegmentReconciler:
         self._clock = clock
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._setbacks = Setbacks(_FIRST_SETBACK_SECONDS, _LONGEST_SETBACK_SECONDS)
+        self._in_grace: dict[str, Stop] = {}
         self._stock_taken = False
         self.running = 0
         """How many containers were found as they should be in the last round."""
@@ -134,6 +135,9 @@ class SegmentReconciler:
         for action in decided.actions:
             if action.id not in unsettled and self._setbacks.left_seconds(_key(action)) == 0:
                 self._begin(action, desired.get(action.id), tasks)
+            elif _kills(action) and (stop := self._in_grace.pop(action.id, None)) is not None:
+                # The kill switch does not wait for the grace of a stop that began before it.
+                tasks.create_task(self._cut_short(stop), name=f"kill bot {action.id[:40]!r}")
         settled = [container for container in decided.kept if container.id not in unsettled]
         await self._actions.settle(desired, settled, unsettled | {container.id for container in actual})
         for bot_id, wait in self._waiting:
@@ -147,6 +151,8 @@ class SegmentReconciler:
             self._room.expect(action.executable.room)
         task = tasks.create_task(self._act(action, trace), name=f"bot {action.id[:40]!r}")
         self._under_way[action.id] = task
+        if isinstance(action, Stop) and not _kills(action):
+            self._in_grace[action.id] = action
 
     async def _act(self, action: Action, trace: Mapping[str, str]) -> None:
         about: Attributes = {"runtime.id": action.id, "runtime.segment": self._owned.segment_id}
@@ -163,7 +169,12 @@ class SegmentReconciler:
             if isinstance(action, Start):
                 self._room.settle(action.executable.room)
             del self._under_way[action.id]
+            self._in_grace.pop(action.id, None)
             self.wake.set()
+
+    async def _cut_short(self, stop: Stop) -> None:
+        with isolated("kill bot"):
+            await self._actions.cut_short(stop.container)
 
     def _sooner(self, next_start: float | None) -> float | None:
         """The Unix time of the first start or of the first action that is tried again, whichever is earlier."""
@@ -181,5 +192,9 @@ class SegmentReconciler:
 
 
 def _key(action: Action) -> str:
-    """What fails apart from others: a bot whose start fails is still killed at once."""
-    return f"{type(action).__name__} {action.id}"
+    """What fails apart from others: a bot whose start or graceful stop fails is still killed at once."""
+    return f"{'Kill' if _kills(action) else type(action).__name__} {action.id}"
+
+
+def _kills(action: Action) -> bool:
+    return isinstance(action, Stop) and action.reason is StopReason.KILLED

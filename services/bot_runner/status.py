@@ -24,6 +24,7 @@ class BotState(StrEnum):
     REJECTED = "rejected"
     DISABLED = "disabled"
     KILLED = "killed"
+    STOPPED = "stopped"
 
 
 @dataclass(frozen=True)

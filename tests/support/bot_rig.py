@@ -42,6 +42,7 @@ class BotRig:
         looks: counts how often an owner asked who else may be running a bot.
         doubles: bots that were started while another container of theirs ran, on whatever host.
         reconcilers: the one that worked last for each segment.
+        stop_grace_seconds: that owners leave a bot which is stopped gracefully.
     """
 
     def __init__(self, database: Database) -> None:
@@ -52,6 +53,7 @@ class BotRig:
         self.looks = Death()
         self.doubles: list[str] = []
         self.reconcilers: dict[int, SegmentReconciler] = {}
+        self.stop_grace_seconds = 0.0
         self._hosts: list[FakeHost] = []
         self._processes = itertools.count(1)
 
@@ -144,7 +146,7 @@ class BotRig:
                 runner=runner,
                 records=self.records(host, death=death),
                 ledger=ledger,
-                stop_grace_seconds=0.0,
+                stop_grace_seconds=self.stop_grace_seconds,
                 policy=RestartPolicy(initial_seconds=0.05),
             ),
             room=host.room,

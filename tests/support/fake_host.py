@@ -16,6 +16,7 @@ from libs.docker_runner.engine_room import EngineRoom
 from libs.docker_runner.errors import NoRoom
 from libs.docker_runner.executable import Executable, Limits
 from libs.docker_runner.room import RoomRules
+from tests.support.eventually import eventually
 
 PARALLEL_STARTS = 8
 _REASONS: dict[int | None, EndReason] = {0: EndReason.FINISHED, LEASE_LOST_EXIT_CODE: EndReason.LEASE_LOST}
@@ -43,6 +44,8 @@ class FakeHost:
         faults_after: the same, by starts that make their containers.
         away: raised by every look at the containers.
         capacity: what the containers' limits may add up to; None: any number of them.
+        stubborn: containers do not end on SIGTERM, so that a graceful stop lasts until somebody kills them.
+        graces: seconds that each stop of a running container left it, by entity.
     """
 
     name: str = "host"
@@ -54,6 +57,8 @@ class FakeHost:
     faults: list[Exception] = field(default_factory=list)
     faults_after: list[Exception] = field(default_factory=list)
     away: Exception | None = None
+    stubborn: bool = False
+    graces: dict[str, list[float]] = field(default_factory=dict)
     starts: list[Start] = field(default_factory=list)
     containers: dict[str, ManagedContainer] = field(default_factory=dict)
     stopped: set[str] = field(default_factory=set)
@@ -102,6 +107,9 @@ class FakeHost:
         known = self.containers.get(container.container_id)
         if known is not None and known.state is ContainerState.RUNNING:
             self.stopped.add(container.container_id)
+            self.graces.setdefault(container.id, []).append(grace_seconds)
+            if self.stubborn and grace_seconds >= 1:
+                await eventually(lambda: not self._runs(container), grace_seconds)
             self.end(container.container_id, 143)
         return self._ended(container)
 
@@ -149,6 +157,10 @@ class FakeHost:
         """All containers end, as by their dead-man's switches."""
         for container_id in list(self.containers):
             self.end(container_id, LEASE_LOST_EXIT_CODE)
+
+    def _runs(self, container: ManagedContainer) -> bool:
+        known = self.containers.get(container.container_id)
+        return known is not None and known.state is ContainerState.RUNNING
 
     def _ended(self, container: ManagedContainer) -> Ended:
         known = self.containers.get(container.container_id, container)

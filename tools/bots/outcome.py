@@ -14,7 +14,7 @@ from services.bot_runner.status import BotState
 _POLL_SECONDS = 0.1
 # A bot that fails at its first line is seen running for an instant.
 _STEADY_SECONDS = 1.0
-_AT_REST = (BotState.DISABLED, BotState.KILLED)
+_AT_REST = (BotState.DISABLED, BotState.KILLED, BotState.STOPPED)
 
 
 class BotNotRunning(Permanent):

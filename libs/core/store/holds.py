@@ -1,4 +1,8 @@
-"""The kill switch: which entities must not run, whatever their documents and events say."""
+"""Holds: which entities must not run, whatever their documents and events say.
+
+A kill is for the moment when the code itself cannot be trusted to stop; a graceful stop leaves it the time to put its
+affairs in order. Each is undone by itself: a resume lifts a kill, a start lifts a stop.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -66,20 +70,32 @@ class HoldTarget:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """That a target is held, since when, and on whose word."""
+    """A target that must not run, since when, and on whose word.
+
+    Attributes:
+        graceful: what runs gets SIGTERM and its grace; otherwise it is killed at once.
+    """
 
     target: HoldTarget
     since: datetime
     by: str = ""
     reason: str = ""
+    graceful: bool = False
+
+    @property
+    def state(self) -> str:
+        """The state of what is held and does not run."""
+        return "stopped" if self.graceful else "killed"
 
 
 class Holds:
     """All holds of one moment. Cheap to ask for every entity of a scan."""
 
     def __init__(self, holds: Iterable[Hold] = ()) -> None:
-        self._all = sorted(holds, key=lambda hold: hold.since)
-        self._by_id = {hold.target.value: hold for hold in reversed(self._all) if hold.target.kind == "id"}
+        self._all = sorted(holds, key=lambda hold: (hold.graceful, hold.since))
+        self._by_id = {
+            (hold.target.value, hold.graceful): hold for hold in reversed(self._all) if hold.target.kind == "id"
+        }
         self._broad = [hold for hold in self._all if hold.target.kind != "id"]
 
     def __iter__(self) -> Iterator[Hold]:
@@ -89,11 +105,26 @@ class Holds:
         return len(self._all)
 
     def on(self, document: Mapping[str, object]) -> Hold | None:
-        """The hold that keeps this entity from running: its own before a broader one. None when it may run."""
-        own = self._by_id.get(str(document.get("id")))
+        """The hold that keeps this entity from running, None when it may run.
+
+        A kill before a graceful stop; of two of one kind, the entity's own before a broader one.
+        """
+        return self._of_kind(document, graceful=False) or self._of_kind(document, graceful=True)
+
+    def on_all(self) -> Hold | None:
+        """The hold on everything that counts, or None."""
+        return next((hold for hold in self._all if hold.target.kind == "all"), None)
+
+    def exactly(self, target: HoldTarget, *, graceful: bool) -> Hold | None:
+        """The hold of this kind on exactly this target, or None."""
+        return next((hold for hold in self._all if hold.target == target and hold.graceful == graceful), None)
+
+    def _of_kind(self, document: Mapping[str, object], *, graceful: bool) -> Hold | None:
+        own = self._by_id.get((str(document.get("id")), graceful))
         if own is not None:
             return own
-        return next((hold for hold in self._broad if hold.target.matches(document)), None)
+        matching = (hold for hold in self._broad if hold.graceful == graceful and hold.target.matches(document))
+        return next(matching, None)
 
 
 class HoldStore:
@@ -102,32 +133,33 @@ class HoldStore:
     def __init__(self, database: Database) -> None:
         self._holds = database["holds"]
 
-    async def hold(self, target: HoldTarget, by: str = "", reason: str = "") -> Hold:
-        """Hold *target* from now on. Repeated, it keeps the time of the first.
+    async def hold(self, target: HoldTarget, by: str = "", reason: str = "", *, graceful: bool = False) -> Hold:
+        """Hold *target* from now on. Repeated, it keeps the time of the first. A kill and a stop are two holds.
 
         Wake the owners afterwards: see :meth:`libs.core.events.wakeups.WakeUps.segments_changed`.
         """
         with translated():
             await self._holds.update_one(
-                {"_id": target.key},
+                {"_id": _key(target, graceful)},
                 {
                     "$setOnInsert": {
                         "kind": target.kind,
                         "path": target.path,
                         "value": target.value,
                         "since": datetime.now(UTC),
+                        "graceful": graceful,
                     },
                     "$set": {"by": by, "reason": reason},
                 },
                 upsert=True,
             )
-            document = await self._holds.find_one({"_id": target.key})
-        return _hold(document) if document is not None else Hold(target, datetime.now(UTC), by, reason)
+            document = await self._holds.find_one({"_id": _key(target, graceful)})
+        return _hold(document) if document is not None else Hold(target, datetime.now(UTC), by, reason, graceful)
 
-    async def resume(self, target: HoldTarget) -> bool:
-        """Undo the hold of exactly this target; False if there was none. Other holds on the same entities stay."""
+    async def resume(self, target: HoldTarget, *, graceful: bool = False) -> bool:
+        """Undo the hold of exactly this target and kind; False if there was none. Other holds on it stay."""
         with translated():
-            result = await self._holds.delete_one({"_id": target.key})
+            result = await self._holds.delete_one({"_id": _key(target, graceful)})
         return result.deleted_count > 0
 
     async def current(self) -> Holds:
@@ -136,9 +168,14 @@ class HoldStore:
             return Holds([_hold(document) async for document in self._holds.find({})])
 
 
+def _key(target: HoldTarget, graceful: bool) -> str:
+    return f"stop {target.key}" if graceful else target.key
+
+
 def _hold(document: Document) -> Hold:
     target = HoldTarget(str(document["kind"]), str(document["path"]), str(document["value"]))
-    return Hold(target, document["since"], str(document.get("by", "")), str(document.get("reason", "")))
+    by, reason = str(document.get("by", "")), str(document.get("reason", ""))
+    return Hold(target, document["since"], by, reason, bool(document.get("graceful")))
 
 
 def _at(value: object, path: list[str]) -> Iterator[object]:

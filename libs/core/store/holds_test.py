@@ -55,6 +55,25 @@ def test_an_entitys_own_hold_is_told_before_a_broader_one() -> None:
     assert Holds().on(DOCUMENT) is None
 
 
+def test_a_kill_counts_before_a_graceful_stop_however_broad_either_is() -> None:
+    early, late = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC) + timedelta(days=1)
+    own_stop = Hold(HoldTarget.entity("b1"), early, graceful=True)
+    kill_of_all = Hold(HoldTarget.everything(), late)
+    assert Holds([own_stop]).on(DOCUMENT) == own_stop
+    assert Holds([own_stop, kill_of_all]).on(DOCUMENT) == kill_of_all
+    assert (own_stop.state, kill_of_all.state) == ("stopped", "killed")
+
+
+def test_a_hold_is_found_by_exactly_its_target_and_kind() -> None:
+    now = datetime(2025, 1, 1, tzinfo=UTC)
+    own_stop, own_kill = Hold(HoldTarget.entity("b1"), now, graceful=True), Hold(HoldTarget.entity("b1"), now)
+    holds = Holds([own_stop, own_kill])
+    assert holds.exactly(HoldTarget.entity("b1"), graceful=True) == own_stop
+    assert holds.exactly(HoldTarget.entity("b1"), graceful=False) == own_kill
+    assert holds.exactly(HoldTarget.entity("b2"), graceful=True) is None
+    assert holds.exactly(HoldTarget.everything(), graceful=True) is None
+
+
 def test_targets_have_keys_of_their_own() -> None:
     targets = [
         HoldTarget.everything(),
