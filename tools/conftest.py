@@ -4,12 +4,14 @@ import tests.support.examples  # noqa: F401 - for what it sets
 from tests.support.abandoned_connections import no_abandoned_connections
 from tests.support.blocked_loop import loop_watch, no_blocked_loop
 from tests.support.browser import chromium
+from tests.support.commands import commands
 from tests.support.docker import docker_engine, scope
 from tests.support.servers import bucket_prefix, database_name, mongo_uri, mongod, nats_server, s3_server
 
 __all__ = [
     "bucket_prefix",
     "chromium",
+    "commands",
     "database_name",
     "docker_engine",
     "loop_watch",

@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,19 @@ class Done:
 
 
 class Terminal:
-    """Runs commands as a person would. *home*: where a `dev` stack of theirs is."""
+    """Runs commands as a person would.
 
-    def __init__(self, home: Path) -> None:
+    Args:
+        home: where a `dev` stack of theirs is.
+        settings: variables that they have set.
+    """
+
+    def __init__(self, home: Path, settings: Mapping[str, str] | None = None) -> None:
         self.home = home
         servers = ("MONGO_URI", "NATS_URL", "MINIO_ENDPOINT")
         self._environment = {name: value for name, value in os.environ.items() if name not in servers}
         self._environment |= {"RUNTIME_HOME": str(home), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        self._environment |= settings or {}
 
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
         """Begin a command."""

@@ -9,48 +9,61 @@ from libs.core.object_store import ObjectMissing, ObjectStore
 from libs.core.run_record import RunRecord
 from libs.core.service import BACKTEST_RUNNER
 from libs.core.store.entities import Entity
+from libs.core.store.ownership import Ownership
 from libs.core.store.runs import RunFilter, RunStore
+from libs.core.store.shown_state import Shown, shown
 from services.backtest_runner.objects import analysis_key, logs_key
 from tools.cli.connections import Connections
+from tools.cli.entity_states import told_by
 
 
 @dataclass(frozen=True)
 class Known:
-    """Everything that there is of one backtest. *entity* is None once it is done, *analysis* None before."""
+    """Everything that there is of one backtest. *entity* is None once it is done, *analysis* None before.
+
+    *owner* has the segment of one that is not done.
+    """
 
     id: str
     entity: Entity | None
     analysis: Mapping[str, Any] | None
     runs: list[RunRecord]
+    owner: Ownership | None = None
 
     @property
     def state(self) -> str:
         """In one word."""
+        return self.shown.state
+
+    @property
+    def shown(self) -> Shown:
+        """Its state, with the reason where there is one."""
         if self.entity is not None:
-            return state_of(self.entity)
+            return state_of(self.entity, self.owner)
+        return Shown(self._ended)
+
+    @property
+    def _ended(self) -> str:
         return "failed" if self.analysis is None or self.analysis.get("status") == "failed" else "finished"
 
 
-def state_of(entity: Entity) -> str:
-    """How a backtest is that is not done: waiting, running, completing, held or off."""
-    told = entity.status.get("state")
-    if told == "completing":
-        return "completing"
-    if entity.held is not None:
-        return "held"
-    return str(told or ("waiting" if entity.enabled else "off"))
+def state_of(entity: Entity, owner: Ownership | None) -> Shown:
+    """How a backtest is that is not done: waiting, running, completing, killed, off or unknown."""
+    return shown(told_by(entity), owner)
 
 
 async def known_of(servers: Connections, backtest_id: str) -> Known | None:
     """What is known; None when nothing is."""
     entity = await (await servers.entities(BACKTEST_RUNNER)).get(backtest_id)
+    owners = await (await servers.owners(BACKTEST_RUNNER)).of([entity.segment_id] if entity is not None else [])
     runs = await RunStore(await servers.database(BACKTEST_RUNNER)).list(RunFilter(entity_id=backtest_id))
     bucket = servers.storage_settings().results_bucket
     content = await _read(servers.storage(), bucket, analysis_key(backtest_id)) if entity is None else None
     if entity is None and content is None and not runs:
         return None
     analysis = json.loads(content) if content is not None else None
-    return Known(backtest_id, entity, analysis, runs)
+    owner = owners.get(entity.segment_id) if entity is not None else None
+    return Known(backtest_id, entity, analysis, runs, owner)
 
 
 async def output_of(servers: Connections, backtest_id: str) -> str:

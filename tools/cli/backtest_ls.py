@@ -7,13 +7,16 @@ import click
 from libs.core.run_record import RunRecord
 from libs.core.service import BACKTEST_RUNNER
 from libs.core.store.entities import Entity
+from libs.core.store.ownership import Ownership
 from libs.core.store.runs import RunFilter, RunStore
 from tools.backtests.results import state_of
 from tools.cli import interrupts
 from tools.cli.connections import connected
+from tools.cli.entity_states import with_reason
 from tools.cli.output import output_option, show, table
 
 _COLUMNS = ("id", "state", "attempt", "worker", "since", "seconds", "detail")
+_LEAST = ("attempt", "seconds", "worker", "since")
 
 
 @click.command()
@@ -22,8 +25,8 @@ _COLUMNS = ("id", "state", "attempt", "worker", "since", "seconds", "detail")
 def ls(done: int, output: str) -> None:
     """List the backtests that wait or run, and then the latest that are done."""
     found = interrupts.run(_ls(done))
-    rows = [[row[column] for column in _COLUMNS] for row in found]
-    show(output, found, lambda: table(_COLUMNS, rows, empty="There are no backtests."))
+    rows = [[with_reason(row)[column] for column in _COLUMNS] for row in found]
+    show(output, found, lambda: table(_COLUMNS, rows, empty="There are no backtests.", least=_LEAST))
 
 
 async def _ls(done: int) -> list[dict[str, Any]]:
@@ -32,20 +35,24 @@ async def _ls(done: int) -> list[dict[str, Any]]:
         under_way: list[Entity] = []
         while page := await entities.page(after_id=under_way[-1].id if under_way else ""):
             under_way += page
+        owners = await (await servers.owners(BACKTEST_RUNNER)).all()
         runs = RunStore(await servers.database(BACKTEST_RUNNER))
         # Attempts that were tried again are in the history too.
         ended = await runs.list(RunFilter(open=False), limit=4 * done) if done else []
     open_ids = {entity.id for entity in under_way}
     latest = {run.entity_id: run for run in reversed(ended) if run.entity_id not in open_ids}
     newest_first = sorted(latest.values(), key=lambda run: run.started_at, reverse=True)
-    return [_open(entity) for entity in under_way] + [_done(run) for run in newest_first[:done]]
+    return [_open(entity, owners.get(entity.segment_id)) for entity in under_way] + [
+        _done(run) for run in newest_first[:done]
+    ]
 
 
-def _open(entity: Entity) -> dict[str, Any]:
-    status = entity.status
+def _open(entity: Entity, owner: Ownership | None) -> dict[str, Any]:
+    status, now = entity.status, state_of(entity, owner)
     return {
         "id": entity.id,
-        "state": state_of(entity),
+        "state": now.state,
+        "state_reason": now.why,
         "attempt": status.get("attempt"),
         "worker": status.get("worker"),
         "since": status.get("since"),
@@ -58,6 +65,7 @@ def _done(run: RunRecord) -> dict[str, Any]:
     return {
         "id": run.entity_id,
         "state": "finished" if run.reason == "finished" else "failed",
+        "state_reason": "",
         "attempt": run.attempt,
         "worker": run.worker_id,
         "since": run.ended_at,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from libs.core.store.entities import Entity, EntityStore
+from libs.core.store.ownership import OwnershipReader
+from libs.core.store.shown_state import Shown
 from tools.backtests.results import state_of
 
 if TYPE_CHECKING:  # slow to import, and of no use where nobody watches
@@ -55,22 +57,23 @@ class RunProgress:
                 click.style(f"· {self._id}: {text} ({time.monotonic() - self._begun:.1f} s)", dim=True), err=True
             )
 
-    async def watch(self, entities: EntityStore) -> None:
+    async def watch(self, entities: EntityStore, owners: OwnershipReader) -> None:
         """Say what becomes of the backtest, until it is done."""
         while (entity := await entities.get(self._id)) is not None:
-            self.say(_described(entity))
+            owner = (await owners.of([entity.segment_id])).get(entity.segment_id)
+            self.say(_described(entity, state_of(entity, owner)))
             await asyncio.sleep(_POLL_SECONDS)
 
 
-def _described(entity: Entity) -> str:
-    state, status = state_of(entity), entity.status
-    if state == "running":
+def _described(entity: Entity, now: Shown) -> str:
+    status = entity.status
+    if now.state == "running":
         again = f", attempt {status['attempt']}" if status.get("attempt", 1) != 1 else ""
         return f"running on {status.get('worker')}{again}"
     words = {
         "waiting": "waiting for a worker",
         "completing": "its result is being stored",
-        "held": "held by a kill switch",
+        "killed": "held by a kill switch",
         "off": "switched off by its config",
     }
-    return words.get(state, state)
+    return words.get(now.state, now.text)

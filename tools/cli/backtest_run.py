@@ -77,7 +77,10 @@ async def _run(
                 return None, ""
             progress.say("waiting for a worker")
             await _until_known(servers, backtest_id)
-            await interrupts.while_running(progress.watch(entities), _show_output(servers, backtest_id, quiet))
+            await interrupts.while_running(
+                progress.watch(entities, await servers.owners(BACKTEST_RUNNER)),
+                _show_output(servers, backtest_id, quiet),
+            )
             progress.say("done")
         return await known_of(servers, backtest_id), await output_of(servers, backtest_id)
 

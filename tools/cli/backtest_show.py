@@ -74,7 +74,7 @@ def _write(file: Path, text: str) -> None:
 def _tell_people(known: Known) -> None:
     last = known.runs[0] if known.runs else None
     took = f" in {last.duration_seconds:.1f} s" if last is not None and last.duration_seconds is not None else ""
-    click.echo(f"{known.id} {known.state}{took}")
+    click.echo(f"{known.id} {known.shown.text}{took}")
     if known.analysis is None:
         return
     if known.state == "failed":

@@ -6,18 +6,28 @@ import click
 
 from libs.core.service import BOT_RUNNER
 from libs.core.store.entities import Entity
+from libs.core.store.ownership import Ownership
+from libs.core.store.shown_state import shown
 from tools.cli import interrupts
 from tools.cli.connections import connected
+from tools.cli.entity_states import told_by, with_reason
 from tools.cli.output import output_option, show, table
+
+_COLUMNS = ("id", "state", "segment", "worker", "restarts", "version", "runtime", "since", "detail")
+_LEAST = ("runtime", "version", "segment", "restarts", "worker", "since")
 
 
 @click.command()
 @output_option
 def ls(output: str) -> None:
-    """List the bots with their states."""
+    """List the bots with their states.
+
+    A bot whose worker is gone is `unknown`, or `waiting` for a worker: a state counts only while a worker owns the
+    bot's segment.
+    """
     bots = interrupts.run(_ls())
-    columns = ("id", "state", "segment", "worker", "restarts", "version", "runtime", "since", "detail")
-    show(output, bots, lambda: table(columns, [[b[c] for c in columns] for b in bots], empty="There are no bots."))
+    rows = [[with_reason(bot)[column] for column in _COLUMNS] for bot in bots]
+    show(output, bots, lambda: table(_COLUMNS, rows, empty="There are no bots.", least=_LEAST))
 
 
 async def _ls() -> list[dict[str, Any]]:
@@ -26,15 +36,16 @@ async def _ls() -> list[dict[str, Any]]:
         found: list[Entity] = []
         while page := await entities.page(after_id=found[-1].id if found else ""):
             found += page
-        return [_row(entity) for entity in found]
+        owners = await (await servers.owners(BOT_RUNNER)).all()
+        return [_row(entity, owners.get(entity.segment_id)) for entity in found]
 
 
-def _row(entity: Entity) -> dict[str, Any]:
-    status = entity.status
-    state = status.get("state") or ("waiting" if entity.should_run else "off")
+def _row(entity: Entity, owner: Ownership | None) -> dict[str, Any]:
+    status, now = entity.status, shown(told_by(entity), owner)
     return {
         "id": entity.id,
-        "state": state,
+        "state": now.state,
+        "state_reason": now.why,
         "detail": status.get("detail", ""),
         "segment": entity.segment_id,
         "worker": status.get("worker") or None,

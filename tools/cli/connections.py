@@ -22,6 +22,7 @@ from libs.core.store.client import Database, Mongo, StoreUnavailable
 from libs.core.store.entities import EntityStore
 from libs.core.store.entity_writer import Derive
 from libs.core.store.leases import LeaseStore
+from libs.core.store.ownership import OwnershipReader
 from libs.core.store.partitions import PartitionStore
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
@@ -96,6 +97,10 @@ class Connections:
         """The leases of the service's segments, to read. Errors as database()."""
         life_seconds = load(LeaseSettings, environ=self.target.environment).life_seconds
         return LeaseStore(await self.database(service), life_seconds, timeout_seconds=_LEASES_SECONDS)
+
+    async def owners(self, service: ServiceDefinition) -> OwnershipReader:
+        """Who has the service's segments. Errors as database()."""
+        return OwnershipReader(await self.database(service))
 
     @property
     def has_nats(self) -> bool:

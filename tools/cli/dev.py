@@ -151,4 +151,10 @@ def _print(parts: list[dict[str, object]]) -> None:
         )
         for part in parts
     ]
-    table(("part", "state", "pid", "port", "http", "log"), rows, empty="nothing runs")
+    table(
+        ("part", "state", "pid", "port", "http", "log"),
+        rows,
+        empty="nothing runs",
+        text=("log",),
+        least=("pid", "port"),
+    )

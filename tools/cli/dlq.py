@@ -37,7 +37,12 @@ def ls(service: str | None, output: str) -> None:
         for letter in letters
     ]
     columns = ("number", "given up", "service", "subject", "id", "reason")
-    show(output, [_described(x) for x in letters], lambda: table(columns, rows, empty="There are no dead letters."))
+    least = ("service", "given up", "subject")
+    show(
+        output,
+        [_described(x) for x in letters],
+        lambda: table(columns, rows, empty="There are no dead letters.", least=least),
+    )
 
 
 @dlq.command("show")

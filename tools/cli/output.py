@@ -3,13 +3,16 @@
 import dataclasses
 import json
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from datetime import datetime
 from enum import Enum
 from typing import Any
 
 import click
+
+from tools.cli.tables import cell as cell
+from tools.cli.tables import table as table
 
 output_option = click.option(
     "--output",
@@ -44,35 +47,6 @@ async def print_lines(entity_id: str, lines: AsyncGenerator[str, None], output: 
             else:
                 click.echo(line)
             sys.stdout.flush()
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str, title: str | None = None) -> None:
-    """Print rows under their columns; *empty* when there are none."""
-    if not rows:
-        click.echo(empty)
-        return
-    # Slow to import, and not needed for JSON.
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        shown.add_row(*(Text(cell(value)) for value in row))
-    # As wide as the terminal; in a file or a pipe nothing is cut.
-    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(shown)
-
-
-def cell(value: object) -> str:
-    """A value as people read it: nothing for None, times in UTC to the second."""
-    if value is None:
-        return "-"
-    if isinstance(value, datetime):
-        return value.strftime("%Y-%m-%d %H:%M:%S")
-    if isinstance(value, float):
-        return f"{value:.1f}"
-    text = str(value)
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def _plain(value: object) -> Any:

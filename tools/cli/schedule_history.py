@@ -6,7 +6,9 @@ import click
 
 from libs.core.run_record import RunRecord
 from libs.core.service import BOT_SCHEDULER
+from libs.core.store.ownership import Ownership
 from libs.core.store.runs import RunFilter, RunStore
+from libs.core.store.shown_state import run_state
 from libs.docker_runner.log_keys import log_key
 from tools.cli import interrupts
 from tools.cli.connections import connected
@@ -37,10 +39,11 @@ async def _history(schedule_id: str, count: int) -> list[dict[str, Any]]:
         found = await runs.list(RunFilter(entity_id=schedule_id), limit=count)
         if not found and await (await servers.entities(BOT_SCHEDULER)).get(schedule_id) is None:
             raise Failure(f"there is no schedule {schedule_id!r}, and no run of one", ExitCode.NOT_FOUND)
-        return [_row(run) for run in found]
+        owners = await (await servers.owners(BOT_SCHEDULER)).of(run.segment_id for run in found if not run.reason)
+        return [_row(run, owners.get(run.segment_id)) for run in found]
 
 
-def _row(run: RunRecord) -> dict[str, Any]:
+def _row(run: RunRecord, owner: Ownership | None) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "scheduled_at": run.scheduled_at,
@@ -49,7 +52,7 @@ def _row(run: RunRecord) -> dict[str, Any]:
         "started_at": run.started_at,
         "ended_at": run.ended_at,
         "seconds": run.duration_seconds,
-        "reason": run.reason or "running",
+        "reason": run.reason or run_state(run.worker_id, owner),
         "exit_code": run.exit_code,
         "message": run.message or "",
         "failure": run.failure,

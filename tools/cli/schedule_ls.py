@@ -6,11 +6,17 @@ import click
 
 from libs.core.service import BOT_SCHEDULER
 from libs.core.store.entities import Entity
+from libs.core.store.ownership import Ownership
+from libs.core.store.shown_state import shown
 from services.bot_scheduler.state import ScheduleState
 from tools.cli import interrupts
 from tools.cli.connections import connected
+from tools.cli.entity_states import told_by, with_reason
 from tools.cli.local_time import local
 from tools.cli.output import output_option, show, table
+
+_COLUMNS = ("id", "state", "schedule", "next run", "last run", "ended", "segment", "detail")
+_LEAST = ("segment", "ended", "last run")
 
 
 @click.command()
@@ -20,8 +26,7 @@ def ls(output: str) -> None:
     found = interrupts.run(_ls())
 
     def text() -> None:
-        columns = ("id", "state", "schedule", "next run", "last run", "ended", "segment", "detail")
-        table(columns, [_cells(row) for row in found], empty="There are no schedules.")
+        table(_COLUMNS, [_cells(row) for row in found], empty="There are no schedules.", least=_LEAST)
 
     show(output, found, text)
 
@@ -32,15 +37,18 @@ async def _ls() -> list[dict[str, Any]]:
         found: list[Entity] = []
         while page := await entities.page(after_id=found[-1].id if found else ""):
             found += page
-        return [_row(ScheduleState.of(entity)) for entity in found]
+        owners = await (await servers.owners(BOT_SCHEDULER)).all()
+        return [_row(ScheduleState.of(entity), owners.get(entity.segment_id)) for entity in found]
 
 
-def _row(state: ScheduleState) -> dict[str, Any]:
+def _row(state: ScheduleState, owner: Ownership | None) -> dict[str, Any]:
     entity, status = state.entity, state.entity.status
+    now = shown(told_by(entity, _word(state)), owner)
     last = status.get("last_run")
     return {
         "id": state.id,
-        "state": _word(state),
+        "state": now.state,
+        "state_reason": now.why,
         "schedule": entity.config.get("schedule"),
         "timezone": state.definition.schedule.zone.key if state.definition is not None else None,
         "next_run": state.next_at if state.runnable and not state.problem else None,
@@ -55,10 +63,11 @@ def _row(state: ScheduleState) -> dict[str, Any]:
 
 
 def _word(state: ScheduleState) -> str:
+    """What the document tells, as if a worker had its segment."""
     if state.problem:
         return "rejected"
-    if state.held:
-        return "killed"
+    if state.entity.held is not None:
+        return state.entity.held.state
     if state.firing is not None:
         return str(state.entity.status.get("state") or "running") if state.firing.started else "starting"
     if state.paused:
@@ -67,6 +76,7 @@ def _word(state: ScheduleState) -> str:
 
 
 def _cells(row: dict[str, Any]) -> list[object]:
+    row = with_reason(row)
     last = row["last_run"] or {}
     zone = f" {row['timezone']}" if row["timezone"] not in (None, "UTC") else ""
     return [

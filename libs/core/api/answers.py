@@ -10,6 +10,8 @@ from enum import Enum
 from libs.core.master.status import SegmentStatus, WorkerStatus
 from libs.core.run_record import RunRecord
 from libs.core.store.entity_views import EntityView
+from libs.core.store.ownership import Ownership
+from libs.core.store.shown_state import run_state
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class RunView:
     """One run, as the history has it; the fields from *ended_at* on are null while it goes on.
 
     Attributes:
+        state: why it ended, or else ``running``; ``unknown`` when its worker is gone and nobody has seen its end.
         failure: what the bot did wrong, in one word; null when it did nothing wrong.
         error_type, error_message: of the exception that its main raised.
         hint: what mends it, with the command; null when that is not known.
@@ -103,6 +106,7 @@ class RunView:
     cause: str | None
     attempt: int | None
     trace_id: str | None
+    state: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,12 @@ def by_outcome(reasons: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counted.items()))
 
 
-def run_view(run: RunRecord) -> RunView:
-    """A run without the digest of its config, by which a guess at what is in that could be checked."""
+def run_view(run: RunRecord, owner: Ownership | None = None) -> RunView:
+    """A run without the digest of its config, by which a guess at what is in that could be checked.
+
+    Args:
+        owner: who has its segment, for a run without an end.
+    """
     return RunView(
         run_id=run.run_id,
         entity_id=run.entity_id,
@@ -162,6 +170,7 @@ def run_view(run: RunRecord) -> RunView:
         cause=run.cause,
         attempt=run.attempt,
         trace_id=run.trace_id,
+        state=run.reason or run_state(run.worker_id, owner),
     )
 
 

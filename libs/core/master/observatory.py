@@ -14,6 +14,7 @@ from libs.core.master.status import MasterSnapshot, SegmentState, WorkerRole
 from libs.core.service import ServiceDefinition
 from libs.core.store.client import Database
 from libs.core.store.entity_views import EntityFilter, EntityView, EntityViews
+from libs.core.store.ownership import OwnershipReader
 from libs.core.store.processes import ProcessStore
 from libs.core.store.runs import RunFilter, RunStore
 
@@ -34,6 +35,7 @@ class Observatory:
         self.snapshot = snapshot
         self._entities = EntityViews(database, service.collection)
         self._runs = RunStore(database)
+        self._owners = OwnershipReader(database)
         self._processes = ProcessStore(database)
         self._session: aiohttp.ClientSession | None = None
         self._counts: tuple[float, dict[str, int]] | None = None
@@ -115,7 +117,9 @@ class Observatory:
 
     async def runs(self, wanted: RunFilter, *, limit: int) -> RunPage:
         """Runs, the newest first."""
-        found = [run_view(run) for run in await self._runs.list(wanted, limit=limit + 1)]
+        listed = await self._runs.list(wanted, limit=limit + 1)
+        owners = await self._owners.of(run.segment_id for run in listed if run.ended_at is None)
+        found = [run_view(run, owners.get(run.segment_id)) for run in listed]
         more: datetime | None = found[limit - 1].started_at if len(found) > limit else None
         return RunPage(found[:limit], more)
 

@@ -19,11 +19,13 @@ from libs.core.master.master import Master
 from libs.core.master.metrics import MasterCollector
 from libs.core.master.observatory import Observatory
 from libs.core.master.page.handlers import StatusPage
+from libs.core.master.unowned import UnownedEntities
 from libs.core.metrics import observe, registry
 from libs.core.presence import be_present, reachable_at
 from libs.core.process import Process, ProcessSettings
 from libs.core.settings import AutoscalerSettings, CoordinationSettings, LeaseSettings, NatsSettings, PartitionSettings
 from libs.core.store.entities import EntityStore
+from libs.core.store.entity_counts import EntityCounts
 from libs.core.store.leases import LeadershipStore, LeaseStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.processes import KnownProcess, ProcessStore
@@ -87,6 +89,9 @@ class MasterRole:
         own_loops.extend(self._loops(master, settings))
         self._show(process, settings, master, master_name)
         registry.register(MasterCollector(master.counts))
+        unowned = UnownedEntities(EntityCounts(process.database, process.service.collection))
+        own_loops.append(("entities without an owner", unowned.count_for_ever))
+        registry.register(unowned)
         process.lifecycle.part("master", master.run)
         process.lifecycle.on_stop("resign", lambda: process.lifecycle.end_part("master"), limit_seconds=5)
         if settings.nats.url is not None:

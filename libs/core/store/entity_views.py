@@ -10,44 +10,22 @@ from pymongo import ASCENDING
 
 from libs.core.store.client import Database, Document, translated
 from libs.core.store.entities import EntityStore
+from libs.core.store.entity_counts import EntityCounts
 from libs.core.store.holds import Hold, Holds
+from libs.core.store.ownership import Ownership, OwnershipReader
 from libs.core.store.partitions import PartitionStore
+from libs.core.store.shown_state import UNOWNED_STATES, UNSAID, ShownState, shown
+from libs.core.store.told import TOLD_FIELDS, number, owner_of, told, whole
 
-_OFF = [False, 0, "false", "0"]
 _LAST_TEXT = "\U0010ffff"
 _DETAIL_CHARACTERS = 1000
 _LIMIT_SECONDS = 4.0
 """Of a question that goes through all entities; the server gives it up too."""
-_ENABLED = {
-    "$not": [
-        {
-            "$in": [
-                {
-                    "$cond": [
-                        {"$eq": [{"$type": "$config.enabled"}, "string"]},
-                        {"$toLower": {"$trim": {"input": "$config.enabled"}}},
-                        "$config.enabled",
-                    ]
-                },
-                _OFF,
-            ]
-        }
-    ]
-}
-"""The rule of :func:`libs.core.store.entities.is_enabled`, as the server computes it, so that no config is read."""
-_STATE = {
-    "$cond": [
-        {"$in": [{"$ifNull": ["$status.state", ""]}, ["", None]]},
-        {"$cond": ["$enabled", "waiting", "off"]},
-        {"$toString": "$status.state"},
-    ]
-}
 _FIELDS = {
     "_id": 0,
     "id": 1,
     "segment_id": 1,
-    "enabled": 1,
-    "state": 1,
+    **dict.fromkeys(TOLD_FIELDS, 1),
     "status.since": 1,
     "status.detail": 1,
     "status.worker": 1,
@@ -64,12 +42,13 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class HoldView:
-    """The kill switch that keeps an entity from running: what it holds, since when, on whose word and why."""
+    """What keeps an entity down: what it holds, since when, on whose word and why; a graceful stop or a kill."""
 
     target: str
     since: datetime
     by: str
     reason: str
+    graceful: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,8 +56,10 @@ class EntityView:
     """Where one entity stands.
 
     Attributes:
-        state: what its worker last said (``running``, ``backing-off`` …); ``waiting`` or ``off`` while none has.
-        since: when that state began.
+        state: what its worker last said (``running``, ``backing-off`` …), as far as the lease of its segment bears it
+            out (:mod:`libs.core.store.shown_state`); ``waiting`` or ``off`` while no worker has said anything.
+        state_reason: what the lease adds to that, such as ``worker lost 12 s ago``; empty when it adds nothing.
+        since: when the state began that its worker told.
         detail: one sentence about it, perhaps with the last line that it printed; empty when there is nothing to say.
         worker: the id of the worker that said so; empty when none has.
         updated_at: as the producer of its last event wrote it.
@@ -100,10 +81,11 @@ class EntityView:
     updated_at: str
     next_execution_time: float | None
     revision: int
+    state_reason: str = ""
 
     @property
     def held(self) -> bool:
-        """Whether a kill switch keeps it from running."""
+        """Whether a kill or a stop keeps it from running."""
         return self.hold is not None
 
 
@@ -121,6 +103,8 @@ class EntityViews:
 
     def __init__(self, database: Database, collection: str) -> None:
         self._collection = database[collection]
+        self._owners = OwnershipReader(database)
+        self._counts = EntityCounts(database, collection)
         # For what is held by a selector over fields that a view does not have.
         self._entities = EntityStore(database, collection, PartitionStore(database, collection, 1))
 
@@ -129,42 +113,54 @@ class EntityViews:
         ids: Document = {}
         if wanted.id_prefix:
             ids |= {"$gte": wanted.id_prefix, "$lte": wanted.id_prefix + _LAST_TEXT}
-        if after is not None:
-            ids["$gt"] = after
-        query: Document = {"id": ids} if ids else {}
-        if wanted.segment is not None:
-            query["segment_id"] = wanted.segment
-        return await self._read(query, wanted.state, limit)
+        query: Document = {"segment_id": wanted.segment} if wanted.segment is not None else {}
+        candidates = await self._candidates(wanted.state) if wanted.state is not None else {}
+        found: list[EntityView] = []
+        while True:
+            if after is not None:
+                ids["$gt"] = after
+            page = await self._page(query | ({"id": ids} if ids else {}), candidates, limit)
+            found += [view for view in page if wanted.state in (None, view.state)]
+            if len(page) < limit or len(found) >= limit:
+                return found[:limit]
+            after = page[-1].id
 
     async def get(self, entity_id: str) -> EntityView | None:
         """One entity, or None."""
-        found = await self._read({"id": entity_id}, None, 1)
+        found = await self._page({"id": entity_id}, {}, 1)
         return found[0] if found else None
 
     async def counts(self) -> dict[str, int]:
         """How many entities are in each state."""
-        pipeline: list[Document] = [
-            {"$set": {"enabled": _ENABLED}},
-            {"$group": {"_id": _STATE, "number": {"$sum": 1}}},
-        ]
-        with translated(), pymongo.timeout(_LIMIT_SECONDS):
-            groups = await self._collection.aggregate(pipeline)
-            return {str(group["_id"]): int(group["number"]) async for group in groups}
+        return await self._counts.by_state()
 
-    async def _read(self, query: Document, state: str | None, limit: int) -> list[EntityView]:
+    async def _candidates(self, state: str) -> Document:
+        """What is true of the documents of all entities that are shown in *state*, and of few others."""
+        if state == ShownState.UNKNOWN:
+            return {"segment_id": {"$in": await self._counts.segments_with_unknown()}}
+        live = [segment_id for segment_id, owner in (await self._owners.all()).items() if owner.is_live]
+        if state in UNOWNED_STATES:
+            return {"$or": [{"state": {"$in": [state, *UNSAID]}}, {"segment_id": {"$nin": live}}]}
+        return {"state": state, "segment_id": {"$in": live}}
+
+    async def _page(self, query: Document, candidates: Document, limit: int) -> list[EntityView]:
         pipeline: list[Document] = [
             {"$match": query},
             {"$sort": {"id": ASCENDING}},
-            {"$set": {"enabled": _ENABLED}},
-            {"$set": {"state": _STATE}},
+            {"$set": TOLD_FIELDS},
+            {"$match": candidates},
+            {"$limit": limit},
+            {"$project": _FIELDS},
         ]
-        if state is not None:
-            pipeline.append({"$match": {"state": state}})
-        pipeline += [{"$limit": limit}, {"$project": _FIELDS}]
         with translated(), pymongo.timeout(_LIMIT_SECONDS):
             documents = [document async for document in await self._collection.aggregate(pipeline)]
+        # Read after the documents: a lease is there before anything is told under it.
+        owners = await self._owners.of(whole(document.get("segment_id")) for document in documents)
         holds = await self._holds([str(document["id"]) for document in documents])
-        return [_view(document, holds.get(str(document["id"]))) for document in documents]
+        return [
+            _view(document, holds.get(str(document["id"])), owner_of(owners, document.get("segment_id")))
+            for document in documents
+        ]
 
     async def _holds(self, ids: list[str]) -> Mapping[str, Hold]:
         holds: Holds = await self._entities.holds.current()
@@ -173,33 +169,35 @@ class EntityViews:
         return {entity.id: entity.held for entity in await self._entities.by_ids(ids) if entity.held is not None}
 
 
-def _view(document: Mapping[str, Any], hold: Hold | None) -> EntityView:
+def _view(document: Mapping[str, Any], hold: Hold | None, owner: Ownership | None) -> EntityView:
+    now = shown(told(document, hold), owner)
     status, custom = _object(document.get("status")), _object(document.get("custom"))
     bot = _object(custom.get("config"))
     updated = custom.get("updatedAt")
     return EntityView(
         id=str(document["id"]),
-        segment=_whole(document.get("segment_id")),
+        segment=whole(document.get("segment_id")),
         enabled=bool(document["enabled"]),
         hold=_hold_view(hold) if hold is not None else None,
-        state=str(document["state"]),
+        state=now.state,
+        state_reason=now.why,
         since=_moment(status.get("since")),
         detail=_text(status.get("detail"))[:_DETAIL_CHARACTERS],
         worker=_text(status.get("worker")),
-        restarts=_whole(status.get("restarts")) or 0,
+        restarts=whole(status.get("restarts")) or 0,
         run_id=_text(status.get("run_id")),
         version=_text(custom.get("version") or bot.get("version")),
         runtime=_text(bot.get("runtime")),
         updated_at=updated.isoformat() if isinstance(updated, datetime) else _text(updated),
-        next_execution_time=_number(document.get("next_execution_time")),
-        revision=_whole(document.get("revision")) or 0,
+        next_execution_time=number(document.get("next_execution_time")),
+        revision=whole(document.get("revision")) or 0,
     )
 
 
 def _hold_view(hold: Hold) -> HoldView:
     target = hold.target
     of_config = target.kind == "selector" and target.path.split(".")[0] == "config"
-    return HoldView(f"{target.path}=…" if of_config else str(target), hold.since, hold.by, hold.reason)
+    return HoldView(f"{target.path}=…" if of_config else str(target), hold.since, hold.by, hold.reason, hold.graceful)
 
 
 def _object(value: object) -> Mapping[str, Any]:
@@ -208,15 +206,6 @@ def _object(value: object) -> Mapping[str, Any]:
 
 def _text(value: object) -> str:
     return "" if value is None else str(value)
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _whole(value: object) -> int | None:
-    number = _number(value)
-    return int(number) if number is not None else None
 
 
 def _moment(value: object) -> datetime | None:

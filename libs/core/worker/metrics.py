@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from libs.core.entity_metrics import ENTITIES
 from libs.core.metrics import Declared
 from libs.core.worker.worker import WorkerSnapshot
 
@@ -14,9 +15,6 @@ LEASE_AGE = Declared(
     "Time since this worker's lease of its segment was last proven; 0 without a segment.",
 )
 CONTAINERS = Declared("runtime_containers", "gauge", "Containers of this worker that run.")
-ENTITIES = Declared(
-    "runtime_entities", "gauge", "Bots, backtests or schedules of this worker's segment, by state.", ("state",)
-)
 
 
 class WorkerCollector(Collector):

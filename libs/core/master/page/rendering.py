@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _GOOD = {"running", "owning", "owned", "finished", "completing"}
-_BAD = {"backing-off", "failed", "retrying", *FAILURES} - {"killed"}
+_BAD = {"backing-off", "failed", "retrying", "unknown", *FAILURES} - {"killed"}
 # A bot wrote it.
 _LINE_BOUNDS = Bounds(bytes=64 * 1024, depth=16, values=1000)
 _MOST_OF_A_RESULT = 200

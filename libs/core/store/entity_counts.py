@@ -1,0 +1,126 @@
+"""How many entities are in each state that is shown."""
+
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pymongo
+from pymongo import ASCENDING
+
+from libs.core.store.client import Database, Document, translated
+from libs.core.store.holds import Holds, HoldStore
+from libs.core.store.ownership import Ownership, OwnershipReader
+from libs.core.store.shown_state import UNOWNED_STATES, UNSAID, ShownState, Told, shown
+from libs.core.store.told import TOLD_FIELDS, owner_of, told
+
+_LIMIT_SECONDS = 4.0
+"""Of a question that goes through all entities; the server gives it up too."""
+_BATCH = 1000
+
+
+class EntityCounts:
+    """Counts the entities of a service. Raises StoreUnavailable."""
+
+    def __init__(self, database: Database, collection: str) -> None:
+        self._collection = database[collection]
+        self._owners = OwnershipReader(database)
+        self._holds = HoldStore(database)
+
+    async def by_state(self) -> dict[str, int]:
+        """How many entities are in each state."""
+        groups = await self._groups({})
+        return await self._counted(groups, await self._owners.all())
+
+    async def unowned(self) -> dict[str, int]:
+        """The same for those in segments without a live owner alone, with every state that they may be in."""
+        owners = await self._owners.all()
+        unowned = [segment_id for segment_id, owner in owners.items() if not owner.is_live]
+        # Not "in none of the others": that would go through all entities there are, every few seconds.
+        groups = await self._groups({"segment_id": {"$in": [*unowned, None]}})
+        return dict.fromkeys(UNOWNED_STATES, 0) | (await self._counted(groups, owners) if groups else {})
+
+    async def segments_with_unknown(self) -> list[object]:
+        """The segments with an entity whose worker is gone, as the documents name them."""
+        groups = await self._groups({})
+        owners = await self._owners.all()
+        unknown = {g.segment for g in groups if _shown(g.told, g.segment, owners) == ShownState.UNKNOWN}
+        return list(unknown)
+
+    async def _groups(self, query: Document) -> list["_Group"]:
+        key = {"segment": "$segment_id", **{name: f"${name}" for name in TOLD_FIELDS}}
+        pipeline: list[Document] = [
+            {"$match": query},
+            {"$set": TOLD_FIELDS},
+            {"$group": {"_id": key, "number": {"$sum": 1}}},
+        ]
+        with translated(), pymongo.timeout(_LIMIT_SECONDS):
+            found = await self._collection.aggregate(pipeline)
+            return [
+                _Group(document["_id"].get("segment"), told(document["_id"]), int(document["number"]))
+                async for document in found
+            ]
+
+    async def _counted(self, groups: Iterable["_Group"], owners: Mapping[int, Ownership]) -> dict[str, int]:
+        """Count by the states that are shown. Holds count where no owner says how it is."""
+        holds = await self._holds.current()
+        on_all = holds.on_all()
+        counts: Counter[str] = Counter()
+        unsaid: list[_Group] = []
+        for group in groups:
+            if _is_said(group.told, group.segment, owners):
+                counts[_shown(group.told, group.segment, owners)] += group.number
+            else:
+                unsaid.append(group)
+                counts[_shown(replace(group.told, hold=on_all), group.segment, owners)] += group.number
+        async for document in self._perhaps_held(holds, unsaid):
+            hold, says = holds.on(document), told(document)
+            if hold != on_all and not _is_said(says, document.get("segment_id"), owners):
+                counts[_shown(replace(says, hold=on_all), document.get("segment_id"), owners)] -= 1
+                counts[_shown(replace(says, hold=hold), document.get("segment_id"), owners)] += 1
+        return {state: number for state, number in counts.items() if number > 0}
+
+    async def _perhaps_held(self, holds: Holds, groups: Sequence["_Group"]) -> AsyncGenerator[Document, None]:
+        """The entities of *groups* that may be held by something else than a hold on all of them."""
+        kinds = {hold.target.kind for hold in holds}
+        if not groups or kinds <= {"all"}:
+            return
+        ids: Document = {}
+        query: Document = {"segment_id": {"$in": list({group.segment for group in groups})}}
+        fields: Document = {}
+        if "selector" not in kinds:
+            ids = {"$in": [hold.target.value for hold in holds if hold.target.kind == "id"]}
+            fields = {"_id": 0, "id": 1, "segment_id": 1, **dict.fromkeys(TOLD_FIELDS, 1)}
+        while True:
+            pipeline: list[Document] = [
+                {"$match": query | ({"id": ids} if ids else {})},
+                {"$sort": {"id": ASCENDING}},
+                {"$limit": _BATCH},
+                {"$set": TOLD_FIELDS},
+                *([{"$project": fields}] if fields else []),
+            ]
+            with translated(), pymongo.timeout(_LIMIT_SECONDS):
+                found = [document async for document in await self._collection.aggregate(pipeline)]
+            for document in found:
+                yield document
+            if len(found) < _BATCH:
+                return
+            ids = {**ids, "$gt": found[-1]["id"]}
+
+
+@dataclass(frozen=True)
+class _Group:
+    """How many entities of a segment tell the same."""
+
+    segment: object
+    told: Told
+    number: int
+
+
+def _is_said(says: Told, segment: object, owners: Mapping[int, Ownership]) -> bool:
+    """Whether the owner of a segment says how an entity is."""
+    owner = owner_of(owners, segment)
+    return owner is not None and owner.is_live and says.state not in UNSAID
+
+
+def _shown(says: Told, segment: object, owners: Mapping[int, Ownership]) -> str:
+    return shown(says, owner_of(owners, segment)).state

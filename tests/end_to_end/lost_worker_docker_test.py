@@ -1,0 +1,88 @@
+"""With no worker left, nothing is said to run: not by the command, the API, the status page or the metrics."""
+
+import urllib.request
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.deployment import Deployment, deployment
+from tests.support.eventually import eventually
+from tests.support.platform import zipped
+from tests.support.terminal import Terminal
+from tools.dev.http import get_json
+from tools.engine.ensure import Engine
+
+BOT = (
+    "import time\ndef main(id, config):\n    while True:\n        print('tick', flush=True)\n        time.sleep(0.2)\n"
+)
+SECONDS = 90
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def runner(tmp_path_factory: pytest.TempPathFactory, docker_engine: Engine) -> AsyncIterator[Deployment]:
+    async with deployment(tmp_path_factory.mktemp("lost-worker"), docker_engine) as made:
+        await made.start(workers=1)
+        made.platform.upload("bot.zip", zipped({"main.py": BOT}))
+        yield made
+
+
+async def test_a_bot_is_unknown_everywhere_once_its_only_worker_was_killed(runner: Deployment) -> None:
+    await runner.platform.create_bot("b1", {}, key="bot.zip")
+    assert await eventually(lambda: in_api(runner, "running"), SECONDS)
+    assert await eventually(lambda: in_metrics(runner, "w1", running=1), SECONDS)
+    terminal = Terminal(runner.folder / "home", {"MONGO_URI": runner.mongod.uri})
+    assert await shown_state(terminal) == "running"
+
+    await runner.processes["w1"].process.kill()
+
+    assert await eventually(lambda: in_api(runner, "unknown"), SECONDS)
+    assert await shown_state(terminal) == "unknown"
+    assert await entities_of_status(terminal) == {"unknown": 1}
+    assert await eventually(lambda: in_metrics(runner, "master", unknown=1), SECONDS)
+    assert "worker lost" in page(runner, "/entity?id=b1")
+    assert ">running<" not in page(runner, "/entity?id=b1")
+
+
+async def in_api(runner: Deployment, state: str) -> bool:
+    port = runner.processes["master"].http_port
+    one = await get_json(port, "/api/v1/entities/b1")
+    listed = await get_json(port, f"/api/v1/entities?state={state}")
+    summary = await get_json(port, "/api/v1/summary")
+    runs = await get_json(port, "/api/v1/runs?entity=b1")
+    if one is None or listed is None or summary is None or runs is None or one[0] != 200:
+        return False
+    return (
+        one[1]["state"] == state
+        and [entity["id"] for entity in listed[1]["entities"]] == ["b1"]
+        and summary[1]["entities"] == {state: 1}
+        and [run["state"] for run in runs[1]["runs"]] == [state]
+    )
+
+
+async def in_metrics(runner: Deployment, process: str, **expected: int) -> bool:
+    found = {
+        sample.labels["state"]: sample.value
+        for family in text_string_to_metric_families(page(runner, "/metrics", process))
+        for sample in family.samples
+        if sample.name == "runtime_entities" and sample.value
+    }
+    return found == expected
+
+
+def page(runner: Deployment, path: str, process: str = "master") -> str:
+    url = f"http://127.0.0.1:{runner.processes[process].http_port}{path}"
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        return bytes(answer.read()).decode()
+
+
+async def shown_state(terminal: Terminal) -> str:
+    [bot] = (await terminal.succeed("bot", "ls", "--output", "json")).json()
+    return str(bot["state"])
+
+
+async def entities_of_status(terminal: Terminal) -> Any:
+    services = (await terminal.succeed("status", "--output", "json")).json()
+    return services[0]["entities"]

@@ -1,0 +1,21 @@
+"""The states of bots, backtests and schedules as the `ls` commands show them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from libs.core.store.entities import Entity
+from libs.core.store.shown_state import Shown, Told
+
+
+def told_by(entity: Entity, state: str | None = None) -> Told:
+    """What an entity's document tells; *state* in place of the worker's word."""
+    status = entity.status
+    word = status.get("state") if state is None else state
+    return Told(str(word or ""), str(status.get("worker") or ""), entity.enabled, entity.held)
+
+
+def with_reason(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with `state`, `state_reason` and `detail`, as people read it."""
+    now, detail = Shown(row["state"], row["state_reason"]), row["detail"]
+    told_in_detail = now.why if now.text == now.state else ""
+    return {**row, "state": now.text, "detail": "; ".join(part for part in (told_in_detail, detail) if part)}
