@@ -9,7 +9,9 @@ _COMMANDS = {
     "ls": LazyCommand("tools.cli.bot_ls", "ls", "List the bots with their states."),
     "logs": LazyCommand("tools.cli.bot_logs", "logs", "Show what a bot printed, and with -f go on with it."),
     "rm": LazyCommand("tools.cli.bot_rm", "rm", "Remove a bot; its container is stopped."),
-    "kill": LazyCommand("tools.cli.bot_holds", "kill", "Stop bots at once and keep them stopped."),
+    "stop": LazyCommand("tools.cli.bot_holds", "stop", "Stop bots gracefully and keep them stopped."),
+    "start": LazyCommand("tools.cli.bot_holds", "start", "Undo a stop."),
+    "kill": LazyCommand("tools.cli.bot_holds", "kill", "Kill bots at once and keep them down."),
     "resume": LazyCommand("tools.cli.bot_holds", "resume", "Undo a kill."),
 }
 _HELP = """Deploy, list, follow, stop and remove bots.

@@ -1,6 +1,8 @@
-"""`runtime bot kill` and `resume`: the kill switch."""
+"""`runtime bot kill`, `resume`, `stop` and `start`: keep bots down at once or gracefully, and let them run again."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -9,97 +11,248 @@ import click
 from libs.core.events.wakeups import WakeUps
 from libs.core.service import BOT_RUNNER
 from libs.core.store.entities import Entity
-from libs.core.store.holds import HoldStore, HoldTarget
+from libs.core.store.holds import HoldTarget
 from tools.bots.standstill import Standstill
 from tools.cli import interrupts
+from tools.cli.bot_waiting import wait_option
 from tools.cli.connections import Connections, connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
-from tools.cli.output import output_option, show
+from tools.cli.output import cell, output_option, show
 
-_WAIT_SECONDS = 60.0
 _LOOK_SECONDS = 0.1
 
-id_argument = click.argument("bot_id", metavar="[ID]", required=False)
+
+@dataclass(frozen=True)
+class Switch:
+    """One of the two ways to keep bots down.
+
+    Attributes:
+        done: the past participle of what is done to them.
+        undo: the command that undoes it.
+        wait_seconds: how long a bot may take to be down.
+    """
+
+    name: str
+    done: str
+    undo: str
+    graceful: bool
+    wait_seconds: float
+
+
+KILL = Switch("kill", "held", "resume", graceful=False, wait_seconds=60.0)
+# A bot has BOT_STOP_SECONDS, 30 by default, to end by itself.
+STOP = Switch("stop", "stopped", "start", graceful=True, wait_seconds=120.0)
+
+ids_argument = click.argument("bot_ids", metavar="[ID]...", nargs=-1)
 selector_option = click.option("--selector", help="All bots with a value in a field: custom.config.author=alice")
 all_option = click.option("--all", "everything", is_flag=True, help="All bots, those to come too.")
+future_option = click.option(
+    "--future", is_flag=True, help="Also when no bot is meant yet: it holds for those to come."
+)
+reason_option = click.option("--reason", default="", help="Why, for those who wonder later.")
 
 
 @click.command()
-@id_argument
+@ids_argument
 @selector_option
 @all_option
-@click.option("--reason", default="", help="Why, for those who wonder later.")
+@future_option
+@reason_option
+@wait_option
 @output_option
-def kill(bot_id: str | None, selector: str | None, everything: bool, reason: str, output: str) -> None:
-    """Stop bots at once, and keep them stopped whatever events arrive, until `resume`."""
-    data = interrupts.run(_kill(_target(bot_id, selector, everything), reason))
-    lines = [f"held: {data['held']}", *(_told(name, data) for name in data["down"])]
+def kill(
+    bot_ids: tuple[str, ...],
+    selector: str | None,
+    everything: bool,
+    future: bool,
+    reason: str,
+    no_wait: bool,
+    output: str,
+) -> None:
+    """Kill bots at once, and keep them down whatever events arrive, until `resume`.
+
+    The bots get no time for their `finally` blocks; `runtime bot stop` gives it. Exit code 4 when there is no such bot.
+    """
+    _hold(KILL, _targets(bot_ids, selector, everything), future, reason, not no_wait, output)
+
+
+@click.command()
+@ids_argument
+@selector_option
+@all_option
+@output_option
+def resume(bot_ids: tuple[str, ...], selector: str | None, everything: bool, output: str) -> None:
+    """Undo exactly one `kill`: the same ID, --selector or --all."""
+    _release(KILL, "resumed", _targets(bot_ids, selector, everything), output)
+
+
+@click.command()
+@ids_argument
+@selector_option
+@all_option
+@future_option
+@reason_option
+@wait_option
+@output_option
+def stop(
+    bot_ids: tuple[str, ...],
+    selector: str | None,
+    everything: bool,
+    future: bool,
+    reason: str,
+    no_wait: bool,
+    output: str,
+) -> None:
+    """Stop bots gracefully, and keep them stopped whatever events arrive, until `start`.
+
+    Each bot gets SIGTERM and the time for its `finally` blocks (30 seconds unless BOT_STOP_SECONDS says otherwise).
+    Config, state and logs are kept. Returns when the bots are down. Exit code 4 when there is no such bot.
+    """
+    _hold(STOP, _targets(bot_ids, selector, everything), future, reason, not no_wait, output)
+
+
+@click.command()
+@ids_argument
+@selector_option
+@all_option
+@output_option
+def start(bot_ids: tuple[str, ...], selector: str | None, everything: bool, output: str) -> None:
+    """Undo exactly one `stop`: the same IDs, --selector or --all."""
+    _release(STOP, "started", _targets(bot_ids, selector, everything), output)
+
+
+def _hold(switch: Switch, targets: Sequence[HoldTarget], future: bool, reason: str, wait: bool, output: str) -> None:
+    data = interrupts.run(_keep_down(switch, targets, future, reason, wait))
+    lines = [f"{switch.done}: {cell(data['held'])}", *(_told(name, data) for name in data["down"])]
+    lines += [f"{cell(name)} is told to end" for name in data["bots"] if name not in data["down"]]
     show(output, data, lambda: click.echo("\n".join(lines)))
 
 
-@click.command()
-@id_argument
-@selector_option
-@all_option
-@output_option
-def resume(bot_id: str | None, selector: str | None, everything: bool, output: str) -> None:
-    """Undo exactly one `kill`: the same ID, --selector or --all."""
-    data = interrupts.run(_resume(_target(bot_id, selector, everything)))
-    show(output, data, lambda: click.echo(f"resumed: {data['resumed']}"))
+def _release(switch: Switch, done: str, targets: Sequence[HoldTarget], output: str) -> None:
+    data = interrupts.run(_let_run(switch, done, targets))
+    lines = [f"{done}: {cell(data[done])}"]
+    lines += [f"{cell(name)} stays down: {cell(why)}" for name, why in data["still_held"].items()]
+    show(output, data, lambda: click.echo("\n".join(lines)))
 
 
-async def _kill(target: HoldTarget, reason: str) -> dict[str, Any]:
+async def _keep_down(
+    switch: Switch, targets: Sequence[HoldTarget], future: bool, reason: str, wait: bool
+) -> dict[str, Any]:
     async with connected() as servers:
         entities = await servers.entities(BOT_RUNNER)
-        database = await servers.database(BOT_RUNNER)
-        standstill = Standstill(entities, database, await servers.leases(BOT_RUNNER))
-        hold = await HoldStore(database).hold(target, by="runtime bot kill", reason=reason)
-        affected = await _affected(servers, target)
-        await WakeUps(await servers.nats_if_up(), BOT_RUNNER.name).segments_changed({e.segment_id for e in affected})
+        standstill = Standstill(entities, await servers.database(BOT_RUNNER), await servers.leases(BOT_RUNNER))
+        # "all" cannot be mistyped, and going through all bots twice would only delay their end.
+        affected = [] if targets[0].kind == "all" else await _affected(servers, targets)
+        unmatched = [target for target in targets if not any(target.matches(e.document) for e in affected)]
+        if unmatched and not future and targets[0].kind != "all":
+            raise Failure(_no_such(switch, unmatched), ExitCode.NOT_FOUND)
+        by = f"runtime bot {switch.name}"
+        holds = [await entities.holds.hold(target, by, reason, graceful=switch.graceful) for target in targets]
+        since = min(hold.since for hold in holds)
+        await _wake(servers, affected)
+        # Again: a bot may have come before the hold was there.
+        affected = await _affected(servers, targets)
+        await _wake(servers, affected)
         down: dict[str, datetime | None] = {}
-        deadline = asyncio.get_running_loop().time() + _WAIT_SECONDS
-        while waiting := [entity.id for entity in affected if entity.id not in down]:
-            down |= await standstill.down(waiting, hold.since)
+        deadline = asyncio.get_running_loop().time() + switch.wait_seconds
+        while wait and (waiting := [entity.id for entity in affected if entity.id not in down]):
+            down |= await standstill.down(waiting, since)
             if asyncio.get_running_loop().time() > deadline:
                 names = ", ".join(one for one in waiting if one not in down)
-                raise Failure(f"held, but not seen down within {_WAIT_SECONDS:g} s: {names}", ExitCode.TIMEOUT)
+                raise Failure(
+                    f"{switch.done}, but not seen down within {switch.wait_seconds:g} s: {names}", ExitCode.TIMEOUT
+                )
             await asyncio.sleep(_LOOK_SECONDS)
-        return {"held": str(target), "since": hold.since, "reason": reason, "down": list(down), "down_at": down}
+        return {
+            "held": _names(targets),
+            "graceful": switch.graceful,
+            "since": since,
+            "reason": reason,
+            "bots": [entity.id for entity in affected],
+            "down": list(down),
+            "down_at": down,
+        }
 
 
 def _told(name: str, data: dict[str, Any]) -> str:
     at: datetime | None = data["down_at"][name]
     if at is None:
-        return f"{name} is down, and was before"
-    return f"{name} is down since {at:%H:%M:%S.%f} UTC ({(at - data['since']).total_seconds():.2f} s)"
+        return f"{cell(name)} is down, and was before"
+    return f"{cell(name)} is down since {at:%H:%M:%S.%f} UTC ({(at - data['since']).total_seconds():.2f} s)"
 
 
-async def _resume(target: HoldTarget) -> dict[str, Any]:
+async def _let_run(switch: Switch, done: str, targets: Sequence[HoldTarget]) -> dict[str, Any]:
     async with connected() as servers:
-        affected = await _affected(servers, target)
-        if not await HoldStore(await servers.database(BOT_RUNNER)).resume(target):
-            raise Failure(f"there is no hold on {target}", ExitCode.NOT_FOUND)
-        await WakeUps(await servers.nats_if_up(), BOT_RUNNER.name).segments_changed({e.segment_id for e in affected})
-        return {"resumed": str(target), "bots": [entity.id for entity in affected]}
+        entities = await servers.entities(BOT_RUNNER)
+        affected = await _affected(servers, targets)
+        holds = await entities.holds.current()
+        missing = [target for target in targets if holds.exactly(target, graceful=switch.graceful) is None]
+        if missing:
+            raise Failure(_no_hold(switch, missing, affected), ExitCode.NOT_FOUND)
+        for target in targets:
+            await entities.holds.resume(target, graceful=switch.graceful)
+        await _wake(servers, affected)
+        names = [entity.id for entity in affected]
+        still = {e.id: _held_by(e) for e in await entities.by_ids(names) if e.held is not None}
+        return {done: _names(targets), "bots": names, "still_held": still}
 
 
-async def _affected(servers: Connections, target: HoldTarget) -> list[Entity]:
+async def _wake(servers: Connections, affected: Sequence[Entity]) -> None:
+    segments = {entity.segment_id for entity in affected}
+    await WakeUps(await servers.nats_if_up(), BOT_RUNNER.name).segments_changed(segments)
+
+
+async def _affected(servers: Connections, targets: Sequence[HoldTarget]) -> list[Entity]:
     entities = await servers.entities(BOT_RUNNER)
-    if target.kind == "id":
-        found = await entities.get(target.value)
-        return [found] if found is not None else []
+    if all(target.kind == "id" for target in targets):
+        return await entities.by_ids({target.value for target in targets})
     matching: list[Entity] = []
     after = ""
     while page := await entities.page(after_id=after):
         after = page[-1].id
-        matching += [entity for entity in page if target.matches(entity.document)]
+        matching += [entity for entity in page if any(target.matches(entity.document) for target in targets)]
     return matching
 
 
-def _target(bot_id: str | None, selector: str | None, everything: bool) -> HoldTarget:
-    if sum((bot_id is not None, selector is not None, everything)) != 1:
+def _no_such(switch: Switch, targets: Sequence[HoldTarget]) -> str:
+    """Why nothing is held, and what to do about it."""
+    if targets[0].kind == "selector":
+        nothing = f"no bot has {targets[0]} now"
+    else:
+        named = ", ".join(repr(target.value) for target in targets)
+        nothing = f"there is no bot {named}; `runtime bot ls` lists those that there are"
+    return f"{nothing}. Nothing was changed; `runtime bot {switch.name} --future` also holds bots that are to come"
+
+
+def _no_hold(switch: Switch, targets: Sequence[HoldTarget], affected: Sequence[Entity]) -> str:
+    message = f"there is no hold by `runtime bot {switch.name}` on {_names(targets)}"
+    known = {entity.id: entity for entity in affected}
+    for target in targets:
+        entity = known.get(target.value) if target.kind == "id" else None
+        if target.kind == "id" and entity is None:
+            message += f"; there is no bot {target.value!r}"
+        elif entity is not None and entity.held is not None:
+            message += f"; {entity.id!r} is {_held_by(entity)}"
+    return message
+
+
+def _held_by(entity: Entity) -> str:
+    """Which hold keeps a bot down, and the command that lifts it."""
+    hold = entity.held
+    assert hold is not None
+    switch = STOP if hold.graceful else KILL
+    option = {"all": "--all", "id": hold.target.value}.get(hold.target.kind, f"--selector {hold.target}")
+    return f"{hold.state} ({hold.target}); `runtime bot {switch.undo} {option}` lifts that"
+
+
+def _names(targets: Sequence[HoldTarget]) -> str:
+    return ", ".join(str(target) for target in targets)
+
+
+def _targets(bot_ids: Sequence[str], selector: str | None, everything: bool) -> list[HoldTarget]:
+    if sum((bool(bot_ids), selector is not None, everything)) != 1:
         raise click.UsageError("give exactly one of ID, --selector and --all")
-    if bot_id is not None:
-        return HoldTarget.entity(bot_id)
-    return HoldTarget.selector(selector) if selector is not None else HoldTarget.everything()
+    if bot_ids:
+        return [HoldTarget.entity(bot_id) for bot_id in dict.fromkeys(bot_ids)]
+    return [HoldTarget.selector(selector) if selector is not None else HoldTarget.everything()]
