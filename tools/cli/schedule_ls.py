@@ -68,7 +68,7 @@ def _word(state: ScheduleState) -> str:
         return "rejected"
     if state.entity.held is not None:
         return state.entity.held.state
-    if state.firing is not None:
+    if state.firing is not None and not state.firing.waiting:
         return str(state.entity.status.get("state") or "running") if state.firing.started else "starting"
     if state.paused:
         return "paused"
