@@ -1,17 +1,13 @@
 """How entities in segments without an owner are, as metrics of the master that leads: no worker is there to tell."""
 
-import asyncio
 from collections.abc import Iterator, Mapping
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from libs.core.entity_metrics import ENTITIES
-from libs.core.errors import Retryable
-from libs.core.log import get_logger
+from libs.core.isolation import repeat
 from libs.core.store.entity_counts import EntityCounts
-
-log = get_logger(__name__)
 
 _COUNT_SECONDS = 3.0
 
@@ -26,15 +22,16 @@ class UnownedEntities(Collector):
     async def count_for_ever(self) -> None:
         """Keep the numbers up to date until cancelled, as when another master leads; then forget them."""
         try:
-            while True:
-                try:
-                    self._counts = await self._entities.unowned()
-                except Retryable as error:
-                    self._counts = None
-                    log.debug("entities without an owner are not counted", reason=str(error))
-                await asyncio.sleep(_COUNT_SECONDS)
+            await repeat("count entities without an owner", self._count, _COUNT_SECONDS)
         finally:
             self._counts = None
+
+    async def _count(self) -> None:
+        try:
+            self._counts = await self._entities.unowned()
+        except Exception:
+            self._counts = None  # better nothing than what was so before
+            raise
 
     def describe(self) -> Iterator[Metric]:
         """The metrics without values."""
