@@ -55,6 +55,14 @@ class NoRoom(DockerRunnerError, Retryable):
         self.name, self.shortage = name, shortage
 
 
+class EngineLockUnavailable(DockerRunnerError, Retryable):
+    """The lock under which the engine's workers give its room away cannot be had: its file system refuses."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"the engine's lock {path} cannot be taken: {reason}; TEMP_DIR must be writable")
+        self.path, self.reason = path, reason
+
+
 class StopFailed(DockerRunnerError, Retryable):
     """The container could not be shown to be dead. Treat it as running."""
 

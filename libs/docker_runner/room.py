@@ -97,10 +97,14 @@ class Shortage:
         """Return it as "needs 512 MiB, the engine has 130 MiB free"."""
         parts = []
         if self.lacks_memory:
-            parts.append(self._said(_mib(self.need, up=True), _mib(self.free), _mib(self.kept)))
+            parts.append(self._said(_mib(self.need, up=True), _mib(self.free), _mib(self._kept_of_free)))
         if self.lacks_cpus:
-            parts.append(self._said(_cpus(self.need), _cpus(self.free), _cpus(self.kept)))
+            parts.append(self._said(_cpus(self.need), _cpus(self.free), _cpus(self._kept_of_free)))
         return " and ".join(parts)
+
+    @property
+    def _kept_of_free(self) -> Need:
+        return Need(min(self.kept.memory_bytes, self.free.memory_bytes), min(self.kept.cpus, self.free.cpus))
 
     def _said(self, need: str, free: str, kept: str) -> str:
         reserved = f", {kept} of it kept for {_KEPT_FOR[self.priority]}" if not kept.startswith("0 ") else ""

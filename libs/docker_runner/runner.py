@@ -12,13 +12,15 @@ from libs.core.backoff import Backoff
 from libs.core.errors import UserError
 from libs.core.log import get_logger
 from libs.core.metrics import observe
+from libs.docker_runner.admission import Admission
 from libs.docker_runner.code_source import CodeSource
 from libs.docker_runner.container import ContainerState, Ended, EndReason, Label, ManagedContainer, RunOutcome
 from libs.docker_runner.container_events import ContainerEvent, EventKind, follow_events
 from libs.docker_runner.endings import result_of
 from libs.docker_runner.engine import Engine
+from libs.docker_runner.engine_lock import EngineLock
 from libs.docker_runner.engine_room import EngineRoom
-from libs.docker_runner.errors import AlreadyRunning, DockerRunnerError, EngineUnavailable
+from libs.docker_runner.errors import AlreadyRunning, DockerRunnerError, EngineUnavailable, NoRoom
 from libs.docker_runner.executable import Executable, Network
 from libs.docker_runner.followed_output import FollowedOutput
 from libs.docker_runner.images import Images
@@ -40,6 +42,8 @@ __all__ = ["ContainerState", "DockerRunner", "EndReason", "Ended", "ManagedConta
 
 log = get_logger(__name__)
 
+LOCK = "admission.lock"
+"""The file below TEMP_DIR under which the workers of an engine reserve its room."""
 _OUTPUT_SECONDS = 10.0
 _CLEAN_UP_SECONDS = 30.0
 
@@ -61,6 +65,7 @@ class DockerRunner:
         self._lives = Lives()
         self.followed = FollowedOutput(engine, self._lives)
         """Where output is read by who follows it until its container's end, so that the last lines are at hand then."""
+        self._admission = Admission(self.room, EngineLock(settings.temp_dir / LOCK, self._threads))
         self._folders = RunFolders(settings.temp_dir)
         self._images = Images(engine, settings.registry, settings.pull_timeout_seconds)
         self._network = BotNetwork(
@@ -75,6 +80,7 @@ class DockerRunner:
             code=code,
             images=self._images,
             network=self._network,
+            admission=self._admission,
             folders=self._folders,
             threads=self._threads,
             settings=settings,
@@ -112,6 +118,7 @@ class DockerRunner:
 
     async def close(self) -> None:
         """Let go of the engine; containers run on. May be repeated."""
+        await self._admission.close()
         await self._images.close()
         await self._engine.close()
         self._threads.close()
@@ -127,6 +134,7 @@ class DockerRunner:
         Raises:
             CodeMissing, ArchiveRejected, EntrypointMissing: the bot's owner must mend it.
             CodeUnavailable, ImageUnavailable, SandboxUnavailable, StartFailed: try again later.
+            NoRoom: the limits of other containers take up the engine; nothing was made. Wait for :attr:`room`.
             AlreadyRunning: another version of it runs; stop that first.
         """
         with observe("containers", "start", refused=_is_refusal):
@@ -332,8 +340,8 @@ class DockerRunner:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether it is for the bot's owner to mend, or for the caller to stop an earlier run first."""
-    return isinstance(error, UserError | AlreadyRunning)
+    """Whether it is for the bot's owner to mend, or for the caller to stop an earlier run or to wait for room."""
+    return isinstance(error, UserError | AlreadyRunning | NoRoom)
 
 
 def _completed(ended: Ended, sample: Stats | None) -> Ended:

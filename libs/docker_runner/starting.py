@@ -11,6 +11,7 @@ from pathlib import Path
 from libs.core.log import get_logger
 from libs.core.tracing import span, traceparent
 from libs.docker_runner import sandbox
+from libs.docker_runner.admission import Admission
 from libs.docker_runner.code_source import CodeSource, FetchedCode
 from libs.docker_runner.container import ContainerState, ManagedContainer, from_labels
 from libs.docker_runner.engine import Engine, NameTaken, NoSuchImage
@@ -49,6 +50,7 @@ class Starter:
         code: CodeSource,
         images: Images,
         network: BotNetwork,
+        admission: Admission,
         folders: RunFolders,
         threads: Threads,
         settings: RunnerSettings,
@@ -57,6 +59,7 @@ class Starter:
         self._code = code
         self._images = images
         self._network = network
+        self._admission = admission
         self._folders = folders
         self._threads = threads
         self._settings = settings
@@ -120,8 +123,10 @@ class Starter:
         )
         for _ in range(_ROUNDS):
             try:
+                # Only until it is made: then it counts by itself, and others need not wait for its start.
                 with span("create container"):
-                    container_id = await self._engine.create(attempt.name, body)
+                    async with self._admission.admitted(executable.room):
+                        container_id = await self._engine.create(attempt.name, body)
                 return await self._started(attempt, container_id, body["Labels"])
             except NameTaken:
                 alive = await self._resolved(attempt)

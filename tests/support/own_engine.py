@@ -131,6 +131,10 @@ class OwnEngine:
         """The engine's summaries of all containers, running or not."""
         return await asyncio.to_thread(self._containers)
 
+    async def remove_containers(self) -> None:
+        """Remove all containers, running or not: tests that count them begin without any."""
+        await asyncio.to_thread(self._remove_containers)
+
     async def process(self, container_id: str) -> Path:
         """Where the kernel shows the first process of a container that runs; there no longer once it has ended."""
         return Path(f"/proc/{await asyncio.to_thread(self._pid, container_id)}")
