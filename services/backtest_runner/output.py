@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 
 from libs.core.log import get_logger
 from libs.core.object_store import ObjectMissing, ObjectStore
@@ -14,6 +15,7 @@ from services.backtest_runner.objects import logs_key
 log = get_logger(__name__)
 
 _POLL_SECONDS = 0.2
+_READ_BYTES = 1024 * 1024
 
 
 class BacktestOutput:
@@ -61,7 +63,9 @@ class BacktestOutput:
                     log.info("a backtest's output broke off", entity=entity_id, reason=str(error))
             elif not under_way:
                 if not seen:
-                    yield await self._stored(entity_id, tail_lines)
+                    async with aclosing(self._stored(entity_id, tail_lines)) as pieces:
+                        async for piece in pieces:
+                            yield piece
                 return
             if not follow:
                 return
@@ -73,12 +77,20 @@ class BacktestOutput:
         found = [c for c in found if c.state is not ContainerState.CREATED]
         return next((c for c in found if c.state is ContainerState.RUNNING), found[0] if found else None)
 
-    async def _stored(self, entity_id: str, tail_lines: int | None) -> bytes:
+    async def _stored(self, entity_id: str, tail_lines: int | None) -> AsyncGenerator[bytes, None]:
+        """The stored output piece by piece, as it may be larger than this process."""
         key = logs_key(entity_id)
         try:
             size = (await self._store.stat(self._bucket, key)).size
-            begin = 0 if tail_lines is None else max(0, size - TAIL_BYTES)
-            content = await self._store.get(self._bucket, key, offset=begin)
+            if tail_lines is not None:
+                content = await self._store.get(self._bucket, key, offset=max(0, size - TAIL_BYTES))
+                yield last_lines(content, tail_lines)
+                return
+            offset = 0
+            while offset < size and (
+                content := await self._store.get(self._bucket, key, offset=offset, length=_READ_BYTES)
+            ):
+                offset += len(content)
+                yield content
         except ObjectMissing:
-            return b""
-        return content if tail_lines is None else last_lines(content, tail_lines)
+            return

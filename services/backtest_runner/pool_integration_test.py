@@ -101,7 +101,7 @@ async def test_one_that_kills_its_workers_is_given_up_with_the_reason(rig: Backt
         await eventually(rig.over)
 
     [event] = await rig.events()
-    assert (event["success"], (await rig.analysis())["status"]) == (False, "failed")
+    assert (event["success"], (await rig.analysis())["status"]) == (False, "error")
     assert "tried 3 times" in event["error"]
     assert "worker died" in event["error"]
 

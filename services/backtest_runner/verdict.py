@@ -51,7 +51,7 @@ class Verdict:
 
     def failed_analysis(self) -> dict[str, object]:
         """What stands in `analysis.json` of a backtest without a result."""
-        return {"status": "failed", "error": self.error}
+        return {"status": "error", "message": self.error, "error": self.error}
 
 
 def verdict_of(outcome: RunOutcome, *, timeout_seconds: float, result_bytes: int) -> Verdict:

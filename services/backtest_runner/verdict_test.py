@@ -135,9 +135,9 @@ def test_results_lie_below_the_id(backtest_id: str, key: str) -> None:
 @pytest.mark.parametrize(
     "found",
     [
-        *(verdict(reason, error="it is so") for reason in EndReason if reason is not EndReason.STOPPED),
+        *(verdict(reason, failure=INTERRUPTED) for reason in EndReason if reason is not EndReason.STOPPED),
         verdict(EndReason.FINISHED, result=4.5),
-        verdict(EndReason.FINISHED, error="its result is larger than the limit"),
+        verdict(EndReason.FINISHED, failure=Failure(FailureReason.RESULT_TOO_LARGE)),
         *(rejection(error) for error in (CodeMissing("b", "k"), ArchiveRejected("k", "e", "r"), UserError("x"))),
     ],
 )

@@ -133,7 +133,7 @@ async def test_a_backtest_that_fails_says_why(backtests: Backtests, reason: str,
 
     assert event["success"] is False
     assert words in event["error"]
-    assert backtests.analysis(name) == {"status": "failed", "error": event["error"]}
+    assert backtests.analysis(name) == {"status": "error", "message": event["error"], "error": event["error"]}
     assert await recorded_reason(backtests, name) == reason
 
 
@@ -173,7 +173,7 @@ async def test_what_cannot_be_begun_says_why(
 
     assert event["success"] is False
     assert words in event["error"]
-    assert backtests.analysis(name) == {"status": "failed", "error": event["error"]}
+    assert backtests.analysis(name) == {"status": "error", "message": event["error"], "error": event["error"]}
     assert await recorded_reason(backtests, name) == reason
 
 

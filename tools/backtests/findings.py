@@ -1,15 +1,28 @@
 """The metrics, plots and tables in a backtest's result, in whichever of the usual shapes it has them. Pure.
 
-A result is `{"metrics", "plots", "tables"}`, or the same below `results`. A plot is a figure of Plotly (`data` with
-traces of `x` and `y`), or a plain series: a list of numbers, of pairs, or of objects with a time and a value.
+A result is `{"metrics", "plots", "tables"}`, or the same below `results`. A plot is `{"title", "data", "layout",
+"config"}` with the traces of Plotly as `data`, or that object as a JSON string; a plain series is one as well: a list
+of numbers, of pairs, or of objects with a time and a value. A table is `{"title", "data"}` with a list of objects, or
+has `columns` and `rows`.
 """
 
+import base64
+import binascii
 import math
+import sys
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
+from libs.core.hostile_json import Bounds, Parsed, parse
+
+# A figure within a string was not looked into when the result was stored.
+_FIGURE = Bounds(bytes=64 * 1024 * 1024, depth=100, values=5_000_000)
+# Plotly writes arrays of numbers as base64 of these types; the others are of no use for a plot.
+_TYPES = {"f8": "d", "f4": "f", "i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I"}
+_MOST = 1e300
 _X = ("x", "date", "time", "timestamp", "t")
 _Y = ("y", "value", "close", "equity", "v")
 
@@ -64,17 +77,23 @@ def findings(analysis: Mapping[str, Any]) -> Findings:
     )
 
 
+def failure_of(analysis: Mapping[str, Any]) -> str | None:
+    """Return why the backtest failed; None when *analysis* is what its `main` returned."""
+    # A result may have a status of its own.
+    ours = analysis.get("status") == "error" and set(analysis) == {"status", "message", "error"}
+    older = analysis.get("status") == "failed" and set(analysis) == {"status", "error"}
+    return str(analysis["error"]) if ours or older else None
+
+
 def number_of(x: object) -> float | None:
     """Where *x* is on an axis: numbers as they are, dates as Unix seconds; None for anything else."""
-    if isinstance(x, int | float) and not isinstance(x, bool):
-        return float(x) if math.isfinite(x) else None
     if isinstance(x, str):
         try:
             moment = datetime.fromisoformat(x)
-        except ValueError:
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
             return None
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    return None
+    return _number(x)
 
 
 def is_date(x: object) -> bool:
@@ -102,7 +121,8 @@ def _named(items: object, kind: str) -> list[tuple[str, Any]]:
 
 def _plot(name: str, value: object) -> Plot | None:
     if isinstance(value, str):
-        return None
+        parsed = parse(value.encode("utf-8", "replace"), _FIGURE)
+        value = parsed.value if isinstance(parsed, Parsed) and isinstance(parsed.value, Mapping) else None
     if not isinstance(value, Mapping):
         only = _simple(name, value)
         return Plot(name, "", [only]) if only is not None else None
@@ -129,13 +149,27 @@ def _trace(name: str, trace: object) -> Series | None:
     if not isinstance(trace, Mapping):
         return _simple(name, trace) if isinstance(trace, list) else None
     name = _text(trace.get("name")) or name
-    ys = trace.get("y")
+    ys = _listed(trace.get("y"))
     if not isinstance(ys, list):
         return next((_simple(name, trace[key]) for key in ("data", "values") if isinstance(trace.get(key), list)), None)
-    xs = trace.get("x")
+    xs = _listed(trace.get("x"))
     xs = xs if isinstance(xs, list) else list(range(len(ys)))
     kind = "bar" if trace.get("type") == "bar" else "markers" if trace.get("mode") == "markers" else "line"
     return Series(name, xs, [_number(y) for y in ys], kind)
+
+
+def _listed(values: object) -> object:
+    """*values*, decoded if they are an array as Plotly packs it; an array that cannot be read as it is."""
+    if not isinstance(values, Mapping) or not isinstance(packed := values.get("bdata"), str):
+        return values
+    kind = _TYPES.get(str(values.get("dtype")))
+    try:
+        numbers = array(kind or "", base64.b64decode(packed))
+    except (ValueError, TypeError, binascii.Error):
+        return values
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tolist()
 
 
 def _simple(name: str, points: object) -> Series | None:
@@ -184,8 +218,14 @@ def _text(value: object) -> str:
 
 
 def _number(value: object) -> float | None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if good else None  # type: ignore[arg-type]
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    # The differences of two numbers are numbers too.
+    return number if math.isfinite(number) and abs(number) < _MOST else None
 
 
 def _is_plain(value: object) -> bool:

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from tools.backtests.findings import Plot, Series, Table, findings, is_date, number_of
+from tools.backtests.findings import Plot, Series, Table, failure_of, findings, is_date, number_of
 
 _COLOURS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea", "#dc2626", "#0891b2", "#ca8a04", "#64748b")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 960, 320, 70, 28, 12
 _MOST_POINTS = 2000
+_MOST_ROWS = 5000
+_MOST_CHARACTERS = 200_000
 _STYLE = """
 :root{color-scheme:light dark;--fg:#0f172a;--bg:#fff;--dim:#64748b;--line:#e2e8f0}
 @media(prefers-color-scheme:dark){:root{--fg:#e2e8f0;--bg:#0f172a;--dim:#94a3b8;--line:#334155}}
@@ -30,8 +32,9 @@ def page(backtest_id: str, analysis: Mapping[str, Any], output: str) -> str:
     """The whole page. Everything in it is shown as text, whoever wrote it."""
     found = findings(analysis)
     parts = [f"<h1>{_safe(backtest_id)}</h1>", '<p class="dim">Backtest</p>']
-    if analysis.get("status") == "failed":
-        parts.append(f'<p class="failed"><b>Failed:</b> {_safe(analysis.get("error"))}</p>')
+    failure = failure_of(analysis)
+    if failure is not None:
+        parts.append(f'<p class="failed"><b>Failed:</b> {_safe(failure)}</p>')
     else:
         cards = [
             f"<div>{_safe(_label(name))}<b>{_safe(_value(value))}</b></div>" for name, value in found.metrics.items()
@@ -40,7 +43,7 @@ def page(backtest_id: str, analysis: Mapping[str, Any], output: str) -> str:
     parts += [_figure(plot) for plot in found.plots]
     parts += [_rows(table) for table in found.tables]
     if not (found.metrics or found.plots or found.tables):
-        parts.append(f"<pre>{_safe(json.dumps(analysis, indent=2, ensure_ascii=False))}</pre>")
+        parts.append(f"<pre>{_safe(_shortened(json.dumps(analysis, indent=2, ensure_ascii=False)))}</pre>")
     parts.append(f"<details><summary>Output</summary><pre>{_safe(output)}</pre></details>")
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -81,7 +84,7 @@ def _svg(plot: Plot) -> str:
         parts.append(f'<text x="{_LEFT - 8}" y="{to_y(y) + 4:.1f}" text-anchor="end">{_short(y)}</text>')
         x = left + (right - left) * step / 4
         anchor = "start" if step == 0 else "end" if step == 4 else "middle"
-        label = f"{datetime.fromtimestamp(x, UTC):%Y-%m-%d}" if dated else _short(x)
+        label = _day(x) if dated else _short(x)
         parts.append(f'<text x="{to_x(x):.1f}" y="{_HEIGHT - 8}" text-anchor="{anchor}">{label}</text>')
     for number, (series, line) in enumerate(zip(plot.series, placed, strict=True)):
         drawn = [(to_x(x), to_y(y) if y is not None else None) for x, y in line]
@@ -130,16 +133,29 @@ def _placed(series: Series) -> list[tuple[float, float | None]]:
 
 def _rows(table: Table) -> str:
     head = "".join(f"<th>{_safe(column)}</th>" for column in table.columns)
-    body = "".join("<tr>" + "".join(f"<td>{_safe(_value(c))}</td>" for c in row) + "</tr>" for row in table.rows)
+    rows = table.rows[:_MOST_ROWS]
+    body = "".join("<tr>" + "".join(f"<td>{_safe(_value(c))}</td>" for c in row) + "</tr>" for row in rows)
+    left_out = len(table.rows) - len(rows)
+    more = f'<p class="dim">... and {left_out:,} rows more</p>' if left_out else ""
     return (
         f'<section><h2>{_safe(table.title)}</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div></section>"
+        f"<tbody>{body}</tbody></table></div>{more}</section>"
     )
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
-    return (low, high) if high > low else (low - 1, high + 1)
+    # Above 2^53, one more is the same number.
+    margin = max(1.0, abs(low) / 100)
+    return (low, high) if high > low else (low - margin, high + margin)
+
+
+def _day(x: float) -> str:
+    """The day of *x*, in Unix seconds; the number of one that has no year."""
+    try:
+        return f"{datetime.fromtimestamp(x, UTC):%Y-%m-%d}"
+    except (ValueError, OverflowError):
+        return _short(x)
 
 
 def _label(name: str) -> str:
@@ -150,6 +166,10 @@ def _value(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:,.4g}" if isinstance(value, float) and abs(value) < 1000 else _plain(value)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}\n..."
 
 
 def _plain(value: object) -> str:

@@ -1,10 +1,10 @@
 """What is known of a backtest: its document while it is under way, and then its objects and its runs."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from libs.core.hostile_json import Bounds, Refused, parse
 from libs.core.object_store import ObjectMissing, ObjectStore
 from libs.core.run_record import RunRecord
 from libs.core.service import BACKTEST_RUNNER
@@ -13,15 +13,22 @@ from libs.core.store.ownership import Ownership
 from libs.core.store.runs import RunFilter, RunStore
 from libs.core.store.shown_state import Shown, shown
 from services.backtest_runner.objects import analysis_key, logs_key
+from tools.backtests.findings import failure_of
 from tools.cli.connections import Connections
 from tools.cli.entity_states import told_by
+
+# More than a worker of today stores, as older ones stored everything.
+_BOUNDS = Bounds(bytes=256 * 1024 * 1024, depth=200, values=20_000_000)
 
 
 @dataclass(frozen=True)
 class Known:
-    """Everything that there is of one backtest. *entity* is None once it is done, *analysis* None before.
+    """Everything that there is of one backtest.
 
-    *owner* has the segment of one that is not done.
+    Attributes:
+        entity: None once it is done.
+        analysis: None before that, and when it is *refused*: then it is in the storage, and cannot be shown.
+        owner: has the segment of one that is not done.
     """
 
     id: str
@@ -29,6 +36,7 @@ class Known:
     analysis: Mapping[str, Any] | None
     runs: list[RunRecord]
     owner: Ownership | None = None
+    refused: Refused | None = None
 
     @property
     def state(self) -> str:
@@ -40,11 +48,14 @@ class Known:
         """Its state, with the reason where there is one."""
         if self.entity is not None:
             return state_of(self.entity, self.owner)
-        return Shown(self._ended)
+        return Shown("failed" if self.failure is not None else "finished")
 
     @property
-    def _ended(self) -> str:
-        return "failed" if self.analysis is None or self.analysis.get("status") == "failed" else "finished"
+    def failure(self) -> str | None:
+        """Why it failed; None when it did not, or not yet."""
+        if self.entity is not None or self.refused is not None:
+            return None
+        return failure_of(self.analysis) if self.analysis is not None else "its result is not in the storage"
 
 
 def state_of(entity: Entity, owner: Ownership | None) -> Shown:
@@ -61,8 +72,14 @@ async def known_of(servers: Connections, backtest_id: str) -> Known | None:
     content = await _read(servers.storage(), bucket, analysis_key(backtest_id)) if entity is None else None
     if entity is None and content is None and not runs:
         return None
-    analysis = json.loads(content) if content is not None else None
     owner = owners.get(entity.segment_id) if entity is not None else None
+    if content is None:
+        return Known(backtest_id, entity, None, runs, owner)
+    parsed = parse(content, _BOUNDS)
+    if isinstance(parsed, Refused):
+        return Known(backtest_id, entity, None, runs, owner, parsed)
+    # An older runtime stored whatever `main` returned.
+    analysis = parsed.value if isinstance(parsed.value, Mapping) else {"results": parsed.value}
     return Known(backtest_id, entity, analysis, runs, owner)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from services.backtest_runner.objects import analysis_key
 from tools.backtests.findings import findings
 from tools.backtests.page import page
 from tools.backtests.results import Known, known_of, output_of
@@ -44,6 +45,9 @@ async def _show(backtest_id: str) -> tuple[Known, str]:
 
 def tell(known: Known, printed: str, html_file: Path | None, output: str) -> int:
     """Show what is known, and write the page when one is wanted; the exit code."""
+    if known.refused is not None:
+        key = analysis_key(known.id)
+        raise Failure(f"the result cannot be shown, as it {known.refused}; it is in the results bucket as {key}")
     if html_file is not None and known.analysis is not None:
         _write(html_file, page(known.id, known.analysis, printed))
     if output == "json":
@@ -78,7 +82,7 @@ def _tell_people(known: Known) -> None:
     if known.analysis is None:
         return
     if known.state == "failed":
-        click.echo(f"  {known.analysis.get('error', '')}")
+        click.echo(f"  {known.failure or ''}")
         return
     found = findings(known.analysis)
     click.echo()

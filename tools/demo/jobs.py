@@ -34,7 +34,7 @@ class Jobs:
             if known is None or known.analysis is None:
                 return None
             if known.state == "failed":
-                raise DemoFailed(f"the backtest {backtest_id} failed: {known.analysis.get('error')}")
+                raise DemoFailed(f"the backtest {backtest_id} failed: {known.failure}")
             return findings(known.analysis)
 
         return await self._eventually(f"the backtest {backtest_id}", done)

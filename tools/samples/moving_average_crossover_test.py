@@ -26,7 +26,12 @@ def test_the_whole_of_it_is_what_the_platform_shows() -> None:
 
     assert result["metrics"]["trades"] > 3
     assert -100 < result["metrics"]["max_drawdown_percent"] < 0
-    assert [plot["layout"]["title"]["text"] for plot in result["plots"]] == ["Equity", "Drawdown", "Price"]
+    assert [plot["title"] for plot in result["plots"]] == ["Equity", "Drawdown", "Price"]
+    assert {key for plot in result["plots"] for key in plot} == {"title", "data", "layout", "config"}
+    assert all(trace["type"] == "scatter" for plot in result["plots"] for trace in plot["data"])
+    [table] = result["tables"]
+    assert (table["title"], len(table["data"])) == ("Trades", result["metrics"]["trades"])
+    assert list(table["data"][0]) == ["bought on", "bought at", "sold on", "sold at", "gain %"]
 
 
 def test_averages_that_cannot_cross_are_refused() -> None:

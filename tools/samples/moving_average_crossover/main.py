@@ -52,9 +52,14 @@ def main(id: str, config: dict[str, Any]) -> dict[str, Any]:
         "tables": [
             {
                 "title": "Trades",
-                "columns": ["bought on", "at", "sold on", "at", "gain %"],
-                "rows": [
-                    [t.bought_on, round(t.bought_at, 2), t.sold_on, round(t.sold_at, 2), round(t.gain_percent, 2)]
+                "data": [
+                    {
+                        "bought on": t.bought_on,
+                        "bought at": round(t.bought_at, 2),
+                        "sold on": t.sold_on,
+                        "sold at": round(t.sold_at, 2),
+                        "gain %": round(t.gain_percent, 2),
+                    }
                     for t in trades
                 ],
             }
@@ -145,11 +150,13 @@ def ratio(above: float, below: float) -> float | None:
 
 
 def lines(title: str, unit: str, dates: list[str], series: dict[str, Any]) -> dict[str, Any]:
-    """A figure as Plotly has it."""
+    """A plot as the platform shows it: lines as Plotly has them, in `data`."""
     return {
+        "title": title,
         "data": [
             {"type": "scatter", "mode": "lines", "name": name, "x": dates, "y": values}
             for name, values in series.items()
         ],
-        "layout": {"title": {"text": title}, "yaxis": {"title": {"text": unit}}},
+        "layout": {"yaxis": {"title": {"text": unit}}},
+        "config": {},
     }
