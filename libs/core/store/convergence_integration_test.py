@@ -1,7 +1,7 @@
 """Whatever order, repeats and crashes events arrive with, MongoDB ends with what the order of publishing says."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
@@ -13,56 +13,15 @@ from libs.core.store.client import Mongo
 from libs.core.store.entities import EntityStore
 from libs.core.store.history import EntityEvent, EventKind, Stamp
 from libs.core.store.partitions import PartitionStore
+from tests.support.crashing_database import Crashed, CrashingDatabase
 from tests.support.published_events import START
 
 IDS = st.sampled_from(["a", "b", "c", "d", "e", "f"])
 COLLECTIONS = ("bots", "partitions", "counters", "tombstones", "holds")
-WRITES = {"insert_many", "update_one", "delete_one", "bulk_write", "find_one_and_update"}
 CAP = 2
 SETTINGS = settings(
     max_examples=40, stateful_step_count=16, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False
 )
-
-
-class Crashed(Exception):
-    """The process is gone."""
-
-
-class CrashingDatabase:
-    """A database whose user dies at one of its writes: before it is sent, or before the answer is read."""
-
-    def __init__(self, database: Any, at_write: int, after_it: bool) -> None:
-        self._database = database
-        self._left = at_write
-        self._after_it = after_it
-
-    def __getitem__(self, name: str) -> "CrashingCollection":
-        return CrashingCollection(self._database[name], self)
-
-    async def write(self, operation: Callable[[], Awaitable[Any]]) -> Any:
-        self._left -= 1
-        if self._left < 0 or (self._left == 0 and not self._after_it):
-            raise Crashed
-        outcome = await operation()
-        if self._left == 0:
-            raise Crashed
-        return outcome
-
-
-class CrashingCollection:
-    def __init__(self, collection: Any, database: CrashingDatabase) -> None:
-        self._collection = collection
-        self._database = database
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._collection, name)
-        if name not in WRITES:
-            return method
-
-        async def write(*arguments: Any, **options: Any) -> Any:
-            return await self._database.write(partial(method, *arguments, **options))
-
-        return write
 
 
 class Convergence(RuleBasedStateMachine):

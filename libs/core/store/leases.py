@@ -114,7 +114,7 @@ class LeaseStore:
         """
         segments = []
         async with _limited(timeout_seconds or max(self._timeout_seconds, 10.0)):
-            wanted = {"$or": [{"bot_count": {"$gt": 0}}, {"$expr": _LIVE}]}
+            wanted = {"$or": [{"bot_count": {"$gt": 0}}, {"$expr": LIVE}]}
             fields = {"bot_count": 1, "lease": 1, "remaining_milliseconds": _REMAINING}
             async for document in self._partitions.find(wanted, fields, batch_size=_SURVEY_BATCH):
                 segments.append(_segment(document))
@@ -194,11 +194,11 @@ class LeadershipStore:
     async def leader(self, *, timeout_seconds: float | None = None) -> Holder | None:
         """The master that leads now, as anybody sees it; None when none does. Raises StoreUnavailable."""
         async with _limited(timeout_seconds or self._timeout_seconds):
-            document = await self._collection.find_one({"_id": self._name, "$expr": _LIVE}, {"lease": 1})
+            document = await self._collection.find_one({"_id": self._name, "$expr": LIVE}, {"lease": 1})
         return _holder_of(document) if document is not None and document["lease"].get("worker_id") else None
 
 
-_LIVE = {"$gt": ["$lease.expires_at", "$$NOW"]}
+LIVE = {"$gt": ["$lease.expires_at", "$$NOW"]}
 """True in an expression when there is a lease that has not run out; a missing or null date compares as lower."""
 _REMAINING = {"$subtract": ["$lease.expires_at", "$$NOW"]}
 _EPOCH = {"$ifNull": ["$lease.epoch", 0]}
@@ -225,7 +225,7 @@ class _Leases:
             own.append({"$and": [{"$eq": ["$lease.host", _literal(holder.host)]}, not_later]})
         may_take = {
             "$or": [
-                {"$not": [_LIVE]},
+                {"$not": [LIVE]},
                 {"$and": [{"$eq": ["$lease.worker_id", _literal(holder.worker_id)]}, {"$or": own}]},
             ]
         }
@@ -254,7 +254,7 @@ class _Leases:
         """Until when it is proven; None when it is not held any more. One that has run out stays lost."""
         sent = self._clock()
         result = await self._collection.update_one(
-            {**_held(document_id, holder, epoch), "$expr": _LIVE}, [{"$set": {"lease.expires_at": self._expiry}}]
+            {**_held(document_id, holder, epoch), "$expr": LIVE}, [{"$set": {"lease.expires_at": self._expiry}}]
         )
         return sent + self._life_seconds if result.matched_count == 1 else None
 

@@ -3,27 +3,28 @@
 `bot_count` counts the entities of a partition and the slots claimed for those about to be inserted. It is changed
 before an insert and after a removal, so that whatever happens in between it is too high and never too low: a live
 entity is never in a partition that counts 0. What a crash leaves too high, :meth:`PartitionStore.repair` finds.
+
+Partitions are opened sparingly (:mod:`libs.core.store.partition_room`).
 """
 
 import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pymongo import ReturnDocument, UpdateOne
+from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from libs.core.errors import Retryable
 from libs.core.log import get_logger
 from libs.core.store.client import Database, Document, translated
+from libs.core.store.partition_room import PartitionRoom, spread
 
 log = get_logger(__name__)
 
-_COUNTER = "partition_id"
-_CHOICES = 16
-_TRIES_IN_EXISTING = 3
+_CONTENDED_SECONDS = 0.02
 
 
 class SlotExpired(Retryable):
@@ -79,10 +80,11 @@ class PartitionStore:
         if max_per_partition < 1:
             raise ValueError(f"a partition must hold at least one entity, not {max_per_partition}")
         self._partitions = database["partitions"]
-        self._counters = database["counters"]
+        self._room = PartitionRoom(database, entities, max_per_partition)
         self._entities = database[entities]
         self._cap = max_per_partition
         self._claim_life_seconds = claim_life_seconds
+        self._claiming = asyncio.Lock()
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
 
     async def ensure_indexes(self) -> None:
@@ -97,23 +99,23 @@ class PartitionStore:
             return {int(partition["_id"]): int(partition["bot_count"]) async for partition in found}
 
     async def claim(self, count: int) -> list[Slot]:
-        """Take *count* slots in random partitions with room, and in new partitions for what is left over.
+        """Take *count* slots: in partitions with room, the best ones first, and in new ones when none has room.
 
-        Use them at once (:meth:`check`) or hand them back.
+        Best are partitions with a live owner and entities, then those with a live owner; random among equals. Use the
+        slots at once (:meth:`check`) or hand them back.
 
         Raises:
             StoreUnavailable: some slots may have been taken; the repair finds them.
         """
         slots: list[Slot] = []
-        with translated():
-            for _ in range(_TRIES_IN_EXISTING):
-                if len(slots) < count:
-                    taken = await self._claim_existing(count - len(slots))
-                    if not taken:
-                        break
-                    slots += taken
+        # All claims go to the same few partitions; at least those of one process need not fight for them.
+        async with self._claiming:
             while len(slots) < count:
-                slots += await self._claim_new(count - len(slots))
+                with translated():
+                    taken = await self._claim_some(count - len(slots))
+                slots += taken
+                if not taken:
+                    await asyncio.sleep(self._rng.uniform(0, _CONTENDED_SECONDS))
         return slots
 
     def check(self, slots: Iterable[Slot]) -> None:
@@ -126,7 +128,7 @@ class PartitionStore:
             raise SlotExpired(late[0].segment_id)
 
     async def confirm(self, slots: Iterable[Slot]) -> None:
-        """Call right after an insert: slots that a repair took back while it was under way are taken again.
+        """Call right after an insert: take the slots again that a repair took back meanwhile.
 
         Whatever the cap. Asks nothing of the server unless the insert took very long.
         """
@@ -188,33 +190,19 @@ class PartitionStore:
         now = time.monotonic()
         return [slot for slot in slots if now - slot.claimed_monotonic > self._claim_life_seconds / 2]
 
-    async def _claim_existing(self, count: int) -> list[Slot]:
-        pipeline: list[Document] = [
-            {"$match": {"bot_count": {"$lt": self._cap}}},
-            {"$sample": {"size": max(count, _CHOICES)}},
-            {"$project": {"bot_count": 1}},
-        ]
-        room: dict[int, int] = {}
-        async for partition in await self._partitions.aggregate(pipeline):
-            room[int(partition["_id"])] = self._cap - int(partition["bot_count"])
+    async def _claim_some(self, count: int) -> list[Slot]:
+        """At most *count* slots; none when other processes were faster."""
+        rooms = await self._room.find(count)
+        if not rooms:
+            return [
+                slot
+                for opened in await self._room.open(count)
+                for slot in [Slot(opened.segment_id, 0, opened.claimed_monotonic, was_empty=True)] * opened.claimed
+            ]
         slots: list[Slot] = []
-        for segment_id, number in self._spread(count, room).items():
+        for segment_id, number in spread(count, rooms, self._rng).items():
             slots += await self._take(segment_id, number)
         return slots
-
-    def _spread(self, count: int, room: Mapping[int, int]) -> Counter[int]:
-        """Choose a random partition with room, *count* times."""
-        left = dict(room)
-        chosen: Counter[int] = Counter()
-        for _ in range(count):
-            if not left:
-                break
-            segment_id = self._rng.choice(list(left))
-            chosen[segment_id] += 1
-            left[segment_id] -= 1
-            if left[segment_id] == 0:
-                del left[segment_id]
-        return chosen
 
     async def _take(self, segment_id: int, number: int) -> list[Slot]:
         claimed = time.monotonic()
@@ -227,42 +215,6 @@ class PartitionStore:
         if after is None:
             return []
         return [Slot(segment_id, int(after.get("repairs", 0)), claimed, int(after["bot_count"]) == number)] * number
-
-    async def _claim_new(self, count: int) -> list[Slot]:
-        number = -(-count // self._cap)
-        counter: Document = await self._counters.find_one_and_update(
-            {"_id": _COUNTER}, {"$inc": {"seq": number}}, upsert=True, return_document=ReturnDocument.AFTER
-        )  # type: ignore[assignment]  # an upsert always has a document afterwards
-        last = int(counter["seq"])
-        sizes = [min(self._cap, count - index * self._cap) for index in range(number)]
-        ids = range(last - number + 1, last + 1)
-        claimed = time.monotonic()
-        result = await self._partitions.bulk_write(
-            [
-                UpdateOne(
-                    {"_id": segment_id},
-                    {"$setOnInsert": {"bot_count": size}, "$currentDate": {"claimed_at": True}},
-                    upsert=True,
-                )
-                for segment_id, size in zip(ids, sizes, strict=True)
-            ],
-            ordered=False,
-        )
-        made = set((result.upserted_ids or {}).values())
-        if len(made) < number:
-            await self._catch_up_counter()
-        return [
-            slot
-            for segment_id, size in zip(ids, sizes, strict=True)
-            if segment_id in made
-            for slot in [Slot(segment_id, 0, claimed, was_empty=True)] * size
-        ]
-
-    async def _catch_up_counter(self) -> None:
-        """An older database may have partitions beyond its counter."""
-        newest = await self._partitions.find_one({}, {"_id": 1}, sort=[("_id", -1)])
-        if newest is not None:
-            await self._counters.update_one({"_id": _COUNTER}, {"$max": {"seq": newest["_id"]}}, upsert=True)
 
     async def _real_counts(self) -> dict[int, int]:
         groups = await self._entities.aggregate([{"$group": {"_id": "$segment_id", "number": {"$sum": 1}}}])
@@ -296,7 +248,7 @@ class PartitionStore:
             )
         except DuplicateKeyError:
             return False
-        await self._catch_up_counter()
+        await self._room.catch_up_counter()
         return True
 
     async def _place_homeless(self) -> None:
