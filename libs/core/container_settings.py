@@ -20,6 +20,10 @@ def _absolute(path: Path) -> Path:
     return path
 
 
+def _absolute_if_set(path: Path | None) -> Path | None:
+    return _absolute(path) if path is not None else None
+
+
 class ContainerSettings(Group):
     """What each container gets unless its bot asks for something else in ``config.resources``, and what the engine has
     for all of them together.
@@ -31,6 +35,15 @@ class ContainerSettings(Group):
         Field(description="folder for code, work files and log spools; the Docker engine must see it at the same path"),
         AfterValidator(_absolute),
     ] = _TEMP_DIR
+    keepalive_dir: Annotated[
+        Path | None,
+        Named("KEEPALIVE_DIR", allowed="an absolute path"),
+        Field(
+            description="folder in memory (tmpfs) for the files that let bots run while their worker owns them; the "
+            "Docker engine must see it at the same path; unset: one in /dev/shm or /run, else one below TEMP_DIR"
+        ),
+        AfterValidator(_absolute_if_set),
+    ] = None
     memory_limit_mb: Annotated[
         int,
         Named("MEMORY_LIMIT_MB", aliases=("BOT_MEMORY_LIMIT_MB",), unit="MiB"),
@@ -64,7 +77,7 @@ class ContainerSettings(Group):
     result_mb: Annotated[
         int,
         Named("BOT_RESULT_MB", unit="MiB"),
-        Field(ge=1, le=1024, description="size of the JSON that main may return"),
+        Field(ge=1, le=1024, description="size of the JSON that main may return; a backtest's is 64 unless this is set"),
     ] = 16
     output_kb_per_second: Annotated[
         int,

@@ -29,6 +29,7 @@ class Label(StrEnum):
     RUN_ID = "runtime.run-id"
     EPOCH = "runtime.epoch"
     WORKER = "runtime.worker"
+    KEEPALIVE = "runtime.keepalive"
     TOKEN = "runtime.token"  # noqa: S105 - the last part of its folder's name, no secret
     MEMORY = "runtime.memory-bytes"
     CPUS = "runtime.cpus"
@@ -68,6 +69,7 @@ class ManagedContainer:
         id: the entity's id; the engine's id is *container_id*.
         exit_code: None while it runs.
         limits: what it may use, by its labels; None for one of an older version, which has no such labels.
+        keepalive: the folder with the lease file that it watches; "" for one of an older version.
     """
 
     container_id: str
@@ -91,6 +93,7 @@ class ManagedContainer:
     finished_at: datetime | None = None
     created_at: datetime | None = None
     limits: Need | None = None
+    keepalive: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,7 @@ def from_labels(
         epoch=_integer(labels.get(Label.EPOCH), 0),
         worker=labels.get(Label.WORKER, ""),
         token=labels.get(Label.TOKEN, ""),
+        keepalive=labels.get(Label.KEEPALIVE, ""),
         state=state,
         exit_code=exit_code,
         oom_killed=oom_killed,

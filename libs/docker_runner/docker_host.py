@@ -2,14 +2,15 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Sequence
-from functools import partial
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from pathlib import Path
 
 from prometheus_client.registry import Collector
 
 from libs.core.backoff import Backoff
 from libs.core.errors import Retryable
 from libs.core.health import Readiness
+from libs.core.lease import LeaseView
 from libs.core.lifecycle import Lifecycle
 from libs.core.log import get_logger
 from libs.core.object_store import ObjectStore
@@ -21,14 +22,16 @@ from libs.docker_runner.container_group import ContainerGroup
 from libs.docker_runner.definition import ExecutableFactory, Ownership
 from libs.docker_runner.engine import Engine
 from libs.docker_runner.executable import Entrypoint
-from libs.docker_runner.keepalive import KeepaliveFile, remove_stale
+from libs.docker_runner.host_cleaner import HostCleaner
+from libs.docker_runner.keepalive import KeepaliveFile, SegmentKeepalive
+from libs.docker_runner.keepalive_root import keepalive_root, usual_roots
 from libs.docker_runner.log_budget import SpoolBudget
 from libs.docker_runner.log_history import LogHistory
 from libs.docker_runner.log_pipeline import LogPipeline
 from libs.docker_runner.log_reader import LogReader
 from libs.docker_runner.room import Priority
 from libs.docker_runner.room_metrics import RoomCollector
-from libs.docker_runner.run_records import History, Recorder, write_down
+from libs.docker_runner.run_records import History, Recorder
 from libs.docker_runner.runner import DockerRunner
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.usage_sampler import UsageCollector, UsageSampler
@@ -40,7 +43,6 @@ ENGINE = "docker"
 """The name under which readiness shows the engine."""
 
 _LOOK_SECONDS = 5.0
-_CLEAN_SECONDS = 300.0
 
 
 class DockerHost:
@@ -66,6 +68,8 @@ class DockerHost:
         lease_seconds: float,
         owns: Callable[[int], bool],
         history: History,
+        leases: Callable[[], Awaitable[Sequence[LeaseView]]],
+        keepalives: Path,
         priority: Priority = Priority.BOT,
     ) -> None:
         self._priority = priority
@@ -78,7 +82,6 @@ class DockerHost:
         self._usage = UsageSampler(self.runner, service=service, scope=scope, owns=owns)
         self._engine = engine
         self._owns = owns
-        self._history = history
         self._service = service
         self._scope = scope
         self._lease_seconds = lease_seconds
@@ -86,7 +89,10 @@ class DockerHost:
         self._impediment = ""
         # Ids are chosen by people and scopes by us, but both reach a path only as digests.
         place = hashlib.sha256(f"{service}\0{scope}".encode()).hexdigest()[:20]
-        self._keepalive_directory = settings.temp_dir / "keepalive" / place
+        self._keepalive_directory = keepalives / place
+        # Where earlier versions and settings had them: containers that are adopted may watch a file there.
+        roots = dict.fromkeys([settings.temp_dir / "keepalive", *usual_roots()])
+        self._former = [root / place for root in roots if root != keepalives]
         self.logs = LogPipeline(
             self.runner.followed,
             store,
@@ -96,6 +102,19 @@ class DockerHost:
             owns=owns,
             place=place,
             budget=SpoolBudget(settings.log_spools_bytes, settings.log_spool_bytes),
+        )
+        self._cleaner = HostCleaner(
+            self.runner,
+            service=service,
+            scope=scope,
+            owns=owns,
+            leases=leases,
+            history=history,
+            recorder=self.recorder,
+            code=code,
+            logs=self.logs,
+            keepalives=self._keepalive_directory,
+            former=self._former,
         )
         self.log_reader = LogReader(self.logs, LogHistory(store, store.settings.logs_bucket))
 
@@ -114,6 +133,7 @@ class DockerHost:
         worker: str,
         owns: Callable[[int], bool],
         history: History,
+        leases: Callable[[], Awaitable[Sequence[LeaseView]]],
         priority: Priority,
     ) -> "DockerHost":
         """Connect, waiting for the engine and the storage as long as they are away, and declare what must go on.
@@ -124,6 +144,7 @@ class DockerHost:
             lease_seconds: the life of a lease, for the dead-man's switch.
             owns: whether this worker owns a segment now, by a lease that it can prove.
             history: where the ends of others' containers are recorded that are taken away.
+            leases: reads the leases that are held now, whoever holds them.
             priority: of the service's containers for the engine's room.
         """
         engine = Engine(timeout_seconds=settings.engine_timeout_seconds)
@@ -133,6 +154,7 @@ class DockerHost:
             _engine_id(engine, readiness),
             store.wait_until_up(readiness, [storage.code_bucket, storage.logs_bucket, storage.results_bucket]),
         )
+        keepalives = await keepalive_root(settings.keepalive_dir, settings.temp_dir, engine)
         code = CodeCache(store, settings.temp_dir / "code", code_cache_bytes)
         await code.open()
         host = cls(
@@ -147,12 +169,14 @@ class DockerHost:
             lease_seconds=lease_seconds,
             owns=owns,
             history=history,
+            leases=leases,
+            keepalives=keepalives,
             priority=priority,
         )
         await host.runner.open()
         lifecycle.part("watch the docker engine", lambda: host._watch(readiness))
         lifecycle.part("look at the engine's room", host.runner.room.run)
-        lifecycle.part("clean the docker host", host._clean_for_ever)
+        lifecycle.part("clean the docker host", host._cleaner.run)
         lifecycle.part("logs", host.logs.run)
         lifecycle.part("sample containers", host._usage.run)
         lifecycle.on_close("docker runner", host.runner.close, limit_seconds=2)
@@ -162,8 +186,9 @@ class DockerHost:
     def keepalive(self, segment: int) -> KeepaliveFile:
         """The dead-man's switch of a segment's containers."""
         if segment not in self._keepalives:
+            former = [directory / str(segment) for directory in self._former]
             folder = self._keepalive_directory / str(segment)
-            self._keepalives[segment] = KeepaliveFile(folder, self._lease_seconds)
+            self._keepalives[segment] = SegmentKeepalive(folder, self._lease_seconds, former=former)
         return self._keepalives[segment]
 
     def group(self, segment: int, epoch: int) -> ContainerGroup:
@@ -199,7 +224,7 @@ class DockerHost:
 
     def events(self) -> AsyncGenerator[ContainerEvent, None]:
         """What happens to this service's containers, for ever."""
-        return self._usage.watching(self.runner.events(self._service, self._scope))
+        return self._cleaner.watching(self._usage.watching(self.runner.events(self._service, self._scope)))
 
     def impediment(self) -> str:
         """Why no bot could be started here now; empty when one could."""
@@ -218,21 +243,6 @@ class DockerHost:
                 self._impediment = ""
                 readiness.report(ENGINE, True, "; ".join(missing.values()))
             await asyncio.sleep(_LOOK_SECONDS)
-
-    async def _clean_for_ever(self) -> None:
-        while True:
-            try:
-                everybody = await self.runner.list(self._service, self._scope)
-                owned = {container.segment for container in everybody if self._owns(container.segment)}
-                record = partial(write_down, self._history, self.recorder)
-                await self.runner.clean(self._service, self._scope, owned, before_removal=record)
-                await self.code.evict()
-                await self.logs.clean([container.container_id for container in everybody])
-                in_use = {container.segment for container in everybody} | owned
-                await asyncio.to_thread(remove_stale, self._keepalive_directory, in_use)
-            except Retryable as error:
-                log.warning("docker host not cleaned", error=str(error))
-            await asyncio.sleep(_CLEAN_SECONDS)
 
 
 async def _engine_id(engine: Engine, readiness: Readiness) -> str:

@@ -3,8 +3,10 @@
 import asyncio
 import base64
 import json
+import secrets
 from collections.abc import AsyncGenerator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -14,7 +16,7 @@ from libs.docker_runner import engine_answers as answers
 from libs.docker_runner.container import ManagedContainer
 from libs.docker_runner.container_events import ContainerEvent, EventKind
 from libs.docker_runner.engine_answers import EngineInfo, Inspected, understood
-from libs.docker_runner.engine_http import EngineHttp, EngineRefused
+from libs.docker_runner.engine_http import EngineFailed, EngineHttp, EngineRefused
 from libs.docker_runner.errors import EngineUnavailable, ImageUnavailable
 from libs.docker_runner.output import LogLine
 from libs.docker_runner.stats import Stats
@@ -22,6 +24,8 @@ from libs.docker_runner.stats import Stats
 _STREAMS = {1: "stdout", 2: "stderr"}
 _FRAME_HEADER_BYTES = 8
 _EVENT_LINE_BYTES = 1024 * 1024
+# By a digest that no image can have.
+_NO_IMAGE = f"the0.invalid/none@sha256:{'0' * 64}"
 
 
 class NameTaken(Exception):
@@ -65,6 +69,21 @@ class Engine:
                 raise NoSuchImage from error
             raise
         return understood("create", answer, answers.identifier)
+
+    async def sees(self, folder: Path) -> bool:
+        """Whether *folder* is there on the engine's host. Nothing is made: mounts are checked before the image is."""
+        mount = {"Type": "bind", "Source": str(folder), "Target": "/probe", "ReadOnly": True}
+        name = f"the0-probe-{secrets.token_hex(8)}"
+        try:
+            await self.create(name, {"Image": _NO_IMAGE, "Cmd": ["true"], "HostConfig": {"Mounts": [mount]}})
+        except NoSuchImage:
+            return True
+        except EngineFailed:
+            raise
+        except EngineRefused:
+            return False
+        await self.remove(name)
+        return True
 
     async def start(self, container: str) -> None:
         """Start it; one that runs already is no error."""

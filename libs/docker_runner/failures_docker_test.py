@@ -215,8 +215,11 @@ async def test_what_a_killed_worker_left_is_taken_away(bots: BotContainers) -> N
         assert ended.container.container_id in {one.container_id for one in await bots.list()}
         recorded.append(ended)
 
-    ended = await bots.runner.clean("bot-runner", bots.scope, {9}, older_than_seconds=0.0, before_removal=record)
-    assert [(one.container.container_id, one.reason) for one in ended] == [(dead.container_id, EndReason.FINISHED)]
+    cleared = await bots.runner.clear("bot-runner", bots.scope, {9}, older_than_seconds=0.0, before_removal=record)
+    await bots.runner.clean("bot-runner", bots.scope)
+    assert [(one.container.container_id, one.reason) for one in cleared.ended] == [
+        (dead.container_id, EndReason.FINISHED)
+    ]
     assert [one.container.container_id for one in recorded] == [dead.container_id]
     assert {one.container_id for one in await bots.list()} == {alive.container_id, kept.container_id}
     assert not folder.parent.exists()

@@ -21,6 +21,7 @@ def runner_settings(containers: ContainerSettings, maxima: MaximaSettings, image
     )
     return RunnerSettings(
         temp_dir=containers.temp_dir,
+        keepalive_dir=containers.keepalive_dir,
         images={"python3.11": images.python, "nodejs20": images.node},
         limits=limits,
         maxima=Maxima(

@@ -4,15 +4,24 @@ Containers mount its folder and end their bots when the file says so, or when it
 ``entrypoints/python/the0_supervisor.py``.
 """
 
+import secrets
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+from libs.core.log import get_logger
+
+log = get_logger(__name__)
 
 # The bots must be dead when the lease is over, and a signal takes a while.
 SAFETY_SECONDS = 0.25
 FILE_NAME = "lease"
 _DEFAULT_TTL_SECONDS = 5.0
+# A temporary file that is older was left by a process that was killed.
+_UNFINISHED_SECONDS = 60.0
+_ABANDONED_SECONDS = 86_400.0
 
 
 class KeepaliveFile:
@@ -38,15 +47,24 @@ class KeepaliveFile:
         self._uptime = uptime
         self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._counter = time.time_ns()
+        self._temporary = folder / f".{FILE_NAME}.{secrets.token_hex(8)}"
         self._written = ""
 
     def refresh(self, proven_until: float) -> None:
-        """Let the containers live until a little before *proven_until*, a ``time.monotonic()`` of this process."""
+        """Let the containers live until a little before *proven_until*, a ``time.monotonic()`` of this process.
+
+        Raises:
+            OSError: they do not know of it. Nothing is left of the attempt.
+        """
         left = min(proven_until - self._monotonic(), self._ttl) - SAFETY_SECONDS
         self._write(max(self._uptime() + left, 0.001), max(left, 0.0))
 
     def expire(self) -> None:
-        """End the containers now, and let none begin late; unless another owner has refreshed the file since."""
+        """End the containers now, and let none begin late; unless another owner has refreshed the file since.
+
+        Raises:
+            OSError: they end when the last refresh runs out.
+        """
         try:
             theirs = (self.folder / FILE_NAME).read_text() != self._written
         except FileNotFoundError:
@@ -58,13 +76,68 @@ class KeepaliveFile:
         # A supervisor under another kernel cannot compare clocks, and counts what is left from when it sees this.
         self._counter += 1
         text = f"{self._boot_id} {deadline:.3f} {left:.3f} {self._counter}\n"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".{FILE_NAME}.{self._counter}"
-        temporary.write_text(text)
-        # Readable for the bots' user whatever the umask.
-        temporary.chmod(0o644)
-        temporary.rename(self.folder / FILE_NAME)
+        begun = self._monotonic()
+        self._make_folder()
+        try:
+            self._temporary.write_text(text)
+            # Readable for the bots' user whatever the umask.
+            self._temporary.chmod(0o644)
+            if left and self._monotonic() - begun > SAFETY_SECONDS:
+                # A supervisor under another kernel would count it from now, and outlive the lease.
+                raise TimeoutError(f"keepalive {self.folder}: the disk took {self._monotonic() - begun:.2f} s to write")
+            self._temporary.rename(self.folder / FILE_NAME)
+        except BaseException:
+            with suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
+            raise
         self._written = text
+
+    def _make_folder(self) -> None:
+        if self._written and self.folder.is_dir():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with suppress(PermissionError):  # one that another user made is as that user wants it
+            self.folder.chmod(0o755)
+        for unfinished in self.folder.glob(f".{FILE_NAME}.*"):
+            with suppress(OSError):
+                if time.time() - unfinished.stat().st_mtime > _UNFINISHED_SECONDS:
+                    unfinished.unlink()
+
+
+class SegmentKeepalive(KeepaliveFile):
+    """The lease file of one segment, kept up as well in *former* folders, as long as there is a lease file in them.
+
+    Containers that were started under an older version or another KEEPALIVE_DIR watch the file in a former folder.
+    A former one that cannot be written is no failure: the containers that watch it end when it runs out, as they must.
+    """
+
+    def __init__(self, folder: Path, ttl_seconds: float = _DEFAULT_TTL_SECONDS, *, former: Sequence[Path] = ()) -> None:
+        super().__init__(folder, ttl_seconds)
+        self._former = [KeepaliveFile(one, ttl_seconds) for one in former]
+        self._unwritable: set[Path] = set()
+
+    def refresh(self, proven_until: float) -> None:
+        """As :meth:`KeepaliveFile.refresh`; former folders do not raise."""
+        super().refresh(proven_until)
+        for former in self._former:
+            self._follow(former, lambda former=former: former.refresh(proven_until))  # type: ignore[misc]
+
+    def expire(self) -> None:
+        """As :meth:`KeepaliveFile.expire`; former folders do not raise."""
+        for former in self._former:
+            self._follow(former, former.expire)
+        super().expire()
+
+    def _follow(self, former: KeepaliveFile, write: Callable[[], None]) -> None:
+        try:
+            if (former.folder / FILE_NAME).exists():
+                write()
+        except OSError as error:
+            if former.folder not in self._unwritable:
+                self._unwritable.add(former.folder)
+                log.warning("a former keepalive cannot be written", folder=str(former.folder), reason=str(error))
+        else:
+            self._unwritable.discard(former.folder)
 
 
 def remove_stale(directory: Path, segments: Collection[int], older_than_seconds: float = 600.0) -> None:
@@ -73,13 +146,26 @@ def remove_stale(directory: Path, segments: Collection[int], older_than_seconds:
     Args:
         segments: those that have a container, or an owner here.
     """
+    kept = {str(segment) for segment in segments}
     for folder in directory.iterdir() if directory.is_dir() else ():
-        try:
-            stale = time.time() - folder.stat().st_mtime > older_than_seconds
-        except FileNotFoundError:
-            continue
-        if stale and folder.name not in {str(segment) for segment in segments}:
+        if folder.name not in kept and _is_older(folder, older_than_seconds):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(root: Path, older_than_seconds: float = _ABANDONED_SECONDS) -> None:
+    """Remove what services and deployments that are gone left below *root*, the folder of all of them. Blocks."""
+    for place in root.iterdir() if root.is_dir() else ():
+        if place.is_dir() and _is_older(place, older_than_seconds):
+            remove_stale(place, (), older_than_seconds)
+            with suppress(OSError):  # it is in use
+                place.rmdir()
+
+
+def _is_older(folder: Path, seconds: float) -> bool:
+    try:
+        return time.time() - folder.stat().st_mtime > seconds
+    except FileNotFoundError:
+        return False
 
 
 def seconds_left(folder: Path) -> float:

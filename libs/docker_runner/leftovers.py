@@ -2,11 +2,15 @@
 
 import time
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 
+from libs.core.errors import RuntimeFault
+from libs.core.isolation import isolated
 from libs.core.log import get_logger
 from libs.docker_runner.code_source import CodeSource
 from libs.docker_runner.container import ContainerState, Ended, Label, ManagedContainer
 from libs.docker_runner.engine import Engine
+from libs.docker_runner.errors import StopFailed
 from libs.docker_runner.names import container_name_prefix
 from libs.docker_runner.network import GUARD_SERVICE
 from libs.docker_runner.run_folders import RunFolders
@@ -23,6 +27,14 @@ _OUTPUT_KEPT_SECONDS = 86_400.0
 _HELPER_KEPT_SECONDS = 120.0
 
 
+@dataclass(frozen=True)
+class Cleared:
+    """The ends of the containers that were removed, and how many dead ones are left for now."""
+
+    ended: list[Ended]
+    left: int
+
+
 class Leftovers:
     """What nobody on this host will ask for any more. Running containers are none of it: their lease ends them."""
 
@@ -35,29 +47,50 @@ class Leftovers:
         self._threads = threads
         self._stopper = stopper
 
-    async def clean(
+    async def clear(
         self,
         service: str,
         scope: str,
         kept_segments: Collection[int],
+        moved_segments: Collection[int],
         older_than_seconds: float,
         before_removal: Callable[[Ended], Awaitable[object]],
-    ) -> list[Ended]:
-        """See :meth:`DockerRunner.clean`."""
-        buried = []
+    ) -> Cleared:
+        """See :meth:`DockerRunner.clear`."""
+        buried: list[Ended] = []
+        left = 0
         for container in await self._engine.list({Label.SERVICE: service, Label.SCOPE: scope}):
-            if container.segment not in kept_segments and await self._is_dead(container, older_than_seconds):
-                # Of a dead container this only asks how it ended.
-                await before_removal(await self._stopper.stop(container, 0.0))
-                ended, _ = await self._stopper.bury(container)
-                buried.append(ended)
-        await self._remove_guards()
-        everything = await self._engine.list({Label.MANAGED: "true"})
-        await self._remove_folders(service, scope, everything)
-        await self._code.drop_stale_holds({holder_of(one.name, one.token) for one in everything}, _STALE_SECONDS)
+            if container.segment in kept_segments or container.state is ContainerState.RUNNING:
+                continue
+            left += 1
+            minimal_age_seconds = 0.0 if container.segment in moved_segments else older_than_seconds
+            # One that cannot be removed must not keep the others.
+            with isolated("remove a dead container"):
+                if await self._is_dead(container, minimal_age_seconds):
+                    buried.append(await self._buried(container, before_removal))
+                    left -= 1
         if buried:
             log.info("dead containers taken away", service=service, count=len(buried))
-        return buried
+        return Cleared(buried, left)
+
+    async def clean(self, service: str, scope: str) -> None:
+        """See :meth:`DockerRunner.clean`."""
+        with isolated("remove dead guards"):
+            await self._remove_guards()
+        everything = await self._engine.list({Label.MANAGED: "true"})
+        with isolated("remove folders of dead containers"):
+            await self._remove_folders(service, scope, everything)
+        await self._code.drop_stale_holds({holder_of(one.name, one.token) for one in everything}, _STALE_SECONDS)
+
+    async def _buried(self, container: ManagedContainer, before_removal: Callable[[Ended], Awaitable[object]]) -> Ended:
+        try:
+            # Of a dead container this only asks how it ended.
+            await before_removal(await self._stopper.stop(container, 0.0))
+            ended, _ = await self._stopper.bury(container)
+        except StopFailed as error:
+            # Of this container alone, unlike an engine or a database that is away.
+            raise RuntimeFault(str(error)) from error
+        return ended
 
     async def _is_dead(self, container: ManagedContainer, older_than_seconds: float) -> bool:
         if container.state is ContainerState.RUNNING:

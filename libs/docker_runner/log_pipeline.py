@@ -151,6 +151,10 @@ class LogPipeline:
         if self._group is not None:
             self._begin(self._group, container, following)
 
+    def is_following(self, container: ManagedContainer) -> bool:
+        """Whether the container's output is being taken here."""
+        return container.container_id in self._following
+
     async def finish(self, container: ManagedContainer, limit_seconds: float = 10.0) -> bool:
         """The container has ended and is about to be removed: take the rest of its output. May be repeated.
 

@@ -27,11 +27,6 @@ def run_folder(directory: Path, scope: str, name: str, token: str) -> Path:
     return scope_folder(directory, scope) / name / token
 
 
-def keepalive_folder(temp_dir: Path, scope: str, segment: int) -> Path:
-    """The folder with the lease file of a segment, which its containers mount."""
-    return scope_folder(temp_dir / "keepalive", scope) / str(int(segment))
-
-
 def new_token() -> str:
     """A word that no other start has."""
     return secrets.token_hex(WORD_BYTES)

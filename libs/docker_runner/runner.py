@@ -24,7 +24,7 @@ from libs.docker_runner.errors import AlreadyRunning, DockerRunnerError, EngineU
 from libs.docker_runner.executable import Executable, Network
 from libs.docker_runner.followed_output import FollowedOutput
 from libs.docker_runner.images import Images
-from libs.docker_runner.leftovers import Leftovers
+from libs.docker_runner.leftovers import Cleared, Leftovers
 from libs.docker_runner.lives import Lives
 from libs.docker_runner.network import BotNetwork
 from libs.docker_runner.output import LogLine
@@ -257,24 +257,34 @@ class DockerRunner:
             if seen is not None
         }
 
-    async def clean(
+    async def clear(
         self,
         service: str,
         scope: str,
         kept_segments: Collection[int] = (),
+        moved_segments: Collection[int] = (),
         older_than_seconds: float = 60.0,
         *,
         before_removal: Callable[[Ended], Awaitable[object]],
-    ) -> Sequence[Ended]:
-        """Take away what workers that are gone left on this host; return how its containers ended.
+    ) -> Cleared:
+        """Remove the dead containers of workers that are gone from this host.
 
         Args:
-            kept_segments: somebody else buries their containers.
-            older_than_seconds: dead containers younger than that are left to whoever started them.
-            before_removal: writes down how one ended; when it raises, that one and the others stay.
+            kept_segments: their owner removes their containers.
+            moved_segments: their owner is on another host, so that nobody else here removes their containers.
+            older_than_seconds: dead containers of other segments that are younger are left to their worker.
+            before_removal: records how one ended. When it raises Retryable, that one and the others stay; after any
+                other error only that one does.
         """
+        with observe("containers", "clear"):
+            return await self._leftovers.clear(
+                service, scope, kept_segments, moved_segments, older_than_seconds, before_removal
+            )
+
+    async def clean(self, service: str, scope: str) -> None:
+        """Remove folders and holds on code that containers of *service* left on this host, and helpers that ended."""
         with observe("containers", "clean"):
-            return await self._leftovers.clean(service, scope, kept_segments, older_than_seconds, before_removal)
+            await self._leftovers.clean(service, scope)
 
     # --- inside
 

@@ -82,7 +82,8 @@ def container_body(
 
 def labels(executable: Executable, code_etag: str, token: str) -> dict[str, str]:
     """What the next owner of the segment, and a person with ``docker ps``, knows of the container."""
-    return {
+    watched: dict[str, str] = {Label.KEEPALIVE: str(executable.keepalive)} if executable.keepalive is not None else {}
+    return watched | {
         Label.MANAGED: "true",
         Label.ID: executable.id,
         Label.ENTRYPOINT: str(executable.entrypoint),

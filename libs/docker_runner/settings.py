@@ -32,6 +32,7 @@ class RunnerSettings:
 
     Attributes:
         temp_dir: below it the runner keeps its folders. It has the same path on the engine's host.
+        keepalive_dir: folder for keepalive files, in memory and at the same path for the engine; None to choose one.
         images: runtime name to image; a name with ``@sha256:…`` pins it.
         limits: of a container that asks for nothing else.
         maxima: up to where ``config.resources`` may go.
@@ -49,6 +50,7 @@ class RunnerSettings:
     """
 
     temp_dir: Path
+    keepalive_dir: Path | None = None
     images: Mapping[str, str] = field(default_factory=lambda: dict(IMAGES))
     limits: Limits = field(default_factory=Limits)
     maxima: Maxima = field(default_factory=Maxima)

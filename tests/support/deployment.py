@@ -132,6 +132,8 @@ class Deployment:
             "MINIO_ACCESS_KEY_ID": self.s3_server.access_key,
             "MINIO_SECRET_ACCESS_KEY": self.s3_server.secret_key,
             "TEMP_DIR": str(self.folder / "temp"),
+            # Not the usual one in memory, which tests would leave behind.
+            "KEEPALIVE_DIR": str(self.folder / "keepalive"),
             "MASTER_HOST": "127.0.0.1",
             "DOCKER_HOST": self.engine.url,
             "GRPC_PORT": str(self.grpc_port),

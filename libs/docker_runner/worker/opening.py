@@ -30,5 +30,6 @@ async def open_docker_host(
         worker=settings.identity.worker_id,
         owns=context.owns,
         history=context.runs,
+        leases=context.leases.live,
         priority=priority,
     )
