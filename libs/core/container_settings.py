@@ -130,6 +130,15 @@ class ContainerSettings(Group):
         Named("BOT_STOP_SECONDS", unit="seconds"),
         Field(ge=0, le=600, description="how long a bot may take to end after SIGTERM before it is killed"),
     ] = 30.0
+    health_window_seconds: Annotated[
+        Seconds,
+        Named("HEALTH_WINDOW_SECONDS", unit="seconds"),
+        Field(
+            ge=0.1,
+            le=3600,
+            description="how long a new version must run before the old one is given up, where a rollback is asked for",
+        ),
+    ] = 10.0
     parallel_starts: Annotated[
         int,
         Named("PARALLEL_STARTS"),

@@ -19,7 +19,7 @@ from libs.core.log import get_logger
 from libs.core.object_store import ObjectChanged, ObjectMissing, ObjectStore, StorageRejected, StorageUnavailable
 from libs.docker_runner.archives import DEFAULT_LIMITS, ArchiveLimits, extract
 from libs.docker_runner.code_shelf import CodeShelf, Version
-from libs.docker_runner.errors import ArchiveRejected, CodeMissing, CodeUnavailable
+from libs.docker_runner.errors import ArchiveRejected, CodeMissing, CodeReplaced, CodeUnavailable
 from libs.docker_runner.executable import CodeRef
 
 log = get_logger(__name__)
@@ -86,35 +86,38 @@ class CodeCache:
         await asyncio.gather(*self._downloads.values(), return_exceptions=True)
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    async def etag(self, ref: CodeRef) -> str:
-        """The version that the object has now.
-
-        Raises:
-            CodeMissing, CodeUnavailable, ArchiveRejected: as :meth:`fetch`.
-        """
-        return (await self._current(ref)).etag
-
-    async def fetch(self, ref: CodeRef, holder: str | None = None) -> CodeTree:
+    async def fetch(self, ref: CodeRef, holder: str | None = None, *, etag: str | None = None) -> CodeTree:
         """The code that *ref* names, downloaded and unpacked if it is not here. May be repeated.
 
         However many ask at once, in this process and in others of the host, one downloads; a caller that is cancelled
         stops nobody else's download. With *holder*, the name of a container, the tree is held for it in the same step.
 
+        Args:
+            etag: the only version that will do; the storage is not asked when that one is here.
+
         Raises:
             CodeMissing: there is no such object.
+            CodeReplaced: the object has another version than *etag*, which is not here.
             CodeUnavailable: the storage or the disk cannot now, and there is no earlier version here; try again.
             ArchiveRejected: the archive is unsafe or unreadable.
         """
+        if etag is not None:
+            wanted = Version(ref.bucket, ref.key, etag)
+            if await self._run(self._shelf.use, wanted, holder):
+                FETCHES.labels("cache").inc()
+                return CodeTree(self._shelf.path(wanted), etag)
         for _ in range(_ATTEMPTS):
             try:
                 version = await self._current(ref)
             except CodeUnavailable:
                 known = await self._run(self._shelf.last_known, ref.bucket, ref.key)
-                if known is None or not await self._run(self._shelf.use, known, holder):
+                if known is None or etag is not None or not await self._run(self._shelf.use, known, holder):
                     raise
                 FETCHES.labels("cache-without-storage").inc()
                 log.warning("storage is away, using the code that was used last", bucket=ref.bucket, key=ref.key)
                 return CodeTree(self._shelf.path(known), known.etag, stale=True)
+            if etag is not None and version.etag != etag:
+                raise CodeReplaced(ref.bucket, ref.key, etag)
             if await self._run(self._shelf.use, version, holder):
                 FETCHES.labels("cache").inc()
                 return CodeTree(self._shelf.path(version), version.etag)

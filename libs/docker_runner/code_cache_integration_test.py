@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from libs.core.object_store import ObjectStore
 from libs.core.settings import StorageSettings
 from libs.docker_runner.code_cache import CodeCache
-from libs.docker_runner.errors import ArchiveRejected, CodeMissing, CodeUnavailable
+from libs.docker_runner.errors import ArchiveRejected, CodeMissing, CodeReplaced, CodeUnavailable
 from libs.docker_runner.executable import CodeRef
 from tests.support.eventually import eventually
 from tests.support.loop_time import busiest_seconds
@@ -112,7 +112,56 @@ async def test_a_new_version_is_another_tree_and_the_old_one_stays_as_it_was(
 
     assert (new.path / "main.py").read_text() == "new"
     assert (old.path / "main.py").read_text() == "old"
-    assert new.etag == await cache.etag(ref)
+    assert new.etag == (await store.stat(ref.bucket, ref.key)).etag
+
+
+async def test_wanted_version_is_served_from_the_host_after_its_object_was_replaced(
+    store: CountingStore, cache: CodeCache, ref: CodeRef
+) -> None:
+    await store.put(ref.bucket, ref.key, code("old"))
+    old = await cache.fetch(ref)
+    await store.put(ref.bucket, ref.key, b"broken")
+
+    again = await cache.fetch(ref, holder="the0-bot-runner-1", etag=old.etag)
+
+    assert (again.path, again.etag) == (old.path, old.etag)
+
+
+async def test_wanted_version_that_was_replaced_and_is_not_on_the_host_is_refused(
+    store: CountingStore, cache: CodeCache, ref: CodeRef
+) -> None:
+    await store.put(ref.bucket, ref.key, code("old"))
+    with pytest.raises(CodeReplaced, match=ref.key):
+        await cache.fetch(ref, etag="another")
+
+    assert store.downloads == 0
+
+
+async def test_wanted_version_that_the_object_still_has_is_fetched(
+    store: CountingStore, cache: CodeCache, ref: CodeRef
+) -> None:
+    await store.put(ref.bucket, ref.key, code("old"))
+
+    tree = await cache.fetch(ref, etag=(await store.stat(ref.bucket, ref.key)).etag)
+
+    assert (tree.path / "main.py").read_text() == "old"
+
+
+async def test_without_the_storage_no_other_version_serves_for_the_wanted_one(ref: CodeRef, tmp_path: Path) -> None:
+    async with S3Server.start(tmp_path / "s3") as server:
+        store = store_of(server)
+        await store.ensure_bucket(ref.bucket)
+        await store.put(ref.bucket, ref.key, code("1"))
+        cache = CodeCache(store, tmp_path / "code", max_bytes=1_000_000)
+        await cache.open()
+        known = await cache.fetch(ref)
+        await server.kill()
+
+        assert await cache.fetch(ref, etag=known.etag) == known
+        with pytest.raises(CodeUnavailable):
+            await cache.fetch(ref, etag="another")
+        await cache.close()
+        await store.close()
 
 
 async def test_a_second_worker_process_of_the_host_downloads_nothing(
@@ -253,8 +302,6 @@ async def test_without_the_storage_the_last_version_serves(ref: CodeRef, tmp_pat
         assert (stale.path, stale.etag, stale.stale) == (fresh.path, fresh.etag, True)
         with pytest.raises(CodeUnavailable, match="never-fetched"):
             await cache.fetch(CodeRef(ref.bucket, "never-fetched"))
-        with pytest.raises(CodeUnavailable):
-            await cache.etag(ref)
         await cache.close()
         await store.close()
 

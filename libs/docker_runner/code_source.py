@@ -22,8 +22,8 @@ class FetchedCode(Protocol):
 class CodeSource(Protocol):
     """Fetches code and keeps it for those who hold it; a holder is one start of one container."""
 
-    async def fetch(self, ref: CodeRef, holder: str | None = None) -> FetchedCode:
-        """The code of *ref*, held for *holder*."""
+    async def fetch(self, ref: CodeRef, holder: str | None = None, *, etag: str | None = None) -> FetchedCode:
+        """The code of *ref*, held for *holder*; with *etag* that version of it and no other."""
 
     async def release(self, holder: str) -> None:
         """*holder* is gone. May be repeated."""

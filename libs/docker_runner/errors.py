@@ -90,6 +90,14 @@ class CodeMissing(DockerRunnerError, UserError):
         self.bucket, self.key = bucket, key
 
 
+class CodeReplaced(DockerRunnerError, UserError):
+    """The object has other content than the version that is to run."""
+
+    def __init__(self, bucket: str, key: str, etag: str) -> None:
+        super().__init__(f"the code {key!r} in bucket {bucket!r} was replaced since; it had the ETag {etag}")
+        self.bucket, self.key, self.etag = bucket, key, etag
+
+
 class ArchiveRejected(DockerRunnerError, UserError):
     """The bot's archive is unsafe or unreadable."""
 

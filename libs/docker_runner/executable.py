@@ -115,6 +115,7 @@ class Executable:
         scope: the deployment id: containers of other scopes are never touched.
         runtime: ``python3.11`` or ``nodejs20``.
         script: the entrypoint file's path inside the archive.
+        code_etag: the version of the code object to run; None for the one that it has at the start.
         config: handed to ``main``; a secret.
         segment, epoch, worker, run_id, revision: labels, for the next owner; no reason to restart.
         keepalive: the folder that :class:`~libs.docker_runner.keepalive.KeepaliveFile` writes to; None for no
@@ -142,6 +143,7 @@ class Executable:
     keepalive: Path | None = None
     traceparent: str | None = None
     priority: Priority = Priority.BOT
+    code_etag: str | None = None
 
     @property
     def room(self) -> RoomRequest:

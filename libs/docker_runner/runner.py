@@ -143,6 +143,18 @@ class DockerRunner:
             self.usage.started(container)
         return container
 
+    async def check(self, executable: Executable) -> str:
+        """Fetch and check all that a start of *executable* needs, so that the start itself is short.
+
+        Returns:
+            The version of the code object that was checked.
+
+        Raises:
+            UserError, Retryable: as :meth:`start`, but nothing of a container.
+        """
+        with observe("containers", "check", refused=_is_refusal):
+            return await self._starter.check(executable)
+
     async def run(
         self, executable: Executable, timeout_seconds: float, on_output: OnOutput | None = None
     ) -> RunOutcome:

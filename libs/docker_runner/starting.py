@@ -76,6 +76,14 @@ class Starter:
         with span("start container", attributes=about):
             return await self._start(executable, container_name(executable.service, executable.scope, executable.id))
 
+    async def check(self, executable: Executable) -> str:
+        """Do whatever a start of *executable* can do beforehand; return the version of its code."""
+        with span("check version"):
+            await self._images.ensure(executable.placement.image)
+            code = await self._code.fetch(executable.code, etag=executable.code_etag)
+            await self._threads.run(check_script, code.path, executable.script, executable.runtime)
+            return code.etag
+
     async def _start(self, executable: Executable, name: str) -> ManagedContainer:
         async with self._only(name):
             with span("find image"):
@@ -83,7 +91,7 @@ class Starter:
             token = new_token()
             holder = holder_of(name, token)
             with span("fetch code"):
-                code = await self._code.fetch(executable.code, holder)
+                code = await self._code.fetch(executable.code, holder, etag=executable.code_etag)
             used = False
             try:
                 await self._threads.run(check_script, code.path, executable.script, executable.runtime)

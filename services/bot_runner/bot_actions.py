@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from prometheus_client import Counter
@@ -11,19 +11,24 @@ from prometheus_client import Counter
 from libs.core.errors import Retryable, RuntimeFault, UserError
 from libs.core.isolation import isolated, unexpected
 from libs.core.log import get_logger
+from libs.core.store.releases import Rejection
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner import endings
 from libs.docker_runner.container import Ended, EndReason, ManagedContainer
-from libs.docker_runner.errors import EngineUnavailable, NoRoom
+from libs.docker_runner.errors import EngineUnavailable, NoRoom, StartFailed
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.failure import FailureReason
+from libs.docker_runner.room import Shortage
 from libs.docker_runner.runner import DockerRunner
 from libs.docker_runner.waiting import waiting_detail
+from services.bot_runner.desired_bot import DesiredBot, StopReason
+from services.bot_runner.fallback import Fallback
 from services.bot_runner.ledger import Ledger
-from services.bot_runner.plan import Action, Bury, DesiredBot, Start, Stop, StopReason, WaitForRoom
+from services.bot_runner.plan import Action, Bury, Keep, Start, Stop, WaitForRoom
 from services.bot_runner.records import BotRecords
 from services.bot_runner.restarts import RestartPolicy
 from services.bot_runner.status import BotState, BotStatus, utc_now
+from services.bot_runner.verdicts import rejection_for
 
 log = get_logger(__name__)
 
@@ -66,6 +71,7 @@ class BotActions:
         self._stop_grace = stop_grace_seconds
         self._policy = policy or RestartPolicy()
         self._clock = clock
+        self._fallback = Fallback(owned, records=records, ledger=ledger, policy=self._policy, clock=clock)
         self._unseen: dict[str, tuple[Executable, str]] = {}
         self._cut_short: set[str] = set()
 
@@ -106,6 +112,8 @@ class BotActions:
                     await self._stop(action)
                 case Bury():
                     await self._bury(action.container)
+                case Keep():
+                    await self._fallback.keep(action.id, action.release)
         except Retryable as error:
             log.warning("action failed; it is tried again", action=type(action).__name__, error=str(error))
             await asyncio.sleep(_RETRY_SECONDS)
@@ -122,58 +130,73 @@ class BotActions:
             log.warning("bot could not be killed; its grace goes on", container=container.name, error=str(error))
 
     async def settle(
-        self, desired: Mapping[str, DesiredBot], kept: Sequence[ManagedContainer], present: Collection[str]
+        self,
+        desired: Mapping[str, DesiredBot],
+        kept: Sequence[ManagedContainer],
+        absent: Mapping[str, StopReason],
+        held_up: Mapping[str, Shortage],
     ) -> None:
         """Bring the documents of bots that need no action up to date: those that run on, those that must not run.
 
         Args:
-            present: the bots that have a container in whatever state: none of them is said to be at rest.
+            absent: the bots that have no container in whatever state, and must have none.
+            held_up: the bots whose newest version the engine has no room for.
         """
         self._ledger.forget_all_but(desired)
         self._records.forget_all_but(desired)
         for container in kept:
-            bot = desired[container.id]
+            status = self._running(container, held_up.get(container.id))
             with isolated("settle bot"):
-                await self._records.running(
-                    container, self._running(container, bot.revision), self._owned.epoch, told=bot.told
-                )
-        for bot in desired.values():
-            if bot.absence is not None and bot.id not in present:
-                state = _ABSENT_STATES.get(bot.absence, BotState.REJECTED)
-                status = BotStatus(
-                    bot.id, state, utc_now(), detail=bot.detail, revision=bot.revision, history=bot.history
-                )
-                with isolated("settle bot"):
-                    await self._records.write_status(status, told=bot.told)
+                await self._records.running(container, status, self._owned.epoch, told=desired[container.id].told)
+        for bot_id, reason in absent.items():
+            bot = desired[bot_id]
+            rejection = bot.rejection if reason is StopReason.REJECTED else None
+            status = BotStatus(
+                bot.id,
+                _ABSENT_STATES.get(reason, BotState.REJECTED),
+                utc_now(),
+                detail=rejection.detail if rejection is not None else "",
+                revision=bot.revision,
+                history=bot.history,
+                rejection=rejection,
+            )
+            with isolated("settle bot"):
+                await self._records.write_status(status, told=bot.told)
 
     async def wait_for_room(self, bot: WaitForRoom, detail: str, since: datetime) -> None:
         """Say in the document of a bot which the engine has no room for that it waits, and for how much."""
         await self._write_waiting(bot.executable, detail, since)
 
     async def _write_waiting(self, executable: Executable, detail: str, since: datetime) -> None:
+        versions = self._of_versions(executable.id, executable.revision)
+        said = f"{detail}; {versions.detail}" if versions.detail else detail
         history = self._ledger.history_of(executable.id)
         await self._records.write_status(
             BotStatus(
                 executable.id,
                 BotState.WAITING,
                 since,
-                detail=detail,
-                revision=executable.revision,
+                detail=said,
+                revision=versions.revision,
                 worker=executable.worker,
                 history=history,
+                rejection=versions.rejection,
             )
         )
 
     async def _start(self, executable: Executable) -> None:
         history = self._ledger.history_of(executable.id)
+        versions = self._of_versions(executable.id, executable.revision)
         starting = BotStatus(
             executable.id,
             BotState.STARTING,
             utc_now(),
-            revision=executable.revision,
+            detail=versions.detail,
+            revision=versions.revision,
             worker=executable.worker,
             run_id=executable.run_id,
             history=history,
+            rejection=versions.rejection,
         )
         alive_at = await self._records.begin(executable)
         if alive_at is not None:
@@ -190,16 +213,27 @@ class BotActions:
             self._ledger.set_history(executable.id, replace(history, not_before=self._clock() + _NO_ROOM_SECONDS))
             await self._write_waiting(executable, waiting_detail(error.shortage), utc_now())
         except UserError as error:
-            history = history.after_rejection(now=self._clock(), policy=self._policy)
             log.warning("bot rejected", reason=str(error))
             await self._records.not_begun(executable, str(error))
-            await self._failed_to_start(replace(starting, state=BotState.REJECTED, detail=str(error), history=history))
+            await self._refused(starting, executable, error)
         except Exception as error:  # noqa: BLE001 - whatever it was, its owner sees it, and the bot is tried again
             await self._not_started(executable, starting, error)
         else:
             log.info("bot started", container=container.name, run_id=container.run_id, restarts=history.restarts)
-            status = self._running(container, executable.revision)
-            await self._records.running(container, status, self._owned.epoch)
+            await self._records.running(container, self._running(container), self._owned.epoch)
+
+    async def _refused(self, starting: BotStatus, executable: Executable, error: UserError) -> None:
+        if await self._fallback.refused(executable, error):
+            return
+        bot = self._ledger.bot(executable.id)
+        detail, rejection = str(error), rejection_for(error, executable.revision)
+        if bot is not None and bot.rejection is not None and bot.revision != executable.revision:
+            detail = f"{bot.rejection.detail}; the version before cannot be started again: {error}"
+            rejection = bot.rejection
+        history = starting.history.after_rejection(now=self._clock(), policy=self._policy)
+        await self._failed_to_start(
+            replace(starting, state=BotState.REJECTED, detail=detail, history=history, rejection=rejection)
+        )
 
     async def _not_started(self, executable: Executable, starting: BotStatus, error: Exception) -> None:
         """The bot will be started again, with backoff; *error* may pass, or be one that nobody expects."""
@@ -216,6 +250,10 @@ class BotActions:
             self._unseen[executable.id] = (executable, detail)
         else:
             await self._records.not_begun(executable, detail)
+        if isinstance(error, StartFailed) and await self._fallback.unhealthy(
+            executable.id, executable.revision, detail
+        ):
+            return
         await self._failed_to_start(replace(starting, state=BotState.BACKING_OFF, detail=detail, history=history))
 
     async def _failed_to_start(self, status: BotStatus) -> None:
@@ -255,6 +293,8 @@ class BotActions:
             # Not the bot's doing: it starts again with hardly a pause, and nothing is held against it.
             self._ledger.set_history(container.id, replace(history, not_before=self._clock() + _RETRY_SECONDS))
             return
+        if await self._fallback.ended(ended, describe_end(ended)):
+            return
         ran_seconds, now = ended.duration_seconds or 0.0, self._clock()
         history = history.after_death(ran_seconds=ran_seconds, now=now, policy=self._policy, run_id=container.run_id)
         self._ledger.set_history(container.id, history)
@@ -273,17 +313,35 @@ class BotActions:
             )
         )
 
-    def _running(self, container: ManagedContainer, revision: int) -> BotStatus:
+    def _running(self, container: ManagedContainer, shortage: Shortage | None = None) -> BotStatus:
+        versions = self._of_versions(container.id, container.revision, str(shortage) if shortage is not None else "")
         return BotStatus(
             container.id,
             BotState.RUNNING,
             container.started_at or utc_now(),
-            revision=revision,
+            detail=versions.detail,
+            revision=versions.revision,
             worker=self._records.worker,
             container=container.name,
             run_id=container.run_id,
             history=self._ledger.history_of(container.id),
+            rejection=versions.rejection,
         )
+
+    def _of_versions(self, bot_id: str, running_revision: int, held_up: str = "") -> "_OfVersions":
+        """What a status says of the newest version while that of *running_revision* runs."""
+        bot = self._ledger.bot(bot_id)
+        if bot is None:
+            return _OfVersions(running_revision)
+        note = bot.note(running_revision, held_up)
+        return _OfVersions(bot.revision, note, bot.rejection if note else None)
+
+
+@dataclass(frozen=True)
+class _OfVersions:
+    revision: int
+    detail: str = ""
+    rejection: Rejection | None = None
 
 
 def describe_end(ended: Ended) -> str:

@@ -1,71 +1,94 @@
-"""Reads one bot's document as what should run now: an executable, or why there is none."""
+"""Reads one bot's document: its newest version, the one that was accepted last, and why either may not run."""
 
 from dataclasses import replace
 
-from libs.core.errors import Retryable, UserError
+from libs.core.errors import UserError
 from libs.core.isolation import unexpected
-from libs.core.log import get_logger
 from libs.core.store.entities import Entity
-from libs.docker_runner.code_cache import CodeCache
-from libs.docker_runner.errors import CodeMissing
-from libs.docker_runner.executable import CodeRef
+from libs.core.store.releases import Rejection, RejectionReason, Release, Version
+from libs.docker_runner.executable import Executable
 from libs.docker_runner.workshop import Workshop
+from services.bot_runner.desired_bot import DesiredBot, StopReason
 from services.bot_runner.ledger import Ledger
-from services.bot_runner.plan import DesiredBot, StopReason
 from services.bot_runner.restarts import RestartHistory
+from services.bot_runner.status import BotState
+from services.bot_runner.verdicts import Refused, rejection_for
 
-log = get_logger(__name__)
+_AT_REST = (BotState.DISABLED, BotState.KILLED, BotState.STOPPED)
 
 
 class Desires:
-    """What the documents of one owned segment ask for."""
+    """What the documents of one owned segment ask for.
 
-    def __init__(self, *, workshop: Workshop, ledger: Ledger, code: CodeCache) -> None:
+    Args:
+        window_seconds: the health window of a version that asks for a rollback without naming one.
+    """
+
+    def __init__(self, *, workshop: Workshop, ledger: Ledger, window_seconds: float) -> None:
         self._workshop = workshop
         self._ledger = ledger
-        self._code = code
+        self._window_seconds = window_seconds
 
-    async def of(self, entity: Entity, *, running: bool) -> DesiredBot:
+    def of(self, entity: Entity) -> DesiredBot:
         """The desired state of *entity*. What its owner wrote wrongly is a rejection, never an exception.
 
         A document that cannot be read at all leaves its own bot undecided; the kill switch still counts.
-
-        Args:
-            running: whether it has a container whose code may be old. One that is to be started needs no look at the
-                storage before that: its start takes the newest.
         """
         try:
-            return await self._of(entity, running=running)
+            bot = self._read(entity)
         except Exception as error:  # noqa: BLE001 - one broken document must not hide the others of its segment
             unexpected("read bot", error, bot=entity.id)
-            broken = DesiredBot(entity.id, entity.revision, RestartHistory(), told=entity.status)
-            if entity.held is not None:
-                return replace(broken, absence=StopReason.KILLED)
-            detail = f"its document cannot be read ({type(error).__name__}: {error}); deploy it again"
-            return replace(broken, absence=StopReason.REJECTED, detail=detail, undecided=True)
+            bot = _broken(entity, error)
+        self._ledger.remember(bot, entity)
+        return bot
 
-    async def _of(self, entity: Entity, *, running: bool) -> DesiredBot:
-        history = self._ledger.history(entity)
-        bot = DesiredBot(entity.id, entity.revision, history, told=entity.status, trace=entity.trace)
+    def _read(self, entity: Entity) -> DesiredBot:
+        bot = DesiredBot(
+            entity.id,
+            entity.revision,
+            self._ledger.history(entity),
+            version=Version.of(entity, "", self._window_seconds),
+            verdict=self._ledger.verdict(entity),
+            release=Release.of(entity.document),
+            release_is_void=_was_at_rest(entity),
+            told=entity.status,
+            trace=entity.trace,
+        )
         if entity.held is not None:
             return replace(bot, absence=StopReason.STOPPED if entity.held.graceful else StopReason.KILLED)
         if not entity.enabled:
             return replace(bot, absence=StopReason.DISABLED)
-        try:
-            executable = self._workshop.build(entity)
-        except UserError as error:
-            return replace(bot, absence=StopReason.REJECTED, detail=str(error))
-        etag = await self._code_etag(entity, executable.code) if running else None
-        return replace(bot, executable=executable, code_etag=etag)
+        executable, rejection = self._built(entity)
+        if rejection is None:
+            rejection = bot.release.rejection_of(entity.revision)
+        if rejection is None and isinstance(bot.verdict, Refused):
+            rejection = bot.verdict.rejection
+        return replace(bot, executable=executable, rejection=rejection, accepted=self._accepted(entity, bot.release))
 
-    async def _code_etag(self, entity: Entity, code: CodeRef) -> str | None:
-        """Asked once for each revision: new code under the same key comes with an update of the document."""
-        known = self._ledger.code_etag(entity)
-        if known is None:
-            try:
-                known = await self._code.etag(code)
-            except (Retryable, CodeMissing) as error:
-                log.debug("code version unknown; what runs is kept", bot=entity.id, error=str(error))
-                return None
-            self._ledger.remember_code_etag(entity, known)
-        return known
+    def _built(self, entity: Entity) -> tuple[Executable, None] | tuple[None, Rejection]:
+        try:
+            return self._workshop.build(entity), None
+        except UserError as error:
+            return None, rejection_for(error, entity.revision)
+
+    def _accepted(self, entity: Entity, release: Release) -> Executable | None:
+        current = release.current
+        if current is None or current.revision == entity.revision:
+            return None
+        executable, _ = self._built(current.entity_in(entity))
+        return replace(executable, code_etag=current.code_etag or None) if executable is not None else None
+
+
+def _broken(entity: Entity, error: Exception) -> DesiredBot:
+    bot = DesiredBot(entity.id, entity.revision, RestartHistory(), told=entity.status)
+    if entity.held is not None:
+        return replace(bot, absence=StopReason.KILLED)
+    detail = f"its document cannot be read ({type(error).__name__}: {error}); deploy it again"
+    rejection = Rejection(entity.revision, RejectionReason.DEFINITION, detail)
+    return replace(bot, absence=StopReason.REJECTED, rejection=rejection, undecided=True)
+
+
+def _was_at_rest(entity: Entity) -> bool:
+    """Whether its owner or an operator had stopped it, and it was changed since."""
+    status = entity.status
+    return status.get("state") in _AT_REST and status.get("revision") != entity.revision

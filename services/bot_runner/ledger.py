@@ -4,19 +4,23 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from libs.core.store.entities import Entity
+from services.bot_runner.desired_bot import DesiredBot
 from services.bot_runner.restarts import RestartHistory
 from services.bot_runner.status import history_from
+from services.bot_runner.verdicts import Verdict
 
 
 @dataclass
 class _Entry:
     revision: int
     history: RestartHistory
-    code_etag: str | None = None
+    verdict: Verdict | None = None
+    bot: DesiredBot | None = None
+    entity: Entity | None = None
 
 
 class Ledger:
-    """Restart histories and code versions, by bot."""
+    """Restart histories, verdicts on newest versions, and what was desired in the last round, by bot."""
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
@@ -35,13 +39,30 @@ class Ledger:
         entry = self._entries.get(bot_id)
         return entry.history if entry is not None else RestartHistory()
 
-    def code_etag(self, entity: Entity) -> str | None:
-        """The code's version as last asked for this revision of the document."""
-        return self._entry(entity).code_etag
+    def verdict(self, entity: Entity) -> Verdict | None:
+        """What a check of this revision found; None when it was not checked."""
+        return self._entry(entity).verdict
 
-    def remember_code_etag(self, entity: Entity, etag: str) -> None:
-        """Keep the code's version for this revision."""
-        self._entry(entity).code_etag = etag
+    def set_verdict(self, bot_id: str, revision: int, verdict: Verdict) -> None:
+        """Remember what a check of *revision* found; nothing when there is a newer one."""
+        entry = self._entries.get(bot_id)
+        if entry is not None and entry.revision == revision:
+            entry.verdict = verdict
+
+    def remember(self, bot: DesiredBot, entity: Entity) -> None:
+        """Keep what was read in this round, for the actions that follow from it."""
+        entry = self._entry(entity)
+        entry.bot, entry.entity = bot, entity
+
+    def bot(self, bot_id: str) -> DesiredBot | None:
+        """What the last round read of the bot; None when it is not known."""
+        entry = self._entries.get(bot_id)
+        return entry.bot if entry is not None else None
+
+    def entity(self, bot_id: str) -> Entity | None:
+        """The document that the last round read; None when the bot is not known."""
+        entry = self._entries.get(bot_id)
+        return entry.entity if entry is not None else None
 
     def forget_all_but(self, bot_ids: Collection[str]) -> None:
         """Drop what is known of bots that are gone."""
@@ -53,5 +74,5 @@ class Ledger:
         if entry is None:
             entry = self._entries[entity.id] = _Entry(entity.revision, history_from(entity.document))
         elif entry.revision != entity.revision:
-            entry.revision, entry.code_etag, entry.history = entity.revision, None, entry.history.forgiven()
+            entry.revision, entry.verdict, entry.history = entity.revision, None, entry.history.forgiven()
         return entry

@@ -5,50 +5,13 @@ The same inputs give the same actions, and a round whose actions have all been c
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
+from libs.core.store.releases import Release
 from libs.docker_runner.container import ContainerState, ManagedContainer
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.room import Reservations, Shortage
-from services.bot_runner.restarts import RestartHistory
-
-
-class StopReason(StrEnum):
-    """Why a container that runs must not."""
-
-    DELETED = "deleted"
-    DISABLED = "disabled"
-    KILLED = "killed"
-    STOPPED = "stopped"
-    CHANGED = "changed"
-    REJECTED = "rejected"
-
-
-@dataclass(frozen=True)
-class DesiredBot:
-    """What one bot's document asks for.
-
-    Attributes:
-        executable: what to run; None when nothing may run, and then *absence* says why,
-            with *detail* for its owner where there is more to say.
-        code_etag: the version of the code object as the store has it now; None when that is not known, and then a
-            container is not held against it.
-        undecided: the document could not be read: what runs is left alone, nothing is started. *detail* says why.
-        history: its deaths so far.
-        told: its status, as its document has it.
-        trace: of the event that the document follows.
-    """
-
-    id: str
-    revision: int
-    history: RestartHistory
-    executable: Executable | None = None
-    absence: StopReason | None = None
-    detail: str = ""
-    undecided: bool = False
-    code_etag: str | None = None
-    told: Mapping[str, object] = field(default_factory=dict)
-    trace: Mapping[str, str] = field(default_factory=dict)
+from services.bot_runner.choice import Choice, choose, matches
+from services.bot_runner.desired_bot import DesiredBot, StopReason
 
 
 @dataclass(frozen=True)
@@ -76,7 +39,15 @@ class Bury:
     container: ManagedContainer
 
 
-Action = Start | Stop | Bury
+@dataclass(frozen=True)
+class Keep:
+    """Write in the document which versions are accepted. The next round acts on that."""
+
+    id: str
+    release: Release
+
+
+Action = Start | Stop | Bury | Keep
 
 
 @dataclass(frozen=True)
@@ -93,15 +64,21 @@ class Plan:
     """The actions of a round, one a bot at most, and when to look again.
 
     Attributes:
-        next_start: Unix seconds at which the earliest backoff ends; None when none is running.
+        checks: versions to check beside the actions, by bot.
+        absent: the bots that have no container and must have none.
+        next_look: Unix seconds at which the earliest backoff or health window ends; None when none is running.
         kept: the containers that are as they should be.
         waiting: the bots that the engine has no room for.
+        held_up: why bots go on with the version before although the newest could be started but for the room.
     """
 
     actions: Sequence[Action] = ()
     kept: Sequence[ManagedContainer] = ()
-    next_start: float | None = field(default=None)
+    checks: Mapping[str, Executable] = field(default_factory=dict)
+    absent: Mapping[str, StopReason] = field(default_factory=dict)
+    next_look: float | None = field(default=None)
     waiting: Sequence[WaitForRoom] = ()
+    held_up: Mapping[str, Shortage] = field(default_factory=dict)
 
 
 def plan(
@@ -120,40 +97,59 @@ def plan(
     """
     actions: list[Action] = []
     kept: list[ManagedContainer] = []
-    backing_off: list[float] = []
+    checks: dict[str, Executable] = {}
+    absent: dict[str, StopReason] = {}
+    times: list[float] = []
     waiting: list[WaitForRoom] = []
+    held_up: dict[str, Shortage] = {}
     present: set[str] = set()
+
+    def chosen(bot: DesiredBot, container: ManagedContainer | None) -> Choice:
+        choice = choose(bot, container, now)
+        if choice.check is not None:
+            checks[bot.id] = choice.check
+        if choice.look_again_at is not None:
+            times.append(choice.look_again_at)
+        return choice
+
     for container in actual:
         present.add(container.id)
         bot = desired.get(container.id)
         if container.state is not ContainerState.RUNNING:
             actions.append(Bury(container.id, container))
-        elif (reason := _reason_to_stop(bot, container)) is not None:
-            actions.append(Stop(container.id, container, reason))
-        else:
-            kept.append(container)
-    for bot in desired.values():
-        if bot.executable is None or bot.id in present:
             continue
-        if not bot.history.may_start(now):
-            backing_off.append(bot.history.not_before)
-        elif room is not None and (shortage := room.shortage(bot.executable.room)) is not None:
-            waiting.append(WaitForRoom(bot.id, bot.executable, shortage))
+        choice = chosen(bot, container) if bot is not None else Choice(absence=StopReason.DELETED)
+        if choice.absence is not None:
+            actions.append(Stop(container.id, container, choice.absence))
+        elif choice.replacement is not None and (short := _shortage(room, choice.replacement)) is not None:
+            held_up[container.id] = short
+            kept.append(container)
+        elif choice.release is not None:
+            actions.append(Keep(container.id, choice.release))
+            kept.append(container)
+        elif choice.undecided or matches(choice, container):
+            kept.append(container)
         else:
-            actions.append(Start(bot.id, bot.executable))
-            room = room.granted(bot.executable.room) if room is not None else None
-    return Plan(actions, kept, min(backing_off, default=None), waiting)
+            actions.append(Stop(container.id, container, StopReason.CHANGED))
+    for bot in desired.values():
+        if bot.id in present:
+            continue
+        choice = chosen(bot, None)
+        if choice.absence is not None:
+            absent[bot.id] = choice.absence
+        elif choice.release is not None:
+            actions.append(Keep(bot.id, choice.release))
+        elif choice.run is None:
+            continue
+        elif not bot.history.may_start(now):
+            times.append(bot.history.not_before)
+        elif (short := _shortage(room, choice.run)) is not None:
+            waiting.append(WaitForRoom(bot.id, choice.run, short))
+        else:
+            actions.append(Start(bot.id, choice.run))
+            room = room.granted(choice.run.room) if room is not None else None
+    return Plan(actions, kept, checks, absent, min(times, default=None), waiting, held_up)
 
 
-def _reason_to_stop(bot: DesiredBot | None, container: ManagedContainer) -> StopReason | None:
-    if bot is None:
-        return StopReason.DELETED
-    if bot.undecided:
-        return None
-    if bot.executable is None:
-        return bot.absence or StopReason.REJECTED
-    if bot.executable.spec_hash() != container.spec_hash:
-        return StopReason.CHANGED
-    if bot.code_etag is not None and container.code_etag and bot.code_etag != container.code_etag:
-        return StopReason.CHANGED
-    return None
+def _shortage(room: Reservations | None, executable: Executable) -> Shortage | None:
+    return room.shortage(executable.room) if room is not None else None

@@ -1,19 +1,24 @@
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from libs.core.store.releases import Rejection, RejectionReason, Release, Version
 from libs.docker_runner.container import ContainerState, ManagedContainer
 from libs.docker_runner.executable import CodeRef, Entrypoint, Executable, Placement
-from services.bot_runner.plan import Bury, DesiredBot, Start, Stop, StopReason, plan
+from services.bot_runner.desired_bot import DesiredBot, StopReason
+from services.bot_runner.plan import Bury, Keep, Start, Stop, plan
 from services.bot_runner.restarts import RestartHistory
+from services.bot_runner.verdicts import Ready, Refused, Unknown, Verdict
 
 NOW = 1_000_000.0
 
 
-def executable(bot_id: str = "b1", version: str = "1") -> Executable:
+def executable(bot_id: str = "b1", version: str = "1", revision: int = 1) -> Executable:
     return Executable(
         id=bot_id,
         service="bot-runner",
@@ -24,16 +29,44 @@ def executable(bot_id: str = "b1", version: str = "1") -> Executable:
         code=CodeRef("bots", bot_id),
         placement=Placement("python:3.11-slim"),
         version=version,
+        revision=revision,
         keepalive=Path("/keepalive"),
     )
 
 
-def bot(bot_id: str = "b1", *, version: str = "1", etag: str | None = "e1", not_before: float = 0.0) -> DesiredBot:
-    history = RestartHistory(not_before=not_before)
-    return DesiredBot(bot_id, 1, history, executable=executable(bot_id, version), code_etag=etag)
+def accepted(revision: int = 1, etag: str = "e1") -> Release:
+    return Release(current=Version(revision, {}, {"version": str(revision)}, etag))
 
 
-def container(bot_id: str = "b1", state: ContainerState = ContainerState.RUNNING) -> ManagedContainer:
+def bot(bot_id: str = "b1", *, version: str = "1", etag: str = "e1", not_before: float = 0.0) -> DesiredBot:
+    """A bot whose newest version is the one that was checked and accepted; its revision is the version's number."""
+    revision = int(version)
+    return DesiredBot(
+        bot_id,
+        revision,
+        RestartHistory(not_before=not_before),
+        executable=executable(bot_id, version, revision),
+        version=Version(revision, {}, {"version": version}),
+        verdict=Ready(etag),
+        release=accepted(revision, etag),
+    )
+
+
+def updated(
+    *, verdict: Verdict | None = None, rejection: Rejection | None = None, window_seconds: float | None = None
+) -> DesiredBot:
+    """The bot b1, of which version 1 is accepted and version 2 is new."""
+    new = bot(version="2")
+    version = replace(new.version or Version(2, {}, {}), window_seconds=window_seconds)
+    return replace(
+        new, version=version, verdict=verdict, rejection=rejection, release=accepted(), accepted=executable()
+    )
+
+
+def container(
+    bot_id: str = "b1", state: ContainerState = ContainerState.RUNNING, *, version: str = "1", seconds: float = 3600.0
+) -> ManagedContainer:
+    """The container of a version, which runs since *seconds*."""
     return ManagedContainer(
         container_id=f"c-{bot_id}",
         name=f"the0-{bot_id}",
@@ -42,14 +75,15 @@ def container(bot_id: str = "b1", state: ContainerState = ContainerState.RUNNING
         scope="s",
         entrypoint=Entrypoint.BOT,
         segment=0,
-        spec_hash=executable(bot_id).spec_hash(),
+        spec_hash=executable(bot_id, version).spec_hash(),
         code_etag="e1",
-        revision=1,
+        revision=int(version),
         run_id="r",
         epoch=1,
         worker="w",
         token="t",
         state=state,
+        started_at=datetime.fromtimestamp(NOW - seconds, UTC),
     )
 
 
@@ -68,11 +102,151 @@ def test_a_new_version_of_the_code_stops_the_old_container_first() -> None:
 
 
 def test_new_code_under_the_same_key_restarts_the_bot() -> None:
-    assert plan({"b1": bot(etag="e2")}, [container()], NOW).actions == [Stop("b1", container(), StopReason.CHANGED)]
+    same_spec = replace(bot(version="2", etag="e2"), executable=executable(revision=2))
+
+    assert plan({"b1": same_spec}, [container()], NOW).actions == [Stop("b1", container(), StopReason.CHANGED)]
 
 
-def test_a_bot_runs_on_while_nobody_can_say_which_code_is_current() -> None:
-    assert plan({"b1": bot(etag=None)}, [container()], NOW).actions == []
+def test_new_version_is_checked_while_old_container_runs_on() -> None:
+    decided = plan({"b1": updated()}, [container()], NOW)
+
+    assert (decided.actions, decided.kept) == ([], [container()])
+    assert decided.checks == {"b1": executable(version="2", revision=2)}
+
+
+def test_new_version_is_checked_before_anything_starts_when_nothing_runs() -> None:
+    decided = plan({"b1": updated()}, [], NOW)
+
+    assert (decided.actions, list(decided.checks), decided.absent) == ([], ["b1"], {})
+
+
+def test_checked_version_is_accepted_before_old_container_is_stopped() -> None:
+    decided = plan({"b1": updated(verdict=Ready("e2"))}, [container()], NOW)
+
+    version_2 = Version(2, {}, {"version": "2"}, "e2")
+    assert decided.actions == [Keep("b1", Release(current=version_2, previous=accepted().current))]
+    assert decided.kept == [container()]
+
+
+def test_new_version_with_equal_spec_and_code_is_accepted_without_a_restart() -> None:
+    same = replace(updated(verdict=Ready("e1")), executable=executable(revision=2))
+
+    decided = plan({"b1": same}, [container()], NOW)
+
+    assert decided.actions == [Keep("b1", Release(current=Version(2, {}, {"version": "2"}, "e1")))]
+
+
+REJECTIONS = [
+    pytest.param({"rejection": Rejection(2, RejectionReason.LIMITS, "too much")}, id="by its document"),
+    pytest.param(
+        {
+            "rejection": Rejection(2, RejectionReason.ARCHIVE, "broken"),
+            "verdict": Refused(Rejection(2, RejectionReason.ARCHIVE, "broken"), NOW + 300),
+        },
+        id="by its check",
+    ),
+    pytest.param({"verdict": Unknown("storage is away", NOW + 1)}, id="not known"),
+]
+
+
+@pytest.mark.parametrize("why", REJECTIONS)
+def test_version_that_is_not_accepted_leaves_old_container_alone(why: dict[str, Any]) -> None:
+    decided = plan({"b1": updated(**why)}, [container()], NOW)
+
+    assert (decided.actions, decided.kept, decided.checks) == ([], [container()], {})
+
+
+@pytest.mark.parametrize("why", REJECTIONS)
+def test_accepted_version_is_started_where_newest_is_not_accepted(why: dict[str, Any]) -> None:
+    decided = plan({"b1": updated(**why)}, [], NOW)
+
+    assert (decided.actions, decided.absent) == ([Start("b1", executable())], {})
+
+
+def test_refused_version_is_checked_again_when_its_time_has_come() -> None:
+    rejection = Rejection(2, RejectionReason.CODE_MISSING, "gone")
+    early = updated(rejection=rejection, verdict=Refused(rejection, NOW + 7))
+    due = updated(rejection=rejection, verdict=Refused(rejection, NOW))
+
+    assert plan({"b1": early}, [container()], NOW).next_look == NOW + 7
+    assert list(plan({"b1": due}, [container()], NOW).checks) == ["b1"]
+
+
+def test_container_of_unknown_earlier_version_runs_on_when_newest_is_rejected() -> None:
+    """As after an upgrade from a runtime that kept no versions."""
+    rejected = DesiredBot("b1", 2, RestartHistory(), rejection=Rejection(2, RejectionReason.RUNTIME, "unknown runtime"))
+
+    assert plan({"b1": rejected}, [container()], NOW).kept == [container()]
+    assert plan({"b1": rejected}, [], NOW).absent == {"b1": StopReason.REJECTED}
+
+
+def test_container_of_rejected_version_itself_is_stopped() -> None:
+    """As when the operator lowers the limits."""
+    rejected = replace(bot(), executable=None, rejection=Rejection(1, RejectionReason.LIMITS, "too much"))
+
+    assert plan({"b1": rejected}, [container()], NOW).actions == [Stop("b1", container(), StopReason.REJECTED)]
+
+
+def test_changed_operator_setting_restarts_nothing_before_the_version_was_checked() -> None:
+    other_image = replace(executable(), placement=Placement("python:3.11"))
+    unchecked = replace(bot(), executable=other_image, verdict=None)
+
+    decided = plan({"b1": unchecked}, [container()], NOW)
+
+    assert (decided.actions, decided.checks) == ([], {"b1": other_image})
+    checked = replace(unchecked, verdict=Ready("e1"))
+    assert plan({"b1": checked}, [container()], NOW).actions == [Stop("b1", container(), StopReason.CHANGED)]
+
+
+@pytest.mark.parametrize("absence", [StopReason.KILLED, StopReason.STOPPED, StopReason.DISABLED])
+@pytest.mark.parametrize("why", [{}, *(case.values[0] for case in REJECTIONS)], ids=str)
+def test_kill_and_disable_stop_whatever_the_versions_are(absence: StopReason, why: dict[str, Any]) -> None:
+    stopped = replace(updated(**why), absence=absence)
+
+    assert plan({"b1": stopped}, [container()], NOW).actions == [Stop("b1", container(), absence)]
+    assert plan({"b1": stopped}, [], NOW).absent == {"b1": absence}
+
+
+@pytest.mark.parametrize("absence", [None, StopReason.KILLED])
+def test_what_ran_before_a_rest_is_forgotten_once_the_bot_is_changed(absence: StopReason | None) -> None:
+    rejected = updated(rejection=Rejection(2, RejectionReason.LIMITS, "too much"))
+
+    decided = plan({"b1": replace(rejected, release_is_void=True, absence=absence)}, [], NOW)
+
+    assert (decided.actions, decided.absent) == ([Keep("b1", Release())], {})
+
+
+def started(window_seconds: float | None) -> DesiredBot:
+    """The bot b1, whose version 2 was accepted in place of version 1."""
+    current = Version(2, {}, {"version": "2"}, "e1", window_seconds)
+    return replace(bot(version="2"), release=Release(current=current, previous=accepted().current))
+
+
+@pytest.mark.parametrize(("window_seconds", "seconds"), [(None, 0.0), (10.0, 10.0)])
+def test_version_before_is_forgotten_once_new_one_runs_healthily(window_seconds: float | None, seconds: float) -> None:
+    new = container(version="2", seconds=seconds)
+    bot = started(window_seconds)
+
+    assert plan({"b1": bot}, [new], NOW).actions == [Keep("b1", replace(bot.release, previous=None))]
+
+
+def test_version_before_is_kept_during_the_health_window_and_looked_at_when_it_ends() -> None:
+    decided = plan({"b1": started(10.0)}, [container(version="2", seconds=4.0)], NOW)
+
+    assert (decided.actions, decided.next_look) == ([], NOW + 6.0)
+
+
+def test_version_in_its_window_goes_on_when_newer_one_is_rejected() -> None:
+    third = replace(
+        started(10.0),
+        revision=3,
+        executable=None,
+        rejection=Rejection(3, RejectionReason.LIMITS, "too much"),
+        accepted=executable(version="2", revision=2),
+    )
+
+    assert plan({"b1": third}, [container(version="2", seconds=4.0)], NOW).actions == []
+    assert plan({"b1": third}, [], NOW).actions == [Start("b1", executable(version="2", revision=2))]
 
 
 def test_a_container_whose_bot_is_gone_is_stopped() -> None:
@@ -95,7 +269,7 @@ def test_a_dead_container_is_buried_before_its_bot_starts_again() -> None:
 def test_a_bot_in_backoff_waits_and_says_until_when() -> None:
     decided = plan({"b1": bot(not_before=NOW + 7), "b2": bot("b2", not_before=NOW + 3)}, [], NOW)
 
-    assert (decided.actions, decided.next_start) == ([], NOW + 3)
+    assert (decided.actions, decided.next_look) == ([], NOW + 3)
 
 
 BOTS = st.dictionaries(
@@ -114,7 +288,7 @@ def test_carrying_out_plans_ends_with_what_is_desired_and_nothing_to_do(
         for action in plan(desired, actual.values(), NOW).actions:
             assert (action.id in actual) is not isinstance(action, Start)
             if isinstance(action, Start):
-                actual[action.id] = replace(container(action.id), spec_hash=action.executable.spec_hash())
+                actual[action.id] = container(action.id, version=action.executable.version)
             else:
                 del actual[action.id]
 

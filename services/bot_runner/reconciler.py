@@ -3,7 +3,9 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 
 from libs.core.backoff import Setbacks
 from libs.core.isolation import isolated, repeat, unexpected
@@ -14,12 +16,15 @@ from libs.core.store.entities import EntityStore
 from libs.core.tracing import Attributes, span
 from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
+from libs.docker_runner.container import ManagedContainer
 from libs.docker_runner.container_group import ContainerGroup
 from libs.docker_runner.engine_room import WAITING_LOOK_SECONDS, EngineRoom
 from libs.docker_runner.waiting import WaitingForRoom
 from services.bot_runner.bot_actions import BotActions
+from services.bot_runner.checks import VersionChecks
 from services.bot_runner.desired import Desires
-from services.bot_runner.plan import Action, DesiredBot, Start, Stop, StopReason, plan
+from services.bot_runner.desired_bot import DesiredBot, StopReason
+from services.bot_runner.plan import Action, Start, Stop, plan
 from services.bot_runner.status import BotState, BotStatus
 
 _FIRST_SETBACK_SECONDS = 0.5
@@ -42,6 +47,7 @@ class SegmentReconciler:
         desires: Desires,
         containers: ContainerGroup,
         actions: BotActions,
+        checks: VersionChecks,
         room: EngineRoom,
         scan_interval_seconds: float,
         clock: Callable[[], float] = time.time,
@@ -51,12 +57,14 @@ class SegmentReconciler:
         self._desires = desires
         self._containers = containers
         self._actions = actions
+        self._checks = checks
         self._room = room
         self._waiting = WaitingForRoom(room, owned.wake)
         self._demand = Demand()
         self._scan_interval = scan_interval_seconds
         self._clock = clock
         self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._seen: dict[str, datetime] = {}
         self._setbacks = Setbacks(_FIRST_SETBACK_SECONDS, _LONGEST_SETBACK_SECONDS)
         self._in_grace: dict[str, Stop] = {}
         self._stock_taken = False
@@ -105,7 +113,7 @@ class SegmentReconciler:
             self.wake.set()
 
     async def reconcile_once(self, tasks: asyncio.TaskGroup) -> float | None:
-        """One round: start in *tasks* what must be done, and return the Unix time of the next start that waits.
+        """One round: start in *tasks* what must be done, and return the Unix time of the next look that time asks for.
 
         Raises:
             Retryable: the database or the engine could not be read; nothing was done.
@@ -121,14 +129,14 @@ class SegmentReconciler:
                 self._stock_taken = True
         with isolated("look after starts"):
             await self._actions.look_after_starts(actual, unsettled)
-        present = {container.id for container in actual}
-        desired = {e.id: await self._desires.of(e, running=e.id in present) for e in entities}
-        decided = plan(desired, actual, self._clock(), self._room.reservations())
+        desired = {entity.id: self._desires.of(entity) for entity in entities}
+        now = self._clock()
+        decided = plan(desired, self._with_times(actual, now), now, self._room.reservations())
         self.running = len(decided.kept)
         waiting = {wait.id: wait for wait in decided.waiting if wait.id not in unsettled}
         self._waiting.become({wait.id: (wait.executable.room, wait.shortage) for wait in waiting.values()})
         self._demand = Demand.of(
-            (bot.executable.limits.need for bot in desired.values() if bot.executable is not None),
+            (bot.runnable.limits.need for bot in desired.values() if bot.runnable is not None),
             self._waiting.needs(),
         )
         self._setbacks.forget_all_but([_key(action) for action in decided.actions])
@@ -138,12 +146,22 @@ class SegmentReconciler:
             elif _kills(action) and (stop := self._in_grace.pop(action.id, None)) is not None:
                 # The kill switch does not wait for the grace of a stop that began before it.
                 tasks.create_task(self._cut_short(stop), name=f"kill bot {action.id[:40]!r}")
+        for executable in decided.checks.values():
+            self._checks.begin(executable, tasks)
+        self._checks.forget_all_but(desired)
         settled = [container for container in decided.kept if container.id not in unsettled]
-        await self._actions.settle(desired, settled, unsettled | {container.id for container in actual})
+        absent = {bot_id: reason for bot_id, reason in decided.absent.items() if bot_id not in unsettled}
+        await self._actions.settle(desired, settled, absent, decided.held_up)
         for bot_id, wait in self._waiting:
             with isolated("settle bot"):
                 await self._actions.wait_for_room(waiting[bot_id], wait.detail, wait.since)
-        return self._sooner(decided.next_start)
+        return self._sooner(decided.next_look)
+
+    def _with_times(self, actual: Sequence[ManagedContainer], now: float) -> list[ManagedContainer]:
+        """*actual*, those whose start the engine does not tell as if started when they were seen first."""
+        moment = datetime.fromtimestamp(now, UTC)
+        self._seen = {c.container_id: self._seen.get(c.container_id, c.started_at or moment) for c in actual}
+        return [replace(c, started_at=c.started_at or self._seen[c.container_id]) for c in actual]
 
     def _begin(self, action: Action, bot: DesiredBot | None, tasks: asyncio.TaskGroup) -> None:
         trace = bot.trace if bot is not None else {}
@@ -176,19 +194,19 @@ class SegmentReconciler:
         with isolated("kill bot"):
             await self._actions.cut_short(stop.container)
 
-    def _sooner(self, next_start: float | None) -> float | None:
-        """The Unix time of the first start or of the first action that is tried again, whichever is earlier."""
+    def _sooner(self, next_look: float | None) -> float | None:
+        """The Unix time of the next look or of the first action that is tried again, whichever is earlier."""
         left_seconds = self._setbacks.first_left_seconds()
         if left_seconds is None:
-            return next_start
+            return next_look
         again_at = self._clock() + left_seconds
-        return again_at if next_start is None else min(next_start, again_at)
+        return again_at if next_look is None else min(next_look, again_at)
 
-    def _pause_until(self, next_start: float | None) -> float:
+    def _pause_until(self, next_look: float | None) -> float:
         longest = min(self._scan_interval, WAITING_LOOK_SECONDS) if self._waiting else self._scan_interval
-        if next_start is None:
+        if next_look is None:
             return longest
-        return min(longest, max(0.0, next_start - self._clock()))
+        return min(longest, max(0.0, next_look - self._clock()))
 
 
 def _key(action: Action) -> str:

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 
 from libs.core.log import get_logger
-from libs.core.store.entities import EntityStore
+from libs.core.store.entities import Entity, EntityStore
 from libs.core.store.leases import LeaseStore
 from libs.core.store.live_runs import LiveRuns
+from libs.core.store.releases import FIELD, Release, condition_for
 from libs.core.store.runs import RunStore
 from libs.docker_runner.container import Ended, ManagedContainer
 from libs.docker_runner.executable import Executable
@@ -119,6 +120,12 @@ class BotRecords:
                 await self._runs.start(of_container(container, self._recorder, started_at, **mine))
             self._adopted.add(container.run_id)
         await self.write_status(status, told=told)
+
+    async def keep(self, entity: Entity, release: Release, epoch: int) -> None:
+        """Write which versions of *entity* are accepted, as its owner of *epoch*; nothing when it is another's now."""
+        change = {FIELD: release.to_document(epoch)}
+        if not await self._entities.compare_and_set(entity.id, condition_for(entity, epoch), change):
+            log.info("release not written: the bot was made anew, or has another owner", bot=entity.id)
 
     async def last_words(self, container: ManagedContainer) -> None:
         """Take the rest of a dead container's output, before it is removed."""

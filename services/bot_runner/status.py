@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from libs.core.store.releases import Rejection
 from services.bot_runner.restarts import RestartHistory
 
 
@@ -35,6 +36,7 @@ class BotStatus:
         detail: one sentence for the bot's owner; empty when there is nothing to say.
         since: when this state began, UTC.
         revision: the document's revision that the state speaks of.
+        rejection: why the version of that revision does not run, also while an earlier one does.
     """
 
     bot_id: str
@@ -47,6 +49,7 @@ class BotStatus:
     run_id: str = ""
     last_exit: Mapping[str, Any] | None = None
     history: RestartHistory = field(default_factory=RestartHistory)
+    rejection: Rejection | None = None
 
     def to_document(self) -> dict[str, Any]:
         """As it is stored."""
@@ -63,6 +66,7 @@ class BotStatus:
             "failures": self.history.failures,
             "not_before": self.history.not_before,
             "counted_run": self.history.counted_run,
+            "rejection": self.rejection.to_document() if self.rejection is not None else None,
         }
 
     def says_the_same_as(self, other: "BotStatus | None") -> bool:

@@ -1,7 +1,7 @@
 """The bot-runner's worker: keeps the bots of one segment running.
 
-Top down: `DockerSegmentHandler` owns a segment, `SegmentReconciler` goes round it, `plan` decides, `BotActions` acts,
-and `BotRecords` writes down what came of it.
+Top down: `DockerSegmentHandler` owns a segment, `SegmentReconciler` goes round it, `plan` decides, `VersionChecks`
+checks new versions before they replace what runs, `BotActions` acts, and `BotRecords` writes down what came of it.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from libs.docker_runner.room import Priority
 from libs.docker_runner.worker.handler import DockerSegmentHandler
 from libs.docker_runner.worker.opening import open_docker_host
 from services.bot_runner.bot_actions import BotActions
+from services.bot_runner.checks import VersionChecks
 from services.bot_runner.desired import Desires
 from services.bot_runner.ledger import Ledger
 from services.bot_runner.metrics import BotsCollector
@@ -43,7 +44,7 @@ async def prepare(context: WorkerContext) -> Workplace:
         return SegmentReconciler(
             owned,
             entities=context.entities,
-            desires=Desires(workshop=workshop, ledger=ledger, code=docker.code),
+            desires=Desires(workshop=workshop, ledger=ledger, window_seconds=settings.containers.health_window_seconds),
             containers=docker.group(owned.segment_id, owned.epoch),
             actions=BotActions(
                 owned,
@@ -52,6 +53,7 @@ async def prepare(context: WorkerContext) -> Workplace:
                 ledger=ledger,
                 stop_grace_seconds=settings.containers.stop_grace_seconds,
             ),
+            checks=VersionChecks(runner=docker.runner, ledger=ledger, wake=owned.wake),
             room=docker.runner.room,
             scan_interval_seconds=settings.scan.scan_interval_seconds,
         )

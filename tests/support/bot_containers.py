@@ -33,7 +33,7 @@ class FolderCode:
     directory: Path
     held: dict[str, str] = field(default_factory=dict)
 
-    async def fetch(self, ref: CodeRef, holder: str | None = None) -> Tree:
+    async def fetch(self, ref: CodeRef, holder: str | None = None, *, etag: str | None = None) -> Tree:
         """The folder *ref.key*."""
         if holder is not None:
             self.held[holder] = ref.key

@@ -18,11 +18,12 @@ from libs.core.store.runs import RunFilter, RunStore
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import ManagedContainer
 from libs.docker_runner.definition import ExecutableFactory, Ownership
-from libs.docker_runner.executable import CodeRef, Entrypoint, Executable
+from libs.docker_runner.executable import Entrypoint, Executable
 from libs.docker_runner.run_records import Recorder
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.workshop import Workshop
 from services.bot_runner.bot_actions import BotActions
+from services.bot_runner.checks import VersionChecks
 from services.bot_runner.desired import Desires
 from services.bot_runner.ledger import Ledger
 from services.bot_runner.reconciler import SegmentReconciler
@@ -68,9 +69,9 @@ class BotRig:
         self._hosts.append(host)
         return host
 
-    async def deploy(self, bot_id: str = "b", **config: Any) -> None:
-        """Create or change a bot as an event does."""
-        await self.entities.update(bot_id, config, CUSTOM)
+    async def deploy(self, bot_id: str = "b", *, version: str = "", code: str = "code.zip", **config: Any) -> None:
+        """Create or change a bot as an event does; a later *version* differs in nothing else."""
+        await self.entities.update(bot_id, config, {**CUSTOM, "version": version, "filePath": code})
 
     async def create_again_in(self, segment: int, bot_id: str = "b") -> None:
         """Delete a bot and create it again at once, in another segment; no owner is told."""
@@ -95,7 +96,7 @@ class BotRig:
     def records(self, host: FakeHost, runs: Any = None, death: Death | None = None) -> BotRecords:
         """What a worker on *host* writes down."""
         death = death or Death()
-        entities: Any = Mortal(self.entities, death, "set_status")
+        entities: Any = Mortal(self.entities, death, "set_status", "compare_and_set")
         runs = runs or Mortal(self.runs, death, "start", "finish", "adopt", "close_open")
         leases: Any = Mortal(self.leases, self.looks, "live")
         logs: Any = host
@@ -133,13 +134,12 @@ class BotRig:
 
     def _reconciler(self, owned: OwnedSegment, host: FakeHost, death: Death, scan_seconds: float) -> SegmentReconciler:
         ledger = Ledger()
-        code: Any = _Code()
         group: Any = _Group(host, owned)
         runner: Any = Mortal(host, death, "start", "stop", "remove")
         return SegmentReconciler(
             owned,
             entities=self.entities,
-            desires=Desires(workshop=self.workshop(owned.lease), ledger=ledger, code=code),
+            desires=Desires(workshop=self.workshop(owned.lease), ledger=ledger, window_seconds=10.0),
             containers=group,
             actions=BotActions(
                 owned,
@@ -149,6 +149,7 @@ class BotRig:
                 stop_grace_seconds=self.stop_grace_seconds,
                 policy=RestartPolicy(initial_seconds=0.05),
             ),
+            checks=VersionChecks(runner=host, ledger=ledger, wake=owned.wake),
             room=host.room,
             scan_interval_seconds=scan_seconds,
         )
@@ -156,11 +157,6 @@ class BotRig:
     def _made(self, container: ManagedContainer) -> None:
         if sum(len(host.alive(container.id)) for host in self._hosts) > 1:
             self.doubles.append(container.id)
-
-
-class _Code:
-    async def etag(self, ref: CodeRef) -> str:
-        return "etag"
 
 
 class _Group:

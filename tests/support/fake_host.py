@@ -46,6 +46,8 @@ class FakeHost:
         capacity: what the containers' limits may add up to; None: any number of them.
         stubborn: containers do not end on SIGTERM, so that a graceful stop lasts until somebody kills them.
         graces: seconds that each stop of a running container left it, by entity.
+        code_faults: raised by the checks and starts of the code of a key.
+        hang_checks: checks never answer.
     """
 
     name: str = "host"
@@ -59,6 +61,9 @@ class FakeHost:
     away: Exception | None = None
     stubborn: bool = False
     graces: dict[str, list[float]] = field(default_factory=dict)
+    code_faults: dict[str, Exception] = field(default_factory=dict)
+    hang_checks: bool = False
+    checks_under_way: int = 0
     starts: list[Start] = field(default_factory=list)
     containers: dict[str, ManagedContainer] = field(default_factory=dict)
     stopped: set[str] = field(default_factory=set)
@@ -72,6 +77,17 @@ class FakeHost:
         """Its room is that of its containers."""
         self.room = room_of(self)
 
+    async def check(self, executable: Executable) -> str:
+        """As the docker runner does."""
+        await asyncio.sleep(0)
+        if self.hang_checks:
+            self.checks_under_way += 1
+            await asyncio.Event().wait()
+        fault = self.code_faults.get(executable.code.key)
+        if fault is not None:
+            raise fault
+        return executable.code_etag or "etag"
+
     async def start(self, executable: Executable) -> ManagedContainer:
         """As the docker runner does."""
         self.starts.append(Start(executable.id, executable.run_id, time.time()))
@@ -81,6 +97,7 @@ class FakeHost:
             return await self._start(executable)
 
     async def _start(self, executable: Executable) -> ManagedContainer:
+        await self.check(executable)
         if self.faults:
             raise self.faults.pop(0)
         if self.hang_before:
@@ -126,11 +143,11 @@ class FakeHost:
         return self.containers.get(container.container_id)
 
     async def list(self) -> list[ManagedContainer]:
-        """As a container group does."""
+        """As a container group does: without times."""
         await asyncio.sleep(0)
         if self.away is not None:
             raise self.away
-        return list(self.containers.values())
+        return [replace(container, started_at=None, finished_at=None) for container in self.containers.values()]
 
     def follow(self, container: ManagedContainer) -> None:
         """As the log pipeline does."""

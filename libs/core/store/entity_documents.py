@@ -26,6 +26,7 @@ _OURS = {
     "held",
     "next_execution_time",
     "scheduler",
+    "release",
     "backtest",
 }
 _MILLISECOND = 1_000_000

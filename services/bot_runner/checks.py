@@ -1,0 +1,97 @@
+"""Checks newest versions in the background, so that what runs goes on meanwhile, and may be stopped at any moment."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from libs.core.backoff import Backoff
+from libs.core.errors import Retryable, UserError
+from libs.core.isolation import unexpected
+from libs.core.log import bound_context, get_logger
+from libs.core.wake import Wake
+from libs.docker_runner.executable import Executable
+from services.bot_runner.ledger import Ledger
+from services.bot_runner.restarts import RestartPolicy
+from services.bot_runner.verdicts import Ready, Refused, Unknown, Verdict, rejection_for
+
+log = get_logger(__name__)
+
+_FIRST_RETRY_SECONDS = 1.0
+_LAST_RETRY_SECONDS = 60.0
+
+
+class Checker(Protocol):
+    """What can check a version; the docker runner can."""
+
+    async def check(self, executable: Executable) -> str:
+        """Fetch and check what a start needs; return the version of the code."""
+
+
+class VersionChecks:
+    """The checks of one owned segment: one a bot at most, that of its newest version."""
+
+    def __init__(
+        self,
+        *,
+        runner: Checker,
+        ledger: Ledger,
+        wake: Wake,
+        policy: RestartPolicy | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._runner = runner
+        self._ledger = ledger
+        self._wake = wake
+        self._policy = policy or RestartPolicy()
+        self._clock = clock
+        self._under_way: dict[str, tuple[int, asyncio.Task[None]]] = {}
+        self._backoffs: dict[str, Backoff] = {}
+
+    def begin(self, executable: Executable, tasks: asyncio.TaskGroup) -> None:
+        """Check *executable* in *tasks*, unless that is under way. A round follows its verdict."""
+        revision, task = self._under_way.get(executable.id, (None, None))
+        if revision == executable.revision:
+            return
+        if task is not None:
+            task.cancel()
+        begun = tasks.create_task(self._check(executable), name=f"check bot {executable.id[:40]!r}")
+        self._under_way[executable.id] = (executable.revision, begun)
+        begun.add_done_callback(lambda done: self._done(executable.id, done))
+
+    def forget_all_but(self, bot_ids: Collection[str]) -> None:
+        """End the checks of bots that are gone."""
+        for bot_id in self._under_way.keys() - set(bot_ids):
+            self._under_way[bot_id][1].cancel()
+        for bot_id in self._backoffs.keys() - set(bot_ids):
+            del self._backoffs[bot_id]
+
+    def _done(self, bot_id: str, done: "asyncio.Task[None]") -> None:
+        if self._under_way.get(bot_id, (0, None))[1] is done:
+            del self._under_way[bot_id]
+        self._wake.set()
+
+    async def _check(self, executable: Executable) -> None:
+        with bound_context(bot=executable.id):
+            verdict = await self._verdict(executable)
+            self._ledger.set_verdict(executable.id, executable.revision, verdict)
+
+    async def _verdict(self, executable: Executable) -> Verdict:
+        try:
+            etag = await self._runner.check(executable)
+        except UserError as error:
+            log.warning("version rejected", revision=executable.revision, reason=str(error))
+            again_at = self._clock() + self._policy.cap_seconds
+            return Refused(rejection_for(error, executable.revision), again_at)
+        except Retryable as error:
+            log.warning("version cannot be checked now", revision=executable.revision, error=str(error))
+            return self._unknown(executable, str(error))
+        except Exception as error:  # noqa: BLE001 - of this version alone: what runs goes on
+            unexpected("check bot", error, revision=executable.revision)
+            return self._unknown(executable, f"internal error, {type(error).__name__}: {error}")
+        self._backoffs.pop(executable.id, None)
+        return Ready(etag)
+
+    def _unknown(self, executable: Executable, detail: str) -> Unknown:
+        backoff = self._backoffs.setdefault(executable.id, Backoff(_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS))
+        return Unknown(detail, self._clock() + backoff.next_seconds())

@@ -1,0 +1,153 @@
+"""Decides which version of a bot is to run: the newest, or the one that was accepted last. Pure.
+
+A version is accepted once it was checked, and only then may it stop the one that runs. Until then, and for good when
+it is rejected, the version before goes on, and is also what another worker starts.
+"""
+
+from dataclasses import dataclass, replace
+
+from libs.core.store.releases import Release
+from libs.docker_runner.container import ManagedContainer
+from libs.docker_runner.executable import Executable
+from services.bot_runner.desired_bot import DesiredBot, StopReason
+from services.bot_runner.verdicts import Ready, Unknown
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to do about one bot's versions.
+
+    Attributes:
+        run: what must run; None when nothing may (*absence* says why), or while *undecided*.
+        code_etag: the version of its code that must run; "" when any will do.
+        undecided: what runs goes on, and nothing is started.
+        release: what must be written in the document before anything else is done.
+        replacement: what will replace the container that runs, once *release* is written; None when nothing will.
+        check: the newest version, to be checked without waiting for that.
+        look_again_at: Unix seconds at which time alone changes the choice; None when it does not.
+    """
+
+    run: Executable | None = None
+    code_etag: str = ""
+    absence: StopReason | None = None
+    undecided: bool = False
+    release: Release | None = None
+    replacement: Executable | None = None
+    check: Executable | None = None
+    look_again_at: float | None = None
+
+
+def choose(bot: DesiredBot, container: ManagedContainer | None, now: float) -> Choice:
+    """The choice for *bot*, whose running container is *container*, at *now* (Unix seconds)."""
+    if bot.undecided:
+        return Choice(undecided=True) if container is not None else Choice(absence=StopReason.REJECTED)
+    if bot.absence is not None and container is not None:
+        return Choice(absence=bot.absence)
+    if bot.release_is_void and bot.release != Release():
+        # Before the status is written that says for which revision it is at rest.
+        return Choice(undecided=True, release=Release())
+    if bot.absence is not None:
+        return Choice(absence=bot.absence)
+    current = bot.release.current
+    if current is not None and current.revision == bot.revision:
+        if bot.executable is None:
+            return Choice(absence=StopReason.REJECTED)
+        choice = Choice(bot.executable, current.code_etag)
+        if container is None or matches(choice, container) or isinstance(bot.verdict, Ready):
+            return _running(bot, choice, container, now)
+        # What runs is stopped only for what can be started, also when it was the operator who changed something.
+        return _unchecked(bot, bot.executable, now)
+    if bot.rejection is not None:
+        return _rejected(bot, container, now)
+    return _undecided(bot, container, now)
+
+
+def matches(choice: Choice, container: ManagedContainer) -> bool:
+    """Whether *container* runs what *choice* says must run."""
+    return choice.run is not None and _is_of(choice.run, choice.code_etag, container)
+
+
+def _rejected(bot: DesiredBot, container: ManagedContainer | None, now: float) -> Choice:
+    """The newest version does not run."""
+    current = bot.release.current
+    if bot.accepted is not None and current is not None:
+        choice = _running(bot, Choice(bot.accepted, current.code_etag), container, now)
+    elif current is None and container is not None and container.revision != bot.revision:
+        # Nobody has noted which version this is, as before an upgrade; it is an earlier one, and it goes on.
+        choice = Choice(undecided=True)
+    elif current is None and bot.executable is not None:
+        # There is nothing to fall back on: it is tried again as its backoff says.
+        choice = Choice(bot.executable)
+    else:
+        choice = Choice(absence=StopReason.REJECTED)
+    return _checked_again(bot, choice, now)
+
+
+def _undecided(bot: DesiredBot, container: ManagedContainer | None, now: float) -> Choice:
+    """The newest version is not accepted yet, and nothing speaks against it so far."""
+    newest, version = bot.executable, bot.version
+    if newest is None or version is None:
+        return Choice(absence=StopReason.REJECTED)
+    if container is not None and container.revision == bot.revision and _is_of(newest, "", container):
+        # It was started for this version, which needs no other check.
+        return Choice(undecided=True, release=bot.release.accepting(replace(version, code_etag=container.code_etag)))
+    if container is None and bot.release.current is None:
+        return Choice(newest)
+    match bot.verdict:
+        case Ready(code_etag):
+            release = bot.release.accepting(replace(version, code_etag=code_etag))
+            if container is not None and _is_of(newest, code_etag, container):
+                return Choice(undecided=True, release=release.confirmed(code_etag))
+            return Choice(undecided=True, release=release, replacement=newest)
+        case Unknown() if bot.accepted is not None and bot.release.current is not None:
+            choice = _running(bot, Choice(bot.accepted, bot.release.current.code_etag), container, now)
+            return _checked_again(bot, choice, now)
+        case _:
+            return _unchecked(bot, newest, now)
+
+
+def _unchecked(bot: DesiredBot, newest: Executable, now: float) -> Choice:
+    """What runs goes on until the newest version was checked."""
+    if bot.verdict is None:
+        return Choice(undecided=True, check=newest)
+    return _checked_again(bot, Choice(undecided=True), now)
+
+
+def _running(bot: DesiredBot, choice: Choice, container: ManagedContainer | None, now: float) -> Choice:
+    """*choice*, which runs the current version; once its health window is over, the version before is forgotten."""
+    current = bot.release.current
+    if current is None or container is None or not matches(choice, container):
+        return choice
+    etag = container.code_etag or current.code_etag
+    over_at = _window_over_at(bot.release, container)
+    if over_at is not None and now < over_at:
+        return replace(choice, look_again_at=over_at)
+    if bot.release.previous is not None or etag != current.code_etag:
+        return replace(choice, release=bot.release.confirmed(etag))
+    return choice
+
+
+def _window_over_at(release: Release, container: ManagedContainer) -> float | None:
+    """When the health window of the version that *container* runs is over; None when nothing would be brought back."""
+    current = release.current
+    if release.previous is None or current is None or current.window_seconds is None or container.started_at is None:
+        return None
+    return container.started_at.timestamp() + current.window_seconds
+
+
+def _checked_again(bot: DesiredBot, choice: Choice, now: float) -> Choice:
+    if bot.verdict is None or isinstance(bot.verdict, Ready) or bot.executable is None:
+        return choice
+    if now >= bot.verdict.look_again_at:
+        return replace(choice, check=bot.executable)
+    times = [time for time in (choice.look_again_at, bot.verdict.look_again_at) if time is not None]
+    return replace(choice, look_again_at=min(times))
+
+
+def _is_of(executable: Executable, code_etag: str, container: ManagedContainer) -> bool:
+    """Whether *container* is what a start of *executable* would make now."""
+    if executable.spec_hash() != container.spec_hash:
+        return False
+    # What was started for this very version is right, whatever the object was at that moment.
+    same_version = container.revision == executable.revision
+    return same_version or not code_etag or not container.code_etag or container.code_etag == code_etag

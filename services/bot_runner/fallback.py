@@ -1,0 +1,115 @@
+"""Brings back the version before, when the one that replaces it cannot be started or ends within its health window."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from libs.core.errors import UserError
+from libs.core.log import get_logger
+from libs.core.store.releases import Rejection, RejectionReason, Release
+from libs.core.worker.handler import OwnedSegment
+from libs.docker_runner.container import Ended
+from libs.docker_runner.executable import Executable
+from services.bot_runner.desired_bot import DesiredBot
+from services.bot_runner.ledger import Ledger
+from services.bot_runner.records import BotRecords
+from services.bot_runner.restarts import RestartPolicy
+from services.bot_runner.status import BotState, BotStatus, utc_now
+from services.bot_runner.verdicts import Refused, rejection_for
+
+log = get_logger(__name__)
+
+
+class Fallback:
+    """Changes which version of a bot is current. The next round starts that one."""
+
+    def __init__(
+        self,
+        owned: OwnedSegment,
+        *,
+        records: BotRecords,
+        ledger: Ledger,
+        policy: RestartPolicy,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._owned = owned
+        self._records = records
+        self._ledger = ledger
+        self._policy = policy
+        self._clock = clock
+
+    async def keep(self, bot_id: str, release: Release) -> None:
+        """Write which versions are accepted. Repeating it changes nothing."""
+        if (entity := self._ledger.entity(bot_id)) is not None:
+            await self._records.keep(entity, release, self._owned.epoch)
+
+    async def refused(self, executable: Executable, error: UserError) -> bool:
+        """Its start found something that only the bot's owner can mend. False when there is no version before."""
+        bot = self._replacing(executable.id, executable.revision)
+        if bot is None:
+            return False
+        # It was in order when it was checked, and may be so again: the object was removed or replaced in between.
+        rejection = rejection_for(error, executable.revision)
+        verdict = Refused(rejection, self._clock() + self._policy.cap_seconds)
+        self._ledger.set_verdict(bot.id, executable.revision, verdict)
+        await self.keep(bot.id, bot.release.reverted(None))
+        return True
+
+    async def unhealthy(self, bot_id: str, revision: int, detail: str, run_id: str = "") -> bool:
+        """The version of *revision* failed in its health window. False when nobody asked for a rollback.
+
+        Args:
+            run_id: the run that ended; "" when none began.
+        """
+        bot = self._replacing(bot_id, revision)
+        if bot is None or bot.release.current is None or bot.release.current.window_seconds is None:
+            return False
+        rejection = Rejection(revision, RejectionReason.UNHEALTHY, detail)
+        log.warning("version rolled back", bot=bot_id, revision=revision, reason=detail)
+        await self.keep(bot_id, bot.release.reverted(rejection))
+        await self._starts_again(replace(bot, release=bot.release.reverted(rejection), rejection=rejection), run_id)
+        return True
+
+    async def ended(self, ended: Ended, detail: str) -> bool:
+        """A container ended by itself, as *detail* says. False when that is a death like any other."""
+        container = ended.container
+        bot = self._ledger.bot(container.id)
+        if bot is None or bot.absence is not None:
+            return False
+        if bot.release.rejection_of(container.revision) is not None and bot.release.current is not None:
+            # The worker before rolled it back, and died before this was done.
+            await self._starts_again(bot, container.run_id)
+            return True
+        if self._replacing(bot.id, container.revision) is None:
+            return False
+        window_seconds = bot.release.current.window_seconds if bot.release.current is not None else None
+        if window_seconds is None or (ended.duration_seconds or 0.0) >= window_seconds:
+            await self.keep(bot.id, bot.release.confirmed(container.code_etag))
+            return False
+        return await self.unhealthy(bot.id, container.revision, detail, container.run_id)
+
+    def _replacing(self, bot_id: str, revision: int) -> DesiredBot | None:
+        """The bot, if the version of *revision* is current and the one before is not forgotten yet."""
+        bot = self._ledger.bot(bot_id)
+        if bot is None or bot.release.previous is None or bot.release.current is None:
+            return None
+        return bot if bot.release.current.revision == revision else None
+
+    async def _starts_again(self, bot: DesiredBot, run_id: str) -> None:
+        """Nothing is held against the version before, which starts at once."""
+        history = self._ledger.history_of(bot.id)
+        if not run_id or run_id != history.counted_run:
+            counted = run_id or history.counted_run
+            history = replace(history.forgiven(), restarts=history.restarts + 1, counted_run=counted)
+        self._ledger.set_history(bot.id, history)
+        current = bot.release.current
+        status = BotStatus(
+            bot.id,
+            BotState.STARTING,
+            utc_now(),
+            detail=bot.note(current.revision) if current is not None else "",
+            revision=bot.revision,
+            history=history,
+            rejection=bot.rejection,
+        )
+        await self._records.write_status(status)

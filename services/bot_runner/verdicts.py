@@ -1,0 +1,55 @@
+"""What a check of a bot's newest version found, before that version may replace the one that runs."""
+
+from dataclasses import dataclass
+
+from libs.core.errors import UserError
+from libs.core.store.releases import Rejection, RejectionReason
+from libs.docker_runner.errors import (
+    ArchiveRejected,
+    CodeMissing,
+    CodeReplaced,
+    EntrypointMissing,
+    LimitsRejected,
+    UnknownRuntime,
+)
+
+_REASONS: tuple[tuple[type[UserError], RejectionReason], ...] = (
+    (LimitsRejected, RejectionReason.LIMITS),
+    (UnknownRuntime, RejectionReason.RUNTIME),
+    (CodeMissing, RejectionReason.CODE_MISSING),
+    (CodeReplaced, RejectionReason.CODE_REPLACED),
+    (ArchiveRejected, RejectionReason.ARCHIVE),
+    (EntrypointMissing, RejectionReason.ENTRYPOINT),
+)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """It can be started, and all that its start needs is on this host. *code_etag* is the version of its code."""
+
+    code_etag: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Only its owner can mend it. It is looked at again at *look_again_at* (Unix seconds), should the code be there."""
+
+    rejection: Rejection
+    look_again_at: float
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Something was out of reach, as *detail* says. It is looked at again at *look_again_at* (Unix seconds)."""
+
+    detail: str
+    look_again_at: float
+
+
+Verdict = Ready | Refused | Unknown
+
+
+def rejection_for(error: UserError, revision: int) -> Rejection:
+    """The rejection of the version of *revision*, in which *error* was found."""
+    reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), RejectionReason.DEFINITION)
+    return Rejection(revision, reason, str(error))
