@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from libs.core.http_app import HttpApp
 from libs.core.lifecycle import Lifecycle
 from libs.core.log import configure, get_logger
 from libs.core.metrics import PROCESS, measure_loop_lag, registry
+from libs.core.misspelt_settings import misspelt
 from libs.core.service import ServiceDefinition
 from libs.core.settings import HttpSettings, IdentitySettings, LogSettings, MongoSettings, TracingSettings
 from libs.core.settings_loader import SettingsError, load_all
@@ -100,6 +102,8 @@ def run_process(service: ServiceDefinition, role: Role[S], flags: Mapping[str, o
         role=role.name,
         worker=settings.identity.worker_id,
     )
+    for given, nearest in misspelt(os.environ).items():
+        log.warning("unknown setting is ignored; is it misspelt?", variable=given, nearest=nearest)
     PROCESS.info({"service": service.name, "role": role.name, "version": runtime_version()})
     try:
         return asyncio.run(_run(service, role, settings))

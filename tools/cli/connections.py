@@ -5,9 +5,12 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import click
 
 from libs.core.log import configure
+from libs.core.misspelt_settings import misspelt
 from libs.core.service import ServiceDefinition
 from libs.core.settings import (
     LeaseSettings,
@@ -17,7 +20,7 @@ from libs.core.settings import (
     PartitionSettings,
     StorageSettings,
 )
-from libs.core.settings_loader import load
+from libs.core.settings_loader import Group, SettingsError, load
 from libs.core.store.client import Database, Mongo, StoreUnavailable
 from libs.core.store.entities import EntityStore
 from libs.core.store.entity_writer import Derive
@@ -34,6 +37,8 @@ if TYPE_CHECKING:  # imported where they are used: what most commands do needs n
     from libs.core.events.jetstream import JetStream
     from libs.core.object_store import ObjectStore
 
+G = TypeVar("G", bound=Group)
+
 _ADDRESSES = ("MONGO_URI", "NATS_URL", "MINIO_ENDPOINT")
 _NATS_SECONDS = 3.0
 _LEASES_SECONDS = 10.0
@@ -46,6 +51,8 @@ class Target:
     environment: Mapping[str, str]
     found_in: str
     scopes: tuple[str, ...] = ()
+    is_default: bool = False
+    """Whether nobody named a server, and no stack runs here."""
 
 
 def target(environ: Mapping[str, str] = os.environ) -> Target:
@@ -56,7 +63,8 @@ def target(environ: Mapping[str, str] = os.environ) -> Target:
     stack = state.load(directory)
     if stack.running:
         return Target({**environ, **stack.environment}, f"the dev stack in {directory}", stack.scopes)
-    return Target(environ, "the defaults, as MONGO_URI is not set and no stack runs; `runtime dev up` starts one")
+    found_in = "the defaults, as MONGO_URI is not set and no stack runs; `runtime dev up` starts one"
+    return Target(environ, found_in, is_default=True)
 
 
 class Connections:
@@ -76,7 +84,7 @@ class Connections:
             Failure: MongoDB does not answer; the message says where it was looked for.
         """
         if self._mongo is None:
-            settings = load(MongoSettings, environ=self.target.environment)
+            settings = self._load(MongoSettings)
             self._mongo = Mongo(settings.uri, timeout_seconds=settings.timeout_seconds)
             self._stack.push_async_callback(self._mongo.close)
             try:
@@ -105,7 +113,7 @@ class Connections:
     @property
     def has_nats(self) -> bool:
         """Whether the target names a NATS server."""
-        return load(NatsSettings, environ=self.target.environment).url is not None
+        return self._load(NatsSettings).url is not None
 
     async def nats(self) -> "NatsConnection":
         """The connection to NATS.
@@ -116,7 +124,9 @@ class Connections:
         from libs.core.events.connection import NatsConnection
 
         if self._nats is None:
-            url = load(NatsSettings, environ=self.target.environment).url
+            url = self._load(NatsSettings).url
+            if url is None and self.target.is_default:
+                raise _no_servers()
             if url is None:
                 raise Failure(f"NATS_URL is not set ({self.target.found_in})", ExitCode.USAGE)
             connection = NatsConnection(url, name="runtime command")
@@ -143,17 +153,30 @@ class Connections:
             return None
 
     def storage_settings(self) -> StorageSettings:
-        """How the storage is reached. Raises SettingsError."""
-        return load(StorageSettings, environ=self.target.environment)
+        """How the storage is reached.
+
+        Raises:
+            SettingsError: what the environment says of it cannot be used.
+            Failure: nobody named a server, and no stack runs.
+        """
+        return self._load(StorageSettings)
 
     def storage(self) -> "ObjectStore":
-        """The object storage. Raises SettingsError."""
+        """The object storage. Errors as storage_settings()."""
         from libs.core.object_store import ObjectStore
 
         if self._storage is None:
             self._storage = ObjectStore(self.storage_settings(), threads=2)
             self._stack.push_async_callback(self._storage.close)
         return self._storage
+
+    def _load(self, group: type[G]) -> G:
+        try:
+            return load(group, environ=self.target.environment)
+        except SettingsError:
+            if self.target.is_default:
+                raise _no_servers() from None
+            raise
 
     def _unreachable(self, reason: str) -> Failure:
         return Failure(
@@ -167,8 +190,23 @@ async def connected(where: Target | None = None) -> AsyncIterator[Connections]:
     """The servers of *where*, or of what target() finds; all connections are closed after the block."""
     # What the libraries log is for operators; a command tells its own errors.
     configure(LogSettings(format="console", level="error"), service="command", role="command", worker="-")
+    warn_of_misspelt()
     async with contextlib.AsyncExitStack() as stack:
         yield Connections(where or target(), stack)
+
+
+def _no_servers() -> Failure:
+    return Failure(
+        "no stack runs here, and no server is named; `runtime dev up` starts a stack on this machine, or set "
+        f"{', '.join(_ADDRESSES)} to reach another one",
+        ExitCode.UNREACHABLE,
+    )
+
+
+def warn_of_misspelt(environ: Mapping[str, str] = os.environ) -> None:
+    """Say on standard error which variables look like settings and are none."""
+    for given, nearest in misspelt(environ).items():
+        click.echo(f"warning: {given} is no setting and is ignored; is it {nearest}?", err=True)
 
 
 async def _end(task: "asyncio.Task[None]") -> None:
