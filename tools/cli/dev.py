@@ -7,7 +7,7 @@ import click
 
 from libs.core.errors import Retryable
 from tools.cli import interrupts
-from tools.cli.connections import Target, connected
+from tools.cli.connections import Target, connected, warn_of_misspelt
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.output import output_option, show, table
@@ -32,10 +32,11 @@ def dev() -> None:
 
 
 @dev.command()
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 50), help="Workers of bot-runner.")
+@click.option("--workers", type=click.IntRange(1, 50), help="Workers of bot-runner.  [as many as run, else 2]")
 @output_option
-def up(workers: int, output: str) -> None:
-    """Start the stack, or those parts of it that do not run."""
+def up(workers: int | None, output: str) -> None:
+    """Start the stack, or those parts of it that do not run. Workers beyond --workers are stopped in good order."""
+    warn_of_misspelt()
     _show(output, interrupts.run(_up(workers)))
 
 
@@ -70,7 +71,7 @@ def status(output: str) -> None:
         raise Failure("not every part is well")
 
 
-async def _up(workers: int) -> list[dict[str, object]]:
+async def _up(workers: int | None) -> list[dict[str, object]]:
     stack = Stack(home() / "dev", tethered=False, workers=workers)
     engine = await ensure_engine()
     await ensure_images(engine)
@@ -81,6 +82,8 @@ async def _up(workers: int) -> list[dict[str, object]]:
         stack.launch_services()
         await stack.start_servers()
         await stack.wait_ready()
+        if stopped := await stack.stop_surplus():
+            to_stderr(f"stopped {', '.join(stopped)}")
     except BaseException:
         # What ran before stays; a first start that fails leaves nothing behind.
         if not was_running:

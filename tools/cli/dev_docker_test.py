@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.timeout(400)
 
 # Each look takes as long as a command does, which on a busy machine is seconds.
 LOOKING_SECONDS = 90
+GRACE_SECONDS = 30
 
 SAMPLES = Path(samples.__file__).parent
 BACKTEST = str(SAMPLES / "moving_average_crossover")
@@ -83,6 +85,72 @@ async def test_a_bot_is_deployed_changed_followed_killed_resumed_and_removed(
     async with Containers(docker_engine.url, state.load(terminal.home / "dev").scopes) as containers:
         assert await containers.all() == []
     assert (await terminal.run("bot", "rm", "../t 🤖")).code == ExitCode.NOT_FOUND
+
+
+CAREFUL = """
+import time
+
+def main(id, config):
+    try:
+        while True:
+            print("trading", flush=True)
+            time.sleep(0.2)
+    finally:
+        time.sleep(0.5)
+        print("orders cancelled", flush=True)
+"""
+STUBBORN = """
+import signal, time
+
+def main(id, config):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        print("trading", flush=True)
+        time.sleep(0.2)
+"""
+
+
+async def test_a_bot_that_is_stopped_puts_its_affairs_in_order_and_stays_down_until_it_is_started(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    (tmp_path / "main.py").write_text(CAREFUL)
+    deploy = ("bot", "deploy", str(tmp_path), "--id", "careful")
+    await terminal.succeed(*deploy)
+
+    stopped = await terminal.succeed("bot", "stop", "careful")
+
+    assert "careful is down since" in stopped.out
+    assert "orders cancelled" in (await terminal.succeed("bot", "logs", "careful")).out
+    assert await states(terminal) == {"careful": "stopped"}
+    assert "stopped" in (await terminal.succeed(*deploy)).out
+    assert await states(terminal) == {"careful": "stopped"}
+    assert (await terminal.succeed("bot", "start", "careful")).out == "started: id careful\n"
+
+    async def runs_again() -> bool:
+        return await states(terminal) == {"careful": "running"}
+
+    await eventually(runs_again, LOOKING_SECONDS)
+    await terminal.succeed("bot", "rm", "careful")
+
+
+async def test_a_kill_does_not_wait_for_a_bot_that_will_not_stop(terminal: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(STUBBORN)
+    await terminal.succeed("bot", "deploy", str(tmp_path), "--id", "stubborn")
+    assert "told to end" in (await terminal.succeed("bot", "stop", "stubborn", "--no-wait")).out
+
+    killed = (await terminal.succeed("bot", "kill", "stubborn", "--output", "json")).json()
+
+    since, down = (datetime.fromisoformat(text) for text in (killed["since"], killed["down_at"]["stubborn"]))
+    assert (down - since).total_seconds() < GRACE_SECONDS / 2
+    assert await states(terminal) == {"stubborn": "killed"}
+    await terminal.succeed("bot", "rm", "stubborn")
+
+
+async def test_what_does_not_exist_is_not_killed(terminal: Terminal) -> None:
+    for command in ("kill", "stop"):
+        for what in (("TYPO",), ("--selector", "nope=1")):
+            done = await terminal.run("bot", command, *what)
+            assert (done.code, done.out) == (ExitCode.NOT_FOUND, "")
 
 
 async def test_a_bot_that_fails_is_told_with_its_last_lines(terminal: Terminal, tmp_path: Path) -> None:
@@ -190,6 +258,25 @@ async def test_status_says_who_owns_what(terminal: Terminal) -> None:
 async def test_there_are_no_dead_letters_in_a_new_stack(terminal: Terminal) -> None:
     assert (await terminal.succeed("dlq", "ls", "--output", "json")).json() == []
     assert (await terminal.run("dlq", "show", "1")).code == ExitCode.NOT_FOUND
+
+
+async def test_a_stack_with_fewer_workers_than_before_is_well(terminal: Terminal) -> None:
+    await terminal.succeed("dev", "up", "--workers", "4")
+    assert await workers_of(terminal) == {1, 2, 3, 4}
+
+    await terminal.succeed("dev", "up", "--workers", "2")
+
+    assert await workers_of(terminal) == {1, 2}
+
+    async def is_well() -> bool:
+        return (await terminal.run("dev", "status")).code == ExitCode.OK
+
+    await eventually(is_well, LOOKING_SECONDS)
+
+
+async def workers_of(terminal: Terminal) -> set[int]:
+    parts = state.load(terminal.home / "dev").parts
+    return {int(part.name[-1]) for part in parts if part.name.startswith("bot-runner-worker") and part.process.alive}
 
 
 async def states(terminal: Terminal) -> dict[str, str]:

@@ -33,7 +33,11 @@ _GRPC: Mapping[str, str] = {
 # One worker owns one segment, and here it is to have all backtests, and another one all schedules.
 _ONE_SEGMENT = {service.max_per_partition_env: "1000" for service in (BACKTEST_RUNNER, BOT_SCHEDULER)}
 _HTTP = "-http"
+_BOT_WORKER = f"{BOT_RUNNER.name}-worker-"
+_WORKERS = 2
 _GRACE_SECONDS = 20.0
+# Of a worker whose bots may take all of their own grace.
+_HANDOVER_SECONDS = 60.0
 
 
 class Stack:
@@ -41,18 +45,19 @@ class Stack:
 
     Args:
         tethered: its processes are killed when this process dies; otherwise they outlive it.
+        workers: of bot-runner; None is as many as run already, or else two.
         settings: of the services, beside where the servers are.
     """
 
     def __init__(
-        self, directory: Path, *, tethered: bool, workers: int = 2, settings: Mapping[str, str] | None = None
+        self, directory: Path, *, tethered: bool, workers: int | None = None, settings: Mapping[str, str] | None = None
     ) -> None:
         self.directory = directory
         self._tethered = tethered
-        self._workers = workers
         self._settings = dict(settings or {})
         self._started: list[ServiceProcess] = []
         self.state = states.load(directory)
+        self._workers = workers if workers is not None else self._workers_up or _WORKERS
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -106,6 +111,20 @@ class Stack:
             for process in self._started:
                 process.process.forget()
 
+    async def stop_surplus(self, grace_seconds: float = _HANDOVER_SECONDS) -> list[str]:
+        """Stop the workers beyond the number that is wanted, in good order, and forget those that ended before.
+
+        Call it when the others are ready: they take the segments over. Returns the names of those that were stopped.
+        """
+        wanted = {*_SERVERS, *self._service_names}
+        surplus = [part for part in self.state.parts if part.name not in wanted]
+        running = [part for part in surplus if part.process.alive]
+        async with asyncio.TaskGroup() as tasks:
+            for part in running:
+                tasks.create_task(part.process.stop(grace_seconds), name=f"stop {part.name}")
+        self._remember(parts=tuple(part for part in self.state.parts if part.name in wanted))
+        return [part.name for part in running]
+
     async def stop(self, engine: Engine | None, *, grace_seconds: float = _GRACE_SECONDS) -> None:
         """Stop the services, then what is left of their containers, then the servers. Safe to repeat.
 
@@ -133,8 +152,13 @@ class Stack:
         self.state = StackState()
 
     @property
+    def _workers_up(self) -> int:
+        """How many workers of bot-runner run."""
+        return sum(part.name.startswith(_BOT_WORKER) and part.process.alive for part in self.state.parts)
+
+    @property
     def _service_names(self) -> list[str]:
-        workers = (f"{BOT_RUNNER.name}-worker-{number}" for number in range(1, self._workers + 1))
+        workers = (f"{_BOT_WORKER}{number}" for number in range(1, self._workers + 1))
         masters = (f"{service.name}-master" for service in _RUN_HERE)
         return [*masters, *workers, f"{BACKTEST_RUNNER.name}-worker-1", f"{BOT_SCHEDULER.name}-worker-1"]
 
