@@ -1,5 +1,6 @@
 """With no worker left, nothing is said to run: not by the command, the API, the status page or the metrics."""
 
+import time
 import urllib.request
 from collections.abc import AsyncIterator
 from typing import Any
@@ -19,6 +20,7 @@ BOT = (
     "import time\ndef main(id, config):\n    while True:\n        print('tick', flush=True)\n        time.sleep(0.2)\n"
 )
 SECONDS = 90
+SECONDS_OF_A_WAIT_IN_VAIN = 60
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -33,7 +35,8 @@ async def test_a_bot_is_unknown_everywhere_once_its_only_worker_was_killed(runne
     await runner.platform.create_bot("b1", {}, key="bot.zip")
     assert await eventually(lambda: in_api(runner, "running"), SECONDS)
     assert await eventually(lambda: in_metrics(runner, "w1", running=1), SECONDS)
-    terminal = Terminal(runner.folder / "home", {"MONGO_URI": runner.mongod.uri})
+    settings = {"MONGO_URI": runner.mongod.uri, "NATS_URL": runner.nats_server.url}
+    terminal = Terminal(runner.folder / "home", settings)
     assert await shown_state(terminal) == "running"
 
     await runner.processes["w1"].process.kill()
@@ -44,6 +47,15 @@ async def test_a_bot_is_unknown_everywhere_once_its_only_worker_was_killed(runne
     assert await eventually(lambda: in_metrics(runner, "master", unknown=1), SECONDS)
     assert "worker lost" in page(runner, "/entity?id=b1")
     assert ">running<" not in page(runner, "/entity?id=b1")
+
+    begun = time.monotonic()
+    removed = await terminal.succeed("bot", "rm", "b1")
+
+    assert time.monotonic() - begun < SECONDS_OF_A_WAIT_IN_VAIN / 2
+    assert "b1 is removed" in removed.out
+    assert "on host" in removed.out
+    assert "(worker w1)" in removed.out
+    assert (await terminal.succeed("bot", "ls", "--output", "json")).json() == []
 
 
 async def in_api(runner: Deployment, state: str) -> bool:

@@ -2,16 +2,34 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from libs.core.service import ServiceDefinition
 from libs.core.store.client import Database
 from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore
 from libs.core.store.live_runs import LiveRuns
-from libs.core.store.runs import RunStore
+from libs.core.store.ownership import OwnershipReader
+from libs.core.store.runs import RunFilter, RunStore
 from tools.bots.outcome import NotInTime
 
 _POLL_SECONDS = 0.1
+_WORKERS_SECONDS = 1.0
+"""How long the workers have to remove a document that none of them owns, before this process does it."""
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """What a lost worker left of a removed entity: a container that is dead, and a run whose end nobody saw."""
+
+    worker: str
+    host: str
+    container: str | None
+
+    def __str__(self) -> str:
+        container = f"container {self.container[:12]}" if self.container else "what it had begun"
+        return f"{container} on host {self.host} (worker {self.worker})"
 
 
 class Removal:
@@ -22,19 +40,39 @@ class Removal:
     ) -> None:
         self._service = service
         self._entities = entities
-        self._live_runs = LiveRuns(RunStore(database), leases)
+        self._runs = RunStore(database)
+        self._live_runs = LiveRuns(self._runs, leases)
+        self._owners = OwnershipReader(database)
 
-    async def until_gone(self, entity_id: str, seconds: float) -> None:
-        """Wait until its document is removed and nothing of it can run any more.
+    async def until_gone(self, entity_id: str, seconds: float) -> Sequence[Leftover]:
+        """Wait until its document is removed and nothing of it can run any more; return what is left to be cleaned.
+
+        A document in a segment without a live owner is removed here, since no worker may be there to do it.
 
         Raises:
             NotInTime: not within *seconds*.
         """
-        deadline = time.monotonic() + seconds
-        while await self._entities.get(entity_id) is not None or await self._live_runs.of([entity_id]):
-            if time.monotonic() > deadline:
+        begun = time.monotonic()
+        while True:
+            entity = await self._entities.get(entity_id)
+            may_live = await self._live_runs.of([entity_id])
+            if entity is None and not may_live:
+                return await self._leftovers(entity_id)
+            waited = time.monotonic() - begun
+            is_idle = entity is not None and not may_live and waited > _WORKERS_SECONDS
+            if is_idle and entity is not None and not await self._is_owned(entity.segment_id):
+                await self._entities.delete(entity_id, revision=entity.revision)
+            elif waited > seconds:
                 raise NotInTime(
                     f"{self._service.noun} {entity_id!r} is not gone after {seconds:g} s; `runtime status` shows "
                     f"whether a worker owns it"
                 )
             await asyncio.sleep(_POLL_SECONDS)
+
+    async def _is_owned(self, segment_id: int) -> bool:
+        owner = (await self._owners.of([segment_id])).get(segment_id)
+        return owner is not None and owner.is_live
+
+    async def _leftovers(self, entity_id: str) -> Sequence[Leftover]:
+        runs = await self._runs.list(RunFilter(entity_id=entity_id, open=True))
+        return [Leftover(run.worker_id, run.host, run.container_id) for run in runs]

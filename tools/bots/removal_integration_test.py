@@ -27,6 +27,7 @@ class Left:
         self.entities = EntityStore(database, "bots", PartitionStore(database, "bots", 10))
         self.leases = LeaseStore(database, 60.0)
         self.runs = RunStore(database)
+        self._partitions = database["partitions"]
         self.removal = Removal(BOT_RUNNER, self.entities, database, self.leases)
 
     async def bot(self) -> int:
@@ -35,6 +36,11 @@ class Left:
         entity = await self.entities.get("b")
         assert entity is not None
         return entity.segment_id
+
+    async def lose(self, segment_id: int) -> None:
+        """Let the lease of the segment run out."""
+        ended = {"$set": {"lease.expires_at": {"$subtract": ["$$NOW", 1000]}}}
+        await self._partitions.update_one({"_id": segment_id}, [ended])
 
     async def run(self, segment_id: int, epoch: int) -> None:
         """A run that nobody saw end."""
@@ -72,7 +78,29 @@ async def test_one_whose_worker_and_host_are_gone_is_gone_when_their_lease_is(le
     await left.entities.delete("b")
     await left.leases.release(lease)
 
-    await left.removal.until_gone("b", 20)
+    leftovers = await left.removal.until_gone("b", 20)
 
+    assert [(one.worker, one.host) for one in leftovers] == [("w", "here")]
     [run] = await left.runs.list(RunFilter(entity_id="b"))
     assert run.ended_at is None
+
+
+async def test_one_whose_segment_has_no_owner_is_removed_without_a_worker(left: Left) -> None:
+    segment_id = await left.bot()
+    lease = await left.leases.acquire(segment_id, HERE)
+    await left.run(segment_id, lease.epoch)
+    await left.lose(segment_id)
+
+    leftovers = await left.removal.until_gone("b", 20)
+
+    assert await left.entities.get("b") is None
+    assert [str(one) for one in leftovers] == ["what it had begun on host here (worker w)"]
+
+
+async def test_one_whose_segment_is_owned_is_left_to_its_owner(left: Left) -> None:
+    await left.leases.acquire(await left.bot(), HERE)
+
+    with pytest.raises(NotInTime, match="bot 'b' is not gone"):
+        await left.removal.until_gone("b", 2)
+
+    assert await left.entities.get("b") is not None

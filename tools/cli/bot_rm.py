@@ -1,15 +1,19 @@
 """`runtime bot rm`: a bot goes, with its container."""
 
+from collections.abc import Sequence
+
 import click
 
 from libs.core.service import BOT_RUNNER
+from libs.core.store.holds import HoldTarget
 from tools.bots.announce import Announcer
+from tools.bots.removal import Leftover
 from tools.cli import interrupts
-from tools.cli.bot_waiting import until_gone, wait_option
+from tools.cli.bot_waiting import show_removed, until_gone, wait_option
 from tools.cli.connections import connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
-from tools.cli.output import output_option, show
+from tools.cli.output import output_option
 
 
 @click.command()
@@ -18,11 +22,10 @@ from tools.cli.output import output_option, show
 @output_option
 def rm(bot_id: str, no_wait: bool, output: str) -> None:
     """Remove a bot; its container is stopped. Removing one that is not there is a success for the events, not here."""
-    interrupts.run(_rm(bot_id, not no_wait))
-    show(output, {"id": bot_id, "removed": True}, lambda: click.echo(f"{bot_id} is removed."))
+    show_removed(bot_id, interrupts.run(_rm(bot_id, not no_wait)), output)
 
 
-async def _rm(bot_id: str, wait: bool) -> None:
+async def _rm(bot_id: str, wait: bool) -> Sequence[Leftover]:
     async with connected() as servers:
         entities = await servers.entities(BOT_RUNNER)
         known = await entities.get(bot_id)
@@ -34,5 +37,9 @@ async def _rm(bot_id: str, wait: bool) -> None:
             await Announcer(await servers.jetstream(), BOT_RUNNER).deleted(bot_id, known.config)
         else:
             await entities.delete(bot_id)
-        if wait:
-            await until_gone(servers, BOT_RUNNER, bot_id)
+        if not wait:
+            return []
+        left = await until_gone(servers, BOT_RUNNER, bot_id)
+        # A stop is a state of the bot that is gone; one that is made under its id is another one. A kill stays.
+        await entities.holds.resume(HoldTarget.entity(bot_id), graceful=True)
+        return left

@@ -1,16 +1,17 @@
 """What the commands that `deploy` and `rm` have in common: waiting for the workers, or not."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
 import click
 
 from libs.core.service import ServiceDefinition
 from tools.bots.outcome import NotInTime
-from tools.bots.removal import Removal
+from tools.bots.removal import Leftover, Removal
 from tools.cli.connections import Connections
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
+from tools.cli.output import cell, show
 
 T = TypeVar("T")
 
@@ -27,12 +28,26 @@ async def in_time(waiting: Awaitable[T]) -> T:
         raise Failure(str(error), ExitCode.TIMEOUT) from error
 
 
-async def until_gone(servers: Connections, service: ServiceDefinition, entity_id: str) -> None:
-    """Wait until a removed entity has left the machines too. Raises Failure when it does not in time."""
+async def until_gone(servers: Connections, service: ServiceDefinition, entity_id: str) -> Sequence[Leftover]:
+    """Wait until a removed entity has left the machines too, and return what lost workers left of it.
+
+    Raises:
+        Failure: it has not in time.
+    """
     removal = Removal(
         service,
         await servers.entities(service),
         await servers.database(service),
         await servers.leases(service),
     )
-    await in_time(removal.until_gone(entity_id, WAIT_SECONDS))
+    return await in_time(removal.until_gone(entity_id, WAIT_SECONDS))
+
+
+def show_removed(entity_id: str, left: Sequence[Leftover], output: str) -> None:
+    """Say that an entity is removed, and what the next worker of a lost one's host will clean."""
+    lines = [f"{cell(entity_id)} is removed."]
+    if left:
+        lines.append("Nothing of it can be running: its worker was lost. The next worker of its host cleans up:")
+        lines += [f"  {cell(leftover)}" for leftover in left]
+    data = {"id": entity_id, "removed": True} | ({"left": left} if left else {})
+    show(output, data, lambda: click.echo("\n".join(lines)))

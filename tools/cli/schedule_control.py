@@ -4,6 +4,7 @@ import asyncio
 import getpass
 import time
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,8 +15,9 @@ from libs.core.service import BOT_SCHEDULER
 from libs.core.store.entities import Entity, EntityStore
 from services.bot_scheduler.state import PAUSED, TRIGGER, ScheduleState
 from tools.bots.announce import Announcer
+from tools.bots.removal import Leftover
 from tools.cli import interrupts
-from tools.cli.bot_waiting import WAIT_SECONDS, until_gone, wait_option
+from tools.cli.bot_waiting import WAIT_SECONDS, show_removed, until_gone, wait_option
 from tools.cli.connections import Connections, connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
@@ -63,8 +65,7 @@ def resume(schedule_id: str, output: str) -> None:
 @output_option
 def rm(schedule_id: str, no_wait: bool, output: str) -> None:
     """Remove a schedule; its run is stopped."""
-    interrupts.run(_rm(schedule_id, not no_wait))
-    show(output, {"id": schedule_id, "removed": True}, lambda: click.echo(f"{schedule_id} is removed."))
+    show_removed(schedule_id, interrupts.run(_rm(schedule_id, not no_wait)), output)
 
 
 async def _trigger(schedule_id: str, wait: bool) -> None:
@@ -111,7 +112,7 @@ async def _change(servers: Connections, entities: EntityStore, schedule_id: str,
     return entity
 
 
-async def _rm(schedule_id: str, wait: bool) -> None:
+async def _rm(schedule_id: str, wait: bool) -> Sequence[Leftover]:
     async with connected() as servers:
         entities = await servers.entities(BOT_SCHEDULER)
         known = await entities.get(schedule_id)
@@ -121,8 +122,7 @@ async def _rm(schedule_id: str, wait: bool) -> None:
             await Announcer(await servers.jetstream(), BOT_SCHEDULER).deleted(schedule_id, known.config)
         else:
             await entities.delete(schedule_id)
-        if wait:
-            await until_gone(servers, BOT_SCHEDULER, schedule_id)
+        return await until_gone(servers, BOT_SCHEDULER, schedule_id) if wait else []
 
 
 def _unknown(schedule_id: str) -> Failure:
