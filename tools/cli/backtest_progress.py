@@ -1,6 +1,7 @@
 """What `runtime backtest run` waits for: at a terminal one line that moves, elsewhere a line for each step."""
 
 import asyncio
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -56,6 +57,13 @@ class RunProgress:
             click.echo(
                 click.style(f"· {self._id}: {text} ({time.monotonic() - self._begun:.1f} s)", dim=True), err=True
             )
+
+    def leave(self, text: str) -> None:
+        """Say *text* as the last thing, also when it is quiet."""
+        if self._shown is not None:
+            self._shown[0].stop()
+        with contextlib.suppress(OSError):  # the terminal may be what has gone
+            click.echo(text, err=True)
 
     async def watch(self, entities: EntityStore, owners: OwnershipReader) -> None:
         """Say what becomes of the backtest, until it is done."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import shlex
 import sys
 import time
 from dataclasses import replace
@@ -25,7 +26,7 @@ from tools.cli.connections import Connections, connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.folder_options import config_of, config_option, directory_argument, entrypoint_option, runtime_option
-from tools.cli.output import output_option
+from tools.cli.output import cell, output_option
 
 
 @click.command()
@@ -72,17 +73,32 @@ async def _run(
             progress.say(f"uploading {package.files} file{'s' if package.files > 1 else ''}")
             uploaded = await upload(servers, folder, backtest_id, package)
             entities = await servers.entities(BACKTEST_RUNNER)
-            await announce(servers, BACKTEST_RUNNER, entities, uploaded, folder.config)
-            if not wait:
-                return None, ""
-            progress.say("waiting for a worker")
-            await _until_known(servers, backtest_id)
-            await interrupts.while_running(
-                progress.watch(entities, await servers.owners(BACKTEST_RUNNER)),
-                _show_output(servers, backtest_id, quiet),
-            )
+            try:
+                await announce(servers, BACKTEST_RUNNER, entities, uploaded, folder.config)
+                if not wait:
+                    return None, ""
+                progress.say("waiting for a worker")
+                await _until_known(servers, backtest_id)
+                await interrupts.while_running(
+                    progress.watch(entities, await servers.owners(BACKTEST_RUNNER)),
+                    _show_output(servers, backtest_id, quiet),
+                )
+            except asyncio.CancelledError:
+                progress.leave(_goes_on(backtest_id))
+                raise
             progress.say("done")
         return await known_of(servers, backtest_id), await output_of(servers, backtest_id)
+
+
+def _goes_on(backtest_id: str) -> str:
+    # A name that begins with a dash is no option behind the two dashes.
+    name = shlex.quote(backtest_id) if not backtest_id.startswith("-") else f"-- {shlex.quote(backtest_id)}"
+    return (
+        f"{cell(backtest_id)} goes on without this command:\n"
+        f"  runtime backtest logs -f {cell(name)}    its output\n"
+        f"  runtime backtest show {cell(name)}    what it found\n"
+        f"  runtime backtest cancel {cell(name)}    end it"
+    )
 
 
 async def _until_known(servers: Connections, backtest_id: str) -> None:

@@ -4,10 +4,11 @@ A worker must not carry what the other commands need, and `bot ls` should not wa
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
 
 class LazyCommand(NamedTuple):
@@ -21,13 +22,22 @@ class LazyCommand(NamedTuple):
 class LazyGroup(click.Group):
     """A group of such commands, listed in the order in which they are given."""
 
-    def __init__(self, name: str, text: str, lazy: Mapping[str, LazyCommand]) -> None:
-        super().__init__(name, help=text, context_settings={"help_option_names": ["-h", "--help"]})
+    def __init__(
+        self, name: str, text: str, lazy: Mapping[str, LazyCommand], params: Sequence[click.Parameter] = ()
+    ) -> None:
+        settings = {"help_option_names": ["-h", "--help"]}
+        super().__init__(name, help=text, context_settings=settings, params=list(params))
         self._lazy = lazy
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, without importing anything."""
         return list(self._lazy)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands and options that begin with *incomplete*, without importing anything."""
+        named = [(name, command.help) for name, command in self._lazy.items() if name.startswith(incomplete)]
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return [*(CompletionItem(name, help=text) for name, text in named), *options]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command's module; None when there is no such command."""

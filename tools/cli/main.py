@@ -36,7 +36,26 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 something is out of r
 130 interrupted.
 """
 
-runtime = LazyGroup("runtime", _HELP, _COMMANDS)
+
+def _show_version(context: click.Context, _option: click.Parameter, is_wanted: bool) -> None:
+    if not is_wanted or context.resilient_parsing:
+        return
+    from libs.core.process import runtime_version  # slow to import
+
+    click.echo(f"runtime {runtime_version()}")
+    context.exit()
+
+
+_VERSION = click.Option(
+    ["--version"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
+
+runtime = LazyGroup("runtime", _HELP, _COMMANDS, [_VERSION])
 
 
 def main() -> None:

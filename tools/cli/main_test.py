@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,44 @@ def test_a_config_that_is_no_object_is_a_usage_error(
 
     assert run(["bot", "deploy", str(tmp_path), "--config", config]) == ExitCode.USAGE
     assert "--config" in capsys.readouterr().err
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == ExitCode.OK
+    assert re.fullmatch(r"runtime \S+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_gets_its_completion(
+    shell: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_RUNTIME_COMPLETE", f"{shell}_source")
+
+    assert run([]) == ExitCode.OK
+
+    assert f"_RUNTIME_COMPLETE={shell}_complete" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("runtime d", ["demo", "dev", "dlq"]),
+        ("runtime bot st", ["stop", "start"]),
+        ("runtime bot kill --f", ["--future"]),
+        ("runtime --v", ["--version"]),
+        ("runtime bot ls --output ", ["text", "json"]),
+    ],
+)
+def test_commands_and_options_are_completed(
+    typed: str, completed: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_RUNTIME_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split(" ")) - 1))
+
+    assert run([]) == ExitCode.OK
+
+    assert capsys.readouterr().out.split() == [f"plain,{word}" for word in completed]
 
 
 def test_a_service_is_started_without_what_the_other_commands_import() -> None:

@@ -1,0 +1,45 @@
+"""`runtime backtest run` that is left before its backtest is done."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+from pymongo import MongoClient
+
+from tests.support.terminal import Terminal
+from tools import samples
+from tools.cli.exit_codes import ExitCode
+from tools.stack.s3 import S3Server
+
+BACKTEST = str(Path(samples.__file__).parent / "moving_average_crossover")
+
+
+@pytest.mark.parametrize("options", [(), ("--output", "json")])
+async def test_ctrl_c_says_that_the_backtest_goes_on_and_how_to_look_at_it_and_end_it(
+    mongo_uri: str, s3_server: S3Server, bucket_prefix: str, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    settings = {
+        "MONGO_URI": mongo_uri,
+        "MINIO_ENDPOINT": s3_server.endpoint,
+        "MINIO_ACCESS_KEY_ID": s3_server.access_key,
+        "MINIO_SECRET_ACCESS_KEY": s3_server.secret_key,
+        "MINIO_BOTS_BUCKET": f"{bucket_prefix}bots",
+        "MINIO_RESULTS_BUCKET": f"{bucket_prefix}results",
+    }
+    backtest_id = f"{bucket_prefix} b"
+    process = await Terminal(tmp_path, settings).start("backtest", "run", BACKTEST, "--id", backtest_id, *options)
+    with MongoClient[dict[str, object]](mongo_uri) as client:
+        backtests = client["backtest_runner"]["backtests"]
+        while await asyncio.to_thread(backtests.find_one, {"id": backtest_id}) is None:
+            assert process.returncode is None
+        process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+
+        assert process.returncode == ExitCode.INTERRUPTED
+        assert out.decode() == ""
+        assert f"{backtest_id} goes on without this command" in err.decode()
+        for command in ("logs -f", "show", "cancel"):
+            assert f"runtime backtest {command} '{backtest_id}'" in err.decode()
+        assert await asyncio.to_thread(backtests.find_one, {"id": backtest_id}) is not None
+        client.drop_database("backtest_runner")
