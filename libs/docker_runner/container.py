@@ -10,6 +10,7 @@ from pathlib import Path
 from libs.core.room import Need
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.failure import Failure
+from libs.docker_runner.returned import Returned
 
 _INTEGER_CHARACTERS = 20
 
@@ -136,17 +137,23 @@ class RunOutcome:
     """How a run ended, and what it left.
 
     Attributes:
-        result: what ``main`` returned; None when it returned nothing, and when *failure* says why there is none.
+        returned: what ``main`` returned; None when it returned nothing, and when *failure* says why there is none.
         failure: why there is no result; None when ``main`` returned.
-        output_path: stdout and stderr as they came, in a file of the caller's, who removes it; :meth:`discard` does.
+        output_path: stdout and stderr as they came, in a file of the caller's, who removes it, and that of a large
+            result; :meth:`discard` does.
         output_truncated: the file has only the first part, since it grew over the limit.
     """
 
     ended: Ended
-    result: object
+    returned: Returned | None
     failure: Failure | None
     output_path: Path
     output_truncated: bool = False
+
+    @property
+    def result(self) -> object:
+        """The value of what ``main`` returned. Only for a result that is known to be small."""
+        return self.returned.value() if self.returned is not None else None
 
     @property
     def result_error(self) -> str | None:
@@ -159,8 +166,10 @@ class RunOutcome:
         return self.ended.reason is EndReason.FINISHED and self.failure is None
 
     def discard(self) -> None:
-        """Remove the output file. May be repeated."""
+        """Remove the files. May be repeated."""
         self.output_path.unlink(missing_ok=True)
+        if self.returned is not None:
+            self.returned.discard()
 
 
 def from_labels(

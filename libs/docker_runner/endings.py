@@ -1,7 +1,5 @@
 """Why a container ended: derived from what the engine says, what its supervisor left, and what we did to it. Pure."""
 
-import json
-
 from libs.core.room import Need
 from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer
 from libs.docker_runner.executable import MIB
@@ -38,21 +36,20 @@ def failure_of(reason: EndReason, exit_code: int | None, engine_error: str, outc
     return Failure(FailureReason.EXIT_CODE, engine_error or f"it ended with exit code {exit_code}")
 
 
-def result_of(ended: Ended, outcome: Outcome, *, timeout_seconds: float) -> tuple[object, Failure | None]:
-    """What ``main`` returned, or why there is nothing. Parses a large result in seconds."""
+def without_result(ended: Ended, outcome: Outcome, *, timeout_seconds: float) -> Failure | None:
+    """Why there is no result to look at; None when ``main`` returned."""
     if ended.failure is not None:
-        return None, ended.failure
+        return ended.failure
     if ended.reason is EndReason.TIMEOUT:
-        return None, Failure(FailureReason.INTERRUPTED, f"timed out after {timeout_seconds:g} s")
+        return Failure(FailureReason.INTERRUPTED, f"timed out after {timeout_seconds:g} s")
     if ended.reason is not EndReason.FINISHED:
-        return None, Failure(FailureReason.INTERRUPTED, describe_end(ended))
+        return Failure(FailureReason.INTERRUPTED, describe_end(ended))
     if outcome.too_large:
-        return None, Failure(FailureReason.RESULT_TOO_LARGE, "its result is larger than the limit")
-    try:
-        value = json.loads(outcome.payload) if outcome.payload else None
-    except (ValueError, RecursionError):
-        return None, Failure(FailureReason.RESULT_NOT_JSON, "its result is not JSON")
-    return (value if outcome.kind == "result" else None), None
+        return Failure(FailureReason.RESULT_TOO_LARGE, "its result is larger than the limit")
+    # The exit code says that the supervisor came to its end, and there it tries to leave its last note.
+    if outcome.reason in ("", "running") or outcome.kind not in ("result", "none"):
+        return Failure(FailureReason.RESULT_LOST, "what main returned could not be kept (is TEMP_DIR full?)")
+    return None
 
 
 def describe_end(ended: Ended) -> str:

@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 
 from libs.core.room import Need
 from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer, from_labels
-from libs.docker_runner.endings import describe_end, end_reason, failure_of, result_of
+from libs.docker_runner.endings import describe_end, end_reason, failure_of, without_result
 from libs.docker_runner.executable import MIB
 from libs.docker_runner.failure import Failure, FailureReason
 from libs.docker_runner.run_folders import Outcome
@@ -64,18 +63,23 @@ def ended(reason: EndReason, outcome: Outcome = NOTHING, exit_code: int = 0, lim
 @pytest.mark.parametrize(
     ("outcome", "expected"),
     [
-        (Outcome("exit", "result", b'{"a": 1}'), ({"a": 1}, None)),
-        (Outcome("exit", "result", b"null"), (None, None)),
-        (Outcome("exit"), (None, None)),
-        (Outcome("exit", "result", b"{"), (None, FailureReason.RESULT_NOT_JSON)),
-        (Outcome("exit", "result", b"[" * 100_000), (None, FailureReason.RESULT_NOT_JSON)),
-        (Outcome("exit", "result", too_large=True), (None, FailureReason.RESULT_TOO_LARGE)),
+        (Outcome("exit", "result"), None),
+        (Outcome("terminated", "result"), None),
+        # It returned nothing, or called `sys.exit(0)`.
+        (Outcome("exit"), None),
+        (Outcome("exit", "result", too_large=True), FailureReason.RESULT_TOO_LARGE),
+        # The supervisor could not write its last note.
+        (Outcome(), FailureReason.RESULT_LOST),
+        (Outcome("running"), FailureReason.RESULT_LOST),
+        (Outcome("exit", "error"), FailureReason.RESULT_LOST),
     ],
 )
-def test_the_result_of_a_run_that_finished_or_why_there_is_none(outcome: Outcome, expected: Any) -> None:
-    value, failure = result_of(ended(EndReason.FINISHED, outcome), outcome, timeout_seconds=5)
+def test_a_run_that_finished_has_a_result_unless_it_cannot_be_read(
+    outcome: Outcome, expected: FailureReason | None
+) -> None:
+    failure = without_result(ended(EndReason.FINISHED, outcome), outcome, timeout_seconds=5)
 
-    assert (value, failure.reason if failure else None) == expected
+    assert (failure.reason if failure else None) is expected
 
 
 @pytest.mark.parametrize(
@@ -89,15 +93,14 @@ def test_the_result_of_a_run_that_finished_or_why_there_is_none(outcome: Outcome
         (EndReason.ERROR, Outcome("exit", failure=RAISED), FailureReason.EXIT_CODE, "it ended with exit code 3"),
         (EndReason.OOM, Outcome("exit", "error", failure=RAISED), FailureReason.INTERRUPTED, "out of memory"),
         (EndReason.TIMEOUT, Outcome(), FailureReason.INTERRUPTED, "timed out after 5 s"),
-        (EndReason.STOPPED, Outcome("exit", "result", b"1"), FailureReason.INTERRUPTED, "it was stopped before"),
+        (EndReason.STOPPED, Outcome("exit", "result"), FailureReason.INTERRUPTED, "it was stopped before"),
     ],
 )
 def test_a_run_without_a_result_has_a_typed_reason(
     reason: EndReason, outcome: Outcome, failure_reason: FailureReason, words: str
 ) -> None:
-    value, failure = result_of(ended(reason, outcome, exit_code=3), outcome, timeout_seconds=5)
+    failure = without_result(ended(reason, outcome, exit_code=3), outcome, timeout_seconds=5)
 
-    assert value is None
     assert failure is not None
     assert failure.reason is failure_reason
     assert failure.summary.startswith(words)
@@ -107,7 +110,7 @@ def test_an_error_whose_text_names_the_limit_is_an_error() -> None:
     raised = Failure(FailureReason.EXCEPTION, "order size is larger than the limit", "ValueError")
     outcome = Outcome("exit", "error", failure=raised)
 
-    assert result_of(ended(EndReason.ERROR, outcome, 1), outcome, timeout_seconds=5) == (None, raised)
+    assert without_result(ended(EndReason.ERROR, outcome, 1), outcome, timeout_seconds=5) == raised
 
 
 @pytest.mark.parametrize(

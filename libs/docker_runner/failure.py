@@ -13,7 +13,8 @@ class FailureReason(StrEnum):
 
     EXCEPTION: the code of the bot raised. ENTRYPOINT_MISSING: its file is not there. MAIN_MISSING: the file has no
     ``main``. SIGNATURE: ``main`` cannot be called with an id and a config. NEVER_FINISHED: ``main`` waits for something
-    that cannot come. RESULT_NOT_JSON, RESULT_TOO_LARGE: ``main`` returned, and what it returned cannot be used.
+    that cannot come. RESULT_NOT_JSON, RESULT_TOO_LARGE, RESULT_TOO_DEEP, RESULT_TOO_MANY_VALUES, RESULT_TOO_COMPLEX:
+    ``main`` returned, and what it returned cannot be used. RESULT_LOST: it returned, and this host could not keep what.
     EXIT_CODE: the process ended with another exit code than 0, and left nothing else. INTERRUPTED: it did not end by
     itself; the reason of the end (``EndReason``) says how.
     """
@@ -25,6 +26,10 @@ class FailureReason(StrEnum):
     NEVER_FINISHED = "never-finished"
     RESULT_NOT_JSON = "result-not-json"
     RESULT_TOO_LARGE = "result-too-large"
+    RESULT_TOO_DEEP = "result-too-deep"
+    RESULT_TOO_MANY_VALUES = "result-too-many-values"
+    RESULT_TOO_COMPLEX = "result-too-complex"
+    RESULT_LOST = "result-lost"
     EXIT_CODE = "exit-code"
     INTERRUPTED = "interrupted"
 

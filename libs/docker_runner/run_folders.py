@@ -14,7 +14,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from importlib.util import cache_from_source
 from pathlib import Path
@@ -30,6 +30,7 @@ from libs.docker_runner.entrypoints.python import start, the0_bot_process, the0_
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.failure import Failure, failure_from
 from libs.docker_runner.names import run_folder, scope_folder
+from libs.docker_runner.returned import NO_PAYLOAD, SMALL_BYTES, Payload
 from libs.docker_runner.sandbox import Paths, code_mount
 from libs.docker_runner.stats import Stats
 
@@ -68,17 +69,25 @@ class Outcome:
 
     While the bot runs, *reason* is ``running`` and the numbers are a few seconds old; *stats* needs all of them.
     It comes out of the container, and is believed only about the container itself.
+
+    Attributes:
+        too_large: there is more than was asked for, and so no *payload*.
     """
 
     reason: str = ""
     kind: str = "none"
-    payload: bytes = b""
+    payload: Payload = NO_PAYLOAD
     cpu_seconds: float | None = None
     peak_memory_bytes: int | None = None
     oom_kills: int = 0
     too_large: bool = False
     stats: Stats | None = None
     failure: Failure | None = None
+
+    def discard(self) -> None:
+        """Remove the file of its payload. May be repeated."""
+        if self.payload.path is not None:
+            self.payload.path.unlink(missing_ok=True)
 
 
 class RunFolders:
@@ -138,23 +147,32 @@ class RunFolders:
             open_folder.chmod(0o755)
         return paths
 
-    def read_outcome(self, container: ManagedContainer, limit_bytes: int) -> Outcome:
-        """What the supervisor of *container* left; an empty one when it could not, or left nonsense."""
+    def read_outcome(self, container: ManagedContainer, limit_bytes: int = 0) -> Outcome:
+        """What the supervisor of *container* left; an empty one when it could not, or left nonsense.
+
+        Args:
+            limit_bytes: of the payload. One that is not small stays in the file, which :meth:`keep_payload` saves.
+        """
+        path = self._folder(container) / "outcome"
         try:
-            with open_regular(self._folder(container) / "outcome") as file:
+            with open_regular(path) as file:
                 line = file.readline(HEAD_BOUNDS.bytes)
-                payload = file.read(limit_bytes + 1)
+                size = os.fstat(file.fileno()).st_size - len(line)
+                too_large = size > limit_bytes
+                small = size <= SMALL_BYTES and not too_large
+                # Not to its end, which may move.
+                text = file.read(SMALL_BYTES) if small else b""
         except OSError:
             return Outcome()
         parsed = parse(line, HEAD_BOUNDS)
         if isinstance(parsed, Refused) or not isinstance(parsed.value, dict):
             return Outcome()
         head = parsed.value
-        too_large = len(payload) > limit_bytes
+        kept = small or too_large
         return Outcome(
             reason=_word(head.get("reason"), ""),
             kind=_word(head.get("kind"), "none"),
-            payload=b"" if too_large else payload,
+            payload=Payload(text) if kept else Payload(path=path, begin=len(line)),
             cpu_seconds=_number(head.get("cpu_seconds")),
             peak_memory_bytes=int(peak) if (peak := _number(head.get("peak_memory_bytes"))) is not None else None,
             oom_kills=int(_number(head.get("oom_kills")) or 0),
@@ -163,13 +181,23 @@ class RunFolders:
             failure=failure_from(head.get("failure")),
         )
 
+    def keep_payload(self, outcome: Outcome, path: Path) -> Outcome:
+        """*outcome* with the file of its payload at *path*, if it has one: the folder of the run may go then."""
+        if outcome.payload.path is None:
+            return outcome
+        try:
+            outcome.payload.path.rename(path)
+        except OSError:
+            return replace(outcome, reason="", payload=NO_PAYLOAD)
+        return replace(outcome, payload=replace(outcome.payload, path=path))
+
     def read_stats(self, container: ManagedContainer) -> Stats | None:
         """What its supervisor noted last; None when that is not there, incomplete, or older than two notes."""
         try:
             age = time.time() - (self._folder(container) / "outcome").lstat().st_mtime
         except OSError:
             return None
-        found = self.read_outcome(container, 0)
+        found = self.read_outcome(container)
         return found.stats if found.reason == "running" and age < _NOTE_SECONDS * 2 else None
 
     def mark_stopped(self, container: ManagedContainer, reason: EndReason) -> None:

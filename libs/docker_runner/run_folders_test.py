@@ -12,6 +12,7 @@ import pytest
 from libs.docker_runner.container import ContainerState, EndReason, ManagedContainer, from_labels
 from libs.docker_runner.errors import EntrypointMissing
 from libs.docker_runner.executable_test import BOT
+from libs.docker_runner.returned import NO_PAYLOAD, SMALL_BYTES, Payload
 from libs.docker_runner.run_folders import Outcome, RunFolders
 from libs.docker_runner.starting import check_script
 from tests.support.hostile_texts import corpus
@@ -45,7 +46,7 @@ def test_what_the_supervisor_left_is_read_back(folders: RunFolders) -> None:
     paths = folders.create(BOT, "n", "t", Path("/code"))
     head = '{"reason": "exit", "kind": "result", "cpu_seconds": 1.5, "peak_memory_bytes": 9, "oom_kills": null}\n'
     paths.outcome.write_text(head + '{"a": 1}')
-    expected = Outcome("exit", "result", b'{"a": 1}', 1.5, 9, 0)
+    expected = Outcome("exit", "result", Payload(b'{"a": 1}'), 1.5, 9, 0)
     assert folders.read_outcome(container(), 100) == expected
 
 
@@ -99,7 +100,28 @@ def test_a_link_in_place_of_the_outcome_is_not_followed(folders: RunFolders, tmp
 def test_a_payload_over_the_limit_is_not_read(folders: RunFolders) -> None:
     folders.create(BOT, "n", "t", Path("/code")).outcome.write_bytes(b'{"kind": "result"}\n' + b"x" * 101)
     found = folders.read_outcome(container(), 100)
-    assert (found.payload, found.too_large) == (b"", True)
+    assert (found.payload, found.too_large) == (NO_PAYLOAD, True)
+
+
+def test_a_payload_that_is_not_small_stays_in_its_file(folders: RunFolders, tmp_path: Path) -> None:
+    head, text = b'{"reason": "exit", "kind": "result"}\n', b"x" * (SMALL_BYTES + 1)
+    outcome = folders.create(BOT, "n", "t", Path("/code")).outcome
+    outcome.write_bytes(head + text)
+
+    found = folders.keep_payload(folders.read_outcome(container(), len(text)), tmp_path / "kept")
+    folders.remove(BOT.scope, "n", "t")
+
+    assert found.payload == Payload(path=tmp_path / "kept", begin=len(head))
+    assert (tmp_path / "kept").read_bytes() == head + text
+
+
+def test_a_payload_whose_file_cannot_be_kept_is_lost(folders: RunFolders, tmp_path: Path) -> None:
+    outcome = folders.create(BOT, "n", "t", Path("/code")).outcome
+    outcome.write_bytes(b'{"reason": "exit", "kind": "result"}\n' + b"x" * (SMALL_BYTES + 1))
+
+    found = folders.keep_payload(folders.read_outcome(container(), 1 << 30), tmp_path / "nowhere" / "kept")
+
+    assert (found.reason, found.payload) == ("", NO_PAYLOAD)
 
 
 def test_the_first_reason_of_a_stop_stays(folders: RunFolders) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -14,14 +13,13 @@ from libs.docker_runner.engine import Engine
 from libs.docker_runner.engine_http import EngineRefused
 from libs.docker_runner.errors import EngineUnavailable
 from libs.docker_runner.log_position import BEGINNING, Resumption, nanoseconds
-from libs.docker_runner.output import LogLine, last_lines_at
+from libs.docker_runner.output import LogLine, last_lines_in
 
 log = get_logger(__name__)
 
 OnOutput = Callable[[LogLine], Awaitable[None] | None]
 
 _BUFFER_BYTES = 256 * 1024
-_TAIL_BYTES = 64 * 1024
 
 
 class RunOutput:
@@ -83,10 +81,7 @@ class RunOutput:
         if not self._whole:
             return None
         with self._path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL_BYTES))
-            end = file.read()
-        return last_lines_at(end, cut=size > _TAIL_BYTES)
+            return last_lines_in(file)
 
     async def _take(self, file: BinaryIO) -> None:
         resumption = Resumption(self._position)

@@ -1,14 +1,17 @@
 """What is known of a run's last lines without asking the engine again."""
 
 import asyncio
+import io
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from libs.docker_runner.output import LAST_LINES, LogLine
+from libs.docker_runner.output import LAST_LINES, LastLines, LogLine, last_lines_in, last_lines_of
 from libs.docker_runner.run_output import RunOutput
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -48,14 +51,24 @@ async def followed(tmp_path: Path, output: bytes, max_bytes: int = 1 << 30) -> R
         (b"\xff\n", ["\N{REPLACEMENT CHARACTER}"]),
         (b"".join(b"%d\n" % number for number in range(50_000)), [str(n) for n in range(50_000 - LAST_LINES, 50_000)]),
         (b"x" * 5_000 + b"\n", ["x" * 2_000]),
+        # As a large result has it, which is the last line.
+        (b"first\nsecond\n" + b"x" * 1_000_000 + b"end\n", ["first", "second", "x" * 1_997 + "end"]),
+        (b"".join(b"%d" % n * 50_000 + b"\n" for n in range(10)) * 3, [str(n) * 2_000 for n in range(10)] * 2),
+        (b"a\r\nb\rc\n\n", ["a", "b", "c", ""]),
     ],
 )
 async def test_the_last_lines_are_those_of_the_file(tmp_path: Path, output: bytes, known: list[str]) -> None:
     assert (await followed(tmp_path, output)).last_lines() == known
 
 
-async def test_lines_that_are_too_long_to_be_read_back_are_left_to_the_engine(tmp_path: Path) -> None:
-    assert (await followed(tmp_path, b"first\n" + b"x" * 200_000 + b"\n")).last_lines() is None
+@given(st.lists(st.sampled_from([b"a", b"b\n", b"\n", b"c" * 700, b"\n" * 30, b"d\n" * 25])), st.integers(1, 64))
+def test_lines_are_the_same_in_whatever_pieces_they_come(parts: list[bytes], size: int) -> None:
+    output = b"".join(parts)
+    found = LastLines()
+    for at in range(0, len(output), size):
+        found.add(output[at : at + size])
+
+    assert found.lines() == last_lines_of(output) == last_lines_in(io.BytesIO(output))
 
 
 async def test_a_file_that_lacks_the_end_says_nothing_of_it(tmp_path: Path) -> None:

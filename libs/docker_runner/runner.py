@@ -16,19 +16,21 @@ from libs.docker_runner.admission import Admission
 from libs.docker_runner.code_source import CodeSource
 from libs.docker_runner.container import ContainerState, Ended, EndReason, Label, ManagedContainer, RunOutcome
 from libs.docker_runner.container_events import ContainerEvent, EventKind, follow_events
-from libs.docker_runner.endings import result_of
+from libs.docker_runner.endings import without_result
 from libs.docker_runner.engine import Engine
 from libs.docker_runner.engine_lock import EngineLock
 from libs.docker_runner.engine_room import EngineRoom
 from libs.docker_runner.errors import AlreadyRunning, DockerRunnerError, EngineUnavailable, NoRoom
 from libs.docker_runner.executable import Executable, Network
+from libs.docker_runner.failure import Failure
 from libs.docker_runner.followed_output import FollowedOutput
 from libs.docker_runner.images import Images
 from libs.docker_runner.leftovers import Cleared, Leftovers
 from libs.docker_runner.lives import Lives
 from libs.docker_runner.network import BotNetwork
 from libs.docker_runner.output import LogLine
-from libs.docker_runner.run_folders import RunFolders
+from libs.docker_runner.returned import ResultChecks, Returned
+from libs.docker_runner.run_folders import Outcome, RunFolders
 from libs.docker_runner.run_output import OnOutput, RunOutput
 from libs.docker_runner.sandbox import GUARD_RUNTIME
 from libs.docker_runner.settings import RunnerSettings
@@ -58,6 +60,7 @@ class DockerRunner:
         self._engine = engine
         self._settings = settings
         self._threads = Threads("docker-runner", 4)
+        self._results = ResultChecks(self._threads)
         self.room = EngineRoom(engine, settings.room, settings.limits.need)
         """What all containers on the engine leave free."""
         self.usage = UsageTally()
@@ -183,16 +186,17 @@ class DockerRunner:
         try:
             sample = await self._until_end(container, timeout_seconds, output)
             last_lines = await self._threads.run(output.last_lines)
-            ended, outcome = await self._stopper.bury(container, executable.limits.result_bytes, last_lines)
+            result_bytes = executable.limits.result_bytes
+            ended, outcome = await self._stopper.bury(container, result_bytes, last_lines, _result_path(path))
         except BaseException:
             await asyncio.shield(self._abandon(container, path))
             raise
         ended = _completed(ended, sample)
         self.usage.ended(ended, removed=True)
-        result, failure = await self._threads.run(result_of, ended, outcome, timeout_seconds=timeout_seconds)
+        returned, failure = await self._result(ended, outcome, timeout_seconds, result_bytes)
         if ended.reason is EndReason.FINISHED:
             ended = replace(ended, failure=failure)
-        return RunOutcome(ended, result, failure, path, output.truncated)
+        return RunOutcome(ended, returned, failure, path, output.truncated)
 
     async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
         """SIGTERM, then SIGKILL after *grace_seconds* (at once below 1); returns when it is dead. May be repeated.
@@ -309,6 +313,17 @@ class DockerRunner:
                     self.followed.forget(event.container_id)
                 yield event
 
+    async def _result(
+        self, ended: Ended, outcome: Outcome, timeout_seconds: float, result_bytes: int
+    ) -> tuple[Returned | None, Failure | None]:
+        """What ``main`` returned, or why it cannot be used; neither when it returned nothing."""
+        failure = without_result(ended, outcome, timeout_seconds=timeout_seconds)
+        if failure is not None or outcome.kind == "none":
+            await self._threads.run(outcome.discard)
+            return None, failure
+        found = await self._results.check(outcome.payload, result_bytes)
+        return (found, None) if isinstance(found, Returned) else (None, found)
+
     async def _until_end(self, container: ManagedContainer, timeout_seconds: float, output: RunOutput) -> Stats | None:
         """Return when it is dead and its output is in the file; with what it used when it had to be killed."""
         following = asyncio.create_task(output.follow(), name=f"output of {container.name}")
@@ -358,7 +373,13 @@ class DockerRunner:
                 await self._stopper.bury(container)
         except (DockerRunnerError, TimeoutError) as error:
             log.warning("an abandoned run cannot be taken away", container=container.name, reason=str(error))
-        await self._threads.run(output.unlink, missing_ok=True)
+        for left in (output, _result_path(output)):
+            await self._threads.run(left.unlink, missing_ok=True)
+
+
+def _result_path(output: Path) -> Path:
+    """Where a large result goes, beside the output."""
+    return output.with_suffix(".result")
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from libs.core.log import get_logger
 from libs.docker_runner.code_source import CodeSource
@@ -16,7 +17,7 @@ from libs.docker_runner.engine_http import EngineRefused
 from libs.docker_runner.errors import EngineUnavailable, StopFailed
 from libs.docker_runner.followed_output import FollowedOutput
 from libs.docker_runner.lives import Lives
-from libs.docker_runner.output import LAST_LINES, last_lines_of
+from libs.docker_runner.output import LAST_LINES, LastLines
 from libs.docker_runner.run_folders import Outcome, RunFolders
 from libs.docker_runner.starting import holder_of
 from libs.docker_runner.threads import Threads
@@ -69,16 +70,20 @@ class Stopper:
         container: ManagedContainer,
         payload_bytes: int = _NO_PAYLOAD,
         last_lines: Sequence[str] | None = None,
+        payload_path: Path | None = None,
     ) -> tuple[Ended, Outcome]:
         """Why *container* ended, with up to *payload_bytes* of its result; nothing of it is left afterwards.
 
         Args:
             last_lines: of its output, if they are known; else the engine is asked.
+            payload_path: where the file of a result that is not small goes, which is the caller's.
         """
         found = await self.look(container)
         if found is not None and found.container.state is ContainerState.RUNNING:
             found = await self._end(found, 0, EndReason.STOPPED)
         ended, outcome = await self._ended(container, found, payload_bytes, last_lines)
+        if payload_path is not None:
+            outcome = await self._threads.run(self._folders.keep_payload, outcome, payload_path)
         if found is not None:
             await self._engine.remove(container.container_id)
         self._lives.forget(container.container_id)
@@ -179,11 +184,13 @@ class Stopper:
                 known = await self._followed.last_lines(container.container_id)
                 if known is not None:
                     return known
-                pieces = [piece.data async for piece in self._engine.logs(container.container_id, tail=LAST_LINES)]
+                found = LastLines()
+                async for piece in self._engine.logs(container.container_id, tail=LAST_LINES):
+                    found.add(piece.data)
         except (EngineUnavailable, EngineRefused, TimeoutError) as error:
             log.warning("the last lines cannot be read", container=container.name, reason=str(error))
             return []
-        return last_lines_of(b"".join(pieces))
+        return found.lines()
 
 
 def _deaf_seconds(container: ManagedContainer) -> float:

@@ -8,12 +8,15 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from libs.core.hostile_json import Kind
 from libs.docker_runner.container import RunOutcome
 from libs.docker_runner.json_text import to_json
+from libs.docker_runner.returned import Returned
 from services.backtest_runner.verdict import Verdict
 
 _KEEP_SECONDS = 7 * 86_400.0
@@ -50,8 +53,13 @@ class Shelf:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700, parents=True)
         kept = Shelved(verdict, datetime.now(UTC), folder / "analysis.json", folder / "logs.txt")
-        result = outcome.result if outcome is not None and verdict.success else verdict.failed_analysis()
-        kept.analysis.write_bytes(to_json(result).encode("utf-8", "replace"))
+        with kept.analysis.open("wb") as file:
+            if outcome is not None and verdict.success:
+                file.writelines(_analysis(outcome.returned))
+            else:
+                file.write(to_json(verdict.failed_analysis()).encode("utf-8", "replace"))
+        if outcome is not None and outcome.returned is not None:
+            outcome.returned.discard()
         if outcome is not None and outcome.output_path.exists():
             shutil.move(outcome.output_path, kept.logs)
             if outcome.output_truncated:
@@ -81,3 +89,15 @@ class Shelf:
     def _folder(self, run_id: str) -> Path:
         # Read back out of the database, and so no name for a folder as it is.
         return self._directory / hashlib.sha256(run_id.encode(errors="replace")).hexdigest()[:32]
+
+
+def _analysis(returned: Returned | None) -> Iterator[bytes]:
+    """The text of `analysis.json`, which is an object: nothing becomes an empty one, a list its results."""
+    if returned is None or returned.kind is Kind.NULL:
+        yield b"{}"
+    elif returned.kind is Kind.ARRAY:
+        yield b'{"results": '
+        yield from returned.pieces()
+        yield b"}"
+    else:
+        yield from returned.pieces()

@@ -1,12 +1,13 @@
 """What a run that has ended means for its backtest: done, failed, or to be tried again. Pure."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from libs.core.errors import UserError
+from libs.core.hostile_json import Kind
 from libs.docker_runner.container import EndReason, RunOutcome
 from libs.docker_runner.errors import ArchiveRejected, CodeMissing, UnknownRuntime
 from libs.docker_runner.failure import FailureReason
+from libs.docker_runner.returned import Returned
 
 FINISHED = "finished"
 CANCELLED = "cancelled"
@@ -20,6 +21,12 @@ _TELLING = {
     EndReason.MISSING: "its container was removed",
     EndReason.STOPPED: "its container was stopped",
 }
+_UNUSABLE = (
+    FailureReason.RESULT_TOO_DEEP,
+    FailureReason.RESULT_TOO_MANY_VALUES,
+    FailureReason.RESULT_TOO_COMPLEX,
+)
+_BARE = {Kind.STRING: "a bare string", Kind.NUMBER: "a bare number", Kind.BOOLEAN: "a bare boolean"}
 _MOST_OF_AN_ERROR = 4000
 
 
@@ -63,11 +70,15 @@ def verdict_of(outcome: RunOutcome, *, timeout_seconds: float, result_bytes: int
         return Verdict(reason, f"timeout: it ran longer than {timeout_seconds:g} s (BATCH_TIMEOUT)")
     failure = outcome.failure
     if failure is None:
-        return _result_verdict(outcome.result)
+        return _result_verdict(outcome.returned)
     match failure.reason:
         case FailureReason.RESULT_TOO_LARGE:
             limit = result_bytes / (1024 * 1024)
             return Verdict("result", f"result: what main returned is larger than {limit:g} MiB of JSON (BOT_RESULT_MB)")
+        case FailureReason.RESULT_LOST:
+            return Verdict("result", f"result: {failure.message}", again=True)
+        case FailureReason() as unusable if unusable in _UNUSABLE:
+            return Verdict("result", f"result: {failure.message}"[:_MOST_OF_AN_ERROR])
         case FailureReason.INTERRUPTED | FailureReason.EXIT_CODE:
             return Verdict(str(reason), failure.message[:_MOST_OF_AN_ERROR])
     error = f"exception: {failure.summary}"[:_MOST_OF_AN_ERROR]
@@ -86,18 +97,11 @@ def rejection(error: UserError) -> Verdict:
     return Verdict("rejected", str(error))
 
 
-def _result_verdict(result: object) -> Verdict:
-    if isinstance(result, Mapping):
+def _result_verdict(returned: Returned | None) -> Verdict:
+    if returned is None or returned.kind not in _BARE:
         return Verdict(FINISHED)
-    what = "nothing (None)" if result is None else f"{_kind(result)}: {str(result)[:60]}"
     return Verdict(
-        "result", f"result: main returned {what}; a backtest must return an object with its results (a dict)"
+        "result",
+        f"result: main returned {_BARE[returned.kind]}: {returned.beginning}; a backtest must return an object with "
+        "its results (a dict), a list, or nothing",
     )
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, bool):
-        return "a truth value"
-    if isinstance(value, int | float):
-        return "a bare number"
-    return "a text" if isinstance(value, str) else "a list"

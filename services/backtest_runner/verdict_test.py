@@ -7,16 +7,22 @@ import pytest
 
 from libs.core.api.answers import FAILURES
 from libs.core.errors import UserError
+from libs.core.hostile_json import Kind
 from libs.docker_runner.container import ContainerState, Ended, EndReason, RunOutcome, from_labels
 from libs.docker_runner.errors import ArchiveRejected, CodeMissing, UnknownRuntime
 from libs.docker_runner.failure import Failure, FailureReason
+from libs.docker_runner.returned import Payload, Returned
 from services.backtest_runner.objects import analysis_key, logs_key
 from services.backtest_runner.verdict import Verdict, rejection, verdict_of
 
 
-def outcome(reason: EndReason, *, result: object = None, failure: Failure | None = None) -> RunOutcome:
+def outcome(reason: EndReason, *, result: Returned | None = None, failure: Failure | None = None) -> RunOutcome:
     container = from_labels({}, container_id="c", name="n", state=ContainerState.EXITED)
     return RunOutcome(Ended(container, 1, False, reason, None, None), result, failure, Path("/none"))
+
+
+def returned(kind: Kind, text: str = "") -> Returned:
+    return Returned(kind, Payload(text.encode()))
 
 
 INTERRUPTED = Failure(FailureReason.INTERRUPTED, "as the end was described")
@@ -26,15 +32,20 @@ def verdict(reason: EndReason, **more: Any) -> Verdict:
     return verdict_of(outcome(reason, **more), timeout_seconds=300, result_bytes=64 << 20)
 
 
-def test_an_object_is_a_result() -> None:
-    assert verdict(EndReason.FINISHED, result={"metrics": {}}).success
+@pytest.mark.parametrize("result", [None, returned(Kind.NULL), returned(Kind.OBJECT), returned(Kind.ARRAY)])
+def test_an_object_a_list_and_nothing_are_results(result: Returned | None) -> None:
+    assert verdict(EndReason.FINISHED, result=result).success
 
 
 @pytest.mark.parametrize(
     ("result", "words"),
-    [(None, "nothing (None)"), (4.5, "a bare number: 4.5"), (True, "a truth value"), ("x", "a text"), ([], "a list")],
+    [
+        (returned(Kind.NUMBER, "4.5"), "a bare number: 4.5"),
+        (returned(Kind.BOOLEAN, "true"), "a bare boolean: true"),
+        (returned(Kind.STRING, '"' + "x" * 100 + '"'), f'a bare string: "{"x" * 59}; a backtest must'),
+    ],
 )
-def test_anything_else_is_none_and_is_named(result: object, words: str) -> None:
+def test_anything_else_is_none_and_is_named(result: Returned, words: str) -> None:
     found = verdict(EndReason.FINISHED, result=result)
 
     assert words in found.error
@@ -69,6 +80,7 @@ def test_the_hint_follows_the_exception() -> None:
     assert verdict(EndReason.ERROR, failure=failure).error.endswith("No module named 'x'; pip install x")
 
 
+DEEP = Failure(FailureReason.RESULT_TOO_DEEP, "what main returned is nested more than 100 levels deep")
 LARGE = Failure(FailureReason.RESULT_TOO_LARGE, "any text")
 
 
@@ -81,6 +93,9 @@ LARGE = Failure(FailureReason.RESULT_TOO_LARGE, "any text")
         (EndReason.FINISHED, LARGE, "result", "larger than 64 MiB of JSON (BOT_RESULT_MB)"),
         # As the supervisor tells it, which turns such a result into an error.
         (EndReason.ERROR, LARGE, "result", "larger than 64 MiB of JSON (BOT_RESULT_MB)"),
+        (EndReason.FINISHED, DEEP, "result", "result: what main returned is nested more than 100 levels deep"),
+        (EndReason.FINISHED, Failure(FailureReason.RESULT_TOO_MANY_VALUES, "has"), "result", "result: has"),
+        (EndReason.FINISHED, Failure(FailureReason.RESULT_TOO_COMPLEX, "takes"), "result", "result: takes"),
         (EndReason.ERROR, Failure(FailureReason.SIGNATURE, "call main(id, config)"), "exception", "main(id, config)"),
     ],
 )
@@ -97,6 +112,10 @@ def test_other_ends_are_told_and_not_tried_again(
 @pytest.mark.parametrize("reason", [EndReason.LEASE_LOST, EndReason.KILLED, EndReason.MISSING, EndReason.STOPPED])
 def test_what_was_not_its_fault_is_tried_again(reason: EndReason) -> None:
     assert verdict(reason, failure=INTERRUPTED).again
+
+
+def test_a_result_that_this_host_lost_is_tried_for_again() -> None:
+    assert verdict(EndReason.FINISHED, failure=Failure(FailureReason.RESULT_LOST, "lost")).again
 
 
 def test_one_that_is_given_up_says_after_how_many_attempts() -> None:
@@ -136,7 +155,7 @@ def test_results_lie_below_the_id(backtest_id: str, key: str) -> None:
     "found",
     [
         *(verdict(reason, failure=INTERRUPTED) for reason in EndReason if reason is not EndReason.STOPPED),
-        verdict(EndReason.FINISHED, result=4.5),
+        verdict(EndReason.FINISHED, result=returned(Kind.NUMBER, "4.5")),
         verdict(EndReason.FINISHED, failure=Failure(FailureReason.RESULT_TOO_LARGE)),
         *(rejection(error) for error in (CodeMissing("b", "k"), ArchiveRejected("k", "e", "r"), UserError("x"))),
     ],

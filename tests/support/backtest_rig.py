@@ -15,6 +15,7 @@ from typing import Any
 import pytest_asyncio
 from pydantic import SecretStr
 
+from libs.core.hostile_json import Kind
 from libs.core.lease import Holder, Lease
 from libs.core.object_store import ObjectMissing, ObjectStore
 from libs.core.room import Need
@@ -30,6 +31,7 @@ from libs.docker_runner.container import Ended, EndReason, ManagedContainer, Run
 from libs.docker_runner.definition import ExecutableFactory, Ownership
 from libs.docker_runner.engine_room import EngineRoom
 from libs.docker_runner.executable import Entrypoint, Executable
+from libs.docker_runner.returned import Payload, Returned
 from libs.docker_runner.run_records import Recorder
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.workshop import Workshop
@@ -98,7 +100,8 @@ class FakeHost:
         output.write_text(f"output of {executable.run_id}" + "." * self.padding)
         now = datetime.now(UTC)
         ended = Ended(container, 0, False, reason, now, now)
-        return RunOutcome(ended, {"run": executable.run_id, "padding": "x" * self.padding}, None, output)
+        text = json.dumps({"run": executable.run_id, "padding": "x" * self.padding}).encode()
+        return RunOutcome(ended, Returned(Kind.OBJECT, Payload(text)), None, output)
 
     async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
         """As the docker runner does."""
