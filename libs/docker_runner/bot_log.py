@@ -2,10 +2,13 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 from libs.docker_runner.log_folders import LogFolder, LogOwner
 from libs.docker_runner.log_objects import LogObjects
+from libs.docker_runner.log_spans import Span
 from libs.docker_runner.log_spool import LogSpool, Place
 from libs.docker_runner.log_uploader import LogUploader
 
@@ -41,13 +44,13 @@ class BotLog:
         spool = LogSpool(folder.path, spool_bytes)
         return cls(folder, owner, spool, LogUploader(spool, objects, executor))
 
-    def written(self, place: Place, payload: bytes, upload_within_seconds: float) -> None:
+    def written(self, place: Place, payload: bytes, spans: Sequence[Span], upload_within_seconds: float) -> None:
         """Output has reached the spool."""
         self.changed_at = time.monotonic()
         if self.due_at is None:
             self.due_at = max(self.changed_at + upload_within_seconds, self.rests_until)
         for reader in self._readers:
-            reader.put(place, payload)
+            reader.put(Piece(place, payload, spans))
 
     def read_along(self) -> "LiveOutput":
         """A reader of what is written from now on; end it with :meth:`stop_reading`."""
@@ -69,32 +72,38 @@ class BotLog:
         self.folder.unlock()
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Output that has reached the spool, up to *place*."""
+
+    place: Place
+    payload: bytes
+    spans: Sequence[Span]
+
+
 class LiveOutput:
-    """Output on its way to one reader; a slow one loses the oldest of it, and is told so."""
+    """Output on its way to one reader; a slow one loses the oldest of it."""
 
     def __init__(self) -> None:
-        self._pieces: list[tuple[Place, bytes]] = []
+        self._pieces: list[Piece] = []
         self._bytes = 0
         self._skipped = 0
         self._more = asyncio.Event()
 
-    def put(self, place: Place, payload: bytes) -> None:
+    def put(self, piece: Piece) -> None:
         """Hand a piece on; never waits."""
-        self._pieces.append((place, payload))
-        self._bytes += len(payload)
+        self._pieces.append(piece)
+        self._bytes += len(piece.payload)
         while self._bytes > _LIVE_BYTES and len(self._pieces) > 1:
-            _, dropped = self._pieces.pop(0)
-            self._bytes -= len(dropped)
-            self._skipped += len(dropped)
+            dropped = len(self._pieces.pop(0).payload)
+            self._bytes -= dropped
+            self._skipped += dropped
         self._more.set()
 
-    async def take(self) -> list[tuple[Place, bytes]]:
-        """What has come, at least one piece, each with the place in the spool behind it."""
+    async def take(self) -> tuple[list[Piece], int]:
+        """What has come, at least one piece, and how many bytes before it were skipped for a slow reader."""
         await self._more.wait()
         self._more.clear()
         pieces, self._pieces, self._bytes = self._pieces, [], 0
-        if self._skipped:
-            notice = b"[the0: %d bytes were skipped here: the reader was too slow]\n" % self._skipped
-            self._skipped = 0
-            pieces.insert(0, (pieces[0][0], notice))
-        return pieces
+        skipped, self._skipped = self._skipped, 0
+        return pieces, skipped

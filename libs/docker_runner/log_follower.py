@@ -6,7 +6,7 @@ refuses, reading waits, and the engine's own log is the buffer.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +17,7 @@ from libs.core.backoff import Backoff
 from libs.core.errors import Retryable
 from libs.core.log import get_logger
 from libs.docker_runner.log_position import BEGINNING, Position, Resumption, day_of, nanoseconds
+from libs.docker_runner.log_spans import STREAMS, Span, few
 from libs.docker_runner.log_spool import LogSpool, Place
 from libs.docker_runner.output import STREAM_END_SECONDS, LogLine
 
@@ -40,13 +41,15 @@ class _Piece:
     day: str
     data: bytes
     position: Position
+    span: Span
 
 
 class LogFollower:
     """Follows the container *container_id*.
 
     Args:
-        on_written: told of each batch, with the place in the spool behind it, once it is safe.
+        run_id: the run that the container is.
+        on_written: told of each batch, with the place in the spool behind it and its spans, once it is safe.
     """
 
     def __init__(
@@ -55,13 +58,15 @@ class LogFollower:
         container_id: str,
         read: ReadOutput,
         executor: Executor,
-        on_written: Callable[[Place, bytes], None],
+        on_written: Callable[[Place, bytes, Sequence[Span]], None],
+        run_id: str = "",
     ) -> None:
         self._spool = spool
         self._container_id = container_id
         self._read = read
         self._executor = executor
         self._on_written = on_written
+        self._run_id = run_id
         self._ended = asyncio.Event()
 
     def container_ended(self) -> None:
@@ -123,14 +128,17 @@ class LogFollower:
         try:
             async for line in lines:
                 stamp = nanoseconds(line.timestamp)
-                if not resumption.is_new(stamp):
+                before = resumption.position.taken_bytes
+                if not resumption.is_new(stamp, len(line.data)):
                     continue
                 data = line.data
                 if resumption.gap and not had_gap:
                     had_gap = True
                     log.error("output was lost: the engine dropped it before it was read", container=self._container_id)
                     data = ROTATED_LINE + data
-                await buffer.put(_Piece(day_of(stamp), data, resumption.position))
+                    resumption.insert(len(ROTATED_LINE))
+                span = Span(self._run_id, before, len(data), stamp // 1000, STREAMS.index(line.stream))
+                await buffer.put(_Piece(day_of(stamp), data, resumption.position, span))
                 taken += 1
                 if taken % _PIECES_PER_TURN == 0:
                     # A stream that always has more never lets others run by itself.
@@ -146,21 +154,22 @@ class LogFollower:
             for day, of_day in groupby(pieces, key=lambda piece: piece.day):
                 batch = list(of_day)
                 payload = b"".join(piece.data for piece in batch)
+                spans = few(piece.span for piece in batch)
                 place = None
                 while place is None:
                     try:
-                        place = await self._append(day, payload, batch[-1].position)
+                        place = await self._append(day, payload, batch[-1].position, spans)
                     except OSError as error:
                         log.warning("output cannot be spooled", container=self._container_id, reason=str(error))
                         await asyncio.sleep(backoff.next_seconds())
                 backoff.reset()
                 written = True
-                self._on_written(place, payload)
+                self._on_written(place, payload, spans)
         return written
 
-    async def _append(self, day: str, payload: bytes, position: Position) -> Place:
+    async def _append(self, day: str, payload: bytes, position: Position, spans: Sequence[Span]) -> Place:
         appending = asyncio.get_running_loop().run_in_executor(
-            self._executor, self._spool.append, self._container_id, day, payload, position
+            self._executor, self._spool.append, self._container_id, day, payload, position, spans
         )
         try:
             return await asyncio.shield(appending)

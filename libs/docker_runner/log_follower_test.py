@@ -1,7 +1,7 @@
 """Following one container, when the engine, the disk or the log itself misbehaves."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +11,7 @@ import pytest
 from libs.docker_runner.errors import DockerRunnerError, EngineUnavailable
 from libs.docker_runner.log_follower import ROTATED_LINE, LogFollower, ReadOutput
 from libs.docker_runner.log_position import Position
+from libs.docker_runner.log_spans import Span
 from libs.docker_runner.log_spool import LogSpool, Place
 from libs.docker_runner.output import LogLine
 from tests.support.eventually import eventually
@@ -43,7 +44,7 @@ def reading(*answers: list[LogLine] | Exception) -> ReadOutput:
 
 async def follow_to_the_end(spool: LogSpool, read: ReadOutput, executor: ThreadPoolExecutor) -> list[bytes]:
     written: list[bytes] = []
-    follower = LogFollower(spool, "c1", read, executor, lambda place, payload: written.append(payload))
+    follower = LogFollower(spool, "c1", read, executor, lambda place, payload, spans: written.append(payload))
     follower.container_ended()
     await asyncio.wait_for(follower.run(), 60)
     return written
@@ -86,11 +87,13 @@ class FullDisk(LogSpool):
 
     refusals = 2
 
-    def append(self, container_id: str, day: str, payload: bytes, position: Position) -> Place:
+    def append(
+        self, container_id: str, day: str, payload: bytes, position: Position, spans: Sequence[Span] = ()
+    ) -> Place:
         if self.refusals:
             self.refusals -= 1
             raise OSError(28, "No space left on device")
-        return super().append(container_id, day, payload, position)
+        return super().append(container_id, day, payload, position, spans)
 
 
 async def test_a_full_disk_is_waited_out_without_loss(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
@@ -122,7 +125,7 @@ async def test_what_the_open_stream_still_brings_is_taken_though_the_engine_answ
         await asyncio.sleep(0.01)
         yield last
 
-    follower = LogFollower(spool, "c1", read, executor, lambda place, payload: None)
+    follower = LogFollower(spool, "c1", read, executor, lambda place, payload, spans: None)
     following = asyncio.create_task(follower.run())
     await eventually(lambda: content(spool))
 

@@ -1,13 +1,17 @@
 """A bot's output of past days and of today so far, out of object storage."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from libs.core.object_store import BucketMissing, ObjectMissing, ObjectStore
+from libs.docker_runner.log_index import blocks
 from libs.docker_runner.log_keys import day_of_key, log_folder
+from libs.docker_runner.log_spans import Block, Span, divided
 
 _READ_BYTES = 1024 * 1024
 _TAIL_READ_BYTES = 64 * 1024
+_PIECE_BYTES = 256 * 1024
 TAIL_BYTES = 8 * 1024 * 1024
 """What the last lines may come to, however long they are."""
 
@@ -79,6 +83,70 @@ class LogHistory:
                 seen[part.key] = offset
                 yield content
             seen[part.key] = max(offset, part.size)
+
+    async def pieces(
+        self, part: LogPart, *, begin: int = 0, from_us: int = 0, skip: Callable[[Sequence[Span]], bool] | None = None
+    ) -> AsyncGenerator[tuple[bytes, Sequence[Span]], None]:
+        """The output in *part* with its spans, in pieces of 256 KiB at most.
+
+        Args:
+            begin: from this byte on.
+            from_us: leave out what is known to be older, and what is not indexed.
+            skip: of these spans, which are one addition's, no output is wanted.
+        """
+        at = begin
+        async for block in blocks(self._store, self._bucket, part.key, from_byte=begin, from_us=from_us):
+            if block.at > at and not from_us:
+                async for piece in self._unknown(part, at, min(block.at, part.size)):
+                    yield piece
+            at = max(at, block.at)
+            if block.newest_us >= from_us and not (skip is not None and skip(block.spans)):
+                async for piece in self._spans(part, block, at):
+                    yield piece
+            at = max(at, min(block.end, part.size))
+        if not from_us:
+            async for piece in self._unknown(part, at, part.size):
+                yield piece
+
+    async def tail_begins(self, parts: Sequence[LogPart], lines: int) -> list[tuple[LogPart, int]]:
+        """Those of *parts* that have the last *lines* lines, and the byte from which on each of them has so many.
+
+        Parts of one day are alternatives: each is read for as many lines.
+        """
+        found: list[tuple[LogPart, int]] = []
+        left = lines
+        for _, of_day in groupby(reversed(parts), key=lambda part: part.day):
+            if left <= 0:
+                break
+            counted = [(part, *await self._tail_begin(part, left)) for part in of_day]
+            found += [(part, begin) for part, begin, _ in counted]
+            left -= sum(number for _, _, number in counted)
+        return found[::-1]
+
+    async def _tail_begin(self, part: LogPart, lines: int) -> tuple[int, int]:
+        """Where the last *lines* lines of *part* begin, and how many there are from there on."""
+        tail, begin = b"", part.size
+        while begin > 0 and tail.count(b"\n") <= lines and part.size - begin < TAIL_BYTES:
+            size = min(begin, max(_TAIL_READ_BYTES, len(tail)))
+            tail = await self._get(part, begin - size, size) + tail
+            begin -= size
+        wanted = last_lines(tail, lines)
+        return part.size - len(wanted), wanted.count(b"\n") + bool(wanted and not wanted.endswith(b"\n"))
+
+    async def _unknown(self, part: LogPart, begin: int, end: int) -> AsyncGenerator[tuple[bytes, Sequence[Span]], None]:
+        for at in range(begin, end, _PIECE_BYTES):
+            content = await self._get(part, at, min(_PIECE_BYTES, end - at))
+            yield content, [Span("", 0, len(content), 0, 0)]
+
+    async def _spans(
+        self, part: LogPart, block: Block, begin: int
+    ) -> AsyncGenerator[tuple[bytes, Sequence[Span]], None]:
+        for at, spans in divided(block, begin, part.size, _PIECE_BYTES):
+            wanted = sum(span.length for span in spans)
+            content = await self._get(part, at, wanted)
+            if len(content) < wanted:
+                return
+            yield content, spans
 
     async def _get(self, part: LogPart, offset: int, length: int) -> bytes:
         try:

@@ -15,6 +15,9 @@ Output of a host that no longer owns the bot goes beside the day's object, into 
 import hashlib
 import re
 
+INDEX_FOLDER = ".the0/index/"
+"""The index of each log is below it, under the key of the log. It goes with the log."""
+
 _ENCODED = re.compile(r"[%\\\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _DAY_OBJECT = re.compile(r"(\d{8})(?:\.([0-9a-z]+))?\.log$")
 _MAX_SEGMENT_BYTES = 200
@@ -30,6 +33,11 @@ def log_folder(entity_id: str) -> str:
 def log_key(entity_id: str, day: str, writer: str = "") -> str:
     """The key of a UTC day, such as ``20260131``; with *writer* that of a host which does not own the bot."""
     return f"{log_folder(entity_id)}{day}.{writer}.log" if writer else f"{log_folder(entity_id)}{day}.log"
+
+
+def index_key(key: str) -> str:
+    """The key of the index beside the log at *key*: when and how the output in it came."""
+    return f"{INDEX_FOLDER}{key}"
 
 
 def day_of_key(entity_id: str, key: str) -> str | None:

@@ -33,6 +33,7 @@ from libs.docker_runner.log_follower import LogFollower
 from libs.docker_runner.log_handover import REST_SECONDS, HandOver, Turn
 from libs.docker_runner.log_keys import log_key
 from libs.docker_runner.log_objects import LogObjects
+from libs.docker_runner.log_spans import Span
 from libs.docker_runner.log_spool import Place
 from libs.docker_runner.output import LogLine
 
@@ -237,6 +238,16 @@ class LogPipeline:
         bot = self.bot(entity_id)
         return bot is not None and self._owns(bot.owner.segment)
 
+    async def turn(self, bot: BotLog) -> None:
+        """Return when an earlier owner has uploaded what it has promised to, or does not in time."""
+        segment = bot.owner.segment
+        with suppress(TimeoutError, RuntimeFault):
+            async with asyncio.timeout(REST_SECONDS):
+                await self._turns.prepare(segment)
+                while self._turns.waits(segment):
+                    await asyncio.sleep(_TURN_POLL_SECONDS)
+                    await self._turns.prepare(segment)
+
     async def upload(self, bot: BotLog) -> None:
         """Upload this bot's output now, if it is this worker's.
 
@@ -270,6 +281,7 @@ class LogPipeline:
                     partial(self._source.logs, container),
                     self._executor,
                     partial(self._written, bot),
+                    container.run_id,
                 )
                 following.follower = follower
                 if following.ended.is_set():
@@ -325,8 +337,8 @@ class LogPipeline:
         self._wake.set()
         return bot
 
-    def _written(self, bot: BotLog, place: Place, payload: bytes) -> None:
-        bot.written(place, payload, self._interval_seconds)
+    def _written(self, bot: BotLog, place: Place, payload: bytes, spans: Sequence[Span]) -> None:
+        bot.written(place, payload, spans, self._interval_seconds)
         if bot.spool.pending_bytes >= _EARLY_UPLOAD_BYTES and not bot.uploading:
             bot.due_at = bot.rests_until
             self._wake.set()

@@ -9,7 +9,7 @@ at least a second behind the newest piece, which is far more than two stamps can
 
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 SECOND_NS = 1_000_000_000
@@ -35,11 +35,15 @@ class Mark:
 
 @dataclass(frozen=True)
 class Position:
-    """A mark to resume from, the one that will follow it, and the newest stamp seen. All in nanoseconds since 1970."""
+    """A mark to resume from, the one that will follow it, and the newest stamp seen. All in nanoseconds since 1970.
+
+    *taken_bytes* is how much output was taken so far; 0 where an older version did not count it.
+    """
 
     mark: Mark
     following: Mark
     newest_ns: int
+    taken_bytes: int = 0
 
     @property
     def since(self) -> datetime | None:
@@ -48,14 +52,14 @@ class Position:
             return None
         return _EPOCH + timedelta(microseconds=self.mark.since_ns // 1000)
 
-    def taking(self, stamp_ns: int) -> "Position":
-        """The position after one more piece."""
+    def taking(self, stamp_ns: int, size: int = 0) -> "Position":
+        """The position after one more piece of *size* bytes."""
         newest = max(self.newest_ns, stamp_ns)
         mark, following = self.mark.counting(stamp_ns), self.following.counting(stamp_ns)
         if newest >= following.since_ns + SECOND_NS:
             # No piece so far has a stamp this late, so the new mark counts all that will.
             mark, following = following, Mark(newest + 1)
-        return Position(mark, following, newest)
+        return Position(mark, following, newest, self.taken_bytes + size)
 
 
 BEGINNING = Position(Mark(0), Mark(0), 0)
@@ -75,8 +79,8 @@ class Resumption:
         self._known = position
         self._to_skip = position.mark.count
 
-    def is_new(self, stamp_ns: int) -> bool:
-        """Whether this piece has not been taken before; if so it counts as taken now."""
+    def is_new(self, stamp_ns: int, size: int = 0) -> bool:
+        """Whether this piece of *size* bytes has not been taken before; if so it counts as taken now."""
         known = self._known
         if stamp_ns < known.mark.since_ns:
             return False
@@ -92,8 +96,12 @@ class Resumption:
                 self._to_skip = 0
         if self.gap and stamp_ns <= known.newest_ns:
             return False
-        self.position = self.position.taking(stamp_ns)
+        self.position = self.position.taking(stamp_ns, size)
         return True
+
+    def insert(self, size: int) -> None:
+        """So many bytes that are not the container's are taken with the last piece."""
+        self.position = replace(self.position, taken_bytes=self.position.taken_bytes + size)
 
 
 def nanoseconds(timestamp: str) -> int:

@@ -9,6 +9,8 @@ from libs.core.errors import RuntimeFault
 from libs.core.log import get_logger
 from libs.docker_runner.bot_log import BotLog, LiveOutput
 from libs.docker_runner.log_history import TAIL_BYTES, LogHistory, LogPart, last_lines, sizes_of
+from libs.docker_runner.log_line_reader import LineReader
+from libs.docker_runner.log_lines import Line, Wanted
 from libs.docker_runner.log_pipeline import LogPipeline
 from libs.docker_runner.log_spool import Snapshot
 
@@ -70,6 +72,10 @@ class LogReader:
                         yield piece
             finally:
                 bot.stop_reading(live)
+
+    def lines(self, entity_id: str, wanted: Wanted, *, follow: bool = False) -> AsyncGenerator[list[Line], None]:
+        """The bot's lines with their times; see :meth:`LineReader.lines`."""
+        return LineReader(self._pipeline, self._history).lines(entity_id, wanted, follow=follow)
 
     def is_live(self, entity_id: str) -> bool:
         """Whether the bot's output comes here as it is printed: this worker owns it, and has it begun."""
@@ -157,9 +163,12 @@ class LogReader:
 async def _behind(snapshot: Snapshot, live: LiveOutput) -> AsyncGenerator[bytes, None]:
     """What comes after the snapshot, for ever."""
     while True:
-        for place, payload in await live.take():
-            if place > snapshot.end:
-                yield payload
+        pieces, skipped = await live.take()
+        if skipped:
+            yield b"[the0: %d bytes were skipped here: the reader was too slow]\n" % skipped
+        for piece in pieces:
+            if piece.place > snapshot.end:
+                yield piece.payload
 
 
 def _notice(reason: str) -> bytes:

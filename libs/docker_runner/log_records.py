@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from libs.docker_runner.log_position import Mark, Position
+from libs.docker_runner.log_spans import Span, unpack
 
-_MAGIC = b"\xa5L"
-# Magic, checksum of all that follows, length of the payload, source, position.
-_HEADER = struct.Struct(">2sII16s7Q")
+_MAGIC = b"\xa5M"
+# Magic, checksum of all that follows, length of the payload and of the spans before it, source, position.
+_HEADER = struct.Struct(">2sIII16s8Q")
 _CHECKED_FROM = 6
+# As an older version wrote it, without spans.
+_OLD_MAGIC = b"\xa5L"
+_OLD_HEADER = struct.Struct(">2sII16s7Q")
 
 Source = bytes
 """16 bytes that stand for one container."""
@@ -31,42 +35,63 @@ def source_of(container_id: str) -> Source:
 
 @dataclass(frozen=True)
 class Record:
-    """Output of one container, as it was written, and its position after it. *end* is the offset in the file."""
+    """Output of one container, as it was written, and its position after it. *end* is the offset in the file.
+
+    *packed_spans* are those of the payload; empty when they are not known.
+    """
 
     source: Source
     position: Position
     payload: bytes
     end: int
+    packed_spans: bytes = b""
+
+    @property
+    def spans(self) -> list[Span]:
+        """When and how the payload came."""
+        return unpack(self.packed_spans) or [Span("", 0, len(self.payload), self.position.newest_ns // 1000, 0)]
 
 
-def encode(source: Source, position: Position, payload: bytes) -> bytes:
+def encode(source: Source, position: Position, payload: bytes, packed_spans: bytes = b"") -> bytes:
     """The record as bytes."""
-    checked = _HEADER.pack(_MAGIC, 0, len(payload), source, *pack_position(position))[_CHECKED_FROM:] + payload
+    header = _HEADER.pack(_MAGIC, 0, len(payload), len(packed_spans), source, *pack_position(position))
+    checked = header[_CHECKED_FROM:] + packed_spans + payload
     return _MAGIC + struct.pack(">I", zlib.crc32(checked)) + checked
 
 
 def read_records(file: BinaryIO, offset: int = 0) -> Iterator[Record]:
     """The records from *offset* on, up to the end or the first one that is cut short or damaged."""
     file.seek(offset)
-    while len(header := file.read(_HEADER.size)) == _HEADER.size:
-        magic, checksum, length, source, *numbers = _HEADER.unpack(header)
-        if magic != _MAGIC or length > os.fstat(file.fileno()).st_size:
+    while magic := file.read(len(_MAGIC)):
+        layout = _HEADER if magic == _MAGIC else _OLD_HEADER
+        header = magic + file.read(layout.size - len(magic))
+        if len(header) != layout.size or magic not in (_MAGIC, _OLD_MAGIC):
             return
-        payload = file.read(length)
-        if len(payload) != length or zlib.crc32(payload, zlib.crc32(header[_CHECKED_FROM:])) != checksum:
+        _, checksum, length, *more = layout.unpack(header)
+        spans_length = more.pop(0) if magic == _MAGIC else 0
+        if length + spans_length > os.fstat(file.fileno()).st_size:
             return
-        yield Record(source, unpack_position(numbers), payload, file.tell())
+        content = file.read(spans_length + length)
+        if len(content) != spans_length + length:
+            return
+        if zlib.crc32(content, zlib.crc32(header[_CHECKED_FROM:])) != checksum:
+            return
+        source, *numbers = more
+        yield Record(
+            source, unpack_position(numbers), content[spans_length:], file.tell(), packed_spans=content[:spans_length]
+        )
 
 
 def pack_position(position: Position) -> list[int]:
-    """Seven numbers."""
+    """Eight numbers."""
     marks = (position.mark, position.following)
-    return [number for mark in marks for number in (mark.since_ns, mark.count, mark.first_ns)] + [position.newest_ns]
+    numbers = [number for mark in marks for number in (mark.since_ns, mark.count, mark.first_ns)]
+    return [*numbers, position.newest_ns, position.taken_bytes]
 
 
 def unpack_position(numbers: list[int]) -> Position:
-    """What :func:`pack_position` packed."""
-    return Position(Mark(*numbers[0:3]), Mark(*numbers[3:6]), numbers[6])
+    """What :func:`pack_position` packed, or an older version of it, which had seven numbers."""
+    return Position(Mark(*numbers[0:3]), Mark(*numbers[3:6]), *numbers[6:8])
 
 
 @dataclass
@@ -116,13 +141,13 @@ class SpoolFile:
         with self.path.open("rb") as file:
             yield from read_records(file, offset)
 
-    def append(self, source: Source, position: Position, payload: bytes) -> None:
+    def append(self, source: Source, position: Position, payload: bytes, packed_spans: bytes = b"") -> None:
         """Add a record. It survives the end of this process at once, and a power cut perhaps.
 
         Raises:
             OSError: the disk is full or refuses; nothing was added.
         """
-        encoded = encode(source, position, payload)
+        encoded = encode(source, position, payload, packed_spans)
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             left = memoryview(encoded)

@@ -9,7 +9,7 @@ Every call blocks for a disk access, and may come from any thread. One process a
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import BinaryIO, NamedTuple
 
 from libs.docker_runner.log_position import Position
 from libs.docker_runner.log_records import (
+    Record,
     Source,
     SpoolFile,
     pack_position,
@@ -24,6 +25,7 @@ from libs.docker_runner.log_records import (
     source_of,
     unpack_position,
 )
+from libs.docker_runner.log_spans import RUNTIME, Span, pack
 
 _FILES_PER_SPOOL = 16
 _POSITIONS_KEPT = 8
@@ -39,11 +41,12 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Output from the front of a spool up to *end*, all of one UTC day."""
+    """Output from the front of a spool up to *end*, all of one UTC day, with its spans."""
 
     day: str
     payload: bytes
     end: Place
+    spans: Sequence[Span] = ()
 
 
 @dataclass(frozen=True)
@@ -85,20 +88,26 @@ class LogSpool:
                     return file.positions[source]
             return self._closed_positions.get(source)
 
-    def append(self, container_id: str, day: str, payload: bytes, position: Position) -> Place:
+    def append(
+        self, container_id: str, day: str, payload: bytes, position: Position, spans: Sequence[Span] = ()
+    ) -> Place:
         """Add output of a UTC day; *position* is the one after it. When this returns, a kill loses neither.
+
+        Args:
+            spans: those of the payload, which are all of one run; made by :func:`~libs.docker_runner.log_spans.few`.
 
         Raises:
             OSError: the disk is full or refuses; nothing was added.
         """
+        packed = pack(spans)
         with self._lock:
             last = self._files[-1] if self._files else None
             if last is None or last.dropped or last.day != day or last.size >= self._file_bytes:
                 last = SpoolFile.create(self._folder, self._last_sequence() + 1, day)
-                last.append(source_of(container_id), position, payload)
+                last.append(source_of(container_id), position, payload, packed)
                 self._files.append(last)
             else:
-                last.append(source_of(container_id), position, payload)
+                last.append(source_of(container_id), position, payload, packed)
             self._drop_oldest()
             self._count_pending()
             return Place(last.sequence, last.size)
@@ -193,8 +202,16 @@ class LogSpool:
         """The front of the spool, up to *max_bytes* or up to the place *until*."""
         day = ""
         pieces: list[bytes] = []
+        spans: list[Span] = []
+        lost: list[bytes] = []
         total = 0
         end = self._done
+
+        def chunk() -> Chunk | None:
+            # Notes at the end precede nothing that is there yet.
+            spans.extend(Span("", 0, len(note), 0, RUNTIME) for note in lost)
+            return Chunk(day, b"".join(pieces), end, spans) if pieces else None
+
         for file in self._files:
             if day and file.day != day:
                 break
@@ -203,17 +220,20 @@ class LogSpool:
                 if until is not None and (file.sequence, file.size) > until:
                     break
                 pieces.append(gap_line(file.payload_bytes))
+                lost.append(pieces[-1])
                 end = Place(file.sequence, file.size)
                 continue
             for record in file.records(self._begin(file)):
                 place = Place(file.sequence, record.end)
                 full = max_bytes is not None and pieces and total + len(record.payload) > max_bytes
                 if full or (until is not None and place > until):
-                    return Chunk(day, b"".join(pieces), end) if pieces else None
+                    return chunk()
+                spans.extend(noted(lost, record))
+                lost = []
                 pieces.append(record.payload)
                 total += len(record.payload)
                 end = place
-        return Chunk(day, b"".join(pieces), end) if pieces else None
+        return chunk()
 
     def _drop_oldest(self) -> None:
         # What was chosen for upload may be in the object already; the last file is being written to.
@@ -296,19 +316,35 @@ class Snapshot:
         self._opened = opened
 
     def __iter__(self) -> Iterator[bytes]:
+        for payload, _ in self.pieces():
+            yield payload
+
+    def pieces(self) -> Iterator[tuple[bytes, Sequence[Span]]]:
+        """The output with its spans."""
+        lost: list[bytes] = []
         for part in self._parts:
             if isinstance(part, bytes):
-                yield part
+                lost.append(part)
                 continue
             file, begin, size = part
             for record in read_records(file, begin):
                 if record.end > size:
                     break
-                yield record.payload
+                yield b"".join([*lost, record.payload]), noted(lost, record)
+                lost = []
+        for note in lost:
+            yield note, [Span("", 0, len(note), 0, RUNTIME)]
 
     def close(self) -> None:
         """Close its files. May be repeated."""
         self._opened.close()
+
+
+def noted(notes: Sequence[bytes], record: Record) -> list[Span]:
+    """The spans of *record* with those of the runtime's *notes* before it."""
+    spans = record.spans
+    first = spans[0]
+    return [*(Span(first.run, first.offset, len(note), first.time_us, RUNTIME) for note in notes), *spans]
 
 
 def gap_line(dropped_bytes: int) -> bytes:

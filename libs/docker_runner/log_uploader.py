@@ -16,8 +16,10 @@ from typing import TypeVar
 from prometheus_client import Counter
 
 from libs.core.log import get_logger
-from libs.core.object_store import ObjectChanged
+from libs.core.object_store import ObjectChanged, StorageRejected
+from libs.docker_runner.log_keys import index_key
 from libs.docker_runner.log_objects import LogObjects
+from libs.docker_runner.log_spans import Block, encode
 from libs.docker_runner.log_spool import Chunk, LogSpool
 
 log = get_logger(__name__)
@@ -56,19 +58,25 @@ class LogUploader:
                 if key is None:
                     return
                 if key != self._last_key:
-                    await self._objects.forget(self._last_key)
+                    await self._forget()
                     self._last_key = key
                 await _to_its_end(self._add(chunk, key))
 
     async def forget(self) -> None:
         """No more output is expected soon: remove what helps to add it."""
         async with self.lock:
-            await self._objects.forget(self._last_key)
+            await self._forget()
+
+    async def _forget(self) -> None:
+        await self._objects.forget(self._last_key)
+        await self._objects.forget(index_key(self._last_key))
 
     async def _add(self, chunk: Chunk, key: str) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
             before = await self._objects.stat(key)
-            await self._run(self._spool.intend, chunk, key, before.size if before is not None else 0)
+            size_before = before.size if before is not None else 0
+            await self._index(key, Block(size_before, chunk.spans))
+            await self._run(self._spool.intend, chunk, key, size_before)
             try:
                 await self._objects.add(key, before, chunk.payload)
                 break
@@ -78,6 +86,24 @@ class LogUploader:
                     raise
         await self._run(self._spool.commit, chunk)
         APPENDED_BYTES.inc(len(chunk.payload))
+
+    async def _index(self, key: str, block: Block) -> None:
+        """Write down when and how the output came that is about to be added."""
+        if not any(span.run for span in block.spans):
+            return
+        encoded = await self._run(encode, block)
+        try:
+            for attempt in range(1, _ATTEMPTS + 1):
+                before = await self._objects.stat(index_key(key))
+                try:
+                    await self._objects.add(index_key(key), before, encoded)
+                    break
+                except ObjectChanged:
+                    if attempt == _ATTEMPTS:
+                        raise
+        except StorageRejected as error:
+            # The output counts for more than its times.
+            log.warning("times of output are not kept", key=key, reason=str(error))
 
     async def _settle(self) -> None:
         """Find out about the addition whose outcome is unknown, if there is one."""

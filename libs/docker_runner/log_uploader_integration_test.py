@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,8 +16,12 @@ from pydantic import SecretStr
 
 from libs.core.object_store import ObjectInfo, ObjectMissing, ObjectStore, StorageUnavailable
 from libs.core.settings import StorageSettings
+from libs.docker_runner.log_history import LogHistory
+from libs.docker_runner.log_line_reader import LineReader, Nowhere
+from libs.docker_runner.log_lines import Wanted
 from libs.docker_runner.log_objects import LogObjects, whole_in_pieces
 from libs.docker_runner.log_position import BEGINNING
+from libs.docker_runner.log_spans import Span
 from libs.docker_runner.log_spool import LogSpool
 from libs.docker_runner.log_uploader import LogUploader
 from tools.stack.s3 import S3Server
@@ -82,9 +87,11 @@ class Writer:
         self.spool = LogSpool(folder)
         self.uploader = LogUploader(self.spool, LogObjects(store, bucket), executor)
 
-    def log(self, payload: bytes, day: str = DAY, container: str = "c1") -> None:
+    def log(self, payload: bytes, day: str = DAY, container: str = "c1", run: str = "") -> None:
         position = self.spool.position(container) or BEGINNING
-        self.spool.append(container, day, payload, position.taking(position.newest_ns + 1))
+        spans = [Span(run, position.taken_bytes, len(payload), 1_769_817_600_000_000, 1)] if run else []
+        after = position.taking(position.newest_ns + 1, len(payload))
+        self.spool.append(container, day, payload, after, spans)
 
     async def upload(self, name: str = "b1") -> None:
         await self.uploader.upload(lambda day: f"logs/{name}/{day}.log")
@@ -153,6 +160,34 @@ async def test_many_small_additions_to_a_middling_object_do_not_send_it_again(wr
         await writer.upload()
 
     assert writer.store.bytes_sent - sent == 20 * 7
+
+
+@pytest.mark.parametrize("lines", [1, 70, 6000])
+@pytest.mark.parametrize("kind", ["before", "after"])
+@pytest.mark.parametrize("writes_before", range(4))
+async def test_index_tells_all_of_the_log_whichever_write_fails(
+    writer: Writer, tmp_path: Path, executor: ThreadPoolExecutor, lines: int, kind: str, writes_before: int
+) -> None:
+    writer.log(b"first\n", run="r")
+    writer.log((b"x" * 999 + b"\n") * lines, run="r")
+    await writer.upload()
+    writer.log(b"then\n", run="r")
+    writer.store.faults = iter(["none"] * writes_before + [kind])  # type: ignore[attr-defined]
+    with suppress(StorageUnavailable):
+        await writer.upload()
+    writer.store.faults = iter(())  # type: ignore[attr-defined]
+    # The process is killed, and its successor has more to add.
+    successor = Writer(writer.store, writer.bucket, tmp_path / "spool", executor)
+    successor.log(b"last\n", run="r")
+
+    await successor.upload()
+
+    reader = LineReader(Nowhere(), LogHistory(writer.store, writer.bucket))
+    found = [line async for some in reader.lines("b1", Wanted()) for line in some]
+    long = [("x" * 999, "r", 6 + 1000 * (number + 1)) for number in range(lines)]
+    end = 6 + 1000 * lines
+    expected = [("first", "r", 6), *long, ("then", "r", end + 5), ("last", "r", end + 10)]
+    assert [(line.text, line.run, line.end) for line in found] == expected
 
 
 async def test_output_of_two_days_goes_to_two_objects(writer: Writer) -> None:
