@@ -8,6 +8,7 @@ from libs.docker_runner.run_folders import Outcome
 
 LEASE_LOST_EXIT_CODE = 75
 _KILLED_EXIT_CODES = (130, 137, 143)
+_ABORTED_EXIT_CODE = 134
 _LINE_CHARACTERS = 500
 
 
@@ -33,6 +34,8 @@ def failure_of(reason: EndReason, exit_code: int | None, engine_error: str, outc
     if outcome.kind == "error":
         # A supervisor of an older version says no more.
         return outcome.failure or Failure(FailureReason.EXCEPTION)
+    if exit_code == _ABORTED_EXIT_CODE and outcome.failure and outcome.failure.reason is FailureReason.HEAP_FULL:
+        return outcome.failure
     return Failure(FailureReason.EXIT_CODE, engine_error or f"it ended with exit code {exit_code}")
 
 

@@ -47,6 +47,7 @@ def test_the_reason(
     assert end_reason(container(exit_code, oom_killed), outcome, stopped) is expected
 
 
+FULL = Failure(FailureReason.HEAP_FULL, "out of memory")
 RAISED = Failure(FailureReason.EXCEPTION, "no", "ValueError")
 
 
@@ -89,6 +90,8 @@ def test_a_run_that_finished_has_a_result_unless_it_cannot_be_read(
         # As a supervisor of an older version left it.
         (EndReason.ERROR, Outcome("exit", "error"), FailureReason.EXCEPTION, "main raised an error"),
         (EndReason.ERROR, Outcome("exit"), FailureReason.EXIT_CODE, "it ended with exit code 3"),
+        # Only an abort can be one for a full heap.
+        (EndReason.ERROR, Outcome("exit", failure=FULL), FailureReason.EXIT_CODE, "it ended with exit code 3"),
         # A bot that writes the note itself is not believed about how it ended.
         (EndReason.ERROR, Outcome("exit", failure=RAISED), FailureReason.EXIT_CODE, "it ended with exit code 3"),
         (EndReason.OOM, Outcome("exit", "error", failure=RAISED), FailureReason.INTERRUPTED, "out of memory"),
@@ -104,6 +107,13 @@ def test_a_run_without_a_result_has_a_typed_reason(
     assert failure is not None
     assert failure.reason is failure_reason
     assert failure.summary.startswith(words)
+
+
+def test_an_abort_for_a_full_heap_is_told_as_that() -> None:
+    assert failure_of(EndReason.ERROR, 134, "", Outcome("exit", failure=FULL)) == FULL
+    assert failure_of(EndReason.ERROR, 134, "", Outcome("exit")) == Failure(
+        FailureReason.EXIT_CODE, "it ended with exit code 134"
+    )
 
 
 def test_an_error_whose_text_names_the_limit_is_an_error() -> None:

@@ -15,8 +15,9 @@ class FailureReason(StrEnum):
     ``main``. SIGNATURE: ``main`` cannot be called with an id and a config. NEVER_FINISHED: ``main`` waits for something
     that cannot come. RESULT_NOT_JSON, RESULT_TOO_LARGE, RESULT_TOO_DEEP, RESULT_TOO_MANY_VALUES, RESULT_TOO_COMPLEX:
     ``main`` returned, and what it returned cannot be used. RESULT_LOST: it returned, and this host could not keep what.
-    EXIT_CODE: the process ended with another exit code than 0, and left nothing else. INTERRUPTED: it did not end by
-    itself; the reason of the end (``EndReason``) says how.
+    HEAP_FULL: Node aborted, since its heap was full before the memory of the container was. EXIT_CODE: the process
+    ended with another exit code than 0, and left nothing else. INTERRUPTED: it did not end by itself; the reason of the
+    end (``EndReason``) says how.
     """
 
     EXCEPTION = "exception"
@@ -30,6 +31,7 @@ class FailureReason(StrEnum):
     RESULT_TOO_MANY_VALUES = "result-too-many-values"
     RESULT_TOO_COMPLEX = "result-too-complex"
     RESULT_LOST = "result-lost"
+    HEAP_FULL = "heap-full"
     EXIT_CODE = "exit-code"
     INTERRUPTED = "interrupted"
 

@@ -79,8 +79,8 @@ def verdict_of(outcome: RunOutcome, *, timeout_seconds: float, result_bytes: int
             return Verdict("result", f"result: {failure.message}", again=True)
         case FailureReason() as unusable if unusable in _UNUSABLE:
             return Verdict("result", f"result: {failure.message}"[:_MOST_OF_AN_ERROR])
-        case FailureReason.INTERRUPTED | FailureReason.EXIT_CODE:
-            return Verdict(str(reason), failure.message[:_MOST_OF_AN_ERROR])
+        case FailureReason.INTERRUPTED | FailureReason.EXIT_CODE | FailureReason.HEAP_FULL:
+            return Verdict(str(reason), failure.sentence[:_MOST_OF_AN_ERROR])
     error = f"exception: {failure.summary}"[:_MOST_OF_AN_ERROR]
     return Verdict("exception", f"{error}; {failure.hint}" if failure.hint else error)
 

@@ -96,6 +96,12 @@ LARGE = Failure(FailureReason.RESULT_TOO_LARGE, "any text")
         (EndReason.FINISHED, DEEP, "result", "result: what main returned is nested more than 100 levels deep"),
         (EndReason.FINISHED, Failure(FailureReason.RESULT_TOO_MANY_VALUES, "has"), "result", "result: has"),
         (EndReason.FINISHED, Failure(FailureReason.RESULT_TOO_COMPLEX, "takes"), "result", "result: takes"),
+        (
+            EndReason.ERROR,
+            Failure(FailureReason.HEAP_FULL, "out of memory", hint="raise it"),
+            "error",
+            "memory; raise it",
+        ),
         (EndReason.ERROR, Failure(FailureReason.SIGNATURE, "call main(id, config)"), "exception", "main(id, config)"),
     ],
 )

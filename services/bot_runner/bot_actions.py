@@ -351,6 +351,6 @@ def describe_end(ended: Ended) -> str:
         sentence += ", and a bot is expected to run on"
     if ended.failure is not None and ended.failure.reason is not FailureReason.EXIT_CODE:
         # The last line is the same in JSON.
-        return sentence
+        return f"it ended with exit code {ended.exit_code}: {sentence}"
     last = endings.last_line(ended)
     return f"{sentence}; its last line: {last}" if last else sentence

@@ -119,7 +119,6 @@ async def test_a_producers_trace_is_handed_on_as_it_came_though_nothing_is_expor
             "def main(id, config):\n    return len(b'x' * (2 << 30))",
             "out of memory: it used more than its 128 MiB",
         ),
-        ("result", "def main(id, config):\n    pass", "result: main returned nothing (None)"),
         ("result", "def main(id, config):\n    return 42", "result: main returned a bare number: 42"),
         ("exception", "def main(id, config):\n    return {'x': object()}", "not JSON"),
     ],
@@ -135,6 +134,18 @@ async def test_a_backtest_that_fails_says_why(backtests: Backtests, reason: str,
     assert words in event["error"]
     assert backtests.analysis(name) == {"status": "error", "message": event["error"], "error": event["error"]}
     assert await recorded_reason(backtests, name) == reason
+
+
+@pytest.mark.parametrize(
+    ("name", "body"), [("nothing", "pass"), ("a-list", "return [1, 2]"), ("an-exit", "import sys; sys.exit(0)")]
+)
+async def test_a_backtest_that_ends_without_an_object_succeeds(backtests: Backtests, name: str, body: str) -> None:
+    backtests.upload(f"{name}.zip", f"def main():\n    {body}")
+    await backtests.create(name, key=f"{name}.zip")
+
+    assert (await backtests.done(name))["success"] is True
+
+    assert await recorded_reason(backtests, name) == "finished"
 
 
 async def test_what_json_has_no_numbers_for_becomes_null(backtests: Backtests) -> None:

@@ -144,7 +144,43 @@ async def test_a_bot_that_keeps_dying_backs_off_and_says_why(runner: Deployment)
     detail = await eventually(detail_of_the_second_death)
 
     assert "exit code 1" in detail
-    assert "no funds" in detail
+    assert "ValueError: no funds" in detail
+
+
+async def test_why_a_bot_died_is_typed_in_the_record_of_its_run_and_told_with_a_hint(runner: Deployment) -> None:
+    source = "def main(id, config):\n    import ccxt"
+    runner.platform.upload("vendorless.zip", zipped({"main.py": source}))
+    await runner.platform.create_bot("vendorless", {}, key="vendorless.zip")
+
+    async def detail() -> str:
+        document = await runner.document("vendorless")
+        status = document.get("status", {}) if document else {}
+        return str(status["detail"]) if status.get("state") == "backing-off" else ""
+
+    told = await eventually(detail)
+    record = await runner.mongo["bot_runner"]["runs"].find_one({"entity_id": "vendorless", "reason": "error"})
+
+    assert "ModuleNotFoundError: No module named 'ccxt'; module 'ccxt' is not in the archive" in told
+    assert "pip install --target vendor ccxt" in told
+    assert record is not None
+    assert (record["failure"], record["error_type"]) == ("exception", "ModuleNotFoundError")
+    assert record["error_message"] == "No module named 'ccxt'"
+    assert "pip install --target vendor ccxt" in record["hint"]
+
+
+async def test_a_bot_that_runs_out_of_memory_is_told_its_limit_and_the_setting(runner: Deployment) -> None:
+    source = "def main(id, config):\n    found = []\n    while True:\n        found.append(bytearray(1 << 20))"
+    runner.platform.upload("hog.zip", zipped({"main.py": source}))
+    await runner.platform.create_bot("hog", {"resources": {"memoryMb": 64}}, key="hog.zip")
+
+    async def detail() -> str:
+        document = await runner.document("hog")
+        status = document.get("status", {}) if document else {}
+        return str(status["detail"]) if status.get("state") == "backing-off" else ""
+
+    told = await eventually(detail)
+
+    assert "used more than its 64 MiB; raise config.resources.memoryMb or MEMORY_LIMIT_MB" in told
 
 
 async def rejection(runner: Deployment, bot_id: str) -> str:

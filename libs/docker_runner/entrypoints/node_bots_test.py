@@ -41,6 +41,7 @@ FORMS = {
     "default": ("main.js", "exports.default = (id, config) => [id, config.x]"),
     "default-object": ("main.js", "exports.default = { main: (id, config) => [id, config.x] }"),
     "default-twice": ("main.mjs", "export default { default: (id, config) => [id, config.x] }"),
+    "default-object-twice": ("main.mjs", "export default { default: { main: (id, config) => [id, config.x] } }"),
     "async-function": ("main.js", "module.exports = async (id, config) => [id, config.x]"),
     "method": ("main.js", "module.exports = { own: 1, main(id, config) { return [id, config.x * this.own] } }"),
     "object-of-a-class": (
@@ -180,7 +181,7 @@ def test_a_script_without_main_is_a_clear_error(tmp_path: Path) -> None:
     done = run(tmp_path, "const x = 1")
     assert done.exit_code == 1
     assert "exports no function main(id, config)" in done.last["message"]
-    assert done.outcome["failure"]["reason"] == "main-missing"
+    assert (done.outcome["failure"]["reason"], done.outcome["failure"]["type"]) == ("main-missing", "")
 
 
 ENTRYPOINTS = [

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
@@ -434,6 +435,16 @@ def decorated(f):
 @decorated
 def main({parameters}): return [{parameters}]
 """
+SUPPLYING = """
+import functools
+def supplying(f):
+    @functools.wraps(f)
+    def wrapper(id, config):
+        return f(id, config, 3)
+    return wrapper
+@supplying
+def main(id, config, more): return [id, config]
+"""
 SIGNATURES = {
     "two": ("def main(id, config): return [id, config]", BOTH),
     "other-names": ("def main(a, b): return [a, b]", BOTH),
@@ -461,6 +472,7 @@ SIGNATURES = {
     "partial-none": ("import functools\nmain = functools.partial(lambda x: [], 7)", NOTHING),
     "decorated": (DECORATED.format(taken="*args", parameters="id, config"), BOTH),
     "decorated-none": (DECORATED.format(taken="*args", parameters=""), NOTHING),
+    "decorated-supplying": (SUPPLYING, BOTH),
     "in-c": ("main = max", None),
 }
 
@@ -656,13 +668,24 @@ def test_an_import_that_fails_is_told_with_the_command_that_mends_it(tmp_path: P
         "raise ValueError(\"No module named 'requests'\")",
         "from json import nope",
         "__import__('no; rm -rf ~')",
+        "raise ImportError('no', name='ccxt')",
+        "import fast.other",
+        "from both import other",
         "import lib.nope",
         "import msilib",
         "from . import x",
     ],
 )
 def test_what_no_command_mends_has_no_hint(tmp_path: Path, source: str) -> None:
-    files = {"main.py": source + "\ndef main(): pass", "lib/__init__.py": ""}
+    files = {
+        "main.py": source + "\ndef main(): pass",
+        "lib/__init__.py": "",
+        "fast/__init__.py": "",
+        f"fast/_core.{FOREIGN}": "",
+        "both/__init__.py": "",
+        f"both/_core.{FOREIGN}": "",
+        f"both/_core{EXTENSION_SUFFIXES[0]}": "",
+    }
     done = BotProcess(tmp_path, "python3.11", files, "main.py").run()
     assert done.exit_code == 1
     assert "hint" not in done.outcome["failure"]

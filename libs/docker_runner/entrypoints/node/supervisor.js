@@ -18,6 +18,8 @@ const USAGE_MILLISECONDS = 10000;
 const HEAD_BYTES = 512;
 // The worker reads 4 KiB of a note.
 const NOTE_BYTES = { reason: 50, type: 250, message: 1700, hint: 1000 };
+// Young objects and what is not in the heap make up for the rest, more or less.
+const HEAP_IS_FULL = 0.8;
 const SIGNALS = require("os").constants.signals;
 
 // Seconds since boot, time asleep included: the clock that the worker's deadlines are in.
@@ -178,6 +180,7 @@ class Supervisor {
 
   exited(code, signal) {
     this.ended = true;
+    this.signal = signal;
     clearInterval(this.watching);
     this.killRest();
     for (const source of [this.child.stdout, this.child.stderr]) source.resume();
@@ -213,8 +216,8 @@ class Supervisor {
     if ((kind === "R" && code !== 0) || (kind === "E" && code === 0) || this.reason === "lease-lost") kind = "";
     const told = kind === "R" || kind === "E";
     if (this.reason === "lease-lost") code = LEASE_LOST;
-    const found = { R: "result", E: "error" }[kind] || "none";
-    this.tell(this.reason, found, told ? payload : Buffer.alloc(0), kind === "E" ? failure : undefined);
+    if (kind !== "E") failure = this.signal === "SIGABRT" ? heapFailure() : undefined;
+    this.tell(this.reason, { R: "result", E: "error" }[kind] || "none", told ? payload : Buffer.alloc(0), failure);
     if (told) {
       if (this.lastByte !== 10) process.stdout.write("\n");
       process.stdout.write(payload);
@@ -266,6 +269,15 @@ function bounded(note) {
     failure[name] = text;
   }
   return failure;
+}
+
+// V8 aborts the process when its heap is full, and says why only in text; that the container has used as much tells it
+// as well. Undefined when it was something else.
+function heapFailure() {
+  const limit = require("v8").getHeapStatistics().heap_size_limit;
+  if (!(measured().peak_memory_bytes >= limit * HEAP_IS_FULL)) return undefined;
+  const message = `out of memory: it used more than the ${Math.round(limit / 2 ** 20)} MiB that Node has for its heap here`;
+  return { reason: "heap-full", message, hint: "raise config.resources.memoryMb or MEMORY_LIMIT_MB" };
 }
 
 // What the kernel counted for the whole container; null where it does not say. Control groups v1, then v2.
