@@ -197,6 +197,7 @@ class BotActions:
             run_id=executable.run_id,
             history=history,
             rejection=versions.rejection,
+            running_revision=versions.running_revision,
         )
         alive_at = await self._records.begin(executable)
         if alive_at is not None:
@@ -326,20 +327,23 @@ class BotActions:
             run_id=container.run_id,
             history=self._ledger.history_of(container.id),
             rejection=versions.rejection,
+            running_revision=versions.running_revision,
         )
 
     def _of_versions(self, bot_id: str, running_revision: int, held_up: str = "") -> "_OfVersions":
         """What a status says of the newest version while that of *running_revision* runs."""
         bot = self._ledger.bot(bot_id)
         if bot is None:
-            return _OfVersions(running_revision)
+            return _OfVersions(running_revision, running_revision)
         note = bot.note(running_revision, held_up)
-        return _OfVersions(bot.revision, note, bot.rejection if note else None)
+        runs = bot.revision if bot.runs_newest(running_revision) else running_revision
+        return _OfVersions(bot.revision, runs, note, bot.rejection if note else None)
 
 
 @dataclass(frozen=True)
 class _OfVersions:
     revision: int
+    running_revision: int
     detail: str = ""
     rejection: Rejection | None = None
 

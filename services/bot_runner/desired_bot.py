@@ -61,15 +61,20 @@ class DesiredBot:
         """What runs or is to run; None for nothing."""
         return self.accepted if self.rejection is not None else self.executable
 
+    def runs_newest(self, running_revision: int) -> bool:
+        """Whether a container that was started for *running_revision* runs the newest version."""
+        current = self.release.current
+        return running_revision == self.revision or (current is not None and current.revision == self.revision)
+
     def note(self, running_revision: int, held_up: str = "") -> str:
         """One sentence about a newest version that does not run while that of *running_revision* does; "" for none.
 
         Args:
             held_up: what the newest version waits for, if it was checked and accepted.
         """
-        current = self.release.current
-        if running_revision == self.revision or (current is not None and current.revision == self.revision):
+        if self.runs_newest(running_revision):
             return ""
+        current = self.release.current
         known = current.revision if current is not None else running_revision
         newest, running = f"revision {self.revision}", f"revision {known}"
         ours = self.version.name if self.version is not None else ""

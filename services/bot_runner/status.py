@@ -37,6 +37,7 @@ class BotStatus:
         since: when this state began, UTC.
         revision: the document's revision that the state speaks of.
         rejection: why the version of that revision does not run, also while an earlier one does.
+        running_revision: that of the version which runs or starts; 0 for none.
     """
 
     bot_id: str
@@ -50,6 +51,7 @@ class BotStatus:
     last_exit: Mapping[str, Any] | None = None
     history: RestartHistory = field(default_factory=RestartHistory)
     rejection: Rejection | None = None
+    running_revision: int = 0
 
     def to_document(self) -> dict[str, Any]:
         """As it is stored."""
@@ -66,6 +68,7 @@ class BotStatus:
             "failures": self.history.failures,
             "not_before": self.history.not_before,
             "counted_run": self.history.counted_run,
+            "running_revision": self.running_revision,
             "rejection": self.rejection.to_document() if self.rejection is not None else None,
         }
 

@@ -1,5 +1,6 @@
 """A bad deploy as its owner sees it: the version that runs goes on, here and on the next worker, and misses no tick."""
 
+import json
 import re
 from collections.abc import AsyncIterator
 from functools import partial
@@ -203,3 +204,72 @@ async def test_next_worker_runs_version_before_while_newest_is_rejected(
 
 async def no_container(runner: Deployment, bot_id: str) -> bool:
     return not await runner.containers(bot_id)
+
+
+def bot_folder(folder: Path, code: str, version: str) -> str:
+    """A bot's folder as a person has it."""
+    folder.mkdir(exist_ok=True)
+    (folder / "main.py").write_text(code)
+    (folder / "bot.json").write_text(json.dumps({"version": version}))
+    return str(folder)
+
+
+async def test_deploy_command_waits_until_the_bot_was_healthy_for_its_window(
+    runner: Deployment, tmp_path: Path
+) -> None:
+    folder = bot_folder(tmp_path / "bot", TICKER, "1.0.0")
+
+    done = await runner.terminal().succeed("bot", "deploy", folder, "--id", "by-hand", "--wait", "2")
+
+    assert "by-hand 1.0.0 is created, and running, healthy for 2 s, on w1" in done.out
+
+
+async def test_deploy_command_fails_with_the_traceback_and_brings_the_old_version_back(
+    runner: Deployment, tmp_path: Path
+) -> None:
+    terminal = runner.terminal()
+    await terminal.succeed("bot", "deploy", bot_folder(tmp_path / "bot", TICKER, "1.0.0"), "--id", "saved")
+
+    done = await terminal.run("bot", "deploy", bot_folder(tmp_path / "bot", CRASHER, "2.0.0"), "--id", "saved")
+
+    assert done.code == 1, done
+    assert "(unhealthy)" in done.err
+    assert 'raise ValueError("no funds")' in done.err
+    assert "version 1.0.0 is back" in done.err
+    assert await eventually(lambda: runner.running_with("saved", "tick"))
+    assert await rejected_as(runner, "saved") == "unhealthy"
+
+
+async def test_deploy_command_leaves_a_failing_version_in_place_when_a_rollback_is_refused(
+    runner: Deployment, tmp_path: Path
+) -> None:
+    terminal = runner.terminal()
+    await terminal.succeed("bot", "deploy", bot_folder(tmp_path / "bot", TICKER, "1.0.0"), "--id", "forced")
+
+    crasher = bot_folder(tmp_path / "bot", CRASHER, "2.0.0")
+    done = await terminal.run("bot", "deploy", crasher, "--id", "forced", "--no-rollback")
+
+    assert done.code == 1, done
+    assert "no funds" in done.err
+    document = await runner.document("forced")
+    assert document is not None
+    assert document["release"]["current"]["revision"] == document["revision"]
+
+
+async def test_deploy_command_fails_for_a_rejected_version_and_says_what_goes_on(
+    runner: Deployment, tmp_path: Path
+) -> None:
+    terminal = runner.terminal()
+    folder = bot_folder(tmp_path / "bot", TICKER, "1.0.0")
+    await terminal.succeed("bot", "deploy", folder, "--id", "kept")
+    before = await eventually(lambda: runner.running_with("kept", "tick"))
+
+    config = json.dumps({"resources": {"memoryMb": 10**7}})
+    bot_folder(tmp_path / "bot", TICKER, "2.0.0")
+    done = await terminal.run("bot", "deploy", folder, "--id", "kept", "--config", config)
+
+    assert done.code == 1, done
+    assert "(limits)" in done.err
+    assert "version 1.0.0 goes on" in done.err
+    assert before is not None
+    assert [container["Id"] for container in await runner.containers("kept")] == [before["Id"]]

@@ -12,6 +12,7 @@ from pymongo import AsyncMongoClient
 from libs.core.service import BOT_RUNNER, ServiceDefinition
 from tests.support.docker import remove_containers
 from tests.support.platform import Platform, platform
+from tests.support.terminal import Terminal
 from tools.dev.http import get_json
 from tools.dev.service import ServiceProcess
 from tools.engine.ensure import Engine
@@ -115,6 +116,10 @@ class Deployment:
             if text in self.output(container):
                 return container
         return None
+
+    def terminal(self) -> Terminal:
+        """Where a person runs commands against these servers."""
+        return Terminal(self.folder / "home", self._environment())
 
     async def close(self) -> None:
         """End the processes and remove the containers."""

@@ -5,7 +5,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from libs.core.events.jetstream import MESSAGE_ID, JetStream
 from libs.core.service import ServiceDefinition
 from libs.core.store.entities import Entity
 from tools.bots.folder import BotFolder
+from tools.bots.redeploy import FIELD as RECORD_FIELD
 
 _STREAM_SECONDS = 5.0
 _POLL_SECONDS = 0.1
@@ -31,19 +32,38 @@ class EventsUnheard(Retryable):
 
 @dataclass(frozen=True)
 class Deployment:
-    """One bot as it is announced."""
+    """One bot as it is announced. *beside* are fields beside the contract's."""
 
     id: str
     config: Mapping[str, Any]
     custom: Mapping[str, Any]
+    beside: Mapping[str, Any] = field(default_factory=dict)
 
     def payload(self) -> dict[str, Any]:
         """The event's payload."""
-        return {"id": self.id, "config": dict(self.config), "custom": dict(self.custom)}
+        return {**self.beside, "id": self.id, "config": dict(self.config), "custom": dict(self.custom)}
+
+    @property
+    def updated_at(self) -> str:
+        """By what the documents tell this version from earlier ones."""
+        return str(self.custom["updatedAt"])
 
 
-def deployment(bot_id: str, folder: BotFolder, config: Mapping[str, Any], key: str, known: Entity | None) -> Deployment:
-    """The bot *folder*, whose archive is at *key*. *known* is the bot as it is now, None when it is new."""
+def deployment(
+    bot_id: str,
+    folder: BotFolder,
+    config: Mapping[str, Any],
+    key: str,
+    known: Entity | None,
+    *,
+    record: Mapping[str, Any] | None = None,
+    beside: Mapping[str, Any] | None = None,
+) -> Deployment:
+    """The bot *folder*, whose archive is at *key*. *known* is the bot as it is now, None when it is new.
+
+    Args:
+        record: how this deploy came to its config, for the next one; see :mod:`tools.bots.redeploy`.
+    """
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     created_at = known.custom.get("createdAt", now) if known is not None else now
     custom = {
@@ -53,13 +73,15 @@ def deployment(bot_id: str, folder: BotFolder, config: Mapping[str, Any], key: s
         "filePath": key,
         "version": folder.version,
     }
-    return Deployment(bot_id, config, custom)
+    if record is not None:
+        custom[RECORD_FIELD] = dict(record)
+    return Deployment(bot_id, config, custom, beside or {})
 
 
-def reconfigured(known: Entity, config: Mapping[str, Any]) -> Deployment:
+def reconfigured(known: Entity, config: Mapping[str, Any], *, beside: Mapping[str, Any] | None = None) -> Deployment:
     """The bot as it is, with another config."""
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    return Deployment(known.id, config, {**known.custom, "updatedAt": now})
+    return Deployment(known.id, config, {**known.custom, "updatedAt": now}, beside or {})
 
 
 class Announcer:

@@ -31,11 +31,6 @@ class Announcement:
     deployment: Deployment
     event: str
 
-    @property
-    def updated_at(self) -> str:
-        """By what the documents tell this version from earlier ones."""
-        return str(self.deployment.custom["updatedAt"])
-
     def facts(self) -> dict[str, Any]:
         """For whoever deployed it."""
         upload = self.upload
@@ -72,21 +67,38 @@ async def announce(
     entities: EntityStore,
     uploaded: Upload,
     config: Mapping[str, Any],
+    *,
+    record: Mapping[str, Any] | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> Announcement:
     """Say that *uploaded* is to run with *config*: as new, or as another version of what has its id.
 
-    Without NATS it is written into MongoDB, where the workers find it.
+    Args:
+        record, beside: as for :func:`tools.bots.announce.deployment`.
 
     Raises:
         Retryable: NATS or MongoDB is out of reach, or nobody stores the event.
     """
     known = await entities.get(uploaded.entity_id)
-    announced = deployment(uploaded.entity_id, uploaded.folder, config, uploaded.key, known)
+    announced = deployment(
+        uploaded.entity_id, uploaded.folder, config, uploaded.key, known, record=record, beside=beside
+    )
+    await publish(servers, service, entities, announced, is_new=known is None)
+    return Announcement(uploaded, announced, "created" if known is None else "updated")
+
+
+async def publish(
+    servers: Connections, service: ServiceDefinition, entities: EntityStore, announced: Deployment, *, is_new: bool
+) -> None:
+    """Publish *announced*. Without NATS it is written into MongoDB, where the workers find it.
+
+    Raises:
+        Retryable: NATS or MongoDB is out of reach, or nobody stores the event.
+    """
     if servers.has_nats:
         announcer = Announcer(await servers.jetstream(), service)
-        await (announcer.created(announced) if known is None else announcer.updated(announced))
+        await (announcer.created(announced) if is_new else announcer.updated(announced))
     elif service.updated_subject is None:
-        await entities.create(announced.id, announced.config, announced.custom)
+        await entities.create(announced.id, announced.config, announced.custom, beside=announced.beside)
     else:
-        await entities.update(announced.id, announced.config, announced.custom)
-    return Announcement(uploaded, announced, "created" if known is None else "updated")
+        await entities.update(announced.id, announced.config, announced.custom, beside=announced.beside)

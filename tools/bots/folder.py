@@ -62,6 +62,15 @@ def read_folder(
     return BotFolder(path, description, config)
 
 
+def folder_name(path: Path) -> str:
+    """What the bot in a folder calls itself, whatever else is wrong with it.
+
+    Raises:
+        BotFolderInvalid: its `bot.json` cannot be read.
+    """
+    return str(_read_description(path / DESCRIPTION).get("name", path.resolve().name))
+
+
 def _read_description(file: Path) -> dict[str, Any]:
     if not file.exists():
         return {}

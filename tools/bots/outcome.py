@@ -8,17 +8,18 @@ from typing import Any
 
 from libs.core.errors import Permanent, Retryable
 from libs.core.store.entities import Entity, EntityStore
+from libs.core.store.releases import Rejection, RejectionReason, Release, version_name
 from libs.core.store.runs import RunFilter, RunStore
 from services.bot_runner.status import BotState
 
 _POLL_SECONDS = 0.1
-# A bot that fails at its first line is seen running for an instant.
-_STEADY_SECONDS = 1.0
+# The workers' clocks, and what they write, may lag behind a health window that is over here.
+_CONFIRMATION_SECONDS = 10.0
 _AT_REST = (BotState.DISABLED, BotState.KILLED, BotState.STOPPED)
 
 
 class BotNotRunning(Permanent):
-    """The bot was deployed, and does not run; the message says why."""
+    """The version that was announced does not run; the message says why, and what runs instead."""
 
 
 class NotInTime(Retryable):
@@ -27,73 +28,172 @@ class NotInTime(Retryable):
 
 @dataclass(frozen=True)
 class Settled:
-    """A bot that is as it should be: running, or at rest because somebody wants it so."""
+    """A bot that is as it should be: healthy, or at rest because somebody wants it so.
+
+    Attributes:
+        healthy_seconds: how long it ran before it was called healthy; 0 at rest.
+    """
 
     state: str
     detail: str
     worker: str
     container: str
     segment: int
+    healthy_seconds: float = 0.0
 
 
-async def until_settled(entities: EntityStore, runs: RunStore, bot_id: str, updated_at: str, seconds: float) -> Settled:
-    """Wait until the version of *updated_at*, or a later one, runs steadily.
+class HealthWatch:
+    """Watches one version of a bot, announced at *updated_at* as `custom.updatedAt` has it, from outside.
 
-    Raises:
-        BotNotRunning: it was rejected or keeps failing; the message has its last lines.
-        NotInTime: nothing of that within *seconds*.
+    Args:
+        window_seconds: how long it must run without an end.
+        start_seconds: how long it may take until it runs.
     """
-    deadline = time.monotonic() + seconds
-    running_since: tuple[str, float] | None = None
-    entity: Entity | None = None
-    while time.monotonic() < deadline:
-        entity = await entities.get(bot_id)
-        status = _status_of(entity, updated_at)
+
+    def __init__(
+        self,
+        entities: EntityStore,
+        runs: RunStore,
+        bot_id: str,
+        updated_at: str,
+        *,
+        window_seconds: float,
+        start_seconds: float,
+    ) -> None:
+        self._entities = entities
+        self._runs = runs
+        self._bot_id = bot_id
+        self._updated_at = updated_at
+        self._window_seconds = window_seconds
+        self._start_seconds = start_seconds
+        self._running: tuple[str, float] | None = None
+        self._restarts: int | None = None
+        self._waiting_since = 0.0
+        self._rejected_since: float | None = None
+
+    async def until_healthy(self) -> Settled:
+        """Wait until the version, or a later one, has run for the health window, or is at rest.
+
+        Raises:
+            BotNotRunning: it was rejected, or ended; the message has its last lines, and says which version goes on.
+            NotInTime: it did not start in time.
+        """
+        self._waiting_since = time.monotonic()
+        while True:
+            entity = await self._entities.get(self._bot_id)
+            if entity is not None and (settled := await self._look(entity)) is not None:
+                return settled
+            self._check_time(entity)
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _look(self, entity: Entity) -> Settled | None:
+        """The outcome, if there is one."""
+        status = self._status_of(entity)
         state = status.get("state")
-        if entity is not None and state in _AT_REST:
-            return _settled(entity, status)
-        if state in (BotState.REJECTED, BotState.BACKING_OFF):
-            raise BotNotRunning(await _why(runs, bot_id, status))
-        if entity is not None and state == BotState.RUNNING:
-            run = str(status.get("run_id"))
-            if running_since is None or running_since[0] != run:
-                running_since = (run, time.monotonic())
-            elif time.monotonic() - running_since[1] >= _STEADY_SECONDS:
-                return _settled(entity, status)
-        await asyncio.sleep(_POLL_SECONDS)
-    raise NotInTime(_overdue(bot_id, entity, seconds))
+        if state in _AT_REST:
+            return self._settled(entity, status, 0.0)
+        rejection = Rejection.from_document(status.get("rejection"))
+        if rejection is not None and rejection.revision == entity.revision:
+            await self._rejected(entity, status, rejection)
+            return None
+        self._rejected_since = None
+        if state in (BotState.REJECTED, BotState.BACKING_OFF) or self._ended(status):
+            raise BotNotRunning(await self._why(status))
+        # Until the new version is checked and started, it is the one before that runs.
+        if state != BotState.RUNNING or status.get("running_revision", entity.revision) != entity.revision:
+            self._running = None
+            return None
+        run_id, now = str(status.get("run_id")), time.monotonic()
+        if self._running is None or self._running[0] != run_id:
+            self._running = (run_id, now)
+        seconds = now - self._running[1]
+        confirmed = Release.of(entity.document).previous is None
+        return (
+            self._settled(entity, status, self._window_seconds)
+            if seconds >= self._window_seconds and confirmed
+            else None
+        )
 
+    def _check_time(self, entity: Entity | None) -> None:
+        """Raises NotInTime: what is waited for now takes too long."""
+        now = time.monotonic()
+        if self._rejected_since is not None:
+            return
+        if self._running is None and now - self._waiting_since >= self._start_seconds:
+            raise NotInTime(self._overdue(entity))
+        if self._running is not None and now - self._running[1] >= self._window_seconds + _CONFIRMATION_SECONDS:
+            raise NotInTime(f"bot {self._bot_id!r} runs, but no worker says that it is healthy; `runtime status`")
 
-def _status_of(entity: Entity | None, updated_at: str) -> Mapping[str, Any]:
-    """The status, if it speaks of what was announced."""
-    if entity is None or str(entity.custom.get("updatedAt", "")) < updated_at:
-        return {}
-    return entity.status if entity.status.get("revision") == entity.revision else {}
+    def _ended(self, status: Mapping[str, Any]) -> bool:
+        """Whether the version ended in between two looks."""
+        restarts = status.get("restarts")
+        if self._running is None or not isinstance(restarts, int):
+            self._restarts = restarts if isinstance(restarts, int) else None
+            return False
+        if self._restarts is None:
+            self._restarts = restarts
+        return restarts > self._restarts
 
+    def _status_of(self, entity: Entity) -> Mapping[str, Any]:
+        """The status, if it speaks of what was announced."""
+        if str(entity.custom.get("updatedAt", "")) < self._updated_at:
+            return {}
+        return entity.status if entity.status.get("revision") == entity.revision else {}
 
-def _settled(entity: Entity, status: Mapping[str, Any]) -> Settled:
-    return Settled(
-        state=str(status.get("state", "")),
-        detail=str(status.get("detail", "")),
-        worker=str(status.get("worker", "")),
-        container=str(status.get("container", "")),
-        segment=entity.segment_id,
-    )
+    async def _rejected(self, entity: Entity, status: Mapping[str, Any], rejection: Rejection) -> None:
+        """Say so, once it is known what runs instead, or that nothing does.
 
+        Raises:
+            BotNotRunning: that is known.
+        """
+        now = time.monotonic()
+        self._rejected_since = self._rejected_since if self._rejected_since is not None else now
+        current = Release.of(entity.document).current
+        has_other = current is not None and current.revision != entity.revision
+        state = status.get("state")
+        known = state in (BotState.RUNNING, BotState.BACKING_OFF, BotState.WAITING)
+        if has_other and current is not None and (known or now - self._rejected_since >= self._start_seconds):
+            ours, theirs = version_name(entity.custom), current.name
+            which = f"version {theirs}" if theirs and theirs != ours else "the version before"
+            unhealthy = rejection.reason is RejectionReason.UNHEALTHY
+            outcome = f"{which} is back" if unhealthy else f"{which} goes on"
+            outcome += f", and is {state}" if state != BotState.RUNNING else ""
+            raise BotNotRunning(
+                f"the new version of bot {self._bot_id!r} does not run ({rejection.reason}): {rejection.detail}; "
+                f"{outcome}{await self._last_lines(entity.revision) if unhealthy else ''}"
+            )
+        if state == BotState.REJECTED:
+            raise BotNotRunning(await self._why(status))
 
-async def _why(runs: RunStore, bot_id: str, status: Mapping[str, Any]) -> str:
-    message = f"bot {bot_id!r} does not run: {status.get('detail') or status.get('state')}"
-    ended = [run for run in await runs.list(RunFilter(entity_id=bot_id), limit=3) if run.last_lines]
-    if ended:
-        message += "; its last lines:\n" + "\n".join(f"    {line}" for line in ended[0].last_lines)
-    return message
+    def _settled(self, entity: Entity, status: Mapping[str, Any], healthy_seconds: float) -> Settled:
+        return Settled(
+            state=str(status.get("state", "")),
+            detail=str(status.get("detail", "")),
+            worker=str(status.get("worker", "")),
+            container=str(status.get("container", "")),
+            segment=entity.segment_id,
+            healthy_seconds=healthy_seconds,
+        )
 
+    async def _why(self, status: Mapping[str, Any]) -> str:
+        revision = status.get("revision")
+        message = f"bot {self._bot_id!r} does not run: {status.get('detail') or status.get('state')}"
+        return message + await self._last_lines(revision if isinstance(revision, int) else None)
 
-def _overdue(bot_id: str, entity: Entity | None, seconds: float) -> str:
-    if entity is None:
-        return f"no worker has taken the event of bot {bot_id!r} within {seconds:g} s; do workers run? `runtime status`"
-    state = entity.status.get("state", "not started")
-    return (
-        f"bot {bot_id!r} does not run within {seconds:g} s: it is {state} in segment {entity.segment_id}; "
-        f"`runtime status` shows whether a worker owns that"
-    )
+    async def _last_lines(self, revision: int | None) -> str:
+        """The end of the output of the last run of a version, behind a heading; "" when there is none."""
+        ended = await self._runs.list(RunFilter(entity_id=self._bot_id, open=False), limit=10)
+        run = next((run for run in ended if run.last_lines and run.revision in (revision, None)), None)
+        return "; its last lines:\n" + "\n".join(f"    {line}" for line in run.last_lines) if run is not None else ""
+
+    def _overdue(self, entity: Entity | None) -> str:
+        name, seconds = self._bot_id, self._start_seconds
+        if entity is None or str(entity.custom.get("updatedAt", "")) < self._updated_at:
+            return (
+                f"no worker has taken the event of bot {name!r} within {seconds:g} s; do workers run? `runtime status`"
+            )
+        state, detail = entity.status.get("state", "not started"), entity.status.get("detail")
+        return (
+            f"bot {name!r} does not run within {seconds:g} s: it is {state} in segment {entity.segment_id}"
+            f"{f' ({detail})' if detail else ''}; `runtime status` shows whether a worker owns that"
+        )

@@ -6,6 +6,7 @@ _COMMANDS = {
     "deploy": LazyCommand(
         "tools.cli.bot_deploy", "deploy", "Upload a folder and run it, or bring a bot to its version."
     ),
+    "config": LazyCommand("tools.cli.bot_config", "config", "Show or change the config of a bot."),
     "ls": LazyCommand("tools.cli.bot_ls", "ls", "List the bots with their states."),
     "logs": LazyCommand("tools.cli.bot_logs", "logs", "Show what a bot printed, and with -f go on with it."),
     "rm": LazyCommand("tools.cli.bot_rm", "rm", "Remove a bot; its container is stopped."),

@@ -6,73 +6,76 @@ from typing import Any
 import click
 
 from libs.core.service import BOT_RUNNER
-from libs.core.store.runs import RunStore
 from tools.bots.deploying import announce, upload
-from tools.bots.folder import read_folder
-from tools.bots.outcome import until_settled
 from tools.bots.package import pack
+from tools.bots.redeploy import Flags, kept_fields
 from tools.cli import interrupts
-from tools.cli.bot_waiting import WAIT_SECONDS, in_time, wait_option
 from tools.cli.connections import connected
-from tools.cli.folder_options import config_of, config_option, directory_argument, entrypoint_option, runtime_option
+from tools.cli.folder_options import (
+    config_of,
+    config_option,
+    directory_argument,
+    entrypoint_option,
+    reset_option,
+    runtime_option,
+)
+from tools.cli.health_options import Health, health_of, health_options, told
 from tools.cli.output import output_option, show
+from tools.cli.stored_version import folder_and_known
 
 
 @click.command()
 @directory_argument
 @click.option("--id", "bot_id", help="The bot's id.  [the name in bot.json, else the folder's name]")
 @config_option
+@reset_option
 @runtime_option
 @entrypoint_option
-@wait_option
+@health_options
 @output_option
 def deploy(
     directory: Path,
     bot_id: str | None,
     config: str | None,
+    reset_config: bool,
     runtime: str | None,
     entrypoint: str | None,
+    wait_seconds: float,
     no_wait: bool,
+    no_rollback: bool,
     output: str,
 ) -> None:
     """Upload the bot in DIRECTORY and run it, or bring it to this version if it exists.
 
-    Exit code 1 when the bot does not run (its last lines are shown), 5 when nothing is known after a minute.
+    What a flag said at an earlier deploy stays until another value is given. The version that runs is replaced once the
+    new one is checked, and comes back when the new one ends while it is watched.
+
+    Exit code 1 when the new version does not run (its last lines are shown), 5 when nothing is known after a minute.
     """
-    data = interrupts.run(_deploy(directory, bot_id, config, runtime, entrypoint, not no_wait))
-    show(output, data, lambda: click.echo(_told(data)))
+    flags = Flags(config_of(config), runtime, entrypoint, reset_config)
+    data = interrupts.run(_deploy(directory, bot_id, flags, health_of(wait_seconds, no_wait, no_rollback)))
+    show(output, data, lambda: click.echo(_said(data)))
 
 
-async def _deploy(
-    directory: Path, bot_id: str | None, config: str | None, runtime: str | None, entrypoint: str | None, wait: bool
-) -> dict[str, Any]:
-    folder = read_folder(directory, runtime, entrypoint)
-    config_now = {**folder.config, **config_of(config)}
-    package = pack(directory)
+async def _deploy(directory: Path, bot_id: str | None, flags: Flags, health: Health) -> dict[str, Any]:
     async with connected() as servers:
+        folder, known, flags = await folder_and_known(servers, BOT_RUNNER, directory, bot_id, flags)
+        package = pack(directory)
         entities = await servers.entities(BOT_RUNNER)
         uploaded = await upload(servers, folder, bot_id or folder.name, package)
-        announced = await announce(servers, BOT_RUNNER, entities, uploaded, config_now)
-        data = announced.facts()
-        if wait:
-            runs = RunStore(await servers.database(BOT_RUNNER))
-            settled = await in_time(
-                until_settled(entities, runs, uploaded.entity_id, announced.updated_at, WAIT_SECONDS)
-            )
-            data |= {
-                "state": settled.state,
-                "detail": settled.detail,
-                "worker": settled.worker,
-                "container": settled.container,
-                "segment": settled.segment,
-            }
-        return data
+        announced = await announce(
+            servers,
+            BOT_RUNNER,
+            entities,
+            uploaded,
+            flags.config_for(known, folder.config),
+            record=flags.record(folder.config),
+            beside={**kept_fields(known), **health.fields},
+        )
+        watched = await health.watch(servers, uploaded.entity_id, announced.deployment.updated_at)
+        return announced.facts() | watched
 
 
-def _told(data: dict[str, Any]) -> str:
+def _said(data: dict[str, Any]) -> str:
     text = f"{data['id']} {data['version']} is {data['event']}"
-    if "state" in data:
-        where = f" on {data['worker']} (segment {data['segment']})" if data["worker"] else ""
-        text += f", and {data['state']}{where}"
-        text += f": {data['detail']}" if data["detail"] else ""
-    return text
+    return f"{text}, and {told(data)}" if told(data) else text

@@ -8,7 +8,10 @@ import click
 
 directory_argument = click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 config_option = click.option(
-    "--config", help="A JSON object or a file with one; its keys replace those of bot.json's config."
+    "--config", help="A JSON object or a file with one; its keys replace those that are stored and bot.json's config."
+)
+reset_option = click.option(
+    "--reset-config", is_flag=True, help="Keep nothing that earlier deploys were given: bot.json and these flags alone."
 )
 runtime_option = click.option("--runtime", help="python3.11 or nodejs20.  [from bot.json, else guessed from the files]")
 entrypoint_option = click.option(

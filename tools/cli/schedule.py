@@ -7,6 +7,7 @@ _COMMANDS = {
     "deploy": LazyCommand(
         "tools.cli.schedule_deploy", "deploy", "Upload a folder and run it on a schedule, or bring one to its version."
     ),
+    "config": LazyCommand("tools.cli.schedule_config", "config", "Show or change the config of a schedule."),
     "ls": LazyCommand("tools.cli.schedule_ls", "ls", "List the schedules with their next and last runs."),
     "history": LazyCommand(
         "tools.cli.schedule_history", "history", "Show a schedule's runs, and where their logs are."

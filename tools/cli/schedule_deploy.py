@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,24 @@ from services.bot_scheduler.policy import read_definition
 from services.bot_scheduler.state import ScheduleState
 from services.bot_scheduler.upkeep import derive_next
 from tools.bots.deploying import announce, upload
-from tools.bots.folder import read_folder
 from tools.bots.package import pack
+from tools.bots.redeploy import Flags, kept_fields
 from tools.cli import interrupts
 from tools.cli.bot_waiting import WAIT_SECONDS, wait_option
-from tools.cli.connections import connected
+from tools.cli.connections import Connections, connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
-from tools.cli.folder_options import config_of, config_option, directory_argument, entrypoint_option, runtime_option
+from tools.cli.folder_options import (
+    config_of,
+    config_option,
+    directory_argument,
+    entrypoint_option,
+    reset_option,
+    runtime_option,
+)
 from tools.cli.local_time import local
 from tools.cli.output import output_option, show
+from tools.cli.stored_version import folder_and_known
 
 _POLL_SECONDS = 0.05
 
@@ -36,6 +43,7 @@ _POLL_SECONDS = 0.05
 @click.option("--timezone", help="The zone of its times, such as Europe/Berlin.  [config.timezone, else UTC]")
 @click.option("--id", "schedule_id", help="The schedule's id.  [the name in bot.json, else the folder's name]")
 @config_option
+@reset_option
 @runtime_option
 @entrypoint_option
 @wait_option
@@ -46,6 +54,7 @@ def deploy(
     timezone: str | None,
     schedule_id: str | None,
     config: str | None,
+    reset_config: bool,
     runtime: str | None,
     entrypoint: str | None,
     no_wait: bool,
@@ -53,45 +62,59 @@ def deploy(
 ) -> None:
     """Upload the bot in DIRECTORY and run it on a schedule, or bring it to this version if it exists.
 
+    What a flag said at an earlier deploy stays until another value is given: schedule and time zone too.
+
     Exit code 2 when the expression cannot be used, 5 when no worker has taken it after a minute.
     """
     given = {"schedule": expression, "timezone": timezone}
     over = {**config_of(config), **{name: value for name, value in given.items() if value is not None}}
-    data = interrupts.run(_deploy(directory, schedule_id, over, runtime, entrypoint, not no_wait))
+    flags = Flags(over, runtime, entrypoint, reset_config)
+    data = interrupts.run(_deploy(directory, schedule_id, flags, not no_wait))
     show(output, data, lambda: click.echo(_told(data)))
 
 
-async def _deploy(
-    directory: Path,
-    schedule_id: str | None,
-    over: dict[str, Any],
-    runtime: str | None,
-    entrypoint: str | None,
-    wait: bool,
-) -> dict[str, Any]:
-    folder = read_folder(directory, runtime, entrypoint)
-    config = {**folder.config, **over}
-    if config.get("schedule") is None:
-        raise click.UsageError(
-            f'{directory} does not say when it runs: give --schedule "0 9 * * MON-FRI", or write config.schedule in '
-            "its bot.json"
-        )
-    # Told here and now, and not by a dead letter later.
-    definition = read_definition(config)
-    package = pack(directory)
+async def _deploy(directory: Path, schedule_id: str | None, flags: Flags, wait: bool) -> dict[str, Any]:
+    if flags.config.get("schedule") is not None:
+        # Told here and now, and not by a dead letter later.
+        read_definition(flags.config)
     async with connected() as servers:
+        folder, known, flags = await folder_and_known(servers, BOT_SCHEDULER, directory, schedule_id, flags)
+        package = pack(directory)
+        config = flags.config_for(known, folder.config)
+        if config.get("schedule") is None:
+            raise click.UsageError(
+                f'{directory} does not say when it runs: give --schedule "0 9 * * MON-FRI", or write config.schedule '
+                "in its bot.json"
+            )
+        definition = read_definition(config)
         entities = await servers.entities(BOT_SCHEDULER, derive_next())
         uploaded = await upload(servers, folder, schedule_id or folder.name, package)
-        announced = await announce(servers, BOT_SCHEDULER, entities, uploaded, config)
-        times = list(islice(upcoming(definition.schedule, time.time()), 3))
+        announced = await announce(
+            servers,
+            BOT_SCHEDULER,
+            entities,
+            uploaded,
+            config,
+            record=flags.record(folder.config),
+            beside=kept_fields(known),
+        )
         data = {**announced.facts(), "meaning": explain(definition.schedule)}
+        data["next"] = next(upcoming(definition.schedule, time.time()), None)
         if wait:
-            entity = await _until_taken(entities, uploaded.entity_id, announced.updated_at)
-            next_at = ScheduleState.of(entity).next_at
-            times = [next_at] if next_at is not None else times
-            data["segment"] = entity.segment_id
-        data["next"] = times[0]
+            taken = await next_times(servers, uploaded.entity_id, announced.deployment.updated_at)
+            data["segment"] = taken["segment"]
+            data["next"] = taken["next"] or data["next"]
         return data
+
+
+async def next_times(servers: Connections, schedule_id: str, updated_at: str) -> dict[str, Any]:
+    """Wait until the workers have the version of *updated_at*; its segment, and when it fires next.
+
+    Raises:
+        Failure: they have not within a minute.
+    """
+    entity = await _until_taken(await servers.entities(BOT_SCHEDULER), schedule_id, updated_at)
+    return {"segment": entity.segment_id, "next": ScheduleState.of(entity).next_at}
 
 
 async def _until_taken(entities: EntityStore, schedule_id: str, updated_at: str) -> Entity:

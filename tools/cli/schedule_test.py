@@ -9,7 +9,9 @@ from tools.cli.exit_codes import ExitCode
 from tools.cli.main import run
 
 
-@pytest.mark.parametrize("command", ["", "next", "deploy", "ls", "history", "logs", "trigger", "pause", "resume", "rm"])
+@pytest.mark.parametrize(
+    "command", ["", "next", "deploy", "ls", "history", "logs", "trigger", "pause", "resume", "rm", "config set"]
+)
 def test_every_command_has_a_help_text(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["schedule", *command.split(), "--help"]) == ExitCode.OK
     assert "usage: runtime schedule" in capsys.readouterr().out.lower()

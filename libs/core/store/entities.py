@@ -189,9 +189,20 @@ class EntityStore:
         """Bring the entities to what *events* say; see :meth:`EntityWriter.apply`."""
         return await self._writer.apply(events)
 
-    async def create(self, entity_id: str, config: Mapping[str, object], custom: Mapping[str, object]) -> Applied:
-        """Make an entity, after all that was applied before; changes nothing when it exists."""
-        return await self._direct(entity_id, EventKind.CREATED, {"config": config, "custom": custom})
+    async def create(
+        self,
+        entity_id: str,
+        config: Mapping[str, object],
+        custom: Mapping[str, object],
+        *,
+        beside: Mapping[str, object] | None = None,
+    ) -> Applied:
+        """Make an entity, after all that was applied before; changes nothing when it exists.
+
+        Args:
+            beside: further fields, as of an event with more than the contract names.
+        """
+        return await self._direct(entity_id, EventKind.CREATED, {**(beside or {}), "config": config, "custom": custom})
 
     async def update(
         self,
@@ -200,13 +211,16 @@ class EntityStore:
         custom: Mapping[str, object],
         *,
         revision: int | None = None,
+        beside: Mapping[str, object] | None = None,
     ) -> Applied:
         """Change an entity, after all that was applied before; without *revision*, creates it when it is unknown.
 
         Args:
             revision: the one that was read; if it has another by now, nothing happens.
+            beside: as for :meth:`create`.
         """
-        return await self._direct(entity_id, EventKind.UPDATED, {"config": config, "custom": custom}, revision)
+        content = {**(beside or {}), "config": config, "custom": custom}
+        return await self._direct(entity_id, EventKind.UPDATED, content, revision)
 
     async def delete(self, entity_id: str, *, revision: int | None = None) -> Applied:
         """Remove an entity: no event from before raises it again.

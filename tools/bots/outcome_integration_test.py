@@ -1,0 +1,134 @@
+"""What a deploy says of the version that it announced, over a real MongoDB with owners that run bots."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import pytest_asyncio
+
+from libs.core.store.client import Mongo
+from libs.core.store.holds import HoldTarget
+from libs.docker_runner.errors import ArchiveRejected
+from tests.support.bot_rig import BotRig
+from tests.support.eventually import eventually
+from tests.support.fake_host import FakeHost
+from tools.bots.outcome import BotNotRunning, HealthWatch, NotInTime, Settled
+
+PATIENT_SECONDS = 60.0
+LONG = {"window_seconds": 3600}
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def rig(mongo_uri: str, database_name: str) -> AsyncIterator[BotRig]:
+    mongo = Mongo(mongo_uri)
+    rig = BotRig(mongo.database(database_name))
+    await rig.prepare()
+    yield rig
+    await mongo.close()
+
+
+def watch(rig: BotRig, *, window_seconds: float = 0.3, start_seconds: float = PATIENT_SECONDS) -> HealthWatch:
+    return HealthWatch(rig.entities, rig.runs, "b", "", window_seconds=window_seconds, start_seconds=start_seconds)
+
+
+@asynccontextmanager
+async def watched(rig: BotRig, window_seconds: float = PATIENT_SECONDS) -> AsyncIterator[asyncio.Task[Settled]]:
+    """A watch beside the block, which must have ended it."""
+    task = asyncio.create_task(watch(rig, window_seconds=window_seconds).until_healthy(), name="watch")
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_bot_that_runs_for_its_window_is_healthy(rig: BotRig) -> None:
+    await rig.deploy(version="1")
+    async with rig.owned_by(rig.host()):
+        settled = await watch(rig).until_healthy()
+
+    assert (settled.state, settled.healthy_seconds, settled.worker) == ("running", 0.3, "w-host")
+
+
+async def test_bot_that_ends_in_its_window_is_not_healthy(rig: BotRig) -> None:
+    await rig.deploy(version="1")
+    host = rig.host()
+    async with rig.owned_by(host), watched(rig) as outcome:
+        first = (await eventually(lambda: host.alive("b")))[0]
+        await eventually(lambda: is_running(rig))
+        host.end(first.container_id, 7)
+
+        with pytest.raises(BotNotRunning, match="exit code 7"):
+            await outcome
+
+
+async def test_old_version_that_still_runs_does_not_count_for_the_new_one(rig: BotRig) -> None:
+    await rig.deploy(version="1")
+    host = rig.host()
+    async with rig.owned_by(host):
+        await watch(rig).until_healthy()
+        host.hang_checks = True
+        await rig.deploy(version="2")
+        await eventually(lambda: host.checks_under_way)
+
+        with pytest.raises(NotInTime, match="does not run within"):
+            await watch(rig, start_seconds=1.5).until_healthy()
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first version", "update"])
+async def test_rejected_version_fails_and_the_message_says_what_goes_on(rig: BotRig, first: bool) -> None:
+    host = rig.host(code_faults={"bad.zip": ArchiveRejected("bad.zip", "", "is broken")})
+    await rig.deploy(version="1", code="bad.zip" if first else "code.zip")
+    async with rig.owned_by(host):
+        if not first:
+            await watch(rig).until_healthy()
+            await rig.deploy(version="2", code="bad.zip")
+
+        with pytest.raises(BotNotRunning, match="is broken") as raised:
+            await watch(rig).until_healthy()
+
+    assert ("version 1 goes on" in str(raised.value)) is not first
+
+
+async def test_version_that_is_rolled_back_fails_and_the_message_says_what_is_back(rig: BotRig) -> None:
+    await rig.deploy(version="1")
+    host = rig.host()
+    async with rig.owned_by(host):
+        await watch(rig).until_healthy()
+        first = host.alive("b")[0]
+        await rig.deploy(version="2", rollback=LONG)
+        async with watched(rig) as outcome:
+            second = (await eventually(lambda: others(host, first.container_id)))[0]
+            await eventually(lambda: is_running(rig))
+            host.end(second, 7)
+
+            with pytest.raises(BotNotRunning, match=r"\(unhealthy\).*exit code 7.*version 1 is back"):
+                await outcome
+
+
+def others(host: FakeHost, container_id: str) -> list[str]:
+    return [c.container_id for c in host.alive("b") if c.container_id != container_id]
+
+
+async def is_running(rig: BotRig) -> bool:
+    status = await rig.status()
+    return status.get("state") == "running" and status.get("running_revision") == status.get("revision")
+
+
+@pytest.mark.parametrize("state", ["killed", "disabled"])
+async def test_bot_at_rest_is_as_it_should_be(rig: BotRig, state: str) -> None:
+    await rig.deploy(version="1", enabled=state != "disabled")
+    if state == "killed":
+        await rig.entities.holds.hold(HoldTarget.entity("b"))
+    async with rig.owned_by(rig.host()):
+        settled = await watch(rig).until_healthy()
+
+    assert (settled.state, settled.healthy_seconds) == (state, 0.0)
+
+
+async def test_bot_that_nobody_starts_is_not_in_time(rig: BotRig) -> None:
+    await rig.deploy(version="1")
+
+    with pytest.raises(NotInTime, match="it is not started in segment 1"):
+        await watch(rig, start_seconds=0.2).until_healthy()

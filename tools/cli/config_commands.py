@@ -1,0 +1,90 @@
+"""`config show | set | unset` of bots and schedules."""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from libs.core.service import ServiceDefinition
+from libs.core.store.entities import Entity
+from libs.core.store.entity_writer import Derive
+from tools.bots.announce import reconfigured
+from tools.bots.config_edit import KeyMissing, assignments, masked, with_values, without_keys
+from tools.bots.deploying import publish
+from tools.bots.redeploy import kept_fields
+from tools.cli.connections import Connections, connected
+from tools.cli.exit_codes import ExitCode
+from tools.cli.failures import Failure
+from tools.cli.stored_version import stored
+
+Change = Callable[[Mapping[str, Any]], dict[str, Any]]
+Watch = Callable[[Connections, str, str], Awaitable[dict[str, Any]]]
+
+reveal_option = click.option("--reveal", is_flag=True, help="Show secrets as they are.")
+keys_argument = click.argument("keys", metavar="KEY...", nargs=-1, required=True)
+values_argument = click.argument("values", metavar="KEY=VALUE...", nargs=-1, required=True)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Whose config it is.
+
+    Attributes:
+        check: raises UserError for a config that cannot be used.
+        derive: the service's own fields, where a change is written without an event.
+    """
+
+    service: ServiceDefinition
+    entity_id: str
+    check: Callable[[Mapping[str, Any]], object] = lambda config: None
+    derive: Derive | None = None
+
+
+async def shown(target: Target, *, reveal: bool) -> dict[str, Any]:
+    """The config that runs, secrets masked unless *reveal*."""
+    async with connected() as servers:
+        known = await stored(servers, target.service, target.entity_id)
+        config = known.config if reveal else masked(known.config)
+        return {"id": known.id, "version": known.version, "revision": known.revision, "config": config}
+
+
+def as_text(data: Mapping[str, Any]) -> str:
+    """The config in JSON, as a person reads it."""
+    return json.dumps(data["config"], indent=2, ensure_ascii=False, default=str)
+
+
+def setting(values: tuple[str, ...]) -> Change:
+    """The change that `set` makes. Raises ConfigEditInvalid."""
+    assigned = assignments(values)
+    return lambda config: with_values(config, assigned)
+
+
+def unsetting(keys: tuple[str, ...]) -> Change:
+    """The change that `unset` makes."""
+
+    def change(config: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return without_keys(config, keys)
+        except KeyMissing as error:
+            raise Failure(str(error), ExitCode.NOT_FOUND) from error
+
+    return change
+
+
+async def changed(target: Target, change: Change, *, beside: Mapping[str, Any], watch: Watch) -> dict[str, Any]:
+    """Announce the version that runs with a changed config, and wait for what comes of it.
+
+    Nothing is announced when the config is so already.
+    """
+    async with connected() as servers:
+        known: Entity = await stored(servers, target.service, target.entity_id)
+        config = change(known.config)
+        target.check(config)
+        if config == known.config:
+            return {"id": known.id, "changed": False}
+        announced = reconfigured(known, config, beside={**kept_fields(known), **beside})
+        entities = await servers.entities(target.service, target.derive)
+        await publish(servers, target.service, entities, announced, is_new=False)
+        return {"id": known.id, "changed": True} | await watch(servers, known.id, announced.updated_at)

@@ -1,0 +1,52 @@
+"""What is deployed already, as a command that deploys or configures begins with it."""
+
+from pathlib import Path
+
+from libs.core.service import ServiceDefinition
+from libs.core.store.entities import Entity
+from libs.core.store.releases import effective
+from tools.bots.errors import BotFolderInvalid
+from tools.bots.folder import BotFolder, folder_name, read_folder
+from tools.bots.redeploy import Flags
+from tools.cli.connections import Connections
+from tools.cli.exit_codes import ExitCode
+from tools.cli.failures import Failure
+
+
+async def stored(servers: Connections, service: ServiceDefinition, entity_id: str) -> Entity:
+    """What runs under *entity_id*: the newest version, or while that one is rejected the one before.
+
+    Raises:
+        Failure: there is no such entity.
+    """
+    entities = await servers.entities(service)
+    known = await entities.get(entity_id)
+    if known is None:
+        raise Failure(f"there is no {service.noun} {entity_id!r}", ExitCode.NOT_FOUND)
+    return effective(known)
+
+
+async def folder_and_known(
+    servers: Connections, service: ServiceDefinition, directory: Path, entity_id: str | None, flags: Flags
+) -> tuple[BotFolder, Entity | None, Flags]:
+    """The folder, what runs of it now (None for nothing), and *flags* with those of earlier deploys.
+
+    Raises:
+        BotFolderInvalid: the folder cannot be deployed; also when the servers do not answer.
+    """
+    invalid: BotFolderInvalid | None = None
+    try:
+        folder_id = read_folder(directory, flags.runtime, flags.entrypoint).name
+    except BotFolderInvalid as error:
+        # A flag of an earlier deploy may be what it lacks.
+        invalid, folder_id = error, folder_name(directory)
+    try:
+        entities = await servers.entities(service)
+        known = await entities.get(entity_id or folder_id)
+    except Exception:
+        if invalid is not None:
+            raise invalid from None
+        raise
+    known = effective(known) if known is not None else None
+    flags = flags.over(known)
+    return read_folder(directory, flags.runtime, flags.entrypoint), known, flags
