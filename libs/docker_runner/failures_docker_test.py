@@ -12,6 +12,9 @@ import pytest_asyncio
 
 from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer
 from libs.docker_runner.container_events import ContainerEvent, EventKind
+from libs.docker_runner.engine import Engine as EngineClient
+from libs.docker_runner.engine import NoSuchImage
+from libs.docker_runner.engine_http import EngineRefused
 from libs.docker_runner.errors import (
     AlreadyRunning,
     EngineUnavailable,
@@ -172,6 +175,21 @@ async def test_a_missing_entrypoint_leaves_nothing(bots: BotContainers) -> None:
         await bots.runner.start(executable)
     assert await bots.list() == []
     assert bots.code.held == {}
+
+
+async def test_only_a_missing_image_is_told_as_one(docker_engine: Engine) -> None:
+    # An engine answers 404 for whatever is missing.
+    engine = EngineClient(docker_engine.url)
+    options = {"DriverConfig": {"Name": "no-image-driver"}}
+    mount = {"Type": "volume", "Source": "v", "Target": "/v", "VolumeOptions": options}
+    body = {"Image": "python:3.11-slim", "HostConfig": {"Mounts": [mount]}}
+    try:
+        with pytest.raises(NoSuchImage):
+            await engine.create("the0-test-no-image", {"Image": "no/such:image"})
+        with pytest.raises(EngineRefused, match="no-image-driver"):
+            await engine.create("the0-test-no-driver", body)
+    finally:
+        await engine.close()
 
 
 async def test_an_image_that_nobody_has_is_told(bots: BotContainers) -> None:

@@ -4,7 +4,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from libs.docker_runner import endings
 from libs.docker_runner.container import Ended, EndReason
+from libs.docker_runner.failure import FailureReason
 from services.bot_scheduler.decide import Dropped
 from services.bot_scheduler.policy import Policy
 from services.bot_scheduler.state import Firing
@@ -56,6 +58,17 @@ def next_attempt(firing: Firing, ending: Ending, policy: Policy, now: float, run
     return replace(
         firing, run_id=run_id, attempt=firing.attempt + 1, started=False, waiting=False, not_before=now + delay
     )
+
+
+def message_of(ended: Ended) -> str:
+    """Why a run failed; for one that was ended, or left no more than an exit code, the last thing that it said."""
+    if ended.reason is EndReason.FINISHED:
+        return ""
+    if ended.reason is EndReason.OOM:
+        return endings.describe_end(ended)
+    if ended.failure is not None and ended.failure.reason is not FailureReason.EXIT_CODE:
+        return ended.failure.sentence
+    return ended.error[:500] or endings.last_line(ended) or endings.describe_end(ended)
 
 
 def utc(instant: float) -> datetime:

@@ -1,6 +1,8 @@
 import pytest
 
-from services.bot_scheduler.ending import REJECTED, Ending, StopReason, next_attempt, utc
+from libs.docker_runner.container import ContainerState, Ended, EndReason, from_labels
+from libs.docker_runner.failure import Failure, FailureReason
+from services.bot_scheduler.ending import REJECTED, Ending, StopReason, message_of, next_attempt, utc
 from services.bot_scheduler.policy import Policy
 from services.bot_scheduler.state import Firing
 
@@ -31,3 +33,33 @@ def test_what_went_well_or_was_meant_is_not_tried_again(ending: Ending) -> None:
 @pytest.mark.parametrize("reason", ["oom", "timeout", "killed", "missing", "stopped", "lease-lost", "not-started"])
 def test_everything_else_is(reason: str) -> None:
     assert next_attempt(FIRING, Ending(reason, utc(0)), POLICY, now=130.0, run_id="two") is not None
+
+
+RAISED = Failure(FailureReason.EXCEPTION, "no funds", "ValueError", "pay in")
+EXITED = Failure(FailureReason.EXIT_CODE, "it ended with exit code 3")
+
+
+@pytest.mark.parametrize(
+    ("reason", "failure", "lines", "message"),
+    [
+        (EndReason.FINISHED, None, ["done"], ""),
+        (EndReason.ERROR, RAISED, ['{"status": "error"}'], "ValueError: no funds; pay in"),
+        (EndReason.ERROR, EXITED, ["giving up", " "], "giving up"),
+        (EndReason.ERROR, EXITED, [], "it ended with exit code 3"),
+        (EndReason.KILLED, None, ["working"], "working"),
+        (
+            EndReason.OOM,
+            None,
+            ["working"],
+            "out of memory: it used more than its 512 MiB; raise config.resources.memoryMb or MEMORY_LIMIT_MB",
+        ),
+    ],
+)
+def test_a_message_says_why_a_run_failed(
+    reason: EndReason, failure: Failure | None, lines: list[str], message: str
+) -> None:
+    labels = {"runtime.memory-bytes": str(512 << 20)}
+    container = from_labels(labels, container_id="c", name="n", state=ContainerState.EXITED)
+    ended = Ended(container, 1, False, reason, None, None, last_lines=lines, failure=failure)
+
+    assert message_of(ended) == message

@@ -19,17 +19,15 @@ from libs.core.tracing import Attributes, current, span
 from libs.core.turnstile import Turnstile
 from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner import endings
 from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer
 from libs.docker_runner.engine_room import WAITING_LOOK_SECONDS, EngineRoom
 from libs.docker_runner.errors import NoRoom
 from libs.docker_runner.executable import Executable, new_run_id
-from libs.docker_runner.failure import FailureReason
 from libs.docker_runner.room import RoomRequest, Shortage
 from libs.docker_runner.workshop import Workshop
 from services.bot_scheduler.books import Books
 from services.bot_scheduler.decide import Dropped
-from services.bot_scheduler.ending import NOT_STARTED, REJECTED, Ending, StopReason, next_attempt, utc
+from services.bot_scheduler.ending import NOT_STARTED, REJECTED, Ending, StopReason, message_of, next_attempt, utc
 from services.bot_scheduler.policy import Misfire, Policy
 from services.bot_scheduler.records import RunRecords
 from services.bot_scheduler.state import Cause, Firing, ScheduleState
@@ -337,7 +335,7 @@ class ScheduledRun:
         return Ending(
             reason,
             ended.finished_at or self._now(),
-            message or _message(ended) or self._late,
+            message or message_of(ended) or self._late,
             ended,
             stopped_on_purpose=self._stop is not None and stopped == self._stop,
         )
@@ -362,14 +360,3 @@ def _room_of(state: ScheduleState, workshop: Workshop) -> RoomRequest | None:
         return workshop.room(state.entity)
     except UserError:
         return None  # it is rejected as soon as it is to begin
-
-
-def _message(ended: Ended) -> str:
-    """Why a run failed; for one that was ended, or left no more than an exit code, the last thing that it said."""
-    if ended.reason is EndReason.FINISHED:
-        return ""
-    if ended.reason is EndReason.OOM:
-        return endings.describe_end(ended)
-    if ended.failure is not None and ended.failure.reason is not FailureReason.EXIT_CODE:
-        return ended.failure.sentence
-    return ended.error[:500] or endings.last_line(ended) or endings.describe_end(ended)
