@@ -108,6 +108,7 @@ class Admission:
                     ticket.refuse(NoRoom(ticket.request.name, shortage))
                 elif ticket.grant():
                     reservations = reservations.granted(ticket.request)
+                    self._room.grant(ticket.request)
                     granted.append(ticket)
             await self._until_made(granted)
 

@@ -119,6 +119,11 @@ class EngineRoom:
         if self._drop(request.name):
             self._wake_all()
 
+    def grant(self, request: RoomRequest) -> None:
+        """Count *request* as reserved until the next look, which finds its container: it is about to be made."""
+        if self._listed is not None:
+            self._listed = self._listed.granted(request)
+
     @contextmanager
     def expecting(self, request: RoomRequest) -> Iterator[None]:
         """Count *request* as reserved within the block."""

@@ -46,7 +46,7 @@ _ABSENT_STATES = {
 }
 # A stop or a look that failed is tried again by the next round; this keeps the rounds from chasing each other.
 _RETRY_SECONDS = 1.0
-# Until the bot that found no room is tried again, if the engine seems to have some.
+# Until a bot that found no room is tried again, should the engine seem to have some.
 _NO_ROOM_SECONDS = 0.2
 
 
@@ -211,8 +211,8 @@ class BotActions:
             # Others were faster. Nothing is held against the bot, and a run that never was leaves no trace.
             log.info("bot waits for room", shortage=str(error.shortage))
             await self._records.withdrawn(executable)
-            self._ledger.set_history(executable.id, replace(history, not_before=self._clock() + _NO_ROOM_SECONDS))
             await self._write_waiting(executable, waiting_detail(error.shortage), utc_now())
+            await asyncio.sleep(_NO_ROOM_SECONDS)
         except UserError as error:
             log.warning("bot rejected", reason=str(error))
             await self._records.not_begun(executable, str(error))

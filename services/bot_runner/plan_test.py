@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from libs.core.room import Need
 from libs.core.store.releases import Rejection, RejectionReason, Release, Version
 from libs.docker_runner.container import ContainerState, ManagedContainer
-from libs.docker_runner.executable import CodeRef, Entrypoint, Executable, Placement
+from libs.docker_runner.executable import MIB, CodeRef, Entrypoint, Executable, Placement
+from libs.docker_runner.room import Reservations
 from services.bot_runner.desired_bot import DesiredBot, StopReason
 from services.bot_runner.plan import Bury, Keep, Start, Stop, plan
 from services.bot_runner.restarts import RestartHistory
@@ -308,3 +310,42 @@ def test_an_undecided_bot_keeps_its_running_container_and_is_rid_of_a_dead_one(s
 
 def test_an_undecided_bot_is_not_started() -> None:
     assert plan({"b1": DesiredBot("b1", 1, RestartHistory(), undecided=True)}, [], NOW).actions == []
+
+
+def room(free_mib: int, *bots: str) -> Reservations:
+    """An engine on which these *bots* run beside another container."""
+    by_name = {"other": Need(512 * MIB), **{executable(bot_id).room.name: Need(512 * MIB) for bot_id in bots}}
+    return Reservations(Need((free_mib + 512 * len(by_name)) * MIB), Need(512 * MIB), Need(), by_name)
+
+
+def test_of_bots_that_would_start_now_those_without_room_wait() -> None:
+    decided = plan({"b1": bot("b1"), "b2": bot("b2"), "b3": bot("b3")}, [], NOW, room(1100))
+
+    assert [action.id for action in decided.actions] == ["b1", "b2"]
+    assert [wait.id for wait in decided.waiting] == ["b3"]
+    assert str(decided.waiting[0].shortage) == "needs 512 MiB, the engine has 76 MiB free"
+
+
+def test_a_bot_that_backs_off_does_not_wait_for_room() -> None:
+    decided = plan({"b1": bot(not_before=NOW + 5)}, [], NOW, room(0))
+
+    assert (decided.waiting, decided.next_look) == ([], NOW + 5)
+
+
+def test_stops_and_running_bots_need_no_room() -> None:
+    desired = {"b1": bot("b1"), "b2": bot("b2", version="2"), "b4": bot("b4")}
+    actual = [container("b1"), container("b2"), container("b3")]
+    decided = plan(desired, actual, NOW, room(-512, "b1", "b2", "b3"))
+
+    assert [(action.id, action.reason) for action in decided.actions if isinstance(action, Stop)] == [
+        ("b2", StopReason.CHANGED),
+        ("b3", StopReason.DELETED),
+    ]
+    assert decided.kept == [container("b1")]
+    assert [wait.id for wait in decided.waiting] == ["b4"]
+
+
+def test_without_knowledge_of_room_every_bot_is_tried() -> None:
+    decided = plan({f"b{number}": bot(f"b{number}") for number in range(50)}, [], NOW, None)
+
+    assert len(decided.actions) == 50

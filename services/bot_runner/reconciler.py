@@ -19,6 +19,8 @@ from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import ManagedContainer
 from libs.docker_runner.container_group import ContainerGroup
 from libs.docker_runner.engine_room import WAITING_LOOK_SECONDS, EngineRoom
+from libs.docker_runner.executable import Executable
+from libs.docker_runner.room import RoomRequest
 from libs.docker_runner.waiting import WaitingForRoom
 from services.bot_runner.bot_actions import BotActions
 from services.bot_runner.checks import VersionChecks
@@ -60,6 +62,7 @@ class SegmentReconciler:
         self._checks = checks
         self._room = room
         self._waiting = WaitingForRoom(room, owned.wake)
+        self._places: dict[str, RoomRequest] = {}
         self._demand = Demand()
         self._scan_interval = scan_interval_seconds
         self._clock = clock
@@ -91,6 +94,8 @@ class SegmentReconciler:
                 await repeat("reconcile bots", one_round, self._scan_interval, wake=self.wake)
         finally:
             self._waiting.become({})
+            for bot_id in list(self._places):
+                self._give_up_place(bot_id)
 
     @property
     def statuses(self) -> Collection[BotStatus]:
@@ -130,18 +135,26 @@ class SegmentReconciler:
         with isolated("look after starts"):
             await self._actions.look_after_starts(actual, unsettled)
         desired = {entity.id: self._desires.of(entity) for entity in entities}
+        wanted = {bot.id: bot.runnable for bot in desired.values() if bot.absence is None and bot.runnable is not None}
+        for bot_id in self._places.keys() - wanted.keys():
+            self._give_up_place(bot_id)
         now = self._clock()
         decided = plan(desired, self._with_times(actual, now), now, self._room.reservations())
         self.running = len(decided.kept)
         waiting = {wait.id: wait for wait in decided.waiting if wait.id not in unsettled}
         self._waiting.become({wait.id: (wait.executable.room, wait.shortage) for wait in waiting.values()})
         self._demand = Demand.of(
-            (bot.runnable.limits.need for bot in desired.values() if bot.runnable is not None),
+            (executable.limits.need for executable in wanted.values()),
             self._waiting.needs(),
         )
         self._setbacks.forget_all_but([_key(action) for action in decided.actions])
         for action in decided.actions:
             if action.id not in unsettled and self._setbacks.left_seconds(_key(action)) == 0:
+                if isinstance(action, Start):
+                    self._keep_place(action.executable)
+                elif isinstance(action, Stop) and (executable := wanted.get(action.id)) is not None:
+                    # What is stopped in order to be started anew does not lose its place to one that waits.
+                    self._keep_place(executable)
                 self._begin(action, desired.get(action.id), tasks)
             elif _kills(action) and (stop := self._in_grace.pop(action.id, None)) is not None:
                 # The kill switch does not wait for the grace of a stop that began before it.
@@ -165,8 +178,6 @@ class SegmentReconciler:
 
     def _begin(self, action: Action, bot: DesiredBot | None, tasks: asyncio.TaskGroup) -> None:
         trace = bot.trace if bot is not None else {}
-        if isinstance(action, Start):
-            self._room.expect(action.executable.room)
         task = tasks.create_task(self._act(action, trace), name=f"bot {action.id[:40]!r}")
         self._under_way[action.id] = task
         if isinstance(action, Stop) and not _kills(action):
@@ -185,10 +196,20 @@ class SegmentReconciler:
             self._setbacks.worked(_key(action))
         finally:
             if isinstance(action, Start):
-                self._room.settle(action.executable.room)
+                self._give_up_place(action.id)
             del self._under_way[action.id]
             self._in_grace.pop(action.id, None)
             self.wake.set()
+
+    def _keep_place(self, executable: Executable) -> None:
+        """Have its room counted as taken until its start has come to something or to nothing."""
+        self._give_up_place(executable.id)
+        self._places[executable.id] = executable.room
+        self._room.expect(executable.room)
+
+    def _give_up_place(self, bot_id: str) -> None:
+        if (place := self._places.pop(bot_id, None)) is not None:
+            self._room.settle(place)
 
     async def _cut_short(self, stop: Stop) -> None:
         with isolated("kill bot"):

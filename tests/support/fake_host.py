@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Protocol
@@ -163,6 +164,7 @@ class FakeHost:
             self.containers[container_id] = replace(
                 container, state=ContainerState.EXITED, exit_code=code, finished_at=datetime.now(UTC)
             )
+            self.room.note(ContainerEvent(EventKind.DIED, datetime.now(UTC), container_id=container_id))
             self.changed(container.id)
 
     def alive(self, entity_id: str) -> Sequence[ManagedContainer]:
@@ -222,12 +224,24 @@ def room_of(host: HasContainers) -> EngineRoom:
     return EngineRoom(_Engine(host), rules, Limits().need)
 
 
+@asynccontextmanager
+async def looking(host: HasContainers) -> AsyncIterator[EngineRoom]:
+    """The room of *host*, followed within the block as a worker does."""
+    following = asyncio.create_task(host.room.run(), name="room")
+    try:
+        yield host.room
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
 async def check_room(host: HasContainers, executable: Executable) -> None:
     """Refuse *executable* where *host* has a limit and no room for it."""
     if host.capacity is not None:
         shortage = (await host.room.look()).shortage(executable.room)
         if shortage is not None:
             raise NoRoom(executable.room.name, shortage)
+        host.room.grant(executable.room)
 
 
 def container_of(executable: Executable) -> ManagedContainer:
