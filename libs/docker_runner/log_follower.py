@@ -137,7 +137,9 @@ class LogFollower:
                     log.error("output was lost: the engine dropped it before it was read", container=self._container_id)
                     data = ROTATED_LINE + data
                     resumption.insert(len(ROTATED_LINE))
-                span = Span(self._run_id, before, len(data), stamp // 1000, STREAMS.index(line.stream))
+                # To the millisecond, as in the storage, so that a line has one time wherever it is read.
+                time_us = stamp // 1_000_000 * 1000
+                span = Span(self._run_id, before, len(data), time_us, STREAMS.index(line.stream))
                 await buffer.put(_Piece(day_of(stamp), data, resumption.position, span))
                 taken += 1
                 if taken % _PIECES_PER_TURN == 0:

@@ -85,13 +85,20 @@ class LogHistory:
             seen[part.key] = max(offset, part.size)
 
     async def pieces(
-        self, part: LogPart, *, begin: int = 0, from_us: int = 0, skip: Callable[[Sequence[Span]], bool] | None = None
+        self,
+        part: LogPart,
+        *,
+        begin: int = 0,
+        from_us: int = 0,
+        unknown_from: int | None = None,
+        skip: Callable[[Sequence[Span]], bool] | None = None,
     ) -> AsyncGenerator[tuple[bytes, Sequence[Span]], None]:
         """The output in *part* with its spans, in pieces of 256 KiB at most.
 
         Args:
             begin: from this byte on.
             from_us: leave out what is known to be older, and what is not indexed.
+            unknown_from: of what is not indexed at the end, show all from this byte on nevertheless.
             skip: of these spans, which are one addition's, no output is wanted.
         """
         at = begin
@@ -104,8 +111,8 @@ class LogHistory:
                 async for piece in self._spans(part, block, at):
                     yield piece
             at = max(at, min(block.end, part.size))
-        if not from_us:
-            async for piece in self._unknown(part, at, part.size):
+        if not from_us or unknown_from is not None:
+            async for piece in self._unknown(part, max(at, unknown_from or 0), part.size):
                 yield piece
 
     async def tail_begins(self, parts: Sequence[LogPart], lines: int) -> list[tuple[LogPart, int]]:

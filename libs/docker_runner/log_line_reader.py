@@ -140,7 +140,10 @@ class LineReader:
     async def _day(self, begins: Sequence[tuple[LogPart, int]], reading: "_Reading") -> AsyncGenerator[Lines, None]:
         from_us = reading.wanted.from_us
         each = [
-            self._history.pieces(part, begin=begin, from_us=from_us, skip=reading.has_all) for part, begin in begins
+            self._history.pieces(
+                part, begin=begin, from_us=from_us, unknown_from=reading.read_until(part), skip=reading.has_all
+            )
+            for part, begin in begins
         ]
         if len(each) == 1:
             async with aclosing(each[0]) as pieces:
@@ -172,7 +175,7 @@ class LineReader:
                 yield reading.rest()
                 if left <= 0:
                     # A host that had the bot before may have uploaded the rest.
-                    async with aclosing(self._stored(entity_id, reading.resumed(), here=True)) as late:
+                    async with aclosing(self._stored(entity_id, reading, here=True)) as late:
                         async for lines in late:
                             yield lines
                     looked_at = time.monotonic()
@@ -187,10 +190,24 @@ class LineReader:
 class _Reading:
     """One reader: what it wants, and how far it has come."""
 
-    def __init__(self, wanted: Wanted, cursor: Cursor | None = None) -> None:
+    def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
-        self._cursor = cursor or wanted.after or Cursor()
+        self._cursor = wanted.after or Cursor()
         self._cutter = LineCutter()
+        self._began_with_cursor = wanted.after is not None
+        self._resumed = False
+        self._sizes: dict[str, int] = {}
+
+    def read_until(self, part: LogPart) -> int | None:
+        """From which byte on *part* has output that is not indexed and was not read before; it counts as read now.
+
+        None for a reader that began behind a cursor, which says nothing about such output.
+        """
+        before = self._sizes.get(part.key, 0)
+        self._sizes[part.key] = part.size
+        if self._began_with_cursor:
+            return None
+        return before if self._resumed else None
 
     def take(self, payload: bytes, spans: Sequence[Span]) -> Lines:
         """The wanted lines that end in *payload*."""
@@ -204,7 +221,7 @@ class _Reading:
         """Those that are wanted and were not shown."""
         accepted = []
         for line in lines:
-            if self._cursor.is_new(line) or (not line.run and self.wanted.after is None):
+            if self._cursor.is_new(line) or (not line.run and not self._began_with_cursor):
                 self._cursor.show(line)
                 if self.wanted.has(line):
                     accepted.append(line)
@@ -227,10 +244,7 @@ class _Reading:
     def resume(self) -> None:
         """From now on only what is behind what was read."""
         self.wanted = replace(self.wanted, after=self._cursor)
-
-    def resumed(self) -> "_Reading":
-        """The same reader with lines of its own in hand."""
-        return _Reading(self.wanted, self._cursor)
+        self._resumed = True
 
 
 async def _cut(pieces: AsyncGenerator[tuple[bytes, Sequence[Span]], None]) -> AsyncGenerator[Line, None]:

@@ -5,9 +5,11 @@ in a worker's spool, in its live output and in the storage alike. A reader that 
 whichever worker or object it reads next.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote, unquote
 
 from libs.docker_runner.log_spans import RUNTIME, STREAMS, Span
 
@@ -42,6 +44,49 @@ class Line:
         return _EPOCH + timedelta(microseconds=self.time_us) if self.time_us else None
 
 
+def as_json(lines: Iterable[Line]) -> bytes:
+    """Each line as a JSON object in a line of its own; null where something is not known."""
+    return b"".join(
+        json.dumps(
+            {
+                "time": rfc3339(line.time) if line.time is not None else None,
+                "run": line.run or None,
+                "stream": line.stream or None,
+                "line": line.text,
+                "end": line.end if line.run else None,
+            }
+        ).encode()
+        + b"\n"
+        for line in lines
+    )
+
+
+def from_json(record: str | bytes) -> Line:
+    """What :func:`as_json` wrote. Raises ValueError."""
+    told = json.loads(record)
+    if not isinstance(told, dict) or not isinstance(told.get("line"), str):
+        raise ValueError(record[:100])  # noqa: TRY004 - it is the text that is wrong
+    time_us = microseconds(datetime.fromisoformat(told["time"])) if told.get("time") else 0
+    return Line(told["line"], time_us, told.get("run") or "", told.get("end") or 0, told.get("stream") or "")
+
+
+def as_text(lines: Iterable[Line], *, timestamps: bool) -> bytes:
+    """The lines as text, each behind its time, or a dash where it is not known, if that is wanted."""
+    return b"".join(
+        f"{stamp(line) + ' ' if timestamps else ''}{line.text}\n".encode(errors="replace") for line in lines
+    )
+
+
+def stamp(line: Line) -> str:
+    """The line's time as text; a dash when it is not known."""
+    return rfc3339(line.time) if line.time is not None else "-"
+
+
+def rfc3339(moment: datetime) -> str:
+    """In UTC, to the millisecond."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def microseconds(moment: datetime) -> int:
     """Since 1970."""
     return (moment - _EPOCH) // timedelta(microseconds=1)
@@ -60,7 +105,8 @@ class LineCutter:
         """The lines that end in *payload*; spans cover it exactly."""
         at = 0
         for span in spans:
-            if self._last is not None and (span.run, span.offset) != (self._last.run, self._last.offset):
+            last = self._last
+            if last is not None and (span.run != last.run or (span.run and span.offset != last.offset)):
                 yield from self.rest()
             end = at + span.length
             begin = at
@@ -140,7 +186,7 @@ class Cursor:
         return max(0, self.newest_us - int(LOOK_BACK.total_seconds()) * 1_000_000)
 
     def __str__(self) -> str:
-        runs = [f"{run}:{end}:{self._times.get(run, 0)}" for run, end in self.runs.items()]
+        runs = [f"{quote(run, safe='')}:{end}:{self._times.get(run, 0)}" for run, end in self.runs.items()]
         return ";".join([f"{self.before_us}:{self.newest_us}", *runs])
 
     @classmethod
@@ -152,7 +198,8 @@ class Cursor:
         before, newest = first.split(":")
         cursor = cls(_number(before), _number(newest))
         for told in runs[-_RUNS:]:
-            run, end, time_us = told.rsplit(":", 2)
+            quoted, end, time_us = told.split(":")
+            run = unquote(quoted)
             cursor.runs[run], cursor._times[run] = _number(end), _number(time_us)
         return cursor
 

@@ -2,15 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 
+from libs.core.api.log_output import LogQuery
 from libs.core.errors import RuntimeFault
 from libs.core.log import get_logger
 from libs.docker_runner.bot_log import BotLog, LiveOutput
 from libs.docker_runner.log_history import TAIL_BYTES, LogHistory, LogPart, last_lines, sizes_of
 from libs.docker_runner.log_line_reader import LineReader
-from libs.docker_runner.log_lines import Line, Wanted
+from libs.docker_runner.log_lines import Cursor, Line, Wanted, as_json, as_text, microseconds
 from libs.docker_runner.log_pipeline import LogPipeline
 from libs.docker_runner.log_spool import Snapshot
 
@@ -76,6 +77,13 @@ class LogReader:
     def lines(self, entity_id: str, wanted: Wanted, *, follow: bool = False) -> AsyncGenerator[list[Line], None]:
         """The bot's lines with their times; see :meth:`LineReader.lines`."""
         return LineReader(self._pipeline, self._history).lines(entity_id, wanted, follow=follow)
+
+    async def records(self, entity_id: str, query: LogQuery) -> AsyncGenerator[bytes, None]:
+        """The lines that *query* wants, as it wants them. Raises RuntimeFault."""
+        async with aclosing(self.lines(entity_id, wanted_by(query), follow=query.follow)) as batches:
+            async for lines in batches:
+                if lines:
+                    yield encoded(lines, query)
 
     def is_live(self, entity_id: str) -> bool:
         """Whether the bot's output comes here as it is printed: this worker owns it, and has it begun."""
@@ -158,6 +166,22 @@ class LogReader:
             return
         async for piece in self._history.read(parts):
             yield piece
+
+
+def wanted_by(query: LogQuery) -> Wanted:
+    """The lines that *query* wants."""
+    return Wanted(
+        tail=query.tail,
+        since_us=microseconds(query.since) if query.since is not None else None,
+        until_us=microseconds(query.until) if query.until is not None else None,
+        run=query.run,
+        after=Cursor.parse(query.after) if query.after else None,
+    )
+
+
+def encoded(lines: Iterable[Line], query: LogQuery) -> bytes:
+    """The lines as *query* wants them."""
+    return as_json(lines) if query.json else as_text(lines, timestamps=query.timestamps)
 
 
 async def _behind(snapshot: Snapshot, live: LiveOutput) -> AsyncGenerator[bytes, None]:

@@ -1,14 +1,19 @@
 """The output of one backtest: live from its container, and out of the results bucket when it is done."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 
+from libs.core.api.log_output import LogQuery
 from libs.core.log import get_logger
 from libs.core.object_store import ObjectMissing, ObjectStore
 from libs.docker_runner.container import ContainerState, ManagedContainer
 from libs.docker_runner.errors import DockerRunnerError
 from libs.docker_runner.log_history import TAIL_BYTES, last_lines
+from libs.docker_runner.log_lines import Line, LineCutter
+from libs.docker_runner.log_position import nanoseconds
+from libs.docker_runner.log_reader import encoded, wanted_by
+from libs.docker_runner.log_spans import STREAMS, Span
 from libs.docker_runner.runner import DockerRunner
 from services.backtest_runner.objects import logs_key
 
@@ -48,16 +53,43 @@ class BacktestOutput:
         self, entity_id: str, *, tail_lines: int | None = None, follow: bool = False
     ) -> AsyncGenerator[bytes, None]:
         """The last lines of its latest attempt; with *follow* what it prints then, and later attempts, to its end."""
+        async with aclosing(self._pieces(entity_id, tail_lines, follow=follow)) as pieces:
+            async for payload, _ in pieces:
+                yield payload
+
+    async def records(self, entity_id: str, query: LogQuery) -> AsyncGenerator[bytes, None]:
+        """The lines that *query* wants, as it wants them. Once it is done, their times are not known any more."""
+        cutter, wanted = LineCutter(), wanted_by(query)
+        # What is wanted of all lines are the last ones; of those behind a place, all.
+        tail = query.tail if query.is_plain or not (wanted.since_us or wanted.until_us or wanted.after) else None
+
+        def accepted(lines: Iterable[Line]) -> bytes:
+            new = [line for line in lines if wanted.has(line) and (wanted.after is None or wanted.after.is_new(line))]
+            return encoded(new, query)
+
+        async with aclosing(self._pieces(entity_id, tail, follow=query.follow)) as pieces:
+            async for payload, span in pieces:
+                if records := accepted(cutter.add(payload, [span])):
+                    yield records
+        yield accepted(cutter.rest())
+
+    async def _pieces(
+        self, entity_id: str, tail_lines: int | None, *, follow: bool
+    ) -> AsyncGenerator[tuple[bytes, Span], None]:
         seen: set[str] = set()
         while True:
             under_way = await self._is_under_way(entity_id)
             container = await self._container(entity_id, seen)
             if container is not None:
                 tail = tail_lines if not seen else None
+                # How much there was before the last lines is not known.
+                run, offset = container.run_id if tail is None else "", 0
                 seen.add(container.container_id)
                 try:
                     async for line in self._runner.logs(container, follow=follow, tail=tail):
-                        yield line.data
+                        time_us = nanoseconds(line.timestamp) // 1_000_000 * 1000
+                        yield line.data, Span(run, offset, len(line.data), time_us, STREAMS.index(line.stream))
+                        offset += len(line.data)
                 except DockerRunnerError as error:
                     # It was taken away meanwhile: what it printed is in the storage soon.
                     log.info("a backtest's output broke off", entity=entity_id, reason=str(error))
@@ -65,7 +97,7 @@ class BacktestOutput:
                 if not seen:
                     async with aclosing(self._stored(entity_id, tail_lines)) as pieces:
                         async for piece in pieces:
-                            yield piece
+                            yield piece, Span("", 0, len(piece), 0, 0)
                 return
             if not follow:
                 return

@@ -4,28 +4,29 @@ import asyncio
 import codecs
 import contextlib
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
 
 import aiohttp
 
-from libs.core.api.log_output import FROM_WORKER, MOST_LINES, SOURCE
+from libs.core.api.log_output import FROM_WORKER, MOST_LINES, SOURCE, TIME
 from libs.core.api.remote_output import ask, new_session, next_piece
 from libs.core.service import ServiceDefinition
 from libs.core.store.entity_views import EntityViews
-from libs.core.store.processes import ProcessStore
-from libs.docker_runner.log_history import LogHistory, LogPart, sizes_of
+from libs.core.store.processes import KnownProcess, ProcessStore
+from libs.docker_runner.log_history import LogHistory
+from libs.docker_runner.log_line_reader import LineReader, Nowhere
+from libs.docker_runner.log_lines import Cursor, Line, Wanted, from_json
 from tools.cli.connections import Connections
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 
 _AGAIN_SECONDS = 0.3
-_STORAGE_POLL_SECONDS = 2.0
+_MOVE_SECONDS = 10.0
 _WORKER_POLL_SECONDS = 10.0
-_QUIET_SECONDS = 0.3
-_BEGIN_SECONDS = 0.8
-_REMEMBERED_LINES = 500
-_OVERLAP_LINES = 200
+_QUIET_SECONDS = 30.0
 
 Tell = Callable[[str], None]
 
@@ -43,101 +44,150 @@ class EntityOutput:
         self._id = entity_id
         self._tell = tell
         self._told = False
-        self._shown: deque[str] = deque(maxlen=_REMEMBERED_LINES)
+        self._cursor = Cursor()
+        self._began = False
+        self._moving_until = 0.0
+        self._storage: AsyncGenerator[list[Line], None] | None = None
+        self._next: asyncio.Future[list[Line] | None] | None = None
 
     async def lines(self, last: int, *, follow: bool) -> AsyncGenerator[str, None]:
-        """The *last* lines, and with *follow* what comes, for ever; close the iterator to stop.
+        """The texts of :meth:`entries`, beginning with the *last* ones."""
+        async with contextlib.aclosing(self.entries(Wanted(tail=last), follow=follow)) as entries:
+            async for line in entries:
+                yield line.text
 
-        A line comes within a second of its writing while its worker can be reached. When the entity goes to another
-        worker, what that one prints goes on behind what was shown.
+    async def entries(self, wanted: Wanted, *, follow: bool) -> AsyncGenerator[Line, None]:
+        """The lines that there are, and with *follow* those that come, for ever; close the iterator to stop.
+
+        A line comes within a second of its writing while its worker can be reached. Whenever another worker has the
+        entity, or none can be reached, reading goes on exactly behind the last line that was shown.
 
         Raises:
             Failure: there is no such entity, and no output of one.
         """
         database = await self._servers.database(self._service)
         entities, processes = EntityViews(database, self._service.collection), ProcessStore(database)
-        async with new_session() as session:
-            first = True
+        async with new_session() as session, contextlib.AsyncExitStack() as at_end:
+            at_end.push_async_callback(self._close_storage)
             while True:
                 entity = await entities.get(self._id)
-                tail = min(last, MOST_LINES) if first else _OVERLAP_LINES
-                answer = None
+                answer, owner = None, None
                 if entity is not None and entity.segment is not None:
                     owner = await processes.owner(entity.segment)
+                    tail = min(wanted.tail or 0, MOST_LINES)
                     workers = [owner] if owner is not None else []
-                    answer = await ask(session, workers, self._id, tail=tail, follow=follow)
+                    answer = await ask(
+                        session, workers, self._id, tail=tail, follow=follow, more=self._parameters(wanted)
+                    )
                 if answer is not None and answer.headers.get(SOURCE) == FROM_WORKER:
-                    pieces = self._from_worker(answer, first)
+                    lines = self._from_worker(answer, partial(self._is_owner, owner, entities, processes))
                 else:
                     if answer is not None:
                         answer.close()
-                    pieces = self._from_storage(last, first, follow and entity is not None, entity is not None)
-                async with contextlib.aclosing(pieces):
-                    async for line in pieces:
-                        self._shown.append(line)
+                    if entity is not None and time.monotonic() < self._moving_until:
+                        await asyncio.sleep(_AGAIN_SECONDS)
+                        continue
+                    lines = self._from_storage(wanted, follow=follow and entity is not None, known=entity is not None)
+                async with contextlib.aclosing(lines):
+                    async for line in lines:
+                        self._show(line)
                         yield line
                 if not follow or entity is None:
                     return
-                first = False
                 await asyncio.sleep(_AGAIN_SECONDS)
 
-    async def _from_worker(self, answer: aiohttp.ClientResponse, first: bool) -> AsyncGenerator[str, None]:
+    def _parameters(self, wanted: Wanted) -> dict[str, str]:
+        given = {
+            "format": "json",
+            "all": "true" if wanted.tail is None else "",
+            "since": _rfc3339(wanted.since_us),
+            "until": _rfc3339(wanted.until_us),
+            "run": wanted.run,
+            "after": str(self._cursor) if self._began else "",
+        }
+        return {name: value for name, value in given.items() if value}
+
+    async def _is_owner(self, worker: KnownProcess | None, entities: EntityViews, processes: ProcessStore) -> bool:
+        entity = await entities.get(self._id)
+        return entity is not None and entity.segment is not None and await processes.owner(entity.segment) == worker
+
+    async def _from_worker(
+        self, answer: aiohttp.ClientResponse, is_owner: Callable[[], Awaitable[bool]]
+    ) -> AsyncGenerator[Line, None]:
         self._told = False
-        lines = Lines()
+        await self._close_storage()
+        self._begin(int(answer.headers.get(TIME, "0")))
+        records = Lines()
         try:
-            if not first:
-                for line in unseen(self._shown, await self._begin(answer, lines)):
-                    yield line
-            while piece := await next_piece(answer):
-                for line in lines.add(piece):
-                    yield line
+            while True:
+                try:
+                    async with asyncio.timeout(_QUIET_SECONDS):
+                        piece = await next_piece(answer)
+                except TimeoutError:
+                    # A machine that is gone says nothing for ever, and neither does a bot that has nothing to say.
+                    if await is_owner():
+                        continue
+                    return
+                if not piece:
+                    return
+                for record in records.add(piece):
+                    yield from_json(record)
         finally:
             answer.close()
-        for line in lines.rest():
-            yield line
+            # Another worker has it soon, and knows more than the storage.
+            self._moving_until = time.monotonic() + _MOVE_SECONDS
 
-    async def _begin(self, answer: aiohttp.ClientResponse, lines: "Lines") -> list[str]:
-        """What the worker has of before: all that comes until it is quiet for a moment, or prints on and on."""
-        found: list[str] = []
-        deadline = time.monotonic() + _BEGIN_SECONDS
-        while len(found) < _OVERLAP_LINES and time.monotonic() < deadline:
-            try:
-                async with asyncio.timeout(_QUIET_SECONDS):
-                    piece = await next_piece(answer)
-            except TimeoutError:
-                break
-            if not piece:
-                break
-            found += lines.add(piece)
-        return found
-
-    async def _from_storage(self, last: int, first: bool, follow: bool, is_known: bool) -> AsyncGenerator[str, None]:
+    async def _from_storage(self, wanted: Wanted, *, follow: bool, known: bool) -> AsyncGenerator[Line, None]:
         """What the storage has; with *follow* what it gets, until it is time to look for the worker again."""
         history = LogHistory(self._servers.storage(), self._servers.storage_settings().logs_bucket)
-        parts = await history.parts(self._id)
-        if not parts and not is_known:
+        if not known and not await history.parts(self._id):
             noun = self._service.noun
             raise Failure(f"there is no {noun} {self._id!r}, and no log of one", ExitCode.NOT_FOUND)
         if follow and not self._told:
             self._told = True
             self._tell("no worker that runs it can be reached; this is out of the storage, up to half a minute late")
-        lines = Lines()
-        content = lines.add(await history.tail(parts, last if first else _OVERLAP_LINES))
-        for line in content if first else unseen(self._shown, content):
-            yield line
-        if follow:
-            async for line in self._added(history, parts, lines):
+        if self._storage is None:
+            if self._began:
+                wanted = replace(wanted, after=Cursor.parse(str(self._cursor)))
+            self._begin(time.time_ns() // 1000)
+            self._storage = LineReader(Nowhere(), history).lines(self._id, wanted, follow=follow)
+        until = time.monotonic() + _WORKER_POLL_SECONDS
+        while not follow or time.monotonic() < until:
+            self._next = self._next or asyncio.ensure_future(anext(self._storage, None))
+            done, _ = await asyncio.wait([self._next], timeout=_WORKER_POLL_SECONDS if follow else None)
+            if not done:
+                return
+            lines, self._next = self._next.result(), None
+            if lines is None:
+                self._storage = None
+                return
+            for line in lines:
                 yield line
-        for line in lines.rest():
-            yield line
 
-    async def _added(self, history: LogHistory, parts: Sequence[LogPart], lines: "Lines") -> AsyncGenerator[str, None]:
-        seen = sizes_of(parts)
-        for _ in range(round(_WORKER_POLL_SECONDS / _STORAGE_POLL_SECONDS)):
-            await asyncio.sleep(_STORAGE_POLL_SECONDS)
-            async for piece in history.added(await history.parts(self._id), seen):
-                for line in lines.add(piece):
-                    yield line
+    async def _close_storage(self) -> None:
+        pending, self._next = self._next, None
+        if pending is not None:
+            pending.cancel()
+            await asyncio.gather(pending, return_exceptions=True)
+        storage, self._storage = self._storage, None
+        if storage is not None:
+            await storage.aclose()
+
+    def _begin(self, time_us: int) -> None:
+        """The first answer has all up to this time that is wanted: what is older is not wanted later."""
+        if not self._began:
+            self._began = True
+            self._cursor = Cursor(before_us=time_us, newest_us=time_us)
+
+    def _show(self, line: Line) -> None:
+        if not self._cursor.runs and line.run:
+            self._cursor.before_us = min(self._cursor.before_us, line.time_us - 1)
+            self._cursor.newest_us = line.time_us
+        self._cursor.show(line)
+
+
+def _rfc3339(time_us: int | None) -> str:
+    return datetime.fromtimestamp(time_us / 1_000_000, UTC).isoformat() if time_us is not None else ""
 
 
 class Lines:

@@ -1,14 +1,18 @@
 """The output of one entity over HTTP: the last lines of what there is, and with ``follow`` what comes, as it comes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
-from typing import Protocol
+from dataclasses import dataclass
+from datetime import datetime
+from json import dumps
+from typing import Any, Protocol
 
 from aiohttp import web
 
 from libs.core.api.errors import Refused
-from libs.core.api.parameters import flag, whole
+from libs.core.api.parameters import choice, flag, instant, matching, text, whole
 from libs.core.errors import RuntimeFault
 
 SOURCE = "Log-Source"
@@ -16,11 +20,60 @@ SOURCE = "Log-Source"
 FROM_WORKER, FROM_STORAGE = "worker", "storage"
 _NO_BUFFERING = {"X-Accel-Buffering": "no"}
 
+TIME = "Log-Time"
+"""The header with the time of the process that answers, in microseconds since 1970."""
+
 MOST_LINES = 10_000
 PARAMETERS = (
     whole("tail", "How many of the last lines to begin with, 8 MiB at most.", least=0, most=MOST_LINES, default=1000),
     flag("follow", "Go on with what is printed, until the worker no longer runs it or the client goes."),
+    flag("all", "Begin with all lines, whatever `tail` is."),
+    choice("format", "text, or json for an object a line with time, run, stream, line and end.", ("text", "json")),
+    flag("timestamps", "Begin each line of text with its time."),
+    instant("since", "Only lines of that time and later. A line whose time is not known is left out."),
+    instant("until", "Only lines of that time and earlier."),
+    text("run", "Only lines of the run with this id."),
+    matching(
+        "after",
+        "Only lines behind this place, `before:newest;run:end:time;...`: times in microseconds, and for each of the"
+        " latest runs the `end` and the time of its last line. In place of `tail`.",
+        r"\d{1,18}:\d{1,18}(;[^;:\s]{1,600}:\d{1,18}:\d{1,18}){0,8}",
+    ),
 )
+
+
+@dataclass(frozen=True)
+class LogQuery:
+    """Which lines are asked for, and how; see :data:`PARAMETERS`. *tail* is None for all lines."""
+
+    tail: int | None
+    follow: bool
+    json: bool = False
+    timestamps: bool = False
+    since: datetime | None = None
+    until: datetime | None = None
+    run: str = ""
+    after: str = ""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it asks for the output as it is, so that no line needs to be known."""
+        return not (self.json or self.timestamps or self.since or self.until or self.run or self.after)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], *, follow: bool) -> "LogQuery":
+        """The query that the *values* of the parameters mean."""
+        return cls(
+            tail=None if values["all"] else values["tail"],
+            follow=follow,
+            json=values["format"] == "json",
+            timestamps=values["timestamps"],
+            since=values["since"],
+            until=values["until"],
+            run=values["run"] or "",
+            after=values["after"] or "",
+        )
+
 
 _LOOK_SECONDS = 1.0
 _MOST_STREAMS = 100
@@ -36,6 +89,9 @@ class LogSource(Protocol):
         self, entity_id: str, *, tail_lines: int | None = None, follow: bool = False
     ) -> AsyncGenerator[bytes, None]:
         """The last lines, and with *follow* what comes. Raises RuntimeFault."""
+
+    def records(self, entity_id: str, query: LogQuery) -> AsyncGenerator[bytes, None]:
+        """The lines that *query* wants, as it wants them. Raises RuntimeFault."""
 
 
 class Streams:
@@ -60,19 +116,22 @@ async def send(
     *,
     source: str,
     is_known: bool,
+    json: bool = False,
     goes_on: Callable[[], bool] = lambda: True,
 ) -> web.StreamResponse:
     """Send *pieces* until they end, the client has gone, or *goes_on* says no, which is asked each second.
 
     Args:
         is_known: whether there is such an entity; where there is not, having no output is an error.
+        json: whether *pieces* are JSON objects, one a line.
 
     Raises:
         Refused: there is neither an entity nor output.
         RuntimeFault: the output could not be had, and nothing was sent yet.
     """
-    response = web.StreamResponse(headers={SOURCE: source, **_NO_BUFFERING})
-    response.content_type, response.charset = "text/plain", "utf-8"
+    headers = {SOURCE: source, TIME: str(time.time_ns() // 1000), **_NO_BUFFERING}
+    response = web.StreamResponse(headers=headers)
+    response.content_type, response.charset = ("application/x-ndjson" if json else "text/plain"), "utf-8"
     try:
         # The inner one first: *pieces* cannot be closed while its next piece is being waited for.
         async with aclosing(pieces), aclosing(_ticking(pieces)) as ticking:
@@ -85,7 +144,7 @@ async def send(
     except RuntimeFault as fault:
         if not response.prepared:
             raise
-        await _write(request, response, f"[the0: the output cannot be read on: {fault}]\n".encode(errors="replace"))
+        await _write(request, response, _note(f"[the0: the output cannot be read on: {fault}]", json=json))
     except ConnectionError:
         return response  # the client has gone
     if not response.prepared and not is_known:
@@ -94,6 +153,13 @@ async def send(
         await _write(request, response, b"")
         await response.write_eof()
     return response
+
+
+def _note(text: str, *, json: bool) -> bytes:
+    if not json:
+        return f"{text}\n".encode(errors="replace")
+    record = {"time": None, "run": None, "stream": "runtime", "line": text, "end": None}
+    return dumps(record).encode() + b"\n"
 
 
 async def _ticking(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

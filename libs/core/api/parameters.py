@@ -1,10 +1,14 @@
 """The parameters of a request: what each may be, and a clear refusal of what it may not."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+_AGO = re.compile(
+    r"(?:(?P<days>\d{1,6})d)?(?:(?P<hours>\d{1,8})h)?(?:(?P<minutes>\d{1,9})m)?(?:(?P<seconds>\d{1,10})s)?", re.ASCII
+)
 MAX_TEXT = 8000
 _TRUE, _FALSE = ("true", "1"), ("false", "0")
 
@@ -107,6 +111,46 @@ def choice(name: str, description: str, choices: Sequence[str]) -> Parameter:
     return Parameter(
         name, description, read, f"one of: {', '.join(choices)}", {"type": "string", "enum": list(choices)}
     )
+
+
+def matching(name: str, description: str, pattern: str) -> Parameter:
+    """A text that matches *pattern* as a whole."""
+
+    def read(given: str) -> str:
+        if len(given) > MAX_TEXT or re.fullmatch(pattern, given, re.ASCII) is None:
+            raise ValueError(given)
+        return given
+
+    return Parameter(name, description, read, f"a text like {pattern}", {"type": "string", "pattern": f"^{pattern}$"})
+
+
+def instant(name: str, description: str) -> Parameter:
+    """A time by RFC 3339, with its zone, or how long ago it was."""
+
+    def read(given: str) -> datetime:
+        return instant_of(given.replace(" ", "+"), datetime.now(UTC))
+
+    expected = "a time with its zone, such as 2026-01-31T12:00:00Z, or how long ago it was, such as 90s, 10m, 2h or 1d"
+    return Parameter(name, description, read, expected, {"type": "string"})
+
+
+def instant_of(given: str, now: datetime) -> datetime:
+    """The time that *given* tells: by RFC 3339 with its zone, or as a time before *now* such as ``1h30m``.
+
+    Raises:
+        ValueError: it tells none.
+    """
+    found = _AGO.fullmatch(given)
+    if found is not None and given:
+        amounts = {unit: int(number or 0) for unit, number in found.groupdict().items()}
+        try:
+            return now - timedelta(**amounts)
+        except OverflowError:
+            raise ValueError(given) from None
+    moment = datetime.fromisoformat(given)
+    if moment.tzinfo is None:
+        raise ValueError(given)
+    return moment.astimezone(UTC)
 
 
 def moment(name: str, description: str) -> Parameter:

@@ -1,7 +1,9 @@
 """Asks the worker that has it for an entity's output, or else any that can read the storage."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from urllib.parse import urlencode
 
 import aiohttp
 from yarl import URL
@@ -32,13 +34,23 @@ def new_session() -> aiohttp.ClientSession:
 
 
 async def ask(
-    session: aiohttp.ClientSession, workers: Sequence[KnownProcess], entity_id: str, *, tail: int, follow: bool
+    session: aiohttp.ClientSession,
+    workers: Sequence[KnownProcess],
+    entity_id: str,
+    *,
+    tail: int,
+    follow: bool,
+    more: Mapping[str, str] | None = None,
 ) -> aiohttp.ClientResponse | None:
     """The first answer of those workers, which says whether there is such an entity; None when none answers.
 
     The caller closes it.
+
+    Args:
+        more: other parameters of the operation.
     """
-    path = f"{PREFIX}/entities/{encoded(entity_id)}/logs?tail={tail}&follow={'true' if follow else 'false'}"
+    parameters = {"tail": str(tail), "follow": "true" if follow else "false", **(more or {})}
+    path = f"{PREFIX}/entities/{encoded(entity_id)}/logs?{urlencode(parameters)}"
     for worker in workers:
         for url in worker.urls:
             try:
@@ -51,7 +63,7 @@ async def ask(
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 log.debug("a worker was not reached", worker=worker.name, url=url, reason=str(error))
                 continue
-            if answer.status in (200, 404):
+            if answer.status in (HTTPStatus.OK, HTTPStatus.NOT_FOUND):
                 return answer
             answer.close()
     return None

@@ -98,13 +98,18 @@ class MasterApi:
         """Pass on what the worker sends that has the entity, or any other one out of the storage."""
         observatory = self.observatory
         with self._streams:
-            answer = await observatory.output(entity_id, tail=asked.values["tail"], follow=asked.values["follow"])
+            asked_for = asked.request.query
+            more = {one.name: asked_for[one.name] for one in LOG_PARAMETERS if one.name in asked_for}
+            answer = await observatory.output(
+                entity_id, tail=asked.values["tail"], follow=asked.values["follow"], more=more
+            )
             with closing(answer):
                 if answer.status == 404:
                     raise Refused(404, "there is nothing with that id, and no output of it")
                 pieces = _pieces(answer)
                 source = answer.headers.get(SOURCE, FROM_STORAGE)
-                return await send(asked.request, pieces, source=source, is_known=True)
+                is_json = asked.values["format"] == "json"
+                return await send(asked.request, pieces, source=source, is_known=True, json=is_json)
 
     async def _status(self, asked: Asked) -> MasterSnapshot:
         return self.observatory.snapshot()

@@ -1,7 +1,7 @@
 """All that a master can tell about its service: its own view of workers and segments, and what MongoDB has."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 import aiohttp
@@ -123,13 +123,19 @@ class Observatory:
         more: datetime | None = found[limit - 1].started_at if len(found) > limit else None
         return RunPage(found[:limit], more)
 
-    async def output(self, entity_id: str, *, tail: int, follow: bool) -> aiohttp.ClientResponse:
-        """A worker's answer with an entity's output, to be closed. Raises Refused when no worker answers."""
+    async def output(
+        self, entity_id: str, *, tail: int, follow: bool, more: Mapping[str, str] | None = None
+    ) -> aiohttp.ClientResponse:
+        """A worker's answer with an entity's output, to be closed. Raises Refused when no worker answers.
+
+        Args:
+            more: other parameters of the operation.
+        """
         entity = await self._entities.get(entity_id)
         workers = await remote_output.who_to_ask(self._processes, entity.segment if entity is not None else None)
         if self._session is None:
             self._session = remote_output.new_session()
-        answer = await remote_output.ask(self._session, workers, entity_id, tail=tail, follow=follow)
+        answer = await remote_output.ask(self._session, workers, entity_id, tail=tail, follow=follow, more=more)
         if answer is None:
             raise Refused(503, "no worker answers that could read the output; try again when one runs")
         return answer

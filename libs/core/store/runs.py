@@ -191,6 +191,20 @@ class RunStore:
             cursor = self._runs.find(query).sort([("started_at", DESCENDING), ("_id", ASCENDING)]).limit(limit)
             return [_record(document) async for document in cursor]
 
+    async def number(self, record: RunRecord) -> int:
+        """The how manieth of its entity's runs this is, among those that are kept; the first is 1."""
+        with translated():
+            earlier = {"entity_id": record.entity_id, "started_at": {"$lt": record.started_at}}
+            return 1 + await self._runs.count_documents(earlier)
+
+    async def numbered(self, entity_id: str, number: int) -> RunRecord | None:
+        """The run with this number, as :meth:`number` counts; None when there is none. 0 is the latest one."""
+        order = ASCENDING if number else DESCENDING
+        with translated():
+            cursor = self._runs.find({"entity_id": entity_id}).sort([("started_at", order), ("_id", ASCENDING)])
+            found = [document async for document in cursor.skip(max(0, number - 1)).limit(1)]
+        return _record(found[0]) if found else None
+
     async def reasons(self, ended_since: datetime) -> dict[str, int]:
         """How many runs ended since then, by their reason. Reads all of them."""
         pipeline: list[Document] = [

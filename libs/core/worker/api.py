@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from aiohttp import web
 
 from libs.core.api.errors import NotStarted, Refused
-from libs.core.api.log_output import FROM_STORAGE, FROM_WORKER, PARAMETERS, LogSource, Streams, send
+from libs.core.api.log_output import FROM_STORAGE, FROM_WORKER, PARAMETERS, LogQuery, LogSource, Streams, send
 from libs.core.api.operations import Asked, Operation, routes
 from libs.core.errors import Retryable
 from libs.core.process import runtime_version
@@ -98,11 +98,16 @@ class WorkerApi:
 
         owned = is_owned()
         # Of what is not there any more no more output comes.
-        follow = asked.values["follow"] and is_known
+        query = LogQuery.of(asked.values, follow=asked.values["follow"] and is_known)
+        if query.is_plain:
+            pieces = logs.output(entity_id, tail_lines=query.tail, follow=query.follow)
+        else:
+            pieces = logs.records(entity_id, query)
         with self._streams:
             return await send(
                 asked.request,
-                logs.output(entity_id, tail_lines=asked.values["tail"], follow=follow),
+                pieces,
+                json=query.json,
                 source=FROM_WORKER if owned else FROM_STORAGE,
                 is_known=is_known,
                 # Whoever has it next has the output from then on.
