@@ -10,7 +10,7 @@ from libs.core.store.holds import HoldTarget
 from tests.support.bot_rig import BotRig
 from tests.support.eventually import eventually
 
-GRACE_SECONDS = 25.0
+GRACE_SECONDS = 600.0
 BOT = HoldTarget.entity("b")
 
 

@@ -1,5 +1,6 @@
 """With no worker left, nothing is said to run: not by the command, the API, the status page or the metrics."""
 
+import json
 import time
 import urllib.request
 from collections.abc import AsyncIterator
@@ -23,9 +24,10 @@ SECONDS = 90
 SECONDS_OF_A_WAIT_IN_VAIN = 60
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def runner(tmp_path_factory: pytest.TempPathFactory, docker_engine: Engine) -> AsyncIterator[Deployment]:
-    async with deployment(tmp_path_factory.mktemp("lost-worker"), docker_engine) as made:
+    misspelt = {"MEMORY_LIMITMB": "64"}
+    async with deployment(tmp_path_factory.mktemp("lost-worker"), docker_engine, settings=misspelt) as made:
         await made.start(workers=1)
         made.platform.upload("bot.zip", zipped({"main.py": BOT}))
         yield made
@@ -56,6 +58,16 @@ async def test_a_bot_is_unknown_everywhere_once_its_only_worker_was_killed(runne
     assert "on host" in removed.out
     assert "(worker w1)" in removed.out
     assert (await terminal.succeed("bot", "ls", "--output", "json")).json() == []
+
+
+@pytest.mark.parametrize("process", ["master", "w1"])
+async def test_a_process_warns_of_a_misspelt_setting_and_names_the_nearest_one(
+    runner: Deployment, process: str
+) -> None:
+    lines = [json.loads(line) for line in (runner.folder / f"{process}.log").read_text().splitlines()]
+
+    [warning] = [line for line in lines if line.get("variable") == "MEMORY_LIMITMB"]
+    assert (warning["level"], warning["nearest"]) == ("warning", "MEMORY_LIMIT_MB")
 
 
 async def in_api(runner: Deployment, state: str) -> bool:

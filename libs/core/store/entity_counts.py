@@ -10,7 +10,7 @@ from pymongo import ASCENDING
 from libs.core.store.client import Database, Document, translated
 from libs.core.store.holds import Holds, HoldStore
 from libs.core.store.ownership import Ownership, OwnershipReader
-from libs.core.store.shown_state import UNOWNED_STATES, UNSAID, ShownState, Told, shown
+from libs.core.store.shown_state import UNOWNED_STATES, UNSAID, Told, shown
 from libs.core.store.told import TOLD_FIELDS, owner_of, told
 
 _LIMIT_SECONDS = 4.0
@@ -39,12 +39,17 @@ class EntityCounts:
         groups = await self._groups({"segment_id": {"$in": [*unowned, None]}})
         return dict.fromkeys(UNOWNED_STATES, 0) | (await self._counted(groups, owners) if groups else {})
 
-    async def segments_with_unknown(self) -> list[object]:
-        """The segments with an entity whose worker is gone, as the documents name them."""
+    async def candidates(self, state: str) -> Document:
+        """What is true of the documents of all entities that are shown in *state*, and of few others.
+
+        It goes by the segment, the id and what TOLD_FIELDS say.
+        """
         groups = await self._groups({})
         owners = await self._owners.all()
-        unknown = {g.segment for g in groups if _shown(g.told, g.segment, owners) == ShownState.UNKNOWN}
-        return list(unknown)
+        holds = await self._holds.current()
+        matching = [group for group in groups if state in _possible(group, owners, holds)]
+        words = list({group.told.state for group in matching})
+        return {"segment_id": {"$in": list({group.segment for group in matching})}, "state": {"$in": words}}
 
     async def _groups(self, query: Document) -> list["_Group"]:
         key = {"segment": "$segment_id", **{name: f"${name}" for name in TOLD_FIELDS}}
@@ -86,17 +91,17 @@ class EntityCounts:
             return
         ids: Document = {}
         query: Document = {"segment_id": {"$in": list({group.segment for group in groups})}}
-        fields: Document = {}
         if "selector" not in kinds:
             ids = {"$in": [hold.target.value for hold in holds if hold.target.kind == "id"]}
-            fields = {"_id": 0, "id": 1, "segment_id": 1, **dict.fromkeys(TOLD_FIELDS, 1)}
+        paths = {hold.target.path.split(".")[0] for hold in holds if hold.target.kind == "selector"}
+        fields = dict.fromkeys(["id", "segment_id", *TOLD_FIELDS, *paths], 1) | ({} if "_id" in paths else {"_id": 0})
         while True:
             pipeline: list[Document] = [
                 {"$match": query | ({"id": ids} if ids else {})},
                 {"$sort": {"id": ASCENDING}},
                 {"$limit": _BATCH},
                 {"$set": TOLD_FIELDS},
-                *([{"$project": fields}] if fields else []),
+                {"$project": fields},
             ]
             with translated(), pymongo.timeout(_LIMIT_SECONDS):
                 found = [document async for document in await self._collection.aggregate(pipeline)]
@@ -123,4 +128,12 @@ def _is_said(says: Told, segment: object, owners: Mapping[int, Ownership]) -> bo
 
 
 def _shown(says: Told, segment: object, owners: Mapping[int, Ownership]) -> str:
-    return shown(says, owner_of(owners, segment)).state
+    return str(shown(says, owner_of(owners, segment)).state)
+
+
+def _possible(group: _Group, owners: Mapping[int, Ownership], holds: Holds) -> set[str]:
+    """The states in which entities of *group* may be shown."""
+    found = {_shown(group.told, group.segment, owners)}
+    if not _is_said(group.told, group.segment, owners):
+        found |= {hold.state for hold in holds}
+    return found

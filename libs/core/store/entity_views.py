@@ -14,11 +14,12 @@ from libs.core.store.entity_counts import EntityCounts
 from libs.core.store.holds import Hold, Holds
 from libs.core.store.ownership import Ownership, OwnershipReader
 from libs.core.store.partitions import PartitionStore
-from libs.core.store.shown_state import UNOWNED_STATES, UNSAID, ShownState, shown
+from libs.core.store.shown_state import shown
 from libs.core.store.told import TOLD_FIELDS, number, owner_of, told, whole
 
 _LAST_TEXT = "\U0010ffff"
 _DETAIL_CHARACTERS = 1000
+_BATCH = 1000
 _LIMIT_SECONDS = 4.0
 """Of a question that goes through all entities; the server gives it up too."""
 _FIELDS = {
@@ -114,14 +115,16 @@ class EntityViews:
         if wanted.id_prefix:
             ids |= {"$gte": wanted.id_prefix, "$lte": wanted.id_prefix + _LAST_TEXT}
         query: Document = {"segment_id": wanted.segment} if wanted.segment is not None else {}
-        candidates = await self._candidates(wanted.state) if wanted.state is not None else {}
+        candidates = await self._counts.candidates(wanted.state) if wanted.state is not None else {}
         found: list[EntityView] = []
         while True:
             if after is not None:
                 ids["$gt"] = after
-            page = await self._page(query | ({"id": ids} if ids else {}), candidates, limit)
+            page = await self._page(
+                query | ({"id": ids} if ids else {}), candidates, limit if not candidates else _BATCH
+            )
             found += [view for view in page if wanted.state in (None, view.state)]
-            if len(page) < limit or len(found) >= limit:
+            if not candidates or len(page) < _BATCH or len(found) >= limit:
                 return found[:limit]
             after = page[-1].id
 
@@ -133,15 +136,6 @@ class EntityViews:
     async def counts(self) -> dict[str, int]:
         """How many entities are in each state."""
         return await self._counts.by_state()
-
-    async def _candidates(self, state: str) -> Document:
-        """What is true of the documents of all entities that are shown in *state*, and of few others."""
-        if state == ShownState.UNKNOWN:
-            return {"segment_id": {"$in": await self._counts.segments_with_unknown()}}
-        live = [segment_id for segment_id, owner in (await self._owners.all()).items() if owner.is_live]
-        if state in UNOWNED_STATES:
-            return {"$or": [{"state": {"$in": [state, *UNSAID]}}, {"segment_id": {"$nin": live}}]}
-        return {"state": state, "segment_id": {"$in": live}}
 
     async def _page(self, query: Document, candidates: Document, limit: int) -> list[EntityView]:
         pipeline: list[Document] = [
