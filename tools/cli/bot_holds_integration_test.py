@@ -128,3 +128,12 @@ def test_a_bot_that_another_hold_keeps_down_is_named_with_it(bots: Commands) -> 
 def test_people_read_what_is_stopped_and_that_it_is_down(bots: Commands) -> None:
     assert bots.text("bot", "stop", "b1") == "stopped: id b1\nb1 is down, and was before\n"
     assert bots.text("bot", "start", "b1") == "started: id b1\n"
+
+
+def test_a_removed_bot_leaves_its_kill_and_not_its_stop(bots: Commands) -> None:
+    bots.text("bot", "stop", "b1")
+    bots.text("bot", "kill", "b1", "b2")
+
+    bots.text("bot", "rm", "b1")
+
+    assert [(hold["value"], hold["graceful"]) for hold in holds(bots)] == [("b1", False), ("b2", False)]

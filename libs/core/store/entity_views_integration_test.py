@@ -186,6 +186,7 @@ async def test_a_worker_that_is_gone_leaves_nothing_that_is_said_to_run(database
     [
         (HoldTarget.entity("held"), ["held"]),
         (HoldTarget.selector("id=held"), ["held"]),
+        (HoldTarget.selector("config.owner=alice"), [name for name in sorted([*STATES, "off"]) if name != "off"]),
         (HoldTarget.everything(), ["backed-off", "held", "new", "off", "ran", "rejected", "started"]),
     ],
 )
