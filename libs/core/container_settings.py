@@ -77,7 +77,9 @@ class ContainerSettings(Group):
     result_mb: Annotated[
         int,
         Named("BOT_RESULT_MB", unit="MiB"),
-        Field(ge=1, le=1024, description="size of the JSON that main may return; a backtest's is 64 unless this is set"),
+        Field(
+            ge=1, le=1024, description="size of the JSON that main may return; a backtest's is 64 unless this is set"
+        ),
     ] = 16
     output_kb_per_second: Annotated[
         int,

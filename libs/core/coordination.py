@@ -1,11 +1,13 @@
-"""What masters and workers tell each other, as values, and how those look on the wire."""
+"""The messages between masters and workers, as values, and their form on the wire."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from google.protobuf.internal import api_implementation
 
 from libs.core.lean_imports import hollow
+from libs.core.room import Demand, Need, Room
 from libs.core.tracing import Headers
 
 # Messages that are written in Python and not in C: another megabyte, imported either way.
@@ -15,10 +17,11 @@ with hollow("google.protobuf.internal.python_message") if api_implementation.Typ
 
 @dataclass(frozen=True, slots=True)
 class HeldSegment:
-    """A segment whose lease a worker holds, as far as it knows."""
+    """A segment whose lease a worker holds, as far as it knows, and what its entities need of the engine."""
 
     segment_id: int
     epoch: int
+    demand: Demand = field(default_factory=Demand)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,46 +40,78 @@ class WorkerIdentity:
     http_port: int = 0
     started_at_milliseconds: int = 0
     """Unix time."""
+    owns_several: bool = True
+    """False for a worker of an older version, which owns one segment at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """How it stands with a worker now.
+    """The state that a worker reports with each heartbeat.
 
-    *running* counts its containers. *impediment* says, in words, why it cannot take a segment now; empty when it can.
+    Attributes:
+        held: the leases that it holds.
+        running: its containers.
+        impediment: why it cannot take any segment now; empty when it can.
+        refused: segments that were assigned to it and that it cannot acquire now, with the reason.
+        room: what its engine has left; None while that is not known.
+        engine_lost: whether the engine has not answered for so long that its segments should move to another one.
     """
 
-    held: HeldSegment | None = None
+    held: tuple[HeldSegment, ...] = ()
     running: int = 0
     draining: bool = False
     impediment: str = ""
+    refused: Mapping[int, str] = field(default_factory=dict)
+    room: Room | None = None
+    engine_lost: bool = False
+
+    @property
+    def held_ids(self) -> frozenset[int]:
+        """The segments whose leases it holds."""
+        return frozenset(held.segment_id for held in self.held)
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """The one segment that a worker should own, or None: it should own nothing and stand by. *reason* is for people.
+    """All segments that a worker should own; with none it stands by. *reason* is for people.
 
     *trace* is that of the decision.
     """
 
-    segment_id: int | None
+    segments: frozenset[int] = frozenset()
     reason: str = ""
     trace: Headers = field(default_factory=dict, compare=False)
 
 
 def state_to_wire(state: WorkerState) -> pb.WorkerState:
-    """The message that says *state*."""
-    message = pb.WorkerState(running=state.running, draining=state.draining, impediment=state.impediment)
-    if state.held is not None:
-        message.held.segment_id = state.held.segment_id
-        message.held.epoch = state.held.epoch
-    return message
+    """Return the message for *state*."""
+    held = [_held_to_wire(held) for held in state.held]
+    return pb.WorkerState(
+        held=held[0] if held else None,
+        held_segments=held,
+        running=state.running,
+        draining=state.draining,
+        impediment=state.impediment,
+        refused_segments=[
+            pb.RefusedSegment(segment_id=segment_id, reason=reason) for segment_id, reason in state.refused.items()
+        ],
+        room=_room_to_wire(state.room) if state.room is not None else None,
+        engine_lost=state.engine_lost,
+    )
 
 
 def state_from_wire(message: pb.WorkerState) -> WorkerState:
-    """The state that *message* says."""
-    held = HeldSegment(message.held.segment_id, message.held.epoch) if message.HasField("held") else None
-    return WorkerState(held, message.running, message.draining, message.impediment)
+    """Return the state in *message*, which may come from a worker of an older version."""
+    held = message.held_segments or ([message.held] if message.HasField("held") else [])
+    return WorkerState(
+        held=tuple(_held_from_wire(one) for one in held),
+        running=message.running,
+        draining=message.draining,
+        impediment=message.impediment,
+        refused={refused.segment_id: refused.reason for refused in message.refused_segments},
+        room=_room_from_wire(message.room) if message.HasField("room") else None,
+        engine_lost=message.engine_lost,
+    )
 
 
 def register_to_wire(identity: WorkerIdentity, state: WorkerState) -> pb.Register:
@@ -89,6 +124,7 @@ def register_to_wire(identity: WorkerIdentity, state: WorkerState) -> pb.Registe
         version=identity.version,
         http_port=identity.http_port,
         started_at_milliseconds=identity.started_at_milliseconds,
+        owns_several=identity.owns_several,
         state=state_to_wire(state),
     )
 
@@ -103,20 +139,55 @@ def register_from_wire(message: pb.Register) -> tuple[WorkerIdentity, WorkerStat
         version=message.version,
         http_port=message.http_port,
         started_at_milliseconds=message.started_at_milliseconds,
+        owns_several=message.owns_several,
     )
     return identity, state_from_wire(message.state)
 
 
 def assignment_to_wire(assignment: Assignment) -> pb.Assignment:
-    """The message that says *assignment*."""
+    """Return the message for *assignment*."""
+    segments = sorted(assignment.segments)
     return pb.Assignment(
-        segment_id=assignment.segment_id,
+        segment_id=segments[0] if segments else None,
+        segment_ids=segments,
         reason=assignment.reason,
         traceparent=assignment.trace.get("traceparent", ""),
     )
 
 
 def assignment_from_wire(message: pb.Assignment) -> Assignment:
-    """The assignment that *message* says."""
+    """Return the assignment in *message*, which may come from a master of an older version."""
+    segments = message.segment_ids or ([message.segment_id] if message.HasField("segment_id") else [])
     trace = {"traceparent": message.traceparent} if message.traceparent else {}
-    return Assignment(message.segment_id if message.HasField("segment_id") else None, message.reason, trace)
+    return Assignment(frozenset(segments), message.reason, trace)
+
+
+def _held_to_wire(held: HeldSegment) -> pb.HeldSegment:
+    demand = held.demand
+    return pb.HeldSegment(
+        segment_id=held.segment_id,
+        epoch=held.epoch,
+        need=_need_to_wire(demand.need),
+        lacking=_need_to_wire(demand.lacking) if demand.lacking is not None else None,
+    )
+
+
+def _held_from_wire(message: pb.HeldSegment) -> HeldSegment:
+    lacking = _need_from_wire(message.lacking) if message.HasField("lacking") else None
+    return HeldSegment(message.segment_id, message.epoch, Demand(_need_from_wire(message.need), lacking))
+
+
+def _room_to_wire(room: Room) -> pb.Room:
+    return pb.Room(total=_need_to_wire(room.total), free=_need_to_wire(room.free), entity=_need_to_wire(room.entity))
+
+
+def _room_from_wire(message: pb.Room) -> Room:
+    return Room(_need_from_wire(message.total), _need_from_wire(message.free), _need_from_wire(message.entity))
+
+
+def _need_to_wire(need: Need) -> pb.Need:
+    return pb.Need(memory_bytes=need.memory_bytes, cpus=need.cpus)
+
+
+def _need_from_wire(message: pb.Need) -> Need:
+    return Need(message.memory_bytes, message.cpus)

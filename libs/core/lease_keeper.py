@@ -61,7 +61,7 @@ class Lapse:
     reason: str
 
 
-_UNPROVEN = Lapse(superseded=False, reason="it could not be renewed in time")
+_UNPROVEN = "it could not be renewed in time"
 
 
 class LeaseKeeper(Generic[L]):
@@ -71,7 +71,8 @@ class LeaseKeeper(Generic[L]):
         kind: the lease's name in metrics: "segment" or "leadership".
         renew: one request, with its limit in seconds; raises LeaseLost when the lease is gone, anything else when its
             outcome is unknown.
-        renewed: called with each renewed lease while it is proven; what it raises is logged.
+        renewed: awaited with each renewed lease while it is proven. While it raises, the renewal does not count, so
+            that the lease ends with the last proof that was acted on.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class LeaseKeeper(Generic[L]):
         renew: Callable[[L, float], Awaitable[L]],
         timing: LeaseTiming,
         *,
-        renewed: Callable[[L], None] = lambda _: None,
+        renewed: Callable[[L], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.lease = lease
@@ -90,6 +91,7 @@ class LeaseKeeper(Generic[L]):
         self._timing = timing
         self._renewed = renewed
         self._clock = clock
+        self._failure = ""
         for reason in ("lost", "superseded"):
             LAPSES.labels(kind, reason)  # from 0 on, so that the first one shows as an increase
 
@@ -118,7 +120,10 @@ class LeaseKeeper(Generic[L]):
             done, _ = await asyncio.wait([renewing], timeout=left)
             if done:
                 return renewing.result()
-        return _UNPROVEN
+        return self._unproven()
+
+    def _unproven(self) -> Lapse:
+        return Lapse(superseded=False, reason=f"{_UNPROVEN}: {self._failure}" if self._failure else _UNPROVEN)
 
     async def _renew_for_ever(self) -> Lapse:
         pause = self._timing.renew_interval_seconds
@@ -127,25 +132,27 @@ class LeaseKeeper(Generic[L]):
             begun = self._clock()
             if (left := self.safe_seconds()) <= 0:
                 # This process stood still for too long. Asking the server now would only lose time.
-                return _UNPROVEN
+                return self._unproven()
+            limit = min(self._timing.attempt_seconds, left)
             try:
                 with observe("lease", f"renew {self._kind}"):
-                    lease = await self._renew(self.lease, min(self._timing.attempt_seconds, left))
+                    lease = await self._renew(self.lease, limit)
+                await self._take(lease, limit)
             except LeaseLost as lost:
                 return Lapse(lost.superseded, str(lost))
             except Exception as error:  # noqa: BLE001 - whatever failed, the lease is not renewed; the guard decides
                 log.warning("lease not renewed", lease=self._kind, left_seconds=round(left, 2), reason=str(error))
+                self._failure = str(error) or type(error).__name__
                 pause = self._timing.retry_seconds
             else:
-                self._take(lease)
+                self._failure = ""
                 pause = max(0.0, self._timing.renew_interval_seconds - (self._clock() - begun))
 
-    def _take(self, lease: L) -> None:
-        self.lease = lease
-        if self.safe_seconds() <= 0:
+    async def _take(self, lease: L, limit_seconds: float) -> None:
+        if lease.proven_until - self._timing.margin_seconds <= self._clock():
             # The answer came too late (this process stood still); what it proves is over already.
             return
-        try:
-            self._renewed(lease)
-        except Exception:
-            log.exception("could not act on a renewed lease", lease=self._kind)
+        if self._renewed is not None:
+            async with asyncio.timeout(limit_seconds):
+                await self._renewed(lease)
+        self.lease = lease

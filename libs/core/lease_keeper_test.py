@@ -29,7 +29,9 @@ def extended(lease: Lease) -> Lease:
     return replace(lease, proven_until=now() + LIFE_SECONDS)
 
 
-def keeper_of(lease: Lease, renew: Renew, renewed: Callable[[Lease], None] = lambda _: None) -> LeaseKeeper[Lease]:
+def keeper_of(
+    lease: Lease, renew: Renew, renewed: Callable[[Lease], Awaitable[None]] | None = None
+) -> LeaseKeeper[Lease]:
     return LeaseKeeper("segment", lease, renew, TIMING, renewed=renewed, clock=now)
 
 
@@ -131,17 +133,47 @@ async def test_a_proof_that_is_over_when_it_comes_refreshes_nothing() -> None:
         # The request was sent long ago: this process stood still in between.
         return replace(lease, proven_until=now() - 0.1)
 
-    await keeper_of(fresh(), renew, refreshed.append).keep()
+    async def refresh(lease: Lease) -> None:
+        refreshed.append(lease)
+
+    await keeper_of(fresh(), renew, refresh).keep()
 
     assert refreshed == []
 
 
 @in_virtual_time
-async def test_a_renewal_that_cannot_be_acted_on_is_still_a_renewal() -> None:
-    def disk_full(lease: Lease) -> None:
+async def test_renewal_that_cannot_be_acted_on_lapses_with_the_last_one_that_could() -> None:
+    async def disk_full(lease: Lease) -> None:
         raise OSError("no space left on device")
 
     keeper = keeper_of(fresh(), works, disk_full)
+
+    lapse = await keeper.keep()
+
+    assert not lapse.superseded
+    assert "no space left on device" in lapse.reason
+    assert now() == pytest.approx(LIFE_SECONDS - TIMING.margin_seconds, abs=0.2)
+
+
+@in_virtual_time
+async def test_renewal_that_hangs_while_it_is_acted_on_lapses() -> None:
+    async def hang(lease: Lease) -> None:
+        await asyncio.Event().wait()
+
+    await keeper_of(fresh(), works, hang).keep()
+
+    assert now() == pytest.approx(LIFE_SECONDS - TIMING.margin_seconds, abs=0.2)
+
+
+@in_virtual_time
+async def test_renewal_that_is_acted_on_at_the_second_try_keeps_the_lease() -> None:
+    failures = [OSError("no space left on device")] * 3
+
+    async def sometimes(lease: Lease) -> None:
+        if failures:
+            raise failures.pop()
+
+    keeper = keeper_of(fresh(), works, sometimes)
 
     await still_kept(keeper, 2 * LIFE_SECONDS)
 

@@ -1,7 +1,7 @@
 """Room on an engine and what entities need of it, as values: memory and processors."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,9 @@ class Need:
         """What needs are compared by: memory first, since processors can be shared."""
         return self.memory_bytes, self.cpus
 
+    def __mul__(self, number: int) -> "Need":
+        return Need(self.memory_bytes * number, self.cpus * number)
+
 
 @dataclass(frozen=True, slots=True)
 class Room:
@@ -41,6 +44,10 @@ class Room:
     def holds(self, need: Need) -> bool:
         """Return whether *need* fits into what is free."""
         return need.memory_bytes <= self.free.memory_bytes and need.cpus <= max(0.0, self.free.cpus) + 1e-9
+
+    def less(self, need: Need) -> "Room":
+        """Return the room that is left after *need* was taken."""
+        return replace(self, free=self.free - need)
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,6 +186,26 @@ class CoordinationSettings(Group):
         Named("ASSIGN_INTERVAL_SECONDS", unit="seconds"),
         Field(ge=0.05, le=600, description="how often the master looks for segments to assign when nothing happens"),
     ] = 10.0
+    settle_seconds: Annotated[
+        Seconds,
+        Named("SETTLE_SECONDS", unit="seconds"),
+        Field(
+            ge=0,
+            le=60,
+            description="how long after a worker has registered the master waits for others before it assigns segments "
+            "that have no owner, so that they are spread over all of them",
+        ),
+    ] = 0.5
+    max_segments_per_worker: Annotated[
+        int,
+        Named("MAX_SEGMENTS_PER_WORKER"),
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="segments of one worker up to which they are spread evenly; a worker owns more while no other "
+            "one can, and gives them up when one has come",
+        ),
+    ] = 16
     max_segment: Annotated[
         int,
         Named("MAX_SEGMENT", flag="--max-segment"),

@@ -2,7 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from prometheus_client.registry import Collector
@@ -21,6 +22,7 @@ from libs.docker_runner.container_events import ContainerEvent
 from libs.docker_runner.container_group import ContainerGroup
 from libs.docker_runner.definition import ExecutableFactory, Ownership
 from libs.docker_runner.engine import Engine
+from libs.docker_runner.event_hub import EventHub
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.host_cleaner import HostCleaner
 from libs.docker_runner.keepalive import KeepaliveFile, SegmentKeepalive
@@ -34,6 +36,7 @@ from libs.docker_runner.room_metrics import RoomCollector
 from libs.docker_runner.run_records import History, Recorder
 from libs.docker_runner.runner import DockerRunner
 from libs.docker_runner.settings import RunnerSettings
+from libs.docker_runner.threads import Threads
 from libs.docker_runner.usage_sampler import UsageCollector, UsageSampler
 from libs.docker_runner.workshop import Workshop
 
@@ -42,7 +45,11 @@ log = get_logger(__name__)
 ENGINE = "docker"
 """The name under which readiness shows the engine."""
 
-_LOOK_SECONDS = 5.0
+_LOOK_SECONDS = 2.0
+_PREPARE_SECONDS = 5.0
+_ANSWER_SECONDS = 2.5
+# A loaded engine may be silent for some seconds.
+_LOST_SECONDS = 7.0
 
 
 class DockerHost:
@@ -80,13 +87,19 @@ class DockerHost:
         self.code = code
         self.runner = DockerRunner(engine, code, settings)
         self._usage = UsageSampler(self.runner, service=service, scope=scope, owns=owns)
+        self._hub = EventHub(self._watched_events)
         self._engine = engine
         self._owns = owns
         self._service = service
         self._scope = scope
         self._lease_seconds = lease_seconds
         self._keepalives: dict[int, KeepaliveFile] = {}
+        # Of their own, so that no slow disk makes a keepalive late.
+        self._keepalive_threads = Threads("keepalive", 2)
         self._impediment = ""
+        self._unprepared = ""
+        self._missing: Mapping[str, str] = {}
+        self._answered_at = time.monotonic()
         # Ids are chosen by people and scopes by us, but both reach a path only as digests.
         place = hashlib.sha256(f"{service}\0{scope}".encode()).hexdigest()[:20]
         self._keepalive_directory = keepalives / place
@@ -176,6 +189,8 @@ class DockerHost:
         await host.runner.open()
         lifecycle.part("watch the docker engine", lambda: host._watch(readiness))
         lifecycle.part("look at the engine's room", host.runner.room.run)
+        lifecycle.part("prepare the docker host", host._prepare_for_ever)
+        lifecycle.part("container events", host._hub.run)
         lifecycle.part("clean the docker host", host._cleaner.run)
         lifecycle.part("logs", host.logs.run)
         lifecycle.part("sample containers", host._usage.run)
@@ -190,6 +205,21 @@ class DockerHost:
             folder = self._keepalive_directory / str(segment)
             self._keepalives[segment] = SegmentKeepalive(folder, self._lease_seconds, former=former)
         return self._keepalives[segment]
+
+    async def keep_alive(self, segment: int, proven_until: float) -> None:
+        """Let a segment's containers live until a little before *proven_until*, a ``time.monotonic()``.
+
+        Raises:
+            OSError: they do not know of it.
+        """
+        await self._keepalive_threads.run(self.keepalive(segment).refresh, proven_until)
+
+    async def expire(self, segment: int) -> None:
+        """End a segment's containers by their own switch, and let none begin late; at the latest with the lease."""
+        try:
+            await self._keepalive_threads.run(self.keepalive(segment).expire)
+        except OSError as error:
+            log.warning("keepalive not expired; it runs out with the lease", segment=segment, reason=str(error))
 
     def group(self, segment: int, epoch: int) -> ContainerGroup:
         """The containers of a segment under one ownership."""
@@ -224,25 +254,43 @@ class DockerHost:
 
     def events(self) -> AsyncGenerator[ContainerEvent, None]:
         """What happens to this service's containers, for ever."""
+        return self._hub.events()
+
+    def _watched_events(self) -> AsyncGenerator[ContainerEvent, None]:
         return self._cleaner.watching(self._usage.watching(self.runner.events(self._service, self._scope)))
 
     def impediment(self) -> str:
         """Why no bot could be started here now; empty when one could."""
         return self._impediment
 
+    def lost(self) -> bool:
+        """Whether the engine has not answered for some seconds."""
+        return time.monotonic() - self._answered_at > _LOST_SECONDS
+
     async def _watch(self, readiness: Readiness) -> None:
-        """Fetch the images before the first bot needs them, and keep an eye on the engine."""
+        """Keep an eye on the engine."""
         while True:
             try:
-                self.runner.room.has((await self._engine.info()).capacity)
-                missing = await self.runner.prepare()
-            except Retryable as error:
-                self._impediment = str(error)
-                readiness.report(ENGINE, False, str(error))
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    self.runner.room.has((await self._engine.info()).capacity)
+            except (Retryable, TimeoutError) as error:
+                self._impediment = str(error) or f"the Docker engine has not answered within {_ANSWER_SECONDS:g} s"
             else:
-                self._impediment = ""
-                readiness.report(ENGINE, True, "; ".join(missing.values()))
+                self._answered_at = time.monotonic()
+                self._impediment = self._unprepared
+            readiness.report(ENGINE, not self._impediment, self._impediment or "; ".join(self._missing.values()))
             await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _prepare_for_ever(self) -> None:
+        """Fetch the images and put up the network before the first bot needs them, and again when they have gone."""
+        while True:
+            try:
+                self._missing = await self.runner.prepare()
+            except Retryable as error:
+                self._unprepared = str(error)
+            else:
+                self._unprepared = ""
+            await asyncio.sleep(_PREPARE_SECONDS)
 
 
 async def _engine_id(engine: Engine, readiness: Readiness) -> str:

@@ -6,6 +6,7 @@ Containers mount its folder and end their bots when the file says so, or when it
 
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -27,7 +28,8 @@ _ABANDONED_SECONDS = 86_400.0
 class KeepaliveFile:
     """The lease file of one segment in *folder*, which the engine must see at the same path.
 
-    Its methods write a few bytes and return at once; each may be repeated.
+    Its methods block for as long as it takes to write a few bytes; each may be repeated. They may be called from
+    several threads: what is called later has effect later.
 
     Args:
         ttl_seconds: the lease's life; the file never gives more than that.
@@ -49,6 +51,7 @@ class KeepaliveFile:
         self._counter = time.time_ns()
         self._temporary = folder / f".{FILE_NAME}.{secrets.token_hex(8)}"
         self._written = ""
+        self._lock = threading.Lock()
 
     def refresh(self, proven_until: float) -> None:
         """Let the containers live until a little before *proven_until*, a ``time.monotonic()`` of this process.
@@ -56,8 +59,9 @@ class KeepaliveFile:
         Raises:
             OSError: they do not know of it. Nothing is left of the attempt.
         """
-        left = min(proven_until - self._monotonic(), self._ttl) - SAFETY_SECONDS
-        self._write(max(self._uptime() + left, 0.001), max(left, 0.0))
+        with self._lock:
+            left = min(proven_until - self._monotonic(), self._ttl) - SAFETY_SECONDS
+            self._write(max(self._uptime() + left, 0.001), max(left, 0.0))
 
     def expire(self) -> None:
         """End the containers now, and let none begin late; unless another owner has refreshed the file since.
@@ -65,12 +69,13 @@ class KeepaliveFile:
         Raises:
             OSError: they end when the last refresh runs out.
         """
-        try:
-            theirs = (self.folder / FILE_NAME).read_text() != self._written
-        except FileNotFoundError:
-            theirs = False
-        if not theirs:
-            self._write(0.0, 0.0)
+        with self._lock:
+            try:
+                theirs = (self.folder / FILE_NAME).read_text() != self._written
+            except FileNotFoundError:
+                theirs = False
+            if not theirs:
+                self._write(0.0, 0.0)
 
     def _write(self, deadline: float, left: float) -> None:
         # A supervisor under another kernel cannot compare clocks, and counts what is left from when it sees this.

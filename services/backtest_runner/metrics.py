@@ -1,6 +1,6 @@
 """The queue of backtests as metrics that are read when they are scraped."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
@@ -8,7 +8,7 @@ from prometheus_client.registry import Collector
 from libs.core.metrics import Declared
 from services.backtest_runner.pool import SegmentPool
 
-LENGTH = Declared("runtime_backtest_queue_length", "gauge", "Backtests of this worker's segment that wait for a slot.")
+LENGTH = Declared("runtime_backtest_queue_length", "gauge", "Backtests of this worker's segments that wait for a slot.")
 AGE = Declared(
     "runtime_backtest_queue_age_seconds",
     "gauge",
@@ -17,14 +17,14 @@ AGE = Declared(
 
 
 class QueueCollector(Collector):
-    """The queue of the segment that is owned. Register it once a process.
+    """The queues of the segments that are owned. Register it once a process.
 
     Args:
-        pool: what runs the segment's backtests; None without a segment.
+        pools: what runs each segment's backtests.
     """
 
-    def __init__(self, pool: Callable[[], SegmentPool | None]) -> None:
-        self._pool = pool
+    def __init__(self, pools: Callable[[], Collection[SegmentPool]]) -> None:
+        self._pools = pools
 
     def describe(self) -> Iterator[Metric]:
         """The metrics without values."""
@@ -33,6 +33,6 @@ class QueueCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The metrics as they are now."""
-        pool = self._pool()
-        yield LENGTH.of(pool.queue_length if pool is not None else 0)
-        yield AGE.of(pool.queue_age_seconds if pool is not None else 0)
+        pools = self._pools()
+        yield LENGTH.of(sum(pool.queue_length for pool in pools))
+        yield AGE.of(max((pool.queue_age_seconds for pool in pools), default=0.0))

@@ -11,7 +11,7 @@ __all__ = ["backtest_rig"]
 
 def seen(rig: BacktestRig, name: str) -> float | None:
     registry = CollectorRegistry()
-    registry.register(QueueCollector(lambda: rig.pool))
+    registry.register(QueueCollector(lambda: [rig.pool] if rig.pool is not None else []))
     return registry.get_sample_value(name)
 
 

@@ -18,6 +18,7 @@ from libs.docker_runner.engine_room import WAITING_LOOK_SECONDS
 from libs.docker_runner.room import RoomRequest, Shortage
 from libs.docker_runner.waiting import WaitingForRoom
 from services.backtest_runner.run import BacktestRun, RunKit
+from services.backtest_runner.slots import Slots
 from services.backtest_runner.state import BacktestState
 
 log = get_logger(__name__)
@@ -41,7 +42,8 @@ class SegmentPool:
     """Runs one segment's backtests until it is cancelled.
 
     Args:
-        size: how many run at once. Those that are being handed over take no slot, but there is a limit to them too.
+        slots: how many run at once, in this pool and in others of the worker. Backtests that are being handed over take
+            none, but there is a limit to them too.
     """
 
     def __init__(
@@ -50,15 +52,15 @@ class SegmentPool:
         *,
         kit: RunKit,
         entities: EntityStore,
-        size: int,
+        slots: Slots,
         scan_interval_seconds: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._owned = owned
         self._kit = kit
         self._entities = entities
-        self._most_in_hand = 4 * size
-        self._size = size
+        self._most_in_hand = 4 * slots.size
+        self._slots = slots
         self._scan_interval = scan_interval_seconds
         self._clock = clock
         self._waiting: list[BacktestState] = []
@@ -73,21 +75,38 @@ class SegmentPool:
 
     async def run(self) -> None:
         """Run them, for ever. A database that is away is waited for; what runs goes on running meanwhile."""
-        backoff = Backoff(initial_seconds=0.2, cap_seconds=5.0)
         try:
             async with asyncio.TaskGroup() as tasks:
-                while True:
-                    try:
-                        with observe("reconcile", "backtests"):
-                            await self.look(tasks)
-                        backoff.reset()
-                        pause = min(self._scan_interval, WAITING_LOOK_SECONDS) if self._lacking else self._scan_interval
-                    except Retryable as error:
-                        pause = backoff.next_seconds()
-                        log.warning("backtests cannot be read", reason=str(error), retry_in_seconds=round(pause, 2))
-                    await self._owned.wake.wait_at_most(pause)
+                self._slots.join(self, lambda: self._refill(tasks))
+                try:
+                    await self._look_for_ever(tasks)
+                finally:
+                    self._slots.leave(self)
         finally:
             self._lacking.become({})
+
+    async def _look_for_ever(self, tasks: asyncio.TaskGroup) -> None:
+        backoff = Backoff(initial_seconds=0.2, cap_seconds=5.0)
+        while True:
+            try:
+                with observe("reconcile", "backtests"):
+                    await self.look(tasks)
+                backoff.reset()
+                pause = min(self._scan_interval, WAITING_LOOK_SECONDS) if self._lacking else self._scan_interval
+            except Retryable as error:
+                pause = backoff.next_seconds()
+                log.warning("backtests cannot be read", reason=str(error), retry_in_seconds=round(pause, 2))
+            await self._owned.wake.wait_at_most(pause)
+
+    @property
+    def slots_taken(self) -> int:
+        """How many backtests of this pool take a slot."""
+        return sum(not run.slot_left for run in self._in_hand.values())
+
+    @property
+    def next_order(self) -> tuple[bool, str] | None:
+        """The order among all pools of the backtest that waits longest; None when none does."""
+        return self._waiting[0].order if self._waiting else None
 
     @property
     def queue_length(self) -> int:
@@ -103,7 +122,7 @@ class SegmentPool:
     def demand(self) -> Demand:
         """What the backtests in hand, and those that have a slot once there is room, need of the engine; quick."""
         running = [run.state for run in self._in_hand.values() if not run.slot_left]
-        wanted = [*running, *self._waiting[: max(0, self._size - len(running))]]
+        wanted = [*running, *self._waiting[: max(0, self._slots.size - len(running))]]
         rooms = (self._room_of(state) for state in wanted)
         return Demand.of((room.need for room in rooms if room is not None), self._lacking.needs())
 
@@ -176,13 +195,13 @@ class SegmentPool:
 
     def _free(self, state: BacktestState) -> bool:
         """Whether there is a slot for it, or it needs none."""
-        return state.outcome is not None or sum(not run.slot_left for run in self._in_hand.values()) < self._size
+        return state.outcome is not None or self._slots.has_free
 
     async def _carry_out(self, run: BacktestRun, request: RoomRequest | None, tasks: asyncio.TaskGroup) -> None:
         def slot_left() -> None:
             if request is not None:
                 self._kit.room.settle(request)
-            self._refill(tasks)
+            self._slots.refill()
 
         run.on_slot_left = slot_left
         try:
@@ -197,7 +216,7 @@ class SegmentPool:
             await asyncio.sleep(_REFUSED_SECONDS)
             self._owned.wake.set()
         del self._in_hand[run.state.id]
-        self._refill(tasks)
+        self._slots.refill()
 
 
 def _state(run: BacktestRun) -> PoolState:

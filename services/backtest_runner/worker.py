@@ -22,7 +22,7 @@ from libs.docker_runner.from_settings import runner_settings
 from libs.docker_runner.room import Priority
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.worker.handler import DockerSegmentHandler
-from libs.docker_runner.worker.opening import open_docker_host
+from libs.docker_runner.worker.opening import engine_view, open_docker_host
 from services.backtest_runner.claims import Claims
 from services.backtest_runner.completion import Completion
 from services.backtest_runner.metrics import QueueCollector
@@ -31,6 +31,7 @@ from services.backtest_runner.pool import SegmentPool
 from services.backtest_runner.records import RunRecords
 from services.backtest_runner.run import RunKit
 from services.backtest_runner.shelf import Shelf
+from services.backtest_runner.slots import Slots
 
 RESULT_BYTES = 64 * MIB
 """What a backtest may return unless BOT_RESULT_MB is set: more than a bot, since a result is all that it is for."""
@@ -62,6 +63,8 @@ async def prepare(context: WorkerContext) -> Workplace:
     await asyncio.to_thread(shelf.open)
     completion = await _completion(context, docker)
 
+    slots = Slots(settings.batch.batch_size)
+
     def claims(owned: OwnedSegment) -> Claims:
         return Claims(docker.recorder, epoch=owned.epoch, entities=context.entities)
 
@@ -85,7 +88,7 @@ async def prepare(context: WorkerContext) -> Workplace:
             owned,
             kit=kit,
             entities=context.entities,
-            size=settings.batch.batch_size,
+            slots=slots,
             scan_interval_seconds=settings.batch.interval_seconds,
         )
 
@@ -99,10 +102,10 @@ async def prepare(context: WorkerContext) -> Workplace:
     return Workplace(
         handler,
         docker.engine_id,
-        docker.impediment,
+        engine_view(docker),
         _output(context, docker),
         entities=handler.states,
-        metrics=[*docker.metrics(), QueueCollector(lambda: handler.work)],
+        metrics=[*docker.metrics(), QueueCollector(lambda: handler.works)],
     )
 
 

@@ -32,15 +32,15 @@ class HasStatuses(Protocol):
 
 
 class BotsCollector(Collector):
-    """Each bot of the segment that is owned. Register it once a process.
+    """Each bot of the segments that are owned. Register it once a process.
 
     Args:
-        work: what keeps the segment's bots running; None without a segment.
+        works: what keeps each segment's bots running.
         usage: what their containers use.
     """
 
-    def __init__(self, work: Callable[[], HasStatuses | None], usage: UsageTally) -> None:
-        self._work = work
+    def __init__(self, works: Callable[[], Collection[HasStatuses]], usage: UsageTally) -> None:
+        self._works = works
         self._usage = usage
 
     def describe(self) -> Iterator[Metric]:
@@ -50,8 +50,7 @@ class BotsCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The metrics as they are now."""
-        work = self._work()
-        statuses = work.statuses if work is not None else ()
+        statuses = [status for work in self._works() for status in work.statuses]
         yield UP.of({(status.bot_id,): float(status.state is BotState.RUNNING) for status in statuses})
         yield RESTARTS.of({(status.bot_id,): status.history.restarts for status in statuses})
         yield CPU.of({(usage.container.id,): usage.stats.cpu_seconds for usage in self._usage.latest})

@@ -24,9 +24,9 @@ def test_each_bot_has_its_own_series() -> None:
     usage = UsageTally()
     container = from_labels({Label.ID: "a"}, container_id="c", name="n", state=ContainerState.RUNNING)
     usage.sampled({"c": Usage(container, Stats(100, 1000, 7.5, 1, 0, 0))}, ["c"])
-    segment = Segment([status("a", BotState.RUNNING, 3), status("b", BotState.BACKING_OFF, 9)])
+    segments = [Segment([status("a", BotState.RUNNING, 3)]), Segment([status("b", BotState.BACKING_OFF, 9)])]
     registry = CollectorRegistry()
-    registry.register(BotsCollector(lambda: segment, usage))
+    registry.register(BotsCollector(lambda: segments, usage))
 
     values = {
         (name, bot): registry.get_sample_value(f"runtime_bot_{name}", {"id": bot})
@@ -49,7 +49,7 @@ def test_each_bot_has_its_own_series() -> None:
 def test_a_hostile_id_stays_within_its_quotes() -> None:
     registry = CollectorRegistry()
     hostile = 'x"} 1\nruntime_bot_up{id="y'
-    registry.register(BotsCollector(lambda: Segment([status(hostile, BotState.RUNNING)]), UsageTally()))
+    registry.register(BotsCollector(lambda: [Segment([status(hostile, BotState.RUNNING)])], UsageTally()))
 
     text = generate_latest(registry).decode()
 
@@ -58,6 +58,6 @@ def test_a_hostile_id_stays_within_its_quotes() -> None:
 
 def test_without_a_segment_there_is_no_bot() -> None:
     registry = CollectorRegistry()
-    registry.register(BotsCollector(lambda: None, UsageTally()))
+    registry.register(BotsCollector(list, UsageTally()))
 
     assert registry.get_sample_value("runtime_bot_up", {"id": "a"}) is None

@@ -13,7 +13,7 @@ from libs.core.worker.role import WorkerContext, WorkerRole, Workplace
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.room import Priority
 from libs.docker_runner.worker.handler import DockerSegmentHandler
-from libs.docker_runner.worker.opening import open_docker_host
+from libs.docker_runner.worker.opening import engine_view, open_docker_host
 from services.bot_runner.bot_actions import BotActions
 from services.bot_runner.checks import VersionChecks
 from services.bot_runner.desired import Desires
@@ -65,11 +65,11 @@ async def prepare(context: WorkerContext) -> Workplace:
     )
     metrics = docker.metrics()
     if settings.metrics.per_bot:
-        metrics = [*metrics, BotsCollector(lambda: handler.work, docker.runner.usage)]
+        metrics = [*metrics, BotsCollector(lambda: handler.works, docker.runner.usage)]
     return Workplace(
         handler,
         docker.engine_id,
-        docker.impediment,
+        engine_view(docker),
         docker.log_reader,
         entities=handler.states,
         metrics=metrics,

@@ -13,7 +13,7 @@ from libs.core.worker.role import WorkerContext, WorkerRole, Workplace
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.room import Priority
 from libs.docker_runner.worker.handler import DockerSegmentHandler
-from libs.docker_runner.worker.opening import open_docker_host
+from libs.docker_runner.worker.opening import engine_view, open_docker_host
 from services.bot_scheduler.books import Books
 from services.bot_scheduler.closing import close_all
 from services.bot_scheduler.inheritance import Inheritance
@@ -66,7 +66,7 @@ async def prepare(context: WorkerContext) -> Workplace:
     return Workplace(
         handler,
         docker.engine_id,
-        docker.impediment,
+        engine_view(docker),
         docker.log_reader,
         entities=handler.states,
         metrics=docker.metrics(),

@@ -218,7 +218,7 @@ def pure(workers: int) -> dict[str, float]:
     for number in range(workers):
         identity = WorkerIdentity(f"w{number}", f"w{number}-1", f"h{number}")
         registry.register(SessionId(number), identity, WorkerState(), 0.0)
-    state = WorkerState(held=HeldSegment(1, 1))
+    state = WorkerState(held=(HeldSegment(1, 1),))
     rounds = []
     for turn in range(5):
         begun = time.perf_counter()

@@ -97,7 +97,7 @@ async def test_a_frozen_worker_loses_its_bot_within_the_lease_and_takes_nothing_
 
         async def stands_by() -> bool:
             status = await runner.status(victim)
-            return status.get("held") is None and status.get("master_id") is not None
+            return status.get("held") == [] and status.get("master_id") is not None
 
         assert await eventually(stands_by)
         container = await runner.running_with("b1", "up")
@@ -119,7 +119,7 @@ async def test_a_worker_restarted_under_its_name_adopts_its_containers(runner: D
 
     async def owns_again() -> bool:
         status = await runner.status("w1")
-        return status.get("held") is not None and status.get("running") == 2
+        return bool(status.get("held")) and status.get("running") == 2
 
     assert await eventually(owns_again)
     after = {bot_id: str((await runner.containers(bot_id))[0]["Id"]) for bot_id in before}
@@ -147,20 +147,18 @@ async def test_workers_come_and_go_and_no_bot_is_ever_in_two_containers(
         assert watch.overlaps == []
 
 
-async def test_segments_that_wait_for_a_worker_are_seen_and_run_when_one_is_free(runner: Deployment) -> None:
+async def test_one_worker_runs_the_bots_of_all_segments(runner: Deployment) -> None:
     await runner.start(workers=1, **PATIENT)
     await create_running(runner, "b1", "b2")
-    await runner.platform.create_bot("b3", {}, key="bot.zip")
+    first = await runner.containers("b1")
 
-    async def waiting() -> bool:
-        state = (await runner.readiness("master"))["segments"]
-        assert state["detail"] == "1 of 2 segments wait for a worker"
-        return [s["state"] for s in (await runner.status("master"))["segments"]] == ["owned", "waiting"]
+    # A segment holds two.
+    await create_running(runner, "b3")
 
-    await eventually(waiting)
-
-    await runner.start_process("worker", "w2", **PATIENT).wait_ready()
-    assert await eventually(lambda: runner.running_with("b3", "up"))
+    status = await runner.status("w1")
+    assert [held["segment_id"] for held in status["held"]] == [1, 2]
+    assert [s["state"] for s in (await runner.status("master"))["segments"]] == ["owned", "owned"]
+    assert [c["Id"] for c in await runner.containers("b1")] == [c["Id"] for c in first]
 
 
 async def test_a_master_that_is_away_stops_nothing(runner: Deployment) -> None:

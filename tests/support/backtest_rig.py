@@ -42,6 +42,7 @@ from services.backtest_runner.pool import SegmentPool
 from services.backtest_runner.records import RunRecords
 from services.backtest_runner.run import RunKit
 from services.backtest_runner.shelf import Shelf
+from services.backtest_runner.slots import Slots
 from tests.support.deaths import Death, Mortal
 from tests.support.eventually import eventually
 from tests.support.fake_host import check_room, container_of, room_of
@@ -240,7 +241,7 @@ class BacktestRig:
             max_retries=max_retries,
             stop_grace_seconds=0.0,
         )
-        return SegmentPool(owned, kit=kit, entities=entities, size=size, scan_interval_seconds=0.1)
+        return SegmentPool(owned, kit=kit, entities=entities, slots=Slots(size), scan_interval_seconds=0.1)
 
 
 @pytest_asyncio.fixture(loop_scope="session", name="rig")

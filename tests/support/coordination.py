@@ -16,11 +16,12 @@ from libs.core.health import Readiness
 from libs.core.lease import Holder, Lease
 from libs.core.lease_keeper import LeaseTiming
 from libs.core.master.master import Master
+from libs.core.room import Demand, Room
 from libs.core.settings import CoordinationSettings
 from libs.core.store.client import Database
 from libs.core.store.leases import LeadershipStore, LeaseStore
 from libs.core.worker.handler import OwnedSegment
-from libs.core.worker.worker import Worker
+from libs.core.worker.worker import EngineView, Worker
 from tools.stack.ports import free_port
 
 PATIENT_LIFE_SECONDS = 60.0
@@ -86,7 +87,7 @@ class World:
 
 @dataclass
 class FakeHandler:
-    """Keeps one container for its segment, and writes down what it is asked to do."""
+    """Keeps one container for each of its segments, and writes down what it is asked to do."""
 
     world: World
     host: str
@@ -96,6 +97,12 @@ class FakeHandler:
     stop_seconds: float = 0.0
     failing_runs: int = 0
     impediment: str = ""
+    lost: bool = False
+    """Whether the engine does not answer, so that nothing can be stopped through it."""
+    unwritable: set[int] = field(default_factory=set)
+    """Segments whose keepalive cannot be written."""
+    demands: dict[int, Demand] = field(default_factory=dict)
+    room: Room | None = None
 
     async def run(self, owned: OwnedSegment) -> None:
         """See SegmentHandler."""
@@ -111,8 +118,10 @@ class FakeHandler:
                 self.world.containers.append(container)
             await owned.wake.wait_at_most(0.02)
 
-    def renewed(self, lease: Lease) -> None:
+    async def renewed(self, lease: Lease) -> None:
         """See SegmentHandler."""
+        if lease.segment_id in self.unwritable:
+            raise OSError("no space left on device, as the test wants")
         assert lease.proven_until > time.monotonic()
         for container in self.world.alive(lease.segment_id, self.host):
             container.alive_until = lease.proven_until - SWITCH_MARGIN_SECONDS
@@ -120,12 +129,23 @@ class FakeHandler:
     async def stop_all(self, owned: OwnedSegment, grace_seconds: float) -> None:
         """See SegmentHandler."""
         self.calls.append(f"stop {owned.segment_id}/{owned.epoch}")
+        if self.lost:
+            await asyncio.Event().wait()
         if self.failing_stops > 0:
             self.failing_stops -= 1
             raise RuntimeError("the engine does not answer, as the test wants")
         await asyncio.sleep(min(self.stop_seconds, grace_seconds))
         for container in self.world.alive(owned.segment_id, self.host):
             container.stopped = time.monotonic()
+
+    async def expire(self, owned: OwnedSegment) -> None:
+        """See SegmentHandler."""
+        for container in self.world.alive(owned.segment_id, self.host):
+            container.alive_until = min(container.alive_until, time.monotonic())
+
+    def demand(self, segment_id: int) -> Demand:
+        """See SegmentHandler."""
+        return self.demands.get(segment_id, Demand())
 
     def running(self) -> int:
         """See SegmentHandler."""
@@ -155,9 +175,9 @@ class RunningWorker:
     task: "asyncio.Task[None]"
 
     @property
-    def owns(self) -> int | None:
-        """The segment that it owns now."""
-        return self.worker.segment_id
+    def owns(self) -> list[int]:
+        """The segments that it owns now, sorted."""
+        return sorted(self.worker.segments)
 
     async def leave(self) -> None:
         """End it in good order: it gives its segment back first."""
@@ -172,8 +192,11 @@ class RunningWorker:
 class Cluster:
     """Masters and workers on one database. Use running_cluster() to get one."""
 
-    def __init__(self, database: Database, masters: int, life_seconds: float, death_seconds: float) -> None:
+    def __init__(
+        self, database: Database, masters: int, life_seconds: float, death_seconds: float, target: int
+    ) -> None:
         self.database = database
+        self.target = target
         self.life_seconds = life_seconds
         self.death_seconds = death_seconds
         self.world = World()
@@ -201,7 +224,7 @@ class Cluster:
             segments=self.leases,
             leadership=LeadershipStore(self.database, self.life_seconds),
             holder=Holder(name, f"{name}-{self._instances}", "master-host"),
-            settings=coordination_settings(self.death_seconds),
+            settings=coordination_settings(self.death_seconds, self.target),
             timing=self._timing,
             address=f"127.0.0.1:{self.ports[number]}",
             readiness=readiness,
@@ -224,7 +247,11 @@ class Cluster:
             handler=handler,
             timing=self._timing,
             readiness=readiness,
-            impediment=lambda: handler.impediment,
+            engine=EngineView(
+                lambda: "the engine is lost" if handler.lost else handler.impediment,
+                lambda: handler.lost,
+                lambda: handler.room,
+            ),
             heartbeat_interval_seconds=0.1,
             stop_grace_seconds=1.0,
         )
@@ -248,10 +275,14 @@ async def running_cluster(
     *,
     life_seconds: float = PATIENT_LIFE_SECONDS,
     death_seconds: float = PATIENT_DEATH_SECONDS,
+    target: int = 1,
 ) -> AsyncIterator[Cluster]:
-    """A cluster without members yet; at the end all members are ended, and the first law is checked."""
+    """A cluster without members yet; at the end all members are ended, and the first law is checked.
+
+    *target* is how many segments of a worker are spread evenly.
+    """
     await _open_connections(database)
-    cluster = Cluster(database, masters, life_seconds, death_seconds)
+    cluster = Cluster(database, masters, life_seconds, death_seconds, target)
     try:
         yield cluster
     finally:
@@ -267,7 +298,7 @@ async def _open_connections(database: Database, count: int = 8) -> None:
     await asyncio.gather(*(database["warm"].find_one(slow) for _ in range(count)))
 
 
-def coordination_settings(death_seconds: float) -> CoordinationSettings:
+def coordination_settings(death_seconds: float, target: int = 1) -> CoordinationSettings:
     """What is waited for some ten times as fast as in production."""
     return CoordinationSettings(
         master_service="unused",
@@ -275,13 +306,15 @@ def coordination_settings(death_seconds: float) -> CoordinationSettings:
         heartbeat_interval_seconds=0.1,
         death_timeout_seconds=death_seconds,
         assign_interval_seconds=0.5,
+        settle_seconds=0.1,
+        max_segments_per_worker=target,
         max_segment=3,
     )
 
 
 def owned_by(workers: Sequence[RunningWorker]) -> list[int]:
     """The segments that these workers own now, sorted."""
-    return sorted(worker.owns for worker in workers if worker.owns is not None)
+    return sorted(segment_id for worker in workers for segment_id in worker.owns)
 
 
 async def _cancelled(task: "asyncio.Task[None]") -> None:

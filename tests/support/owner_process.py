@@ -17,10 +17,12 @@ import structlog
 
 from libs.core.lease import Holder, Lease
 from libs.core.lease_keeper import LeaseTiming
+from libs.core.room import Demand
 from libs.core.store.client import Mongo
 from libs.core.store.leases import LeaseStore
 from libs.core.worker.handler import OwnedSegment
-from libs.core.worker.segment_owner import SegmentOwner, WorkerSuperseded
+from libs.core.worker.segment_owner import WorkerSuperseded
+from libs.core.worker.segment_owners import SegmentOwners
 
 LIFE_SECONDS = 3.0
 
@@ -35,13 +37,20 @@ class PrintingHandler:
             await asyncio.sleep(0.05)
             _tell("tick", owned.lease, owned.proven())
 
-    def renewed(self, lease: Lease) -> None:
+    async def renewed(self, lease: Lease) -> None:
         """See SegmentHandler."""
         _tell("renewed", lease, lease.proven_until > time.monotonic())
 
     async def stop_all(self, owned: OwnedSegment, grace_seconds: float) -> None:
         """See SegmentHandler."""
         _tell("stop", owned.lease, owned.proven(0.0))
+
+    async def expire(self, owned: OwnedSegment) -> None:
+        """See SegmentHandler."""
+
+    def demand(self, segment_id: int) -> Demand:
+        """See SegmentHandler."""
+        return Demand()
 
     def running(self) -> int:
         """See SegmentHandler."""
@@ -64,8 +73,8 @@ async def own(uri: str, database: str, segment_id: int, worker_id: str) -> None:
     leases = LeaseStore(mongo.database(database), LIFE_SECONDS)
     now = time.time_ns()
     holder = Holder(worker_id, f"{worker_id}-{now}", "this-host", now // 1_000_000)
-    owner = SegmentOwner(leases, PrintingHandler(), holder, LeaseTiming.of(LIFE_SECONDS, 0.3))
-    owner.want(segment_id)
+    owner = SegmentOwners(leases, PrintingHandler(), holder, LeaseTiming.of(LIFE_SECONDS, 0.3))
+    owner.want([segment_id])
     with contextlib.suppress(WorkerSuperseded):
         await owner.run()
     _tell("superseded", None, False)

@@ -104,9 +104,16 @@ def _print(service: Mapping[str, Any]) -> None:
     if workers is None and service["leader"]:
         click.echo("  workers: only the leader knows, and it cannot be asked from here")
     elif workers is not None:
-        columns = ("  worker", "role", "segment", "containers", "host", "hindered by")
+        columns = ("  worker", "role", "segments", "containers", "host", "hindered by")
         rows = [
-            (f"  {cell(w['worker_id'])}", w["role"], w["held"], w["running"], w["hostname"], w["impediment"] or None)
+            (
+                f"  {cell(w['worker_id'])}",
+                w["role"],
+                ", ".join(map(str, w["held"])) or None,
+                w["running"],
+                w["hostname"],
+                w["impediment"] or "; ".join(w["refused"].values()) or None,
+            )
             for w in sorted(workers, key=lambda worker: str(worker["worker_id"]))
         ]
         table(columns, rows, empty="  no workers")

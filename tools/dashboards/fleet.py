@@ -127,7 +127,7 @@ def _segments() -> Row:
             ),
             Lines(
                 "Segments",
-                "Segments with entities. Waiting: there are more segments than workers, so they do not run.",
+                "Segments with entities. Waiting: no worker can take them, so they do not run.",
                 "none",
                 [Query(f"sum by (service, state) (runtime_segments{{{_S}}})", "{{service}} {{state}}")],
                 stacked=True,

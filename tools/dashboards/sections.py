@@ -71,7 +71,7 @@ def coordination(selector: str) -> Row:
             Lines(
                 "Segments by state",
                 "Segments with entities. Owned: a worker holds the lease. Assigned: a worker was told to take it. "
-                "Waiting: there are more segments than workers.",
+                "Waiting: no worker can take them.",
                 "none",
                 [
                     Query(total("runtime_segments", selector, "state"), "{{state}}"),

@@ -1,31 +1,41 @@
-"""Which worker should own which segment: one pure function over what is known."""
+"""Which worker should own which segments: one pure function over what is known."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import heapq
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from libs.core.coordination import HeldSegment
 from libs.core.lease import LeaseView, SegmentView
+from libs.core.room import Need, Room
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
     """A registered worker, as far as assignment cares.
 
-    *assigned* is what it was told last, *held* what it says that it holds. *seniority* is smaller the longer it has
-    been here.
+    Attributes:
+        seniority: smaller the longer the worker has been registered.
+        held: the leases that it says it holds.
+        assigned: the segments that it was told to own; None before the first decision about it.
+        refused: segments that it cannot acquire now.
+        at_most: how many segments it can own; None for no limit.
     """
 
     worker_id: str
     instance_id: str
     host: str
     seniority: int
-    held: HeldSegment | None = None
-    assigned: int | None = None
+    held: tuple[HeldSegment, ...] = ()
+    assigned: frozenset[int] | None = None
     draining: bool = False
     impediment: str = ""
+    refused: Mapping[int, str] = field(default_factory=dict)
+    engine_lost: bool = False
+    at_most: int | None = None
 
     def may_take(self, lease: LeaseView | None) -> bool:
-        """Whether a segment under *lease* is this worker's own or free; it can be acquired without waiting."""
+        """Return whether a segment under *lease* is its own or free, so that it is acquired without waiting."""
         if lease is None:
             return True
         holder = lease.holder
@@ -36,40 +46,89 @@ class WorkerView:
     @property
     def can_begin(self) -> bool:
         """Whether it can be given a segment that it does not hold yet."""
-        return not self.draining and not self.impediment
+        return not self.draining and not self.impediment and not self.engine_lost
+
+    def can_take(self, segment_id: int) -> bool:
+        """Return whether it can be given *segment_id*, which it does not hold yet."""
+        return self.can_begin and segment_id not in self.refused
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A segment that goes from one engine to another because of its room or its silence."""
+
+    segment_id: int
+    from_host: str
+    to_host: str
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Who should own what. Segments without entities are nobody's."""
+    """Who should own what. Segments without entities have no owner."""
 
-    given: Mapping[str, int]
-    """Worker id to its segment; a worker that is not in it should own nothing."""
+    owners: Mapping[int, str]
+    """Segment to the worker that should own it."""
     reserved: Mapping[int, str]
-    """Segments that nobody may be given yet, to the worker whose lease still runs: it is gone, leaving, or cut off."""
+    """Segments that cannot be given yet, to the worker whose lease still runs: it is gone, leaving or cut off."""
     waiting: Sequence[int]
-    """Segments with entities and without a worker, lowest first: there are more segments than workers."""
+    """Segments with entities and without a worker, lowest first."""
     next_expiry_seconds: float | None
     """When the first of the reserved leases may run out; None when none is reserved."""
     reasons: Mapping[str, str]
-    """Why a worker that has or had a segment is not in *given*, in words."""
+    """Why a worker loses a segment that it holds or was assigned, in words."""
+    moves: Sequence[Move] = ()
+    """The moves between engines that this decision begins."""
+
+    @property
+    def given(self) -> dict[str, frozenset[int]]:
+        """Worker to its segments; a worker that is not in it should own nothing."""
+        segments = defaultdict(set)
+        for segment_id, worker_id in self.owners.items():
+            segments[worker_id].add(segment_id)
+        return {worker_id: frozenset(owned) for worker_id, owned in segments.items()}
 
 
-def decide(segments: Iterable[SegmentView], workers: Iterable[WorkerView]) -> Decision:
-    """Give each segment with entities to one worker and each worker one segment at most, moving as little as can be.
+def decide(
+    segments: Iterable[SegmentView],
+    workers: Iterable[WorkerView],
+    rooms: Mapping[str, Room] | None = None,
+    *,
+    target: int = 16,
+    settled: bool = True,
+    resting_hosts: Collection[str] = (),
+) -> Decision:
+    """Give each segment with entities to one worker, spread evenly, and move as little as can be.
 
-    A segment stays with the worker that holds its lease. One whose lease is somebody else's, registered or not, is
-    given to nobody until that lease has run out. What is left goes lowest segment first to the workers that stand by,
-    longest first. Draining workers get nothing; workers with an impediment keep what they hold. The same input gives
-    the same decision, and deciding again after a decision was carried out changes nothing.
+    A segment stays with the worker that holds its lease. One under the live lease of another process, registered or
+    not, is given to no other worker until that lease has run out. A segment without an owner goes to the worker with
+    the fewest segments among those whose engine has room; when all own *target* or more, to the one with most room.
+    Draining workers get nothing; workers with an impediment keep what they hold. A segment moves, as a whole, only
+
+    - from a worker above *target* to one below it,
+    - from an engine where an entity waits for room to one that has room for the whole segment,
+    - from an engine that does not answer to one that does.
+
+    The same input gives the same decision, and deciding again after a decision was carried out changes nothing.
+
+    Args:
+        rooms: what engines have left, by host; a host that is not in it counts as roomy.
+        settled: False while more workers are about to register: segments without an owner then wait.
+        resting_hosts: engines that take part in no move for room or silence now, so that their reports can catch up.
     """
-    return _Deciding(segments, workers).run()
+    return _Deciding(segments, workers, rooms or {}, target, resting_hosts).run(settled)
 
 
 class _Deciding:
     """The steps of decide(), from the strongest claim to the weakest."""
 
-    def __init__(self, segments: Iterable[SegmentView], workers: Iterable[WorkerView]) -> None:
+    def __init__(
+        self,
+        segments: Iterable[SegmentView],
+        workers: Iterable[WorkerView],
+        rooms: Mapping[str, Room],
+        target: int,
+        resting_hosts: Collection[str],
+    ) -> None:
         self.all_segments = {segment.segment_id: segment for segment in segments}
         # Sorted once: everything below is then in a fixed order.
         self.workers = sorted(workers, key=lambda worker: (worker.seniority, worker.worker_id))
@@ -79,90 +138,265 @@ class _Deciding:
             for segment_id in sorted(self.all_segments)
             if self.all_segments[segment_id].bot_count > 0
         }
-        self.given: dict[str, int] = {}
+        self.rooms = dict(rooms)
+        self.target = target
+        self.resting_hosts = set(resting_hosts)
+        self.owners: dict[int, str] = {}
+        self.owned: dict[str, set[int]] = defaultdict(set)
         self.reserved: dict[int, str] = {}
+        self.moves: list[Move] = []
+        claims = sorted(
+            ((held.epoch, held.segment_id, worker) for worker in self.workers for held in worker.held),
+            key=lambda claim: claim[0],
+        )
+        self.held_by = {segment_id: worker for _, segment_id, worker in claims}
 
-    def run(self) -> Decision:
+    def run(self, settled: bool) -> Decision:
+        self._continue_moves()
         self._keep_what_workers_hold()
         self._follow_the_leases()
         self._keep_what_was_assigned()
-        self._fill_workers_that_stand_by()
+        if settled:
+            self._place_unowned()
+            self._leave_lost_engines()
+            self._relieve_full_engines()
+            self._spread_above_target()
         expiries = [
             lease.remaining_seconds
             for segment_id in self.reserved
             if (lease := self.all_segments[segment_id].lease) is not None
         ]
         return Decision(
-            given=self.given,
+            owners=self.owners,
             reserved=self.reserved,
             waiting=list(self.unowned),
             next_expiry_seconds=min(expiries, default=None),
             reasons=self._reasons(),
+            moves=self.moves,
         )
+
+    # --- what is placed already
+
+    def _continue_moves(self) -> None:
+        """Keep a segment with the worker that it moves to while the one that holds it gives it back."""
+        for worker in self.workers:
+            for segment_id in sorted(worker.assigned or ()):
+                holder = self.held_by.get(segment_id)
+                is_moving = (
+                    segment_id in self.unowned
+                    and holder is not None
+                    and holder is not worker
+                    and holder.assigned is not None
+                    and segment_id not in holder.assigned
+                    and holder.may_take(self.unowned[segment_id].lease)
+                )
+                if is_moving and self._can_add(worker, segment_id):
+                    self._give(segment_id, worker)
+                    if holder is not None and holder.host != worker.host:
+                        self.resting_hosts |= {holder.host, worker.host}
 
     def _keep_what_workers_hold(self) -> None:
         # What a worker says can be newer than what was read (it has just acquired), or older (it was cut off): a live
-        # lease of somebody else outweighs it, and so does a claim with a higher epoch.
-        claims = [(worker.held.epoch, worker) for worker in self.workers if worker.held is not None]
-        claims.sort(key=lambda claim: -claim[0])
-        for _, worker in claims:
-            assert worker.held is not None
-            segment = self.unowned.get(worker.held.segment_id)
+        # lease of another process outweighs it, and so does a claim with a higher epoch.
+        claims = [(held, worker) for worker in self.workers for held in worker.held]
+        claims.sort(key=lambda claim: -claim[0].epoch)
+        for held, worker in claims:
+            segment = self.unowned.get(held.segment_id)
             if segment is None or not worker.may_take(segment.lease):
                 continue
             if worker.draining:
                 self._reserve(segment.segment_id, worker.worker_id)
-            else:
-                self._give(segment.segment_id, worker.worker_id)
+            elif self._has_slot(worker):
+                self._give(segment.segment_id, worker)
 
     def _follow_the_leases(self) -> None:
         for segment_id, segment in list(self.unowned.items()):
             if segment.lease is None:
                 continue
             worker = self.by_id.get(segment.lease.holder.worker_id)
-            if worker is not None and worker.may_take(segment.lease) and self._stands_by(worker):
-                self._give(segment_id, worker.worker_id)
+            if worker is not None and worker.may_take(segment.lease) and self._can_add(worker, segment_id):
+                self._give(segment_id, worker)
             else:
                 self._reserve(segment_id, segment.lease.holder.worker_id)
 
     def _keep_what_was_assigned(self) -> None:
         for worker in self.workers:
-            if worker.assigned in self.unowned and self._stands_by(worker):
-                self._give(worker.assigned, worker.worker_id)
+            for segment_id in sorted(worker.assigned or ()):
+                if segment_id in self.unowned and self._can_add(worker, segment_id):
+                    self._give(segment_id, worker)
 
-    def _fill_workers_that_stand_by(self) -> None:
-        idle = [worker for worker in self.workers if self._stands_by(worker)]
-        # One list is used up before the other; what is left waits.
-        for segment_id, worker in zip(list(self.unowned), idle, strict=False):
-            self._give(segment_id, worker.worker_id)
+    # --- what has no owner
 
-    def _stands_by(self, worker: WorkerView) -> bool:
-        # A worker that still holds another segment first has to give that back.
-        return worker.can_begin and worker.held is None and worker.worker_id not in self.given
+    def _place_unowned(self) -> None:
+        # A heap of keys that are computed anew when they come up: within one decision a worker only gets worse.
+        heap = [(self._rank(worker), worker.worker_id) for worker in self.workers if worker.can_begin]
+        heapq.heapify(heap)
+        for segment_id in list(self.unowned):
+            passed_over = []
+            while heap:
+                rank, worker_id = heapq.heappop(heap)
+                worker = self.by_id[worker_id]
+                current = self._rank(worker)
+                if current != rank:
+                    heapq.heappush(heap, (current, worker_id))
+                elif self._can_add(worker, segment_id):
+                    self._give(segment_id, worker)
+                    heapq.heappush(heap, (self._rank(worker), worker_id))
+                    break
+                elif self._has_slot(worker):
+                    passed_over.append((rank, worker_id))
+            for entry in passed_over:
+                heapq.heappush(heap, entry)
 
-    def _give(self, segment_id: int, worker_id: str) -> None:
+    def _rank(self, worker: WorkerView) -> tuple[bool, bool, int, int, int]:
+        """Return the order in which workers are given segments, the best first."""
+        number = len(self.owned[worker.worker_id])
+        room = self.rooms.get(worker.host)
+        free_bytes = room.free.memory_bytes if room is not None else 0
+        is_full = room is not None and not room.holds(room.entity)
+        over = number >= self.target
+        return (is_full, over, 0 if over else number, -free_bytes, worker.seniority)
+
+    # --- what moves
+
+    def _leave_lost_engines(self) -> None:
+        """Move one segment from an engine that does not answer to one that does and has room."""
+        for worker in self.workers:
+            if worker.engine_lost and not worker.draining and worker.host not in self.resting_hosts:
+                self._move_between_engines(worker, self._movable(worker))
+
+    def _relieve_full_engines(self) -> None:
+        """Where an entity waits for room, move its segment, or else another one, to an engine that has it."""
+        for worker in self.workers:
+            lacking = {held.segment_id for held in worker.held if held.demand.lacking is not None}
+            if lacking and not worker.draining and worker.host not in self.resting_hosts:
+                by_need = sorted(
+                    self._movable(worker),
+                    key=lambda segment_id: (
+                        segment_id not in lacking,
+                        -(self._need(segment_id) or Need()).memory_bytes,
+                    ),
+                )
+                self._move_between_engines(worker, by_need)
+
+    def _move_between_engines(self, worker: WorkerView, candidates: Iterable[int]) -> None:
+        elsewhere = [
+            to for to in self.workers if to.can_begin and to.host != worker.host and to.host not in self.resting_hosts
+        ]
+        pairs = ((segment_id, to) for segment_id in candidates for to in self._takers(segment_id, elsewhere))
+        segment_id, to = next(pairs, (None, None))
+        if segment_id is not None and to is not None:
+            self.moves.append(Move(segment_id, worker.host, to.host))
+            self.resting_hosts |= {worker.host, to.host}
+            self._move(segment_id, to)
+
+    def _spread_above_target(self) -> None:
+        """Move what a worker owns above the target to workers below it."""
+        for worker in sorted(self.workers, key=lambda worker: -len(self.owned[worker.worker_id])):
+            while len(self.owned[worker.worker_id]) > self.target:
+                below = [to for to in self.workers if to.can_begin and len(self.owned[to.worker_id]) < self.target]
+                pairs = ((one, to) for one in self._movable(worker) for to in self._takers(one, below))
+                segment_id, to = next(pairs, (None, None))
+                if segment_id is None or to is None:
+                    break
+                self._move(segment_id, to)
+
+    def _movable(self, worker: WorkerView) -> list[int]:
+        """Return the segments that *worker* keeps and could give up, the least disturbing first.
+
+        One under a lease that it does not hold yet it is about to take over, with the containers that run.
+        """
+        held = {held.segment_id for held in worker.held}
+        return sorted(
+            (one for one in self.owned[worker.worker_id] if one in held or self.all_segments[one].lease is None),
+            # One that is not acquired yet disturbs no entity.
+            key=lambda segment_id: (segment_id in held, self.all_segments[segment_id].bot_count, -segment_id),
+        )
+
+    def _takers(self, segment_id: int, workers: Iterable[WorkerView]) -> Iterator[WorkerView]:
+        """Yield those of *workers* that have room for all of *segment_id*, the best first."""
+        holder = self.held_by.get(segment_id)
+        need = self._need(segment_id)
+        for worker in sorted(workers, key=self._rank):
+            room = self.rooms.get(worker.host)
+            # On the same engine its entities have their room already.
+            on_same_engine = holder is not None and holder.host == worker.host
+            fits = room is None or on_same_engine or room.holds(need or room.entity * self._bots(segment_id))
+            if fits and segment_id not in self.owned[worker.worker_id] and self._can_add(worker, segment_id):
+                yield worker
+
+    def _need(self, segment_id: int) -> Need | None:
+        """Return what the segment's entities need, as its holder reports it; None while it reports nothing."""
+        holder = self.held_by.get(segment_id)
+        if holder is None:
+            return None
+        need = next(held.demand.need for held in holder.held if held.segment_id == segment_id)
+        return need if need.memory_bytes > 0 else None
+
+    # --- bookkeeping
+
+    def _bots(self, segment_id: int) -> int:
+        return self.all_segments[segment_id].bot_count
+
+    def _has_slot(self, worker: WorkerView) -> bool:
+        return worker.at_most is None or len(self.owned[worker.worker_id]) < worker.at_most
+
+    def _can_add(self, worker: WorkerView, segment_id: int) -> bool:
+        # A worker that owns one at most first has to give back what it holds.
+        gives_back = worker.at_most is not None and any(
+            held.segment_id not in self.owned[worker.worker_id] and held.segment_id != segment_id
+            for held in worker.held
+        )
+        return worker.can_take(segment_id) and self._has_slot(worker) and not gives_back
+
+    def _give(self, segment_id: int, worker: WorkerView) -> None:
         del self.unowned[segment_id]
-        self.given[worker_id] = segment_id
+        self.owners[segment_id] = worker.worker_id
+        self.owned[worker.worker_id].add(segment_id)
+        holder = self.held_by.get(segment_id)
+        if holder is None or holder.host != worker.host:
+            self._use_room(segment_id, worker.host)
+
+    def _move(self, segment_id: int, to: WorkerView) -> None:
+        before = self.owners[segment_id]
+        self.owned[before].discard(segment_id)
+        self.unowned[segment_id] = self.all_segments[segment_id]
+        self._give(segment_id, to)
+
+    def _use_room(self, segment_id: int, host: str) -> None:
+        room = self.rooms.get(host)
+        if room is not None:
+            self.rooms[host] = room.less(room.entity * self._bots(segment_id))
 
     def _reserve(self, segment_id: int, worker_id: str) -> None:
         del self.unowned[segment_id]
         self.reserved[segment_id] = worker_id
 
+    # --- why
+
     def _reasons(self) -> dict[str, str]:
-        owners = {segment_id: worker_id for worker_id, segment_id in self.given.items()} | self.reserved
         reasons = {}
         for worker in self.workers:
-            had = worker.held.segment_id if worker.held is not None else worker.assigned
-            if had is not None and worker.worker_id not in self.given:
-                reasons[worker.worker_id] = self._why_taken(worker, had, owners)
+            if not worker.held and not worker.assigned:
+                continue
+            had = {held.segment_id for held in worker.held} | (worker.assigned or frozenset())
+            lost = sorted(had - self.owned[worker.worker_id])
+            if lost:
+                reasons[worker.worker_id] = self._why_taken(worker, lost[0])
         return reasons
 
-    def _why_taken(self, worker: WorkerView, segment_id: int, owners: Mapping[int, str]) -> str:
+    def _why_taken(self, worker: WorkerView, segment_id: int) -> str:
         segment = self.all_segments.get(segment_id)
+        is_held = any(held.segment_id == segment_id for held in worker.held)
         if worker.draining:
             return "this worker is shutting down"
         if segment is None or segment.bot_count <= 0:
             return f"segment {segment_id} has no entities any more"
-        if worker.impediment and worker.held is None:
+        if worker.impediment and not is_held:
             return f"this worker cannot take segment {segment_id} now: {worker.impediment}"
-        return f"segment {segment_id} is held by {owners.get(segment_id, 'nobody')}"
+        if segment_id in worker.refused and not is_held:
+            return f"this worker cannot take segment {segment_id} now: {worker.refused[segment_id]}"
+        owner = self.owners.get(segment_id) or self.reserved.get(segment_id)
+        if owner is not None and segment_id in self.owners and is_held and worker.may_take(segment.lease):
+            return f"segment {segment_id} moves to {owner}"
+        return f"segment {segment_id} is held by {owner or 'no worker'}"

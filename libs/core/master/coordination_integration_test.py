@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from libs.core.room import Demand, Need, Room
 from libs.core.store.client import Database, Mongo
 from libs.core.worker.segment_owner import WorkerSuperseded
 from libs.core.worker.session import WorkerReplaced
@@ -52,23 +53,122 @@ async def test_each_worker_gets_a_segment_and_runs_it(cluster: Cluster) -> None:
     await eventually(lambda: cluster.world.alive(1) and cluster.world.alive(2))
 
 
-async def test_segments_beyond_the_workers_wait_in_sight_and_run_as_soon_as_a_worker_comes(cluster: Cluster) -> None:
+async def test_segments_beyond_the_target_run_at_once_and_move_to_a_worker_that_comes(cluster: Cluster) -> None:
     await cluster.segments({1: 1, 2: 1, 3: 1, 4: 1})
     first = cluster.master()
-    workers = [cluster.worker("a")]
-    await eventually(lambda: owned_by(workers) == [1])
-
-    def states() -> list[tuple[int, str, str | None]]:
-        return [(s.segment_id, s.state.value, s.worker_id) for s in first.master.snapshot().segments]
-
-    waiting = [(2, "waiting", None), (3, "waiting", None), (4, "waiting", None)]
-    await eventually(lambda: states() == [(1, "owned", "a"), *waiting])
+    a = cluster.worker("a")
+    await eventually(lambda: a.owns == [1, 2, 3, 4])
     detail = first.readiness.states["segments"].detail
-    assert detail == "3 of 4 segments wait for a worker; 4 segments are more than the 3 of --max-segment"
+    assert detail == "4 segments are more than the 3 of --max-segment"
+
+    b = cluster.worker("b")
+
+    await eventually(lambda: (a.owns, b.owns) == ([1, 2, 3], [4]))
+    await eventually(lambda: cluster.world.alive(4, "host-of-b"))
+    assert a.handler.calls.count("stop 4/1") == 1
+    assert [call for call in a.handler.calls if call.startswith("stop")] == ["stop 4/1"]
+
+
+async def test_segments_wait_in_sight_while_there_is_no_worker(cluster: Cluster) -> None:
+    await cluster.segments({1: 1, 2: 1})
+    first = cluster.master()
+
+    await eventually(lambda: [s.state.value for s in first.master.snapshot().segments] == ["waiting"] * 2)
+
+    assert first.readiness.states["segments"].detail == "2 of 2 segments wait for a worker"
     assert first.readiness.ready
 
-    workers.append(cluster.worker("b"))
-    await eventually(lambda: owned_by(workers) == [1, 2])
+
+async def test_workers_that_start_together_share_the_segments_evenly(database: Database) -> None:
+    async with running_cluster(database, target=16) as cluster:
+        await cluster.segments(dict.fromkeys(range(1, 13), 1))
+        cluster.master()
+
+        workers = [cluster.worker(name) for name in ("a", "b", "c")]
+
+        await eventually(lambda: owned_by(workers) == list(range(1, 13)))
+        assert [len(worker.owns) for worker in workers] == [4, 4, 4]
+
+
+async def test_killed_worker_of_six_segments_is_replaced_by_the_other_worker(database: Database) -> None:
+    async with running_cluster(database, life_seconds=SHORT_LIFE_SECONDS, target=16) as cluster:
+        await cluster.segments(dict.fromkeys(range(1, 13), 1))
+        cluster.master()
+        a, b = cluster.worker("a"), cluster.worker("b")
+        await eventually(lambda: owned_by([a, b]) == list(range(1, 13)))
+        kept = b.owns
+
+        await a.kill()
+
+        await eventually(lambda: b.owns == list(range(1, 13)))
+        await eventually(lambda: all(cluster.world.alive(number, "host-of-b") for number in range(1, 13)))
+        assert [call for call in b.handler.calls if call.startswith("stop")] == []
+        assert {f"run {number}/1" for number in kept} <= set(b.handler.calls)
+
+
+async def test_unwritable_keepalive_of_one_segment_moves_it_and_leaves_the_others(database: Database) -> None:
+    async with running_cluster(database, life_seconds=SHORT_LIFE_SECONDS, target=16) as cluster:
+        await cluster.segments({1: 1, 2: 1, 3: 1})
+        cluster.master()
+        a = cluster.worker("a")
+        await eventually(lambda: a.owns == [1, 2, 3] and all(cluster.world.alive(n) for n in (1, 2, 3)))
+        others = [cluster.world.alive(number) for number in (1, 3)]
+        b = cluster.worker("b")
+
+        a.handler.unwritable.add(2)
+
+        await eventually(lambda: cluster.world.alive(2, "host-of-b"))
+        assert (a.owns, b.owns) == ([1, 3], [2])
+        assert [cluster.world.alive(number) for number in (1, 3)] == others
+
+
+async def test_segment_whose_keepalive_cannot_be_written_runs_where_it_can_from_the_beginning(
+    cluster: Cluster,
+) -> None:
+    await cluster.segments({1: 1, 2: 1})
+    first = cluster.master()
+    handler = FakeHandler(cluster.world, "host-of-a", unwritable={2})
+    a = cluster.worker("a", handler=handler)
+    await eventually(lambda: a.owns == [1])
+    await eventually(lambda: [s.state.value for s in first.master.snapshot().segments] == ["owned", "waiting"])
+    assert not cluster.world.alive(2)
+
+    b = cluster.worker("b")
+
+    await eventually(lambda: b.owns == [2] and cluster.world.alive(2, "host-of-b"))
+
+
+async def test_engine_that_does_not_answer_gives_its_segments_up_one_after_another(database: Database) -> None:
+    async with running_cluster(database, life_seconds=SHORT_LIFE_SECONDS, target=16) as cluster:
+        await cluster.segments({1: 1, 2: 1})
+        cluster.master()
+        a = cluster.worker("a")
+        await eventually(lambda: a.owns == [1, 2] and cluster.world.alive(1) and cluster.world.alive(2))
+        a.handler.lost = True
+        await eventually(lambda: a.worker.snapshot().impediment)
+        assert a.owns == [1, 2]
+
+        b = cluster.worker("b")
+
+        await eventually(lambda: len(b.owns) == 1)
+        assert sorted(a.owns + b.owns) == [1, 2]
+        (moved,) = b.owns
+        await eventually(lambda: cluster.world.alive(moved, "host-of-b"))
+        assert a.handler.calls.count(f"stop {a.owns[0]}/1") == 0
+
+
+async def test_entity_that_waits_for_room_moves_with_its_segment_to_an_engine_that_has_it(database: Database) -> None:
+    async with running_cluster(database, target=16) as cluster:
+        await cluster.segments({1: 1, 2: 1})
+        cluster.master()
+        a = cluster.worker("a", handler=(full := FakeHandler(cluster.world, "host-of-a")))
+        await eventually(lambda: a.owns == [1, 2])
+        b = cluster.worker("b", handler=FakeHandler(cluster.world, "host-of-b", room=Room(Need(9), Need(9), Need(1))))
+
+        full.demands[2] = Demand(Need(3), lacking=Need(1))
+        full.room = Room(Need(9), Need(0), Need(1))
+
+        await eventually(lambda: (a.owns, b.owns) == ([1], [2]))
 
 
 async def test_a_worker_that_leaves_hands_its_segment_over_at_once(cluster: Cluster) -> None:
@@ -83,7 +183,7 @@ async def test_a_worker_that_leaves_hands_its_segment_over_at_once(cluster: Clus
     assert a.handler.calls[-1] == "stop 1/1"
     assert not cluster.world.alive(1, "host-of-a")
     await eventually(lambda: cluster.world.alive(1, "host-of-b"), within_seconds=AT_ONCE_SECONDS)
-    assert b.owns == 1
+    assert b.owns == [1]
 
 
 async def test_a_killed_worker_is_known_to_be_gone_at_once(cluster: Cluster) -> None:
@@ -102,30 +202,31 @@ async def test_a_killed_workers_segment_moves_when_its_lease_has_run_out(forgetf
     await cluster.segments({1: 1})
     cluster.master()
     a = cluster.worker("a")
-    await eventually(lambda: a.owns == 1 and cluster.world.alive(1))
+    await eventually(lambda: a.owns == [1] and cluster.world.alive(1))
     b = cluster.worker("b")
 
     await a.kill()
 
-    await eventually(lambda: b.owns == 1 and cluster.world.alive(1, "host-of-b"))
+    await eventually(lambda: b.owns == [1] and cluster.world.alive(1, "host-of-b"))
 
 
-async def test_a_worker_restarted_within_its_lease_keeps_its_segment_and_its_containers(cluster: Cluster) -> None:
-    await cluster.segments({1: 1, 2: 1})
-    cluster.master()
-    a = cluster.worker("a")
-    await eventually(lambda: a.owns == 1 and cluster.world.alive(1))
-    b = cluster.worker("b")
-    await eventually(lambda: b.owns == 2 and cluster.world.alive(2))
-    cluster.worker("c")
+async def test_worker_restarted_within_its_leases_keeps_its_segments_and_their_containers(database: Database) -> None:
+    async with running_cluster(database, target=16) as cluster:
+        await cluster.segments({1: 1, 2: 1, 3: 1, 4: 1})
+        cluster.master()
+        a, b = cluster.worker("a"), cluster.worker("b")
+        await eventually(lambda: owned_by([a, b]) == [1, 2, 3, 4] and all(cluster.world.alive(n) for n in range(1, 5)))
+        kept = b.owns
+        containers = [cluster.world.alive(number) for number in kept]
+        cluster.worker("c")
 
-    await b.kill()
-    again = cluster.worker("b")
+        await b.kill()
+        again = cluster.worker("b")
 
-    await eventually(lambda: again.owns == 2, within_seconds=AT_ONCE_SECONDS)
-    (container,) = cluster.world.alive(2)
-    assert container.epoch == 1
-    assert (await cluster.epochs())[2] == 2
+        await eventually(lambda: again.owns == kept, within_seconds=AT_ONCE_SECONDS)
+        assert [cluster.world.alive(number) for number in kept] == containers
+        epochs = await cluster.epochs()
+        assert [epochs[number] for number in kept] == [2, 2]
 
 
 async def test_a_master_that_restarts_moves_and_interrupts_nothing(cluster: Cluster) -> None:
@@ -143,7 +244,7 @@ async def test_a_master_that_restarts_moves_and_interrupts_nothing(cluster: Clus
     await eventually(lambda: [s.state.value for s in second.master.snapshot().segments] == ["owned"] * 5)
 
     assert [worker.owns for worker in workers] == before
-    assert [worker.handler.calls for worker in workers] == [[f"run {segment}/1"] for segment in before]
+    assert [worker.handler.calls for worker in workers] == [[f"run {segment}/1"] for [segment] in before]
 
 
 async def test_of_two_masters_one_leads_and_the_other_takes_over_and_moves_nothing(cluster: Cluster) -> None:
@@ -175,7 +276,7 @@ async def test_a_segment_that_becomes_empty_is_given_back_and_one_that_fills_is_
     await cluster.segments({1: 0, 2: 1})
     first.master.changed()
 
-    await eventually(lambda: a.owns == 2)
+    await eventually(lambda: a.owns == [2])
     assert a.handler.calls[:2] == ["run 1/1", "stop 1/1"]
     assert set(await cluster.epochs()) == {2}
 
@@ -191,7 +292,7 @@ async def test_a_stop_that_fails_keeps_the_lease_until_it_has_worked(cluster: Cl
     await a.leave()
 
     assert a.handler.calls.count("stop 1/1") == 5
-    await eventually(lambda: b.owns == 1 and cluster.world.alive(1))
+    await eventually(lambda: b.owns == [1] and cluster.world.alive(1))
     cluster.world.check_law()
 
 
@@ -204,7 +305,7 @@ async def test_a_handler_that_fails_is_run_again_under_the_same_lease(cluster: C
 
     await eventually(lambda: cluster.world.alive(1))
     assert handler.calls == ["run 1/1"] * 3
-    assert a.owns == 1
+    assert a.owns == [1]
 
 
 async def test_a_worker_without_an_engine_is_passed_over_until_it_has_one(cluster: Cluster) -> None:
@@ -214,15 +315,15 @@ async def test_a_worker_without_an_engine_is_passed_over_until_it_has_one(cluste
     a = cluster.worker("a", handler=handler)
     await eventually(lambda: len(first.master.snapshot().workers) == 1)
     b = cluster.worker("b")
-    await eventually(lambda: b.owns == 1)
-    assert a.owns is None
+    await eventually(lambda: b.owns == [1, 2])
+    assert a.owns == []
 
     handler.impediment = ""
 
-    await eventually(lambda: a.owns == 2)
+    await eventually(lambda: (a.owns, b.owns) == ([2], [1]))
     handler.impediment = "the engine does not answer"
     await eventually(lambda: any(worker.impediment for worker in first.master.snapshot().workers))
-    assert a.owns == 2
+    assert a.owns == [2]
 
 
 async def test_loops_of_the_leader_run_only_while_it_leads_and_one_that_fails_is_begun_again(cluster: Cluster) -> None:
@@ -258,7 +359,7 @@ async def test_a_second_process_of_a_worker_takes_over_and_the_first_ends_withou
 
     new = cluster.worker("a")
 
-    await eventually(lambda: old.task.done() and new.owns == 1)
+    await eventually(lambda: old.task.done() and new.owns == [1])
     assert isinstance(old.task.exception(), WorkerReplaced | WorkerSuperseded)
     assert "stop 1/1" not in old.handler.calls
     (container,) = cluster.world.alive(1)
@@ -273,7 +374,7 @@ async def test_a_namesake_on_another_host_gets_the_segment_when_the_first_has_gi
 
     new = cluster.worker("a", host="host-2")
 
-    await eventually(lambda: old.task.done() and new.owns == 1)
+    await eventually(lambda: old.task.done() and new.owns == [1])
     assert isinstance(old.task.exception(), WorkerReplaced)
     await eventually(lambda: cluster.world.alive(1, "host-2"))
     assert not cluster.world.alive(1, "host-1")
@@ -288,7 +389,7 @@ async def test_a_database_that_is_away_moves_nothing_and_leaves_the_hosts_at_res
             first = cluster.master()
             workers = [cluster.worker("a"), cluster.worker("b")]
             await eventually(lambda: cluster.world.alive(1) and cluster.world.alive(2))
-            await eventually(lambda: all((worker.worker.snapshot().proven_seconds or 0) > 0 for worker in workers))
+            await eventually(lambda: all(worker.worker.snapshot().held for worker in workers))
 
             server.pause()
             try:

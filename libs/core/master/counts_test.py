@@ -15,7 +15,9 @@ SEGMENTS = range(5)
 
 worker_states = st.builds(
     WorkerState,
-    held=st.none() | st.builds(HeldSegment, st.sampled_from(SEGMENTS), st.integers(1, 3)),
+    held=st.lists(
+        st.builds(HeldSegment, st.sampled_from(SEGMENTS), st.integers(1, 3)), unique_by=lambda held: held.segment_id
+    ).map(tuple),
     running=st.just(0),
     draining=st.booleans(),
     impediment=st.sampled_from(["", "no engine"]),

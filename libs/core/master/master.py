@@ -17,6 +17,7 @@ from libs.core.log import get_logger
 from libs.core.master.assignment import Decision, decide
 from libs.core.master.counts import MasterCounts, Waits, workers_by_role
 from libs.core.master.leadership import Campaign
+from libs.core.master.move_pace import MovePace
 from libs.core.master.registry import Abandon, AskToRegister, Instruction, Registry, Replace, SessionId, Tell, Worker
 from libs.core.master.server import CoordinationServer
 from libs.core.master.status import (
@@ -87,11 +88,12 @@ class Master:
             heartbeat_interval_seconds=settings.heartbeat_interval_seconds,
             death_timeout_seconds=settings.death_timeout_seconds,
         )
-        self._registry = Registry(settings.death_timeout_seconds)
+        self._registry = Registry(settings.death_timeout_seconds, settings.settle_seconds)
         self._wake = Wake()
         self._led_by: deque[Headers] = deque(maxlen=_MOST_CAUSES)
         self._decided: tuple[Sequence[SegmentView], Decision, float] | None = None
         self._waits = Waits()
+        self._pace = MovePace()
         self._problem = ""
         self._oversized = False
 
@@ -180,7 +182,7 @@ class Master:
             # First what needs no waiting: from here on no worker hears anything from this master.
             self._server.end_all("this master does not lead any more")
             self._registry.clear()
-            self._decided, self._problem, self._waits = None, "", Waits()
+            self._decided, self._problem, self._waits, self._pace = None, "", Waits(), MovePace()
             self._readiness.forget(DEPENDENCY)
             await self._server.serve(False)
 
@@ -211,10 +213,20 @@ class Master:
         if not self.leads:
             return _RETRY_SECONDS
         self._problem = ""
+        now = self._clock()
+        settled_in_seconds = self._registry.settled_in_seconds(now)
         with observe("master", "decide"):
-            decision = decide(survey, self._registry.views())
+            decision = decide(
+                survey,
+                self._registry.views(),
+                self._registry.rooms(),
+                target=self._settings.max_segments_per_worker,
+                settled=settled_in_seconds <= 0,
+                resting_hosts=self._pace.resting(now),
+            )
+            self._pace.note(decision.moves, now)
             deciding = self._deciding()
-            news = self._registry.apply(decision, deciding.headers)
+            news = self._registry.apply(decision, deciding.headers, settled=settled_in_seconds <= 0)
         self._decided = (survey, decision, self._clock())
         self._waits.note(segments_by_state(survey, decision, self._registry.workers), self._clock())
         self._report(survey, decision)
@@ -222,9 +234,12 @@ class Master:
             with deciding.entered():
                 await self._tell(news)
             deciding.end()  # one that changes nothing is nobody's business
-        if decision.next_expiry_seconds is None:
-            return self._settings.assign_interval_seconds
-        return min(self._settings.assign_interval_seconds, decision.next_expiry_seconds + 0.01)
+        reasons_to_look = [self._settings.assign_interval_seconds]
+        if decision.next_expiry_seconds is not None:
+            reasons_to_look.append(decision.next_expiry_seconds + 0.01)
+        if settled_in_seconds > 0:
+            reasons_to_look.append(settled_in_seconds)
+        return min(reasons_to_look)
 
     def _deciding(self) -> OpenSpan:
         """The span of a decision, in the trace of what led to it if that is known."""
@@ -277,7 +292,7 @@ class Master:
             worker=identity.worker_id,
             instance=identity.instance_id,
             hostname=identity.hostname,
-            held=state.held.segment_id if state.held is not None else None,
+            held=sorted(state.held_ids),
         )
         self.led_by(trace_headers())
         for instruction in self._registry.register(session, identity, state, self._clock()):
@@ -295,8 +310,8 @@ class Master:
         """A stream has ended."""
         worker = self._registry.leave(session)
         if worker is not None:
-            # One that ends in order says that it is draining and gives its segment back before its stream ends.
-            ended_in_order = worker.state.draining or worker.state.held is None
+            # One that ends in order says that it is draining and gives its segments back before its stream ends.
+            ended_in_order = worker.state.draining or not worker.state.held
             WORKERS_GONE.labels("left" if ended_in_order else "broken").inc()
             _log_gone(worker, "its stream has ended")
         self._wake_if_changed()
@@ -319,11 +334,10 @@ class Master:
 
 
 def _log_gone(worker: Worker, reason: str) -> None:
-    held = worker.state.held
     log.warning(
         "worker gone",
         worker=worker.identity.worker_id,
         reason=reason,
-        held=held.segment_id if held is not None else None,
+        held=sorted(worker.state.held_ids),
         draining=worker.state.draining,
     )

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NewType
 
-from libs.core.coordination import Assignment, HeldSegment, WorkerIdentity, WorkerState
+from libs.core.coordination import Assignment, WorkerIdentity, WorkerState
 from libs.core.master.assignment import Decision, WorkerView
+from libs.core.room import Need, Room
 from libs.core.tracing import Headers
 
 SessionId = NewType("SessionId", int)
@@ -55,6 +56,9 @@ class _Undecided(Enum):
     UNDECIDED = "undecided"
 
 
+_SETTLE_AT_MOST = 4
+"""How many settling times a stream of registrations may put off new assignments in all."""
+
 UNDECIDED: Final = _Undecided.UNDECIDED
 """What a worker has until the first decision since it registered: it keeps whatever it holds."""
 
@@ -69,20 +73,19 @@ class Worker:
     seniority: int
     registered_at: float
     last_heard: float
-    decided: int | _Undecided | None = UNDECIDED
+    decided: frozenset[int] | _Undecided = UNDECIDED
     reason: str = ""
     trace: Headers = field(default_factory=dict)
 
     @property
-    def assigned(self) -> int | None:
-        """The segment that it was told to own."""
-        return self.decided if isinstance(self.decided, int) else None
+    def assigned(self) -> frozenset[int]:
+        """The segments that it was told to own."""
+        return self.decided if isinstance(self.decided, frozenset) else frozenset()
 
     @property
     def agrees(self) -> bool:
         """Whether it holds what it was told to, as far as anything was decided."""
-        held = self.state.held
-        return self.decided is UNDECIDED or self.decided == (held.segment_id if held is not None else None)
+        return self.decided is UNDECIDED or self.decided == self.state.held_ids
 
 
 class Registry:
@@ -90,10 +93,13 @@ class Registry:
 
     Args:
         death_timeout_seconds: how long a worker may be silent.
+        settle_seconds: how long after a registration others are still waited for, since workers come in groups.
     """
 
-    def __init__(self, death_timeout_seconds: float) -> None:
+    def __init__(self, death_timeout_seconds: float, settle_seconds: float = 0.0) -> None:
         self._death_timeout = death_timeout_seconds
+        self._settle = settle_seconds
+        self._unsettled: tuple[float, float] | None = None
         self._workers: dict[str, Worker] = {}
         # In order of the last sign of life, so that the silent ones are at the front.
         self._sessions: OrderedDict[SessionId, Worker] = OrderedDict()
@@ -101,6 +107,7 @@ class Registry:
         self._last_expiry_check: float | None = None
         self._listening_since = float("-inf")
         self._changed = False
+        self._lacking_room = False
 
     def __len__(self) -> int:
         return len(self._workers)
@@ -135,6 +142,9 @@ class Registry:
         worker = Worker(session, identity, state, self._seniority, registered_at=now, last_heard=now)
         if known is not None and known.identity.instance_id == identity.instance_id:
             worker.seniority, worker.registered_at = known.seniority, known.registered_at
+        if known is None:
+            first, _ = self._unsettled if self.settled_in_seconds(now) > 0 and self._unsettled else (now, now)
+            self._unsettled = (first, now)
         self._workers[identity.worker_id] = worker
         self._sessions[session] = worker
         self._changed = True
@@ -149,12 +159,18 @@ class Registry:
         self._sessions.move_to_end(session)
         if state == before and worker.agrees:
             return None
-        self._changed |= (
-            (before.held is not None and _segment(before.held) != _segment(state.held))
-            or before.draining != state.draining
-            or before.impediment != state.impediment
-        )
+        self._changed |= _matters(before, state) or (self._lacking_room and before.room != state.room)
         return None if worker.agrees else Tell(session, self._assignment(worker))
+
+    def settled_in_seconds(self, now: float) -> float:
+        """For how long more workers are still to be expected; zero or less when they are not.
+
+        Segments that were given to the first of several workers that start together would all stay with it.
+        """
+        if self._unsettled is None:
+            return 0.0
+        first, last = self._unsettled
+        return min(last + self._settle, first + _SETTLE_AT_MOST * self._settle) - now
 
     def leave(self, session: SessionId) -> Worker | None:
         """The stream has ended: its worker, if it was still known under it, is gone at once, and is returned."""
@@ -184,6 +200,7 @@ class Registry:
         self._sessions.clear()
         self._workers.clear()
         self._changed = False
+        self._unsettled = None
         return sessions
 
     def views(self) -> list[WorkerView]:
@@ -195,25 +212,43 @@ class Registry:
                 host=worker.identity.host,
                 seniority=worker.seniority,
                 held=worker.state.held,
-                assigned=worker.assigned,
+                assigned=None if worker.decided is UNDECIDED else worker.assigned,
                 draining=worker.state.draining,
                 impediment=worker.state.impediment,
+                refused=worker.state.refused,
+                engine_lost=worker.state.engine_lost,
+                at_most=None if worker.identity.owns_several else 1,
             )
             for worker_id, worker in self._workers.items()
         ]
 
-    def apply(self, decision: Decision, trace: Headers | None = None) -> list[Tell]:
-        """Make *decision*, made in *trace*, what each worker should own; what to tell those for whom it is new."""
+    def rooms(self) -> dict[str, Room]:
+        """What each engine has left, by host: the least that its workers report, as reports have an age."""
+        rooms: dict[str, Room] = {}
+        for worker in self._workers.values():
+            room, host = worker.state.room, worker.identity.host
+            if room is not None and (host not in rooms or room.free.memory_bytes < rooms[host].free.memory_bytes):
+                rooms[host] = room
+        return rooms
+
+    def apply(self, decision: Decision, trace: Headers | None = None, *, settled: bool = True) -> list[Tell]:
+        """Make *decision*, made in *trace*, what each worker should own; return what to tell those for whom it is new.
+
+        Before the workers have settled, those to which nothing is given are told nothing yet.
+        """
         news = []
+        given = decision.given
+        self._lacking_room = any(
+            held.demand.lacking is not None for worker in self._workers.values() for held in worker.state.held
+        )
         for worker_id, worker in self._workers.items():
-            decided = decision.given.get(worker_id)
-            if worker.decided is not UNDECIDED and worker.decided == decided:
+            decided = given.get(worker_id, frozenset())
+            if worker.decided == decided or (worker.decided is UNDECIDED and not settled and not decided):
                 continue
             worker.decided, worker.trace = decided, trace or {}
-            if decided is not None:
-                worker.reason = "assigned"
-            else:
-                worker.reason = decision.reasons.get(worker_id, "no segment waits for a worker")
+            worker.reason = decision.reasons.get(worker_id) or (
+                "assigned" if decided else "no segment waits for a worker"
+            )
             news.append(Tell(worker.session, self._assignment(worker)))
         return news
 
@@ -230,5 +265,17 @@ class Registry:
         return worker
 
 
-def _segment(held: HeldSegment | None) -> int | None:
-    return held.segment_id if held is not None else None
+def _matters(before: WorkerState, state: WorkerState) -> bool:
+    """Return whether the change can change the assignment. A lease that was acquired as assigned cannot."""
+    return bool(
+        before.held_ids - state.held_ids
+        or before.draining != state.draining
+        or before.impediment != state.impediment
+        or before.engine_lost != state.engine_lost
+        or before.refused != state.refused
+        or _lacking(before) != _lacking(state)
+    )
+
+
+def _lacking(state: WorkerState) -> list[tuple[int, Need]]:
+    return [(held.segment_id, held.demand.lacking) for held in state.held if held.demand.lacking is not None]

@@ -14,14 +14,19 @@ from libs.core.coordination import (
     WorkerState,
     assignment_from_wire,
     assignment_to_wire,
+    register_from_wire,
+    state_from_wire,
+    state_to_wire,
 )
 from libs.core.lease import SegmentView
 from libs.core.master.assignment import decide
 from libs.core.master.registry import UNDECIDED, Abandon, AskToRegister, Registry, Replace, SessionId, Tell
+from libs.core.room import Demand, Need, Room
+from proto.runtime.v1 import coordination_pb2 as pb
 
 ONE, TWO, THREE = SessionId(1), SessionId(2), SessionId(3)
 IDLE = WorkerState()
-HOLDS_7 = WorkerState(held=HeldSegment(7, 1), running=2)
+HOLDS_7 = WorkerState(held=(HeldSegment(7, 1),), running=2)
 
 
 def identity(name: str, instance: str = "1", started_at_milliseconds: int = 0) -> WorkerIdentity:
@@ -88,7 +93,7 @@ def test_a_process_that_opens_another_stream_is_the_same_worker(registry: Regist
     assert registry.register(TWO, identity("a"), HOLDS_7, now=1.0) == [Abandon(ONE)]
 
     assert registry.leave(ONE) is None
-    assert [view.held for view in registry.views()] == [HeldSegment(7, 1)]
+    assert [view.held for view in registry.views()] == [(HeldSegment(7, 1),)]
 
 
 def test_a_newer_process_with_the_same_worker_id_replaces_the_older(registry: Registry) -> None:
@@ -121,7 +126,7 @@ def test_a_decision_is_told_once_and_again_with_each_heartbeat_that_differs(regi
     registry.register(ONE, identity("a"), IDLE, now=0.0)
     told = decided(registry, 7)
 
-    assert told == [Tell(ONE, Assignment(7, "assigned"))]
+    assert told == [Tell(ONE, Assignment(frozenset([7]), "assigned"))]
     assert decided(registry, 7) == []
     assert registry.heartbeat(ONE, IDLE, now=2.0) == told[0]
     assert registry.heartbeat(ONE, HOLDS_7, now=4.0) is None
@@ -142,7 +147,7 @@ def test_an_assignment_that_is_told_again_still_names_the_trace_of_its_decision(
 def test_a_worker_is_told_to_stand_by_and_why(registry: Registry) -> None:
     registry.register(ONE, identity("a"), HOLDS_7, now=0.0)
 
-    assert decided(registry) == [Tell(ONE, Assignment(None, "segment 7 has no entities any more"))]
+    assert decided(registry) == [Tell(ONE, Assignment(frozenset(), "segment 7 has no entities any more"))]
 
 
 @pytest.mark.parametrize(
@@ -154,6 +159,12 @@ def test_a_worker_is_told_to_stand_by_and_why(registry: Registry) -> None:
         (HOLDS_7, replace(HOLDS_7, draining=True), True),
         (IDLE, replace(IDLE, impediment="no engine"), True),
         (replace(IDLE, impediment="no engine"), IDLE, True),
+        (IDLE, replace(IDLE, refused={7: "its keepalive cannot be written"}), True),
+        (IDLE, replace(IDLE, engine_lost=True), True),
+        (HOLDS_7, replace(HOLDS_7, held=(HeldSegment(7, 1), HeldSegment(8, 1))), False),
+        (HOLDS_7, replace(HOLDS_7, held=(HeldSegment(7, 1, Demand(Need(9))),)), False),
+        (HOLDS_7, replace(HOLDS_7, held=(HeldSegment(7, 1, Demand(lacking=Need(9))),)), True),
+        (HOLDS_7, replace(HOLDS_7, room=Room(Need(9), Need(9), Need(1))), False),
     ],
 )
 def test_only_what_can_change_the_assignment_asks_for_a_decision(
@@ -167,6 +178,81 @@ def test_only_what_can_change_the_assignment_asks_for_a_decision(
     assert registry.take_changed() is expected
 
 
+def test_room_that_comes_asks_for_a_decision_while_an_entity_waits_for_room(registry: Registry) -> None:
+    lacking = replace(HOLDS_7, held=(HeldSegment(7, 1, Demand(lacking=Need(9))),))
+    registry.register(ONE, identity("a"), lacking, now=0.0)
+    registry.register(TWO, identity("b"), IDLE, now=0.0)
+    decided(registry, 7)
+    registry.take_changed()
+
+    registry.heartbeat(TWO, replace(IDLE, room=Room(Need(9), Need(9), Need(1))), now=1.0)
+
+    assert registry.take_changed()
+
+
+def test_engine_of_several_workers_has_the_least_room_that_they_report(registry: Registry) -> None:
+    for session, name, free in ((ONE, "a", 5), (TWO, "b", 3), (THREE, "c", 9)):
+        registry.register(session, identity(name), replace(IDLE, room=Room(Need(9), Need(free), Need(1))), now=0.0)
+
+    assert registry.rooms() == {"host": Room(Need(9), Need(3), Need(1))}
+
+
+def test_workers_settle_a_while_after_the_last_registration_and_not_for_ever() -> None:
+    registry = Registry(death_timeout_seconds=5.0, settle_seconds=0.5)
+    assert registry.settled_in_seconds(0.0) <= 0
+
+    registry.register(ONE, identity("a"), IDLE, now=1.0)
+    assert registry.settled_in_seconds(1.0) == 0.5
+    registry.register(TWO, identity("b"), IDLE, now=1.4)
+    assert registry.settled_in_seconds(1.4) == 0.5
+    for number in range(8):
+        registry.register(SessionId(10 + number), identity(f"c{number}"), IDLE, now=1.5 + number / 5)
+    assert registry.settled_in_seconds(3.0) <= 0
+
+
+def test_worker_that_registers_again_on_another_stream_unsettles_nothing() -> None:
+    registry = Registry(death_timeout_seconds=5.0, settle_seconds=0.5)
+    registry.register(ONE, identity("a"), IDLE, now=1.0)
+
+    registry.register(TWO, identity("a"), IDLE, now=9.0)
+
+    assert registry.settled_in_seconds(9.0) <= 0
+
+
+def test_worker_is_not_told_to_stand_by_before_others_have_settled(registry: Registry) -> None:
+    registry.register(ONE, identity("a"), IDLE, now=0.0)
+    decision = decide([SegmentView(7, 1, None)], registry.views(), settled=False)
+
+    assert registry.apply(decision, settled=False) == []
+    assert registry.workers[0].decided is UNDECIDED
+
+
+def test_state_of_a_worker_survives_the_wire() -> None:
+    room = Room(Need(9, 2.0), Need(-1, 0.5), Need(1, 0.25))
+    held = (HeldSegment(7, 1, Demand(Need(5, 0.5), Need(2))), HeldSegment(8, 2))
+    state = WorkerState(held, 3, True, "no engine", {9: "it is missing"}, room, engine_lost=True)
+
+    assert state_from_wire(state_to_wire(state)) == state
+    assert assignment_from_wire(assignment_to_wire(Assignment(frozenset([3, 1]), "why"))).segments == {1, 3}
+
+
+def test_worker_of_an_older_version_is_understood_and_given_one_segment_at_most() -> None:
+    old = pb.Register(worker_id="a", state=pb.WorkerState(held=pb.HeldSegment(segment_id=7, epoch=2)))
+
+    identity, state = register_from_wire(old)
+
+    assert (identity.owns_several, state.held) == (False, (HeldSegment(7, 2),))
+    registry = Registry(death_timeout_seconds=5.0)
+    registry.register(ONE, identity, state, now=0.0)
+    assert decide([SegmentView(number, 1, None) for number in (6, 7)], registry.views()).owners == {7: "a"}
+    assert assignment_to_wire(Assignment(frozenset([7]))).segment_id == 7
+
+
+def test_master_of_an_older_version_is_understood() -> None:
+    assert assignment_from_wire(pb.Assignment(segment_id=7)).segments == {7}
+    assert state_to_wire(HOLDS_7).held.segment_id == 7
+
+
 class Life(RuleBasedStateMachine):
     """Any order of registrations, heartbeats, ends of streams, decisions and time."""
 
@@ -178,10 +264,10 @@ class Life(RuleBasedStateMachine):
         self.heard: dict[int, float] = {}
         self.segments = [SegmentView(number, 1, None) for number in range(2)]
 
-    @rule(name=st.sampled_from("abc"), instance=st.sampled_from("12"), held=st.none() | st.integers(0, 2))
-    def register(self, name: str, instance: str, held: int | None) -> None:
+    @rule(name=st.sampled_from("abc"), instance=st.sampled_from("12"), held=st.sets(st.integers(0, 2)))
+    def register(self, name: str, instance: str, held: set[int]) -> None:
         self.next_session += 1
-        state = WorkerState(held=HeldSegment(held, 1) if held is not None else None)
+        state = WorkerState(held=tuple(HeldSegment(segment_id, 1) for segment_id in sorted(held)))
         self.registry.register(
             SessionId(self.next_session), identity(name, instance, int(instance)), state, now=self.now
         )
@@ -206,7 +292,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def decide(self) -> None:
         self.registry.apply(decide(self.segments, self.registry.views()))
-        assigned = [worker.assigned for worker in self.registry.workers if worker.assigned is not None]
+        assigned = [segment_id for worker in self.registry.workers for segment_id in worker.assigned]
         assert len(assigned) == len(set(assigned))
 
     @invariant()

@@ -235,15 +235,15 @@ async def test_the_metrics_count_segments_and_workers_by_state(cluster: Cluster)
     await cluster.segments({1: 1, 2: 1})
     master = await leading(cluster)
     worker = cluster.worker("a")
-    await eventually(lambda: worker.owns == 1)
-    await eventually(lambda: master.snapshot().segments[0].state == "owned")
+    await eventually(lambda: worker.owns == [1, 2])
+    await eventually(lambda: [segment.state for segment in master.snapshot().segments] == ["owned", "owned"])
     shown = CollectorRegistry()
     shown.register(MasterCollector(master.counts))
 
     text = generate_latest(shown).decode()
 
-    assert 'runtime_segments{state="owned"} 1.0' in text
-    assert 'runtime_segments{state="waiting"} 1.0' in text
+    assert 'runtime_segments{state="owned"} 2.0' in text
+    assert 'runtime_segments{state="waiting"} 0.0' in text
     assert 'runtime_workers{state="owning"} 1.0' in text
     assert "runtime_master_leading 1.0" in text
 

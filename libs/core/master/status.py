@@ -1,13 +1,14 @@
 """What a master knows, as a snapshot for the status API, the status page, the autoscaler and the metrics."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from libs.core.lease import SegmentView
 from libs.core.master.assignment import Decision
 from libs.core.master.registry import Worker
+from libs.core.room import Room
 
 
 class SegmentState(StrEnum):
@@ -15,13 +16,13 @@ class SegmentState(StrEnum):
 
     OWNED = "owned"  # somebody holds its lease
     ASSIGNED = "assigned"  # a worker was told to take it and does not hold it yet
-    WAITING = "waiting"  # there are more segments than workers
+    WAITING = "waiting"  # no worker can take it
 
 
 class WorkerRole(StrEnum):
     """What a worker is there for now."""
 
-    OWNING = "owning"  # it has a segment, or is to take one
+    OWNING = "owning"  # it has segments, or is to take one
     STANDBY = "standby"
     DRAINING = "draining"
 
@@ -39,7 +40,10 @@ class SegmentStatus:
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """One known worker. *held* and *assigned* are segments; they differ while it takes or gives back one."""
+    """One known worker. *held* and *assigned* are segments; they differ while it takes or gives back one.
+
+    *refused* are assigned segments that it cannot acquire now, with the reason; *room* is what its engine has left.
+    """
 
     worker_id: str
     instance_id: str
@@ -48,11 +52,13 @@ class WorkerStatus:
     version: str
     http_port: int
     role: WorkerRole
-    held: int | None
-    epoch: int | None
-    assigned: int | None
+    held: Sequence[int]
+    assigned: Sequence[int]
+    refused: Mapping[str, str]
     running: int
     impediment: str
+    engine_lost: bool
+    room: Room | None
     silent_seconds: float
     connected_seconds: float
 
@@ -92,13 +98,10 @@ def segments_by_state(
 ) -> dict[SegmentState, set[int]]:
     """Which segments with entities are in which state; quick for ten thousand of them."""
     occupied = {segment.segment_id for segment in survey if segment.bot_count > 0}
-    held = {
-        held.segment_id
-        for worker in workers
-        if (held := worker.state.held) is not None and decision.given.get(worker.identity.worker_id) == held.segment_id
-    }
+    # A segment that moves is owned by the worker that still gives it back.
+    held = {held.segment_id for worker in workers for held in worker.state.held} & decision.owners.keys()
     owned = occupied & (decision.reserved.keys() | held)
-    assigned = occupied & set(decision.given.values()) - owned
+    assigned = occupied & decision.owners.keys() - owned
     return {
         SegmentState.OWNED: owned,
         SegmentState.ASSIGNED: assigned,
@@ -112,18 +115,15 @@ def segment_statuses(
     """The segments with entities, by number."""
     by_state = segments_by_state(survey, decision, workers)
     states = {segment_id: state for state, segment_ids in by_state.items() for segment_id in segment_ids}
-    owners = {segment_id: worker_id for worker_id, segment_id in decision.given.items()}
     held_epochs = {
-        (held.segment_id, worker.identity.worker_id): held.epoch
-        for worker in workers
-        if (held := worker.state.held) is not None
+        (held.segment_id, worker.identity.worker_id): held.epoch for worker in workers for held in worker.state.held
     }
     statuses = []
     for segment in survey:
         state = states.get(segment.segment_id)
         if state is None:
             continue
-        worker_id = decision.reserved.get(segment.segment_id) or owners.get(segment.segment_id)
+        worker_id = decision.reserved.get(segment.segment_id) or decision.owners.get(segment.segment_id)
         epoch = segment.lease.epoch if segment.lease is not None else None
         if worker_id is not None:
             epoch = held_epochs.get((segment.segment_id, worker_id), epoch)
@@ -135,7 +135,7 @@ def role_of(worker: Worker) -> WorkerRole:
     """What a worker is there for now."""
     if worker.state.draining:
         return WorkerRole.DRAINING
-    return WorkerRole.STANDBY if worker.state.held is None and worker.assigned is None else WorkerRole.OWNING
+    return WorkerRole.OWNING if worker.state.held or worker.assigned else WorkerRole.STANDBY
 
 
 def worker_status(worker: Worker, now: float) -> WorkerStatus:
@@ -149,11 +149,13 @@ def worker_status(worker: Worker, now: float) -> WorkerStatus:
         version=identity.version,
         http_port=identity.http_port,
         role=role_of(worker),
-        held=state.held.segment_id if state.held is not None else None,
-        epoch=state.held.epoch if state.held is not None else None,
-        assigned=worker.assigned,
+        held=sorted(state.held_ids),
+        assigned=sorted(worker.assigned),
+        refused={str(segment_id): reason for segment_id, reason in state.refused.items()},
         running=state.running,
         impediment=state.impediment,
+        engine_lost=state.engine_lost,
+        room=state.room,
         silent_seconds=round(now - worker.last_heard, 3),
         connected_seconds=round(now - worker.registered_at, 3),
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from libs.core.lease import Lease
+from libs.core.room import Demand
 from libs.core.tracing import Headers
 from libs.core.wake import Wake
 
@@ -45,7 +46,10 @@ class OwnedSegment:
 
 
 class SegmentHandler(Protocol):
-    """The work of one segment at a time. All of it runs on the event loop and may be called again after any failure."""
+    """The work of the segments that a worker owns. All of it runs on the event loop; each call may be repeated.
+
+    Calls about different segments run at the same time and know nothing of each other.
+    """
 
     async def run(self, owned: OwnedSegment) -> None:
         """Make this host match the segment until cancelled; never return before.
@@ -54,19 +58,26 @@ class SegmentHandler(Protocol):
         process that took the segment over keeps them. An exception is logged, and run() called again with backoff.
         """
 
-    def renewed(self, lease: Lease) -> None:
-        """The lease was acquired or renewed, and is proven now. Quick and without waiting: refresh the keepalive file.
+    async def renewed(self, lease: Lease) -> None:
+        """Refresh the keepalive of the segment: the lease was acquired or renewed, and is proven now.
 
-        Called before run() for the first time.
+        Called before run() for the first time. An exception means that the containers do not know of the renewal, so
+        that it does not count.
         """
+
+    async def expire(self, owned: OwnedSegment) -> None:
+        """Let the keepalive of the segment run out now, so that its containers end by themselves."""
 
     async def stop_all(self, owned: OwnedSegment, grace_seconds: float) -> None:
         """Stop every container of the segment on this host, all at once, and return when none of them runs.
 
         Called after run() was cancelled, whether or not the lease is still proven, until it returns without an
-        exception; a stop that failed is an exception. Containers with an epoch above ``owned.epoch`` are somebody
-        else's and stay. *grace_seconds* (0 to 30) is the time from SIGTERM to SIGKILL.
+        exception; a stop that failed is an exception. Containers with an epoch above ``owned.epoch`` belong to a later
+        owner and stay. *grace_seconds* (0 to 30) is the time from SIGTERM to SIGKILL.
         """
 
     def running(self) -> int:
-        """How many containers run now; quick."""
+        """Return how many containers run now; quick."""
+
+    def demand(self, segment_id: int) -> Demand:
+        """Return what the entities of an owned segment need of the engine; quick."""

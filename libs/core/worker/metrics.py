@@ -12,17 +12,18 @@ from libs.core.worker.worker import WorkerSnapshot
 LEASE_AGE = Declared(
     "runtime_lease_age_seconds",
     "gauge",
-    "Time since this worker's lease of its segment was last proven; 0 without a segment.",
+    "Time since the oldest of this worker's leases was last proven; 0 without a segment.",
 )
+SEGMENTS_HELD = Declared("runtime_segments_held", "gauge", "Segments whose leases this worker holds.")
 CONTAINERS = Declared("runtime_containers", "gauge", "Containers of this worker that run.")
 
 
 class WorkerCollector(Collector):
-    """Lease, containers and entities of one worker. Register it once a process.
+    """Leases, containers and entities of one worker. Register it once a process.
 
     Args:
         life_seconds: of a lease.
-        entities: how many entities are in which state; those of a segment that is owned, so nothing without one.
+        entities: how many entities of the owned segments are in which state; nothing without one.
     """
 
     def __init__(
@@ -38,13 +39,14 @@ class WorkerCollector(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """The metrics without values."""
-        for declared in (LEASE_AGE, CONTAINERS, ENTITIES):
+        for declared in (LEASE_AGE, SEGMENTS_HELD, CONTAINERS, ENTITIES):
             yield declared.of(None)
 
     def collect(self) -> Iterator[Metric]:
         """The metrics as they are now."""
         snapshot = self._snapshot()
-        proven = snapshot.proven_seconds
-        yield LEASE_AGE.of(self._life_seconds - proven if proven is not None else 0.0)
+        least_proven = min((owned.proven_seconds for owned in snapshot.held), default=self._life_seconds)
+        yield LEASE_AGE.of(self._life_seconds - least_proven)
+        yield SEGMENTS_HELD.of(len(snapshot.held))
         yield CONTAINERS.of(snapshot.running)
         yield ENTITIES.of({(state,): count for state, count in self._entities().items()})

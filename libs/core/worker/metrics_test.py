@@ -3,22 +3,21 @@ from dataclasses import replace
 from prometheus_client import CollectorRegistry
 
 from libs.core.worker.metrics import WorkerCollector
-from libs.core.worker.worker import WorkerSnapshot
+from libs.core.worker.worker import OwnedStatus, WorkerSnapshot
 
 OWNER = WorkerSnapshot(
     worker_id="w",
     instance_id="w-1",
     host="h",
     master_id="m",
-    assigned=3,
-    held=3,
-    epoch=7,
-    proven_seconds=3.5,
+    assigned=[3, 4],
+    held=[OwnedStatus(3, 7, 3.5), OwnedStatus(4, 1, 4.5)],
     running=2,
     draining=False,
     impediment="",
+    room=None,
 )
-STANDBY = replace(OWNER, assigned=None, held=None, epoch=None, proven_seconds=None, running=0)
+STANDBY = replace(OWNER, assigned=[], held=[], running=0)
 
 
 def shown(snapshot: WorkerSnapshot, entities: dict[str, int]) -> CollectorRegistry:
@@ -27,10 +26,11 @@ def shown(snapshot: WorkerSnapshot, entities: dict[str, int]) -> CollectorRegist
     return registry
 
 
-def test_a_worker_shows_its_containers_and_entities_and_how_old_the_proof_of_its_lease_is() -> None:
+def test_worker_shows_its_containers_and_entities_and_the_age_of_its_oldest_proof() -> None:
     registry = shown(OWNER, {"running": 2, "disabled": 1})
 
     assert registry.get_sample_value("runtime_lease_age_seconds") == 1.5
+    assert registry.get_sample_value("runtime_segments_held") == 2
     assert registry.get_sample_value("runtime_containers") == 2
     assert registry.get_sample_value("runtime_entities", {"state": "running"}) == 2
     assert registry.get_sample_value("runtime_entities", {"state": "disabled"}) == 1

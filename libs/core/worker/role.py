@@ -45,7 +45,7 @@ from libs.core.store.runs import RunStore
 from libs.core.worker.api import WorkerApi
 from libs.core.worker.handler import OwnedSegment, SegmentHandler
 from libs.core.worker.metrics import WorkerCollector
-from libs.core.worker.worker import Worker
+from libs.core.worker.worker import EngineView, Worker
 
 
 @dataclass(frozen=True)
@@ -95,16 +95,16 @@ class Workplace:
 
     Attributes:
         host: the Docker engine's id; leases are taken over at once only on the same one.
-        impediment: why no segment can be taken now; empty when one can.
+        engine: what is reported of that engine.
         logs: the output of its entities.
-        entities: how many entities of the owned segment are in which state.
+        entities: how many entities of the owned segments are in which state.
         metrics: what else is to be shown of this worker.
         at_exit: what is to be done when nothing is owned any more and all parts still run, within 15 s.
     """
 
     handler: SegmentHandler
     host: str
-    impediment: Callable[[], str]
+    engine: EngineView
     logs: LogSource
     entities: Callable[[], Mapping[str, int]] = dict
     metrics: Sequence[Collector] = ()
@@ -112,7 +112,7 @@ class Workplace:
 
 
 class WorkerRole:
-    """Owns a segment and does its work.
+    """Owns segments and does their work.
 
     Args:
         prepare: makes the handler; it may wait for the engine and the storage as long as they are away.
@@ -154,10 +154,10 @@ class WorkerRole:
             identity,
             [settings.coordination.master_address],
             leases=context.leases,
-            handler=HeedingHandler(workplace.handler, context.wake_ups),
+            handler=WakingHandler(workplace.handler, context.wake_ups),
             timing=LeaseTiming.of(settings.lease.life_seconds, settings.lease.renew_interval_seconds),
             readiness=process.readiness,
-            impediment=workplace.impediment,
+            engine=workplace.engine,
             heartbeat_interval_seconds=settings.coordination.heartbeat_interval_seconds,
             stop_grace_seconds=settings.containers.stop_grace_seconds,
         )
@@ -234,18 +234,20 @@ class WorkerRole:
         return self._worker is not None and self._worker.owns(segment_id)
 
 
-class HeedingHandler:
-    """A handler whose segment is also woken by NATS, for as long as it is run."""
+class WakingHandler:
+    """A handler whose segments are also woken by messages on NATS, for as long as they are run."""
 
     def __init__(self, handler: SegmentHandler, wake_ups: WakeUps) -> None:
         self._handler = handler
         self._wake_ups = wake_ups
         self.renewed = handler.renewed
+        self.expire = handler.expire
         self.stop_all = handler.stop_all
         self.running = handler.running
+        self.demand = handler.demand
 
     async def run(self, owned: OwnedSegment) -> None:
-        """Run the handler, and listen for what is said about its segment."""
+        """Run the handler, and listen for messages about its segment."""
         subscription = await self._wake_ups.on_segment(owned.segment_id, owned.wake)
         try:
             await self._handler.run(owned)

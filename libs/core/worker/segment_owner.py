@@ -3,13 +3,13 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from prometheus_client import Counter
 
 from libs.core.backoff import Backoff
-from libs.core.coordination import HeldSegment
 from libs.core.errors import RuntimeFault, UserError
-from libs.core.lease import Holder, Lease, LeaseHeld, SegmentMissing
+from libs.core.lease import Holder, Lease, LeaseHeld
 from libs.core.lease_keeper import Lapse, LeaseKeeper, LeaseTiming
 from libs.core.log import get_logger
 from libs.core.store.client import StoreUnavailable
@@ -25,9 +25,9 @@ ACQUIRED = Counter("runtime_segments_acquired_total", "Leases of segments that t
 
 _GIVE_UP_ON_RUN_SECONDS = 5.0
 _URGENT_RUN_SECONDS = 0.2
+_LOST_ENGINE_SECONDS = 2.0
 _CANCEL_SECONDS = 2.0
 _HELD_POLL_SECONDS = 0.5
-_IMPEDED_POLL_SECONDS = 1.0
 _RELEASE_ATTEMPT_SECONDS = 1.0
 _ASK_SECONDS = 2.0
 
@@ -42,146 +42,124 @@ class WorkerSuperseded(UserError):
         )
 
 
+class Environment(Protocol):
+    """What the owners of one worker share, and where they report what concerns all of them."""
+
+    @property
+    def engine_lost(self) -> bool:
+        """Whether the engine has not answered for some seconds, so that containers cannot be stopped through it."""
+
+    def changed(self) -> None:
+        """What an owner holds or refuses has changed."""
+
+    def store_answered(self, fault: str) -> None:
+        """An acquisition reached the database, or failed to (*fault* says why)."""
+
+
 class SegmentOwner:
-    """Makes what this worker owns into what it is wanted to own, one segment at most.
+    """Owns one segment from its assignment until it is given back: acquires the lease, runs the handler under it.
 
     Args:
-        changed: called when held, impediment or draining have changed, so that the master is told.
-        stop_grace_seconds: from SIGTERM to SIGKILL when a segment is given back.
+        stop_grace_seconds: from SIGTERM to SIGKILL when the segment is given back.
         urgent_grace_seconds: the same when its lease cannot be proven any more; with what an engine needs besides, it
             has to fit into *timing*'s margin.
     """
 
     def __init__(
         self,
+        segment_id: int,
         leases: LeaseStore,
         handler: SegmentHandler,
         holder: Holder,
         timing: LeaseTiming,
+        environment: Environment,
         *,
-        changed: Callable[[], None] = lambda: None,
         stop_grace_seconds: float = 30.0,
         urgent_grace_seconds: float = 0.5,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.segment_id = segment_id
         self._leases = leases
         self._handler = handler
         self._holder = holder
         self._timing = timing
-        self._changed = changed
+        self._environment = environment
         self._stop_grace_seconds = stop_grace_seconds
         self._urgent_grace_seconds = urgent_grace_seconds
         self._clock = clock
-        self._wanted: int | None = None
+        self._wanted = False
         self._assigned_by: Headers = {}
         self._wake = Wake()
-        self._running = False
-        self._at_rest = asyncio.Event()
         self.owned: OwnedSegment | None = None
         """What is owned now, from the acquisition until the release or the loss."""
-        self.impediment = ""
-        """Why no segment can be acquired now, in words; empty when nothing is known to hinder it."""
-        self.draining = False
-        """Whether drain() was called: nothing is acquired any more."""
+        self.refusal = ""
+        """Why the segment cannot be acquired now, in words; empty when nothing is known to hinder it."""
 
-    @property
-    def held(self) -> HeldSegment | None:
-        """The lease that is held now."""
-        return HeldSegment(self.owned.segment_id, self.owned.epoch) if self.owned is not None else None
-
-    def want(self, segment_id: int | None, trace: Headers | None = None) -> None:
-        """Own *segment_id* from now on, and nothing else; None: own nothing. Returns at once, and may be repeated.
-
-        *trace* is that of the decision.
-        """
-        if segment_id != self._wanted:
-            self._wanted = segment_id
+    def want(self, trace: Headers | None = None) -> None:
+        """Own the segment from now on. Returns at once, and may be repeated. *trace* is that of the decision."""
+        if not self._wanted:
+            self._wanted = True
             self._assigned_by = trace or {}
             self._wake.set()
 
-    async def drain(self) -> None:
-        """Own nothing from now on; returns when the containers are stopped and the lease is released or over."""
-        if not self.draining:
-            self.draining = True
+    def give_back(self) -> None:
+        """Own the segment no longer: run() ends when it is released. Returns at once, and may be repeated."""
+        if self._wanted:
+            self._wanted = False
             self._wake.set()
-            self._changed()
-        if self._running:
-            await self._at_rest.wait()
 
     async def run(self) -> None:
-        """Acquire, own and give back what is wanted, for ever. Cancelled, it leaves containers and lease as they are.
+        """Acquire and own the segment; return when it is not wanted any more and no container of it runs.
+
+        Cancelled, it leaves containers and lease as they are.
 
         Raises:
             WorkerSuperseded: a newer process of this worker has the segment; nothing was stopped.
         """
-        self._running = True
-        try:
-            while True:
-                segment_id = self._target()
-                if segment_id is None:
-                    await self._stand_by()
-                else:
-                    about = {"runtime.segment": segment_id}
-                    led_by, self._assigned_by = self._assigned_by, {}
-                    with span("acquire segment", parent=led_by, attributes=about) as acquiring:
-                        lease = await self._acquire(segment_id)
-                    if lease is not None:
-                        await self._own(lease, acquiring.headers)
-        finally:
-            self._running = False
-            self._at_rest.set()
-
-    def _target(self) -> int | None:
-        return None if self.draining else self._wanted
-
-    async def _stand_by(self) -> None:
-        if self.draining:
-            self._at_rest.set()
-        if not self.impediment:
-            await self._wake.wait_at_most(None)
-        elif not await self._wake.wait_at_most(_IMPEDED_POLL_SECONDS):
-            # Nobody assigns a segment to a worker with an impediment, so it has to find out by itself.
-            try:
-                await self._leases.reachable()
-                self._impeded("")
-            except RuntimeFault as fault:
-                self._impeded(str(fault))
+        while self._wanted:
+            about = {"runtime.segment": self.segment_id}
+            led_by, self._assigned_by = self._assigned_by, {}
+            with span("acquire segment", parent=led_by, attributes=about) as acquiring:
+                lease = await self._acquire()
+            if lease is not None:
+                await self._own(lease, acquiring.headers)
 
     # --- acquiring
 
-    async def _acquire(self, segment_id: int) -> Lease | None:
-        """The lease of *segment_id*, however long it takes; None when it is not wanted any more."""
+    async def _acquire(self) -> Lease | None:
+        """Return the lease, however long it takes; None when it is not wanted any more."""
         backoff = Backoff(initial_seconds=0.1, cap_seconds=2.0)
-        while self._target() == segment_id:
+        while self._wanted:
             try:
-                lease = await self._leases.acquire(segment_id, self._holder)
+                lease = await self._leases.acquire(self.segment_id, self._holder)
             except LeaseHeld as held:
-                log.info("waiting for a segment", segment=segment_id, reason=str(held))
+                self._environment.store_answered("")
+                log.info("waiting for a segment", segment=self.segment_id, reason=str(held))
                 # Until it has run out; or earlier, if it is released.
                 await self._wake.wait_at_most(min(held.remaining_seconds + 0.01, _HELD_POLL_SECONDS))
-            except (StoreUnavailable, SegmentMissing) as fault:
-                await self._wait_after(fault, backoff)
             except RuntimeFault as fault:
-                log.exception("a segment cannot be acquired", segment=segment_id)
                 await self._wait_after(fault, backoff)
             else:
-                self._impeded("")
+                self._environment.store_answered("")
                 if lease.proven_until - self._timing.margin_seconds > self._clock():
                     return lease
         return None
 
     async def _wait_after(self, fault: RuntimeFault, backoff: Backoff) -> None:
-        # One failure may be a hiccup; after more of them somebody else should have the segment.
+        # One failure may be a hiccup; after more of them another worker should have the segment.
         if backoff.failures > 0:
-            self._impeded(str(fault))
+            if isinstance(fault, StoreUnavailable):
+                self._environment.store_answered(str(fault))
+            else:
+                self._refuse(str(fault))
         await self._wake.wait_at_most(backoff.next_seconds())
 
-    def _impeded(self, impediment: str) -> None:
-        if impediment != self.impediment:
-            if impediment:
-                log.warning("this worker cannot take a segment", reason=impediment)
-            self.impediment = impediment
-            self._changed()
+    def _refuse(self, reason: str) -> None:
+        if reason != self.refusal:
+            if reason:
+                log.warning("segment refused", segment=self.segment_id, reason=reason)
+            self.refusal = reason
+            self._environment.changed()
 
     # --- owning
 
@@ -197,14 +175,16 @@ class SegmentOwner:
         )
         log.info("segment acquired", segment=lease.segment_id, epoch=lease.epoch)
         ACQUIRED.inc()
+        if not await self._begin(owned):
+            return
         self.owned = owned
-        self._changed()
-        keeping = asyncio.create_task(keeper.keep(), name="keep the segment's lease")
+        self._refuse("")
+        self._environment.changed()
+        keeping = asyncio.create_task(keeper.keep(), name=f"keep the lease of segment {self.segment_id}")
         keeping.add_done_callback(lambda _: self._wake.set())
-        self._refresh(lease)
         work = HandlerRun(self._handler, owned)
         try:
-            while not keeping.done() and self._target() == lease.segment_id:
+            while not keeping.done() and self._wanted:
                 await self._wake.wait_at_most(None)
             if not keeping.done():
                 await self._give_back(owned, work, keeping)
@@ -215,27 +195,54 @@ class SegmentOwner:
             keeping.cancel()
             await asyncio.wait([keeping, work.task], timeout=_CANCEL_SECONDS)
             self.owned = None
-            self._changed()
+            self._environment.changed()
+
+    async def _begin(self, owned: OwnedSegment) -> bool:
+        """Let the host know of the lease. When that fails no container may run under it, so it is released."""
+        try:
+            async with asyncio.timeout(self._timing.attempt_seconds):
+                await self._handler.renewed(owned.lease)
+        except Exception as error:
+            log.exception("an acquired lease is given back", segment=self.segment_id)
+            self._refuse(f"its keepalive cannot be written: {error or type(error).__name__}")
+            await self._release(owned)
+            await self._wake.wait_at_most(_HELD_POLL_SECONDS)
+            return False
+        return True
 
     async def _give_back(self, owned: OwnedSegment, work: HandlerRun, keeping: "asyncio.Task[Lapse]") -> None:
         """Bring the host to rest while the lease is being renewed, then release it. Ends early when the lease ends."""
         log.info("segment is given back", segment=owned.segment_id, epoch=owned.epoch)
         resting = asyncio.create_task(
             self._come_to_rest(owned, work, _GIVE_UP_ON_RUN_SECONDS, self._stop_grace_seconds),
-            name="stop the segment's containers",
+            name=f"stop the containers of segment {self.segment_id}",
         )
         try:
-            await asyncio.wait([resting, keeping], return_when=asyncio.FIRST_COMPLETED)
+            while not resting.done() and not keeping.done():
+                limit = _LOST_ENGINE_SECONDS if self._environment.engine_lost else None
+                await asyncio.wait([resting, keeping], return_when=asyncio.FIRST_COMPLETED, timeout=limit or 1.0)
+                if limit is not None and not resting.done():
+                    await self._let_run_out(owned, resting, keeping)
         finally:
             if not resting.done():
                 resting.cancel()
                 await asyncio.wait([resting], timeout=_URGENT_RUN_SECONDS)
-        if keeping.done():
+        if not resting.done() or resting.cancelled():
             return
         resting.result()
         keeping.cancel()
         await asyncio.wait([keeping])
         await self._release(owned)
+
+    async def _let_run_out(
+        self, owned: OwnedSegment, resting: "asyncio.Task[None]", keeping: "asyncio.Task[Lapse]"
+    ) -> None:
+        """End the containers by their own switch and let the lease run out: the engine cannot say that they ended."""
+        log.warning("segment left to run out, as the engine does not answer", segment=owned.segment_id)
+        keeping.cancel()
+        await asyncio.wait([keeping])
+        await self._handler.expire(owned)
+        await asyncio.wait([resting], timeout=max(0.0, owned.proven_seconds()))
 
     async def _come_to_rest(
         self, owned: OwnedSegment, work: HandlerRun, run_limit_seconds: float, grace_seconds: float
@@ -248,7 +255,7 @@ class SegmentOwner:
             await stop_until_done(self._handler, owned, grace_seconds)
 
     async def _lapsed(self, owned: OwnedSegment, work: HandlerRun, lapse: Lapse) -> None:
-        """The lease is over, or nearly: let go of the containers, or stop them before anybody else may start them."""
+        """The lease is over, or nearly: let go of the containers, or stop them before another worker may start them."""
         log.error(
             "lease lost",
             segment=owned.segment_id,
@@ -260,10 +267,12 @@ class SegmentOwner:
         if lapse.superseded or await self._found_superseded(owned):
             work.cancel()
             raise WorkerSuperseded(owned.lease)
-        self._impeded(f"the containers of segment {owned.segment_id} are still being stopped")
+        self._refuse(f"its containers are still being stopped after its lease was lost: {lapse.reason}")
         await self._come_to_rest(owned, work, _URGENT_RUN_SECONDS, self._urgent_grace_seconds)
         log.info("host is at rest", segment=owned.segment_id, left_seconds=round(owned.proven_seconds(), 2))
-        self._impeded("")
+        # Where only the keepalive failed, the database still has the lease.
+        await self._release_once(owned)
+        self._refuse("")
 
     async def _found_superseded(self, owned: OwnedSegment) -> bool:
         if owned.proven_seconds() > 0:
@@ -277,26 +286,23 @@ class SegmentOwner:
 
     async def _release(self, owned: OwnedSegment) -> None:
         while owned.proven(margin_seconds=0.0):
-            try:
-                await self._leases.release(owned.lease, timeout_seconds=_RELEASE_ATTEMPT_SECONDS)
-            except RuntimeFault as fault:
-                log.warning("lease not released", segment=owned.segment_id, reason=str(fault))
-                await asyncio.sleep(self._timing.retry_seconds)
-            else:
+            if await self._release_once(owned):
                 log.info("segment released", segment=owned.segment_id, epoch=owned.epoch)
                 return
+            await asyncio.sleep(self._timing.retry_seconds)
         log.warning("lease left to run out", segment=owned.segment_id, epoch=owned.epoch)
+
+    async def _release_once(self, owned: OwnedSegment) -> bool:
+        try:
+            await self._leases.release(owned.lease, timeout_seconds=_RELEASE_ATTEMPT_SECONDS)
+        except RuntimeFault as fault:
+            log.warning("lease not released", segment=owned.segment_id, reason=str(fault))
+            return False
+        return True
 
     async def _renew(self, lease: Lease, limit_seconds: float) -> Lease:
         return await self._leases.renew(lease, timeout_seconds=limit_seconds)
 
-    def _renewed(self, owned: OwnedSegment, lease: Lease) -> None:
+    async def _renewed(self, owned: OwnedSegment, lease: Lease) -> None:
+        await self._handler.renewed(lease)
         owned.lease = lease
-        self._handler.renewed(lease)
-
-    def _refresh(self, lease: Lease) -> None:
-        try:
-            self._handler.renewed(lease)
-        except Exception:
-            # The next renewal does it again; until then the containers' own switch is stricter than it need be.
-            log.exception("could not act on an acquired lease", segment=lease.segment_id)

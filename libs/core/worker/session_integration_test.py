@@ -93,7 +93,7 @@ class Worker:
 async def test_it_registers_with_all_that_the_master_needs_and_then_sends_heartbeats() -> None:
     port, master = free_port(), Scripted(friendly)
     async with serving(master, port), Worker(port) as worker:
-        worker.state = WorkerState(held=HeldSegment(4, 2), running=3)
+        worker.state = WorkerState(held=(HeldSegment(4, 2), HeldSegment(9, 1)), running=3)
         await eventually(lambda: len(master.received) > 2)
 
     register = master.received[0].register
@@ -216,4 +216,4 @@ async def test_assignments_are_passed_on_as_they_come() -> None:
     async with serving(master, port), Worker(port) as worker:
         await eventually(lambda: len(worker.assignments) == 2)
 
-    assert worker.assignments == [Assignment(0, "yours"), Assignment(None, "none")]
+    assert worker.assignments == [Assignment(frozenset([0]), "yours"), Assignment(frozenset(), "none")]

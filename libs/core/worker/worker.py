@@ -1,4 +1,4 @@
-"""A worker: a stream to the master that says which segment to own, and an owner that owns it."""
+"""A worker: a stream to the master that says which segments to own, and the owners that own them."""
 
 import asyncio
 import time
@@ -10,15 +10,25 @@ from libs.core.health import Readiness
 from libs.core.lease import Holder
 from libs.core.lease_keeper import LeaseTiming
 from libs.core.log import get_logger
+from libs.core.room import Room
 from libs.core.store.leases import LeaseStore
 from libs.core.worker.handler import SegmentHandler
-from libs.core.worker.segment_owner import SegmentOwner
+from libs.core.worker.segment_owners import SegmentOwners
 from libs.core.worker.session import MasterSession, WorkerReplaced
 
 log = get_logger(__name__)
 
 DEPENDENCY = "segment"
 """The name under which readiness shows what is owned; without it the worker stands by, which is no failure."""
+
+
+@dataclass(frozen=True)
+class OwnedStatus:
+    """One owned segment. *proven_seconds* is for how much longer the lease is certainly held."""
+
+    segment_id: int
+    epoch: int
+    proven_seconds: float
 
 
 @dataclass(frozen=True)
@@ -30,13 +40,28 @@ class WorkerSnapshot:
     host: str
     master_id: str | None
     """None while there is no master: what is owned goes on."""
-    assigned: int | None
-    held: int | None
-    epoch: int | None
-    proven_seconds: float | None
+    assigned: Sequence[int]
+    held: Sequence[OwnedStatus]
     running: int
     draining: bool
     impediment: str
+    room: Room | None
+    """What the engine has left; None while that is not known."""
+
+
+@dataclass(frozen=True)
+class EngineView:
+    """What a worker reports of its Docker engine. Each is called with every heartbeat and is quick.
+
+    Attributes:
+        impediment: why no segment can be taken now, such as an engine that does not answer; empty when one can.
+        lost: whether the engine has not answered for so long that its segments should move to another engine.
+        room: what the engine has left; None while that is not known.
+    """
+
+    impediment: Callable[[], str] = lambda: ""
+    lost: Callable[[], bool] = lambda: False
+    room: Callable[[], Room | None] = lambda: None
 
 
 class Worker:
@@ -44,9 +69,8 @@ class Worker:
 
     Args:
         targets: addresses of masters, ``host:port``, tried in turn; usually one.
-        timing: of the segment lease's renewals.
-        impediment: why this worker cannot take a segment now, in words, such as an engine that does not answer; empty
-            when it can. Asked for with each heartbeat.
+        timing: of the segment leases' renewals.
+        engine: the engine on which containers run.
         stop_grace_seconds: from SIGTERM to SIGKILL when a segment is given back.
     """
 
@@ -59,21 +83,22 @@ class Worker:
         handler: SegmentHandler,
         timing: LeaseTiming,
         readiness: Readiness,
-        impediment: Callable[[], str] = lambda: "",
+        engine: EngineView | None = None,
         heartbeat_interval_seconds: float = 2.0,
         stop_grace_seconds: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._identity = identity
         self._handler = handler
-        self._impediment = impediment
+        self._engine = engine or EngineView()
         self._readiness = readiness
-        self._assignment: Assignment | None = None
-        self._owner = SegmentOwner(
+        self._assignment = Assignment()
+        self._owners = SegmentOwners(
             leases,
             handler,
             Holder(identity.worker_id, identity.instance_id, identity.host, identity.started_at_milliseconds),
             timing,
+            engine_lost=self._engine.lost,
             changed=self._changed,
             stop_grace_seconds=stop_grace_seconds,
             clock=clock,
@@ -88,12 +113,12 @@ class Worker:
         )
 
     async def run(self) -> None:
-        """Own what the master says, for ever. Cancelled, it leaves containers and lease to the next process.
+        """Own what the master says, for ever. Cancelled, it leaves containers and leases to the next process.
 
         Raises:
             WorkerSuperseded, WorkerReplaced: another process runs under the same worker id; this one has to end.
         """
-        owning = asyncio.create_task(self._owner.run(), name="own a segment")
+        owning = asyncio.create_task(self._owners.run(), name="own segments")
         talking = asyncio.create_task(self._session.run(), name="talk to the master")
         try:
             await asyncio.wait([owning, talking], return_when=asyncio.FIRST_COMPLETED)
@@ -108,70 +133,78 @@ class Worker:
                 task.result()
 
     async def drain(self) -> None:
-        """Take no segment any more; returns when the containers are stopped and the lease is released.
+        """Take no segment any more; returns when the containers are stopped and the leases are released.
 
         To be called while run() goes on. Safe to repeat, and at once done when run() has ended.
         """
-        await self._owner.drain()
+        await self._owners.drain()
 
     def poke(self, segment_id: int | None = None) -> None:
-        """Something about *segment_id* (None: about whatever is owned) has changed: the handler should look now."""
-        owned = self._owner.owned
-        if owned is not None and segment_id in (None, owned.segment_id):
-            owned.wake.set()
+        """Wake the handlers: something about *segment_id* (None: about any that is owned) has changed."""
+        for owned in self._owners.owned.values():
+            if segment_id in (None, owned.segment_id):
+                owned.wake.set()
 
     @property
-    def segment_id(self) -> int | None:
-        """The segment that is owned now."""
-        return self._owner.owned.segment_id if self._owner.owned is not None else None
+    def segments(self) -> frozenset[int]:
+        """The segments that are owned now."""
+        return frozenset(self._owners.owned)
 
     def owns(self, segment_id: int) -> bool:
-        """Whether this worker owns *segment_id* now, and can prove it."""
-        owned = self._owner.owned
-        return owned is not None and owned.segment_id == segment_id and owned.proven()
+        """Return whether this worker owns *segment_id* now, and can prove it."""
+        owned = self._owners.owned.get(segment_id)
+        return owned is not None and owned.proven()
 
     def snapshot(self) -> WorkerSnapshot:
-        """What this worker knows now."""
-        owned = self._owner.owned
+        """Return what this worker knows now."""
         return WorkerSnapshot(
             worker_id=self._identity.worker_id,
             instance_id=self._identity.instance_id,
             host=self._identity.host,
             master_id=self._session.master_id,
-            assigned=self._assignment.segment_id if self._assignment is not None else None,
-            held=owned.segment_id if owned is not None else None,
-            epoch=owned.epoch if owned is not None else None,
-            proven_seconds=round(owned.proven_seconds(), 3) if owned is not None else None,
+            assigned=sorted(self._assignment.segments),
+            held=[
+                OwnedStatus(owned.segment_id, owned.epoch, round(owned.proven_seconds(), 3))
+                for owned in self._owners.owned.values()
+            ],
             running=self._handler.running(),
-            draining=self._owner.draining,
-            impediment=self._owner.impediment or self._impediment(),
+            draining=self._owners.draining,
+            impediment=self._impediment(),
+            room=self._engine.room(),
         )
 
     async def _make_way(self, talking: "asyncio.Task[None]", owning: "asyncio.Task[None]") -> None:
         replaced = talking.exception()
         if isinstance(replaced, WorkerReplaced) and not replaced.same_host:
-            # The other one cannot see our containers, and waits for the lease.
-            draining = asyncio.create_task(self._owner.drain(), name="make way")
+            # The other one cannot see our containers, and waits for the leases.
+            draining = asyncio.create_task(self._owners.drain(), name="make way")
             await asyncio.wait([draining, owning], return_when=asyncio.FIRST_COMPLETED)
             draining.cancel()
 
+    def _impediment(self) -> str:
+        return self._owners.impediment or self._engine.impediment()
+
     def _state(self) -> WorkerState:
         return WorkerState(
-            held=self._owner.held,
+            held=self._owners.held,
             running=self._handler.running(),
-            draining=self._owner.draining,
-            impediment=self._owner.impediment or self._impediment(),
+            draining=self._owners.draining,
+            impediment=self._impediment(),
+            refused=self._owners.refused,
+            room=self._engine.room(),
+            engine_lost=self._engine.lost(),
         )
 
     def _assigned(self, assignment: Assignment) -> None:
         if assignment != self._assignment:
-            log.info("assignment", segment=assignment.segment_id, reason=assignment.reason)
+            log.info("assignment", segments=sorted(assignment.segments), reason=assignment.reason)
         self._assignment = assignment
-        self._owner.want(assignment.segment_id, assignment.trace)
+        self._owners.want(assignment.segments, assignment.trace)
 
     def _changed(self) -> None:
-        owned = self._owner.owned
-        impediment = self._owner.impediment
-        detail = impediment or (f"owns segment {owned.segment_id}" if owned is not None else "stands by")
+        owned = sorted(self._owners.owned)
+        impediment = self._owners.impediment
+        listed = ", ".join(str(segment_id) for segment_id in owned)
+        detail = impediment or (f"owns segment{'s' if len(owned) > 1 else ''} {listed}" if owned else "stands by")
         self._readiness.report(DEPENDENCY, not impediment, detail, required=False)
         self._session.report()

@@ -1,13 +1,14 @@
-"""The work of one owned segment on a Docker host: do it while it is owned, end its containers when it no longer is."""
+"""The work of owned segments on a Docker host: do it while they are owned, then end their containers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from libs.core.errors import Retryable
 from libs.core.lease import Lease
 from libs.core.log import get_logger
+from libs.core.room import Demand
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import Ended
 from libs.docker_runner.container_events import EventKind
@@ -33,7 +34,10 @@ class SegmentWork(Protocol):
         """A container of this entity has ended or is gone; "" when any may be."""
 
     def states(self) -> Mapping[str, int]:
-        """How many entities are in which state, every state named; quick."""
+        """Return how many entities are in which state, every state named; quick."""
+
+    def demand(self) -> Demand:
+        """Return what the entities need of the engine; quick."""
 
 
 W = TypeVar("W", bound=SegmentWork)
@@ -45,7 +49,7 @@ class DockerSegmentHandler(Generic[W]):
     Args:
         work: makes what does the work of an owned segment.
         at_rest: told how the containers of a segment ended that is given back, before they are taken away. When it
-            raises Retryable they stay, and whoever comes next finds out.
+            raises Retryable they stay, and the next owner finds out.
         keeps_logs: whether the containers' output goes to the day's logs.
     """
 
@@ -61,76 +65,80 @@ class DockerSegmentHandler(Generic[W]):
         self._make_work = work
         self._at_rest = at_rest
         self._keeps_logs = keeps_logs
-        self.work: W | None = None
-        """The work of the segment that is owned; None while none is."""
+        self._works: dict[int, W] = {}
+
+    @property
+    def works(self) -> Collection[W]:
+        """The work of the segments that are owned."""
+        return self._works.values()
 
     async def run(self, owned: OwnedSegment) -> None:
         """Do the segment's work until cancelled; the end of a container is noticed within milliseconds."""
-        work = self.work = self._make_work(owned)
+        if self._keeps_logs:
+            self._docker.logs.begin(owned.segment_id, owned.epoch)
+        work = self._works[owned.segment_id] = self._make_work(owned)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._watch(owned, work), name="container events")
-                tasks.create_task(work.run(), name="work of the segment")
+                tasks.create_task(work.run(), name=f"work of segment {owned.segment_id}")
         finally:
-            self.work = None
+            if self._works.get(owned.segment_id) is work:
+                del self._works[owned.segment_id]
 
-    def renewed(self, lease: Lease) -> None:
+    async def renewed(self, lease: Lease) -> None:
         """Let the containers of the segment live on for as long as the lease is proven."""
-        self._docker.keepalive(lease.segment_id).refresh(lease.proven_until)
+        await self._docker.keep_alive(lease.segment_id, lease.proven_until)
+
+    async def expire(self, owned: OwnedSegment) -> None:
+        """Let the containers of the segment end by their own switch."""
+        await self._docker.expire(owned.segment_id)
 
     async def stop_all(self, owned: OwnedSegment, grace_seconds: float) -> None:
-        """End every container of the segment, let none begin late, and have it written down how each ended."""
+        """End every container of the segment, let none begin late, and record how each ended."""
         group = self._docker.group(owned.segment_id, owned.epoch)
         if not owned.proven(margin_seconds=0.0):
-            self._docker.keepalive(owned.segment_id).expire()
-        async with self._listening():
-            stopped = await group.stop_all(grace_seconds)
-            self._docker.keepalive(owned.segment_id).expire()
-            log.info("segment is at rest", segment=owned.segment_id, stopped=len(stopped))
-            if owned.proven():
-                await self._take_away(owned, group)
+            await self._docker.expire(owned.segment_id)
+        elif self._keeps_logs:
+            self._docker.logs.leave(owned.segment_id)
+        stopped = await group.stop_all(grace_seconds)
+        await self._docker.expire(owned.segment_id)
+        log.info("segment is at rest", segment=owned.segment_id, stopped=len(stopped))
+        if owned.proven():
+            await self._take_away(owned, group)
 
     def running(self) -> int:
-        """How many containers of this worker run."""
-        return self.work.running if self.work is not None else 0
+        """Return how many containers of this worker run."""
+        return sum(work.running for work in self._works.values())
+
+    def demand(self, segment_id: int) -> Demand:
+        """Return what the entities of an owned segment need of the engine."""
+        work = self._works.get(segment_id)
+        return work.demand() if work is not None else Demand()
 
     def states(self) -> Mapping[str, int]:
-        """How many entities of the owned segment are in which state; nothing without a segment."""
-        return self.work.states() if self.work is not None else {}
+        """Return how many entities of the owned segments are in which state; nothing without a segment."""
+        total: Counter[str] = Counter()
+        for work in self._works.values():
+            # update() keeps states that count zero.
+            total.update(work.states())
+        return total
 
     async def _watch(self, owned: OwnedSegment, work: W) -> None:
-        # Read in any case, for what the runner remembers of it: a container that died is dead at once, whatever the
-        # engine lists.
         async for event in self._docker.events():
             if event.kind not in _NO_END_YET and event.segment in (owned.segment_id, -1):
                 work.container_changed(event.id)
 
-    @asynccontextmanager
-    async def _listening(self) -> AsyncIterator[None]:
-        """Let the runner remember what happens to containers meanwhile: when asked, the engine says it later."""
-
-        async def listen() -> None:
-            async for _ in self._docker.events():
-                pass
-
-        listening = asyncio.create_task(listen(), name="container events")
-        try:
-            yield
-        finally:
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
-
     async def _take_away(self, owned: OwnedSegment, group: ContainerGroup) -> None:
+        """Record how the containers ended; what they printed is uploaded, and they are removed, in the background."""
         ended = await group.endings()
-        recorded = True
+        recorded: Sequence[Ended] = ended
         try:
             await self._at_rest(owned, ended)
         except Retryable as error:
-            recorded = False
+            recorded = ()
             log.warning("ends not recorded; the containers are left to the next owner", reason=str(error))
         if self._keeps_logs:
-            await asyncio.gather(*(self._docker.logs.finish(end.container) for end in ended))
-        if recorded:
-            await group.remove(ended)
-        if self._keeps_logs:
-            await self._docker.logs.flush()
+            containers = [end.container for end in ended]
+            self._docker.logs.finish_later(owned.segment_id, containers, then=lambda: group.remove(recorded))
+        else:
+            await group.remove(recorded)

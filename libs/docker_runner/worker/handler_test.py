@@ -1,6 +1,6 @@
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ class Host:
         self.containers = FakeHost(run_seconds=None)
         self.folder = folder
         self.logs = self
+        self.calls: list[str] = []
         self.finished: list[str] = []
+        self.then: Callable[[], Awaitable[None]] | None = None
         self._keepalive = KeepaliveFile(folder)
 
     async def start(self) -> ManagedContainer:
@@ -37,8 +39,11 @@ class Host:
         deployed = Deployed("b", 1, {}, bot, "1", CodeRef("bots", "code.zip"))
         return await self.containers.start(factory.build(deployed, Ownership(1, 1, "w", None)))
 
-    def keepalive(self, segment: int) -> KeepaliveFile:
-        return self._keepalive
+    async def keep_alive(self, segment: int, proven_until: float) -> None:
+        self._keepalive.refresh(proven_until)
+
+    async def expire(self, segment: int) -> None:
+        self._keepalive.expire()
 
     def group(self, segment: int, epoch: int) -> ContainerGroup:
         runner: Any = self
@@ -57,12 +62,18 @@ class Host:
         yield ContainerEvent(EventKind.RESYNC, datetime.now(UTC))
         await asyncio.Event().wait()
 
-    async def finish(self, container: ManagedContainer) -> bool:
-        self.finished.append(container.container_id)
-        return True
+    def begin(self, segment: int, epoch: int) -> None:
+        self.calls.append("begin")
 
-    async def flush(self) -> None:
-        pass
+    def leave(self, segment: int) -> None:
+        self.calls.append("leave")
+
+    def finish_later(
+        self, segment: int, containers: Sequence[ManagedContainer], then: Callable[[], Awaitable[None]]
+    ) -> None:
+        self.calls.append("finish later")
+        self.finished = [container.container_id for container in containers]
+        self.then = then
 
 
 class Away(Retryable):
@@ -97,7 +108,11 @@ async def test_how_a_container_ended_is_told_before_it_goes(host: Host) -> None:
     await handler(host, told).stop_all(owned(), 1.0)
 
     assert [(end.exit_code, end.container.container_id) for end in told] == [(143, container.container_id)]
+    assert host.calls == ["leave", "finish later"]
     assert host.finished == [container.container_id]
+    assert list(host.containers.containers) == [container.container_id]
+    assert host.then is not None
+    await host.then()
     assert host.containers.containers == {}
 
 
@@ -105,10 +120,11 @@ async def test_a_container_whose_end_cannot_be_written_down_stays_for_the_next_o
     container = await host.start()
 
     await handler(host, [], Away("away")).stop_all(owned(), 1.0)
+    assert host.then is not None
+    await host.then()
 
     assert list(host.containers.containers) == [container.container_id]
     assert host.containers.alive("b") == []
-    assert host.finished == [container.container_id]
 
 
 async def test_without_a_proven_lease_containers_are_ended_and_left(host: Host) -> None:
@@ -126,7 +142,7 @@ async def test_a_renewal_lets_containers_live_and_the_end_lets_none_begin(host: 
     segment = owned()
     one = handler(host, [])
 
-    one.renewed(segment.lease)
+    await one.renewed(segment.lease)
     left_before = seconds_left(host.folder)
     await one.stop_all(segment, 0.0)
 

@@ -1,6 +1,7 @@
 """A worker's Docker host, from the worker's settings."""
 
 from libs.core.worker.role import WorkerContext
+from libs.core.worker.worker import EngineView
 from libs.docker_runner.docker_host import DockerHost
 from libs.docker_runner.executable import MIB
 from libs.docker_runner.from_settings import runner_settings
@@ -33,3 +34,8 @@ async def open_docker_host(
         leases=context.leases.live,
         priority=priority,
     )
+
+
+def engine_view(docker: DockerHost) -> EngineView:
+    """Return what the worker reports of its engine to the master."""
+    return EngineView(docker.impediment, docker.lost, docker.room)

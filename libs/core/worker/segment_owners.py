@@ -1,0 +1,217 @@
+"""The segments that one worker owns: one owner each, begun and ended as the assignment says."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Mapping
+
+from libs.core.coordination import HeldSegment
+from libs.core.errors import RuntimeFault
+from libs.core.isolation import UNEXPECTED
+from libs.core.lease import Holder
+from libs.core.lease_keeper import LeaseTiming
+from libs.core.log import get_logger
+from libs.core.store.leases import LeaseStore
+from libs.core.tracing import Headers
+from libs.core.wake import Wake
+from libs.core.worker.handler import OwnedSegment, SegmentHandler
+from libs.core.worker.segment_owner import SegmentOwner, WorkerSuperseded
+
+log = get_logger(__name__)
+
+_STORE_POLL_SECONDS = 1.0
+_REFUSAL_SECONDS = 5.0
+
+
+class SegmentOwners:
+    """Makes what a worker owns into what it is wanted to own. A failure in one segment leaves the others alone.
+
+    Args:
+        engine_lost: whether the engine has not answered for some seconds.
+        changed: called when what is held or refused, the impediment or draining has changed.
+        stop_grace_seconds: from SIGTERM to SIGKILL when a segment is given back.
+    """
+
+    def __init__(
+        self,
+        leases: LeaseStore,
+        handler: SegmentHandler,
+        holder: Holder,
+        timing: LeaseTiming,
+        *,
+        engine_lost: Callable[[], bool] = lambda: False,
+        changed: Callable[[], None] = lambda: None,
+        stop_grace_seconds: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._leases = leases
+        self._handler = handler
+        self._holder = holder
+        self._timing = timing
+        self._engine_lost = engine_lost
+        self._changed = changed
+        self._stop_grace_seconds = stop_grace_seconds
+        self._clock = clock
+        self._wanted: frozenset[int] = frozenset()
+        self._owners: dict[int, SegmentOwner] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._refusals: dict[int, tuple[str, float]] = {}
+        self._wake = Wake()
+        self._running = False
+        self._superseded: WorkerSuperseded | None = None
+        self._at_rest = asyncio.Event()
+        self.impediment = ""
+        """Why no segment can be acquired now, in words; empty when nothing is known to hinder it."""
+        self.draining = False
+        """Whether drain() was called: nothing is acquired any more."""
+
+    @property
+    def engine_lost(self) -> bool:
+        """See Environment."""
+        return self._engine_lost()
+
+    @property
+    def owned(self) -> Mapping[int, OwnedSegment]:
+        """What is owned now, by segment."""
+        return {
+            segment_id: owner.owned for segment_id, owner in sorted(self._owners.items()) if owner.owned is not None
+        }
+
+    @property
+    def held(self) -> tuple[HeldSegment, ...]:
+        """The leases that are held now, and what their segments need."""
+        return tuple(
+            HeldSegment(segment_id, owned.epoch, self._handler.demand(segment_id))
+            for segment_id, owned in self.owned.items()
+        )
+
+    @property
+    def refused(self) -> Mapping[int, str]:
+        """Segments that cannot be acquired here now, or could not a moment ago, with the reason."""
+        now = self._clock()
+        self._refusals = {one: kept for one, kept in self._refusals.items() if kept[1] > now}
+        current = {one: owner.refusal for one, owner in self._owners.items() if owner.refusal}
+        return {one: reason for one, (reason, _) in self._refusals.items()} | current
+
+    def want(self, segment_ids: Collection[int], trace: Headers | None = None) -> None:
+        """Own *segment_ids* from now on, and nothing else. Returns at once, and may be repeated.
+
+        *trace* is that of the decision.
+        """
+        self._wanted = frozenset(segment_ids)
+        self._follow(trace)
+
+    async def drain(self) -> None:
+        """Own nothing from now on; returns when the containers are stopped and the leases are released or over."""
+        if not self.draining:
+            self.draining = True
+            self._follow(None)
+            self._wake.set()
+            self.changed()
+        if self._running:
+            await self._at_rest.wait()
+
+    async def run(self) -> None:
+        """Own what is wanted, for ever. Cancelled, it leaves containers and leases as they are.
+
+        Raises:
+            WorkerSuperseded: a newer process of this worker has a segment; nothing was stopped.
+        """
+        self._running = True
+        try:
+            self._follow(None)
+            while True:
+                if self._superseded is not None:
+                    raise self._superseded
+                if self.draining and not self._tasks:
+                    self._at_rest.set()
+                if not await self._wake.wait_at_most(_STORE_POLL_SECONDS if self.impediment else None):
+                    await self._look_for_the_store()
+        finally:
+            self._running = False
+            for task in self._tasks.values():
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(list(self._tasks.values()))
+            self._at_rest.set()
+
+    # --- what owners report
+
+    def changed(self) -> None:
+        """See Environment."""
+        self._changed()
+
+    def store_answered(self, fault: str) -> None:
+        """See Environment."""
+        if fault != self.impediment:
+            if fault:
+                log.warning("this worker cannot take segments", reason=fault)
+            self.impediment = fault
+            self._wake.set()
+            self.changed()
+
+    # --- inside
+
+    async def _look_for_the_store(self) -> None:
+        # No segment is assigned to a worker with an impediment, so it has to find out by itself.
+        try:
+            await self._leases.reachable()
+            self.store_answered("")
+        except RuntimeFault as fault:
+            self.store_answered(str(fault))
+
+    def _follow(self, trace: Headers | None) -> None:
+        """Begin and end owners as is wanted now."""
+        if not self._running:
+            return
+        wanted = frozenset() if self.draining else self._wanted
+        for segment_id, owner in self._owners.items():
+            if segment_id not in wanted:
+                owner.give_back()
+        for segment_id in sorted(wanted):
+            owner = self._owners.get(segment_id) or self._begin(segment_id)
+            owner.want(trace)
+            if segment_id not in self._tasks:
+                self._start(segment_id, owner)
+
+    def _begin(self, segment_id: int) -> SegmentOwner:
+        owner = self._owners[segment_id] = SegmentOwner(
+            segment_id,
+            self._leases,
+            self._handler,
+            self._holder,
+            self._timing,
+            self,
+            stop_grace_seconds=self._stop_grace_seconds,
+            clock=self._clock,
+        )
+        return owner
+
+    def _start(self, segment_id: int, owner: SegmentOwner) -> None:
+        task = asyncio.create_task(self._watched(owner), name=f"own segment {segment_id}")
+        self._tasks[segment_id] = task
+        task.add_done_callback(lambda _: self._ended(segment_id))
+
+    async def _watched(self, owner: SegmentOwner) -> None:
+        while True:
+            try:
+                await owner.run()
+            except WorkerSuperseded as superseded:
+                self._superseded = superseded
+            except Exception:
+                # The containers' own switch ends them unless the lease is acquired again in time.
+                UNEXPECTED.labels("own segment").inc()
+                log.exception("the owner of a segment failed; it is begun again", segment=owner.segment_id)
+                await asyncio.sleep(1.0)
+                continue
+            return
+
+    def _ended(self, segment_id: int) -> None:
+        owner = self._owners.pop(segment_id)
+        del self._tasks[segment_id]
+        if owner.refusal:
+            # Kept for a while, or the master would assign the segment here again at once.
+            self._refusals[segment_id] = (owner.refusal, self._clock() + _REFUSAL_SECONDS)
+        self._wake.set()
+        if self._superseded is None:
+            self._follow(None)
+        self.changed()
