@@ -177,7 +177,7 @@ async def test_a_container_that_no_firing_knows_is_ended(rig: ScheduleRig) -> No
 async def test_one_that_is_created_again_elsewhere_is_busy_until_its_old_run_has_ended(
     rig: ScheduleRig, overlap: str, dropped: list[str]
 ) -> None:
-    old = await rig.still_running_in(2)
+    old = await rig.still_running_in(0)
     await claimed(rig, overlap=overlap)
     host = FakeHost()
 
@@ -198,7 +198,7 @@ async def test_one_that_is_created_again_elsewhere_is_busy_until_its_old_run_has
 
 
 async def test_a_run_whose_lease_is_over_holds_nobody_up_elsewhere(rig: ScheduleRig) -> None:
-    await rig.still_running_in(2, owned=False)
+    await rig.still_running_in(0, owned=False)
     await claimed(rig)
     host = FakeHost()
 
