@@ -303,14 +303,18 @@ class BotActions:
         log.warning(
             "bot ended", reason=str(ended.reason), exit_code=ended.exit_code, restarts_in_seconds=round(delay, 1)
         )
+        versions = self._of_versions(container.id, container.revision)
+        end = describe_end(ended)
         await self._records.write_status(
             BotStatus(
                 container.id,
                 BotState.BACKING_OFF,
                 utc_now(),
-                detail=describe_end(ended),
-                revision=container.revision,
+                detail=f"{end}; {versions.detail}" if versions.detail else end,
+                revision=versions.revision,
                 history=history,
+                rejection=versions.rejection,
+                running_revision=versions.running_revision,
             )
         )
 

@@ -37,7 +37,7 @@ class BotStatus:
         since: when this state began, UTC.
         revision: the document's revision that the state speaks of.
         rejection: why the version of that revision does not run, also while an earlier one does.
-        running_revision: that of the version which runs or starts; 0 for none.
+        running_revision: that of the version which runs, starts, or ended last; 0 for none.
     """
 
     bot_id: str

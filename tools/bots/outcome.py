@@ -97,10 +97,13 @@ class HealthWatch:
             await self._rejected(entity, status, rejection)
             return None
         self._rejected_since = None
+        # Until the new version is checked and started, it is the one before that runs, or ends.
+        if (status.get("running_revision") or entity.revision) != entity.revision:
+            self._running = None
+            return None
         if state in (BotState.REJECTED, BotState.BACKING_OFF) or self._ended(status):
             raise BotNotRunning(await self._why(status))
-        # Until the new version is checked and started, it is the one before that runs.
-        if state != BotState.RUNNING or status.get("running_revision", entity.revision) != entity.revision:
+        if state != BotState.RUNNING:
             self._running = None
             return None
         run_id, now = str(status.get("run_id")), time.monotonic()
@@ -177,7 +180,9 @@ class HealthWatch:
 
     async def _why(self, status: Mapping[str, Any]) -> str:
         revision = status.get("revision")
-        message = f"bot {self._bot_id!r} does not run: {status.get('detail') or status.get('state')}"
+        state = status.get("state")
+        reason = "it ended, and was started again" if state == BotState.RUNNING else status.get("detail") or state
+        message = f"bot {self._bot_id!r} does not run: {reason}"
         return message + await self._last_lines(revision if isinstance(revision, int) else None)
 
     async def _last_lines(self, revision: int | None) -> str:

@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from libs.core.store.client import Mongo
 from libs.core.store.holds import HoldTarget
-from libs.docker_runner.errors import ArchiveRejected
+from libs.docker_runner.errors import ArchiveRejected, CodeUnavailable
 from tests.support.bot_rig import BotRig
 from tests.support.eventually import eventually
 from tests.support.fake_host import FakeHost
@@ -74,6 +74,40 @@ async def test_old_version_that_still_runs_does_not_count_for_the_new_one(rig: B
 
         with pytest.raises(NotInTime, match="does not run within"):
             await watch(rig, start_seconds=1.5).until_healthy()
+
+
+async def test_end_of_the_old_version_is_no_failure_of_the_new_one(rig: BotRig) -> None:
+    await rig.deploy(version="1")
+    host = rig.host(code_faults={"new.zip": CodeUnavailable("bots", "new.zip", "away")})
+    async with rig.owned_by(host):
+        await watch(rig).until_healthy()
+        first = host.alive("b")[0]
+        await rig.deploy(version="2", code="new.zip")
+        async with watched(rig, window_seconds=0.3) as outcome:
+            host.end(first.container_id, 7)
+            await eventually(lambda: others(host, first.container_id))
+
+            del host.code_faults["new.zip"]
+            assert (await outcome).state == "running"
+
+
+async def test_end_of_a_container_that_a_new_revision_left_running_is_a_failure(rig: BotRig) -> None:
+    await rig.deploy(version="1")
+    host = rig.host()
+    async with rig.owned_by(host):
+        await watch(rig).until_healthy()
+        await rig.deploy(version="1")
+        async with watched(rig) as outcome:
+            await eventually(lambda: runs_revision(rig, 2))
+            host.end(host.alive("b")[0].container_id, 7)
+
+            with pytest.raises(BotNotRunning, match=r"exit code 7|it ended, and was started again"):
+                await outcome
+
+
+async def runs_revision(rig: BotRig, revision: int) -> bool:
+    status = await rig.status()
+    return status.get("state") == "running" and status.get("running_revision") == revision
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first version", "update"])

@@ -7,6 +7,7 @@ import click
 from libs.core.service import BOT_RUNNER
 from libs.core.store.entities import Entity
 from libs.core.store.ownership import Ownership
+from libs.core.store.releases import effective
 from libs.core.store.shown_state import shown
 from tools.cli import interrupts
 from tools.cli.connections import connected
@@ -51,7 +52,8 @@ def _row(entity: Entity, owner: Ownership | None) -> dict[str, Any]:
         "worker": status.get("worker") or None,
         "container": status.get("container") or None,
         "restarts": status.get("restarts", 0),
-        "version": entity.version,
+        "version": effective(entity).version,
+        "rejection": status.get("rejection"),
         "runtime": entity.runtime,
         "revision": entity.revision,
         "since": status.get("since"),

@@ -2,6 +2,7 @@
 
 Beside the contract's fields (`id`, `segment_id`, `config`, `custom`) an entity has `revision`, `event` (the stamp of
 the version it follows and which other fields came with it), `alternates` (versions that may still count) and `trace`.
+Workers add fields of their own, such as `status` and `release` (:mod:`libs.core.store.releases`).
 Documents of an older runtime have none of these, which is no error.
 """
 

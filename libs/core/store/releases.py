@@ -191,11 +191,12 @@ def condition_for(entity: Entity, epoch: int) -> dict[str, Any]:
 
 def effective(entity: Entity) -> Entity:
     """*entity* with the version that runs: the accepted one while the newest is rejected, else the newest."""
-    current = Release.of(entity.document).current
+    release = Release.of(entity.document)
     rejection = Rejection.from_document(entity.status.get("rejection"))
-    if current is None or rejection is None or rejection.revision != entity.revision:
+    is_rejected = rejection is not None and rejection.revision == entity.revision
+    if release.current is None or not (is_rejected or release.rejection_of(entity.revision)):
         return entity
-    return current.entity_in(entity) if current.revision != entity.revision else entity
+    return release.current.entity_in(entity) if release.current.revision != entity.revision else entity
 
 
 def code_locations(entity: Entity) -> set[CodeLocation]:
