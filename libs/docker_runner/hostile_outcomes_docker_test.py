@@ -1,0 +1,106 @@
+"""A bot that writes a thousand hostile texts where its supervisor leaves its notes is a nuisance to no other bot."""
+
+import asyncio
+import base64
+import random
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from libs.docker_runner.container import EndReason, ManagedContainer
+from libs.docker_runner.run_folders import HEAD_BOUNDS
+from libs.docker_runner.usage_sampler import UsageSampler
+from tests.support.bot_containers import BotContainers, bot_containers
+from tests.support.eventually import eventually
+from tests.support.hostile_texts import corpus
+from tools.engine.ensure import Engine
+
+pytestmark = pytest.mark.timeout(600)
+
+BOTS = 10
+READS = 1000
+LARGEST_GAP_SECONDS = 0.3
+TICKER = """
+import time
+def main(id, config):
+    while True:
+        print(time.monotonic(), flush=True)
+        time.sleep(0.05)
+"""
+HOSTILE = """
+import base64, time
+def main(id, config):
+    with open("texts") as file:
+        texts = [base64.b64decode(line) for line in file]
+    with open("/run/the0/outcome", "r+b", buffering=0) as file:
+        while True:
+            for text in texts:
+                file.seek(0)
+                file.truncate()
+                file.write(text)
+                time.sleep(0.003)
+"""
+
+
+def texts(count: int) -> list[bytes]:
+    """The known ones at the limit and around it; then such texts cut off, and with a byte in them changed."""
+    chance = random.Random(1)
+    known = [text for size in range(HEAD_BOUNDS.bytes - 1, HEAD_BOUNDS.bytes + 2) for text in corpus(size).values()]
+    found = list(known)
+    while len(found) < count:
+        text = bytearray(chance.choice(known))
+        if text and chance.random() < 0.5:
+            text[chance.randrange(len(text))] = chance.randrange(256)
+        else:
+            del text[chance.randrange(len(text) + 1) :]
+        found.append(bytes(text))
+    return found
+
+
+async def largest_gap_seconds(bots: BotContainers, tickers: list[ManagedContainer], begin: float, end: float) -> float:
+    """The longest time between two ticks of one bot from *begin* to *end*, by the clock of the machine."""
+    longest = 0.0
+    for ticker in tickers:
+        output = b"".join([piece.data async for piece in bots.runner.logs(ticker)])
+        ticks = [float(line) for line in output.splitlines()]
+        within = [begin, *(tick for tick in ticks if begin < tick < end), end]
+        longest = max(longest, *(later - before for before, later in pairwise(within)))
+    return longest
+
+
+async def test_a_thousand_hostile_notes_are_read_while_the_other_bots_tick_on(
+    tmp_path: Path, scope: str, docker_engine: Engine
+) -> None:
+    async with bot_containers(tmp_path, scope, docker_engine.url) as bots:
+        sampler = UsageSampler(bots.runner, service="bot-runner", scope=scope, owns=lambda _: True)
+        tickers = [await bots.runner.start(bots.executable(TICKER, f"ticker-{n}")) for n in range(BOTS)]
+        await eventually(lambda: all_tick(bots, tickers))
+        rest_from = time.monotonic()
+        await asyncio.sleep(5)
+        at_rest = await largest_gap_seconds(bots, tickers, rest_from, time.monotonic())
+        encoded = "\n".join(base64.b64encode(text).decode() for text in texts(READS))
+        hostile = await bots.runner.start(bots.executable(HOSTILE, "hostile", files={"texts": encoded}))
+        [outcome] = (bots.settings.temp_dir / "runs").glob(f"*/{hostile.name}/*/outcome")
+
+        began, read, before = time.monotonic(), 0, 0
+        while read < READS:
+            await sampler.sample_once()
+            written = outcome.stat().st_mtime_ns
+            read += written != before
+            before = written
+            await asyncio.sleep(0.001)
+        ended = await bots.runner.remove(hostile)
+        gap = await largest_gap_seconds(bots, tickers, began, time.monotonic())
+
+        assert ended.reason is EndReason.STOPPED
+        known = {usage.container.id for usage in bots.runner.usage.latest}
+        assert known >= {ticker.id for ticker in tickers}
+        assert gap <= max(LARGEST_GAP_SECONDS, 3 * at_rest)
+
+
+async def all_tick(bots: BotContainers, tickers: list[ManagedContainer]) -> bool:
+    """Whether each has printed something."""
+    printed = [[piece async for piece in bots.runner.logs(ticker)] for ticker in tickers]
+    return all(printed)

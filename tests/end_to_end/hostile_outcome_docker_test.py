@@ -1,0 +1,80 @@
+"""A bot that writes brackets where its supervisor leaves its notes ends neither its worker nor the bots beside it."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest_asyncio
+
+from libs.core.service import BOT_RUNNER
+from tests.support.deployment import PATIENT, Deployment, deployment
+from tests.support.eventually import eventually
+from tests.support.platform import zipped
+from tools.engine.ensure import Engine
+
+BOTS = 10
+TICKER = (
+    "import time\ndef main(id, config):\n    while True:\n        print('tick', flush=True)\n        time.sleep(0.1)\n"
+)
+HOSTILE = """
+import time
+def main(id, config):
+    print("up", flush=True)
+    ends = time.monotonic() + config["seconds"]
+    while time.monotonic() < ends:
+        with open("/run/the0/outcome", "wb") as file:
+            file.write(b"[" * 4095)
+        time.sleep(0.01)
+"""
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def runner(tmp_path: Path, docker_engine: Engine) -> AsyncIterator[Deployment]:
+    async with deployment(tmp_path, docker_engine, settings={**PATIENT, "MAX_BOTS_PER_PARTITION": "100"}) as made:
+        made.platform.upload("ticker.zip", zipped({"main.py": TICKER}))
+        made.platform.upload("hostile.zip", zipped({"main.py": HOSTILE}))
+        yield made
+
+
+async def test_worker_and_bots_live_on_beside_a_bot_that_writes_brackets_into_its_notes(runner: Deployment) -> None:
+    await runner.start(workers=1)
+    names = [f"b{number}" for number in range(BOTS)]
+    for name in names:
+        await runner.platform.create_bot(name, {}, key="ticker.zip")
+    await eventually(lambda: all_run(runner, names))
+    before = await ids(runner, names)
+    process = runner.processes["w1"].process.pid
+    # It ends by itself again and again, and is read when it runs and when it has ended.
+    await runner.platform.create_bot("hostile", {"seconds": 15}, key="hostile.zip")
+    await eventually(lambda: runner.running_with("hostile", "up"))
+    sampled = await samples(runner)
+
+    async def has_been_read() -> bool:
+        ended = await runner.mongo[BOT_RUNNER.database]["runs"].find_one({"entity_id": "hostile", "reason": "finished"})
+        return ended is not None and await samples(runner) >= sampled + 2
+
+    await eventually(has_been_read, within_seconds=180)
+
+    assert runner.processes["w1"].process.running
+    assert runner.processes["w1"].process.pid == process
+    assert await ids(runner, names) == before
+
+
+async def all_run(runner: Deployment, names: list[str]) -> bool:
+    """Whether each of the bots has printed something."""
+    return all([await runner.running_with(name, "tick") is not None for name in names])
+
+
+async def ids(runner: Deployment, names: list[str]) -> dict[str, list[str]]:
+    """The engine's ids of the running containers of each bot."""
+    return {name: [container["Id"] for container in await runner.containers(name)] for name in names}
+
+
+async def samples(runner: Deployment) -> float:
+    """How often the worker has looked at what its containers use."""
+    url = f"http://127.0.0.1:{runner.processes['w1'].http_port}/metrics"
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        metrics = await answer.text()
+    wanted = 'operation="sample"'
+    lines = [x for x in metrics.splitlines() if x.startswith("runtime_operation_seconds_count{") and wanted in x]
+    return sum(float(line.rpartition(" ")[2]) for line in lines if 'system="containers"' in line)
