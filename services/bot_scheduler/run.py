@@ -120,6 +120,8 @@ class ScheduledRun:
         self._room = _room_of(state, kit.workshop)
         self._shortage: Shortage | None = None
         self._told_at = -math.inf
+        self.missed = False
+        """Whether it was given up since it would have come too late."""
         self._late = ""
         self._stop: StopReason | None = None
         self._wake = Wake()
@@ -273,6 +275,7 @@ class ScheduledRun:
         if firing.cause is Cause.MANUAL or self._policy.misfire is not Misfire.SKIP:
             too_late_at = math.inf
         if now > too_late_at:
+            self.missed = True
             message = f"no room within config.misfireGrace, {self._policy.misfire_grace_seconds:g} s: {shortage}"
             return Ending(Dropped.MISFIRE, self._now(), message)
         if now - self._told_at >= _TELL_SECONDS:

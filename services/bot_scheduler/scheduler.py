@@ -327,6 +327,8 @@ class SegmentScheduler:
     async def _carry_out(self, run: ScheduledRun, schedule_id: str) -> None:
         try:
             await run.carry_out()
+            if run.missed:
+                DROPPED.labels(Dropped.MISFIRE).inc()
         except Exception:
             # One schedule that cannot be run must not take the others down; the next owner, or reading, sorts it out.
             log.exception("run failed", schedule=schedule_id)

@@ -217,6 +217,12 @@ WORK = [
         },
     ),
     Case(
+        "WaitingForRoom",
+        _OF_BOTS,
+        {f"runtime_waiting_for_room{{{WORKER}}}": always(1)},
+        {f"runtime_waiting_for_room{{{WORKER}}}": f"0+0x{MINUTES - 1} 1+0x10"},
+    ),
+    Case(
         "RunsLost",
         {"service": "bot-scheduler", "reason": "not-started"},
         {f'runtime_schedule_runs_total{{{SCHEDULES}, reason="not-started"}}': growing(1)},

@@ -203,6 +203,36 @@ def containers(selector: str) -> Row:
                 width=6,
             ),
             *_output(selector),
+            Lines(
+                "Room on the engines",
+                "Memory that the limits of further containers may take up, by worker; those of one engine say the "
+                "same. What has no room waits.",
+                "bytes",
+                [
+                    Query(
+                        f'sum by (instance) (runtime_engine_room_memory_bytes{{{selector}, part="free"}})',
+                        "{{instance}}",
+                    )
+                ],
+                width=8,
+            ),
+            Lines(
+                "Processors left on the engines",
+                "Processors that the limits of further containers may take up; only containers with such a limit need "
+                "any.",
+                "none",
+                [Query(total("runtime_engine_room_cpus", f'{selector}, part="free"', "instance"), "{{instance}}")],
+                width=8,
+            ),
+            Lines(
+                "Waiting for room",
+                "Bots, backtests or firings that do not run because the engine has no room for their limits.",
+                "none",
+                [Query(total("runtime_waiting_for_room", selector, "instance"), "{{instance}}")],
+                (1,),
+                stacked=True,
+                width=8,
+            ),
         ],
     )
 
