@@ -10,8 +10,9 @@ from typing import Protocol
 
 from prometheus_client import Counter, Gauge
 
-from libs.autoscaler.decision import Decision, FleetSnapshot, Pod, Reason, ScalingSettings, ScalingState, decide
+from libs.autoscaler.decision import Decision, Pod, Reason, ScalingSettings, ScalingState, decide
 from libs.autoscaler.errors import AutoscalerError, NoCluster, ScaleConflict
+from libs.autoscaler.fleet import FleetSnapshot, NodeLoss
 from libs.autoscaler.kubernetes import Scale
 from libs.core.log import get_logger
 from libs.core.metrics import observe
@@ -20,7 +21,16 @@ log = get_logger(__name__)
 
 LOOKS = Counter("runtime_autoscaler_looks_total", "Looks of the autoscaler, by what came of them.", ["outcome"])
 REPLICAS = Gauge("runtime_autoscaler_replicas", "Worker replicas that the cluster is told to run, as last seen.")
-REPLICAS_WANTED = Gauge("runtime_autoscaler_replicas_wanted", "Worker replicas that the segments need, within bounds.")
+REPLICAS_WANTED = Gauge(
+    "runtime_autoscaler_replicas_wanted", "Worker replicas for the segments and to stand by, within bounds."
+)
+REPLICAS_NEEDED = Gauge(
+    "runtime_autoscaler_replicas_needed", "Worker replicas for the segments and to stand by, without the upper bound."
+)
+NODE_LOSS_SEGMENTS = Gauge(
+    "runtime_autoscaler_node_loss_segments",
+    "Segments that the loss of one node would leave without a worker, where MAX_REPLICAS forbids workers to stand by.",
+)
 
 
 class Workers(Protocol):
@@ -41,6 +51,7 @@ class Autoscaler:
         workers: the worker Deployment.
         settings: bounds and pace.
         leading: whether this master leads now. Asked before each look and again before the number is changed.
+        notice: called with what an operator should know, in words; empty when there is nothing.
         clock: seconds on a clock that only goes forward.
     """
 
@@ -51,6 +62,8 @@ class Autoscaler:
         settings: ScalingSettings,
         leading: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        notice: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._snapshot = snapshot
         self._workers = workers
@@ -61,6 +74,8 @@ class Autoscaler:
         self._led = False
         self._trouble: str | None = None
         self._held: Reason | None = None
+        self._notice = notice
+        self._loss: NodeLoss | None = None
         self.decided: Decision | None = None
 
     async def run(self) -> None:
@@ -97,6 +112,8 @@ class Autoscaler:
         decision = decide(ScalingState(fleet, scale.replicas, pods, self._changed_at), self._settings, self._clock())
         REPLICAS.set(scale.replicas)
         REPLICAS_WANTED.set(decision.wanted)
+        REPLICAS_NEEDED.set(decision.needed)
+        self._say_loss(decision)
         for pod, cost in decision.deletion_costs.items():
             await self._workers.set_deletion_cost(pod, cost)
         if decision.replicas is not None and self._leading():
@@ -129,6 +146,27 @@ class Autoscaler:
             error=str(error),
             kind=kind,
             exc_info=None if isinstance(error, AutoscalerError) else error,
+        )
+
+    def _say_loss(self, decision: Decision) -> None:
+        loss = decision.loss
+        NODE_LOSS_SEGMENTS.set(loss.segments if loss is not None else 0)
+        if loss == self._loss:
+            return
+        self._loss = loss
+        if loss is None:
+            self._notice("")
+            return
+        log.warning(
+            "the loss of a node would leave segments waiting",
+            node=loss.node,
+            segments=loss.segments,
+            needed=decision.needed,
+            max_replicas=self._settings.max_replicas,
+        )
+        self._notice(
+            f"the loss of node {loss.node} would leave {loss.segments} segments without a worker: {decision.needed} "
+            f"workers are needed and MAX_REPLICAS allows {self._settings.max_replicas}"
         )
 
     def _say_well(self, decision: Decision) -> None:

@@ -9,8 +9,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from libs.autoscaler.autoscaler import Autoscaler, Workers
-from libs.autoscaler.decision import OWNER_DELETION_COST, FleetSnapshot, Pod, Reason, ScalingSettings
+from libs.autoscaler.decision import OWNER_DELETION_COST, Pod, Reason, ScalingSettings
+from libs.autoscaler.fleet import FleetSnapshot, WorkerLoad
 from libs.autoscaler.kubernetes import KubernetesWorkers, Scale
+from libs.core.room import Need
 from tests.support.eventually import eventually
 from tests.support.fake_kubernetes import FakeKubernetes
 from tests.support.real_cluster import real_deployment
@@ -292,3 +294,29 @@ async def test_the_loop_looks_again_and_again(fake: FakeKubernetes, on_fake: Kub
 
     loop.cancel()
     await asyncio.gather(loop, return_exceptions=True)
+
+
+async def test_loss_of_a_node_that_the_maximum_leaves_uncovered_is_said_once_and_noticed(
+    fake: FakeKubernetes, on_fake: KubernetesWorkers, clock: Clock
+) -> None:
+    notices: list[str] = []
+    owner = fake.pods[0].name
+    lost = FleetSnapshot(1, frozenset([owner]), {owner: WorkerLoad("h", {1: Need(10)})})
+    bounds = ScalingSettings(min_replicas=1, max_replicas=1, standby="node")
+
+    async def snapshot() -> FleetSnapshot:
+        return lost
+
+    scaler = Autoscaler(snapshot, on_fake, bounds, lambda: True, clock, notice=notices.append)
+    with capture_logs() as logs:
+        await look(scaler, clock, times=3)
+        lost = FleetSnapshot(0, frozenset())
+        await look(scaler, clock, times=2)
+
+    said = [entry for entry in logs if entry["event"] == "the loss of a node would leave segments waiting"]
+    assert [(entry["node"], entry["segments"]) for entry in said] == [("node-1", 1)]
+    expected = (
+        "the loss of node node-1 would leave 1 segments without a worker: "
+        "2 workers are needed and MAX_REPLICAS allows 1"
+    )
+    assert notices == [expected, ""]

@@ -1,15 +1,18 @@
 """How many worker pods there should be, decided from values alone: no clock, no cluster, no database.
 
-A worker holds one segment, so the number wanted is the number of segments with entities, within bounds, reached one
-step at a time. The hard part is going down: a Deployment gives no say in *which* pod goes. The rule of the
-ReplicaSet controller is known, though (kubernetes.io, "Pod deletion cost"): pods without a node go first, then
-pending ones, then those that are not ready, then the lowest deletion cost. So every owner of a segment is given a
-high cost, and a step down is taken only when that rule cannot pick an owner.
+Wanted are as many workers as the segments need by their number and by the room that their entities take, plus those
+that stand by, within bounds, reached one step at a time. The hard part is going down: a Deployment gives no say in
+*which* pod goes. The rule of the ReplicaSet controller is known, though (kubernetes.io, "Pod deletion cost"): pods
+without a node go first, then pending ones, then those that are not ready, then the lowest deletion cost. So every
+owner of a segment is given a high cost, and a step down is taken only when that rule cannot pick an owner.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
+
+from libs.autoscaler.fleet import FleetSnapshot, NodeLoss, node_loss, owners_on_fullest_node, workers_for_segments
 
 OWNER_DELETION_COST = 100
 _PHASE_ORDER = {"Pending": 0, "Unknown": 1, "Running": 2}
@@ -22,12 +25,16 @@ class ScalingSettings:
     Attributes:
         min_replicas: never fewer, whatever the segments say.
         max_replicas: never more.
+        segments_per_worker: up to how many segments are spread evenly.
+        standby: workers beyond those needed; ``node`` for as many as own something on the fullest node.
         interval_seconds: from one look to the next.
         cooldown_seconds: no second change sooner than this after the last one, or after taking over the lead.
     """
 
     min_replicas: int
     max_replicas: int
+    segments_per_worker: int = 1
+    standby: int | Literal["node"] = 0
     interval_seconds: float = 15.0
     cooldown_seconds: float = 10.0
 
@@ -41,19 +48,6 @@ class ScalingSettings:
 
 
 @dataclass(frozen=True)
-class FleetSnapshot:
-    """What the leading master knows of its fleet at one moment.
-
-    Attributes:
-        segments_with_entities: segments that need a worker, owned or not.
-        owners: ids of the workers that hold a live lease or an assignment. In a cluster they are pod names.
-    """
-
-    segments_with_entities: int
-    owners: frozenset[str]
-
-
-@dataclass(frozen=True)
 class Pod:
     """A worker pod that is neither ending nor finished."""
 
@@ -63,6 +57,7 @@ class Pod:
     ready: bool
     template: str
     deletion_cost: int = 0
+    node: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,8 +73,8 @@ class ScalingState:
 class Reason(StrEnum):
     """Why the number of replicas changes or stays."""
 
-    MORE_SEGMENTS = "more segments than workers"
-    FEWER_SEGMENTS = "fewer segments than workers"
+    MORE_SEGMENTS = "the segments and those that stand by need more workers"
+    FEWER_SEGMENTS = "the segments and those that stand by need fewer workers"
     AT_TARGET = "as many workers as wanted"
     COOLING_DOWN = "changed a moment ago"
     NOBODY_IDLE = "every worker owns a segment"
@@ -96,23 +91,33 @@ class Decision:
     Attributes:
         replicas: the new number, or None to leave it.
         reason: why.
-        wanted: the number that would be right, perhaps more steps away.
+        wanted: the number that would be right within the bounds, perhaps more steps away.
+        needed: the number that would be right without an upper bound.
+        loss: what the loss of a node would leave waiting, where the upper bound forbids the workers that stand by.
         deletion_costs: pods whose cost must be changed, and to what; never together with a step down.
     """
 
     replicas: int | None
     reason: Reason
     wanted: int
+    needed: int = 0
+    loss: NodeLoss | None = None
     deletion_costs: Mapping[str, int] = field(default_factory=dict)
 
 
 def decide(state: ScalingState, settings: ScalingSettings, now: float) -> Decision:
     """The next step, at most one replica up or down. The same state always gives the same answer."""
-    wanted = min(max(state.fleet.segments_with_entities, settings.min_replicas), settings.max_replicas)
+    nodes = {pod.name: pod.node for pod in state.pods if pod.node}
+    standby = settings.standby
+    if standby == "node":
+        standby = owners_on_fullest_node(state.fleet, nodes)
+    needed = max(workers_for_segments(state.fleet, settings.segments_per_worker) + standby, settings.min_replicas)
+    wanted = min(needed, settings.max_replicas)
     costs = {pod.name: OWNER_DELETION_COST if pod.name in state.fleet.owners else 0 for pod in state.pods}
     changed_costs = {pod.name: costs[pod.name] for pod in state.pods if costs[pod.name] != pod.deletion_cost}
     replicas, reason = _step(state, wanted, changed_costs, settings, now)
-    return Decision(replicas, reason, wanted, changed_costs)
+    loss = node_loss(state.fleet, nodes) if needed > wanted and standby else None
+    return Decision(replicas, reason, wanted, needed, loss, changed_costs)
 
 
 def _step(

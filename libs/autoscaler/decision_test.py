@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -10,13 +11,14 @@ from hypothesis import strategies as st
 from libs.autoscaler.decision import (
     OWNER_DELETION_COST,
     Decision,
-    FleetSnapshot,
     Pod,
     Reason,
     ScalingSettings,
     ScalingState,
     decide,
 )
+from libs.autoscaler.fleet import FleetSnapshot, NodeLoss, WorkerLoad, node_loss
+from libs.core.room import Need, Room
 
 SETTINGS = ScalingSettings(min_replicas=3, max_replicas=6)
 NOW = 1000.0
@@ -153,7 +155,7 @@ def test_no_fewer_workers_than_the_minimum_when_no_segment_is_left() -> None:
 def test_an_idle_worker_goes_once_the_owners_are_costly() -> None:
     decision = decide(state(segments=4, owners=4, replicas=5), SETTINGS, NOW)
 
-    assert decision == Decision(4, Reason.FEWER_SEGMENTS, wanted=4)
+    assert decision == Decision(4, Reason.FEWER_SEGMENTS, wanted=4, needed=4)
 
 
 def test_owners_are_made_costly_before_anybody_goes() -> None:
@@ -198,3 +200,96 @@ def test_nobody_goes_when_the_owners_are_not_the_pods_of_the_deployment() -> Non
 def test_bounds_that_contradict_each_other_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"MIN_REPLICAS \(5\).*MAX_REPLICAS \(4\)"):
         ScalingSettings(min_replicas=5, max_replicas=4)
+
+
+# ---- segments, room and those that stand by
+
+TWO_NODES = {"w0": "n1", "w1": "n1", "w2": "n2", "w3": "n2"}
+
+
+def load(*needs: int, free: int | None = 0, lacking: int | None = None) -> WorkerLoad:
+    """A worker that owns a segment of each of *needs*, on an engine with room for 100."""
+    segments = {number: Need(need) for number, need in enumerate(needs)}
+    room = Room(Need(100), Need(free), Need(10)) if free is not None else None
+    return WorkerLoad("", segments, frozenset() if lacking is None else frozenset([lacking]), room)
+
+
+def fleet_of(segments: int, unowned: int = 0, **workers: WorkerLoad) -> FleetSnapshot:
+    loads = {name: replace(one, host=f"host-{name}") for name, one in workers.items()}
+    return FleetSnapshot(segments, frozenset(name for name, one in loads.items() if one.needs), loads, unowned)
+
+
+def on_two_nodes(count: int) -> tuple[Pod, ...]:
+    return tuple(replace(pod, node=TWO_NODES[pod.name]) for pod in pods(count))
+
+
+def needed(snapshot: FleetSnapshot, per_worker: int = 16, standby: int | Literal["node"] = 0) -> int:
+    bounds = ScalingSettings(0, 99, segments_per_worker=per_worker, standby=standby)
+    return decide(ScalingState(snapshot, 1, on_two_nodes(4)), bounds, NOW).needed
+
+
+@pytest.mark.parametrize(("segments", "workers"), [(0, 0), (1, 1), (16, 1), (17, 2), (33, 3)])
+def test_segments_are_divided_by_the_target_and_rounded_up(segments: int, workers: int) -> None:
+    assert needed(fleet_of(segments)) == workers
+
+
+def test_room_needs_more_workers_than_the_number_of_segments() -> None:
+    assert needed(fleet_of(3, w0=load(90, 80, 40, free=-110))) == 3
+
+
+def test_entities_without_a_worker_count_for_room_as_usual_ones() -> None:
+    assert needed(fleet_of(2, unowned=15, w0=load(60, free=40))) == 3
+
+
+def test_processors_count_for_room_as_memory_does() -> None:
+    room = Room(Need(100, 4.0), Need(40, 0.0), Need(10))
+
+    assert needed(fleet_of(1, w0=WorkerLoad("", {1: Need(20, 9.0)}, frozenset(), room))) == 3
+
+
+def test_entity_that_waits_for_room_wants_one_worker_more_where_its_segment_fits() -> None:
+    waits = load(30, 50, free=5, lacking=1)
+
+    assert needed(fleet_of(2, w0=waits)) == 2
+    assert needed(fleet_of(2, w0=waits, w1=load(free=60))) == 1
+
+
+def test_entity_that_no_engine_can_hold_wants_no_worker_for_its_wait() -> None:
+    assert needed(fleet_of(1, w0=load(101, free=5, lacking=0))) == needed(fleet_of(1, w0=load(101, free=5)))
+
+
+def test_workers_that_stand_by_come_on_top() -> None:
+    assert needed(fleet_of(5, w0=load(10)), per_worker=5, standby=2) == 3
+
+
+def test_as_many_stand_by_as_own_something_on_the_fullest_node() -> None:
+    snapshot = fleet_of(3, w0=load(10), w1=load(10), w2=load(10), w3=load())
+
+    assert needed(snapshot, per_worker=1, standby="node") == 5
+
+
+def test_worker_that_does_not_live_makes_its_node_no_fuller() -> None:
+    snapshot = replace(fleet_of(3, w0=load(10), w2=load(10)), owners=frozenset(["w0", "w1", "w2"]))
+
+    assert needed(snapshot, per_worker=1, standby="node") == 4
+
+
+def test_loss_of_a_node_is_told_where_the_maximum_forbids_workers_that_stand_by() -> None:
+    snapshot = fleet_of(3, w0=load(60, 30, free=10), w2=load(50, free=35))
+    current = ScalingState(snapshot, 3, on_two_nodes(4))
+
+    tight = decide(current, ScalingSettings(0, 3, segments_per_worker=1, standby="node"), NOW)
+    wide = decide(current, ScalingSettings(0, 4, segments_per_worker=1, standby="node"), NOW)
+
+    assert (tight.wanted, tight.needed, tight.loss) == (3, 4, NodeLoss("n1", 1))
+    assert (wide.wanted, wide.needed, wide.loss) == (4, 4, None)
+
+
+def test_loss_of_a_node_leaves_nothing_waiting_that_has_room_elsewhere() -> None:
+    assert node_loss(fleet_of(2, w0=load(40, free=60), w2=load(40, free=60)), TWO_NODES) is None
+
+
+def test_idle_worker_without_a_report_counts_as_good_for_one_segment() -> None:
+    snapshot = fleet_of(2, w0=load(40, 40, free=20), w2=load(free=None))
+
+    assert node_loss(snapshot, TWO_NODES) == NodeLoss("n1", 1)

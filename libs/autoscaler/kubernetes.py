@@ -208,6 +208,7 @@ def _pod(item: Mapping[str, Any]) -> Pod:
         ready=conditions.get("Ready") == "True",
         template=str((metadata.get("labels") or {}).get(_TEMPLATE_LABEL, "")),
         deletion_cost=_cost((metadata.get("annotations") or {}).get(DELETION_COST, "0")),
+        node=str(item["spec"].get("nodeName") or ""),
     )
 
 

@@ -82,6 +82,7 @@ def as_official(pod: Any) -> Pod:
         ready=conditions.get("Ready") == "True",
         template=pod.metadata.labels["pod-template-hash"],
         deletion_cost=int((pod.metadata.annotations or {}).get(DELETION_COST, "0")),
+        node=pod.spec.node_name or "",
     )
 
 

@@ -4,11 +4,13 @@ import os
 from collections.abc import Sequence
 
 from libs.autoscaler.autoscaler import Autoscaler
-from libs.autoscaler.decision import FleetSnapshot, ScalingSettings
+from libs.autoscaler.decision import ScalingSettings
 from libs.autoscaler.errors import FleetUnknown
+from libs.autoscaler.fleet import FleetSnapshot, WorkerLoad
 from libs.autoscaler.kubernetes import KubernetesWorkers
 from libs.core.master.master import Master
 from libs.core.master.role import Loop, MasterSettings
+from libs.core.master.status import MasterSnapshot
 
 
 def autoscaling(master: Master, settings: MasterSettings) -> Sequence[Loop]:
@@ -20,15 +22,44 @@ def autoscaling(master: Master, settings: MasterSettings) -> Sequence[Loop]:
         snapshot = master.snapshot()
         if snapshot.surveyed_seconds_ago is None or snapshot.problem:
             raise FleetUnknown(snapshot.problem or "segments have not been read yet")
-        owners = frozenset(worker.worker_id for worker in snapshot.workers if worker.role == "owning")
-        owners |= {segment.worker_id for segment in snapshot.segments if segment.worker_id is not None}
-        return FleetSnapshot(len(snapshot.segments), owners)
+        return fleet_of(snapshot)
 
     async def run() -> None:
-        bounds = ScalingSettings(settings.autoscaler.min_replicas, settings.autoscaler.max_replicas)
+        await master.surveyed()
+        bounds = ScalingSettings(
+            settings.autoscaler.min_replicas,
+            settings.autoscaler.max_replicas,
+            segments_per_worker=settings.coordination.max_segments_per_worker,
+            standby=settings.autoscaler.standby_workers,
+        )
         async with KubernetesWorkers(
             settings.autoscaler.namespace, settings.autoscaler.deployment_name, os.environ
         ) as workers:
-            await Autoscaler(fleet, workers, bounds, lambda: master.leads).run()
+            await Autoscaler(
+                fleet, workers, bounds, lambda: master.leads, notice=lambda text: master.notice("autoscaler", text)
+            ).run()
 
     return [("autoscaler", run)]
+
+
+def fleet_of(snapshot: MasterSnapshot) -> FleetSnapshot:
+    """Return the fleet as the autoscaler sees it."""
+    owners = frozenset(worker.worker_id for worker in snapshot.workers if worker.role == "owning")
+    owners |= {segment.worker_id for segment in snapshot.segments if segment.worker_id is not None}
+    held = {segment_id for worker in snapshot.workers for segment_id in worker.held}
+    return FleetSnapshot(
+        len(snapshot.segments),
+        owners,
+        {
+            worker.worker_id: WorkerLoad(
+                worker.host,
+                {int(segment_id): demand.need for segment_id, demand in worker.demands.items()},
+                frozenset(int(one) for one, demand in worker.demands.items() if demand.lacking is not None),
+                worker.room,
+            )
+            for worker in snapshot.workers
+            # One whose engine does not answer counts for nothing.
+            if not worker.engine_lost
+        },
+        sum(segment.bot_count for segment in snapshot.segments if segment.segment_id not in held),
+    )

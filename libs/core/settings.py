@@ -385,6 +385,15 @@ class AutoscalerSettings(Group):
         int, Named("MAX_REPLICAS"), Field(ge=1, le=100_000, description="workers that are kept at most")
     ] = 4
 
+    standby_workers: Annotated[
+        Literal["node"] | Annotated[int, Field(ge=0, le=100_000)],
+        Named("STANDBY_WORKERS", allowed="a whole number from 0 to 100000, or node"),
+        Field(
+            description="workers beyond those that the segments need; node: as many as own something on the fullest "
+            "node, so that its loss leaves no bot without a worker"
+        ),
+    ] = 0
+
     @model_validator(mode="after")
     def _bounds_are_in_order(self) -> Self:
         if self.min_replicas > self.max_replicas:

@@ -168,7 +168,7 @@ COORDINATION = [
         "AutoscalerAtMaximum",
         _OF_BOTS,
         {
-            f'runtime_segments{{{LEADER}, state="owned"}}': always(5),
+            f"runtime_autoscaler_replicas_needed{{{LEADER}}}": always(5),
             f"runtime_autoscaler_replicas_wanted{{{LEADER}}}": always(4),
             # It led before and remembers what it wanted then.
             f"runtime_autoscaler_replicas_wanted{{{OTHER}}}": always(9),
@@ -177,8 +177,22 @@ COORDINATION = [
         },
         # Outside a cluster there are no replicas.
         {
-            f'runtime_segments{{{LEADER}, state="owned"}}': always(5),
+            f"runtime_autoscaler_replicas_needed{{{LEADER}}}": always(5),
             f"runtime_autoscaler_replicas_wanted{{{LEADER}}}": always(0),
+            f"runtime_master_leading{{{LEADER}}}": always(1),
+        },
+    ),
+    Case(
+        "NodeLossUncovered",
+        _OF_BOTS,
+        {
+            f"runtime_autoscaler_node_loss_segments{{{LEADER}}}": always(2),
+            f"runtime_master_leading{{{LEADER}}}": always(1),
+        },
+        # It led before and remembers what it saw then.
+        {
+            f"runtime_autoscaler_node_loss_segments{{{OTHER}}}": always(2),
+            f"runtime_master_leading{{{OTHER}}}": always(0),
             f"runtime_master_leading{{{LEADER}}}": always(1),
         },
     ),

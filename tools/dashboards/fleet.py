@@ -294,12 +294,21 @@ def _autoscaler() -> Row:
         [
             Lines(
                 "Replicas",
-                "Worker replicas that the segments need within the bounds, and those that the cluster is told to run.",
+                "Worker replicas that are needed for the segments and to stand by, those wanted within the bounds, and "
+                "those that the cluster is told to run.",
                 "none",
                 [
+                    Query(f"max by (service) (runtime_autoscaler_replicas_needed{{{_S}}})", "{{service}} needed"),
                     Query(f"max by (service) (runtime_autoscaler_replicas_wanted{{{_S}}})", "{{service}} wanted"),
                     Query(f"max by (service) (runtime_autoscaler_replicas{{{_S}}})", "{{service}} set"),
                 ],
+                width=12,
+            ),
+            Lines(
+                "Segments that the loss of a node would leave waiting",
+                "Where MAX_REPLICAS forbids the workers that would stand by for them.",
+                "none",
+                [Query(f"max by (service) (runtime_autoscaler_node_loss_segments{{{_S}}})", "{{service}}")],
                 width=12,
             ),
             Lines(

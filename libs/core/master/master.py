@@ -95,6 +95,8 @@ class Master:
         self._waits = Waits()
         self._pace = MovePace()
         self._problem = ""
+        self._notices: dict[str, str] = {}
+        self._surveyed = asyncio.Event()
         self._oversized = False
 
     @property
@@ -133,6 +135,14 @@ class Master:
         """Segments may have come, gone or changed: decide soon, and not only at the next interval."""
         self._wake.set()
 
+    def notice(self, topic: str, text: str) -> None:
+        """Show *text* to operators until it is replaced; empty takes it back."""
+        self._notices[topic] = text
+
+    async def surveyed(self) -> None:
+        """Return when this master, which leads, has read the segments once."""
+        await self._surveyed.wait()
+
     def snapshot(self) -> MasterSnapshot:
         """What this master knows now."""
         now = self._clock()
@@ -145,6 +155,7 @@ class Master:
             epoch=self._campaign.epoch,
             surveyed_seconds_ago=round(now - surveyed_at, 3) if decision is not None else None,
             problem=self._problem,
+            notices=[text for _, text in sorted(self._notices.items()) if text],
             max_segment=self._settings.max_segment,
             segments=segment_statuses(survey, decision, workers) if decision is not None else [],
             workers=[worker_status(worker, now) for worker in workers],
@@ -183,6 +194,8 @@ class Master:
             self._server.end_all("this master does not lead any more")
             self._registry.clear()
             self._decided, self._problem, self._waits, self._pace = None, "", Waits(), MovePace()
+            self._surveyed.clear()
+            self._notices.clear()
             self._readiness.forget(DEPENDENCY)
             await self._server.serve(False)
 
@@ -228,6 +241,7 @@ class Master:
             deciding = self._deciding()
             news = self._registry.apply(decision, deciding.headers, settled=settled_in_seconds <= 0)
         self._decided = (survey, decision, self._clock())
+        self._surveyed.set()
         self._waits.note(segments_by_state(survey, decision, self._registry.workers), self._clock())
         self._report(survey, decision)
         if news:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from libs.core.lease import SegmentView
 from libs.core.master.assignment import Decision
 from libs.core.master.registry import Worker
-from libs.core.room import Room
+from libs.core.room import Demand, Room
 
 
 class SegmentState(StrEnum):
@@ -42,7 +42,8 @@ class SegmentStatus:
 class WorkerStatus:
     """One known worker. *held* and *assigned* are segments; they differ while it takes or gives back one.
 
-    *refused* are assigned segments that it cannot acquire now, with the reason; *room* is what its engine has left.
+    *demands* is what the entities of each held segment need of the engine; *refused* are assigned segments that it
+    cannot acquire now, with the reason; *room* is what its engine has left.
     """
 
     worker_id: str
@@ -53,6 +54,7 @@ class WorkerStatus:
     http_port: int
     role: WorkerRole
     held: Sequence[int]
+    demands: Mapping[str, Demand]
     assigned: Sequence[int]
     refused: Mapping[str, str]
     running: int
@@ -78,6 +80,8 @@ class MasterSnapshot:
     surveyed_seconds_ago: float | None
     problem: str
     """Why segments cannot be read now; empty when they can."""
+    notices: Sequence[str]
+    """What an operator should know, in words."""
     max_segment: int
     segments: Sequence[SegmentStatus]
     workers: Sequence[WorkerStatus]
@@ -150,6 +154,7 @@ def worker_status(worker: Worker, now: float) -> WorkerStatus:
         http_port=identity.http_port,
         role=role_of(worker),
         held=sorted(state.held_ids),
+        demands={str(held.segment_id): held.demand for held in state.held},
         assigned=sorted(worker.assigned),
         refused={str(segment_id): reason for segment_id, reason in state.refused.items()},
         running=state.running,

@@ -12,7 +12,7 @@ import pytest
 from libs.core.api.answers import EntityPage, RunPage, RunView, SegmentPage, WorkerPage
 from libs.core.master.page.rendering import asset, render, said
 from libs.core.master.status import MasterSnapshot, SegmentState, SegmentStatus, WorkerRole, WorkerStatus
-from libs.core.room import Need, Room
+from libs.core.room import Demand, Need, Room
 from libs.core.store.entity_views import EntityView, HoldView
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -69,10 +69,26 @@ ENTITY = EntityView(
 )
 ROOM = Room(Need(8, 2.0), Need(4, 1.0), Need(1))
 WORKER = WorkerStatus(
-    EVIL, EVIL, EVIL, EVIL, EVIL, 8080, WorkerRole.OWNING, [1], [1], {"2": EVIL}, 3, EVIL, False, ROOM, 0.1, 60.0
+    EVIL,
+    EVIL,
+    EVIL,
+    EVIL,
+    EVIL,
+    8080,
+    WorkerRole.OWNING,
+    [1],
+    {"1": Demand(Need(1))},
+    [1],
+    {"2": EVIL},
+    3,
+    EVIL,
+    False,
+    ROOM,
+    0.1,
+    60.0,
 )
 SEGMENT = SegmentStatus(1, 3, SegmentState.OWNED, EVIL, 1)
-KNOWN = MasterSnapshot(EVIL, False, EVIL, 1, 0.1, EVIL, 16, [SEGMENT], [WORKER])
+KNOWN = MasterSnapshot(EVIL, False, EVIL, 1, 0.1, EVIL, [EVIL], 16, [SEGMENT], [WORKER])
 FRAME: dict[str, Any] = {
     "service": "bot-scheduler",
     "noun": "schedule",
