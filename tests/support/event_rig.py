@@ -113,6 +113,11 @@ class EventRig:
         config = {"subjects": list(self.subjects), "storage": "file", "retention": "limits", **changes}
         await _patiently(lambda: self.jetstream.create_stream(self.stream_name, config))
 
+    async def update_stream(self, **changes: Any) -> None:
+        """Change the stream as a newer API does, which leaves its messages and consumers."""
+        config = {"name": self.stream_name, "storage": "file", "retention": "limits", **changes}
+        await _patiently(lambda: self.jetstream._ask("to update", f"STREAM.UPDATE.{self.stream_name}", config))
+
     async def delete_stream(self) -> None:
         """Afterwards there is no stream, unless somebody has made it again."""
         with contextlib.suppress(StreamMissing):

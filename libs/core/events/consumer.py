@@ -1,12 +1,14 @@
 """Keeping a consumer of the event stream bound, whatever happens to the stream, the server or the connection."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from prometheus_client import Counter
 
 from libs.core.backoff import Backoff
-from libs.core.events.connection import NatsConnection, NatsUnavailable
+from libs.core.events.connection import Message, NatsConnection, NatsUnavailable
+from libs.core.events.copies import CopyReader
 from libs.core.events.delivery import Delivery
 from libs.core.events.jetstream import JetStreamRefused
 from libs.core.events.pull import BindingLost, Puller
@@ -25,6 +27,8 @@ BINDINGS = Counter(
 
 _CHECK_SECONDS = 60.0
 _CHECK_MISSING_SECONDS = 2.0
+_CHECK_COPIES_SECONDS = 0.2
+_HELD_SECONDS = 5.0
 
 
 class EventConsumer:
@@ -32,6 +36,7 @@ class EventConsumer:
 
     Args:
         in_hand: how many of the received messages are not dealt with yet.
+        copies: told when the stream is lost, and when it is read again.
         capacity: how many may be so at once.
         required: whether the process is not ready while events cannot be read although NATS is there.
     """
@@ -42,6 +47,7 @@ class EventConsumer:
         stream: EventStream,
         receive: Callable[[Delivery], None],
         in_hand: Callable[[], int],
+        copies: CopyReader,
         *,
         capacity: int = 1024,
         readiness: Readiness | None = None,
@@ -51,11 +57,13 @@ class EventConsumer:
         self._stream = stream
         self._receive = receive
         self._in_hand = in_hand
+        self._copies = copies
         self._capacity = capacity
         self._readiness = readiness
         self._required = required
         self._puller: Puller | None = None
         self._told = ""
+        self._read_last: int | None = None
 
     def freed(self) -> None:
         """Messages were dealt with, so there may be room for others."""
@@ -64,30 +72,56 @@ class EventConsumer:
 
     async def run(self) -> None:
         """Bind and pull; whenever that ends for whatever reason, bind again. Does not return."""
-        backoff = Backoff(0.1, 1.0)
+        told = await self._connection.subscribe(self._stream.advisories, self._advised, self._stream.changed)
+        try:
+            await self._run()
+        finally:
+            await told.cancel()
+
+    async def _run(self) -> None:
+        backoff = Backoff(0.05, 1.0)
         reason = "start"
         while True:
             if not self._connection.connected:
                 # Without NATS the process does its work from MongoDB, so this alone does not make it unready.
                 self._tell(False, "waiting for NATS", required=False)
                 await self._connection.wait_connected()
+            is_new, began_at = False, time.monotonic()
             try:
                 binding = await self._stream.bind()
                 BINDINGS.labels(reason).inc()
+                is_new = self._note_stream(binding)
                 self._report(binding)
-                backoff.reset()
                 await self._pull(binding)
             except BindingLost as error:
                 reason = error.kind
                 log.warning("the consumer of the event stream was lost", reason=str(error))
                 self._tell(False, f"{error}; binding again", required=False)
+                if reason != "reconnected":
+                    self._copies.lost()
             except NatsUnavailable as error:
                 reason = "unavailable"
                 self._tell(False, str(error), required=False)
             except JetStreamRefused as error:
                 reason = "refused"
                 self._tell(False, str(error), required=self._required)
-            await asyncio.sleep(backoff.next_seconds())
+            if is_new or time.monotonic() - began_at > _HELD_SECONDS:
+                backoff.reset()
+            if not is_new:  # else the stream is made anew often: read the next one at once
+                await asyncio.sleep(backoff.next_seconds())
+
+    async def _advised(self, _: Message) -> None:
+        self._stream.changed()
+
+    def _note_stream(self, binding: Binding) -> bool:
+        """Whether the stream is another one than was read last."""
+        created_at = binding.stream.created_at
+        is_new, is_first = created_at != self._read_last, self._read_last is None
+        self._read_last = created_at
+        if is_new and not is_first:
+            self._copies.lost()
+        self._copies.bound(binding.stream.clock_lead)
+        return is_new
 
     async def _pull(self, binding: Binding) -> None:
         """Pull until the binding is lost, or the stream turns out to be another than it was."""
@@ -114,14 +148,32 @@ class EventConsumer:
         await asyncio.Event().wait()
 
     async def _until_changed(self, binding: Binding) -> None:
-        """Look at the stream now and then: a person may have given it a subject that it lacked."""
+        """Look at the stream when the server tells of a change, soon after an event came, and now and then."""
+        looking = asyncio.create_task(self._look_after_copies(), name="look-after-copies")
+        try:
+            while True:
+                await self._stream.wait_changed(_CHECK_MISSING_SECONDS if binding.missing_subjects else _CHECK_SECONDS)
+                try:
+                    stream = await self._stream.state()
+                except NatsUnavailable as error:
+                    if not self._connection.connected:
+                        raise
+                    log.debug("the event stream was not looked at", reason=str(error))
+                    continue
+                if stream is None or stream.created_at != binding.stream.created_at:
+                    raise BindingLost("stream-replaced", "the stream was deleted or made anew")
+                if stream.subjects != binding.stream.subjects:
+                    raise BindingLost("stream-changed", "the stream has other subjects now")
+        finally:
+            looking.cancel()
+
+    async def _look_after_copies(self) -> None:
+        """The server's word may be lost, or not be allowed to reach us: an event that comes is a reason to look."""
         while True:
-            await asyncio.sleep(_CHECK_MISSING_SECONDS if binding.missing_subjects else _CHECK_SECONDS)
-            stream = await self._stream.state()
-            if stream is None or stream.created_at != binding.stream.created_at:
-                raise BindingLost("stream-replaced", "the stream was deleted or made anew")
-            if stream.subjects != binding.stream.subjects:
-                raise BindingLost("stream-changed", "the stream has other subjects now")
+            await self._copies.arrived.wait()
+            await asyncio.sleep(_CHECK_COPIES_SECONDS)
+            self._copies.arrived.clear()
+            self._stream.changed()
 
     def _report(self, binding: Binding) -> None:
         if not binding.missing_subjects:

@@ -10,7 +10,7 @@ from prometheus_client import Counter, Gauge
 
 from libs.core.errors import Permanent, RuntimeFault
 from libs.core.events.connection import NatsRejected
-from libs.core.events.delivery import Delivery
+from libs.core.events.delivery import Received
 from libs.core.events.jetstream import MESSAGE_ID, JetStream, MessageMissing, StoredMessage, StreamExists, StreamMissing
 from libs.core.events.stream import DAY_NANOSECONDS
 from libs.core.log import get_logger
@@ -28,6 +28,7 @@ _LEFT_OUT = "The0-Payload-Left-Out"
 _SERVERS_OWN = "nats-"
 _MAX_REASON_CHARACTERS = 2000
 _COUNT_SECONDS = 30.0
+_COMPARED_LETTERS = 256
 
 DEAD_LETTERS = Counter("runtime_dead_letters_total", "Messages that were given up.")
 WAITING = Gauge("runtime_dead_letter_messages", "Messages of this service among the dead letters, as last seen.")
@@ -89,7 +90,7 @@ class DeadLetters:
         self._stream = stream
         self._subjects = subjects
 
-    async def bury(self, service: str, delivery: Delivery, reason: str, attempts: int) -> None:
+    async def bury(self, service: str, delivery: Received, reason: str, attempts: int) -> None:
         """Put a message aside. Safe to repeat: the same message is kept once.
 
         Raises:
@@ -99,7 +100,7 @@ class DeadLetters:
         headers = {_original(name): value for name, value in delivery.headers.items()}
         first_published_at = headers.pop(PUBLISHED_AT, str(delivery.published_at))
         headers |= {
-            MESSAGE_ID: f"{service}:{delivery.stream_created_at}:{delivery.sequence}",
+            MESSAGE_ID: f"{service}:{delivery.key}",
             "The0-Reason": reason[:_MAX_REASON_CHARACTERS],
             "The0-Attempts": str(attempts),
             "The0-Subject": delivery.subject,
@@ -122,6 +123,19 @@ class DeadLetters:
             attempts=attempts,
             reason=reason,
         )
+
+    async def holds(self, service: str, event: Received) -> bool:
+        """Whether a message with the content of *event* is among the last dead letters of *service*."""
+        try:
+            first = (await self._jetstream.stream(self._stream)).last_sequence - _COMPARED_LETTERS
+        except StreamMissing:
+            return False
+        headers = {name: value for name, value in event.headers.items() if name != PUBLISHED_AT}
+        async for letter in self._each(service, max(1, first)):
+            kept = {name: value for name, value in letter.headers.items() if name != PUBLISHED_AT}
+            if (letter.subject, letter.data, kept) == (event.subject, event.data, headers):
+                return True
+        return False
 
     async def list(self, service: str | None = None, limit: int = 1000) -> list[DeadLetter]:
         """The oldest *limit* dead letters, of one service or of all."""
@@ -198,9 +212,8 @@ class DeadLetters:
         except (MessageMissing, StreamMissing):
             raise DeadLetterMissing(number) from None
 
-    async def _each(self, service: str | None) -> AsyncIterator[DeadLetter]:
+    async def _each(self, service: str | None, sequence: int = 1) -> AsyncIterator[DeadLetter]:
         subject = self._subject(service) if service else f"{self._subjects}.>"
-        sequence = 1
         while True:
             try:
                 found = await self._jetstream.next_message(self._stream, subject, sequence)

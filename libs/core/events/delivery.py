@@ -3,10 +3,60 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from libs.core.events.connection import Message, NatsConnection
 
 _ACK_PREFIX = ("$JS", "ACK")
+
+
+class Received(Protocol):
+    """An event that a worker received: a delivery of the stream, or a copy that came beside it."""
+
+    @property
+    def subject(self) -> str:
+        """The subject on which it was published."""
+
+    @property
+    def data(self) -> bytes:
+        """Its payload."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Its headers, as they were published."""
+
+    @property
+    def stream(self) -> str:
+        """The name of its stream, "" when it is not known to be in one."""
+
+    @property
+    def stream_created_at(self) -> int:
+        """When its stream was made, in nanoseconds since 1970; UNKNOWN_STREAM when it is not known to be in one."""
+
+    @property
+    def sequence(self) -> int:
+        """Its place in the stream; 0 when it is not known to be in one."""
+
+    @property
+    def published_at(self) -> int:
+        """When it was published, in nanoseconds since 1970."""
+
+    @property
+    def attempt(self) -> int:
+        """How often it was received, this time included."""
+
+    @property
+    def key(self) -> str:
+        """What tells it from other events of the service."""
+
+    async def ack(self) -> None:
+        """It is dealt with."""
+
+    async def nak(self, delay_seconds: float) -> None:
+        """Deliver it again after *delay_seconds*."""
+
+    async def in_progress(self) -> None:
+        """Give it as much time again as it had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +76,11 @@ class Delivery:
     attempt: int
     reply: str
     connection: NatsConnection
+
+    @property
+    def key(self) -> str:
+        """What tells it from other messages of streams with this name."""
+        return f"{self.stream_created_at}:{self.sequence}"
 
     async def ack(self) -> None:
         """It is dealt with. Raises NatsUnavailable; then it comes again."""

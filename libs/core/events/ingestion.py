@@ -3,6 +3,9 @@
 Messages of different entities are worked on at once, those of one entity in order. What is ready together is applied
 together, so that under load one round trip to MongoDB serves many events. Correctness does not rest on the order:
 the store comes to the same state in any (:mod:`libs.core.store.history`).
+
+What was lost with a stream that was deleted is applied from copies (:mod:`libs.core.events.copies`). They go the same
+way, only that no server waits for their acknowledgement.
 """
 
 import asyncio
@@ -17,8 +20,10 @@ from prometheus_client import Counter, Gauge, Histogram
 from libs.core.errors import Permanent, Retryable, RuntimeFault
 from libs.core.events.connection import NatsConnection, NatsUnavailable
 from libs.core.events.consumer import EventConsumer
+from libs.core.events.copies import Copy, CopyReader
+from libs.core.events.copy_order import CopyOrder
 from libs.core.events.dead_letters import PUBLISHED_AT, DeadLetters
-from libs.core.events.delivery import Delivery
+from libs.core.events.delivery import Received
 from libs.core.events.jetstream import JetStream
 from libs.core.events.lanes import Lanes
 from libs.core.events.payload import PayloadRejected, Place, read_event
@@ -45,6 +50,7 @@ IN_HAND = Gauge("runtime_events_in_hand", "Events received and not yet applied."
 
 _BATCH_EVENTS = 256
 _BATCHES_AT_ONCE = 3
+_STREAM_FIRST_SECONDS = 3.0
 _FIRST_RETRY_SECONDS = 0.2
 _LAST_RETRY_SECONDS = 3.0
 
@@ -53,7 +59,7 @@ _LAST_RETRY_SECONDS = 3.0
 class _Work:
     """A message in hand: the event in it, or why there is none."""
 
-    delivery: Delivery
+    delivery: Received
     span: OpenSpan
     event: EntityEvent | None
     rejected: PayloadRejected | None = None
@@ -108,11 +114,15 @@ class Ingestion:
             name=stream_name,
             subjects=subjects,
         )
+        self._copies = CopyReader(
+            connection, service.subjects, self._receive_copy, lambda: capacity - len(self._in_hand)
+        )
         self._consumer = EventConsumer(
             connection,
             stream,
             self._receive,
             lambda: len(self._in_hand),
+            self._copies,
             capacity=capacity,
             readiness=readiness,
             required=required,
@@ -126,18 +136,29 @@ class Ingestion:
         """Consume until cancelled. What is in hand then is delivered again, to another worker or to the next run."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._consumer.run(), name="consume-events")
+            tasks.create_task(self._copies.run(), name="keep-copies-of-events")
             tasks.create_task(self._keep_alive(), name="keep-events-alive")
             tasks.create_task(self._dispatch(tasks), name="dispatch-events")
 
-    def _receive(self, delivery: Delivery) -> None:
-        work = self._read(delivery)
+    def _receive(self, delivery: Received) -> None:
+        self._put(self._read(delivery))
+
+    def _receive_copy(self, copy: Copy, order: CopyOrder | None) -> None:
+        work = self._read(copy)
+        if work.event is not None and PUBLISHED_AT not in copy.headers:
+            if order is not None:
+                copy.stamp = order.stamped(work.event, copy.published_at).stamp
+            work.event = replace(work.event, stamp=copy.stamp or work.event.stamp)
+        self._put(work)
+
+    def _put(self, work: _Work) -> None:
         self._in_hand.add(work)
         IN_HAND.set(len(self._in_hand))
         # One that cannot be read belongs to no entity and waits for none.
-        self._lanes.put(work.event.id if work.event else f"\0{delivery.sequence}", work)
+        self._lanes.put(work.event.id if work.event else f"\0{work.delivery.key}", work)
         self._arrived.set()
 
-    def _read(self, delivery: Delivery) -> _Work:
+    def _read(self, delivery: Received) -> _Work:
         first_published_at = delivery.headers.get(PUBLISHED_AT, "")
         if first_published_at.isascii() and first_published_at.isdigit():
             place = Place(int(first_published_at), UNKNOWN_STREAM, 0)
@@ -220,12 +241,16 @@ class Ingestion:
             if applied.occupancy_changed:
                 await self._wakeups.partitions_changed()
             for work in works:
-                await self._acknowledge(work, "applied")
+                changed = work.event is not None and work.event.id in applied.changed_ids
+                await self._acknowledge(work, "applied", changed=changed)
 
-    async def _acknowledge(self, work: _Work, outcome: str) -> None:
-        EVENTS.labels(work.delivery.subject, outcome).inc()
+    async def _acknowledge(self, work: _Work, outcome: str, *, changed: bool = True) -> None:
+        if not isinstance(work.delivery, Copy):
+            EVENTS.labels(work.delivery.subject, outcome).inc()
+            EVENT_SECONDS.observe(max(0.0, time.time() - work.delivery.published_at / 1e9))
+        elif changed:
+            EVENTS.labels(work.delivery.subject, "recovered" if outcome == "applied" else outcome).inc()
         work.span.end(outcome)
-        EVENT_SECONDS.observe(max(0.0, time.time() - work.delivery.published_at / 1e9))
         try:
             await work.delivery.ack()
         except NatsUnavailable as error:
@@ -250,7 +275,7 @@ class Ingestion:
         delivery = work.delivery
         log.error("handling an event failed", subject=delivery.subject, sequence=delivery.sequence, exc_info=error)
         reason = f"{type(error).__name__}: {error}"
-        message = f"{self._service.name}:{delivery.stream_created_at}:{delivery.sequence}"
+        message = f"{self._service.name}:{delivery.key}"
         try:
             failures = await self._failures.count(message, reason)
         except Retryable as unavailable:
@@ -264,11 +289,23 @@ class Ingestion:
     async def _bury(self, work: _Work, reason: str, attempts: int) -> None:
         work.span.failed(work.rejected or "dead-lettered")
         try:
+            if isinstance(work.delivery, Copy) and not await self._is_missing(work.delivery):
+                return
             await self._dead_letters.bury(self._service.name, work.delivery, reason, attempts)
         except RuntimeFault as error:
             await self._again([work], error)
         else:
             await self._acknowledge(work, "dead-lettered")
+
+    async def _is_missing(self, copy: Copy) -> bool:
+        """Whether no worker has put the event of a failed copy aside, as it would have if it came from the stream.
+
+        While that cannot be known, the copy comes again later.
+        """
+        if copy.age_seconds < _STREAM_FIRST_SECONDS:
+            copy.come_again(_STREAM_FIRST_SECONDS - copy.age_seconds)
+            return False
+        return not await self._dead_letters.holds(self._service.name, copy)
 
     async def _keep_alive(self) -> None:
         """Keep messages that take long, or wait for one that does, from being given to another worker."""

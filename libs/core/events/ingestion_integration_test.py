@@ -9,7 +9,7 @@ from libs.core.events.wakeups import WakeUps
 from libs.core.metrics import registry
 from libs.core.store.client import Mongo, StoreUnavailable
 from libs.core.wake import Wake
-from tests.support.event_rig import EventRig, event_rig, ingesting_rig, payload
+from tests.support.event_rig import EventRig, EventWorker, event_rig, ingesting_rig, payload
 from tests.support.eventually import eventually
 from tools.stack.mongod import MongoServer
 from tools.stack.nats import NatsServer
@@ -174,6 +174,52 @@ async def test_a_stream_without_a_needed_subject_is_an_error_that_names_it(rig: 
     await eventually(lambda: rig.has("b1"))
     await rig.remake_stream()
     await eventually(lambda: worker.readiness.states["events"].ok)
+
+
+async def test_a_stream_that_is_updated_to_fewer_subjects_is_read_on_and_the_missing_one_is_named(
+    rig: EventRig,
+) -> None:
+    await rig.make_stream()
+    worker = await rig.start_worker()
+    await rig.update_stream(subjects=[rig.service.created_subject])
+    state = await eventually(lambda: without_subject(worker))
+    assert (state.required, str(rig.service.deleted_subject) in state.detail) == (True, True)
+    assert str(rig.service.created_subject) not in state.detail
+
+    await rig.created("b1")
+
+    await eventually(lambda: rig.has("b1"))
+    await rig.update_stream(subjects=list(rig.subjects))
+    await eventually(lambda: worker.readiness.states["events"].ok)
+
+
+async def test_a_stream_that_loses_subjects_of_other_services_is_read_on(rig: EventRig) -> None:
+    others = f"{rig.stream_name}.backtest.created"
+    await rig.make_stream(subjects=[*rig.subjects, others])
+    worker = await rig.start_worker()
+    await rig.update_stream(subjects=list(rig.subjects))
+
+    await rig.created("b1")
+
+    await eventually(lambda: rig.has("b1"))
+    assert worker.readiness.states["events"].required
+    await eventually(lambda: worker.readiness.states["events"].ok)
+
+
+async def test_a_service_none_of_whose_subjects_is_left_says_which_ones_it_needs(rig: EventRig) -> None:
+    others = f"{rig.stream_name}.backtest.created"
+    await rig.make_stream(subjects=[*rig.subjects, others])
+    worker = await rig.start_worker()
+
+    await rig.update_stream(subjects=[others])
+
+    state = await eventually(lambda: without_subject(worker))
+    assert all(subject in state.detail for subject in rig.subjects)
+
+
+def without_subject(worker: EventWorker) -> Any:
+    state = worker.readiness.states["events"]
+    return state if "without the subject" in state.detail else None
 
 
 class UnavailableStore:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,10 @@ _KINDS: dict[int, type[JetStreamRefused]] = {
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """A stream as it is now. *created_at* (nanoseconds since 1970) tells it from an earlier one of the same name."""
+    """A stream as it is now. *created_at* (nanoseconds since 1970) tells it from an earlier one of the same name.
+
+    *clock_lead*: by how many nanoseconds the server's clock is ahead of this process's one, or somewhat more than that.
+    """
 
     name: str
     created_at: int
@@ -61,6 +65,7 @@ class StreamState:
     messages: int
     first_sequence: int
     last_sequence: int
+    clock_lead: int = 0
 
     def holds(self, subject: str) -> bool:
         """Whether messages on *subject* are stored in it."""
@@ -99,7 +104,8 @@ class JetStream:
         Raises:
             StreamMissing: there is none.
         """
-        return _stream_state(await self._ask(f"stream {name}", f"STREAM.INFO.{name}", {}))
+        asked_at = time.time_ns()
+        return _stream_state(await self._ask(f"stream {name}", f"STREAM.INFO.{name}", {}), asked_at)
 
     async def count_messages(self, name: str, subject: str) -> int:
         """How many messages a stream has on *subject*.
@@ -237,8 +243,9 @@ def _body(what: str, answer: Message) -> dict[str, Any]:
     return body
 
 
-def _stream_state(body: Mapping[str, Any]) -> StreamState:
+def _stream_state(body: Mapping[str, Any], asked_at: int = 0) -> StreamState:
     config, state = body["config"], body.get("state") or {}
+    answered_at = body.get("ts") if asked_at else None  # servers before 2.10 do not say it
     return StreamState(
         name=str(config["name"]),
         created_at=parse_rfc3339(str(body["created"])).nanoseconds,
@@ -246,6 +253,7 @@ def _stream_state(body: Mapping[str, Any]) -> StreamState:
         messages=int(state.get("messages", 0)),
         first_sequence=int(state.get("first_seq", 0)),
         last_sequence=int(state.get("last_seq", 0)),
+        clock_lead=parse_rfc3339(str(answered_at)).nanoseconds - asked_at if answered_at else 0,
     )
 
 

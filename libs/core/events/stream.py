@@ -37,7 +37,7 @@ ACK_WAIT_SECONDS = 6.0
 
 _GRACE_AT_START_SECONDS = 0.5
 _GRACE_AFTER_LOSS_SECONDS = 2.0
-_LOOK_SECONDS = 0.2
+_LOOK_SECONDS = 0.1
 _MAX_ACK_PENDING = 10_000
 _MAX_WAITING = 16_384
 
@@ -83,7 +83,23 @@ class EventStream:
         self._subjects = tuple(subjects)
         self._ack_wait_seconds = ack_wait_seconds
         self._seen = False
+        self._changed = asyncio.Event()
         self.name = name
+        self.advisories = f"$JS.EVENT.ADVISORY.STREAM.*.{name}"
+        """The subject on which the server tells that the stream was made, changed or deleted."""
+
+    def changed(self) -> None:
+        """The stream was made, changed or deleted, as far as is known: look now."""
+        self._changed.set()
+
+    async def wait_changed(self, at_most_seconds: float) -> None:
+        """Return when the stream changed since this returned the last time, or after *at_most_seconds*."""
+        try:
+            async with asyncio.timeout(at_most_seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+        self._changed.clear()
 
     async def bind(self) -> Binding:
         """The service's consumer on the stream as it is now; both are made if they are missing.
@@ -128,7 +144,7 @@ class EventStream:
                 return stream
             if time.monotonic() >= deadline:
                 break
-            await asyncio.sleep(_LOOK_SECONDS)
+            await self.wait_changed(_LOOK_SECONDS)
         try:
             stream = await self._jetstream.create_stream(
                 self.name,

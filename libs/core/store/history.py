@@ -57,6 +57,11 @@ class Stamp:
             return cls(published_at, _FOREVER, published_at, stream, sequence)
         return cls(made_at, made_at + precision, published_at, stream, sequence)
 
+    @property
+    def says_when_made(self) -> bool:
+        """Whether the event itself said when it was made; otherwise `made_at` is when it was published."""
+        return self.made_by != _FOREVER
+
     def same_message(self, other: "Stamp") -> bool:
         """Whether both are stamps of one stored message."""
         return self._place == other._place
