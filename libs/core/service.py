@@ -24,6 +24,7 @@ class ServiceDefinition:
     max_per_partition_env: str
     entrypoint: Literal["bot", "backtest"]
     """Which of the entity's ``custom.config.entrypoints`` is run."""
+    max_per_partition_older_envs: tuple[str, ...] = ()
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -71,6 +72,7 @@ BOT_SCHEDULER = ServiceDefinition(
     deleted_subject="the0.bot-schedule.deleted",
     completed_subject=None,
     max_per_partition_env="MAX_BOT_SCHEDULES_PER_PARTITION",
+    max_per_partition_older_envs=("MAX_BOT_SCHEDULE_PER_PARTITION",),
     entrypoint="bot",
 )
 

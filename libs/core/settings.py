@@ -340,7 +340,10 @@ class PartitionSettings(Group):
 
     max_per_partition: Annotated[
         int,
-        Named(lambda service: service.max_per_partition_env),
+        Named(
+            lambda service: service.max_per_partition_env,
+            aliases=lambda service: service.max_per_partition_older_envs,
+        ),
         Field(ge=1, le=100_000, description="entities in one segment at most"),
     ] = 10
 

@@ -29,11 +29,11 @@ Seconds = Annotated[float, Field(allow_inf_nan=False)]
 class Named:
     """Where a field's value is read from and how it is spoken of; stands in the field's annotation.
 
-    *variable* and *default_of* may be functions of the service, where each service has its own.
+    *variable*, *aliases* and *default_of* may be functions of the service, where each service has its own.
     """
 
     variable: str | Callable[[ServiceDefinition], str]
-    aliases: tuple[str, ...] = ()
+    aliases: tuple[str, ...] | Callable[[ServiceDefinition], tuple[str, ...]] = ()
     """Older names, read in this order when *variable* is not set."""
     flag: str | None = None
     unit: str = ""
@@ -46,6 +46,10 @@ class Named:
     def variable_for(self, service: ServiceDefinition | None) -> str:
         """The variable's name in *service*."""
         return self.variable if isinstance(self.variable, str) else self.variable(_given(service))
+
+    def aliases_for(self, service: ServiceDefinition | None) -> tuple[str, ...]:
+        """The variable's older names in *service*."""
+        return self.aliases if isinstance(self.aliases, tuple) else self.aliases(_given(service))
 
 
 class Group(BaseSettings):
@@ -117,7 +121,7 @@ class FlagsThenEnvironment(PydanticBaseSettingsSource):
             if value is not None:
                 self.found_as[field_name] = named.flag
                 return value, field_name, False
-        for variable in (named.variable_for(self._service), *named.aliases):
+        for variable in (named.variable_for(self._service), *named.aliases_for(self._service)):
             text = self._environ.get(variable, "").strip()
             if text:
                 self.found_as[field_name] = variable
@@ -194,7 +198,7 @@ def rows(groups: Iterable[type[Group]], service: ServiceDefinition | None = None
                 name,
                 SettingRow(
                     name=name,
-                    aliases=named.aliases,
+                    aliases=named.aliases_for(service),
                     flag=named.flag,
                     default=_default(field, service),
                     allowed=_allowed(field),
@@ -220,7 +224,8 @@ def _problem(
     field = source.settings_cls.model_fields[field_name]
     name = source.found_as.get(field_name) or named_of(field).variable_for(service)
     if error["type"] == "missing":
-        older = f" (older name: {', '.join(named_of(field).aliases)})" if named_of(field).aliases else ""
+        aliases = named_of(field).aliases_for(service)
+        older = f" (older name: {', '.join(aliases)})" if aliases else ""
         return f"{name} is not set: give the {field.description}{older}"
     value = "(secret)" if _is_secret(field) else repr(str(values[field_name]))
     default = _default(field, service)

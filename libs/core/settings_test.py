@@ -95,6 +95,14 @@ def test_older_names_are_still_read(variable: str, alias: str) -> None:
     assert next(row.aliases for row in rows(ALL, BOT_RUNNER) if row.name == variable) == (alias,)
 
 
+def test_the_schedulers_cap_has_an_older_name_and_the_others_have_none() -> None:
+    environ = {"MAX_BOT_SCHEDULE_PER_PARTITION": "4"}
+
+    caps = {s.name: load(PartitionSettings, {}, environ, s).max_per_partition for s in SERVICES}
+
+    assert caps == {"bot-runner": 10, "backtest-runner": 10, "bot-scheduler": 4}
+
+
 def test_the_flags_are_those_of_the_command_line() -> None:
     flags = {row.flag for row in rows(ALL, BOT_RUNNER) if row.flag}
 

@@ -1,8 +1,10 @@
 """Cron expressions: what may be written, and when a schedule fires.
 
 Five fields, six with seconds first, a descriptor (``@daily``, ``@every 1h30m``), each with an optional
-``CRON_TZ=Europe/Berlin`` or ``TZ=…`` before it. Where day of month and day of week are both restricted, either
-matches; only ``*``, ``?`` and ``*/1`` leave a field unrestricted.
+``CRON_TZ=Europe/Berlin`` or ``TZ=…`` before it. ``@every`` of less than a second means one second.
+
+Where day of month and day of week are both restricted, either matches; only ``*``, ``?`` and ``*/1`` leave a field
+unrestricted.
 
 Daylight saving is as in crontab(5): a firing whose time is skipped comes right after the gap, one whose time occurs
 twice comes the first time. A schedule whose hour is ``*`` or ``*/n`` means elapsed time and not particular times, so
@@ -37,8 +39,16 @@ _DESCRIPTORS = {
     "@hourly": "0 * * * *",
 }
 _EVERY = "@every"
-_UNITS = {"h": 3600, "m": 60, "s": 1}
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([hms])", re.ASCII)
+_UNITS = {
+    "h": Fraction(3600),
+    "m": Fraction(60),
+    "s": Fraction(1),
+    "ms": Fraction(1, 1000),
+    "us": Fraction(1, 1_000_000),
+    "µs": Fraction(1, 1_000_000),
+    "ns": Fraction(1, 1_000_000_000),
+}
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|us|µs|ns|[hms])", re.ASCII)
 _LONGEST_SECONDS = 10 * 366 * 86_400
 _MAX_CHARACTERS = 1000
 _FIELDS = "write five fields (minute hour day-of-month month day-of-week), or six with the second first"
@@ -213,8 +223,10 @@ def _every(expression: str, duration: str) -> int:
     if not duration or "".join(number + unit for number, unit in parts) != duration:
         raise CronInvalid(expression, "duration", f"{duration!r} is not understood", remedy)
     seconds = sum(Fraction(number) * _UNITS[unit] for number, unit in parts)
-    if seconds < 1 or seconds != int(seconds):
-        raise CronInvalid(expression, "duration", "must be whole seconds, one at least", remedy)
+    if seconds < 1:
+        return 1
+    if seconds != int(seconds):
+        raise CronInvalid(expression, "duration", "must be whole seconds", remedy)
     if seconds > _LONGEST_SECONDS:
         raise CronInvalid(expression, "duration", "is more than ten years", remedy)
     return int(seconds)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 from libs.core.errors import Permanent
+from libs.core.spelling import CUSTOM_FIELDS, with_names
 from libs.core.store.history import EntityEvent, EventKind, Stamp
 from libs.core.timestamps import WrittenTime, parse_rfc3339
 from libs.core.tracing import trace_of
 
-_TOP = ("id", "config", "custom")
-_CUSTOM = ("config", "createdAt", "updatedAt", "filePath", "gcsPath", "version")
+_TOP = ("id", "config", "custom", "enabled")
 _ENVELOPE = ("type", "entity_id", "data", "timestamp")
 _ROUTING = "topicName"
 _MAX_ID_CHARACTERS = 1024
@@ -71,27 +71,16 @@ def _no_json_constant(text: str) -> NoReturn:
 
 def _unwrapped(payload: dict[str, Any]) -> dict[str, Any]:
     """The object with the entity, taken out of its envelope if it is in one."""
-    outer = _with_names(payload, (*_TOP, *_ENVELOPE))
+    outer = with_names(payload, (*_TOP, *_ENVELOPE))
     if "data" not in outer or "id" in outer or "custom" in outer:
-        return _with_names(payload, _TOP)
+        return with_names(payload, _TOP)
     data = outer["data"]
     if not isinstance(data, dict):
         raise PayloadRejected("data", f"must be an object, not {_kind_of(data)}")
-    fields = _with_names(data, (*_TOP, _ROUTING))
+    fields = with_names(data, (*_TOP, _ROUTING))
     fields.pop(_ROUTING, None)  # where the producer sent it, and nothing about the entity
     fields.setdefault("id", outer.get("entity_id"))
     return fields
-
-
-def _with_names(fields: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """*fields* with those of *names* spelt so, whatever their case was. The exact spelling wins over others."""
-    spelling = {name.lower(): name for name in names}
-    renamed: dict[str, Any] = {}
-    for key, value in fields.items():
-        name = spelling.get(key.lower(), key)
-        if name == key or name not in fields:
-            renamed[name] = value
-    return renamed
 
 
 def _entity_id(fields: Mapping[str, Any]) -> str:
@@ -109,7 +98,7 @@ def _content(fields: Mapping[str, Any]) -> dict[str, Any]:
     custom = _optional(fields, "custom", dict, "custom")
     if custom is None:
         raise PayloadRejected("custom", "is missing")
-    content["custom"] = custom = _with_names(custom, _CUSTOM)
+    content["custom"] = custom = with_names(custom, CUSTOM_FIELDS)
     for name in ("createdAt", "updatedAt", "filePath", "gcsPath", "version"):
         _optional(custom, name, str, f"custom.{name}")
     _check_gcs_path(custom.get("gcsPath"))

@@ -84,6 +84,13 @@ def test_the_exact_spelling_wins_over_another_case() -> None:
     assert read({"ID": "no", **EVENT, "Id": "no"}).id == "b1"
 
 
+@pytest.mark.parametrize("name", ["enabled", "Enabled", "ENABLED"])
+def test_enabled_beside_the_config_is_kept_under_one_name(name: str) -> None:
+    assert read({**EVENT, name: False}).content["enabled"] is False
+    wrapped = {"type": "bot.created", "entity_id": "b1", "data": {**EVENT, name: False}}
+    assert read(wrapped).content["enabled"] is False
+
+
 def test_keys_inside_configs_keep_their_case() -> None:
     assert read(EVENT).content["config"] == {"Pair": "BTC/USD", "n": 1}
 

@@ -8,10 +8,12 @@ from typing import Any, cast
 
 from pymongo import UpdateOne
 
+from libs.core.spelling import CUSTOM_FIELDS, with_names
 from libs.core.store.client import Database, Document, translated
 from libs.core.store.entity_writer import Applied, Derive, EntityWriter, as_read
 from libs.core.store.history import EntityEvent, EventKind, Stamp
 from libs.core.store.holds import Hold, Holds, HoldStore
+from libs.core.store.numbers import with_integers
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.tombstones import TombstoneStore
 from libs.core.timestamps import nanoseconds_of
@@ -47,14 +49,14 @@ class Entity:
 
         A field of a strange type reads as if it were missing, since a reader of many must not stumble over one.
         """
-        config = _object(document.get("config"))
+        config = cast(Mapping[str, Any], with_integers(_object(document.get("config"))))
         return cls(
             id=str(document["id"]),
             segment_id=_integer(document.get("segment_id")),
             revision=_integer(document.get("revision")),
             config=config,
-            custom=_object(document.get("custom")),
-            enabled=is_enabled(config),
+            custom=with_names(_object(document.get("custom")), CUSTOM_FIELDS),
+            enabled=is_enabled(config, document.get("enabled")),
             held=holds.on(document) if holds is not None else None,
             document=document,
         )
@@ -312,9 +314,13 @@ def _setting(changes: Mapping[str, object]) -> Document:
     return change
 
 
-def is_enabled(config: Mapping[str, object]) -> bool:
-    """Whether `config.enabled` lets an entity run: missing means yes; false, 0, "false" and "0" mean no."""
-    enabled = config.get("enabled")
+def is_enabled(config: Mapping[str, object], above: object = None) -> bool:
+    """Whether `config.enabled` lets an entity run: missing means yes; false, 0, "false" and "0" mean no.
+
+    Args:
+        above: the field `enabled` beside `config`, which wins where it is present.
+    """
+    enabled = config.get("enabled") if above is None else above
     if isinstance(enabled, str):
         return enabled.strip().lower() not in _OFF
     return enabled is None or enabled not in _OFF

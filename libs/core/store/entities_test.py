@@ -1,5 +1,7 @@
 """Reading entities out of documents of any age."""
 
+import json
+
 import pytest
 
 from libs.core.store.entities import CodeLocation, Entity, is_enabled
@@ -23,6 +25,40 @@ from libs.core.store.entities import CodeLocation, Entity, is_enabled
 )
 def test_only_the_contracts_values_disable(config: dict[str, object], enabled: bool) -> None:
     assert is_enabled(config) is enabled
+
+
+@pytest.mark.parametrize(
+    ("above", "in_config", "enabled"),
+    [
+        (False, True, False),
+        (True, False, True),
+        ("0", "true", False),
+        (0, 1, False),
+        (None, False, False),
+        (None, True, True),
+    ],
+)
+def test_what_the_event_says_beside_the_config_wins(above: object, in_config: object, enabled: bool) -> None:
+    assert Entity.of({"id": "x", "enabled": above, "config": {"enabled": in_config}}).enabled is enabled
+    assert Entity.of({"id": "x", "enabled": above, "config": {}}).enabled is (enabled or above is None)
+
+
+def test_whole_numbers_of_a_config_are_integers_whoever_stored_it() -> None:
+    config = {"n": 5.0, "x": 0.5, "list": [1.0, {"deep": -3.0}], "object": {"deeper": [[7.0]]}, "text": "5.0"}
+    entity = Entity.of({"id": "x", "config": config})
+
+    assert json.dumps(entity.config) == (
+        '{"n": 5, "x": 0.5, "list": [1, {"deep": -3}], "object": {"deeper": [[7]]}, "text": "5.0"}'
+    )
+
+
+def test_a_document_with_lower_cased_fields_is_read_like_any_other() -> None:
+    bot = {"runtime": "python3.11", "entrypoints": {"backtest": "main.py"}}
+    custom = {"config": bot, "createdat": "a", "updatedat": "b", "filepath": "key", "version": "1"}
+    entity = Entity.of({"id": "x", "segment_id": 1, "config": {}, "custom": custom})
+
+    assert (entity.code, entity.bot, entity.version) == (CodeLocation(None, "key"), bot, "1")
+    assert (entity.custom["createdAt"], entity.custom["updatedAt"]) == ("a", "b")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import cast
 
+from libs.core.spelling import CUSTOM_FIELDS, with_names
 from libs.core.store.client import Document
 from libs.core.store.history import EventKind, History, Stamp, Version
 from libs.core.store.stamps import stamp_fields, stamp_from
@@ -95,7 +96,7 @@ def _divided(content: Mapping[str, object]) -> tuple[Document, Document]:
 
 def _inherited_stamp(custom: object) -> Stamp:
     """The stamp of a document that an older runtime wrote: as if published at the moment its `updatedAt` says."""
-    custom = custom if isinstance(custom, Mapping) else {}
+    custom = with_names(custom, CUSTOM_FIELDS) if isinstance(custom, Mapping) else {}
     for name in ("updatedAt", "createdAt"):
         written = custom.get(name)
         if isinstance(written, datetime):

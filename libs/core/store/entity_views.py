@@ -36,6 +36,7 @@ _FIELDS = {
     "custom.config.version": 1,
     "custom.config.runtime": 1,
     "custom.updatedAt": 1,
+    "custom.updatedat": 1,
     "next_execution_time": 1,
     "revision": 1,
 }
@@ -167,7 +168,7 @@ def _view(document: Mapping[str, Any], hold: Hold | None, owner: Ownership | Non
     now = shown(told(document, hold), owner)
     status, custom = _object(document.get("status")), _object(document.get("custom"))
     bot = _object(custom.get("config"))
-    updated = custom.get("updatedAt")
+    updated = custom.get("updatedAt") or custom.get("updatedat")
     return EntityView(
         id=str(document["id"]),
         segment=whole(document.get("segment_id")),

@@ -85,6 +85,19 @@ async def test_what_is_enabled_is_what_runs(database: Database, enabled: object)
     assert (view.enabled, view.state) == (expected, "waiting" if expected else "off")
 
 
+@pytest.mark.parametrize("above", [True, False, 0, "false", None])
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_what_is_said_beside_the_config_wins_as_it_does_for_what_runs(
+    database: Database, enabled: bool, above: object
+) -> None:
+    await insert(database, "b1", config={"enabled": enabled}, enabled=above)
+
+    view = await EntityViews(database, "bots").get("b1")
+
+    assert view is not None
+    assert view.enabled == Entity.of({"id": "b1", "config": {"enabled": enabled}, "enabled": above}).enabled
+
+
 async def test_nothing_of_a_config_is_told_though_a_selector_names_it(database: Database) -> None:
     await insert(database, "b1", status={"state": "running", "restarts": 3, "detail": "it runs"})
     await insert(database, "b2", custom={"config": {"author": "bob"}})

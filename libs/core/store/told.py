@@ -8,6 +8,7 @@ from libs.core.store.holds import Hold
 from libs.core.store.ownership import Ownership
 from libs.core.store.shown_state import Told
 
+_SAYS_ENABLED = {"$ifNull": ["$enabled", "$config.enabled"]}
 _OFF = [False, 0, "false", "0"]
 _ENABLED = {
     "$not": [
@@ -15,9 +16,9 @@ _ENABLED = {
             "$in": [
                 {
                     "$cond": [
-                        {"$eq": [{"$type": "$config.enabled"}, "string"]},
-                        {"$toLower": {"$trim": {"input": "$config.enabled"}}},
-                        "$config.enabled",
+                        {"$eq": [{"$type": _SAYS_ENABLED}, "string"]},
+                        {"$toLower": {"$trim": {"input": _SAYS_ENABLED}}},
+                        _SAYS_ENABLED,
                     ]
                 },
                 _OFF,
