@@ -121,6 +121,11 @@ async def test_a_producers_trace_is_handed_on_as_it_came_though_nothing_is_expor
         ),
         ("result", "def main(id, config):\n    return 42", "result: main returned a bare number: 42"),
         ("exception", "def main(id, config):\n    return {'x': object()}", "not JSON"),
+        (
+            "result",
+            "def main(id, config):\n    deep = {}\n    for _ in range(500): deep = {'x': deep}\n    return deep",
+            "result: what main returned is nested more than 100 levels deep",
+        ),
     ],
 )
 async def test_a_backtest_that_fails_says_why(backtests: Backtests, reason: str, source: str, words: str) -> None:
@@ -137,14 +142,22 @@ async def test_a_backtest_that_fails_says_why(backtests: Backtests, reason: str,
 
 
 @pytest.mark.parametrize(
-    ("name", "body"), [("nothing", "pass"), ("a-list", "return [1, 2]"), ("an-exit", "import sys; sys.exit(0)")]
+    ("name", "body", "analysis"),
+    [
+        ("nothing", "pass", {}),
+        ("a-list", "return [1, 2]", {"results": [1, 2]}),
+        ("an-exit", "import sys; sys.exit(0)", {}),
+    ],
 )
-async def test_a_backtest_that_ends_without_an_object_succeeds(backtests: Backtests, name: str, body: str) -> None:
+async def test_a_backtest_that_ends_without_an_object_succeeds(
+    backtests: Backtests, name: str, body: str, analysis: dict[str, Any]
+) -> None:
     backtests.upload(f"{name}.zip", f"def main():\n    {body}")
     await backtests.create(name, key=f"{name}.zip")
 
     assert (await backtests.done(name))["success"] is True
 
+    assert backtests.analysis(name) == analysis
     assert await recorded_reason(backtests, name) == "finished"
 
 
