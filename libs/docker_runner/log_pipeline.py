@@ -30,7 +30,7 @@ from libs.docker_runner.container import ManagedContainer
 from libs.docker_runner.log_budget import SpoolBudget
 from libs.docker_runner.log_folders import LogFolder, LogOwner, remove_finished, with_output
 from libs.docker_runner.log_follower import LogFollower
-from libs.docker_runner.log_handover import REST_SECONDS, HandOver, Turn
+from libs.docker_runner.log_handover import REST_SECONDS, WAIT_SECONDS, HandOver, Turn
 from libs.docker_runner.log_keys import log_key
 from libs.docker_runner.log_objects import LogObjects
 from libs.docker_runner.log_spans import Span
@@ -84,6 +84,7 @@ class LogPipeline:
         interval_seconds: how long output waits at most before it is uploaded, while the storage is there; longer
             only when uploads of this bot would otherwise take more than a fifth of the time.
         hand_over_seconds: after so long without output, what is left of a bot owned by another goes beside its object.
+        rest_seconds: how long after its release the rest of a segment's output may be uploaded.
         parallel: uploads at once; each takes up to 16 MiB of memory.
     """
 
@@ -100,6 +101,7 @@ class LogPipeline:
         budget: SpoolBudget | None = None,
         interval_seconds: float = 30.0,
         hand_over_seconds: float = 60.0,
+        rest_seconds: float = REST_SECONDS,
         parallel: int = 4,
     ) -> None:
         self._source = source
@@ -107,7 +109,17 @@ class LogPipeline:
         self._directory = directory
         self._writer = hashlib.sha256(writer.encode()).hexdigest()[:8]
         self._owns = owns
-        self._turns = HandOver(store, bucket, place=place, writer=self._writer, owns=owns)
+        self._turns = HandOver(
+            store,
+            bucket,
+            place=place,
+            writer=self._writer,
+            owns=owns,
+            rest_seconds=rest_seconds,
+            # An addition that begins in time is over by then.
+            wait_seconds=rest_seconds + (WAIT_SECONDS - REST_SECONDS),
+        )
+        self._rest_seconds = rest_seconds
         self._finishing: set[asyncio.Task[None]] = set()
         self._budget = budget or SpoolBudget()
         self._interval_seconds = interval_seconds
@@ -242,7 +254,7 @@ class LogPipeline:
         """Return when an earlier owner has uploaded what it has promised to, or does not in time."""
         segment = bot.owner.segment
         with suppress(TimeoutError, RuntimeFault):
-            async with asyncio.timeout(REST_SECONDS):
+            async with asyncio.timeout(self._rest_seconds):
                 await self._turns.prepare(segment)
                 while self._turns.waits(segment):
                     await asyncio.sleep(_TURN_POLL_SECONDS)
@@ -425,7 +437,7 @@ class LogPipeline:
         def rest() -> list[BotLog]:
             return [bot for bot in self._bots.values() if bot.owner.segment == segment and bot.spool.pending_bytes]
 
-        ends_at = time.monotonic() + REST_SECONDS
+        ends_at = time.monotonic() + self._rest_seconds
         while (bots := rest()) and self._turns.is_open(segment) and time.monotonic() < ends_at:
             if not await self._upload_once(bots, max(0.0, ends_at - time.monotonic())):
                 break
@@ -433,7 +445,7 @@ class LogPipeline:
                 await asyncio.sleep(_REST_RETRY_SECONDS)
         with suppress(TimeoutError):
             # An addition that is under way belongs to this turn.
-            async with asyncio.timeout(REST_SECONDS):
+            async with asyncio.timeout(self._rest_seconds):
                 while any(bot.uploading for bot in rest()):
                     await self._next_upload()
 

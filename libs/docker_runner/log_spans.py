@@ -24,6 +24,8 @@ RUNTIME = 3
 _MIXED = 0
 _FINEST_MICROSECONDS = 1000
 _COARSEST_MICROSECONDS = 3600 * 1_000_000
+_STREAMS_APART_MICROSECONDS = 1_000_000
+_LEAST_SPAN_BYTES = 1
 _LEAST_BLOCK_BYTES = 2048
 _SHARE_OF_OUTPUT = 50
 _MOST_BLOCK_BYTES = 4 * 1024 * 1024
@@ -136,12 +138,14 @@ def encode(block: Block) -> bytes:
     """The block as it is added to an index object, coarse enough to be small."""
     output_bytes = block.end - block.at
     limit = min(_MOST_BLOCK_BYTES, max(_LEAST_BLOCK_BYTES, output_bytes // _SHARE_OF_OUTPUT))
-    within_us, spans = _FINEST_MICROSECONDS, merged(block.spans)
-    body = _body(Block(block.at, spans))
-    while len(body) > limit and within_us < _COARSEST_MICROSECONDS:
-        within_us *= 4
-        spans = merged(spans, within_us, mixing=within_us > 60_000_000)
-        body = _body(Block(block.at, spans))
+    within_us, spans, body = _FINEST_MICROSECONDS, merged(block.spans), None
+    while body is None or (len(body) > limit and within_us < _COARSEST_MICROSECONDS):
+        if body is not None or len(spans) * _LEAST_SPAN_BYTES > limit:
+            # Compressing what cannot be small enough takes longer than all else.
+            within_us *= 4
+            spans = merged(spans, within_us, mixing=within_us > _STREAMS_APART_MICROSECONDS)
+        if len(spans) * _LEAST_SPAN_BYTES <= limit or within_us >= _COARSEST_MICROSECONDS:
+            body = _body(Block(block.at, spans))
     return _HEAD.pack(_MAGIC, len(body), zlib.crc32(body)) + body + _TAIL.pack(_HEAD.size + len(body) + _TAIL.size)
 
 

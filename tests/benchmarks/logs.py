@@ -26,7 +26,8 @@ from pydantic import SecretStr
 from libs.core.object_store import ObjectStore
 from libs.core.settings import StorageSettings
 from libs.docker_runner.log_objects import LogObjects
-from libs.docker_runner.log_position import BEGINNING
+from libs.docker_runner.log_position import BEGINNING, Position
+from libs.docker_runner.log_spans import Span
 from libs.docker_runner.log_spool import LogSpool
 from libs.docker_runner.log_uploader import LogUploader
 from tools.stack.s3 import S3Server
@@ -34,6 +35,7 @@ from tools.stack.s3 import S3Server
 MB = 1_000_000
 TARGET_SENT_PER_LOGGED = 1.2
 _BATCH_BYTES = 64 * 1024
+_LINE_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -130,10 +132,10 @@ async def measure(server: S3Server, folder: Path, megabytes: int, additions: int
             position = BEGINNING
             for _ in range(additions):
                 for at in range(0, len(part), _BATCH_BYTES):
-                    position = position.taking(position.newest_ns + 1)
-                    await asyncio.to_thread(
-                        spool.append, "container", "20260131", part[at : at + _BATCH_BYTES], position
-                    )
+                    payload = part[at : at + _BATCH_BYTES]
+                    spans = _lines_of(payload, position)
+                    position = position.taking(position.newest_ns + len(spans) * 1_000_000, len(payload))
+                    await asyncio.to_thread(spool.append, "container", "20260131", payload, position, spans)
                 await uploader.upload(lambda day: f"logs/bot/{day}.log")
         seconds = time.perf_counter() - begun
         figures = LogFigures(
@@ -148,6 +150,21 @@ async def measure(server: S3Server, folder: Path, megabytes: int, additions: int
         )
         await store.close()
         return figures
+
+
+def _lines_of(payload: bytes, before: Position) -> list[Span]:
+    """The payload as lines of which one comes each millisecond, so that the index has as much as it may."""
+    starts = range(0, len(payload), _LINE_BYTES)
+    return [
+        Span(
+            "run",
+            before.taken_bytes + at,
+            min(_LINE_BYTES, len(payload) - at),
+            before.newest_ns // 1000 + number * 1000,
+            1 + number % 2,
+        )
+        for number, at in enumerate(starts)
+    ]
 
 
 async def run(megabytes: int, additions: int) -> LogFigures:
