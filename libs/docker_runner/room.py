@@ -14,6 +14,7 @@ from types import MappingProxyType
 from libs.core.room import Need, Room
 
 MIB = 1024 * 1024
+_PLENTY = Need(2**50, 2.0**20)
 _KEPT_FOR = ("", "bots", "bots and schedules")
 
 
@@ -55,9 +56,11 @@ class RoomRules:
     reserve: float = 0.1
 
     def total(self, engine: Need) -> Need:
-        """What the limits of all containers of an engine may add up to."""
-        memory_bytes = self.memory_bytes if self.memory_bytes is not None else engine.memory_bytes
-        cpus = self.cpus if self.cpus is not None else engine.cpus
+        """What the limits of all containers of an engine may add up to; plenty where it does not say what it has."""
+        memory_bytes = (
+            self.memory_bytes if self.memory_bytes is not None else engine.memory_bytes or _PLENTY.memory_bytes
+        )
+        cpus = self.cpus if self.cpus is not None else engine.cpus or _PLENTY.cpus
         return Need(int(memory_bytes * self.memory_overcommit), cpus * self.cpu_overcommit)
 
     def one_reserve(self, total: Need, entity: Need) -> Need:

@@ -35,6 +35,12 @@ def test_the_operators_numbers_replace_the_engines() -> None:
     assert rules.total(need(1000, 4.0)) == need(100, 1.5)
 
 
+def test_an_engine_that_does_not_say_what_it_has_admits_containers() -> None:
+    room = Reservations(RoomRules().total(Need()), ENTITY, need(0), {"other": need(512, 1.0)})
+
+    assert room.shortage(request(512, 4.0)) is None
+
+
 @pytest.mark.parametrize("engine_mib", [1950, 3900, 7900])
 def test_by_default_thirty_bots_of_the_usual_limit_fit_on_a_laptop(engine_mib: int) -> None:
     room = Reservations(RoomRules().total(need(engine_mib, 2.0)), ENTITY, need(0))
