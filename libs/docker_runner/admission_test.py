@@ -106,6 +106,24 @@ async def test_one_that_gives_up_in_the_queue_is_forgotten(tmp_path: Path) -> No
     assert [found.name for found in engine.containers] == ["first"]
 
 
+async def test_one_whose_lock_was_taken_while_it_looked_looks_again_before_it_grants(tmp_path: Path) -> None:
+    engine = FakeEngine(container("there"))
+    gate = asyncio.Event()
+    engine.gates.append(gate)
+    async with admission(tmp_path, engine) as subject:
+        asked = asyncio.create_task(create(subject, engine, request("late", 3584)))
+        await eventually(lambda: not engine.gates)
+        # Frozen for so long that another process has taken its place, and made a container.
+        (tmp_path / "new").touch()
+        (tmp_path / "new").rename(tmp_path / "lock")
+        engine.containers.append(container("of another"))
+        gate.set()
+        with pytest.raises(NoRoom):
+            await asked
+
+    assert [found.name for found in engine.containers] == ["there", "of another"]
+
+
 async def test_a_failure_of_the_engine_is_told_to_those_who_asked_and_passes(tmp_path: Path) -> None:
     engine = Unanswering()
     async with admission(tmp_path, engine) as subject:
