@@ -3,15 +3,15 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 
-from libs.core.backoff import Backoff
-from libs.core.errors import Retryable, UserError
-from libs.core.log import get_logger
+from libs.core.errors import UserError
+from libs.core.isolation import isolated, repeat, unexpected
 from libs.core.metrics import observe
 from libs.core.room import Demand
-from libs.core.store.entities import EntityStore
+from libs.core.store.entities import Entity, EntityStore
 from libs.core.tracing import outside
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.engine_room import WAITING_LOOK_SECONDS
@@ -21,9 +21,7 @@ from services.backtest_runner.run import BacktestRun, RunKit
 from services.backtest_runner.slots import Slots
 from services.backtest_runner.state import BacktestState
 
-log = get_logger(__name__)
-
-
+_LONGEST_RETRY_SECONDS = 5.0
 # Until one that found no room is looked at again, if the engine seems to have some.
 _REFUSED_SECONDS = 0.2
 
@@ -86,17 +84,18 @@ class SegmentPool:
             self._lacking.become({})
 
     async def _look_for_ever(self, tasks: asyncio.TaskGroup) -> None:
-        backoff = Backoff(initial_seconds=0.2, cap_seconds=5.0)
-        while True:
-            try:
-                with observe("reconcile", "backtests"):
-                    await self.look(tasks)
-                backoff.reset()
-                pause = min(self._scan_interval, WAITING_LOOK_SECONDS) if self._lacking else self._scan_interval
-            except Retryable as error:
-                pause = backoff.next_seconds()
-                log.warning("backtests cannot be read", reason=str(error), retry_in_seconds=round(pause, 2))
-            await self._owned.wake.wait_at_most(pause)
+        async def one_round() -> float:
+            with observe("reconcile", "backtests"):
+                await self.look(tasks)
+            return min(self._scan_interval, WAITING_LOOK_SECONDS) if self._lacking else self._scan_interval
+
+        await repeat(
+            "read backtests",
+            one_round,
+            self._scan_interval,
+            wake=self._owned.wake,
+            longest_retry_seconds=_LONGEST_RETRY_SECONDS,
+        )
 
     @property
     def slots_taken(self) -> int:
@@ -142,9 +141,13 @@ class SegmentPool:
             Retryable: it cannot be read; nothing was begun.
         """
         in_hand = dict(self._in_hand)
-        states = {e.id: BacktestState.of(e) for e in await self._entities.in_segment(self._owned.segment_id)}
+        states, broken = _read(await self._entities.in_segment(self._owned.segment_id))
         for backtest_id, run in in_hand.items():
-            run.update(states.get(backtest_id))
+            if (entity := broken.get(backtest_id)) is not None:
+                # What it said before counts, and whether it may run.
+                run.update(replace(run.state, entity=entity))
+            else:
+                run.update(states.get(backtest_id))
         # One whose end came while this was being read may look here as if it were still to be run; its claim fails.
         self._waiting = sorted(
             (state for state in states.values() if state.may_begin and state.id not in in_hand),
@@ -185,12 +188,16 @@ class SegmentPool:
             return self._kit.workshop.room(state.entity)
         except UserError:
             return None
+        except Exception as error:  # noqa: BLE001 - of this backtest alone: it fails at its start, and is told why
+            unexpected("read backtest", error, backtest=state.id)
+            return None
 
     async def _tell_waiting(self) -> None:
         states = {state.id: state for state in self._waiting}
         for backtest_id, wait in self._lacking:
             if wait.written != wait.detail and backtest_id in states:
-                await self._kit.claims.waits(states[backtest_id], wait.detail)
+                with isolated("tell what waits"):
+                    await self._kit.claims.waits(states[backtest_id], wait.detail)
                 wait.written = wait.detail
 
     def _free(self, state: BacktestState) -> bool:
@@ -206,9 +213,8 @@ class SegmentPool:
         run.on_slot_left = slot_left
         try:
             await run.carry_out()
-        except Exception:
-            # One that cannot be run must not take the others down; it is looked at again at the next scan.
-            log.exception("backtest failed for a reason of ours", backtest=run.state.id)
+        except Exception as error:  # noqa: BLE001 - of this backtest alone; the next reading takes it up again
+            unexpected("run backtest", error, backtest=run.state.id)
         finally:
             if request is not None:
                 self._kit.room.settle(request)
@@ -217,6 +223,19 @@ class SegmentPool:
             self._owned.wake.set()
         del self._in_hand[run.state.id]
         self._slots.refill()
+
+
+def _read(entities: Sequence[Entity]) -> tuple[dict[str, BacktestState], dict[str, Entity]]:
+    """The backtests by id, and those whose documents cannot be read."""
+    states: dict[str, BacktestState] = {}
+    broken: dict[str, Entity] = {}
+    for entity in entities:
+        try:
+            states[entity.id] = BacktestState.of(entity)
+        except Exception as error:  # noqa: BLE001 - one broken document must not hide the others of its segment
+            unexpected("read backtest", error, backtest=entity.id)
+            broken[entity.id] = entity
+    return states, broken
 
 
 def _state(run: BacktestRun) -> PoolState:

@@ -88,6 +88,12 @@ class Books:
             schedule_id, {FIRING_RUN: firing.run_id}, {f"{FIRING}.waiting": True, **_each("status", status)}
         )
 
+    async def has(self, schedule_id: str, firing: Firing) -> bool:
+        """Return whether the firing is still there."""
+        entity = await self._entities.get(schedule_id)
+        found = ScheduleState.of(entity).firing if entity is not None else None
+        return found is not None and found.run_id == firing.run_id
+
     async def begins(self, schedule_id: str, firing: Firing) -> bool:
         """It is about to be asked for after a wait. False when the firing is not there any more."""
         return await self._entities.compare_and_set(

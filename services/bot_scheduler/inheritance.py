@@ -7,7 +7,6 @@ decides like for any other failure.
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 from libs.core.log import get_logger
 from libs.core.retrying import persistently
@@ -56,11 +55,10 @@ class Inheritance:
             return ScheduledRun(state, self._kit.books.ours(firing), self._kit)
         return await self._over(state, firing, known, now)
 
-    async def end_strays(self, strays: Sequence[ManagedContainer]) -> None:
-        """End containers that no firing knows: of schedules that were deleted while nobody was there."""
-        for container in strays:
-            log.warning("container of no firing is ended", schedule=container.id, run=container.run_id)
-            await persistently(partial(self._end_stray, container))
+    async def end_stray(self, container: ManagedContainer) -> None:
+        """End a container that no firing knows: of a schedule that was deleted while nobody was there."""
+        log.warning("container of no firing is ended", schedule=container.id, run=container.run_id)
+        await persistently(lambda: self._end_stray(container))
 
     async def _end_stray(self, container: ManagedContainer) -> None:
         ended = await self._kit.runner.stop(container, self._kit.stop_grace_seconds)

@@ -1,9 +1,11 @@
 """What a schedule's runs leave behind: their history, their output, and a few words in the schedule's document."""
 
-from collections.abc import Collection, Mapping
-from datetime import datetime
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from libs.core.gathering import Gathered
 from libs.core.run_record import RunRecord
 from libs.core.store.leases import LeaseStore
 from libs.core.store.live_runs import LiveRuns
@@ -12,8 +14,11 @@ from libs.core.tracing import trace_id
 from libs.docker_runner.container import Ended, EndReason, ManagedContainer
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.run_records import Recorder, of_container, of_executable, with_end, write_down
-from services.bot_scheduler.ending import Ending, StopReason, utc
+from services.bot_scheduler.ending import LOST, Ending, StopReason, utc
 from services.bot_scheduler.state import Firing, ScheduleState
+
+# In one request; more would hold up the event loop.
+_MOST_BEGINNINGS = 100
 
 
 class Output(Protocol):
@@ -46,6 +51,7 @@ class RunRecords:
         self._live_runs = LiveRuns(runs, leases)
         self._output = output
         self._open: dict[str, RunRecord] = {}
+        self._beginnings = Gathered(self._begin, _MOST_BEGINNINGS)
 
     def follow(self, container: ManagedContainer) -> None:
         """Take the container's output."""
@@ -55,20 +61,57 @@ class RunRecords:
         """The container is dead: take the rest of its output, before it is removed."""
         await self._output.finish(container)
 
-    async def started(
-        self, state: ScheduleState, firing: Firing, container: ManagedContainer, executable: Executable
-    ) -> None:
-        """A run has begun."""
-        record = of_executable(
-            executable,
-            self._recorder,
-            container.started_at or utc(firing.begins_at),
+    async def begin(self, firing: Firing, executable: Executable) -> str | None:
+        """Record that a run is about to begin, so that the owner of another segment waits for its end.
+
+        Returns:
+            None, or the worker under whose lease an earlier run may still be alive in another segment. One that is
+            asked once the own record is written: of two that begin at the same moment, one at least sees the other.
+
+        Raises:
+            Retryable: repeat it.
+        """
+        record = of_executable(executable, self._recorder, utc(firing.begins_at), **_of_firing(firing))
+        self._open[firing.run_id] = record
+        return await self._beginnings.ask(record)
+
+    async def _begin(self, records: Sequence[RunRecord]) -> Sequence[str | None]:
+        await self._runs.start_many(records)
+        elsewhere = await self._live_runs.of([record.entity_id for record in records], outside=self._segment_id)
+        return [elsewhere.get(record.entity_id) for record in records]
+
+    async def started(self, firing: Firing, container: ManagedContainer) -> None:
+        """The container of a run has been started."""
+        record = self._open[firing.run_id] = replace(
+            self._open[firing.run_id],
             container_id=container.container_id,
             code_digest=container.code_etag,
-            **_of_firing(firing),
+            started_at=container.started_at or utc(firing.begins_at),
         )
-        await self._runs.start(record)
-        self._open[firing.run_id] = record
+        found = await self._runs.adopt(
+            firing.run_id,
+            worker_id=record.worker_id,
+            epoch=record.epoch,
+            container_id=record.container_id,
+            code_digest=record.code_digest,
+            started_at=record.started_at,
+        )
+        if not found:
+            await self._runs.start(record)
+
+    async def take_stock(self, alive: Collection[str]) -> None:
+        """Close the runs of earlier owners of the segment that came to nothing; *alive* are those that go on.
+
+        A schedule that is deleted has no firing any more that would close the record of a run that was never begun.
+        """
+        await self._runs.close_open(
+            reason=LOST,
+            message="its worker died, and its container was gone when the next one came",
+            ended_at=datetime.now(UTC),
+            segment_id=self._segment_id,
+            before_epoch=self._epoch,
+            keep=alive,
+        )
 
     async def adopted(self, firing: Firing, container: ManagedContainer) -> None:
         """A run that an earlier owner began goes on here."""

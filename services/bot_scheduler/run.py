@@ -43,6 +43,9 @@ RUNS = Counter("runtime_schedule_runs_total", "Attempts of schedules' runs by ho
 
 START_PATIENCE_SECONDS = 300.0
 _UNPROVEN_SECONDS = 0.2
+# Recorded while its time has not come yet, a run is not late for that.
+_RECORDED_AHEAD_SECONDS = 2.0
+_ELSEWHERE_SECONDS = 1.0
 _WRITES_AT_ONCE = 8
 # A start costs a tenth of a millisecond before it waits for anything. With fewer at once the last ones begin late.
 _STARTS_A_ROUND = 250
@@ -210,7 +213,7 @@ class ScheduledRun:
         self._kit.records.follow(started)
         # Before the container can be removed: without it, a new owner who does not find it would start another.
         await self._kit.written(lambda: self._kit.books.started(self._state.id, firing))
-        await self._kit.written(lambda: self._kit.records.started(self._state, firing, started, executable))
+        await self._kit.written(lambda: self._kit.records.started(firing, started))
         return await self._see_through(started)
 
     # --- beginning
@@ -219,6 +222,8 @@ class ScheduledRun:
         """Start it when its time has come, and again when that fails for a reason that may pass."""
         kit = self._kit
         backoff = Backoff(initial_seconds=0.5, cap_seconds=30.0)
+        await self._until(firing.begins_at - _RECORDED_AHEAD_SECONDS)
+        recorded = kit.room.shortage(executable.room) is None and await self._recorded(firing, executable)
         await self._until(firing.begins_at)
         await kit.turnstile.passed()
         if firing.cause is Cause.SCHEDULE and firing.attempt == 1:
@@ -236,6 +241,9 @@ class ScheduledRun:
                 if (missed := await self._wait_for_room(executable.room, firing, shortage, tried_at)) is not None:
                     return missed
                 give_up_at = kit.clock() + START_PATIENCE_SECONDS
+                continue
+            if not recorded:
+                recorded = await self._recorded(firing, executable)
                 continue
             try:
                 if self._shortage is not None and not await kit.books.begins(self._state.id, firing):
@@ -264,6 +272,26 @@ class ScheduledRun:
                 if (found := await self._find(firing)) is not None:
                     return found
         return Ending(self._stop, self._now(), "it was not begun any more", stopped_on_purpose=True)
+
+    async def _recorded(self, firing: Firing, executable: Executable) -> bool:
+        """Record that the run begins; False, a little later, while a run in another segment may still be alive.
+
+        Before its container is there: a schedule that is deleted and created again while a start is slow comes to
+        another segment, whose owner looks for open records.
+        """
+        kit = self._kit
+        if self._stop is not None:
+            return False
+        alive_at = await persistently(lambda: kit.records.begin(firing, executable))
+        if alive_at is None:
+            return True
+        log.info("run waits: an earlier run is being stopped elsewhere", worker_of_earlier_run=alive_at)
+        if await kit.written(lambda: kit.books.has(self._state.id, firing)):
+            await self._wake.wait_at_most(_ELSEWHERE_SECONDS)
+        else:
+            # This one is the earlier run, of a schedule that is gone: the other one waits for its end.
+            self.stop(StopReason.DELETED)
+        return False
 
     async def _wait_for_room(
         self, request: RoomRequest, firing: Firing, shortage: Shortage, tried_at: float

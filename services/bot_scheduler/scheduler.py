@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import prometheus_client
 
-from libs.core.backoff import Backoff
+from libs.core.backoff import Setbacks
 from libs.core.errors import Retryable
+from libs.core.isolation import isolated, repeat, unexpected
 from libs.core.log import get_logger
 from libs.core.metrics import observe
 from libs.core.retrying import persistently
@@ -21,6 +22,7 @@ from libs.core.room import Demand
 from libs.core.store.entities import Entity
 from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
+from libs.docker_runner.container import ManagedContainer
 from libs.docker_runner.executable import new_run_id
 from services.bot_scheduler.agenda import Agenda
 from services.bot_scheduler.books import Books, Entry
@@ -43,11 +45,15 @@ _PAGE = 50
 _LONGEST_SLEEP_SECONDS = 30.0
 # How often schedules are looked at that still have a run elsewhere.
 _ELSEWHERE_SECONDS = 1.0
-# A claim takes a round trip and a little for each schedule that is due at the same moment. Made so much earlier, it
-# is there when the moment comes.
+# A claim and the record of its run take two round trips and a little for each schedule that is due at the same moment.
+# Made so much earlier, they are there when the moment comes.
 _AHEAD_SECONDS = 0.05
-_AHEAD_SECONDS_EACH = 0.001
+_AHEAD_SECONDS_EACH = 0.002
 _MOST_AHEAD_SECONDS = 2.0
+_LONGEST_RETRY_SECONDS = 5.0
+# Of a schedule whose claim was not written.
+_FIRST_SETBACK_SECONDS = 0.05
+_LONGEST_SETBACK_SECONDS = 30.0
 # In one request, whose runs then begin together; more would hold up the event loop.
 _MOST_CLAIMS = 100
 
@@ -77,6 +83,9 @@ class SegmentScheduler:
         self._pulse = Wake()
         self._claiming: set[str] = set()
         self._elsewhere: set[str] = set()
+        self._setbacks = Setbacks(_FIRST_SETBACK_SECONDS, _LONGEST_SETBACK_SECONDS)
+        self._strays: set[str] = set()
+        self._stock_taken = False
         self._inherited = False
         self._ahead = (0.0, 0.0)
 
@@ -126,17 +135,18 @@ class SegmentScheduler:
     # --- reading
 
     async def _read_for_ever(self, tasks: asyncio.TaskGroup) -> None:
-        backoff = Backoff(initial_seconds=0.2, cap_seconds=5.0)
-        while True:
-            try:
-                with observe("reconcile", "schedules"):
-                    await self.read_once(tasks)
-                backoff.reset()
-                pause = min(self._scan_interval, _ELSEWHERE_SECONDS) if self._elsewhere else self._scan_interval
-            except Retryable as error:
-                pause = backoff.next_seconds()
-                log.warning("schedules cannot be read", reason=str(error), retry_in_seconds=round(pause, 2))
-            await self._owned.wake.wait_at_most(pause)
+        async def one_round() -> float:
+            with observe("reconcile", "schedules"):
+                await self.read_once(tasks)
+            return min(self._scan_interval, _ELSEWHERE_SECONDS) if self._elsewhere else self._scan_interval
+
+        await repeat(
+            "read schedules",
+            one_round,
+            self._scan_interval,
+            wake=self._owned.wake,
+            longest_retry_seconds=_LONGEST_RETRY_SECONDS,
+        )
 
     async def read_once(self, tasks: asyncio.TaskGroup) -> None:
         """Read the segment's documents, and begin in *tasks* what an earlier owner has left undone.
@@ -153,7 +163,8 @@ class SegmentScheduler:
             for entity in page:
                 seen.add(entity.id)
                 if entity.id not in self._claiming and not self._is_known(entity):
-                    await self._take(ScheduleState.of(entity))
+                    with isolated("read schedule"):
+                        await self._take(ScheduleState.of(entity))
             if len(page) < _PAGE:
                 break
             last = page[-1].id
@@ -189,8 +200,7 @@ class SegmentScheduler:
         self._states[state.id] = state
         run = self._runs.get(state.id)
         if run is not None:
-            if state.held:
-                run.stop(StopReason.KILLED)
+            _heed(run, state)
             run.update(state)
         if state.definition is None:
             await self._books.reject(state, self._clock())
@@ -199,6 +209,7 @@ class SegmentScheduler:
     def _forget(self, schedule_id: str) -> None:
         self._states.pop(schedule_id, None)
         self._agenda.put(schedule_id, None)
+        self._setbacks.worked(schedule_id)
         if (run := self._runs.get(schedule_id)) is not None:
             run.stop(StopReason.DELETED)
 
@@ -211,7 +222,10 @@ class SegmentScheduler:
         if (run := self._runs.get(schedule_id)) is not None and replaces(state, run.firing):
             run.stop(StopReason.REPLACED)
         decision = decide(state, self._clock(), busy=self._is_busy(state))
-        self._agenda.put(schedule_id, decision.until if isinstance(decision, Wait) else 0.0)
+        at = decision.until if isinstance(decision, Wait) else 0.0
+        if at is not None and (left_seconds := self._setbacks.left_seconds(schedule_id)):
+            at = max(at, self._clock() + left_seconds)
+        self._agenda.put(schedule_id, at)
 
     def _is_busy(self, state: ScheduleState) -> bool:
         return state.id in self._runs or state.id in self._elsewhere or state.firing is not None
@@ -219,20 +233,20 @@ class SegmentScheduler:
     # --- firing
 
     async def _fire_for_ever(self, tasks: asyncio.TaskGroup) -> None:
-        backoff = Backoff(initial_seconds=0.2, cap_seconds=5.0)
-        while True:
-            pause = self._pause()
-            if pause > 0:
-                await self._pulse.wait_at_most(pause)
-                continue
-            try:
-                with observe("reconcile", "fire schedules"):
-                    await self.fire_once(tasks)
-                backoff.reset()
-            except Retryable as error:
-                pause = backoff.next_seconds()
-                log.warning("firings cannot be claimed", reason=str(error), retry_in_seconds=round(pause, 2))
-                await asyncio.sleep(pause)
+        async def one_round() -> float:
+            if (pause := self._pause()) > 0:
+                return pause
+            with observe("reconcile", "fire schedules"):
+                await self.fire_once(tasks)
+            return max(0.0, self._pause())
+
+        await repeat(
+            "fire schedules",
+            one_round,
+            _LONGEST_SLEEP_SECONDS,
+            wake=self._pulse,
+            longest_retry_seconds=_LONGEST_RETRY_SECONDS,
+        )
 
     def _pause(self) -> float:
         first = self._agenda.first()
@@ -264,27 +278,43 @@ class SegmentScheduler:
             return
         self._claiming = {entry.state.id for entry in entries}
         try:
-            if await self._books.write(entries):
+            if await self._written(entries):
                 for entry in entries:
                     self._claimed(entry, tasks)
             else:
                 await self._sort_out(entries, tasks)
-        except Retryable:
-            await self._sort_out(entries, tasks)
         finally:
             self._claiming = set()
+
+    async def _written(self, entries: Sequence[Entry]) -> bool:
+        """Whether all were written for certain."""
+        try:
+            return await self._books.write(entries)
+        except Retryable as error:
+            log.warning("outcome of claims unknown", reason=str(error))
+        except Exception as error:  # noqa: BLE001 - one of them is refused; the others are not its victims
+            unexpected("claim firings", error)
+        return False
 
     def _entry(self, schedule_id: str, now: float, ahead: float) -> Entry | None:
         state = self._states.get(schedule_id)
         if state is None:
             return None
+        try:
+            return self._decided(state, now, ahead)
+        except Exception as error:  # noqa: BLE001 - of this schedule alone
+            unexpected("decide on schedule", error, schedule=schedule_id)
+            self._agenda.put(schedule_id, now + ahead + self._setbacks.failed(schedule_id))
+            return None
+
+    def _decided(self, state: ScheduleState, now: float, ahead: float) -> Entry | None:
         busy = self._is_busy(state)
         decision = decide(state, now, busy=busy, ahead_seconds=ahead)
         if isinstance(decision, Claim):
             return self._books.entry(state, decision)
         # Looked at that much ahead: a busy one then comes up when it is due, or when its run ends.
         until = decision.until + ahead if busy and decision.until is not None else decision.until
-        self._agenda.put(schedule_id, until)
+        self._agenda.put(state.id, until)
         return None
 
     async def _sort_out(self, entries: Sequence[Entry], tasks: asyncio.TaskGroup) -> None:
@@ -298,10 +328,13 @@ class SegmentScheduler:
             elif _has_written(entry, state):
                 self._claimed(entry, tasks)
             else:
-                await self._take(state)
+                self._setbacks.failed(state.id)
+                with isolated("read schedule"):
+                    await self._take(state)
 
     def _claimed(self, entry: Entry, tasks: asyncio.TaskGroup) -> None:
         state = entry.state.after_write(entry.changes)
+        self._setbacks.worked(state.id)
         self._states[state.id] = state
         if entry.firing is not None:
             self.begin(ScheduledRun(state, entry.firing, self._kit), state.id, tasks)
@@ -315,13 +348,16 @@ class SegmentScheduler:
         log.warning("firing dropped", schedule=state.id, reason=reason, at=utc(at).isoformat())
         firing = Firing(at, new_run_id(), Cause.SCHEDULE)
         ending = Ending(reason, utc(self._clock()), message)
-        await self._kit.written(lambda: self._records.ended(state, firing, ending))
+        with isolated("record dropped firing"):
+            await self._kit.written(lambda: self._records.ended(state, firing, ending))
 
     # --- runs
 
     def begin(self, run: ScheduledRun, schedule_id: str, tasks: asyncio.TaskGroup) -> None:
         """Carry *run* out in *tasks*; it is the schedule's only one until it is done with."""
         self._runs[schedule_id] = run
+        if (state := self._states.get(schedule_id)) is not None:
+            _heed(run, state)
         tasks.create_task(self._carry_out(run, schedule_id), name=f"run {schedule_id[:40]!r}")
 
     async def _carry_out(self, run: ScheduledRun, schedule_id: str) -> None:
@@ -329,9 +365,9 @@ class SegmentScheduler:
             await run.carry_out()
             if run.missed:
                 DROPPED.labels(Dropped.MISFIRE).inc()
-        except Exception:
-            # One schedule that cannot be run must not take the others down; the next owner, or reading, sorts it out.
-            log.exception("run failed", schedule=schedule_id)
+        except Exception as error:  # noqa: BLE001 - of this schedule alone; the next reading takes the firing up again
+            unexpected("run schedule", error, schedule=schedule_id, run=run.firing.run_id)
+            self._inherited = False
         del self._runs[schedule_id]
         if (state := self._states.get(schedule_id)) is not None:
             self._states[schedule_id] = state.after_write({FIRING: None})
@@ -341,20 +377,44 @@ class SegmentScheduler:
     async def _inherit(self, tasks: asyncio.TaskGroup) -> None:
         """Take up firings that are claimed and not in hand here: those of an earlier owner of the segment."""
         left = [state for state in self._states.values() if state.firing and state.id not in self._runs]
-        if not left and self._inherited:
+        if not left and self._inherited and self._stock_taken:
             return
         before = {run.firing.run_id for run in self._runs.values()}
         containers = await self._kit.containers()
         for state in left:
-            run = await self._inheritance.take(state, containers, self._clock())
-            if run is not None:
-                self.begin(run, state.id, tasks)
-            else:
-                self._states[state.id] = self._states[state.id].after_write({FIRING: None})
-            self._plan(state.id)
+            with isolated("take over firing"):
+                run = await self._inheritance.take(state, containers, self._clock())
+                if run is not None:
+                    self.begin(run, state.id, tasks)
+                else:
+                    self._states[state.id] = self._states[state.id].after_write({FIRING: None})
+                self._plan(state.id)
         in_hand = before | {run.firing.run_id for run in self._runs.values()}
-        await self._inheritance.end_strays([c for c in containers if c.run_id not in in_hand])
+        in_hand |= {state.firing.run_id for state in self._states.values() if state.firing is not None}
+        if not self._stock_taken:
+            with isolated("take stock of runs"):
+                await self._records.take_stock(in_hand | {container.run_id for container in containers})
+                self._stock_taken = True
         self._inherited = True
+        for container in containers:
+            if container.run_id not in in_hand and container.container_id not in self._strays:
+                self._strays.add(container.container_id)
+                tasks.create_task(self._end_stray(container), name=f"end container of {container.id[:40]!r}")
+
+    async def _end_stray(self, container: ManagedContainer) -> None:
+        # Apart from the others: one that cannot be ended must not keep the kill switch of all waiting.
+        try:
+            await self._inheritance.end_stray(container)
+        except Exception as error:  # noqa: BLE001 - of this container alone; the next reading tries again
+            unexpected("end container of no firing", error, schedule=container.id)
+            self._inherited = False
+        finally:
+            self._strays.discard(container.container_id)
+
+
+def _heed(run: ScheduledRun, state: ScheduleState) -> None:
+    if state.held:
+        run.stop(StopReason.KILLED)
 
 
 def _has_written(entry: Entry, state: ScheduleState) -> bool:

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from libs.core.errors import UserError
+from libs.core.isolation import unexpected
 from libs.core.store.entities import Entity
 from services.bot_scheduler.policy import Definition, read_definition
 
@@ -157,7 +158,26 @@ class ScheduleState:
 
     @classmethod
     def of(cls, entity: Entity) -> "ScheduleState":
-        """Read a document, also one of an older runtime."""
+        """Read a document, also one of an older runtime. One that cannot be read is a schedule with a *problem*."""
+        try:
+            return cls._of(entity)
+        except Exception as error:  # noqa: BLE001 - one broken document must not hide the others of its segment
+            unexpected("read schedule", error, schedule=entity.id)
+            problem = f"its document cannot be read ({type(error).__name__}: {error}); deploy it again"
+            return cls(
+                entity=entity,
+                definition=None,
+                problem=problem,
+                next_at=None,
+                fired_at=0,
+                firing=None,
+                queued=(),
+                paused=False,
+                trigger=None,
+            )
+
+    @classmethod
+    def _of(cls, entity: Entity) -> "ScheduleState":
         ours = entity.document.get("scheduler")
         ours = ours if isinstance(ours, Mapping) else {}
         definition, problem = None, ""

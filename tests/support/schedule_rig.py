@@ -76,7 +76,9 @@ class ScheduleRig:
         """A run of it that goes on in another segment, which is *owned* by a worker on another host."""
         old, epoch = Holder("old", "i", "old-host"), 1
         # Full, so that what is deployed comes elsewhere.
-        await self._partitions.insert_one({"_id": segment_id, "bot_count": 1_000_000})
+        await self._partitions.insert_many(
+            [{"_id": segment_id, "bot_count": 1_000_000}, {"_id": self.segment_id, "bot_count": 0}]
+        )
         if owned:
             epoch = (await self.leases.acquire(segment_id, old)).epoch
         run = open_run(schedule_id, segment_id, epoch, old)

@@ -23,8 +23,8 @@ class LiveRuns:
         Raises:
             StoreUnavailable: nothing is known.
         """
-        open_runs = await self._runs.list(RunFilter(entity_ids=entity_ids, open=True), limit=0)
-        found = [run for run in open_runs if run.segment_id != outside]
+        wanted = RunFilter(entity_ids=entity_ids, open=True, outside_segment_id=outside)
+        found = await self._runs.list(wanted, limit=0)
         if not found:
             return {}
         leases = {lease.segment_id: lease for lease in await self._leases.live()}

@@ -1,12 +1,12 @@
 """The history of runs: what ran where and when, and why it ended. Kept for a set time after the end."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
-from pymongo import ASCENDING, DESCENDING
+from pymongo import ASCENDING, DESCENDING, UpdateOne
 from pymongo.errors import OperationFailure
 
 from libs.core.run_record import RunRecord
@@ -26,12 +26,14 @@ class RunFilter:
     """Which runs to list; None means any.
 
     Attributes:
+        outside_segment_id: of any segment but this one.
         ended_since: that instant included.
     """
 
     entity_id: str | None = None
     entity_ids: Collection[str] | None = None
     segment_id: int | None = None
+    outside_segment_id: int | None = None
     worker_id: str | None = None
     reasons: Collection[str] | None = None
     open: bool | None = None
@@ -68,6 +70,12 @@ class RunStore:
                 name="open_runs",
                 partialFilterExpression={"open": True},
             )
+            # Asked before each run: it must not take longer the longer an entity's history is.
+            await self._runs.create_index(
+                [("entity_id", ASCENDING), ("segment_id", ASCENDING)],
+                name="open_runs_by_entity",
+                partialFilterExpression={"open": True},
+            )
             try:
                 await self._runs.create_index("ended_at", name=_TTL_INDEX, expireAfterSeconds=self._keep_seconds)
             except OperationFailure as error:
@@ -94,6 +102,17 @@ class RunStore:
         with translated():
             await self._runs.delete_one({"_id": run_id, "open": True})
 
+    async def start_many(self, records: Sequence[RunRecord]) -> None:
+        """Record as :meth:`start` does that these runs have begun, in one request.
+
+        Raises:
+            StoreUnavailable: outcome unknown; repeat it.
+        """
+        writes = [UpdateOne({"_id": r.run_id}, {"$setOnInsert": _document(r)}, upsert=True) for r in records]
+        if writes:
+            with translated():
+                await self._runs.bulk_write(writes, ordered=False)
+
     async def adopt(
         self,
         run_id: str,
@@ -102,15 +121,22 @@ class RunStore:
         epoch: int,
         container_id: str | None = None,
         code_digest: str | None = None,
+        started_at: datetime | None = None,
     ) -> bool:
         """Record in whose hands the run is now, and what was not known when it began. False if its end was seen.
 
         An end that was only presumed is taken back: whoever adopts a run has seen it alive.
 
         Args:
-            container_id, code_digest: None leaves what is there.
+            container_id, code_digest, started_at: None leaves what is there.
         """
-        now = {"worker_id": worker_id, "epoch": epoch, "container_id": container_id, "code_digest": code_digest}
+        now = {
+            "worker_id": worker_id,
+            "epoch": epoch,
+            "container_id": container_id,
+            "code_digest": code_digest,
+            "started_at": started_at,
+        }
         known = {name: value for name, value in now.items() if value is not None}
         alive = {"open": True, "presumed": False, "reason": None, "message": None}
         with translated():
@@ -222,6 +248,8 @@ def _query(wanted: RunFilter) -> Document:
         for name in ("entity_id", "segment_id", "worker_id", "open")
         if (value := getattr(wanted, name)) is not None
     }
+    if wanted.outside_segment_id is not None:
+        query["segment_id"] = {"$ne": wanted.outside_segment_id}
     if wanted.reasons is not None:
         query["reason"] = {"$in": list(wanted.reasons)}
     if wanted.entity_ids is not None:

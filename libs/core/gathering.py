@@ -1,0 +1,90 @@
+"""Carry out what many tasks ask for at the same moment in one request."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(eq=False)
+class _Wish(Generic[T, R]):
+    """What one task asks for; *woken* when its outcome is there, or when it is to see to the next request."""
+
+    item: T
+    woken: asyncio.Future[None]
+    results: list[R] = field(default_factory=list)
+    error: Exception | None = None
+
+    @property
+    def over(self) -> bool:
+        return bool(self.results) or self.error is not None
+
+    def wake(self) -> None:
+        if not self.woken.done():
+            self.woken.set_result(None)
+
+
+class Gathered(Generic[T, R]):
+    """One request at a time for all who wait, each of whom gets the result of its own item.
+
+    One of those who ask makes the request for all, so that nothing goes on when nobody waits any more.
+
+    Args:
+        carry_out: does it for some items, in the order given; repeating it with an item must change nothing, since the
+            items of a request whose maker is cancelled are carried out again.
+        most: items in one request.
+    """
+
+    def __init__(self, carry_out: Callable[[Sequence[T]], Awaitable[Sequence[R]]], most: int) -> None:
+        self._carry_out = carry_out
+        self._most = most
+        self._waiting: dict[_Wish[T, R], None] = {}
+        self._under_way = False
+
+    async def ask(self, item: T) -> R:
+        """Return the result for *item*. What carrying it out raises, all who are part of that request get."""
+        loop = asyncio.get_running_loop()
+        mine: _Wish[T, R] = _Wish(item, loop.create_future())
+        self._waiting[mine] = None
+        try:
+            while not mine.over:
+                if self._under_way:
+                    await mine.woken
+                    mine.woken = loop.create_future()
+                else:
+                    await self._make_requests_until_over(mine)
+        finally:
+            self._waiting.pop(mine, None)
+            self._have_another_go_on()
+        if mine.error is not None:
+            raise mine.error
+        return mine.results[0]
+
+    async def _make_requests_until_over(self, mine: _Wish[T, R]) -> None:
+        self._under_way = True
+        try:
+            # Tasks that are ready now have asked as well when this comes back.
+            await asyncio.sleep(0)
+            while not mine.over:
+                await self._make_request(list(self._waiting)[: self._most])
+        finally:
+            self._under_way = False
+
+    async def _make_request(self, wishes: Sequence[_Wish[T, R]]) -> None:
+        try:
+            results = await self._carry_out([wish.item for wish in wishes])
+            for wish, result in zip(wishes, results, strict=True):
+                wish.results.append(result)
+        except Exception as error:  # noqa: BLE001 - raised to all who asked
+            for wish in wishes:
+                wish.error = error
+        for wish in wishes:
+            self._waiting.pop(wish, None)
+            wish.wake()
+
+    def _have_another_go_on(self) -> None:
+        if not self._under_way and (following := next(iter(self._waiting), None)) is not None:
+            following.wake()

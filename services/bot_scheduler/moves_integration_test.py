@@ -1,0 +1,136 @@
+"""A schedule that is deleted and created again runs once, also while a start in its old segment is slow."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from libs.core.lease import Holder
+from libs.docker_runner.container import ManagedContainer
+from libs.docker_runner.executable import Executable
+from tests.support.eventually import eventually
+from tests.support.fake_host import FakeHost
+from tests.support.schedule_rig import Owner, ScheduleRig, schedule_rig
+
+__all__ = ["schedule_rig"]
+
+
+@dataclass
+class Slow(FakeHost):
+    """A host whose starts wait until they are let go."""
+
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def start(self, executable: Executable) -> ManagedContainer:
+        self.asked.set()
+        await self.go.wait()
+        return await super().start(executable)
+
+
+@asynccontextmanager
+async def owned_in(rig: ScheduleRig, segment: int, host: FakeHost) -> AsyncIterator[Owner]:
+    """An owner with a live lease on *segment*."""
+    await rig.collection.database["partitions"].update_one(
+        {"_id": segment}, {"$setOnInsert": {"bot_count": 0}}, upsert=True
+    )
+    await rig.leases.acquire(segment, Holder(f"w-{host.name}", "i", host.name))
+    rig.segment_id = segment
+    async with rig.owned_by(host) as owner:
+        yield owner
+
+
+async def move(rig: ScheduleRig, segment: int) -> None:
+    """Delete the schedule and create it again in another segment; no owner is told."""
+    await rig.entities.delete("s")
+    await rig.deploy()
+    await rig.set("s", segment_id=segment)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["old owner told", "old owner not told"])
+async def test_the_new_owner_waits_for_a_start_that_is_under_way_in_the_old_segment(
+    rig: ScheduleRig, told: bool
+) -> None:
+    overlaps: list[str] = []
+    hosts: list[FakeHost] = []
+
+    def made(container: ManagedContainer) -> None:
+        if sum(len(host.alive("s")) for host in hosts) > 1:
+            overlaps.append(container.container_id)
+
+    old, new = Slow("old", run_seconds=None, made=made), FakeHost("new", run_seconds=None, made=made)
+    hosts += [old, new]
+    await rig.deploy()
+    await rig.set("s", segment_id=1)
+    async with owned_in(rig, 1, old) as owner:
+        await old.asked.wait()
+        await move(rig, 2)
+        async with owned_in(rig, 2, new):
+            await eventually(lambda: has_looked_elsewhere(rig))
+            assert new.starts == []
+            if told:
+                owner.wake()
+            old.go.set()
+
+            await eventually(lambda: new.alive("s"))
+            assert not old.alive("s")
+    assert overlaps == []
+    [first] = [run for run in await rig.history() if run.segment_id == 1]
+    assert first.reason == "deleted"
+
+
+async def has_looked_elsewhere(rig: ScheduleRig) -> bool:
+    """Whether the second that was due when the new owner came has gone by without a run."""
+    return ((await rig.state()).fired_at or 0) > 0 and (await rig.state()).firing is None
+
+
+async def test_of_two_owners_that_begin_at_the_same_moment_only_the_one_with_the_document_runs(
+    rig: ScheduleRig,
+) -> None:
+    old, new = FakeHost("old", run_seconds=None), FakeHost("new", run_seconds=None)
+    await rig.deploy()
+    await rig.set("s", segment_id=1)
+    # The claim of the old owner is written, and it is about to record its run when the schedule moves.
+    async with owned_in(rig, 1, old) as owner:
+        begin = owner.kit.records.begin
+        moved = asyncio.Event()
+
+        async def late(firing: object, executable: Executable) -> str | None:
+            await moved.wait()
+            return await begin(firing, executable)  # type: ignore[arg-type]
+
+        owner.kit.records.begin = late  # type: ignore[method-assign]
+        await eventually(lambda: claimed(rig))
+        await move(rig, 2)
+        async with owned_in(rig, 2, new):
+            await eventually(lambda: new.alive("s"))
+            moved.set()
+            await eventually(lambda: ended_in(rig, 1))
+            assert old.starts == []
+            assert new.alive("s")
+
+
+async def claimed(rig: ScheduleRig) -> bool:
+    return (await rig.state()).firing is not None
+
+
+async def ended_in(rig: ScheduleRig, segment: int) -> bool:
+    return [run.reason for run in await rig.history() if run.segment_id == segment] == ["deleted"]
+
+
+async def test_a_run_that_was_recorded_and_never_begun_holds_up_nobody_once_its_segment_has_an_owner(
+    rig: ScheduleRig,
+) -> None:
+    old, new = Slow("old", run_seconds=None), FakeHost("new", run_seconds=None)
+    await rig.deploy()
+    await rig.set("s", segment_id=1)
+    async with owned_in(rig, 1, old):
+        await old.asked.wait()
+    await move(rig, 2)
+
+    async with owned_in(rig, 1, old), owned_in(rig, 2, new):
+        await eventually(lambda: new.alive("s"))
+    [left] = [run for run in await rig.history() if run.segment_id == 1]
+    assert (left.reason, left.presumed) == ("missing", True)
