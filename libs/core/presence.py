@@ -1,10 +1,10 @@
 """Says in MongoDB where this process answers HTTP, for as long as it lives."""
 
-import asyncio
 import ipaddress
 import socket
 
 from libs.core.errors import RuntimeFault
+from libs.core.isolation import repeat
 from libs.core.log import get_logger
 from libs.core.store.processes import KEPT_SECONDS, KnownProcess, ProcessStore
 
@@ -29,15 +29,17 @@ def reachable_at(listens_on: str) -> list[str]:
 
 async def be_present(store: ProcessStore, process: KnownProcess) -> None:
     """Keep *process* known in *store*, for ever."""
-    while True:
+
+    async def one_round() -> float:
         try:
             await store.ensure_indexes()
             await store.seen(process)
         except RuntimeFault as error:
             log.info("where this process answers cannot be written down now", reason=str(error))
-            await asyncio.sleep(_RETRY_SECONDS)
-        else:
-            await asyncio.sleep(KEPT_SECONDS / 5)
+            return _RETRY_SECONDS
+        return KEPT_SECONDS / 5
+
+    await repeat("be present", one_round, KEPT_SECONDS / 5, longest_retry_seconds=_RETRY_SECONDS)
 
 
 def _own_address(host: str, port: int, family: int) -> str:

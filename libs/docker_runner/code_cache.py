@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from prometheus_client import Counter
 
+from libs.core.isolation import isolated
 from libs.core.log import get_logger
 from libs.core.object_store import ObjectChanged, ObjectMissing, ObjectStore, StorageRejected, StorageUnavailable
 from libs.docker_runner.archives import DEFAULT_LIMITS, ArchiveLimits, extract
@@ -103,7 +104,7 @@ class CodeCache:
         """
         if etag is not None:
             wanted = Version(ref.bucket, ref.key, etag)
-            if await self._run(self._shelf.use, wanted, holder):
+            if await self._held_for(wanted, holder):
                 FETCHES.labels("cache").inc()
                 return CodeTree(self._shelf.path(wanted), etag)
         for _ in range(_ATTEMPTS):
@@ -111,14 +112,14 @@ class CodeCache:
                 version = await self._current(ref)
             except CodeUnavailable:
                 known = await self._run(self._shelf.last_known, ref.bucket, ref.key)
-                if known is None or etag is not None or not await self._run(self._shelf.use, known, holder):
+                if known is None or etag is not None or not await self._held_for(known, holder):
                     raise
                 FETCHES.labels("cache-without-storage").inc()
                 log.warning("storage is away, using the code that was used last", bucket=ref.bucket, key=ref.key)
                 return CodeTree(self._shelf.path(known), known.etag, stale=True)
             if etag is not None and version.etag != etag:
                 raise CodeReplaced(ref.bucket, ref.key, etag)
-            if await self._run(self._shelf.use, version, holder):
+            if await self._held_for(version, holder):
                 FETCHES.labels("cache").inc()
                 return CodeTree(self._shelf.path(version), version.etag)
             if version.digest in self._rejected:
@@ -126,9 +127,10 @@ class CodeCache:
             # A version that was replaced meanwhile, or evicted at once, is looked up again.
             with suppress(ObjectChanged):
                 await asyncio.shield(self._download_once(version))
-                if await self._run(self._shelf.use, version, holder):
+                if await self._held_for(version, holder):
                     # Only now that it is held: a tree larger than the whole cache would be the first to go.
-                    await self.evict()
+                    with isolated("evict code"):
+                        await self.evict()
                     return CodeTree(self._shelf.path(version), version.etag)
         raise CodeUnavailable(ref.bucket, ref.key, f"it was replaced {_ATTEMPTS} times while it was being read")
 
@@ -190,9 +192,12 @@ class CodeCache:
 
     async def _download(self, version: Version) -> None:
         async with self._downloading, self._locked(version):
-            if await self._run(self._shelf.use, version, None):
+            if await self._held_for(version, None):
                 return
-            work, descriptor = await self._run(self._shelf.begin_work)
+            try:
+                work, descriptor = await self._run(self._shelf.begin_work)
+            except OSError as error:
+                raise CodeUnavailable(version.bucket, version.key, str(error)) from error
             try:
                 archive, unpacked = work / "archive", work / "tree"
                 await self._store.get_to_file(
@@ -212,12 +217,25 @@ class CodeCache:
     @asynccontextmanager
     async def _locked(self, version: Version) -> AsyncIterator[None]:
         """Against other processes of the host; the kernel frees the lock of one that is killed."""
-        while (descriptor := await self._run(self._shelf.try_lock, version)) is None:  # noqa: ASYNC110 - a file lock
+        while (descriptor := await self._try_lock(version)) is None:  # noqa: ASYNC110 - a file lock
             await asyncio.sleep(_LOCK_POLL_SECONDS)
         try:
             yield
         finally:
             os.close(descriptor)
+
+    async def _try_lock(self, version: Version) -> int | None:
+        try:
+            return await self._run(self._shelf.try_lock, version)
+        except OSError as error:
+            raise CodeUnavailable(version.bucket, version.key, str(error)) from error
+
+    async def _held_for(self, version: Version, holder: str | None) -> bool:
+        """Whether the version is here, held for *holder* from now on."""
+        try:
+            return await self._run(self._shelf.use, version, holder)
+        except OSError as error:
+            raise CodeUnavailable(version.bucket, version.key, str(error)) from error
 
     async def _run(self, call: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: call(*arguments))

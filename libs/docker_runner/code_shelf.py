@@ -28,6 +28,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from libs.core.log import get_logger
+
+log = get_logger(__name__)
+
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _FETCH_LOCKS = 64
 _HOLDS_LOCK = "holds"
@@ -161,7 +165,12 @@ class CodeShelf:
                 digest = manifest.version.digest
                 if time.time() - used_at < keep_seconds or self._holders(digest):
                     continue
-                self._discard(digest)
+                try:
+                    self._discard(digest)
+                except OSError as error:
+                    # The next one may go.
+                    log.warning("code cannot be evicted", digest=digest, reason=str(error))
+                    continue
                 total -= manifest.total_bytes
                 evicted.append(manifest.version)
         self._remove_abandoned_work()
@@ -185,7 +194,12 @@ class CodeShelf:
             # Another process may take a lock file for abandoned before it is locked.
             if _flock(descriptor, wait=False) and lock.exists():
                 folder = self._work / name
-                folder.mkdir()
+                try:
+                    folder.mkdir()
+                except OSError:
+                    lock.unlink(missing_ok=True)
+                    os.close(descriptor)
+                    raise
                 return folder, descriptor
             os.close(descriptor)
 
@@ -278,8 +292,12 @@ def _last_line(path: Path) -> str:
 
 def _write_whole(path: Path, content: str) -> None:
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    temporary.write_text(content)
-    temporary.replace(path)
+    try:
+        temporary.write_text(content)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _boot_id() -> str:

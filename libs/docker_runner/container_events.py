@@ -10,6 +10,7 @@ from typing import Protocol
 
 from libs.core.backoff import Backoff
 from libs.core.errors import RuntimeFault
+from libs.core.isolation import unexpected
 from libs.core.log import get_logger
 
 log = get_logger(__name__)
@@ -69,6 +70,9 @@ async def follow_events(
             reason = "the engine closed the stream"
         except RuntimeFault as error:
             reason = str(error)
+        except Exception as error:  # noqa: BLE001 - what the engine says is read anew; a gap is a RESYNC
+            unexpected("follow container events", error)
+            reason = type(error).__name__
         log.warning("container events break off", reason=reason)
         on_gap()
         await asyncio.sleep(backoff.next_seconds())

@@ -9,8 +9,9 @@ from pathlib import Path
 from prometheus_client.registry import Collector
 
 from libs.core.backoff import Backoff
-from libs.core.errors import Retryable
+from libs.core.errors import Retryable, RuntimeFault
 from libs.core.health import Readiness
+from libs.core.isolation import repeat
 from libs.core.lease import LeaseView
 from libs.core.lifecycle import Lifecycle
 from libs.core.log import get_logger
@@ -22,6 +23,7 @@ from libs.docker_runner.container_events import ContainerEvent
 from libs.docker_runner.container_group import ContainerGroup
 from libs.docker_runner.definition import ExecutableFactory, Ownership
 from libs.docker_runner.engine import Engine
+from libs.docker_runner.errors import DiskUnavailable
 from libs.docker_runner.event_hub import EventHub
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.host_cleaner import HostCleaner
@@ -44,6 +46,8 @@ log = get_logger(__name__)
 
 ENGINE = "docker"
 """The name under which readiness shows the engine."""
+DISK = "disk"
+"""The name under which readiness shows the work folder."""
 
 _LOOK_SECONDS = 2.0
 _PREPARE_SECONDS = 5.0
@@ -169,7 +173,7 @@ class DockerHost:
         )
         keepalives = await keepalive_root(settings.keepalive_dir, settings.temp_dir, engine)
         code = CodeCache(store, settings.temp_dir / "code", code_cache_bytes)
-        await code.open()
+        await _until_disk_takes("code", code.open, readiness)
         host = cls(
             settings,
             engine=engine,
@@ -186,7 +190,7 @@ class DockerHost:
             keepalives=keepalives,
             priority=priority,
         )
-        await host.runner.open()
+        await _until_disk_takes("entrypoints", host.runner.open, readiness)
         lifecycle.part("watch the docker engine", lambda: host._watch(readiness))
         lifecycle.part("look at the engine's room", host.runner.room.run)
         lifecycle.part("prepare the docker host", host._prepare_for_ever)
@@ -269,28 +273,50 @@ class DockerHost:
 
     async def _watch(self, readiness: Readiness) -> None:
         """Keep an eye on the engine."""
-        while True:
+
+        async def one_look() -> None:
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     self.runner.room.has((await self._engine.info()).capacity)
-            except (Retryable, TimeoutError) as error:
+            except (RuntimeFault, TimeoutError) as error:
                 self._impediment = str(error) or f"the Docker engine has not answered within {_ANSWER_SECONDS:g} s"
             else:
                 self._answered_at = time.monotonic()
                 self._impediment = self._unprepared
             readiness.report(ENGINE, not self._impediment, self._impediment or "; ".join(self._missing.values()))
-            await asyncio.sleep(_LOOK_SECONDS)
+
+        await repeat("watch the docker engine", one_look, _LOOK_SECONDS)
 
     async def _prepare_for_ever(self) -> None:
         """Fetch the images and put up the network before the first bot needs them, and again when they have gone."""
-        while True:
+
+        async def one_round() -> None:
             try:
                 self._missing = await self.runner.prepare()
-            except Retryable as error:
-                self._unprepared = str(error)
+            except Exception as error:
+                self._unprepared = str(error) or type(error).__name__
+                if not isinstance(error, Retryable):
+                    raise
             else:
                 self._unprepared = ""
-            await asyncio.sleep(_PREPARE_SECONDS)
+
+        await repeat("prepare the docker host", one_round, _PREPARE_SECONDS)
+
+
+async def _until_disk_takes(what: str, prepare: Callable[[], Awaitable[None]], readiness: Readiness) -> None:
+    """Call *prepare* until the disk below TEMP_DIR has room for it."""
+    backoff = Backoff(initial_seconds=0.2, cap_seconds=5.0)
+    while True:
+        try:
+            await prepare()
+        except OSError as error:
+            readiness.report(DISK, False, str(DiskUnavailable(what, error)))
+            log.warning("work folder cannot be used", what=what, reason=str(error))
+            await asyncio.sleep(backoff.next_seconds())
+        else:
+            if backoff.failures:
+                readiness.report(DISK, True)
+            return
 
 
 async def _engine_id(engine: Engine, readiness: Readiness) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from libs.core.errors import Retryable, RuntimeFault
+from libs.core.isolation import repeat
 from libs.core.log import get_logger
 from libs.core.metrics import observe
 from libs.core.room import Need, Room
@@ -199,7 +200,7 @@ class EngineRoom:
                 self.note(event)
 
     async def _look_for_ever(self) -> None:
-        while True:
+        async def one_round() -> float:
             try:
                 with observe("containers", "look at room"):
                     await self.look()
@@ -208,7 +209,9 @@ class EngineRoom:
             except RuntimeFault as error:
                 log.warning("room not known", reason=str(error))
             await asyncio.sleep(_GATHER_SECONDS)
-            await self._happened.wait_at_most(WAITING_LOOK_SECONDS if self._waiting else LOOK_SECONDS)
+            return WAITING_LOOK_SECONDS if self._waiting else LOOK_SECONDS
+
+        await repeat("look at room", one_round, LOOK_SECONDS, wake=self._happened)
 
     def _drop(self, name: str) -> bool:
         need = self._expected.pop(name, None)

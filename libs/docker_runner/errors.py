@@ -35,6 +35,16 @@ class ImageUnavailable(DockerRunnerError, Retryable):
         self.image, self.reason = image, reason
 
 
+class DiskUnavailable(DockerRunnerError, Retryable):
+    """This host's disk does not take a file."""
+
+    def __init__(self, what: str, error: OSError) -> None:
+        reason = error.strerror or str(error) or type(error).__name__
+        where = f" ({error.filename})" if error.filename else ""
+        super().__init__(f"this host's disk does not take {what}: {reason}{where}; make room below TEMP_DIR")
+        self.what, self.reason = what, reason
+
+
 class SandboxUnavailable(DockerRunnerError, Retryable):
     """A wall that every bot must stand behind cannot be put up, so that no bot is started."""
 

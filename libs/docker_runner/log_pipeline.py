@@ -9,6 +9,7 @@ the release, while the next owner waits for its turn (log_handover.py).
 
 import asyncio
 import hashlib
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,9 @@ from typing import Protocol, TypeVar
 
 from prometheus_client import Counter, Gauge
 
+from libs.core.backoff import Backoff
 from libs.core.errors import RuntimeFault
+from libs.core.isolation import isolated, repeat, unexpected
 from libs.core.log import get_logger
 from libs.core.object_store import ObjectStore
 from libs.core.tracing import outside
@@ -44,6 +47,8 @@ DROPPED_BYTES = Counter("runtime_logs_dropped_bytes", "Output of bots that was d
 
 _LOCK_POLL_SECONDS = 0.1
 _RESTART_SECONDS = 5.0
+# A container that has ended is removed after so long, whether or not its output has a place.
+_AFTER_END_SECONDS = 10.0
 _SWEEP_SECONDS = 24 * 3600.0
 _EARLY_UPLOAD_BYTES = 4 * 1024 * 1024
 _REST_SHARE = 4
@@ -132,19 +137,20 @@ class LogPipeline:
         self._following: dict[str, tuple[ManagedContainer, _Following]] = {}
         self._wake = Wake()
         self._uploaded = asyncio.Event()
+        self._looked_at = -math.inf
         self._swept_at = 0.0
 
     # --- for the worker
 
     async def run(self) -> None:
         """Do all the work, for ever. Cancelling it is safe at any moment; :meth:`flush` before that is kind."""
-        await self._run(partial(self._directory.mkdir, parents=True, exist_ok=True))
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 for container, following in list(self._following.values()):
                     self._begin(group, container, following)
-                await self._rounds(group)
+                one_round = partial(self._one_round, group)
+                await repeat("upload logs", one_round, self._interval_seconds, wake=self._wake)
         finally:
             self._group = None
             for task in self._finishing:
@@ -284,7 +290,11 @@ class LogPipeline:
             group.create_task(self._follow(container, following), name=f"follow log {container.name}")
 
     async def _follow(self, container: ManagedContainer, following: _Following) -> None:
-        bot = await self._open(container)
+        bot = await self._opened(container, following)
+        if bot is None:
+            self._following.pop(container.container_id, None)
+            following.done.set()
+            return
         try:
             while True:
                 follower = LogFollower(
@@ -304,8 +314,8 @@ class LogPipeline:
                 except RuntimeFault as error:
                     log.warning("output cannot be followed any longer", entity=container.id, reason=str(error))
                     break
-                except Exception:
-                    log.exception("following output failed", entity=container.id)
+                except Exception as error:  # noqa: BLE001 - of this container alone
+                    unexpected("follow output", error, entity=container.id)
                 if following.ended.is_set():
                     break
                 with suppress(TimeoutError):
@@ -318,6 +328,28 @@ class LogPipeline:
             # What is there goes up at once when its container has ended, and so does the padded twin.
             bot.due_at = 0.0
             self._wake.set()
+
+    async def _opened(self, container: ManagedContainer, following: _Following) -> BotLog | None:
+        """The bot's log, once the disk has a place for it; None when the container is gone before that."""
+        backoff = Backoff(initial_seconds=0.1, cap_seconds=_RESTART_SECONDS)
+        ended_at = math.inf
+        while True:
+            try:
+                return await self._open(container)
+            except OSError as error:
+                log.warning("output cannot be spooled", entity=container.id, reason=str(error))
+            except Exception as error:  # noqa: BLE001 - of this container alone
+                unexpected("open log spool", error, entity=container.id)
+            if following.ended.is_set():
+                ended_at = min(ended_at, time.monotonic())
+                if time.monotonic() - ended_at > _AFTER_END_SECONDS:
+                    log.error("output is lost: there was no place for it on the disk", entity=container.id)
+                    return None
+                await asyncio.sleep(backoff.next_seconds())
+            else:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(backoff.next_seconds()):
+                        await following.ended.wait()
 
     async def _open(self, container: ManagedContainer) -> BotLog:
         """The bot's log, with one follower more; waits for another process that has its folder."""
@@ -336,8 +368,12 @@ class LogPipeline:
                 bot.followers += 1
             else:
                 bot.followers += 1
+                try:
+                    await self._run(partial(bot.folder.write_owner, owner))
+                except BaseException:
+                    bot.followers -= 1
+                    raise
                 bot.owner = owner
-                await self._run(partial(bot.folder.write_owner, owner))
             return bot
 
     async def _open_folder(self, name: str, folder: LogFolder, owner: LogOwner) -> BotLog:
@@ -357,22 +393,22 @@ class LogPipeline:
 
     # --- uploading
 
-    async def _rounds(self, group: asyncio.TaskGroup) -> None:
-        looked_at = -self._interval_seconds
-        while True:
-            now = time.monotonic()
-            if now - looked_at >= self._interval_seconds:
-                looked_at = now
+    async def _one_round(self, group: asyncio.TaskGroup) -> float:
+        """Begin the uploads that are due; return for how long none will be."""
+        now = time.monotonic()
+        if now - self._looked_at >= self._interval_seconds:
+            self._looked_at = now
+            with isolated("look after log spools"):
                 await self._look_around()
-            for name, bot in list(self._bots.items()):
-                if not bot.in_use:
-                    self._close(name, bot)
-                elif bot.due_at is not None and bot.due_at <= now and not bot.uploading:
-                    bot.uploading = True
-                    bot.due_at = None
-                    group.create_task(self._upload(bot), name=f"upload log {name}")
-            due = [bot.due_at for bot in self._bots.values() if bot.due_at is not None and not bot.uploading]
-            await self._wake.wait_at_most(max(0.0, min([*due, looked_at + self._interval_seconds]) - time.monotonic()))
+        for name, bot in list(self._bots.items()):
+            if not bot.in_use:
+                self._close(name, bot)
+            elif bot.due_at is not None and bot.due_at <= now and not bot.uploading:
+                bot.uploading = True
+                bot.due_at = None
+                group.create_task(self._upload(bot), name=f"upload log {name}")
+        due = [bot.due_at for bot in self._bots.values() if bot.due_at is not None and not bot.uploading]
+        return max(0.0, min([*due, self._looked_at + self._interval_seconds]) - time.monotonic())
 
     async def _upload(self, bot: BotLog) -> None:
         try:
@@ -424,8 +460,8 @@ class LogPipeline:
                 await then()
         except RuntimeFault as error:
             log.warning("the containers are left to the next owner", segment=segment, reason=str(error))
-        except Exception:
-            log.exception("the rest of a segment's output failed", segment=segment)
+        except Exception as error:  # noqa: BLE001 - of this segment alone
+            unexpected("upload the rest of a segment's output", error, segment=segment)
         try:
             await self._upload_rest(segment)
         finally:
@@ -454,11 +490,11 @@ class LogPipeline:
             await self.upload(bot)
             if not bot.followers:
                 await bot.uploader.forget()
-        except RuntimeFault as error:
+        except (RuntimeFault, OSError) as error:
             log.warning("output cannot be uploaded", entity=bot.owner.entity_id, reason=str(error))
             return False
-        except Exception:
-            log.exception("uploading output failed", entity=bot.owner.entity_id)
+        except Exception as error:  # noqa: BLE001 - of this bot alone
+            unexpected("upload output", error, entity=bot.owner.entity_id)
             return False
         return True
 
@@ -481,14 +517,17 @@ class LogPipeline:
 
     async def _look_around(self) -> None:
         """Take over what other processes of this host have left behind; measure; sweep the bucket once a day."""
+        await self._run(partial(self._directory.mkdir, parents=True, exist_ok=True))
         for name in await self._run(partial(with_output, self._directory, frozenset(self._bots))):
             async with self._opening.setdefault(name, asyncio.Lock()):
                 if name not in self._bots:
-                    await self._adopt(name)
+                    with isolated("adopt log spool"):
+                        await self._adopt(name)
         others = await self._run(partial(with_output, self._directory, frozenset(self._bots)))
         self._budget.divide((bot.spool for bot in self._bots.values()), elsewhere=len(others))
         for bot in list(self._bots.values()):
-            await self._run(bot.spool.trim)
+            with isolated("trim log spool"):
+                await self._run(bot.spool.trim)
         PENDING_BYTES.set(sum(bot.spool.pending_bytes for bot in self._bots.values()))
         for bot in self._bots.values():
             DROPPED_BYTES.inc(bot.spool.take_dropped())

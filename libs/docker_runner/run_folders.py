@@ -288,14 +288,18 @@ def _install_entrypoints(directory: Path) -> Path:
     if folder.exists():
         return folder
     building = directory / f".{folder.name}.{os.getpid()}"
-    for name, text in contents.items():
-        path = building / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.parent.chmod(0o755)
-        _write(path, text, 0o444)
-        if name in _COMPILED:
-            _compile(path)
-    building.chmod(0o755)
+    try:
+        for name, text in contents.items():
+            path = building / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.chmod(0o755)
+            _write(path, text, 0o444)
+            if name in _COMPILED:
+                _compile(path)
+        building.chmod(0o755)
+    except OSError:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
     try:
         building.rename(folder)
     except OSError:

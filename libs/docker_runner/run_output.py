@@ -2,8 +2,8 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,7 +11,7 @@ from libs.core.backoff import Backoff
 from libs.core.log import get_logger
 from libs.docker_runner.engine import Engine
 from libs.docker_runner.engine_http import EngineRefused
-from libs.docker_runner.errors import EngineUnavailable
+from libs.docker_runner.errors import DiskUnavailable, EngineUnavailable
 from libs.docker_runner.log_position import BEGINNING, Resumption, nanoseconds
 from libs.docker_runner.output import LogLine, last_lines_in
 
@@ -46,7 +46,7 @@ class RunOutput:
     async def follow(self) -> None:
         """Return at the end of the output. What *on_output* raises is raised here."""
         backoff = Backoff(0.1, 5.0)
-        with self._path.open("wb", buffering=_BUFFER_BYTES) as file:
+        with self._opened() as file:
             while True:
                 try:
                     await self._take(file)
@@ -100,8 +100,29 @@ class RunOutput:
                     if inspect.isawaitable(answer):
                         await answer
 
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        """The file, open for writing; what its end still has to be written is, unless the block fails."""
+        try:
+            file = self._path.open("wb", buffering=_BUFFER_BYTES)
+        except OSError as error:
+            raise DiskUnavailable("the output of a run", error) from error
+        try:
+            yield file
+        except BaseException:
+            with suppress(OSError):
+                file.close()
+            raise
+        try:
+            file.close()
+        except OSError as error:
+            raise DiskUnavailable("the output of a run", error) from error
+
     def _keep(self, file: BinaryIO, data: bytes) -> None:
         if len(data) > self._left:
             self.truncated = True
-        file.write(data[: self._left])
+        try:
+            file.write(data[: self._left])
+        except OSError as error:
+            raise DiskUnavailable("the output of a run", error) from error
         self._left = max(0, self._left - len(data))

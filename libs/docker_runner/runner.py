@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from libs.core.backoff import Backoff
 from libs.core.errors import UserError
+from libs.core.isolation import isolated
 from libs.core.log import get_logger
 from libs.core.metrics import observe
 from libs.docker_runner.admission import Admission
@@ -266,12 +267,14 @@ class DockerRunner:
 
     async def noted(self, containers: Sequence[ManagedContainer]) -> dict[str, Usage]:
         """What those of *containers* use that have said so lately, by the engine's ids; the engine is not asked."""
-        stats = await self._threads.run(lambda: [self._folders.read_stats(container) for container in containers])
-        return {
-            container.container_id: Usage(container, seen)
-            for container, seen in zip(containers, stats, strict=True)
-            if seen is not None
-        }
+        return await self._threads.run(lambda: dict(self._noted(containers)))
+
+    def _noted(self, containers: Sequence[ManagedContainer]) -> Iterator[tuple[str, Usage]]:
+        for container in containers:
+            # What a container writes must not hide what the others use.
+            with isolated("read usage"):
+                if (seen := self._folders.read_stats(container)) is not None:
+                    yield container.container_id, Usage(container, seen)
 
     async def clear(
         self,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from libs.core.isolation import isolated
 from libs.core.log import get_logger
 from libs.core.tracing import span, traceparent
 from libs.docker_runner import sandbox
@@ -16,7 +17,13 @@ from libs.docker_runner.code_source import CodeSource, FetchedCode
 from libs.docker_runner.container import ContainerState, ManagedContainer, from_labels
 from libs.docker_runner.engine import Engine, NameTaken, NoSuchImage
 from libs.docker_runner.engine_http import EngineRefused
-from libs.docker_runner.errors import AlreadyRunning, EngineUnavailable, EntrypointMissing, StartFailed
+from libs.docker_runner.errors import (
+    AlreadyRunning,
+    DiskUnavailable,
+    EngineUnavailable,
+    EntrypointMissing,
+    StartFailed,
+)
 from libs.docker_runner.executable import Executable, Network, script_files
 from libs.docker_runner.images import Images
 from libs.docker_runner.names import container_name, new_token
@@ -112,15 +119,18 @@ class Starter:
         attachment = None
         if executable.placement.network is Network.BRIDGE:
             attachment = await self._network.ensure(self._folders.entrypoints)
-        paths = await self._threads.run(
-            self._folders.create,
-            executable,
-            attempt.name,
-            attempt.token,
-            attempt.code.path,
-            # The bot goes on below its start. The one that an event left is for those who start it without a span.
-            traceparent() or executable.traceparent,
-        )
+        try:
+            paths = await self._threads.run(
+                self._folders.create,
+                executable,
+                attempt.name,
+                attempt.token,
+                attempt.code.path,
+                # The bot goes on below its start. The one that an event left is for those who start it without a span.
+                traceparent() or executable.traceparent,
+            )
+        except OSError as error:
+            raise DiskUnavailable("the files of a start", error) from error
         body = sandbox.container_body(
             executable,
             paths=paths,
@@ -182,7 +192,9 @@ class Starter:
     async def _give_back(self, executable: Executable, name: str, token: str) -> None:
         if token:
             await self._threads.run(self._folders.remove, executable.scope, name, token)
-            await self._code.release(holder_of(name, token))
+            # A hold that stays is dropped later, when no container has its name.
+            with isolated("release code"):
+                await self._code.release(holder_of(name, token))
 
     @asynccontextmanager
     async def _only(self, name: str) -> AsyncIterator[None]:

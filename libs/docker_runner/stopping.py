@@ -25,6 +25,7 @@ from libs.docker_runner.threads import Threads
 log = get_logger(__name__)
 
 _DEATH_SECONDS = 10.0
+_MARK_SECONDS = 0.5
 # A container is said to run before its first process listens, and what is sent to that one until then is lost.
 _DEAF_SECONDS = 0.5
 # Read when only the head of the outcome counts.
@@ -50,6 +51,7 @@ class Stopper:
         self._code = code
         self._folders = folders
         self._threads = threads
+        self._marks: dict[str, EndReason] = {}
 
     async def stop(
         self, container: ManagedContainer, grace_seconds: float, reason: EndReason = EndReason.STOPPED
@@ -88,6 +90,7 @@ class Stopper:
             await self._engine.remove(container.container_id)
         self._lives.forget(container.container_id)
         self._followed.forget(container.container_id)
+        self._marks.pop(container.container_id, None)
         await self._threads.run(self._folders.remove, container.scope, container.name, container.token)
         await self._code.release(holder_of(container.name, container.token))
         return ended, outcome
@@ -104,7 +107,7 @@ class Stopper:
             StopFailed: it lives.
         """
         container = found.container
-        await self._threads.run(self._folders.mark_stopped, container, reason)
+        await self._mark(container, reason)
         if grace_seconds >= 1:
             deaf_seconds = _deaf_seconds(container)
             await asyncio.sleep(deaf_seconds)
@@ -121,6 +124,15 @@ class Stopper:
             for task in (asking, dying):
                 task.cancel()
             await asyncio.gather(asking, dying, return_exceptions=True)
+
+    async def _mark(self, container: ManagedContainer, reason: EndReason) -> None:
+        """Note why it is ended, for the next worker on disk; a disk that is full or stuck holds up no stop."""
+        try:
+            async with asyncio.timeout(_MARK_SECONDS):
+                await self._threads.run(self._folders.mark_stopped, container, reason)
+        except (OSError, TimeoutError) as error:
+            log.warning("why a container is stopped is not on disk", container=container.name, reason=str(error))
+            self._marks.setdefault(container.container_id, reason)
 
     async def _ask(self, container: ManagedContainer, grace_seconds: float) -> None:
         try:
@@ -157,6 +169,7 @@ class Stopper:
         last_lines: Sequence[str] | None = None,
     ) -> tuple[Ended, Outcome]:
         stopped = await self._threads.run(self._folders.stop_reason, container)
+        stopped = stopped or self._marks.get(container.container_id)
         if found is None:
             gone = Ended(container, None, False, stopped or EndReason.MISSING, container.started_at, None)
             return gone, Outcome()

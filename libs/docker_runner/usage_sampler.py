@@ -16,6 +16,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from libs.core.errors import RuntimeFault
+from libs.core.isolation import repeat
 from libs.core.log import get_logger
 from libs.core.metrics import Declared, observe
 from libs.docker_runner.container import ContainerState, ManagedContainer
@@ -77,12 +78,14 @@ class UsageSampler:
 
     async def run(self) -> None:
         """Sample for ever. An engine that is away is waited for, and what was seen last stays meanwhile."""
-        while True:
+
+        async def one_round() -> None:
             try:
                 await self.sample_once()
             except RuntimeFault as error:
                 log.debug("containers not sampled", reason=str(error))
-            await asyncio.sleep(SAMPLE_SECONDS)
+
+        await repeat("sample containers", one_round, SAMPLE_SECONDS)
 
     async def sample_once(self) -> None:
         """Look at all of them once.
@@ -103,7 +106,7 @@ class UsageSampler:
         self._is_listed_until = self._clock() + LIST_SECONDS
         try:
             self._listed = await self._runner.list(self._service, self._scope)
-        except RuntimeFault:
+        except Exception:
             self._is_listed_until = -math.inf
             raise
 

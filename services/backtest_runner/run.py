@@ -223,9 +223,19 @@ class BacktestRun:
                 outcome.discard()
             return None
         final = verdict.after(min(claim.attempt, kit.max_retries + 1))
-        shelved = await asyncio.to_thread(kit.shelf.put, claim.run_id, final, outcome)
+        shelved = await self._put(claim.run_id, final, outcome)
         await persistently(lambda: kit.records.ended(state, claim, final, ended))
         return shelved
+
+    async def _put(self, run_id: str, verdict: Verdict, outcome: RunOutcome | None) -> Shelved:
+        """Keep what the run came to on this host's disk, once that has room; a run is not repeated for want of it."""
+        backoff = Backoff(initial_seconds=0.5, cap_seconds=10.0)
+        while True:
+            try:
+                return await asyncio.to_thread(self._kit.shelf.put, run_id, verdict, outcome)
+            except OSError as error:
+                log.warning("result cannot be kept on this host's disk", reason=str(error))
+                await asyncio.sleep(backoff.next_seconds())
 
     async def _back_to_queue(self, claim: Claim, error: NoRoom) -> None:
         """Others were faster to the engine's room: the attempt does not count and leaves no trace."""

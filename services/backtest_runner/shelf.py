@@ -48,28 +48,33 @@ class Shelf:
                     shutil.rmtree(folder, ignore_errors=True)
 
     def put(self, run_id: str, verdict: Verdict, outcome: RunOutcome | None) -> Shelved:
-        """Keep what a run came to; takes over the file of its output. The last file written makes it count."""
+        """Keep what a run came to; takes over the files of its result and output. May be repeated after a failure.
+
+        The last file written makes it count.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
         folder = self._folder(run_id)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700, parents=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         kept = Shelved(verdict, datetime.now(UTC), folder / "analysis.json", folder / "logs.txt")
         with kept.analysis.open("wb") as file:
             if outcome is not None and verdict.success:
                 file.writelines(_analysis(outcome.returned))
             else:
                 file.write(to_json(verdict.failed_analysis()).encode("utf-8", "replace"))
-        if outcome is not None and outcome.returned is not None:
-            outcome.returned.discard()
         if outcome is not None and outcome.output_path.exists():
-            shutil.move(outcome.output_path, kept.logs)
             if outcome.output_truncated:
-                with kept.logs.open("ab") as file:
+                with outcome.output_path.open("ab") as file:
                     file.write(_TRUNCATED)
-        else:
+            shutil.move(outcome.output_path, kept.logs)
+        elif not kept.logs.exists():
             kept.logs.write_bytes(b"")
         written = folder / "verdict.new"
         written.write_text(json.dumps({**asdict(verdict), "ended_at": kept.ended_at.isoformat()}))
         written.rename(folder / "verdict.json")
+        if outcome is not None and outcome.returned is not None:
+            outcome.returned.discard()
         return kept
 
     def get(self, run_id: str) -> Shelved | None:

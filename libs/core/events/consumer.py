@@ -14,6 +14,7 @@ from libs.core.events.jetstream import JetStreamRefused
 from libs.core.events.pull import BindingLost, Puller
 from libs.core.events.stream import Binding, EventStream
 from libs.core.health import Readiness
+from libs.core.isolation import unexpected
 from libs.core.log import get_logger
 
 log = get_logger(__name__)
@@ -105,6 +106,10 @@ class EventConsumer:
             except JetStreamRefused as error:
                 reason = "refused"
                 self._tell(False, str(error), required=self._required)
+            except Exception as error:  # noqa: BLE001 - whatever it was, the consumer is bound anew
+                reason = "error"
+                unexpected("consume events", error)
+                self._tell(False, f"internal error, {type(error).__name__}: {error}; binding again", required=False)
             if is_new or time.monotonic() - began_at > _HELD_SECONDS:
                 backoff.reset()
             if not is_new:  # else the stream is made anew often: read the next one at once

@@ -1,6 +1,5 @@
 """Messages that were given up: put aside with the reason, to be looked at, published again or thrown away."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from libs.core.events.connection import NatsRejected
 from libs.core.events.delivery import Received
 from libs.core.events.jetstream import MESSAGE_ID, JetStream, MessageMissing, StoredMessage, StreamExists, StreamMissing
 from libs.core.events.stream import DAY_NANOSECONDS
+from libs.core.isolation import repeat
 from libs.core.log import get_logger
 
 log = get_logger(__name__)
@@ -155,12 +155,14 @@ class DeadLetters:
 
     async def watch(self, service: str) -> None:
         """Count those of *service* for the metric, for ever."""
-        while True:
+
+        async def one_round() -> None:
             try:
                 WAITING.set(await self.count(service))
             except RuntimeFault as fault:
                 log.debug("dead letters not counted", reason=str(fault))
-            await asyncio.sleep(_COUNT_SECONDS)
+
+        await repeat("count dead letters", one_round, _COUNT_SECONDS)
 
     async def show(self, number: int) -> DeadLetter:
         """One dead letter.

@@ -30,6 +30,7 @@ from libs.core.events.payload import PayloadRejected, Place, read_event
 from libs.core.events.stream import ACK_WAIT_SECONDS, EVENT_STREAM, EVENT_SUBJECTS, EventStream
 from libs.core.events.wakeups import WakeUps
 from libs.core.health import Readiness
+from libs.core.isolation import isolated, unexpected
 from libs.core.log import get_logger
 from libs.core.metrics import observe
 from libs.core.service import ServiceDefinition
@@ -182,6 +183,11 @@ class Ingestion:
             event = read_event(kind, delivery.data, delivery.headers, place)
         except PayloadRejected as error:
             return _Work(delivery, made, None, error)
+        except Exception as error:  # noqa: BLE001 - of this message alone, which becomes a dead letter
+            unexpected("read event", error, subject=delivery.subject, sequence=delivery.sequence)
+            return _Work(
+                delivery, made, None, PayloadRejected(None, f"internal error, {type(error).__name__}: {error}")
+            )
         made.set(id=event.id)
         # What the entity's owner does because of the event continues below its reading.
         return _Work(delivery, made, replace(event, trace=made.headers) if made.is_own else event)
@@ -205,8 +211,8 @@ class Ingestion:
                 if work.rejected is not None:
                     await self._bury(work, str(work.rejected), work.delivery.attempt)
             await self._apply([work for work in works if work.event is not None])
-        except Exception:
-            log.exception("events could not be handled", number=len(works))
+        except Exception as error:  # noqa: BLE001 - they come again by themselves
+            unexpected("apply events", error, number=len(works))
             EVENTS.labels(works[0].delivery.subject, "error").inc(len(works))
         finally:
             for work in works:
@@ -313,9 +319,10 @@ class Ingestion:
             await asyncio.sleep(self._ack_wait_seconds / 3)
             old = time.monotonic() - self._ack_wait_seconds / 4
             try:
-                for work in list(self._in_hand):
-                    if work.received_at < old:
-                        await work.delivery.in_progress()
+                with isolated("keep events alive"):
+                    for work in list(self._in_hand):
+                        if work.received_at < old:
+                            await work.delivery.in_progress()
             except NatsUnavailable as error:
                 log.debug("events in hand may be delivered again", reason=str(error))
 

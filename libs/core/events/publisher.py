@@ -12,6 +12,7 @@ from libs.core.backoff import Backoff
 from libs.core.errors import Permanent, Retryable, RuntimeFault
 from libs.core.events.connection import NatsConnection
 from libs.core.events.jetstream import MESSAGE_ID, JetStream
+from libs.core.isolation import unexpected
 from libs.core.log import get_logger
 from libs.core.store.outbox import CLAIM_LIMIT, Outbox, OutgoingEvent
 from libs.core.tracing import SpanKind, span, trace_headers
@@ -50,6 +51,9 @@ class OutboxPublisher:
                 clean = await self.drain()
             except Retryable as error:
                 log.warning("the outbox cannot be emptied now", reason=str(error))
+                clean = False
+            except Exception as error:  # noqa: BLE001 - the events wait, and are tried again
+                unexpected("publish events", error)
                 clean = False
             if clean:
                 backoff.reset()

@@ -25,6 +25,7 @@ from libs.core.backoff import Backoff
 from libs.core.cancellation import cancellation_kept
 from libs.core.errors import Permanent, Retryable, UserError
 from libs.core.health import Readiness
+from libs.core.isolation import repeat
 from libs.core.log import get_logger
 from libs.core.store.command_metrics import CommandMetrics
 
@@ -165,9 +166,11 @@ class Mongo:
 
     async def watch(self, readiness: Readiness, interval_seconds: float = 5.0) -> None:
         """Keep *readiness* true to whether MongoDB can be used, looking every *interval_seconds*. Does not return."""
-        while True:
+
+        async def one_round() -> None:
             await self._look(readiness)
-            await asyncio.sleep(interval_seconds)
+
+        await repeat("watch mongodb", one_round, interval_seconds)
 
     async def close(self) -> None:
         """Close all connections. The object cannot be used afterwards; closing twice is harmless."""
