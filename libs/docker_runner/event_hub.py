@@ -5,9 +5,11 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
 
+from libs.core.isolation import repeat
 from libs.docker_runner.container_events import ContainerEvent, EventKind
 
 _MOST_QUEUED = 10_000
+_AGAIN_SECONDS = 1.0
 
 
 class EventHub:
@@ -23,6 +25,10 @@ class EventHub:
 
     async def run(self) -> None:
         """Read the events for ever. Without it listeners hear nothing but the first RESYNC."""
+        await repeat("read container events", self._read, _AGAIN_SECONDS)
+
+    async def _read(self) -> None:
+        # The first event of each stream is a RESYNC, so that nobody misses what happened between two of them.
         async with aclosing(self._source()) as events:
             async for event in events:
                 for listener in self._listeners:
