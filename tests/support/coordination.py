@@ -18,7 +18,7 @@ from libs.core.lease_keeper import LeaseTiming
 from libs.core.master.master import Master
 from libs.core.room import Demand, Room
 from libs.core.settings import CoordinationSettings
-from libs.core.store.client import Database
+from libs.core.store.client import Database, StoreUnavailable
 from libs.core.store.leases import LeadershipStore, LeaseStore
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.worker import EngineView, Worker
@@ -152,6 +152,20 @@ class FakeHandler:
         return sum(container.alive and container.host == self.host for container in self.world.containers)
 
 
+class CutLeases(LeaseStore):
+    """Leases of which those of some segments cannot be renewed, as if the database did not answer about them."""
+
+    def __init__(self, database: Database, life_seconds: float) -> None:
+        super().__init__(database, life_seconds)
+        self.cut: set[int] = set()
+
+    async def renew(self, lease: Lease, *, timeout_seconds: float | None = None) -> Lease:
+        """See LeaseStore."""
+        if lease.segment_id in self.cut:
+            raise StoreUnavailable("no answer, as the test wants")
+        return await super().renew(lease, timeout_seconds=timeout_seconds)
+
+
 @dataclass
 class RunningMaster:
     """A master in this process."""
@@ -234,7 +248,14 @@ class Cluster:
         self._started.append(running)
         return running
 
-    def worker(self, name: str, *, host: str | None = None, handler: FakeHandler | None = None) -> RunningWorker:
+    def worker(
+        self,
+        name: str,
+        *,
+        host: str | None = None,
+        handler: FakeHandler | None = None,
+        leases: LeaseStore | None = None,
+    ) -> RunningWorker:
         """Start a worker; again under the same name, it is another process of the same worker."""
         readiness = Readiness()
         self._instances += 1
@@ -243,7 +264,7 @@ class Cluster:
         worker = Worker(
             WorkerIdentity(name, f"{name}-{self._instances}", host, name, started_at_milliseconds=self._instances),
             [f"127.0.0.1:{port}" for port in self.ports],
-            leases=self.leases,
+            leases=leases or self.leases,
             handler=handler,
             timing=self._timing,
             readiness=readiness,

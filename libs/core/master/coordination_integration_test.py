@@ -15,6 +15,7 @@ from tests.support.coordination import (
     AT_ONCE_SECONDS,
     SHORT_LIFE_SECONDS,
     Cluster,
+    CutLeases,
     FakeHandler,
     owned_by,
     running_cluster,
@@ -116,6 +117,23 @@ async def test_unwritable_keepalive_of_one_segment_moves_it_and_leaves_the_other
         b = cluster.worker("b")
 
         a.handler.unwritable.add(2)
+
+        await eventually(lambda: cluster.world.alive(2, "host-of-b"))
+        assert (a.owns, b.owns) == ([1, 3], [2])
+        assert [cluster.world.alive(number) for number in (1, 3)] == others
+
+
+async def test_cut_renewals_of_one_segment_move_it_and_leave_the_others(database: Database) -> None:
+    async with running_cluster(database, life_seconds=SHORT_LIFE_SECONDS, target=16) as cluster:
+        await cluster.segments({1: 1, 2: 1, 3: 1})
+        cluster.master()
+        leases = CutLeases(database, SHORT_LIFE_SECONDS)
+        a = cluster.worker("a", leases=leases)
+        await eventually(lambda: a.owns == [1, 2, 3] and all(cluster.world.alive(n) for n in (1, 2, 3)))
+        others = [cluster.world.alive(number) for number in (1, 3)]
+        b = cluster.worker("b")
+
+        leases.cut.add(2)
 
         await eventually(lambda: cluster.world.alive(2, "host-of-b"))
         assert (a.owns, b.owns) == ([1, 3], [2])
