@@ -39,9 +39,16 @@ class Fallback:
         self._clock = clock
 
     async def keep(self, bot_id: str, release: Release) -> None:
-        """Write which versions are accepted. Repeating it changes nothing."""
-        if (entity := self._ledger.entity(bot_id)) is not None:
-            await self._records.keep(entity, release, self._owned.epoch)
+        """Write which versions are accepted. Repeating it changes nothing.
+
+        A version that is accepted begins without failures: those so far were of the version before.
+        """
+        if (entity := self._ledger.entity(bot_id)) is None:
+            return
+        await self._records.keep(entity, release, self._owned.epoch)
+        before, now = Release.of(entity.document).current, release.current
+        if before is not None and now is not None and before.revision != now.revision == entity.revision:
+            self._ledger.set_history(bot_id, self._ledger.history_of(bot_id).forgiven())
 
     async def refused(self, executable: Executable, error: UserError) -> bool:
         """Its start found something that only the bot's owner can mend. False when there is no version before."""

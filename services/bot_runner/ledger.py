@@ -72,7 +72,10 @@ class Ledger:
     def _entry(self, entity: Entity) -> _Entry:
         entry = self._entries.get(entity.id)
         if entry is None:
-            entry = self._entries[entity.id] = _Entry(entity.revision, history_from(entity.document))
+            history = history_from(entity.document)
+            if entity.status.get("revision", entity.revision) != entity.revision:
+                history = history.forgiven()
+            entry = self._entries[entity.id] = _Entry(entity.revision, history)
         elif entry.revision != entity.revision:
             entry.revision, entry.verdict, entry.history = entity.revision, None, entry.history.forgiven()
         return entry

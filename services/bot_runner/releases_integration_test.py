@@ -1,5 +1,6 @@
 """A version that is rejected never stops the one that runs, and another worker runs that one too."""
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -404,3 +405,14 @@ async def one_rollback(rig: BotRig, death: Death, bot_id: str) -> bool:
 async def dead_or(death: Death, condition: Any) -> bool:
     """Whether the worker is dead or *condition* holds."""
     return await condition or death.dead.is_set()
+
+
+async def test_version_that_was_deployed_while_no_worker_ran_begins_without_failures(rig: BotRig) -> None:
+    await rig.deploy(version="1")
+    failures = {"status.failures": 9, "status.not_before": time.time() + 300, "status.state": "backing-off"}
+    await rig.database["bots"].update_one({"id": "b"}, {"$set": {**failures, "status.revision": 1}})
+    await rig.deploy(version="2")
+    async with rig.owned_by(rig.host()):
+        await eventually(lambda: runs(rig, "2"))
+
+    assert (await rig.status())["failures"] == 0

@@ -67,7 +67,6 @@ class HealthWatch:
         self._window_seconds = window_seconds
         self._start_seconds = start_seconds
         self._running: tuple[str, float] | None = None
-        self._restarts: int | None = None
         self._waiting_since = 0.0
         self._rejected_since: float | None = None
 
@@ -101,7 +100,8 @@ class HealthWatch:
         if (status.get("running_revision") or entity.revision) != entity.revision:
             self._running = None
             return None
-        if state in (BotState.REJECTED, BotState.BACKING_OFF) or self._ended(status):
+        # A new version begins without failures: one that runs and has some ended in between two looks.
+        if state in (BotState.REJECTED, BotState.BACKING_OFF) or (state == BotState.RUNNING and status.get("failures")):
             raise BotNotRunning(await self._why(status))
         if state != BotState.RUNNING:
             self._running = None
@@ -126,16 +126,6 @@ class HealthWatch:
             raise NotInTime(self._overdue(entity))
         if self._running is not None and now - self._running[1] >= self._window_seconds + _CONFIRMATION_SECONDS:
             raise NotInTime(f"bot {self._bot_id!r} runs, but no worker says that it is healthy; `runtime status`")
-
-    def _ended(self, status: Mapping[str, Any]) -> bool:
-        """Whether the version ended in between two looks."""
-        restarts = status.get("restarts")
-        if self._running is None or not isinstance(restarts, int):
-            self._restarts = restarts if isinstance(restarts, int) else None
-            return False
-        if self._restarts is None:
-            self._restarts = restarts
-        return restarts > self._restarts
 
     def _status_of(self, entity: Entity) -> Mapping[str, Any]:
         """The status, if it speaks of what was announced."""
