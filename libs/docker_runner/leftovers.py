@@ -49,17 +49,16 @@ class Leftovers:
 
     async def clear(
         self,
-        service: str,
-        scope: str,
+        containers: Collection[ManagedContainer],
         kept_segments: Collection[int],
         moved_segments: Collection[int],
         older_than_seconds: float,
         before_removal: Callable[[Ended], Awaitable[object]],
     ) -> Cleared:
-        """See :meth:`DockerRunner.clear`."""
+        """See :meth:`DockerRunner.clear`. *containers* are all that there are of the service."""
         buried: list[Ended] = []
         left = 0
-        for container in await self._engine.list({Label.SERVICE: service, Label.SCOPE: scope}):
+        for container in containers:
             if container.segment in kept_segments or container.state is ContainerState.RUNNING:
                 continue
             left += 1
@@ -70,7 +69,7 @@ class Leftovers:
                     buried.append(await self._buried(container, before_removal))
                     left -= 1
         if buried:
-            log.info("dead containers taken away", service=service, count=len(buried))
+            log.info("dead containers taken away", count=len(buried))
         return Cleared(buried, left)
 
     async def clean(self, service: str, scope: str) -> None:

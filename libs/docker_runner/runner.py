@@ -296,8 +296,10 @@ class DockerRunner:
                 other error only that one does.
         """
         with observe("containers", "clear"):
+            # By what is known of deaths, which the engine's own list shows a moment later.
+            containers = await self.list(service, scope)
             return await self._leftovers.clear(
-                service, scope, kept_segments, moved_segments, older_than_seconds, before_removal
+                containers, kept_segments, moved_segments, older_than_seconds, before_removal
             )
 
     async def clean(self, service: str, scope: str) -> None:
