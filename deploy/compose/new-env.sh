@@ -21,6 +21,8 @@ while IFS= read -r line; do
   case $line in
     *=generate) echo "${line%generate}$(random)" ;;
     *=detect) echo "${line%detect}$(socket_group)" ;;
+    # Docker Desktop mounts only some of the host's folders, and /tmp is one of them.
+    WORK_DIR=*) if [ "$(uname -s)" = Linux ]; then echo "$line"; else echo WORK_DIR=/tmp/the0-runtime; fi ;;
     *) echo "$line" ;;
   esac
 done < "$(dirname "$0")/.env.example"

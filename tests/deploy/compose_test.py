@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,7 @@ def test_workers_reach_the_hosts_engine_and_share_a_folder_with_it_at_one_path(
 
     assert paths == {"/var/run/docker.sock": "/var/run/docker.sock", folder: folder, memory: memory}
     assert memory == "/dev/shm"
+    assert folder == "/var/lib/the0"
     assert worker["depends_on"]["work-folder"]["condition"] == "service_completed_successfully"
 
 
@@ -152,6 +154,76 @@ def test_every_image_has_a_version_of_its_own(project: dict[str, Any]) -> None:
     }
 
     assert all(re.search(r":v?\d+\.\d", image) for image in foreign.values()), foreign
+
+
+def test_the_s3_server_is_started_where_its_image_has_it(project: dict[str, Any]) -> None:
+    s3 = project["services"]["s3"]
+
+    assert s3["image"] == "versity/versitygw:v1.8.0"
+    assert "exec /usr/local/bin/versitygw " in s3["command"][-1]
+
+
+class MongoCheck:
+    """The health check of MongoDB, with a stand-in for its shell that notes how it is called."""
+
+    def __init__(self, project: dict[str, Any], folder: Path, port: int) -> None:
+        kind, *self._command = project["services"]["mongo"]["healthcheck"]["test"]
+        assert kind == "CMD"
+        # A `$` in the project's file is written twice.
+        script = self._command[-1].replace("$$", "$").replace("/tmp/founded", f"{folder}/founded")
+        self._command[-1] = script.replace("27017", str(port))
+        self._calls = folder / "calls"
+        self._verdict = folder / "verdict"
+        shell = folder / "mongosh"
+        shell.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {self._calls}\nexit "$(cat {self._verdict})"\n')
+        shell.chmod(0o755)
+        self._environment = {"PATH": f"{folder}:/usr/bin:/bin", "MONGO_INITDB_ROOT_PASSWORD": "mongo-secret"}
+
+    def run(self, *, primary: bool) -> bool:
+        """Whether it says healthy while the shell finds a primary or none."""
+        self._verdict.write_text("0" if primary else "1")
+        ended = subprocess.run(self._command, env=self._environment, capture_output=True, timeout=60, check=False)
+        return ended.returncode == 0
+
+    def calls(self) -> int:
+        """How often the shell was called."""
+        return self._calls.read_text().count("--quiet")
+
+    def arguments(self) -> str:
+        """All that was on the shell's command lines."""
+        return self._calls.read_text()
+
+
+def test_mongodb_is_asked_by_its_shell_until_it_has_a_primary_and_then_by_a_connection(
+    project: dict[str, Any], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        check = MongoCheck(project, tmp_path, server.getsockname()[1])
+        assert not check.run(primary=False)
+        assert not check.run(primary=False)
+        assert check.run(primary=True)
+        assert check.run(primary=False)
+        assert check.calls() == 3
+    assert not check.run(primary=True)
+    assert "mongo-secret" not in check.arguments()
+
+
+def test_where_docker_runs_in_a_virtual_machine_the_work_folder_is_one_that_it_mounts(tmp_path: Path) -> None:
+    uname = tmp_path / "uname"
+    uname.write_text("#!/bin/sh\necho Darwin\n")
+    uname.chmod(0o755)
+
+    script = subprocess.run(
+        [FOLDER / "new-env.sh"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    written = variables(script.stdout)
+    assert (written["WORK_DIR"], written["DOCKER_GID"]) == ("/tmp/the0-runtime", "0")
 
 
 def test_without_secrets_nothing_starts_and_the_message_says_what_to_run(tmp_path: Path) -> None:

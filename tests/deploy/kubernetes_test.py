@@ -256,6 +256,16 @@ def test_worker_and_engine_share_the_socket_and_see_the_work_folder_at_one_path(
     assert engine["restartPolicy"] == "Always"
 
 
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_no_file_system_of_the_engines_own_hides_the_work_folder(folder: str) -> None:
+    # The entry point of docker:28-dind mounts a tmpfs on /tmp.
+    for service in SERVICES:
+        worker = container(named(folder, "Deployment", f"{service.name}-worker"), "worker")
+        variables = environment(worker)
+        assert variables["TEMP_DIR"]["value"] == mounts(worker)["work"] == "/var/lib/the0"
+        assert not Path(variables["KEEPALIVE_DIR"]["value"]).is_relative_to("/tmp")
+
+
 @each_service
 def test_with_the_nodes_socket_there_is_no_engine_and_the_work_folder_is_the_nodes(service: ServiceDefinition) -> None:
     deployment = named("overlays/node-socket", "Deployment", f"{service.name}-worker")
@@ -269,6 +279,89 @@ def test_with_the_nodes_socket_there_is_no_engine_and_the_work_folder_is_the_nod
     in_memory = environment(worker)["KEEPALIVE_DIR"]["value"]
     assert volumes["keepalive"]["hostPath"]["path"] == mounts(worker)["keepalive"] == str(Path(in_memory).parent)
     assert set(mounts(worker)) == set(volumes)
+
+
+@each_folder
+def test_a_second_apply_changes_nothing(folder: str) -> None:
+    # The API server drops empty values of variables, and the operator's CRD fills in the action: kubectl would see a
+    # difference each time.
+    for workload in of_kind(folder, "Deployment", "StatefulSet"):
+        for found in containers(workload):
+            assert [name for name, variable in environment(found).items() if variable.get("value") == ""] == []
+    for monitor in of_kind(folder, "ServiceMonitor"):
+        for endpoint in monitor["spec"]["endpoints"]:
+            assert {relabeling["action"] for relabeling in endpoint["relabelings"]} == {"replace"}
+
+
+@each_folder
+def test_every_image_has_a_tag_and_ours_are_not_pulled_where_they_are_there(folder: str) -> None:
+    for workload in of_kind(folder, "Deployment", "StatefulSet"):
+        for found in containers(workload):
+            assert re.search(r":[\w.-]+$", found["image"]), found["image"]
+            if "the0/" in found["image"]:
+                assert found["imagePullPolicy"] == "IfNotPresent"
+
+
+@pytest.mark.parametrize("folder", ["overlays/production", "overlays/node-socket"])
+def test_production_takes_images_of_a_version_from_a_registry(folder: str) -> None:
+    ours = {
+        found["image"]
+        for workload in of_kind(folder, "Deployment")
+        for found in containers(workload)
+        if "the0/" in found["image"]
+    }
+
+    assert ours == {f"registry.example.com/the0/{service.name}:1.0.0" for service in SERVICES}
+
+
+@each_folder
+def test_the_address_of_s3_is_a_service_that_is_there_or_another_hosts(folder: str) -> None:
+    services = {service["metadata"]["name"] for service in of_kind(folder, "Service")}
+    settings = [
+        found["data"] for found in of_kind(folder, "ConfigMap") if found["metadata"]["name"].find("-settings-") > 0
+    ]
+
+    assert settings
+    for one in settings:
+        host = one["MINIO_ENDPOINT"].partition(":")[0]
+        assert host in services or "." in host
+        assert one["MINIO_USE_SSL"] == ("false" if host in services else "true")
+
+
+def test_mongodb_is_asked_by_its_shell_at_its_start_alone_and_no_command_line_has_the_password() -> None:
+    mongo = container(named("overlays/dev", "StatefulSet", "mongo"), "mongo")
+
+    assert mongo["readinessProbe"]["tcpSocket"] == {"port": "mongo"}
+    assert "livenessProbe" not in mongo
+    shell, *arguments = mongo["startupProbe"]["exec"]["command"]
+    assert shell == "mongosh"
+    # As the shell's own script reads it, from its environment: no program puts it on a command line.
+    assert "process.env.MONGO_INITDB_ROOT_PASSWORD" in arguments[-1]
+    assert not any("$" in argument or argument in ("-p", "--password") for argument in arguments)
+    assert mongo["startupProbe"]["failureThreshold"] * mongo["startupProbe"]["periodSeconds"] >= 300
+
+
+def test_the_s3_server_is_started_where_its_image_has_it() -> None:
+    s3 = container(named("overlays/dev", "StatefulSet", "s3"), "s3")
+
+    assert s3["image"] == "versity/versitygw:v1.8.0"
+    assert s3["command"][0] == "/usr/local/bin/versitygw"
+
+
+@each_service
+def test_the_runbook_asks_for_the_access_that_the_role_gives(service: ServiceDefinition) -> None:
+    text = " ".join((ROOT / "deploy" / "RUNBOOK.md").read_text().split())
+    ((verb, group, subresource, account),) = re.findall(
+        r"auth can-i (\w+) (\S+) --subresource=(\w+) --as=system:serviceaccount:NAMESPACE:([\w-]+)", text
+    )
+    role = named(f"base/{service.name}", "Role", f"{service.name}-autoscaler")
+    (binding,) = of_kind(f"base/{service.name}", "RoleBinding")
+    resource, name = group.split("/")
+
+    assert f"{resource}/{subresource}" in role["rules"][0]["resources"]
+    assert verb in role["rules"][0]["verbs"]
+    assert role["rules"][0]["resourceNames"] == [name.replace("SERVICE", service.name)]
+    assert binding["subjects"][0]["name"] == account.replace("SERVICE", service.name)
 
 
 @each_service
