@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import time
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -130,6 +131,22 @@ def test_a_result_over_the_limit_is_an_error_that_says_so(tmp_path: Path) -> Non
     assert "more than 1000 bytes" in done.last["message"]
     assert done.outcome["kind"] == "error"
     assert done.outcome["failure"]["reason"] == "result-too-large"
+
+
+def test_result_of_sixteen_times_the_size_takes_little_more_than_sixteen_times_as_long(tmp_path: Path) -> None:
+    def seconds(mebibytes: int) -> float:
+        directory = tmp_path / str(mebibytes)
+        directory.mkdir()
+        source = f"def main(id, config):\n    return ['x' * 1023] * {mebibytes * 1024}"
+        begun = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = run(directory, source, result_bytes=64 << 20)
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert (done.exit_code, len(done.payload) > mebibytes << 20) == (0, True)
+        return ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime
+
+    seconds(1)
+    small, large = seconds(3), seconds(48)
+    assert large < 16 * 3 * small
 
 
 def test_a_large_result_comes_out_whole(tmp_path: Path) -> None:

@@ -357,6 +357,7 @@ def finish(result: bytes, code: int, result_writer: int) -> "NoReturn":
             stream.flush()
         except (OSError, ValueError, AttributeError):
             continue
-    while result:
-        result = result[os.write(result_writer, result) :]
+    left = memoryview(result)
+    while left:
+        left = left[os.write(result_writer, left) :]
     os._exit(code)

@@ -117,7 +117,8 @@ class Stream:
 
     def __init__(self, source: int, target: int) -> None:
         self.source, self.target = source, target
-        self.pending = b""
+        # A view, so that what is left of a large result is not copied with each piece that is written.
+        self.pending = memoryview(b"")
         self.open = True
         self.last = b"\n"
 
@@ -130,7 +131,7 @@ class Stream:
             self.open = False
             os.close(self.source)
         else:
-            self.pending, self.last = data, data[-1:]
+            self.pending, self.last = memoryview(data), data[-1:]
         return len(data)
 
     def empty(self) -> None:
@@ -140,7 +141,7 @@ class Stream:
             pass
         except OSError:
             # Nobody reads any more; the bot is not to die of that.
-            self.pending = b""
+            self.pending = memoryview(b"")
 
 
 class Supervisor:
@@ -152,7 +153,7 @@ class Supervisor:
         self._status: int | None = None
         self._reason = "exit"
         self._kill_at: float | None = None
-        self._result = b""
+        self._result = bytearray()
         self._rate = max(1, spec["output_bytes_per_second"])
         self._burst = max(CHUNK_BYTES, spec["output_burst_bytes"])
         self._tokens = float(self._burst)
@@ -307,7 +308,7 @@ class Supervisor:
         status = self._status or 0
         code = os.waitstatus_to_exitcode(status)
         code = 128 - code if code < 0 else code
-        kind, payload, note = self._result[:1], self._result[1:], b""
+        kind, payload, note = bytes(self._result[:1]), bytes(memoryview(self._result)[1:]), b""
         limit = self._spec["result_bytes"]
         if kind == b"E":
             note, _, payload = payload.partition(b"\n")
@@ -321,7 +322,7 @@ class Supervisor:
             line = payload + b"\n"
             if self._streams[0].last != b"\n":
                 line = b"\n" + line
-            self._streams[0].pending += line
+            self._streams[0].pending = memoryview(bytes(self._streams[0].pending) + line)
             self._drain()
         if self._reason == "lease-lost":
             code = LEASE_LOST
