@@ -69,8 +69,9 @@ class OwnEngine:
         self._write_config(gvisor, live_restore)
         (self.folder / "containerd.toml").write_text(_CONTAINERD.format(folder=self.folder))
         (self.folder / "data").mkdir()
-        # In memory, where images are loaded and removed in a moment.
-        in_memory = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
+        # In memory, where images are loaded and removed in a moment. The key from which older engines derive their id
+        # is there as well, or two engines of one machine would have the same.
+        in_memory = 'mount -t tmpfs tmpfs "$0" && mkdir -p /etc/docker && mount -t tmpfs tmpfs /etc/docker && exec "$@"'
         self._containerd = await self._launch(
             "unshare", "--net", "--mount", "sh", "-c", in_memory, str(self.folder / "data"),
             sys.executable, "-c", _LAUNCH, "containerd", "--config", str(self.folder / "containerd.toml"),
@@ -101,6 +102,16 @@ class OwnEngine:
         if self._dockerd.returncode is None:
             self._dockerd.send_signal(number)
             await asyncio.wait_for(self._dockerd.wait(), 60)
+
+    def freeze(self) -> None:
+        """Let the engine answer nothing any more; its containers run on."""
+        assert self._dockerd is not None
+        self._dockerd.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Undo freeze(). May be repeated."""
+        assert self._dockerd is not None
+        self._dockerd.send_signal(signal.SIGCONT)
 
     async def keep_containers(self, live_restore: bool) -> None:
         """Whether containers live on while the engine is away; from now on, without a restart."""
