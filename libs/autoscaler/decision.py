@@ -111,7 +111,8 @@ def decide(state: ScalingState, settings: ScalingSettings, now: float) -> Decisi
     standby = settings.standby
     if standby == "node":
         standby = owners_on_fullest_node(state.fleet, nodes)
-    needed = max(workers_for_segments(state.fleet, settings.segments_per_worker) + standby, settings.min_replicas)
+    working = max(workers_for_segments(state.fleet, settings.segments_per_worker) + standby, settings.min_replicas)
+    needed = working + state.fleet.set_aside
     wanted = min(needed, settings.max_replicas)
     costs = {pod.name: OWNER_DELETION_COST if pod.name in state.fleet.owners else 0 for pod in state.pods}
     changed_costs = {pod.name: costs[pod.name] for pod in state.pods if costs[pod.name] != pod.deletion_cost}

@@ -293,3 +293,9 @@ def test_idle_worker_without_a_report_counts_as_good_for_one_segment() -> None:
     snapshot = fleet_of(2, w0=load(40, 40, free=20), w2=load(free=None))
 
     assert node_loss(snapshot, TWO_NODES) == NodeLoss("n1", 1)
+
+
+def test_worker_that_an_operator_set_aside_is_replaced() -> None:
+    aside = replace(state(5, 5, 5), fleet=FleetSnapshot(5, frozenset(), set_aside=1))
+
+    assert decide(aside, SETTINGS, NOW).wanted == 6

@@ -34,12 +34,14 @@ class FleetSnapshot:
         owners: ids of the workers that hold a live lease or an assignment. In a cluster they are pod names.
         workers: the workers that live, by id.
         unowned_entities: entities in segments that no live worker owns.
+        set_aside: workers that live, and that an operator lets own nothing.
     """
 
     segments_with_entities: int
     owners: frozenset[str]
     workers: Mapping[str, WorkerLoad] = field(default_factory=dict)
     unowned_entities: int = 0
+    set_aside: int = 0
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,11 @@ def autoscaling(master: Master, settings: MasterSettings) -> Sequence[Loop]:
 
 def fleet_of(snapshot: MasterSnapshot) -> FleetSnapshot:
     """Return the fleet as the autoscaler sees it."""
-    owners = frozenset(worker.worker_id for worker in snapshot.workers if worker.role == "owning")
+    owners = frozenset(
+        worker.worker_id
+        for worker in snapshot.workers
+        if worker.role == "owning" or (worker.cordoned and (worker.held or worker.assigned))
+    )
     owners |= {segment.worker_id for segment in snapshot.segments if segment.worker_id is not None}
     held = {segment_id for worker in snapshot.workers for segment_id in worker.held}
     return FleetSnapshot(
@@ -62,4 +66,5 @@ def fleet_of(snapshot: MasterSnapshot) -> FleetSnapshot:
             if not worker.engine_lost
         },
         sum(segment.bot_count for segment in snapshot.segments if segment.segment_id not in held),
+        sum(worker.cordoned and (worker.drained or not worker.held) for worker in snapshot.workers),
     )

@@ -1,6 +1,6 @@
 """Room on an engine and what entities need of it, as values: memory and processors."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 
@@ -65,3 +65,46 @@ class Demand:
     def of(cls, needs: Iterable[Need], waiting: Iterable[Need]) -> "Demand":
         """Return the demand of entities with these *needs*, of which some are *waiting* for room."""
         return cls(sum(needs, Need()), max(waiting, key=lambda need: need.size, default=None))
+
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What *need* lacks on the worker that has the most room for it. *free* is what that worker's engine has left."""
+
+    need: Need
+    worker_id: str
+    free: Need
+
+    @property
+    def memory_bytes(self) -> int:
+        """How much memory is missing; 0 when there is enough."""
+        return max(0, self.need.memory_bytes - max(0, self.free.memory_bytes))
+
+    @property
+    def cpus(self) -> float:
+        """How many processors are missing; 0 when there are enough, or none are needed."""
+        missing = self.need.cpus - max(0.0, self.free.cpus)
+        return missing if missing > 1e-9 else 0.0
+
+    def __str__(self) -> str:
+        """Return it as "needs 512 MiB, the roomiest worker has 130 MiB (worker-1)"."""
+        parts = []
+        if self.memory_bytes or not self.cpus:
+            has = max(0, self.free.memory_bytes) // _MIB
+            parts.append(f"needs {-(-self.need.memory_bytes // _MIB)} MiB, the roomiest worker has {has} MiB")
+        if self.cpus:
+            parts.append(f"needs {self.need.cpus:g} CPUs, the roomiest worker has {max(0.0, self.free.cpus):g}")
+        return f"{' and '.join(parts)} ({self.worker_id})"
+
+
+def missing(need: Need, rooms: Mapping[str, Room]) -> Missing | None:
+    """Return what *need* lacks across workers, whose *rooms* are by worker; None when no room is known."""
+    lacks = [Missing(need, worker_id, room.free) for worker_id, room in sorted(rooms.items())]
+    return min(
+        lacks,
+        key=lambda one: (one.memory_bytes, one.cpus, -one.free.memory_bytes, -one.free.cpus),
+        default=None,
+    )

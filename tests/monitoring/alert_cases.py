@@ -237,6 +237,18 @@ WORK = [
         {f"runtime_waiting_for_room{{{WORKER}}}": f"0+0x{MINUTES - 1} 1+0x10"},
     ),
     Case(
+        "MemoryMissing",
+        _OF_BOTS,
+        {f"runtime_room_missing_memory_bytes{{{LEADER}}}": always(2**20)},
+        {f"runtime_room_missing_memory_bytes{{{LEADER}}}": f"0+0x{MINUTES - 1} 1+0x10"},
+    ),
+    Case(
+        "ProcessorsMissing",
+        _OF_BOTS,
+        {f"runtime_room_missing_cpus{{{LEADER}}}": always(0.5)},
+        {f"runtime_room_missing_cpus{{{LEADER}}}": f"0+0x{MINUTES - 1} 1+0x10"},
+    ),
+    Case(
         "RunsLost",
         {"service": "bot-scheduler", "reason": "not-started"},
         {f'runtime_schedule_runs_total{{{SCHEDULES}, reason="not-started"}}': growing(1)},

@@ -19,6 +19,7 @@ from libs.core.master.master import Master
 from libs.core.room import Demand, Room
 from libs.core.settings import CoordinationSettings
 from libs.core.store.client import Database, StoreUnavailable
+from libs.core.store.cordons import CordonStore
 from libs.core.store.leases import LeadershipStore, LeaseStore
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.worker import EngineView, Worker
@@ -215,6 +216,7 @@ class Cluster:
         self.death_seconds = death_seconds
         self.world = World()
         self.leases = LeaseStore(database, life_seconds)
+        self.cordons = CordonStore(database)
         self._timing = LeaseTiming.of(life_seconds, RENEW_SECONDS)
         self.ports = [free_port() for _ in range(masters)]
         self._started: list[RunningMaster | RunningWorker] = []
@@ -237,6 +239,7 @@ class Cluster:
         master = Master(
             segments=self.leases,
             leadership=LeadershipStore(self.database, self.life_seconds),
+            cordons=self.cordons,
             holder=Holder(name, f"{name}-{self._instances}", "master-host"),
             settings=coordination_settings(self.death_seconds, self.target),
             timing=self._timing,

@@ -14,7 +14,7 @@ class ExitCode(IntEnum):
     UNREACHABLE = 3
     """Something outside is missing or does not answer: MongoDB, NATS, the storage, the Docker engine, an index."""
     NOT_FOUND = 4
-    """There is no such bot, backtest, schedule, dead letter or stack."""
+    """There is no such bot, backtest, schedule, worker, dead letter or stack."""
     TIMEOUT = 5
     """It was begun, and did not come about within the time given; it may still."""
     INTERRUPTED = 130

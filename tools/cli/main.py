@@ -15,6 +15,7 @@ _COMMANDS = {
     "backtest": LazyCommand("tools.cli.backtest", "backtest", "Run backtests, and look at what they found."),
     "schedule": LazyCommand("tools.cli.schedule", "schedule", "Run bots at set times: deploy, list, trigger, pause."),
     "status": LazyCommand("tools.cli.status", "status", "Who runs what: masters, workers, segments, bots."),
+    "worker": LazyCommand("tools.cli.worker", "worker", "For operators: list, cordon and drain workers."),
     "dlq": LazyCommand("tools.cli.dlq", "dlq", "Events that were given up: look, replay, throw away."),
     "load": LazyCommand("tools.loadgen.command", "load", "Make many small bots, backtests or schedules come and go."),
     "setup": LazyCommand("tools.cli.setup", "setup", "Get the Docker engine and the bots' images ready."),

@@ -35,6 +35,7 @@ def _no_stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         *("bot", "bot deploy", "bot ls", "bot logs", "bot rm", "bot kill", "bot resume"),
         *("bot config", "bot config show", "bot config set", "bot config unset"),
         *("bot stop", "bot start"),
+        *("worker", "worker ls", "worker cordon", "worker drain", "worker uncordon"),
         *("dlq", "dlq ls", "dlq show", "dlq replay", "dlq purge"),
         *("bot-runner", "bot-runner master", "bot-runner worker", "backtest-runner standalone", "bot-scheduler master"),
     ],

@@ -23,6 +23,7 @@ def _nothing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     "command",
     [
         *("status", "bot ls", "bot rm x", "bot kill x", "bot stop x", "bot start x", "bot logs x"),
+        *("worker ls", "worker cordon x", "worker drain x", "worker uncordon x"),
         *("dlq ls", "dlq show 1", "dlq replay --all", "dlq purge --yes"),
         *("load run bots --count 1", "load remove bots x"),
         *("backtest ls", "backtest show x", "backtest logs x", "backtest cancel x"),

@@ -4,22 +4,19 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import aiohttp
 import click
 
 from libs.core.api.answers import FAILURES, run_view
-from libs.core.api.paths import PREFIX
 from libs.core.service import SERVICES, ServiceDefinition
 from libs.core.store.entity_views import EntityViews
-from libs.core.store.leases import LeadershipStore, LeaseStore
-from libs.core.store.processes import ProcessStore
+from libs.core.store.leases import LeaseStore
 from libs.core.store.runs import RunFilter, RunStore
 from tools.cli.connections import Connections
+from tools.cli.leader import hindrance, leader_urls, workers
 from tools.cli.local_time import local
 from tools.cli.output import cell, table
 
 _LEASE_SECONDS = 5.0
-_LEADER_SECONDS = 2.0
 _FAILURES = 5
 _FAILURES_OF = timedelta(days=1)
 
@@ -38,17 +35,15 @@ def print_report(services: Sequence[Mapping[str, Any]]) -> None:
 async def _service(servers: Connections, service: ServiceDefinition) -> dict[str, Any]:
     database = await servers.database(service)
     segments = await LeaseStore(database, _LEASE_SECONDS, timeout_seconds=10).survey()
-    leader = await LeadershipStore(database, _LEASE_SECONDS, timeout_seconds=10).leader()
-    master = await ProcessStore(database).find("master", leader.worker_id) if leader is not None else None
-    urls = master.urls if master is not None else []
+    leader, urls = await leader_urls(servers, service)
     failed = RunFilter(reasons=FAILURES, started_after=datetime.now(UTC) - _FAILURES_OF)
     failures = [run_view(run) for run in await RunStore(database).list(failed, limit=_FAILURES)]
     return {
         "service": service.name,
         "noun": service.noun,
-        "leader": leader.worker_id if leader is not None else None,
+        "leader": leader,
         "status_page": urls[0] if urls else None,
-        "workers": await _workers(urls),
+        "workers": await workers(urls),
         "segments": [
             {
                 "segment": segment.segment_id,
@@ -79,19 +74,6 @@ async def _service(servers: Connections, service: ServiceDefinition) -> dict[str
     }
 
 
-async def _workers(urls: Sequence[str]) -> list[dict[str, Any]] | None:
-    """The workers, as the leader knows them; None when it cannot be asked from here."""
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_LEADER_SECONDS)) as session:
-        for url in urls:
-            try:
-                async with session.get(f"{url}{PREFIX}/status", allow_redirects=False) as answer:
-                    if answer.status == 200:
-                        return list((await answer.json())["workers"])
-            except (TimeoutError, aiohttp.ClientError, ValueError, KeyError):
-                continue
-    return None
-
-
 def _print(service: Mapping[str, Any]) -> None:
     click.secho(service["service"], bold=True)
     click.echo(f"  leader: {cell(service['leader'] or 'nobody leads')}", nl=False)
@@ -100,10 +82,10 @@ def _print(service: Mapping[str, Any]) -> None:
     click.echo(f"  {service['noun']}s: {entities or 'none'}")
     if service["waiting"]:
         click.echo(f"  segments that wait for a worker: {', '.join(map(str, service['waiting']))}")
-    workers = service["workers"]
-    if workers is None and service["leader"]:
+    known = service["workers"]
+    if known is None and service["leader"]:
         click.echo("  workers: only the leader knows, and it cannot be asked from here")
-    elif workers is not None:
+    elif known is not None:
         columns = ("  worker", "role", "segments", "containers", "host", "hindered by")
         rows = [
             (
@@ -112,9 +94,9 @@ def _print(service: Mapping[str, Any]) -> None:
                 ", ".join(map(str, w["held"])) or None,
                 w["running"],
                 w["hostname"],
-                w["impediment"] or "; ".join(w["refused"].values()) or None,
+                hindrance(w),
             )
-            for w in sorted(workers, key=lambda worker: str(worker["worker_id"]))
+            for w in sorted(known, key=lambda worker: str(worker["worker_id"]))
         ]
         table(columns, rows, empty="  no workers")
     if service["segments"]:

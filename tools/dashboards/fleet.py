@@ -85,7 +85,8 @@ def _work() -> Row:
         [
             Lines(
                 "Workers",
-                "Workers connected to the leading master of each service. Standby ones are free for the next segment.",
+                "Workers connected to the leading master of each service. Standby ones are free for the next segment; "
+                "cordoned ones are given nothing new.",
                 "none",
                 [Query(f"sum by (service, state) (runtime_workers{{{_S}}})", "{{service}} {{state}}")],
                 stacked=True,

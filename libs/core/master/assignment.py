@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from libs.core.coordination import HeldSegment
 from libs.core.lease import LeaseView, SegmentView
-from libs.core.room import Need, Room
+from libs.core.room import Need, Room, missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,8 @@ class WorkerView:
         assigned: the segments that it was told to own; None before the first decision about it.
         refused: segments that it cannot acquire now.
         at_most: how many segments it can own; None for no limit.
+        cordoned: whether it is given no segment that it does not own yet.
+        drained: whether its segments are to move to other workers besides; never without *cordoned*.
     """
 
     worker_id: str
@@ -33,6 +35,8 @@ class WorkerView:
     refused: Mapping[int, str] = field(default_factory=dict)
     engine_lost: bool = False
     at_most: int | None = None
+    cordoned: bool = False
+    drained: bool = False
 
     def may_take(self, lease: LeaseView | None) -> bool:
         """Return whether a segment under *lease* is its own or free, so that it is acquired without waiting."""
@@ -45,11 +49,16 @@ class WorkerView:
 
     @property
     def can_begin(self) -> bool:
-        """Whether it can be given a segment that it does not hold yet."""
+        """Whether it can acquire a segment that it does not hold yet."""
         return not self.draining and not self.impediment and not self.engine_lost
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be given a segment that was not its own before."""
+        return self.can_begin and not self.cordoned
+
     def can_take(self, segment_id: int) -> bool:
-        """Return whether it can be given *segment_id*, which it does not hold yet."""
+        """Return whether it can acquire *segment_id*, which it does not hold yet."""
         return self.can_begin and segment_id not in self.refused
 
 
@@ -78,6 +87,8 @@ class Decision:
     """Why a worker loses a segment that it holds or was assigned, in words."""
     moves: Sequence[Move] = ()
     """The moves between engines that this decision begins."""
+    staying: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    """Drained worker to the segments that no other worker can take now, with the reason in words."""
 
     @property
     def given(self) -> dict[str, frozenset[int]]:
@@ -102,8 +113,10 @@ def decide(
     A segment stays with the worker that holds its lease. One under the live lease of another process, registered or
     not, is given to no other worker until that lease has run out. A segment without an owner goes to the worker with
     the fewest segments among those whose engine has room; when all own *target* or more, to the one with most room.
-    Draining workers get nothing; workers with an impediment keep what they hold. A segment moves, as a whole, only
+    Draining workers get nothing; workers with an impediment, and cordoned ones, keep what they hold. A segment moves,
+    as a whole, only
 
+    - from a drained worker to one whose engine has room for the whole segment,
     - from a worker above *target* to one below it,
     - from an engine where an entity waits for room to one that has room for the whole segment,
     - from an engine that does not answer to one that does.
@@ -145,6 +158,7 @@ class _Deciding:
         self.owned: dict[str, set[int]] = defaultdict(set)
         self.reserved: dict[int, str] = {}
         self.moves: list[Move] = []
+        self.staying: dict[str, Mapping[int, str]] = {}
         claims = sorted(
             ((held.epoch, held.segment_id, worker) for worker in self.workers for held in worker.held),
             key=lambda claim: claim[0],
@@ -158,6 +172,7 @@ class _Deciding:
         self._keep_what_was_assigned()
         if settled:
             self._place_unowned()
+            self._empty_drained_workers()
             self._leave_lost_engines()
             self._relieve_full_engines()
             self._spread_above_target()
@@ -173,6 +188,7 @@ class _Deciding:
             next_expiry_seconds=min(expiries, default=None),
             reasons=self._reasons(),
             moves=self.moves,
+            staying=self.staying,
         )
 
     # --- what is placed already
@@ -229,7 +245,7 @@ class _Deciding:
 
     def _place_unowned(self) -> None:
         # A heap of keys that are computed anew when they come up: within one decision a worker only gets worse.
-        heap = [(self._rank(worker), worker.worker_id) for worker in self.workers if worker.can_begin]
+        heap = [(self._rank(worker), worker.worker_id) for worker in self.workers if worker.is_open]
         heapq.heapify(heap)
         for segment_id in list(self.unowned):
             passed_over = []
@@ -259,6 +275,47 @@ class _Deciding:
 
     # --- what moves
 
+    def _empty_drained_workers(self) -> None:
+        """Move what drained workers own to other workers, as far as these have room for it."""
+        resting = frozenset(self.resting_hosts)
+        for worker in self.workers:
+            if not worker.drained or worker.draining:
+                continue
+            # An engine that does not answer gives its segments up by a rule of its own.
+            for segment_id in self._movable(worker) if not worker.engine_lost else ():
+                to = next(self._takers(segment_id, self._ready_for(worker, resting)), None)
+                if to is None:
+                    continue
+                if to.host != worker.host:
+                    self.moves.append(Move(segment_id, worker.host, to.host))
+                    self.resting_hosts |= {worker.host, to.host}
+                self._move(segment_id, to)
+            if left := self.owned[worker.worker_id]:
+                self.staying[worker.worker_id] = {one: self._why_it_stays(worker, one, resting) for one in sorted(left)}
+
+    def _ready_for(self, worker: WorkerView, resting: Collection[str]) -> Iterator[WorkerView]:
+        """Yield the workers that a segment of *worker* may move to now, whatever their room."""
+        for to in self.workers:
+            rests = to.host != worker.host and (to.host in resting or worker.host in resting)
+            if to.is_open and not rests:
+                yield to
+
+    def _why_it_stays(self, worker: WorkerView, segment_id: int, resting: Collection[str]) -> str:
+        if worker.engine_lost:
+            return "its engine does not answer"
+        others = [to for to in self.workers if to.is_open]
+        if not others:
+            return "there is no other worker that takes segments"
+        if any(self._takers(segment_id, others)):
+            return "it waits for earlier moves to be over"
+        bots = self._bots(segment_id)
+        rooms = {to.worker_id: self.rooms[to.host] for to in others if to.host in self.rooms}
+        entity = next(iter(rooms.values())).entity if rooms else Need()
+        lacks = missing(self._need(segment_id) or entity * bots, rooms)
+        if lacks is None or not (lacks.memory_bytes or lacks.cpus):
+            return "no other worker can take it"
+        return f"it {lacks}"
+
     def _leave_lost_engines(self) -> None:
         """Move one segment from an engine that does not answer to one that does and has room."""
         for worker in self.workers:
@@ -281,7 +338,7 @@ class _Deciding:
 
     def _move_between_engines(self, worker: WorkerView, candidates: Iterable[int]) -> None:
         elsewhere = [
-            to for to in self.workers if to.can_begin and to.host != worker.host and to.host not in self.resting_hosts
+            to for to in self.workers if to.is_open and to.host != worker.host and to.host not in self.resting_hosts
         ]
         pairs = ((segment_id, to) for segment_id in candidates for to in self._takers(segment_id, elsewhere))
         segment_id, to = next(pairs, (None, None))
@@ -294,7 +351,7 @@ class _Deciding:
         """Move what a worker owns above the target to workers below it."""
         for worker in sorted(self.workers, key=lambda worker: -len(self.owned[worker.worker_id])):
             while len(self.owned[worker.worker_id]) > self.target:
-                below = [to for to in self.workers if to.can_begin and len(self.owned[to.worker_id]) < self.target]
+                below = [to for to in self.workers if to.is_open and len(self.owned[to.worker_id]) < self.target]
                 pairs = ((one, to) for one in self._movable(worker) for to in self._takers(one, below))
                 segment_id, to = next(pairs, (None, None))
                 if segment_id is None or to is None:
@@ -366,7 +423,7 @@ class _Deciding:
     def _use_room(self, segment_id: int, host: str) -> None:
         room = self.rooms.get(host)
         if room is not None:
-            self.rooms[host] = room.less(room.entity * self._bots(segment_id))
+            self.rooms[host] = room.less(self._need(segment_id) or room.entity * self._bots(segment_id))
 
     def _reserve(self, segment_id: int, worker_id: str) -> None:
         del self.unowned[segment_id]

@@ -24,6 +24,7 @@ def segment(number: int, bots: int = 1, by: WorkerView | None = None, remaining_
     return SegmentView(number, bots, lease)
 
 
+MIB = 1024 * 1024
 A, B, C = worker("a", 1), worker("b", 2), worker("c", 3)
 
 
@@ -311,10 +312,139 @@ def test_engine_that_does_not_answer_gives_one_segment_up_to_another_engine_with
     assert decide(segments, [lost]).given == {"a": {1, 2}}
 
 
+# ---- cordons
+
+
+def cordoned(view: WorkerView) -> WorkerView:
+    return replace(view, cordoned=True)
+
+
+def drained(view: WorkerView) -> WorkerView:
+    return replace(view, cordoned=True, drained=True)
+
+
+def test_cordoned_worker_keeps_what_it_owns_and_is_given_nothing_new() -> None:
+    kept = replace(cordoned(holding(A, 1)), assigned=frozenset([1, 2]))
+
+    decision = decide([segment(1, by=A), segment(2), segment(3)], [kept, holding(B, 5, 6, 7)])
+
+    assert decision.given == {"a": {1, 2}, "b": {3}}
+
+
+def test_segment_waits_when_only_cordoned_workers_are_left() -> None:
+    decision = decide([segment(1, by=A), segment(2)], [cordoned(holding(A, 1)), cordoned(B)])
+
+    assert decision.owners == {1: "a"}
+    assert decision.waiting == [2]
+
+
+def test_cordoned_worker_that_restarted_takes_its_running_segments_over() -> None:
+    restarted = replace(A, instance_id="a-2")
+
+    assert decide([segment(1, by=A)], [cordoned(restarted), B]).owners == {1: "a"}
+    assert decide([segment(1, by=A)], [drained(restarted), B]).owners == {1: "a"}
+
+
+def test_nothing_moves_to_a_cordoned_worker() -> None:
+    segments = [segment(1, by=A), segment(2, by=A)]
+    full = with_need(holding(A, 1, 2), lacking=1, s1=30, s2=20)
+    lost = replace(holding(A, 1, 2), engine_lost=True)
+    rooms = {A.host: room(0), B.host: room(9)}
+
+    assert decide(segments, [full, cordoned(B)], rooms, target=1).given == {"a": {1, 2}}
+    assert decide(segments, [lost, cordoned(B)], rooms).given == {"a": {1, 2}}
+    assert decide(segments, [drained(holding(A, 1, 2)), cordoned(B)], rooms).given == {"a": {1, 2}}
+
+
+def test_drained_worker_gives_all_its_segments_to_workers_with_room() -> None:
+    segments = [segment(1, by=A), segment(2, by=A), segment(3, by=A)]
+
+    decision = decide(segments, [drained(holding(A, 1, 2, 3)), B, C], {B.host: room(5), C.host: room(5)})
+
+    assert Counter(decision.owners.values()) in (Counter(b=2, c=1), Counter(b=1, c=2))
+    assert decision.staying == {}
+    assert {move.from_host for move in decision.moves} == {A.host}
+    assert decision.reasons["a"].startswith("segment 1 moves to ")
+
+
+def test_drained_worker_gives_its_segments_to_a_worker_at_its_target() -> None:
+    decision = decide([segment(1, by=A), segment(2, by=B)], [drained(holding(A, 1)), holding(B, 2)], target=1)
+
+    assert decision.owners == {1: "b", 2: "b"}
+
+
+def test_drained_worker_gives_its_segments_to_a_neighbour_on_its_full_engine() -> None:
+    neighbour = replace(B, host=A.host)
+    resting = [A.host]
+
+    decision = decide([segment(1, by=A)], [drained(holding(A, 1)), neighbour], {A.host: room(0)}, resting_hosts=resting)
+
+    assert decision.owners == {1: "b"}
+    assert decision.moves == []
+
+
+def test_segment_of_a_drained_worker_stays_where_no_other_worker_has_room() -> None:
+    segments = [segment(1, by=A), segment(2, by=A)]
+    full = drained(with_need(holding(A, 1, 2), None, s1=30 * MIB, s2=10 * MIB))
+    rooms = {B.host: Room(Need(100 * MIB), Need(15 * MIB), Need(10 * MIB))}
+
+    decision = decide(segments, [full, B], rooms)
+
+    assert decision.owners == {1: "a", 2: "b"}
+    assert decision.staying == {"a": {1: "it needs 30 MiB, the roomiest worker has 5 MiB (b)"}}
+
+
+def test_segments_of_a_drained_worker_share_the_room_of_the_engine_that_they_move_to() -> None:
+    segments = [segment(number, by=A) for number in (1, 2, 3)]
+    three = drained(with_need(holding(A, 1, 2, 3), None, s1=20, s2=20, s3=20))
+
+    decision = decide(segments, [three, B], {B.host: room(4)})
+
+    assert Counter(decision.owners.values()) == {"b": 2, "a": 1}
+
+
+def test_segments_of_a_drained_worker_stay_without_another_worker() -> None:
+    alone = decide([segment(1, by=A)], [drained(holding(A, 1))])
+    leaving = decide([segment(1, by=A)], [drained(holding(A, 1)), replace(B, draining=True)])
+
+    assert alone.owners == leaving.owners == {1: "a"}
+    assert alone.staying == leaving.staying == {"a": {1: "there is no other worker that takes segments"}}
+
+
+def test_drain_between_engines_waits_while_one_of_them_rests() -> None:
+    segments, workers = [segment(1, by=A)], [drained(holding(A, 1)), B]
+
+    decision = decide(segments, workers, resting_hosts=[B.host])
+
+    assert decision.owners == {1: "a"}
+    assert decision.staying == {"a": {1: "it waits for earlier moves to be over"}}
+
+
+def test_segments_of_a_drained_worker_whose_engine_does_not_answer_leave_it_one_at_a_time() -> None:
+    lost = replace(drained(holding(A, 1, 2)), engine_lost=True)
+
+    decision = decide([segment(1, by=A), segment(2, by=A)], [lost, B])
+
+    assert Counter(decision.owners.values()) == {"a": 1, "b": 1}
+
+
+def test_before_workers_have_settled_a_drained_worker_keeps_its_segments() -> None:
+    assert decide([segment(1, by=A)], [drained(holding(A, 1)), B], settled=False).owners == {1: "a"}
+
+
+def test_segment_that_moves_goes_on_to_a_worker_that_is_cordoned_meanwhile() -> None:
+    giving_back = replace(drained(holding(A, 1)), assigned=frozenset())
+    to = replace(B, assigned=frozenset([1]))
+
+    assert decide([segment(1, by=A)], [giving_back, drained(to), C]).owners == {1: "b"}
+    assert decide([segment(1)], [drained(A), cordoned(to)]).owners == {1: "b"}
+
+
 # ---- properties
 
 NAMES = [f"w{number}" for number in range(5)]
 SEGMENTS = range(6)
+CORDONS = [(False, False), (False, False), (True, False), (True, True)]
 
 
 @st.composite
@@ -327,6 +457,7 @@ def situations(draw: st.DrawFn) -> tuple[list[SegmentView], list[WorkerView], di
     workers: list[WorkerView] = []
     claimed: set[tuple[int, int]] = set()
     for view in draw(st.lists(st.sampled_from(known), unique_by=lambda view: view.worker_id)):
+        is_cordoned, is_drained = draw(st.sampled_from(CORDONS))
         demands = st.builds(
             Demand, st.builds(Need, st.integers(0, 30)), st.none() | st.builds(Need, st.integers(1, 20))
         )
@@ -345,6 +476,8 @@ def situations(draw: st.DrawFn) -> tuple[list[SegmentView], list[WorkerView], di
                 refused=dict.fromkeys(draw(st.sets(st.sampled_from(SEGMENTS), max_size=1)), "no"),
                 engine_lost=draw(st.sampled_from([False, False, True])),
                 at_most=draw(st.sampled_from([None, None, 1])),
+                cordoned=is_cordoned,
+                drained=is_drained,
                 instance_id=draw(st.sampled_from([view.instance_id, "other"])),
                 host=draw(st.sampled_from([view.host, "other"])),
             )
@@ -397,7 +530,45 @@ def test_no_segment_waits_while_a_worker_can_take_it(situation: Situation, targe
     decision = decide(segments, workers, rooms, target=target)
 
     for segment_id in decision.waiting:
-        assert not [view for view in workers if view.at_most is None and view.can_take(segment_id)]
+        assert not [
+            view for view in workers if view.at_most is None and view.can_take(segment_id) and not view.cordoned
+        ]
+
+
+@given(situations(), targets)
+def test_cordoned_workers_are_given_only_what_was_theirs(situation: Situation, target: int) -> None:
+    segments, workers, rooms = situation
+    leased = [(view.lease.holder.worker_id, view.segment_id) for view in segments if view.lease is not None]
+
+    given = decide(segments, workers, rooms, target=target).given
+
+    for view in workers:
+        own = {held.segment_id for held in view.held} | (view.assigned or frozenset())
+        own |= {segment_id for worker_id, segment_id in leased if worker_id == view.worker_id}
+        assert not view.cordoned or given.get(view.worker_id, frozenset()) <= own
+
+
+@given(situations(), targets)
+def test_draining_leaves_no_segment_without_an_owner(situation: Situation, target: int) -> None:
+    segments, workers, rooms = situation
+    only_cordoned = [replace(view, drained=False) for view in workers]
+
+    decision = decide(segments, workers, rooms, target=target)
+    without = decide(segments, only_cordoned, rooms, target=target)
+
+    assert (decision.waiting, decision.reserved) == (without.waiting, without.reserved)
+
+
+@given(situations(), targets)
+def test_segments_stay_with_drained_workers_only_with_a_reason(situation: Situation, target: int) -> None:
+    segments, workers, rooms = situation
+
+    decision = decide(segments, workers, rooms, target=target)
+
+    kept = {view.worker_id: decision.given.get(view.worker_id) for view in workers if view.drained}
+    for worker_id, staying in decision.staying.items():
+        assert all(staying.values())
+        assert (kept[worker_id] or frozenset()) <= staying.keys()
 
 
 @given(situations(), targets)

@@ -3,9 +3,10 @@
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from libs.core.master.registry import Worker
+from libs.core.master.room_report import RoomReport
 from libs.core.master.status import SegmentState, WorkerRole, role_of
 
 
@@ -38,6 +39,7 @@ class MasterCounts:
     segments: Mapping[SegmentState, int]
     workers: Mapping[WorkerRole, int]
     longest_wait_seconds: float
+    room: RoomReport = field(default_factory=RoomReport)
 
 
 def workers_by_role(workers: Iterable[Worker]) -> dict[WorkerRole, int]:

@@ -15,10 +15,12 @@ from libs.core.lease import Holder, SegmentView
 from libs.core.lease_keeper import LeaseTiming
 from libs.core.log import get_logger
 from libs.core.master.assignment import Decision, decide
+from libs.core.master.cordons import Cordons
 from libs.core.master.counts import MasterCounts, Waits, workers_by_role
 from libs.core.master.leadership import Campaign
 from libs.core.master.move_pace import MovePace
 from libs.core.master.registry import Abandon, AskToRegister, Instruction, Registry, Replace, SessionId, Tell, Worker
+from libs.core.master.room_report import room_report
 from libs.core.master.server import CoordinationServer
 from libs.core.master.status import (
     MasterSnapshot,
@@ -29,6 +31,7 @@ from libs.core.master.status import (
 )
 from libs.core.metrics import observe
 from libs.core.settings import CoordinationSettings
+from libs.core.store.cordons import CordonStore
 from libs.core.store.leases import LeadershipStore, LeaseStore
 from libs.core.tracing import Headers, OpenSpan, begin, current, trace_headers
 from libs.core.wake import Wake
@@ -66,6 +69,7 @@ class Master:
         *,
         segments: LeaseStore,
         leadership: LeadershipStore,
+        cordons: CordonStore,
         holder: Holder,
         settings: CoordinationSettings,
         timing: LeaseTiming,
@@ -89,6 +93,7 @@ class Master:
             death_timeout_seconds=settings.death_timeout_seconds,
         )
         self._registry = Registry(settings.death_timeout_seconds, settings.settle_seconds)
+        self._cordons = Cordons(cordons, changed=self.changed, connected=self._connected)
         self._wake = Wake()
         self._led_by: deque[Headers] = deque(maxlen=_MOST_CAUSES)
         self._decided: tuple[Sequence[SegmentView], Decision, float] | None = None
@@ -177,6 +182,7 @@ class Master:
             segments={state: len(found) for state, found in segments.items()},
             workers=workers_by_role(workers),
             longest_wait_seconds=self._waits.longest_seconds(now),
+            room=room_report(workers),
         )
 
     # --- while it leads
@@ -187,7 +193,7 @@ class Master:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._assign_for_ever(), name="assign")
                 group.create_task(self._expire_for_ever(), name="find dead workers")
-                for name, run in self._while_leading:
+                for name, run in (("cordons", self._cordons.watch_for_ever), *self._while_leading):
                     group.create_task(self._again_and_again(name, run), name=name)
         finally:
             # First what needs no waiting: from here on no worker hears anything from this master.
@@ -217,6 +223,7 @@ class Master:
         try:
             with observe("master", "survey"):
                 survey = await self._segments.survey()
+                cordons = await self._cordons.read()
         except RuntimeFault as fault:
             if not self._problem:
                 log.warning("segments cannot be read; the last assignment stays", reason=str(fault))
@@ -226,6 +233,7 @@ class Master:
         if not self.leads:
             return _RETRY_SECONDS
         self._problem = ""
+        self._registry.cordon(cordons)
         now = self._clock()
         settled_in_seconds = self._registry.settled_in_seconds(now)
         with observe("master", "decide"):
@@ -248,12 +256,25 @@ class Master:
             with deciding.entered():
                 await self._tell(news)
             deciding.end()  # one that changes nothing is nobody's business
+        if settled_in_seconds <= 0:
+            await self._answer_cordons(decision)
         reasons_to_look = [self._settings.assign_interval_seconds]
         if decision.next_expiry_seconds is not None:
             reasons_to_look.append(decision.next_expiry_seconds + 0.01)
         if settled_in_seconds > 0:
             reasons_to_look.append(settled_in_seconds)
+        if decision.staying:
+            reasons_to_look.append(_RETRY_SECONDS)
         return min(reasons_to_look)
+
+    async def _answer_cordons(self, decision: Decision) -> None:
+        try:
+            await self._cordons.answer(decision.staying)
+        except RuntimeFault as fault:
+            log.warning("what became of cordons cannot be written down now", reason=str(fault))
+
+    def _connected(self) -> list[str]:
+        return [worker.identity.worker_id for worker in self._registry.workers]
 
     def _deciding(self) -> OpenSpan:
         """The span of a decision, in the trace of what led to it if that is known."""
@@ -289,6 +310,8 @@ class Master:
     def _report(self, survey: Sequence[SegmentView], decision: Decision) -> None:
         occupied = sum(segment.bot_count > 0 for segment in survey)
         details = [f"{len(decision.waiting)} of {occupied} segments wait for a worker"] if decision.waiting else []
+        self.notice("drain", _drains(decision))
+        self.notice("room", str(room_report(self._registry.workers)))
         oversized = occupied > self._settings.max_segment
         if oversized:
             details.append(f"{occupied} segments are more than the {self._settings.max_segment} of --max-segment")
@@ -345,6 +368,15 @@ class Master:
                 self._server.replace(session, by)
             case Abandon(session):
                 self._server.abandon(session)
+
+
+def _drains(decision: Decision) -> str:
+    """Which drained workers cannot be emptied, and why, in words."""
+    return "; ".join(
+        f"{worker_id} is drained and keeps segment {segment_id}: {why}"
+        for worker_id, staying in sorted(decision.staying.items())
+        for segment_id, why in staying.items()
+    )
 
 
 def _log_gone(worker: Worker, reason: str) -> None:

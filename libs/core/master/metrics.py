@@ -19,7 +19,19 @@ SEGMENT_WAIT = Declared(
     "For how long the segment that waits longest has been without an owner, as far as this master has seen.",
 )
 WORKERS = Declared("runtime_workers", "gauge", "Connected workers, by what they are there for.", ("state",))
+MISSING_MEMORY = Declared(
+    "runtime_room_missing_memory_bytes",
+    "gauge",
+    "Memory that the largest of what waits for room lacks on the worker with the most room; 0 when nothing lacks any.",
+)
+MISSING_CPUS = Declared(
+    "runtime_room_missing_cpus",
+    "gauge",
+    "Processors that the largest of what waits for room lacks on the worker with the most room; 0 when nothing lacks "
+    "any.",
+)
 SURVEY_AGE = Declared("runtime_survey_age_seconds", "gauge", "Time since the segments were last read.")
+_DECLARED = (LEADING, SEGMENTS_MAX, SEGMENTS, SEGMENT_WAIT, WORKERS, MISSING_MEMORY, MISSING_CPUS, SURVEY_AGE)
 
 
 class MasterCollector(Collector):
@@ -30,7 +42,7 @@ class MasterCollector(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """The metrics without values."""
-        for declared in (LEADING, SEGMENTS_MAX, SEGMENTS, SEGMENT_WAIT, WORKERS, SURVEY_AGE):
+        for declared in _DECLARED:
             yield declared.of(None)
 
     def collect(self) -> Iterator[Metric]:
@@ -43,4 +55,7 @@ class MasterCollector(Collector):
         yield SEGMENTS.of({(state,): count for state, count in counts.segments.items()} if known else None)
         yield SEGMENT_WAIT.of(counts.longest_wait_seconds if known else None)
         yield WORKERS.of({(role,): count for role, count in counts.workers.items()} if known else None)
+        lacks = counts.room.missing
+        yield MISSING_MEMORY.of((float(lacks.memory_bytes) if lacks is not None else 0.0) if known else None)
+        yield MISSING_CPUS.of((lacks.cpus if lacks is not None else 0.0) if known else None)
         yield SURVEY_AGE.of(counts.surveyed_seconds_ago if known else None)

@@ -5,7 +5,7 @@ the same, however many workers there are.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NewType
@@ -13,6 +13,7 @@ from typing import Final, NewType
 from libs.core.coordination import Assignment, WorkerIdentity, WorkerState
 from libs.core.master.assignment import Decision, WorkerView
 from libs.core.room import Need, Room
+from libs.core.store.cordons import Cordon
 from libs.core.tracing import Headers
 
 SessionId = NewType("SessionId", int)
@@ -76,6 +77,7 @@ class Worker:
     decided: frozenset[int] | _Undecided = UNDECIDED
     reason: str = ""
     trace: Headers = field(default_factory=dict)
+    cordon: Cordon | None = None
 
     @property
     def assigned(self) -> frozenset[int]:
@@ -142,6 +144,7 @@ class Registry:
         worker = Worker(session, identity, state, self._seniority, registered_at=now, last_heard=now)
         if known is not None and known.identity.instance_id == identity.instance_id:
             worker.seniority, worker.registered_at = known.seniority, known.registered_at
+        worker.cordon = known.cordon if known is not None else None
         if known is None:
             first, _ = self._unsettled if self.settled_in_seconds(now) > 0 and self._unsettled else (now, now)
             self._unsettled = (first, now)
@@ -218,9 +221,16 @@ class Registry:
                 refused=worker.state.refused,
                 engine_lost=worker.state.engine_lost,
                 at_most=None if worker.identity.owns_several else 1,
+                cordoned=worker.cordon is not None,
+                drained=worker.cordon is not None and worker.cordon.drain,
             )
             for worker_id, worker in self._workers.items()
         ]
+
+    def cordon(self, cordons: Mapping[str, Cordon]) -> None:
+        """Take *cordons*, by worker, as what holds now."""
+        for worker_id, worker in self._workers.items():
+            worker.cordon = cordons.get(worker_id)
 
     def rooms(self) -> dict[str, Room]:
         """What each engine has left, by host: the least that its workers report, as reports have an age."""

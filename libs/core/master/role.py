@@ -24,6 +24,7 @@ from libs.core.metrics import observe, registry
 from libs.core.presence import be_present, reachable_at
 from libs.core.process import Process, ProcessSettings
 from libs.core.settings import AutoscalerSettings, CoordinationSettings, LeaseSettings, NatsSettings, PartitionSettings
+from libs.core.store.cordons import CordonStore
 from libs.core.store.entities import EntityStore
 from libs.core.store.entity_counts import EntityCounts
 from libs.core.store.leases import LeadershipStore, LeaseStore
@@ -77,6 +78,7 @@ class MasterRole:
         master = Master(
             segments=LeaseStore(process.database, settings.lease.life_seconds),
             leadership=LeadershipStore(process.database, settings.lease.life_seconds),
+            cordons=CordonStore(process.database),
             holder=Holder(master_name, uuid.uuid4().hex, socket.gethostname()),
             settings=settings.coordination,
             timing=LeaseTiming.of(settings.lease.life_seconds, settings.lease.renew_interval_seconds),

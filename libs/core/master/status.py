@@ -24,7 +24,8 @@ class WorkerRole(StrEnum):
 
     OWNING = "owning"  # it has segments, or is to take one
     STANDBY = "standby"
-    DRAINING = "draining"
+    CORDONED = "cordoned"  # it keeps what it owns, unless it is drained, and is given nothing new
+    DRAINING = "draining"  # it is shutting down
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class WorkerStatus:
     """One known worker. *held* and *assigned* are segments; they differ while it takes or gives back one.
 
     *demands* is what the entities of each held segment need of the engine; *refused* are assigned segments that it
-    cannot acquire now, with the reason; *room* is what its engine has left.
+    cannot acquire now, with the reason; *room* is what its engine has left. *cordoned* says that an operator lets it be
+    given nothing new, *drained* that its segments are to move to other workers besides, and *cordon_reason* why.
     """
 
     worker_id: str
@@ -63,6 +65,16 @@ class WorkerStatus:
     room: Room | None
     silent_seconds: float
     connected_seconds: float
+    cordoned: bool = False
+    drained: bool = False
+    cordon_reason: str = ""
+
+    @property
+    def hindrance(self) -> str:
+        """Why it takes nothing, or not all that it is given, in words; empty when nothing hinders it."""
+        wish = "drained" if self.drained else "cordoned" if self.cordoned else ""
+        cordon = f"{wish}: {self.cordon_reason}" if wish and self.cordon_reason else wish
+        return "; ".join(part for part in (cordon, self.impediment or "; ".join(self.refused.values())) if part)
 
 
 @dataclass(frozen=True)
@@ -139,6 +151,8 @@ def role_of(worker: Worker) -> WorkerRole:
     """What a worker is there for now."""
     if worker.state.draining:
         return WorkerRole.DRAINING
+    if worker.cordon is not None:
+        return WorkerRole.CORDONED
     return WorkerRole.OWNING if worker.state.held or worker.assigned else WorkerRole.STANDBY
 
 
@@ -163,4 +177,7 @@ def worker_status(worker: Worker, now: float) -> WorkerStatus:
         room=state.room,
         silent_seconds=round(now - worker.last_heard, 3),
         connected_seconds=round(now - worker.registered_at, 3),
+        cordoned=worker.cordon is not None,
+        drained=worker.cordon is not None and worker.cordon.drain,
+        cordon_reason=worker.cordon.reason if worker.cordon is not None else "",
     )

@@ -7,6 +7,8 @@ two writes blocks no other process and leaves nothing to clean up.
 
 The order of the reads in :meth:`PartitionRoom.open` makes this exact: the highest number is read first, and the room
 after it. If no partition has room then, all partitions up to that number are full, so the next one is needed.
+
+The partitions of a cordoned worker have no room: what is new would go to that worker.
 """
 
 import random
@@ -21,6 +23,7 @@ from pymongo.errors import BulkWriteError
 
 from libs.core.log import get_logger
 from libs.core.store.client import Database, Document, met_existing
+from libs.core.store.cordons import COLLECTION as CORDONS
 from libs.core.store.leases import LIVE
 
 log = get_logger(__name__)
@@ -67,6 +70,7 @@ class PartitionRoom:
         self._partitions = database["partitions"]
         self._counters = database["counters"]
         self._entities = database[entities]
+        self._cordons = database[CORDONS]
         self._cap = cap
 
     async def find(self, count: int) -> list[Room]:
@@ -75,7 +79,7 @@ class PartitionRoom:
         Empty only if no partition has room.
         """
         pipeline: list[Document] = [
-            {"$match": {"bot_count": {"$lt": self._cap}}},
+            {"$match": await self._with_room()},
             {"$project": {"bot_count": 1, "preference": _PREFERENCE, "draw": {"$rand": {}}}},
             {"$sort": {"preference": 1, "draw": 1}},
             {"$limit": max(count, _CHOICES)},
@@ -91,7 +95,7 @@ class PartitionRoom:
         Fewer than needed, or none, when others opened some or there is room after all: look again then.
         """
         highest = await self._highest()
-        if await self._partitions.find_one({"bot_count": {"$lt": self._cap}}, {"_id": 1}) is not None:
+        if await self._partitions.find_one(await self._with_room(), {"_id": 1}) is not None:
             return []
         number = -(-count // self._cap)
         ids = range(highest + 1, highest + 1 + number)
@@ -107,6 +111,14 @@ class PartitionRoom:
             for segment_id, claimed in zip(ids, claims, strict=True)
             if segment_id in made
         ]
+
+    async def _with_room(self) -> Document:
+        """The query for partitions with room."""
+        query: Document = {"bot_count": {"$lt": self._cap}}
+        cordoned = [cordon["_id"] async for cordon in self._cordons.find({}, {"_id": 1})]
+        if cordoned:
+            query["$nor"] = [{"lease.worker_id": {"$in": cordoned}, "$expr": LIVE}]
+        return query
 
     async def catch_up_counter(self) -> None:
         """Raise the counter to the highest partition: an older database may have partitions beyond it."""

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from libs.core.store.client import Database, Mongo
+from libs.core.store.cordons import CordonStore
 from libs.core.store.entities import EntityStore
 from libs.core.store.history import EventKind
 from libs.core.store.partitions import PartitionStore
@@ -46,7 +47,7 @@ def store_of(database: Any, cap: int = CAP) -> EntityStore:
 
 
 async def emptied(database: Database) -> None:
-    for name in ("bots", "partitions", "counters", "tombstones"):
+    for name in ("bots", "partitions", "counters", "tombstones", "cordons"):
         await database[name].delete_many({})
 
 
@@ -190,3 +191,31 @@ async def test_a_new_partition_is_numbered_behind_segments_whose_partition_is_mi
     counter = await database["counters"].find_one({"_id": "partition_id"})
     assert counter is not None
     assert counter["seq"] == 8
+
+
+async def test_new_entity_never_joins_the_segment_of_a_cordoned_worker(database: Database) -> None:
+    await emptied(database)
+    soon = datetime.now(UTC) + timedelta(minutes=10)
+    await seed(database, {"_id": 1, "bot_count": 1, "lease": {"worker_id": "a", "expires_at": soon}})
+    cordons = CordonStore(database)
+    partitions = PartitionStore(database, "bots", CAP)
+    await cordons.cordon("a")
+
+    [opened] = await partitions.claim(1)
+    [joined] = await partitions.claim(1)
+    await cordons.uncordon("a")
+    [preferred] = await partitions.claim(1)
+
+    assert (opened.segment_id, joined.segment_id) == (2, 2)
+    assert preferred.segment_id == 1
+
+
+async def test_segment_that_a_cordoned_worker_gave_back_has_room(database: Database) -> None:
+    await emptied(database)
+    ended = datetime.now(UTC) - timedelta(minutes=10)
+    await seed(database, {"_id": 1, "bot_count": 1, "lease": {"worker_id": "a", "expires_at": ended}})
+    await CordonStore(database).cordon("a")
+
+    [slot] = await PartitionStore(database, "bots", CAP).claim(1)
+
+    assert slot.segment_id == 1

@@ -86,6 +86,8 @@ WORKER = WorkerStatus(
     ROOM,
     0.1,
     60.0,
+    cordoned=True,
+    cordon_reason=EVIL,
 )
 SEGMENT = SegmentStatus(1, 3, SegmentState.OWNED, EVIL, 1)
 KNOWN = MasterSnapshot(EVIL, False, EVIL, 1, 0.1, EVIL, [EVIL], 16, [SEGMENT], [WORKER])

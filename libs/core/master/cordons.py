@@ -1,0 +1,56 @@
+"""The operator's cordons, as the master that leads reads and answers them."""
+
+from collections.abc import Callable, Collection, Mapping
+
+from libs.core.isolation import repeat
+from libs.core.store.cordons import Cordon, CordonStore
+
+_LOOK_SECONDS = 0.5
+"""Without NATS nothing else tells that a wish has changed."""
+_SEEN_EVERY_LOOKS = 600
+
+
+class Cordons:
+    """Wishes about workers, read with each decision and often in between. Raises StoreUnavailable.
+
+    Args:
+        changed: called when a wish has come, gone or changed since the last decision.
+        connected: the workers that are known now.
+    """
+
+    def __init__(
+        self, store: CordonStore, *, changed: Callable[[], None], connected: Callable[[], Collection[str]]
+    ) -> None:
+        self._store = store
+        self._changed = changed
+        self._connected = connected
+        self._current: Mapping[str, Cordon] = {}
+        self._looks = 0
+
+    async def read(self) -> Mapping[str, Cordon]:
+        """Return the wishes, by worker, for a decision."""
+        self._current = await self._store.current()
+        return self._current
+
+    async def answer(self, stays: Mapping[str, Mapping[int, str]]) -> None:
+        """Write down that the wishes were decided with, and which segments stay with which drained worker."""
+        for cordon in self._current.values():
+            staying = dict(stays.get(cordon.worker_id, {}))
+            if not cordon.heeded or staying != cordon.stays:
+                await self._store.heed(cordon, staying)
+
+    async def watch_for_ever(self) -> None:
+        """Look for changed wishes until cancelled."""
+        await self._store.ensure_indexes()
+        await repeat("look for cordons", self._look, _LOOK_SECONDS)
+
+    async def _look(self) -> None:
+        if self._looks % _SEEN_EVERY_LOOKS == 0 and self._current:
+            await self._store.seen(self._connected())
+        self._looks += 1
+        if _wishes(await self._store.current()) != _wishes(self._current):
+            self._changed()
+
+
+def _wishes(cordons: Mapping[str, Cordon]) -> dict[str, str]:
+    return {worker_id: cordon.revision for worker_id, cordon in cordons.items()}

@@ -1,0 +1,46 @@
+"""What waits for room, and how much is missing across workers."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from libs.core.master.registry import Worker
+from libs.core.room import Missing, Room, missing
+
+
+@dataclass(frozen=True)
+class RoomReport:
+    """What waits for room.
+
+    Attributes:
+        segments: in how many an entity waits.
+        missing: what the most demanding of those entities lacks; None when none waits, or no engine's room is known.
+    """
+
+    segments: int = 0
+    missing: Missing | None = None
+
+    def __str__(self) -> str:
+        """Return it in words; empty when nothing waits."""
+        if not self.segments:
+            return ""
+        where = f"entities in {self.segments} segment{'s' if self.segments > 1 else ''} wait for room"
+        return f"{where}: the largest {self.missing}" if self.missing is not None else where
+
+
+def room_report(workers: Collection[Worker]) -> RoomReport:
+    """Return what waits for room on *workers*."""
+    needs = [held.demand.lacking for worker in workers for held in worker.state.held if held.demand.lacking is not None]
+    if not needs:
+        return RoomReport()
+    return RoomReport(len(needs), missing(max(needs, key=lambda need: need.size), usable_rooms(workers)))
+
+
+def usable_rooms(workers: Iterable[Worker]) -> dict[str, Room]:
+    """Return the room of the workers that an entity without room may come to run on, by worker."""
+    return {
+        worker.identity.worker_id: worker.state.room
+        for worker in workers
+        if worker.state.room is not None
+        and not (worker.state.draining or worker.state.engine_lost or worker.state.impediment)
+        and (worker.cordon is None or any(held.demand.lacking is not None for held in worker.state.held))
+    }

@@ -1,0 +1,110 @@
+"""Cordons: the operator's wishes that workers are given nothing new, or give away what they own.
+
+A wish is about a worker id, so that it survives restarts of the worker under the same id and of the masters. That of a
+worker that does not come back is forgotten after some days.
+"""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pymongo import ASCENDING, ReturnDocument
+
+from libs.core.store.client import Database, translated
+
+COLLECTION = "cordons"
+KEPT_DAYS = 7
+"""For how long the wish of a worker is kept that is not connected."""
+_SEEN_EVERY = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Cordon:
+    """The wish about one worker.
+
+    Attributes:
+        drain: whether its segments are to move to other workers; otherwise it keeps them.
+        revision: another one with each change of the wish.
+        heeded: whether the master that leads has decided with this revision.
+        stays: the segments of a drained worker that no other worker can take now, with the reason, as the master that
+            leads wrote it last.
+    """
+
+    worker_id: str
+    drain: bool
+    since: datetime
+    reason: str = ""
+    revision: str = ""
+    heeded: bool = False
+    stays: Mapping[int, str] = field(default_factory=dict)
+
+
+class CordonStore:
+    """The collection ``cordons`` of a service's database. Raises StoreUnavailable."""
+
+    def __init__(self, database: Database) -> None:
+        self._cordons = database[COLLECTION]
+
+    async def ensure_indexes(self) -> None:
+        """Make the index by which wishes are forgotten. May be repeated."""
+        with translated():
+            await self._cordons.create_index(
+                [("seen_at", ASCENDING)], name="seen_at_ttl", expireAfterSeconds=KEPT_DAYS * 86_400
+            )
+
+    async def cordon(self, worker_id: str, *, drain: bool = False, reason: str = "") -> Cordon:
+        """Wish that *worker_id* is given nothing new, and with *drain* gives away what it owns. May be repeated."""
+        change = {
+            "$set": {"drain": drain, "reason": reason, "revision": uuid.uuid4().hex, "stays": []},
+            "$setOnInsert": {"since": datetime.now(UTC)},
+            "$currentDate": {"seen_at": True},
+        }
+        with translated():
+            document = await self._cordons.find_one_and_update(
+                {"_id": worker_id}, change, upsert=True, return_document=ReturnDocument.AFTER
+            )
+        assert document is not None  # it is inserted where it is missing
+        return _cordon(document)
+
+    async def uncordon(self, worker_id: str) -> bool:
+        """Take the wish back; whether there was one."""
+        with translated():
+            return bool((await self._cordons.delete_one({"_id": worker_id})).deleted_count)
+
+    async def current(self) -> dict[str, Cordon]:
+        """All wishes, by worker."""
+        with translated():
+            return {str(document["_id"]): _cordon(document) async for document in self._cordons.find({})}
+
+    async def heed(self, cordon: Cordon, stays: Mapping[int, str]) -> None:
+        """Note that *cordon* was decided with, unless it was changed meanwhile, and which segments stay."""
+        told = [{"segment": segment_id, "reason": reason} for segment_id, reason in sorted(stays.items())]
+        with translated():
+            await self._cordons.update_one(
+                {"_id": cordon.worker_id, "revision": cordon.revision},
+                {"$set": {"heeded": cordon.revision, "stays": told}},
+            )
+
+    async def seen(self, worker_ids: Iterable[str]) -> None:
+        """Keep the wishes of these workers, which are connected. May be repeated as often as is convenient."""
+        before = datetime.now(UTC) - _SEEN_EVERY
+        with translated():
+            await self._cordons.update_many(
+                {"_id": {"$in": sorted(worker_ids)}, "seen_at": {"$lt": before}}, {"$currentDate": {"seen_at": True}}
+            )
+
+
+def _cordon(document: Mapping[str, Any]) -> Cordon:
+    since = document["since"]
+    revision = str(document["revision"])
+    return Cordon(
+        worker_id=str(document["_id"]),
+        drain=bool(document.get("drain")),
+        since=since if since.tzinfo is not None else since.replace(tzinfo=UTC),
+        reason=str(document.get("reason", "")),
+        revision=revision,
+        heeded=document.get("heeded") == revision,
+        stays={int(told["segment"]): str(told["reason"]) for told in document.get("stays", ())},
+    )
