@@ -156,6 +156,24 @@ async def test_segment_whose_keepalive_cannot_be_written_runs_where_it_can_from_
     await eventually(lambda: b.owns == [2] and cluster.world.alive(2, "host-of-b"))
 
 
+async def test_containers_left_by_an_earlier_process_end_before_a_lease_without_a_keepalive_is_released(
+    cluster: Cluster,
+) -> None:
+    await cluster.segments({1: 1})
+    cluster.master()
+    a = cluster.worker("a")
+    await eventually(lambda: a.owns == [1] and cluster.world.alive(1))
+    b = cluster.worker("b")
+    await a.kill()
+
+    again = FakeHandler(cluster.world, "host-of-a", unwritable={1})
+    cluster.worker("a", handler=again)
+
+    await eventually(lambda: cluster.world.alive(1, "host-of-b"), within_seconds=AT_ONCE_SECONDS)
+    assert again.calls == ["stop 1/2"]
+    assert b.owns == [1]
+
+
 async def test_engine_that_does_not_answer_gives_its_segments_up_one_after_another(database: Database) -> None:
     async with running_cluster(database, life_seconds=SHORT_LIFE_SECONDS, target=16) as cluster:
         await cluster.segments({1: 1, 2: 1})

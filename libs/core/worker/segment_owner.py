@@ -28,6 +28,7 @@ _URGENT_RUN_SECONDS = 0.2
 _LOST_ENGINE_SECONDS = 2.0
 _CANCEL_SECONDS = 2.0
 _HELD_POLL_SECONDS = 0.5
+_REFUSED_SECONDS = 2.0
 _RELEASE_ATTEMPT_SECONDS = 1.0
 _ASK_SECONDS = 2.0
 
@@ -198,15 +199,20 @@ class SegmentOwner:
             self._environment.changed()
 
     async def _begin(self, owned: OwnedSegment) -> bool:
-        """Let the host know of the lease. When that fails no container may run under it, so it is released."""
+        """Let the host know of the lease. When that fails no container may run under it: end them, then release it."""
         try:
             async with asyncio.timeout(self._timing.attempt_seconds):
                 await self._handler.renewed(owned.lease)
         except Exception as error:
             log.exception("an acquired lease is given back", segment=self.segment_id)
-            self._refuse(f"its keepalive cannot be written: {error or type(error).__name__}")
+            # A process before this one may have left containers that still run under their last keepalive.
+            await stop_until_done(self._handler, owned, self._urgent_grace_seconds)
             await self._release(owned)
-            await self._wake.wait_at_most(_HELD_POLL_SECONDS)
+            # Reported only now, when another worker can have it.
+            self._refuse(f"its keepalive cannot be written: {error or type(error).__name__}")
+            await self._wake.wait_at_most(0)  # what woke it before is done with
+            if self._wanted:
+                await self._wake.wait_at_most(_REFUSED_SECONDS)
             return False
         return True
 
