@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,6 +41,7 @@ log = get_logger(__name__)
 MIN_COMPOSED_PART_BYTES = 5 * 1024 * 1024
 _CHUNK_BYTES = 256 * 1024
 _LIST_PAGE = 500
+_NO_OBJECT = ".the0/now"
 _CREDENTIALS = "MINIO_ACCESS_KEY_ID and MINIO_SECRET_ACCESS_KEY"
 _REFUSED_CREDENTIALS = {
     "AccessDenied",
@@ -220,6 +222,24 @@ class ObjectStore:
         while page := await self._run("list", bucket, prefix, some):
             for info in page:
                 yield info
+
+    async def now(self, bucket: str) -> datetime:
+        """The storage's clock, by which objects have their times; in whole seconds.
+
+        This machine's clock where the storage does not tell: a storage that checks signatures has nearly the same time.
+        """
+
+        def call() -> datetime:
+            try:
+                headers = self._client.stat_object(bucket, _NO_OBJECT).metadata
+            except S3Error as error:
+                if error.code != "NoSuchKey":
+                    raise
+                headers = error.response.headers
+            told = (headers or {}).get("Date")
+            return parsedate_to_datetime(told).astimezone(UTC) if told else datetime.now(UTC)
+
+        return await self._run("stat", bucket, _NO_OBJECT, call)
 
     # --- writing
 

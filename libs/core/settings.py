@@ -368,6 +368,82 @@ class HistorySettings(Group):
     ] = 30.0
 
 
+class RetentionSettings(Group):
+    """What the leading master removes, and when."""
+
+    interval_seconds: Annotated[
+        Seconds,
+        Named("GC_INTERVAL_SECONDS", unit="seconds"),
+        Field(ge=1, le=604_800, description="how often the leading master removes what is no longer kept"),
+    ] = 3600.0
+    dry_run: Annotated[
+        bool,
+        Named("GC_DRY_RUN"),
+        Field(description="whether what would be removed is only logged and counted"),
+    ] = False
+    code_days: Annotated[
+        float,
+        Named("CODE_RETENTION_DAYS", unit="days"),
+        Field(
+            ge=0,
+            le=3650,
+            allow_inf_nan=False,
+            description="how long after its upload code is kept that no entity refers to; 0: for ever. An event may "
+            "wait for half of that until a worker reads it",
+        ),
+    ] = 16.0
+    log_days: Annotated[
+        float,
+        Named("LOG_RETENTION_DAYS", unit="days"),
+        Field(
+            ge=0,
+            le=3650,
+            allow_inf_nan=False,
+            description="how long a day's log is kept after it was last written; 0: for ever",
+        ),
+    ] = 180.0
+    log_count: Annotated[
+        int,
+        Named("LOG_RETENTION_COUNT"),
+        Field(ge=0, le=100_000, description="days with output of which the logs of one id are kept; 0: any number"),
+    ] = 0
+    result_days: Annotated[
+        float,
+        Named("RESULT_RETENTION_DAYS", unit="days"),
+        Field(
+            ge=0,
+            le=3650,
+            allow_inf_nan=False,
+            description="how long a backtest's result and output are kept; 0: for ever",
+        ),
+    ] = 365.0
+    result_count: Annotated[
+        int,
+        Named("RESULT_RETENTION_COUNT"),
+        Field(ge=0, le=100_000, description="backtests of which result and output are kept; 0: any number"),
+    ] = 0
+    run_count: Annotated[
+        int,
+        Named("RUN_HISTORY_COUNT"),
+        Field(ge=0, le=1_000_000_000, description="records of ended runs that are kept of one entity; 0: any number"),
+    ] = 10_000
+
+    @property
+    def code_keep_seconds(self) -> float:
+        """How long unreferenced code is kept; 0 for ever."""
+        return self.code_days * 86_400
+
+    @property
+    def log_keep_seconds(self) -> float:
+        """How long logs are kept; 0 for ever."""
+        return self.log_days * 86_400
+
+    @property
+    def result_keep_seconds(self) -> float:
+        """How long results are kept; 0 for ever."""
+        return self.result_days * 86_400
+
+
 class AutoscalerSettings(Group):
     """Which Kubernetes Deployment of workers is scaled, and within which bounds."""
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from libs.core.service import ServiceDefinition
-from libs.core.store.entities import EntityStore
+from libs.core.store.code_retention import CodeRetention
+from libs.core.store.entities import Entity, EntityStore
 from tools.bots.announce import Announcer, Deployment, deployment
+from tools.bots.code_upload import CodeUpload
 from tools.bots.folder import BotFolder
 from tools.bots.package import Package
 from tools.cli.connections import Connections
@@ -48,17 +50,29 @@ class Announcement:
         }
 
 
-async def upload(servers: Connections, folder: BotFolder, entity_id: str, package: Package) -> Upload:
-    """Bring *package*, the code of *folder*, into the code bucket. The same files go to the same place again.
+async def upload(
+    servers: Connections,
+    service: ServiceDefinition,
+    folder: BotFolder,
+    entity_id: str,
+    package: Package,
+    known: Entity | None = None,
+) -> Upload:
+    """Bring *package*, the code of *folder*, into the code bucket; see :meth:`CodeUpload.key_of`."""
+    uploads = await code_upload(servers, service)
+    key = await uploads.key_of(package, known)
+    return Upload(entity_id, folder, package, servers.storage_settings().code_bucket, key)
 
-    Raises:
-        Retryable: the storage is out of reach.
-    """
-    storage, bucket = servers.storage(), servers.storage_settings().code_bucket
-    await storage.ensure_bucket(bucket)
-    key = package.key(entity_id)
-    await storage.put(bucket, key, package.content, "application/zip")
-    return Upload(entity_id, folder, package, bucket, key)
+
+async def code_upload(servers: Connections, service: ServiceDefinition) -> CodeUpload:
+    """What brings code of *service* into the code bucket."""
+    return CodeUpload(
+        service,
+        servers.storage(),
+        servers.storage_settings().code_bucket,
+        CodeRetention(await servers.database(service)),
+        servers.retention_settings().code_keep_seconds,
+    )
 
 
 async def announce(

@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from libs.docker_runner.archives import extract
 from libs.docker_runner.errors import DockerRunnerError
@@ -17,7 +16,6 @@ from tools.bots.errors import BotFolderInvalid
 _LEFT_OUT_FOLDERS = {".git", ".hg", ".venv", "venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
 _LEFT_OUT_FILES = {".DS_Store", ".env"}
 _TIME = (1980, 1, 1, 0, 0, 0)
-_KEY_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
@@ -27,13 +25,6 @@ class Package:
     content: bytes
     digest: str
     files: int
-
-    def key(self, bot_id: str) -> str:
-        """Where it goes in the code bucket: another place for other content, so that running bots keep theirs."""
-        folder = quote(bot_id.encode(errors="replace"), safe="")
-        if len(folder) > _KEY_CHARACTERS:
-            folder = f"{folder[:_KEY_CHARACTERS]}~{hashlib.sha256(bot_id.encode(errors='replace')).hexdigest()[:16]}"
-        return f"{folder}/{self.digest[:16]}.zip"
 
 
 def pack(folder: Path) -> Package:

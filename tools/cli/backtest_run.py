@@ -71,7 +71,7 @@ async def _run(
             raise Failure(f"there is a backtest {backtest_id!r} already, and each is run once; give another --id")
         with RunProgress(backtest_id, quiet=quiet) as progress:
             progress.say(f"uploading {package.files} file{'s' if package.files > 1 else ''}")
-            uploaded = await upload(servers, folder, backtest_id, package)
+            uploaded = await upload(servers, BACKTEST_RUNNER, folder, backtest_id, package)
             entities = await servers.entities(BACKTEST_RUNNER)
             try:
                 await announce(servers, BACKTEST_RUNNER, entities, uploaded, folder.config)

@@ -62,7 +62,7 @@ async def _deploy(directory: Path, bot_id: str | None, flags: Flags, health: Hea
         folder, known, flags = await folder_and_known(servers, BOT_RUNNER, directory, bot_id, flags)
         package = pack(directory)
         entities = await servers.entities(BOT_RUNNER)
-        uploaded = await upload(servers, folder, bot_id or folder.name, package)
+        uploaded = await upload(servers, BOT_RUNNER, folder, bot_id or folder.name, package, known)
         announced = await announce(
             servers,
             BOT_RUNNER,

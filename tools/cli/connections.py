@@ -18,6 +18,7 @@ from libs.core.settings import (
     MongoSettings,
     NatsSettings,
     PartitionSettings,
+    RetentionSettings,
     StorageSettings,
 )
 from libs.core.settings_loader import Group, SettingsError, load
@@ -151,6 +152,10 @@ class Connections:
             return await self.nats() if self.has_nats else None
         except Failure:
             return None
+
+    def retention_settings(self) -> RetentionSettings:
+        """How long what is kept, as the target's settings have it; masters may have others."""
+        return self._load(RetentionSettings)
 
     def storage_settings(self) -> StorageSettings:
         """How the storage is reached.

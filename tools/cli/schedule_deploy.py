@@ -88,7 +88,7 @@ async def _deploy(directory: Path, schedule_id: str | None, flags: Flags, wait: 
             )
         definition = read_definition(config)
         entities = await servers.entities(BOT_SCHEDULER, derive_next())
-        uploaded = await upload(servers, folder, schedule_id or folder.name, package)
+        uploaded = await upload(servers, BOT_SCHEDULER, folder, schedule_id or folder.name, package, known)
         announced = await announce(
             servers,
             BOT_SCHEDULER,

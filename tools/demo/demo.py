@@ -121,7 +121,7 @@ class Demo:
         uploads = []
         for service, folder in folders:
             package = await asyncio.to_thread(pack, folder.path)
-            uploads.append((service, await upload(servers, folder, folder.name, package)))
+            uploads.append((service, await upload(servers, service, folder, folder.name, package)))
         await servers.jetstream()
         return uploads
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from tools.bots.announce import Announcer, Deployment, deployment
+from tools.bots.deploying import code_upload
 from tools.bots.folder import read_folder
 from tools.bots.package import pack
 from tools.cli import interrupts
@@ -90,10 +91,7 @@ async def _run(planned: Load) -> Progress:
     folder = read_folder(BOT)
     package = pack(BOT)
     async with connected() as servers:
-        storage, bucket = servers.storage(), servers.storage_settings().code_bucket
-        await storage.ensure_bucket(bucket)
-        key = package.key("load")
-        await storage.put(bucket, key, package.content, "application/zip")
+        key = await (await code_upload(servers, planned.kind.service)).key_of(package)
         announcer = Announcer(await servers.jetstream(), planned.kind.service)
 
         def deploy(number: int) -> Deployment:

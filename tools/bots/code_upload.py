@@ -1,0 +1,59 @@
+"""Bringing code into the code bucket, identical code once; :mod:`libs.core.code_keys` tells how that is safe."""
+
+from libs.core.code_keys import code_keys, holds_digest
+from libs.core.object_store import ObjectMissing, ObjectStore
+from libs.core.service import ServiceDefinition
+from libs.core.store.code_retention import CodeRetention
+from libs.core.store.entities import Entity
+from tools.bots.package import Package
+
+
+class CodeUpload:
+    """Uploads for one *service*.
+
+    Args:
+        default_keep_seconds: how long unreferenced code is kept as long as no master says so; 0 for ever.
+    """
+
+    def __init__(
+        self,
+        service: ServiceDefinition,
+        store: ObjectStore,
+        bucket: str,
+        retention: CodeRetention,
+        default_keep_seconds: float,
+    ) -> None:
+        self._service = service
+        self._store = store
+        self._bucket = bucket
+        self._retention = retention
+        self._default_keep_seconds = default_keep_seconds
+
+    async def key_of(self, package: Package, known: Entity | None = None) -> str:
+        """Bring *package* into the bucket unless it is there, and return its key. May be repeated.
+
+        Args:
+            known: the entity as it runs now; code that it has already is left where it is, so that it need not restart.
+
+        Raises:
+            Retryable: the storage or MongoDB is out of reach.
+        """
+        await self._store.ensure_bucket(self._bucket)
+        keep_seconds = await self._retention.keep_seconds()
+        if keep_seconds is None:
+            keep_seconds = self._default_keep_seconds
+        now = await self._store.now(self._bucket)
+        fresh = code_keys(self._service, package.digest, now.timestamp(), keep_seconds)
+        code = known.code if known is not None else None
+        used = [code.key] if code is not None and holds_digest(self._service, code.key, package.digest) else []
+        for key in (*used, *fresh):
+            if await self._is_there(key, len(package.content)):
+                return key
+        await self._store.put(self._bucket, fresh[0], package.content, "application/zip")
+        return fresh[0]
+
+    async def _is_there(self, key: str, size: int) -> bool:
+        try:
+            return (await self._store.stat(self._bucket, key)).size == size
+        except ObjectMissing:
+            return False
