@@ -11,9 +11,10 @@ from libs.autoscaler.kubernetes import KubernetesWorkers
 from libs.core.master.master import Master
 from libs.core.master.role import Loop, MasterSettings
 from libs.core.master.status import MasterSnapshot
+from libs.core.process import Process
 
 
-def autoscaling(master: Master, settings: MasterSettings) -> Sequence[Loop]:
+def autoscaling(_process: Process, master: Master, settings: MasterSettings) -> Sequence[Loop]:
     """The loop that keeps the number of worker pods right; none outside a cluster (`--mode standalone`)."""
     if settings.coordination.mode == "standalone":
         return []

@@ -15,6 +15,9 @@ Output of a host that no longer owns the bot goes beside the day's object, into 
 import hashlib
 import re
 
+LOGS_PREFIX = "logs/"
+"""Before the keys of all logs."""
+
 INDEX_FOLDER = ".the0/index/"
 """The index of each log is below it, under the key of the log. It goes with the log."""
 
@@ -45,6 +48,15 @@ def day_of_key(entity_id: str, key: str) -> str | None:
     folder = log_folder(entity_id)
     found = _DAY_OBJECT.match(key.removeprefix(folder)) if key.startswith(folder) else None
     return found[1] if found is not None else None
+
+
+def folder_and_day(key: str) -> tuple[str, str] | None:
+    """The prefix of all days of the id that the log at *key* is of, and its day; None for what is no log."""
+    folder, slash, file = key.rpartition("/")
+    found = _DAY_OBJECT.fullmatch(file)
+    if found is None or not folder.startswith(LOGS_PREFIX):
+        return None
+    return folder + slash, found[1]
 
 
 def _segment(segment: str) -> str:

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 
 from libs.autoscaler.master_loop import autoscaling
+from libs.collector.wiring import collecting
 from libs.core.master.role import MasterRole
 from libs.core.process import run_process
 from libs.core.service import BACKTEST_RUNNER
+from services.backtest_runner.old_results import old_results
 
 
 def main(flags: Mapping[str, object]) -> int:
     """Run until told to stop; *flags* by their command-line names. Returns the exit code."""
-    return run_process(BACKTEST_RUNNER, MasterRole(loops=autoscaling), flags)
+    return run_process(BACKTEST_RUNNER, MasterRole(autoscaling, collecting(old_results)), flags)

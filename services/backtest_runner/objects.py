@@ -1,11 +1,35 @@
 """Where a backtest's result and output are in the results bucket."""
 
+import re
+
 from libs.docker_runner.log_keys import log_folder
+
+_STAGED = re.compile(r"/\.attempts/[^/]+/(analysis\.json|logs\.txt)$")
 
 
 def folder(backtest_id: str) -> str:
     """``{id}/``, with the id as it is unless a server would refuse it: the rule is that of the logs bucket."""
     return log_folder(backtest_id).removeprefix("logs/")
+
+
+def is_analysis(key: str) -> bool:
+    """Whether the object at *key* is a backtest's result."""
+    return key.endswith("/analysis.json") and not is_staged(key)
+
+
+def is_logs(key: str) -> bool:
+    """Whether the object at *key* is a backtest's output."""
+    return key.endswith("/logs.txt") and not is_staged(key)
+
+
+def is_staged(key: str) -> bool:
+    """Whether the object at *key* is what an attempt left until it was decided which of them counts."""
+    return _STAGED.search(key) is not None
+
+
+def logs_beside(key: str) -> str:
+    """The key of the output of the backtest whose result is at *key*."""
+    return f"{key.removesuffix('analysis.json')}logs.txt"
 
 
 def analysis_key(backtest_id: str) -> str:

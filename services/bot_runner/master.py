@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from libs.autoscaler.master_loop import autoscaling
+from libs.collector.wiring import collecting, old_logs
 from libs.core.master.role import MasterRole
 from libs.core.process import run_process
 from libs.core.service import BOT_RUNNER
@@ -10,4 +11,4 @@ from libs.core.service import BOT_RUNNER
 
 def main(flags: Mapping[str, object]) -> int:
     """Run until told to stop; *flags* by their command-line names. Returns the exit code."""
-    return run_process(BOT_RUNNER, MasterRole(loops=autoscaling), flags)
+    return run_process(BOT_RUNNER, MasterRole(autoscaling, collecting(old_logs)), flags)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from libs.autoscaler.master_loop import autoscaling
+from libs.collector.wiring import collecting, old_logs
 from libs.core.master.role import MasterRole
 from libs.core.process import run_process
 from libs.core.service import BOT_SCHEDULER
@@ -10,4 +11,4 @@ from libs.core.service import BOT_SCHEDULER
 
 def main(flags: Mapping[str, object]) -> int:
     """Run until told to stop; *flags* by their command-line names. Returns the exit code."""
-    return run_process(BOT_SCHEDULER, MasterRole(loops=autoscaling), flags)
+    return run_process(BOT_SCHEDULER, MasterRole(autoscaling, collecting(old_logs)), flags)

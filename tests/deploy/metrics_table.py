@@ -18,7 +18,9 @@ ROLES = ("master", "worker")
 LABELS = {
     "call": "a call of our own code: `run`, `stop`",
     "dependency": "a name in `/readyz`",
+    "dry_run": "`true`, `false`",
     "id": "a bot; only in metrics of METRICS_PER_BOT, and of the bots of one segment at a time",
+    "kind": "of garbage: `code`, `logs`, `results`, `records`",
     "lease": "`segment`, `leadership`",
     "operation": "what was asked of the system, from a list in our code: a verb, a route, a message of the protocol",
     "outcome": "`ok`, `refused` (an answer, only not the wanted one), `error`, `cancelled` (the caller gave up); "
@@ -28,8 +30,9 @@ LABELS = {
     "source": "where code came from: `cache`, `storage`",
     "state": "where a segment or an entity is in its life, every state at any time",
     "subject": "a subject of the contract",
-    "system": "`containers` (what is done with them as a whole), `docker` (requests to the engine), `events`, `grpc`, "
-    "`http`, `kubernetes`, `lease`, `master`, `mongodb`, `nats`, `reconcile` (rounds of the three services), `storage`",
+    "system": "`collector` (rounds of garbage collection), `containers` (what is done with them as a whole), `docker` "
+    "(requests to the engine), `events`, `grpc`, `http`, `kubernetes`, `lease`, `master`, `mongodb`, `nats`, "
+    "`reconcile` (rounds of the three services), `storage`",
     "where": "the work that was interrupted, in a few words from a list in our code",
 }
 """Every label, and why the number of its values has a bound."""

@@ -212,6 +212,15 @@ COORDINATION = [
 
 WORK = [
     Case(
+        "CollectionFailing",
+        {**_OF_BOTS, "kind": "code"},
+        {f'runtime_collection_failures_total{{{LEADER}, kind="code"}}': growing(0.2)},
+        {
+            f'runtime_collection_failures_total{{{LEADER}, kind="code"}}': growing(0.05),
+            f'runtime_collection_failures_total{{{LEADER}, kind="logs"}}': growing(0.05),
+        },
+    ),
+    Case(
         "BotsBackingOff",
         _OF_BOTS,
         {f'runtime_entities{{{WORKER}, state="backing-off"}}': always(1)},

@@ -17,6 +17,9 @@ _COMMANDS = {
     "status": LazyCommand("tools.cli.status", "status", "Who runs what: masters, workers, segments, bots."),
     "worker": LazyCommand("tools.cli.worker", "worker", "For operators: list, cordon and drain workers."),
     "dlq": LazyCommand("tools.cli.dlq", "dlq", "Events that were given up: look, replay, throw away."),
+    "gc": LazyCommand(
+        "tools.cli.gc", "collect", "What the leading masters would remove of code, logs, results, records."
+    ),
     "load": LazyCommand("tools.loadgen.command", "load", "Make many small bots, backtests or schedules come and go."),
     "setup": LazyCommand("tools.cli.setup", "setup", "Get the Docker engine and the bots' images ready."),
     "bot-runner": LazyCommand(

@@ -23,7 +23,14 @@ from libs.core.master.unowned import UnownedEntities
 from libs.core.metrics import observe, registry
 from libs.core.presence import be_present, reachable_at
 from libs.core.process import Process, ProcessSettings
-from libs.core.settings import AutoscalerSettings, CoordinationSettings, LeaseSettings, NatsSettings, PartitionSettings
+from libs.core.settings import (
+    AutoscalerSettings,
+    CoordinationSettings,
+    LeaseSettings,
+    NatsSettings,
+    PartitionSettings,
+    RetentionSettings,
+)
 from libs.core.store.cordons import CordonStore
 from libs.core.store.entities import EntityStore
 from libs.core.store.entity_counts import EntityCounts
@@ -39,6 +46,8 @@ _REPAIR_SECONDS = 10.0
 _DELETIONS_SECONDS = 600.0
 
 Loop = tuple[str, Callable[[], Awaitable[None]]]
+Loops = Callable[[Process, "Master", "MasterSettings"], Sequence[Loop]]
+"""Makes loops that run only while this master leads, such as the autoscaler."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +59,20 @@ class MasterSettings(ProcessSettings):
     coordination: CoordinationSettings
     partitions: PartitionSettings
     autoscaler: AutoscalerSettings
+    retention: RetentionSettings
 
 
 class MasterRole:
     """Decides which worker owns which segment.
 
     Args:
-        loops: makes the loops that run only while this master leads, such as the autoscaler.
+        loops: what runs beside the master while it leads.
     """
 
     name = "master"
     settings = MasterSettings
 
-    def __init__(self, loops: Callable[[Master, MasterSettings], Sequence[Loop]]) -> None:
+    def __init__(self, *loops: Loops) -> None:
         self._loops = loops
         self._api = MasterApi()
 
@@ -88,7 +98,8 @@ class MasterRole:
         )
         entities = EntityStore(process.database, process.service.collection, partitions)
         own_loops.append(("repair", lambda: _repair_for_ever(entities, master)))
-        own_loops.extend(self._loops(master, settings))
+        for loops in self._loops:
+            own_loops.extend(loops(process, master, settings))
         self._show(process, settings, master, master_name)
         registry.register(MasterCollector(master.counts))
         unowned = UnownedEntities(EntityCounts(process.database, process.service.collection))

@@ -82,6 +82,10 @@ class StoreUnavailable(Retryable):
         self.reason = reason
 
 
+class StoreDenied(StoreUnavailable):
+    """MongoDB refuses our credentials, or what they allow; a person may mend that while the process runs."""
+
+
 class StoreConflict(Permanent):
     """The write would repeat a value that a unique index allows once. *key* is that value, where the server told."""
 
@@ -229,9 +233,7 @@ def _translation(error: PyMongoError) -> StoreUnavailable | StoreConflict | Stor
         return StoreConflict(_shortened(error), details.get("keyValue"))
     code = error.code if isinstance(error, OperationFailure) else None
     if code in _DENIED_CODES:
-        return StoreUnavailable(
-            f"it refuses our credentials ({_shortened(error)}); check user and password in MONGO_URI"
-        )
+        return StoreDenied(f"it refuses our credentials ({_shortened(error)}); check user and password in MONGO_URI")
     if isinstance(error, ConfigurationError):
         # Found while connecting, such as a name of mongodb+srv:// that DNS does not know (yet).
         return StoreUnavailable(f"{_shortened(error)}; check MONGO_URI")

@@ -1,0 +1,86 @@
+"""The garbage collector as a loop of the leading master."""
+
+from collections.abc import Callable, Sequence
+
+from libs.collector.code import UnreferencedCode
+from libs.collector.collector import Collector, Garbage
+from libs.collector.logs import OldLogs
+from libs.collector.records import ManyRecords
+from libs.core.log import get_logger
+from libs.core.master.master import Master
+from libs.core.master.role import Loop, MasterSettings
+from libs.core.object_store import ObjectStore
+from libs.core.process import Process
+from libs.core.service import SERVICES, ServiceDefinition
+from libs.core.settings import RetentionSettings, StorageSettings
+from libs.core.settings_loader import SettingsError, load
+from libs.core.store.client import Database
+from libs.core.store.code_references import CodeReferences
+from libs.core.store.code_retention import CodeRetention
+from libs.core.store.run_trimming import RunTrimming
+
+log = get_logger(__name__)
+
+OwnGarbage = Callable[[ObjectStore, StorageSettings, RetentionSettings], Sequence[Garbage]]
+"""What a service alone stores."""
+
+Databases = Callable[[ServiceDefinition], Database]
+"""The database of each service."""
+
+
+def old_logs(store: ObjectStore, storage: StorageSettings, retention: RetentionSettings) -> Sequence[Garbage]:
+    """The logs, for a service that writes some."""
+    return [OldLogs(store, storage.logs_bucket, retention.log_keep_seconds, retention.log_count)]
+
+
+def collecting(own: OwnGarbage) -> Callable[[Process, Master, MasterSettings], Sequence[Loop]]:
+    """What makes the loop that collects garbage: code, records, and the *own* kinds of a service."""
+
+    def loops(process: Process, _master: Master, settings: MasterSettings) -> Sequence[Loop]:
+        service, retention = process.service, settings.retention
+
+        def databases(one: ServiceDefinition) -> Database:
+            return process.mongo.database(one.database)
+
+        kinds = [many_records(service, databases, retention)]
+        try:
+            storage = load(StorageSettings, service=service)
+        except SettingsError as error:
+            # A master needs the storage for nothing else, and works without.
+            log.warning("the storage is not cleaned", reason=str(error))
+        else:
+            store = ObjectStore(storage, threads=1)
+            process.lifecycle.on_close("storage", store.close, limit_seconds=1)
+            kinds.append(unreferenced_code(service, databases, store, storage, retention))
+            kinds.extend(own(store, storage, retention))
+        collector = Collector(kinds, retention.interval_seconds, dry_run=retention.dry_run)
+        return [("garbage collector", collector.collect_for_ever)]
+
+    return loops
+
+
+def many_records(service: ServiceDefinition, databases: Databases, retention: RetentionSettings) -> Garbage:
+    """The records of runs of *service* beyond those that are kept."""
+    return ManyRecords(RunTrimming(databases(service)), retention.run_count)
+
+
+def unreferenced_code(
+    service: ServiceDefinition,
+    databases: Databases,
+    store: ObjectStore,
+    storage: StorageSettings,
+    retention: RetentionSettings,
+) -> Garbage:
+    """The code of *service* that no entity of any service refers to."""
+    own, *others = sorted(SERVICES, key=lambda one: one is not service)
+    return UnreferencedCode(
+        service,
+        store,
+        storage.code_bucket,
+        CodeReferences(
+            (databases(own), own.collection),
+            [(databases(other), other.collection) for other in others],
+        ),
+        CodeRetention(databases(service)),
+        retention.code_keep_seconds,
+    )

@@ -1,0 +1,69 @@
+"""Which code objects entities refer to: in their newest version, and in versions that may run again or count again."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from libs.core.store.client import Database, StoreDenied, translated
+
+_BATCH = 50
+"""Documents in memory at once: a backtest's may hold up to half a megabyte."""
+
+
+class CodeReferences:
+    """References of all entities.
+
+    Args:
+        own: the service's own database, with the name of its collection.
+        others: those of the other services. One that these credentials may not read is left out: what it refers to
+            belongs to its own service.
+    """
+
+    def __init__(self, own: tuple[Database, str], others: Sequence[tuple[Database, str]] = ()) -> None:
+        self._own = own
+        self._others = others
+
+    async def among(self, keys: Collection[str]) -> set[str]:
+        """Those of *keys* that an entity mentions anywhere, in whatever field.
+
+        Raises:
+            StoreUnavailable: what is referred to is not known.
+        """
+        wanted = frozenset(keys)
+        found = await self._mentioned(self._own, wanted)
+        for other in self._others:
+            try:
+                found |= await self._mentioned(other, wanted)
+            except StoreDenied:
+                continue
+        return found
+
+    async def _mentioned(self, where: tuple[Database, str], wanted: frozenset[str]) -> set[str]:
+        database, collection = where
+        found: set[str] = set()
+        if not wanted:
+            return found
+        with translated():
+            async for document in database[collection].find().batch_size(_BATCH):
+                found |= mentioned(document, wanted)
+        return found
+
+
+def mentioned(document: Mapping[str, Any], wanted: Collection[str]) -> set[str]:
+    """Those of the keys *wanted* that are a value in *document* at any depth, or the key of a ``gs://`` address."""
+    return {key for text in _texts(document) if (key := _key(text)) in wanted}
+
+
+def _key(text: str) -> str:
+    return text.removeprefix("gs://").partition("/")[2] if text.startswith("gs://") else text
+
+
+def _texts(document: Mapping[str, Any]) -> Iterator[str]:
+    pending: list[object] = [document]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            pending.extend(value.values())
+        elif isinstance(value, list):
+            pending.extend(value)
