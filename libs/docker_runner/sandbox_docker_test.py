@@ -89,6 +89,7 @@ def test_no_device_of_the_host_is_there(probe: dict[str, Any]) -> None:
 def test_no_key_of_ours_is_in_the_environment(probe: dict[str, Any]) -> None:
     assert set(probe["environment"]) <= {
         "PATH", "HOME", "USER", "LOGNAME", "LANG", "HOSTNAME", "PYTHONDONTWRITEBYTECODE", "BOT_ID", "BOT_CONFIG",
+        "ID", "CONFIG",
         "ENTRYPOINT_TYPE", "SCRIPT_PATH", "CODE_MOUNT_DIR", "GPG_KEY", "PYTHON_VERSION", "PYTHON_SHA256",
         "PYTHON_PIP_VERSION", "PYTHON_SETUPTOOLS_VERSION", "PYTHON_GET_PIP_URL", "PYTHON_GET_PIP_SHA256", "LC_CTYPE",
     }  # fmt: skip
