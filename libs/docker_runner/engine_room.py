@@ -16,7 +16,7 @@ from libs.core.wake import Wake
 from libs.docker_runner.container import ContainerState, Label, ManagedContainer
 from libs.docker_runner.container_events import ContainerEvent, EventKind, follow_events
 from libs.docker_runner.engine_answers import EngineInfo
-from libs.docker_runner.network import GUARD_SERVICE
+from libs.docker_runner.helper_container import GUARD_SERVICE
 from libs.docker_runner.room import Priority, Reservations, RoomRequest, RoomRules, Shortage
 
 log = get_logger(__name__)

@@ -13,7 +13,7 @@ from libs.docker_runner.container_events import ContainerEvent, EventKind
 from libs.docker_runner.engine_answers import EngineInfo
 from libs.docker_runner.engine_room import EngineRoom
 from libs.docker_runner.errors import EngineUnavailable
-from libs.docker_runner.network import GUARD_SERVICE
+from libs.docker_runner.helper_container import GUARD_SERVICE
 from libs.docker_runner.room import MIB, Priority, RoomRequest, RoomRules
 
 ENTITY = Need(512 * MIB)

@@ -11,8 +11,8 @@ from libs.docker_runner.code_source import CodeSource
 from libs.docker_runner.container import ContainerState, Ended, Label, ManagedContainer
 from libs.docker_runner.engine import Engine
 from libs.docker_runner.errors import StopFailed
+from libs.docker_runner.helper_container import GUARD_SERVICE
 from libs.docker_runner.names import container_name_prefix
-from libs.docker_runner.network import GUARD_SERVICE
 from libs.docker_runner.run_folders import RunFolders
 from libs.docker_runner.starting import holder_of
 from libs.docker_runner.stopping import Stopper

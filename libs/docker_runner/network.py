@@ -11,7 +11,6 @@ There are two ways to that, tried in this order:
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,11 @@ from libs.core.log import get_logger
 from libs.docker_runner.container import Label
 from libs.docker_runner.engine import Engine, NameTaken, NoSuchImage
 from libs.docker_runner.engine_http import EngineRefused
-from libs.docker_runner.errors import EngineUnavailable, SandboxUnavailable
-from libs.docker_runner.executable import MIB
+from libs.docker_runner.errors import SandboxUnavailable
+from libs.docker_runner.helper_container import ended_helper, locked_up
 
 log = get_logger(__name__)
 
-GUARD_SERVICE = "guard"
 DEFAULT_BRIDGE = "bridge"
 # One for all services and deployments of an engine, since engines have few subnets. The bridge's name is fixed too:
 # two networks cannot share one, so that of two workers who make it at once only one succeeds.
@@ -33,7 +31,6 @@ OWN_NETWORK = "the0-bots"
 OWN_BRIDGE = "the0-bots"
 # Locally administered, and not what engines choose by themselves (02:42).
 ADDRESS_PREFIX = "06b0"
-_HELPER_SECONDS = 60.0
 _RENEW_SECONDS = 60.0
 
 
@@ -81,6 +78,7 @@ class BotNetwork:
         self._renew_seconds = renew_seconds
         self._attachment: Attachment | None = None
         self._put_up_at = 0.0
+        self._no_walls_said = False
         self._lock = asyncio.Lock()
 
     def forget(self) -> None:
@@ -130,13 +128,20 @@ class BotNetwork:
                     self._helper(_guard(entrypoints, "by-address", ADDRESS_PREFIX)), self._helper(_card_probe())
                 )
             except SandboxUnavailable as error:
-                log.info("no walls on the default bridge, so bots get a network of our own", reason=str(error))
+                self._say_no_walls(error)
             else:
+                self._no_walls_said = False
                 return Attachment(DEFAULT_BRIDGE, walled=True)
         network_id = await self._own_network()
         if self._guard:
             await self._helper(_guard(entrypoints, "by-bridge", OWN_BRIDGE))
         return Attachment(network_id, walled=False)
+
+    def _say_no_walls(self, error: SandboxUnavailable) -> None:
+        """Log it once until there are some: where the own network fails too, both are tried every few seconds."""
+        say = log.debug if self._no_walls_said else log.info
+        self._no_walls_said = True
+        say("no walls on the default bridge, so bots get a network of our own", reason=str(error))
 
     async def _own_network(self) -> str:
         found = await self._engine.network_id(OWN_NETWORK)
@@ -162,39 +167,23 @@ class BotNetwork:
 
     async def _helper(self, body: dict[str, Any]) -> str:
         """Run a short-lived container and return what it printed; SandboxUnavailable unless it succeeds."""
-        described = {
-            "Image": self._image,
-            "Cmd": [],
-            "Labels": {Label.MANAGED: "true", Label.SERVICE: GUARD_SERVICE},
-            **body,
-        }
-        container = None
         try:
-            container = await self._engine.create(f"the0-guard-{secrets.token_hex(6)}", described)
-            said = await self._output(container)
-        except (EngineRefused, NoSuchImage, NameTaken) as error:
+            async with ended_helper(self._engine, self._image, body) as helper:
+                return await self._output(helper)
+        except EngineRefused as error:
+            # Without the helper's name, so that the same failure has the same text each time.
+            raise SandboxUnavailable(f"the bots' network cannot be walled: {error.message}") from error
+        except (NoSuchImage, NameTaken) as error:
             raise SandboxUnavailable(f"the bots' network cannot be walled: {error!r}") from error
-        finally:
-            if container is not None:
-                await asyncio.shield(self._take_away(container))
-        return said
 
     async def _output(self, helper: str) -> str:
-        """What it prints once it is started; SandboxUnavailable if it fails."""
-        await self._engine.start(helper)
-        await self._engine.wait(helper, _HELPER_SECONDS)
+        """What it has printed; SandboxUnavailable if it failed."""
         ended = await self._engine.inspect(helper)
         lines = [line.data.decode(errors="replace") async for line in self._engine.logs(helper, tail=5)]
         said = "".join(lines).strip()
         if ended is None or ended.container.exit_code != 0:
             raise SandboxUnavailable(f"the bots' network cannot be walled: {said}")
         return said
-
-    async def _take_away(self, container: str) -> None:
-        try:
-            await self._engine.remove(container)
-        except (EngineUnavailable, EngineRefused) as error:
-            log.warning("a helper container is left", container=container, reason=str(error))
 
 
 def _guard(entrypoints: Path, *arguments: str) -> dict[str, Any]:
@@ -203,7 +192,7 @@ def _guard(entrypoints: Path, *arguments: str) -> dict[str, Any]:
         "Entrypoint": ["python3", "-I", "-S", "-B", "/guard/network_guard.py", *arguments],
         "User": "0:0",
         "HostConfig": {
-            **_locked_up(),
+            **locked_up(),
             "NetworkMode": "host",
             # A helper in a user namespace has no say in the host's network.
             "UsernsMode": "host",
@@ -221,7 +210,7 @@ def _card_probe() -> dict[str, Any]:
         "Entrypoint": ["python3", "-I", "-S", "-B", "-c", code],
         "User": "10001:10001",
         **walled_card(address),
-        "HostConfig": {**_locked_up(), "NetworkMode": DEFAULT_BRIDGE},
+        "HostConfig": {**locked_up(), "NetworkMode": DEFAULT_BRIDGE},
     }
 
 
@@ -230,15 +219,4 @@ def walled_card(address: str) -> dict[str, Any]:
     return {
         "MacAddress": address,
         "NetworkingConfig": {"EndpointsConfig": {DEFAULT_BRIDGE: {"MacAddress": address}}},
-    }
-
-
-def _locked_up() -> dict[str, Any]:
-    options: Sequence[str] = ["no-new-privileges:true"]
-    return {
-        "CapDrop": ["ALL"],
-        "SecurityOpt": options,
-        "ReadonlyRootfs": True,
-        "Memory": 64 * MIB,
-        "PidsLimit": 16,
     }

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from libs.docker_runner.container import ManagedContainer
 from libs.docker_runner.entrypoints.guard import network_guard
+from libs.docker_runner.errors import SandboxUnavailable
 from tests.support.bot_containers import BotContainers, bot_containers
 from tests.support.eventually import eventually
 from tests.support.hostile_bot import CONNECT, SERVE, address_of, has_output
@@ -80,3 +82,25 @@ async def test_walls_that_were_flushed_are_put_up_again_while_bots_run(
         await bots.runner.prepare()
 
         assert not await reached(bots, private_engine, server)
+
+
+@pytest.mark.parametrize("default_bridge", [True], indirect=True)
+async def test_walls_that_cannot_be_put_up_are_said_once_and_again_after_they_stood(
+    bots: BotContainers, private_engine: OwnEngine
+) -> None:
+    async def said_while_they_fail() -> list[str]:
+        await bots.runner.prepare()
+        reasons = set()
+        async with private_engine.hiding(bots.settings.temp_dir):
+            with capture_logs() as lines:
+                # The first finds that they do not stand; the others try to put them up.
+                for _ in range(3):
+                    with pytest.raises(SandboxUnavailable) as raised:
+                        await bots.runner.prepare()
+                    reasons.add(str(raised.value))
+        # The same text each time, so that readiness does not change with each attempt.
+        assert len(reasons) == 1
+        return [line["log_level"] for line in lines if line["event"].startswith("no walls on the default bridge")]
+
+    assert await said_while_they_fail() == ["info", "debug"]
+    assert await said_while_they_fail() == ["info", "debug"]

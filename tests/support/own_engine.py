@@ -132,6 +132,15 @@ class OwnEngine:
         assert process.returncode == 0, command
         return output.decode()
 
+    @asynccontextmanager
+    async def hiding(self, folder: Path) -> AsyncIterator[None]:
+        """Have the engine see an empty file system of its own in place of *folder*."""
+        await self._in_mounts("mount", "-t", "tmpfs", "tmpfs", str(folder))
+        try:
+            yield
+        finally:
+            await self._in_mounts("umount", "-l", str(folder))
+
     def mounts(self) -> list[str]:
         """Where the engine has mounted file systems of containers."""
         assert self._containerd is not None
@@ -183,6 +192,13 @@ class OwnEngine:
     def end_of_log(self) -> str:
         """The last lines that the two have written."""
         return "\n".join((self.folder / "log").read_text(errors="replace").splitlines()[-30:])
+
+    async def _in_mounts(self, *command: str) -> None:
+        assert self._containerd is not None
+        process = await asyncio.create_subprocess_exec(
+            "nsenter", "--target", str(self._containerd.pid), "--mount", *command
+        )
+        assert await process.wait() == 0, command
 
     async def _launch(self, *command: str) -> asyncio.subprocess.Process:
         with (self.folder / "log").open("ab") as log:
