@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 from prometheus_client.registry import Collector
@@ -19,16 +20,17 @@ from libs.core.object_store import ObjectStore
 from libs.core.room import Room
 from libs.core.settings import StorageSettings
 from libs.docker_runner.code_cache import CodeCache
-from libs.docker_runner.container_events import ContainerEvent
+from libs.docker_runner.container_events import ContainerEvent, EventKind
 from libs.docker_runner.container_group import ContainerGroup
 from libs.docker_runner.definition import ExecutableFactory, Ownership
 from libs.docker_runner.engine import Engine
 from libs.docker_runner.errors import DiskUnavailable
 from libs.docker_runner.event_hub import EventHub
 from libs.docker_runner.executable import Entrypoint
+from libs.docker_runner.folder_sight import KEEPALIVE_DIR, TEMP_DIR, FolderSight
 from libs.docker_runner.host_cleaner import HostCleaner
 from libs.docker_runner.keepalive import KeepaliveFile, SegmentKeepalive
-from libs.docker_runner.keepalive_root import keepalive_root, usual_roots
+from libs.docker_runner.keepalive_root import KeepaliveDirUnseen, keepalive_root, usual_roots
 from libs.docker_runner.log_budget import SpoolBudget
 from libs.docker_runner.log_history import LogHistory
 from libs.docker_runner.log_pipeline import LogPipeline
@@ -37,6 +39,7 @@ from libs.docker_runner.room import Priority
 from libs.docker_runner.room_metrics import RoomCollector
 from libs.docker_runner.run_records import History, Recorder
 from libs.docker_runner.runner import DockerRunner
+from libs.docker_runner.sandbox import GUARD_RUNTIME
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.threads import Threads
 from libs.docker_runner.usage_sampler import UsageCollector, UsageSampler
@@ -52,6 +55,8 @@ DISK = "disk"
 _LOOK_SECONDS = 2.0
 _PREPARE_SECONDS = 5.0
 _ANSWER_SECONDS = 2.5
+# An engine that is slower is looked at later, and the worker is ready meanwhile.
+_FIRST_SIGHT_SECONDS = 2.0
 # A loaded engine may be silent for some seconds.
 _LOST_SECONDS = 7.0
 
@@ -100,11 +105,17 @@ class DockerHost:
         self._keepalives: dict[int, KeepaliveFile] = {}
         # Of their own, so that no slow disk makes a keepalive late.
         self._keepalive_threads = Threads("keepalive", 2)
-        self._impediment = ""
+        self._fault = ""
+        self._answered_by = engine_id
         self._unprepared = ""
         self._missing: Mapping[str, str] = {}
         self._answered_at = time.monotonic()
         # Ids are chosen by people and scopes by us, but both reach a path only as digests.
+        named = {TEMP_DIR: settings.temp_dir}
+        if not keepalives.is_relative_to(settings.temp_dir):
+            named[KEEPALIVE_DIR] = keepalives
+        self._sight = FolderSight(engine, named, settings.images[GUARD_RUNTIME])
+        self._events_begun = False
         place = hashlib.sha256(f"{service}\0{scope}".encode()).hexdigest()[:20]
         self._keepalive_directory = keepalives / place
         # Where earlier versions and settings had them: containers that are adopted may watch a file there.
@@ -171,7 +182,11 @@ class DockerHost:
             _engine_id(engine, readiness),
             store.wait_until_up(readiness, [storage.code_bucket, storage.logs_bucket, storage.results_bucket]),
         )
-        keepalives = await keepalive_root(settings.keepalive_dir, settings.temp_dir, engine)
+        try:
+            keepalives = await keepalive_root(settings.keepalive_dir, settings.temp_dir, engine)
+        except KeepaliveDirUnseen as error:
+            # Said on /readyz below, until the engine sees it.
+            keepalives = error.folder
         code = CodeCache(store, settings.temp_dir / "code", code_cache_bytes)
         await _until_disk_takes("code", code.open, readiness)
         host = cls(
@@ -191,8 +206,13 @@ class DockerHost:
             priority=priority,
         )
         await _until_disk_takes("entrypoints", host.runner.open, readiness)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_SIGHT_SECONDS):
+                await host._sight.look_by_mounts()
+        host._report(readiness)
         lifecycle.part("watch the docker engine", lambda: host._watch(readiness))
         lifecycle.part("look at the engine's room", host.runner.room.run)
+        lifecycle.part("look at what the engine sees", host._sight.run)
         lifecycle.part("prepare the docker host", host._prepare_for_ever)
         lifecycle.part("container events", host._hub.run)
         lifecycle.part("clean the docker host", host._cleaner.run)
@@ -261,11 +281,22 @@ class DockerHost:
         return self._hub.events()
 
     def _watched_events(self) -> AsyncGenerator[ContainerEvent, None]:
-        return self._cleaner.watching(self._usage.watching(self.runner.events(self._service, self._scope)))
+        events = self._doubting(self.runner.events(self._service, self._scope))
+        return self._cleaner.watching(self._usage.watching(events))
+
+    async def _doubting(self, events: AsyncGenerator[ContainerEvent, None]) -> AsyncGenerator[ContainerEvent, None]:
+        """Yield *events*; an engine that was away may have come back with other mounts."""
+        async with aclosing(events):
+            async for event in events:
+                if event.kind is EventKind.RESYNC:
+                    if self._events_begun:
+                        self._sight.doubt()
+                    self._events_begun = True
+                yield event
 
     def impediment(self) -> str:
         """Why no bot could be started here now; empty when one could."""
-        return self._impediment
+        return self._fault or self._sight.complaint or self._unprepared
 
     def lost(self) -> bool:
         """Whether the engine has not answered for some seconds."""
@@ -277,13 +308,17 @@ class DockerHost:
         async def one_look() -> None:
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
-                    self.runner.room.has((await self._engine.info()).capacity)
+                    info = await self._engine.info()
             except (RuntimeFault, TimeoutError) as error:
-                self._impediment = str(error) or f"the Docker engine has not answered within {_ANSWER_SECONDS:g} s"
+                self._fault = str(error) or f"the Docker engine has not answered within {_ANSWER_SECONDS:g} s"
             else:
+                self.runner.room.has(info.capacity)
                 self._answered_at = time.monotonic()
-                self._impediment = self._unprepared
-            readiness.report(ENGINE, not self._impediment, self._impediment or "; ".join(self._missing.values()))
+                self._fault = ""
+                if info.id != self._answered_by:
+                    self._answered_by = info.id
+                    self._sight.doubt()
+            self._report(readiness)
 
         await repeat("watch the docker engine", one_look, _LOOK_SECONDS)
 
@@ -291,16 +326,28 @@ class DockerHost:
         """Fetch the images and put up the network before the first bot needs them, and again when they have gone."""
 
         async def one_round() -> None:
+            if self._sight.complaint:
+                # The walls are made of files below TEMP_DIR, and no bot is started before.
+                return
+            before = self._unprepared
             try:
                 self._missing = await self.runner.prepare()
             except Exception as error:
                 self._unprepared = str(error) or type(error).__name__
                 if not isinstance(error, Retryable):
                     raise
+                if not before:
+                    log.warning("docker host cannot be prepared; trying again", reason=self._unprepared)
             else:
                 self._unprepared = ""
+                if before:
+                    log.info("docker host is prepared")
 
         await repeat("prepare the docker host", one_round, _PREPARE_SECONDS)
+
+    def _report(self, readiness: Readiness) -> None:
+        impediment = self.impediment()
+        readiness.report(ENGINE, not impediment, impediment or "; ".join(self._missing.values()))
 
 
 async def _until_disk_takes(what: str, prepare: Callable[[], Awaitable[None]], readiness: Readiness) -> None:

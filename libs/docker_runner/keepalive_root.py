@@ -38,6 +38,10 @@ class KeepaliveDirUnusable(UserError):
         self.folder, self.reason = folder, reason
 
 
+class KeepaliveDirUnseen(KeepaliveDirUnusable):
+    """The Docker engine does not see KEEPALIVE_DIR at the same path."""
+
+
 def usual_roots() -> Sequence[Path]:
     """The folders in memory that are tried when KEEPALIVE_DIR is not set, the best first."""
     name = f"the0-runtime-{os.geteuid()}"
@@ -48,7 +52,8 @@ async def keepalive_root(wanted: Path | None, temp_dir: Path, engine: Sight) -> 
     """Return the folder for keepalive files: *wanted*, else the first usual one in memory, else one below *temp_dir*.
 
     Raises:
-        KeepaliveDirUnusable: *wanted* cannot be written, or the engine does not see it.
+        KeepaliveDirUnusable: *wanted* cannot be written.
+        KeepaliveDirUnseen: the engine does not see *wanted*.
     """
     if wanted is not None:
         await _check_wanted(wanted, engine)
@@ -73,7 +78,7 @@ async def _check_wanted(root: Path, engine: Sight) -> None:
             root, f"it cannot be written ({error.strerror or error}); make it for user {os.geteuid()}"
         ) from error
     if not await _is_seen(root, engine, unknown=True):
-        raise KeepaliveDirUnusable(root, "the Docker engine does not see it; mount it at the same path on both sides")
+        raise KeepaliveDirUnseen(root, "the Docker engine does not see it; mount it at the same path on both sides")
     if not is_in_memory(root):
         log.warning("KEEPALIVE_DIR is on a disk, and bots end when that is full", folder=str(root))
 
