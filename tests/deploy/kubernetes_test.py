@@ -283,11 +283,15 @@ def test_with_the_nodes_socket_there_is_no_engine_and_the_work_folder_is_the_nod
 
 @each_folder
 def test_a_second_apply_changes_nothing(folder: str) -> None:
-    # The API server drops empty values of variables, and the operator's CRD fills in the action: kubectl would see a
-    # difference each time.
+    # The API server drops empty values of variables and fills in claims of volumes, and the operator's CRD fills in the
+    # action: kubectl would see a difference each time.
     for workload in of_kind(folder, "Deployment", "StatefulSet"):
         for found in containers(workload):
             assert [name for name, variable in environment(found).items() if variable.get("value") == ""] == []
+    for workload in of_kind(folder, "StatefulSet"):
+        for claim in workload["spec"]["volumeClaimTemplates"]:
+            assert (claim["apiVersion"], claim["kind"]) == ("v1", "PersistentVolumeClaim")
+            assert (claim["spec"]["volumeMode"], claim["status"]) == ("Filesystem", {"phase": "Pending"})
     for monitor in of_kind(folder, "ServiceMonitor"):
         for endpoint in monitor["spec"]["endpoints"]:
             assert {relabeling["action"] for relabeling in endpoint["relabelings"]} == {"replace"}
