@@ -8,9 +8,10 @@ import pytest_asyncio
 
 from libs.collector.collector import Collector
 from libs.core.service import BACKTEST_RUNNER, BOT_RUNNER, BOT_SCHEDULER
-from services.backtest_runner.objects import analysis_key, logs_key
+from libs.core.store.code_retention import CodeRetention
+from services.backtest_runner.objects import analysis_key, logs_key, staged_key
 from tests.support.deaths import Death
-from tests.support.garbage_rig import KEEP_SECONDS, GarbageRig, Interruption, garbage_rig, package_of
+from tests.support.garbage_rig import DAY_SECONDS, KEEP_SECONDS, GarbageRig, Interruption, garbage_rig, package_of
 from tools.stack.s3 import S3Server
 
 CYCLES = 1000
@@ -73,6 +74,21 @@ async def test_after_1000_cycles_exactly_what_is_referred_to_remains(rig: Garbag
     assert await rig.keys(rig.logs_bucket) == set()
     assert await rig.run_ids() == [f"often/{number:04}" for number in range(7, 12)]
     assert await rig.collect() == {"records": 0, "code": 0, "logs": 0, "results": 0}
+
+
+async def test_collector_that_dies_at_every_write_leaves_exactly_what_is_kept(rig: GarbageRig) -> None:
+    kept = await cycles(rig, 8)
+    await rig.store.put(rig.results_bucket, analysis_key("b1"), b"{}")
+    await rig.store.put(rig.results_bucket, logs_key("b1"), b"output")
+    rig.store.ahead_seconds = KEEP_SECONDS * 2
+
+    died = await killed_over_and_over(rig)
+
+    assert died > 5
+    assert await rig.keys(rig.code_bucket) == kept | PLATFORM_KEYS
+    assert await rig.keys(rig.logs_bucket) == set()
+    assert await rig.keys(rig.results_bucket) == set()
+    assert await rig.run_ids() == [f"often/{number:04}" for number in range(7, 12)]
 
 
 async def test_what_is_young_remains(rig: GarbageRig) -> None:
@@ -183,3 +199,71 @@ async def test_a_bot_that_is_removed_and_announced_again_during_a_collection_kee
 
     assert second_look.happened
     assert await rig.keys(rig.code_bucket) == {key}
+
+
+async def test_uploads_go_by_the_time_that_the_masters_keep_code_for(rig: GarbageRig) -> None:
+    await CodeRetention(rig.database(BOT_RUNNER)).announce(KEEP_SECONDS / 100)
+    first = await rig.deploy("a", b"the same")
+    rig.store.ahead_seconds = KEEP_SECONDS / 100
+
+    assert await rig.deploy("b", b"the same") != first
+
+
+async def test_code_is_not_removed_right_after_its_time_was_changed(rig: GarbageRig) -> None:
+    key = await rig.deploy("bot", b"code")
+    await rig.entities[BOT_RUNNER.name].delete("bot")
+    await CodeRetention(rig.database(BOT_RUNNER)).announce(KEEP_SECONDS * 2)
+    rig.store.ahead_seconds = KEEP_SECONDS * 3
+
+    removed = await rig.collect()
+
+    assert removed["code"] == 0
+    assert await rig.keys(rig.code_bucket) == {key}
+
+
+async def test_only_the_newest_days_of_each_log_stay_with_their_index(rig: GarbageRig) -> None:
+    kept = [*await rig.log("b", "20260303"), *await rig.log("b", "20260304"), *await rig.log("b/c", "20260301")]
+    for day in ("20260301", "20260302"):
+        await rig.log("b", day)
+    rig.store.ahead_seconds = KEEP_SECONDS / 2
+
+    removed = await rig.collect(log_count=2)
+
+    assert removed["logs"] == 2
+    assert await rig.keys(rig.logs_bucket) == set(kept)
+
+
+async def test_references_are_honoured_over_many_pages(rig: GarbageRig) -> None:
+    kept = set()
+    for number in range(130):
+        key = await rig.deploy(f"bot {number}", f"code of {number}".encode())
+        if number % 3 == 0:
+            kept.add(key)
+        else:
+            await rig.entities[BOT_RUNNER.name].delete(f"bot {number}")
+    rig.store.ahead_seconds = KEEP_SECONDS * 2
+
+    await rig.collect()
+
+    assert await rig.keys(rig.code_bucket) == kept
+
+
+async def test_what_attempts_left_stays_while_a_worker_may_hand_it_over(rig: GarbageRig) -> None:
+    await rig.store.put(rig.results_bucket, staged_key("b1", "run", "logs.txt"), b"output")
+    rig.store.ahead_seconds = 13 * DAY_SECONDS
+    early = await rig.collect()
+    rig.store.ahead_seconds = 15 * DAY_SECONDS
+
+    later = await rig.collect()
+
+    assert (early["results"], later["results"]) == (0, 1)
+    assert await rig.keys(rig.results_bucket) == set()
+
+
+async def test_an_object_of_another_size_is_uploaded_again(rig: GarbageRig) -> None:
+    key = await rig.deploy("bot", b"the same")
+    await rig.store.put(rig.code_bucket, key, b"damaged by hand")
+
+    again = await rig.deploy("bot", b"the same")
+
+    assert await rig.store.get(rig.code_bucket, again) == b"the same"

@@ -43,7 +43,7 @@ class CodeReferences:
         if not wanted:
             return found
         with translated():
-            async for document in database[collection].find().batch_size(_BATCH):
+            async for document in database[collection].find({}, batch_size=_BATCH):
                 found |= mentioned(document, wanted)
         return found
 

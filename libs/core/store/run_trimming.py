@@ -88,8 +88,7 @@ class RunTrimming:
         return {
             "entity_id": entity_id,
             "open": False,
-            "$or": [
-                {"started_at": {"$lt": started_at}},
-                {"started_at": started_at, "_id": {"$gt": last_kept["_id"]}},
-            ],
+            # The bound lets the index skip what is kept; the rest tells apart runs that started at the same time.
+            "started_at": {"$lte": started_at},
+            "$or": [{"started_at": {"$lt": started_at}}, {"_id": {"$gt": last_kept["_id"]}}],
         }

@@ -1,5 +1,6 @@
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 
 import pytest
 import pytest_asyncio
@@ -8,6 +9,8 @@ from libs.core.run_record import RunRecord
 from libs.core.store.client import Database, Mongo
 from libs.core.store.run_trimming import RunTrimming
 from libs.core.store.runs import RunStore
+from tests.support.deaths import Mortal
+from tests.support.garbage_rig import Interruption
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -89,3 +92,17 @@ async def test_every_entity_with_too_many_is_found(database: Database, chunk: in
     found = {entity_id: await trimming.beyond(entity_id, 2) async for entity_id in trimming.entities(2)}
 
     assert {entity_id: beyond for entity_id, beyond in found.items() if beyond} == {"b": 2, "d": 3, "é": 1}
+
+
+async def test_a_run_that_is_adopted_while_records_are_removed_stays(database: Database) -> None:
+    for number in range(3):
+        await record(database, "b", number)
+    await database["runs"].update_one({"_id": "b0"}, {"$set": {"presumed": True}})
+    adopting = Interruption(1, lambda: RunStore(database).adopt("b0", worker_id="w", epoch=2))
+    interrupted: Any = {"runs": Mortal(database["runs"], cast(Any, adopting), "delete_many")}
+
+    removed = await trim(RunTrimming(interrupted), "b", 1)
+
+    assert adopting.happened
+    assert removed == 1
+    assert await left(database) == ["b0", "b2"]
