@@ -20,6 +20,20 @@ class Need:
     def __sub__(self, other: "Need") -> "Need":
         return Need(self.memory_bytes - other.memory_bytes, self.cpus - other.cpus)
 
+    def to_document(self) -> dict[str, float]:
+        """Return it as it is stored."""
+        return {"memory_bytes": self.memory_bytes, "cpus": self.cpus}
+
+    @classmethod
+    def from_document(cls, document: object) -> "Need | None":
+        """Return what was stored; None for what is no need."""
+        if not isinstance(document, Mapping):
+            return None
+        memory_bytes, cpus = document.get("memory_bytes"), document.get("cpus")
+        if not isinstance(memory_bytes, int | float) or not isinstance(cpus, int | float):
+            return None
+        return cls(int(memory_bytes), float(cpus)) if abs(memory_bytes) < 2**63 else None
+
     @property
     def size(self) -> tuple[int, float]:
         """What needs are compared by: memory first, since processors can be shared."""
@@ -65,6 +79,15 @@ class Demand:
     def of(cls, needs: Iterable[Need], waiting: Iterable[Need]) -> "Demand":
         """Return the demand of entities with these *needs*, of which some are *waiting* for room."""
         return cls(sum(needs, Need()), max(waiting, key=lambda need: need.size, default=None))
+
+
+def least_by_host(reports: Iterable[tuple[str, Room | None]]) -> dict[str, Room]:
+    """Return what each engine has left, by host: the least of what its workers report, as reports have an age."""
+    least: dict[str, Room] = {}
+    for host, room in reports:
+        if room is not None and (host not in least or room.free.memory_bytes < least[host].free.memory_bytes):
+            least[host] = room
+    return least
 
 
 _MIB = 1024 * 1024

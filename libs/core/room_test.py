@@ -1,5 +1,7 @@
 """What is missing across workers, and how it is said."""
 
+import math
+
 import pytest
 
 from libs.core.room import Missing, Need, Room, missing
@@ -30,6 +32,17 @@ def test_of_workers_that_have_enough_the_one_with_most_is_the_roomiest() -> None
 
 def test_nothing_is_known_without_rooms() -> None:
     assert missing(Need(10), {}) is None
+
+
+def test_a_need_is_read_as_it_was_stored() -> None:
+    assert Need.from_document(Need(512, 0.5).to_document()) == Need(512, 0.5)
+
+
+@pytest.mark.parametrize(
+    "stored", [None, "512", {}, {"memory_bytes": "512", "cpus": 1}, {"memory_bytes": math.inf, "cpus": 1.0}]
+)
+def test_what_is_no_need_is_read_as_none(stored: object) -> None:
+    assert Need.from_document(stored) is None
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from libs.core.room import Need
 from libs.core.store.entities import EntityStore
 from libs.docker_runner.run_records import Recorder
 from services.backtest_runner.state import CLAIM, CLAIMED_RUN, OUTCOME, STATUS, BacktestState, Claim
@@ -47,15 +48,19 @@ class Claims:
             state = now  # an event has changed it meanwhile
         return state
 
-    async def waits(self, state: BacktestState, detail: str) -> None:
+    async def waits(self, state: BacktestState, detail: str, need: Need) -> None:
         """Say in the document what it waits for, if nobody has claimed it since it was read."""
-        status = {"state": "waiting", "since": datetime.now(UTC), "detail": detail}
+        status = {"state": "waiting", "since": datetime.now(UTC), "detail": detail, "lacking": need.to_document()}
         await self._entities.compare_and_set(state.id, _as_read(state), {STATUS: status})
 
-    async def release(self, backtest_id: str, claim: Claim, detail: str = "") -> None:
-        """The attempt ends here without a result, and is not to count; *detail* says what it waits for now."""
+    async def release(self, backtest_id: str, claim: Claim, detail: str = "", need: Need | None = None) -> None:
+        """The attempt ends here without a result, and is not to count.
+
+        *detail* says what it waits for now, and *need* how much room that is.
+        """
         expected = {CLAIMED_RUN: claim.run_id, f"{CLAIM}.epoch": self._epoch, OUTCOME: None}
-        status = {"state": "waiting", "since": claim.at, **({"detail": detail} if detail else {})}
+        status: dict[str, object] = {"state": "waiting", "since": claim.at} | ({"detail": detail} if detail else {})
+        status |= {"lacking": need.to_document()} if need is not None else {}
         changes = {f"{CLAIM}.released": True, STATUS: status}
         await self._entities.compare_and_set(backtest_id, expected, changes)
 

@@ -197,7 +197,7 @@ class SegmentPool:
         for backtest_id, wait in self._lacking:
             if wait.written != wait.detail and backtest_id in states:
                 with isolated("tell what waits"):
-                    await self._kit.claims.waits(states[backtest_id], wait.detail)
+                    await self._kit.claims.waits(states[backtest_id], wait.detail, wait.request.need)
                 wait.written = wait.detail
 
     def _free(self, state: BacktestState) -> bool:

@@ -52,6 +52,7 @@ async def test_a_backtest_without_room_waits_in_the_queue_and_runs_as_its_first_
         found = await eventually(lambda: status(rig, "b"))
         assert found["state"] == "waiting"
         assert found["detail"] == "waiting: needs 512 MiB, the engine has 0 MiB free"
+        assert Need.from_document(found["lacking"]) == Need(512 * MIB)
         assert host.runs == ["full"]
         await make_room(rig)
         await eventually(lambda: rig.over("b"))

@@ -242,7 +242,8 @@ class BacktestRun:
         log.info("backtest waits for room", shortage=str(error.shortage))
         self.refused = True
         await persistently(lambda: self._kit.records.withdrawn(claim))
-        await persistently(lambda: self._kit.claims.release(self._state.id, claim, f"waiting: {error.shortage}"))
+        detail, need = f"waiting: {error.shortage}", error.shortage.need
+        await persistently(lambda: self._kit.claims.release(self._state.id, claim, detail, need))
 
     async def _give_back(self, claim: Claim, outcome: RunOutcome | None) -> None:
         """Held, disabled or removed meanwhile: the attempt does not count, and nothing comes of it."""

@@ -11,6 +11,7 @@ from prometheus_client import Counter
 from libs.core.errors import Retryable, RuntimeFault, UserError
 from libs.core.isolation import isolated, unexpected
 from libs.core.log import get_logger
+from libs.core.room import Need
 from libs.core.store.releases import Rejection
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner import endings
@@ -165,9 +166,9 @@ class BotActions:
 
     async def wait_for_room(self, bot: WaitForRoom, detail: str, since: datetime) -> None:
         """Say in the document of a bot which the engine has no room for that it waits, and for how much."""
-        await self._write_waiting(bot.executable, detail, since)
+        await self._write_waiting(bot.executable, detail, bot.shortage.need, since)
 
-    async def _write_waiting(self, executable: Executable, detail: str, since: datetime) -> None:
+    async def _write_waiting(self, executable: Executable, detail: str, need: Need, since: datetime) -> None:
         versions = self._of_versions(executable.id, executable.revision)
         said = f"{detail}; {versions.detail}" if versions.detail else detail
         history = self._ledger.history_of(executable.id)
@@ -181,6 +182,7 @@ class BotActions:
                 worker=executable.worker,
                 history=history,
                 rejection=versions.rejection,
+                lacking=need,
             )
         )
 
@@ -211,7 +213,7 @@ class BotActions:
             # Others were faster. Nothing is held against the bot, and a run that never was leaves no trace.
             log.info("bot waits for room", shortage=str(error.shortage))
             await self._records.withdrawn(executable)
-            await self._write_waiting(executable, waiting_detail(error.shortage), utc_now())
+            await self._write_waiting(executable, waiting_detail(error.shortage), error.shortage.need, utc_now())
             await asyncio.sleep(_NO_ROOM_SECONDS)
         except UserError as error:
             log.warning("bot rejected", reason=str(error))

@@ -53,6 +53,7 @@ async def test_a_bot_without_room_waits_and_says_how_much_is_missing(rig: BotRig
         status = await rig.status("b1")
 
     assert status["detail"] == "waiting: needs 512 MiB, the engine has 388 MiB free"
+    assert Need.from_document(status["lacking"]) == ONE
     assert (status["failures"], status["restarts"], status["not_before"]) == (0, 0, 0.0)
 
 

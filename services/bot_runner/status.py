@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from libs.core.room import Need
 from libs.core.store.releases import Rejection
 from services.bot_runner.restarts import RestartHistory
 
@@ -37,6 +38,7 @@ class BotStatus:
         since: when this state began, UTC.
         revision: the document's revision that the state speaks of.
         rejection: why the version of that revision does not run, also while an earlier one does.
+        lacking: what it needs of an engine while it waits for room; None otherwise.
         running_revision: that of the version which runs, starts, or ended last; 0 for none.
     """
 
@@ -52,6 +54,7 @@ class BotStatus:
     history: RestartHistory = field(default_factory=RestartHistory)
     rejection: Rejection | None = None
     running_revision: int = 0
+    lacking: Need | None = None
 
     def to_document(self) -> dict[str, Any]:
         """As it is stored."""
@@ -69,6 +72,7 @@ class BotStatus:
             "not_before": self.history.not_before,
             "counted_run": self.history.counted_run,
             "running_revision": self.running_revision,
+            "lacking": self.lacking.to_document() if self.lacking is not None else None,
             "rejection": self.rejection.to_document() if self.rejection is not None else None,
         }
 

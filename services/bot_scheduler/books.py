@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from libs.core.room import Need
 from libs.core.store.entities import Change, Entity, EntityStore
 from libs.docker_runner.executable import new_run_id
 from libs.docker_runner.run_records import Recorder
@@ -81,9 +82,10 @@ class Books:
         changes = {FIRING: self.ours(firing).to_document()}
         return await self._entities.compare_and_set(schedule_id, {FIRING_RUN: firing.run_id}, changes)
 
-    async def waits(self, schedule_id: str, firing: Firing, detail: str) -> bool:
-        """It waits for room, and no container of it was asked for. False when the firing is not there any more."""
+    async def waits(self, schedule_id: str, firing: Firing, detail: str, need: Need) -> bool:
+        """It waits for *need*, and no container of it was asked for. False when the firing is not there any more."""
         status = {"state": "waiting", "since": utc(firing.begins_at), "detail": detail, **self._worker}
+        status["lacking"] = need.to_document()
         return await self._entities.compare_and_set(
             schedule_id, {FIRING_RUN: firing.run_id}, {f"{FIRING}.waiting": True, **_each("status", status)}
         )
@@ -97,7 +99,7 @@ class Books:
     async def begins(self, schedule_id: str, firing: Firing) -> bool:
         """It is about to be asked for after a wait. False when the firing is not there any more."""
         return await self._entities.compare_and_set(
-            schedule_id, {FIRING_RUN: firing.run_id}, {f"{FIRING}.waiting": False}
+            schedule_id, {FIRING_RUN: firing.run_id}, {f"{FIRING}.waiting": False, "status.lacking": None}
         )
 
     async def started(self, schedule_id: str, firing: Firing) -> bool:
@@ -106,14 +108,14 @@ class Books:
         return await self._entities.compare_and_set(
             schedule_id,
             {FIRING_RUN: firing.run_id},
-            {f"{FIRING}.started": True, **_each("status", status), "status.detail": None},
+            {f"{FIRING}.started": True, **_each("status", status), "status.detail": None, "status.lacking": None},
         )
 
     async def close(self, schedule_id: str, firing: Firing, ending: Ending, following: Firing | None) -> bool:
         """The attempt has ended; *following* is the next one. False when the firing is not there any more."""
         state = "retrying" if following is not None else REJECTED if ending.reason == REJECTED else "waiting"
         status: dict[str, Any] = {"state": state, "since": ending.at, "detail": ending.message, "run_id": None}
-        status |= self._worker | {LAST_RUN: last_run(firing, ending)}
+        status |= self._worker | {LAST_RUN: last_run(firing, ending), "lacking": None}
         changes = {FIRING: following.to_document() if following else None, **_each("status", status)}
         return await self._entities.compare_and_set(schedule_id, {FIRING_RUN: firing.run_id}, changes)
 

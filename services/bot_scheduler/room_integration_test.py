@@ -49,9 +49,12 @@ async def test_a_firing_without_room_waits_and_runs_as_soon_as_there_is_some(rig
         owner.wake()
         await eventually(lambda: waits(rig))
         assert host.alive("s") == []
+        lacking = (await rig.state("s")).entity.status["lacking"]
         make_room(host)
         history = await eventually(lambda: ended(rig, "finished"))
 
+    assert Need.from_document(lacking) == Need(512 * MIB)
+    assert (await rig.state("s")).entity.status.get("lacking") is None
     run = history[0]
     assert (run.cause, run.attempt) == ("schedule", 1)
     assert "waited for room: it needs 512 MiB, the engine has 0 MiB free" in (run.message or "")

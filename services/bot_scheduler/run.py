@@ -308,7 +308,7 @@ class ScheduledRun:
             return Ending(Dropped.MISFIRE, self._now(), message)
         if now - self._told_at >= _TELL_SECONDS:
             log.info("run waits for room", shortage=str(shortage))
-            await kit.written(lambda: kit.books.waits(self._state.id, firing, f"waiting: {shortage}"))
+            await kit.written(lambda: kit.books.waits(self._state.id, firing, f"waiting: {shortage}", shortage.need))
             self._told_at = now
         self._shortage = shortage
         with kit.room.waiting_for(request, self._wake):

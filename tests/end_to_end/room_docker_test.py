@@ -9,6 +9,7 @@ from tests.support.deployment import PATIENT, Deployment, deployment
 from tests.support.eventually import eventually
 from tests.support.own_engine import OwnEngine
 from tests.support.platform import zipped
+from tools.cli.exit_codes import ExitCode
 from tools.dev.http import get_json
 from tools.engine.ensure import Engine
 
@@ -58,6 +59,15 @@ async def test_bots_of_two_workers_take_turns_on_the_one_place_of_their_engine(r
     answer = await get_json(port, f"/api/v1/entities/{waiting}")
     assert answer is not None
     assert WAITING in str(answer[1])
+    missing = await eventually(lambda: told_missing(port, waiting), within_seconds=240)
+    terminal = runner.terminal()
+    shown = await terminal.succeed("bot", "show", waiting)
+    assert "waiting: needs 512 MiB, the roomiest worker has 388 MiB (w" in shown.out
+    assert shown.out.startswith(f"{waiting} waiting\n")
+    listed = {bot["id"]: bot["missing"] for bot in (await terminal.succeed("bot", "ls", "--output", "json")).json()}
+    assert (listed[first], listed[waiting]) == ("", missing)
+    assert (await terminal.run("bot", "show", "no-such-bot")).code == ExitCode.NOT_FOUND
+    await eventually(lambda: told_by_notice(port), within_seconds=240)
 
     await runner.platform.delete_bot(first)
     second = await eventually(lambda: another(runner, first, at_once), within_seconds=240) or ""
@@ -68,6 +78,19 @@ async def test_bots_of_two_workers_take_turns_on_the_one_place_of_their_engine(r
     assert max(at_once) == 1
     runs = await runner.mongo["bot_runner"]["runs"].find({}).to_list()
     assert sorted(run["entity_id"] for run in runs) == sorted(BOTS)
+
+
+async def told_by_notice(port: int) -> bool:
+    known = await get_json(port, "/api/v1/status")
+    text = "the largest needs 512 MiB, the roomiest worker has 388 MiB"
+    return known is not None and any(text in notice for notice in known[1]["notices"])
+
+
+async def told_missing(port: int, bot_id: str) -> str | None:
+    """What the master says that the bot lacks, once it knows the room after the first start."""
+    answer = await get_json(port, f"/api/v1/entities/{bot_id}")
+    missing = str(answer[1]["missing"]) if answer is not None else ""
+    return missing if missing.startswith("needs 512 MiB, the roomiest worker has 388 MiB (w") else None
 
 
 async def another(runner: Deployment, before: str, at_once: list[int]) -> str | None:

@@ -8,6 +8,7 @@ _COMMANDS = {
     ),
     "config": LazyCommand("tools.cli.bot_config", "config", "Show or change the config of a bot."),
     "ls": LazyCommand("tools.cli.bot_ls", "ls", "List the bots with their states."),
+    "show": LazyCommand("tools.cli.bot_show", "show_bot", "Show one bot: state, config, version, runs."),
     "logs": LazyCommand("tools.cli.bot_logs", "logs", "Show what a bot printed, and with -f go on with it."),
     "rm": LazyCommand("tools.cli.bot_rm", "rm", "Remove a bot; its container is stopped."),
     "stop": LazyCommand("tools.cli.bot_holds", "stop", "Stop bots gracefully and keep them stopped."),

@@ -6,12 +6,12 @@ import click
 
 from libs.core.service import BOT_RUNNER
 from libs.core.store.entities import Entity
-from libs.core.store.ownership import Ownership
-from libs.core.store.releases import effective
 from libs.core.store.shown_state import shown
 from tools.cli import interrupts
+from tools.cli.bot_rows import bot_row
 from tools.cli.connections import connected
 from tools.cli.entity_states import told_by, with_reason
+from tools.cli.leader import missing_room
 from tools.cli.output import output_option, show, table
 
 _COLUMNS = ("id", "state", "segment", "worker", "restarts", "version", "runtime", "since", "detail")
@@ -38,24 +38,8 @@ async def _ls() -> list[dict[str, Any]]:
         while page := await entities.page(after_id=found[-1].id if found else ""):
             found += page
         owners = await (await servers.owners(BOT_RUNNER)).all()
-        return [_row(entity, owners.get(entity.segment_id)) for entity in found]
-
-
-def _row(entity: Entity, owner: Ownership | None) -> dict[str, Any]:
-    status, now = entity.status, shown(told_by(entity), owner)
-    return {
-        "id": entity.id,
-        "state": now.state,
-        "state_reason": now.why,
-        "detail": status.get("detail", ""),
-        "segment": entity.segment_id,
-        "worker": status.get("worker") or None,
-        "container": status.get("container") or None,
-        "restarts": status.get("restarts", 0),
-        "version": effective(entity).version,
-        "rejection": status.get("rejection"),
-        "runtime": entity.runtime,
-        "revision": entity.revision,
-        "since": status.get("since"),
-        "held": str(entity.held.target) if entity.held is not None else None,
-    }
+        rows = [bot_row(entity, shown(told_by(entity), owners.get(entity.segment_id))) for entity in found]
+        if any(row["lacking"] is not None for row in rows):
+            missing = await missing_room(servers, BOT_RUNNER)
+            rows = [row | {"missing": missing.get(row["id"], "")} for row in rows]
+        return rows

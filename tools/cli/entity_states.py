@@ -15,7 +15,8 @@ def told_by(entity: Entity, state: str | None = None) -> Told:
 
 
 def with_reason(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with `state`, `state_reason` and `detail`, as people read it."""
-    now, detail = Shown(row["state"], row["state_reason"]), row["detail"]
+    """A row with `state`, `state_reason` and `detail`, as people read it; `missing` says more than the detail."""
+    now = Shown(row["state"], row["state_reason"])
+    detail = f"waiting: {row['missing']}" if row.get("missing") else row["detail"]
     told_in_detail = now.why if now.text == now.state else ""
     return {**row, "state": now.text, "detail": "; ".join(part for part in (told_in_detail, detail) if part)}

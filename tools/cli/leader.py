@@ -13,6 +13,7 @@ from tools.cli.connections import Connections
 
 _LEASE_SECONDS = 5.0
 _LEADER_SECONDS = 2.0
+_MOST_ENTITIES = 1000
 
 
 async def leader_urls(servers: Connections, service: ServiceDefinition) -> tuple[str | None, Sequence[str]]:
@@ -43,6 +44,13 @@ async def workers(urls: Sequence[str]) -> list[dict[str, Any]] | None:
     """The workers, as the leader knows them; None when it cannot be asked from here."""
     status = await asked(urls, "/status")
     return list(status["workers"]) if status is not None and status.get("leads") else None
+
+
+async def missing_room(servers: Connections, service: ServiceDefinition) -> dict[str, str]:
+    """What each entity that waits for room lacks on the roomiest worker, as far as the leader can be asked."""
+    _, urls = await leader_urls(servers, service)
+    found = await asked(urls, f"/entities?state=waiting&limit={_MOST_ENTITIES}")
+    return {one["id"]: one["missing"] for one in found["entities"] if one.get("missing")} if found is not None else {}
 
 
 def hindrance(worker: Mapping[str, Any]) -> str | None:

@@ -32,7 +32,7 @@ def _no_stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "setup",
         "status",
         *("dev", "dev up", "dev down", "dev status"),
-        *("bot", "bot deploy", "bot ls", "bot logs", "bot rm", "bot kill", "bot resume"),
+        *("bot", "bot deploy", "bot ls", "bot show", "bot logs", "bot rm", "bot kill", "bot resume"),
         *("bot config", "bot config show", "bot config set", "bot config unset"),
         *("bot stop", "bot start"),
         *("worker", "worker ls", "worker cordon", "worker drain", "worker uncordon"),

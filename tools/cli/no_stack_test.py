@@ -22,7 +22,7 @@ def _nothing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("status", "bot ls", "bot rm x", "bot kill x", "bot stop x", "bot start x", "bot logs x"),
+        *("status", "bot ls", "bot show x", "bot rm x", "bot kill x", "bot stop x", "bot start x", "bot logs x"),
         *("worker ls", "worker cordon x", "worker drain x", "worker uncordon x"),
         *("dlq ls", "dlq show 1", "dlq replay --all", "dlq purge --yes"),
         *("load run bots --count 1", "load remove bots x"),

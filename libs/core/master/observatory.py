@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import aiohttp
@@ -10,7 +11,9 @@ from libs.core.api import remote_output
 from libs.core.api.answers import EntityPage, RunPage, SegmentPage, Summary, WorkerPage, by_outcome, run_view
 from libs.core.api.errors import Refused
 from libs.core.errors import RuntimeFault
+from libs.core.master.room_report import rooms_of
 from libs.core.master.status import MasterSnapshot, SegmentState, WorkerRole
+from libs.core.room import missing
 from libs.core.service import ServiceDefinition
 from libs.core.store.client import Database
 from libs.core.store.entity_views import EntityFilter, EntityView, EntityViews
@@ -108,12 +111,13 @@ class Observatory:
 
     async def entities(self, wanted: EntityFilter, *, after: str | None, limit: int) -> EntityPage:
         """Entities by id."""
-        found = await self._entities.find(wanted, after=after, limit=limit + 1)
+        found = self._with_missing(await self._entities.find(wanted, after=after, limit=limit + 1))
         return EntityPage(found[:limit], found[limit - 1].id if len(found) > limit else None)
 
     async def entity(self, entity_id: str) -> EntityView | None:
         """One entity, or None."""
-        return await self._entities.get(entity_id)
+        found = await self._entities.get(entity_id)
+        return self._with_missing([found])[0] if found is not None else None
 
     async def runs(self, wanted: RunFilter, *, limit: int) -> RunPage:
         """Runs, the newest first."""
@@ -139,6 +143,14 @@ class Observatory:
         if answer is None:
             raise Refused(503, "no worker answers that could read the output; try again when one runs")
         return answer
+
+    def _with_missing(self, found: list[EntityView]) -> list[EntityView]:
+        """*found*, with what those lack that wait for room; only the leader knows."""
+        if all(view.lacking is None for view in found):
+            return found
+        rooms = rooms_of(self.snapshot())
+        lacks = {view.id: missing(view.lacking, rooms) for view in found if view.lacking is not None}
+        return [replace(view, missing=str(lacks[view.id])) if lacks.get(view.id) else view for view in found]
 
     async def _as_leader(self) -> MasterSnapshot:
         known = self.snapshot()

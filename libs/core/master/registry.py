@@ -12,7 +12,7 @@ from typing import Final, NewType
 
 from libs.core.coordination import Assignment, WorkerIdentity, WorkerState
 from libs.core.master.assignment import Decision, WorkerView
-from libs.core.room import Need, Room
+from libs.core.room import Need, Room, least_by_host
 from libs.core.store.cordons import Cordon
 from libs.core.tracing import Headers
 
@@ -234,12 +234,7 @@ class Registry:
 
     def rooms(self) -> dict[str, Room]:
         """What each engine has left, by host: the least that its workers report, as reports have an age."""
-        rooms: dict[str, Room] = {}
-        for worker in self._workers.values():
-            room, host = worker.state.room, worker.identity.host
-            if room is not None and (host not in rooms or room.free.memory_bytes < rooms[host].free.memory_bytes):
-                rooms[host] = room
-        return rooms
+        return least_by_host((worker.identity.host, worker.state.room) for worker in self._workers.values())
 
     def apply(self, decision: Decision, trace: Headers | None = None, *, settled: bool = True) -> list[Tell]:
         """Make *decision*, made in *trace*, what each worker should own; return what to tell those for whom it is new.

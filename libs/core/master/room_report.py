@@ -1,10 +1,11 @@
 """What waits for room, and how much is missing across workers."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from libs.core.master.registry import Worker
-from libs.core.room import Missing, Room, missing
+from libs.core.master.status import MasterSnapshot, WorkerRole
+from libs.core.room import Missing, Room, least_by_host, missing
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,25 @@ def room_report(workers: Collection[Worker]) -> RoomReport:
     return RoomReport(len(needs), missing(max(needs, key=lambda need: need.size), usable_rooms(workers)))
 
 
-def usable_rooms(workers: Iterable[Worker]) -> dict[str, Room]:
+def usable_rooms(workers: Collection[Worker]) -> dict[str, Room]:
     """Return the room of the workers that an entity without room may come to run on, by worker."""
+    least = least_by_host((worker.identity.host, worker.state.room) for worker in workers)
     return {
-        worker.identity.worker_id: worker.state.room
+        worker.identity.worker_id: least[worker.identity.host]
         for worker in workers
-        if worker.state.room is not None
+        if worker.identity.host in least
         and not (worker.state.draining or worker.state.engine_lost or worker.state.impediment)
         and (worker.cordon is None or any(held.demand.lacking is not None for held in worker.state.held))
+    }
+
+
+def rooms_of(known: MasterSnapshot) -> dict[str, Room]:
+    """Return the same of a snapshot."""
+    least = least_by_host((worker.host, worker.room) for worker in known.workers)
+    return {
+        worker.worker_id: least[worker.host]
+        for worker in known.workers
+        if worker.host in least
+        and not (worker.role == WorkerRole.DRAINING or worker.engine_lost or worker.impediment)
+        and (not worker.cordoned or any(demand.lacking is not None for demand in worker.demands.values()))
     }

@@ -8,13 +8,14 @@ from typing import Any
 import pymongo
 from pymongo import ASCENDING
 
+from libs.core.room import Need
 from libs.core.store.client import Database, Document, translated
 from libs.core.store.entities import EntityStore
 from libs.core.store.entity_counts import EntityCounts
 from libs.core.store.holds import Hold, Holds
 from libs.core.store.ownership import Ownership, OwnershipReader
 from libs.core.store.partitions import PartitionStore
-from libs.core.store.shown_state import shown
+from libs.core.store.shown_state import ShownState, shown
 from libs.core.store.told import TOLD_FIELDS, number, owner_of, told, whole
 
 _LAST_TEXT = "\U0010ffff"
@@ -32,6 +33,7 @@ _FIELDS = {
     "status.worker": 1,
     "status.restarts": 1,
     "status.run_id": 1,
+    "status.lacking": 1,
     "custom.version": 1,
     "custom.config.version": 1,
     "custom.config.runtime": 1,
@@ -64,6 +66,8 @@ class EntityView:
         since: when the state began that its worker told.
         detail: one sentence about it, perhaps with the last line that it printed; empty when there is nothing to say.
         worker: the id of the worker that said so; empty when none has.
+        lacking: what it needs of an engine while it waits for room; None otherwise.
+        missing: how much that is more than the roomiest worker has, in words; empty where it is not known.
         updated_at: as the producer of its last event wrote it.
         next_execution_time: Unix seconds at which a schedule fires next.
     """
@@ -84,6 +88,8 @@ class EntityView:
     next_execution_time: float | None
     revision: int
     state_reason: str = ""
+    lacking: Need | None = None
+    missing: str = ""
 
     @property
     def held(self) -> bool:
@@ -186,6 +192,7 @@ def _view(document: Mapping[str, Any], hold: Hold | None, owner: Ownership | Non
         updated_at=updated.isoformat() if isinstance(updated, datetime) else _text(updated),
         next_execution_time=number(document.get("next_execution_time")),
         revision=whole(document.get("revision")) or 0,
+        lacking=Need.from_document(status.get("lacking")) if now.state == ShownState.WAITING else None,
     )
 
 
