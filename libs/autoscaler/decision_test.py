@@ -262,6 +262,11 @@ def test_workers_that_stand_by_come_on_top() -> None:
     assert needed(fleet_of(5, w0=load(10)), per_worker=5, standby=2) == 3
 
 
+def test_worker_that_stood_by_and_was_given_a_segment_asks_for_no_other_one() -> None:
+    assert needed(fleet_of(3, w0=load(10), w1=load(10), w2=load()), standby=1) == 2
+    assert needed(fleet_of(3, w0=load(10), w1=load(10), w2=load(10)), standby=1) == 2
+
+
 def test_as_many_stand_by_as_own_something_on_the_fullest_node() -> None:
     snapshot = fleet_of(3, w0=load(10), w1=load(10), w2=load(10), w3=load())
 

@@ -80,8 +80,10 @@ def _workers_for_room(fleet: FleetSnapshot) -> int:
     need = sum((need for load in fleet.workers.values() for need in load.needs.values()), Need())
     need = need + entity * fleet.unowned_entities
     engines = max(_ratio(need.memory_bytes, engine.memory_bytes), _ratio(need.cpus, engine.cpus))
+    if not _waits_for_another_engine(fleet, engine):
+        return math.ceil(engines)
     owning = sum(bool(load.needs) for load in fleet.workers.values())
-    return max(math.ceil(engines), owning + _waits_for_another_engine(fleet, engine))
+    return max(math.ceil(engines), owning + 1)
 
 
 def _waits_for_another_engine(fleet: FleetSnapshot, engine: Need) -> bool:
