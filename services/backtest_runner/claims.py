@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from libs.core.isolation import isolated
 from libs.core.room import Need
 from libs.core.store.entities import EntityStore
 from libs.docker_runner.run_records import Recorder
@@ -67,9 +68,10 @@ class Claims:
     async def release_all(self, segment_id: int) -> None:
         """The worker stops in good order: none of its attempts is to count that has no outcome yet."""
         for entity in await self._entities.in_segment(segment_id):
-            state = BacktestState.of(entity)
-            if state.claim is not None and state.outcome is None and state.claim.epoch == self._epoch:
-                await self.release(state.id, state.claim)
+            with isolated("release backtest"):
+                state = BacktestState.of(entity)
+                if state.claim is not None and state.outcome is None and state.claim.epoch == self._epoch:
+                    await self.release(state.id, state.claim)
 
 
 def _as_read(state: BacktestState) -> dict[str, object]:

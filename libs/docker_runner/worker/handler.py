@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from libs.core.errors import Retryable
+from libs.core.isolation import isolated, unexpected
 from libs.core.lease import Lease
 from libs.core.log import get_logger
 from libs.core.room import Demand
@@ -48,8 +49,8 @@ class DockerSegmentHandler(Generic[W]):
 
     Args:
         work: makes what does the work of an owned segment.
-        at_rest: told how the containers of a segment ended that is given back, before they are taken away. When it
-            raises Retryable they stay, and the next owner finds out.
+        at_rest: called with how the containers of a segment that is given back ended, before they are removed. When it
+            raises an exception they stay, and the next owner records their ends.
         keeps_logs: whether the containers' output goes to the day's logs.
     """
 
@@ -66,6 +67,7 @@ class DockerSegmentHandler(Generic[W]):
         self._at_rest = at_rest
         self._keeps_logs = keeps_logs
         self._works: dict[int, W] = {}
+        self._stopped_epochs: dict[int, int] = {}
 
     @property
     def works(self) -> Collection[W]:
@@ -86,7 +88,12 @@ class DockerSegmentHandler(Generic[W]):
                 del self._works[owned.segment_id]
 
     async def renewed(self, lease: Lease) -> None:
-        """Let the containers of the segment live on for as long as the lease is proven."""
+        """Let the containers of the segment live on for as long as the lease is proven.
+
+        After stop_all() a renewal of the same ownership has no effect: a container that begins late must not live.
+        """
+        if self._stopped_epochs.get(lease.segment_id) == lease.epoch:
+            return
         await self._docker.keep_alive(lease.segment_id, lease.proven_until)
 
     async def expire(self, owned: OwnedSegment) -> None:
@@ -101,6 +108,7 @@ class DockerSegmentHandler(Generic[W]):
         elif self._keeps_logs:
             self._docker.logs.leave(owned.segment_id)
         stopped = await group.stop_all(grace_seconds)
+        self._stopped_epochs[owned.segment_id] = owned.epoch
         await self._docker.expire(owned.segment_id)
         log.info("segment is at rest", segment=owned.segment_id, stopped=len(stopped))
         if owned.proven():
@@ -119,8 +127,9 @@ class DockerSegmentHandler(Generic[W]):
         """Return how many entities of the owned segments are in which state; nothing without a segment."""
         total: Counter[str] = Counter()
         for work in self._works.values():
-            # update() keeps states that count zero.
-            total.update(work.states())
+            with isolated("count states", passing=()):
+                # update() keeps states that count zero.
+                total.update(work.states())
         return total
 
     async def _watch(self, owned: OwnedSegment, work: W) -> None:
@@ -134,8 +143,10 @@ class DockerSegmentHandler(Generic[W]):
         recorded: Sequence[Ended] = ended
         try:
             await self._at_rest(owned, ended)
-        except Retryable as error:
+        except Exception as error:  # noqa: BLE001 - nothing runs any more: the segment must not stay here for it
             recorded = ()
+            if not isinstance(error, Retryable):
+                unexpected("record ends", error, segment=owned.segment_id)
             log.warning("ends not recorded; the containers are left to the next owner", reason=str(error))
         if self._keeps_logs:
             containers = [end.container for end in ended]

@@ -1,6 +1,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from libs.core.errors import Retryable
 from libs.core.lease import Holder, Lease
+from libs.core.room import Demand
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import Ended, ManagedContainer
 from libs.docker_runner.container_events import ContainerEvent, EventKind
@@ -18,6 +20,7 @@ from libs.docker_runner.executable import CodeRef, Entrypoint
 from libs.docker_runner.keepalive import KeepaliveFile, seconds_left
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.worker.handler import DockerSegmentHandler
+from tests.support.eventually import eventually
 from tests.support.fake_host import FakeHost
 
 
@@ -127,6 +130,17 @@ async def test_a_container_whose_end_cannot_be_written_down_stays_for_the_next_o
     assert host.containers.alive("b") == []
 
 
+async def test_unexpected_error_about_an_end_keeps_no_segment_from_being_given_back(host: Host) -> None:
+    container = await host.start()
+
+    await handler(host, [], ValueError("broken document")).stop_all(owned(), 1.0)
+    assert host.then is not None
+    await host.then()
+
+    assert list(host.containers.containers) == [container.container_id]
+    assert host.containers.alive("b") == []
+
+
 async def test_without_a_proven_lease_containers_are_ended_and_left(host: Host) -> None:
     await host.start()
     told: list[Ended] = []
@@ -148,3 +162,52 @@ async def test_a_renewal_lets_containers_live_and_the_end_lets_none_begin(host: 
 
     assert left_before > 1.0
     assert seconds_left(host.folder) == 0.0
+
+
+async def test_renewal_after_the_stop_lets_no_container_begin_under_that_ownership(host: Host) -> None:
+    segment = owned()
+    one = handler(host, [])
+    await one.renewed(segment.lease)
+    await one.stop_all(segment, 0.0)
+
+    await one.renewed(segment.lease)
+    left_after_stop = seconds_left(host.folder)
+    await one.renewed(replace(segment.lease, epoch=2))
+
+    assert left_after_stop == 0.0
+    assert seconds_left(host.folder) > 1.0
+
+
+async def test_segment_whose_numbers_cannot_be_told_leaves_those_of_the_others(host: Host) -> None:
+    class Work:
+        running = 2
+
+        def __init__(self, segment: OwnedSegment) -> None:
+            self.segment_id = segment.segment_id
+
+        async def run(self) -> None:
+            await asyncio.Event().wait()
+
+        def container_changed(self, entity_id: str) -> None: ...
+
+        def states(self) -> dict[str, int]:
+            if self.segment_id == 2:
+                raise RuntimeError("the states cannot be told, as the test wants")
+            return {"running": 1}
+
+        def demand(self) -> Demand:
+            return Demand()
+
+    async def at_rest(owned: OwnedSegment, ended: Sequence[Ended]) -> None: ...
+
+    docker: Any = host
+    one = DockerSegmentHandler(docker, work=Work, at_rest=at_rest)
+    async with asyncio.TaskGroup() as tasks:
+        runs = [tasks.create_task(one.run(OwnedSegment(replace(owned().lease, segment_id=n)))) for n in (1, 2)]
+        await eventually(lambda: len(one.works) == 2)
+
+        states = one.states()
+
+        for run in runs:
+            run.cancel()
+    assert states == {"running": 1}
