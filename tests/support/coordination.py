@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from libs.core.coordination import WorkerIdentity
 from libs.core.health import Readiness
-from libs.core.lease import Holder, Lease
+from libs.core.lease import Holder, Lease, SegmentView
 from libs.core.lease_keeper import LeaseTiming
 from libs.core.master.master import Master
 from libs.core.room import Demand, Room
@@ -103,6 +103,8 @@ class FakeHandler:
     unwritable: set[int] = field(default_factory=set)
     """Segments whose keepalive cannot be written."""
     demands: dict[int, Demand] = field(default_factory=dict)
+    failing_demands: set[int] = field(default_factory=set)
+    """Segments whose demand raises an exception."""
     room: Room | None = None
 
     async def run(self, owned: OwnedSegment) -> None:
@@ -146,6 +148,8 @@ class FakeHandler:
 
     def demand(self, segment_id: int) -> Demand:
         """See SegmentHandler."""
+        if segment_id in self.failing_demands:
+            raise RuntimeError("the demand cannot be computed, as the test wants")
         return self.demands.get(segment_id, Demand())
 
     def running(self) -> int:
@@ -154,11 +158,28 @@ class FakeHandler:
 
 
 class CutLeases(LeaseStore):
-    """Leases of which those of some segments cannot be renewed, as if the database did not answer about them."""
+    """Leases of which those in *cut* cannot be renewed, as if the database did not answer, and some not be acquired."""
 
     def __init__(self, database: Database, life_seconds: float) -> None:
         super().__init__(database, life_seconds)
         self.cut: set[int] = set()
+        self.broken: set[int] = set()
+        """Segments whose acquisition raises an exception that no code expects."""
+        self.failing_surveys = 0
+        """How many of the next surveys raise such an exception."""
+
+    async def survey(self, *, timeout_seconds: float | None = None) -> list[SegmentView]:
+        """See LeaseStore."""
+        if self.failing_surveys > 0:
+            self.failing_surveys -= 1
+            raise TypeError("a document is of another shape, as the test wants")
+        return await super().survey(timeout_seconds=timeout_seconds)
+
+    async def acquire(self, segment_id: int, holder: Holder, *, timeout_seconds: float | None = None) -> Lease:
+        """See LeaseStore."""
+        if segment_id in self.broken:
+            raise TypeError("the document is of another shape, as the test wants")
+        return await super().acquire(segment_id, holder, timeout_seconds=timeout_seconds)
 
     async def renew(self, lease: Lease, *, timeout_seconds: float | None = None) -> Lease:
         """See LeaseStore."""

@@ -174,6 +174,36 @@ async def test_containers_left_by_an_earlier_process_end_before_a_lease_without_
     assert b.owns == [1]
 
 
+async def test_demand_of_one_segment_that_cannot_be_told_leaves_the_worker_and_its_segments(cluster: Cluster) -> None:
+    await cluster.segments({1: 1, 2: 1})
+    first = cluster.master()
+    handler = FakeHandler(cluster.world, "host-of-a", failing_demands={2}, demands={1: Demand(Need(3))})
+
+    a = cluster.worker("a", handler=handler)
+
+    await eventually(lambda: a.owns == [1, 2] and cluster.world.alive(1) and cluster.world.alive(2))
+    await eventually(
+        lambda: [worker.demands for worker in first.master.snapshot().workers]
+        == [{"1": Demand(Need(3)), "2": Demand()}]
+    )
+    assert not a.task.done()
+
+
+async def test_segment_whose_acquisition_fails_unexpectedly_goes_to_another_worker(database: Database) -> None:
+    async with running_cluster(database, target=16) as cluster:
+        await cluster.segments({1: 1, 2: 1})
+        cluster.master()
+        leases = CutLeases(database, cluster.life_seconds)
+        leases.broken.add(2)
+        a = cluster.worker("a", leases=leases)
+        await eventually(lambda: a.owns == [1])
+
+        b = cluster.worker("b")
+
+        await eventually(lambda: b.owns == [2] and cluster.world.alive(2, "host-of-b"))
+        assert a.owns == [1]
+
+
 async def test_engine_that_does_not_answer_gives_its_segments_up_one_after_another(database: Database) -> None:
     async with running_cluster(database, life_seconds=SHORT_LIFE_SECONDS, target=16) as cluster:
         await cluster.segments({1: 1, 2: 1})
@@ -281,6 +311,21 @@ async def test_a_master_that_restarts_moves_and_interrupts_nothing(cluster: Clus
 
     assert [worker.owns for worker in workers] == before
     assert [worker.handler.calls for worker in workers] == [[f"run {segment}/1"] for [segment] in before]
+
+
+async def test_master_whose_decision_fails_unexpectedly_leads_on_and_decides_again(cluster: Cluster) -> None:
+    await cluster.segments({1: 1})
+    leases = CutLeases(cluster.database, cluster.life_seconds)
+    leases.failing_surveys = 2
+    cluster.leases = leases
+    first = cluster.master()
+
+    a = cluster.worker("a")
+
+    await eventually(lambda: a.owns == [1])
+    assert leases.failing_surveys == 0
+    assert first.master.leads
+    assert not first.task.done()
 
 
 async def test_of_two_masters_one_leads_and_the_other_takes_over_and_moves_nothing(cluster: Cluster) -> None:

@@ -47,6 +47,18 @@ async def test_cordoned_worker_keeps_its_segment_and_is_given_no_new_one(cluster
     assert roles == {"a": "cordoned", "b": "owning"}
 
 
+async def test_cordon_that_cannot_be_read_keeps_no_segment_from_a_worker(cluster: Cluster) -> None:
+    await cluster.database["cordons"].insert_one({"_id": "b", "drain": True})
+    await cluster.cordons.cordon("c")
+    await cluster.segments({1: 1})
+    cluster.master()
+
+    a = cluster.worker("a")
+
+    await eventually(lambda: a.owns == [1])
+    assert list(await cluster.cordons.current()) == ["c"]
+
+
 async def test_drained_worker_gives_each_segment_to_another_one_and_gets_none_until_it_is_uncordoned(
     cluster: Cluster,
 ) -> None:

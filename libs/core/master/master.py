@@ -11,6 +11,7 @@ from libs.core.backoff import Backoff
 from libs.core.coordination import WorkerIdentity, WorkerState
 from libs.core.errors import RuntimeFault
 from libs.core.health import Readiness
+from libs.core.isolation import isolated
 from libs.core.lease import Holder, SegmentView
 from libs.core.lease_keeper import LeaseTiming
 from libs.core.log import get_logger
@@ -209,7 +210,9 @@ class Master:
         while True:
             begun = self._clock()
             await self._wake.wait_at_most(0)  # what is read from here on includes all that woke it
-            next_seconds = await self.assign_once()
+            next_seconds = _RETRY_SECONDS
+            with isolated("assign segments", passing=()):
+                next_seconds = await self.assign_once()
             # Many workers that join at once are decided together, and rounds take a third of the time at most.
             gap = max(_LEAST_GAP_SECONDS, min(1.0, 2 * (self._clock() - begun)))
             await asyncio.sleep(gap)

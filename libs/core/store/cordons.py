@@ -12,6 +12,7 @@ from typing import Any
 
 from pymongo import ASCENDING, ReturnDocument
 
+from libs.core.isolation import isolated
 from libs.core.store.client import Database, translated
 
 COLLECTION = "cordons"
@@ -76,7 +77,13 @@ class CordonStore:
     async def current(self) -> dict[str, Cordon]:
         """All wishes, by worker."""
         with translated():
-            return {str(document["_id"]): _cordon(document) async for document in self._cordons.find({})}
+            documents = await self._cordons.find({}).to_list()
+        found = {}
+        for document in documents:
+            # A document that cannot be read must not keep the master from assigning.
+            with isolated("read cordon"):
+                found[str(document["_id"])] = _cordon(document)
+        return found
 
     async def heed(self, cordon: Cordon, stays: Mapping[int, str]) -> None:
         """Note that *cordon* was decided with, unless it was changed meanwhile, and which segments stay."""

@@ -109,6 +109,14 @@ class SegmentOwner:
             self._wanted = False
             self._wake.set()
 
+    def refuse(self, reason: str) -> None:
+        """Report *reason* as what hinders the acquisition now; empty when nothing does. May be repeated."""
+        if reason != self.refusal:
+            if reason:
+                log.warning("segment refused", segment=self.segment_id, reason=reason)
+            self.refusal = reason
+            self._environment.changed()
+
     async def run(self) -> None:
         """Acquire and own the segment; return when it is not wanted any more and no container of it runs.
 
@@ -152,15 +160,8 @@ class SegmentOwner:
             if isinstance(fault, StoreUnavailable):
                 self._environment.store_answered(str(fault))
             else:
-                self._refuse(str(fault))
+                self.refuse(str(fault))
         await self._wake.wait_at_most(backoff.next_seconds())
-
-    def _refuse(self, reason: str) -> None:
-        if reason != self.refusal:
-            if reason:
-                log.warning("segment refused", segment=self.segment_id, reason=reason)
-            self.refusal = reason
-            self._environment.changed()
 
     # --- owning
 
@@ -179,7 +180,7 @@ class SegmentOwner:
         if not await self._begin(owned):
             return
         self.owned = owned
-        self._refuse("")
+        self.refuse("")
         self._environment.changed()
         keeping = asyncio.create_task(keeper.keep(), name=f"keep the lease of segment {self.segment_id}")
         keeping.add_done_callback(lambda _: self._wake.set())
@@ -209,7 +210,7 @@ class SegmentOwner:
             await stop_until_done(self._handler, owned, self._urgent_grace_seconds)
             await self._release(owned)
             # Reported only now, when another worker can have it.
-            self._refuse(f"its keepalive cannot be written: {error or type(error).__name__}")
+            self.refuse(f"its keepalive cannot be written: {error or type(error).__name__}")
             await self._wake.wait_at_most(0)  # what woke it before is done with
             if self._wanted:
                 await self._wake.wait_at_most(_REFUSED_SECONDS)
@@ -273,12 +274,12 @@ class SegmentOwner:
         if lapse.superseded or await self._found_superseded(owned):
             work.cancel()
             raise WorkerSuperseded(owned.lease)
-        self._refuse(f"its containers are still being stopped after its lease was lost: {lapse.reason}")
+        self.refuse(f"its containers are still being stopped after its lease was lost: {lapse.reason}")
         await self._come_to_rest(owned, work, _URGENT_RUN_SECONDS, self._urgent_grace_seconds)
         log.info("host is at rest", segment=owned.segment_id, left_seconds=round(owned.proven_seconds(), 2))
         # Where only the keepalive failed, the database still has the lease.
         await self._release_once(owned)
-        self._refuse("")
+        self.refuse("")
 
     async def _found_superseded(self, owned: OwnedSegment) -> bool:
         if owned.proven_seconds() > 0:

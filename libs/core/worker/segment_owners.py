@@ -6,10 +6,11 @@ from collections.abc import Callable, Collection, Mapping
 
 from libs.core.coordination import HeldSegment
 from libs.core.errors import RuntimeFault
-from libs.core.isolation import UNEXPECTED
+from libs.core.isolation import unexpected
 from libs.core.lease import Holder
 from libs.core.lease_keeper import LeaseTiming
 from libs.core.log import get_logger
+from libs.core.room import Demand
 from libs.core.store.leases import LeaseStore
 from libs.core.tracing import Headers
 from libs.core.wake import Wake
@@ -20,6 +21,8 @@ log = get_logger(__name__)
 
 _STORE_POLL_SECONDS = 1.0
 _REFUSAL_SECONDS = 5.0
+_FAILED_OWNER_SECONDS = 1.0
+_HEALTHY_SECONDS = 60.0
 
 
 class SegmentOwners:
@@ -80,8 +83,7 @@ class SegmentOwners:
     def held(self) -> tuple[HeldSegment, ...]:
         """The leases that are held now, and what their segments need."""
         return tuple(
-            HeldSegment(segment_id, owned.epoch, self._handler.demand(segment_id))
-            for segment_id, owned in self.owned.items()
+            HeldSegment(segment_id, owned.epoch, self._demand(segment_id)) for segment_id, owned in self.owned.items()
         )
 
     @property
@@ -151,6 +153,14 @@ class SegmentOwners:
 
     # --- inside
 
+    def _demand(self, segment_id: int) -> Demand:
+        # A heartbeat must not fail because of one segment: without heartbeats the worker loses all of them.
+        try:
+            return self._handler.demand(segment_id)
+        except Exception as error:  # noqa: BLE001 - of this segment alone
+            unexpected("read demand", error, segment=segment_id)
+            return Demand()
+
     async def _look_for_the_store(self) -> None:
         # No segment is assigned to a worker with an impediment, so it has to find out by itself.
         try:
@@ -192,16 +202,20 @@ class SegmentOwners:
         task.add_done_callback(lambda _: self._ended(segment_id))
 
     async def _watched(self, owner: SegmentOwner) -> None:
+        failures = 0
         while True:
+            begun = self._clock()
             try:
                 await owner.run()
             except WorkerSuperseded as superseded:
                 self._superseded = superseded
-            except Exception:
+            except Exception as error:  # noqa: BLE001 - of this segment alone; the owner runs again
                 # The containers' own switch ends them unless the lease is acquired again in time.
-                UNEXPECTED.labels("own segment").inc()
-                log.exception("the owner of a segment failed; it is begun again", segment=owner.segment_id)
-                await asyncio.sleep(1.0)
+                unexpected("own segment", error, segment=owner.segment_id)
+                failures = failures + 1 if self._clock() - begun < _HEALTHY_SECONDS else 1
+                if failures > 1:
+                    owner.refuse(f"unexpected error: {str(error) or type(error).__name__}")
+                await asyncio.sleep(_FAILED_OWNER_SECONDS)
                 continue
             return
 
