@@ -22,6 +22,8 @@ class WorkerView:
         at_most: how many segments it can own; None for no limit.
         cordoned: whether it is given no segment that it does not own yet.
         drained: whether its segments are to move to other workers besides; never without *cordoned*.
+        refused_lately: whether a segment that another worker holds should not move to it, since it may refuse that one
+            too.
     """
 
     worker_id: str
@@ -37,6 +39,7 @@ class WorkerView:
     at_most: int | None = None
     cordoned: bool = False
     drained: bool = False
+    refused_lately: bool = False
 
     def may_take(self, lease: LeaseView | None) -> bool:
         """Return whether a segment under *lease* is its own or free, so that it is acquired without waiting."""
@@ -126,7 +129,7 @@ def decide(
     Args:
         rooms: what engines have left, by host; a host that is not in it counts as roomy.
         settled: False while more workers are about to register: segments without an owner then wait.
-        resting_hosts: engines that take part in no move for room or silence now, so that their reports can catch up.
+        resting_hosts: engines that take part in no move to another engine now, so that their reports can catch up.
     """
     return _Deciding(segments, workers, rooms or {}, target, resting_hosts).run(settled)
 
@@ -348,10 +351,21 @@ class _Deciding:
             self._move(segment_id, to)
 
     def _spread_above_target(self) -> None:
-        """Move what a worker owns above the target to workers below it."""
+        """Move what a worker owns above the target to workers below it.
+
+        A segment that an engine gave up for the room of another one must not come back, so no segment moves to an
+        engine where an entity waits for room, or to one that has just taken part in a move.
+        """
+        waiting_hosts = {
+            worker.host for worker in self.workers for held in worker.held if held.demand.lacking is not None
+        }
         for worker in sorted(self.workers, key=lambda worker: -len(self.owned[worker.worker_id])):
             while len(self.owned[worker.worker_id]) > self.target:
-                below = [to for to in self.workers if to.is_open and len(self.owned[to.worker_id]) < self.target]
+                below = [
+                    to
+                    for to in self._ready_for(worker, self.resting_hosts)
+                    if len(self.owned[to.worker_id]) < self.target and to.host not in waiting_hosts
+                ]
                 pairs = ((one, to) for one in self._movable(worker) for to in self._takers(one, below))
                 segment_id, to = next(pairs, (None, None))
                 if segment_id is None or to is None:
@@ -379,7 +393,13 @@ class _Deciding:
             # On the same engine its entities have their room already.
             on_same_engine = holder is not None and holder.host == worker.host
             fits = room is None or on_same_engine or room.holds(need or room.entity * self._bots(segment_id))
-            if fits and segment_id not in self.owned[worker.worker_id] and self._can_add(worker, segment_id):
+            disturbs = worker.refused_lately and holder is not None
+            if (
+                fits
+                and not disturbs
+                and segment_id not in self.owned[worker.worker_id]
+                and self._can_add(worker, segment_id)
+            ):
                 yield worker
 
     def _need(self, segment_id: int) -> Need | None:

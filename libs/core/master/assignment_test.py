@@ -301,6 +301,33 @@ def test_one_segment_moves_at_a_time_and_its_engines_rest_meanwhile() -> None:
     assert again.owners == first.owners
 
 
+def test_nothing_is_spread_to_an_engine_where_an_entity_waits_for_room() -> None:
+    full = with_need(holding(A, 1), lacking=1, s1=90)
+    above = with_need(holding(B, 2, 3, 4), lacking=None, s2=10, s3=10, s4=10)
+    segments = [segment(1, by=A), *(segment(number, by=B) for number in (2, 3, 4))]
+
+    decision = decide(segments, [full, above], {A.host: room(2), B.host: room(0)}, target=2)
+
+    assert decision.given == {"a": {1}, "b": {2, 3, 4}}
+
+
+def test_nothing_is_spread_between_engines_that_rest_after_a_move() -> None:
+    segments = [segment(1, by=A), *(segment(number, by=B) for number in (2, 3, 4))]
+    workers = [holding(A, 1), holding(B, 2, 3, 4)]
+
+    assert decide(segments, workers, target=2, resting_hosts=[A.host]).given == {"a": {1}, "b": {2, 3, 4}}
+    assert len(decide(segments, workers, target=2).given["a"]) == 2
+
+
+def test_nothing_moves_to_a_worker_that_refused_a_segment_lately() -> None:
+    above = holding(A, 1, 2, 3)
+    segments = [segment(number, by=A) for number in (1, 2, 3)]
+    unreliable = replace(B, refused_lately=True)
+
+    assert decide(segments, [above, unreliable], target=2).given == {"a": {1, 2, 3}}
+    assert decide([*segments, segment(4)], [above, unreliable], target=2).given == {"a": {1, 2, 3}, "b": {4}}
+
+
 def test_engine_that_does_not_answer_gives_one_segment_up_to_another_engine_with_room() -> None:
     lost = replace(holding(A, 1, 2), engine_lost=True, impediment="no answer")
     segments = [segment(1, by=A), segment(2, by=A)]

@@ -57,11 +57,36 @@ class _Undecided(Enum):
     UNDECIDED = "undecided"
 
 
+_FIRST_REFUSAL_SECONDS = 20.0
+_LONGEST_REFUSAL_SECONDS = 600.0
 _SETTLE_AT_MOST = 4
 """How many settling times a stream of registrations may put off new assignments in all."""
 
 UNDECIDED: Final = _Undecided.UNDECIDED
 """What a worker has until the first decision since it registered: it keeps whatever it holds."""
+
+
+@dataclass(slots=True)
+class Refusals:
+    """For how long segments that run elsewhere do not move to a worker that has refused one.
+
+    Each move that ends in a refusal interrupts entities for nothing, so the time doubles while refusals go on.
+    """
+
+    _until: float = float("-inf")
+    _seconds: float = 0.0
+
+    def note(self, now: float) -> None:
+        """The worker has refused a segment at *now*, in seconds."""
+        if now - self._until > _LONGEST_REFUSAL_SECONDS:
+            self._seconds = _FIRST_REFUSAL_SECONDS
+        elif now >= self._until:
+            self._seconds = min(2 * self._seconds, _LONGEST_REFUSAL_SECONDS)
+        self._until = now + self._seconds
+
+    def continue_at(self, now: float) -> bool:
+        """Whether it may refuse the next one too."""
+        return now < self._until
 
 
 @dataclass(slots=True)
@@ -78,6 +103,7 @@ class Worker:
     reason: str = ""
     trace: Headers = field(default_factory=dict)
     cordon: Cordon | None = None
+    refusals: Refusals = field(default_factory=Refusals)
 
     @property
     def assigned(self) -> frozenset[int]:
@@ -144,7 +170,8 @@ class Registry:
         worker = Worker(session, identity, state, self._seniority, registered_at=now, last_heard=now)
         if known is not None and known.identity.instance_id == identity.instance_id:
             worker.seniority, worker.registered_at = known.seniority, known.registered_at
-        worker.cordon = known.cordon if known is not None else None
+        if known is not None:
+            worker.cordon, worker.refusals = known.cordon, known.refusals
         if known is None:
             first, _ = self._unsettled if self.settled_in_seconds(now) > 0 and self._unsettled else (now, now)
             self._unsettled = (first, now)
@@ -162,6 +189,8 @@ class Registry:
         self._sessions.move_to_end(session)
         if state == before and worker.agrees:
             return None
+        if state.refused.keys() - before.refused.keys():
+            worker.refusals.note(now)
         self._changed |= _matters(before, state) or (self._lacking_room and before.room != state.room)
         return None if worker.agrees else Tell(session, self._assignment(worker))
 
@@ -223,6 +252,7 @@ class Registry:
                 at_most=None if worker.identity.owns_several else 1,
                 cordoned=worker.cordon is not None,
                 drained=worker.cordon is not None and worker.cordon.drain,
+                refused_lately=worker.refusals.continue_at(worker.last_heard),
             )
             for worker_id, worker in self._workers.items()
         ]

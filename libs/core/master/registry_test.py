@@ -178,6 +178,21 @@ def test_only_what_can_change_the_assignment_asks_for_a_decision(
     assert registry.take_changed() is expected
 
 
+def test_worker_that_refuses_a_segment_receives_no_moves_for_longer_each_time(registry: Registry) -> None:
+    refuses = replace(IDLE, refused={7: "its keepalive cannot be written"})
+    registry.register(ONE, identity("a"), IDLE, now=0.0)
+    late = []
+    for now, state in (
+        *((1.0, refuses), (2.0, IDLE), (20.0, IDLE), (21.0, IDLE)),
+        *((30.0, refuses), (31.0, IDLE), (69.0, IDLE), (70.0, IDLE)),
+        *((800.0, refuses), (801.0, IDLE), (820.0, IDLE)),
+    ):
+        registry.heartbeat(ONE, state, now)
+        late.append(registry.views()[0].refused_lately)
+
+    assert late == [True, True, True, False, True, True, True, False, True, True, False]
+
+
 def test_room_that_comes_asks_for_a_decision_while_an_entity_waits_for_room(registry: Registry) -> None:
     lacking = replace(HOLDS_7, held=(HeldSegment(7, 1, Demand(lacking=Need(9))),))
     registry.register(ONE, identity("a"), lacking, now=0.0)
