@@ -204,6 +204,21 @@ async def test_segment_whose_acquisition_fails_unexpectedly_goes_to_another_work
         assert a.owns == [1]
 
 
+async def test_segment_without_a_keepalive_is_refused_although_its_containers_cannot_be_stopped(
+    database: Database,
+) -> None:
+    async with running_cluster(database, life_seconds=SHORT_LIFE_SECONDS, target=16) as cluster:
+        await cluster.segments({1: 1})
+        cluster.master()
+        stuck = FakeHandler(cluster.world, "host-of-a", unwritable={1}, failing_stops=1_000_000)
+        cluster.worker("a", handler=stuck)
+        await eventually(lambda: stuck.calls)
+
+        b = cluster.worker("b")
+
+        await eventually(lambda: b.owns == [1] and cluster.world.alive(1, "host-of-b"))
+
+
 async def test_engine_that_does_not_answer_gives_its_segments_up_one_after_another(database: Database) -> None:
     async with running_cluster(database, life_seconds=SHORT_LIFE_SECONDS, target=16) as cluster:
         await cluster.segments({1: 1, 2: 1})

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from prometheus_client import Counter
@@ -206,9 +207,12 @@ class SegmentOwner:
                 await self._handler.renewed(owned.lease)
         except Exception as error:
             log.exception("an acquired lease is given back", segment=self.segment_id)
-            # A process before this one may have left containers that still run under their last keepalive.
-            await stop_until_done(self._handler, owned, self._urgent_grace_seconds)
-            await self._release(owned)
+            # A process before this one may have left containers that still run under their last keepalive. It runs out
+            # before the lease does, which is released early only if they are known to have ended.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, owned.proven_seconds())):
+                    await stop_until_done(self._handler, owned, self._urgent_grace_seconds)
+                    await self._release(owned)
             # Reported only now, when another worker can have it.
             self.refuse(f"its keepalive cannot be written: {error or type(error).__name__}")
             await self._wake.wait_at_most(0)  # what woke it before is done with
@@ -248,7 +252,9 @@ class SegmentOwner:
         log.warning("segment left to run out, as the engine does not answer", segment=owned.segment_id)
         keeping.cancel()
         await asyncio.wait([keeping])
-        await self._handler.expire(owned)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timing.attempt_seconds):
+                await self._handler.expire(owned)
         await asyncio.wait([resting], timeout=max(0.0, owned.proven_seconds()))
 
     async def _come_to_rest(
