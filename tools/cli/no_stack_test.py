@@ -4,19 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.terminal import Done, Terminal
 from tools import samples
 from tools.cli.exit_codes import ExitCode
-from tools.cli.main import run
 
 BOT = str(Path(samples.__file__).parent / "price_ticker")
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("RUNTIME_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("MONGO_TIMEOUT_SECONDS", "0.2")
-    for name in ("MONGO_URI", "NATS_URL", "MINIO_ENDPOINT", "MINIO_ACCESS_KEY_ID", "MINIO_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name, raising=False)
+async def run(command: str, home: Path, **settings: str) -> Done:
+    """A process of its own ends together with the connections that it tries to open."""
+    return await Terminal(home, {"MONGO_TIMEOUT_SECONDS": "0.2", **settings}).run(*command.split())
 
 
 @pytest.mark.parametrize(
@@ -31,23 +28,15 @@ def _nothing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         *(f"bot deploy {BOT}", f"schedule deploy {BOT} --schedule @hourly"),
     ],
 )
-def test_a_command_that_needs_servers_names_the_one_that_starts_them(
-    command: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code = run(command.split())
+async def test_a_command_that_needs_servers_names_the_one_that_starts_them(command: str, tmp_path: Path) -> None:
+    done = await run(command, tmp_path)
 
-    _, err = capsys.readouterr()
-    assert (code, "`runtime dev up`" in err) == (ExitCode.UNREACHABLE, True), err
-    assert "ACCESS_KEY" not in err
+    assert (done.code, "`runtime dev up`" in done.err) == (ExitCode.UNREACHABLE, True), done.err
+    assert "ACCESS_KEY" not in done.err
 
 
-def test_a_variable_that_looks_like_a_setting_is_named_with_the_nearest_one(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MEMORY_LIMITMB", "hunter2")
+async def test_a_variable_that_looks_like_a_setting_is_named_with_the_nearest_one(tmp_path: Path) -> None:
+    done = await run("bot ls", tmp_path, MEMORY_LIMITMB="hunter2")
 
-    run(["bot", "ls"])
-
-    _, err = capsys.readouterr()
-    assert "warning: MEMORY_LIMITMB is no setting and is ignored; is it MEMORY_LIMIT_MB?" in err
-    assert "hunter2" not in err
+    assert "warning: MEMORY_LIMITMB is no setting and is ignored; is it MEMORY_LIMIT_MB?" in done.err
+    assert "hunter2" not in done.err
