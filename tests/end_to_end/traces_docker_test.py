@@ -59,7 +59,7 @@ async def bots(
 ) -> AsyncIterator[Deployment]:
     folder = tmp_path_factory.mktemp("traced-bots")
     # So that the first round after the event is the one that the event wakes.
-    settings = {**PATIENT, **collector.settings, "ASSIGN_INTERVAL_SECONDS": "60"}
+    settings = {**PATIENT, **collector.settings, "ASSIGN_INTERVAL_SECONDS": "60", "SETTLE_SECONDS": "0"}
     async with deployment(folder, docker_engine, settings=settings) as made:
         await made.start(workers=1)
         made.platform.upload("main.zip", zipped({"main.py": CODE}))

@@ -34,7 +34,7 @@ from libs.core.metrics import observe
 from libs.core.settings import CoordinationSettings
 from libs.core.store.cordons import CordonStore
 from libs.core.store.leases import LeadershipStore, LeaseStore
-from libs.core.tracing import Headers, OpenSpan, begin, current, trace_headers
+from libs.core.tracing import Headers, begin, current, trace_headers
 from libs.core.wake import Wake
 
 log = get_logger(__name__)
@@ -223,6 +223,8 @@ class Master:
 
         When MongoDB cannot be read nothing is decided: everybody keeps what was decided last.
         """
+        # What comes in while the segments are read may not be in what is read.
+        causes = list(self._led_by)
         try:
             with observe("master", "survey"):
                 survey = await self._segments.survey()
@@ -249,8 +251,11 @@ class Master:
                 resting_hosts=self._pace.resting(now),
             )
             self._pace.note(decision.moves, now)
-            deciding = self._deciding()
+            deciding = begin("assign segments", parent=causes[0] if causes else {}, links=causes[1:])
             news = self._registry.apply(decision, deciding.headers, settled=settled_in_seconds <= 0)
+        if settled_in_seconds <= 0:
+            # Until then what led here may still lead to an assignment.
+            self._led_by = deque((cause for cause in self._led_by if cause not in causes), maxlen=_MOST_CAUSES)
         self._decided = (survey, decision, self._clock())
         self._surveyed.set()
         self._waits.note(segments_by_state(survey, decision, self._registry.workers), self._clock())
@@ -278,12 +283,6 @@ class Master:
 
     def _connected(self) -> list[str]:
         return [worker.identity.worker_id for worker in self._registry.workers]
-
-    def _deciding(self) -> OpenSpan:
-        """The span of a decision, in the trace of what led to it if that is known."""
-        causes = list(self._led_by)
-        self._led_by.clear()
-        return begin("assign segments", parent=causes[0] if causes else {}, links=causes[1:])
 
     async def _tell(self, news: Sequence[Tell]) -> None:
         current().set(assignments=len(news))
