@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from libs.core.errors import Retryable
-from libs.core.events.connection import NobodyListens
+from libs.core.events.connection import NatsUnavailable, NobodyListens
 from libs.core.events.jetstream import MESSAGE_ID, JetStream
 from libs.core.service import ServiceDefinition
 from libs.core.store.entities import Entity
@@ -19,6 +19,7 @@ from tools.bots.redeploy import FIELD as RECORD_FIELD
 
 _STREAM_SECONDS = 5.0
 _POLL_SECONDS = 0.1
+_ANSWER_SECONDS = 1.0
 
 
 class EventsUnheard(Retryable):
@@ -109,11 +110,17 @@ class Announcer:
         deadline = time.monotonic() + _STREAM_SECONDS
         while True:
             try:
-                await self._jetstream.publish(subject, data, headers)
+                await self._jetstream.publish(subject, data, headers, _ANSWER_SECONDS)
             except NobodyListens as error:
                 # The platform API makes the stream anew when it starts, and workers make it a moment after their start.
                 if time.monotonic() > deadline:
                     raise EventsUnheard(subject, self._service) from error
+                await asyncio.sleep(_POLL_SECONDS)
+            except NatsUnavailable:
+                # Workers also read subjects without the stream, and then a missing stream is silence, not a refusal.
+                # The message id makes it safe to repeat.
+                if time.monotonic() > deadline:
+                    raise
                 await asyncio.sleep(_POLL_SECONDS)
             else:
                 return
