@@ -35,6 +35,25 @@ async def test_a_command_that_needs_servers_names_the_one_that_starts_them(comma
     assert "ACCESS_KEY" not in done.err
 
 
+NOWHERE = {
+    "MONGO_URI": "mongodb://127.0.0.1:1/?directConnection=true",
+    "NATS_URL": "nats://127.0.0.1:1",
+    "MINIO_ACCESS_KEY_ID": "a",
+    "MINIO_SECRET_ACCESS_KEY": "b",
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "message"), [("bot ls", "MongoDB is unavailable"), ("dlq ls", "NATS does not answer")]
+)
+async def test_a_server_that_does_not_answer_is_named_in_one_line_with_an_exit_code(
+    command: str, message: str, tmp_path: Path
+) -> None:
+    done = await run(command, tmp_path, **NOWHERE)
+
+    assert (done.code, message in done.err, "Traceback" in done.err) == (ExitCode.UNREACHABLE, True, False), done.err
+
+
 async def test_a_variable_that_looks_like_a_setting_is_named_with_the_nearest_one(tmp_path: Path) -> None:
     done = await run("bot ls", tmp_path, MEMORY_LIMITMB="hunter2")
 
