@@ -10,11 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-from libs.core.lean_imports import trusting_nobody
-
-# An address with https brings its own context.
-with trusting_nobody():
-    import aiohttp
+import aiohttp
 
 from libs.autoscaler.access import ClusterAccess, find_access
 from libs.autoscaler.decision import Pod

@@ -1,18 +1,11 @@
 """The messages between masters and workers, as values, and their form on the wire."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 
-from google.protobuf.internal import api_implementation
-
-from libs.core.lean_imports import hollow
 from libs.core.room import Demand, Need, Room
 from libs.core.tracing import Headers
-
-# Messages that are written in Python and not in C: another megabyte, imported either way.
-with hollow("google.protobuf.internal.python_message") if api_implementation.Type() == "upb" else nullcontext():
-    from proto.runtime.v1 import coordination_pb2 as pb
+from proto.runtime.v1 import coordination_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True)

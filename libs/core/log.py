@@ -11,14 +11,11 @@ import sys
 from contextlib import AbstractContextManager
 from typing import Any, TextIO
 
-from libs.core.lean_imports import absent
-from libs.core.settings import LogSettings
+import structlog
+from structlog.contextvars import bind_contextvars, bound_contextvars, merge_contextvars
+from structlog.typing import EventDict, Processor, WrappedLogger
 
-# For tracebacks that we do not want: it would show the values of variables, and costs 3 MB in every process.
-with absent("rich"):
-    import structlog
-    from structlog.contextvars import bind_contextvars, bound_contextvars, merge_contextvars
-    from structlog.typing import EventDict, Processor, WrappedLogger
+from libs.core.settings import LogSettings
 
 Logger = structlog.stdlib.BoundLogger
 

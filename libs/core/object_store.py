@@ -17,20 +17,15 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TypeVar
 
+import minio
 import urllib3
+from minio.commonconfig import ComposeSource
+from minio.datatypes import Object
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
 from libs.core.backoff import Backoff
 from libs.core.errors import Permanent, Retryable
 from libs.core.health import Readiness
-from libs.core.lean_minio import (
-    ComposeSource,
-    InvalidResponseError,
-    MinioException,
-    Object,
-    S3Error,
-    ServerError,
-    minio,
-)
 from libs.core.log import get_logger
 from libs.core.metrics import observe
 from libs.core.settings import StorageSettings

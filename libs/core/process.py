@@ -9,11 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol, TypeVar
 
-from libs.core.lean_imports import trusting_nobody
-
-# Before all that imports it as well.
-with trusting_nobody():
-    from aiohttp import web
+from aiohttp import web
 
 from libs.core.errors import UserError
 from libs.core.health import Readiness

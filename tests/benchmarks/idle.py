@@ -24,7 +24,7 @@ from tools.engine.ensure import Engine, ensure_engine
 from tools.images.ensure import ensure_images
 from tools.stack.process import BackgroundProcess
 
-TARGET_MB = 80.0
+TARGET_MB = 100.0
 TARGET_CORE_PERCENT = 1.0
 TARGET_READY_SECONDS = 2.0
 _SETTLE_SECONDS = 3.0

@@ -256,7 +256,7 @@ def _processes() -> Row:
         [
             Lines(
                 "Resident memory",
-                "Of each master and worker, without containers. Idle ones need about 80 MB.",
+                "Of each master and worker, without containers. Idle ones need up to 100 MB.",
                 "bytes",
                 [Query(f"process_resident_memory_bytes{{{_S}}}", f"{{{{service}}}} {INSTANCES}")],
                 (200 * 1024**2, 256 * 1024**2),

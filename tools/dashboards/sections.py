@@ -318,7 +318,7 @@ def processes(selector: str) -> Row:
         [
             Lines(
                 "Resident memory",
-                "Of each master and worker, without the containers. Idle ones need about 80 MB.",
+                "Of each master and worker, without the containers. Idle ones need up to 100 MB.",
                 "bytes",
                 [Query(f"process_resident_memory_bytes{{{selector}}}", INSTANCES)],
                 (200 * 1024**2, 256 * 1024**2),

@@ -1,8 +1,19 @@
 """Runs inside the container, as the init's only child: keeps the bot's process, its output and its lease.
 
-It imports only what the interpreter has loaded anyway, since each import delays the bot's first line: ``_signal`` and
-``_json`` are the C halves of ``signal`` and ``json``, whose Python halves take 25 ms. The bot runs in a forked child,
-which saves a second start of the interpreter.
+It imports only what the interpreter has loaded anyway, since each import delays the bot's first line. ``_signal`` and
+``_json`` are the C halves of ``signal`` and ``json``. The bot runs in a forked child, which saves a second start of the
+interpreter.
+
+Measured, start to end of ``python3 -I -S -B`` in a container of Python 3.11, median of 60, and resident memory:
+
+=================================  ===============  ===============
+imports                            with bytecode    without
+=================================  ===============  ===============
+``_signal``, ``_json``             7 ms, 7.8 MB     25 ms, 8.4 MB
+``signal``, ``json``               13 ms, 9.1 MB    117 ms, 11.9 MB
+=================================  ===============  ===============
+
+Images without bytecode are common: the official ones of Python contain none.
 
 Exit code: the bot's own, 128+n when signal n ended it, 75 when its lease ran out.
 """
