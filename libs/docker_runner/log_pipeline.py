@@ -46,6 +46,8 @@ PENDING_BYTES = Gauge("runtime_logs_pending_bytes", "Output of bots on this host
 DROPPED_BYTES = Counter("runtime_logs_dropped_bytes", "Output of bots that was dropped because its spool was full.")
 
 _LOCK_POLL_SECONDS = 0.1
+# The start of a bot waits no longer for another process of this host, which has the log's folder and takes the output.
+_LOCKED_OUT_SECONDS = 1.0
 _RESTART_SECONDS = 5.0
 # A container that has ended is removed after so long, whether or not its output has a place.
 _AFTER_END_SECONDS = 10.0
@@ -134,6 +136,7 @@ class LogPipeline:
         self._group: asyncio.TaskGroup | None = None
         self._bots: dict[str, BotLog] = {}
         self._opening: dict[str, asyncio.Lock] = {}
+        self._locked_out: set[str] = set()
         self._following: dict[str, tuple[ManagedContainer, _Following]] = {}
         self._wake = Wake()
         self._uploaded = asyncio.Event()
@@ -179,20 +182,25 @@ class LogPipeline:
 
         Returns:
             Whether all of it is safe on this host's disk, from where it is uploaded at once. False when the engine did
-            not give it within *limit_seconds*; removing the container then loses the rest.
+            not give it within *limit_seconds*, or when another process of this host kept the folder for a second;
+            removing the container then loses what the other process has not read.
         """
         self.follow(container)
         _, following = self._following[container.container_id]
         following.ended.set()
         if following.follower is not None:
             following.follower.container_ended()
-        try:
-            async with asyncio.timeout(limit_seconds):
-                await following.done.wait()
-        except TimeoutError:
-            log.warning("the end of a container's output was not read in time", entity=container.id)
-            return False
-        return True
+        limits = (min(_LOCKED_OUT_SECONDS, limit_seconds), limit_seconds - _LOCKED_OUT_SECONDS)
+        for limit in limits:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(limit):
+                    await following.done.wait()
+            if following.done.is_set():
+                return True
+            if container.name in self._locked_out:
+                break
+        log.warning("the end of a container's output was not read in time", entity=container.id)
+        return False
 
     async def flush(self, limit_seconds: float = 10.0) -> None:
         """Upload what there is, once, as far as it goes within the limit. For shutdown, after the last finish()."""
@@ -359,12 +367,15 @@ class LogPipeline:
             if bot is None:
                 folder = LogFolder(self._directory / container.name)
                 try:
-                    while not await self._run(partial(folder.try_lock, create=True)):  # noqa: ASYNC110 - a file lock
+                    while not await self._run(partial(folder.try_lock, create=True)):
+                        self._locked_out.add(container.name)
                         await asyncio.sleep(_LOCK_POLL_SECONDS)
                     bot = await self._open_folder(container.name, folder, owner)
                 except BaseException:
                     folder.unlock()
                     raise
+                finally:
+                    self._locked_out.discard(container.name)
                 bot.followers += 1
             else:
                 bot.followers += 1
@@ -423,7 +434,7 @@ class LogPipeline:
             self._uploaded.set()
         if bot.due_at is None and bot.spool.pending_bytes and self._turns.waits(bot.owner.segment):
             bot.due_at = time.monotonic() + _TURN_POLL_SECONDS
-        if bot.due_at is None and bot.spool.pending_bytes and (bot.followers or uploaded):
+        if bot.due_at is None and bot.spool.pending_bytes and (bot.followers or (uploaded and self._has_place(bot))):
             bot.due_at = max(time.monotonic() + self._interval_seconds, bot.rests_until)
         # What cannot be uploaded now and is written by nobody is let go, and found again when one looks around:
         # another process of this host may be waiting to follow the bot's next container.
@@ -506,6 +517,10 @@ class LogPipeline:
             del self._opening[name]
         bot.close()
 
+    def _has_place(self, bot: BotLog) -> bool:
+        """Whether this process may upload the bot's output, now or as soon as an earlier owner has."""
+        return self._turns.is_open(bot.owner.segment) or self._key_of(bot) is not None
+
     def _key_of(self, bot: BotLog) -> Callable[[str], str] | None:
         if self._turns.may_add(bot.owner.segment):
             return partial(log_key, bot.owner.entity_id)
@@ -544,7 +559,9 @@ class LogPipeline:
             if not await self._run(partial(folder.try_lock, create=False)):
                 return
             owner = await self._run(folder.owner)
-            if owner is not None:
+            if owner is None:
+                return
+            if self._owns(owner.segment) or await self._run(folder.quiet_seconds) >= self._hand_over_seconds:
                 await self._open_folder(name, folder, owner)
         finally:
             if name not in self._bots:

@@ -143,6 +143,39 @@ async def test_a_superseded_worker_and_its_successor_do_not_write_twice(host: Ho
             assert host.engine.reads == 1, "the successor waits for the folder"
 
 
+async def test_a_worker_that_lost_a_segment_lets_go_of_its_logs_at_once(host: Host) -> None:
+    first, second = a_container("c1", segment=7), a_container("c2", segment=7)
+    owns = True
+    async with host.worker(interval_seconds=3600, hand_over_seconds=3600, owns=lambda segment: owns) as former:
+        former.follow(first)
+        await host.engine.write(first, b"written before the loss\n")
+        await eventually(lambda: (bot := former.bot("b1")) is not None and bot.spool.pending_bytes)
+        owns = False
+        await host.engine.end(first)
+        assert await former.finish(first, 60)
+        await eventually(lambda: former.bot("b1") is None)
+
+        async with host.worker(interval_seconds=0.1) as successor:
+            successor.follow(second)
+            await host.engine.write(second, b"written by the successor\n")
+            assert await host.becomes(b"written before the loss\nwritten by the successor\n")
+
+
+async def test_a_start_does_not_wait_for_a_process_that_keeps_the_log(host: Host) -> None:
+    first, second = a_container("c1"), a_container("c2")
+    async with host.worker() as frozen:
+        frozen.follow(first)
+        await eventually(lambda: host.engine.reads)
+        async with host.worker() as successor:
+            await host.engine.end(second)
+            for container in (first, second):
+                began = asyncio.get_running_loop().time()
+
+                assert not await successor.finish(container, 60)
+
+                assert asyncio.get_running_loop().time() - began < 30
+
+
 async def test_another_worker_of_the_host_uploads_what_a_killed_one_left(host: Host) -> None:
     container = a_container("c1", segment=7)
     async with host.worker(interval_seconds=3600) as killed:
