@@ -32,10 +32,6 @@ class Lease:
     epoch: int
     proven_until: float
 
-    def proven_seconds(self, now: float) -> float:
-        """For how much longer the lease is certainly held; negative when that is over. *now* is a time.monotonic()."""
-        return self.proven_until - now
-
 
 @dataclass(frozen=True, slots=True)
 class LeaseView:

@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
+from prometheus_client import REGISTRY
 
 from libs.core.errors import Retryable
 from libs.core.lease import Holder, Lease, LeaseLost
@@ -83,6 +85,115 @@ async def test_a_lease_that_cannot_be_renewed_lapses_a_margin_before_its_proof_e
 
         assert not lapse.superseded
         assert keeper.lease.proven_until - now() == pytest.approx(TIMING.margin_seconds, abs=0.2)
+
+
+@in_virtual_time
+async def test_attempt_that_hangs_leaves_time_for_a_second_attempt() -> None:
+    limits = []
+
+    async def renew(lease: Lease, limit_seconds: float) -> Lease:
+        limits.append(limit_seconds)
+        async with asyncio.timeout(limit_seconds):
+            await asyncio.Event().wait()
+        return lease
+
+    await keeper_of(fresh(), renew).keep()
+
+    # Renewed after 1 s, and given up 3.5 s after the last proof: two whole attempts of 1 s, and what is left then.
+    assert limits[:2] == [TIMING.attempt_seconds, TIMING.attempt_seconds]
+    assert all(0 < limit < TIMING.attempt_seconds for limit in limits[2:])
+
+
+def test_timing_is_a_share_of_the_life() -> None:
+    assert LeaseTiming.of(10.0, 2.0) == LeaseTiming(2.0, 2.0, 0.2, 3.0)
+
+
+@in_virtual_time
+async def test_renewals_follow_each_other_by_the_interval_also_when_requests_are_slow() -> None:
+    begun = []
+
+    async def slow(lease: Lease, limit_seconds: float) -> Lease:
+        begun.append(now())
+        await asyncio.sleep(0.4)
+        return replace(lease, proven_until=begun[-1] + LIFE_SECONDS)
+
+    await kept_for(slow, 4.5)
+
+    assert begun == pytest.approx([1.0, 2.0, 3.0, 4.0])
+
+
+@in_virtual_time
+async def test_request_that_ignores_its_cancellation_delays_the_lapse_little() -> None:
+    async def deaf(lease: Lease, limit_seconds: float) -> Lease:
+        while now() < 60.0:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(1.0)
+        return lease
+
+    await keeper_of(fresh(), deaf).keep()
+
+    assert now() <= LIFE_SECONDS - TIMING.margin_seconds + 0.2
+    await asyncio.sleep(60.0)
+
+
+@in_virtual_time
+async def test_request_under_way_is_cancelled_when_the_lease_lapses() -> None:
+    cancelled = []
+
+    async def renew(lease: Lease, limit_seconds: float) -> Lease:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(now())
+            raise
+        return lease
+
+    keeper = keeper_of(fresh(), renew)
+
+    await keeper.keep()
+
+    assert len(cancelled) == 1
+
+
+@in_virtual_time
+async def test_failure_before_the_last_success_is_not_the_reason_of_the_lapse() -> None:
+    outcomes = [fails, works]
+
+    async def renew(lease: Lease, limit_seconds: float) -> Lease:
+        return await (outcomes.pop(0) if outcomes else hangs)(lease, limit_seconds)
+
+    lapse = await keeper_of(fresh(), renew).keep()
+
+    assert lapse.reason == "it could not be renewed in time"
+
+
+@in_virtual_time
+async def test_failure_without_a_text_is_named_by_its_type() -> None:
+    async def renew(lease: Lease, limit_seconds: float) -> Lease:
+        raise OSError
+
+    lapse = await keeper_of(fresh(), renew).keep()
+
+    assert lapse.reason == "it could not be renewed in time: OSError"
+
+
+@in_virtual_time
+@pytest.mark.parametrize(("renew", "reason"), [(fails, "lost"), (refused, "superseded")])
+async def test_lapse_is_counted_by_its_reason_from_zero_on(renew: Renew, reason: str) -> None:
+    kind = f"of the test of {reason}"
+    keeper = LeaseKeeper(kind, fresh(), renew, TIMING, clock=now)
+    assert lapses(kind) == {"lost": 0.0, "superseded": 0.0}
+
+    await keeper.keep()
+
+    assert lapses(kind) == {"lost": 0.0, "superseded": 0.0, reason: 1.0}
+
+
+def lapses(kind: str) -> dict[str, float | None]:
+    name = "runtime_lease_lapses_total"
+    return {
+        reason: REGISTRY.get_sample_value(name, {"lease": kind, "reason": reason}) for reason in ("lost", "superseded")
+    }
 
 
 @in_virtual_time

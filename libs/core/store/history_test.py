@@ -166,3 +166,30 @@ def test_a_direct_creation_after_a_deletion_counts_though_its_clock_is_behind() 
     content: dict[str, object] = {"config": {}, "custom": {}}
     again = EntityEvent("x", EventKind.CREATED, Stamp.of(START - 3600 * SECOND), content, direct=True)
     assert outcome([created(1), deleted(2), again]) == content
+
+
+@pytest.mark.parametrize("made_at", [START - 3600 * SECOND, START + 120 * SECOND], ids=["behind", "ahead"])
+@pytest.mark.parametrize("known_kind", [EventKind.CREATED, EventKind.UPDATED])
+@pytest.mark.parametrize("kind", [EventKind.DELETED, EventKind.UPDATED])
+def test_direct_event_comes_after_one_whose_time_is_coarse_and_wrong(
+    kind: EventKind, known_kind: EventKind, made_at: int
+) -> None:
+    stamp = Stamp.of(START + 5000, made_at=made_at, precision=SECOND, stream=1, sequence=5)
+    known = EntityEvent("x", known_kind, stamp, {"config": {"n": 5}, "custom": {}})
+    content = {} if kind is EventKind.DELETED else {"config": {"n": 0}, "custom": {}}
+    direct = EntityEvent("x", kind, Stamp.of(START - 7200 * SECOND), content, direct=True)
+    assert outcome([known, direct]) == (content or None)
+    assert outcome([known, direct, known]) == (content or None)
+
+
+@pytest.mark.parametrize("kind", [EventKind.DELETED, EventKind.UPDATED])
+def test_direct_event_comes_after_the_creation_that_followed_a_deletion(kind: EventKind) -> None:
+    content = {} if kind is EventKind.DELETED else {"config": {"n": 0}, "custom": {}}
+    direct = EntityEvent("x", kind, Stamp.of(START - 3600 * SECOND), content, direct=True)
+    assert outcome([created(1), deleted(2), created(3), direct]) == (content or None)
+
+
+def test_direct_event_keeps_its_own_time_when_that_is_the_latest() -> None:
+    history = History().after(created(1))
+    direct = Stamp.of(START + 3600 * SECOND)
+    assert history.following(direct).published_at == direct.published_at

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,21 @@ async def test_a_renewal_gives_a_lease_its_whole_life_again(leases: LeaseStore) 
     [seen] = await leases.live()
     # By the server's clock it ends with its proof, or later by as long as the request took.
     assert time.monotonic() + seen.remaining_seconds > after - 0.1
+
+
+async def test_lease_lasts_its_whole_life_from_when_the_server_had_the_request(
+    leases: LeaseStore, database: Database
+) -> None:
+    life = timedelta(seconds=leases.life_seconds)
+    before = await _server_time(database)
+    lease = await leases.acquire(1, A)
+    between = await _server_time(database)
+    assert before + life <= await _expiry(database) <= between + life
+
+    await eventually(lambda: _remains_less_than(leases, 29.9), every_seconds=0.02)
+    between = await _server_time(database)
+    await leases.renew(lease)
+    assert between + life <= await _expiry(database) <= await _server_time(database) + life
 
 
 async def test_a_restarted_worker_takes_its_lease_over_at_once(leases: LeaseStore) -> None:
@@ -272,6 +288,18 @@ async def test_in_any_order_of_operations_there_is_one_holder_and_the_epoch_only
 async def _remains_less_than(leases: LeaseStore, seconds: float) -> bool:
     [seen] = await leases.live()
     return seen.remaining_seconds < seconds
+
+
+async def _server_time(database: Database) -> datetime:
+    answer: datetime = (await database.command("hello"))["localTime"]
+    return answer.replace(tzinfo=UTC)
+
+
+async def _expiry(database: Database) -> datetime:
+    document = await database["partitions"].find_one({"_id": 1})
+    assert document is not None
+    expiry: datetime = document["lease"]["expires_at"]
+    return expiry
 
 
 async def _none_live(leases: LeaseStore) -> bool:

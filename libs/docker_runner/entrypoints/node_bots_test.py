@@ -431,6 +431,15 @@ def test_a_container_that_starts_after_its_lease_never_starts_the_bot(tmp_path: 
     assert (done.exit_code, done.lines) == (75, [])
 
 
+def test_container_that_starts_when_its_lease_is_nearly_over_never_starts_the_bot(tmp_path: Path) -> None:
+    # The deadline is half a second ahead when the bot would start, however long the interpreter's start takes.
+    one = bot(tmp_path, IGNORES, keepalive_ttl_seconds=0.5)
+    write_lease(one, uptime() + 600, ttl=0.5)
+    done = one.finish(one.start())
+    assert (done.exit_code, done.lines) == (75, [])
+    assert b"not starting" in done.stderr
+
+
 def test_under_another_kernel_a_file_that_does_not_change_ends_the_bot(tmp_path: Path) -> None:
     one = bot(tmp_path, IGNORES, keepalive_ttl_seconds=60.0)
     write_lease(one, 1e9, ttl=60.0, boot_id="another-kernel")

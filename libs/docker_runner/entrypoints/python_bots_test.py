@@ -396,6 +396,36 @@ def test_a_container_that_starts_after_its_lease_never_starts_the_bot(tmp_path: 
     assert (done.exit_code, done.lines) == (75, [])
 
 
+def test_container_that_starts_when_its_lease_is_nearly_over_never_starts_the_bot(tmp_path: Path) -> None:
+    # The deadline is half a second ahead when the bot would start, however long the interpreter's start takes.
+    bot = BotProcess(tmp_path, "python3.11", {"main.py": IGNORES}, "main.py", keepalive_ttl_seconds=0.5)
+    write_lease(bot, uptime() + 600, ttl=0.5)
+    done = bot.finish(bot.start())
+    assert (done.exit_code, done.lines) == (75, [])
+    assert b"not starting" in done.stderr
+
+
+def test_usage_is_noted_seldom(tmp_path: Path) -> None:
+    source = """
+import os, time
+def main(i, c):
+    def spent():
+        with open(f'/proc/{os.getppid()}/stat') as file:
+            return sum(map(int, file.read().rpartition(')')[2].split()[11:13])) / os.sysconf('SC_CLK_TCK')
+    notes = set()
+    time.sleep(1.5)
+    before, until = spent(), time.monotonic() + 2
+    while time.monotonic() < until:
+        notes.add(os.stat(NOTE).st_mtime_ns)
+        time.sleep(0.01)
+    return {'notes': len(notes), 'spent': spent() - before}
+"""
+    base = tmp_path / "the0" / "outcome"
+    done = run(tmp_path, source.replace("NOTE", repr(str(base))))
+    assert done.last["notes"] <= 2
+    assert done.last["spent"] < 0.5
+
+
 def test_under_another_kernel_a_file_that_does_not_change_ends_the_bot(tmp_path: Path) -> None:
     bot = BotProcess(tmp_path, "python3.11", {"main.py": IGNORES}, "main.py", keepalive_ttl_seconds=60.0)
     write_lease(bot, 1e9, ttl=60.0, boot_id="another-kernel")
