@@ -220,13 +220,13 @@ async def test_trouble_is_said_once_and_its_end_once(
 ) -> None:
     scaler = autoscaler(fleet, on_fake, clock)
     allowed, name = fake.allowed, fake.deployment_name
-    fake.down, fake.garbled = fault == "down", fault == "garbled"
+    fake.down, fake.garbled = 503 if fault == "down" else 0, fault == "garbled"
     fake.allowed = frozenset() if fault == "forbidden" else allowed
     fake.deployment_name = "another" if fault == "missing" else name
 
     with capture_logs() as logs:
         await look(scaler, clock, times=4)
-        fake.down, fake.garbled, fake.allowed, fake.deployment_name = False, False, allowed, name
+        fake.down, fake.garbled, fake.allowed, fake.deployment_name = 0, False, allowed, name
         await look(scaler, clock, times=4)
 
     said = [(entry["log_level"], entry["event"]) for entry in logs if entry["log_level"] != "debug"]

@@ -1,8 +1,4 @@
-"""The few calls to the Kubernetes API that the autoscaler makes: read and write one scale, list and annotate pods.
-
-They are made over plain HTTP. The official client was measured and left out (CONTRIBUTING.md has the numbers); tests
-hold what is read and written here against it.
-"""
+"""The few calls to the Kubernetes API that the autoscaler makes: read and write one scale, list and annotate pods."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-import aiohttp
-
-from libs.autoscaler.access import ClusterAccess, find_access
+from libs.autoscaler.api_server import Answer, ApiServer, Json, message_of
 from libs.autoscaler.decision import Pod
 from libs.autoscaler.errors import (
     AutoscalerError,
@@ -28,8 +22,6 @@ from libs.core.metrics import observe
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 _TEMPLATE_LABEL = "pod-template-hash"
 _PAGE_SIZE = 500
-_MERGE_PATCH = "application/merge-patch+json"
-_Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,14 +30,14 @@ class Scale:
 
     replicas: int
     selector: str
-    document: _Json
+    document: Json
 
 
 class KubernetesWorkers:
     """The worker Deployment *deployment_name* in *namespace*.
 
     The cluster is looked for at the first call and again after a failure, so that this object can be made anywhere.
-    Every method raises one of `AutoscalerError`, and each call ends within *timeout_seconds*.
+    Every method raises one of `AutoscalerError`, and each call ends within *timeout_seconds* after the log-in.
     """
 
     def __init__(
@@ -53,10 +45,7 @@ class KubernetesWorkers:
     ) -> None:
         self._namespace = namespace
         self._deployment_name = deployment_name
-        self._environ = environ
-        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
-        self._access: ClusterAccess | None = None
-        self._session: aiohttp.ClientSession | None = None
+        self._server = ApiServer(environ, timeout_seconds)
 
     async def __aenter__(self) -> Self:
         return self
@@ -64,13 +53,7 @@ class KubernetesWorkers:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close the connections. May be repeated; a later call opens them again."""
-        session, self._session, self._access = self._session, None, None
-        if session is not None:
-            await session.close()
+        self._server.close()
 
     async def scale(self) -> Scale:
         """How many replicas are wanted now.
@@ -127,48 +110,16 @@ class KubernetesWorkers:
         return f"Deployment {self._deployment_name!r} in namespace {self._namespace!r}"
 
     async def _call(
-        self, method: str, path: str, body: _Json | None = None, query: Mapping[str, str] | None = None
-    ) -> _Json:
-        try:
-            with observe("kubernetes", method.lower(), refused=_is_no_failure):
-                return await self._exchange(method, path, body, query)
-        except (NoCluster, ClusterUnavailable):
-            # Certificates, address and token may all be new next time.
-            await self.close()
-            raise
+        self, method: str, path: str, body: Json | None = None, query: Mapping[str, str] | None = None
+    ) -> Json:
+        with observe("kubernetes", method.lower(), refused=_is_no_failure):
+            answer = await self._server.call(method, path, body, query)
+            if answer.status >= 300 or not isinstance(answer.document, dict):
+                raise self._failure(method, path, answer)
+            return answer.document
 
-    async def _exchange(self, method: str, path: str, body: _Json | None, query: Mapping[str, str] | None) -> _Json:
-        access, session = self._connect()
-        headers = access.headers() | {"Accept": "application/json"}
-        if body is not None:
-            headers["Content-Type"] = _MERGE_PATCH if method == "PATCH" else "application/json"
-        try:
-            async with session.request(
-                method, access.server + path, json=body, params=query, headers=headers
-            ) as response:
-                answer = await response.json(content_type=None)
-                status = response.status
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            detail = str(error) or type(error).__name__
-            raise ClusterUnavailable(f"the Kubernetes API at {access.server} does not answer: {detail}") from error
-        except ValueError as error:
-            raise ClusterRejects(f"{method} {path} at {access.server} was answered with no JSON") from error
-        if status >= 300 or not isinstance(answer, dict):
-            raise self._failure(status, method, path, answer)
-        return answer
-
-    def _connect(self) -> tuple[ClusterAccess, aiohttp.ClientSession]:
-        if self._access is None:
-            self._access = find_access(self._environ)
-        if self._session is None:
-            connector = aiohttp.TCPConnector(limit=4, ssl=self._access.tls or True)
-            self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
-        return self._access, self._session
-
-    def _failure(self, status: int, method: str, path: str, answer: object) -> AutoscalerError:
-        message = str(answer.get("message", "")) if isinstance(answer, dict) else repr(answer)
-        if status == 401:
-            return ClusterForbids(f"the Kubernetes API does not accept our token: {message}")
+    def _failure(self, method: str, path: str, answer: Answer) -> AutoscalerError:
+        status, message = answer.status, message_of(answer)
         if status == 403:
             return ClusterForbids(
                 f"{message or f'{method} {path} is forbidden'}: the service account needs get and update on "

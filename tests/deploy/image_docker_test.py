@@ -18,6 +18,7 @@ from docker.models.containers import Container
 
 from libs.core.service import BOT_RUNNER, SERVICES, ServiceDefinition
 from tests.support.eventually import eventually
+from tests.support.fake_kubernetes import FakeKubernetes
 from tests.support.platform import platform, zipped
 from tools.dev.http import get_json
 from tools.engine.ensure import Engine
@@ -163,6 +164,30 @@ def test_an_image_runs_as_nobody_in_particular_and_can_build_nothing(
 
     assert image.attrs["Config"]["User"] == USER
     assert output.split() == [b"0"]
+
+
+def test_image_has_parts_of_kubernetes_sdk_that_autoscaler_uses(client: docker.DockerClient, tmp_path: Path) -> None:
+    kubeconfig = FakeKubernetes(replicas=1).kubeconfig(tmp_path / "kubeconfig", {"server": "http://127.0.0.1:1"})
+    tmp_path.chmod(0o755)
+    call = "asyncio.run(KubernetesWorkers('n', 'd', {'KUBECONFIG': '/kubeconfig'}).scale())"
+    code = f"""
+import asyncio
+from libs.autoscaler.errors import ClusterUnavailable
+from libs.autoscaler.kubernetes import KubernetesWorkers
+try:
+    {call}
+except ClusterUnavailable as error:
+    print("called", error)
+"""
+    output = client.containers.run(
+        f"the0/{BOT_RUNNER.name}:latest",
+        ["-P", "-c", code],
+        entrypoint="/app/bin/python",
+        volumes=[f"{kubeconfig}:/kubeconfig:ro"],
+        remove=True,
+    )
+
+    assert b"called http://127.0.0.1:1 does not answer" in output
 
 
 @each_service

@@ -6,10 +6,11 @@ adds and takes pods after each change, in the published order of going (no node,
 What the real server refuses and this one does not know, it refuses as well.
 """
 
+import asyncio
 import itertools
 import json
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -68,7 +69,9 @@ class FakeKubernetes:
 
     Attributes:
         allowed: the (verb, resource) pairs that the token may use.
-        down: answer 503 to everything.
+        token: the bearer token that is accepted.
+        down: the status that answers everything; 0 while the server is up.
+        hangs: answer nothing.
         taken: names of the pods that the stand-in controller ended, in order.
         calls: verb and resource of every call that was let through.
     """
@@ -80,7 +83,9 @@ class FakeKubernetes:
         self.deployment_name = deployment_name
         self.replicas = replicas
         self.allowed: frozenset[Rule] = ALL_RULES
-        self.down = False
+        self.token = TOKEN
+        self.down = 0
+        self.hangs = False
         self.garbled = False
         self.pods: list[FakePod] = []
         self.taken: list[str] = []
@@ -91,9 +96,11 @@ class FakeKubernetes:
         self._version = 1
         self._numbers = itertools.count()
         self._runner: web.AppRunner | None = None
+        self._stopped = asyncio.Event()
         self.settle()
 
     async def start(self, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
+        self._stopped.clear()
         app = web.Application(middlewares=[self._guard])
         scale = "/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale"
         app.router.add_get(scale, self._get_scale)
@@ -109,6 +116,7 @@ class FakeKubernetes:
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
 
     async def stop(self) -> None:
+        self._stopped.set()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
@@ -122,14 +130,14 @@ class FakeKubernetes:
     ) -> None:
         await self.stop()
 
-    def kubeconfig(self, path: Path, cluster: dict[str, object] | None = None, user: object = None) -> Path:
+    def kubeconfig(self, path: Path, cluster: Mapping[str, object] | None = None, user: object = None) -> Path:
         """Write a KUBECONFIG file for this server to *path*."""
         document = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "fake",
             "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "tester"}}],
-            "clusters": [{"name": "fake", "cluster": {"server": self.url} | (cluster or {})}],
+            "clusters": [{"name": "fake", "cluster": {"server": self.url, **(cluster or {})}}],
             "users": [{"name": "tester", "user": {"token": TOKEN} if user is None else user}],
         }
         path.write_text(yaml.safe_dump(document))
@@ -155,11 +163,14 @@ class FakeKubernetes:
     async def _guard(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
+        if self.hangs:
+            await self._stopped.wait()
         if self.garbled:
             return web.Response(text="<html>a proxy's error page</html>", content_type="text/html")
         if self.down:
-            return _status(503, "the fake is told to be down")
-        if request.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return _status(self.down, "the fake is down")
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if (scheme.lower(), token) != ("bearer", self.token):
             return _status(401, "Unauthorized")
         rule = _rule(request)
         if rule not in self.allowed:

@@ -1,0 +1,254 @@
+"""Calls to the API server of a Kubernetes cluster: the only module that uses the official SDK.
+
+The SDK finds the server, logs in (tokens, certificates, commands of a KUBECONFIG file), renews tokens and uses proxies.
+It is imported when there is a cluster, since it adds 12 MB to a process. Calls are untyped: its models and typed calls
+would add more and return the same fields. Its calls block, so they run in two threads and have limits.
+"""
+
+import asyncio
+import json
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from libs.autoscaler.errors import ClusterForbids, ClusterRejects, ClusterUnavailable, NoCluster
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_THREADS = 2
+_LOGIN_SECONDS = 30.0
+_MERGE_PATCH = "application/merge-patch+json"
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the API server returned. A document that is not a JSON object comes with an error status only."""
+
+    status: int
+    document: object
+
+
+class ApiServer:
+    """The API server that *environ* leads to: that of the pod's cluster, else the current context of KUBECONFIG.
+
+    Args:
+        timeout_seconds: limit of one call; a log-in before it has 30 seconds of its own.
+        service_account: the folder of the pod's token and certificate.
+    """
+
+    def __init__(
+        self, environ: Mapping[str, str], timeout_seconds: float, service_account: Path = SERVICE_ACCOUNT
+    ) -> None:
+        self._environ = environ
+        self._timeout_seconds = timeout_seconds
+        self._service_account = service_account
+        self._client: Any = None
+        self._free_threads = asyncio.Semaphore(_THREADS)
+
+    def close(self) -> None:
+        """Close the connections and forget the log-in. A later call logs in again."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    async def call(
+        self, method: str, path: str, body: Json | None = None, query: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Make one call, with a new log-in if the server does not accept the present one.
+
+        Raises:
+            NoCluster: *environ* leads to no cluster, or to one that cannot be used.
+            ClusterForbids: the server does not accept a new log-in either.
+            ClusterUnavailable: no answer within the limit; the outcome is unknown.
+            ClusterRejects: the answer is not JSON.
+        """
+        known = self._client is not None
+        answer = await self._call(method, path, body, query)
+        if answer.status == 401 and known:
+            # The SDK reads the token of a service account once a minute, and a token file of KUBECONFIG never again.
+            self.close()
+            answer = await self._call(method, path, body, query)
+        if answer.status == 401:
+            self.close()
+            raise ClusterForbids(
+                f"the Kubernetes API does not accept our token: {message_of(answer)}: check the service account, or "
+                "the user that KUBECONFIG names; a log-in command that fails is logged"
+            )
+        return answer
+
+    async def _call(self, method: str, path: str, body: Json | None, query: Mapping[str, str] | None) -> Answer:
+        try:
+            find_cluster(self._environ, self._service_account)
+            if self._client is None:
+                self._client = await self._in_thread(_LOGIN_SECONDS, "log-in", self._log_in)
+            client = self._client
+            # This renews a token that has expired, by the command that KUBECONFIG names for instance.
+            request = await self._in_thread(
+                _LOGIN_SECONDS, "log-in", partial(_request, client, method, path, body, query or {})
+            )
+            return await self._in_thread(
+                self._timeout_seconds, f"{method} {path}", partial(self._exchange, client, request)
+            )
+        except (NoCluster, ClusterUnavailable):
+            # Certificates, address and token may all be new next time.
+            self.close()
+            raise
+
+    def _log_in(self) -> Any:
+        from kubernetes.client import ApiClient
+
+        client: Any = ApiClient(load_configuration(self._environ, self._service_account))
+        client.user_agent = "the0-runtime"
+        return client
+
+    def _exchange(self, client: Any, request: tuple[str, str, dict[str, str], Json | None]) -> Answer:
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        method, url, headers, body = request
+        try:
+            response = client.call_api(method, url, headers, body, _request_timeout=self._timeout_seconds)
+            text = response.read()
+        except (ApiException, HTTPError, OSError) as error:
+            detail = getattr(error, "reason", None) or error
+            raise ClusterUnavailable(f"{client.configuration.host} does not answer: {detail}") from error
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise ClusterRejects(f"{method} {url} was answered with no JSON (status {response.status})") from error
+        if response.status < 300 and not isinstance(document, dict):
+            raise ClusterRejects(f"{method} {url} was answered with JSON that is no object")
+        return Answer(response.status, document)
+
+    async def _in_thread(self, limit_seconds: float, what: str, function: Callable[[], T]) -> T:
+        """Run *function* in one of the threads. It holds its thread until it ends, also when the limit has passed.
+
+        The threads are daemons: a log-in command that hangs must not keep the process from ending.
+        """
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[T] = loop.create_future()
+
+        def settle(set_outcome: Callable[[], None]) -> None:
+            self._free_threads.release()
+            if not outcome.done():
+                set_outcome()
+
+        def run() -> None:
+            set_outcome: Callable[[], None]
+            try:
+                set_outcome = partial(outcome.set_result, function())
+            except BaseException as error:  # noqa: BLE001 - it is raised where the outcome is awaited
+                set_outcome = partial(outcome.set_exception, error)
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(settle, set_outcome)
+
+        try:
+            async with asyncio.timeout(limit_seconds):
+                await self._free_threads.acquire()
+                threading.Thread(target=run, name="kubernetes", daemon=True).start()
+                return await outcome
+        except TimeoutError as error:
+            raise ClusterUnavailable(
+                f"the Kubernetes API does not answer: {what} took over {limit_seconds:g} s"
+            ) from error
+
+
+def find_cluster(environ: Mapping[str, str], service_account: Path = SERVICE_ACCOUNT) -> None:
+    """Return if *environ* leads to a cluster.
+
+    Raises:
+        NoCluster: it does not; the message says what is missing.
+    """
+    if environ.get("KUBECONFIG") or (environ.get("KUBERNETES_SERVICE_HOST") and _has_token(service_account)):
+        return
+    if environ.get("KUBERNETES_SERVICE_HOST"):
+        raise NoCluster(
+            f"the pod has no service account token in {service_account}: "
+            "set automountServiceAccountToken: true, or MIN_REPLICAS and MAX_REPLICAS do nothing"
+        )
+    raise NoCluster("not in a Kubernetes pod and KUBECONFIG is not set: the number of workers stays as it is")
+
+
+def load_configuration(environ: Mapping[str, str], service_account: Path = SERVICE_ACCOUNT) -> Any:
+    """Log in and return the SDK's configuration. Blocks.
+
+    Raises:
+        NoCluster: files of the pod or of KUBECONFIG cannot be used.
+    """
+    find_cluster(environ, service_account)
+    from kubernetes.client import Configuration
+
+    configuration: Any = Configuration()
+    # The autoscaler looks again by itself, and a call that hangs would take its limit several times.
+    configuration.retries = False
+    if environ.get("KUBERNETES_SERVICE_HOST") and _has_token(service_account):
+        source = f"the service account in {service_account}"
+        load = partial(_load_service_account, environ, service_account, configuration)
+    else:
+        source = f"KUBECONFIG {environ['KUBECONFIG']}"
+        load = partial(_load_file, environ["KUBECONFIG"], configuration)
+    try:
+        load()
+        _check_certificates(configuration)
+    except Exception as error:
+        # The SDK raises whatever a file of an unexpected shape leads to.
+        raise NoCluster(f"{source} cannot be used: {type(error).__name__}: {error}") from error
+    return configuration
+
+
+def _has_token(service_account: Path) -> bool:
+    return (service_account / "token").exists()
+
+
+def _load_service_account(environ: Mapping[str, str], folder: Path, configuration: Any) -> None:
+    from kubernetes.config.incluster_config import InClusterConfigLoader
+
+    with_port = {"KUBERNETES_SERVICE_PORT": "443"} | dict(environ)
+    loader_type: Any = InClusterConfigLoader
+    loader_type(str(folder / "token"), str(folder / "ca.crt"), environ=with_port).load_and_set(configuration)
+
+
+def _load_file(path: str, configuration: Any) -> None:
+    from kubernetes import config
+
+    load: Any = config.load_kube_config
+    load(path, client_configuration=configuration)
+
+
+def _check_certificates(configuration: Any) -> None:
+    """Raise what is wrong with the certificate files. The SDK reads them at the first call."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if configuration.ssl_ca_cert:
+        tls.load_verify_locations(configuration.ssl_ca_cert)
+    if configuration.cert_file:
+        tls.load_cert_chain(configuration.cert_file, configuration.key_file)
+
+
+def _request(
+    client: Any, method: str, path: str, body: Json | None, query: Mapping[str, str]
+) -> tuple[str, str, dict[str, str], Json | None]:
+    """Return method, address, headers and body of a request that is authenticated now."""
+    headers = {"Accept": "application/json"}
+    if body is not None:
+        headers["Content-Type"] = _MERGE_PATCH if method == "PATCH" else "application/json"
+    try:
+        _, url, headers, body, _ = client.param_serialize(
+            method, path, header_params=headers, query_params=dict(query), body=body, auth_settings=["BearerToken"]
+        )
+    except Exception as error:
+        # A token file that has gone, a log-in command that fails.
+        raise NoCluster(f"cannot log in to {client.configuration.host}: {type(error).__name__}: {error}") from error
+    # A token that comes out of a file often ends with a newline, which no header may have.
+    return method, url, {name: str(value).strip() for name, value in headers.items()}, body
+
+
+def message_of(answer: Answer) -> str:
+    """Return what the server says of an error."""
+    return str(answer.document.get("message", "")) if isinstance(answer.document, dict) else repr(answer.document)
