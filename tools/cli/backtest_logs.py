@@ -21,7 +21,7 @@ from tools.cli.connections import Connections, connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.live_output import Lines, unseen
-from tools.cli.output import output_option, print_lines
+from tools.cli.output import output_option, print_lines, raw_option
 
 _POLL_SECONDS = 0.1
 _QUIET_SECONDS = 5.0
@@ -32,23 +32,25 @@ _LONG_RESULT = 200
 @click.command()
 @click.argument("backtest_id", metavar="ID")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what it prints, until it is done.")
+@raw_option
 @output_option
-def logs(backtest_id: str, follow: bool, output: str) -> None:
+def logs(backtest_id: str, follow: bool, raw: bool, output: str) -> None:
     """Show what a backtest printed.
 
     While it runs it comes from its worker, on whatever machine: with -f as it is printed. When it is done, it is in
     the storage. The last line is its result: a long one is shown by `runtime backtest show`, and here only with
     --output json.
     """
-    interrupts.run(_logs(backtest_id, follow, output))
+    interrupts.run(_logs(backtest_id, follow, raw, output))
 
 
-async def _logs(backtest_id: str, follow: bool, output: str) -> None:
+async def _logs(backtest_id: str, follow: bool, raw: bool, output: str) -> None:
     async with connected() as servers:
         if await known_of(servers, backtest_id) is None:
             raise Failure(f"there is no backtest {backtest_id!r}, and nothing is known of one", ExitCode.NOT_FOUND)
         lines = printed(servers, backtest_id, follow)
-        await print_lines(backtest_id, lines if output == "json" else without_result(backtest_id, lines), output)
+        shown = lines if output == "json" else without_result(backtest_id, lines)
+        await print_lines(backtest_id, shown, output, raw=raw)
 
 
 async def without_result(backtest_id: str, lines: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:

@@ -27,6 +27,7 @@ from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.folder_options import config_of, config_option, directory_argument, entrypoint_option, runtime_option
 from tools.cli.output import cell, output_option
+from tools.cli.untrusted import harmless
 
 
 @click.command()
@@ -118,5 +119,5 @@ async def _show_output(servers: Connections, backtest_id: str, quiet: bool) -> N
             perhaps_result = shown.pop() if line.startswith("{") else None
             for text in shown:
                 if not quiet:
-                    click.echo(text)
+                    click.echo(harmless(text))
             sys.stdout.flush()

@@ -14,6 +14,7 @@ from tools.cli.connections import connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.output import output_option, table, write_json
+from tools.cli.untrusted import harmless_lines
 
 html_option = click.option(
     "--html",
@@ -82,7 +83,7 @@ def _tell_people(known: Known) -> None:
     if known.analysis is None:
         return
     if known.state == "failed":
-        click.echo(f"  {known.failure or ''}")
+        click.echo(f"  {harmless_lines(known.failure or '')}")
         return
     found = findings(known.analysis)
     click.echo()

@@ -20,8 +20,9 @@ from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.live_output import EntityOutput
 from tools.cli.log_grep import Grep
-from tools.cli.output import output_option, write_json
+from tools.cli.output import output_option, raw_option, write_json
 from tools.cli.run_marks import RunMarks
+from tools.cli.untrusted import harmless
 
 _LINES = 100
 _LOOK_SECONDS = 1.0
@@ -57,6 +58,7 @@ def log_options(command: F) -> F:
         click.option("--since", type=_Moment(), help="Only lines from then on: 10m, 1h30m, 2026-01-31T12:00:00Z."),
         click.option("--until", type=_Moment(), help="Only lines up to then."),
         click.option("--run", "run", metavar="N|ID|last", help="Only lines of one run."),
+        raw_option,
         click.option("--grep", metavar="REGEX", help="Only lines that contain this regular expression."),
         output_option,
     ]
@@ -88,6 +90,7 @@ async def show_output(
     until: datetime | None,
     run: str | None,
     grep: str | None,
+    raw: bool,
     output: str,
 ) -> None:
     """Print the output of a bot or a schedule; with *follow* until it is cancelled.
@@ -114,24 +117,29 @@ async def show_output(
                 if line is None:
                     if output != "json" and follow and searched is None:
                         async for mark in marks.idle():
-                            click.echo(mark)
+                            click.echo(harmless(mark))
                 elif searched is None or searched.matches(line.text):
-                    await _print(entity_id, line, marks if searched is None else None, output, timestamps=timestamps)
+                    shown = line.text if raw else harmless(line.text)
+                    before = marks if searched is None else None
+                    await _print(entity_id, line, shown, before, output, timestamps=timestamps)
                 sys.stdout.flush()
         if output != "json" and not follow and searched is None and until is None:
             async for mark in marks.idle(quiet_seconds=0.0):
-                click.echo(mark)
+                click.echo(harmless(mark))
 
 
-async def _print(entity_id: str, line: Line, marks: RunMarks | None, output: str, *, timestamps: bool) -> None:
+async def _print(
+    entity_id: str, line: Line, shown: str, marks: RunMarks | None, output: str, *, timestamps: bool
+) -> None:
     if output == "json":
         at = rfc3339(line.time) if line.time is not None else None
         run, stream = line.run or None, line.stream or None
         write_json({"id": entity_id, "time": at, "run": run, "stream": stream, "line": line.text})
         return
     for mark in await marks.before(line) if marks is not None else ():
-        click.echo(mark)
-    click.echo(f"{stamp(line)} {line.text}" if timestamps else line.text)
+        click.echo(harmless(mark))
+    # Escapes are here only where they are asked for, and are then kept also in a pipe.
+    click.echo(f"{stamp(line)} {shown}" if timestamps else shown, color=True)
 
 
 async def _with_pauses(lines: AsyncGenerator[Line, None]) -> AsyncGenerator[Line | None, None]:

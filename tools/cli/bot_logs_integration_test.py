@@ -22,6 +22,7 @@ from tools.stack.s3 import S3Server
 
 BEGAN = datetime(2026, 1, 31, 23, 59, 50, tzinfo=UTC)
 Logs = Callable[..., str]
+CLEARS = b"\x1b[2J\x1b[H\rall is well"
 
 
 def record(number: int, began: datetime, ended: datetime | None, reason: str | None) -> RunRecord:
@@ -44,7 +45,7 @@ async def two_runs(mongo_uri: str, server: S3Server, bucket: str, folder: Path) 
         await host.engine.end(first)
         assert await pipeline.finish(first, 60)
         pipeline.follow(second)
-        await host.engine.write(second, b"{}\n", b"a" * 50_000 + b"!\n", after=timedelta(seconds=23))
+        await host.engine.write(second, b"{}\n", b"a" * 50_000 + b"!\n", CLEARS + b"\n", after=timedelta(seconds=23))
         await host.engine.end(second)
         assert await pipeline.finish(second, 60)
         await pipeline.flush(60)
@@ -107,7 +108,14 @@ def test_start_and_end_of_each_run_are_marked_between_its_lines(logs: Logs) -> N
 
     assert shown[:17] == [FIRST_BEGINS, *TICKS, FIRST_ENDS]
     assert shown[17:19] == [SECOND_BEGINS, "{}"]
-    assert shown[20:] == [SECOND_ENDS]
+    assert shown[20:] == ["\\x1b[2J\\x1b[H\\rall is well", SECOND_ENDS]
+
+
+def test_raw_output_acts_on_the_terminal_and_json_never_does(logs: Logs) -> None:
+    assert CLEARS.decode() in logs("--raw")
+    printed = logs("--output", "json")
+    assert "\x1b" not in printed
+    assert json.loads(printed.splitlines()[-1])["line"] == CLEARS.decode()
 
 
 def test_lines_have_their_times_when_that_is_wanted(logs: Logs) -> None:
@@ -122,7 +130,7 @@ def test_lines_have_their_times_when_that_is_wanted(logs: Logs) -> None:
     [
         (["--run", "1"], TICKS),
         (["--run", "run-1", "-n", "2"], TICKS[-2:]),
-        (["--run", "last"], ["{}", "a" * 50_000 + "!"]),
+        (["--run", "last"], ["{}", "a" * 50_000 + "!", "\\x1b[2J\\x1b[H\\rall is well"]),
         (["--since", "2026-02-01T00:00:02Z", "--until", "2026-02-01T01:00:04+01:00"], TICKS[11:14]),
         (["--until", "2026-01-31T23:59:52Z"], TICKS[:2]),
         (["--grep", "tick 1[0-2]$"], TICKS[10:13]),

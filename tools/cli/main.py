@@ -86,6 +86,7 @@ def run(arguments: list[str]) -> int:
 
 def _tell(error: BaseException) -> int:
     from tools.cli.failures import code_of, first_of
+    from tools.cli.untrusted import harmless_lines
 
     first = first_of(error)
     if isinstance(first, SystemExit):
@@ -95,5 +96,5 @@ def _tell(error: BaseException) -> int:
         traceback.print_exception(error)
         return ExitCode.FAILED
     if code is not ExitCode.INTERRUPTED:
-        click.echo(f"error: {first}", err=True)
+        click.echo(f"error: {harmless_lines(str(first))}", err=True)
     return code

@@ -13,6 +13,9 @@ import click
 
 from tools.cli.tables import cell as cell
 from tools.cli.tables import table as table
+from tools.cli.untrusted import harmless, harmless_json
+
+raw_option = click.option("--raw", is_flag=True, help="Print lines as they are, with their effects on the terminal.")
 
 output_option = click.option(
     "--output",
@@ -35,17 +38,21 @@ def show(output: str, data: object, text: Callable[[], None]) -> None:
 def write_json(data: object) -> None:
     """Print *data* as JSON: indented at a terminal, one line otherwise."""
     indent = 2 if sys.stdout.isatty() else None
-    click.echo(json.dumps(data, default=_plain, ensure_ascii=False, indent=indent))
+    click.echo(harmless_json(json.dumps(data, default=_plain, ensure_ascii=False, indent=indent)))
 
 
-async def print_lines(entity_id: str, lines: AsyncGenerator[str, None], output: str) -> None:
-    """Print *lines* as they come, until they end: as they are, or each in a JSON object when *output* is json."""
+async def print_lines(entity_id: str, lines: AsyncGenerator[str, None], output: str, *, raw: bool = False) -> None:
+    """Print *lines* of a bot as they come, until they end: without effects on a terminal, or *raw*, or as JSON.
+
+    Args:
+        output: with ``json``, each line is printed in an object of its own.
+    """
     async with aclosing(lines) as printed:
         async for line in printed:
             if output == "json":
                 write_json({"id": entity_id, "line": line})
             else:
-                click.echo(line)
+                click.echo(line if raw else harmless(line), color=raw)
             sys.stdout.flush()
 
 

@@ -34,12 +34,13 @@ def table(
     if not rows:
         click.echo(empty)
         return
+    columns = [cell(name) for name in columns]
     cells = [[cell(value) for value in row] for row in rows]
     widths = [max(map(_width, (name, *column))) for name, *column in zip(columns, *cells, strict=True)]
     limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     layout = fitted(columns, widths, limit, text, least)
     if title is not None:
-        click.echo(click.style(title, italic=True))
+        click.echo(click.style(cell(title), italic=True))
     click.echo(click.style(_line(columns, layout), bold=True))
     for row in cells:
         click.echo(_line(row, layout))
