@@ -158,7 +158,7 @@ async def test_a_worker_that_no_longer_owns_a_segment_loses_its_protection(
     assert (costs[former], costs[owner]) == (0, OWNER_DELETION_COST)
 
 
-async def test_somebody_elses_change_is_seen_at_the_next_look(
+async def test_a_change_from_outside_is_seen_at_the_next_look(
     workers: KubernetesWorkers, fleet: Fleet, clock: Clock
 ) -> None:
     scaler = autoscaler(fleet, workers, clock)
@@ -167,7 +167,7 @@ async def test_somebody_elses_change_is_seen_at_the_next_look(
 
     await look(scaler, clock)
 
-    assert (await workers.scale()).replicas == 2
+    assert (await workers.scale()).replicas == 3
 
 
 # On the fake one, which can be made to fail.

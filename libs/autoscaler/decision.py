@@ -1,8 +1,8 @@
 """How many worker pods there should be, decided from values alone: no clock, no cluster, no database.
 
 Wanted are as many workers as the segments need by their number and by the room that their entities take, plus those
-that stand by, within bounds, reached one step at a time. The hard part is going down: a Deployment gives no say in
-*which* pod goes. The rule of the ReplicaSet controller is known, though (kubernetes.io, "Pod deletion cost"): pods
+that stand by, within bounds. Missing workers are added at once, since entities wait for them; others are removed one at
+a time. The hard part is the removal: a Deployment gives no say in *which* pod goes. The rule of the ReplicaSet controller is known, though (kubernetes.io, "Pod deletion cost"): pods
 without a node go first, then pending ones, then those that are not ready, then the lowest deletion cost. So every
 owner of a segment is given a high cost, and a step down is taken only when that rule cannot pick an owner.
 """
@@ -106,7 +106,7 @@ class Decision:
 
 
 def decide(state: ScalingState, settings: ScalingSettings, now: float) -> Decision:
-    """The next step, at most one replica up or down. The same state always gives the same answer."""
+    """The next step: up to what is wanted, or down by one. The same state always gives the same answer."""
     nodes = {pod.name: pod.node for pod in state.pods if pod.node}
     standby = settings.standby
     if standby == "node":
@@ -129,7 +129,7 @@ def _step(
     if state.changed_at is not None and now - state.changed_at < settings.cooldown_seconds:
         return None, Reason.COOLING_DOWN
     if state.replicas < wanted:
-        return state.replicas + 1, Reason.MORE_SEGMENTS
+        return wanted, Reason.MORE_SEGMENTS
     if changed_costs:
         # The controller works on a cache of its own; give it until the next look to see the new costs.
         return None, Reason.COSTS_FIRST

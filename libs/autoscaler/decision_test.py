@@ -65,13 +65,13 @@ def any_state(draw: st.DrawFn) -> ScalingState:
 
 
 @given(any_state(), any_settings)
-def test_a_step_is_one_replica_towards_the_wanted_number(current: ScalingState, settings: ScalingSettings) -> None:
+def test_a_step_leads_up_to_the_wanted_number_or_down_by_one(current: ScalingState, settings: ScalingSettings) -> None:
     decision = decide(current, settings, NOW)
 
     assert settings.min_replicas <= decision.wanted <= settings.max_replicas
     if decision.replicas is not None:
-        assert abs(decision.replicas - current.replicas) == 1
-        assert abs(decision.replicas - decision.wanted) < abs(current.replicas - decision.wanted)
+        assert decision.replicas == max(decision.wanted, current.replicas - 1)
+        assert decision.replicas != current.replicas
 
 
 @given(any_state(), any_settings, st.floats(0, 9.99))
@@ -138,6 +138,12 @@ def test_one_more_worker_for_one_more_segment() -> None:
     decision = decide(state(segments=5, owners=4, replicas=4), SETTINGS, NOW)
 
     assert (decision.replicas, decision.reason) == (5, Reason.MORE_SEGMENTS)
+
+
+def test_all_workers_that_are_missing_are_added_at_once() -> None:
+    decision = decide(state(segments=20, owners=3, replicas=3), ScalingSettings(3, 20), NOW)
+
+    assert (decision.replicas, decision.reason) == (20, Reason.MORE_SEGMENTS)
 
 
 def test_no_more_workers_than_the_maximum() -> None:
