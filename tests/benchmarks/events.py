@@ -69,8 +69,8 @@ async def _ingest(rig: EventRig, events: int) -> float:
     worker = await rig.start_worker()
 
     async def all_in() -> bool:
-        [consumer] = await rig.jetstream.consumers(rig.stream_name)
-        return bool(consumer["ack_floor"]["stream_seq"] == events)
+        [consumer] = await rig.consumers()
+        return consumer.ack_floor is not None and consumer.ack_floor.stream_seq == events
 
     await eventually(all_in, within_seconds=120, every_seconds=0.02)
     seconds = time.perf_counter() - begun

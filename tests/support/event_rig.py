@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import pytest_asyncio
+from nats.js.api import ConsumerInfo
 
 from libs.core.events.connection import NatsConnection, NatsUnavailable
 from libs.core.events.dead_letters import DeadLetters
@@ -111,12 +112,12 @@ class EventRig:
     async def make_stream(self, **changes: Any) -> None:
         """Make the stream as the platform's API does."""
         config = {"subjects": list(self.subjects), "storage": "file", "retention": "limits", **changes}
-        await _patiently(lambda: self.jetstream.create_stream(self.stream_name, config))
+        await _patiently(lambda: self.jetstream.create_stream(self.stream_name, **config))
 
     async def update_stream(self, **changes: Any) -> None:
         """Change the stream as a newer API does, which leaves its messages and consumers."""
         config = {"name": self.stream_name, "storage": "file", "retention": "limits", **changes}
-        await _patiently(lambda: self.jetstream._ask("to update", f"STREAM.UPDATE.{self.stream_name}", config))
+        await _patiently(lambda: self.client.manage("to update", lambda manager: manager.update_stream(**config)))
 
     async def delete_stream(self) -> None:
         """Afterwards there is no stream, unless somebody has made it again."""
@@ -143,9 +144,11 @@ class EventRig:
         """With these headers alone, which is why it is sent once."""
         return await self.jetstream.publish(self.service.created_subject, data, headers, _PATIENCE_SECONDS)
 
-    async def consumers(self) -> list[Mapping[str, Any]]:
+    async def consumers(self) -> list[ConsumerInfo]:
         """The stream's consumers, as JetStream describes them."""
-        return await _patiently(lambda: self.jetstream.consumers(self.stream_name))
+        return await _patiently(
+            lambda: self.client.manage("consumers", lambda manager: manager.consumers_info(self.stream_name, 0))
+        )
 
     async def all_acknowledged(self) -> bool:
         """Whether the stream has a consumer, and that has seen every message acknowledged.
@@ -154,7 +157,9 @@ class EventRig:
         """
         last = (await self.jetstream.stream(self.stream_name)).last_sequence
         consumers = await self.consumers()
-        return bool(consumers) and all(consumer["ack_floor"]["stream_seq"] >= last for consumer in consumers)
+        return bool(consumers) and all(
+            consumer.ack_floor is not None and consumer.ack_floor.stream_seq >= last for consumer in consumers
+        )
 
     async def _published(self, subject: str, data: bytes) -> Published:
         headers = {MESSAGE_ID: uuid.uuid4().hex}  # stored once, however often it is sent

@@ -8,14 +8,17 @@ may have a different stream under the same name by then.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as DriverSubscription
+from nats.js.errors import APIError, ServiceUnavailableError
+from nats.js.manager import JetStreamManager
 from prometheus_client import Counter
 
 from libs.core.backoff import Backoff
@@ -26,6 +29,8 @@ from libs.core.log import get_logger
 from libs.core.metrics import observe, record
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
 
 DEPENDENCY = "nats"
 """The name under which readiness shows this connection."""
@@ -187,24 +192,24 @@ class NatsConnection:
             NatsRejected: the message cannot be sent at all.
         """
         client = self._client_for(subject, data, headers)
-        begun, outcome = time.perf_counter(), "error"
-        try:
-            with cancellation_kept():
-                answer = await client.request(
-                    subject, data, timeout=timeout_seconds, headers=dict(headers) if headers else None
-                )
-            outcome = "ok"
-        except nats.errors.NoRespondersError as error:
-            raise NobodyListens(subject) from error
-        except (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
-            raise NatsRejected(f"cannot send to {subject!r}: {error}") from error
-        except nats.errors.TimeoutError as error:
-            raise NatsUnavailable(f"no answer on {subject} within {timeout_seconds:g} s") from error
-        except (nats.errors.Error, OSError) as error:
-            raise NatsUnavailable(str(error)) from error
-        finally:
-            record("nats", "request", outcome, time.perf_counter() - begun)
+        with _answered(subject, timeout_seconds):
+            answer = await client.request(
+                subject, data, timeout=timeout_seconds, headers=dict(headers) if headers else None
+            )
         return Message(answer.subject, answer.data, answer.headers or {}, answer.reply)
+
+    async def manage(
+        self, what: str, call: Callable[[JetStreamManager], Awaitable[T]], timeout_seconds: float = 3.0
+    ) -> T:
+        """Return what *call* gets from the driver's own administration of JetStream; *what* describes it in errors.
+
+        Raises:
+            APIError: JetStream refuses.
+            NatsUnavailable: no connection, no JetStream, or no answer in time.
+        """
+        manager = JetStreamManager(self._ready_client(), timeout=timeout_seconds)
+        with _answered(what, timeout_seconds):
+            return await call(manager)
 
     async def subscribe(
         self, subject: str, callback: Callback, on_connect: Callable[[], None] | None = None
@@ -322,6 +327,34 @@ class NatsConnection:
             log.warning("nats cannot be used", servers=self._shown, reason=detail)
         if self._readiness is not None:
             self._readiness.report(DEPENDENCY, ok, detail if ok else f"{self._shown}: {detail}", required=False)
+
+
+@contextlib.contextmanager
+def _answered(subject: str, timeout_seconds: float) -> Iterator[None]:
+    """Around one request: what the driver raises comes out as ours, and the request is measured."""
+    begun, outcome = time.perf_counter(), "error"
+    try:
+        with cancellation_kept():
+            yield
+        outcome = "ok"
+    except nats.errors.NoRespondersError as error:
+        raise NobodyListens(subject) from error
+    except ServiceUnavailableError as error:
+        raise NatsUnavailable(
+            error.description or "the server has JetStream switched off, or it has no leader now"
+        ) from error
+    except APIError:
+        # An answer, and for the caller to understand.
+        outcome = "ok"
+        raise
+    except (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
+        raise NatsRejected(f"cannot send to {subject!r}: {error}") from error
+    except nats.errors.TimeoutError as error:
+        raise NatsUnavailable(f"no answer on {subject} within {timeout_seconds:g} s") from error
+    except (nats.errors.Error, OSError) as error:
+        raise NatsUnavailable(str(error)) from error
+    finally:
+        record("nats", "request", outcome, time.perf_counter() - begun)
 
 
 def _without_credentials(address: str) -> str:

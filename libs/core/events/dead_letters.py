@@ -11,7 +11,7 @@ from libs.core.errors import Permanent, RuntimeFault
 from libs.core.events.connection import NatsRejected
 from libs.core.events.delivery import Received
 from libs.core.events.jetstream import MESSAGE_ID, JetStream, MessageMissing, StoredMessage, StreamExists, StreamMissing
-from libs.core.events.stream import DAY_NANOSECONDS
+from libs.core.events.stream import DAY_SECONDS
 from libs.core.isolation import repeat
 from libs.core.log import get_logger
 
@@ -236,15 +236,15 @@ class DeadLetters:
         try:
             await self._jetstream.stream(self._stream)
         except StreamMissing:
-            config = {
-                "subjects": [f"{self._subjects}.>"],
-                "storage": "file",
-                "retention": "limits",
-                "max_age": 90 * DAY_NANOSECONDS,
-                "num_replicas": 1,
-            }
             try:
-                await self._jetstream.create_stream(self._stream, config)
+                await self._jetstream.create_stream(
+                    self._stream,
+                    subjects=[f"{self._subjects}.>"],
+                    storage="file",
+                    retention="limits",
+                    max_age=90 * DAY_SECONDS,
+                    num_replicas=1,
+                )
             except StreamExists:
                 log.debug("the stream of dead letters was made by somebody else", stream=self._stream)
 

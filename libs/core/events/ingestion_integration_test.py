@@ -18,7 +18,7 @@ __all__ = ["ingesting_rig"]
 
 
 async def any_in_hand(rig: EventRig) -> bool:
-    return any(consumer["num_ack_pending"] for consumer in await rig.consumers())
+    return any(consumer.num_ack_pending for consumer in await rig.consumers())
 
 
 async def test_a_missing_stream_is_made_with_what_the_contract_says(rig: EventRig) -> None:
@@ -114,7 +114,8 @@ async def test_a_slow_worker_asks_for_no_more_than_it_can_hold_and_loses_none(ri
         await asyncio.gather(*(rig.created(f"b{n}") for n in range(first, first + 50)))
     await eventually(lambda: any_in_hand(rig))
     [consumer] = await rig.consumers()
-    assert consumer["num_ack_pending"] <= 100
+    assert consumer.num_ack_pending is not None
+    assert consumer.num_ack_pending <= 100
     slow.released.set()
     await eventually(rig.all_acknowledged)
     assert len(await rig.ids()) == 500
@@ -157,7 +158,7 @@ async def test_a_stream_that_vanishes_is_made_again_when_nobody_else_does(rig: E
 async def test_a_consumer_deleted_by_hand_is_made_again(rig: EventRig) -> None:
     await rig.start_worker()
     [consumer] = await rig.consumers()
-    await rig.jetstream.delete_consumer(rig.stream_name, consumer["name"])
+    await rig.jetstream.delete_consumer(rig.stream_name, consumer.name)
     await rig.created("b1")
     await eventually(lambda: rig.has("b1"))
 

@@ -31,7 +31,7 @@ EVENT_SUBJECTS = (
     "the0.backtest.created",
     "the0.backtest.completed",
 )
-DAY_NANOSECONDS = 86_400 * 1_000_000_000
+DAY_SECONDS = 86_400
 ACK_WAIT_SECONDS = 6.0
 """After so long without a sign of life from its worker, a message goes to another."""
 
@@ -143,40 +143,38 @@ class EventStream:
             if stream is not None:
                 return stream
             if time.monotonic() >= deadline:
-                break
-            await self.wait_changed(_LOOK_SECONDS)
+                await self._make()
+            else:
+                await self.wait_changed(_LOOK_SECONDS)
+
+    async def _make(self) -> None:
         try:
-            stream = await self._jetstream.create_stream(
+            await self._jetstream.create_stream(
                 self.name,
-                {
-                    "subjects": list(self._subjects),
-                    "storage": "file",
-                    "retention": "limits",
-                    "max_age": 7 * DAY_NANOSECONDS,
-                    "num_replicas": 1,
-                },
+                subjects=list(self._subjects),
+                storage="file",
+                retention="limits",
+                max_age=7 * DAY_SECONDS,
+                num_replicas=1,
             )
         except StreamExists:
-            return await self._jetstream.stream(self.name)
+            return
         log.info("made the event stream, as there was none", stream=self.name)
-        return stream
 
     async def _put_consumer(self, consumer: str, reads: Sequence[str]) -> None:
         await self._jetstream.put_consumer(
             self.name,
             consumer,
-            {
-                "filter_subjects": list(reads),
-                "ack_policy": "explicit",
-                "deliver_policy": "all",
-                "replay_policy": "instant",
-                "ack_wait": round(self._ack_wait_seconds * 1e9),
-                "max_deliver": -1,
-                "max_ack_pending": _MAX_ACK_PENDING,
-                "max_waiting": _MAX_WAITING,
-                # Longer than the stream keeps messages: one that nobody used for so long has nothing to remember.
-                "inactive_threshold": 8 * DAY_NANOSECONDS,
-            },
+            filter_subjects=list(reads),
+            ack_policy="explicit",
+            deliver_policy="all",
+            replay_policy="instant",
+            ack_wait=self._ack_wait_seconds,
+            max_deliver=-1,
+            max_ack_pending=_MAX_ACK_PENDING,
+            max_waiting=_MAX_WAITING,
+            # Longer than the stream keeps messages: one that nobody used for so long has nothing to remember.
+            inactive_threshold=8 * DAY_SECONDS,
         )
 
     async def _drop_consumer(self, consumer: str) -> None:
