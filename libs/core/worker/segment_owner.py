@@ -214,7 +214,7 @@ class SegmentOwner:
                     await stop_until_done(self._handler, owned, self._urgent_grace_seconds)
                     await self._release(owned)
             # Reported only now, when another worker can have it.
-            self.refuse(f"its keepalive cannot be written: {error or type(error).__name__}")
+            self.refuse(f"its keepalive cannot be written: {str(error) or type(error).__name__}")
             await self._wake.wait_at_most(0)  # what woke it before is done with
             if self._wanted:
                 await self._wake.wait_at_most(_REFUSED_SECONDS)

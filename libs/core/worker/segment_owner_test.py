@@ -1,0 +1,578 @@
+"""Owning one segment, in virtual time: what is acquired, reported, stopped and released, when, and in which order.
+
+The lease store and the handler are scripts; tests against real ones are in libs/core/master and beside this file.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+
+from libs.core.lease import Holder, Lease, LeaseHeld, LeaseLost, SegmentMissing
+from libs.core.lease_keeper import LeaseTiming
+from libs.core.room import Demand
+from libs.core.store.client import StoreUnavailable
+from libs.core.worker.handler import OwnedSegment
+from libs.core.worker.segment_owner import SegmentOwner, WorkerSuperseded
+from tests.support.virtual_time import in_virtual_time
+
+LIFE_SECONDS = 5.0
+TIMING = LeaseTiming.of(LIFE_SECONDS, 1.0)
+ME = Holder("a", "a-1", "host")
+OTHER = Holder("b", "b-1", "host-2")
+STOP_GRACE_SECONDS = 30.0
+URGENT_GRACE_SECONDS = 0.5
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+@dataclass
+class ScriptedLeases:
+    """Grants every lease, but for the faults that a test puts into its lists or fields."""
+
+    acquire_faults: list[Exception] = field(default_factory=list)
+    acquire_seconds: list[float] = field(default_factory=list)
+    renew_fault: Exception | None = None
+    release_faults: list[Exception] = field(default_factory=list)
+    superseded_answer: bool | Exception = False
+    asked: list[float] = field(default_factory=list)
+    renewed: list[float] = field(default_factory=list)
+    released: list[tuple[float, int]] = field(default_factory=list)
+    release_attempts: int = 0
+    questions: int = 0
+    epoch: int = 0
+    frozen_seconds: float = 0.0
+
+    async def acquire(self, segment_id: int, holder: Holder) -> Lease:
+        sent = now()
+        self.asked.append(sent)
+        if self.acquire_seconds:
+            await asyncio.sleep(self.acquire_seconds.pop(0))
+        if self.acquire_faults:
+            raise self.acquire_faults.pop(0)
+        self.epoch += 1
+        return Lease(segment_id, holder, self.epoch, sent + self.frozen_seconds + LIFE_SECONDS)
+
+    async def renew(self, lease: Lease, *, timeout_seconds: float) -> Lease:
+        assert 0 < timeout_seconds <= TIMING.attempt_seconds
+        if self.renew_fault is not None:
+            raise self.renew_fault
+        self.renewed.append(now())
+        return replace(lease, proven_until=now() + self.frozen_seconds + LIFE_SECONDS)
+
+    async def release(self, lease: Lease, *, timeout_seconds: float) -> None:
+        self.release_attempts += 1
+        if self.release_faults:
+            raise self.release_faults.pop(0)
+        self.released.append((now(), lease.epoch))
+
+    async def superseded(self, lease: Lease, *, timeout_seconds: float) -> bool:
+        self.questions += 1
+        if isinstance(self.superseded_answer, Exception):
+            raise self.superseded_answer
+        return self.superseded_answer
+
+
+@dataclass
+class ScriptedHandler:
+    """Notes its calls, in order, with the time."""
+
+    calls: list[tuple[str, float]] = field(default_factory=list)
+    graces: list[float] = field(default_factory=list)
+    refresh_faults: list[Exception] = field(default_factory=list)
+    stop_faults: list[Exception] = field(default_factory=list)
+    stop_seconds: float = 0.0
+    deaf_seconds: float = 0.0
+
+    def names(self) -> list[str]:
+        return [name for name, _ in self.calls if name != "renewed"]
+
+    def at(self, name: str) -> float:
+        return next(at for called, at in self.calls if called == name)
+
+    async def run(self, owned: OwnedSegment) -> None:
+        self.calls.append(("run", now()))
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            until = now() + self.deaf_seconds
+            while now() < until:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(max(0.01, until - now()))
+            self.calls.append(("run ended", now()))
+            raise
+
+    async def renewed(self, lease: Lease) -> None:
+        self.calls.append(("renewed", now()))
+        if self.refresh_faults:
+            raise self.refresh_faults.pop(0)
+
+    async def expire(self, owned: OwnedSegment) -> None:
+        self.calls.append(("expire", now()))
+
+    async def stop_all(self, owned: OwnedSegment, grace_seconds: float) -> None:
+        self.calls.append(("stop", now()))
+        self.graces.append(grace_seconds)
+        if self.stop_faults:
+            raise self.stop_faults.pop(0)
+        await asyncio.sleep(self.stop_seconds)
+        self.calls.append(("stopped", now()))
+
+    def running(self) -> int:
+        return 0
+
+    def demand(self, segment_id: int) -> Demand:
+        return Demand()
+
+
+@dataclass
+class Reports:
+    """What the owner reports."""
+
+    engine_lost: bool = False
+    changes: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def changed(self) -> None:
+        self.changes += 1
+
+    def store_answered(self, fault: str) -> None:
+        self.faults.append(fault)
+
+
+class Rig:
+    """One owner with scripts around it. Its clock is ahead of the loop's by the *frozen_seconds* of its leases."""
+
+    def __init__(self) -> None:
+        self.leases = ScriptedLeases()
+        self.handler = ScriptedHandler()
+        self.reports = Reports()
+        leases: Any = self.leases
+        self.owner = SegmentOwner(
+            1,
+            leases,
+            self.handler,
+            ME,
+            TIMING,
+            self.reports,
+            stop_grace_seconds=STOP_GRACE_SECONDS,
+            urgent_grace_seconds=URGENT_GRACE_SECONDS,
+            clock=lambda: now() + self.leases.frozen_seconds,
+        )
+        self.task: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[asyncio.Task[None]]:
+        self.owner.want()
+        self.task = asyncio.create_task(self.owner.run())
+        try:
+            yield self.task
+        finally:
+            self.task.cancel()
+            await asyncio.wait([self.task])
+
+    async def until(self, condition: Any, within_seconds: float = 120.0) -> None:
+        limit = now() + within_seconds
+        while not condition():
+            assert now() < limit, (self.handler.calls, self.leases, self.owner.refusal)
+            await asyncio.sleep(0.001)
+
+    async def owned(self) -> OwnedSegment:
+        await self.until(lambda: self.owner.owned is not None and "run" in self.handler.names())
+        assert self.owner.owned is not None
+        return self.owner.owned
+
+
+# --- acquiring
+
+
+@in_virtual_time
+async def test_wanted_segment_is_acquired_made_known_and_then_run() -> None:
+    rig = Rig()
+    before = REGISTRY.get_sample_value("runtime_segments_acquired_total") or 0.0
+    async with rig.running():
+        owned = await rig.owned()
+
+        assert (owned.segment_id, owned.epoch) == (1, 1)
+        assert [name for name, _ in rig.handler.calls] == ["renewed", "run"]
+        assert (rig.reports.faults, rig.owner.refusal) == ([""], "")
+        assert rig.reports.changes > 0
+        assert REGISTRY.get_sample_value("runtime_segments_acquired_total") == before + 1
+
+
+@in_virtual_time
+async def test_segment_held_by_another_is_asked_for_twice_a_second_and_is_no_impediment() -> None:
+    rig = Rig()
+    rig.leases.acquire_faults = [StoreUnavailable("gone")] + [LeaseHeld("segment 1", OTHER, 30.0)] * 4
+    async with rig.running():
+        await rig.owned()
+
+    assert rig.leases.asked[2:] == pytest.approx([rig.leases.asked[1] + 0.5 * n for n in (1, 2, 3, 4)])
+    assert set(rig.reports.faults) == {""}
+    assert rig.owner.refusal == ""
+
+
+@in_virtual_time
+async def test_segment_whose_lease_is_about_to_end_is_asked_for_just_then() -> None:
+    rig = Rig()
+    # The wish itself ends the first wait.
+    rig.leases.acquire_faults = [LeaseHeld("segment 1", OTHER, 0.2)] * 2
+    async with rig.running():
+        await rig.owned()
+
+    assert rig.leases.asked == pytest.approx([0.0, 0.0, 0.21])
+
+
+@in_virtual_time
+async def test_store_that_fails_twice_is_an_impediment_until_it_answers() -> None:
+    rig = Rig()
+    rig.leases.acquire_faults = [StoreUnavailable("down")] * 2
+    async with rig.running():
+        await rig.owned()
+
+    assert rig.reports.faults == ["MongoDB is unavailable: down", ""]
+    assert rig.owner.refusal == ""
+
+
+@in_virtual_time
+async def test_store_that_fails_once_is_no_impediment() -> None:
+    rig = Rig()
+    rig.leases.acquire_faults = [StoreUnavailable("down")]
+    async with rig.running():
+        await rig.owned()
+
+    assert rig.reports.faults == [""]
+
+
+@in_virtual_time
+async def test_segment_that_cannot_be_acquired_is_refused_by_its_reason_until_it_can() -> None:
+    rig = Rig()
+    rig.leases.acquire_faults = [SegmentMissing(1)] * 3
+    async with rig.running():
+        await rig.until(lambda: rig.owner.refusal)
+        assert rig.owner.refusal == "segment 1 does not exist"
+        assert len(rig.leases.asked) == 2
+        assert rig.reports.changes == 1
+
+        await rig.owned()
+
+    assert rig.owner.refusal == ""
+    assert rig.reports.faults == [""]
+
+
+@in_virtual_time
+async def test_lease_whose_grant_came_too_late_is_acquired_anew() -> None:
+    rig = Rig()
+    rig.leases.acquire_seconds = [LIFE_SECONDS - TIMING.margin_seconds]
+    async with rig.running():
+        owned = await rig.owned()
+
+    assert owned.epoch == 2
+    assert rig.handler.names()[0] == "run"
+
+
+@in_virtual_time
+async def test_segment_not_wanted_any_more_is_not_acquired() -> None:
+    rig = Rig()
+    rig.leases.acquire_faults = [LeaseHeld("segment 1", OTHER, 30.0)] * 1000
+    async with rig.running() as task:
+        await asyncio.sleep(0.1)
+        rig.owner.give_back()
+        await asyncio.wait_for(task, 0.01)
+
+    assert (rig.leases.epoch, rig.leases.released, rig.handler.calls) == (0, [], [])
+
+
+# --- a keepalive that cannot be written
+
+
+@in_virtual_time
+async def test_acquired_lease_that_cannot_be_made_known_is_released_once_containers_are_stopped() -> None:
+    rig = Rig()
+    rig.handler.refresh_faults = [OSError("no space left on device")]
+    rig.handler.stop_seconds = 0.3
+    async with rig.running():
+        await rig.until(lambda: rig.owner.refusal)
+        assert "no space left on device" in rig.owner.refusal
+        assert rig.leases.released[0] == pytest.approx((0.3, 1))
+        assert rig.handler.names() == ["stop", "stopped"]
+        assert rig.handler.graces == [URGENT_GRACE_SECONDS]
+        assert rig.owner.owned is None
+
+        owned = await rig.owned()
+
+    assert owned.epoch == 2
+    assert rig.leases.asked[1] == pytest.approx(2.3, abs=0.01)
+    assert rig.owner.refusal == ""
+
+
+@in_virtual_time
+async def test_acquired_lease_that_cannot_be_made_known_runs_out_while_containers_cannot_be_stopped() -> None:
+    rig = Rig()
+    rig.handler.refresh_faults = [OSError("no space left on device")]
+    rig.handler.stop_seconds = 1000.0
+    async with rig.running():
+        await rig.until(lambda: rig.owner.refusal)
+
+        assert now() == pytest.approx(LIFE_SECONDS, abs=0.01)
+        assert rig.leases.released == []
+
+
+@in_virtual_time
+async def test_keepalive_that_hangs_counts_as_one_that_cannot_be_written() -> None:
+    rig = Rig()
+
+    async def hang(lease: Lease) -> None:
+        await asyncio.Event().wait()
+
+    rig.handler.renewed = hang  # type: ignore[method-assign]
+    async with rig.running():
+        await rig.until(lambda: rig.owner.refusal)
+
+        assert rig.owner.refusal == "its keepalive cannot be written: TimeoutError"
+        assert rig.leases.released[0][0] == pytest.approx(TIMING.attempt_seconds)
+
+
+@in_virtual_time
+async def test_refused_segment_that_is_given_back_ends_at_once() -> None:
+    rig = Rig()
+    rig.handler.refresh_faults = [OSError("no space left on device")]
+    async with rig.running() as task:
+        await rig.until(lambda: rig.owner.refusal)
+        await asyncio.sleep(0.1)
+        rig.owner.give_back()
+        await asyncio.wait_for(task, 0.01)
+
+    assert rig.leases.epoch == 1
+
+
+# --- giving it back
+
+
+@in_virtual_time
+async def test_segment_is_given_back_after_its_containers_have_stopped_while_it_is_renewed() -> None:
+    rig = Rig()
+    rig.handler.stop_seconds = 20.0
+    async with rig.running() as task:
+        await rig.owned()
+        rig.owner.give_back()
+        await asyncio.wait_for(task, 60)
+
+    assert rig.handler.names() == ["run", "run ended", "stop", "stopped"]
+    assert rig.handler.graces == [STOP_GRACE_SECONDS]
+    assert rig.leases.released[0] == pytest.approx((rig.handler.at("stopped"), 1), abs=0.01)
+    assert rig.leases.release_attempts == 1
+    assert rig.leases.renewed[-1] == pytest.approx(rig.handler.at("stopped"), abs=1.01)
+    assert rig.owner.owned is None
+
+
+@in_virtual_time
+async def test_stop_that_fails_is_repeated_before_the_lease_is_released() -> None:
+    rig = Rig()
+    rig.handler.stop_faults = [OSError("no engine")] * 3
+    async with rig.running() as task:
+        await rig.owned()
+        rig.owner.give_back()
+        await asyncio.wait_for(task, 60)
+
+    assert rig.handler.names()[2:] == ["stop"] * 4 + ["stopped"]
+    assert len(rig.leases.released) == 1
+
+
+@in_virtual_time
+async def test_release_that_fails_is_repeated_while_the_lease_is_proven() -> None:
+    rig = Rig()
+    rig.leases.release_faults = [StoreUnavailable("down")] * 5
+    async with rig.running() as task:
+        await rig.owned()
+        rig.owner.give_back()
+        await asyncio.wait_for(task, 60)
+
+    assert rig.leases.release_attempts == 6
+    assert len(rig.leases.released) == 1
+
+
+@in_virtual_time
+async def test_release_that_never_succeeds_leaves_the_lease_to_run_out() -> None:
+    rig = Rig()
+    rig.leases.release_faults = [StoreUnavailable("down")] * 1000
+    async with rig.running() as task:
+        await rig.owned()
+        rig.owner.give_back()
+        await asyncio.wait_for(task, 60)
+
+    assert now() == pytest.approx(LIFE_SECONDS, abs=0.2)
+
+
+@in_virtual_time
+async def test_handler_that_goes_on_after_its_cancellation_is_stopped_again_when_it_has_ended() -> None:
+    rig = Rig()
+    rig.handler.deaf_seconds = 15.0
+    async with rig.running() as task:
+        await rig.owned()
+        rig.owner.give_back()
+        await asyncio.wait_for(task, 60)
+
+    assert rig.handler.names() == ["run", "stop", "stopped", "run ended", "stop", "stopped"]
+    assert rig.handler.at("stop") == pytest.approx(5.0, abs=0.1)
+    assert rig.leases.released[0][0] >= rig.handler.at("run ended")
+
+
+@in_virtual_time
+async def test_segment_of_a_lost_engine_is_left_to_run_out_and_not_released() -> None:
+    rig = Rig()
+    rig.handler.stop_seconds = 1000.0
+    async with rig.running() as task:
+        owned = await rig.owned()
+        rig.reports.engine_lost = True
+        rig.owner.give_back()
+        await asyncio.wait_for(task, 60)
+
+        assert rig.handler.names() == ["run", "run ended", "stop", "expire"]
+        assert now() >= owned.lease.proven_until
+        assert now() == pytest.approx(owned.lease.proven_until, abs=0.5)
+        assert rig.handler.at("expire") == pytest.approx(2.0, abs=0.1)
+        assert rig.leases.released == []
+        assert rig.leases.renewed[-1] < rig.handler.at("expire")
+
+
+@in_virtual_time
+async def test_segment_whose_engine_answers_again_is_released() -> None:
+    rig = Rig()
+    rig.handler.stop_seconds = 1.5
+    rig.reports.engine_lost = True
+    async with rig.running() as task:
+        await rig.owned()
+        rig.owner.give_back()
+        await asyncio.wait_for(task, 60)
+
+    assert rig.handler.names() == ["run", "run ended", "stop", "stopped"]
+    assert len(rig.leases.released) == 1
+
+
+# --- losing it
+
+
+@in_virtual_time
+async def test_lease_that_cannot_be_renewed_is_left_at_rest_before_it_ends() -> None:
+    rig = Rig()
+    rig.leases.renew_fault = StoreUnavailable("down")
+    rig.handler.stop_seconds = 0.5
+    async with rig.running():
+        owned = await rig.owned()
+        await rig.until(lambda: rig.owner.refusal)
+        assert rig.owner.owned is None
+        assert "still being stopped" in rig.owner.refusal
+        await rig.until(lambda: "stopped" in rig.handler.names())
+        assert now() < owned.lease.proven_until
+        assert rig.handler.graces == [URGENT_GRACE_SECONDS]
+        assert rig.handler.names()[:4] == ["run", "run ended", "stop", "stopped"]
+
+        await rig.until(lambda: rig.leases.epoch == 2)
+
+    assert [epoch for _, epoch in rig.leases.released] == [1]
+    assert rig.owner.refusal == ""
+
+
+@in_virtual_time
+async def test_lost_lease_is_released_once_and_not_again_when_that_fails() -> None:
+    rig = Rig()
+    rig.leases.renew_fault = StoreUnavailable("down")
+    rig.leases.release_faults = [StoreUnavailable("down")]
+    async with rig.running():
+        await rig.until(lambda: rig.leases.epoch == 2)
+
+    assert rig.leases.release_attempts == 1
+
+
+@in_virtual_time
+async def test_handler_that_goes_on_after_the_loss_delays_the_stop_little() -> None:
+    rig = Rig()
+    rig.leases.renew_fault = LeaseLost("segment 1", 1, superseded=False)
+    rig.handler.deaf_seconds = 10.0
+    async with rig.running():
+        await rig.until(lambda: "stop" in rig.handler.names())
+
+        assert rig.handler.at("stop") == pytest.approx(1.2, abs=0.05)
+
+
+@in_virtual_time
+async def test_owner_that_is_superseded_ends_and_stops_nothing() -> None:
+    rig = Rig()
+    rig.leases.renew_fault = LeaseLost("segment 1", 1, superseded=True)
+    async with rig.running() as task:
+        with pytest.raises(WorkerSuperseded, match="worker id 'a'"):
+            await asyncio.wait_for(task, 60)
+
+    assert rig.handler.names() == ["run", "run ended"]
+    assert (rig.leases.released, rig.leases.questions, rig.owner.owned) == ([], 0, None)
+
+
+@in_virtual_time
+@pytest.mark.parametrize("answer", [True, False, StoreUnavailable("down")], ids=["taken over", "not", "unknown"])
+async def test_owner_that_stood_still_until_its_lease_ended_asks_for_a_successor(answer: bool | Exception) -> None:
+    rig = Rig()
+    rig.leases.superseded_answer = answer
+    async with rig.running() as task:
+        await rig.owned()
+        rig.leases.frozen_seconds = 60.0
+        await rig.until(lambda: task.done() or "stopped" in rig.handler.names())
+
+    assert rig.leases.questions == 1
+    assert ("stop" in rig.handler.names()) == (answer is not True)
+    assert (task.done() and isinstance(task.exception() if not task.cancelled() else None, WorkerSuperseded)) == (
+        answer is True
+    )
+
+
+@in_virtual_time
+async def test_owner_that_notices_before_its_lease_ends_asks_nobody() -> None:
+    rig = Rig()
+    rig.leases.renew_fault = StoreUnavailable("down")
+    rig.leases.superseded_answer = True
+    async with rig.running():
+        await rig.until(lambda: "stopped" in rig.handler.names())
+
+    assert rig.leases.questions == 0
+
+
+@in_virtual_time
+async def test_lease_lost_while_it_is_given_back_is_left_by_the_urgent_way() -> None:
+    rig = Rig()
+    rig.handler.stop_seconds = 20.0
+    async with rig.running() as task:
+        await rig.owned()
+        rig.owner.give_back()
+        await asyncio.sleep(2.0)
+        rig.leases.renew_fault = StoreUnavailable("down")
+        await asyncio.wait_for(task, 60)
+
+    assert rig.handler.graces == [STOP_GRACE_SECONDS, URGENT_GRACE_SECONDS]
+    assert rig.leases.epoch == 1
+
+
+@in_virtual_time
+async def test_cancelled_owner_leaves_containers_and_lease_as_they_are() -> None:
+    rig = Rig()
+    async with rig.running():
+        await rig.owned()
+
+    assert rig.handler.names() == ["run", "run ended"]
+    assert (rig.leases.released, rig.owner.owned) == ([], None)
+
+
+@in_virtual_time
+async def test_renewed_lease_is_the_one_that_the_handler_sees() -> None:
+    rig = Rig()
+    async with rig.running():
+        owned = await rig.owned()
+        await asyncio.sleep(30.0)
+
+        assert owned.proven_seconds() > LIFE_SECONDS - 1.5
+        assert [name for name, _ in rig.handler.calls].count("renewed") == pytest.approx(31, abs=1)
