@@ -390,7 +390,12 @@ DEPENDENCIES = [
         "TargetDown",
         {**_OF_A_WORKER, "role": "worker"},
         _up("worker", "w1", 0),
-        {**_up("worker", "w1", 1), 'up{job="prometheus"}': always(0)},
+        {
+            **_up("worker", "w1", 1),
+            'up{job="prometheus"}': always(0),
+            # Prometheus was stopped three minutes ago, just after the worker was, and is back.
+            f'up{{{BOTS}, role="worker", instance="w2"}}': f"1+0x{MINUTES - 5} 0+0x1 _x{MINUTES}",
+        },
     ),
     Case(
         "EventLoopLag",
