@@ -1,0 +1,1 @@
+"""A Kubernetes cluster of two nodes on this machine, for the tests."""

@@ -1,0 +1,52 @@
+"""The control groups that hold the cluster's pods: made before the kubelets start, removed after they have ended."""
+
+import contextlib
+from pathlib import Path
+
+from tests.cluster.layout import GROUP, NODES
+
+_V2_CONTROLLERS = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids")
+
+
+def make_groups() -> None:
+    """Make a group for each node in every hierarchy. May be repeated."""
+    for root in _hierarchies():
+        for path in (root / GROUP, *(root / GROUP / node for node in NODES)):
+            path.mkdir(exist_ok=True)
+            # In version 1, a group without processors and memory nodes takes no process.
+            for name in ("cpuset.cpus", "cpuset.mems"):
+                if (path / name).exists() and not (root / "cgroup.controllers").exists():
+                    (path / name).write_text((path.parent / name).read_text())
+        if (root / "cgroup.controllers").exists():
+            for path in (root, root / GROUP, *(root / GROUP / node for node in NODES)):
+                for controller in _V2_CONTROLLERS:
+                    with contextlib.suppress(OSError):  # not on this machine, or in another hierarchy
+                        (path / "cgroup.subtree_control").write_text(f"+{controller}")
+
+
+def remove_groups() -> bool:
+    """Remove the groups, and return whether none is left. A group is busy until its processes are reaped."""
+    left = False
+    for root in _hierarchies():
+        top = root / GROUP
+        if not top.exists():
+            continue
+        folders = [path for path in top.rglob("*") if path.is_dir()]
+        for path in [*sorted(folders, key=lambda path: len(path.parts), reverse=True), top]:
+            try:
+                path.rmdir()
+            except FileNotFoundError:
+                pass
+            except OSError:
+                left = True
+    return not left
+
+
+def _hierarchies() -> list[Path]:
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, rest = line.partition(" - ")
+        root, target = fields.split()[3:5]
+        if rest.split()[0] in ("cgroup", "cgroup2") and root == "/":
+            found.append(Path(target))
+    return found

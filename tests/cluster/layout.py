@@ -1,0 +1,47 @@
+"""Where the cluster has its files, and which addresses it uses in its network."""
+
+from pathlib import Path
+
+FOLDER = Path("/var/lib/the0-cluster")
+"""All that a running cluster writes. `down` removes it."""
+BIN = FOLDER / "bin"
+CONFIG = FOLDER / "config"
+KEYS = FOLDER / "keys"
+LOGS = FOLDER / "logs"
+VALUES = FOLDER / "values"
+"""Stand-ins for the kernel's settings that the kubelet writes and that belong to no namespace."""
+KUBECONFIG = FOLDER / "kubeconfig"
+KUBECTL = BIN / "kubectl"
+PROCESS = FOLDER / "process.json"
+
+GROUP = "the0-cluster"
+"""The control group, in each hierarchy, below which all pods are."""
+
+NODES = ("node-1", "node-2")
+PAUSE_IMAGE = "the0.test/pause:1"
+API_ADDRESS = "10.201.0.1"
+API_PORT = 6443
+SERVICE_NETWORK = "10.203.0.0/16"
+API_SERVICE_ADDRESS = "10.203.0.1"
+DNS_SERVICE_ADDRESS = "10.203.0.10"
+VOLUMES_PER_NODE = 16
+
+
+def node_folder(node: str) -> Path:
+    """What a node keeps: its /var/lib, its /var/log and its socket."""
+    return FOLDER / node
+
+
+def node_address(node: str) -> str:
+    """The node's address. All nodes share one network namespace, and differ by address."""
+    return f"10.201.0.{11 + NODES.index(node)}"
+
+
+def pod_network(node: str) -> str:
+    """The network from which the node's pods have their addresses."""
+    return f"10.202.{1 + NODES.index(node)}.0/24"
+
+
+def containerd_socket(node: str) -> Path:
+    """The socket of the node's containerd. It is reached from outside the cluster's namespaces as well."""
+    return node_folder(node) / "containerd.sock"
