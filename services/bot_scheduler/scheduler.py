@@ -24,7 +24,6 @@ from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import ManagedContainer
 from libs.docker_runner.executable import new_run_id
-from services.bot_scheduler.agenda import Agenda
 from services.bot_scheduler.books import Books, Entry
 from services.bot_scheduler.decide import Claim, Dropped, Wait, decide, replaces
 from services.bot_scheduler.ending import Ending, StopReason, utc
@@ -32,6 +31,7 @@ from services.bot_scheduler.inheritance import Inheritance
 from services.bot_scheduler.records import RunRecords
 from services.bot_scheduler.run import RunKit, ScheduledRun
 from services.bot_scheduler.state import FIRING, LAST_RUN, Cause, Condition, Firing, ScheduleState
+from services.bot_scheduler.timer_queue import TimerQueue
 
 log = get_logger(__name__)
 
@@ -79,7 +79,7 @@ class SegmentScheduler:
         self._clock = clock
         self._states: dict[str, ScheduleState] = {}
         self._runs: dict[str, ScheduledRun] = {}
-        self._agenda = Agenda()
+        self._timers = TimerQueue()
         self._pulse = Wake()
         self._claiming: set[str] = set()
         self._elsewhere: set[str] = set()
@@ -208,7 +208,7 @@ class SegmentScheduler:
 
     def _forget(self, schedule_id: str) -> None:
         self._states.pop(schedule_id, None)
-        self._agenda.put(schedule_id, None)
+        self._timers.put(schedule_id, None)
         self._setbacks.worked(schedule_id)
         if (run := self._runs.get(schedule_id)) is not None:
             run.stop(StopReason.DELETED)
@@ -225,7 +225,7 @@ class SegmentScheduler:
         at = decision.until if isinstance(decision, Wait) else 0.0
         if at is not None and (left_seconds := self._setbacks.left_seconds(schedule_id)):
             at = max(at, self._clock() + left_seconds)
-        self._agenda.put(schedule_id, at)
+        self._timers.put(schedule_id, at)
 
     def _is_busy(self, state: ScheduleState) -> bool:
         return state.id in self._runs or state.id in self._elsewhere or state.firing is not None
@@ -249,14 +249,14 @@ class SegmentScheduler:
         )
 
     def _pause(self) -> float:
-        first = self._agenda.first()
+        first = self._timers.first()
         if first is None or not self._owned.proven():
             return 0.2 if first is not None else _LONGEST_SLEEP_SECONDS
         return min(_LONGEST_SLEEP_SECONDS, first - self._ahead_of(first) - self._clock())
 
     def _ahead_of(self, first: float) -> float:
         """How long before *first*, the earliest time there is, its claims begin."""
-        number = self._agenda.count_until(max(first, self._clock()))
+        number = self._timers.count_until(max(first, self._clock()))
         ahead = min(_MOST_AHEAD_SECONDS, _AHEAD_SECONDS + _AHEAD_SECONDS_EACH * number)
         # With each batch that is claimed fewer are left; the next one follows at once all the same.
         known_first, known = self._ahead
@@ -270,9 +270,9 @@ class SegmentScheduler:
             Retryable: it is not known what became of the claims; they are looked at again.
         """
         now = self._clock()
-        first = self._agenda.first()
+        first = self._timers.first()
         ahead = self._ahead_of(first) if first is not None else 0.0
-        ids = self._agenda.take_until(now + ahead, _MOST_CLAIMS)
+        ids = self._timers.take_until(now + ahead, _MOST_CLAIMS)
         entries = [entry for schedule_id in ids if (entry := self._entry(schedule_id, now, ahead)) is not None]
         if not entries:
             return
@@ -304,7 +304,7 @@ class SegmentScheduler:
             return self._decided(state, now, ahead)
         except Exception as error:  # noqa: BLE001 - of this schedule alone
             unexpected("decide on schedule", error, schedule=schedule_id)
-            self._agenda.put(schedule_id, now + ahead + self._setbacks.failed(schedule_id))
+            self._timers.put(schedule_id, now + ahead + self._setbacks.failed(schedule_id))
             return None
 
     def _decided(self, state: ScheduleState, now: float, ahead: float) -> Entry | None:
@@ -314,7 +314,7 @@ class SegmentScheduler:
             return self._books.entry(state, decision)
         # Looked at that much ahead: a busy one then comes up when it is due, or when its run ends.
         until = decision.until + ahead if busy and decision.until is not None else decision.until
-        self._agenda.put(state.id, until)
+        self._timers.put(state.id, until)
         return None
 
     async def _sort_out(self, entries: Sequence[Entry], tasks: asyncio.TaskGroup) -> None:

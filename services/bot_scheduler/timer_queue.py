@@ -3,7 +3,7 @@
 from bisect import bisect_left, bisect_right, insort
 
 
-class Agenda:
+class TimerQueue:
     """One time for each id, in order. A few thousand of them are moved about in microseconds."""
 
     def __init__(self) -> None:
