@@ -24,9 +24,9 @@ from libs.docker_runner.runner import DockerRunner
 from libs.docker_runner.waiting import waiting_detail
 from services.bot_runner.desired_bot import DesiredBot, StopReason
 from services.bot_runner.fallback import Fallback
-from services.bot_runner.ledger import Ledger
 from services.bot_runner.plan import Action, Bury, Keep, Start, Stop, WaitForRoom
 from services.bot_runner.records import BotRecords
+from services.bot_runner.restart_memory import RestartMemory
 from services.bot_runner.restarts import RestartPolicy
 from services.bot_runner.status import BotState, BotStatus, utc_now
 from services.bot_runner.verdicts import rejection_for
@@ -60,7 +60,7 @@ class BotActions:
         *,
         runner: DockerRunner,
         records: BotRecords,
-        ledger: Ledger,
+        memory: RestartMemory,
         stop_grace_seconds: float,
         policy: RestartPolicy | None = None,
         clock: Callable[[], float] = time.time,
@@ -68,11 +68,11 @@ class BotActions:
         self._owned = owned
         self._runner = runner
         self._records = records
-        self._ledger = ledger
+        self._memory = memory
         self._stop_grace = stop_grace_seconds
         self._policy = policy or RestartPolicy()
         self._clock = clock
-        self._fallback = Fallback(owned, records=records, ledger=ledger, policy=self._policy, clock=clock)
+        self._fallback = Fallback(owned, records=records, memory=memory, policy=self._policy, clock=clock)
         self._unseen: dict[str, tuple[Executable, str]] = {}
         self._cut_short: set[str] = set()
 
@@ -143,7 +143,7 @@ class BotActions:
             absent: the bots that have no container in whatever state, and must have none.
             held_up: the bots whose newest version the engine has no room for.
         """
-        self._ledger.forget_all_but(desired)
+        self._memory.forget_all_but(desired)
         self._records.forget_all_but(desired)
         for container in kept:
             status = self._running(container, held_up.get(container.id))
@@ -171,7 +171,7 @@ class BotActions:
     async def _write_waiting(self, executable: Executable, detail: str, need: Need, since: datetime) -> None:
         versions = self._of_versions(executable.id, executable.revision)
         said = f"{detail}; {versions.detail}" if versions.detail else detail
-        history = self._ledger.history_of(executable.id)
+        history = self._memory.history_of(executable.id)
         await self._records.write_status(
             BotStatus(
                 executable.id,
@@ -187,7 +187,7 @@ class BotActions:
         )
 
     async def _start(self, executable: Executable) -> None:
-        history = self._ledger.history_of(executable.id)
+        history = self._memory.history_of(executable.id)
         versions = self._of_versions(executable.id, executable.revision)
         starting = BotStatus(
             executable.id,
@@ -204,7 +204,7 @@ class BotActions:
         alive_at = await self._records.begin(executable)
         if alive_at is not None:
             log.info("bot waits: an earlier run is being stopped elsewhere", worker_of_earlier_run=alive_at)
-            self._ledger.set_history(executable.id, replace(history, not_before=self._clock() + _RETRY_SECONDS))
+            self._memory.set_history(executable.id, replace(history, not_before=self._clock() + _RETRY_SECONDS))
             return
         await self._records.write_status(starting)
         try:
@@ -228,7 +228,7 @@ class BotActions:
     async def _refused(self, starting: BotStatus, executable: Executable, error: UserError) -> None:
         if await self._fallback.refused(executable, error):
             return
-        bot = self._ledger.bot(executable.id)
+        bot = self._memory.bot(executable.id)
         detail, rejection = str(error), rejection_for(error, executable.revision)
         if bot is not None and bot.rejection is not None and bot.revision != executable.revision:
             detail = f"{bot.rejection.detail}; the version before cannot be started again: {error}"
@@ -260,7 +260,7 @@ class BotActions:
         await self._failed_to_start(replace(starting, state=BotState.BACKING_OFF, detail=detail, history=history))
 
     async def _failed_to_start(self, status: BotStatus) -> None:
-        self._ledger.set_history(status.bot_id, status.history)
+        self._memory.set_history(status.bot_id, status.history)
         await self._records.write_status(replace(status, since=utc_now(), run_id=""))
 
     async def _stop(self, action: Stop) -> None:
@@ -291,16 +291,16 @@ class BotActions:
         """Say in the bot's document what its end means for its next start."""
         RESTARTS.labels(str(ended.reason)).inc()
         container = ended.container
-        history = self._ledger.history_of(container.id)
+        history = self._memory.history_of(container.id)
         if ended.reason in (EndReason.MISSING, EndReason.STOPPED, EndReason.LEASE_LOST):
             # Not the bot's doing: it starts again with hardly a pause, and nothing is held against it.
-            self._ledger.set_history(container.id, replace(history, not_before=self._clock() + _RETRY_SECONDS))
+            self._memory.set_history(container.id, replace(history, not_before=self._clock() + _RETRY_SECONDS))
             return
         if await self._fallback.ended(ended, describe_end(ended)):
             return
         ran_seconds, now = ended.duration_seconds or 0.0, self._clock()
         history = history.after_death(ran_seconds=ran_seconds, now=now, policy=self._policy, run_id=container.run_id)
-        self._ledger.set_history(container.id, history)
+        self._memory.set_history(container.id, history)
         delay = history.not_before - now
         log.warning(
             "bot ended", reason=str(ended.reason), exit_code=ended.exit_code, restarts_in_seconds=round(delay, 1)
@@ -331,14 +331,14 @@ class BotActions:
             worker=self._records.worker,
             container=container.name,
             run_id=container.run_id,
-            history=self._ledger.history_of(container.id),
+            history=self._memory.history_of(container.id),
             rejection=versions.rejection,
             running_revision=versions.running_revision,
         )
 
     def _of_versions(self, bot_id: str, running_revision: int, held_up: str = "") -> "_OfVersions":
         """What a status says of the newest version while that of *running_revision* runs."""
-        bot = self._ledger.bot(bot_id)
+        bot = self._memory.bot(bot_id)
         if bot is None:
             return _OfVersions(running_revision, running_revision)
         note = bot.note(running_revision, held_up)

@@ -11,7 +11,7 @@ from libs.core.isolation import unexpected
 from libs.core.log import bound_context, get_logger
 from libs.core.wake import Wake
 from libs.docker_runner.executable import Executable
-from services.bot_runner.ledger import Ledger
+from services.bot_runner.restart_memory import RestartMemory
 from services.bot_runner.restarts import RestartPolicy
 from services.bot_runner.verdicts import Ready, Refused, Unknown, Verdict, rejection_for
 
@@ -35,13 +35,13 @@ class VersionChecks:
         self,
         *,
         runner: Checker,
-        ledger: Ledger,
+        memory: RestartMemory,
         wake: Wake,
         policy: RestartPolicy | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._runner = runner
-        self._ledger = ledger
+        self._memory = memory
         self._wake = wake
         self._policy = policy or RestartPolicy()
         self._clock = clock
@@ -74,7 +74,7 @@ class VersionChecks:
     async def _check(self, executable: Executable) -> None:
         with bound_context(bot=executable.id):
             verdict = await self._verdict(executable)
-            self._ledger.set_verdict(executable.id, executable.revision, verdict)
+            self._memory.set_verdict(executable.id, executable.revision, verdict)
 
     async def _verdict(self, executable: Executable) -> Verdict:
         try:

@@ -9,7 +9,7 @@ from libs.core.store.releases import Rejection, RejectionReason, Release, Versio
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.workshop import Workshop
 from services.bot_runner.desired_bot import DesiredBot, StopReason
-from services.bot_runner.ledger import Ledger
+from services.bot_runner.restart_memory import RestartMemory
 from services.bot_runner.restarts import RestartHistory
 from services.bot_runner.status import BotState
 from services.bot_runner.verdicts import Refused, rejection_for
@@ -24,9 +24,9 @@ class Desires:
         window_seconds: the health window of a version that asks for a rollback without naming one.
     """
 
-    def __init__(self, *, workshop: Workshop, ledger: Ledger, window_seconds: float) -> None:
+    def __init__(self, *, workshop: Workshop, memory: RestartMemory, window_seconds: float) -> None:
         self._workshop = workshop
-        self._ledger = ledger
+        self._memory = memory
         self._window_seconds = window_seconds
 
     def of(self, entity: Entity) -> DesiredBot:
@@ -39,16 +39,16 @@ class Desires:
         except Exception as error:  # noqa: BLE001 - one broken document must not hide the others of its segment
             unexpected("read bot", error, bot=entity.id)
             bot = _broken(entity, error)
-        self._ledger.remember(bot, entity)
+        self._memory.remember(bot, entity)
         return bot
 
     def _read(self, entity: Entity) -> DesiredBot:
         bot = DesiredBot(
             entity.id,
             entity.revision,
-            self._ledger.history(entity),
+            self._memory.history(entity),
             version=Version.of(entity, "", self._window_seconds),
-            verdict=self._ledger.verdict(entity),
+            verdict=self._memory.verdict(entity),
             release=Release.of(entity.document),
             release_is_void=_was_at_rest(entity),
             told=entity.status,

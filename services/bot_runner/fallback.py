@@ -11,8 +11,8 @@ from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import Ended
 from libs.docker_runner.executable import Executable
 from services.bot_runner.desired_bot import DesiredBot
-from services.bot_runner.ledger import Ledger
 from services.bot_runner.records import BotRecords
+from services.bot_runner.restart_memory import RestartMemory
 from services.bot_runner.restarts import RestartPolicy
 from services.bot_runner.status import BotState, BotStatus, utc_now
 from services.bot_runner.verdicts import Refused, rejection_for
@@ -28,13 +28,13 @@ class Fallback:
         owned: OwnedSegment,
         *,
         records: BotRecords,
-        ledger: Ledger,
+        memory: RestartMemory,
         policy: RestartPolicy,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._owned = owned
         self._records = records
-        self._ledger = ledger
+        self._memory = memory
         self._policy = policy
         self._clock = clock
 
@@ -43,12 +43,12 @@ class Fallback:
 
         A version that is accepted begins without failures: those so far were of the version before.
         """
-        if (entity := self._ledger.entity(bot_id)) is None:
+        if (entity := self._memory.entity(bot_id)) is None:
             return
         await self._records.keep(entity, release, self._owned.epoch)
         before, now = Release.of(entity.document).current, release.current
         if before is not None and now is not None and before.revision != now.revision == entity.revision:
-            self._ledger.set_history(bot_id, self._ledger.history_of(bot_id).forgiven())
+            self._memory.set_history(bot_id, self._memory.history_of(bot_id).forgiven())
 
     async def refused(self, executable: Executable, error: UserError) -> bool:
         """Its start found something that only the bot's owner can mend. False when there is no version before."""
@@ -58,7 +58,7 @@ class Fallback:
         # It was in order when it was checked, and may be so again: the object was removed or replaced in between.
         rejection = rejection_for(error, executable.revision)
         verdict = Refused(rejection, self._clock() + self._policy.cap_seconds)
-        self._ledger.set_verdict(bot.id, executable.revision, verdict)
+        self._memory.set_verdict(bot.id, executable.revision, verdict)
         await self.keep(bot.id, bot.release.reverted(None))
         return True
 
@@ -80,7 +80,7 @@ class Fallback:
     async def ended(self, ended: Ended, detail: str) -> bool:
         """A container ended by itself, as *detail* says. False when that is a death like any other."""
         container = ended.container
-        bot = self._ledger.bot(container.id)
+        bot = self._memory.bot(container.id)
         if bot is None or bot.absence is not None:
             return False
         if bot.release.rejection_of(container.revision) is not None and bot.release.current is not None:
@@ -97,18 +97,18 @@ class Fallback:
 
     def _replacing(self, bot_id: str, revision: int) -> DesiredBot | None:
         """The bot, if the version of *revision* is current and the one before is not forgotten yet."""
-        bot = self._ledger.bot(bot_id)
+        bot = self._memory.bot(bot_id)
         if bot is None or bot.release.previous is None or bot.release.current is None:
             return None
         return bot if bot.release.current.revision == revision else None
 
     async def _starts_again(self, bot: DesiredBot, run_id: str) -> None:
         """Nothing is held against the version before, which starts at once."""
-        history = self._ledger.history_of(bot.id)
+        history = self._memory.history_of(bot.id)
         if not run_id or run_id != history.counted_run:
             counted = run_id or history.counted_run
             history = replace(history.forgiven(), restarts=history.restarts + 1, counted_run=counted)
-        self._ledger.set_history(bot.id, history)
+        self._memory.set_history(bot.id, history)
         current = bot.release.current
         status = BotStatus(
             bot.id,

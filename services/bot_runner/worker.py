@@ -17,10 +17,10 @@ from libs.docker_runner.worker.opening import engine_view, open_docker_host
 from services.bot_runner.bot_actions import BotActions
 from services.bot_runner.checks import VersionChecks
 from services.bot_runner.desired import Desires
-from services.bot_runner.ledger import Ledger
 from services.bot_runner.metrics import BotsCollector
 from services.bot_runner.reconciler import SegmentReconciler
 from services.bot_runner.records import BotRecords
+from services.bot_runner.restart_memory import RestartMemory
 
 
 def main(flags: Mapping[str, object]) -> int:
@@ -39,21 +39,21 @@ async def prepare(context: WorkerContext) -> Workplace:
         )
 
     def reconciler(owned: OwnedSegment) -> SegmentReconciler:
-        ledger = Ledger()
+        memory = RestartMemory()
         workshop = docker.workshop(Entrypoint.BOT, owned.segment_id, owned.epoch)
         return SegmentReconciler(
             owned,
             entities=context.entities,
-            desires=Desires(workshop=workshop, ledger=ledger, window_seconds=settings.containers.health_window_seconds),
+            desires=Desires(workshop=workshop, memory=memory, window_seconds=settings.containers.health_window_seconds),
             containers=docker.group(owned.segment_id, owned.epoch),
             actions=BotActions(
                 owned,
                 runner=docker.runner,
                 records=records(),
-                ledger=ledger,
+                memory=memory,
                 stop_grace_seconds=settings.containers.stop_grace_seconds,
             ),
-            checks=VersionChecks(runner=docker.runner, ledger=ledger, wake=owned.wake),
+            checks=VersionChecks(runner=docker.runner, memory=memory, wake=owned.wake),
             room=docker.runner.room,
             scan_interval_seconds=settings.scan.scan_interval_seconds,
         )

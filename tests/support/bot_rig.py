@@ -25,9 +25,9 @@ from libs.docker_runner.workshop import Workshop
 from services.bot_runner.bot_actions import BotActions
 from services.bot_runner.checks import VersionChecks
 from services.bot_runner.desired import Desires
-from services.bot_runner.ledger import Ledger
 from services.bot_runner.reconciler import SegmentReconciler
 from services.bot_runner.records import BotRecords
+from services.bot_runner.restart_memory import RestartMemory
 from services.bot_runner.restarts import RestartPolicy
 from tests.support.deaths import Death, Mortal
 from tests.support.fake_host import FakeHost
@@ -133,23 +133,23 @@ class BotRig:
                 await task
 
     def _reconciler(self, owned: OwnedSegment, host: FakeHost, death: Death, scan_seconds: float) -> SegmentReconciler:
-        ledger = Ledger()
+        memory = RestartMemory()
         group: Any = _Group(host, owned)
         runner: Any = Mortal(host, death, "start", "stop", "remove")
         return SegmentReconciler(
             owned,
             entities=self.entities,
-            desires=Desires(workshop=self.workshop(owned.lease), ledger=ledger, window_seconds=10.0),
+            desires=Desires(workshop=self.workshop(owned.lease), memory=memory, window_seconds=10.0),
             containers=group,
             actions=BotActions(
                 owned,
                 runner=runner,
                 records=self.records(host, death=death),
-                ledger=ledger,
+                memory=memory,
                 stop_grace_seconds=self.stop_grace_seconds,
                 policy=RestartPolicy(initial_seconds=0.05),
             ),
-            checks=VersionChecks(runner=host, ledger=ledger, wake=owned.wake),
+            checks=VersionChecks(runner=host, memory=memory, wake=owned.wake),
             room=host.room,
             scan_interval_seconds=scan_seconds,
         )

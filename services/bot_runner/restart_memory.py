@@ -19,7 +19,7 @@ class _Entry:
     entity: Entity | None = None
 
 
-class Ledger:
+class RestartMemory:
     """Restart histories, verdicts on newest versions, and what was desired in the last round, by bot."""
 
     def __init__(self) -> None:
