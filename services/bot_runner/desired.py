@@ -17,7 +17,7 @@ from services.bot_runner.verdicts import Refused, rejection_for
 _AT_REST = (BotState.DISABLED, BotState.KILLED, BotState.STOPPED)
 
 
-class Desires:
+class DesiredState:
     """What the documents of one owned segment ask for.
 
     Args:

@@ -24,7 +24,7 @@ from libs.docker_runner.room import RoomRequest
 from libs.docker_runner.waiting import WaitingForRoom
 from services.bot_runner.bot_actions import BotActions
 from services.bot_runner.checks import VersionChecks
-from services.bot_runner.desired import Desires
+from services.bot_runner.desired import DesiredState
 from services.bot_runner.desired_bot import DesiredBot, StopReason
 from services.bot_runner.plan import Action, Start, Stop, plan
 from services.bot_runner.status import BotState, BotStatus
@@ -46,7 +46,7 @@ class SegmentReconciler:
         owned: OwnedSegment,
         *,
         entities: EntityStore,
-        desires: Desires,
+        desired_state: DesiredState,
         containers: ContainerGroup,
         actions: BotActions,
         checks: VersionChecks,
@@ -56,7 +56,7 @@ class SegmentReconciler:
     ) -> None:
         self._owned = owned
         self._entities = entities
-        self._desires = desires
+        self._desired_state = desired_state
         self._containers = containers
         self._actions = actions
         self._checks = checks
@@ -134,7 +134,7 @@ class SegmentReconciler:
                 self._stock_taken = True
         with isolated("look after starts"):
             await self._actions.look_after_starts(actual, unsettled)
-        desired = {entity.id: self._desires.of(entity) for entity in entities}
+        desired = {entity.id: self._desired_state.of(entity) for entity in entities}
         wanted = {bot.id: bot.runnable for bot in desired.values() if bot.absence is None and bot.runnable is not None}
         for bot_id in self._places.keys() - wanted.keys():
             self._give_up_place(bot_id)

@@ -16,7 +16,7 @@ from libs.docker_runner.worker.handler import DockerSegmentHandler
 from libs.docker_runner.worker.opening import engine_view, open_docker_host
 from services.bot_runner.bot_actions import BotActions
 from services.bot_runner.checks import VersionChecks
-from services.bot_runner.desired import Desires
+from services.bot_runner.desired import DesiredState
 from services.bot_runner.metrics import BotsCollector
 from services.bot_runner.reconciler import SegmentReconciler
 from services.bot_runner.records import BotRecords
@@ -44,7 +44,9 @@ async def prepare(context: WorkerContext) -> Workplace:
         return SegmentReconciler(
             owned,
             entities=context.entities,
-            desires=Desires(workshop=workshop, memory=memory, window_seconds=settings.containers.health_window_seconds),
+            desired_state=DesiredState(
+                workshop=workshop, memory=memory, window_seconds=settings.containers.health_window_seconds
+            ),
             containers=docker.group(owned.segment_id, owned.epoch),
             actions=BotActions(
                 owned,

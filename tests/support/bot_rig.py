@@ -24,7 +24,7 @@ from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.workshop import Workshop
 from services.bot_runner.bot_actions import BotActions
 from services.bot_runner.checks import VersionChecks
-from services.bot_runner.desired import Desires
+from services.bot_runner.desired import DesiredState
 from services.bot_runner.reconciler import SegmentReconciler
 from services.bot_runner.records import BotRecords
 from services.bot_runner.restart_memory import RestartMemory
@@ -139,7 +139,7 @@ class BotRig:
         return SegmentReconciler(
             owned,
             entities=self.entities,
-            desires=Desires(workshop=self.workshop(owned.lease), memory=memory, window_seconds=10.0),
+            desired_state=DesiredState(workshop=self.workshop(owned.lease), memory=memory, window_seconds=10.0),
             containers=group,
             actions=BotActions(
                 owned,
