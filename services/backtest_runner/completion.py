@@ -19,7 +19,7 @@ from libs.core.retrying import persistently
 from libs.core.service import BACKTEST_RUNNER
 from libs.core.store.entities import Entity, EntityStore
 from services.backtest_runner import objects
-from services.backtest_runner.shelf import Shelved
+from services.backtest_runner.result_spool import SpooledResult
 from services.backtest_runner.state import CLAIMED_RUN, OUTCOME, STATUS, BacktestState, Outcome
 
 log = get_logger(__name__)
@@ -67,19 +67,19 @@ class Completion:
         self._publisher = publisher
         self._tell = tell
 
-    async def decide(self, state: BacktestState, run_id: str, shelved: Shelved) -> Outcome | None:
-        """Make what is shelved the outcome, or return the one that was there before. Waits as long as it must.
+    async def decide(self, state: BacktestState, run_id: str, spooled: SpooledResult) -> Outcome | None:
+        """Make what is spooled the outcome, or return the one that was there before. Waits as long as it must.
 
         None when the backtest is not this run's any more.
         """
         outcome = Outcome(
             run_id=run_id,
-            success=shelved.verdict.success,
-            reason=shelved.verdict.reason,
-            error=shelved.verdict.error,
-            ended_at=shelved.ended_at,
-            analysis=await self._inline_or_staged(state.id, run_id, shelved.analysis),
-            logs=await self._inline_or_staged(state.id, run_id, shelved.logs),
+            success=spooled.verdict.success,
+            reason=spooled.verdict.reason,
+            error=spooled.verdict.error,
+            ended_at=spooled.ended_at,
+            analysis=await self._inline_or_staged(state.id, run_id, spooled.analysis),
+            logs=await self._inline_or_staged(state.id, run_id, spooled.logs),
         )
         changes = {
             OUTCOME: outcome.to_document(),

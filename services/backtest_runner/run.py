@@ -24,7 +24,7 @@ from libs.docker_runner.workshop import Workshop
 from services.backtest_runner.claims import Claims
 from services.backtest_runner.completion import Completion
 from services.backtest_runner.records import RunRecords
-from services.backtest_runner.shelf import Shelf, Shelved
+from services.backtest_runner.result_spool import ResultSpool, SpooledResult
 from services.backtest_runner.state import BacktestState, Claim, Outcome
 from services.backtest_runner.verdict import CANCELLED, LOST, NOT_STARTED, Verdict, rejection, verdict_of
 
@@ -66,7 +66,7 @@ class RunKit:
     workshop: Workshop
     claims: Claims
     records: RunRecords
-    shelf: Shelf
+    spool: ResultSpool
     completion: Completion
     room: EngineRoom
     timeout_seconds: float
@@ -111,7 +111,7 @@ class BacktestRun:
         with bound_context(backtest=state.id), made:
             outcome = self._state.outcome
             if outcome is None:
-                found = await self._shelved()
+                found = await self._spooled()
                 self._leave_slot()
                 if found is None:
                     return
@@ -137,7 +137,7 @@ class BacktestRun:
 
     # --- attempts
 
-    async def _shelved(self) -> tuple[Claim, Shelved] | None:
+    async def _spooled(self) -> tuple[Claim, SpooledResult] | None:
         """What the last attempt came to; None when this backtest is not to be run here now."""
         while not self._gone and self._state.may_begin:
             if await self._unproven():
@@ -150,7 +150,7 @@ class BacktestRun:
             adopted = before is not None and before.run_id == claim.run_id
             about: Attributes = {"runtime.run_id": claim.run_id, "runtime.attempt": claim.attempt}
             with bound_context(run=claim.run_id, attempt=claim.attempt), span("run backtest", attributes=about):
-                known = await asyncio.to_thread(self._kit.shelf.get, claim.run_id) if adopted else None
+                known = await asyncio.to_thread(self._kit.spool.get, claim.run_id) if adopted else None
                 if known is not None:
                     log.info("a run that had ended is handed over")
                     await self._note_end(claim, known)
@@ -164,7 +164,7 @@ class BacktestRun:
                 return claim, found
         return None
 
-    async def _note_end(self, claim: Claim, known: Shelved) -> None:
+    async def _note_end(self, claim: Claim, known: SpooledResult) -> None:
         """Its worker may have died before it wrote that down. What was written stays."""
         await persistently(lambda: self._kit.records.ended(self._state, claim, known.verdict, None))
 
@@ -185,12 +185,12 @@ class BacktestRun:
 
     async def _may_go_on(self, claim: Claim) -> bool:
         """Whether the run of an earlier claim is alive here, or its end is known here."""
-        if await asyncio.to_thread(self._kit.shelf.get, claim.run_id) is not None:
+        if await asyncio.to_thread(self._kit.spool.get, claim.run_id) is not None:
             return True
         container = await self._container(claim.run_id)
         return container is not None and container.state is ContainerState.RUNNING
 
-    async def _attempt(self, claim: Claim, before: Claim | None) -> Shelved | None:
+    async def _attempt(self, claim: Claim, before: Claim | None) -> SpooledResult | None:
         """Run once; None when there is to be another attempt, or none now."""
         kit, state = self._kit, self._state
         outcome: RunOutcome | None = None
@@ -223,16 +223,16 @@ class BacktestRun:
                 outcome.discard()
             return None
         final = verdict.after(min(claim.attempt, kit.max_retries + 1))
-        shelved = await self._put(claim.run_id, final, outcome)
+        spooled = await self._put(claim.run_id, final, outcome)
         await persistently(lambda: kit.records.ended(state, claim, final, ended))
-        return shelved
+        return spooled
 
-    async def _put(self, run_id: str, verdict: Verdict, outcome: RunOutcome | None) -> Shelved:
+    async def _put(self, run_id: str, verdict: Verdict, outcome: RunOutcome | None) -> SpooledResult:
         """Keep what the run came to on this host's disk, once that has room; a run is not repeated for want of it."""
         backoff = Backoff(initial_seconds=0.5, cap_seconds=10.0)
         while True:
             try:
-                return await asyncio.to_thread(self._kit.shelf.put, run_id, verdict, outcome)
+                return await asyncio.to_thread(self._kit.spool.put, run_id, verdict, outcome)
             except OSError as error:
                 log.warning("result cannot be kept on this host's disk", reason=str(error))
                 await asyncio.sleep(backoff.next_seconds())
@@ -331,9 +331,9 @@ class BacktestRun:
 
     # --- the end
 
-    async def _decided(self, claim: Claim, shelved: Shelved) -> Outcome | None:
-        outcome = await self._kit.completion.decide(self._state, claim.run_id, shelved)
-        await asyncio.to_thread(self._kit.shelf.drop, claim.run_id)
+    async def _decided(self, claim: Claim, spooled: SpooledResult) -> Outcome | None:
+        outcome = await self._kit.completion.decide(self._state, claim.run_id, spooled)
+        await asyncio.to_thread(self._kit.spool.drop, claim.run_id)
         return outcome
 
     async def _last_write(self, write: "Awaitable[Outcome | None]") -> Outcome | None:

@@ -29,8 +29,8 @@ from services.backtest_runner.metrics import QueueCollector
 from services.backtest_runner.output import BacktestOutput
 from services.backtest_runner.pool import SegmentPool
 from services.backtest_runner.records import RunRecords
+from services.backtest_runner.result_spool import ResultSpool
 from services.backtest_runner.run import RunKit
-from services.backtest_runner.shelf import Shelf
 from services.backtest_runner.slots import Slots
 
 RESULT_BYTES = 64 * MIB
@@ -59,8 +59,8 @@ async def prepare(context: WorkerContext) -> Workplace:
     """Connect to the engine and the storage, and wire what runs backtests."""
     settings = cast(BacktestWorkerSettings, context.settings)
     docker = await open_docker_host(context, _with_large_results(settings), priority=Priority.BACKTEST)
-    shelf = Shelf(settings.containers.temp_dir / "backtests")
-    await asyncio.to_thread(shelf.open)
+    spool = ResultSpool(settings.containers.temp_dir / "backtests")
+    await asyncio.to_thread(spool.open)
     completion = await _completion(context, docker)
 
     slots = Slots(settings.batch.batch_size)
@@ -77,7 +77,7 @@ async def prepare(context: WorkerContext) -> Workplace:
             workshop=docker.workshop(Entrypoint.BACKTEST, segment, epoch),
             claims=claims(owned),
             records=RunRecords(docker.recorder, segment_id=segment, epoch=epoch, runs=context.runs),
-            shelf=shelf,
+            spool=spool,
             completion=completion,
             room=docker.runner.room,
             timeout_seconds=settings.batch.timeout_seconds,

@@ -40,8 +40,8 @@ from services.backtest_runner.claims import Claims
 from services.backtest_runner.completion import Completion
 from services.backtest_runner.pool import SegmentPool
 from services.backtest_runner.records import RunRecords
+from services.backtest_runner.result_spool import ResultSpool
 from services.backtest_runner.run import RunKit
-from services.backtest_runner.shelf import Shelf
 from services.backtest_runner.slots import Slots
 from tests.support.deaths import Death, Mortal
 from tests.support.eventually import eventually
@@ -211,8 +211,8 @@ class BacktestRig:
     def _pool(self, owned: OwnedSegment, host: FakeHost, death: Death, size: int, max_retries: int) -> SegmentPool:
         recorder = Recorder("w", host.name)
         entities: Any = Mortal(self.entities, death, "compare_and_set", "remove")
-        shelf = Shelf(host.folder / "shelf")
-        shelf.open()
+        spool = ResultSpool(host.folder / "spool")
+        spool.open()
         factory = ExecutableFactory(
             RunnerSettings(temp_dir=host.folder), service="s", scope="x", entrypoint=Entrypoint.BACKTEST
         )
@@ -234,7 +234,7 @@ class BacktestRig:
             workshop=Workshop(factory, Ownership(owned.segment_id, owned.epoch, "w", None), "bots"),
             claims=Claims(recorder, epoch=owned.epoch, entities=entities),
             records=RunRecords(recorder, segment_id=1, epoch=owned.epoch, runs=runs),
-            shelf=shelf,
+            spool=spool,
             completion=completion,
             room=host.room,
             timeout_seconds=5.0,

@@ -24,7 +24,7 @@ _TRUNCATED = b"\n[the0: the output was longer than is kept; the rest is missing]
 
 
 @dataclass(frozen=True)
-class Shelved:
+class SpooledResult:
     """One attempt's verdict, with its result and output as files."""
 
     verdict: Verdict
@@ -33,7 +33,7 @@ class Shelved:
     logs: Path
 
 
-class Shelf:
+class ResultSpool:
     """The folder *directory*, with one folder a run."""
 
     def __init__(self, directory: Path) -> None:
@@ -47,7 +47,7 @@ class Shelf:
                 if folder.stat().st_mtime < time.time() - _KEEP_SECONDS:
                     shutil.rmtree(folder, ignore_errors=True)
 
-    def put(self, run_id: str, verdict: Verdict, outcome: RunOutcome | None) -> Shelved:
+    def put(self, run_id: str, verdict: Verdict, outcome: RunOutcome | None) -> SpooledResult:
         """Keep what a run came to; takes over the files of its result and output. May be repeated after a failure.
 
         The last file written makes it count.
@@ -57,7 +57,7 @@ class Shelf:
         """
         folder = self._folder(run_id)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        kept = Shelved(verdict, datetime.now(UTC), folder / "analysis.json", folder / "logs.txt")
+        kept = SpooledResult(verdict, datetime.now(UTC), folder / "analysis.json", folder / "logs.txt")
         with kept.analysis.open("wb") as file:
             if outcome is not None and verdict.success:
                 file.writelines(_analysis(outcome.returned))
@@ -77,13 +77,13 @@ class Shelf:
             outcome.returned.discard()
         return kept
 
-    def get(self, run_id: str) -> Shelved | None:
+    def get(self, run_id: str) -> SpooledResult | None:
         """What this run came to; None when this host does not know."""
         folder = self._folder(run_id)
         try:
             told = json.loads((folder / "verdict.json").read_text())
             ended_at = datetime.fromisoformat(told.pop("ended_at"))
-            return Shelved(Verdict(**told), ended_at, folder / "analysis.json", folder / "logs.txt")
+            return SpooledResult(Verdict(**told), ended_at, folder / "analysis.json", folder / "logs.txt")
         except (OSError, ValueError, TypeError, KeyError):
             return None
 

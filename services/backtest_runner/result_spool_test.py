@@ -7,16 +7,16 @@ import pytest
 from libs.core.hostile_json import Kind
 from libs.docker_runner.container import ContainerState, Ended, EndReason, RunOutcome, from_labels
 from libs.docker_runner.returned import Payload, Returned
-from services.backtest_runner.shelf import Shelf, Shelved
+from services.backtest_runner.result_spool import ResultSpool, SpooledResult
 from services.backtest_runner.verdict import FINISHED, Verdict
 
 
-def put(folder: Path, returned: Returned | None, verdict: Verdict | None = None) -> Shelved:
-    shelf = Shelf(folder / "shelf")
-    shelf.open()
+def put(folder: Path, returned: Returned | None, verdict: Verdict | None = None) -> SpooledResult:
+    spool = ResultSpool(folder / "spool")
+    spool.open()
     container = from_labels({}, container_id="c", name="n", state=ContainerState.EXITED)
     ended = Ended(container, 0, False, EndReason.FINISHED, None, None)
-    return shelf.put("run", verdict or Verdict(FINISHED), RunOutcome(ended, returned, None, folder / "output"))
+    return spool.put("run", verdict or Verdict(FINISHED), RunOutcome(ended, returned, None, folder / "output"))
 
 
 @pytest.mark.parametrize(
