@@ -16,7 +16,7 @@ async def close_all(kit: RunKit, ended: Sequence[Ended]) -> None:
     Raises:
         Retryable: not all of them are written down; may be repeated.
     """
-    entities = await kit.books.read([end.container.id for end in ended])
+    entities = await kit.claims.read([end.container.id for end in ended])
     states = {entity.id: ScheduleState.of(entity) for entity in entities}
     for end in ended:
         await _close(kit, states.get(end.container.id), end)
@@ -31,4 +31,4 @@ async def _close(kit: RunKit, state: ScheduleState | None, ended: Ended) -> None
     ending = Ending(str(ended.reason), ended.finished_at or utc(now), "", ended)
     policy = state.definition.policy if state.definition is not None else Policy()
     await kit.records.ended(state, firing, ending)
-    await kit.books.close(state.id, firing, ending, next_attempt(firing, ending, policy, now, new_run_id()))
+    await kit.claims.close(state.id, firing, ending, next_attempt(firing, ending, policy, now, new_run_id()))

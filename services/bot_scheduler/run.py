@@ -25,11 +25,11 @@ from libs.docker_runner.errors import NoRoom
 from libs.docker_runner.executable import Executable, new_run_id
 from libs.docker_runner.room import RoomRequest, Shortage
 from libs.docker_runner.workshop import Workshop
-from services.bot_scheduler.books import Books
 from services.bot_scheduler.decide import Dropped
 from services.bot_scheduler.ending import NOT_STARTED, REJECTED, Ending, StopReason, message_of, next_attempt, utc
 from services.bot_scheduler.policy import Misfire, Policy
 from services.bot_scheduler.records import RunRecords
+from services.bot_scheduler.schedule_claims import ScheduleClaims
 from services.bot_scheduler.state import Cause, Firing, ScheduleState
 
 log = get_logger(__name__)
@@ -87,7 +87,7 @@ class RunKit:
     owned: OwnedSegment
     runner: Runner
     containers: Callable[[], Awaitable[list[ManagedContainer]]]
-    books: Books
+    claims: ScheduleClaims
     records: RunRecords
     workshop: Workshop
     room: EngineRoom
@@ -184,11 +184,11 @@ class ScheduledRun:
         RUNS.labels(ending.reason).inc()
         current().set(outcome=str(ending.reason))
         following = next_attempt(firing, ending, self._policy, kit.clock(), new_run_id())
-        following = kit.books.ours(following) if following is not None else None
+        following = kit.claims.ours(following) if following is not None else None
         level = log.info if ending.succeeded else log.warning
         level("run ended", reason=ending.reason, message=ending.message, attempt=firing.attempt, again=bool(following))
         await kit.written(lambda: kit.records.ended(self._state, firing, ending))
-        there = await kit.written(lambda: kit.books.close(self._state.id, firing, ending, following))
+        there = await kit.written(lambda: kit.claims.close(self._state.id, firing, ending, following))
         if (container := self.container) is not None:
             # Only now: should this worker die before, the next one still finds out how the run ended.
             await kit.records.output_read(container)
@@ -212,7 +212,7 @@ class ScheduledRun:
         self.container = started
         self._kit.records.follow(started)
         # Before the container can be removed: without it, a new owner who does not find it would start another.
-        await self._kit.written(lambda: self._kit.books.started(self._state.id, firing))
+        await self._kit.written(lambda: self._kit.claims.started(self._state.id, firing))
         await self._kit.written(lambda: self._kit.records.started(firing, started))
         return await self._see_through(started)
 
@@ -246,7 +246,7 @@ class ScheduledRun:
                 recorded = await self._recorded(firing, executable)
                 continue
             try:
-                if self._shortage is not None and not await kit.books.begins(self._state.id, firing):
+                if self._shortage is not None and not await kit.claims.begins(self._state.id, firing):
                     await self._wake.wait_at_most(
                         WAITING_LOOK_SECONDS
                     )  # it is deleted, and this is about to be stopped
@@ -286,7 +286,7 @@ class ScheduledRun:
         if alive_at is None:
             return True
         log.info("run waits: an earlier run is being stopped elsewhere", worker_of_earlier_run=alive_at)
-        if await kit.written(lambda: kit.books.has(self._state.id, firing)):
+        if await kit.written(lambda: kit.claims.has(self._state.id, firing)):
             await self._wake.wait_at_most(_ELSEWHERE_SECONDS)
         else:
             # This one is the earlier run, of a schedule that is gone: the other one waits for its end.
@@ -308,7 +308,7 @@ class ScheduledRun:
             return Ending(Dropped.MISFIRE, self._now(), message)
         if now - self._told_at >= _TELL_SECONDS:
             log.info("run waits for room", shortage=str(shortage))
-            await kit.written(lambda: kit.books.waits(self._state.id, firing, f"waiting: {shortage}", shortage.need))
+            await kit.written(lambda: kit.claims.waits(self._state.id, firing, f"waiting: {shortage}", shortage.need))
             self._told_at = now
         self._shortage = shortage
         with kit.room.waiting_for(request, self._wake):

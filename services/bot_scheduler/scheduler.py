@@ -24,12 +24,12 @@ from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.container import ManagedContainer
 from libs.docker_runner.executable import new_run_id
-from services.bot_scheduler.books import Books, Entry
 from services.bot_scheduler.decide import Claim, Dropped, Wait, decide, replaces
 from services.bot_scheduler.ending import Ending, StopReason, utc
 from services.bot_scheduler.inheritance import Inheritance
 from services.bot_scheduler.records import RunRecords
 from services.bot_scheduler.run import RunKit, ScheduledRun
+from services.bot_scheduler.schedule_claims import Entry, ScheduleClaims
 from services.bot_scheduler.state import FIRING, LAST_RUN, Cause, Condition, Firing, ScheduleState
 from services.bot_scheduler.timer_queue import TimerQueue
 
@@ -72,7 +72,7 @@ class SegmentScheduler:
     ) -> None:
         self._owned = owned
         self._kit = kit
-        self._books: Books = kit.books
+        self._claims: ScheduleClaims = kit.claims
         self._records: RunRecords = kit.records
         self._inheritance = inheritance
         self._scan_interval = scan_interval_seconds
@@ -158,7 +158,7 @@ class SegmentScheduler:
         seen: set[str] = set()
         last = ""
         while True:
-            page = await self._books.segment(self._owned.segment_id, last, _PAGE)
+            page = await self._claims.segment(self._owned.segment_id, last, _PAGE)
             await self._look_elsewhere(page)
             for entity in page:
                 seen.add(entity.id)
@@ -203,7 +203,7 @@ class SegmentScheduler:
             _heed(run, state)
             run.update(state)
         if state.definition is None:
-            await self._books.reject(state, self._clock())
+            await self._claims.reject(state, self._clock())
         self._plan(state.id)
 
     def _forget(self, schedule_id: str) -> None:
@@ -289,7 +289,7 @@ class SegmentScheduler:
     async def _written(self, entries: Sequence[Entry]) -> bool:
         """Whether all were written for certain."""
         try:
-            return await self._books.write(entries)
+            return await self._claims.write(entries)
         except Retryable as error:
             log.warning("outcome of claims unknown", reason=str(error))
         except Exception as error:  # noqa: BLE001 - one of them is refused; the others are not its victims
@@ -311,7 +311,7 @@ class SegmentScheduler:
         busy = self._is_busy(state)
         decision = decide(state, now, busy=busy, ahead_seconds=ahead)
         if isinstance(decision, Claim):
-            return self._books.entry(state, decision)
+            return self._claims.entry(state, decision)
         # Looked at that much ahead: a busy one then comes up when it is due, or when its run ends.
         until = decision.until + ahead if busy and decision.until is not None else decision.until
         self._timers.put(state.id, until)
@@ -319,7 +319,7 @@ class SegmentScheduler:
 
     async def _sort_out(self, entries: Sequence[Entry], tasks: asyncio.TaskGroup) -> None:
         """Not all were written, or nobody knows: see which were, by what only we have written."""
-        entities = await persistently(lambda: self._books.read([entry.state.id for entry in entries]))
+        entities = await persistently(lambda: self._claims.read([entry.state.id for entry in entries]))
         found = {entity.id: ScheduleState.of(entity) for entity in entities}
         for entry in entries:
             state = found.get(entry.state.id)

@@ -1,7 +1,7 @@
 """The bot-scheduler's worker: runs the schedules of one segment on time.
 
 Top down: `DockerSegmentHandler` owns a segment, `SegmentScheduler` keeps its due times, `decide` says what becomes
-of each, `Books` claims it in MongoDB, `ScheduledRun` carries it out, and `Inheritance` finishes what others began.
+of each, `ScheduleClaims` claims it in MongoDB, `ScheduledRun` carries it out, and `Inheritance` finishes what others began.
 """
 
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.room import Priority
 from libs.docker_runner.worker.handler import DockerSegmentHandler
 from libs.docker_runner.worker.opening import engine_view, open_docker_host
-from services.bot_scheduler.books import Books
 from services.bot_scheduler.closing import close_all
 from services.bot_scheduler.inheritance import Inheritance
 from services.bot_scheduler.records import RunRecords
 from services.bot_scheduler.run import RunKit
+from services.bot_scheduler.schedule_claims import ScheduleClaims
 from services.bot_scheduler.scheduler import SegmentScheduler
 from services.bot_scheduler.upkeep import derive_next
 
@@ -39,7 +39,7 @@ async def prepare(context: WorkerContext) -> Workplace:
             owned=owned,
             runner=docker.runner,
             containers=docker.group(segment, epoch).list,
-            books=Books(docker.recorder, epoch=epoch, entities=context.entities),
+            claims=ScheduleClaims(docker.recorder, epoch=epoch, entities=context.entities),
             records=RunRecords(
                 docker.recorder,
                 segment_id=segment,

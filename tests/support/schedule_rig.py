@@ -23,10 +23,10 @@ from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.run_records import Recorder
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.workshop import Workshop
-from services.bot_scheduler.books import Books
 from services.bot_scheduler.inheritance import Inheritance
 from services.bot_scheduler.records import RunRecords
 from services.bot_scheduler.run import RunKit
+from services.bot_scheduler.schedule_claims import ScheduleClaims
 from services.bot_scheduler.scheduler import SegmentScheduler
 from services.bot_scheduler.state import ScheduleState
 from services.bot_scheduler.upkeep import derive_next
@@ -108,7 +108,7 @@ class ScheduleRig:
             owned=owned,
             runner=host,
             containers=host.list,
-            books=Books(recorder, epoch=lease.epoch, entities=self.entities),
+            claims=ScheduleClaims(recorder, epoch=lease.epoch, entities=self.entities),
             records=RunRecords(
                 recorder,
                 segment_id=self.segment_id,

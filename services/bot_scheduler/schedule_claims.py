@@ -42,7 +42,7 @@ class Entry:
         return Change(self.state.id, expected, self.changes)
 
 
-class Books:
+class ScheduleClaims:
     """Writes for one owned segment."""
 
     def __init__(self, recorder: Recorder, *, epoch: int, entities: EntityStore) -> None:
