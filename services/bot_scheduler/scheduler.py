@@ -26,11 +26,11 @@ from libs.docker_runner.container import ManagedContainer
 from libs.docker_runner.executable import new_run_id
 from services.bot_scheduler.decide import Claim, Dropped, Wait, decide, replaces
 from services.bot_scheduler.ending import Ending, StopReason, utc
-from services.bot_scheduler.inheritance import Inheritance
 from services.bot_scheduler.records import RunRecords
 from services.bot_scheduler.run import RunKit, ScheduledRun
 from services.bot_scheduler.schedule_claims import Entry, ScheduleClaims
 from services.bot_scheduler.state import FIRING, LAST_RUN, Cause, Condition, Firing, ScheduleState
+from services.bot_scheduler.takeover import Takeover
 from services.bot_scheduler.timer_queue import TimerQueue
 
 log = get_logger(__name__)
@@ -66,7 +66,7 @@ class SegmentScheduler:
         owned: OwnedSegment,
         *,
         kit: RunKit,
-        inheritance: Inheritance,
+        takeover: Takeover,
         scan_interval_seconds: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -74,7 +74,7 @@ class SegmentScheduler:
         self._kit = kit
         self._claims: ScheduleClaims = kit.claims
         self._records: RunRecords = kit.records
-        self._inheritance = inheritance
+        self._takeover = takeover
         self._scan_interval = scan_interval_seconds
         self._clock = clock
         self._states: dict[str, ScheduleState] = {}
@@ -86,7 +86,7 @@ class SegmentScheduler:
         self._setbacks = Setbacks(_FIRST_SETBACK_SECONDS, _LONGEST_SETBACK_SECONDS)
         self._strays: set[str] = set()
         self._stock_taken = False
-        self._inherited = False
+        self._taken_over = False
         self._ahead = (0.0, 0.0)
 
     @property
@@ -170,7 +170,7 @@ class SegmentScheduler:
             last = page[-1].id
         for gone in self._states.keys() - seen:
             self._forget(gone)
-        await self._inherit(tasks)
+        await self._take_over(tasks)
         self._pulse.set()
 
     async def _look_elsewhere(self, page: Sequence[Entity]) -> None:
@@ -367,23 +367,23 @@ class SegmentScheduler:
                 DROPPED.labels(Dropped.MISFIRE).inc()
         except Exception as error:  # noqa: BLE001 - of this schedule alone; the next reading takes the firing up again
             unexpected("run schedule", error, schedule=schedule_id, run=run.firing.run_id)
-            self._inherited = False
+            self._taken_over = False
         del self._runs[schedule_id]
         if (state := self._states.get(schedule_id)) is not None:
             self._states[schedule_id] = state.after_write({FIRING: None})
             self._plan(schedule_id)
             self._pulse.set()
 
-    async def _inherit(self, tasks: asyncio.TaskGroup) -> None:
+    async def _take_over(self, tasks: asyncio.TaskGroup) -> None:
         """Take up firings that are claimed and not in hand here: those of an earlier owner of the segment."""
         left = [state for state in self._states.values() if state.firing and state.id not in self._runs]
-        if not left and self._inherited and self._stock_taken:
+        if not left and self._taken_over and self._stock_taken:
             return
         before = {run.firing.run_id for run in self._runs.values()}
         containers = await self._kit.containers()
         for state in left:
             with isolated("take over firing"):
-                run = await self._inheritance.take(state, containers, self._clock())
+                run = await self._takeover.take(state, containers, self._clock())
                 if run is not None:
                     self.begin(run, state.id, tasks)
                 else:
@@ -395,7 +395,7 @@ class SegmentScheduler:
             with isolated("take stock of runs"):
                 await self._records.take_stock(in_hand | {container.run_id for container in containers})
                 self._stock_taken = True
-        self._inherited = True
+        self._taken_over = True
         for container in containers:
             if container.run_id not in in_hand and container.container_id not in self._strays:
                 self._strays.add(container.container_id)
@@ -404,10 +404,10 @@ class SegmentScheduler:
     async def _end_stray(self, container: ManagedContainer) -> None:
         # Apart from the others: one that cannot be ended must not keep the kill switch of all waiting.
         try:
-            await self._inheritance.end_stray(container)
+            await self._takeover.end_stray(container)
         except Exception as error:  # noqa: BLE001 - of this container alone; the next reading tries again
             unexpected("end container of no firing", error, schedule=container.id)
-            self._inherited = False
+            self._taken_over = False
         finally:
             self._strays.discard(container.container_id)
 

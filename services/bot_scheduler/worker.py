@@ -1,7 +1,7 @@
 """The bot-scheduler's worker: runs the schedules of one segment on time.
 
 Top down: `DockerSegmentHandler` owns a segment, `SegmentScheduler` keeps its due times, `decide` says what becomes
-of each, `ScheduleClaims` claims it in MongoDB, `ScheduledRun` carries it out, and `Inheritance` finishes what others began.
+of each, `ScheduleClaims` claims it in MongoDB, `ScheduledRun` carries it out, and `Takeover` finishes what others began.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from libs.docker_runner.room import Priority
 from libs.docker_runner.worker.handler import DockerSegmentHandler
 from libs.docker_runner.worker.opening import engine_view, open_docker_host
 from services.bot_scheduler.closing import close_all
-from services.bot_scheduler.inheritance import Inheritance
 from services.bot_scheduler.records import RunRecords
 from services.bot_scheduler.run import RunKit
 from services.bot_scheduler.schedule_claims import ScheduleClaims
 from services.bot_scheduler.scheduler import SegmentScheduler
+from services.bot_scheduler.takeover import Takeover
 from services.bot_scheduler.upkeep import derive_next
 
 
@@ -58,7 +58,7 @@ async def prepare(context: WorkerContext) -> Workplace:
         return SegmentScheduler(
             owned,
             kit=shared,
-            inheritance=Inheritance(shared, host=docker.engine_id),
+            takeover=Takeover(shared, host=docker.engine_id),
             scan_interval_seconds=settings.scan.scan_interval_seconds,
         )
 

@@ -23,12 +23,12 @@ from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.run_records import Recorder
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.workshop import Workshop
-from services.bot_scheduler.inheritance import Inheritance
 from services.bot_scheduler.records import RunRecords
 from services.bot_scheduler.run import RunKit
 from services.bot_scheduler.schedule_claims import ScheduleClaims
 from services.bot_scheduler.scheduler import SegmentScheduler
 from services.bot_scheduler.state import ScheduleState
+from services.bot_scheduler.takeover import Takeover
 from services.bot_scheduler.upkeep import derive_next
 from tests.support.fake_host import FakeHost
 from tests.support.open_runs import open_run
@@ -124,7 +124,7 @@ class ScheduleRig:
         scheduler = SegmentScheduler(
             owned,
             kit=kit,
-            inheritance=Inheritance(kit, host=host.name),
+            takeover=Takeover(kit, host=host.name),
             scan_interval_seconds=scan_seconds,
             clock=clock,
         )

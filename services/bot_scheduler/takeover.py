@@ -24,7 +24,7 @@ log = get_logger(__name__)
 _CLOCKS_DIFFER_SECONDS = 5.0
 
 
-class Inheritance:
+class Takeover:
     """Takes over for one owned segment. *host* is the Docker host of this worker."""
 
     def __init__(self, kit: RunKit, *, host: str) -> None:
