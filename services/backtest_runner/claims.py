@@ -18,7 +18,7 @@ class Claims:
         self._epoch = epoch
         self._entities = entities
 
-    def ours(self, claim: Claim) -> Claim:
+    def with_owner(self, claim: Claim) -> Claim:
         """*claim* in this worker's hands."""
         who = self._recorder
         return replace(claim, worker=who.worker, host=who.host, epoch=self._epoch, released=False)

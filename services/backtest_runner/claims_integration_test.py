@@ -78,7 +78,7 @@ async def test_event_between_reading_and_taking_over_is_followed(rig: BacktestRi
     await rig.entities.update("b", {"n": 2}, CUSTOM)
     assert before.claim is not None
 
-    claimed = await claims_of(rig, epoch=2).write(before, claims_of(rig, epoch=2).ours(before.claim))
+    claimed = await claims_of(rig, epoch=2).write(before, claims_of(rig, epoch=2).with_owner(before.claim))
 
     assert claimed is not None
     assert await epoch_of_claim(rig) == 2
@@ -102,7 +102,7 @@ async def test_claim_that_a_newer_owner_has_taken_is_not_taken_back(rig: Backtes
     before = await claimed_by(rig, epoch=1)
     assert before.claim is not None
     newer = claims_of(rig, epoch=3)
-    await newer.write(before, replace(newer.ours(before.claim), run_id=run_id))
+    await newer.write(before, replace(newer.with_owner(before.claim), run_id=run_id))
     stale = claims_of(rig, epoch=2)
 
     claimed = await stale.write(before, stale.next_of(before.claim, "late", NOW))
@@ -130,7 +130,7 @@ async def test_backtest_that_has_its_outcome_is_claimed_no_more(rig: BacktestRig
     await rig.set("b", backtest__outcome={"run_id": "r", "success": True})
     claims = claims_of(rig, epoch=2)
 
-    assert await claims.write(before, claims.ours(before.claim)) is None
+    assert await claims.write(before, claims.with_owner(before.claim)) is None
     assert await epoch_of_claim(rig) == 1
 
 
@@ -152,7 +152,7 @@ async def test_attempt_that_is_taken_over_counts_again_until_it_is_released(rig:
     assert released is not None
     assert (released.released, released.counted) == (True, 0)
 
-    taken = Claims(Recorder("w2", "h2"), epoch=2, entities=rig.entities).ours(released)
+    taken = Claims(Recorder("w2", "h2"), epoch=2, entities=rig.entities).with_owner(released)
 
     assert (taken.worker, taken.host, taken.epoch, taken.released) == ("w2", "h2", 2, False)
     assert (taken.run_id, taken.attempt, taken.counted) == ("r", 1, 1)

@@ -172,7 +172,7 @@ class BacktestRun:
         """The claim to run under: that of the run before, if it can go on here. None when it is not to be ours."""
         kit, asked = self._kit, self._state
         if before is not None and await self._may_go_on(before):
-            claim = kit.claims.ours(before)
+            claim = kit.claims.with_owner(before)
         else:
             claim = kit.claims.next_of(before, new_run_id(), datetime.now(UTC))
         claimed = await persistently(lambda: kit.claims.write(replace(asked, claim=before), claim))

@@ -184,7 +184,7 @@ class ScheduledRun:
         RUNS.labels(ending.reason).inc()
         current().set(outcome=str(ending.reason))
         following = next_attempt(firing, ending, self._policy, kit.clock(), new_run_id())
-        following = kit.claims.ours(following) if following is not None else None
+        following = kit.claims.with_owner(following) if following is not None else None
         level = log.info if ending.succeeded else log.warning
         level("run ended", reason=ending.reason, message=ending.message, attempt=firing.attempt, again=bool(following))
         await kit.written(lambda: kit.records.ended(self._state, firing, ending))

@@ -52,10 +52,10 @@ class ScheduleClaims:
 
     def entry(self, state: ScheduleState, claim: Claim) -> Entry:
         """What is to be written for *claim*, with a run id of its own."""
-        firing = self.ours(Firing(claim.fire, new_run_id(), claim.cause)) if claim.fire is not None else None
+        firing = self.with_owner(Firing(claim.fire, new_run_id(), claim.cause)) if claim.fire is not None else None
         return Entry(state, claim, firing)
 
-    def ours(self, firing: Firing) -> Firing:
+    def with_owner(self, firing: Firing) -> Firing:
         """*firing* in this worker's hands."""
         fields = {**firing.__dict__, "host": self._recorder.host, "worker": self._recorder.worker, "epoch": self._epoch}
         return Firing(**fields)
@@ -79,7 +79,7 @@ class ScheduleClaims:
 
     async def take_over(self, schedule_id: str, firing: Firing) -> bool:
         """Take a firing that an earlier owner claimed into this worker's hands. False when it is not there any more."""
-        changes = {FIRING: self.ours(firing).to_document()}
+        changes = {FIRING: self.with_owner(firing).to_document()}
         return await self._entities.compare_and_set(schedule_id, {FIRING_RUN: firing.run_id}, changes)
 
     async def waits(self, schedule_id: str, firing: Firing, detail: str, need: Need) -> bool:

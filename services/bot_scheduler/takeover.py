@@ -46,13 +46,13 @@ class Takeover:
         if found is not None and found.state is not ContainerState.CREATED:
             log.info("run taken over", schedule=state.id, run=firing.run_id, container=found.name)
             await self._kit.claims.take_over(state.id, firing)
-            return ScheduledRun(state, self._kit.claims.ours(firing), self._kit, adopted=found)
+            return ScheduledRun(state, self._kit.claims.with_owner(firing), self._kit, adopted=found)
         known = await self._kit.records.known_end(firing)
         if known is None and may_begin(firing, host=self._host, now=now):
             log.info("firing taken over", schedule=state.id, run=firing.run_id)
             if not await self._kit.claims.take_over(state.id, firing):
                 return None
-            return ScheduledRun(state, self._kit.claims.ours(firing), self._kit)
+            return ScheduledRun(state, self._kit.claims.with_owner(firing), self._kit)
         return await self._over(state, firing, known, now)
 
     async def end_stray(self, container: ManagedContainer) -> None:
@@ -80,7 +80,7 @@ class Takeover:
             await kit.records.ended(state, firing, ending)
         policy = state.definition.policy if state.definition is not None else Policy()
         following = next_attempt(firing, ending, policy, now, new_run_id())
-        following = kit.claims.ours(following) if following is not None else None
+        following = kit.claims.with_owner(following) if following is not None else None
         if not await kit.claims.close(state.id, firing, ending, following) or following is None:
             return None
         return ScheduledRun(state, following, kit)
