@@ -16,7 +16,7 @@ _LONGEST_SECONDS = 5.0
 T = TypeVar("T")
 
 
-async def persistently(
+async def retry_forever(
     call: Callable[[], Awaitable[T]], *, faults: type[RuntimeFault] | tuple[type[RuntimeFault], ...] = Retryable
 ) -> T:
     """Call it until it raises none of *faults*, with backoff; what else it raises is raised. Cancelling ends it."""

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from libs.core.errors import Retryable
-from libs.core.retrying import persistently
+from libs.core.retrying import retry_forever
 from tests.support.eventually import eventually
 
 
@@ -24,18 +24,18 @@ class Planned:
 
 
 async def test_what_may_pass_is_tried_again() -> None:
-    assert await persistently(Planned(Retryable("away"), Retryable("away"))) == 3
+    assert await retry_forever(Planned(Retryable("away"), Retryable("away"))) == 3
 
 
 async def test_a_lambda_is_tried_again_too() -> None:
     call = Planned(Retryable("away"))
-    assert await persistently(lambda: call()) == 2
+    assert await retry_forever(lambda: call()) == 2
 
 
 async def test_what_will_not_pass_is_raised_at_once() -> None:
     call = Planned(ValueError("nonsense"))
     with pytest.raises(ValueError, match="nonsense"):
-        await persistently(call)
+        await retry_forever(call)
     assert call.calls == 1
 
 
@@ -45,13 +45,13 @@ async def test_only_what_was_named_is_tried_again_if_something_was() -> None:
 
     call = Planned(Slow("slow"), Retryable("away"))
     with pytest.raises(Retryable, match="away"):
-        await persistently(call, faults=Slow)
+        await retry_forever(call, faults=Slow)
     assert call.calls == 2
 
 
 async def test_cancelling_ends_it_while_it_waits() -> None:
     call = Planned(*(Retryable("away") for _ in range(100)))
-    trying = asyncio.create_task(persistently(call))
+    trying = asyncio.create_task(retry_forever(call))
     await eventually(lambda: call.calls)
     trying.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -15,7 +15,7 @@ from typing import Protocol
 from libs.core.errors import Retryable
 from libs.core.log import get_logger
 from libs.core.object_store import BucketMissing, ObjectInfo, ObjectMissing, ObjectStore, Piece, StorageRejected
-from libs.core.retrying import persistently
+from libs.core.retrying import retry_forever
 from libs.core.service import BACKTEST_RUNNER
 from libs.core.store.entities import Entity, EntityStore
 from services.backtest_runner import objects
@@ -86,9 +86,9 @@ class Completion:
             STATUS: {"state": "completing", "since": outcome.ended_at, "detail": outcome.error},
         }
         expected = {CLAIMED_RUN: run_id, OUTCOME: None}
-        if await persistently(lambda: self._entities.compare_and_set(state.id, expected, changes)):
+        if await retry_forever(lambda: self._entities.compare_and_set(state.id, expected, changes)):
             return outcome
-        found = await persistently(lambda: self._entities.get(state.id))
+        found = await retry_forever(lambda: self._entities.get(state.id))
         known = BacktestState.of(found).outcome if found is not None else None
         if known is None or known.run_id != run_id:
             await self._unstage(state.id, run_id)
@@ -103,10 +103,10 @@ class Completion:
         backtest_id = entity.id
         await self._publish(backtest_id, outcome, "analysis.json", objects.analysis_key(backtest_id), outcome.analysis)
         await self._publish(backtest_id, outcome, "logs.txt", objects.logs_key(backtest_id), outcome.logs)
-        await persistently(lambda: self._tell_api(backtest_id, outcome))
+        await retry_forever(lambda: self._tell_api(backtest_id, outcome))
         if outcome.analysis is None or outcome.logs is None or attempts > 1:
             await self._unstage(backtest_id)
-        applied = await persistently(lambda: self._entities.remove(entity, outcome.ended_at))
+        applied = await retry_forever(lambda: self._entities.remove(entity, outcome.ended_at))
         if applied.occupancy_changed:
             await self._tell.partitions_changed()
 
@@ -160,7 +160,7 @@ class Completion:
             for info in found:
                 await self._store.remove(self._bucket, info.key)
 
-        await persistently(once, faults=_STORAGE_FAULTS)
+        await retry_forever(once, faults=_STORAGE_FAULTS)
 
     async def _stored(self, call: Callable[[], Awaitable[object]]) -> None:
         """Until the storage has it: it may be away, refuse us for now, or have lost its bucket."""
@@ -172,4 +172,4 @@ class Completion:
                 await self._store.ensure_bucket(self._bucket)
                 raise
 
-        await persistently(once, faults=_STORAGE_FAULTS)
+        await retry_forever(once, faults=_STORAGE_FAULTS)

@@ -12,7 +12,7 @@ from prometheus_client import Counter
 from libs.core.backoff import Backoff
 from libs.core.errors import Retryable, UserError
 from libs.core.log import bound_context, get_logger
-from libs.core.retrying import persistently
+from libs.core.retrying import retry_forever
 from libs.core.tracing import Attributes, current, span
 from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
@@ -166,7 +166,7 @@ class BacktestRun:
 
     async def _note_end(self, claim: Claim, known: SpooledResult) -> None:
         """Its worker may have died before it wrote that down. What was written stays."""
-        await persistently(lambda: self._kit.records.ended(self._state, claim, known.verdict, None))
+        await retry_forever(lambda: self._kit.records.ended(self._state, claim, known.verdict, None))
 
     async def _claimed(self, before: Claim | None) -> Claim | None:
         """The claim to run under: that of the run before, if it can go on here. None when it is not to be ours."""
@@ -175,7 +175,7 @@ class BacktestRun:
             claim = kit.claims.with_owner(before)
         else:
             claim = kit.claims.next_of(before, new_run_id(), datetime.now(UTC))
-        claimed = await persistently(lambda: kit.claims.write(replace(asked, claim=before), claim))
+        claimed = await retry_forever(lambda: kit.claims.write(replace(asked, claim=before), claim))
         if claimed is None:
             return None
         # What was read since may know of a wish that this does not.
@@ -203,7 +203,7 @@ class BacktestRun:
         else:
             try:
                 executable = kit.workshop.build(state.entity, claim.run_id)
-                await persistently(lambda: kit.records.begun(claim, executable, follows_another=before is not None))
+                await retry_forever(lambda: kit.records.begun(claim, executable, follows_another=before is not None))
                 verdict, outcome = await self._run(executable)
             except UserError as error:
                 verdict = rejection(error)
@@ -218,13 +218,13 @@ class BacktestRun:
         level = log.info if verdict.success else log.warning
         level("run ended", reason=verdict.reason, message=verdict.error)
         if verdict.again and claim.attempt <= kit.max_retries:
-            await persistently(lambda: kit.records.ended(state, claim, verdict, ended))
+            await retry_forever(lambda: kit.records.ended(state, claim, verdict, ended))
             if outcome is not None:
                 outcome.discard()
             return None
         final = verdict.after(min(claim.attempt, kit.max_retries + 1))
         spooled = await self._put(claim.run_id, final, outcome)
-        await persistently(lambda: kit.records.ended(state, claim, final, ended))
+        await retry_forever(lambda: kit.records.ended(state, claim, final, ended))
         return spooled
 
     async def _put(self, run_id: str, verdict: Verdict, outcome: RunOutcome | None) -> SpooledResult:
@@ -241,19 +241,19 @@ class BacktestRun:
         """Others were faster to the engine's room: the attempt does not count and leaves no trace."""
         log.info("backtest waits for room", shortage=str(error.shortage))
         self.refused = True
-        await persistently(lambda: self._kit.records.withdrawn(claim))
+        await retry_forever(lambda: self._kit.records.withdrawn(claim))
         detail, need = f"waiting: {error.shortage}", error.shortage.need
-        await persistently(lambda: self._kit.claims.release(self._state.id, claim, detail, need))
+        await retry_forever(lambda: self._kit.claims.release(self._state.id, claim, detail, need))
 
     async def _give_back(self, claim: Claim, outcome: RunOutcome | None) -> None:
         """Held, disabled or removed meanwhile: the attempt does not count, and nothing comes of it."""
         ended = outcome.ended if outcome is not None else None
         withdrawn = Verdict("withdrawn", "it was held, disabled or removed meanwhile")
-        await persistently(lambda: self._kit.records.ended(self._state, claim, withdrawn, ended))
+        await retry_forever(lambda: self._kit.records.ended(self._state, claim, withdrawn, ended))
         if outcome is not None:
             outcome.discard()
         if not self._gone:
-            await persistently(lambda: self._kit.claims.release(self._state.id, claim))
+            await retry_forever(lambda: self._kit.claims.release(self._state.id, claim))
             self._claim = replace(claim, released=True)
 
     # --- one run
@@ -303,7 +303,7 @@ class BacktestRun:
                 # use for what is still to come, and a backtest leaves nothing behind that must be put in order.
                 grace = min(self._kit.stop_grace_seconds, _CANCEL_GRACE_SECONDS)
                 grace = 0.0 if self._state.entity.held is not None else grace
-                await persistently(lambda: self._kit.runner.stop(container, grace))
+                await retry_forever(lambda: self._kit.runner.stop(container, grace))
             return await running
         finally:
             self.has_container = False
@@ -319,15 +319,15 @@ class BacktestRun:
         return self._gone or self._state.cancelled_by is not None or not self._state.entity.should_run
 
     async def _container(self, run_id: str) -> ManagedContainer | None:
-        containers = await persistently(self._kit.containers)
+        containers = await retry_forever(self._kit.containers)
         return next((c for c in containers if c.run_id == run_id and c.id == self._state.id), None)
 
     async def _end_container(self, but_of_run: str | None) -> None:
         """End what an earlier attempt left running."""
-        for container in await persistently(self._kit.containers):
+        for container in await retry_forever(self._kit.containers):
             if container.id == self._state.id and container.run_id != but_of_run:
                 log.warning("container of an earlier attempt is ended", container=container.name)
-                await persistently(lambda c=container: self._kit.runner.remove(c))  # type: ignore[misc]
+                await retry_forever(lambda c=container: self._kit.runner.remove(c))  # type: ignore[misc]
 
     # --- the end
 

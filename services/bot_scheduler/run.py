@@ -13,7 +13,7 @@ from prometheus_client import Counter, Histogram
 from libs.core.backoff import Backoff
 from libs.core.errors import Retryable, UserError
 from libs.core.log import bound_context, get_logger
-from libs.core.retrying import persistently
+from libs.core.retrying import retry_forever
 from libs.core.room import Need
 from libs.core.tracing import Attributes, current, span
 from libs.core.turnstile import Turnstile
@@ -103,7 +103,7 @@ class RunKit:
             async with self.desk:
                 return await write()
 
-        return await persistently(in_turn)
+        return await retry_forever(in_turn)
 
 
 class ScheduledRun:
@@ -192,7 +192,7 @@ class ScheduledRun:
         if (container := self.container) is not None:
             # Only now: should this worker die before, the next one still finds out how the run ended.
             await kit.records.output_read(container)
-            await persistently(lambda: kit.runner.remove(container))
+            await retry_forever(lambda: kit.runner.remove(container))
         self.container = self._adopted = None
         return following if there else None
 
@@ -282,7 +282,7 @@ class ScheduledRun:
         kit = self._kit
         if self._stop is not None:
             return False
-        alive_at = await persistently(lambda: kit.records.begin(firing, executable))
+        alive_at = await retry_forever(lambda: kit.records.begin(firing, executable))
         if alive_at is None:
             return True
         log.info("run waits: an earlier run is being stopped elsewhere", worker_of_earlier_run=alive_at)
@@ -355,13 +355,13 @@ class ScheduledRun:
                 stopped = EndReason.TIMEOUT
                 message = f"it took longer than config.timeout, {self._policy.timeout_seconds:g} s"
                 await self._end(container)
-            current = await persistently(lambda: kit.runner.look(container))
+            current = await retry_forever(lambda: kit.runner.look(container))
             if current is None or current.state is ContainerState.EXITED:
                 break
             left = _LOOK_SECONDS if deadline is None else deadline - kit.clock()
             await self._wake.wait_at_most(max(0.0, min(_LOOK_SECONDS, left)))
         # Of a dead container this only asks how it ended.
-        ended = await persistently(lambda: kit.runner.stop(container, 0.0))
+        ended = await retry_forever(lambda: kit.runner.stop(container, 0.0))
         reason = stopped or str(ended.reason)
         return Ending(
             reason,
@@ -374,7 +374,7 @@ class ScheduledRun:
     async def _end(self, container: ManagedContainer) -> None:
         # The kill switch is for the moment when the code itself cannot be trusted to stop.
         grace = 0.0 if self._stop is StopReason.KILLED else self._kit.stop_grace_seconds
-        await persistently(lambda: self._kit.runner.stop(container, grace))
+        await retry_forever(lambda: self._kit.runner.stop(container, grace))
 
     def _deadline(self, container: ManagedContainer) -> float | None:
         if self._policy.timeout_seconds is None:

@@ -17,7 +17,7 @@ from libs.core.errors import Retryable
 from libs.core.isolation import isolated, repeat, unexpected
 from libs.core.log import get_logger
 from libs.core.metrics import observe
-from libs.core.retrying import persistently
+from libs.core.retrying import retry_forever
 from libs.core.room import Demand
 from libs.core.store.entities import Entity
 from libs.core.wake import Wake
@@ -319,7 +319,7 @@ class SegmentScheduler:
 
     async def _sort_out(self, entries: Sequence[Entry], tasks: asyncio.TaskGroup) -> None:
         """Not all were written, or nobody knows: see which were, by what only we have written."""
-        entities = await persistently(lambda: self._claims.read([entry.state.id for entry in entries]))
+        entities = await retry_forever(lambda: self._claims.read([entry.state.id for entry in entries]))
         found = {entity.id: ScheduleState.of(entity) for entity in entities}
         for entry in entries:
             state = found.get(entry.state.id)

@@ -9,7 +9,7 @@ decides like for any other failure.
 from collections.abc import Sequence
 
 from libs.core.log import get_logger
-from libs.core.retrying import persistently
+from libs.core.retrying import retry_forever
 from libs.core.run_record import RunRecord
 from libs.docker_runner.container import ContainerState, ManagedContainer
 from libs.docker_runner.executable import new_run_id
@@ -58,7 +58,7 @@ class Takeover:
     async def end_stray(self, container: ManagedContainer) -> None:
         """End a container that no firing knows: of a schedule that was deleted while nobody was there."""
         log.warning("container of no firing is ended", schedule=container.id, run=container.run_id)
-        await persistently(lambda: self._end_stray(container))
+        await retry_forever(lambda: self._end_stray(container))
 
     async def _end_stray(self, container: ManagedContainer) -> None:
         ended = await self._kit.runner.stop(container, self._kit.stop_grace_seconds)

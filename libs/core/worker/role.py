@@ -22,7 +22,7 @@ from libs.core.lease_keeper import LeaseTiming
 from libs.core.metrics import registry
 from libs.core.presence import be_present, reachable_at
 from libs.core.process import Process, ProcessSettings, runtime_version
-from libs.core.retrying import persistently
+from libs.core.retrying import retry_forever
 from libs.core.settings import (
     CoordinationSettings,
     HistorySettings,
@@ -191,7 +191,7 @@ class WorkerRole:
         runs = RunStore(database, settings.history.keep_runs_days)
         failures = FailureStore(database)
         for ensure_indexes in (entities.ensure_indexes, runs.ensure_indexes, failures.ensure_indexes):
-            await persistently(ensure_indexes)
+            await retry_forever(ensure_indexes)
         connection = None
         if settings.nats.url is not None:
             connection = NatsConnection(
@@ -221,7 +221,7 @@ class WorkerRole:
         return WorkerContext(
             process,
             settings,
-            scope=await persistently(lambda: deployment_id(database)),
+            scope=await retry_forever(lambda: deployment_id(database)),
             entities=entities,
             runs=runs,
             leases=LeaseStore(database, settings.lease.life_seconds),
