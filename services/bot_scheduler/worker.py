@@ -1,7 +1,8 @@
 """The bot-scheduler's worker: runs the schedules of one segment on time.
 
 Top down: `DockerSegmentHandler` owns a segment, `SegmentScheduler` keeps its due times, `decide` says what becomes
-of each, `ScheduleClaims` claims it in MongoDB, `ScheduledRun` carries it out, and `Takeover` finishes what others began.
+of each, `ScheduleClaims` claims it in MongoDB, `ScheduledRun` carries it out, and `Takeover` continues what an earlier
+owner of the segment began.
 """
 
 from collections.abc import Mapping
