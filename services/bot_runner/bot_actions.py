@@ -1,4 +1,4 @@
-"""What is done to one bot: start it, stop it, bury what died, and say in its document how it is."""
+"""What is done to one bot: start it, stop it, reap what died, and say in its document how it is."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ from libs.docker_runner.runner import DockerRunner
 from libs.docker_runner.waiting import waiting_detail
 from services.bot_runner.desired_bot import DesiredBot, StopReason
 from services.bot_runner.fallback import Fallback
-from services.bot_runner.plan import Action, Bury, Keep, Start, Stop, WaitForRoom
+from services.bot_runner.plan import Action, Keep, Reap, Start, Stop, WaitForRoom
 from services.bot_runner.records import BotRecords
 from services.bot_runner.restart_memory import RestartMemory
 from services.bot_runner.restarts import RestartPolicy
@@ -111,8 +111,8 @@ class BotActions:
                     await self._start(action.executable)
                 case Stop():
                     await self._stop(action)
-                case Bury():
-                    await self._bury(action.container)
+                case Reap():
+                    await self._reap(action.container)
                 case Keep():
                     await self._fallback.keep(action.id, action.release)
         except Retryable as error:
@@ -278,7 +278,7 @@ class BotActions:
         await self._runner.remove(action.container)
         log.info("bot stopped", reason=str(reason), container=action.container.name)
 
-    async def _bury(self, container: ManagedContainer) -> None:
+    async def _reap(self, container: ManagedContainer) -> None:
         # Of a dead container this only asks how it ended. It is taken away when all of that is written down: should
         # this worker die before, the next one does the same again, and it comes to the same.
         ended = await self._runner.stop(container, 0.0)

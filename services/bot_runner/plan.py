@@ -32,7 +32,7 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Bury:
+class Reap:
     """Record why a container ended by itself and take it away. The next round decides on a new start."""
 
     id: str
@@ -47,7 +47,7 @@ class Keep:
     release: Release
 
 
-Action = Start | Stop | Bury | Keep
+Action = Start | Stop | Reap | Keep
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def plan(
     now: float,
     room: Reservations | None = None,
 ) -> Plan:
-    """What to start, stop and bury so that *actual* becomes *desired* at *now* (Unix seconds).
+    """What to start, stop and reap so that *actual* becomes *desired* at *now* (Unix seconds).
 
     A changed bot is stopped in this round and started in the next one, once its container is known to be gone: two
     containers of one bot are never asked for.
@@ -116,7 +116,7 @@ def plan(
         present.add(container.id)
         bot = desired.get(container.id)
         if container.state is not ContainerState.RUNNING:
-            actions.append(Bury(container.id, container))
+            actions.append(Reap(container.id, container))
             continue
         choice = chosen(bot, container) if bot is not None else Choice(absence=StopReason.DELETED)
         if choice.absence is not None:

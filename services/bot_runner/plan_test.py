@@ -13,7 +13,7 @@ from libs.docker_runner.container import ContainerState, ManagedContainer
 from libs.docker_runner.executable import MIB, CodeRef, Entrypoint, Executable, Placement
 from libs.docker_runner.room import Reservations
 from services.bot_runner.desired_bot import DesiredBot, StopReason
-from services.bot_runner.plan import Bury, Keep, Start, Stop, plan
+from services.bot_runner.plan import Keep, Reap, Start, Stop, plan
 from services.bot_runner.restarts import RestartHistory
 from services.bot_runner.verdicts import Ready, Refused, Unknown, Verdict
 
@@ -265,7 +265,7 @@ def test_a_disabled_bot_is_stopped_and_not_started_again() -> None:
 def test_a_dead_container_is_buried_before_its_bot_starts_again() -> None:
     dead = container(state=ContainerState.EXITED)
 
-    assert plan({"b1": bot()}, [dead], NOW).actions == [Bury("b1", dead)]
+    assert plan({"b1": bot()}, [dead], NOW).actions == [Reap("b1", dead)]
 
 
 def test_a_bot_in_backoff_waits_and_says_until_when() -> None:
@@ -305,7 +305,7 @@ def test_an_undecided_bot_keeps_its_running_container_and_is_rid_of_a_dead_one(s
     decided = plan({"b1": undecided}, [container(state=state)], NOW)
 
     assert list(decided.kept) == ([container()] if state is ContainerState.RUNNING else [])
-    assert [type(action) for action in decided.actions] == ([] if state is ContainerState.RUNNING else [Bury])
+    assert [type(action) for action in decided.actions] == ([] if state is ContainerState.RUNNING else [Reap])
 
 
 def test_an_undecided_bot_is_not_started() -> None:
