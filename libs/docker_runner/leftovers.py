@@ -85,7 +85,7 @@ class Leftovers:
         try:
             # Of a dead container this only asks how it ended.
             await before_removal(await self._stopper.stop(container, 0.0))
-            ended, _ = await self._stopper.bury(container)
+            ended, _ = await self._stopper.reap(container)
         except StopFailed as error:
             # Of this container alone, unlike an engine or a database that is away.
             raise RuntimeFault(str(error)) from error

@@ -188,7 +188,7 @@ class DockerRunner:
             sample = await self._until_end(container, timeout_seconds, output)
             last_lines = await self._threads.run(output.last_lines)
             result_bytes = executable.limits.result_bytes
-            ended, outcome = await self._stopper.bury(container, result_bytes, last_lines, _result_path(path))
+            ended, outcome = await self._stopper.reap(container, result_bytes, last_lines, _result_path(path))
         except BaseException:
             await asyncio.shield(self._abandon(container, path))
             raise
@@ -219,7 +219,7 @@ class DockerRunner:
             StopFailed: it could not be shown to be dead.
         """
         with observe("containers", "remove"):
-            ended, _ = await self._stopper.bury(container)
+            ended, _ = await self._stopper.reap(container)
         self.usage.ended(ended, removed=True)
         return ended
 
@@ -375,7 +375,7 @@ class DockerRunner:
         try:
             async with asyncio.timeout(_CLEAN_UP_SECONDS):
                 await self._stopper.stop(container, 0)
-                await self._stopper.bury(container)
+                await self._stopper.reap(container)
         except (DockerRunnerError, TimeoutError) as error:
             log.warning("an abandoned run cannot be taken away", container=container.name, reason=str(error))
         for left in (output, _result_path(output)):

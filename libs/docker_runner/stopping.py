@@ -67,7 +67,7 @@ class Stopper:
         ended, _ = await self._ended(container, found, _NO_PAYLOAD)
         return ended
 
-    async def bury(
+    async def reap(
         self,
         container: ManagedContainer,
         payload_bytes: int = _NO_PAYLOAD,
