@@ -90,7 +90,7 @@ class DeadLetters:
         self._stream = stream
         self._subjects = subjects
 
-    async def bury(self, service: str, delivery: Received, reason: str, attempts: int) -> None:
+    async def dead_letter(self, service: str, delivery: Received, reason: str, attempts: int) -> None:
         """Put a message aside. Safe to repeat: the same message is kept once.
 
         Raises:

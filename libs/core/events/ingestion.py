@@ -209,7 +209,7 @@ class Ingestion:
         try:
             for work in works:
                 if work.rejected is not None:
-                    await self._bury(work, str(work.rejected), work.delivery.attempt)
+                    await self._dead_letter(work, str(work.rejected), work.delivery.attempt)
             await self._apply([work for work in works if work.event is not None])
         except Exception as error:  # noqa: BLE001 - they come again by themselves
             unexpected("apply events", error, number=len(works))
@@ -276,7 +276,7 @@ class Ingestion:
 
     async def _failed(self, work: _Work, error: Exception) -> None:
         if isinstance(error, Permanent):
-            await self._bury(work, str(error), work.delivery.attempt)
+            await self._dead_letter(work, str(error), work.delivery.attempt)
             return
         delivery = work.delivery
         log.error("handling an event failed", subject=delivery.subject, sequence=delivery.sequence, exc_info=error)
@@ -288,16 +288,16 @@ class Ingestion:
             await self._again([work], unavailable)
             return
         if failures >= self._max_retries:
-            await self._bury(work, reason, failures)
+            await self._dead_letter(work, reason, failures)
         else:
             await self._again([work], error)
 
-    async def _bury(self, work: _Work, reason: str, attempts: int) -> None:
+    async def _dead_letter(self, work: _Work, reason: str, attempts: int) -> None:
         work.span.failed(work.rejected or "dead-lettered")
         try:
             if isinstance(work.delivery, Copy) and not await self._is_missing(work.delivery):
                 return
-            await self._dead_letters.bury(self._service.name, work.delivery, reason, attempts)
+            await self._dead_letters.dead_letter(self._service.name, work.delivery, reason, attempts)
         except RuntimeFault as error:
             await self._again([work], error)
         else:
