@@ -19,7 +19,7 @@ from libs.core.isolation import isolated
 from libs.core.log import get_logger
 from libs.core.object_store import ObjectChanged, ObjectMissing, ObjectStore, StorageRejected, StorageUnavailable
 from libs.docker_runner.archives import DEFAULT_LIMITS, ArchiveLimits, extract
-from libs.docker_runner.code_shelf import CodeShelf, Version
+from libs.docker_runner.code_store import CodeStore, Version
 from libs.docker_runner.errors import ArchiveRejected, CodeMissing, CodeReplaced, CodeUnavailable
 from libs.docker_runner.executable import CodeRef
 
@@ -65,7 +65,7 @@ class CodeCache:
         keep_seconds: float = 60.0,
     ) -> None:
         self._store = store
-        self._shelf = CodeShelf(directory)
+        self._code_store = CodeStore(directory)
         self._max_bytes = max_bytes
         self._max_archive_bytes = max_archive_bytes
         self._limits = limits
@@ -78,7 +78,7 @@ class CodeCache:
 
     async def open(self) -> None:
         """Make the folders, and remove what killed processes left. Before the first use; may be repeated."""
-        await self._run(self._shelf.open)
+        await self._run(self._code_store.open)
 
     async def close(self) -> None:
         """Stop downloading. The folder stays for the next process."""
@@ -106,22 +106,22 @@ class CodeCache:
             wanted = Version(ref.bucket, ref.key, etag)
             if await self._held_for(wanted, holder):
                 FETCHES.labels("cache").inc()
-                return CodeTree(self._shelf.path(wanted), etag)
+                return CodeTree(self._code_store.path(wanted), etag)
         for _ in range(_ATTEMPTS):
             try:
                 version = await self._current(ref)
             except CodeUnavailable:
-                known = await self._run(self._shelf.last_known, ref.bucket, ref.key)
+                known = await self._run(self._code_store.last_known, ref.bucket, ref.key)
                 if known is None or etag is not None or not await self._held_for(known, holder):
                     raise
                 FETCHES.labels("cache-without-storage").inc()
                 log.warning("storage is away, using the code that was used last", bucket=ref.bucket, key=ref.key)
-                return CodeTree(self._shelf.path(known), known.etag, stale=True)
+                return CodeTree(self._code_store.path(known), known.etag, stale=True)
             if etag is not None and version.etag != etag:
                 raise CodeReplaced(ref.bucket, ref.key, etag)
             if await self._held_for(version, holder):
                 FETCHES.labels("cache").inc()
-                return CodeTree(self._shelf.path(version), version.etag)
+                return CodeTree(self._code_store.path(version), version.etag)
             if version.digest in self._rejected:
                 raise self._rejected[version.digest]
             # A version that was replaced meanwhile, or evicted at once, is looked up again.
@@ -131,16 +131,16 @@ class CodeCache:
                     # Only now that it is held: a tree larger than the whole cache would be the first to go.
                     with isolated("evict code"):
                         await self.evict()
-                    return CodeTree(self._shelf.path(version), version.etag)
+                    return CodeTree(self._code_store.path(version), version.etag)
         raise CodeUnavailable(ref.bucket, ref.key, f"it was replaced {_ATTEMPTS} times while it was being read")
 
     async def hold(self, tree: CodeTree, holder: str) -> None:
         """Keep *tree* while the container *holder* is there. Holds outlive this process; may be repeated."""
-        await self._run(self._shelf.hold, tree.path.name, holder)
+        await self._run(self._code_store.hold, tree.path.name, holder)
 
     async def release(self, holder: str) -> None:
         """The container *holder* is gone, and its tree may go too. May be repeated."""
-        await self._run(self._shelf.release, holder)
+        await self._run(self._code_store.release, holder)
 
     async def drop_stale_holds(self, live: Collection[str], older_than_seconds: float = 600.0) -> int:
         """Drop the holds of containers that are no longer there; return how many.
@@ -149,16 +149,16 @@ class CodeCache:
             live: the names of all managed containers of this engine, those of other services and scopes included.
             older_than_seconds: younger holds stay, since a hold comes before its container.
         """
-        return await self._run(self._shelf.drop_stale_holds, live, older_than_seconds)
+        return await self._run(self._code_store.drop_stale_holds, live, older_than_seconds)
 
     async def evict(self) -> None:
         """Come down to the limit, as far as nothing in use is touched. Every fetch that downloads does it."""
-        for version in await self._run(self._shelf.evict, self._max_bytes, self._keep_seconds):
+        for version in await self._run(self._code_store.evict, self._max_bytes, self._keep_seconds):
             log.info("code evicted", bucket=version.bucket, key=version.key, etag=version.etag)
 
     async def size_bytes(self) -> int:
         """The bytes of all trees together."""
-        return await self._run(self._shelf.size_bytes)
+        return await self._run(self._code_store.size_bytes)
 
     # --- inside
 
@@ -195,7 +195,7 @@ class CodeCache:
             if await self._held_for(version, None):
                 return
             try:
-                work, descriptor = await self._run(self._shelf.begin_work)
+                work, descriptor = await self._run(self._code_store.begin_work)
             except OSError as error:
                 raise CodeUnavailable(version.bucket, version.key, str(error)) from error
             try:
@@ -204,13 +204,13 @@ class CodeCache:
                     version.bucket, version.key, archive, etag=version.etag, max_bytes=self._max_archive_bytes
                 )
                 done = await self._run(extract, archive, unpacked, version.key, self._limits)
-                await self._run(self._shelf.install, version, unpacked, done.total_bytes)
+                await self._run(self._code_store.install, version, unpacked, done.total_bytes)
             except ObjectMissing as error:
                 raise CodeMissing(version.bucket, version.key) from error
             except (StorageUnavailable, StorageRejected, OSError) as error:
                 raise CodeUnavailable(version.bucket, version.key, str(error)) from error
             finally:
-                await self._run(self._shelf.end_work, work, descriptor)
+                await self._run(self._code_store.end_work, work, descriptor)
         FETCHES.labels("storage").inc()
         log.info("code fetched", bucket=version.bucket, key=version.key, etag=version.etag, bytes=done.total_bytes)
 
@@ -226,14 +226,14 @@ class CodeCache:
 
     async def _try_lock(self, version: Version) -> int | None:
         try:
-            return await self._run(self._shelf.try_lock, version)
+            return await self._run(self._code_store.try_lock, version)
         except OSError as error:
             raise CodeUnavailable(version.bucket, version.key, str(error)) from error
 
     async def _held_for(self, version: Version, holder: str | None) -> bool:
         """Whether the version is here, held for *holder* from now on."""
         try:
-            return await self._run(self._shelf.use, version, holder)
+            return await self._run(self._code_store.use, version, holder)
         except OSError as error:
             raise CodeUnavailable(version.bucket, version.key, str(error)) from error
 

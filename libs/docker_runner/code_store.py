@@ -58,8 +58,8 @@ class _Manifest:
     boot_id: str
 
 
-class CodeShelf:
-    """The shelf in *directory*; any number of processes and threads may use the same at once."""
+class CodeStore:
+    """The store in *directory*; any number of processes and threads may use the same at once."""
 
     def __init__(self, directory: Path) -> None:
         self._trees = directory / "trees"
@@ -204,7 +204,7 @@ class CodeShelf:
             os.close(descriptor)
 
     def end_work(self, folder: Path, descriptor: int) -> None:
-        """Remove the folder. When a process dies instead, the next look at the shelf does."""
+        """Remove the folder. When a process dies instead, the next look at the store does."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
         os.close(descriptor)
