@@ -15,7 +15,7 @@ from libs.core.store.shown_state import Shown, shown
 from services.backtest_runner.objects import analysis_key, logs_key
 from tools.backtests.findings import failure_of
 from tools.cli.connections import Connections
-from tools.cli.entity_states import told_by
+from tools.cli.entity_states import stored_status_of
 
 # More than a worker of today stores, as older ones stored everything.
 _BOUNDS = Bounds(bytes=256 * 1024 * 1024, depth=200, values=20_000_000)
@@ -60,7 +60,7 @@ class Known:
 
 def state_of(entity: Entity, owner: Ownership | None) -> Shown:
     """How a backtest is that is not done: waiting, running, completing, killed, off or unknown."""
-    return shown(told_by(entity), owner)
+    return shown(stored_status_of(entity), owner)
 
 
 async def known_of(servers: Connections, backtest_id: str) -> Known | None:

@@ -10,7 +10,7 @@ from libs.core.store.shown_state import shown
 from tools.cli import interrupts
 from tools.cli.bot_rows import bot_row
 from tools.cli.connections import connected
-from tools.cli.entity_states import told_by, with_reason
+from tools.cli.entity_states import stored_status_of, with_reason
 from tools.cli.leader import missing_room
 from tools.cli.output import output_option, show, table
 
@@ -38,7 +38,7 @@ async def _ls() -> list[dict[str, Any]]:
         while page := await entities.page(after_id=found[-1].id if found else ""):
             found += page
         owners = await (await servers.owners(BOT_RUNNER)).all()
-        rows = [bot_row(entity, shown(told_by(entity), owners.get(entity.segment_id))) for entity in found]
+        rows = [bot_row(entity, shown(stored_status_of(entity), owners.get(entity.segment_id))) for entity in found]
         if any(row["lacking"] is not None for row in rows):
             missing = await missing_room(servers, BOT_RUNNER)
             rows = [row | {"missing": missing.get(row["id"], "")} for row in rows]

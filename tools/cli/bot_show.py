@@ -16,7 +16,7 @@ from tools.bots.config_edit import masked
 from tools.cli import interrupts
 from tools.cli.bot_rows import bot_row
 from tools.cli.connections import connected
-from tools.cli.entity_states import told_by, with_reason
+from tools.cli.entity_states import stored_status_of, with_reason
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.leader import missing_room
@@ -48,7 +48,7 @@ async def _show(bot_id: str) -> dict[str, Any]:
             )
         owners = await servers.owners(BOT_RUNNER)
         owner = (await owners.of([entity.segment_id])).get(entity.segment_id)
-        row = bot_row(entity, shown(told_by(entity), owner))
+        row = bot_row(entity, shown(stored_status_of(entity), owner))
         if row["lacking"] is not None:
             row["missing"] = (await missing_room(servers, BOT_RUNNER)).get(bot_id, "")
         runs = await RunStore(await servers.database(BOT_RUNNER)).list(RunFilter(entity_id=bot_id), limit=_RUNS)

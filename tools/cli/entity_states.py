@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from libs.core.store.entities import Entity
-from libs.core.store.shown_state import Shown, Told
+from libs.core.store.shown_state import Shown, StoredStatus
 
 
-def told_by(entity: Entity, state: str | None = None) -> Told:
+def stored_status_of(entity: Entity, state: str | None = None) -> StoredStatus:
     """What an entity's document tells; *state* in place of the worker's word."""
     status = entity.status
     word = status.get("state") if state is None else state
-    return Told(str(word or ""), str(status.get("worker") or ""), entity.enabled, entity.held)
+    return StoredStatus(str(word or ""), str(status.get("worker") or ""), entity.enabled, entity.held)
 
 
 def with_reason(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from libs.core.store.shown_state import shown
 from services.bot_scheduler.state import ScheduleState
 from tools.cli import interrupts
 from tools.cli.connections import connected
-from tools.cli.entity_states import told_by, with_reason
+from tools.cli.entity_states import stored_status_of, with_reason
 from tools.cli.local_time import local
 from tools.cli.output import output_option, show, table
 
@@ -43,7 +43,7 @@ async def _ls() -> list[dict[str, Any]]:
 
 def _row(state: ScheduleState, owner: Ownership | None) -> dict[str, Any]:
     entity, status = state.entity, state.entity.status
-    now = shown(told_by(entity, _word(state)), owner)
+    now = shown(stored_status_of(entity, _word(state)), owner)
     last = status.get("last_run")
     return {
         "id": state.id,

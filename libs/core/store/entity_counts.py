@@ -10,8 +10,8 @@ from pymongo import ASCENDING
 from libs.core.store.client import Database, Document, translated
 from libs.core.store.holds import Holds, HoldStore
 from libs.core.store.ownership import Ownership, OwnershipReader
-from libs.core.store.shown_state import UNOWNED_STATES, UNSAID, Told, shown
-from libs.core.store.told import TOLD_FIELDS, owner_of, told
+from libs.core.store.shown_state import UNOWNED_STATES, UNSAID, StoredStatus, shown
+from libs.core.store.stored_status import STATUS_FIELDS, owner_of, stored_status
 
 _LIMIT_SECONDS = 4.0
 """Of a question that goes through all entities; the server gives it up too."""
@@ -42,26 +42,26 @@ class EntityCounts:
     async def candidates(self, state: str) -> Document:
         """What is true of the documents of all entities that are shown in *state*, and of few others.
 
-        It goes by the segment, the id and what TOLD_FIELDS say.
+        It goes by the segment, the id and what STATUS_FIELDS say.
         """
         groups = await self._groups({})
         owners = await self._owners.all()
         holds = await self._holds.current()
         matching = [group for group in groups if state in _possible(group, owners, holds)]
-        words = list({group.told.state for group in matching})
+        words = list({group.stored.state for group in matching})
         return {"segment_id": {"$in": list({group.segment for group in matching})}, "state": {"$in": words}}
 
     async def _groups(self, query: Document) -> list["_Group"]:
-        key = {"segment": "$segment_id", **{name: f"${name}" for name in TOLD_FIELDS}}
+        key = {"segment": "$segment_id", **{name: f"${name}" for name in STATUS_FIELDS}}
         pipeline: list[Document] = [
             {"$match": query},
-            {"$set": TOLD_FIELDS},
+            {"$set": STATUS_FIELDS},
             {"$group": {"_id": key, "number": {"$sum": 1}}},
         ]
         with translated(), pymongo.timeout(_LIMIT_SECONDS):
             found = await self._collection.aggregate(pipeline)
             return [
-                _Group(document["_id"].get("segment"), told(document["_id"]), int(document["number"]))
+                _Group(document["_id"].get("segment"), stored_status(document["_id"]), int(document["number"]))
                 async for document in found
             ]
 
@@ -72,13 +72,13 @@ class EntityCounts:
         counts: Counter[str] = Counter()
         unsaid: list[_Group] = []
         for group in groups:
-            if _is_said(group.told, group.segment, owners):
-                counts[_shown(group.told, group.segment, owners)] += group.number
+            if _is_said(group.stored, group.segment, owners):
+                counts[_shown(group.stored, group.segment, owners)] += group.number
             else:
                 unsaid.append(group)
-                counts[_shown(replace(group.told, hold=on_all), group.segment, owners)] += group.number
+                counts[_shown(replace(group.stored, hold=on_all), group.segment, owners)] += group.number
         async for document in self._perhaps_held(holds, unsaid):
-            hold, says = holds.on(document), told(document)
+            hold, says = holds.on(document), stored_status(document)
             if hold != on_all and not _is_said(says, document.get("segment_id"), owners):
                 counts[_shown(replace(says, hold=on_all), document.get("segment_id"), owners)] -= 1
                 counts[_shown(replace(says, hold=hold), document.get("segment_id"), owners)] += 1
@@ -94,13 +94,13 @@ class EntityCounts:
         if "selector" not in kinds:
             ids = {"$in": [hold.target.value for hold in holds if hold.target.kind == "id"]}
         paths = {hold.target.path.split(".")[0] for hold in holds if hold.target.kind == "selector"}
-        fields = dict.fromkeys(["id", "segment_id", *TOLD_FIELDS, *paths], 1) | ({} if "_id" in paths else {"_id": 0})
+        fields = dict.fromkeys(["id", "segment_id", *STATUS_FIELDS, *paths], 1) | ({} if "_id" in paths else {"_id": 0})
         while True:
             pipeline: list[Document] = [
                 {"$match": query | ({"id": ids} if ids else {})},
                 {"$sort": {"id": ASCENDING}},
                 {"$limit": _BATCH},
-                {"$set": TOLD_FIELDS},
+                {"$set": STATUS_FIELDS},
                 {"$project": fields},
             ]
             with translated(), pymongo.timeout(_LIMIT_SECONDS):
@@ -117,23 +117,23 @@ class _Group:
     """How many entities of a segment tell the same."""
 
     segment: object
-    told: Told
+    stored: StoredStatus
     number: int
 
 
-def _is_said(says: Told, segment: object, owners: Mapping[int, Ownership]) -> bool:
+def _is_said(says: StoredStatus, segment: object, owners: Mapping[int, Ownership]) -> bool:
     """Whether the owner of a segment says how an entity is."""
     owner = owner_of(owners, segment)
     return owner is not None and owner.is_live and says.state not in UNSAID
 
 
-def _shown(says: Told, segment: object, owners: Mapping[int, Ownership]) -> str:
+def _shown(says: StoredStatus, segment: object, owners: Mapping[int, Ownership]) -> str:
     return str(shown(says, owner_of(owners, segment)).state)
 
 
 def _possible(group: _Group, owners: Mapping[int, Ownership], holds: Holds) -> set[str]:
     """The states in which entities of *group* may be shown."""
-    found = {_shown(group.told, group.segment, owners)}
-    if not _is_said(group.told, group.segment, owners):
+    found = {_shown(group.stored, group.segment, owners)}
+    if not _is_said(group.stored, group.segment, owners):
         found |= {hold.state for hold in holds}
     return found

@@ -16,7 +16,7 @@ from libs.core.store.holds import Hold, Holds
 from libs.core.store.ownership import Ownership, OwnershipReader
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.shown_state import ShownState, shown
-from libs.core.store.told import TOLD_FIELDS, number, owner_of, told, whole
+from libs.core.store.stored_status import STATUS_FIELDS, number, owner_of, stored_status, whole
 
 _LAST_TEXT = "\U0010ffff"
 _DETAIL_CHARACTERS = 1000
@@ -27,7 +27,7 @@ _FIELDS = {
     "_id": 0,
     "id": 1,
     "segment_id": 1,
-    **dict.fromkeys(TOLD_FIELDS, 1),
+    **dict.fromkeys(STATUS_FIELDS, 1),
     "status.since": 1,
     "status.detail": 1,
     "status.worker": 1,
@@ -148,7 +148,7 @@ class EntityViews:
         pipeline: list[Document] = [
             {"$match": query},
             {"$sort": {"id": ASCENDING}},
-            {"$set": TOLD_FIELDS},
+            {"$set": STATUS_FIELDS},
             {"$match": candidates},
             {"$limit": limit},
             {"$project": _FIELDS},
@@ -171,7 +171,7 @@ class EntityViews:
 
 
 def _view(document: Mapping[str, Any], hold: Hold | None, owner: Ownership | None) -> EntityView:
-    now = shown(told(document, hold), owner)
+    now = shown(stored_status(document, hold), owner)
     status, custom = _object(document.get("status")), _object(document.get("custom"))
     bot = _object(custom.get("config"))
     updated = custom.get("updatedAt") or custom.get("updatedat")

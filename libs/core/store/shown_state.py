@@ -31,7 +31,7 @@ _NO_OWNER = "no worker has its segment"
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class StoredStatus:
     """What an entity's document tells.
 
     Attributes:
@@ -65,22 +65,22 @@ class Shown:
         return f"{self.state} ({self.why})" if self.state == ShownState.UNKNOWN else self.state
 
 
-def shown(told: Told, owner: Ownership | None) -> Shown:
-    """The state of an entity of which *told* is known, while *owner* has its segment (None: the segment is not known).
+def shown(stored: StoredStatus, owner: Ownership | None) -> Shown:
+    """The state of an entity of which *stored* is known, while *owner* has its segment (None: the segment is not known).
 
     Nothing runs under a lease that is over, since the containers end with it. Of what ran when its worker was lost,
     nobody has seen the end: it is unknown, unless it is not to run in any case.
     """
     owner = owner or NOBODY
     if owner.is_live:
-        if told.state in _ALIVE and told.worker and told.worker != owner.worker:
+        if stored.state in _ALIVE and stored.worker and stored.worker != owner.worker:
             return Shown(ShownState.UNKNOWN, f"its worker is gone, and {owner.worker} takes over")
-        return Shown(told.state if told.state not in UNSAID else _meant(told) or ShownState.WAITING)
-    if (meant := _meant(told)) is not None:
+        return Shown(stored.state if stored.state not in UNSAID else _meant(stored) or ShownState.WAITING)
+    if (meant := _meant(stored)) is not None:
         return Shown(meant)
-    if told.state == "rejected":
-        return Shown(told.state)
-    if told.state in _ALIVE and owner.lost_seconds is not None:
+    if stored.state == "rejected":
+        return Shown(stored.state)
+    if stored.state in _ALIVE and owner.lost_seconds is not None:
         return Shown(ShownState.UNKNOWN, f"worker lost {_about(owner.lost_seconds)} ago")
     return Shown(ShownState.WAITING, _NO_OWNER)
 
@@ -90,14 +90,14 @@ def run_state(worker: str, owner: Ownership | None) -> str:
     return "running" if owner is not None and owner.is_live and owner.worker == worker else ShownState.UNKNOWN
 
 
-def _meant(told: Told) -> str | None:
+def _meant(stored: StoredStatus) -> str | None:
     """The state of what is not to run; None when it is to."""
-    if told.hold is not None:
-        return told.hold.state
-    if told.state == "paused":
-        return told.state
-    if not told.enabled:
-        return told.state if told.state in _OFF else ShownState.OFF
+    if stored.hold is not None:
+        return stored.hold.state
+    if stored.state == "paused":
+        return stored.state
+    if not stored.enabled:
+        return stored.state if stored.state in _OFF else ShownState.OFF
     return None
 
 

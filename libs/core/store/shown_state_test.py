@@ -6,7 +6,7 @@ import pytest
 
 from libs.core.store.holds import Hold, HoldTarget
 from libs.core.store.ownership import NOBODY, Ownership
-from libs.core.store.shown_state import UNOWNED_STATES, Shown, Told, shown
+from libs.core.store.shown_state import UNOWNED_STATES, Shown, StoredStatus, shown
 
 LIVE = Ownership("w1")
 LOST = Ownership("w1", lost_seconds=12.4)
@@ -17,13 +17,13 @@ WORDS = ["starting", "running", "backing-off", "rejected", "disabled", "killed",
 
 @pytest.mark.parametrize("word", WORDS)
 def test_the_word_of_the_worker_stands_while_its_lease_lives(word: str) -> None:
-    assert shown(Told(word, "w1"), LIVE) == Shown(word)
-    assert shown(Told(word, "w1", enabled=False, hold=KILL), LIVE) == Shown(word)
+    assert shown(StoredStatus(word, "w1"), LIVE) == Shown(word)
+    assert shown(StoredStatus(word, "w1", enabled=False, hold=KILL), LIVE) == Shown(word)
 
 
 @pytest.mark.parametrize("word", ["starting", "running"])
 def test_what_ran_on_a_lost_worker_is_unknown_and_says_since_when(word: str) -> None:
-    now = shown(Told(word, "w1"), LOST)
+    now = shown(StoredStatus(word, "w1"), LOST)
 
     assert now == Shown("unknown", "worker lost 12 s ago")
     assert now.text == "unknown (worker lost 12 s ago)"
@@ -31,48 +31,48 @@ def test_what_ran_on_a_lost_worker_is_unknown_and_says_since_when(word: str) -> 
 
 @pytest.mark.parametrize("word", ["starting", "running"])
 def test_what_ran_on_another_worker_than_the_owner_is_unknown(word: str) -> None:
-    assert shown(Told(word, "w0"), LIVE) == Shown("unknown", "its worker is gone, and w1 takes over")
+    assert shown(StoredStatus(word, "w0"), LIVE) == Shown("unknown", "its worker is gone, and w1 takes over")
 
 
 def test_what_ran_under_a_lease_that_was_given_back_waits() -> None:
-    assert shown(Told("running", "w1"), NOBODY) == Shown("waiting", "no worker has its segment")
+    assert shown(StoredStatus("running", "w1"), NOBODY) == Shown("waiting", "no worker has its segment")
 
 
 @pytest.mark.parametrize("owner", [NOBODY, LOST, None])
 @pytest.mark.parametrize("word", ["", "waiting", "backing-off", "completing", "retrying", "killed", "disabled"])
 def test_what_did_not_run_waits_for_a_worker(owner: Ownership | None, word: str) -> None:
-    assert shown(Told(word, "w1"), owner).text == "waiting"
+    assert shown(StoredStatus(word, "w1"), owner).text == "waiting"
 
 
 @pytest.mark.parametrize("owner", [NOBODY, LOST, None])
 @pytest.mark.parametrize("word", ["", *WORDS])
 @pytest.mark.parametrize(("hold", "state"), [(KILL, "killed"), (STOP, "stopped")])
 def test_what_is_held_is_down_without_an_owner(owner: Ownership | None, word: str, hold: Hold, state: str) -> None:
-    assert shown(Told(word, "w1", hold=hold), owner) == Shown(state)
+    assert shown(StoredStatus(word, "w1", hold=hold), owner) == Shown(state)
 
 
 @pytest.mark.parametrize("owner", [NOBODY, LOST])
 @pytest.mark.parametrize(("word", "state"), [("", "off"), ("running", "off"), ("disabled", "disabled")])
 def test_what_is_switched_off_is_down_without_an_owner(owner: Ownership, word: str, state: str) -> None:
-    assert shown(Told(word, "w1", enabled=False), owner) == Shown(state)
+    assert shown(StoredStatus(word, "w1", enabled=False), owner) == Shown(state)
 
 
 @pytest.mark.parametrize("word", ["rejected", "paused"])
 def test_what_no_worker_would_start_stays_so_without_an_owner(word: str) -> None:
-    assert shown(Told(word, "w1"), LOST) == Shown(word)
+    assert shown(StoredStatus(word, "w1"), LOST) == Shown(word)
 
 
 @pytest.mark.parametrize("word", ["", "waiting"])
 def test_what_waits_for_its_owner_is_shown_as_it_is_meant(word: str) -> None:
-    assert shown(Told(word), LIVE) == Shown("waiting")
-    assert shown(Told(word, enabled=False), LIVE) == Shown("off")
-    assert shown(Told(word, hold=STOP), LIVE) == Shown("stopped")
+    assert shown(StoredStatus(word), LIVE) == Shown("waiting")
+    assert shown(StoredStatus(word, enabled=False), LIVE) == Shown("off")
+    assert shown(StoredStatus(word, hold=STOP), LIVE) == Shown("stopped")
 
 
 @pytest.mark.parametrize("owner", [LIVE, LOST])
 def test_a_paused_schedule_is_paused_unless_it_is_held(owner: Ownership) -> None:
-    assert shown(Told("paused", enabled=False), owner) == Shown("paused")
-    assert shown(Told("paused", hold=KILL), owner) == Shown("killed")
+    assert shown(StoredStatus("paused", enabled=False), owner) == Shown("paused")
+    assert shown(StoredStatus("paused", hold=KILL), owner) == Shown("killed")
 
 
 @pytest.mark.parametrize("owner", [NOBODY, LOST, None])
@@ -82,11 +82,11 @@ def test_a_paused_schedule_is_paused_unless_it_is_held(owner: Ownership) -> None
 def test_the_states_without_an_owner_are_a_fixed_few(
     owner: Ownership | None, word: str, enabled: bool, hold: Hold | None
 ) -> None:
-    assert shown(Told(word, "w1", enabled, hold), owner).state in UNOWNED_STATES
+    assert shown(StoredStatus(word, "w1", enabled, hold), owner).state in UNOWNED_STATES
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.0, "0 s"), (-0.2, "0 s"), (119, "119 s"), (121, "2 min"), (7200, "2 h"), (200_000, "2 d")]
 )
 def test_the_time_since_a_loss_is_in_its_largest_unit(seconds: float, words: str) -> None:
-    assert shown(Told("running", "w1"), Ownership("w1", seconds)).why == f"worker lost {words} ago"
+    assert shown(StoredStatus("running", "w1"), Ownership("w1", seconds)).why == f"worker lost {words} ago"

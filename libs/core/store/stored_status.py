@@ -6,7 +6,7 @@ from typing import Any
 from libs.core.store.client import Document
 from libs.core.store.holds import Hold
 from libs.core.store.ownership import Ownership
-from libs.core.store.shown_state import Told
+from libs.core.store.shown_state import StoredStatus
 
 _SAYS_ENABLED = {"$ifNull": ["$enabled", "$config.enabled"]}
 _OFF = [False, 0, "false", "0"]
@@ -36,17 +36,17 @@ def _text_at(path: str) -> Document:
 _WORD = _text_at("$status.state")
 _IS_PAUSED = {"$and": [{"$ne": [{"$ifNull": ["$scheduler.paused", None]}, None]}, {"$in": [_WORD, ["", "waiting"]]}]}
 
-TOLD_FIELDS: Document = {
+STATUS_FIELDS: Document = {
     "enabled": _ENABLED,
     "state": {"$cond": [_IS_PAUSED, "paused", _WORD]},
     "told_by": _text_at("$status.worker"),
 }
-"""To be set in a pipeline; :func:`told` reads them."""
+"""To be set in a pipeline; :func:`stored_status` reads them."""
 
 
-def told(fields: Mapping[str, Any], hold: Hold | None = None) -> Told:
-    """What a document tells that has TOLD_FIELDS."""
-    return Told(str(fields["state"]), str(fields["told_by"]), bool(fields["enabled"]), hold)
+def stored_status(fields: Mapping[str, Any], hold: Hold | None = None) -> StoredStatus:
+    """What a document tells that has STATUS_FIELDS."""
+    return StoredStatus(str(fields["state"]), str(fields["told_by"]), bool(fields["enabled"]), hold)
 
 
 def owner_of(owners: Mapping[int, Ownership], segment: object) -> Ownership | None:
