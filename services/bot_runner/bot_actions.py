@@ -148,7 +148,9 @@ class BotActions:
         for container in kept:
             status = self._running(container, held_up.get(container.id))
             with isolated("settle bot"):
-                await self._records.running(container, status, self._owned.epoch, told=desired[container.id].told)
+                await self._records.running(
+                    container, status, self._owned.epoch, stored_status=desired[container.id].stored_status
+                )
         for bot_id, reason in absent.items():
             bot = desired[bot_id]
             rejection = bot.rejection if reason is StopReason.REJECTED else None
@@ -162,7 +164,7 @@ class BotActions:
                 rejection=rejection,
             )
             with isolated("settle bot"):
-                await self._records.write_status(status, told=bot.told)
+                await self._records.write_status(status, stored_status=bot.stored_status)
 
     async def wait_for_room(self, bot: WaitForRoom, detail: str, since: datetime) -> None:
         """Say in the document of a bot which the engine has no room for that it waits, and for how much."""

@@ -51,7 +51,7 @@ class DesiredState:
             verdict=self._memory.verdict(entity),
             release=Release.of(entity.document),
             release_is_void=_was_at_rest(entity),
-            told=entity.status,
+            stored_status=entity.status,
             trace=entity.trace,
         )
         if entity.held is not None:
@@ -80,7 +80,7 @@ class DesiredState:
 
 
 def _broken(entity: Entity, error: Exception) -> DesiredBot:
-    bot = DesiredBot(entity.id, entity.revision, RestartHistory(), told=entity.status)
+    bot = DesiredBot(entity.id, entity.revision, RestartHistory(), stored_status=entity.status)
     if entity.held is not None:
         return replace(bot, absence=StopReason.KILLED)
     detail = f"its document cannot be read ({type(error).__name__}: {error}); deploy it again"

@@ -37,7 +37,7 @@ class DesiredBot:
         release: which versions were accepted, as the document has it.
         release_is_void: the bot was at rest since, and has another version now: what ran before that must not run.
         accepted: the version that was accepted last, where it is not the newest; None when it cannot be built either.
-        told: its status, as its document has it.
+        stored_status: its status, as its document has it.
         trace: of the event that the document follows.
     """
 
@@ -53,7 +53,7 @@ class DesiredBot:
     release: Release = field(default_factory=Release)
     release_is_void: bool = False
     accepted: Executable | None = None
-    told: Mapping[str, object] = field(default_factory=dict)
+    stored_status: Mapping[str, object] = field(default_factory=dict)
     trace: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -98,12 +98,17 @@ class BotRecords:
         )
 
     async def running(
-        self, container: ManagedContainer, status: BotStatus, epoch: int, *, told: Mapping[str, object] | None = None
+        self,
+        container: ManagedContainer,
+        status: BotStatus,
+        epoch: int,
+        *,
+        stored_status: Mapping[str, object] | None = None,
     ) -> None:
         """Follow a container that runs as it should, also one that an earlier owner started.
 
         Args:
-            told: as for :meth:`write_status`.
+            stored_status: as for :meth:`write_status`.
         """
         self._logs.follow(container)
         if container.run_id not in self._adopted:
@@ -119,7 +124,7 @@ class BotRecords:
                 mine = {"worker_id": self.worker, "epoch": epoch}
                 await self._runs.start(of_container(container, self._recorder, started_at, **mine))
             self._adopted.add(container.run_id)
-        await self.write_status(status, told=told)
+        await self.write_status(status, stored_status=stored_status)
 
     async def keep(self, entity: Entity, release: Release, epoch: int) -> None:
         """Write which versions of *entity* are accepted, as its owner of *epoch*; nothing when it is another's now."""
@@ -154,14 +159,14 @@ class BotRecords:
         for bot_id in self._written.keys() - set(bot_ids):
             del self._written[bot_id]
 
-    async def write_status(self, status: BotStatus, *, told: Mapping[str, object] | None = None) -> None:
+    async def write_status(self, status: BotStatus, *, stored_status: Mapping[str, object] | None = None) -> None:
         """Bring the bot's document up to date, unless it says the same already.
 
         Args:
-            told: the status in it as it was read after the last write. It may have been made anew since, or been
+            stored_status: the status in it as it was read after the last write. It may have been made anew since, or been
                 overwritten by an earlier owner that stood still meanwhile. None: what was written last.
         """
-        is_there = told is None or status.is_told_by(told)
+        is_there = stored_status is None or status.is_told_by(stored_status)
         if is_there and status.says_the_same_as(self._written.get(status.bot_id)):
             return
         await self._entities.set_status(status.bot_id, status.to_document())
