@@ -163,8 +163,8 @@ class BotRecords:
         """Bring the bot's document up to date, unless it says the same already.
 
         Args:
-            stored_status: the status in it as it was read after the last write. It may have been made anew since, or been
-                overwritten by an earlier owner that stood still meanwhile. None: what was written last.
+            stored_status: the status as it was read after the last write. The document may have been recreated since,
+                or overwritten by an earlier owner that was frozen meanwhile. None: the status that was written last.
         """
         is_there = stored_status is None or status.is_told_by(stored_status)
         if is_there and status.says_the_same_as(self._written.get(status.bot_id)):

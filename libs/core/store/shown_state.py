@@ -1,7 +1,7 @@
-"""The state of an entity as it is shown: what its document tells, as far as its segment's lease bears it out. Pure.
+"""The state of an entity as it is shown: its stored status, corrected by its segment's lease. Pure.
 
-A document keeps what a worker wrote last, also when that worker is gone. Whoever shows a state shows this one: the
-command, the API, the status page and the metrics.
+A document keeps the last status that a worker wrote, even when that worker is gone. The command, the API, the status
+page and the metrics all show the state computed here.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from libs.core.store.ownership import NOBODY, Ownership
 
 
 class ShownState(StrEnum):
-    """The states that are not the words of a worker."""
+    """The states that no worker writes."""
 
     WAITING = "waiting"  # nothing of it runs, and a worker is to come
     UNKNOWN = "unknown"  # it ran on a worker that is gone
@@ -20,10 +20,10 @@ class ShownState(StrEnum):
 
 
 UNOWNED_STATES = ("waiting", "unknown", "off", "disabled", "paused", "rejected", "killed", "stopped")
-"""What an entity may be in a segment without a live owner."""
+"""The possible states of an entity whose segment has no live owner."""
 
 UNSAID = ("", "waiting", "paused")
-"""Words that say nothing against a hold, or a config that switches the entity off."""
+"""Stored states that a hold or `enabled: false` overrides."""
 
 _ALIVE = {"starting", "running"}
 _OFF = {"off", "disabled"}
@@ -32,13 +32,13 @@ _NO_OWNER = "no worker has its segment"
 
 @dataclass(frozen=True, slots=True)
 class StoredStatus:
-    """What an entity's document tells.
+    """The status that an entity's document stores.
 
     Attributes:
-        state: the worker's word; empty when there is none.
-        worker: the worker that wrote it; empty when it is not known.
-        enabled: whether its config lets it run.
-        hold: what keeps it down, if anything does.
+        state: the state that the worker wrote; empty when there is none.
+        worker: the worker that wrote it; empty when unknown.
+        enabled: whether the config lets the entity run.
+        hold: the hold that keeps the entity down; None when there is none.
     """
 
     state: str
@@ -53,7 +53,7 @@ class Shown:
 
     Attributes:
         state: one word.
-        why: what the lease adds to it, in words; empty where the document's own words stand.
+        why: the correction by the lease, as text; empty when the stored state is shown as it is.
     """
 
     state: str
@@ -66,10 +66,10 @@ class Shown:
 
 
 def shown(stored: StoredStatus, owner: Ownership | None) -> Shown:
-    """The state of an entity of which *stored* is known, while *owner* has its segment (None: the segment is not known).
+    """Return the state to show for *stored* while *owner* holds the segment (None: the segment is unknown).
 
-    Nothing runs under a lease that is over, since the containers end with it. Of what ran when its worker was lost,
-    nobody has seen the end: it is unknown, unless it is not to run in any case.
+    Nothing runs under an expired lease, since the containers end with it. An entity that ran when its worker was lost
+    is `unknown`, because its end was not recorded, unless it must not run in any case.
     """
     owner = owner or NOBODY
     if owner.is_live:
@@ -86,12 +86,12 @@ def shown(stored: StoredStatus, owner: Ownership | None) -> Shown:
 
 
 def run_state(worker: str, owner: Ownership | None) -> str:
-    """The state of a run on *worker* whose end is not recorded, while *owner* has its segment."""
+    """Return the state of a run on *worker* whose end is not recorded, while *owner* holds its segment."""
     return "running" if owner is not None and owner.is_live and owner.worker == worker else ShownState.UNKNOWN
 
 
 def _meant(stored: StoredStatus) -> str | None:
-    """The state of what is not to run; None when it is to."""
+    """Return the state of an entity that must not run; None when it should run."""
     if stored.hold is not None:
         return stored.hold.state
     if stored.state == "paused":
@@ -102,7 +102,7 @@ def _meant(stored: StoredStatus) -> str | None:
 
 
 def _about(seconds: float) -> str:
-    """A time in its largest unit: 12 s, 3 min, 5 h, 2 d."""
+    """Format a duration in its largest unit: 12 s, 3 min, 5 h, 2 d."""
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

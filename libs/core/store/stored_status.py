@@ -1,4 +1,4 @@
-"""What entities' documents tell of their states, as MongoDB computes it, so that no config is read."""
+"""The stored status of entities, computed by MongoDB so that no config is transferred."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -41,26 +41,26 @@ STATUS_FIELDS: Document = {
     "state": {"$cond": [_IS_PAUSED, "paused", _WORD]},
     "told_by": _text_at("$status.worker"),
 }
-"""To be set in a pipeline; :func:`stored_status` reads them."""
+"""A `$set` stage of a pipeline; :func:`stored_status` reads its fields."""
 
 
 def stored_status(fields: Mapping[str, Any], hold: Hold | None = None) -> StoredStatus:
-    """What a document tells that has STATUS_FIELDS."""
+    """Return the status of a document that has STATUS_FIELDS."""
     return StoredStatus(str(fields["state"]), str(fields["told_by"]), bool(fields["enabled"]), hold)
 
 
 def owner_of(owners: Mapping[int, Ownership], segment: object) -> Ownership | None:
-    """Who has the segment that a document names; None when it names none that is known."""
+    """Return the owner of the segment that a document names; None when that segment is unknown."""
     number = whole(segment)
     return owners.get(number) if number is not None else None
 
 
 def number(value: object) -> float | None:
-    """A number; None for what is none."""
+    """Return *value* as a float; None when it is not a number."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def whole(value: object) -> int | None:
-    """A whole number; None for what is no number."""
+    """Return *value* as an int; None when it is not a number."""
     found = number(value)
     return int(found) if found is not None else None
