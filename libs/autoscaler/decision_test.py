@@ -2,7 +2,7 @@
 
 import itertools
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -206,6 +206,68 @@ def test_nobody_goes_when_the_owners_are_not_the_pods_of_the_deployment() -> Non
 def test_bounds_that_contradict_each_other_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"MIN_REPLICAS \(5\).*MAX_REPLICAS \(4\)"):
         ScalingSettings(min_replicas=5, max_replicas=4)
+
+
+@pytest.mark.parametrize(
+    ("change", "allowed"),
+    [
+        ({"min_replicas": 0, "max_replicas": 0}, True),
+        ({"min_replicas": 4, "max_replicas": 4}, True),
+        ({"min_replicas": -1}, False),
+        ({"interval_seconds": 0.001}, True),
+        ({"interval_seconds": 0.0}, False),
+        ({"interval_seconds": -1.0}, False),
+        ({"cooldown_seconds": 0.0}, True),
+        ({"cooldown_seconds": -0.1}, False),
+    ],
+)
+def test_bounds_and_pace_are_checked(change: dict[str, Any], allowed: bool) -> None:
+    if allowed:
+        replace(SETTINGS, **change)
+    else:
+        with pytest.raises(ValueError, match=r"MIN_REPLICAS|interval"):
+            replace(SETTINGS, **change)
+
+
+GOING_ORDER = [
+    {"scheduled": False, "phase": "Running"},
+    {"phase": "Pending"},
+    {"phase": "Unknown"},
+    {"ready": False},
+    {},
+]
+
+
+@pytest.mark.parametrize("risk", GOING_ORDER[:4])
+@pytest.mark.parametrize("spare", GOING_ORDER)
+def test_idle_worker_goes_only_where_the_cluster_takes_it_before_an_owner(
+    spare: dict[str, Any], risk: dict[str, Any]
+) -> None:
+    # Of two pods the cluster takes the one that stands further up in GOING_ORDER; the cost tells equal ones apart.
+    owner = Pod("w0", **{**ORDINARY, **risk, "deletion_cost": OWNER_DELETION_COST})
+    idle = Pod("w1", **{**ORDINARY, **spare})
+    bounds = ScalingSettings(0, 6)
+
+    decision = decide(ScalingState(FleetSnapshot(1, frozenset(["w0"])), 2, (owner, idle)), bounds, NOW)
+
+    goes = GOING_ORDER.index(spare) <= GOING_ORDER.index(risk)
+    assert decision.reason is (Reason.FEWER_SEGMENTS if goes else Reason.OWNER_AT_RISK)
+
+
+ORDINARY: dict[str, Any] = {"scheduled": True, "phase": "Running", "ready": True, "template": "a"}
+
+
+def test_change_is_allowed_again_when_the_cooldown_is_over() -> None:
+    current = replace(state(segments=5, owners=4, replicas=4), changed_at=NOW - SETTINGS.cooldown_seconds)
+
+    assert decide(current, SETTINGS, NOW).replicas == 5
+    assert decide(replace(current, changed_at=NOW - 9.99), SETTINGS, NOW).reason is Reason.COOLING_DOWN
+
+
+def test_pod_that_was_an_owner_loses_its_cost() -> None:
+    decision = decide(state(segments=3, owners=1, replicas=3, fleet=pods(3, owners=2)), SETTINGS, NOW)
+
+    assert decision.deletion_costs == {"w1": 0}
 
 
 # ---- segments, room and those that stand by

@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import resource
 import struct
 import tarfile
 import zipfile
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from libs.docker_runner.archives import DEFAULT_LIMITS, ArchiveLimits, extract
+from libs.docker_runner.archives import DEFAULT_LIMITS, ArchiveLimits, Extracted, extract
 from libs.docker_runner.errors import ArchiveRejected
 
 Member = tuple[str | tarfile.TarInfo, bytes]
@@ -132,6 +133,103 @@ def test_links_within_the_folder_are_kept(folder: Path) -> None:
 
     assert os.readlink(tree / "node_modules/.bin/tool") == "../tool/cli.js"
     assert (tree / "copy.js").read_bytes() == b"1"
+
+
+def test_folders_that_a_zip_names_come_out_empty_or_with_their_files(folder: Path) -> None:
+    by_mode = zip_mode("by-mode", 0o040700)
+    tree = unpack(folder, zipped(("lib/", b""), ("lib/a.py", b"1"), ("empty/", b""), (by_mode, b""), ("./lib/", b"")))
+
+    found = {str(path.relative_to(tree)): path.is_dir() for path in tree.rglob("*")}
+    assert found == {"lib": True, "lib/a.py": False, "empty": True, "by-mode": True}
+    assert {path.stat().st_mode & 0o7777 for path in tree.rglob("*") if path.is_dir()} == {0o755}
+
+
+def test_executable_bit_of_a_zip_is_kept(folder: Path) -> None:
+    tree = unpack(folder, zipped((zip_mode("tool", 0o100755), b"1"), (zip_mode("main.py", 0o100644), b"1")))
+
+    assert [(tree / name).stat().st_mode & 0o7777 for name in ("tool", "main.py")] == [0o755, 0o644]
+
+
+def test_link_in_a_zip_is_kept(folder: Path) -> None:
+    tree = unpack(folder, zipped(("d/main.py", b"1"), (zip_mode("l", 0o120777), b"d/main.py")))
+
+    assert os.readlink(tree / "l") == "d/main.py"
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 1024, 70_000])
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_file_of_any_size_in_a_tar_is_followed_by_the_next_entry(folder: Path, form: int, size: int) -> None:
+    content = os.urandom(size)
+    packed = tarred(("a.bin", content), (tar_special("d", tarfile.DIRTYPE), b""), ("b.py", b"1"), format=form)
+
+    tree = unpack(folder, packed)
+
+    assert (tree / "a.bin").read_bytes() == content
+    assert (tree / "d").is_dir()
+    assert (tree / "b.py").read_bytes() == b"1"
+
+
+def test_size_in_an_extended_header_counts_and_not_the_one_beside_it(folder: Path) -> None:
+    extended = tarfile.TarInfo("main.py")
+    extended.pax_headers = {"size": "600"}
+    header = extended.tobuf(tarfile.PAX_FORMAT)
+    packed = header + b"x" * 600 + bytes(424) + tarred(("b.py", b"1"), mode="w")
+
+    tree = unpack(folder, gzip.compress(packed))
+
+    assert (tree / "main.py").read_bytes() == b"x" * 600
+    assert (tree / "b.py").read_bytes() == b"1"
+
+
+def test_size_in_binary_is_read(folder: Path) -> None:
+    header = bytearray(tarfile.TarInfo("main.py").tobuf())
+    header[124:136] = b"\x80" + (600).to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+
+    assert (
+        unpack(folder, gzip.compress(bytes(header) + b"x" * 600 + bytes(424 + 1024))) / "main.py"
+    ).stat().st_size == 600
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE], ids=["folder", "link", "hard link"]
+)
+def test_entry_of_a_tar_that_is_no_file_and_claims_content_is_refused(folder: Path, kind: bytes) -> None:
+    entry = tar_special("e", kind, "a.py")
+    entry.size = 512
+    packed = tarred(("a.py", b"1"), mode="w")[:1024] + entry.tobuf() + bytes(512) + bytes(1024)
+
+    error = refusal(folder, gzip.compress(packed))
+
+    assert (error.entry.strip("/"), "claims 512 bytes of content" in error.reason) == ("e", True)
+
+
+def test_folder_of_a_zip_that_has_content_is_refused(folder: Path) -> None:
+    assert "folder with content" in refusal(folder, zipped(("d/", b"1"))).reason
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred], ids=["zip", "tar.gz"])
+def test_disk_that_is_full_while_it_is_unpacked_is_no_fault_of_the_archive(folder: Path, pack: object) -> None:
+    (folder / "archive").write_bytes(pack(("main.py", os.urandom(200_000))))  # type: ignore[operator]
+    _, hard = soft_and_hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            extract(folder / "archive", folder / "tree", "bots/one")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, soft_and_hard)
+
+    assert os.listdir(folder) == ["archive"]
+    extract(folder / "archive", folder / "tree", "bots/one")
+
+
+def test_what_was_written_is_counted(folder: Path) -> None:
+    (folder / "archive").write_bytes(
+        tarred(("a", b"12"), ("d/b", b"345"), (tar_special("c", tarfile.LNKTYPE, "a"), b""))
+    )
+
+    assert extract(folder / "archive", folder / "tree", "bots/one") == Extracted(files=3, total_bytes=5)
 
 
 def test_a_single_top_folder_is_not_stripped(folder: Path) -> None:

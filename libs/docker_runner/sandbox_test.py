@@ -39,6 +39,79 @@ def test_the_sandbox_is_on_by_default() -> None:
     assert "CapAdd" not in host
 
 
+def bind(source: str, target: str, read_only: bool = True) -> dict[str, Any]:
+    options = {"Propagation": "rprivate"}
+    return {"Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only, "BindOptions": options}
+
+
+def ulimit(name: str, value: int) -> dict[str, Any]:
+    return {"Name": name, "Soft": value, "Hard": value}
+
+
+def test_whole_description_of_a_container_is_this_and_nothing_more() -> None:
+    # Whatever is added to it, or changes, is a change of the sandbox: it is to be seen here.
+    described = body()
+    host = described.pop("HostConfig")
+    labels = described.pop("Labels")
+
+    assert described == {
+        "Image": "python:3.11-slim",
+        "Entrypoint": ["python3", "-I", "-S", "-B", "/run/the0/entry/start.py"],
+        "Cmd": [],
+        "User": "10001:10001",
+        "WorkingDir": "/bot",
+        "Env": ["HOME=/tmp", "USER=bot", "LOGNAME=bot", "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1"],
+        "StopSignal": "SIGTERM",
+        "Healthcheck": {"Test": ["NONE"]},
+    }
+    assert labels.pop("runtime.spec-hash") == BOT.spec_hash()
+    assert labels == {
+        "runtime.managed": "true",
+        "runtime.id": "b1",
+        "runtime.entrypoint": "bot",
+        "runtime.segment": "-1",
+        "runtime.service": "bot-runner",
+        "runtime.scope": "s",
+        "runtime.code-etag": "e",
+        "runtime.revision": "0",
+        "runtime.run-id": "",
+        "runtime.epoch": "0",
+        "runtime.worker": "",
+        "runtime.token": "0123456789ab",
+        "runtime.memory-bytes": str(512 * MIB),
+        "runtime.cpus": "0",
+    }
+    assert host == {
+        "Init": True,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges:true"],
+        "ReadonlyRootfs": True,
+        "Privileged": False,
+        "IpcMode": "private",
+        "Mounts": [
+            bind("/code", "/bot"),
+            bind("/runs/spec", "/run/the0/spec"),
+            bind("/entry/python", "/run/the0/entry"),
+            bind("/runs/outcome", "/run/the0/outcome", read_only=False),
+        ],
+        "Tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,size={64 * MIB},nr_inodes=16384,mode=1777"},
+        "ShmSize": 16 * MIB,
+        "NetworkMode": "net",
+        "PidsLimit": 256,
+        "Memory": 512 * MIB,
+        "MemorySwap": 512 * MIB,
+        "CpuShares": 1024,
+        "Ulimits": [
+            ulimit("nofile", 4096),
+            ulimit("core", 0),
+            ulimit("fsize", 65 * MIB),
+            ulimit("memlock", 8 * MIB),
+        ],
+        "RestartPolicy": {"Name": "no"},
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "32768k", "max-file": "4"}},
+    }
+
+
 def test_only_the_outcome_can_be_written() -> None:
     mounts = {
         mount["Target"]: mount["ReadOnly"] for mount in body(replace(BOT, keepalive=Path("/k")))["HostConfig"]["Mounts"]

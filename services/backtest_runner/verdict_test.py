@@ -49,7 +49,7 @@ def test_anything_else_is_none_and_is_named(result: Returned, words: str) -> Non
     found = verdict(EndReason.FINISHED, result=result)
 
     assert words in found.error
-    assert not found.again
+    assert (found.reason, found.again, found.success) == ("result", False, False)
 
 
 def test_an_exception_is_told_as_its_traceback_had_it() -> None:
@@ -117,11 +117,16 @@ def test_other_ends_are_told_and_not_tried_again(
 
 @pytest.mark.parametrize("reason", [EndReason.LEASE_LOST, EndReason.KILLED, EndReason.MISSING, EndReason.STOPPED])
 def test_what_was_not_its_fault_is_tried_again(reason: EndReason) -> None:
-    assert verdict(reason, failure=INTERRUPTED).again
+    found = verdict(reason, failure=INTERRUPTED)
+
+    assert (found.reason, found.again, found.success) == (reason, True, False)
+    assert found.error
 
 
 def test_a_result_that_this_host_lost_is_tried_for_again() -> None:
-    assert verdict(EndReason.FINISHED, failure=Failure(FailureReason.RESULT_LOST, "lost")).again
+    found = verdict(EndReason.FINISHED, failure=Failure(FailureReason.RESULT_LOST, "lost"))
+
+    assert (found.reason, found.error, found.again) == ("result", "result: lost", True)
 
 
 def test_one_that_is_given_up_says_after_how_many_attempts() -> None:
@@ -130,6 +135,25 @@ def test_one_that_is_given_up_says_after_how_many_attempts() -> None:
         .after(4)
         .error.startswith("given up after it was tried 4 times: ")
     )
+
+
+def test_one_that_is_given_up_keeps_its_reason_and_is_not_tried_again() -> None:
+    found = verdict(EndReason.KILLED, failure=INTERRUPTED).after(1)
+
+    error = "given up after it was tried once: it was killed by a signal"
+    assert found == Verdict("killed", error)
+    assert found.failed_analysis() == {"status": "error", "message": error, "error": error}
+
+
+def test_verdict_that_no_attempt_changes_is_told_as_it_is() -> None:
+    found = verdict(EndReason.TIMEOUT, failure=INTERRUPTED)
+
+    assert found.after(3) == found
+
+
+@pytest.mark.parametrize("reason", [FailureReason.RESULT_TOO_DEEP, FailureReason.EXIT_CODE, FailureReason.EXCEPTION])
+def test_error_of_any_length_is_cut_for_people(reason: FailureReason) -> None:
+    assert len(verdict(EndReason.ERROR, failure=Failure(reason, "x" * 10_000, "E")).error) == 4000
 
 
 @pytest.mark.parametrize(
@@ -144,7 +168,7 @@ def test_one_that_is_given_up_says_after_how_many_attempts() -> None:
 def test_what_cannot_be_begun_says_why(error: UserError, reason: str, words: str) -> None:
     found = rejection(error)
 
-    assert found.reason == reason
+    assert (found.reason, found.again, found.success) == (reason, False, False)
     assert words in found.error
 
 

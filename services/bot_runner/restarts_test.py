@@ -43,3 +43,37 @@ def test_a_thousand_deaths_overflow_nothing() -> None:
     history = RestartHistory(failures=5000)
 
     assert history.after_death(ran_seconds=0, now=0.0, policy=POLICY).not_before == 300.0
+
+
+def test_just_under_ten_minutes_up_forgive_nothing() -> None:
+    history = RestartHistory(failures=2).after_death(ran_seconds=599.9, now=50.0, policy=POLICY)
+
+    assert history == RestartHistory(failures=3, restarts=1, not_before=54.0)
+
+
+def test_death_of_one_run_counts_once() -> None:
+    once = RestartHistory().after_death(ran_seconds=1.0, now=10.0, policy=POLICY, run_id="r1")
+
+    assert once == RestartHistory(failures=1, restarts=1, not_before=11.0, counted_run="r1")
+    assert once.after_death(ran_seconds=1.0, now=99.0, policy=POLICY, run_id="r1") == once
+
+
+def test_death_of_a_run_that_did_not_begin_counts_each_time_and_keeps_the_run_before() -> None:
+    history = RestartHistory(failures=1, restarts=1, counted_run="r1")
+    for _ in range(2):
+        history = history.after_death(ran_seconds=0.0, now=10.0, policy=POLICY)
+
+    assert history == RestartHistory(failures=3, restarts=3, not_before=14.0, counted_run="r1")
+
+
+def test_rejection_counts_as_a_failure_and_not_as_a_restart() -> None:
+    history = RestartHistory(failures=1, restarts=4, counted_run="r1").after_rejection(now=10.0, policy=POLICY)
+
+    assert history == RestartHistory(failures=2, restarts=4, not_before=310.0, counted_run="r1")
+
+
+def test_bot_that_its_owner_changed_starts_at_once_with_its_restarts_kept() -> None:
+    history = RestartHistory(failures=9, restarts=12, not_before=1e12, counted_run="r1").forgiven()
+
+    assert history == RestartHistory(failures=0, restarts=12, not_before=0.0, counted_run="r1")
+    assert history.may_start(0.0)
