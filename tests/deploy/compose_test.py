@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -103,6 +104,24 @@ def test_no_port_is_open_to_another_machine(project: dict[str, Any]) -> None:
 
     assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
     assert len({port["published"] for port in ports}) == len(ports)
+
+
+def test_every_process_of_others_has_a_memory_limit(project: dict[str, Any]) -> None:
+    limits = {
+        name: int(service.get("mem_limit", 0))
+        for name, service in project["services"].items()
+        if "healthcheck" in service
+    }
+
+    assert [name for name, limit in limits.items() if not limit] == []
+
+
+def test_images_of_ours_never_come_from_a_registry(project: dict[str, Any]) -> None:
+    policies = {
+        service.get("pull_policy") for service in project["services"].values() if service["image"].startswith("the0/")
+    }
+
+    assert policies == {"never"}
 
 
 @each_service
@@ -233,6 +252,74 @@ def test_without_secrets_nothing_starts_and_the_message_says_what_to_run(tmp_pat
 
     assert process.returncode != 0
     assert "run make" in process.stderr
+
+
+class Make:
+    """`make` on a copy of the folder, with a stand-in for Compose that prints how it is called."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "compose"
+        shutil.copytree(FOLDER, self.folder, ignore=shutil.ignore_patterns(".env"))
+        self._program = folder / "compose-program"
+        self._program.write_text('#!/bin/sh\necho "compose $* password=${MONGO_PASSWORD:-}"\n')
+        self._program.chmod(0o755)
+
+    def run(self, target: str, **environment: str) -> str:
+        """What it printed; raises where it fails."""
+        return subprocess.run(
+            ["make", "--silent", target, f"COMPOSE={self._program}"],
+            cwd=self.folder,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(self.folder), **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+
+
+@pytest.mark.parametrize("target", ["ps", "down", "clean", "logs"])
+def test_what_looks_stops_or_removes_needs_no_env_file(tmp_path: Path, target: str) -> None:
+    assert "--env-file .env.example" in Make(tmp_path).run(target)
+
+
+def test_example_of_the_env_file_is_enough_for_compose_to_remove_everything() -> None:
+    process = compose(FOLDER / ".env.example", "config", "--quiet")
+
+    assert (process.returncode, process.stderr) == (0, "")
+
+
+def test_env_file_is_used_where_there_is_one(tmp_path: Path) -> None:
+    make = Make(tmp_path)
+    (make.folder / ".env").write_text("MONGO_PASSWORD=a\n")
+
+    assert "--env-file .env " in make.run("ps")
+
+
+def test_password_that_the_shell_has_exported_does_not_reach_compose(tmp_path: Path) -> None:
+    assert "password=\n" in Make(tmp_path).run("ps", MONGO_PASSWORD="of-an-older-env")
+
+
+def test_runtime_of_this_folder_is_given_addresses_and_passwords_of_the_env_file(tmp_path: Path) -> None:
+    folder = tmp_path / "deploy" / "compose"
+    folder.mkdir(parents=True)
+    shutil.copy(FOLDER / "runtime", folder / "runtime")
+    (folder / ".env").write_text("MONGO_PASSWORD=m\nNATS_PASSWORD=n\nNATS_PORT=5\nS3_ACCESS_KEY=a\nS3_SECRET_KEY=s\n")
+    (tmp_path / "runtime").write_text('#!/bin/sh\necho "$@" "$MONGO_URI" "$NATS_URL" "$MINIO_ENDPOINT"\n')
+    (tmp_path / "runtime").chmod(0o755)
+
+    process = subprocess.run(
+        [folder / "runtime", "bot", "ls"],
+        env={"PATH": "/usr/bin:/bin", "MONGO_PASSWORD": "of-an-older-env"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    assert process.stdout.split() == [
+        *("bot", "ls", "mongodb://the0:m@localhost:27017/?authSource=admin&directConnection=true"),
+        *("nats://the0:n@localhost:5", "localhost:9000"),
+    ]
 
 
 def test_a_new_environment_has_fresh_secrets_each_time_and_nothing_left_to_fill_in(tmp_path: Path) -> None:
