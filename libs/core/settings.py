@@ -3,6 +3,7 @@
 ``libs.core.settings_loader`` reads them. The names are in part an interface to the outside and do not change.
 """
 
+import math
 import os
 import re
 import socket
@@ -123,13 +124,17 @@ class StorageSettings(Group):
     ] = "results"
 
 
+BOTS_END_BEFORE_LEASE_SECONDS = 1.2
+"""How long before the end of its lease a bot may get SIGTERM from its supervisor, which looks five times a second."""
+
+
 class LeaseSettings(Group):
     """How long a worker may own a segment without proving it."""
 
     life_seconds: Annotated[
         Seconds,
         Named("LEASE_SECONDS", unit="seconds"),
-        Field(ge=1, le=300, description="life of a lease: after it, the bots of a worker that died start elsewhere"),
+        Field(ge=1.5, le=300, description="life of a lease: after it, the bots of a worker that died start elsewhere"),
     ] = 5.0
     renew_interval_seconds: Annotated[
         Seconds,
@@ -144,6 +149,14 @@ class LeaseSettings(Group):
                 f"LEASE_RENEW_SECONDS={self.renew_interval_seconds:g} is more than half of "
                 f"LEASE_SECONDS={self.life_seconds:g}, "
                 "so that one slow renewal would stop every bot; lower it or raise the other"
+            )
+        # A tenth of the life is left for the request and its way to the containers.
+        least = (self.renew_interval_seconds + BOTS_END_BEFORE_LEASE_SECONDS) / 0.9
+        if self.life_seconds < least:
+            raise ValueError(
+                f"LEASE_SECONDS={self.life_seconds:g} is too short for LEASE_RENEW_SECONDS="
+                f"{self.renew_interval_seconds:g}: bots end {BOTS_END_BEFORE_LEASE_SECONDS:g} s before their lease, "
+                f"renewed or not yet; raise it to {math.ceil(least * 10) / 10:g} or more, or lower the other"
             )
         return self
 

@@ -163,6 +163,26 @@ def test_a_lease_survives_one_failed_renewal() -> None:
         load(LeaseSettings, {}, {"LEASE_SECONDS": "3"})
 
 
+@pytest.mark.parametrize(("life", "renew"), [("1", "0.1"), ("1.4", "0.1"), ("2", "0.7"), ("2.5", "1.1")])
+def test_lease_that_is_too_short_for_its_renewals_is_refused(life: str, renew: str) -> None:
+    with pytest.raises(SettingsError, match="LEASE_SECONDS"):
+        load(LeaseSettings, {}, {"LEASE_SECONDS": life, "LEASE_RENEW_SECONDS": renew})
+
+
+def test_lease_that_is_too_short_is_refused_with_the_least_that_works() -> None:
+    with pytest.raises(SettingsError, match=r"LEASE_SECONDS=2 is too short .*raise it to 2\.2 or more"):
+        load(LeaseSettings, {}, {"LEASE_SECONDS": "2", "LEASE_RENEW_SECONDS": "0.7"})
+
+    load(LeaseSettings, {}, {"LEASE_SECONDS": "2.2", "LEASE_RENEW_SECONDS": "0.7"})
+
+
+@pytest.mark.parametrize(("life", "renew"), [("1.5", "0.1"), ("2", "0.5"), ("3", "1.5"), ("5", "2"), ("300", "100")])
+def test_lease_that_leaves_time_for_its_renewals_is_taken(life: str, renew: str) -> None:
+    taken = load(LeaseSettings, {}, {"LEASE_SECONDS": life, "LEASE_RENEW_SECONDS": renew})
+
+    assert (taken.life_seconds, taken.renew_interval_seconds) == (float(life), float(renew))
+
+
 def test_one_late_heartbeat_is_no_death() -> None:
     with pytest.raises(SettingsError, match=r"HEARTBEAT_INTERVAL_SECONDS=3 .* DEATH_TIMEOUT_SECONDS=5"):
         coordination({"HEARTBEAT_INTERVAL_SECONDS": "3"})

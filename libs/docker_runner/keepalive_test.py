@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from libs.core.settings import BOTS_END_BEFORE_LEASE_SECONDS
+from libs.docker_runner.entrypoints.python import the0_supervisor
 from libs.docker_runner.keepalive import (
     SAFETY_SECONDS,
     KeepaliveFile,
@@ -228,3 +230,9 @@ def test_places_that_nobody_has_used_for_a_day_go(tmp_path: Path) -> None:
 
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")) == ["live/2"]
     assert [path.name for path in tmp_path.iterdir()] == ["live"]
+
+
+def test_bots_end_before_their_lease_by_as_much_as_the_settings_allow_for() -> None:
+    supervisor_seconds = the0_supervisor.TERM_BEFORE_DEADLINE_SECONDS + the0_supervisor.POLL_SECONDS
+
+    assert SAFETY_SECONDS + supervisor_seconds == pytest.approx(BOTS_END_BEFORE_LEASE_SECONDS)
