@@ -263,6 +263,15 @@ class HttpSettings(Group):
         Named("HTTP_HOST", allowed="an address of this machine"),
         Field(pattern=r"^\S+$", description="address on which the HTTP server listens"),
     ] = "0.0.0.0"  # noqa: S104 - kubelet and Prometheus come from outside the pod
+    public_url: Annotated[
+        str | None,
+        Named("PUBLIC_URL", allowed="http:// or https:// and an address"),
+        Field(
+            pattern=r"^https?://[^\s/]+$",
+            description="where people reach this process's HTTP server, if its own address is not the one: "
+            "`runtime status` shows it; unset: its own address",
+        ),
+    ] = None
 
     @property
     def port_was_chosen(self) -> bool:

@@ -119,7 +119,14 @@ class MasterRole:
         observatory = Observatory(process.service, process.database, master.snapshot)
         process.lifecycle.on_close("observatory", observatory.close, limit_seconds=2)
         self._api.open(observatory)
-        here = KnownProcess(name, self.name, socket.gethostname(), reachable_at(settings.http.host), process.http.port)
+        here = KnownProcess(
+            name,
+            self.name,
+            socket.gethostname(),
+            reachable_at(settings.http.host),
+            process.http.port,
+            public_url=settings.http.public_url or "",
+        )
         process.lifecycle.part("presence", lambda: be_present(ProcessStore(process.database), here))
 
 

@@ -140,6 +140,17 @@ async def test_the_owner_of_a_segment_is_found_while_its_lease_lives(database: D
     assert await processes.owner(1) is None
 
 
+async def test_public_url_of_a_process_goes_before_its_addresses(database: Database) -> None:
+    processes = ProcessStore(database)
+    known = KnownProcess("m1", "master", "host", ("172.18.0.9",), 8080, public_url="http://localhost:8081")
+
+    await processes.seen(known)
+
+    master = await processes.find("master", "m1")
+    assert master == known
+    assert master.urls == ["http://localhost:8081", "http://172.18.0.9:8080"]
+
+
 STATES = {
     "held": {"state": "running", "worker": "w1"},
     "ran": {"state": "running", "worker": "w1"},

@@ -21,7 +21,8 @@ KEPT_SECONDS = 600.0
 class KnownProcess:
     """One process. *name* is the worker's or master's id; *addresses* are where it may be reached, best first.
 
-    *token* opens what it shows only to those who may read MongoDB; empty when there is nothing like that.
+    *token* opens what it shows only to those who may read MongoDB; empty when there is nothing like that. *public_url*
+    goes before the addresses; empty when there is none.
     """
 
     name: str
@@ -30,11 +31,13 @@ class KnownProcess:
     addresses: Sequence[str]
     http_port: int
     token: str = field(default="", repr=False)
+    public_url: str = ""
 
     @property
     def urls(self) -> list[str]:
-        """``http://host:port`` for each address."""
-        return [f"http://{bracketed(address)}:{self.http_port}" for address in self.addresses]
+        """Where it may be asked, best first: its public URL, and ``http://host:port`` for each address."""
+        own = [f"http://{bracketed(address)}:{self.http_port}" for address in self.addresses]
+        return [self.public_url, *own] if self.public_url else own
 
 
 class ProcessStore:
@@ -60,6 +63,7 @@ class ProcessStore:
             "addresses": list(process.addresses),
             "http_port": process.http_port,
             "token": process.token,
+            "public_url": process.public_url,
             "seen_at": datetime.now(UTC),
         }
         with translated():
@@ -104,4 +108,5 @@ def _process(document: Mapping[str, Any]) -> KnownProcess:
         addresses=tuple(map(str, document.get("addresses", ()))),
         http_port=int(document["http_port"]),
         token=str(document.get("token", "")),
+        public_url=str(document.get("public_url", "")),
     )
