@@ -39,7 +39,7 @@ class ContainerSettings(Group):
         Path | None,
         Named("KEEPALIVE_DIR", allowed="an absolute path"),
         Field(
-            description="folder in memory (tmpfs) for the files that let bots run while their worker owns them; the "
+            description="folder in memory (tmpfs) for the keepalive files that workers refresh and bots watch; the "
             "Docker engine must see it at the same path; unset: one in /dev/shm or /run, else one below TEMP_DIR"
         ),
         AfterValidator(_absolute_if_set),
@@ -47,44 +47,44 @@ class ContainerSettings(Group):
     memory_limit_mb: Annotated[
         int,
         Named("MEMORY_LIMIT_MB", aliases=("BOT_MEMORY_LIMIT_MB",), unit="MiB"),
-        Field(ge=32, le=1_048_576, description="memory of a container, which gets no swap"),
+        Field(ge=32, le=1_048_576, description="memory limit of a container, without swap"),
     ] = 512
     cpu_shares: Annotated[
         int,
         Named("CPU_SHARES", aliases=("BOT_CPU_SHARES",)),
-        Field(ge=2, le=262_144, description="weight of a container when processors are short"),
+        Field(ge=2, le=262_144, description="CPU weight of a container under contention"),
     ] = 1024
     cpus: Annotated[
         Number | None,
         Named("BOT_CPUS", unit="processors"),
-        Field(ge=0.01, le=1024, description="processors that a container may keep busy at most; unset: all"),
+        Field(ge=0.01, le=1024, description="CPU limit of a container; unset: none"),
     ] = None
     pids: Annotated[
         int,
         Named("BOT_PIDS"),
-        Field(ge=16, le=100_000, description="processes and threads of a container"),
+        Field(ge=16, le=100_000, description="maximum number of processes and threads of a container"),
     ] = 256
     tmp_mb: Annotated[
         int,
         Named("BOT_TMP_MB", unit="MiB"),
-        Field(ge=1, le=1_048_576, description="size of a container's /tmp, which counts as its memory"),
+        Field(ge=1, le=1_048_576, description="size of a container's /tmp, which counts as memory"),
     ] = 64
     open_files: Annotated[
         int,
         Named("BOT_OPEN_FILES"),
-        Field(ge=64, le=1_048_576, description="files that each process of a container may have open"),
+        Field(ge=64, le=1_048_576, description="maximum number of open files of each process of a container"),
     ] = 4096
     result_mb: Annotated[
         int,
         Named("BOT_RESULT_MB", unit="MiB"),
         Field(
-            ge=1, le=1024, description="size of the JSON that main may return; a backtest's is 64 unless this is set"
+            ge=1, le=1024, description="maximum size of the JSON that main returns; 64 for backtests unless this is set"
         ),
     ] = 16
     output_kb_per_second: Annotated[
         int,
         Named("BOT_OUTPUT_KB_PER_SECOND", unit="KiB"),
-        Field(ge=1, le=1_048_576, description="output a second above which a bot is slowed down"),
+        Field(ge=1, le=1_048_576, description="output per second above which a bot is throttled"),
     ] = 1024
     network: Annotated[
         Literal["bridge", "none", "host"],
@@ -98,7 +98,7 @@ class ContainerSettings(Group):
         Named("BOT_METADATA_GUARD"),
         Field(
             description="refuse to start bots on the bridge where the cloud's metadata service (169.254.0.0/16) cannot "
-            "be closed to them; false only where there is none"
+            "be blocked for them; false only where there is none"
         ),
     ] = True
     runtime: Annotated[
@@ -117,7 +117,7 @@ class ContainerSettings(Group):
         Field(
             ge=1,
             le=1_048_576,
-            description="output of one bot kept on disk while the storage is away; then the oldest goes",
+            description="output of one bot kept on disk while the storage is unavailable; then the oldest is dropped",
         ),
     ] = 64
     log_spools_mb: Annotated[
@@ -130,7 +130,7 @@ class ContainerSettings(Group):
     stop_grace_seconds: Annotated[
         Seconds,
         Named("BOT_STOP_SECONDS", unit="seconds"),
-        Field(ge=0, le=600, description="how long a bot may take to end after SIGTERM before it is killed"),
+        Field(ge=0, le=600, description="grace period between SIGTERM and SIGKILL"),
     ] = 30.0
     health_window_seconds: Annotated[
         Seconds,
@@ -144,7 +144,7 @@ class ContainerSettings(Group):
     parallel_starts: Annotated[
         int,
         Named("PARALLEL_STARTS"),
-        Field(ge=1, le=256, description="containers that one worker starts at the same time"),
+        Field(ge=1, le=256, description="number of containers that one worker starts concurrently"),
     ] = 8
     engine_memory_mb: Annotated[
         int | None,
@@ -152,7 +152,7 @@ class ContainerSettings(Group):
         Field(
             ge=32,
             le=1_073_741_824,
-            description="memory that the Docker engine has for containers; unset: what the engine reports",
+            description="memory of the Docker engine for containers; unset: as the engine reports",
         ),
     ] = None
     engine_cpus: Annotated[
@@ -161,7 +161,7 @@ class ContainerSettings(Group):
         Field(
             ge=0.01,
             le=65_536,
-            description="processors that the Docker engine has for containers; unset: what the engine reports",
+            description="CPUs of the Docker engine for containers; unset: as the engine reports",
         ),
     ] = None
     engine_memory_overcommit: Annotated[
@@ -170,7 +170,7 @@ class ContainerSettings(Group):
         Field(
             ge=0.1,
             le=1000,
-            description="how many times the engine's memory the memory limits of all its containers may add up to; "
+            description="factor by which the memory limits of all containers may exceed the engine's memory; "
             "bots rarely use a tenth of their limit, and with 1 none can be killed for the memory of another",
         ),
     ] = 8.0
@@ -180,8 +180,8 @@ class ContainerSettings(Group):
         Field(
             ge=0.1,
             le=1000,
-            description="how many times the engine's processors the processor limits of all its containers may add up "
-            "to; containers without such a limit do not count",
+            description="factor by which the CPU limits of all containers may exceed the engine's CPUs; "
+            "containers without such a limit do not count",
         ),
     ] = 16.0
     engine_reserve_percent: Annotated[
@@ -190,8 +190,8 @@ class ContainerSettings(Group):
         Field(
             ge=0,
             le=45,
-            description="share of the engine's room that is one reserve, in whole containers of the usual size: "
-            "schedules leave one reserve free for bots that fail over, backtests two, bots none",
+            description="share of the engine's room that is one reserve, in whole containers of the default size: "
+            "schedules leave one reserve free for failover of bots, backtests two, bots none",
         ),
     ] = 10.0
 
@@ -202,32 +202,32 @@ class MaximaSettings(Group):
     memory_mb: Annotated[
         int,
         Named("MAX_MEMORY_MB", unit="MiB"),
-        Field(ge=32, le=1_048_576, description="most memory that a bot may ask for"),
+        Field(ge=32, le=1_048_576, description="maximum memory limit that a bot may request"),
     ] = 2048
     cpu_shares: Annotated[
         int,
         Named("MAX_CPU_SHARES"),
-        Field(ge=2, le=262_144, description="highest weight that a bot may ask for"),
+        Field(ge=2, le=262_144, description="maximum CPU weight that a bot may request"),
     ] = 4096
     cpus: Annotated[
         Number,
         Named("MAX_CPUS", unit="processors"),
-        Field(ge=0.01, le=1024, description="most processors that a bot may ask for"),
+        Field(ge=0.01, le=1024, description="maximum CPU limit that a bot may request"),
     ] = 4.0
     pids: Annotated[
         int,
         Named("MAX_PIDS"),
-        Field(ge=16, le=100_000, description="most processes and threads that a bot may ask for"),
+        Field(ge=16, le=100_000, description="maximum number of processes and threads that a bot may request"),
     ] = 1024
     tmp_mb: Annotated[
         int,
         Named("MAX_TMP_MB", unit="MiB"),
-        Field(ge=1, le=1_048_576, description="largest /tmp that a bot may ask for"),
+        Field(ge=1, le=1_048_576, description="maximum size of /tmp that a bot may request"),
     ] = 512
     open_files: Annotated[
         int,
         Named("MAX_OPEN_FILES"),
-        Field(ge=64, le=1_048_576, description="most open files that a bot may ask for"),
+        Field(ge=64, le=1_048_576, description="maximum number of open files that a bot may request"),
     ] = 65_536
 
 
@@ -247,12 +247,12 @@ class ImageSettings(Group):
     registry_server: Annotated[
         str | None,
         Named("REGISTRY_SERVER", allowed="the host of an image registry"),
-        Field(pattern=r"^[^\s/]+$", description="registry that the user name below is for; unset: Docker Hub"),
+        Field(pattern=r"^[^\s/]+$", description="registry of the credentials below; unset: Docker Hub"),
     ] = None
     registry_username: Annotated[
         str | None,
         Named("REGISTRY_USERNAME"),
-        Field(description="user that images are pulled as; unset: nobody"),
+        Field(description="user name for pulling images; unset: anonymous"),
     ] = None
     registry_password: Annotated[
         SecretStr | None,

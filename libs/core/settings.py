@@ -47,7 +47,7 @@ class IdentitySettings(Group):
         Field(
             default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
             pattern=r"^[^\s\x00-\x1f\x7f]{1,200}$",
-            description="name of this worker; one that keeps its name over a restart takes its segment over at once",
+            description="name of this worker; with the same name after a restart it takes over its segments at once",
         ),
     ]
 
@@ -74,13 +74,15 @@ class NatsSettings(Group):
     url: Annotated[
         str | None,
         Named("NATS_URL", allowed="one or more addresses with commas between (nats://host:4222)"),
-        Field(repr=False, description="address of NATS; without it nothing is ingested and MongoDB is scanned instead"),
+        Field(
+            repr=False, description="address of NATS; without it no events are ingested and MongoDB is scanned instead"
+        ),
         AfterValidator(_nats_url),
     ] = None
     max_retries: Annotated[
         int,
         Named("MAX_RETRIES"),
-        Field(ge=0, le=1000, description="how often what failed is tried again before it is given up"),
+        Field(ge=0, le=1000, description="number of retries of a failed operation"),
     ] = 3
 
 
@@ -105,7 +107,7 @@ class StorageSettings(Group):
     secure: Annotated[
         bool,
         Named("MINIO_USE_SSL", aliases=("MINIO_SSL",)),
-        Field(description="whether the S3 server is spoken to over TLS"),
+        Field(description="whether to use TLS for the S3 server"),
     ] = False
     code_bucket: Annotated[
         str,
@@ -134,12 +136,12 @@ class LeaseSettings(Group):
     life_seconds: Annotated[
         Seconds,
         Named("LEASE_SECONDS", unit="seconds"),
-        Field(ge=1.5, le=300, description="life of a lease: after it, the bots of a worker that died start elsewhere"),
+        Field(ge=1.5, le=300, description="duration of a lease; after it, the bots of a dead worker start elsewhere"),
     ] = 5.0
     renew_interval_seconds: Annotated[
         Seconds,
         Named("LEASE_RENEW_SECONDS", unit="seconds"),
-        Field(ge=0.1, le=100, description="how often a lease is renewed"),
+        Field(ge=0.1, le=100, description="interval between renewals of a lease"),
     ] = 2.0
 
     @model_validator(mode="after")
@@ -182,22 +184,24 @@ class CoordinationSettings(Group):
     grpc_port: Annotated[
         int,
         Named("GRPC_PORT", default_of=lambda service: service.grpc_port),
-        Field(ge=0, le=65535, description="port on which a master listens and which a worker dials; 0: any free one"),
+        Field(
+            ge=0, le=65535, description="port on which masters listen and to which workers connect; 0: any free port"
+        ),
     ]
     heartbeat_interval_seconds: Annotated[
         Seconds,
         Named("HEARTBEAT_INTERVAL_SECONDS", unit="seconds"),
-        Field(ge=0.05, le=60, description="how often a worker tells the master that it lives"),
+        Field(ge=0.05, le=60, description="interval between a worker's heartbeats to the master"),
     ] = 2.0
     death_timeout_seconds: Annotated[
         Seconds,
         Named("DEATH_TIMEOUT_SECONDS", unit="seconds"),
-        Field(ge=0.1, le=600, description="how long a worker may be silent before the master takes it for dead"),
+        Field(ge=0.1, le=600, description="time without a heartbeat after which the master considers a worker dead"),
     ] = 5.0
     assign_interval_seconds: Annotated[
         Seconds,
         Named("ASSIGN_INTERVAL_SECONDS", unit="seconds"),
-        Field(ge=0.05, le=600, description="how often the master looks for segments to assign when nothing happens"),
+        Field(ge=0.05, le=600, description="interval at which the master assigns segments when no event triggers it"),
     ] = 10.0
     settle_seconds: Annotated[
         Seconds,
@@ -205,8 +209,8 @@ class CoordinationSettings(Group):
         Field(
             ge=0,
             le=60,
-            description="how long after a worker has registered the master waits for others before it assigns segments "
-            "that have no owner, so that they are spread over all of them",
+            description="time that the master waits after a worker has registered before it assigns segments without "
+            "an owner, so that they are spread over all workers that register",
         ),
     ] = 0.5
     max_segments_per_worker: Annotated[
@@ -215,14 +219,18 @@ class CoordinationSettings(Group):
         Field(
             ge=1,
             le=1_000_000,
-            description="segments of one worker up to which they are spread evenly; a worker owns more while no other "
-            "one can, and gives them up when one has come",
+            description="number of segments per worker up to which they are spread evenly; a worker owns more while no "
+            "other worker can take them, and releases them when one can",
         ),
     ] = 16
     max_segment: Annotated[
         int,
         Named("MAX_SEGMENT", flag="--max-segment"),
-        Field(ge=1, le=1_000_000, description="how many segments this deployment is sized for; above it masters warn"),
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="number of segments that this deployment is sized for; masters warn above it",
+        ),
     ] = 16
 
     @property
@@ -254,8 +262,8 @@ class HttpSettings(Group):
         Field(
             ge=0,
             le=65535,
-            description="port of health checks, metrics and the status page; 0: any free one; "
-            "when it is not set and 8080 is taken, any free one",
+            description="port of health checks, metrics and the status page; 0: any free port; "
+            "when it is not set and 8080 is in use, any free port",
         ),
     ] = 8080
     host: Annotated[
@@ -286,8 +294,8 @@ class MetricsSettings(Group):
         bool,
         Named("METRICS_PER_BOT"),
         Field(
-            description="whether the bot-runner's workers show processor time, memory and restarts of each bot, which "
-            "makes some series for each bot there ever was; the sums are there in any case"
+            description="whether the bot-runner's workers export CPU time, memory and restarts of each bot, which "
+            "creates several series per bot; the sums are always exported"
         ),
     ] = False
 
@@ -298,12 +306,14 @@ class LogSettings(Group):
     format: Annotated[
         Literal["auto", "json", "console"],
         Named("LOG_FORMAT"),
-        Field(description="json lines, coloured console lines, or auto: console at a terminal, else json"),
+        Field(
+            description="format of log lines: json, console (coloured), or auto: console at a terminal, otherwise json"
+        ),
     ] = "auto"
     level: Annotated[
         Literal["debug", "info", "warning", "error"],
         Named("LOG_LEVEL"),
-        Field(description="the least severe lines that are written"),
+        Field(description="minimum severity of log lines"),
     ] = "info"
 
 
@@ -317,7 +327,7 @@ class TracingSettings(Group):
             aliases=("OTEL_EXPORTER_OTLP_ENDPOINT",),
             allowed="http://host:4317, or https:// for TLS",
         ),
-        Field(description="where traces are sent by OTLP over gRPC; without it none are recorded"),
+        Field(description="OTLP endpoint (gRPC) for traces; without it none are recorded"),
     ] = None
     protocol: Annotated[
         str,
@@ -326,17 +336,17 @@ class TracingSettings(Group):
             aliases=("OTEL_EXPORTER_OTLP_PROTOCOL",),
             allowed="grpc",
         ),
-        Field(description="how traces are sent"),
+        Field(description="protocol for traces"),
     ] = "grpc"
     exporter: Annotated[
         str,
         Named("OTEL_TRACES_EXPORTER", allowed="otlp or none"),
-        Field(description="by what traces are sent; none turns them off"),
+        Field(description="exporter of traces; none turns tracing off"),
     ] = "otlp"
     disabled: Annotated[
         bool,
         Named("OTEL_SDK_DISABLED"),
-        Field(description="whether traces are turned off"),
+        Field(description="whether tracing is turned off"),
         BeforeValidator(lambda value: str(value).lower() == "true"),
     ] = False
 
@@ -366,7 +376,7 @@ class PartitionSettings(Group):
             lambda service: service.max_per_partition_env,
             aliases=lambda service: service.max_per_partition_older_envs,
         ),
-        Field(ge=1, le=100_000, description="entities in one segment at most"),
+        Field(ge=1, le=100_000, description="maximum number of entities in one segment"),
     ] = 10
 
 
@@ -376,7 +386,7 @@ class ScanSettings(Group):
     scan_interval_seconds: Annotated[
         Seconds,
         Named("SCAN_INTERVAL_SECONDS", unit="seconds"),
-        Field(ge=0.05, le=3600, description="how often MongoDB is read again without an event"),
+        Field(ge=0.05, le=3600, description="interval at which MongoDB is scanned when no event arrives"),
     ] = 5.0
 
 
@@ -386,7 +396,7 @@ class HistorySettings(Group):
     keep_runs_days: Annotated[
         float,
         Named("RUN_HISTORY_DAYS", unit="days"),
-        Field(gt=0, le=3650, allow_inf_nan=False, description="how long records of runs are kept"),
+        Field(gt=0, le=3650, allow_inf_nan=False, description="time for which records of runs are kept"),
     ] = 30.0
 
 
@@ -396,12 +406,12 @@ class RetentionSettings(Group):
     interval_seconds: Annotated[
         Seconds,
         Named("GC_INTERVAL_SECONDS", unit="seconds"),
-        Field(ge=1, le=604_800, description="how often the leading master removes what is no longer kept"),
+        Field(ge=1, le=604_800, description="interval at which the leading master removes expired data"),
     ] = 3600.0
     dry_run: Annotated[
         bool,
         Named("GC_DRY_RUN"),
-        Field(description="whether what would be removed is only logged and counted"),
+        Field(description="whether expired data is only logged and counted, not removed"),
     ] = False
     code_days: Annotated[
         float,
@@ -410,8 +420,8 @@ class RetentionSettings(Group):
             ge=0,
             le=3650,
             allow_inf_nan=False,
-            description="how long after its upload code is kept that no entity refers to; 0: for ever. An event may "
-            "wait for half of that until a worker reads it",
+            description="time after its upload for which unreferenced code is kept; 0: forever. An event may wait for "
+            "half of that time until a worker reads it",
         ),
     ] = 16.0
     log_days: Annotated[
@@ -421,13 +431,17 @@ class RetentionSettings(Group):
             ge=0,
             le=3650,
             allow_inf_nan=False,
-            description="how long a day's log is kept after it was last written; 0: for ever",
+            description="time for which a day's log is kept after its last write; 0: forever",
         ),
     ] = 180.0
     log_count: Annotated[
         int,
         Named("LOG_RETENTION_COUNT"),
-        Field(ge=0, le=100_000, description="days with output of which the logs of one id are kept; 0: any number"),
+        Field(
+            ge=0,
+            le=100_000,
+            description="number of days with output for which the logs of one id are kept; 0: unlimited",
+        ),
     ] = 0
     result_days: Annotated[
         float,
@@ -436,18 +450,20 @@ class RetentionSettings(Group):
             ge=0,
             le=3650,
             allow_inf_nan=False,
-            description="how long a backtest's result and output are kept; 0: for ever",
+            description="time for which a backtest's result and output are kept; 0: forever",
         ),
     ] = 365.0
     result_count: Annotated[
         int,
         Named("RESULT_RETENTION_COUNT"),
-        Field(ge=0, le=100_000, description="backtests of which result and output are kept; 0: any number"),
+        Field(ge=0, le=100_000, description="number of backtests whose result and output are kept; 0: unlimited"),
     ] = 0
     run_count: Annotated[
         int,
         Named("RUN_HISTORY_COUNT"),
-        Field(ge=0, le=1_000_000_000, description="records of ended runs that are kept of one entity; 0: any number"),
+        Field(
+            ge=0, le=1_000_000_000, description="number of records of ended runs that are kept per entity; 0: unlimited"
+        ),
     ] = 10_000
 
     @property
@@ -480,18 +496,18 @@ class AutoscalerSettings(Group):
         Field(pattern=_KUBERNETES_NAME, description="name of the workers' Deployment"),
     ] = "runtime-worker"
     min_replicas: Annotated[
-        int, Named("MIN_REPLICAS"), Field(ge=0, le=100_000, description="workers that are kept at least")
+        int, Named("MIN_REPLICAS"), Field(ge=0, le=100_000, description="minimum number of workers")
     ] = 3
     max_replicas: Annotated[
-        int, Named("MAX_REPLICAS"), Field(ge=1, le=100_000, description="workers that are kept at most")
+        int, Named("MAX_REPLICAS"), Field(ge=1, le=100_000, description="maximum number of workers")
     ] = 4
 
     standby_workers: Annotated[
         Literal["node"] | Annotated[int, Field(ge=0, le=100_000)],
         Named("STANDBY_WORKERS", allowed="a whole number from 0 to 100000, or node"),
         Field(
-            description="workers beyond those that the segments need; node: as many as own something on the fullest "
-            "node, so that its loss leaves no bot without a worker"
+            description="standby workers beyond those that the segments need; node: as many as own a segment on the "
+            "fullest node, so that its loss leaves no bot without a worker"
         ),
     ] = 0
 
@@ -509,20 +525,24 @@ class BatchSettings(Group):
     """How backtests are run."""
 
     batch_size: Annotated[
-        int, Named("BATCH_SIZE"), Field(ge=1, le=1000, description="backtests that one worker runs at the same time")
+        int,
+        Named("BATCH_SIZE"),
+        Field(ge=1, le=1000, description="number of backtests that one worker runs concurrently"),
     ] = 5
     timeout_seconds: Annotated[
         Seconds,
         Named("BATCH_TIMEOUT", unit="seconds"),
-        Field(gt=0, le=604_800, description="how long one backtest may run before it is killed"),
+        Field(gt=0, le=604_800, description="time limit of one backtest, after which it is killed"),
     ] = 300.0
     interval_seconds: Annotated[
         Seconds,
         Named("BATCH_INTERVAL", unit="seconds"),
-        Field(ge=0.05, le=3600, description="how often MongoDB is read again for backtests that no event announced"),
+        Field(
+            ge=0.05, le=3600, description="interval at which MongoDB is scanned for backtests that no event announced"
+        ),
     ] = 10.0
     max_retries: Annotated[
         int,
         Named("MAX_RETRIES"),
-        Field(ge=0, le=1000, description="how often what failed is tried again before it is given up"),
+        Field(ge=0, le=1000, description="number of retries of a failed operation"),
     ] = 3
