@@ -276,8 +276,8 @@ class HttpSettings(Group):
         Named("PUBLIC_URL", allowed="http:// or https:// and an address"),
         Field(
             pattern=r"^https?://[^\s/]+$",
-            description="where people reach this process's HTTP server, if its own address is not the one: "
-            "`runtime status` shows it; unset: its own address",
+            description="address under which users reach this process's HTTP server, shown by "
+            "`runtime status`; unset: its own address",
         ),
     ] = None
 
