@@ -173,8 +173,15 @@ class CoordinationSettings(Group):
     ] = "cluster"
     master_service: Annotated[
         str,
-        Named("MASTER_SERVICE", allowed=_ADDRESS, default_of=lambda service: f"{service.name}-master"),
-        Field(pattern=r"^[^\s/]+$", description="address of the masters in mode cluster"),
+        Named(
+            "MASTER_SERVICE",
+            allowed=f"{_ADDRESS}, or several with commas between",
+            default_of=lambda service: f"{service.name}-master",
+        ),
+        Field(
+            pattern=r"^[^\s/,]+(,[^\s/,]+)*$",
+            description="addresses of the masters in mode cluster, tried in turn; so are those that a name resolves to",
+        ),
     ]
     master_host: Annotated[
         str,
@@ -234,9 +241,13 @@ class CoordinationSettings(Group):
     ] = 16
 
     @property
-    def master_address(self) -> str:
-        """``host:port`` that a worker dials."""
-        address = self.master_host if self.mode == "standalone" else self.master_service
+    def master_addresses(self) -> list[str]:
+        """``host:port`` of each master that a worker dials."""
+        if self.mode == "standalone":
+            return [self._with_port(self.master_host)]
+        return [self._with_port(address) for address in self.master_service.split(",")]
+
+    def _with_port(self, address: str) -> str:
         is_bare_ipv6 = address.count(":") > 1 and not address.startswith("[")
         if is_bare_ipv6:
             return f"[{address}]:{self.grpc_port}"

@@ -208,7 +208,19 @@ def test_replica_bounds_are_in_order() -> None:
     ],
 )
 def test_a_worker_dials_the_master_of_its_mode(environ: dict[str, str], address: str) -> None:
-    assert coordination(environ).master_address == address
+    assert coordination(environ).master_addresses == [address]
+
+
+def test_a_worker_dials_each_master_of_a_list() -> None:
+    dialled = coordination({"MASTER_SERVICE": "a,b:7,[::1]"}).master_addresses
+
+    assert dialled == ["a:50051", "b:7", "[::1]:50051"]
+
+
+@pytest.mark.parametrize("value", [",", "a,", ",a", "a,,b", "a, b"])
+def test_a_list_of_masters_with_a_gap_is_refused(value: str) -> None:
+    with pytest.raises(SettingsError, match="MASTER_SERVICE"):
+        coordination({"MASTER_SERVICE": value})
 
 
 def test_a_port_that_somebody_chose_is_told_from_the_default() -> None:

@@ -152,7 +152,7 @@ class WorkerRole:
         )
         worker = Worker(
             identity,
-            [settings.coordination.master_address],
+            settings.coordination.master_addresses,
             leases=context.leases,
             handler=WakingHandler(workplace.handler, context.wake_ups),
             timing=LeaseTiming.of(settings.lease.life_seconds, settings.lease.renew_interval_seconds),

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import itertools
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -35,6 +36,7 @@ DEPENDENCY = "master"
 
 _METHOD = "Coordinate"
 _CONNECT_SECONDS = 3.0
+_RESOLVE_SECONDS = 3.0
 _OPTIONS = [
     # Each attempt has a connection of its own: behind a Kubernetes Service an old one would lead to the old master.
     ("grpc.use_local_subchannel_pool", 1),
@@ -65,7 +67,7 @@ class MasterSession:
     """Registers this worker, sends heartbeats and receives assignments, over one stream at a time.
 
     Args:
-        targets: addresses of masters, ``host:port``, tried in turn; usually one.
+        targets: addresses of masters, ``host:port``, tried in turn; usually one. So are all that a name resolves to.
         state: how it stands with this worker now; called for each heartbeat.
         assigned: called with each assignment, also with repeated ones.
         heartbeat_interval_seconds: until a master says what it wants.
@@ -107,7 +109,7 @@ class MasterSession:
         Raises:
             WorkerReplaced: another process has taken this worker's place.
         """
-        for target in itertools.cycle(self._targets):
+        async for target in self._targets_in_turn():
             reason = await self._one_stream(target)
             if self._replaced is not None:
                 raise self._replaced
@@ -116,6 +118,11 @@ class MasterSession:
             self.master_id = None
             self._readiness.report(DEPENDENCY, False, f"{target}: {reason}; what runs goes on")
             await asyncio.sleep(self._backoff.next_seconds())
+
+    async def _targets_in_turn(self) -> AsyncIterator[str]:
+        for target in itertools.cycle(self._targets):
+            for address in await _addresses(target):
+                yield address
 
     async def _one_stream(self, target: str) -> str:
         """Open one stream and use it until it ends; returns why it did."""
@@ -212,3 +219,22 @@ async def _connected(channel: grpc.aio.Channel) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+async def _addresses(target: str) -> list[str]:
+    """What to dial for *target* (``host:port``): each address of a name that has several, else *target* itself.
+
+    gRPC stays with the first address that accepts a connection, and that may be a master that stands by.
+    """
+    host, _, port = target.rpartition(":")
+    resolving = asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    try:
+        found = await asyncio.wait_for(resolving, _RESOLVE_SECONDS)
+    except (OSError, TimeoutError):
+        return [target]
+    # A host alone may have an address of each family: gRPC takes the one that answers.
+    family = found[0][0]
+    hosts = dict.fromkeys(str(address[0]) for kind, _, _, _, address in found if kind == family)
+    if len(hosts) == 1:
+        return [target]
+    return [f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}" for host in hosts]

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -54,10 +55,10 @@ async def friendly(master: Scripted, context: Any) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(master: Scripted, port: int) -> AsyncIterator[None]:
+async def serving(master: Scripted, port: int, host: str = "127.0.0.1") -> AsyncIterator[None]:
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     pb_grpc.add_CoordinationServiceServicer_to_server(master, server)  # type: ignore[no-untyped-call]
-    server.add_insecure_port(f"127.0.0.1:{port}")
+    server.add_insecure_port(f"{host}:{port}")
     await server.start()
     try:
         yield
@@ -68,13 +69,13 @@ async def serving(master: Scripted, port: int) -> AsyncIterator[None]:
 class Worker:
     """A session with a state that the test sets."""
 
-    def __init__(self, *ports: int) -> None:
+    def __init__(self, *ports: int, host: str = "127.0.0.1") -> None:
         self.state = WorkerState()
         self.assignments: list[Assignment] = []
         self.readiness = Readiness()
         self.session = MasterSession(
             WorkerIdentity("a", "a-1", "host-1", "here", "1.2", 8080, 77),
-            [f"127.0.0.1:{port}" for port in ports],
+            [f"{host}:{port}" for port in ports],
             state=lambda: self.state,
             assigned=self.assignments.append,
             readiness=self.readiness,
@@ -136,13 +137,34 @@ async def test_it_connects_again_when_the_master_comes_back_and_says_meanwhile_w
             assert second.received[0].WhichOneof("kind") == "register"
 
 
-async def test_it_goes_to_the_master_that_leads() -> None:
-    async def stands_by(master: Scripted, context: Any) -> None:
-        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this master does not lead")
+async def stands_by(master: Scripted, context: Any) -> None:
+    await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this master does not lead")
 
+
+async def test_it_goes_to_the_master_that_leads() -> None:
     ports = [free_port(), free_port()]
     follower, leader = Scripted(stands_by), Scripted(friendly)
     async with serving(follower, ports[0]), serving(leader, ports[1]), Worker(*ports) as worker:
+        await eventually(lambda: worker.session.master_id == "m")
+
+    assert follower.streams >= 1
+
+
+async def test_it_goes_to_the_leader_among_the_addresses_of_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    port, hosts = free_port(), ("127.0.0.2", "127.0.0.3")
+    resolve = socket.getaddrinfo
+
+    def resolve_masters(host: Any, *arguments: Any, **options: Any) -> list[Any]:
+        names = hosts if host == "masters.test" else (host,)
+        return [found for name in names for found in resolve(name, *arguments, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_masters)
+    follower, leader = Scripted(stands_by), Scripted(friendly)
+    async with (
+        serving(follower, port, hosts[0]),
+        serving(leader, port, hosts[1]),
+        Worker(port, host="masters.test") as worker,
+    ):
         await eventually(lambda: worker.session.master_id == "m")
 
     assert follower.streams >= 1
