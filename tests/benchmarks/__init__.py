@@ -1,1 +1,1 @@
-"""Measurements of the numbers in the design, each a command: python -m tests.benchmarks.NAME."""
+"""Measurements of the numbers in the design, each a command: `.venv/bin/python -m tests.benchmarks.NAME`."""

@@ -16,8 +16,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EXTRA = re.compile(r"""extra\s*==\s*["']([^"']+)["']""")
 
 
-def pinned(lockfile: str, requirements: str) -> Iterator[str]:
-    """A line `name==version --hash=...` for each package that the first part of *requirements* leads to.
+def pinned(lockfile: str, requirements: str, *, tests: bool = False) -> Iterator[str]:
+    """A line `name==version --hash=...` for each package that *requirements* leads to, what only tests need apart.
+
+    Args:
+        tests: return what tests need as well.
 
     Markers of platform and Python version are not evaluated: the lock was resolved for those that we support, so
     whatever it names can be installed.
@@ -27,7 +30,7 @@ def pinned(lockfile: str, requirements: str) -> Iterator[str]:
     """
     locked = _locked(lockfile)
     wanted: set[str] = set()
-    queue = [(name, frozenset[str]()) for name in _direct(requirements)]
+    queue = [(name, frozenset[str]()) for name in _direct(requirements, tests)]
     while queue:
         name, extras = queue.pop()
         if name not in locked:
@@ -48,9 +51,9 @@ def _locked(lockfile: str) -> dict[str, dict[str, Any]]:
     return {_canonical(entry["project_name"]): entry for entry in resolve["locked_requirements"]}
 
 
-def _direct(requirements: str) -> Iterator[str]:
+def _direct(requirements: str, tests: bool) -> Iterator[str]:
     for line in requirements.splitlines():
-        if line.startswith(TESTS_HEADING):
+        if line.startswith(TESTS_HEADING) and not tests:
             return
         name = _NAME.match(line)
         if name is not None:

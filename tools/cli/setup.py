@@ -1,25 +1,38 @@
 """`runtime setup`: what must be on the machine before bots can run."""
 
+from pathlib import Path
+
 import click
 
 from tools.cli import interrupts
 from tools.cli.output import output_option, show
+from tools.dev.python_environment import make_environment
 from tools.engine.ensure import ensure_engine
 from tools.images.ensure import ensure_images
 
+_ROOT = Path(__file__).resolve().parents[2]
+
 
 @click.command()
+@click.option("--dev", is_flag=True, help="Make .venv in this checkout: all packages, for editors and benchmarks.")
 @output_option
-def setup(output: str) -> None:
+def setup(dev: bool, output: str) -> None:
     """Get the Docker engine and the bots' images ready.
 
     Uses the engine that answers at DOCKER_HOST or the usual socket. Where none does, root on Debian or Ubuntu gets one
     installed and started. Images are pulled; where the registry is out of reach, stand-ins are built from Debian
     packages. May be repeated.
     """
+    data: dict[str, object] = {}
+    if dev:
+        # First, since it needs no engine.
+        data["environment"] = str(make_environment(_ROOT))
     engine_url, images = interrupts.run(_setup())
-    data = {"engine": engine_url, "images": images}
-    show(output, data, lambda: click.echo(_text(engine_url, images)))
+    data |= {"engine": engine_url, "images": images}
+    text = _text(engine_url, images)
+    if dev:
+        text += f"\nPython environment: {data['environment']} (source {data['environment']}/bin/activate)"
+    show(output, data, lambda: click.echo(text))
 
 
 async def _setup() -> tuple[str, dict[str, str]]:
