@@ -26,6 +26,7 @@ def setup(dev: bool, output: str) -> None:
     data: dict[str, object] = {}
     if dev:
         # First, since it needs no engine.
+        click.echo("setup: bringing .venv up to date; the first time takes minutes", err=True)
         data["environment"] = str(make_environment(_ROOT))
     engine_url, images = interrupts.run(_setup())
     data |= {"engine": engine_url, "images": images}
