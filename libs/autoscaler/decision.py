@@ -2,9 +2,10 @@
 
 Wanted are as many workers as the segments need by their number and by the room that their entities take, plus those
 that stand by, within bounds. Missing workers are added at once, since entities wait for them; others are removed one at
-a time. The hard part is the removal: a Deployment gives no say in *which* pod goes. The rule of the ReplicaSet controller is known, though (kubernetes.io, "Pod deletion cost"): pods
-without a node go first, then pending ones, then those that are not ready, then the lowest deletion cost. So every
-owner of a segment is given a high cost, and a step down is taken only when that rule cannot pick an owner.
+a time. The hard part is the removal: a Deployment gives no say in *which* pod goes. The rule of the ReplicaSet
+controller is known, though (kubernetes.io, "Pod deletion cost"): pods without a node go first, then pending ones, then
+those that are not ready, then the lowest deletion cost. So every owner of a segment is given a high cost, and a step
+down is taken only when that rule cannot pick an owner.
 """
 
 from collections.abc import Mapping
