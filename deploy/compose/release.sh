@@ -109,7 +109,11 @@ case ${1:-} in
   upgrade)
     now=$(date -u +%Y%m%d-%H%M%S)
     wanted=${wanted:-$now}
-    if [ "$current" = latest ]; then
+    if [ "$wanted" = "$current" ]; then
+      # An upgrade that was interrupted goes on.
+      current=$(setting PREVIOUS_TAG)
+      current=${current:-$wanted}
+    elif [ "$current" = latest ]; then
       # The build moves this tag.
       current="before-$now"
       has_images latest && tag_images latest "$current"
