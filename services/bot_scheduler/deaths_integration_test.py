@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from services.bot_scheduler.closing import close_all
+from services.bot_scheduler.decide import Claim
 from services.bot_scheduler.ending import LOST
+from services.bot_scheduler.state import FIRED_AT, NEXT
 from tests.support.eventually import eventually
 from tests.support.fake_host import FakeHost
 from tests.support.schedule_rig import ScheduleRig, schedule_rig
@@ -204,6 +206,32 @@ async def test_a_run_whose_lease_is_over_holds_nobody_up_elsewhere(rig: Schedule
 
     async with rig.owned_by(host):
         await eventually(lambda: host.starts)
+
+
+async def test_claim_that_arrives_after_the_next_owner_has_read_the_schedule_takes_no_firing_from_it(
+    rig: ScheduleRig,
+) -> None:
+    await rig.deploy(schedule=NEVER_SOON)
+    at = int(time.time()) + 2
+    await rig.set("s", next_execution_time=at)
+    frozen, host = rig.owner(FakeHost("old-host"), worker="old"), FakeHost("host")
+    late = frozen.kit.claims.entry(await rig.state(), Claim({NEXT: at + 1000, FIRED_AT: at}, fire=at))
+    async with rig.owned_by(host) as owner:
+        await eventually(lambda: owner.scheduler.known == 1)
+
+        assert not await frozen.kit.claims.write([late])
+        await eventually(lambda: host.starts)
+
+    assert len(host.starts) == 1
+
+
+async def test_claim_is_written_whatever_the_epochs_of_another_segment_were(rig: ScheduleRig) -> None:
+    await rig.deploy(schedule=NEVER_SOON)
+    at = int(time.time())
+    await rig.set("s", next_execution_time=at, scheduler__owner_segment=77, scheduler__owner_epoch=1000)
+    claims = rig.owner(FakeHost("host")).kit.claims
+
+    assert await claims.write([claims.entry(await rig.state(), Claim({NEXT: at + 1000, FIRED_AT: at}, fire=at))])
 
 
 async def test_two_that_both_take_themselves_for_the_owner_fire_once(rig: ScheduleRig) -> None:

@@ -1,7 +1,7 @@
 """What a worker writes into schedules' documents: claims before a run, and what became of it afterwards."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from libs.core.room import Need
@@ -11,7 +11,18 @@ from libs.docker_runner.run_records import Recorder
 from services.bot_scheduler.decide import Claim
 from services.bot_scheduler.ending import REJECTED, Ending, utc
 from services.bot_scheduler.records import last_run
-from services.bot_scheduler.state import FIRING, FIRING_RUN, LAST_RUN, QUEUED, TRIGGER, Firing, ScheduleState
+from services.bot_scheduler.state import (
+    FIRING,
+    FIRING_RUN,
+    LAST_RUN,
+    OURS,
+    OWNER_EPOCH,
+    OWNER_SEGMENT,
+    QUEUED,
+    TRIGGER,
+    Firing,
+    ScheduleState,
+)
 
 
 @dataclass(frozen=True)
@@ -60,13 +71,20 @@ class ScheduleClaims:
         fields = {**firing.__dict__, "host": self._recorder.host, "worker": self._recorder.worker, "epoch": self._epoch}
         return Firing(**fields)
 
+    async def fence(self, segment_id: int) -> None:
+        """Let no claim of an earlier owner be written from now on, whenever it was sent. Safe to repeat.
+
+        A claim that arrives after the takeover would keep this owner from the firing, and its run would never begin.
+        """
+        await self._entities.mark_segment(segment_id, OURS, {OWNER_SEGMENT: segment_id, OWNER_EPOCH: self._epoch})
+
     async def write(self, entries: Sequence[Entry]) -> bool:
         """Write them in one request. False when some found something else than they expected, whichever they are.
 
         Raises:
             StoreUnavailable: nothing is known of any of them.
         """
-        changes = [entry.to_change() for entry in entries]
+        changes = [self._fenced(entry.state, entry.to_change()) for entry in entries]
         return await self._entities.compare_and_set_many(changes) == len(changes)
 
     async def segment(self, segment_id: int, after_id: str, limit: int) -> list[Entity]:
@@ -125,6 +143,13 @@ class ScheduleClaims:
         if status.get("state") != REJECTED or status.get("detail") != state.problem:
             changes = _each("status", {"state": REJECTED, "since": utc(now), "detail": state.problem})
             await self._entities.compare_and_set(state.id, state.entity.as_read, changes)
+
+    def _fenced(self, state: ScheduleState, change: Change) -> Change:
+        """*change*, which a later owner of the segment prevents."""
+        # Epochs of different segments say nothing about each other.
+        segment = {f"{OURS}.{OWNER_SEGMENT}": state.entity.segment_id}
+        later = {**segment, f"{OURS}.{OWNER_EPOCH}": {"$gt": self._epoch}}
+        return replace(change, expected={**change.expected, "$nor": [later]})
 
     @property
     def _worker(self) -> dict[str, Any]:

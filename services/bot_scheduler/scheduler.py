@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import prometheus_client
 
 from libs.core.backoff import Setbacks
-from libs.core.errors import Retryable
+from libs.core.errors import Permanent, Retryable
 from libs.core.isolation import isolated, repeat, unexpected
 from libs.core.log import get_logger
 from libs.core.metrics import observe
@@ -85,6 +85,7 @@ class SegmentScheduler:
         self._elsewhere: set[str] = set()
         self._setbacks = Setbacks(_FIRST_SETBACK_SECONDS, _LONGEST_SETBACK_SECONDS)
         self._strays: set[str] = set()
+        self._fenced = False
         self._stock_taken = False
         self._taken_over = False
         self._ahead = (0.0, 0.0)
@@ -154,6 +155,7 @@ class SegmentScheduler:
         Raises:
             Retryable: not all of them could be read.
         """
+        await self._fence()
         await self._look_elsewhere_again()
         seen: set[str] = set()
         last = ""
@@ -172,6 +174,17 @@ class SegmentScheduler:
             self._forget(gone)
         await self._take_over(tasks)
         self._pulse.set()
+
+    async def _fence(self) -> None:
+        """Shut claims of earlier owners out, before the first reading that they could make untrue."""
+        if self._fenced:
+            return
+        try:
+            await self._claims.fence(self._owned.segment_id)
+        except Permanent as error:
+            # One document that cannot be written must not stop all others of the segment.
+            unexpected("fence schedules", error, segment=self._owned.segment_id)
+        self._fenced = True
 
     async def _look_elsewhere(self, page: Sequence[Entity]) -> None:
         """See which of the schedules that are new here are busy elsewhere.

@@ -1,7 +1,8 @@
 """What a schedule's document says about its firings, read once and written back in small pieces.
 
 Beside the contract's `next_execution_time` there is one field of ours, `scheduler`: `fired_at` (the latest firing that
-was claimed), `firing` (the one that is being run), `queued` (firings that wait for it), `paused` and `trigger`.
+was claimed), `firing` (the one that is being run), `queued` (firings that wait for it), `paused`, `trigger`, and of the
+latest owner that has read it the segment and the epoch, `owner_segment` and `owner_epoch`.
 """
 
 from collections.abc import Mapping
@@ -21,6 +22,9 @@ FIRING_RUN = "scheduler.firing.run_id"
 QUEUED = "scheduler.queued"
 PAUSED = "scheduler.paused"
 TRIGGER = "scheduler.trigger"
+OURS = "scheduler"
+OWNER_SEGMENT = "owner_segment"  # below `scheduler`
+OWNER_EPOCH = "owner_epoch"  # below `scheduler`
 LAST_RUN = "last_run"  # below `status`
 
 
@@ -178,7 +182,7 @@ class ScheduleState:
 
     @classmethod
     def _of(cls, entity: Entity) -> "ScheduleState":
-        ours = entity.document.get("scheduler")
+        ours = entity.document.get(OURS)
         ours = ours if isinstance(ours, Mapping) else {}
         definition, problem = None, ""
         try:

@@ -282,6 +282,18 @@ class EntityStore:
             result = await self._entities.bulk_write(updates, ordered=False)
         return result.matched_count
 
+    async def mark_segment(self, segment_id: int, field: str, mark: Mapping[str, object]) -> None:
+        """Set *mark*'s fields below *field* in each entity of the segment; others that are there stay. Safe to repeat.
+
+        An entity in which *field* is no object is left as it is.
+        """
+        marked = {"$mergeObjects": [f"${field}", {name: {"$literal": value} for name, value in mark.items()}]}
+        is_object = {"$in": [{"$type": f"${field}"}, ["object", "missing", "null"]]}
+        with translated():
+            await self._entities.update_many(
+                {"segment_id": segment_id}, [{"$set": {field: {"$cond": [is_object, marked, f"${field}"]}}}]
+            )
+
     async def by_ids(self, entity_ids: Iterable[str]) -> list[Entity]:
         """Those of these entities that exist, by id."""
         return await self._find({"id": {"$in": list(entity_ids)}})
