@@ -3,11 +3,15 @@
 from tools.cli.lazy import LazyCommand, LazyGroup
 
 _COMMANDS = {
-    "run": LazyCommand("tools.cli.backtest_run", "run", "Upload a folder, run its backtest, show what it found."),
-    "ls": LazyCommand("tools.cli.backtest_ls", "ls", "List backtests that wait or run, and the latest that are done."),
-    "show": LazyCommand("tools.cli.backtest_show", "show", "Show a backtest's metrics and tables, or why it failed."),
-    "logs": LazyCommand("tools.cli.backtest_logs", "logs", "Show what a backtest printed, and with -f as it comes."),
-    "cancel": LazyCommand("tools.cli.backtest_cancel", "cancel", "End a backtest; it is completed as cancelled."),
+    "run": LazyCommand("tools.cli.backtest_run", "run", "Upload a folder, run the backtest, and show its result."),
+    "ls": LazyCommand(
+        "tools.cli.backtest_ls", "ls", "List waiting and running backtests, and the latest completed ones."
+    ),
+    "show": LazyCommand(
+        "tools.cli.backtest_show", "show", "Show a backtest's metrics and tables, or the reason of its failure."
+    ),
+    "logs": LazyCommand("tools.cli.backtest_logs", "logs", "Show a backtest's output; -f follows it."),
+    "cancel": LazyCommand("tools.cli.backtest_cancel", "cancel", "Cancel a backtest."),
 }
 _HELP = """Run backtests and look at what they found.
 

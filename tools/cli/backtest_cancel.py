@@ -24,7 +24,7 @@ from tools.cli.output import output_option, show
 @wait_option
 @output_option
 def cancel(backtest_id: str, no_wait: bool, output: str) -> None:
-    """End a backtest that waits or runs; it is completed as failed, cancelled by you."""
+    """Cancel a waiting or running backtest. It is recorded as failed, with the reason cancelled."""
     data = interrupts.run(_cancel(backtest_id, not no_wait))
     show(output, data, lambda: click.echo(f"{backtest_id} is {data['state']}"))
 
@@ -36,7 +36,7 @@ async def _cancel(backtest_id: str, wait: bool) -> dict[str, Any]:
         deadline = asyncio.get_running_loop().time() + WAIT_SECONDS
         while wait and await entities.get(backtest_id) is not None:
             if asyncio.get_running_loop().time() > deadline:
-                raise Failure(f"{backtest_id!r} was asked to end, and has not yet", ExitCode.TIMEOUT)
+                raise Failure(f"{backtest_id!r} did not end in time; it may still end", ExitCode.TIMEOUT)
             await asyncio.sleep(0.05)
         return {"id": backtest_id, "state": "cancelled" if wait else "being cancelled"}
 
@@ -45,13 +45,13 @@ async def ask_to_cancel(servers: Connections, backtest_id: str) -> None:
     """Leave the wish in the document, and wake who can fulfil it.
 
     Raises:
-        Failure: it is done already, or was never there.
+        Failure: it is already completed, or was never there.
     """
     entities = await servers.entities(BACKTEST_RUNNER)
     entity = await entities.get(backtest_id)
     wish = {"by": getpass.getuser(), "at": datetime.now(UTC)}
     if entity is None or not await entities.compare_and_set(backtest_id, {OUTCOME: None}, {CANCEL: wish}):
         known = await known_of(servers, backtest_id)
-        words = "is done already" if known is not None else "does not exist"
+        words = "is already completed" if known is not None else "does not exist"
         raise Failure(f"the backtest {backtest_id!r} {words}", ExitCode.NOT_FOUND)
     await WakeUps(await servers.nats_if_up(), BACKTEST_RUNNER.name).segments_changed([entity.segment_id])

@@ -38,7 +38,7 @@ async def test_ctrl_c_says_that_the_backtest_goes_on_and_how_to_look_at_it_and_e
 
         assert process.returncode == ExitCode.INTERRUPTED
         assert out.decode() == ""
-        assert f"{backtest_id} goes on without this command" in err.decode()
+        assert f"{backtest_id} continues to run" in err.decode()
         for command in ("logs -f", "show", "cancel"):
             assert f"runtime backtest {command} '{backtest_id}'" in err.decode()
         assert await asyncio.to_thread(backtests.find_one, {"id": backtest_id}) is not None

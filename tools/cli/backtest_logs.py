@@ -31,7 +31,7 @@ _LONG_RESULT = 200
 
 @click.command()
 @click.argument("backtest_id", metavar="ID")
-@click.option("-f", "--follow", is_flag=True, help="Go on with what it prints, until it is done.")
+@click.option("-f", "--follow", is_flag=True, help="Follow new output until it is completed.")
 @raw_option
 @output_option
 def logs(backtest_id: str, follow: bool, raw: bool, output: str) -> None:
@@ -47,7 +47,7 @@ def logs(backtest_id: str, follow: bool, raw: bool, output: str) -> None:
 async def _logs(backtest_id: str, follow: bool, raw: bool, output: str) -> None:
     async with connected() as servers:
         if await known_of(servers, backtest_id) is None:
-            raise Failure(f"there is no backtest {backtest_id!r}, and nothing is known of one", ExitCode.NOT_FOUND)
+            raise Failure(f"there is no backtest {backtest_id!r}, and no record of one", ExitCode.NOT_FOUND)
         lines = printed(servers, backtest_id, follow)
         shown = lines if output == "json" else without_result(backtest_id, lines)
         await print_lines(backtest_id, shown, output, raw=raw)
@@ -64,7 +64,7 @@ async def without_result(backtest_id: str, lines: AsyncGenerator[str, None]) -> 
             if not perhaps_result:
                 yield line
     if perhaps_result:
-        yield f"(here stands a result of {len(perhaps_result):,} characters: runtime backtest show {backtest_id})"
+        yield f"(result of {len(perhaps_result):,} characters omitted: runtime backtest show {backtest_id})"
 
 
 async def printed(servers: Connections, backtest_id: str, follow: bool) -> AsyncGenerator[str, None]:

@@ -20,10 +20,12 @@ _LEAST = ("attempt", "seconds", "worker", "since")
 
 
 @click.command()
-@click.option("-n", "--done", default=20, show_default=True, type=click.IntRange(0), help="Latest ones that are done.")
+@click.option(
+    "-n", "--done", default=20, show_default=True, type=click.IntRange(0), help="Number of completed backtests to list."
+)
 @output_option
 def ls(done: int, output: str) -> None:
-    """List the backtests that wait or run, and then the latest that are done."""
+    """List the waiting and running backtests, then the latest completed ones."""
     found = interrupts.run(_ls(done))
     rows = [[with_reason(row)[column] for column in _COLUMNS] for row in found]
     show(output, found, lambda: table(_COLUMNS, rows, empty="There are no backtests.", least=_LEAST))

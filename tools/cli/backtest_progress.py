@@ -80,7 +80,7 @@ def _described(entity: Entity, now: Shown) -> str:
         return f"running on {status.get('worker')}{again}"
     words = {
         "waiting": "waiting for a worker",
-        "completing": "its result is being stored",
+        "completing": "storing the result",
         "killed": "held by a kill switch",
         "off": "switched off by its config",
     }

@@ -32,12 +32,12 @@ from tools.cli.untrusted import harmless
 
 @click.command()
 @directory_argument
-@click.option("--id", "backtest_id", help="The backtest's id, never used before.  [the folder's name and a number]")
+@click.option("--id", "backtest_id", help="The backtest's id, which must be new.  [the folder's name and a number]")
 @config_option
 @runtime_option
 @entrypoint_option
 @html_option
-@click.option("--no-wait", is_flag=True, help="Return as soon as it is announced.")
+@click.option("--no-wait", is_flag=True, help="Return as soon as the event is published.")
 @output_option
 def run(
     directory: Path,
@@ -69,7 +69,7 @@ async def _run(
     package = pack(directory)
     async with connected() as servers:
         if await known_of(servers, backtest_id) is not None:
-            raise Failure(f"there is a backtest {backtest_id!r} already, and each is run once; give another --id")
+            raise Failure(f"backtest {backtest_id!r} already exists, and each runs only once; give another --id")
         with RunProgress(backtest_id, quiet=quiet) as progress:
             progress.say(f"uploading {package.files} file{'s' if package.files > 1 else ''}")
             uploaded = await upload(servers, BACKTEST_RUNNER, folder, backtest_id, package)
@@ -95,10 +95,10 @@ def _goes_on(backtest_id: str) -> str:
     # A name that begins with a dash is no option behind the two dashes.
     name = shlex.quote(backtest_id) if not backtest_id.startswith("-") else f"-- {shlex.quote(backtest_id)}"
     return (
-        f"{cell(backtest_id)} goes on without this command:\n"
+        f"{cell(backtest_id)} continues to run:\n"
         f"  runtime backtest logs -f {cell(name)}    its output\n"
-        f"  runtime backtest show {cell(name)}    what it found\n"
-        f"  runtime backtest cancel {cell(name)}    end it"
+        f"  runtime backtest show {cell(name)}    its result\n"
+        f"  runtime backtest cancel {cell(name)}    cancel it"
     )
 
 

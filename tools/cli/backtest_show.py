@@ -21,7 +21,7 @@ html_option = click.option(
     "html_file",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     callback=lambda _context, _option, file: _in_a_folder(file),
-    help="Write a page with metrics, plots and tables that opens without a network.",
+    help="Write an HTML page with metrics, plots and tables that works offline.",
 )
 _MOST_ROWS = 20
 
@@ -40,7 +40,7 @@ async def _show(backtest_id: str) -> tuple[Known, str]:
     async with connected() as servers:
         known = await known_of(servers, backtest_id)
         if known is None:
-            raise Failure(f"there is no backtest {backtest_id!r}, and nothing is known of one", ExitCode.NOT_FOUND)
+            raise Failure(f"there is no backtest {backtest_id!r}, and no record of one", ExitCode.NOT_FOUND)
         return known, await output_of(servers, backtest_id) if known.entity is None else ""
 
 
@@ -48,7 +48,7 @@ def tell(known: Known, printed: str, html_file: Path | None, output: str) -> int
     """Show what is known, and write the page when one is wanted; the exit code."""
     if known.refused is not None:
         key = analysis_key(known.id)
-        raise Failure(f"the result cannot be shown, as it {known.refused}; it is in the results bucket as {key}")
+        raise Failure(f"cannot show the result: it {known.refused}; find it in the results bucket as {key}")
     if html_file is not None and known.analysis is not None:
         _write(html_file, page(known.id, known.analysis, printed))
     if output == "json":
@@ -72,7 +72,7 @@ def _write(file: Path, text: str) -> None:
         file.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise Failure(
-            f"{file} cannot be written ({error.strerror}); `runtime backtest show --html` tries again"
+            f"{file} cannot be written ({error.strerror}); retry with `runtime backtest show --html`"
         ) from error
 
 
@@ -94,7 +94,7 @@ def _tell_people(known: Known) -> None:
         width = len(one.columns)
         table(one.columns, [[*row, *[""] * width][:width] for row in rows], empty="no rows", title=one.title)
         if len(one.rows) > _MOST_ROWS:
-            click.echo(f"... and {len(one.rows) - _MOST_ROWS} rows more (--output json has all)")
+            click.echo(f"... and {len(one.rows) - _MOST_ROWS} more rows (--output json prints all)")
 
 
 def _value(value: Any) -> str:

@@ -4,13 +4,13 @@ from tools.cli.lazy import LazyCommand, LazyGroup
 
 _COMMANDS = {
     "deploy": LazyCommand(
-        "tools.cli.bot_deploy", "deploy", "Upload a folder and run it, or bring a bot to its version."
+        "tools.cli.bot_deploy", "deploy", "Upload a folder and run it as a bot, or update an existing bot."
     ),
     "config": LazyCommand("tools.cli.bot_config", "config", "Show or change the config of a bot."),
     "ls": LazyCommand("tools.cli.bot_ls", "ls", "List the bots with their states."),
     "show": LazyCommand("tools.cli.bot_show", "show_bot", "Show one bot: state, config, version, runs."),
-    "logs": LazyCommand("tools.cli.bot_logs", "logs", "Show what a bot printed, and with -f go on with it."),
-    "rm": LazyCommand("tools.cli.bot_rm", "rm", "Remove a bot; its container is stopped."),
+    "logs": LazyCommand("tools.cli.bot_logs", "logs", "Show a bot's output; -f follows it."),
+    "rm": LazyCommand("tools.cli.bot_rm", "rm", "Remove a bot and stop its container."),
     "stop": LazyCommand("tools.cli.bot_holds", "stop", "Stop bots gracefully and keep them stopped."),
     "start": LazyCommand("tools.cli.bot_holds", "start", "Undo a stop."),
     "kill": LazyCommand("tools.cli.bot_holds", "kill", "Kill bots at once and keep them down."),

@@ -27,7 +27,7 @@ id_argument = click.argument("bot_id", metavar="ID")
 
 @click.group()
 def config() -> None:
-    """Show or change the config of a bot. A change restarts it, as a deploy does."""
+    """Show or change the config of a bot. A change restarts the bot, as a deploy does."""
 
 
 @config.command()
@@ -63,7 +63,7 @@ def set_values(
 def unset(
     bot_id: str, keys: tuple[str, ...], wait_seconds: float, no_wait: bool, no_rollback: bool, output: str
 ) -> None:
-    """Take keys out of a bot's config, and restart it without them."""
+    """Remove keys from a bot's config and restart it."""
     _change(bot_id, unsetting(keys), health_of(wait_seconds, no_wait, no_rollback), output)
 
 
@@ -74,5 +74,5 @@ def _change(bot_id: str, change: Change, health: Health, output: str) -> None:
 
 def _said(data: dict[str, Any]) -> str:
     if not data["changed"]:
-        return f"{data['id']} has that config already"
+        return f"{data['id']} already has that config"
     return f"{data['id']} is updated, and {told(data)}" if told(data) else f"{data['id']} is updated"

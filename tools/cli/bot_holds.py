@@ -45,12 +45,12 @@ KILL = Switch("kill", "held", "resume", graceful=False, wait_seconds=60.0)
 STOP = Switch("stop", "stopped", "start", graceful=True, wait_seconds=120.0)
 
 ids_argument = click.argument("bot_ids", metavar="[ID]...", nargs=-1)
-selector_option = click.option("--selector", help="All bots with a value in a field: custom.config.author=alice")
-all_option = click.option("--all", "everything", is_flag=True, help="All bots, those to come too.")
+selector_option = click.option("--selector", help="All bots whose field has this value: custom.config.author=alice")
+all_option = click.option("--all", "everything", is_flag=True, help="All bots, including future ones.")
 future_option = click.option(
-    "--future", is_flag=True, help="Also when no bot is meant yet: it holds for those to come."
+    "--future", is_flag=True, help="Accept a target that matches no bot yet; it applies to future bots."
 )
-reason_option = click.option("--reason", default="", help="Why, for those who wonder later.")
+reason_option = click.option("--reason", default="", help="The reason, shown to others.")
 
 
 @click.command()
@@ -125,7 +125,7 @@ def start(bot_ids: tuple[str, ...], selector: str | None, everything: bool, outp
 def _hold(switch: Switch, targets: Sequence[HoldTarget], future: bool, reason: str, wait: bool, output: str) -> None:
     data = interrupts.run(_keep_down(switch, targets, future, reason, wait))
     lines = [f"{switch.done}: {cell(data['held'])}", *(_told(name, data) for name in data["down"])]
-    lines += [f"{cell(name)} is told to end" for name in data["bots"] if name not in data["down"]]
+    lines += [f"{cell(name)} is stopping" for name in data["bots"] if name not in data["down"]]
     show(output, data, lambda: click.echo("\n".join(lines)))
 
 
@@ -161,7 +161,7 @@ async def _keep_down(
             if asyncio.get_running_loop().time() > deadline:
                 names = ", ".join(one for one in waiting if one not in down)
                 raise Failure(
-                    f"{switch.done}, but not seen down within {switch.wait_seconds:g} s: {names}", ExitCode.TIMEOUT
+                    f"{switch.done}, but not confirmed down within {switch.wait_seconds:g} s: {names}", ExitCode.TIMEOUT
                 )
             await asyncio.sleep(_LOOK_SECONDS)
         return {
@@ -178,7 +178,7 @@ async def _keep_down(
 def _told(name: str, data: dict[str, Any]) -> str:
     at: datetime | None = data["down_at"][name]
     if at is None:
-        return f"{cell(name)} is down, and was before"
+        return f"{cell(name)} was already down"
     return f"{cell(name)} is down since {at:%H:%M:%S.%f} UTC ({(at - data['since']).total_seconds():.2f} s)"
 
 
@@ -221,8 +221,8 @@ def _no_such(switch: Switch, targets: Sequence[HoldTarget]) -> str:
         nothing = f"no bot has {targets[0]} now"
     else:
         named = ", ".join(repr(target.value) for target in targets)
-        nothing = f"there is no bot {named}; `runtime bot ls` lists those that there are"
-    return f"{nothing}. Nothing was changed; `runtime bot {switch.name} --future` also holds bots that are to come"
+        nothing = f"there is no bot {named}; `runtime bot ls` lists all bots"
+    return f"{nothing}. Nothing was changed; `runtime bot {switch.name} --future` also applies to future bots"
 
 
 def _no_hold(switch: Switch, targets: Sequence[HoldTarget], affected: Sequence[Entity]) -> str:

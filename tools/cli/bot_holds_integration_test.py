@@ -126,7 +126,7 @@ def test_a_bot_that_another_hold_keeps_down_is_named_with_it(bots: Commands) -> 
 
 
 def test_people_read_what_is_stopped_and_that_it_is_down(bots: Commands) -> None:
-    assert bots.text("bot", "stop", "b1") == "stopped: id b1\nb1 is down, and was before\n"
+    assert bots.text("bot", "stop", "b1") == "stopped: id b1\nb1 was already down\n"
     assert bots.text("bot", "start", "b1") == "started: id b1\n"
 
 

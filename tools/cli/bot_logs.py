@@ -41,22 +41,23 @@ class _Moment(click.ParamType[datetime]):
         try:
             return instant_of(str(value), datetime.now(UTC))
         except ValueError:
-            self.fail(f"{value!r} is no time: give how long ago it was, such as 10m or 1h30m, or 2026-01-31T12:00:00Z")
+            self.fail(f"{value!r} is not a time: use an age such as 10m or 1h30m, or 2026-01-31T12:00:00Z")
 
 
 def log_options(command: F) -> F:
     """The options of `logs`."""
     options = [
-        click.option("-f", "--follow", is_flag=True, help="Go on with what it prints, until Ctrl-C."),
+        click.option("-f", "--follow", is_flag=True, help="Follow new output until Ctrl-C."),
         click.option(
             "-n",
             "--lines",
             type=click.IntRange(0, MOST_LINES),
-            help=f"Lines to begin with: {_LINES} by default, all with --since or --run; with --grep, lines to search.",
+            help=f"Number of last lines to show: {_LINES} by default, all with --since or --run. With --grep, number "
+            "of last lines to search.",
         ),
         click.option("--timestamps", is_flag=True, help="Show each line's time, in UTC."),
-        click.option("--since", type=_Moment(), help="Only lines from then on: 10m, 1h30m, 2026-01-31T12:00:00Z."),
-        click.option("--until", type=_Moment(), help="Only lines up to then."),
+        click.option("--since", type=_Moment(), help="Only lines since this time: 10m, 1h30m, 2026-01-31T12:00:00Z."),
+        click.option("--until", type=_Moment(), help="Only lines until this time."),
         click.option("--run", "run", metavar="N|ID|last", help="Only lines of one run."),
         raw_option,
         click.option("--grep", metavar="REGEX", help="Only lines that contain this regular expression."),
@@ -172,7 +173,7 @@ async def _run_of(runs: RunStore, entity_id: str, wanted: str, since: datetime |
             record = await runs.numbered(entity_id, number)
     if record is None:
         raise Failure(
-            f"there is no run {wanted!r} of {entity_id!r}; give a number from 1 on, the id of a run, or last",
+            f"{entity_id!r} has no run {wanted!r}; give a number from 1, the id of a run, or last",
             ExitCode.NOT_FOUND,
         )
     return record.run_id, since or record.started_at - _CLOCKS_APART

@@ -21,7 +21,7 @@ from tools.cli.output import output_option
 @wait_option
 @output_option
 def rm(bot_id: str, no_wait: bool, output: str) -> None:
-    """Remove a bot; its container is stopped. Removing one that is not there is a success for the events, not here."""
+    """Remove a bot and stop its container. Fails when the bot does not exist, unlike a delete event."""
     show_removed(bot_id, interrupts.run(_rm(bot_id, not no_wait)), output)
 
 
@@ -30,9 +30,7 @@ async def _rm(bot_id: str, wait: bool) -> Sequence[Leftover]:
         entities = await servers.entities(BOT_RUNNER)
         known = await entities.get(bot_id)
         if known is None:
-            raise Failure(
-                f"there is no bot {bot_id!r}; `runtime bot ls` lists those that there are", ExitCode.NOT_FOUND
-            )
+            raise Failure(f"there is no bot {bot_id!r}; `runtime bot ls` lists all bots", ExitCode.NOT_FOUND)
         if servers.has_nats:
             await Announcer(await servers.jetstream(), BOT_RUNNER).deleted(bot_id, known.config)
         else:

@@ -43,9 +43,7 @@ async def _show(bot_id: str) -> dict[str, Any]:
     async with connected() as servers:
         entity: Entity | None = await (await servers.entities(BOT_RUNNER)).get(bot_id)
         if entity is None:
-            raise Failure(
-                f"there is no bot {bot_id!r}; `runtime bot ls` lists those that there are", ExitCode.NOT_FOUND
-            )
+            raise Failure(f"there is no bot {bot_id!r}; `runtime bot ls` lists all bots", ExitCode.NOT_FOUND)
         owners = await servers.owners(BOT_RUNNER)
         owner = (await owners.of([entity.segment_id])).get(entity.segment_id)
         row = bot_row(entity, shown(stored_status_of(entity), owner))

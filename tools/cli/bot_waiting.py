@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 WAIT_SECONDS = 60.0
 
-wait_option = click.option("--no-wait", is_flag=True, help="Return as soon as it is announced.")
+wait_option = click.option("--no-wait", is_flag=True, help="Return as soon as the event is published.")
 
 
 async def in_time(waiting: Awaitable[T]) -> T:
@@ -47,7 +47,7 @@ def show_removed(entity_id: str, left: Sequence[Leftover], output: str) -> None:
     """Say that an entity is removed, and what the next worker of a lost one's host will clean."""
     lines = [f"{cell(entity_id)} is removed."]
     if left:
-        lines.append("Nothing of it can be running: its worker was lost. The next worker of its host cleans up:")
+        lines.append("Its worker was lost, so nothing of it runs. The next worker of that host removes:")
         lines += [f"  {cell(leftover)}" for leftover in left]
     data = {"id": entity_id, "removed": True} | ({"left": left} if left else {})
     show(output, data, lambda: click.echo("\n".join(lines)))

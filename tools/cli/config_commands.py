@@ -22,7 +22,7 @@ from tools.cli.stored_version import stored
 Change = Callable[[Mapping[str, Any]], dict[str, Any]]
 Watch = Callable[[Connections, str, str], Awaitable[dict[str, Any]]]
 
-reveal_option = click.option("--reveal", is_flag=True, help="Show secrets as they are.")
+reveal_option = click.option("--reveal", is_flag=True, help="Show secrets unmasked.")
 keys_argument = click.argument("keys", metavar="KEY...", nargs=-1, required=True)
 values_argument = click.argument("values", metavar="KEY=VALUE...", nargs=-1, required=True)
 

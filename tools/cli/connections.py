@@ -64,7 +64,7 @@ def target(environ: Mapping[str, str] = os.environ) -> Target:
     stack = state.load(directory)
     if stack.running:
         return Target({**environ, **stack.environment}, f"the dev stack in {directory}", stack.scopes)
-    found_in = "the defaults, as MONGO_URI is not set and no stack runs; `runtime dev up` starts one"
+    found_in = "the defaults, because MONGO_URI is not set and no stack runs; `runtime dev up` starts one"
     return Target(environ, found_in, is_default=True)
 
 
@@ -136,7 +136,7 @@ class Connections:
             try:
                 await asyncio.wait_for(connection.wait_connected(), _NATS_SECONDS)
             except TimeoutError:
-                raise self._unreachable(f"NATS does not answer within {_NATS_SECONDS:g} s") from None
+                raise self._unreachable(f"NATS did not respond within {_NATS_SECONDS:g} s") from None
             self._nats = connection
         return self._nats
 
@@ -202,8 +202,8 @@ async def connected(where: Target | None = None) -> AsyncIterator[Connections]:
 
 def _no_servers() -> Failure:
     return Failure(
-        "no stack runs here, and no server is named; `runtime dev up` starts a stack on this machine, or set "
-        f"{', '.join(_ADDRESSES)} to reach another one",
+        "no stack runs here, and no server is configured; start a stack with `runtime dev up`, or set "
+        f"{', '.join(_ADDRESSES)} to use other servers",
         ExitCode.UNREACHABLE,
     )
 
@@ -211,7 +211,7 @@ def _no_servers() -> Failure:
 def warn_of_misspelt(environ: Mapping[str, str] = os.environ) -> None:
     """Say on standard error which variables look like settings and are none."""
     for given, nearest in misspelt(environ).items():
-        click.echo(f"warning: {given} is no setting and is ignored; is it {nearest}?", err=True)
+        click.echo(f"warning: {given} is not a setting and is ignored; did you mean {nearest}?", err=True)
 
 
 async def _end(task: "asyncio.Task[None]") -> None:

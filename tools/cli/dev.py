@@ -35,7 +35,7 @@ def dev() -> None:
 @click.option("--workers", type=click.IntRange(1, 50), help="Workers of bot-runner.  [as many as run, else 2]")
 @output_option
 def up(workers: int | None, output: str) -> None:
-    """Start the stack, or those parts of it that do not run. Workers beyond --workers are stopped in good order."""
+    """Start the stack, or the parts of it that are not running. Workers beyond --workers are stopped gracefully."""
     warn_of_misspelt()
     _show(output, interrupts.run(_up(workers)))
 
@@ -68,7 +68,7 @@ def status(output: str) -> None:
 
     show(output, {"parts": parts, "services": services}, text)
     if not all(part["running"] and part["ready"] for part in parts):
-        raise Failure("not every part is well")
+        raise Failure("not all parts are healthy")
 
 
 async def _up(workers: int | None) -> list[dict[str, object]]:
@@ -125,7 +125,7 @@ async def _described(part: Part) -> dict[str, object]:
     if running and part.http_port is not None:
         answer = await get_json(part.http_port, "/readyz")
         ready = answer is not None and answer[0] == 200
-        detail = hindrances(answer[1]) if answer is not None else "it does not answer"
+        detail = hindrances(answer[1]) if answer is not None else "it does not respond"
     return {
         "name": part.name,
         "running": running,

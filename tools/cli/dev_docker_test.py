@@ -136,7 +136,7 @@ async def test_a_bot_that_is_stopped_puts_its_affairs_in_order_and_stays_down_un
 async def test_a_kill_does_not_wait_for_a_bot_that_will_not_stop(terminal: Terminal, tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(STUBBORN)
     await terminal.succeed("bot", "deploy", str(tmp_path), "--id", "stubborn")
-    assert "told to end" in (await terminal.succeed("bot", "stop", "stubborn", "--no-wait")).out
+    assert "is stopping" in (await terminal.succeed("bot", "stop", "stubborn", "--no-wait")).out
 
     killed = (await terminal.succeed("bot", "kill", "stubborn", "--output", "json")).json()
 

@@ -14,7 +14,7 @@ from tools.cli.failures import Failure
 from tools.cli.output import output_option, show, table
 
 service_option = click.option(
-    "--service", type=click.Choice([service.name for service in SERVICES]), help="Only those of one service."
+    "--service", type=click.Choice([service.name for service in SERVICES]), help="Only dead letters of this service."
 )
 
 
@@ -49,18 +49,18 @@ def ls(service: str | None, output: str) -> None:
 @click.argument("number", type=int)
 @output_option
 def show_one(number: int, output: str) -> None:
-    """Show one with its payload and headers."""
+    """Show one dead letter with its payload and headers."""
     letter = _described(interrupts.run(_show(number)))
     show(output, letter, lambda: click.echo(json.dumps(letter, indent=2, default=str, ensure_ascii=False)))
 
 
 @dlq.command()
 @click.argument("numbers", type=int, nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All of them, or all of --service.")
+@click.option("--all", "everything", is_flag=True, help="All dead letters, or all of --service.")
 @service_option
 @output_option
 def replay(numbers: tuple[int, ...], everything: bool, service: str | None, output: str) -> None:
-    """Publish dead letters again, as they were, and take them out of the list."""
+    """Publish dead letters again, unchanged, and remove them from the list."""
     if bool(numbers) == everything:
         raise click.UsageError("give either numbers or --all")
     done = interrupts.run(_replay(numbers, service))
@@ -70,12 +70,12 @@ def replay(numbers: tuple[int, ...], everything: bool, service: str | None, outp
 @dlq.command()
 @click.argument("number", type=int, required=False)
 @service_option
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @output_option
 def purge(number: int | None, service: str | None, yes: bool, output: str) -> None:
-    """Throw one away, those of a service, or all."""
+    """Remove one dead letter, those of a service, or all."""
     if number is None and not yes:
-        click.confirm(f"Throw away all dead letters{f' of {service}' if service else ''}?", abort=True, err=True)
+        click.confirm(f"Remove all dead letters{f' of {service}' if service else ''}?", abort=True, err=True)
     count = interrupts.run(_purge(service, number))
     show(output, {"purged": count}, lambda: click.echo(f"{count} thrown away."))
 

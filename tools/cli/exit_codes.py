@@ -8,14 +8,14 @@ class ExitCode(IntEnum):
 
     OK = 0
     FAILED = 1
-    """What was asked for did not work; the message says why."""
+    """The command failed; the message gives the reason."""
     USAGE = 2
-    """An argument, a setting or a folder is wrong; a person must mend it."""
+    """An argument, a setting or a folder is invalid; the user must correct it."""
     UNREACHABLE = 3
-    """Something outside is missing or does not answer: MongoDB, NATS, the storage, the Docker engine, an index."""
+    """A dependency is missing or unreachable: MongoDB, NATS, the storage, the Docker engine, a package index."""
     NOT_FOUND = 4
-    """There is no such bot, backtest, schedule, worker, dead letter or stack."""
+    """The bot, backtest, schedule, worker, dead letter or stack does not exist."""
     TIMEOUT = 5
-    """It was begun, and did not come about within the time given; it may still."""
+    """Timed out; it may still complete."""
     INTERRUPTED = 130
     """Ctrl-C."""

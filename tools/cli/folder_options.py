@@ -11,7 +11,7 @@ config_option = click.option(
     "--config", help="A JSON object or a file with one; its keys replace those that are stored and bot.json's config."
 )
 reset_option = click.option(
-    "--reset-config", is_flag=True, help="Keep nothing that earlier deploys were given: bot.json and these flags alone."
+    "--reset-config", is_flag=True, help="Discard the values of earlier deploys; use only bot.json and these flags."
 )
 runtime_option = click.option("--runtime", help="python3.11 or nodejs20.  [from bot.json, else guessed from the files]")
 entrypoint_option = click.option(

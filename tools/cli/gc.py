@@ -20,7 +20,7 @@ _COLUMNS = ("kind", "service", "count", "bytes")
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Remove nothing. Only this is possible: removing is the masters' work.")
+@click.option("--dry-run", is_flag=True, help="Required: list only. The masters do the removal.")
 @output_option
 def collect(dry_run: bool, output: str) -> None:
     """Count what the leading masters would remove now, by the retention settings of this environment.
@@ -28,10 +28,10 @@ def collect(dry_run: bool, output: str) -> None:
     Logs and results belong to all services that write them, and are counted once.
     """
     if not dry_run:
-        raise click.UsageError("give --dry-run: what is no longer kept is removed by the leading masters alone")
+        raise click.UsageError("give --dry-run: only the leading masters remove expired data")
     rows = interrupts.run(_rows())
     cells = [[row[column] for column in _COLUMNS] for row in rows]
-    show(output, rows, lambda: table(_COLUMNS, cells, empty="There is nothing."))
+    show(output, rows, lambda: table(_COLUMNS, cells, empty="Nothing to remove."))
 
 
 async def _rows() -> list[dict[str, Any]]:

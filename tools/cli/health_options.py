@@ -63,7 +63,7 @@ class Health:
             return _facts(await in_time(watch.until_healthy()))
         except asyncio.CancelledError:
             raise Failure(
-                f"interrupted; the new version of {bot_id!r} is announced, and the workers go on with it: "
+                f"interrupted; the new version of {bot_id!r} was published, and the workers continue with it: "
                 "`runtime bot ls` shows it",
                 ExitCode.INTERRUPTED,
             ) from None
@@ -73,7 +73,7 @@ def health_options(command: F) -> F:
     """Add the options that :func:`health_of` reads."""
     command = click.option("--no-wait", is_flag=True, hidden=True, help="The same as --wait 0.")(command)
     command = click.option(
-        "--no-rollback", is_flag=True, help="Leave the new version in place when it fails while it is watched."
+        "--no-rollback", is_flag=True, help="Keep the new version even if it fails while it is watched."
     )(command)
     return click.option(
         "--wait",
@@ -82,7 +82,7 @@ def health_options(command: F) -> F:
         default=_DEFAULT_SECONDS,
         show_default=True,
         metavar="SECONDS",
-        help="How long the new version must run until the command succeeds; 0 returns at once, without a rollback.",
+        help="Seconds that the new version must run before the command succeeds; 0 returns at once, never rolls back.",
     )(command)
 
 

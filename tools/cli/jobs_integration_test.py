@@ -93,7 +93,7 @@ def test_a_backtest_is_run_once_under_its_id(commands: Commands) -> None:
     code, _, err = commands.run("backtest", "run", BACKTEST, "--id", "b1")
 
     assert code == ExitCode.FAILED
-    assert "there is a backtest 'b1' already, and each is run once; give another --id" in err
+    assert "backtest 'b1' already exists, and each runs only once; give another --id" in err
 
 
 def test_backtests_without_an_id_get_one_each(commands: Commands) -> None:

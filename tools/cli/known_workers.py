@@ -56,7 +56,7 @@ async def known_workers(
     if unknown:
         where = services[0].name if len(services) == 1 else "any service"
         raise Failure(
-            f"there is no worker {', '.join(unknown)} in {where}; `runtime worker ls` lists those that there are. "
+            f"there is no worker {', '.join(unknown)} in {where}; `runtime worker ls` lists all workers. "
             "Nothing was changed",
             ExitCode.NOT_FOUND,
         )

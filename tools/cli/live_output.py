@@ -145,7 +145,7 @@ class EntityOutput:
             raise Failure(f"there is no {noun} {self._id!r}, and no log of one", ExitCode.NOT_FOUND)
         if follow and not self._told:
             self._told = True
-            self._tell("no worker that runs it can be reached; this is out of the storage, up to half a minute late")
+            self._tell("no worker that runs it is reachable; showing output from the storage, up to 30 seconds late")
         if self._storage is None:
             if self._began:
                 wanted = replace(wanted, after=Cursor.parse(str(self._cursor)))

@@ -30,7 +30,7 @@ class Grep:
         try:
             self._pattern = re.compile(pattern)
         except (re.error, RecursionError, OverflowError) as error:
-            raise click.BadParameter(f"{pattern!r} is no regular expression: {error}", param_hint="--grep") from None
+            raise click.BadParameter(f"{pattern!r} is not a regular expression: {error}", param_hint="--grep") from None
 
     def matches(self, text: str) -> bool:
         """Whether the line contains it.

@@ -9,19 +9,21 @@ from tools.cli.exit_codes import ExitCode
 from tools.cli.lazy import LazyCommand, LazyGroup
 
 _COMMANDS = {
-    "demo": LazyCommand("tools.cli.demo", "demo", "Run bots, a backtest and a schedule from nothing, to see it all."),
-    "dev": LazyCommand("tools.cli.dev", "dev", "Everything on this machine: up, down, status."),
+    "demo": LazyCommand("tools.cli.demo", "demo", "Run two bots, a backtest and a schedule on a temporary stack."),
+    "dev": LazyCommand("tools.cli.dev", "dev", "A complete stack on this machine: up, down, status."),
     "bot": LazyCommand("tools.cli.bot", "bot", "Deploy, list, follow, stop and remove bots."),
-    "backtest": LazyCommand("tools.cli.backtest", "backtest", "Run backtests, and look at what they found."),
+    "backtest": LazyCommand("tools.cli.backtest", "backtest", "Run backtests and show their results."),
     "schedule": LazyCommand("tools.cli.schedule", "schedule", "Run bots at set times: deploy, list, trigger, pause."),
-    "status": LazyCommand("tools.cli.status", "status", "Who runs what: masters, workers, segments, bots."),
+    "status": LazyCommand("tools.cli.status", "status", "Show masters, workers, segments and bots."),
     "worker": LazyCommand("tools.cli.worker", "worker", "For operators: list, cordon and drain workers."),
-    "dlq": LazyCommand("tools.cli.dlq", "dlq", "Events that were given up: look, replay, throw away."),
+    "dlq": LazyCommand("tools.cli.dlq", "dlq", "Dead letters, events that could not be applied: show, replay, remove."),
     "gc": LazyCommand(
-        "tools.cli.gc", "collect", "What the leading masters would remove of code, logs, results, records."
+        "tools.cli.gc", "collect", "List the code, logs, results and records that the masters would remove."
     ),
-    "load": LazyCommand("tools.loadgen.command", "load", "Make many small bots, backtests or schedules come and go."),
-    "setup": LazyCommand("tools.cli.setup", "setup", "Get the Docker engine and the bots' images ready."),
+    "load": LazyCommand(
+        "tools.loadgen.command", "load", "Generate load: create and remove many small bots, backtests or schedules."
+    ),
+    "setup": LazyCommand("tools.cli.setup", "setup", "Prepare the Docker engine and the bots' images."),
     "bot-runner": LazyCommand(
         "tools.cli.services", "bot_runner", "Run a process of the service that keeps bots running."
     ),

@@ -44,7 +44,7 @@ NOWHERE = {
 
 
 @pytest.mark.parametrize(
-    ("command", "message"), [("bot ls", "MongoDB is unavailable"), ("dlq ls", "NATS does not answer")]
+    ("command", "message"), [("bot ls", "MongoDB is unavailable"), ("dlq ls", "NATS did not respond")]
 )
 async def test_a_server_that_does_not_answer_is_named_in_one_line_with_an_exit_code(
     command: str, message: str, tmp_path: Path
@@ -57,5 +57,5 @@ async def test_a_server_that_does_not_answer_is_named_in_one_line_with_an_exit_c
 async def test_a_variable_that_looks_like_a_setting_is_named_with_the_nearest_one(tmp_path: Path) -> None:
     done = await run("bot ls", tmp_path, MEMORY_LIMITMB="hunter2")
 
-    assert "warning: MEMORY_LIMITMB is no setting and is ignored; is it MEMORY_LIMIT_MB?" in done.err
+    assert "warning: MEMORY_LIMITMB is not a setting and is ignored; did you mean MEMORY_LIMIT_MB?" in done.err
     assert "hunter2" not in done.err

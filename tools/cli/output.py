@@ -23,7 +23,7 @@ output_option = click.option(
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="text for people, json for programs.",
+    help="Output format: text for people, json for programs.",
 )
 
 

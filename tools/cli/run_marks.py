@@ -98,7 +98,7 @@ class RunMarks:
         self._ended.add(record.run_id)
         number = await self._runs.number(record)
         if record.ended_at is None:
-            return f"--- run {number} ended: nobody has seen how yet ---"
+            return f"--- run {number} ended: outcome not recorded yet ---"
         told = f"{record.reason}{f' (exit code {record.exit_code})' if record.reason == 'error' else ''}"
         told += f" after {seconds(record.duration_seconds or 0.0)}"
         if following is not None:

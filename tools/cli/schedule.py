@@ -3,20 +3,22 @@
 from tools.cli.lazy import LazyCommand, LazyGroup
 
 _COMMANDS = {
-    "next": LazyCommand("tools.cli.schedule_next", "next_times", "Explain an expression, and show when it fires."),
+    "next": LazyCommand("tools.cli.schedule_next", "next_times", "Explain a cron expression and list its next times."),
     "deploy": LazyCommand(
-        "tools.cli.schedule_deploy", "deploy", "Upload a folder and run it on a schedule, or bring one to its version."
+        "tools.cli.schedule_deploy",
+        "deploy",
+        "Upload a folder and run it on a schedule, or update an existing schedule.",
     ),
     "config": LazyCommand("tools.cli.schedule_config", "config", "Show or change the config of a schedule."),
     "ls": LazyCommand("tools.cli.schedule_ls", "ls", "List the schedules with their next and last runs."),
     "history": LazyCommand(
-        "tools.cli.schedule_history", "history", "Show a schedule's runs, and where their logs are."
+        "tools.cli.schedule_history", "history", "List a schedule's runs, with the location of their logs."
     ),
-    "logs": LazyCommand("tools.cli.schedule_logs", "logs", "Show what a schedule's runs printed, and with -f go on."),
+    "logs": LazyCommand("tools.cli.schedule_logs", "logs", "Show the output of a schedule's runs; -f follows it."),
     "trigger": LazyCommand("tools.cli.schedule_control", "trigger", "Run a schedule once, now."),
-    "pause": LazyCommand("tools.cli.schedule_control", "pause", "Let a schedule fire no more, until `resume`."),
+    "pause": LazyCommand("tools.cli.schedule_control", "pause", "Suspend a schedule until `resume`."),
     "resume": LazyCommand("tools.cli.schedule_control", "resume", "Undo a pause."),
-    "rm": LazyCommand("tools.cli.schedule_control", "rm", "Remove a schedule; its run is stopped."),
+    "rm": LazyCommand("tools.cli.schedule_control", "rm", "Remove a schedule and stop its run."),
 }
 _HELP = """Deploy, list, follow, trigger, pause and remove schedules. Times are shown in this machine's zone.
 

@@ -29,7 +29,7 @@ id_argument = click.argument("schedule_id", metavar="ID")
 
 @click.group()
 def config() -> None:
-    """Show or change the config of a schedule. A change counts from the next run on."""
+    """Show or change the config of a schedule. A change applies from the next run."""
 
 
 @config.command()
@@ -61,7 +61,7 @@ def set_values(schedule_id: str, values: tuple[str, ...], no_wait: bool, output:
 @wait_option
 @output_option
 def unset(schedule_id: str, keys: tuple[str, ...], no_wait: bool, output: str) -> None:
-    """Take keys out of a schedule's config."""
+    """Remove keys from a schedule's config."""
     _change(schedule_id, unsetting(keys), no_wait, output)
 
 
@@ -71,5 +71,5 @@ def _change(schedule_id: str, change: Change, no_wait: bool, output: str) -> Non
 
     target = Target(BOT_SCHEDULER, schedule_id, check=read_definition, derive=derive_next())
     data = interrupts.run(changed(target, change, beside={}, watch=watch))
-    text = f"{schedule_id} is updated" if data["changed"] else f"{schedule_id} has that config already"
+    text = f"{schedule_id} is updated" if data["changed"] else f"{schedule_id} already has that config"
     show_data(output, data, lambda: click.echo(text))

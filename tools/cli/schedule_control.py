@@ -34,7 +34,7 @@ id_argument = click.argument("schedule_id", metavar="ID")
 @wait_option
 @output_option
 def trigger(schedule_id: str, no_wait: bool, output: str) -> None:
-    """Run a schedule once now, also a paused one; its next time stays. While a run goes on, it comes after that."""
+    """Run a schedule once now, even when it is paused. Its next time does not change. An active run ends first."""
     interrupts.run(_trigger(schedule_id, not no_wait))
     show(output, {"id": schedule_id, "triggered": True}, lambda: click.echo(f"{schedule_id} is triggered."))
 
@@ -43,7 +43,7 @@ def trigger(schedule_id: str, no_wait: bool, output: str) -> None:
 @id_argument
 @output_option
 def pause(schedule_id: str, output: str) -> None:
-    """Let a schedule fire no more, whatever events arrive, until `resume`. A run that goes on is not stopped."""
+    """Suspend a schedule, regardless of events, until `resume`. An active run is not stopped."""
     by = {"since": datetime.now(UTC), "by": getpass.getuser()}
     interrupts.run(_set(schedule_id, {PAUSED: by}))
     show(output, {"id": schedule_id, "paused": True}, lambda: click.echo(f"{schedule_id} is paused."))
@@ -53,10 +53,10 @@ def pause(schedule_id: str, output: str) -> None:
 @id_argument
 @output_option
 def resume(schedule_id: str, output: str) -> None:
-    """Undo a pause. What was due meanwhile is not made up for."""
+    """Resume a paused schedule. Firings that were due meanwhile are skipped."""
     next_at = interrupts.run(_set(schedule_id, {PAUSED: None})).next_at
     data = {"id": schedule_id, "paused": False, "next_run": next_at}
-    show(output, data, lambda: click.echo(f"{schedule_id} is resumed; next at {local(next_at) or 'a time to come'}"))
+    show(output, data, lambda: click.echo(f"{schedule_id} is resumed; next at {local(next_at) or 'a later time'}"))
 
 
 @click.command()
@@ -64,7 +64,7 @@ def resume(schedule_id: str, output: str) -> None:
 @wait_option
 @output_option
 def rm(schedule_id: str, no_wait: bool, output: str) -> None:
-    """Remove a schedule; its run is stopped."""
+    """Remove a schedule and stop its run."""
     show_removed(schedule_id, interrupts.run(_rm(schedule_id, not no_wait)), output)
 
 
@@ -74,7 +74,7 @@ async def _trigger(schedule_id: str, wait: bool) -> None:
         wish = {"id": uuid.uuid4().hex, "requested_at": time.time()}
         entity = await _change(servers, entities, schedule_id, {TRIGGER: wish})
         if entity.held is not None:
-            raise Failure(f"{schedule_id} is killed ({entity.held.target}); it runs when that is undone")
+            raise Failure(f"{schedule_id} is killed ({entity.held.target}); it can run when the kill is undone")
         if wait:
             await _until_taken(entities, schedule_id, wish["id"])
 
@@ -88,7 +88,7 @@ async def _until_taken(entities: EntityStore, schedule_id: str, wish: object) ->
             return
         if time.monotonic() > deadline:
             raise Failure(
-                f"{schedule_id} has not begun within {WAIT_SECONDS:g} s; it does when the run that goes on has ended, "
+                f"{schedule_id} has not started within {WAIT_SECONDS:g} s; it starts when the active run has ended, "
                 "or when a worker owns it (`runtime status`)",
                 ExitCode.TIMEOUT,
             )
@@ -127,5 +127,5 @@ async def _rm(schedule_id: str, wait: bool) -> Sequence[Leftover]:
 
 def _unknown(schedule_id: str) -> Failure:
     return Failure(
-        f"there is no schedule {schedule_id!r}; `runtime schedule ls` lists those that there are", ExitCode.NOT_FOUND
+        f"there is no schedule {schedule_id!r}; `runtime schedule ls` lists all schedules", ExitCode.NOT_FOUND
     )

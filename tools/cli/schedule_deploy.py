@@ -39,8 +39,8 @@ _POLL_SECONDS = 0.05
 
 @click.command()
 @directory_argument
-@click.option("--schedule", "expression", help="When it runs, a cron expression.  [config.schedule in bot.json]")
-@click.option("--timezone", help="The zone of its times, such as Europe/Berlin.  [config.timezone, else UTC]")
+@click.option("--schedule", "expression", help="The cron expression.  [config.schedule in bot.json]")
+@click.option("--timezone", help="Time zone of the expression, such as Europe/Berlin.  [config.timezone, else UTC]")
 @click.option("--id", "schedule_id", help="The schedule's id.  [the name in bot.json, else the folder's name]")
 @config_option
 @reset_option
@@ -126,7 +126,7 @@ async def _until_taken(entities: EntityStore, schedule_id: str, updated_at: str)
         if time.monotonic() > deadline:
             raise Failure(
                 f"no worker of {BOT_SCHEDULER.name} has taken the event of {schedule_id!r} within {WAIT_SECONDS:g} s; "
-                "do workers run? `runtime status`, and `runtime dlq ls` for events that were given up",
+                "check `runtime status` for workers and `runtime dlq ls` for dead letters",
                 ExitCode.TIMEOUT,
             )
         await asyncio.sleep(_POLL_SECONDS)

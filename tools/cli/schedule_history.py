@@ -20,10 +20,12 @@ from tools.cli.output import output_option, show, table
 
 @click.command()
 @click.argument("schedule_id", metavar="ID")
-@click.option("-n", "--count", default=20, show_default=True, type=click.IntRange(1, 10_000), help="Runs to show.")
+@click.option(
+    "-n", "--count", default=20, show_default=True, type=click.IntRange(1, 10_000), help="Number of runs to show."
+)
 @output_option
 def history(schedule_id: str, count: int, output: str) -> None:
-    """Show the latest runs of a schedule, firings that got none included."""
+    """Show the latest runs of a schedule, including skipped firings."""
     found = interrupts.run(_history(schedule_id, count))
 
     def text() -> None:

@@ -14,8 +14,10 @@ from tools.cli.output import output_option, show, table
 
 @click.command(name="next")
 @click.argument("expression")
-@click.option("-n", "--count", default=5, show_default=True, type=click.IntRange(1, 1000), help="How many times.")
-@click.option("--timezone", help="The zone of its times, such as Europe/Berlin.  [UTC, or CRON_TZ=… in EXPRESSION]")
+@click.option("-n", "--count", default=5, show_default=True, type=click.IntRange(1, 1000), help="Number of times.")
+@click.option(
+    "--timezone", help="Time zone of the expression, such as Europe/Berlin.  [UTC, or CRON_TZ=… in EXPRESSION]"
+)
 @output_option
 def next_times(expression: str, count: int, timezone: str | None, output: str) -> None:
     """Explain EXPRESSION in words and show when it fires next, in its own zone and in this machine's.
@@ -40,6 +42,6 @@ def next_times(expression: str, count: int, timezone: str | None, output: str) -
         rows = [[there, local(instant)] for there, instant in zip(theirs, times, strict=True)]
         table((schedule.zone.key, "here"), rows, empty="")
         if isinstance(schedule, Every):
-            click.echo("Counted from now; a deployed schedule counts from when it was deployed.")
+            click.echo("Counted from now; a deployed schedule counts from its deployment.")
 
     show(output, data, text)

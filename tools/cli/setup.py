@@ -14,14 +14,16 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 @click.command()
-@click.option("--dev", is_flag=True, help="Make .venv in this checkout: all packages, for editors and benchmarks.")
+@click.option(
+    "--dev", is_flag=True, help="Create .venv in this checkout with all packages, for editors and benchmarks."
+)
 @output_option
 def setup(dev: bool, output: str) -> None:
-    """Get the Docker engine and the bots' images ready.
+    """Prepare the Docker engine and the bots' images.
 
-    Uses the engine that answers at DOCKER_HOST or the usual socket. Where none does, root on Debian or Ubuntu gets one
-    installed and started. Images are pulled; where the registry is out of reach, stand-ins are built from Debian
-    packages. May be repeated.
+    Uses the engine at DOCKER_HOST or the default socket. If there is none, it is installed and started (as root on
+    Debian or Ubuntu). Images are pulled; if the registry is unreachable, stand-ins are built from Debian packages. May
+    be repeated.
     """
     data: dict[str, object] = {}
     if dev:

@@ -81,10 +81,10 @@ def _print(service: Mapping[str, Any]) -> None:
     entities = ", ".join(f"{count} {cell(state)}" for state, count in sorted(service["entities"].items()))
     click.echo(f"  {service['noun']}s: {entities or 'none'}")
     if service["waiting"]:
-        click.echo(f"  segments that wait for a worker: {', '.join(map(str, service['waiting']))}")
+        click.echo(f"  segments waiting for a worker: {', '.join(map(str, service['waiting']))}")
     known = service["workers"]
     if known is None and service["leader"]:
-        click.echo("  workers: only the leader knows, and it cannot be asked from here")
+        click.echo("  workers: unknown, the leading master is not reachable from here")
     elif known is not None:
         columns = ("  worker", "role", "segments", "containers", "host", "hindered by")
         rows = [

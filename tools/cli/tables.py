@@ -45,7 +45,7 @@ def table(
     for row in cells:
         click.echo(_line(row, layout))
     if left_out := [name.strip() for index, name in enumerate(columns) if index not in dict(layout)]:
-        hint = f"left out for want of width: {', '.join(left_out)} (--output json has all)"
+        hint = f"columns omitted, terminal too narrow: {', '.join(left_out)} (--output json prints all)"
         click.echo(click.style(hint, dim=True), err=True)
 
 

@@ -84,4 +84,4 @@ def test_no_id_and_no_state_is_cut_on_a_terminal_of_80_columns() -> None:
 
     assert "i" * 60 in shown
     assert "unknown (worker lost 12 s ago)" in shown
-    assert "left out for want of width: segment, worker, detail (--output json has all)" in shown
+    assert "columns omitted, terminal too narrow: segment, worker, detail (--output json prints all)" in shown

@@ -3,9 +3,9 @@
 from tools.cli.lazy import LazyCommand, LazyGroup
 
 _COMMANDS = {
-    "ls": LazyCommand("tools.cli.worker_ls", "ls", "List the workers with what they own."),
-    "cordon": LazyCommand("tools.cli.worker_cordon", "cordon", "Give workers nothing new."),
-    "drain": LazyCommand("tools.cli.worker_drain", "drain", "Move what workers own to other workers."),
+    "ls": LazyCommand("tools.cli.worker_ls", "ls", "List the workers with their segments."),
+    "cordon": LazyCommand("tools.cli.worker_cordon", "cordon", "Assign nothing new to workers."),
+    "drain": LazyCommand("tools.cli.worker_drain", "drain", "Move the segments of workers to other workers."),
     "uncordon": LazyCommand("tools.cli.worker_cordon", "uncordon", "Undo a cordon or a drain."),
 }
 _HELP = """List workers, and take them out of use and back.

@@ -13,7 +13,7 @@ from tools.cli.connections import Connections, connected
 from tools.cli.known_workers import ids_argument, known_workers, service_option, services_of
 from tools.cli.output import cell, output_option, show
 
-reason_option = click.option("--reason", default="", help="Why, for those who wonder later.")
+reason_option = click.option("--reason", default="", help="The reason, shown to others.")
 
 
 @click.command()

@@ -55,8 +55,8 @@ class Progress:
     "--timeout",
     "timeout_seconds",
     type=click.FloatRange(min=0.0),
-    help=f"How long to wait until the workers own nothing, in seconds. [default: {_TIMEOUT_SECONDS:g}; "
-    f"{_STAYS_SECONDS:g} where no other worker can take what is left]",
+    help=f"Seconds to wait until the workers own no segment. [default: {_TIMEOUT_SECONDS:g}; "
+    f"{_STAYS_SECONDS:g} if no other worker can take the rest]",
 )
 @reason_option
 @output_option
@@ -117,7 +117,7 @@ async def _until_empty(servers: Connections, workers: Sequence[KnownWorker], tim
 async def _progress(servers: Connections, worker: KnownWorker) -> Progress:
     wish = (await CordonStore(await servers.database(worker.service)).current()).get(worker.worker_id)
     if wish is None or not wish.drain:
-        raise Failure(f"the drain of {worker} was undone meanwhile")
+        raise Failure(f"the drain of {worker} was undone by another command")
     leases = await (await servers.leases(worker.service)).live()
     owned = [lease.segment_id for lease in leases if lease.holder.worker_id == worker.worker_id]
     return Progress(owned, wish.stays, wish.heeded)
@@ -130,7 +130,7 @@ def _tell(worker: KnownWorker, progress: Progress) -> None:
 
 def _left(worker: KnownWorker, progress: Progress) -> str:
     if not progress.is_heeded:
-        return f"{worker} is cordoned, but no master has begun its drain; `runtime status` shows whether one leads"
+        return f"{worker} is cordoned, but no master has started its drain; check `runtime status` for a leader"
     parts = [f"segment {one}: {progress.stays.get(one, 'it is being moved')}" for one in progress.owned]
     kept = "; ".join(parts) or "nothing, but is about to take over a segment"
     return f"{worker} is cordoned and still owns {kept}"

@@ -97,7 +97,7 @@ def test_drain_that_no_master_begins_ends_with_the_timeout_and_names_what_is_lef
     code, _, err = commands.run("worker", "drain", "w1", "--timeout", "0.5")
 
     assert code == ExitCode.TIMEOUT
-    assert "no master has begun its drain" in err
+    assert "no master has started its drain" in err
     assert wishes(commands, BOT_RUNNER)["w1"]["drain"] is True
 
 

@@ -25,7 +25,7 @@ _MOST = 1000
 @service_option
 @output_option
 def ls(service: str | None, output: str) -> None:
-    """List the workers with what they own.
+    """List the workers with their segments.
 
     States: `owning`, `standby`, `cordoned` (given nothing new), `draining` (shutting down), `gone` (not connected).
     """

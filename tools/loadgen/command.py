@@ -34,7 +34,11 @@ _count = click.option(
     "--count", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many, in all."
 )
 _per_second = click.option(
-    "--per-second", default=1.0, show_default=True, type=click.FloatRange(0.01, 200), help="How fast they come and go."
+    "--per-second",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0.01, 200),
+    help="Entities created and removed per second.",
 )
 
 
@@ -48,14 +52,14 @@ _per_second = click.option(
     default=120.0,
     show_default=True,
     type=click.FloatRange(0, 86_400),
-    help="Seconds from the last one made to the first one removed.",
+    help="Seconds between the last creation and the first removal.",
 )
 @click.option(
     "--run-seconds",
     default=10.0,
     show_default=True,
     type=click.FloatRange(0, 3600),
-    help="How long a backtest, or one run of a schedule, takes.",
+    help="Duration of a backtest or of one run of a schedule, in seconds.",
 )
 @click.option("--schedule", default="@every 60s", show_default=True, help="When schedules are due.")
 @output_option
@@ -68,7 +72,7 @@ def run(
     schedule: str,
     output: str,
 ) -> None:
-    """Make COUNT of KIND at an even pace, wait, and remove them at the same pace. Ctrl-C removes them at once."""
+    """Create COUNT entities of KIND at a constant rate, wait, and remove them likewise. Ctrl-C removes them at once."""
     planned = Load(Kind(kind), secrets.token_hex(4), count, per_second, hold_seconds, run_seconds, schedule)
     progress = interrupts.run(_run(planned))
     data = {"kind": kind, "run": planned.run, **progress.as_dict()}
@@ -81,7 +85,7 @@ def run(
 @_count
 @output_option
 def remove(kind: str, run_name: str, count: int, output: str) -> None:
-    """Remove what an earlier RUN left behind: one that was killed, or that lost its connection."""
+    """Remove the entities of an earlier RUN that was killed or lost its connection."""
     left = Load(Kind(kind), run_name, count, per_second=1.0, hold_seconds=0.0)
     removed = interrupts.run(_remove(left))
     show(output, {"kind": kind, "run": run_name, "removed": removed}, lambda: click.echo(f"{removed} removed."))
