@@ -1,4 +1,4 @@
-"""Doing a thing until it works, when there is nothing else to do meanwhile."""
+"""Retry an operation until it succeeds."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""Reserves the engine's room for each container that is made, so that what is left is given away once.
+"""Reserve the engine's room for each new container, so that no room is granted twice.
 
 A container that is made counts as reserved. So the lock that the engine's workers share is needed from the look at
 what there is until the container is made, and no longer: starting it comes after. What asks meanwhile in the same

@@ -1,4 +1,4 @@
-"""The folder that an archive is unpacked into, and the rules of what may be put there.
+"""The folder that an archive is unpacked into, and the rules for its entries.
 
 Paths are taken apart and checked before anything is made; nothing is created through a link, because links are made
 only when all else is there, and only those that resolve inside the folder through all the others.

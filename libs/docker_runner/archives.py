@@ -1,4 +1,4 @@
-"""A bot's archive becomes a folder, or an error that names the entry and the reason; never half a folder.
+"""Unpack a bot's archive into a folder, completely or not at all; errors name the entry and the reason.
 
 Whoever hands in an archive may be hostile, and what its headers claim is not believed: bytes are counted as they are
 written. Regular files are created exclusively while the folder holds no link at all; links are made last, after each

@@ -1,4 +1,4 @@
-"""One bot's log on this host while it is worked on: its spool, its uploader, and who reads along."""
+"""One bot's log on this host: its spool, its uploader, and its live readers."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Bots' code on this host: downloaded once for each version of its object, and kept while a container mounts it.
+"""Cache bots' code on this host: one download per version of an object, kept while a container mounts it.
 
 When the storage is away, the version that was used last for a reference serves if it is here: a bot that has run may
 start again, and runs what it ran. The price is that a replaced object goes unnoticed until the storage is back.

@@ -1,4 +1,4 @@
-"""What the runner needs of wherever code comes from; `CodeCache` is that."""
+"""The interface of the source of code; `CodeCache` implements it."""
 
 from collections.abc import Collection
 from pathlib import Path

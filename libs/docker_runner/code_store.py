@@ -1,4 +1,4 @@
-"""The folder of unpacked code that the worker processes of one host share; every call blocks.
+"""The folder of unpacked code that the workers of one host share. All calls block.
 
 ::
 

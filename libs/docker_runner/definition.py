@@ -1,4 +1,4 @@
-"""Turns what somebody deployed (a config, a bot's description) into an `Executable`, or says what is wrong with it."""
+"""Turn a config or a bot's description into an `Executable`, or into an error for the user."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Why a container ended: derived from what the engine says, what its supervisor left, and what we did to it. Pure."""
+"""Derive why a container ended from the engine, the supervisor's notes and the worker's own actions. Pure."""
 
 from libs.core.room import Need
 from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer

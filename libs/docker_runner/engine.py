@@ -1,4 +1,4 @@
-"""The Docker engine's operations that we need, each one request; see `engine_answers` for what it answers."""
+"""The operations of the Docker engine, one request each; `engine_answers` parses the responses."""
 
 import asyncio
 import base64

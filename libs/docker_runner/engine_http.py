@@ -1,4 +1,4 @@
-"""HTTP to a Docker engine: where it is, one request, one stream, and its failures as errors of ours.
+"""HTTP to a Docker engine: its address, one request, one stream, and typed errors.
 
 The Docker SDK blocks, cannot be cancelled, and needs a thread for every container whose output is followed; the engine
 speaks plain HTTP, which aiohttp speaks without any of that.

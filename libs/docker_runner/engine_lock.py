@@ -1,4 +1,4 @@
-"""A lock that all workers of one engine share: a file below TEMP_DIR under `flock`.
+"""A lock shared by all workers of one engine: a file below TEMP_DIR with `flock`.
 
 The kernel releases it when its holder dies. A holder that is frozen keeps it, but does not show that it lives: after a
 while another process puts a new file in its place, and the frozen one finds out before it acts.

@@ -1,4 +1,4 @@
-"""What can go wrong between an Executable and its container, branched by what the caller does about it."""
+"""Errors between an Executable and its container, by what the caller does next."""
 
 from libs.core.errors import Retryable, RuntimeFault, UserError
 from libs.docker_runner.room import Shortage

@@ -1,4 +1,4 @@
-"""What to run: everything about one container that is known before the engine is asked."""
+"""An executable: everything about one container that is known before the engine is called."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Why a run gave no result: a typed reason, from the supervisor or found on this host. Pure."""
+"""Why a run has no result: a typed reason, from the supervisor or found on this host. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

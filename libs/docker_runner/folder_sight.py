@@ -1,4 +1,4 @@
-"""Prove that the Docker engine sees the worker's folders: the same folders at the same paths.
+"""Verify that the Docker engine sees the worker's folders, at the same paths.
 
 The engine mounts files of these folders into bots. Where it has a file system of its own in their place, as the entry
 point of `docker:dind` mounts one on /tmp, no bot starts. There are two ways to look:

@@ -1,4 +1,4 @@
-"""The output of containers that are followed, with the last lines of each at hand when it has died.
+"""The output of followed containers, with the last lines of each available after its end.
 
 The engine could be asked for them, but about a container that has just died it may say nothing for seconds.
 """

@@ -1,4 +1,4 @@
-"""The operator's settings as the runner needs them."""
+"""Convert the operator's settings for the runner."""
 
 from libs.core.container_settings import ContainerSettings, ImageSettings, MaximaSettings
 from libs.docker_runner.executable import MIB, Limits, Network

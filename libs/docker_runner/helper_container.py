@@ -1,4 +1,4 @@
-"""Short-lived containers of our own that look at the engine's host, or set it up.
+"""Short-lived helper containers that inspect or configure the engine's host.
 
 Their label keeps them out of the room that bots are given, and has every worker of the engine remove what a worker that
 died left of them (:mod:`~libs.docker_runner.leftovers`).

@@ -1,4 +1,4 @@
-"""The images that bots run in: pulled once, before the first bot needs them, and never again on the way of a start."""
+"""The images that bots run in: pulled before the first start, never during one."""
 
 import asyncio
 from collections.abc import Iterable, Mapping

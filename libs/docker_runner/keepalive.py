@@ -1,4 +1,4 @@
-"""The worker's side of the dead-man's switch: a small file that says until when the worker owns a segment.
+"""The worker's side of the dead-man's switch: a file with the time until which the worker owns a segment.
 
 Containers mount its folder and end their bots when the file says so, or when it stops changing: see
 ``entrypoints/python/the0_supervisor.py``.

@@ -1,4 +1,4 @@
-"""Choose where keepalive files are: in memory, where neither bots nor a full disk keep them from being refreshed.
+"""Choose the folder of keepalive files: in memory, where neither bots nor a full disk prevent a refresh.
 
 A keepalive that cannot be refreshed ends the bots that watch it. Below TEMP_DIR it would share a disk with code, work
 files and log spools. The Docker engine mounts the files into containers, so that it must see them at the same path.

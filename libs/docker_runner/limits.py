@@ -1,4 +1,4 @@
-"""A bot's own limits: what ``config.resources`` asks for, as far as the operator lets it. Pure."""
+"""A bot's own limits: ``config.resources`` within the operator's maxima. Pure."""
 
 import math
 from collections.abc import Mapping

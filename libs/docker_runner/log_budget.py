@@ -1,4 +1,4 @@
-"""How much of this host's disk bots' output may take while the storage is away: each an equal share of the whole."""
+"""Divide the disk space for bots' output equally while the storage is unavailable."""
 
 from collections.abc import Iterable
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""The folders of bots' logs on this host: one a bot, each worked on by one process at a time. All calls block."""
+"""The folders of bots' logs on this host: one per bot, used by one process at a time. All calls block."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""From the engine's log of one container into its bot's spool, without a gap or a repeat.
+"""Copy the engine's log of one container into its bot's spool, without gaps or repeats.
 
 Reading goes on from the spool's position after whatever interrupts it: an engine that restarts, a stream that ends, a
 worker that was killed. Output is written as it comes, in batches that grow while the disk is busy; when the disk

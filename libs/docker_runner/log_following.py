@@ -1,4 +1,4 @@
-"""Containers whose output is read: each by one task, from the engine into its bot's log on this host's disk."""
+"""Follow the output of containers: one task each, from the engine into the bot's log on disk."""
 
 import asyncio
 import math

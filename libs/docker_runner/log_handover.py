@@ -1,4 +1,4 @@
-"""Whose turn it is to add to the logs of a segment's bots, while the segment moves from one host to another.
+"""Decide which host may append to the logs of a segment's bots while the segment moves.
 
 A day's object has one writer at a time. The owner of the segment is that writer, by its lease. A worker that gives a
 segment back releases the lease before it uploads the rest of the output, so that the bots start elsewhere at once; for

@@ -1,4 +1,4 @@
-"""A bot's output of past days and of today so far, out of object storage."""
+"""A bot's stored output of past days and of today, from object storage."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass

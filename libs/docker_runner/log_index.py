@@ -1,4 +1,4 @@
-"""Reading the index beside a log in the storage: from its beginning, or the newest blocks first."""
+"""Read the index of a stored log: from its start, or the newest blocks first."""
 
 from collections.abc import AsyncGenerator
 

@@ -1,4 +1,4 @@
-"""Where in the logs bucket a bot's output is.
+"""Keys of bots' output in the logs bucket.
 
 The key of a day is ``logs/{id}/{YYYYMMDD}.log``, with the id as it is. Only what an S3 server would refuse, or a client
 would take for something else, is changed, segment by segment (an id may contain ``/``), and so that no two ids share a

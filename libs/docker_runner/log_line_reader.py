@@ -1,4 +1,4 @@
-"""Reads a bot's lines out of the storage and a worker's spool, and then as they come, each once."""
+"""Read a bot's lines from storage and a worker's spool, then live, each once."""
 
 import asyncio
 import heapq

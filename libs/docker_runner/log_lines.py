@@ -1,4 +1,4 @@
-"""Lines of a bot's log with the time, run and stream of each, and how far a reader of them has come. Pure.
+"""Lines of a bot's log with time, run and stream, and a reader's cursor. Pure.
 
 A run's output is counted in bytes from its beginning, wherever it is read, so that run and count tell a line's place:
 in a worker's spool, in its live output and in the storage alike. A reader that has come to a place goes on behind it,

@@ -1,4 +1,4 @@
-"""Adding output to a day's object, which stays one object that can be read at any time.
+"""Append output to a day's object, which can be read as one object at any time.
 
 S3 has no append. What it has is composing on the server, where every part but the last must have 5 MiB:
 

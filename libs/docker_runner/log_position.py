@@ -1,4 +1,4 @@
-"""How far a container's output has been taken, so that reading can go on there: no piece lost, none taken twice.
+"""The position up to which a container's output was read, so that reading resumes without loss or repeats.
 
 The engine can be asked for everything since an instant, and answers in the order in which it wrote. A timestamp alone
 is not enough to go on from: several pieces may share it, and as stdout and stderr are stamped before they are written,

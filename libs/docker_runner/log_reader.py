@@ -1,4 +1,4 @@
-"""What ``runtime bot logs`` shows: the output so far, out of objects and spool, and then what comes, as it comes."""
+"""The source of ``runtime bot logs``: stored output from objects and spool, then live output."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""The files of a spool: records of output, each with the position in the container's log that it brings one to.
+"""The files of a spool: records of output, each with its position in the container's log.
 
 Output and position are written together, so that after a kill the two agree: a record that was cut short is not there,
 and the engine is asked for that output again.

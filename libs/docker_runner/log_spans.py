@@ -1,4 +1,4 @@
-"""When, in which run and on which stream output was written: kept beside it, never in it.
+"""Time, run and stream of output: stored beside the output, not in it.
 
 A *span* is a stretch of output of one run and stream that came at one time. Output in a spool has its spans in the same
 record. A day's object stays plain output, and an index object beside it has the spans, one block for each addition. A

@@ -1,4 +1,4 @@
-"""From one bot's spool into its days' objects: everything once, also when a kill or an outage came in between.
+"""Upload one bot's spool into its days' objects: exactly once, also after a kill or an outage.
 
 Before output is added to an object, the spool notes down which output, which object, and how large that was. Whoever
 finds such a note looks whether the object has just that output at that place: then it was added and only the note was

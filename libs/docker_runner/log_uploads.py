@@ -1,4 +1,4 @@
-"""Uploads of bots' logs: when each is due, under which key, and what is left when a segment is given back."""
+"""Schedule the uploads of bots' logs: when each is due, under which key, and the rest when a segment is released."""
 
 import asyncio
 import math

@@ -1,4 +1,4 @@
-"""Names derived from ids that anybody may have chosen: only digests of them reach the engine and the file system."""
+"""Names derived from ids of users: only digests of ids reach the engine and the file system."""
 
 import hashlib
 import secrets

@@ -1,4 +1,4 @@
-"""The bots' network: the internet and nothing else; no other container, no link-local address.
+"""The bots' network: only the internet; no other container, no link-local address.
 
 There are two ways to that, tried in this order:
 

@@ -1,4 +1,4 @@
-"""The logs of bots that this process has open: for each a folder, which it alone works on until it closes it."""
+"""The bot logs that this process has open; it owns the folder of each until it closes it."""
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator

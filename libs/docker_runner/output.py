@@ -1,4 +1,4 @@
-"""A container's output, piece by piece."""
+"""The output of a container, in pieces."""
 
 import os
 from collections import deque

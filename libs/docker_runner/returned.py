@@ -1,4 +1,4 @@
-"""What ``main`` returned: checked before anything is built of it, and kept as the bytes that it is.
+"""The return value of ``main``: validated before it is parsed, and kept as bytes.
 
 A result of 64 MiB may be 20 million values, which take gigabytes and hold the interpreter for seconds. So no result
 becomes values here. A small one is scanned in a thread; a large one stays in the file that its supervisor wrote, and

@@ -1,4 +1,4 @@
-"""An engine's room by the limits of its containers: what there is in all, what is free, and for whom. Pure.
+"""An engine's room by the limits of its containers: total, free, and for which priority. Pure.
 
 Memory and processors count by the limits of containers, whether or not they use them. The operator's overcommitment
 says how many times an engine's memory and processors the limits may add up to.

@@ -1,4 +1,4 @@
-"""The engine's room as metrics that are read when they are scraped."""
+"""Metrics of the engine's room, read when they are scraped."""
 
 from collections.abc import Iterator
 

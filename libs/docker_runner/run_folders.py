@@ -1,4 +1,4 @@
-"""The files of one start on the engine's host: what the bot is told, and what it leaves. Blocking, and quick.
+"""The files of one start on the engine's host: input of the bot, and its output. Blocking, and quick.
 
 The folders above are closed to other users of the host, since the config has the bot's keys; the container sees only
 the folders that are mounted.

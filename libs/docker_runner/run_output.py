@@ -1,4 +1,4 @@
-"""The whole output of a run, followed into a file and to whoever watches."""
+"""The complete output of a run, written to a file and to a live reader."""
 
 import asyncio
 import inspect

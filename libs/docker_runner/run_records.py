@@ -1,4 +1,4 @@
-"""The records of runs in the history, made of what the engine tells of their containers."""
+"""The records of runs in the history, built from what the engine reports about containers."""
 
 import hashlib
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""The walls around a bot: an Executable becomes the engine's description of a container. Pure.
+"""The sandbox of a bot: turn an Executable into the engine's description of a container. Pure.
 
 What each wall keeps out is told in SANDBOX.md, row by row with its test.
 """

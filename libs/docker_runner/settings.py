@@ -1,4 +1,4 @@
-"""What the operator decides about containers, as the runner needs it; services make it from their own settings."""
+"""The runner's settings about containers; services create them from their own settings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

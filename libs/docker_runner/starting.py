@@ -1,4 +1,4 @@
-"""From an Executable to a running container, so that however often it is asked for there is one at most."""
+"""Start an Executable as a container; repeated or concurrent starts create at most one."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""What a running container uses."""
+"""Resource usage of a running container."""
 
 from dataclasses import dataclass
 

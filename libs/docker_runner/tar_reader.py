@@ -1,4 +1,4 @@
-"""A strict reader of tar streams: what it cannot vouch for, it refuses.
+"""A strict reader of tar streams: it rejects everything that it cannot verify.
 
 The standard library's reader ends quietly at a damaged header, reads extended headers of any claimed size into memory
 and ignores what follows the end mark. Code that people hand us must be read to its end or not at all, so this one

@@ -1,4 +1,4 @@
-"""What this worker's containers use, added up. Pure: it is told what was seen, and asks nobody."""
+"""Sum up the usage of this worker's containers. Pure: takes samples as arguments."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass

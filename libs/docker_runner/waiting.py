@@ -1,4 +1,4 @@
-"""Which entities of one segment wait for room, for how much and since when."""
+"""Which entities of one segment wait for room, how much they need, and since when."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping

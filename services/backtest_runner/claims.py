@@ -1,4 +1,4 @@
-"""Claims of runs in the backtests' documents: written before anything is started, and only if nobody else was first."""
+"""Claims of runs in the backtests' documents: written before a start, and only if no other claim exists."""
 
 from dataclasses import replace
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""Handing a backtest over: its outcome is decided once, in its document; then everybody else learns of it, in order.
+"""Complete a backtest: decide its outcome once, in its document, then publish it in order.
 
 The decision is one conditional write, so that whatever dies and whoever else runs, a backtest has one outcome. What is
 too large for a document goes to the storage before that, under the attempt's own name. Every step after the decision

@@ -1,4 +1,4 @@
-"""The backtest-runner's master: decides which worker runs which backtests."""
+"""The backtest-runner's master: assigns segments of backtests to workers."""
 
 from collections.abc import Mapping
 

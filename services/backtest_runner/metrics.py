@@ -1,4 +1,4 @@
-"""The queue of backtests as metrics that are read when they are scraped."""
+"""Metrics of the queue of backtests, read when they are scraped."""
 
 from collections.abc import Callable, Collection, Iterator
 

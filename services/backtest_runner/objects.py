@@ -1,4 +1,4 @@
-"""Where a backtest's result and output are in the results bucket."""
+"""Keys of a backtest's result and output in the results bucket."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Results and output of backtests past their time, and what broken-off attempts left."""
+"""Find expired results and output of backtests, and leftovers of interrupted attempts."""
 
 import heapq
 from collections.abc import Sequence

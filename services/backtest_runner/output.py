@@ -1,4 +1,4 @@
-"""The output of one backtest: live from its container, and out of the results bucket when it is done."""
+"""The output of one backtest: live from its container, or from the results bucket after its end."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable

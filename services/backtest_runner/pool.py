@@ -1,4 +1,4 @@
-"""The backtests of one owned segment: as many at once as there are slots, the next one as soon as one ends."""
+"""The backtests of one owned segment: as many at once as there are slots."""
 
 import asyncio
 import time

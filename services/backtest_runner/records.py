@@ -1,4 +1,4 @@
-"""What a backtest's runs leave in the history."""
+"""What a backtest's runs record in the history."""
 
 from datetime import UTC, datetime
 

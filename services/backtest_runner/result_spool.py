@@ -1,4 +1,4 @@
-"""What a run came to, on this host's disk until the database and the storage have it. Blocking, and quick.
+"""The result of a run, on this host's disk until the database and the storage have it. Blocking, and quick.
 
 It outlives the worker: one that is started again on the same host hands it over without running the backtest again.
 """

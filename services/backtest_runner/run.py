@@ -1,4 +1,4 @@
-"""One backtest, from its claim until its document is gone: run it, try again what was not its fault, hand it over."""
+"""One backtest, from its claim until its document is gone: run it, retry it, hand over the result."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

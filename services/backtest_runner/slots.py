@@ -1,4 +1,4 @@
-"""How many backtests a worker runs at once, whatever number of segments it owns."""
+"""Limit the number of backtests that a worker runs at once, over all its segments."""
 
 from collections.abc import Callable
 from typing import Protocol

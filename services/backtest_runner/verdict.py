@@ -1,4 +1,4 @@
-"""What a run that has ended means for its backtest: done, failed, or to be tried again. Pure."""
+"""What the end of a run means for its backtest: done, failed, or retry. Pure."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Checks newest versions in the background, so that what runs goes on meanwhile, and may be stopped at any moment."""
+"""Check newest versions in the background, while the running version continues and may be stopped at any time."""
 
 import asyncio
 import time

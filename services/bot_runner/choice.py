@@ -1,4 +1,4 @@
-"""Decides which version of a bot is to run: the newest, or the one that was accepted last. Pure.
+"""Decide which version of a bot should run: the newest, or the last accepted one. Pure.
 
 A version is accepted once it was checked, and only then may it stop the one that runs. Until then, and for good when
 it is rejected, the version before goes on, and is also what another worker starts.

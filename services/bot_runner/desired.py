@@ -1,4 +1,4 @@
-"""Reads one bot's document: its newest version, the one that was accepted last, and why either may not run."""
+"""Read one bot's document: its newest version, its last accepted version, and why either must not run."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What one bot's document asks for, as values."""
+"""The desired state of one bot, as values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Brings back the version before, when the one that replaces it cannot be started or ends within its health window."""
+"""Restore the previous version when the new one cannot start or ends within its health window."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The bot-runner's master: decides which worker keeps which bots running."""
+"""The bot-runner's master: assigns segments of bots to workers."""
 
 from collections.abc import Mapping
 

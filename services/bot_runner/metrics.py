@@ -1,4 +1,4 @@
-"""Single bots as metrics that are read when they are scraped; only for who asks for them, since bots are many."""
+"""Metrics of single bots, read when they are scraped; optional, because there are many bots."""
 
 from collections.abc import Callable, Collection, Iterator
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""Decides what must be done so that a segment's containers become what its bots say. Pure: it changes nothing.
+"""Plan the actions that turn a segment's containers into its desired state. Pure.
 
 The same inputs give the same actions, and a round whose actions have all been carried out plans nothing.
 """

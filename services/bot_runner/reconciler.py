@@ -1,4 +1,4 @@
-"""Carries out the plan for one segment, again and again: read MongoDB and the engine, decide, act on each bot apart."""
+"""Reconcile one segment repeatedly: read MongoDB and the engine, plan, and act on each bot separately."""
 
 import asyncio
 import time

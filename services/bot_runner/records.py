@@ -1,4 +1,4 @@
-"""What a worker leaves behind about its bots: the status in each document, the history of runs, and their logs."""
+"""What a worker records about its bots: the status in each document, the history of runs, and their logs."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence

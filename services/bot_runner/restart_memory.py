@@ -1,4 +1,4 @@
-"""What the owner of a segment remembers of its bots between rounds. Losing it costs nothing: documents have it too."""
+"""What a segment's owner remembers of its bots between rounds. It can be rebuilt from the documents."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

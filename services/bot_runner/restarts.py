@@ -1,4 +1,4 @@
-"""When a bot that died may run again: backoff that doubles, and is forgiven after a while of good behaviour."""
+"""When a failed bot may restart: exponential backoff, reset after a time without failures."""
 
 from dataclasses import dataclass, replace
 

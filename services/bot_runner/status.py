@@ -1,4 +1,4 @@
-"""What a bot's document says about the bot itself: written by its owner, read by people and by the next owner."""
+"""The status in a bot's document: written by its owner, read by users and by the next owner."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What a check of a bot's newest version found, before that version may replace the one that runs."""
+"""Results of the check of a bot's newest version, before it may replace the running one."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Writing down the runs that end with their worker, so that the next owner of the segment has not to guess."""
+"""Record the runs that end with their worker, so that the segment's next owner knows how they ended."""
 
 from collections.abc import Sequence
 

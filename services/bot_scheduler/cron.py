@@ -1,4 +1,4 @@
-"""Cron expressions: what may be written, and when a schedule fires.
+"""Cron expressions: their syntax, and when a schedule fires.
 
 Five fields, six with seconds first, a descriptor (``@daily``, ``@every 1h30m``), each with an optional
 ``CRON_TZ=Europe/Berlin`` or ``TZ=…`` before it. ``@every`` of less than a second means one second.

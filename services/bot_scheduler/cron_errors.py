@@ -1,4 +1,4 @@
-"""What is wrong with a schedule's expression, told to the person who wrote it."""
+"""Error messages for a schedule's expression, for the user who wrote it."""
 
 from libs.core.errors import UserError
 

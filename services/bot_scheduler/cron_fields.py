@@ -1,4 +1,4 @@
-"""The fields of a cron expression, each read into the numbers that it stands for."""
+"""The fields of a cron expression, each parsed into a set of numbers."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Decides what a schedule's firing comes to. Pure: documents, clocks and running containers are only told about."""
+"""Decide what happens to a schedule's firing. Pure: takes state and time as arguments."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

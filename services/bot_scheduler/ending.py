@@ -1,4 +1,4 @@
-"""How a run ended, and what becomes of its firing. Pure."""
+"""How a run ended, and what follows for its firing. Pure."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""A schedule in words, for the person who is about to use it."""
+"""Explain a cron expression in words."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise, product

@@ -1,4 +1,4 @@
-"""The bot-scheduler's master: decides which worker runs which schedules."""
+"""The bot-scheduler's master: assigns segments of schedules to workers."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What a schedule's config says besides its code's own settings: when it fires, and what happens when that is hard."""
+"""The policies in a schedule's config: when it fires, and how overlaps, misfires and failures are handled."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a schedule's runs leave behind: their history, their output, and a few words in the schedule's document."""
+"""What a schedule's runs record: their history, their output, and the summary in the schedule's document."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a worker writes into schedules' documents: claims before a run, and what became of it afterwards."""
+"""A worker's writes into schedules' documents: claims before a run, and the result after it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

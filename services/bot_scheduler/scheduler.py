@@ -1,4 +1,4 @@
-"""Fires the schedules of one owned segment on time: claim in MongoDB, then run.
+"""Fire the schedules of one owned segment on time: claim in MongoDB, then run.
 
 Due times are kept in memory and looked at when they come; the documents are read when something is said to have
 changed, and now and then in any case. What is in memory may be old: a claim only counts if MongoDB finds the document

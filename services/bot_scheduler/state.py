@@ -1,4 +1,4 @@
-"""What a schedule's document says about its firings, read once and written back in small pieces.
+"""The state of a schedule's firings in its document, read once and written back in small updates.
 
 Beside the contract's `next_execution_time` there is one field of ours, `scheduler`: `fired_at` (the latest firing that
 was claimed), `firing` (the one that is being run), `queued` (firings that wait for it), `paused`, `trigger`, and of the

@@ -1,4 +1,4 @@
-"""What an earlier owner of the segment left behind: firings that were claimed, and containers that run for them.
+"""Take over the claimed firings and running containers of an earlier owner of the segment.
 
 A firing becomes one run, whatever died. Its container is the proof that the run began: where there is one, it is seen
 through. Where there is none, the run can be begun only if it certainly never was: its time has not come yet, it

@@ -1,4 +1,4 @@
-"""When which schedule is to be looked at, in memory."""
+"""The time at which each schedule is due, in memory."""
 
 from bisect import bisect_left, bisect_right, insort
 

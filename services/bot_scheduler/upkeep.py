@@ -1,4 +1,4 @@
-"""What an event does to a schedule's own fields: the next time, when the expression has changed."""
+"""Update a schedule's own fields after an event: the next time, if the expression has changed."""
 
 import time
 from collections.abc import Callable, Mapping

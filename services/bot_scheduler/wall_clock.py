@@ -1,4 +1,4 @@
-"""Times on a wall clock and the instants they are, where daylight saving skips some and repeats others."""
+"""Convert wall-clock times to instants where daylight saving skips or repeats times."""
 
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo

@@ -1,4 +1,4 @@
-"""Keeping a consumer of the event stream bound, whatever happens to the stream, the server or the connection."""
+"""Keep a consumer of the event stream bound when the stream, the server or the connection changes."""
 
 import asyncio
 import time

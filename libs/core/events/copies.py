@@ -1,4 +1,4 @@
-"""Copies of a service's events, read over core NATS beside the consumer of the stream.
+"""Read copies of a service's events over core NATS, in addition to the consumer of the stream.
 
 The platform API deletes the stream and makes it anew at any moment. An event that the old stream acknowledged and no
 worker had read yet is gone with it. Each worker therefore keeps the copies of the last minute, bounded in number and

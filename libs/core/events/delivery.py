@@ -1,4 +1,4 @@
-"""A message that a consumer hands out, and how it is answered."""
+"""A message that a consumer delivers, and its acknowledgement."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Events into MongoDB: read, applied, and only then acknowledged.
+"""Ingest events into MongoDB: read, apply, and acknowledge only then.
 
 Messages of different entities are worked on at once, those of one entity in order. What is ready together is applied
 together, so that under load one round trip to MongoDB serves many events. Correctness does not rest on the order:

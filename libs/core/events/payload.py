@@ -1,4 +1,4 @@
-"""Reading the payloads of events: both forms, any case of the keys, nothing dropped, errors that name the field."""
+"""Parse the payloads of events: both forms, keys in any case, all fields kept, errors that name the field."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Pulling messages of a consumer: how much to ask for, and how to tell that the consumer is gone.
+"""Pull messages of a consumer: batch size, and detection of a deleted consumer.
 
 Requests are made on the `$JS.API` subject and not by the driver's `fetch`, which makes the next one when the last one
 is done. Measured (10,000 messages, each acknowledged, median of 5): 5,570 a second, and 3,150 with `fetch(256)`.

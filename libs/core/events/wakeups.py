@@ -1,4 +1,4 @@
-"""Telling owners and masters at once that something changed. Only a hint: the scan finds what a lost one meant."""
+"""Notify owners and masters of a change at once. Only a hint: the next scan finds the change if it is lost."""
 
 from collections.abc import Callable, Iterable
 

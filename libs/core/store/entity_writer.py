@@ -1,4 +1,4 @@
-"""Writing events into entities: many at once, in any order, by several processes, and again after a crash.
+"""Write events into entities: in batches, in any order, by several processes, and again after a crash.
 
 Each entity's history is read, the events are folded into it (pure: :mod:`libs.core.store.history`), and the outcome is
 written under the revision that was read. Whoever loses a race reads again. The order of the steps is what makes a

@@ -1,4 +1,4 @@
-"""What a service implements to do the work of a segment, and what it is given for that."""
+"""The interface that a service implements to process a segment, and its arguments."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a worker owns, as metrics that are read when they are scraped."""
+"""Metrics of what a worker owns, read when they are scraped."""
 
 from collections.abc import Callable, Iterator, Mapping
 

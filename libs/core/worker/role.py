@@ -1,4 +1,4 @@
-"""A worker process, the same for all three services but for what it does with a segment."""
+"""A worker process, the same for all three services except for the segment handler."""
 
 import secrets
 import socket

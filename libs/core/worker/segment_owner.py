@@ -1,4 +1,4 @@
-"""Owning one segment: acquire its lease, run the handler under it, and leave the host at rest before the lease ends."""
+"""Own one segment: acquire its lease, run the handler, and stop all work before the lease expires."""
 
 import asyncio
 import time

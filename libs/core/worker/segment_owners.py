@@ -1,4 +1,4 @@
-"""The segments that one worker owns: one owner each, begun and ended as the assignment says."""
+"""The segments that one worker owns: one owner each, started and stopped by the assignment."""
 
 import asyncio
 import time

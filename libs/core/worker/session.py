@@ -1,4 +1,4 @@
-"""The worker's stream to the master: kept open, opened again, and never a reason to stop anything."""
+"""The worker's stream to the master: reconnects, and never stops work when it fails."""
 
 import asyncio
 import contextlib

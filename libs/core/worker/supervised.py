@@ -1,4 +1,4 @@
-"""The two calls of a handler that must not end by an exception: run it again, and stop until it is done."""
+"""Supervise the two calls of a handler that must not end by an exception: run it again, stop until it succeeds."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""A worker: a stream to the master that says which segments to own, and the owners that own them."""
+"""A worker: a stream to the master that assigns segments, and one owner for each of them."""
 
 import asyncio
 import time
