@@ -57,7 +57,7 @@ class UnreferencedCode:
     async def collect(self, sweep: Sweep) -> None:
         """Remove what is neither referred to nor young. May be repeated, and broken off anywhere."""
         if not sweep.dry_run and not await self._retention.announce(self._keep_seconds):
-            log.info("code is not removed yet: the time for which it is kept was changed a moment ago")
+            log.info("code is not removed yet: its retention was changed recently")
             return
         if not self._keep_seconds:
             return

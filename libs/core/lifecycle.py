@@ -124,15 +124,15 @@ class Lifecycle:
             if self._was_cancelled_by_us():
                 raise
             # A cancellation of something inside leaked out; to the task group it would look like an order.
-            log.error("a part was cancelled by itself", part=name, exc_info=True)
+            log.error("a component was cancelled unexpectedly", part=name, exc_info=True)
         except UserError as error:
-            log.error("a part cannot go on", part=name, reason=str(error))  # noqa: TRY400 - its message says it all
+            log.error("a component failed", part=name, reason=str(error))  # noqa: TRY400 - its message says it all
         except Exception:
             log.exception("a part failed", part=name)
         else:
             if self.stopping:
                 return
-            log.error("a part ended that should go on for ever", part=name)
+            log.error("a component ended unexpectedly", part=name)
         self.request_stop(f"part {name} ended", exit_code=1)
 
     @staticmethod
@@ -157,7 +157,7 @@ class Lifecycle:
         task = asyncio.create_task(self._call(step), name=step.name)
         try:
             if not await self._within(task, step.limit_seconds):
-                log.error("a step of stopping took too long", step=step.name, limit_seconds=step.limit_seconds)
+                log.error("a shutdown step timed out", step=step.name, limit_seconds=step.limit_seconds)
                 self._exit_code = 1
                 await self._cancel(task)
         except asyncio.CancelledError:
@@ -179,7 +179,7 @@ class Lifecycle:
     async def _cancel(self, task: asyncio.Task[None]) -> None:
         task.cancel()
         if not await self._within(task, self._cancel_seconds):
-            log.error("it was cancelled and does not end", task=task.get_name(), limit_seconds=self._cancel_seconds)
+            log.error("a cancelled task does not end", task=task.get_name(), limit_seconds=self._cancel_seconds)
             self._exit_code = 1
             self._stuck = True
 
@@ -217,6 +217,6 @@ class Lifecycle:
             self.request_stop(signal.Signals(number).name)
             return
         if not self.hurried:
-            log.warning("stopping in a hurry", signal=signal.Signals(number).name)
+            log.warning("second signal; shutdown is shortened", signal=signal.Signals(number).name)
             self._hurried.set()
             self._unlisten()

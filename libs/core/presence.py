@@ -35,7 +35,7 @@ async def be_present(store: ProcessStore, process: KnownProcess) -> None:
             await store.ensure_indexes()
             await store.seen(process)
         except RuntimeFault as error:
-            log.info("where this process answers cannot be written down now", reason=str(error))
+            log.info("the address of this process cannot be stored now", reason=str(error))
             return _RETRY_SECONDS
         return KEPT_SECONDS / 5
 

@@ -26,5 +26,5 @@ async def retry_forever(
             return await call()
         except faults as fault:
             wait_seconds = backoff.next_seconds()
-            log.warning("tried again", reason=str(fault), in_seconds=round(wait_seconds, 2))
+            log.warning("operation failed; it is retried", reason=str(fault), in_seconds=round(wait_seconds, 2))
         await asyncio.sleep(wait_seconds)

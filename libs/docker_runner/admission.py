@@ -118,7 +118,7 @@ class Admission:
                 for ticket in granted:
                     await ticket.made.wait()
         except TimeoutError:
-            log.warning("a container was not made in time", name=ticket.request.name)
+            log.warning("a container was not created in time", name=ticket.request.name)
 
     def _answer_all(self, error: BaseException) -> None:
         tickets, self._queue = self._queue, []

@@ -115,7 +115,7 @@ class CodeCache:
                 if known is None or etag is not None or not await self._held_for(known, holder):
                     raise
                 FETCHES.labels("cache-without-storage").inc()
-                log.warning("storage is away, using the code that was used last", bucket=ref.bucket, key=ref.key)
+                log.warning("storage is unavailable; using the cached code", bucket=ref.bucket, key=ref.key)
                 return CodeTree(self._code_store.path(known), known.etag, stale=True)
             if etag is not None and version.etag != etag:
                 raise CodeReplaced(ref.bucket, ref.key, etag)

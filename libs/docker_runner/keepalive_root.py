@@ -80,7 +80,7 @@ async def _check_wanted(root: Path, engine: Sight) -> None:
     if not await _is_seen(root, engine, unknown=True):
         raise KeepaliveDirUnseen(root, "the Docker engine does not see it; mount it at the same path on both sides")
     if not is_in_memory(root):
-        log.warning("KEEPALIVE_DIR is on a disk, and bots end when that is full", folder=str(root))
+        log.warning("KEEPALIVE_DIR is on a disk; bots stop when that disk is full", folder=str(root))
 
 
 async def _is_seen(root: Path, engine: Sight, *, unknown: bool) -> bool:
@@ -93,7 +93,7 @@ async def _is_seen(root: Path, engine: Sight, *, unknown: bool) -> bool:
             try:
                 return await engine.sees(probe)
             except Retryable as error:
-                log.info("engine not asked for a folder", folder=str(root), reason=str(error))
+                log.info("engine not probed for a folder", folder=str(root), reason=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
     except OSError as error:
         log.info("folder cannot hold keepalive files", folder=str(root), reason=str(error))

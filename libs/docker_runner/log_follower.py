@@ -134,7 +134,7 @@ class LogFollower:
                 data = line.data
                 if resumption.gap and not had_gap:
                     had_gap = True
-                    log.error("output was lost: the engine dropped it before it was read", container=self._container_id)
+                    log.error("output lost: the engine dropped it before it was read", container=self._container_id)
                     data = ROTATED_LINE + data
                     resumption.insert(len(ROTATED_LINE))
                 # To the millisecond, as in the storage, so that a line has one time wherever it is read.

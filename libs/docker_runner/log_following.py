@@ -160,7 +160,7 @@ class LogFollowing:
         try:
             await follower.run()
         except RuntimeFault as error:
-            log.warning("output cannot be followed any longer", entity=container.id, reason=str(error))
+            log.warning("output can no longer be followed", entity=container.id, reason=str(error))
         except Exception as error:  # noqa: BLE001 - of this container alone
             unexpected("follow output", error, entity=container.id)
             return following.ended.is_set()
@@ -180,7 +180,7 @@ class LogFollowing:
             if following.ended.is_set():
                 ended_at = min(ended_at, time.monotonic())
                 if time.monotonic() - ended_at > _AFTER_END_SECONDS:
-                    log.error("output is lost: there was no place for it on the disk", entity=container.id)
+                    log.error("output lost: no space on the disk", entity=container.id)
                     return None
                 await asyncio.sleep(backoff.next_seconds())
             else:

@@ -205,4 +205,4 @@ class HandOver:
             await self._store.remove(self._bucket, key)
         except RuntimeFault as error:
             # It makes the next owner on another host wait for a while, once.
-            log.warning("a promise was not removed", key=key, reason=str(error))
+            log.warning("a reservation was not removed", key=key, reason=str(error))

@@ -81,7 +81,7 @@ class LogUploader:
                 await self._objects.add(key, before, chunk.payload)
                 break
             except ObjectChanged as error:
-                log.warning("somebody else writes to a log", key=key, reason=str(error))
+                log.warning("another process writes to a log", key=key, reason=str(error))
                 if attempt == _ATTEMPTS:
                     raise
         await self._run(self._spool.commit, chunk)
@@ -103,7 +103,7 @@ class LogUploader:
                         raise
         except StorageRejected as error:
             # The output counts for more than its times.
-            log.warning("times of output are not kept", key=key, reason=str(error))
+            log.warning("times of output are not stored", key=key, reason=str(error))
 
     async def _settle(self) -> None:
         """Find out about the addition whose outcome is unknown, if there is one."""

@@ -117,7 +117,7 @@ class BotNetwork:
             self.forget()
             raise
         if "missing" in said:
-            log.warning("the walls of the bots' network were gone and are up again", network=attachment.network)
+            log.warning("the rules of the bots' network were missing and are restored", network=attachment.network)
 
     async def _put_up(self, entrypoints: Path) -> Attachment:
         self._put_up_at = time.monotonic()

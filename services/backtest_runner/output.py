@@ -92,7 +92,7 @@ class BacktestOutput:
                         offset += len(line.data)
                 except DockerRunnerError as error:
                     # It was taken away meanwhile: what it printed is in the storage soon.
-                    log.info("a backtest's output broke off", entity=entity_id, reason=str(error))
+                    log.info("a backtest's output is incomplete", entity=entity_id, reason=str(error))
             elif not under_way:
                 if not seen:
                     async with aclosing(self._stored(entity_id, tail_lines)) as pieces:

@@ -152,7 +152,7 @@ class BacktestRun:
             with bound_context(run=claim.run_id, attempt=claim.attempt), span("run backtest", attributes=about):
                 known = await asyncio.to_thread(self._kit.spool.get, claim.run_id) if adopted else None
                 if known is not None:
-                    log.info("a run that had ended is handed over")
+                    log.info("completed run is handed over")
                     await self._note_end(claim, known)
                     return claim, known
                 try:
@@ -326,7 +326,7 @@ class BacktestRun:
         """End what an earlier attempt left running."""
         for container in await retry_forever(self._kit.containers):
             if container.id == self._state.id and container.run_id != but_of_run:
-                log.warning("container of an earlier attempt is ended", container=container.name)
+                log.warning("container of an earlier attempt is stopped", container=container.name)
                 await retry_forever(lambda c=container: self._kit.runner.remove(c))  # type: ignore[misc]
 
     # --- the end

@@ -130,7 +130,7 @@ class BotRecords:
         """Write which versions of *entity* are accepted, as its owner of *epoch*; nothing when it is another's now."""
         change = {FIELD: release.to_document(epoch)}
         if not await self._entities.compare_and_set(entity.id, condition_for(entity, epoch), change):
-            log.info("release not written: the bot was made anew, or has another owner", bot=entity.id)
+            log.info("release not written: the bot was recreated, or has another owner", bot=entity.id)
 
     async def last_words(self, container: ManagedContainer) -> None:
         """Take the rest of a dead container's output, before it is removed."""

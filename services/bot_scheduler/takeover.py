@@ -57,7 +57,7 @@ class Takeover:
 
     async def end_stray(self, container: ManagedContainer) -> None:
         """End a container that no firing knows: of a schedule that was deleted while nobody was there."""
-        log.warning("container of no firing is ended", schedule=container.id, run=container.run_id)
+        log.warning("container without a firing is stopped", schedule=container.id, run=container.run_id)
         await retry_forever(lambda: self._end_stray(container))
 
     async def _end_stray(self, container: ManagedContainer) -> None:

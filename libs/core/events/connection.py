@@ -271,7 +271,7 @@ class NatsConnection:
         async def failed(error: Exception) -> None:
             self._last_error = str(error) or type(error).__name__
             if isinstance(error, nats.errors.SlowConsumerError):
-                log.warning("messages were dropped because they came faster than they were handled")
+                log.warning("messages were dropped because they arrived faster than they were handled")
 
         try:
             with cancellation_kept():

@@ -220,7 +220,7 @@ class CopyReader:
             await asyncio.sleep(_LOOK_SECONDS)
         self._lost.clear()
         self._log.stop()
-        log.info("the event stream was made anew and copies of events were applied", number=number)
+        log.info("the event stream was recreated and copies of events were applied", number=number)
 
     def _hand_out_again(self, copy: Copy, delay_seconds: float) -> None:
         def now() -> None:

@@ -159,7 +159,7 @@ class EventStream:
             )
         except StreamExists:
             return
-        log.info("made the event stream, as there was none", stream=self.name)
+        log.info("created the missing event stream", stream=self.name)
 
     async def _put_consumer(self, consumer: str, reads: Sequence[str]) -> None:
         await self._jetstream.put_consumer(

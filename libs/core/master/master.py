@@ -279,7 +279,7 @@ class Master:
         try:
             await self._cordons.answer(decision.staying)
         except RuntimeFault as fault:
-            log.warning("what became of cordons cannot be written down now", reason=str(fault))
+            log.warning("the state of cordons cannot be stored now", reason=str(fault))
 
     def _connected(self) -> list[str]:
         return [worker.identity.worker_id for worker in self._registry.workers]
@@ -304,7 +304,7 @@ class Master:
         while True:
             try:
                 await run()
-                log.error("a loop of the leading master ended by itself", loop=name)
+                log.error("a loop of the leading master ended unexpectedly", loop=name)
             except Exception:
                 log.exception("a loop of the leading master failed", loop=name)
             await asyncio.sleep(backoff.next_seconds())

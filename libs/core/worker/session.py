@@ -114,7 +114,7 @@ class MasterSession:
             if self._replaced is not None:
                 raise self._replaced
             if self.master_id is not None or self._backoff.failures == 0:
-                log.warning("no stream to the master; what runs goes on", target=target, reason=reason)
+                log.warning("no stream to the master; running entities continue", target=target, reason=reason)
             self.master_id = None
             self._readiness.report(DEPENDENCY, False, f"{target}: {reason}; what runs goes on")
             await asyncio.sleep(self._backoff.next_seconds())
