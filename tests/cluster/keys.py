@@ -35,7 +35,8 @@ CLIENTS = (
 
 async def make_keys(folder: Path) -> None:
     """Write an authority, certificates of the API server and its clients, and the service accounts' key to *folder*."""
-    authority = ["-subj", "/CN=the0-cluster", "-keyout", f"{folder}/ca.key", "-out", f"{folder}/ca.crt"]
+    usage = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
+    authority = ["-subj", "/CN=the0-cluster", *usage, "-keyout", f"{folder}/ca.key", "-out", f"{folder}/ca.crt"]
     await _openssl("req", "-x509", *_new_key(), *authority, "-days", _DAYS)
     await _openssl("genrsa", "-out", f"{folder}/service-accounts.key", "2048")
     names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]

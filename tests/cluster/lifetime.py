@@ -23,6 +23,7 @@ from tests.cluster.layout import (
     BIN,
     CONFIG,
     FOLDER,
+    GROUP,
     KEYS,
     KUBECONFIG,
     LOGS,
@@ -73,6 +74,9 @@ async def up(report: Report) -> Path:
             await _remove_remains()
             report("starting the cluster")
             process = await _start(programs)
+        await _eventually(
+            lambda: _first_inside(process) is not None or not process.alive, "the cluster's first process starts"
+        )
         await wait_until_ready(_first_inside(process), _OBJECTS, _READY_SECONDS)
     return KUBECONFIG
 
@@ -87,9 +91,9 @@ async def down(report: Report) -> None:
         if (process := _running()) is not None:
             report("ending the cluster")
             # The kernel ends all processes of the namespace with its first one, and only then does `unshare` end.
-            first = ProcessIdentity.of(_first_inside(process))
+            first = _first_inside(process) or process
             first.signal(signal.SIGKILL)
-            await _eventually(lambda: not process.alive and not first.alive, "its processes have not ended")
+            await _eventually(lambda: not process.alive and not first.alive, "the cluster's processes end")
         await _remove_remains()
 
 
@@ -165,16 +169,17 @@ def _running() -> ProcessIdentity | None:
     return identity if identity.alive else None
 
 
-def _first_inside(process: ProcessIdentity) -> int:
-    """The process that `unshare` has started, which is the first one of the namespace."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    if not children:
-        raise ClusterFailedError(f"the cluster has ended at once; log: {LOGS}/inside.log")
-    return int(children[0])
+def _first_inside(process: ProcessIdentity) -> ProcessIdentity | None:
+    """The process that `unshare` has started, which is the first one of the namespace; None when there is none."""
+    try:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    except OSError:
+        return None
+    return ProcessIdentity.of(int(children[0])) if children else None
 
 
 async def _remove_remains() -> None:
-    await _eventually(remove_groups, f"its control groups are still in use: see /sys/fs/cgroup/*/{FOLDER.name}")
+    await _eventually(remove_groups, f"the control groups /sys/fs/cgroup/*/{GROUP} become free")
     if FOLDER.exists():
         await asyncio.to_thread(shutil.rmtree, FOLDER)
 
@@ -185,7 +190,7 @@ async def _eventually(condition: Callable[[], bool], otherwise: str) -> None:
             while not condition():  # noqa: ASYNC110 - the kernel sets no event
                 await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:
-        raise ClusterFailedError(f"the cluster could not be removed within {_END_SECONDS} s: {otherwise}") from None
+        raise ClusterFailedError(f"not within {_END_SECONDS} s: {otherwise}") from None
 
 
 def _link(source: str, target: str) -> None:

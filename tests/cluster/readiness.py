@@ -9,6 +9,7 @@ from tests.cluster.daemons import python
 from tests.cluster.errors import ClusterFailedError
 from tests.cluster.layout import API_SERVICE_ADDRESS, DNS_SERVICE_ADDRESS, KUBECONFIG, KUBECTL, LOGS, NODES
 from tools.debian.command import CommandFailedError, run_command
+from tools.stack.process_identity import ProcessIdentity
 
 _POLL_SECONDS = 0.5
 _STEP_SECONDS = 60
@@ -19,24 +20,27 @@ _LABELS = b"".join(bytes([len(label)]) + label.encode() for label in _NAME.split
 _QUESTION = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00" + _LABELS + b"\x00\x00\x01\x00\x01"
 
 
-async def wait_until_ready(inside: int, objects: Path, within_seconds: float) -> None:
+async def wait_until_ready(inside: ProcessIdentity | None, objects: Path, within_seconds: float) -> None:
     """Add *objects* and wait until both nodes are ready, pods can be made and the name service answers.
 
     Args:
-        inside: the process whose network is the cluster's.
+        inside: the first process of the cluster, whose network is the cluster's; None when it has ended.
         objects: a file of what a new cluster lacks; applied again without effect.
         within_seconds: for all of it.
 
     Raises:
-        ClusterFailedError: it took longer; the message says what was missing.
+        ClusterFailedError: it took longer, or the cluster ended; the message says what was missing.
     """
+    ended = ClusterFailedError(f"the cluster's first process has ended; log: {LOGS}/inside.log")
+    if inside is None:
+        raise ended
     nodes = [f"node/{node}" for node in NODES]
     steps = {
         "the API server takes objects": _kubectl("apply", "--server-side", "-f", str(objects)),
         "nodes are ready": _kubectl("wait", "--for=condition=Ready", *nodes, "--timeout=20s"),
         "pods may be made": _kubectl("get", "serviceaccount", "default", "--namespace", "default"),
         "names are resolved": [
-            "nsenter", "--target", str(inside), "--net", *python("tests.cluster.readiness"),
+            "nsenter", "--target", str(inside.pid), "--net", *python("tests.cluster.readiness"),
         ],
     }  # fmt: skip
     missing = ""
@@ -44,6 +48,8 @@ async def wait_until_ready(inside: int, objects: Path, within_seconds: float) ->
         async with asyncio.timeout(within_seconds):
             for step, command in steps.items():
                 while (reason := await _why_not(command)) is not None:
+                    if not inside.alive:
+                        raise ended
                     missing = f"it does not hold yet that {step}: {reason}"
                     await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:
