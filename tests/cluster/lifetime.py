@@ -65,7 +65,9 @@ async def up(report: Report) -> Path:
         ClusterFailedError: it did not become ready; it is left as it is, for a look at it.
     """
     if os.geteuid() != 0:
-        raise ClusterUnavailableError("a cluster needs root: run `sudo tests/cluster/up`, or set TEST_KUBECONFIG")
+        raise ClusterUnavailableError(
+            "a cluster needs root: run `tests/cluster/up` as root, or set TEST_KUBECONFIG to that of another one"
+        )
     await _ensure_packages(report)
     programs = await ensure_programs(report)
     async with file_lock(_LOCK):

@@ -116,6 +116,7 @@ async def _forwarded(cluster: Cluster, namespace: str, pod: str, port: int) -> A
     try:
         assert process.stdout is not None
         line = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
+        assert line.startswith("Forwarding from"), f"kubectl port-forward printed {line!r}"
         yield f"http://127.0.0.1:{int(line.split()[2].rpartition(':')[2])}"
     finally:
         process.kill()
