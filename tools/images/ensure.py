@@ -45,7 +45,7 @@ async def _ensure(client: docker.APIClient, engine: Engine, tag: str, report: Re
     if await _present(client, tag):
         return "present"
     report(f"{tag}: pulling")
-    reason = await asyncio.to_thread(_pull, client, tag)
+    reason = await asyncio.to_thread(pull, client, tag)
     if reason is None:
         return "pulled"
     report(f"{tag}: cannot be pulled ({reason}); building a stand-in once")
@@ -74,8 +74,8 @@ def _inspect(client: docker.APIClient, tag: str) -> bool:
     return True
 
 
-def _pull(client: docker.APIClient, tag: str) -> str | None:
-    """Pull the image; None when it is there, else why it is not."""
+def pull(client: docker.APIClient, tag: str) -> str | None:
+    """Pull the image *tag*; None when it is there, else why it is not."""
     repository, _, version = tag.partition(":")
     try:
         for event in client.pull(repository, version, stream=True, decode=True):
