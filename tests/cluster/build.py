@@ -79,7 +79,7 @@ async def ensure_programs(report: Report) -> Path:
         if not folder.exists():  # nothing else built it while this process waited for the lock
             fresh = folder.with_name(f"{folder.name}.new")
             fresh.mkdir(parents=True, exist_ok=True)
-            go = await _ensure_go(cache, report)
+            go = await ensure_go(cache, report)
             for program in PROGRAMS:
                 if not (fresh / program.name).exists():
                     report(f"building {program.name} (once)")
@@ -105,7 +105,12 @@ async def _build(go: Path, program: Program, folder: Path) -> None:
     unfinished.rename(folder / program.name)
 
 
-async def _ensure_go(cache: Path, report: Report) -> Path:
+async def ensure_go(cache: Path, report: Report) -> Path:
+    """The program `go` of the machine, or else one that is kept in the folder *cache*.
+
+    Raises:
+        ClusterUnavailableError: there is no Go of the needed version, and none can be installed.
+    """
     found = shutil.which("go")
     if found is not None and await _is_new_enough(Path(found)):
         return Path(found)

@@ -1,0 +1,1 @@
+"""The overlays of deploy/kubernetes, applied to a real cluster."""

@@ -1,0 +1,111 @@
+"""What tests of overlays do to a cluster: apply folders, read objects, ask for rights, and clean up."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.eventually import eventually
+from tools.stack import binaries
+
+_SECONDS = 180.0
+_NAMESPACE_SECONDS = 240.0
+
+
+class KubectlFailedError(AssertionError):
+    """kubectl ended with an error; the message has its error output."""
+
+
+@dataclass(frozen=True)
+class OverlayCluster:
+    """A cluster to which overlays are applied, under the namespaces that they name, as people do it: by kubectl."""
+
+    kubeconfig: str
+
+    async def kubectl(self, *arguments: str, stdin: str = "") -> str:
+        """What kubectl prints.
+
+        Raises:
+            KubectlFailedError: it failed.
+        """
+        code, output, errors = await self.run(*arguments, stdin=stdin)
+        if code != 0:
+            raise KubectlFailedError(f"kubectl {' '.join(arguments)}: {errors}")
+        return output
+
+    async def run(self, *arguments: str, stdin: str = "") -> tuple[int, str, str]:
+        """Exit code, output and error output of kubectl."""
+        process = await asyncio.create_subprocess_exec(
+            *self._command(*arguments),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            output, errors = await asyncio.wait_for(process.communicate(stdin.encode()), _SECONDS)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        assert process.returncode is not None
+        return process.returncode, output.decode(), errors.decode()
+
+    async def read(self, *arguments: str) -> Any:
+        """What `kubectl get` finds; the items where it lists."""
+        found = json.loads(await self.kubectl("get", *arguments, "--output=json"))
+        return found["items"] if found["kind"] == "List" or found["kind"].endswith("List") else found
+
+    async def apply(self, folder: Path) -> list[str]:
+        """Apply a Kustomize folder; a line for each object, `kind/name created|configured|unchanged`."""
+        return (await self.kubectl("apply", "--kustomize", str(folder))).splitlines()
+
+    async def generations(self, namespace: str, kind: str) -> dict[str, int]:
+        """The objects of a kind by name, with the number that grows when what is wanted of them changes."""
+        found = await self.read(kind, f"--namespace={namespace}")
+        return {item["metadata"]["name"]: item["metadata"]["generation"] for item in found}
+
+    async def can(self, account: str, namespace: str, verb: str, resource: str, *options: str) -> bool:
+        """Whether RBAC lets a service account of *namespace* do that there."""
+        user = f"--as=system:serviceaccount:{namespace}:{account}"
+        place = [] if any(option.startswith("--namespace") for option in options) else [f"--namespace={namespace}"]
+        _, answer, errors = await self.run("auth", "can-i", verb, resource, user, *place, *options)
+        assert answer.strip() in ("yes", "no"), errors
+        return answer.strip() == "yes"
+
+    @contextlib.asynccontextmanager
+    async def own_namespace(self, manifest: Path, name: str) -> AsyncIterator[str]:
+        """Apply the namespace of an overlay, and delete it with all that is in it at the end.
+
+        Raises:
+            AssertionError: the cluster has it already. A runtime in use must not end with a test.
+        """
+        code, _, _ = await self.run("get", "namespace", name)
+        assert code != 0, f"the cluster has a namespace {name!r} already: give the tests a cluster of their own"
+        await self.kubectl("apply", "--filename", str(manifest))
+        try:
+            yield name
+        finally:
+            # Pods that never got an image, or whose engines are of no use any more, need no time to end.
+            await self.kubectl("--namespace", name, "delete", "deployments,statefulsets", "--all", "--wait=false")
+            await self.run("--namespace", name, "delete", "pods", "--all", "--grace-period=1", "--wait=false")
+            await self.kubectl("delete", "namespace", name, "--wait=false")
+            await eventually(lambda: self._is_gone(name), within_seconds=_NAMESPACE_SECONDS, every_seconds=1)
+
+    async def _is_gone(self, namespace: str) -> bool:
+        code, _, errors = await self.run("get", "namespace", namespace)
+        return code != 0 and "NotFound" in errors
+
+    def _command(self, *arguments: str) -> Sequence[str]:
+        return [str(binaries.kubectl()), f"--kubeconfig={self.kubeconfig}", *arguments]
+
+
+def configured(applied: Sequence[str]) -> list[str]:
+    """The lines of what was not as it is wanted.
+
+    Of a PodDisruptionBudget kubectl says so each time: its selector is replaced as a whole, with what is there already.
+    """
+    unlike = [line for line in applied if not line.endswith(" unchanged")]
+    return [line for line in unlike if not line.startswith("poddisruptionbudget.")]

@@ -1,0 +1,12 @@
+"""Fixtures of the tests that apply overlays."""
+
+import pytest
+
+import tests.support.cluster
+from tests.cluster.overlays.cluster import OverlayCluster
+
+
+@pytest.fixture(scope="session", name="cluster")
+def overlay_cluster(cluster: tests.support.cluster.Cluster) -> OverlayCluster:
+    """The test cluster, with what tests of overlays need of it."""
+    return OverlayCluster(cluster.kubeconfig)

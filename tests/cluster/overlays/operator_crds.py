@@ -1,0 +1,32 @@
+"""The Prometheus operator's own definitions of its objects, out of its Go module."""
+
+import asyncio
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from tests.cluster.build import cache_folder, ensure_go
+from tools.debian.packages import to_stderr
+
+_MODULE = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
+_FOLDER = "example/prometheus-operator-crd"
+_KINDS = ("servicemonitors", "prometheusrules")
+_SECONDS = 300
+
+
+async def operator_crds() -> list[Path]:
+    """The files that define the kinds that our manifests have.
+
+    Raises:
+        AssertionError: the module cannot be fetched.
+    """
+    go = await ensure_go(cache_folder(os.environ), to_stderr)
+    with tempfile.TemporaryDirectory() as folder:  # a folder without a go.mod, which would have a say
+        process = await asyncio.create_subprocess_exec(
+            go, "mod", "download", "-json", _MODULE, cwd=folder, stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await asyncio.wait_for(process.communicate(), _SECONDS)
+    assert process.returncode == 0, f"{_MODULE}: {output.decode()}"
+    module = Path(json.loads(output)["Dir"])
+    return [module / _FOLDER / f"monitoring.coreos.com_{kind}.yaml" for kind in _KINDS]
