@@ -23,8 +23,8 @@ first_start() {
 			*) kept+=("$argument") ;;
 		esac
 	done
-	local address pid_file=/tmp/docker-entrypoint-mongod.pid
-	address=$(hostname -i)
+	# On the loopback alone: a client that finds a server without a replica set there drops its address for good.
+	local address=127.0.0.1 pid_file=/tmp/docker-entrypoint-mongod.pid
 	"${kept[@]}" --bind_ip "$address" --port 27017 --fork --logappend --logpath /data/db/docker-initdb.log \
 		--pidfilepath "$pid_file"
 	mongosh --host "$address" --quiet --norc admin --eval '
