@@ -22,6 +22,16 @@ Logger = structlog.stdlib.BoundLogger
 _OURS = ("libs", "services", "tools", "__main__")
 _FIRST = ("ts", "level", "event")
 
+# For lines before configure() is called. By its own default structlog shows the values of variables in tracebacks.
+structlog.configure(
+    processors=[
+        merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S.%f", utc=False),
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
+
 
 def get_logger(name: str) -> Logger:
     """The logger of a module; it may be made before :func:`configure` is called."""

@@ -40,7 +40,7 @@ class Lines(io.StringIO):
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
     root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    handlers, level, configuration = list(root.handlers), root.level, structlog.get_config()
     yield
     logging.captureWarnings(False)
     root.handlers[:] = handlers
@@ -48,7 +48,7 @@ def _logging_as_before() -> Iterator[None]:
     for name in ("libs", "services", "tools", "__main__"):
         logging.getLogger(name).setLevel(logging.NOTSET)
     structlog.contextvars.clear_contextvars()
-    structlog.reset_defaults()
+    structlog.configure(**configuration)
 
 
 @pytest.fixture
@@ -56,6 +56,18 @@ def lines() -> Lines:
     stream = Lines()
     configure(LogSettings(), stream=stream, service="bot-runner", role="worker", worker="w1")
     return stream
+
+
+def test_a_traceback_before_the_configuration_shows_no_values(capsys: pytest.CaptureFixture[str]) -> None:
+    value = "".join(["se", "cret"])
+    try:
+        raise ValueError(len(value))
+    except ValueError:
+        log.exception("failed")
+
+    printed = capsys.readouterr().out
+    assert "ValueError: 6" in printed
+    assert "secret" not in printed
 
 
 def test_a_line_is_one_json_object_with_time_level_and_event_first(lines: Lines) -> None:
