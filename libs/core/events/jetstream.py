@@ -26,6 +26,7 @@ _STREAM_NOT_FOUND = 10059
 _CONSUMER_NOT_FOUND = 10014
 _STREAM_NAME_IN_USE = 10058
 _MESSAGE_NOT_FOUND = 10037
+_STORE_NOT_MADE = 10049
 _API_SECONDS = 3.0
 
 T = TypeVar("T")
@@ -268,7 +269,10 @@ def _body(what: str, answer: Message) -> dict[str, Any]:
     return body
 
 
-def _refusal(what: str, code: int, description: str) -> JetStreamRefused:
+def _refusal(what: str, code: int, description: str) -> JetStreamRefused | NatsUnavailable:
+    if code == _STORE_NOT_MADE:
+        # So when the files of a stream of the same name, which was deleted a moment ago, are still being removed.
+        return NatsUnavailable(f"JetStream fails {what}: {description} ({code})")
     return _KINDS.get(code, JetStreamRefused)(what, code, description)
 
 

@@ -1,12 +1,14 @@
 """Subjects, headers and reply subjects as JetStream writes them."""
 
 import asyncio
+from typing import cast
 
 import pytest
+from nats.js.errors import APIError, BadRequestError, ServerError
 
 from libs.core.events.connection import Message, NatsConnection, NatsUnavailable
 from libs.core.events.delivery import delivery_of
-from libs.core.events.jetstream import parse_headers, subject_matches
+from libs.core.events.jetstream import JetStream, JetStreamRefused, StreamExists, parse_headers, subject_matches
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,33 @@ async def test_a_status_message_is_no_delivery() -> None:
     connection = NatsConnection("nats://nowhere", name="test")
     await asyncio.sleep(0)
     assert delivery_of(Message("_INBOX.x.1", b"", {"Status": "408"}), 99, connection) is None
+
+
+class FailingConnection:
+    """In place of a server that fails for a moment: a real one does so once in some thousand re-creations."""
+
+    def __init__(self, error: APIError) -> None:
+        self._error = error
+
+    async def manage(self, *_: object) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (ServerError(500, "error creating store for stream", 10049), NatsUnavailable),
+        (BadRequestError(400, "stream name already in use", 10058), StreamExists),
+        (ServerError(500, "stream create failed", 10074), JetStreamRefused),
+    ],
+)
+async def test_a_stream_that_cannot_be_made_for_a_moment_is_no_refusal(
+    error: APIError, raised: type[Exception]
+) -> None:
+    jetstream = JetStream(cast(NatsConnection, FailingConnection(error)))
+
+    with pytest.raises(raised) as caught:
+        await jetstream.create_stream("EVENTS")
+
+    assert type(caught.value) is raised
+    assert str(error.description) in str(caught.value)
