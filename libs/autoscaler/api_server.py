@@ -198,7 +198,7 @@ def load_configuration(environ: Mapping[str, str], service_account: Path = SERVI
         load()
         _check_certificates(configuration)
     except Exception as error:
-        # The SDK raises whatever a file of an unexpected shape leads to.
+        # For a file of an unexpected shape the SDK raises errors of any type.
         raise NoCluster(f"{source} cannot be used: {type(error).__name__}: {error}") from error
     return configuration
 

@@ -6,7 +6,7 @@
     trees/<digest>.json      what it is, and by its time stamp when it was last used
     refs/<digest of ref>     the version that an object had when it was last asked for
     holds/<digest>/<name>    an empty file for each container that mounts the tree
-    locks/                   locked by whoever fetches a version, or changes what is held
+    locks/                   locked while a version is fetched, or what is held changes
     work/                    unfinished downloads, each beside a lock file that its process holds
 
 A digest stands for bucket, key and ETag, so nothing is changed in place. A killed process leaves no more than a folder
@@ -128,7 +128,7 @@ class CodeStore:
             self._place_hold(digest, holder)
 
     def release(self, holder: str) -> None:
-        """Forget whatever *holder* holds."""
+        """Forget all that *holder* holds."""
         for hold in self._holds.glob(f"*/{_hold_name(holder)}"):
             hold.unlink(missing_ok=True)
 

@@ -40,7 +40,7 @@ class ResultSpool:
         self._directory = directory
 
     def open(self) -> None:
-        """Make the folder, and clear away what nobody came back for."""
+        """Make the folder, and remove abandoned results."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in self._directory.iterdir():
             with contextlib.suppress(FileNotFoundError):
@@ -81,9 +81,9 @@ class ResultSpool:
         """What this run came to; None when this host does not know."""
         folder = self._folder(run_id)
         try:
-            told = json.loads((folder / "verdict.json").read_text())
-            ended_at = datetime.fromisoformat(told.pop("ended_at"))
-            return SpooledResult(Verdict(**told), ended_at, folder / "analysis.json", folder / "logs.txt")
+            verdict = json.loads((folder / "verdict.json").read_text())
+            ended_at = datetime.fromisoformat(verdict.pop("ended_at"))
+            return SpooledResult(Verdict(**verdict), ended_at, folder / "analysis.json", folder / "logs.txt")
         except (OSError, ValueError, TypeError, KeyError):
             return None
 

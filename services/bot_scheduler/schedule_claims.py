@@ -42,7 +42,7 @@ class Entry:
         return changes
 
     def to_change(self) -> Change:
-        """The write, which only happens if nobody has written what it builds on."""
+        """The write, which only happens if what it builds on is unchanged."""
         expected = self.state.expected
         if self.firing is not None:
             expected[FIRING] = None

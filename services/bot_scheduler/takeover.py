@@ -1,7 +1,7 @@
 """Take over the claimed firings and running containers of an earlier owner of the segment.
 
-A firing becomes one run, whatever died. Its container is the proof that the run began: where there is one, it is seen
-through. Where there is none, the run can be begun only if it certainly never was: its time has not come yet, it
+A firing becomes one run, also after a crash. Its container is the proof that the run began: where there is one, the run
+is seen through. Where there is none, the run can be begun only if it certainly never was: its time has not come yet, it
 waited for room, or it was to begin on this very host. Otherwise it is written down as lost; `config.retries` then
 decides like for any other failure.
 """
@@ -56,7 +56,7 @@ class Takeover:
         return await self._over(state, firing, known, now)
 
     async def end_stray(self, container: ManagedContainer) -> None:
-        """End a container that no firing knows: of a schedule that was deleted while nobody was there."""
+        """End a container that no firing knows: of a schedule that was deleted while no worker owned its segment."""
         log.warning("container without a firing is stopped", schedule=container.id, run=container.run_id)
         await retry_forever(lambda: self._end_stray(container))
 
@@ -69,7 +69,7 @@ class Takeover:
     async def _over(
         self, state: ScheduleState, firing: Firing, known: RunRecord | None, now: float
     ) -> ScheduledRun | None:
-        """The attempt has ended: as somebody wrote down, or unseen."""
+        """The attempt has ended: as its record says, or without a record."""
         kit = self._kit
         if known is not None and known.reason is not None:
             ending = Ending(known.reason, known.ended_at or utc(now), known.message or "")
