@@ -1,12 +1,12 @@
 """Fixtures for all tests below this folder."""
 
 import tests.support.examples  # noqa: F401 - for what it sets
-from tests.support.abandoned_connections import no_abandoned_connections
-from tests.support.blocked_loop import loop_watch, no_blocked_loop
-from tests.support.browser import chromium
-from tests.support.commands import commands
-from tests.support.docker import docker_engine, scope
-from tests.support.servers import bucket_prefix, database_name, mongo_uri, mongod, nats_server, s3_server
+from tests.support.observers.abandoned_connections import no_abandoned_connections
+from tests.support.observers.blocked_loop import loop_watch, no_blocked_loop
+from tests.support.rigs.commands import commands
+from tests.support.servers.browser import chromium
+from tests.support.servers.docker import docker_engine, scope
+from tests.support.servers.fixtures import bucket_prefix, database_name, mongo_uri, mongod, nats_server, s3_server
 
 __all__ = [
     "bucket_prefix",

@@ -16,7 +16,7 @@ import pytest
 from libs.autoscaler.api_server import ApiServer, find_cluster, load_configuration
 from libs.autoscaler.errors import ClusterForbids, ClusterUnavailable, NoCluster
 from tests.support.eventually import eventually
-from tests.support.fake_kubernetes import TOKEN, FakeKubernetes
+from tests.support.fakes.fake_kubernetes import TOKEN, FakeKubernetes
 
 IN_POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "6443"}
 SCALE = "/apis/apps/v1/namespaces/bots/deployments/bot-runner-worker/scale"

@@ -14,8 +14,8 @@ from libs.autoscaler.decision import Decision, Pod, Reason, ScalingSettings, Sca
 from libs.autoscaler.errors import AutoscalerError, NoCluster, ScaleConflict
 from libs.autoscaler.fleet import FleetSnapshot, NodeLoss
 from libs.autoscaler.kubernetes import Scale
-from libs.core.log import get_logger
-from libs.core.metrics import observe
+from libs.core.observability.log import get_logger
+from libs.core.observability.metrics import observe
 
 log = get_logger(__name__)
 

@@ -14,8 +14,8 @@ from libs.autoscaler.fleet import FleetSnapshot, WorkerLoad
 from libs.autoscaler.kubernetes import KubernetesWorkers, Scale
 from libs.core.room import Need
 from tests.support.eventually import eventually
-from tests.support.fake_kubernetes import FakeKubernetes
-from tests.support.real_cluster import real_deployment
+from tests.support.fakes.fake_kubernetes import FakeKubernetes
+from tests.support.servers.real_cluster import real_deployment
 
 SETTINGS = ScalingSettings(min_replicas=1, max_replicas=4)
 KUBECONFIG = os.environ.get("KUBECONFIG")

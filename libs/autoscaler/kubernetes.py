@@ -17,7 +17,7 @@ from libs.autoscaler.errors import (
     NoCluster,
     ScaleConflict,
 )
-from libs.core.metrics import observe
+from libs.core.observability.metrics import observe
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 _TEMPLATE_LABEL = "pod-template-hash"

@@ -18,8 +18,8 @@ from kubernetes.client.exceptions import ApiException
 from libs.autoscaler.decision import Pod
 from libs.autoscaler.errors import ScaleConflict
 from libs.autoscaler.kubernetes import DELETION_COST, KubernetesWorkers
-from tests.support.fake_kubernetes import ALL_RULES, FakeKubernetes
-from tests.support.real_cluster import real_deployment
+from tests.support.fakes.fake_kubernetes import ALL_RULES, FakeKubernetes
+from tests.support.servers.real_cluster import real_deployment
 
 KUBECONFIG = os.environ.get("KUBECONFIG")
 MERGE_PATCH = "application/merge-patch+json"

@@ -14,7 +14,7 @@ from libs.autoscaler.errors import (
     ScaleConflict,
 )
 from libs.autoscaler.kubernetes import KubernetesWorkers
-from tests.support.fake_kubernetes import ALL_RULES, DELETION_COST, FakeKubernetes
+from tests.support.fakes.fake_kubernetes import ALL_RULES, DELETION_COST, FakeKubernetes
 
 
 @pytest.fixture

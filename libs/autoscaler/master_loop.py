@@ -11,7 +11,7 @@ from libs.autoscaler.kubernetes import KubernetesWorkers
 from libs.core.master.master import Master
 from libs.core.master.role import Loop, MasterSettings
 from libs.core.master.status import MasterSnapshot
-from libs.core.process import Process
+from libs.core.process.process import Process
 
 
 def autoscaling(_process: Process, master: Master, settings: MasterSettings) -> Sequence[Loop]:

@@ -1,6 +1,6 @@
 """Code that no entity refers to any more, among what the runtime's own tools uploaded.
 
-Why this loses nothing is told in :mod:`libs.core.code_keys`. What is referred to is read again after a pause, since an
+Why this loses nothing is told in :mod:`libs.core.storage.code_keys`. What is referred to is read again after a pause, since an
 entity may be removed and announced again with the code that it had.
 """
 
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from libs.collector.sweep import Sweep
-from libs.core.code_keys import code_prefix, is_code_key
-from libs.core.log import get_logger
-from libs.core.object_store import ObjectInfo, ObjectStore
-from libs.core.service import ServiceDefinition
+from libs.core.observability.log import get_logger
+from libs.core.process.service import ServiceDefinition
+from libs.core.storage.code_keys import code_prefix, is_code_key
+from libs.core.storage.object_store import ObjectInfo, ObjectStore
 from libs.core.store.code_references import CodeReferences
 from libs.core.store.code_retention import CodeRetention
 

@@ -7,10 +7,10 @@ from typing import NoReturn, Protocol
 from libs.collector.metrics import COLLECTED, COLLECTED_BYTES, FAILURES, LAST_SUCCESS
 from libs.collector.sweep import Found, Sweep
 from libs.core.errors import RuntimeFault
-from libs.core.isolation import repeat, unexpected
-from libs.core.log import get_logger
-from libs.core.metrics import observe
-from libs.core.object_store import ObjectMissing
+from libs.core.observability.log import get_logger
+from libs.core.observability.metrics import observe
+from libs.core.process.isolation import repeat, unexpected
+from libs.core.storage.object_store import ObjectMissing
 
 log = get_logger(__name__)
 

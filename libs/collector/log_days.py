@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from libs.core.object_store import ObjectInfo
-from libs.docker_runner.log_keys import folder_and_day
+from libs.core.storage.object_store import ObjectInfo
+from libs.docker_runner.logs.keys import folder_and_day
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.collector.log_days import LogDays, LogRules
-from libs.core.object_store import ObjectInfo
-from libs.docker_runner.log_keys import folder_and_day, log_key
+from libs.core.storage.object_store import ObjectInfo
+from libs.docker_runner.logs.keys import folder_and_day, log_key
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 QUIET = NOON - timedelta(hours=1)

@@ -4,8 +4,8 @@ from datetime import timedelta
 
 from libs.collector.log_days import LogDays, LogRules
 from libs.collector.sweep import Sweep
-from libs.core.object_store import ObjectStore
-from libs.docker_runner.log_keys import LOGS_PREFIX, index_key
+from libs.core.storage.object_store import ObjectStore
+from libs.docker_runner.logs.keys import LOGS_PREFIX, index_key
 
 _QUIET_SECONDS = 3600.0
 

@@ -4,8 +4,8 @@ import asyncio
 from dataclasses import dataclass, field
 
 from libs.collector.metrics import COLLECTED, COLLECTED_BYTES
-from libs.core.log import get_logger
-from libs.core.object_store import ObjectInfo, ObjectStore
+from libs.core.observability.log import get_logger
+from libs.core.storage.object_store import ObjectInfo, ObjectStore
 
 log = get_logger(__name__)
 

@@ -6,14 +6,14 @@ from libs.collector.code import UnreferencedCode
 from libs.collector.collector import Collector, Garbage
 from libs.collector.logs import OldLogs
 from libs.collector.records import ManyRecords
-from libs.core.log import get_logger
+from libs.core.config.settings import RetentionSettings, StorageSettings
+from libs.core.config.settings_loader import SettingsError, load
 from libs.core.master.master import Master
 from libs.core.master.role import Loop, MasterSettings
-from libs.core.object_store import ObjectStore
-from libs.core.process import Process
-from libs.core.service import SERVICES, ServiceDefinition
-from libs.core.settings import RetentionSettings, StorageSettings
-from libs.core.settings_loader import SettingsError, load
+from libs.core.observability.log import get_logger
+from libs.core.process.process import Process
+from libs.core.process.service import SERVICES, ServiceDefinition
+from libs.core.storage.object_store import ObjectStore
 from libs.core.store.client import Database
 from libs.core.store.code_references import CodeReferences
 from libs.core.store.code_retention import CodeRetention

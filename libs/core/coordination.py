@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from libs.core.observability.tracing import Headers
 from libs.core.room import Demand, Need, Room
-from libs.core.tracing import Headers
 from proto.runtime.v1 import coordination_pb2 as pb
 
 

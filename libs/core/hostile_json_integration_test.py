@@ -5,7 +5,7 @@ import json
 from hypothesis import given, settings
 
 from libs.core.hostile_json import Bounds, Refused, parse
-from tests.support.hostile_texts import texts
+from tests.support.faults.hostile_texts import texts
 
 SIZE = 128 * 1024
 LIMITS = Bounds(bytes=SIZE, depth=100, values=10_000)

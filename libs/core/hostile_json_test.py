@@ -26,7 +26,7 @@ from libs.core.hostile_json import (
     scan,
     strict,
 )
-from tests.support.hostile_texts import DEEP, corpus
+from tests.support.faults.hostile_texts import DEEP, corpus
 
 SIZE = 128 * 1024
 LIMITS = Bounds(bytes=SIZE, depth=100, values=10_000)

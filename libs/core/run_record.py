@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from libs.core.lease import LeaseView
+from libs.core.leases.lease import LeaseView
 
 
 @dataclass(frozen=True, kw_only=True)

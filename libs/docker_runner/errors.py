@@ -1,7 +1,7 @@
 """Errors between an Executable and its container, by what the caller does next."""
 
 from libs.core.errors import Retryable, RuntimeFault, UserError
-from libs.docker_runner.room import Shortage
+from libs.docker_runner.engine.room import Shortage
 
 
 class DockerRunnerError(RuntimeFault):

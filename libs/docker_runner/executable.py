@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 
 from libs.core.room import Need
-from libs.docker_runner.json_text import to_json
-from libs.docker_runner.names import container_name
-from libs.docker_runner.room import Priority, RoomRequest
+from libs.docker_runner.containers.json_text import to_json
+from libs.docker_runner.containers.names import container_name
+from libs.docker_runner.engine.room import Priority, RoomRequest
 
 MIB = 1024 * 1024
 
@@ -59,7 +59,7 @@ class CodeRef:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one container may use. See :mod:`libs.docker_runner.limits` for how a bot asks for other values.
+    """What one container may use. See :mod:`libs.docker_runner.sandbox.limits` for how a bot asks for other values.
 
     Attributes:
         memory_bytes: resident memory with page cache and /tmp; there is no swap. Beyond it the kernel kills.
@@ -118,7 +118,7 @@ class Executable:
         code_etag: the version of the code object to run; None for the one that it has at the start.
         config: handed to ``main``; a secret.
         segment, epoch, worker, run_id, revision: labels, for the next owner; no reason to restart.
-        keepalive: the folder that :class:`~libs.docker_runner.keepalive.KeepaliveFile` writes to; None for no
+        keepalive: the folder that :class:`~libs.docker_runner.containers.keepalive.KeepaliveFile` writes to; None for no
             dead-man's switch.
         traceparent: W3C trace context for the bot's process.
         priority: how much of the engine's room its start leaves free for others; no reason to restart either.

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from libs.docker_runner.containers.names import container_name, run_folder, scope_folder
 from libs.docker_runner.executable import CodeRef, Entrypoint, Executable, Limits, Network, Placement
-from libs.docker_runner.names import container_name, run_folder, scope_folder
 
 BOT = Executable(
     id="b1",

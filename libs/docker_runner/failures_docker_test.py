@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer
-from libs.docker_runner.container_events import ContainerEvent, EventKind
-from libs.docker_runner.engine import Engine as EngineClient
-from libs.docker_runner.engine import NoSuchImage
-from libs.docker_runner.engine_http import EngineRefused
+from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, ManagedContainer
+from libs.docker_runner.engine.client import Engine as EngineClient
+from libs.docker_runner.engine.client import NoSuchImage
+from libs.docker_runner.engine.events import ContainerEvent, EventKind
+from libs.docker_runner.engine.http import EngineRefused
 from libs.docker_runner.errors import (
     AlreadyRunning,
     EngineUnavailable,
@@ -24,9 +24,9 @@ from libs.docker_runner.errors import (
     UnknownRuntime,
 )
 from libs.docker_runner.executable import Network, Placement
-from tests.support.bot_containers import BotContainers, bot_containers, watched
-from tests.support.engine_relay import EngineRelay, engine_relay
 from tests.support.eventually import eventually
+from tests.support.faults.engine_relay import EngineRelay, engine_relay
+from tests.support.rigs.bot_containers import BotContainers, bot_containers, watched
 from tools.engine.ensure import Engine
 
 FOREVER = "import time\ndef main(id, config):\n    print('up')\n    while True: time.sleep(1)"

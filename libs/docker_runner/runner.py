@@ -8,38 +8,45 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from libs.core.backoff import Backoff
+from libs.core.aio.backoff import Backoff
+from libs.core.aio.threads import Threads
 from libs.core.errors import UserError
-from libs.core.isolation import isolated
-from libs.core.log import get_logger
-from libs.core.metrics import observe
-from libs.docker_runner.admission import Admission
-from libs.docker_runner.code_source import CodeSource
-from libs.docker_runner.container import ContainerState, Ended, EndReason, Label, ManagedContainer, RunOutcome
-from libs.docker_runner.container_events import ContainerEvent, EventKind, follow_events
-from libs.docker_runner.endings import without_result
-from libs.docker_runner.engine import Engine
-from libs.docker_runner.engine_lock import EngineLock
-from libs.docker_runner.engine_room import EngineRoom
+from libs.core.observability.log import get_logger
+from libs.core.observability.metrics import observe
+from libs.core.process.isolation import isolated
+from libs.docker_runner.code.source import CodeSource
+from libs.docker_runner.containers.container import (
+    ContainerState,
+    Ended,
+    EndReason,
+    Label,
+    ManagedContainer,
+    RunOutcome,
+)
+from libs.docker_runner.containers.endings import without_result
+from libs.docker_runner.containers.failure import Failure
+from libs.docker_runner.containers.leftovers import Cleared, Leftovers
+from libs.docker_runner.containers.lives import Lives
+from libs.docker_runner.containers.returned import ResultChecks, Returned
+from libs.docker_runner.containers.run_folders import Outcome, RunFolders
+from libs.docker_runner.containers.starting import Starter
+from libs.docker_runner.containers.stopping import Stopper
+from libs.docker_runner.engine.admission import Admission
+from libs.docker_runner.engine.client import Engine
+from libs.docker_runner.engine.events import ContainerEvent, EventKind, follow_events
+from libs.docker_runner.engine.images import Images
+from libs.docker_runner.engine.lock import EngineLock
+from libs.docker_runner.engine.room_view import EngineRoom
 from libs.docker_runner.errors import AlreadyRunning, DockerRunnerError, EngineUnavailable, NoRoom
 from libs.docker_runner.executable import Executable, Network
-from libs.docker_runner.failure import Failure
-from libs.docker_runner.followed_output import FollowedOutput
-from libs.docker_runner.images import Images
-from libs.docker_runner.leftovers import Cleared, Leftovers
-from libs.docker_runner.lives import Lives
-from libs.docker_runner.network import BotNetwork
-from libs.docker_runner.output import LogLine
-from libs.docker_runner.returned import ResultChecks, Returned
-from libs.docker_runner.run_folders import Outcome, RunFolders
-from libs.docker_runner.run_output import OnOutput, RunOutput
-from libs.docker_runner.sandbox import GUARD_RUNTIME
+from libs.docker_runner.logs.followed_output import FollowedOutput
+from libs.docker_runner.logs.output import LogLine
+from libs.docker_runner.logs.run_output import OnOutput, RunOutput
+from libs.docker_runner.sandbox.container_spec import GUARD_RUNTIME
+from libs.docker_runner.sandbox.network import BotNetwork
 from libs.docker_runner.settings import RunnerSettings
-from libs.docker_runner.starting import Starter
-from libs.docker_runner.stats import Stats
-from libs.docker_runner.stopping import Stopper
-from libs.docker_runner.threads import Threads
-from libs.docker_runner.usage import Usage, UsageTally
+from libs.docker_runner.usage.stats import Stats
+from libs.docker_runner.usage.totals import Usage, UsageTally
 
 __all__ = ["ContainerState", "DockerRunner", "EndReason", "Ended", "ManagedContainer", "RunOutcome"]
 

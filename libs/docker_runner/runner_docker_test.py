@@ -10,14 +10,14 @@ import pytest
 import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
-from libs.docker_runner.container import ContainerState, Ended, EndReason
+from libs.docker_runner.containers.container import ContainerState, Ended, EndReason
+from libs.docker_runner.containers.failure import Failure, FailureReason
+from libs.docker_runner.containers.run_folders import RunFolders
 from libs.docker_runner.executable import MIB, Entrypoint, Limits, Network
-from libs.docker_runner.failure import Failure, FailureReason
-from libs.docker_runner.run_folders import RunFolders
-from libs.docker_runner.stats import Stats
-from libs.docker_runner.usage_sampler import UsageCollector, UsageSampler
-from tests.support.bot_containers import BotContainers, bot_containers
+from libs.docker_runner.usage.sampler import UsageCollector, UsageSampler
+from libs.docker_runner.usage.stats import Stats
 from tests.support.eventually import eventually
+from tests.support.rigs.bot_containers import BotContainers, bot_containers
 from tools.engine.ensure import Engine
 
 

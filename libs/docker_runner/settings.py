@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from libs.docker_runner.engine.room import RoomRules
 from libs.docker_runner.errors import UnknownRuntime
 from libs.docker_runner.executable import MIB, Limits, Network, Placement
-from libs.docker_runner.limits import Maxima
-from libs.docker_runner.room import RoomRules
+from libs.docker_runner.sandbox.limits import Maxima
 
 IMAGES: Mapping[str, str] = {"python3.11": "python:3.11-slim", "nodejs20": "node:20-alpine"}
 

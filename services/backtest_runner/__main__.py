@@ -2,8 +2,8 @@
 
 import sys
 
-from libs.core.command_line import parse
-from libs.core.service import BACKTEST_RUNNER
+from libs.core.process.command_line import parse
+from libs.core.process.service import BACKTEST_RUNNER
 
 
 def main() -> int:

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from libs.core.isolation import isolated
+from libs.core.process.isolation import isolated
 from libs.core.room import Need
 from libs.core.store.entities import EntityStore
-from libs.docker_runner.run_records import Recorder
+from libs.docker_runner.containers.run_records import Recorder
 from services.backtest_runner.state import CLAIM, CLAIMED_RUN, OUTCOME, STATUS, BacktestState, Claim
 
 

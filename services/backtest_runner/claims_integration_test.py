@@ -7,10 +7,10 @@ import pytest
 
 from libs.core.room import Need
 from libs.core.store.entities import Entity
-from libs.docker_runner.run_records import Recorder
+from libs.docker_runner.containers.run_records import Recorder
 from services.backtest_runner.claims import Claims
 from services.backtest_runner.state import BacktestState
-from tests.support.backtest_rig import CUSTOM, BacktestRig, backtest_rig
+from tests.support.rigs.backtest_rig import CUSTOM, BacktestRig, backtest_rig
 
 __all__ = ["backtest_rig"]
 

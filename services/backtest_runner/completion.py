@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
+from libs.core.aio.retrying import retry_forever
 from libs.core.errors import Retryable
-from libs.core.log import get_logger
-from libs.core.object_store import BucketMissing, ObjectInfo, ObjectMissing, ObjectStore, Piece, StorageRejected
-from libs.core.retrying import retry_forever
-from libs.core.service import BACKTEST_RUNNER
+from libs.core.observability.log import get_logger
+from libs.core.process.service import BACKTEST_RUNNER
+from libs.core.storage.object_store import BucketMissing, ObjectInfo, ObjectMissing, ObjectStore, Piece, StorageRejected
 from libs.core.store.entities import Entity, EntityStore
 from services.backtest_runner import objects
 from services.backtest_runner.result_spool import SpooledResult

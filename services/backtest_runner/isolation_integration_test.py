@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from libs.core.store.holds import HoldTarget
-from libs.docker_runner.container import RunOutcome
+from libs.docker_runner.containers.container import RunOutcome
 from libs.docker_runner.executable import Executable
-from tests.support.backtest_rig import BacktestRig, FakeHost, backtest_rig
 from tests.support.eventually import eventually
+from tests.support.rigs.backtest_rig import BacktestRig, FakeHost, backtest_rig
 
 __all__ = ["backtest_rig"]
 

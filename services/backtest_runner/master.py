@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from libs.autoscaler.master_loop import autoscaling
 from libs.collector.wiring import collecting
 from libs.core.master.role import MasterRole
-from libs.core.process import run_process
-from libs.core.service import BACKTEST_RUNNER
+from libs.core.process.process import run_process
+from libs.core.process.service import BACKTEST_RUNNER
 from services.backtest_runner.old_results import old_results
 
 

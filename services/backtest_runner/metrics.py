@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from libs.core.metrics import Declared
+from libs.core.observability.metrics import Declared
 from services.backtest_runner.pool import SegmentPool
 
 LENGTH = Declared("runtime_backtest_queue_length", "gauge", "Backtests of this worker's segments that wait for a slot.")

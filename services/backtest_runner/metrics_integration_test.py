@@ -3,8 +3,8 @@
 from prometheus_client import CollectorRegistry
 
 from services.backtest_runner.metrics import QueueCollector
-from tests.support.backtest_rig import BacktestRig, backtest_rig
 from tests.support.eventually import eventually
+from tests.support.rigs.backtest_rig import BacktestRig, backtest_rig
 
 __all__ = ["backtest_rig"]
 

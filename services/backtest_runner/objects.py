@@ -2,7 +2,7 @@
 
 import re
 
-from libs.docker_runner.log_keys import log_folder
+from libs.docker_runner.logs.keys import log_folder
 
 _STAGED = re.compile(r"/\.attempts/[^/]+/(analysis\.json|logs\.txt)$")
 

@@ -6,8 +6,8 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from libs.collector.sweep import Sweep
-from libs.core.object_store import ObjectStore
-from libs.core.settings import StorageSettings
+from libs.core.config.settings import StorageSettings
+from libs.core.storage.object_store import ObjectStore
 from services.backtest_runner.objects import analysis_key, logs_key
 from services.backtest_runner.old_results import OldResults
 from tools.stack.s3 import S3Server

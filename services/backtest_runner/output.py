@@ -5,15 +5,15 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 
 from libs.core.api.log_output import LogQuery
-from libs.core.log import get_logger
-from libs.core.object_store import ObjectMissing, ObjectStore
-from libs.docker_runner.container import ContainerState, ManagedContainer
+from libs.core.observability.log import get_logger
+from libs.core.storage.object_store import ObjectMissing, ObjectStore
+from libs.docker_runner.containers.container import ContainerState, ManagedContainer
 from libs.docker_runner.errors import DockerRunnerError
-from libs.docker_runner.log_history import TAIL_BYTES, last_lines
-from libs.docker_runner.log_lines import Line, LineCutter
-from libs.docker_runner.log_position import nanoseconds
-from libs.docker_runner.log_reader import encoded, wanted_by
-from libs.docker_runner.log_spans import STREAMS, Span
+from libs.docker_runner.logs.history import TAIL_BYTES, last_lines
+from libs.docker_runner.logs.lines import Line, LineCutter
+from libs.docker_runner.logs.position import nanoseconds
+from libs.docker_runner.logs.reader import encoded, wanted_by
+from libs.docker_runner.logs.spans import STREAMS, Span
 from libs.docker_runner.runner import DockerRunner
 from services.backtest_runner.objects import logs_key
 

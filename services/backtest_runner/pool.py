@@ -8,15 +8,15 @@ from dataclasses import replace
 from enum import StrEnum
 
 from libs.core.errors import UserError
-from libs.core.isolation import isolated, repeat, unexpected
-from libs.core.metrics import observe
+from libs.core.observability.metrics import observe
+from libs.core.observability.tracing import outside
+from libs.core.process.isolation import isolated, repeat, unexpected
 from libs.core.room import Demand
 from libs.core.store.entities import Entity, EntityStore
-from libs.core.tracing import outside
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.engine_room import WAITING_LOOK_SECONDS
-from libs.docker_runner.room import RoomRequest, Shortage
-from libs.docker_runner.waiting import WaitingForRoom
+from libs.docker_runner.engine.room import RoomRequest, Shortage
+from libs.docker_runner.engine.room_view import WAITING_LOOK_SECONDS
+from libs.docker_runner.engine.waiting import WaitingForRoom
 from services.backtest_runner.run import BacktestRun, RunKit
 from services.backtest_runner.slots import Slots
 from services.backtest_runner.state import BacktestState

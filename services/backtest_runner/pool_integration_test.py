@@ -6,11 +6,11 @@ from functools import partial
 import pytest
 
 from libs.core.store.holds import HoldTarget
-from libs.docker_runner.container import EndReason
+from libs.docker_runner.containers.container import EndReason
 from services.backtest_runner.completion import INLINE_BYTES
-from tests.support.backtest_rig import BacktestRig, FakeHost, backtest_rig
-from tests.support.deaths import Death
 from tests.support.eventually import eventually
+from tests.support.faults.deaths import Death
+from tests.support.rigs.backtest_rig import BacktestRig, FakeHost, backtest_rig
 
 __all__ = ["backtest_rig"]
 

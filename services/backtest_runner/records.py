@@ -2,12 +2,12 @@
 
 from datetime import UTC, datetime
 
+from libs.core.observability.tracing import trace_id
 from libs.core.run_record import RunRecord
 from libs.core.store.runs import RunStore
-from libs.core.tracing import trace_id
-from libs.docker_runner.container import Ended
+from libs.docker_runner.containers.container import Ended
+from libs.docker_runner.containers.run_records import Recorder, of_executable, with_end
 from libs.docker_runner.executable import Executable
-from libs.docker_runner.run_records import Recorder, of_executable, with_end
 from services.backtest_runner.state import BacktestState, Claim
 from services.backtest_runner.verdict import Verdict
 

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from libs.core.hostile_json import Kind
-from libs.docker_runner.container import RunOutcome
-from libs.docker_runner.json_text import to_json
-from libs.docker_runner.returned import Returned
+from libs.docker_runner.containers.container import RunOutcome
+from libs.docker_runner.containers.json_text import to_json
+from libs.docker_runner.containers.returned import Returned
 from services.backtest_runner.verdict import Verdict
 
 _KEEP_SECONDS = 7 * 86_400.0

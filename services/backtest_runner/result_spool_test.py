@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from libs.core.hostile_json import Kind
-from libs.docker_runner.container import ContainerState, Ended, EndReason, RunOutcome, from_labels
-from libs.docker_runner.returned import Payload, Returned
+from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, RunOutcome, from_labels
+from libs.docker_runner.containers.returned import Payload, Returned
 from services.backtest_runner.result_spool import ResultSpool, SpooledResult
 from services.backtest_runner.verdict import FINISHED, Verdict
 

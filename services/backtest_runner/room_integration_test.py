@@ -7,12 +7,12 @@ from typing import Any
 
 from libs.core.room import Demand, Need
 from libs.core.store.holds import HoldTarget
-from libs.docker_runner.room import MIB
+from libs.docker_runner.engine.room import MIB
 from services.backtest_runner.pool import SegmentPool
 from services.backtest_runner.verdict import CANCELLED
-from tests.support.backtest_rig import BacktestRig, FakeHost, backtest_rig
 from tests.support.eventually import eventually
-from tests.support.fake_host import looking
+from tests.support.fakes.fake_host import looking
+from tests.support.rigs.backtest_rig import BacktestRig, FakeHost, backtest_rig
 
 __all__ = ["backtest_rig"]
 

@@ -9,18 +9,18 @@ from typing import Protocol
 
 from prometheus_client import Counter
 
-from libs.core.backoff import Backoff
+from libs.core.aio.backoff import Backoff
+from libs.core.aio.retrying import retry_forever
+from libs.core.aio.wake import Wake
 from libs.core.errors import Retryable, UserError
-from libs.core.log import bound_context, get_logger
-from libs.core.retrying import retry_forever
-from libs.core.tracing import Attributes, current, span
-from libs.core.wake import Wake
+from libs.core.observability.log import bound_context, get_logger
+from libs.core.observability.tracing import Attributes, current, span
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.container import ContainerState, Ended, ManagedContainer, RunOutcome
-from libs.docker_runner.engine_room import EngineRoom
+from libs.docker_runner.code.workshop import Workshop
+from libs.docker_runner.containers.container import ContainerState, Ended, ManagedContainer, RunOutcome
+from libs.docker_runner.engine.room_view import EngineRoom
 from libs.docker_runner.errors import AlreadyRunning, NoRoom, StartFailed
 from libs.docker_runner.executable import Executable, new_run_id
-from libs.docker_runner.workshop import Workshop
 from services.backtest_runner.claims import Claims
 from services.backtest_runner.completion import Completion
 from services.backtest_runner.records import RunRecords

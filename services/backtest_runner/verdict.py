@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from libs.core.errors import UserError
 from libs.core.hostile_json import Kind
-from libs.docker_runner.container import EndReason, RunOutcome
+from libs.docker_runner.containers.container import EndReason, RunOutcome
+from libs.docker_runner.containers.failure import FailureReason
+from libs.docker_runner.containers.returned import Returned
 from libs.docker_runner.errors import ArchiveRejected, CodeMissing, UnknownRuntime
-from libs.docker_runner.failure import FailureReason
-from libs.docker_runner.returned import Returned
 
 FINISHED = "finished"
 CANCELLED = "cancelled"

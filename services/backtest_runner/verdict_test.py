@@ -8,10 +8,10 @@ import pytest
 from libs.core.api.answers import FAILURES
 from libs.core.errors import UserError
 from libs.core.hostile_json import Kind
-from libs.docker_runner.container import ContainerState, Ended, EndReason, RunOutcome, from_labels
+from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, RunOutcome, from_labels
+from libs.docker_runner.containers.failure import Failure, FailureReason
+from libs.docker_runner.containers.returned import Payload, Returned
 from libs.docker_runner.errors import ArchiveRejected, CodeMissing, UnknownRuntime
-from libs.docker_runner.failure import Failure, FailureReason
-from libs.docker_runner.returned import Payload, Returned
 from services.backtest_runner.objects import analysis_key, logs_key
 from services.backtest_runner.verdict import Verdict, rejection, verdict_of
 

@@ -9,18 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
+from libs.core.config.settings import BatchSettings
 from libs.core.events.publisher import OutboxPublisher
-from libs.core.process import run_process
-from libs.core.service import BACKTEST_RUNNER
-from libs.core.settings import BatchSettings
+from libs.core.process.process import run_process
+from libs.core.process.service import BACKTEST_RUNNER
 from libs.core.store.outbox import Outbox
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.role import WorkerContext, WorkerRole, WorkerSettings, Workplace
-from libs.docker_runner.docker_host import DockerHost
+from libs.docker_runner.engine.room import Priority
 from libs.docker_runner.executable import MIB, Entrypoint
-from libs.docker_runner.from_settings import runner_settings
-from libs.docker_runner.room import Priority
 from libs.docker_runner.settings import RunnerSettings
+from libs.docker_runner.worker.docker_host import DockerHost
+from libs.docker_runner.worker.from_settings import runner_settings
 from libs.docker_runner.worker.handler import DockerSegmentHandler
 from libs.docker_runner.worker.opening import engine_view, open_docker_host
 from services.backtest_runner.claims import Claims

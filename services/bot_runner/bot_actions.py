@@ -9,19 +9,19 @@ from datetime import datetime
 from prometheus_client import Counter
 
 from libs.core.errors import Retryable, RuntimeFault, UserError
-from libs.core.isolation import isolated, unexpected
-from libs.core.log import get_logger
+from libs.core.observability.log import get_logger
+from libs.core.process.isolation import isolated, unexpected
 from libs.core.room import Need
 from libs.core.store.releases import Rejection
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner import endings
-from libs.docker_runner.container import Ended, EndReason, ManagedContainer
+from libs.docker_runner.containers import endings
+from libs.docker_runner.containers.container import Ended, EndReason, ManagedContainer
+from libs.docker_runner.containers.failure import FailureReason
+from libs.docker_runner.engine.room import Shortage
+from libs.docker_runner.engine.waiting import waiting_detail
 from libs.docker_runner.errors import EngineUnavailable, NoRoom, StartFailed
 from libs.docker_runner.executable import Executable
-from libs.docker_runner.failure import FailureReason
-from libs.docker_runner.room import Shortage
 from libs.docker_runner.runner import DockerRunner
-from libs.docker_runner.waiting import waiting_detail
 from services.bot_runner.desired_bot import DesiredBot, StopReason
 from services.bot_runner.fallback import Fallback
 from services.bot_runner.plan import Action, Keep, Reap, Start, Stop, WaitForRoom

@@ -2,8 +2,8 @@
 
 import pytest
 
-from libs.docker_runner.container import ContainerState, Ended, EndReason, from_labels
-from libs.docker_runner.failure import Failure, FailureReason
+from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, from_labels
+from libs.docker_runner.containers.failure import Failure, FailureReason
 from services.bot_runner.bot_actions import describe_end
 
 RAISED = Failure(FailureReason.EXCEPTION, "no funds", "ValueError", "pay in")

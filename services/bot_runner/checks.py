@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from libs.core.backoff import Backoff
+from libs.core.aio.backoff import Backoff
+from libs.core.aio.wake import Wake
 from libs.core.errors import Retryable, UserError
-from libs.core.isolation import unexpected
-from libs.core.log import bound_context, get_logger
-from libs.core.wake import Wake
+from libs.core.observability.log import bound_context, get_logger
+from libs.core.process.isolation import unexpected
 from libs.docker_runner.executable import Executable
 from services.bot_runner.restart_memory import RestartMemory
 from services.bot_runner.restarts import RestartPolicy

@@ -7,7 +7,7 @@ it is rejected, the version before goes on, and is also what another worker star
 from dataclasses import dataclass, replace
 
 from libs.core.store.releases import Release
-from libs.docker_runner.container import ManagedContainer
+from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.executable import Executable
 from services.bot_runner.desired_bot import DesiredBot, StopReason
 from services.bot_runner.verdicts import Ready, Unknown

@@ -10,12 +10,12 @@ import pytest_asyncio
 
 from libs.core.run_record import RunRecord
 from libs.core.store.client import Mongo
-from libs.docker_runner.container import ManagedContainer
+from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.errors import EngineUnavailable
-from tests.support.bot_rig import BotRig
-from tests.support.deaths import Death
 from tests.support.eventually import eventually
-from tests.support.fake_host import FakeHost
+from tests.support.fakes.fake_host import FakeHost
+from tests.support.faults.deaths import Death
+from tests.support.rigs.bot_rig import BotRig
 
 
 @pytest_asyncio.fixture(loop_scope="session")

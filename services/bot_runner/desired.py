@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from libs.core.errors import UserError
-from libs.core.isolation import unexpected
+from libs.core.process.isolation import unexpected
 from libs.core.store.entities import Entity
 from libs.core.store.releases import Rejection, RejectionReason, Release, Version
+from libs.docker_runner.code.workshop import Workshop
 from libs.docker_runner.executable import Executable
-from libs.docker_runner.workshop import Workshop
 from services.bot_runner.desired_bot import DesiredBot, StopReason
 from services.bot_runner.restart_memory import RestartMemory
 from services.bot_runner.restarts import RestartHistory

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from libs.core.errors import UserError
-from libs.core.log import get_logger
+from libs.core.observability.log import get_logger
 from libs.core.store.releases import Rejection, RejectionReason, Release
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.container import Ended
+from libs.docker_runner.containers.container import Ended
 from libs.docker_runner.executable import Executable
 from services.bot_runner.desired_bot import DesiredBot
 from services.bot_runner.records import BotRecords

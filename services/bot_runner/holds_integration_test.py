@@ -7,8 +7,8 @@ import pytest_asyncio
 
 from libs.core.store.client import Mongo
 from libs.core.store.holds import HoldTarget
-from tests.support.bot_rig import BotRig
 from tests.support.eventually import eventually
+from tests.support.rigs.bot_rig import BotRig
 
 GRACE_SECONDS = 600.0
 BOT = HoldTarget.entity("b")

@@ -9,11 +9,11 @@ from prometheus_client import REGISTRY
 
 from libs.core.store.client import Mongo
 from libs.core.store.holds import HoldTarget
-from libs.docker_runner.container import Ended, ManagedContainer
+from libs.docker_runner.containers.container import Ended, ManagedContainer
 from libs.docker_runner.executable import Executable
-from tests.support.bot_rig import BotRig
 from tests.support.eventually import eventually
-from tests.support.fake_host import FakeHost
+from tests.support.fakes.fake_host import FakeHost
+from tests.support.rigs.bot_rig import BotRig
 
 
 @pytest_asyncio.fixture(loop_scope="session")

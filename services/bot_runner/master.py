@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from libs.autoscaler.master_loop import autoscaling
 from libs.collector.wiring import collecting, old_logs
 from libs.core.master.role import MasterRole
-from libs.core.process import run_process
-from libs.core.service import BOT_RUNNER
+from libs.core.process.process import run_process
+from libs.core.process.service import BOT_RUNNER
 
 
 def main(flags: Mapping[str, object]) -> int:

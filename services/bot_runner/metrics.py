@@ -6,8 +6,8 @@ from typing import Protocol
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from libs.core.metrics import Declared
-from libs.docker_runner.usage import UsageTally
+from libs.core.observability.metrics import Declared
+from libs.docker_runner.usage.totals import UsageTally
 from services.bot_runner.status import BotState, BotStatus
 
 UP = Declared("runtime_bot_up", "gauge", "Whether a bot runs (METRICS_PER_BOT).", ("id",))

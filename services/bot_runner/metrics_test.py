@@ -3,9 +3,9 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from libs.docker_runner.container import ContainerState, Label, from_labels
-from libs.docker_runner.stats import Stats
-from libs.docker_runner.usage import Usage, UsageTally
+from libs.docker_runner.containers.container import ContainerState, Label, from_labels
+from libs.docker_runner.usage.stats import Stats
+from libs.docker_runner.usage.totals import Usage, UsageTally
 from services.bot_runner.metrics import BotsCollector
 from services.bot_runner.restarts import RestartHistory
 from services.bot_runner.status import BotState, BotStatus, utc_now

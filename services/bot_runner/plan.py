@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from libs.core.store.releases import Release
-from libs.docker_runner.container import ContainerState, ManagedContainer
+from libs.docker_runner.containers.container import ContainerState, ManagedContainer
+from libs.docker_runner.engine.room import Reservations, Shortage
 from libs.docker_runner.executable import Executable
-from libs.docker_runner.room import Reservations, Shortage
 from services.bot_runner.choice import Choice, choose, matches
 from services.bot_runner.desired_bot import DesiredBot, StopReason
 

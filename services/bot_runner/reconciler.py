@@ -7,21 +7,21 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from libs.core.backoff import Setbacks
-from libs.core.isolation import isolated, repeat, unexpected
-from libs.core.log import bound_context
-from libs.core.metrics import observe
+from libs.core.aio.backoff import Setbacks
+from libs.core.aio.wake import Wake
+from libs.core.observability.log import bound_context
+from libs.core.observability.metrics import observe
+from libs.core.observability.tracing import Attributes, span
+from libs.core.process.isolation import isolated, repeat, unexpected
 from libs.core.room import Demand
 from libs.core.store.entities import EntityStore
-from libs.core.tracing import Attributes, span
-from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.container import ManagedContainer
-from libs.docker_runner.container_group import ContainerGroup
-from libs.docker_runner.engine_room import WAITING_LOOK_SECONDS, EngineRoom
+from libs.docker_runner.containers.container import ManagedContainer
+from libs.docker_runner.containers.container_group import ContainerGroup
+from libs.docker_runner.engine.room import RoomRequest
+from libs.docker_runner.engine.room_view import WAITING_LOOK_SECONDS, EngineRoom
+from libs.docker_runner.engine.waiting import WaitingForRoom
 from libs.docker_runner.executable import Executable
-from libs.docker_runner.room import RoomRequest
-from libs.docker_runner.waiting import WaitingForRoom
 from services.bot_runner.bot_actions import BotActions
 from services.bot_runner.checks import VersionChecks
 from services.bot_runner.desired import DesiredState

@@ -3,16 +3,16 @@
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 
-from libs.core.log import get_logger
+from libs.core.observability.log import get_logger
 from libs.core.store.entities import Entity, EntityStore
 from libs.core.store.leases import LeaseStore
 from libs.core.store.live_runs import LiveRuns
 from libs.core.store.releases import FIELD, Release, condition_for
 from libs.core.store.runs import RunStore
-from libs.docker_runner.container import Ended, ManagedContainer
+from libs.docker_runner.containers.container import Ended, ManagedContainer
+from libs.docker_runner.containers.run_records import Recorder, of_container, of_executable, write_down
 from libs.docker_runner.executable import Executable
-from libs.docker_runner.log_pipeline import LogPipeline
-from libs.docker_runner.run_records import Recorder, of_container, of_executable, write_down
+from libs.docker_runner.logs.pipeline import LogPipeline
 from services.bot_runner.status import BotStatus, utc_now
 
 log = get_logger(__name__)

@@ -12,9 +12,9 @@ from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.runs import RunFilter, RunStore
-from libs.docker_runner.definition import Deployed, ExecutableFactory, Ownership
+from libs.docker_runner.code.definition import Deployed, ExecutableFactory, Ownership
+from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import CodeRef, Entrypoint, Executable
-from libs.docker_runner.run_records import Recorder
 from libs.docker_runner.settings import RunnerSettings
 from services.bot_runner.records import BotRecords
 

@@ -10,7 +10,7 @@ import pytest_asyncio
 from libs.core.store.client import Mongo
 from libs.core.store.holds import HoldTarget
 from libs.core.store.releases import Release
-from libs.docker_runner.container import ManagedContainer
+from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.errors import (
     ArchiveRejected,
     CodeMissing,
@@ -19,10 +19,10 @@ from libs.docker_runner.errors import (
     ImageUnavailable,
     StartFailed,
 )
-from tests.support.bot_rig import BotRig
-from tests.support.deaths import Death
 from tests.support.eventually import eventually
-from tests.support.fake_host import FakeHost
+from tests.support.fakes.fake_host import FakeHost
+from tests.support.faults.deaths import Death
+from tests.support.rigs.bot_rig import BotRig
 
 TOO_MUCH: Any = {"resources": {"memoryMb": 10**9}}
 BAD_CODE = {

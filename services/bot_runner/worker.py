@@ -6,12 +6,12 @@ checks new versions before they replace what runs, `BotActions` acts, and `BotRe
 
 from collections.abc import Mapping
 
-from libs.core.process import run_process
-from libs.core.service import BOT_RUNNER
+from libs.core.process.process import run_process
+from libs.core.process.service import BOT_RUNNER
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.role import WorkerContext, WorkerRole, Workplace
+from libs.docker_runner.engine.room import Priority
 from libs.docker_runner.executable import Entrypoint
-from libs.docker_runner.room import Priority
 from libs.docker_runner.worker.handler import DockerSegmentHandler
 from libs.docker_runner.worker.opening import engine_view, open_docker_host
 from services.bot_runner.bot_actions import BotActions

@@ -2,8 +2,8 @@
 
 import sys
 
-from libs.core.command_line import parse
-from libs.core.service import BOT_SCHEDULER
+from libs.core.process.command_line import parse
+from libs.core.process.service import BOT_SCHEDULER
 
 
 def main() -> int:

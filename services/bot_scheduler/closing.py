@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from libs.docker_runner.container import Ended
+from libs.docker_runner.containers.container import Ended
 from libs.docker_runner.executable import new_run_id
 from services.bot_scheduler.ending import Ending, next_attempt, utc
 from services.bot_scheduler.policy import Policy

@@ -2,8 +2,8 @@
 
 from libs.core.store.holds import HoldTarget
 from tests.support.eventually import eventually
-from tests.support.fake_host import FakeHost
-from tests.support.schedule_rig import ScheduleRig, schedule_rig
+from tests.support.fakes.fake_host import FakeHost
+from tests.support.rigs.schedule_rig import ScheduleRig, schedule_rig
 
 __all__ = ["schedule_rig"]
 

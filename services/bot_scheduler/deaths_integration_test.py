@@ -17,8 +17,8 @@ from services.bot_scheduler.decide import Claim
 from services.bot_scheduler.ending import LOST
 from services.bot_scheduler.state import FIRED_AT, NEXT
 from tests.support.eventually import eventually
-from tests.support.fake_host import FakeHost
-from tests.support.schedule_rig import ScheduleRig, schedule_rig
+from tests.support.fakes.fake_host import FakeHost
+from tests.support.rigs.schedule_rig import ScheduleRig, schedule_rig
 
 __all__ = ["schedule_rig"]
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from libs.docker_runner import endings
-from libs.docker_runner.container import Ended, EndReason
-from libs.docker_runner.failure import FailureReason
+from libs.docker_runner.containers import endings
+from libs.docker_runner.containers.container import Ended, EndReason
+from libs.docker_runner.containers.failure import FailureReason
 from services.bot_scheduler.decide import Dropped
 from services.bot_scheduler.policy import Policy
 from services.bot_scheduler.state import Firing

@@ -1,7 +1,7 @@
 import pytest
 
-from libs.docker_runner.container import ContainerState, Ended, EndReason, from_labels
-from libs.docker_runner.failure import Failure, FailureReason
+from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, from_labels
+from libs.docker_runner.containers.failure import Failure, FailureReason
 from services.bot_scheduler.ending import REJECTED, Ending, StopReason, message_of, next_attempt, utc
 from services.bot_scheduler.policy import Policy
 from services.bot_scheduler.state import Firing

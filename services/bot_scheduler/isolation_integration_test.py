@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from libs.core.store.holds import HoldTarget
-from libs.docker_runner.container import Ended, ManagedContainer
+from libs.docker_runner.containers.container import Ended, ManagedContainer
 from libs.docker_runner.executable import Executable
 from tests.support.eventually import eventually
-from tests.support.fake_host import FakeHost
-from tests.support.schedule_rig import ScheduleRig, schedule_rig
+from tests.support.fakes.fake_host import FakeHost
+from tests.support.rigs.schedule_rig import ScheduleRig, schedule_rig
 
 __all__ = ["schedule_rig"]
 

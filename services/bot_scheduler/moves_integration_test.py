@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from libs.core.lease import Holder
-from libs.docker_runner.container import ManagedContainer
+from libs.core.leases.lease import Holder
+from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.executable import Executable
 from tests.support.eventually import eventually
-from tests.support.fake_host import FakeHost
-from tests.support.schedule_rig import Owner, ScheduleRig, schedule_rig
+from tests.support.fakes.fake_host import FakeHost
+from tests.support.rigs.schedule_rig import Owner, ScheduleRig, schedule_rig
 
 __all__ = ["schedule_rig"]
 

@@ -5,15 +5,15 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from libs.core.gathering import Gathered
+from libs.core.aio.gathering import Gathered
+from libs.core.observability.tracing import trace_id
 from libs.core.run_record import RunRecord
 from libs.core.store.leases import LeaseStore
 from libs.core.store.live_runs import LiveRuns
 from libs.core.store.runs import RunStore
-from libs.core.tracing import trace_id
-from libs.docker_runner.container import Ended, EndReason, ManagedContainer
+from libs.docker_runner.containers.container import Ended, EndReason, ManagedContainer
+from libs.docker_runner.containers.run_records import Recorder, of_container, of_executable, with_end, write_down
 from libs.docker_runner.executable import Executable
-from libs.docker_runner.run_records import Recorder, of_container, of_executable, with_end, write_down
 from services.bot_scheduler.ending import LOST, Ending, StopReason, utc
 from services.bot_scheduler.state import Firing, ScheduleState
 

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 
 from libs.core.room import Demand, Need
 from libs.core.run_record import RunRecord
-from libs.docker_runner.room import MIB
+from libs.docker_runner.engine.room import MIB
 from tests.support.eventually import eventually
-from tests.support.fake_host import FakeHost, looking
-from tests.support.schedule_rig import Owner, ScheduleRig, schedule_rig
+from tests.support.fakes.fake_host import FakeHost, looking
+from tests.support.rigs.schedule_rig import Owner, ScheduleRig, schedule_rig
 
 __all__ = ["schedule_rig"]
 

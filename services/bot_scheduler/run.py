@@ -10,21 +10,21 @@ from typing import Protocol, TypeVar
 
 from prometheus_client import Counter, Histogram
 
-from libs.core.backoff import Backoff
+from libs.core.aio.backoff import Backoff
+from libs.core.aio.retrying import retry_forever
+from libs.core.aio.turnstile import Turnstile
+from libs.core.aio.wake import Wake
 from libs.core.errors import Retryable, UserError
-from libs.core.log import bound_context, get_logger
-from libs.core.retrying import retry_forever
+from libs.core.observability.log import bound_context, get_logger
+from libs.core.observability.tracing import Attributes, current, span
 from libs.core.room import Need
-from libs.core.tracing import Attributes, current, span
-from libs.core.turnstile import Turnstile
-from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.container import ContainerState, Ended, EndReason, ManagedContainer
-from libs.docker_runner.engine_room import WAITING_LOOK_SECONDS, EngineRoom
+from libs.docker_runner.code.workshop import Workshop
+from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, ManagedContainer
+from libs.docker_runner.engine.room import RoomRequest, Shortage
+from libs.docker_runner.engine.room_view import WAITING_LOOK_SECONDS, EngineRoom
 from libs.docker_runner.errors import NoRoom
 from libs.docker_runner.executable import Executable, new_run_id
-from libs.docker_runner.room import RoomRequest, Shortage
-from libs.docker_runner.workshop import Workshop
 from services.bot_scheduler.decide import Dropped
 from services.bot_scheduler.ending import NOT_STARTED, REJECTED, Ending, StopReason, message_of, next_attempt, utc
 from services.bot_scheduler.policy import Misfire, Policy

@@ -6,8 +6,8 @@ from typing import Any
 
 from libs.core.room import Need
 from libs.core.store.entities import Change, Entity, EntityStore
+from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import new_run_id
-from libs.docker_runner.run_records import Recorder
 from services.bot_scheduler.decide import Claim
 from services.bot_scheduler.ending import REJECTED, Ending, utc
 from services.bot_scheduler.records import last_run

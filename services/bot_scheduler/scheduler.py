@@ -12,17 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 import prometheus_client
 
-from libs.core.backoff import Setbacks
+from libs.core.aio.backoff import Setbacks
+from libs.core.aio.retrying import retry_forever
+from libs.core.aio.wake import Wake
 from libs.core.errors import Permanent, Retryable
-from libs.core.isolation import isolated, repeat, unexpected
-from libs.core.log import get_logger
-from libs.core.metrics import observe
-from libs.core.retrying import retry_forever
+from libs.core.observability.log import get_logger
+from libs.core.observability.metrics import observe
+from libs.core.process.isolation import isolated, repeat, unexpected
 from libs.core.room import Demand
 from libs.core.store.entities import Entity
-from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.container import ManagedContainer
+from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.executable import new_run_id
 from services.bot_scheduler.decide import Claim, Dropped, Wait, decide, replaces
 from services.bot_scheduler.ending import Ending, StopReason, utc

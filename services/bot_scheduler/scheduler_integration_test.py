@@ -13,8 +13,8 @@ from libs.core.store.holds import HoldTarget
 from libs.docker_runner.errors import CodeMissing, EngineUnavailable
 from services.bot_scheduler.state import FIRED_AT, Cause, ScheduleState
 from tests.support.eventually import eventually
-from tests.support.fake_host import FakeHost
-from tests.support.schedule_rig import CUSTOM, ScheduleRig, schedule_rig
+from tests.support.fakes.fake_host import FakeHost
+from tests.support.rigs.schedule_rig import CUSTOM, ScheduleRig, schedule_rig
 
 __all__ = ["schedule_rig"]
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from libs.core.errors import UserError
-from libs.core.isolation import unexpected
+from libs.core.process.isolation import unexpected
 from libs.core.store.entities import Entity
 from services.bot_scheduler.policy import Definition, read_definition
 

@@ -8,10 +8,10 @@ decides like for any other failure.
 
 from collections.abc import Sequence
 
-from libs.core.log import get_logger
-from libs.core.retrying import retry_forever
+from libs.core.aio.retrying import retry_forever
+from libs.core.observability.log import get_logger
 from libs.core.run_record import RunRecord
-from libs.docker_runner.container import ContainerState, ManagedContainer
+from libs.docker_runner.containers.container import ContainerState, ManagedContainer
 from libs.docker_runner.executable import new_run_id
 from services.bot_scheduler.ending import LOST, Ending, next_attempt, utc
 from services.bot_scheduler.policy import Policy

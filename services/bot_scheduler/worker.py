@@ -7,12 +7,12 @@ owner of the segment began.
 
 from collections.abc import Mapping
 
-from libs.core.process import run_process
-from libs.core.service import BOT_SCHEDULER
+from libs.core.process.process import run_process
+from libs.core.process.service import BOT_SCHEDULER
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.role import WorkerContext, WorkerRole, Workplace
+from libs.docker_runner.engine.room import Priority
 from libs.docker_runner.executable import Entrypoint
-from libs.docker_runner.room import Priority
 from libs.docker_runner.worker.handler import DockerSegmentHandler
 from libs.docker_runner.worker.opening import engine_view, open_docker_host
 from services.bot_scheduler.closing import close_all

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import docker
 
-from libs.core.service import BACKTEST_RUNNER
-from tests.support.backtests import Backtests, listening
-from tests.support.deployment import deployment
+from libs.core.process.service import BACKTEST_RUNNER
 from tests.support.eventually import eventually
+from tests.support.rigs.backtests import Backtests, listening
+from tests.support.rigs.deployment import deployment
 from tools.engine.ensure import Engine, ensure_engine
 from tools.images.ensure import ensure_images
 

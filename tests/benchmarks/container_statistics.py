@@ -20,14 +20,14 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 
-from libs.docker_runner.container import ManagedContainer
-from libs.docker_runner.engine import Engine as EngineClient
+from libs.docker_runner.containers.container import ManagedContainer
+from libs.docker_runner.engine.client import Engine as EngineClient
 from libs.docker_runner.entrypoints import python as entrypoints
 from libs.docker_runner.executable import Executable, Network
-from libs.docker_runner.usage_sampler import LIST_SECONDS, SAMPLE_SECONDS, UsageSampler
-from tests.support.bot_containers import BotContainers, bot_containers
-from tests.support.docker import remove_containers
+from libs.docker_runner.usage.sampler import LIST_SECONDS, SAMPLE_SECONDS, UsageSampler
 from tests.support.eventually import eventually
+from tests.support.rigs.bot_containers import BotContainers, bot_containers
+from tests.support.servers.docker import remove_containers
 from tools.engine.ensure import ensure_engine
 from tools.images.ensure import ensure_images
 

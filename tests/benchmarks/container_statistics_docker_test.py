@@ -4,7 +4,7 @@ from pathlib import Path
 
 from libs.docker_runner.executable import Network
 from tests.benchmarks.container_statistics import TARGET_CORE_SHARE, measure
-from tests.support.bot_containers import bot_containers
+from tests.support.rigs.bot_containers import bot_containers
 from tools.engine.ensure import Engine
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import grpc
 
 from libs.core.coordination import HeldSegment, WorkerIdentity, WorkerState
-from libs.core.lease import SegmentView
+from libs.core.leases.lease import SegmentView
 from libs.core.master.assignment import decide
 from libs.core.master.registry import Registry, SessionId
 from libs.core.store.client import Mongo

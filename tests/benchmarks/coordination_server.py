@@ -16,11 +16,11 @@ from typing import Any
 import grpc
 import structlog
 
-from libs.core.health import Readiness
-from libs.core.lease import Holder
-from libs.core.lease_keeper import LeaseTiming
+from libs.core.config.settings import CoordinationSettings
+from libs.core.http.health import Readiness
+from libs.core.leases.lease import Holder
+from libs.core.leases.lease_keeper import LeaseTiming
 from libs.core.master.master import Master
-from libs.core.settings import CoordinationSettings
 from libs.core.store.client import Mongo
 from libs.core.store.cordons import CordonStore
 from libs.core.store.leases import LeadershipStore, LeaseStore

@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from libs.core.aio.wake import Wake
 from libs.core.events.wakeups import WakeUps
-from libs.core.wake import Wake
-from tests.support.event_rig import EventRig, event_rig, payload
 from tests.support.eventually import eventually
+from tests.support.rigs.event_rig import EventRig, event_rig, payload
 from tools.stack.mongod import MongoServer
 from tools.stack.nats import NatsServer
 

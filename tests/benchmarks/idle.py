@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from libs.core.service import SERVICES, ServiceDefinition
-from tests.support.deployment import deployment
+from libs.core.process.service import SERVICES, ServiceDefinition
+from tests.support.rigs.deployment import deployment
 from tools.engine.ensure import Engine, ensure_engine
 from tools.images.ensure import ensure_images
 from tools.stack.process import BackgroundProcess

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from libs.core.service import BOT_RUNNER
+from libs.core.process.service import BOT_RUNNER
 from tests.benchmarks.idle import measure
 from tools.engine.ensure import Engine
 

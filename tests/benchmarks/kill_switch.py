@@ -32,9 +32,9 @@ from typing import Any
 
 import docker
 
-from tests.support.deployment import Deployment, deployment
 from tests.support.eventually import eventually
-from tests.support.platform import zipped
+from tests.support.rigs.deployment import Deployment, deployment
+from tests.support.rigs.platform import zipped
 from tools.engine.ensure import Engine, ensure_engine
 from tools.images.ensure import ensure_images
 

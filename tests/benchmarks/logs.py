@@ -23,13 +23,13 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from libs.core.object_store import ObjectStore
-from libs.core.settings import StorageSettings
-from libs.docker_runner.log_objects import LogObjects
-from libs.docker_runner.log_position import BEGINNING, Position
-from libs.docker_runner.log_spans import Span
-from libs.docker_runner.log_spool import LogSpool
-from libs.docker_runner.log_uploader import LogUploader
+from libs.core.config.settings import StorageSettings
+from libs.core.storage.object_store import ObjectStore
+from libs.docker_runner.logs.objects import LogObjects
+from libs.docker_runner.logs.position import BEGINNING, Position
+from libs.docker_runner.logs.spans import Span
+from libs.docker_runner.logs.spool import LogSpool
+from libs.docker_runner.logs.uploader import LogUploader
 from tools.stack.s3 import S3Server
 
 MB = 1_000_000

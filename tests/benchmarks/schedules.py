@@ -19,13 +19,13 @@ import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from libs.core.log import configure
-from libs.core.process import settle_memory
-from libs.core.settings import LogSettings
+from libs.core.config.settings import LogSettings
+from libs.core.observability.log import configure
+from libs.core.process.process import settle_memory
 from libs.core.store.client import Mongo
 from services.bot_scheduler.cron import parse
-from tests.support.fake_host import FakeHost, Start
-from tests.support.schedule_rig import CUSTOM, ScheduleRig
+from tests.support.fakes.fake_host import FakeHost, Start
+from tests.support.rigs.schedule_rig import CUSTOM, ScheduleRig
 from tools.stack.mongod import MongoServer
 
 TARGET_P99_SECONDS = 0.050

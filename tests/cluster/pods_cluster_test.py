@@ -6,8 +6,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
+from tests.support.servers.cluster import Cluster
 from tools.stack import binaries
 
 _POD_SECONDS = 180

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from tests.deploy.manifests import ROOT
 from tests.support.eventually import eventually
-from tests.support.prometheus import prometheus_program
+from tests.support.servers.prometheus import prometheus_program
 from tools.stack import binaries
 from tools.stack.ports import free_port
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from libs.core.service import SERVICES, ServiceDefinition
+from libs.core.process.service import SERVICES, ServiceDefinition
 from tests.deploy.manifests import ROOT
 from tests.deploy.settings_in_use import load_everything, unknown_variables
 from tools.stack import binaries

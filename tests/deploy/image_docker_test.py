@@ -16,10 +16,10 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from libs.core.service import BOT_RUNNER, SERVICES, ServiceDefinition
+from libs.core.process.service import BOT_RUNNER, SERVICES, ServiceDefinition
 from tests.support.eventually import eventually
-from tests.support.fake_kubernetes import FakeKubernetes
-from tests.support.platform import platform, zipped
+from tests.support.fakes.fake_kubernetes import FakeKubernetes
+from tests.support.rigs.platform import platform, zipped
 from tools.dev.http import get_json
 from tools.engine.ensure import Engine
 from tools.stack.mongod import MongoServer

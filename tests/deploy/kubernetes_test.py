@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from libs.core.service import BOT_RUNNER, SERVICES, ServiceDefinition
+from libs.core.process.service import BOT_RUNNER, SERVICES, ServiceDefinition
 from tests.deploy.manifests import (
     KUBERNETES,
     ROOT,
@@ -25,7 +25,7 @@ from tests.deploy.manifests import (
     selected,
 )
 from tests.deploy.settings_in_use import load_everything, unknown_variables
-from tests.support.fake_kubernetes import ALL_RULES, rules_of
+from tests.support.fakes.fake_kubernetes import ALL_RULES, rules_of
 
 BASES = [f"base/{service.name}" for service in SERVICES]
 OVERLAYS = ["overlays/dev", "overlays/production", "overlays/node-socket"]

@@ -13,12 +13,12 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from libs.core.service import SERVICES
+from libs.core.process.service import SERVICES
 from tests.deploy.metrics_declared import Where, declared
 from tests.deploy.metrics_of_module import ShownMetric
 from tests.deploy.metrics_table import LABELS, everything, in_document, tables
 from tests.support.eventually import eventually
-from tests.support.idle_engine import idle_engine
+from tests.support.servers.idle_engine import idle_engine
 from tools.dev.http import get_json
 from tools.dev.service import ServiceProcess
 from tools.stack.mongod import MongoServer

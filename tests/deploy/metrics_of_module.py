@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from prometheus_client.metrics import MetricWrapperBase
 
-from libs.core.metrics import Declared
+from libs.core.observability.metrics import Declared
 
 _SUFFIXES = {"counter": "_total", "info": "_info"}
 

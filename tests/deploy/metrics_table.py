@@ -5,7 +5,7 @@
 
 from pathlib import Path
 
-from libs.core.service import SERVICES
+from libs.core.process.service import SERVICES
 from tests.deploy.manifests import ROOT
 from tests.deploy.metrics_declared import Where, declared
 from tests.deploy.metrics_of_module import ShownMetric

@@ -3,9 +3,9 @@
 import inspect
 from collections.abc import Mapping
 
-from libs.core import container_settings, settings
-from libs.core.service import ServiceDefinition
-from libs.core.settings_loader import Group, load, rows
+from libs.core.config import container_settings, settings
+from libs.core.config.settings_loader import Group, load, rows
+from libs.core.process.service import ServiceDefinition
 
 # Read by libraries and not by our settings.
 FOREIGN = frozenset({"DOCKER_HOST", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS"})

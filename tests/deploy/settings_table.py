@@ -5,8 +5,8 @@
 
 from pathlib import Path
 
-from libs.core.service import SERVICES
-from libs.core.settings_loader import SettingRow, rows
+from libs.core.config.settings_loader import SettingRow, rows
+from libs.core.process.service import SERVICES
 from tests.deploy.manifests import ROOT
 from tests.deploy.settings_in_use import groups
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from libs.core.service import SERVICES, ServiceDefinition
+from libs.core.process.service import SERVICES, ServiceDefinition
 from tests.deploy.manifests import ROOT, named
 
 each_service = pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)

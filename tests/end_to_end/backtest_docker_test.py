@@ -12,11 +12,11 @@ import pytest_asyncio
 from yarl import URL
 
 from libs.core.api.paths import PREFIX, encoded
-from libs.core.service import BACKTEST_RUNNER
-from tests.support.backtests import Backtests, listening
-from tests.support.deployment import deployment
+from libs.core.process.service import BACKTEST_RUNNER
 from tests.support.eventually import eventually
-from tests.support.platform import zipped
+from tests.support.rigs.backtests import Backtests, listening
+from tests.support.rigs.deployment import deployment
+from tests.support.rigs.platform import zipped
 from tools.engine.ensure import Engine
 
 SETTINGS = {

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.support.deployment import PATIENT, Deployment, deployment
 from tests.support.eventually import eventually
-from tests.support.platform import zipped
+from tests.support.rigs.deployment import PATIENT, Deployment, deployment
+from tests.support.rigs.platform import zipped
 from tools.engine.ensure import Engine
 
 TICKER = """

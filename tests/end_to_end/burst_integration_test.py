@@ -8,9 +8,9 @@ import pytest
 
 from libs.core.store.entities import EntityStore
 from libs.core.worker.handler import OwnedSegment
-from tests.support.coordination import FakeHandler, owned_by, running_cluster
-from tests.support.event_rig import EventRig, ingesting_rig
 from tests.support.eventually import eventually
+from tests.support.rigs.coordination import FakeHandler, owned_by, running_cluster
+from tests.support.rigs.event_rig import EventRig, ingesting_rig
 
 __all__ = ["ingesting_rig"]
 

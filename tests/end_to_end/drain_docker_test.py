@@ -12,11 +12,11 @@ from typing import Any
 import pytest_asyncio
 
 from libs.core.api.log_output import MOST_LINES
-from tests.support.deployment import PATIENT, Deployment, deployment
 from tests.support.eventually import eventually
-from tests.support.overlaps import overlap_watch
-from tests.support.platform import zipped
-from tests.support.terminal import Terminal
+from tests.support.observers.overlaps import overlap_watch
+from tests.support.rigs.deployment import PATIENT, Deployment, deployment
+from tests.support.rigs.platform import zipped
+from tests.support.rigs.terminal import Terminal
 from tools.cli.exit_codes import ExitCode
 from tools.dev.http import get_json
 from tools.engine.ensure import Engine

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from tests.support.deployment import PATIENT, Deployment, deployment
 from tests.support.eventually import eventually
-from tests.support.own_engine import OwnEngine
-from tests.support.platform import zipped
+from tests.support.rigs.deployment import PATIENT, Deployment, deployment
+from tests.support.rigs.platform import zipped
+from tests.support.servers.own_engine import OwnEngine
 from tools.engine.ensure import Engine
 
 BOT = "import time\ndef main(id, config):\n    print('up', flush=True)\n    while True:\n        time.sleep(0.1)\n"

@@ -12,9 +12,9 @@ import pytest_asyncio
 
 from libs.core.store.client import Mongo
 from libs.core.store.holds import HoldStore, HoldTarget
-from tests.support.deployment import Deployment, deployment
 from tests.support.eventually import eventually
-from tests.support.platform import zipped
+from tests.support.rigs.deployment import Deployment, deployment
+from tests.support.rigs.platform import zipped
 from tools.engine.ensure import Engine
 
 BOT = """

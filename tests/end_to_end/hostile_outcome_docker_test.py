@@ -6,10 +6,10 @@ from pathlib import Path
 import aiohttp
 import pytest_asyncio
 
-from libs.core.service import BOT_RUNNER
-from tests.support.deployment import PATIENT, Deployment, deployment
+from libs.core.process.service import BOT_RUNNER
 from tests.support.eventually import eventually
-from tests.support.platform import zipped
+from tests.support.rigs.deployment import PATIENT, Deployment, deployment
+from tests.support.rigs.platform import zipped
 from tools.engine.ensure import Engine
 
 BOTS = 10

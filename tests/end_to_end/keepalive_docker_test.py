@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest_asyncio
 
-from tests.support.deployment import PATIENT, Deployment, deployment
 from tests.support.eventually import eventually
-from tests.support.overlaps import overlap_watch
-from tests.support.platform import zipped
+from tests.support.observers.overlaps import overlap_watch
+from tests.support.rigs.deployment import PATIENT, Deployment, deployment
+from tests.support.rigs.platform import zipped
 from tools.engine.ensure import Engine
 
 BOT = "import time\ndef main(id, config):\n    print('up', flush=True)\n    while True:\n        time.sleep(0.1)\n"

@@ -13,11 +13,11 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from libs.core.service import BACKTEST_RUNNER
-from libs.docker_runner.returned import MOST_DEPTH, MOST_VALUES
-from tests.support.backtests import Backtests, listening
-from tests.support.deployment import deployment
-from tests.support.platform import zipped
+from libs.core.process.service import BACKTEST_RUNNER
+from libs.docker_runner.containers.returned import MOST_DEPTH, MOST_VALUES
+from tests.support.rigs.backtests import Backtests, listening
+from tests.support.rigs.deployment import deployment
+from tests.support.rigs.platform import zipped
 from tools.engine.ensure import Engine
 
 pytestmark = pytest.mark.timeout(900)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from tests.support.deployment import Deployment, deployment
 from tests.support.eventually import eventually
-from tests.support.own_engine import OwnEngine
-from tests.support.platform import zipped
+from tests.support.rigs.deployment import Deployment, deployment
+from tests.support.rigs.platform import zipped
+from tests.support.servers.own_engine import OwnEngine
 from tools.engine.ensure import Engine
 
 SEED = 20_260_131

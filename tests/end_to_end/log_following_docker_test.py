@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.support.deployment import Deployment, deployment
 from tests.support.eventually import eventually
-from tests.support.platform import zipped
+from tests.support.rigs.deployment import Deployment, deployment
+from tests.support.rigs.platform import zipped
 from tools.engine.ensure import Engine
 from tools.stack.s3 import S3Server
 

@@ -10,10 +10,10 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.deployment import Deployment, deployment
 from tests.support.eventually import eventually
-from tests.support.platform import zipped
-from tests.support.terminal import Terminal
+from tests.support.rigs.deployment import Deployment, deployment
+from tests.support.rigs.platform import zipped
+from tests.support.rigs.terminal import Terminal
 from tools.dev.http import get_json
 from tools.engine.ensure import Engine
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from libs.core.service import BACKTEST_RUNNER, BOT_RUNNER, BOT_SCHEDULER
-from tests.support.backtests import listening
-from tests.support.deployment import Deployment, deployment
+from libs.core.process.service import BACKTEST_RUNNER, BOT_RUNNER, BOT_SCHEDULER
 from tests.support.eventually import eventually
-from tests.support.overlaps import overlap_watch
-from tests.support.platform import zipped
+from tests.support.observers.overlaps import overlap_watch
+from tests.support.rigs.backtests import listening
+from tests.support.rigs.deployment import Deployment, deployment
+from tests.support.rigs.platform import zipped
 from tools.engine.ensure import Engine
 
 SEGMENTS = 12

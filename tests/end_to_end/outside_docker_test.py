@@ -9,9 +9,9 @@ import pytest
 import pytest_asyncio
 
 from libs.core.api.paths import DESCRIPTION, PREFIX, encoded
-from libs.core.service import BOT_RUNNER
+from libs.core.process.service import BOT_RUNNER
 from tests.support.eventually import eventually
-from tests.support.status_rig import ALL, EVIL, FAILING, SECRET, TICKER, Outside, operation_path, outside
+from tests.support.rigs.status_rig import ALL, EVIL, FAILING, SECRET, TICKER, Outside, operation_path, outside
 from tools.cli.connections import Target, connected
 from tools.cli.live_output import EntityOutput
 from tools.engine.ensure import Engine

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tests.support.eventually import eventually
-from tests.support.fake_kubernetes import FakeKubernetes
+from tests.support.fakes.fake_kubernetes import FakeKubernetes
 from tools.dev.service import ServiceProcess
 from tools.stack.mongod import MongoServer
 from tools.stack.nats import NatsServer

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from tests.support.deployment import PATIENT, Deployment, deployment
 from tests.support.eventually import eventually
-from tests.support.own_engine import OwnEngine
-from tests.support.platform import zipped
+from tests.support.rigs.deployment import PATIENT, Deployment, deployment
+from tests.support.rigs.platform import zipped
+from tests.support.servers.own_engine import OwnEngine
 from tools.cli.exit_codes import ExitCode
 from tools.dev.http import get_json
 from tools.engine.ensure import Engine

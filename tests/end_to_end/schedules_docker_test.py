@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from libs.core.service import BOT_SCHEDULER
-from tests.support.deployment import Deployment, deployment
+from libs.core.process.service import BOT_SCHEDULER
 from tests.support.eventually import eventually
-from tests.support.platform import zipped
+from tests.support.rigs.deployment import Deployment, deployment
+from tests.support.rigs.platform import zipped
 from tools.engine.ensure import Engine
 
 QUICK = """

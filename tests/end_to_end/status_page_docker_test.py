@@ -10,9 +10,9 @@ from urllib.parse import quote
 import pytest
 import pytest_asyncio
 
-from tests.support.browser import Watched, watched
 from tests.support.eventually import eventually
-from tests.support.status_rig import ALL, EVIL, TICKER, Outside, artifacts, outside
+from tests.support.rigs.status_rig import ALL, EVIL, TICKER, Outside, artifacts, outside
+from tests.support.servers.browser import Watched, watched
 from tools.engine.ensure import Engine
 
 if TYPE_CHECKING:

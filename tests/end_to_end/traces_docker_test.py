@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from libs.core.service import BACKTEST_RUNNER, BOT_SCHEDULER
-from tests.support.backtests import Backtests, listening
-from tests.support.deployment import PATIENT, Deployment, deployment
+from libs.core.process.service import BACKTEST_RUNNER, BOT_SCHEDULER
 from tests.support.eventually import eventually
-from tests.support.platform import zipped
-from tests.support.trace_collector import SeenSpan, TraceCollector, trace_collector
+from tests.support.rigs.backtests import Backtests, listening
+from tests.support.rigs.deployment import PATIENT, Deployment, deployment
+from tests.support.rigs.platform import zipped
+from tests.support.servers.trace_collector import SeenSpan, TraceCollector, trace_collector
 from tools.engine.ensure import Engine
 
 PRODUCER = "00f067aa0ba902b7"

@@ -9,14 +9,14 @@ from typing import Any
 
 import yaml
 
-from libs.core.service import BACKTEST_RUNNER, BOT_RUNNER, BOT_SCHEDULER, ServiceDefinition
+from libs.core.process.service import BACKTEST_RUNNER, BOT_RUNNER, BOT_SCHEDULER, ServiceDefinition
 from tests.monitoring.rules import FOLDER as RULES
 from tests.monitoring.rules import ROOT
-from tests.support.backtests import Backtests
-from tests.support.deployment import Deployment, deployment
 from tests.support.eventually import eventually
-from tests.support.platform import zipped
-from tests.support.prometheus import PrometheusServer
+from tests.support.rigs.backtests import Backtests
+from tests.support.rigs.deployment import Deployment, deployment
+from tests.support.rigs.platform import zipped
+from tests.support.servers.prometheus import PrometheusServer
 from tools.engine.ensure import Engine
 from tools.loadgen.command import BOT
 from tools.loadgen.load import Kind, Load

@@ -13,7 +13,7 @@ from tests.monitoring.promql import selectors
 from tests.monitoring.questions import RARITIES, choices, dashboards, questions, to_be_found
 from tests.monitoring.rules import rules
 from tests.support.eventually import eventually
-from tests.support.prometheus import PrometheusServer
+from tests.support.servers.prometheus import PrometheusServer
 from tools.engine.ensure import Engine
 
 pytestmark = pytest.mark.timeout(500)

@@ -11,7 +11,7 @@ import yaml
 
 from tests.monitoring.alert_cases import CASES, MINUTES, NAMESPACE, Case
 from tests.monitoring.rules import FILES, alerts
-from tests.support.prometheus import prometheus_program
+from tests.support.servers.prometheus import prometheus_program
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

@@ -7,11 +7,11 @@ import pytest
 import pytest_asyncio
 
 from libs.collector.collector import Collector
-from libs.core.service import BACKTEST_RUNNER, BOT_RUNNER, BOT_SCHEDULER
+from libs.core.process.service import BACKTEST_RUNNER, BOT_RUNNER, BOT_SCHEDULER
 from libs.core.store.code_retention import CodeRetention
 from services.backtest_runner.objects import analysis_key, logs_key, staged_key
-from tests.support.deaths import Death
-from tests.support.garbage_rig import DAY_SECONDS, KEEP_SECONDS, GarbageRig, Interruption, garbage_rig, package_of
+from tests.support.faults.deaths import Death
+from tests.support.rigs.garbage_rig import DAY_SECONDS, KEEP_SECONDS, GarbageRig, Interruption, garbage_rig, package_of
 from tools.stack.s3 import S3Server
 
 CYCLES = 1000

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from libs.core.service import BOT_RUNNER
+from libs.core.process.service import BOT_RUNNER
 from libs.core.store.client import Mongo
 from libs.core.store.entities import EntityStore
 from libs.core.store.partitions import PartitionStore
 from tests.support.eventually import eventually
-from tests.support.garbage_rig import GarbageRig, garbage_rig
+from tests.support.rigs.garbage_rig import GarbageRig, garbage_rig
 from tools.dev.service import ServiceProcess
 from tools.stack.mongod import MongoServer
 from tools.stack.ports import free_port

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser
 
-from tests.support.browser import watched
+from tests.support.servers.browser import watched
 from tools.backtests.page import page
 from tools.samples.moving_average_crossover import main as sample
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.support.hostile_texts import corpus
+from tests.support.faults.hostile_texts import corpus
 from tools.backtests.findings import failure_of, findings
 from tools.backtests.page import page
 

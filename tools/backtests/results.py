@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from libs.core.hostile_json import Bounds, Refused, parse
-from libs.core.object_store import ObjectMissing, ObjectStore
+from libs.core.process.service import BACKTEST_RUNNER
 from libs.core.run_record import RunRecord
-from libs.core.service import BACKTEST_RUNNER
+from libs.core.storage.object_store import ObjectMissing, ObjectStore
 from libs.core.store.entities import Entity
 from libs.core.store.ownership import Ownership
 from libs.core.store.runs import RunFilter, RunStore

@@ -12,7 +12,7 @@ from typing import Any
 from libs.core.errors import Retryable
 from libs.core.events.connection import NatsUnavailable, NobodyListens
 from libs.core.events.jetstream import MESSAGE_ID, JetStream
-from libs.core.service import ServiceDefinition
+from libs.core.process.service import ServiceDefinition
 from libs.core.store.entities import Entity
 from tools.bots.folder import BotFolder
 from tools.bots.redeploy import FIELD as RECORD_FIELD

@@ -1,8 +1,8 @@
-"""Bringing code into the code bucket, identical code once; :mod:`libs.core.code_keys` tells how that is safe."""
+"""Bringing code into the code bucket, identical code once; :mod:`libs.core.storage.code_keys` tells how that is safe."""
 
-from libs.core.code_keys import code_keys, holds_digest
-from libs.core.object_store import ObjectMissing, ObjectStore
-from libs.core.service import ServiceDefinition
+from libs.core.process.service import ServiceDefinition
+from libs.core.storage.code_keys import code_keys, holds_digest
+from libs.core.storage.object_store import ObjectMissing, ObjectStore
 from libs.core.store.code_retention import CodeRetention
 from libs.core.store.entities import Entity
 from tools.bots.package import Package

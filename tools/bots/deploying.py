@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from libs.core.service import ServiceDefinition
+from libs.core.process.service import ServiceDefinition
 from libs.core.store.code_retention import CodeRetention
 from libs.core.store.entities import Entity, EntityStore
 from tools.bots.announce import Announcer, Deployment, deployment

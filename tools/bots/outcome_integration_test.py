@@ -10,9 +10,9 @@ import pytest_asyncio
 from libs.core.store.client import Mongo
 from libs.core.store.holds import HoldTarget
 from libs.docker_runner.errors import ArchiveRejected, CodeUnavailable
-from tests.support.bot_rig import BotRig
 from tests.support.eventually import eventually
-from tests.support.fake_host import FakeHost
+from tests.support.fakes.fake_host import FakeHost
+from tests.support.rigs.bot_rig import BotRig
 from tools.bots.outcome import BotNotRunning, HealthWatch, NotInTime, Settled
 
 PATIENT_SECONDS = 60.0

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from libs.docker_runner.archives import extract
+from libs.docker_runner.code.archives import extract
 from libs.docker_runner.errors import DockerRunnerError
 from tools.bots.errors import BotFolderInvalid
 

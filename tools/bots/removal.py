@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from libs.core.service import ServiceDefinition
+from libs.core.process.service import ServiceDefinition
 from libs.core.store.client import Database
 from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore

@@ -5,14 +5,14 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from libs.core.lease import Holder
-from libs.core.service import BOT_RUNNER
+from libs.core.leases.lease import Holder
+from libs.core.process.service import BOT_RUNNER
 from libs.core.store.client import Database, Mongo
 from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.runs import RunFilter, RunStore
-from tests.support.open_runs import open_run
+from tests.support.rigs.open_runs import open_run
 from tools.bots.outcome import NotInTime
 from tools.bots.removal import Removal
 

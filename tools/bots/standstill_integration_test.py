@@ -6,14 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest_asyncio
 
-from libs.core.lease import Holder
+from libs.core.leases.lease import Holder
 from libs.core.run_record import RunRecord
 from libs.core.store.client import Database, Mongo
 from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.runs import RunStore
-from tests.support.open_runs import open_run
+from tests.support.rigs.open_runs import open_run
 from tools.bots.standstill import Standstill
 
 HERE = Holder("w", "i", "here")

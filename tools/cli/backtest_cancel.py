@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from libs.core.events.wakeups import WakeUps
-from libs.core.service import BACKTEST_RUNNER
+from libs.core.process.service import BACKTEST_RUNNER
 from services.backtest_runner.state import CANCEL, OUTCOME
 from tools.backtests.results import known_of
 from tools.cli import interrupts

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pymongo import MongoClient
 
-from tests.support.terminal import Terminal
+from tests.support.rigs.terminal import Terminal
 from tools import samples
 from tools.cli.exit_codes import ExitCode
 from tools.stack.s3 import S3Server

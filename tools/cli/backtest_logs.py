@@ -12,7 +12,7 @@ import click
 
 from libs.core.api.log_output import MOST_LINES
 from libs.core.api.remote_output import ask, new_session, next_piece
-from libs.core.service import BACKTEST_RUNNER
+from libs.core.process.service import BACKTEST_RUNNER
 from libs.core.store.entity_views import EntityViews
 from libs.core.store.processes import KnownProcess, ProcessStore
 from tools.backtests.results import known_of, output_of

@@ -4,8 +4,8 @@ from typing import Any
 
 import click
 
+from libs.core.process.service import BACKTEST_RUNNER
 from libs.core.run_record import RunRecord
-from libs.core.service import BACKTEST_RUNNER
 from libs.core.store.entities import Entity
 from libs.core.store.ownership import Ownership
 from libs.core.store.runs import RunFilter, RunStore

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from libs.core.service import BACKTEST_RUNNER
+from libs.core.process.service import BACKTEST_RUNNER
 from tools.backtests.results import Known, known_of, output_of
 from tools.bots.deploying import announce, upload
 from tools.bots.folder import BotFolder, read_folder

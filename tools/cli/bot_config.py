@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from libs.core.service import BOT_RUNNER
+from libs.core.process.service import BOT_RUNNER
 from tools.cli import interrupts
 from tools.cli.config_commands import (
     Change,

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from libs.core.service import BOT_RUNNER
+from libs.core.process.service import BOT_RUNNER
 from tools.bots.deploying import announce, upload
 from tools.bots.package import pack
 from tools.bots.redeploy import Flags, kept_fields

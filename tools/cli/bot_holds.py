@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from libs.core.events.wakeups import WakeUps
-from libs.core.service import BOT_RUNNER
+from libs.core.process.service import BOT_RUNNER
 from libs.core.store.entities import Entity
 from libs.core.store.holds import HoldTarget
 from tools.bots.standstill import Standstill

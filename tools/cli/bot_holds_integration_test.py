@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.commands import Commands
+from tests.support.rigs.commands import Commands
 from tools.cli.exit_codes import ExitCode
 
 

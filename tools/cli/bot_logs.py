@@ -11,9 +11,9 @@ import click
 
 from libs.core.api.log_output import MOST_LINES
 from libs.core.api.parameters import instant_of
-from libs.core.service import BOT_RUNNER, ServiceDefinition
+from libs.core.process.service import BOT_RUNNER, ServiceDefinition
 from libs.core.store.runs import RunStore
-from libs.docker_runner.log_lines import Line, Wanted, microseconds, rfc3339, stamp
+from libs.docker_runner.logs.lines import Line, Wanted, microseconds, rfc3339, stamp
 from tools.cli import interrupts
 from tools.cli.connections import Connections, connected
 from tools.cli.exit_codes import ExitCode

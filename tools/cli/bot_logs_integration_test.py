@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
+from libs.core.process.service import SERVICES
 from libs.core.run_record import RunRecord
-from libs.core.service import SERVICES
 from libs.core.store.client import Mongo
 from libs.core.store.runs import RunStore
-from tests.support.log_host import Host, ModelEngine, a_container, store_of
+from tests.support.fakes.log_host import Host, ModelEngine, a_container, store_of
 from tools.cli.exit_codes import ExitCode
 from tools.cli.main import run
 from tools.stack.s3 import S3Server

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from libs.core.service import BOT_RUNNER
+from libs.core.process.service import BOT_RUNNER
 from libs.core.store.entities import Entity
 from libs.core.store.shown_state import shown
 from tools.cli import interrupts

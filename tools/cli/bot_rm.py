@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import click
 
-from libs.core.service import BOT_RUNNER
+from libs.core.process.service import BOT_RUNNER
 from libs.core.store.holds import HoldTarget
 from tools.bots.announce import Announcer
 from tools.bots.removal import Leftover

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from libs.core.api.answers import plain, run_view
-from libs.core.service import BOT_RUNNER
+from libs.core.process.service import BOT_RUNNER
 from libs.core.store.entities import Entity
 from libs.core.store.releases import effective
 from libs.core.store.runs import RunFilter, RunStore

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from libs.core.service import BOT_RUNNER
-from tests.support.commands import Commands
+from libs.core.process.service import BOT_RUNNER
+from tests.support.rigs.commands import Commands
 from tools.cli.exit_codes import ExitCode
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

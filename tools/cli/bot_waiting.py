@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import click
 
-from libs.core.service import ServiceDefinition
+from libs.core.process.service import ServiceDefinition
 from tools.bots.outcome import NotInTime
 from tools.bots.removal import Leftover, Removal
 from tools.cli.connections import Connections

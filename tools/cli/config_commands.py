@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from libs.core.service import ServiceDefinition
+from libs.core.process.service import ServiceDefinition
 from libs.core.store.entities import Entity
 from libs.core.store.entity_writer import Derive
 from tools.bots.announce import reconfigured

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from libs.core.log import configure
-from libs.core.misspelt_settings import misspelt
-from libs.core.service import ServiceDefinition
-from libs.core.settings import (
+from libs.core.config.misspelt_settings import misspelt
+from libs.core.config.settings import (
     LeaseSettings,
     LogSettings,
     MongoSettings,
@@ -21,7 +19,9 @@ from libs.core.settings import (
     RetentionSettings,
     StorageSettings,
 )
-from libs.core.settings_loader import Group, SettingsError, load
+from libs.core.config.settings_loader import Group, SettingsError, load
+from libs.core.observability.log import configure
+from libs.core.process.service import ServiceDefinition
 from libs.core.store.client import Database, Mongo, StoreUnavailable
 from libs.core.store.entities import EntityStore
 from libs.core.store.entity_writer import Derive
@@ -36,7 +36,7 @@ from tools.dev.home import home
 if TYPE_CHECKING:  # imported where they are used: what most commands do needs neither, and each takes a while
     from libs.core.events.connection import NatsConnection
     from libs.core.events.jetstream import JetStream
-    from libs.core.object_store import ObjectStore
+    from libs.core.storage.object_store import ObjectStore
 
 G = TypeVar("G", bound=Group)
 
@@ -168,7 +168,7 @@ class Connections:
 
     def storage(self) -> "ObjectStore":
         """The object storage. Errors as storage_settings()."""
-        from libs.core.object_store import ObjectStore
+        from libs.core.storage.object_store import ObjectStore
 
         if self._storage is None:
             self._storage = ObjectStore(self.storage_settings(), threads=2)

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.eventually import eventually
-from tests.support.terminal import Terminal, followed
+from tests.support.rigs.terminal import Terminal, followed
 from tools import samples
 from tools.cli.exit_codes import ExitCode
 from tools.dev import state

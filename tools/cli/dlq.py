@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from libs.core.events.dead_letters import DeadLetter, DeadLetterMissing, DeadLetters
-from libs.core.service import SERVICES
+from libs.core.process.service import SERVICES
 from tools.cli import interrupts
 from tools.cli.connections import connected
 from tools.cli.exit_codes import ExitCode

@@ -8,7 +8,7 @@ from libs.collector.collector import Garbage
 from libs.collector.collector import collect as collect_kind
 from libs.collector.sweep import Sweep
 from libs.collector.wiring import many_records, old_logs, unreferenced_code
-from libs.core.service import BACKTEST_RUNNER, BOT_RUNNER, SERVICES, ServiceDefinition
+from libs.core.process.service import BACKTEST_RUNNER, BOT_RUNNER, SERVICES, ServiceDefinition
 from libs.core.store.client import Database
 from services.backtest_runner.old_results import old_results
 from tools.cli import interrupts

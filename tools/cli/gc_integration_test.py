@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from minio import Minio
 
-from tests.support.commands import Commands
+from tests.support.rigs.commands import Commands
 from tools import samples
 from tools.cli.exit_codes import ExitCode
 from tools.stack.s3 import S3Server

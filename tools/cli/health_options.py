@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from libs.core.service import BOT_RUNNER
+from libs.core.process.service import BOT_RUNNER
 from libs.core.store.releases import ROLLBACK_FIELD
 from libs.core.store.runs import RunStore
 from tools.bots.outcome import HealthWatch, Settled

@@ -10,7 +10,7 @@ import pytest
 from minio import Minio
 
 from services.backtest_runner.objects import analysis_key, logs_key
-from tests.support.commands import Commands
+from tests.support.rigs.commands import Commands
 from tools import samples
 from tools.cli.exit_codes import ExitCode
 from tools.stack.s3 import S3Server

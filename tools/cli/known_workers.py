@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import click
 
-from libs.core.service import SERVICES, ServiceDefinition
+from libs.core.process.service import SERVICES, ServiceDefinition
 from libs.core.store.cordons import CordonStore
 from libs.core.store.processes import ProcessStore
 from tools.cli.connections import Connections

@@ -6,7 +6,7 @@ from typing import Any
 import aiohttp
 
 from libs.core.api.paths import PREFIX
-from libs.core.service import ServiceDefinition
+from libs.core.process.service import ServiceDefinition
 from libs.core.store.leases import LeadershipStore
 from libs.core.store.processes import ProcessStore
 from tools.cli.connections import Connections

@@ -13,12 +13,12 @@ import aiohttp
 
 from libs.core.api.log_output import FROM_WORKER, MOST_LINES, SOURCE, TIME
 from libs.core.api.remote_output import ask, new_session, next_piece
-from libs.core.service import ServiceDefinition
+from libs.core.process.service import ServiceDefinition
 from libs.core.store.entity_views import EntityViews
 from libs.core.store.processes import KnownProcess, ProcessStore
-from libs.docker_runner.log_history import LogHistory
-from libs.docker_runner.log_line_reader import LineReader, Nowhere
-from libs.docker_runner.log_lines import Cursor, Line, Wanted, from_json
+from libs.docker_runner.logs.history import LogHistory
+from libs.docker_runner.logs.line_reader import LineReader, Nowhere
+from libs.docker_runner.logs.lines import Cursor, Line, Wanted, from_json
 from tools.cli.connections import Connections
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import pytest_asyncio
 
-from libs.core.object_store import ObjectStore
-from libs.core.service import BOT_RUNNER, ServiceDefinition
-from tests.support.log_host import store_of
+from libs.core.process.service import BOT_RUNNER, ServiceDefinition
+from libs.core.storage.object_store import ObjectStore
+from tests.support.fakes.log_host import store_of
 from tools.cli.connections import Connections, Target, connected
 from tools.cli.failures import Failure
 from tools.cli.live_output import EntityOutput

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from libs.core.service import BACKTEST_RUNNER, BOT_RUNNER, BOT_SCHEDULER, ServiceDefinition
-from tests.support.commands import Commands
+from libs.core.process.service import BACKTEST_RUNNER, BOT_RUNNER, BOT_SCHEDULER, ServiceDefinition
+from tests.support.rigs.commands import Commands
 
 NOW = datetime.now(UTC)
 FIRING = {"at": int(time.time()), "run_id": "r1", "host": "h", "worker": "w1", "epoch": 1, "started": True}

@@ -46,7 +46,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 something is out of r
 def _show_version(context: click.Context, _option: click.Parameter, is_wanted: bool) -> None:
     if not is_wanted or context.resilient_parsing:
         return
-    from libs.core.process import runtime_version  # slow to import
+    from libs.core.process.process import runtime_version  # slow to import
 
     click.echo(f"runtime {runtime_version()}")
     context.exit()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.terminal import Done, Terminal
+from tests.support.rigs.terminal import Done, Terminal
 from tools import samples
 from tools.cli.exit_codes import ExitCode
 

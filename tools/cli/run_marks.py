@@ -7,7 +7,7 @@ from typing import Any
 
 from libs.core.run_record import RunRecord
 from libs.core.store.runs import RunFilter, RunStore
-from libs.docker_runner.log_lines import Line, rfc3339
+from libs.docker_runner.logs.lines import Line, rfc3339
 
 _MOST_AT_ONCE = 20
 _QUIET_SECONDS = 1.0

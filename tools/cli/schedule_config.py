@@ -2,7 +2,7 @@
 
 import click
 
-from libs.core.service import BOT_SCHEDULER
+from libs.core.process.service import BOT_SCHEDULER
 from services.bot_scheduler.policy import read_definition
 from services.bot_scheduler.upkeep import derive_next
 from tools.cli import interrupts

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from libs.core.events.wakeups import WakeUps
-from libs.core.service import BOT_SCHEDULER
+from libs.core.process.service import BOT_SCHEDULER
 from libs.core.store.entities import Entity, EntityStore
 from services.bot_scheduler.state import PAUSED, TRIGGER, ScheduleState
 from tools.bots.announce import Announcer

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from libs.core.service import BOT_SCHEDULER
+from libs.core.process.service import BOT_SCHEDULER
 from libs.core.store.entities import Entity, EntityStore
 from services.bot_scheduler.cron import upcoming
 from services.bot_scheduler.explain import explain

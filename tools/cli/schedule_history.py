@@ -4,12 +4,12 @@ from typing import Any
 
 import click
 
+from libs.core.process.service import BOT_SCHEDULER
 from libs.core.run_record import RunRecord
-from libs.core.service import BOT_SCHEDULER
 from libs.core.store.ownership import Ownership
 from libs.core.store.runs import RunFilter, RunStore
 from libs.core.store.shown_state import run_state
-from libs.docker_runner.log_keys import log_key
+from libs.docker_runner.logs.keys import log_key
 from tools.cli import interrupts
 from tools.cli.connections import connected
 from tools.cli.exit_codes import ExitCode

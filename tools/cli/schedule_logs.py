@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from libs.core.service import BOT_SCHEDULER
+from libs.core.process.service import BOT_SCHEDULER
 from tools.cli import interrupts
 from tools.cli.bot_logs import log_options, show_output
 

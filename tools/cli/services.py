@@ -4,8 +4,8 @@ import importlib
 
 import click
 
-from libs.core.command_line import parse
-from libs.core.service import BACKTEST_RUNNER, BOT_RUNNER, BOT_SCHEDULER, ServiceDefinition
+from libs.core.process.command_line import parse
+from libs.core.process.service import BACKTEST_RUNNER, BOT_RUNNER, BOT_SCHEDULER, ServiceDefinition
 
 
 def _command(service: ServiceDefinition) -> click.Command:

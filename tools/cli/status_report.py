@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from libs.core.api.answers import FAILURES, run_view
-from libs.core.service import SERVICES, ServiceDefinition
+from libs.core.process.service import SERVICES, ServiceDefinition
 from libs.core.store.entity_views import EntityViews
 from libs.core.store.leases import LeaseStore
 from libs.core.store.runs import RunFilter, RunStore

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from libs.core.service import ServiceDefinition
+from libs.core.process.service import ServiceDefinition
 from libs.core.store.entities import Entity
 from libs.core.store.releases import effective
 from tools.bots.errors import BotFolderInvalid

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from libs.core.service import ServiceDefinition
+from libs.core.process.service import ServiceDefinition
 from libs.core.store.cordons import CordonStore
 from tools.cli import interrupts
 from tools.cli.connections import Connections, connected

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from libs.core.service import BACKTEST_RUNNER, BOT_RUNNER, ServiceDefinition
-from tests.support.commands import Commands
+from libs.core.process.service import BACKTEST_RUNNER, BOT_RUNNER, ServiceDefinition
+from tests.support.rigs.commands import Commands
 from tools.cli.exit_codes import ExitCode
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from libs.core.service import ServiceDefinition
+from libs.core.process.service import ServiceDefinition
 from libs.core.store.cordons import CordonStore
 from libs.core.store.leases import LeaseStore
 from libs.core.store.processes import ProcessStore

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from libs.core.service import BOT_RUNNER
+from libs.core.process.service import BOT_RUNNER
 from libs.core.store.entities import Entity
 from tools.bots.announce import Announcer, reconfigured
 from tools.bots.folder import BotFolder

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from libs.core.process.service import BACKTEST_RUNNER, BOT_RUNNER, BOT_SCHEDULER, SERVICES, ServiceDefinition
 from libs.core.run_record import RunRecord
-from libs.core.service import BACKTEST_RUNNER, BOT_RUNNER, BOT_SCHEDULER, SERVICES, ServiceDefinition
 from tools import samples
 from tools.backtests.findings import Findings
 from tools.bots.deploying import Upload, announce, upload

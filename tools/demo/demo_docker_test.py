@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.docker import remove_containers
 from tests.support.eventually import eventually
+from tests.support.servers.docker import remove_containers
 from tools.dev import state
 from tools.dev.containers import Containers
 from tools.engine.ensure import Engine

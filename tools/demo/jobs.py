@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from libs.core.process.service import BOT_SCHEDULER
 from libs.core.run_record import RunRecord
-from libs.core.service import BOT_SCHEDULER
 from libs.core.store.runs import RunFilter, RunStore
 from tools.backtests.findings import Findings, findings
 from tools.backtests.results import known_of

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from libs.core.process.service import SERVICES, ServiceDefinition
 from libs.core.run_record import RunRecord
-from libs.core.service import SERVICES, ServiceDefinition
 from libs.core.store.runs import RunStore
 from tools.cli.connections import Connections
 

@@ -14,7 +14,7 @@ import docker
 import requests
 from docker.errors import APIError, DockerException, NotFound
 
-from libs.docker_runner.container import Label
+from libs.docker_runner.containers.container import Label
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from libs.core.service import BACKTEST_RUNNER, BOT_RUNNER, BOT_SCHEDULER, SERVICES, ServiceDefinition
+from libs.core.process.service import BACKTEST_RUNNER, BOT_RUNNER, BOT_SCHEDULER, SERVICES, ServiceDefinition
 from libs.core.store.client import Mongo
 from libs.core.store.deployment import deployment_id
 from tools.dev import state as states

@@ -9,7 +9,7 @@ from libs.core.events.connection import NatsConnection
 from libs.core.events.jetstream import JetStream
 from libs.core.events.payload import Place, read_event
 from libs.core.store.history import EventKind
-from tests.support.platform import platform
+from tests.support.rigs.platform import platform
 from tools.bots.announce import Announcer, Deployment, deployment
 from tools.bots.folder import read_folder
 from tools.loadgen.command import BOT

@@ -9,9 +9,9 @@ import aiohttp
 from aiohttp import web
 
 from libs.core.api.log_output import send
-from libs.core.health import Readiness
-from libs.core.http_app import HttpApp
-from libs.core.settings import HttpSettings
+from libs.core.config.settings import HttpSettings
+from libs.core.http.app import HttpApp
+from libs.core.http.health import Readiness
 
 LOCALHOST = "127.0.0.1"
 

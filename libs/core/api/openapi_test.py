@@ -9,10 +9,10 @@ import pytest_asyncio
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from libs.core.api.paths import DESCRIPTION
-from libs.core.health import Readiness
-from libs.core.http_app import HttpApp
+from libs.core.config.settings import HttpSettings
+from libs.core.http.app import HttpApp
+from libs.core.http.health import Readiness
 from libs.core.master.api import MasterApi
-from libs.core.settings import HttpSettings
 from libs.core.worker.api import WorkerApi
 
 APIS: dict[str, type[MasterApi] | type[WorkerApi]] = {"master": MasterApi, "worker": WorkerApi}

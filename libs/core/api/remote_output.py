@@ -9,7 +9,7 @@ import aiohttp
 from yarl import URL
 
 from libs.core.api.paths import PREFIX, encoded
-from libs.core.log import get_logger
+from libs.core.observability.log import get_logger
 from libs.core.store.processes import KnownProcess, ProcessStore
 
 log = get_logger(__name__)

@@ -21,12 +21,12 @@ from nats.js.errors import APIError, ServiceUnavailableError
 from nats.js.manager import JetStreamManager
 from prometheus_client import Counter
 
-from libs.core.backoff import Backoff
-from libs.core.cancellation import cancellation_kept
+from libs.core.aio.backoff import Backoff
+from libs.core.aio.cancellation import cancellation_kept
 from libs.core.errors import Permanent, Retryable
-from libs.core.health import Readiness
-from libs.core.log import get_logger
-from libs.core.metrics import observe, record
+from libs.core.http.health import Readiness
+from libs.core.observability.log import get_logger
+from libs.core.observability.metrics import observe, record
 
 log = get_logger(__name__)
 

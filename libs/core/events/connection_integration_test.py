@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from libs.core.events.connection import Message, NatsConnection, NatsRejected, NobodyListens
-from libs.core.health import Readiness
-from tests.support.event_rig import EventRig, event_rig
+from libs.core.http.health import Readiness
 from tests.support.eventually import eventually
+from tests.support.rigs.event_rig import EventRig, event_rig
 from tools.stack.nats import NatsServer
 from tools.stack.ports import free_port
 

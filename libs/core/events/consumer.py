@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 from prometheus_client import Counter
 
-from libs.core.backoff import Backoff
+from libs.core.aio.backoff import Backoff
 from libs.core.events.connection import Message, NatsConnection, NatsUnavailable
 from libs.core.events.copies import CopyReader
 from libs.core.events.delivery import Delivery
 from libs.core.events.jetstream import JetStreamRefused
 from libs.core.events.pull import BindingLost, Puller
 from libs.core.events.stream import Binding, EventStream
-from libs.core.health import Readiness
-from libs.core.isolation import unexpected
-from libs.core.log import get_logger
+from libs.core.http.health import Readiness
+from libs.core.observability.log import get_logger
+from libs.core.process.isolation import unexpected
 
 log = get_logger(__name__)
 

@@ -21,7 +21,7 @@ from itertools import islice
 
 from libs.core.events.connection import Message, NatsConnection
 from libs.core.events.copy_order import CopyOrder
-from libs.core.log import get_logger
+from libs.core.observability.log import get_logger
 from libs.core.store.history import UNKNOWN_STREAM, Stamp
 
 log = get_logger(__name__)

@@ -12,8 +12,8 @@ from libs.core.events.connection import NatsRejected
 from libs.core.events.delivery import Received
 from libs.core.events.jetstream import MESSAGE_ID, JetStream, MessageMissing, StoredMessage, StreamExists, StreamMissing
 from libs.core.events.stream import DAY_SECONDS
-from libs.core.isolation import repeat
-from libs.core.log import get_logger
+from libs.core.observability.log import get_logger
+from libs.core.process.isolation import repeat
 
 log = get_logger(__name__)
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from libs.core.events.dead_letters import DeadLetterMissing
-from tests.support.event_rig import EventRig, ingesting_rig, payload
 from tests.support.eventually import eventually
+from tests.support.rigs.event_rig import EventRig, ingesting_rig, payload
 
 __all__ = ["ingesting_rig"]
 

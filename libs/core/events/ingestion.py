@@ -29,15 +29,15 @@ from libs.core.events.lanes import Lanes
 from libs.core.events.payload import PayloadRejected, Place, read_event
 from libs.core.events.stream import ACK_WAIT_SECONDS, EVENT_STREAM, EVENT_SUBJECTS, EventStream
 from libs.core.events.wakeups import WakeUps
-from libs.core.health import Readiness
-from libs.core.isolation import isolated, unexpected
-from libs.core.log import get_logger
-from libs.core.metrics import observe
-from libs.core.service import ServiceDefinition
+from libs.core.http.health import Readiness
+from libs.core.observability.log import get_logger
+from libs.core.observability.metrics import observe
+from libs.core.observability.tracing import OpenSpan, SpanKind, begin, span, trace_of
+from libs.core.process.isolation import isolated, unexpected
+from libs.core.process.service import ServiceDefinition
 from libs.core.store.entities import EntityStore
 from libs.core.store.failures import FailureStore
 from libs.core.store.history import UNKNOWN_STREAM, EntityEvent, EventKind
-from libs.core.tracing import OpenSpan, SpanKind, begin, span, trace_of
 
 log = get_logger(__name__)
 

@@ -5,12 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from libs.core.aio.wake import Wake
 from libs.core.events.wakeups import WakeUps
-from libs.core.metrics import registry
+from libs.core.observability.metrics import registry
 from libs.core.store.client import Mongo, StoreUnavailable
-from libs.core.wake import Wake
-from tests.support.event_rig import EventRig, EventWorker, event_rig, ingesting_rig, payload
 from tests.support.eventually import eventually
+from tests.support.rigs.event_rig import EventRig, EventWorker, event_rig, ingesting_rig, payload
 from tools.stack.mongod import MongoServer
 from tools.stack.nats import NatsServer
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 from libs.core.errors import Permanent
+from libs.core.observability.tracing import trace_of
 from libs.core.spelling import CUSTOM_FIELDS, with_names
 from libs.core.store.history import EntityEvent, EventKind, Stamp
 from libs.core.timestamps import WrittenTime, parse_rfc3339
-from libs.core.tracing import trace_of
 
 _TOP = ("id", "config", "custom", "enabled")
 _ENVELOPE = ("type", "entity_id", "data", "timestamp")

@@ -8,15 +8,15 @@ import time
 
 from prometheus_client import Counter, Gauge
 
-from libs.core.backoff import Backoff
+from libs.core.aio.backoff import Backoff
+from libs.core.aio.wake import Wake
 from libs.core.errors import Permanent, Retryable, RuntimeFault
 from libs.core.events.connection import NatsConnection
 from libs.core.events.jetstream import MESSAGE_ID, JetStream
-from libs.core.isolation import unexpected
-from libs.core.log import get_logger
+from libs.core.observability.log import get_logger
+from libs.core.observability.tracing import SpanKind, span, trace_headers
+from libs.core.process.isolation import unexpected
 from libs.core.store.outbox import CLAIM_LIMIT, Outbox, OutgoingEvent
-from libs.core.tracing import SpanKind, span, trace_headers
-from libs.core.wake import Wake
 
 log = get_logger(__name__)
 

@@ -11,8 +11,8 @@ from libs.core.events.connection import Message, NatsConnection
 from libs.core.events.jetstream import JetStream
 from libs.core.events.publisher import OutboxPublisher
 from libs.core.store.outbox import Outbox
-from tests.support.event_rig import EventRig, event_rig
 from tests.support.eventually import eventually
+from tests.support.rigs.event_rig import EventRig, event_rig
 from tools.stack.nats import NatsServer
 
 

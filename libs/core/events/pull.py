@@ -14,7 +14,7 @@ from libs.core.errors import Retryable
 from libs.core.events.connection import Message, NatsConnection, Subscription
 from libs.core.events.delivery import Delivery, delivery_of
 from libs.core.events.stream import Binding
-from libs.core.log import get_logger
+from libs.core.observability.log import get_logger
 
 log = get_logger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from libs.core.events.connection import NatsUnavailable
 from libs.core.store.history import EntityEvent
-from tests.support.event_rig import EventRig, ingesting_rig, payload
 from tests.support.eventually import eventually
+from tests.support.rigs.event_rig import EventRig, ingesting_rig, payload
 
 __all__ = ["ingesting_rig"]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from libs.core.events.jetstream import JetStream, JetStreamRefused, StreamExists, StreamMissing, StreamState
-from libs.core.log import get_logger
+from libs.core.observability.log import get_logger
 
 log = get_logger(__name__)
 

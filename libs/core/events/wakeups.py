@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterable
 
+from libs.core.aio.wake import Wake
 from libs.core.errors import RuntimeFault
 from libs.core.events.connection import Message, NatsConnection, Subscription
-from libs.core.log import get_logger
-from libs.core.tracing import Headers, trace_headers, trace_of
-from libs.core.wake import Wake
+from libs.core.observability.log import get_logger
+from libs.core.observability.tracing import Headers, trace_headers, trace_of
 
 log = get_logger(__name__)
 

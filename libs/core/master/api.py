@@ -16,7 +16,7 @@ from libs.core.api.parameters import Parameter, choice, flag, moment, text, whol
 from libs.core.api.remote_output import next_piece
 from libs.core.master.observatory import Observatory
 from libs.core.master.status import MasterSnapshot, SegmentState, WorkerRole
-from libs.core.process import runtime_version
+from libs.core.process.process import runtime_version
 from libs.core.store.entity_views import EntityFilter, EntityView
 from libs.core.store.runs import RunFilter
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from libs.core.coordination import HeldSegment
-from libs.core.lease import LeaseView, SegmentView
+from libs.core.leases.lease import LeaseView, SegmentView
 from libs.core.room import Need, Room, missing
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.core.coordination import HeldSegment
-from libs.core.lease import Holder, LeaseView, SegmentView
+from libs.core.leases.lease import Holder, LeaseView, SegmentView
 from libs.core.master.assignment import Decision, Move, WorkerView, decide
 from libs.core.room import Demand, Need, Room
 

@@ -11,7 +11,8 @@ from libs.core.room import Demand, Need, Room
 from libs.core.store.client import Database, Mongo
 from libs.core.worker.segment_owner import WorkerSuperseded
 from libs.core.worker.session import WorkerReplaced
-from tests.support.coordination import (
+from tests.support.eventually import eventually
+from tests.support.rigs.coordination import (
     AT_ONCE_SECONDS,
     SHORT_LIFE_SECONDS,
     Cluster,
@@ -20,7 +21,6 @@ from tests.support.coordination import (
     owned_by,
     running_cluster,
 )
-from tests.support.eventually import eventually
 from tools.stack.mongod import MongoServer
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 
-from libs.core.isolation import repeat
+from libs.core.process.isolation import repeat
 from libs.core.store.cordons import Cordon, CordonStore
 
 _LOOK_SECONDS = 0.5

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.core.coordination import HeldSegment, WorkerIdentity, WorkerState
-from libs.core.lease import Holder, LeaseView, SegmentView
+from libs.core.leases.lease import Holder, LeaseView, SegmentView
 from libs.core.master.assignment import Decision, decide
 from libs.core.master.counts import Waits, workers_by_role
 from libs.core.master.registry import Registry, SessionId, Worker

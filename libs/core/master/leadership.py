@@ -5,12 +5,12 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
-from libs.core.backoff import Backoff
+from libs.core.aio.backoff import Backoff
 from libs.core.errors import RuntimeFault
-from libs.core.health import Readiness
-from libs.core.lease import Holder, Leadership, LeaseHeld
-from libs.core.lease_keeper import LeaseKeeper, LeaseTiming
-from libs.core.log import get_logger
+from libs.core.http.health import Readiness
+from libs.core.leases.lease import Holder, Leadership, LeaseHeld
+from libs.core.leases.lease_keeper import LeaseKeeper, LeaseTiming
+from libs.core.observability.log import get_logger
 from libs.core.store.leases import LeadershipStore
 
 log = get_logger(__name__)

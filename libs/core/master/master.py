@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from prometheus_client import Counter
 
-from libs.core.backoff import Backoff
+from libs.core.aio.backoff import Backoff
+from libs.core.aio.wake import Wake
+from libs.core.config.settings import CoordinationSettings
 from libs.core.coordination import WorkerIdentity, WorkerState
 from libs.core.errors import RuntimeFault
-from libs.core.health import Readiness
-from libs.core.isolation import isolated
-from libs.core.lease import Holder, SegmentView
-from libs.core.lease_keeper import LeaseTiming
-from libs.core.log import get_logger
+from libs.core.http.health import Readiness
+from libs.core.leases.lease import Holder, SegmentView
+from libs.core.leases.lease_keeper import LeaseTiming
 from libs.core.master.assignment import Decision, decide
 from libs.core.master.cordons import Cordons
 from libs.core.master.counts import MasterCounts, Waits, workers_by_role
@@ -30,12 +30,12 @@ from libs.core.master.status import (
     segments_by_state,
     worker_status,
 )
-from libs.core.metrics import observe
-from libs.core.settings import CoordinationSettings
+from libs.core.observability.log import get_logger
+from libs.core.observability.metrics import observe
+from libs.core.observability.tracing import Headers, begin, current, trace_headers
+from libs.core.process.isolation import isolated
 from libs.core.store.cordons import CordonStore
 from libs.core.store.leases import LeadershipStore, LeaseStore
-from libs.core.tracing import Headers, begin, current, trace_headers
-from libs.core.wake import Wake
 
 log = get_logger(__name__)
 

@@ -6,7 +6,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from libs.core.master.counts import MasterCounts
-from libs.core.metrics import Declared
+from libs.core.observability.metrics import Declared
 
 LEADING = Declared("runtime_master_leading", "gauge", "Whether this master leads.")
 SEGMENTS_MAX = Declared(

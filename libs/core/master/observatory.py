@@ -13,8 +13,8 @@ from libs.core.api.errors import Refused
 from libs.core.errors import RuntimeFault
 from libs.core.master.room_report import rooms_of
 from libs.core.master.status import MasterSnapshot, SegmentState, WorkerRole
+from libs.core.process.service import ServiceDefinition
 from libs.core.room import missing
-from libs.core.service import ServiceDefinition
 from libs.core.store.client import Database
 from libs.core.store.entity_views import EntityFilter, EntityView, EntityViews
 from libs.core.store.ownership import OwnershipReader

@@ -12,9 +12,9 @@ from typing import Final, NewType
 
 from libs.core.coordination import Assignment, WorkerIdentity, WorkerState
 from libs.core.master.assignment import Decision, WorkerView
+from libs.core.observability.tracing import Headers
 from libs.core.room import Need, Room, least_by_host
 from libs.core.store.cordons import Cordon
-from libs.core.tracing import Headers
 
 SessionId = NewType("SessionId", int)
 """One stream of one worker process."""

@@ -18,7 +18,7 @@ from libs.core.coordination import (
     state_from_wire,
     state_to_wire,
 )
-from libs.core.lease import SegmentView
+from libs.core.leases.lease import SegmentView
 from libs.core.master.assignment import decide
 from libs.core.master.registry import UNDECIDED, Abandon, AskToRegister, Registry, Replace, SessionId, Tell
 from libs.core.room import Demand, Need, Room

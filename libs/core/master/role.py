@@ -8,22 +8,8 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from libs.core.errors import Retryable
-from libs.core.events.connection import NatsConnection
-from libs.core.events.wakeups import WakeUps
-from libs.core.lease import Holder
-from libs.core.lease_keeper import LeaseTiming
-from libs.core.log import get_logger
-from libs.core.master.api import MasterApi
-from libs.core.master.master import Master
-from libs.core.master.metrics import MasterCollector
-from libs.core.master.observatory import Observatory
-from libs.core.master.page.handlers import StatusPage
-from libs.core.master.unowned import UnownedEntities
-from libs.core.metrics import observe, registry
-from libs.core.presence import be_present, reachable_at
-from libs.core.process import Process, ProcessSettings
-from libs.core.settings import (
+from libs.core.aio.wake import Wake
+from libs.core.config.settings import (
     AutoscalerSettings,
     CoordinationSettings,
     LeaseSettings,
@@ -31,13 +17,27 @@ from libs.core.settings import (
     PartitionSettings,
     RetentionSettings,
 )
+from libs.core.errors import Retryable
+from libs.core.events.connection import NatsConnection
+from libs.core.events.wakeups import WakeUps
+from libs.core.leases.lease import Holder
+from libs.core.leases.lease_keeper import LeaseTiming
+from libs.core.master.api import MasterApi
+from libs.core.master.master import Master
+from libs.core.master.metrics import MasterCollector
+from libs.core.master.observatory import Observatory
+from libs.core.master.page.handlers import StatusPage
+from libs.core.master.unowned import UnownedEntities
+from libs.core.observability.log import get_logger
+from libs.core.observability.metrics import observe, registry
+from libs.core.process.presence import be_present, reachable_at
+from libs.core.process.process import Process, ProcessSettings
 from libs.core.store.cordons import CordonStore
 from libs.core.store.entities import EntityStore
 from libs.core.store.entity_counts import EntityCounts
 from libs.core.store.leases import LeadershipStore, LeaseStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.processes import KnownProcess, ProcessStore
-from libs.core.wake import Wake
 
 log = get_logger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from libs.core.coordination import HeldSegment, WorkerIdentity, WorkerState
-from libs.core.lease import SegmentView
+from libs.core.leases.lease import SegmentView
 from libs.core.master.assignment import decide
 from libs.core.master.registry import Registry, SessionId
 

@@ -18,11 +18,11 @@ from libs.core.coordination import (
     state_from_wire,
 )
 from libs.core.errors import UserError
-from libs.core.grpc_metrics import ServerMetrics
-from libs.core.log import get_logger
 from libs.core.master.registry import SessionId
-from libs.core.metrics import observe
-from libs.core.tracing import Attributes, Headers, SpanKind, span, trace_of
+from libs.core.observability.grpc_metrics import ServerMetrics
+from libs.core.observability.log import get_logger
+from libs.core.observability.metrics import observe
+from libs.core.observability.tracing import Attributes, Headers, SpanKind, span, trace_of
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
 

@@ -14,12 +14,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 from libs.core.errors import UserError
 from libs.core.master.metrics import MasterCollector
 from libs.core.master.server import SERVICE, CoordinationServer
-from libs.core.metrics import registry
+from libs.core.observability.metrics import registry
 from libs.core.store.client import Database, Mongo
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
-from tests.support.coordination import AT_ONCE_SECONDS, PATIENT_DEATH_SECONDS, Cluster, running_cluster
 from tests.support.eventually import eventually
+from tests.support.rigs.coordination import AT_ONCE_SECONDS, PATIENT_DEATH_SECONDS, Cluster, running_cluster
 
 _ANSWER_SECONDS = 60
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from libs.core.lease import SegmentView
+from libs.core.leases.lease import SegmentView
 from libs.core.master.assignment import Decision
 from libs.core.master.registry import Worker
 from libs.core.room import Demand, Room

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from libs.core.entity_metrics import ENTITIES
-from libs.core.isolation import repeat
+from libs.core.observability.entity_metrics import ENTITIES
+from libs.core.process.isolation import repeat
 from libs.core.store.entity_counts import EntityCounts
 
 _COUNT_SECONDS = 3.0

@@ -21,12 +21,12 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
 )
 
-from libs.core.backoff import Backoff
-from libs.core.cancellation import cancellation_kept
+from libs.core.aio.backoff import Backoff
+from libs.core.aio.cancellation import cancellation_kept
 from libs.core.errors import Permanent, Retryable, UserError
-from libs.core.health import Readiness
-from libs.core.isolation import repeat
-from libs.core.log import get_logger
+from libs.core.http.health import Readiness
+from libs.core.observability.log import get_logger
+from libs.core.process.isolation import repeat
 from libs.core.store.command_metrics import CommandMetrics
 
 log = get_logger(__name__)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from libs.core.health import Readiness
-from libs.core.metrics import registry
+from libs.core.http.health import Readiness
+from libs.core.observability.metrics import registry
 from libs.core.store.client import (
     DEPENDENCY,
     Mongo,

@@ -7,7 +7,7 @@ from pymongo.errors import AutoReconnect, OperationFailure
 
 from libs.core.store.client import Database, Mongo, StoreDenied, StoreUnavailable
 from libs.core.store.code_references import CodeReferences
-from tests.support.interruptions import InterruptedDatabase
+from tests.support.faults.interruptions import InterruptedDatabase
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -2,7 +2,7 @@
 
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
-from libs.core.metrics import record
+from libs.core.observability.metrics import record
 
 
 class CommandMetrics(CommandListener):

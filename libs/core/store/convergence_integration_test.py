@@ -13,8 +13,8 @@ from libs.core.store.client import Mongo
 from libs.core.store.entities import EntityStore
 from libs.core.store.history import EntityEvent, EventKind, Stamp
 from libs.core.store.partitions import PartitionStore
-from tests.support.crashing_database import Crashed, CrashingDatabase
-from tests.support.published_events import START
+from tests.support.faults.crashing_database import Crashed, CrashingDatabase
+from tests.support.rigs.published_events import START
 
 IDS = st.sampled_from(["a", "b", "c", "d", "e", "f"])
 COLLECTIONS = ("bots", "partitions", "counters", "tombstones", "holds")

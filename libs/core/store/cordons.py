@@ -12,7 +12,7 @@ from typing import Any
 
 from pymongo import ASCENDING, ReturnDocument
 
-from libs.core.isolation import isolated
+from libs.core.process.isolation import isolated
 from libs.core.store.client import Database, translated
 
 COLLECTION = "cordons"

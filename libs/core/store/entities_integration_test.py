@@ -14,8 +14,8 @@ from libs.core.store.history import EntityEvent, EventKind
 from libs.core.store.holds import HoldTarget
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.tombstones import TombstoneStore
-from tests.support.published_events import SECOND, START
-from tests.support.published_events import event as published
+from tests.support.rigs.published_events import SECOND, START
+from tests.support.rigs.published_events import event as published
 
 CUSTOM = {"config": {"runtime": "python3.11", "author": "alice"}, "filePath": "b/1.zip", "version": "1.0"}
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 import pytest_asyncio
 
-from libs.core.lease import Holder
+from libs.core.leases.lease import Holder
 from libs.core.store.client import Database, Mongo
 from libs.core.store.entities import Entity
 from libs.core.store.entity_counts import EntityCounts

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libs.core.store.history import EntityEvent, EventKind, History, Stamp
-from tests.support.published_events import SECOND, START, event
+from tests.support.rigs.published_events import SECOND, START, event
 
 
 def created(position: int, **changes: Any) -> EntityEvent:

@@ -13,8 +13,8 @@ from libs.core.store.client import Database, Mongo
 from libs.core.store.entities import EntityStore
 from libs.core.store.history import EntityEvent, EventKind, History
 from libs.core.store.partitions import PartitionStore
-from tests.support.interruptions import InterruptedDatabase
-from tests.support.published_events import SECOND, START, event
+from tests.support.faults.interruptions import InterruptedDatabase
+from tests.support.rigs.published_events import SECOND, START, event
 
 CREATED, UPDATED, DELETED = EventKind.CREATED, EventKind.UPDATED, EventKind.DELETED
 MOST_REQUESTS = 25

@@ -17,7 +17,16 @@ from pymongo import ReturnDocument
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.write_concern import WriteConcern
 
-from libs.core.lease import Holder, Leadership, Lease, LeaseHeld, LeaseLost, LeaseView, SegmentMissing, SegmentView
+from libs.core.leases.lease import (
+    Holder,
+    Leadership,
+    Lease,
+    LeaseHeld,
+    LeaseLost,
+    LeaseView,
+    SegmentMissing,
+    SegmentView,
+)
 from libs.core.store.client import StoreUnavailable, translated
 
 _Document = dict[str, Any]

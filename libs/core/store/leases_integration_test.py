@@ -12,7 +12,7 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from libs.core.lease import Holder, Lease, LeaseHeld, LeaseLost, SegmentMissing
+from libs.core.leases.lease import Holder, Lease, LeaseHeld, LeaseLost, SegmentMissing
 from libs.core.store.client import Database, Mongo, StoreUnavailable
 from libs.core.store.leases import LeadershipStore, LeaseStore
 from tests.support.eventually import eventually

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from libs.core.lease import Holder, Leadership, Lease
+from libs.core.leases.lease import Holder, Leadership, Lease
 from libs.core.store.client import StoreUnavailable
 from libs.core.store.leases import LeadershipStore, LeaseStore
 from tests.support.virtual_time import in_virtual_time

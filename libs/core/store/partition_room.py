@@ -21,7 +21,7 @@ from enum import IntEnum
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
-from libs.core.log import get_logger
+from libs.core.observability.log import get_logger
 from libs.core.store.client import Database, Document, met_existing
 from libs.core.store.cordons import COLLECTION as CORDONS
 from libs.core.store.leases import LIVE

@@ -16,9 +16,9 @@ from libs.core.store.cordons import CordonStore
 from libs.core.store.entities import EntityStore
 from libs.core.store.history import EventKind
 from libs.core.store.partitions import PartitionStore
-from tests.support.crashing_database import Crashed, CrashingDatabase
-from tests.support.interruptions import InterruptedDatabase
-from tests.support.published_events import event
+from tests.support.faults.crashing_database import Crashed, CrashingDatabase
+from tests.support.faults.interruptions import InterruptedDatabase
+from tests.support.rigs.published_events import event
 
 CAP = 10
 CLIENTS = 4

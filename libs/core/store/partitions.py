@@ -18,7 +18,7 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from libs.core.errors import Retryable
-from libs.core.log import get_logger
+from libs.core.observability.log import get_logger
 from libs.core.store.client import Database, Document, translated
 from libs.core.store.partition_room import PartitionRoom, spread
 

@@ -14,7 +14,7 @@ from libs.core.store.client import Database, Mongo
 from libs.core.store.entities import EntityStore
 from libs.core.store.partitions import PartitionStore, Repaired, SlotExpired
 from tests.support.eventually import eventually
-from tests.support.interruptions import InterruptedDatabase
+from tests.support.faults.interruptions import InterruptedDatabase
 
 CAP = 3
 SPAWN = multiprocessing.get_context("spawn")

@@ -9,8 +9,8 @@ from libs.core.run_record import RunRecord
 from libs.core.store.client import Database, Mongo
 from libs.core.store.run_trimming import RunTrimming
 from libs.core.store.runs import RunStore
-from tests.support.deaths import Mortal
-from tests.support.garbage_rig import Interruption
+from tests.support.faults.deaths import Mortal
+from tests.support.rigs.garbage_rig import Interruption
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

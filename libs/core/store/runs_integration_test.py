@@ -9,7 +9,7 @@ import pytest_asyncio
 from libs.core.run_record import RunRecord
 from libs.core.store.client import Database, Mongo
 from libs.core.store.runs import RunFilter, RunStore
-from tests.support.interruptions import OvertakenUpserts
+from tests.support.faults.interruptions import OvertakenUpserts
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -10,7 +10,7 @@ import pytest_asyncio
 from libs.core.store.client import Database, Mongo
 from libs.core.store.history import Stamp
 from libs.core.store.tombstones import TombstoneStore
-from tests.support.interruptions import OvertakenUpserts
+from tests.support.faults.interruptions import OvertakenUpserts
 
 EARLIER, LATER = Stamp.of(1000), Stamp.of(2000)
 STREAM = 500

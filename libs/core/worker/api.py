@@ -10,8 +10,8 @@ from libs.core.api.errors import NotStarted, Refused
 from libs.core.api.log_output import FROM_STORAGE, FROM_WORKER, PARAMETERS, LogQuery, LogSource, Streams, send
 from libs.core.api.operations import Asked, Operation, routes
 from libs.core.errors import Retryable
-from libs.core.process import runtime_version
-from libs.core.service import ServiceDefinition
+from libs.core.process.process import runtime_version
+from libs.core.process.service import ServiceDefinition
 from libs.core.store.entity_views import EntityViews
 from libs.core.worker.worker import Worker, WorkerSnapshot
 

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest_asyncio
 
-from libs.core.lease import Holder
+from libs.core.leases.lease import Holder
 from libs.core.store.client import Database, Mongo
 from libs.core.store.leases import LeaseStore
-from tests.support import owner_process as owner_process_main
 from tests.support.eventually import eventually
-from tests.support.owner_process import LIFE_SECONDS
+from tests.support.rigs import owner_process as owner_process_main
+from tests.support.rigs.owner_process import LIFE_SECONDS
 
 
 class OwnerProcess:
-    """See tests/support/owner_process.py; *lines* is what it has printed."""
+    """See tests/support/rigs/owner_process.py; *lines* is what it has printed."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process

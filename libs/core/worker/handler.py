@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from libs.core.lease import Lease
+from libs.core.aio.wake import Wake
+from libs.core.leases.lease import Lease
+from libs.core.observability.tracing import Headers
 from libs.core.room import Demand
-from libs.core.tracing import Headers
-from libs.core.wake import Wake
 
 
 @dataclass(eq=False)

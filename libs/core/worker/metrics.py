@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from libs.core.entity_metrics import ENTITIES
-from libs.core.metrics import Declared
+from libs.core.observability.entity_metrics import ENTITIES
+from libs.core.observability.metrics import Declared
 from libs.core.worker.worker import WorkerSnapshot
 
 LEASE_AGE = Declared(

@@ -10,20 +10,10 @@ from dataclasses import dataclass
 from aiohttp import web
 from prometheus_client.registry import Collector
 
+from libs.core.aio.retrying import retry_forever
 from libs.core.api.log_output import LogSource
-from libs.core.container_settings import ContainerSettings, ImageSettings, MaximaSettings
-from libs.core.coordination import WorkerIdentity
-from libs.core.events.connection import NatsConnection
-from libs.core.events.dead_letters import DeadLetters
-from libs.core.events.ingestion import Ingestion
-from libs.core.events.jetstream import JetStream
-from libs.core.events.wakeups import WakeUps
-from libs.core.lease_keeper import LeaseTiming
-from libs.core.metrics import registry
-from libs.core.presence import be_present, reachable_at
-from libs.core.process import Process, ProcessSettings, runtime_version
-from libs.core.retrying import retry_forever
-from libs.core.settings import (
+from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings
+from libs.core.config.settings import (
     CoordinationSettings,
     HistorySettings,
     LeaseSettings,
@@ -33,6 +23,16 @@ from libs.core.settings import (
     ScanSettings,
     StorageSettings,
 )
+from libs.core.coordination import WorkerIdentity
+from libs.core.events.connection import NatsConnection
+from libs.core.events.dead_letters import DeadLetters
+from libs.core.events.ingestion import Ingestion
+from libs.core.events.jetstream import JetStream
+from libs.core.events.wakeups import WakeUps
+from libs.core.leases.lease_keeper import LeaseTiming
+from libs.core.observability.metrics import registry
+from libs.core.process.presence import be_present, reachable_at
+from libs.core.process.process import Process, ProcessSettings, runtime_version
 from libs.core.store.deployment import deployment_id
 from libs.core.store.entities import EntityStore
 from libs.core.store.entity_views import EntityViews

@@ -8,15 +8,15 @@ from typing import Protocol
 
 from prometheus_client import Counter
 
-from libs.core.backoff import Backoff
+from libs.core.aio.backoff import Backoff
+from libs.core.aio.wake import Wake
 from libs.core.errors import RuntimeFault, UserError
-from libs.core.lease import Holder, Lease, LeaseHeld
-from libs.core.lease_keeper import Lapse, LeaseKeeper, LeaseTiming
-from libs.core.log import get_logger
+from libs.core.leases.lease import Holder, Lease, LeaseHeld
+from libs.core.leases.lease_keeper import Lapse, LeaseKeeper, LeaseTiming
+from libs.core.observability.log import get_logger
+from libs.core.observability.tracing import Headers, span
 from libs.core.store.client import StoreUnavailable
 from libs.core.store.leases import LeaseStore
-from libs.core.tracing import Headers, span
-from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment, SegmentHandler
 from libs.core.worker.supervised import HandlerRun, stop_until_done
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from libs.core.lease import Holder, Lease, LeaseHeld, LeaseLost, SegmentMissing
-from libs.core.lease_keeper import LeaseTiming
+from libs.core.leases.lease import Holder, Lease, LeaseHeld, LeaseLost, SegmentMissing
+from libs.core.leases.lease_keeper import LeaseTiming
 from libs.core.room import Demand
 from libs.core.store.client import StoreUnavailable
 from libs.core.worker.handler import OwnedSegment

@@ -4,16 +4,16 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
 
+from libs.core.aio.wake import Wake
 from libs.core.coordination import HeldSegment
 from libs.core.errors import RuntimeFault
-from libs.core.isolation import unexpected
-from libs.core.lease import Holder
-from libs.core.lease_keeper import LeaseTiming
-from libs.core.log import get_logger
+from libs.core.leases.lease import Holder
+from libs.core.leases.lease_keeper import LeaseTiming
+from libs.core.observability.log import get_logger
+from libs.core.observability.tracing import Headers
+from libs.core.process.isolation import unexpected
 from libs.core.room import Demand
 from libs.core.store.leases import LeaseStore
-from libs.core.tracing import Headers
-from libs.core.wake import Wake
 from libs.core.worker.handler import OwnedSegment, SegmentHandler
 from libs.core.worker.segment_owner import SegmentOwner, WorkerSuperseded
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import grpc
 
-from libs.core.backoff import Backoff
+from libs.core.aio.backoff import Backoff
+from libs.core.aio.wake import Wake
 from libs.core.coordination import (
     Assignment,
     WorkerIdentity,
@@ -20,12 +21,11 @@ from libs.core.coordination import (
     state_to_wire,
 )
 from libs.core.errors import UserError
-from libs.core.grpc_metrics import call_outcome
-from libs.core.health import Readiness
-from libs.core.log import get_logger
-from libs.core.metrics import observe, record
-from libs.core.tracing import OpenSpan, begin
-from libs.core.wake import Wake
+from libs.core.http.health import Readiness
+from libs.core.observability.grpc_metrics import call_outcome
+from libs.core.observability.log import get_logger
+from libs.core.observability.metrics import observe, record
+from libs.core.observability.tracing import OpenSpan, begin
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
 

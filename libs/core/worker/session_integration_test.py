@@ -13,9 +13,9 @@ from typing import Any
 import grpc
 import pytest
 
-from libs.core.backoff import Backoff
+from libs.core.aio.backoff import Backoff
 from libs.core.coordination import Assignment, HeldSegment, WorkerIdentity, WorkerState
-from libs.core.health import Readiness
+from libs.core.http.health import Readiness
 from libs.core.worker.session import MasterSession, WorkerReplaced
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc

@@ -5,8 +5,8 @@ import time
 
 from prometheus_client import Counter
 
-from libs.core.backoff import Backoff
-from libs.core.log import get_logger
+from libs.core.aio.backoff import Backoff
+from libs.core.observability.log import get_logger
 from libs.core.worker.handler import OwnedSegment, SegmentHandler
 
 log = get_logger(__name__)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from libs.core.coordination import Assignment, WorkerIdentity, WorkerState
-from libs.core.health import Readiness
-from libs.core.lease import Holder
-from libs.core.lease_keeper import LeaseTiming
-from libs.core.log import get_logger
+from libs.core.http.health import Readiness
+from libs.core.leases.lease import Holder
+from libs.core.leases.lease_keeper import LeaseTiming
+from libs.core.observability.log import get_logger
 from libs.core.room import Room
 from libs.core.store.leases import LeaseStore
 from libs.core.worker.handler import SegmentHandler

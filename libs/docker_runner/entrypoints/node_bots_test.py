@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from libs.core.hostile_json import Parsed, parse
-from libs.docker_runner.failure import failure_from
-from libs.docker_runner.run_folders import HEAD_BOUNDS
-from tests.support.bot_process import (
+from libs.docker_runner.containers.failure import failure_from
+from libs.docker_runner.containers.run_folders import HEAD_BOUNDS
+from tests.support.rigs.bot_process import (
     BotProcess,
     Finished,
     first_line,

@@ -6,15 +6,15 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from libs.core.errors import Retryable
-from libs.core.isolation import isolated, unexpected
-from libs.core.lease import Lease
-from libs.core.log import get_logger
+from libs.core.leases.lease import Lease
+from libs.core.observability.log import get_logger
+from libs.core.process.isolation import isolated, unexpected
 from libs.core.room import Demand
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.container import Ended
-from libs.docker_runner.container_events import EventKind
-from libs.docker_runner.container_group import ContainerGroup
-from libs.docker_runner.docker_host import DockerHost
+from libs.docker_runner.containers.container import Ended
+from libs.docker_runner.containers.container_group import ContainerGroup
+from libs.docker_runner.engine.events import EventKind
+from libs.docker_runner.worker.docker_host import DockerHost
 
 log = get_logger(__name__)
 

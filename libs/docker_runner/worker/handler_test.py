@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 
 from libs.core.errors import Retryable
-from libs.core.lease import Holder, Lease
+from libs.core.leases.lease import Holder, Lease
 from libs.core.room import Demand
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.container import Ended, ManagedContainer
-from libs.docker_runner.container_events import ContainerEvent, EventKind
-from libs.docker_runner.container_group import ContainerGroup
-from libs.docker_runner.definition import Deployed, ExecutableFactory, Ownership
+from libs.docker_runner.code.definition import Deployed, ExecutableFactory, Ownership
+from libs.docker_runner.containers.container import Ended, ManagedContainer
+from libs.docker_runner.containers.container_group import ContainerGroup
+from libs.docker_runner.containers.keepalive import KeepaliveFile, seconds_left
+from libs.docker_runner.engine.events import ContainerEvent, EventKind
 from libs.docker_runner.executable import CodeRef, Entrypoint
-from libs.docker_runner.keepalive import KeepaliveFile, seconds_left
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.worker.handler import DockerSegmentHandler
 from tests.support.eventually import eventually
-from tests.support.fake_host import FakeHost
+from tests.support.fakes.fake_host import FakeHost
 
 
 class Host:

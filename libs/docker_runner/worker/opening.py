@@ -2,11 +2,11 @@
 
 from libs.core.worker.role import WorkerContext
 from libs.core.worker.worker import EngineView
-from libs.docker_runner.docker_host import DockerHost
+from libs.docker_runner.engine.room import Priority
 from libs.docker_runner.executable import MIB
-from libs.docker_runner.from_settings import runner_settings
-from libs.docker_runner.room import Priority
 from libs.docker_runner.settings import RunnerSettings
+from libs.docker_runner.worker.docker_host import DockerHost
+from libs.docker_runner.worker.from_settings import runner_settings
 
 
 async def open_docker_host(

@@ -1,0 +1,1 @@
+"""Small pieces for asyncio: waking, gathering, retrying, cancelling, blocking calls in threads."""

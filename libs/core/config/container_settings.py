@@ -1,0 +1,267 @@
+"""What an operator can set about containers: what they get, the most that a bot may ask for, and their images."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+
+from libs.core.config.settings_loader import Group, Named, Seconds
+
+_TEMP_DIR = Path("/tmp/runtime")  # noqa: S108 - other programs rely on this default
+_IMAGE = r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$"
+_IMAGE_ALLOWED = "the name of an image, with @sha256:… to pin it"
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("it is relative")
+    return path
+
+
+def _absolute_if_set(path: Path | None) -> Path | None:
+    return _absolute(path) if path is not None else None
+
+
+class ContainerSettings(Group):
+    """What each container gets unless its bot asks for something else in ``config.resources``, and what the engine has
+    for all of them together.
+    """
+
+    temp_dir: Annotated[
+        Path,
+        Named("TEMP_DIR", allowed="an absolute path"),
+        Field(description="folder for code, work files and log spools; the Docker engine must see it at the same path"),
+        AfterValidator(_absolute),
+    ] = _TEMP_DIR
+    keepalive_dir: Annotated[
+        Path | None,
+        Named("KEEPALIVE_DIR", allowed="an absolute path"),
+        Field(
+            description="folder in memory (tmpfs) for the keepalive files that workers refresh and bots watch; the "
+            "Docker engine must see it at the same path; unset: one in /dev/shm or /run, else one below TEMP_DIR"
+        ),
+        AfterValidator(_absolute_if_set),
+    ] = None
+    memory_limit_mb: Annotated[
+        int,
+        Named("MEMORY_LIMIT_MB", aliases=("BOT_MEMORY_LIMIT_MB",), unit="MiB"),
+        Field(ge=32, le=1_048_576, description="memory limit of a container, without swap"),
+    ] = 512
+    cpu_shares: Annotated[
+        int,
+        Named("CPU_SHARES", aliases=("BOT_CPU_SHARES",)),
+        Field(ge=2, le=262_144, description="CPU weight of a container under contention"),
+    ] = 1024
+    cpus: Annotated[
+        Number | None,
+        Named("BOT_CPUS", unit="processors"),
+        Field(ge=0.01, le=1024, description="CPU limit of a container; unset: none"),
+    ] = None
+    pids: Annotated[
+        int,
+        Named("BOT_PIDS"),
+        Field(ge=16, le=100_000, description="maximum number of processes and threads of a container"),
+    ] = 256
+    tmp_mb: Annotated[
+        int,
+        Named("BOT_TMP_MB", unit="MiB"),
+        Field(ge=1, le=1_048_576, description="size of a container's /tmp, which counts as memory"),
+    ] = 64
+    open_files: Annotated[
+        int,
+        Named("BOT_OPEN_FILES"),
+        Field(ge=64, le=1_048_576, description="maximum number of open files of each process of a container"),
+    ] = 4096
+    result_mb: Annotated[
+        int,
+        Named("BOT_RESULT_MB", unit="MiB"),
+        Field(
+            ge=1, le=1024, description="maximum size of the JSON that main returns; 64 for backtests unless this is set"
+        ),
+    ] = 16
+    output_kb_per_second: Annotated[
+        int,
+        Named("BOT_OUTPUT_KB_PER_SECOND", unit="KiB"),
+        Field(ge=1, le=1_048_576, description="output per second above which a bot is throttled"),
+    ] = 1024
+    network: Annotated[
+        Literal["bridge", "none", "host"],
+        Named("BOT_NETWORK"),
+        Field(
+            description="network of a container: bridge, a network of our own without access to other bots; none; host"
+        ),
+    ] = "bridge"
+    metadata_guard: Annotated[
+        bool,
+        Named("BOT_METADATA_GUARD"),
+        Field(
+            description="refuse to start bots on the bridge where the cloud's metadata service (169.254.0.0/16) cannot "
+            "be blocked for them; false only where there is none"
+        ),
+    ] = True
+    runtime: Annotated[
+        str | None,
+        Named("CONTAINER_RUNTIME", allowed="the name of a runtime of the Docker engine (runsc for gVisor)"),
+        Field(pattern=r"^[A-Za-z0-9._-]+$", description="runtime of the Docker engine that starts containers"),
+    ] = None
+    code_cache_mb: Annotated[
+        int,
+        Named("CODE_CACHE_MB", unit="MiB"),
+        Field(ge=16, le=10_485_760, description="size of the cache of unpacked code below TEMP_DIR"),
+    ] = 2048
+    log_spool_mb: Annotated[
+        int,
+        Named("BOT_LOG_SPOOL_MB", unit="MiB"),
+        Field(
+            ge=1,
+            le=1_048_576,
+            description="output of one bot kept on disk while the storage is unavailable; then the oldest is dropped",
+        ),
+    ] = 64
+    log_spools_mb: Annotated[
+        int,
+        Named("LOG_SPOOLS_MB", unit="MiB"),
+        Field(
+            ge=16, le=10_485_760, description="output of all bots of a service kept on a host's disk, shared equally"
+        ),
+    ] = 1024
+    stop_grace_seconds: Annotated[
+        Seconds,
+        Named("BOT_STOP_SECONDS", unit="seconds"),
+        Field(ge=0, le=600, description="grace period between SIGTERM and SIGKILL"),
+    ] = 30.0
+    health_window_seconds: Annotated[
+        Seconds,
+        Named("HEALTH_WINDOW_SECONDS", unit="seconds"),
+        Field(
+            ge=0.1,
+            le=3600,
+            description="how long a new version must run before the old one is given up, where a rollback is asked for",
+        ),
+    ] = 10.0
+    parallel_starts: Annotated[
+        int,
+        Named("PARALLEL_STARTS"),
+        Field(ge=1, le=256, description="number of containers that one worker starts concurrently"),
+    ] = 8
+    engine_memory_mb: Annotated[
+        int | None,
+        Named("ENGINE_MEMORY_MB", unit="MiB"),
+        Field(
+            ge=32,
+            le=1_073_741_824,
+            description="memory of the Docker engine for containers; unset: as the engine reports",
+        ),
+    ] = None
+    engine_cpus: Annotated[
+        Number | None,
+        Named("ENGINE_CPUS", unit="processors"),
+        Field(
+            ge=0.01,
+            le=65_536,
+            description="CPUs of the Docker engine for containers; unset: as the engine reports",
+        ),
+    ] = None
+    engine_memory_overcommit: Annotated[
+        Number,
+        Named("ENGINE_MEMORY_OVERCOMMIT"),
+        Field(
+            ge=0.1,
+            le=1000,
+            description="factor by which the memory limits of all containers may exceed the engine's memory; "
+            "bots rarely use a tenth of their limit, and with 1 none can be killed for the memory of another",
+        ),
+    ] = 8.0
+    engine_cpu_overcommit: Annotated[
+        Number,
+        Named("ENGINE_CPU_OVERCOMMIT"),
+        Field(
+            ge=0.1,
+            le=1000,
+            description="factor by which the CPU limits of all containers may exceed the engine's CPUs; "
+            "containers without such a limit do not count",
+        ),
+    ] = 16.0
+    engine_reserve_percent: Annotated[
+        Number,
+        Named("ENGINE_RESERVE_PERCENT", unit="percent"),
+        Field(
+            ge=0,
+            le=45,
+            description="share of the engine's room that is one reserve, in whole containers of the default size: "
+            "schedules leave one reserve free for failover of bots, backtests two, bots none",
+        ),
+    ] = 10.0
+
+
+class MaximaSettings(Group):
+    """The most that a bot may ask for in ``config.resources``; the defaults may lie above."""
+
+    memory_mb: Annotated[
+        int,
+        Named("MAX_MEMORY_MB", unit="MiB"),
+        Field(ge=32, le=1_048_576, description="maximum memory limit that a bot may request"),
+    ] = 2048
+    cpu_shares: Annotated[
+        int,
+        Named("MAX_CPU_SHARES"),
+        Field(ge=2, le=262_144, description="maximum CPU weight that a bot may request"),
+    ] = 4096
+    cpus: Annotated[
+        Number,
+        Named("MAX_CPUS", unit="processors"),
+        Field(ge=0.01, le=1024, description="maximum CPU limit that a bot may request"),
+    ] = 4.0
+    pids: Annotated[
+        int,
+        Named("MAX_PIDS"),
+        Field(ge=16, le=100_000, description="maximum number of processes and threads that a bot may request"),
+    ] = 1024
+    tmp_mb: Annotated[
+        int,
+        Named("MAX_TMP_MB", unit="MiB"),
+        Field(ge=1, le=1_048_576, description="maximum size of /tmp that a bot may request"),
+    ] = 512
+    open_files: Annotated[
+        int,
+        Named("MAX_OPEN_FILES"),
+        Field(ge=64, le=1_048_576, description="maximum number of open files that a bot may request"),
+    ] = 65_536
+
+
+class ImageSettings(Group):
+    """Which images bots run in, and who pulls them."""
+
+    python: Annotated[
+        str,
+        Named("PYTHON311_IMAGE", allowed=_IMAGE_ALLOWED),
+        Field(pattern=_IMAGE, description="image of the runtime python3.11"),
+    ] = "python:3.11-slim"
+    node: Annotated[
+        str,
+        Named("NODEJS20_IMAGE", allowed=_IMAGE_ALLOWED),
+        Field(pattern=_IMAGE, description="image of the runtime nodejs20"),
+    ] = "node:20-alpine"
+    registry_server: Annotated[
+        str | None,
+        Named("REGISTRY_SERVER", allowed="the host of an image registry"),
+        Field(pattern=r"^[^\s/]+$", description="registry of the credentials below; unset: Docker Hub"),
+    ] = None
+    registry_username: Annotated[
+        str | None,
+        Named("REGISTRY_USERNAME"),
+        Field(description="user name for pulling images; unset: anonymous"),
+    ] = None
+    registry_password: Annotated[
+        SecretStr | None,
+        Named("REGISTRY_PASSWORD"),
+        Field(description="password or token of that user"),
+    ] = None
+
+    @model_validator(mode="after")
+    def _name_and_password_come_together(self) -> Self:
+        if (self.registry_username is None) != (self.registry_password is None):
+            raise ValueError("REGISTRY_USERNAME and REGISTRY_PASSWORD: one is set and one is not; set both or neither")
+        return self

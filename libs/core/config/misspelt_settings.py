@@ -1,0 +1,62 @@
+"""Variables that look like a setting of ours and are none: most likely misspelt, and ignored without a word."""
+
+import difflib
+import inspect
+import re
+from collections.abc import Mapping
+from functools import cache
+
+from libs.core.config import container_settings, settings
+from libs.core.config.settings_loader import Group, rows
+from libs.core.process.service import SERVICES
+
+_ALIKE = 0.87
+"""Of 1: one letter too many, too few or another one in a name of eight and more, two in one of sixteen."""
+_SHORTEST = 7
+_FOREIGN = {"HTTPS_PORT", "HTTPS_HOST"}
+_FOREIGN_PREFIXES = ("OTEL_",)
+_READ_ELSEWHERE = {"DOCKER_HOST", "RUNTIME_HOME", "RUNTIME_CACHE_DIR", "RUNTIME_PYTHON"}
+
+
+def misspelt(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that are near to a setting and are none, each with the nearest one; those of others are left out.
+
+    An empty variable counts as unset.
+    """
+    known = known_variables()
+    found: dict[str, str] = {}
+    for name, value in environ.items():
+        if not value.strip() or name in known or name in _FOREIGN or name.startswith(_FOREIGN_PREFIXES):
+            continue
+        if (nearest := _nearest(name)) is not None:
+            found[name] = nearest
+    return dict(sorted(found.items()))
+
+
+@cache
+def known_variables() -> frozenset[str]:
+    """Every variable that a process of ours reads, older names too."""
+    groups = [
+        group
+        for module in (settings, container_settings)
+        for group in vars(module).values()
+        if inspect.isclass(group) and issubclass(group, Group) and group is not Group
+    ]
+    read = [row for service in SERVICES for row in rows(groups, service)]
+    return frozenset(_READ_ELSEWHERE.union(*({row.name, *row.aliases} for row in read)))
+
+
+def _nearest(name: str) -> str | None:
+    plain = _plain(name)
+    by_letters = {_plain(known): known for known in sorted(known_variables())}
+    if plain in by_letters:
+        return by_letters[plain]
+    if len(name) < _SHORTEST:
+        return None
+    # Upper and lower case and underscores are what people mistake first, and they say the same.
+    close = difflib.get_close_matches(name.upper(), sorted(known_variables()), n=1, cutoff=_ALIKE)
+    return close[0] if close and len(close[0]) >= _SHORTEST else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Z0-9]", "", name.upper())

@@ -1,0 +1,1 @@
+"""The HTTP server of each process, and what its probes say."""

@@ -1,0 +1,165 @@
+"""The HTTP server of every process: whether it lives, whether it can work, its metrics, and what others add to it."""
+
+import asyncio
+import errno
+import time
+from collections.abc import Awaitable, Callable, Iterable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from libs.core.api.errors import error_answer
+from libs.core.api.headers import secure
+from libs.core.api.paths import DESCRIPTION, PREFIX
+from libs.core.config.settings import HttpSettings
+from libs.core.errors import UserError
+from libs.core.http.health import Readiness
+from libs.core.observability.log import get_logger
+from libs.core.observability.metrics import record, registry
+
+log = get_logger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_CLOSE_SECONDS = 2.0
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class HttpAddressUnusable(UserError):
+    """The server cannot listen where the settings say."""
+
+    def __init__(self, host: str, port: int, reason: str) -> None:
+        super().__init__(f"cannot listen for HTTP on {host}:{port}: {reason}; set HTTP_PORT (0: any free port)")
+
+
+class HttpApp:
+    """``/healthz``, ``/readyz``, ``/metrics``, and the routes that are added before it starts."""
+
+    def __init__(
+        self, settings: HttpSettings, readiness: Readiness, *, metrics_registry: CollectorRegistry = registry
+    ) -> None:
+        self._settings = settings
+        self._readiness = readiness
+        self._registry = metrics_registry
+        self._app = web.Application(middlewares=[_measured])
+        self._app.on_response_prepare.append(secure)
+        self._app.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
+            ]
+        )
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+        """Where it listens; known once it has started."""
+
+    def add_routes(self, routes: Iterable[web.AbstractRouteDef]) -> None:
+        """Answer more routes (``/api/v1/...``, the status page); not possible once the server has started."""
+        self._app.add_routes(routes)
+
+    async def start(self) -> None:
+        """Listen. A second call changes nothing.
+
+        Raises:
+            HttpAddressUnusable: the address cannot be had. When nobody chose the port and it is taken, any free one
+                is used instead.
+        """
+        if self._runner is not None:
+            return
+        runner = web.AppRunner(self._app, access_log=None, handle_signals=False, shutdown_timeout=_CLOSE_SECONDS)
+        await runner.setup()
+        try:
+            await self._listen(runner)
+        except OSError as error:
+            await runner.cleanup()
+            raise HttpAddressUnusable(self._settings.host, self._settings.port, error.strerror or str(error)) from error
+        self._runner = runner
+        self.port = runner.addresses[0][1]
+        log.info("http server listens", host=self._settings.host, port=self.port)
+
+    async def serve(self) -> None:
+        """Listen, if that was not begun yet, until cancelled; then close."""
+        await self.start()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Stop listening and end what is being answered. Closing twice is harmless."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+    async def _listen(self, runner: web.AppRunner) -> None:
+        host, port = self._settings.host, self._settings.port
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or self._settings.port_was_chosen:
+                raise
+            log.warning("http port is taken, using a free one", port=port, remedy="set HTTP_PORT to choose")
+            await web.TCPSite(runner, host, 0).start()
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        return web.json_response(self._readiness.snapshot(), status=200 if self._readiness.ready else 503)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(self._registry), headers={"Content-Type": content_type})
+
+
+@web.middleware
+async def _measured(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Measure each answer by its route, and tell the log, but not the caller, what went wrong inside."""
+    begun = time.perf_counter()
+    outcome, is_stream = "error", False
+    try:
+        response = await handler(request)
+        outcome, is_stream = _outcome(response.status), not isinstance(response, web.Response)
+    except web.HTTPException as error:
+        outcome = _outcome(error.status)
+        if not request.path.startswith(f"{PREFIX}/"):
+            raise
+        return _refusal(request, error)
+    except asyncio.CancelledError:
+        outcome = "cancelled"
+        raise
+    except Exception:
+        log.exception("http request failed", method=request.method, path=request.path)
+        return web.json_response({"error": "internal error; the log of this process says more"}, status=500)
+    else:
+        return response
+    finally:
+        # For how long somebody reads along says nothing about us.
+        if not is_stream:
+            record("http", _operation(request), outcome, time.perf_counter() - begun)
+
+
+def _refusal(request: web.Request, error: web.HTTPException) -> web.Response:
+    """What aiohttp refuses by itself, for programs: a path that there is not, a method other than GET."""
+    if isinstance(error, web.HTTPNotFound):
+        return error_answer(404, f"there is no such path here; {DESCRIPTION} tells those that there are")
+    answer = error_answer(error.status, f"{error.reason}: {request.method[:20]} is not possible here")
+    if "Allow" in error.headers:
+        answer.headers["Allow"] = error.headers["Allow"]
+    return answer
+
+
+def _outcome(status: int) -> str:
+    """503 is an answer: this process says that it cannot do that now, as a master that stands by does all the time."""
+    if status == web.HTTPServiceUnavailable.status_code:
+        return "refused"
+    return "ok" if status < 500 else "error"
+
+
+def _operation(request: web.Request) -> str:
+    """The route and not the path, and no method that somebody made up: both would be without bounds."""
+    resource = request.match_info.route.resource
+    method = request.method if request.method in _METHODS else "other"
+    return f"{method} {resource.canonical}" if resource is not None else "unmatched"

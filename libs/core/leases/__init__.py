@@ -1,0 +1,1 @@
+"""The proof of owning a segment, and the loop that renews it."""

@@ -1,0 +1,11 @@
+"""How the entities are, as a metric of workers and of the leading master: one of them counts each entity."""
+
+from libs.core.observability.metrics import Declared
+
+ENTITIES = Declared(
+    "runtime_entities",
+    "gauge",
+    "Bots, backtests or schedules by state: of a worker those of its segments, of the leading master those of segments "
+    "without a live owner.",
+    ("state",),
+)

@@ -1,0 +1,207 @@
+"""Sending the spans of this process to a collector. Imported only by a process that does so: it is not small.
+
+Spans wait in a bounded queue and are sent by a thread. A collector that is away or slow costs spans, and nothing else.
+
+Calls of other systems (MongoDB, the Docker engine, the storage) are recorded where they belong to something: a
+heartbeat, the renewal of a lease or a scan that finds nothing to do would each be a trace of one call, many times a
+second in a fleet, and would say nothing that the metrics do not say better. See :class:`WithinSpans`.
+
+The libraries that instrument MongoDB and HTTP are used, the one for gRPC is not: there is one call, a stream that lasts
+as long as its worker, and so would its span; and the library's server side cannot wrap a handler that writes to its
+stream. The context goes in the call's metadata and in each assignment instead.
+"""
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.instrumentation.aiohttp_client import AioHttpClientInstrumentor
+from opentelemetry.instrumentation.aiohttp_server import AioHttpServerInstrumentor
+from opentelemetry.instrumentation.pymongo import PymongoInstrumentor
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TraceState
+from opentelemetry.util.types import Attributes
+from pymongo.monitoring import CommandFailedEvent
+
+from libs.core.config.settings import TracingSettings
+from libs.core.observability.log import get_logger
+
+log = get_logger(__name__)
+
+FLUSH_SECONDS = 3.0
+"""How long a process that stops may take to send what waits."""
+
+_HOPELESS_FLUSH_SECONDS = 0.5
+_QUIET_SECONDS = 600.0
+_EXCLUDED = "OTEL_PYTHON_AIOHTTP_SERVER_EXCLUDED_URLS"
+_PROBES = "/(healthz|readyz|metrics)$"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What this process is, as each of its spans tells; the standard variables add to it and overrule it."""
+
+    service: str
+    role: str
+    worker: str
+    version: str
+
+
+class TraceExport:
+    """The export of one process's spans. Only one a process, for its whole life."""
+
+    def __init__(self, settings: TracingSettings, origin: Origin) -> None:
+        self._exporter = CalmExporter(OTLPSpanExporter(endpoint=settings.endpoint), settings.endpoint or "")
+        # The only events are those of errors, by libraries, and quote what the errors say.
+        limits = SpanLimits(max_events=0)
+        self._provider = TracerProvider(resource=_resource(origin), span_limits=limits, shutdown_on_exit=False)
+        self._provider.sampler = WithinSpans(self._provider.sampler)
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
+
+    def start(self) -> None:
+        """Record from now on. Before clients of other systems are made."""
+        trace.set_tracer_provider(self._provider)
+        # By name, unless somebody says which: probes and scrapes come every few seconds and do nothing.
+        if "OTEL_PYTHON_EXCLUDED_URLS" not in os.environ:
+            os.environ.setdefault(_EXCLUDED, _PROBES)
+        AioHttpServerInstrumentor().instrument()
+        AioHttpClientInstrumentor().instrument()
+        # Commands hold configs. Their names and collections are all that is told.
+        PymongoInstrumentor().instrument(capture_statement=False, failed_hook=_tell_code_only)
+
+    async def close(self) -> None:
+        """Send what waits, within :data:`FLUSH_SECONDS`; what is not sent by then is lost. May be repeated."""
+        loop, sent = asyncio.get_running_loop(), asyncio.Event()
+
+        def shut_down() -> None:
+            self._provider.shutdown()
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(sent.set)
+
+        # Not one of a pool: Python waits for those before it ends.
+        threading.Thread(target=shut_down, name="last traces", daemon=True).start()
+        try:
+            async with asyncio.timeout(_HOPELESS_FLUSH_SECONDS if self._exporter.failing else FLUSH_SECONDS):
+                await sent.wait()
+        except TimeoutError:
+            self._exporter.shutdown()
+
+
+class WithinSpans(Sampler):
+    """Leaves out calls of other systems that belong to nothing, and the rest to *inner*, the sampler that is set."""
+
+    def __init__(self, inner: Sampler) -> None:
+        self._inner = inner
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        """Whether to record a span."""
+        if kind is SpanKind.CLIENT and not trace.get_current_span(parent_context).get_span_context().is_valid:
+            return SamplingResult(Decision.DROP)
+        return self._inner.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+
+    def get_description(self) -> str:
+        """For people."""
+        return f"WithinSpans({self._inner.get_description()})"
+
+
+class CalmExporter(SpanExporter):
+    """Passes spans on to *inner*, and says one line when that begins to fail, and one when it works again."""
+
+    def __init__(self, inner: SpanExporter, endpoint: str) -> None:
+        self._inner = inner
+        self._endpoint = endpoint
+        self._lost = 0
+        self._complaints = _Complaints()
+        self._shut = threading.Lock()
+        self.failing = False
+        """Whether the last attempt failed."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send *spans*; those that cannot be sent are lost."""
+        try:
+            result = self._inner.export(spans)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the process has other things to do
+            self._complaints.last = f"{type(error).__name__}: {error}"
+            result = SpanExportResult.FAILURE
+        if result is SpanExportResult.SUCCESS:
+            if self.failing:
+                log.info("traces are exported again", endpoint=self._endpoint, lost_spans=self._lost)
+            self.failing, self._lost = False, 0
+            return result
+        self._lost += len(spans)
+        if not self.failing:
+            log.warning(
+                "traces cannot be exported and are lost meanwhile",
+                endpoint=self._endpoint,
+                reason=self._complaints.last,
+            )
+        self.failing = True
+        return result
+
+    def shutdown(self) -> None:
+        """Give up what is being sent. May be repeated."""
+        # Its own warning about a second call would be the last line of every process.
+        if self._shut.acquire(blocking=False):
+            self._inner.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Nothing is kept here."""
+        return self._inner.force_flush(timeout_millis)
+
+
+class _Complaints(logging.Filter):
+    """Keeps the exporter's own lines, which come with every attempt, out of the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = ""
+        self._full_at = float("-inf")
+        logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").addFilter(self)
+        logging.getLogger("opentelemetry.sdk._shared_internal").addFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a line is written."""
+        if record.name.startswith("opentelemetry.sdk"):
+            # The queue is full: spans come faster than they are sent. Once is enough for a while.
+            quiet = time.monotonic() - self._full_at < _QUIET_SECONDS
+            self._full_at = self._full_at if quiet else time.monotonic()
+            return not quiet
+        if record.levelno >= logging.WARNING:
+            self.last = record.getMessage()
+        return False
+
+
+def _resource(origin: Origin) -> Resource:
+    told = {
+        "service.name": origin.service,
+        "service.version": origin.version,
+        "service.instance.id": origin.worker,
+        "runtime.role": origin.role,
+    }
+    return Resource.create({**told, **OTELResourceDetector().detect().attributes})
+
+
+def _tell_code_only(span: Span, event: CommandFailedEvent) -> None:
+    """The server's message may quote the document that it refused."""
+    failure: Any = event.failure
+    span.set_status(Status(StatusCode.ERROR, str(failure.get("codeName", "")) if isinstance(failure, dict) else ""))

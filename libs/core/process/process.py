@@ -1,0 +1,171 @@
+"""What every process of ours has: settings, log, health, HTTP, MongoDB, and a life that ends in order."""
+
+import asyncio
+import gc
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol, TypeVar
+
+from aiohttp import web
+
+from libs.core.config.misspelt_settings import misspelt
+from libs.core.config.settings import HttpSettings, IdentitySettings, LogSettings, MongoSettings, TracingSettings
+from libs.core.config.settings_loader import SettingsError, load_all
+from libs.core.errors import UserError
+from libs.core.http.app import HttpApp
+from libs.core.http.health import Readiness
+from libs.core.observability.health_metrics import ReadinessCollector
+from libs.core.observability.log import configure, get_logger
+from libs.core.observability.metrics import PROCESS, measure_loop_lag, registry
+from libs.core.observability.tracing import add_trace_ids
+from libs.core.process.lifecycle import Lifecycle
+from libs.core.process.service import ServiceDefinition
+from libs.core.store.client import Database, Mongo
+
+log = get_logger(__name__)
+
+EXIT_USAGE = 2
+"""A setting, a flag or a file that a person must mend."""
+
+
+class TracingMisconfigured(UserError):
+    """One of OpenTelemetry's variables cannot be used."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"traces cannot be exported: {reason}; correct the OTEL_ variables, or unset the endpoint")
+
+
+@dataclass(frozen=True)
+class ProcessSettings:
+    """What a process needs whatever it does; a role's own settings are a subclass with more groups."""
+
+    identity: IdentitySettings
+    log: LogSettings
+    http: HttpSettings
+    mongo: MongoSettings
+    tracing: TracingSettings
+
+
+S = TypeVar("S", bound=ProcessSettings)
+
+
+@dataclass(frozen=True)
+class Process:
+    """What a role is given to build itself on."""
+
+    service: ServiceDefinition
+    lifecycle: Lifecycle
+    readiness: Readiness
+    http: HttpApp
+    mongo: Mongo
+
+    @property
+    def database(self) -> Database:
+        """The service's database."""
+        return self.mongo.database(self.service.database)
+
+
+class Role(Protocol[S]):
+    """What a process is for. Made anew for each process, before anything that it depends on can be reached."""
+
+    name: str
+    """``master`` or ``worker``."""
+
+    settings: type[S]
+    """What it reads."""
+
+    def routes(self) -> Iterable[web.AbstractRouteDef]:
+        """What it answers over HTTP besides health and metrics; asked before `build`, called perhaps before as well."""
+
+    async def build(self, process: Process, settings: S) -> None:
+        """Declare the role's parts and stop steps. It may wait for dependencies as long as they are away."""
+
+
+def run_process(service: ServiceDefinition, role: Role[S], flags: Mapping[str, object]) -> int:
+    """Run one process until it is told to stop, and return its exit code."""
+    try:
+        settings = load_all(role.settings, flags, service=service)
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_USAGE
+    configure(
+        settings.log,
+        processors=(add_trace_ids,),
+        service=service.name,
+        role=role.name,
+        worker=settings.identity.worker_id,
+    )
+    for given, nearest in misspelt(os.environ).items():
+        log.warning("unknown setting is ignored; is it misspelt?", variable=given, nearest=nearest)
+    PROCESS.info({"service": service.name, "role": role.name, "version": runtime_version()})
+    try:
+        return asyncio.run(_run(service, role, settings))
+    except UserError as error:
+        log.error("cannot start", reason=str(error))  # noqa: TRY400 - its message says it all
+        return EXIT_USAGE
+
+
+async def _run(service: ServiceDefinition, role: Role[S], settings: S) -> int:
+    close_traces = _export_traces(service, role, settings)
+    readiness = Readiness()
+    registry.register(ReadinessCollector(readiness))
+    http = HttpApp(settings.http, readiness)
+    http.add_routes(role.routes())
+    mongo = Mongo(settings.mongo.uri, timeout_seconds=settings.mongo.timeout_seconds)
+    lifecycle = Lifecycle()
+    process = Process(service, lifecycle, readiness, http, mongo)
+    readiness.expect("start", "the process is starting")
+    # Before all else, so that somebody can ask what it waits for.
+    await http.start()
+
+    async def start() -> None:
+        await mongo.wait_until_up(readiness)
+        await role.build(process, settings)
+        settle_memory()
+        readiness.report("start", True)
+        await mongo.watch(readiness)
+
+    lifecycle.part("start", start)
+    lifecycle.part("event loop lag", measure_loop_lag)
+    lifecycle.on_close("http", http.close, limit_seconds=3)
+    lifecycle.on_close("mongodb", mongo.close, limit_seconds=3)
+    if close_traces is not None:
+        lifecycle.on_close("traces", close_traces, limit_seconds=5)
+    return await lifecycle.run()
+
+
+def _export_traces(service: ServiceDefinition, role: Role[S], settings: S) -> Callable[[], Awaitable[None]] | None:
+    """Begin to export traces if somebody wants them; what sends the last ones. Without that, nothing is imported."""
+    if not settings.tracing.exporting:
+        return None
+    try:
+        from libs.core.observability.trace_export import Origin, TraceExport
+
+        origin = Origin(service.name, role.name, settings.identity.worker_id, runtime_version())
+        export = TraceExport(settings.tracing, origin)
+        export.start()
+    except Exception as error:
+        # A time that is no number, a propagator that there is not: the libraries read their variables by themselves.
+        raise TracingMisconfigured(str(error)) from error
+    return export.close
+
+
+def settle_memory() -> None:
+    """Keep the garbage collector from ever looking again at what is here now: modules, classes, settings.
+
+    They live as long as the process, and going through them stops it for up to 0.1 s each time: a firing that is due
+    at that moment is late, and so is a heartbeat.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def runtime_version() -> str:
+    """The version of this build; ``dev`` when it runs from a checkout."""
+    try:
+        return version("the0-runtime")
+    except PackageNotFoundError:
+        return "dev"

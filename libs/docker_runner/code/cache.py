@@ -1,0 +1,247 @@
+"""Cache bots' code on this host: one download per version of an object, kept while a container mounts it.
+
+When the storage is away, the version that was used last for a reference serves if it is here: a bot that has run may
+start again, and runs what it ran. The price is that a replaced object goes unnoticed until the storage is back.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from prometheus_client import Counter
+
+from libs.core.observability.log import get_logger
+from libs.core.process.isolation import isolated
+from libs.core.storage.object_store import (
+    ObjectChanged,
+    ObjectMissing,
+    ObjectStore,
+    StorageRejected,
+    StorageUnavailable,
+)
+from libs.docker_runner.code.archives import DEFAULT_LIMITS, ArchiveLimits, extract
+from libs.docker_runner.code.store import CodeStore, Version
+from libs.docker_runner.errors import ArchiveRejected, CodeMissing, CodeReplaced, CodeUnavailable
+from libs.docker_runner.executable import CodeRef
+
+log = get_logger(__name__)
+
+FETCHES = Counter("runtime_code_fetches", "Bots' code that was asked for, by where it came from.", ["source"])
+
+_ATTEMPTS = 3
+_LOCK_POLL_SECONDS = 0.05
+_REMEMBERED_REJECTIONS = 1000
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CodeTree:
+    """A bot's code: *path* is the folder to mount read-only; *stale* says that the storage could not be asked."""
+
+    path: Path
+    etag: str
+    stale: bool = False
+
+
+class CodeCache:
+    """The cache in *directory*, of about *max_bytes*; other processes of the host may use the same folder.
+
+    Args:
+        max_bytes: above it, trees go, least recently used first. What a container holds, and what was used within
+            *keep_seconds*, stays even then.
+        max_archive_bytes: larger objects are rejected before they are downloaded.
+        parallel: downloads at once, which bounds the temporary space.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        directory: Path,
+        max_bytes: int,
+        *,
+        max_archive_bytes: int = 512 * 1024 * 1024,
+        limits: ArchiveLimits = DEFAULT_LIMITS,
+        parallel: int = 4,
+        keep_seconds: float = 60.0,
+    ) -> None:
+        self._store = store
+        self._code_store = CodeStore(directory)
+        self._max_bytes = max_bytes
+        self._max_archive_bytes = max_archive_bytes
+        self._limits = limits
+        self._keep_seconds = keep_seconds
+        # More threads than unpack at once, so that a look-up never waits for an unpacking.
+        self._executor = ThreadPoolExecutor(parallel + 2, thread_name_prefix="code-cache")
+        self._downloading = asyncio.Semaphore(parallel)
+        self._downloads: dict[str, asyncio.Task[None]] = {}
+        self._rejected: dict[str, ArchiveRejected] = {}
+
+    async def open(self) -> None:
+        """Make the folders, and remove what killed processes left. Before the first use; may be repeated."""
+        await self._run(self._code_store.open)
+
+    async def close(self) -> None:
+        """Stop downloading. The folder stays for the next process."""
+        for download in list(self._downloads.values()):
+            download.cancel()
+        await asyncio.gather(*self._downloads.values(), return_exceptions=True)
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def fetch(self, ref: CodeRef, holder: str | None = None, *, etag: str | None = None) -> CodeTree:
+        """The code that *ref* names, downloaded and unpacked if it is not here. May be repeated.
+
+        However many ask at once, in this process and in others of the host, one downloads; a caller that is cancelled
+        stops nobody else's download. With *holder*, the name of a container, the tree is held for it in the same step.
+
+        Args:
+            etag: the only version that will do; the storage is not asked when that one is here.
+
+        Raises:
+            CodeMissing: there is no such object.
+            CodeReplaced: the object has another version than *etag*, which is not here.
+            CodeUnavailable: the storage or the disk cannot now, and there is no earlier version here; try again.
+            ArchiveRejected: the archive is unsafe or unreadable.
+        """
+        if etag is not None:
+            wanted = Version(ref.bucket, ref.key, etag)
+            if await self._held_for(wanted, holder):
+                FETCHES.labels("cache").inc()
+                return CodeTree(self._code_store.path(wanted), etag)
+        for _ in range(_ATTEMPTS):
+            try:
+                version = await self._current(ref)
+            except CodeUnavailable:
+                known = await self._run(self._code_store.last_known, ref.bucket, ref.key)
+                if known is None or etag is not None or not await self._held_for(known, holder):
+                    raise
+                FETCHES.labels("cache-without-storage").inc()
+                log.warning("storage is unavailable; using the cached code", bucket=ref.bucket, key=ref.key)
+                return CodeTree(self._code_store.path(known), known.etag, stale=True)
+            if etag is not None and version.etag != etag:
+                raise CodeReplaced(ref.bucket, ref.key, etag)
+            if await self._held_for(version, holder):
+                FETCHES.labels("cache").inc()
+                return CodeTree(self._code_store.path(version), version.etag)
+            if version.digest in self._rejected:
+                raise self._rejected[version.digest]
+            # A version that was replaced meanwhile, or evicted at once, is looked up again.
+            with suppress(ObjectChanged):
+                await asyncio.shield(self._download_once(version))
+                if await self._held_for(version, holder):
+                    # Only now that it is held: a tree larger than the whole cache would be the first to go.
+                    with isolated("evict code"):
+                        await self.evict()
+                    return CodeTree(self._code_store.path(version), version.etag)
+        raise CodeUnavailable(ref.bucket, ref.key, f"it was replaced {_ATTEMPTS} times while it was being read")
+
+    async def hold(self, tree: CodeTree, holder: str) -> None:
+        """Keep *tree* while the container *holder* is there. Holds outlive this process; may be repeated."""
+        await self._run(self._code_store.hold, tree.path.name, holder)
+
+    async def release(self, holder: str) -> None:
+        """The container *holder* is gone, and its tree may go too. May be repeated."""
+        await self._run(self._code_store.release, holder)
+
+    async def drop_stale_holds(self, live: Collection[str], older_than_seconds: float = 600.0) -> int:
+        """Drop the holds of containers that are no longer there; return how many.
+
+        Args:
+            live: the names of all managed containers of this engine, those of other services and scopes included.
+            older_than_seconds: younger holds stay, since a hold comes before its container.
+        """
+        return await self._run(self._code_store.drop_stale_holds, live, older_than_seconds)
+
+    async def evict(self) -> None:
+        """Come down to the limit, as far as nothing in use is touched. Every fetch that downloads does it."""
+        for version in await self._run(self._code_store.evict, self._max_bytes, self._keep_seconds):
+            log.info("code evicted", bucket=version.bucket, key=version.key, etag=version.etag)
+
+    async def size_bytes(self) -> int:
+        """The bytes of all trees together."""
+        return await self._run(self._code_store.size_bytes)
+
+    # --- inside
+
+    async def _current(self, ref: CodeRef) -> Version:
+        try:
+            found = await self._store.stat(ref.bucket, ref.key)
+        except ObjectMissing as error:
+            raise CodeMissing(ref.bucket, ref.key) from error
+        except (StorageUnavailable, StorageRejected) as error:
+            raise CodeUnavailable(ref.bucket, ref.key, str(error)) from error
+        if found.size > self._max_archive_bytes:
+            raise ArchiveRejected(ref.key, "", f"has {found.size} bytes; at most {self._max_archive_bytes} are taken")
+        return Version(ref.bucket, ref.key, found.etag)
+
+    def _download_once(self, version: Version) -> asyncio.Task[None]:
+        """The one task of this process that fetches *version*; it outlives a caller that is cancelled."""
+        if version.digest not in self._downloads:
+            task = asyncio.create_task(self._download(version), name=f"download {version.bucket}/{version.key}")
+            self._downloads[version.digest] = task
+            task.add_done_callback(lambda done: self._downloaded(version.digest, done))
+        return self._downloads[version.digest]
+
+    def _downloaded(self, digest: str, done: asyncio.Task[None]) -> None:
+        del self._downloads[digest]
+        error = None if done.cancelled() else done.exception()
+        if isinstance(error, ArchiveRejected):
+            # The same bytes will be refused again: no need to fetch them for each restart of the bot.
+            if len(self._rejected) >= _REMEMBERED_REJECTIONS:
+                self._rejected.clear()
+            self._rejected[digest] = error
+
+    async def _download(self, version: Version) -> None:
+        async with self._downloading, self._locked(version):
+            if await self._held_for(version, None):
+                return
+            try:
+                work, descriptor = await self._run(self._code_store.begin_work)
+            except OSError as error:
+                raise CodeUnavailable(version.bucket, version.key, str(error)) from error
+            try:
+                archive, unpacked = work / "archive", work / "tree"
+                await self._store.get_to_file(
+                    version.bucket, version.key, archive, etag=version.etag, max_bytes=self._max_archive_bytes
+                )
+                done = await self._run(extract, archive, unpacked, version.key, self._limits)
+                await self._run(self._code_store.install, version, unpacked, done.total_bytes)
+            except ObjectMissing as error:
+                raise CodeMissing(version.bucket, version.key) from error
+            except (StorageUnavailable, StorageRejected, OSError) as error:
+                raise CodeUnavailable(version.bucket, version.key, str(error)) from error
+            finally:
+                await self._run(self._code_store.end_work, work, descriptor)
+        FETCHES.labels("storage").inc()
+        log.info("code fetched", bucket=version.bucket, key=version.key, etag=version.etag, bytes=done.total_bytes)
+
+    @asynccontextmanager
+    async def _locked(self, version: Version) -> AsyncIterator[None]:
+        """Against other processes of the host; the kernel frees the lock of one that is killed."""
+        while (descriptor := await self._try_lock(version)) is None:  # noqa: ASYNC110 - a file lock
+            await asyncio.sleep(_LOCK_POLL_SECONDS)
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    async def _try_lock(self, version: Version) -> int | None:
+        try:
+            return await self._run(self._code_store.try_lock, version)
+        except OSError as error:
+            raise CodeUnavailable(version.bucket, version.key, str(error)) from error
+
+    async def _held_for(self, version: Version, holder: str | None) -> bool:
+        """Whether the version is here, held for *holder* from now on."""
+        try:
+            return await self._run(self._code_store.use, version, holder)
+        except OSError as error:
+            raise CodeUnavailable(version.bucket, version.key, str(error)) from error
+
+    async def _run(self, call: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: call(*arguments))

@@ -1,0 +1,304 @@
+"""The folder of unpacked code that the workers of one host share. All calls block.
+
+::
+
+    trees/<digest>/          the unpacked code of one version; it appears whole, by a rename
+    trees/<digest>.json      what it is, and by its time stamp when it was last used
+    refs/<digest of ref>     the version that an object had when it was last asked for
+    holds/<digest>/<name>    an empty file for each container that mounts the tree
+    locks/                   locked while a version is fetched, or what is held changes
+    work/                    unfinished downloads, each beside a lock file that its process holds
+
+A digest stands for bucket, key and ETag, so nothing is changed in place. A killed process leaves no more than a folder
+under ``work/``, whose lock the kernel has released. Time stamps and holds are only about removal: losing one costs a
+download, never the wrong code. Trees from before the host's last boot are dropped, since a power cut may have left
+files of theirs empty.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from libs.core.observability.log import get_logger
+
+log = get_logger(__name__)
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_FETCH_LOCKS = 64
+_HOLDS_LOCK = "holds"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of one object."""
+
+    bucket: str
+    key: str
+    etag: str
+
+    @property
+    def digest(self) -> str:
+        """A name for it that is safe as a folder's."""
+        return _digest(self.bucket, self.key, self.etag)
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    version: Version
+    total_bytes: int
+    boot_id: str
+
+
+class CodeStore:
+    """The store in *directory*; any number of processes and threads may use the same at once."""
+
+    def __init__(self, directory: Path) -> None:
+        self._trees = directory / "trees"
+        self._refs = directory / "refs"
+        self._holds = directory / "holds"
+        self._locks = directory / "locks"
+        self._work = directory / "work"
+
+    def open(self) -> None:
+        """Make the folders, and remove what killed processes and earlier boots of the host left."""
+        for folder in (self._trees, self._refs, self._holds, self._locks, self._work):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._remove_abandoned_work()
+        with self._locked(_HOLDS_LOCK):
+            for tree in [path for path in self._trees.iterdir() if path.is_dir()]:
+                manifest = self._manifest(tree.name)
+                if manifest is None or (manifest.boot_id != _boot_id() and not self._holders(tree.name)):
+                    self._discard(tree.name)
+            for leftover in self._trees.glob("*.json*"):
+                if not (self._trees / leftover.name.split(".")[0]).is_dir():
+                    leftover.unlink(missing_ok=True)
+            for reference in self._refs.iterdir():
+                if not (self._trees / _last_line(reference)).is_dir():
+                    reference.unlink(missing_ok=True)
+        self._remove_abandoned_work()
+
+    def path(self, version: Version) -> Path:
+        """Where the version's tree is, or would be."""
+        return self._trees / version.digest
+
+    def use(self, version: Version, holder: str | None) -> bool:
+        """Whether the version is here; if so it counts as used now, is the last known one, and is held for *holder*."""
+        with self._locked(_HOLDS_LOCK):
+            if not self.path(version).is_dir():
+                return False
+            os.utime(self._trees / f"{version.digest}.json")
+            reference = self._refs / _digest(version.bucket, version.key)
+            content = f"{version.etag}\n{version.digest}"
+            if not reference.exists() or reference.read_text() != content:
+                _write_whole(reference, content)
+            if holder is not None:
+                self._place_hold(version.digest, holder)
+            return True
+
+    def last_known(self, bucket: str, key: str) -> Version | None:
+        """The version of this object that was last used here, if its tree may still be there."""
+        try:
+            etag = (self._refs / _digest(bucket, key)).read_text().split("\n")[0]
+        except FileNotFoundError:
+            return None
+        return Version(bucket, key, etag)
+
+    def install(self, version: Version, unpacked: Path, total_bytes: int) -> None:
+        """Put the finished folder *unpacked*, which is on the same disk, in its place."""
+        manifest = _Manifest(version, total_bytes, _boot_id())
+        _write_whole(self._trees / f"{version.digest}.json", json.dumps(asdict(manifest)))
+        try:
+            unpacked.rename(self.path(version))
+        except OSError:
+            if not self.path(version).is_dir():
+                raise
+
+    def hold(self, digest: str, holder: str) -> None:
+        """Keep the tree while *holder* is there."""
+        with self._locked(_HOLDS_LOCK):
+            self._place_hold(digest, holder)
+
+    def release(self, holder: str) -> None:
+        """Forget all that *holder* holds."""
+        for hold in self._holds.glob(f"*/{_hold_name(holder)}"):
+            hold.unlink(missing_ok=True)
+
+    def drop_stale_holds(self, live: Collection[str], older_than_seconds: float) -> int:
+        """Forget the holds of all who are not *live*, young ones excepted; return how many."""
+        names = {_hold_name(name) for name in live}
+        dropped = 0
+        for hold in self._holds.glob("*/*"):
+            try:
+                old = time.time() - hold.stat().st_mtime > older_than_seconds
+                if old and hold.name not in names:
+                    hold.unlink()
+                    dropped += 1
+            except FileNotFoundError:
+                continue
+        return dropped
+
+    def size_bytes(self) -> int:
+        """The bytes of all trees together."""
+        return sum(manifest.total_bytes for _, manifest in self._by_age())
+
+    def evict(self, max_bytes: int, keep_seconds: float) -> list[Version]:
+        """Remove trees, least recently used first, until *max_bytes* are kept; return what went.
+
+        What is held, and what was used within *keep_seconds*, stays.
+        """
+        evicted = []
+        with self._locked(_HOLDS_LOCK):
+            trees = self._by_age()
+            total = sum(manifest.total_bytes for _, manifest in trees)
+            for used_at, manifest in trees:
+                if total <= max_bytes:
+                    break
+                digest = manifest.version.digest
+                if time.time() - used_at < keep_seconds or self._holders(digest):
+                    continue
+                try:
+                    self._discard(digest)
+                except OSError as error:
+                    # The next one may go.
+                    log.warning("code cannot be evicted", digest=digest, reason=str(error))
+                    continue
+                total -= manifest.total_bytes
+                evicted.append(manifest.version)
+        self._remove_abandoned_work()
+        return evicted
+
+    def try_lock(self, version: Version) -> int | None:
+        """Lock the fetching of this version on this host: a descriptor to close, or None when another has it."""
+        slot = int(version.digest[:8], 16) % _FETCH_LOCKS
+        descriptor = os.open(self._locks / f"fetch-{slot}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if _flock(descriptor, wait=False):
+            return descriptor
+        os.close(descriptor)
+        return None
+
+    def begin_work(self) -> tuple[Path, int]:
+        """A new folder on the same disk, and the descriptor that keeps it; give both to :meth:`end_work`."""
+        while True:
+            name = uuid.uuid4().hex
+            lock = self._work / f"{name}.lock"
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            # Another process may take a lock file for abandoned before it is locked.
+            if _flock(descriptor, wait=False) and lock.exists():
+                folder = self._work / name
+                try:
+                    folder.mkdir()
+                except OSError:
+                    lock.unlink(missing_ok=True)
+                    os.close(descriptor)
+                    raise
+                return folder, descriptor
+            os.close(descriptor)
+
+    def end_work(self, folder: Path, descriptor: int) -> None:
+        """Remove the folder. When a process dies instead, the next look at the store does."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
+        os.close(descriptor)
+
+    # --- inside
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        descriptor = os.open(self._locks / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            _flock(descriptor, wait=True)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _place_hold(self, digest: str, holder: str) -> None:
+        folder = self._holds / digest
+        folder.mkdir(exist_ok=True)
+        (folder / _hold_name(holder)).touch()
+
+    def _holders(self, digest: str) -> list[str]:
+        folder = self._holds / digest
+        return os.listdir(folder) if folder.is_dir() else []
+
+    def _by_age(self) -> list[tuple[float, _Manifest]]:
+        found = []
+        for path in self._trees.glob("*.json"):
+            manifest = self._manifest(path.stem)
+            if manifest is not None and self.path(manifest.version).is_dir():
+                found.append((path.stat().st_mtime, manifest))
+        return sorted(found, key=lambda aged: aged[0])
+
+    def _manifest(self, digest: str) -> _Manifest | None:
+        try:
+            read = json.loads((self._trees / f"{digest}.json").read_text())
+            return _Manifest(Version(**read["version"]), int(read["total_bytes"]), str(read["boot_id"]))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    def _discard(self, digest: str) -> None:
+        """Take the tree out of sight at once; its files go with the abandoned work."""
+        (self._trees / digest).rename(self._work / f"{digest}.{uuid.uuid4().hex}")
+        (self._trees / f"{digest}.json").unlink(missing_ok=True)
+        shutil.rmtree(self._holds / digest, ignore_errors=True)
+
+    def _remove_abandoned_work(self) -> None:
+        for path in list(self._work.iterdir()):
+            name = path.name.split(".")[0]
+            lock = self._work / f"{name}.lock"
+            try:
+                descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                # A discarded tree has no lock, and a workspace has one before it has a folder.
+                if path.suffix != ".lock":
+                    shutil.rmtree(path, ignore_errors=True)
+                continue
+            try:
+                if _flock(descriptor, wait=False):
+                    shutil.rmtree(self._work / name, ignore_errors=True)
+                    lock.unlink(missing_ok=True)
+            finally:
+                os.close(descriptor)
+
+
+def _flock(descriptor: int, wait: bool) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:40]
+
+
+def _hold_name(holder: str) -> str:
+    name = quote(holder, safe=" ", errors="surrogatepass")
+    return name if 0 < len(name) <= 200 and not name.startswith(".") else "." + _digest(holder)
+
+
+def _last_line(path: Path) -> str:
+    return path.read_text().split("\n")[-1]
+
+
+def _write_whole(path: Path, content: str) -> None:
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_text(content)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _boot_id() -> str:
+    return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""

@@ -1,0 +1,237 @@
+"""What is known of a container: its labels when it is there, and why it ended when it is not."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+from libs.core.room import Need
+from libs.docker_runner.containers.failure import Failure
+from libs.docker_runner.containers.returned import Returned
+from libs.docker_runner.executable import Entrypoint
+
+_INTEGER_CHARACTERS = 20
+
+
+class Label(StrEnum):
+    """The labels of a managed container; the first four are the contract's."""
+
+    MANAGED = "runtime.managed"
+    ID = "runtime.id"
+    ENTRYPOINT = "runtime.entrypoint"
+    SEGMENT = "runtime.segment"
+    SERVICE = "runtime.service"
+    SCOPE = "runtime.scope"
+    SPEC_HASH = "runtime.spec-hash"
+    CODE_ETAG = "runtime.code-etag"
+    REVISION = "runtime.revision"
+    RUN_ID = "runtime.run-id"
+    EPOCH = "runtime.epoch"
+    WORKER = "runtime.worker"
+    KEEPALIVE = "runtime.keepalive"
+    TOKEN = "runtime.token"  # noqa: S105 - the last part of its folder's name, no secret
+    MEMORY = "runtime.memory-bytes"
+    CPUS = "runtime.cpus"
+
+
+class ContainerState(StrEnum):
+    """CREATED: made and not started yet, or its start failed. RUNNING: its process lives (paused counts as that)."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+class EndReason(StrEnum):
+    """Why a container is no longer running.
+
+    FINISHED: exit code 0 by itself. ERROR: another exit code by itself. OOM: the kernel killed it for its memory.
+    TIMEOUT: :meth:`DockerRunner.run` killed it. STOPPED: :meth:`DockerRunner.stop` did. LEASE_LOST: its dead-man's
+    switch did. KILLED: a signal that nobody here sent. MISSING: somebody removed it, so that no more is known.
+    """
+
+    FINISHED = "finished"
+    ERROR = "error"
+    OOM = "oom"
+    TIMEOUT = "timeout"
+    STOPPED = "stopped"
+    LEASE_LOST = "lease-lost"
+    KILLED = "killed"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class ManagedContainer:
+    """One container of ours, as the engine described it at some instant. Times are UTC.
+
+    Attributes:
+        id: the entity's id; the engine's id is *container_id*.
+        exit_code: None while it runs.
+        limits: what it may use, by its labels; None for one of an older version, which has no such labels.
+        keepalive: the folder with the lease file that it watches; "" for one of an older version.
+    """
+
+    container_id: str
+    name: str
+    id: str
+    service: str
+    scope: str
+    entrypoint: Entrypoint
+    segment: int
+    spec_hash: str
+    code_etag: str
+    revision: int
+    run_id: str
+    epoch: int
+    worker: str
+    token: str = field(repr=False)
+    state: ContainerState = ContainerState.RUNNING
+    exit_code: int | None = None
+    oom_killed: bool = False
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    created_at: datetime | None = None
+    limits: Need | None = None
+    keepalive: str = ""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a container ended.
+
+    Attributes:
+        finished_at: by the engine's clock. Of one that was sent SIGKILL, when it was; of another, when the engine told
+            of its end, which may be half a second late when thirty end at once.
+        peak_memory_bytes: the highest use of the whole container, page cache included. Exact, but up to 10 s old when
+            it was killed from outside, and None when that was in its first second.
+        cpu_seconds: of all its processes, likewise.
+        last_lines: the end of its output, at most :data:`~libs.docker_runner.logs.output.LAST_LINES` lines.
+        error: what the engine says about a container that it could not start; empty otherwise.
+        failure: what the bot did wrong; None when it finished, and when it did not end by itself.
+    """
+
+    container: ManagedContainer
+    exit_code: int | None
+    oom_killed: bool
+    reason: EndReason
+    started_at: datetime | None
+    finished_at: datetime | None
+    peak_memory_bytes: int | None = None
+    cpu_seconds: float | None = None
+    last_lines: Sequence[str] = ()
+    error: str = ""
+    failure: Failure | None = None
+
+    @property
+    def duration_seconds(self) -> float | None:
+        """How long it ran; None when it never did."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return max(0.0, (self.finished_at - self.started_at).total_seconds())
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a run ended, and what it left.
+
+    Attributes:
+        returned: what ``main`` returned; None when it returned nothing, and when *failure* says why there is none.
+        failure: why there is no result; None when ``main`` returned.
+        output_path: stdout and stderr as they came, in a file of the caller's, who removes it, and that of a large
+            result; :meth:`discard` does.
+        output_truncated: the file has only the first part, since it grew over the limit.
+    """
+
+    ended: Ended
+    returned: Returned | None
+    failure: Failure | None
+    output_path: Path
+    output_truncated: bool = False
+
+    @property
+    def result(self) -> object:
+        """The value of what ``main`` returned. Only for a result that is known to be small."""
+        return self.returned.value() if self.returned is not None else None
+
+    @property
+    def result_error(self) -> str | None:
+        """One sentence when there is no result."""
+        return (self.failure.message or self.failure.summary) if self.failure is not None else None
+
+    @property
+    def succeeded(self) -> bool:
+        """``main`` returned, and what it returned is here."""
+        return self.ended.reason is EndReason.FINISHED and self.failure is None
+
+    def discard(self) -> None:
+        """Remove the files. May be repeated."""
+        self.output_path.unlink(missing_ok=True)
+        if self.returned is not None:
+            self.returned.discard()
+
+
+def from_labels(
+    labels: Mapping[str, str],
+    *,
+    container_id: str,
+    name: str,
+    state: ContainerState,
+    exit_code: int | None = None,
+    oom_killed: bool = False,
+    started_at: datetime | None = None,
+    finished_at: datetime | None = None,
+    created_at: datetime | None = None,
+) -> ManagedContainer:
+    """The container with these labels. Labels that are missing or garbled become neutral values, never an error."""
+    entrypoint = labels.get(Label.ENTRYPOINT, "")
+    return ManagedContainer(
+        container_id=container_id,
+        name=name,
+        id=labels.get(Label.ID, ""),
+        service=labels.get(Label.SERVICE, ""),
+        scope=labels.get(Label.SCOPE, ""),
+        entrypoint=Entrypoint(entrypoint) if entrypoint in set(Entrypoint) else Entrypoint.BOT,
+        segment=_integer(labels.get(Label.SEGMENT), -1),
+        spec_hash=labels.get(Label.SPEC_HASH, ""),
+        code_etag=labels.get(Label.CODE_ETAG, ""),
+        revision=_integer(labels.get(Label.REVISION), 0),
+        run_id=labels.get(Label.RUN_ID, ""),
+        epoch=_integer(labels.get(Label.EPOCH), 0),
+        worker=labels.get(Label.WORKER, ""),
+        token=labels.get(Label.TOKEN, ""),
+        keepalive=labels.get(Label.KEEPALIVE, ""),
+        state=state,
+        exit_code=exit_code,
+        oom_killed=oom_killed,
+        started_at=started_at,
+        finished_at=finished_at,
+        created_at=created_at,
+        limits=_limits(labels),
+    )
+
+
+def _limits(labels: Mapping[str, str]) -> Need | None:
+    memory_bytes, cpus = _integer(labels.get(Label.MEMORY), 0), _number(labels.get(Label.CPUS), 0.0)
+    return Need(memory_bytes, max(0.0, cpus)) if memory_bytes > 0 else None
+
+
+def _number(text: str | None, otherwise: float) -> float:
+    try:
+        number = float(text) if text is not None else otherwise
+    except ValueError:
+        return otherwise
+    return number if math.isfinite(number) else otherwise
+
+
+def _integer(text: str | None, otherwise: int) -> int:
+    """A number that the database can hold."""
+    # Longer ones are refused by the interpreter, but only from 4,300 digits on.
+    if text is None or len(text) > _INTEGER_CHARACTERS:
+        return otherwise
+    try:
+        value = int(text)
+    except ValueError:
+        return otherwise
+    return value if -(1 << 63) <= value < 1 << 63 else otherwise

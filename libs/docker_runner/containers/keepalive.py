@@ -1,0 +1,181 @@
+"""The worker's side of the dead-man's switch: a file with the time until which the worker owns a segment.
+
+Containers mount its folder and end their bots when the file says so, or when it stops changing: see
+``entrypoints/python/the0_supervisor.py``.
+"""
+
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from libs.core.observability.log import get_logger
+
+log = get_logger(__name__)
+
+# The bots must be dead when the lease is over, and a signal takes a while.
+SAFETY_SECONDS = 0.25
+FILE_NAME = "lease"
+_DEFAULT_TTL_SECONDS = 5.0
+# A temporary file that is older was left by a process that was killed.
+_UNFINISHED_SECONDS = 60.0
+_ABANDONED_SECONDS = 86_400.0
+
+
+class KeepaliveFile:
+    """The lease file of one segment in *folder*, which the engine must see at the same path.
+
+    Its methods block for as long as it takes to write a few bytes; each may be repeated. They may be called from
+    several threads: what is called later has effect later.
+
+    Args:
+        ttl_seconds: the lease's life; the file never gives more than that.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        ttl_seconds: float = _DEFAULT_TTL_SECONDS,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        uptime: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+    ) -> None:
+        self.folder = folder
+        self._ttl = ttl_seconds
+        self._monotonic = monotonic
+        self._uptime = uptime
+        self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self._counter = time.time_ns()
+        self._temporary = folder / f".{FILE_NAME}.{secrets.token_hex(8)}"
+        self._written = ""
+        self._lock = threading.Lock()
+
+    def refresh(self, proven_until: float) -> None:
+        """Let the containers live until a little before *proven_until*, a ``time.monotonic()`` of this process.
+
+        Raises:
+            OSError: they do not know of it. Nothing is left of the attempt.
+        """
+        with self._lock:
+            left = min(proven_until - self._monotonic(), self._ttl) - SAFETY_SECONDS
+            self._write(max(self._uptime() + left, 0.001), max(left, 0.0))
+
+    def expire(self) -> None:
+        """End the containers now, and let none begin late; unless another owner has refreshed the file since.
+
+        Raises:
+            OSError: they end when the last refresh runs out.
+        """
+        with self._lock:
+            try:
+                theirs = (self.folder / FILE_NAME).read_text() != self._written
+            except FileNotFoundError:
+                theirs = False
+            if not theirs:
+                self._write(0.0, 0.0)
+
+    def _write(self, deadline: float, left: float) -> None:
+        # A supervisor under another kernel cannot compare clocks, and counts what is left from when it sees this.
+        self._counter += 1
+        text = f"{self._boot_id} {deadline:.3f} {left:.3f} {self._counter}\n"
+        begun = self._monotonic()
+        self._make_folder()
+        try:
+            self._temporary.write_text(text)
+            # Readable for the bots' user whatever the umask.
+            self._temporary.chmod(0o644)
+            if left and self._monotonic() - begun > SAFETY_SECONDS:
+                # A supervisor under another kernel would count it from now, and outlive the lease.
+                raise TimeoutError(f"keepalive {self.folder}: the disk took {self._monotonic() - begun:.2f} s to write")
+            self._temporary.rename(self.folder / FILE_NAME)
+        except BaseException:
+            with suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
+            raise
+        self._written = text
+
+    def _make_folder(self) -> None:
+        if self._written and self.folder.is_dir():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with suppress(PermissionError):  # one that another user made is as that user wants it
+            self.folder.chmod(0o755)
+        for unfinished in self.folder.glob(f".{FILE_NAME}.*"):
+            with suppress(OSError):
+                if time.time() - unfinished.stat().st_mtime > _UNFINISHED_SECONDS:
+                    unfinished.unlink()
+
+
+class SegmentKeepalive(KeepaliveFile):
+    """The lease file of one segment, kept up as well in *former* folders, as long as there is a lease file in them.
+
+    Containers that were started under an older version or another KEEPALIVE_DIR watch the file in a former folder.
+    A former one that cannot be written is no failure: the containers that watch it end when it runs out, as they must.
+    """
+
+    def __init__(self, folder: Path, ttl_seconds: float = _DEFAULT_TTL_SECONDS, *, former: Sequence[Path] = ()) -> None:
+        super().__init__(folder, ttl_seconds)
+        self._former = [KeepaliveFile(one, ttl_seconds) for one in former]
+        self._unwritable: set[Path] = set()
+
+    def refresh(self, proven_until: float) -> None:
+        """As :meth:`KeepaliveFile.refresh`; former folders do not raise."""
+        super().refresh(proven_until)
+        for former in self._former:
+            self._follow(former, lambda former=former: former.refresh(proven_until))  # type: ignore[misc]
+
+    def expire(self) -> None:
+        """As :meth:`KeepaliveFile.expire`; former folders do not raise."""
+        for former in self._former:
+            self._follow(former, former.expire)
+        super().expire()
+
+    def _follow(self, former: KeepaliveFile, write: Callable[[], None]) -> None:
+        try:
+            if (former.folder / FILE_NAME).exists():
+                write()
+        except OSError as error:
+            if former.folder not in self._unwritable:
+                self._unwritable.add(former.folder)
+                log.warning("a former keepalive cannot be written", folder=str(former.folder), reason=str(error))
+        else:
+            self._unwritable.discard(former.folder)
+
+
+def remove_stale(directory: Path, segments: Collection[int], older_than_seconds: float = 600.0) -> None:
+    """Remove the folders below *directory* that nobody refreshes any more, those of *segments* excepted. Blocks.
+
+    Args:
+        segments: those that have a container, or an owner here.
+    """
+    kept = {str(segment) for segment in segments}
+    for folder in directory.iterdir() if directory.is_dir() else ():
+        if folder.name not in kept and _is_older(folder, older_than_seconds):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(root: Path, older_than_seconds: float = _ABANDONED_SECONDS) -> None:
+    """Remove what services and deployments that are gone left below *root*, the folder of all of them. Blocks."""
+    for place in root.iterdir() if root.is_dir() else ():
+        if place.is_dir() and _is_older(place, older_than_seconds):
+            remove_stale(place, (), older_than_seconds)
+            with suppress(OSError):  # it is in use
+                place.rmdir()
+
+
+def _is_older(folder: Path, seconds: float) -> bool:
+    try:
+        return time.time() - folder.stat().st_mtime > seconds
+    except FileNotFoundError:
+        return False
+
+
+def seconds_left(folder: Path) -> float:
+    """What was left of the lease when the file in *folder* was written; a lease's usual life when there is none."""
+    try:
+        return float((folder / FILE_NAME).read_text().split()[2])
+    except (OSError, ValueError, IndexError):
+        return _DEFAULT_TTL_SECONDS

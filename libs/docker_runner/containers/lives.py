@@ -1,0 +1,101 @@
+"""What is known of containers without asking the engine, which answers nothing about one that it is clearing away.
+
+The engine tells of a death as soon as the processes are gone, with the exit code. Then it takes down the network of the
+container, and until that is done, which takes seconds when thirty die at once, each question about it waits.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from libs.docker_runner.containers.container import ContainerState, ManagedContainer
+from libs.docker_runner.engine.events import ContainerEvent, EventKind
+
+# A removal that happens while nobody follows the events is never told.
+_DEATHS_KEPT = 1000
+_SIGKILL_EXIT_CODE = 137
+
+
+@dataclass
+class _Life:
+    started_at: datetime | None = None
+    killed_at: datetime | None = None
+    out_of_memory: bool = False
+    ended_at: datetime | None = None
+    exit_code: int = 0
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Lives:
+    """Beginnings and ends of containers, by the engine's ids, as its events have told them."""
+
+    def __init__(self) -> None:
+        self._lives: dict[str, _Life] = {}
+        self._dead: deque[str] = deque()
+
+    def note(self, event: ContainerEvent) -> None:
+        """Take down what *event* says."""
+        match event.kind:
+            case EventKind.STARTED:
+                life = self._of(event.container_id)
+                if life.ended_at is not None:
+                    life = self._lives[event.container_id] = _Life()
+                life.started_at = event.at
+            case EventKind.KILLED:
+                self._of(event.container_id).killed_at = event.at
+            case EventKind.OUT_OF_MEMORY:
+                self._of(event.container_id).out_of_memory = True
+            case EventKind.DIED if event.exit_code is not None:
+                life = self._of(event.container_id)
+                life.ended_at, life.exit_code = event.at, event.exit_code
+                life.over.set()
+                self._dead.append(event.container_id)
+                if len(self._dead) > _DEATHS_KEPT:
+                    self.forget(self._dead.popleft())
+            case EventKind.REMOVED:
+                self.forget(event.container_id)
+
+    def note_start(self, container_id: str, started_at: datetime | None) -> None:
+        """This container runs since then by the engine's clock, which need not be ours."""
+        life = self._of(container_id)
+        life.started_at = life.started_at or started_at
+
+    def forget(self, container_id: str) -> None:
+        """It is gone. May be repeated."""
+        life = self._lives.pop(container_id, None)
+        if life is not None:
+            life.over.set()
+
+    def is_over(self, container_id: str) -> bool:
+        """Whether it is known to have died, whatever the engine lists."""
+        life = self._lives.get(container_id)
+        return life is not None and life.ended_at is not None
+
+    async def until_over(self, container_id: str) -> None:
+        """Return when it is known to have died, or to be gone."""
+        await self._of(container_id).over.wait()
+
+    def ended(self, container: ManagedContainer) -> ManagedContainer | None:
+        """*container* as it ended; None when that is not known, or not all of it."""
+        life = self._lives.get(container.container_id)
+        if life is None or life.ended_at is None:
+            return None
+        # By one clock, if possible.
+        started_at = life.started_at or container.started_at
+        if started_at is None:
+            return None
+        killed_at = life.killed_at if life.exit_code == _SIGKILL_EXIT_CODE else None
+        # Of many that are killed at once the engine tells late, but nothing runs on after this signal.
+        finished_at = max(started_at, min(killed_at or life.ended_at, life.ended_at))
+        return replace(
+            container,
+            state=ContainerState.EXITED,
+            exit_code=life.exit_code,
+            oom_killed=life.out_of_memory,
+            started_at=started_at,
+            finished_at=finished_at,
+        )
+
+    def _of(self, container_id: str) -> _Life:
+        return self._lives.setdefault(container_id, _Life())

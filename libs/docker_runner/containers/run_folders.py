@@ -1,0 +1,356 @@
+"""The files of one start on the engine's host: input of the bot, and its output. Blocking, and quick.
+
+The folders above are closed to other users of the host, since the config has the bot's keys; the container sees only
+the folders that are mounted.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import py_compile
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from importlib import resources
+from importlib.util import cache_from_source
+from pathlib import Path
+from py_compile import PycInvalidationMode
+from typing import BinaryIO
+
+from libs.core.hostile_json import Bounds, Refused, parse
+from libs.docker_runner.containers import keepalive
+from libs.docker_runner.containers.container import EndReason, ManagedContainer
+from libs.docker_runner.containers.failure import Failure, failure_from
+from libs.docker_runner.containers.names import run_folder, scope_folder
+from libs.docker_runner.containers.returned import NO_PAYLOAD, SMALL_BYTES, Payload
+from libs.docker_runner.entrypoints import node
+from libs.docker_runner.entrypoints.guard import network_guard
+from libs.docker_runner.entrypoints.python import start, the0_bot_process, the0_hints, the0_supervisor, the0_usage
+from libs.docker_runner.executable import Executable
+from libs.docker_runner.sandbox.container_spec import Paths, code_mount
+from libs.docker_runner.usage.stats import Stats
+
+_FILES = (
+    (start, "start.py"),
+    (the0_supervisor, "the0_supervisor.py"),
+    (the0_bot_process, "the0_bot_process.py"),
+    (the0_usage, "the0_usage.py"),
+    (the0_hints, "the0_hints.py"),
+    (node, "supervisor.js"),
+    (node, "the0_bot_process.js"),
+    (node, "the0_hints.js"),
+    (network_guard, "network_guard.py"),
+)
+
+# What a supervisor writes has one level and a dozen values.
+HEAD_BOUNDS = Bounds(bytes=4096, depth=4, values=256)
+_WORD_CHARACTERS = 64
+
+_COMPILED = (
+    "python/the0_supervisor.py",
+    "python/the0_bot_process.py",
+    "python/the0_usage.py",
+    "python/the0_hints.py",
+)
+
+# As the supervisors have it.
+_NOTE_SECONDS = 10.0
+# Copying the entrypoints takes no time; whoever began so long ago is dead.
+_UNFINISHED_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the supervisor left: *kind* is ``result``, ``error`` or ``none``, and *payload* its JSON.
+
+    While the bot runs, *reason* is ``running`` and the numbers are a few seconds old; *stats* needs all of them.
+    It comes out of the container, and is believed only about the container itself.
+
+    Attributes:
+        too_large: there is more than was asked for, and so no *payload*.
+    """
+
+    reason: str = ""
+    kind: str = "none"
+    payload: Payload = NO_PAYLOAD
+    cpu_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    oom_kills: int = 0
+    too_large: bool = False
+    stats: Stats | None = None
+    failure: Failure | None = None
+
+    def discard(self) -> None:
+        """Remove the file of its payload. May be repeated."""
+        if self.payload.path is not None:
+            self.payload.path.unlink(missing_ok=True)
+
+
+class RunFolders:
+    """The folders below *temp_dir* (``runs``, ``outputs``, ``entrypoints``)."""
+
+    def __init__(self, temp_dir: Path) -> None:
+        self._temp_dir = temp_dir
+        self._runs = temp_dir / "runs"
+        self._outputs = temp_dir / "outputs"
+        self._entrypoints: Path | None = None
+
+    def prepare(self) -> None:
+        """Make the folders, and copy the entrypoints to where the engine sees them. May be repeated."""
+        self._temp_dir.mkdir(parents=True, exist_ok=True)
+        for closed in (self._runs, self._outputs):
+            closed.mkdir(mode=0o700, exist_ok=True)
+        self._entrypoints = _install_entrypoints(self._temp_dir / "entrypoints")
+
+    @property
+    def entrypoints(self) -> Path:
+        """The copied entrypoints.
+
+        Raises:
+            RuntimeError: before :meth:`prepare`.
+        """
+        if self._entrypoints is None:
+            raise RuntimeError("the folders are not prepared")
+        return self._entrypoints
+
+    def create(
+        self, executable: Executable, name: str, token: str, code: Path, traceparent: str | None = None
+    ) -> Paths:
+        """Write what the container *name* is told into a new folder; *traceparent* is for its environment."""
+        folder = run_folder(self._runs, executable.scope, name, token)
+        paths = Paths(code, folder / "spec", folder / "outcome", self.entrypoints)
+        paths.spec.mkdir(parents=True)
+        limits = executable.limits
+        spec = {
+            "id": executable.id,
+            "entrypoint": str(executable.entrypoint),
+            "script": executable.script,
+            "mount": code_mount(executable.entrypoint),
+            "traceparent": traceparent,
+            "contained": True,
+            "keepalive_ttl_seconds": (
+                keepalive.seconds_left(executable.keepalive) if executable.keepalive is not None else None
+            ),
+            "result_bytes": limits.result_bytes,
+            "output_bytes_per_second": limits.output_bytes_per_second,
+            "output_burst_bytes": limits.output_burst_bytes,
+        }
+        _write(paths.spec / "spec.json", json.dumps(spec).encode(), 0o444)
+        _write(paths.spec / "config.json", executable.config_json.encode(), 0o444)
+        # The bot's user is none of the host's.
+        _write(paths.outcome, b"", 0o666)
+        for open_folder in (folder, paths.spec):
+            open_folder.chmod(0o755)
+        return paths
+
+    def read_outcome(self, container: ManagedContainer, limit_bytes: int = 0) -> Outcome:
+        """What the supervisor of *container* left; an empty one when it could not, or left nonsense.
+
+        Args:
+            limit_bytes: of the payload. One that is not small stays in the file, which :meth:`keep_payload` saves.
+        """
+        path = self._folder(container) / "outcome"
+        try:
+            with open_regular(path) as file:
+                line = file.readline(HEAD_BOUNDS.bytes)
+                size = os.fstat(file.fileno()).st_size - len(line)
+                too_large = size > limit_bytes
+                small = size <= SMALL_BYTES and not too_large
+                # Not to its end, which may move.
+                text = file.read(SMALL_BYTES) if small else b""
+        except OSError:
+            return Outcome()
+        parsed = parse(line, HEAD_BOUNDS)
+        if isinstance(parsed, Refused) or not isinstance(parsed.value, dict):
+            return Outcome()
+        head = parsed.value
+        kept = small or too_large
+        return Outcome(
+            reason=_word(head.get("reason"), ""),
+            kind=_word(head.get("kind"), "none"),
+            payload=Payload(text) if kept else Payload(path=path, begin=len(line)),
+            cpu_seconds=_number(head.get("cpu_seconds")),
+            peak_memory_bytes=int(peak) if (peak := _number(head.get("peak_memory_bytes"))) is not None else None,
+            oom_kills=int(_number(head.get("oom_kills")) or 0),
+            too_large=too_large,
+            stats=_stats(head),
+            failure=failure_from(head.get("failure")),
+        )
+
+    def keep_payload(self, outcome: Outcome, path: Path) -> Outcome:
+        """*outcome* with the file of its payload at *path*, if it has one: the folder of the run may go then."""
+        if outcome.payload.path is None:
+            return outcome
+        try:
+            outcome.payload.path.rename(path)
+        except OSError:
+            return replace(outcome, reason="", payload=NO_PAYLOAD)
+        return replace(outcome, payload=replace(outcome.payload, path=path))
+
+    def read_stats(self, container: ManagedContainer) -> Stats | None:
+        """What its supervisor noted last; None when that is not there, incomplete, or older than two notes."""
+        try:
+            age = time.time() - (self._folder(container) / "outcome").lstat().st_mtime
+        except OSError:
+            return None
+        found = self.read_outcome(container)
+        return found.stats if found.reason == "running" and age < _NOTE_SECONDS * 2 else None
+
+    def mark_stopped(self, container: ManagedContainer, reason: EndReason) -> None:
+        """Remember for whoever buries it why *container* was ended. The first reason stays."""
+        try:
+            descriptor = os.open(self._folder(container) / "stopped", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except (FileExistsError, FileNotFoundError):
+            return
+        with os.fdopen(descriptor, "w") as file:
+            file.write(reason)
+
+    def stop_reason(self, container: ManagedContainer) -> EndReason | None:
+        """What :meth:`mark_stopped` noted; None when nobody did."""
+        try:
+            return EndReason((self._folder(container) / "stopped").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def output_path(self, executable: Executable, name: str, token: str) -> Path:
+        """Where the output of a run goes; its folder is made."""
+        folder = scope_folder(self._outputs, executable.scope)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder / f"{name}-{token}.log"
+
+    def remove(self, scope: str, name: str, token: str) -> None:
+        """Remove the folder of one start. May be repeated."""
+        if not token:
+            return
+        folder = run_folder(self._runs, scope, name, token)
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.parent.rmdir()
+        except OSError:
+            # Another start of the same entity has its folder there, or it is gone.
+            return
+
+    def starts(self, scope: str) -> list[tuple[str, str, float]]:
+        """All folders of *scope*: container name, token, and Unix seconds of its making."""
+        found = []
+        for folder in _entries(scope_folder(self._runs, scope)):
+            for begun in _entries(folder):
+                try:
+                    found.append((folder.name, begun.name, begun.stat().st_mtime))
+                except FileNotFoundError:
+                    continue
+        return found
+
+    def remove_outputs(self, scope: str, older_than: float) -> None:
+        """Remove outputs that nobody took, from before *older_than* (Unix seconds)."""
+        for path in _entries(scope_folder(self._outputs, scope)):
+            try:
+                if path.stat().st_mtime < older_than:
+                    path.unlink()
+            except FileNotFoundError:
+                continue
+
+    def _folder(self, container: ManagedContainer) -> Path:
+        return run_folder(self._runs, container.scope, container.name, container.token)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open for reading what a container may have written or replaced; never waits, follows no link.
+
+    Raises:
+        OSError: there is nothing, or something else than a regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def _install_entrypoints(directory: Path) -> Path:
+    """A folder with the entrypoints as they are, named by their digest; other versions' containers keep theirs."""
+    for unfinished in directory.glob(".*"):
+        if time.time() - unfinished.stat().st_mtime > _UNFINISHED_SECONDS:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    contents = {}
+    for module, name in _FILES:
+        package = str(module.__package__)
+        contents[f"{package.rpartition('.')[2]}/{name}"] = (resources.files(package) / name).read_bytes()
+    compiled_by = str(sys.implementation.cache_tag)
+    digest = hashlib.sha256(compiled_by.encode())
+    for name, text in sorted(contents.items()):
+        digest.update(name.encode() + b"\0" + text)
+    folder = directory / digest.hexdigest()[:16]
+    if folder.exists():
+        return folder
+    building = directory / f".{folder.name}.{os.getpid()}"
+    try:
+        for name, text in contents.items():
+            path = building / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.chmod(0o755)
+            _write(path, text, 0o444)
+            if name in _COMPILED:
+                _compile(path)
+        building.chmod(0o755)
+    except OSError:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    try:
+        building.rename(folder)
+    except OSError:
+        # Another process was first.
+        shutil.rmtree(building)
+    return folder
+
+
+def _compile(path: Path) -> None:
+    """Leave the bytecode where an interpreter of our own version takes it from; others compile the source."""
+    compiled = Path(cache_from_source(path, optimization=""))
+    py_compile.compile(str(path), str(compiled), doraise=True, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
+    compiled.parent.chmod(0o755)
+    compiled.chmod(0o444)
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    path.write_bytes(content)
+    path.chmod(mode)
+
+
+def _entries(folder: Path) -> Iterable[Path]:
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _stats(head: Mapping[str, object]) -> Stats | None:
+    """All numbers of a sample; None when one of them is not known."""
+    names = ("memory_bytes", "memory_limit_bytes", "cpu_seconds", "pids", "received_bytes", "sent_bytes")
+    memory, limit, cpu, pids, received, sent = (_number(head.get(name)) for name in names)
+    if memory is None or limit is None or cpu is None or pids is None or received is None or sent is None:
+        return None
+    peak = _number(head.get("peak_memory_bytes"))
+    return Stats(
+        # What the kernel gives back at once when memory is short is no use; as `docker stats` counts.
+        memory_bytes=int(max(0.0, memory - (_number(head.get("inactive_bytes")) or 0.0))),
+        memory_limit_bytes=int(limit),
+        cpu_seconds=cpu,
+        pids=int(pids),
+        network_received_bytes=int(received),
+        network_sent_bytes=int(sent),
+        peak_memory_bytes=int(peak) if peak is not None else None,
+    )
+
+
+def _word(value: object, otherwise: str) -> str:
+    return value if isinstance(value, str) and value.isascii() and len(value) <= _WORD_CHARACTERS else otherwise
+
+
+def _number(value: object) -> float | None:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 << 62
+    return float(value) if good else None  # type: ignore[arg-type]

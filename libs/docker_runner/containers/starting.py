@@ -1,0 +1,235 @@
+"""Start an Executable as a container; repeated or concurrent starts create at most one."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from libs.core.aio.threads import Threads
+from libs.core.observability.log import get_logger
+from libs.core.observability.tracing import span, traceparent
+from libs.core.process.isolation import isolated
+from libs.docker_runner.code.source import CodeSource, FetchedCode
+from libs.docker_runner.containers.container import ContainerState, ManagedContainer, from_labels
+from libs.docker_runner.containers.names import container_name, new_token
+from libs.docker_runner.containers.run_folders import RunFolders
+from libs.docker_runner.engine.admission import Admission
+from libs.docker_runner.engine.client import Engine, NameTaken, NoSuchImage
+from libs.docker_runner.engine.http import EngineRefused
+from libs.docker_runner.engine.images import Images
+from libs.docker_runner.errors import (
+    AlreadyRunning,
+    DiskUnavailable,
+    EngineUnavailable,
+    EntrypointMissing,
+    StartFailed,
+)
+from libs.docker_runner.executable import Executable, Network, script_files
+from libs.docker_runner.sandbox import container_spec as sandbox
+from libs.docker_runner.sandbox.network import BotNetwork
+from libs.docker_runner.settings import RunnerSettings
+
+log = get_logger(__name__)
+
+_ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One try, whose files carry a token that no other try has."""
+
+    executable: Executable
+    name: str
+    token: str
+    code: FetchedCode
+
+
+class Starter:
+    """Starts containers on one engine; see :meth:`DockerRunner.start` for what it promises."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        code: CodeSource,
+        images: Images,
+        network: BotNetwork,
+        admission: Admission,
+        folders: RunFolders,
+        threads: Threads,
+        settings: RunnerSettings,
+    ) -> None:
+        self._engine = engine
+        self._code = code
+        self._images = images
+        self._network = network
+        self._admission = admission
+        self._folders = folders
+        self._threads = threads
+        self._settings = settings
+        self._parallel = asyncio.Semaphore(settings.parallel_starts)
+        self._names: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    async def start(self, executable: Executable) -> ManagedContainer:
+        """The running container of *executable*."""
+        about = {
+            "runtime.id": executable.id,
+            "runtime.run_id": executable.run_id,
+            "container.image.name": executable.placement.image,
+        }
+        with span("start container", attributes=about):
+            return await self._start(executable, container_name(executable.service, executable.scope, executable.id))
+
+    async def check(self, executable: Executable) -> str:
+        """Do whatever a start of *executable* can do beforehand; return the version of its code."""
+        with span("check version"):
+            await self._images.ensure(executable.placement.image)
+            code = await self._code.fetch(executable.code, etag=executable.code_etag)
+            await self._threads.run(check_script, code.path, executable.script, executable.runtime)
+            return code.etag
+
+    async def _start(self, executable: Executable, name: str) -> ManagedContainer:
+        async with self._only(name):
+            with span("find image"):
+                await self._images.ensure(executable.placement.image)
+            token = new_token()
+            holder = holder_of(name, token)
+            with span("fetch code"):
+                code = await self._code.fetch(executable.code, holder, etag=executable.code_etag)
+            used = False
+            try:
+                await self._threads.run(check_script, code.path, executable.script, executable.runtime)
+                async with self._parallel:
+                    container = await self._made(_Attempt(executable, name, token, code))
+                used = container.token == token
+            except (EngineUnavailable, asyncio.CancelledError):
+                # It may be running or come to run: its files stay until somebody has looked.
+                used = True
+                raise
+            finally:
+                if not used:
+                    await asyncio.shield(self._give_back(executable, name, token))
+            return container
+
+    async def _made(self, attempt: _Attempt) -> ManagedContainer:
+        executable = attempt.executable
+        attachment = None
+        if executable.placement.network is Network.BRIDGE:
+            attachment = await self._network.ensure(self._folders.entrypoints)
+        try:
+            paths = await self._threads.run(
+                self._folders.create,
+                executable,
+                attempt.name,
+                attempt.token,
+                attempt.code.path,
+                # The bot goes on below its start. The one that an event left is for those who start it without a span.
+                traceparent() or executable.traceparent,
+            )
+        except OSError as error:
+            raise DiskUnavailable("the files of a start", error) from error
+        body = sandbox.container_body(
+            executable,
+            paths=paths,
+            code_etag=attempt.code.etag,
+            token=attempt.token,
+            attachment=attachment,
+            settings=self._settings,
+        )
+        for _ in range(_ROUNDS):
+            try:
+                # Only until it is made: then it counts by itself, and others need not wait for its start.
+                with span("create container"):
+                    async with self._admission.admitted(executable.room):
+                        container_id = await self._engine.create(attempt.name, body)
+                return await self._started(attempt, container_id, body["Labels"])
+            except NameTaken:
+                alive = await self._resolved(attempt)
+                if alive is not None:
+                    return alive
+            except NoSuchImage:
+                self._images.forget(executable.placement.image)
+                await self._images.ensure(executable.placement.image)
+            except EngineRefused as error:
+                raise StartFailed(attempt.name, error.message) from error
+        raise StartFailed(attempt.name, f"its name was taken again {_ROUNDS} times")
+
+    async def _started(self, attempt: _Attempt, container_id: str, labels: dict[str, str]) -> ManagedContainer:
+        try:
+            with span("run container"):
+                await self._engine.start(container_id)
+        except EngineRefused as error:
+            await self._engine.remove(container_id)
+            # The network may have been removed, or another engine may have come.
+            self._network.forget()
+            raise StartFailed(attempt.name, error.message) from error
+        return from_labels(
+            labels,
+            container_id=container_id,
+            name=attempt.name,
+            state=ContainerState.RUNNING,
+            started_at=datetime.now(UTC),
+        )
+
+    async def _resolved(self, attempt: _Attempt) -> ManagedContainer | None:
+        """The container that has the name already, if it is what we want; None when the name is free again."""
+        found = await self._engine.inspect(attempt.name)
+        if found is None:
+            return None
+        container = found.container
+        if container.state is not ContainerState.RUNNING:
+            await self._engine.remove(container.container_id)
+            await self._give_back(attempt.executable, attempt.name, container.token)
+            return None
+        same_code = container.code_etag == attempt.code.etag
+        if container.spec_hash == attempt.executable.spec_hash() and same_code:
+            return container
+        raise AlreadyRunning(attempt.name, container.run_id)
+
+    async def _give_back(self, executable: Executable, name: str, token: str) -> None:
+        if token:
+            await self._threads.run(self._folders.remove, executable.scope, name, token)
+            # A hold that stays is dropped later, when no container has its name.
+            with isolated("release code"):
+                await self._code.release(holder_of(name, token))
+
+    @asynccontextmanager
+    async def _only(self, name: str) -> AsyncIterator[None]:
+        """One start of a name at a time: the second one must see what the first one made."""
+        lock, waiting = self._names.get(name, (asyncio.Lock(), 0))
+        self._names[name] = (lock, waiting + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, waiting = self._names[name]
+            if waiting == 1:
+                del self._names[name]
+            else:
+                self._names[name] = (lock, waiting - 1)
+
+
+def holder_of(name: str, token: str) -> str:
+    """By what name one start of the container *name* holds its code."""
+    return f"{name}.{token}"
+
+
+def check_script(code: Path, script: str, runtime: str) -> None:
+    """See to it that *script* is a file inside *code*; for Node its suffix may be missing.
+
+    Raises:
+        EntrypointMissing: it is not.
+    """
+    if "\0" in script or os.path.isabs(script):
+        raise EntrypointMissing(script, "must be a path inside the bot's archive")
+    root = os.path.realpath(code)
+    for file in script_files(script, runtime):
+        path = os.path.realpath(os.path.join(root, file))
+        if not path.startswith(root + os.sep):
+            raise EntrypointMissing(script, "must be a path inside the bot's archive")
+        if os.path.isfile(path):
+            return
+    raise EntrypointMissing(script, "is not in the bot's archive")

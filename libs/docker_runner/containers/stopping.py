@@ -1,0 +1,214 @@
+"""The end of a container: ask, force, make sure; and then find out why it ended, and take away what it leaves."""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from libs.core.aio.threads import Threads
+from libs.core.observability.log import get_logger
+from libs.docker_runner.code.source import CodeSource
+from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, ManagedContainer
+from libs.docker_runner.containers.endings import end_reason, failure_of
+from libs.docker_runner.containers.lives import Lives
+from libs.docker_runner.containers.run_folders import Outcome, RunFolders
+from libs.docker_runner.containers.starting import holder_of
+from libs.docker_runner.engine.answers import Inspected
+from libs.docker_runner.engine.client import Engine
+from libs.docker_runner.engine.http import EngineRefused
+from libs.docker_runner.errors import EngineUnavailable, StopFailed
+from libs.docker_runner.logs.followed_output import FollowedOutput
+from libs.docker_runner.logs.output import LAST_LINES, LastLines
+
+log = get_logger(__name__)
+
+_DEATH_SECONDS = 10.0
+_MARK_SECONDS = 0.5
+# A container is said to run before its first process listens, and what is sent to that one until then is lost.
+_DEAF_SECONDS = 0.5
+# Read when only the head of the outcome counts.
+_NO_PAYLOAD = 0
+
+
+class Stopper:
+    """Ends containers on one engine; see :meth:`DockerRunner.stop` and ``remove`` for what it promises."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        lives: Lives,
+        followed: FollowedOutput,
+        code: CodeSource,
+        folders: RunFolders,
+        threads: Threads,
+    ) -> None:
+        self._engine = engine
+        self._lives = lives
+        self._followed = followed
+        self._code = code
+        self._folders = folders
+        self._threads = threads
+        self._marks: dict[str, EndReason] = {}
+
+    async def stop(
+        self, container: ManagedContainer, grace_seconds: float, reason: EndReason = EndReason.STOPPED
+    ) -> Ended:
+        """End *container*, noting *reason* unless it ended by itself before."""
+        found = await self.look(container)
+        if found is not None and found.container.state is ContainerState.RUNNING:
+            found = await self._end(found, grace_seconds, reason)
+        elif found is not None and found.container.state is ContainerState.CREATED:
+            # Whoever made it may be about to start it; removed, it cannot be.
+            await self._engine.remove(container.container_id)
+            found = replace(found, container=replace(found.container, state=ContainerState.EXITED))
+        ended, _ = await self._ended(container, found, _NO_PAYLOAD)
+        return ended
+
+    async def reap(
+        self,
+        container: ManagedContainer,
+        payload_bytes: int = _NO_PAYLOAD,
+        last_lines: Sequence[str] | None = None,
+        payload_path: Path | None = None,
+    ) -> tuple[Ended, Outcome]:
+        """Why *container* ended, with up to *payload_bytes* of its result; nothing of it is left afterwards.
+
+        Args:
+            last_lines: of its output, if they are known; else the engine is asked.
+            payload_path: where the file of a result that is not small goes, which is the caller's.
+        """
+        found = await self.look(container)
+        if found is not None and found.container.state is ContainerState.RUNNING:
+            found = await self._end(found, 0, EndReason.STOPPED)
+        ended, outcome = await self._ended(container, found, payload_bytes, last_lines)
+        if payload_path is not None:
+            outcome = await self._threads.run(self._folders.keep_payload, outcome, payload_path)
+        if found is not None:
+            await self._engine.remove(container.container_id)
+        self._lives.forget(container.container_id)
+        self._followed.forget(container.container_id)
+        self._marks.pop(container.container_id, None)
+        await self._threads.run(self._folders.remove, container.scope, container.name, container.token)
+        await self._code.release(holder_of(container.name, container.token))
+        return ended, outcome
+
+    async def look(self, container: ManagedContainer) -> Inspected | None:
+        """*container* as it is now; None when it is gone. At once, if its death has been told."""
+        ended = self._lives.ended(container)
+        return Inspected(ended) if ended is not None else await self._engine.inspect(container.container_id)
+
+    async def _end(self, found: Inspected, grace_seconds: float, reason: EndReason) -> Inspected | None:
+        """The dead container; None when it is gone altogether.
+
+        Raises:
+            StopFailed: it lives.
+        """
+        container = found.container
+        await self._mark(container, reason)
+        if grace_seconds >= 1:
+            deaf_seconds = _deaf_seconds(container)
+            await asyncio.sleep(deaf_seconds)
+            grace_seconds = max(1.0, grace_seconds - deaf_seconds)
+        # The engine answers when all of the container is cleared away, and tells of its death before that.
+        asking = asyncio.create_task(self._ask(container, grace_seconds), name=f"stop {container.name}")
+        dying = asyncio.create_task(self._lives.until_over(container.container_id), name=f"end of {container.name}")
+        try:
+            await asyncio.wait({asking, dying}, return_when=asyncio.FIRST_COMPLETED)
+            if not dying.done():
+                asking.result()
+            return await self._verified(container)
+        finally:
+            for task in (asking, dying):
+                task.cancel()
+            await asyncio.gather(asking, dying, return_exceptions=True)
+
+    async def _mark(self, container: ManagedContainer, reason: EndReason) -> None:
+        """Note why it is ended, for the next worker on disk; a disk that is full or stuck holds up no stop."""
+        try:
+            async with asyncio.timeout(_MARK_SECONDS):
+                await self._threads.run(self._folders.mark_stopped, container, reason)
+        except (OSError, TimeoutError) as error:
+            log.warning("why a container is stopped is not on disk", container=container.name, reason=str(error))
+            self._marks.setdefault(container.container_id, reason)
+
+    async def _ask(self, container: ManagedContainer, grace_seconds: float) -> None:
+        try:
+            if grace_seconds >= 1:
+                await self._engine.stop(container.container_id, math.ceil(grace_seconds))
+            else:
+                await self._engine.kill(container.container_id)
+        except EngineRefused as error:
+            raise StopFailed(container.name, error.message) from error
+
+    async def _verified(self, container: ManagedContainer) -> Inspected | None:
+        """The dead container; None when it is gone altogether.
+
+        Raises:
+            StopFailed: it lives.
+        """
+        for attempt in range(2):
+            found = await self.look(container)
+            if found is None or found.container.state is not ContainerState.RUNNING:
+                return found
+            if attempt == 0:
+                await self._ask(container, 0)
+                try:
+                    await self._engine.wait(container.container_id, _DEATH_SECONDS)
+                except EngineUnavailable as error:
+                    raise StopFailed(container.name, "it survived SIGKILL so far") from error
+        raise StopFailed(container.name, "it survived SIGKILL")
+
+    async def _ended(
+        self,
+        container: ManagedContainer,
+        found: Inspected | None,
+        payload_bytes: int,
+        last_lines: Sequence[str] | None = None,
+    ) -> tuple[Ended, Outcome]:
+        stopped = await self._threads.run(self._folders.stop_reason, container)
+        stopped = stopped or self._marks.get(container.container_id)
+        if found is None:
+            gone = Ended(container, None, False, stopped or EndReason.MISSING, container.started_at, None)
+            return gone, Outcome()
+        outcome = await self._threads.run(self._folders.read_outcome, container, payload_bytes)
+        seen = found.container
+        reason = end_reason(seen, outcome, stopped)
+        ended = Ended(
+            container=seen,
+            exit_code=seen.exit_code,
+            oom_killed=seen.oom_killed or reason is EndReason.OOM,
+            reason=reason,
+            started_at=seen.started_at,
+            finished_at=seen.finished_at,
+            peak_memory_bytes=outcome.peak_memory_bytes,
+            cpu_seconds=outcome.cpu_seconds,
+            last_lines=list(last_lines) if last_lines is not None else await self._last_lines(container),
+            error=found.error,
+            failure=failure_of(reason, seen.exit_code, found.error, outcome),
+        )
+        return ended, outcome
+
+    async def _last_lines(self, container: ManagedContainer) -> list[str]:
+        try:
+            async with asyncio.timeout(_DEATH_SECONDS):
+                known = await self._followed.last_lines(container.container_id)
+                if known is not None:
+                    return known
+                found = LastLines()
+                async for piece in self._engine.logs(container.container_id, tail=LAST_LINES):
+                    found.add(piece.data)
+        except (EngineUnavailable, EngineRefused, TimeoutError) as error:
+            log.warning("the last lines cannot be read", container=container.name, reason=str(error))
+            return []
+        return found.lines()
+
+
+def _deaf_seconds(container: ManagedContainer) -> float:
+    """For how long *container* may lose a signal yet; by the engine's clock, which may be another one."""
+    if container.started_at is None:
+        return 0.0
+    age_seconds = (datetime.now(UTC) - container.started_at).total_seconds()
+    return min(_DEAF_SECONDS, max(0.0, _DEAF_SECONDS - age_seconds))

@@ -1,0 +1,1 @@
+"""The Docker engine: its requests and answers, its events, its images, its lock and its room."""

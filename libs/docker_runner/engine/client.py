@@ -1,0 +1,285 @@
+"""The operations of the Docker engine, one request each; `engine_answers` parses the responses."""
+
+import asyncio
+import base64
+import json
+import secrets
+from collections.abc import AsyncGenerator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from libs.core.room import Need
+from libs.docker_runner.containers.container import ManagedContainer
+from libs.docker_runner.engine import answers
+from libs.docker_runner.engine.answers import EngineInfo, Inspected, understood
+from libs.docker_runner.engine.events import ContainerEvent, EventKind
+from libs.docker_runner.engine.http import EngineFailed, EngineHttp, EngineRefused
+from libs.docker_runner.errors import EngineUnavailable, ImageUnavailable
+from libs.docker_runner.logs.output import LogLine
+from libs.docker_runner.usage.stats import Stats
+
+_STREAMS = {1: "stdout", 2: "stderr"}
+_FRAME_HEADER_BYTES = 8
+_EVENT_LINE_BYTES = 1024 * 1024
+# By a digest that no image can have.
+_NO_IMAGE = f"the0.invalid/none@sha256:{'0' * 64}"
+
+
+class NameTaken(Exception):
+    """A container of this name exists."""
+
+
+class NoSuchImage(Exception):
+    """The image is not on the engine's host."""
+
+
+class Engine:
+    """A Docker engine. Every method may raise EngineUnavailable (outcome unknown) and EngineRefused."""
+
+    def __init__(self, url: str | None = None, timeout_seconds: float = 60.0) -> None:
+        self._http = EngineHttp(url, timeout_seconds)
+
+    async def close(self) -> None:
+        """Close all connections. May be repeated."""
+        await self._http.close()
+
+    async def info(self) -> EngineInfo:
+        """Which engine this is."""
+        return understood("info", await self._http.request("info", "GET", "/info"), answers.info)
+
+    # --- one container
+
+    async def create(self, name: str, body: Mapping[str, Any]) -> str:
+        """The engine's id of the new container.
+
+        Raises:
+            NameTaken, NoSuchImage
+        """
+        try:
+            answer = await self._http.request(
+                f"create {name}", "POST", "/containers/create", query={"name": name}, body=body
+            )
+        except EngineRefused as error:
+            if error.status == 409:
+                raise NameTaken from error
+            if error.status == 404 and await self.image_id(body["Image"]) is None:
+                raise NoSuchImage from error
+            raise
+        return understood("create", answer, answers.identifier)
+
+    async def sees(self, folder: Path) -> bool:
+        """Whether *folder* is there on the engine's host. Nothing is made: mounts are checked before the image is."""
+        mount = {"Type": "bind", "Source": str(folder), "Target": "/probe", "ReadOnly": True}
+        name = f"the0-probe-{secrets.token_hex(8)}"
+        try:
+            await self.create(name, {"Image": _NO_IMAGE, "Cmd": ["true"], "HostConfig": {"Mounts": [mount]}})
+        except NoSuchImage:
+            return True
+        except EngineFailed:
+            raise
+        except EngineRefused:
+            return False
+        await self.remove(name)
+        return True
+
+    async def start(self, container: str) -> None:
+        """Start it; one that runs already is no error."""
+        await self._http.request(f"start {container}", "POST", f"/containers/{container}/start")
+
+    async def stop(self, container: str, grace_seconds: int) -> None:
+        """SIGTERM, then SIGKILL after *grace_seconds*; returns when it is over. One that is gone is no error."""
+        await self._unless_gone(
+            f"stop {container}",
+            f"/containers/{container}/stop",
+            {"t": grace_seconds},
+            timeout_seconds=grace_seconds + 30.0,
+        )
+
+    async def kill(self, container: str) -> None:
+        """SIGKILL. One that does not run is no error."""
+        await self._unless_gone(f"kill {container}", f"/containers/{container}/kill", {"signal": "SIGKILL"})
+
+    async def wait(self, container: str, timeout_seconds: float) -> None:
+        """Return when it does not run; one that is gone does not."""
+        await self._unless_gone(
+            f"wait for {container}",
+            f"/containers/{container}/wait",
+            {"condition": "not-running"},
+            timeout_seconds=timeout_seconds,
+        )
+
+    async def remove(self, container: str) -> None:
+        """Remove it with its volumes, killing it if it runs. One that is gone or going is no error."""
+        try:
+            await self._http.request(
+                f"remove {container}", "DELETE", f"/containers/{container}", query={"force": "true", "v": "true"}
+            )
+        except EngineRefused as error:
+            if error.status not in (404, 409):
+                raise
+
+    async def inspect(self, container: str) -> Inspected | None:
+        """What it is and how it is; None when there is none. Takes an id or a name."""
+        what = f"inspect {container}"
+        answer = await self._found(what, f"/containers/{container}/json")
+        return understood(what, answer, answers.inspected) if answer is not None else None
+
+    async def limits(self, container: str) -> Need | None:
+        """What it may use; None when it is gone. No memory in it: it has no limit."""
+        what = f"inspect {container}"
+        answer = await self._found(what, f"/containers/{container}/json")
+        return understood(what, answer, answers.limits) if answer is not None else None
+
+    async def stats(self, container: str) -> Stats | None:
+        """One sample; None when it does not run."""
+        what = f"stats of {container}"
+        query = {"stream": "false", "one-shot": "true"}
+        try:
+            answer = await self._http.request(what, "GET", f"/containers/{container}/stats", query=query)
+        except EngineRefused as error:
+            if error.status in (404, 409):
+                return None
+            raise
+        return understood(what, answer, answers.stats)
+
+    async def logs(
+        self, container: str, *, since: datetime | None = None, follow: bool = False, tail: int | None = None
+    ) -> AsyncGenerator[LogLine, None]:
+        """Its output from *since* on, that instant included; with *follow* until it ends."""
+        query: dict[str, str | int] = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": int(follow)}
+        if since is not None:
+            whole = int(since.timestamp() // 1)
+            query["since"] = f"{whole}.{since.microsecond:06d}000"
+        if tail is not None:
+            query["tail"] = tail
+        what = f"logs of {container}"
+        silence = None if follow else 60.0
+        async with self._http.stream(
+            what, "GET", f"/containers/{container}/logs", query=query, silence_seconds=silence
+        ) as stream:
+            while (frame := await _frame(stream, what)) is not None:
+                kind, data = frame
+                timestamp, _, text = data.partition(b" ")
+                yield LogLine(timestamp.decode("ascii", "replace"), _STREAMS.get(kind, "stdout"), text)
+
+    # --- all of them
+
+    async def list(self, labels: Mapping[str, str], *, ended: bool = True) -> list[ManagedContainer]:
+        """All containers with these labels; without those that have *ended* if it is false.
+
+        Of their times only the creation is known from this.
+        """
+        filters = {"label": [f"{name}={value}" for name, value in labels.items()]}
+        if not ended:
+            filters["status"] = ["created", *answers.ALIVE]
+        answer = await self._http.request(
+            "list containers", "GET", "/containers/json", query={"all": "true", "filters": json.dumps(filters)}
+        )
+        return understood("list containers", answer, answers.listed)
+
+    async def events(self, labels: Mapping[str, str], silence_seconds: float) -> AsyncGenerator[ContainerEvent, None]:
+        """Events of containers with these labels from now on, until the engine goes.
+
+        The first is a RESYNC, once the engine listens: what happens after it is not missed.
+        """
+        filters = {
+            "type": ["container"],
+            "event": list(answers.EVENTS),
+            "label": [f"{name}={value}" for name, value in labels.items()],
+        }
+        async with self._http.stream(
+            "events", "GET", "/events", query={"filters": json.dumps(filters)}, silence_seconds=silence_seconds
+        ) as stream:
+            yield ContainerEvent(EventKind.RESYNC, datetime.now(UTC))
+            buffer = b""
+            async for chunk in stream.iter_any():
+                *lines, buffer = (buffer + chunk).split(b"\n")
+                if len(buffer) > _EVENT_LINE_BYTES:
+                    raise EngineUnavailable("events", "an event without an end")
+                for line in lines:
+                    if line.strip() and (event := understood("events", line, answers.event)) is not None:
+                        yield event
+
+    # --- images
+
+    async def image_id(self, image: str) -> str | None:
+        """The digest that *image* names on the engine's host; None when it is not there."""
+        what = f"inspect {image}"
+        answer = await self._found(what, f"/images/{image}/json")
+        return understood(what, answer, answers.identifier) if answer is not None else None
+
+    async def pull(self, image: str, credentials: Mapping[str, str] | None, silence_seconds: float) -> None:
+        """Fetch *image* from its registry.
+
+        Raises:
+            ImageUnavailable: the registry does not give it.
+        """
+        headers = {}
+        if credentials is not None:
+            headers["X-Registry-Auth"] = base64.urlsafe_b64encode(json.dumps(credentials).encode()).decode()
+        # Without a tag the engine would fetch all of them.
+        named = image if "@" in image or ":" in image.rpartition("/")[2] else f"{image}:latest"
+        try:
+            async with self._http.stream(
+                f"pull {image}",
+                "POST",
+                "/images/create",
+                query={"fromImage": named},
+                headers=headers,
+                silence_seconds=silence_seconds,
+            ) as stream:
+                async for line in stream:
+                    # A failure after the first byte comes as a line of an answer that says 200.
+                    failure = understood(f"pull {image}", line, answers.pull_failure) if line.strip() else None
+                    if failure is not None:
+                        raise ImageUnavailable(image, failure)
+        except EngineRefused as error:
+            raise ImageUnavailable(image, error.message) from error
+
+    # --- networks
+
+    async def network_id(self, name: str) -> str | None:
+        """The id of the network *name*; None when there is none."""
+        what = f"inspect network {name}"
+        answer = await self._found(what, f"/networks/{name}")
+        return understood(what, answer, answers.identifier) if answer is not None else None
+
+    async def create_network(self, body: Mapping[str, Any]) -> str:
+        """The id of the new network."""
+        answer = await self._http.request("create network", "POST", "/networks/create", body=body)
+        return understood("create network", answer, answers.identifier)
+
+    async def _found(self, what: str, path: str) -> bytes | None:
+        """The answer to a question about one thing; None when there is none."""
+        try:
+            return await self._http.request(what, "GET", path)
+        except EngineRefused as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def _unless_gone(
+        self, what: str, path: str, query: Mapping[str, str | int], timeout_seconds: float | None = None
+    ) -> None:
+        try:
+            await self._http.request(what, "POST", path, query=query, timeout_seconds=timeout_seconds)
+        except EngineRefused as error:
+            if error.status not in (404, 409):
+                raise
+
+
+async def _frame(stream: aiohttp.StreamReader, what: str) -> tuple[int, bytes] | None:
+    """The next piece of output; None at its end."""
+    try:
+        header = await stream.readexactly(_FRAME_HEADER_BYTES)
+        return header[0], await stream.readexactly(int.from_bytes(header[4:], "big"))
+    except aiohttp.ClientPayloadError as error:
+        raise EngineUnavailable(what, "the stream broke off") from error
+    except asyncio.IncompleteReadError as error:
+        # Nothing at all is the end, half a frame is a broken stream.
+        if error.partial:
+            raise EngineUnavailable(what, "the stream broke off") from error
+        return None

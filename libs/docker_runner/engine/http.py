@@ -1,0 +1,198 @@
+"""HTTP to a Docker engine: its address, one request, one stream, and typed errors.
+
+The Docker SDK blocks, cannot be cancelled, and needs a thread for every container whose output is followed; the engine
+speaks plain HTTP, which aiohttp speaks without any of that.
+"""
+
+import json
+import os
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from libs.core.errors import Retryable
+from libs.core.observability.metrics import observe
+from libs.docker_runner.errors import DockerRunnerError, EngineUnavailable
+
+_DEFAULT_URL = "unix:///var/run/docker.sock"
+_NEWEST_API = (1, 47)
+_CONNECT_SECONDS = 10.0
+
+Query = Mapping[str, str | int]
+
+
+class EngineRefused(DockerRunnerError):
+    """The engine answered that it will not; *status* is the HTTP status."""
+
+    def __init__(self, what: str, status: int, message: str) -> None:
+        super().__init__(f"Docker engine: {what}: {message} ({status})")
+        self.status, self.message = status, message
+
+
+class EngineFailed(EngineRefused, Retryable):
+    """The engine tried and could not (a status of 500 and more)."""
+
+
+class EngineHttp:
+    """One engine. Safe to use from many tasks at once.
+
+    Args:
+        url: as DOCKER_HOST takes it; None means that variable, else the usual socket.
+        timeout_seconds: for a whole answer, unless a call says otherwise.
+    """
+
+    def __init__(self, url: str | None = None, timeout_seconds: float = 60.0) -> None:
+        self.url = url or os.environ.get("DOCKER_HOST") or _DEFAULT_URL
+        self._timeout = timeout_seconds
+        self._session: aiohttp.ClientSession | None = None
+        self._prefix: str | None = None
+
+    async def close(self) -> None:
+        """Close all connections. May be repeated."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def request(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_seconds: float | None = None,
+    ) -> bytes:
+        """The body of the answer.
+
+        Args:
+            what: the operation in one word, which is what is counted, and perhaps what it is done to, for people.
+
+        Raises:
+            EngineRefused: the engine said no.
+            EngineUnavailable: no answer in time.
+        """
+        limit = timeout_seconds or self._timeout
+        timeout = aiohttp.ClientTimeout(total=limit, sock_connect=_CONNECT_SECONDS)
+        with observe("docker", what.partition(" ")[0], refused=_is_answer):
+            async with self._answer(what, method, path, query, body, headers, timeout) as response:
+                return await response.read()
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        headers: Mapping[str, str] | None = None,
+        silence_seconds: float | None = None,
+    ) -> AsyncIterator[aiohttp.StreamReader]:
+        """The answer's body as it comes; closing the context closes the connection.
+
+        Only how long its beginning takes is measured, and by whoever calls this how long all of it does.
+
+        Args:
+            what: as in :meth:`request`.
+            silence_seconds: EngineUnavailable after so long without a byte; None waits for ever.
+
+        Raises:
+            EngineRefused, EngineUnavailable: as :meth:`request`; the latter also while it is read.
+        """
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=silence_seconds)
+        async with AsyncExitStack() as opened:
+            with observe("docker", what.partition(" ")[0], refused=_is_answer):
+                response = await opened.enter_async_context(
+                    self._answer(what, method, path, query, None, headers, timeout)
+                )
+            opened.callback(response.close)
+            yield response.content
+
+    @asynccontextmanager
+    async def _answer(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        query: Query | None,
+        body: object,
+        headers: Mapping[str, str] | None,
+        timeout: aiohttp.ClientTimeout,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        try:
+            session, prefix = await self._ready()
+            async with session.request(
+                method, prefix + path, params=query, json=body, headers=headers, timeout=timeout
+            ) as response:
+                if response.status >= 400:
+                    kind = EngineFailed if response.status >= 500 else EngineRefused
+                    raise kind(what, response.status, _message(await response.read()))
+                yield response
+        except TimeoutError as error:
+            raise EngineUnavailable(what, "no answer in time") from error
+        except (aiohttp.ClientError, OSError) as error:
+            # Another engine may come back, perhaps a newer one.
+            self._prefix = None
+            raise EngineUnavailable(what, str(error) or type(error).__name__) from error
+
+    async def _ready(self) -> tuple[aiohttp.ClientSession, str]:
+        if self._session is None:
+            connector, self._base = _connector(self.url)
+            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
+        if self._prefix is None:
+            timeout = aiohttp.ClientTimeout(total=self._timeout, sock_connect=_CONNECT_SECONDS)
+            async with self._session.get(self._base + "/_ping", timeout=timeout) as response:
+                newest = _version(response.headers.get("Api-Version", ""))
+            version = min(newest, _NEWEST_API)
+            self._prefix = f"{self._base}/v{version[0]}.{version[1]}"
+        return self._session, self._prefix
+
+
+def _is_answer(error: Exception) -> bool:
+    """Whether the engine works, only not as it was asked to."""
+    return isinstance(error, EngineRefused) and not isinstance(error, EngineFailed)
+
+
+def _connector(url: str) -> tuple[aiohttp.BaseConnector, str]:
+    """How to reach *url*, and what its requests begin with. As many connections as there are streams and calls."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return aiohttp.UnixConnector(path=parts.path, limit=0), "http://docker"
+    if parts.scheme in ("tcp", "http", "https"):
+        context = _tls() if parts.scheme == "https" or os.environ.get("DOCKER_TLS_VERIFY") else None
+        scheme = "https" if context else "http"
+        return aiohttp.TCPConnector(limit=0, ssl=context or True), f"{scheme}://{parts.netloc}"
+    raise EngineUnavailable(f"connecting to {url!r}", "use unix:///path, tcp://host:port or https://host:port")
+
+
+def _tls() -> ssl.SSLContext:
+    """The certificates of DOCKER_CERT_PATH, as Docker's own programs use them."""
+    folder = Path(os.environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
+    authority = folder / "ca.pem"
+    context = ssl.create_default_context(cafile=str(authority) if authority.exists() else None)
+    if (folder / "cert.pem").exists():
+        context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return context
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    try:
+        return int(major), int(minor)
+    except ValueError:
+        return _NEWEST_API
+
+
+def _message(body: bytes) -> str:
+    text = body.decode(errors="replace").strip()
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return str(parsed.get("message", text)) if isinstance(parsed, dict) else text

@@ -1,0 +1,258 @@
+"""The room of one engine as this worker sees it: listed anew when something has happened, and told without waiting."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from dataclasses import replace
+from typing import Protocol
+
+from libs.core.aio.wake import Wake
+from libs.core.errors import Retryable, RuntimeFault
+from libs.core.observability.log import get_logger
+from libs.core.observability.metrics import observe
+from libs.core.process.isolation import repeat
+from libs.core.room import Need, Room
+from libs.docker_runner.containers.container import ContainerState, Label, ManagedContainer
+from libs.docker_runner.engine.answers import EngineInfo
+from libs.docker_runner.engine.events import ContainerEvent, EventKind, follow_events
+from libs.docker_runner.engine.helper_container import GUARD_SERVICE
+from libs.docker_runner.engine.room import Priority, Reservations, RoomRequest, RoomRules, Shortage
+
+log = get_logger(__name__)
+
+MANAGED: Mapping[str, str] = {Label.MANAGED: "true"}
+
+LOOK_SECONDS = 5.0
+"""How often the containers are listed when nothing happens."""
+WAITING_LOOK_SECONDS = 1.0
+"""The same while something waits for room."""
+# A burst of events is one look.
+_GATHER_SECONDS = 0.1
+# Its start follows within seconds; one that is older was left by a worker that died, and never runs.
+_CREATED_COUNTS_SECONDS = 300.0
+# The engine does not answer about a container that it is clearing away.
+_INSPECT_SECONDS = 2.0
+
+
+class EngineContainers(Protocol):
+    """What the room is computed from; :class:`~libs.docker_runner.engine.client.Engine` has it."""
+
+    async def info(self) -> EngineInfo:
+        """Return what the engine has."""
+
+    async def list(self, labels: Mapping[str, str], *, ended: bool = True) -> list[ManagedContainer]:
+        """Return the containers with *labels*, those that have *ended* only on request."""
+
+    async def limits(self, container: str) -> Need | None:
+        """Return what a container may use; None when it is gone."""
+
+    def events(self, labels: Mapping[str, str], silence_seconds: float) -> AsyncGenerator[ContainerEvent, None]:
+        """What happens to containers with *labels*."""
+
+
+class EngineRoom:
+    """What is reserved on one engine by all managed containers, whatever service, worker or deployment made them.
+
+    :meth:`look` asks the engine; everything else answers at once from what was seen last.
+
+    Args:
+        entity: what an entity without limits of its own needs.
+    """
+
+    def __init__(self, engine: EngineContainers, rules: RoomRules, entity: Need) -> None:
+        self._engine = engine
+        self._rules = rules
+        self._entity = entity
+        self._capacity: Need | None = None
+        self._listed: Reservations | None = None
+        self._expected: dict[str, Need] = {}
+        self._expected_sum = Need()
+        self._waiting: dict[str, tuple[RoomRequest, Wake]] = {}
+        self._dead: set[str] = set()
+        self._inspected: dict[str, Need] = {}
+        self._happened = Wake()
+        self._looks = 0
+        self._listed_by = 0
+
+    # --- told at once
+
+    def room(self, priority: Priority) -> Room | None:
+        """Return what is free for a start of *priority*, without starts under way here; None until it is known."""
+        return self._listed.room(priority) if self._listed is not None else None
+
+    def reservations(self) -> Reservations | None:
+        """Return what is reserved, starts under way here included; None until it is known.
+
+        It may be old: a start itself looks again.
+        """
+        if self._listed is None:
+            return None
+        return replace(self._listed, by_name={**self._expected, **self._listed.by_name})
+
+    def shortage(self, request: RoomRequest) -> Shortage | None:
+        """Return why *request* would be refused now, as far as is known; None when it may be granted."""
+        if self._listed is None or self._fits_easily(self._listed, request):
+            return None
+        reservations = self.reservations()
+        return reservations.shortage(request) if reservations is not None else None
+
+    def _fits_easily(self, listed: Reservations, request: RoomRequest) -> bool:
+        """Whether it fits even if nothing that is expected is listed yet: a thousand may ask at the same moment."""
+        sums = replace(listed, by_name={"listed": listed.reserved, "expected": self._expected_sum})
+        return sums.shortage(request) is None
+
+    @property
+    def waiting(self) -> int:
+        """How many entities of this worker wait for room."""
+        return len(self._waiting)
+
+    # --- what this worker means to do
+
+    def expect(self, request: RoomRequest) -> None:
+        """Count *request* as reserved until :meth:`settle`, also before its container is there."""
+        self._drop(request.name)
+        self._expected[request.name] = request.need
+        self._expected_sum += request.need
+
+    def settle(self, request: RoomRequest) -> None:
+        """The start of *request* has come to something or to nothing: only what is listed counts. May be repeated."""
+        if self._drop(request.name):
+            self._wake_all()
+
+    def grant(self, request: RoomRequest) -> None:
+        """Count *request* as reserved until the next look, which finds its container: it is about to be made."""
+        if self._listed is not None:
+            self._listed = self._listed.granted(request)
+
+    @contextmanager
+    def expecting(self, request: RoomRequest) -> Iterator[None]:
+        """Count *request* as reserved within the block."""
+        self.expect(request)
+        try:
+            yield
+        finally:
+            self.settle(request)
+
+    def wait(self, request: RoomRequest, wake: Wake) -> None:
+        """Have *wake* set whenever there is more room, until :meth:`leave`. May be repeated."""
+        self._waiting[request.name] = (request, wake)
+
+    def leave(self, name: str) -> None:
+        """The container *name* does not wait any more. May be repeated."""
+        self._waiting.pop(name, None)
+
+    @contextmanager
+    def waiting_for(self, request: RoomRequest, wake: Wake) -> Iterator[None]:
+        """As :meth:`wait` within the block."""
+        self.wait(request, wake)
+        try:
+            yield
+        finally:
+            self.leave(request.name)
+
+    # --- looking
+
+    def has(self, capacity: Need) -> None:
+        """Note what the engine said that it has."""
+        self._capacity = capacity
+
+    async def look(self) -> Reservations:
+        """List the containers and return what they reserve; wakes those that wait when there is more room than before.
+
+        Raises:
+            EngineUnavailable: nothing is known.
+        """
+        self._looks = look = self._looks + 1
+        if self._capacity is None:
+            self._capacity = (await self._engine.info()).capacity
+        containers = await self._engine.list(MANAGED, ended=False)
+        counted = [container for container in containers if self._counts(container)]
+        needs = await asyncio.gather(*(self._need(container) for container in counted))
+        total = self._rules.total(self._capacity)
+        by_name = {container.name: need for container, need in zip(counted, needs, strict=True)}
+        found = Reservations(total, self._entity, self._rules.one_reserve(total, self._entity), by_name)
+        if look > self._listed_by:
+            self._listed_by = look
+            self._forget_all_but({container.container_id for container in containers})
+            before, self._listed = self._listed, found
+            if before is None or _has_grown(before, found):
+                self._wake_all()
+        return found
+
+    async def run(self) -> None:
+        """Keep the view fresh for ever: look when a container has begun or ended, and now and then in any case."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow(), name="container events of the engine")
+            tasks.create_task(self._look_for_ever(), name="look at the engine's room")
+
+    def note(self, event: ContainerEvent) -> None:
+        """Take down *event*. The room of a dead container is free at once, while the engine still clears it away."""
+        if event.kind is EventKind.DIED:
+            self._dead.add(event.container_id)
+        elif event.kind is EventKind.STARTED:
+            self._dead.discard(event.container_id)
+        self._happened.set()
+
+    async def _follow(self) -> None:
+        async with aclosing(follow_events(self._engine, MANAGED, on_gap=self._happened.set)) as events:
+            async for event in events:
+                self.note(event)
+
+    async def _look_for_ever(self) -> None:
+        async def one_round() -> float:
+            try:
+                with observe("containers", "look at room"):
+                    await self.look()
+            except Retryable as error:
+                log.debug("room not known", reason=str(error))
+            except RuntimeFault as error:
+                log.warning("room not known", reason=str(error))
+            await asyncio.sleep(_GATHER_SECONDS)
+            return WAITING_LOOK_SECONDS if self._waiting else LOOK_SECONDS
+
+        await repeat("look at room", one_round, LOOK_SECONDS, wake=self._happened)
+
+    def _drop(self, name: str) -> bool:
+        need = self._expected.pop(name, None)
+        if need is not None:
+            self._expected_sum = sum(self._expected.values(), Need()) if need.cpus else self._expected_sum - need
+        return need is not None
+
+    def _wake_all(self) -> None:
+        for _, wake in self._waiting.values():
+            wake.set()
+
+    def _forget_all_but(self, container_ids: set[str]) -> None:
+        self._dead &= container_ids
+        self._inspected = {known: need for known, need in self._inspected.items() if known in container_ids}
+
+    def _counts(self, container: ManagedContainer) -> bool:
+        if container.service == GUARD_SERVICE or container.container_id in self._dead:
+            return False
+        if container.state is ContainerState.CREATED and container.created_at is not None:
+            return time.time() - container.created_at.timestamp() < _CREATED_COUNTS_SECONDS
+        return container.state is not ContainerState.EXITED
+
+    async def _need(self, container: ManagedContainer) -> Need:
+        if container.limits is not None:
+            return container.limits
+        known = self._inspected.get(container.container_id)
+        if known is not None:
+            return known
+        try:
+            async with asyncio.timeout(_INSPECT_SECONDS):
+                found = await self._engine.limits(container.container_id)
+        except (RuntimeFault, TimeoutError) as error:
+            log.debug("limits of a container not known", container=container.name, reason=str(error))
+            return self._entity
+        if found is None:
+            return Need()
+        need = Need(found.memory_bytes or self._entity.memory_bytes, found.cpus)
+        self._inspected[container.container_id] = need
+        return need
+
+
+def _has_grown(before: Reservations, now: Reservations) -> bool:
+    was, is_now = before.free(), now.free()
+    return is_now.memory_bytes > was.memory_bytes or is_now.cpus > was.cpus + 1e-9 or not now.by_name

@@ -1,0 +1,1 @@
+"""What bots print: followed, kept on this host, uploaded, and read again."""

@@ -1,0 +1,115 @@
+"""The output of followed containers, with the last lines of each available after its end.
+
+The engine could be asked for them, but about a container that has just died it may say nothing for seconds.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import datetime
+
+from libs.docker_runner.containers.container import ManagedContainer
+from libs.docker_runner.containers.lives import Lives
+from libs.docker_runner.engine.client import Engine
+from libs.docker_runner.engine.http import EngineRefused
+from libs.docker_runner.logs.output import LAST_LINES, STREAM_END_SECONDS, LogLine, last_lines_at
+
+_TAIL_BYTES = 16 * 1024
+
+
+class Tail:
+    """The end of one container's output, piece by piece."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[bytes] = deque()
+        self._bytes = 0
+        self._cut = False
+        self._newest = ""
+        self._repeated_until = ""
+        self.over = asyncio.Event()
+        """Set when the engine has closed the stream behind the last piece."""
+
+    def reopen(self) -> None:
+        """The output is read anew from some earlier piece on: what was there already is not added again."""
+        self._repeated_until = self._newest
+
+    def add(self, piece: LogLine) -> None:
+        """Take the next piece."""
+        # The engine writes nine digits after the point, so that stamps sort as texts.
+        if piece.timestamp <= self._repeated_until:
+            return
+        self.over.clear()
+        self._newest = max(self._newest, piece.timestamp)
+        self._pieces.append(piece.data)
+        self._bytes += len(piece.data)
+        while self._bytes > _TAIL_BYTES:
+            self._bytes -= len(self._pieces.popleft())
+            self._cut = True
+
+    def lines(self) -> list[str] | None:
+        """The last lines; None when there were more than fit in here."""
+        return last_lines_at(b"".join(self._pieces), cut=self._cut)
+
+
+class FollowedOutput:
+    """Reads containers' output for whoever follows it: one a container at a time."""
+
+    def __init__(self, engine: Engine, lives: Lives) -> None:
+        self._engine = engine
+        self._lives = lives
+        self._tails: dict[str, Tail] = {}
+
+    async def logs(
+        self, container: ManagedContainer, since: datetime | None = None, follow: bool = False
+    ) -> AsyncGenerator[LogLine, None]:
+        """Its output from *since* on, that instant included; with *follow* until it ends.
+
+        Raises:
+            DockerRunnerError: the container is gone.
+        """
+        pieces = self._engine.logs(container.container_id, since=since, follow=follow)
+        async with aclosing(pieces):
+            # Nobody asks for the end of what is not followed.
+            tail = await self._opened(container, whole=since is None) if follow else Tail()
+            async for piece in pieces:
+                tail.add(piece)
+                yield piece
+            tail.over.set()
+
+    async def last_lines(self, container_id: str) -> list[str] | None:
+        """The last lines of a container that is dead; None when nobody has followed it to its end."""
+        tail = self._tails.get(container_id)
+        if tail is None:
+            return None
+        try:
+            async with asyncio.timeout(STREAM_END_SECONDS):
+                await tail.over.wait()
+        except TimeoutError:
+            return None
+        return tail.lines()
+
+    def forget(self, container_id: str) -> None:
+        """It is gone. May be repeated."""
+        self._tails.pop(container_id, None)
+
+    async def _opened(self, container: ManagedContainer, *, whole: bool) -> Tail:
+        tail = self._tails.get(container.container_id)
+        if tail is None:
+            tail = Tail()
+            if not whole:
+                await self._catch_up(container.container_id, tail)
+            self._tails[container.container_id] = tail
+        tail.reopen()
+        return tail
+
+    async def _catch_up(self, container_id: str, tail: Tail) -> None:
+        """Ask, while it lives, what there will be no time to ask when it has died: another process began with it."""
+        found = await self._engine.inspect(container_id)
+        if found is not None:
+            self._lives.note_start(container_id, found.container.started_at)
+        try:
+            async for piece in self._engine.logs(container_id, tail=LAST_LINES):
+                tail.add(piece)
+        except EngineRefused:
+            return

@@ -1,0 +1,189 @@
+"""Follow the output of containers: one task each, from the engine into the bot's log on disk."""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from typing import Protocol
+
+from libs.core.aio.backoff import Backoff
+from libs.core.errors import RuntimeFault
+from libs.core.observability.log import get_logger
+from libs.core.observability.tracing import outside
+from libs.core.process.isolation import unexpected
+from libs.docker_runner.containers.container import ManagedContainer
+from libs.docker_runner.logs.bot_log import BotLog
+from libs.docker_runner.logs.follower import LogFollower
+from libs.docker_runner.logs.open_logs import OpenLogs
+from libs.docker_runner.logs.output import LogLine
+from libs.docker_runner.logs.spans import Span
+from libs.docker_runner.logs.spool import Place
+
+log = get_logger(__name__)
+
+_RESTART_SECONDS = 5.0
+# A container that has ended is removed after so long, whether or not its output has a place.
+_AFTER_END_SECONDS = 10.0
+# The start of a bot waits no longer for another process of this host, which has the log's folder and reads the output.
+_LOCKED_OUT_SECONDS = 1.0
+
+
+class LogSource(Protocol):
+    """Where containers' output is read; of each container once at a time."""
+
+    def logs(
+        self, container: ManagedContainer, since: datetime | None = None, follow: bool = False
+    ) -> AsyncIterator[LogLine]:
+        """The output since then, in the engine's order; with *follow* until the container ends."""
+        ...
+
+
+class _Following:
+    """A container that is followed: the task, and the follower once the bot's log is open."""
+
+    def __init__(self) -> None:
+        self.follower: LogFollower | None = None
+        self.ended = asyncio.Event()
+        self.done = asyncio.Event()
+
+
+class LogFollowing:
+    """Reads the output of all containers of this worker into their bots' logs.
+
+    Args:
+        written: called with each piece that has reached a log, and where it lies.
+        done: called when a container is followed no longer.
+    """
+
+    def __init__(
+        self,
+        source: LogSource,
+        logs: OpenLogs,
+        executor: ThreadPoolExecutor,
+        *,
+        written: Callable[[BotLog, Place, bytes, Sequence[Span]], None],
+        done: Callable[[BotLog], None],
+    ) -> None:
+        self._source = source
+        self._logs = logs
+        self._executor = executor
+        self._written = written
+        self._done = done
+        self._group: asyncio.TaskGroup | None = None
+        self._containers: dict[str, tuple[ManagedContainer, _Following]] = {}
+
+    def begin(self, group: asyncio.TaskGroup) -> None:
+        """Read in tasks of *group*, also the output of containers that were named before."""
+        self._group = group
+        for container, following in list(self._containers.values()):
+            self._begin(group, container, following)
+
+    def end(self) -> None:
+        """The group has ended."""
+        self._group = None
+
+    def follow(self, container: ManagedContainer) -> None:
+        """Take the container's output from where it was left, until :meth:`finish`. May be repeated."""
+        if container.container_id in self._containers:
+            return
+        following = _Following()
+        self._containers[container.container_id] = (container, following)
+        if self._group is not None:
+            self._begin(self._group, container, following)
+
+    def is_following(self, container: ManagedContainer) -> bool:
+        """Whether the container's output is being taken here."""
+        return container.container_id in self._containers
+
+    async def finish(self, container: ManagedContainer, limit_seconds: float) -> bool:
+        """The container has ended and is about to be removed: take the rest of its output. May be repeated.
+
+        Returns:
+            Whether all of it is on this host's disk. False when the engine did not give it within *limit_seconds*, or
+            when another process of this host kept the log for a second.
+        """
+        self.follow(container)
+        _, following = self._containers[container.container_id]
+        following.ended.set()
+        if following.follower is not None:
+            following.follower.container_ended()
+        for limit in (min(_LOCKED_OUT_SECONDS, limit_seconds), limit_seconds - _LOCKED_OUT_SECONDS):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(limit):
+                    await following.done.wait()
+            if following.done.is_set():
+                return True
+            if self._logs.is_locked_out(container):
+                break
+        log.warning("the end of a container's output was not read in time", entity=container.id)
+        return False
+
+    def _begin(self, group: asyncio.TaskGroup, container: ManagedContainer, following: _Following) -> None:
+        # It goes on long after the start in which it is begun.
+        with outside():
+            group.create_task(self._follow(container, following), name=f"follow log {container.name}")
+
+    async def _follow(self, container: ManagedContainer, following: _Following) -> None:
+        bot = await self._opened(container, following)
+        if bot is None:
+            self._containers.pop(container.container_id, None)
+            following.done.set()
+            return
+        try:
+            while not await self._read(bot, container, following):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_RESTART_SECONDS):
+                        await following.ended.wait()
+        finally:
+            bot.followers -= 1
+            self._containers.pop(container.container_id, None)
+            following.done.set()
+            self._done(bot)
+
+    async def _read(self, bot: BotLog, container: ManagedContainer, following: _Following) -> bool:
+        """Read until the container ends; return whether nothing more is to be had."""
+        follower = LogFollower(
+            bot.spool,
+            container.container_id,
+            partial(self._source.logs, container),
+            self._executor,
+            partial(self._written, bot),
+            container.run_id,
+        )
+        following.follower = follower
+        if following.ended.is_set():
+            follower.container_ended()
+        try:
+            await follower.run()
+        except RuntimeFault as error:
+            log.warning("output can no longer be followed", entity=container.id, reason=str(error))
+        except Exception as error:  # noqa: BLE001 - of this container alone
+            unexpected("follow output", error, entity=container.id)
+            return following.ended.is_set()
+        return True
+
+    async def _opened(self, container: ManagedContainer, following: _Following) -> BotLog | None:
+        """The bot's log, once the disk has a place for it; None when the container is gone before that."""
+        backoff = Backoff(initial_seconds=0.1, cap_seconds=_RESTART_SECONDS)
+        ended_at = math.inf
+        while True:
+            try:
+                return await self._logs.open(container)
+            except OSError as error:
+                log.warning("output cannot be spooled", entity=container.id, reason=str(error))
+            except Exception as error:  # noqa: BLE001 - of this container alone
+                unexpected("open log spool", error, entity=container.id)
+            if following.ended.is_set():
+                ended_at = min(ended_at, time.monotonic())
+                if time.monotonic() - ended_at > _AFTER_END_SECONDS:
+                    log.error("output lost: no space on the disk", entity=container.id)
+                    return None
+                await asyncio.sleep(backoff.next_seconds())
+            else:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(backoff.next_seconds()):
+                        await following.ended.wait()

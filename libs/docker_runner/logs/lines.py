@@ -1,0 +1,241 @@
+"""Lines of a bot's log with time, run and stream, and a reader's cursor. Pure.
+
+A run's output is counted in bytes from its beginning, wherever it is read, so that run and count tell a line's place:
+in a worker's spool, in its live output and in the storage alike. A reader that has come to a place goes on behind it,
+whichever worker or object it reads next.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote, unquote
+
+from libs.docker_runner.logs.spans import RUNTIME, STREAMS, Span
+
+LOOK_BACK = timedelta(minutes=10)
+"""How much older than the newest line that was shown a line may be that is shown late."""
+
+_RUNS = 8
+_MOST_LINE_BYTES = 1024 * 1024
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line without its end.
+
+    Attributes:
+        time_us: when its first bytes were written, in microseconds since 1970; 0 when that is not known.
+        run: the run's id; empty when it is not known.
+        end: how much output the run has up to the line's end, in bytes; 0 when it is not known.
+        stream: ``stdout``, ``stderr``, ``runtime`` for a note of the runtime itself, or empty when it is not known.
+    """
+
+    text: str
+    time_us: int = 0
+    run: str = ""
+    end: int = 0
+    stream: str = ""
+
+    @property
+    def time(self) -> datetime | None:
+        """When it was written; None when that is not known."""
+        return _EPOCH + timedelta(microseconds=self.time_us) if self.time_us else None
+
+
+def as_json(lines: Iterable[Line]) -> bytes:
+    """Each line as a JSON object in a line of its own; null where something is not known."""
+    return b"".join(
+        json.dumps(
+            {
+                "time": rfc3339(line.time) if line.time is not None else None,
+                "run": line.run or None,
+                "stream": line.stream or None,
+                "line": line.text,
+                "end": line.end if line.run else None,
+            }
+        ).encode()
+        + b"\n"
+        for line in lines
+    )
+
+
+def from_json(record: str | bytes) -> Line:
+    """What :func:`as_json` wrote. Raises ValueError."""
+    told = json.loads(record)
+    if not isinstance(told, dict) or not isinstance(told.get("line"), str):
+        raise ValueError(record[:100])  # noqa: TRY004 - it is the text that is wrong
+    time_us = microseconds(datetime.fromisoformat(told["time"])) if told.get("time") else 0
+    return Line(told["line"], time_us, told.get("run") or "", told.get("end") or 0, told.get("stream") or "")
+
+
+def as_text(lines: Iterable[Line], *, timestamps: bool) -> bytes:
+    """The lines as text, each behind its time, or a dash where it is not known, if that is wanted."""
+    return b"".join(
+        f"{stamp(line) + ' ' if timestamps else ''}{line.text}\n".encode(errors="replace") for line in lines
+    )
+
+
+def stamp(line: Line) -> str:
+    """The line's time as text; a dash when it is not known."""
+    return rfc3339(line.time) if line.time is not None else "-"
+
+
+def rfc3339(moment: datetime) -> str:
+    """In UTC, to the millisecond."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def microseconds(moment: datetime) -> int:
+    """Since 1970."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+class LineCutter:
+    """Cuts pieces of output into lines."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._bytes = 0
+        self._first: Span | None = None
+        self._last: Span | None = None
+
+    def add(self, payload: bytes, spans: Iterable[Span]) -> Iterator[Line]:
+        """The lines that end in *payload*; spans cover it exactly."""
+        at = 0
+        for span in spans:
+            last = self._last
+            if last is not None and (span.run != last.run or (span.run and span.offset != last.offset)):
+                yield from self.rest()
+            end = at + span.length
+            begin = at
+            while begin < end:
+                newline = payload.find(b"\n", begin, end)
+                stop = end if newline < 0 else newline + 1
+                self._take(payload[begin:stop], span, span.offset + (0 if span.stream == RUNTIME else stop - at))
+                if newline >= 0 or self._bytes > _MOST_LINE_BYTES:
+                    yield from self.rest()
+                begin = stop
+            at = end
+
+    def rest(self) -> Iterator[Line]:
+        """What has no end yet, as a line."""
+        if self._first is None or self._last is None:
+            return
+        text = b"".join(self._parts).decode(errors="replace").removesuffix("\n").removesuffix("\r")
+        first, last = self._first, self._last
+        self._parts, self._bytes, self._first, self._last = [], 0, None, None
+        yield Line(text, first.time_us, first.run, last.offset, STREAMS[first.stream])
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether there is output that does not end in a newline."""
+        return self._first is not None
+
+    def _take(self, part: bytes, span: Span, end: int) -> None:
+        self._parts.append(part)
+        self._bytes += len(part)
+        self._first = self._first or span
+        self._last = Span(span.run, end, 0, span.time_us, span.stream)
+
+
+@dataclass
+class Cursor:
+    """How far a reader has come.
+
+    Attributes:
+        runs: up to which byte the output of each of the latest runs was shown.
+        before_us: lines of other runs up to that time were shown, or are not wanted.
+        newest_us: the time of the newest line that was shown.
+    """
+
+    before_us: int = 0
+    newest_us: int = 0
+    runs: dict[str, int] = field(default_factory=dict)
+    _times: dict[str, int] = field(default_factory=dict, repr=False)
+
+    def is_new(self, line: Line) -> bool:
+        """Whether *line* has not been shown; one of an unknown run has."""
+        if not line.run:
+            return False
+        if line.run in self.runs:
+            # A note stands before the line that begins where it does.
+            return line.end + (line.stream == STREAMS[RUNTIME]) > self.runs[line.run]
+        return line.time_us > self.before_us
+
+    def has_all(self, spans: Sequence[Span]) -> bool:
+        """Whether all lines of *spans* are known to have been shown."""
+        return all(span.run in self.runs and span.end <= self.runs[span.run] for span in spans)
+
+    def show(self, line: Line) -> None:
+        """*line* is shown."""
+        if not line.run:
+            return
+        self.runs[line.run] = max(line.end, self.runs.pop(line.run, 0))
+        self.newest_us = max(self.newest_us, line.time_us)
+        self._times[line.run] = max(line.time_us, self._times.get(line.run, 0))
+        while len(self.runs) > _RUNS:
+            oldest = next(iter(self.runs))
+            del self.runs[oldest]
+            self.before_us = max(self.before_us, self._times.pop(oldest, 0))
+
+    @property
+    def since_us(self) -> int:
+        """From which time on lines may be new."""
+        return max(0, self.newest_us - int(LOOK_BACK.total_seconds()) * 1_000_000)
+
+    def __str__(self) -> str:
+        runs = [f"{quote(run, safe='')}:{end}:{self._times.get(run, 0)}" for run, end in self.runs.items()]
+        return ";".join([f"{self.before_us}:{self.newest_us}", *runs])
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor":
+        """The cursor that *text* tells. Raises ValueError."""
+        if not text.isascii():
+            raise ValueError(text)
+        first, *runs = text.split(";")
+        before, newest = first.split(":")
+        cursor = cls(_number(before), _number(newest))
+        for told in runs[-_RUNS:]:
+            quoted, end, time_us = told.split(":")
+            run = unquote(quoted)
+            cursor.runs[run], cursor._times[run] = _number(end), _number(time_us)
+        return cursor
+
+
+def _number(text: str) -> int:
+    if not text.isdigit() or len(text) > 19:
+        raise ValueError(text)
+    return int(text)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which lines to read.
+
+    Attributes:
+        tail: only so many of the last ones; None for all.
+        since_us, until_us: only those of that time, both included. Those of an unknown time are left out then.
+        run: only those of this run; empty for all.
+        after: only those behind this cursor; *tail* has no meaning then.
+    """
+
+    tail: int | None = None
+    since_us: int | None = None
+    until_us: int | None = None
+    run: str = ""
+    after: Cursor | None = None
+
+    def has(self, line: Line) -> bool:
+        """Whether *line* is wanted, *after* left aside."""
+        if self.run and line.run != self.run:
+            return False
+        if self.since_us is not None and line.time_us < self.since_us:
+            return False
+        return self.until_us is None or 0 < line.time_us <= self.until_us
+
+    @property
+    def from_us(self) -> int:
+        """From which time on output has to be read; 0 for all of it."""
+        return max(self.since_us or 0, self.after.since_us if self.after is not None else 0)

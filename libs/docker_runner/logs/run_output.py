@@ -1,0 +1,128 @@
+"""The complete output of a run, written to a file and to a live reader."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from libs.core.aio.backoff import Backoff
+from libs.core.observability.log import get_logger
+from libs.docker_runner.engine.client import Engine
+from libs.docker_runner.engine.http import EngineRefused
+from libs.docker_runner.errors import DiskUnavailable, EngineUnavailable
+from libs.docker_runner.logs.output import LogLine, last_lines_in
+from libs.docker_runner.logs.position import BEGINNING, Resumption, nanoseconds
+
+log = get_logger(__name__)
+
+OnOutput = Callable[[LogLine], Awaitable[None] | None]
+
+_BUFFER_BYTES = 256 * 1024
+
+
+class RunOutput:
+    """Follows one container's output into *path* until it ends, whatever becomes of the engine meanwhile.
+
+    Args:
+        max_bytes: what is kept in the file; the rest goes to *on_output* only.
+    """
+
+    def __init__(
+        self, engine: Engine, container: str, path: Path, max_bytes: int, on_output: OnOutput | None = None
+    ) -> None:
+        self._engine = engine
+        self._container = container
+        self._path = path
+        self._left = max_bytes
+        self._on_output = on_output
+        self._position = BEGINNING
+        self._taken = 0
+        self.truncated = False
+        """Whether the file lacks the end."""
+        self._whole = False
+
+    async def follow(self) -> None:
+        """Return at the end of the output. What *on_output* raises is raised here."""
+        backoff = Backoff(0.1, 5.0)
+        with self._opened() as file:
+            while True:
+                try:
+                    await self._take(file)
+                except EngineUnavailable as error:
+                    log.warning("output cannot be followed now", container=self._container, reason=str(error))
+                except EngineRefused as error:
+                    # The container is gone, and so is its output.
+                    log.warning("output is lost", container=self._container, reason=str(error))
+                    return
+                else:
+                    break
+                await asyncio.sleep(backoff.next_seconds())
+        self._whole = not self.truncated
+
+    async def until_silent(self, following: "asyncio.Task[None]", seconds: float) -> None:
+        """Return when *following*, the task in which :meth:`follow` runs, is done, or once nothing came for *seconds*.
+
+        For the rest of a container that has ended: however much that is, and however slow the engine. What *following*
+        raised is raised here.
+        """
+        before = -1
+        while not following.done() and before != self._taken:
+            before = self._taken
+            await asyncio.wait({following}, timeout=seconds)
+        if following.done():
+            following.result()
+        else:
+            self.truncated = True
+
+    def last_lines(self) -> list[str] | None:
+        """The last lines, once all is in the file; None when only the engine may have all of them."""
+        if not self._whole:
+            return None
+        with self._path.open("rb") as file:
+            return last_lines_in(file)
+
+    async def _take(self, file: BinaryIO) -> None:
+        resumption = Resumption(self._position)
+        pieces: AsyncGenerator[LogLine, None] = self._engine.logs(
+            self._container, since=self._position.since, follow=True
+        )
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if not resumption.is_new(nanoseconds(piece.timestamp)):
+                    continue
+                self._position = resumption.position
+                self._taken += 1
+                self._keep(file, piece.data)
+                if self._on_output is not None:
+                    answer = self._on_output(piece)
+                    if inspect.isawaitable(answer):
+                        await answer
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        """The file, open for writing; what its end still has to be written is, unless the block fails."""
+        try:
+            file = self._path.open("wb", buffering=_BUFFER_BYTES)
+        except OSError as error:
+            raise DiskUnavailable("the output of a run", error) from error
+        try:
+            yield file
+        except BaseException:
+            with suppress(OSError):
+                file.close()
+            raise
+        try:
+            file.close()
+        except OSError as error:
+            raise DiskUnavailable("the output of a run", error) from error
+
+    def _keep(self, file: BinaryIO, data: bytes) -> None:
+        if len(data) > self._left:
+            self.truncated = True
+        try:
+            file.write(data[: self._left])
+        except OSError as error:
+            raise DiskUnavailable("the output of a run", error) from error
+        self._left = max(0, self._left - len(data))

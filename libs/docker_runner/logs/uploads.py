@@ -1,0 +1,229 @@
+"""Schedule the uploads of bots' logs: when each is due, under which key, and the rest when a segment is released."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from functools import partial
+
+from prometheus_client import Counter, Gauge
+
+from libs.core.aio.wake import Wake
+from libs.core.errors import RuntimeFault
+from libs.core.observability.log import get_logger
+from libs.core.process.isolation import isolated, repeat, unexpected
+from libs.docker_runner.logs.bot_log import BotLog
+from libs.docker_runner.logs.folders import LogOwner
+from libs.docker_runner.logs.handover import HandOver
+from libs.docker_runner.logs.keys import log_key
+from libs.docker_runner.logs.objects import LogObjects
+from libs.docker_runner.logs.open_logs import OpenLogs
+
+log = get_logger(__name__)
+
+PENDING_BYTES = Gauge("runtime_logs_pending_bytes", "Output of bots on this host's disk that is not uploaded yet.")
+DROPPED_BYTES = Counter("runtime_logs_dropped_bytes", "Output of bots that was dropped because its spool was full.")
+
+_SWEEP_SECONDS = 24 * 3600.0
+_REST_SHARE = 4
+_TURN_POLL_SECONDS = 0.5
+_REST_RETRY_SECONDS = 0.5
+
+
+class LogUploads:
+    """Uploads what is in the open logs, and opens those that other processes of this host have left.
+
+    Args:
+        writer: a name of this host, for output of bots that it no longer owns.
+        owns: whether this worker owns a segment now, by a lease that it can prove.
+        wake: set when a log is due earlier than before.
+        interval_seconds: how long output waits at most before it is uploaded, while the storage is there.
+        hand_over_seconds: after so long without output, what is left of a bot owned by another goes beside its object.
+        rest_seconds: how long after its release the rest of a segment's output may be uploaded.
+        parallel: uploads at once; each takes up to 16 MiB of memory.
+    """
+
+    def __init__(
+        self,
+        logs: OpenLogs,
+        objects: LogObjects,
+        turns: HandOver,
+        *,
+        writer: str,
+        owns: Callable[[int], bool],
+        wake: Wake,
+        interval_seconds: float,
+        hand_over_seconds: float,
+        rest_seconds: float,
+        parallel: int,
+    ) -> None:
+        self._logs = logs
+        self._objects = objects
+        self._turns = turns
+        self._writer = writer
+        self._owns = owns
+        self._wake = wake
+        self._interval_seconds = interval_seconds
+        self._hand_over_seconds = hand_over_seconds
+        self._rest_seconds = rest_seconds
+        self._uploads = asyncio.Semaphore(parallel)
+        self._uploaded = asyncio.Event()
+        self._looked_at = -math.inf
+        self._swept_at = 0.0
+
+    async def run(self, group: asyncio.TaskGroup) -> None:
+        """Upload what is due in tasks of *group*, for ever."""
+        await repeat("upload logs", partial(self._one_round, group), self._interval_seconds, wake=self._wake)
+
+    def due_now(self, bot: BotLog) -> None:
+        """Upload this log as soon as possible."""
+        self.due_by(bot, 0.0)
+
+    def due_by(self, bot: BotLog, at: float) -> None:
+        """Upload this log at that time of the monotonic clock."""
+        bot.due_at = at
+        self._wake.set()
+
+    async def turn(self, segment: int) -> None:
+        """Return when an earlier owner has uploaded what it has promised to, or does not in time."""
+        with suppress(TimeoutError, RuntimeFault):
+            async with asyncio.timeout(self._rest_seconds):
+                await self._turns.prepare(segment)
+                while self._turns.waits(segment):
+                    await asyncio.sleep(_TURN_POLL_SECONDS)
+                    await self._turns.prepare(segment)
+
+    async def upload(self, bot: BotLog) -> None:
+        """Upload this bot's output now, if it is this worker's.
+
+        Raises:
+            RuntimeFault: it could not be.
+        """
+
+        def key_of(day: str) -> str | None:
+            # Anew for each piece: uploading a large rest takes longer than a lease lasts.
+            now = self._key_of(bot)
+            return now(day) if now is not None else None
+
+        await self._turns.prepare(bot.owner.segment)
+        if self._key_of(bot) is not None:
+            await bot.uploader.upload(key_of)
+
+    async def upload_once(self, bots: Collection[BotLog], limit_seconds: float) -> bool:
+        """Try once to upload what these have, now; return whether all attempts ended within the limit."""
+        wanted = {bot: bot.attempts + 1 + bot.uploading for bot in bots}
+        for bot in bots:
+            self.due_now(bot)
+        try:
+            async with asyncio.timeout(limit_seconds):
+                while any(bot.spool.pending_bytes and bot.attempts < attempts for bot, attempts in wanted.items()):
+                    await self._next_upload()
+        except TimeoutError:
+            return False
+        return True
+
+    async def upload_rest(self, segment: int) -> None:
+        """Upload what the segment's bots have, while this is allowed after its release."""
+
+        def rest() -> list[BotLog]:
+            return [bot for bot in self._logs if bot.owner.segment == segment and bot.spool.pending_bytes]
+
+        ends_at = time.monotonic() + self._rest_seconds
+        while (bots := rest()) and self._turns.is_open(segment) and time.monotonic() < ends_at:
+            if not await self.upload_once(bots, max(0.0, ends_at - time.monotonic())):
+                break
+            if rest():
+                await asyncio.sleep(_REST_RETRY_SECONDS)
+        with suppress(TimeoutError):
+            # An addition that is under way belongs to this turn.
+            async with asyncio.timeout(self._rest_seconds):
+                while any(bot.uploading for bot in rest()):
+                    await self._next_upload()
+
+    async def _one_round(self, group: asyncio.TaskGroup) -> float:
+        """Begin the uploads that are due; return for how long none will be."""
+        now = time.monotonic()
+        if now - self._looked_at >= self._interval_seconds:
+            self._looked_at = now
+            with isolated("look after log spools"):
+                await self._look_around()
+        for bot in self._logs:
+            if not bot.in_use:
+                DROPPED_BYTES.inc(bot.spool.take_dropped())
+                self._logs.close(bot)
+            elif bot.due_at is not None and bot.due_at <= now and not bot.uploading:
+                bot.uploading = True
+                bot.due_at = None
+                group.create_task(self._upload(bot), name=f"upload log {bot.folder.path.name}")
+        due = [bot.due_at for bot in self._logs if bot.due_at is not None and not bot.uploading]
+        return max(0.0, min([*due, self._looked_at + self._interval_seconds]) - time.monotonic())
+
+    async def _upload(self, bot: BotLog) -> None:
+        try:
+            async with self._uploads:
+                begun = time.monotonic()
+                uploaded = await self._try_to_upload(bot)
+                # The server copies the whole object: one of gigabytes is added to less often.
+                bot.rests_until = time.monotonic() + _REST_SHARE * (time.monotonic() - begun)
+        finally:
+            bot.uploading = False
+            bot.attempts += 1
+            self._uploaded.set()
+        if bot.due_at is None and bot.spool.pending_bytes:
+            if self._turns.waits(bot.owner.segment):
+                bot.due_at = time.monotonic() + _TURN_POLL_SECONDS
+            elif bot.followers or (uploaded and self._has_place(bot)):
+                bot.due_at = max(time.monotonic() + self._interval_seconds, bot.rests_until)
+        # A log that cannot be uploaded now and that no container writes is closed, and opened again by a later look:
+        # another process of this host may be waiting to follow the bot's next container.
+        self._wake.set()
+
+    async def _try_to_upload(self, bot: BotLog) -> bool:
+        try:
+            await self.upload(bot)
+            if not bot.followers:
+                await bot.uploader.forget()
+        except (RuntimeFault, OSError) as error:
+            log.warning("output cannot be uploaded", entity=bot.owner.entity_id, reason=str(error))
+            return False
+        except Exception as error:  # noqa: BLE001 - of this bot alone
+            unexpected("upload output", error, entity=bot.owner.entity_id)
+            return False
+        return True
+
+    async def _next_upload(self) -> None:
+        self._uploaded.clear()
+        await self._uploaded.wait()
+
+    def _has_place(self, bot: BotLog) -> bool:
+        """Whether this process may upload the bot's output, now or as soon as an earlier owner has."""
+        return self._turns.is_open(bot.owner.segment) or self._key_of(bot) is not None
+
+    def _key_of(self, bot: BotLog) -> Callable[[str], str] | None:
+        if self._turns.may_add(bot.owner.segment):
+            return partial(log_key, bot.owner.entity_id)
+        if self._turns.is_open(bot.owner.segment):
+            return None
+        if not bot.followers and time.monotonic() - bot.changed_at >= self._hand_over_seconds:
+            return partial(log_key, bot.owner.entity_id, writer=self._writer)
+        return None
+
+    async def _look_around(self) -> None:
+        """Open what other processes of this host have left; measure; sweep the bucket once a day."""
+        await self._logs.adopt(self._may_adopt)
+        for bot in self._logs:
+            with isolated("trim log spool"):
+                await self._logs.run(bot.spool.trim)
+        PENDING_BYTES.set(sum(bot.spool.pending_bytes for bot in self._logs))
+        for bot in self._logs:
+            DROPPED_BYTES.inc(bot.spool.take_dropped())
+        if time.monotonic() - self._swept_at > _SWEEP_SECONDS or not self._swept_at:
+            self._swept_at = time.monotonic()
+            try:
+                await self._objects.sweep()
+            except RuntimeFault as error:
+                log.warning("the logs bucket was not swept", reason=str(error))
+
+    def _may_adopt(self, owner: LogOwner, quiet_seconds: float) -> bool:
+        return self._owns(owner.segment) or quiet_seconds >= self._hand_over_seconds

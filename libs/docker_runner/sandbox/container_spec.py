@@ -1,0 +1,181 @@
+"""The sandbox of a bot: turn an Executable into the engine's description of a container. Pure.
+
+What each wall keeps out is told in SANDBOX.md, row by row with its test.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from libs.docker_runner.containers.container import Label
+from libs.docker_runner.executable import MIB, Entrypoint, Executable, Limits, Network
+from libs.docker_runner.sandbox.network import Attachment, card_address, walled_card
+from libs.docker_runner.settings import RunnerSettings
+
+USER = "10001:10001"
+BASE = "/run/the0"
+# The network's guard is written in Python.
+GUARD_RUNTIME = "python3.11"
+_MOUNTS = {Entrypoint.BOT: "/bot", Entrypoint.BACKTEST: "/backtest"}
+# -I and -S: the bot's environment and the image's .pth files stay out of the supervisor, which starts in half the time.
+_COMMANDS = {
+    "python": ["python3", "-I", "-S", "-B", f"{BASE}/entry/start.py"],
+    "node": ["node", "--max-old-space-size=32", "--v8-pool-size=1", f"{BASE}/entry/supervisor.js"],
+}
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where on the engine's host the parts of one container are."""
+
+    code: Path
+    spec: Path
+    outcome: Path
+    entrypoints: Path
+
+
+def code_mount(entrypoint: Entrypoint) -> str:
+    """Where the bot finds its code."""
+    return _MOUNTS[entrypoint]
+
+
+def language(runtime: str) -> str:
+    """Which of the entrypoints a runtime needs: by its name, so that an operator may add ``python3.12``."""
+    return "node" if runtime.startswith("node") else "python"
+
+
+def container_body(
+    executable: Executable,
+    *,
+    paths: Paths,
+    code_etag: str,
+    token: str,
+    attachment: Attachment | None,
+    settings: RunnerSettings,
+) -> dict[str, Any]:
+    """The body of the engine's create request. Nothing of the config is in it, since anybody may inspect it.
+
+    Args:
+        attachment: to the bots' network; None when the placement needs none.
+    """
+    mount = code_mount(executable.entrypoint)
+    body: dict[str, Any] = {
+        "Image": executable.placement.image,
+        # In place of the image's own entrypoint, which may be a shell script.
+        "Entrypoint": _COMMANDS[language(executable.runtime)],
+        "Cmd": [],
+        "User": USER,
+        "WorkingDir": mount,
+        "Env": ["HOME=/tmp", "USER=bot", "LOGNAME=bot", "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1"],
+        "Labels": labels(executable, code_etag, token),
+        "StopSignal": "SIGTERM",
+        "Healthcheck": {"Test": ["NONE"]},
+        "HostConfig": _host_config(executable, paths, mount, attachment, settings),
+    }
+    if attachment is not None and attachment.walled:
+        body.update(walled_card(card_address(token)))
+    if executable.placement.network is Network.NONE:
+        body["NetworkDisabled"] = True
+    return body
+
+
+def labels(executable: Executable, code_etag: str, token: str) -> dict[str, str]:
+    """What the next owner of the segment, and a person with ``docker ps``, knows of the container."""
+    watched: dict[str, str] = {Label.KEEPALIVE: str(executable.keepalive)} if executable.keepalive is not None else {}
+    return watched | {
+        Label.MANAGED: "true",
+        Label.ID: executable.id,
+        Label.ENTRYPOINT: str(executable.entrypoint),
+        Label.SEGMENT: str(executable.segment),
+        Label.SERVICE: executable.service,
+        Label.SCOPE: executable.scope,
+        Label.SPEC_HASH: executable.spec_hash(),
+        Label.CODE_ETAG: code_etag,
+        Label.REVISION: str(executable.revision),
+        Label.RUN_ID: executable.run_id,
+        Label.EPOCH: str(executable.epoch),
+        Label.WORKER: executable.worker,
+        Label.TOKEN: token,
+        # So that whoever counts the engine's room has the limits from a list, without a look at each container.
+        Label.MEMORY: str(executable.limits.memory_bytes),
+        Label.CPUS: f"{executable.limits.cpus or 0.0:g}",
+    }
+
+
+def _host_config(
+    executable: Executable, paths: Paths, mount: str, attachment: Attachment | None, settings: RunnerSettings
+) -> dict[str, Any]:
+    limits = executable.limits
+    host: dict[str, Any] = {
+        "Init": True,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges:true"],
+        "ReadonlyRootfs": True,
+        "Privileged": False,
+        "IpcMode": "private",
+        "Mounts": _mounts(executable, paths, mount),
+        "Tmpfs": {"/tmp": _tmpfs(limits)},  # noqa: S108 - inside the container
+        "ShmSize": min(limits.tmp_bytes, 16 * MIB),
+        "NetworkMode": _network_mode(executable.placement.network, attachment),
+        "PidsLimit": limits.pids,
+        "Memory": limits.memory_bytes,
+        # The same number means no swap.
+        "MemorySwap": limits.memory_bytes,
+        "CpuShares": limits.cpu_shares,
+        "Ulimits": _ulimits(limits),
+        "RestartPolicy": {"Name": "no"},
+        "LogConfig": {
+            "Type": "json-file",
+            "Config": {"max-size": f"{settings.log_file_bytes // 1024}k", "max-file": str(settings.log_files)},
+        },
+    }
+    if limits.cpus is not None:
+        host["NanoCpus"] = round(limits.cpus * 1e9)
+    if executable.placement.container_runtime is not None:
+        host["Runtime"] = executable.placement.container_runtime
+    return host
+
+
+def _mounts(executable: Executable, paths: Paths, mount: str) -> list[Mapping[str, Any]]:
+    mounts = [
+        _bind(paths.code, mount),
+        _bind(paths.spec, f"{BASE}/spec"),
+        _bind(paths.entrypoints / language(executable.runtime), f"{BASE}/entry"),
+        # The one file of the host that it can write; ulimits bound its size.
+        _bind(paths.outcome, f"{BASE}/outcome", writable=True),
+    ]
+    if executable.keepalive is not None:
+        mounts.append(_bind(executable.keepalive, f"{BASE}/keepalive"))
+    return mounts
+
+
+def _bind(source: Path, target: str, writable: bool = False) -> Mapping[str, Any]:
+    return {
+        "Type": "bind",
+        "Source": str(source),
+        "Target": target,
+        "ReadOnly": not writable,
+        "BindOptions": {"Propagation": "rprivate"},
+    }
+
+
+def _tmpfs(limits: Limits) -> str:
+    # Executable, since libraries unpack native code there; a bot runs code of its own choice anyway.
+    inodes = max(1024, limits.tmp_bytes // 4096)
+    return f"rw,exec,nosuid,nodev,size={limits.tmp_bytes},nr_inodes={inodes},mode=1777"
+
+
+def _ulimits(limits: Limits) -> list[Mapping[str, Any]]:
+    # Above /tmp's size, so that a full one is told as a full disk.
+    largest_file = max(limits.tmp_bytes, limits.result_bytes) + MIB
+    values = {"nofile": limits.open_files, "core": 0, "fsize": largest_file, "memlock": 8 * MIB}
+    return [{"Name": name, "Soft": value, "Hard": value} for name, value in values.items()]
+
+
+def _network_mode(network: Network, attachment: Attachment | None) -> str:
+    if network is not Network.BRIDGE:
+        return str(network)
+    if attachment is None:
+        raise ValueError("a bot on the bridge needs an attachment to it")
+    return attachment.network

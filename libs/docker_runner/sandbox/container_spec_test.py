@@ -1,0 +1,179 @@
+"""The walls, as the engine is told of them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libs.docker_runner.executable import MIB, Entrypoint, Limits, Network, Placement
+from libs.docker_runner.executable_test import BOT
+from libs.docker_runner.sandbox.container_spec import Paths, container_body
+from libs.docker_runner.sandbox.network import Attachment
+from libs.docker_runner.settings import RunnerSettings
+
+PATHS = Paths(Path("/code"), Path("/runs/spec"), Path("/runs/outcome"), Path("/entry"))
+SETTINGS = RunnerSettings(temp_dir=Path("/t"))
+
+
+OWN = Attachment("net", walled=False)
+
+
+def body(executable: Any = BOT, attachment: Attachment | None = OWN) -> dict[str, Any]:
+    return container_body(
+        executable, paths=PATHS, code_etag="e", token="0123456789ab", attachment=attachment, settings=SETTINGS
+    )  # fmt: skip
+
+
+def test_the_sandbox_is_on_by_default() -> None:
+    host = body()["HostConfig"]
+    assert body()["User"] == "10001:10001"
+    assert host["CapDrop"] == ["ALL"]
+    assert host["SecurityOpt"] == ["no-new-privileges:true"]
+    assert host["ReadonlyRootfs"] is True
+    assert host["Init"] is True
+    assert host["Memory"] == host["MemorySwap"] == 512 * MIB
+    assert host["PidsLimit"] == 256
+    assert host["NetworkMode"] == "net"
+    assert "CapAdd" not in host
+
+
+def bind(source: str, target: str, read_only: bool = True) -> dict[str, Any]:
+    options = {"Propagation": "rprivate"}
+    return {"Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only, "BindOptions": options}
+
+
+def ulimit(name: str, value: int) -> dict[str, Any]:
+    return {"Name": name, "Soft": value, "Hard": value}
+
+
+def test_whole_description_of_a_container_is_this_and_nothing_more() -> None:
+    # Whatever is added to it, or changes, is a change of the sandbox: it is to be seen here.
+    described = body()
+    host = described.pop("HostConfig")
+    labels = described.pop("Labels")
+
+    assert described == {
+        "Image": "python:3.11-slim",
+        "Entrypoint": ["python3", "-I", "-S", "-B", "/run/the0/entry/start.py"],
+        "Cmd": [],
+        "User": "10001:10001",
+        "WorkingDir": "/bot",
+        "Env": ["HOME=/tmp", "USER=bot", "LOGNAME=bot", "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1"],
+        "StopSignal": "SIGTERM",
+        "Healthcheck": {"Test": ["NONE"]},
+    }
+    assert labels.pop("runtime.spec-hash") == BOT.spec_hash()
+    assert labels == {
+        "runtime.managed": "true",
+        "runtime.id": "b1",
+        "runtime.entrypoint": "bot",
+        "runtime.segment": "-1",
+        "runtime.service": "bot-runner",
+        "runtime.scope": "s",
+        "runtime.code-etag": "e",
+        "runtime.revision": "0",
+        "runtime.run-id": "",
+        "runtime.epoch": "0",
+        "runtime.worker": "",
+        "runtime.token": "0123456789ab",
+        "runtime.memory-bytes": str(512 * MIB),
+        "runtime.cpus": "0",
+    }
+    assert host == {
+        "Init": True,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges:true"],
+        "ReadonlyRootfs": True,
+        "Privileged": False,
+        "IpcMode": "private",
+        "Mounts": [
+            bind("/code", "/bot"),
+            bind("/runs/spec", "/run/the0/spec"),
+            bind("/entry/python", "/run/the0/entry"),
+            bind("/runs/outcome", "/run/the0/outcome", read_only=False),
+        ],
+        "Tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,size={64 * MIB},nr_inodes=16384,mode=1777"},
+        "ShmSize": 16 * MIB,
+        "NetworkMode": "net",
+        "PidsLimit": 256,
+        "Memory": 512 * MIB,
+        "MemorySwap": 512 * MIB,
+        "CpuShares": 1024,
+        "Ulimits": [
+            ulimit("nofile", 4096),
+            ulimit("core", 0),
+            ulimit("fsize", 65 * MIB),
+            ulimit("memlock", 8 * MIB),
+        ],
+        "RestartPolicy": {"Name": "no"},
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "32768k", "max-file": "4"}},
+    }
+
+
+def test_only_the_outcome_can_be_written() -> None:
+    mounts = {
+        mount["Target"]: mount["ReadOnly"] for mount in body(replace(BOT, keepalive=Path("/k")))["HostConfig"]["Mounts"]
+    }
+    assert mounts == {
+        "/bot": True,
+        "/run/the0/spec": True,
+        "/run/the0/entry": True,
+        "/run/the0/keepalive": True,
+        "/run/the0/outcome": False,
+    }
+
+
+def test_a_backtests_code_is_where_the_contract_says() -> None:
+    described = body(replace(BOT, entrypoint=Entrypoint.BACKTEST))
+    assert described["WorkingDir"] == "/backtest"
+    assert described["HostConfig"]["Mounts"][0]["Target"] == "/backtest"
+
+
+def test_no_shell_and_no_entrypoint_of_the_image_is_run() -> None:
+    assert body()["Entrypoint"][0] == "python3"
+    node = body(replace(BOT, runtime="nodejs20"))
+    assert node["Entrypoint"][0] == "node"
+    assert node["Cmd"] == []
+    assert {mount["Source"] for mount in node["HostConfig"]["Mounts"]} >= {"/entry/node"}
+
+
+def test_nothing_of_the_config_is_in_it() -> None:
+    assert "s3cret" not in json.dumps(body(replace(BOT, config={"key": "s3cret"})))
+
+
+def test_the_labels_are_the_contracts_and_ours() -> None:
+    labels = body(replace(BOT, id="../x 😀", segment=7))["Labels"]
+    assert labels["runtime.managed"] == "true"
+    assert labels["runtime.id"] == "../x 😀"
+    assert labels["runtime.entrypoint"] == "bot"
+    assert labels["runtime.segment"] == "7"
+    assert labels["runtime.spec-hash"] == replace(BOT, id="../x 😀").spec_hash()
+
+
+def test_limits_and_placement_are_passed_on() -> None:
+    host = body(
+        replace(
+            BOT,
+            limits=Limits(cpus=0.5, cpu_shares=512, open_files=99, tmp_bytes=MIB),
+            placement=Placement("image", Network.BRIDGE, "runsc"),
+        )
+    )["HostConfig"]
+    assert host["NanoCpus"] == 500_000_000
+    assert host["CpuShares"] == 512
+    assert host["Runtime"] == "runsc"
+    assert {"Name": "nofile", "Soft": 99, "Hard": 99} in host["Ulimits"]
+    assert f"size={MIB}," in host["Tmpfs"]["/tmp"]
+
+
+@pytest.mark.parametrize("network", [Network.NONE, Network.HOST])
+def test_other_networks_need_none_of_ours(network: Network) -> None:
+    described = body(replace(BOT, placement=Placement("image", network)), attachment=None)
+    assert described["HostConfig"]["NetworkMode"] == str(network)
+
+
+def test_a_walled_card_has_an_address_of_ours() -> None:
+    described = body(attachment=Attachment("bridge", walled=True))
+    assert described["MacAddress"] == "06:b0:01:23:45:67"
+    assert described["HostConfig"]["NetworkMode"] == "bridge"

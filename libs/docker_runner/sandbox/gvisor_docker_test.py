@@ -1,0 +1,107 @@
+"""CONTAINER_RUNTIME=runsc: the same bots, the same promises, with gVisor's kernel between them and the host's."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from libs.docker_runner.containers.container import ContainerState, EndReason, ManagedContainer
+from libs.docker_runner.containers.keepalive import KeepaliveFile
+from libs.docker_runner.executable import Executable
+from tests.support.eventually import eventually
+from tests.support.rigs.bot_containers import BotContainers, bot_containers
+from tests.support.servers.own_engine import GVISOR, OwnEngine
+
+SAMPLES = Path("tools/samples")
+NAMES = ["price_ticker", "moving_average"]
+LEASE_SECONDS = 4.0
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def bots(tmp_path: Path, scope: str, private_engine: OwnEngine) -> AsyncIterator[BotContainers]:
+    async with bot_containers(tmp_path, scope, private_engine.url, container_runtime=GVISOR) as bots:
+        yield bots
+
+
+def sample(bots: BotContainers, name: str, **more: Any) -> Executable:
+    described = json.loads((SAMPLES / name / "bot.json").read_text())
+    script = described["entrypoints"]["bot"]
+    source = (SAMPLES / name / script).read_text()
+    config = {**described["config"], "interval_seconds": 0.2}
+    return bots.executable(source, name, runtime=described["runtime"], script=script, config=config, **more)
+
+
+async def output(bots: BotContainers, container: ManagedContainer) -> str:
+    return b"".join([piece.data async for piece in bots.runner.logs(container)]).decode()
+
+
+async def prints(bots: BotContainers, container: ManagedContainer, text: str) -> None:
+    async def printed() -> bool:
+        return text in await output(bots, container)
+
+    await eventually(printed, within_seconds=120)
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_the_sample_bots_run_and_end_in_good_order(bots: BotContainers, name: str) -> None:
+    container = await bots.runner.start(sample(bots, name))
+    await prints(bots, container, "-USD ")
+    ended = await bots.runner.stop(container, 120)
+    assert (ended.reason, ended.exit_code) == (EndReason.STOPPED, 143)
+    lines = (await output(bots, container)).splitlines()
+    assert lines[0].startswith("watching ")
+    assert lines[-1].startswith("stopping, ")
+    await bots.runner.remove(container)
+
+
+@pytest.mark.parametrize("runtime", ["python3.11", "nodejs20"])
+async def test_the_kernel_is_gvisors_and_config_and_result_go_both_ways(bots: BotContainers, runtime: str) -> None:
+    source = {
+        "python3.11": "def main(id, config):\n print('hi')\n return [config['x'], open('/proc/version').read()]",
+        "nodejs20": "exports.main = (id, config) => { console.log('hi');"
+        " return [config.x, require('fs').readFileSync('/proc/version', 'utf8')] }",
+    }[runtime]
+    outcome, text = await bots.run(source, runtime=runtime, config={"x": "é"})
+    assert outcome.succeeded, (outcome, text)
+    assert isinstance(outcome.result, list)
+    assert outcome.result[0] == "é"
+    assert outcome.result[1].startswith("Linux version 4.4.0")
+    assert text.startswith("hi\n")
+
+
+async def test_bots_live_by_their_lease_though_they_cannot_compare_clocks(bots: BotContainers, tmp_path: Path) -> None:
+    keepalive = KeepaliveFile(tmp_path / "keepalive", LEASE_SECONDS)
+
+    async def renew() -> None:
+        while True:
+            keepalive.refresh(time.monotonic() + LEASE_SECONDS)
+            await asyncio.sleep(0.5)
+
+    renewing = asyncio.create_task(renew())
+    try:
+        await asyncio.sleep(0)
+        executables = [sample(bots, name, keepalive=keepalive.folder) for name in NAMES]
+        containers = await asyncio.gather(*(bots.runner.start(executable) for executable in executables))
+        await asyncio.gather(*(prints(bots, container, "-USD ") for container in containers))
+        # Longer than one lease: it was seen to be renewed.
+        await asyncio.sleep(LEASE_SECONDS + 1.0)
+        assert [one.state for one in await bots.list()] == [ContainerState.RUNNING] * 2
+    finally:
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+    renewed_last = time.time()
+
+    async def dead() -> bool:
+        return [one.state for one in await bots.list()] == [ContainerState.EXITED] * 2
+
+    await eventually(dead)
+    for ended in [await bots.runner.remove(container) for container in containers]:
+        assert (ended.reason, ended.exit_code) == (EndReason.LEASE_LOST, 75)
+        assert ended.finished_at is not None
+        # How exactly is tested without gVisor, which takes its time on a busy machine.
+        assert ended.finished_at.timestamp() - renewed_last < LEASE_SECONDS + 20.0

@@ -1,0 +1,222 @@
+"""The bots' network: only the internet; no other container, no link-local address.
+
+There are two ways to that, tried in this order:
+
+- On the engine's default bridge, where every bot's card has an address with a prefix of its own, and the kernel drops
+  what passes between such a card and any other port, by nftables. A bot cannot change its card's address.
+- On a bridge of our own with the engine's inter-container traffic off. This needs less of the kernel, and makes each
+  start a third slower, since the engine runs a name server of its own in every container of such a network.
+"""
+
+import asyncio
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from libs.core.observability.log import get_logger
+from libs.docker_runner.containers.container import Label
+from libs.docker_runner.engine.client import Engine, NameTaken, NoSuchImage
+from libs.docker_runner.engine.helper_container import ended_helper, locked_up
+from libs.docker_runner.engine.http import EngineRefused
+from libs.docker_runner.errors import SandboxUnavailable
+
+log = get_logger(__name__)
+
+DEFAULT_BRIDGE = "bridge"
+# One for all services and deployments of an engine, since engines have few subnets. The bridge's name is fixed too:
+# two networks cannot share one, so that of two workers who make it at once only one succeeds.
+OWN_NETWORK = "the0-bots"
+OWN_BRIDGE = "the0-bots"
+# Locally administered, and not what engines choose by themselves (02:42).
+ADDRESS_PREFIX = "06b0"
+_RENEW_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """Where a container's card is plugged in: the engine's id or name of a network.
+
+    *walled* cards must have an address with the prefix, as :func:`card_address` makes it.
+    """
+
+    network: str
+    walled: bool
+
+
+def card_address(token: str) -> str:
+    """The address of the card of the start *token* (hexadecimal digits)."""
+    digits = ADDRESS_PREFIX + token[:8]
+    return ":".join(digits[place : place + 2] for place in range(0, 12, 2))
+
+
+class BotNetwork:
+    """The network on one engine.
+
+    Args:
+        image: has ``python3``; the helpers run in it.
+        guard: whether a bot may only start once link-local addresses are closed to it. Without, bots are on our own
+            bridge, whose other walls the engine keeps.
+        default_bridge: whether the first of the two ways is tried.
+        renew_seconds: how often the walls are put up anew, in case that somebody has taken them away.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        image: str,
+        *,
+        guard: bool = True,
+        default_bridge: bool = True,
+        renew_seconds: float = _RENEW_SECONDS,
+    ) -> None:
+        self._engine = engine
+        self._image = image
+        self._guard = guard
+        self._default_bridge = guard and default_bridge
+        self._renew_seconds = renew_seconds
+        self._attachment: Attachment | None = None
+        self._put_up_at = 0.0
+        self._no_walls_said = False
+        self._lock = asyncio.Lock()
+
+    def forget(self) -> None:
+        """The engine restarted, or the network is gone: make sure of it again at the next start."""
+        self._attachment = None
+
+    async def ensure(self, entrypoints: Path) -> Attachment:
+        """Where to plug a bot in, with the walls up. May be repeated, and costs nothing when it is known.
+
+        Raises:
+            SandboxUnavailable: the walls cannot be put up, so that no bot may run.
+            EngineUnavailable: nothing is known.
+        """
+        async with self._lock:
+            if self._attachment is None:
+                self._attachment = await self._put_up(entrypoints)
+                log.info("the bots' network is ready", network=self._attachment.network)
+            return self._attachment
+
+    async def renew(self, entrypoints: Path) -> None:
+        """As :meth:`ensure`; and see now and then that the walls still stand, for the bots that run behind them.
+
+        Raises:
+            SandboxUnavailable: they cannot be put up, so that no bot may run.
+            EngineUnavailable: nothing is known.
+        """
+        attachment = await self.ensure(entrypoints)
+        if not self._guard or time.monotonic() - self._put_up_at < self._renew_seconds:
+            return
+        # Without the lock: starts need not wait for it.
+        self._put_up_at = time.monotonic()
+        wall = ("by-address", ADDRESS_PREFIX) if attachment.walled else ("by-bridge", OWN_BRIDGE)
+        try:
+            said = await self._helper(_guard(entrypoints, *wall))
+        except SandboxUnavailable:
+            self.forget()
+            raise
+        if "missing" in said:
+            log.warning("the rules of the bots' network were missing and are restored", network=attachment.network)
+
+    async def _put_up(self, entrypoints: Path) -> Attachment:
+        self._put_up_at = time.monotonic()
+        if self._default_bridge:
+            try:
+                # Whether the engine gives the cards the addresses that we ask for is seen in one of them.
+                await asyncio.gather(
+                    self._helper(_guard(entrypoints, "by-address", ADDRESS_PREFIX)), self._helper(_card_probe())
+                )
+            except SandboxUnavailable as error:
+                self._say_no_walls(error)
+            else:
+                self._no_walls_said = False
+                return Attachment(DEFAULT_BRIDGE, walled=True)
+        network_id = await self._own_network()
+        if self._guard:
+            await self._helper(_guard(entrypoints, "by-bridge", OWN_BRIDGE))
+        return Attachment(network_id, walled=False)
+
+    def _say_no_walls(self, error: SandboxUnavailable) -> None:
+        """Log it once until there are some: where the own network fails too, both are tried every few seconds."""
+        say = log.debug if self._no_walls_said else log.info
+        self._no_walls_said = True
+        say("no walls on the default bridge, so bots get a network of our own", reason=str(error))
+
+    async def _own_network(self) -> str:
+        found = await self._engine.network_id(OWN_NETWORK)
+        if found is not None:
+            return found
+        body = {
+            "Name": OWN_NETWORK,
+            "Driver": "bridge",
+            "CheckDuplicate": True,
+            "Options": {
+                "com.docker.network.bridge.name": OWN_BRIDGE,
+                "com.docker.network.bridge.enable_icc": "false",
+            },
+            "Labels": {Label.MANAGED: "true"},
+        }
+        try:
+            return await self._engine.create_network(body)
+        except EngineRefused as error:
+            found = await self._engine.network_id(OWN_NETWORK)
+            if found is None:
+                raise SandboxUnavailable(f"the bots' network cannot be made: {error.message}") from error
+            return found
+
+    async def _helper(self, body: dict[str, Any]) -> str:
+        """Run a short-lived container and return what it printed; SandboxUnavailable unless it succeeds."""
+        try:
+            async with ended_helper(self._engine, self._image, body) as helper:
+                return await self._output(helper)
+        except EngineRefused as error:
+            # Without the helper's name, so that the same failure has the same text each time.
+            raise SandboxUnavailable(f"the bots' network cannot be walled: {error.message}") from error
+        except (NoSuchImage, NameTaken) as error:
+            raise SandboxUnavailable(f"the bots' network cannot be walled: {error!r}") from error
+
+    async def _output(self, helper: str) -> str:
+        """What it has printed; SandboxUnavailable if it failed."""
+        ended = await self._engine.inspect(helper)
+        lines = [line.data.decode(errors="replace") async for line in self._engine.logs(helper, tail=5)]
+        said = "".join(lines).strip()
+        if ended is None or ended.container.exit_code != 0:
+            raise SandboxUnavailable(f"the bots' network cannot be walled: {said}")
+        return said
+
+
+def _guard(entrypoints: Path, *arguments: str) -> dict[str, Any]:
+    mount = {"Type": "bind", "Source": str(entrypoints / "guard"), "Target": "/guard", "ReadOnly": True}
+    return {
+        "Entrypoint": ["python3", "-I", "-S", "-B", "/guard/network_guard.py", *arguments],
+        "User": "0:0",
+        "HostConfig": {
+            **locked_up(),
+            "NetworkMode": "host",
+            # A helper in a user namespace has no say in the host's network.
+            "UsernsMode": "host",
+            "CapAdd": ["NET_ADMIN"],
+            "Mounts": [mount],
+        },
+    }
+
+
+def _card_probe() -> dict[str, Any]:
+    """Succeeds if its card has the address that was asked for."""
+    address = card_address(secrets.token_hex(6))
+    code = f"import sys; sys.exit(open('/sys/class/net/eth0/address').read().strip() != {address!r})"
+    return {
+        "Entrypoint": ["python3", "-I", "-S", "-B", "-c", code],
+        "User": "10001:10001",
+        **walled_card(address),
+        "HostConfig": {**locked_up(), "NetworkMode": DEFAULT_BRIDGE},
+    }
+
+
+def walled_card(address: str) -> dict[str, Any]:
+    """What a create request says for a card with *address*: engines up to API 1.43 read the first, later ones both."""
+    return {
+        "MacAddress": address,
+        "NetworkingConfig": {"EndpointsConfig": {DEFAULT_BRIDGE: {"MacAddress": address}}},
+    }

@@ -1,0 +1,121 @@
+"""Who a bot is, what it can write and what it can see, tried by a hostile one on a real engine.
+
+SANDBOX.md names these tests, and those of the other sandbox_…_docker_test.py, row by row.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.support.eventually import eventually
+from tests.support.faults.hostile_bot import asked, has_output
+from tests.support.rigs.bot_containers import BotContainers, bot_containers
+from tools.engine.ensure import Engine
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def bots(tmp_path: Path, scope: str, docker_engine: Engine) -> AsyncIterator[BotContainers]:
+    async with bot_containers(tmp_path, scope, docker_engine.url) as bots:
+        yield bots
+
+
+# --- who it is
+
+
+def test_a_bot_is_no_root(probe: dict[str, Any]) -> None:
+    assert probe["uid"] == [10001, 10001, []] or probe["uid"] == [10001, 10001, [10001]]
+    assert set(probe["capabilities"]) == {"0000000000000000"}
+
+
+def test_a_bot_cannot_become_root(probe: dict[str, Any]) -> None:
+    assert probe["setuid"].startswith("PermissionError")
+    assert probe["no_new_privileges"] == "1"
+    assert "b'0" not in probe["su"]
+
+
+def test_system_calls_are_filtered(probe: dict[str, Any]) -> None:
+    assert probe["seccomp"] == "2"
+    for call in ("mount", "unshare_user", "keyctl"):
+        assert probe[call] == [-1, "Operation not permitted"], call
+
+
+def test_a_bot_has_no_raw_sockets(probe: dict[str, Any]) -> None:
+    assert probe["raw_socket"].startswith("PermissionError")
+    assert probe["packet_socket"].startswith("PermissionError")
+
+
+# --- what it can write
+
+
+@pytest.mark.parametrize(
+    "place", ["write_code", "write_new_code", "write_root", "write_etc", "write_spec", "write_entry"]
+)
+def test_a_bot_writes_neither_its_code_nor_the_system(probe: dict[str, Any], place: str) -> None:
+    assert probe[place].startswith(("OSError: [Errno 30]", "PermissionError"))
+
+
+# --- what it can see
+
+
+def test_a_bot_sees_no_processes_but_its_own(probe: dict[str, Any]) -> None:
+    assert 3 <= len(probe["processes"]) <= 6
+
+
+def test_the_engines_socket_is_not_there(probe: dict[str, Any]) -> None:
+    assert probe["engine_socket"] == [False, False]
+
+
+def test_the_kernels_switches_are_closed(probe: dict[str, Any]) -> None:
+    assert "Error" in probe["write_sysctl"]
+    assert "Error" in probe["write_cgroup"]
+    assert "Error" in probe["sysrq"]
+    assert probe["kcore"] in ("0", "b''") or "Error" in probe["kcore"]
+    assert probe["keys"] == "''" or "Error" in probe["keys"]
+
+
+def test_no_device_of_the_host_is_there(probe: dict[str, Any]) -> None:
+    assert set(probe["devices"]) <= {
+        "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty",
+        "urandom", "zero", "console",
+    }  # fmt: skip
+    assert probe["mknod"].startswith("PermissionError")
+
+
+def test_no_key_of_ours_is_in_the_environment(probe: dict[str, Any]) -> None:
+    assert set(probe["environment"]) <= {
+        "PATH", "HOME", "USER", "LOGNAME", "LANG", "HOSTNAME", "PYTHONDONTWRITEBYTECODE", "BOT_ID", "BOT_CONFIG",
+        "ID", "CONFIG",
+        "ENTRYPOINT_TYPE", "SCRIPT_PATH", "CODE_MOUNT_DIR", "GPG_KEY", "PYTHON_VERSION", "PYTHON_SHA256",
+        "PYTHON_PIP_VERSION", "PYTHON_SETUPTOOLS_VERSION", "PYTHON_GET_PIP_URL", "PYTHON_GET_PIP_SHA256", "LC_CTYPE",
+    }  # fmt: skip
+
+
+# --- secrets
+
+
+async def test_the_config_is_not_to_be_inspected(bots: BotContainers, docker_engine: Engine) -> None:
+    source = "import time\ndef main(id, config):\n print('up', flush=True)\n time.sleep(60)"
+    container = await bots.runner.start(bots.executable(source, config={"apiKey": "s3cret-v4lue"}))
+    await eventually(lambda: has_output(bots, container))
+    inspected = json.dumps(await asked(docker_engine, f"/containers/{container.container_id}/json"))
+    processes = json.dumps(await asked(docker_engine, f"/containers/{container.container_id}/top"))
+    assert "s3cret-v4lue" not in inspected + processes
+    assert not [line for line in await asyncio.to_thread(command_lines) if b"s3cret-v4lue" in line]
+    assert (bots.settings.temp_dir / "runs").stat().st_mode & 0o077 == 0
+    assert "s3cret" not in repr(bots.executable(source, config={"apiKey": "s3cret-v4lue"}))
+
+
+def command_lines() -> list[bytes]:
+    """Of all processes of this host; those that end meanwhile are left out."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_bytes())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found

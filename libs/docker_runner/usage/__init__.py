@@ -1,0 +1,1 @@
+"""What containers use, sampled and summed up."""

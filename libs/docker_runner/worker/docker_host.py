@@ -1,0 +1,380 @@
+"""Everything of a worker that touches its Docker host, wired: engine, images, code, containers and their output."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from pathlib import Path
+
+from prometheus_client.registry import Collector
+
+from libs.core.aio.backoff import Backoff
+from libs.core.aio.threads import Threads
+from libs.core.config.settings import StorageSettings
+from libs.core.errors import Retryable, RuntimeFault
+from libs.core.http.health import Readiness
+from libs.core.leases.lease import LeaseView
+from libs.core.observability.log import get_logger
+from libs.core.process.isolation import repeat
+from libs.core.process.lifecycle import Lifecycle
+from libs.core.room import Room
+from libs.core.storage.object_store import ObjectStore
+from libs.docker_runner.code.cache import CodeCache
+from libs.docker_runner.code.definition import ExecutableFactory, Ownership
+from libs.docker_runner.code.workshop import Workshop
+from libs.docker_runner.containers.container_group import ContainerGroup
+from libs.docker_runner.containers.host_cleaner import HostCleaner
+from libs.docker_runner.containers.keepalive import KeepaliveFile, SegmentKeepalive
+from libs.docker_runner.containers.keepalive_root import KeepaliveDirUnseen, keepalive_root, usual_roots
+from libs.docker_runner.containers.run_records import History, Recorder
+from libs.docker_runner.engine.client import Engine
+from libs.docker_runner.engine.event_hub import EventHub
+from libs.docker_runner.engine.events import ContainerEvent, EventKind
+from libs.docker_runner.engine.folder_sight import KEEPALIVE_DIR, TEMP_DIR, FolderSight
+from libs.docker_runner.engine.room import Priority
+from libs.docker_runner.engine.room_metrics import RoomCollector
+from libs.docker_runner.errors import DiskUnavailable
+from libs.docker_runner.executable import Entrypoint
+from libs.docker_runner.logs.budget import SpoolBudget
+from libs.docker_runner.logs.history import LogHistory
+from libs.docker_runner.logs.pipeline import LogPipeline
+from libs.docker_runner.logs.reader import LogReader
+from libs.docker_runner.runner import DockerRunner
+from libs.docker_runner.sandbox.container_spec import GUARD_RUNTIME
+from libs.docker_runner.settings import RunnerSettings
+from libs.docker_runner.usage.sampler import UsageCollector, UsageSampler
+
+log = get_logger(__name__)
+
+ENGINE = "docker"
+"""The name under which readiness shows the engine."""
+DISK = "disk"
+"""The name under which readiness shows the work folder."""
+
+_LOOK_SECONDS = 2.0
+_PREPARE_SECONDS = 5.0
+_ANSWER_SECONDS = 2.5
+# An engine that is slower is looked at later, and the worker is ready meanwhile.
+_FIRST_SIGHT_SECONDS = 2.0
+# A loaded engine may be silent for some seconds.
+_LOST_SECONDS = 7.0
+
+
+class DockerHost:
+    """The Docker host of one worker of one service. Made by :meth:`open`.
+
+    Attributes:
+        engine_id: the engine's own id; two workers with the same one share a host.
+        recorder: who this worker is in the history.
+        store: object storage; *code*, *logs* and *log_reader* work over it.
+    """
+
+    def __init__(
+        self,
+        settings: RunnerSettings,
+        *,
+        engine: Engine,
+        engine_id: str,
+        store: ObjectStore,
+        code: CodeCache,
+        service: str,
+        scope: str,
+        worker: str,
+        lease_seconds: float,
+        owns: Callable[[int], bool],
+        history: History,
+        leases: Callable[[], Awaitable[Sequence[LeaseView]]],
+        keepalives: Path,
+        priority: Priority = Priority.BOT,
+    ) -> None:
+        self._priority = priority
+        self.settings = settings
+        self.engine_id = engine_id
+        self.recorder = Recorder(worker, engine_id)
+        self.store = store
+        self.code = code
+        self.runner = DockerRunner(engine, code, settings)
+        self._usage = UsageSampler(self.runner, service=service, scope=scope, owns=owns)
+        self._hub = EventHub(self._watched_events)
+        self._engine = engine
+        self._owns = owns
+        self._service = service
+        self._scope = scope
+        self._lease_seconds = lease_seconds
+        self._keepalives: dict[int, KeepaliveFile] = {}
+        # Of their own, so that no slow disk makes a keepalive late.
+        self._keepalive_threads = Threads("keepalive", 2)
+        self._fault = ""
+        self._answered_by = engine_id
+        self._unprepared = ""
+        self._missing: Mapping[str, str] = {}
+        self._answered_at = time.monotonic()
+        # Ids are chosen by people and scopes by us, but both reach a path only as digests.
+        named = {TEMP_DIR: settings.temp_dir}
+        if not keepalives.is_relative_to(settings.temp_dir):
+            named[KEEPALIVE_DIR] = keepalives
+        self._sight = FolderSight(engine, named, settings.images[GUARD_RUNTIME])
+        self._events_begun = False
+        place = hashlib.sha256(f"{service}\0{scope}".encode()).hexdigest()[:20]
+        self._keepalive_directory = keepalives / place
+        # Where earlier versions and settings had them: containers that are adopted may watch a file there.
+        roots = dict.fromkeys([settings.temp_dir / "keepalive", *usual_roots()])
+        self._former = [root / place for root in roots if root != keepalives]
+        self.logs = LogPipeline(
+            self.runner.followed,
+            store,
+            store.settings.logs_bucket,
+            settings.temp_dir / "logs" / place,
+            writer=engine_id,
+            owns=owns,
+            place=place,
+            budget=SpoolBudget(settings.log_spools_bytes, settings.log_spool_bytes),
+        )
+        self._cleaner = HostCleaner(
+            self.runner,
+            service=service,
+            scope=scope,
+            owns=owns,
+            leases=leases,
+            history=history,
+            recorder=self.recorder,
+            code=code,
+            logs=self.logs,
+            keepalives=self._keepalive_directory,
+            former=self._former,
+        )
+        self.log_reader = LogReader(self.logs, LogHistory(store, store.settings.logs_bucket))
+
+    @classmethod
+    async def open(
+        cls,
+        lifecycle: Lifecycle,
+        readiness: Readiness,
+        *,
+        settings: RunnerSettings,
+        storage: StorageSettings,
+        code_cache_bytes: int,
+        lease_seconds: float,
+        service: str,
+        scope: str,
+        worker: str,
+        owns: Callable[[int], bool],
+        history: History,
+        leases: Callable[[], Awaitable[Sequence[LeaseView]]],
+        priority: Priority,
+    ) -> "DockerHost":
+        """Connect, waiting for the engine and the storage as long as they are away, and declare what must go on.
+
+        Args:
+            lifecycle: gets the loops of this host, and the steps that close it.
+            readiness: says meanwhile what is waited for.
+            lease_seconds: the life of a lease, for the dead-man's switch.
+            owns: whether this worker owns a segment now, by a lease that it can prove.
+            history: where the ends of others' containers are recorded that are taken away.
+            leases: reads the leases that are held now, whoever holds them.
+            priority: of the service's containers for the engine's room.
+        """
+        engine = Engine(timeout_seconds=settings.engine_timeout_seconds)
+        store = ObjectStore(storage)
+        lifecycle.on_close("storage", store.close, limit_seconds=2)
+        engine_id, _ = await asyncio.gather(
+            _engine_id(engine, readiness),
+            store.wait_until_up(readiness, [storage.code_bucket, storage.logs_bucket, storage.results_bucket]),
+        )
+        try:
+            keepalives = await keepalive_root(settings.keepalive_dir, settings.temp_dir, engine)
+        except KeepaliveDirUnseen as error:
+            # Said on /readyz below, until the engine sees it.
+            keepalives = error.folder
+        code = CodeCache(store, settings.temp_dir / "code", code_cache_bytes)
+        await _until_disk_takes("code", code.open, readiness)
+        host = cls(
+            settings,
+            engine=engine,
+            engine_id=engine_id,
+            store=store,
+            code=code,
+            service=service,
+            scope=scope,
+            worker=worker,
+            lease_seconds=lease_seconds,
+            owns=owns,
+            history=history,
+            leases=leases,
+            keepalives=keepalives,
+            priority=priority,
+        )
+        await _until_disk_takes("entrypoints", host.runner.open, readiness)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_SIGHT_SECONDS):
+                await host._sight.look_by_mounts()
+        host._report(readiness)
+        lifecycle.part("watch the docker engine", lambda: host._watch(readiness))
+        lifecycle.part("look at the engine's room", host.runner.room.run)
+        lifecycle.part("look at what the engine sees", host._sight.run)
+        lifecycle.part("prepare the docker host", host._prepare_for_ever)
+        lifecycle.part("container events", host._hub.run)
+        lifecycle.part("clean the docker host", host._cleaner.run)
+        lifecycle.part("logs", host.logs.run)
+        lifecycle.part("sample containers", host._usage.run)
+        lifecycle.on_close("docker runner", host.runner.close, limit_seconds=2)
+        lifecycle.on_close("code", code.close, limit_seconds=2)
+        return host
+
+    def keepalive(self, segment: int) -> KeepaliveFile:
+        """The dead-man's switch of a segment's containers."""
+        if segment not in self._keepalives:
+            former = [directory / str(segment) for directory in self._former]
+            folder = self._keepalive_directory / str(segment)
+            self._keepalives[segment] = SegmentKeepalive(folder, self._lease_seconds, former=former)
+        return self._keepalives[segment]
+
+    async def keep_alive(self, segment: int, proven_until: float) -> None:
+        """Let a segment's containers live until a little before *proven_until*, a ``time.monotonic()``.
+
+        Raises:
+            OSError: they do not know of it.
+        """
+        await self._keepalive_threads.run(self.keepalive(segment).refresh, proven_until)
+
+    async def expire(self, segment: int) -> None:
+        """End a segment's containers by their own switch, and let none begin late; at the latest with the lease."""
+        try:
+            await self._keepalive_threads.run(self.keepalive(segment).expire)
+        except OSError as error:
+            log.warning("keepalive not expired; it runs out with the lease", segment=segment, reason=str(error))
+
+    def group(self, segment: int, epoch: int) -> ContainerGroup:
+        """The containers of a segment under one ownership."""
+        return ContainerGroup(
+            self.runner,
+            self.keepalive(segment),
+            service=self._service,
+            scope=self._scope,
+            segment=segment,
+            epoch=epoch,
+        )
+
+    def workshop(self, entrypoint: Entrypoint, segment: int, epoch: int) -> Workshop:
+        """What builds the executables of a segment under one ownership."""
+        factory = ExecutableFactory(
+            self.settings,
+            service=self._service,
+            scope=self._scope,
+            entrypoint=entrypoint,
+            priority=self._priority,
+        )
+        ownership = Ownership(segment, epoch, self.recorder.worker, self.keepalive(segment).folder)
+        return Workshop(factory, ownership, self.store.settings.code_bucket)
+
+    def metrics(self) -> Sequence[Collector]:
+        """What there is to show of this host."""
+        return [UsageCollector(self.runner), RoomCollector(self.runner.room)]
+
+    def room(self) -> Room | None:
+        """Return the engine's room as far as this service's containers may take it; None until it is known. Quick."""
+        return self.runner.room.room(self._priority)
+
+    def events(self) -> AsyncGenerator[ContainerEvent, None]:
+        """What happens to this service's containers, for ever."""
+        return self._hub.events()
+
+    def _watched_events(self) -> AsyncGenerator[ContainerEvent, None]:
+        events = self._doubting(self.runner.events(self._service, self._scope))
+        return self._cleaner.watching(self._usage.watching(events))
+
+    async def _doubting(self, events: AsyncGenerator[ContainerEvent, None]) -> AsyncGenerator[ContainerEvent, None]:
+        """Yield *events*; an engine that was away may have come back with other mounts."""
+        async with aclosing(events):
+            async for event in events:
+                if event.kind is EventKind.RESYNC:
+                    if self._events_begun:
+                        self._sight.doubt()
+                    self._events_begun = True
+                yield event
+
+    def impediment(self) -> str:
+        """Why no bot could be started here now; empty when one could."""
+        return self._fault or self._sight.complaint or self._unprepared
+
+    def lost(self) -> bool:
+        """Whether the engine has not answered for some seconds."""
+        return time.monotonic() - self._answered_at > _LOST_SECONDS
+
+    async def _watch(self, readiness: Readiness) -> None:
+        """Keep an eye on the engine."""
+
+        async def one_look() -> None:
+            try:
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    info = await self._engine.info()
+            except (RuntimeFault, TimeoutError) as error:
+                self._fault = str(error) or f"the Docker engine has not answered within {_ANSWER_SECONDS:g} s"
+            else:
+                self.runner.room.has(info.capacity)
+                self._answered_at = time.monotonic()
+                self._fault = ""
+                if info.id != self._answered_by:
+                    self._answered_by = info.id
+                    self._sight.doubt()
+            self._report(readiness)
+
+        await repeat("watch the docker engine", one_look, _LOOK_SECONDS)
+
+    async def _prepare_for_ever(self) -> None:
+        """Fetch the images and put up the network before the first bot needs them, and again when they have gone."""
+
+        async def one_round() -> None:
+            if self._sight.complaint:
+                # The walls are made of files below TEMP_DIR, and no bot is started before.
+                return
+            before = self._unprepared
+            try:
+                self._missing = await self.runner.prepare()
+            except Exception as error:
+                self._unprepared = str(error) or type(error).__name__
+                if not isinstance(error, Retryable):
+                    raise
+                if not before:
+                    log.warning("docker host cannot be prepared; trying again", reason=self._unprepared)
+            else:
+                self._unprepared = ""
+                if before:
+                    log.info("docker host is prepared")
+
+        await repeat("prepare the docker host", one_round, _PREPARE_SECONDS)
+
+    def _report(self, readiness: Readiness) -> None:
+        impediment = self.impediment()
+        readiness.report(ENGINE, not impediment, impediment or "; ".join(self._missing.values()))
+
+
+async def _until_disk_takes(what: str, prepare: Callable[[], Awaitable[None]], readiness: Readiness) -> None:
+    """Call *prepare* until the disk below TEMP_DIR has room for it."""
+    backoff = Backoff(initial_seconds=0.2, cap_seconds=5.0)
+    while True:
+        try:
+            await prepare()
+        except OSError as error:
+            readiness.report(DISK, False, str(DiskUnavailable(what, error)))
+            log.warning("work folder cannot be used", what=what, reason=str(error))
+            await asyncio.sleep(backoff.next_seconds())
+        else:
+            if backoff.failures:
+                readiness.report(DISK, True)
+            return
+
+
+async def _engine_id(engine: Engine, readiness: Readiness) -> str:
+    backoff = Backoff(initial_seconds=0.2, cap_seconds=5.0)
+    while True:
+        try:
+            info = await engine.info()
+        except Retryable as error:
+            readiness.report(ENGINE, False, str(error))
+            log.warning("docker engine cannot be used", reason=str(error))
+            await asyncio.sleep(backoff.next_seconds())
+        else:
+            readiness.report(ENGINE, True)
+            return info.id

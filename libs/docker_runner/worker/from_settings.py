@@ -1,0 +1,59 @@
+"""Convert the operator's settings for the runner."""
+
+from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings
+from libs.docker_runner.engine.room import RoomRules
+from libs.docker_runner.executable import MIB, Limits, Network
+from libs.docker_runner.sandbox.limits import Maxima
+from libs.docker_runner.settings import Registry, RunnerSettings
+
+
+def runner_settings(containers: ContainerSettings, maxima: MaximaSettings, images: ImageSettings) -> RunnerSettings:
+    """The runner's settings. A default that is above a maximum is one that bots may ask for as well."""
+    limits = Limits(
+        memory_bytes=containers.memory_limit_mb * MIB,
+        cpu_shares=containers.cpu_shares,
+        cpus=containers.cpus,
+        pids=containers.pids,
+        tmp_bytes=containers.tmp_mb * MIB,
+        open_files=containers.open_files,
+        result_bytes=containers.result_mb * MIB,
+        output_bytes_per_second=containers.output_kb_per_second * 1024,
+    )
+    return RunnerSettings(
+        temp_dir=containers.temp_dir,
+        keepalive_dir=containers.keepalive_dir,
+        images={"python3.11": images.python, "nodejs20": images.node},
+        limits=limits,
+        maxima=Maxima(
+            memory_mb=max(maxima.memory_mb, containers.memory_limit_mb),
+            cpu_shares=max(maxima.cpu_shares, containers.cpu_shares),
+            cpus=max(maxima.cpus, containers.cpus or 0.0),
+            pids=max(maxima.pids, containers.pids),
+            tmp_mb=max(maxima.tmp_mb, containers.tmp_mb),
+            open_files=max(maxima.open_files, containers.open_files),
+        ),
+        network=Network(containers.network),
+        metadata_guard=containers.metadata_guard,
+        container_runtime=containers.runtime,
+        registry=_registry(images),
+        parallel_starts=containers.parallel_starts,
+        log_spool_bytes=containers.log_spool_mb * MIB,
+        log_spools_bytes=containers.log_spools_mb * MIB,
+        room=RoomRules(
+            memory_bytes=containers.engine_memory_mb * MIB if containers.engine_memory_mb is not None else None,
+            cpus=containers.engine_cpus,
+            memory_overcommit=containers.engine_memory_overcommit,
+            cpu_overcommit=containers.engine_cpu_overcommit,
+            reserve=containers.engine_reserve_percent / 100,
+        ),
+    )
+
+
+def _registry(images: ImageSettings) -> Registry | None:
+    if images.registry_username is None or images.registry_password is None:
+        return None
+    return Registry(
+        server=images.registry_server or "",
+        username=images.registry_username,
+        password=images.registry_password.get_secret_value(),
+    )

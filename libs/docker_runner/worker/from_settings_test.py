@@ -1,0 +1,43 @@
+"""What an operator sets is what the runner gets."""
+
+import pytest
+from pydantic import SecretStr
+
+from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings
+from libs.docker_runner.executable import Network
+from libs.docker_runner.settings import Registry, RunnerSettings
+from libs.docker_runner.worker.from_settings import runner_settings
+
+
+def made_of(
+    containers: ContainerSettings | None = None,
+    maxima: MaximaSettings | None = None,
+    images: ImageSettings | None = None,
+) -> RunnerSettings:
+    return runner_settings(containers or ContainerSettings(), maxima or MaximaSettings(), images or ImageSettings())
+
+
+@pytest.mark.parametrize("network", ["bridge", "none", "host"])
+def test_every_network_that_can_be_set_is_one_that_bots_get(network: str) -> None:
+    settings = made_of(ContainerSettings.model_validate({"network": network}))
+    assert settings.placement("python3.11").network is Network(network)
+
+
+def test_bots_are_guarded_and_in_the_engines_own_runtime_unless_it_is_set_otherwise() -> None:
+    usual, set_otherwise = made_of(), made_of(ContainerSettings(metadata_guard=False, runtime="runsc"))
+    assert (usual.metadata_guard, usual.placement("nodejs20").container_runtime) == (True, None)
+    assert (set_otherwise.metadata_guard, set_otherwise.placement("nodejs20").container_runtime) == (False, "runsc")
+
+
+def test_a_default_above_the_maximum_may_be_asked_for() -> None:
+    settings = made_of(ContainerSettings(memory_limit_mb=4096), MaximaSettings(memory_mb=1024))
+    assert settings.maxima.memory_mb == 4096
+
+
+def test_credentials_are_for_their_registry_and_docker_hub_when_none_is_named() -> None:
+    images = ImageSettings(registry_username="u", registry_password=SecretStr("p"))
+    assert made_of().registry is None
+    assert made_of(images=images).registry == Registry("", "u", "p")
+    assert made_of(images=images.model_copy(update={"registry_server": "ghcr.io"})).registry == Registry(
+        "ghcr.io", "u", "p"
+    )

@@ -1,0 +1,266 @@
+"""A Docker host whose containers are only facts."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Protocol
+
+from libs.core.room import Need
+from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, ManagedContainer
+from libs.docker_runner.containers.endings import LEASE_LOST_EXIT_CODE
+from libs.docker_runner.engine.answers import EngineInfo
+from libs.docker_runner.engine.events import ContainerEvent, EventKind
+from libs.docker_runner.engine.room import RoomRules
+from libs.docker_runner.engine.room_view import EngineRoom
+from libs.docker_runner.errors import NoRoom
+from libs.docker_runner.executable import Executable, Limits
+from tests.support.eventually import eventually
+
+PARALLEL_STARTS = 8
+_REASONS: dict[int | None, EndReason] = {0: EndReason.FINISHED, LEASE_LOST_EXIT_CODE: EndReason.LEASE_LOST}
+
+
+@dataclass(frozen=True)
+class Start:
+    """A start that was asked of a host, at *at* by the machine's clock."""
+
+    entity_id: str
+    run_id: str
+    at: float
+
+
+@dataclass
+class FakeHost:
+    """A Docker host. A run takes *run_seconds*, or as long as it likes when that is None, and ends with an exit code.
+
+    Args:
+        exit_codes: of the runs to come, in order; 0 when there are none left.
+        last_stays: once those are used up, runs do not end any more.
+        hang_before: a start that is asked for never answers, and makes no container.
+        hang_after: a start makes its container, and its answer never comes.
+        faults: raised by the starts to come, in order.
+        faults_after: the same, by starts that make their containers.
+        away: raised by every look at the containers.
+        capacity: what the containers' limits may add up to; None: any number of them.
+        stubborn: containers do not end on SIGTERM, so that a graceful stop lasts until somebody kills them.
+        graces: seconds that each stop of a running container left it, by entity.
+        code_faults: raised by the checks and starts of the code of a key.
+        hang_checks: checks never answer.
+    """
+
+    name: str = "host"
+    run_seconds: float | None = 0.02
+    exit_codes: list[int] = field(default_factory=list)
+    last_stays: bool = False
+    hang_before: bool = False
+    hang_after: bool = False
+    faults: list[Exception] = field(default_factory=list)
+    faults_after: list[Exception] = field(default_factory=list)
+    away: Exception | None = None
+    stubborn: bool = False
+    graces: dict[str, list[float]] = field(default_factory=dict)
+    code_faults: dict[str, Exception] = field(default_factory=dict)
+    hang_checks: bool = False
+    checks_under_way: int = 0
+    starts: list[Start] = field(default_factory=list)
+    containers: dict[str, ManagedContainer] = field(default_factory=dict)
+    stopped: set[str] = field(default_factory=set)
+    changed: Callable[[str], None] = lambda entity_id: None
+    parallel: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL_STARTS))
+    made: Callable[[ManagedContainer], None] = lambda container: None
+    capacity: Need | None = None
+    room: EngineRoom = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Its room is that of its containers."""
+        self.room = room_of(self)
+
+    async def check(self, executable: Executable) -> str:
+        """As the docker runner does."""
+        await asyncio.sleep(0)
+        if self.hang_checks:
+            self.checks_under_way += 1
+            await asyncio.Event().wait()
+        fault = self.code_faults.get(executable.code.key)
+        if fault is not None:
+            raise fault
+        return executable.code_etag or "etag"
+
+    async def start(self, executable: Executable) -> ManagedContainer:
+        """As the docker runner does."""
+        self.starts.append(Start(executable.id, executable.run_id, time.time()))
+        await asyncio.sleep(0)
+        async with self.parallel:
+            await asyncio.sleep(0)
+            return await self._start(executable)
+
+    async def _start(self, executable: Executable) -> ManagedContainer:
+        await self.check(executable)
+        if self.faults:
+            raise self.faults.pop(0)
+        if self.hang_before:
+            await asyncio.Event().wait()
+        for container in self.containers.values():
+            if container.id == executable.id and container.state is ContainerState.RUNNING:
+                return container
+        await check_room(self, executable)
+        container = container_of(executable)
+        self.containers[container.container_id] = container
+        self.made(container)
+        if self.run_seconds is not None and (self.exit_codes or not self.last_stays):
+            code = self.exit_codes.pop(0) if self.exit_codes else 0
+            asyncio.get_running_loop().call_later(self.run_seconds, self.end, container.container_id, code)
+        if self.hang_after:
+            await asyncio.Event().wait()
+        if self.faults_after:
+            raise self.faults_after.pop(0)
+        return container
+
+    async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
+        """As the docker runner does."""
+        await asyncio.sleep(0)
+        known = self.containers.get(container.container_id)
+        if known is not None and known.state is ContainerState.RUNNING:
+            self.stopped.add(container.container_id)
+            self.graces.setdefault(container.id, []).append(grace_seconds)
+            if self.stubborn and grace_seconds >= 1:
+                await eventually(lambda: not self._runs(container), grace_seconds)
+            self.end(container.container_id, 143)
+        return self._ended(container)
+
+    async def remove(self, container: ManagedContainer) -> Ended:
+        """As the docker runner does."""
+        await asyncio.sleep(0)
+        ended = self._ended(container)
+        self.containers.pop(container.container_id, None)
+        return ended
+
+    async def look(self, container: ManagedContainer) -> ManagedContainer | None:
+        """As the docker runner does."""
+        await asyncio.sleep(0)
+        return self.containers.get(container.container_id)
+
+    async def list(self) -> list[ManagedContainer]:
+        """As a container group does: without times."""
+        await asyncio.sleep(0)
+        if self.away is not None:
+            raise self.away
+        return [replace(container, started_at=None, finished_at=None) for container in self.containers.values()]
+
+    def follow(self, container: ManagedContainer) -> None:
+        """As the log pipeline does."""
+
+    async def finish(self, container: ManagedContainer) -> bool:
+        """As the log pipeline does."""
+        return True
+
+    def end(self, container_id: str, code: int = 0) -> None:
+        """The container's process ends."""
+        container = self.containers.get(container_id)
+        if container is not None and container.state is ContainerState.RUNNING:
+            self.containers[container_id] = replace(
+                container, state=ContainerState.EXITED, exit_code=code, finished_at=datetime.now(UTC)
+            )
+            self.room.note(ContainerEvent(EventKind.DIED, datetime.now(UTC), container_id=container_id))
+            self.changed(container.id)
+
+    def alive(self, entity_id: str) -> Sequence[ManagedContainer]:
+        """The containers of one entity that run."""
+        running = (c for c in self.containers.values() if c.state is ContainerState.RUNNING)
+        return [container for container in running if container.id == entity_id]
+
+    def die(self) -> None:
+        """All containers end, as by their dead-man's switches."""
+        for container_id in list(self.containers):
+            self.end(container_id, LEASE_LOST_EXIT_CODE)
+
+    def _runs(self, container: ManagedContainer) -> bool:
+        known = self.containers.get(container.container_id)
+        return known is not None and known.state is ContainerState.RUNNING
+
+    def _ended(self, container: ManagedContainer) -> Ended:
+        known = self.containers.get(container.container_id, container)
+        if container.container_id not in self.containers:
+            return Ended(container, None, False, EndReason.MISSING, None, None)
+        reason = _REASONS.get(known.exit_code, EndReason.ERROR)
+        reason = EndReason.STOPPED if container.container_id in self.stopped else reason
+        return Ended(known, known.exit_code, False, reason, known.started_at, known.finished_at)
+
+
+class HasContainers(Protocol):
+    """What containers there are, and what their limits may add up to."""
+
+    containers: dict[str, ManagedContainer]
+    capacity: Need | None
+    room: EngineRoom
+
+
+class _Engine:
+    """As much of an engine as its room needs."""
+
+    def __init__(self, host: HasContainers) -> None:
+        self._host = host
+
+    async def info(self) -> EngineInfo:
+        return EngineInfo("", "", (), self._host.capacity or Need(2**60, 2.0**20))
+
+    async def list(self, labels: Mapping[str, str], *, ended: bool = True) -> list[ManagedContainer]:
+        return [c for c in self._host.containers.values() if ended or c.state is not ContainerState.EXITED]
+
+    async def limits(self, container: str) -> Need | None:
+        return None
+
+    async def events(self, labels: Mapping[str, str], silence_seconds: float) -> AsyncGenerator[ContainerEvent, None]:
+        await asyncio.Event().wait()
+        yield ContainerEvent(EventKind.RESYNC, datetime.now(UTC))
+
+
+def room_of(host: HasContainers) -> EngineRoom:
+    """The room that *host* leaves, without overcommitment and reserves."""
+    rules = RoomRules(memory_overcommit=1.0, cpu_overcommit=1.0, reserve=0.0)
+    return EngineRoom(_Engine(host), rules, Limits().need)
+
+
+@asynccontextmanager
+async def looking(host: HasContainers) -> AsyncIterator[EngineRoom]:
+    """The room of *host*, followed within the block as a worker does."""
+    following = asyncio.create_task(host.room.run(), name="room")
+    try:
+        yield host.room
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
+async def check_room(host: HasContainers, executable: Executable) -> None:
+    """Refuse *executable* where *host* has a limit and no room for it."""
+    if host.capacity is not None:
+        shortage = (await host.room.look()).shortage(executable.room)
+        if shortage is not None:
+            raise NoRoom(executable.room.name, shortage)
+        host.room.grant(executable.room)
+
+
+def container_of(executable: Executable) -> ManagedContainer:
+    """The running container that the docker runner would make of *executable*."""
+    return ManagedContainer(
+        container_id=f"c-{executable.run_id}",
+        name=executable.room.name,
+        id=executable.id,
+        service=executable.service,
+        scope=executable.scope,
+        entrypoint=executable.entrypoint,
+        segment=executable.segment,
+        spec_hash=executable.spec_hash(),
+        code_etag="etag",
+        revision=executable.revision,
+        run_id=executable.run_id,
+        epoch=executable.epoch,
+        worker=executable.worker,
+        token="t",
+        started_at=datetime.now(UTC),
+        limits=executable.limits.need,
+    )

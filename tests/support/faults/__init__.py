@@ -1,0 +1,1 @@
+"""Faults at a chosen moment: deaths, cut connections, hostile bots."""

@@ -1,0 +1,182 @@
+"""For tests of the sandbox: a bot that tries everything that needs no second party, and looks at containers."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from libs.docker_runner.containers.container import ManagedContainer
+from libs.docker_runner.executable import MIB, Limits
+from tests.support.rigs.bot_containers import BotContainers, bot_containers
+from tests.support.servers.docker import remove_containers
+from tools.engine.ensure import Engine
+
+TIGHT = Limits(memory_bytes=128 * MIB, tmp_bytes=16 * MIB, pids=48, open_files=128, result_bytes=MIB)
+
+# Returns what came of each try.
+PROBE = r"""
+import ctypes, os, resource, socket, subprocess
+
+def tried(action):
+    try:
+        return repr(action())
+    except BaseException as error:
+        return type(error).__name__ + ": " + str(error)
+
+def write(path, data="x"):
+    with open(path, "w") as file:
+        return file.write(data)
+
+def fill(path, limit=1 << 30):
+    written, fd = 0, os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        while written < limit:
+            written += os.write(fd, b"x" * (1 << 16))
+    except OSError as error:
+        return {"written": written, "error": error.strerror}
+    finally:
+        os.close(fd)
+        if path.startswith("/tmp") or path.startswith("/dev/shm"):
+            os.unlink(path)
+
+def many_files():
+    os.mkdir("/tmp/many")
+    made = 0
+    try:
+        for made in range(100000):
+            open(f"/tmp/many/{made}", "w").close()
+    except OSError as error:
+        return {"made": made, "error": error.strerror}
+    finally:
+        subprocess.run(["rm", "-rf", "/tmp/many"])
+
+def many_forks():
+    made = []
+    try:
+        while True:
+            pid = os.fork()
+            if pid == 0:
+                import time
+                time.sleep(60)
+            made.append(pid)
+    except OSError as error:
+        return {"made": len(made), "error": error.strerror}
+    finally:
+        for pid in made:
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+
+def many_open():
+    files = []
+    try:
+        while True:
+            files.append(open("/dev/null"))
+    except OSError as error:
+        return {"open": len(files), "error": error.strerror}
+    finally:
+        for file in files:
+            file.close()
+
+def status():
+    return dict(line.split(":\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\t" in line)
+
+def syscall(number, *arguments):
+    libc = ctypes.CDLL(None, use_errno=True)
+    return libc.syscall(number, *arguments), os.strerror(ctypes.get_errno())
+
+def main(id, config):
+    fields = status()
+    return {
+        "uid": [os.getuid(), os.getgid(), os.getgroups()],
+        "capabilities": [fields[name].strip() for name in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb")],
+        "no_new_privileges": fields["NoNewPrivs"].strip(),
+        "seccomp": fields["Seccomp"].strip(),
+        "setuid": tried(lambda: os.setuid(0)),
+        "su": tried(lambda: subprocess.run(["su", "-c", "id -u"], capture_output=True, timeout=5).stdout),
+        "write_code": tried(lambda: write("/bot/main.py")),
+        "write_new_code": tried(lambda: write("/bot/new.py")),
+        "write_root": tried(lambda: write("/x")),
+        "write_etc": tried(lambda: write("/etc/passwd")),
+        "write_spec": tried(lambda: write("/run/the0/spec/spec.json")),
+        "write_entry": tried(lambda: write("/run/the0/entry/start.py")),
+        "write_sysctl": tried(lambda: write("/proc/sys/kernel/panic", "1")),
+        "write_cgroup": tried(lambda: write("/sys/fs/cgroup/memory/memory.limit_in_bytes", "-1")),
+        "sysrq": tried(lambda: write("/proc/sysrq-trigger", "b")),
+        "kcore": tried(lambda: os.path.getsize("/proc/kcore") and open("/proc/kcore", "rb").read(1)),
+        "keys": tried(lambda: open("/proc/keys").read(10)),
+        "processes": sorted(int(name) for name in os.listdir("/proc") if name.isdigit()),
+        "engine_socket": [os.path.exists(path) for path in ("/var/run/docker.sock", "/run/docker.sock")],
+        "devices": sorted(os.listdir("/dev")),
+        "mknod": tried(lambda: os.mknod("/tmp/sda", 0o660 | 0o060000, os.makedev(8, 0))),
+        "mount": syscall(165, b"none", b"/tmp", b"tmpfs", 0, None),
+        "unshare_user": syscall(272, 0x10000000),
+        "keyctl": syscall(250, 0, -3, 0),
+        "raw_socket": tried(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)),
+        "packet_socket": tried(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)),
+        "tmp": fill("/tmp/big"),
+        "shm": fill("/dev/shm/big"),
+        "tmp_again": tried(lambda: write("/tmp/small")),
+        "outcome": fill("/run/the0/outcome"),
+        "inodes": many_files(),
+        "forks": many_forks(),
+        "open_files": many_open(),
+        "core": resource.getrlimit(resource.RLIMIT_CORE),
+        "environment": dict(os.environ),
+    }
+"""
+
+# One bot that others try to reach, and one that tries.
+SERVE = """
+import http.server, threading
+def main(id, config):
+    server = http.server.HTTPServer(("0.0.0.0", 8000), http.server.SimpleHTTPRequestHandler)
+    print("listening", flush=True)
+    server.serve_forever()
+"""
+CONNECT = """
+import socket
+def main(id, config):
+    try:
+        socket.create_connection((config["host"], config["port"]), timeout=2).close()
+        return "reached"
+    except OSError as error:
+        return type(error).__name__
+"""
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def probe(tmp_path_factory: pytest.TempPathFactory, docker_engine: Engine) -> AsyncIterator[dict[str, Any]]:
+    """What came of each of its tries, within :data:`TIGHT` limits."""
+    scope = f"test-{uuid.uuid4().hex[:12]}"
+    try:
+        async with bot_containers(tmp_path_factory.mktemp("probe"), scope, docker_engine.url) as bots:
+            outcome, output = await bots.run(PROBE, limits=TIGHT, config={"key": "s3cret"})
+        assert outcome.succeeded, (outcome, output)
+        assert isinstance(outcome.result, dict)
+        yield outcome.result
+    finally:
+        await asyncio.to_thread(remove_containers, docker_engine, scope)
+
+
+async def has_output(bots: BotContainers, container: ManagedContainer) -> bool:
+    """Whether it has printed anything yet."""
+    return bool([piece async for piece in bots.runner.logs(container)])
+
+
+async def asked(engine: Engine, path: str) -> Any:
+    """The engine's own answer to a GET of *path*."""
+    connector = aiohttp.UnixConnector(engine.url.removeprefix("unix://"))
+    async with aiohttp.ClientSession(connector=connector) as session, session.get("http://docker" + path) as answer:
+        return await answer.json()
+
+
+async def address_of(engine: Engine, container: ManagedContainer) -> str:
+    """The address that others would reach it at."""
+    found = await asked(engine, f"/containers/{container.container_id}/json")
+    host = str(next(iter(found["NetworkSettings"]["Networks"].values()))["IPAddress"])
+    assert host
+    return host

@@ -1,0 +1,1 @@
+"""Watchers that fail a test for what must never be."""

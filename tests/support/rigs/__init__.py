@@ -1,0 +1,1 @@
+"""Parts of the system wired together for tests."""

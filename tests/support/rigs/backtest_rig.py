@@ -1,0 +1,265 @@
+"""A segment of backtests in real servers, with owners that die at a chosen write, and runs that are only facts."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest_asyncio
+from pydantic import SecretStr
+
+from libs.core.config.settings import StorageSettings
+from libs.core.hostile_json import Kind
+from libs.core.leases.lease import Holder, Lease
+from libs.core.room import Need
+from libs.core.run_record import RunRecord
+from libs.core.storage.object_store import ObjectMissing, ObjectStore
+from libs.core.store.client import Database, Mongo
+from libs.core.store.entities import EntityStore
+from libs.core.store.outbox import Outbox
+from libs.core.store.partitions import PartitionStore
+from libs.core.store.runs import RunFilter, RunStore
+from libs.core.worker.handler import OwnedSegment
+from libs.docker_runner.code.definition import ExecutableFactory, Ownership
+from libs.docker_runner.code.workshop import Workshop
+from libs.docker_runner.containers.container import Ended, EndReason, ManagedContainer, RunOutcome
+from libs.docker_runner.containers.returned import Payload, Returned
+from libs.docker_runner.containers.run_records import Recorder
+from libs.docker_runner.engine.room_view import EngineRoom
+from libs.docker_runner.executable import Entrypoint, Executable
+from libs.docker_runner.settings import RunnerSettings
+from services.backtest_runner import objects
+from services.backtest_runner.claims import Claims
+from services.backtest_runner.completion import Completion
+from services.backtest_runner.pool import SegmentPool
+from services.backtest_runner.records import RunRecords
+from services.backtest_runner.result_spool import ResultSpool
+from services.backtest_runner.run import RunKit
+from services.backtest_runner.slots import Slots
+from tests.support.eventually import eventually
+from tests.support.fakes.fake_host import check_room, container_of, room_of
+from tests.support.faults.deaths import Death, Mortal
+from tools.stack.s3 import S3Server
+
+CUSTOM = {"config": {"runtime": "python3.11", "entrypoints": {"backtest": "main.py"}}, "filePath": "code.zip"}
+
+
+@dataclass
+class FakeHost:
+    """A Docker host whose runs return an object that names the run, after *run_seconds*; None: they never end.
+
+    Args:
+        reasons: of the ends of the runs to come; FINISHED when there are none left.
+        first_together: no run ends before so many were there at once.
+        padding: characters more in each result.
+    """
+
+    folder: Path
+    name: str = "host"
+    run_seconds: float | None = 0.0
+    reasons: list[EndReason] = field(default_factory=list)
+    first_together: int = 0
+    padding: int = 0
+    runs: list[str] = field(default_factory=list)
+    at_once: int = 0
+    most_at_once: int = 0
+    containers: dict[str, ManagedContainer] = field(default_factory=dict)
+    capacity: Need | None = None
+    room: EngineRoom = field(init=False)
+    _stops: dict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
+
+    def __post_init__(self) -> None:
+        """Its room is that of its containers."""
+        self.room = room_of(self)
+
+    async def run(self, executable: Executable, timeout_seconds: float) -> RunOutcome:
+        """As the docker runner does; ended early by :meth:`stop`."""
+        await check_room(self, executable)
+        self.runs.append(executable.id)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        container = container_of(executable)
+        self.containers[executable.run_id] = container
+        try:
+            await eventually(lambda: self.most_at_once >= self.first_together)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stops[executable.run_id].wait(), self.run_seconds)
+        finally:
+            self.at_once -= 1
+            self.containers.pop(executable.run_id, None)
+        reason = self.reasons.pop(0) if self.reasons else EndReason.FINISHED
+        if self._stops[executable.run_id].is_set():
+            reason = EndReason.STOPPED
+        output = self.folder / f"{executable.run_id}.log"
+        output.write_text(f"output of {executable.run_id}" + "." * self.padding)
+        now = datetime.now(UTC)
+        ended = Ended(container, 0, False, reason, now, now)
+        text = json.dumps({"run": executable.run_id, "padding": "x" * self.padding}).encode()
+        return RunOutcome(ended, Returned(Kind.OBJECT, Payload(text)), None, output)
+
+    async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
+        """As the docker runner does."""
+        self._stops[container.run_id].set()
+        return Ended(container, 143, False, EndReason.STOPPED, None, None)
+
+    async def remove(self, container: ManagedContainer) -> Ended:
+        """As the docker runner does."""
+        self.containers.pop(container.run_id, None)
+        return await self.stop(container)
+
+    async def list(self) -> list[ManagedContainer]:
+        """As a container group does."""
+        return list(self.containers.values())
+
+
+class BacktestRig:
+    """Segment 1 of one database, with the results below a bucket of its own."""
+
+    def __init__(self, database: Database, store: ObjectStore, bucket: str, folder: Path) -> None:
+        self.database = database
+        self.store = store
+        self.bucket = bucket
+        self.folder = folder
+        self.entities = EntityStore(database, "backtests", PartitionStore(database, "backtests", 1000))
+        self.runs = RunStore(database)
+        self.outbox = Outbox(database)
+        self.partitions_told = 0
+        self.pool: SegmentPool | None = None
+        """That of the worker which owns the segment, or owned it last."""
+        self._epochs = itertools.count(1)
+
+    async def prepare(self) -> None:
+        """Make indexes and the bucket."""
+        await self.entities.ensure_indexes()
+        await self.runs.ensure_indexes()
+        await self.store.ensure_bucket(self.bucket)
+
+    async def partitions_changed(self) -> None:
+        """As the wake-ups do."""
+        self.partitions_told += 1
+
+    async def publish(self, entity_id: str, subject: str, data: bytes, *, event_id: str) -> None:
+        """As the publisher does without NATS."""
+        await self.outbox.append(entity_id, subject, data, event_id=event_id)
+
+    async def announce(self, backtest_id: str = "b", **config: Any) -> None:
+        """Create a backtest as an event does."""
+        await self.entities.create(backtest_id, config, CUSTOM)
+
+    async def set(self, backtest_id: str, **fields: Any) -> None:
+        """Change fields of a document by their dotted names, with __ for a dot."""
+        changes = {name.replace("__", "."): value for name, value in fields.items()}
+        await self.database["backtests"].update_one({"id": backtest_id}, {"$set": changes})
+
+    async def events(self, backtest_id: str = "b") -> list[dict[str, Any]]:
+        """The completion events that wait to be published."""
+        found = self.database["outbox"].find({"entity_id": backtest_id})
+        return [json.loads(document["data"]) async for document in found]
+
+    async def analysis(self, backtest_id: str = "b") -> Any:
+        """The result; None while there is none."""
+        return json.loads(await self.read(objects.analysis_key(backtest_id)) or b"null")
+
+    async def read(self, key: str) -> bytes | None:
+        """An object of the bucket."""
+        try:
+            return await self.store.get(self.bucket, key)
+        except ObjectMissing:
+            return None
+
+    async def left_in_storage(self, backtest_id: str = "b") -> list[str]:
+        """The keys below the backtest's folder."""
+        return [info.key async for info in self.store.list(self.bucket, objects.folder(backtest_id))]
+
+    async def over(self, backtest_id: str = "b") -> bool:
+        """Whether the document is gone."""
+        return await self.entities.get(backtest_id) is None
+
+    async def history(self, backtest_id: str = "b", *, ended: bool = True) -> list[RunRecord]:
+        """Its runs that have ended, or those that have not, the latest first."""
+        return await self.runs.list(RunFilter(entity_id=backtest_id, open=not ended), limit=1000)
+
+    def host(self, name: str = "host", **more: Any) -> FakeHost:
+        """A host with a disk of its own."""
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        return FakeHost(folder, name, **more)
+
+    @contextlib.asynccontextmanager
+    async def owned_by(
+        self, host: FakeHost, *, death: Death | None = None, size: int = 5, max_retries: int = 3
+    ) -> AsyncIterator[OwnedSegment]:
+        """A worker that owns the segment within the block, and is gone at its end as if killed."""
+        lease = Lease(1, Holder("w", "i", host.name), next(self._epochs), time.monotonic() + 3600)
+        owned = OwnedSegment(lease)
+        pool = self.pool = self._pool(owned, host, death or Death(), size, max_retries)
+        task = asyncio.create_task(pool.run(), name="pool")
+        try:
+            yield owned
+        finally:
+            owned.lease = replace(lease, proven_until=0.0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _pool(self, owned: OwnedSegment, host: FakeHost, death: Death, size: int, max_retries: int) -> SegmentPool:
+        recorder = Recorder("w", host.name)
+        entities: Any = Mortal(self.entities, death, "compare_and_set", "remove")
+        spool = ResultSpool(host.folder / "spool")
+        spool.open()
+        factory = ExecutableFactory(
+            RunnerSettings(temp_dir=host.folder), service="s", scope="x", entrypoint=Entrypoint.BACKTEST
+        )
+
+        store: Any = Mortal(self.store, death, "put", "put_file", "compose", "remove")
+        publisher: Any = Mortal(self, death, "publish")
+        runs: Any = Mortal(self.runs, death, "finish")
+        completion = Completion(
+            entities=entities,
+            store=store,
+            bucket=self.bucket,
+            publisher=publisher,
+            tell=self,
+        )
+        kit = RunKit(
+            owned=owned,
+            runner=host,
+            containers=host.list,
+            workshop=Workshop(factory, Ownership(owned.segment_id, owned.epoch, "w", None), "bots"),
+            claims=Claims(recorder, epoch=owned.epoch, entities=entities),
+            records=RunRecords(recorder, segment_id=1, epoch=owned.epoch, runs=runs),
+            spool=spool,
+            completion=completion,
+            room=host.room,
+            timeout_seconds=5.0,
+            max_retries=max_retries,
+            stop_grace_seconds=0.0,
+        )
+        return SegmentPool(owned, kit=kit, entities=entities, slots=Slots(size), scan_interval_seconds=0.1)
+
+
+@pytest_asyncio.fixture(loop_scope="session", name="rig")
+async def backtest_rig(
+    mongo_uri: str, database_name: str, s3_server: S3Server, bucket_prefix: str, tmp_path: Path
+) -> AsyncIterator[BacktestRig]:
+    """One that is ready, in a database and a bucket of its own."""
+    mongo = Mongo(mongo_uri)
+    store = ObjectStore(
+        StorageSettings(
+            endpoint=s3_server.endpoint,
+            access_key=SecretStr(s3_server.access_key),
+            secret_key=SecretStr(s3_server.secret_key),
+            secure=False,
+        )
+    )
+    rig = BacktestRig(mongo.database(database_name), store, f"{bucket_prefix}results", tmp_path)
+    await rig.prepare()
+    yield rig
+    await store.close()
+    await mongo.close()

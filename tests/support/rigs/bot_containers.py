@@ -1,0 +1,135 @@
+"""For tests: a docker runner whose bots' code is written by the test into a folder."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from libs.docker_runner.engine.client import Engine
+from libs.docker_runner.engine.events import ContainerEvent
+from libs.docker_runner.executable import CodeRef, Entrypoint, Executable, Limits
+from libs.docker_runner.runner import DockerRunner, ManagedContainer, RunOutcome
+from libs.docker_runner.settings import RunnerSettings
+from tests.support.eventually import eventually
+
+SCRIPTS = {"python3.11": "main.py", "nodejs20": "main.js"}
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Code in a folder."""
+
+    path: Path
+    etag: str
+
+
+@dataclass
+class FolderCode:
+    """A code source whose key is the name of a folder; notes who holds what."""
+
+    directory: Path
+    held: dict[str, str] = field(default_factory=dict)
+
+    async def fetch(self, ref: CodeRef, holder: str | None = None, *, etag: str | None = None) -> Tree:
+        """The folder *ref.key*."""
+        if holder is not None:
+            self.held[holder] = ref.key
+        return Tree(self.directory / ref.key, f"etag-{ref.key}")
+
+    async def release(self, holder: str) -> None:
+        """Forget *holder*."""
+        self.held.pop(holder, None)
+
+    async def drop_stale_holds(self, live: Collection[str], older_than_seconds: float = 600.0) -> int:
+        """Keep all of them."""
+        return 0
+
+
+class BotContainers:
+    """Bots of one scope on one engine."""
+
+    def __init__(self, runner: DockerRunner, code: FolderCode, settings: RunnerSettings, scope: str) -> None:
+        self.runner = runner
+        self.code = code
+        self.settings = settings
+        self.scope = scope
+
+    def executable(
+        self,
+        source: str,
+        id: str = "b1",  # noqa: A002 - as the contract calls it
+        *,
+        runtime: str = "python3.11",
+        files: Mapping[str, str] | None = None,
+        limits: Limits | None = None,
+        **more: Any,
+    ) -> Executable:
+        """A bot whose entrypoint has the text *source*."""
+        script = more.pop("script", SCRIPTS[runtime])
+        contents = {script: source, **(files or {})}
+        key = hashlib.sha256(repr(sorted(contents.items())).encode()).hexdigest()[:16]
+        for name, text in contents.items():
+            path = self.code.directory / key / name
+            # Not written again: a bot with the same code may be reading it.
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+        return Executable(
+            id=id,
+            service=more.pop("service", "bot-runner"),
+            scope=self.scope,
+            runtime=runtime,
+            entrypoint=more.pop("entrypoint", Entrypoint.BOT),
+            script=script,
+            code=CodeRef("bots", key),
+            placement=more.pop("placement", None) or self.settings.placement(runtime),
+            limits=limits or self.settings.limits,
+            segment=more.pop("segment", 1),
+            **more,
+        )
+
+    async def run(self, source: str, *, timeout_seconds: float = 240.0, **more: Any) -> tuple[RunOutcome, str]:
+        """Run such a bot to its end; with its output."""
+        outcome = await self.runner.run(self.executable(source, **more), timeout_seconds)
+        output = outcome.output_path.read_text(errors="replace")
+        outcome.discard()
+        return outcome, output
+
+    async def list(self) -> list[ManagedContainer]:
+        """All containers of the scope's bot-runner."""
+        return await self.runner.list("bot-runner", self.scope)
+
+
+@asynccontextmanager
+async def bot_containers(directory: Path, scope: str, url: str, **settings: Any) -> AsyncIterator[BotContainers]:
+    """A runner with its folders in *directory*."""
+    chosen = RunnerSettings(temp_dir=directory / "runtime", **settings)
+    code = FolderCode(directory / "code")
+    runner = DockerRunner(Engine(url, chosen.engine_timeout_seconds), code, chosen)
+    try:
+        await runner.open()
+        yield BotContainers(runner, code, chosen, scope)
+    finally:
+        await runner.close()
+
+
+@asynccontextmanager
+async def watched(bots: BotContainers) -> AsyncIterator[list[ContainerEvent]]:
+    """The events of all bots so far, from the first RESYNC on."""
+    events: list[ContainerEvent] = []
+
+    async def watch() -> None:
+        async with aclosing(bots.runner.events("bot-runner", bots.scope)) as following:
+            async for event in following:
+                events.append(event)
+
+    watching = asyncio.create_task(watch())
+    try:
+        await eventually(lambda: events)
+        yield events
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)

@@ -1,0 +1,64 @@
+"""For tests: the output of real containers on its way into a real S3 server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from pydantic import SecretStr
+
+from libs.core.config.settings import StorageSettings
+from libs.core.storage.object_store import ObjectStore
+from libs.docker_runner.containers.container import ManagedContainer
+from libs.docker_runner.logs.history import LogHistory
+from libs.docker_runner.logs.pipeline import LogPipeline
+from tests.support.rigs.bot_containers import BotContainers
+from tools.stack.s3 import S3Server
+
+
+@asynccontextmanager
+async def log_store(server: S3Server, bucket: str) -> AsyncIterator[ObjectStore]:
+    """A client whose logs go to *bucket*."""
+    store = ObjectStore(
+        StorageSettings(
+            endpoint=server.endpoint,
+            access_key=SecretStr(S3Server.access_key),
+            secret_key=SecretStr(S3Server.secret_key),
+            logs_bucket=bucket,
+        )
+    )
+    await store.ensure_bucket(bucket)
+    yield store
+    await store.close()
+
+
+@asynccontextmanager
+async def pipeline(
+    bots: BotContainers, store: ObjectStore, interval_seconds: float = 0.2
+) -> AsyncIterator[LogPipeline]:
+    """A pipeline that runs, and is cut off at the end."""
+    pipeline = LogPipeline(
+        bots.runner.followed,
+        store,
+        store.settings.logs_bucket,
+        bots.settings.temp_dir / "logs",
+        writer="here",
+        owns=lambda segment: True,
+        interval_seconds=interval_seconds,
+    )
+    running = asyncio.create_task(pipeline.run())
+    try:
+        yield pipeline
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def stored(store: ObjectStore, entity_id: str) -> bytes:
+    """All that is stored of a bot's output."""
+    history = LogHistory(store, store.settings.logs_bucket)
+    return b"".join([piece async for piece in history.read(await history.parts(entity_id))])
+
+
+async def engines_own(bots: BotContainers, container: ManagedContainer) -> bytes:
+    """What the engine has of a container's output."""
+    return b"".join([line.data async for line in bots.runner.logs(container)])

@@ -1,0 +1,169 @@
+"""Segments of bots in a real MongoDB, with owners that die at a chosen step, on hosts that are only facts."""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from libs.core.leases.lease import Holder, Lease
+from libs.core.run_record import RunRecord
+from libs.core.store.client import Database
+from libs.core.store.entities import EntityStore
+from libs.core.store.leases import LeaseStore
+from libs.core.store.partitions import PartitionStore
+from libs.core.store.runs import RunFilter, RunStore
+from libs.core.worker.handler import OwnedSegment
+from libs.docker_runner.code.definition import ExecutableFactory, Ownership
+from libs.docker_runner.code.workshop import Workshop
+from libs.docker_runner.containers.container import ManagedContainer
+from libs.docker_runner.containers.run_records import Recorder
+from libs.docker_runner.executable import Entrypoint, Executable
+from libs.docker_runner.settings import RunnerSettings
+from services.bot_runner.bot_actions import BotActions
+from services.bot_runner.checks import VersionChecks
+from services.bot_runner.desired import DesiredState
+from services.bot_runner.reconciler import SegmentReconciler
+from services.bot_runner.records import BotRecords
+from services.bot_runner.restart_memory import RestartMemory
+from services.bot_runner.restarts import RestartPolicy
+from tests.support.fakes.fake_host import FakeHost
+from tests.support.faults.deaths import Death, Mortal
+
+CUSTOM = {"config": {"runtime": "python3.11", "entrypoints": {"bot": "main.py"}}, "filePath": "code.zip"}
+LIFE_SECONDS = 3600.0
+
+
+class BotRig:
+    """One database, its bots and their owners.
+
+    Attributes:
+        looks: counts how often an owner asked who else may be running a bot.
+        doubles: bots that were started while another container of theirs ran, on whatever host.
+        reconcilers: the one that worked last for each segment.
+        stop_grace_seconds: that owners leave a bot which is stopped gracefully.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.entities = EntityStore(database, "bots", PartitionStore(database, "bots", 1000))
+        self.runs = RunStore(database)
+        self.leases = LeaseStore(database, LIFE_SECONDS)
+        self.looks = Death()
+        self.doubles: list[str] = []
+        self.reconcilers: dict[int, SegmentReconciler] = {}
+        self.stop_grace_seconds = 0.0
+        self._hosts: list[FakeHost] = []
+        self._processes = itertools.count(1)
+
+    async def prepare(self) -> None:
+        """Make the indexes."""
+        await self.entities.ensure_indexes()
+        await self.runs.ensure_indexes()
+
+    def host(self, name: str = "host", **more: Any) -> FakeHost:
+        """A host on which bots run until they are stopped."""
+        host = FakeHost(name, **({"run_seconds": None} | more), made=self._made)
+        self._hosts.append(host)
+        return host
+
+    async def deploy(self, bot_id: str = "b", *, version: str = "", code: str = "code.zip", **config: Any) -> None:
+        """Create or change a bot as an event does; a later *version* differs in nothing else."""
+        await self.entities.update(bot_id, config, {**CUSTOM, "version": version, "filePath": code})
+
+    async def create_again_in(self, segment: int, bot_id: str = "b") -> None:
+        """Delete a bot and create it again at once, in another segment; no owner is told."""
+        await self.entities.delete(bot_id)
+        await self.entities.create(bot_id, {}, CUSTOM)
+        await self.database["bots"].update_one({"id": bot_id}, {"$set": {"segment_id": segment}})
+        await self.database["partitions"].update_one({"_id": segment}, {"$set": {"bot_count": 1}}, upsert=True)
+
+    async def status(self, bot_id: str = "b") -> dict[str, Any]:
+        """What the bot's document says of it."""
+        return (await self.database["bots"].find_one({"id": bot_id}) or {}).get("status") or {}
+
+    async def history(self, bot_id: str = "b", *, ended: bool = True) -> list[RunRecord]:
+        """Its runs that have ended, or those that have not, the latest first."""
+        return await self.runs.list(RunFilter(entity_id=bot_id, open=not ended))
+
+    async def acquire(self, host: FakeHost, segment: int) -> Lease:
+        """The lease of a new process of the worker of *host*, which takes over from the one before."""
+        number = next(self._processes)
+        return await self.leases.acquire(segment, Holder(f"w-{host.name}", f"i{number}", host.name, number))
+
+    def records(self, host: FakeHost, runs: Any = None, death: Death | None = None) -> BotRecords:
+        """What a worker on *host* writes down."""
+        death = death or Death()
+        entities: Any = Mortal(self.entities, death, "set_status", "compare_and_set")
+        runs = runs or Mortal(self.runs, death, "start", "finish", "adopt", "close_open")
+        leases: Any = Mortal(self.leases, self.looks, "live")
+        logs: Any = host
+        return BotRecords(Recorder(f"w-{host.name}", host.name), entities=entities, runs=runs, leases=leases, logs=logs)
+
+    def workshop(self, lease: Lease) -> Workshop:
+        """What makes the executables of a segment."""
+        settings = RunnerSettings(temp_dir=Path("/nonexistent"))
+        factory = ExecutableFactory(settings, service="bot-runner", scope="x", entrypoint=Entrypoint.BOT)
+        ownership = Ownership(lease.segment_id, lease.epoch, lease.holder.worker_id, None)
+        return Workshop(factory, ownership, "bots")
+
+    async def executable(self, lease: Lease, bot_id: str = "b") -> Executable:
+        """What the owner of a segment would start now."""
+        entity = await self.entities.get(bot_id)
+        assert entity is not None
+        return self.workshop(lease).build(entity)
+
+    @contextlib.asynccontextmanager
+    async def owned_by(
+        self, host: FakeHost, *, segment: int = 1, death: Death | None = None, scan_seconds: float = 0.25
+    ) -> AsyncIterator[OwnedSegment]:
+        """A worker that owns the segment within the block, and is gone at its end as if killed."""
+        owned = OwnedSegment(await self.acquire(host, segment))
+        reconciler = self.reconcilers[segment] = self._reconciler(owned, host, death or Death(), scan_seconds)
+        host.changed = reconciler.container_changed
+        task = asyncio.create_task(reconciler.run(), name="reconciler")
+        try:
+            yield owned
+        finally:
+            owned.lease = replace(owned.lease, proven_until=0.0)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    def _reconciler(self, owned: OwnedSegment, host: FakeHost, death: Death, scan_seconds: float) -> SegmentReconciler:
+        memory = RestartMemory()
+        group: Any = _Group(host, owned)
+        runner: Any = Mortal(host, death, "start", "stop", "remove")
+        return SegmentReconciler(
+            owned,
+            entities=self.entities,
+            desired_state=DesiredState(workshop=self.workshop(owned.lease), memory=memory, window_seconds=10.0),
+            containers=group,
+            actions=BotActions(
+                owned,
+                runner=runner,
+                records=self.records(host, death=death),
+                memory=memory,
+                stop_grace_seconds=self.stop_grace_seconds,
+                policy=RestartPolicy(initial_seconds=0.05),
+            ),
+            checks=VersionChecks(runner=host, memory=memory, wake=owned.wake),
+            room=host.room,
+            scan_interval_seconds=scan_seconds,
+        )
+
+    def _made(self, container: ManagedContainer) -> None:
+        if sum(len(host.alive(container.id)) for host in self._hosts) > 1:
+            self.doubles.append(container.id)
+
+
+class _Group:
+    def __init__(self, host: FakeHost, owned: OwnedSegment) -> None:
+        self._host = host
+        self._owned = owned
+
+    async def list(self) -> list[ManagedContainer]:
+        containers = await self._host.list()
+        return [c for c in containers if c.segment == self._owned.segment_id and c.epoch <= self._owned.epoch]

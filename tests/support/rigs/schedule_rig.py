@@ -1,0 +1,181 @@
+"""A segment of schedules in a real MongoDB, with owners that come and die, on hosts whose containers are only facts."""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest_asyncio
+
+from libs.core.leases.lease import Holder, Lease
+from libs.core.run_record import RunRecord
+from libs.core.store.client import Database, Mongo
+from libs.core.store.entities import EntityStore
+from libs.core.store.leases import LeaseStore
+from libs.core.store.partitions import PartitionStore
+from libs.core.store.runs import RunFilter, RunStore
+from libs.core.worker.handler import OwnedSegment
+from libs.docker_runner.code.definition import ExecutableFactory, Ownership
+from libs.docker_runner.code.workshop import Workshop
+from libs.docker_runner.containers.run_records import Recorder
+from libs.docker_runner.executable import Entrypoint
+from libs.docker_runner.settings import RunnerSettings
+from services.bot_scheduler.records import RunRecords
+from services.bot_scheduler.run import RunKit
+from services.bot_scheduler.schedule_claims import ScheduleClaims
+from services.bot_scheduler.scheduler import SegmentScheduler
+from services.bot_scheduler.state import ScheduleState
+from services.bot_scheduler.takeover import Takeover
+from services.bot_scheduler.upkeep import derive_next
+from tests.support.fakes.fake_host import FakeHost
+from tests.support.rigs.open_runs import open_run
+
+S = TypeVar("S", bound=EntityStore)
+
+CUSTOM = {"config": {"runtime": "python3.11", "entrypoints": {"bot": "main.py"}}, "filePath": "code.zip"}
+
+
+class ScheduleRig:
+    """One segment, its documents and its owners."""
+
+    def __init__(self, database: Database, *, max_per_partition: int = 1000) -> None:
+        self._database = database
+        self._slots = PartitionStore(database, "bot_schedules", max_per_partition)
+        self.collection = database["bot_schedules"]
+        self.use(EntityStore)
+        self.runs = RunStore(database)
+        self.leases = LeaseStore(database, 60.0)
+        self._partitions = database["partitions"]
+        self._epochs = itertools.count(1)
+        self.segment_id = 1
+
+    def use(self, kind: type[S]) -> S:
+        """Let whoever comes from now on read and write through a store of this kind."""
+        store = kind(self._database, "bot_schedules", self._slots, derive=derive_next())
+        self.entities: EntityStore = store
+        return store
+
+    async def prepare(self) -> None:
+        """Make the indexes."""
+        await self.entities.ensure_indexes()
+        await self.runs.ensure_indexes()
+
+    async def deploy(self, schedule_id: str = "s", schedule: str = "* * * * * *", **config: Any) -> None:
+        """Create or change a schedule as an event does."""
+        await self.entities.update(schedule_id, {"schedule": schedule, **config}, CUSTOM)
+
+    async def set(self, schedule_id: str, **fields: Any) -> None:
+        """Change fields of a document by their dotted names, with __ for a dot."""
+        changes = {name.replace("__", "."): value for name, value in fields.items()}
+        await self.collection.update_one({"id": schedule_id}, {"$set": changes})
+
+    async def still_running_in(self, segment_id: int, schedule_id: str = "s", *, owned: bool = True) -> RunRecord:
+        """A run of it that goes on in another segment, which is *owned* by a worker on another host."""
+        old, epoch = Holder("old", "i", "old-host"), 1
+        # Full, so that what is deployed comes elsewhere.
+        await self._partitions.insert_many(
+            [{"_id": segment_id, "bot_count": 1_000_000}, {"_id": self.segment_id, "bot_count": 0}]
+        )
+        if owned:
+            epoch = (await self.leases.acquire(segment_id, old)).epoch
+        run = open_run(schedule_id, segment_id, epoch, old)
+        await self.runs.start(run)
+        return run
+
+    async def state(self, schedule_id: str = "s") -> ScheduleState:
+        """What the document says now."""
+        entity = await self.entities.get(schedule_id)
+        assert entity is not None
+        return ScheduleState.of(entity)
+
+    async def history(self, schedule_id: str = "s") -> list[RunRecord]:
+        """Its runs that have ended, the latest first."""
+        return await self.runs.list(RunFilter(entity_id=schedule_id, open=False), limit=1000)
+
+    def owner(
+        self, host: FakeHost, *, clock: Callable[[], float] = time.time, worker: str = "w", scan_seconds: float = 0.2
+    ) -> "Owner":
+        """A worker that is about to own the segment, under a higher epoch than all before."""
+        lease = Lease(self.segment_id, Holder(worker, "i", host.name), next(self._epochs), time.monotonic() + 3600)
+        owned = OwnedSegment(lease)
+        recorder = Recorder(worker, host.name)
+        settings = RunnerSettings(temp_dir=Path("/nonexistent"))
+        factory = ExecutableFactory(settings, service="bot-scheduler", scope="x", entrypoint=Entrypoint.BOT)
+        kit = RunKit(
+            owned=owned,
+            runner=host,
+            containers=host.list,
+            claims=ScheduleClaims(recorder, epoch=lease.epoch, entities=self.entities),
+            records=RunRecords(
+                recorder,
+                segment_id=self.segment_id,
+                epoch=lease.epoch,
+                runs=self.runs,
+                leases=self.leases,
+                output=host,
+            ),
+            workshop=Workshop(factory, Ownership(owned.segment_id, owned.epoch, worker, None), "bots"),
+            room=host.room,
+            clock=clock,
+        )
+        scheduler = SegmentScheduler(
+            owned,
+            kit=kit,
+            takeover=Takeover(kit, host=host.name),
+            scan_interval_seconds=scan_seconds,
+            clock=clock,
+        )
+        return Owner(owned, scheduler, host, kit)
+
+    @contextlib.asynccontextmanager
+    async def owned_by(
+        self, host: FakeHost, *, clock: Callable[[], float] = time.time, scan_seconds: float = 0.2
+    ) -> AsyncIterator["Owner"]:
+        """A worker that owns the segment within the block, and is gone at its end as if killed."""
+        owner = self.owner(host, clock=clock, scan_seconds=scan_seconds)
+        owner.begin()
+        try:
+            yield owner
+        finally:
+            await owner.kill()
+
+
+class Owner:
+    """One worker's ownership."""
+
+    def __init__(self, owned: OwnedSegment, scheduler: SegmentScheduler, host: FakeHost, kit: RunKit) -> None:
+        self.owned = owned
+        self.kit = kit
+        self.scheduler = scheduler
+        self.host = host
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Fire from now on."""
+        self.host.changed = self.scheduler.container_changed
+        self._task = asyncio.create_task(self.scheduler.run(), name="scheduler")
+
+    async def kill(self) -> None:
+        """End it wherever it is; nothing is written any more."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    def wake(self) -> None:
+        """As a message about the segment does."""
+        self.owned.wake.set()
+
+
+@pytest_asyncio.fixture(loop_scope="session", name="rig")
+async def schedule_rig(mongo_uri: str, database_name: str) -> AsyncIterator[ScheduleRig]:
+    """One that is ready, in a database of its own."""
+    mongo = Mongo(mongo_uri)
+    rig = ScheduleRig(mongo.database(database_name))
+    await rig.prepare()
+    yield rig
+    await mongo.close()
