@@ -1,6 +1,6 @@
 """Code that no entity refers to any more, among what the runtime's own tools uploaded.
 
-Why this loses nothing is told in :mod:`libs.core.storage.code_keys`. What is referred to is read again after a pause, since an
+:mod:`libs.core.storage.code_keys` explains why this loses nothing. References are read again after a pause, since an
 entity may be removed and announced again with the code that it had.
 """
 

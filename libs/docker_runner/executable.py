@@ -118,8 +118,8 @@ class Executable:
         code_etag: the version of the code object to run; None for the one that it has at the start.
         config: handed to ``main``; a secret.
         segment, epoch, worker, run_id, revision: labels, for the next owner; no reason to restart.
-        keepalive: the folder that :class:`~libs.docker_runner.containers.keepalive.KeepaliveFile` writes to; None for no
-            dead-man's switch.
+        keepalive: the folder of :class:`~libs.docker_runner.containers.keepalive.KeepaliveFile`; None for no dead-man's
+            switch.
         traceparent: W3C trace context for the bot's process.
         priority: how much of the engine's room its start leaves free for others; no reason to restart either.
     """

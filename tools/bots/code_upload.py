@@ -1,4 +1,4 @@
-"""Bringing code into the code bucket, identical code once; :mod:`libs.core.storage.code_keys` tells how that is safe."""
+"""Upload code into the code bucket, identical code once; safe as :mod:`libs.core.storage.code_keys` explains."""
 
 from libs.core.process.service import ServiceDefinition
 from libs.core.storage.code_keys import code_keys, holds_digest

@@ -4,10 +4,10 @@ A trace begins with the producer's headers (W3C `traceparent` and `tracestate`),
 handed on in what the processes leave each other anyway: the entity's document, the headers of events, an assignment,
 the environment of a container.
 
-Only the interface of OpenTelemetry is imported here. Unless a process exports (:mod:`libs.core.observability.trace_export`), nothing
-is recorded, and a span stands for the one that it would have been under: the producer's trace is handed on as it came,
-and its id stands in the log. Attributes tell names, ids and outcomes. What an error says may hold a config's value or a
-bot's output and is told to the log alone.
+Only the interface of OpenTelemetry is imported here. A process that does not export
+(:mod:`libs.core.observability.trace_export`) records nothing; it passes the producer's trace on unchanged, and logs its
+id. Attributes are names, ids and outcomes. An error's message may contain a config's value or a bot's output, so it is
+only logged.
 """
 
 import asyncio

@@ -4,7 +4,7 @@ Each bot has one spool, which its containers use one after the other, in a folde
 by the process that works on it, so that a worker which was superseded and its successor never do so together. Output
 goes into the bot's day object while this worker owns the bot's segment. What is left on a host that no longer does,
 goes into an object beside it: no two hosts ever write to one. A worker that gives a segment back uploads the rest after
-the release, while the next owner waits for its turn (log_handover.py).
+the release, while the next owner waits for its turn (handover.py).
 """
 
 import asyncio

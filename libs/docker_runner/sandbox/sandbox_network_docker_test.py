@@ -83,7 +83,7 @@ server.serve_forever()
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def metadata_service(docker_engine: Engine) -> AsyncIterator[int]:
     client = docker.DockerClient(base_url=docker_engine.url)
-    guard = Path(__file__).parent / "entrypoints" / "guard"
+    guard = Path(__file__).parents[1] / "entrypoints" / "guard"
 
     def serve() -> Any:
         return client.containers.run(

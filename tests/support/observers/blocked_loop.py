@@ -20,7 +20,7 @@ import pytest
 CPU_SECONDS = 0.4
 SLEPT_SECONDS = 2.0
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[3]
 _OWN = (f"{_ROOT}/libs/", f"{_ROOT}/services/")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.observers.blocked_loop import LoopWatch
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SOURCE = """
 async def work(block):
     block()
