@@ -15,7 +15,7 @@ from libs.core.process.process import run_process
 from libs.core.process.service import BACKTEST_RUNNER
 from libs.core.store.outbox import Outbox
 from libs.core.worker.handler import OwnedSegment
-from libs.core.worker.role import WorkerContext, WorkerRole, WorkerSettings, Workplace
+from libs.core.worker.role import WorkerBackend, WorkerContext, WorkerRole, WorkerSettings
 from libs.docker_runner.engine.room import Priority
 from libs.docker_runner.executable import MIB, Entrypoint
 from libs.docker_runner.settings import RunnerSettings
@@ -55,7 +55,7 @@ def main(flags: Mapping[str, object]) -> int:
     return run_process(BACKTEST_RUNNER, BacktestWorkerRole(prepare), flags)
 
 
-async def prepare(context: WorkerContext) -> Workplace:
+async def prepare(context: WorkerContext) -> WorkerBackend:
     """Connect to the engine and the storage, and wire what runs backtests."""
     settings = cast(BacktestWorkerSettings, context.settings)
     docker = await open_docker_host(context, _with_large_results(settings), priority=Priority.BACKTEST)
@@ -99,7 +99,7 @@ async def prepare(context: WorkerContext) -> Workplace:
         at_rest=lambda owned, _: claims(owned).release_all(owned.segment_id),
         keeps_logs=False,
     )
-    return Workplace(
+    return WorkerBackend(
         handler,
         docker.engine_id,
         engine_view(docker),

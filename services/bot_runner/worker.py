@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from libs.core.process.process import run_process
 from libs.core.process.service import BOT_RUNNER
 from libs.core.worker.handler import OwnedSegment
-from libs.core.worker.role import WorkerContext, WorkerRole, Workplace
+from libs.core.worker.role import WorkerBackend, WorkerContext, WorkerRole
 from libs.docker_runner.engine.room import Priority
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.worker.handler import DockerSegmentHandler
@@ -28,7 +28,7 @@ def main(flags: Mapping[str, object]) -> int:
     return run_process(BOT_RUNNER, WorkerRole(prepare), flags)
 
 
-async def prepare(context: WorkerContext) -> Workplace:
+async def prepare(context: WorkerContext) -> WorkerBackend:
     """Connect to the engine and the storage, and wire what keeps bots running."""
     settings = context.settings
     docker = await open_docker_host(context, priority=Priority.BOT)
@@ -68,7 +68,7 @@ async def prepare(context: WorkerContext) -> Workplace:
     metrics = docker.metrics()
     if settings.metrics.per_bot:
         metrics = [*metrics, BotsCollector(lambda: handler.works, docker.runner.usage)]
-    return Workplace(
+    return WorkerBackend(
         handler,
         docker.engine_id,
         engine_view(docker),

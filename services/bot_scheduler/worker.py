@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from libs.core.process.process import run_process
 from libs.core.process.service import BOT_SCHEDULER
 from libs.core.worker.handler import OwnedSegment
-from libs.core.worker.role import WorkerContext, WorkerRole, Workplace
+from libs.core.worker.role import WorkerBackend, WorkerContext, WorkerRole
 from libs.docker_runner.engine.room import Priority
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.worker.handler import DockerSegmentHandler
@@ -29,7 +29,7 @@ def main(flags: Mapping[str, object]) -> int:
     return run_process(BOT_SCHEDULER, WorkerRole(prepare, derive=derive_next()), flags)
 
 
-async def prepare(context: WorkerContext) -> Workplace:
+async def prepare(context: WorkerContext) -> WorkerBackend:
     """Connect to the engine and the storage, and wire what fires schedules."""
     settings = context.settings
     docker = await open_docker_host(context, priority=Priority.SCHEDULE)
@@ -64,7 +64,7 @@ async def prepare(context: WorkerContext) -> Workplace:
         )
 
     handler = DockerSegmentHandler(docker, work=scheduler, at_rest=lambda owned, ended: close_all(kit(owned), ended))
-    return Workplace(
+    return WorkerBackend(
         handler,
         docker.engine_id,
         engine_view(docker),

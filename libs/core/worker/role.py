@@ -90,7 +90,7 @@ async def _nothing() -> None:
 
 
 @dataclass(frozen=True)
-class Workplace:
+class WorkerBackend:
     """What a service's handler needs of this machine.
 
     Attributes:
@@ -124,7 +124,7 @@ class WorkerRole:
 
     def __init__(
         self,
-        prepare: Callable[[WorkerContext], Awaitable[Workplace]],
+        prepare: Callable[[WorkerContext], Awaitable[WorkerBackend]],
         *,
         derive: Derive | None = None,
     ) -> None:
@@ -140,11 +140,11 @@ class WorkerRole:
     async def build(self, process: Process, settings: WorkerSettings) -> None:
         """Declare the worker's parts, in the order in which they depend on each other."""
         context = await self._open(process, settings)
-        workplace = await self._prepare(context)
+        backend = await self._prepare(context)
         identity = WorkerIdentity(
             worker_id=settings.identity.worker_id,
             instance_id=uuid.uuid4().hex,
-            host=workplace.host,
+            host=backend.host,
             hostname=socket.gethostname(),
             version=runtime_version(),
             http_port=process.http.port,
@@ -154,21 +154,21 @@ class WorkerRole:
             identity,
             settings.coordination.master_addresses,
             leases=context.leases,
-            handler=WakingHandler(workplace.handler, context.wake_ups),
+            handler=WakingHandler(backend.handler, context.wake_ups),
             timing=LeaseTiming.of(settings.lease.life_seconds, settings.lease.renew_interval_seconds),
             readiness=process.readiness,
-            engine=workplace.engine,
+            engine=backend.engine,
             heartbeat_interval_seconds=settings.coordination.heartbeat_interval_seconds,
             stop_grace_seconds=settings.containers.stop_grace_seconds,
         )
         self._worker = worker
         views = EntityViews(process.database, process.service.collection)
         token = secrets.token_urlsafe(32)
-        self._api.open(process.service, worker, views, workplace.logs, token=token)
+        self._api.open(process.service, worker, views, backend.logs, token=token)
         registry.register(
-            WorkerCollector(worker.snapshot, life_seconds=settings.lease.life_seconds, entities=workplace.entities)
+            WorkerCollector(worker.snapshot, life_seconds=settings.lease.life_seconds, entities=backend.entities)
         )
-        for collector in workplace.metrics:
+        for collector in backend.metrics:
             registry.register(collector)
         process.lifecycle.part("worker", worker.run)
         here = KnownProcess(
@@ -182,7 +182,7 @@ class WorkerRole:
         process.lifecycle.part("presence", lambda: be_present(ProcessStore(process.database), here))
         process.lifecycle.on_stop("drain", worker.drain, limit_seconds=settings.containers.stop_grace_seconds + 15)
         process.lifecycle.on_stop("leave", lambda: process.lifecycle.end_part("worker"), limit_seconds=5)
-        process.lifecycle.on_stop("finish what was handed over", workplace.at_exit, limit_seconds=16)
+        process.lifecycle.on_stop("finish what was handed over", backend.at_exit, limit_seconds=16)
 
     async def _open(self, process: Process, settings: WorkerSettings) -> WorkerContext:
         database = process.database
