@@ -81,14 +81,14 @@ class Autoscaler:
     async def run(self) -> None:
         """Look every `interval_seconds`, for ever."""
         while True:
-            await self.look()
+            await self.run_once()
             await asyncio.sleep(self._settings.interval_seconds)
 
-    async def look(self) -> Decision | None:
+    async def run_once(self) -> Decision | None:
         """Look once, and take at most one step. None: not leading, or something failed and nothing was decided."""
         try:
             with observe("reconcile", "replicas", refused=lambda error: isinstance(error, NoCluster | ScaleConflict)):
-                self.decided = await self._look()
+                self.decided = await self._decide_and_act()
         except Exception as error:  # noqa: BLE001 - the store's errors end here too: the master must go on assigning
             self.decided = None
             LOOKS.labels("failed").inc()
@@ -99,7 +99,7 @@ class Autoscaler:
                 self._say_well(self.decided)
         return self.decided
 
-    async def _look(self) -> Decision | None:
+    async def _decide_and_act(self) -> Decision | None:
         if not self._leading():
             self._led = False
             return None

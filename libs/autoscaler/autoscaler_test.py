@@ -94,10 +94,10 @@ def autoscaler(fleet: Fleet, workers: Workers, clock: Clock) -> Autoscaler:
     return Autoscaler(fleet.snapshot, workers, SETTINGS, fleet.leading, clock)
 
 
-async def look(scaler: Autoscaler, clock: Clock, times: int = 1) -> None:
+async def run_rounds(scaler: Autoscaler, clock: Clock, times: int = 1) -> None:
     for _ in range(times):
         clock.now += SETTINGS.interval_seconds
-        await scaler.look()
+        await scaler.run_once()
 
 
 async def pods_when(workers: KubernetesWorkers, condition: Callable[[tuple[Pod, ...]], bool]) -> tuple[Pod, ...]:
@@ -125,7 +125,7 @@ async def test_a_new_segment_gets_a_worker_at_the_second_look(
     scaler = autoscaler(fleet, workers, clock)
     fleet.segments = 4
 
-    await look(scaler, clock, times=2)
+    await run_rounds(scaler, clock, times=2)
 
     assert len(await pods_when(workers, lambda pods: len(pods) == 4)) == 4
 
@@ -137,7 +137,7 @@ async def test_the_owner_of_a_segment_outlives_every_step_down(
     owner = (await pods_when(workers, three_ready))[1].name
     fleet.segments, fleet.owners = 1, frozenset({owner})
 
-    await look(scaler, clock, times=4)
+    await run_rounds(scaler, clock, times=4)
 
     pods = await pods_when(workers, lambda pods: len(pods) == 1)
     assert [(pod.name, pod.deletion_cost) for pod in pods] == [(owner, OWNER_DELETION_COST)]
@@ -149,10 +149,10 @@ async def test_a_worker_that_no_longer_owns_a_segment_loses_its_protection(
     scaler = autoscaler(fleet, workers, clock)
     former, owner, _ = (pod.name for pod in await pods_when(workers, three_ready))
     fleet.owners = frozenset({former})
-    await look(scaler, clock)
+    await run_rounds(scaler, clock)
 
     fleet.owners = frozenset({owner})
-    await look(scaler, clock)
+    await run_rounds(scaler, clock)
 
     costs = {pod.name: pod.deletion_cost for pod in await workers.pods(await workers.scale())}
     assert (costs[former], costs[owner]) == (0, OWNER_DELETION_COST)
@@ -162,10 +162,10 @@ async def test_a_change_from_outside_is_seen_at_the_next_look(
     workers: KubernetesWorkers, fleet: Fleet, clock: Clock
 ) -> None:
     scaler = autoscaler(fleet, workers, clock)
-    await look(scaler, clock)
+    await run_rounds(scaler, clock)
     await workers.set_replicas(await workers.scale(), 1)
 
-    await look(scaler, clock)
+    await run_rounds(scaler, clock)
 
     assert (await workers.scale()).replicas == 3
 
@@ -178,7 +178,7 @@ async def test_nothing_is_asked_of_the_cluster_by_a_master_that_does_not_lead(
 ) -> None:
     fleet.leads, fleet.segments = False, 4
 
-    await look(autoscaler(fleet, on_fake, clock), clock, times=3)
+    await run_rounds(autoscaler(fleet, on_fake, clock), clock, times=3)
 
     assert fake.calls == []
 
@@ -189,11 +189,11 @@ async def test_a_new_leader_changes_nothing_within_the_cooldown(
     scaler = autoscaler(fleet, on_fake, clock)
     fleet.segments = 4
 
-    first = await scaler.look()
+    first = await scaler.run_once()
     clock.now += SETTINGS.cooldown_seconds - 0.1
-    second = await scaler.look()
+    second = await scaler.run_once()
     clock.now += 0.1
-    third = await scaler.look()
+    third = await scaler.run_once()
 
     assert [first and first.reason, second and second.reason] == [Reason.COOLING_DOWN, Reason.COOLING_DOWN]
     assert third is not None
@@ -208,7 +208,7 @@ async def test_a_database_that_cannot_tell_scales_nobody_away(
     fleet.fault = ConnectionError("no primary")
 
     with capture_logs() as logs:
-        await look(scaler, clock, times=5)
+        await run_rounds(scaler, clock, times=5)
 
     assert (fake.replicas, fake.taken) == (3, [])
     assert [entry["error"] for entry in logs if entry["log_level"] == "warning"] == ["no primary"]
@@ -225,9 +225,9 @@ async def test_trouble_is_said_once_and_its_end_once(
     fake.deployment_name = "another" if fault == "missing" else name
 
     with capture_logs() as logs:
-        await look(scaler, clock, times=4)
+        await run_rounds(scaler, clock, times=4)
         fake.down, fake.garbled, fake.allowed, fake.deployment_name = 0, False, allowed, name
-        await look(scaler, clock, times=4)
+        await run_rounds(scaler, clock, times=4)
 
     said = [(entry["log_level"], entry["event"]) for entry in logs if entry["log_level"] != "debug"]
     assert said == [
@@ -240,7 +240,7 @@ async def test_without_a_cluster_one_line_says_so_and_the_master_works_on(fleet:
     scaler = autoscaler(fleet, KubernetesWorkers("default", "runtime-worker", environ={}), clock)
 
     with capture_logs() as logs:
-        await look(scaler, clock, times=5)
+        await run_rounds(scaler, clock, times=5)
 
     said = [(entry["log_level"], entry["error"]) for entry in logs if entry["log_level"] != "debug"]
     assert said == [
@@ -253,10 +253,10 @@ async def test_two_leaders_at_once_make_one_step(
 ) -> None:
     fleet.segments = 4
     frozen_scale = await on_fake.scale()
-    await look(autoscaler(fleet, on_fake, clock), clock, times=2)
+    await run_rounds(autoscaler(fleet, on_fake, clock), clock, times=2)
 
     stale = autoscaler(fleet, StaleOnce(on_fake, frozen_scale), clock)
-    await look(stale, clock, times=2)
+    await run_rounds(stale, clock, times=2)
 
     assert fake.replicas == 4
 
@@ -280,7 +280,7 @@ async def test_why_workers_are_not_reduced_is_said_once(
     fleet.segments, fleet.owners = 1, frozenset(pod.name for pod in fake.pods)
 
     with capture_logs() as logs:
-        await look(scaler, clock, times=6)
+        await run_rounds(scaler, clock, times=6)
 
     assert [entry["reason"] for entry in logs if entry["event"] == "workers not reduced"] == [str(Reason.NOBODY_IDLE)]
 
@@ -309,9 +309,9 @@ async def test_loss_of_a_node_that_the_maximum_leaves_uncovered_is_said_once_and
 
     scaler = Autoscaler(snapshot, on_fake, bounds, lambda: True, clock, notice=notices.append)
     with capture_logs() as logs:
-        await look(scaler, clock, times=3)
+        await run_rounds(scaler, clock, times=3)
         lost = FleetSnapshot(0, frozenset())
-        await look(scaler, clock, times=2)
+        await run_rounds(scaler, clock, times=2)
 
     said = [entry for entry in logs if entry["event"] == "the loss of a node would leave segments waiting"]
     assert [(entry["node"], entry["segments"]) for entry in said] == [("node-1", 1)]

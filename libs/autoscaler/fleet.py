@@ -94,7 +94,7 @@ def _waits_for_another_engine(fleet: FleetSnapshot, engine: Need) -> bool:
     return any(
         _fits(need, engine)
         and not any(
-            other.room is not None and other.host != host and other.room.holds(need) for other in fleet.workers.values()
+            other.room is not None and other.host != host and other.room.fits(need) for other in fleet.workers.values()
         )
         for host, need in lacking
     )
@@ -115,7 +115,7 @@ def _left_waiting(fleet: FleetSnapshot, nodes: Mapping[str, str], lost: str) -> 
             spare[load.host] = 1
     waiting = 0
     for need in sorted(homeless, key=lambda need: need.size, reverse=True):
-        host = next((host for host, room in free.items() if room is not None and room.holds(need)), None)
+        host = next((host for host, room in free.items() if room is not None and room.fits(need)), None)
         if host is not None:
             room = free[host]
             free[host] = room.less(need) if room is not None else None

@@ -55,7 +55,7 @@ class Room:
     free: Need
     entity: Need
 
-    def holds(self, need: Need) -> bool:
+    def fits(self, need: Need) -> bool:
         """Return whether *need* fits into what is free."""
         return need.memory_bytes <= self.free.memory_bytes and need.cpus <= max(0.0, self.free.cpus) + 1e-9
 

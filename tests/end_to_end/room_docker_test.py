@@ -59,7 +59,7 @@ async def test_bots_of_two_workers_take_turns_on_the_one_place_of_their_engine(r
     answer = await get_json(port, f"/api/v1/entities/{waiting}")
     assert answer is not None
     assert WAITING in str(answer[1])
-    missing = await eventually(lambda: told_missing(port, waiting), within_seconds=240)
+    missing = await eventually(lambda: missing_resources(port, waiting), within_seconds=240)
     terminal = runner.terminal()
     shown = await terminal.succeed("bot", "show", waiting)
     assert "waiting: needs 512 MiB, the roomiest worker has 388 MiB (w" in shown.out
@@ -67,7 +67,7 @@ async def test_bots_of_two_workers_take_turns_on_the_one_place_of_their_engine(r
     listed = {bot["id"]: bot["missing"] for bot in (await terminal.succeed("bot", "ls", "--output", "json")).json()}
     assert (listed[first], listed[waiting]) == ("", missing)
     assert (await terminal.run("bot", "show", "no-such-bot")).code == ExitCode.NOT_FOUND
-    await eventually(lambda: told_by_notice(port), within_seconds=240)
+    await eventually(lambda: is_in_notices(port), within_seconds=240)
 
     await runner.platform.delete_bot(first)
     second = await eventually(lambda: another(runner, first, at_once), within_seconds=240) or ""
@@ -80,13 +80,13 @@ async def test_bots_of_two_workers_take_turns_on_the_one_place_of_their_engine(r
     assert sorted(run["entity_id"] for run in runs) == sorted(BOTS)
 
 
-async def told_by_notice(port: int) -> bool:
+async def is_in_notices(port: int) -> bool:
     known = await get_json(port, "/api/v1/status")
     text = "the largest needs 512 MiB, the roomiest worker has 388 MiB"
     return known is not None and any(text in notice for notice in known[1]["notices"])
 
 
-async def told_missing(port: int, bot_id: str) -> str | None:
+async def missing_resources(port: int, bot_id: str) -> str | None:
     """What the master says that the bot lacks, once it knows the room after the first start."""
     answer = await get_json(port, f"/api/v1/entities/{bot_id}")
     missing = str(answer[1]["missing"]) if answer is not None else ""

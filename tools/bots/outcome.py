@@ -80,12 +80,12 @@ class HealthWatch:
         self._waiting_since = time.monotonic()
         while True:
             entity = await self._entities.get(self._bot_id)
-            if entity is not None and (settled := await self._look(entity)) is not None:
+            if entity is not None and (settled := await self._outcome_of(entity)) is not None:
                 return settled
             self._check_time(entity)
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _look(self, entity: Entity) -> Settled | None:
+    async def _outcome_of(self, entity: Entity) -> Settled | None:
         """The outcome, if there is one."""
         status = self._status_of(entity)
         state = status.get("state")

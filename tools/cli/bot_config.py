@@ -18,7 +18,7 @@ from tools.cli.config_commands import (
     unsetting,
     values_argument,
 )
-from tools.cli.health_options import Health, health_of, health_options, told
+from tools.cli.health_options import Health, health_of, health_options, health_text
 from tools.cli.output import output_option
 from tools.cli.output import show as show_data
 
@@ -75,4 +75,4 @@ def _change(bot_id: str, change: Change, health: Health, output: str) -> None:
 def _said(data: dict[str, Any]) -> str:
     if not data["changed"]:
         return f"{data['id']} already has that config"
-    return f"{data['id']} is updated, and {told(data)}" if told(data) else f"{data['id']} is updated"
+    return f"{data['id']} is updated, and {health_text(data)}" if health_text(data) else f"{data['id']} is updated"

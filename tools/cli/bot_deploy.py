@@ -19,7 +19,7 @@ from tools.cli.folder_options import (
     reset_option,
     runtime_option,
 )
-from tools.cli.health_options import Health, health_of, health_options, told
+from tools.cli.health_options import Health, health_of, health_options, health_text
 from tools.cli.output import output_option, show
 from tools.cli.stored_version import folder_and_known
 
@@ -78,4 +78,4 @@ async def _deploy(directory: Path, bot_id: str | None, flags: Flags, health: Hea
 
 def _said(data: dict[str, Any]) -> str:
     text = f"{data['id']} {data['version']} is {data['event']}"
-    return f"{text}, and {told(data)}" if told(data) else text
+    return f"{text}, and {health_text(data)}" if health_text(data) else text

@@ -20,7 +20,7 @@ from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.output import cell, output_option, show
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ async def _keep_down(
                 raise Failure(
                     f"{switch.done}, but not confirmed down within {switch.wait_seconds:g} s: {names}", ExitCode.TIMEOUT
                 )
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
         return {
             "held": _names(targets),
             "graceful": switch.graceful,

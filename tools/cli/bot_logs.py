@@ -25,7 +25,7 @@ from tools.cli.run_marks import RunMarks
 from tools.cli.untrusted import harmless
 
 _LINES = 100
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 # The start of a run is recorded by another clock than that of its lines.
 _CLOCKS_APART = timedelta(seconds=60)
 
@@ -148,7 +148,7 @@ async def _with_pauses(lines: AsyncGenerator[Line, None]) -> AsyncGenerator[Line
     coming = asyncio.ensure_future(anext(lines))
     try:
         while True:
-            done, _ = await asyncio.wait([coming], timeout=_LOOK_SECONDS)
+            done, _ = await asyncio.wait([coming], timeout=_POLL_SECONDS)
             if not done:
                 yield None
                 continue

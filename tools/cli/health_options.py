@@ -91,7 +91,7 @@ def health_of(wait_seconds: float, no_wait: bool, no_rollback: bool) -> Health:
     return Health(0.0 if no_wait else wait_seconds, not no_rollback)
 
 
-def told(data: dict[str, Any]) -> str:
+def health_text(data: dict[str, Any]) -> str:
     """What came of it, as the end of a sentence; "" when the command did not wait."""
     if "state" not in data:
         return ""

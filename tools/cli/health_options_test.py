@@ -1,6 +1,6 @@
 import pytest
 
-from tools.cli.health_options import health_of, told
+from tools.cli.health_options import health_of, health_text
 
 
 @pytest.mark.parametrize(
@@ -25,4 +25,4 @@ def test_workers_are_asked_for_a_rollback_in_the_window_that_the_command_watches
 def test_healthy_bot_is_said_to_be_so_with_its_window() -> None:
     data = {"state": "running", "healthy_seconds": 10.0, "worker": "w1", "segment": 4, "detail": ""}
 
-    assert told(data) == "running, healthy for 10 s, on w1 (segment 4)"
+    assert health_text(data) == "running, healthy for 10 s, on w1 (segment 4)"

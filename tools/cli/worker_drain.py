@@ -17,7 +17,7 @@ from tools.cli.known_workers import KnownWorker, ids_argument, known_workers, se
 from tools.cli.output import cell, output_option, show
 from tools.cli.worker_cordon import reason_option, wake_masters
 
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _TIMEOUT_SECONDS = 120.0
 # Longer than engines rest between moves.
 _STAYS_SECONDS = 15.0
@@ -111,7 +111,7 @@ async def _until_empty(servers: Connections, workers: Sequence[KnownWorker], tim
         gives_up = timeout_seconds is None and stuck_since is not None and now() - stuck_since > _STAYS_SECONDS
         if gives_up or now() >= deadline:
             raise Failure("; ".join(_left(worker, one) for worker, one in left.items()), ExitCode.TIMEOUT)
-        await asyncio.sleep(_LOOK_SECONDS)
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 async def _progress(servers: Connections, worker: KnownWorker) -> Progress:

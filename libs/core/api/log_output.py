@@ -75,7 +75,7 @@ class LogQuery:
         )
 
 
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 _MOST_STREAMS = 100
 
 
@@ -167,7 +167,7 @@ async def _ticking(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes,
     waiting = asyncio.ensure_future(anext(pieces))
     try:
         while True:
-            done, _ = await asyncio.wait([waiting], timeout=_LOOK_SECONDS)
+            done, _ = await asyncio.wait([waiting], timeout=_POLL_SECONDS)
             if not done:
                 yield b""
                 continue

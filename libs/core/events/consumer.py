@@ -154,7 +154,7 @@ class EventConsumer:
 
     async def _until_changed(self, binding: Binding) -> None:
         """Look at the stream when the server tells of a change, soon after an event came, and now and then."""
-        looking = asyncio.create_task(self._look_after_copies(), name="look-after-copies")
+        checking = asyncio.create_task(self._check_on_copies(), name="check-on-copies")
         try:
             while True:
                 await self._stream.wait_changed(_CHECK_MISSING_SECONDS if binding.missing_subjects else _CHECK_SECONDS)
@@ -170,9 +170,9 @@ class EventConsumer:
                 if stream.subjects != binding.stream.subjects:
                     raise BindingLost("stream-changed", "the stream has other subjects now")
         finally:
-            looking.cancel()
+            checking.cancel()
 
-    async def _look_after_copies(self) -> None:
+    async def _check_on_copies(self) -> None:
         """The server's word may be lost, or not be allowed to reach us: an event that comes is a reason to look."""
         while True:
             await self._copies.arrived.wait()

@@ -32,7 +32,7 @@ _KEPT_SECONDS = 60.0
 _HEADER_BYTES = 200
 _DELAY_SECONDS = (0.15, 0.25)
 _SETTLE_SECONDS = 5.0
-_LOOK_SECONDS = 0.03
+_POLL_SECONDS = 0.03
 
 
 @dataclass(slots=True, eq=False)
@@ -217,7 +217,7 @@ class CopyReader:
             settled = self._bound_at is not None and now - self._bound_at > _SETTLE_SECONDS
             if settled and len(taken) < room:
                 break
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
         self._lost.clear()
         self._log.stop()
         log.info("the event stream was recreated and copies of events were applied", number=number)

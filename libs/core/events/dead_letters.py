@@ -124,7 +124,7 @@ class DeadLetters:
             reason=reason,
         )
 
-    async def holds(self, service: str, event: Received) -> bool:
+    async def contains(self, service: str, event: Received) -> bool:
         """Whether a message with the content of *event* is among the last dead letters of *service*."""
         try:
             first = (await self._jetstream.stream(self._stream)).last_sequence - _COMPARED_LETTERS

@@ -311,7 +311,7 @@ class Ingestion:
         if copy.age_seconds < _STREAM_FIRST_SECONDS:
             copy.come_again(_STREAM_FIRST_SECONDS - copy.age_seconds)
             return False
-        return not await self._dead_letters.holds(self._service.name, copy)
+        return not await self._dead_letters.contains(self._service.name, copy)
 
     async def _keep_alive(self) -> None:
         """Keep messages that take long, or wait for one that does, from being given to another worker."""

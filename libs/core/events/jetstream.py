@@ -82,7 +82,7 @@ class StreamState:
     last_sequence: int
     clock_lead: int = 0
 
-    def holds(self, subject: str) -> bool:
+    def covers(self, subject: str) -> bool:
         """Whether messages on *subject* are stored in it."""
         return any(subject_matches(pattern, subject) for pattern in self.subjects)
 

@@ -23,7 +23,7 @@ log = get_logger(__name__)
 PUBLISHED = Counter("runtime_events_published_total", "Events published, by how that went.", ["subject", "outcome"])
 WAITING = Gauge("runtime_outbox_events", "Events that wait to be published, as last seen.")
 
-_LOOK_SECONDS = 5.0
+_POLL_SECONDS = 5.0
 _COUNT_SECONDS = 1.0
 _PUBLISH_SECONDS = 3.0
 
@@ -34,7 +34,7 @@ class OutboxPublisher:
     Wake it (:attr:`wake`) after something was appended; otherwise it looks every *interval_seconds*.
     """
 
-    def __init__(self, outbox: Outbox, connection: NatsConnection, *, interval_seconds: float = _LOOK_SECONDS) -> None:
+    def __init__(self, outbox: Outbox, connection: NatsConnection, *, interval_seconds: float = _POLL_SECONDS) -> None:
         self._outbox = outbox
         self._connection = connection
         self._jetstream = JetStream(connection)

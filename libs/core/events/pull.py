@@ -22,7 +22,7 @@ _REQUEST_MESSAGES = 256
 _EXPIRY_SECONDS = 20.0
 _HEARTBEAT_SECONDS = 1.0
 _SILENCE_SECONDS = 3.0
-_LOOK_SECONDS = 0.25
+_POLL_SECONDS = 0.25
 _GONE = ("consumer deleted", "consumer is push based", "server shutdown", "leadership change", "stream deleted")
 
 
@@ -90,7 +90,7 @@ class Puller:
             await self._ask()
             self._look.clear()
             try:
-                async with asyncio.timeout(_LOOK_SECONDS):
+                async with asyncio.timeout(_POLL_SECONDS):
                     await self._look.wait()
             except TimeoutError:
                 continue

@@ -37,7 +37,7 @@ ACK_WAIT_SECONDS = 6.0
 
 _GRACE_AT_START_SECONDS = 0.5
 _GRACE_AFTER_LOSS_SECONDS = 2.0
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _MAX_ACK_PENDING = 10_000
 _MAX_WAITING = 16_384
 
@@ -113,7 +113,7 @@ class EventStream:
         """
         while True:
             stream = await self._find_or_make()
-            missing = tuple(s for s in (*self._reads, *self._publishes) if not stream.holds(s))
+            missing = tuple(s for s in (*self._reads, *self._publishes) if not stream.covers(s))
             consumer = f"{self._service}-{stream.created_at:x}"
             reads = [subject for subject in self._reads if subject not in missing]
             try:
@@ -145,7 +145,7 @@ class EventStream:
             if time.monotonic() >= deadline:
                 await self._make()
             else:
-                await self.wait_changed(_LOOK_SECONDS)
+                await self.wait_changed(_POLL_SECONDS)
 
     async def _make(self) -> None:
         try:

@@ -272,7 +272,7 @@ class _Deciding:
         number = len(self.owned[worker.worker_id])
         room = self.rooms.get(worker.host)
         free_bytes = room.free.memory_bytes if room is not None else 0
-        is_full = room is not None and not room.holds(room.entity)
+        is_full = room is not None and not room.fits(room.entity)
         over = number >= self.target
         return (is_full, over, 0 if over else number, -free_bytes, worker.seniority)
 
@@ -392,7 +392,7 @@ class _Deciding:
             room = self.rooms.get(worker.host)
             # On the same engine its entities have their room already.
             on_same_engine = holder is not None and holder.host == worker.host
-            fits = room is None or on_same_engine or room.holds(need or room.entity * self._bots(segment_id))
+            fits = room is None or on_same_engine or room.fits(need or room.entity * self._bots(segment_id))
             disturbs = worker.refused_lately and holder is not None
             if (
                 fits

@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection, Mapping
 from libs.core.process.isolation import repeat
 from libs.core.store.cordons import Cordon, CordonStore
 
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 """Without NATS nothing else tells that a wish has changed."""
-_SEEN_EVERY_LOOKS = 600
+_SEEN_EVERY_POLLS = 600
 
 
 class Cordons:
@@ -25,7 +25,7 @@ class Cordons:
         self._changed = changed
         self._connected = connected
         self._current: Mapping[str, Cordon] = {}
-        self._looks = 0
+        self._polls = 0
 
     async def read(self) -> Mapping[str, Cordon]:
         """Return the wishes, by worker, for a decision."""
@@ -42,12 +42,12 @@ class Cordons:
     async def watch_for_ever(self) -> None:
         """Look for changed wishes until cancelled."""
         await self._store.ensure_indexes()
-        await repeat("look for cordons", self._look, _LOOK_SECONDS)
+        await repeat("look for cordons", self._poll, _POLL_SECONDS)
 
-    async def _look(self) -> None:
-        if self._looks % _SEEN_EVERY_LOOKS == 0 and self._current:
+    async def _poll(self) -> None:
+        if self._polls % _SEEN_EVERY_POLLS == 0 and self._current:
             await self._store.seen(self._connected())
-        self._looks += 1
+        self._polls += 1
         if _wishes(await self._store.current()) != _wishes(self._current):
             self._changed()
 

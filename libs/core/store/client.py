@@ -164,7 +164,7 @@ class Mongo:
         """Return when MongoDB can be used, however long that takes; *readiness* says meanwhile what is wrong."""
         backoff = Backoff(initial_seconds=0.1, cap_seconds=5.0)
         while True:
-            if await self._look(readiness):
+            if await self._check(readiness):
                 return
             await asyncio.sleep(backoff.next_seconds())
 
@@ -172,7 +172,7 @@ class Mongo:
         """Keep *readiness* true to whether MongoDB can be used, looking every *interval_seconds*. Does not return."""
 
         async def one_round() -> None:
-            await self._look(readiness)
+            await self._check(readiness)
 
         await repeat("watch mongodb", one_round, interval_seconds)
 
@@ -180,7 +180,7 @@ class Mongo:
         """Close all connections. The object cannot be used afterwards; closing twice is harmless."""
         await self._client.close()
 
-    async def _look(self, readiness: Readiness) -> bool:
+    async def _check(self, readiness: Readiness) -> bool:
         known = readiness.states.get(DEPENDENCY)
         try:
             await self.ping()

@@ -39,14 +39,14 @@ _IS_PAUSED = {"$and": [{"$ne": [{"$ifNull": ["$scheduler.paused", None]}, None]}
 STATUS_FIELDS: Document = {
     "enabled": _ENABLED,
     "state": {"$cond": [_IS_PAUSED, "paused", _WORD]},
-    "told_by": _text_at("$status.worker"),
+    "worker": _text_at("$status.worker"),
 }
 """A `$set` stage of a pipeline; :func:`stored_status` reads its fields."""
 
 
 def stored_status(fields: Mapping[str, Any], hold: Hold | None = None) -> StoredStatus:
     """Return the status of a document that has STATUS_FIELDS."""
-    return StoredStatus(str(fields["state"]), str(fields["told_by"]), bool(fields["enabled"]), hold)
+    return StoredStatus(str(fields["state"]), str(fields["worker"]), bool(fields["enabled"]), hold)
 
 
 def owner_of(owners: Mapping[int, Ownership], segment: object) -> Ownership | None:

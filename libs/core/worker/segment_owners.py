@@ -127,7 +127,7 @@ class SegmentOwners:
                 if self.draining and not self._tasks:
                     self._at_rest.set()
                 if not await self._wake.wait_at_most(_STORE_POLL_SECONDS if self.impediment else None):
-                    await self._look_for_the_store()
+                    await self._probe_store()
         finally:
             self._running = False
             for task in self._tasks.values():
@@ -161,7 +161,7 @@ class SegmentOwners:
             unexpected("read demand", error, segment=segment_id)
             return Demand()
 
-    async def _look_for_the_store(self) -> None:
+    async def _probe_store(self) -> None:
         # No segment is assigned to a worker with an impediment, so it has to find out by itself.
         try:
             await self._leases.reachable()

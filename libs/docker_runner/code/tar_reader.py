@@ -72,7 +72,7 @@ class TarEntry:
 
 def looks_like_tar(head: bytes) -> bool:
     """Whether *head*, the first 512 bytes of a file, is a tar header."""
-    return len(head) >= BLOCK and any(head[:BLOCK]) and _checksum_holds(head[:BLOCK])
+    return len(head) >= BLOCK and any(head[:BLOCK]) and _checksum_matches(head[:BLOCK])
 
 
 class TarReader:
@@ -98,7 +98,7 @@ class TarReader:
             if not any(header):
                 self._finish()
                 return
-            if not _checksum_holds(header):
+            if not _checksum_matches(header):
                 raise TarRefused(self._last, "is followed by a damaged header")
             kind = header[156:157]
             length = self._number(header[124:136])
@@ -209,7 +209,7 @@ class TarReader:
         return data
 
 
-def _checksum_holds(header: bytes) -> bool:
+def _checksum_matches(header: bytes) -> bool:
     digits = header[148:156].strip(b" \0")
     if not digits or not all(0x30 <= digit <= 0x37 for digit in digits):
         return False

@@ -97,7 +97,7 @@ class Admission:
 
     async def _round(self) -> None:
         async with self._lock.held() as hold:
-            reservations = await self._room.look()
+            reservations = await self._room.refresh()
             if not await self._lock.is_mine(hold):
                 return
             tickets, self._queue = self._queue, []

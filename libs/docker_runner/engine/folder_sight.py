@@ -56,14 +56,14 @@ sys.exit({_NOT_SEEN} + unseen if unseen else 0)
 
 
 @dataclass(frozen=True)
-class Look:
+class FolderCheck:
     """What a look has shown: the names of the folders that are not seen; nothing at all unless *known*."""
 
     unseen: frozenset[str] = frozenset()
     known: bool = True
 
 
-UNKNOWN = Look(known=False)
+UNKNOWN = FolderCheck(known=False)
 
 
 @dataclass(frozen=True)
@@ -108,50 +108,50 @@ class FolderSight:
         self._wake.set()
 
     async def run(self) -> None:
-        """Look until all folders are proven to be seen, and again after each doubt, for ever."""
+        """Check until all folders are proven to be seen, and again after each doubt, for ever."""
 
         async def one_round() -> float:
             if not self.proven:
-                await self.look()
+                await self.check()
             return _PROVEN_SECONDS if self.proven else _AGAIN_SECONDS
 
         await repeat("look at what the engine sees", one_round, _AGAIN_SECONDS, wake=self._wake)
 
-    async def look(self) -> None:
-        """Look in both ways. May be repeated; what the engine or the disk refuses is not raised."""
+    async def check(self) -> None:
+        """Check in both ways. May be repeated; what the engine or the disk refuses is not raised."""
         doubts = self._doubts
         with observe("containers", "look at folders"):
-            if not await self.look_by_mounts():
+            if not await self.check_by_mounts():
                 return
-            look = await _confirmed(self._by_container)
-        self._take(look, by_container=True)
-        if look.known and not look.unseen:
+            checked = await _confirmed(self._by_container)
+        self._take(checked, by_container=True)
+        if checked.known and not checked.unseen:
             self._settled_doubts = doubts
 
-    async def look_by_mounts(self) -> bool:
-        """Look without an image; return whether all folders are seen. As :meth:`look` else."""
-        look = await _confirmed(self._by_mounts)
-        self._take(look, by_container=False)
-        return look.known and not look.unseen
+    async def check_by_mounts(self) -> bool:
+        """Check without an image; return whether all folders are seen. As :meth:`check` else."""
+        checked = await _confirmed(self._by_mounts)
+        self._take(checked, by_container=False)
+        return checked.known and not checked.unseen
 
-    def _take(self, look: Look, *, by_container: bool) -> None:
+    def _take(self, checked: FolderCheck, *, by_container: bool) -> None:
         # What a container did not see counts until a container sees it.
-        if not look.known or (self._unseen_by_container and not by_container and not look.unseen):
+        if not checked.known or (self._unseen_by_container and not by_container and not checked.unseen):
             return
-        before, self._unseen = self._unseen, look.unseen
-        self._unseen_by_container = by_container and bool(look.unseen)
-        if look.unseen and look.unseen != before:
+        before, self._unseen = self._unseen, checked.unseen
+        self._unseen_by_container = by_container and bool(checked.unseen)
+        if checked.unseen and checked.unseen != before:
             log.error("this worker takes no segment", reason=self.complaint)
-        elif before and not look.unseen:
+        elif before and not checked.unseen:
             log.info("the Docker engine sees the worker's folders")
 
-    async def _by_mounts(self) -> Look:
+    async def _by_mounts(self) -> FolderCheck:
         async with _proofs(self._folders.values()) as proofs:
             # Their random names are on no other host, where the same path may be another folder.
             seen = await asyncio.gather(*(self._engine.sees(place) for place in proofs.places))
-        return Look(frozenset(name for name, is_seen in zip(self._folders, seen, strict=True) if not is_seen))
+        return FolderCheck(frozenset(name for name, is_seen in zip(self._folders, seen, strict=True) if not is_seen))
 
-    async def _by_container(self) -> Look:
+    async def _by_container(self) -> FolderCheck:
         async with (
             _proofs(self._folders.values()) as proofs,
             ended_helper(self._engine, self._image, _reader(proofs)) as helper,
@@ -174,25 +174,25 @@ def complaint(unseen: Mapping[str, Path]) -> str:
     return text
 
 
-def read_by(exit_code: int | None, names: Sequence[str]) -> Look:
+def read_by(exit_code: int | None, names: Sequence[str]) -> FolderCheck:
     """Return what the end of a reader shows of the folders *names*; None: it is not known."""
     if exit_code == 0:
-        return Look()
+        return FolderCheck()
     if exit_code is None or not _NOT_SEEN < exit_code < _NOT_SEEN + (1 << len(names)):
         return UNKNOWN
-    return Look(frozenset(name for number, name in enumerate(names) if (exit_code - _NOT_SEEN) >> number & 1))
+    return FolderCheck(frozenset(name for number, name in enumerate(names) if (exit_code - _NOT_SEEN) >> number & 1))
 
 
-async def _confirmed(way: Callable[[], Awaitable[Look]]) -> Look:
+async def _confirmed(way: Callable[[], Awaitable[FolderCheck]]) -> FolderCheck:
     """What a look shows; that a folder is not seen only if a second one shows it too."""
     first = await _tried(way)
     if not first.unseen:
         return first
     second = await _tried(way)
-    return Look(first.unseen & second.unseen) if second.known else second
+    return FolderCheck(first.unseen & second.unseen) if second.known else second
 
 
-async def _tried(way: Callable[[], Awaitable[Look]]) -> Look:
+async def _tried(way: Callable[[], Awaitable[FolderCheck]]) -> FolderCheck:
     try:
         return await way()
     except (RuntimeFault, NoSuchImage, NameTaken, OSError) as error:

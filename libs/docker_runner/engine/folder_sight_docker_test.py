@@ -53,7 +53,7 @@ async def test_folders_that_the_engine_sees_are_proven_and_nothing_is_left(
 ) -> None:
     sight = FolderSight(engine, folders, IMAGE)
 
-    await sight.look()
+    await sight.check()
 
     assert (sight.complaint, sight.proven) == ("", True)
     assert left(folders) == []
@@ -66,14 +66,14 @@ async def test_folder_under_a_file_system_of_the_engines_own_is_not_seen_until_t
     sight = FolderSight(engine, folders, IMAGE)
     async with private_engine.hiding(folders[hidden]):
         with capture_logs() as lines:
-            await sight.look()
-            await sight.look()
+            await sight.check()
+            await sight.check()
         assert f"does not see {hidden}={folders[hidden]}: mount" in sight.complaint
         assert left(folders) == []
         errors = [line for line in lines if line["log_level"] == "error"]
         assert [line["reason"] for line in errors] == [sight.complaint]
 
-    await sight.look()
+    await sight.check()
 
     assert (sight.complaint, sight.proven) == ("", True)
 
@@ -83,13 +83,13 @@ async def test_image_that_is_not_there_yet_is_no_reason_to_complain_and_hides_no
 ) -> None:
     sight = FolderSight(engine, folders, "nowhere.invalid/none:1")
 
-    await sight.look()
+    await sight.check()
     assert (sight.complaint, sight.proven) == ("", False)
 
     async with private_engine.hiding(folders[TEMP_DIR]):
-        await sight.look()
+        await sight.check()
         assert "TEMP_DIR=" in sight.complaint
-    await sight.look()
+    await sight.check()
     assert (sight.complaint, sight.proven) == ("", False)
 
 
@@ -119,7 +119,7 @@ async def test_engine_that_falls_silent_takes_nothing_back_that_was_shown(
         relay.no_answers_from = silent_from
         with suppress(TimeoutError):
             async with asyncio.timeout(4 * SILENT_SECONDS):
-                await sight.look()
+                await sight.check()
 
         assert sight.complaint == ""
         assert left(folders) == []
@@ -129,7 +129,7 @@ async def test_engine_that_falls_silent_takes_nothing_back_that_was_shown(
 
 
 async def proven(sight: FolderSight) -> bool:
-    await sight.look()
+    await sight.check()
     return sight.proven
 
 
@@ -140,10 +140,10 @@ async def test_engine_that_is_away_does_not_end_a_complaint(
     sight = FolderSight(away, folders, IMAGE)
     try:
         async with private_engine.hiding(folders[TEMP_DIR]):
-            await sight.look()
+            await sight.check()
         await relay.close()
 
-        await sight.look()
+        await sight.check()
 
         assert "TEMP_DIR=" in sight.complaint
     finally:
@@ -155,7 +155,7 @@ async def test_folder_that_cannot_be_written_shows_nothing(engine: Engine, folde
     folders[TEMP_DIR].write_text("a file")
     sight = FolderSight(engine, folders, IMAGE)
 
-    await sight.look()
+    await sight.check()
 
     assert (sight.complaint, sight.proven) == ("", False)
 

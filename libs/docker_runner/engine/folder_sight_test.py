@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from libs.docker_runner.engine.folder_sight import KEEPALIVE_DIR, TEMP_DIR, UNKNOWN, Look, complaint, read_by
+from libs.docker_runner.engine.folder_sight import KEEPALIVE_DIR, TEMP_DIR, UNKNOWN, FolderCheck, complaint, read_by
 
 NAMES = [TEMP_DIR, KEEPALIVE_DIR]
 
@@ -36,16 +36,16 @@ def test_without_an_unseen_folder_there_is_no_complaint() -> None:
 
 
 @pytest.mark.parametrize(
-    ("exit_code", "look"),
+    ("exit_code", "checked"),
     [
-        (0, Look()),
-        (65, Look(frozenset([TEMP_DIR]))),
-        (66, Look(frozenset([KEEPALIVE_DIR]))),
-        (67, Look(frozenset(NAMES))),
+        (0, FolderCheck()),
+        (65, FolderCheck(frozenset([TEMP_DIR]))),
+        (66, FolderCheck(frozenset([KEEPALIVE_DIR]))),
+        (67, FolderCheck(frozenset(NAMES))),
     ],
 )
-def test_reader_that_ends_by_itself_shows_which_folders_are_seen(exit_code: int, look: Look) -> None:
-    assert read_by(exit_code, NAMES) == look
+def test_reader_that_ends_by_itself_shows_which_folders_are_seen(exit_code: int, checked: FolderCheck) -> None:
+    assert read_by(exit_code, NAMES) == checked
 
 
 @pytest.mark.parametrize("exit_code", [None, 1, 2, 64, 68, 125, 126, 127, 137, 143])

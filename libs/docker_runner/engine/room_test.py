@@ -117,7 +117,7 @@ def test_processors_count_only_for_containers_with_a_limit_of_them() -> None:
 
     assert room.shortage(request(64)) is None
     assert room.shortage(request(64, 0.1)) is not None
-    assert room.room(Priority.BOT).holds(need(64))
+    assert room.room(Priority.BOT).fits(need(64))
 
 
 def test_many_small_processor_limits_fill_the_processors_exactly() -> None:

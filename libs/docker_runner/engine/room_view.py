@@ -23,7 +23,7 @@ log = get_logger(__name__)
 
 MANAGED: Mapping[str, str] = {Label.MANAGED: "true"}
 
-LOOK_SECONDS = 5.0
+REFRESH_SECONDS = 5.0
 """How often the containers are listed when nothing happens."""
 WAITING_LOOK_SECONDS = 1.0
 """The same while something waits for room."""
@@ -72,7 +72,7 @@ class EngineRoom:
         self._dead: set[str] = set()
         self._inspected: dict[str, Need] = {}
         self._happened = Wake()
-        self._looks = 0
+        self._refreshes = 0
         self._listed_by = 0
 
     # --- told at once
@@ -157,13 +157,13 @@ class EngineRoom:
         """Note what the engine said that it has."""
         self._capacity = capacity
 
-    async def look(self) -> Reservations:
+    async def refresh(self) -> Reservations:
         """List the containers and return what they reserve; wakes those that wait when there is more room than before.
 
         Raises:
             EngineUnavailable: nothing is known.
         """
-        self._looks = look = self._looks + 1
+        self._refreshes = number = self._refreshes + 1
         if self._capacity is None:
             self._capacity = (await self._engine.info()).capacity
         containers = await self._engine.list(MANAGED, ended=False)
@@ -172,8 +172,8 @@ class EngineRoom:
         total = self._rules.total(self._capacity)
         by_name = {container.name: need for container, need in zip(counted, needs, strict=True)}
         found = Reservations(total, self._entity, self._rules.one_reserve(total, self._entity), by_name)
-        if look > self._listed_by:
-            self._listed_by = look
+        if number > self._listed_by:
+            self._listed_by = number
             self._forget_all_but({container.container_id for container in containers})
             before, self._listed = self._listed, found
             if before is None or _has_grown(before, found):
@@ -184,7 +184,7 @@ class EngineRoom:
         """Keep the view fresh for ever: look when a container has begun or ended, and now and then in any case."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow(), name="container events of the engine")
-            tasks.create_task(self._look_for_ever(), name="look at the engine's room")
+            tasks.create_task(self._refresh_forever(), name="look at the engine's room")
 
     def note(self, event: ContainerEvent) -> None:
         """Take down *event*. The room of a dead container is free at once, while the engine still clears it away."""
@@ -199,19 +199,19 @@ class EngineRoom:
             async for event in events:
                 self.note(event)
 
-    async def _look_for_ever(self) -> None:
+    async def _refresh_forever(self) -> None:
         async def one_round() -> float:
             try:
                 with observe("containers", "look at room"):
-                    await self.look()
+                    await self.refresh()
             except Retryable as error:
                 log.debug("room not known", reason=str(error))
             except RuntimeFault as error:
                 log.warning("room not known", reason=str(error))
             await asyncio.sleep(_GATHER_SECONDS)
-            return WAITING_LOOK_SECONDS if self._waiting else LOOK_SECONDS
+            return WAITING_LOOK_SECONDS if self._waiting else REFRESH_SECONDS
 
-        await repeat("look at room", one_round, LOOK_SECONDS, wake=self._happened)
+        await repeat("look at room", one_round, REFRESH_SECONDS, wake=self._happened)
 
     def _drop(self, name: str) -> bool:
         need = self._expected.pop(name, None)

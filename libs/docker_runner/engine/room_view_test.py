@@ -94,7 +94,7 @@ async def test_before_the_first_look_nothing_is_known_and_nothing_refused() -> N
 
 async def test_room_is_what_the_limits_of_all_containers_leave() -> None:
     room = room_of(FakeEngine(container("a"), container("b", 1024)))
-    await room.look()
+    await room.refresh()
 
     assert room.room(Priority.BOT) == Room(TOTAL, Need(2560 * MIB, 3.0), ENTITY)
 
@@ -102,10 +102,10 @@ async def test_room_is_what_the_limits_of_all_containers_leave() -> None:
 async def test_what_an_engine_has_is_asked_once_and_follows_what_is_noted() -> None:
     engine = FakeEngine()
     room = room_of(engine)
-    await room.look()
-    await room.look()
+    await room.refresh()
+    await room.refresh()
     room.has(Need(1024 * MIB, 1.0))
-    await room.look()
+    await room.refresh()
 
     assert (engine.infos, free_mib(room)) == (1, 1024)
 
@@ -117,7 +117,7 @@ async def test_a_container_that_is_made_counts_until_its_start_does_not_come_any
     age_seconds: float, counted_mib: int
 ) -> None:
     room = room_of(FakeEngine(container("a", state=ContainerState.CREATED, age_seconds=age_seconds)))
-    await room.look()
+    await room.refresh()
 
     assert free_mib(room) == 4096 - counted_mib
 
@@ -126,7 +126,7 @@ async def test_a_container_that_runs_for_long_counts_and_a_dead_one_and_a_helper
     helper = container("helper", 64, labels={Label.SERVICE: GUARD_SERVICE})
     dead = container("dead", state=ContainerState.EXITED)
     room = room_of(FakeEngine(container("a", age_seconds=1e6), dead, helper))
-    await room.look()
+    await room.refresh()
 
     assert free_mib(room) == 3584
 
@@ -134,11 +134,11 @@ async def test_a_container_that_runs_for_long_counts_and_a_dead_one_and_a_helper
 async def test_the_room_of_a_dead_container_is_free_while_the_engine_still_lists_it() -> None:
     room = room_of(FakeEngine(container("a")))
     room.note(died("a"))
-    await room.look()
+    await room.refresh()
     assert free_mib(room) == 4096
 
     room.note(ContainerEvent(EventKind.STARTED, datetime.now(UTC), container_id="id-a"))
-    await room.look()
+    await room.refresh()
     assert free_mib(room) == 3584
 
 
@@ -147,13 +147,13 @@ async def test_a_container_without_labels_is_inspected_once() -> None:
     engine.unlabelled["id-old"] = Need(100 * MIB, 1.5)
     room = room_of(engine)
     for _ in range(3):
-        await room.look()
+        await room.refresh()
 
     assert (free_mib(room), engine.inspections) == (4096 - 612, ["id-old"])
     engine.containers = []
-    await room.look()
+    await room.refresh()
     engine.containers = [container("old", None)]
-    await room.look()
+    await room.refresh()
     assert engine.inspections == ["id-old"] * 2
 
 
@@ -162,7 +162,7 @@ async def test_a_container_without_a_limit_counts_as_a_usual_one(labels: dict[st
     engine = FakeEngine(container("a", None, labels=labels))
     engine.unlabelled["id-a"] = Need()
     room = room_of(engine)
-    await room.look()
+    await room.refresh()
 
     assert free_mib(room) == 3584
 
@@ -172,17 +172,17 @@ async def test_limits_that_cannot_be_asked_for_now_count_as_usual_and_are_asked_
     engine.unlabelled["id-old"] = Need(100 * MIB)
     engine.away = True
     room = room_of(engine)
-    await room.look()
+    await room.refresh()
     assert free_mib(room) == 3584
 
     engine.away = False
-    await room.look()
+    await room.refresh()
     assert free_mib(room) == 3996
 
 
 async def test_a_container_that_goes_while_it_is_inspected_takes_nothing() -> None:
     room = room_of(FakeEngine(container("gone", None)))
-    await room.look()
+    await room.refresh()
 
     assert free_mib(room) == 4096
 
@@ -190,33 +190,33 @@ async def test_a_container_that_goes_while_it_is_inspected_takes_nothing() -> No
 async def test_an_expected_start_takes_room_once_before_and_after_it_is_listed() -> None:
     engine = FakeEngine(container("a", 3072))
     room = room_of(engine)
-    await room.look()
+    await room.refresh()
     with room.expecting(request("b")):
         assert room.shortage(request("c")) is None
         with room.expecting(request("c")):
             assert room.shortage(request("d")) is not None
             assert room.shortage(request("b")) is None
             engine.containers += [container("b"), container("c")]
-            await room.look()
+            await room.refresh()
             assert room.shortage(request("d")) is not None
             engine.containers.pop()
-            await room.look()
+            await room.refresh()
         assert room.shortage(request("d")) is None
 
 
 async def test_what_was_granted_takes_room_until_the_next_look_says_what_became_of_it() -> None:
     room = room_of(FakeEngine(container("a", 3584)))
-    await room.look()
+    await room.refresh()
     room.grant(request("b"))
     assert room.shortage(request("c")) is not None
 
-    await room.look()
+    await room.refresh()
     assert room.shortage(request("c")) is None
 
 
 async def test_an_expectation_that_is_repeated_counts_once() -> None:
     room = room_of(FakeEngine(container("a", 3072)))
-    await room.look()
+    await room.refresh()
     for _ in range(3):
         room.expect(request("b"))
 
@@ -230,14 +230,14 @@ async def test_an_expectation_that_is_repeated_counts_once() -> None:
 async def test_who_waits_is_woken_by_more_room_and_not_by_less() -> None:
     engine, wake = FakeEngine(container("a"), container("b")), Wake()
     room = room_of(engine)
-    await room.look()
+    await room.refresh()
     with room.waiting_for(request(), wake):
         engine.containers.append(container("c"))
-        await room.look()
+        await room.refresh()
         assert not await wake.wait_at_most(0)
 
         engine.containers.pop()
-        await room.look()
+        await room.refresh()
         assert await wake.wait_at_most(0)
         assert room.waiting == 1
     assert room.waiting == 0
@@ -245,7 +245,7 @@ async def test_who_waits_is_woken_by_more_room_and_not_by_less() -> None:
 
 async def test_who_waits_is_woken_when_a_start_of_another_comes_to_nothing() -> None:
     room, wake = room_of(FakeEngine()), Wake()
-    await room.look()
+    await room.refresh()
     with room.waiting_for(request(), wake):
         with room.expecting(request("other")):
             pass
@@ -257,11 +257,11 @@ async def test_an_older_look_that_answers_late_does_not_replace_a_newer_one() ->
     room = room_of(engine)
     gate = asyncio.Event()
     engine.gates.append(gate)
-    older = asyncio.create_task(room.look())
+    older = asyncio.create_task(room.refresh())
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     engine.containers.append(container("a"))
-    await room.look()
+    await room.refresh()
     gate.set()
     await older
 
@@ -271,7 +271,7 @@ async def test_an_older_look_that_answers_late_does_not_replace_a_newer_one() ->
 async def test_a_thousand_may_ask_at_once_without_holding_up_the_loop() -> None:
     room = room_of(FakeEngine(*(container(f"c{number}", 1) for number in range(300))))
     room.has(Need(2**50, 2.0**20))
-    await room.look()
+    await room.refresh()
 
     # The fixture that watches the loop fails the test if this takes long.
     for number in range(1000):

@@ -148,7 +148,7 @@ class HandOver:
             RuntimeFault: the storage did not answer, so it is not.
         """
         if self.is_open(segment):
-            await self._look(self._turn(segment))
+            await self._check(self._turn(segment))
             return
         turn = self._turns.get(segment)
         if turn is not None and turn.until is None:
@@ -164,7 +164,7 @@ class HandOver:
             turn = self._turns[segment] = Turn(segment, key)
         return turn
 
-    async def _look(self, turn: Turn) -> None:
+    async def _check(self, turn: Turn) -> None:
         if turn.clear:
             return
         found = await self._promises(turn.segment)
@@ -182,7 +182,7 @@ class HandOver:
 
     async def _promise(self, turn: Turn) -> None:
         try:
-            await self._look(turn)
+            await self._check(turn)
             await self._store.put(self._bucket, turn.promise, b"")
         except RuntimeFault as error:
             log.warning(

@@ -75,7 +75,7 @@ class LogObjects:
         except ObjectMissing:
             return None
 
-    async def holds(self, key: str, offset: int, content: bytes) -> bool:
+    async def contains(self, key: str, offset: int, content: bytes) -> bool:
         """Whether the object has just these bytes at *offset*."""
         try:
             return await self._store.get(self._bucket, key, offset=offset, length=len(content)) == content

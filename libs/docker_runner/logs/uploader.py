@@ -114,7 +114,7 @@ class LogUploader:
         size = now.size if now is not None else 0
         if size < intent.size_before:
             log.error("a log has become shorter", key=intent.key, size=size, expected=intent.size_before)
-        if size >= intent.size_before + len(intent.chunk.payload) and await self._objects.holds(
+        if size >= intent.size_before + len(intent.chunk.payload) and await self._objects.contains(
             intent.key, intent.size_before, intent.chunk.payload
         ):
             await self._run(self._spool.commit, intent.chunk)

@@ -69,7 +69,7 @@ class LogUploads:
         self._rest_seconds = rest_seconds
         self._uploads = asyncio.Semaphore(parallel)
         self._uploaded = asyncio.Event()
-        self._looked_at = -math.inf
+        self._scanned_at = -math.inf
         self._swept_at = 0.0
 
     async def run(self, group: asyncio.TaskGroup) -> None:
@@ -144,10 +144,10 @@ class LogUploads:
     async def _one_round(self, group: asyncio.TaskGroup) -> float:
         """Begin the uploads that are due; return for how long none will be."""
         now = time.monotonic()
-        if now - self._looked_at >= self._interval_seconds:
-            self._looked_at = now
+        if now - self._scanned_at >= self._interval_seconds:
+            self._scanned_at = now
             with isolated("look after log spools"):
-                await self._look_around()
+                await self._scan()
         for bot in self._logs:
             if not bot.in_use:
                 DROPPED_BYTES.inc(bot.spool.take_dropped())
@@ -157,7 +157,7 @@ class LogUploads:
                 bot.due_at = None
                 group.create_task(self._upload(bot), name=f"upload log {bot.folder.path.name}")
         due = [bot.due_at for bot in self._logs if bot.due_at is not None and not bot.uploading]
-        return max(0.0, min([*due, self._looked_at + self._interval_seconds]) - time.monotonic())
+        return max(0.0, min([*due, self._scanned_at + self._interval_seconds]) - time.monotonic())
 
     async def _upload(self, bot: BotLog) -> None:
         try:
@@ -209,7 +209,7 @@ class LogUploads:
             return partial(log_key, bot.owner.entity_id, writer=self._writer)
         return None
 
-    async def _look_around(self) -> None:
+    async def _scan(self) -> None:
         """Open what other processes of this host have left; measure; sweep the bucket once a day."""
         await self._logs.adopt(self._may_adopt)
         for bot in self._logs:

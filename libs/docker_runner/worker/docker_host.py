@@ -52,7 +52,7 @@ ENGINE = "docker"
 DISK = "disk"
 """The name under which readiness shows the work folder."""
 
-_LOOK_SECONDS = 2.0
+_POLL_SECONDS = 2.0
 _PREPARE_SECONDS = 5.0
 _ANSWER_SECONDS = 2.5
 # An engine that is slower is looked at later, and the worker is ready meanwhile.
@@ -208,7 +208,7 @@ class DockerHost:
         await _until_disk_takes("entrypoints", host.runner.open, readiness)
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_SIGHT_SECONDS):
-                await host._sight.look_by_mounts()
+                await host._sight.check_by_mounts()
         host._report(readiness)
         lifecycle.part("watch the docker engine", lambda: host._watch(readiness))
         lifecycle.part("look at the engine's room", host.runner.room.run)
@@ -305,7 +305,7 @@ class DockerHost:
     async def _watch(self, readiness: Readiness) -> None:
         """Keep an eye on the engine."""
 
-        async def one_look() -> None:
+        async def one_round() -> None:
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     info = await self._engine.info()
@@ -320,7 +320,7 @@ class DockerHost:
                     self._sight.doubt()
             self._report(readiness)
 
-        await repeat("watch the docker engine", one_look, _LOOK_SECONDS)
+        await repeat("watch the docker engine", one_round, _POLL_SECONDS)
 
     async def _prepare_for_ever(self) -> None:
         """Fetch the images and put up the network before the first bot needs them, and again when they have gone."""

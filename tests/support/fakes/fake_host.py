@@ -238,7 +238,7 @@ async def looking(host: HasContainers) -> AsyncIterator[EngineRoom]:
 async def check_room(host: HasContainers, executable: Executable) -> None:
     """Refuse *executable* where *host* has a limit and no room for it."""
     if host.capacity is not None:
-        shortage = (await host.room.look()).shortage(executable.room)
+        shortage = (await host.room.refresh()).shortage(executable.room)
         if shortage is not None:
             raise NoRoom(executable.room.name, shortage)
         host.room.grant(executable.room)

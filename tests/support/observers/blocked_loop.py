@@ -31,7 +31,7 @@ class LoopWatch:
         self.blocked: list[str] = []
         self._cpu_limit = cpu_seconds
         self._slept_limit = slept_seconds
-        self._told_by: dict[int, int] = {}
+        self._schedstat_files: dict[int, int] = {}
         self._gc_seconds = 0.0
         self._gc_began = 0.0
         self._began: tuple[float, float] | None = None
@@ -71,7 +71,7 @@ class LoopWatch:
         for owner, name, before in reversed(self._undo):
             setattr(owner, name, before)
         gc.callbacks.remove(self._collected)
-        for descriptor in self._told_by.values():
+        for descriptor in self._schedstat_files.values():
             os.close(descriptor)
 
     def _replace(self, owner: type, name: str, function: Any) -> None:
@@ -103,9 +103,9 @@ class LoopWatch:
         """For how long this thread ran or waited for its turn; what is missing to the wall time, it slept."""
         thread = threading.get_ident()
         try:
-            if thread not in self._told_by:
-                self._told_by[thread] = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
-            ran, waited, _ = os.pread(self._told_by[thread], 200, 0).split()
+            if thread not in self._schedstat_files:
+                self._schedstat_files[thread] = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+            ran, waited, _ = os.pread(self._schedstat_files[thread], 200, 0).split()
         except OSError:
             return time.perf_counter()  # a kernel that does not tell: then nothing ever slept
         return (int(ran) + int(waited)) / 1e9
