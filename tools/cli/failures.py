@@ -20,7 +20,6 @@ def code_of(error: BaseException) -> ExitCode | None:
     # Each of these libraries is slow to import, and an error of one exists only where it was imported already.
     from libs.core.errors import Permanent, Retryable, UserError
     from tools.debian.command import CommandFailedError
-    from tools.dev.containers import EngineUnreachableError
     from tools.engine.errors import EngineFailedError, EngineMissingError
     from tools.images.errors import ImageFailedError
     from tools.stack.binaries import BinaryMissingError
@@ -32,7 +31,7 @@ def code_of(error: BaseException) -> ExitCode | None:
         return ExitCode.INTERRUPTED
     if isinstance(error, UserError):
         return ExitCode.USAGE
-    unreachable = (Retryable, EngineMissingError, EngineFailedError, EngineUnreachableError, ImageFailedError)
+    unreachable = (Retryable, EngineMissingError, EngineFailedError, ImageFailedError)
     if isinstance(error, (*unreachable, BinaryMissingError, CommandFailedError)):
         return ExitCode.UNREACHABLE
     if isinstance(error, Permanent | ProcessFailedError):

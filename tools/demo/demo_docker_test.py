@@ -84,7 +84,7 @@ async def demo(home: Path, *arguments: str) -> AsyncIterator[Demonstration]:
 async def containers_of(engine: Engine, home: Path) -> list[str]:
     """The stack's containers, and what else mounts something out of its folder."""
     async with Containers(engine.url, state.load(home / "demo").scopes, home) as containers:
-        return [container.name for container in await containers.all()] + sorted(containers.mounting())
+        return [container.name for container in await containers.all()] + sorted(await containers.mounting())
 
 
 async def nothing_left(shown: Demonstration, engine: Engine) -> None:

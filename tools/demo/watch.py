@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
-from tools.dev.containers import BotContainer, Containers
+from libs.docker_runner.containers.container import ContainerState, ManagedContainer
+from tools.dev.containers import Containers
 
 _POLL_SECONDS = 0.1
 
@@ -16,7 +17,7 @@ class OutputWatch:
         self._show = show
         self._seen: set[str] = set()
         self._lines: dict[str, list[str]] = {}
-        self._live: dict[str, BotContainer] = {}
+        self._live: dict[str, ManagedContainer] = {}
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -26,7 +27,7 @@ class OutputWatch:
                 found = await self._containers.all()
                 self._live = {container.container_id: container for container in found}
                 for container in found:
-                    if container.has_started and container.container_id not in self._seen:
+                    if container.state is not ContainerState.CREATED and container.container_id not in self._seen:
                         self._seen.add(container.container_id)
                         tasks.create_task(self._follow(container), name=f"output of {container.name}")
                 self._changed.set()
@@ -36,9 +37,9 @@ class OutputWatch:
         """What the bot printed so far, in all its containers."""
         return self._lines.setdefault(bot_id, [])
 
-    def containers_of(self, bot_id: str) -> list[BotContainer]:
+    def containers_of(self, bot_id: str) -> list[ManagedContainer]:
         """The bot's containers as they were a moment ago, ended ones too."""
-        return [container for container in self._live.values() if container.entity_id == bot_id]
+        return [container for container in self._live.values() if container.id == bot_id]
 
     async def until(self, condition: Callable[[], bool], within_seconds: float) -> None:
         """Return when *condition* holds; it is asked whenever something changed. Raises TimeoutError."""
@@ -47,8 +48,8 @@ class OutputWatch:
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def _follow(self, container: BotContainer) -> None:
+    async def _follow(self, container: ManagedContainer) -> None:
         async for line in self._containers.output(container.container_id):
-            self.lines(container.entity_id).append(line)
-            self._show(container.entity_id, line)
+            self.lines(container.id).append(line)
+            self._show(container.id, line)
             self._changed.set()

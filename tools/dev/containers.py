@@ -1,173 +1,60 @@
-"""The containers of a stack, as the Docker engine has them. The engine's SDK blocks and is used only here."""
+"""The containers of a stack on its Docker engine."""
 
-import asyncio
-import contextlib
-import struct
-import threading
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Collection
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
 
-import docker
-import requests
-from docker.errors import APIError, DockerException, NotFound
-
-from libs.docker_runner.containers.container import Label
-
-T = TypeVar("T")
-
-_CALL_SECONDS = 30
-_GONE_OR_GOING = (404, 409)
-# What the SDK and the HTTP library say of a stream that another thread closes while they read it.
-_CUT_OFF = (AttributeError, ValueError, struct.error)
-
-
-class EngineUnreachableError(RuntimeError):
-    """The Docker engine did not answer."""
-
-
-@dataclass(frozen=True)
-class BotContainer:
-    """One container of ours. *has_started*: it runs or ran; the output of one that has not cannot be followed yet."""
-
-    container_id: str
-    name: str
-    entity_id: str
-    service: str
-    segment: str
-    worker: str
-    running: bool
-    has_started: bool
+from libs.docker_runner.containers.container import Label, ManagedContainer
+from libs.docker_runner.engine.client import Engine
+from libs.docker_runner.engine.http import EngineRefused
+from libs.docker_runner.errors import EngineUnavailable
 
 
 class Containers:
     """The containers with one of *scopes* on the engine at *url*. Use as an asynchronous context manager.
 
+    Every method may raise EngineUnavailable.
+
     Args:
-        folder: of the stack. Short-lived containers that mount something out of it are its own too; they have no scope.
+        folder: of the stack. Helper containers, which have no scope, belong to it if they mount something from there.
     """
 
     def __init__(self, url: str, scopes: Collection[str], folder: Path | None = None) -> None:
-        self._client = docker.APIClient(base_url=url, timeout=_CALL_SECONDS)
+        self._engine = Engine(url)
         self._scopes = tuple(scopes)
         self._folder = folder
-        self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="containers")
-        self._closing = threading.Event()
-        self._streams: set[Any] = set()
 
     async def __aenter__(self) -> "Containers":
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._closing.set()
-        for stream in list(self._streams):
-            _close(stream)
-        await asyncio.to_thread(self._pool.shutdown)
-        self._client.close()
+        await self._engine.close()
 
-    async def all(self, entity_id: str | None = None, service: str | None = None) -> list[BotContainer]:
-        """All containers, those that ended too. Raises EngineUnreachableError."""
-        return await self._run(lambda: self._list(entity_id, service))
+    async def all(self) -> list[ManagedContainer]:
+        """All containers with one of the scopes, including those that have ended."""
+        return [found for scope in self._scopes for found in await self._engine.list({Label.SCOPE: scope})]
 
-    async def remove_all(self) -> int:
-        """Kill and remove every container; how many there were. Raises EngineUnreachableError."""
-        return await self._run(self._remove_all)
-
-    async def output(
-        self, container_id: str, *, tail: int | None = None, follow: bool = True
-    ) -> AsyncGenerator[str, None]:
-        """The lines that a container printed; with *follow* until it ends. *tail*: the last so many lines first."""
-        loop = asyncio.get_running_loop()
-        lines: asyncio.Queue[str | None] = asyncio.Queue()
-
-        def hand_over(line: str | None) -> None:
-            if not self._closing.is_set():
-                loop.call_soon_threadsafe(lines.put_nowait, line)
-
-        # A thread of its own: it blocks for as long as the container lives.
-        reader = threading.Thread(target=self._read, args=(container_id, tail, follow, hand_over), daemon=True)
-        reader.start()
-        while (line := await lines.get()) is not None:
-            yield line
-
-    async def _run(self, call: Callable[[], T]) -> T:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, call)
-        except (DockerException, requests.RequestException) as error:
-            raise EngineUnreachableError(f"the Docker engine did not answer: {error}") from error
-
-    def _list(self, entity_id: str | None, service: str | None) -> list[BotContainer]:
-        found = []
-        for scope in self._scopes:
-            labels = [f"{Label.SCOPE}={scope}"]
-            if entity_id is not None:
-                labels.append(f"{Label.ID}={entity_id}")
-            if service is not None:
-                labels.append(f"{Label.SERVICE}={service}")
-            found += [_container(item) for item in self._client.containers(all=True, filters={"label": labels})]
-        return found
-
-    def _remove_all(self) -> int:
-        count = 0
-        for container_id in {container.container_id for container in self._list(None, None)} | self.mounting():
-            try:
-                self._client.remove_container(container_id, force=True, v=True)
-                count += 1
-            except APIError as error:
-                if error.status_code not in _GONE_OR_GOING:
-                    raise
-        return count
-
-    def mounting(self) -> set[str]:
-        """Ids of the managed containers, of whatever scope, that mount something out of the stack's folder. Blocks."""
+    async def mounting(self) -> set[str]:
+        """Ids of the managed containers, of whatever scope, that mount something from the stack's folder."""
         if self._folder is None:
             return set()
-        managed = self._client.containers(all=True, filters={"label": [f"{Label.MANAGED}=true"]})
-        return {item["Id"] for item in managed if any(self._is_ours(mount) for mount in item.get("Mounts") or ())}
+        return await self._engine.mounting(self._folder, {Label.MANAGED: "true"})
 
-    def _is_ours(self, mount: Mapping[str, Any]) -> bool:
-        return self._folder is not None and Path(mount.get("Source") or "/").is_relative_to(self._folder)
+    async def remove_all(self) -> int:
+        """Kill and remove every container; returns their number."""
+        ids = {container.container_id for container in await self.all()} | await self.mounting()
+        for container_id in ids:
+            await self._engine.remove(container_id)
+        return len(ids)
 
-    def _read(self, container_id: str, tail: int | None, follow: bool, hand_over: Callable[[str | None], None]) -> None:
-        stream = None
-        try:
-            stream = self._client.logs(
-                container_id, stream=True, follow=follow, tail="all" if tail is None else max(0, tail)
-            )
-            self._streams.add(stream)
-            rest = b""
-            for chunk in stream:
-                *whole, rest = (rest + chunk).split(b"\n")
+    async def output(self, container_id: str) -> AsyncGenerator[str, None]:
+        """The lines that a container has printed and prints, until it ends, is removed, or the engine goes away."""
+        begun = b""
+        # Whatever ends the stream, there is no more output for the terminal.
+        with suppress(EngineRefused, EngineUnavailable):
+            async for piece in self._engine.logs(container_id, follow=True):
+                *whole, begun = (begun + piece.data).split(b"\n")
                 for line in whole:
-                    hand_over(line.decode(errors="replace"))
-            if rest:
-                hand_over(rest.decode(errors="replace"))
-        except (NotFound, DockerException, requests.RequestException, OSError, *_CUT_OFF):
-            pass  # it was removed meanwhile, or we are closing: either way this is the end of its output
-        finally:
-            if stream is not None:
-                self._streams.discard(stream)
-                _close(stream)
-            hand_over(None)
-
-
-def _container(item: Mapping[str, Any]) -> BotContainer:
-    labels = item.get("Labels") or {}
-    return BotContainer(
-        container_id=item["Id"],
-        name=item["Names"][0].lstrip("/") if item.get("Names") else "",
-        entity_id=labels.get(Label.ID, ""),
-        service=labels.get(Label.SERVICE, ""),
-        segment=labels.get(Label.SEGMENT, ""),
-        worker=labels.get(Label.WORKER, ""),
-        running=item.get("State") == "running",
-        has_started=item.get("State") != "created",
-    )
-
-
-def _close(stream: Any) -> None:
-    # Its socket may be closed already.
-    with contextlib.suppress(DockerException, OSError, *_CUT_OFF):
-        stream.close()
+                    yield line.decode(errors="replace")
+        if begun:
+            yield begun.decode(errors="replace")

@@ -1,8 +1,12 @@
-"""Reads groups of settings from flags and environment, and tells everything that is wrong with them at once.
+"""Read groups of settings from flags and environment, and report everything that is wrong with them at once.
 
 A flag beats the environment, the environment beats the default; an empty variable counts as unset. Groups are read
 once, in a process's main; each component is given its own group. A group that is made by hand
 (``LeaseSettings(life_seconds=2)``) reads nothing from outside.
+
+Types, bounds and checks are pydantic's, and so is the order of sources. The rest is not in pydantic-settings: variables
+and defaults that differ by service, problems that name the variable or flag a value came from, with the allowed values
+and the remedy, and the same texts as rows for ``--help`` and the documents.
 """
 
 import dataclasses

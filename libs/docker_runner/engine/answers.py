@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 from libs.core.room import Need
@@ -113,6 +114,14 @@ def limits(found: Any) -> Need:
 def listed(found: Any) -> list[ManagedContainer]:
     """The containers of a list; of their times only the creation is known from it."""
     return [_one_listed(summary) for summary in found]
+
+
+def mount_sources(found: Any) -> dict[str, list[Path]]:
+    """The folders and files of the host that the containers of a list mount, by container id."""
+    return {
+        summary["Id"]: [Path(mount["Source"]) for mount in summary.get("Mounts") or () if mount.get("Source")]
+        for summary in found
+    }
 
 
 def event(found: Any) -> ContainerEvent | None:

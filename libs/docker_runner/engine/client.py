@@ -1,4 +1,4 @@
-"""The operations of the Docker engine, one request each; `engine_answers` parses the responses."""
+"""The operations of the Docker engine, one request each; `answers` parses the responses."""
 
 import asyncio
 import base64
@@ -179,6 +179,15 @@ class Engine:
             "list containers", "GET", "/containers/json", query={"all": "true", "filters": json.dumps(filters)}
         )
         return understood("list containers", answer, answers.listed)
+
+    async def mounting(self, folder: Path, labels: Mapping[str, str]) -> set[str]:
+        """Ids of the containers with these labels, ended ones too, that mount something from *folder*."""
+        filters = {"label": [f"{name}={value}" for name, value in labels.items()]}
+        answer = await self._http.request(
+            "list containers", "GET", "/containers/json", query={"all": "true", "filters": json.dumps(filters)}
+        )
+        sources = understood("list containers", answer, answers.mount_sources)
+        return {found for found, paths in sources.items() if any(path.is_relative_to(folder) for path in paths)}
 
     async def events(self, labels: Mapping[str, str], silence_seconds: float) -> AsyncGenerator[ContainerEvent, None]:
         """Events of containers with these labels from now on, until the engine goes.
