@@ -165,10 +165,24 @@ def _is_utf8(text: Text, begin: int) -> bool:
 
 # --- the grammar. Repetitions are possessive (*+): one that can give back would keep a state for each of its items.
 
+
+def _repeated(item: bytes, times: bytes) -> bytes:
+    """*item* as often as *times* allows, possessively.
+
+    The atomic group matters to older Pythons, such as the 3.11.2 of Debian 12: without it, an attempt that fails within
+    the item does not return to the item's first byte, and bytes that do not match are skipped.
+    """
+    return rb"(?:(?>%b))%b+" % (item, times)
+
+
 _WS = rb"[ \t\n\r]*+"
-_STRING = rb'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+"'
+_PLAIN_SIGNS = rb'[^"\\\x00-\x1f]*+'
+_ESCAPED = rb'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})'
+_STRING = rb'"%b%b"' % (_PLAIN_SIGNS, _repeated(_ESCAPED + _PLAIN_SIGNS, b"*"))
 _DIGITS = rb"[0-9]{1,%d}+(?![0-9])" % MOST_DIGITS
-_NUMBER = rb"-?(?:0|(?=[1-9])%b)(?:\.%b)?+(?:[eE][-+]?%b)?+(?![0-9.eE])" % (_DIGITS, _DIGITS, _DIGITS)
+_FRACTION = _repeated(rb"\." + _DIGITS, b"?")
+_EXPONENT = _repeated(rb"[eE][-+]?" + _DIGITS, b"?")
+_NUMBER = rb"-?(?:0|(?=[1-9])%b)%b%b(?![0-9.eE])" % (_DIGITS, _FRACTION, _EXPONENT)
 _LOOSE = rb"NaN|-?Infinity"
 _PLAIN = rb"(?:%b|%b|%b|true|false|null)" % (_LOOSE, _STRING, _NUMBER)
 _FLAT_ITEMS = 63
@@ -181,13 +195,13 @@ def _member(value: bytes) -> bytes:
 
 def _flat(opening: bytes, item: bytes, closing: bytes) -> bytes:
     """A container of a few *item*, or of nothing."""
-    more = rb"(?:%b,%b%b){0,%d}+" % (_WS, _WS, item, _FLAT_ITEMS)
-    return rb"%b%b(?:%b%b%b)?+%b" % (opening, _WS, item, more, _WS, closing)
+    more = _repeated(rb"%b,%b%b" % (_WS, _WS, item), b"{0,%d}" % _FLAT_ITEMS)
+    return rb"%b%b%b%b" % (opening, _WS, _repeated(item + more + _WS, b"?"), closing)
 
 
 def _run(item: bytes) -> bytes:
     """Items that are followed by another one. Not too many: what a match found is counted afterwards."""
-    return rb"(?:%b%b,%b){0,%d}+" % (item, _WS, _WS, _RUN_ITEMS)
+    return _repeated(rb"%b%b,%b" % (item, _WS, _WS), b"{0,%d}" % _RUN_ITEMS)
 
 
 _VALUE = rb"(?:%b|%b|%b)" % (_PLAIN, _flat(rb"\[", _PLAIN, rb"\]"), _flat(rb"\{", _member(_PLAIN), rb"\}"))
@@ -200,7 +214,7 @@ _KEY: Final = re.compile(_member(b""))
 _TAIL: Final = re.compile(_WS + rb"([,\]}])" + _WS)
 _STRINGS: Final = re.compile(_STRING)
 _STRING_OR_LOOSE: Final = re.compile(_STRING + rb"|" + _LOOSE)
-_LONG_NUMBER: Final = re.compile(rb"-?(?:%b[.eE][+-]?)*+[0-9]{%d}" % (_DIGITS, MOST_DIGITS + 1))
+_LONG_NUMBER: Final = re.compile(rb"-?%b[0-9]{%d}" % (_repeated(_DIGITS + rb"[.eE][+-]?", b"*"), MOST_DIGITS + 1))
 _EMPTY: Final = re.compile(rb"\[%b\]|\{%b\}" % (_WS, _WS))
 
 _ARRAY, _OBJECT = ord("["), ord("{")
