@@ -19,17 +19,17 @@ from libs.core.observability.metrics import observe
 
 log = get_logger(__name__)
 
-LOOKS = Counter("runtime_autoscaler_looks_total", "Looks of the autoscaler, by what came of them.", ["outcome"])
-REPLICAS = Gauge("runtime_autoscaler_replicas", "Worker replicas that the cluster is told to run, as last seen.")
+LOOKS = Counter("runtime_autoscaler_looks_total", "Rounds of the autoscaler, by outcome.", ["outcome"])
+REPLICAS = Gauge("runtime_autoscaler_replicas", "Worker replicas set in the cluster, as last read.")
 REPLICAS_WANTED = Gauge(
-    "runtime_autoscaler_replicas_wanted", "Worker replicas for the segments and to stand by, within bounds."
+    "runtime_autoscaler_replicas_wanted", "Worker replicas for segments and standby, within the bounds."
 )
 REPLICAS_NEEDED = Gauge(
-    "runtime_autoscaler_replicas_needed", "Worker replicas for the segments and to stand by, without the upper bound."
+    "runtime_autoscaler_replicas_needed", "Worker replicas for segments and standby, without the upper bound."
 )
 NODE_LOSS_SEGMENTS = Gauge(
     "runtime_autoscaler_node_loss_segments",
-    "Segments that the loss of one node would leave without a worker, where MAX_REPLICAS forbids workers to stand by.",
+    "Segments without a worker after the loss of one node, because MAX_REPLICAS allows no standby workers.",
 )
 
 

@@ -14,5 +14,7 @@ COLLECTED_BYTES = Counter(
 )
 FAILURES = Counter("runtime_collection_failures_total", "Rounds of garbage collection that failed, by kind.", ["kind"])
 LAST_SUCCESS = Gauge(
-    "runtime_collection_last_success_timestamp_seconds", "When garbage collection last went through, by kind.", ["kind"]
+    "runtime_collection_last_success_timestamp_seconds",
+    "Time of the last successful round of garbage collection, by kind.",
+    ["kind"],
 )

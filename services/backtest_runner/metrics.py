@@ -12,7 +12,7 @@ LENGTH = Declared("runtime_backtest_queue_length", "gauge", "Backtests of this w
 AGE = Declared(
     "runtime_backtest_queue_age_seconds",
     "gauge",
-    "For how long the backtest has been known that waits longest for its first attempt; 0 when none does.",
+    "Age of the oldest backtest that waits for its first attempt; 0 when none waits.",
 )
 
 

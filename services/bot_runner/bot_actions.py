@@ -33,9 +33,7 @@ from services.bot_runner.verdicts import rejection_for
 
 log = get_logger(__name__)
 
-RESTARTS = Counter(
-    "runtime_restarts_total", "Ends of bots that nobody asked for, so that they start again.", ["reason"]
-)
+RESTARTS = Counter("runtime_restarts_total", "Unrequested ends of bots, which lead to a restart.", ["reason"])
 for _reason in (*EndReason, "not-started"):
     RESTARTS.labels(str(_reason))  # from 0 on, so that the first one shows as an increase
 

@@ -12,12 +12,12 @@ from services.bot_runner.status import BotState, BotStatus
 
 UP = Declared("runtime_bot_up", "gauge", "Whether a bot runs (METRICS_PER_BOT).", ("id",))
 RESTARTS = Declared(
-    "runtime_bot_restarts_total", "counter", "Deaths of a bot since it was created (METRICS_PER_BOT).", ("id",)
+    "runtime_bot_restarts_total", "counter", "Restarts of a bot since it was created (METRICS_PER_BOT).", ("id",)
 )
 CPU = Declared(
     "runtime_bot_cpu_seconds_total",
     "counter",
-    "Processor time of a bot's present container (METRICS_PER_BOT).",
+    "Processor time of a bot's current container (METRICS_PER_BOT).",
     ("id",),
 )
 MEMORY = Declared("runtime_bot_memory_bytes", "gauge", "Memory that a bot uses (METRICS_PER_BOT).", ("id",))

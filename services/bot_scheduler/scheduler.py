@@ -36,7 +36,7 @@ from services.bot_scheduler.timer_queue import TimerQueue
 log = get_logger(__name__)
 
 DROPPED = prometheus_client.Counter(
-    "runtime_schedule_firings_dropped_total", "Firings of schedules that got no run, by why.", ["reason"]
+    "runtime_schedule_firings_dropped_total", "Firings of schedules without a run, by reason.", ["reason"]
 )
 for _reason in Dropped:
     DROPPED.labels(_reason)  # from 0 on, so that the first one shows as an increase

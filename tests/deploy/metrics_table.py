@@ -16,24 +16,24 @@ END = "<!-- end of metrics -->"
 
 ROLES = ("master", "worker")
 LABELS = {
-    "call": "a call of our own code: `run`, `stop`",
+    "call": "a call of the segment handler: `run`, `stop`",
     "dependency": "a name in `/readyz`",
     "dry_run": "`true`, `false`",
     "id": "a bot; only in metrics of METRICS_PER_BOT, and of the bots of one segment at a time",
     "kind": "of garbage: `code`, `logs`, `results`, `records`",
     "lease": "`segment`, `leadership`",
-    "operation": "what was asked of the system, from a list in our code: a verb, a route, a message of the protocol",
-    "outcome": "`ok`, `refused` (an answer, only not the wanted one), `error`, `cancelled` (the caller gave up); "
-    "of events and looks, what became of them",
+    "operation": "the requested operation, from a fixed list: a verb, a route, a message of the protocol",
+    "outcome": "`ok`, `refused` (answered with a refusal), `error`, `cancelled` (by the caller); "
+    "of events and autoscaler rounds: the result",
     "part": "of the room on an engine: `total`, `free`",
-    "reason": "why, in a word from a list in our code",
-    "source": "where code came from: `cache`, `storage`",
-    "state": "where a segment or an entity is in its life, every state at any time",
+    "reason": "the reason, from a fixed list",
+    "source": "`cache`, `storage`",
+    "state": "a state of a segment or an entity; every state is always exposed",
     "subject": "a subject of the contract",
-    "system": "`collector` (rounds of garbage collection), `containers` (what is done with them as a whole), `docker` "
+    "system": "`collector` (rounds of garbage collection), `containers` (work on all containers of a worker), `docker` "
     "(requests to the engine), `events`, `grpc`, `http`, `kubernetes`, `lease`, `master`, `mongodb`, `nats`, "
     "`reconcile` (rounds of the three services), `storage`",
-    "where": "the work that was interrupted, in a few words from a list in our code",
+    "where": "the interrupted operation, from a fixed list",
 }
 """Every label, and why the number of its values has a bound."""
 

@@ -1,1 +1,1 @@
-"""Makes the Grafana dashboards in deploy/grafana out of what the runtime measures."""
+"""Generate the Grafana dashboards in deploy/grafana from the runtime's metrics."""

@@ -1,4 +1,4 @@
-"""`python -m tools.dashboards` writes deploy/grafana/dashboards anew, and the rules as the operator reads them."""
+"""`python -m tools.dashboards` regenerates deploy/grafana/dashboards and the rules for the Prometheus operator."""
 
 import sys
 from pathlib import Path
@@ -8,14 +8,14 @@ from tools.dashboards.prometheus_rule import OBJECT, prometheus_rule
 
 
 def main(root: Path) -> None:
-    """Write everything that is made below *root*."""
+    """Write all generated files below *root*."""
     write_dashboards(root)
     (root / OBJECT).write_text(prometheus_rule(root))
     sys.stdout.write(f"{OBJECT}\n")
 
 
 def write_dashboards(root: Path) -> None:
-    """Write every dashboard, and remove what is none any more."""
+    """Write every dashboard, and remove the files of former dashboards."""
     folder = root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     made = dashboards()
@@ -28,7 +28,7 @@ def write_dashboards(root: Path) -> None:
 
 
 def root() -> Path:
-    """The root of the repository."""
+    """Return the root of the repository."""
     return Path(__file__).parents[2]
 
 

@@ -1,4 +1,4 @@
-"""A dashboard as a value, and its JSON. The same value always gives the same text."""
+"""A dashboard as a value, and its JSON. Equal values give equal text."""
 
 import json
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ TAG = "the0"
 
 @dataclass(frozen=True)
 class Variable:
-    """A choice at the head of a dashboard, out of what Prometheus has. *metric* may have a selector.
+    """A variable in the header of a dashboard, with values from Prometheus. *metric* may have a selector.
 
     Attributes:
-        several: whether more than one may be chosen, or all.
+        several: whether the user may select several values, or all.
     """
 
     name: str
@@ -39,13 +39,13 @@ class Variable:
 
     @property
     def query(self) -> str:
-        """As Grafana's Prometheus source reads it."""
+        """Return the query in the syntax of Grafana's Prometheus data source."""
         return f"label_values({self.metric}, {self.values_of})"
 
 
 @dataclass(frozen=True)
 class Link:
-    """A link at the head of a dashboard."""
+    """A link in the header of a dashboard."""
 
     title: str
     url: str
@@ -54,7 +54,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Row:
-    """Panels under one heading, from left to right and then down."""
+    """Panels under one heading, placed from left to right and then down."""
 
     title: str
     panels: Sequence[AnyPanel]
@@ -62,7 +62,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Board:
-    """One dashboard. *uid* is part of its address and never changes."""
+    """One dashboard. *uid* is part of its URL and never changes."""
 
     uid: str
     title: str
@@ -72,7 +72,7 @@ class Board:
     links: Sequence[Link] = field(default_factory=tuple)
 
     def to_json(self) -> str:
-        """The file that Grafana reads, with a line end."""
+        """Return the file that Grafana reads; it ends with a newline."""
         register_default_plugins()
         board = (
             dashboard.Dashboard(self.title)
@@ -124,13 +124,13 @@ class Board:
 
 
 class _Built(Builder[Panel]):
-    """A panel where the SDK wants a builder."""
+    """Adapts a finished panel to the SDK, which requires a builder."""
 
     def __init__(self, panel: Panel) -> None:
         self._panel = panel
 
     def build(self) -> Panel:
-        """The panel."""
+        """Return the panel."""
         return self._panel
 
 

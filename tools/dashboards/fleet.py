@@ -1,4 +1,4 @@
-"""The dashboard of everything: is all well, and if not, where to look."""
+"""The dashboard of all services: the overall state, and where to investigate."""
 
 from tools.dashboards.board import Board, Row, Variable
 from tools.dashboards.panels import Lines, Number, Query, Table
@@ -9,13 +9,13 @@ _S = 'service=~"$service"'
 
 
 def fleet() -> Board:
-    """All services at one look."""
+    """Build the dashboard of all services."""
     return Board(
         uid="the0-fleet",
         title="the0 / Fleet",
-        description="All masters and workers of all services: who works, what waits, what fails.",
+        description="All masters and workers of all services: state, backlog and errors.",
         variables=[
-            Variable("service", "Service", "One of the three, or all", "runtime_process_info", "service"),
+            Variable("service", "Service", "One of the three services, or all", "runtime_process_info", "service"),
         ],
         links=[traces()],
         rows=[_now(), _work(), _segments(), _events(), _dependencies(), _processes(), _autoscaler()],
@@ -27,15 +27,15 @@ def _now() -> Row:
         "Now",
         [
             Number(
-                "Processes that do not answer",
-                "Masters and workers that Prometheus knows and cannot read. They may still run their bots.",
+                "Processes that do not respond",
+                "Masters and workers that Prometheus cannot scrape. Their bots may still run.",
                 "none",
                 Query(f"count(up{{{_S}}} == 0) or 0 * count(up{{{_S}}})", "down"),
                 (1,),
             ),
             Number(
                 "Services without a leader",
-                "Services of which no master, or more than one, leads.",
+                "Services with no leading master or with more than one.",
                 "none",
                 Query(
                     f"count(group by (service) (up{{{_S}}}) unless on (service) "
@@ -46,27 +46,27 @@ def _now() -> Row:
             ),
             Number(
                 "Longest wait of a segment",
-                "For how long the segment that waits longest has been without a worker; what is in it does not run.",
+                "How long the longest-waiting segment has had no worker. The entities of such a segment do not run.",
                 "s",
                 Query(f"max(runtime_segment_wait_seconds{{{_S}}})", "wait"),
                 (10, 60),
             ),
             Number(
                 "Containers",
-                "Bots, backtests and scheduled runs whose containers run.",
+                "Running containers of bots, backtests and scheduled runs.",
                 "none",
                 Query(f"sum(runtime_containers{{{_S}}})", "containers"),
             ),
             Number(
                 "Dead letters",
-                "Events that were given up and wait for a person: `runtime dlq ls`.",
+                "Events that could not be applied and need a decision: `runtime dlq ls`.",
                 "none",
                 Query(f"sum(max by (service) (runtime_dead_letter_messages{{{_S}}}))", "messages"),
                 (1,),
             ),
             Number(
                 "Failed operations",
-                "Operations on other systems and rounds of our own loops that ended with an error.",
+                "Operations on other systems, and rounds of internal loops, that ended with an error.",
                 "ops",
                 Query(
                     f'sum(rate({OPERATIONS}_count{{{_S}, outcome="error"}}[$__rate_interval])) '
@@ -85,22 +85,22 @@ def _work() -> Row:
         [
             Lines(
                 "Workers",
-                "Workers connected to the leading master of each service. Standby ones are free for the next segment; "
-                "cordoned ones are given nothing new.",
+                "Workers connected to the leading master of each service. Standby workers own no segment; "
+                "cordoned workers receive no new segments.",
                 "none",
                 [Query(f"sum by (service, state) (runtime_workers{{{_S}}})", "{{service}} {{state}}")],
                 stacked=True,
             ),
             Lines(
                 "Containers",
-                "Containers that run, by service.",
+                "Running containers, by service.",
                 "none",
                 [Query(f"sum by (service) (runtime_containers{{{_S}}})", "{{service}}")],
                 stacked=True,
             ),
             Lines(
                 "Memory of containers",
-                "What the containers of a service use, in share of what they may use.",
+                "Memory that the containers of a service use, as a share of their limit.",
                 "percentunit",
                 [
                     Query(
@@ -121,14 +121,14 @@ def _segments() -> Row:
         [
             Lines(
                 "Masters",
-                "Masters that lead, by service. Anything but 1 for longer than a lease lives (5 s) is a fault.",
+                "Leading masters, by service. A value other than 1 for longer than a lease's life (5 s) is a fault.",
                 "none",
                 [Query(f"sum by (service) (runtime_master_leading{{{_S}}})", "{{service}}")],
                 width=6,
             ),
             Lines(
                 "Segments",
-                "Segments with entities. Waiting: no worker can take them, so they do not run.",
+                "Segments with entities. Waiting: no worker has room for the segment, so its entities do not run.",
                 "none",
                 [Query(f"sum by (service, state) (runtime_segments{{{_S}}})", "{{service}} {{state}}")],
                 stacked=True,
@@ -136,7 +136,7 @@ def _segments() -> Row:
             ),
             Lines(
                 "Time since a lease was proven",
-                "The oldest of each service. At 5 s a lease is over and its containers are stopped.",
+                "Age of the oldest lease of each service. At 5 s a lease expires; its containers are stopped before.",
                 "s",
                 [Query(f"max by (service) (runtime_lease_age_seconds{{{_S}}})", "{{service}}")],
                 (3, 5),
@@ -144,7 +144,7 @@ def _segments() -> Row:
             ),
             Lines(
                 "Lost",
-                "Leases that could not be proven any longer, and workers that fell silent or broke off.",
+                "Leases that could not be renewed in time, and workers whose connection timed out or broke.",
                 "none",
                 [
                     Query(
@@ -169,22 +169,22 @@ def _events() -> Row:
         [
             Lines(
                 "Events",
-                "Events that workers took from the stream, by what became of them.",
+                "Events that workers received from the stream, by outcome.",
                 "cps",
                 [Query(rate("runtime_events_total", _S, "service, outcome"), "{{service}} {{outcome}}")],
                 width=6,
             ),
             Lines(
                 "Event lag, p99",
-                "From publishing an event until MongoDB has it. A gap: there were none.",
+                "Time from publishing an event until MongoDB has it. Gaps mean that no events arrived.",
                 "s",
                 [Query(quantile(0.99, "runtime_event_seconds", _S, "service"), "{{service}}")],
                 (1, 10),
                 width=6,
             ),
             Lines(
-                "In hand and outbox",
-                "Events that were received and are not applied, and events of ours that wait to be published.",
+                "Events in hand and outbox",
+                "Events received but not yet applied, and the runtime's own events that wait to be published.",
                 "none",
                 [
                     Query(f"sum by (service) (runtime_events_in_hand{{{_S}}})", "{{service}} in hand"),
@@ -195,7 +195,7 @@ def _events() -> Row:
             ),
             Lines(
                 "Dead letters",
-                "Events that were given up, as they wait in the stream THE0_DLQ.",
+                "Events that could not be applied and are stored in the stream THE0_DLQ.",
                 "none",
                 [Query(f"max by (service) (runtime_dead_letter_messages{{{_S}}})", "{{service}}")],
                 (1,),
@@ -211,28 +211,28 @@ def _dependencies() -> Row:
         [
             Lines(
                 "Operations",
-                "Operations by the system that they go to; lease, master and events are our own loops.",
+                "Operations by target system; lease, master and events are internal loops.",
                 "ops",
                 [Query(rate(f"{OPERATIONS}_count", _S, "system"), "{{system}}")],
             ),
             Lines(
                 "Failed operations",
-                "Those that ended with an error; one that we cancelled or that was refused is none.",
+                "Operations that ended with an error, without cancelled and refused ones.",
                 "ops",
                 [Query(rate_or_zero(f"{OPERATIONS}_count", _S, 'outcome="error"', "system"), "{{system}}")],
                 (0.1, 1),
             ),
             Lines(
                 "Duration, p95",
-                "95 % of the operations took no longer; without gRPC, whose calls are open for as long as a worker is.",
+                "95 % were at most this long. gRPC is excluded: its calls last as long as a worker is connected.",
                 "s",
                 [Query(quantile(0.95, OPERATIONS, f'{_S}, system!="grpc"', "system"), "{{system}}")],
                 (1, 10),
             ),
             Lines(
-                "Not well",
-                "Processes whose /readyz says that something is not as it should be; a master that stands by is "
-                "without the leadership, as it should be.",
+                "Dependencies not ready",
+                "Processes whose /readyz reports a problem. Standby masters report the missing leadership, which is "
+                "expected.",
                 "none",
                 [Query(not_well(_S, "service, dependency"), "{{service}} {{dependency}}")],
                 (1,),
@@ -240,7 +240,7 @@ def _dependencies() -> Row:
             ),
             Lines(
                 "Output not uploaded yet",
-                "What containers wrote that is on the workers' disks only.",
+                "Output of containers that exists only on the workers' disks.",
                 "bytes",
                 [Query(f"sum by (service) (runtime_logs_pending_bytes{{{_S}}})", "{{service}}")],
                 (16 * 1024**2, 64 * 1024**2),
@@ -256,28 +256,28 @@ def _processes() -> Row:
         [
             Lines(
                 "Resident memory",
-                "Of each master and worker, without containers. Idle ones need up to 100 MB.",
+                "Of each master and worker, without containers. An idle process needs up to 100 MB.",
                 "bytes",
                 [Query(f"process_resident_memory_bytes{{{_S}}}", f"{{{{service}}}} {INSTANCES}")],
                 (200 * 1024**2, 256 * 1024**2),
             ),
             Lines(
                 "Processors",
-                "How many processors each master and worker keeps busy; one is the most that Python can use.",
+                "Processors that each master and worker uses; a Python process can use at most one.",
                 "none",
                 [Query(f"rate(process_cpu_seconds_total{{{_S}}}[$__rate_interval])", f"{{{{service}}}} {INSTANCES}")],
                 (0.5, 0.9),
             ),
             Lines(
                 "Event loop lag",
-                "How late a timer ran, at worst within the last second. Above 100 ms something blocks the loop.",
+                "Largest delay of a timer within the last second. More than 100 ms: something blocks the loop.",
                 "s",
                 [Query(f"runtime_event_loop_lag_seconds{{{_S}}}", f"{{{{service}}}} {INSTANCES}")],
                 (0.1, 1),
             ),
             Table(
                 "All processes",
-                "Every master and worker with its version; two versions are there only during an upgrade.",
+                "Every master and worker with its version. Two versions are expected only during an upgrade.",
                 "none",
                 Query(
                     f"sum by (service, role, instance, version) (runtime_process_info{{{_S}}})", "{{service}} {{role}}"
@@ -291,12 +291,12 @@ def _processes() -> Row:
 
 def _autoscaler() -> Row:
     return Row(
-        "Autoscaler (in Kubernetes; elsewhere it finds no cluster and stays at 0)",
+        "Autoscaler (Kubernetes only; elsewhere all values are 0)",
         [
             Lines(
                 "Replicas",
-                "Worker replicas that are needed for the segments and to stand by, those wanted within the bounds, and "
-                "those that the cluster is told to run.",
+                "Worker replicas needed for segments and standby, replicas wanted within the bounds, and "
+                "replicas set in the cluster.",
                 "none",
                 [
                     Query(f"max by (service) (runtime_autoscaler_replicas_needed{{{_S}}})", "{{service}} needed"),
@@ -306,15 +306,15 @@ def _autoscaler() -> Row:
                 width=12,
             ),
             Lines(
-                "Segments that the loss of a node would leave waiting",
-                "Where MAX_REPLICAS forbids the workers that would stand by for them.",
+                "Segments without capacity after the loss of a node",
+                "Segments for which MAX_REPLICAS allows no standby workers.",
                 "none",
                 [Query(f"max by (service) (runtime_autoscaler_node_loss_segments{{{_S}}})", "{{service}}")],
                 width=12,
             ),
             Lines(
-                "Looks by outcome",
-                "What came of each look, every 15 s. Failed: nothing was changed; outside a cluster every look fails.",
+                "Rounds by outcome",
+                "One round every 15 s. Failed: nothing was changed; outside a cluster every round fails.",
                 "cps",
                 [
                     Query(

@@ -1,4 +1,4 @@
-"""The kinds of panels that our dashboards have, each as a value, and how it becomes one of Grafana's."""
+"""The kinds of panels in our dashboards, as values, and their conversion to Grafana's panels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ _COLOURS = ("green", "orange", "red")
 
 @dataclass(frozen=True)
 class Query:
-    """One expression, and what its series are called. *legend* holds labels as `{{label}}`."""
+    """One expression and the names of its series. *legend* contains labels as `{{label}}`."""
 
     expr: str
     legend: str
@@ -43,9 +43,9 @@ class Lines:
     """Series over time.
 
     Attributes:
-        unit: one of Grafana's names of units.
-        limits: from which value on it deserves attention, and from which it is bad; drawn as dashed lines.
-        stacked: whether the series add up to something.
+        unit: Grafana's name of the unit.
+        limits: values for a warning and for an error, drawn as dashed lines.
+        stacked: whether the sum of the series is meaningful.
     """
 
     title: str
@@ -58,7 +58,7 @@ class Lines:
     height: int = _ROW_HEIGHT
 
     def build(self, number: int) -> Panel:
-        """Grafana's panel with this id."""
+        """Return Grafana's panel with this id."""
         panel = (
             _placed(timeseries.Panel(), self, number)
             .min(0)
@@ -85,11 +85,11 @@ class Lines:
 
 @dataclass(frozen=True)
 class Number:
-    """How something is now, in large figures that take the colour of the limit that they have passed.
+    """Current values as large numbers, coloured by the limits.
 
     Attributes:
-        lower_is_bad: the limits are passed from above; the first is then the bad one.
-        only_good: below it and from it plus 1 on is bad; in place of limits.
+        lower_is_bad: values below the limits are bad; the first limit is the error.
+        only_good: the only good value; replaces limits.
     """
 
     title: str
@@ -103,7 +103,7 @@ class Number:
     height: int = 4
 
     def build(self, number: int) -> Panel:
-        """Grafana's panel with this id."""
+        """Return Grafana's panel with this id."""
         panel = (
             _placed(stat.Panel(), self, number)
             .thresholds(self._thresholds())
@@ -124,7 +124,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Table:
-    """The labels of the series of one query, one row each, with their values."""
+    """A table with one row of labels and value for each series of one query."""
 
     title: str
     description: str
@@ -137,7 +137,7 @@ class Table:
     height: int = _ROW_HEIGHT
 
     def build(self, number: int) -> Panel:
-        """Grafana's panel with this id."""
+        """Return Grafana's panel with this id."""
         order = {name: position for position, name in enumerate([*self.columns, "Value"])}
         panel = (
             _placed(table.Panel(), self, number)
@@ -167,16 +167,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Note:
-    """Words, in Markdown."""
+    """Text in Markdown."""
 
     title: str
     content: str
     width: int = 24
     height: int = 5
-    description: str = field(default="What to know when reading this dashboard.")
+    description: str = field(default="Notes on this dashboard.")
 
     def build(self, number: int) -> Panel:
-        """Grafana's panel with this id."""
+        """Return Grafana's panel with this id."""
         return (
             text.Panel()
             .id(number)
@@ -196,7 +196,7 @@ Measuring = TypeVar("Measuring", timeseries.Panel, stat.Panel, table.Panel)
 
 
 def _placed(panel: Measuring, shown: Lines | Number | Table, number: int) -> Measuring:
-    """*panel* with what all have that show what Prometheus measures."""
+    """Add the settings that all panels with data from Prometheus share to *panel*."""
     return (
         panel.id(number)
         .title(shown.title)

@@ -1,4 +1,4 @@
-"""The rules in the form that the Prometheus operator reads: one object with all groups of deploy/prometheus/rules."""
+"""Convert the rules in deploy/prometheus/rules into one object for the Prometheus operator."""
 
 from pathlib import Path
 
@@ -6,13 +6,13 @@ import yaml
 
 RULES = Path("deploy") / "prometheus" / "rules"
 OBJECT = Path("deploy") / "kubernetes" / "components" / "prometheus-operator" / "rules.yaml"
-"""Below the root of the repository."""
+"""Relative to the repository's root."""
 
-_HEAD = "# Written by `python -m tools.dashboards` from deploy/prometheus/rules, where they are to be changed.\n"
+_HEAD = "# Written by `python -m tools.dashboards` from deploy/prometheus/rules, edit the rules there.\n"
 
 
 def prometheus_rule(root: Path) -> str:
-    """The object's text, from the rules below *root*."""
+    """Return the object's text, made from the rules below *root*."""
     documents = [yaml.safe_load(path.read_text()) for path in sorted((root / RULES).glob("*.yml"))]
     rule = {
         "apiVersion": "monitoring.coreos.com/v1",

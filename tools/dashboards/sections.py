@@ -1,4 +1,4 @@
-"""Rows that more than one dashboard has, for the processes that a selector chooses."""
+"""Rows that several dashboards share, for the processes that a selector chooses."""
 
 import json
 
@@ -10,7 +10,7 @@ INSTANCES = "{{role}} {{instance}}"
 
 
 def instances(service: str) -> Variable:
-    """The choice among the processes of one service."""
+    """Return the variable that selects processes of one service."""
     return Variable(
         "instance",
         "Process",
@@ -21,7 +21,7 @@ def instances(service: str) -> Variable:
 
 
 def traces(service: str = "", tags: str = "") -> Link:
-    """Where the traces are: of one service, or of all; *tags* as `name=value`, and may hold a dashboard's variable."""
+    """Return a link to the traces of one service, or of all; *tags* as `name=value`, may contain variables."""
     query = {"refId": "A", "datasource": {"type": "jaeger", "uid": "jaeger"}, "queryType": "search"}
     query |= {name: value for name, value in (("service", service), ("tags", tags)) if value}
     pane = {"a": {"datasource": "jaeger", "queries": [query], "range": {"from": "now-1h", "to": "now"}}}
@@ -30,14 +30,14 @@ def traces(service: str = "", tags: str = "") -> Link:
 
 
 def coordination(selector: str) -> Row:
-    """Who leads, who works, and what waits."""
+    """Return the row of leaders, workers and waiting segments."""
     return Row(
         "Masters, workers, segments",
         [
             Number(
                 "Leader",
-                "Masters that lead. 0: nobody assigns segments or notices dead workers, though what runs goes on. "
-                "More than 1: two masters both believe that they lead, which may last no longer than a lease.",
+                "Leading masters. 0: no master assigns segments or detects dead workers; running containers continue. "
+                "More than 1: two masters consider themselves leader, for at most the life of a lease.",
                 "none",
                 Query(total("runtime_master_leading", selector), "leading"),
                 only_good=1,
@@ -45,7 +45,7 @@ def coordination(selector: str) -> Row:
             ),
             Number(
                 "Workers",
-                "Workers that are connected to the leading master.",
+                "Workers connected to the leading master.",
                 "none",
                 Query(total("runtime_workers", selector), "workers"),
                 (1,),
@@ -54,7 +54,7 @@ def coordination(selector: str) -> Row:
             ),
             Number(
                 "Longest wait",
-                "For how long the segment that waits longest has been without a worker, with entities that do not run.",
+                "How long the longest-waiting segment with entities has had no worker. Its entities do not run.",
                 "s",
                 Query(f"max(runtime_segment_wait_seconds{{{selector}}})", "wait"),
                 (10, 60),
@@ -62,7 +62,7 @@ def coordination(selector: str) -> Row:
             ),
             Lines(
                 "Workers by state",
-                "Owning: has a segment or is to take one. Standby: free for the next. Draining: about to end.",
+                "Owning: owns or is assigned a segment. Standby: owns none. Draining: stops after its segments moved.",
                 "none",
                 [Query(total("runtime_workers", selector, "state"), "{{state}}")],
                 stacked=True,
@@ -70,8 +70,8 @@ def coordination(selector: str) -> Row:
             ),
             Lines(
                 "Segments by state",
-                "Segments with entities. Owned: a worker holds the lease. Assigned: a worker was told to take it. "
-                "Waiting: no worker can take them.",
+                "Segments with entities. Owned: a worker holds the lease. Assigned: a worker should acquire the lease. "
+                "Waiting: no worker has room.",
                 "none",
                 [
                     Query(total("runtime_segments", selector, "state"), "{{state}}"),
@@ -84,22 +84,22 @@ def coordination(selector: str) -> Row:
 
 
 def events(selector: str, *, publishes: bool = False) -> Row:
-    """From the stream into MongoDB, and out of the outbox of a service that *publishes*."""
+    """Return the row of events: from the stream to MongoDB, and the outbox of a service that *publishes*."""
     outbox = [Query(f"max(runtime_outbox_events{{{selector}}})", "outbox")] if publishes else []
     return Row(
         "Events",
         [
             Lines(
                 "Events by outcome",
-                "Events that workers took from the stream. Retried ones come again by themselves; dead-lettered ones "
-                "wait for a person (`runtime dlq ls`).",
+                "Events that workers received from the stream. Retried events are delivered again; dead-lettered "
+                "events need a decision (`runtime dlq ls`).",
                 "cps",
                 [Query(rate("runtime_events_total", selector, "outcome"), "{{outcome}}")],
                 stacked=True,
             ),
             Lines(
                 "Event lag",
-                "From the moment when an event was published until MongoDB has it.",
+                "Time from publishing an event until MongoDB has it.",
                 "s",
                 [
                     Query(quantile(0.5, "runtime_event_seconds", selector), "median"),
@@ -108,9 +108,9 @@ def events(selector: str, *, publishes: bool = False) -> Row:
                 (1, 10),
             ),
             Lines(
-                "What waits",
-                "Events that were received and are not applied, those of ours that wait to be published, and messages "
-                "that were given up. All go back to 0 by themselves, but for dead letters.",
+                "Backlog",
+                "Events received but not yet applied, the runtime's own events to be published, and dead letters. "
+                "All but the dead letters return to 0 without intervention.",
                 "none",
                 [
                     Query(total("runtime_events_in_hand", selector), "in hand"),
@@ -124,21 +124,21 @@ def events(selector: str, *, publishes: bool = False) -> Row:
 
 
 def dependencies(selector: str) -> Row:
-    """Rate, errors and duration of everything that goes to another system."""
+    """Return the row with rate, errors and duration of operations on other systems."""
     return Row(
-        "Operations on other systems and of our own loops",
+        "Operations on other systems and internal loops",
         [
             Lines(
                 "Operations",
                 "Commands to MongoDB, requests to NATS, S3, the Docker engine and Kubernetes, gRPC and HTTP calls, "
-                "lease renewals and rounds of our own loops.",
+                "lease renewals and rounds of internal loops.",
                 "ops",
                 [Query(rate(f"{OPERATIONS}_count", selector, "system"), "{{system}}")],
                 width=6,
             ),
             Lines(
                 "Failed operations",
-                "Those that ended with an error. One that was cancelled by us or answered with a refusal is none.",
+                "Operations that ended with an error, without cancelled and refused ones.",
                 "ops",
                 [
                     Query(
@@ -151,17 +151,17 @@ def dependencies(selector: str) -> Row:
             ),
             Lines(
                 "Duration, p95",
-                "95 % of a system's operations took no longer; without gRPC, whose calls last as long as a worker is "
-                "connected. A gap: there were none.",
+                "95 % of a system's operations were at most this long. gRPC is excluded: its calls last as long as a "
+                "worker is connected. Gaps mean that there were none.",
                 "s",
                 [Query(quantile(0.95, OPERATIONS, f'{selector}, system!="grpc"', "system"), "{{system}}")],
                 (1, 10),
                 width=6,
             ),
             Lines(
-                "Not well",
-                "Processes whose /readyz says that something is not as it should be; a master that stands by is "
-                "without the leadership, as it should be.",
+                "Dependencies not ready",
+                "Processes whose /readyz reports a problem. Standby masters report the missing leadership, which is "
+                "expected.",
                 "none",
                 [Query(not_well(selector, "dependency"), "{{dependency}}")],
                 (1,),
@@ -172,13 +172,13 @@ def dependencies(selector: str) -> Row:
 
 
 def containers(selector: str) -> Row:
-    """What the containers of workers use."""
+    """Return the row of the resources that containers use."""
     return Row(
         "Containers",
         [
             Lines(
                 "Running",
-                "Containers that run, by worker.",
+                "Running containers, by worker.",
                 "none",
                 [Query(total("runtime_containers", selector, "instance"), "{{instance}}")],
                 stacked=True,
@@ -186,7 +186,7 @@ def containers(selector: str) -> Row:
             ),
             Lines(
                 "Processors",
-                "How many processors the containers keep busy, by worker.",
+                "Processors that the containers use, by worker.",
                 "none",
                 [Query(rate("runtime_containers_cpu_seconds_total", selector, "instance"), "{{instance}}")],
                 stacked=True,
@@ -194,7 +194,7 @@ def containers(selector: str) -> Row:
             ),
             Lines(
                 "Memory",
-                "What the containers use, and what all of them together may use before the kernel ends one.",
+                "Memory that the containers use, and their limit, at which the kernel kills one.",
                 "bytes",
                 [
                     Query(total("runtime_containers_memory_bytes", selector), "used"),
@@ -204,9 +204,9 @@ def containers(selector: str) -> Row:
             ),
             *_output(selector),
             Lines(
-                "Room on the engines",
-                "Memory that the limits of further containers may take up, by worker; those of one engine say the "
-                "same. What has no room waits.",
+                "Free memory on the engines",
+                "Memory available for the limits of further containers, by worker; workers of one engine report the "
+                "same value. An entity that does not fit waits.",
                 "bytes",
                 [
                     Query(
@@ -217,8 +217,8 @@ def containers(selector: str) -> Row:
                 width=8,
             ),
             Lines(
-                "Processors left on the engines",
-                "Processors that the limits of further containers may take up; only containers with such a limit need "
+                "Free processors on the engines",
+                "Processors available for the limits of further containers; only containers with such a limit need "
                 "any.",
                 "none",
                 [Query(total("runtime_engine_room_cpus", f'{selector}, part="free"', "instance"), "{{instance}}")],
@@ -226,7 +226,7 @@ def containers(selector: str) -> Row:
             ),
             Lines(
                 "Waiting for room",
-                "Bots, backtests or firings that do not run because the engine has no room for their limits.",
+                "Bots, backtests or firings that wait because the engine has too little room for their limits.",
                 "none",
                 [Query(total("runtime_waiting_for_room", selector, "instance"), "{{instance}}")],
                 (1,),
@@ -241,8 +241,8 @@ def _output(selector: str) -> list[Lines]:
     return [
         Lines(
             "Output not uploaded yet",
-            "What containers wrote that is on the workers' disks only. It goes to S3 every 30 s and at the end of "
-            "a container; what a full spool dropped is lost.",
+            "Output of containers that exists only on the workers' disks. It is uploaded every 30 s and when "
+            "a container ends; output that a full spool dropped is lost.",
             "bytes",
             [
                 Query(total("runtime_logs_pending_bytes", selector), "waiting"),
@@ -253,15 +253,15 @@ def _output(selector: str) -> list[Lines]:
         ),
         Lines(
             "Output uploaded",
-            "What containers wrote and is in S3 now.",
+            "Output of containers that was uploaded to S3.",
             "Bps",
             [Query(rate("runtime_logs_appended_bytes_total", selector, "instance"), "{{instance}}")],
             stacked=True,
             width=12,
         ),
         Lines(
-            "Code that was asked for",
-            "By where it came from: S3, the worker's cache, or the cache although S3 could not be asked.",
+            "Fetches of code",
+            "By source: S3, the worker's cache, or the cache because S3 was not available.",
             "cps",
             [Query(rate("runtime_code_fetches_total", selector, "source"), "{{source}}")],
             stacked=True,
@@ -271,21 +271,21 @@ def _output(selector: str) -> list[Lines]:
 
 
 def leases(selector: str) -> Row:
-    """Ownership of segments, as workers see it."""
+    """Return the row of segment ownership as workers report it."""
     return Row(
         "Leases",
         [
             Lines(
                 "Time since the lease was proven",
-                "By worker; 0 without a segment. At 5 s the lease is over, and the containers are stopped before that.",
+                "By worker; 0 without a segment. The lease expires at 5 s, and the containers are stopped before.",
                 "s",
                 [Query(f"max by (instance) (runtime_lease_age_seconds{{{selector}}})", "{{instance}}")],
                 (3, 5),
             ),
             Lines(
-                "Leases taken and lost",
-                "Acquired: a worker took a segment. Lost: it could not prove its lease any longer and stopped its "
-                "containers. Superseded: a newer process of the same worker has it.",
+                "Leases acquired and lost",
+                "Acquired: a worker acquired a segment. Lost: the worker could not renew the lease and stopped its "
+                "containers. Superseded: a newer process of the same worker has the lease.",
                 "none",
                 [
                     Query(increase("runtime_segments_acquired_total", selector), "acquired"),
@@ -298,8 +298,8 @@ def leases(selector: str) -> Row:
             ),
             Lines(
                 "Failures of a segment's handler",
-                "Run: its loop failed and was begun again. Stop: containers could not be stopped and were tried again. "
-                "Others: an error that no code expects interrupted that work, which was tried again.",
+                "Run: its loop failed and was restarted. Stop: containers could not be stopped; the stop is repeated. "
+                "Others: an unexpected error interrupted the work; the work is repeated.",
                 "none",
                 [
                     Query(or_zero(increase("runtime_handler_failures_total", selector, "call")), "{{call}}"),
@@ -312,13 +312,13 @@ def leases(selector: str) -> Row:
 
 
 def processes(selector: str) -> Row:
-    """What masters and workers themselves use."""
+    """Return the row of the resources that masters and workers use."""
     return Row(
         "Processes",
         [
             Lines(
                 "Resident memory",
-                "Of each master and worker, without the containers. Idle ones need up to 100 MB.",
+                "Of each master and worker, without the containers. An idle process needs up to 100 MB.",
                 "bytes",
                 [Query(f"process_resident_memory_bytes{{{selector}}}", INSTANCES)],
                 (200 * 1024**2, 256 * 1024**2),
@@ -326,7 +326,7 @@ def processes(selector: str) -> Row:
             ),
             Lines(
                 "Processors",
-                "How many processors each master and worker keeps busy. One is the most that Python can use.",
+                "Processors that each master and worker uses. A Python process can use at most one.",
                 "none",
                 [Query(f"rate(process_cpu_seconds_total{{{selector}}}[$__rate_interval])", INSTANCES)],
                 (0.5, 0.9),
@@ -334,8 +334,8 @@ def processes(selector: str) -> Row:
             ),
             Lines(
                 "Event loop lag",
-                "How late a timer ran, at worst within the last second. Above 100 ms something blocks the loop, or the "
-                "machine has no processor to spare; above 1 s leases are in danger.",
+                "Largest delay of a timer within the last second. More than 100 ms: something blocks the event loop "
+                "or the machine is overloaded. More than 1 s endangers leases.",
                 "s",
                 [Query(f"runtime_event_loop_lag_seconds{{{selector}}}", INSTANCES)],
                 (0.1, 1),
@@ -343,7 +343,7 @@ def processes(selector: str) -> Row:
             ),
             Lines(
                 "Open files",
-                "Share of the files that each process may have open.",
+                "Open files of each process, as a share of its limit.",
                 "percentunit",
                 [Query(f"process_open_fds{{{selector}}} / process_max_fds{{{selector}}}", INSTANCES)],
                 (0.5, 0.8),

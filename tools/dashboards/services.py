@@ -1,4 +1,4 @@
-"""The dashboards of the three services: what each does, then what all have in common."""
+"""The dashboards of the three services: the service's own rows, then the shared ones."""
 
 from tools.dashboards import sections
 from tools.dashboards.board import Board, Row
@@ -31,15 +31,15 @@ def _board(service: str, title: str, description: str, own: Row) -> Board:
 
 
 def bot_runner() -> Board:
-    """Bots: which run, which do not, and why."""
+    """Build the dashboard of bots."""
     selector = _selector("bot-runner")
     own = Row(
         "Bots",
         [
             Lines(
                 "Bots by state",
-                "As their owners' workers see them. Backing off: it died and starts again by itself. Rejected: its "
-                "owner must mend it. Disabled, killed: somebody wants it not to run.",
+                "As the owners of their segments report them. Backing off: failed, starts again later. Rejected: the "
+                "bot must be repaired. Disabled, killed: switched off by a user or an operator.",
                 "none",
                 [Query(f"sum by (state) (runtime_entities{{{selector}}})", "{{state}}")],
                 stacked=True,
@@ -47,15 +47,15 @@ def bot_runner() -> Board:
             ),
             Lines(
                 "Restarts by reason",
-                "Why containers of bots ended that were begun again.",
+                "Reasons for which the containers of restarted bots ended.",
                 "cps",
                 [Query(or_zero(rate("runtime_restarts_total", selector, "reason")), "{{reason}}")],
                 (0.1, 1),
                 width=9,
             ),
             Number(
-                "Back off or rejected",
-                "Bots that should run and do not: they die again and again, or cannot be started at all.",
+                "Backing off or rejected",
+                "Bots that should run but fail repeatedly or cannot be started.",
                 "none",
                 Query(
                     f'sum(runtime_entities{{{selector}, state=~"backing-off|rejected"}}) '
@@ -68,18 +68,18 @@ def bot_runner() -> Board:
             ),
         ],
     )
-    return _board("bot-runner", "Bots", "Bots run for ever: which do, and what ails the others.", own)
+    return _board("bot-runner", "Bots", "Bots run continuously: which bots run, and why others do not.", own)
 
 
 def backtest_runner() -> Board:
-    """Backtests: the queue, and how runs end."""
+    """Build the dashboard of backtests."""
     selector = _selector("backtest-runner")
     own = Row(
         "Backtests",
         [
             Lines(
                 "Queue",
-                "Backtests that nobody has begun yet, and all of the workers' segments by state.",
+                "Backtests that have not started, and all backtests of the workers' segments by state.",
                 "none",
                 [
                     Query(f"sum(runtime_backtest_queue_length{{{selector}}})", "queue"),
@@ -89,7 +89,7 @@ def backtest_runner() -> Board:
             ),
             Lines(
                 "Age of the queue",
-                "For how long the oldest backtest that nobody has begun has waited.",
+                "How long the oldest backtest that has not started has waited.",
                 "s",
                 [Query(f"max(runtime_backtest_queue_age_seconds{{{selector}}})", "oldest")],
                 (60, 600),
@@ -97,8 +97,8 @@ def backtest_runner() -> Board:
             ),
             Lines(
                 "Ended attempts by reason",
-                "Finished: main returned. Error, oom, timeout: the backtest's own fault. Lost, not-started: the "
-                "runtime's; these are tried again.",
+                "Finished: main returned. Error, oom, timeout: caused by the backtest. Lost, not-started: caused by "
+                "the runtime; these are retried.",
                 "cps",
                 [Query(rate("runtime_backtest_runs_total", selector, "reason"), "{{reason}}")],
                 stacked=True,
@@ -106,18 +106,18 @@ def backtest_runner() -> Board:
             ),
             Lines(
                 "Completion events",
-                "Events the0.backtest.completed that were published, by outcome; what fails waits in the outbox.",
+                "Published events the0.backtest.completed, by outcome; events that fail remain in the outbox.",
                 "cps",
                 [Query(or_zero(rate("runtime_events_published_total", selector, "outcome")), "{{outcome}}")],
                 width=6,
             ),
         ],
     )
-    return _board("backtest-runner", "Backtests", "Backtests run once: how many wait, and how they end.", own)
+    return _board("backtest-runner", "Backtests", "Backtests run once: queue and outcomes.", own)
 
 
 def bot_scheduler() -> Board:
-    """Schedules: whether they are on time, and how runs end."""
+    """Build the dashboard of schedules."""
     selector = _selector("bot-scheduler")
     lateness = "runtime_schedule_lateness_seconds"
     own = Row(
@@ -133,7 +133,7 @@ def bot_scheduler() -> Board:
             ),
             Lines(
                 "Lateness",
-                "How long after its due time the container of a run was asked for. A gap: nothing was due.",
+                "Time from a firing's due time to the start request for its container. Gaps mean that nothing was due.",
                 "s",
                 [
                     Query(quantile(0.5, lateness, selector), "median"),
@@ -144,8 +144,8 @@ def bot_scheduler() -> Board:
             ),
             Lines(
                 "Ended attempts by reason",
-                "Finished: main returned. Error, oom, timeout: the bot's own fault. Missing, not-started: the "
-                "runtime's. Replaced: the next run was due and its schedule says overlap: replace.",
+                "Finished: main returned. Error, oom, timeout: caused by the bot. Missing, not-started: caused by the "
+                "runtime. Replaced: the next run was due and the schedule has overlap: replace.",
                 "cps",
                 [Query(rate("runtime_schedule_runs_total", selector, "reason"), "{{reason}}")],
                 stacked=True,
@@ -153,8 +153,8 @@ def bot_scheduler() -> Board:
             ),
             Lines(
                 "Firings without a run",
-                "Skipped: the run before was still going on. Missed: nobody was there when it was due, and its "
-                "schedule says misfire: skip or its grace was over.",
+                "Skipped: the previous run was still active. Missed: no worker was available at the due time, and the "
+                "schedule has misfire: skip or its grace period was over.",
                 "none",
                 [
                     Query(
@@ -167,4 +167,4 @@ def bot_scheduler() -> Board:
             ),
         ],
     )
-    return _board("bot-scheduler", "Schedules", "Schedules run when they are due: whether on time, and how.", own)
+    return _board("bot-scheduler", "Schedules", "Schedules run at their due times: punctuality and outcomes.", own)

@@ -1,4 +1,4 @@
-"""The dashboard of one bot, for which workers must be told to measure each one."""
+"""The dashboard of one bot. Requires workers that measure each bot (METRICS_PER_BOT)."""
 
 from tools.dashboards.board import Board, Row, Variable
 from tools.dashboards.panels import AnyPanel, Lines, Note, Number, Query
@@ -8,26 +8,26 @@ from tools.dashboards.sections import traces
 _BOT = 'id=~"$bot"'
 
 _WORDS = """\
-These figures are there only while the workers of bot-runner have `METRICS_PER_BOT=true`: each bot is then a few series
-of its own in Prometheus, which thousands of bots would make too many.
+These figures exist only while the workers of bot-runner have `METRICS_PER_BOT=true`: each bot then adds several series
+to Prometheus, which is too many with thousands of bots.
 
-**Its output** is not in Prometheus: `runtime bot logs -f ID` shows it as it is written, and the bucket of logs keeps it
-as `logs/ID/YYYYMMDD.log`. **Why it ended** each time: its runs on the status page of the leading master.
+**Its output** is not in Prometheus: `runtime bot logs -f ID` follows it, and the logs bucket stores it
+as `logs/ID/YYYYMMDD.log`. **The reason of each end** is in the list of runs on the status page of the leading master.
 """
 
 
 def single_bot() -> Board:
-    """One bot: whether it runs, what it uses, how often it was begun again."""
+    """Build the dashboard of one bot."""
     return Board(
         uid="the0-bot",
         title="the0 / One bot",
-        description="What one bot uses and how often it was restarted. Needs METRICS_PER_BOT=true.",
+        description="Resources and restarts of one bot. Requires METRICS_PER_BOT=true.",
         variables=[
             Variable("bot", "Bot", "The bot's id", "runtime_bot_up", "id", several=False),
         ],
         links=[traces("bot-runner", tags="runtime.id=$bot")],
         rows=[
-            Row("What this shows", [Note("Where these figures come from, and the rest", _WORDS)]),
+            Row("What this shows", [Note("Source of these figures", _WORDS)]),
             Row("The bot", [*_now_and_use(), _restarts()]),
             Row("Its service", _service()),
         ],
@@ -38,7 +38,7 @@ def _now_and_use() -> list[AnyPanel]:
     return [
         Number(
             "Runs",
-            "1: its container runs. 0: it does not, and its worker knows why.",
+            "1: the container runs. 0: it does not; the bot's status gives the reason.",
             "none",
             Query(f"max(runtime_bot_up{{{_BOT}}})", "runs"),
             only_good=1,
@@ -47,7 +47,7 @@ def _now_and_use() -> list[AnyPanel]:
         ),
         Lines(
             "Processor",
-            "How much of a processor it keeps busy; 1 is one whole.",
+            "Processors that the bot uses; 1 is one whole processor.",
             "none",
             [Query(f"sum by (id) (rate(runtime_bot_cpu_seconds_total{{{_BOT}}}[$__rate_interval]))", "{{id}}")],
             (0.5, 1),
@@ -55,8 +55,8 @@ def _now_and_use() -> list[AnyPanel]:
         ),
         Lines(
             "Memory",
-            "What its container uses, files in /tmp included. At its limit (MEMORY_LIMIT_MB, or what its config asks "
-            "for) the kernel ends it.",
+            "Memory that the container uses, files in /tmp included. At its limit (MEMORY_LIMIT_MB, or the limit in "
+            "the bot's config) the kernel kills it.",
             "bytes",
             [Query(f"sum by (id) (runtime_bot_memory_bytes{{{_BOT}}})", "{{id}}")],
             (256 * 1024**2, 480 * 1024**2),
@@ -68,7 +68,7 @@ def _now_and_use() -> list[AnyPanel]:
 def _restarts() -> AnyPanel:
     return Lines(
         "Restarts",
-        "How often it was begun again, since it was created and within the last hour.",
+        "Restarts since the bot was created and within the last hour.",
         "none",
         [
             Query(f"sum by (id) (runtime_bot_restarts_total{{{_BOT}}})", "in all"),
@@ -83,7 +83,7 @@ def _service() -> list[AnyPanel]:
     return [
         Lines(
             "Bots by state",
-            "All bots, for comparison: whether this one is alone.",
+            "All bots, for comparison with this one.",
             "none",
             [Query('sum by (state) (runtime_entities{service="bot-runner"})', "{{state}}")],
             stacked=True,
@@ -91,7 +91,7 @@ def _service() -> list[AnyPanel]:
         ),
         Lines(
             "Where it runs",
-            "The worker that has it. A change: its segment moved, and it was restarted or taken over.",
+            "The worker that runs the bot. A change: its segment moved, and the bot was restarted or taken over.",
             "none",
             [Query(f"max by (instance) (runtime_bot_up{{{_BOT}}})", "{{instance}}")],
             stacked=True,

@@ -35,7 +35,7 @@ T = TypeVar("T")
 DEPENDENCY = "nats"
 """The name under which readiness shows this connection."""
 
-CONNECTIONS = Counter("runtime_nats_connections_total", "Connections made to NATS; more than one: it was lost.")
+CONNECTIONS = Counter("runtime_nats_connections_total", "Connections made to NATS; more than one means reconnections.")
 
 _CONNECT_SECONDS = 2.0
 _PING_SECONDS = 1.0

@@ -22,9 +22,7 @@ log = get_logger(__name__)
 DEPENDENCY = "events"
 """The name under which readiness shows whether events are read."""
 
-BINDINGS = Counter(
-    "runtime_event_bindings_total", "How often the event stream's consumer was found or made, by why.", ["reason"]
-)
+BINDINGS = Counter("runtime_event_bindings_total", "Bindings to a consumer of the event stream, by reason.", ["reason"])
 
 _CHECK_SECONDS = 60.0
 _CHECK_MISSING_SECONDS = 2.0

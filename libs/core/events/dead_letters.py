@@ -30,8 +30,8 @@ _MAX_REASON_CHARACTERS = 2000
 _COUNT_SECONDS = 30.0
 _COMPARED_LETTERS = 256
 
-DEAD_LETTERS = Counter("runtime_dead_letters_total", "Messages that were given up.")
-WAITING = Gauge("runtime_dead_letter_messages", "Messages of this service among the dead letters, as last seen.")
+DEAD_LETTERS = Counter("runtime_dead_letters_total", "Messages that became dead letters.")
+WAITING = Gauge("runtime_dead_letter_messages", "Dead letters of this service, as last read.")
 
 
 class DeadLetterMissing(Permanent):

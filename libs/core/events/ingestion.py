@@ -41,10 +41,10 @@ from libs.core.store.history import UNKNOWN_STREAM, EntityEvent, EventKind
 
 log = get_logger(__name__)
 
-EVENTS = Counter("runtime_events_total", "Events by what became of them.", ["subject", "outcome"])
+EVENTS = Counter("runtime_events_total", "Events by outcome.", ["subject", "outcome"])
 EVENT_SECONDS = Histogram(
     "runtime_event_seconds",
-    "From publishing an event until MongoDB has it.",
+    "Time from publishing an event until MongoDB has it.",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 600),
 )
 IN_HAND = Gauge("runtime_events_in_hand", "Events received and not yet applied.")

@@ -20,8 +20,8 @@ from libs.core.store.outbox import CLAIM_LIMIT, Outbox, OutgoingEvent
 
 log = get_logger(__name__)
 
-PUBLISHED = Counter("runtime_events_published_total", "Events published, by how that went.", ["subject", "outcome"])
-WAITING = Gauge("runtime_outbox_events", "Events that wait to be published, as last seen.")
+PUBLISHED = Counter("runtime_events_published_total", "Events published, by outcome.", ["subject", "outcome"])
+WAITING = Gauge("runtime_outbox_events", "Events that wait to be published, as last read.")
 
 _POLL_SECONDS = 5.0
 _COUNT_SECONDS = 1.0

@@ -39,7 +39,7 @@ from libs.core.store.leases import LeadershipStore, LeaseStore
 
 log = get_logger(__name__)
 
-WORKERS_GONE = Counter("runtime_workers_gone_total", "Workers that are not connected any more, by why.", ["reason"])
+WORKERS_GONE = Counter("runtime_workers_gone_total", "Workers that disconnected, by reason.", ["reason"])
 for _reason in ("left", "broken", "silent"):
     WORKERS_GONE.labels(_reason)  # from 0 on, so that the first one shows as an increase
 ASSIGNMENTS = Counter("runtime_assignments_total", "Assignments sent to workers, repeats included.")

@@ -10,25 +10,24 @@ from libs.core.observability.metrics import Declared
 
 LEADING = Declared("runtime_master_leading", "gauge", "Whether this master leads.")
 SEGMENTS_MAX = Declared(
-    "runtime_segments_max", "gauge", "For how many segments this deployment is sized (--max-segment)."
+    "runtime_segments_max", "gauge", "Number of segments that this deployment is sized for (--max-segment)."
 )
 SEGMENTS = Declared("runtime_segments", "gauge", "Segments with entities, by state.", ("state",))
 SEGMENT_WAIT = Declared(
     "runtime_segment_wait_seconds",
     "gauge",
-    "For how long the segment that waits longest has been without an owner, as far as this master has seen.",
+    "How long the longest-waiting segment has had no owner, as observed by this master.",
 )
-WORKERS = Declared("runtime_workers", "gauge", "Connected workers, by what they are there for.", ("state",))
+WORKERS = Declared("runtime_workers", "gauge", "Connected workers, by state.", ("state",))
 MISSING_MEMORY = Declared(
     "runtime_room_missing_memory_bytes",
     "gauge",
-    "Memory that the largest of what waits for room lacks on the worker with the most room; 0 when nothing lacks any.",
+    "Memory missing for the largest waiting entity on the worker with the most room; 0 when none is missing.",
 )
 MISSING_CPUS = Declared(
     "runtime_room_missing_cpus",
     "gauge",
-    "Processors that the largest of what waits for room lacks on the worker with the most room; 0 when nothing lacks "
-    "any.",
+    "Processors missing for the largest waiting entity on the worker with the most room; 0 when none is missing.",
 )
 SURVEY_AGE = Declared("runtime_survey_age_seconds", "gauge", "Time since the segments were last read.")
 _DECLARED = (LEADING, SEGMENTS_MAX, SEGMENTS, SEGMENT_WAIT, WORKERS, MISSING_MEMORY, MISSING_CPUS, SURVEY_AGE)

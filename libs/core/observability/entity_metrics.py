@@ -5,7 +5,7 @@ from libs.core.observability.metrics import Declared
 ENTITIES = Declared(
     "runtime_entities",
     "gauge",
-    "Bots, backtests or schedules by state: of a worker those of its segments, of the leading master those of segments "
+    "Bots, backtests or schedules by state: a worker counts its segments, the leading master counts segments "
     "without a live owner.",
     ("state",),
 )

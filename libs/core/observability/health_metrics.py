@@ -9,7 +9,7 @@ from libs.core.http.health import Readiness
 from libs.core.observability.metrics import Declared
 
 DEPENDENCY_OK = Declared(
-    "runtime_dependency_ok", "gauge", "Whether a dependency of this process is well, as /readyz says.", ("dependency",)
+    "runtime_dependency_ok", "gauge", "Whether a dependency of this process is ready, as in /readyz.", ("dependency",)
 )
 
 

@@ -22,15 +22,15 @@ registry: CollectorRegistry = REGISTRY
 
 OPERATION_SECONDS = Histogram(
     "runtime_operation_seconds",
-    "How long operations on other systems and of our own loops took, by how they ended.",
+    "Duration of operations on other systems and of internal loops, by outcome.",
     ["system", "operation", "outcome"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
 LOOP_LAG_SECONDS = Gauge(
     "runtime_event_loop_lag_seconds",
-    "How late the event loop ran a timer, at worst within the last interval of measuring.",
+    "Largest delay of a timer of the event loop within the last measuring interval.",
 )
-PROCESS = Info("runtime_process", "Which service, role and version this process is.")
+PROCESS = Info("runtime_process", "Service, role and version of this process.")
 
 
 @dataclass(frozen=True)

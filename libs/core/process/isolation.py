@@ -19,9 +19,7 @@ from libs.core.observability.log import get_logger
 
 log = get_logger(__name__)
 
-UNEXPECTED = Counter(
-    "runtime_unexpected_errors_total", "Errors that no code expects, by the work that was interrupted.", ["where"]
-)
+UNEXPECTED = Counter("runtime_unexpected_errors_total", "Unexpected errors, by the interrupted operation.", ["where"])
 
 _FIRST_RETRY_SECONDS = 0.2
 

@@ -12,10 +12,10 @@ from libs.core.worker.worker import WorkerSnapshot
 LEASE_AGE = Declared(
     "runtime_lease_age_seconds",
     "gauge",
-    "Time since the oldest of this worker's leases was last proven; 0 without a segment.",
+    "Time since the oldest lease of this worker was last renewed; 0 without a segment.",
 )
 SEGMENTS_HELD = Declared("runtime_segments_held", "gauge", "Segments whose leases this worker holds.")
-CONTAINERS = Declared("runtime_containers", "gauge", "Containers of this worker that run.")
+CONTAINERS = Declared("runtime_containers", "gauge", "Running containers of this worker.")
 
 
 class WorkerCollector(Collector):

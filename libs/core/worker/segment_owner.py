@@ -22,7 +22,7 @@ from libs.core.worker.supervised import HandlerRun, stop_until_done
 
 log = get_logger(__name__)
 
-ACQUIRED = Counter("runtime_segments_acquired_total", "Leases of segments that this worker acquired.")
+ACQUIRED = Counter("runtime_segments_acquired_total", "Leases of segments acquired by this worker.")
 
 _GIVE_UP_ON_RUN_SECONDS = 5.0
 _URGENT_RUN_SECONDS = 0.2

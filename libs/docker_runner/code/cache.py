@@ -31,7 +31,7 @@ from libs.docker_runner.executable import CodeRef
 
 log = get_logger(__name__)
 
-FETCHES = Counter("runtime_code_fetches", "Bots' code that was asked for, by where it came from.", ["source"])
+FETCHES = Counter("runtime_code_fetches", "Fetches of code, by source.", ["source"])
 
 _ATTEMPTS = 3
 _LOCK_POLL_SECONDS = 0.05

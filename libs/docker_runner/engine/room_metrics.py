@@ -12,20 +12,19 @@ from libs.docker_runner.engine.room_view import EngineRoom
 MEMORY = Declared(
     "runtime_engine_room_memory_bytes",
     "gauge",
-    "Memory that the limits of all containers on this worker's engine may add up to (total), and what of it is free.",
+    "Memory that the limits of all containers on this worker's engine may add up to (total), and the free part of it.",
     ("part",),
 )
 CPUS = Declared(
     "runtime_engine_room_cpus",
     "gauge",
-    "Processors that the limits of all containers on this worker's engine may add up to (total), and what of them is "
-    "free.",
+    "Processors that the limits of all containers on this worker's engine may add up to (total), and the free part.",
     ("part",),
 )
 WAITING = Declared(
     "runtime_waiting_for_room",
     "gauge",
-    "Bots, backtests or schedules of this worker that do not run because its engine has no room for them.",
+    "Bots, backtests or schedules of this worker that wait because its engine has no room for them.",
 )
 
 

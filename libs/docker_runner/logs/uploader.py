@@ -24,7 +24,7 @@ from libs.docker_runner.logs.spool import Chunk, LogSpool
 
 log = get_logger(__name__)
 
-APPENDED_BYTES = Counter("runtime_logs_appended_bytes", "Output of bots that was added to objects.")
+APPENDED_BYTES = Counter("runtime_logs_appended_bytes", "Output of bots that was uploaded.")
 
 MAX_CHUNK_BYTES = 8 * 1024 * 1024
 _ATTEMPTS = 3

@@ -29,7 +29,7 @@ log = get_logger(__name__)
 CPU = Declared(
     "runtime_containers_cpu_seconds_total",
     "counter",
-    "Processor time of this worker's containers since it started, theirs that are gone included.",
+    "Processor time of this worker's containers since the worker started, including removed ones.",
 )
 MEMORY = Declared("runtime_containers_memory_bytes", "gauge", "Memory that this worker's containers use.")
 MEMORY_LIMIT = Declared(
