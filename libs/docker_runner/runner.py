@@ -83,6 +83,7 @@ class DockerRunner:
             engine,
             settings.images[GUARD_RUNTIME],
             guard=settings.metadata_guard,
+            allowed=settings.egress_allow,
             default_bridge=settings.default_bridge,
             renew_seconds=settings.walls_seconds,
         )

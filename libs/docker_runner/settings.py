@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from libs.core.config.destinations import Destination
 from libs.docker_runner.engine.room import RoomRules
 from libs.docker_runner.errors import UnknownRuntime
 from libs.docker_runner.executable import MIB, Limits, Network, Placement
@@ -36,7 +37,8 @@ class RunnerSettings:
         images: runtime name to image; a name with ``@sha256:…`` pins it.
         limits: of a container that asks for nothing else.
         maxima: up to where ``config.resources`` may go.
-        metadata_guard: refuse to start bots when the link-local addresses cannot be closed to them.
+        metadata_guard: refuse to start bots when private networks and the host cannot be closed to them.
+        egress_allow: what bots may reach all the same.
         default_bridge: whether bots may be on the engine's default bridge, each behind walls of its own; otherwise
             they are on a bridge of ours, where starts take a third longer.
         walls_seconds: how often the network's walls are put up anew, whoever may have taken them away.
@@ -57,6 +59,7 @@ class RunnerSettings:
     network: Network = Network.BRIDGE
     container_runtime: str | None = None
     metadata_guard: bool = True
+    egress_allow: tuple[Destination, ...] = ()
     default_bridge: bool = True
     walls_seconds: float = 60.0
     registry: Registry | None = None

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
+from libs.core.config.destinations import Destination, destinations
 from libs.core.config.settings_loader import Group, Named, Seconds
 
 _TEMP_DIR = Path("/tmp/runtime")  # noqa: S108 - other programs rely on this default
@@ -22,6 +23,10 @@ def _absolute(path: Path) -> Path:
 
 def _absolute_if_set(path: Path | None) -> Path | None:
     return _absolute(path) if path is not None else None
+
+
+def _destinations(value: object) -> object:
+    return destinations(value) if isinstance(value, str) else value
 
 
 class ContainerSettings(Group):
@@ -97,10 +102,24 @@ class ContainerSettings(Group):
         bool,
         Named("BOT_METADATA_GUARD"),
         Field(
-            description="refuse to start bots on the bridge where the cloud's metadata service (169.254.0.0/16) cannot "
-            "be blocked for them; false only where there is none"
+            description="refuse to start bots where private networks, the host and the cloud's metadata service cannot "
+            "be blocked for them; false allows all of these"
         ),
     ] = True
+    egress_allow: Annotated[
+        tuple[Destination, ...],
+        Named(
+            "EGRESS_ALLOW",
+            allowed="addresses or networks, each with a port or without, with commas between "
+            "(10.1.2.3:8443, 10.8.0.0/16)",
+            default_text="none",
+        ),
+        Field(
+            description="destinations that bots may reach although they are private, on the host, or mail servers; the "
+            "same for all workers of an engine"
+        ),
+        BeforeValidator(_destinations),
+    ] = ()
     runtime: Annotated[
         str | None,
         Named("CONTAINER_RUNTIME", allowed="the name of a runtime of the Docker engine (runsc for gVisor)"),

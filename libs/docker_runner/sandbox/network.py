@@ -1,4 +1,4 @@
-"""The bots' network: only the internet; no other container, no link-local address.
+"""The bots' network: public addresses only; no other container, no private network, not the host.
 
 There are two ways to that, tried in this order:
 
@@ -11,10 +11,12 @@ There are two ways to that, tried in this order:
 import asyncio
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from libs.core.config.destinations import Destination
 from libs.core.observability.log import get_logger
 from libs.docker_runner.containers.container import Label
 from libs.docker_runner.engine.client import Engine, NameTaken, NoSuchImage
@@ -56,8 +58,9 @@ class BotNetwork:
 
     Args:
         image: has ``python3``; the helpers run in it.
-        guard: whether a bot may only start once link-local addresses are closed to it. Without, bots are on our own
-            bridge, whose other walls the engine keeps.
+        guard: whether a bot may only start once private networks and the host are closed to it. Without, bots are on
+            our own bridge, where the engine keeps them from each other.
+        allowed: private destinations that are open nevertheless; the workers of an engine must agree on them.
         default_bridge: whether the first of the two ways is tried.
         renew_seconds: how often the walls are put up anew, in case that somebody has taken them away.
     """
@@ -68,12 +71,14 @@ class BotNetwork:
         image: str,
         *,
         guard: bool = True,
+        allowed: Sequence[Destination] = (),
         default_bridge: bool = True,
         renew_seconds: float = _RENEW_SECONDS,
     ) -> None:
         self._engine = engine
         self._image = image
         self._guard = guard
+        self._allowed = tuple(map(str, allowed))
         self._default_bridge = guard and default_bridge
         self._renew_seconds = renew_seconds
         self._attachment: Attachment | None = None
@@ -112,7 +117,7 @@ class BotNetwork:
         self._put_up_at = time.monotonic()
         wall = ("by-address", ADDRESS_PREFIX) if attachment.walled else ("by-bridge", OWN_BRIDGE)
         try:
-            said = await self._helper(_guard(entrypoints, *wall))
+            said = await self._helper(_guard(entrypoints, *wall, *self._allowed))
         except SandboxUnavailable:
             self.forget()
             raise
@@ -125,7 +130,8 @@ class BotNetwork:
             try:
                 # Whether the engine gives the cards the addresses that we ask for is seen in one of them.
                 await asyncio.gather(
-                    self._helper(_guard(entrypoints, "by-address", ADDRESS_PREFIX)), self._helper(_card_probe())
+                    self._helper(_guard(entrypoints, "by-address", ADDRESS_PREFIX, *self._allowed)),
+                    self._helper(_card_probe()),
                 )
             except SandboxUnavailable as error:
                 self._say_no_walls(error)
@@ -134,7 +140,7 @@ class BotNetwork:
                 return Attachment(DEFAULT_BRIDGE, walled=True)
         network_id = await self._own_network()
         if self._guard:
-            await self._helper(_guard(entrypoints, "by-bridge", OWN_BRIDGE))
+            await self._helper(_guard(entrypoints, "by-bridge", OWN_BRIDGE, *self._allowed))
         return Attachment(network_id, walled=False)
 
     def _say_no_walls(self, error: SandboxUnavailable) -> None:

@@ -24,7 +24,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import struct
 import network_guard as guard
-for name, family in (("the0-bots", guard.BRIDGE_FAMILY), ("the0-the0-bots", guard.INET_FAMILY)):
+inet = guard.INET_FAMILY
+for name, family in (("the0-bots", guard.BRIDGE_FAMILY), ("the0-bots", inet), ("the0-the0-bots", inet)):
     table = [(1, guard.text(name))]
     batch = struct.pack(">BBH", 0, 0, 10)
     steps = [(guard.NEW_TABLE, guard.CREATE), (guard.DELETE_TABLE, 0)]

@@ -34,6 +34,7 @@ def runner_settings(containers: ContainerSettings, maxima: MaximaSettings, image
         ),
         network=Network(containers.network),
         metadata_guard=containers.metadata_guard,
+        egress_allow=containers.egress_allow,
         container_runtime=containers.runtime,
         registry=_registry(images),
         parallel_starts=containers.parallel_starts,

@@ -29,6 +29,12 @@ def test_bots_are_guarded_and_in_the_engines_own_runtime_unless_it_is_set_otherw
     assert (set_otherwise.metadata_guard, set_otherwise.placement("nodejs20").container_runtime) == (False, "runsc")
 
 
+def test_bots_reach_private_destinations_that_are_set() -> None:
+    allowed = made_of(ContainerSettings.model_validate({"egress_allow": "10.1.2.3:8443,10.8.0.0/16"})).egress_allow
+    assert [str(destination) for destination in allowed] == ["10.1.2.3/32:8443", "10.8.0.0/16"]
+    assert made_of().egress_allow == ()
+
+
 def test_a_default_above_the_maximum_may_be_asked_for() -> None:
     settings = made_of(ContainerSettings(memory_limit_mb=4096), MaximaSettings(memory_mb=1024))
     assert settings.maxima.memory_mb == 4096

@@ -1,0 +1,49 @@
+"""Destinations on a network, as settings list them: an address or a network, with a port or without."""
+
+import ipaddress
+from dataclasses import dataclass
+
+_PORTS = range(1, 65536)
+
+
+@dataclass(frozen=True)
+class Destination:
+    """One address or network; *port* None means every port and protocol, otherwise TCP and UDP at that port."""
+
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network
+    port: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.network}" if self.port is None else f"{self.network}:{self.port}"
+
+
+def destinations(text: str) -> tuple[Destination, ...]:
+    """The destinations in *text*, separated by commas: ``10.1.2.3:8443, 10.8.0.0/16, [fd00::5]:443``.
+
+    Raises:
+        ValueError: names the part that is none.
+    """
+    return tuple(_one(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _one(part: str) -> Destination:
+    address, port = _split(part)
+    try:
+        return Destination(ipaddress.ip_network(address), port)
+    except ValueError as error:
+        raise ValueError(f"{part!r} is no address or network: {error}") from None
+
+
+def _split(part: str) -> tuple[str, int | None]:
+    if part.startswith("["):
+        address, bracket, rest = part[1:].partition("]")
+        if bracket and not rest:
+            return address, None
+        separator, port = rest[:1], rest[1:]
+    elif part.count(":") == 1:
+        address, separator, port = part.partition(":")
+    else:
+        return part, None
+    if separator != ":" or not port.isascii() or not port.isdigit() or int(port) not in _PORTS:
+        raise ValueError(f"{part!r} has no port from 1 to 65535 behind its colon")
+    return address, int(port)
