@@ -34,7 +34,8 @@ PRIVATE = [
 ]
 HOST = ["198.51.100.1", "2001:db8:9::1", "2001:db8:b::1"]
 WEB, DNS, MAIL = 80, 53, [25, 465, 587]
-REDIRECTED = 5000
+# The host redirects each of the first to the second, as it does for published ports and services of a cluster.
+REDIRECTED = [(("198.51.100.1", 5000), ("10.77.0.9", WEB)), (("10.99.0.1", WEB), ("198.51.100.9", WEB))]
 
 SERVE = """
 import selectors, socket, sys
@@ -110,9 +111,10 @@ async def outside(private_engine: OwnEngine) -> AsyncIterator[None]:
             gateway = PUBLIC[":" in address]
             await engine.inside("ip", "route", "add", address, "via", gateway)
         await engine.inside("sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=1")
-        redirect = f"-t nat -A PREROUTING -d 198.51.100.1 -p tcp --dport {REDIRECTED} -j DNAT --to 10.77.0.9:{WEB}"
-        await engine.inside("iptables", *redirect.split())
-        opened.push_async_callback(engine.inside, "iptables", *redirect.replace("-A", "-D").split())
+        for (host, port), (other, there_port) in REDIRECTED:
+            redirect = f"-t nat -A PREROUTING -d {host} -p tcp --dport {port} -j DNAT --to {other}:{there_port}"
+            await engine.inside("iptables", *redirect.split())
+            opened.push_async_callback(engine.inside, "iptables", *redirect.replace("-A", "-D").split())
         ports = [str(port) for port in (WEB, DNS, *MAIL)]
         serving = ["nsenter", "--target", str(there.pid), "--net", sys.executable, "-c", SERVE, *ports]
         await opened.enter_async_context(engine.beside(*serving))
@@ -164,7 +166,7 @@ async def test_a_bot_reaches_public_addresses_and_nothing_else_but_dns_and_what_
         all_of(PUBLIC, WEB, DNS, *MAIL)
         | all_of(PRIVATE, WEB, DNS)
         | all_of(HOST, WEB, DNS)
-        | {("198.51.100.1", REDIRECTED)}
+        | {target for target, _ in REDIRECTED}
     )
     open_anyway = all_of(PUBLIC, WEB, DNS) | all_of(PRIVATE, DNS) | all_of(HOST, DNS)
     url = private_engine.url
@@ -182,7 +184,7 @@ async def test_a_bot_reaches_public_addresses_and_nothing_else_but_dns_and_what_
                 ("fc00:77::9", WEB),
                 ("198.51.100.9", MAIL[2]),
                 ("198.51.100.1", WEB),
-                ("198.51.100.1", REDIRECTED),
+                ("198.51.100.1", 5000),
             }
 
 
@@ -191,6 +193,7 @@ async def test_a_container_that_is_no_bot_reaches_everything_past_the_rules_for_
     private_engine: OwnEngine, tmp_path: Path, scope: str
 ) -> None:
     everything = all_of(PUBLIC, WEB, DNS, *MAIL) | all_of(PRIVATE, WEB) | all_of(HOST, WEB)
+    everything |= {target for target, _ in REDIRECTED}
     async with bot_containers(tmp_path, scope, private_engine.url) as bots:
         await bots.runner.prepare()
         async with card(private_engine, "docker0", "06:42:00:00:00:01") as reached:
