@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -33,7 +33,8 @@ from libs.docker_runner.containers.starting import Starter
 from libs.docker_runner.containers.stopping import Stopper
 from libs.docker_runner.engine.admission import Admission
 from libs.docker_runner.engine.client import Engine
-from libs.docker_runner.engine.events import ContainerEvent, EventKind, follow_events
+from libs.docker_runner.engine.container_watch import ContainerWatch, Listener
+from libs.docker_runner.engine.events import ContainerEvent, EventKind
 from libs.docker_runner.engine.images import Images
 from libs.docker_runner.engine.lock import EngineLock
 from libs.docker_runner.engine.room_view import EngineRoom
@@ -87,6 +88,9 @@ class DockerRunner:
             default_bridge=settings.default_bridge,
             renew_seconds=settings.walls_seconds,
         )
+        self._watch = ContainerWatch(
+            engine, listeners=(self._lives.note, self._forget_output, self.room.note), on_gap=self._network.forget
+        )
         self._starter = Starter(
             engine=engine,
             code=code,
@@ -134,6 +138,22 @@ class DockerRunner:
         await self._images.close()
         await self._engine.close()
         self._threads.close()
+
+    # --- watch
+
+    async def watch(self) -> None:
+        """Read the events of the engine's containers for ever, and call the listeners of :meth:`listening`.
+
+        Optional: while it runs, deaths are known at once; otherwise each question goes to the engine.
+        """
+        await self._watch.run()
+
+    def listening(self, listener: Listener, service: str, scope: str) -> AbstractContextManager[None]:
+        """Call *listener* within the block, with each event of the containers of *service* in *scope*.
+
+        See :meth:`ContainerWatch.listening`.
+        """
+        return self._watch.listening(listener, service, scope)
 
     # --- start, run, stop
 
@@ -220,6 +240,17 @@ class DockerRunner:
         self.usage.ended(ended, removed=False)
         return ended
 
+    async def exit_info(self, container: ManagedContainer) -> Ended | None:
+        """Return how *container* ended; None while it runs. May be repeated, even after :meth:`remove`.
+
+        A container that was created and never started is removed, so that a concurrent start fails.
+        """
+        with observe("containers", "exit info"):
+            ended = await self._stopper.exit_info(container)
+        if ended is not None:
+            self.usage.ended(ended, removed=False)
+        return ended
+
     async def remove(self, container: ManagedContainer) -> Ended:
         """Take *container* away with its folder, and say why it ended. One that runs is killed. May be repeated.
 
@@ -236,7 +267,7 @@ class DockerRunner:
     async def list(self, service: str, scope: str, segment: int | None = None) -> list[ManagedContainer]:
         """The containers of *service* in *scope*, running or not, of one segment or of all.
 
-        What :meth:`events` has said to be dead is not running: the engine's own list says so only a moment later.
+        A container whose death :meth:`watch` has read is not running: the engine's own list shows that a moment later.
         """
         labels: dict[str, str] = {Label.MANAGED: "true", Label.SERVICE: service, Label.SCOPE: scope}
         if segment is not None:
@@ -248,11 +279,6 @@ class DockerRunner:
         """*container* as it is now, with its times; None when it is gone."""
         found = await self._stopper.look(container)
         return found.container if found is not None else None
-
-    def events(self, service: str, scope: str) -> AsyncGenerator[ContainerEvent, None]:
-        """What happens to the containers of *service* in *scope*, for ever; a RESYNC first and after each gap."""
-        labels: dict[str, str] = {Label.MANAGED: "true", Label.SERVICE: service, Label.SCOPE: scope}
-        return self._remembering(follow_events(self._engine, labels, on_gap=self._network.forget))
 
     def logs(
         self,
@@ -317,14 +343,9 @@ class DockerRunner:
 
     # --- inside
 
-    async def _remembering(self, events: AsyncGenerator[ContainerEvent, None]) -> AsyncGenerator[ContainerEvent, None]:
-        """*events*, with what they tell remembered."""
-        async with aclosing(events):
-            async for event in events:
-                self._lives.note(event)
-                if event.kind is EventKind.REMOVED:
-                    self.followed.forget(event.container_id)
-                yield event
+    def _forget_output(self, event: ContainerEvent) -> None:
+        if event.kind is EventKind.REMOVED:
+            self.followed.forget(event.container_id)
 
     async def _result(
         self, ended: Ended, outcome: Outcome, timeout_seconds: float, result_bytes: int

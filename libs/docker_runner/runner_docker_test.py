@@ -10,14 +10,17 @@ import pytest
 import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
-from libs.docker_runner.containers.container import ContainerState, Ended, EndReason
+from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, Label
 from libs.docker_runner.containers.failure import Failure, FailureReason
 from libs.docker_runner.containers.run_folders import RunFolders
+from libs.docker_runner.engine.client import Engine as EngineClient
+from libs.docker_runner.engine.events import ContainerEvent
+from libs.docker_runner.engine.http import EngineRefused
 from libs.docker_runner.executable import MIB, Entrypoint, Limits, Network
 from libs.docker_runner.usage.sampler import UsageCollector, UsageSampler
 from libs.docker_runner.usage.stats import Stats
 from tests.support.eventually import eventually
-from tests.support.rigs.bot_containers import BotContainers, bot_containers
+from tests.support.rigs.bot_containers import BotContainers, bot_containers, watched
 from tools.engine.ensure import Engine
 
 
@@ -186,19 +189,58 @@ async def test_any_id_runs_and_is_on_the_label(bots: BotContainers, identity: st
 
 
 async def test_what_happens_is_told_at_once(bots: BotContainers) -> None:
-    kinds: list[str] = []
+    def told(event: ContainerEvent) -> str:
+        return f"{event.kind}:{event.id}:{event.segment}:{event.exit_code}"
 
-    async def watch() -> None:
-        async for event in bots.runner.events("bot-runner", bots.scope):
-            kinds.append(f"{event.kind}:{event.id}:{event.segment}:{event.exit_code}")
+    async with watched(bots) as events:
+        assert [told(event) for event in events] == ["resync::-1:None"]
+        await bots.run("import sys\ndef main(id, config): sys.exit(3)")
+        await eventually(lambda: len(events) == 4)
+    assert [told(event) for event in events[1:]] == ["started:b1:1:None", "died:b1:1:3", "removed:b1:1:None"]
 
-    watching = asyncio.create_task(watch())
-    await eventually(lambda: kinds == ["resync::-1:None"])
-    await bots.run("import sys\ndef main(id, config): sys.exit(3)")
-    await eventually(lambda: len(kinds) == 4)
-    watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)
-    assert kinds[1:] == ["started:b1:1:None", "died:b1:1:3", "removed:b1:1:None"]
+
+async def test_exit_info_of_running_bot_is_none_and_leaves_it_running(bots: BotContainers) -> None:
+    container = await bots.runner.start(bots.executable(FOREVER))
+
+    assert await bots.runner.exit_info(container) is None
+
+    found = await bots.runner.look(container)
+    assert found is not None
+    assert found.state is ContainerState.RUNNING
+
+
+async def test_exit_info_of_ended_bot_is_its_end_until_it_is_removed(bots: BotContainers) -> None:
+    container = await bots.runner.start(bots.executable("import sys\ndef main(id, config): sys.exit(3)"))
+    ended = await eventually(lambda: bots.runner.exit_info(container))
+    again = await bots.runner.exit_info(container)
+    await bots.runner.remove(container)
+    removed = await bots.runner.exit_info(container)
+
+    assert ended is not None
+    assert (ended.reason, ended.exit_code) == (EndReason.ERROR, 3)
+    assert again == ended
+    assert removed is not None
+    assert removed.reason is EndReason.MISSING
+
+
+async def test_exit_info_of_container_that_was_never_started_makes_its_start_fail(
+    bots: BotContainers, docker_engine: Engine
+) -> None:
+    engine = EngineClient(docker_engine.url)
+    image = bots.settings.images["python3.11"]
+    labels = {Label.MANAGED: "true", Label.SERVICE: "bot-runner", Label.SCOPE: bots.scope, Label.ID: "unstarted"}
+    made = await engine.create(f"unstarted-{bots.scope}", {"Image": image, "Cmd": ["true"], "Labels": labels})
+    try:
+        [unstarted] = [one for one in await bots.list() if one.container_id == made]
+        assert unstarted.state is ContainerState.CREATED
+
+        assert await bots.runner.exit_info(unstarted) is not None
+
+        with pytest.raises(EngineRefused):
+            await engine.start(made)
+    finally:
+        await engine.remove(made)
+        await engine.close()
 
 
 async def test_a_hog_is_killed_for_its_memory_and_the_record_says_so(bots: BotContainers) -> None:

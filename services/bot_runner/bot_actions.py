@@ -19,7 +19,7 @@ from libs.docker_runner.containers.container import Ended, EndReason, ManagedCon
 from libs.docker_runner.containers.failure import FailureReason
 from libs.docker_runner.engine.room import Shortage
 from libs.docker_runner.engine.waiting import waiting_detail
-from libs.docker_runner.errors import EngineUnavailable, NoRoom, StartFailed
+from libs.docker_runner.errors import EngineUnavailable, NoRoom, StartFailed, StopFailed
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.runner import DockerRunner
 from services.bot_runner.desired_bot import DesiredBot, StopReason
@@ -279,9 +279,11 @@ class BotActions:
         log.info("bot stopped", reason=str(reason), container=action.container.name)
 
     async def _reap(self, container: ManagedContainer) -> None:
-        # Of a dead container this only asks how it ended. It is taken away when all of that is written down: should
-        # this worker die before, the next one does the same again, and it comes to the same.
-        ended = await self._runner.stop(container, 0.0)
+        ended = await self._runner.exit_info(container)
+        if ended is None:
+            raise StopFailed(container.name, "it had ended, and runs again")
+        # It is removed only when all of this is written: if this worker dies before, the next one repeats it, with
+        # the same result.
         await self._records.ended(ended)
         await self._count(ended)
         await self._records.last_words(container)

@@ -66,6 +66,9 @@ class Runner(Protocol):
     async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
         """End it."""
 
+    async def exit_info(self, container: ManagedContainer) -> Ended | None:
+        """Return how it ended; None while it runs."""
+
     async def remove(self, container: ManagedContainer) -> Ended:
         """Take it away, and say why it ended."""
 
@@ -357,11 +360,11 @@ class ScheduledRun:
                 await self._end(container)
             current = await retry_forever(lambda: kit.runner.look(container))
             if current is None or current.state is ContainerState.EXITED:
-                break
+                ended = await retry_forever(lambda: kit.runner.exit_info(container))
+                if ended is not None:
+                    break
             left = _LOOK_SECONDS if deadline is None else deadline - kit.clock()
             await self._wake.wait_at_most(max(0.0, min(_LOOK_SECONDS, left)))
-        # Of a dead container this only asks how it ended.
-        ended = await retry_forever(lambda: kit.runner.stop(container, 0.0))
         reason = stopped or str(ended.reason)
         return Ending(
             reason,

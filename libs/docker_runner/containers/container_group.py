@@ -75,8 +75,8 @@ class ContainerGroup:
             EngineUnavailable: nothing is known.
         """
         dead = [container for container in await self.list() if container.state is not ContainerState.RUNNING]
-        # Of a dead container this only asks.
-        return await asyncio.gather(*(self._runner.stop(container, 0.0) for container in dead))
+        found = await asyncio.gather(*(self._runner.exit_info(container) for container in dead))
+        return [ended for ended in found if ended is not None]
 
     async def remove(self, ended: Sequence[Ended]) -> None:
         """Take away these containers.

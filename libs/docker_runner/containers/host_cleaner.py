@@ -6,8 +6,7 @@ more, and its new owner never sees it. Its end is recorded first.
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from libs.core.aio.wake import Wake
@@ -69,20 +68,18 @@ class HostCleaner:
         self._unowned_seconds = unowned_seconds
         self._died = Wake()
 
-    async def watching(self, events: AsyncGenerator[ContainerEvent, None]) -> AsyncGenerator[ContainerEvent, None]:
-        """Yield *events* as they come; the death of a container that this worker does not own has it cleared soon."""
-        async with aclosing(events):
-            async for event in events:
-                if event.kind is EventKind.DIED and not self._owns(event.segment):
-                    self._died.set()
-                yield event
-
     async def run(self) -> None:
-        """Clean for ever."""
-        async with asyncio.TaskGroup() as tasks:
-            clear = repeat("clear dead containers", self.clear_once, CLEAN_SECONDS, wake=self._died)
-            tasks.create_task(clear, name="clear dead containers")
-            tasks.create_task(repeat("clean the docker host", self.clean_once, CLEAN_SECONDS), name="clean the host")
+        """Clean for ever. A dead container that this worker does not own is cleared soon after its event."""
+        with self._runner.listening(self._note, self._service, self._scope):
+            async with asyncio.TaskGroup() as tasks:
+                clear = repeat("clear dead containers", self.clear_once, CLEAN_SECONDS, wake=self._died)
+                tasks.create_task(clear, name="clear dead containers")
+                clean = repeat("clean the docker host", self.clean_once, CLEAN_SECONDS)
+                tasks.create_task(clean, name="clean the host")
+
+    def _note(self, event: ContainerEvent) -> None:
+        if event.kind is EventKind.DIED and not self._owns(event.segment):
+            self._died.set()
 
     async def clear_once(self) -> float | None:
         """Remove the dead containers that nobody else removes; return when to look again, if some are left for now.

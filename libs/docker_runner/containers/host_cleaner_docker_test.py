@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,14 +108,7 @@ class Worker:
 
     async def run(self) -> None:
         """Clean for ever, and heed the engine's events."""
-
-        async def watch() -> None:
-            events = self._bots.runner.events("bot-runner", self._bots.scope)
-            async with aclosing(self.cleaner.watching(events)) as watched:
-                async for _ in watched:
-                    pass
-
-        await asyncio.gather(watch(), self.cleaner.run())
+        await asyncio.gather(self._bots.runner.watch(), self.cleaner.run())
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -66,8 +66,10 @@ class Leftovers:
             # One that cannot be removed must not keep the others.
             with isolated("remove a dead container"):
                 if await self._is_dead(container, minimal_age_seconds):
-                    buried.append(await self._buried(container, before_removal))
-                    left -= 1
+                    ended = await self._buried(container, before_removal)
+                    if ended is not None:
+                        buried.append(ended)
+                        left -= 1
         if buried:
             log.info("dead containers taken away", count=len(buried))
         return Cleared(buried, left)
@@ -81,10 +83,15 @@ class Leftovers:
             await self._remove_folders(service, scope, everything)
         await self._code.drop_stale_holds({holder_of(one.name, one.token) for one in everything}, _STALE_SECONDS)
 
-    async def _buried(self, container: ManagedContainer, before_removal: Callable[[Ended], Awaitable[object]]) -> Ended:
+    async def _buried(
+        self, container: ManagedContainer, before_removal: Callable[[Ended], Awaitable[object]]
+    ) -> Ended | None:
+        """Record how *container* ended, remove it, and return its end; None if it runs again."""
         try:
-            # Of a dead container this only asks how it ended.
-            await before_removal(await self._stopper.stop(container, 0.0))
+            ended = await self._stopper.exit_info(container)
+            if ended is None:
+                return None
+            await before_removal(ended)
             ended, _ = await self._stopper.reap(container)
         except StopFailed as error:
             # Of this container alone, unlike an engine or a database that is away.

@@ -5,7 +5,6 @@ container, and until that is done, which takes seconds when thirty die at once, 
 """
 
 import asyncio
-from collections import deque
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -32,7 +31,7 @@ class Lives:
 
     def __init__(self) -> None:
         self._lives: dict[str, _Life] = {}
-        self._dead: deque[str] = deque()
+        self._dead: dict[str, None] = {}
 
     def note(self, event: ContainerEvent) -> None:
         """Take down what *event* says."""
@@ -41,6 +40,7 @@ class Lives:
                 life = self._of(event.container_id)
                 if life.ended_at is not None:
                     life = self._lives[event.container_id] = _Life()
+                    self._dead.pop(event.container_id, None)
                 life.started_at = event.at
             case EventKind.KILLED:
                 self._of(event.container_id).killed_at = event.at
@@ -50,9 +50,9 @@ class Lives:
                 life = self._of(event.container_id)
                 life.ended_at, life.exit_code = event.at, event.exit_code
                 life.over.set()
-                self._dead.append(event.container_id)
+                self._dead[event.container_id] = None
                 if len(self._dead) > _DEATHS_KEPT:
-                    self.forget(self._dead.popleft())
+                    self.forget(next(iter(self._dead)))
             case EventKind.REMOVED:
                 self.forget(event.container_id)
 
@@ -63,6 +63,7 @@ class Lives:
 
     def forget(self, container_id: str) -> None:
         """It is gone. May be repeated."""
+        self._dead.pop(container_id, None)
         life = self._lives.pop(container_id, None)
         if life is not None:
             life.over.set()

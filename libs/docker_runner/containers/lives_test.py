@@ -95,6 +95,18 @@ def test_of_very_many_deaths_the_latest_are_known() -> None:
     assert known == list(range(4000, 5000))
 
 
+def test_deaths_that_were_removed_or_started_again_take_no_place_of_later_ones() -> None:
+    lives = told(event(EventKind.DIED, 0, 1), event(EventKind.STARTED, 1))
+    lives.note(ContainerEvent(EventKind.DIED, at(2), container_id="kept", exit_code=0))
+    for number in range(5000):
+        for kind in (EventKind.DIED, EventKind.REMOVED):
+            lives.note(ContainerEvent(kind, at(number), container_id=f"c{number}", exit_code=0))
+    for number in range(999):
+        lives.note(ContainerEvent(EventKind.DIED, at(number), container_id=f"d{number}", exit_code=0))
+
+    assert lives.is_over("kept")
+
+
 async def test_whoever_waits_for_an_end_is_told_of_it_and_of_a_removal() -> None:
     lives = Lives()
     for end in (event(EventKind.DIED, 3, 1), event(EventKind.REMOVED, 4)):

@@ -60,12 +60,14 @@ class Stopper:
         found = await self.look(container)
         if found is not None and found.container.state is ContainerState.RUNNING:
             found = await self._end(found, grace_seconds, reason)
-        elif found is not None and found.container.state is ContainerState.CREATED:
-            # Whoever made it may be about to start it; removed, it cannot be.
-            await self._engine.remove(container.container_id)
-            found = replace(found, container=replace(found.container, state=ContainerState.EXITED))
-        ended, _ = await self._ended(container, found, _NO_PAYLOAD)
-        return ended
+        return await self._exit_info(container, found)
+
+    async def exit_info(self, container: ManagedContainer) -> Ended | None:
+        """See :meth:`DockerRunner.exit_info`."""
+        found = await self.look(container)
+        if found is not None and found.container.state is ContainerState.RUNNING:
+            return None
+        return await self._exit_info(container, found)
 
     async def reap(
         self,
@@ -99,6 +101,15 @@ class Stopper:
         """*container* as it is now; None when it is gone. At once, if its death has been told."""
         ended = self._lives.ended(container)
         return Inspected(ended) if ended is not None else await self._engine.inspect(container.container_id)
+
+    async def _exit_info(self, container: ManagedContainer, found: Inspected | None) -> Ended:
+        """Return how *container*, which does not run, ended; *found* is the engine's answer about it."""
+        if found is not None and found.container.state is ContainerState.CREATED:
+            # Remove it so that a concurrent start fails.
+            await self._engine.remove(container.container_id)
+            found = replace(found, container=replace(found.container, state=ContainerState.EXITED))
+        ended, _ = await self._ended(container, found, _NO_PAYLOAD)
+        return ended
 
     async def _end(self, found: Inspected, grace_seconds: float, reason: EndReason) -> Inspected | None:
         """The dead container; None when it is gone altogether.

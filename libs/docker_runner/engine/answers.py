@@ -144,6 +144,8 @@ def event(found: Any) -> ContainerEvent | None:
         container_id=container_id,
         name=labelled.name,
         id=labelled.id,
+        service=labelled.service,
+        scope=labelled.scope,
         segment=labelled.segment,
         exit_code=int(exit_code) if kind is EventKind.DIED and exit_code is not None else None,
     )

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from libs.core.process.isolation import repeat
 from libs.core.room import Need, Room
 from libs.docker_runner.containers.container import ContainerState, Label, ManagedContainer
 from libs.docker_runner.engine.answers import EngineInfo
-from libs.docker_runner.engine.events import ContainerEvent, EventKind, follow_events
+from libs.docker_runner.engine.events import ContainerEvent, EventKind
 from libs.docker_runner.engine.helper_container import GUARD_SERVICE
 from libs.docker_runner.engine.room import Priority, Reservations, RoomRequest, RoomRules, Shortage
 
@@ -46,9 +46,6 @@ class EngineContainers(Protocol):
 
     async def limits(self, container: str) -> Need | None:
         """Return what a container may use; None when it is gone."""
-
-    def events(self, labels: Mapping[str, str], silence_seconds: float) -> AsyncGenerator[ContainerEvent, None]:
-        """What happens to containers with *labels*."""
 
 
 class EngineRoom:
@@ -181,25 +178,8 @@ class EngineRoom:
         return found
 
     async def run(self) -> None:
-        """Keep the view fresh for ever: look when a container has begun or ended, and now and then in any case."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow(), name="container events of the engine")
-            tasks.create_task(self._refresh_forever(), name="look at the engine's room")
+        """Refresh the view for ever: after each event, and every *REFRESH_SECONDS* in any case."""
 
-    def note(self, event: ContainerEvent) -> None:
-        """Take down *event*. The room of a dead container is free at once, while the engine still clears it away."""
-        if event.kind is EventKind.DIED:
-            self._dead.add(event.container_id)
-        elif event.kind is EventKind.STARTED:
-            self._dead.discard(event.container_id)
-        self._happened.set()
-
-    async def _follow(self) -> None:
-        async with aclosing(follow_events(self._engine, MANAGED, on_gap=self._happened.set)) as events:
-            async for event in events:
-                self.note(event)
-
-    async def _refresh_forever(self) -> None:
         async def one_round() -> float:
             try:
                 with observe("containers", "look at room"):
@@ -212,6 +192,14 @@ class EngineRoom:
             return WAITING_LOOK_SECONDS if self._waiting else REFRESH_SECONDS
 
         await repeat("look at room", one_round, REFRESH_SECONDS, wake=self._happened)
+
+    def note(self, event: ContainerEvent) -> None:
+        """Take down *event*. The room of a dead container is free at once, while the engine still clears it away."""
+        if event.kind is EventKind.DIED:
+            self._dead.add(event.container_id)
+        elif event.kind is EventKind.STARTED:
+            self._dead.discard(event.container_id)
+        self._happened.set()
 
     def _drop(self, name: str) -> bool:
         need = self._expected.pop(name, None)

@@ -1,7 +1,7 @@
 """The view of an engine's room: what counts, who is woken, and what old looks may not spoil."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -47,10 +47,6 @@ class FakeEngine:
         if self.away:
             raise EngineUnavailable("inspect", "away")
         return self.unlabelled.get(container)
-
-    async def events(self, labels: Mapping[str, str], silence_seconds: float) -> AsyncGenerator[ContainerEvent, None]:
-        await asyncio.Event().wait()
-        yield ContainerEvent(EventKind.RESYNC, datetime.now(UTC))
 
 
 def container(

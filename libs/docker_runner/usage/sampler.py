@@ -9,8 +9,7 @@ whose supervisor cannot know, since gVisor shows it no control group.
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
@@ -69,13 +68,6 @@ class UsageSampler:
         self._asked_at = -math.inf
         self._answers: dict[str, Usage] = {}
 
-    async def watching(self, events: AsyncGenerator[ContainerEvent, None]) -> AsyncGenerator[ContainerEvent, None]:
-        """*events* as they come; each of them makes the next sample list the containers anew."""
-        async with aclosing(events):
-            async for event in events:
-                self._is_listed_until = -math.inf
-                yield event
-
     async def run(self) -> None:
         """Sample for ever. An engine that is away is waited for, and what was seen last stays meanwhile."""
 
@@ -85,7 +77,8 @@ class UsageSampler:
             except RuntimeFault as error:
                 log.debug("containers not sampled", reason=str(error))
 
-        await repeat("sample containers", one_round, SAMPLE_SECONDS)
+        with self._runner.listening(self._list_anew, self._service, self._scope):
+            await repeat("sample containers", one_round, SAMPLE_SECONDS)
 
     async def sample_once(self) -> None:
         """Look at all of them once.
@@ -100,6 +93,9 @@ class UsageSampler:
             noted = await self._runner.noted(alive)
             asked = await self._asked([container for container in alive if container.container_id not in noted])
             self._runner.usage.sampled(noted | asked, [container.container_id for container in self._listed])
+
+    def _list_anew(self, _: ContainerEvent) -> None:
+        self._is_listed_until = -math.inf
 
     async def _list(self) -> None:
         # Set before the question: what happens while it is answered takes it back, and is in the next answer.

@@ -3,8 +3,8 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from prometheus_client.registry import Collector
@@ -29,7 +29,7 @@ from libs.docker_runner.containers.keepalive import KeepaliveFile, SegmentKeepal
 from libs.docker_runner.containers.keepalive_root import KeepaliveDirUnseen, keepalive_root, usual_roots
 from libs.docker_runner.containers.run_records import History, Recorder
 from libs.docker_runner.engine.client import Engine
-from libs.docker_runner.engine.event_hub import EventHub
+from libs.docker_runner.engine.container_watch import Listener
 from libs.docker_runner.engine.events import ContainerEvent, EventKind
 from libs.docker_runner.engine.folder_sight import KEEPALIVE_DIR, TEMP_DIR, FolderSight
 from libs.docker_runner.engine.room import Priority
@@ -96,7 +96,6 @@ class DockerHost:
         self.code = code
         self.runner = DockerRunner(engine, code, settings)
         self._usage = UsageSampler(self.runner, service=service, scope=scope, owns=owns)
-        self._hub = EventHub(self._watched_events)
         self._engine = engine
         self._owns = owns
         self._service = service
@@ -214,7 +213,7 @@ class DockerHost:
         lifecycle.part("look at the engine's room", host.runner.room.run)
         lifecycle.part("look at what the engine sees", host._sight.run)
         lifecycle.part("prepare the docker host", host._prepare_for_ever)
-        lifecycle.part("container events", host._hub.run)
+        lifecycle.part("container events", host._follow_events)
         lifecycle.part("clean the docker host", host._cleaner.run)
         lifecycle.part("logs", host.logs.run)
         lifecycle.part("sample containers", host._usage.run)
@@ -276,23 +275,20 @@ class DockerHost:
         """Return the engine's room as far as this service's containers may take it; None until it is known. Quick."""
         return self.runner.room.room(self._priority)
 
-    def events(self) -> AsyncGenerator[ContainerEvent, None]:
-        """What happens to this service's containers, for ever."""
-        return self._hub.events()
+    def listening(self, listener: Listener) -> AbstractContextManager[None]:
+        """Call *listener* within the block, with each event of this service's containers."""
+        return self.runner.listening(listener, self._service, self._scope)
 
-    def _watched_events(self) -> AsyncGenerator[ContainerEvent, None]:
-        events = self._doubting(self.runner.events(self._service, self._scope))
-        return self._cleaner.watching(self._usage.watching(events))
+    async def _follow_events(self) -> None:
+        with self.listening(self._note):
+            await self.runner.watch()
 
-    async def _doubting(self, events: AsyncGenerator[ContainerEvent, None]) -> AsyncGenerator[ContainerEvent, None]:
-        """Yield *events*; an engine that was away may have come back with other mounts."""
-        async with aclosing(events):
-            async for event in events:
-                if event.kind is EventKind.RESYNC:
-                    if self._events_begun:
-                        self._sight.doubt()
-                    self._events_begun = True
-                yield event
+    def _note(self, event: ContainerEvent) -> None:
+        """Check the mounts again after a gap: a restarted engine may see other ones."""
+        if event.kind is EventKind.RESYNC:
+            if self._events_begun:
+                self._sight.doubt()
+            self._events_begun = True
 
     def impediment(self) -> str:
         """Why no bot could be started here now; empty when one could."""

@@ -1,6 +1,5 @@
 """The work of owned segments on a Docker host: do it while they are owned, then end their containers."""
 
-import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
@@ -13,7 +12,7 @@ from libs.core.room import Demand
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.containers.container import Ended
 from libs.docker_runner.containers.container_group import ContainerGroup
-from libs.docker_runner.engine.events import EventKind
+from libs.docker_runner.engine.events import ContainerEvent, EventKind
 from libs.docker_runner.worker.docker_host import DockerHost
 
 log = get_logger(__name__)
@@ -75,14 +74,13 @@ class DockerSegmentHandler(Generic[W]):
         return self._works.values()
 
     async def run(self, owned: OwnedSegment) -> None:
-        """Do the segment's work until cancelled; the end of a container is noticed within milliseconds."""
+        """Do the segment's work until cancelled, and notify it of each container's end within milliseconds."""
         if self._keeps_logs:
             self._docker.logs.begin(owned.segment_id, owned.epoch)
         work = self._works[owned.segment_id] = self._make_work(owned)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._watch(owned, work), name="container events")
-                tasks.create_task(work.run(), name=f"work of segment {owned.segment_id}")
+            with self._docker.listening(lambda event: _pass_on(event, owned.segment_id, work)):
+                await work.run()
         finally:
             if self._works.get(owned.segment_id) is work:
                 del self._works[owned.segment_id]
@@ -132,11 +130,6 @@ class DockerSegmentHandler(Generic[W]):
                 total.update(work.states())
         return total
 
-    async def _watch(self, owned: OwnedSegment, work: W) -> None:
-        async for event in self._docker.events():
-            if event.kind not in _NO_END_YET and event.segment in (owned.segment_id, -1):
-                work.container_changed(event.id)
-
     async def _take_away(self, owned: OwnedSegment, group: ContainerGroup) -> None:
         """Record how the containers ended; what they printed is uploaded, and they are removed, in the background."""
         ended = await group.endings()
@@ -153,3 +146,9 @@ class DockerSegmentHandler(Generic[W]):
             self._docker.logs.finish_later(owned.segment_id, containers, then=lambda: group.remove(recorded))
         else:
             await group.remove(recorded)
+
+
+def _pass_on(event: ContainerEvent, segment: int, work: SegmentWork) -> None:
+    """Notify *work* of an end in its segment, and of a gap, in which any container may have ended."""
+    if event.kind not in _NO_END_YET and event.segment in (segment, -1):
+        work.container_changed(event.id)

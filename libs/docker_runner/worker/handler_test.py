@@ -1,6 +1,7 @@
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from libs.docker_runner.code.definition import Deployed, ExecutableFactory, Owne
 from libs.docker_runner.containers.container import Ended, ManagedContainer
 from libs.docker_runner.containers.container_group import ContainerGroup
 from libs.docker_runner.containers.keepalive import KeepaliveFile, seconds_left
+from libs.docker_runner.engine.container_watch import Listener
 from libs.docker_runner.engine.events import ContainerEvent, EventKind
 from libs.docker_runner.executable import CodeRef, Entrypoint
 from libs.docker_runner.settings import RunnerSettings
@@ -33,6 +35,7 @@ class Host:
         self.logs = self
         self.calls: list[str] = []
         self.finished: list[str] = []
+        self.listeners: list[Listener] = []
         self.then: Callable[[], Awaitable[None]] | None = None
         self._keepalive = KeepaliveFile(folder)
 
@@ -61,9 +64,16 @@ class Host:
     async def remove(self, container: ManagedContainer) -> Ended:
         return await self.containers.remove(container)
 
-    async def events(self) -> AsyncIterator[ContainerEvent]:
-        yield ContainerEvent(EventKind.RESYNC, datetime.now(UTC))
-        await asyncio.Event().wait()
+    async def exit_info(self, container: ManagedContainer) -> Ended | None:
+        return await self.containers.exit_info(container)
+
+    @contextmanager
+    def listening(self, listener: Listener) -> Iterator[None]:
+        self.listeners.append(listener)
+        try:
+            yield
+        finally:
+            self.listeners.remove(listener)
 
     def begin(self, segment: int, epoch: int) -> None:
         self.calls.append("begin")
@@ -211,3 +221,45 @@ async def test_segment_whose_numbers_cannot_be_told_leaves_those_of_the_others(h
         for run in runs:
             run.cancel()
     assert states == {"running": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "segment", "notified"),
+    [
+        (EventKind.DIED, 1, ["b"]),
+        (EventKind.REMOVED, 1, ["b"]),
+        (EventKind.OUT_OF_MEMORY, 1, ["b"]),
+        (EventKind.RESYNC, -1, ["b"]),
+        (EventKind.DIED, 2, []),
+        (EventKind.STARTED, 1, []),
+        (EventKind.KILLED, 1, []),
+    ],
+)
+async def test_work_is_notified_of_ends_in_its_segment_from_its_first_step_to_its_end(
+    host: Host, kind: EventKind, segment: int, notified: list[str]
+) -> None:
+    changed: list[str] = []
+    before_first_step: list[list[Listener]] = []
+
+    class Work:
+        async def run(self) -> None:
+            before_first_step.append(list(host.listeners))
+            await asyncio.Event().wait()
+
+        def container_changed(self, entity_id: str) -> None:
+            changed.append(entity_id)
+
+    async def at_rest(owned: OwnedSegment, ended: Sequence[Ended]) -> None: ...
+
+    docker: Any = host
+    made: Any = Work()
+    one = DockerSegmentHandler(docker, work=lambda owned: made, at_rest=at_rest)
+    running = asyncio.create_task(one.run(owned()))
+    await eventually(lambda: before_first_step)
+    [listener] = before_first_step[0]
+    listener(ContainerEvent(kind, datetime.now(UTC), id="b", segment=segment))
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    assert changed == notified
+    assert host.listeners == []

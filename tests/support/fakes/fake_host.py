@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -131,6 +131,11 @@ class FakeHost:
             self.end(container.container_id, 143)
         return self._ended(container)
 
+    async def exit_info(self, container: ManagedContainer) -> Ended | None:
+        """As the docker runner does."""
+        await asyncio.sleep(0)
+        return None if self._runs(container) else self._ended(container)
+
     async def remove(self, container: ManagedContainer) -> Ended:
         """As the docker runner does."""
         await asyncio.sleep(0)
@@ -212,10 +217,6 @@ class _Engine:
 
     async def limits(self, container: str) -> Need | None:
         return None
-
-    async def events(self, labels: Mapping[str, str], silence_seconds: float) -> AsyncGenerator[ContainerEvent, None]:
-        await asyncio.Event().wait()
-        yield ContainerEvent(EventKind.RESYNC, datetime.now(UTC))
 
 
 def room_of(host: HasContainers) -> EngineRoom:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,15 +121,11 @@ async def watched(bots: BotContainers) -> AsyncIterator[list[ContainerEvent]]:
     """The events of all bots so far, from the first RESYNC on."""
     events: list[ContainerEvent] = []
 
-    async def watch() -> None:
-        async with aclosing(bots.runner.events("bot-runner", bots.scope)) as following:
-            async for event in following:
-                events.append(event)
-
-    watching = asyncio.create_task(watch())
-    try:
-        await eventually(lambda: events)
-        yield events
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+    with bots.runner.listening(events.append, "bot-runner", bots.scope):
+        watching = asyncio.create_task(bots.runner.watch())
+        try:
+            await eventually(lambda: events)
+            yield events
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
