@@ -185,7 +185,7 @@ class SegmentPool:
         if state.outcome is not None or state.cancelled_by is not None:
             return None
         try:
-            return self._kit.workshop.room(state.entity)
+            return self._kit.executables.room(state.entity)
         except UserError:
             return None
         except Exception as error:  # noqa: BLE001 - of this backtest alone: it fails at its start, and is told why

@@ -16,7 +16,7 @@ from libs.core.errors import Retryable, UserError
 from libs.core.observability.log import bound_context, get_logger
 from libs.core.observability.tracing import Attributes, current, span
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.code.workshop import Workshop
+from libs.docker_runner.code.definition import ExecutableBuilder
 from libs.docker_runner.containers.container import ContainerState, Ended, ManagedContainer, RunOutcome
 from libs.docker_runner.engine.room_view import EngineRoom
 from libs.docker_runner.errors import AlreadyRunning, NoRoom, StartFailed
@@ -63,7 +63,7 @@ class RunKit:
     owned: OwnedSegment
     runner: Runner
     containers: Callable[[], Awaitable[list[ManagedContainer]]]
-    workshop: Workshop
+    executables: ExecutableBuilder
     claims: Claims
     records: RunRecords
     spool: ResultSpool
@@ -202,7 +202,7 @@ class BacktestRun:
             verdict = Verdict(LOST, "its worker died each time", again=True)
         else:
             try:
-                executable = kit.workshop.build(state.entity, claim.run_id)
+                executable = kit.executables.build(state.entity, claim.run_id)
                 await retry_forever(lambda: kit.records.begun(claim, executable, follows_another=before is not None))
                 verdict, outcome = await self._run(executable)
             except UserError as error:

@@ -74,7 +74,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
             owned=owned,
             runner=docker.runner,
             containers=docker.group(segment, epoch).list,
-            workshop=docker.workshop(Entrypoint.BACKTEST, segment, epoch),
+            executables=docker.executables(Entrypoint.BACKTEST, segment, epoch),
             claims=claims(owned),
             records=RunRecords(docker.recorder, segment_id=segment, epoch=epoch, runs=context.runs),
             spool=spool,

@@ -6,7 +6,7 @@ from libs.core.errors import UserError
 from libs.core.process.isolation import unexpected
 from libs.core.store.entities import Entity
 from libs.core.store.releases import Rejection, RejectionReason, Release, Version
-from libs.docker_runner.code.workshop import Workshop
+from libs.docker_runner.code.definition import ExecutableBuilder
 from libs.docker_runner.executable import Executable
 from services.bot_runner.desired_bot import DesiredBot, StopReason
 from services.bot_runner.restart_memory import RestartMemory
@@ -24,8 +24,8 @@ class DesiredState:
         window_seconds: the health window of a version that asks for a rollback without naming one.
     """
 
-    def __init__(self, *, workshop: Workshop, memory: RestartMemory, window_seconds: float) -> None:
-        self._workshop = workshop
+    def __init__(self, *, executables: ExecutableBuilder, memory: RestartMemory, window_seconds: float) -> None:
+        self._executables = executables
         self._memory = memory
         self._window_seconds = window_seconds
 
@@ -67,7 +67,7 @@ class DesiredState:
 
     def _built(self, entity: Entity) -> tuple[Executable, None] | tuple[None, Rejection]:
         try:
-            return self._workshop.build(entity), None
+            return self._executables.build(entity), None
         except UserError as error:
             return None, rejection_for(error, entity.revision)
 

@@ -12,11 +12,12 @@ from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.runs import RunFilter, RunStore
-from libs.docker_runner.code.definition import Deployed, ExecutableFactory, Ownership
+from libs.docker_runner.code.definition import ExecutableBuilder
 from libs.docker_runner.containers.run_records import Recorder
-from libs.docker_runner.executable import CodeRef, Entrypoint, Executable
+from libs.docker_runner.executable import Entrypoint, Executable
 from libs.docker_runner.settings import RunnerSettings
 from services.bot_runner.records import BotRecords
+from tests.support.rigs.deployed_bot import DeployedBot
 
 NO_LOGS: Any = None  # nothing was printed
 
@@ -31,16 +32,22 @@ class History:
         self.records = BotRecords(
             Recorder("w", "h"), entities=entities, runs=self.runs, leases=LeaseStore(database, 5.0), logs=NO_LOGS
         )
-        self._factory = ExecutableFactory(
-            RunnerSettings(temp_dir=Path("/nonexistent")), service="s", scope="x", entrypoint=Entrypoint.BOT
-        )
         self._numbers = itertools.count()
 
     async def begun(self, *, segment: int, epoch: int) -> Executable:
         """A run whose start was begun."""
-        bot = {"runtime": "python3.11", "entrypoints": {"bot": "main.py"}}
-        deployed = Deployed(f"b{next(self._numbers)}", 1, {}, bot, "1", CodeRef("bots", "code.zip"))
-        executable = self._factory.build(deployed, Ownership(segment, epoch, "w", None))
+        executables = ExecutableBuilder(
+            settings=RunnerSettings(temp_dir=Path("/nonexistent")),
+            service="s",
+            scope="x",
+            entrypoint=Entrypoint.BOT,
+            code_bucket="bots",
+            segment=segment,
+            epoch=epoch,
+            worker="w",
+            keepalive=None,
+        )
+        executable = executables.build(DeployedBot(f"b{next(self._numbers)}"))
         await self.records.begin(executable)
         return executable
 

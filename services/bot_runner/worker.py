@@ -40,12 +40,13 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
 
     def reconciler(owned: OwnedSegment) -> SegmentReconciler:
         memory = RestartMemory()
-        workshop = docker.workshop(Entrypoint.BOT, owned.segment_id, owned.epoch)
         return SegmentReconciler(
             owned,
             entities=context.entities,
             desired_state=DesiredState(
-                workshop=workshop, memory=memory, window_seconds=settings.containers.health_window_seconds
+                executables=docker.executables(Entrypoint.BOT, owned.segment_id, owned.epoch),
+                memory=memory,
+                window_seconds=settings.containers.health_window_seconds,
             ),
             containers=docker.group(owned.segment_id, owned.epoch),
             actions=BotActions(

@@ -19,7 +19,7 @@ from libs.core.observability.log import bound_context, get_logger
 from libs.core.observability.tracing import Attributes, current, span
 from libs.core.room import Need
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.code.workshop import Workshop
+from libs.docker_runner.code.definition import ExecutableBuilder
 from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, ManagedContainer
 from libs.docker_runner.engine.room import RoomRequest, Shortage
 from libs.docker_runner.engine.room_view import WAITING_LOOK_SECONDS, EngineRoom
@@ -92,7 +92,7 @@ class RunKit:
     containers: Callable[[], Awaitable[list[ManagedContainer]]]
     claims: ScheduleClaims
     records: RunRecords
-    workshop: Workshop
+    executables: ExecutableBuilder
     room: EngineRoom
     stop_grace_seconds: float = 30.0
     clock: Callable[[], float] = time.time
@@ -123,7 +123,7 @@ class ScheduledRun:
         self._kit = kit
         self._adopted = adopted
         self._policy = state.definition.policy if state.definition is not None else Policy()
-        self._room = _room_of(state, kit.workshop)
+        self._room = _room_of(state, kit.executables)
         self._shortage: Shortage | None = None
         self._told_at = -math.inf
         self.missed = False
@@ -206,7 +206,7 @@ class ScheduledRun:
             await self._kit.written(lambda: self._kit.records.adopted(firing, container))
             return await self._see_through(container)
         try:
-            executable = self._kit.workshop.build(self._state.entity, firing.run_id)
+            executable = self._kit.executables.build(self._state.entity, firing.run_id)
         except UserError as error:
             return Ending(REJECTED, self._now(), str(error))
         started = await self._start(executable, firing)
@@ -389,8 +389,8 @@ class ScheduledRun:
         return utc(self._kit.clock())
 
 
-def _room_of(state: ScheduleState, workshop: Workshop) -> RoomRequest | None:
+def _room_of(state: ScheduleState, executables: ExecutableBuilder) -> RoomRequest | None:
     try:
-        return workshop.room(state.entity)
+        return executables.room(state.entity)
     except UserError:
         return None  # it is rejected as soon as it is to begin

@@ -49,7 +49,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
                 leases=context.leases,
                 output=docker.logs,
             ),
-            workshop=docker.workshop(Entrypoint.BOT, segment, epoch),
+            executables=docker.executables(Entrypoint.BOT, segment, epoch),
             room=docker.runner.room,
             stop_grace_seconds=settings.containers.stop_grace_seconds,
         )

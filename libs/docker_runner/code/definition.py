@@ -1,8 +1,9 @@
-"""Turn a config or a bot's description into an `Executable`, or into an error for the user."""
+"""Turn a deployed entity into an `Executable`, or into an error for its owner."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from libs.core.errors import UserError
 from libs.docker_runner.containers.names import container_name
@@ -14,115 +15,132 @@ from libs.docker_runner.settings import RunnerSettings
 
 
 class DefinitionInvalid(DockerRunnerError, UserError):
-    """A field of what was deployed is missing or wrong; only its owner can mend that."""
+    """A field of what was deployed is missing or wrong; only its owner can correct that."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field} {reason}")
         self.field, self.reason = field, reason
 
 
-@dataclass(frozen=True)
-class Deployed:
-    """One entity as it was deployed.
+class Location(Protocol):
+    """Where code is. *bucket* is None when it is the configured one."""
+
+    @property
+    def bucket(self) -> str | None:
+        """The bucket."""
+
+    @property
+    def key(self) -> str:
+        """The object's key."""
+
+
+class Deployed(Protocol):
+    """One entity as it was deployed and stored."""
+
+    @property
+    def id(self) -> str:
+        """Any string."""
+
+    @property
+    def revision(self) -> int:
+        """The number of its changes."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The argument of ``main``."""
+
+    @property
+    def bot(self) -> Mapping[str, Any]:
+        """The bot's own description: ``custom.config`` of the document."""
+
+    @property
+    def version(self) -> str:
+        """The version of the code."""
+
+    @property
+    def code(self) -> Location | None:
+        """Where its archive is; None when the document names none."""
+
+    @property
+    def trace(self) -> Mapping[str, str]:
+        """The W3C trace headers of the event that brought it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutableBuilder:
+    """Builds the executables of one owned segment, within the operator's settings.
 
     Attributes:
-        custom_config: the bot's own description: `custom.config` of the document.
-        code: where its archive lies; None when the document names none.
-        traceparent: W3C trace context of the event that brought it.
+        code_bucket: where the code is when the document names no bucket.
+        segment, epoch, worker, keepalive, priority: as in :class:`Executable`; none of them changes what is run.
     """
 
-    id: str
-    revision: int
-    config: Mapping[str, object]
-    custom_config: Mapping[str, object]
-    version: str
-    code: CodeRef | None
-    traceparent: str | None = None
-
-
-@dataclass(frozen=True)
-class Ownership:
-    """On whose behalf it is run: none of this changes what it is."""
-
+    settings: RunnerSettings
+    service: str
+    scope: str
+    entrypoint: Entrypoint
+    code_bucket: str
     segment: int
     epoch: int
     worker: str
     keepalive: Path | None
+    priority: Priority = Priority.BOT
 
-
-class ExecutableFactory:
-    """Makes the executables of one service in one deployment, within the operator's settings."""
-
-    def __init__(
-        self,
-        settings: RunnerSettings,
-        *,
-        service: str,
-        scope: str,
-        entrypoint: Entrypoint,
-        priority: Priority = Priority.BOT,
-    ) -> None:
-        self._settings = settings
-        self._priority = priority
-        self._service = service
-        self._scope = scope
-        self._entrypoint = entrypoint
-
-    def build(self, deployed: Deployed, ownership: Ownership) -> Executable:
-        """The executable of *deployed*, with a run id of its own.
+    def build(self, deployed: Deployed, run_id: str | None = None) -> Executable:
+        """Return the executable of *deployed*, with *run_id* or a new one.
 
         Raises:
             UserError: a field is missing or wrong, the runtime is unknown, or the limits are too high; the message
                 names the field.
         """
-        runtime = _text(deployed.custom_config.get("runtime"), "custom.config.runtime")
+        runtime = _text(deployed.bot.get("runtime"), "custom.config.runtime")
         return Executable(
             id=deployed.id,
-            service=self._service,
-            scope=self._scope,
+            service=self.service,
+            scope=self.scope,
             runtime=runtime,
-            entrypoint=self._entrypoint,
+            entrypoint=self.entrypoint,
             script=self._script(deployed),
-            code=_code(deployed),
-            placement=self._settings.placement(runtime),
+            code=self._code(deployed),
+            placement=self.settings.placement(runtime),
             version=deployed.version,
             config=deployed.config,
-            limits=limits_for(deployed.config, self._settings.limits, self._settings.maxima),
-            segment=ownership.segment,
-            epoch=ownership.epoch,
-            worker=ownership.worker,
-            run_id=new_run_id(),
+            limits=limits_for(deployed.config, self.settings.limits, self.settings.maxima),
+            segment=self.segment,
+            epoch=self.epoch,
+            worker=self.worker,
+            run_id=run_id if run_id is not None else new_run_id(),
             revision=deployed.revision,
-            keepalive=ownership.keepalive,
-            traceparent=deployed.traceparent,
-            priority=self._priority,
+            keepalive=self.keepalive,
+            traceparent=deployed.trace.get("traceparent"),
+            priority=self.priority,
         )
 
-    def room(self, entity_id: str, config: Mapping[str, object]) -> RoomRequest:
-        """What the container of an entity needs of the engine.
+    def room(self, deployed: Deployed) -> RoomRequest:
+        """Return what the container of *deployed* needs of the engine; far cheaper than :meth:`build`.
 
         Raises:
             LimitsRejected: its limits are wrong or too high.
         """
-        limits = limits_for(config, self._settings.limits, self._settings.maxima)
-        return limits.room(container_name(self._service, self._scope, entity_id), self._priority)
+        limits = limits_for(deployed.config, self.settings.limits, self.settings.maxima)
+        return limits.room(container_name(self.service, self.scope, deployed.id), self.priority)
 
     def _script(self, deployed: Deployed) -> str:
-        entrypoints = deployed.custom_config.get("entrypoints")
+        entrypoints = deployed.bot.get("entrypoints")
         if not isinstance(entrypoints, Mapping):
             raise DefinitionInvalid("custom.config.entrypoints", "must be an object that names the file to run")
-        return _text(entrypoints.get(str(self._entrypoint)), f"custom.config.entrypoints.{self._entrypoint}")
+        return _text(entrypoints.get(str(self.entrypoint)), f"custom.config.entrypoints.{self.entrypoint}")
+
+    def _code(self, deployed: Deployed) -> CodeRef:
+        location = deployed.code
+        if location is None:
+            raise DefinitionInvalid("custom.filePath", "is missing: it names the archive in the code bucket")
+        return CodeRef(location.bucket or self.code_bucket, location.key)
 
 
 def _text(value: object, field: str) -> str:
     if value is None:
         raise DefinitionInvalid(field, "is missing")
     if not isinstance(value, str) or not value.strip():
-        raise DefinitionInvalid(field, f"must be a text that is not empty, not {value!r}")
+        raise DefinitionInvalid(field, f"must be a non-empty string, not {value!r}")
     return value
-
-
-def _code(deployed: Deployed) -> CodeRef:
-    if deployed.code is None:
-        raise DefinitionInvalid("custom.filePath", "is missing: it names the archive in the code bucket")
-    return deployed.code

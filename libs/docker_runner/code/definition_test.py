@@ -4,36 +4,37 @@ from pathlib import Path
 import pytest
 
 from libs.core.errors import UserError
-from libs.docker_runner.code.definition import DefinitionInvalid, Deployed, ExecutableFactory, Ownership
+from libs.docker_runner.code.definition import DefinitionInvalid, ExecutableBuilder
 from libs.docker_runner.executable import CodeRef, Entrypoint
 from libs.docker_runner.settings import RunnerSettings
+from tests.support.rigs.deployed_bot import DeployedBot, DeployedCode
 
-FACTORY = ExecutableFactory(
-    RunnerSettings(temp_dir=Path("/tmp/runtime")), service="bot-runner", scope="s", entrypoint=Entrypoint.BOT
+BUILDER = ExecutableBuilder(
+    settings=RunnerSettings(temp_dir=Path("/tmp/runtime")),
+    service="bot-runner",
+    scope="s",
+    entrypoint=Entrypoint.BOT,
+    code_bucket="configured",
+    segment=3,
+    epoch=7,
+    worker="w1",
+    keepalive=None,
 )
-OWNERSHIP = Ownership(segment=3, epoch=7, worker="w1", keepalive=None)
-DEPLOYED = Deployed(
-    id="b1",
-    revision=2,
-    config={"symbol": "BTC"},
-    custom_config={"runtime": "python3.11", "entrypoints": {"bot": "main.py", "backtest": "test.py"}},
-    version="1.0.0",
-    code=CodeRef("bots", "b1.zip"),
-)
+DEPLOYED = DeployedBot(revision=2, config={"symbol": "BTC"})
 
 
 def test_a_deployed_bot_becomes_what_its_description_says() -> None:
-    executable = FACTORY.build(DEPLOYED, OWNERSHIP)
+    executable = BUILDER.build(DEPLOYED)
 
     assert (executable.script, executable.placement.image) == ("main.py", "python:3.11-slim")
     assert (executable.segment, executable.epoch, executable.revision) == (3, 7, 2)
 
 
 def test_a_new_version_of_the_code_is_another_spec_but_a_new_owner_is_not() -> None:
-    spec = FACTORY.build(DEPLOYED, OWNERSHIP).spec_hash()
+    spec = BUILDER.build(DEPLOYED).spec_hash()
 
-    assert FACTORY.build(replace(DEPLOYED, version="1.0.1"), OWNERSHIP).spec_hash() != spec
-    assert FACTORY.build(replace(DEPLOYED, revision=9), replace(OWNERSHIP, epoch=8)).spec_hash() == spec
+    assert BUILDER.build(replace(DEPLOYED, version="1.0.1")).spec_hash() != spec
+    assert replace(BUILDER, epoch=8).build(replace(DEPLOYED, revision=9)).spec_hash() == spec
 
 
 @pytest.mark.parametrize(
@@ -48,18 +49,45 @@ def test_a_new_version_of_the_code_is_another_spec_but_a_new_owner_is_not() -> N
 )
 def test_a_wrong_description_is_an_error_that_names_the_field(custom_config: dict[str, object], field: str) -> None:
     with pytest.raises(DefinitionInvalid) as caught:
-        FACTORY.build(replace(DEPLOYED, custom_config=custom_config), OWNERSHIP)
+        BUILDER.build(replace(DEPLOYED, bot=custom_config))
 
     assert caught.value.field == field
 
 
 def test_an_unknown_runtime_is_the_owners_error_and_names_those_there_are() -> None:
-    custom_config = {**DEPLOYED.custom_config, "runtime": "cobol"}
+    custom_config = {**DEPLOYED.bot, "runtime": "cobol"}
 
     with pytest.raises(UserError, match=r"cobol.*nodejs20, python3\.11"):
-        FACTORY.build(replace(DEPLOYED, custom_config=custom_config), OWNERSHIP)
+        BUILDER.build(replace(DEPLOYED, bot=custom_config))
 
 
 def test_a_bot_without_code_is_an_error() -> None:
     with pytest.raises(DefinitionInvalid, match=r"custom\.filePath"):
-        FACTORY.build(replace(DEPLOYED, code=None), OWNERSHIP)
+        BUILDER.build(replace(DEPLOYED, code=None))
+
+
+@pytest.mark.parametrize(("bucket", "expected"), [(None, "configured"), ("other", "other")])
+def test_code_without_a_bucket_is_in_the_configured_one(bucket: str | None, expected: str) -> None:
+    executable = BUILDER.build(replace(DEPLOYED, code=DeployedCode(bucket, "b1.zip")))
+
+    assert executable.code == CodeRef(expected, "b1.zip")
+
+
+def test_run_id_is_the_given_one_or_one_that_no_other_run_has() -> None:
+    given = BUILDER.build(DEPLOYED, "r1").run_id
+    made = {BUILDER.build(DEPLOYED).run_id for _ in range(2)}
+
+    assert given == "r1"
+    assert len(made - {"", "r1"}) == 2
+
+
+def test_room_of_a_bot_is_that_of_its_executable() -> None:
+    deployed = replace(DEPLOYED, config={"resources": {"memoryMb": 256, "cpus": 0.5}})
+
+    assert BUILDER.room(deployed) == BUILDER.build(deployed).room
+
+
+def test_executable_continues_the_trace_of_its_event() -> None:
+    trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+
+    assert BUILDER.build(replace(DEPLOYED, trace=trace)).traceparent == trace["traceparent"]

@@ -21,8 +21,7 @@ from libs.core.process.lifecycle import Lifecycle
 from libs.core.room import Room
 from libs.core.storage.object_store import ObjectStore
 from libs.docker_runner.code.cache import CodeCache
-from libs.docker_runner.code.definition import ExecutableFactory, Ownership
-from libs.docker_runner.code.workshop import Workshop
+from libs.docker_runner.code.definition import ExecutableBuilder
 from libs.docker_runner.containers.container_group import ContainerGroup
 from libs.docker_runner.containers.host_cleaner import HostCleaner
 from libs.docker_runner.containers.keepalive import KeepaliveFile, SegmentKeepalive
@@ -255,17 +254,20 @@ class DockerHost:
             epoch=epoch,
         )
 
-    def workshop(self, entrypoint: Entrypoint, segment: int, epoch: int) -> Workshop:
-        """What builds the executables of a segment under one ownership."""
-        factory = ExecutableFactory(
-            self.settings,
+    def executables(self, entrypoint: Entrypoint, segment: int, epoch: int) -> ExecutableBuilder:
+        """Return what builds the executables of a segment under one ownership."""
+        return ExecutableBuilder(
+            settings=self.settings,
             service=self._service,
             scope=self._scope,
             entrypoint=entrypoint,
+            code_bucket=self.store.settings.code_bucket,
+            segment=segment,
+            epoch=epoch,
+            worker=self.recorder.worker,
+            keepalive=self.keepalive(segment).folder,
             priority=self._priority,
         )
-        ownership = Ownership(segment, epoch, self.recorder.worker, self.keepalive(segment).folder)
-        return Workshop(factory, ownership, self.store.settings.code_bucket)
 
     def metrics(self) -> Sequence[Collector]:
         """What there is to show of this host."""

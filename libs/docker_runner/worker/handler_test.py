@@ -13,17 +13,18 @@ from libs.core.errors import Retryable
 from libs.core.leases.lease import Holder, Lease
 from libs.core.room import Demand
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.code.definition import Deployed, ExecutableFactory, Ownership
+from libs.docker_runner.code.definition import ExecutableBuilder
 from libs.docker_runner.containers.container import Ended, ManagedContainer
 from libs.docker_runner.containers.container_group import ContainerGroup
 from libs.docker_runner.containers.keepalive import KeepaliveFile, seconds_left
 from libs.docker_runner.engine.container_watch import Listener
 from libs.docker_runner.engine.events import ContainerEvent, EventKind
-from libs.docker_runner.executable import CodeRef, Entrypoint
+from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.worker.handler import DockerSegmentHandler
 from tests.support.eventually import eventually
 from tests.support.fakes.fake_host import FakeHost
+from tests.support.rigs.deployed_bot import DeployedBot
 
 
 class Host:
@@ -40,10 +41,18 @@ class Host:
         self._keepalive = KeepaliveFile(folder)
 
     async def start(self) -> ManagedContainer:
-        factory = ExecutableFactory(RunnerSettings(self.folder), service="s", scope="x", entrypoint=Entrypoint.BOT)
-        bot = {"runtime": "python3.11", "entrypoints": {"bot": "main.py"}}
-        deployed = Deployed("b", 1, {}, bot, "1", CodeRef("bots", "code.zip"))
-        return await self.containers.start(factory.build(deployed, Ownership(1, 1, "w", None)))
+        executables = ExecutableBuilder(
+            settings=RunnerSettings(self.folder),
+            service="s",
+            scope="x",
+            entrypoint=Entrypoint.BOT,
+            code_bucket="bots",
+            segment=1,
+            epoch=1,
+            worker="w",
+            keepalive=None,
+        )
+        return await self.containers.start(executables.build(DeployedBot("b")))
 
     async def keep_alive(self, segment: int, proven_until: float) -> None:
         self._keepalive.refresh(proven_until)

@@ -27,8 +27,7 @@ from libs.core.store.outbox import Outbox
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.runs import RunFilter, RunStore
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.code.definition import ExecutableFactory, Ownership
-from libs.docker_runner.code.workshop import Workshop
+from libs.docker_runner.code.definition import ExecutableBuilder
 from libs.docker_runner.containers.container import Ended, EndReason, ManagedContainer, RunOutcome
 from libs.docker_runner.containers.returned import Payload, Returned
 from libs.docker_runner.containers.run_records import Recorder
@@ -213,8 +212,16 @@ class BacktestRig:
         entities: Any = Mortal(self.entities, death, "compare_and_set", "remove")
         spool = ResultSpool(host.folder / "spool")
         spool.open()
-        factory = ExecutableFactory(
-            RunnerSettings(temp_dir=host.folder), service="s", scope="x", entrypoint=Entrypoint.BACKTEST
+        executables = ExecutableBuilder(
+            settings=RunnerSettings(temp_dir=host.folder),
+            service="s",
+            scope="x",
+            entrypoint=Entrypoint.BACKTEST,
+            code_bucket="bots",
+            segment=owned.segment_id,
+            epoch=owned.epoch,
+            worker="w",
+            keepalive=None,
         )
 
         store: Any = Mortal(self.store, death, "put", "put_file", "compose", "remove")
@@ -231,7 +238,7 @@ class BacktestRig:
             owned=owned,
             runner=host,
             containers=host.list,
-            workshop=Workshop(factory, Ownership(owned.segment_id, owned.epoch, "w", None), "bots"),
+            executables=executables,
             claims=Claims(recorder, epoch=owned.epoch, entities=entities),
             records=RunRecords(recorder, segment_id=1, epoch=owned.epoch, runs=runs),
             spool=spool,

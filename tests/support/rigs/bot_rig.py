@@ -16,8 +16,7 @@ from libs.core.store.leases import LeaseStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.runs import RunFilter, RunStore
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.code.definition import ExecutableFactory, Ownership
-from libs.docker_runner.code.workshop import Workshop
+from libs.docker_runner.code.definition import ExecutableBuilder
 from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import Entrypoint, Executable
@@ -102,18 +101,25 @@ class BotRig:
         logs: Any = host
         return BotRecords(Recorder(f"w-{host.name}", host.name), entities=entities, runs=runs, leases=leases, logs=logs)
 
-    def workshop(self, lease: Lease) -> Workshop:
-        """What makes the executables of a segment."""
-        settings = RunnerSettings(temp_dir=Path("/nonexistent"))
-        factory = ExecutableFactory(settings, service="bot-runner", scope="x", entrypoint=Entrypoint.BOT)
-        ownership = Ownership(lease.segment_id, lease.epoch, lease.holder.worker_id, None)
-        return Workshop(factory, ownership, "bots")
+    def executables(self, lease: Lease) -> ExecutableBuilder:
+        """What builds the executables of a segment."""
+        return ExecutableBuilder(
+            settings=RunnerSettings(temp_dir=Path("/nonexistent")),
+            service="bot-runner",
+            scope="x",
+            entrypoint=Entrypoint.BOT,
+            code_bucket="bots",
+            segment=lease.segment_id,
+            epoch=lease.epoch,
+            worker=lease.holder.worker_id,
+            keepalive=None,
+        )
 
     async def executable(self, lease: Lease, bot_id: str = "b") -> Executable:
         """What the owner of a segment would start now."""
         entity = await self.entities.get(bot_id)
         assert entity is not None
-        return self.workshop(lease).build(entity)
+        return self.executables(lease).build(entity)
 
     @contextlib.asynccontextmanager
     async def owned_by(
@@ -139,7 +145,7 @@ class BotRig:
         return SegmentReconciler(
             owned,
             entities=self.entities,
-            desired_state=DesiredState(workshop=self.workshop(owned.lease), memory=memory, window_seconds=10.0),
+            desired_state=DesiredState(executables=self.executables(owned.lease), memory=memory, window_seconds=10.0),
             containers=group,
             actions=BotActions(
                 owned,

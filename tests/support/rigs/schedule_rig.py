@@ -18,8 +18,7 @@ from libs.core.store.leases import LeaseStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.runs import RunFilter, RunStore
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.code.definition import ExecutableFactory, Ownership
-from libs.docker_runner.code.workshop import Workshop
+from libs.docker_runner.code.definition import ExecutableBuilder
 from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.settings import RunnerSettings
@@ -102,8 +101,17 @@ class ScheduleRig:
         lease = Lease(self.segment_id, Holder(worker, "i", host.name), next(self._epochs), time.monotonic() + 3600)
         owned = OwnedSegment(lease)
         recorder = Recorder(worker, host.name)
-        settings = RunnerSettings(temp_dir=Path("/nonexistent"))
-        factory = ExecutableFactory(settings, service="bot-scheduler", scope="x", entrypoint=Entrypoint.BOT)
+        executables = ExecutableBuilder(
+            settings=RunnerSettings(temp_dir=Path("/nonexistent")),
+            service="bot-scheduler",
+            scope="x",
+            entrypoint=Entrypoint.BOT,
+            code_bucket="bots",
+            segment=owned.segment_id,
+            epoch=owned.epoch,
+            worker=worker,
+            keepalive=None,
+        )
         kit = RunKit(
             owned=owned,
             runner=host,
@@ -117,7 +125,7 @@ class ScheduleRig:
                 leases=self.leases,
                 output=host,
             ),
-            workshop=Workshop(factory, Ownership(owned.segment_id, owned.epoch, worker, None), "bots"),
+            executables=executables,
             room=host.room,
             clock=clock,
         )
