@@ -95,6 +95,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
     handler = DockerSegmentHandler(
         docker,
         work=pool,
+        waking=context.wake_ups.waking,
         # What was under way is left to the next owner, and does not count as an attempt.
         at_rest=lambda owned, _: claims(owned).release_all(owned.segment_id),
         keeps_logs=False,

@@ -64,6 +64,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
     handler = DockerSegmentHandler(
         docker,
         work=reconciler,
+        waking=context.wake_ups.waking,
         at_rest=lambda owned, ended: records().segment_ended(owned.segment_id, owned.epoch, ended),
     )
     metrics = docker.metrics()

@@ -63,7 +63,12 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
             scan_interval_seconds=settings.scan.scan_interval_seconds,
         )
 
-    handler = DockerSegmentHandler(docker, work=scheduler, at_rest=lambda owned, ended: close_all(kit(owned), ended))
+    handler = DockerSegmentHandler(
+        docker,
+        work=scheduler,
+        waking=context.wake_ups.waking,
+        at_rest=lambda owned, ended: close_all(kit(owned), ended),
+    )
     return WorkerBackend(
         handler,
         docker.engine_id,

@@ -101,18 +101,18 @@ async def _wake_ups(rig: EventRig, samples: int) -> list[float]:
     await reader.connection.wait_connected()
     entity = (await rig.store().page(limit=1))[0]
     wake = Wake()
-    await WakeUps(owner.connection, rig.service.name).on_segment(entity.segment_id, wake)
-    await wake.wait_at_most(1)
     waits = []
-    for n in range(samples):
-        data = payload(entity.id, n=n)
-        begun = time.perf_counter()
-        await rig.client.publish(str(rig.service.updated_subject), data)
-        if not await wake.wait_at_most(10):
-            raise AssertionError("the owner was not woken")
-        waits.append((time.perf_counter() - begun) * 1000)
-        await asyncio.sleep(0.01)
-        await wake.wait_at_most(0)
+    async with WakeUps(owner.connection, rig.service.name).waking(entity.segment_id, wake):
+        await wake.wait_at_most(1)
+        for n in range(samples):
+            data = payload(entity.id, n=n)
+            begun = time.perf_counter()
+            await rig.client.publish(str(rig.service.updated_subject), data)
+            if not await wake.wait_at_most(10):
+                raise AssertionError("the owner was not woken")
+            waits.append((time.perf_counter() - begun) * 1000)
+            await asyncio.sleep(0.01)
+            await wake.wait_at_most(0)
     return waits
 
 

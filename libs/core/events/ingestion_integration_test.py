@@ -255,21 +255,38 @@ async def test_the_owner_of_a_segment_is_woken_by_an_event(rig: EventRig) -> Non
     segment, masters = Wake(), Wake()
     wakeups = WakeUps(worker.connection, rig.service.name)
     [segment_id] = await worker.store.segments_of()
-    listening = [await wakeups.on_segment(segment_id, segment), await wakeups.on_partitions(masters)]
-    await segment.wait_at_most(1)
-    await masters.wait_at_most(1)
-    await rig.deleted("b1")
-    assert await segment.wait_at_most(60)
-    assert await masters.wait_at_most(60)
-    for subscription in listening:
-        assert subscription is not None
-        await subscription.cancel()
+    async with wakeups.waking(segment_id, segment):
+        listening = await wakeups.on_partitions(masters)
+        assert listening is not None
+        await segment.wait_at_most(1)
+        await masters.wait_at_most(1)
+        await rig.deleted("b1")
+        assert await segment.wait_at_most(60)
+        assert await masters.wait_at_most(60)
+        await listening.cancel()
+
+
+async def test_wake_of_a_segment_is_set_by_nothing_after_its_block(rig: EventRig) -> None:
+    worker = await rig.start_worker()
+    wakeups = WakeUps(worker.connection, rig.service.name)
+    ended, kept = Wake(), Wake()
+    async with wakeups.waking(1, kept):
+        async with wakeups.waking(1, ended):
+            await wakeups.segments_changed([1])
+            assert await ended.wait_at_most(60)
+        await kept.wait_at_most(60)
+        await ended.wait_at_most(0)
+        await wakeups.segments_changed([1])
+        assert await kept.wait_at_most(60)
+        assert not await ended.wait_at_most(0)
 
 
 async def test_without_nats_wake_ups_do_nothing() -> None:
     wakeups = WakeUps(None, "bot-runner")
     await wakeups.segments_changed([1])
-    assert await wakeups.on_segment(1, Wake()) is None
+    async with wakeups.waking(1, Wake()):
+        pass
+    assert await wakeups.on_partitions(Wake()) is None
 
 
 async def test_the_trace_of_an_event_is_kept_with_its_entity(rig: EventRig) -> None:

@@ -1,6 +1,7 @@
 """Notify owners and masters of a change at once. Only a hint: the next scan finds the change if it is lost."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 
 from libs.core.aio.wake import Wake
 from libs.core.errors import RuntimeFault
@@ -27,9 +28,15 @@ class WakeUps:
         """Wake the masters, since a partition became occupied or empty. Never raises."""
         await self._send(self.partitions_subject)
 
-    async def on_segment(self, segment_id: int, wake: Wake) -> Subscription | None:
-        """Set *wake* when the segment changed, and when that may have been missed. Cancel what is returned."""
-        return await self._listen(self.segment_subject(segment_id), wake)
+    @asynccontextmanager
+    async def waking(self, segment_id: int, wake: Wake) -> AsyncIterator[None]:
+        """Set *wake* within the block when the segment changed, and when that may have been missed."""
+        subscription = await self._listen(self.segment_subject(segment_id), wake)
+        try:
+            yield
+        finally:
+            if subscription is not None:
+                await subscription.cancel()
 
     async def on_partitions(
         self, wake: Wake, led_by: Callable[[Headers], None] = lambda _: None

@@ -43,7 +43,7 @@ from libs.core.store.partitions import PartitionStore
 from libs.core.store.processes import KnownProcess, ProcessStore
 from libs.core.store.runs import RunStore
 from libs.core.worker.api import WorkerApi
-from libs.core.worker.handler import OwnedSegment, SegmentHandler
+from libs.core.worker.handler import SegmentHandler
 from libs.core.worker.metrics import WorkerCollector
 from libs.core.worker.worker import EngineView, Worker
 
@@ -154,7 +154,7 @@ class WorkerRole:
             identity,
             settings.coordination.master_addresses,
             leases=context.leases,
-            handler=WakingHandler(backend.handler, context.wake_ups),
+            handler=backend.handler,
             timing=LeaseTiming.of(settings.lease.life_seconds, settings.lease.renew_interval_seconds),
             readiness=process.readiness,
             engine=backend.engine,
@@ -232,25 +232,3 @@ class WorkerRole:
 
     def _owns(self, segment_id: int) -> bool:
         return self._worker is not None and self._worker.owns(segment_id)
-
-
-class WakingHandler:
-    """A handler whose segments are also woken by messages on NATS, for as long as they are run."""
-
-    def __init__(self, handler: SegmentHandler, wake_ups: WakeUps) -> None:
-        self._handler = handler
-        self._wake_ups = wake_ups
-        self.renewed = handler.renewed
-        self.expire = handler.expire
-        self.stop_all = handler.stop_all
-        self.running = handler.running
-        self.demand = handler.demand
-
-    async def run(self, owned: OwnedSegment) -> None:
-        """Run the handler, and listen for messages about its segment."""
-        subscription = await self._wake_ups.on_segment(owned.segment_id, owned.wake)
-        try:
-            await self._handler.run(owned)
-        finally:
-            if subscription is not None:
-                await subscription.cancel()

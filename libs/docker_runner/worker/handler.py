@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Generic, Protocol, TypeVar
 
+from libs.core.aio.wake import Wake
 from libs.core.errors import Retryable
 from libs.core.leases.lease import Lease
 from libs.core.observability.log import get_logger
@@ -48,6 +50,7 @@ class DockerSegmentHandler(Generic[W]):
 
     Args:
         work: makes what does the work of an owned segment.
+        waking: sets the wake of a segment within the block, when the documents of the segment have changed.
         at_rest: called with how the containers of a segment that is given back ended, before they are removed. When it
             raises an exception they stay, and the next owner records their ends.
         keeps_logs: whether the containers' output goes to the day's logs.
@@ -58,11 +61,13 @@ class DockerSegmentHandler(Generic[W]):
         docker: DockerHost,
         *,
         work: Callable[[OwnedSegment], W],
+        waking: Callable[[int, Wake], AbstractAsyncContextManager[None]],
         at_rest: Callable[[OwnedSegment, Sequence[Ended]], Awaitable[None]],
         keeps_logs: bool = True,
     ) -> None:
         self._docker = docker
         self._make_work = work
+        self._waking = waking
         self._at_rest = at_rest
         self._keeps_logs = keeps_logs
         self._works: dict[int, W] = {}
@@ -75,15 +80,16 @@ class DockerSegmentHandler(Generic[W]):
 
     async def run(self, owned: OwnedSegment) -> None:
         """Do the segment's work until cancelled, and notify it of each container's end within milliseconds."""
-        if self._keeps_logs:
-            self._docker.logs.begin(owned.segment_id, owned.epoch)
-        work = self._works[owned.segment_id] = self._make_work(owned)
-        try:
-            with self._docker.listening(lambda event: _pass_on(event, owned.segment_id, work)):
-                await work.run()
-        finally:
-            if self._works.get(owned.segment_id) is work:
-                del self._works[owned.segment_id]
+        async with self._waking(owned.segment_id, owned.wake):
+            if self._keeps_logs:
+                self._docker.logs.begin(owned.segment_id, owned.epoch)
+            work = self._works[owned.segment_id] = self._make_work(owned)
+            try:
+                with self._docker.listening(lambda event: _pass_on(event, owned.segment_id, work)):
+                    await work.run()
+            finally:
+                if self._works.get(owned.segment_id) is work:
+                    del self._works[owned.segment_id]
 
     async def renewed(self, lease: Lease) -> None:
         """Let the containers of the segment live on for as long as the lease is proven.

@@ -1,7 +1,7 @@
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from libs.core.aio.wake import Wake
 from libs.core.errors import Retryable
 from libs.core.leases.lease import Holder, Lease
 from libs.core.room import Demand
@@ -37,6 +38,7 @@ class Host:
         self.calls: list[str] = []
         self.finished: list[str] = []
         self.listeners: list[Listener] = []
+        self.woken: dict[int, Wake] = {}
         self.then: Callable[[], Awaitable[None]] | None = None
         self._keepalive = KeepaliveFile(folder)
 
@@ -84,6 +86,14 @@ class Host:
         finally:
             self.listeners.remove(listener)
 
+    @asynccontextmanager
+    async def waking(self, segment: int, wake: Wake) -> AsyncIterator[None]:
+        self.woken[segment] = wake
+        try:
+            yield
+        finally:
+            del self.woken[segment]
+
     def begin(self, segment: int, epoch: int) -> None:
         self.calls.append("begin")
 
@@ -116,7 +126,7 @@ def handler(host: Host, told: list[Ended], fault: Exception | None = None) -> Do
 
     docker: Any = host
     work: Any = None
-    return DockerSegmentHandler(docker, work=work, at_rest=at_rest)
+    return DockerSegmentHandler(docker, work=work, waking=host.waking, at_rest=at_rest)
 
 
 def owned(proven_seconds: float = 60.0) -> OwnedSegment:
@@ -220,7 +230,7 @@ async def test_segment_whose_numbers_cannot_be_told_leaves_those_of_the_others(h
     async def at_rest(owned: OwnedSegment, ended: Sequence[Ended]) -> None: ...
 
     docker: Any = host
-    one = DockerSegmentHandler(docker, work=Work, at_rest=at_rest)
+    one = DockerSegmentHandler(docker, work=Work, waking=host.waking, at_rest=at_rest)
     async with asyncio.TaskGroup() as tasks:
         runs = [tasks.create_task(one.run(OwnedSegment(replace(owned().lease, segment_id=n)))) for n in (1, 2)]
         await eventually(lambda: len(one.works) == 2)
@@ -262,7 +272,7 @@ async def test_work_is_notified_of_ends_in_its_segment_from_its_first_step_to_it
 
     docker: Any = host
     made: Any = Work()
-    one = DockerSegmentHandler(docker, work=lambda owned: made, at_rest=at_rest)
+    one = DockerSegmentHandler(docker, work=lambda owned: made, waking=host.waking, at_rest=at_rest)
     running = asyncio.create_task(one.run(owned()))
     await eventually(lambda: before_first_step)
     [listener] = before_first_step[0]
@@ -272,3 +282,26 @@ async def test_work_is_notified_of_ends_in_its_segment_from_its_first_step_to_it
 
     assert changed == notified
     assert host.listeners == []
+
+
+async def test_wake_of_a_segment_is_set_while_its_work_runs(host: Host) -> None:
+    during: list[dict[int, Wake]] = []
+
+    class Work:
+        async def run(self) -> None:
+            during.append(dict(host.woken))
+            await asyncio.Event().wait()
+
+    async def at_rest(owned: OwnedSegment, ended: Sequence[Ended]) -> None: ...
+
+    docker: Any = host
+    made: Any = Work()
+    one = DockerSegmentHandler(docker, work=lambda owned: made, waking=host.waking, at_rest=at_rest)
+    segment = owned()
+    running = asyncio.create_task(one.run(segment))
+    await eventually(lambda: during)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    assert during == [{1: segment.wake}]
+    assert host.woken == {}
