@@ -74,15 +74,6 @@ class BotActions:
         self._unseen: dict[str, tuple[Executable, str]] = {}
         self._cut_short: set[str] = set()
 
-    @property
-    def statuses(self) -> Collection[BotStatus]:
-        """How the bots are."""
-        return self._records.statuses
-
-    async def take_stock(self, present: Collection[ManagedContainer]) -> None:
-        """Note in the history what earlier owners of the segment left open. *present* are all containers there are."""
-        await self._records.take_stock(self._owned.segment_id, self._owned.epoch, present)
-
     async def look_after_starts(self, present: Sequence[ManagedContainer], under_way: Collection[str]) -> None:
         """Note in the history which starts without an answer came to nothing. *present* are all containers there are.
 

@@ -27,6 +27,7 @@ from services.bot_runner.checks import VersionChecks
 from services.bot_runner.desired import DesiredState
 from services.bot_runner.desired_bot import DesiredBot, StopReason
 from services.bot_runner.plan import Action, Start, Stop, plan
+from services.bot_runner.records import BotRecords
 from services.bot_runner.status import BotState, BotStatus
 
 _FIRST_SETBACK_SECONDS = 0.5
@@ -49,6 +50,7 @@ class SegmentReconciler:
         desired_state: DesiredState,
         containers: ContainerGroup,
         actions: BotActions,
+        records: BotRecords,
         checks: VersionChecks,
         room: EngineRoom,
         scan_interval_seconds: float,
@@ -59,6 +61,7 @@ class SegmentReconciler:
         self._desired_state = desired_state
         self._containers = containers
         self._actions = actions
+        self._records = records
         self._checks = checks
         self._room = room
         self._waiting = WaitingForRoom(room, owned.wake)
@@ -100,7 +103,7 @@ class SegmentReconciler:
     @property
     def statuses(self) -> Collection[BotStatus]:
         """How the bots are."""
-        return self._actions.statuses
+        return self._records.statuses
 
     def states(self) -> Mapping[str, int]:
         """How many bots are in which state."""
@@ -130,7 +133,7 @@ class SegmentReconciler:
         )
         if not self._stock_taken:
             with isolated("take stock of bots"):
-                await self._actions.take_stock(actual)
+                await self._records.take_stock(self._owned.segment_id, self._owned.epoch, actual)
                 self._stock_taken = True
         with isolated("look after starts"):
             await self._actions.look_after_starts(actual, unsettled)

@@ -139,7 +139,7 @@ class BotRig:
                 await task
 
     def _reconciler(self, owned: OwnedSegment, host: FakeHost, death: Death, scan_seconds: float) -> SegmentReconciler:
-        memory = RestartMemory()
+        memory, records = RestartMemory(), self.records(host, death=death)
         group: Any = _Group(host, owned)
         runner: Any = Mortal(host, death, "start", "stop", "remove")
         return SegmentReconciler(
@@ -150,11 +150,12 @@ class BotRig:
             actions=BotActions(
                 owned,
                 runner=runner,
-                records=self.records(host, death=death),
+                records=records,
                 memory=memory,
                 stop_grace_seconds=self.stop_grace_seconds,
                 policy=RestartPolicy(initial_seconds=0.05),
             ),
+            records=records,
             checks=VersionChecks(runner=host, memory=memory, wake=owned.wake),
             room=host.room,
             scan_interval_seconds=scan_seconds,
