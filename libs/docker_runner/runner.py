@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -33,7 +32,7 @@ from libs.docker_runner.containers.starting import Starter
 from libs.docker_runner.containers.stopping import Stopper
 from libs.docker_runner.engine.admission import Admission
 from libs.docker_runner.engine.client import Engine
-from libs.docker_runner.engine.container_watch import ContainerWatch, Listener
+from libs.docker_runner.engine.container_watch import ContainerWatch
 from libs.docker_runner.engine.events import ContainerEvent, EventKind
 from libs.docker_runner.engine.images import Images
 from libs.docker_runner.engine.lock import EngineLock
@@ -88,9 +87,10 @@ class DockerRunner:
             default_bridge=settings.default_bridge,
             renew_seconds=settings.walls_seconds,
         )
-        self._watch = ContainerWatch(
+        self.watch = ContainerWatch(
             engine, listeners=(self._lives.note, self._forget_output, self.room.note), on_gap=self._network.forget
         )
+        """The events of the engine's containers. Its run() is optional: while it runs, deaths are known at once."""
         self._starter = Starter(
             engine=engine,
             code=code,
@@ -138,22 +138,6 @@ class DockerRunner:
         await self._images.close()
         await self._engine.close()
         self._threads.close()
-
-    # --- watch
-
-    async def watch(self) -> None:
-        """Read the events of the engine's containers for ever, and call the listeners of :meth:`listening`.
-
-        Optional: while it runs, deaths are known at once; otherwise each question goes to the engine.
-        """
-        await self._watch.run()
-
-    def listening(self, listener: Listener, service: str, scope: str) -> AbstractContextManager[None]:
-        """Call *listener* within the block, with each event of the containers of *service* in *scope*.
-
-        See :meth:`ContainerWatch.listening`.
-        """
-        return self._watch.listening(listener, service, scope)
 
     # --- start, run, stop
 

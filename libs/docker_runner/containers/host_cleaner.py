@@ -70,7 +70,7 @@ class HostCleaner:
 
     async def run(self) -> None:
         """Clean for ever. A dead container that this worker does not own is cleared soon after its event."""
-        with self._runner.listening(self._note, self._service, self._scope):
+        with self._runner.watch.listening(self._note, self._service, self._scope):
             async with asyncio.TaskGroup() as tasks:
                 clear = repeat("clear dead containers", self.clear_once, CLEAN_SECONDS, wake=self._died)
                 tasks.create_task(clear, name="clear dead containers")

@@ -108,7 +108,7 @@ class Worker:
 
     async def run(self) -> None:
         """Clean for ever, and heed the engine's events."""
-        await asyncio.gather(self._bots.runner.watch(), self.cleaner.run())
+        await asyncio.gather(self._bots.runner.watch.run(), self.cleaner.run())
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -77,7 +77,7 @@ class UsageSampler:
             except RuntimeFault as error:
                 log.debug("containers not sampled", reason=str(error))
 
-        with self._runner.listening(self._list_anew, self._service, self._scope):
+        with self._runner.watch.listening(self._list_anew, self._service, self._scope):
             await repeat("sample containers", one_round, SAMPLE_SECONDS)
 
     async def sample_once(self) -> None:

@@ -212,7 +212,7 @@ class DockerHost:
         lifecycle.part("look at the engine's room", host.runner.room.run)
         lifecycle.part("look at what the engine sees", host._sight.run)
         lifecycle.part("prepare the docker host", host._prepare_for_ever)
-        lifecycle.part("container events", host._follow_events)
+        lifecycle.part("container events", host.runner.watch.run)
         lifecycle.part("clean the docker host", host._cleaner.run)
         lifecycle.part("logs", host.logs.run)
         lifecycle.part("sample containers", host._usage.run)
@@ -279,18 +279,7 @@ class DockerHost:
 
     def listening(self, listener: Listener) -> AbstractContextManager[None]:
         """Call *listener* within the block, with each event of this service's containers."""
-        return self.runner.listening(listener, self._service, self._scope)
-
-    async def _follow_events(self) -> None:
-        with self.listening(self._note):
-            await self.runner.watch()
-
-    def _note(self, event: ContainerEvent) -> None:
-        """Check the mounts again after a gap: a restarted engine may see other ones."""
-        if event.kind is EventKind.RESYNC:
-            if self._events_begun:
-                self._sight.doubt()
-            self._events_begun = True
+        return self.runner.watch.listening(listener, self._service, self._scope)
 
     def impediment(self) -> str:
         """Why no bot could be started here now; empty when one could."""
@@ -318,7 +307,15 @@ class DockerHost:
                     self._sight.doubt()
             self._report(readiness)
 
-        await repeat("watch the docker engine", one_round, _POLL_SECONDS)
+        with self.listening(self._note_gap):
+            await repeat("watch the docker engine", one_round, _POLL_SECONDS)
+
+    def _note_gap(self, event: ContainerEvent) -> None:
+        """Check the folders again after a gap in the events: a restarted engine may see other ones."""
+        if event.kind is EventKind.RESYNC:
+            if self._events_begun:
+                self._sight.doubt()
+            self._events_begun = True
 
     async def _prepare_for_ever(self) -> None:
         """Fetch the images and put up the network before the first bot needs them, and again when they have gone."""

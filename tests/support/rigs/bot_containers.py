@@ -121,8 +121,8 @@ async def watched(bots: BotContainers) -> AsyncIterator[list[ContainerEvent]]:
     """The events of all bots so far, from the first RESYNC on."""
     events: list[ContainerEvent] = []
 
-    with bots.runner.listening(events.append, "bot-runner", bots.scope):
-        watching = asyncio.create_task(bots.runner.watch())
+    with bots.runner.watch.listening(events.append, "bot-runner", bots.scope):
+        watching = asyncio.create_task(bots.runner.watch.run())
         try:
             await eventually(lambda: events)
             yield events
