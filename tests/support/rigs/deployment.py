@@ -1,6 +1,6 @@
 """A whole service as users run it: real servers, a master and workers as separate processes, and a view of them."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,8 +42,14 @@ class Deployment:
     grpc_port: int = field(default_factory=free_port)
     processes: dict[str, ServiceProcess] = field(default_factory=dict)
 
-    def start_process(self, role: str, name: str, *, mode: str = "standalone", **settings: str) -> ServiceProcess:
-        """Launch a master or a worker called *name* without waiting for it."""
+    def start_process(
+        self, role: str, name: str, *, mode: str = "standalone", under: Sequence[str | Path] = (), **settings: str
+    ) -> ServiceProcess:
+        """Launch a master or a worker called *name* without waiting for it.
+
+        Args:
+            under: a module with its arguments that runs the process's module, such as a tracer.
+        """
         process = ServiceProcess(
             name,
             [self.service.name, role, "--worker-id", name, "--mode", mode],
@@ -52,6 +58,8 @@ class Deployment:
             log_path=self.folder / f"{name}.log",
             tethered=True,
         )
+        at = process.process.command.index("-m") + 1
+        process.process.command = [*process.process.command[:at], *under, *process.process.command[at:]]
         process.launch()
         self.processes[name] = process
         return process
