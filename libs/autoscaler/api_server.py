@@ -78,8 +78,8 @@ class ApiServer:
         if answer.status == 401:
             self.close()
             raise ClusterForbids(
-                f"the Kubernetes API does not accept our token: {message_of(answer)}: check the service account, or "
-                "the user that KUBECONFIG names; a log-in command that fails is logged"
+                f"the Kubernetes API rejects the token: {message_of(answer)}: check the service account, or "
+                "the user in KUBECONFIG; a failing login command is logged"
             )
         return answer
 
@@ -122,9 +122,9 @@ class ApiServer:
         try:
             document = json.loads(text)
         except ValueError as error:
-            raise ClusterRejects(f"{method} {url} was answered with no JSON (status {response.status})") from error
+            raise ClusterRejects(f"{method} {url} : the answer is not JSON (status {response.status})") from error
         if response.status < 300 and not isinstance(document, dict):
-            raise ClusterRejects(f"{method} {url} was answered with JSON that is no object")
+            raise ClusterRejects(f"{method} {url} : the answer is not a JSON object")
         return Answer(response.status, document)
 
     async def _in_thread(self, limit_seconds: float, what: str, function: Callable[[], T]) -> T:

@@ -192,7 +192,7 @@ async def test_token_that_expired_for_good_is_refused_until_there_is_another(
     await server.call("GET", SCALE)
 
     cluster_of_pod.token = "second"
-    with pytest.raises(ClusterForbids, match="does not accept our token"):
+    with pytest.raises(ClusterForbids, match="rejects the token"):
         await server.call("GET", SCALE)
     (service_account / "token").write_text("second")
     answer = await server.call("GET", SCALE)
@@ -238,7 +238,7 @@ async def test_command_that_fails_is_refused_and_its_error_is_logged(
     user = {"exec": {"apiVersion": EXEC_API, "command": "sh", "args": ["-c", "echo no session >&2; exit 1"]}}
     path = cluster.kubeconfig(tmp_path / "config", user=user)
 
-    with pytest.raises(ClusterForbids, match="log-in command that fails is logged"):
+    with pytest.raises(ClusterForbids, match="failing login command is logged"):
         await status({"KUBECONFIG": str(path)})
 
     assert "no session" in caplog.text

@@ -132,17 +132,17 @@ class Autoscaler:
 
     def _say_trouble(self, error: Exception) -> None:
         if isinstance(error, ScaleConflict):
-            log.debug("autoscaler looks again", error=str(error))
+            log.debug("autoscaler retries after a conflict", error=str(error))
             return
         kind = type(error).__name__
         if kind == self._trouble:
-            log.debug("autoscaler still does nothing", error=str(error))
+            log.debug("autoscaler is still blocked", error=str(error))
             return
         self._trouble = kind
         # Outside a cluster there is nothing to repair.
         say = log.info if isinstance(error, NoCluster) else log.warning
         say(
-            "autoscaler does nothing until this is over",
+            "autoscaler is blocked; the number of workers does not change",
             error=str(error),
             kind=kind,
             exc_info=None if isinstance(error, AutoscalerError) else error,
@@ -158,7 +158,7 @@ class Autoscaler:
             self._notice("")
             return
         log.warning(
-            "the loss of a node would leave segments waiting",
+            "the loss of a node would leave segments without a worker",
             node=loss.node,
             segments=loss.segments,
             needed=decision.needed,
@@ -171,9 +171,9 @@ class Autoscaler:
 
     def _say_well(self, decision: Decision) -> None:
         if self._trouble is not None:
-            log.info("autoscaler works again", replicas_wanted=decision.wanted)
+            log.info("autoscaler is no longer blocked", replicas_wanted=decision.wanted)
             self._trouble = None
         held = decision.reason if decision.replicas is None and decision.reason is not Reason.COOLING_DOWN else None
         if held not in (None, Reason.AT_TARGET, self._held):
-            log.info("workers not reduced", reason=str(held), wanted=decision.wanted)
+            log.info("workers not scaled down", reason=str(held), wanted=decision.wanted)
         self._held = held

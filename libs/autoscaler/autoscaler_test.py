@@ -231,8 +231,8 @@ async def test_trouble_is_said_once_and_its_end_once(
 
     said = [(entry["log_level"], entry["event"]) for entry in logs if entry["log_level"] != "debug"]
     assert said == [
-        ("warning", "autoscaler does nothing until this is over"),
-        ("info", "autoscaler works again"),
+        ("warning", "autoscaler is blocked; the number of workers does not change"),
+        ("info", "autoscaler is no longer blocked"),
     ]
 
 
@@ -282,7 +282,9 @@ async def test_why_workers_are_not_reduced_is_said_once(
     with capture_logs() as logs:
         await run_rounds(scaler, clock, times=6)
 
-    assert [entry["reason"] for entry in logs if entry["event"] == "workers not reduced"] == [str(Reason.NOBODY_IDLE)]
+    assert [entry["reason"] for entry in logs if entry["event"] == "workers not scaled down"] == [
+        str(Reason.NOBODY_IDLE)
+    ]
 
 
 async def test_the_loop_looks_again_and_again(fake: FakeKubernetes, on_fake: KubernetesWorkers, fleet: Fleet) -> None:
@@ -313,7 +315,7 @@ async def test_loss_of_a_node_that_the_maximum_leaves_uncovered_is_said_once_and
         lost = FleetSnapshot(0, frozenset())
         await run_rounds(scaler, clock, times=2)
 
-    said = [entry for entry in logs if entry["event"] == "the loss of a node would leave segments waiting"]
+    said = [entry for entry in logs if entry["event"] == "the loss of a node would leave segments without a worker"]
     assert [(entry["node"], entry["segments"]) for entry in said] == [("node-1", 1)]
     expected = (
         "the loss of node node-1 would leave 1 segments without a worker: "

@@ -74,15 +74,15 @@ class ScalingState:
 class Reason(StrEnum):
     """Why the number of replicas changes or stays."""
 
-    MORE_SEGMENTS = "the segments and those that stand by need more workers"
-    FEWER_SEGMENTS = "the segments and those that stand by need fewer workers"
+    MORE_SEGMENTS = "segments and standby need more workers"
+    FEWER_SEGMENTS = "segments and standby need fewer workers"
     AT_TARGET = "as many workers as wanted"
-    COOLING_DOWN = "changed a moment ago"
+    COOLING_DOWN = "changed less than a cooldown ago"
     NOBODY_IDLE = "every worker owns a segment"
-    OWNER_UNKNOWN = "a worker that owns a segment is no pod of this deployment"
-    OWNER_AT_RISK = "the cluster might take a worker that owns a segment"
-    ROLLOUT = "a rollout is under way"
-    COSTS_FIRST = "who owns a segment has just changed, and the cluster must know it first"
+    OWNER_UNKNOWN = "an owner of a segment is not a pod of this deployment"
+    OWNER_AT_RISK = "the cluster might remove a worker that owns a segment"
+    ROLLOUT = "a rollout is in progress"
+    COSTS_FIRST = "deletion costs changed; the cluster must read them first"
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class KubernetesWorkers:
         try:
             return Scale(int(answer["spec"].get("replicas", 0)), str(answer["status"]["selector"]), answer)
         except (LookupError, TypeError, AttributeError) as error:
-            raise ClusterRejects(f"the scale of {self._deployment()} reads strangely: {answer!r}") from error
+            raise ClusterRejects(f"the scale of {self._deployment()} is malformed: {answer!r}") from error
 
     async def set_replicas(self, scale: Scale, replicas: int) -> None:
         """Make *replicas* the wanted number, if nobody changed it since *scale* was read.
@@ -86,7 +86,7 @@ class KubernetesWorkers:
                 found += [_pod(item) for item in answer["items"] if _lives(item)]
                 more = answer["metadata"].get("continue")
             except (LookupError, TypeError, ValueError, AttributeError) as error:
-                raise ClusterRejects(f"the pods of {self._deployment()} read strangely: {error!r}") from error
+                raise ClusterRejects(f"the pods of {self._deployment()} are malformed: {error!r}") from error
             if not more:
                 return tuple(sorted(found, key=lambda pod: pod.name))
             query = query | {"continue": more}
@@ -127,10 +127,10 @@ class KubernetesWorkers:
             )
         if status == 404:
             return DeploymentMissing(
-                f"no {self._deployment()}: set NAMESPACE and DEPLOYMENT_NAME to those of the workers ({message})"
+                f"no {self._deployment()}: set NAMESPACE and DEPLOYMENT_NAME to the workers' Deployment ({message})"
             )
         if status == 409:
-            return ScaleConflict(f"{self._deployment()} was changed by somebody else: {message}")
+            return ScaleConflict(f"{self._deployment()} was changed concurrently: {message}")
         if status == 429 or status >= 500:
             return ClusterUnavailable(f"the Kubernetes API answers {status} to {method} {path}: {message}")
         return ClusterRejects(f"the Kubernetes API answers {status} to {method} {path}: {message}")

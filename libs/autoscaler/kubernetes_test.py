@@ -123,7 +123,7 @@ async def test_a_wrong_token_is_told_apart_from_a_missing_permission(cluster: Fa
     environ = {"KUBECONFIG": str(cluster.kubeconfig(tmp_path / "other", user={"token": "wrong"}))}
 
     async with KubernetesWorkers(cluster.namespace, cluster.deployment_name, environ) as workers:
-        with pytest.raises(ClusterForbids, match="does not accept our token"):
+        with pytest.raises(ClusterForbids, match="rejects the token"):
             await workers.scale()
 
 

@@ -47,7 +47,7 @@ def collecting(own: OwnGarbage) -> Callable[[Process, Master, MasterSettings], S
             storage = load(StorageSettings, service=service)
         except SettingsError as error:
             # A master needs the storage for nothing else, and works without.
-            log.warning("the storage was not cleaned", reason=str(error))
+            log.warning("garbage in the storage is not collected", reason=str(error))
         else:
             store = ObjectStore(storage, threads=1)
             process.lifecycle.on_close("storage", store.close, limit_seconds=1)

@@ -31,7 +31,7 @@ class ImageUnavailable(DockerRunnerError, Retryable):
     """The image is not on the engine's host and the registry does not give it."""
 
     def __init__(self, image: str, reason: str) -> None:
-        super().__init__(f"image {image!r} is not here and cannot be pulled: {reason}")
+        super().__init__(f"image {image!r} is missing and cannot be pulled: {reason}")
         self.image, self.reason = image, reason
 
 
@@ -41,7 +41,7 @@ class DiskUnavailable(DockerRunnerError, Retryable):
     def __init__(self, what: str, error: OSError) -> None:
         reason = error.strerror or str(error) or type(error).__name__
         where = f" ({error.filename})" if error.filename else ""
-        super().__init__(f"this host's disk does not take {what}: {reason}{where}; make room below TEMP_DIR")
+        super().__init__(f"cannot write {what} to this host's disk: {reason}{where}; make room below TEMP_DIR")
         self.what, self.reason = what, reason
 
 
@@ -104,7 +104,7 @@ class CodeReplaced(DockerRunnerError, UserError):
     """The object has other content than the version that is to run."""
 
     def __init__(self, bucket: str, key: str, etag: str) -> None:
-        super().__init__(f"the code {key!r} in bucket {bucket!r} was replaced since; it had the ETag {etag}")
+        super().__init__(f"the code {key!r} in bucket {bucket!r} was replaced; the expected ETag is {etag}")
         self.bucket, self.key, self.etag = bucket, key, etag
 
 
@@ -121,7 +121,7 @@ class UnknownRuntime(DockerRunnerError, UserError):
     """The bot names a runtime that there is not."""
 
     def __init__(self, runtime: str, known: list[str]) -> None:
-        super().__init__(f"unknown runtime {runtime!r}; there are {', '.join(sorted(known))}")
+        super().__init__(f"unknown runtime {runtime!r}; known are {', '.join(sorted(known))}")
         self.runtime, self.known = runtime, known
 
 

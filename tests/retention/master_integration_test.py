@@ -105,4 +105,4 @@ async def test_master_without_storage_works_and_says_so(rig: GarbageRig, start: 
 
     await process.wait_ready()
 
-    assert "the storage was not cleaned" in (tmp_path / "master.log").read_text()
+    assert "garbage in the storage is not collected" in (tmp_path / "master.log").read_text()

@@ -65,7 +65,7 @@ def _svg(plot: Plot) -> str:
     placed = [_placed(series) for series in plot.series]
     points = [(x, y) for line in placed for x, y in line if y is not None]
     if not points:
-        return '<p class="dim">There is nothing to draw.</p>'
+        return '<p class="dim">No data to plot.</p>'
     dated = any(is_date(x) for series in plot.series for x in series.xs[:1])
     left, right = _span([x for x, _ in points])
     bars = any(series.kind == "bar" for series in plot.series)

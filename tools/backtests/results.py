@@ -55,7 +55,7 @@ class Known:
         """Why it failed; None when it did not, or not yet."""
         if self.entity is not None or self.refused is not None:
             return None
-        return failure_of(self.analysis) if self.analysis is not None else "its result is not in the storage"
+        return failure_of(self.analysis) if self.analysis is not None else "the result is not in the storage"
 
 
 def state_of(entity: Entity, owner: Ownership | None) -> Shown:

@@ -27,7 +27,7 @@ class EventsUnheard(Retryable):
 
     def __init__(self, subject: str, service: ServiceDefinition) -> None:
         super().__init__(
-            f"no stream on this NATS server stores {subject}: a worker of {service.name} makes it when it starts"
+            f"no stream on this NATS server stores {subject}: a worker of {service.name} creates it at its start"
         )
 
 
@@ -128,5 +128,5 @@ class Announcer:
 
 def _existing(subject: str | None) -> str:
     if subject is None:
-        raise ValueError("this service has no such event")
+        raise ValueError("this service does not read that event")
     return subject

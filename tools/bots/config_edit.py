@@ -128,7 +128,7 @@ def _assignment(text: str) -> tuple[str, Any]:
         return key, json.loads(value, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         if value.lstrip()[:1] in ("{", "[", '"'):
-            raise ConfigEditInvalid(f"the value of {key!r} begins like JSON, and is not: {value!r}") from None
+            raise ConfigEditInvalid(f"the value of {key!r} looks like JSON but is invalid: {value!r}") from None
         return key, value
 
 
@@ -139,7 +139,7 @@ def _no_constant(text: str) -> NoReturn:
 def _path(key: str) -> list[str]:
     path = key.split(".")
     if not all(path):
-        raise ConfigEditInvalid(f"{key!r} is no key: write NAME, or NAME.NAME for a value in an object")
+        raise ConfigEditInvalid(f"{key!r} is not a key: write NAME, or NAME.NAME for a value in an object")
     return path
 
 
@@ -153,6 +153,6 @@ def _inner(config: dict[str, Any], parents: Sequence[str], key: str, *, make: bo
             current[name] = {}
         inner = current[name]
         if not isinstance(inner, dict):
-            raise ConfigEditInvalid(f"{'.'.join(parents[: depth + 1])!r} is no object, so that it has no {key!r}")
+            raise ConfigEditInvalid(f"{'.'.join(parents[: depth + 1])!r} is not an object, so it has no {key!r}")
         current = inner
     return current

@@ -79,7 +79,7 @@ def _read_description(file: Path) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         raise BotFolderInvalid(f"{file} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
-        raise BotFolderInvalid(f"{file} must hold an object")
+        raise BotFolderInvalid(f"{file} must contain an object")
     return content
 
 
@@ -125,5 +125,5 @@ def _runtime(path: Path, description: Mapping[str, Any], given: str | None, kind
         runtime = "python3.11" if file.endswith(".py") else "nodejs20" if file.endswith(NODE_SUFFIXES) else None
     if runtime not in IMAGES:
         known = ", ".join(sorted(IMAGES))
-        raise BotFolderInvalid(f"the runtime {runtime!r} is not known; it is one of: {known}")
+        raise BotFolderInvalid(f"unknown runtime {runtime!r}; known are: {known}")
     return str(runtime)

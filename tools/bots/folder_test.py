@@ -64,8 +64,8 @@ def test_a_bot_is_not_run_as_a_backtest(tmp_path: Path) -> None:
     ("files", "description", "message"),
     [
         ([], {}, "has neither a bot.json with `entrypoints` nor one of main.py"),
-        (["a.txt"], {"entrypoints": {"bot": "a.txt"}}, "the runtime None is not known; it is one of: nodejs20, python"),
-        (["main.py"], {"runtime": "cobol"}, "the runtime 'cobol' is not known"),
+        (["a.txt"], {"entrypoints": {"bot": "a.txt"}}, "unknown runtime None; known are: nodejs20, python"),
+        (["main.py"], {"runtime": "cobol"}, "unknown runtime 'cobol'"),
         (["main.py"], {"entrypoints": {"bot": "gone.py"}}, "the bot entrypoint 'gone.py' is not a file"),
         (["main.py"], {"entrypoints": {"backtest": "main.py"}}, "has no 'bot', only 'backtest'; add it, or name the"),
         (["main.py"], {"entrypoints": ["main.py"]}, "`entrypoints` must be an object"),

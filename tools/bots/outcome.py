@@ -125,7 +125,7 @@ class HealthWatch:
         if self._running is None and now - self._waiting_since >= self._start_seconds:
             raise NotInTime(self._overdue(entity))
         if self._running is not None and now - self._running[1] >= self._window_seconds + _CONFIRMATION_SECONDS:
-            raise NotInTime(f"bot {self._bot_id!r} runs, but no worker says that it is healthy; `runtime status`")
+            raise NotInTime(f"bot {self._bot_id!r} runs, but no worker reports it as healthy; check `runtime status`")
 
     def _status_of(self, entity: Entity) -> Mapping[str, Any]:
         """The status, if it speaks of what was announced."""
@@ -171,7 +171,7 @@ class HealthWatch:
     async def _why(self, status: Mapping[str, Any]) -> str:
         revision = status.get("revision")
         state = status.get("state")
-        reason = "it ended, and was started again" if state == BotState.RUNNING else status.get("detail") or state
+        reason = "it ended and was restarted" if state == BotState.RUNNING else status.get("detail") or state
         message = f"bot {self._bot_id!r} does not run: {reason}"
         return message + await self._last_lines(revision if isinstance(revision, int) else None)
 
@@ -184,9 +184,7 @@ class HealthWatch:
     def _overdue(self, entity: Entity | None) -> str:
         name, seconds = self._bot_id, self._start_seconds
         if entity is None or str(entity.custom.get("updatedAt", "")) < self._updated_at:
-            return (
-                f"no worker has taken the event of bot {name!r} within {seconds:g} s; do workers run? `runtime status`"
-            )
+            return f"no worker has processed the event of bot {name!r} within {seconds:g} s; see `runtime status`"
         state, detail = entity.status.get("state", "not started"), entity.status.get("detail")
         return (
             f"bot {name!r} does not run within {seconds:g} s: it is {state} in segment {entity.segment_id}"

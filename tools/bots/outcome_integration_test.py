@@ -16,7 +16,7 @@ from tests.support.rigs.bot_rig import BotRig
 from tools.bots.outcome import BotNotRunning, HealthWatch, NotInTime, Settled
 
 PATIENT_SECONDS = 60.0
-ENDED = "exit code 7|it ended, and was started again"
+ENDED = "exit code 7|it ended and was restarted"
 LONG = {"window_seconds": 3600}
 
 

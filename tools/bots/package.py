@@ -60,7 +60,7 @@ def _files(folder: Path) -> Iterator[Path]:
             if name in _LEFT_OUT_FILES:
                 continue
             if not path.resolve().is_relative_to(root):
-                raise BotFolderInvalid(f"{path} is a link that leads out of {folder}; put a copy of the file there")
+                raise BotFolderInvalid(f"{path} is a link to a file outside {folder}; replace it by a copy")
             if path.is_file():
                 yield path
 
@@ -77,4 +77,4 @@ def _check(folder: Path, content: bytes) -> None:
         try:
             extract(archive, Path(temporary) / "bot", str(folder))
         except DockerRunnerError as error:
-            raise BotFolderInvalid(f"the workers would refuse this bot: {error}") from error
+            raise BotFolderInvalid(f"workers would reject this bot: {error}") from error

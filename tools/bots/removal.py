@@ -28,7 +28,7 @@ class Leftover:
     container: str | None
 
     def __str__(self) -> str:
-        container = f"container {self.container[:12]}" if self.container else "what it had begun"
+        container = f"container {self.container[:12]}" if self.container else "an unfinished start"
         return f"{container} on host {self.host} (worker {self.worker})"
 
 
@@ -64,7 +64,7 @@ class Removal:
                 await self._entities.delete(entity_id, revision=entity.revision)
             elif waited > seconds:
                 raise NotInTime(
-                    f"{self._service.noun} {entity_id!r} is not gone after {seconds:g} s; `runtime status` shows "
+                    f"{self._service.noun} {entity_id!r} was not removed within {seconds:g} s; `runtime status` shows "
                     f"whether a worker owns it"
                 )
             await asyncio.sleep(_POLL_SECONDS)

@@ -94,7 +94,7 @@ async def test_one_whose_segment_has_no_owner_is_removed_without_a_worker(left: 
     leftovers = await left.removal.until_gone("b", 20)
 
     assert await left.entities.get("b") is None
-    assert [str(one) for one in leftovers] == ["what it had begun on host here (worker w)"]
+    assert [str(one) for one in leftovers] == ["an unfinished start on host here (worker w)"]
 
 
 async def test_one_whose_segment_is_owned_is_left_to_its_owner(left: Left) -> None:

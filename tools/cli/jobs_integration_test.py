@@ -163,7 +163,7 @@ def test_six_fields_begin_with_the_second(commands: Commands) -> None:
         (["--config", "{"], "--config is not JSON"),
         (["--config", "/does/not/exist"], "--config is neither a JSON object nor a file that can be read"),
         (["--entrypoint", "absent.py"], "the bot entrypoint 'absent.py' is not a file in"),
-        (["--runtime", "cobol"], "the runtime 'cobol' is not known; it is one of: nodejs20, python3.11"),
+        (["--runtime", "cobol"], "unknown runtime 'cobol'; known are: nodejs20, python3.11"),
     ],
 )
 def test_what_is_wrong_with_a_schedule_is_told_and_nothing_is_deployed(

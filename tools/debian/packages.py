@@ -63,7 +63,7 @@ async def ensure_unpacked(program: str, package: str, report: Report = to_stderr
             if not unpacked.exists():  # nobody unpacked it while we waited for the lock
                 await _unpack(package, folder, report)
     if not unpacked.exists():
-        raise CommandFailedError(f"Debian's package {package} holds no /usr/bin/{program}")
+        raise CommandFailedError(f"Debian's package {package} contains no /usr/bin/{program}")
     return unpacked
 
 

@@ -63,7 +63,9 @@ class BotsPart:
 
     async def _remove(self) -> None:
         name = self._average.name
-        self._screen.heading(f"{name} is deleted (the0.bot.deleted): its container goes, the other bot runs on:")
+        self._screen.heading(
+            f"{name} is deleted (the0.bot.deleted): its container is removed, the other bot keeps running:"
+        )
         known = await self._entity(name)
         await Announcer(await self._servers.jetstream(), BOT_RUNNER).deleted(name, known.config)
         printed = len(self._watch.lines(self._ticker.name))
@@ -83,5 +85,5 @@ class BotsPart:
     async def _entity(self, bot_id: str) -> Entity:
         known = await (await self._servers.entities(BOT_RUNNER)).get(bot_id)
         if known is None:
-            raise DemoFailed(f"bot {bot_id!r} is not in MongoDB any more")
+            raise DemoFailed(f"bot {bot_id!r} is no longer in MongoDB")
         return known

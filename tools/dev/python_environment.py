@@ -34,7 +34,7 @@ class EnvironmentNotMade(Retryable):
 
     def __init__(self, what: str, output: str) -> None:
         last = "\n".join(output.splitlines()[-_SHOWN_LINES:])
-        super().__init__(f"{what} failed; is the Python package index in reach? The last lines of output:\n{last}")
+        super().__init__(f"{what} failed; check access to the Python package index. Last lines of output:\n{last}")
 
 
 def make_environment(root: Path) -> Path:

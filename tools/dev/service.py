@@ -49,7 +49,7 @@ class ServiceProcess:
         Raises:
             ProcessFailedError: it ended, or was not ready in time; the message says for what it waits.
         """
-        hindrance = "it does not answer HTTP"
+        hindrance = "it does not respond to HTTP"
         try:
             async with asyncio.timeout(within_seconds):
                 while True:

@@ -58,7 +58,7 @@ def why_none_can_be_started(url: str, reason: str, *, root: bool) -> str | None:
     if not root:
         if DEFAULT_SOCKET.exists() and not os.access(DEFAULT_SOCKET, os.W_OK):
             return (
-                f"the Docker engine's socket {DEFAULT_SOCKET} is not yours to use: run "
+                f"the Docker engine's socket {DEFAULT_SOCKET} is not accessible to you: run "
                 f"`sudo usermod -aG docker $USER` and log in again"
             )
         return (
@@ -116,7 +116,7 @@ async def _wait(url: str, daemon: "subprocess.Popen[bytes] | None") -> None:
         async with asyncio.timeout(_START_SECONDS):
             while (reason := await _why_not(url)) is not None:
                 if daemon is not None and daemon.poll() is not None:
-                    raise EngineFailedError(f"the Docker engine ended at once. {_end_of_log()}")
+                    raise EngineFailedError(f"the Docker engine exited immediately. {_end_of_log()}")
                 await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:
         raise EngineFailedError(

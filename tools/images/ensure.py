@@ -83,4 +83,4 @@ def pull(client: docker.APIClient, tag: str) -> str | None:
                 return str(event["error"])
     except (DockerException, OSError) as error:  # OSError: the time-outs of the HTTP library are
         return str(getattr(error, "explanation", None) or error)
-    return None if _inspect(client, tag) else "the registry sent nothing"
+    return None if _inspect(client, tag) else "the registry returned nothing"

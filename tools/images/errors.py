@@ -7,5 +7,5 @@ class ImageFailedError(RuntimeError):
     def __init__(self, tag: str, pull: str, build: str) -> None:
         super().__init__(
             f"the image {tag} is missing: pulling it failed ({pull}), and so did building a stand-in ({build}). "
-            f"Remedy: `docker pull {tag}` where a registry is in reach"
+            f"Remedy: `docker pull {tag}` with access to a registry"
         )

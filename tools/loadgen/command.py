@@ -31,7 +31,7 @@ def load() -> None:
 
 _kind = click.argument("kind", type=click.Choice([kind.value for kind in Kind]))
 _count = click.option(
-    "--count", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many, in all."
+    "--count", default=50, show_default=True, type=click.IntRange(1, 10_000), help="Total number of entities."
 )
 _per_second = click.option(
     "--per-second",
@@ -61,7 +61,7 @@ _per_second = click.option(
     type=click.FloatRange(0, 3600),
     help="Duration of a backtest or of one run of a schedule, in seconds.",
 )
-@click.option("--schedule", default="@every 60s", show_default=True, help="When schedules are due.")
+@click.option("--schedule", default="@every 60s", show_default=True, help="Cron expression of the schedules.")
 @output_option
 def run(
     kind: str,

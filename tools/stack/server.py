@@ -20,7 +20,7 @@ class PortTakenError(RuntimeError):
     """Another program listens on the server's port."""
 
     def __init__(self, name: str, port: int) -> None:
-        super().__init__(f"{name} cannot listen on 127.0.0.1:{port}: another program does")
+        super().__init__(f"{name} cannot listen on 127.0.0.1:{port}: the port is in use")
         self.port = port
 
 
@@ -121,7 +121,7 @@ class EmbeddedServer(ABC):
                         raise self._process.failure("did not start")
                     await asyncio.sleep(_POLL_SECONDS)
             if not self._process.running:
-                raise self._process.failure("ended at once")
+                raise self._process.failure("exited immediately")
         except TimeoutError:
             raise self._process.failure(f"did not answer on {self.address} within {_START_SECONDS:g} s") from None
 

@@ -26,7 +26,7 @@ class NotStarted(Refused):
     """What was asked for is not known yet."""
 
     def __init__(self, role: str) -> None:
-        super().__init__(503, f"this {role} is starting; /readyz says what it waits for")
+        super().__init__(503, f"this {role} is starting; /readyz shows what it waits for")
 
 
 def error_answer(status: int, message: str, leader: str | None = None) -> web.Response:

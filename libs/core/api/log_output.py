@@ -25,18 +25,18 @@ TIME = "Log-Time"
 
 MOST_LINES = 10_000
 PARAMETERS = (
-    whole("tail", "How many of the last lines to begin with, 8 MiB at most.", least=0, most=MOST_LINES, default=1000),
-    flag("follow", "Go on with what is printed, until the worker no longer runs it or the client goes."),
-    flag("all", "Begin with all lines, whatever `tail` is."),
-    choice("format", "text, or json for an object a line with time, run, stream, line and end.", ("text", "json")),
-    flag("timestamps", "Begin each line of text with its time."),
-    instant("since", "Only lines of that time and later. A line whose time is not known is left out."),
+    whole("tail", "Number of last lines to start with, 8 MiB at most.", least=0, most=MOST_LINES, default=1000),
+    flag("follow", "Stream new output until the worker no longer runs the entity or the client disconnects."),
+    flag("all", "Start with all lines; overrides `tail`."),
+    choice("format", "text, or json: one object per line with time, run, stream, line and end.", ("text", "json")),
+    flag("timestamps", "Prefix each line of text with its time."),
+    instant("since", "Only lines of that time and later, without lines of unknown time."),
     instant("until", "Only lines of that time and earlier."),
     text("run", "Only lines of the run with this id."),
     matching(
         "after",
-        "Only lines behind this place, `before:newest;run:end:time;...`: times in microseconds, and for each of the"
-        " latest runs the `end` and the time of its last line. In place of `tail`.",
+        "Only lines after this position, `before:newest;run:end:time;...`: times in microseconds, and for each of the"
+        " latest runs the `end` and the time of its last line. Replaces `tail`.",
         r"\d{1,18}:\d{1,18}(;[^;:\s]{1,600}:\d{1,18}:\d{1,18}){0,8}",
     ),
 )
@@ -103,7 +103,7 @@ class Streams:
 
     def __enter__(self) -> None:
         if self._number >= self._most:
-            raise Refused(503, f"{self._most} logs are being followed here already; try again later")
+            raise Refused(503, f"{self._most} logs are already being followed here; try again later")
         self._number += 1
 
     def __exit__(self, *_: object) -> None:
@@ -144,11 +144,11 @@ async def send(
     except RuntimeFault as fault:
         if not response.prepared:
             raise
-        await _write(request, response, _note(f"[the0: the output cannot be read on: {fault}]", json=json))
+        await _write(request, response, _note(f"[the0: the rest of the output cannot be read: {fault}]", json=json))
     except ConnectionError:
         return response  # the client has gone
     if not response.prepared and not is_known:
-        raise Refused(404, "there is nothing with that id, and no output of it")
+        raise Refused(404, "no entity has that id, and there is no output of one")
     with suppress(ConnectionError):
         await _write(request, response, b"")
         await response.write_eof()

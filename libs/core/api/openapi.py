@@ -14,13 +14,13 @@ _REFERENCE = "#/components/schemas/{model}"
 _TOKEN = {
     "type": "http",
     "scheme": "bearer",
-    "description": "What a worker has written beside its address into the collection `processes` of its database.",
+    "description": "The token of the worker, stored beside its address in the collection `processes` of its database.",
 }
 _REASONS = {
-    400: "A parameter is not what it may be; the message names it.",
+    400: "A parameter is invalid; the message names it.",
     401: "The token is missing or wrong.",
-    404: "There is no such thing.",
-    503: "It cannot be said now: the process starts, does not lead, or MongoDB is away; the message says which.",
+    404: "Not found.",
+    503: "Not available now: the process is starting, does not lead, or MongoDB is unavailable; see the message.",
 }
 
 
@@ -46,8 +46,8 @@ def description_of(title: str, version: str, operations: Sequence[Operation]) ->
         "info": {
             "title": title,
             "version": version,
-            "description": "Reading only. Times are RFC 3339 in UTC; ids in paths are percent-encoded, "
-            "slashes too (`%2F`). No answer holds anything of an entity's config.",
+            "description": "Read-only. Times are RFC 3339 in UTC; ids in paths are percent-encoded, "
+            "slashes too (`%2F`). No answer contains an entity's config.",
         },
         "paths": dict(sorted(paths.items())),
         "components": {"schemas": dict(sorted(schemas.items())), "securitySchemes": {"token": _TOKEN}},
@@ -57,7 +57,7 @@ def description_of(title: str, version: str, operations: Sequence[Operation]) ->
 def _operation(operation: Operation, error: Mapping[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
     if operation.result is None:
         success = {
-            "description": "The output as it was printed: any bytes, most of them UTF-8.",
+            "description": "The output as printed: arbitrary bytes, mostly UTF-8.",
             "headers": {
                 "Log-Source": {
                     "description": "`worker`: live output of the worker that runs it; `storage`: up to half a "

@@ -109,6 +109,6 @@ def _single(query: Iterable[tuple[str, str]]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in query:
         if name in found:
-            raise BadParameter(name[:100], "given once")
+            raise BadParameter(name[:100], "given only once")
         found[name] = value
     return found

@@ -56,7 +56,7 @@ def values_of(parameters: Sequence[Parameter], query: Mapping[str, str]) -> dict
     known = {parameter.name for parameter in parameters}
     for name in query:
         if name not in known:
-            raise BadParameter(name[:100], f"one of: {', '.join(sorted(known)) or 'none at all'}")
+            raise BadParameter(name[:100], f"one of: {', '.join(sorted(known)) or 'no parameters'}")
     return {parameter.name: parameter.value(query.get(parameter.name)) for parameter in parameters}
 
 
@@ -86,7 +86,7 @@ def text(name: str, description: str) -> Parameter:
         return given
 
     schema = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT}
-    return Parameter(name, description, read, f"a text of 1 to {MAX_TEXT} characters", schema)
+    return Parameter(name, description, read, f"a string of 1 to {MAX_TEXT} characters", schema)
 
 
 def flag(name: str, description: str) -> Parameter:
@@ -121,7 +121,9 @@ def matching(name: str, description: str, pattern: str) -> Parameter:
             raise ValueError(given)
         return given
 
-    return Parameter(name, description, read, f"a text like {pattern}", {"type": "string", "pattern": f"^{pattern}$"})
+    return Parameter(
+        name, description, read, f"a string that matches {pattern}", {"type": "string", "pattern": f"^{pattern}$"}
+    )
 
 
 def instant(name: str, description: str) -> Parameter:
@@ -130,7 +132,7 @@ def instant(name: str, description: str) -> Parameter:
     def read(given: str) -> datetime:
         return instant_of(given.replace(" ", "+"), datetime.now(UTC))
 
-    expected = "a time with its zone, such as 2026-01-31T12:00:00Z, or how long ago it was, such as 90s, 10m, 2h or 1d"
+    expected = "a time with its zone, such as 2026-01-31T12:00:00Z, or an age, such as 90s, 10m, 2h or 1d"
     return Parameter(name, description, read, expected, {"type": "string"})
 
 

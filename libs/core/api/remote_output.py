@@ -75,5 +75,5 @@ async def next_piece(answer: aiohttp.ClientResponse) -> bytes:
         return await answer.content.readany()
     except (aiohttp.ClientError, RuntimeError) as error:
         # The latter is what aiohttp raises when the connection broke while nobody read.
-        log.debug("a worker's output broke off", reason=str(error))
+        log.debug("a worker's output ended prematurely", reason=str(error))
         return b""

@@ -58,7 +58,7 @@ class NobodyListens(NatsUnavailable):
     """NATS is there, but nobody answers requests on this subject now."""
 
     def __init__(self, subject: str) -> None:
-        super().__init__(f"nobody answers on {subject}")
+        super().__init__(f"no responders on {subject}")
 
 
 class NatsRejected(Permanent):
@@ -341,7 +341,7 @@ def _answered(subject: str, timeout_seconds: float) -> Iterator[None]:
         raise NobodyListens(subject) from error
     except ServiceUnavailableError as error:
         raise NatsUnavailable(
-            error.description or "the server has JetStream switched off, or it has no leader now"
+            error.description or "JetStream is disabled on the server, or has no leader now"
         ) from error
     except APIError:
         # An answer, and for the caller to understand.

@@ -161,12 +161,12 @@ class EventConsumer:
                 except NatsUnavailable as error:
                     if not self._connection.connected:
                         raise
-                    log.debug("the event stream was not looked at", reason=str(error))
+                    log.debug("the event stream was not checked", reason=str(error))
                     continue
                 if stream is None or stream.created_at != binding.stream.created_at:
-                    raise BindingLost("stream-replaced", "the stream was deleted or made anew")
+                    raise BindingLost("stream-replaced", "the stream was deleted or recreated")
                 if stream.subjects != binding.stream.subjects:
-                    raise BindingLost("stream-changed", "the stream has other subjects now")
+                    raise BindingLost("stream-changed", "the subjects of the stream changed")
         finally:
             checking.cancel()
 
@@ -186,7 +186,7 @@ class EventConsumer:
         self._tell(
             False,
             f"the stream {binding.stream.name} exists without the subject {missing}, which this service needs; "
-            f"add it to the stream, or delete the stream and the runtime makes it with all subjects",
+            f"add it to the stream, or delete the stream: the runtime then creates it with all subjects",
             required=self._required,
             error=True,
         )

@@ -38,7 +38,7 @@ class DeadLetterMissing(Permanent):
     """There is no dead letter with this number."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"there is no dead letter {number}; `runtime dlq ls` shows those that there are")
+        super().__init__(f"there is no dead letter {number}; `runtime dlq ls` lists the dead letters")
 
 
 class PayloadLost(Permanent):
@@ -47,7 +47,7 @@ class PayloadLost(Permanent):
     def __init__(self, number: int, sequence: int) -> None:
         super().__init__(
             f"dead letter {number} was stored without its payload, which was too large; "
-            f"it is message {sequence} of its stream as long as that keeps it"
+            f"the payload is message {sequence} of its stream while the stream retains it"
         )
 
 
@@ -117,7 +117,7 @@ class DeadLetters:
             await self._jetstream.publish(subject, b"", headers)
         DEAD_LETTERS.inc()
         log.error(
-            "an event was given up",
+            "an event became a dead letter",
             subject=delivery.subject,
             sequence=delivery.sequence,
             attempts=attempts,
@@ -230,7 +230,7 @@ class DeadLetters:
         try:
             await self._jetstream.delete_message(self._stream, number)
         except MessageMissing:
-            log.debug("the dead letter was removed by somebody else", number=number)
+            log.debug("the dead letter was already removed", number=number)
 
     async def _ensure_stream(self) -> None:
         try:
@@ -246,7 +246,7 @@ class DeadLetters:
                     num_replicas=1,
                 )
             except StreamExists:
-                log.debug("the stream of dead letters was made by somebody else", stream=self._stream)
+                log.debug("the stream of dead letters already exists", stream=self._stream)
 
     def _subject(self, service: str) -> str:
         return f"{self._subjects}.{service}"

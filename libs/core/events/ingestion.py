@@ -260,11 +260,11 @@ class Ingestion:
         try:
             await work.delivery.ack()
         except NatsUnavailable as error:
-            log.debug("an event was not acknowledged and comes again", reason=str(error))
+            log.debug("an event was not acknowledged; it is redelivered", reason=str(error))
 
     async def _again(self, works: Sequence[_Work], error: Exception) -> None:
         """Have them delivered again, later each time."""
-        log.warning("events wait for another attempt", number=len(works), reason=str(error))
+        log.warning("events are retried later", number=len(works), reason=str(error))
         for work in works:
             EVENTS.labels(work.delivery.subject, "retried").inc()
             work.span.failed(error)

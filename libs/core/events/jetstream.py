@@ -218,7 +218,7 @@ class JetStream:
         answer = await self.connection.request(subject, data, headers, timeout_seconds)
         body = _body(f"to store a message on {subject}", answer)
         if "stream" not in body:
-            raise NatsUnavailable(f"the answer to a message on {subject} did not come from a stream")
+            raise NatsUnavailable(f"no stream acknowledged the message on {subject}")
         return Published(str(body["stream"]), int(body.get("seq", 0)), bool(body.get("duplicate")))
 
     async def _manage(self, what: str, call: Callable[[JetStreamManager], Awaitable[T]]) -> T:
@@ -227,14 +227,14 @@ class JetStream:
         except APIError as error:
             raise _refusal(what, int(error.err_code or error.code or 0), str(error.description)) from error
         except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise NatsUnavailable(f"the answer to {what} is not JetStream's: {error!r}") from error
+            raise NatsUnavailable(f"the answer to {what} is not a JetStream answer: {error!r}") from error
 
     async def _ask(self, what: str, subject: str, body: Mapping[str, Any]) -> dict[str, Any]:
         data = json.dumps(body).encode()
         try:
             answer = await self.connection.request(f"$JS.API.{subject}", data, timeout_seconds=_API_SECONDS)
         except NobodyListens as error:
-            raise NatsUnavailable("the server has JetStream switched off, or it has no leader now") from error
+            raise NatsUnavailable("JetStream is disabled on the server, or has no leader now") from error
         return _body(what, answer)
 
 
@@ -259,7 +259,7 @@ def _body(what: str, answer: Message) -> dict[str, Any]:
     except ValueError:
         body = None
     if not isinstance(body, dict):
-        raise NatsUnavailable(f"the answer to {what} is not JetStream's")
+        raise NatsUnavailable(f"the answer to {what} is not a JetStream answer")
     error = body.get("error")
     if isinstance(error, dict):
         code = int(error.get("err_code") or error.get("code") or 0)

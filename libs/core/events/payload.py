@@ -66,7 +66,7 @@ def _json_object(payload: bytes) -> dict[str, Any]:
 
 
 def _no_json_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON value")
+    raise ValueError(f"{text} is not a JSON value")
 
 
 def _unwrapped(payload: dict[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class OutboxPublisher:
             try:
                 clean = await self.drain()
             except Retryable as error:
-                log.warning("the outbox cannot be emptied now", reason=str(error))
+                log.warning("the outbox cannot be published now", reason=str(error))
                 clean = False
             except Exception as error:  # noqa: BLE001 - the events wait, and are tried again
                 unexpected("publish events", error)
@@ -127,7 +127,9 @@ class OutboxPublisher:
         except RuntimeFault as error:
             PUBLISHED.labels(event.subject, "error").inc()
             tell = log.error if isinstance(error, Permanent) else log.warning
-            tell("an event was not published and waits", subject=event.subject, event_id=event.id, reason=str(error))
+            tell(
+                "an event was not published; it is retried", subject=event.subject, event_id=event.id, reason=str(error)
+            )
             return False
         PUBLISHED.labels(event.subject, "ok").inc()
         return True

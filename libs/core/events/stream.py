@@ -181,4 +181,6 @@ class EventStream:
         try:
             await self._jetstream.delete_consumer(self.name, consumer)
         except JetStreamRefused as error:
-            log.debug("the consumer made in the wrong stream is gone already", consumer=consumer, reason=str(error))
+            log.debug(
+                "the consumer created in the wrong stream was already removed", consumer=consumer, reason=str(error)
+            )

@@ -77,7 +77,7 @@ class HttpApp:
             raise HttpAddressUnusable(self._settings.host, self._settings.port, error.strerror or str(error)) from error
         self._runner = runner
         self.port = runner.addresses[0][1]
-        log.info("http server listens", host=self._settings.host, port=self.port)
+        log.info("http server is listening", host=self._settings.host, port=self.port)
 
     async def serve(self) -> None:
         """Listen, if that was not begun yet, until cancelled; then close."""
@@ -132,7 +132,7 @@ async def _measured(request: web.Request, handler: Handler) -> web.StreamRespons
         raise
     except Exception:
         log.exception("http request failed", method=request.method, path=request.path)
-        return web.json_response({"error": "internal error; the log of this process says more"}, status=500)
+        return web.json_response({"error": "internal error; see the log of this process"}, status=500)
     else:
         return response
     finally:
@@ -144,8 +144,8 @@ async def _measured(request: web.Request, handler: Handler) -> web.StreamRespons
 def _refusal(request: web.Request, error: web.HTTPException) -> web.Response:
     """What aiohttp refuses by itself, for programs: a path that there is not, a method other than GET."""
     if isinstance(error, web.HTTPNotFound):
-        return error_answer(404, f"there is no such path here; {DESCRIPTION} tells those that there are")
-    answer = error_answer(error.status, f"{error.reason}: {request.method[:20]} is not possible here")
+        return error_answer(404, f"unknown path; {DESCRIPTION} lists the paths")
+    answer = error_answer(error.status, f"{error.reason}: {request.method[:20]} is not allowed")
     if "Allow" in error.headers:
         answer.headers["Allow"] = error.headers["Allow"]
     return answer

@@ -28,7 +28,7 @@ class Readiness:
         self._clock = clock
         self._states: dict[str, DependencyState] = {}
 
-    def expect(self, name: str, detail: str = "not looked at yet", *, required: bool = True) -> None:
+    def expect(self, name: str, detail: str = "not checked yet", *, required: bool = True) -> None:
         """Declare a dependency before its first report: not ok until then. One that was reported is left as it is."""
         self._states.setdefault(name, DependencyState(False, detail, self._clock(), required))
 

@@ -78,7 +78,7 @@ class LeaseLost(Permanent):
     """
 
     def __init__(self, name: str, epoch: int, *, superseded: bool) -> None:
-        how = "a newer process with the same worker id has taken it" if superseded else "it ran out or was taken"
+        how = "a newer process with the same worker id acquired it" if superseded else "it expired or was taken over"
         super().__init__(f"the lease of {name} (epoch {epoch}) is lost: {how}")
         self.epoch = epoch
         self.superseded = superseded

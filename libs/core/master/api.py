@@ -20,23 +20,23 @@ from libs.core.process.process import runtime_version
 from libs.core.store.entity_views import EntityFilter, EntityView
 from libs.core.store.runs import RunFilter
 
-LIMIT = whole("limit", "How many at most.", least=1, most=1000, default=100)
-SEGMENT = whole("segment", "Only those of this segment.", least=0, most=2**31 - 1)
-STATE = text("state", "Only those in this state.")
-PREFIX = text("prefix", "Only those whose id begins so.")
-AFTER_ID = text("after", "Only those behind this id: the `next` of the page before.")
-WORKERS: tuple[Parameter, ...] = (choice("role", "Only those with this role.", list(WorkerRole)), AFTER_ID, LIMIT)
+LIMIT = whole("limit", "Maximum number of items.", least=1, most=1000, default=100)
+SEGMENT = whole("segment", "Only items of this segment.", least=0, most=2**31 - 1)
+STATE = text("state", "Only items in this state.")
+PREFIX = text("prefix", "Only ids with this prefix.")
+AFTER_ID = text("after", "Only items after this id: the `next` of the previous page.")
+WORKERS: tuple[Parameter, ...] = (choice("role", "Only workers with this role.", list(WorkerRole)), AFTER_ID, LIMIT)
 SEGMENTS: tuple[Parameter, ...] = (
-    choice("state", "Only those in this state.", list(SegmentState)),
-    whole("after", "Only those behind this number: the `next` of the page before.", least=0, most=2**31 - 1),
+    choice("state", "Only items in this state.", list(SegmentState)),
+    whole("after", "Only items after this number: the `next` of the previous page.", least=0, most=2**31 - 1),
     LIMIT,
 )
 ENTITIES: tuple[Parameter, ...] = (STATE, SEGMENT, PREFIX, AFTER_ID, LIMIT)
 RUNS: tuple[Parameter, ...] = (
-    text("entity", "Only those of this entity."),
-    text("reason", "Only those that ended for this reason."),
-    flag("failed", f"Only those that ended badly: {', '.join(FAILURES)}."),
-    moment("before", "Only those that began before: the `next` of the page before."),
+    text("entity", "Only runs of this entity."),
+    text("reason", "Only runs that ended for this reason."),
+    flag("failed", f"Only failed runs: {', '.join(FAILURES)}."),
+    moment("before", "Only runs that started earlier: the `next` of the previous page."),
     LIMIT,
 )
 
@@ -66,19 +66,19 @@ class MasterApi:
     def operations(self) -> Sequence[Operation]:
         """All operations."""
         return (
-            Operation("/status", "masterStatus", "All that this master knows.", self._status, MasterSnapshot),
-            Operation("/summary", "summary", "The service at a glance.", self._summary, Summary),
-            Operation("/workers", "workers", "The workers. Of the leader only.", self._workers, WorkerPage, WORKERS),
             Operation(
-                "/segments", "segments", "The segments. Of the leader only.", self._segments, SegmentPage, SEGMENTS
+                "/status", "masterStatus", "The complete state known to this master.", self._status, MasterSnapshot
             ),
+            Operation("/summary", "summary", "A summary of the service.", self._summary, Summary),
+            Operation("/workers", "workers", "The workers. Leader only.", self._workers, WorkerPage, WORKERS),
+            Operation("/segments", "segments", "The segments. Leader only.", self._segments, SegmentPage, SEGMENTS),
             Operation("/entities", "entities", "The entities.", self._entities, EntityPage, ENTITIES),
             Operation("/entities/{id}", "entity", "One entity.", self._entity, EntityView, errors=(404, 503)),
-            Operation("/runs", "runs", "The runs, the newest first.", self._runs, RunPage, RUNS),
+            Operation("/runs", "runs", "The runs, newest first.", self._runs, RunPage, RUNS),
             Operation(
                 "/entities/{id}/logs",
                 "logs",
-                "What an entity printed, and with `follow` what it prints, through the worker that has it.",
+                "The output of an entity, from the worker that owns it; `follow` streams new output.",
                 lambda asked: self.send_logs(asked, asked.entity_id),
                 None,
                 parameters=LOG_PARAMETERS,
@@ -105,7 +105,7 @@ class MasterApi:
             )
             with closing(answer):
                 if answer.status == 404:
-                    raise Refused(404, "there is nothing with that id, and no output of it")
+                    raise Refused(404, "no entity has that id, and there is no output of one")
                 pieces = _pieces(answer)
                 source = answer.headers.get(SOURCE, FROM_STORAGE)
                 is_json = asked.values["format"] == "json"

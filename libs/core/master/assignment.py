@@ -308,9 +308,9 @@ class _Deciding:
             return "its engine does not answer"
         others = [to for to in self.workers if to.is_open]
         if not others:
-            return "there is no other worker that takes segments"
+            return "no other worker accepts segments"
         if any(self._takers(segment_id, others)):
-            return "it waits for earlier moves to be over"
+            return "it waits for earlier moves to complete"
         bots = self._bots(segment_id)
         rooms = {to.worker_id: self.rooms[to.host] for to in others if to.host in self.rooms}
         entity = next(iter(rooms.values())).entity if rooms else Need()
@@ -468,7 +468,7 @@ class _Deciding:
         if worker.draining:
             return "this worker is shutting down"
         if segment is None or segment.bot_count <= 0:
-            return f"segment {segment_id} has no entities any more"
+            return f"segment {segment_id} no longer has entities"
         if worker.impediment and not is_held:
             return f"this worker cannot take segment {segment_id} now: {worker.impediment}"
         if segment_id in worker.refused and not is_held:

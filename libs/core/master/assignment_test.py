@@ -121,7 +121,7 @@ def test_a_segment_without_entities_is_nobodys() -> None:
     decision = decide([segment(1, bots=0, by=A)], [holding(A, 1)])
 
     assert decision.owners == {}
-    assert decision.reasons == {"a": "segment 1 has no entities any more"}
+    assert decision.reasons == {"a": "segment 1 no longer has entities"}
 
 
 def test_worker_keeps_the_segments_whose_leases_it_holds() -> None:
@@ -435,7 +435,7 @@ def test_segments_of_a_drained_worker_stay_without_another_worker() -> None:
     leaving = decide([segment(1, by=A)], [drained(holding(A, 1)), replace(B, draining=True)])
 
     assert alone.owners == leaving.owners == {1: "a"}
-    assert alone.staying == leaving.staying == {"a": {1: "there is no other worker that takes segments"}}
+    assert alone.staying == leaving.staying == {"a": {1: "no other worker accepts segments"}}
 
 
 def test_drain_between_engines_waits_while_one_of_them_rests() -> None:
@@ -444,7 +444,7 @@ def test_drain_between_engines_waits_while_one_of_them_rests() -> None:
     decision = decide(segments, workers, resting_hosts=[B.host])
 
     assert decision.owners == {1: "a"}
-    assert decision.staying == {"a": {1: "it waits for earlier moves to be over"}}
+    assert decision.staying == {"a": {1: "it waits for earlier moves to complete"}}
 
 
 def test_segments_of_a_drained_worker_whose_engine_does_not_answer_leave_it_one_at_a_time() -> None:

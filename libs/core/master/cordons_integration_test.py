@@ -107,7 +107,7 @@ async def test_only_worker_that_is_drained_keeps_its_segments(cluster: Cluster) 
 
     await cluster.cordons.cordon("a", drain=True)
 
-    alone = {1: "there is no other worker that takes segments"}
+    alone = {1: "no other worker accepts segments"}
     await eventually(lambda: stays(cluster, "a", alone), AT_ONCE_SECONDS)
     assert a.owns == [1]
 

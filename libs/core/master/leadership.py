@@ -75,7 +75,7 @@ class Campaign:
                 await asyncio.wait([leading, keeping], return_when=asyncio.FIRST_COMPLETED)
             finally:
                 self._keeper = None
-                self._readiness.report(DEPENDENCY, False, "leads no more")
+                self._readiness.report(DEPENDENCY, False, "no longer leads")
                 for task in (leading, keeping):
                     task.cancel()
                 await asyncio.wait([leading, keeping])
@@ -83,8 +83,8 @@ class Campaign:
                     await asyncio.shield(self._resign(keeper.lease))
             if not leading.cancelled():
                 leading.result()
-                raise RuntimeError("what the leader runs has ended by itself")
-            log.warning("this master leads no more", reason=keeping.result().reason)
+                raise RuntimeError("the leader's work ended unexpectedly")
+            log.warning("this master no longer leads", reason=keeping.result().reason)
 
     async def _win(self) -> Leadership:
         backoff = Backoff(initial_seconds=0.2, cap_seconds=2.0)
@@ -93,7 +93,7 @@ class Campaign:
                 leadership = await self._store.acquire(self._holder)
             except LeaseHeld as held:
                 self.leader = held.by.worker_id
-                self._readiness.report(DEPENDENCY, False, f"{held.by.worker_id} leads, this master stands by")
+                self._readiness.report(DEPENDENCY, False, f"{held.by.worker_id} leads; this master is on standby")
                 # Soon after it may have run out, and often enough to notice a leader that resigned.
                 await asyncio.sleep(min(held.remaining_seconds + 0.02, _POLL_SECONDS))
             except RuntimeFault as fault:

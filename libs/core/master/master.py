@@ -198,7 +198,7 @@ class Master:
                     group.create_task(self._again_and_again(name, run), name=name)
         finally:
             # First what needs no waiting: from here on no worker hears anything from this master.
-            self._server.end_all("this master does not lead any more")
+            self._server.end_all("this master is no longer the leader")
             self._registry.clear()
             self._decided, self._problem, self._waits, self._pace = None, "", Waits(), MovePace()
             self._surveyed.clear()
@@ -231,9 +231,9 @@ class Master:
                 cordons = await self._cordons.read()
         except RuntimeFault as fault:
             if not self._problem:
-                log.warning("segments cannot be read; the last assignment stays", reason=str(fault))
+                log.warning("segments cannot be read; the last assignment is kept", reason=str(fault))
             self._problem = str(fault)
-            self._readiness.report(DEPENDENCY, False, f"the last assignment stays: {fault}", required=False)
+            self._readiness.report(DEPENDENCY, False, f"the last assignment is kept: {fault}", required=False)
             return _RETRY_SECONDS
         if not self.leads:
             return _RETRY_SECONDS
@@ -295,7 +295,7 @@ class Master:
         while True:
             for worker in self._registry.expire(self._clock()):
                 WORKERS_GONE.labels("silent").inc()
-                _log_gone(worker, "it was silent for too long")
+                _log_gone(worker, "no heartbeat within the death timeout")
             self._wake_if_changed()
             await asyncio.sleep(_EXPIRY_CHECK_SECONDS)
 

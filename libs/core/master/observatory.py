@@ -90,7 +90,7 @@ class Observatory:
         """Segments with entities, by number. Raises Refused when this master does not lead, or cannot read them."""
         known = await self._as_leader()
         if known.surveyed_seconds_ago is None:
-            raise Refused(503, f"the segments were not read yet{': ' if known.problem else ''}{known.problem}")
+            raise Refused(503, f"the segments have not been read yet{': ' if known.problem else ''}{known.problem}")
         wanted = [segment for segment in known.segments if state in (None, segment.state)]
         page = [segment for segment in wanted if after is None or segment.segment_id > after][: limit + 1]
         more = page[limit - 1].segment_id if len(page) > limit else None
@@ -141,7 +141,7 @@ class Observatory:
             self._session = remote_output.new_session()
         answer = await remote_output.ask(self._session, workers, entity_id, tail=tail, follow=follow, more=more)
         if answer is None:
-            raise Refused(503, "no worker answers that could read the output; try again when one runs")
+            raise Refused(503, "no worker is available to read the output; try again later")
         return answer
 
     def _with_missing(self, found: list[EntityView]) -> list[EntityView]:
@@ -155,6 +155,6 @@ class Observatory:
     async def _as_leader(self) -> MasterSnapshot:
         known = self.snapshot()
         if not known.leads:
-            who = f"{known.leader} does" if known.leader is not None else "nobody does now"
-            raise Refused(503, f"this master does not lead and knows no workers: {who}", await self.leader_url())
+            who = f"{known.leader} leads" if known.leader is not None else "no master leads now"
+            raise Refused(503, f"this master is on standby and has no workers: {who}", await self.leader_url())
         return known

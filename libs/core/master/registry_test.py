@@ -147,7 +147,7 @@ def test_an_assignment_that_is_told_again_still_names_the_trace_of_its_decision(
 def test_a_worker_is_told_to_stand_by_and_why(registry: Registry) -> None:
     registry.register(ONE, identity("a"), HOLDS_7, now=0.0)
 
-    assert decided(registry) == [Tell(ONE, Assignment(frozenset(), "segment 7 has no entities any more"))]
+    assert decided(registry) == [Tell(ONE, Assignment(frozenset(), "segment 7 no longer has entities"))]
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
 
     def abandon(self, session: SessionId) -> None:
         """End the stream of a worker that has opened another one."""
-        self._end(session, grpc.StatusCode.ABORTED, "this worker has opened another stream")
+        self._end(session, grpc.StatusCode.ABORTED, "this worker opened another stream")
 
     def end_all(self, reason: str) -> None:
         """End all streams since this master does not lead any more; workers look for the one that does."""
@@ -206,7 +206,7 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         """One worker's stream."""
         if not self._coordinator.leads:
             leader = self._coordinator.leader
-            details = f"this master does not lead; {leader} does" if leader else "this master does not lead"
+            details = f"this master is not the leader; {leader} is" if leader else "this master is not the leader"
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, details)
         stream = _Stream(SessionId(next(self._numbers)), trace_of(_metadata(context)))
         self._streams[stream.session] = stream
@@ -224,7 +224,7 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         try:
             async for message in messages:
                 self._receive(stream, message)
-            stream.end(grpc.StatusCode.OK, "the worker has closed its stream")
+            stream.end(grpc.StatusCode.OK, "the worker closed its stream")
         except grpc.RpcError:
             # The connection broke; gRPC cancels the stream's handler as well.
             stream.end(grpc.StatusCode.CANCELLED, "the stream broke")
@@ -243,7 +243,7 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
             return
         identity, state = register_from_wire(message.register)
         if kind != "register" or not identity.worker_id or not identity.instance_id:
-            details = "a registration with worker_id and instance_id is needed"
+            details = "a registration requires worker_id and instance_id"
             stream.end(grpc.StatusCode.INVALID_ARGUMENT, details)
             return
         stream.put("registered", self._registered)

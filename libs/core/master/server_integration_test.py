@@ -205,7 +205,7 @@ async def test_only_the_master_that_leads_is_healthy_and_takes_workers(cluster: 
         assert await health_of(cluster, 1, service) == NOT_SERVING
     async with connected(cluster, 1) as client:
         assert await client.end() is grpc.StatusCode.FAILED_PRECONDITION
-        assert await client.call.details() == "this master does not lead; master-0 does"
+        assert await client.call.details() == "this master is not the leader; master-0 is"
 
 
 async def test_a_master_that_steps_down_ends_its_streams(cluster: Cluster) -> None:

@@ -151,7 +151,7 @@ class CalmExporter(SpanExporter):
         self._lost += len(spans)
         if not self.failing:
             log.warning(
-                "traces cannot be exported and are lost meanwhile",
+                "traces cannot be exported; spans are lost",
                 endpoint=self._endpoint,
                 reason=self._complaints.last,
             )

@@ -88,7 +88,7 @@ async def test_a_collector_that_is_away_costs_one_line_and_keeps_nobody_from_sto
     await process.process.stop(grace_seconds=60)
 
     assert process.process.exit_code == 0
-    assert [line["event"] for line in complaints()] == ["traces cannot be exported and are lost meanwhile"]
+    assert [line["event"] for line in complaints()] == ["traces cannot be exported; spans are lost"]
     assert "UNAVAILABLE" in complaints()[0]["reason"]
 
 

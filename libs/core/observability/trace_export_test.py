@@ -103,7 +103,7 @@ def test_a_collector_that_is_away_costs_one_line_and_one_more_when_it_is_back(
             exporter.export([span, span])
 
     assert [(line["event"], line["log_level"]) for line in lines] == [
-        ("traces cannot be exported and are lost meanwhile", "warning"),
+        ("traces cannot be exported; spans are lost", "warning"),
         ("traces are exported again", "info"),
     ]
     assert lines[0]["reason"] == "Failed: nobody there"

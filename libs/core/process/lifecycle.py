@@ -64,7 +64,7 @@ class Lifecycle:
         A part that is declared while the process runs starts at once.
         """
         if name in self._parts:
-            raise ValueError(f"there is a part {name!r} already")
+            raise ValueError(f"part {name!r} already exists")
         self._parts[name] = run
         if self._group is not None and not self.stopping:
             self._start(name, self._group)
@@ -81,7 +81,7 @@ class Lifecycle:
         """Begin to stop. When the process is stopping already, only a worse exit code is taken over."""
         self._exit_code = self._exit_code or exit_code
         if not self.stopping:
-            log.info("process stops", reason=reason)
+            log.info("process is stopping", reason=reason)
             self._stopping.set()
 
     async def end_part(self, name: str) -> None:
@@ -128,7 +128,7 @@ class Lifecycle:
         except UserError as error:
             log.error("a component failed", part=name, reason=str(error))  # noqa: TRY400 - its message says it all
         except Exception:
-            log.exception("a part failed", part=name)
+            log.exception("a component failed", part=name)
         else:
             if self.stopping:
                 return
@@ -168,7 +168,7 @@ class Lifecycle:
         try:
             await step.run()
         except Exception:
-            log.exception("a step of stopping failed", step=step.name)
+            log.exception("a shutdown step failed", step=step.name)
             self._exit_code = 1
 
     async def _end(self, name: str) -> None:

@@ -90,7 +90,7 @@ class StoreConflict(Permanent):
     """The write would repeat a value that a unique index allows once. *key* is that value, where the server told."""
 
     def __init__(self, reason: str, key: Document | None = None) -> None:
-        super().__init__(f"MongoDB has such a document already: {reason}")
+        super().__init__(f"MongoDB already has such a document: {reason}")
         self.key = key or {}
 
 
@@ -107,7 +107,7 @@ class StoreMisconfigured(UserError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"MONGO_URI (or --mongo-uri) is no MongoDB connection string: {reason}; "
+            f"MONGO_URI (or --mongo-uri) is not a MongoDB connection string: {reason}; "
             "write mongodb://[user:password@]host[:port][,host…]/[?options] with user and password percent-encoded"
         )
 
@@ -233,7 +233,7 @@ def _translation(error: PyMongoError) -> StoreUnavailable | StoreConflict | Stor
         return StoreConflict(_shortened(error), details.get("keyValue"))
     code = error.code if isinstance(error, OperationFailure) else None
     if code in _DENIED_CODES:
-        return StoreDenied(f"it refuses our credentials ({_shortened(error)}); check user and password in MONGO_URI")
+        return StoreDenied(f"it refuses the credentials ({_shortened(error)}); check user and password in MONGO_URI")
     if isinstance(error, ConfigurationError):
         # Found while connecting, such as a name of mongodb+srv:// that DNS does not know (yet).
         return StoreUnavailable(f"{_shortened(error)}; check MONGO_URI")

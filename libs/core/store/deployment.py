@@ -32,5 +32,5 @@ async def _made_or_found(database: Database) -> str:
             return_document=ReturnDocument.AFTER,
         )
     if document is None:
-        raise StoreRejected("it returned nothing for a document that it had to make")
+        raise StoreRejected("it returned nothing for a document that it should have created")
     return str(document["id"])

@@ -193,7 +193,7 @@ class RunStore:
         who = {"segment_id": segment_id, "worker_id": worker_id, "entity_id": entity_id}
         query: Document = {name: value for name, value in who.items() if value is not None}
         if not query:
-            raise ValueError("this would close every open run there is")
+            raise ValueError("without a filter this would close all open runs")
         query["open"] = True
         if before_epoch is not None:
             query["epoch"] = {"$lt": before_epoch}

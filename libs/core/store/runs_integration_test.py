@@ -154,7 +154,7 @@ async def test_adopting_a_run_takes_a_presumed_end_back_and_leaves_one_that_was_
 
 
 async def test_closing_every_open_run_is_refused(runs: RunStore) -> None:
-    with pytest.raises(ValueError, match="every open run"):
+    with pytest.raises(ValueError, match="all open runs"):
         await close_open(runs)
 
 

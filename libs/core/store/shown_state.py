@@ -74,7 +74,7 @@ def shown(stored: StoredStatus, owner: Ownership | None) -> Shown:
     owner = owner or NOBODY
     if owner.is_live:
         if stored.state in _ALIVE and stored.worker and stored.worker != owner.worker:
-            return Shown(ShownState.UNKNOWN, f"its worker is gone, and {owner.worker} takes over")
+            return Shown(ShownState.UNKNOWN, f"its worker is gone; {owner.worker} takes over")
         return Shown(stored.state if stored.state not in UNSAID else _meant(stored) or ShownState.WAITING)
     if (meant := _meant(stored)) is not None:
         return Shown(meant)

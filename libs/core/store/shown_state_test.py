@@ -31,7 +31,7 @@ def test_what_ran_on_a_lost_worker_is_unknown_and_says_since_when(word: str) -> 
 
 @pytest.mark.parametrize("word", ["starting", "running"])
 def test_what_ran_on_another_worker_than_the_owner_is_unknown(word: str) -> None:
-    assert shown(StoredStatus(word, "w0"), LIVE) == Shown("unknown", "its worker is gone, and w1 takes over")
+    assert shown(StoredStatus(word, "w0"), LIVE) == Shown("unknown", "its worker is gone; w1 takes over")
 
 
 def test_what_ran_under_a_lease_that_was_given_back_waits() -> None:

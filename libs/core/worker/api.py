@@ -48,11 +48,11 @@ class WorkerApi:
     def operations(self) -> Sequence[Operation]:
         """All operations."""
         return (
-            Operation("/status", "workerStatus", "What this worker owns and does.", self._status, WorkerSnapshot),
+            Operation("/status", "workerStatus", "Segments and state of this worker.", self._status, WorkerSnapshot),
             Operation(
                 "/entities/{id}/logs",
                 "workerLogs",
-                "What an entity printed, and with `follow` what it prints.",
+                "The output of an entity; `follow` streams new output.",
                 self._send_logs,
                 None,
                 parameters=PARAMETERS,
@@ -80,7 +80,7 @@ class WorkerApi:
             raise NotStarted("worker")
         given = asked.request.headers.get("Authorization", "")
         if not hmac.compare_digest(given.encode("utf-8", "replace"), f"Bearer {self._token}".encode()):
-            raise Refused(401, "a worker shows output to those who know its token only; ask the master that leads")
+            raise Refused(401, "output of a worker requires its token; use the leading master instead")
         entity_id, segment_id = asked.entity_id, None
         try:
             async with asyncio.timeout(_STORE_SECONDS):

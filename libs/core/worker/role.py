@@ -182,7 +182,7 @@ class WorkerRole:
         process.lifecycle.part("presence", lambda: be_present(ProcessStore(process.database), here))
         process.lifecycle.on_stop("drain", worker.drain, limit_seconds=settings.containers.stop_grace_seconds + 15)
         process.lifecycle.on_stop("leave", lambda: process.lifecycle.end_part("worker"), limit_seconds=5)
-        process.lifecycle.on_stop("finish what was handed over", backend.at_exit, limit_seconds=16)
+        process.lifecycle.on_stop("finish pending uploads", backend.at_exit, limit_seconds=16)
 
     async def _open(self, process: Process, settings: WorkerSettings) -> WorkerContext:
         database = process.database

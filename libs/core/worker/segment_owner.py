@@ -39,8 +39,8 @@ class WorkerSuperseded(UserError):
 
     def __init__(self, lease: Lease) -> None:
         super().__init__(
-            f"another process with worker id {lease.holder.worker_id!r} on this host has taken segment "
-            f"{lease.segment_id} over; this process ends and leaves the containers to it"
+            f"another process with worker id {lease.holder.worker_id!r} on this host took over segment "
+            f"{lease.segment_id}; this process ends without stopping its containers"
         )
 
 
@@ -206,7 +206,7 @@ class SegmentOwner:
             async with asyncio.timeout(self._timing.attempt_seconds):
                 await self._handler.renewed(owned.lease)
         except Exception as error:
-            log.exception("an acquired lease is given back", segment=self.segment_id)
+            log.exception("an acquired lease is released after an error", segment=self.segment_id)
             # A process before this one may have left containers that still run under their last keepalive. It runs out
             # before the lease does, which is released early only if they are known to have ended.
             with suppress(TimeoutError):
@@ -223,7 +223,7 @@ class SegmentOwner:
 
     async def _give_back(self, owned: OwnedSegment, work: HandlerRun, keeping: "asyncio.Task[Lapse]") -> None:
         """Bring the host to rest while the lease is being renewed, then release it. Ends early when the lease ends."""
-        log.info("segment is given back", segment=owned.segment_id, epoch=owned.epoch)
+        log.info("releasing segment", segment=owned.segment_id, epoch=owned.epoch)
         resting = asyncio.create_task(
             self._come_to_rest(owned, work, _GIVE_UP_ON_RUN_SECONDS, self._stop_grace_seconds),
             name=f"stop the containers of segment {self.segment_id}",
@@ -249,7 +249,7 @@ class SegmentOwner:
         self, owned: OwnedSegment, resting: "asyncio.Task[None]", keeping: "asyncio.Task[Lapse]"
     ) -> None:
         """End the containers by their own switch and let the lease run out: the engine cannot say that they ended."""
-        log.warning("segment left to run out, as the engine does not answer", segment=owned.segment_id)
+        log.warning("lease not released because the engine does not answer; it expires", segment=owned.segment_id)
         keeping.cancel()
         await asyncio.wait([keeping])
         with suppress(TimeoutError):
@@ -282,7 +282,7 @@ class SegmentOwner:
             raise WorkerSuperseded(owned.lease)
         self.refuse(f"its containers are still being stopped after its lease was lost: {lapse.reason}")
         await self._come_to_rest(owned, work, _URGENT_RUN_SECONDS, self._urgent_grace_seconds)
-        log.info("host is at rest", segment=owned.segment_id, left_seconds=round(owned.proven_seconds(), 2))
+        log.info("lost segment stopped", segment=owned.segment_id, left_seconds=round(owned.proven_seconds(), 2))
         # Where only the keepalive failed, the database still has the lease.
         await self._release_once(owned)
         self.refuse("")
@@ -303,7 +303,7 @@ class SegmentOwner:
                 log.info("segment released", segment=owned.segment_id, epoch=owned.epoch)
                 return
             await asyncio.sleep(self._timing.retry_seconds)
-        log.warning("lease left to run out", segment=owned.segment_id, epoch=owned.epoch)
+        log.warning("lease not released; it expires", segment=owned.segment_id, epoch=owned.epoch)
 
     async def _release_once(self, owned: OwnedSegment) -> bool:
         try:

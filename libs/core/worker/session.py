@@ -57,8 +57,8 @@ class WorkerReplaced(UserError):
 
     def __init__(self, worker_id: str, hostname: str, *, same_host: bool) -> None:
         super().__init__(
-            f"another process has registered as worker {worker_id!r} (on {hostname or 'an unnamed host'}) and this one "
-            "ends; if both are to run, give each its own WORKER_ID"
+            f"another process has registered as worker {worker_id!r} (on {hostname or 'an unnamed host'}); "
+            "this process ends; to run both, set a different WORKER_ID for each"
         )
         self.same_host = same_host
 
@@ -116,7 +116,7 @@ class MasterSession:
             if self.master_id is not None or self._backoff.failures == 0:
                 log.warning("no stream to the master; running entities continue", target=target, reason=reason)
             self.master_id = None
-            self._readiness.report(DEPENDENCY, False, f"{target}: {reason}; what runs goes on")
+            self._readiness.report(DEPENDENCY, False, f"{target}: {reason}; running entities continue")
             await asyncio.sleep(self._backoff.next_seconds())
 
     async def _targets_in_turn(self) -> AsyncIterator[str]:
@@ -167,7 +167,7 @@ class MasterSession:
             # From outside, or of the call by ourselves: only the first is an order to this task.
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
-            return "the heartbeats failed"
+            return "heartbeats failed"
         return f"{(await call.code()).name}: {await call.details()}"
 
     async def _speak(self, call: _Call) -> None:
@@ -205,7 +205,7 @@ class MasterSession:
                 same_host = by.host == self._identity.host
                 self._replaced = WorkerReplaced(self._identity.worker_id, by.hostname, same_host=same_host)
             case other:
-                log.warning("the master sent what this version does not know", kind=other)
+                log.warning("the master sent a message of an unknown kind", kind=other)
 
 
 async def _connected(channel: grpc.aio.Channel) -> bool:

@@ -129,7 +129,7 @@ async def test_it_connects_again_when_the_master_comes_back_and_says_meanwhile_w
         async with serving(first, port):
             await eventually(lambda: worker.readiness.ready)
         await eventually(lambda: not worker.readiness.ready)
-        assert "what runs goes on" in worker.readiness.states["master"].detail
+        assert "running entities continue" in worker.readiness.states["master"].detail
         assert worker.session.master_id is None
 
         async with serving(second, port):

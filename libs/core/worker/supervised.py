@@ -34,7 +34,7 @@ class HandlerRun:
         self.task.cancel()
         await asyncio.wait([self.task], timeout=limit_seconds)
         if not self.task.done():
-            log.error("the handler was cancelled and goes on", segment=self._owned.segment_id)
+            log.error("the handler was cancelled and is restarted", segment=self._owned.segment_id)
         return self.task.done()
 
     async def _again_and_again(self) -> None:
@@ -43,7 +43,7 @@ class HandlerRun:
             begun = time.monotonic()
             try:
                 await self._handler.run(self._owned)
-                log.error("the handler ended by itself", segment=self._owned.segment_id)
+                log.error("the handler ended unexpectedly", segment=self._owned.segment_id)
             except Exception:
                 log.exception("the handler failed", segment=self._owned.segment_id)
             FAILURES.labels("run").inc()
@@ -64,9 +64,7 @@ async def stop_until_done(handler: SegmentHandler, owned: OwnedSegment, grace_se
                 await handler.stop_all(owned, grace_seconds)
         except Exception:
             FAILURES.labels("stop").inc()
-            log.exception(
-                "containers not stopped; trying again", segment=owned.segment_id, attempt=backoff.failures + 1
-            )
+            log.exception("containers not stopped; retrying", segment=owned.segment_id, attempt=backoff.failures + 1)
             await asyncio.sleep(backoff.next_seconds())
         else:
             return

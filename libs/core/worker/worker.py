@@ -177,7 +177,7 @@ class Worker:
         replaced = talking.exception()
         if isinstance(replaced, WorkerReplaced) and not replaced.same_host:
             # The other one cannot see our containers, and waits for the leases.
-            draining = asyncio.create_task(self._owners.drain(), name="make way")
+            draining = asyncio.create_task(self._owners.drain(), name="drain segments")
             await asyncio.wait([draining, owning], return_when=asyncio.FIRST_COMPLETED)
             draining.cancel()
 
@@ -205,6 +205,6 @@ class Worker:
         owned = sorted(self._owners.owned)
         impediment = self._owners.impediment
         listed = ", ".join(str(segment_id) for segment_id in owned)
-        detail = impediment or (f"owns segment{'s' if len(owned) > 1 else ''} {listed}" if owned else "stands by")
+        detail = impediment or (f"owns segment{'s' if len(owned) > 1 else ''} {listed}" if owned else "on standby")
         self._readiness.report(DEPENDENCY, not impediment, detail, required=False)
         self._session.report()

@@ -73,7 +73,7 @@ class ArchiveTree:
         except EntryRefused as error:
             raise EntryRefused(name, f"is a hard link to {target!r}, which {error.reason}") from error
         if self._made.get(source) != "file":
-            raise EntryRefused(name, f"is a hard link to {target!r}, which is no earlier file of the archive")
+            raise EntryRefused(name, f"is a hard link to {target!r}, which is not an earlier file of the archive")
         os.link(self._root.joinpath(*source), self._claim(name, "file"), follow_symlinks=False)
 
     def link(self, name: str, target: str) -> None:
@@ -99,7 +99,7 @@ class ArchiveTree:
         if ".." in parts:
             raise EntryRefused(name, "has '..' in its path")
         if len(parts) > self._max_depth:
-            raise EntryRefused(name, f"lies more than {self._max_depth} folders deep")
+            raise EntryRefused(name, f"is nested more than {self._max_depth} folders deep")
         if len(os.fsencode(name)) > self._max_path_bytes or any(len(os.fsencode(p)) > _MAX_NAME_BYTES for p in parts):
             raise EntryRefused(name, f"has a name over {_MAX_NAME_BYTES} or a path over {self._max_path_bytes} bytes")
         return parts
@@ -110,7 +110,7 @@ class ArchiveTree:
         if not parts:
             raise EntryRefused(name, f"is a {kind} without a name")
         if parts in self._made:
-            raise EntryRefused(name, f"comes twice, and the first is a {self._made[parts]}")
+            raise EntryRefused(name, f"occurs twice, and the first is a {self._made[parts]}")
         if len(parts) > 1:
             self._ensure_folder(name, parts[:-1])
         self._made[parts] = kind
@@ -129,7 +129,7 @@ class ArchiveTree:
                 path.chmod(0o755)
                 self._made[above] = "folder"
             elif kind != "folder":
-                raise EntryRefused(name, f"wants {'/'.join(above)!r} as a folder, and that is a {kind}")
+                raise EntryRefused(name, f"needs {'/'.join(above)!r} as a folder, but that is a {kind}")
 
     def _follow(self, name: str, parts: _Parts, target: str) -> None:
         """Walk *target* as the kernel would, every link on the way included."""

@@ -119,7 +119,7 @@ class _Extraction:
                 raise EntryRefused("", f"is neither ZIP nor TAR.GZ: it begins with {head[:8].hex(' ')}")
             self._tree.make_links()
             if not self._files:
-                raise EntryRefused("", "holds no file")
+                raise EntryRefused("", "contains no file")
         return Extracted(self._files, self._total_bytes)
 
     @contextmanager
@@ -130,7 +130,7 @@ class _Extraction:
         except (EntryRefused, TarRefused) as error:
             raise ArchiveRejected(self._key, error.entry, error.reason) from error
         except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, struct.error) as error:
-            raise ArchiveRejected(self._key, self._entry, f"is corrupt or cut short ({error})") from error
+            raise ArchiveRejected(self._key, self._entry, f"is corrupt or truncated ({error})") from error
         except (UnicodeError, ValueError, NotImplementedError, RuntimeError, OverflowError, IndexError) as error:
             raise ArchiveRejected(self._key, self._entry, f"cannot be read ({error})") from error
 
@@ -169,7 +169,7 @@ class _Extraction:
             with archive.open(member) as content:
                 written = self._write(name, content, executable=bool(mode & 0o111))
             if written != member.file_size:
-                raise EntryRefused(name, f"has {written} bytes and claims {member.file_size}")
+                raise EntryRefused(name, f"has {written} bytes but declares {member.file_size}")
         else:
             raise EntryRefused(name, "is a device, a named pipe or a socket")
 
@@ -198,7 +198,7 @@ class _Extraction:
         self._entry = name
         self._entries += 1
         if max(self._entries, self._tree.made) > self._limits.max_entries:
-            raise EntryRefused(name, f"is one too many: more than {self._limits.max_entries} files and folders")
+            raise EntryRefused(name, f"exceeds the limit of {self._limits.max_entries} files and folders")
 
     def _write(self, name: str, content: Readable, executable: bool) -> int:
         written = 0
@@ -207,7 +207,7 @@ class _Extraction:
                 written += len(data)
                 self._total_bytes += len(data)
                 if self._total_bytes > self._limits.max_total_bytes:
-                    raise EntryRefused(name, f"takes the archive over {self._limits.max_total_bytes} bytes in total")
+                    raise EntryRefused(name, f"exceeds the limit of {self._limits.max_total_bytes} bytes in total")
                 self._check_ratio(self._total_bytes)
                 file.write(data)
         self._files += 1
@@ -216,14 +216,12 @@ class _Extraction:
     def _count_unpacked(self, unpacked_bytes: int) -> None:
         # Headers and padding count as well: a tar of nothing but headers is a bomb too.
         if unpacked_bytes > self._limits.max_total_bytes + self._limits.max_entries * 2048:
-            raise EntryRefused(self._entry, f"takes the archive over {self._limits.max_total_bytes} bytes in total")
+            raise EntryRefused(self._entry, f"exceeds the limit of {self._limits.max_total_bytes} bytes in total")
         self._check_ratio(unpacked_bytes)
 
     def _check_ratio(self, unpacked_bytes: int) -> None:
         if unpacked_bytes > max(_RATIO_COUNTS_FROM_BYTES, self._archive_bytes * self._limits.max_ratio):
-            raise EntryRefused(
-                self._entry, f"is compressed too well: over {self._limits.max_ratio} times the archive's size"
-            )
+            raise EntryRefused(self._entry, f"exceeds the compression ratio of {self._limits.max_ratio}")
 
 
 class _Counted:
@@ -250,7 +248,7 @@ class _Capped:
 
     def read(self, size: int = -1, /) -> bytes:
         if size > self._limit:
-            raise EntryRefused("", f"has a list of entries that claims {size} bytes")
+            raise EntryRefused("", f"declares a list of entries of {size} bytes")
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = 0, /) -> int:

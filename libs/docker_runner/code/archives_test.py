@@ -202,7 +202,7 @@ def test_entry_of_a_tar_that_is_no_file_and_claims_content_is_refused(folder: Pa
 
     error = refusal(folder, gzip.compress(packed))
 
-    assert (error.entry.strip("/"), "claims 512 bytes of content" in error.reason) == ("e", True)
+    assert (error.entry.strip("/"), "declares 512 bytes of content" in error.reason) == ("e", True)
 
 
 def test_folder_of_a_zip_that_has_content_is_refused(folder: Path) -> None:
@@ -291,8 +291,8 @@ def tar_claiming_size(size: int) -> bytes:
 REFUSED = {
     "nothing": (b"", "", "empty"),
     "text": (b"#!/bin/sh\nrm -rf /\n", "", "neither ZIP nor TAR.GZ"),
-    "zip of nothing": (zipped(), "", "holds no file"),
-    "tar of nothing": (tarred(), "", "holds no file"),
+    "zip of nothing": (zipped(), "", "contains no file"),
+    "tar of nothing": (tarred(), "", "contains no file"),
     "gzip of text": (gzip.compress(b"hello" * 500), "", "damaged header"),
     "zip, dots": (zipped(("../up.py", b"1")), "../up.py", "'..'"),
     "zip, dots inside": (zipped(("a/../../up.py", b"1")), "a/../../up.py", "'..'"),
@@ -320,7 +320,7 @@ REFUSED = {
     "tar, through a link": (
         tarred((tar_special("l", tarfile.SYMTYPE, "d"), b""), ("l/evil.py", b"1")),
         "l/evil.py",
-        "wants 'l' as a folder, and that is a link",
+        "needs 'l' as a folder, but that is a link",
     ),
     "tar, link in place of a file": (
         tarred(("a.py", b"1"), (tar_special("a.py", tarfile.SYMTYPE, "b"), b"")),
@@ -332,7 +332,7 @@ REFUSED = {
     "tar, hard link to link": (
         tarred((tar_special("l", tarfile.SYMTYPE, "x"), b""), (tar_special("h", tarfile.LNKTYPE, "l"), b"")),
         "h",
-        "no earlier file",
+        "not an earlier file",
     ),
     "zip, link out": (zipped((zip_mode("l", 0o120777), b"../../etc")), "l", "leaves the folder"),
     "zip, fifo": (zipped((zip_mode("p", 0o010644), b"")), "p", "named pipe"),
@@ -345,7 +345,7 @@ REFUSED = {
     "zip, LZMA": (zipped(("a.py", b"1" * 99), method=zipfile.ZIP_LZMA), "a.py", "method 14"),
     "zip, claims less": (zip_claiming_size(4), "main.py", "corrupt"),
     "zip, claims more": (zip_claiming_size(4000), "main.py", "claims 4000"),
-    "tar, claims more": (tar_claiming_size(10_000), "main.py", "cut short"),
+    "tar, claims more": (tar_claiming_size(10_000), "main.py", "truncated"),
     "tar, huge header": (
         gzip.compress(tarfile.TarInfo.create_pax_global_header({"comment": "x" * 600_000})),
         "",
@@ -353,7 +353,7 @@ REFUSED = {
     ),
     "zip, cut": (zipped(("a.py", os.urandom(5000)))[:3000], "", "corrupt"),
     "tar.gz, cut": (tarred(("a.py", os.urandom(50_000)))[:3000], "a.py", "corrupt"),
-    "tar, cut": (tarred(("a.py", os.urandom(5000)), mode="w")[:3000], "a.py", "cut short"),
+    "tar, cut": (tarred(("a.py", os.urandom(5000)), mode="w")[:3000], "a.py", "truncated"),
     "tar, no end": (tarred(("a.py", b"1"), mode="w")[:1024], "a.py", "header"),
     "tar, more after the end": (tarred(("a.py", b"1"), mode="w") + tarred(("b.py", b"1"), mode="w"), "a.py", "after"),
     "tar, damaged later": (
@@ -381,13 +381,13 @@ def test_is_refused_with_key_entry_and_reason(folder: Path, name: str) -> None:
 def test_too_many_files_are_refused(folder: Path) -> None:
     many = tarred(*[(f"f{number}", b"") for number in range(11)])
 
-    assert "one too many" in refusal(folder, many, ArchiveLimits(max_entries=10)).reason
+    assert "limit of 10 files" in refusal(folder, many, ArchiveLimits(max_entries=10)).reason
 
 
 def test_folders_that_no_entry_names_count_as_well(folder: Path) -> None:
     deep = zipped(*[(f"a{number}/b/c/d/f", b"") for number in range(5)])
 
-    assert "one too many" in refusal(folder, deep, ArchiveLimits(max_entries=10)).reason
+    assert "limit of 10 files" in refusal(folder, deep, ArchiveLimits(max_entries=10)).reason
 
 
 @pytest.mark.parametrize("pack", [zipped, tarred], ids=["zip", "tar.gz"])
@@ -396,20 +396,20 @@ def test_too_large_a_total_is_refused_by_counting(folder: Path, pack: object) ->
 
     error = refusal(folder, content, ArchiveLimits(max_total_bytes=1000))
 
-    assert (error.entry, error.reason) == ("b", "takes the archive over 1000 bytes in total")
+    assert (error.entry, error.reason) == ("b", "exceeds the limit of 1000 bytes in total")
 
 
 @pytest.mark.parametrize("pack", [zipped, tarred], ids=["zip", "tar.gz"])
 def test_a_bomb_is_refused_by_its_ratio(folder: Path, pack: object) -> None:
     content = pack(("zeros", bytes(20 * 1024 * 1024)))  # type: ignore[operator]
 
-    assert "compressed too well" in refusal(folder, content).reason
+    assert "compression ratio" in refusal(folder, content).reason
 
 
 def test_a_tar_of_nothing_but_headers_is_a_bomb_too(folder: Path) -> None:
     folders = b"".join(tar_special("d", tarfile.DIRTYPE).tobuf() for _ in range(40_000)) + bytes(1024)
 
-    assert "compressed too well" in refusal(folder, gzip.compress(folders)).reason
+    assert "compression ratio" in refusal(folder, gzip.compress(folders)).reason
 
 
 def test_a_central_directory_of_claimed_gigabytes_is_not_read(folder: Path) -> None:

@@ -176,7 +176,9 @@ class CodeCache:
         except (StorageUnavailable, StorageRejected) as error:
             raise CodeUnavailable(ref.bucket, ref.key, str(error)) from error
         if found.size > self._max_archive_bytes:
-            raise ArchiveRejected(ref.key, "", f"has {found.size} bytes; at most {self._max_archive_bytes} are taken")
+            raise ArchiveRejected(
+                ref.key, "", f"has {found.size} bytes; at most {self._max_archive_bytes} are accepted"
+            )
         return Version(ref.bucket, ref.key, found.etag)
 
     def _download_once(self, version: Version) -> asyncio.Task[None]:

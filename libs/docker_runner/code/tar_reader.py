@@ -133,7 +133,7 @@ class TarReader:
             return b""
         data = self._stream.read(wanted)
         if not data:
-            raise TarRefused(self._last, "is cut short")
+            raise TarRefused(self._last, "is truncated")
         self._left -= len(data)
         return data
 
@@ -150,15 +150,15 @@ class TarReader:
         if found is TarKind.FILE and name.endswith(b"/"):
             found = TarKind.FOLDER  # v7 tars have no type for folders
         if found is not TarKind.FILE and size:
-            raise TarRefused(shown, f"is a {found.value} and claims {size} bytes of content")
+            raise TarRefused(shown, f"is a {found.value} but declares {size} bytes of content")
         target = target or header[157:257].split(b"\0", 1)[0]
         return TarEntry(name, found, self._number(header[100:108]) & 0o7777, size, target)
 
     def _extended(self, length: int) -> bytes:
         if length > MAX_EXTENDED_HEADER_BYTES:
             raise TarRefused(self._last, f"is followed by an extended header of {length} bytes")
-        content = self._exactly(length, "is followed by an extended header that is cut short")
-        self._exactly(-length % BLOCK, "is followed by an extended header that is cut short")
+        content = self._exactly(length, "is followed by a truncated extended header")
+        self._exactly(-length % BLOCK, "is followed by a truncated extended header")
         return content
 
     def _pax(self, content: bytes) -> dict[bytes, bytes]:
@@ -194,7 +194,7 @@ class TarReader:
     def _skip_content(self) -> None:
         while self.read(64 * 1024):
             pass
-        self._exactly(self._padding, "is cut short")
+        self._exactly(self._padding, "is truncated")
         self._padding = 0
 
     def _finish(self) -> None:

@@ -90,7 +90,7 @@ class Admission:
             try:
                 await self._round()
             except asyncio.CancelledError:
-                self._answer_all(EngineUnavailable("admission", "this process ends"))
+                self._answer_all(EngineUnavailable("admission", "this process is shutting down"))
                 raise
             except Exception as error:  # noqa: BLE001 - those who asked raise it
                 self._answer_all(error)

@@ -66,7 +66,7 @@ def understood(what: str, answer: bytes, read: Callable[[Any], T]) -> T:
     try:
         return read(json.loads(answer))
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise EngineUnavailable(what, f"an answer that makes no sense ({type(error).__name__})") from error
+        raise EngineUnavailable(what, f"a malformed answer ({type(error).__name__})") from error
 
 
 def identifier(found: Any) -> str:
@@ -209,5 +209,5 @@ def _count(value: Any) -> int:
     cgroup v1 says 2^63 and some for no limit, which is cut.
     """
     if not isinstance(value, int | float) or value < 0:
-        raise ValueError(f"no count: {value!r}")
+        raise ValueError(f"not a count: {value!r}")
     return int(min(value, (1 << 63) - 1))

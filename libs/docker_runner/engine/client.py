@@ -207,7 +207,7 @@ class Engine:
             async for chunk in stream.iter_any():
                 *lines, buffer = (buffer + chunk).split(b"\n")
                 if len(buffer) > _EVENT_LINE_BYTES:
-                    raise EngineUnavailable("events", "an event without an end")
+                    raise EngineUnavailable("events", "an incomplete event")
                 for line in lines:
                     if line.strip() and (event := understood("events", line, answers.event)) is not None:
                         yield event
@@ -286,9 +286,9 @@ async def _frame(stream: aiohttp.StreamReader, what: str) -> tuple[int, bytes] |
         header = await stream.readexactly(_FRAME_HEADER_BYTES)
         return header[0], await stream.readexactly(int.from_bytes(header[4:], "big"))
     except aiohttp.ClientPayloadError as error:
-        raise EngineUnavailable(what, "the stream broke off") from error
+        raise EngineUnavailable(what, "the stream ended prematurely") from error
     except asyncio.IncompleteReadError as error:
         # Nothing at all is the end, half a frame is a broken stream.
         if error.partial:
-            raise EngineUnavailable(what, "the stream broke off") from error
+            raise EngineUnavailable(what, "the stream ended prematurely") from error
         return None

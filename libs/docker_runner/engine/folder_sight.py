@@ -141,7 +141,7 @@ class FolderSight:
         before, self._unseen = self._unseen, checked.unseen
         self._unseen_by_container = by_container and bool(checked.unseen)
         if checked.unseen and checked.unseen != before:
-            log.error("this worker takes no segment", reason=self.complaint)
+            log.error("this worker accepts no segments", reason=self.complaint)
         elif before and not checked.unseen:
             log.info("the Docker engine sees the worker's folders")
 
@@ -196,7 +196,7 @@ async def _tried(way: Callable[[], Awaitable[FolderCheck]]) -> FolderCheck:
     try:
         return await way()
     except (RuntimeFault, NoSuchImage, NameTaken, OSError) as error:
-        log.debug("not known what the engine sees", reason=f"{type(error).__name__}: {error}")
+        log.debug("the folders that the engine sees are unknown", reason=f"{type(error).__name__}: {error}")
         return UNKNOWN
 
 

@@ -77,4 +77,4 @@ async def _take_away(engine: Engine, name: str) -> None:
     try:
         await engine.remove(name)
     except (EngineUnavailable, EngineRefused) as error:
-        log.warning("a helper container is left", container=name, reason=str(error))
+        log.warning("a helper container was not removed", container=name, reason=str(error))

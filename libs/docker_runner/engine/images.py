@@ -97,19 +97,19 @@ class Images:
                 with observe("containers", "pull image"):
                     await self._engine.pull(image, self._credentials(image), silence_seconds=60.0)
         except TimeoutError as error:
-            raise ImageUnavailable(image, f"its registry took over {self._pull_timeout:g} s") from error
+            raise ImageUnavailable(image, f"the pull took more than {self._pull_timeout:g} s") from error
         except ImageUnavailable as error:
             raise ImageUnavailable(image, self._explained(image, error.reason)) from error
         if await self._engine.image_id(image) is None:
-            raise ImageUnavailable(image, "the registry gave it, and it is not there")
+            raise ImageUnavailable(image, "the pull succeeded, but the image is missing")
         log.info("image pulled", image=image)
 
     def _explained(self, image: str, reason: str) -> str:
         if not any(word in reason.lower() for word in _REFUSALS):
             return reason
-        sent = "with the credentials that are set" if self._credentials(image) is not None else "without credentials"
+        sent = "with the configured credentials" if self._credentials(image) is not None else "without credentials"
         look_at = "REGISTRY_SERVER, REGISTRY_USERNAME and REGISTRY_PASSWORD"
-        return f"{reason}; {server_of(image) or 'Docker Hub'} was asked {sent}: see {look_at}"
+        return f"{reason}; the request to {server_of(image) or 'Docker Hub'} was sent {sent}: check {look_at}"
 
     def _credentials(self, image: str) -> dict[str, str] | None:
         """Never sent to another registry than the one they are for."""

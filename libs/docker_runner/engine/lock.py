@@ -109,7 +109,7 @@ class EngineLock:
             if found != busy:
                 busy, since = found, now
             elif now - since >= self._stale_seconds:
-                log.warning("the engine's lock is taken from a frozen process", seconds=round(now - since, 1))
+                log.warning("the engine's lock is taken over from a frozen process", seconds=round(now - since, 1))
                 await self._threads.run(_replace, self._path, found.inode)
             await asyncio.sleep(pause)
             pause = min(_POLL_SECONDS[1], pause * 1.5)

@@ -185,9 +185,9 @@ class EngineRoom:
                 with observe("containers", "look at room"):
                     await self.refresh()
             except Retryable as error:
-                log.debug("room not known", reason=str(error))
+                log.debug("room is unknown", reason=str(error))
             except RuntimeFault as error:
-                log.warning("room not known", reason=str(error))
+                log.warning("room is unknown", reason=str(error))
             await asyncio.sleep(_GATHER_SECONDS)
             return WAITING_LOOK_SECONDS if self._waiting else REFRESH_SECONDS
 
@@ -232,7 +232,7 @@ class EngineRoom:
             async with asyncio.timeout(_INSPECT_SECONDS):
                 found = await self._engine.limits(container.container_id)
         except (RuntimeFault, TimeoutError) as error:
-            log.debug("limits of a container not known", container=container.name, reason=str(error))
+            log.debug("limits of a container are unknown", container=container.name, reason=str(error))
             return self._entity
         if found is None:
             return Need()

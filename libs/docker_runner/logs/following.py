@@ -180,7 +180,7 @@ class LogFollowing:
             if following.ended.is_set():
                 ended_at = min(ended_at, time.monotonic())
                 if time.monotonic() - ended_at > _AFTER_END_SECONDS:
-                    log.error("output lost: no space on the disk", entity=container.id)
+                    log.error("output lost: no space left on disk", entity=container.id)
                     return None
                 await asyncio.sleep(backoff.next_seconds())
             else:

@@ -186,7 +186,7 @@ class HandOver:
             await self._store.put(self._bucket, turn.promise, b"")
         except RuntimeFault as error:
             log.warning(
-                "the rest of a segment's output goes beside its objects", segment=turn.segment, reason=str(error)
+                "the rest of a segment's output is stored in separate objects", segment=turn.segment, reason=str(error)
             )
         else:
             turn.promised = turn.others is not None

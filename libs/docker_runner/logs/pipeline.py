@@ -138,7 +138,7 @@ class LogPipeline:
     async def flush(self, limit_seconds: float = 10.0) -> None:
         """Upload what there is, once, as far as it goes within the limit. For shutdown, after the last finish()."""
         if not await self._uploads.upload_once([bot for bot in self._logs if bot.spool.pending_bytes], limit_seconds):
-            log.warning("output is left on this host's disk for later")
+            log.warning("output stays on this host's disk and is uploaded later")
 
     def begin(self, segment: int, epoch: int) -> None:
         """The segment was acquired under *epoch*. To be called before its first container is followed."""
@@ -178,7 +178,7 @@ class LogPipeline:
         if self._finishing:
             _, late = await asyncio.wait(set(self._finishing), timeout=limit_seconds)
             if late:
-                log.warning("output is left on this host's disk for later", segments=len(late))
+                log.warning("output stays on this host's disk and is uploaded later", segments=len(late))
 
     async def clean(self, live: Collection[str]) -> int:
         """Remove the folders of bots whose container is gone and whose output is uploaded; return how many.
@@ -230,7 +230,7 @@ class LogPipeline:
             if then is not None:
                 await then()
         except RuntimeFault as error:
-            log.warning("the containers are left to the next owner", segment=segment, reason=str(error))
+            log.warning("containers are left for the next owner", segment=segment, reason=str(error))
         except Exception as error:  # noqa: BLE001 - of this segment alone
             unexpected("upload the rest of a segment's output", error, segment=segment)
         try:

@@ -150,7 +150,7 @@ class LogReader:
             async with asyncio.timeout(_LOCK_SECONDS):
                 await bot.uploader.lock.acquire()
         except TimeoutError:
-            return await asyncio.to_thread(bot.spool.snapshot), [], _notice("an upload is under way for long")
+            return await asyncio.to_thread(bot.spool.snapshot), [], _notice("an upload is taking too long")
         try:
             snapshot = await asyncio.to_thread(bot.spool.snapshot)
             try:

@@ -146,7 +146,7 @@ class LogUploads:
         now = time.monotonic()
         if now - self._scanned_at >= self._interval_seconds:
             self._scanned_at = now
-            with isolated("look after log spools"):
+            with isolated("scan log spools"):
                 await self._scan()
         for bot in self._logs:
             if not bot.in_use:
@@ -223,7 +223,7 @@ class LogUploads:
             try:
                 await self._objects.sweep()
             except RuntimeFault as error:
-                log.warning("the logs bucket was not swept", reason=str(error))
+                log.warning("stale parts in the logs bucket were not removed", reason=str(error))
 
     def _may_adopt(self, owner: LogOwner, quiet_seconds: float) -> bool:
         return self._owns(owner.segment) or quiet_seconds >= self._hand_over_seconds

@@ -146,7 +146,7 @@ class DockerSegmentHandler(Generic[W]):
             recorded = ()
             if not isinstance(error, Retryable):
                 unexpected("record ends", error, segment=owned.segment_id)
-            log.warning("ends not recorded; the containers are left to the next owner", reason=str(error))
+            log.warning("ends not recorded; containers are left for the next owner", reason=str(error))
         if self._keeps_logs:
             containers = [end.container for end in ended]
             self._docker.logs.finish_later(owned.segment_id, containers, then=lambda: group.remove(recorded))

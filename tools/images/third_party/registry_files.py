@@ -35,7 +35,7 @@ def add_image(images: Path, exported: Path, tag: str) -> None:
 def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
     # A layer that two images share is a link to the other.
     member = archive.extractfile(name)
-    assert member is not None, f"the archive of the image holds no file {name}"
+    assert member is not None, f"the archive of the image contains no file {name}"
     return member
 
 

@@ -66,14 +66,14 @@ class StatusPage:
                     template, shown = await show(values, query)
                 status = shown.pop("status", 200)
             except BadParameter as error:
-                status, template, shown = 400, "problem.html", _problem("That cannot be looked for", str(error))
+                status, template, shown = 400, "problem.html", _problem("Invalid search", str(error))
             except Refused as refused:
                 status, template = refused.status, "problem.html"
-                shown = {**_problem("Not now", str(refused), try_again=True), "leader_url": refused.leader}
+                shown = {**_problem("Not available", str(refused), try_again=True), "leader_url": refused.leader}
             except (Retryable, TimeoutError) as fault:
                 reason = str(fault) or f"MongoDB did not answer within {ANSWER_SECONDS:g} s"
                 status, template = 503, "problem.html"
-                shown = _problem("That cannot be read now", reason, try_again=True)
+                shown = _problem("The data cannot be read", reason, try_again=True)
             content = await asyncio.to_thread(render, template, {**self._frame(here), "query": query, **shown})
             return web.Response(text=content, status=status, content_type="text/html", headers=PAGE)
 

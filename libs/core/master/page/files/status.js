@@ -78,7 +78,7 @@ class Log {
       }
       const element = index === 0 && begun !== null ? begun : fresh.appendChild(document.createElement("span"));
       element.className = line.startsWith("[the0: ") ? "line note" : "line";
-      const cut = line.length > LONGEST_LINE ? "… (a very long line: see it as text)" : "";
+      const cut = line.length > LONGEST_LINE ? "… (line truncated; see “as text”)" : "";
       element.textContent = visible(line.slice(0, LONGEST_LINE)) + cut;
       this.last = element;
     });
@@ -94,11 +94,11 @@ class Log {
 
 async function stream(log, source) {
   const answer = await fetch(source);
-  if (answer.status === 404) return "there is no output of it";
+  if (answer.status === 404) return "no output";
   if (!answer.ok) throw new Error((await answer.json()).error);
   const live = answer.headers.get("Log-Source") === "worker";
   log.clear();
-  log.say(live ? "live" : "out of the storage: up to half a minute behind");
+  log.say(live ? "live" : "from the storage: up to half a minute late");
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   for (;;) {
     const { done, value } = await reader.read();
@@ -115,9 +115,9 @@ async function showLog(box) {
     try {
       const end = await stream(log, box.dataset.source);
       if (end !== null) return log.say(end);
-      log.say("it has ended, or runs elsewhere now; looking again");
+      log.say("the stream ended; reconnecting");
     } catch (error) {
-      log.say(`not to be had now: ${visible(String(error.message)).slice(0, 200)}`);
+      log.say(`not available: ${visible(String(error.message)).slice(0, 200)}`);
     }
     if (Date.now() - begun > 10000) failures = 0;
     await pause(Math.min(1000 * 2 ** failures, 15000));
