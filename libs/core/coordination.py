@@ -10,7 +10,7 @@ from proto.runtime.v1 import coordination_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class HeldSegment:
-    """A segment whose lease a worker holds, as far as it knows, and what its entities need of the engine."""
+    """A segment whose lease a worker holds, as last known, and what its entities need of the engine."""
 
     segment_id: int
     epoch: int
@@ -21,8 +21,8 @@ class HeldSegment:
 class WorkerIdentity:
     """One worker process.
 
-    *worker_id* may outlive the process (a restart under the same name), *instance_id* never does. *host* is the Docker
-    engine on which its containers run. Of two processes with one worker id, the one that started last is the valid one.
+    *worker_id* may outlive the process (a restart under the same name), *instance_id* does not. *host* is the Docker
+    engine of its containers. Of two processes with one worker id, the later one is valid.
     """
 
     worker_id: str
@@ -42,12 +42,12 @@ class WorkerState:
     """The state that a worker reports with each heartbeat.
 
     Attributes:
-        held: the leases that it holds.
+        held: its leases.
         running: its containers.
         impediment: why it cannot take any segment now; empty when it can.
-        refused: segments that were assigned to it and that it cannot acquire now, with the reason.
-        room: what its engine has left; None while that is not known.
-        engine_lost: whether the engine has not answered for so long that its segments should move to another one.
+        refused: assigned segments that it cannot acquire now, with the reason.
+        room: the free room of its engine; None while unknown.
+        engine_lost: whether the engine has not answered for so long that the segments should move to another one.
     """
 
     held: tuple[HeldSegment, ...] = ()
@@ -66,9 +66,9 @@ class WorkerState:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """All segments that a worker should own; with none it stands by. *reason* is for people.
+    """All segments that a worker should own; none means standby. *reason* is for users.
 
-    *trace* is that of the decision.
+    *trace* is the trace of the decision.
     """
 
     segments: frozenset[int] = frozenset()
@@ -123,7 +123,7 @@ def register_to_wire(identity: WorkerIdentity, state: WorkerState) -> pb.Registe
 
 
 def register_from_wire(message: pb.Register) -> tuple[WorkerIdentity, WorkerState]:
-    """Who registers, and how it stands with it."""
+    """The registering worker and its state."""
     identity = WorkerIdentity(
         worker_id=message.worker_id,
         instance_id=message.instance_id,

@@ -1,11 +1,11 @@
-"""JSON from a source that may be hostile: checked against bounds before a value is built of it. Pure.
+"""Check JSON from a hostile source against bounds before a value is built from it. Pure.
 
 ``json.loads`` alone is unsafe for such input: 1,000 opening brackets raise RecursionError, a number of 5,000 digits
 raises ValueError, and 64 MiB of ``[]`` take gigabytes. :func:`scan` builds no value: regular expressions match runs of
-values at the speed of C, and Python steps only through containers that hold other containers. It takes linear time and
-next to no memory.
+values at the speed of C, and Python steps only through containers that contain other containers. It takes linear time
+and almost no memory.
 
-This file is also a program (see :func:`main`), which runs without the rest of the project: it imports nothing of it.
+This file is also a program (see :func:`main`) that runs without the rest of the project, so it imports nothing of it.
 """
 
 import codecs
@@ -21,7 +21,7 @@ from enum import StrEnum
 from typing import Final
 
 MOST_DIGITS = 1000
-"""Of one part of a number: the interpreter refuses an integer of more than 4,300."""
+"""Limit of one part of a number: the interpreter rejects an integer of more than 4,300."""
 
 _CHUNK_BYTES = 1024 * 1024
 _PROGRAM_BYTES = 256 * 1024 * 1024
@@ -32,7 +32,7 @@ Text = bytes | mmap.mmap
 
 
 class Fault(StrEnum):
-    """Why a text is refused."""
+    """The reason why a text is rejected."""
 
     BYTES = "too-large"
     DEPTH = "too-deep"
@@ -43,7 +43,7 @@ class Fault(StrEnum):
 
 
 class Kind(StrEnum):
-    """What a JSON text is at its top."""
+    """The type of the outermost value of a JSON text."""
 
     OBJECT = "object"
     ARRAY = "array"
@@ -55,12 +55,12 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a text may have at most.
+    """The bounds of a text.
 
     Attributes:
         bytes: its size.
-        depth: containers (objects and arrays) within each other.
-        values: containers, strings (keys apart), numbers, booleans and nulls.
+        depth: nesting of containers (objects and arrays).
+        values: number of containers, strings (without keys), numbers, booleans and nulls.
     """
 
     bytes: int
@@ -70,7 +70,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Shape:
-    """What an accepted text is. *loose*: it has NaN or an infinity, which JSON does not have."""
+    """The properties of an accepted text. *loose*: it contains NaN or an infinity, which are not JSON."""
 
     kind: Kind
     values: int
@@ -79,11 +79,11 @@ class Shape:
 
 @dataclass(frozen=True)
 class Refused:
-    """Why a text is not accepted. ``str`` is a predicate for people: "is nested more than 100 levels deep".
+    """The rejection of a text. ``str`` is a predicate for users: "is nested more than 100 levels deep".
 
     Attributes:
-        limit: the bound that it breaks; 0 where there is none.
-        at: for :attr:`Fault.SYNTAX`, the byte at which it ceases to be JSON.
+        limit: the exceeded bound; 0 where there is none.
+        at: for :attr:`Fault.SYNTAX`, the first byte that is not JSON.
     """
 
     fault: Fault
@@ -120,14 +120,14 @@ def parse(text: bytes, bounds: Bounds) -> Parsed | Refused:
     try:
         return Parsed(json.loads(text.decode()))
     except (ValueError, RecursionError):
-        # Not reached while `scan` accepts no more than `json` does; a difference must not end a loop.
+        # Unreachable while `scan` accepts no more than `json`; a difference must not end a loop.
         return Refused(Fault.SYNTAX)
 
 
 def scan(text: Text, bounds: Bounds, begin: int = 0) -> Shape | Refused:
-    """Return what *text* from *begin* on is, without its value. Never raises.
+    """Return the properties of *text* from *begin* on, without its value. Never raises.
 
-    It holds the interpreter meanwhile, for up to 60 ms a MiB: check large texts in a process of their own.
+    It blocks the interpreter for up to 60 ms per MiB: check large texts in a separate process.
     """
     if len(text) - begin > bounds.bytes:
         return Refused(Fault.BYTES, bounds.bytes)
@@ -137,7 +137,7 @@ def scan(text: Text, bounds: Bounds, begin: int = 0) -> Shape | Refused:
 
 
 def strict(text: Text, begin: int = 0) -> Iterator[bytes]:
-    """Yield *text*, which :func:`scan` has accepted, piece by piece, with null for NaN and the infinities."""
+    """Yield *text*, which :func:`scan` accepted, in pieces, with null for NaN and the infinities."""
     done = begin
     for match in _STRING_OR_LOOSE.finditer(text, begin):
         if match[0][:1] != b'"':
@@ -163,11 +163,11 @@ def _is_utf8(text: Text, begin: int) -> bool:
     return True
 
 
-# --- the grammar. Repetitions are possessive (*+): one that can give back would keep a state for each of its items.
+# --- the grammar. Repetitions are possessive (*+): one that can backtrack would keep a state for each item.
 
 
 def _repeated(item: bytes, times: bytes) -> bytes:
-    """*item* as often as *times* allows, possessively.
+    """Return a pattern of *item*, repeated by *times*, possessively.
 
     The atomic group matters to older Pythons, such as the 3.11.2 of Debian 12: without it, an attempt that fails within
     the item does not return to the item's first byte, and bytes that do not match are skipped.
@@ -194,13 +194,13 @@ def _member(value: bytes) -> bytes:
 
 
 def _flat(opening: bytes, item: bytes, closing: bytes) -> bytes:
-    """A container of a few *item*, or of nothing."""
+    """Return a pattern of a container with a few *item*, or empty."""
     more = _repeated(rb"%b,%b%b" % (_WS, _WS, item), b"{0,%d}" % _FLAT_ITEMS)
     return rb"%b%b%b%b" % (opening, _WS, _repeated(item + more + _WS, b"?"), closing)
 
 
 def _run(item: bytes) -> bytes:
-    """Items that are followed by another one. Not too many: what a match found is counted afterwards."""
+    """Return a pattern of items followed by another one. Limited: a match's items are counted afterwards."""
     return _repeated(rb"%b%b,%b" % (item, _WS, _WS), b"{0,%d}" % _RUN_ITEMS)
 
 
@@ -238,14 +238,14 @@ class _Scan:
         self._begin = begin
         self._values = 0
         self._loose = False
-        # Of each container around the current place, the byte that opens it.
+        # The opening byte of each container around the current position.
         self._open = bytearray()
 
     def run(self) -> Shape | Refused:
         text, opened = self._text, self._open
         at = begin = _end(_SPACE, text, self._begin)
         while True:
-            # A value is due, in an object with its key.
+            # A value is expected, in an object with its key.
             if opened:
                 in_object = opened[-1] == _OBJECT
                 at, refused = self._items(_MEMBERS if in_object else _ELEMENTS, at)
@@ -268,7 +268,7 @@ class _Scan:
                 continue
             else:
                 return self._not_json(at)
-            # That value may be the last one of containers around it.
+            # That value may be the last one of the surrounding containers.
             while opened:
                 tail = _TAIL.match(text, at)
                 if tail is None or tail[1] not in (b",", _CLOSING[opened[-1]]):
@@ -283,7 +283,7 @@ class _Scan:
                 return Shape(kind, self._values, self._loose) if at == len(text) else self._not_json(at)
 
     def _items(self, items: "re.Pattern[bytes]", at: int) -> tuple[int, Refused | None]:
-        """Count all *items* from *at* on that have another one behind them, and return the place behind them."""
+        """Count all *items* from *at* on that are followed by another one, and return the end position."""
         while (end := _end(items, self._text, at)) > at:
             if (refused := self._count(self._text[at:end], 0)) is not None:
                 return end, refused
@@ -291,13 +291,13 @@ class _Scan:
         return at, None
 
     def _count(self, run: bytes, last: int) -> Refused | None:
-        """Count the values of *run*: items that end with a comma each, but for the *last* one of them (0 or 1)."""
+        """Count the values of *run*: items that each end with a comma, except the *last* one (0 or 1)."""
         if b'"' in run:
             run = _STRINGS.sub(b"0", run)
         opening = run.count(b"[") + run.count(b"{")
         if opening and len(self._open) >= self._bounds.depth:
             return Refused(Fault.DEPTH, self._bounds.depth)
-        # A comma follows each value but the last one of a container.
+        # A comma follows each value except the last one of a container.
         filled = opening - len(_EMPTY.findall(run)) if opening else 0
         self._values += run.count(b",") + filled + last
         if self._values > self._bounds.values:
@@ -312,7 +312,7 @@ class _Scan:
 
 
 def _end(pattern: "re.Pattern[bytes]", text: Text, at: int) -> int:
-    """Where a match of *pattern*, which may be empty, ends."""
+    """Return the end of a match of *pattern*, which may be empty."""
     match = pattern.match(text, at)
     return match.end() if match is not None else at
 
@@ -321,7 +321,7 @@ def _size(size: int) -> str:
     return f"{size // 1024**2} MiB" if size >= 1024**2 and size % 1024**2 == 0 else f"{size:,} bytes"
 
 
-# --- in a process of its own
+# --- in a separate process
 
 
 def command(source: str, begin: int, bounds: Bounds, target: str) -> list[str]:
@@ -334,7 +334,7 @@ def command(source: str, begin: int, bounds: Bounds, target: str) -> list[str]:
 
 
 def answer(printed: bytes) -> Shape | Refused | None:
-    """Return what the process of :func:`command` found; None when it came to no end."""
+    """Return the result of the process of :func:`command`; None when it did not complete."""
     try:
         match printed.decode().split():
             case ["shape", kind, values, loose]:

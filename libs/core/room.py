@@ -1,4 +1,4 @@
-"""Room on an engine and what entities need of it, as values: memory and processors."""
+"""Room on an engine and the needs of entities, as values: memory and processors."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one entity, or all entities of a segment, may use by their limits.
+    """The resources that one entity, or all entities of a segment, may use by their limits.
 
-    *cpus* counts only entities that have a limit of processors; the others share what is left by weight.
+    *cpus* counts only entities with a limit of processors; the others share the rest by weight.
     """
 
     memory_bytes: int = 0
@@ -26,7 +26,7 @@ class Need:
 
     @classmethod
     def from_document(cls, document: object) -> "Need | None":
-        """Return what was stored; None for what is no need."""
+        """Return the stored need; None when *document* is not one."""
         if not isinstance(document, Mapping):
             return None
         memory_bytes, cpus = document.get("memory_bytes"), document.get("cpus")
@@ -36,7 +36,7 @@ class Need:
 
     @property
     def size(self) -> tuple[int, float]:
-        """What needs are compared by: memory first, since processors can be shared."""
+        """The sort key of needs: memory first, since processors can be shared."""
         return self.memory_bytes, self.cpus
 
     def __mul__(self, number: int) -> "Need":
@@ -45,10 +45,10 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What an engine has in all and what is not reserved by the limits of its containers.
+    """The total room of an engine, and the part that is not reserved by the limits of its containers.
 
-    Both are after overcommitment. *free* is negative where limits exceed the room, as after the setting was lowered.
-    *entity* is what an entity without limits of its own needs, for estimates about segments that nobody owns yet.
+    Both are after overcommitment. *free* is negative when limits exceed the room, for instance after the setting was
+    lowered. *entity* is the need of an entity without limits of its own, for estimates about segments without an owner.
     """
 
     total: Need
@@ -56,20 +56,20 @@ class Room:
     entity: Need
 
     def fits(self, need: Need) -> bool:
-        """Return whether *need* fits into what is free."""
+        """Return whether *need* fits into the free room."""
         return need.memory_bytes <= self.free.memory_bytes and need.cpus <= max(0.0, self.free.cpus) + 1e-9
 
     def less(self, need: Need) -> "Room":
-        """Return the room that is left after *need* was taken."""
+        """Return the room that remains after *need* was reserved."""
         return replace(self, free=self.free - need)
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What the entities of one owned segment need of their engine.
+    """The resources that the entities of one owned segment need of their engine.
 
-    *need* is the sum over all entities that should run now, started or not. *lacking* is what the most demanding of
-    those needs that wait for room; None when none waits.
+    *need* is the sum over all entities that should run now, started or not. *lacking* is the largest of the needs that
+    wait for room; None when none waits.
     """
 
     need: Need = Need()
@@ -82,7 +82,7 @@ class Demand:
 
 
 def least_by_host(reports: Iterable[tuple[str, Room | None]]) -> dict[str, Room]:
-    """Return what each engine has left, by host: the least of what its workers report, as reports have an age."""
+    """Return the free room of each engine, by host: the minimum of its workers' reports, which may be old."""
     least: dict[str, Room] = {}
     for host, room in reports:
         if room is not None and (host not in least or room.free.memory_bytes < least[host].free.memory_bytes):
@@ -95,7 +95,7 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What *need* lacks on the worker that has the most room for it. *free* is what that worker's engine has left."""
+    """The missing part of *need* on the worker with the most room for it, whose engine has *free*."""
 
     need: Need
     worker_id: str
@@ -103,17 +103,17 @@ class Missing:
 
     @property
     def memory_bytes(self) -> int:
-        """How much memory is missing; 0 when there is enough."""
+        """The missing memory; 0 when there is enough."""
         return max(0, self.need.memory_bytes - max(0, self.free.memory_bytes))
 
     @property
     def cpus(self) -> float:
-        """How many processors are missing; 0 when there are enough, or none are needed."""
+        """The missing processors; 0 when there are enough, or none are needed."""
         missing = self.need.cpus - max(0.0, self.free.cpus)
         return missing if missing > 1e-9 else 0.0
 
     def __str__(self) -> str:
-        """Return it as "needs 512 MiB, the roomiest worker has 130 MiB (worker-1)"."""
+        """Return a text such as "needs 512 MiB, the roomiest worker has 130 MiB (worker-1)"."""
         parts = []
         if self.memory_bytes or not self.cpus:
             has = max(0, self.free.memory_bytes) // _MIB
@@ -124,7 +124,7 @@ class Missing:
 
 
 def missing(need: Need, rooms: Mapping[str, Room]) -> Missing | None:
-    """Return what *need* lacks across workers, whose *rooms* are by worker; None when no room is known."""
+    """Return the shortage of *need* across workers, whose *rooms* are by worker; None when no room is known."""
     lacks = [Missing(need, worker_id, room.free) for worker_id, room in sorted(rooms.items())]
     return min(
         lacks,

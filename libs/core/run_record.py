@@ -1,4 +1,4 @@
-"""One run as the history has it: what ran where and when, and why it ended."""
+"""One run as stored in the history."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,13 +10,13 @@ from libs.core.leases.lease import LeaseView
 class RunRecord:
     """One run of one entity, from its start; the fields from *ended_at* on are None while it runs.
 
-    Times are aware datetimes. *reason* says in one word why it ended (``finished``, ``error``, ``oom``, ``timeout``,
-    ``stopped``, ``lease-lost``, ``killed``, ``missing``), *message* says it in a sentence where there is more to say.
-    *failure* says in one word what the bot did wrong (``exception``, ``main-missing``, ``signature``,
-    ``result-too-large``, ...), *error_type* and *error_message* are the exception's, and *hint* says what mends it.
-    *presumed*: nobody saw the end; it was concluded afterwards, and a report of the true end replaces it.
-    *scheduled_at*, *cause* and *attempt* (from 1 on) are those of a schedule's firing; None otherwise. *trace_id* is
-    that of the trace in which it was begun.
+    Times are aware datetimes. *reason* is one word (``finished``, ``error``, ``oom``, ``timeout``,
+    ``stopped``, ``lease-lost``, ``killed``, ``missing``), *message* a sentence with further details.
+    *failure* names the bot's failure in one word (``exception``, ``main-missing``, ``signature``,
+    ``result-too-large``, ...), *error_type* and *error_message* are the exception's, and *hint* is the remedy.
+    *presumed*: the end was not observed but concluded afterwards; a report of the actual end replaces it.
+    *scheduled_at*, *cause* and *attempt* (from 1 on) belong to a schedule's firing; None otherwise. *trace_id* is
+    the id of the trace in which it started.
     """
 
     run_id: str
@@ -50,16 +50,16 @@ class RunRecord:
     trace_id: str | None = None
 
     def may_live_under(self, lease: LeaseView | None) -> bool:
-        """Whether the container of this run, which has no end yet, may be alive: *lease* is the segment's, if it lives.
+        """Whether the container of this run, which has no end yet, may be alive under the segment's live *lease*.
 
-        It ends by itself when the lease under which it was begun does.
+        The container ends when the lease under which it was started ends.
         """
         if lease is None:
             return False
-        # A new owner on the same host keeps what it finds there alive, before it has looked at it.
+        # A new owner on the same host keeps running containers alive before it has inspected them.
         return lease.epoch == self.epoch or lease.holder.host == self.host
 
     @property
     def duration_seconds(self) -> float | None:
-        """How long it ran; None while it does."""
+        """The duration of the run; None while it runs."""
         return (self.ended_at - self.started_at).total_seconds() if self.ended_at is not None else None

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 CUSTOM_FIELDS = ("config", "createdAt", "updatedAt", "filePath", "gcsPath", "version")
-"""The fields of `custom` that the runtime reads. Producers and an older runtime spell them in several ways."""
+"""The fields of `custom` that the runtime reads. Producers and an older runtime use different spellings."""
 
 
 def with_names(fields: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """*fields* with those of *names* spelt so, whatever their case was. The exact spelling wins over others."""
+    """Return *fields* with the spelling of *names*, regardless of case. An exact spelling takes precedence."""
     spelling = {name.lower(): name for name in names}
     renamed: dict[str, Any] = {}
     for key, value in fields.items():

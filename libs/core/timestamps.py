@@ -17,22 +17,22 @@ _MONTH_DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 @dataclass(frozen=True, slots=True)
 class WrittenTime:
-    """A moment in nanoseconds since 1970, and how coarsely it was written down."""
+    """An instant in nanoseconds since 1970, with the precision of its text."""
 
     nanoseconds: int
     precision_nanoseconds: int
 
 
 def nanoseconds_of(moment: datetime) -> int:
-    """Nanoseconds since 1970 of an aware *moment*."""
+    """Return the nanoseconds since 1970 of an aware *moment*."""
     return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def parse_rfc3339(text: str) -> WrittenTime:
-    """Read *text*. A time without an offset is taken as UTC, digits beyond nanoseconds are cut off.
+    """Parse *text*. A time without an offset is UTC; digits beyond nanoseconds are cut off.
 
     Raises:
-        ValueError: it is no such time.
+        ValueError: it is not such a time.
     """
     match = _RFC3339.fullmatch(text.strip())
     if match is None:
@@ -42,7 +42,7 @@ def parse_rfc3339(text: str) -> WrittenTime:
     offset_seconds = _offset_seconds(*match.group(9, 10, 11))
     if not _exists(year, month, day) or hour > 23 or minute > 59 or second > 60:
         raise ValueError(f"{text!r} names a moment that does not exist")
-    # A leap second (:60) is the first moment of the next minute; timegm counts it so.
+    # A leap second (:60) counts as the first second of the next minute, as timegm does.
     seconds = calendar.timegm((year, month, day, hour, minute, second)) - offset_seconds
     nanoseconds = seconds * NANOSECONDS + int(fraction[:9].ljust(9, "0"))
     return WrittenTime(nanoseconds, 10 ** max(0, 9 - len(fraction)))

@@ -1,4 +1,4 @@
-"""How long to wait before trying again: longer each time, never longer than a cap, and not all at the same moment."""
+"""Delays between retries: growing up to a cap, with jitter."""
 
 import random
 import time
@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection
 
 
 class Backoff:
-    """The waits of one thing that keeps failing, growing from *initial_seconds* by *factor* up to *cap_seconds*.
+    """The delays of one operation that keeps failing, growing from *initial_seconds* by *factor* up to *cap_seconds*.
 
     Args:
-        jitter: the share of each wait that is random, 0 to 1. A wait lies between ``(1 - jitter) * w`` and ``w``, so
-            that many processes which failed together do not come back together.
-        draw: where the randomness comes from; returns a number in [0, 1).
+        jitter: the random share of each delay, 0 to 1. A delay lies between ``(1 - jitter) * w`` and ``w``, so
+            that processes which failed together do not retry together.
+        draw: the random source; returns a number in [0, 1).
     """
 
     def __init__(
@@ -30,29 +30,29 @@ class Backoff:
         self.factor = factor
         self.jitter = jitter
         self.failures = 0
-        """How many waits were asked for since the last reset."""
+        """The number of delays since the last reset."""
         self._draw = draw
         self._next = initial_seconds
 
     def next_seconds(self) -> float:
-        """The wait after one more failure."""
+        """Return the delay after one more failure."""
         wait = self._next
         self.failures += 1
-        # Multiplied up to the cap and no further: a power of the failures would overflow in a long outage.
+        # Stop multiplying at the cap: a power of the failures would overflow in a long outage.
         self._next = min(wait * self.factor, self.cap_seconds)
         return wait * (1 - self.jitter * self._draw())
 
     def reset(self) -> None:
-        """It worked: the next failure waits *initial_seconds* again."""
+        """Start again at *initial_seconds* after a success."""
         self.failures = 0
         self._next = self.initial_seconds
 
 
 class Setbacks:
-    """When each of many things that failed may be tried again. What works is not remembered.
+    """Tracks when each of many failed keys may be retried. Successful keys are not stored.
 
     Args:
-        clock: seconds on a clock that only goes forward.
+        clock: a monotonic clock in seconds.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Setbacks:
         self._failed: dict[str, tuple[Backoff, float]] = {}
 
     def failed(self, key: str) -> float:
-        """Note a failure of *key*, and return for how many seconds it is not to be tried again."""
+        """Record a failure of *key*, and return the seconds until it may be retried."""
         backoff, _ = self._failed.get(key) or (Backoff(self._initial_seconds, self._cap_seconds), 0.0)
         wait = backoff.next_seconds()
         self._failed[key] = (backoff, self._clock() + wait)
@@ -75,16 +75,16 @@ class Setbacks:
         self._failed.pop(key, None)
 
     def left_seconds(self, key: str) -> float:
-        """For how much longer *key* is not to be tried; 0 when it may be."""
+        """Return the seconds until *key* may be retried; 0 when it may be now."""
         known = self._failed.get(key)
         return max(0.0, known[1] - self._clock()) if known is not None else 0.0
 
     def first_left_seconds(self) -> float | None:
-        """For how much longer the first of those that wait is not to be tried; None when none waits."""
+        """Return the seconds until the first key may be retried; None when no key waits."""
         left = (until - self._clock() for _, until in self._failed.values())
         return min((seconds for seconds in left if seconds > 0), default=None)
 
     def forget_all_but(self, keys: Collection[str]) -> None:
-        """Drop what is known of things that are gone."""
+        """Drop the state of removed keys."""
         for key in self._failed.keys() - set(keys):
             del self._failed[key]

@@ -1,7 +1,7 @@
-"""Cancellation that drivers lose.
+"""Restore cancellations that drivers swallow.
 
-In Python 3.11 `asyncio.wait_for` swallows a cancellation that comes in the moment its awaited thing ends, and the
-drivers use it for every round trip. A loop that is cancelled once would then run on for ever.
+In Python 3.11 `asyncio.wait_for` swallows a cancellation that arrives at the moment its awaitable completes, and
+drivers use it for every round trip. A loop that is cancelled once would then run forever.
 """
 
 import asyncio
@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def cancellation_kept() -> Iterator[None]:
-    """Around calls of a driver: a cancellation that came meanwhile is raised at the end if the driver lost it.
+    """Wrap calls of a driver: raise a cancellation at the end of the block if the driver swallowed it.
 
-    It goes before an error of the driver's. One that came before the block is not raised: clean-up code of a
-    cancelled task may still use the driver.
+    It takes precedence over an error of the driver. A cancellation from before the block is not raised: clean-up code
+    of a cancelled task may still use the driver.
     """
     before = _requests()
     try:

@@ -1,4 +1,4 @@
-"""Carry out what many tasks ask for at the same moment in one request."""
+"""Combine what many tasks request at the same moment into one request."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,7 +11,7 @@ R = TypeVar("R")
 
 @dataclass(eq=False)
 class _Wish(Generic[T, R]):
-    """What one task asks for; *woken* when its outcome is there, or when it is to see to the next request."""
+    """One task's item; *woken* when its outcome is there, or when the task must make the next request."""
 
     item: T
     woken: asyncio.Future[None]
@@ -28,14 +28,14 @@ class _Wish(Generic[T, R]):
 
 
 class Gathered(Generic[T, R]):
-    """One request at a time for all who wait, each of whom gets the result of its own item.
+    """Makes one request at a time for all waiting tasks; each gets the result of its own item.
 
-    One of those who ask makes the request for all, so that nothing goes on when nobody waits any more.
+    One of the waiting tasks makes the request for all, so nothing keeps running after the last task has gone.
 
     Args:
-        carry_out: does it for some items, in the order given; repeating it with an item must change nothing, since the
-            items of a request whose maker is cancelled are carried out again.
-        most: items in one request.
+        carry_out: processes some items in the given order. Repeating it with an item must change nothing, since the
+            items of a request whose task is cancelled are carried out again.
+        most: maximum number of items in one request.
     """
 
     def __init__(self, carry_out: Callable[[Sequence[T]], Awaitable[Sequence[R]]], most: int) -> None:
@@ -45,7 +45,7 @@ class Gathered(Generic[T, R]):
         self._under_way = False
 
     async def ask(self, item: T) -> R:
-        """Return the result for *item*. What carrying it out raises, all who are part of that request get."""
+        """Return the result for *item*. An error of a request is raised in all tasks of that request."""
         loop = asyncio.get_running_loop()
         mine: _Wish[T, R] = _Wish(item, loop.create_future())
         self._waiting[mine] = None
@@ -66,7 +66,7 @@ class Gathered(Generic[T, R]):
     async def _make_requests_until_over(self, mine: _Wish[T, R]) -> None:
         self._under_way = True
         try:
-            # Tasks that are ready now have asked as well when this comes back.
+            # Tasks that are ready now have added their items when this returns.
             await asyncio.sleep(0)
             while not mine.over:
                 await self._make_request(list(self._waiting)[: self._most])

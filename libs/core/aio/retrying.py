@@ -19,7 +19,7 @@ T = TypeVar("T")
 async def retry_forever(
     call: Callable[[], Awaitable[T]], *, faults: type[RuntimeFault] | tuple[type[RuntimeFault], ...] = Retryable
 ) -> T:
-    """Call it until it raises none of *faults*, with backoff; what else it raises is raised. Cancelling ends it."""
+    """Call it until it raises none of *faults*, with backoff. Other errors propagate; cancellation ends the loop."""
     backoff = Backoff(_FIRST_SECONDS, _LONGEST_SECONDS)
     while True:
         try:

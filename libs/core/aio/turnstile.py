@@ -1,14 +1,14 @@
-"""Many tasks that wake at the same moment, let through a few at a time, so that nothing else waits for all of them."""
+"""Let tasks that wake at the same moment through in small groups, so that other tasks run in between."""
 
 import asyncio
 from collections import deque
 
 
 class Turnstile:
-    """Passes *at_once* tasks in each round of the event loop, in the order in which they came.
+    """Lets *at_once* tasks through in each round of the event loop, in order of arrival.
 
-    A thousand short steps that are ready together are one long one to everything else in the process, such as the
-    renewal of a lease.
+    A thousand short steps that are ready together block the rest of the process, such as the renewal of a lease, like
+    one long step.
     """
 
     def __init__(self, at_once: int) -> None:
@@ -17,7 +17,7 @@ class Turnstile:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def passed(self) -> None:
-        """Return when it is this task's turn; at once when few others come."""
+        """Return when it is this task's turn; immediately when few tasks arrive."""
         loop = asyncio.get_running_loop()
         if self._passed < self._at_once and not self._waiting:
             if self._passed == 0:

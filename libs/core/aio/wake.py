@@ -4,9 +4,9 @@ import asyncio
 
 
 class Wake:
-    """Tells one waiting loop that there may be something to do.
+    """Signals one waiting loop that there may be work.
 
-    Only a hint: a loop reads the state again each round, so several sets before a wait are as good as one. To be used
+    Only a hint: a loop reads the state again each round, so several calls before a wait count as one. Use it
     from the event loop's thread.
     """
 
@@ -14,11 +14,11 @@ class Wake:
         self._event = asyncio.Event()
 
     def set(self) -> None:
-        """Wake the waiting loop, or the next wait if nobody waits now."""
+        """Wake the waiting loop, or make the next wait return at once."""
         self._event.set()
 
     async def wait_at_most(self, seconds: float | None) -> bool:
-        """Wait until set, *seconds* at most (None: for ever), and clear the flag. True if it was set."""
+        """Wait until set, *seconds* at most (None: no limit), and clear the flag. Return whether it was set."""
         try:
             async with asyncio.timeout(seconds):
                 await self._event.wait()

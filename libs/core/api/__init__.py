@@ -1,1 +1,1 @@
-"""What every process answers to people and programs over HTTP, beside health and metrics: reading only."""
+"""The read-only HTTP API of every process, beside health and metrics."""

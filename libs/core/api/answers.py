@@ -1,4 +1,4 @@
-"""What ``/api/v1`` answers, as values; the description in ``/api/v1/openapi.json`` is made from these types."""
+"""The answers of ``/api/v1`` as values; ``/api/v1/openapi.json`` is generated from these types."""
 
 import dataclasses
 from collections import Counter
@@ -16,14 +16,14 @@ from libs.core.store.shown_state import run_state
 
 @dataclass(frozen=True)
 class Summary:
-    """A service at a glance. What only the leader knows is null elsewhere.
+    """The summary of a service. Fields that only the leader knows are null elsewhere.
 
     Attributes:
-        leader: the master that leads, as last seen; *leader_url* is where it answers, if that is known.
+        leader: the leading master, as last read; *leader_url* is its address, if known.
         problem: why segments cannot be read now; empty when they can.
-        workers, segments, entities: how many there are in each role or state.
-        ended: how many runs ended in the last 24 hours, finished, failed or otherwise. A backtest that is done is no
-            entity any more, and is counted here only.
+        workers, segments, entities: numbers by role or state.
+        ended: runs that ended in the last 24 hours: finished, failed or otherwise. A completed backtest is no
+            longer an entity and is counted only here.
     """
 
     service: str
@@ -67,13 +67,13 @@ class EntityPage:
 
 @dataclass(frozen=True)
 class RunView:
-    """One run, as the history has it; the fields from *ended_at* on are null while it goes on.
+    """One run from the history; the fields from *ended_at* on are null while it is active.
 
     Attributes:
-        state: why it ended, or else ``running``; ``unknown`` when its worker is gone and nobody has seen its end.
-        failure: what the bot did wrong, in one word; null when it did nothing wrong.
-        error_type, error_message: of the exception that its main raised.
-        hint: what mends it, with the command; null when that is not known.
+        state: why it ended, or ``running``; ``unknown`` when its worker is gone and its end was not observed.
+        failure: the bot's failure, in one word; null when it did not fail.
+        error_type, error_message: of the exception raised by main.
+        hint: the remedy, with the command; null when unknown.
     """
 
     run_id: str
@@ -111,7 +111,7 @@ class RunView:
 
 @dataclass(frozen=True)
 class RunPage:
-    """Runs, the newest first. *next* is the ``before`` of the next page; null on the last one."""
+    """Runs, newest first. *next* is the ``before`` of the next page; null on the last one."""
 
     runs: Sequence[RunView]
     next: datetime | None

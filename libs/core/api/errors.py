@@ -1,4 +1,4 @@
-"""Errors as answers: a status and a sentence that says what is wrong and what to do."""
+"""Errors as HTTP answers: a status and a message that names the cause and the remedy."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ from aiohttp import web
 
 @dataclass(frozen=True)
 class ErrorAnswer:
-    """What went wrong, for people. *leader* is where to ask instead, when this master does not lead."""
+    """The error for users. *leader* is the address of the leader when this master is on standby."""
 
     error: str
     leader: str | None = None
 
 
 class Refused(Exception):
-    """Answers a request with an error. *leader* is where to ask instead."""
+    """Answers a request with an error. *leader* is the address to use instead."""
 
     def __init__(self, status: int, message: str, leader: str | None = None) -> None:
         super().__init__(message)
@@ -23,13 +23,13 @@ class Refused(Exception):
 
 
 class NotStarted(Refused):
-    """What was asked for is not known yet."""
+    """The requested data is not known yet."""
 
     def __init__(self, role: str) -> None:
         super().__init__(503, f"this {role} is starting; /readyz shows what it waits for")
 
 
 def error_answer(status: int, message: str, leader: str | None = None) -> web.Response:
-    """An error as programs get it; without a leader the field is left out."""
+    """Return an error as JSON; the leader's field is omitted when there is none."""
     answer = {"error": message} if leader is None else {"error": message, "leader": leader}
     return web.json_response(answer, status=status)

@@ -1,4 +1,4 @@
-"""The headers of every answer: nothing of it is to be kept, framed, or taken for something that it is not."""
+"""Headers of every answer: no caching, no framing, no content sniffing."""
 
 from aiohttp import web
 
@@ -14,12 +14,12 @@ PAGE = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 }
-"""For a page: what it needs, all of it from where it came itself, and nothing inside it."""
+"""For pages: resources only from the same origin, and no frames."""
 
 
 async def secure(request: web.Request, response: web.StreamResponse) -> None:
-    """Add them to what an answer has already. For ``on_response_prepare``."""
+    """Add the missing headers to an answer. For ``on_response_prepare``."""
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
-    # In place of the versions of Python and aiohttp.
+    # Hide the versions of Python and aiohttp.
     response.headers["Server"] = "the0-runtime"

@@ -1,4 +1,4 @@
-"""The output of one entity over HTTP: the last lines of what there is, and with ``follow`` what comes, as it comes."""
+"""The output of one entity over HTTP: its last lines and, with ``follow``, new output as it is printed."""
 
 import asyncio
 import time
@@ -16,12 +16,12 @@ from libs.core.api.parameters import choice, flag, instant, matching, text, whol
 from libs.core.errors import RuntimeFault
 
 SOURCE = "Log-Source"
-"""The header that says whether output comes from the worker that has it or out of the storage."""
+"""The header that says whether output comes from the entity's worker or from the storage."""
 FROM_WORKER, FROM_STORAGE = "worker", "storage"
 _NO_BUFFERING = {"X-Accel-Buffering": "no"}
 
 TIME = "Log-Time"
-"""The header with the time of the process that answers, in microseconds since 1970."""
+"""The header with the time of the answering process, in microseconds since 1970."""
 
 MOST_LINES = 10_000
 PARAMETERS = (
@@ -44,7 +44,7 @@ PARAMETERS = (
 
 @dataclass(frozen=True)
 class LogQuery:
-    """Which lines are asked for, and how; see :data:`PARAMETERS`. *tail* is None for all lines."""
+    """The selection and the format of lines; see :data:`PARAMETERS`. *tail* is None for all lines."""
 
     tail: int | None
     follow: bool
@@ -57,12 +57,12 @@ class LogQuery:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it asks for the output as it is, so that no line needs to be known."""
+        """Whether the output is requested unchanged, so that it need not be split into lines."""
         return not (self.json or self.timestamps or self.since or self.until or self.run or self.after)
 
     @classmethod
     def of(cls, values: Mapping[str, Any], *, follow: bool) -> "LogQuery":
-        """The query that the *values* of the parameters mean."""
+        """Return the query for the *values* of the parameters."""
         return cls(
             tail=None if values["all"] else values["tail"],
             follow=follow,
@@ -80,22 +80,22 @@ _MOST_STREAMS = 100
 
 
 class LogSource(Protocol):
-    """Where the output of entities is read."""
+    """The source of entities' output."""
 
     def is_live(self, entity_id: str) -> bool:
-        """Whether this process gets the output as it is printed."""
+        """Whether this process receives the output as it is printed."""
 
     def output(
         self, entity_id: str, *, tail_lines: int | None = None, follow: bool = False
     ) -> AsyncGenerator[bytes, None]:
-        """The last lines, and with *follow* what comes. Raises RuntimeFault."""
+        """Yield the last lines and, with *follow*, new output. Raises RuntimeFault."""
 
     def records(self, entity_id: str, query: LogQuery) -> AsyncGenerator[bytes, None]:
-        """The lines that *query* wants, as it wants them. Raises RuntimeFault."""
+        """Yield the lines selected by *query*, in its format. Raises RuntimeFault."""
 
 
 class Streams:
-    """How many streams this process sends at once: each holds a connection and may hold some megabytes."""
+    """Maximum number of streams that this process sends at once: each holds a connection and some megabytes."""
 
     def __init__(self, most: int = _MOST_STREAMS) -> None:
         self._most = most
@@ -119,25 +119,25 @@ async def send(
     json: bool = False,
     goes_on: Callable[[], bool] = lambda: True,
 ) -> web.StreamResponse:
-    """Send *pieces* until they end, the client has gone, or *goes_on* says no, which is asked each second.
+    """Send *pieces* until they end, the client disconnects, or *goes_on*, called each second, returns false.
 
     Args:
-        is_known: whether there is such an entity; where there is not, having no output is an error.
-        json: whether *pieces* are JSON objects, one a line.
+        is_known: whether the entity exists; if not, missing output is an error.
+        json: whether *pieces* are JSON objects, one per line.
 
     Raises:
         Refused: there is neither an entity nor output.
-        RuntimeFault: the output could not be had, and nothing was sent yet.
+        RuntimeFault: the output could not be read, and nothing was sent yet.
     """
     headers = {SOURCE: source, TIME: str(time.time_ns() // 1000), **_NO_BUFFERING}
     response = web.StreamResponse(headers=headers)
     response.content_type, response.charset = ("application/x-ndjson" if json else "text/plain"), "utf-8"
     try:
-        # The inner one first: *pieces* cannot be closed while its next piece is being waited for.
+        # Close the inner one first: *pieces* cannot be closed while its next piece is awaited.
         async with aclosing(pieces), aclosing(_ticking(pieces)) as ticking:
             async for piece in ticking:
                 if piece or (is_known and not response.prepared):
-                    # At the first tick too, so that the client knows that it is served though nothing was printed.
+                    # Also at the first tick: the client must learn that it is served although nothing was printed.
                     await _write(request, response, piece)
                 if not goes_on() or _has_gone(request):
                     break
@@ -146,7 +146,7 @@ async def send(
             raise
         await _write(request, response, _note(f"[the0: the rest of the output cannot be read: {fault}]", json=json))
     except ConnectionError:
-        return response  # the client has gone
+        return response  # the client disconnected
     if not response.prepared and not is_known:
         raise Refused(404, "no entity has that id, and there is no output of one")
     with suppress(ConnectionError):
@@ -163,7 +163,7 @@ def _note(text: str, *, json: bool) -> bytes:
 
 
 async def _ticking(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """*pieces*, with an empty one whenever nothing has come for a second."""
+    """Yield *pieces*, and an empty piece after each second without one."""
     waiting = asyncio.ensure_future(anext(pieces))
     try:
         while True:

@@ -25,10 +25,10 @@ _REASONS = {
 
 
 def description_of(title: str, version: str, operations: Sequence[Operation]) -> dict[str, Any]:
-    """The description, by OpenAPI 3.1."""
+    """Return the description in OpenAPI 3.1."""
     schemas: dict[str, Any] = {}
     error = _schema_of(ErrorAnswer, schemas)
-    # A field that is not there is left out.
+    # Fields without a value are omitted.
     schemas["ErrorAnswer"]["required"] = ["error"]
     paths: dict[str, Any] = {
         DESCRIPTION: {
@@ -93,7 +93,7 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
 
 
 def _schema_of(answer: type, schemas: dict[str, Any]) -> dict[str, Any]:
-    """A reference to the schema of *answer*, which is put into *schemas* with all that it is made of."""
+    """Return a reference to the schema of *answer*, and add that schema and its parts to *schemas*."""
     schema = TypeAdapter(answer).json_schema(mode="serialization", ref_template=_REFERENCE)
     for name, part in {**schema.pop("$defs", {}), answer.__name__: schema}.items():
         if part.get("type") == "object" and "properties" in part:

@@ -1,5 +1,5 @@
-"""What ``/api/v1`` consists of: each operation with its path, parameters and answer, from which both the routes and
-their description are made, so that neither can be without the other.
+"""The operations of ``/api/v1`` with path, parameters and answer; both the routes and their description are generated
+from them, so that they always agree.
 """
 
 import asyncio
@@ -16,35 +16,35 @@ from libs.core.api.paths import DESCRIPTION, PREFIX
 from libs.core.errors import Retryable
 
 ANSWER_SECONDS = 5.0
-"""How long an answer may take that is no stream."""
+"""Time limit of an answer that is not a stream."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request to an operation: its parameters by name, and the entity's id where the path has one."""
+    """A request to an operation: its parameters by name, and the entity's id if the path has one."""
 
     request: web.Request
     values: dict[str, Any]
 
     @property
     def entity_id(self) -> str:
-        """The id in the path, as its owner chose it."""
+        """The id in the path, decoded."""
         return self.request.match_info["id"]
 
 
 Answer = Callable[[Asked], Awaitable[object]]
-"""Returns a value to be shown as JSON, or a response that it has sent."""
+"""Returns a value to be sent as JSON, or a response that it has already sent."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One GET.
+    """One GET operation.
 
     Attributes:
-        path: from the prefix on, such as ``/entities/{id}``.
+        path: relative to the prefix, such as ``/entities/{id}``.
         result: the type of the value; None for plain text.
-        bounded: whether it is to end within seconds; a stream is not.
-        guarded: whether it asks for the process's token.
+        bounded: whether it must end within seconds; a stream need not.
+        guarded: whether it requires the process's token.
     """
 
     path: str
@@ -59,7 +59,7 @@ class Operation:
 
 
 def routes(operations: Sequence[Operation], describe: Callable[[], object]) -> list[web.RouteDef]:
-    """The routes of all operations, and that of their description."""
+    """Return the routes of all operations and of their description."""
 
     async def description(request: web.Request) -> web.Response:
         return json_answer(await asyncio.to_thread(describe))
@@ -68,17 +68,17 @@ def routes(operations: Sequence[Operation], describe: Callable[[], object]) -> l
 
 
 def json_answer(value: object, status: int = 200) -> web.Response:
-    """*value* as JSON."""
+    """Return *value* as JSON."""
     return web.json_response(plain(value), status=status)
 
 
 def path_of(operation: Operation) -> str:
-    """The whole path, as the description has it."""
+    """Return the complete path as in the description."""
     return f"{PREFIX}{operation.path}"
 
 
 async def or_error(answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:
-    """What *answer* gives, or as JSON why it gives nothing."""
+    """Return the answer of *answer*, or its error as JSON."""
     try:
         return await answer
     except BadParameter as error:
@@ -101,7 +101,7 @@ def _route(operation: Operation) -> web.RouteDef:
     async def handle(request: web.Request) -> web.StreamResponse:
         return await or_error(answer(request))
 
-    # Whatever an id has in it, braces too; a slash comes as %2F, and is told from those of the path.
+    # An id may contain any character, braces too; a slash is sent as %2F, which differs from those of the path.
     return web.get(path_of(operation).replace("{id}", "{id:[^/]+}"), handle)
 
 

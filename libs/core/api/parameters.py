@@ -1,4 +1,4 @@
-"""The parameters of a request: what each may be, and a clear refusal of what it may not."""
+"""The parameters of a request: their valid values, and the errors for invalid ones."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ _TRUE, _FALSE = ("true", "1"), ("false", "0")
 
 
 class BadParameter(Exception):
-    """A parameter of a request is not what it may be. The message names it."""
+    """A parameter of a request is invalid. The message names it."""
 
     def __init__(self, name: str, expected: str) -> None:
         super().__init__(f"the parameter {name!r} must be {expected}")
@@ -22,12 +22,12 @@ class BadParameter(Exception):
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter in the query.
+    """One parameter in the query string.
 
     Attributes:
-        read: makes the value from the text; raises ValueError.
-        expected: what the text must be, to go on from "must be".
-        schema: the same for programs.
+        read: converts the text into the value; raises ValueError.
+        expected: the valid texts, as a continuation of "must be".
+        schema: the same as JSON schema.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Parameter:
     default: object = None
 
     def value(self, text: str | None) -> object:
-        """The value; the default where there is no text. Raises BadParameter."""
+        """Return the value, or the default without a text. Raises BadParameter."""
         if text is None:
             return self.default
         try:
@@ -48,10 +48,10 @@ class Parameter:
 
 
 def values_of(parameters: Sequence[Parameter], query: Mapping[str, str]) -> dict[str, Any]:
-    """The values of all *parameters* by name.
+    """Return the values of all *parameters* by name.
 
     Raises:
-        BadParameter: one is not what it may be, or there is none of that name.
+        BadParameter: a value is invalid or a name is unknown.
     """
     known = {parameter.name for parameter in parameters}
     for name in query:
@@ -78,7 +78,7 @@ def whole(name: str, description: str, *, least: int, most: int, default: int | 
 
 
 def text(name: str, description: str) -> Parameter:
-    """Any text that is not empty."""
+    """A non-empty string."""
 
     def read(given: str) -> str:
         if not given or len(given) > MAX_TEXT:
@@ -90,7 +90,7 @@ def text(name: str, description: str) -> Parameter:
 
 
 def flag(name: str, description: str) -> Parameter:
-    """true or false; false where it is missing."""
+    """true or false; false when missing."""
 
     def read(given: str) -> bool:
         if given.lower() not in _TRUE + _FALSE:
@@ -101,7 +101,7 @@ def flag(name: str, description: str) -> Parameter:
 
 
 def choice(name: str, description: str, choices: Sequence[str]) -> Parameter:
-    """One of some words."""
+    """One of the given words."""
 
     def read(given: str) -> str:
         if given not in choices:
@@ -114,7 +114,7 @@ def choice(name: str, description: str, choices: Sequence[str]) -> Parameter:
 
 
 def matching(name: str, description: str, pattern: str) -> Parameter:
-    """A text that matches *pattern* as a whole."""
+    """A string that matches *pattern* as a whole."""
 
     def read(given: str) -> str:
         if len(given) > MAX_TEXT or re.fullmatch(pattern, given, re.ASCII) is None:
@@ -127,7 +127,7 @@ def matching(name: str, description: str, pattern: str) -> Parameter:
 
 
 def instant(name: str, description: str) -> Parameter:
-    """A time by RFC 3339, with its zone, or how long ago it was."""
+    """A time in RFC 3339 with its zone, or an age."""
 
     def read(given: str) -> datetime:
         return instant_of(given.replace(" ", "+"), datetime.now(UTC))
@@ -137,10 +137,10 @@ def instant(name: str, description: str) -> Parameter:
 
 
 def instant_of(given: str, now: datetime) -> datetime:
-    """The time that *given* tells: by RFC 3339 with its zone, or as a time before *now* such as ``1h30m``.
+    """Return the time in *given*: RFC 3339 with its zone, or an age before *now* such as ``1h30m``.
 
     Raises:
-        ValueError: it tells none.
+        ValueError: it is neither.
     """
     found = _AGO.fullmatch(given)
     if found is not None and given:
@@ -156,10 +156,10 @@ def instant_of(given: str, now: datetime) -> datetime:
 
 
 def moment(name: str, description: str) -> Parameter:
-    """A time by RFC 3339, with its zone."""
+    """A time in RFC 3339 with its zone."""
 
     def read(given: str) -> datetime:
-        # A plus that was not encoded arrives as a space.
+        # A plus sign that was not encoded arrives as a space.
         found = datetime.fromisoformat(given.replace(" ", "+"))
         if found.tzinfo is None:
             raise ValueError(given)

@@ -1,4 +1,4 @@
-"""Where ``/api/v1`` is, and how an id stands in a path of it."""
+"""The prefix ``/api/v1``, and the encoding of ids in its paths."""
 
 from urllib.parse import quote
 
@@ -7,5 +7,5 @@ DESCRIPTION = f"{PREFIX}/openapi.json"
 
 
 def encoded(entity_id: str) -> str:
-    """An id as one segment of a path: slashes, and the dots that would lead elsewhere, encoded."""
+    """Return an id as one path segment, with slashes and dot segments encoded."""
     return quote(entity_id, safe="").replace(".", "%2E")

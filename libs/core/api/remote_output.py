@@ -1,4 +1,4 @@
-"""Asks the worker that has it for an entity's output, or else any that can read the storage."""
+"""Request an entity's output from the worker that owns it, or from any worker that can read the storage."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -20,16 +20,16 @@ _OTHERS = 3
 
 
 async def who_to_ask(processes: ProcessStore, segment_id: int | None) -> list[KnownProcess]:
-    """The owner of the segment first, then a few other workers. Raises StoreUnavailable."""
+    """Return the owner of the segment first, then a few other workers. Raises StoreUnavailable."""
     owner = await processes.owner(segment_id) if segment_id is not None else None
     others = await processes.some("worker", _OTHERS + 1)
     return [*([owner] if owner is not None else []), *(worker for worker in others if worker != owner)][: _OTHERS + 1]
 
 
 def new_session() -> aiohttp.ClientSession:
-    """A session in which :func:`ask` asks; close it."""
+    """Return a session for :func:`ask`; the caller closes it."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
-    # Not through a proxy of the environment: workers are close.
+    # Bypass a proxy of the environment: workers are in the same network.
     return aiohttp.ClientSession(timeout=timeout, trust_env=False, auto_decompress=False)
 
 
@@ -42,12 +42,12 @@ async def ask(
     follow: bool,
     more: Mapping[str, str] | None = None,
 ) -> aiohttp.ClientResponse | None:
-    """The first answer of those workers, which says whether there is such an entity; None when none answers.
+    """Return the first answer of these workers, which shows whether the entity exists; None when none answers.
 
     The caller closes it.
 
     Args:
-        more: other parameters of the operation.
+        more: further parameters of the operation.
     """
     parameters = {"tail": str(tail), "follow": "true" if follow else "false", **(more or {})}
     path = f"{PREFIX}/entities/{encoded(entity_id)}/logs?{urlencode(parameters)}"
@@ -70,10 +70,10 @@ async def ask(
 
 
 async def next_piece(answer: aiohttp.ClientResponse) -> bytes:
-    """What comes next of the output; empty when the worker has ended it, or has gone."""
+    """Return the next piece of the output; empty when the worker ended it or disconnected."""
     try:
         return await answer.content.readany()
     except (aiohttp.ClientError, RuntimeError) as error:
-        # The latter is what aiohttp raises when the connection broke while nobody read.
+        # aiohttp raises the latter when the connection broke between two reads.
         log.debug("a worker's output ended prematurely", reason=str(error))
         return b""

@@ -1,8 +1,8 @@
-"""The connection to NATS: the only module that knows the driver.
+"""The connection to NATS: the only module that imports the driver.
 
-The driver's own reconnection is off. Each time the connection breaks a new client is made, and the subscriptions are
-made anew on it, so that nothing buffered for the old one (an acknowledgement, a pull request) reaches a server that
-may have a different stream under the same name by then.
+The driver's own reconnection is disabled. Whenever the connection breaks, a new client is created and the
+subscriptions are created again on it. So nothing buffered for the old one (an acknowledgement, a pull request) reaches
+a server that by then may have a different stream of the same name.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ _PENDING_BYTES = 256 * 1024 * 1024
 
 
 class NatsUnavailable(Retryable):
-    """NATS cannot be reached or did not answer; what was sent may have arrived or not."""
+    """NATS is unreachable or did not answer in time; the message may have arrived or not."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"NATS is unavailable: {reason}")
@@ -55,19 +55,19 @@ class NatsUnavailable(Retryable):
 
 
 class NobodyListens(NatsUnavailable):
-    """NATS is there, but nobody answers requests on this subject now."""
+    """NATS is connected, but the subject has no responders."""
 
     def __init__(self, subject: str) -> None:
         super().__init__(f"no responders on {subject}")
 
 
 class NatsRejected(Permanent):
-    """NATS or its driver refuses the message, such as one that is too large."""
+    """NATS or its driver rejects the message, for instance because it is too large."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message as it came."""
+    """A message as received."""
 
     subject: str
     data: bytes
@@ -79,7 +79,7 @@ Callback = Callable[[Message], Awaitable[None]]
 
 
 class Subscription:
-    """A subscription that lives on over reconnections until it is cancelled."""
+    """A subscription that survives reconnections until it is cancelled."""
 
     def __init__(
         self, connection: "NatsConnection", subject: str, callback: Callback, on_connect: Callable[[], None] | None
@@ -91,7 +91,7 @@ class Subscription:
         self._driver: DriverSubscription | None = None
 
     async def cancel(self) -> None:
-        """Receive nothing more. Safe to repeat."""
+        """Stop receiving. May be repeated."""
         await self._connection._forget(self)
 
     async def _make(self, client: Client) -> None:
@@ -113,12 +113,12 @@ class Subscription:
 
 
 class NatsConnection:
-    """One connection to a NATS server or cluster, kept up by :meth:`run`.
+    """One connection to a NATS server or cluster, maintained by :meth:`run`.
 
     Args:
-        url: one or several addresses, separated by commas; may hold credentials, which are never shown.
-        name: how the server's own tools show this connection.
-        readiness: told whether the connection is up, as something the process can do without.
+        url: one or several addresses, separated by commas; may contain credentials, which are never shown.
+        name: the client name in the server's own tools.
+        readiness: receives the state of the connection, as an optional dependency.
     """
 
     def __init__(self, url: str, *, name: str, readiness: Readiness | None = None) -> None:
@@ -132,21 +132,21 @@ class NatsConnection:
         self._subscriptions: set[Subscription] = set()
         self._last_error = ""
         self.generation = 0
-        """Counts the connections made; a change means that messages may have been missed."""
+        """The number of connections made; a change means that messages may have been missed."""
         if readiness is not None:
             readiness.expect(DEPENDENCY, f"connecting to {self._shown}", required=False)
 
     @property
     def connected(self) -> bool:
-        """Whether messages can be sent now, as far as is known."""
+        """Whether messages can be sent, as last known."""
         return self._client is not None and self._client.is_connected
 
     async def wait_connected(self) -> None:
-        """Return when there is a connection, however long that takes."""
+        """Return when connected, without a time limit."""
         await self._connected.wait()
 
     async def run(self) -> None:
-        """Connect, and connect again whenever the connection breaks, for ever."""
+        """Connect, and reconnect whenever the connection breaks, forever."""
         backoff = Backoff(0.1, 1.0)
         try:
             while True:
@@ -166,11 +166,11 @@ class NatsConnection:
     async def publish(
         self, subject: str, data: bytes = b"", headers: Mapping[str, str] | None = None, reply: str = ""
     ) -> None:
-        """Send a message, without knowing whether anybody receives it.
+        """Send a message without delivery confirmation.
 
         Raises:
             NatsUnavailable: there is no connection.
-            NatsRejected: the message cannot be sent at all.
+            NatsRejected: the message can never be sent.
         """
         client = self._client_for(subject, data, headers)
         try:
@@ -184,12 +184,12 @@ class NatsConnection:
     async def request(
         self, subject: str, data: bytes = b"", headers: Mapping[str, str] | None = None, timeout_seconds: float = 2.0
     ) -> Message:
-        """Send a message and wait for the answer.
+        """Send a message and return the answer.
 
         Raises:
-            NobodyListens: nobody is there to answer.
+            NobodyListens: the subject has no responders.
             NatsUnavailable: no connection, or no answer in time.
-            NatsRejected: the message cannot be sent at all.
+            NatsRejected: the message can never be sent.
         """
         client = self._client_for(subject, data, headers)
         with _answered(subject, timeout_seconds):
@@ -201,10 +201,10 @@ class NatsConnection:
     async def manage(
         self, what: str, call: Callable[[JetStreamManager], Awaitable[T]], timeout_seconds: float = 3.0
     ) -> T:
-        """Return what *call* gets from the driver's own administration of JetStream; *what* describes it in errors.
+        """Return the result of *call* on the driver's JetStream administration; *what* describes it in errors.
 
         Raises:
-            APIError: JetStream refuses.
+            APIError: JetStream rejects the request.
             NatsUnavailable: no connection, no JetStream, or no answer in time.
         """
         manager = JetStreamManager(self._ready_client(), timeout=timeout_seconds)
@@ -214,10 +214,10 @@ class NatsConnection:
     async def subscribe(
         self, subject: str, callback: Callback, on_connect: Callable[[], None] | None = None
     ) -> Subscription:
-        """Receive messages on *subject*, now if there is a connection, and after each time it is made.
+        """Receive messages on *subject*, on the current connection and on each later one.
 
         Args:
-            on_connect: called each time the subscription is made, since messages may have been missed before.
+            on_connect: called after each subscription, since messages may have been missed before it.
         """
         subscription = Subscription(self, subject, callback, on_connect)
         self._subscriptions.add(subscription)
@@ -225,11 +225,11 @@ class NatsConnection:
             try:
                 await subscription._make(self._client)
             except (nats.errors.Error, OSError):
-                self._lost.set()  # it is made on the next connection
+                self._lost.set()  # subscribed again on the next connection
         return subscription
 
     def new_inbox(self) -> str:
-        """A subject that nobody else uses, for answers.
+        """Return a unique subject for answers.
 
         Raises:
             NatsUnavailable: there is no connection.
@@ -240,7 +240,7 @@ class NatsConnection:
         self._subscriptions.discard(subscription)
         driver, subscription._driver = subscription._driver, None
         if driver is not None and self.connected:
-            # Its connection may be gone by now, and it with that.
+            # Its connection, and the subscription with it, may be gone by now.
             with contextlib.suppress(nats.errors.Error, OSError, ValueError), cancellation_kept():
                 await driver.unsubscribe()
 
@@ -250,7 +250,7 @@ class NatsConnection:
         return self._client
 
     def _client_for(self, subject: str, data: bytes, headers: Mapping[str, str] | None) -> Client:
-        """The client to send a message with. The server cuts off who sends one that is too large, so look first."""
+        """Return the client to send a message with. Check the size first: the server disconnects oversized senders."""
         client = self._ready_client()
         size_bytes = len(data)
         if headers:
@@ -331,7 +331,7 @@ class NatsConnection:
 
 @contextlib.contextmanager
 def _answered(subject: str, timeout_seconds: float) -> Iterator[None]:
-    """Around one request: what the driver raises comes out as ours, and the request is measured."""
+    """Wrap one request: translate the driver's errors and measure the request."""
     begun, outcome = time.perf_counter(), "error"
     try:
         with cancellation_kept():
@@ -344,7 +344,7 @@ def _answered(subject: str, timeout_seconds: float) -> Iterator[None]:
             error.description or "JetStream is disabled on the server, or has no leader now"
         ) from error
     except APIError:
-        # An answer, and for the caller to understand.
+        # An answer; the caller interprets it.
         outcome = "ok"
         raise
     except (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:

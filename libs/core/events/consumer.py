@@ -31,13 +31,13 @@ _HELD_SECONDS = 5.0
 
 
 class EventConsumer:
-    """Hands each message of a service's subjects to *receive*, for ever. The receiver answers the deliveries.
+    """Passes each message of a service's subjects to *receive*, forever. The receiver acknowledges the deliveries.
 
     Args:
-        in_hand: how many of the received messages are not dealt with yet.
-        copies: told when the stream is lost, and when it is read again.
-        capacity: how many may be so at once.
-        required: whether the process is not ready while events cannot be read although NATS is there.
+        in_hand: the number of received messages that are not processed yet.
+        copies: notified when the stream is lost, and when it is read again.
+        capacity: maximum number of such messages.
+        required: whether the process is not ready while NATS is connected but events cannot be read.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class EventConsumer:
         self._read_last: int | None = None
 
     def freed(self) -> None:
-        """Messages were dealt with, so there may be room for others."""
+        """Note that messages were processed, so that there may be room for more."""
         if self._puller is not None:
             self._puller.freed()
 
     async def run(self) -> None:
-        """Bind and pull; whenever that ends for whatever reason, bind again. Does not return."""
+        """Bind and pull; bind again whenever that ends. Does not return."""
         told = await self._connection.subscribe(self._stream.advisories, self._advised, self._stream.changed)
         try:
             await self._run()
@@ -82,7 +82,7 @@ class EventConsumer:
         reason = "start"
         while True:
             if not self._connection.connected:
-                # Without NATS the process does its work from MongoDB, so this alone does not make it unready.
+                # Without NATS the process works from MongoDB, so it stays ready.
                 self._tell(False, "waiting for NATS", required=False)
                 await self._connection.wait_connected()
             is_new, began_at = False, time.monotonic()
@@ -110,14 +110,14 @@ class EventConsumer:
                 self._tell(False, f"internal error, {type(error).__name__}: {error}; binding again", required=False)
             if is_new or time.monotonic() - began_at > _HELD_SECONDS:
                 backoff.reset()
-            if not is_new:  # else the stream is made anew often: read the next one at once
+            if not is_new:  # no delay after a re-creation: it may happen often
                 await asyncio.sleep(backoff.next_seconds())
 
     async def _advised(self, _: Message) -> None:
         self._stream.changed()
 
     def _note_stream(self, binding: Binding) -> bool:
-        """Whether the stream is another one than was read last."""
+        """Whether the stream differs from the last one that was read."""
         created_at = binding.stream.created_at
         is_new, is_first = created_at != self._read_last, self._read_last is None
         self._read_last = created_at
@@ -127,7 +127,7 @@ class EventConsumer:
         return is_new
 
     async def _pull(self, binding: Binding) -> None:
-        """Pull until the binding is lost, or the stream turns out to be another than it was."""
+        """Pull until the binding is lost or the stream was replaced."""
         async with Puller(self._connection, binding, self._receive, self._in_hand, self._capacity) as puller:
             self._puller = puller
             tasks = [
@@ -147,11 +147,11 @@ class EventConsumer:
     async def _pull_if_readable(self, puller: Puller, binding: Binding) -> None:
         if binding.readable:
             await puller.run_until_lost()
-        # There is no consumer for none of the subjects; wait until the stream changes.
+        # There is no consumer without subjects; wait until the stream changes.
         await asyncio.Event().wait()
 
     async def _until_changed(self, binding: Binding) -> None:
-        """Look at the stream when the server tells of a change, soon after an event came, and now and then."""
+        """Check the stream when the server reports a change, soon after an event arrived, and periodically."""
         checking = asyncio.create_task(self._check_on_copies(), name="check-on-copies")
         try:
             while True:
@@ -171,7 +171,7 @@ class EventConsumer:
             checking.cancel()
 
     async def _check_on_copies(self) -> None:
-        """The server's word may be lost, or not be allowed to reach us: an event that comes is a reason to look."""
+        """Treat an arriving event as a reason to check: the server's report may be lost or not permitted."""
         while True:
             await self._copies.arrived.wait()
             await asyncio.sleep(_CHECK_COPIES_SECONDS)

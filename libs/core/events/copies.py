@@ -1,13 +1,13 @@
 """Read copies of a service's events over core NATS, in addition to the consumer of the stream.
 
-The platform API deletes the stream and makes it anew at any moment. An event that the old stream acknowledged and no
-worker had read yet is gone with it. Each worker therefore keeps the copies of the last minute, bounded in number and
-bytes. They are not used as long as the stream is there. When it was lost they are handed out, from the oldest on, and
-then as they arrive, until the new stream has been read for a while. The store applies each event once: for a copy of
-what it has already it writes nothing.
+The platform API deletes and recreates the stream at any moment. An event that the old stream acknowledged and no
+worker has read is then lost. Each worker therefore keeps the copies of the last minute, bounded in number and bytes.
+They are not used while the stream exists. After its loss they are applied, oldest first, and then as they arrive, until
+the new stream has been read for a while. The store applies each event once: a copy of an applied event changes
+nothing.
 
-All workers keep all copies, in the order in which they were published: one that dies takes none with it, and an order
-across several workers is not known (:mod:`libs.core.events.copy_order`).
+All workers keep all copies, in the order of publishing: the loss of one worker loses no copies, and an order
+across several workers is unknown (:mod:`libs.core.events.copy_order`).
 """
 
 import asyncio
@@ -37,9 +37,9 @@ _POLL_SECONDS = 0.03
 
 @dataclass(slots=True, eq=False)
 class Copy:
-    """One copy of an event, answered as a delivery of the stream is; see :class:`libs.core.events.delivery.Delivery`.
+    """One copy of an event, acknowledged like a delivery; see :class:`libs.core.events.delivery.Delivery`.
 
-    `published_at` is when it arrived, by the server's clock, in nanoseconds since 1970.
+    `published_at` is its arrival by the server's clock, in nanoseconds since 1970.
     """
 
     subject: str
@@ -50,14 +50,14 @@ class Copy:
     hand_out_again: Callable[["Copy", float], None]
     attempt: int = 1
     stamp: Stamp | None = None
-    """Its place among the events, once that is known."""
+    """Its place among the events, once known."""
     stream: str = ""
     stream_created_at: int = UNKNOWN_STREAM
     sequence: int = 0
 
     @property
     def key(self) -> str:
-        """What tells its event from others; the same in every worker."""
+        """A key that identifies its event; the same in every worker."""
         content = hashlib.sha256(f"{self.subject}\0{sorted(self.headers.items())}\0".encode())
         content.update(self.data)
         return f"copy:{content.hexdigest()}"
@@ -69,27 +69,27 @@ class Copy:
 
     @property
     def size_bytes(self) -> int:
-        """About what it takes in memory."""
+        """Its approximate size in memory."""
         return len(self.data) + _HEADER_BYTES * (1 + len(self.headers))
 
     async def ack(self) -> None:
-        """It is dealt with."""
+        """Acknowledge it."""
 
     async def nak(self, delay_seconds: float) -> None:
-        """Hand it out again after *delay_seconds*."""
+        """Deliver it again after *delay_seconds*."""
         self.attempt += 1
         self.come_again(delay_seconds)
 
     def come_again(self, delay_seconds: float) -> None:
-        """Hand it out again after *delay_seconds*, as if it had not been received."""
+        """Deliver it again after *delay_seconds*, without counting an attempt."""
         self.hand_out_again(self, delay_seconds)
 
     async def in_progress(self) -> None:
-        """No other worker waits for it."""
+        """Do nothing: a copy has no acknowledgement timeout."""
 
 
 class CopyLog:
-    """The last copies in the order of their arrival, and how many of them were handed out since the stream was lost."""
+    """The latest copies in order of arrival, and how many of them were delivered since the loss of the stream."""
 
     def __init__(self, *, copies: int = _KEPT_COPIES, size_bytes: int = _KEPT_BYTES, seconds: float = _KEPT_SECONDS):
         self._most_copies, self._most_bytes, self._seconds = copies, size_bytes, seconds
@@ -102,7 +102,7 @@ class CopyLog:
         return len(self._kept)
 
     def append(self, copy: Copy) -> int:
-        """Keep *copy*, and forget what is too old or too much; how many that were still to be handed out."""
+        """Keep *copy*, drop copies beyond the limits, and return how many undelivered ones were dropped."""
         self._kept.append(copy)
         self._bytes += copy.size_bytes
         forgotten = 0
@@ -119,18 +119,18 @@ class CopyLog:
         return forgotten
 
     def start(self, now: float) -> None:
-        """Hand out what is kept and not too old at the monotonic time *now*, and then what comes."""
+        """Deliver the kept copies that are not too old at the monotonic time *now*, and then new ones."""
         while self._kept and now - self._kept[0].received_monotonic > self._seconds:
             self._bytes -= self._kept.popleft().size_bytes
         self._handing_out = True
 
     def stop(self) -> None:
-        """Hand out nothing more, and begin with the oldest next time."""
+        """Stop delivering; start with the oldest next time."""
         self._handing_out = False
         self._handed_out = 0
 
     def take(self, at_most: int, received_before: float) -> list[Copy]:
-        """The next copies, those that arrived before this monotonic time."""
+        """Return the next copies that arrived before this monotonic time."""
         if not self._handing_out:
             return []
         waiting = islice(self._kept, self._handed_out, self._handed_out + at_most)
@@ -140,12 +140,12 @@ class CopyLog:
 
 
 class CopyReader:
-    """Keeps the copies of *subjects*, and hands them to *receive* after the stream was lost. The receiver answers them.
+    """Keeps the copies of *subjects*, and passes them to *receive* after a loss of the stream.
 
     Args:
-        receive: called with each copy, and with the order that its time follows from; without that when it is handed
-            out again after a failure.
-        room: how many copies may be handed out now.
+        receive: called with each copy and the order that its time follows from; without the order when it is
+            delivered again after a failure.
+        room: returns how many copies may be delivered now.
     """
 
     def __init__(
@@ -165,20 +165,20 @@ class CopyReader:
         self._again = 0
         self._clock_lead = 0
         self.arrived = asyncio.Event()
-        """Set by each copy; whoever waits for it clears it."""
+        """Set by each copy; cleared by the waiting task."""
 
     def lost(self) -> None:
-        """The stream is gone, or another one than before: apply copies from now on."""
+        """Apply copies from now on: the stream was deleted or replaced."""
         self._bound_at = None
         self._lost.set()
 
     def bound(self, clock_lead: int) -> None:
-        """The stream is read again. *clock_lead*: by how many nanoseconds the server's clock is ahead of this one."""
+        """Note that the stream is read again; *clock_lead*: nanoseconds by which the server's clock is ahead."""
         self._bound_at = time.monotonic()
         self._clock_lead = clock_lead
 
     async def run(self) -> None:
-        """Keep copies, and hand them out whenever the stream was lost. Does not return."""
+        """Keep copies, and deliver them after each loss of the stream. Does not return."""
         subscriptions = [await self._connection.subscribe(subject, self._keep) for subject in self._subjects]
         try:
             while True:
@@ -202,8 +202,8 @@ class CopyReader:
         self.arrived.set()
 
     async def _hand_out(self) -> None:
-        """Hand copies out until the stream has been read again for some time."""
-        # The stream itself comes first, and then one worker before the others: they find that nothing is left to do.
+        """Deliver copies until the stream has been read again for some time."""
+        # The stream has precedence, and then one worker before the others, which find nothing left to do.
         delay_seconds = random.uniform(*_DELAY_SECONDS)  # noqa: S311 - only spreads the workers
         order, number = CopyOrder(), 0
         self._log.start(time.monotonic())

@@ -1,9 +1,9 @@
-"""Where copies of events that came over core NATS stand among the events of the stream.
+"""Place copies of events from core NATS among the events of the stream.
 
-A copy has no sequence and no time of publishing. It is given a time that puts it in the right place whether the events
-around it were applied from the stream or from copies, by this process or by another one. What is known is the order of
-the copies, the time in each `created` and `updated` event, and a time before which each copy was published: that of
-its arrival. Pure: takes events, returns events.
+A copy has neither a sequence nor a time of publishing. It is given a time that orders it correctly, whether the
+neighbouring events were applied from the stream or from copies, by this process or another. Known are the order of
+the copies, the time in each `created` and `updated` event, and an upper bound of each publishing time: its arrival.
+Pure: takes events, returns events.
 """
 
 from dataclasses import dataclass, replace
@@ -11,29 +11,29 @@ from dataclasses import dataclass, replace
 from libs.core.store.history import EntityEvent, EventKind, Stamp
 
 _LONGEST_DELAY_NANOSECONDS = 2 * 1_000_000_000
-"""How long after it was published a copy may be read, unless copies of events that were made later come first."""
+"""Maximum delay between publishing and reading a copy, unless copies of later events arrive first."""
 
 
 @dataclass(slots=True)
 class _Last:
-    """Of the copies of an entity so far: the time given to the last one, and the latest one written in them."""
+    """The state of an entity's copies: the time given to the last one, and the latest time written in them."""
 
     published_at: int = 0
     made_by: int = 0
 
 
 class CopyOrder:
-    """Gives times to copies; call :meth:`stamped` once with each, in the order in which they arrived."""
+    """Assigns times to copies; call :meth:`stamped` once for each, in order of arrival."""
 
     def __init__(self) -> None:
         self._latest_made_at = 0
         self._last: dict[str, _Last] = {}
 
     def stamped(self, event: EntityEvent, received_at: int) -> EntityEvent:
-        """*event* with its place, given that it arrived at *received_at* by the server's clock, or somewhat before.
+        """Return *event* with its place; it arrived at *received_at* by the server's clock, or slightly earlier.
 
-        A deletion comes right after what was published before it: late, it would take away what was created anew in
-        the meantime. A version comes as late as it may have been made: early, it would be taken for one from before a
+        A deletion is placed right after what was published before it: placed late, it would remove an entity created
+        meanwhile. A version is placed as late as it may have been created: placed early, it would count as older than a
         deletion.
         """
         last = self._last.setdefault(event.id, _Last())

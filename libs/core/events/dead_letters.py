@@ -1,4 +1,4 @@
-"""Messages that were given up: put aside with the reason, to be looked at, published again or thrown away."""
+"""Dead letters: store events that cannot be applied with the reason, list, replay and purge them."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -19,7 +19,7 @@ log = get_logger(__name__)
 
 DEAD_LETTER_STREAM = "THE0_DLQ"
 PUBLISHED_AT = "The0-Published-At"
-"""On a message that was published again: when it was published first, in nanoseconds since 1970."""
+"""On a replayed message: the time of its first publishing, in nanoseconds since 1970."""
 
 _PREFIX = "The0-"
 _ORIGINAL = "The0-Original-"
@@ -42,7 +42,7 @@ class DeadLetterMissing(Permanent):
 
 
 class PayloadLost(Permanent):
-    """The dead letter was too large to be kept with its payload."""
+    """The dead letter was too large to be stored with its payload."""
 
     def __init__(self, number: int, sequence: int) -> None:
         super().__init__(
@@ -53,7 +53,7 @@ class PayloadLost(Permanent):
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message that was given up. *headers* are those it was published with; *number* names it for a person."""
+    """A message that could not be applied. *headers* are those of its publishing; *number* identifies it for users."""
 
     number: int
     service: str
@@ -70,7 +70,7 @@ class DeadLetter:
 
     @property
     def entity_id(self) -> str | None:
-        """The id in the payload, if one can be read."""
+        """The id in the payload, if it can be read."""
         try:
             payload = json.loads(self.data)
         except (ValueError, RecursionError):
@@ -83,7 +83,7 @@ class DeadLetter:
 
 
 class DeadLetters:
-    """The stream of dead letters, one subject a service: `the0.dlq.<service>`. Every method raises NatsUnavailable."""
+    """The stream of dead letters, one subject per service: `the0.dlq.<service>`. All methods raise NatsUnavailable."""
 
     def __init__(self, jetstream: JetStream, *, stream: str = DEAD_LETTER_STREAM, subjects: str = "the0.dlq") -> None:
         self._jetstream = jetstream
@@ -91,10 +91,10 @@ class DeadLetters:
         self._subjects = subjects
 
     async def dead_letter(self, service: str, delivery: Received, reason: str, attempts: int) -> None:
-        """Put a message aside. Safe to repeat: the same message is kept once.
+        """Store a message. May be repeated: the same message is stored once.
 
         Raises:
-            JetStreamRefused: the stream cannot take it, for instance because the disk is full.
+            JetStreamRefused: the stream rejects it, for instance because the disk is full.
         """
         await self._ensure_stream()
         headers = {_original(name): value for name, value in delivery.headers.items()}
@@ -112,7 +112,7 @@ class DeadLetters:
         try:
             await self._jetstream.publish(subject, delivery.data, headers)
         except NatsRejected:
-            # With these headers it is larger than the server allows.
+            # With these headers it exceeds the server's limit.
             headers[_LEFT_OUT] = str(len(delivery.data))
             await self._jetstream.publish(subject, b"", headers)
         DEAD_LETTERS.inc()
@@ -138,7 +138,7 @@ class DeadLetters:
         return False
 
     async def list(self, service: str | None = None, limit: int = 1000) -> list[DeadLetter]:
-        """The oldest *limit* dead letters, of one service or of all."""
+        """Return the oldest *limit* dead letters, of one service or of all."""
         letters: list[DeadLetter] = []
         async for letter in self._each(service):
             letters.append(letter)
@@ -147,14 +147,14 @@ class DeadLetters:
         return letters
 
     async def count(self, service: str) -> int:
-        """How many dead letters of *service* there are."""
+        """Return the number of dead letters of *service*."""
         try:
             return await self._jetstream.count_messages(self._stream, self._subject(service))
         except StreamMissing:
             return 0
 
     async def watch(self, service: str) -> None:
-        """Count those of *service* for the metric, for ever."""
+        """Count the dead letters of *service* for the metric, forever."""
 
         async def one_round() -> None:
             try:
@@ -165,7 +165,7 @@ class DeadLetters:
         await repeat("count dead letters", one_round, _COUNT_SECONDS)
 
     async def show(self, number: int) -> DeadLetter:
-        """One dead letter.
+        """Return one dead letter.
 
         Raises:
             DeadLetterMissing: there is none with this number.
@@ -173,13 +173,13 @@ class DeadLetters:
         return _letter(await self._stored(number))
 
     async def replay(self, number: int) -> DeadLetter:
-        """Publish it again as it was, on its own subject, and take it out of the dead letters.
+        """Publish it unchanged on its own subject, and remove it from the dead letters.
 
-        It keeps its place among the events of its entity: what came later still counts.
+        It keeps its place among the events of its entity: later events still have precedence.
 
         Raises:
             DeadLetterMissing: there is none with this number.
-            PayloadLost: it was too large to be kept.
+            PayloadLost: it was stored without its payload.
             NobodyListens: no stream has its subject now.
         """
         stored = await self._stored(number)
@@ -194,7 +194,7 @@ class DeadLetters:
         return letter
 
     async def purge(self, service: str | None = None, number: int | None = None) -> int:
-        """Throw away one dead letter, those of a service, or all; how many there were.
+        """Remove one dead letter, those of a service, or all; return how many.
 
         Raises:
             DeadLetterMissing: there is none with this number.
@@ -253,7 +253,7 @@ class DeadLetters:
 
 
 def _original(name: str) -> str:
-    """The name under which a header is kept: one that tells the server what to do must not act again."""
+    """Return the name under which a header is stored: a header that controls the server must not act again."""
     return _ORIGINAL + name if name.lower().startswith(_SERVERS_OWN) else name
 
 

@@ -11,7 +11,7 @@ _ACK_PREFIX = ("$JS", "ACK")
 
 
 class Received(Protocol):
-    """An event that a worker received: a delivery of the stream, or a copy that came beside it."""
+    """An event that a worker received: a delivery of the stream, or a copy from core NATS."""
 
     @property
     def subject(self) -> str:
@@ -23,47 +23,47 @@ class Received(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Its headers, as they were published."""
+        """Its headers as published."""
 
     @property
     def stream(self) -> str:
-        """The name of its stream, "" when it is not known to be in one."""
+        """The name of its stream; "" when unknown."""
 
     @property
     def stream_created_at(self) -> int:
-        """When its stream was made, in nanoseconds since 1970; UNKNOWN_STREAM when it is not known to be in one."""
+        """The creation time of its stream, in nanoseconds since 1970; UNKNOWN_STREAM when unknown."""
 
     @property
     def sequence(self) -> int:
-        """Its place in the stream; 0 when it is not known to be in one."""
+        """Its sequence in the stream; 0 when unknown."""
 
     @property
     def published_at(self) -> int:
-        """When it was published, in nanoseconds since 1970."""
+        """Its publishing time, in nanoseconds since 1970."""
 
     @property
     def attempt(self) -> int:
-        """How often it was received, this time included."""
+        """The number of deliveries, including this one."""
 
     @property
     def key(self) -> str:
-        """What tells it from other events of the service."""
+        """A key that identifies it among the events of the service."""
 
     async def ack(self) -> None:
-        """It is dealt with."""
+        """Acknowledge it."""
 
     async def nak(self, delay_seconds: float) -> None:
-        """Deliver it again after *delay_seconds*."""
+        """Request redelivery after *delay_seconds*."""
 
     async def in_progress(self) -> None:
-        """Give it as much time again as it had."""
+        """Reset its acknowledgement timeout."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One delivery of a stored message. It comes again unless it is acknowledged in time.
+    """One delivery of a stored message. It is redelivered unless it is acknowledged in time.
 
-    `attempt` counts the deliveries of the message, this one included; times are nanoseconds since 1970.
+    `attempt` counts the deliveries of the message, including this one; times are nanoseconds since 1970.
     """
 
     subject: str
@@ -79,27 +79,27 @@ class Delivery:
 
     @property
     def key(self) -> str:
-        """What tells it from other messages of streams with this name."""
+        """A key that identifies it among messages of streams with this name."""
         return f"{self.stream_created_at}:{self.sequence}"
 
     async def ack(self) -> None:
-        """It is dealt with. Raises NatsUnavailable; then it comes again."""
+        """Acknowledge it. Raises NatsUnavailable; then it is redelivered."""
         await self.connection.publish(self.reply, b"+ACK")
 
     async def nak(self, delay_seconds: float) -> None:
-        """Deliver it again after *delay_seconds*. Raises NatsUnavailable; then it comes again anyway."""
+        """Request redelivery after *delay_seconds*. Raises NatsUnavailable; then it is redelivered anyway."""
         delay = json.dumps({"delay": round(delay_seconds * 1e9)})
         await self.connection.publish(self.reply, f"-NAK {delay}".encode())
 
     async def in_progress(self) -> None:
-        """Give it as much time again as it had. Raises NatsUnavailable."""
+        """Reset its acknowledgement timeout. Raises NatsUnavailable."""
         await self.connection.publish(self.reply, b"+WPI")
 
 
 def delivery_of(message: Message, stream_created_at: int, connection: NatsConnection) -> Delivery | None:
-    """The delivery in a message of a pull subscription, or None when it is something else.
+    """Return the delivery in a message of a pull subscription, or None when it is something else.
 
-    The reply subject says where it stands:
+    The reply subject contains its position:
     `$JS.ACK.<stream>.<consumer>.<attempt>.<sequence>.<consumer sequence>.<time>.<pending>`, with domain and account
     before the stream when servers are configured so.
     """

@@ -1,11 +1,11 @@
 """Ingest events into MongoDB: read, apply, and acknowledge only then.
 
-Messages of different entities are worked on at once, those of one entity in order. What is ready together is applied
-together, so that under load one round trip to MongoDB serves many events. Correctness does not rest on the order:
-the store comes to the same state in any (:mod:`libs.core.store.history`).
+Messages of different entities are processed in parallel, those of one entity in order. Messages that are ready at the
+same time are applied together, so that under load one round trip to MongoDB serves many events. Correctness does not
+depend on the order: the store reaches the same state in any order (:mod:`libs.core.store.history`).
 
-What was lost with a stream that was deleted is applied from copies (:mod:`libs.core.events.copies`). They go the same
-way, only that no server waits for their acknowledgement.
+Events that were lost with a deleted stream are applied from copies (:mod:`libs.core.events.copies`). They are
+processed in the same way, but no server waits for their acknowledgement.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ _LAST_RETRY_SECONDS = 3.0
 
 @dataclass(slots=True, eq=False)
 class _Work:
-    """A message in hand: the event in it, or why there is none."""
+    """A message in hand: its event, or the reason why it has none."""
 
     delivery: Received
     span: OpenSpan
@@ -68,15 +68,15 @@ class _Work:
 
 
 class Ingestion:
-    """Reads a service's events into its store, for ever.
+    """Reads a service's events into its store, forever.
 
     Args:
-        max_retries: how often handling an event may fail, for a reason that does not pass by itself, before it is
-            given up. A failure that passes (a database away) is never counted.
-        ack_wait_seconds: after so long without a sign of life from its worker, an event goes to another.
-        capacity: how many events this worker has in hand at most.
-        required: whether the process is not ready while the stream is unusable although NATS is there.
-        stream_name: another stream than the contract's, for tests that share a server; so are *subjects*.
+        max_retries: number of permanent-looking failures after which an event becomes a dead letter. Transient
+            failures (a database is down) are not counted.
+        ack_wait_seconds: time without acknowledgement or progress after which an event goes to another worker.
+        capacity: maximum number of events in hand.
+        required: whether the process is not ready while NATS is connected but the stream is unusable.
+        stream_name: overrides the contract's stream, for tests that share a server; so does *subjects*.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Ingestion:
         self._room = asyncio.Semaphore(_BATCHES_AT_ONCE)
 
     async def run(self) -> None:
-        """Consume until cancelled. What is in hand then is delivered again, to another worker or to the next run."""
+        """Consume until cancelled. Events in hand are then redelivered, to another worker or to the next run."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._consumer.run(), name="consume-events")
             tasks.create_task(self._copies.run(), name="keep-copies-of-events")
@@ -155,7 +155,7 @@ class Ingestion:
     def _put(self, work: _Work) -> None:
         self._in_hand.add(work)
         IN_HAND.set(len(self._in_hand))
-        # One that cannot be read belongs to no entity and waits for none.
+        # An unreadable message belongs to no entity, so it needs no lane.
         self._lanes.put(work.event.id if work.event else f"\0{work.delivery.key}", work)
         self._arrived.set()
 
@@ -189,7 +189,7 @@ class Ingestion:
                 delivery, made, None, PayloadRejected(None, f"internal error, {type(error).__name__}: {error}")
             )
         made.set(id=event.id)
-        # What the entity's owner does because of the event continues below its reading.
+        # The span of reading is the parent of what the entity's owner does because of the event.
         return _Work(delivery, made, replace(event, trace=made.headers) if made.is_own else event)
 
     async def _dispatch(self, tasks: asyncio.TaskGroup) -> None:
@@ -238,7 +238,7 @@ class Ingestion:
             await self._again(works, error)
         except Exception as error:  # noqa: BLE001 - sorted out below: given up at once, or after some retries
             if len(works) > 1:
-                for work in works:  # one of them is to blame; the others must not suffer for it
+                for work in works:  # one of them is the cause; the others must still be applied
                     await self._apply([work])
             else:
                 await self._failed(works[0], error)
@@ -263,7 +263,7 @@ class Ingestion:
             log.debug("an event was not acknowledged; it is redelivered", reason=str(error))
 
     async def _again(self, works: Sequence[_Work], error: Exception) -> None:
-        """Have them delivered again, later each time."""
+        """Request redelivery with a delay that grows with each attempt."""
         log.warning("events are retried later", number=len(works), reason=str(error))
         for work in works:
             EVENTS.labels(work.delivery.subject, "retried").inc()
@@ -272,7 +272,7 @@ class Ingestion:
             try:
                 await work.delivery.nak(_retry_seconds(work.delivery.attempt))
             except NatsUnavailable:
-                return  # without an answer they come again by themselves
+                return  # without an acknowledgement they are redelivered
 
     async def _failed(self, work: _Work, error: Exception) -> None:
         if isinstance(error, Permanent):
@@ -304,9 +304,9 @@ class Ingestion:
             await self._acknowledge(work, "dead-lettered")
 
     async def _is_missing(self, copy: Copy) -> bool:
-        """Whether no worker has put the event of a failed copy aside, as it would have if it came from the stream.
+        """Whether no worker has made a dead letter of a failed copy's event, which happens if it was in the stream.
 
-        While that cannot be known, the copy comes again later.
+        While that is unknown, the copy is retried later.
         """
         if copy.age_seconds < _STREAM_FIRST_SECONDS:
             copy.come_again(_STREAM_FIRST_SECONDS - copy.age_seconds)
@@ -314,7 +314,7 @@ class Ingestion:
         return not await self._dead_letters.contains(self._service.name, copy)
 
     async def _keep_alive(self) -> None:
-        """Keep messages that take long, or wait for one that does, from being given to another worker."""
+        """Extend the acknowledgement timeout of messages that take long or wait for such a message."""
         while True:
             await asyncio.sleep(self._ack_wait_seconds / 3)
             old = time.monotonic() - self._ack_wait_seconds / 4
@@ -328,7 +328,7 @@ class Ingestion:
 
 
 def _applying(works: Sequence[_Work]) -> AbstractContextManager[OpenSpan]:
-    """Of events that are written together the first has the writes below it, and the others are linked to them."""
+    """Return the span of events that are written together: the child of the first, with links to the others."""
     first = works[0].span
     links = [work.span.headers for work in works[1:]] if first.is_own else ()
     return span("apply events", parent=first.headers, links=links, attributes={"runtime.events": len(works)})
@@ -344,6 +344,6 @@ def _kinds(service: ServiceDefinition) -> dict[str, EventKind]:
 
 
 def _retry_seconds(attempt: int) -> float:
-    """How long to wait after the *attempt*-th delivery failed."""
+    """Return the delay after the *attempt*-th delivery failed."""
     longest: float = min(_LAST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2.0 ** min(attempt - 1, 10))
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - only spreads the load

@@ -1,9 +1,9 @@
 """JetStream's API, as far as the runtime uses it.
 
-The driver's own administration is used, but for three requests on `$JS.API.…` subjects of which it returns too little:
+The driver's own administration is used, except for three requests on `$JS.API.…` whose results it truncates:
 
-- information about a stream: the driver cuts the creation time to microseconds, and the names of consumers carry its
-  nanoseconds; it drops the server's time as well;
+- information about a stream: the driver cuts the creation time to microseconds, and the names of consumers contain its
+  nanoseconds; it also drops the server's time;
 - a stored message: the driver cuts the time of publication, which orders events, and decodes headers as ASCII;
 - a purge: the driver drops the number of messages removed.
 """
@@ -32,11 +32,11 @@ _API_SECONDS = 3.0
 T = TypeVar("T")
 
 MESSAGE_ID = "Nats-Msg-Id"
-"""The header by which a stream drops a message that it has already."""
+"""The header by which a stream detects a duplicate message."""
 
 
 class JetStreamRefused(Permanent):
-    """JetStream understood the request and refuses it."""
+    """JetStream rejects a valid request."""
 
     def __init__(self, what: str, code: int, description: str) -> None:
         super().__init__(f"JetStream refuses {what}: {description} ({code})")
@@ -48,7 +48,7 @@ class StreamMissing(JetStreamRefused):
 
 
 class StreamExists(JetStreamRefused):
-    """There is such a stream, with another configuration than asked for."""
+    """The stream exists with another configuration."""
 
 
 class ConsumerMissing(JetStreamRefused):
@@ -69,9 +69,9 @@ _KINDS: dict[int, type[JetStreamRefused]] = {
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """A stream as it is now. *created_at* (nanoseconds since 1970) tells it from an earlier one of the same name.
+    """The state of a stream. *created_at* (nanoseconds since 1970) differs for an earlier one of the same name.
 
-    *clock_lead*: by how many nanoseconds the server's clock is ahead of this process's one, or somewhat more than that.
+    *clock_lead*: an upper bound of the nanoseconds that the server's clock is ahead of this process's.
     """
 
     name: str
@@ -83,7 +83,7 @@ class StreamState:
     clock_lead: int = 0
 
     def covers(self, subject: str) -> bool:
-        """Whether messages on *subject* are stored in it."""
+        """Whether it stores messages on *subject*."""
         return any(subject_matches(pattern, subject) for pattern in self.subjects)
 
 
@@ -100,7 +100,7 @@ class StoredMessage:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What the stream says of a message it was sent. A *duplicate* was there already and is not stored again."""
+    """A stream's acknowledgement of a message. A *duplicate* was stored before and is not stored again."""
 
     stream: str
     sequence: int
@@ -108,13 +108,13 @@ class Published:
 
 
 class JetStream:
-    """JetStream over a connection. Every method raises NatsUnavailable when there is no answer."""
+    """JetStream over a connection. Every method raises NatsUnavailable without an answer."""
 
     def __init__(self, connection: NatsConnection) -> None:
         self.connection = connection
 
     async def stream(self, name: str) -> StreamState:
-        """How a stream is now.
+        """Return the state of a stream.
 
         Raises:
             StreamMissing: there is none.
@@ -123,7 +123,7 @@ class JetStream:
         return _stream_state(await self._ask(f"stream {name}", f"STREAM.INFO.{name}", {}), asked_at)
 
     async def count_messages(self, name: str, subject: str) -> int:
-        """How many messages a stream has on *subject*.
+        """Return how many messages a stream has on *subject*.
 
         Raises:
             StreamMissing: there is none.
@@ -132,13 +132,13 @@ class JetStream:
         return sum((info.state.subjects or {}).values())
 
     async def create_stream(self, name: str, **config: Any) -> None:
-        """Make a stream. Making one that exists with the same configuration changes nothing.
+        """Create a stream. Creating one that exists with the same configuration changes nothing.
 
         Args:
             config: fields of the driver's `StreamConfig`; durations are in seconds.
 
         Raises:
-            StreamExists: there is one with another configuration, which stays as it is.
+            StreamExists: it exists with another configuration, which is kept.
         """
         await self._manage(f"to create stream {name}", lambda manager: manager.add_stream(name=name, **config))
 
@@ -151,19 +151,19 @@ class JetStream:
         await self._manage(f"to delete stream {name}", lambda manager: manager.delete_stream(name))
 
     async def purge_stream(self, name: str, subject: str | None = None) -> int:
-        """Remove all messages, or those on *subject*; how many."""
+        """Remove all messages, or those on *subject*; return how many."""
         body = {} if subject is None else {"filter": subject}
         return int((await self._ask(f"to purge stream {name}", f"STREAM.PURGE.{name}", body)).get("purged", 0))
 
     async def put_consumer(self, stream: str, name: str, **config: Any) -> None:
-        """Make a durable consumer, or bring one to this configuration. Its position stays.
+        """Create a durable consumer, or update its configuration. Its position is kept.
 
         Args:
             config: fields of the driver's `ConsumerConfig`; durations are in seconds.
 
         Raises:
             StreamMissing: there is no such stream.
-            JetStreamRefused: the configuration is not possible, or not for the consumer that is there.
+            JetStreamRefused: the configuration is invalid, or cannot be applied to the existing consumer.
         """
         await self._manage(
             f"to create consumer {name}",
@@ -179,7 +179,7 @@ class JetStream:
         await self._manage(f"to delete consumer {name}", lambda manager: manager.delete_consumer(stream, name))
 
     async def message(self, stream: str, sequence: int) -> StoredMessage:
-        """One stored message.
+        """Return one stored message.
 
         Raises:
             MessageMissing: there is none with this sequence.
@@ -188,7 +188,7 @@ class JetStream:
         return _stored(found["message"])
 
     async def next_message(self, stream: str, subject: str, sequence: int) -> StoredMessage | None:
-        """The first message on *subject* from *sequence* on, or None."""
+        """Return the first message on *subject* from *sequence* on, or None."""
         try:
             body = {"seq": sequence, "next_by_subj": subject}
             return _stored((await self._ask(f"messages of {stream}", f"STREAM.MSG.GET.{stream}", body))["message"])
@@ -208,12 +208,12 @@ class JetStream:
     async def publish(
         self, subject: str, data: bytes, headers: Mapping[str, str] | None = None, timeout_seconds: float = 3.0
     ) -> Published:
-        """Store a message in whatever stream has its subject; core subscribers of the subject receive it as well.
+        """Store a message in the stream that has its subject; core subscribers receive it as well.
 
         Raises:
             NobodyListens: no stream has this subject.
             NatsUnavailable: stored or not; publish again with the same message id.
-            JetStreamRefused: the stream cannot take it, for example because it is full.
+            JetStreamRefused: the stream rejects it, for example because it is full.
         """
         answer = await self.connection.request(subject, data, headers, timeout_seconds)
         body = _body(f"to store a message on {subject}", answer)
@@ -239,7 +239,7 @@ class JetStream:
 
 
 def subject_matches(pattern: str, subject: str) -> bool:
-    """Whether *subject* is among those that *pattern* (which may have `*` and a last `>`) names."""
+    """Whether *pattern*, which may have `*` and a final `>`, matches *subject*."""
     wanted: Sequence[str] = pattern.split(".")
     given = subject.split(".")
     if wanted[-1] == ">":
@@ -248,7 +248,7 @@ def subject_matches(pattern: str, subject: str) -> bool:
 
 
 def parse_headers(raw: bytes) -> dict[str, str]:
-    """The headers of a stored message, which begin with a version line."""
+    """Return the headers of a stored message, which start with a version line."""
     lines = raw.decode("utf-8", "replace").split("\r\n")[1:]
     return {name.strip(): value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}
 
@@ -271,14 +271,14 @@ def _body(what: str, answer: Message) -> dict[str, Any]:
 
 def _refusal(what: str, code: int, description: str) -> JetStreamRefused | NatsUnavailable:
     if code == _STORE_NOT_MADE:
-        # So when the files of a stream of the same name, which was deleted a moment ago, are still being removed.
+        # Happens while the files of a deleted stream of the same name are still being removed.
         return NatsUnavailable(f"JetStream fails {what}: {description} ({code})")
     return _KINDS.get(code, JetStreamRefused)(what, code, description)
 
 
 def _stream_state(body: Mapping[str, Any], asked_at: int = 0) -> StreamState:
     config, state = body["config"], body.get("state") or {}
-    answered_at = body.get("ts") if asked_at else None  # servers before 2.10 do not say it
+    answered_at = body.get("ts") if asked_at else None  # absent on servers before 2.10
     return StreamState(
         name=str(config["name"]),
         created_at=parse_rfc3339(str(body["created"])).nanoseconds,

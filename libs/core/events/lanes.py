@@ -1,4 +1,4 @@
-"""Work in order for each key and in parallel over the keys."""
+"""Process work in order for each key, and keys in parallel."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class Lanes(Generic[T]):
-    """Items that wait, a lane for each key. A lane whose items were taken gives no more until it is done with those."""
+    """Queues of items, one lane for each key. A lane is busy until its taken items are done."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[T]] = {}
@@ -16,11 +16,11 @@ class Lanes(Generic[T]):
         self._busy: set[str] = set()
 
     def __bool__(self) -> bool:
-        """Whether :meth:`take` would give something."""
+        """Whether :meth:`take` would return items."""
         return bool(self._ready)
 
     def put(self, key: str, item: T) -> None:
-        """Add *item* behind those of its key."""
+        """Add *item* to the end of its key's lane."""
         lane = self._waiting.get(key)
         if lane is not None:
             lane.append(item)
@@ -30,7 +30,7 @@ class Lanes(Generic[T]):
             self._ready.append(key)
 
     def take(self, at_most: int) -> dict[str, list[T]]:
-        """The items of the lanes that waited longest, about *at_most* of them: each lane whole, and busy from now."""
+        """Return the items of the longest-waiting lanes, about *at_most*: each lane completely, and busy afterwards."""
         taken: dict[str, list[T]] = {}
         number = 0
         while self._ready and number < at_most:
@@ -41,7 +41,7 @@ class Lanes(Generic[T]):
         return taken
 
     def done(self, keys: Iterable[str]) -> None:
-        """What was taken of these lanes is dealt with."""
+        """Mark the taken items of these lanes as done."""
         for key in keys:
             if key in self._busy:
                 self._busy.remove(key)

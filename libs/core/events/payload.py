@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class PayloadRejected(Permanent):
-    """The event can never be applied. *field* is what is wrong with it, or None when it is all of it."""
+    """The event can never be applied. *field* names the invalid field; None means the whole payload."""
 
     def __init__(self, field: str | None, reason: str) -> None:
         super().__init__(f"{field}: {reason}" if field else reason)
@@ -30,7 +30,7 @@ class PayloadRejected(Permanent):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a message stands in the stream; times in nanoseconds since 1970."""
+    """The position of a message in the stream; times in nanoseconds since 1970."""
 
     published_at: int
     stream_created_at: int
@@ -38,10 +38,10 @@ class Place:
 
 
 def read_event(kind: EventKind, payload: bytes, headers: Mapping[str, str], place: Place) -> EntityEvent:
-    """The event in a message.
+    """Return the event in a message.
 
     Raises:
-        PayloadRejected: the payload is not what the contract describes; the field is named.
+        PayloadRejected: the payload violates the contract; the error names the field.
     """
     fields = _unwrapped(_json_object(payload))
     entity_id = _entity_id(fields)
@@ -70,7 +70,7 @@ def _no_json_constant(text: str) -> NoReturn:
 
 
 def _unwrapped(payload: dict[str, Any]) -> dict[str, Any]:
-    """The object with the entity, taken out of its envelope if it is in one."""
+    """Return the object with the entity, without its envelope."""
     outer = with_names(payload, (*_TOP, *_ENVELOPE))
     if "data" not in outer or "id" in outer or "custom" in outer:
         return with_names(payload, _TOP)
@@ -78,7 +78,7 @@ def _unwrapped(payload: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise PayloadRejected("data", f"must be an object, not {_kind_of(data)}")
     fields = with_names(data, (*_TOP, _ROUTING))
-    fields.pop(_ROUTING, None)  # where the producer sent it, and nothing about the entity
+    fields.pop(_ROUTING, None)  # the producer's subject, not a part of the entity
     fields.setdefault("id", outer.get("entity_id"))
     return fields
 
@@ -122,7 +122,7 @@ def _check_bot(bot: Mapping[str, Any]) -> None:
 
 
 def _optional(fields: Mapping[str, Any], name: str, kind: type[T], path: str) -> T | None:
-    """The value of a field that may be absent or null."""
+    """Return the value of a field that may be absent or null."""
     value = fields.get(name)
     if value is None or isinstance(value, kind):
         return value
@@ -138,7 +138,7 @@ def _made_at(kind: EventKind, custom: Mapping[str, Any]) -> WrittenTime | None:
 
 
 def _time(custom: Mapping[str, Any], name: str) -> WrittenTime | None:
-    """The time in a field; None when it is absent, empty, or a producer's zero time (before 1970)."""
+    """Return the time in a field; None when it is absent, empty, or a producer's zero time (before 1970)."""
     text = custom.get(name)
     if not text:
         return None

@@ -1,6 +1,6 @@
-"""Publishing what waits in the outbox: at least once, in order for each entity, until the stream has it.
+"""Publish the events of the outbox: at least once, in order for each entity, until the stream has acknowledged them.
 
-A JetStream publish reaches the stream and, as any other, the core subscribers of the subject.
+A JetStream publish reaches the stream and the core subscribers of the subject.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ _PUBLISH_SECONDS = 3.0
 
 
 class OutboxPublisher:
-    """Empties the outbox whenever NATS is there. Several processes may do so at once.
+    """Publishes the outbox whenever NATS is connected. Several processes may do so at once.
 
-    Wake it (:attr:`wake`) after something was appended; otherwise it looks every *interval_seconds*.
+    Set :attr:`wake` after an append; otherwise the outbox is polled every *interval_seconds*.
     """
 
     def __init__(self, outbox: Outbox, connection: NatsConnection, *, interval_seconds: float = _POLL_SECONDS) -> None:
@@ -43,7 +43,7 @@ class OutboxPublisher:
         self.wake = Wake()
 
     async def run(self) -> None:
-        """Publish for ever."""
+        """Publish forever."""
         backoff = Backoff(0.2, self._interval_seconds)
         while True:
             await self._connection.wait_connected()
@@ -62,13 +62,13 @@ class OutboxPublisher:
                 await asyncio.sleep(backoff.next_seconds())
 
     async def publish(self, entity_id: str, subject: str, data: bytes, *, event_id: str) -> None:
-        """Publish an event now, and where that cannot be done, leave it in the outbox, behind the others of its entity.
+        """Publish an event now; if that fails, append it to the outbox behind the entity's other events.
 
-        For an event whose occasion is on record until this has returned, so that whoever finds that record publishes
-        it again under the same id. Only the entity's owner may do so, one event after another.
+        For an event that another process can derive again from a record until this has returned; it is then published
+        again under the same id. Only the entity's owner may call it, for one event after another.
 
         Raises:
-            StoreUnavailable: published, in the outbox, or neither; repeat it.
+            StoreUnavailable: published, in the outbox, or neither; repeat the call.
         """
         event = OutgoingEvent(event_id, entity_id, subject, data, trace_headers())
         if self._connection.connected and not await self._outbox.waits(entity_id) and await self._sent(event):
@@ -77,7 +77,7 @@ class OutboxPublisher:
         self.wake.set()
 
     async def drain(self) -> bool:
-        """Publish until nothing is left that this process may publish. False when some could not be.
+        """Publish until nothing is left that this process may publish. Return False when some events failed.
 
         Raises:
             StoreUnavailable: the outbox cannot be read.
@@ -86,23 +86,23 @@ class OutboxPublisher:
         while events := await self._outbox.claim():
             outcomes = await asyncio.gather(*(self._publish(event) for event in events))
             failed = outcomes.count(False)
-            # What is appended meanwhile wakes the publisher again.
+            # An append meanwhile wakes the publisher again.
             if failed or (len(events) < CLAIM_LIMIT and all(event.alone for event in events)):
                 break
         await self._count(now=failed > 0)
         return failed == 0
 
     async def _count(self, *, now: bool) -> None:
-        """Tell how many wait, but not after each of many events, unless some could not be published."""
+        """Update the metric, but not after each of many events, unless some could not be published."""
         if now or time.monotonic() - self._counted_at >= _COUNT_SECONDS:
             WAITING.set(await self._outbox.count())
             self._counted_at = time.monotonic()
 
     async def _publish(self, event: OutgoingEvent) -> bool:
-        """Publish one event of the outbox and remove it; False when it stays."""
+        """Publish one event of the outbox and remove it; return False when it stays."""
         left_seconds = self._outbox.claim_seconds - (time.monotonic() - event.claimed_monotonic)
         if left_seconds < 2 * _PUBLISH_SECONDS:
-            return False  # held up for so long that another process may have it soon
+            return False  # delayed: another process may claim it soon
         if not await self._sent(event):
             await self._outbox.release(event.id)
             return False
@@ -110,7 +110,7 @@ class OutboxPublisher:
         return True
 
     async def _sent(self, event: OutgoingEvent) -> bool:
-        """Whether the stream has it now."""
+        """Publish it; return whether the stream has acknowledged it."""
         try:
             with span(
                 f"publish {event.subject}",

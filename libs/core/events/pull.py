@@ -1,7 +1,7 @@
 """Pull messages of a consumer: batch size, and detection of a deleted consumer.
 
-Requests are made on the `$JS.API` subject and not by the driver's `fetch`, which makes the next one when the last one
-is done. Measured (10,000 messages, each acknowledged, median of 5): 5,570 a second, and 3,150 with `fetch(256)`.
+Requests are made on the `$JS.API` subject instead of the driver's `fetch`, which sends a request only after the last
+one is done. Measured (10,000 messages, each acknowledged, median of 5): 5,570 a second, and 3,150 with `fetch(256)`.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _GONE = ("consumer deleted", "consumer is push based", "server shutdown", "leade
 
 
 class BindingLost(Retryable):
-    """The consumer no longer serves us; find it again or make it anew. *kind* is one of a few words for the metric."""
+    """The consumer no longer serves this process; find or create it again. *kind* is a fixed word for the metric."""
 
     def __init__(self, kind: str, detail: str = "") -> None:
         super().__init__(f"the consumer was lost: {detail or kind}")
@@ -35,11 +35,11 @@ class BindingLost(Retryable):
 
 
 class Puller:
-    """Keeps enough requests open at one consumer that at most *capacity* messages are under way.
+    """Keeps enough requests open at one consumer, with at most *capacity* messages requested or in hand.
 
     Args:
         receive: called with each message.
-        in_hand: how many of the received messages are not dealt with yet.
+        in_hand: the number of received messages that are not processed yet.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class Puller:
         """Pull until the consumer is lost.
 
         Raises:
-            BindingLost: it is; the error says how that showed.
-            NatsUnavailable: there is no connection any more.
+            BindingLost: with the reason.
+            NatsUnavailable: the connection was lost.
         """
         while True:
             if self._lost is not None:
@@ -96,12 +96,12 @@ class Puller:
                 continue
 
     def freed(self) -> None:
-        """Messages were dealt with: there may be room to ask for more."""
+        """Note that messages were processed: more may be requested."""
         if sum(self._asked.values()) < _REQUEST_MESSAGES // 2:
             self._look.set()
 
     async def _ask(self) -> None:
-        # A request for few messages costs as much as one for many, so wait until it is worth while.
+        # A request for few messages costs as much as one for many, so wait for a larger one.
         open_messages = sum(self._asked.values())
         room = min(_REQUEST_MESSAGES, self._capacity - self._in_hand() - open_messages)
         if open_messages >= _REQUEST_MESSAGES // 2 or room < min(_REQUEST_MESSAGES // 4, self._capacity // 2):
@@ -124,8 +124,8 @@ class Puller:
         if delivery is None:
             self._receive_status(message)
             return
-        # A message has the subject it was published on and does not say which request it answers. The server serves
-        # requests in their order.
+        # A message has the subject it was published on and does not name the request that it answers. The server serves
+        # requests in order.
         oldest = next(iter(self._asked), None)
         if oldest is not None:
             self._asked[oldest] -= 1
@@ -139,7 +139,7 @@ class Puller:
         description = message.headers.get("Description", "")
         if status == "100":
             return
-        # Whatever else it says, this request is over.
+        # Any other status ends this request.
         self._asked.pop(message.subject.rpartition(".")[2], None)
         self._look.set()
         if status == "503":

@@ -1,7 +1,7 @@
-"""The event stream and a service's durable consumer on it: found, or made when there is none.
+"""The event stream and a service's durable consumer: found, or created when missing.
 
-The platform API deletes the stream and makes it anew whenever it starts. So a stream that vanished while we ran is
-given some time to come back before we make one: ours could differ from the API's, which would then fail to start.
+The platform API deletes and recreates the stream whenever it starts. So a stream that vanished while this process ran
+gets some time to return before it is created: its configuration could differ from the API's, whose start would fail.
 A stream that exists is never changed.
 """
 
@@ -33,7 +33,7 @@ EVENT_SUBJECTS = (
 )
 DAY_SECONDS = 86_400
 ACK_WAIT_SECONDS = 6.0
-"""After so long without a sign of life from its worker, a message goes to another."""
+"""Time without acknowledgement or progress after which a message goes to another worker."""
 
 _GRACE_AT_START_SECONDS = 0.5
 _GRACE_AFTER_LOSS_SECONDS = 2.0
@@ -44,9 +44,9 @@ _MAX_WAITING = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A consumer of one incarnation of the stream, and the subjects that this stream lacks.
+    """A consumer on one incarnation of the stream, and the subjects that this stream lacks.
 
-    Not `readable`, and without a consumer, when it lacks all that the service reads.
+    Not `readable`, and without a consumer, if it lacks all subjects that the service reads.
     """
 
     stream: StreamState
@@ -56,13 +56,13 @@ class Binding:
 
 
 class EventStream:
-    """Finds or makes the stream and the consumer of *service*.
+    """Finds or creates the stream and the consumer of *service*.
 
     Args:
         reads: the subjects that the service consumes.
-        publishes: subjects that it needs in the stream besides.
-        ack_wait_seconds: after so long without a sign of life from its worker, a message goes to another.
-        name: for tests that share a server; anything else uses the contract's.
+        publishes: further subjects that must be in the stream.
+        ack_wait_seconds: time without acknowledgement or progress after which a message goes to another worker.
+        name: overrides the contract's name, for tests that share a server.
     """
 
     def __init__(
@@ -86,14 +86,14 @@ class EventStream:
         self._changed = asyncio.Event()
         self.name = name
         self.advisories = f"$JS.EVENT.ADVISORY.STREAM.*.{name}"
-        """The subject on which the server tells that the stream was made, changed or deleted."""
+        """The subject on which the server announces that the stream was created, changed or deleted."""
 
     def changed(self) -> None:
-        """The stream was made, changed or deleted, as far as is known: look now."""
+        """Note that the stream may have been created, changed or deleted, so that it is checked now."""
         self._changed.set()
 
     async def wait_changed(self, at_most_seconds: float) -> None:
-        """Return when the stream changed since this returned the last time, or after *at_most_seconds*."""
+        """Return after the next change of the stream, or after *at_most_seconds*."""
         try:
             async with asyncio.timeout(at_most_seconds):
                 await self._changed.wait()
@@ -102,14 +102,14 @@ class EventStream:
         self._changed.clear()
 
     async def bind(self) -> Binding:
-        """The service's consumer on the stream as it is now; both are made if they are missing.
+        """Return the service's consumer on the current stream; both are created if missing.
 
-        The consumer's name carries the time at which its stream was made. Acknowledgements and pull requests name the
-        consumer, so that what was meant for an earlier stream can never touch a message of this one.
+        The consumer's name contains the stream's creation time. Acknowledgements and pull requests name the consumer,
+        so those meant for an earlier stream cannot affect a message of this one.
 
         Raises:
             NatsUnavailable: try again.
-            JetStreamRefused: the server refuses, for instance for lack of space; a person must see why.
+            JetStreamRefused: the server rejects it, for instance for lack of space; an operator must act.
         """
         while True:
             stream = await self._find_or_make()
@@ -125,11 +125,11 @@ class EventStream:
             if after.created_at == stream.created_at:
                 self._seen = True
                 return Binding(stream, consumer, missing, bool(reads))
-            # It was made anew in between, and the consumer with the wrong name stands in the new one.
+            # The stream was recreated meanwhile, and the consumer with the wrong name is in the new one.
             await self._drop_consumer(consumer)
 
     async def state(self) -> StreamState | None:
-        """The stream as it is now, or None when there is none."""
+        """Return the stream's state, or None when it does not exist."""
         try:
             return await self._jetstream.stream(self.name)
         except StreamMissing:
@@ -173,7 +173,7 @@ class EventStream:
             max_deliver=-1,
             max_ack_pending=_MAX_ACK_PENDING,
             max_waiting=_MAX_WAITING,
-            # Longer than the stream keeps messages: one that nobody used for so long has nothing to remember.
+            # Longer than the retention of the stream: a consumer unused for so long has no position to keep.
             inactive_threshold=8 * DAY_SECONDS,
         )
 

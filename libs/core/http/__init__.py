@@ -1,1 +1,1 @@
-"""The HTTP server of each process, and what its probes say."""
+"""The HTTP server of each process, and its health checks."""

@@ -1,4 +1,4 @@
-"""The HTTP server of every process: whether it lives, whether it can work, its metrics, and what others add to it."""
+"""The HTTP server of every process: health, readiness, metrics, and routes that others add."""
 
 import asyncio
 import errno
@@ -27,14 +27,14 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 class HttpAddressUnusable(UserError):
-    """The server cannot listen where the settings say."""
+    """The server cannot listen on the configured address."""
 
     def __init__(self, host: str, port: int, reason: str) -> None:
         super().__init__(f"cannot listen for HTTP on {host}:{port}: {reason}; set HTTP_PORT (0: any free port)")
 
 
 class HttpApp:
-    """``/healthz``, ``/readyz``, ``/metrics``, and the routes that are added before it starts."""
+    """Serves ``/healthz``, ``/readyz``, ``/metrics``, and the routes that are added before its start."""
 
     def __init__(
         self, settings: HttpSettings, readiness: Readiness, *, metrics_registry: CollectorRegistry = registry
@@ -53,18 +53,18 @@ class HttpApp:
         )
         self._runner: web.AppRunner | None = None
         self.port = 0
-        """Where it listens; known once it has started."""
+        """The port on which it listens; known after the start."""
 
     def add_routes(self, routes: Iterable[web.AbstractRouteDef]) -> None:
-        """Answer more routes (``/api/v1/...``, the status page); not possible once the server has started."""
+        """Add routes (``/api/v1/...``, the status page); not possible after the start."""
         self._app.add_routes(routes)
 
     async def start(self) -> None:
         """Listen. A second call changes nothing.
 
         Raises:
-            HttpAddressUnusable: the address cannot be had. When nobody chose the port and it is taken, any free one
-                is used instead.
+            HttpAddressUnusable: the address is not available. If no port was configured and the default is taken, a
+                free port is used instead.
         """
         if self._runner is not None:
             return
@@ -80,7 +80,7 @@ class HttpApp:
         log.info("http server is listening", host=self._settings.host, port=self.port)
 
     async def serve(self) -> None:
-        """Listen, if that was not begun yet, until cancelled; then close."""
+        """Listen, if not yet started, until cancelled; then close."""
         await self.start()
         try:
             await asyncio.Event().wait()
@@ -88,7 +88,7 @@ class HttpApp:
             await self.close()
 
     async def close(self) -> None:
-        """Stop listening and end what is being answered. Closing twice is harmless."""
+        """Stop listening and end open requests. Closing twice is harmless."""
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
@@ -116,7 +116,7 @@ class HttpApp:
 
 @web.middleware
 async def _measured(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Measure each answer by its route, and tell the log, but not the caller, what went wrong inside."""
+    """Measure each answer by its route; log internal errors without showing them to the client."""
     begun = time.perf_counter()
     outcome, is_stream = "error", False
     try:
@@ -136,13 +136,13 @@ async def _measured(request: web.Request, handler: Handler) -> web.StreamRespons
     else:
         return response
     finally:
-        # For how long somebody reads along says nothing about us.
+        # The duration of a stream depends on the client.
         if not is_stream:
             record("http", _operation(request), outcome, time.perf_counter() - begun)
 
 
 def _refusal(request: web.Request, error: web.HTTPException) -> web.Response:
-    """What aiohttp refuses by itself, for programs: a path that there is not, a method other than GET."""
+    """Answer aiohttp's own errors as JSON: an unknown path, a method other than GET."""
     if isinstance(error, web.HTTPNotFound):
         return error_answer(404, f"unknown path; {DESCRIPTION} lists the paths")
     answer = error_answer(error.status, f"{error.reason}: {request.method[:20]} is not allowed")
@@ -152,14 +152,14 @@ def _refusal(request: web.Request, error: web.HTTPException) -> web.Response:
 
 
 def _outcome(status: int) -> str:
-    """503 is an answer: this process says that it cannot do that now, as a master that stands by does all the time."""
+    """Count 503 as an answer: a standby master, for instance, sends it all the time."""
     if status == web.HTTPServiceUnavailable.status_code:
         return "refused"
     return "ok" if status < 500 else "error"
 
 
 def _operation(request: web.Request) -> str:
-    """The route and not the path, and no method that somebody made up: both would be without bounds."""
+    """Return the route instead of the path, and no made-up method: both would be unbounded."""
     resource = request.match_info.route.resource
     method = request.method if request.method in _METHODS else "other"
     return f"{method} {resource.canonical}" if resource is not None else "unmatched"

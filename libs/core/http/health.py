@@ -1,4 +1,4 @@
-"""Whether this process can do its work, and if not, what it waits for."""
+"""Whether this process can do its work, and what it waits for."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DependencyState:
-    """One dependency as last reported. *since* is the Unix time at which *ok* took its present value."""
+    """One dependency as last reported. *since* is the Unix time at which *ok* got its current value."""
 
     ok: bool
     detail: str
@@ -18,10 +18,10 @@ class DependencyState:
 
 
 class Readiness:
-    """The states of the things that a process depends on, by name; what ``/readyz`` shows.
+    """The states of a process's dependencies, by name; shown by ``/readyz``.
 
-    A dependency is known from its first report or declaration on. With none known the process is not ready: it has
-    not started to look.
+    A dependency is known from its first report or declaration on. Without any the process is not ready: it has
+    not started its checks.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -29,16 +29,16 @@ class Readiness:
         self._states: dict[str, DependencyState] = {}
 
     def expect(self, name: str, detail: str = "not checked yet", *, required: bool = True) -> None:
-        """Declare a dependency before its first report: not ok until then. One that was reported is left as it is."""
+        """Declare a dependency before its first report: not ok until then. A reported one is left unchanged."""
         self._states.setdefault(name, DependencyState(False, detail, self._clock(), required))
 
     def report(self, name: str, ok: bool, detail: str = "", *, required: bool | None = None) -> None:
-        """Say how *name* is now. Cheap, and may be repeated.
+        """Report the state of *name*. Cheap; may be repeated.
 
         Args:
-            detail: for people: why it is not ok and what to do, or something to know though it is ok. No secrets.
-            required: False for something without which the process still does its work (it shows, but does not make
-                the process not ready). None keeps what was said before; at first it is True.
+            detail: for users: why it is not ok and the remedy, or further information. No secrets.
+            required: False for a dependency without which the process still works (it is shown, but does not make
+                the process not ready). None keeps the last value, initially True.
         """
         before = self._states.get(name)
         if required is None:
@@ -47,7 +47,7 @@ class Readiness:
         self._states[name] = DependencyState(ok, detail, since, required)
 
     def forget(self, name: str) -> None:
-        """The process no longer depends on *name*."""
+        """Remove the dependency *name*."""
         self._states.pop(name, None)
 
     @property
@@ -57,11 +57,11 @@ class Readiness:
 
     @property
     def states(self) -> dict[str, DependencyState]:
-        """The states by name, a copy."""
+        """A copy of the states by name."""
         return dict(self._states)
 
     def snapshot(self) -> dict[str, Any]:
-        """The answer of ``/readyz``: ``{"status", "dependencies": {name: {"ok", "detail", "since", "required"}}}``."""
+        """Return ``/readyz``: ``{"status", "dependencies": {name: {"ok", "detail", "since", "required"}}}``."""
         return {
             "status": "ready" if self.ready else "not ready",
             "dependencies": {

@@ -1,4 +1,4 @@
-"""Leases as values: who holds what, since which epoch, and for how long that is certain."""
+"""Leases as values: holder, epoch, and proven duration."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from libs.core.errors import Permanent, Retryable
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a lease: a worker (or master) by name, its process, and the Docker engine with its containers.
+    """The holder of a lease: a worker (or master) by name, its process, and the engine with its containers.
 
-    *started_at_milliseconds* is the Unix time at which the process started: of two with the same name on the same host,
-    the later one is the valid one.
+    *started_at_milliseconds* is the Unix time of the process's start: of two with the same name on the same host,
+    the later one is valid.
     """
 
     worker_id: str
@@ -23,7 +23,7 @@ class Holder:
 class Lease:
     """A lease as its holder knows it.
 
-    *proven_until* is a time.monotonic() of this process: the moment at which the last successful request was sent,
+    *proven_until* is a time.monotonic() of this process: the time at which the last successful request was sent
     plus the lease's life. The server's expiry is never earlier.
     """
 
@@ -35,7 +35,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class LeaseView:
-    """A live lease as anybody sees it; *remaining_seconds* by the server's clock when it was read."""
+    """A live lease as read from the store; *remaining_seconds* by the server's clock at that time."""
 
     segment_id: int
     holder: Holder
@@ -45,7 +45,7 @@ class LeaseView:
 
 @dataclass(frozen=True, slots=True)
 class SegmentView:
-    """A segment with its number of entities; *lease* is None when nobody holds it."""
+    """A segment with its number of entities; *lease* is None without a holder."""
 
     segment_id: int
     bot_count: int
@@ -54,7 +54,7 @@ class SegmentView:
 
 @dataclass(frozen=True, slots=True)
 class Leadership:
-    """The proof of the one master that leads; *proven_until* as in Lease."""
+    """The proof of leadership; *proven_until* as in Lease."""
 
     holder: Holder
     epoch: int
@@ -62,7 +62,7 @@ class Leadership:
 
 
 class LeaseHeld(Retryable):
-    """Somebody else holds it; it may be free after *remaining_seconds*, or earlier if it is released."""
+    """Another process holds it; it may be free after *remaining_seconds*, or earlier if it is released."""
 
     def __init__(self, name: str, by: Holder, remaining_seconds: float) -> None:
         super().__init__(f"{name} is held by {by.worker_id} for another {remaining_seconds:.1f} s")
@@ -71,10 +71,10 @@ class LeaseHeld(Retryable):
 
 
 class LeaseLost(Permanent):
-    """This process does not hold the lease any more.
+    """This process no longer holds the lease.
 
-    *superseded*: another process with the same worker id, on the same host, has taken it over together with what runs
-    under it; this one must not touch that. Otherwise it has run out, or somebody else has it.
+    *superseded*: another process with the same worker id on the same host has taken it over together with the
+    containers; this process must not touch them. Otherwise it expired or has another holder.
     """
 
     def __init__(self, name: str, epoch: int, *, superseded: bool) -> None:

@@ -1,4 +1,4 @@
-"""Keeping a lease: renew it in time, and say early enough that it can no longer be proven."""
+"""Keep a lease: renew it in time, and report early enough that it can no longer be proven."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ class Provable(Protocol):
 
     @property
     def epoch(self) -> int:
-        """Its fencing number."""
+        """Its fencing token."""
 
 
 L = TypeVar("L", bound=Provable)
@@ -36,26 +36,26 @@ L = TypeVar("L", bound=Provable)
 
 @dataclass(frozen=True)
 class LeaseTiming:
-    """When to renew and when to give up. All in seconds."""
+    """When to renew and when to give up, in seconds."""
 
     renew_interval_seconds: float
-    """From one request that succeeded to the next."""
+    """Interval from one successful request to the next."""
     attempt_seconds: float
-    """The limit of one request."""
+    """Time limit of one request."""
     retry_seconds: float
-    """Between a request that failed and the next."""
+    """Delay between a failed request and the next."""
     margin_seconds: float
-    """How long before the end of the proof the lease counts as lost: the time to bring the host to rest."""
+    """Time before the end of the proof at which the lease counts as lost: the time to stop the host's containers."""
 
     @classmethod
     def of(cls, life_seconds: float, renew_interval_seconds: float) -> Self:
-        """What suits a lease of that life: with 5 s, two attempts of 1 s, and 1.5 s to bring the host to rest."""
+        """Return the timing for a lease of that life: with 5 s, two attempts of 1 s, and 1.5 s to stop the host."""
         return cls(renew_interval_seconds, 0.2 * life_seconds, 0.02 * life_seconds, 0.3 * life_seconds)
 
 
 @dataclass(frozen=True)
 class Lapse:
-    """How a lease ended. *superseded* as in LeaseLost; *reason* is for people."""
+    """How a lease ended. *superseded* as in LeaseLost; *reason* is for users."""
 
     superseded: bool
     reason: str
@@ -65,12 +65,12 @@ _UNPROVEN = "it could not be renewed in time"
 
 
 class LeaseKeeper(Generic[L]):
-    """Renews one lease. *lease* is always the latest.
+    """Renews one lease. *lease* is always the latest one.
 
     Args:
         kind: the lease's name in metrics: "segment" or "leadership".
-        renew: one request, with its limit in seconds; raises LeaseLost when the lease is gone, anything else when its
-            outcome is unknown.
+        renew: makes one request, with its limit in seconds; raises LeaseLost when the lease is lost, and any other
+            error when the outcome is unknown.
         renewed: awaited with each renewed lease while it is proven. While it raises, the renewal does not count, so
             that the lease ends with the last proof that was acted on.
     """
@@ -93,29 +93,29 @@ class LeaseKeeper(Generic[L]):
         self._clock = clock
         self._failure = ""
         for reason in ("lost", "superseded"):
-            LAPSES.labels(kind, reason)  # from 0 on, so that the first one shows as an increase
+            LAPSES.labels(kind, reason)  # exported as 0, so that the first lapse shows as an increase
 
     def safe_seconds(self) -> float:
-        """For how long the lease can still be relied on, the margin taken off; zero or less: not any more."""
+        """Return the seconds for which the lease is proven, less the margin; zero or less: it must not be used."""
         return self.lease.proven_until - self._timing.margin_seconds - self._clock()
 
     async def keep(self) -> Lapse:
         """Renew until the lease is lost or its proof is nearly over, and return how it ended.
 
-        Cancelled, it stops renewing and leaves the lease to run out or to be released.
+        If cancelled, it stops renewing; the lease then expires or is released.
         """
         renewing = asyncio.create_task(self._renew_for_ever(), name=f"renew {self._kind}")
         try:
             lapse = await self._guard(renewing)
         finally:
             renewing.cancel()
-            # Not longer: whoever waits for this has to act before the lease ends.
+            # Not longer: the caller has to act before the lease ends.
             await asyncio.wait([renewing], timeout=_CANCEL_SECONDS)
         LAPSES.labels(self._kind, "superseded" if lapse.superseded else "lost").inc()
         return lapse
 
     async def _guard(self, renewing: "asyncio.Task[Lapse]") -> Lapse:
-        # Apart from the renewals, so that no request that hangs can keep this from noticing.
+        # Independent of the renewals, so that a hanging request cannot delay it.
         while (left := self.safe_seconds()) > 0:
             done, _ = await asyncio.wait([renewing], timeout=left)
             if done:
@@ -150,7 +150,7 @@ class LeaseKeeper(Generic[L]):
 
     async def _take(self, lease: L, limit_seconds: float) -> None:
         if lease.proven_until - self._timing.margin_seconds <= self._clock():
-            # The answer came too late (this process stood still); what it proves is over already.
+            # The answer arrived too late (this process stood still); its proof is already over.
             return
         if self._renewed is not None:
             async with asyncio.timeout(limit_seconds):

@@ -1,1 +1,1 @@
-"""The side that decides: which worker owns which segment, and how many segments wait."""
+"""The master: decides which worker owns which segment, and reports the segments that wait."""

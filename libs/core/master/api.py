@@ -1,4 +1,4 @@
-"""What a master answers to programs: workers, segments, entities, runs, and the output of one entity."""
+"""The API of a master: workers, segments, entities, runs, and the output of one entity."""
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -88,14 +88,14 @@ class MasterApi:
         )
 
     def description(self) -> object:
-        """The description of all operations."""
-        from libs.core.api.openapi import description_of  # only when somebody asks
+        """Return the description of all operations."""
+        from libs.core.api.openapi import description_of  # imported only when requested
 
         name = self._observatory.service.name if self._observatory is not None else "the0 runtime"
         return description_of(f"{name} master", runtime_version(), self.operations())
 
     async def send_logs(self, asked: Asked, entity_id: str) -> web.StreamResponse:
-        """Pass on what the worker sends that has the entity, or any other one out of the storage."""
+        """Forward the output from the worker that owns the entity, or from any other worker out of the storage."""
         observatory = self.observatory
         with self._streams:
             asked_for = asked.request.query
@@ -140,12 +140,12 @@ class MasterApi:
 
 
 def entity_filter(values: Mapping[str, Any]) -> EntityFilter:
-    """The filter that the parameters of /entities mean."""
+    """Return the filter for the parameters of /entities."""
     return EntityFilter(state=values["state"], segment=values["segment"], id_prefix=values["prefix"])
 
 
 def run_filter(values: Mapping[str, Any]) -> RunFilter:
-    """The filter that the parameters of /runs mean."""
+    """Return the filter for the parameters of /runs."""
     reasons = [values["reason"]] if values["reason"] else None
     if values["failed"]:
         reasons = [reason for reason in FAILURES if reasons is None or reason in reasons]

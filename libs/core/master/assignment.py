@@ -1,4 +1,4 @@
-"""Which worker should own which segments: one pure function over what is known."""
+"""Decide which worker should own which segments: one pure function of the known state."""
 
 import heapq
 from collections import defaultdict
@@ -12,16 +12,16 @@ from libs.core.room import Need, Room, missing
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """A registered worker, as far as assignment cares.
+    """A registered worker, as input of the assignment.
 
     Attributes:
-        seniority: smaller the longer the worker has been registered.
-        held: the leases that it says it holds.
-        assigned: the segments that it was told to own; None before the first decision about it.
+        seniority: smaller for workers that registered earlier.
+        held: the leases that it reports.
+        assigned: the segments last assigned to it; None before the first decision about it.
         refused: segments that it cannot acquire now.
         at_most: how many segments it can own; None for no limit.
         cordoned: whether it is given no segment that it does not own yet.
-        drained: whether its segments are to move to other workers besides; never without *cordoned*.
+        drained: whether its segments also move to other workers; implies *cordoned*.
         refused_lately: whether a segment that another worker holds should not move to it, since it may refuse that one
             too.
     """
@@ -57,7 +57,7 @@ class WorkerView:
 
     @property
     def is_open(self) -> bool:
-        """Whether it can be given a segment that was not its own before."""
+        """Whether it can be given a segment that it did not own before."""
         return self.can_begin and not self.cordoned
 
     def can_take(self, segment_id: int) -> bool:
@@ -67,7 +67,7 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A segment that goes from one engine to another because of its room or its silence."""
+    """A move of a segment between engines, because of room or an engine that does not answer."""
 
     segment_id: int
     from_host: str
@@ -76,26 +76,26 @@ class Move:
 
 @dataclass(frozen=True)
 class Decision:
-    """Who should own what. Segments without entities have no owner."""
+    """The owner of each segment. Segments without entities have no owner."""
 
     owners: Mapping[int, str]
     """Segment to the worker that should own it."""
     reserved: Mapping[int, str]
-    """Segments that cannot be given yet, to the worker whose lease still runs: it is gone, leaving or cut off."""
+    """Segments that cannot be given yet, to the worker whose lease still runs: it is gone, leaving or disconnected."""
     waiting: Sequence[int]
     """Segments with entities and without a worker, lowest first."""
     next_expiry_seconds: float | None
-    """When the first of the reserved leases may run out; None when none is reserved."""
+    """When the first of the reserved leases may expire; None when none is reserved."""
     reasons: Mapping[str, str]
-    """Why a worker loses a segment that it holds or was assigned, in words."""
+    """Why a worker loses a segment that it holds or was assigned, for users."""
     moves: Sequence[Move] = ()
     """The moves between engines that this decision begins."""
     staying: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
-    """Drained worker to the segments that no other worker can take now, with the reason in words."""
+    """Drained worker to the segments that no other worker can take now, with the reason for users."""
 
     @property
     def given(self) -> dict[str, frozenset[int]]:
-        """Worker to its segments; a worker that is not in it should own nothing."""
+        """Worker to its segments; a worker that is missing here should own nothing."""
         segments = defaultdict(set)
         for segment_id, worker_id in self.owners.items():
             segments[worker_id].add(segment_id)
@@ -111,10 +111,10 @@ def decide(
     settled: bool = True,
     resting_hosts: Collection[str] = (),
 ) -> Decision:
-    """Give each segment with entities to one worker, spread evenly, and move as little as can be.
+    """Give each segment with entities to one worker, spread evenly, with as few moves as possible.
 
     A segment stays with the worker that holds its lease. One under the live lease of another process, registered or
-    not, is given to no other worker until that lease has run out. A segment without an owner goes to the worker with
+    not, is given to no other worker until that lease has expired. A segment without an owner goes to the worker with
     the fewest segments among those whose engine has room; when all own *target* or more, to the one with most room.
     Draining workers get nothing; workers with an impediment, and cordoned ones, keep what they hold. A segment moves,
     as a whole, only
@@ -127,7 +127,7 @@ def decide(
     The same input gives the same decision, and deciding again after a decision was carried out changes nothing.
 
     Args:
-        rooms: what engines have left, by host; a host that is not in it counts as roomy.
+        rooms: the free room of engines, by host; a missing host counts as unlimited.
         settled: False while more workers are about to register: segments without an owner then wait.
         resting_hosts: engines that take part in no move to another engine now, so that their reports can catch up.
     """
@@ -135,7 +135,7 @@ def decide(
 
 
 class _Deciding:
-    """The steps of decide(), from the strongest claim to the weakest."""
+    """The steps of decide(), in order of precedence."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class _Deciding:
         resting_hosts: Collection[str],
     ) -> None:
         self.all_segments = {segment.segment_id: segment for segment in segments}
-        # Sorted once: everything below is then in a fixed order.
+        # Sorted once, so that everything below is deterministic.
         self.workers = sorted(workers, key=lambda worker: (worker.seniority, worker.worker_id))
         self.by_id = {worker.worker_id: worker for worker in self.workers}
         self.unowned = {
@@ -194,10 +194,10 @@ class _Deciding:
             staying=self.staying,
         )
 
-    # --- what is placed already
+    # --- segments with an owner
 
     def _continue_moves(self) -> None:
-        """Keep a segment with the worker that it moves to while the one that holds it gives it back."""
+        """Keep a segment with the worker that it moves to while the current holder releases it."""
         for worker in self.workers:
             for segment_id in sorted(worker.assigned or ()):
                 holder = self.held_by.get(segment_id)
@@ -215,8 +215,8 @@ class _Deciding:
                         self.resting_hosts |= {holder.host, worker.host}
 
     def _keep_what_workers_hold(self) -> None:
-        # What a worker says can be newer than what was read (it has just acquired), or older (it was cut off): a live
-        # lease of another process outweighs it, and so does a claim with a higher epoch.
+        # A worker's report can be newer than the survey (it has just acquired), or older (it was disconnected): a live
+        # lease of another process takes precedence, and so does a claim with a higher epoch.
         claims = [(held, worker) for worker in self.workers for held in worker.held]
         claims.sort(key=lambda claim: -claim[0].epoch)
         for held, worker in claims:
@@ -244,10 +244,10 @@ class _Deciding:
                 if segment_id in self.unowned and self._can_add(worker, segment_id):
                     self._give(segment_id, worker)
 
-    # --- what has no owner
+    # --- segments without an owner
 
     def _place_unowned(self) -> None:
-        # A heap of keys that are computed anew when they come up: within one decision a worker only gets worse.
+        # A heap whose keys are recomputed when popped: within one decision a worker's key only gets worse.
         heap = [(self._rank(worker), worker.worker_id) for worker in self.workers if worker.is_open]
         heapq.heapify(heap)
         for segment_id in list(self.unowned):
@@ -268,7 +268,7 @@ class _Deciding:
                 heapq.heappush(heap, entry)
 
     def _rank(self, worker: WorkerView) -> tuple[bool, bool, int, int, int]:
-        """Return the order in which workers are given segments, the best first."""
+        """Return the sort key by which workers are given segments, the best first."""
         number = len(self.owned[worker.worker_id])
         room = self.rooms.get(worker.host)
         free_bytes = room.free.memory_bytes if room is not None else 0
@@ -276,15 +276,15 @@ class _Deciding:
         over = number >= self.target
         return (is_full, over, 0 if over else number, -free_bytes, worker.seniority)
 
-    # --- what moves
+    # --- moves
 
     def _empty_drained_workers(self) -> None:
-        """Move what drained workers own to other workers, as far as these have room for it."""
+        """Move the segments of drained workers to other workers with enough room."""
         resting = frozenset(self.resting_hosts)
         for worker in self.workers:
             if not worker.drained or worker.draining:
                 continue
-            # An engine that does not answer gives its segments up by a rule of its own.
+            # An engine that does not answer has its own rule for giving up segments.
             for segment_id in self._movable(worker) if not worker.engine_lost else ():
                 to = next(self._takers(segment_id, self._ready_for(worker, resting)), None)
                 if to is None:
@@ -297,7 +297,7 @@ class _Deciding:
                 self.staying[worker.worker_id] = {one: self._why_it_stays(worker, one, resting) for one in sorted(left)}
 
     def _ready_for(self, worker: WorkerView, resting: Collection[str]) -> Iterator[WorkerView]:
-        """Yield the workers that a segment of *worker* may move to now, whatever their room."""
+        """Yield the workers to which a segment of *worker* may move now, regardless of their room."""
         for to in self.workers:
             rests = to.host != worker.host and (to.host in resting or worker.host in resting)
             if to.is_open and not rests:
@@ -326,7 +326,7 @@ class _Deciding:
                 self._move_between_engines(worker, self._movable(worker))
 
     def _relieve_full_engines(self) -> None:
-        """Where an entity waits for room, move its segment, or else another one, to an engine that has it."""
+        """Where an entity waits for room, move its segment, or another one, to an engine with enough room."""
         for worker in self.workers:
             lacking = {held.segment_id for held in worker.held if held.demand.lacking is not None}
             if lacking and not worker.draining and worker.host not in self.resting_hosts:
@@ -351,10 +351,10 @@ class _Deciding:
             self._move(segment_id, to)
 
     def _spread_above_target(self) -> None:
-        """Move what a worker owns above the target to workers below it.
+        """Move segments of a worker above the target to workers below it.
 
-        A segment that an engine gave up for the room of another one must not come back, so no segment moves to an
-        engine where an entity waits for room, or to one that has just taken part in a move.
+        A segment that left an engine for lack of room must not return, so no segment moves to an engine where an entity
+        waits for room, or to one that has just taken part in a move.
         """
         waiting_hosts = {
             worker.host for worker in self.workers for held in worker.held if held.demand.lacking is not None
@@ -373,14 +373,14 @@ class _Deciding:
                 self._move(segment_id, to)
 
     def _movable(self, worker: WorkerView) -> list[int]:
-        """Return the segments that *worker* keeps and could give up, the least disturbing first.
+        """Return the segments that *worker* keeps and could release, the least disturbing first.
 
-        One under a lease that it does not hold yet it is about to take over, with the containers that run.
+        A segment under another holder's lease is about to be taken over with its running containers.
         """
         held = {held.segment_id for held in worker.held}
         return sorted(
             (one for one in self.owned[worker.worker_id] if one in held or self.all_segments[one].lease is None),
-            # One that is not acquired yet disturbs no entity.
+            # A segment that is not acquired yet disturbs no entity.
             key=lambda segment_id: (segment_id in held, self.all_segments[segment_id].bot_count, -segment_id),
         )
 
@@ -390,7 +390,7 @@ class _Deciding:
         need = self._need(segment_id)
         for worker in sorted(workers, key=self._rank):
             room = self.rooms.get(worker.host)
-            # On the same engine its entities have their room already.
+            # On the same engine the room of its entities is already reserved.
             on_same_engine = holder is not None and holder.host == worker.host
             fits = room is None or on_same_engine or room.fits(need or room.entity * self._bots(segment_id))
             disturbs = worker.refused_lately and holder is not None
@@ -403,7 +403,7 @@ class _Deciding:
                 yield worker
 
     def _need(self, segment_id: int) -> Need | None:
-        """Return what the segment's entities need, as its holder reports it; None while it reports nothing."""
+        """Return the need of the segment's entities, as its holder reports it; None without a report."""
         holder = self.held_by.get(segment_id)
         if holder is None:
             return None
@@ -419,7 +419,7 @@ class _Deciding:
         return worker.at_most is None or len(self.owned[worker.worker_id]) < worker.at_most
 
     def _can_add(self, worker: WorkerView, segment_id: int) -> bool:
-        # A worker that owns one at most first has to give back what it holds.
+        # A worker that owns at most one segment first has to release the one that it holds.
         gives_back = worker.at_most is not None and any(
             held.segment_id not in self.owned[worker.worker_id] and held.segment_id != segment_id
             for held in worker.held
@@ -449,7 +449,7 @@ class _Deciding:
         del self.unowned[segment_id]
         self.reserved[segment_id] = worker_id
 
-    # --- why
+    # --- reasons
 
     def _reasons(self) -> dict[str, str]:
         reasons = {}

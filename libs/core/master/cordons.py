@@ -1,4 +1,4 @@
-"""The operator's cordons, as the master that leads reads and answers them."""
+"""Read the operator's cordons on the leading master, and write back the result."""
 
 from collections.abc import Callable, Collection, Mapping
 
@@ -6,16 +6,16 @@ from libs.core.process.isolation import repeat
 from libs.core.store.cordons import Cordon, CordonStore
 
 _POLL_SECONDS = 0.5
-"""Without NATS nothing else tells that a wish has changed."""
+"""Without NATS, polling is the only way to detect a change."""
 _SEEN_EVERY_POLLS = 600
 
 
 class Cordons:
-    """Wishes about workers, read with each decision and often in between. Raises StoreUnavailable.
+    """Cordons of workers, read with each decision and polled in between. Raises StoreUnavailable.
 
     Args:
-        changed: called when a wish has come, gone or changed since the last decision.
-        connected: the workers that are known now.
+        changed: called when a cordon was added, removed or changed since the last decision.
+        connected: returns the known workers.
     """
 
     def __init__(
@@ -28,19 +28,19 @@ class Cordons:
         self._polls = 0
 
     async def read(self) -> Mapping[str, Cordon]:
-        """Return the wishes, by worker, for a decision."""
+        """Return the cordons, by worker, for a decision."""
         self._current = await self._store.current()
         return self._current
 
     async def answer(self, stays: Mapping[str, Mapping[int, str]]) -> None:
-        """Write down that the wishes were decided with, and which segments stay with which drained worker."""
+        """Record that the cordons were decided with, and which segments stay with which drained worker."""
         for cordon in self._current.values():
             staying = dict(stays.get(cordon.worker_id, {}))
             if not cordon.heeded or staying != cordon.stays:
                 await self._store.heed(cordon, staying)
 
     async def watch_for_ever(self) -> None:
-        """Look for changed wishes until cancelled."""
+        """Poll for changed cordons until cancelled."""
         await self._store.ensure_indexes()
         await repeat("look for cordons", self._poll, _POLL_SECONDS)
 

@@ -1,4 +1,4 @@
-"""How many segments and workers a master knows in which state, fast enough for ten thousand of each."""
+"""Count segments and workers by state, fast enough for ten thousand of each."""
 
 import itertools
 from collections import Counter
@@ -11,26 +11,26 @@ from libs.core.master.status import SegmentState, WorkerRole, role_of
 
 
 class Waits:
-    """Since when segments with entities have had no owner, as one master has seen it."""
+    """When each segment with entities lost its owner, as observed by this master."""
 
     def __init__(self) -> None:
         self._since: dict[int, float] = {}
 
     def note(self, segments: Mapping[SegmentState, Collection[int]], now: float) -> None:
-        """How all segments with entities stand at *now*."""
+        """Record the state of all segments with entities at *now*."""
         unowned = itertools.chain(segments[SegmentState.ASSIGNED], segments[SegmentState.WAITING])
         self._since = {segment_id: self._since.get(segment_id, now) for segment_id in unowned}
 
     def longest_seconds(self, now: float) -> float:
-        """For how long the one that waits longest has waited; 0 when none does."""
+        """Return the wait of the longest-waiting segment; 0 when none waits."""
         return max(0.0, now - min(self._since.values(), default=now))
 
 
 @dataclass(frozen=True)
 class MasterCounts:
-    """How many there are of what, without saying which: a snapshot of ten thousand takes far longer.
+    """Numbers by state, without ids: a snapshot of ten thousand takes far longer.
 
-    *surveyed_seconds_ago* is None, and nothing else known, as in MasterSnapshot.
+    *surveyed_seconds_ago* is None before the first survey, as in MasterSnapshot; then nothing else is known.
     """
 
     leads: bool
@@ -43,6 +43,6 @@ class MasterCounts:
 
 
 def workers_by_role(workers: Iterable[Worker]) -> dict[WorkerRole, int]:
-    """How many workers have each role."""
+    """The number of workers in each role."""
     counts = Counter(role_of(worker) for worker in workers)
     return {role: counts[role] for role in WorkerRole}

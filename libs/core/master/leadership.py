@@ -1,4 +1,4 @@
-"""One of several masters leads: standing for election, and leading only while that is proven."""
+"""Elect one of several masters by a lease, and run the leader's work only while the leadership is proven."""
 
 import asyncio
 import contextlib
@@ -23,10 +23,10 @@ _RELEASE_SECONDS = 2.0
 
 
 class Campaign:
-    """Stands for election for ever, and runs what a leader does while this process is it.
+    """Stands for election forever, and runs the leader's work while this process is the leader.
 
     Args:
-        holder: this process; with an instance id that no other has.
+        holder: this process, with a unique instance id.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Campaign:
         self._clock = clock
         self._keeper: LeaseKeeper[Leadership] | None = None
         self.leader: str | None = None
-        """The worker id of the master that leads, as last seen."""
+        """The worker id of the leading master, as last read."""
         readiness.expect(DEPENDENCY, "standing for election")
 
     @property
@@ -55,13 +55,13 @@ class Campaign:
 
     @property
     def epoch(self) -> int | None:
-        """The number of this leadership; None when this process does not lead."""
+        """The epoch of the leadership; None when this process does not lead."""
         return self._keeper.lease.epoch if self._keeper is not None and self.leads else None
 
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
-        """Run *lead* whenever this process leads, and cancel it before the leadership runs out. Does not return.
+        """Run *lead* whenever this process leads, and cancel it before the leadership expires. Does not return.
 
-        *lead* should never end by itself; what it raises is raised here. Cancelled, it resigns first.
+        *lead* must not return; an error in it is raised here. If cancelled, resign first.
         """
         while True:
             leadership = await self._win()
@@ -94,7 +94,7 @@ class Campaign:
             except LeaseHeld as held:
                 self.leader = held.by.worker_id
                 self._readiness.report(DEPENDENCY, False, f"{held.by.worker_id} leads; this master is on standby")
-                # Soon after it may have run out, and often enough to notice a leader that resigned.
+                # Soon after the lease may expire, and often enough to detect a leader that resigned.
                 await asyncio.sleep(min(held.remaining_seconds + 0.02, _POLL_SECONDS))
             except RuntimeFault as fault:
                 self._readiness.report(DEPENDENCY, False, f"cannot stand for election: {fault}")
@@ -108,5 +108,5 @@ class Campaign:
         return await self._store.renew(leadership, timeout_seconds=limit_seconds)
 
     async def _resign(self, leadership: Leadership) -> None:
-        with contextlib.suppress(RuntimeFault):  # It runs out by itself.
+        with contextlib.suppress(RuntimeFault):  # It expires.
             await self._store.release(leadership, timeout_seconds=_RELEASE_SECONDS)

@@ -1,4 +1,4 @@
-"""A master: stands for election, listens for workers, and while it leads says who should own which segment."""
+"""A master: stands for election, listens for workers and, while it leads, assigns segments."""
 
 import asyncio
 import time
@@ -41,7 +41,7 @@ log = get_logger(__name__)
 
 WORKERS_GONE = Counter("runtime_workers_gone_total", "Workers that disconnected, by reason.", ["reason"])
 for _reason in ("left", "broken", "silent"):
-    WORKERS_GONE.labels(_reason)  # from 0 on, so that the first one shows as an increase
+    WORKERS_GONE.labels(_reason)  # exported as 0, so that the first one shows as an increase
 ASSIGNMENTS = Counter("runtime_assignments_total", "Assignments sent to workers, repeats included.")
 
 DEPENDENCY = "segments"
@@ -58,11 +58,11 @@ class Master:
     """One master process of one service.
 
     Args:
-        holder: this process; its instance id must be new with each process.
+        holder: this process, with a new instance id for each process.
         address: where to listen for workers, ``host:port``.
         timing: of the leadership's renewals.
-        while_leading: loops, by name, that run only in the master that leads (repair, autoscaler); one that fails is
-            logged and begun again, and never takes the master with it.
+        while_leading: loops, by name, that run only in the leading master (repair, autoscaler). A loop that fails is
+            logged and restarted, and never ends the master.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Master:
 
     @property
     def port(self) -> int:
-        """Where it listens for workers; 0 before it does."""
+        """The port on which it listens for workers; 0 before that."""
         return self._server.port
 
     @property
@@ -117,14 +117,14 @@ class Master:
 
     @property
     def leader(self) -> str | None:
-        """The worker id of the master that leads, as last seen."""
+        """The worker id of the leading master, as last read."""
         return self._campaign.leader
 
     async def run(self) -> None:
-        """Listen and stand for election for ever. Cancelled, it resigns and ends all streams.
+        """Listen and stand for election forever. If cancelled, resign and end all streams.
 
         Raises:
-            PortTaken: the address cannot be listened on.
+            PortTaken: the address is in use.
         """
         await self._server.start()
         try:
@@ -133,16 +133,16 @@ class Master:
             await self._server.stop()
 
     def led_by(self, trace: Headers) -> None:
-        """What has changed the segments, for the trace of the next decision."""
+        """Add the trace of a change of segments to the next decision."""
         if trace:
             self._led_by.append(trace)
 
     def changed(self) -> None:
-        """Segments may have come, gone or changed: decide soon, and not only at the next interval."""
+        """Decide soon, because segments may have changed, instead of at the next interval."""
         self._wake.set()
 
     def notice(self, topic: str, text: str) -> None:
-        """Show *text* to operators until it is replaced; empty takes it back."""
+        """Show *text* to operators until it is replaced; an empty text removes it."""
         self._notices[topic] = text
 
     async def surveyed(self) -> None:
@@ -150,7 +150,7 @@ class Master:
         await self._surveyed.wait()
 
     def snapshot(self) -> MasterSnapshot:
-        """What this master knows now."""
+        """Return what this master knows now."""
         now = self._clock()
         workers = self._registry.workers
         survey, decision, surveyed_at = self._decided or ((), None, 0.0)
@@ -168,7 +168,7 @@ class Master:
         )
 
     def counts(self) -> MasterCounts:
-        """How many there are of what now."""
+        """Return the numbers by state."""
         now, workers = self._clock(), self._registry.workers
         segments: Mapping[SegmentState, Collection[int]] = {}
         surveyed_at = None
@@ -186,7 +186,7 @@ class Master:
             room=room_report(workers),
         )
 
-    # --- while it leads
+    # --- while leading
 
     async def _lead(self) -> None:
         try:
@@ -197,7 +197,7 @@ class Master:
                 for name, run in (("cordons", self._cordons.watch_for_ever), *self._while_leading):
                     group.create_task(self._again_and_again(name, run), name=name)
         finally:
-            # First what needs no waiting: from here on no worker hears anything from this master.
+            # First the step that needs no waiting: afterwards no worker receives anything from this master.
             self._server.end_all("this master is no longer the leader")
             self._registry.clear()
             self._decided, self._problem, self._waits, self._pace = None, "", Waits(), MovePace()
@@ -209,21 +209,21 @@ class Master:
     async def _assign_for_ever(self) -> None:
         while True:
             begun = self._clock()
-            await self._wake.wait_at_most(0)  # what is read from here on includes all that woke it
+            await self._wake.wait_at_most(0)  # the following reads include all earlier changes
             next_seconds = _RETRY_SECONDS
             with isolated("assign segments", passing=()):
                 next_seconds = await self.assign_once()
-            # Many workers that join at once are decided together, and rounds take a third of the time at most.
+            # Many workers that join at once share one decision, and rounds take a third of the time at most.
             gap = max(_LEAST_GAP_SECONDS, min(1.0, 2 * (self._clock() - begun)))
             await asyncio.sleep(gap)
             await self._wake.wait_at_most(max(0.0, next_seconds - gap))
 
     async def assign_once(self) -> float:
-        """Read the segments, decide, and tell the workers for whom that is new; returns when to look again, in seconds.
+        """Read the segments, decide, and send changed assignments; return the seconds until the next round.
 
-        When MongoDB cannot be read nothing is decided: everybody keeps what was decided last.
+        When MongoDB cannot be read nothing is decided: all workers keep the last assignment.
         """
-        # What comes in while the segments are read may not be in what is read.
+        # Changes that arrive while the segments are read may be missing in the result.
         causes = list(self._led_by)
         try:
             with observe("master", "survey"):
@@ -254,7 +254,7 @@ class Master:
             deciding = begin("assign segments", parent=causes[0] if causes else {}, links=causes[1:])
             news = self._registry.apply(decision, deciding.headers, settled=settled_in_seconds <= 0)
         if settled_in_seconds <= 0:
-            # Until then what led here may still lead to an assignment.
+            # Until then the changes may still lead to an assignment.
             self._led_by = deque((cause for cause in self._led_by if cause not in causes), maxlen=_MOST_CAUSES)
         self._decided = (survey, decision, self._clock())
         self._surveyed.set()
@@ -263,7 +263,7 @@ class Master:
         if news:
             with deciding.entered():
                 await self._tell(news)
-            deciding.end()  # one that changes nothing is nobody's business
+            deciding.end()  # a decision without a change is not recorded
         if settled_in_seconds <= 0:
             await self._answer_cordons(decision)
         reasons_to_look = [self._settings.assign_interval_seconds]
@@ -289,7 +289,7 @@ class Master:
         for number, tell in enumerate(news):
             self._carry_out(tell)
             if number % _TELL_AT_ONCE == _TELL_AT_ONCE - 1:
-                await asyncio.sleep(0)  # heartbeats and the leadership's renewal come in between
+                await asyncio.sleep(0)  # let heartbeats and the leadership's renewal run
 
     async def _expire_for_ever(self) -> None:
         while True:
@@ -322,10 +322,10 @@ class Master:
         self._oversized = oversized
         self._readiness.report(DEPENDENCY, True, "; ".join(details), required=False)
 
-    # --- what the server tells
+    # --- called by the server
 
     def register(self, session: SessionId, identity: WorkerIdentity, state: WorkerState) -> None:
-        """A worker has registered on a stream."""
+        """Handle the registration of a worker on a stream."""
         log.info(
             "worker registered",
             worker=identity.worker_id,
@@ -339,17 +339,17 @@ class Master:
         self._wake_if_changed()
 
     def heartbeat(self, session: SessionId, state: WorkerState) -> None:
-        """A worker lives."""
+        """Handle a heartbeat."""
         answer = self._registry.heartbeat(session, state, self._clock())
         if answer is not None:
             self._carry_out(answer)
         self._wake_if_changed()
 
     def leave(self, session: SessionId) -> None:
-        """A stream has ended."""
+        """Handle the end of a stream."""
         worker = self._registry.leave(session)
         if worker is not None:
-            # One that ends in order says that it is draining and gives its segments back before its stream ends.
+            # A worker that leaves in order reports draining and releases its segments before its stream ends.
             ended_in_order = worker.state.draining or not worker.state.held
             WORKERS_GONE.labels("left" if ended_in_order else "broken").inc()
             _log_gone(worker, "its stream has ended")
@@ -373,7 +373,7 @@ class Master:
 
 
 def _drains(decision: Decision) -> str:
-    """Which drained workers cannot be emptied, and why, in words."""
+    """Return which drained workers keep segments, and why, for users."""
     return "; ".join(
         f"{worker_id} is drained and keeps segment {segment_id}: {why}"
         for worker_id, staying in sorted(decision.staying.items())

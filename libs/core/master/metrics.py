@@ -34,22 +34,22 @@ _DECLARED = (LEADING, SEGMENTS_MAX, SEGMENTS, SEGMENT_WAIT, WORKERS, MISSING_MEM
 
 
 class MasterCollector(Collector):
-    """Segments and workers of the master that leads; of one that does not, only that. Register it once a process."""
+    """Segments and workers, of the leading master only; all masters export whether they lead. Register it once."""
 
     def __init__(self, counts: Callable[[], MasterCounts]) -> None:
         self._counts = counts
 
     def describe(self) -> Iterator[Metric]:
-        """The metrics without values."""
+        """Return the metrics without values."""
         for declared in _DECLARED:
             yield declared.of(None)
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics as they are now."""
+        """Return the metrics with their current values."""
         counts = self._counts()
         yield LEADING.of(float(counts.leads))
         yield SEGMENTS_MAX.of(float(counts.max_segment))
-        # Not zero when it is not known.
+        # Omitted, not zero, while unknown.
         known = counts.leads and counts.surveyed_seconds_ago is not None
         yield SEGMENTS.of({(state,): count for state, count in counts.segments.items()} if known else None)
         yield SEGMENT_WAIT.of(counts.longest_wait_seconds if known else None)

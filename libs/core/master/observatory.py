@@ -1,4 +1,4 @@
-"""All that a master can tell about its service: its own view of workers and segments, and what MongoDB has."""
+"""The data that a master shows about its service: its own view of workers and segments, and the state in MongoDB."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -27,10 +27,10 @@ _ENDED_WITHIN = timedelta(days=1)
 
 
 class Observatory:
-    """Reads, and changes nothing. What it asks of MongoDB raises StoreUnavailable.
+    """Reads only. Reads of MongoDB raise StoreUnavailable.
 
     Args:
-        snapshot: what this master knows now.
+        snapshot: returns what this master knows now.
     """
 
     def __init__(self, service: ServiceDefinition, database: Database, snapshot: Callable[[], MasterSnapshot]) -> None:
@@ -45,13 +45,13 @@ class Observatory:
         self._ended: tuple[float, dict[str, int]] | None = None
 
     async def close(self) -> None:
-        """Let go of connections to workers. Closing twice is harmless."""
+        """Close the connections to workers. Closing twice is harmless."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()
 
     async def summary(self) -> Summary:
-        """The service at a glance."""
+        """Return a summary of the service."""
         known = self.snapshot()
         return Summary(
             service=self.service.name,
@@ -68,7 +68,7 @@ class Observatory:
         )
 
     async def leader_url(self) -> str | None:
-        """Where the master that leads answers HTTP; None when that is not known now, or this is the one."""
+        """Return the leader's HTTP address; None when it is unknown, or this master leads."""
         known = self.snapshot()
         if known.leads or known.leader is None:
             return None
@@ -79,7 +79,7 @@ class Observatory:
         return leader.urls[0] if leader is not None and leader.urls else None
 
     async def workers(self, *, after: str | None, limit: int, role: WorkerRole | None = None) -> WorkerPage:
-        """Workers by id. Raises Refused when this master does not lead."""
+        """Return workers by id. Raises Refused when this master does not lead."""
         known = await self._as_leader()
         wanted = sorted((w for w in known.workers if role in (None, w.role)), key=lambda worker: worker.worker_id)
         page = [worker for worker in wanted if after is None or worker.worker_id > after][: limit + 1]
@@ -87,7 +87,7 @@ class Observatory:
         return WorkerPage(page[:limit], len(wanted), more)
 
     async def segments(self, *, after: int | None, limit: int, state: SegmentState | None = None) -> SegmentPage:
-        """Segments with entities, by number. Raises Refused when this master does not lead, or cannot read them."""
+        """Return segments with entities, by number. Raises Refused when this master cannot show them."""
         known = await self._as_leader()
         if known.surveyed_seconds_ago is None:
             raise Refused(503, f"the segments have not been read yet{': ' if known.problem else ''}{known.problem}")
@@ -97,30 +97,30 @@ class Observatory:
         return SegmentPage(page[:limit], len(wanted), more)
 
     async def counts(self) -> dict[str, int]:
-        """How many entities are in each state; up to two seconds old, since it goes through all of them."""
+        """Return the number of entities in each state; up to two seconds old, since it reads all of them."""
         if self._counts is None or time.monotonic() - self._counts[0] > _COUNTED_SECONDS:
             self._counts = (time.monotonic(), await self._entities.counts())
         return self._counts[1]
 
     async def ended(self) -> dict[str, int]:
-        """How many runs ended in the last 24 hours, by outcome; up to ten seconds old."""
+        """Return the number of runs that ended in the last 24 hours, by outcome; up to ten seconds old."""
         if self._ended is None or time.monotonic() - self._ended[0] > _ENDED_COUNTED_SECONDS:
             reasons = await self._runs.reasons(datetime.now(UTC) - _ENDED_WITHIN)
             self._ended = (time.monotonic(), by_outcome(reasons))
         return self._ended[1]
 
     async def entities(self, wanted: EntityFilter, *, after: str | None, limit: int) -> EntityPage:
-        """Entities by id."""
+        """Return entities by id."""
         found = self._with_missing(await self._entities.find(wanted, after=after, limit=limit + 1))
         return EntityPage(found[:limit], found[limit - 1].id if len(found) > limit else None)
 
     async def entity(self, entity_id: str) -> EntityView | None:
-        """One entity, or None."""
+        """Return one entity, or None."""
         found = await self._entities.get(entity_id)
         return self._with_missing([found])[0] if found is not None else None
 
     async def runs(self, wanted: RunFilter, *, limit: int) -> RunPage:
-        """Runs, the newest first."""
+        """Return runs, newest first."""
         listed = await self._runs.list(wanted, limit=limit + 1)
         owners = await self._owners.of(run.segment_id for run in listed if run.ended_at is None)
         found = [run_view(run, owners.get(run.segment_id)) for run in listed]
@@ -130,10 +130,10 @@ class Observatory:
     async def output(
         self, entity_id: str, *, tail: int, follow: bool, more: Mapping[str, str] | None = None
     ) -> aiohttp.ClientResponse:
-        """A worker's answer with an entity's output, to be closed. Raises Refused when no worker answers.
+        """Return a worker's response with an entity's output; the caller closes it. Raises Refused without one.
 
         Args:
-            more: other parameters of the operation.
+            more: further parameters of the operation.
         """
         entity = await self._entities.get(entity_id)
         workers = await remote_output.who_to_ask(self._processes, entity.segment if entity is not None else None)
@@ -145,7 +145,7 @@ class Observatory:
         return answer
 
     def _with_missing(self, found: list[EntityView]) -> list[EntityView]:
-        """*found*, with what those lack that wait for room; only the leader knows."""
+        """Return *found*, with the missing room of waiting entities; only the leader knows it."""
         if all(view.lacking is None for view in found):
             return found
         rooms = rooms_of(self.snapshot())

@@ -1,7 +1,7 @@
-"""The workers that a master knows, as a state machine in virtual time: events in, instructions out, no I/O.
+"""The workers known to a master, as a state machine in virtual time: events in, instructions out, no I/O.
 
-A worker is known from its registration until its stream ends or it has been silent for too long. Every heartbeat costs
-the same, however many workers there are.
+A worker is known from its registration until its stream ends or its heartbeats stop for too long. The cost of a
+heartbeat does not depend on the number of workers.
 """
 
 from collections import OrderedDict
@@ -22,7 +22,7 @@ SessionId = NewType("SessionId", int)
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """Send *assignment* down the stream."""
+    """Send *assignment* on the stream."""
 
     session: SessionId
     assignment: Assignment
@@ -30,14 +30,14 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class AskToRegister:
-    """Tell the worker that it is not known, and to register again."""
+    """Tell the worker that it is unknown and must register again."""
 
     session: SessionId
 
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """End the stream: *by*, another process with the same worker id, has taken its place."""
+    """End the stream: *by*, another process with the same worker id, replaced it."""
 
     session: SessionId
     by: WorkerIdentity
@@ -45,7 +45,7 @@ class Replace:
 
 @dataclass(frozen=True, slots=True)
 class Abandon:
-    """End the stream: the same process has opened another one."""
+    """End the stream: the same process opened another one."""
 
     session: SessionId
 
@@ -60,24 +60,24 @@ class _Undecided(Enum):
 _FIRST_REFUSAL_SECONDS = 20.0
 _LONGEST_REFUSAL_SECONDS = 600.0
 _SETTLE_AT_MOST = 4
-"""How many settling times a stream of registrations may put off new assignments in all."""
+"""Maximum number of settling times by which a series of registrations delays new assignments."""
 
 UNDECIDED: Final = _Undecided.UNDECIDED
-"""What a worker has until the first decision since it registered: it keeps whatever it holds."""
+"""The assignment of a worker before the first decision after its registration: it keeps what it holds."""
 
 
 @dataclass(slots=True)
 class Refusals:
-    """For how long segments that run elsewhere do not move to a worker that has refused one.
+    """How long segments that run elsewhere do not move to a worker after it refused one.
 
-    Each move that ends in a refusal interrupts entities for nothing, so the time doubles while refusals go on.
+    Each move that ends in a refusal interrupts entities in vain, so the time doubles with repeated refusals.
     """
 
     _until: float = float("-inf")
     _seconds: float = 0.0
 
     def note(self, now: float) -> None:
-        """The worker has refused a segment at *now*, in seconds."""
+        """Record that the worker refused a segment at *now*, in seconds."""
         if now - self._until > _LONGEST_REFUSAL_SECONDS:
             self._seconds = _FIRST_REFUSAL_SECONDS
         elif now >= self._until:
@@ -85,7 +85,7 @@ class Refusals:
         self._until = now + self._seconds
 
     def continue_at(self, now: float) -> bool:
-        """Whether it may refuse the next one too."""
+        """Whether it may refuse the next segment too."""
         return now < self._until
 
 
@@ -107,12 +107,12 @@ class Worker:
 
     @property
     def assigned(self) -> frozenset[int]:
-        """The segments that it was told to own."""
+        """The segments assigned to it."""
         return self.decided if isinstance(self.decided, frozenset) else frozenset()
 
     @property
     def agrees(self) -> bool:
-        """Whether it holds what it was told to, as far as anything was decided."""
+        """Whether it holds exactly the assigned segments, if any were decided."""
         return self.decided is UNDECIDED or self.decided == self.state.held_ids
 
 
@@ -120,8 +120,8 @@ class Registry:
     """All workers by id.
 
     Args:
-        death_timeout_seconds: how long a worker may be silent.
-        settle_seconds: how long after a registration others are still waited for, since workers come in groups.
+        death_timeout_seconds: maximum time between heartbeats.
+        settle_seconds: how long to wait for further registrations after one, since workers start in groups.
     """
 
     def __init__(self, death_timeout_seconds: float, settle_seconds: float = 0.0) -> None:
@@ -129,7 +129,7 @@ class Registry:
         self._settle = settle_seconds
         self._unsettled: tuple[float, float] | None = None
         self._workers: dict[str, Worker] = {}
-        # In order of the last sign of life, so that the silent ones are at the front.
+        # In order of the last heartbeat, so that overdue workers come first.
         self._sessions: OrderedDict[SessionId, Worker] = OrderedDict()
         self._seniority = 0
         self._last_expiry_check: float | None = None
@@ -146,19 +146,19 @@ class Registry:
         return list(self._workers.values())
 
     def take_changed(self) -> bool:
-        """Whether something has happened since the last call that can change the assignment."""
+        """Whether an event since the last call can change the assignment."""
         changed, self._changed = self._changed, False
         return changed
 
     def register(
         self, session: SessionId, identity: WorkerIdentity, state: WorkerState, now: float
     ) -> list[Instruction]:
-        """A worker registers on *session*, for the first time or again. Nothing is decided for it yet."""
+        """Register a worker on *session*, for the first time or again. Nothing is decided for it yet."""
         known = self._workers.get(identity.worker_id)
         instructions: list[Instruction] = []
         if known is not None and known.identity.instance_id != identity.instance_id:
             if identity.started_at_milliseconds < known.identity.started_at_milliseconds:
-                # An old process that was frozen or cut off comes back: its successor stays.
+                # An old process that was frozen or disconnected returns: its successor stays.
                 return [Replace(session, known.identity)]
             instructions.append(Replace(known.session, identity))
         elif known is not None and known.session != session:
@@ -181,7 +181,7 @@ class Registry:
         return instructions
 
     def heartbeat(self, session: SessionId, state: WorkerState, now: float) -> Instruction | None:
-        """A sign of life. The answer, if there is one, repeats the assignment that the worker does not follow (yet)."""
+        """Record a heartbeat. The answer, if any, repeats the assignment that the worker does not follow (yet)."""
         worker = self._sessions.get(session)
         if worker is None:
             return AskToRegister(session)
@@ -195,9 +195,9 @@ class Registry:
         return None if worker.agrees else Tell(session, self._assignment(worker))
 
     def settled_in_seconds(self, now: float) -> float:
-        """For how long more workers are still to be expected; zero or less when they are not.
+        """Return how long further registrations are expected; zero or less when they are not.
 
-        Segments that were given to the first of several workers that start together would all stay with it.
+        Otherwise, of several workers that start together, the first would keep all segments.
         """
         if self._unsettled is None:
             return 0.0
@@ -205,13 +205,13 @@ class Registry:
         return min(last + self._settle, first + _SETTLE_AT_MOST * self._settle) - now
 
     def leave(self, session: SessionId) -> Worker | None:
-        """The stream has ended: its worker, if it was still known under it, is gone at once, and is returned."""
+        """Handle the end of the stream: return its worker, if it was still registered on it, as gone."""
         return self._forget_session(session)
 
     def expire(self, now: float) -> list[Worker]:
-        """Forget the workers that have been silent for too long, and return them. To be called a few times a second.
+        """Remove and return the workers whose heartbeats are overdue. Call it several times a second.
 
-        Silence counts only while this process listens: if it was itself frozen or blocked, everybody gets the whole
+        Only time in which this process listens counts: if it was itself frozen or blocked, every worker gets the full
         time again.
         """
         if self._last_expiry_check is not None and now - self._last_expiry_check > self._death_timeout / 2:
@@ -227,7 +227,7 @@ class Registry:
         return dead
 
     def clear(self) -> list[SessionId]:
-        """Forget all workers, for a master that no longer leads; returns their streams."""
+        """Remove all workers, when this master no longer leads; return their streams."""
         sessions = list(self._sessions)
         self._sessions.clear()
         self._workers.clear()
@@ -236,7 +236,7 @@ class Registry:
         return sessions
 
     def views(self) -> list[WorkerView]:
-        """The workers as assignment sees them."""
+        """Return the workers as input of the assignment."""
         return [
             WorkerView(
                 worker_id=worker_id,
@@ -258,18 +258,18 @@ class Registry:
         ]
 
     def cordon(self, cordons: Mapping[str, Cordon]) -> None:
-        """Take *cordons*, by worker, as what holds now."""
+        """Replace the current cordons by *cordons*, by worker."""
         for worker_id, worker in self._workers.items():
             worker.cordon = cordons.get(worker_id)
 
     def rooms(self) -> dict[str, Room]:
-        """What each engine has left, by host: the least that its workers report, as reports have an age."""
+        """Return the free room of each engine, by host: the minimum of its workers' reports, which may be old."""
         return least_by_host((worker.identity.host, worker.state.room) for worker in self._workers.values())
 
     def apply(self, decision: Decision, trace: Headers | None = None, *, settled: bool = True) -> list[Tell]:
-        """Make *decision*, made in *trace*, what each worker should own; return what to tell those for whom it is new.
+        """Apply *decision*, made in *trace*, and return the messages for workers whose assignment changed.
 
-        Before the workers have settled, those to which nothing is given are told nothing yet.
+        Before the workers have settled, those without segments receive no message.
         """
         news = []
         given = decision.given
@@ -301,7 +301,7 @@ class Registry:
 
 
 def _matters(before: WorkerState, state: WorkerState) -> bool:
-    """Return whether the change can change the assignment. A lease that was acquired as assigned cannot."""
+    """Whether the change can change the assignment. Acquiring a lease as assigned cannot."""
     return bool(
         before.held_ids - state.held_ids
         or before.draining != state.draining

@@ -42,17 +42,17 @@ from libs.core.store.processes import KnownProcess, ProcessStore
 log = get_logger(__name__)
 
 _REPAIR_SECONDS = 10.0
-# A new leader looks at all deletions, and then at those of the last while.
+# A new leader reads all deletions, and then only recent ones.
 _DELETIONS_SECONDS = 600.0
 
 Loop = tuple[str, Callable[[], Awaitable[None]]]
 Loops = Callable[[Process, "Master", "MasterSettings"], Sequence[Loop]]
-"""Makes loops that run only while this master leads, such as the autoscaler."""
+"""Creates loops that run only while this master leads, such as the autoscaler."""
 
 
 @dataclass(frozen=True)
 class MasterSettings(ProcessSettings):
-    """What a master reads."""
+    """The settings of a master."""
 
     nats: NatsSettings
     lease: LeaseSettings
@@ -66,7 +66,7 @@ class MasterRole:
     """Decides which worker owns which segment.
 
     Args:
-        loops: what runs beside the master while it leads.
+        loops: run beside the master while it leads.
     """
 
     name = "master"
@@ -77,11 +77,11 @@ class MasterRole:
         self._api = MasterApi()
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
-        """What the master knows, for programs and for people."""
+        """Return the routes of the API and the status page."""
         return [*self._api.routes(), *StatusPage(self._api).routes()]
 
     async def build(self, process: Process, settings: MasterSettings) -> None:
-        """Declare the master's parts."""
+        """Declare the components of the master."""
         partitions = PartitionStore(process.database, process.service.collection, settings.partitions.max_per_partition)
         master_name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         own_loops: list[Loop] = []
@@ -115,7 +115,7 @@ class MasterRole:
             process.lifecycle.part("wake-ups", lambda: _heed(WakeUps(connection, process.service.name), master))
 
     def _show(self, process: Process, settings: MasterSettings, master: Master, name: str) -> None:
-        """Answer over HTTP, and let others know where."""
+        """Serve HTTP, and publish the address."""
         observatory = Observatory(process.service, process.database, master.snapshot)
         process.lifecycle.on_close("observatory", observatory.close, limit_seconds=2)
         self._api.open(observatory)
@@ -131,7 +131,7 @@ class MasterRole:
 
 
 async def _repair_for_ever(entities: EntityStore, master: Master) -> None:
-    """Mend what processes that died left half done: deletions, and partitions' counts."""
+    """Repair what crashed processes left incomplete: deletions, and the counts of partitions."""
     within_seconds = None
     while True:
         try:

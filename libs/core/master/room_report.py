@@ -1,4 +1,4 @@
-"""What waits for room, and how much is missing across workers."""
+"""The entities that wait for room, and how much is missing across workers."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from libs.core.room import Missing, Room, least_by_host, missing
 
 @dataclass(frozen=True)
 class RoomReport:
-    """What waits for room.
+    """The entities that wait for room.
 
     Attributes:
-        segments: in how many an entity waits.
-        missing: what the most demanding of those entities lacks; None when none waits, or no engine's room is known.
+        segments: number of segments with a waiting entity.
+        missing: the shortage of the largest one; None when none waits, or no engine's room is known.
     """
 
     segments: int = 0
     missing: Missing | None = None
 
     def __str__(self) -> str:
-        """Return it in words; empty when nothing waits."""
+        """Return it as text; empty when nothing waits."""
         if not self.segments:
             return ""
         where = f"entities in {self.segments} segment{'s' if self.segments > 1 else ''} wait for room"

@@ -1,4 +1,4 @@
-"""What a master knows, as a snapshot for the status API, the status page, the autoscaler and the metrics."""
+"""A snapshot of what a master knows, for the status API, the status page, the autoscaler and the metrics."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -12,25 +12,25 @@ from libs.core.room import Demand, Room
 
 
 class SegmentState(StrEnum):
-    """Where a segment stands."""
+    """The state of a segment."""
 
-    OWNED = "owned"  # somebody holds its lease
-    ASSIGNED = "assigned"  # a worker was told to take it and does not hold it yet
-    WAITING = "waiting"  # no worker can take it
+    OWNED = "owned"  # a worker holds its lease
+    ASSIGNED = "assigned"  # assigned to a worker that does not hold it yet
+    WAITING = "waiting"  # no worker can acquire it
 
 
 class WorkerRole(StrEnum):
-    """What a worker is there for now."""
+    """The state of a worker."""
 
-    OWNING = "owning"  # it has segments, or is to take one
+    OWNING = "owning"  # it owns or is assigned segments
     STANDBY = "standby"
-    CORDONED = "cordoned"  # it keeps what it owns, unless it is drained, and is given nothing new
+    CORDONED = "cordoned"  # it receives no new segments
     DRAINING = "draining"  # it is shutting down
 
 
 @dataclass(frozen=True)
 class SegmentStatus:
-    """One segment with entities. *worker_id* owns it or is to own it; None while it waits."""
+    """One segment with entities. *worker_id* owns it or is assigned it; None while it waits."""
 
     segment_id: int
     bot_count: int
@@ -41,11 +41,11 @@ class SegmentStatus:
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """One known worker. *held* and *assigned* are segments; they differ while it takes or gives back one.
+    """One known worker. *held* and *assigned* are segments; they differ while it acquires or releases one.
 
-    *demands* is what the entities of each held segment need of the engine; *refused* are assigned segments that it
-    cannot acquire now, with the reason; *room* is what its engine has left. *cordoned* says that an operator lets it be
-    given nothing new, *drained* that its segments are to move to other workers besides, and *cordon_reason* why.
+    *demands* is the need of each held segment's entities; *refused* are assigned segments that it cannot acquire now,
+    with the reason; *room* is the free room of its engine. *cordoned*: an operator lets it receive no new segments;
+    *drained*: its segments also move to other workers; *cordon_reason* is the operator's reason.
     """
 
     worker_id: str
@@ -71,7 +71,7 @@ class WorkerStatus:
 
     @property
     def hindrance(self) -> str:
-        """Why it takes nothing, or not all that it is given, in words; empty when nothing hinders it."""
+        """Why it acquires none or not all of its assigned segments, for users; empty without a hindrance."""
         wish = "drained" if self.drained else "cordoned" if self.cordoned else ""
         cordon = f"{wish}: {self.cordon_reason}" if wish and self.cordon_reason else wish
         return "; ".join(part for part in (cordon, self.impediment or "; ".join(self.refused.values())) if part)
@@ -81,7 +81,7 @@ class WorkerStatus:
 class MasterSnapshot:
     """What this master knows; dataclasses.asdict() of it is JSON.
 
-    A master that does not lead knows only who does. *surveyed_seconds_ago* is None until MongoDB could be read once:
+    A standby master knows only the leader. *surveyed_seconds_ago* is None before the first read of MongoDB:
     then nothing is known about segments, and an empty list means nothing.
     """
 
@@ -93,18 +93,18 @@ class MasterSnapshot:
     problem: str
     """Why segments cannot be read now; empty when they can."""
     notices: Sequence[str]
-    """What an operator should know, in words."""
+    """Notices for operators."""
     max_segment: int
     segments: Sequence[SegmentStatus]
     workers: Sequence[WorkerStatus]
 
     def segment_counts(self) -> dict[SegmentState, int]:
-        """How many segments with entities are in each state."""
+        """The number of segments with entities in each state."""
         counts = Counter(segment.state for segment in self.segments)
         return {state: counts[state] for state in SegmentState}
 
     def worker_counts(self) -> dict[WorkerRole, int]:
-        """How many workers have each role."""
+        """The number of workers in each role."""
         counts = Counter(worker.role for worker in self.workers)
         return {role: counts[role] for role in WorkerRole}
 
@@ -112,9 +112,9 @@ class MasterSnapshot:
 def segments_by_state(
     survey: Collection[SegmentView], decision: Decision, workers: Collection[Worker]
 ) -> dict[SegmentState, set[int]]:
-    """Which segments with entities are in which state; quick for ten thousand of them."""
+    """Return the segments with entities in each state; fast for ten thousand of them."""
     occupied = {segment.segment_id for segment in survey if segment.bot_count > 0}
-    # A segment that moves is owned by the worker that still gives it back.
+    # A moving segment is owned by the worker that still has to release it.
     held = {held.segment_id for worker in workers for held in worker.state.held} & decision.owners.keys()
     owned = occupied & (decision.reserved.keys() | held)
     assigned = occupied & decision.owners.keys() - owned
@@ -128,7 +128,7 @@ def segments_by_state(
 def segment_statuses(
     survey: Collection[SegmentView], decision: Decision, workers: Collection[Worker]
 ) -> list[SegmentStatus]:
-    """The segments with entities, by number."""
+    """Return the segments with entities, by number."""
     by_state = segments_by_state(survey, decision, workers)
     states = {segment_id: state for state, segment_ids in by_state.items() for segment_id in segment_ids}
     held_epochs = {
@@ -148,7 +148,7 @@ def segment_statuses(
 
 
 def role_of(worker: Worker) -> WorkerRole:
-    """What a worker is there for now."""
+    """Return the role of a worker."""
     if worker.state.draining:
         return WorkerRole.DRAINING
     if worker.cordon is not None:
@@ -157,7 +157,7 @@ def role_of(worker: Worker) -> WorkerRole:
 
 
 def worker_status(worker: Worker, now: float) -> WorkerStatus:
-    """One worker; *now* by the registry's clock."""
+    """Return the status of one worker; *now* by the registry's clock."""
     identity, state = worker.identity, worker.state
     return WorkerStatus(
         worker_id=identity.worker_id,

@@ -1,4 +1,4 @@
-"""How entities in segments without an owner are, as metrics of the master that leads: no worker is there to tell."""
+"""The states of entities in segments without an owner, as metrics of the leading master: no worker counts them."""
 
 from collections.abc import Iterator, Mapping
 
@@ -13,14 +13,14 @@ _COUNT_SECONDS = 3.0
 
 
 class UnownedEntities(Collector):
-    """Entities that no worker counts, by the state that is shown of them. Register it once a process."""
+    """Entities without an owner, by state. Register it once a process."""
 
     def __init__(self, counts: EntityCounts) -> None:
         self._entities = counts
         self._counts: Mapping[str, int] | None = None
 
     async def count_for_ever(self) -> None:
-        """Keep the numbers up to date until cancelled, as when another master leads; then forget them."""
+        """Update the numbers until cancelled, as when another master leads; then drop them."""
         try:
             await repeat("count entities without an owner", self._count, _COUNT_SECONDS)
         finally:
@@ -30,14 +30,14 @@ class UnownedEntities(Collector):
         try:
             self._counts = await self._entities.unowned()
         except Exception:
-            self._counts = None  # better nothing than what was so before
+            self._counts = None  # no value rather than an outdated one
             raise
 
     def describe(self) -> Iterator[Metric]:
-        """The metrics without values."""
+        """Return the metrics without values."""
         yield ENTITIES.of(None)
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics as they are now."""
+        """Return the metrics with their current values."""
         counts = self._counts
         yield ENTITIES.of({(state,): count for state, count in counts.items()} if counts is not None else None)

@@ -1,4 +1,4 @@
-"""How the entities are, as a metric of workers and of the leading master: one of them counts each entity."""
+"""The states of entities as a metric; each entity is counted by one worker or by the leading master."""
 
 from libs.core.observability.metrics import Declared
 

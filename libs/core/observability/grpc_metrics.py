@@ -1,4 +1,4 @@
-"""Counts and times the calls of gRPC: one operation for each call, a stream being one call however long it is."""
+"""Count and time gRPC calls: one operation for each call; a stream is one call, regardless of its length."""
 
 import asyncio
 import inspect
@@ -29,7 +29,7 @@ _KINDS: tuple[tuple[str, Callable[..., Any]], ...] = (
 
 
 def call_outcome(code: grpc.StatusCode | None) -> str:
-    """How a call counts that ended with *code*: ``ok``, ``refused``, ``cancelled`` or ``error``."""
+    """Return the outcome of a call with status *code*: ``ok``, ``refused``, ``cancelled`` or ``error``."""
     if code is None or code is grpc.StatusCode.OK:
         return "ok"
     if code in _REFUSALS:
@@ -45,10 +45,10 @@ class ServerMetrics(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
-        """The method's own handler, measured."""
+        """Return the method's own handler, measured."""
         handler = await continuation(handler_call_details)
         if handler is None:
-            # The name is whatever somebody sent.
+            # The name is chosen by the client.
             record("grpc", f"serve {_UNKNOWN}", "refused", 0.0)
             return handler
         name = handler_call_details.method.rpartition("/")[2]
@@ -84,6 +84,6 @@ def _measured(name: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Cal
 
 
 def _code(context: Any) -> grpc.StatusCode | None:
-    """The status that the method has set; None for none, which is OK."""
+    """Return the status that the method set; None means OK."""
     code = context.code()
     return next((status for status in grpc.StatusCode if code in (status, status.value[0])), None)

@@ -1,4 +1,4 @@
-"""What `/readyz` says, as metrics."""
+"""The states in `/readyz` as metrics."""
 
 from collections.abc import Iterator
 
@@ -20,9 +20,9 @@ class ReadinessCollector(Collector):
         self._readiness = readiness
 
     def describe(self) -> Iterator[Metric]:
-        """The metric without values."""
+        """Return the metric without values."""
         yield DEPENDENCY_OK.of(None)
 
     def collect(self) -> Iterator[Metric]:
-        """The metric as it is now."""
+        """Return the metric with its current values."""
         yield DEPENDENCY_OK.of({(name,): float(state.ok) for name, state in self._readiness.states.items()})

@@ -1,8 +1,8 @@
-"""Log lines: one event, one line, on standard error; JSON for machines and coloured text for people at a terminal.
+"""Log lines on standard error, one per event: JSON for machines, coloured text for people at a terminal.
 
-A line is a constant message with fields. What a whole task works on (segment, entity, run, trace) is bound once and
-stands on every line below it; service, role and worker stand on all. Configs of bots are never logged, and so neither
-are the local variables of a traceback nor what the database driver says at its debug level.
+A line is a constant message with fields. The context of a task (segment, entity, run, trace) is bound once and
+appears in each of its lines; service, role and worker appear in all. Configs of bots are never logged, so neither
+are the local variables of a traceback nor the debug lines of the database driver.
 """
 
 import logging
@@ -22,7 +22,7 @@ Logger = structlog.stdlib.BoundLogger
 _OURS = ("libs", "services", "tools", "__main__")
 _FIRST = ("ts", "level", "event")
 
-# For lines before configure() is called. By its own default structlog shows the values of variables in tracebacks.
+# For lines before configure() is called: by default structlog shows the values of variables in tracebacks.
 structlog.configure(
     processors=[
         merge_contextvars,
@@ -34,17 +34,17 @@ structlog.configure(
 
 
 def get_logger(name: str) -> Logger:
-    """The logger of a module; it may be made before :func:`configure` is called."""
+    """Return the logger of a module; it may be created before :func:`configure` is called."""
     return structlog.stdlib.get_logger(name)
 
 
 def bind_context(**fields: object) -> None:
-    """Put *fields* on every later line of this task, and of those that it starts from now on."""
+    """Add *fields* to every later line of this task, and of tasks that it starts from now on."""
     bind_contextvars(**fields)
 
 
 def bound_context(**fields: object) -> AbstractContextManager[None]:
-    """Put *fields* on every line of the block."""
+    """Add *fields* to every line of the block."""
     return bound_contextvars(**fields)
 
 
@@ -57,11 +57,11 @@ def configure(
 ) -> None:
     """Send the lines of this process, and those of its libraries, to *stream* (None: standard error).
 
-    Called first thing in main; a second call replaces the first.
+    Call it first in main; a second call replaces the first.
 
     Args:
         processors: called for each line, to add fields that change from line to line.
-        fields: stand on every line, in threads too: service, role, worker.
+        fields: added to every line, also in threads: service, role, worker.
     """
     stream = stream if stream is not None else sys.stderr
     for_people = settings.format == "console" or (settings.format == "auto" and stream.isatty())
@@ -101,7 +101,7 @@ def _route(handler: logging.Handler, level: str) -> None:
         if isinstance(earlier.formatter, structlog.stdlib.ProcessorFormatter):
             root.removeHandler(earlier)
     root.addHandler(handler)
-    # Libraries speak up when something is wrong. Their debug level never: the MongoDB driver's holds whole documents.
+    # Warnings of libraries only. The debug lines of the MongoDB driver contain whole documents.
     root.setLevel(logging.INFO if level == "DEBUG" else max(logging.WARNING, logging.getLevelName(level)))
     for name in _OURS:
         logging.getLogger(name).setLevel(level)
@@ -115,7 +115,7 @@ def _json() -> list[Processor]:
             structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=50)
         ),
         _ordered,
-        # ASCII only: there are characters outside it that some readers take for the end of a line.
+        # ASCII only: some readers treat certain other characters as line ends.
         structlog.processors.JSONRenderer(),
     ]
 
@@ -131,7 +131,7 @@ def _console(*, colors: bool) -> list[Processor]:
 
 
 class _Fixed:
-    """Adds fields that are the same for the whole process."""
+    """Adds fields that are constant for the process."""
 
     def __init__(self, fields: dict[str, str]) -> None:
         self._fields = fields
@@ -141,7 +141,7 @@ class _Fixed:
 
 
 def _ordered(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Time, level and message first; and no numbers that JSON does not have."""
+    """Put time, level and message first; replace numbers that JSON lacks."""
     rest = {name: value for name, value in event.items() if name not in _FIRST}
     ordered: dict[str, Any] = {name: event.get(name) for name in _FIRST} | rest
     return {
@@ -151,7 +151,7 @@ def _ordered(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
 
 
 def _harmless(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """No control characters: an id or a message from outside could draw over the terminal or fake a line."""
+    """Replace control characters: an id or a message from outside could alter the terminal or fake a line."""
     return {
         name: _escaped(value, name == "exception") if isinstance(value, str) else value for name, value in event.items()
     }

@@ -1,7 +1,7 @@
-"""The process's metrics: what every process measures, and the one way to measure an operation.
+"""Metrics that every process exports, and the function that measures operations.
 
 A metric is declared beside what it measures, as a module constant in the default registry of ``prometheus_client``;
-this module holds those that belong to no other.
+this module has those that belong to no other.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ from typing import Literal
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge, Histogram, Info, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-# When each series began: as many series again, for nobody.
+# The time at which each series began would double the number of series.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 registry: CollectorRegistry = REGISTRY
-"""What ``/metrics`` shows: ours, and the process's memory, CPU, open files and garbage collection."""
+"""The registry of ``/metrics``: the runtime's metrics, and the process's memory, CPU, files and garbage collection."""
 
 OPERATION_SECONDS = Histogram(
     "runtime_operation_seconds",
@@ -35,10 +35,10 @@ PROCESS = Info("runtime_process", "Service, role and version of this process.")
 
 @dataclass(frozen=True)
 class Declared:
-    """A metric whose value somebody else has, and which is read only when it is scraped: a constant of its module.
+    """A metric whose value is read from its source when it is scraped: a constant of its module.
 
     Attributes:
-        name: as it is exposed; that of a counter ends in ``_total``.
+        name: as exposed; that of a counter ends in ``_total``.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Declared:
     labels: tuple[str, ...] = ()
 
     def of(self, values: float | Mapping[tuple[str, ...], float] | None) -> GaugeMetricFamily | CounterMetricFamily:
-        """What a collector yields: one value, or one for each set of *labels*; None when nothing is known."""
+        """Return the family for a collector: one value, or one for each set of *labels*; None without a value."""
         family = (GaugeMetricFamily if self.kind == "gauge" else CounterMetricFamily)(
             self.name, self.meaning, labels=self.labels
         )
@@ -58,7 +58,7 @@ class Declared:
 
 
 def record(system: str, operation: str, outcome: str, seconds: float) -> None:
-    """Count one operation that took *seconds*. All three names come from small fixed sets."""
+    """Record one operation that took *seconds*. All three names come from small fixed sets."""
     OPERATION_SECONDS.labels(system, operation, outcome).observe(seconds)
 
 
@@ -66,9 +66,9 @@ def record(system: str, operation: str, outcome: str, seconds: float) -> None:
 def observe(system: str, operation: str, *, refused: Callable[[Exception], bool] = lambda _: False) -> Iterator[None]:
     """Time the block as one *operation* of *system*: rate, errors and duration.
 
-    The outcome is ``ok``, ``cancelled`` (the caller gave up), ``refused`` (what it raised is an answer, only not the
-    wanted one; *refused* says so) or ``error`` (it raised anything else). Names come from small fixed sets and never
-    hold an id.
+    The outcome is ``ok``, ``cancelled`` (by the caller), ``refused`` (it raised an error for which *refused* is true: a
+    valid answer) or ``error`` (it raised anything else). Names come from small fixed sets and contain
+    no ids.
     """
     begun = time.perf_counter()
     outcome = "error"
@@ -86,10 +86,10 @@ def observe(system: str, operation: str, *, refused: Callable[[Exception], bool]
 
 
 async def measure_loop_lag(interval_seconds: float = 1.0, samples: int = 4) -> None:
-    """Measure for ever how late the loop is; a part of every process.
+    """Measure the delay of the event loop, forever; a component of every process.
 
     Args:
-        interval_seconds: how often the gauge is written, with the worst of *samples* measured meanwhile.
+        interval_seconds: how often the gauge is updated, with the maximum of *samples* measurements.
     """
     nap = interval_seconds / samples
     while True:

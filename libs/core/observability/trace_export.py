@@ -1,14 +1,14 @@
-"""Sending the spans of this process to a collector. Imported only by a process that does so: it is not small.
+"""Send the spans of this process to a collector. Imported only by a process that does so: it needs much memory.
 
-Spans wait in a bounded queue and are sent by a thread. A collector that is away or slow costs spans, and nothing else.
+Spans wait in a bounded queue and are sent by a thread. A collector that is down or slow costs spans, but nothing else.
 
-Calls of other systems (MongoDB, the Docker engine, the storage) are recorded where they belong to something: a
-heartbeat, the renewal of a lease or a scan that finds nothing to do would each be a trace of one call, many times a
-second in a fleet, and would say nothing that the metrics do not say better. See :class:`WithinSpans`.
+Calls of other systems (MongoDB, the Docker engine, the storage) are recorded only within another span. A heartbeat,
+the renewal of a lease or a scan that finds nothing would otherwise each be a trace of one call, many times a second
+in a fleet, without information beyond the metrics. See :class:`WithinSpans`.
 
-The libraries that instrument MongoDB and HTTP are used, the one for gRPC is not: there is one call, a stream that lasts
+The libraries that instrument MongoDB and HTTP are used, the one for gRPC is not: the only call is a stream that lasts
 as long as its worker, and so would its span; and the library's server side cannot wrap a handler that writes to its
-stream. The context goes in the call's metadata and in each assignment instead.
+stream. The context is passed in the call's metadata and in each assignment instead.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ from libs.core.observability.log import get_logger
 log = get_logger(__name__)
 
 FLUSH_SECONDS = 3.0
-"""How long a process that stops may take to send what waits."""
+"""How long a stopping process may take to send the remaining spans."""
 
 _HOPELESS_FLUSH_SECONDS = 0.5
 _QUIET_SECONDS = 600.0
@@ -50,7 +50,7 @@ _PROBES = "/(healthz|readyz|metrics)$"
 
 @dataclass(frozen=True)
 class Origin:
-    """What this process is, as each of its spans tells; the standard variables add to it and overrule it."""
+    """The resource of this process's spans; the standard variables extend and override it."""
 
     service: str
     role: str
@@ -59,29 +59,29 @@ class Origin:
 
 
 class TraceExport:
-    """The export of one process's spans. Only one a process, for its whole life."""
+    """The export of one process's spans. One per process, for its whole life."""
 
     def __init__(self, settings: TracingSettings, origin: Origin) -> None:
         self._exporter = CalmExporter(OTLPSpanExporter(endpoint=settings.endpoint), settings.endpoint or "")
-        # The only events are those of errors, by libraries, and quote what the errors say.
+        # The only events are errors recorded by libraries, and they quote messages.
         limits = SpanLimits(max_events=0)
         self._provider = TracerProvider(resource=_resource(origin), span_limits=limits, shutdown_on_exit=False)
         self._provider.sampler = WithinSpans(self._provider.sampler)
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
 
     def start(self) -> None:
-        """Record from now on. Before clients of other systems are made."""
+        """Start recording. Call it before clients of other systems are created."""
         trace.set_tracer_provider(self._provider)
-        # By name, unless somebody says which: probes and scrapes come every few seconds and do nothing.
+        # Excluded unless configured otherwise: probes and scrapes come every few seconds and do nothing.
         if "OTEL_PYTHON_EXCLUDED_URLS" not in os.environ:
             os.environ.setdefault(_EXCLUDED, _PROBES)
         AioHttpServerInstrumentor().instrument()
         AioHttpClientInstrumentor().instrument()
-        # Commands hold configs. Their names and collections are all that is told.
+        # Commands contain configs. Only their names and collections are recorded.
         PymongoInstrumentor().instrument(capture_statement=False, failed_hook=_tell_code_only)
 
     async def close(self) -> None:
-        """Send what waits, within :data:`FLUSH_SECONDS`; what is not sent by then is lost. May be repeated."""
+        """Send waiting spans within :data:`FLUSH_SECONDS`; the rest is lost. May be repeated."""
         loop, sent = asyncio.get_running_loop(), asyncio.Event()
 
         def shut_down() -> None:
@@ -89,7 +89,7 @@ class TraceExport:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(sent.set)
 
-        # Not one of a pool: Python waits for those before it ends.
+        # Not a pool thread: Python waits for those before it exits.
         threading.Thread(target=shut_down, name="last traces", daemon=True).start()
         try:
             async with asyncio.timeout(_HOPELESS_FLUSH_SECONDS if self._exporter.failing else FLUSH_SECONDS):
@@ -99,7 +99,7 @@ class TraceExport:
 
 
 class WithinSpans(Sampler):
-    """Leaves out calls of other systems that belong to nothing, and the rest to *inner*, the sampler that is set."""
+    """Drops calls of other systems outside of any span; passes the rest to *inner*, the configured sampler."""
 
     def __init__(self, inner: Sampler) -> None:
         self._inner = inner
@@ -114,18 +114,18 @@ class WithinSpans(Sampler):
         links: Sequence[Link] | None = None,
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
-        """Whether to record a span."""
+        """Return whether to record a span."""
         if kind is SpanKind.CLIENT and not trace.get_current_span(parent_context).get_span_context().is_valid:
             return SamplingResult(Decision.DROP)
         return self._inner.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
 
     def get_description(self) -> str:
-        """For people."""
+        """Return a description."""
         return f"WithinSpans({self._inner.get_description()})"
 
 
 class CalmExporter(SpanExporter):
-    """Passes spans on to *inner*, and says one line when that begins to fail, and one when it works again."""
+    """Passes spans to *inner*, and logs one line when that starts to fail, and one when it works again."""
 
     def __init__(self, inner: SpanExporter, endpoint: str) -> None:
         self._inner = inner
@@ -159,18 +159,18 @@ class CalmExporter(SpanExporter):
         return result
 
     def shutdown(self) -> None:
-        """Give up what is being sent. May be repeated."""
+        """Give up the current export. May be repeated."""
         # Its own warning about a second call would be the last line of every process.
         if self._shut.acquire(blocking=False):
             self._inner.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Nothing is kept here."""
+        """Do nothing: no spans are kept here."""
         return self._inner.force_flush(timeout_millis)
 
 
 class _Complaints(logging.Filter):
-    """Keeps the exporter's own lines, which come with every attempt, out of the log."""
+    """Removes the exporter's own lines, which come with every attempt, from the log."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,9 +180,9 @@ class _Complaints(logging.Filter):
         logging.getLogger("opentelemetry.sdk._shared_internal").addFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a line is written."""
+        """Return whether a line is logged."""
         if record.name.startswith("opentelemetry.sdk"):
-            # The queue is full: spans come faster than they are sent. Once is enough for a while.
+            # The queue is full: spans are created faster than sent. Log it once in a while.
             quiet = time.monotonic() - self._full_at < _QUIET_SECONDS
             self._full_at = self._full_at if quiet else time.monotonic()
             return not quiet
@@ -202,6 +202,6 @@ def _resource(origin: Origin) -> Resource:
 
 
 def _tell_code_only(span: Span, event: CommandFailedEvent) -> None:
-    """The server's message may quote the document that it refused."""
+    """Remove the server's message, which may quote the rejected document."""
     failure: Any = event.failure
     span.set_status(Status(StatusCode.ERROR, str(failure.get("codeName", "")) if isinstance(failure, dict) else ""))

@@ -1,7 +1,7 @@
-"""Traces: what became of one event, over all processes that had to do with it.
+"""Traces: the processing of one event across all processes involved.
 
 A trace begins with the producer's headers (W3C `traceparent` and `tracestate`), or here when there were none. It is
-handed on in what the processes leave each other anyway: the entity's document, the headers of events, an assignment,
+propagated in existing data: the entity's document, the headers of events, an assignment,
 the environment of a container.
 
 Only the interface of OpenTelemetry is imported here. A process that does not export
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 Headers = Mapping[str, str]
-"""`traceparent` and perhaps `tracestate`, the names in lower case; empty for no trace. What is malformed is ignored."""
+"""`traceparent` and perhaps `tracestate`, names in lower case; empty without a trace. Malformed values are ignored."""
 
 Attributes = Mapping[str, str | int | float | bool]
 
@@ -52,35 +52,35 @@ _tracer = trace.get_tracer("the0.runtime")
 
 @dataclass(frozen=True, slots=True)
 class OpenSpan:
-    """A span that somebody has to :meth:`end`; for what is begun in one place and ended in another."""
+    """A span that must be :meth:`end`-ed; for work that starts in one place and ends in another."""
 
     recorded: Span
 
     @classmethod
     def nothing(cls) -> "OpenSpan":
-        """Stands for no span."""
+        """Wraps no span."""
         return cls(INVALID_SPAN)
 
     @property
     def headers(self) -> Headers:
-        """What to hand on so that others continue below this span."""
+        """The headers with which other processes continue below this span."""
         return _headers_of(self.recorded)
 
     @property
     def is_own(self) -> bool:
-        """Whether it was made here, and does not only stand for the one that it is under."""
+        """Whether it was created here, instead of only representing its parent."""
         context = self.recorded.get_span_context()
         return context.is_valid and not context.is_remote
 
     def set(self, **attributes: str | int | float | bool) -> None:
-        """Tell more: each name is an attribute's, below `runtime.`."""
+        """Add attributes; each name is prefixed with `runtime.`."""
         if not self.recorded.is_recording():
             return
         for name, value in attributes.items():
             self.recorded.set_attribute(f"runtime.{name}", value)
 
     def failed(self, error: BaseException | str) -> None:
-        """It did not come to a good end, for this kind of reason: an error's type, or a word of ours."""
+        """Mark it as failed, with a reason: an error's type, or a fixed word."""
         if not self.recorded.is_recording():
             return
         kind = error if isinstance(error, str) else type(error).__name__
@@ -88,7 +88,7 @@ class OpenSpan:
         self.recorded.set_status(Status(StatusCode.ERROR, kind))
 
     def end(self, outcome: str = "") -> None:
-        """It is over. A second call changes nothing."""
+        """End it. A second call changes nothing."""
         if not self.recorded.is_recording():
             return
         if outcome:
@@ -97,7 +97,7 @@ class OpenSpan:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Make it the span that the block works for."""
+        """Make it the current span of the block."""
         token = attach(trace.set_span_in_context(self.recorded))
         try:
             yield
@@ -113,12 +113,12 @@ def begin(
     kind: SpanKind = SpanKind.INTERNAL,
     attributes: Attributes | None = None,
 ) -> OpenSpan:
-    """Begin a span, which is not made the current one.
+    """Start a span without making it the current one.
 
     Args:
-        name: one of few; ids are attributes.
-        parent: where it hangs: None below the current span; without a trace in it, a new trace begins.
-        links: other spans that led to it. A process that does not export lets the first one stand for a new trace.
+        name: from a small fixed set; ids are attributes.
+        parent: headers of the parent: None for the current span; without a trace in them a new trace begins.
+        links: other spans that led to it. In a process that does not export, the first one replaces a new trace.
     """
     around = None if parent is None else _PROPAGATOR.extract(parent, _NOWHERE)
     led_by = [context for headers in links if (context := _context_of(headers)).is_valid]
@@ -137,7 +137,7 @@ def span(
     kind: SpanKind = SpanKind.INTERNAL,
     attributes: Attributes | None = None,
 ) -> Iterator[OpenSpan]:
-    """Let the block be a span, with the arguments of :func:`begin`; tasks that it starts belong to it too."""
+    """Run the block in a span, with the arguments of :func:`begin`; tasks that it starts belong to it too."""
     made = begin(name, parent=parent, links=links, kind=kind, attributes=attributes)
     try:
         with made.entered():
@@ -154,34 +154,34 @@ def span(
 
 @contextmanager
 def outside() -> Iterator[None]:
-    """Let the block belong to no span: for what goes on when the span that it is begun in has long ended."""
+    """Run the block outside of any span: for work that outlives the current span."""
     with OpenSpan.nothing().entered():
         yield
 
 
 def current() -> OpenSpan:
-    """The current span, to tell more of it; there is always one, which may stand for nothing."""
+    """Return the current span, to add attributes; always a span, perhaps without effect."""
     return OpenSpan(trace.get_current_span())
 
 
 def trace_headers() -> Headers:
-    """What to hand on so that others continue below the current span; empty when there is none."""
+    """Return the headers to continue below the current span; empty without one."""
     return _headers_of(trace.get_current_span())
 
 
 def traceparent() -> str | None:
-    """The current span, for those who have room for one value only; None when there is none."""
+    """Return the current span as one value; None without one."""
     return trace_headers().get("traceparent")
 
 
 def trace_id() -> str | None:
-    """The current trace's id, 32 hexadecimal digits; None outside of any."""
+    """Return the current trace's id, 32 hexadecimal digits; None without one."""
     context = trace.get_current_span().get_span_context()
     return trace.format_trace_id(context.trace_id) if context.is_valid else None
 
 
 def add_trace_ids(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A processor of log lines: a line inside a span carries the ids of both."""
+    """Add the ids of the current span and trace to log lines. A processor of structlog."""
     context = trace.get_current_span().get_span_context()
     if context.is_valid:
         event["trace_id"] = trace.format_trace_id(context.trace_id)
@@ -190,7 +190,7 @@ def add_trace_ids(logger: object, method: str, event: MutableMapping[str, Any]) 
 
 
 def trace_of(headers: Mapping[str, str]) -> Headers:
-    """The trace headers among those of a message, whatever the case of their names; empty when it has none."""
+    """Return the trace headers of a message, with names in any case; empty when it has none."""
     found = {name.lower(): value for name, value in headers.items() if name.lower() in _TRACE_HEADERS}
     return found if "traceparent" in found else {}
 

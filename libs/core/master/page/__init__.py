@@ -1,1 +1,1 @@
-"""The status page of a master: what an operator looks at first, in a browser."""
+"""The status page of a master, for operators."""

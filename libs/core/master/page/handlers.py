@@ -1,4 +1,4 @@
-"""The pages: each reads what it shows, and what cannot be read is told on the page."""
+"""The pages: each reads its data, and shows an error for data that cannot be read."""
 
 import asyncio
 from collections import Counter
@@ -31,17 +31,17 @@ _COUNTED_FAILURES = 500
 _OVERVIEW_SECONDS = 3.0
 
 Show = Callable[[dict[str, Any], dict[str, str]], Awaitable[tuple[str, dict[str, Any]]]]
-"""Given the parameters by name, and the query as it came: which template, and what for it."""
+"""Returns the template and its values, given the parameters by name and the raw query."""
 
 
 class StatusPage:
-    """All pages of one master, over what its API reads."""
+    """All pages of one master, with data from its API."""
 
     def __init__(self, shown: MasterApi) -> None:
         self._api = shown
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
-        """What is to be answered."""
+        """Return the routes."""
         return [
             web.get("/", self._page("/", (), self._overview)),
             web.get("/entities", self._page("/entities", _without_limit(api.ENTITIES), self._entities)),
@@ -58,7 +58,7 @@ class StatusPage:
     ) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
             status = 200
-            # A form sends the fields that were left empty too.
+            # A form also sends its empty fields.
             query = {name: value for name, value in request.query.items() if value}
             try:
                 values = values_of(parameters, query)
@@ -80,7 +80,7 @@ class StatusPage:
         return handle
 
     def _frame(self, here: str) -> dict[str, Any]:
-        """What each page has around it."""
+        """Return the values that every page shows."""
         try:
             observatory = self._api.observatory
         except Refused:
@@ -121,7 +121,7 @@ class StatusPage:
             "recent": None,
             "problem": "",
         }
-        # What the master itself knows is shown all the same when MongoDB is away.
+        # The master's own state is shown even while MongoDB is unavailable.
         try:
             async with asyncio.timeout(_OVERVIEW_SECONDS):
                 shown["leader_url"] = await observatory.leader_url()
@@ -164,7 +164,7 @@ class StatusPage:
         return "segments.html", {"page": page}
 
     async def _log(self, request: web.Request) -> web.StreamResponse:
-        """The output of one entity for the page: the API's, but with the id where a browser leaves it alone."""
+        """Send the output of one entity: the API operation with the id as a parameter, which browsers keep as it is."""
         return await or_error(self._send_log(request))
 
     async def _send_log(self, request: web.Request) -> web.StreamResponse:
@@ -196,7 +196,7 @@ def _by_name(counts: Mapping[Any, int]) -> dict[str, int]:
 
 
 def _by_entity(failures: Sequence[RunView]) -> list[tuple[RunView, int]]:
-    """The latest failure of each entity, and how many there were: one that fails each minute hides no other."""
+    """Return the latest failure of each entity and its number of failures, so that frequent failures hide no others."""
     latest: dict[str, RunView] = {}
     times = Counter(run.entity_id for run in failures)
     for run in failures:

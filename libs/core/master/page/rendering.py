@@ -1,5 +1,5 @@
-"""Templates into pages. The template engine is imported with the first page, so that a master nobody looks at does
-without it.
+"""Render templates as pages. The template engine is imported with the first page, so that a master without visitors
+does not load it.
 """
 
 import hashlib
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 _GOOD = {"running", "owning", "owned", "finished", "completing"}
 _BAD = {"backing-off", "failed", "retrying", "unknown", *FAILURES} - {"killed"}
-# A bot wrote it.
+# Written by a bot.
 _LINE_BOUNDS = Bounds(bytes=64 * 1024, depth=16, values=1000)
 _MOST_OF_A_RESULT = 200
 _BUSY = {"starting", "assigned", "draining", "held", "killed", "queued"}
 
 
 def asset(name: str) -> bytes:
-    """A file of the page, as it is."""
+    """Return a static file of the page."""
     return files(folder).joinpath(name).read_bytes()
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
-    """The page that *template* makes of *values*; everything in them is escaped.
+    """Render *template* with *values*, all of which are escaped.
 
     Raises:
-        UndefinedError: the template asks for what is not there.
+        UndefinedError: the template uses an unknown value.
     """
     now: datetime = values.get("now") or datetime.now(UTC)
     functions: dict[str, Any] = {"now": now, "first_page": _first_page, "next_page": _next_page}
@@ -43,7 +43,7 @@ def render(template: str, values: Mapping[str, Any]) -> str:
 
 
 def tone(state: str) -> str:
-    """How a state looks: good, bad, busy, or neither of them."""
+    """Return the style of a state: good, bad, busy, or neutral."""
     for name, states in (("good", _GOOD), ("bad", _BAD), ("busy", _BUSY)):
         if state in states:
             return name
@@ -88,9 +88,9 @@ def _digest(text: str) -> str:
 
 
 def said(run: RunView) -> str:
-    """What is best known of how a run went: the message of its record, of its result, or the last line it printed.
+    """Return the best description of a run: the message of its record, of its result, or the last line of its output.
 
-    A long result is no note: the line before it is.
+    A long result is no description: the line before it is used.
     """
     last = run.last_lines[-1] if run.last_lines else ""
     if not run.message and last.startswith(("{", "[")):

@@ -1,11 +1,11 @@
-"""Text of strangers as it can be shown: ids and output may hold characters that hide, reorder or imitate others."""
+"""Show untrusted text safely: ids and output may contain characters that hide, reorder or imitate others."""
 
 import re
 from datetime import UTC, datetime
 
 _COLOURS = re.compile(r"\x1b\[[0-9;:]*m")
-# Control characters; marks that change the direction of what follows; spaces of no width; ends of lines that are none;
-# tags; and halves of characters, which no UTF-8 can say.
+# Control characters; marks that change the direction of text; zero-width spaces; unusual line ends;
+# tags; and lone surrogates, which cannot be encoded in UTF-8.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f\ud800-\udfff]"
@@ -14,13 +14,13 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
 def visible(text: object) -> str:
-    """*text* with what could not be seen as its code: ``\\u{202e}``. Line feeds and tabs stay; colours go."""
+    """Return *text* with invisible characters as codes such as ``\\u{202e}``. Newlines and tabs stay; colours go."""
     plain = _COLOURS.sub("", str(text).replace("\r\n", "\n"))
     return _HIDDEN.sub(lambda found: f"\\u{{{ord(found[0]):x}}}", plain)
 
 
 def shortened(text: object, characters: int = 60) -> str:
-    """In one line, and not longer than that: the middle is left out."""
+    """Return *text* in one line of limited length: the middle is omitted."""
     line = visible(text).replace("\n", "\\n").replace("\t", "\\t")
     if len(line) <= characters:
         return line
@@ -28,7 +28,7 @@ def shortened(text: object, characters: int = 60) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """How long that is, as people say it: the two largest units. Nothing for None."""
+    """Return a duration in its two largest units. Nothing for None."""
     if seconds is None:
         return ""
     seconds = max(0.0, seconds)
@@ -43,7 +43,7 @@ def duration(seconds: float | None) -> str:
 
 
 def ago(moment: datetime | float | None, now: datetime | None = None) -> str:
-    """About how long ago, or in how long, *moment* (Unix seconds, when a number) is."""
+    """Return the approximate distance of *moment* (Unix seconds, if a number) from now."""
     if moment is None:
         return ""
     seconds = _seconds_since(moment, now)
@@ -52,12 +52,12 @@ def ago(moment: datetime | float | None, now: datetime | None = None) -> str:
 
 
 def age(moment: datetime | float | None, now: datetime | None = None) -> str:
-    """How long something lasts that began then."""
+    """Return how long ago it began."""
     return "" if moment is None else duration(_seconds_since(moment, now))
 
 
 def clock(moment: datetime | float | None) -> str:
-    """The moment itself, to the second, in UTC."""
+    """Return the moment in UTC, to the second."""
     if moment is None:
         return ""
     if not isinstance(moment, datetime):
@@ -66,7 +66,7 @@ def clock(moment: datetime | float | None) -> str:
 
 
 def size(number: float | None) -> str:
-    """Bytes in the unit that suits them."""
+    """Return bytes in a suitable unit."""
     if number is None:
         return ""
     for unit in ("B", "kB", "MB"):
