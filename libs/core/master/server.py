@@ -1,4 +1,4 @@
-"""The master's gRPC server: one stream a worker, standard health, and nothing that decides."""
+"""The master's gRPC server: one stream per worker, and the standard health service. It decides nothing."""
 
 import asyncio
 import itertools
@@ -31,47 +31,47 @@ log = get_logger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["CoordinationService"].full_name
 
 _OPTIONS = [
-    # Two masters on one port would each get some of the workers, and nobody would know.
+    # Two masters on one port would each receive some of the workers, unnoticed.
     ("grpc.so_reuseport", 0),
-    # A worker's machine that has vanished without a word is found by these; a frozen worker by its silence.
+    # Detects a worker's machine that vanished; a frozen worker is detected by its missing heartbeats.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # After a restart all workers come at once; beyond these numbers gRPC drops streams that still wait to be accepted.
+    # After a restart all workers connect at once; beyond these numbers gRPC drops streams that wait to be accepted.
     ("grpc.server.max_pending_requests", 20_000),
     ("grpc.server.max_pending_requests_hard_limit", 50_000),
-    # Workers ping as well, as often as they like.
+    # Workers ping as well, at their own intervals.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
     ("grpc.http2.max_ping_strikes", 0),
 ]
 
 
 class PortTaken(UserError):
-    """The gRPC port cannot be listened on."""
+    """The server cannot listen on the gRPC port."""
 
     def __init__(self, address: str, reason: str) -> None:
         super().__init__(f"cannot listen on {address} for workers: {reason}; set GRPC_PORT to a free port")
 
 
 class Coordinator(Protocol):
-    """What the server tells about its streams. All of it is quick and does not wait."""
+    """Receives the events of streams. All methods are fast and do not wait."""
 
     @property
     def leads(self) -> bool:
-        """Whether workers are welcome."""
+        """Whether workers are accepted."""
 
     @property
     def leader(self) -> str | None:
-        """Who leads, for the error message."""
+        """The leader, for the error message."""
 
     def register(self, session: SessionId, identity: WorkerIdentity, state: WorkerState) -> None:
-        """A worker has registered on this stream."""
+        """Handle a registration on this stream."""
 
     def heartbeat(self, session: SessionId, state: WorkerState) -> None:
-        """A heartbeat has come."""
+        """Handle a heartbeat."""
 
     def leave(self, session: SessionId) -> None:
-        """The stream has ended."""
+        """Handle the end of the stream."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class _End:
 
 
 class _Stream:
-    """What still has to be written to one worker: of each kind the latest, since only that is true."""
+    """The messages to write to one worker: only the latest of each kind."""
 
     def __init__(self, session: SessionId, trace: Headers) -> None:
         self.session = session
@@ -99,7 +99,7 @@ class _Stream:
         self._news.set()
 
     async def write_to(self, context: "grpc.aio.ServicerContext[Any, Any]") -> _End:
-        """Write what is put, until the stream is to end."""
+        """Write queued messages until the stream is to end."""
         while True:
             while self._outgoing:
                 kind = next(iter(self._outgoing))
@@ -113,11 +113,11 @@ class _Stream:
 
 
 class CoordinationServer(pb_grpc.CoordinationServiceServicer):
-    """Listens for workers and passes on what they say.
+    """Listens for workers and forwards their messages.
 
     Args:
-        address: where to listen, ``host:port``; port 0 takes a free one.
-        heartbeat_interval_seconds, death_timeout_seconds: what workers are told at registration.
+        address: where to listen, ``host:port``; port 0 selects a free one.
+        heartbeat_interval_seconds, death_timeout_seconds: sent to workers at registration.
     """
 
     def __init__(
@@ -143,13 +143,13 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self.port = 0
-        """Where it listens; 0 before it does."""
+        """The port on which it listens; 0 before that."""
 
     async def start(self) -> None:
-        """Listen. Health says NOT_SERVING until serve(True).
+        """Listen. The health service reports NOT_SERVING until serve(True).
 
         Raises:
-            PortTaken: the address cannot be listened on.
+            PortTaken: the address is in use.
         """
         await self.serve(False)
         self._server = grpc.aio.server(options=_OPTIONS, interceptors=[ServerMetrics()])
@@ -163,7 +163,7 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         log.info("listening for workers", address=self._address, port=self.port)
 
     async def stop(self, grace_seconds: float = 1.0) -> None:
-        """End all streams and listen no more. Safe to repeat."""
+        """End all streams and stop listening. May be repeated."""
         server, self._server = self._server, None
         if server is not None:
             await self.serve(False)
@@ -171,13 +171,13 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
             await server.stop(grace_seconds)
 
     async def serve(self, serving: bool) -> None:
-        """What health answers from now on."""
+        """Set the health status."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", SERVICE):
             await self._health.set(name, status)
 
     def tell(self, session: SessionId, assignment: Assignment) -> None:
-        """Send an assignment; one that is still unsent is replaced by it. A stream that has ended is ignored."""
+        """Send an assignment; it replaces one that is still unsent. Ignored after the end of the stream."""
         self._put(session, "assignment", pb.MasterMessage(assignment=assignment_to_wire(assignment)))
 
     def ask_to_register(self, session: SessionId) -> None:
@@ -185,25 +185,25 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         self._put(session, "register_again", pb.MasterMessage(register_again=pb.RegisterAgain()))
 
     def replace(self, session: SessionId, by: WorkerIdentity) -> None:
-        """End the stream because of another process with the same worker id."""
+        """End the stream because another process has the same worker id."""
         replaced = pb.Replaced(instance_id=by.instance_id, host=by.host, hostname=by.hostname)
         self._put(session, "replaced", pb.MasterMessage(replaced=replaced))
         details = f"another process has registered as {by.worker_id!r} (on {by.hostname or by.host})"
         self._end(session, grpc.StatusCode.ALREADY_EXISTS, details)
 
     def abandon(self, session: SessionId) -> None:
-        """End the stream of a worker that has opened another one."""
+        """End the stream of a worker that opened another one."""
         self._end(session, grpc.StatusCode.ABORTED, "this worker opened another stream")
 
     def end_all(self, reason: str) -> None:
-        """End all streams since this master does not lead any more; workers look for the one that does."""
+        """End all streams because this master no longer leads; workers then look for the leader."""
         for stream in self._streams.values():
             stream.end(grpc.StatusCode.FAILED_PRECONDITION, reason)
 
     async def Coordinate(  # noqa: N802 - the protocol's name
         self, request_iterator: AsyncIterator[pb.WorkerMessage], context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> None:
-        """One worker's stream."""
+        """Serve one worker's stream."""
         if not self._coordinator.leads:
             leader = self._coordinator.leader
             details = f"this master is not the leader; {leader} is" if leader else "this master is not the leader"

@@ -1,1 +1,1 @@
-"""What every process has: its command line, its life from start to end, and its loops' isolation from errors."""
+"""The frame of every process: command line, lifecycle, and isolation of its loops from unexpected errors."""

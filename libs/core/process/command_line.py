@@ -1,6 +1,6 @@
-"""The command line of one service's processes, as its image has it: `master | worker`, and the contract's flags.
+"""The command line of one service's processes, as in its image: `master | worker`, and the contract's flags.
 
-The `runtime` command offers the same for all services; this one needs nothing beyond the standard library.
+The `runtime` command offers the same for all services; this one needs only the standard library.
 """
 
 import argparse
@@ -20,13 +20,13 @@ _FLAGS = {
 
 
 def parse(service: ServiceDefinition, arguments: Sequence[str], *, program: str = "") -> tuple[Role, dict[str, object]]:
-    """The role to run and the flags by their names without dashes; None stands for a flag that was not given.
+    """Return the role to run, and the flags by name without dashes; None for a flag that was not given.
 
     Args:
-        program: what the caller is called in help texts, when it is not the service's own image.
+        program: the program's name in help texts, if not the service's own image.
 
     Raises:
-        SystemExit: the arguments are wrong (2, and usage is printed), or help was asked for (0).
+        SystemExit: the arguments are wrong (2, usage is printed), or help was requested (0).
     """
     parser = argparse.ArgumentParser(
         prog=program or service.name,

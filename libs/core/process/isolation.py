@@ -1,8 +1,8 @@
-"""Outlive errors that no code expects: log the traceback, count the error, and try again later.
+"""Survive unexpected errors: log the traceback, count the error, and retry later.
 
-Errors that are expected have types (`Retryable`, `UserError`) and are handled where they are understood. Anything else
-is a defect, here or in a library, or a state of the host that nobody thought of. It must cost the one bot or the one
-round that met it, and never the loop: the loop also carries the kill switch. Cancellation always passes.
+Expected errors have types (`Retryable`, `UserError`) and are handled where they are understood. Any other error is a
+defect, here or in a library, or an unforeseen state of the host. It must affect only the bot or the round in which it
+occurs, and never the loop: the loop also carries the kill switch. Cancellation always propagates.
 """
 
 import asyncio
@@ -28,8 +28,8 @@ def unexpected(where: str, error: Exception, **about: object) -> None:
     """Log *error* with its traceback, and count it.
 
     Args:
-        where: the work that was interrupted, a name from a small fixed set; it is the metric's label.
-        about: what the work was about, such as the bot's id; for the log alone.
+        where: the interrupted operation, a name from a small fixed set; it is the metric's label.
+        about: details such as the bot's id; only for the log.
     """
     UNEXPECTED.labels(where).inc()
     log.error("unexpected error", where=where, error=f"{type(error).__name__}: {error}", exc_info=error, **about)
@@ -37,9 +37,9 @@ def unexpected(where: str, error: Exception, **about: object) -> None:
 
 @contextmanager
 def isolated(where: str, *, passing: type[Exception] | tuple[type[Exception], ...] = Retryable) -> Iterator[None]:
-    """Run the block, and go on behind it whatever it raises but *passing*; see :func:`unexpected`.
+    """Run the block, and continue after it regardless of its errors except *passing*; see :func:`unexpected`.
 
-    For one step of many: the others are not its victims. The caller sees to it that the step is tried again.
+    For one step of many: the others must still run. The caller ensures that the step is retried.
     """
     try:
         yield
@@ -57,13 +57,13 @@ async def repeat(
     wake: Wake | None = None,
     longest_retry_seconds: float | None = None,
 ) -> NoReturn:
-    """Call *step* for ever. A call that fails, for whatever reason, is followed by another one, with backoff.
+    """Call *step* forever. A failed call is repeated with backoff.
 
     Args:
         where: the name of the loop, for the log and the metric.
-        step: one round; returns the pause until the next one in seconds, None for *interval_seconds*.
-        wake: ends a pause early when it is set.
-        longest_retry_seconds: the most that is waited after a failure; None for *interval_seconds*.
+        step: one round; returns the pause before the next one in seconds, None for *interval_seconds*.
+        wake: ends a pause early when set.
+        longest_retry_seconds: the maximum delay after a failure; None for *interval_seconds*.
     """
     cap_seconds = longest_retry_seconds if longest_retry_seconds is not None else interval_seconds
     backoff = Backoff(min(_FIRST_RETRY_SECONDS, cap_seconds), cap_seconds)

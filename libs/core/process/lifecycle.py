@@ -1,4 +1,4 @@
-"""The life of a process: the loops that it consists of, and the ordered list of steps by which it ends."""
+"""The lifecycle of a process: its loops, and the ordered list of its shutdown steps."""
 
 import asyncio
 import os
@@ -27,17 +27,17 @@ class _Step:
 
 
 class Lifecycle:
-    """Runs named parts in one task group until a signal comes or a part ends, then stops in order.
+    """Runs named parts in one task group until a signal arrives or a part ends, then shuts down in order.
 
-    The order is: the steps of :meth:`on_stop`, while the parts still run (so that a lease is renewed as long as
+    The order is: the steps of :meth:`on_stop`, while the parts still run (so that a lease is renewed while
     containers are being stopped); then the parts that no step has ended, the last declared first; then the steps of
-    :meth:`on_close`, for what the parts used to the end. Every wait has a limit, and a step that fails does not keep
-    the next ones from running.
+    :meth:`on_close`, for resources that the parts used to the end. Every wait has a limit, and a failed step does not
+    prevent the next ones.
 
     Args:
         cancel_seconds: how long a cancelled part may take to end.
-        abandon: called with exit code 1, when all else is done, if something did not end though it was cancelled:
-            nothing else could end the process.
+        abandon: called with exit code 1 as the last step if a cancelled task did not end: nothing else could then
+            end the process.
     """
 
     def __init__(self, *, cancel_seconds: float = _CANCEL_SECONDS, abandon: Callable[[int], object] = os._exit) -> None:
@@ -55,7 +55,7 @@ class Lifecycle:
 
     @property
     def stopping(self) -> bool:
-        """Whether the process has begun to stop."""
+        """Whether shutdown has started."""
         return self._stopping.is_set()
 
     def part(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
@@ -70,31 +70,31 @@ class Lifecycle:
             self._start(name, self._group)
 
     def on_stop(self, name: str, stop: Callable[[], Awaitable[None]], limit_seconds: float) -> None:
-        """Declare the next step of stopping, run after those declared before it and while the parts run."""
+        """Declare the next shutdown step, run after those declared before it, while the parts run."""
         self._stop_steps.append(_Step(name, stop, limit_seconds))
 
     def on_close(self, name: str, close: Callable[[], Awaitable[None]], limit_seconds: float) -> None:
-        """Declare the next step of closing, run when no part runs any more."""
+        """Declare the next closing step, run after all parts have ended."""
         self._close_steps.append(_Step(name, close, limit_seconds))
 
     def request_stop(self, reason: str, exit_code: int = 0) -> None:
-        """Begin to stop. When the process is stopping already, only a worse exit code is taken over."""
+        """Start the shutdown. During a shutdown, only a worse exit code has an effect."""
         self._exit_code = self._exit_code or exit_code
         if not self.stopping:
             log.info("process is stopping", reason=reason)
             self._stopping.set()
 
     async def end_part(self, name: str) -> None:
-        """Cancel a part and return when it has ended; for a step that stops taking work. Ended ones are left alone."""
+        """Cancel a part and return when it has ended; for a step that stops accepting work. Ended parts are ignored."""
         task = self._tasks.get(name)
         if task is not None and not task.done():
             task.cancel()
             await asyncio.wait([task])
 
     async def run(self) -> int:
-        """Run until SIGTERM or SIGINT, a part's end or :meth:`request_stop`; return the exit code when all has stopped.
+        """Run until SIGTERM or SIGINT, a part's end or :meth:`request_stop`; return the exit code after the shutdown.
 
-        A second signal cuts the limits to almost nothing; a third ends the process as if nobody listened. To cancel
+        A second signal reduces the limits to almost nothing; a third kills the process. Cancelling
         this call cancels the parts and skips the steps.
         """
         begun = time.monotonic()
@@ -123,7 +123,7 @@ class Lifecycle:
         except asyncio.CancelledError:
             if self._was_cancelled_by_us():
                 raise
-            # A cancellation of something inside leaked out; to the task group it would look like an order.
+            # A cancellation leaked out of the part; the task group would treat it as its own.
             log.error("a component was cancelled unexpectedly", part=name, exc_info=True)
         except UserError as error:
             log.error("a component failed", part=name, reason=str(error))  # noqa: TRY400 - its message says it all
@@ -153,7 +153,7 @@ class Lifecycle:
             self._abandon(1)
 
     async def _take(self, step: _Step) -> None:
-        """Run one step within its limit. What goes wrong is told and makes the exit code 1, and the next one runs."""
+        """Run one step within its limit. A failure is logged and sets exit code 1; the next step runs."""
         task = asyncio.create_task(self._call(step), name=step.name)
         try:
             if not await self._within(task, step.limit_seconds):
@@ -184,7 +184,7 @@ class Lifecycle:
             self._stuck = True
 
     async def _within(self, task: asyncio.Task[None], limit_seconds: float) -> bool:
-        """Wait until *task* is done, for the limit at most, and hardly at all once hurried. True if it is done."""
+        """Wait until *task* is done, for the limit at most, and briefly after a second signal. Return whether it is."""
         hurried = asyncio.create_task(self._hurried.wait())
         waited: list[asyncio.Task[Any]] = [task, hurried]
         try:
@@ -199,7 +199,7 @@ class Lifecycle:
 
     @property
     def hurried(self) -> bool:
-        """Whether a second signal came: whoever waits should stop waiting."""
+        """Set by a second signal: waits should end."""
         return self._hurried.is_set()
 
     def _listen(self) -> None:

@@ -1,4 +1,4 @@
-"""Says in MongoDB where this process answers HTTP, for as long as it lives."""
+"""Publish this process's HTTP address in MongoDB for as long as it lives."""
 
 import ipaddress
 import socket
@@ -11,12 +11,12 @@ from libs.core.store.processes import KEPT_SECONDS, KnownProcess, ProcessStore
 log = get_logger(__name__)
 
 _RETRY_SECONDS = 5.0
-# Reserved for documentation. Nothing is sent: connecting a UDP socket only chooses the way, and so our own address.
+# Reserved for documentation. Nothing is sent: connecting a UDP socket only selects the route and the own address.
 _SOMEWHERE = (("192.0.2.1", 9, socket.AF_INET), ("2001:db8::1", 9, socket.AF_INET6))
 
 
 def reachable_at(listens_on: str) -> list[str]:
-    """The addresses under which others may reach what listens on *listens_on* here, the best first."""
+    """Return the addresses under which a server listening on *listens_on* may be reached, the best first."""
     try:
         everywhere = ipaddress.ip_address(listens_on.strip("[]")).is_unspecified
     except ValueError:
@@ -28,7 +28,7 @@ def reachable_at(listens_on: str) -> list[str]:
 
 
 async def be_present(store: ProcessStore, process: KnownProcess) -> None:
-    """Keep *process* known in *store*, for ever."""
+    """Keep *process* registered in *store*, forever."""
 
     async def one_round() -> float:
         try:
@@ -47,5 +47,5 @@ def _own_address(host: str, port: int, family: int) -> str:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((host, port))
             return str(probe.getsockname()[0])
-    except OSError:  # no way out of this machine by that protocol
+    except OSError:  # no route by that protocol
         return ""

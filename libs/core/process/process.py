@@ -1,4 +1,4 @@
-"""What every process of ours has: settings, log, health, HTTP, MongoDB, and a life that ends in order."""
+"""The common parts of every process: settings, log, health, HTTP, MongoDB, and an ordered shutdown."""
 
 import asyncio
 import gc
@@ -28,11 +28,11 @@ from libs.core.store.client import Database, Mongo
 log = get_logger(__name__)
 
 EXIT_USAGE = 2
-"""A setting, a flag or a file that a person must mend."""
+"""A setting, a flag or a file is wrong; the user must correct it."""
 
 
 class TracingMisconfigured(UserError):
-    """One of OpenTelemetry's variables cannot be used."""
+    """One of OpenTelemetry's variables is invalid."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"traces cannot be exported: {reason}; correct the OTEL_ variables, or unset the endpoint")
@@ -40,7 +40,7 @@ class TracingMisconfigured(UserError):
 
 @dataclass(frozen=True)
 class ProcessSettings:
-    """What a process needs whatever it does; a role's own settings are a subclass with more groups."""
+    """The settings of every process; a role's settings are a subclass with more groups."""
 
     identity: IdentitySettings
     log: LogSettings
@@ -54,7 +54,7 @@ S = TypeVar("S", bound=ProcessSettings)
 
 @dataclass(frozen=True)
 class Process:
-    """What a role is given to build itself on."""
+    """The parts that a role builds on."""
 
     service: ServiceDefinition
     lifecycle: Lifecycle
@@ -69,23 +69,23 @@ class Process:
 
 
 class Role(Protocol[S]):
-    """What a process is for. Made anew for each process, before anything that it depends on can be reached."""
+    """The work of a process. Created for each process, before any dependency can be reached."""
 
     name: str
     """``master`` or ``worker``."""
 
     settings: type[S]
-    """What it reads."""
+    """Its settings."""
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
-        """What it answers over HTTP besides health and metrics; asked before `build`, called perhaps before as well."""
+        """Return its HTTP routes besides health and metrics; called before `build`, requests may arrive before it."""
 
     async def build(self, process: Process, settings: S) -> None:
-        """Declare the role's parts and stop steps. It may wait for dependencies as long as they are away."""
+        """Declare the role's parts and shutdown steps. It may wait for dependencies without a limit."""
 
 
 def run_process(service: ServiceDefinition, role: Role[S], flags: Mapping[str, object]) -> int:
-    """Run one process until it is told to stop, and return its exit code."""
+    """Run one process until it must stop, and return its exit code."""
     try:
         settings = load_all(role.settings, flags, service=service)
     except SettingsError as error:
@@ -118,7 +118,7 @@ async def _run(service: ServiceDefinition, role: Role[S], settings: S) -> int:
     lifecycle = Lifecycle()
     process = Process(service, lifecycle, readiness, http, mongo)
     readiness.expect("start", "the process is starting")
-    # Before all else, so that somebody can ask what it waits for.
+    # First of all, so that /readyz shows what it waits for.
     await http.start()
 
     async def start() -> None:
@@ -138,7 +138,7 @@ async def _run(service: ServiceDefinition, role: Role[S], settings: S) -> int:
 
 
 def _export_traces(service: ServiceDefinition, role: Role[S], settings: S) -> Callable[[], Awaitable[None]] | None:
-    """Begin to export traces if somebody wants them; what sends the last ones. Without that, nothing is imported."""
+    """Start exporting traces if configured, and return the flush function. Otherwise nothing is imported."""
     if not settings.tracing.exporting:
         return None
     try:
@@ -148,23 +148,23 @@ def _export_traces(service: ServiceDefinition, role: Role[S], settings: S) -> Ca
         export = TraceExport(settings.tracing, origin)
         export.start()
     except Exception as error:
-        # A time that is no number, a propagator that there is not: the libraries read their variables by themselves.
+        # A malformed time, an unknown propagator: the libraries read their variables themselves.
         raise TracingMisconfigured(str(error)) from error
     return export.close
 
 
 def settle_memory() -> None:
-    """Keep the garbage collector from ever looking again at what is here now: modules, classes, settings.
+    """Exclude all present objects (modules, classes, settings) from garbage collection.
 
-    They live as long as the process, and going through them stops it for up to 0.1 s each time: a firing that is due
-    at that moment is late, and so is a heartbeat.
+    They live as long as the process, and scanning them blocks it for up to 0.1 s each time: a firing that is due
+    at that moment would be late, and so would a heartbeat.
     """
     gc.collect()
     gc.freeze()
 
 
 def runtime_version() -> str:
-    """The version of this build; ``dev`` when it runs from a checkout."""
+    """Return the version of this build; ``dev`` when it runs from a checkout."""
     try:
         return version("the0-runtime")
     except PackageNotFoundError:

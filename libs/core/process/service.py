@@ -1,4 +1,4 @@
-"""What tells the three services apart: names of databases, subjects and ports that other programs rely on."""
+"""The three services: names of databases, subjects and ports on which other programs rely."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,29 +6,29 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class ServiceDefinition:
-    """One service as the outside knows it. A subject is None where the service has no such event."""
+    """One service by its external names. A subject is None if the service has no such event."""
 
     name: str
-    """As on the command line, in log lines and in container labels: ``bot-runner``."""
+    """The name on the command line, in log lines and in container labels: ``bot-runner``."""
     database: str
     collection: str
     noun: str
-    """What one entity is called when talking to people: ``bot``."""
+    """The name of one entity in user texts: ``bot``."""
     grpc_port: int
-    """Where the master listens unless GRPC_PORT says otherwise."""
+    """The port of the master unless GRPC_PORT sets another."""
     created_subject: str
     updated_subject: str | None
     deleted_subject: str | None
     completed_subject: str | None
-    """The event that the service publishes when an entity is done."""
+    """The event that the service publishes when an entity is completed."""
     max_per_partition_env: str
     entrypoint: Literal["bot", "backtest"]
-    """Which of the entity's ``custom.config.entrypoints`` is run."""
+    """The entry of the entity's ``custom.config.entrypoints`` that is run."""
     max_per_partition_older_envs: tuple[str, ...] = ()
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """The subjects that the service reads, created first."""
+        """The subjects that the service reads, `created` first."""
         read = (self.created_subject, self.updated_subject, self.deleted_subject)
         return tuple(subject for subject in read if subject is not None)
 

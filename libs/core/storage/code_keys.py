@@ -1,14 +1,14 @@
-"""Where the runtime's own tools put code in the code bucket: ``.the0/code/{service}/{sha256}-{time}.zip``.
+"""Keys of code that the runtime's own tools upload: ``.the0/code/{service}/{sha256}-{time}.zip``.
 
-The bucket is shared with the platform, whose keys the runtime never removes. Below this prefix everything is the
-runtime's, and each object belongs to one service, whose master may remove it once no entity refers to it.
+The bucket is shared with the platform, whose keys the runtime never removes. Everything below this prefix belongs to
+the runtime, and each object to one service, whose master may remove it when no entity refers to it.
 
-The digest makes identical code one object, whatever entities run it. The time makes a key that is never used again
-once its object may be removed. It is the beginning of a period, a quarter of the time for which unreferenced code is
-kept, by the storage's clock. An upload uses the object of this period or of the one before, and makes another one when
-there is neither. So an object that is used is at most half as old as one that may be removed, and its entity has the
-other half of that time to appear in the database. No request must be conditional for that, and a garbage collector that
-was frozen between its check and its removal does no harm.
+The digest makes identical code one object, regardless of the entities that run it. The time makes a key that is never
+reused after its object may be removed. It is the beginning of a period, a quarter of the retention of unreferenced
+code, by the storage's clock. An upload uses the object of the current or the previous period, and creates one when
+there is neither. So a used object is at most half as old as a removable one, and its entity has the
+other half of that time to appear in the database. No request needs to be conditional for that, and a garbage collector
+that was frozen between its check and its removal does no harm.
 """
 
 import re
@@ -22,16 +22,16 @@ _LEAST_PERIOD_SECONDS = 1.0
 
 
 def code_prefix(service: ServiceDefinition) -> str:
-    """The prefix of all code that the tools upload for *service*."""
+    """Return the prefix of all code that the tools upload for *service*."""
     return f"{_ROOT}{service.name}/"
 
 
 def code_keys(service: ServiceDefinition, digest: str, now_seconds: float, keep_seconds: float) -> tuple[str, ...]:
-    """The keys under which the code with this SHA-256 may be used, the one to upload it to first.
+    """Return the keys under which the code with this SHA-256 may be used, the one for an upload first.
 
     Args:
         now_seconds: Unix time by the storage's clock.
-        keep_seconds: how long code is kept that no entity refers to; 0 for ever.
+        keep_seconds: retention of unreferenced code; 0 for ever.
     """
     if keep_seconds <= 0:
         return (_key(service, digest, 0.0),)

@@ -1,7 +1,7 @@
-"""Object storage over S3: the only module that calls the MinIO SDK, which blocks and so runs in threads here.
+"""Object storage over S3: the only module that calls the MinIO SDK, which blocks and therefore runs in threads.
 
-Every operation has socket timeouts, because a thread cannot be cancelled; a cancelled caller leaves a call behind that
-ends by itself, with its outcome unknown. Failures come out as four kinds, by what the caller can do about them.
+Every operation has socket timeouts, because a thread cannot be cancelled. A cancelled caller leaves its call running;
+it ends by itself, with an unknown outcome. Errors have four kinds, by what the caller can do.
 """
 
 import asyncio
@@ -55,14 +55,14 @@ T = TypeVar("T")
 
 
 class StorageUnavailable(Retryable):
-    """The storage did not answer, or said that it cannot now. A write may have happened or not."""
+    """The storage did not answer, or answered that it is unavailable. A write may have happened or not."""
 
     def __init__(self, what: str, reason: str) -> None:
         super().__init__(f"object storage: {what} failed: {reason}")
 
 
 class ObjectMissing(Permanent):
-    """There is no such object, or not even its bucket."""
+    """The object or its bucket does not exist."""
 
     def __init__(self, bucket: str, key: str) -> None:
         super().__init__(f"object storage: no object {key!r} in bucket {bucket!r}")
@@ -71,18 +71,18 @@ class ObjectMissing(Permanent):
 
 
 class BucketMissing(ObjectMissing):
-    """The bucket is not there; those of the settings are made at start, so somebody removed it."""
+    """The bucket does not exist; configured buckets are created at start, so it was removed."""
 
 
 class ObjectChanged(Retryable):
-    """The object is no longer the version that was asked for."""
+    """The object is no longer the requested version."""
 
     def __init__(self, bucket: str, key: str) -> None:
         super().__init__(f"object storage: {key!r} in bucket {bucket!r} was replaced meanwhile")
 
 
 class StorageRejected(Permanent):
-    """The storage refuses what is asked for, now and again; *setting* names what a person should look at."""
+    """The storage permanently rejects the request; *setting* names what to check."""
 
     def __init__(self, what: str, reason: str, setting: str) -> None:
         super().__init__(f"object storage: {what} was refused: {reason}; check {setting}")
@@ -91,7 +91,7 @@ class StorageRejected(Permanent):
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """An object as it was when asked: *etag* without quotes changes with the content, *size* is in bytes."""
+    """An object at the time of the request: *etag* without quotes changes with the content, *size* is in bytes."""
 
     key: str
     size: int
@@ -113,7 +113,7 @@ class ObjectStore:
     """Buckets and objects of one S3 endpoint.
 
     Args:
-        threads: how many calls run at once; the others wait.
+        threads: maximum number of concurrent calls; further ones wait.
         connect_timeout_seconds, read_timeout_seconds: limits of each wait on a socket.
     """
 
@@ -127,12 +127,12 @@ class ObjectStore:
     ) -> None:
         self.settings = settings
         self.bytes_sent = 0
-        """Bytes of object content that were handed to the network, by puts of any kind."""
+        """Bytes of object content sent to the network, by puts of any kind."""
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="object-store")
         self._http = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=connect_timeout_seconds, read=read_timeout_seconds),
             maxsize=threads,
-            # One more try for a connection that went stale while idle. Real retries are the callers', with backoff.
+            # One retry for a connection that went stale while idle. Real retries are the callers', with backoff.
             retries=urllib3.Retry(total=1, connect=0, read=1, redirect=2, status=0, respect_retry_after_header=False),
         )
         self._client = minio.Minio(
@@ -144,14 +144,14 @@ class ObjectStore:
         )
 
     async def close(self) -> None:
-        """Close the connections. Calls that run are not waited for; they end within their timeouts."""
+        """Close the connections, without waiting for running calls; they end within their timeouts."""
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._http.clear()
 
     # --- reading
 
     async def stat(self, bucket: str, key: str) -> ObjectInfo:
-        """The object's version and size now."""
+        """Return the object's current version and size."""
 
         def call() -> ObjectInfo:
             found = self._client.stat_object(bucket, key)
@@ -162,7 +162,7 @@ class ObjectStore:
     async def get(
         self, bucket: str, key: str, *, offset: int = 0, length: int | None = None, etag: str | None = None
     ) -> bytes:
-        """The object's bytes from *offset* on, at most *length* of them; empty when *offset* is at or past the end.
+        """Return the object's bytes from *offset* on, at most *length*; empty when *offset* is at or past the end.
 
         Raises:
             ObjectChanged: it is no longer the version *etag*.
@@ -202,7 +202,7 @@ class ObjectStore:
         return await self._run("get", bucket, key, call)
 
     async def list(self, bucket: str, prefix: str, *, start_after: str = "") -> AsyncIterator[ObjectInfo]:
-        """Every object whose key begins with *prefix*, in key order, those up to *start_after* left out."""
+        """Yield every object whose key begins with *prefix*, in key order, after *start_after*."""
         pages: Iterator[Object] | None = None
 
         def some() -> list[ObjectInfo]:
@@ -219,9 +219,9 @@ class ObjectStore:
                 yield info
 
     async def now(self, bucket: str) -> datetime:
-        """The storage's clock, by which objects have their times; in whole seconds.
+        """Return the storage's clock, by which objects have their times, in whole seconds.
 
-        This machine's clock where the storage does not tell: a storage that checks signatures has nearly the same time.
+        Falls back to this machine's clock: a storage that checks signatures has nearly the same time.
         """
 
         def call() -> datetime:
@@ -239,7 +239,7 @@ class ObjectStore:
     # --- writing
 
     async def put(self, bucket: str, key: str, content: bytes, content_type: str = "application/octet-stream") -> str:
-        """Make or replace the object with *content*; return its ETag. May be repeated."""
+        """Create or replace the object with *content*; return its ETag. May be repeated."""
 
         def call() -> str:
             made = self._client.put_object(
@@ -251,7 +251,7 @@ class ObjectStore:
         return await self._run("put", bucket, key, call)
 
     async def put_file(self, bucket: str, key: str, path: Path, content_type: str = "application/octet-stream") -> str:
-        """Make or replace the object with the content of the file *path*, in parts when large; return its ETag."""
+        """Create or replace the object with the content of the file *path*, in parts when large; return its ETag."""
 
         def call() -> tuple[str, int]:
             size = path.stat().st_size
@@ -266,9 +266,9 @@ class ObjectStore:
     async def compose(
         self, bucket: str, key: str, pieces: Sequence[Piece], content_type: str = "application/octet-stream"
     ) -> str:
-        """Make or replace the object from *pieces* of objects in the same bucket, on the server; return its ETag.
+        """Create or replace the object from *pieces* of objects in the same bucket, on the server; return its ETag.
 
-        Every piece but the last has at least ``MIN_COMPOSED_PART_BYTES``, and *key* may be among them.
+        Every piece except the last has at least ``MIN_COMPOSED_PART_BYTES``; *key* may be among them.
 
         Raises:
             ObjectChanged: a piece is no longer the version that it names.
@@ -284,7 +284,7 @@ class ObjectStore:
         return await self._run("compose", bucket, key, call)
 
     async def remove(self, bucket: str, key: str) -> None:
-        """Remove the object; no error when it is not there."""
+        """Remove the object; no error when it does not exist."""
         try:
             await self._run("remove", bucket, key, lambda: self._client.remove_object(bucket, key))
         except ObjectMissing:
@@ -293,7 +293,7 @@ class ObjectStore:
     # --- buckets and start
 
     async def ensure_bucket(self, bucket: str) -> None:
-        """Make the bucket if it is missing; another process may do the same at the same time."""
+        """Create the bucket if it is missing; another process may do so at the same time."""
 
         def call() -> None:
             if self._client.bucket_exists(bucket):
@@ -307,9 +307,9 @@ class ObjectStore:
         await self._run("make", bucket, "", call)
 
     async def wait_until_up(self, readiness: Readiness, buckets: Iterable[str]) -> None:
-        """Return when the storage answers and *buckets* exist; until then *readiness* says what is wrong.
+        """Return when the storage answers and *buckets* exist; until then *readiness* shows the reason.
 
-        A refusal is waited out too: a server that is starting refuses good credentials, and bad ones can be mended
+        A rejection is waited out too: a starting server rejects valid credentials, and wrong ones can be corrected
         on the server's side.
         """
         wanted = list(dict.fromkeys(buckets))
@@ -400,6 +400,6 @@ def _info(key: str, size: int | None, etag: str | None, modified_at: datetime | 
 
 
 def _shortened(error: Exception) -> str:
-    """The innermost reason, without the object addresses that urllib3 puts before it."""
+    """Return the innermost reason, without the object addresses that urllib3 puts before it."""
     reason = getattr(error, "reason", None) or error
     return re.sub(r"<?urllib3[^>:]*>?:? ?|HTTPS?Connection\([^)]*\): ", "", str(reason))

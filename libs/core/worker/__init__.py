@@ -1,1 +1,1 @@
-"""The side that owns: one stream to the master, one segment under a lease, one handler that does the work."""
+"""The worker: one stream to the master, owned segments under leases, and one handler that does the work."""

@@ -1,4 +1,4 @@
-"""What a worker answers over HTTP: what it does, and the live output of what it runs."""
+"""The HTTP API of a worker: its state, and the live output of what it runs."""
 
 import asyncio
 import hmac
@@ -19,7 +19,7 @@ _STORE_SECONDS = 3.0
 
 
 class WorkerApi:
-    """``/api/v1`` of a worker. It answers that the worker starts until it is opened."""
+    """``/api/v1`` of a worker. It answers that the worker is starting until it is opened."""
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
@@ -32,17 +32,17 @@ class WorkerApi:
     def open(
         self, service: ServiceDefinition, worker: Worker, entities: EntityViews, logs: LogSource, *, token: str
     ) -> None:
-        """Answer from now on.
+        """Serve requests from now on.
 
         Args:
-            token: what to ask for before output is sent. A bot may reach its own worker's port, and is not to read
-                what the others print.
+            token: required for output. A bot may reach its own worker's port, and must not read the output of
+                other bots.
         """
         self._service, self._worker, self._entities, self._logs = service, worker, entities, logs
         self._token = token
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
-        """What is to be answered."""
+        """Return the routes."""
         return routes(self.operations(), self.description)
 
     def operations(self) -> Sequence[Operation]:
@@ -63,8 +63,8 @@ class WorkerApi:
         )
 
     def description(self) -> object:
-        """The description of all operations."""
-        from libs.core.api.openapi import description_of  # only when somebody asks
+        """Return the description of all operations."""
+        from libs.core.api.openapi import description_of  # imported only when requested
 
         name = self._service.name if self._service is not None else "the0 runtime"
         return description_of(f"{name} worker", runtime_version(), self.operations())
@@ -97,7 +97,7 @@ class WorkerApi:
             return worker.owns(segment_id) if segment_id is not None else logs.is_live(entity_id)
 
         owned = is_owned()
-        # Of what is not there any more no more output comes.
+        # A container that is gone prints nothing more.
         query = LogQuery.of(asked.values, follow=asked.values["follow"] and is_known)
         if query.is_plain:
             pieces = logs.output(entity_id, tail_lines=query.tail, follow=query.follow)
@@ -110,6 +110,6 @@ class WorkerApi:
                 json=query.json,
                 source=FROM_WORKER if owned else FROM_STORAGE,
                 is_known=is_known,
-                # Whoever has it next has the output from then on.
+                # The next owner has the output from then on.
                 goes_on=is_owned if owned else lambda: True,
             )

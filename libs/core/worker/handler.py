@@ -13,18 +13,18 @@ from libs.core.room import Demand
 
 @dataclass(eq=False)
 class OwnedSegment:
-    """A segment that this process owns for now. *lease* is the latest one; a new ownership is a new object.
+    """A segment that this process owns now. *lease* is the latest one; a new ownership is a new object.
 
-    Being cancelled can come late (the process was frozen, the event loop blocked): whoever is about to start or stop a
-    container asks proven() immediately before.
+    Cancellation can be late (the process was frozen, the event loop blocked): call proven() immediately before
+    starting or stopping a container.
     """
 
     lease: Lease
     wake: Wake = field(default_factory=Wake)
-    """Set it when something about the segment has changed, so that the handler looks at once."""
+    """Set it when the segment changed, so that the handler starts a round at once."""
     clock: Callable[[], float] = time.monotonic
     trace: Headers = field(default_factory=dict)
-    """That of the acquisition, to link to."""
+    """The trace of the acquisition, to link to."""
 
     @property
     def segment_id(self) -> int:
@@ -33,51 +33,51 @@ class OwnedSegment:
 
     @property
     def epoch(self) -> int:
-        """The fencing number of this ownership: higher than that of all earlier owners."""
+        """The fencing token of this ownership: higher than that of all earlier owners."""
         return self.lease.epoch
 
     def proven_seconds(self) -> float:
-        """For how much longer it is certain that nobody else owns the segment; negative when it is not any more."""
+        """Return the seconds for which it is certain that no other worker owns the segment; negative when it is not."""
         return self.lease.proven_until - self.clock()
 
     def proven(self, margin_seconds: float = 0.5) -> bool:
-        """Whether it is certain that nobody else owns the segment, now and for *margin_seconds* from now."""
+        """Whether it is certain that no other worker owns the segment, now and for *margin_seconds* from now."""
         return self.proven_seconds() > margin_seconds
 
 
 class SegmentHandler(Protocol):
     """The work of the segments that a worker owns. All of it runs on the event loop; each call may be repeated.
 
-    Calls about different segments run at the same time and know nothing of each other.
+    Calls about different segments run concurrently and are independent.
     """
 
     async def run(self, owned: OwnedSegment) -> None:
         """Make this host match the segment until cancelled; never return before.
 
-        Being cancelled means only: begin nothing more. Containers stay as they are; stop_all() ends them, and a newer
-        process that took the segment over keeps them. An exception is logged, and run() called again with backoff.
+        Cancellation means only: start nothing more. Containers stay as they are; stop_all() ends them, and a newer
+        process that took the segment over keeps them. After an exception run() is called again with backoff.
         """
 
     async def renewed(self, lease: Lease) -> None:
         """Refresh the keepalive of the segment: the lease was acquired or renewed, and is proven now.
 
-        Called before run() for the first time. An exception means that the containers do not know of the renewal, so
-        that it does not count.
+        Called before run() for the first time. An exception means that the containers do not see the renewal, so
+        it does not count.
         """
 
     async def expire(self, owned: OwnedSegment) -> None:
-        """Let the keepalive of the segment run out now, so that its containers end by themselves."""
+        """Expire the keepalive of the segment now, so that its containers end by themselves."""
 
     async def stop_all(self, owned: OwnedSegment, grace_seconds: float) -> None:
-        """Stop every container of the segment on this host, all at once, and return when none of them runs.
+        """Stop all containers of the segment on this host concurrently, and return when none of them runs.
 
         Called after run() was cancelled, whether or not the lease is still proven, until it returns without an
-        exception; a stop that failed is an exception. Containers with an epoch above ``owned.epoch`` belong to a later
+        exception; raise if a stop failed. Containers with an epoch above ``owned.epoch`` belong to a later
         owner and stay. *grace_seconds* (0 to 30) is the time from SIGTERM to SIGKILL.
         """
 
     def running(self) -> int:
-        """Return how many containers run now; quick."""
+        """Return how many containers run now; fast."""
 
     def demand(self, segment_id: int) -> Demand:
-        """Return what the entities of an owned segment need of the engine; quick."""
+        """Return what the entities of an owned segment need of the engine; fast."""

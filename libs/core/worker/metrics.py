@@ -1,4 +1,4 @@
-"""Metrics of what a worker owns, read when they are scraped."""
+"""Metrics of a worker's segments, read when they are scraped."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -22,8 +22,8 @@ class WorkerCollector(Collector):
     """Leases, containers and entities of one worker. Register it once a process.
 
     Args:
-        life_seconds: of a lease.
-        entities: how many entities of the owned segments are in which state; nothing without one.
+        life_seconds: duration of a lease.
+        entities: returns the number of entities in the owned segments by state; empty without one.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class WorkerCollector(Collector):
         self._entities = entities
 
     def describe(self) -> Iterator[Metric]:
-        """The metrics without values."""
+        """Return the metrics without values."""
         for declared in (LEASE_AGE, SEGMENTS_HELD, CONTAINERS, ENTITIES):
             yield declared.of(None)
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics as they are now."""
+        """Return the metrics with their current values."""
         snapshot = self._snapshot()
         least_proven = min((owned.proven_seconds for owned in snapshot.held), default=self._life_seconds)
         yield LEASE_AGE.of(self._life_seconds - least_proven)

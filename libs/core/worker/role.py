@@ -50,7 +50,7 @@ from libs.core.worker.worker import EngineView, Worker
 
 @dataclass(frozen=True)
 class WorkerSettings(ProcessSettings):
-    """What a worker reads."""
+    """The settings of a worker."""
 
     nats: NatsSettings
     storage: StorageSettings
@@ -67,10 +67,10 @@ class WorkerSettings(ProcessSettings):
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What a service builds its handler from.
+    """The parts from which a service builds its handler.
 
     Attributes:
-        scope: the deployment's id, which its containers carry.
+        scope: the deployment's id, a label of its containers.
         owns: whether this worker owns a segment now, by a lease that it can prove.
     """
 
@@ -91,15 +91,15 @@ async def _nothing() -> None:
 
 @dataclass(frozen=True)
 class WorkerBackend:
-    """What a service's handler needs of this machine.
+    """What runs a service's segments on this machine: the handler and its sources of state.
 
     Attributes:
-        host: the Docker engine's id; leases are taken over at once only on the same one.
-        engine: what is reported of that engine.
+        host: the Docker engine's id; a lease is taken over at once only on the same one.
+        engine: the state of that engine, for reports.
         logs: the output of its entities.
-        entities: how many entities of the owned segments are in which state.
-        metrics: what else is to be shown of this worker.
-        at_exit: what is to be done when nothing is owned any more and all parts still run, within 15 s.
+        entities: returns the number of entities in the owned segments by state.
+        metrics: further metrics of this worker.
+        at_exit: called when no segment is owned any more and all parts still run; limited to 15 s.
     """
 
     handler: SegmentHandler
@@ -115,8 +115,8 @@ class WorkerRole:
     """Owns segments and does their work.
 
     Args:
-        prepare: makes the handler; it may wait for the engine and the storage as long as they are away.
-        derive: the service's own fields for an entity, and its refusal of what can never work.
+        prepare: creates the backend; it may wait for the engine and the storage without a limit.
+        derive: computes the service's own fields for an entity, and rejects what can never work.
     """
 
     name = "worker"
@@ -134,11 +134,11 @@ class WorkerRole:
         self._api = WorkerApi()
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
-        """What the worker knows of itself, and the output of what it runs."""
+        """Return the routes of the worker's state and output."""
         return self._api.routes()
 
     async def build(self, process: Process, settings: WorkerSettings) -> None:
-        """Declare the worker's parts, in the order in which they depend on each other."""
+        """Declare the worker's parts, in the order of their dependencies."""
         context = await self._open(process, settings)
         backend = await self._prepare(context)
         identity = WorkerIdentity(
@@ -214,7 +214,7 @@ class WorkerRole:
             process.lifecycle.part("events", ingestion.run)
             dead_letters = DeadLetters(JetStream(connection))
             process.lifecycle.part("count dead letters", lambda: dead_letters.watch(process.service.name))
-            # What is in hand is delivered again, to another worker.
+            # Events in hand are redelivered, to another worker.
             process.lifecycle.on_stop(
                 "stop reading events", lambda: process.lifecycle.end_part("events"), limit_seconds=5
             )

@@ -35,7 +35,7 @@ _ASK_SECONDS = 2.0
 
 
 class WorkerSuperseded(UserError):
-    """A newer process with the same worker id has taken the segment and its containers over; this one must end."""
+    """A newer process with the same worker id took over the segment and its containers; this one must end."""
 
     def __init__(self, lease: Lease) -> None:
         super().__init__(
@@ -52,19 +52,19 @@ class Environment(Protocol):
         """Whether the engine has not answered for some seconds, so that containers cannot be stopped through it."""
 
     def changed(self) -> None:
-        """What an owner holds or refuses has changed."""
+        """Report that an owner's held or refused segment changed."""
 
     def store_answered(self, fault: str) -> None:
-        """An acquisition reached the database, or failed to (*fault* says why)."""
+        """Report that an acquisition reached the database, or failed to (*fault* is the reason)."""
 
 
 class SegmentOwner:
-    """Owns one segment from its assignment until it is given back: acquires the lease, runs the handler under it.
+    """Owns one segment from its assignment until its release: acquires the lease, runs the handler under it.
 
     Args:
-        stop_grace_seconds: from SIGTERM to SIGKILL when the segment is given back.
-        urgent_grace_seconds: the same when its lease cannot be proven any more; with what an engine needs besides, it
-            has to fit into *timing*'s margin.
+        stop_grace_seconds: from SIGTERM to SIGKILL when the segment is released.
+        urgent_grace_seconds: the same when its lease can no longer be proven; together with the engine's own time,
+            it has to fit into *timing*'s margin.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class SegmentOwner:
         self._assigned_by: Headers = {}
         self._wake = Wake()
         self.owned: OwnedSegment | None = None
-        """What is owned now, from the acquisition until the release or the loss."""
+        """The ownership, from the acquisition until the release or the loss."""
         self.refusal = ""
-        """Why the segment cannot be acquired now, in words; empty when nothing is known to hinder it."""
+        """Why the segment cannot be acquired now, for users; empty without a known reason."""
 
     def want(self, trace: Headers | None = None) -> None:
         """Own the segment from now on. Returns at once, and may be repeated. *trace* is that of the decision."""
@@ -105,13 +105,13 @@ class SegmentOwner:
             self._wake.set()
 
     def give_back(self) -> None:
-        """Own the segment no longer: run() ends when it is released. Returns at once, and may be repeated."""
+        """Release the segment: run() ends when it is released. Returns at once, and may be repeated."""
         if self._wanted:
             self._wanted = False
             self._wake.set()
 
     def refuse(self, reason: str) -> None:
-        """Report *reason* as what hinders the acquisition now; empty when nothing does. May be repeated."""
+        """Report *reason* as the hindrance of the acquisition; empty without one. May be repeated."""
         if reason != self.refusal:
             if reason:
                 log.warning("segment refused", segment=self.segment_id, reason=reason)
@@ -119,9 +119,9 @@ class SegmentOwner:
             self._environment.changed()
 
     async def run(self) -> None:
-        """Acquire and own the segment; return when it is not wanted any more and no container of it runs.
+        """Acquire and own the segment; return when it is no longer assigned and no container of it runs.
 
-        Cancelled, it leaves containers and lease as they are.
+        If cancelled, leave containers and lease as they are.
 
         Raises:
             WorkerSuperseded: a newer process of this worker has the segment; nothing was stopped.
@@ -137,7 +137,7 @@ class SegmentOwner:
     # --- acquiring
 
     async def _acquire(self) -> Lease | None:
-        """Return the lease, however long it takes; None when it is not wanted any more."""
+        """Return the lease, without a time limit; None when the segment is no longer assigned."""
         backoff = Backoff(initial_seconds=0.1, cap_seconds=2.0)
         while self._wanted:
             try:
@@ -145,7 +145,7 @@ class SegmentOwner:
             except LeaseHeld as held:
                 self._environment.store_answered("")
                 log.info("waiting for a segment", segment=self.segment_id, reason=str(held))
-                # Until it has run out; or earlier, if it is released.
+                # Until it expires, or earlier if it is released.
                 await self._wake.wait_at_most(min(held.remaining_seconds + 0.01, _HELD_POLL_SECONDS))
             except RuntimeFault as fault:
                 await self._wait_after(fault, backoff)
@@ -156,7 +156,7 @@ class SegmentOwner:
         return None
 
     async def _wait_after(self, fault: RuntimeFault, backoff: Backoff) -> None:
-        # One failure may be a hiccup; after more of them another worker should have the segment.
+        # One failure may be transient; after more of them another worker should have the segment.
         if backoff.failures > 0:
             if isinstance(fault, StoreUnavailable):
                 self._environment.store_answered(str(fault))
@@ -201,28 +201,28 @@ class SegmentOwner:
             self._environment.changed()
 
     async def _begin(self, owned: OwnedSegment) -> bool:
-        """Let the host know of the lease. When that fails no container may run under it: end them, then release it."""
+        """Write the keepalive for the lease. If that fails, stop all containers of the segment, then release it."""
         try:
             async with asyncio.timeout(self._timing.attempt_seconds):
                 await self._handler.renewed(owned.lease)
         except Exception as error:
             log.exception("an acquired lease is released after an error", segment=self.segment_id)
-            # A process before this one may have left containers that still run under their last keepalive. It runs out
-            # before the lease does, which is released early only if they are known to have ended.
+            # An earlier process may have left containers that still run under its last keepalive. That expires
+            # before the lease, which is released early only if they are known to have ended.
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, owned.proven_seconds())):
                     await stop_until_done(self._handler, owned, self._urgent_grace_seconds)
                     await self._release(owned)
-            # Reported only now, when another worker can have it.
+            # Reported only now, when another worker can acquire it.
             self.refuse(f"its keepalive cannot be written: {str(error) or type(error).__name__}")
-            await self._wake.wait_at_most(0)  # what woke it before is done with
+            await self._wake.wait_at_most(0)  # earlier wake-ups are processed
             if self._wanted:
                 await self._wake.wait_at_most(_REFUSED_SECONDS)
             return False
         return True
 
     async def _give_back(self, owned: OwnedSegment, work: HandlerRun, keeping: "asyncio.Task[Lapse]") -> None:
-        """Bring the host to rest while the lease is being renewed, then release it. Ends early when the lease ends."""
+        """Stop the containers while the lease is renewed, then release it. Ends early when the lease ends."""
         log.info("releasing segment", segment=owned.segment_id, epoch=owned.epoch)
         resting = asyncio.create_task(
             self._come_to_rest(owned, work, _GIVE_UP_ON_RUN_SECONDS, self._stop_grace_seconds),
@@ -248,7 +248,7 @@ class SegmentOwner:
     async def _let_run_out(
         self, owned: OwnedSegment, resting: "asyncio.Task[None]", keeping: "asyncio.Task[Lapse]"
     ) -> None:
-        """End the containers by their own switch and let the lease run out: the engine cannot say that they ended."""
+        """Let keepalive and lease expire: the engine cannot confirm that the containers ended."""
         log.warning("lease not released because the engine does not answer; it expires", segment=owned.segment_id)
         keeping.cancel()
         await asyncio.wait([keeping])
@@ -263,12 +263,12 @@ class SegmentOwner:
         ended = await work.end(run_limit_seconds)
         await stop_until_done(self._handler, owned, grace_seconds)
         if not ended:
-            # It may have started something in the meantime.
+            # The handler may have started containers in the meantime.
             await work.end(None)
             await stop_until_done(self._handler, owned, grace_seconds)
 
     async def _lapsed(self, owned: OwnedSegment, work: HandlerRun, lapse: Lapse) -> None:
-        """The lease is over, or nearly: let go of the containers, or stop them before another worker may start them."""
+        """Handle the end of the lease: leave the containers to a successor, or stop them before another owner starts."""
         log.error(
             "lease lost",
             segment=owned.segment_id,
@@ -290,8 +290,8 @@ class SegmentOwner:
     async def _found_superseded(self, owned: OwnedSegment) -> bool:
         if owned.proven_seconds() > 0:
             return False
-        # This process stood still until after the end: the containers' own switch has acted, so there is time to ask
-        # whether what runs here now is a successor's.
+        # This process stood still until after the end: the dead-man's switch has acted, so there is time to check
+        # whether the containers here belong to a successor.
         try:
             return await self._leases.superseded(owned.lease, timeout_seconds=_ASK_SECONDS)
         except RuntimeFault:

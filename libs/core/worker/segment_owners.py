@@ -26,12 +26,12 @@ _HEALTHY_SECONDS = 60.0
 
 
 class SegmentOwners:
-    """Makes what a worker owns into what it is wanted to own. A failure in one segment leaves the others alone.
+    """Makes the owned segments match the assigned ones. A failure in one segment does not affect the others.
 
     Args:
         engine_lost: whether the engine has not answered for some seconds.
-        changed: called when what is held or refused, the impediment or draining has changed.
-        stop_grace_seconds: from SIGTERM to SIGKILL when a segment is given back.
+        changed: called when held or refused segments, the impediment or draining changed.
+        stop_grace_seconds: from SIGTERM to SIGKILL when a segment is released.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class SegmentOwners:
         self._superseded: WorkerSuperseded | None = None
         self._at_rest = asyncio.Event()
         self.impediment = ""
-        """Why no segment can be acquired now, in words; empty when nothing is known to hinder it."""
+        """Why no segment can be acquired now, for users; empty without a known reason."""
         self.draining = False
         """Whether drain() was called: nothing is acquired any more."""
 
@@ -74,28 +74,28 @@ class SegmentOwners:
 
     @property
     def owned(self) -> Mapping[int, OwnedSegment]:
-        """What is owned now, by segment."""
+        """The owned segments, by number."""
         return {
             segment_id: owner.owned for segment_id, owner in sorted(self._owners.items()) if owner.owned is not None
         }
 
     @property
     def held(self) -> tuple[HeldSegment, ...]:
-        """The leases that are held now, and what their segments need."""
+        """The held leases, and what their segments need."""
         return tuple(
             HeldSegment(segment_id, owned.epoch, self._demand(segment_id)) for segment_id, owned in self.owned.items()
         )
 
     @property
     def refused(self) -> Mapping[int, str]:
-        """Segments that cannot be acquired here now, or could not a moment ago, with the reason."""
+        """Segments that cannot be acquired here now, or could not recently, with the reason."""
         now = self._clock()
         self._refusals = {one: kept for one, kept in self._refusals.items() if kept[1] > now}
         current = {one: owner.refusal for one, owner in self._owners.items() if owner.refusal}
         return {one: reason for one, (reason, _) in self._refusals.items()} | current
 
     def want(self, segment_ids: Collection[int], trace: Headers | None = None) -> None:
-        """Own *segment_ids* from now on, and nothing else. Returns at once, and may be repeated.
+        """Own exactly *segment_ids* from now on. Returns at once, and may be repeated.
 
         *trace* is that of the decision.
         """
@@ -103,7 +103,7 @@ class SegmentOwners:
         self._follow(trace)
 
     async def drain(self) -> None:
-        """Own nothing from now on; returns when the containers are stopped and the leases are released or over."""
+        """Own nothing from now on; return when the containers are stopped and the leases are released or expired."""
         if not self.draining:
             self.draining = True
             self._follow(None)
@@ -113,7 +113,7 @@ class SegmentOwners:
             await self._at_rest.wait()
 
     async def run(self) -> None:
-        """Own what is wanted, for ever. Cancelled, it leaves containers and leases as they are.
+        """Own the assigned segments, forever. If cancelled, leave containers and leases as they are.
 
         Raises:
             WorkerSuperseded: a newer process of this worker has a segment; nothing was stopped.
@@ -162,7 +162,7 @@ class SegmentOwners:
             return Demand()
 
     async def _probe_store(self) -> None:
-        # No segment is assigned to a worker with an impediment, so it has to find out by itself.
+        # A worker with an impediment is assigned no segment, so it has to detect the end by itself.
         try:
             await self._leases.reachable()
             self.store_answered("")
@@ -170,7 +170,7 @@ class SegmentOwners:
             self.store_answered(str(fault))
 
     def _follow(self, trace: Headers | None) -> None:
-        """Begin and end owners as is wanted now."""
+        """Start and stop owners to match the assignment."""
         if not self._running:
             return
         wanted = frozenset() if self.draining else self._wanted
@@ -210,7 +210,7 @@ class SegmentOwners:
             except WorkerSuperseded as superseded:
                 self._superseded = superseded
             except Exception as error:  # noqa: BLE001 - of this segment alone; the owner runs again
-                # The containers' own switch ends them unless the lease is acquired again in time.
+                # The dead-man's switch ends the containers unless the lease is acquired again in time.
                 unexpected("own segment", error, segment=owner.segment_id)
                 failures = failures + 1 if self._clock() - begun < _HEALTHY_SECONDS else 1
                 if failures > 1:

@@ -40,8 +40,8 @@ _RESOLVE_SECONDS = 3.0
 _OPTIONS = [
     # Each attempt has a connection of its own: behind a Kubernetes Service an old one would lead to the old master.
     ("grpc.use_local_subchannel_pool", 1),
-    # A master that is frozen or has vanished is found by these. For a peer that still acknowledges packets it is the
-    # ping's own limit that counts, which is a minute unless it is set.
+    # Detects a master that is frozen or vanished. For a peer that still acknowledges packets the ping's own limit
+    # counts, which is a minute unless it is set.
     ("grpc.keepalive_time_ms", 3_000),
     ("grpc.keepalive_timeout_ms", 4_000),
     ("grpc.http2.ping_timeout_ms", 4_000),
@@ -49,11 +49,11 @@ _OPTIONS = [
     ("grpc.http2.max_pings_without_data", 0),
 ]
 
-_Call = Any  # grpc.aio.StreamStreamCall; its type parameters say nothing here
+_Call = Any  # grpc.aio.StreamStreamCall
 
 
 class WorkerReplaced(UserError):
-    """Another process has registered under this worker's id. *same_host*: it takes the lease and containers over."""
+    """Another process registered under this worker's id. *same_host*: it takes over the lease and the containers."""
 
     def __init__(self, worker_id: str, hostname: str, *, same_host: bool) -> None:
         super().__init__(
@@ -67,10 +67,10 @@ class MasterSession:
     """Registers this worker, sends heartbeats and receives assignments, over one stream at a time.
 
     Args:
-        targets: addresses of masters, ``host:port``, tried in turn; usually one. So are all that a name resolves to.
-        state: how it stands with this worker now; called for each heartbeat.
+        targets: addresses of masters, ``host:port``, tried in turn, with all addresses of a name; usually one.
+        state: returns the worker's state; called for each heartbeat.
         assigned: called with each assignment, also with repeated ones.
-        heartbeat_interval_seconds: until a master says what it wants.
+        heartbeat_interval_seconds: used until a master sets the interval.
     """
 
     def __init__(
@@ -96,18 +96,18 @@ class MasterSession:
         self._replaced: WorkerReplaced | None = None
         self._joining = OpenSpan.nothing()
         self.master_id: str | None = None
-        """The master that this worker is registered with; None while it is with none."""
+        """The master with which this worker is registered; None without one."""
         readiness.expect(DEPENDENCY, "not connected yet")
 
     def report(self) -> None:
-        """Something about the worker's state has changed: send a heartbeat now."""
+        """Send a heartbeat now, because the worker's state changed."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Keep a stream open for ever, waiting a little longer (2 s at most) after each failure in a row.
+        """Keep a stream open forever, with a growing delay (2 s at most) after consecutive failures.
 
         Raises:
-            WorkerReplaced: another process has taken this worker's place.
+            WorkerReplaced: another process replaced this worker.
         """
         async for target in self._targets_in_turn():
             reason = await self._one_stream(target)
@@ -125,9 +125,9 @@ class MasterSession:
                 yield address
 
     async def _one_stream(self, target: str) -> str:
-        """Open one stream and use it until it ends; returns why it did."""
+        """Open one stream and use it until it ends; return the reason."""
         self._must_register = True
-        # One that comes to nothing is never told: while the master is away there is one every two seconds.
+        # A failed attempt is not exported: while the master is down there is one every two seconds.
         self._joining = begin("join master", parent={}, attributes={"server.address": target})
         async with grpc.aio.insecure_channel(target, options=_OPTIONS) as channel:
             if not await _connected(channel):
@@ -136,7 +136,7 @@ class MasterSession:
                 metadata=tuple(self._joining.headers.items())
             )
             speaking = asyncio.create_task(self._speak(call), name="heartbeats")
-            # Without its heartbeats the stream is worth nothing.
+            # Without heartbeats the stream is useless.
             speaking.add_done_callback(lambda _: call.cancel())
             try:
                 return await self._measured(call)
@@ -147,7 +147,7 @@ class MasterSession:
                     speaking.result()
 
     async def _measured(self, call: _Call) -> str:
-        """Listen until the stream ends, which is one call, by its outcome."""
+        """Listen until the stream ends, recorded as one call with its outcome."""
         begun, outcome = time.perf_counter(), "cancelled"
         try:
             reason = await self._listen(call)
@@ -162,16 +162,18 @@ class MasterSession:
                 with observe("grpc", f"receive {message.WhichOneof('kind') or 'other'}"):
                     self._receive(message)
         except grpc.RpcError:
-            pass  # told by the code
+            pass  # the status code has the reason
         except asyncio.CancelledError:
-            # From outside, or of the call by ourselves: only the first is an order to this task.
+            # Cancelled from outside, or by the end of the call: only the first cancels this task.
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
             return "heartbeats failed"
         return f"{(await call.code()).name}: {await call.details()}"
 
     async def _speak(self, call: _Call) -> None:
-        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):  # the stream is over; _listen says why
+        with contextlib.suppress(
+            grpc.RpcError, asyncio.InvalidStateError
+        ):  # the stream is over; _listen has the reason
             while True:
                 state = self._state()
                 if self._must_register:
@@ -209,7 +211,7 @@ class MasterSession:
 
 
 async def _connected(channel: grpc.aio.Channel) -> bool:
-    """Connect; False at the first refusal, or after some seconds without an answer."""
+    """Connect; return False at the first refusal, or after some seconds without an answer."""
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
             while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
@@ -222,9 +224,9 @@ async def _connected(channel: grpc.aio.Channel) -> bool:
 
 
 async def _addresses(target: str) -> list[str]:
-    """What to dial for *target* (``host:port``): each address of a name that has several, else *target* itself.
+    """Return the addresses to dial for *target* (``host:port``): all of a name that has several, else *target*.
 
-    gRPC stays with the first address that accepts a connection, and that may be a master that stands by.
+    gRPC stays with the first address that accepts a connection, which may belong to a standby master.
     """
     host, _, port = target.rpartition(":")
     resolving = asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
@@ -232,7 +234,7 @@ async def _addresses(target: str) -> list[str]:
         found = await asyncio.wait_for(resolving, _RESOLVE_SECONDS)
     except (OSError, TimeoutError):
         return [target]
-    # A host alone may have an address of each family: gRPC takes the one that answers.
+    # A single host may have an address of each family: gRPC uses the one that answers.
     family = found[0][0]
     hosts = dict.fromkeys(str(address[0]) for kind, _, _, _, address in found if kind == family)
     if len(hosts) == 1:

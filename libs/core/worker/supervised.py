@@ -1,4 +1,4 @@
-"""Supervise the two calls of a handler that must not end by an exception: run it again, stop until it succeeds."""
+"""Supervise the two calls of a handler that must survive exceptions: restart run(), and repeat stop_all()."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ _STOP_EXTRA_SECONDS = 20.0
 
 
 class HandlerRun:
-    """A handler's run() in a task of its own, begun again with backoff whenever it fails."""
+    """A handler's run() in its own task, restarted with backoff whenever it fails."""
 
     def __init__(self, handler: SegmentHandler, owned: OwnedSegment) -> None:
         self._handler = handler
@@ -26,11 +26,11 @@ class HandlerRun:
         self.task = asyncio.create_task(self._again_and_again(), name=f"segment {owned.segment_id}")
 
     def cancel(self) -> None:
-        """Let it begin nothing more; returns at once."""
+        """Cancel it, so that it starts nothing more; returns at once."""
         self.task.cancel()
 
     async def end(self, limit_seconds: float | None) -> bool:
-        """Cancel it and wait until it has ended, for *limit_seconds* at most (None: for ever). True if it has."""
+        """Cancel it and wait until it has ended, *limit_seconds* at most (None: no limit). Return whether it has."""
         self.task.cancel()
         await asyncio.wait([self.task], timeout=limit_seconds)
         if not self.task.done():
@@ -53,9 +53,9 @@ class HandlerRun:
 
 
 async def stop_until_done(handler: SegmentHandler, owned: OwnedSegment, grace_seconds: float) -> None:
-    """Stop the segment's containers, again and again until the handler says that none runs.
+    """Stop the segment's containers, repeatedly until the handler reports that none runs.
 
-    A stop that failed is never taken for one that worked: whoever calls this goes on holding the lease meanwhile.
+    A failed stop never counts as successful: the caller keeps the lease meanwhile.
     """
     backoff = Backoff(initial_seconds=0.1, cap_seconds=5.0)
     while True:

@@ -19,12 +19,12 @@ from libs.core.worker.session import MasterSession, WorkerReplaced
 log = get_logger(__name__)
 
 DEPENDENCY = "segment"
-"""The name under which readiness shows what is owned; without it the worker stands by, which is no failure."""
+"""The name under which readiness shows the owned segments; a standby worker without any is ready."""
 
 
 @dataclass(frozen=True)
 class OwnedStatus:
-    """One owned segment. *proven_seconds* is for how much longer the lease is certainly held."""
+    """One owned segment. *proven_seconds* is how much longer the lease is certainly held."""
 
     segment_id: int
     epoch: int
@@ -39,24 +39,24 @@ class WorkerSnapshot:
     instance_id: str
     host: str
     master_id: str | None
-    """None while there is no master: what is owned goes on."""
+    """None without a master: owned segments continue."""
     assigned: Sequence[int]
     held: Sequence[OwnedStatus]
     running: int
     draining: bool
     impediment: str
     room: Room | None
-    """What the engine has left; None while that is not known."""
+    """The free room of the engine; None while unknown."""
 
 
 @dataclass(frozen=True)
 class EngineView:
-    """What a worker reports of its Docker engine. Each is called with every heartbeat and is quick.
+    """The state of a worker's Docker engine, for reports. All are called with every heartbeat and are fast.
 
     Attributes:
-        impediment: why no segment can be taken now, such as an engine that does not answer; empty when one can.
+        impediment: why no segment can be acquired now, such as an engine that does not answer; empty without one.
         lost: whether the engine has not answered for so long that its segments should move to another engine.
-        room: what the engine has left; None while that is not known.
+        room: the free room of the engine; None while unknown.
     """
 
     impediment: Callable[[], str] = lambda: ""
@@ -71,7 +71,7 @@ class Worker:
         targets: addresses of masters, ``host:port``, tried in turn; usually one.
         timing: of the segment leases' renewals.
         engine: the engine on which containers run.
-        stop_grace_seconds: from SIGTERM to SIGKILL when a segment is given back.
+        stop_grace_seconds: from SIGTERM to SIGKILL when a segment is released.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Worker:
         )
 
     async def run(self) -> None:
-        """Own what the master says, for ever. Cancelled, it leaves containers and leases to the next process.
+        """Own the assigned segments, forever. If cancelled, leave containers and leases to the next process.
 
         Raises:
             WorkerSuperseded, WorkerReplaced: another process runs under the same worker id; this one has to end.
@@ -133,14 +133,14 @@ class Worker:
                 task.result()
 
     async def drain(self) -> None:
-        """Take no segment any more; returns when the containers are stopped and the leases are released.
+        """Acquire no more segments; return when the containers are stopped and the leases are released.
 
-        To be called while run() goes on. Safe to repeat, and at once done when run() has ended.
+        Call it while run() runs. May be repeated; returns at once when run() has ended.
         """
         await self._owners.drain()
 
     def poke(self, segment_id: int | None = None) -> None:
-        """Wake the handlers: something about *segment_id* (None: about any that is owned) has changed."""
+        """Wake the handlers because *segment_id* (None: any owned segment) changed."""
         for owned in self._owners.owned.values():
             if segment_id in (None, owned.segment_id):
                 owned.wake.set()
@@ -176,7 +176,7 @@ class Worker:
     async def _make_way(self, talking: "asyncio.Task[None]", owning: "asyncio.Task[None]") -> None:
         replaced = talking.exception()
         if isinstance(replaced, WorkerReplaced) and not replaced.same_host:
-            # The other one cannot see our containers, and waits for the leases.
+            # The other process cannot see the containers here, and waits for the leases.
             draining = asyncio.create_task(self._owners.drain(), name="drain segments")
             await asyncio.wait([draining, owning], return_when=asyncio.FIRST_COMPLETED)
             draining.cancel()
