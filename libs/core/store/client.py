@@ -1,4 +1,4 @@
-"""The connection to MongoDB, and the one place that turns the driver's errors into ours."""
+"""The connection to MongoDB, and the translation of the driver's errors."""
 
 import asyncio
 import re
@@ -75,7 +75,7 @@ _PASSING_LABELS = ("RetryableWriteError", "TransientTransactionError", "UnknownT
 
 
 class StoreUnavailable(Retryable):
-    """MongoDB did not answer, is changing its primary, or refuses our credentials. A write may have happened or not."""
+    """MongoDB did not answer, is electing a primary, or rejects the credentials. A write may have happened or not."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"MongoDB is unavailable: {reason}")
@@ -83,11 +83,11 @@ class StoreUnavailable(Retryable):
 
 
 class StoreDenied(StoreUnavailable):
-    """MongoDB refuses our credentials, or what they allow; a person may mend that while the process runs."""
+    """MongoDB rejects the credentials, or they lack a privilege; both may be corrected while the process runs."""
 
 
 class StoreConflict(Permanent):
-    """The write would repeat a value that a unique index allows once. *key* is that value, where the server told."""
+    """The write would duplicate a value of a unique index. *key* is that value, if the server reported it."""
 
     def __init__(self, reason: str, key: Document | None = None) -> None:
         super().__init__(f"MongoDB already has such a document: {reason}")
@@ -95,7 +95,7 @@ class StoreConflict(Permanent):
 
 
 class StoreRejected(Permanent):
-    """MongoDB or its driver refuses what was asked for: the same request fails again."""
+    """MongoDB or its driver rejects the request: the same request fails again."""
 
     def __init__(self, reason: str, code: int | None = None) -> None:
         super().__init__(f"MongoDB rejects the request: {reason}")
@@ -103,7 +103,7 @@ class StoreRejected(Permanent):
 
 
 class StoreMisconfigured(UserError):
-    """The connection string cannot be read; only a person can mend it."""
+    """The connection string is invalid; the user must correct it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(
@@ -138,8 +138,8 @@ class Mongo:
                 connectTimeoutMS=milliseconds,
                 waitQueueTimeoutMS=milliseconds,
                 socketTimeoutMS=int(answer_timeout_seconds * 1000),
-                # Polled, not streamed: half the connections; and the second one, closed while it opens, is left to
-                # the garbage collector (PyMongo 4.20). An error asks for a new look at the servers at once anyway.
+                # Polled, not streamed: half the connections; and a second connection that is closed while it opens is
+                # only garbage-collected (PyMongo 4.20). An error triggers a check of the servers anyway.
                 serverMonitoringMode="poll",
                 event_listeners=[CommandMetrics()],
             )
@@ -147,21 +147,21 @@ class Mongo:
             raise StoreMisconfigured(_without_credentials(str(error), text)) from None
 
     def database(self, name: str) -> Database:
-        """The database *name*. Its operations raise the driver's errors: wrap them in :func:`translated`."""
+        """Return the database *name*. Its operations raise the driver's errors: wrap them in :func:`translated`."""
         return self._client[name]
 
     async def ping(self) -> None:
-        """Return when a primary answers and accepts our credentials.
+        """Return when a primary answers and accepts the credentials.
 
         Raises:
-            StoreUnavailable: it does not, for the reason given.
+            StoreUnavailable: it does not; with the reason.
         """
         with translated():
-            # Unlike "ping", this is refused to those who had to log in and did not.
+            # Unlike "ping", this requires a successful login.
             await self._client.admin.command("listDatabases", nameOnly=True, filter={"name": "admin"})
 
     async def wait_until_up(self, readiness: Readiness) -> None:
-        """Return when MongoDB can be used, however long that takes; *readiness* says meanwhile what is wrong."""
+        """Return when MongoDB can be used, without a time limit; *readiness* shows the reason meanwhile."""
         backoff = Backoff(initial_seconds=0.1, cap_seconds=5.0)
         while True:
             if await self._check(readiness):
@@ -169,7 +169,7 @@ class Mongo:
             await asyncio.sleep(backoff.next_seconds())
 
     async def watch(self, readiness: Readiness, interval_seconds: float = 5.0) -> None:
-        """Keep *readiness* true to whether MongoDB can be used, looking every *interval_seconds*. Does not return."""
+        """Report to *readiness* every *interval_seconds* whether MongoDB can be used. Does not return."""
 
         async def one_round() -> None:
             await self._check(readiness)
@@ -197,7 +197,7 @@ class Mongo:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn the driver's errors into ours; every use of a database or collection stands inside.
+    """Translate the driver's errors; wrap every use of a database or collection.
 
     Raises:
         StoreUnavailable: it may work later; a write may have happened or not.
@@ -214,10 +214,10 @@ def translated() -> Iterator[None]:
 
 
 def met_existing(error: BulkWriteError) -> set[int]:
-    """The indexes of the writes in a bulk that met a document with their unique key, where nothing else went wrong.
+    """Return the indexes of writes in a bulk that failed only because a document with their unique key exists.
 
     Raises:
-        BulkWriteError: something else did; *error* as it is.
+        BulkWriteError: there were other errors; *error* unchanged.
     """
     failures: list[Document] = (error.details or {}).get("writeErrors", [])
     if not failures or any(failure.get("code") != _DUPLICATE_KEY for failure in failures):
@@ -235,7 +235,7 @@ def _translation(error: PyMongoError) -> StoreUnavailable | StoreConflict | Stor
     if code in _DENIED_CODES:
         return StoreDenied(f"it refuses the credentials ({_shortened(error)}); check user and password in MONGO_URI")
     if isinstance(error, ConfigurationError):
-        # Found while connecting, such as a name of mongodb+srv:// that DNS does not know (yet).
+        # Raised while connecting, for instance for a name of mongodb+srv:// that DNS does not know (yet).
         return StoreUnavailable(f"{_shortened(error)}; check MONGO_URI")
     passing = isinstance(error, ConnectionFailure) or error.timeout or code in _PASSING_CODES
     if passing or any(error.has_error_label(label) for label in _PASSING_LABELS):
@@ -255,7 +255,7 @@ def _bulk_translation(error: BulkWriteError) -> StoreUnavailable | StoreConflict
 
 
 def _shortened(error: Exception) -> str:
-    """The driver's reason without its descriptions of topology and timeouts, which fill a screen."""
+    """Return the driver's reason without its descriptions of topology and timeouts, which fill a screen."""
     if isinstance(error, ServerSelectionTimeoutError):
         return re.split(r", Timeout: |, Topology Description: | \(configured timeouts: ", str(error))[0]
     return re.split(r", full error: | \(configured timeouts: ", str(error))[0]

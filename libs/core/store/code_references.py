@@ -1,4 +1,4 @@
-"""Which code objects entities refer to: in their newest version, and in versions that may run again or count again."""
+"""Find the code objects to which entities refer, in their newest version or in versions that may still run."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from libs.core.store.client import Database, StoreDenied, translated
 
 _BATCH = 50
-"""Documents in memory at once: a backtest's may hold up to half a megabyte."""
+"""Maximum number of documents in memory: a backtest's may have up to half a megabyte."""
 
 
 class CodeReferences:
@@ -14,8 +14,8 @@ class CodeReferences:
 
     Args:
         own: the service's own database, with the name of its collection.
-        others: those of the other services. One that these credentials may not read is left out: what it refers to
-            belongs to its own service.
+        others: those of the other services. A database that these credentials cannot read is skipped: its references
+            belong to its own service.
     """
 
     def __init__(self, own: tuple[Database, str], others: Sequence[tuple[Database, str]] = ()) -> None:
@@ -23,10 +23,10 @@ class CodeReferences:
         self._others = others
 
     async def among(self, keys: Collection[str]) -> set[str]:
-        """Those of *keys* that an entity mentions anywhere, in whatever field.
+        """Return those of *keys* that an entity contains in any field.
 
         Raises:
-            StoreUnavailable: what is referred to is not known.
+            StoreUnavailable: the references are unknown.
         """
         wanted = frozenset(keys)
         found = await self._mentioned(self._own, wanted)
@@ -49,7 +49,7 @@ class CodeReferences:
 
 
 def mentioned(document: Mapping[str, Any], wanted: Collection[str]) -> set[str]:
-    """Those of the keys *wanted* that are a value in *document* at any depth, or the key of a ``gs://`` address."""
+    """Return those of the keys *wanted* that are a value in *document* at any depth, or the key of a ``gs://`` URL."""
     return {key for text in _texts(document) if (key := _key(text)) in wanted}
 
 

@@ -1,7 +1,7 @@
-"""Cordons: the operator's wishes that workers are given nothing new, or give away what they own.
+"""Cordons: an operator's orders that workers receive no new segments, or also release the owned ones (drain).
 
-A wish is about a worker id, so that it survives restarts of the worker under the same id and of the masters. That of a
-worker that does not come back is forgotten after some days.
+A cordon belongs to a worker id, so it survives restarts of the worker under the same id and of the masters. The cordon
+of a worker that does not return is removed after some days.
 """
 
 import uuid
@@ -17,20 +17,20 @@ from libs.core.store.client import Database, translated
 
 COLLECTION = "cordons"
 KEPT_DAYS = 7
-"""For how long the wish of a worker is kept that is not connected."""
+"""How long the cordon of a disconnected worker is kept."""
 _SEEN_EVERY = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class Cordon:
-    """The wish about one worker.
+    """The cordon of one worker.
 
     Attributes:
-        drain: whether its segments are to move to other workers; otherwise it keeps them.
-        revision: another one with each change of the wish.
-        heeded: whether the master that leads has decided with this revision.
-        stays: the segments of a drained worker that no other worker can take now, with the reason, as the master that
-            leads wrote it last.
+        drain: whether its segments also move to other workers; otherwise it keeps them.
+        revision: differs after each change of the cordon.
+        heeded: whether the leading master has decided with this revision.
+        stays: the segments of a drained worker that no other worker can take now, with the reason, as last written by
+            the leading master.
     """
 
     worker_id: str
@@ -49,14 +49,14 @@ class CordonStore:
         self._cordons = database[COLLECTION]
 
     async def ensure_indexes(self) -> None:
-        """Make the index by which wishes are forgotten. May be repeated."""
+        """Create the index that expires cordons. May be repeated."""
         with translated():
             await self._cordons.create_index(
                 [("seen_at", ASCENDING)], name="seen_at_ttl", expireAfterSeconds=KEPT_DAYS * 86_400
             )
 
     async def cordon(self, worker_id: str, *, drain: bool = False, reason: str = "") -> Cordon:
-        """Wish that *worker_id* is given nothing new, and with *drain* gives away what it owns. May be repeated."""
+        """Cordon *worker_id*, and with *drain* also drain it. May be repeated."""
         change = {
             "$set": {"drain": drain, "reason": reason, "revision": uuid.uuid4().hex, "stays": []},
             "$setOnInsert": {"since": datetime.now(UTC)},
@@ -66,27 +66,27 @@ class CordonStore:
             document = await self._cordons.find_one_and_update(
                 {"_id": worker_id}, change, upsert=True, return_document=ReturnDocument.AFTER
             )
-        assert document is not None  # it is inserted where it is missing
+        assert document is not None  # the upsert inserts a missing one
         return _cordon(document)
 
     async def uncordon(self, worker_id: str) -> bool:
-        """Take the wish back; whether there was one."""
+        """Remove the cordon; return whether there was one."""
         with translated():
             return bool((await self._cordons.delete_one({"_id": worker_id})).deleted_count)
 
     async def current(self) -> dict[str, Cordon]:
-        """All wishes, by worker."""
+        """Return all cordons, by worker."""
         with translated():
             documents = await self._cordons.find({}).to_list()
         found = {}
         for document in documents:
-            # A document that cannot be read must not keep the master from assigning.
+            # An unreadable document must not prevent assignments.
             with isolated("read cordon"):
                 found[str(document["_id"])] = _cordon(document)
         return found
 
     async def heed(self, cordon: Cordon, stays: Mapping[int, str]) -> None:
-        """Note that *cordon* was decided with, unless it was changed meanwhile, and which segments stay."""
+        """Record that *cordon* was decided with, unless it was changed meanwhile, and which segments stay."""
         told = [{"segment": segment_id, "reason": reason} for segment_id, reason in sorted(stays.items())]
         with translated():
             await self._cordons.update_one(
@@ -95,7 +95,7 @@ class CordonStore:
             )
 
     async def seen(self, worker_ids: Iterable[str]) -> None:
-        """Keep the wishes of these workers, which are connected. May be repeated as often as is convenient."""
+        """Extend the cordons of these connected workers. May be repeated at any time."""
         before = datetime.now(UTC) - _SEEN_EVERY
         with translated():
             await self._cordons.update_many(

@@ -1,4 +1,4 @@
-"""Which deployment a database is: an identity that tells its containers from those of others on the same host."""
+"""The deployment's identity, stored in its database: it distinguishes containers of deployments on one host."""
 
 import secrets
 from datetime import UTC, datetime
@@ -11,15 +11,15 @@ _DOCUMENT_ID = "deployment"
 
 
 async def deployment_id(database: Database) -> str:
-    """The random id of *database*, 20 hexadecimal digits; made by the first who asks and the same ever after.
+    """Return the random id of *database*, 20 hexadecimal digits; created by the first call and constant.
 
     Raises:
-        StoreUnavailable: ask again later.
+        StoreUnavailable: retry later.
     """
     try:
         return await _made_or_found(database)
     except StoreConflict:
-        # Two asked at once, and the other one made it.
+        # Of two concurrent calls, the other one created it.
         return await _made_or_found(database)
 
 

@@ -1,4 +1,4 @@
-"""What should run: the entities of one service (its bots, backtests or schedules)."""
+"""The entities of one service: its bots, backtests or schedules."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ _OFF = (False, 0, "false", "0")
 
 @dataclass(frozen=True, slots=True)
 class CodeLocation:
-    """Where an entity's code is. *bucket* is None when it is the configured code bucket."""
+    """The location of an entity's code. *bucket* is None for the configured code bucket."""
 
     bucket: str | None
     key: str
@@ -31,7 +31,7 @@ class CodeLocation:
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """One entity as it was read. `held` is the kill switch that keeps it from running, if one does."""
+    """One entity as read. `held` is the hold that keeps it from running, if any."""
 
     id: str
     segment_id: int
@@ -41,13 +41,13 @@ class Entity:
     enabled: bool
     held: Hold | None = None
     document: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """All of it, with the fields nobody here knows."""
+    """The whole document, with unknown fields."""
 
     @classmethod
     def of(cls, document: Mapping[str, Any], holds: Holds | None = None) -> "Entity":
-        """Read a document, also one of an older runtime or one made by hand.
+        """Read a document, also one written by an older runtime or by hand.
 
-        A field of a strange type reads as if it were missing, since a reader of many must not stumble over one.
+        A field of an unexpected type counts as missing: one document must not fail a read of many.
         """
         config = cast(Mapping[str, Any], with_integers(_object(document.get("config"))))
         return cls(
@@ -63,7 +63,7 @@ class Entity:
 
     @property
     def should_run(self) -> bool:
-        """Enabled, and not held by a kill switch."""
+        """Enabled, and not held."""
         return self.enabled and self.held is None
 
     @property
@@ -78,17 +78,17 @@ class Entity:
 
     @property
     def runtime(self) -> str:
-        """Such as `python3.11`; "" when it has none."""
+        """Such as `python3.11`; "" when missing."""
         return _text(self.bot.get("runtime"))
 
     @property
     def entrypoints(self) -> Mapping[str, str]:
-        """File names by what is run: `bot`, `backtest`."""
+        """File names by entry: `bot`, `backtest`."""
         return {name: file for name, file in _object(self.bot.get("entrypoints")).items() if isinstance(file, str)}
 
     @property
     def code(self) -> CodeLocation | None:
-        """Where the code is, by `filePath`, else by `gcsPath`; None when neither says."""
+        """The location of the code, by `filePath`, else by `gcsPath`; None without both."""
         key = self.custom.get("filePath")
         if isinstance(key, str) and key:
             return CodeLocation(None, key)
@@ -97,12 +97,12 @@ class Entity:
 
     @property
     def status(self) -> Mapping[str, Any]:
-        """What a worker last reported of it."""
+        """The status that a worker wrote last."""
         return _object(self.document.get("status"))
 
     @property
     def as_read(self) -> Document:
-        """What its document says as long as no event has changed it since it was read, nor another one is in its place.
+        """The fields by which it is recognised as unchanged by events since it was read, and not recreated.
 
         For the *expected* of :meth:`EntityStore.compare_and_set`.
         """
@@ -110,7 +110,7 @@ class Entity:
 
     @property
     def trace(self) -> Mapping[str, str]:
-        """The W3C trace headers of the event it follows, if it had any."""
+        """The W3C trace headers of its current event, if any."""
         return cast(Mapping[str, str], _object(self.document.get("trace")))
 
 
@@ -127,7 +127,7 @@ class EntityStore:
     """The collection of entities, with the partitions, tombstones and holds that belong to it.
 
     Args:
-        derive: gives the service's own fields for a version that comes to count; may raise Permanent to refuse it.
+        derive: returns the service's own fields for a version that becomes current; may raise Permanent to reject it.
     """
 
     def __init__(
@@ -146,14 +146,14 @@ class EntityStore:
         self.holds = HoldStore(database)
 
     async def ensure_indexes(self) -> None:
-        """Make all indexes that the events rely on. Safe to repeat, and to run in several processes at once.
+        """Create all indexes that event processing needs. May be repeated, and run in several processes at once.
 
         Raises:
             StoreConflict: two documents have one id; remove one of them.
         """
         with translated():
             indexes = await self._entities.index_information()
-            # An older runtime's indexes do as well, whatever their names.
+            # An older runtime's indexes serve as well, whatever their names.
             fields = {
                 (index["key"][0][0], bool(index.get("unique"))) for index in indexes.values() if len(index["key"]) == 1
             }
@@ -165,30 +165,30 @@ class EntityStore:
         await self._tombstones.ensure_indexes()
 
     async def get(self, entity_id: str) -> Entity | None:
-        """One entity, or None."""
+        """Return one entity, or None."""
         with translated():
             document = await self._entities.find_one({"id": entity_id})
         return Entity.of(document, await self.holds.current()) if document is not None else None
 
     async def in_segment(self, segment_id: int) -> list[Entity]:
-        """The entities of a segment by id, held and disabled ones too."""
+        """Return the entities of a segment by id, including held and disabled ones."""
         return await self._find({"segment_id": segment_id})
 
     async def page(self, *, after_id: str = "", limit: int = 1000, segment_id: int | None = None) -> list[Entity]:
-        """Entities by id, from the first after *after_id* on."""
+        """Return entities by id, from the first after *after_id* on."""
         query: Document = {"id": {"$gt": after_id}}
         if segment_id is not None:
             query["segment_id"] = segment_id
         return await self._find(query, limit)
 
     async def segments_of(self, entity_ids: Iterable[str] | None = None) -> set[int]:
-        """The segments that hold these entities, or any at all: whom to wake after a change to them."""
+        """Return the segments with these entities, or all with entities: their owners must be woken after a change."""
         query: Document = {} if entity_ids is None else {"id": {"$in": list(entity_ids)}}
         with translated():
             return {int(found) for found in await self._entities.distinct("segment_id", query) if found is not None}
 
     async def apply(self, events: Sequence[EntityEvent]) -> Applied:
-        """Bring the entities to what *events* say; see :meth:`EntityWriter.apply`."""
+        """Apply *events* to the entities; see :meth:`EntityWriter.apply`."""
         return await self._writer.apply(events)
 
     async def create(
@@ -199,10 +199,10 @@ class EntityStore:
         *,
         beside: Mapping[str, object] | None = None,
     ) -> Applied:
-        """Make an entity, after all that was applied before; changes nothing when it exists.
+        """Create an entity, ordered after all applied events; changes nothing when it exists.
 
         Args:
-            beside: further fields, as of an event with more than the contract names.
+            beside: further fields, for an event with more fields than in the contract.
         """
         return await self._direct(entity_id, EventKind.CREATED, {**(beside or {}), "config": config, "custom": custom})
 
@@ -215,27 +215,27 @@ class EntityStore:
         revision: int | None = None,
         beside: Mapping[str, object] | None = None,
     ) -> Applied:
-        """Change an entity, after all that was applied before; without *revision*, creates it when it is unknown.
+        """Change an entity, ordered after all applied events; without *revision*, create it when unknown.
 
         Args:
-            revision: the one that was read; if it has another by now, nothing happens.
+            revision: the revision that was read; if it has changed, do nothing.
             beside: as for :meth:`create`.
         """
         content = {**(beside or {}), "config": config, "custom": custom}
         return await self._direct(entity_id, EventKind.UPDATED, content, revision)
 
     async def delete(self, entity_id: str, *, revision: int | None = None) -> Applied:
-        """Remove an entity: no event from before raises it again.
+        """Remove an entity: earlier events cannot recreate it.
 
         Args:
-            revision: the one that was read; if it has another by now, nothing happens.
+            revision: the revision that was read; if it has changed, do nothing.
         """
         return await self._direct(entity_id, EventKind.DELETED, {}, revision)
 
     async def remove(self, entity: Entity, ended_at: datetime) -> Applied:
-        """Remove an entity that is done with: no event from before *ended_at* raises it again.
+        """Remove a completed entity: events from before *ended_at* cannot recreate it.
 
-        Unlike :meth:`delete` it leaves one alone that was made under the same id after *entity* was read and removed.
+        Unlike :meth:`delete` it keeps one that was created under the same id after *entity* was read and removed.
 
         Raises:
             StoreUnavailable: repeat it.
@@ -243,10 +243,10 @@ class EntityStore:
         return await self._writer.remove(dict(entity.document), Stamp.of(nanoseconds_of(ended_at)))
 
     async def finish_deletions(self, within_seconds: float | None = None) -> Applied:
-        """Remove entities whose deletion was broken off, and whose event will not come again. Safe at any time.
+        """Remove entities whose deletion was interrupted, and whose event is not redelivered. Safe at any time.
 
         Args:
-            within_seconds: only deletions that began within that time; None: all that are still known.
+            within_seconds: only deletions that began within that time; None: all that are stored.
 
         Raises:
             StoreUnavailable: try again later.
@@ -256,13 +256,13 @@ class EntityStore:
         )
 
     async def set_status(self, entity_id: str, status: Mapping[str, object]) -> bool:
-        """Record what a worker found, without touching the revision. False when the entity is gone."""
+        """Write a worker's fields, without changing the revision. Return False when the entity is gone."""
         return await self.compare_and_set(entity_id, {}, {"status": dict(status)})
 
     async def compare_and_set(
         self, entity_id: str, expected: Mapping[str, object], changes: Mapping[str, object]
     ) -> bool:
-        """Set fields that no event carries, if those in *expected* are as given (None: absent). One wins a race.
+        """Set fields that no event carries, if those in *expected* have these values (None: absent). Atomic.
 
         Field names may be dotted paths. A change to None removes the field.
         """
@@ -271,9 +271,9 @@ class EntityStore:
         return result.matched_count > 0
 
     async def compare_and_set_many(self, changes: Sequence[Change]) -> int:
-        """Make many changes as :meth:`compare_and_set` does each, in one request; how many found what they expected.
+        """Make many changes like :meth:`compare_and_set` in one request; return how many matched.
 
-        The server does not say which. Whoever must know gives each change a value of its own, and reads it back.
+        The server does not report which. To find out, set a unique value in each change and read it back.
         """
         if not changes:
             return 0
@@ -283,9 +283,9 @@ class EntityStore:
         return result.matched_count
 
     async def mark_segment(self, segment_id: int, field: str, mark: Mapping[str, object]) -> None:
-        """Set *mark*'s fields below *field* in each entity of the segment; others that are there stay. Safe to repeat.
+        """Set *mark*'s fields below *field* in each entity of the segment; other fields stay. May be repeated.
 
-        An entity in which *field* is no object is left as it is.
+        An entity in which *field* is not an object is not changed.
         """
         marked = {"$mergeObjects": [f"${field}", {name: {"$literal": value} for name, value in mark.items()}]}
         is_object = {"$in": [{"$type": f"${field}"}, ["object", "missing", "null"]]}
@@ -295,11 +295,11 @@ class EntityStore:
             )
 
     async def by_ids(self, entity_ids: Iterable[str]) -> list[Entity]:
-        """Those of these entities that exist, by id."""
+        """Return those of these entities that exist, by id."""
         return await self._find({"id": {"$in": list(entity_ids)}})
 
     async def count(self) -> int:
-        """How many entities there are."""
+        """Return the number of entities."""
         with translated():
             return await self._entities.count_documents({})
 
@@ -313,7 +313,7 @@ class EntityStore:
         holds = await self.holds.current()
         with translated():
             found = self._entities.find(query).sort("id", 1).limit(limit)
-            # Without an id it is nobody's, and no container can be of it.
+            # A document without an id cannot be an entity, and no container can belong to it.
             return [Entity.of(document, holds) async for document in found if "id" in document]
 
 
@@ -330,7 +330,7 @@ def is_enabled(config: Mapping[str, object], above: object = None) -> bool:
     """Whether `config.enabled` lets an entity run: missing means yes; false, 0, "false" and "0" mean no.
 
     Args:
-        above: the field `enabled` beside `config`, which wins where it is present.
+        above: the field `enabled` beside `config`, which takes precedence.
     """
     enabled = config.get("enabled") if above is None else above
     if isinstance(enabled, str):
@@ -343,7 +343,7 @@ def _object(value: object) -> Mapping[str, Any]:
 
 
 def _integer(value: object) -> int:
-    """*value* as the number that it is, of whatever type; 0 when it is none."""
+    """Return *value* as a number of any BSON type; 0 when it is none."""
     try:
         return int(value)  # type: ignore[call-overload, no-any-return]
     except (TypeError, ValueError, OverflowError):

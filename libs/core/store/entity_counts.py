@@ -1,4 +1,4 @@
-"""How many entities are in each state that is shown."""
+"""Count the entities in each shown state."""
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from libs.core.store.shown_state import UNOWNED_STATES, UNSAID, StoredStatus, sh
 from libs.core.store.stored_status import STATUS_FIELDS, owner_of, stored_status
 
 _LIMIT_SECONDS = 4.0
-"""Of a question that goes through all entities; the server gives it up too."""
+"""Time limit of a query over all entities, on the server too."""
 _BATCH = 1000
 
 
@@ -27,22 +27,22 @@ class EntityCounts:
         self._holds = HoldStore(database)
 
     async def by_state(self) -> dict[str, int]:
-        """How many entities are in each state."""
+        """Return the number of entities in each state."""
         groups = await self._groups({})
         return await self._counted(groups, await self._owners.all())
 
     async def unowned(self) -> dict[str, int]:
-        """The same for those in segments without a live owner alone, with every state that they may be in."""
+        """Return the same for entities in segments without a live owner, with every state that they may be in."""
         owners = await self._owners.all()
         unowned = [segment_id for segment_id, owner in owners.items() if not owner.is_live]
-        # Not "in none of the others": that would go through all entities there are, every few seconds.
+        # Not "in none of the others": that would read all entities, every few seconds.
         groups = await self._groups({"segment_id": {"$in": [*unowned, None]}})
         return dict.fromkeys(UNOWNED_STATES, 0) | (await self._counted(groups, owners) if groups else {})
 
     async def candidates(self, state: str) -> Document:
-        """What is true of the documents of all entities that are shown in *state*, and of few others.
+        """Return a filter that matches all entities shown in *state*, and few others.
 
-        It goes by the segment, the id and what STATUS_FIELDS say.
+        It uses the segment, the id and STATUS_FIELDS.
         """
         groups = await self._groups({})
         owners = await self._owners.all()
@@ -66,7 +66,7 @@ class EntityCounts:
             ]
 
     async def _counted(self, groups: Iterable["_Group"], owners: Mapping[int, Ownership]) -> dict[str, int]:
-        """Count by the states that are shown. Holds count where no owner says how it is."""
+        """Count by shown state. Holds count where no owner reports the state."""
         holds = await self._holds.current()
         on_all = holds.on_all()
         counts: Counter[str] = Counter()
@@ -85,7 +85,7 @@ class EntityCounts:
         return {state: number for state, number in counts.items() if number > 0}
 
     async def _perhaps_held(self, holds: Holds, groups: Sequence["_Group"]) -> AsyncGenerator[Document, None]:
-        """The entities of *groups* that may be held by something else than a hold on all of them."""
+        """Yield the entities of *groups* that may be held by something other than a hold on all entities."""
         kinds = {hold.target.kind for hold in holds}
         if not groups or kinds <= {"all"}:
             return
@@ -114,7 +114,7 @@ class EntityCounts:
 
 @dataclass(frozen=True)
 class _Group:
-    """How many entities of a segment tell the same."""
+    """A number of entities of one segment with the same stored status."""
 
     segment: object
     stored: StoredStatus
@@ -122,7 +122,7 @@ class _Group:
 
 
 def _is_said(says: StoredStatus, segment: object, owners: Mapping[int, Ownership]) -> bool:
-    """Whether the owner of a segment says how an entity is."""
+    """Whether the owner of a segment reports an entity's state."""
     owner = owner_of(owners, segment)
     return owner is not None and owner.is_live and says.state not in UNSAID
 
@@ -132,7 +132,7 @@ def _shown(says: StoredStatus, segment: object, owners: Mapping[int, Ownership])
 
 
 def _possible(group: _Group, owners: Mapping[int, Ownership], holds: Holds) -> set[str]:
-    """The states in which entities of *group* may be shown."""
+    """Return the states in which entities of *group* may be shown."""
     found = {_shown(group.stored, group.segment, owners)}
     if not _is_said(group.stored, group.segment, owners):
         found |= {hold.state for hold in holds}

@@ -1,7 +1,7 @@
-"""How an entity and the history of its events stand in one document.
+"""The representation of an entity and the history of its events in one document.
 
 Beside the contract's fields (`id`, `segment_id`, `config`, `custom`) an entity has `revision`, `event` (the stamp of
-the version it follows and which other fields came with it), `alternates` (versions that may still count) and `trace`.
+the current version and names of its additional fields), `alternates` (versions that may become current) and `trace`.
 Workers add fields of their own, such as `status` and `release` (:mod:`libs.core.store.releases`).
 Documents of an older runtime have none of these, which is no error.
 """
@@ -35,7 +35,7 @@ _MILLISECOND = 1_000_000
 
 
 def history_of(document: Mapping[str, object] | None, deleted: Stamp | None) -> History:
-    """The history that *document* and the entity's tombstone hold."""
+    """Return the history that *document* and the entity's tombstone contain."""
     if document is None:
         return History((), deleted)
     alternates = cast(Sequence[Mapping[str, object]], document.get("alternates", ()))
@@ -43,7 +43,7 @@ def history_of(document: Mapping[str, object] | None, deleted: Stamp | None) -> 
 
 
 def fields_of(history: History) -> Document:
-    """The fields to store for *history*, which must have a current version; without `id`, `segment_id`, `revision`."""
+    """Return the fields to store for *history*, which has a current version; no `id`, `segment_id`, `revision`."""
     current = history.versions[0]
     beside, kept = _divided(current.content)
     fields: Document = {**beside, "config": current.content["config"], "custom": current.content["custom"]}
@@ -61,7 +61,7 @@ def fields_of(history: History) -> Document:
 
 
 def stale_fields(document: Mapping[str, object], fields: Mapping[str, object]) -> list[str]:
-    """The fields that an earlier event left in *document* and that the new *fields* no longer have."""
+    """Return the fields that an earlier event left in *document* and that the new *fields* no longer contain."""
     before = [*_event(document).get("fields", ()), "alternates", "trace"]
     return [name for name in before if name in document and name not in fields]
 
@@ -88,14 +88,14 @@ def _event(document: Mapping[str, object]) -> Document:
 
 
 def _divided(content: Mapping[str, object]) -> tuple[Document, Document]:
-    """The unknown fields of *content* that may stand in the document under their own names, and those that may not."""
+    """Return the unknown fields of *content* that can be stored under their own names, and those that cannot."""
     unknown = {name: value for name, value in content.items() if name not in ("config", "custom")}
     kept = {n: v for n, v in unknown.items() if n in _OURS or not n or n.startswith("$") or "." in n}
     return {name: value for name, value in unknown.items() if name not in kept}, kept
 
 
 def _inherited_stamp(custom: object) -> Stamp:
-    """The stamp of a document that an older runtime wrote: as if published at the moment its `updatedAt` says."""
+    """Return the stamp of an older runtime's document: as if published at the time of its `updatedAt`."""
     custom = with_names(custom, CUSTOM_FIELDS) if isinstance(custom, Mapping) else {}
     for name in ("updatedAt", "createdAt"):
         written = custom.get(name)

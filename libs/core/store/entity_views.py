@@ -1,4 +1,4 @@
-"""Entities as people and other programs may see them: where each stands, and nothing of its config."""
+"""Views of entities for users and programs: their state, without their config."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _LAST_TEXT = "\U0010ffff"
 _DETAIL_CHARACTERS = 1000
 _BATCH = 1000
 _LIMIT_SECONDS = 4.0
-"""Of a question that goes through all entities; the server gives it up too."""
+"""Time limit of a query over all entities, on the server too."""
 _FIELDS = {
     "_id": 0,
     "id": 1,
@@ -46,7 +46,7 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class HoldView:
-    """What keeps an entity down: what it holds, since when, on whose word and why; a graceful stop or a kill."""
+    """The hold that keeps an entity down: target, time, author and reason; a graceful stop or a kill."""
 
     target: str
     since: datetime
@@ -57,18 +57,18 @@ class HoldView:
 
 @dataclass(frozen=True)
 class EntityView:
-    """Where one entity stands.
+    """The state of one entity.
 
     Attributes:
-        state: what its worker last said (``running``, ``backing-off`` …), as far as the lease of its segment bears it
-            out (:mod:`libs.core.store.shown_state`); ``waiting`` or ``off`` while no worker has said anything.
-        state_reason: what the lease adds to that, such as ``worker lost 12 s ago``; empty when it adds nothing.
-        since: when the state began that its worker told.
-        detail: one sentence about it, perhaps with the last line that it printed; empty when there is nothing to say.
-        worker: the id of the worker that said so; empty when none has.
-        lacking: what it needs of an engine while it waits for room; None otherwise.
-        missing: how much that is more than the roomiest worker has, in words; empty where it is not known.
-        updated_at: as the producer of its last event wrote it.
+        state: the state last reported by its worker (``running``, ``backing-off`` …), corrected by the lease of its
+            segment (:mod:`libs.core.store.shown_state`); ``waiting`` or ``off`` before the first report.
+        state_reason: the correction, such as ``worker lost 12 s ago``; empty without one.
+        since: when the reported state began.
+        detail: one sentence about it, perhaps with its last line of output; empty when there is nothing to report.
+        worker: the id of the reporting worker; empty without a report.
+        lacking: the room that it needs while it waits; None otherwise.
+        missing: the shortage on the worker with the most room, as text; empty when unknown.
+        updated_at: as written by the producer of its last event.
         next_execution_time: Unix seconds at which a schedule fires next.
     """
 
@@ -99,7 +99,7 @@ class EntityView:
 
 @dataclass(frozen=True)
 class EntityFilter:
-    """Which entities to list; None means any."""
+    """A filter of entities; None means any."""
 
     state: str | None = None
     segment: int | None = None
@@ -113,11 +113,11 @@ class EntityViews:
         self._collection = database[collection]
         self._owners = OwnershipReader(database)
         self._counts = EntityCounts(database, collection)
-        # For what is held by a selector over fields that a view does not have.
+        # For holds by a selector over fields that a view does not have.
         self._entities = EntityStore(database, collection, PartitionStore(database, collection, 1))
 
     async def find(self, wanted: EntityFilter, *, after: str | None = None, limit: int = 100) -> list[EntityView]:
-        """Those that match, by id, from the first behind *after* on."""
+        """Return matching entities by id, from the first after *after* on."""
         ids: Document = {}
         if wanted.id_prefix:
             ids |= {"$gte": wanted.id_prefix, "$lte": wanted.id_prefix + _LAST_TEXT}
@@ -136,12 +136,12 @@ class EntityViews:
             after = page[-1].id
 
     async def get(self, entity_id: str) -> EntityView | None:
-        """One entity, or None."""
+        """Return one entity, or None."""
         found = await self._page({"id": entity_id}, {}, 1)
         return found[0] if found else None
 
     async def counts(self) -> dict[str, int]:
-        """How many entities are in each state."""
+        """Return the number of entities in each state."""
         return await self._counts.by_state()
 
     async def _page(self, query: Document, candidates: Document, limit: int) -> list[EntityView]:
@@ -155,7 +155,7 @@ class EntityViews:
         ]
         with translated(), pymongo.timeout(_LIMIT_SECONDS):
             documents = [document async for document in await self._collection.aggregate(pipeline)]
-        # Read after the documents: a lease is there before anything is told under it.
+        # Read after the documents: a lease exists before a state is reported under it.
         owners = await self._owners.of(whole(document.get("segment_id")) for document in documents)
         holds = await self._holds([str(document["id"]) for document in documents])
         return [

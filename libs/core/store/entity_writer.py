@@ -1,13 +1,13 @@
-"""Write events into entities: in batches, in any order, by several processes, and again after a crash.
+"""Apply events to entities: in batches, in any order, in several processes, and again after a crash.
 
-Each entity's history is read, the events are folded into it (pure: :mod:`libs.core.store.history`), and the outcome is
-written under the revision that was read. Whoever loses a race reads again. The order of the steps is what makes a
-crash between any two of them harmless once the events come again:
+Each entity's history is read, the events are folded into it (pure: :mod:`libs.core.store.history`), and the result is
+written on the condition that the revision is unchanged. A writer that loses a race reads again. The order of the steps
+makes a crash between any two of them harmless once the events are redelivered:
 
-- a tombstone is written before the entity is removed, and read after the entity: who finds one gone knows why;
-- after a tombstone was put where nothing was removed, the entity is looked for again, and after an insert or an update
-  the tombstone is, so that of a deletion and another write that run at once, one always sees the other;
-- a slot is claimed before an insert and handed back after a removal (:mod:`libs.core.store.partitions`).
+- a tombstone is written before the entity is removed, and read after the entity: it explains a missing entity;
+- after a tombstone was written without a removal, the entity is read again, and after an insert or an update
+  the tombstone is, so that of a concurrent deletion and write, one always sees the other;
+- a slot is claimed before an insert and returned after a removal (:mod:`libs.core.store.partitions`).
 """
 
 import asyncio
@@ -26,16 +26,16 @@ from libs.core.store.partitions import PartitionStore
 from libs.core.store.tombstones import TombstoneStore
 
 Derive = Callable[[Mapping[str, object], Mapping[str, object] | None], Mapping[str, object]]
-"""Fields of the service's own (such as `next_execution_time`) for an entity whose document is to become the first.
+"""The service's own fields (such as `next_execution_time`) for an entity whose document becomes the first argument.
 
-The second is its document as it was read, None for a new entity; a worker may have changed fields of its own since.
+The second is its document as read, None for a new entity; a worker may have changed its own fields since.
 """
 
 _MAX_ROUNDS = 30
 
 
 class EntityContended(Retryable):
-    """Others changed the entities each time before our write arrived."""
+    """Other writers changed the entities before each attempt to write."""
 
     def __init__(self, entity_ids: Iterable[str]) -> None:
         super().__init__(f"lost the race for {sorted(entity_ids)} {_MAX_ROUNDS} times")
@@ -43,18 +43,18 @@ class EntityContended(Retryable):
 
 @dataclass(slots=True)
 class Applied:
-    """What a call of :meth:`EntityWriter.apply` changed; sometimes more, never less than that."""
+    """The effects of a call of :meth:`EntityWriter.apply`; possibly more than happened, never less."""
 
     segments: set[int] = field(default_factory=set)
-    """Segments whose owner should look."""
+    """Segments whose owner must be woken."""
     changed_ids: set[str] = field(default_factory=set)
     occupancy_changed: bool = False
-    """Whether the master should look: a partition got its first entity, or lost its last one."""
+    """Whether the masters must be woken: a partition got its first entity, or lost its last one."""
 
 
 @dataclass(slots=True)
 class _Plan:
-    """What to write so that the database says what the histories say."""
+    """The writes that bring the database in line with the histories."""
 
     tombstones: dict[str, Stamp] = field(default_factory=dict)
     inserts: list[Document] = field(default_factory=list)
@@ -62,7 +62,7 @@ class _Plan:
     removals: list[Document] = field(default_factory=list)
 
     def written_ids(self) -> set[str]:
-        """The entities whose document is written, under the condition that it is as it was read."""
+        """The entities whose document is written, on the condition that it is unchanged."""
         return {d["id"] for d in (*self.inserts, *(document for document, _ in self.updates), *self.removals)}
 
 
@@ -83,13 +83,13 @@ class EntityWriter:
         self._derive = derive
 
     async def apply(self, events: Sequence[EntityEvent], revision: int | None = None) -> Applied:
-        """Bring the entities to what *events* say, given all that was applied before. Safe to repeat.
+        """Apply *events* to the entities, given all earlier events. May be repeated.
 
         Args:
-            revision: if given, an entity that has another one by now, or is gone, is left alone.
+            revision: if given, an entity with another revision, or a removed one, is not changed.
 
         Raises:
-            StoreUnavailable: some of it may have been written; apply the same events again.
+            StoreUnavailable: part of it may have been written; apply the same events again.
             EntityContended: as above.
             StoreRejected: one of the entities cannot be stored; apply each alone to find which.
         """
@@ -107,9 +107,9 @@ class EntityWriter:
         raise EntityContended(events_by_id)
 
     async def remove(self, document: Document, ended: Stamp) -> Applied:
-        """Remove the entity that *document* was read from, as deleted at *ended* or after all that it follows by then.
+        """Remove the entity of *document*, as deleted at *ended* or after all of its events.
 
-        One that was made under the same id meanwhile is left alone. Safe to repeat.
+        An entity recreated under the same id meanwhile is kept. May be repeated.
 
         Raises:
             StoreUnavailable: it may have been removed.
@@ -128,14 +128,14 @@ class EntityWriter:
         raise EntityContended([entity_id])
 
     async def finish_deletions(self, entity_ids: Sequence[str]) -> Applied:
-        """Remove those of these entities whose tombstone says that they are deleted. Safe to repeat.
+        """Remove those of these entities that have a tombstone of a deletion. May be repeated.
 
         Raises:
             StoreUnavailable: some may have been removed.
         """
         applied = Applied()
         documents, deletions = await asyncio.gather(self._documents(entity_ids), self._tombstones.of(entity_ids))
-        # One that somebody changes meanwhile is in that one's hands, who reads the tombstone too.
+        # An entity that changes meanwhile is handled by the other writer, which reads the tombstone too.
         await self._remove(
             [d for d in documents.values() if d["id"] in deletions and _is_deleted(d, deletions[d["id"]])], applied
         )
@@ -144,7 +144,7 @@ class EntityWriter:
     async def _round(
         self, events_by_id: Mapping[str, Sequence[EntityEvent]], applied: Applied, revision: int | None
     ) -> set[str]:
-        """One attempt; the ids for which another is needed."""
+        """Make one attempt; return the ids that need another one."""
         documents = await self._documents(events_by_id)
         deletions = await self._tombstones.of(events_by_id)
         plan = _Plan()
@@ -160,7 +160,7 @@ class EntityWriter:
         return contended | await self._insert(plan.inserts, deletions, applied)
 
     async def _changed_since(self, documents: Mapping[str, Document], entity_ids: Iterable[str]) -> set[str]:
-        """Those of these entities that are no longer as they were read into *documents*."""
+        """Return those of these entities that changed since they were read into *documents*."""
         entity_ids = set(entity_ids)
         if not entity_ids:
             return set()
@@ -168,7 +168,7 @@ class EntityWriter:
         return {i for i in entity_ids if _state(now.get(i)) != _state(documents.get(i))}
 
     async def _deleted_since(self, deletions: Mapping[str, Stamp], entity_ids: Iterable[str]) -> set[str]:
-        """Those of these entities whose last deletion is no longer the one in *deletions*."""
+        """Return those of these entities whose last deletion is no longer the one in *deletions*."""
         entity_ids = set(entity_ids)
         if not entity_ids:
             return set()
@@ -243,7 +243,7 @@ class EntityWriter:
             self._note(applied, document)
         updated = {document["id"] for document, _ in updates}
         if result.matched_count < len(updates):
-            # The server does not say which of them matched. Looking again finds nothing to do for those that did.
+            # The server does not report which of them matched. A second round finds nothing to do for those that did.
             return updated
         return await self._deleted_since(deletions, updated)
 
@@ -267,7 +267,7 @@ class EntityWriter:
         return contended | await self._deleted_since(deletions, (document["id"] for document in inserted))
 
     async def _insert_unless_there(self, documents: Sequence[Document]) -> set[int]:
-        """Insert all but those whose id exists; their indexes are returned."""
+        """Insert all except those whose id exists; return the indexes of those."""
         with translated():
             try:
                 await self._entities.insert_many(documents, ordered=False)
@@ -283,12 +283,12 @@ class EntityWriter:
 
 
 def _is_deleted(document: Document, deletion: Stamp) -> bool:
-    """Whether nothing of *document* is from after *deletion*."""
+    """Whether nothing in *document* is later than *deletion*."""
     return history_of(document, None).with_deletion(deletion).current is None
 
 
 def as_read(document: Mapping[str, object]) -> Document:
-    """The filter that matches *document* as long as nobody has changed it since it was read."""
+    """Return the filter that matches *document* while it is unchanged."""
     return {"_id": document["_id"], "revision": document.get("revision", {"$exists": False})}
 
 

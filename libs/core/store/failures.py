@@ -1,4 +1,4 @@
-"""How often handling an event failed, counted over all workers, so that it is given up after a few times."""
+"""Count failures of handling an event over all workers, so that it becomes a dead letter after a few."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -16,12 +16,12 @@ class FailureStore:
         self._failures = database["event_failures"]
 
     async def ensure_indexes(self) -> None:
-        """Make the index that lets old counts expire. Safe to repeat."""
+        """Create the index that expires old counts. May be repeated."""
         with translated():
             await self._failures.create_index("expires_at", expireAfterSeconds=0)
 
     async def count(self, message: str, error: str) -> int:
-        """Count one more failure of *message* and return how many there were."""
+        """Count one more failure of *message* and return their number."""
         with translated():
             found: Document | None = await self._failures.find_one_and_update(
                 {"_id": message},

@@ -1,9 +1,9 @@
-"""Which of an entity's events counts, whatever order and however often they arrive.
+"""Determine which of an entity's events is current, in whatever order and however often they arrive.
 
-The outcome is a function of the set of events alone. A deletion takes away every version that was made or published
-before it; among the versions that are left the newest update counts, and without an update the oldest creation
-(a creation of something that exists changes nothing). A version that does not count now is kept only while a
-deletion still to come could make it count, so an ordinary history holds one version.
+The result is a function of the set of events. A deletion invalidates every version that was created or published
+before it; among the remaining versions the newest update is current, and without an update the oldest creation
+(a creation of an existing entity changes nothing). Another version is kept only while a future deletion could make
+it current, so an ordinary history has one version.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ _MAX_ALTERNATES = 8
 
 
 class EventKind(StrEnum):
-    """What an event says about its entity."""
+    """The kinds of events about an entity."""
 
     CREATED = "created"
     UPDATED = "updated"
@@ -27,10 +27,10 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """When an event was made and where it stands among the others; times in nanoseconds since 1970.
+    """The creation of an event and its position among the others; times in nanoseconds since 1970.
 
-    `made_by` is the latest moment at which it can have been made, as `made_at` may have been written coarsely.
-    `stream` is the time the stream was created, because sequences start anew with it; UNKNOWN_STREAM outside of one.
+    `made_by` is the latest possible time of its creation, as `made_at` may have a low precision.
+    `stream` is the creation time of the stream, because its sequences restart; UNKNOWN_STREAM outside of one.
     """
 
     made_at: int
@@ -49,9 +49,9 @@ class Stamp:
         stream: int = UNKNOWN_STREAM,
         sequence: int = 0,
     ) -> "Stamp":
-        """The stamp of an event published at *published_at* that says it was made at *made_at*, if it says so.
+        """Return the stamp of an event published at *published_at* that contains the creation time *made_at*, if any.
 
-        A time far ahead of the server's clock is nonsense that would outlive every later update, so it is ignored.
+        A time far ahead of the server's clock is ignored: it would take precedence over every later update.
         """
         if made_at is None or made_at > published_at + _MAX_CLOCK_LEAD_NANOSECONDS:
             return cls(published_at, _FOREVER, published_at, stream, sequence)
@@ -59,7 +59,7 @@ class Stamp:
 
     @property
     def says_when_made(self) -> bool:
-        """Whether the event itself said when it was made; otherwise `made_at` is when it was published."""
+        """Whether the event contained its creation time; otherwise `made_at` is the time of publishing."""
         return self.made_by != _FOREVER
 
     def same_message(self, other: "Stamp") -> bool:
@@ -67,7 +67,7 @@ class Stamp:
         return self._place == other._place
 
     def published_before(self, other: "Stamp") -> bool:
-        """Compare by sequence within one stream, where clocks may disagree, and by the server's time across streams."""
+        """Compare by sequence within one stream, where clocks may differ, and by the server's time across streams."""
         if self.stream == other.stream != UNKNOWN_STREAM:
             return self.sequence < other.sequence
         return (self.published_at, self.sequence) < (other.published_at, other.sequence)
@@ -79,9 +79,9 @@ class Stamp:
         return self.published_before(other)
 
     def outlives(self, deletion: "Stamp") -> bool:
-        """Whether an event with this stamp belongs to the time after *deletion*: published after it, and made after it.
+        """Whether an event with this stamp was both published and created after *deletion*.
 
-        The second half keeps an old event that is published again from raising what was deleted.
+        The second condition prevents a republished old event from recreating a deleted entity.
         """
         return deletion.published_before(self) and self.made_by > deletion.published_at
 
@@ -92,16 +92,16 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What one `created` or `updated` event says the entity is."""
+    """The content of one `created` or `updated` event."""
 
     kind: EventKind
     stamp: Stamp
     content: Mapping[str, object]
     trace: Mapping[str, str] = field(default_factory=dict)
-    """The W3C trace headers of its message, if it had any."""
+    """The W3C trace headers of its message, if any."""
 
     def counts_before(self, other: "Version") -> bool:
-        """Whether this version is the one to follow when both are there."""
+        """Whether this version takes precedence over *other*."""
         if self.kind != other.kind:
             return self.kind is EventKind.UPDATED
         if self.kind is EventKind.UPDATED:
@@ -109,14 +109,14 @@ class Version:
         return self.stamp.made_before(other.stamp)
 
     def repeats(self, other: "Version") -> bool:
-        """Whether it says nothing that *other* has not said: the same message, or the same event published again."""
+        """Whether it adds nothing to *other*: the same message, or the same event published again."""
         if self.stamp.same_message(other.stamp):
             return True
         said = (self.kind, self.stamp.made_at, self.stamp.made_by)
         return said == (other.kind, other.stamp.made_at, other.stamp.made_by) and self.content == other.content
 
     def makes_needless(self, other: "Version") -> bool:
-        """Whether *other* can never count while this version is known, whatever is still to come."""
+        """Whether *other* can never become current while this version is known, whatever arrives later."""
         outlives_it = self.stamp.made_by >= other.stamp.made_by and not self.stamp.published_before(other.stamp)
         return outlives_it and self.counts_before(other)
 
@@ -125,8 +125,8 @@ class Version:
 class EntityEvent:
     """One event about the entity *id*; *content* is empty for a deletion.
 
-    A *direct* one came from no stream but from somebody who saw the entity as it is now: it comes after all that is
-    known, whatever the clocks say.
+    A *direct* one did not come from a stream but from a caller that read the current entity: it is ordered after all
+    known events, regardless of clocks.
     """
 
     id: str
@@ -139,30 +139,30 @@ class EntityEvent:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """All that must be remembered of an entity's events: the versions that may count, and the last deletion."""
+    """The part of an entity's events that must be stored: versions that may be current, and the last deletion."""
 
     versions: tuple[Version, ...] = ()
     deleted: Stamp | None = None
 
     @property
     def current(self) -> Version | None:
-        """The version to follow, or None when the entity does not exist."""
+        """The current version, or None when the entity does not exist."""
         return self.versions[0] if self.versions else None
 
     @property
     def alternates(self) -> tuple[Version, ...]:
-        """Versions that would count if a late deletion took the current one away."""
+        """Versions that would become current if a late deletion invalidated the current one."""
         return self.versions[1:]
 
     def after(self, event: EntityEvent) -> "History":
-        """The history after *event* became known. Returns itself when that changes nothing."""
+        """Return the history with *event*; itself when that changes nothing."""
         stamp = self.following(event.stamp) if event.direct else event.stamp
         if event.kind is EventKind.DELETED:
             return self.with_deletion(stamp)
         return self.with_version(Version(event.kind, stamp, event.content, event.trace))
 
     def with_version(self, version: Version) -> "History":
-        """The history after *version* became known. Returns itself when that changes nothing."""
+        """Return the history with *version*; itself when that changes nothing."""
         if self.deleted is not None and not version.stamp.outlives(self.deleted):
             return self
         if any(version.repeats(known) or known.makes_needless(version) for known in self.versions):
@@ -170,20 +170,20 @@ class History:
         return History(_in_order([*self.versions, version]), self.deleted)
 
     def with_deletion(self, stamp: Stamp) -> "History":
-        """The history after a deletion became known. Returns itself when that changes nothing."""
+        """Return the history with a deletion; itself when that changes nothing."""
         if self.deleted is not None and not self.deleted.published_before(stamp):
             return self
         return History(_in_order(v for v in self.versions if v.stamp.outlives(stamp)), stamp)
 
     def following(self, stamp: Stamp) -> Stamp:
-        """*stamp*, or as much later as it takes to come after all that is known."""
+        """Return *stamp*, moved after all known events if necessary."""
         known = [version.stamp for version in self.versions] + ([self.deleted] if self.deleted is not None else [])
         latest = max((max(s.published_at, s.made_at) + 1 for s in known), default=0)
         return Stamp.of(max(stamp.published_at, latest))
 
 
 def _in_order(versions: Iterable[Version]) -> tuple[Version, ...]:
-    """Those of *versions* that can count, the one that does first, then the latest published."""
+    """Return those of *versions* that can be current, the current one first, then the latest published."""
     known = list(versions)
     useful = [v for v in known if not any(other.makes_needless(v) for other in known if other is not v)]
     if not useful:

@@ -1,7 +1,7 @@
-"""Holds: which entities must not run, whatever their documents and events say.
+"""Holds: orders that entities must not run, regardless of their documents and events.
 
-A kill is for the moment when the code itself cannot be trusted to stop; a graceful stop leaves it the time to put its
-affairs in order. Each is undone by itself: a resume lifts a kill, a start lifts a stop.
+A kill is for code that cannot be trusted to stop; a graceful stop gives it time for its clean-up. Each is undone
+separately: a resume lifts a kill, a start lifts a stop.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ from libs.core.store.client import Database, Document, translated
 
 
 class SelectorInvalid(UserError):
-    """What the person gave as a selector cannot be one."""
+    """The selector is malformed."""
 
     def __init__(self, text: str) -> None:
         super().__init__(f"{text!r} is not a selector; write FIELD=VALUE, such as custom.config.author=alice")
@@ -22,7 +22,7 @@ class SelectorInvalid(UserError):
 
 @dataclass(frozen=True, slots=True)
 class HoldTarget:
-    """What is held: one entity, those with a value in a field, or all."""
+    """The target of a hold: one entity, entities with a value in a field, or all."""
 
     kind: str
     """`id`, `selector` or `all`."""
@@ -31,20 +31,20 @@ class HoldTarget:
 
     @classmethod
     def entity(cls, entity_id: str) -> Self:
-        """One entity, whether it exists now or not."""
+        """Return the target for one entity, whether it exists now or not."""
         return cls("id", value=entity_id)
 
     @classmethod
     def everything(cls) -> Self:
-        """All entities of the service, those to come too."""
+        """Return the target for all entities of the service, including future ones."""
         return cls("all")
 
     @classmethod
     def selector(cls, text: str) -> Self:
-        """All entities whose field has a value: `custom.config.author=alice`. Dots lead into objects.
+        """Return the target for entities whose field has a value: `custom.config.author=alice`. Dots lead into objects.
 
         Raises:
-            SelectorInvalid: *text* is no FIELD=VALUE.
+            SelectorInvalid: *text* is not FIELD=VALUE.
         """
         path, equals, value = text.partition("=")
         if not equals or not all(path.strip().split(".")):
@@ -52,7 +52,7 @@ class HoldTarget:
         return cls("selector", path.strip(), value.strip())
 
     def matches(self, document: Mapping[str, object]) -> bool:
-        """Whether an entity's document is among what this target means."""
+        """Whether the target includes the entity of a document."""
         if self.kind == "all":
             return True
         if self.kind == "id":
@@ -64,16 +64,16 @@ class HoldTarget:
 
     @property
     def key(self) -> str:
-        """What tells this target from others; the `_id` of its document."""
+        """The unique key of this target; the `_id` of its document."""
         return "all" if self.kind == "all" else f"{self.kind}:{self.path}={self.value}"
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A target that must not run, since when, and on whose word.
+    """A target that must not run, with time, author and reason.
 
     Attributes:
-        graceful: what runs gets SIGTERM and its grace; otherwise it is killed at once.
+        graceful: a running container gets SIGTERM and its grace period; otherwise it is killed at once.
     """
 
     target: HoldTarget
@@ -84,12 +84,12 @@ class Hold:
 
     @property
     def state(self) -> str:
-        """The state of what is held and does not run."""
+        """The state of entities under this hold."""
         return "stopped" if self.graceful else "killed"
 
 
 class Holds:
-    """All holds of one moment. Cheap to ask for every entity of a scan."""
+    """All holds at one time. Fast enough to be called for every entity of a scan."""
 
     def __init__(self, holds: Iterable[Hold] = ()) -> None:
         self._all = sorted(holds, key=lambda hold: (hold.graceful, hold.since))
@@ -105,18 +105,18 @@ class Holds:
         return len(self._all)
 
     def on(self, document: Mapping[str, object]) -> Hold | None:
-        """The hold that keeps this entity from running, None when it may run.
+        """Return the hold that keeps this entity from running; None when it may run.
 
-        A kill before a graceful stop; of two of one kind, the entity's own before a broader one.
+        A kill takes precedence over a graceful stop; of the same kind, the entity's own over a broader one.
         """
         return self._of_kind(document, graceful=False) or self._of_kind(document, graceful=True)
 
     def on_all(self) -> Hold | None:
-        """The hold on everything that counts, or None."""
+        """The effective hold on everything, or None."""
         return next((hold for hold in self._all if hold.target.kind == "all"), None)
 
     def exactly(self, target: HoldTarget, *, graceful: bool) -> Hold | None:
-        """The hold of this kind on exactly this target, or None."""
+        """Return the hold of this kind on exactly this target, or None."""
         return next((hold for hold in self._all if hold.target == target and hold.graceful == graceful), None)
 
     def _of_kind(self, document: Mapping[str, object], *, graceful: bool) -> Hold | None:
@@ -128,13 +128,13 @@ class Holds:
 
 
 class HoldStore:
-    """The collection `holds`. No event touches it, so what is held stays held until it is resumed."""
+    """The collection `holds`. No event changes it, so a hold stays until it is undone."""
 
     def __init__(self, database: Database) -> None:
         self._holds = database["holds"]
 
     async def hold(self, target: HoldTarget, by: str = "", reason: str = "", *, graceful: bool = False) -> Hold:
-        """Hold *target* from now on. Repeated, it keeps the time of the first. A kill and a stop are two holds.
+        """Hold *target* from now on. Repeating it keeps the first time. A kill and a stop are two holds.
 
         Wake the owners afterwards: see :meth:`libs.core.events.wakeups.WakeUps.segments_changed`.
         """
@@ -157,13 +157,13 @@ class HoldStore:
         return _hold(document) if document is not None else Hold(target, datetime.now(UTC), by, reason, graceful)
 
     async def resume(self, target: HoldTarget, *, graceful: bool = False) -> bool:
-        """Undo the hold of exactly this target and kind; False if there was none. Other holds on it stay."""
+        """Undo the hold of exactly this target and kind; return whether there was one. Other holds on it stay."""
         with translated():
             result = await self._holds.delete_one({"_id": _key(target, graceful)})
         return result.deleted_count > 0
 
     async def current(self) -> Holds:
-        """All holds as they are now."""
+        """Return all current holds."""
         with translated():
             return Holds([_hold(document) async for document in self._holds.find({})])
 
@@ -179,7 +179,7 @@ def _hold(document: Document) -> Hold:
 
 
 def _at(value: object, path: list[str]) -> Iterator[object]:
-    """The values at *path*; a list on the way stands for each of its elements."""
+    """Return the values at *path*; a list on the way stands for each of its elements."""
     if isinstance(value, list):
         for element in value:
             yield from _at(element, path)

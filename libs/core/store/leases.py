@@ -1,8 +1,8 @@
-"""Leases: who owns a segment, and which master leads, until when, by the database server's clock.
+"""Leases of segments and of the leadership, by the database server's clock.
 
-Each operation is one conditional update of one document that compares with ``$$NOW``, so that no client's clock takes
-part and two clients can never both succeed. The write must reach a majority: a lease that a failover could roll back
-is none. The counter ``epoch`` rises with every acquisition and never falls, also over releases.
+Each operation is one conditional update of one document that compares with ``$$NOW``, so no client's clock is
+involved and two clients can never both succeed. The write must reach a majority: a lease that a failover could roll
+back is worthless. The counter ``epoch`` increases with every acquisition and never decreases, also across releases.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ from libs.core.store.client import StoreUnavailable, translated
 
 _Document = dict[str, Any]
 _SURVEY_BATCH = 1000
-"""Documents decoded at once; the event loop runs in between."""
+"""Documents decoded in one step; the event loop runs in between."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Grant:
-    """What an acquisition or renewal brought."""
+    """The result of an acquisition or renewal."""
 
     epoch: int
     proven_until: float
@@ -46,7 +46,7 @@ class LeaseStore:
     """The leases of the segments, in their documents in ``partitions``. Needs no index beyond the primary one.
 
     Args:
-        life_seconds: how long a lease lasts from each renewal on.
+        life_seconds: duration of a lease from each renewal on.
         timeout_seconds: the limit of each request, unless a call names a shorter one.
         clock: the process's monotonic clock.
     """
@@ -65,12 +65,12 @@ class LeaseStore:
         self._leases = _Leases(self._partitions, life_seconds, clock)
 
     async def acquire(self, segment_id: int, holder: Holder, *, timeout_seconds: float | None = None) -> Lease:
-        """Take the lease of *segment_id* with a new epoch, if it is free or was held by this worker's process before.
+        """Acquire the lease of *segment_id* with a new epoch, if it is free or was held by this process before.
 
-        Safe to repeat: a lease of one's own is taken anew.
+        May be repeated: an own lease is acquired again.
 
         Raises:
-            LeaseHeld: by somebody else.
+            LeaseHeld: by another process.
             SegmentMissing: there is no such segment.
             StoreUnavailable: outcome unknown; the lease may be held by *holder* now.
         """
@@ -84,7 +84,7 @@ class LeaseStore:
         return Lease(segment_id, holder, grant.epoch, grant.proven_until)
 
     async def renew(self, lease: Lease, *, timeout_seconds: float | None = None) -> Lease:
-        """Extend *lease* and return it with its new proof. Safe to repeat.
+        """Extend *lease* and return it with its new proof. May be repeated.
 
         Raises:
             LeaseLost: stop its containers now, unless it was superseded.
@@ -98,28 +98,28 @@ class LeaseStore:
         return replace(lease, proven_until=proven_until)
 
     async def release(self, lease: Lease, *, timeout_seconds: float | None = None) -> None:
-        """Give *lease* back, so that the next one may have it at once. Safe to repeat; a lost lease is left alone.
+        """Release *lease*, so that it can be acquired at once. May be repeated; a lost lease is not changed.
 
         Raises:
-            StoreUnavailable: outcome unknown; it is gone at the latest when it runs out.
+            StoreUnavailable: outcome unknown; it expires in any case.
         """
         async with _limited(timeout_seconds or self._timeout_seconds):
             await self._leases.release(lease.segment_id, lease.holder, lease.epoch)
 
     async def superseded(self, lease: Lease, *, timeout_seconds: float | None = None) -> bool:
-        """Whether a later process of the same worker, on the same host, has taken over what *lease* was for.
+        """Whether a later process of the same worker, on the same host, has taken over *lease*.
 
         Raises:
-            StoreUnavailable: nothing is known.
+            StoreUnavailable: unknown.
         """
         async with _limited(timeout_seconds or self._timeout_seconds):
             return await self._leases.superseded(lease.segment_id, lease.holder, lease.epoch)
 
     async def survey(self, *, timeout_seconds: float | None = None) -> list[SegmentView]:
-        """All segments that have entities or a live lease, by number, as one query sees them.
+        """Return all segments with entities or a live lease, by number, as of one query.
 
         Raises:
-            StoreUnavailable: nothing is known; it does not mean that there are none.
+            StoreUnavailable: unknown; it does not mean that there are none.
         """
         segments = []
         async with _limited(timeout_seconds or max(self._timeout_seconds, 10.0)):
@@ -131,7 +131,7 @@ class LeaseStore:
         return segments
 
     async def live(self, *, timeout_seconds: float | None = None) -> list[LeaseView]:
-        """The leases that are held now, by segment. Errors as survey()."""
+        """Return the live leases, by segment. Errors as survey()."""
         survey = await self.survey(timeout_seconds=timeout_seconds)
         return [segment.lease for segment in survey if segment.lease is not None]
 
@@ -146,7 +146,7 @@ class LeaseStore:
 
 
 class LeadershipStore:
-    """The lease of the one master that leads, a document of its own in ``leadership``. Arguments as for LeaseStore."""
+    """The lease of the leading master, a document of its own in ``leadership``. Arguments as for LeaseStore."""
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class LeadershipStore:
         self._leases = _Leases(self._collection, life_seconds, clock)
 
     async def acquire(self, holder: Holder, *, timeout_seconds: float | None = None) -> Leadership:
-        """Become the leader if nobody is. Only the same process may take its own leadership anew.
+        """Become the leader if there is none. Only the same process may acquire its own leadership again.
 
         Raises:
             LeaseHeld: by another master.
@@ -173,7 +173,7 @@ class LeadershipStore:
         async with _limited(timeout_seconds or self._timeout_seconds):
             document, grant = await self._leases.acquire(self._name, holder, same_host_takes_over=False)
             if document is None:
-                # The first master of this database. If another one is faster, its document is the one that is there.
+                # The first master of this database. Of several concurrent ones, the first inserts the document.
                 await self._collection.update_one({"_id": self._name}, {"$setOnInsert": {"lease": None}}, upsert=True)
                 document, grant = await self._leases.acquire(self._name, holder, same_host_takes_over=False)
         if document is None:
@@ -183,7 +183,7 @@ class LeadershipStore:
         return Leadership(holder, grant.epoch, grant.proven_until)
 
     async def renew(self, leadership: Leadership, *, timeout_seconds: float | None = None) -> Leadership:
-        """Extend it and return it with its new proof. Safe to repeat.
+        """Extend it and return it with its new proof. May be repeated.
 
         Raises:
             LeaseLost: stop leading now.
@@ -196,19 +196,19 @@ class LeadershipStore:
         return replace(leadership, proven_until=proven_until)
 
     async def release(self, leadership: Leadership, *, timeout_seconds: float | None = None) -> None:
-        """Give it back, so that another master may lead at once. Safe to repeat. Errors as LeaseStore.release()."""
+        """Release it, so that another master may lead at once. May be repeated. Errors as LeaseStore.release()."""
         async with _limited(timeout_seconds or self._timeout_seconds):
             await self._leases.release(self._name, leadership.holder, leadership.epoch)
 
     async def leader(self, *, timeout_seconds: float | None = None) -> Holder | None:
-        """The master that leads now, as anybody sees it; None when none does. Raises StoreUnavailable."""
+        """Return the current leadership; None without a leader. Raises StoreUnavailable."""
         async with _limited(timeout_seconds or self._timeout_seconds):
             document = await self._collection.find_one({"_id": self._name, "$expr": LIVE}, {"lease": 1})
         return _holder_of(document) if document is not None and document["lease"].get("worker_id") else None
 
 
 LIVE = {"$gt": ["$lease.expires_at", "$$NOW"]}
-"""True in an expression when there is a lease that has not run out; a missing or null date compares as lower."""
+"""True in an expression when there is a lease that has not expired; a missing or null date compares as lower."""
 _REMAINING = {"$subtract": ["$lease.expires_at", "$$NOW"]}
 _EPOCH = {"$ifNull": ["$lease.epoch", 0]}
 _STARTED_AT = {"$ifNull": ["$lease.started_at_milliseconds", 0]}
@@ -226,10 +226,10 @@ class _Leases:
     async def acquire(
         self, document_id: int | str, holder: Holder, *, same_host_takes_over: bool
     ) -> tuple[Mapping[str, Any] | None, _Grant | None]:
-        """The document after the attempt (None: there is none), and the grant if *holder* got the lease."""
+        """Return the document after the attempt (None: missing), and the grant if *holder* got the lease."""
         own: list[_Document] = [{"$eq": ["$lease.instance_id", _literal(holder.instance_id)]}]
         if same_host_takes_over:
-            # Not the other way round: an older process that was frozen must not take it from its successor.
+            # Not the other way round: an older frozen process must not take it from its successor.
             not_later = {"$lte": [_STARTED_AT, holder.started_at_milliseconds]}
             own.append({"$and": [{"$eq": ["$lease.host", _literal(holder.host)]}, not_later]})
         may_take = {
@@ -246,7 +246,7 @@ class _Leases:
             "epoch": {"$add": [_EPOCH, 1]},
             "expires_at": self._expiry,
         }
-        # One request that either grants or shows who is in the way: no second read that could see another state.
+        # One request that either grants or returns the current holder: no second read of a possibly different state.
         update = [{"$set": {"lease": {"$cond": [may_take, granted, "$lease"]}}}]
         sent = self._clock()
         document = await self._collection.find_one_and_update(
@@ -260,7 +260,7 @@ class _Leases:
         return document, _Grant(document["lease"]["epoch"], sent + self._life_seconds)
 
     async def renew(self, document_id: int | str, holder: Holder, epoch: int) -> float | None:
-        """Until when it is proven; None when it is not held any more. One that has run out stays lost."""
+        """Return until when it is proven; None when it is no longer held. An expired lease stays lost."""
         sent = self._clock()
         result = await self._collection.update_one(
             {**_held(document_id, holder, epoch), "$expr": LIVE}, [{"$set": {"lease.expires_at": self._expiry}}]
@@ -268,14 +268,14 @@ class _Leases:
         return sent + self._life_seconds if result.matched_count == 1 else None
 
     async def release(self, document_id: int | str, holder: Holder, epoch: int) -> None:
-        """Let it end now, and keep the epoch for the next one."""
+        """End it now, and keep the epoch for the next owner."""
         ended = {"worker_id": None, "instance_id": None, "host": None, "epoch": "$lease.epoch", "expires_at": "$$NOW"}
         # $set merges documents, so the fields are named one by one.
         update = [{"$set": {f"lease.{field}": value for field, value in ended.items()}}]
         await self._collection.update_one(_held(document_id, holder, epoch), update)
 
     async def superseded(self, document_id: int | str, holder: Holder, epoch: int) -> bool:
-        """Whether a later process under the same name and on the same host has taken the lease since *epoch*."""
+        """Whether a later process of the same name on the same host has acquired the lease since *epoch*."""
         document = await self._collection.find_one({"_id": document_id}, {"lease": 1})
         lease = (document or {}).get("lease") or {}
         return bool(
@@ -296,7 +296,7 @@ def _held(document_id: int | str, holder: Holder, epoch: int) -> _Document:
 
 
 def _literal(text: str) -> _Document:
-    # An id that somebody chose may begin with "$", which an expression would read as a field.
+    # An id from outside may begin with "$", which an expression would read as a field.
     return {"$literal": text}
 
 
@@ -320,10 +320,10 @@ def _segment(document: Mapping[str, Any]) -> SegmentView:
 
 @contextlib.asynccontextmanager
 async def _limited(timeout_seconds: float) -> AsyncIterator[None]:
-    """The driver's own time limit over all requests of the block, its errors as ours."""
+    """Apply the driver's own time limit to all requests of the block, and translate its errors."""
     try:
-        # The driver's limit ends the request on the server as well. The second one is for a driver that does not
-        # return: whoever renews a lease must not wait for it.
+        # The driver's limit ends the request on the server as well. The second one covers a driver that does not
+        # return: the renewal of a lease must not wait for it.
         async with asyncio.timeout(timeout_seconds + 0.25):
             with translated(), pymongo.timeout(timeout_seconds):
                 yield

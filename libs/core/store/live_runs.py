@@ -1,4 +1,4 @@
-"""Which runs may be alive: a record that has no end proves nothing when its worker and its host are gone."""
+"""Find runs that may be alive: a record without an end proves nothing when its worker and host are gone."""
 
 from collections.abc import Collection
 
@@ -7,21 +7,21 @@ from libs.core.store.runs import RunFilter, RunStore
 
 
 class LiveRuns:
-    """Open records, held against the leases under which their containers live."""
+    """Open records, compared with the leases under which their containers live."""
 
     def __init__(self, runs: RunStore, leases: LeaseStore) -> None:
         self._runs = runs
         self._leases = leases
 
     async def of(self, entity_ids: Collection[str], *, outside: int | None = None) -> dict[str, str]:
-        """Those of these entities of which a container may be alive, with the worker that has it.
+        """Return those of these entities that may have a live container, with its worker.
 
         Args:
-            outside: only in other segments than this one. An entity that is deleted and created again may come to
-                another segment while its old owner still stops it, which takes up to the grace of a stop.
+            outside: only in other segments than this one. An entity that is deleted and recreated may get
+                another segment while its old owner still stops it, which takes up to the grace period of a stop.
 
         Raises:
-            StoreUnavailable: nothing is known.
+            StoreUnavailable: unknown.
         """
         wanted = RunFilter(entity_ids=entity_ids, open=True, outside_segment_id=outside)
         found = await self._runs.list(wanted, limit=0)

@@ -1,13 +1,13 @@
-"""Numbers of a config as bots get them."""
+"""Numbers of a config as passed to bots."""
 
 _INTEGER_BELOW = 1e21
-"""From here on a number is written with an exponent, by JavaScript and by the older runtime alike."""
+"""From here on JavaScript and the older runtime write a number with an exponent."""
 
 
 def with_integers(value: object) -> object:
-    """*value* with integers in place of floating point numbers without a fraction, at any depth.
+    """Return *value* with integers in place of floating point numbers without a fraction, at any depth.
 
-    JSON has one kind of numbers, and an older runtime stored all of them as doubles: a bot that was given `5` would
+    JSON has one kind of number, and an older runtime stored all numbers as doubles: a bot with `5` in its config would
     get `5.0`, which is neither an index nor a count.
     """
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Events to be published: written to MongoDB first, so that none is lost while NATS is away or this process dies."""
+"""Events to be published: stored in MongoDB first, so that none is lost while NATS is down or this process crashes."""
 
 import time
 import uuid
@@ -11,14 +11,14 @@ from pymongo import ReturnDocument
 from libs.core.store.client import Database, Document, translated
 
 CLAIM_LIMIT = 100
-"""How many events are claimed at once."""
+"""Maximum number of events claimed at once."""
 
 _COUNTER = "outbox"
 
 
 @dataclass(frozen=True, slots=True)
 class OutgoingEvent:
-    """An event that waits to be published. `id` is what the stream recognises a repeated one by.
+    """An event that waits to be published. `id` lets the stream recognise a repetition.
 
     *alone*: no other event of its entity waited behind it when it was claimed.
     """
@@ -33,10 +33,10 @@ class OutgoingEvent:
 
 
 class Outbox:
-    """The collection `outbox`. Events of one entity leave it one after another, those of different entities at once.
+    """The collection `outbox`. Events of one entity are published in order, those of different entities in parallel.
 
     Args:
-        claim_seconds: how long the process that publishes an event has it for itself.
+        claim_seconds: how long a claim reserves an event for the publishing process.
     """
 
     def __init__(self, database: Database, *, claim_seconds: float = 15.0) -> None:
@@ -45,7 +45,7 @@ class Outbox:
         self.claim_seconds = claim_seconds
 
     async def ensure_indexes(self) -> None:
-        """Make the index by which the oldest events are found. Safe to repeat."""
+        """Create the index that finds the oldest events. May be repeated."""
         with translated():
             await self._outbox.create_index([("entity_id", 1), ("position", 1)])
 
@@ -58,10 +58,10 @@ class Outbox:
         headers: Mapping[str, str] | None = None,
         event_id: str | None = None,
     ) -> str:
-        """Add an event behind the others of its entity and return its id.
+        """Append an event behind the others of its entity and return its id.
 
-        With an *event_id* of the caller's it may be repeated: an event that still waits is not added again, and one
-        that was published a short while ago is dropped by the stream.
+        With a caller's *event_id* it may be repeated: an event that still waits is not added again, and one
+        that was recently published is dropped by the stream.
 
         Raises:
             StoreUnavailable: added or not; add it again under the same id.
@@ -93,7 +93,7 @@ class Outbox:
             return await self._outbox.find_one({"entity_id": entity_id}, {"_id": 1}) is not None
 
     async def claim(self, limit: int = CLAIM_LIMIT) -> list[OutgoingEvent]:
-        """The oldest event of each of up to *limit* entities, claimed for this process; publish and remove them."""
+        """Claim the oldest event of each of up to *limit* entities for this process; publish and remove them."""
         first_of_each: list[Document] = [
             {"$sort": {"entity_id": 1, "position": 1}},
             {
@@ -123,17 +123,17 @@ class Outbox:
         return claimed
 
     async def remove(self, event_id: str) -> None:
-        """It is published. Safe to repeat."""
+        """Remove a published event. May be repeated."""
         with translated():
             await self._outbox.delete_one({"_id": event_id})
 
     async def release(self, event_id: str) -> None:
-        """It could not be published: let any process try at once. Safe to repeat."""
+        """Release the claim of an event that could not be published. May be repeated."""
         with translated():
             await self._outbox.update_one({"_id": event_id}, {"$unset": {"claimed_until": ""}})
 
     async def count(self) -> int:
-        """How many events wait."""
+        """Return the number of waiting events."""
         with translated():
             return await self._outbox.count_documents({})
 

@@ -1,4 +1,4 @@
-"""Who has each segment, by its lease and the database server's clock, and since when a lost worker is gone."""
+"""The owner of each segment, by its lease and the database server's clock, and when a lost owner's lease expired."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ _AGE = {"$subtract": ["$$NOW", "$lease.expires_at"]}
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """Who has a segment.
+    """The owner of a segment.
 
     Attributes:
-        worker: the worker whose lease lives, or whose lease has run out; empty when the last one gave it back, and when
-            there was none.
-        lost_seconds: for how long the lease has been over; None while it lives, and without a worker.
+        worker: the worker of the live or expired lease; empty when the last owner released it, and when there was
+            none.
+        lost_seconds: time since the lease expired; None while it lives, and without a worker.
     """
 
     worker: str = ""
@@ -28,12 +28,12 @@ class Ownership:
 
     @property
     def is_live(self) -> bool:
-        """Whether a worker has the segment now."""
+        """Whether a worker owns the segment now."""
         return bool(self.worker) and self.lost_seconds is None
 
 
 NOBODY = Ownership()
-"""Of a segment that no worker has had since the last one gave it back."""
+"""The ownership of a segment that was released by its last owner."""
 
 
 class OwnershipReader:
@@ -43,11 +43,11 @@ class OwnershipReader:
         self._partitions = database["partitions"]
 
     async def all(self) -> Mapping[int, Ownership]:
-        """Of every segment that has a document."""
+        """Return the owner of every segment that has a document."""
         return await self._read({})
 
     async def of(self, segment_ids: Iterable[int | None]) -> Mapping[int, Ownership]:
-        """Of these segments, as far as they have a document."""
+        """Return the owners of these segments, if they have a document."""
         wanted = {segment_id for segment_id in segment_ids if segment_id is not None}
         return await self._read({"_id": {"$in": sorted(wanted)}}) if wanted else {}
 

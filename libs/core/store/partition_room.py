@@ -1,14 +1,14 @@
-"""Which partitions have room, and opening new ones: no more than the claims need, however many processes claim at once.
+"""Find partitions with room, and open new ones: only as many as needed, however many processes claim at once.
 
-A partition is opened only when none has room, and only under the number that follows the highest one. The number is
+A partition is opened only when none has room, and only under the number after the highest one. The number is
 the guard: processes that find all partitions full at the same time try to open the same one, the unique `_id` lets one
-of them succeed, and the others find its room when they look again. No lock is held, so a process that dies between any
+of them succeed, and the others find its room when they read again. No lock is held, so a crash between any
 two writes blocks no other process and leaves nothing to clean up.
 
-The order of the reads in :meth:`PartitionRoom.open` makes this exact: the highest number is read first, and the room
-after it. If no partition has room then, all partitions up to that number are full, so the next one is needed.
+The order of the reads in :meth:`PartitionRoom.open` makes this exact: the highest number is read first, then the room.
+If no partition has room then, all partitions up to that number are full, so the next one is needed.
 
-The partitions of a cordoned worker have no room: what is new would go to that worker.
+The partitions of a cordoned worker have no room: a new entity would go to that worker.
 """
 
 import random
@@ -33,7 +33,7 @@ _CHOICES = 64
 
 
 class Preference(IntEnum):
-    """How good a partition is for a new entity; the lowest number comes first."""
+    """The preference of a partition for a new entity; the lowest number comes first."""
 
     OWNED_AND_OCCUPIED = 0
     OWNED = 1
@@ -42,7 +42,7 @@ class Preference(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """The free slots of one partition, as they were read."""
+    """The free slots of one partition, as read."""
 
     segment_id: int
     free: int
@@ -51,7 +51,7 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A new partition, in which *claimed* slots belong to the process that opened it."""
+    """A new partition; *claimed* slots in it belong to the process that opened it."""
 
     segment_id: int
     claimed: int
@@ -63,7 +63,7 @@ class PartitionRoom:
 
     Args:
         entities: the name of the collection whose documents the partitions hold.
-        cap: how many entities a partition holds at most.
+        cap: maximum number of entities in a partition.
     """
 
     def __init__(self, database: Database, entities: str, cap: int) -> None:
@@ -74,7 +74,7 @@ class PartitionRoom:
         self._cap = cap
 
     async def find(self, count: int) -> list[Room]:
-        """Partitions with room for *count*, the preferred ones first, in random order among equals.
+        """Return partitions with room for *count*, the preferred ones first, in random order among equals.
 
         Empty only if no partition has room.
         """
@@ -90,16 +90,16 @@ class PartitionRoom:
         ]
 
     async def open(self, count: int) -> list[Opened]:
-        """Open partitions for *count* entities if none has room; claim in those that this call opened.
+        """Open partitions for *count* entities if none has room; claim slots in those that this call opened.
 
-        Fewer than needed, or none, when others opened some or there is room after all: look again then.
+        Returns fewer than needed, or none, when another process opened some or there is room after all: read again.
         """
         highest = await self._highest()
         if await self._partitions.find_one(await self._with_room(), {"_id": 1}) is not None:
             return []
         number = -(-count // self._cap)
         ids = range(highest + 1, highest + 1 + number)
-        # An older runtime counts on from here, so the counter is never behind the partitions.
+        # An older runtime continues from here, so the counter is never behind the partitions.
         await self._counters.update_one({"_id": _COUNTER}, {"$max": {"seq": ids[-1]}}, upsert=True)
         claims = [min(self._cap, count - index * self._cap) for index in range(number)]
         claimed_monotonic = time.monotonic()
@@ -113,7 +113,7 @@ class PartitionRoom:
         ]
 
     async def _with_room(self) -> Document:
-        """The query for partitions with room."""
+        """Return the query for partitions with room."""
         query: Document = {"bot_count": {"$lt": self._cap}}
         cordoned = [cordon["_id"] async for cordon in self._cordons.find({}, {"_id": 1})]
         if cordoned:
@@ -127,14 +127,14 @@ class PartitionRoom:
             await self._counters.update_one({"_id": _COUNTER}, {"$max": {"seq": newest["_id"]}}, upsert=True)
 
     async def _highest(self) -> int:
-        """The highest number of a partition, or of one that entities name although its document is missing."""
+        """Return the highest number of a partition, or of one that entities name although its document is missing."""
         partition = await self._partitions.find_one({}, {"_id": 1}, sort=[("_id", -1)])
         numbered = {"segment_id": {"$gt": 0}}
         entity = await self._entities.find_one(numbered, {"segment_id": 1}, sort=[("segment_id", -1)])
         return max(int(partition["_id"]) if partition else 0, int(entity["segment_id"]) if entity else 0)
 
     async def _insert_missing(self, ids: Sequence[int], claims: Sequence[int]) -> set[int]:
-        """Insert the partitions that do not exist yet; their numbers."""
+        """Insert the partitions that do not exist yet; return their numbers."""
         inserts = [
             UpdateOne(
                 {"_id": segment_id},
@@ -152,7 +152,7 @@ class PartitionRoom:
 
 
 def spread(count: int, rooms: Sequence[Room], rng: random.Random) -> Counter[int]:
-    """How many of *count* entities go to which segment: random among the preferred ones until those are full."""
+    """Distribute *count* entities over segments: at random among the preferred ones until those are full."""
     chosen: Counter[int] = Counter()
     for preference in Preference:
         free = {room.segment_id: room.free for room in rooms if room.preference is preference}

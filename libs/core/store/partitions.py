@@ -1,8 +1,8 @@
-"""Slots in partitions: which segment a new entity goes to, and how full each segment is.
+"""Slots in partitions: the segment of a new entity, and the number of entities in each segment.
 
-`bot_count` counts the entities of a partition and the slots claimed for those about to be inserted. It is changed
-before an insert and after a removal, so that whatever happens in between it is too high and never too low: a live
-entity is never in a partition that counts 0. What a crash leaves too high, :meth:`PartitionStore.repair` finds.
+`bot_count` counts the entities of a partition and the slots claimed for inserts. It is changed
+before an insert and after a removal, so that it may be too high after a crash, but never too low: a live
+entity is never in a partition that counts 0. :meth:`PartitionStore.repair` corrects a count that is too high.
 
 Partitions are opened sparingly (:mod:`libs.core.store.partition_room`).
 """
@@ -28,7 +28,7 @@ _CONTENDED_SECONDS = 0.02
 
 
 class SlotExpired(Retryable):
-    """A claimed slot was not used in time, so the repair may have given it to somebody else: claim another."""
+    """A claimed slot was not used in time, so a repair may have discounted it: claim another one."""
 
     def __init__(self, segment_id: int) -> None:
         super().__init__(f"the slot claimed in segment {segment_id} was not used in time")
@@ -39,8 +39,8 @@ class SlotExpired(Retryable):
 class Slot:
     """Room for one entity in a segment.
 
-    `repairs` tells the count this slot is part of: a repair starts a new count, in which the slot is no more.
-    `was_empty` is True when the partition counted 0 before, so that a worker must be found for it.
+    `repairs` identifies the count that includes this slot: a repair starts a new count without it.
+    `was_empty` is True when the partition counted 0 before, so that it needs an owner.
     """
 
     segment_id: int
@@ -51,7 +51,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """A partition whose count was wrong, and what it is now."""
+    """A partition whose count was wrong, and the correct count."""
 
     segment_id: int
     counted: int
@@ -59,13 +59,13 @@ class Repaired:
 
 
 class PartitionStore:
-    """The collection `partitions` and the counter of their ids. Never touches the leases kept in the same documents.
+    """The collection `partitions` and the counter of their ids. Never changes the leases in the same documents.
 
     Args:
         entities: the name of the collection whose documents are counted.
-        max_per_partition: the cap, above which no slot is given.
-        claim_life_seconds: a slot not used for so long may be taken back.
-        rng: what chooses among the partitions with room.
+        max_per_partition: the cap above which no slot is claimed.
+        claim_life_seconds: time after which an unused slot may be discounted.
+        rng: chooses among the partitions with room.
     """
 
     def __init__(
@@ -88,27 +88,27 @@ class PartitionStore:
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
 
     async def ensure_indexes(self) -> None:
-        """Make the index that finds partitions with room. Safe to repeat."""
+        """Create the index that finds partitions with room. May be repeated."""
         with translated():
             await self._partitions.create_index("bot_count")
 
     async def occupied(self) -> dict[int, int]:
-        """How many entities each partition has that has any: the segments that need a worker."""
+        """Return the number of entities of each non-empty partition: the segments that need an owner."""
         with translated():
             found = self._partitions.find({"bot_count": {"$gt": 0}}, {"bot_count": 1})
             return {int(partition["_id"]): int(partition["bot_count"]) async for partition in found}
 
     async def claim(self, count: int) -> list[Slot]:
-        """Take *count* slots: in partitions with room, the best ones first, and in new ones when none has room.
+        """Claim *count* slots: in partitions with room, the best ones first, and in new ones when none has room.
 
         Best are partitions with a live owner and entities, then those with a live owner; random among equals. Use the
-        slots at once (:meth:`check`) or hand them back.
+        slots at once (:meth:`check`) or release them.
 
         Raises:
-            StoreUnavailable: some slots may have been taken; the repair finds them.
+            StoreUnavailable: some slots may have been claimed; the repair finds them.
         """
         slots: list[Slot] = []
-        # All claims go to the same few partitions; at least those of one process need not fight for them.
+        # All claims go to the same few partitions; at least the claims of one process are serialized.
         async with self._claiming:
             while len(slots) < count:
                 with translated():
@@ -119,35 +119,35 @@ class PartitionStore:
         return slots
 
     def check(self, slots: Iterable[Slot]) -> None:
-        """Call right before an insert.
+        """Call it right before an insert.
 
         Raises:
-            SlotExpired: this process was held up for so long that a slot may have been taken back.
+            SlotExpired: this process was delayed for so long that a slot may have been discounted.
         """
         if late := self._late(slots):
             raise SlotExpired(late[0].segment_id)
 
     async def confirm(self, slots: Iterable[Slot]) -> None:
-        """Call right after an insert: take the slots again that a repair took back meanwhile.
+        """Call it right after an insert: claim the slots again that a repair discounted meanwhile.
 
-        Whatever the cap. Asks nothing of the server unless the insert took very long.
+        Regardless of the cap. Sends no request unless the insert took very long.
         """
         late = Counter((slot.segment_id, slot.repairs) for slot in self._late(slots))
         with translated():
             for (segment_id, repairs), number in late.items():
-                # A repair that came after the insert has counted the entities; then this is too high, until the next.
+                # A repair after the insert has counted the entities; then this count is too high, until the next one.
                 await self._partitions.update_one(
                     {"_id": segment_id, "repairs": {"$gt": repairs}}, {"$inc": {"bot_count": number}}
                 )
 
     async def held_slots(self, segment_ids: Iterable[int]) -> dict[int, Slot]:
-        """What to hand back with :meth:`release` after an entity of each segment was removed. Read before removing."""
+        """Return what to pass to :meth:`release` after an entity of each segment was removed. Read before removing."""
         with translated():
             found = self._partitions.find({"_id": {"$in": list(set(segment_ids))}}, {"repairs": 1})
             return {int(p["_id"]): Slot(int(p["_id"]), int(p.get("repairs", 0))) async for p in found}
 
     async def release(self, slots: Sequence[Slot]) -> bool:
-        """Hand slots back; whether that emptied a partition. A slot that a repair has discounted is left alone."""
+        """Release slots; return whether that emptied a partition. A slot that a repair discounted is ignored."""
         numbers = Counter((slot.segment_id, slot.repairs) for slot in slots)
         with translated():
             left = await asyncio.gather(
@@ -164,11 +164,11 @@ class PartitionStore:
         return any(partition is not None and partition["bot_count"] == 0 for partition in left)
 
     async def repair(self) -> list[Repaired]:
-        """Set each wrong count to the number of entities that are there. Safe at any time and in several processes.
+        """Correct each wrong count. Safe at any time and in several processes.
 
-        A partition in which a slot was claimed within the last *claim_life_seconds* is left for the next time, since
-        its entity may be on its way, unless its count is too low even so. Entities without a segment, such as those
-        inserted by hand, get one.
+        A partition in which a slot was claimed within the last *claim_life_seconds* is skipped, since its entity may
+        not be inserted yet, unless its count is too low even so. Entities without a segment, such as those inserted by
+        hand, get one.
         """
         await self._place_homeless()
         with translated():
@@ -186,12 +186,12 @@ class PartitionStore:
         return repaired
 
     def _late(self, slots: Iterable[Slot]) -> list[Slot]:
-        """Those that a repair may have taken back."""
+        """Return the counts that a repair may have changed."""
         now = time.monotonic()
         return [slot for slot in slots if now - slot.claimed_monotonic > self._claim_life_seconds / 2]
 
     async def _claim_some(self, count: int) -> list[Slot]:
-        """At most *count* slots; none when other processes were faster."""
+        """Claim at most *count* slots; none when other processes were faster."""
         rooms = await self._room.find(count)
         if not rooms:
             return [
@@ -221,7 +221,7 @@ class PartitionStore:
         return {int(group["_id"]): int(group["number"]) async for group in groups if group["_id"] is not None}
 
     async def _repair_one(self, segment_id: int) -> Repaired | None:
-        """Compare again, this partition alone, and write only if nobody changed it or claimed in it meanwhile."""
+        """Count this partition again, and write only if it was not changed and no slot in it was claimed meanwhile."""
         with translated():
             before: Document | None = await self._partitions.find_one({"_id": segment_id}, {"lease": 0})
             real = await self._entities.count_documents({"segment_id": segment_id})
@@ -241,7 +241,7 @@ class PartitionStore:
         return Repaired(segment_id, int(before["bot_count"]), real) if result.modified_count else None
 
     async def _begin_count(self, segment_id: int, real: int) -> bool:
-        """Count a partition for the first time. False when another process has begun to meanwhile."""
+        """Count a partition for the first time. Return False when another process started to meanwhile."""
         try:
             await self._partitions.update_one(
                 {"_id": segment_id, "bot_count": {"$exists": False}}, {"$set": {"bot_count": real}}, upsert=True

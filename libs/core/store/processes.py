@@ -1,6 +1,6 @@
-"""Which processes of a service there are and where each answers HTTP: for whoever wants to ask one of them.
+"""The processes of a service and their HTTP addresses, for requests to one of them.
 
-Nothing that the runtime itself does depends on it. A process that is gone is forgotten within minutes.
+The runtime itself does not depend on them. A process that ended is removed within minutes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,15 @@ from libs.core.store.client import Database, translated
 
 COLLECTION = "processes"
 KEPT_SECONDS = 600.0
-"""How long a process is known after it was last seen."""
+"""How long a process is kept after its last registration."""
 
 
 @dataclass(frozen=True)
 class KnownProcess:
-    """One process. *name* is the worker's or master's id; *addresses* are where it may be reached, best first.
+    """One process. *name* is the worker's or master's id; *addresses* are its HTTP addresses, best first.
 
-    *token* opens what it shows only to those who may read MongoDB; empty when there is nothing like that. *public_url*
-    goes before the addresses; empty when there is none.
+    *token* gives access to guarded operations, for readers of MongoDB; empty without one. *public_url*
+    has precedence over the addresses; empty without one.
     """
 
     name: str
@@ -35,7 +35,7 @@ class KnownProcess:
 
     @property
     def urls(self) -> list[str]:
-        """Where it may be asked, best first: its public URL, and ``http://host:port`` for each address."""
+        """Its base URLs, best first: the public URL, and ``http://host:port`` for each address."""
         own = [f"http://{bracketed(address)}:{self.http_port}" for address in self.addresses]
         return [self.public_url, *own] if self.public_url else own
 
@@ -48,14 +48,14 @@ class ProcessStore:
         self._partitions = database["partitions"]
 
     async def ensure_indexes(self) -> None:
-        """Make the index by which processes are forgotten. May be repeated."""
+        """Create the index that expires processes. May be repeated."""
         with translated():
             await self._processes.create_index(
                 [("seen_at", ASCENDING)], name="seen_at_ttl", expireAfterSeconds=int(KEPT_SECONDS)
             )
 
     async def seen(self, process: KnownProcess) -> None:
-        """Remember *process*, in place of an earlier one of the same role and name. Repeat it every few minutes."""
+        """Register *process*, replacing an earlier one of the same role and name. Repeat it every few minutes."""
         document = {
             "role": process.role,
             "name": process.name,
@@ -70,14 +70,14 @@ class ProcessStore:
             await self._processes.replace_one({"_id": _key(process.role, process.name)}, document, upsert=True)
 
     async def find(self, role: str, name: str) -> KnownProcess | None:
-        """The process of this role and name that was seen last; None when none was of late."""
+        """Return the latest process of this role and name; None without a recent one."""
         recent = datetime.now(UTC) - timedelta(seconds=KEPT_SECONDS)
         with translated():
             document = await self._processes.find_one({"_id": _key(role, name), "seen_at": {"$gt": recent}})
         return _process(document) if document is not None else None
 
     async def owner(self, segment_id: int) -> KnownProcess | None:
-        """The worker that holds the lease of a segment now; None when nobody does, or it was not seen of late."""
+        """Return the worker that holds the lease of a segment now; None without a holder or a recent registration."""
         live = {"$gt": ["$lease.expires_at", "$$NOW"]}
         with translated():
             segment = await self._partitions.find_one({"_id": segment_id, "$expr": live}, {"lease.worker_id": 1})
@@ -85,14 +85,14 @@ class ProcessStore:
         return await self.find("worker", worker_id) if worker_id is not None else None
 
     async def some(self, role: str, limit: int) -> list[KnownProcess]:
-        """Some processes of this role, those first that were seen last."""
+        """Return some processes of this role, most recently registered first."""
         with translated():
             found = self._processes.find({"role": role}).sort("seen_at", DESCENDING).limit(limit)
             return [_process(document) async for document in found]
 
 
 def bracketed(address: str) -> str:
-    """*address* as it stands in a URL: IPv6 in brackets."""
+    """Return *address* as in a URL: IPv6 in brackets."""
     return f"[{address}]" if ":" in address and not address.startswith("[") else address
 
 

@@ -1,12 +1,12 @@
-"""Which version of an entity runs: the last one that was accepted, kept in the document beside the newest one.
+"""The running version of an entity: the last accepted one, stored in the document beside the newest one.
 
 The contract's `config` and `custom` are always the newest version, whether or not it can run. The field `release`,
-which workers write, holds what a worker needs while the newest version is not accepted::
+written by workers, contains what a worker needs while the newest version is not accepted::
 
     release: {current, previous, rejection, epoch}
 
 *current* and *previous* are whole versions (`revision`, `config`, `custom`, `code_etag`, `window_seconds`), so that any
-worker can start them. An event never changes the field; the removal of the entity removes it.
+worker can start them. Events never change the field; the removal of the entity removes it.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from libs.core.store.entities import CodeLocation, Entity
 
 FIELD = "release"
 ROLLBACK_FIELD = "rollback"
-"""Asks for a rollback, in `config` or at the top level of an event: true, or `{"window_seconds": number}`."""
+"""Requests a rollback, in `config` or at the top level of an event: true, or `{"window_seconds": number}`."""
 
 _MAX_WINDOW_SECONDS = 3600.0
 _YES = (True, 1, "true", "1")
@@ -27,8 +27,8 @@ _YES = (True, 1, "true", "1")
 class RejectionReason(StrEnum):
     """Why a version does not run.
 
-    DEFINITION: a field is missing or wrong. UNHEALTHY: it started, and ended within its health window.
-    CODE_REPLACED: the object that an earlier version ran has other content now.
+    DEFINITION: a field is missing or wrong. UNHEALTHY: it ended within its health window.
+    CODE_REPLACED: the code object of an earlier version now has other content.
     """
 
     DEFINITION = "definition"
@@ -43,19 +43,19 @@ class RejectionReason(StrEnum):
 
 @dataclass(frozen=True)
 class Rejection:
-    """That the version of *revision* does not run. *detail* is for its owner."""
+    """The rejection of the version of *revision*. *detail* is for its owner."""
 
     revision: int
     reason: RejectionReason
     detail: str
 
     def to_document(self) -> dict[str, Any]:
-        """As it is stored, here and in a status."""
+        """Return it as stored, here and in a status."""
         return {"revision": self.revision, "reason": str(self.reason), "detail": self.detail}
 
     @classmethod
     def from_document(cls, value: object) -> "Rejection | None":
-        """The rejection in a document; None when there is none."""
+        """Return the rejection in a document; None without one."""
         if not isinstance(value, Mapping) or value.get("reason") not in set(RejectionReason):
             return None
         return cls(_whole(value.get("revision")), RejectionReason(value["reason"]), str(value.get("detail") or ""))
@@ -63,12 +63,12 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Version:
-    """One version of an entity, with all that is needed to run it.
+    """One version of an entity, with everything that is needed to run it.
 
     Attributes:
-        code_etag: the version of the code object that it ran; "" when that is not known.
-        window_seconds: its health window, in which its end brings back the version before; None when its owner has
-            not asked for that.
+        code_etag: the version of the code object that it ran; "" when unknown.
+        window_seconds: its health window, within which its end triggers a rollback; None without a requested
+            rollback.
     """
 
     revision: int
@@ -79,7 +79,7 @@ class Version:
 
     @classmethod
     def of(cls, entity: Entity, code_etag: str, default_window_seconds: float) -> "Version":
-        """The newest version of *entity*, which runs the code object's version *code_etag*."""
+        """Return the newest version of *entity*, with the code object's version *code_etag*."""
         document = entity.document
         return cls(
             entity.revision,
@@ -91,17 +91,17 @@ class Version:
         )
 
     def entity_in(self, entity: Entity) -> Entity:
-        """*entity* as it would be if this were its newest version."""
+        """Return *entity* with this version as its newest one."""
         content = {"revision": self.revision, "config": self.config, "custom": self.custom}
         return Entity.of({**entity.document, **content})
 
     @property
     def name(self) -> str:
-        """The version as its author calls it; may be ""."""
+        """Its author's name of the version; may be ""."""
         return version_name(self.custom)
 
     def to_document(self) -> dict[str, Any]:
-        """As it is stored."""
+        """Return it as stored."""
         return {
             "revision": self.revision,
             "config": dict(self.config),
@@ -112,7 +112,7 @@ class Version:
 
     @classmethod
     def from_document(cls, value: object) -> "Version | None":
-        """The version in a document; None when there is none."""
+        """Return the version in a document; None without one."""
         if not isinstance(value, Mapping):
             return None
         config, custom = value.get("config"), value.get("custom")
@@ -130,12 +130,12 @@ class Version:
 
 @dataclass(frozen=True)
 class Release:
-    """What is known of an entity's accepted versions.
+    """The accepted versions of an entity.
 
     Attributes:
-        current: the version that was accepted last: what runs, or is to run, unless a newer one is accepted.
+        current: the version that was accepted last; it runs or starts unless a newer one is accepted.
         previous: the version before *current*, until *current* has started and its health window is over.
-        rejection: of a version that was given up after it had started; it is not tried again.
+        rejection: of a version that was given up after its start; it is not tried again.
     """
 
     current: Version | None = None
@@ -144,7 +144,7 @@ class Release:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> "Release":
-        """The release in an entity's document; an empty one when there is none."""
+        """Return the release in an entity's document; an empty one without it."""
         value = document.get(FIELD)
         if not isinstance(value, Mapping):
             return cls()
@@ -155,24 +155,24 @@ class Release:
         )
 
     def accepting(self, version: Version) -> "Release":
-        """*version* is to replace what runs, which is kept until the health window is over."""
+        """Accept *version*; the running version is kept as the previous one until the health window is over."""
         return Release(current=version, previous=self.current)
 
     def confirmed(self, code_etag: str) -> "Release":
-        """The current version runs, with the code object's version *code_etag*, and nothing brings back an earlier."""
+        """Confirm the current version with the code object's version *code_etag*; a rollback is no longer possible."""
         current = replace(self.current, code_etag=code_etag) if self.current is not None else None
         return replace(self, current=current, previous=None)
 
     def reverted(self, rejection: Rejection | None) -> "Release":
-        """The version before is current again; with *rejection* the one that was is not tried again."""
+        """Make the previous version current again; with *rejection* the given-up one is not tried again."""
         return Release(current=self.previous, rejection=rejection)
 
     def rejection_of(self, revision: int) -> Rejection | None:
-        """Why the version of *revision* was given up; None when it was not."""
+        """Return why the version of *revision* was given up; None when it was not."""
         return self.rejection if self.rejection is not None and self.rejection.revision == revision else None
 
     def to_document(self, epoch: int) -> dict[str, Any]:
-        """As it is stored by the owner of *epoch*."""
+        """Return it as stored by the owner of *epoch*."""
         return {
             "current": self.current.to_document() if self.current is not None else None,
             "previous": self.previous.to_document() if self.previous is not None else None,
@@ -182,15 +182,15 @@ class Release:
 
 
 def condition_for(entity: Entity, epoch: int) -> dict[str, Any]:
-    """What the document must be for the owner of *epoch* to write the release of *entity*.
+    """Return the condition on the document under which the owner of *epoch* may write the release of *entity*.
 
-    The same document, not one that was made anew under the id; and no later owner has written it.
+    The same document, not one recreated under the id, and not yet written by a later owner.
     """
     return {"_id": entity.document["_id"], f"{FIELD}.epoch": {"$not": {"$gt": epoch}}}
 
 
 def effective(entity: Entity) -> Entity:
-    """*entity* with the version that runs: the accepted one while the newest is rejected, else the newest."""
+    """Return *entity* with the version that runs: the accepted one while the newest is rejected, else the newest."""
     release = Release.of(entity.document)
     rejection = Rejection.from_document(entity.status.get("rejection"))
     is_rejected = rejection is not None and rejection.revision == entity.revision
@@ -200,21 +200,21 @@ def effective(entity: Entity) -> Entity:
 
 
 def code_locations(entity: Entity) -> set[CodeLocation]:
-    """Every code object that a worker may still start for *entity*: not to be removed from the storage."""
+    """Return every code object that a worker may still start for *entity*; they must stay in the storage."""
     release = Release.of(entity.document)
     versions = [version.entity_in(entity) for version in (release.current, release.previous) if version is not None]
     return {code for one in (entity, *versions) if (code := one.code) is not None}
 
 
 def version_name(custom: Mapping[str, Any]) -> str:
-    """The version that `custom` names; may be ""."""
+    """Return the version in `custom`; may be ""."""
     bot = custom.get("config")
     inner = bot.get("version") if isinstance(bot, Mapping) else None
     return str(custom.get("version") or inner or "")
 
 
 def _window(value: object, default_seconds: float) -> float | None:
-    """The health window that the field *value* asks for; None when it asks for none."""
+    """Return the health window that the field *value* requests; None without a request."""
     if isinstance(value, Mapping):
         seconds = value.get("window_seconds", default_seconds)
         usable = isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds > 0

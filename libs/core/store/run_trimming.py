@@ -1,4 +1,4 @@
-"""Removes the oldest records of entities that have many: a schedule of each second makes 2.6 million in a month."""
+"""Remove the oldest records of entities that have many: a schedule of each second makes 2.6 million in a month."""
 
 from collections.abc import AsyncIterator
 
@@ -15,8 +15,8 @@ class RunTrimming:
     """The runs of one service.
 
     Args:
-        page: how many records are removed with one request.
-        chunk: how many are counted with one.
+        page: number of records removed with one request.
+        chunk: number of records counted with one request.
     """
 
     def __init__(self, database: Database, *, page: int = _PAGE, chunk: int = _CHUNK) -> None:
@@ -25,10 +25,10 @@ class RunTrimming:
         self._chunk = chunk
 
     async def entities(self, most: int) -> AsyncIterator[str]:
-        """The ids of entities that may have more than *most* records; each request reads an index for a moment.
+        """Yield the ids of entities that may have more than *most* records; each request reads an index briefly.
 
         Raises:
-            StoreUnavailable: try again later.
+            StoreUnavailable: retry later.
         """
         after: Document = {"entity_id": {"$gte": ""}}
         while True:
@@ -43,7 +43,7 @@ class RunTrimming:
             after = {"entity_id": {"$gt": last}}
 
     async def beyond(self, entity_id: str, most: int) -> int:
-        """How many records :meth:`trim` would remove."""
+        """Return how many records :meth:`trim` would remove."""
         older = await self._older(entity_id, most)
         with translated():
             return await self._runs.count_documents(older) if older is not None else 0
@@ -60,7 +60,7 @@ class RunTrimming:
         while older is not None:
             with translated():
                 ids = [found["_id"] async for found in self._runs.find(older, {"_id": 1}).limit(self._page)]
-                # Again with the condition: a run that was presumed to have ended may have been adopted meanwhile.
+                # The condition is repeated: a run with a presumed end may have been adopted meanwhile.
                 removed = await self._runs.delete_many({"_id": {"$in": ids}, "open": False}) if ids else None
             if removed is None:
                 return
@@ -77,7 +77,7 @@ class RunTrimming:
             return {str(found["_id"]): int(found["records"]) async for found in await self._runs.aggregate(pipeline)}
 
     async def _older(self, entity_id: str, most: int) -> Document | None:
-        """The filter for the records beyond the newest; None when there are none."""
+        """Return the filter for the records beyond the newest; None without any."""
         with translated():
             cursor = self._runs.find({"entity_id": entity_id}, {"started_at": 1})
             cursor = cursor.sort([("started_at", DESCENDING), ("_id", ASCENDING)]).skip(most - 1).limit(1)
@@ -88,7 +88,7 @@ class RunTrimming:
         return {
             "entity_id": entity_id,
             "open": False,
-            # The bound lets the index skip what is kept; the rest tells apart runs that started at the same time.
+            # The bound lets the index skip the kept records; the rest separates runs with the same start time.
             "started_at": {"$lte": started_at},
             "$or": [{"started_at": {"$lt": started_at}}, {"_id": {"$gt": last_kept["_id"]}}],
         }

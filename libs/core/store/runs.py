@@ -1,4 +1,4 @@
-"""The history of runs: what ran where and when, and why it ended. Kept for a set time after the end."""
+"""The history of runs: what ran where and when, and why it ended. Records expire a set time after the end."""
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -23,11 +23,11 @@ _END_UNSEEN: Document = {"$or": [{"open": True}, {"presumed": True}]}
 
 @dataclass(frozen=True, kw_only=True)
 class RunFilter:
-    """Which runs to list; None means any.
+    """A filter of runs; None means any.
 
     Attributes:
-        outside_segment_id: of any segment but this one.
-        ended_since: that instant included.
+        outside_segment_id: of any segment except this one.
+        ended_since: inclusive.
     """
 
     entity_id: str | None = None
@@ -46,7 +46,7 @@ class RunStore:
     """The collection ``runs`` of a service's database.
 
     Args:
-        keep_days: how long after its end a record is kept. An open one is kept however long it runs.
+        keep_days: retention after the end. The record of an open run does not expire.
     """
 
     def __init__(self, database: Database, keep_days: float = 30.0) -> None:
@@ -55,10 +55,10 @@ class RunStore:
         self._keep_seconds = max(1, int(keep_days * 86_400))
 
     async def ensure_indexes(self) -> None:
-        """Make the indexes, and bring an older time of keeping to the present one. May be repeated.
+        """Create the indexes, and update a former retention. May be repeated.
 
         Raises:
-            StoreUnavailable: try again later.
+            StoreUnavailable: retry later.
         """
         with translated():
             await self._runs.create_index([("entity_id", ASCENDING), ("started_at", DESCENDING)])
@@ -70,7 +70,7 @@ class RunStore:
                 name="open_runs",
                 partialFilterExpression={"open": True},
             )
-            # Asked before each run: it must not take longer the longer an entity's history is.
+            # Queried before each run: its duration must not depend on the length of an entity's history.
             await self._runs.create_index(
                 [("entity_id", ASCENDING), ("segment_id", ASCENDING)],
                 name="open_runs_by_entity",
@@ -85,7 +85,7 @@ class RunStore:
                 await self._database.command("collMod", COLLECTION, index=index)
 
     async def start(self, record: RunRecord) -> None:
-        """Record that a run has begun. Repeating it changes nothing.
+        """Record the start of a run. Repeating it changes nothing.
 
         Raises:
             StoreUnavailable: outcome unknown; repeat it.
@@ -94,7 +94,7 @@ class RunStore:
             await self._runs.update_one({"_id": record.run_id}, {"$setOnInsert": _document(record)}, upsert=True)
 
     async def withdraw(self, run_id: str) -> None:
-        """Remove the record of a run of which no container was ever made. One that has ended stays. May be repeated.
+        """Remove the record of a run that never had a container. One that has ended stays. May be repeated.
 
         Raises:
             StoreUnavailable: outcome unknown; repeat it.
@@ -103,7 +103,7 @@ class RunStore:
             await self._runs.delete_one({"_id": run_id, "open": True})
 
     async def start_many(self, records: Sequence[RunRecord]) -> None:
-        """Record as :meth:`start` does that these runs have begun, in one request.
+        """Record the start of these runs like :meth:`start`, in one request.
 
         Raises:
             StoreUnavailable: outcome unknown; repeat it.
@@ -123,12 +123,12 @@ class RunStore:
         code_digest: str | None = None,
         started_at: datetime | None = None,
     ) -> bool:
-        """Record in whose hands the run is now, and what was not known when it began. False if its end was seen.
+        """Record the current owner of the run, and facts unknown at its start. Return False if its end was observed.
 
-        An end that was only presumed is taken back: whoever adopts a run has seen it alive.
+        A presumed end is removed: the adopting owner has observed the run alive.
 
         Args:
-            container_id, code_digest, started_at: None leaves what is there.
+            container_id, code_digest, started_at: None keeps the stored value.
         """
         now = {
             "worker_id": worker_id,
@@ -149,10 +149,10 @@ class RunStore:
     async def finish(self, record: RunRecord) -> bool:
         """Record how a run ended, also when its start was never recorded.
 
-        The first end that somebody saw stays; it replaces one that was presumed. May be repeated.
+        The first observed end stays; it replaces a presumed one. May be repeated.
 
         Returns:
-            Whether this end is the one that stays from now on; False if another was recorded before.
+            Whether this end is the one that stays; False if another one was recorded before.
 
         Raises:
             StoreUnavailable: outcome unknown; repeat it.
@@ -161,9 +161,9 @@ class RunStore:
         if record.ended_at is None or record.reason is None:
             raise ValueError(f"run {record.run_id!r} has not ended")
         document = _document(replace(record, presumed=False))
-        # Twice, since the start may be recorded between the two halves of an upsert, its look and its insert.
+        # Twice, since the start may be recorded between the two halves of an upsert, its read and its insert.
         for _ in range(2):
-            # Where an end is there already the filter matches nothing, and the insertion meets the unique _id.
+            # If an end is recorded the filter matches nothing, and the insertion conflicts with the unique _id.
             with suppress(StoreConflict), translated():
                 await self._runs.replace_one({"_id": record.run_id, **_END_UNSEEN}, document, upsert=True)
                 return True
@@ -181,11 +181,11 @@ class RunStore:
         before_epoch: int | None = None,
         keep: Collection[str] = (),
     ) -> int:
-        """Close runs whose end nobody saw, such as those of a worker that died, as *presumed*; return how many.
+        """Close runs whose end was not observed, such as those of a dead worker, as *presumed*; return how many.
 
         Args:
-            before_epoch: only those that were begun or adopted under an older lease.
-            keep: run ids that are known to run.
+            before_epoch: only those started or adopted under an older lease.
+            keep: ids of runs that are known to be active.
 
         Raises:
             ValueError: none of segment, worker and entity is given.
@@ -205,26 +205,26 @@ class RunStore:
         return result.modified_count
 
     async def get(self, run_id: str) -> RunRecord | None:
-        """The run, or None if it is unknown or no longer kept."""
+        """Return the run, or None if it is unknown or expired."""
         with translated():
             document = await self._runs.find_one({"_id": run_id})
         return _record(document) if document is not None else None
 
     async def list(self, wanted: RunFilter | None = None, *, limit: int = 100) -> list[RunRecord]:
-        """The runs that match, newest start first, at most *limit*; 0 is all of them."""
+        """Return matching runs, newest start first, at most *limit*; 0 means no limit."""
         query = _query(wanted or RunFilter())
         with translated():
             cursor = self._runs.find(query).sort([("started_at", DESCENDING), ("_id", ASCENDING)]).limit(limit)
             return [_record(document) async for document in cursor]
 
     async def number(self, record: RunRecord) -> int:
-        """The how manieth of its entity's runs this is, among those that are kept; the first is 1."""
+        """Return the run's position among the stored runs of its entity; the first is 1."""
         with translated():
             earlier = {"entity_id": record.entity_id, "started_at": {"$lt": record.started_at}}
             return 1 + await self._runs.count_documents(earlier)
 
     async def numbered(self, entity_id: str, number: int) -> RunRecord | None:
-        """The run with this number, as :meth:`number` counts; None when there is none. 0 is the latest one."""
+        """Return the run with this number, as in :meth:`number`; None without one. 0 is the latest run."""
         order = ASCENDING if number else DESCENDING
         with translated():
             cursor = self._runs.find({"entity_id": entity_id}).sort([("started_at", order), ("_id", ASCENDING)])
@@ -232,7 +232,7 @@ class RunStore:
         return _record(found[0]) if found else None
 
     async def reasons(self, ended_since: datetime) -> dict[str, int]:
-        """How many runs ended since then, by their reason. Reads all of them."""
+        """Return how many runs ended since then, by reason. Reads all of them."""
         pipeline: list[Document] = [
             {"$match": {"ended_at": {"$gte": ended_since}}},
             {"$group": {"_id": "$reason", "number": {"$sum": 1}}},
@@ -268,14 +268,14 @@ def _document(record: RunRecord) -> Document:
     document["_id"] = document.pop("run_id")
     document["last_lines"] = [_storable(line) for line in record.last_lines[-_MAX_LINES:]]
     document["open"] = record.ended_at is None
-    # The index that forgets old runs goes by this field, and leaves documents without it alone.
+    # The TTL index uses this field, and ignores documents without it.
     if record.ended_at is None:
         del document["ended_at"]
     return document
 
 
 def _storable(line: str) -> str:
-    """Bounded, and without the halves of characters that UTF-8 cannot say."""
+    """Limit the length, and drop lone surrogates, which cannot be encoded in UTF-8."""
     return line[:_MAX_LINE_CHARACTERS].encode("utf-8", "replace").decode()
 
 

@@ -14,7 +14,7 @@ from libs.core.store.ownership import NOBODY, Ownership
 class ShownState(StrEnum):
     """The states that no worker writes."""
 
-    WAITING = "waiting"  # nothing of it runs, and a worker is to come
+    WAITING = "waiting"  # not running; a worker will start it
     UNKNOWN = "unknown"  # it ran on a worker that is gone
     OFF = "off"
 

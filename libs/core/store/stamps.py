@@ -1,4 +1,4 @@
-"""How the stamp of an event stands in a document."""
+"""The stored form of an event's stamp."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from libs.core.store.history import Stamp
 
 
 def stamp_fields(stamp: Stamp) -> Document:
-    """How *stamp* is stored."""
+    """Return *stamp* as stored."""
     return {
         "made_at": stamp.made_at,
         "made_by": stamp.made_by,
@@ -18,7 +18,7 @@ def stamp_fields(stamp: Stamp) -> Document:
 
 
 def stamp_from(fields: Mapping[str, int]) -> Stamp:
-    """The stamp stored as *fields*."""
+    """Return the stamp stored as *fields*."""
     names = ("made_at", "made_by", "published_at", "stream", "sequence")
     made_at, made_by, published_at, stream, sequence = (int(fields[name]) for name in names)
     return Stamp(made_at, made_by, published_at, stream, sequence)

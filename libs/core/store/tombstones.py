@@ -1,7 +1,7 @@
-"""Tombstones: when an entity was last deleted, kept for longer than the stream keeps its events.
+"""Tombstones: the last deletion of an entity, kept longer than the stream keeps its events.
 
-A late `created` or `updated` from before the deletion finds the tombstone and raises nothing. It stays when the entity
-is created anew, since events from before may still be on their way.
+A late `created` or `updated` from before the deletion finds the tombstone and recreates nothing. It stays when the
+entity is created again, since earlier events may still arrive.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ class TombstoneStore:
     """The collection `tombstones`: `{_id: entity id, deleted: stamp, expires_at}`.
 
     Args:
-        life_days: must exceed the days that the event stream keeps a message (7).
+        life_days: must exceed the retention of the event stream (7 days).
     """
 
     def __init__(self, database: Database, *, life_days: float = 8.0) -> None:
@@ -27,23 +27,23 @@ class TombstoneStore:
         self._life = timedelta(days=life_days)
 
     async def ensure_indexes(self) -> None:
-        """Make the index that lets tombstones expire. Safe to repeat."""
+        """Create the index that expires tombstones. May be repeated."""
         with translated():
             await self._tombstones.create_index("expires_at", expireAfterSeconds=0)
 
     async def of(self, entity_ids: Iterable[str]) -> dict[str, Stamp]:
-        """The last deletion of each of these entities that has one."""
+        """Return the last deletion of each of these entities that has one."""
         with translated():
             found = self._tombstones.find({"_id": {"$in": list(entity_ids)}}, {"deleted": 1})
             return {str(tombstone["_id"]): stamp_from(tombstone["deleted"]) async for tombstone in found}
 
     async def of_existing(self, entities: str, within_seconds: float | None = None) -> list[str]:
-        """The ids that have a tombstone and a document in the collection *entities*.
+        """Return the ids that have a tombstone and a document in the collection *entities*.
 
-        Most were created again. Of the others the deletion was broken off, after the tombstone.
+        Most were created again. For the others the deletion was interrupted after the tombstone.
 
         Args:
-            within_seconds: only tombstones that were put within that time; None: all that are kept.
+            within_seconds: only tombstones written within that time; None: all that are stored.
         """
         pipeline: list[dict[str, object]] = [
             {"$lookup": {"from": entities, "localField": "_id", "foreignField": "id", "as": "entities"}},
@@ -57,7 +57,7 @@ class TombstoneStore:
             return [str(found["_id"]) async for found in await self._tombstones.aggregate(pipeline)]
 
     async def put(self, deletions: Mapping[str, Stamp]) -> None:
-        """Remember deletions. One older than what is remembered already is ignored. Safe to repeat."""
+        """Store deletions. One older than the stored one is ignored. May be repeated."""
         if not deletions:
             return
         expires_at = datetime.now(UTC) + self._life
@@ -71,12 +71,12 @@ class TombstoneStore:
         ]
         with translated():
             if met := await self._met(updates):
-                # Another deletion may have come between the two halves of an upsert, its look and its insert. Now that
-                # there is one for certain, its time decides.
+                # Another deletion may have been stored between the two halves of an upsert, its read and its insert. Now
+                # that there is one for certain, its time decides.
                 await self._met(met)
 
     async def _met(self, updates: list[UpdateOne]) -> list[UpdateOne]:
-        """Write *updates*; those are returned whose insert met a tombstone that was there: a later one, as wanted."""
+        """Write *updates*; return those whose insert conflicted with a later tombstone."""
         try:
             await self._tombstones.bulk_write(updates, ordered=False)
         except BulkWriteError as error:
@@ -85,7 +85,7 @@ class TombstoneStore:
 
 
 def _not_later_than(stamp: Stamp) -> Document:
-    """The filter for the order of :meth:`Stamp.published_before`: one stream's clock may have been set back."""
+    """Return the filter for the order of :meth:`Stamp.published_before`: a stream's clock may have been set back."""
     by_time: Document = {"deleted.published_at": {"$lte": stamp.published_at}}
     if stamp.stream == UNKNOWN_STREAM:
         return by_time

@@ -268,7 +268,7 @@ class SegmentOwner:
             await stop_until_done(self._handler, owned, grace_seconds)
 
     async def _lapsed(self, owned: OwnedSegment, work: HandlerRun, lapse: Lapse) -> None:
-        """Handle the end of the lease: leave the containers to a successor, or stop them before another owner starts."""
+        """Handle the end of the lease: leave the containers to a successor, or stop them before others start."""
         log.error(
             "lease lost",
             segment=owned.segment_id,
