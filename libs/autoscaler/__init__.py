@@ -1,1 +1,1 @@
-"""Segments in, replicas out: keeps as many worker pods as there are segments with entities."""
+"""Scale the worker pods to the number that the segments need."""

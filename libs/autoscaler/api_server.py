@@ -36,7 +36,7 @@ class Answer:
 
 
 class ApiServer:
-    """The API server that *environ* leads to: that of the pod's cluster, else the current context of KUBECONFIG.
+    """The API server selected by *environ*: that of the pod's cluster, else the current context of KUBECONFIG.
 
     Args:
         timeout_seconds: limit of one call; a log-in before it has 30 seconds of its own.
@@ -53,7 +53,7 @@ class ApiServer:
         self._free_threads = asyncio.Semaphore(_THREADS)
 
     def close(self) -> None:
-        """Close the connections and forget the log-in. A later call logs in again."""
+        """Close the connections and the login. A later call logs in again."""
         client, self._client = self._client, None
         if client is not None:
             client.close()
@@ -61,18 +61,18 @@ class ApiServer:
     async def call(
         self, method: str, path: str, body: Json | None = None, query: Mapping[str, str] | None = None
     ) -> Answer:
-        """Make one call, with a new log-in if the server does not accept the present one.
+        """Make one call, with a new login if the server rejects the current one.
 
         Raises:
-            NoCluster: *environ* leads to no cluster, or to one that cannot be used.
-            ClusterForbids: the server does not accept a new log-in either.
+            NoCluster: *environ* selects no cluster, or an unusable one.
+            ClusterForbids: the server rejects a new login too.
             ClusterUnavailable: no answer within the limit; the outcome is unknown.
             ClusterRejects: the answer is not JSON.
         """
         known = self._client is not None
         answer = await self._call(method, path, body, query)
         if answer.status == 401 and known:
-            # The SDK reads the token of a service account once a minute, and a token file of KUBECONFIG never again.
+            # The SDK reads the token of a service account once a minute, but a token file of KUBECONFIG never again.
             self.close()
             answer = await self._call(method, path, body, query)
         if answer.status == 401:
@@ -89,7 +89,7 @@ class ApiServer:
             if self._client is None:
                 self._client = await self._in_thread(_LOGIN_SECONDS, "log-in", self._log_in)
             client = self._client
-            # This renews a token that has expired, by the command that KUBECONFIG names for instance.
+            # This renews an expired token, for instance by the command in KUBECONFIG.
             request = await self._in_thread(
                 _LOGIN_SECONDS, "log-in", partial(_request, client, method, path, body, query or {})
             )
@@ -97,7 +97,7 @@ class ApiServer:
                 self._timeout_seconds, f"{method} {path}", partial(self._exchange, client, request)
             )
         except (NoCluster, ClusterUnavailable):
-            # Certificates, address and token may all be new next time.
+            # Certificates, address and token may all have changed.
             self.close()
             raise
 
@@ -122,15 +122,15 @@ class ApiServer:
         try:
             document = json.loads(text)
         except ValueError as error:
-            raise ClusterRejects(f"{method} {url} : the answer is not JSON (status {response.status})") from error
+            raise ClusterRejects(f"{method} {url}: the answer is not JSON (status {response.status})") from error
         if response.status < 300 and not isinstance(document, dict):
-            raise ClusterRejects(f"{method} {url} : the answer is not a JSON object")
+            raise ClusterRejects(f"{method} {url}: the answer is not a JSON object")
         return Answer(response.status, document)
 
     async def _in_thread(self, limit_seconds: float, what: str, function: Callable[[], T]) -> T:
-        """Run *function* in one of the threads. It holds its thread until it ends, also when the limit has passed.
+        """Run *function* in one of the threads. It occupies its thread until it ends, even after the limit.
 
-        The threads are daemons: a log-in command that hangs must not keep the process from ending.
+        The threads are daemons: a hanging login command must not prevent the process from exiting.
         """
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[T] = loop.create_future()
@@ -161,10 +161,10 @@ class ApiServer:
 
 
 def find_cluster(environ: Mapping[str, str], service_account: Path = SERVICE_ACCOUNT) -> None:
-    """Return if *environ* leads to a cluster.
+    """Return if *environ* selects a cluster.
 
     Raises:
-        NoCluster: it does not; the message says what is missing.
+        NoCluster: it does not; the message names what is missing.
     """
     if environ.get("KUBECONFIG") or (environ.get("KUBERNETES_SERVICE_HOST") and _has_token(service_account)):
         return
@@ -186,7 +186,7 @@ def load_configuration(environ: Mapping[str, str], service_account: Path = SERVI
     from kubernetes.client import Configuration
 
     configuration: Any = Configuration()
-    # The autoscaler looks again by itself, and a call that hangs would take its limit several times.
+    # The autoscaler retries by itself, and a hanging call would take its limit several times.
     configuration.retries = False
     if environ.get("KUBERNETES_SERVICE_HOST") and _has_token(service_account):
         source = f"the service account in {service_account}"
@@ -198,7 +198,7 @@ def load_configuration(environ: Mapping[str, str], service_account: Path = SERVI
         load()
         _check_certificates(configuration)
     except Exception as error:
-        # For a file of an unexpected shape the SDK raises errors of any type.
+        # The SDK raises errors of any type for a malformed file.
         raise NoCluster(f"{source} cannot be used: {type(error).__name__}: {error}") from error
     return configuration
 
@@ -223,7 +223,7 @@ def _load_file(path: str, configuration: Any) -> None:
 
 
 def _check_certificates(configuration: Any) -> None:
-    """Raise what is wrong with the certificate files. The SDK reads them at the first call."""
+    """Raise if the certificate files are unusable. The SDK reads them only at the first call."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if configuration.ssl_ca_cert:
         tls.load_verify_locations(configuration.ssl_ca_cert)
@@ -234,7 +234,7 @@ def _check_certificates(configuration: Any) -> None:
 def _request(
     client: Any, method: str, path: str, body: Json | None, query: Mapping[str, str]
 ) -> tuple[str, str, dict[str, str], Json | None]:
-    """Return method, address, headers and body of a request that is authenticated now."""
+    """Return method, address, headers and body of an authenticated request."""
     headers = {"Accept": "application/json"}
     if body is not None:
         headers["Content-Type"] = _MERGE_PATCH if method == "PATCH" else "application/json"
@@ -243,12 +243,12 @@ def _request(
             method, path, header_params=headers, query_params=dict(query), body=body, auth_settings=["BearerToken"]
         )
     except Exception as error:
-        # A token file that has gone, a log-in command that fails.
+        # A missing token file, a failing login command.
         raise NoCluster(f"cannot log in to {client.configuration.host}: {type(error).__name__}: {error}") from error
-    # A token that comes out of a file often ends with a newline, which no header may have.
+    # A token from a file often ends with a newline, which a header must not contain.
     return method, url, {name: str(value).strip() for name, value in headers.items()}, body
 
 
 def message_of(answer: Answer) -> str:
-    """Return what the server says of an error."""
+    """Return the server's error message."""
     return str(answer.document.get("message", "")) if isinstance(answer.document, dict) else repr(answer.document)

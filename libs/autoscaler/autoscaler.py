@@ -1,6 +1,6 @@
-"""The loop around the decision: look, decide, act, on the leading master only.
+"""Run the autoscaler on the leading master: read, decide, act.
 
-Whatever fails means that nothing is changed this time. It is said once, not at every look, and again when it works.
+After an error nothing is changed in that round. It is logged once, not in every round, and so is the recovery.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ NODE_LOSS_SEGMENTS = Gauge(
 
 
 class Workers(Protocol):
-    """What the loop needs of a cluster; `KubernetesWorkers` is the one there is."""
+    """The operations on a cluster that the loop needs; `KubernetesWorkers` implements them."""
 
     async def scale(self) -> Scale: ...
     async def set_replicas(self, scale: Scale, replicas: int) -> None: ...
@@ -43,16 +43,16 @@ class Workers(Protocol):
 
 
 class Autoscaler:
-    """Keeps the number of worker pods at what the segments need.
+    """Keeps the number of worker pods at the number that the segments need.
 
     Args:
-        snapshot: the fleet as the store and the master have it. It must raise when the store cannot tell: an empty
-            answer would be taken at its word.
+        snapshot: returns the fleet as known to the store and the master. It must raise when the store is not
+            available: an empty result would be taken as no segments.
         workers: the worker Deployment.
-        settings: bounds and pace.
-        leading: whether this master leads now. Asked before each look and again before the number is changed.
-        notice: called with what an operator should know, in words; empty when there is nothing.
-        clock: seconds on a clock that only goes forward.
+        settings: bounds and timing.
+        leading: whether this master leads now. Called before each round and again before a change.
+        notice: called with a notice for operators; empty when there is none.
+        clock: a monotonic clock in seconds.
     """
 
     def __init__(
@@ -79,13 +79,13 @@ class Autoscaler:
         self.decided: Decision | None = None
 
     async def run(self) -> None:
-        """Look every `interval_seconds`, for ever."""
+        """Run a round every `interval_seconds`, forever."""
         while True:
             await self.run_once()
             await asyncio.sleep(self._settings.interval_seconds)
 
     async def run_once(self) -> Decision | None:
-        """Look once, and take at most one step. None: not leading, or something failed and nothing was decided."""
+        """Run one round with at most one change. None: not leading, or an error prevented a decision."""
         try:
             with observe("reconcile", "replicas", refused=lambda error: isinstance(error, NoCluster | ScaleConflict)):
                 self.decided = await self._decide_and_act()
@@ -104,7 +104,7 @@ class Autoscaler:
             self._led = False
             return None
         if not self._led:
-            # The last leader may have changed the number a second ago, and the workers have yet to come over.
+            # The previous leader may have changed the number just now, and the workers have to reconnect first.
             self._led, self._changed_at = True, self._clock()
         fleet = await self._snapshot()
         scale = await self._workers.scale()
@@ -117,7 +117,7 @@ class Autoscaler:
         for pod, cost in decision.deletion_costs.items():
             await self._workers.set_deletion_cost(pod, cost)
         if decision.replicas is not None and self._leading():
-            # Before the call: when its answer is lost, the change may have happened.
+            # Before the call: if its answer is lost, the change may have been made.
             self._changed_at = self._clock()
             await self._workers.set_replicas(scale, decision.replicas)
             log.info(

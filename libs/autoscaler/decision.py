@@ -1,11 +1,11 @@
-"""How many worker pods there should be, decided from values alone: no clock, no cluster, no database.
+"""Decide the number of worker pods from values alone: no clock, no cluster, no database.
 
-Wanted are as many workers as the segments need by their number and by the room that their entities take, plus those
-that stand by, within bounds. Missing workers are added at once, since entities wait for them; others are removed one at
-a time. The hard part is the removal: a Deployment gives no say in *which* pod goes. The rule of the ReplicaSet
-controller is known, though (kubernetes.io, "Pod deletion cost"): pods without a node go first, then pending ones, then
-those that are not ready, then the lowest deletion cost. So every owner of a segment is given a high cost, and a step
-down is taken only when that rule cannot pick an owner.
+Wanted are as many workers as the segments need by their number and by the room of their entities, plus the standby
+workers, within bounds. Missing workers are added at once, since entities wait for them; others are removed one at
+a time. The difficulty is the removal: a Deployment does not let the caller choose the pod. But the rule of the
+ReplicaSet controller is known (kubernetes.io, "Pod deletion cost"): pods without a node are removed first, then pending
+ones, then those that are not ready, then those with the lowest deletion cost. So every owner of a segment gets a high
+cost, and the number is reduced only when that rule cannot select an owner.
 """
 
 from collections.abc import Mapping
@@ -21,15 +21,15 @@ _PHASE_ORDER = {"Pending": 0, "Unknown": 1, "Running": 2}
 
 @dataclass(frozen=True)
 class ScalingSettings:
-    """Bounds and pace.
+    """Bounds and timing.
 
     Attributes:
-        min_replicas: never fewer, whatever the segments say.
-        max_replicas: never more.
-        segments_per_worker: up to how many segments are spread evenly.
-        standby: workers beyond those needed; ``node`` for as many as own something on the fullest node.
-        interval_seconds: from one look to the next.
-        cooldown_seconds: no second change sooner than this after the last one, or after taking over the lead.
+        min_replicas: lower bound.
+        max_replicas: upper bound.
+        segments_per_worker: number of segments up to which they are spread evenly.
+        standby: workers beyond those needed; ``node`` for as many as own a segment on the fullest node.
+        interval_seconds: interval between rounds.
+        cooldown_seconds: minimum time between changes, and after becoming the leader.
     """
 
     min_replicas: int
@@ -50,7 +50,7 @@ class ScalingSettings:
 
 @dataclass(frozen=True)
 class Pod:
-    """A worker pod that is neither ending nor finished."""
+    """A worker pod that is neither terminating nor finished."""
 
     name: str
     scheduled: bool
@@ -63,7 +63,7 @@ class Pod:
 
 @dataclass(frozen=True)
 class ScalingState:
-    """All that a decision depends on. `changed_at` is on the same clock as the decision's *now*, in seconds."""
+    """The input of a decision. `changed_at` is on the same clock as the decision's *now*, in seconds."""
 
     fleet: FleetSnapshot
     replicas: int
@@ -87,15 +87,15 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do now.
+    """The result of a round.
 
     Attributes:
-        replicas: the new number, or None to leave it.
-        reason: why.
-        wanted: the number that would be right within the bounds, perhaps more steps away.
-        needed: the number that would be right without an upper bound.
-        loss: what the loss of a node would leave waiting, where the upper bound forbids the workers that stand by.
-        deletion_costs: pods whose cost must be changed, and to what; never together with a step down.
+        replicas: the new number, or None to keep it.
+        reason: the reason.
+        wanted: the target within the bounds, perhaps several steps away.
+        needed: the target without the upper bound.
+        loss: the segments that would wait after the loss of a node, if the upper bound forbids standby workers.
+        deletion_costs: pods whose cost must be changed, with the new cost; never together with a reduction.
     """
 
     replicas: int | None
@@ -107,7 +107,7 @@ class Decision:
 
 
 def decide(state: ScalingState, settings: ScalingSettings, now: float) -> Decision:
-    """The next step: up to what is wanted, or down by one. The same state always gives the same answer."""
+    """Return the next step: up to the target, or down by one. Deterministic."""
     nodes = {pod.name: pod.node for pod in state.pods if pod.node}
     standby = settings.standby
     if standby == "node":
@@ -132,7 +132,7 @@ def _step(
     if state.replicas < wanted:
         return wanted, Reason.MORE_SEGMENTS
     if changed_costs:
-        # The controller works on a cache of its own; give it until the next look to see the new costs.
+        # The controller works on its own cache; give it until the next round to read the new costs.
         return None, Reason.COSTS_FIRST
     hindrance = _hindrance(state)
     if hindrance is not None:
@@ -141,13 +141,13 @@ def _step(
 
 
 def _hindrance(state: ScalingState) -> Reason | None:
-    """Why one replica fewer might cost a segment its worker, or None when it cannot."""
+    """Return why one replica fewer might remove a segment's owner; None when it cannot."""
     if state.fleet.owners - {pod.name for pod in state.pods}:
-        # Either a pod that is just going, which the next look settles, or WORKER_ID is not the pod's name and the
-        # costs protect nobody.
+        # Either a pod that is being removed, which the next round settles, or WORKER_ID is not the pod's name and
+        # the costs have no effect.
         return Reason.OWNER_UNKNOWN
     if len({pod.template for pod in state.pods}) > 1:
-        # A reduction is then shared out between two ReplicaSets, and neither looks at the other's costs.
+        # A reduction is then split between two ReplicaSets, and neither considers the other's costs.
         return Reason.ROLLOUT
     owners = [pod for pod in state.pods if pod.name in state.fleet.owners]
     leaving = len(state.pods) - (state.replicas - 1)
@@ -156,12 +156,12 @@ def _hindrance(state: ScalingState) -> Reason | None:
     if leaving <= 0:
         return None
     ranks = sorted(_rank(pod) for pod in state.pods)
-    # Equal ranks are told apart by things that cannot be relied on (age, restarts), so a tie counts as a risk.
+    # Ties are resolved by unreliable criteria (age, restarts), so a tie counts as a risk.
     if any(_rank(pod) <= ranks[leaving - 1] for pod in owners):
         return Reason.OWNER_AT_RISK
     return None
 
 
 def _rank(pod: Pod) -> tuple[bool, int, bool, int]:
-    """The ReplicaSet controller's order of going, lowest first."""
+    """Return the ReplicaSet controller's sort key for removal, lowest first."""
     return (pod.scheduled, _PHASE_ORDER.get(pod.phase, 1), pod.ready, pod.deletion_cost)

@@ -1,29 +1,29 @@
-"""What can keep the autoscaler from working. None of it concerns the master, which goes on without."""
+"""Errors of the autoscaler. None of them affects the master, which continues without it."""
 
 from libs.core.errors import Permanent, Retryable, RuntimeFault
 
 
 class AutoscalerError(RuntimeFault):
-    """No decision this time. The message names what failed and what a person can do about it."""
+    """No decision in this round. The message names the cause and the remedy."""
 
 
 class FleetUnknown(AutoscalerError, Retryable):
-    """The master cannot say how many segments there are."""
+    """The master does not know the number of segments."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"the segments are not known: {reason}")
 
 
 class NoCluster(AutoscalerError, Permanent):
-    """This process runs in no cluster and has no usable KUBECONFIG."""
+    """This process is not in a cluster and has no usable KUBECONFIG."""
 
 
 class ClusterUnavailable(AutoscalerError, Retryable):
-    """The API server did not answer, or answered that it cannot now. Worth trying again."""
+    """The API server did not answer, or reported that it is unavailable. Worth retrying."""
 
 
 class ClusterForbids(AutoscalerError, Permanent):
-    """The API server knows us and says no."""
+    """The API server rejects the credentials or lacks a permission."""
 
 
 class DeploymentMissing(AutoscalerError, Permanent):
@@ -31,8 +31,8 @@ class DeploymentMissing(AutoscalerError, Permanent):
 
 
 class ScaleConflict(AutoscalerError, Retryable):
-    """Somebody else changed the number of replicas since it was read; look again and decide anew."""
+    """The number of replicas was changed since it was read; read again and decide anew."""
 
 
 class ClusterRejects(AutoscalerError, Permanent):
-    """The API server answered what it should not: a defect here or a server that is none."""
+    """The API server returned an unexpected answer: a defect here, or not an API server."""

@@ -1,4 +1,4 @@
-"""What the leading master knows of its workers, and what follows for their number. Pure."""
+"""The leading master's view of its workers, and the number of workers that follows from it. Pure."""
 
 import math
 from collections import Counter, defaultdict
@@ -14,9 +14,9 @@ class WorkerLoad:
 
     Attributes:
         host: its engine.
-        needs: what each segment that it owns needs of the engine.
+        needs: the need of each owned segment.
         lacking: segments in which an entity waits for room.
-        room: what the engine has left; None while that is not known.
+        room: the free room of the engine; None while unknown.
     """
 
     host: str = ""
@@ -27,14 +27,14 @@ class WorkerLoad:
 
 @dataclass(frozen=True)
 class FleetSnapshot:
-    """What the leading master knows of its fleet at one moment.
+    """The leading master's view of its fleet at one time.
 
     Attributes:
         segments_with_entities: segments that need a worker, owned or not.
-        owners: ids of the workers that hold a live lease or an assignment. In a cluster they are pod names.
-        workers: the workers that live, by id.
-        unowned_entities: entities in segments that no live worker owns.
-        set_aside: workers that live, and that an operator lets own nothing.
+        owners: ids of the workers with a live lease or an assignment. In a cluster they are pod names.
+        workers: the live workers, by id.
+        unowned_entities: number of entities in segments without a live owner.
+        set_aside: live workers that an operator cordoned.
     """
 
     segments_with_entities: int
@@ -46,7 +46,7 @@ class FleetSnapshot:
 
 @dataclass(frozen=True)
 class NodeLoss:
-    """How many segments would wait if *node* were lost now."""
+    """Return how many segments would wait after the loss of *node*."""
 
     node: str
     segments: int
@@ -59,13 +59,13 @@ def workers_for_segments(fleet: FleetSnapshot, segments_per_worker: int) -> int:
 
 
 def owners_on_fullest_node(fleet: FleetSnapshot, nodes: Mapping[str, str]) -> int:
-    """Return how many live workers own something on the node that has most of them; *nodes* is by worker."""
+    """Return how many live workers own a segment on the node with most of them; *nodes* is by worker."""
     owners = Counter(nodes[worker] for worker, load in fleet.workers.items() if load.needs and worker in nodes)
     return max(owners.values(), default=0)
 
 
 def node_loss(fleet: FleetSnapshot, nodes: Mapping[str, str]) -> NodeLoss | None:
-    """Return the node whose loss would leave most segments waiting; None when the loss of none would leave any."""
+    """Return the node whose loss would leave most segments waiting; None when no loss would leave any."""
     losses = [NodeLoss(node, _left_waiting(fleet, nodes, node)) for node in sorted(set(nodes.values()))]
     worst = max(losses, key=lambda loss: loss.segments, default=None)
     return worst if worst is not None and worst.segments else None
@@ -87,7 +87,7 @@ def _workers_for_room(fleet: FleetSnapshot) -> int:
 
 
 def _waits_for_another_engine(fleet: FleetSnapshot, engine: Need) -> bool:
-    """Return whether a segment in which an entity waits for room fits on an empty engine, and on none there is."""
+    """Return whether a segment with a waiting entity fits on an empty engine, but on none of the current ones."""
     lacking = [
         (load.host, load.needs[one]) for load in fleet.workers.values() for one in load.lacking & set(load.needs)
     ]
@@ -101,7 +101,7 @@ def _waits_for_another_engine(fleet: FleetSnapshot, engine: Need) -> bool:
 
 
 def _left_waiting(fleet: FleetSnapshot, nodes: Mapping[str, str], lost: str) -> int:
-    """Return how many segments of the node *lost* find no engine with room elsewhere, the largest placed first."""
+    """Return how many segments of the node *lost* find no engine with room elsewhere, placing the largest first."""
     free: dict[str, Room | None] = {}
     homeless: list[Need] = []
     spare: dict[str, int] = defaultdict(int)
@@ -111,7 +111,7 @@ def _left_waiting(fleet: FleetSnapshot, nodes: Mapping[str, str], lost: str) -> 
         elif load.room is not None:
             free[load.host] = load.room
         elif not load.needs:
-            # Without a report an idle worker counts as good for one.
+            # Without a report an idle worker counts as capacity for one segment.
             spare[load.host] = 1
     waiting = 0
     for need in sorted(homeless, key=lambda need: need.size, reverse=True):

@@ -1,4 +1,4 @@
-"""The few calls to the Kubernetes API that the autoscaler makes: read and write one scale, list and annotate pods."""
+"""The autoscaler's calls to the Kubernetes API: read and write one scale, list and annotate pods."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _PAGE_SIZE = 500
 
 @dataclass(frozen=True)
 class Scale:
-    """The Deployment's wanted number of replicas, as read. `document` is what a change is based on."""
+    """The Deployment's number of replicas, as read. `document` is the basis of a change."""
 
     replicas: int
     selector: str
@@ -36,8 +36,8 @@ class Scale:
 class KubernetesWorkers:
     """The worker Deployment *deployment_name* in *namespace*.
 
-    The cluster is looked for at the first call and again after a failure, so that this object can be made anywhere.
-    Every method raises one of `AutoscalerError`, and each call ends within *timeout_seconds* after the log-in.
+    The cluster is selected at the first call and again after a failure, so that creating this object cannot fail.
+    Every method raises a subclass of `AutoscalerError`, and each call ends within *timeout_seconds* after the login.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class KubernetesWorkers:
         self._server.close()
 
     async def scale(self) -> Scale:
-        """How many replicas are wanted now.
+        """Return the current number of replicas.
 
         Raises:
             DeploymentMissing: the namespace has no such Deployment.
@@ -68,16 +68,16 @@ class KubernetesWorkers:
             raise ClusterRejects(f"the scale of {self._deployment()} is malformed: {answer!r}") from error
 
     async def set_replicas(self, scale: Scale, replicas: int) -> None:
-        """Make *replicas* the wanted number, if nobody changed it since *scale* was read.
+        """Set the number to *replicas*, if it was not changed since *scale* was read.
 
         Raises:
-            ScaleConflict: somebody did.
+            ScaleConflict: it was changed.
         """
         document = scale.document | {"spec": {"replicas": replicas}}
         await self._call("PUT", self._scale_path(), document)
 
     async def pods(self, scale: Scale) -> tuple[Pod, ...]:
-        """The pods of the Deployment that are neither ending nor finished, by name."""
+        """Return the pods of the Deployment that are neither terminating nor finished, by name."""
         query = {"labelSelector": scale.selector, "limit": str(_PAGE_SIZE)}
         found: list[Pod] = []
         while True:
@@ -92,7 +92,7 @@ class KubernetesWorkers:
             query = query | {"continue": more}
 
     async def set_deletion_cost(self, pod: str, cost: int) -> None:
-        """Annotate *pod*. A pod that has gone meanwhile is no error."""
+        """Annotate *pod*. A pod that is gone is no error."""
         patch = {"metadata": {"annotations": {DELETION_COST: str(cost)}}}
         try:
             await self._call("PATCH", f"{self._pods_path()}/{quote(pod, safe='')}", patch)
@@ -137,7 +137,7 @@ class KubernetesWorkers:
 
 
 def _is_no_failure(error: Exception) -> bool:
-    """Whether there is nothing to repair: somebody else was faster, or this is no cluster."""
+    """Whether there is nothing to repair: a concurrent change, or no cluster."""
     return isinstance(error, ScaleConflict | NoCluster)
 
 
@@ -160,7 +160,7 @@ def _pod(item: Mapping[str, Any]) -> Pod:
 
 
 def _cost(text: str) -> int:
-    # The controller reads what is no number as 0, and so it must be here.
+    # The controller reads a malformed cost as 0, so this must too.
     try:
         return int(text)
     except ValueError:

@@ -15,7 +15,7 @@ from libs.core.process.process import Process
 
 
 def autoscaling(_process: Process, master: Master, settings: MasterSettings) -> Sequence[Loop]:
-    """The loop that keeps the number of worker pods right; none outside a cluster (`--mode standalone`)."""
+    """Return the loop that scales the worker pods; none outside a cluster (`--mode standalone`)."""
     if settings.coordination.mode == "standalone":
         return []
 
@@ -44,7 +44,7 @@ def autoscaling(_process: Process, master: Master, settings: MasterSettings) -> 
 
 
 def fleet_of(snapshot: MasterSnapshot) -> FleetSnapshot:
-    """Return the fleet as the autoscaler sees it."""
+    """Return the fleet as input of the autoscaler."""
     owners = frozenset(
         worker.worker_id
         for worker in snapshot.workers
@@ -63,7 +63,7 @@ def fleet_of(snapshot: MasterSnapshot) -> FleetSnapshot:
                 worker.room,
             )
             for worker in snapshot.workers
-            # One whose engine does not answer counts for nothing.
+            # A worker whose engine does not answer has no capacity.
             if not worker.engine_lost
         },
         sum(segment.bot_count for segment in snapshot.segments if segment.segment_id not in held),

@@ -1,7 +1,7 @@
-"""Code that no entity refers to any more, among what the runtime's own tools uploaded.
+"""Remove unreferenced code that the runtime's own tools uploaded.
 
-:mod:`libs.core.storage.code_keys` explains why this loses nothing. References are read again after a pause, since an
-entity may be removed and announced again with the code that it had.
+:mod:`libs.core.storage.code_keys` explains why this loses nothing. References are read again after a delay, since an
+entity may be removed and announced again with the same code.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ class UnreferencedCode:
     """The code of one service.
 
     Args:
-        keep_seconds: how long after its upload code is kept that no entity refers to; 0 for ever.
-        settle_seconds: how long code must be without a reference, at least.
-        page: how many objects are compared with the entities at once.
+        keep_seconds: retention of unreferenced code after its upload; 0 for ever.
+        settle_seconds: minimum time for which code must have no reference.
+        page: number of objects compared with the entities at once.
     """
 
     kind = "code"
@@ -55,7 +55,7 @@ class UnreferencedCode:
         self._page = page
 
     async def collect(self, sweep: Sweep) -> None:
-        """Remove what is neither referred to nor young. May be repeated, and broken off anywhere."""
+        """Remove old unreferenced code. May be repeated and interrupted."""
         if not sweep.dry_run and not await self._retention.announce(self._keep_seconds):
             log.info("code is not removed yet: its retention was changed recently")
             return

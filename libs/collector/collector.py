@@ -1,4 +1,4 @@
-"""Collects all kinds of garbage in rounds. One kind that fails does not keep the others from being collected."""
+"""Collect all kinds of garbage in rounds. A failure of one kind does not affect the others."""
 
 import time
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ _LONGEST_FIRST_SECONDS = 60.0
 
 
 class Garbage(Protocol):
-    """One kind of things that are kept for a while."""
+    """One kind of data with a retention."""
 
     kind: str
 
     async def collect(self, sweep: Sweep) -> None:
-        """Remove with *sweep* what is no longer kept. May be repeated, and broken off anywhere."""
+        """Remove expired data with *sweep*. May be repeated and interrupted."""
 
 
 class Collector:
@@ -36,14 +36,14 @@ class Collector:
         self._dry_run = dry_run
         self._is_first = True
         for garbage in kinds:
-            # From 0 on, so that the first one shows as an increase.
+            # Exported as 0, so that the first one shows as an increase.
             FAILURES.labels(garbage.kind)
             COLLECTED.labels(garbage.kind, str(dry_run).lower())
             COLLECTED_BYTES.labels(garbage.kind, str(dry_run).lower())
 
     async def collect_for_ever(self) -> NoReturn:
         """Collect in rounds until cancelled, as when another master leads."""
-        # Masters that lead one after another at a restart need not all begin.
+        # Of masters that lead one after another during a restart, not every one should start a round.
         self._is_first = True
         await repeat("collect garbage", self._next, self._interval_seconds)
 
@@ -55,7 +55,7 @@ class Collector:
         return None if len(found) == len(self._kinds) else min(self._interval_seconds, _RETRY_SECONDS)
 
     async def collect(self) -> Sequence[Found]:
-        """Collect once; what was removed of each kind that could be collected."""
+        """Run one round; return what was removed of each successful kind."""
         return [found for garbage in self._kinds if (found := await self._collect(garbage)) is not None]
 
     async def _collect(self, garbage: Garbage) -> Found | None:
@@ -82,9 +82,9 @@ class Collector:
 
 
 async def collect(garbage: Garbage, sweep: Sweep) -> None:
-    """Collect one kind once; of a bucket that is not there, nothing."""
+    """Run one round of one kind; a missing bucket has no garbage."""
     try:
         await garbage.collect(sweep)
     except ObjectMissing:
-        # A bucket is made by the first who writes to it.
+        # A bucket is created by its first writer.
         return

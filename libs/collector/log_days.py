@@ -1,4 +1,4 @@
-"""Which logs are no longer kept, of a listing in the order of keys. Pure."""
+"""Select expired logs from a listing in key order. Pure."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from libs.docker_runner.logs.keys import folder_and_day
 
 @dataclass(frozen=True)
 class LogRules:
-    """How long logs are kept.
+    """The retention of logs.
 
     Attributes:
-        written_before: logs that were last written before that go; None for none.
-        most_days: of each id the newest days with output stay, that many; 0 for all.
-        quiet_since: logs that were written since then stay whatever their day is: output may still come.
+        written_before: logs last written before that expire; None for no limit.
+        most_days: number of newest days with output that are kept of each id; 0 for no limit.
+        quiet_since: logs written since then are kept whatever their day is: more output may arrive.
     """
 
     written_before: datetime | None
@@ -26,13 +26,13 @@ class LogRules:
 
 @dataclass
 class LogDays:
-    """Goes through the logs of all ids, in the order of keys, with no more in memory than the days that stay."""
+    """Processes the logs of all ids in key order; its memory holds only the kept days."""
 
     rules: LogRules
     _open: list["_Folder"] = field(default_factory=list)
 
     def expired(self, info: ObjectInfo) -> Iterator[ObjectInfo]:
-        """What no longer is kept now that *info* is known: this log itself, or older ones of the same id."""
+        """Return the logs that are known to be expired after *info*: this log itself, or older ones of the same id."""
         place = folder_and_day(info.key)
         if place is None:
             return
@@ -60,7 +60,7 @@ class _Folder:
     days: deque[tuple[str, list[ObjectInfo]]] = field(default_factory=deque)
 
     def add(self, day: str, info: ObjectInfo, most: int) -> list[ObjectInfo]:
-        """Note a log; return those of a day that no longer is among the newest."""
+        """Add a log; return those of a day that is no longer among the newest."""
         if self.days and self.days[-1][0] == day:
             self.days[-1][1].append(info)
             return []

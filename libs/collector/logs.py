@@ -1,4 +1,4 @@
-"""Logs of bots and schedules past their time, of removed ids as well. The index beside a log goes before the log."""
+"""Remove expired logs of bots and schedules, also of removed ids. A log's index is removed before the log."""
 
 from datetime import timedelta
 
@@ -11,11 +11,11 @@ _QUIET_SECONDS = 3600.0
 
 
 class OldLogs:
-    """The logs bucket, which services share: each collects all of it, and the shortest time counts.
+    """The logs bucket, which services share: each collects all of it, and the shortest retention counts.
 
     Args:
-        keep_seconds: how long a log is kept after it was last written; 0 for ever.
-        most_days: days with output that are kept of each id; 0 for any number.
+        keep_seconds: retention of a log after its last write; 0 for ever.
+        most_days: number of days with output that are kept of each id; 0 for no limit.
     """
 
     kind = "logs"
@@ -36,7 +36,7 @@ class OldLogs:
         self._quiet_seconds = quiet_seconds
 
     async def collect(self, sweep: Sweep) -> None:
-        """Remove what is no longer kept. May be repeated, and broken off anywhere."""
+        """Remove expired logs. May be repeated and interrupted."""
         if not self._keep_seconds and not self._most_days:
             return
         now = await self._store.now(self._bucket)

@@ -1,4 +1,4 @@
-"""What the garbage collector shows to Prometheus."""
+"""Metrics of garbage collection."""
 
 from prometheus_client import Counter, Gauge
 

@@ -1,4 +1,4 @@
-"""Records of runs beyond what is kept of one entity. Those past their time are removed by an index of the database."""
+"""Remove records of runs beyond the number kept per entity. An index of the database removes expired ones."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ _PAUSE_SECONDS = 0.05
 
 
 class ManyRecords:
-    """The records of one service; *most* is how many are kept of one entity, 0 for any number."""
+    """The records of one service; *most* is the number kept per entity, 0 for no limit."""
 
     kind = "records"
 
@@ -18,7 +18,7 @@ class ManyRecords:
         self._most = most
 
     async def collect(self, sweep: Sweep) -> None:
-        """Remove what is no longer kept. May be repeated, and broken off anywhere."""
+        """Remove the excess records. May be repeated and interrupted."""
         if not self._most:
             return
         async for entity_id in self._runs.entities(self._most):

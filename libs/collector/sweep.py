@@ -1,4 +1,4 @@
-"""Removing objects, one at a time and at a bounded rate, or only counting them."""
+"""Remove objects, one at a time and at a bounded rate, or only count them."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ _MOST_LOGGED = 100
 
 @dataclass(frozen=True)
 class Found:
-    """What one round of one kind removed, or would have removed."""
+    """The removed data of one kind in one round, or the data that a dry run would have removed."""
 
     kind: str
     count: int
@@ -23,11 +23,11 @@ class Found:
 
 @dataclass
 class Sweep:
-    """One round over one *kind* of things.
+    """One round of one *kind*.
 
     Attributes:
-        dry_run: nothing is removed; what would be is logged, the first of it one by one.
-        per_second: how many objects are removed in a second at most.
+        dry_run: remove nothing; count the data and log the first objects.
+        per_second: maximum number of objects removed per second.
     """
 
     kind: str
@@ -37,10 +37,10 @@ class Sweep:
     size: int = field(default=0, init=False)
 
     async def remove(self, store: ObjectStore, bucket: str, info: ObjectInfo, *beside: str) -> None:
-        """Remove the object, after those *beside* it, which are worth nothing without it. May be repeated.
+        """Remove the object, after those *beside* it, which are useless without it. May be repeated.
 
         Raises:
-            StorageUnavailable, StorageRejected: it may be there still.
+            StorageUnavailable, StorageRejected: it may still exist.
         """
         if not self.dry_run:
             for key in (*beside, info.key):
@@ -51,7 +51,7 @@ class Sweep:
         self.note(1, info.size)
 
     def note(self, count: int, size: int = 0) -> None:
-        """Count what was removed, *size* in bytes."""
+        """Count removed data, *size* in bytes."""
         self.count += count
         self.size += size
         labels = (self.kind, str(self.dry_run).lower())
@@ -60,5 +60,5 @@ class Sweep:
 
     @property
     def found(self) -> Found:
-        """What was removed so far."""
+        """The data removed so far."""
         return Found(self.kind, self.count, self.size)

@@ -22,7 +22,7 @@ from libs.core.store.run_trimming import RunTrimming
 log = get_logger(__name__)
 
 OwnGarbage = Callable[[ObjectStore, StorageSettings, RetentionSettings], Sequence[Garbage]]
-"""What a service alone stores."""
+"""The data that only one service stores."""
 
 Databases = Callable[[ServiceDefinition], Database]
 """The database of each service."""
@@ -34,7 +34,7 @@ def old_logs(store: ObjectStore, storage: StorageSettings, retention: RetentionS
 
 
 def collecting(own: OwnGarbage) -> Callable[[Process, Master, MasterSettings], Sequence[Loop]]:
-    """What makes the loop that collects garbage: code, records, and the *own* kinds of a service."""
+    """Return the loops that collect garbage: code, records, and a service's *own* kinds."""
 
     def loops(process: Process, _master: Master, settings: MasterSettings) -> Sequence[Loop]:
         service, retention = process.service, settings.retention
@@ -46,7 +46,7 @@ def collecting(own: OwnGarbage) -> Callable[[Process, Master, MasterSettings], S
         try:
             storage = load(StorageSettings, service=service)
         except SettingsError as error:
-            # A master needs the storage for nothing else, and works without.
+            # A master needs the storage for nothing else, and works without it.
             log.warning("garbage in the storage is not collected", reason=str(error))
         else:
             store = ObjectStore(storage, threads=1)
@@ -60,7 +60,7 @@ def collecting(own: OwnGarbage) -> Callable[[Process, Master, MasterSettings], S
 
 
 def many_records(service: ServiceDefinition, databases: Databases, retention: RetentionSettings) -> Garbage:
-    """The records of runs of *service* beyond those that are kept."""
+    """Return the garbage of run records of *service*."""
     return ManyRecords(RunTrimming(databases(service)), retention.run_count)
 
 
@@ -71,7 +71,7 @@ def unreferenced_code(
     storage: StorageSettings,
     retention: RetentionSettings,
 ) -> Garbage:
-    """The code of *service* that no entity of any service refers to."""
+    """Return the garbage of code of *service*: code without a reference from any service."""
     own, *others = sorted(SERVICES, key=lambda one: one is not service)
     return UnreferencedCode(
         service,

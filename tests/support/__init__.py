@@ -1,1 +1,1 @@
-"""What tests of all packages use: real servers, fresh names, waiting for conditions."""
+"""Shared parts of tests: real servers, unique names, waiting for conditions."""

@@ -1,4 +1,4 @@
-"""Waiting for a condition instead of for a time."""
+"""Wait for a condition instead of a duration."""
 
 import asyncio
 import inspect
@@ -22,7 +22,7 @@ async def eventually(condition: Callable[[], T], within_seconds: float = 60.0, e
 async def eventually(
     condition: Callable[[], T | Awaitable[T]], within_seconds: float = 60.0, every_seconds: float = 0.05
 ) -> T:
-    """Call *condition* until what it returns is true, and return that. It may be asynchronous and may raise meanwhile.
+    """Call *condition* until its result is true, and return that. It may be asynchronous and may raise meanwhile.
 
     Raises:
         AssertionError: it was not true within *within_seconds*; the message has its last value or exception.

@@ -1,4 +1,4 @@
-"""Hypothesis without its limit on an example's time, which on a busy machine says nothing about the code."""
+"""Hypothesis without its time limit of an example, which on a loaded machine has no meaning."""
 
 from hypothesis import settings
 

@@ -1,4 +1,4 @@
-"""For how long the event loop is kept from others, as a machine that is busy with other things may measure it."""
+"""How long the event loop is blocked for other tasks, measured independently of the machine's load."""
 
 import asyncio
 import gc
@@ -7,9 +7,9 @@ from typing import Any
 
 
 async def busiest_seconds(task: "asyncio.Future[Any]") -> float:
-    """The longest processor time that passed before others had their turn, until *task* is done.
+    """Return the longest processor time between turns of other tasks, until *task* is done.
 
-    The collector rests meanwhile: how long it takes depends on all the tests before.
+    Garbage collection is disabled: its duration depends on all earlier tests.
     """
     longest = 0.0
     gc.disable()

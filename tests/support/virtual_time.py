@@ -1,6 +1,6 @@
-"""An event loop whose clock jumps: when nothing is ready to run, it is at once as late as the next timer wants.
+"""An event loop with virtual time: when no task is ready, the clock jumps to the next timer.
 
-For code that waits, and reads the time from the loop: its limits then hold on any machine, and nothing is waited for.
+For code that waits and reads the time from the loop: its limits hold on any machine, and tests do not wait.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ P = ParamSpec("P")
 
 
 def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Run *test* in a loop of its own whose time begins at 0 and is nobody else's."""
+    """Run *test* in a separate loop whose time begins at 0."""
 
     @functools.wraps(test)
     def run(*arguments: P.args, **options: P.kwargs) -> None:
@@ -24,7 +24,7 @@ def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P,
 
 
 class _Jumps(selectors.SelectSelector):
-    """Never waits; adds up for how long it should have."""
+    """Returns at once and adds up the skipped time."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -71,8 +71,8 @@ class TombstoneStore:
         ]
         with translated():
             if met := await self._met(updates):
-                # Another deletion may have been stored between the two halves of an upsert, its read and its insert. Now
-                # that there is one for certain, its time decides.
+                # Another deletion may have been stored between the two halves of an upsert, its read and its insert.
+                # Now that there is one for certain, its time decides.
                 await self._met(met)
 
     async def _met(self, updates: list[UpdateOne]) -> list[UpdateOne]:

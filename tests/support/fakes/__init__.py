@@ -1,1 +1,1 @@
-"""Stand-ins for what cannot run here, each of which says so."""
+"""Stand-ins for systems that cannot run here."""

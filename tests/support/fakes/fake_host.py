@@ -1,4 +1,4 @@
-"""A Docker host whose containers are only facts."""
+"""A simulated Docker host without real containers."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ _REASONS: dict[int | None, EndReason] = {0: EndReason.FINISHED, LEASE_LOST_EXIT_
 
 @dataclass(frozen=True)
 class Start:
-    """A start that was asked of a host, at *at* by the machine's clock."""
+    """A start request to a host, at *at* by the machine's clock."""
 
     entity_id: str
     run_id: str
@@ -34,21 +34,21 @@ class Start:
 
 @dataclass
 class FakeHost:
-    """A Docker host. A run takes *run_seconds*, or as long as it likes when that is None, and ends with an exit code.
+    """A Docker host. A run takes *run_seconds*, or has no limit when that is None, and ends with an exit code.
 
     Args:
-        exit_codes: of the runs to come, in order; 0 when there are none left.
-        last_stays: once those are used up, runs do not end any more.
-        hang_before: a start that is asked for never answers, and makes no container.
-        hang_after: a start makes its container, and its answer never comes.
-        faults: raised by the starts to come, in order.
-        faults_after: the same, by starts that make their containers.
-        away: raised by every look at the containers.
-        capacity: what the containers' limits may add up to; None: any number of them.
-        stubborn: containers do not end on SIGTERM, so that a graceful stop lasts until somebody kills them.
-        graces: seconds that each stop of a running container left it, by entity.
+        exit_codes: of the following runs, in order; 0 when there are none left.
+        last_stays: after the exit codes, runs do not end.
+        hang_before: a start request never returns, and creates no container.
+        hang_after: a start creates its container, and never returns.
+        faults: raised by the following starts, in order.
+        faults_after: the same, by starts that create their containers.
+        away: raised by every listing of the containers.
+        capacity: the total of the containers' limits; None: unlimited.
+        stubborn: containers do not end on SIGTERM, so a graceful stop lasts until they are killed.
+        graces: grace period in seconds of each stop of a running container, by entity.
         code_faults: raised by the checks and starts of the code of a key.
-        hang_checks: checks never answer.
+        hang_checks: checks never return.
     """
 
     name: str = "host"
@@ -75,11 +75,11 @@ class FakeHost:
     room: EngineRoom = field(init=False)
 
     def __post_init__(self) -> None:
-        """Its room is that of its containers."""
+        """The room left by its containers."""
         self.room = room_of(self)
 
     async def check(self, executable: Executable) -> str:
-        """As the docker runner does."""
+        """As the docker runner."""
         await asyncio.sleep(0)
         if self.hang_checks:
             self.checks_under_way += 1
@@ -90,7 +90,7 @@ class FakeHost:
         return executable.code_etag or "etag"
 
     async def start(self, executable: Executable) -> ManagedContainer:
-        """As the docker runner does."""
+        """As the docker runner."""
         self.starts.append(Start(executable.id, executable.run_id, time.time()))
         await asyncio.sleep(0)
         async with self.parallel:
@@ -120,7 +120,7 @@ class FakeHost:
         return container
 
     async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
-        """As the docker runner does."""
+        """As the docker runner."""
         await asyncio.sleep(0)
         known = self.containers.get(container.container_id)
         if known is not None and known.state is ContainerState.RUNNING:
@@ -137,33 +137,33 @@ class FakeHost:
         return None if self._runs(container) else self._ended(container)
 
     async def remove(self, container: ManagedContainer) -> Ended:
-        """As the docker runner does."""
+        """As the docker runner."""
         await asyncio.sleep(0)
         ended = self._ended(container)
         self.containers.pop(container.container_id, None)
         return ended
 
     async def look(self, container: ManagedContainer) -> ManagedContainer | None:
-        """As the docker runner does."""
+        """As the docker runner."""
         await asyncio.sleep(0)
         return self.containers.get(container.container_id)
 
     async def list(self) -> list[ManagedContainer]:
-        """As a container group does: without times."""
+        """As a container group, without times."""
         await asyncio.sleep(0)
         if self.away is not None:
             raise self.away
         return [replace(container, started_at=None, finished_at=None) for container in self.containers.values()]
 
     def follow(self, container: ManagedContainer) -> None:
-        """As the log pipeline does."""
+        """As the log pipeline."""
 
     async def finish(self, container: ManagedContainer) -> bool:
-        """As the log pipeline does."""
+        """As the log pipeline."""
         return True
 
     def end(self, container_id: str, code: int = 0) -> None:
-        """The container's process ends."""
+        """End the container's process."""
         container = self.containers.get(container_id)
         if container is not None and container.state is ContainerState.RUNNING:
             self.containers[container_id] = replace(
@@ -173,12 +173,12 @@ class FakeHost:
             self.changed(container.id)
 
     def alive(self, entity_id: str) -> Sequence[ManagedContainer]:
-        """The containers of one entity that run."""
+        """The running containers of one entity."""
         running = (c for c in self.containers.values() if c.state is ContainerState.RUNNING)
         return [container for container in running if container.id == entity_id]
 
     def die(self) -> None:
-        """All containers end, as by their dead-man's switches."""
+        """End all containers, as by their dead-man's switches."""
         for container_id in list(self.containers):
             self.end(container_id, LEASE_LOST_EXIT_CODE)
 
@@ -196,7 +196,7 @@ class FakeHost:
 
 
 class HasContainers(Protocol):
-    """What containers there are, and what their limits may add up to."""
+    """The containers, and the total of their limits."""
 
     containers: dict[str, ManagedContainer]
     capacity: Need | None
@@ -204,7 +204,7 @@ class HasContainers(Protocol):
 
 
 class _Engine:
-    """As much of an engine as its room needs."""
+    """The part of an engine that its room needs."""
 
     def __init__(self, host: HasContainers) -> None:
         self._host = host
@@ -220,14 +220,14 @@ class _Engine:
 
 
 def room_of(host: HasContainers) -> EngineRoom:
-    """The room that *host* leaves, without overcommitment and reserves."""
+    """Return the room left by *host*, without overcommitment and reserves."""
     rules = RoomRules(memory_overcommit=1.0, cpu_overcommit=1.0, reserve=0.0)
     return EngineRoom(_Engine(host), rules, Limits().need)
 
 
 @asynccontextmanager
 async def looking(host: HasContainers) -> AsyncIterator[EngineRoom]:
-    """The room of *host*, followed within the block as a worker does."""
+    """Follow the room of *host* during the block, like a worker."""
     following = asyncio.create_task(host.room.run(), name="room")
     try:
         yield host.room
@@ -237,7 +237,7 @@ async def looking(host: HasContainers) -> AsyncIterator[EngineRoom]:
 
 
 async def check_room(host: HasContainers, executable: Executable) -> None:
-    """Refuse *executable* where *host* has a limit and no room for it."""
+    """Raise if *host* has a limit and no room for *executable*."""
     if host.capacity is not None:
         shortage = (await host.room.refresh()).shortage(executable.room)
         if shortage is not None:
@@ -246,7 +246,7 @@ async def check_room(host: HasContainers, executable: Executable) -> None:
 
 
 def container_of(executable: Executable) -> ManagedContainer:
-    """The running container that the docker runner would make of *executable*."""
+    """Return the running container that the docker runner would create for *executable*."""
     return ManagedContainer(
         container_id=f"c-{executable.run_id}",
         name=executable.room.name,

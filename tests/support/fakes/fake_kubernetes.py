@@ -2,8 +2,8 @@
 
 It speaks real HTTP and keeps state for one Deployment of one namespace: the scale subresource with optimistic
 locking, its pods with labels and annotations, bearer tokens and RBAC rules. A stand-in for the ReplicaSet controller
-adds and takes pods after each change, in the published order of going (no node, pending, not ready, deletion cost).
-What the real server refuses and this one does not know, it refuses as well.
+adds and removes pods after each change, in the published order of removal (no node, pending, not ready, deletion cost).
+It rejects what the real server rejects, and also what it does not implement.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ ALL_RULES: frozenset[Rule] = frozenset(
 
 @dataclass
 class FakePod:
-    """A pod as the fake keeps it. Tests change it at will."""
+    """A pod of the fake. Tests may change it."""
 
     name: str
     scheduled: bool = True
@@ -40,7 +40,7 @@ class FakePod:
     annotations: dict[str, str] = field(default_factory=dict)
 
     def rank(self) -> tuple[bool, int, bool, int]:
-        """Lowest goes first."""
+        """The sort key of removal, lowest first."""
         cost = int(self.annotations.get(DELETION_COST, "0"))
         return (self.scheduled, ["Pending", "Unknown", "Running"].index(self.phase), self.ready, cost)
 
@@ -70,10 +70,10 @@ class FakeKubernetes:
     Attributes:
         allowed: the (verb, resource) pairs that the token may use.
         token: the bearer token that is accepted.
-        down: the status that answers everything; 0 while the server is up.
+        down: the status of every answer; 0 while the server is up.
         hangs: answer nothing.
-        taken: names of the pods that the stand-in controller ended, in order.
-        calls: verb and resource of every call that was let through.
+        taken: names of the pods that the stand-in controller removed, in order.
+        calls: verb and resource of every permitted call.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class FakeKubernetes:
         return path
 
     def settle(self) -> None:
-        """Do what the Deployment and ReplicaSet controllers would: make the pods as many as are wanted."""
+        """Act as the Deployment and ReplicaSet controllers: adjust the number of pods."""
         self.pods = [pod for pod in self.pods if not pod.ending]
         while len(self.pods) < self.replicas:
             self.pods.append(FakePod(f"{self.deployment_name}-5d9c7b-{next(self._numbers):05d}"))
@@ -154,7 +154,7 @@ class FakeKubernetes:
             self.taken.append(victim.name)
 
     def scale_by_hand(self, replicas: int) -> None:
-        """What `kubectl scale` of somebody else does."""
+        """Act as a user's `kubectl scale`."""
         self.replicas = replicas
         self._version += 1
         self.settle()
@@ -201,7 +201,7 @@ class FakeKubernetes:
         return web.json_response(self._scale())
 
     async def _patch_scale(self, request: web.Request) -> web.Response:
-        """As people and their tools do it; the autoscaler replaces what it has read instead."""
+        """Patch the scale, as users do; the autoscaler replaces it instead."""
         if request.content_type != "application/merge-patch+json":
             return _status(415, f"the fake knows no {request.content_type}")
         self.replicas = int(json.loads(await request.text())["spec"]["replicas"])
@@ -219,7 +219,7 @@ class FakeKubernetes:
                 "namespace": self.namespace,
                 "resourceVersion": str(self._version),
             },
-            # The real server leaves a zero out.
+            # The real server omits a zero.
             "spec": {"replicas": self.replicas} if self.replicas else {},
             "status": {"replicas": len(self.pods), "selector": selector},
         }
@@ -249,7 +249,7 @@ class FakeKubernetes:
 
 
 def rules_of(role: dict[str, Any]) -> frozenset[Rule]:
-    """The (verb, resource) pairs that a Role manifest grants."""
+    """Return the (verb, resource) pairs that a Role manifest grants."""
     return frozenset(
         (verb, resource) for rule in role["rules"] for verb in rule["verbs"] for resource in _strings(rule["resources"])
     )

@@ -1,7 +1,7 @@
-"""For tests: a host whose bots' output is followed, with a model of the engine that it runs on.
+"""A host whose bots' output is followed, with a model of its engine, for tests.
 
-The model keeps what containers write, stamps it as Docker does, and gives it out from an instant on. What the real one
-does is tested in log_pipeline_docker_test.py.
+The model stores the output of containers, adds timestamps like Docker, and returns it from an instant on. The real
+engine's behaviour is tested in log_pipeline_docker_test.py.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from tools.stack.s3 import S3Server
 
 @dataclass
 class ModelEngine:
-    """Containers' output by container id, as a list of stamps and bytes."""
+    """The output of containers by container id, as a list of timestamps and bytes."""
 
     written: dict[str, list[tuple[datetime, bytes]]] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
@@ -108,7 +108,7 @@ def store_of(server: S3Server) -> ObjectStore:
 
 @dataclass
 class Host:
-    """One Docker host: its engine, its disk, and workers that come and go."""
+    """One Docker host: its engine, its disk, and its workers."""
 
     engine: ModelEngine
     store: ObjectStore
@@ -135,7 +135,7 @@ class Host:
             budget=budget,
             interval_seconds=interval_seconds,
             hand_over_seconds=hand_over_seconds,
-            # A machine that is busy with other tests is no slow storage.
+            # A loaded machine must not count as slow storage.
             rest_seconds=60.0,
         )
         running = asyncio.create_task(pipeline.run())
@@ -152,7 +152,7 @@ class Host:
             return b""
 
     async def becomes(self, content: bytes, entity_id: str = "b1", day: str = "20260131") -> bool:
-        """True once the day's object holds just *content*. Raises AssertionError when it does not in time."""
+        """Return True once the day's object is *content*. Raises AssertionError when it is not in time."""
 
         async def equal() -> bool:
             return await self.object(entity_id, day) == content

@@ -1,1 +1,1 @@
-"""Faults at a chosen moment: deaths, cut connections, hostile bots."""
+"""Faults at a chosen moment: crashes, broken connections, hostile bots."""

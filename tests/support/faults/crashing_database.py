@@ -1,4 +1,4 @@
-"""A database whose user dies at a chosen write, so that a test can let it die at each."""
+"""A database whose user crashes at a chosen write, so that a test can try each write."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -8,13 +8,13 @@ _WRITES = {"insert_many", "update_one", "delete_one", "bulk_write", "find_one_an
 
 
 class Crashed(Exception):
-    """The process is gone."""
+    """The process has crashed."""
 
 
 class CrashingDatabase:
-    """A database whose user dies at its *at_write*-th write: before it is sent, or before the answer is read.
+    """A database whose user crashes at its *at_write*-th write: before it is sent, or before the answer is read.
 
-    Hand it to a store in place of its database.
+    Pass it to a store in place of its database.
     """
 
     def __init__(self, database: Any, at_write: int, after_it: bool) -> None:
@@ -26,7 +26,7 @@ class CrashingDatabase:
         return _Collection(self._database[name], self)
 
     async def write(self, operation: Callable[[], Awaitable[Any]]) -> Any:
-        """Make a write, unless this is the end."""
+        """Make a write, or crash."""
         self._left -= 1
         if self._left < 0 or (self._left == 0 and not self._after_it):
             raise Crashed

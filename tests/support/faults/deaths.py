@@ -1,4 +1,4 @@
-"""Workers that die at a chosen write, so that a test can let them die at each."""
+"""Workers that crash at a chosen write, so that a test can try each write."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class Death:
-    """A worker that dies at its *at*-th write: before it is made, or after it is made and before it is answered."""
+    """A worker that crashes at its *at*-th write: before it is made, or after it is made and before it is answered."""
 
     def __init__(self, at: int = 0, *, before: bool = True) -> None:
         self.writes = 0
@@ -17,13 +17,13 @@ class Death:
         self._at, self._before = at, before
 
     async def around(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Make the write, unless this is the end."""
+        """Make the write, or crash."""
         if self.dead.is_set():
             await asyncio.Event().wait()
         self.writes += 1
         if self.writes != self._at:
             return await write()
-        # Told before the write: once the last write is made the backtest is over, and nobody waits for *dead* any more.
+        # Set before the write: after the last write the backtest is completed, and the test no longer waits for *dead*.
         self.reached = True
         if not self._before:
             await write()
@@ -33,7 +33,7 @@ class Death:
 
 
 class Mortal:
-    """Stands before *thing*; its methods in *writes* are those at which a worker may die."""
+    """Wrap *thing*; a worker may crash in its methods *writes*."""
 
     def __init__(self, thing: Any, death: Death, *writes: str) -> None:
         self._thing, self._death, self._writes = thing, death, writes

@@ -1,4 +1,4 @@
-"""A socket between the runner and the engine that fails as networks and engines do."""
+"""A relay between the runner and the engine with the faults of networks and engines."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,16 +8,16 @@ from pathlib import Path
 
 
 class EngineRelay:
-    """Passes bytes to the engine's socket and back, until told otherwise."""
+    """Forwards bytes to the engine's socket and back, with faults on request."""
 
     def __init__(self, socket: Path, engine_url: str) -> None:
         self.url = f"unix://{socket}"
         self.swallow_answers_to: bytes | None = None
-        """The answer to the next request with this in its first line is lost; the engine has done as it was asked."""
+        """Lose the answer to the next request with this in its first line; the engine has carried it out."""
         self.no_answers_from: bytes | None = None
-        """From the next request with this in its first line on nothing is answered; older answers go on coming."""
+        """Stop answering from the next request with this in its first line on; earlier answers continue."""
         self.requests: list[str] = []
-        """First lines of all requests so far, as far as they came at the beginning of a packet."""
+        """First lines of all requests so far, if they came at the beginning of a packet."""
         self._socket = socket
         self._engine = engine_url.removeprefix("unix://")
         self._server: asyncio.Server | None = None
@@ -30,7 +30,7 @@ class EngineRelay:
         self._server = await asyncio.start_unix_server(self._serve, str(self._socket))
 
     async def close(self) -> None:
-        """Drop all connections and accept no more, as an engine that is restarted does."""
+        """Drop all connections and accept no more, like an engine that restarts."""
         if self._server is not None:
             self._server.close()
         for connection in list(self._connections):
@@ -85,7 +85,7 @@ class EngineRelay:
 
 @dataclass
 class _Answers:
-    """What becomes of the answers on one connection."""
+    """The fault of the answers on one connection."""
 
     lost: bool = False
     held_back: bool = False
@@ -93,7 +93,7 @@ class _Answers:
 
 @asynccontextmanager
 async def engine_relay(directory: Path, engine_url: str) -> AsyncIterator[EngineRelay]:
-    """A relay whose socket is in *directory*."""
+    """Return a relay whose socket is in *directory*."""
     relay = EngineRelay(directory / "engine.sock", engine_url)
     await relay.open()
     try:

@@ -1,4 +1,4 @@
-"""For tests of the sandbox: a bot that tries everything that needs no second party, and looks at containers."""
+"""A bot that tries every attack that needs no second party, and views of containers, for tests of the sandbox."""
 
 import asyncio
 import uuid
@@ -17,7 +17,7 @@ from tools.engine.ensure import Engine
 
 TIGHT = Limits(memory_bytes=128 * MIB, tmp_bytes=16 * MIB, pids=48, open_files=128, result_bytes=MIB)
 
-# Returns what came of each try.
+# Returns the result of each attempt.
 PROBE = r"""
 import ctypes, os, resource, socket, subprocess
 
@@ -129,7 +129,7 @@ def main(id, config):
     }
 """
 
-# One bot that others try to reach, and one that tries.
+# A target bot and an attacking bot.
 SERVE = """
 import http.server, threading
 def main(id, config):
@@ -150,7 +150,7 @@ def main(id, config):
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def probe(tmp_path_factory: pytest.TempPathFactory, docker_engine: Engine) -> AsyncIterator[dict[str, Any]]:
-    """What came of each of its tries, within :data:`TIGHT` limits."""
+    """Return the result of each attempt, within :data:`TIGHT` limits."""
     scope = f"test-{uuid.uuid4().hex[:12]}"
     try:
         async with bot_containers(tmp_path_factory.mktemp("probe"), scope, docker_engine.url) as bots:
@@ -168,14 +168,14 @@ async def has_output(bots: BotContainers, container: ManagedContainer) -> bool:
 
 
 async def asked(engine: Engine, path: str) -> Any:
-    """The engine's own answer to a GET of *path*."""
+    """Return the engine's own answer to a GET of *path*."""
     connector = aiohttp.UnixConnector(engine.url.removeprefix("unix://"))
     async with aiohttp.ClientSession(connector=connector) as session, session.get("http://docker" + path) as answer:
         return await answer.json()
 
 
 async def address_of(engine: Engine, container: ManagedContainer) -> str:
-    """The address that others would reach it at."""
+    """Return its address in the bots' network."""
     found = await asked(engine, f"/containers/{container.container_id}/json")
     host = str(next(iter(found["NetworkSettings"]["Networks"].values()))["IPAddress"])
     assert host

@@ -1,6 +1,6 @@
-"""For tests of readers of what a container wrote: texts that once ended or could end a parser, and a source of more.
+"""Texts that once broke or could break a parser of a container's output, and a generator of more.
 
-A defect that is found gets its text here: every reader is tested with all of them.
+Add the text of each defect that is found: every reader is tested with all of them.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 DEEP = 100_000
 
-# By size in bytes, as each reader has its own limit. Many are not quite JSON, as in a file that was being written.
+# By size in bytes, as each reader has its own limit. Many are almost JSON, as in a file that was being written.
 _SIZED: dict[str, Callable[[int], bytes]] = {
     "open arrays": lambda size: b"[" * size,
     "open objects": lambda size: _filled(b'{"a":', b"", size),
@@ -61,12 +61,12 @@ _FIXED: dict[str, bytes] = {
 
 
 def corpus(size: int) -> dict[str, bytes]:
-    """Return all texts by their names; those that can be of any size are *size* bytes long, or a few less."""
+    """Return all texts by name; those of variable size are *size* bytes long, or slightly less."""
     return {**{name: made(size) for name, made in _SIZED.items()}, **_FIXED}
 
 
 def texts(size: int) -> st.SearchStrategy[bytes]:
-    """Return a source of texts of up to *size* bytes, most of them that large: nested, broad, cut, garbled."""
+    """Return a strategy for texts of up to *size* bytes, most of that size: nested, broad, truncated, garbled."""
     unit = st.sampled_from([b"[", b"{", b"]", b"}", b",", b":", b"1", b"-", b"0.", b"1e", b'"', b"\\", b" ", b"\n"])
     words = st.sampled_from([b'{"a":', b'"a"', b'"a":1,', b"[],", b"{},", b"[1],", b"null,", b"true", b"NaN", b"\xff"])
     part = st.lists(unit | words, min_size=1, max_size=6).map(b"".join)

@@ -1,4 +1,4 @@
-"""Another process does its work at the worst moment, for certain: before a chosen request, or in the middle of one."""
+"""Run another process's work at a chosen moment: before a request, or in the middle of one."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Self
@@ -23,12 +23,12 @@ _REQUESTS = {
 
 
 class InterruptedDatabase:
-    """A database where *event* happens right before the *at*-th request of its user, from 1 on.
+    """A database that runs *event* right before the *at*-th request of its user, from 1 on.
 
-    Hand it to a store in place of its database.
+    Pass it to a store in place of its database.
 
     Args:
-        only: the name of the method whose requests are counted; None for all.
+        only: the method whose requests are counted; None for all.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class InterruptedDatabase:
         return _Collection(self._database[name], self)
 
     def get_collection(self, name: str, **options: Any) -> Any:
-        """As the database does."""
+        """Return a wrapped collection."""
         return _Collection(self._database.get_collection(name, **options), self)
 
     async def request(self, name: str) -> None:
-        """A request of the method *name* is about to be sent."""
+        """Count a request of the method *name*, which is about to be sent."""
         if self._only not in (None, name):
             return
         self._left -= 1
@@ -77,19 +77,19 @@ class _Collection:
 
 
 class _Found:
-    """A cursor, whose request is sent when its first document is asked for."""
+    """A cursor, whose request is sent when its first document is read."""
 
     def __init__(self, cursor: Any, database: InterruptedDatabase) -> None:
         self._cursor = cursor
         self._database = database
 
     def sort(self, *arguments: Any) -> Self:
-        """As the cursor does."""
+        """As the cursor."""
         self._cursor.sort(*arguments)
         return self
 
     def limit(self, number: int) -> Self:
-        """As the cursor does."""
+        """As the cursor."""
         self._cursor.limit(number)
         return self
 
@@ -100,10 +100,10 @@ class _Found:
 
 
 class OvertakenUpserts:
-    """A database where *event* happens in the middle of the first upsert that finds nothing to update.
+    """A database that runs *event* in the middle of the first upsert that matches nothing.
 
-    The server looks first and inserts then. What was inserted in between makes the insert fail, unless the filter is
-    equality alone, for which the server looks again by itself.
+    The server reads first and then inserts. A concurrent insert makes the insert fail, unless the filter consists of
+    equality only, for which the server retries by itself.
     """
 
     def __init__(self, database: Database, event: Callable[[], Awaitable[object]]) -> None:
@@ -115,7 +115,7 @@ class OvertakenUpserts:
         return _Upserts(self._database[name], self)
 
     async def overtake(self) -> None:
-        """An upsert is in its middle."""
+        """Run the event in the middle of an upsert."""
         self.overtaken = True
         await self._event()
 
@@ -129,14 +129,14 @@ class _Upserts:
         return getattr(self._collection, name)
 
     async def replace_one(self, query: Any, document: Any, upsert: bool = False) -> Any:
-        """As the collection does."""
+        """As the collection."""
         if upsert and await self._finds_nothing(query):
             await self._database.overtake()
             return await self._collection.insert_one({**document, "_id": query["_id"]})
         return await self._collection.replace_one(query, document, upsert=upsert)
 
     async def bulk_write(self, updates: list[UpdateOne], ordered: bool = True) -> Any:
-        """As the collection does, with one update."""
+        """As the collection, with one update."""
         [update] = updates
         if await self._finds_nothing(update._filter):
             await self._database.overtake()

@@ -1,1 +1,1 @@
-"""Watchers that fail a test for what must never be."""
+"""Observers that fail a test when an invariant is violated."""

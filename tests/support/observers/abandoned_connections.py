@@ -1,8 +1,8 @@
-"""Closes the sockets that PyMongo forgets: the one it is just opening when its task is cancelled (4.20).
+"""Close the sockets that PyMongo leaks: the one it is opening when its task is cancelled (4.20).
 
-The interpreter closes them too, a moment later, and warns; in the tests, where a warning is an error and workers die in
-the middle of their work, that would fail whichever test comes next. Nothing else is hidden: a connection that is open
-and forgotten still warns.
+The interpreter closes them too, slightly later, and warns. In tests a warning is an error and workers are killed
+during their work, so whichever test comes next would fail. Nothing else is hidden: other leaked connections
+still warn.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ _OPEN = "_async_create_connection"
 
 @pytest.fixture(scope="session", autouse=True)
 def no_abandoned_connections() -> Iterator[None]:
-    """Let PyMongo finish opening a connection that nobody waits for any more, and close it then."""
+    """Let PyMongo finish opening a connection whose task was cancelled, and close it then."""
     with pytest.MonkeyPatch.context() as patch:
         opened = getattr(pool_shared, _OPEN)
 

@@ -1,8 +1,8 @@
-"""Fails a test in which our own code held up the event loop.
+"""Fail a test in which the project's code blocked the event loop.
 
-What counts is the processor time of single steps, without that of the garbage collector, and the time in which a round
-of the loop slept: on a machine that is busy with other things, wall time says nothing. The limits are a multiple of
-what the design allows (100 ms), as a processor that is shared counts more than the work took.
+Measured are the processor time of single steps, without garbage collection, and the time in which a round
+of the loop slept: on a loaded machine, wall time is meaningless. The limits are a multiple of
+the design's limit (100 ms), because a shared processor counts more than the work took.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _OWN = (f"{_ROOT}/libs/", f"{_ROOT}/services/")
 
 
 class LoopWatch:
-    """Measures the steps of the event loops of this process. *blocked* says which of ours were too long."""
+    """Measures the steps of the event loops of this process. *blocked* describes those that were too long."""
 
     def __init__(self, *, cpu_seconds: float = CPU_SECONDS, slept_seconds: float = SLEPT_SECONDS) -> None:
         self.blocked: list[str] = []
@@ -52,7 +52,7 @@ class LoopWatch:
                 watch._step_ended(handle, cpu, time.perf_counter() - wall)
 
         def measured_process(loop: Any, events: Any) -> Any:
-            # Called when the loop has done its waiting.
+            # Called when the loop has finished waiting.
             watch._began = time.perf_counter(), watch._processor_seconds()
             watch._longest = (0.0, None)
             return process(loop, events)
@@ -100,20 +100,20 @@ class LoopWatch:
             self._gc_seconds += time.thread_time() - self._gc_began
 
     def _processor_seconds(self) -> float:
-        """For how long this thread ran or waited for its turn; what is missing to the wall time, it slept."""
+        """Return how long this thread ran or waited for a processor; the rest of the wall time, it slept."""
         thread = threading.get_ident()
         try:
             if thread not in self._schedstat_files:
                 self._schedstat_files[thread] = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
             ran, waited, _ = os.pread(self._schedstat_files[thread], 200, 0).split()
         except OSError:
-            return time.perf_counter()  # a kernel that does not tell: then nothing ever slept
+            return time.perf_counter()  # without schedstat no sleep is detected
         return (int(ran) + int(waited)) / 1e9
 
 
 @pytest.fixture(scope="session")
 def loop_watch() -> Iterator[LoopWatch]:
-    """One for all tests."""
+    """One watch for all tests."""
     watch = LoopWatch()
     watch.install()
     yield watch
@@ -122,7 +122,7 @@ def loop_watch() -> Iterator[LoopWatch]:
 
 @pytest.fixture(autouse=True)
 def no_blocked_loop(loop_watch: LoopWatch) -> Iterator[None]:
-    """Each test fails in which a task or callback of ours held up the event loop."""
+    """Fail each test in which a task or callback of the project blocked the event loop."""
     loop_watch.blocked.clear()
     yield
     blocked = "; ".join(loop_watch.blocked)
@@ -134,7 +134,7 @@ def _method(loops: type, name: str) -> Any:
 
 
 def _own_name(handle: Any) -> str | None:
-    """What of ours *handle* runs; None when it is a test, or a library."""
+    """Return the name of the project's task or callback that *handle* runs; None for tests and libraries."""
     callback = getattr(handle, "_callback", None)
     task = getattr(callback, "__self__", None)
     if isinstance(task, asyncio.Task):

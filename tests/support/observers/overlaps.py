@@ -1,4 +1,4 @@
-"""Watches the engine for the one thing that must never be: two live containers of one bot."""
+"""Observe the engine for two live containers of one bot, which must never happen."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ from tools.engine.ensure import Engine
 
 
 class OverlapWatch:
-    """Which bots had two live containers at some instant, by the engine's own events."""
+    """Records bots that had two live containers at one instant, by the engine's own events."""
 
     def __init__(self, engine: Engine, scope: str) -> None:
         self._client = docker.DockerClient(base_url=engine.url, timeout=600)
@@ -20,7 +20,7 @@ class OverlapWatch:
             decode=True, filters={"label": f"runtime.scope={scope}", "type": "container"}
         )
         self._alive: dict[str, set[str]] = defaultdict(set)
-        # Asked when events are listened to already: one that starts or ends meanwhile is in these as well.
+        # Listed after the events are followed: a concurrent start or end is in the events as well.
         for container in self._client.api.containers(filters={"label": f"runtime.scope={scope}"}):
             self._alive[container["Labels"].get("runtime.id", "")].add(container["Id"])
         self.overlaps: list[str] = []
@@ -40,7 +40,7 @@ class OverlapWatch:
                 self._alive[bot].discard(event["id"])
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop observing."""
         self._events.close()
         self._thread.join(timeout=5)
         self._client.close()
@@ -48,7 +48,7 @@ class OverlapWatch:
 
 @asynccontextmanager
 async def overlap_watch(engine: Engine, scope: str) -> AsyncIterator[OverlapWatch]:
-    """Watch the containers of *scope* for as long as the block lasts."""
+    """Observe the containers of *scope* during the block."""
     watch = OverlapWatch(engine, scope)
     try:
         yield watch

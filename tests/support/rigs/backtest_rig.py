@@ -1,4 +1,4 @@
-"""A segment of backtests in real servers, with owners that die at a chosen write, and runs that are only facts."""
+"""A segment of backtests in real servers, with owners that crash at a chosen write, and simulated runs."""
 
 import asyncio
 import contextlib
@@ -55,9 +55,9 @@ class FakeHost:
     """A Docker host whose runs return an object that names the run, after *run_seconds*; None: they never end.
 
     Args:
-        reasons: of the ends of the runs to come; FINISHED when there are none left.
-        first_together: no run ends before so many were there at once.
-        padding: characters more in each result.
+        reasons: of the ends of the following runs; FINISHED when there are none left.
+        first_together: no run ends before so many ran at once.
+        padding: additional characters in each result.
     """
 
     folder: Path
@@ -75,11 +75,11 @@ class FakeHost:
     _stops: dict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
 
     def __post_init__(self) -> None:
-        """Its room is that of its containers."""
+        """The room left by its containers."""
         self.room = room_of(self)
 
     async def run(self, executable: Executable, timeout_seconds: float) -> RunOutcome:
-        """As the docker runner does; ended early by :meth:`stop`."""
+        """As the docker runner; ended early by :meth:`stop`."""
         await check_room(self, executable)
         self.runs.append(executable.id)
         self.at_once += 1
@@ -104,22 +104,22 @@ class FakeHost:
         return RunOutcome(ended, Returned(Kind.OBJECT, Payload(text)), None, output)
 
     async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
-        """As the docker runner does."""
+        """As the docker runner."""
         self._stops[container.run_id].set()
         return Ended(container, 143, False, EndReason.STOPPED, None, None)
 
     async def remove(self, container: ManagedContainer) -> Ended:
-        """As the docker runner does."""
+        """As the docker runner."""
         self.containers.pop(container.run_id, None)
         return await self.stop(container)
 
     async def list(self) -> list[ManagedContainer]:
-        """As a container group does."""
+        """As a container group."""
         return list(self.containers.values())
 
 
 class BacktestRig:
-    """Segment 1 of one database, with the results below a bucket of its own."""
+    """Segment 1 of one database, with the results in its own bucket."""
 
     def __init__(self, database: Database, store: ObjectStore, bucket: str, folder: Path) -> None:
         self.database = database
@@ -131,25 +131,25 @@ class BacktestRig:
         self.outbox = Outbox(database)
         self.partitions_told = 0
         self.pool: SegmentPool | None = None
-        """That of the worker which owns the segment, or owned it last."""
+        """The pool of the current or last owner of the segment."""
         self._epochs = itertools.count(1)
 
     async def prepare(self) -> None:
-        """Make indexes and the bucket."""
+        """Create indexes and the bucket."""
         await self.entities.ensure_indexes()
         await self.runs.ensure_indexes()
         await self.store.ensure_bucket(self.bucket)
 
     async def partitions_changed(self) -> None:
-        """As the wake-ups do."""
+        """As the wake-ups."""
         self.partitions_told += 1
 
     async def publish(self, entity_id: str, subject: str, data: bytes, *, event_id: str) -> None:
-        """As the publisher does without NATS."""
+        """As the publisher without NATS."""
         await self.outbox.append(entity_id, subject, data, event_id=event_id)
 
     async def announce(self, backtest_id: str = "b", **config: Any) -> None:
-        """Create a backtest as an event does."""
+        """Create a backtest like an event."""
         await self.entities.create(backtest_id, config, CUSTOM)
 
     async def set(self, backtest_id: str, **fields: Any) -> None:
@@ -158,35 +158,35 @@ class BacktestRig:
         await self.database["backtests"].update_one({"id": backtest_id}, {"$set": changes})
 
     async def events(self, backtest_id: str = "b") -> list[dict[str, Any]]:
-        """The completion events that wait to be published."""
+        """Return the completion events that wait to be published."""
         found = self.database["outbox"].find({"entity_id": backtest_id})
         return [json.loads(document["data"]) async for document in found]
 
     async def analysis(self, backtest_id: str = "b") -> Any:
-        """The result; None while there is none."""
+        """Return the result; None without one."""
         return json.loads(await self.read(objects.analysis_key(backtest_id)) or b"null")
 
     async def read(self, key: str) -> bytes | None:
-        """An object of the bucket."""
+        """Return an object of the bucket."""
         try:
             return await self.store.get(self.bucket, key)
         except ObjectMissing:
             return None
 
     async def left_in_storage(self, backtest_id: str = "b") -> list[str]:
-        """The keys below the backtest's folder."""
+        """Return the keys below the backtest's folder."""
         return [info.key async for info in self.store.list(self.bucket, objects.folder(backtest_id))]
 
     async def over(self, backtest_id: str = "b") -> bool:
-        """Whether the document is gone."""
+        """Whether the document is removed."""
         return await self.entities.get(backtest_id) is None
 
     async def history(self, backtest_id: str = "b", *, ended: bool = True) -> list[RunRecord]:
-        """Its runs that have ended, or those that have not, the latest first."""
+        """Return its ended runs, or its open runs, latest first."""
         return await self.runs.list(RunFilter(entity_id=backtest_id, open=not ended), limit=1000)
 
     def host(self, name: str = "host", **more: Any) -> FakeHost:
-        """A host with a disk of its own."""
+        """A host with its own disk."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         return FakeHost(folder, name, **more)
@@ -195,7 +195,7 @@ class BacktestRig:
     async def owned_by(
         self, host: FakeHost, *, death: Death | None = None, size: int = 5, max_retries: int = 3
     ) -> AsyncIterator[OwnedSegment]:
-        """A worker that owns the segment within the block, and is gone at its end as if killed."""
+        """A worker that owns the segment during the block, and is then gone as if killed."""
         lease = Lease(1, Holder("w", "i", host.name), next(self._epochs), time.monotonic() + 3600)
         owned = OwnedSegment(lease)
         pool = self.pool = self._pool(owned, host, death or Death(), size, max_retries)
@@ -255,7 +255,7 @@ class BacktestRig:
 async def backtest_rig(
     mongo_uri: str, database_name: str, s3_server: S3Server, bucket_prefix: str, tmp_path: Path
 ) -> AsyncIterator[BacktestRig]:
-    """One that is ready, in a database and a bucket of its own."""
+    """A ready rig in its own database and bucket."""
     mongo = Mongo(mongo_uri)
     store = ObjectStore(
         StorageSettings(

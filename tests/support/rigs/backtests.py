@@ -1,4 +1,4 @@
-"""Backtests as the platform sees them: announced by an event, done when their result is stored and an event says so."""
+"""Backtests as the platform sees them: announced by an event, completed by a stored result and an event."""
 
 import asyncio
 import json
@@ -19,15 +19,15 @@ RESULTS = "results"
 
 @dataclass
 class Backtests:
-    """One deployment of the backtest-runner, with what it has announced so far. Made by :func:`listening`."""
+    """One deployment of the backtest-runner, with its announced backtests. Made by :func:`listening`."""
 
     deployment: Deployment
     completed: list[dict[str, Any]] = field(default_factory=list)
     headers: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Those of the last completion event of each backtest."""
+    """The keys of the last completion event of each backtest."""
 
     def upload(self, key: str, source: str, **more: str) -> None:
-        """Put a backtest's code under *key*."""
+        """Upload a backtest's code under *key*."""
         self.deployment.platform.upload(key, zipped({"main.py": source, **more}))
 
     async def create(
@@ -39,7 +39,7 @@ class Backtests:
         headers: Mapping[str, str] | None = None,
         **description: Any,
     ) -> None:
-        """Announce a backtest as the API does: a plain publish, with capitalised keys."""
+        """Announce a backtest like the API: a core publish, with capitalised keys."""
         told = self.deployment.platform.payload(backtest_id, config or {}, key=key, **description)
         custom = told["custom"]
         payload = {
@@ -58,11 +58,11 @@ class Backtests:
         await client.flush()
 
     def events(self, backtest_id: str) -> list[dict[str, Any]]:
-        """The completion events of one backtest."""
+        """Return the completion events of one backtest."""
         return [event for event in self.completed if event["backtest_id"] == backtest_id]
 
     async def done(self, backtest_id: str, within_seconds: float = 90) -> dict[str, Any]:
-        """Its completion event, once its document is gone as well."""
+        """Return its completion event, after its document is removed as well."""
 
         async def over() -> bool:
             return bool(self.events(backtest_id)) and await self.deployment.document(backtest_id) is None
@@ -71,7 +71,7 @@ class Backtests:
         return self.events(backtest_id)[0]
 
     def read(self, key: str) -> bytes | None:
-        """An object of the results bucket."""
+        """Return an object of the results bucket."""
         try:
             response = self.deployment.platform.storage.get_object(RESULTS, key)
         except S3Error as error:
@@ -82,18 +82,18 @@ class Backtests:
             return bytes(response.read())
 
     def analysis(self, folder: str) -> Any:
-        """The result below *folder*; None while there is none."""
+        """Return the result below *folder*; None without one."""
         found = self.read(f"{folder}/analysis.json")
         return json.loads(found) if found is not None else None
 
     def logs(self, folder: str) -> str:
-        """The output below *folder*."""
+        """Return the output below *folder*."""
         return (self.read(f"{folder}/logs.txt") or b"").decode()
 
 
 @asynccontextmanager
 async def listening(deployment: Deployment) -> AsyncIterator[Backtests]:
-    """Backtests of *deployment*, with a core subscriber as the API has one."""
+    """The backtests of *deployment*, with a core subscriber like the API's."""
     made = Backtests(deployment)
 
     async def received(message: Msg) -> None:

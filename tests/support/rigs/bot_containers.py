@@ -1,4 +1,4 @@
-"""For tests: a docker runner whose bots' code is written by the test into a folder."""
+"""A docker runner whose bots' code is written by the test into a folder."""
 
 import asyncio
 import hashlib
@@ -28,13 +28,13 @@ class Tree:
 
 @dataclass
 class FolderCode:
-    """A code source whose key is the name of a folder; notes who holds what."""
+    """A code source whose key is the name of a folder; records the holders of code."""
 
     directory: Path
     held: dict[str, str] = field(default_factory=dict)
 
     async def fetch(self, ref: CodeRef, holder: str | None = None, *, etag: str | None = None) -> Tree:
-        """The folder *ref.key*."""
+        """Return the folder *ref.key*."""
         if holder is not None:
             self.held[holder] = ref.key
         return Tree(self.directory / ref.key, f"etag-{ref.key}")
@@ -67,7 +67,7 @@ class BotContainers:
         limits: Limits | None = None,
         **more: Any,
     ) -> Executable:
-        """A bot whose entrypoint has the text *source*."""
+        """Return a bot whose entrypoint has the text *source*."""
         script = more.pop("script", SCRIPTS[runtime])
         contents = {script: source, **(files or {})}
         key = hashlib.sha256(repr(sorted(contents.items())).encode()).hexdigest()[:16]
@@ -92,7 +92,7 @@ class BotContainers:
         )
 
     async def run(self, source: str, *, timeout_seconds: float = 240.0, **more: Any) -> tuple[RunOutcome, str]:
-        """Run such a bot to its end; with its output."""
+        """Run such a bot to its end; return its result and output."""
         outcome = await self.runner.run(self.executable(source, **more), timeout_seconds)
         output = outcome.output_path.read_text(errors="replace")
         outcome.discard()

@@ -1,4 +1,4 @@
-"""For tests: the output of real containers on its way into a real S3 server."""
+"""The output of real containers on its way to a real S3 server, for tests."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ async def log_store(server: S3Server, bucket: str) -> AsyncIterator[ObjectStore]
 async def pipeline(
     bots: BotContainers, store: ObjectStore, interval_seconds: float = 0.2
 ) -> AsyncIterator[LogPipeline]:
-    """A pipeline that runs, and is cut off at the end."""
+    """A running pipeline, which is killed at the end."""
     pipeline = LogPipeline(
         bots.runner.followed,
         store,
@@ -54,11 +54,11 @@ async def pipeline(
 
 
 async def stored(store: ObjectStore, entity_id: str) -> bytes:
-    """All that is stored of a bot's output."""
+    """Return the complete stored output of a bot."""
     history = LogHistory(store, store.settings.logs_bucket)
     return b"".join([piece async for piece in history.read(await history.parts(entity_id))])
 
 
 async def engines_own(bots: BotContainers, container: ManagedContainer) -> bytes:
-    """What the engine has of a container's output."""
+    """Return the engine's copy of a container's output."""
     return b"".join([line.data async for line in bots.runner.logs(container)])

@@ -1,4 +1,4 @@
-"""For tests: the entrypoints as plain processes of this host, with the folders that a container would have."""
+"""The entrypoints as plain processes of this host, with the folders of a container, for tests."""
 
 import json
 import os
@@ -21,7 +21,7 @@ COMMANDS = {
 
 @dataclass
 class Finished:
-    """How it ended."""
+    """The result of a process."""
 
     exit_code: int
     stdout: bytes
@@ -35,7 +35,7 @@ class Finished:
 
     @property
     def last(self) -> Any:
-        """The last line of stdout, which is JSON."""
+        """The last line of stdout, parsed as JSON."""
         return json.loads(self.lines[-1])
 
 
@@ -108,13 +108,13 @@ class BotProcess:
 
 
 def first_line(process: "subprocess.Popen[bytes]") -> bytes:
-    """The next line of its output, once it is there."""
+    """Return the next line of its output."""
     assert process.stdout is not None
     return process.stdout.readline()
 
 
 def is_gone(pid: int, within_seconds: float = 20.0) -> bool:
-    """Whether the process has ended, or does so: a signal takes a moment."""
+    """Whether the process has ended, or does so soon: a signal takes a moment."""
     deadline = time.monotonic() + within_seconds
     while time.monotonic() < deadline:
         try:

@@ -1,4 +1,4 @@
-"""Segments of bots in a real MongoDB, with owners that die at a chosen step, on hosts that are only facts."""
+"""Segments of bots in a real MongoDB, with owners that crash at a chosen step, on simulated hosts."""
 
 import asyncio
 import contextlib
@@ -39,10 +39,10 @@ class BotRig:
     """One database, its bots and their owners.
 
     Attributes:
-        looks: counts how often an owner asked who else may be running a bot.
-        doubles: bots that were started while another container of theirs ran, on whatever host.
-        reconcilers: the one that worked last for each segment.
-        stop_grace_seconds: that owners leave a bot which is stopped gracefully.
+        looks: counts the queries of owners for other live runs of a bot.
+        doubles: bots that were started while another of their containers ran, on any host.
+        reconcilers: the latest one of each segment.
+        stop_grace_seconds: the owners' grace period for a graceful stop.
     """
 
     def __init__(self, database: Database) -> None:
@@ -58,7 +58,7 @@ class BotRig:
         self._processes = itertools.count(1)
 
     async def prepare(self) -> None:
-        """Make the indexes."""
+        """Create the indexes."""
         await self.entities.ensure_indexes()
         await self.runs.ensure_indexes()
 
@@ -69,31 +69,31 @@ class BotRig:
         return host
 
     async def deploy(self, bot_id: str = "b", *, version: str = "", code: str = "code.zip", **config: Any) -> None:
-        """Create or change a bot as an event does; a later *version* differs in nothing else."""
+        """Create or change a bot like an event; a later *version* differs in nothing else."""
         await self.entities.update(bot_id, config, {**CUSTOM, "version": version, "filePath": code})
 
     async def create_again_in(self, segment: int, bot_id: str = "b") -> None:
-        """Delete a bot and create it again at once, in another segment; no owner is told."""
+        """Delete a bot and recreate it at once, in another segment, without waking its owners."""
         await self.entities.delete(bot_id)
         await self.entities.create(bot_id, {}, CUSTOM)
         await self.database["bots"].update_one({"id": bot_id}, {"$set": {"segment_id": segment}})
         await self.database["partitions"].update_one({"_id": segment}, {"$set": {"bot_count": 1}}, upsert=True)
 
     async def status(self, bot_id: str = "b") -> dict[str, Any]:
-        """What the bot's document says of it."""
+        """Return the status in the bot's document."""
         return (await self.database["bots"].find_one({"id": bot_id}) or {}).get("status") or {}
 
     async def history(self, bot_id: str = "b", *, ended: bool = True) -> list[RunRecord]:
-        """Its runs that have ended, or those that have not, the latest first."""
+        """Return its ended runs, or its open runs, latest first."""
         return await self.runs.list(RunFilter(entity_id=bot_id, open=not ended))
 
     async def acquire(self, host: FakeHost, segment: int) -> Lease:
-        """The lease of a new process of the worker of *host*, which takes over from the one before."""
+        """Acquire the lease for a new process of the worker of *host*, which takes over from the previous one."""
         number = next(self._processes)
         return await self.leases.acquire(segment, Holder(f"w-{host.name}", f"i{number}", host.name, number))
 
     def records(self, host: FakeHost, runs: Any = None, death: Death | None = None) -> BotRecords:
-        """What a worker on *host* writes down."""
+        """Return the records of a worker on *host*."""
         death = death or Death()
         entities: Any = Mortal(self.entities, death, "set_status", "compare_and_set")
         runs = runs or Mortal(self.runs, death, "start", "finish", "adopt", "close_open")
@@ -116,7 +116,7 @@ class BotRig:
         )
 
     async def executable(self, lease: Lease, bot_id: str = "b") -> Executable:
-        """What the owner of a segment would start now."""
+        """Return the executable that the owner of a segment would start now."""
         entity = await self.entities.get(bot_id)
         assert entity is not None
         return self.executables(lease).build(entity)
@@ -125,7 +125,7 @@ class BotRig:
     async def owned_by(
         self, host: FakeHost, *, segment: int = 1, death: Death | None = None, scan_seconds: float = 0.25
     ) -> AsyncIterator[OwnedSegment]:
-        """A worker that owns the segment within the block, and is gone at its end as if killed."""
+        """A worker that owns the segment during the block, and is then gone as if killed."""
         owned = OwnedSegment(await self.acquire(host, segment))
         reconciler = self.reconcilers[segment] = self._reconciler(owned, host, death or Death(), scan_seconds)
         host.changed = reconciler.container_changed

@@ -1,4 +1,4 @@
-"""The `runtime` command over real servers, called in this process."""
+"""The `runtime` command with real servers, called in this process."""
 
 import json
 from collections.abc import Iterator
@@ -15,27 +15,27 @@ from tools.stack.s3 import S3Server
 
 
 class Commands:
-    """Runs commands, with what each printed. *mongo* is the server that they find."""
+    """Runs commands, with the output of each. *mongo* is the server that they use."""
 
     def __init__(self, captured: pytest.CaptureFixture[str], mongo: MongoClient[dict[str, Any]]) -> None:
         self._captured = captured
         self.mongo = mongo
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit code, output and errors."""
+        """Return exit code, output and errors."""
         code = run(list(arguments))
         out, err = self._captured.readouterr()
         assert "Traceback" not in err, err
         return code, out, err
 
     def json(self, *arguments: str) -> Any:
-        """What it says to programs, and nothing else."""
+        """Return the JSON output; nothing else may be printed."""
         code, out, err = self.run(*arguments, "--output", "json")
         assert code == ExitCode.OK, err
         return json.loads(out)
 
     def text(self, *arguments: str) -> str:
-        """What it says to people."""
+        """Return the text output."""
         code, out, err = self.run(*arguments)
         assert code == ExitCode.OK, err
         return out
@@ -50,7 +50,7 @@ def commands(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> Iterator[Commands]:
-    """Without NATS, so that what is announced is in MongoDB at once."""
+    """Commands without NATS, so that announced entities are in MongoDB at once."""
     monkeypatch.delenv("NATS_URL", raising=False)
     for name, value in {
         "RUNTIME_HOME": str(tmp_path / "home"),

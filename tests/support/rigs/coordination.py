@@ -1,7 +1,7 @@
-"""Masters and workers of one service in this process, against a real MongoDB, with containers that are only intervals.
+"""Masters and workers of one service in this process, with a real MongoDB and simulated containers.
 
-A container of this kind lives from its start until it is stopped, or until the keepalive that its worker wrote last
-has run out: as real ones do by their dead-man's switch.
+Such a container lives from its start until it is stopped, or until the last keepalive of its worker expires,
+like a real one with its dead-man's switch.
 """
 
 import asyncio
@@ -26,33 +26,33 @@ from libs.core.worker.worker import EngineView, Worker
 from tools.stack.ports import free_port
 
 PATIENT_LIFE_SECONDS = 60.0
-"""The life of leases that no test waits for the end of: a machine that is busy may keep a process from renewing shorter
-ones. What happens well before it is over did not wait for that."""
+"""A lease's life for tests that do not wait for its end: on a loaded machine a process may fail to renew shorter
+ones. An effect that is seen long before its end did not depend on it."""
 PATIENT_DEATH_SECONDS = 60.0
-"""The same for the silence after which a worker counts as dead."""
+"""The same for the death timeout of workers."""
 AT_ONCE_SECONDS = 40.0
-"""Within so long, what happens has waited neither for a lease's end nor for a death by silence."""
+"""An effect within this time did not depend on the end of a lease or a death timeout."""
 SHORT_LIFE_SECONDS = 3.0
-"""The life of leases whose end a test waits for; nothing may be built on one that is still held."""
+"""A lease's life for tests that wait for its end; they must not rely on a held one."""
 RENEW_SECONDS = 0.3
 SWITCH_MARGIN_SECONDS = 0.1
 
 
 @dataclass
 class FakeContainer:
-    """One container of a segment: an interval on the monotonic clock. *epoch* is that under which it was started."""
+    """One container of a segment: an interval on the monotonic clock. *epoch* is the epoch of its start."""
 
     segment_id: int
     host: str
     epoch: int
     started: float
     alive_until: float
-    """The deadline of its dead-man's switch, moved by every renewal."""
+    """The deadline of its dead-man's switch, extended by every renewal."""
     stopped: float | None = None
 
     @property
     def ended(self) -> float:
-        """When it was or will be over, as far as known."""
+        """Its end in the past or future, as far as known."""
         return min(self.alive_until, self.stopped if self.stopped is not None else float("inf"))
 
     @property
@@ -68,7 +68,7 @@ class World:
         self.containers: list[FakeContainer] = []
 
     def alive(self, segment_id: int, host: str | None = None) -> list[FakeContainer]:
-        """The containers of a segment that run now."""
+        """Return the running containers of a segment."""
         return [
             container
             for container in self.containers
@@ -88,7 +88,7 @@ class World:
 
 @dataclass
 class FakeHandler:
-    """Keeps one container for each of its segments, and writes down what it is asked to do."""
+    """Runs one container for each of its segments, and records its calls."""
 
     world: World
     host: str
@@ -99,7 +99,7 @@ class FakeHandler:
     failing_runs: int = 0
     impediment: str = ""
     lost: bool = False
-    """Whether the engine does not answer, so that nothing can be stopped through it."""
+    """Whether the engine does not answer, so that stops through it fail."""
     unwritable: set[int] = field(default_factory=set)
     """Segments whose keepalive cannot be written."""
     demands: dict[int, Demand] = field(default_factory=dict)
@@ -114,7 +114,7 @@ class FakeHandler:
             self.failing_runs -= 1
             raise RuntimeError("the handler fails, as the test wants")
         while True:
-            now = time.monotonic()  # before the proof is looked at: this process may stand still in between
+            now = time.monotonic()  # before the proof is read: the process may freeze in between
             if owned.proven() and not self.world.alive(owned.segment_id, self.host):
                 deadline = owned.lease.proven_until - SWITCH_MARGIN_SECONDS
                 container = FakeContainer(owned.segment_id, self.host, owned.epoch, now, deadline)
@@ -158,13 +158,13 @@ class FakeHandler:
 
 
 class CutLeases(LeaseStore):
-    """Leases of which those in *cut* cannot be renewed, as if the database did not answer, and some not be acquired."""
+    """Leases with faults: those in *cut* cannot be renewed, as without a database, and others not be acquired."""
 
     def __init__(self, database: Database, life_seconds: float) -> None:
         super().__init__(database, life_seconds)
         self.cut: set[int] = set()
         self.broken: set[int] = set()
-        """Segments whose acquisition raises an exception that no code expects."""
+        """Segments whose acquisition raises an unexpected exception."""
         self.failing_surveys = 0
         """How many of the next surveys raise such an exception."""
 
@@ -197,7 +197,7 @@ class RunningMaster:
     task: "asyncio.Task[None]"
 
     async def stop(self) -> None:
-        """End it in good order: it resigns."""
+        """End it in order: it resigns."""
         await _cancelled(self.task)
 
 
@@ -216,17 +216,17 @@ class RunningWorker:
         return sorted(self.worker.segments)
 
     async def leave(self) -> None:
-        """End it in good order: it gives its segment back first."""
+        """End it in order: it releases its segments first."""
         await self.worker.drain()
         await _cancelled(self.task)
 
     async def kill(self) -> None:
-        """End it as kill -9 would: nothing is stopped, nothing released, the stream breaks."""
+        """End it like kill -9: nothing is stopped or released, the stream breaks."""
         await _cancelled(self.task)
 
 
 class Cluster:
-    """Masters and workers on one database. Use running_cluster() to get one."""
+    """Masters and workers on one database, from running_cluster()."""
 
     def __init__(
         self, database: Database, masters: int, life_seconds: float, death_seconds: float, target: int
@@ -244,7 +244,7 @@ class Cluster:
         self._instances = 0
 
     async def segments(self, bot_counts: dict[int, int]) -> None:
-        """Have these segments with so many entities each."""
+        """Create these segments with so many entities each."""
         for segment_id, bot_count in bot_counts.items():
             await self.database["partitions"].update_one(
                 {"_id": segment_id}, {"$set": {"bot_count": bot_count}}, upsert=True
@@ -280,7 +280,7 @@ class Cluster:
         handler: FakeHandler | None = None,
         leases: LeaseStore | None = None,
     ) -> RunningWorker:
-        """Start a worker; again under the same name, it is another process of the same worker."""
+        """Start a worker; under the name of an earlier one it is another process of the same worker."""
         readiness = Readiness()
         self._instances += 1
         host = host or f"host-of-{name}"
@@ -305,11 +305,11 @@ class Cluster:
         return running
 
     async def epochs(self) -> dict[int, int]:
-        """The epoch of each live lease."""
+        """Return the epoch of each live lease."""
         return {view.segment_id: view.epoch for view in await self.leases.live()}
 
     async def close(self) -> None:
-        """End all that still runs."""
+        """End all that still run."""
         await asyncio.gather(*(_cancelled(running.task) for running in self._started), return_exceptions=True)
 
 
@@ -322,9 +322,9 @@ async def running_cluster(
     death_seconds: float = PATIENT_DEATH_SECONDS,
     target: int = 1,
 ) -> AsyncIterator[Cluster]:
-    """A cluster without members yet; at the end all members are ended, and the first law is checked.
+    """A cluster without members; at the end all members are ended, and the first law is checked.
 
-    *target* is how many segments of a worker are spread evenly.
+    *target* is the number of segments per worker up to which they are spread evenly.
     """
     await _open_connections(database)
     cluster = Cluster(database, masters, life_seconds, death_seconds, target)
@@ -336,15 +336,15 @@ async def running_cluster(
 
 
 async def _open_connections(database: Database, count: int = 8) -> None:
-    # Members are ended by cancelling them. PyMongo 4.20 leaves a connection that is being opened at that moment to the
-    # garbage collector, which fails a test; so all that will be used are opened now, by requests that take a while.
+    # Members are ended by cancellation. PyMongo 4.20 leaves a connection that is being opened at that moment to the
+    # garbage collector, which fails a test; so all needed connections are opened now, by slow requests.
     await database["warm"].insert_one({})
     slow = {"$where": "sleep(100) || true"}
     await asyncio.gather(*(database["warm"].find_one(slow) for _ in range(count)))
 
 
 def coordination_settings(death_seconds: float, target: int = 1) -> CoordinationSettings:
-    """What is waited for some ten times as fast as in production."""
+    """Timing about ten times as fast as in production."""
     return CoordinationSettings(
         master_service="unused",
         grpc_port=0,
@@ -358,7 +358,7 @@ def coordination_settings(death_seconds: float, target: int = 1) -> Coordination
 
 
 def owned_by(workers: Sequence[RunningWorker]) -> list[int]:
-    """The segments that these workers own now, sorted."""
+    """Return the segments that these workers own now, sorted."""
     return sorted(segment_id for worker in workers for segment_id in worker.owns)
 
 

@@ -1,4 +1,4 @@
-"""A whole service as users run it: real servers, a master and workers as separate processes, and a view of them."""
+"""A whole service as users run it: real servers, a master and workers as separate processes, and access to them."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,13 +22,13 @@ from tools.stack.ports import free_port
 from tools.stack.s3 import S3Server
 
 PATIENT = {"LEASE_SECONDS": "30"}
-"""Settings for where no worker's death is waited for: a machine that is busy may keep a worker from renewing a lease of
+"""Settings for tests that do not wait for a worker's death: on a loaded machine a worker may fail to renew a lease of
 the usual length, and then its containers are others."""
 
 
 @dataclass
 class Deployment:
-    """One service over its own servers. Ends everything that it started, containers too."""
+    """One service with its own servers. Ends everything that it started, containers too."""
 
     service: ServiceDefinition
     folder: Path
@@ -65,42 +65,42 @@ class Deployment:
         return process
 
     async def start(self, workers: int = 1, **settings: str) -> None:
-        """Launch a master and *workers* workers (`w1`, `w2` …) and wait until all are ready."""
+        """Start a master and *workers* workers (`w1`, `w2` …) and wait until all are ready."""
         started = [self.start_process("master", "master", **settings)]
         started += [self.start_process("worker", f"w{number}", **settings) for number in range(1, workers + 1)]
         for process in started:
             await process.wait_ready()
 
     async def status(self, name: str) -> dict[str, Any]:
-        """What a process says of itself."""
+        """Return the status of a process."""
         answer = await get_json(self.processes[name].http_port, "/api/v1/status")
         return answer[1] if answer is not None and answer[0] == 200 else {}
 
     async def readiness(self, name: str) -> dict[str, Any]:
-        """The dependencies in a process's `/readyz`; empty while nobody answers."""
+        """Return the dependencies in a process's `/readyz`; empty while it does not answer."""
         answer = await get_json(self.processes[name].http_port, "/readyz")
         return dict(answer[1]["dependencies"]) if answer is not None else {}
 
     async def document(self, entity_id: str) -> dict[str, Any] | None:
-        """An entity's document."""
+        """Return an entity's document."""
         return await self.mongo[self.service.database][self.service.collection].find_one({"id": entity_id})
 
     async def state(self, entity_id: str) -> str:
-        """The state that an entity's document tells; empty when it tells none."""
+        """Return the state in an entity's document; empty without one."""
         document = await self.document(entity_id)
         return str(document.get("status", {}).get("state", "")) if document is not None else ""
 
     async def in_state(self, entity_id: str, state: str) -> bool:
-        """Whether an entity's document tells that state."""
+        """Whether an entity's document has that state."""
         return await self.state(entity_id) == state
 
     async def scope(self) -> str:
-        """The deployment's id, which its containers carry."""
+        """Return the deployment's id, a label of its containers."""
         document = await self.mongo[self.service.database]["deployment"].find_one({})
         return str(document["id"]) if document is not None else ""
 
     async def containers(self, entity_id: str | None = None) -> list[dict[str, Any]]:
-        """The engine's summaries of the running containers of this deployment, of one entity or all."""
+        """Return the engine's summaries of this deployment's running containers, of one entity or all."""
         labels = [f"runtime.scope={await self.scope()}"]
         if entity_id is not None:
             labels.append(f"runtime.id={entity_id}")
@@ -111,7 +111,7 @@ class Deployment:
             client.close()
 
     def output(self, container: Mapping[str, Any]) -> str:
-        """What a container has written so far."""
+        """Return the output of a container so far."""
         client = docker.DockerClient(base_url=self.engine.url, timeout=60)
         try:
             return bytes(client.api.logs(container["Id"])).decode(errors="replace")
@@ -119,14 +119,14 @@ class Deployment:
             client.close()
 
     async def running_with(self, entity_id: str, text: str) -> dict[str, Any] | None:
-        """The entity's running container, once its output has *text*; None before."""
+        """Return the entity's running container, once its output contains *text*; None before."""
         for container in await self.containers(entity_id):
             if text in self.output(container):
                 return container
         return None
 
     def terminal(self) -> Terminal:
-        """Where a person runs commands against these servers."""
+        """Return a terminal for commands against these servers."""
         return Terminal(self.folder / "home", self._environment())
 
     async def close(self) -> None:
@@ -145,7 +145,7 @@ class Deployment:
             "MINIO_ACCESS_KEY_ID": self.s3_server.access_key,
             "MINIO_SECRET_ACCESS_KEY": self.s3_server.secret_key,
             "TEMP_DIR": str(self.folder / "temp"),
-            # Not the usual one in memory, which tests would leave behind.
+            # Not the default folder in memory, which tests would leave behind.
             "KEEPALIVE_DIR": str(self.folder / "keepalive"),
             "MASTER_HOST": "127.0.0.1",
             "DOCKER_HOST": self.engine.url,
@@ -162,7 +162,7 @@ async def deployment(
     service: ServiceDefinition = BOT_RUNNER,
     settings: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Deployment]:
-    """Servers of its own, which a test may stop and kill, and no process yet."""
+    """A deployment with its own servers, which a test may stop and kill, without processes."""
     async with AsyncExitStack() as stack:
         mongod = await stack.enter_async_context(MongoServer.start(folder / "mongod"))
         nats_server = await stack.enter_async_context(NatsServer.start(folder / "nats"))

@@ -1,4 +1,4 @@
-"""A service's events on real servers: its store, its stream, and workers that read it, apart from all other tests."""
+"""A service's events on real servers: its store, its stream, and reading workers, separate from all other tests."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ _PATIENCE_SECONDS = 60.0
 
 @dataclass
 class EventWorker:
-    """One process's worth of reading events."""
+    """One process's reading of events."""
 
     connection: NatsConnection
     readiness: Readiness
@@ -42,7 +42,7 @@ class EventWorker:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def kill(self) -> None:
-        """End it as a crash would: nothing in hand is answered."""
+        """End it like a crash: events in hand are not acknowledged."""
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
@@ -50,7 +50,7 @@ class EventWorker:
 
 @dataclass
 class EventRig:
-    """A service whose subjects, stream and database are its own."""
+    """A service with its own subjects, stream and database."""
 
     service: ServiceDefinition
     stream_name: str
@@ -80,7 +80,7 @@ class EventRig:
     async def start_worker(
         self, *, mongo: Mongo | None = None, store: EntityStore | None = None, ready: bool = True, **options: Any
     ) -> EventWorker:
-        """A worker, once it reads the stream (or at once, when not *ready*)."""
+        """A worker that reads the stream (or, without *ready*, is about to)."""
         database = (mongo or self.mongo).database(self.database_name)
         if store is None:
             store = EntityStore(database, "bots", PartitionStore(database, "bots", 10))
@@ -110,22 +110,22 @@ class EventRig:
         return self.service.subjects
 
     async def make_stream(self, **changes: Any) -> None:
-        """Make the stream as the platform's API does."""
+        """Create the stream like the platform's API."""
         config = {"subjects": list(self.subjects), "storage": "file", "retention": "limits", **changes}
         await _patiently(lambda: self.jetstream.create_stream(self.stream_name, **config))
 
     async def update_stream(self, **changes: Any) -> None:
-        """Change the stream as a newer API does, which leaves its messages and consumers."""
+        """Change the stream like a newer API, which keeps its messages and consumers."""
         config = {"name": self.stream_name, "storage": "file", "retention": "limits", **changes}
         await _patiently(lambda: self.client.manage("to update", lambda manager: manager.update_stream(**config)))
 
     async def delete_stream(self) -> None:
-        """Afterwards there is no stream, unless somebody has made it again."""
+        """Delete the stream; another client may recreate it at any time."""
         with contextlib.suppress(StreamMissing):
             await _patiently(lambda: self.jetstream.delete_stream(self.stream_name))
 
     async def remake_stream(self) -> None:
-        """What the platform's API does each time it starts."""
+        """Recreate the stream, like each start of the platform's API."""
         await self.delete_stream()
         await self.make_stream()
 
@@ -141,19 +141,19 @@ class EventRig:
         )
 
     async def raw(self, data: bytes, headers: Mapping[str, str] | None = None) -> Published:
-        """With these headers alone, which is why it is sent once."""
+        """Publish with exactly these headers, and therefore only once."""
         return await self.jetstream.publish(self.service.created_subject, data, headers, _PATIENCE_SECONDS)
 
     async def consumers(self) -> list[ConsumerInfo]:
-        """The stream's consumers, as JetStream describes them."""
+        """Return the stream's consumers, as JetStream describes them."""
         return await _patiently(
             lambda: self.client.manage("consumers", lambda manager: manager.consumers_info(self.stream_name, 0))
         )
 
     async def all_acknowledged(self) -> bool:
-        """Whether the stream has a consumer, and that has seen every message acknowledged.
+        """Whether the stream has a consumer, and every message is acknowledged.
 
-        How many messages wait for a consumer is no answer: that one has come, it learns a moment after the producer.
+        The number of messages that wait for the consumer does not suffice: it is updated slightly after a publish.
         """
         last = (await self.jetstream.stream(self.stream_name)).last_sequence
         consumers = await self.consumers()
@@ -162,7 +162,7 @@ class EventRig:
         )
 
     async def _published(self, subject: str, data: bytes) -> Published:
-        headers = {MESSAGE_ID: uuid.uuid4().hex}  # stored once, however often it is sent
+        headers = {MESSAGE_ID: uuid.uuid4().hex}  # stored once, even if sent repeatedly
         return await _patiently(lambda: self.jetstream.publish(subject, data, headers))
 
     async def has(self, bot_id: str) -> bool:
@@ -180,7 +180,7 @@ class EventRig:
 
 @pytest_asyncio.fixture(loop_scope="session", name="rig")
 async def ingesting_rig(mongo_uri: str, database_name: str, nats_server: NatsServer) -> AsyncIterator[EventRig]:
-    """One that is ready for workers, and without a stream."""
+    """A rig that is ready for workers, without a stream."""
     async with event_rig(mongo_uri, database_name, nats_server.url) as rig:
         await rig.client.wait_connected()
         await rig.store().ensure_indexes()
@@ -188,7 +188,7 @@ async def ingesting_rig(mongo_uri: str, database_name: str, nats_server: NatsSer
 
 
 async def _patiently(request: Callable[[], Awaitable[T]]) -> T:
-    """Ask until there is an answer: a machine that is busy may be too late with one."""
+    """Retry until there is an answer: a loaded machine may exceed the time limit."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
@@ -200,7 +200,7 @@ async def _patiently(request: Callable[[], Awaitable[T]]) -> T:
 
 
 def payload(bot_id: str, *, updated_at: str | None = None, **config: Any) -> bytes:
-    """A bot's `created` or `updated` event of this moment, to the microsecond."""
+    """Return a bot's `created` or `updated` event of this moment, to the microsecond."""
     custom = {
         "config": {"name": bot_id, "runtime": "python3.11", "entrypoints": {"bot": "main.py"}},
         "updatedAt": updated_at or datetime.fromtimestamp(time.time(), UTC).isoformat(),
@@ -212,7 +212,7 @@ def payload(bot_id: str, *, updated_at: str | None = None, **config: Any) -> byt
 
 @contextlib.asynccontextmanager
 async def event_rig(mongo_uri: str, database_name: str, nats_url: str) -> AsyncIterator[EventRig]:
-    """A rig whose tasks, streams and connections are gone afterwards."""
+    """A rig whose tasks, streams and connections are removed afterwards."""
     unique = uuid.uuid4().hex[:12]
     service = replace(
         BOT_RUNNER,

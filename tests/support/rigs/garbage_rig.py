@@ -1,4 +1,4 @@
-"""What the services store, without the services: documents and objects in databases and buckets of one test's own."""
+"""The data that services store, without the services: documents and objects in the test's databases and buckets."""
 
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -36,7 +36,7 @@ KEEP_SECONDS = 16 * DAY_SECONDS
 
 
 class ShiftedStore(ObjectStore):
-    """A storage whose clock is `ahead_seconds` ahead, which tests move as they like."""
+    """A storage whose clock is `ahead_seconds` ahead; tests may change it."""
 
     def __init__(self, settings: StorageSettings) -> None:
         super().__init__(settings)
@@ -44,23 +44,23 @@ class ShiftedStore(ObjectStore):
         self._ahead_at_put: dict[tuple[str, str], float] = {}
 
     async def now(self, bucket: str) -> datetime:
-        """The shifted clock."""
+        """Return the shifted clock."""
         return await super().now(bucket) + timedelta(seconds=self.ahead_seconds)
 
     async def put(self, bucket: str, key: str, content: bytes, content_type: str = "application/octet-stream") -> str:
-        """Put it at the shifted time."""
+        """Store it at the shifted time."""
         self._ahead_at_put[bucket, key] = self.ahead_seconds
         return await super().put(bucket, key, content, content_type)
 
     async def list(self, bucket: str, prefix: str, *, start_after: str = "") -> AsyncIterator[ObjectInfo]:
-        """The objects with shifted times."""
+        """Return the objects with shifted times."""
         async for info in super().list(bucket, prefix, start_after=start_after):
             ahead = timedelta(seconds=self._ahead_at_put.get((bucket, info.key), 0.0))
             yield replace(info, modified_at=info.modified_at + ahead)
 
 
 class Interruption:
-    """Something that happens right before the *at*-th request of a collector, or of its requests of the name *only*."""
+    """Runs an action right before the *at*-th request of a collector, or of its requests *only* of one name."""
 
     def __init__(self, at: int, event: Callable[[], Awaitable[object]], only: str | None = None) -> None:
         self.happened = False
@@ -89,21 +89,21 @@ class GarbageRig:
 
     @property
     def code_bucket(self) -> str:
-        """Where code is."""
+        """The location of code."""
         return f"{self.prefix}-code"
 
     @property
     def logs_bucket(self) -> str:
-        """Where logs are."""
+        """The location of logs."""
         return f"{self.prefix}-logs"
 
     @property
     def results_bucket(self) -> str:
-        """Where results are."""
+        """The location of results."""
         return f"{self.prefix}-results"
 
     async def open(self) -> None:
-        """Make what is always there."""
+        """Create the data that always exists."""
         for bucket in (self.code_bucket, self.logs_bucket, self.results_bucket):
             await self.store.ensure_bucket(bucket)
         for service in SERVICES:
@@ -118,13 +118,13 @@ class GarbageRig:
             await self.database(service).client.drop_database(self.database(service).name)
 
     def database(self, service: ServiceDefinition) -> Database:
-        """The service's database."""
+        """Return the service's database."""
         return self.mongo.database(f"{self.name}_{service.database}")
 
-    # --- what tools and workers do
+    # --- the tools' and workers' part
 
     def upload(self, service: ServiceDefinition = BOT_RUNNER) -> CodeUpload:
-        """What uploads code."""
+        """The tool that uploads code."""
         retention = CodeRetention(self.database(service))
         return CodeUpload(service, self.store, self.code_bucket, retention, KEEP_SECONDS)
 
@@ -152,7 +152,7 @@ class GarbageRig:
             await store.start(record)
             await store.finish(record)
 
-    # --- what is collected
+    # --- the collector's part
 
     def kinds(
         self,
@@ -162,7 +162,7 @@ class GarbageRig:
         death: Death | Interruption | None = None,
         settle_seconds: float = 0.0,
     ) -> list[Garbage]:
-        """All that a bot-runner's and a backtest-runner's master collect; *death* is where that master dies."""
+        """Return all garbage kinds of a bot-runner's and a backtest-runner's master; *death* is the master's crash."""
         death = death or Death()
         only = death.only if isinstance(death, Interruption) else None
 
@@ -190,33 +190,33 @@ class GarbageRig:
         ]
 
     def references(self) -> CodeReferences:
-        """What entities refer to."""
+        """The references of entities."""
         own, *others = [(self.database(service), service.collection) for service in SERVICES]
         return CodeReferences(own, others)
 
     async def collect(self, **rules: Any) -> Mapping[str, int]:
-        """Collect once; how much of each kind was removed."""
+        """Collect once; return the number of removed items of each kind."""
         collector = Collector(self.kinds(**rules), interval_seconds=60.0)
         return {found.kind: found.count for found in await collector.collect()}
 
-    # --- what is there
+    # --- the remaining data
 
     async def keys(self, bucket: str) -> set[str]:
-        """The keys of all objects of a bucket."""
+        """Return the keys of all objects of a bucket."""
         return {info.key async for info in self.store.list(bucket, "")}
 
     async def run_ids(self, service: ServiceDefinition = BOT_RUNNER) -> list[str]:
-        """The ids of all records, in order."""
+        """Return the ids of all records, in order."""
         return sorted([found["_id"] async for found in self.database(service)["runs"].find()])
 
 
 def package_of(content: bytes) -> Package:
-    """Code with its digest."""
+    """Return code with its digest."""
     return Package(content, hashlib.sha256(content).hexdigest(), 1)
 
 
 def ended_run(run_id: str, entity_id: str, started_at: datetime) -> RunRecord:
-    """A run of a minute."""
+    """Return a run of one minute."""
     return RunRecord(
         run_id=run_id,
         entity_id=entity_id,
@@ -232,7 +232,7 @@ def ended_run(run_id: str, entity_id: str, started_at: datetime) -> RunRecord:
 
 @asynccontextmanager
 async def garbage_rig(mongo_uri: str, s3_server: S3Server, prefix: str, name: str) -> AsyncIterator[GarbageRig]:
-    """A rig that is open."""
+    """An open rig."""
     mongo = Mongo(mongo_uri, timeout_seconds=20)
     settings = StorageSettings(
         endpoint=s3_server.endpoint,

@@ -1,4 +1,4 @@
-"""For tests: the record of a run that has begun and of which nobody has written an end."""
+"""The record of a run without a recorded end, for tests."""
 
 from datetime import UTC, datetime
 
@@ -9,7 +9,7 @@ from libs.core.run_record import RunRecord
 def open_run(
     entity_id: str, segment_id: int, epoch: int, holder: Holder, *, started_at: datetime | None = None
 ) -> RunRecord:
-    """A run under the lease that *holder* had with that *epoch*; named after its entity."""
+    """Return a run under the lease that *holder* had with that *epoch*; named after its entity."""
     return RunRecord(
         run_id=f"run of {entity_id}",
         entity_id=entity_id,

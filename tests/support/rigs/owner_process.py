@@ -1,4 +1,4 @@
-"""A worker's segment owner in a process of its own, to be frozen or killed by a test: prints what its handler is told.
+"""A worker's segment owner in a separate process, to be frozen or killed by a test; it prints its handler's calls.
 
     python -m tests.support.rigs.owner_process URI DATABASE SEGMENT WORKER_ID
 
@@ -64,7 +64,7 @@ def _tell(what: str, lease: Lease | None, proven: bool) -> None:
 
 
 async def own(uri: str, database: str, segment_id: int, worker_id: str) -> None:
-    """Own the segment until the process is ended or superseded."""
+    """Own the segment until the process is killed or superseded."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

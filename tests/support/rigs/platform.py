@@ -1,4 +1,4 @@
-"""Stands for the platform's API: uploads code and publishes events as other software does, by the contract alone."""
+"""A stand-in for the platform's API: uploads code and publishes events by the contract alone."""
 
 import io
 import json
@@ -31,7 +31,7 @@ _ANSWER_SECONDS = 60.0
 
 
 def zipped(files: Mapping[str, str | bytes]) -> bytes:
-    """A ZIP archive of *files* by their paths."""
+    """Return a ZIP archive of *files* by their paths."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for path, content in files.items():
@@ -41,7 +41,7 @@ def zipped(files: Mapping[str, str | bytes]) -> bytes:
 
 @dataclass
 class Platform:
-    """One client of the runtime's outside. Uploads block for a moment, which a test may."""
+    """One client of the runtime's external interfaces. Uploads block briefly, which tests may."""
 
     client: Client
     storage: Minio
@@ -49,7 +49,7 @@ class Platform:
     created_at: dict[str, str] = field(default_factory=dict)
 
     async def ensure_stream(self) -> None:
-        """Make the stream if it is not there."""
+        """Create the stream if it is missing."""
         stream = self.client.jetstream(timeout=_ANSWER_SECONDS)
         try:
             await stream.stream_info(STREAM)
@@ -57,7 +57,7 @@ class Platform:
             await stream.add_stream(name=STREAM, subjects=SUBJECTS, max_age=7 * 86_400)
 
     def upload(self, key: str, archive: bytes) -> None:
-        """Put *archive* under *key* of the code bucket."""
+        """Upload *archive* under *key* of the code bucket."""
         if not self.storage.bucket_exists(self.bucket):
             self.storage.make_bucket(self.bucket)
         self.storage.put_object(self.bucket, key, io.BytesIO(archive), len(archive))
@@ -72,7 +72,7 @@ class Platform:
         script: str = "main.py",
         version: str = "1.0.0",
     ) -> dict[str, Any]:
-        """What a `created` or `updated` event says."""
+        """Return the payload of a `created` or `updated` event."""
         now = datetime.now(UTC).isoformat()
         entrypoints = {"bot": script, "backtest": script}
         return {
@@ -113,7 +113,7 @@ class Platform:
         await self.publish("the0.bot.updated", self.payload(bot_id, config, key=key, **description))
 
     async def delete_bot(self, bot_id: str) -> None:
-        """Announce that a bot is gone."""
+        """Announce the deletion of a bot."""
         await self.publish("the0.bot.deleted", {"id": bot_id, "config": {}})
 
 

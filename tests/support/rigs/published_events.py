@@ -1,4 +1,4 @@
-"""For tests of stores: an entity's events as a stream published them, one a second."""
+"""An entity's events as a stream published them, one per second, for tests of stores."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -7,7 +7,7 @@ from libs.core.store.history import EntityEvent, EventKind, Stamp
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
-"""When the stream began, in nanoseconds since 1970."""
+"""The start of the stream, in nanoseconds since 1970."""
 
 
 def event(
@@ -21,7 +21,7 @@ def event(
     stream: int = START,
     content: Mapping[str, object] = MappingProxyType({}),
 ) -> EntityEvent:
-    """The event published as the *position*-th, a microsecond after it was made; *content* adds to its own."""
+    """Return the event published at *position*, a microsecond after its creation; *content* extends its content."""
     published_at = published_at if published_at is not None else START + position * SECOND
     stamp = Stamp.of(
         published_at,

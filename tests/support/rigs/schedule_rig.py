@@ -1,4 +1,4 @@
-"""A segment of schedules in a real MongoDB, with owners that come and die, on hosts whose containers are only facts."""
+"""A segment of schedules in a real MongoDB, with owners that start and crash, on simulated hosts."""
 
 import asyncio
 import contextlib
@@ -52,18 +52,18 @@ class ScheduleRig:
         self.segment_id = 1
 
     def use(self, kind: type[S]) -> S:
-        """Let whoever comes from now on read and write through a store of this kind."""
+        """Let later owners read and write through a store of this kind."""
         store = kind(self._database, "bot_schedules", self._slots, derive=derive_next())
         self.entities: EntityStore = store
         return store
 
     async def prepare(self) -> None:
-        """Make the indexes."""
+        """Create the indexes."""
         await self.entities.ensure_indexes()
         await self.runs.ensure_indexes()
 
     async def deploy(self, schedule_id: str = "s", schedule: str = "* * * * * *", **config: Any) -> None:
-        """Create or change a schedule as an event does."""
+        """Create or change a schedule like an event."""
         await self.entities.update(schedule_id, {"schedule": schedule, **config}, CUSTOM)
 
     async def set(self, schedule_id: str, **fields: Any) -> None:
@@ -72,9 +72,9 @@ class ScheduleRig:
         await self.collection.update_one({"id": schedule_id}, {"$set": changes})
 
     async def still_running_in(self, segment_id: int, schedule_id: str = "s", *, owned: bool = True) -> RunRecord:
-        """A run of it that goes on in another segment, which is *owned* by a worker on another host."""
+        """Add an active run in another segment, which is *owned* by a worker on another host."""
         old, epoch = Holder("old", "i", "old-host"), 1
-        # Full, so that what is deployed comes elsewhere.
+        # Full, so that a deployed schedule goes to another segment.
         await self._partitions.insert_many(
             [{"_id": segment_id, "bot_count": 1_000_000}, {"_id": self.segment_id, "bot_count": 0}]
         )
@@ -85,19 +85,19 @@ class ScheduleRig:
         return run
 
     async def state(self, schedule_id: str = "s") -> ScheduleState:
-        """What the document says now."""
+        """Return the document."""
         entity = await self.entities.get(schedule_id)
         assert entity is not None
         return ScheduleState.of(entity)
 
     async def history(self, schedule_id: str = "s") -> list[RunRecord]:
-        """Its runs that have ended, the latest first."""
+        """Return its ended runs, latest first."""
         return await self.runs.list(RunFilter(entity_id=schedule_id, open=False), limit=1000)
 
     def owner(
         self, host: FakeHost, *, clock: Callable[[], float] = time.time, worker: str = "w", scan_seconds: float = 0.2
     ) -> "Owner":
-        """A worker that is about to own the segment, under a higher epoch than all before."""
+        """Return a worker that is about to own the segment, under the next epoch."""
         lease = Lease(self.segment_id, Holder(worker, "i", host.name), next(self._epochs), time.monotonic() + 3600)
         owned = OwnedSegment(lease)
         recorder = Recorder(worker, host.name)
@@ -142,7 +142,7 @@ class ScheduleRig:
     async def owned_by(
         self, host: FakeHost, *, clock: Callable[[], float] = time.time, scan_seconds: float = 0.2
     ) -> AsyncIterator["Owner"]:
-        """A worker that owns the segment within the block, and is gone at its end as if killed."""
+        """A worker that owns the segment during the block, and is then gone as if killed."""
         owner = self.owner(host, clock=clock, scan_seconds=scan_seconds)
         owner.begin()
         try:
@@ -162,12 +162,12 @@ class Owner:
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Fire from now on."""
+        """Start firing."""
         self.host.changed = self.scheduler.container_changed
         self._task = asyncio.create_task(self.scheduler.run(), name="scheduler")
 
     async def kill(self) -> None:
-        """End it wherever it is; nothing is written any more."""
+        """Stop it wherever it is; nothing more is written."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -175,13 +175,13 @@ class Owner:
             self._task = None
 
     def wake(self) -> None:
-        """As a message about the segment does."""
+        """Wake it, like a message about the segment."""
         self.owned.wake.set()
 
 
 @pytest_asyncio.fixture(loop_scope="session", name="rig")
 async def schedule_rig(mongo_uri: str, database_name: str) -> AsyncIterator[ScheduleRig]:
-    """One that is ready, in a database of its own."""
+    """A ready rig in its own database."""
     mongo = Mongo(mongo_uri)
     rig = ScheduleRig(mongo.database(database_name))
     await rig.prepare()

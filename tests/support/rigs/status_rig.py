@@ -1,4 +1,4 @@
-"""A service to look at from outside: bots with hostile ids and hostile output, one that fails, and a second master."""
+"""A service to observe from outside: bots with hostile ids and hostile output, a failing one, and a second master."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ import itertools, time
 
 def main(id, config):
     for number in itertools.count():
-        if number % 50 == 0:  # among the last lines at any time
+        if number % 50 == 0:  # so that the last lines always contain it
             print("<script>document.title='owned'</script>")
             print("<img src=x onerror=\"document.title='owned'\">")
             print("\x1b[31mred\x1b[0m \x1b]0;owned\x07 \u202egnp.exe \u200b")
@@ -62,21 +62,21 @@ class Outside:
     session: aiohttp.ClientSession
 
     def url(self, process: str, path: str) -> URL:
-        """Where *process* answers *path*, which is taken as it is."""
+        """Return the URL of *path* at *process*; the path is not encoded."""
         return URL(f"http://127.0.0.1:{self.deployment.processes[process].http_port}{path}", encoded=True)
 
     async def get(self, process: str, path: str) -> tuple[int, Any]:
-        """Status and JSON of an answer."""
+        """Return status and JSON of an answer."""
         async with self.session.get(self.url(process, path)) as answer:
             return answer.status, json.loads(await answer.text())
 
     async def text(self, process: str, path: str) -> tuple[int, str]:
-        """Status and text of an answer."""
+        """Return status and text of an answer."""
         async with self.session.get(self.url(process, path)) as answer:
             return answer.status, (await answer.read()).decode(errors="replace")
 
     async def checked(self, process: str, path: str) -> tuple[int, Any]:
-        """Status and JSON of an answer that is as the process's own description says."""
+        """Return status and JSON of an answer that conforms to the process's own description."""
         _, described = await self.get(process, DESCRIPTION)
         template = operation_path(path)
         status, body = await self.get(process, path)
@@ -87,12 +87,12 @@ class Outside:
         return status, body
 
     def logs_path(self, entity_id: str, query: str) -> str:
-        """The path of an entity's output."""
+        """Return the path of an entity's output."""
         return f"{PREFIX}/entities/{encoded(entity_id)}/logs?{query}"
 
 
 def operation_path(path: str) -> str:
-    """The path in a description that a request's path belongs to."""
+    """Return the path in a description that matches a request's path."""
     parts = path.partition("?")[0].removeprefix(PREFIX).split("/")
     if parts[1] == "entities" and len(parts) > 2:
         parts[2] = "{id}"
@@ -101,7 +101,7 @@ def operation_path(path: str) -> str:
 
 @asynccontextmanager
 async def outside(folder: Path, engine: Engine) -> AsyncIterator[Outside]:
-    """One worker with all of it in one segment, a master that leads, and one that stands by."""
+    """One worker with all entities in one segment, a leading and a standby master."""
     settings = {**PATIENT, "MAX_BOTS_PER_PARTITION": "100", "HTTP_HOST": "127.0.0.1", "LOG_LEVEL": "info"}
     async with (
         deployment(folder, engine, settings=settings) as made,
@@ -117,7 +117,7 @@ async def outside(folder: Path, engine: Engine) -> AsyncIterator[Outside]:
 
 async def _deploy(made: Deployment) -> None:
     config: Mapping[str, Any] = {"key": SECRET}
-    # First one alone: those that come at once may go to several segments, and there is one worker.
+    # Create the first one alone: concurrent ones may go to several segments, and there is one worker.
     await made.platform.create_bot(TICKER, config, key="prints.zip")
     await eventually(lambda: made.document(TICKER))
     await made.platform.create_bot(EVIL, config, key="prints.zip")
@@ -133,7 +133,7 @@ async def _deploy(made: Deployment) -> None:
 
 
 def artifacts() -> Path:
-    """Where tests leave what a person may want to look at: $TEST_ARTIFACTS, else a folder for temporary files."""
+    """The folder for artifacts of tests: $TEST_ARTIFACTS, else a folder for temporary files."""
     folder = Path(os.environ.get("TEST_ARTIFACTS") or Path(tempfile.gettempdir()) / "the0-test-artifacts")
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -1,4 +1,4 @@
-"""A person's terminal: runs the `runtime` command as a process of its own, with a home of its own."""
+"""A user's terminal: runs the `runtime` command as a separate process, with its own home folder."""
 
 import asyncio
 import contextlib
@@ -13,23 +13,23 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     out: str
     err: str
 
     def json(self) -> Any:
-        """What it printed, as programs read it."""
+        """Its output as JSON."""
         return json.loads(self.out)
 
 
 class Terminal:
-    """Runs commands as a person would.
+    """Runs commands like a user.
 
     Args:
-        home: where a `dev` stack of theirs is.
-        settings: variables that they have set.
+        home: the folder of the user's `dev` stack.
+        settings: the user's environment variables.
     """
 
     def __init__(self, home: Path, settings: Mapping[str, str] | None = None) -> None:
@@ -40,7 +40,7 @@ class Terminal:
         self._environment |= settings or {}
 
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
-        """Begin a command."""
+        """Start a command."""
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "tools.cli", *arguments),
             env=self._environment,
@@ -63,7 +63,7 @@ class Terminal:
 
 @contextlib.asynccontextmanager
 async def followed(terminal: Terminal, *command: str) -> AsyncIterator[list[str]]:
-    """The lines that *command* has printed so far, while it goes on; it is ended with the block."""
+    """Return the lines that *command* has printed so far, while it runs; it ends with the block."""
     process = await terminal.start(*command)
     lines: list[str] = []
 
@@ -76,7 +76,7 @@ async def followed(terminal: Terminal, *command: str) -> AsyncIterator[list[str]
     try:
         yield lines
     finally:
-        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+        with contextlib.suppress(ProcessLookupError):  # it has already ended
             process.terminate()
         await process.wait()
         await reading

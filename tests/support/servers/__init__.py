@@ -1,1 +1,1 @@
-"""Real servers for tests, each started once and reached by fixtures."""
+"""Real servers for tests, each started once and provided by fixtures."""

@@ -1,4 +1,4 @@
-"""A browser for pages that a person looks at: Debian's Chromium, without a window and without a network."""
+"""A browser for tests of pages: Debian's Chromium, headless and without a network."""
 
 import os
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from tools.debian.packages import PackageMissingError, ensure_program
 
-if TYPE_CHECKING:  # slow to import, and most tests that know this fixture need no browser
+if TYPE_CHECKING:  # slow to import, and most tests need no browser
     from playwright.async_api import Browser, ConsoleMessage, Page, Request
 
 _PATIENCE_SECONDS = 90
@@ -20,7 +20,7 @@ _PATIENCE_SECONDS = 90
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def chromium() -> "AsyncIterator[Browser]":
-    """A browser that is shared by all tests; each opens a page of its own with :func:`watched`."""
+    """A browser shared by all tests; each opens its own page with :func:`watched`."""
     from playwright.async_api import async_playwright
 
     try:
@@ -30,7 +30,7 @@ async def chromium() -> "AsyncIterator[Browser]":
             raise
         pytest.skip(str(missing))
     async with async_playwright() as playwright:
-        # Its own sandbox needs rights that a container lacks; what it opens here is ours.
+        # Its own sandbox needs privileges that a container lacks; only the project's own pages are opened.
         browser = await playwright.chromium.launch(
             executable_path=program,
             args=["--no-sandbox", "--disable-dev-shm-usage"],
@@ -42,20 +42,20 @@ async def chromium() -> "AsyncIterator[Browser]":
 
 @dataclass
 class Watched:
-    """A page, with what it asked for and what went wrong in it."""
+    """A page, with its requests and errors."""
 
     page: "Page"
     requests: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
 
     async def open(self, file: Path) -> None:
-        """Show a file, and wait until nothing more is being loaded."""
+        """Show a file, and wait until loading is complete."""
         await self.page.goto(file.as_uri(), wait_until="networkidle")
 
 
 @asynccontextmanager
 async def watched(browser: "Browser", *, offline: bool = True) -> AsyncIterator[Watched]:
-    """A new page that remembers every request and everything that its console complains of."""
+    """Return a new page that records every request and console error."""
     context = await browser.new_context(offline=offline)
     try:
         context.set_default_timeout(_PATIENCE_SECONDS * 1000)

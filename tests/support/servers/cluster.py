@@ -1,4 +1,4 @@
-"""Fixtures: a Kubernetes cluster, and in it a namespace of a test's own."""
+"""Fixtures: a Kubernetes cluster, and a namespace for each test."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ PYTHON_IMAGE = "python:3.11-slim"
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster that answers; *kubeconfig* makes its user the administrator."""
+    """A reachable cluster; *kubeconfig* makes its user the administrator."""
 
     kubeconfig: str
 
@@ -34,12 +34,12 @@ class Cluster:
         return await kubectl(self.kubeconfig, *arguments)
 
     async def read(self, *arguments: str) -> dict[str, Any]:
-        """Return the object or the list that `kubectl get` names."""
+        """Return the object or the list of `kubectl get`."""
         found: dict[str, Any] = json.loads(await self.kubectl("get", *arguments, "--output=json"))
         return found
 
     async def apply(self, *objects: dict[str, Any]) -> None:
-        """Create the objects, or change them to this."""
+        """Create or update the objects."""
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump({"apiVersion": "v1", "kind": "List", "items": objects}, file)
             file.flush()
@@ -47,7 +47,7 @@ class Cluster:
 
     @contextlib.asynccontextmanager
     async def namespace(self) -> AsyncIterator[str]:
-        """A new namespace, which is deleted with all that is in it."""
+        """A new namespace, which is deleted with its objects."""
         name = f"the0-test-{secrets.token_hex(4)}"
         await self.kubectl("create", "namespace", name)
         try:
@@ -81,7 +81,7 @@ async def python_image(cluster: Cluster, docker_engine: Engine) -> str:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def namespace(cluster: Cluster) -> AsyncIterator[str]:
-    """A namespace of the test's own."""
+    """A namespace for the test."""
     async with cluster.namespace() as name:
         yield name
 

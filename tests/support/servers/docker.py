@@ -1,4 +1,4 @@
-"""Fixtures: a Docker engine with the bots' images, and a label that everything of one test carries."""
+"""Fixtures: a Docker engine with the bots' images, and a label for all containers of one test."""
 
 import asyncio
 import uuid
@@ -38,7 +38,7 @@ def remove_containers(engine: Engine, scope: str) -> list[str]:
                 client.api.remove_container(summary["Id"], force=True, v=True)
                 removed.append(summary["Names"][0].lstrip("/"))
             except (NotFound, APIError) as error:
-                # Gone already, or being removed by the test's own shutdown.
+                # Removed already, or by the test's own shutdown.
                 if error.status_code not in (404, 409):
                     raise
         return removed

@@ -1,4 +1,4 @@
-"""Fixtures: one real server of each kind for the whole session, and fresh names in them for each test."""
+"""Fixtures: one real server of each kind for the whole session, and unique names for each test."""
 
 import asyncio
 import re
@@ -44,11 +44,11 @@ def mongo_uri(mongod: MongoServer) -> str:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def database_name(mongod: MongoServer, request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    """A database name that nobody else uses; the database is dropped after the test."""
+    """A unique database name; the database is dropped after the test."""
     test = re.sub(r"\W+", "_", request.node.name)[:30]
     name = f"{test}_{uuid.uuid4().hex[:10]}"
     yield name
-    # The test may have stopped the server's process or frozen it: then there is nothing left to clean.
+    # The test may have stopped or frozen the server's process: then there is nothing to clean up.
     if mongod.running:
         await asyncio.to_thread(_drop, mongod.uri, name)
 
@@ -61,5 +61,5 @@ def _drop(uri: str, database: str) -> None:
 
 @pytest.fixture
 def bucket_prefix() -> str:
-    """A name that no other test uses, to begin bucket names or object keys with (3 to 20 characters, a-z 0-9 -)."""
+    """A unique prefix for bucket names or object keys (3 to 20 characters, a-z 0-9 -)."""
     return f"t-{uuid.uuid4().hex[:12]}"

@@ -1,4 +1,4 @@
-"""The least of a Docker engine that a worker needs to come up with: it says who it is, and has no containers."""
+"""A minimal Docker engine with which a worker starts: it has an identity and no containers."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +9,7 @@ from aiohttp import web
 
 @asynccontextmanager
 async def idle_engine(socket: Path) -> AsyncIterator[str]:
-    """Where it listens, as DOCKER_HOST takes it."""
+    """Its address, in the form of DOCKER_HOST."""
     app = web.Application()
     app.add_routes(
         [web.get("/_ping", _ping), web.get("/{version}/info", _info), web.route("*", "/{rest:.*}", _nothing)]

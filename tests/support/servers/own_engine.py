@@ -1,6 +1,6 @@
-"""A Docker engine of a test's own, to be restarted and killed as one likes.
+"""A private Docker engine of a test, which may restart and kill it.
 
-Its network is its own, so that its walls are, and so are its mounts, which end with it.
+It has its own network namespace, and so its own firewall, and its own mounts, which end with it.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ address = "{folder}/containerd.sock"
 [debug]
 level = "warn"
 """
-# A test run that is killed takes both with it (PR_SET_PDEATHSIG). The loopback of a new network namespace is down
+# Both end with a killed test run (PR_SET_PDEATHSIG). The loopback of a new network namespace is down
 # (SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP).
 _LAUNCH = """
 import ctypes, fcntl, os, signal, socket, struct, sys
@@ -52,10 +52,10 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 
 class OwnEngine:
-    """`dockerd` with its `containerd`, which runs on when the former is restarted, as it does on usual machines.
+    """`dockerd` with its `containerd`, which keeps running when the former restarts, as on usual machines.
 
     Attributes:
-        url: what DOCKER_HOST takes; the same after a restart.
+        url: for DOCKER_HOST; the same after a restart.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -65,12 +65,12 @@ class OwnEngine:
         self._dockerd: asyncio.subprocess.Process | None = None
 
     async def open(self, gvisor: Path | None, *, live_restore: bool = False) -> None:
-        """Start both; returns when the engine answers."""
+        """Start both; return when the engine answers."""
         self._write_config(gvisor, live_restore)
         (self.folder / "containerd.toml").write_text(_CONTAINERD.format(folder=self.folder))
         (self.folder / "data").mkdir()
-        # In memory, where images are loaded and removed in a moment. The key from which older engines derive their id
-        # is there as well, or two engines of one machine would have the same.
+        # In memory, for fast loading and removal of images. Older engines derive their id from a key, which is
+        # stored there as well: otherwise two engines of one machine would have the same id.
         in_memory = 'mount -t tmpfs tmpfs "$0" && mkdir -p /etc/docker && mount -t tmpfs tmpfs /etc/docker && exec "$@"'
         self._containerd = await self._launch(
             "unshare", "--net", "--mount", "sh", "-c", in_memory, str(self.folder / "data"),
@@ -97,14 +97,14 @@ class OwnEngine:
         await eventually(self._answers)
 
     async def stop(self, number: int = signal.SIGTERM) -> None:
-        """End the engine; without live-restore and with SIGTERM, it ends its containers before."""
+        """Stop the engine with SIGTERM; without live-restore it ends its containers first."""
         assert self._dockerd is not None
         if self._dockerd.returncode is None:
             self._dockerd.send_signal(number)
             await asyncio.wait_for(self._dockerd.wait(), 60)
 
     def freeze(self) -> None:
-        """Let the engine answer nothing any more; its containers run on."""
+        """Freeze the engine: it answers nothing, its containers keep running."""
         assert self._dockerd is not None
         self._dockerd.send_signal(signal.SIGSTOP)
 
@@ -114,7 +114,7 @@ class OwnEngine:
         self._dockerd.send_signal(signal.SIGCONT)
 
     async def keep_containers(self, live_restore: bool) -> None:
-        """Whether containers live on while the engine is away; from now on, without a restart."""
+        """Set whether containers keep running while the engine is down; without a restart."""
         config = json.loads((self.folder / "daemon.json").read_text())
         (self.folder / "daemon.json").write_text(json.dumps({**config, "live-restore": live_restore}))
         assert self._dockerd is not None
@@ -122,7 +122,7 @@ class OwnEngine:
         await eventually(lambda: self._reloaded(live_restore))
 
     async def inside(self, *command: str) -> str:
-        """The output of *command*, run in the engine's network namespace."""
+        """Return the output of *command* in the engine's network namespace."""
         assert self._containerd is not None
         process = await asyncio.create_subprocess_exec(
             "nsenter", "--target", str(self._containerd.pid), "--net", *command,
@@ -134,7 +134,7 @@ class OwnEngine:
 
     @asynccontextmanager
     async def hiding(self, folder: Path) -> AsyncIterator[None]:
-        """Have the engine see an empty file system of its own in place of *folder*."""
+        """Mount an empty file system in place of *folder*, for the engine."""
         await self._in_mounts("mount", "-t", "tmpfs", "tmpfs", str(folder))
         try:
             yield
@@ -142,30 +142,30 @@ class OwnEngine:
             await self._in_mounts("umount", "-l", str(folder))
 
     def mounts(self) -> list[str]:
-        """Where the engine has mounted file systems of containers."""
+        """The mount points of containers' file systems."""
         assert self._containerd is not None
         lines = Path(f"/proc/{self._containerd.pid}/mounts").read_text().splitlines()
         return [line.split()[1] for line in lines if line.startswith(("overlay", "shm"))]
 
     async def containers(self) -> list[dict[str, Any]]:
-        """The engine's summaries of all containers, running or not."""
+        """Return the engine's summaries of all containers, running or not."""
         return await asyncio.to_thread(self._containers)
 
     async def remove_containers(self) -> None:
-        """Remove all containers, running or not: tests that count them begin without any."""
+        """Remove all containers, running or not: tests that count them start without any."""
         await asyncio.to_thread(self._remove_containers)
 
     async def process(self, container_id: str) -> Path:
-        """Where the kernel shows the first process of a container that runs; there no longer once it has ended."""
+        """Return the /proc folder of a running container's first process; it vanishes when the process ends."""
         return Path(f"/proc/{await asyncio.to_thread(self._pid, container_id)}")
 
     async def networks(self) -> set[str]:
-        """The names of all networks."""
+        """Return the names of all networks."""
         return await asyncio.to_thread(self._networks)
 
     @asynccontextmanager
     async def beside(self, *command: str) -> AsyncIterator[None]:
-        """Have *command* run in the engine's network namespace."""
+        """Return *command* wrapped to run in the engine's network namespace."""
         assert self._containerd is not None
         process = await self._launch(
             "nsenter", "--target", str(self._containerd.pid), "--net", sys.executable, "-c", _LAUNCH, *command
@@ -179,7 +179,7 @@ class OwnEngine:
             await process.wait()
 
     async def close(self) -> None:
-        """End both and remove all that they made."""
+        """End both and remove all their data."""
         if self._dockerd is not None:
             if self._dockerd.returncode is None and await self._answers():
                 await asyncio.to_thread(self._remove_containers)
@@ -190,7 +190,7 @@ class OwnEngine:
         await asyncio.to_thread(shutil.rmtree, self.folder)
 
     def end_of_log(self) -> str:
-        """The last lines that the two have written."""
+        """Return the last lines of both logs."""
         return "\n".join((self.folder / "log").read_text(errors="replace").splitlines()[-30:])
 
     async def _in_mounts(self, *command: str) -> None:
@@ -258,14 +258,14 @@ class OwnEngine:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def private_engine(docker_engine: Engine) -> AsyncIterator[OwnEngine]:
-    """An engine of the tests' own, to be handed on running. It has no containers but the test's."""
+    """A private engine, to be passed on running. It has no containers except the test's."""
     async with own_engine(docker_engine) as engine:
         yield engine
 
 
 @asynccontextmanager
 async def own_engine(machine: Engine) -> AsyncIterator[OwnEngine]:
-    """An engine with the bots' images of the *machine*'s, and with gVisor as its runtime `runsc`."""
+    """An engine with the bots' images of the *machine*'s engine, and with gVisor as its runtime `runsc`."""
     await _must_be_root()
     # The socket's path must be short.
     engine = OwnEngine(Path(tempfile.mkdtemp(prefix="the0-engine-")))
@@ -286,7 +286,7 @@ async def _must_be_root() -> None:
 
 
 async def _copy_images(source: str, target: str, names: list[str]) -> None:
-    # In one archive, so that what they share goes once.
+    # In one archive, so that shared layers are copied once.
     wanted = [("names", name) for name in names]
     headers = {"Content-Type": "application/x-tar"}
     async with (

@@ -1,4 +1,4 @@
-"""A real Prometheus that reads real processes, and what tests ask of it."""
+"""A real Prometheus that scrapes real processes, and queries for tests."""
 
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -16,9 +16,9 @@ from tools.stack.server import EmbeddedServer
 
 
 async def prometheus_program(name: str) -> Path:
-    """The path of `prometheus` or `promtool`, out of Debian's package.
+    """Return the path of `prometheus` or `promtool`, from Debian's package.
 
-    Away from CI, a user who may not fetch it skips the test.
+    Outside CI, the test is skipped for a user who may not download it.
     """
     try:
         return await ensure_unpacked(name, "prometheus")
@@ -30,14 +30,14 @@ async def prometheus_program(name: str) -> Path:
 
 @dataclass(frozen=True)
 class Sample:
-    """One series of an answer, with its value now."""
+    """One series of an answer, with its current value."""
 
     labels: Mapping[str, str]
     value: float
 
 
 class PrometheusServer(EmbeddedServer):
-    """Prometheus with a configuration of the test's own; *directory* holds it and the data."""
+    """Prometheus with a configuration of the test; *directory* contains it and the data."""
 
     name: ClassVar[str] = "prometheus"
 
@@ -47,7 +47,7 @@ class PrometheusServer(EmbeddedServer):
     @classmethod
     @asynccontextmanager
     async def reading(cls, directory: Path, config: Mapping[str, Any]) -> AsyncIterator[Self]:
-        """A server that answers, for as long as the block lasts.
+        """A responding server, during the block.
 
         Raises:
             ProcessFailedError: it ended or did not answer in time; the message shows the end of its log.
@@ -62,10 +62,10 @@ class PrometheusServer(EmbeddedServer):
             await server.stop()
 
     async def query(self, expression: str) -> list[Sample]:
-        """What an expression comes to now; a number is a series without labels.
+        """Return the current result of an expression; a number is a series without labels.
 
         Raises:
-            AssertionError: Prometheus refuses it.
+            AssertionError: Prometheus rejects it.
         """
         answer = await self._get("query", query=expression)
         if answer["resultType"] == "scalar":
@@ -73,15 +73,15 @@ class PrometheusServer(EmbeddedServer):
         return [Sample(series["metric"], float(series["value"][1])) for series in answer["result"]]
 
     async def label_values(self, label: str, selector: str) -> Sequence[str]:
-        """The values that a label of the selected series has."""
+        """Return the values that a label of the selected series has."""
         return [str(value) for value in await self._get(f"label/{label}/values", **{"match[]": selector})]
 
     async def families(self) -> Mapping[str, str]:
-        """Every metric that a process declares, also one without a series, and its type."""
+        """Return every declared metric, also one without a series, and its type."""
         return {name: str(told[0]["type"]) for name, told in (await self._get("metadata")).items()}
 
     async def rules(self) -> list[dict[str, Any]]:
-        """Every rule, and how its last evaluation went."""
+        """Return every rule with its last evaluation."""
         return [rule for group in (await self._get("rules"))["groups"] for rule in group["rules"]]
 
     async def _get(self, path: str, **parameters: str) -> Any:

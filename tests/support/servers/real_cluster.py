@@ -1,4 +1,4 @@
-"""A namespace of its own in a real Kubernetes cluster, for tests that run there when KUBECONFIG is set."""
+"""A namespace in a real Kubernetes cluster, for tests that run there when KUBECONFIG is set."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ IMAGE = "registry.k8s.io/pause:3.10"
 
 @dataclass(frozen=True)
 class WorkerDeployment:
-    """Where a Deployment is and what finds its cluster."""
+    """A Deployment and the settings to reach its cluster."""
 
     namespace: str
     deployment_name: str
@@ -22,7 +22,7 @@ class WorkerDeployment:
 
 @contextlib.asynccontextmanager
 async def real_deployment(kubeconfig: str, replicas: int) -> AsyncIterator[WorkerDeployment]:
-    """A Deployment of *replicas* idle pods in a new namespace, which is deleted whatever happens."""
+    """A Deployment of *replicas* idle pods in a new namespace, which is always deleted."""
     namespace = f"the0-test-{secrets.token_hex(4)}"
     await kubectl(kubeconfig, "create", "namespace", namespace)
     try:

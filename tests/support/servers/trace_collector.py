@@ -1,4 +1,4 @@
-"""A collector of traces as processes know it: OTLP over gRPC, with a view of what came."""
+"""A trace collector with the interface that processes use (OTLP over gRPC), and a view of the received spans."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -33,18 +33,18 @@ class TraceCollector(pb_grpc.TraceServiceServicer):
 
     spans: list[SeenSpan] = field(default_factory=list)
     received: bytearray = field(default_factory=bytearray)
-    """All that was ever sent, as bytes: what must not be told must not be in it."""
+    """All received bytes, for checks that secrets are absent."""
     port: int = 0
 
     @property
     def settings(self) -> dict[str, str]:
-        """What sends a process's traces here, and soon."""
+        """The settings that make a process send its traces here, soon."""
         return {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.port}", "OTEL_BSP_SCHEDULE_DELAY": "200"}
 
     async def Export(  # noqa: N802 - the protocol's name
         self, request: pb.ExportTraceServiceRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> pb.ExportTraceServiceResponse:
-        """Take spans."""
+        """Receive spans."""
         self.received += request.SerializeToString()
         for resource_spans in request.resource_spans:
             resource = _values(resource_spans.resource.attributes)
@@ -53,22 +53,22 @@ class TraceCollector(pb_grpc.TraceServiceServicer):
         return pb.ExportTraceServiceResponse()
 
     def trace(self, trace_id: str) -> list[SeenSpan]:
-        """The spans of one trace so far."""
+        """Return the spans of one trace so far."""
         return [span for span in self.spans if span.trace_id == trace_id]
 
     def named(self, trace_id: str, name: str) -> SeenSpan | None:
-        """The one span of that name in a trace; None before it came."""
+        """Return the only span of that name in a trace; None before it arrives."""
         found = [span for span in self.trace(trace_id) if span.name == name]
         if len(found) > 1:
             raise AssertionError(f"{len(found)} spans are called {name!r}")
         return found[0] if found else None
 
     def has(self, trace_id: str, *names: str) -> bool:
-        """Whether spans of all these names have come."""
+        """Whether spans of all these names have arrived."""
         return {span.name for span in self.trace(trace_id)} >= set(names)
 
     def way_to(self, trace_id: str, name: str) -> list[str]:
-        """The names of the spans from the first one of ours down to the span *name*, after the id that it hangs on."""
+        """Return the names of the spans from the runtime's first one down to the span *name*, after its parent's id."""
         by_id = {span.span_id: span for span in self.trace(trace_id)}
         at, way = self.named(trace_id, name), list[str]()
         while at is not None:
