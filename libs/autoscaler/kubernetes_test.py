@@ -150,7 +150,7 @@ async def test_server_in_trouble_is_worth_another_try(
 async def test_an_answer_that_is_no_json_is_named(cluster: FakeKubernetes, workers: KubernetesWorkers) -> None:
     cluster.garbled = True
 
-    with pytest.raises(ClusterRejects, match="no JSON"):
+    with pytest.raises(ClusterRejects, match="not JSON"):
         await workers.scale()
 
 

@@ -50,7 +50,7 @@ def test_key_with_dots_leads_into_objects_and_makes_those_that_are_missing() -> 
 
 
 def test_key_through_a_value_that_is_no_object_is_refused() -> None:
-    with pytest.raises(ConfigEditInvalid, match="'a' is no object"):
+    with pytest.raises(ConfigEditInvalid, match="'a' is not an object"):
         with_values({"a": 5}, [("a.b", 1)])
 
 

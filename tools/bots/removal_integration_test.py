@@ -57,7 +57,7 @@ async def left(mongo_uri: str, database_name: str) -> AsyncIterator[Left]:
 async def test_a_bot_that_is_still_there_is_not_gone(left: Left) -> None:
     await left.bot()
 
-    with pytest.raises(NotInTime, match="bot 'b' is not gone"):
+    with pytest.raises(NotInTime, match="bot 'b' was not removed"):
         await left.removal.until_gone("b", 0.2)
 
 
@@ -67,7 +67,7 @@ async def test_one_whose_run_may_live_is_not_gone(left: Left) -> None:
     await left.run(segment_id, lease.epoch)
     await left.entities.delete("b")
 
-    with pytest.raises(NotInTime, match="bot 'b' is not gone"):
+    with pytest.raises(NotInTime, match="bot 'b' was not removed"):
         await left.removal.until_gone("b", 0.2)
 
 
@@ -100,7 +100,7 @@ async def test_one_whose_segment_has_no_owner_is_removed_without_a_worker(left: 
 async def test_one_whose_segment_is_owned_is_left_to_its_owner(left: Left) -> None:
     await left.leases.acquire(await left.bot(), HERE)
 
-    with pytest.raises(NotInTime, match="bot 'b' is not gone"):
+    with pytest.raises(NotInTime, match="bot 'b' was not removed"):
         await left.removal.until_gone("b", 2)
 
     assert await left.entities.get("b") is not None

@@ -116,7 +116,7 @@ def test_config_that_is_so_already_announces_nothing(commands: Commands, folder:
         (["set", "TYPO", "a=1"], ExitCode.NOT_FOUND, "there is no bot 'TYPO'"),
         (["unset", "b", "nope"], ExitCode.NOT_FOUND, "there is no 'nope' in the config"),
         (["set", "b", "nope"], ExitCode.USAGE, "'nope' is not KEY=VALUE"),
-        (["set", "b", "symbol.x=1"], ExitCode.USAGE, "'symbol' is no object"),
+        (["set", "b", "symbol.x=1"], ExitCode.USAGE, "'symbol' is not an object"),
     ],
 )
 def test_config_command_that_cannot_be_done_says_why_and_changes_nothing(

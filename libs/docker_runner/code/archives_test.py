@@ -311,7 +311,7 @@ REFUSED = {
     ),
     "zip, twice": (zipped(("a.py", b"1"), ("./a.py", b"2")), "./a.py", "twice"),
     "tar, twice": (tarred(("a.py", b"1"), ("a.py", b"2")), "a.py", "twice"),
-    "file as folder": (tarred(("a", b"1"), ("a/b", b"2")), "a/b", "wants 'a' as a folder"),
+    "file as folder": (tarred(("a", b"1"), ("a/b", b"2")), "a/b", "needs 'a' as a folder"),
     "folder as file": (tarred(("a/b", b"2"), ("a", b"1")), "a", "twice"),
     "tar, link out": (tarred((tar_special("l", tarfile.SYMTYPE, "../x"), b"")), "l", "leaves the folder"),
     "tar, absolute link": (tarred((tar_special("l", tarfile.SYMTYPE, "/etc"), b"")), "l", "leaves the folder"),
@@ -344,7 +344,7 @@ REFUSED = {
     "zip, encrypted": (encrypted_zip(), "main.py", "encrypted"),
     "zip, LZMA": (zipped(("a.py", b"1" * 99), method=zipfile.ZIP_LZMA), "a.py", "method 14"),
     "zip, claims less": (zip_claiming_size(4), "main.py", "corrupt"),
-    "zip, claims more": (zip_claiming_size(4000), "main.py", "claims 4000"),
+    "zip, claims more": (zip_claiming_size(4000), "main.py", "declares 4000"),
     "tar, claims more": (tar_claiming_size(10_000), "main.py", "truncated"),
     "tar, huge header": (
         gzip.compress(tarfile.TarInfo.create_pax_global_header({"comment": "x" * 600_000})),

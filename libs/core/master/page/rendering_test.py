@@ -160,7 +160,7 @@ def test_nothing_that_strangers_chose_becomes_a_part_of_the_page(template: str) 
 def test_an_entity_that_is_gone_is_shown_by_what_is_left_of_it() -> None:
     page = render("entity.html", {**FRAME, "id": "b1", "entity": None, "updated": None, "runs": [RUN]})
 
-    assert "There is no schedule of this id now" in page
+    assert "This schedule does not exist any more" in page
 
 
 @pytest.mark.parametrize("name", ["status.css", "status.js", "icon.svg", "layout.html"])
