@@ -13,7 +13,7 @@ log = get_logger(__name__)
 
 
 class WakeUps:
-    """Wake-ups of one service over core NATS. With None as the connection nothing is sent and nothing comes."""
+    """Wake-ups of one service over core NATS. Without a connection (None) nothing is sent or received."""
 
     def __init__(self, connection: NatsConnection | None, service: str) -> None:
         self._connection = connection
@@ -25,7 +25,7 @@ class WakeUps:
             await self._send(self.segment_subject(segment_id))
 
     async def partitions_changed(self) -> None:
-        """Wake the masters, since a partition became occupied or empty. Never raises."""
+        """Wake the masters after a partition became occupied or empty. Never raises."""
         await self._send(self.partitions_subject)
 
     @asynccontextmanager
@@ -44,7 +44,7 @@ class WakeUps:
         """Set *wake* when partitions became occupied or empty, and when that may have been missed.
 
         Args:
-            led_by: called before that with the trace of what changed them.
+            led_by: called first, with the trace of the change.
         """
         return await self._listen(self.partitions_subject, wake, led_by)
 

@@ -134,7 +134,7 @@ class ExecutableBuilder:
     def _code(self, deployed: Deployed) -> CodeRef:
         location = deployed.code
         if location is None:
-            raise DefinitionInvalid("custom.filePath", "is missing: it names the archive in the code bucket")
+            raise DefinitionInvalid("custom.filePath", "is missing: it must name the archive in the code bucket")
         return CodeRef(location.bucket or self.code_bucket, location.key)
 
 

@@ -102,7 +102,7 @@ class BotRig:
         return BotRecords(Recorder(f"w-{host.name}", host.name), entities=entities, runs=runs, leases=leases, logs=logs)
 
     def executables(self, lease: Lease) -> ExecutableBuilder:
-        """What builds the executables of a segment."""
+        """Return the builder of a segment's executables."""
         return ExecutableBuilder(
             settings=RunnerSettings(temp_dir=Path("/nonexistent")),
             service="bot-runner",

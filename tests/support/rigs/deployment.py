@@ -45,7 +45,7 @@ class Deployment:
     def start_process(
         self, role: str, name: str, *, mode: str = "standalone", under: Sequence[str | Path] = (), **settings: str
     ) -> ServiceProcess:
-        """Launch a master or a worker called *name* without waiting for it.
+        """Start a master or a worker called *name* without waiting for it.
 
         Args:
             under: a module with its arguments that runs the process's module, such as a tracer.
