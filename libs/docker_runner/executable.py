@@ -58,6 +58,22 @@ class CodeRef:
 
 
 @dataclass(frozen=True)
+class NetworkLimits:
+    """What one container may use of the host's network.
+
+    Attributes:
+        connections: open at the same time, as the kernel's connection tracking counts them; UDP exchanges included.
+        new_per_second: TCP connections; ten times as many in one go after a pause.
+        packets_per_second, bytes_per_second: what it sends; the rest is dropped.
+    """
+
+    connections: int = 1024
+    new_per_second: int = 50
+    packets_per_second: int = 20_000
+    bytes_per_second: int = 25_000_000
+
+
+@dataclass(frozen=True)
 class Limits:
     """What one container may use. See :mod:`libs.docker_runner.sandbox.limits` for how a bot asks for other values.
 

@@ -84,6 +84,7 @@ class DockerRunner:
             settings.images[GUARD_RUNTIME],
             guard=settings.metadata_guard,
             allowed=settings.egress_allow,
+            limits=settings.network_limits,
             default_bridge=settings.default_bridge,
             renew_seconds=settings.walls_seconds,
         )

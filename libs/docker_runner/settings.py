@@ -7,7 +7,7 @@ from pathlib import Path
 from libs.core.config.destinations import Destination
 from libs.docker_runner.engine.room import RoomRules
 from libs.docker_runner.errors import UnknownRuntime
-from libs.docker_runner.executable import MIB, Limits, Network, Placement
+from libs.docker_runner.executable import MIB, Limits, Network, NetworkLimits, Placement
 from libs.docker_runner.sandbox.limits import Maxima
 
 IMAGES: Mapping[str, str] = {"python3.11": "python:3.11-slim", "nodejs20": "node:20-alpine"}
@@ -39,6 +39,7 @@ class RunnerSettings:
         maxima: up to where ``config.resources`` may go.
         metadata_guard: refuse to start bots when private networks and the host cannot be closed to them.
         egress_allow: what bots may reach all the same.
+        network_limits: what a bot may use of the host's network.
         default_bridge: whether bots may be on the engine's default bridge, each behind walls of its own; otherwise
             they are on a bridge of ours, where starts take a third longer.
         walls_seconds: how often the network's walls are put up anew, whoever may have taken them away.
@@ -60,6 +61,7 @@ class RunnerSettings:
     container_runtime: str | None = None
     metadata_guard: bool = True
     egress_allow: tuple[Destination, ...] = ()
+    network_limits: NetworkLimits = field(default_factory=NetworkLimits)
     default_bridge: bool = True
     walls_seconds: float = 60.0
     registry: Registry | None = None

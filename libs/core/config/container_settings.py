@@ -120,6 +120,26 @@ class ContainerSettings(Group):
         ),
         BeforeValidator(_destinations),
     ] = ()
+    connections: Annotated[
+        int,
+        Named("BOT_CONNECTIONS"),
+        Field(ge=1, le=1_000_000, description="connections that one bot may have open"),
+    ] = 1024
+    new_connections_per_second: Annotated[
+        int,
+        Named("BOT_NEW_CONNECTIONS_PER_SECOND"),
+        Field(ge=1, le=100_000, description="TCP connections that one bot may open per second"),
+    ] = 50
+    packets_per_second: Annotated[
+        int,
+        Named("BOT_PACKETS_PER_SECOND"),
+        Field(ge=10, le=10_000_000, description="packets that one bot may send per second"),
+    ] = 20_000
+    sent_mbit_per_second: Annotated[
+        int,
+        Named("BOT_SENT_MBIT_PER_SECOND", unit="megabits"),
+        Field(ge=1, le=30_000, description="data that one bot may send per second"),
+    ] = 200
     runtime: Annotated[
         str | None,
         Named("CONTAINER_RUNTIME", allowed="the name of a runtime of the Docker engine (runsc for gVisor)"),

@@ -27,8 +27,7 @@ from libs.docker_runner.containers.container import EndReason, ManagedContainer
 from libs.docker_runner.containers.failure import Failure, failure_from
 from libs.docker_runner.containers.names import run_folder, scope_folder
 from libs.docker_runner.containers.returned import NO_PAYLOAD, SMALL_BYTES, Payload
-from libs.docker_runner.entrypoints import node
-from libs.docker_runner.entrypoints.guard import network_guard
+from libs.docker_runner.entrypoints import guard, node
 from libs.docker_runner.entrypoints.python import start, the0_bot_process, the0_hints, the0_supervisor, the0_usage
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.sandbox.container_spec import Paths, code_mount
@@ -43,7 +42,8 @@ _FILES = (
     (node, "supervisor.js"),
     (node, "the0_bot_process.js"),
     (node, "the0_hints.js"),
-    (network_guard, "network_guard.py"),
+    (guard, "network_guard.py"),
+    (guard, "nftables.py"),
 )
 
 # What a supervisor writes has one level and a dozen values.

@@ -142,7 +142,13 @@ def test_the_starts_of_a_name_do_not_share_a_folder(folders: RunFolders) -> None
 
 def test_the_entrypoints_are_copied_as_they_are(folders: RunFolders) -> None:
     source = Path(__file__).parents[1] / "entrypoints"
-    for name in ("python/start.py", "python/the0_supervisor.py", "node/supervisor.js", "guard/network_guard.py"):
+    for name in (
+        "python/start.py",
+        "python/the0_supervisor.py",
+        "node/supervisor.js",
+        "guard/network_guard.py",
+        "guard/nftables.py",
+    ):
         assert (folders.entrypoints / name).read_bytes() == (source / name).read_bytes()
 
 

@@ -9,6 +9,7 @@ There are two ways to that, tried in this order:
 """
 
 import asyncio
+import dataclasses
 import secrets
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from libs.docker_runner.engine.client import Engine, NameTaken, NoSuchImage
 from libs.docker_runner.engine.helper_container import ended_helper, locked_up
 from libs.docker_runner.engine.http import EngineRefused
 from libs.docker_runner.errors import SandboxUnavailable
+from libs.docker_runner.executable import NetworkLimits
 
 log = get_logger(__name__)
 
@@ -33,6 +35,7 @@ OWN_NETWORK = "the0-bots"
 OWN_BRIDGE = "the0-bots"
 # Locally administered, and not what engines choose by themselves (02:42).
 ADDRESS_PREFIX = "06b0"
+DEFAULT_LIMITS = NetworkLimits()
 _RENEW_SECONDS = 60.0
 
 
@@ -60,7 +63,8 @@ class BotNetwork:
         image: has ``python3``; the helpers run in it.
         guard: whether a bot may only start once private networks and the host are closed to it. Without, bots are on
             our own bridge, where the engine keeps them from each other.
-        allowed: private destinations that are open nevertheless; the workers of an engine must agree on them.
+        allowed: private destinations that are open nevertheless.
+        limits: of one bot. The workers of an engine must agree on both.
         default_bridge: whether the first of the two ways is tried.
         renew_seconds: how often the walls are put up anew, in case that somebody has taken them away.
     """
@@ -72,6 +76,7 @@ class BotNetwork:
         *,
         guard: bool = True,
         allowed: Sequence[Destination] = (),
+        limits: NetworkLimits = DEFAULT_LIMITS,
         default_bridge: bool = True,
         renew_seconds: float = _RENEW_SECONDS,
     ) -> None:
@@ -79,11 +84,13 @@ class BotNetwork:
         self._image = image
         self._guard = guard
         self._allowed = tuple(map(str, allowed))
+        self._limits = limits
         self._default_bridge = guard and default_bridge
         self._renew_seconds = renew_seconds
         self._attachment: Attachment | None = None
         self._put_up_at = 0.0
         self._no_walls_said = False
+        self._unlimited = False
         self._lock = asyncio.Lock()
 
     def forget(self) -> None:
@@ -115,9 +122,8 @@ class BotNetwork:
             return
         # Without the lock: starts need not wait for it.
         self._put_up_at = time.monotonic()
-        wall = ("by-address", ADDRESS_PREFIX) if attachment.walled else ("by-bridge", OWN_BRIDGE)
         try:
-            said = await self._helper(_guard(entrypoints, *wall, *self._allowed))
+            said = await self._wall(entrypoints, attachment.walled)
         except SandboxUnavailable:
             self.forget()
             raise
@@ -129,10 +135,7 @@ class BotNetwork:
         if self._default_bridge:
             try:
                 # Whether the engine gives the cards the addresses that we ask for is seen in one of them.
-                await asyncio.gather(
-                    self._helper(_guard(entrypoints, "by-address", ADDRESS_PREFIX, *self._allowed)),
-                    self._helper(_card_probe()),
-                )
+                await asyncio.gather(self._wall(entrypoints, walled=True), self._helper(_card_probe()))
             except SandboxUnavailable as error:
                 self._say_no_walls(error)
             else:
@@ -140,8 +143,18 @@ class BotNetwork:
                 return Attachment(DEFAULT_BRIDGE, walled=True)
         network_id = await self._own_network()
         if self._guard:
-            await self._helper(_guard(entrypoints, "by-bridge", OWN_BRIDGE, *self._allowed))
+            await self._wall(entrypoints, walled=False)
         return Attachment(network_id, walled=False)
+
+    async def _wall(self, entrypoints: Path, walled: bool) -> str:
+        """Install the rules and return what the helper printed."""
+        subject = ("by-address", ADDRESS_PREFIX) if walled else ("by-bridge", OWN_BRIDGE)
+        limits = ",".join(map(str, dataclasses.astuple(self._limits)))
+        said = await self._helper(_guard(entrypoints, *subject, limits, *self._allowed))
+        if (unlimited := "unlimited" in said) and not self._unlimited:
+            log.warning("this kernel cannot limit the connections and the bandwidth of a bot", reason=said)
+        self._unlimited = unlimited
+        return said
 
     def _say_no_walls(self, error: SandboxUnavailable) -> None:
         """Log it once until there are some: where the own network fails too, both are tried every few seconds."""

@@ -10,7 +10,7 @@ import pytest_asyncio
 from structlog.testing import capture_logs
 
 from libs.docker_runner.containers.container import ManagedContainer
-from libs.docker_runner.entrypoints.guard import network_guard
+from libs.docker_runner.entrypoints import guard
 from libs.docker_runner.errors import SandboxUnavailable
 from tests.support.eventually import eventually
 from tests.support.faults.hostile_bot import CONNECT, SERVE, address_of, has_output
@@ -23,7 +23,7 @@ FLUSH = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import struct
-import network_guard as guard
+import nftables as guard
 inet = guard.INET_FAMILY
 for name, family in (("the0-bots", guard.BRIDGE_FAMILY), ("the0-bots", inet), ("the0-the0-bots", inet)):
     table = [(1, guard.text(name))]
@@ -74,8 +74,8 @@ async def test_walls_that_were_flushed_are_put_up_again_while_bots_run(
 ) -> None:
     async with listening(bots) as server:
         assert not await reached(bots, private_engine, server)
-        guard = str(Path(network_guard.__file__).parent)
-        await private_engine.inside(sys.executable, "-c", FLUSH, guard)
+        folder = str(Path(guard.__file__).parent)
+        await private_engine.inside(sys.executable, "-c", FLUSH, folder)
         await private_engine.inside("iptables", "--flush", "FORWARD")
         await private_engine.inside("iptables", "--policy", "FORWARD", "ACCEPT")
         assert await reached(bots, private_engine, server)

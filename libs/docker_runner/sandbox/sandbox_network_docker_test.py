@@ -60,7 +60,7 @@ async def test_a_bot_cannot_reach_another_bots_port(networked: BotContainers, do
 METADATA_SERVICE = """
 import http.server, os, signal, socket, struct, sys
 sys.path.insert(0, "/guard")
-import network_guard as netlink
+import nftables as netlink
 header = struct.pack("=BBBBI", socket.AF_INET, 32, 0, 254, socket.if_nametoindex("lo"))
 body = header + netlink.pack([(2, socket.inet_aton("169.254.169.254"))])
 def address(kind, flags):

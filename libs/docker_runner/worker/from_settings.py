@@ -2,9 +2,11 @@
 
 from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings
 from libs.docker_runner.engine.room import RoomRules
-from libs.docker_runner.executable import MIB, Limits, Network
+from libs.docker_runner.executable import MIB, Limits, Network, NetworkLimits
 from libs.docker_runner.sandbox.limits import Maxima
 from libs.docker_runner.settings import Registry, RunnerSettings
+
+MEGABIT_BYTES = 125_000
 
 
 def runner_settings(containers: ContainerSettings, maxima: MaximaSettings, images: ImageSettings) -> RunnerSettings:
@@ -35,6 +37,12 @@ def runner_settings(containers: ContainerSettings, maxima: MaximaSettings, image
         network=Network(containers.network),
         metadata_guard=containers.metadata_guard,
         egress_allow=containers.egress_allow,
+        network_limits=NetworkLimits(
+            connections=containers.connections,
+            new_per_second=containers.new_connections_per_second,
+            packets_per_second=containers.packets_per_second,
+            bytes_per_second=containers.sent_mbit_per_second * MEGABIT_BYTES,
+        ),
         container_runtime=containers.runtime,
         registry=_registry(images),
         parallel_starts=containers.parallel_starts,

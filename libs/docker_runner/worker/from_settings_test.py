@@ -4,7 +4,7 @@ import pytest
 from pydantic import SecretStr
 
 from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings
-from libs.docker_runner.executable import Network
+from libs.docker_runner.executable import Network, NetworkLimits
 from libs.docker_runner.settings import Registry, RunnerSettings
 from libs.docker_runner.worker.from_settings import runner_settings
 
@@ -33,6 +33,12 @@ def test_bots_reach_private_destinations_that_are_set() -> None:
     allowed = made_of(ContainerSettings.model_validate({"egress_allow": "10.1.2.3:8443,10.8.0.0/16"})).egress_allow
     assert [str(destination) for destination in allowed] == ["10.1.2.3/32:8443", "10.8.0.0/16"]
     assert made_of().egress_allow == ()
+
+
+def test_the_defaults_of_network_limits_are_the_runners_own() -> None:
+    assert made_of().network_limits == NetworkLimits()
+    named = {"connections": 1, "new_connections_per_second": 2, "packets_per_second": 3, "sent_mbit_per_second": 4}
+    assert made_of(ContainerSettings.model_validate(named)).network_limits == NetworkLimits(1, 2, 3, 500_000)
 
 
 def test_a_default_above_the_maximum_may_be_asked_for() -> None:
