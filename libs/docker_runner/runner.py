@@ -24,11 +24,11 @@ from libs.docker_runner.containers.container import (
 )
 from libs.docker_runner.containers.endings import without_result
 from libs.docker_runner.containers.failure import Failure
-from libs.docker_runner.containers.leftovers import Cleared, Leftovers
-from libs.docker_runner.containers.lives import Lives
+from libs.docker_runner.containers.host_garbage import Cleared, HostGarbageCollector
 from libs.docker_runner.containers.returned import ResultChecks, Returned
 from libs.docker_runner.containers.run_folders import Outcome, RunFolders
 from libs.docker_runner.containers.starting import Starter
+from libs.docker_runner.containers.state_cache import ContainerStateCache
 from libs.docker_runner.containers.stopping import Stopper
 from libs.docker_runner.engine.admission import Admission
 from libs.docker_runner.engine.client import Engine
@@ -73,8 +73,8 @@ class DockerRunner:
         """What all containers on the engine leave free."""
         self.usage = UsageTally()
         """What the containers use that were started, ended or tallied here."""
-        self._lives = Lives()
-        self.followed = FollowedOutput(engine, self._lives)
+        self._states = ContainerStateCache()
+        self.followed = FollowedOutput(engine, self._states)
         """Where output is read by who follows it until its container's end, so that the last lines are at hand then."""
         self._admission = Admission(self.room, EngineLock(settings.temp_dir / LOCK, self._threads))
         self._folders = RunFolders(settings.temp_dir)
@@ -89,7 +89,7 @@ class DockerRunner:
             renew_seconds=settings.walls_seconds,
         )
         self.watch = ContainerWatch(
-            engine, listeners=(self._lives.note, self._forget_output, self.room.note), on_gap=self._network.forget
+            engine, listeners=(self._states.note, self._forget_output, self.room.note), on_gap=self._network.forget
         )
         """The events of the engine's containers. Its run() is optional: while it runs, deaths are known at once."""
         self._starter = Starter(
@@ -104,13 +104,13 @@ class DockerRunner:
         )
         self._stopper = Stopper(
             engine=engine,
-            lives=self._lives,
+            states=self._states,
             followed=self.followed,
             code=code,
             folders=self._folders,
             threads=self._threads,
         )
-        self._leftovers = Leftovers(
+        self._garbage = HostGarbageCollector(
             engine=engine, code=code, folders=self._folders, threads=self._threads, stopper=self._stopper
         )
 
@@ -258,7 +258,7 @@ class DockerRunner:
         if segment is not None:
             labels[Label.SEGMENT] = str(segment)
         found = await self._engine.list(labels)
-        return [replace(c, state=ContainerState.EXITED) if self._lives.is_over(c.container_id) else c for c in found]
+        return [replace(c, state=ContainerState.EXITED) if self._states.is_over(c.container_id) else c for c in found]
 
     async def look(self, container: ManagedContainer) -> ManagedContainer | None:
         """*container* as it is now, with its times; None when it is gone."""
@@ -317,14 +317,14 @@ class DockerRunner:
         with observe("containers", "clear"):
             # By what is known of deaths, which the engine's own list shows a moment later.
             containers = await self.list(service, scope)
-            return await self._leftovers.clear(
+            return await self._garbage.clear(
                 containers, kept_segments, moved_segments, older_than_seconds, before_removal
             )
 
     async def clean(self, service: str, scope: str) -> None:
         """Remove folders and holds on code that containers of *service* left on this host, and helpers that ended."""
         with observe("containers", "clean"):
-            await self._leftovers.clean(service, scope)
+            await self._garbage.clean(service, scope)
 
     # --- inside
 

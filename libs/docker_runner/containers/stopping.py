@@ -12,9 +12,9 @@ from libs.core.observability.log import get_logger
 from libs.docker_runner.code.source import CodeSource
 from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, ManagedContainer
 from libs.docker_runner.containers.endings import end_reason, failure_of
-from libs.docker_runner.containers.lives import Lives
 from libs.docker_runner.containers.run_folders import Outcome, RunFolders
 from libs.docker_runner.containers.starting import holder_of
+from libs.docker_runner.containers.state_cache import ContainerStateCache
 from libs.docker_runner.engine.answers import Inspected
 from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.engine.http import EngineRefused
@@ -39,14 +39,14 @@ class Stopper:
         self,
         *,
         engine: Engine,
-        lives: Lives,
+        states: ContainerStateCache,
         followed: FollowedOutput,
         code: CodeSource,
         folders: RunFolders,
         threads: Threads,
     ) -> None:
         self._engine = engine
-        self._lives = lives
+        self._states = states
         self._followed = followed
         self._code = code
         self._folders = folders
@@ -90,7 +90,7 @@ class Stopper:
             outcome = await self._threads.run(self._folders.keep_payload, outcome, payload_path)
         if found is not None:
             await self._engine.remove(container.container_id)
-        self._lives.forget(container.container_id)
+        self._states.forget(container.container_id)
         self._followed.forget(container.container_id)
         self._marks.pop(container.container_id, None)
         await self._threads.run(self._folders.remove, container.scope, container.name, container.token)
@@ -99,7 +99,7 @@ class Stopper:
 
     async def look(self, container: ManagedContainer) -> Inspected | None:
         """*container* as it is now; None when it is gone. At once, if its death has been told."""
-        ended = self._lives.ended(container)
+        ended = self._states.ended(container)
         return Inspected(ended) if ended is not None else await self._engine.inspect(container.container_id)
 
     async def _exit_info(self, container: ManagedContainer, found: Inspected | None) -> Ended:
@@ -125,7 +125,7 @@ class Stopper:
             grace_seconds = max(1.0, grace_seconds - deaf_seconds)
         # The engine answers when all of the container is cleared away, and tells of its death before that.
         asking = asyncio.create_task(self._ask(container, grace_seconds), name=f"stop {container.name}")
-        dying = asyncio.create_task(self._lives.until_over(container.container_id), name=f"end of {container.name}")
+        dying = asyncio.create_task(self._states.until_over(container.container_id), name=f"end of {container.name}")
         try:
             await asyncio.wait({asking, dying}, return_when=asyncio.FIRST_COMPLETED)
             if not dying.done():

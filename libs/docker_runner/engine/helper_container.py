@@ -1,7 +1,7 @@
 """Short-lived helper containers that inspect or configure the engine's host.
 
 Their label keeps them out of the room that bots are given, and has every worker of the engine remove what a worker that
-died left of them (:mod:`~libs.docker_runner.containers.leftovers`).
+died left of them (:mod:`~libs.docker_runner.containers.host_garbage`).
 """
 
 import asyncio

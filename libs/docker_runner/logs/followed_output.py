@@ -10,7 +10,7 @@ from contextlib import aclosing
 from datetime import datetime
 
 from libs.docker_runner.containers.container import ManagedContainer
-from libs.docker_runner.containers.lives import Lives
+from libs.docker_runner.containers.state_cache import ContainerStateCache
 from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.engine.http import EngineRefused
 from libs.docker_runner.logs.output import LAST_LINES, STREAM_END_SECONDS, LogLine, last_lines_at
@@ -55,9 +55,9 @@ class Tail:
 class FollowedOutput:
     """Reads containers' output for whoever follows it: one a container at a time."""
 
-    def __init__(self, engine: Engine, lives: Lives) -> None:
+    def __init__(self, engine: Engine, states: ContainerStateCache) -> None:
         self._engine = engine
-        self._lives = lives
+        self._states = states
         self._tails: dict[str, Tail] = {}
 
     async def logs(
@@ -107,7 +107,7 @@ class FollowedOutput:
         """Ask, while it lives, what there will be no time to ask when it has died: another process began with it."""
         found = await self._engine.inspect(container_id)
         if found is not None:
-            self._lives.note_start(container_id, found.container.started_at)
+            self._states.note_start(container_id, found.container.started_at)
         try:
             async for piece in self._engine.logs(container_id, tail=LAST_LINES):
                 tail.add(piece)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from libs.docker_runner.containers.container import ContainerState, ManagedContainer, from_labels
-from libs.docker_runner.containers.lives import Lives
+from libs.docker_runner.containers.state_cache import ContainerStateCache
 from libs.docker_runner.engine.answers import Inspected
 from libs.docker_runner.engine.events import ContainerEvent, EventKind
 from libs.docker_runner.logs.followed_output import FollowedOutput
@@ -46,9 +46,9 @@ class Printing:
         return Inspected(container(started_at=NOON))
 
 
-def following(engine: Printing, lives: Lives | None = None) -> FollowedOutput:
+def following(engine: Printing, states: ContainerStateCache | None = None) -> FollowedOutput:
     as_engine: Any = engine
-    return FollowedOutput(as_engine, lives or Lives())
+    return FollowedOutput(as_engine, states or ContainerStateCache())
 
 
 async def read(followed: FollowedOutput, since: datetime | None = None) -> list[str]:
@@ -67,13 +67,13 @@ async def test_what_was_followed_to_its_end_has_its_last_lines_at_hand() -> None
 
 
 async def test_who_takes_over_from_another_process_asks_at_once_for_what_was_before() -> None:
-    engine, lives = Printing("one", "two", "three"), Lives()
-    followed = following(engine, lives)
+    engine, states = Printing("one", "two", "three"), ContainerStateCache()
+    followed = following(engine, states)
 
     lines = await read(followed, since=NOON + timedelta(seconds=2))
-    lives.note(ContainerEvent(EventKind.DIED, NOON + timedelta(seconds=5), container_id="c", exit_code=0))
+    states.note(ContainerEvent(EventKind.DIED, NOON + timedelta(seconds=5), container_id="c", exit_code=0))
 
-    ended = lives.ended(container())
+    ended = states.ended(container())
     assert lines == ["three"]
     assert await followed.last_lines("c") == ["one", "two", "three"]
     assert ended is not None

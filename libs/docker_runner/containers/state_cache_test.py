@@ -4,7 +4,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 from libs.docker_runner.containers.container import ContainerState, ManagedContainer, from_labels
-from libs.docker_runner.containers.lives import Lives
+from libs.docker_runner.containers.state_cache import ContainerStateCache
 from libs.docker_runner.engine.events import ContainerEvent, EventKind
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -18,11 +18,11 @@ def event(kind: EventKind, seconds: float, exit_code: int | None = None) -> Cont
     return ContainerEvent(kind, at(seconds), container_id="c", exit_code=exit_code)
 
 
-def told(*events: ContainerEvent) -> Lives:
-    lives = Lives()
+def cache_after(*events: ContainerEvent) -> ContainerStateCache:
+    states = ContainerStateCache()
     for one in events:
-        lives.note(one)
-    return lives
+        states.note(one)
+    return states
 
 
 def container(started_at: datetime | None = None) -> ManagedContainer:
@@ -30,7 +30,7 @@ def container(started_at: datetime | None = None) -> ManagedContainer:
 
 
 def test_a_death_is_known_with_its_code_and_times() -> None:
-    ended = told(event(EventKind.STARTED, 0), event(EventKind.DIED, 3, 1)).ended(container())
+    ended = cache_after(event(EventKind.STARTED, 0), event(EventKind.DIED, 3, 1)).ended(container())
     assert ended is not None
     assert (ended.state, ended.exit_code, ended.oom_killed) == (ContainerState.EXITED, 1, False)
     assert (ended.started_at, ended.finished_at) == (at(0), at(3))
@@ -38,82 +38,82 @@ def test_a_death_is_known_with_its_code_and_times() -> None:
 
 def test_what_was_killed_ended_when_it_was_killed_and_not_when_the_engine_came_to_say_so() -> None:
     story = [event(EventKind.STARTED, 0), event(EventKind.KILLED, 2)]
-    killed = told(*story, event(EventKind.DIED, 3, 137)).ended(container())
+    killed = cache_after(*story, event(EventKind.DIED, 3, 137)).ended(container())
     assert killed is not None
     assert killed.finished_at == at(2)
 
 
 def test_what_ended_by_itself_while_it_was_being_killed_ended_when_the_engine_says() -> None:
     story = [event(EventKind.STARTED, 0), event(EventKind.KILLED, 2)]
-    ended = told(*story, event(EventKind.DIED, 3, 0)).ended(container())
+    ended = cache_after(*story, event(EventKind.DIED, 3, 0)).ended(container())
     assert ended is not None
     assert ended.finished_at == at(3)
 
 
 def test_a_signal_that_is_told_after_the_death_makes_it_no_later() -> None:
-    lives = told(event(EventKind.STARTED, 0), event(EventKind.DIED, 3, 137), event(EventKind.KILLED, 4))
-    ended = lives.ended(container())
+    states = cache_after(event(EventKind.STARTED, 0), event(EventKind.DIED, 3, 137), event(EventKind.KILLED, 4))
+    ended = states.ended(container())
     assert ended is not None
     assert ended.finished_at == at(3)
 
 
 def test_a_death_for_want_of_memory_is_known_as_that() -> None:
     story = [event(EventKind.STARTED, 0), event(EventKind.OUT_OF_MEMORY, 2), event(EventKind.DIED, 3, 137)]
-    ended = told(*story).ended(container())
+    ended = cache_after(*story).ended(container())
     assert ended is not None
     assert ended.oom_killed
 
 
 def test_one_whose_start_nobody_here_saw_is_known_with_the_start_that_was_looked_up() -> None:
-    lives = told(event(EventKind.DIED, 3, 1))
-    before = lives.ended(container())
-    lives.note_start("c", at(1))
-    after = lives.ended(container())
+    states = cache_after(event(EventKind.DIED, 3, 1))
+    before = states.ended(container())
+    states.note_start("c", at(1))
+    after = states.ended(container())
     assert before is None
     assert after is not None
     assert after.started_at == at(1)
 
 
 def test_a_clock_that_is_another_one_makes_no_end_before_the_start() -> None:
-    ended = told(event(EventKind.DIED, 3, 1)).ended(container(started_at=at(3600)))
+    ended = cache_after(event(EventKind.DIED, 3, 1)).ended(container(started_at=at(3600)))
     assert ended is not None
     assert ended.finished_at == at(3600)
 
 
 def test_one_that_is_started_again_or_gone_is_not_dead() -> None:
-    again = told(event(EventKind.STARTED, 0), event(EventKind.DIED, 3, 1), event(EventKind.STARTED, 4))
-    gone = told(event(EventKind.STARTED, 0), event(EventKind.DIED, 3, 1), event(EventKind.REMOVED, 4))
+    again = cache_after(event(EventKind.STARTED, 0), event(EventKind.DIED, 3, 1), event(EventKind.STARTED, 4))
+    gone = cache_after(event(EventKind.STARTED, 0), event(EventKind.DIED, 3, 1), event(EventKind.REMOVED, 4))
     assert not again.is_over("c")
     assert not gone.is_over("c")
 
 
 def test_of_very_many_deaths_the_latest_are_known() -> None:
-    lives = Lives()
+    states = ContainerStateCache()
     for number in range(5000):
-        lives.note(ContainerEvent(EventKind.DIED, at(number), container_id=f"c{number}", exit_code=0))
-    known = [number for number in range(5000) if lives.is_over(f"c{number}")]
+        states.note(ContainerEvent(EventKind.DIED, at(number), container_id=f"c{number}", exit_code=0))
+    known = [number for number in range(5000) if states.is_over(f"c{number}")]
     assert known == list(range(4000, 5000))
 
 
 def test_deaths_that_were_removed_or_started_again_take_no_place_of_later_ones() -> None:
-    lives = told(event(EventKind.DIED, 0, 1), event(EventKind.STARTED, 1))
-    lives.note(ContainerEvent(EventKind.DIED, at(2), container_id="kept", exit_code=0))
+    states = cache_after(event(EventKind.DIED, 0, 1), event(EventKind.STARTED, 1))
+    states.note(ContainerEvent(EventKind.DIED, at(2), container_id="kept", exit_code=0))
     for number in range(5000):
         for kind in (EventKind.DIED, EventKind.REMOVED):
-            lives.note(ContainerEvent(kind, at(number), container_id=f"c{number}", exit_code=0))
+            states.note(ContainerEvent(kind, at(number), container_id=f"c{number}", exit_code=0))
     for number in range(999):
-        lives.note(ContainerEvent(EventKind.DIED, at(number), container_id=f"d{number}", exit_code=0))
+        states.note(ContainerEvent(EventKind.DIED, at(number), container_id=f"d{number}", exit_code=0))
 
-    assert lives.is_over("kept")
+    assert states.is_over("kept")
 
 
 async def test_whoever_waits_for_an_end_is_told_of_it_and_of_a_removal() -> None:
-    lives = Lives()
+    states = ContainerStateCache()
     for end in (event(EventKind.DIED, 3, 1), event(EventKind.REMOVED, 4)):
-        lives.note(event(EventKind.STARTED, 0))
-        waiting = asyncio.create_task(lives.until_over("c"))
+        states.note(event(EventKind.STARTED, 0))
+        waiting = asyncio.create_task(states.until_over("c"))
         await asyncio.sleep(0)
         before = waiting.done()
-        lives.note(end)
+        states.note(end)
         await asyncio.wait_for(waiting, timeout=5)
         assert not before

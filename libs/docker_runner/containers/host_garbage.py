@@ -35,7 +35,7 @@ class Cleared:
     left: int
 
 
-class Leftovers:
+class HostGarbageCollector:
     """What nobody on this host will ask for any more. Running containers are none of it: their lease ends them."""
 
     def __init__(

@@ -17,7 +17,7 @@ _SIGKILL_EXIT_CODE = 137
 
 
 @dataclass
-class _Life:
+class _State:
     started_at: datetime | None = None
     killed_at: datetime | None = None
     out_of_memory: bool = False
@@ -26,30 +26,30 @@ class _Life:
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Lives:
+class ContainerStateCache:
     """Beginnings and ends of containers, by the engine's ids, as its events have told them."""
 
     def __init__(self) -> None:
-        self._lives: dict[str, _Life] = {}
+        self._states: dict[str, _State] = {}
         self._dead: dict[str, None] = {}
 
     def note(self, event: ContainerEvent) -> None:
         """Take down what *event* says."""
         match event.kind:
             case EventKind.STARTED:
-                life = self._of(event.container_id)
-                if life.ended_at is not None:
-                    life = self._lives[event.container_id] = _Life()
+                state = self._of(event.container_id)
+                if state.ended_at is not None:
+                    state = self._states[event.container_id] = _State()
                     self._dead.pop(event.container_id, None)
-                life.started_at = event.at
+                state.started_at = event.at
             case EventKind.KILLED:
                 self._of(event.container_id).killed_at = event.at
             case EventKind.OUT_OF_MEMORY:
                 self._of(event.container_id).out_of_memory = True
             case EventKind.DIED if event.exit_code is not None:
-                life = self._of(event.container_id)
-                life.ended_at, life.exit_code = event.at, event.exit_code
-                life.over.set()
+                state = self._of(event.container_id)
+                state.ended_at, state.exit_code = event.at, event.exit_code
+                state.over.set()
                 self._dead[event.container_id] = None
                 if len(self._dead) > _DEATHS_KEPT:
                     self.forget(next(iter(self._dead)))
@@ -58,20 +58,20 @@ class Lives:
 
     def note_start(self, container_id: str, started_at: datetime | None) -> None:
         """This container runs since then by the engine's clock, which need not be ours."""
-        life = self._of(container_id)
-        life.started_at = life.started_at or started_at
+        state = self._of(container_id)
+        state.started_at = state.started_at or started_at
 
     def forget(self, container_id: str) -> None:
         """It is gone. May be repeated."""
         self._dead.pop(container_id, None)
-        life = self._lives.pop(container_id, None)
-        if life is not None:
-            life.over.set()
+        state = self._states.pop(container_id, None)
+        if state is not None:
+            state.over.set()
 
     def is_over(self, container_id: str) -> bool:
         """Whether it is known to have died, whatever the engine lists."""
-        life = self._lives.get(container_id)
-        return life is not None and life.ended_at is not None
+        state = self._states.get(container_id)
+        return state is not None and state.ended_at is not None
 
     async def until_over(self, container_id: str) -> None:
         """Return when it is known to have died, or to be gone."""
@@ -79,24 +79,24 @@ class Lives:
 
     def ended(self, container: ManagedContainer) -> ManagedContainer | None:
         """*container* as it ended; None when that is not known, or not all of it."""
-        life = self._lives.get(container.container_id)
-        if life is None or life.ended_at is None:
+        state = self._states.get(container.container_id)
+        if state is None or state.ended_at is None:
             return None
         # By one clock, if possible.
-        started_at = life.started_at or container.started_at
+        started_at = state.started_at or container.started_at
         if started_at is None:
             return None
-        killed_at = life.killed_at if life.exit_code == _SIGKILL_EXIT_CODE else None
+        killed_at = state.killed_at if state.exit_code == _SIGKILL_EXIT_CODE else None
         # Of many that are killed at once the engine tells late, but nothing runs on after this signal.
-        finished_at = max(started_at, min(killed_at or life.ended_at, life.ended_at))
+        finished_at = max(started_at, min(killed_at or state.ended_at, state.ended_at))
         return replace(
             container,
             state=ContainerState.EXITED,
-            exit_code=life.exit_code,
-            oom_killed=life.out_of_memory,
+            exit_code=state.exit_code,
+            oom_killed=state.out_of_memory,
             started_at=started_at,
             finished_at=finished_at,
         )
 
-    def _of(self, container_id: str) -> _Life:
-        return self._lives.setdefault(container_id, _Life())
+    def _of(self, container_id: str) -> _State:
+        return self._states.setdefault(container_id, _State())
