@@ -77,12 +77,12 @@ async def status(environ: dict[str, str], service_account: Path = Path("/nowhere
 # Where the server is.
 
 
-def test_without_cluster_message_says_what_would_give_one(tmp_path: Path) -> None:
+def test_message_without_cluster_names_remedy(tmp_path: Path) -> None:
     with pytest.raises(NoCluster, match="not in a Kubernetes pod and KUBECONFIG is not set"):
         find_cluster({}, tmp_path)
 
 
-def test_pod_without_token_is_told_apart_from_no_cluster(tmp_path: Path) -> None:
+def test_pod_without_token_differs_from_no_cluster(tmp_path: Path) -> None:
     with pytest.raises(NoCluster, match="automountServiceAccountToken"):
         find_cluster(IN_POD, tmp_path)
 
@@ -110,7 +110,7 @@ def test_pod_whose_certificate_is_missing_is_named(service_account: Path) -> Non
 
 
 @pytest.mark.parametrize("skip", [True, False])
-def test_certificates_are_checked_unless_kubeconfig_says_not_to(tmp_path: Path, skip: bool) -> None:
+def test_certificates_are_checked_unless_kubeconfig_disables_it(tmp_path: Path, skip: bool) -> None:
     cluster = {"server": "https://127.0.0.1:1", "insecure-skip-tls-verify": skip}
     path = FakeKubernetes(replicas=1).kubeconfig(tmp_path / "config", cluster)
 

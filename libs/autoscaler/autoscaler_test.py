@@ -200,7 +200,7 @@ async def test_a_new_leader_changes_nothing_within_the_cooldown(
     assert fake.replicas == third.replicas == 4
 
 
-async def test_a_database_that_cannot_tell_scales_nobody_away(
+async def test_unavailable_database_removes_no_worker(
     fake: FakeKubernetes, on_fake: KubernetesWorkers, fleet: Fleet, clock: Clock
 ) -> None:
     scaler = autoscaler(fleet, on_fake, clock)
@@ -236,7 +236,7 @@ async def test_trouble_is_said_once_and_its_end_once(
     ]
 
 
-async def test_without_a_cluster_one_line_says_so_and_the_master_works_on(fleet: Fleet, clock: Clock) -> None:
+async def test_missing_cluster_is_logged_once_and_master_continues(fleet: Fleet, clock: Clock) -> None:
     scaler = autoscaler(fleet, KubernetesWorkers("default", "runtime-worker", environ={}), clock)
 
     with capture_logs() as logs:

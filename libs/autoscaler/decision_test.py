@@ -164,7 +164,7 @@ def test_an_idle_worker_goes_once_the_owners_are_costly() -> None:
     assert decision == Decision(4, Reason.FEWER_SEGMENTS, wanted=4, needed=4)
 
 
-def test_owners_are_made_costly_before_anybody_goes() -> None:
+def test_owners_get_deletion_costs_before_any_reduction() -> None:
     decision = decide(state(segments=4, owners=4, replicas=5, fleet=pods(5)), SETTINGS, NOW)
 
     assert (decision.replicas, decision.reason) == (None, Reason.COSTS_FIRST)
@@ -315,14 +315,14 @@ def test_processors_count_for_room_as_memory_does() -> None:
     assert needed(fleet_of(1, w0=WorkerLoad("", {1: Need(20, 9.0)}, frozenset(), room))) == 3
 
 
-def test_entity_that_waits_for_room_wants_one_worker_more_where_its_segment_fits() -> None:
+def test_entity_waiting_for_room_adds_one_worker_if_its_segment_fits() -> None:
     waits = load(30, 50, free=5, lacking=1)
 
     assert needed(fleet_of(2, w0=waits)) == 2
     assert needed(fleet_of(2, w0=waits, w1=load(free=60))) == 1
 
 
-def test_entity_that_no_engine_can_hold_wants_no_worker_for_its_wait() -> None:
+def test_entity_too_large_for_any_engine_adds_no_worker() -> None:
     assert needed(fleet_of(1, w0=load(101, free=5, lacking=0))) == needed(fleet_of(1, w0=load(101, free=5)))
 
 
@@ -347,7 +347,7 @@ def test_worker_that_does_not_live_makes_its_node_no_fuller() -> None:
     assert needed(snapshot, per_worker=1, standby="node") == 4
 
 
-def test_loss_of_a_node_is_told_where_the_maximum_forbids_workers_that_stand_by() -> None:
+def test_node_loss_is_reported_if_maximum_forbids_standby() -> None:
     snapshot = fleet_of(3, w0=load(60, 30, free=10), w2=load(50, free=35))
     current = ScalingState(snapshot, 3, on_two_nodes(4))
 

@@ -119,7 +119,7 @@ async def every_call(workers: KubernetesWorkers) -> None:
     await workers.set_replicas(scale, 4)
 
 
-async def test_a_wrong_token_is_told_apart_from_a_missing_permission(cluster: FakeKubernetes, tmp_path: Path) -> None:
+async def test_wrong_token_differs_from_missing_permission(cluster: FakeKubernetes, tmp_path: Path) -> None:
     environ = {"KUBECONFIG": str(cluster.kubeconfig(tmp_path / "other", user={"token": "wrong"}))}
 
     async with KubernetesWorkers(cluster.namespace, cluster.deployment_name, environ) as workers:

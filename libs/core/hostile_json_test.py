@@ -92,7 +92,7 @@ def test_a_text_is_refused_from_its_bound_on(text: bytes, expected: Fault | None
         (b" " * SIZE + b"1", "is larger than 131,072 bytes"),
     ],
 )
-def test_a_refusal_says_what_is_wrong(text: bytes, words: str) -> None:
+def test_refusal_text_names_reason(text: bytes, words: str) -> None:
     assert str(parse(text, LIMITS)) == words
 
 

@@ -76,7 +76,7 @@ def test_names_are_made_of_digests_alone() -> None:
     assert len(name) < 64
 
 
-def test_an_entity_has_one_name_and_shares_it_with_nobody() -> None:
+def test_container_name_of_entity_is_stable_and_unique() -> None:
     names = {container_name("bot-runner", scope, entity) for scope in ("a", "ab") for entity in ("bc", "c")}
     assert len(names) == 4
     assert container_name("bot-runner", "a", "c") == container_name("bot-runner", "a", "c")

@@ -192,7 +192,7 @@ async def test_release_leaves_a_claim_that_is_not_the_same_any_more(rig: Backtes
     assert not await is_released(rig)
 
 
-async def test_release_says_what_the_backtest_waits_for(rig: BacktestRig) -> None:
+async def test_release_records_what_backtest_waits_for(rig: BacktestRig) -> None:
     await rig.announce()
     before = await claimed_by(rig, epoch=1)
     assert before.claim is not None

@@ -12,7 +12,7 @@ from services.backtest_runner.objects import (
 
 
 @pytest.mark.parametrize("backtest_id", ["b1", "a/b", "..", "x" * 300, "analysis.json"])
-def test_keys_are_told_apart_whatever_the_id(backtest_id: str) -> None:
+def test_keys_are_distinct_for_any_ids(backtest_id: str) -> None:
     keys = [analysis_key(backtest_id), logs_key(backtest_id), staged_key(backtest_id, "run", "logs.txt")]
 
     assert [is_analysis(key) for key in keys] == [True, False, False]

@@ -59,7 +59,7 @@ def test_all_that_was_missed_is_made_up_for_once() -> None:
     assert claim == Claim({NEXT: T + 240, FIRED_AT: T + 180}, fire=T + 180, cause=Cause.MISFIRE)
 
 
-def test_what_was_missed_is_left_when_the_config_says_so() -> None:
+def test_missed_firing_is_skipped_if_config_requests_it() -> None:
     claim = decide(schedule({"misfire": "skip", "misfireGrace": 10}), T + 20, busy=False)
 
     assert claim == Claim({NEXT: T + 60, FIRED_AT: T}, drop=(T, Dropped.MISFIRE))

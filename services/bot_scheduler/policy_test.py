@@ -43,7 +43,7 @@ def test_a_field_that_is_wrong_is_named(field: str, value: object) -> None:
         read_definition(EVERY_DAY | {field: value})
 
 
-def test_a_config_without_an_expression_is_told_so() -> None:
+def test_config_without_expression_is_rejected_with_reason() -> None:
     with pytest.raises(UserError, match=r"config\.schedule is missing"):
         read_definition({"timezone": "Europe/Berlin"})
 

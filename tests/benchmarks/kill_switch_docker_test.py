@@ -6,9 +6,7 @@ from tests.benchmarks.kill_switch import measure
 from tools.engine.ensure import Engine
 
 
-async def test_every_bot_is_down_at_once_on_record_and_told_with_its_time(
-    tmp_path: Path, docker_engine: Engine
-) -> None:
+async def test_every_bot_is_down_within_limit_and_recorded_with_time(tmp_path: Path, docker_engine: Engine) -> None:
     figures = await measure(tmp_path, docker_engine, bots=5)
 
     assert len(figures.down) == 5

@@ -128,7 +128,7 @@ async def test_a_producers_trace_is_handed_on_as_it_came_though_nothing_is_expor
         ),
     ],
 )
-async def test_a_backtest_that_fails_says_why(backtests: Backtests, reason: str, source: str, words: str) -> None:
+async def test_failed_backtest_has_reason(backtests: Backtests, reason: str, source: str, words: str) -> None:
     name = f"{reason}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
     backtests.upload(f"{name}.zip", source)
     await backtests.create(name, key=f"{name}.zip")
@@ -184,7 +184,7 @@ async def test_what_json_has_no_numbers_for_becomes_null(backtests: Backtests) -
         ("rejected", "without-main.zip", {}, "entrypoint 'main.py' is not in the bot's archive"),
     ],
 )
-async def test_what_cannot_be_begun_says_why(
+async def test_backtest_that_cannot_start_has_reason(
     backtests: Backtests, reason: str, key: str, description: dict[str, Any], words: str
 ) -> None:
     backtests.deployment.platform.upload("broken.zip", b"PK\x03\x04 and then nothing")
@@ -201,7 +201,7 @@ async def test_what_cannot_be_begun_says_why(
     assert await recorded_reason(backtests, name) == reason
 
 
-async def test_a_slow_one_holds_nobody_up(backtests: Backtests) -> None:
+async def test_slow_backtest_does_not_delay_others(backtests: Backtests) -> None:
     backtests.upload("slow.zip", "import time\ndef main(id, config):\n    time.sleep(60)")
     await backtests.create("slow", key="slow.zip")
     for number in range(6):

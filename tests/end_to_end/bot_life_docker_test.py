@@ -97,7 +97,7 @@ async def test_any_string_is_an_id(runner: Deployment, bot_id: str) -> None:
     await runner.platform.delete_bot(bot_id)
 
 
-async def test_an_unknown_runtime_is_told_in_the_bots_status(runner: Deployment) -> None:
+async def test_unknown_runtime_is_in_bot_status(runner: Deployment) -> None:
     await runner.platform.create_bot("cobol", {}, key="ticker.zip", runtime="cobol60")
 
     detail = await eventually(lambda: rejection(runner, "cobol"))
@@ -106,7 +106,7 @@ async def test_an_unknown_runtime_is_told_in_the_bots_status(runner: Deployment)
     assert "python3.11" in detail
 
 
-async def test_missing_code_is_told_and_found_once_it_is_uploaded(runner: Deployment) -> None:
+async def test_missing_code_is_in_status_and_found_after_upload(runner: Deployment) -> None:
     await runner.platform.create_bot("codeless", {}, key="absent.zip")
 
     assert "absent.zip" in await eventually(lambda: rejection(runner, "codeless"))
@@ -116,20 +116,20 @@ async def test_missing_code_is_told_and_found_once_it_is_uploaded(runner: Deploy
     assert await eventually(lambda: runner.running_with("codeless", "config"))
 
 
-async def test_a_missing_entrypoint_file_is_told(runner: Deployment) -> None:
+async def test_missing_entrypoint_file_is_in_status(runner: Deployment) -> None:
     await runner.platform.create_bot("lost", {}, key="ticker.zip", script="bot.py")
 
     assert "bot.py" in await eventually(lambda: rejection(runner, "lost"))
 
 
-async def test_an_archive_that_leaves_its_folder_is_told_with_the_entry(runner: Deployment) -> None:
+async def test_archive_escaping_its_folder_is_in_status_with_entry(runner: Deployment) -> None:
     runner.platform.upload("evil.zip", zipped({"main.py": TICKER, "../../outside.py": "x = 1"}))
     await runner.platform.create_bot("evil", {}, key="evil.zip")
 
     assert "../../outside.py" in await eventually(lambda: rejection(runner, "evil"))
 
 
-async def test_a_bot_that_keeps_dying_backs_off_and_says_why(runner: Deployment) -> None:
+async def test_repeatedly_failing_bot_backs_off_with_reason(runner: Deployment) -> None:
     runner.platform.upload(
         "dying.zip", zipped({"main.py": "def main(id, config):\n    raise ValueError('no funds')\n"})
     )
@@ -147,7 +147,7 @@ async def test_a_bot_that_keeps_dying_backs_off_and_says_why(runner: Deployment)
     assert "ValueError: no funds" in detail
 
 
-async def test_why_a_bot_died_is_typed_in_the_record_of_its_run_and_told_with_a_hint(runner: Deployment) -> None:
+async def test_record_of_failed_run_has_typed_reason_and_hint(runner: Deployment) -> None:
     source = "def main(id, config):\n    import ccxt"
     runner.platform.upload("vendorless.zip", zipped({"main.py": source}))
     await runner.platform.create_bot("vendorless", {}, key="vendorless.zip")
@@ -168,7 +168,7 @@ async def test_why_a_bot_died_is_typed_in_the_record_of_its_run_and_told_with_a_
     assert "pip install --target vendor ccxt" in record["hint"]
 
 
-async def test_a_bot_that_runs_out_of_memory_is_told_its_limit_and_the_setting(runner: Deployment) -> None:
+async def test_status_of_bot_out_of_memory_names_limit_and_setting(runner: Deployment) -> None:
     source = "def main(id, config):\n    found = []\n    while True:\n        found.append(bytearray(1 << 20))"
     runner.platform.upload("hog.zip", zipped({"main.py": source}))
     await runner.platform.create_bot("hog", {"resources": {"memoryMb": 64}}, key="hog.zip")

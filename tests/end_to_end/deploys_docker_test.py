@@ -256,9 +256,7 @@ async def test_deploy_command_leaves_a_failing_version_in_place_when_a_rollback_
     assert document["release"]["current"]["revision"] == document["revision"]
 
 
-async def test_deploy_command_fails_for_a_rejected_version_and_says_what_goes_on(
-    runner: Deployment, tmp_path: Path
-) -> None:
+async def test_deploy_of_rejected_version_fails_and_names_running_version(runner: Deployment, tmp_path: Path) -> None:
     terminal = runner.terminal()
     folder = bot_folder(tmp_path / "bot", TICKER, "1.0.0")
     await terminal.succeed("bot", "deploy", folder, "--id", "kept")

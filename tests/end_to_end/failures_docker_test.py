@@ -173,7 +173,7 @@ async def test_a_master_that_is_away_stops_nothing(runner: Deployment) -> None:
     assert [c["Id"] for c in await runner.containers("b1")] == [before["b1"]]
 
 
-async def test_processes_wait_for_servers_that_come_later_and_say_for_what(runner: Deployment) -> None:
+async def test_processes_wait_for_late_servers_and_name_them(runner: Deployment) -> None:
     for server in (runner.mongod, runner.nats_server, runner.s3_server):
         await server.stop()
     master = runner.start_process("master", "master")

@@ -48,7 +48,7 @@ def errors(made: Deployment) -> list[str]:
 
 
 @pytest.mark.parametrize(("hidden", "setting"), [("temp", "TEMP_DIR"), ("keepalive", "KEEPALIVE_DIR")])
-async def test_worker_whose_folder_the_engine_does_not_see_takes_no_segment_and_says_why_until_it_is_seen(
+async def test_worker_with_folder_hidden_from_engine_takes_no_segment_until_visible(
     made: Deployment, private_engine: OwnEngine, hidden: str, setting: str
 ) -> None:
     said = f"the Docker engine does not see {setting}={made.folder / hidden}: mount the same folder"

@@ -89,7 +89,7 @@ async def detail(runner: Deployment, bot_id: str) -> str:
     return str((document or {}).get("status", {}).get("detail", ""))
 
 
-async def test_a_full_disk_ends_no_bot_and_what_cannot_start_says_why_until_there_is_room(
+async def test_full_disk_keeps_bots_running_and_blocked_starts_have_reason(
     runner: Deployment, small_disk: Path
 ) -> None:
     await runner.start(workers=1, SCAN_INTERVAL_SECONDS="1")

@@ -61,7 +61,7 @@ async def test_an_answer_is_as_described(seen: Outside, process: str, path: str)
 
 
 @pytest.mark.parametrize(("path", "status", "told"), REFUSED)
-async def test_a_refusal_is_as_described_and_says_what_is_wrong(
+async def test_refusal_conforms_to_description_and_names_cause(
     seen: Outside, path: str, status: int, told: str
 ) -> None:
     found, body = await seen.checked("master", f"{PREFIX}{path}")
@@ -88,7 +88,7 @@ async def test_any_id_has_a_path(seen: Outside, entity_id: str) -> None:
     assert "<img src=x" not in text
 
 
-async def test_nothing_of_a_config_is_told(seen: Outside) -> None:
+async def test_api_hides_config(seen: Outside) -> None:
     for path in [*(f"{PREFIX}{path}" for path in OF_MASTER), "/", "/entities", f"/entity?id={TICKER}", "/runs"]:
         status, text = await seen.text("master", path)
         assert (status, SECRET in text) == (200, False), path
@@ -103,7 +103,7 @@ async def test_failures_are_found_with_what_was_said_last(seen: Outside) -> None
     assert "config_digest" not in run
 
 
-async def test_a_master_that_stands_by_says_who_leads_and_where(seen: Outside) -> None:
+async def test_standby_master_names_leader_and_its_address(seen: Outside) -> None:
     async def told() -> dict[str, Any]:
         status, body = await seen.checked("standby", f"{PREFIX}/workers")
         return body if status == 503 and "leader" in body else {}
@@ -115,7 +115,7 @@ async def test_a_master_that_stands_by_says_who_leads_and_where(seen: Outside) -
     assert body["leader"] in (await seen.text("standby", "/"))[1]
 
 
-async def test_a_worker_shows_output_to_nobody_without_its_token(seen: Outside) -> None:
+async def test_worker_refuses_output_without_token(seen: Outside) -> None:
     path = f"{PREFIX}/entities/{TICKER}/logs"
 
     status, body = await seen.checked("w1", path)
@@ -167,7 +167,7 @@ async def test_a_person_follows_a_bot_through_a_change_of_its_worker(seen: Outsi
     assert told == []
 
 
-async def test_without_mongodb_it_is_told_soon_that_it_cannot_be_told(seen: Outside) -> None:
+async def test_outage_of_mongodb_is_answered_with_503_soon(seen: Outside) -> None:
     seen.deployment.mongod.pause()
     try:
         begun = time.monotonic()

@@ -12,7 +12,7 @@ from tools.stack.ports import free_port
 from tools.stack.s3 import S3Server
 
 
-async def test_master_whose_cluster_is_well_says_nothing_at_warning_level_while_it_starts(
+async def test_master_of_healthy_cluster_starts_without_warnings(
     tmp_path: Path, nats_server: NatsServer, s3_server: S3Server
 ) -> None:
     async with MongoServer.start(tmp_path / "mongod") as mongod, FakeKubernetes(3) as cluster:

@@ -60,7 +60,9 @@ def is_calm(tab: Watched, seen: Outside) -> bool:
 
 
 @pytest.mark.parametrize("name", PAGES)
-async def test_every_page_fits_a_desk_and_a_phone_and_asks_nobody_else(seen: Outside, tab: Watched, name: str) -> None:
+async def test_every_page_fits_desktop_and_phone_without_external_requests(
+    seen: Outside, tab: Watched, name: str
+) -> None:
     for place, size in (("desk", DESK), ("phone", PHONE)):
         await show(tab, seen, PAGES[name], size)
         if "/entity?" in PAGES[name]:
@@ -73,7 +75,7 @@ async def test_every_page_fits_a_desk_and_a_phone_and_asks_nobody_else(seen: Out
     assert is_calm(tab, seen)
 
 
-async def test_it_is_dark_where_a_person_wants_that(seen: Outside, tab: Watched) -> None:
+async def test_page_follows_dark_colour_scheme(seen: Outside, tab: Watched) -> None:
     await show(tab, seen, "/")
     ground = "getComputedStyle(document.body).backgroundColor"
     light = await tab.page.evaluate(ground)

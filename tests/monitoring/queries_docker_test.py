@@ -79,7 +79,7 @@ async def test_every_metric_that_is_asked_for_is_declared_by_a_process(seen: Obs
     assert await left_over(unknown) == []
 
 
-async def test_what_nobody_measures_is_noticed(seen: Observed) -> None:
+async def test_query_of_unknown_metric_is_detected(seen: Observed) -> None:
     expressions = ["sum(runtime_nonsense_total) or vector(0)", 'runtime_containers{service="nobody"}', "up"]
 
     assert await missing(seen.prometheus, expressions) == [

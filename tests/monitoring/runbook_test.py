@@ -18,7 +18,7 @@ def test_every_alert_has_its_section_and_every_section_its_alert() -> None:
 
 
 @each_alert
-def test_an_alert_says_how_bad_it_is_and_what_is_wrong(alert: Rule) -> None:
+def test_alert_has_severity_and_summary(alert: Rule) -> None:
     assert alert.severity in {"critical", "warning", "info"}
     assert alert.annotations.keys() == {"summary", "description", "runbook"}
     assert len(alert.annotations["summary"]) <= 100
@@ -30,7 +30,7 @@ def test_an_alert_leads_to_its_section(alert: Rule) -> None:
 
 
 @pytest.mark.parametrize("name", SECTIONS)
-def test_a_section_says_what_it_means_how_to_look_and_what_to_do(name: str) -> None:
+def test_runbook_section_has_meaning_diagnosis_and_remedy(name: str) -> None:
     assert re.findall(r"^\*\*(\w+):\*\*", SECTIONS[name], re.MULTILINE) == ["Means", "Look", "Do"]
 
 

@@ -100,7 +100,7 @@ async def test_dry_run_shows_in_log_what_would_be_removed(rig: GarbageRig, start
     assert await rig.keys(rig.code_bucket) == {ORPHAN, USED, *OTHERS}
 
 
-async def test_master_without_storage_works_and_says_so(rig: GarbageRig, start: StartMaster, tmp_path: Path) -> None:
+async def test_master_without_storage_works_and_logs_it(rig: GarbageRig, start: StartMaster, tmp_path: Path) -> None:
     process = start(MINIO_ACCESS_KEY_ID="", MINIO_SECRET_ACCESS_KEY="")
 
     await process.wait_ready()

@@ -94,7 +94,7 @@ def test_the_web_fronts_table_is_a_title_and_a_list_of_objects() -> None:
         ({}, None),
     ],
 )
-def test_a_failure_is_told_from_a_result_with_a_status(analysis: dict[str, object], failure: str | None) -> None:
+def test_failure_differs_from_result_with_status(analysis: dict[str, object], failure: str | None) -> None:
     assert failure_of(analysis) == failure
 
 
@@ -124,7 +124,7 @@ def test_what_a_backtest_wrote_is_text_on_the_page() -> None:
     assert "<script" not in page(evil, {"status": "error", "message": evil, "error": evil}, evil)
 
 
-def test_the_page_of_a_failed_backtest_says_why() -> None:
+def test_page_of_failed_backtest_shows_reason() -> None:
     assert "Failed:</b> no prices" in page("b", {"status": "error", "message": "no prices", "error": "no prices"}, "")
 
 

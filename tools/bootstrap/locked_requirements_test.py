@@ -38,6 +38,6 @@ def test_an_extra_is_followed_only_where_it_is_asked_for() -> None:
     assert names(list(pinned(lock, "a"))) == ["a", "b", "c"]
 
 
-def test_a_requirement_that_is_not_locked_is_an_error_that_says_what_to_run() -> None:
+def test_unlocked_requirement_is_error_with_command() -> None:
     with pytest.raises(ValueError, match=r"'new' is not locked: run `./pants generate-lockfiles"):
         list(pinned(lockfile(a=[]), "a\nnew==2"))

@@ -91,7 +91,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_pants_without_python_39_downloads_one_and_says_so_in_one_line(machine: Machine) -> None:
+def test_pants_without_python_39_downloads_it_and_prints_one_line(machine: Machine) -> None:
     machine.add_python("python3")
 
     process = machine.run()

@@ -36,7 +36,7 @@ def test_the_description_is_taken_as_it_is_and_the_config_out_of_it(tmp_path: Pa
     assert folder.config == {"symbol": "BTC"}
 
 
-def test_what_the_command_line_says_wins(tmp_path: Path) -> None:
+def test_command_line_takes_precedence(tmp_path: Path) -> None:
     bot(tmp_path, "main.py", "other.js", entrypoints={"bot": "main.py"}, runtime="python3.11")
 
     folder = read_folder(tmp_path, runtime="nodejs20", entrypoint="other.js")
@@ -72,7 +72,7 @@ def test_a_bot_is_not_run_as_a_backtest(tmp_path: Path) -> None:
         (["main.py"], {"config": 1}, "`config` must be an object"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_remedy(
+def test_invalid_folder_is_reported_with_remedy(
     tmp_path: Path, files: list[str], description: dict[str, Any], message: str
 ) -> None:
     bot(tmp_path, *files, **description)
@@ -81,7 +81,7 @@ def test_what_is_wrong_is_told_with_its_remedy(
         read_folder(tmp_path)
 
 
-def test_a_description_that_is_no_json_is_told(tmp_path: Path) -> None:
+def test_description_that_is_not_json_is_reported(tmp_path: Path) -> None:
     (tmp_path / "bot.json").write_text("{")
 
     with pytest.raises(BotFolderInvalid, match=r"bot.json cannot be read as JSON"):

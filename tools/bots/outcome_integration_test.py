@@ -112,7 +112,7 @@ async def runs_revision(rig: BotRig, revision: int) -> bool:
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first version", "update"])
-async def test_rejected_version_fails_and_the_message_says_what_goes_on(rig: BotRig, first: bool) -> None:
+async def test_rejected_version_fails_and_message_names_running_version(rig: BotRig, first: bool) -> None:
     host = rig.host(code_faults={"bad.zip": ArchiveRejected("bad.zip", "", "is broken")})
     await rig.deploy(version="1", code="bad.zip" if first else "code.zip")
     async with rig.owned_by(host):
@@ -126,7 +126,7 @@ async def test_rejected_version_fails_and_the_message_says_what_goes_on(rig: Bot
     assert ("version 1 goes on" in str(raised.value)) is not first
 
 
-async def test_version_that_is_rolled_back_fails_and_the_message_says_what_is_back(rig: BotRig) -> None:
+async def test_rolled_back_version_fails_and_message_names_restored_version(rig: BotRig) -> None:
     await rig.deploy(version="1")
     host = rig.host()
     async with rig.owned_by(host):
@@ -162,7 +162,7 @@ async def test_bot_at_rest_is_as_it_should_be(rig: BotRig, state: str) -> None:
     assert (settled.state, settled.healthy_seconds) == (state, 0.0)
 
 
-async def test_bot_that_nobody_starts_is_not_in_time(rig: BotRig) -> None:
+async def test_bot_without_worker_times_out(rig: BotRig) -> None:
     await rig.deploy(version="1")
 
     with pytest.raises(NotInTime, match="it is not started in segment 1"):

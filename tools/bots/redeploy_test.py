@@ -26,7 +26,7 @@ def test_value_that_a_flag_gave_stays_without_the_flag() -> None:
     assert Flags().config_for(known, {"symbol": "BTC"}) == {"symbol": "ETH", "api_key": "k"}
 
 
-def test_value_that_somebody_set_since_stays() -> None:
+def test_value_set_after_last_deploy_stays() -> None:
     known = deployed({"symbol": "BTC"}, symbol="ETH", limit=5)
 
     assert Flags().config_for(known, {"symbol": "SOL"}) == {"symbol": "ETH", "limit": 5}
@@ -44,7 +44,7 @@ def test_number_that_the_database_gave_another_type_still_is_the_folders() -> No
     assert Flags().config_for(known, {"limit": 6, "deep": {}}) == {"limit": 6, "deep": {}}
 
 
-def test_key_that_somebody_unset_stays_unset() -> None:
+def test_key_unset_after_last_deploy_stays_unset() -> None:
     known = deployed({"symbol": "BTC", "limit": 5}, limit=None)
 
     assert Flags().config_for(known, {"symbol": "BTC", "limit": 5}) == {"symbol": "BTC"}
@@ -73,7 +73,7 @@ def test_runtime_and_entrypoint_stay_until_another_is_given() -> None:
 
 
 @pytest.mark.parametrize("broken", [None, 5, {"flags": 5, "defaults": 7}, {"flags": {"runtime": 5}}])
-def test_record_that_is_not_ours_is_no_error(broken: Any) -> None:
+def test_foreign_record_is_ignored(broken: Any) -> None:
     known = Entity.of({"id": "b", "config": {"a": 1}, "custom": {"deployed": broken}})
 
     assert Flags().over(known) == Flags()

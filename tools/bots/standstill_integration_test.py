@@ -89,7 +89,7 @@ async def test_one_that_did_not_run_has_no_end_to_tell(bots: Bots) -> None:
     assert await bots.down("before", "never") == {"before": None, "never": None}
 
 
-async def test_one_whose_worker_and_host_are_gone_is_down_though_nobody_wrote_it(bots: Bots) -> None:
+async def test_bot_of_lost_worker_and_host_is_down_without_recorded_end(bots: Bots) -> None:
     segment = await bots.deploy("b", "running")
     lease = await bots.leases.acquire(segment, HERE)
     await bots.begin("b", segment, lease.epoch)

@@ -9,7 +9,7 @@ REPORT = """<testsuites><testsuite name="pytest" tests="4">
 <testcase name="d"><skipped/></testcase></testsuite></testsuites>"""
 
 
-def test_errors_count_as_failures_and_skips_are_told(tmp_path: Path) -> None:
+def test_errors_count_as_failures_and_skips_are_listed(tmp_path: Path) -> None:
     (tmp_path / "r.xml").write_text(REPORT)
 
     summary = read_report(tmp_path / "r.xml")

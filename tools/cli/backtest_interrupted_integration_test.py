@@ -16,7 +16,7 @@ BACKTEST = str(Path(samples.__file__).parent / "moving_average_crossover")
 
 
 @pytest.mark.parametrize("options", [(), ("--output", "json")])
-async def test_ctrl_c_says_that_the_backtest_goes_on_and_how_to_look_at_it_and_end_it(
+async def test_ctrl_c_reports_that_backtest_continues_and_names_commands(
     mongo_uri: str, s3_server: S3Server, bucket_prefix: str, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     settings = {

@@ -67,9 +67,7 @@ def test_deploy_keeps_fields_that_another_program_announced(commands: Commands, 
     assert (again["team"], again["config"]["limit"]) == ("alpha", 9)
 
 
-def test_flag_of_an_earlier_deploy_stands_in_for_what_the_folder_does_not_say(
-    commands: Commands, tmp_path: Path
-) -> None:
+def test_flag_of_earlier_deploy_replaces_missing_value_of_folder(commands: Commands, tmp_path: Path) -> None:
     bot = tmp_path / "b"
     bot.mkdir()
     (bot / "strategy.py").write_text("def main(id, config): return {}\n")
@@ -119,7 +117,7 @@ def test_config_that_is_so_already_announces_nothing(commands: Commands, folder:
         (["set", "b", "symbol.x=1"], ExitCode.USAGE, "'symbol' is not an object"),
     ],
 )
-def test_config_command_that_cannot_be_done_says_why_and_changes_nothing(
+def test_invalid_config_command_reports_reason_and_changes_nothing(
     commands: Commands, folder: Path, command: list[str], code: ExitCode, said: str
 ) -> None:
     deploy(commands, folder)

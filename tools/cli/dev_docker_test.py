@@ -153,7 +153,7 @@ async def test_what_does_not_exist_is_not_killed(terminal: Terminal) -> None:
             assert (done.code, done.out) == (ExitCode.NOT_FOUND, "")
 
 
-async def test_a_bot_that_fails_is_told_with_its_last_lines(terminal: Terminal, tmp_path: Path) -> None:
+async def test_failed_bot_is_reported_with_last_lines(terminal: Terminal, tmp_path: Path) -> None:
     shutil.copytree(SAMPLES / "price_ticker", tmp_path / "bot")
     (tmp_path / "bot" / "main.py").write_text("def main(id, config):\n    raise ValueError('no such exchange')\n")
 
@@ -208,7 +208,7 @@ async def test_a_backtest_is_run_shown_and_written_as_a_page(terminal: Terminal,
     assert (row["id"], row["state"], row["attempt"]) == ("cross", "finished", 1)
 
 
-async def test_a_backtest_that_fails_says_why_and_has_its_exit_code(terminal: Terminal) -> None:
+async def test_failed_backtest_reports_reason_and_exit_code(terminal: Terminal) -> None:
     config = json.dumps({"fast_days": 50, "slow_days": 20})
 
     done = await terminal.run("backtest", "run", BACKTEST, "--id", "wrong", "--config", config)
@@ -234,7 +234,7 @@ async def test_a_backtest_is_followed_and_cancelled(terminal: Terminal, tmp_path
     assert "begun" in (await terminal.succeed("backtest", "logs", "long")).out
 
 
-async def test_status_says_who_owns_what(terminal: Terminal) -> None:
+async def test_status_shows_owners_of_segments(terminal: Terminal) -> None:
     await terminal.succeed("bot", "deploy", str(SAMPLES / "moving_average"))
 
     async def with_workers() -> dict[str, Any]:

@@ -166,9 +166,7 @@ def test_six_fields_begin_with_the_second(commands: Commands) -> None:
         (["--runtime", "cobol"], "unknown runtime 'cobol'; known are: nodejs20, python3.11"),
     ],
 )
-def test_what_is_wrong_with_a_schedule_is_told_and_nothing_is_deployed(
-    commands: Commands, options: list[str], told: str
-) -> None:
+def test_invalid_schedule_is_reported_and_not_deployed(commands: Commands, options: list[str], told: str) -> None:
     code, out, err = commands.run("schedule", "deploy", SCHEDULE, *options)
 
     assert (code, out) == (ExitCode.USAGE, "")
@@ -176,7 +174,7 @@ def test_what_is_wrong_with_a_schedule_is_told_and_nothing_is_deployed(
     assert commands.json("schedule", "ls") == []
 
 
-def test_a_folder_that_does_not_say_when_it_runs_is_no_schedule(commands: Commands) -> None:
+def test_folder_without_expression_is_rejected_as_schedule(commands: Commands) -> None:
     code, _, err = commands.run("schedule", "deploy", str(SAMPLES / "price_ticker"))
 
     assert code == ExitCode.USAGE
@@ -184,14 +182,14 @@ def test_a_folder_that_does_not_say_when_it_runs_is_no_schedule(commands: Comman
 
 
 @pytest.mark.parametrize("command", ["backtest run", "schedule deploy", "bot deploy"])
-def test_a_folder_without_code_is_told_with_the_remedy(commands: Commands, command: str, tmp_path: Path) -> None:
+def test_folder_without_code_is_reported_with_remedy(commands: Commands, command: str, tmp_path: Path) -> None:
     code, _, err = commands.run(*command.split(), str(tmp_path))
 
     assert code == ExitCode.USAGE
     assert "name the file to run with --entrypoint" in err
 
 
-def test_a_config_that_is_no_text_is_told(commands: Commands, tmp_path: Path) -> None:
+def test_config_that_is_not_text_is_reported(commands: Commands, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b"\xff\xfe{}")
 
     code, _, err = commands.run("backtest", "run", BACKTEST, "--config", str(tmp_path / "config.json"))

@@ -47,7 +47,7 @@ async def servers(
         yield made
 
 
-async def test_without_a_worker_the_storage_is_followed_and_that_is_told_once(
+async def test_without_worker_storage_is_followed_and_note_printed_once(
     servers: Connections, service: ServiceDefinition, storage: ObjectStore, bucket_prefix: str
 ) -> None:
     database = await servers.database(service)
@@ -76,6 +76,6 @@ async def test_what_a_bot_printed_that_is_gone_is_shown_and_ends(
     assert [line async for line in lines] == ["last words"]
 
 
-async def test_a_bot_that_never_was_is_told(servers: Connections, service: ServiceDefinition) -> None:
+async def test_unknown_bot_is_reported(servers: Connections, service: ServiceDefinition) -> None:
     with pytest.raises(Failure, match="there is no bot 'nobody'"):
         await anext(EntityOutput(servers, service, "nobody", print).lines(10, follow=False))

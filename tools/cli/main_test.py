@@ -58,7 +58,7 @@ def test_every_command_has_a_help_text(command: str, capsys: pytest.CaptureFixtu
         ("dev status", ExitCode.NOT_FOUND, "`runtime dev up` starts one"),
     ],
 )
-def test_errors_are_told_in_one_line_with_an_exit_code(
+def test_error_is_one_line_with_exit_code(
     command: str, code: ExitCode, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(command.split()) == code
@@ -83,7 +83,7 @@ def test_a_config_that_is_no_object_is_a_usage_error(
     assert "--config" in capsys.readouterr().err
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == ExitCode.OK
     assert re.fullmatch(r"runtime \S+\n", capsys.readouterr().out)
 

@@ -53,7 +53,7 @@ async def test_drain_returns_when_the_worker_owns_nothing(cluster: Cluster, term
     assert [one["drained"] for one in listed] == [True, False]
 
 
-async def test_drain_says_which_segment_stays_and_why(cluster: Cluster, terminal: Terminal) -> None:
+async def test_drain_reports_staying_segment_with_reason(cluster: Cluster, terminal: Terminal) -> None:
     await cluster.segments({1: 1})
     cluster.master()
     handler = FakeHandler(cluster.world, "host-of-a", demands={1: Demand(Need(512 * MIB))})

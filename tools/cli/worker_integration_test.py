@@ -54,7 +54,7 @@ def test_worker_of_another_service_is_not_found(commands: Commands) -> None:
     assert (code, "in bot-runner" in err) == (ExitCode.NOT_FOUND, True)
 
 
-def test_cordon_is_written_down_for_the_service_that_knows_the_worker(commands: Commands) -> None:
+def test_cordon_is_stored_for_service_of_worker(commands: Commands) -> None:
     seen(commands, BACKTEST_RUNNER, "w1")
 
     said = commands.text("worker", "cordon", "w1", "--reason", "new disk")

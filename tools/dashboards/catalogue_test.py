@@ -40,7 +40,7 @@ def test_no_two_dashboards_share_an_address_or_a_title() -> None:
 
 
 @each_dashboard
-def test_every_panel_says_what_it_shows_and_in_which_unit(board: dict[str, Any]) -> None:
+def test_every_panel_has_description_and_unit(board: dict[str, Any]) -> None:
     for panel in panels(board):
         assert panel["title"], panel["id"]
         assert panel["description"], panel["title"]

@@ -10,12 +10,12 @@ from tools.debian.locks import file_lock
 from tools.stack.process_identity import ProcessIdentity
 
 
-async def test_a_command_that_fails_is_told_with_the_end_of_its_output() -> None:
+async def test_failed_command_is_reported_with_last_output() -> None:
     with pytest.raises(CommandFailedError, match=r"(?s)`sh -c .*` failed:\n    no luck$"):
         await run_command(["sh", "-c", "echo no luck >&2; exit 3"], within_seconds=10)
 
 
-async def test_a_command_that_does_not_exist_is_told() -> None:
+async def test_unknown_command_is_reported() -> None:
     with pytest.raises(CommandFailedError, match="`/does/not/exist` cannot be run"):
         await run_command(["/does/not/exist"], within_seconds=10)
 
@@ -39,7 +39,7 @@ async def test_interrupting_a_command_ends_what_it_has_started(tmp_path: Path) -
     await eventually(lambda: not grandchild.alive)
 
 
-async def test_the_environment_is_added_to_ours() -> None:
+async def test_environment_extends_own_environment() -> None:
     assert os.environ["PATH"]
 
     await run_command(["sh", "-c", 'test "$EXTRA" = 1'], within_seconds=10, environment={"EXTRA": "1"})

@@ -17,7 +17,7 @@ async def test_a_program_that_is_there_is_used_and_nothing_is_fetched() -> None:
 
 
 @pytest.mark.parametrize("ensure", [ensure_program, ensure_unpacked])
-async def test_who_may_not_install_is_told_what_to_install(ensure: object, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unprivileged_user_gets_name_of_package(ensure: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
     with pytest.raises(PackageMissingError, match=r"`no-such-program`.*apt-get install some-package"):

@@ -12,7 +12,7 @@ def screen(*, terminal: bool) -> tuple[Screen, io.StringIO]:
     return Screen(Console(file=file, force_terminal=terminal, width=80, highlight=False, soft_wrap=True)), file
 
 
-def test_in_a_file_each_step_is_told_when_it_begins_and_when_it_is_done() -> None:
+def test_file_output_has_start_and_end_of_each_step() -> None:
     shown, file = screen(terminal=False)
 
     with shown, shown.step("servers") as report:
@@ -21,7 +21,7 @@ def test_in_a_file_each_step_is_told_when_it_begins_and_when_it_is_done() -> Non
     assert re.fullmatch(r"\.\.\. servers\n    one of three\n✓ servers \(\d+\.\d s\)\n", file.getvalue())
 
 
-def test_a_step_that_fails_is_told() -> None:
+def test_failed_step_is_shown() -> None:
     shown, file = screen(terminal=False)
 
     with pytest.raises(ValueError, match="no"), shown, shown.step("servers"):

@@ -43,7 +43,7 @@ async def test_an_engine_that_was_named_is_never_replaced_by_another(
         await ensure_engine()
 
 
-def test_who_may_not_start_an_engine_is_told_how_to() -> None:
+def test_unprivileged_user_gets_remedy_for_missing_engine() -> None:
     advice = why_none_can_be_started(f"unix://{DEFAULT_SOCKET}", "no such file", root=False)
 
     assert advice is not None

@@ -43,6 +43,6 @@ def test_backtests_end_by_themselves_and_are_not_removed() -> None:
     assert load.config()["run_seconds"] == 2
 
 
-def test_schedules_say_when_they_are_due_and_bots_run_until_they_are_stopped() -> None:
+def test_schedules_have_expression_and_bots_run_until_stopped() -> None:
     assert Load(Kind.SCHEDULES, "r", 1, 1, 1, schedule="@hourly").config()["schedule"] == "@hourly"
     assert Load(Kind.BOTS, "r", 1, 1, 1).config()["run_seconds"] is None

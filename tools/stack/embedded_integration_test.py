@@ -74,13 +74,13 @@ async def test_a_restarted_s3_server_keeps_its_objects(tmp_path: Path) -> None:
         assert (await asyncio.to_thread(client.stat_object, "bucket", "a/b")).size == 5
 
 
-async def test_a_server_whose_port_is_taken_says_so(tmp_path: Path) -> None:
+async def test_server_with_taken_port_reports_it(tmp_path: Path) -> None:
     async with NatsServer.start(tmp_path / "one") as first:
         with pytest.raises(PortTakenError, match=f"nats-server cannot listen on 127.0.0.1:{first.port}"):
             await NatsServer(tmp_path / "two", first.port).launch()
 
 
-async def test_a_server_that_cannot_start_says_why_with_its_last_log_lines(tmp_path: Path) -> None:
+async def test_failed_server_start_shows_last_log_lines(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file where the server needs a folder")
 
     with pytest.raises(ProcessFailedError, match=r"(?s)nats-server did not start.*Last lines of .*not a directory"):

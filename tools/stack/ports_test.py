@@ -12,7 +12,7 @@ from tools.stack.ports import free_port, is_free
 
 
 @pytest.mark.parametrize("content", [b"", b"a port", b"-1\n", b"\xff\x00", b"9" * 5000])
-def test_a_counter_that_somebody_has_spoilt_is_begun_anew(tmp_path: Path, content: bytes) -> None:
+def test_corrupt_counter_is_reset(tmp_path: Path, content: bytes) -> None:
     counter = tmp_path / f"the0-ports-{os.getuid()}"
     counter.write_bytes(content)
     program = "from tools.stack.ports import free_port\nprint(free_port(), free_port())"
@@ -38,7 +38,7 @@ def test_processes_that_ask_at_once_are_given_different_ports() -> None:
     assert len(set(given)) == len(given) == 600
 
 
-def test_a_port_that_somebody_listens_on_is_not_free() -> None:
+def test_port_with_listener_is_not_free() -> None:
     port = free_port()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", port))

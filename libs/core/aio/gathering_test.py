@@ -62,7 +62,7 @@ async def test_one_who_asks_during_a_request_is_in_the_next_one() -> None:
     assert server.requests == [[1], [2]]
 
 
-async def test_a_failure_reaches_all_of_the_request_and_nobody_else() -> None:
+async def test_failure_is_raised_in_all_tasks_of_its_request_only() -> None:
     server = Server(ValueError("refused"))
     gathered = Gathered(server.double, 2)
 
@@ -72,7 +72,7 @@ async def test_a_failure_reaches_all_of_the_request_and_nobody_else() -> None:
 
 
 @pytest.mark.parametrize("cancelled", [0, 1, 2])
-async def test_whoever_is_cancelled_keeps_nobody_from_a_result(cancelled: int) -> None:
+async def test_cancelled_task_does_not_affect_results_of_others(cancelled: int) -> None:
     server = Server()
     server.held = asyncio.Event()
     gathered = Gathered(server.double, 20)

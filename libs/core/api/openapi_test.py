@@ -47,7 +47,7 @@ def test_every_route_is_described_and_every_description_has_a_route(api: type[Ma
     assert routes == set(described["paths"])
 
 
-async def test_a_process_that_starts_says_so_on_every_path(session: aiohttp.ClientSession) -> None:
+async def test_starting_process_answers_503_on_every_path(session: aiohttp.ClientSession) -> None:
     for path in (await described(session))["paths"]:
         if path != DESCRIPTION:
             async with session.get(path.replace("{id}", "x")) as answer:
@@ -55,7 +55,7 @@ async def test_a_process_that_starts_says_so_on_every_path(session: aiohttp.Clie
                 assert "is starting" in (await answer.json())["error"]
 
 
-async def test_a_path_that_there_is_not_is_told_as_json(session: aiohttp.ClientSession) -> None:
+async def test_unknown_path_answers_json_error(session: aiohttp.ClientSession) -> None:
     async with session.get("/api/v1/coffee") as answer:
         assert (answer.status, answer.content_type) == (404, "application/json")
         assert DESCRIPTION in (await answer.json())["error"]

@@ -59,7 +59,7 @@ def test_a_flag_beats_the_environment_and_the_environment_beats_the_default() ->
     assert demo(environ, {"the_port": 9}).port == 9
 
 
-def test_a_flag_that_was_not_given_says_nothing() -> None:
+def test_missing_flag_has_no_effect() -> None:
     assert demo({"PORT": "8"}, {"the_port": None}).port == 8
 
 
@@ -92,7 +92,7 @@ def test_names_and_defaults_may_be_the_services() -> None:
     assert load(Secrets, {}, environ, BOT_RUNNER).size == 4
 
 
-def test_everything_that_is_wrong_is_told_at_once() -> None:
+def test_error_lists_all_invalid_settings() -> None:
     problems = problems_of({"PORT": "0", "WAIT": "soon", "COLOR": "green", "LIT": "maybe", "RATIO": "nan"})
 
     assert [problem.split("=")[0].split(" ")[0] for problem in problems] == [
@@ -131,7 +131,7 @@ def test_a_secret_is_never_shown() -> None:
     assert "geheim" not in repr(Secrets(password=SecretStr("geheimer!")))
 
 
-def test_checks_across_settings_are_told_in_their_own_words() -> None:
+def test_error_of_cross_setting_check_keeps_its_text() -> None:
     assert problems_of({"LIT": "true", "PASSWORD": "correct horse"}) == (
         "LIT: a red lamp cannot be lit; set COLOR=blue",
     )

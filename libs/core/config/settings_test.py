@@ -110,7 +110,7 @@ def test_the_flags_are_those_of_the_command_line() -> None:
 
 
 @pytest.mark.parametrize("group", ALL, ids=lambda group: group.__name__)
-def test_every_setting_says_what_it_means_and_times_say_their_unit(group: type[Group]) -> None:
+def test_every_setting_has_description_and_times_have_unit(group: type[Group]) -> None:
     for name, field in group.model_fields.items():
         assert field.description, name
         assert named_of(field).unit == ("seconds" if name.endswith("_seconds") else named_of(field).unit), name
@@ -223,7 +223,7 @@ def test_a_list_of_masters_with_a_gap_is_refused(value: str) -> None:
         coordination({"MASTER_SERVICE": value})
 
 
-def test_a_port_that_somebody_chose_is_told_from_the_default() -> None:
+def test_configured_port_differs_from_default() -> None:
     assert not load(HttpSettings, {}, {}).port_was_chosen
     assert load(HttpSettings, {}, {"HTTP_PORT": "8080"}).port_was_chosen
 

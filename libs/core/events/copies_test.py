@@ -73,7 +73,7 @@ def test_copies_that_grew_old_without_others_coming_are_not_handed_out() -> None
     assert names(log.take(5, 10.0)) == ["b"]
 
 
-def test_a_copy_that_is_dropped_before_it_was_handed_out_is_told() -> None:
+def test_undelivered_dropped_copy_is_counted() -> None:
     log = log_with(copy("a"), copy("b"), copies=2)
     log.start(0.0)
     log.take(1, 1.0)

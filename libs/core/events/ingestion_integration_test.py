@@ -21,7 +21,7 @@ async def any_in_hand(rig: EventRig) -> bool:
     return any(consumer.num_ack_pending for consumer in await rig.consumers())
 
 
-async def test_a_missing_stream_is_made_with_what_the_contract_says(rig: EventRig) -> None:
+async def test_missing_stream_is_created_as_in_contract(rig: EventRig) -> None:
     await rig.start_worker()
     state = await rig.jetstream.stream(rig.stream_name)
     assert state.subjects == rig.subjects
@@ -147,7 +147,7 @@ async def test_nothing_acknowledged_is_lost_when_the_stream_is_made_again_while_
     assert sum(counts.values()) == 200
 
 
-async def test_a_stream_that_vanishes_is_made_again_when_nobody_else_does(rig: EventRig) -> None:
+async def test_vanished_stream_is_recreated_after_grace(rig: EventRig) -> None:
     await rig.start_worker()
     await rig.delete_stream()
     await eventually(lambda: rig.jetstream.stream(rig.stream_name))
@@ -207,7 +207,7 @@ async def test_a_stream_that_loses_subjects_of_other_services_is_read_on(rig: Ev
     await eventually(lambda: worker.readiness.states["events"].ok)
 
 
-async def test_a_service_none_of_whose_subjects_is_left_says_which_ones_it_needs(rig: EventRig) -> None:
+async def test_service_without_subjects_in_stream_names_missing_ones(rig: EventRig) -> None:
     others = f"{rig.stream_name}.backtest.created"
     await rig.make_stream(subjects=[*rig.subjects, others])
     worker = await rig.start_worker()

@@ -41,7 +41,7 @@ def test_headers_of_a_stored_message_are_read() -> None:
         "$JS.ACK.hub.account.THE0_EVENTS.bot-runner-1.3.17.20.1700000000000000001.5.random",
     ],
 )
-async def test_a_delivery_knows_its_place_in_the_stream(reply: str) -> None:
+async def test_delivery_has_its_stream_position(reply: str) -> None:
     connection = NatsConnection("nats://nowhere", name="test")
     delivery = delivery_of(Message("the0.bot.created", b"{}", {}, reply), 99, connection)
     assert delivery is not None

@@ -37,7 +37,7 @@ def test_the_plain_form_is_read_as_it_is() -> None:
     )
 
 
-def test_the_wrapped_form_says_the_same() -> None:
+def test_wrapped_form_gives_same_event() -> None:
     wrapped = {
         "type": "bot.created",
         "entity_id": "b1",
@@ -55,7 +55,7 @@ def test_a_plain_event_with_a_field_named_data_is_not_unwrapped() -> None:
     assert read({**EVENT, "data": {"id": "other"}}).content["data"] == {"id": "other"}
 
 
-def test_capitalised_keys_say_the_same() -> None:
+def test_capitalised_keys_give_same_event() -> None:
     capitalised = {
         "ID": "b1",
         "Config": EVENT["config"],

@@ -42,13 +42,13 @@ async def client(readiness: Readiness) -> AsyncIterator[aiohttp.ClientSession]:
     await app.close()
 
 
-async def test_healthz_is_what_the_contract_says(client: aiohttp.ClientSession) -> None:
+async def test_healthz_conforms_to_contract(client: aiohttp.ClientSession) -> None:
     async with client.get("/healthz") as response:
         assert (response.status, response.content_type) == (200, "application/json")
         assert await response.text() == '{"status": "ok"}'
 
 
-async def test_readyz_says_which_dependency_is_missing(client: aiohttp.ClientSession, readiness: Readiness) -> None:
+async def test_readyz_names_missing_dependency(client: aiohttp.ClientSession, readiness: Readiness) -> None:
     readiness.report("mongodb", True)
     readiness.report("storage", False, "no answer from localhost:9000")
 
@@ -94,7 +94,7 @@ async def test_a_failing_route_tells_nothing_and_is_counted_by_its_pattern(clien
     assert registry.get_sample_value("runtime_operation_seconds_count", labels) == 1
 
 
-async def test_how_long_somebody_reads_a_stream_is_not_measured(client: aiohttp.ClientSession) -> None:
+async def test_duration_of_stream_is_not_measured(client: aiohttp.ClientSession) -> None:
     async with client.get("/stream") as response:
         assert await response.read() == b"for as long as somebody reads"
     async with client.get("/metrics") as response:

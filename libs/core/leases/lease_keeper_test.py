@@ -218,7 +218,7 @@ async def test_one_success_among_failures_is_enough() -> None:
 
 
 @in_virtual_time
-async def test_a_process_that_stood_still_finds_its_lease_over_before_it_asks_anybody() -> None:
+async def test_frozen_process_reports_lapse_without_a_request() -> None:
     stood_still_seconds = 0.0
     asked = []
 

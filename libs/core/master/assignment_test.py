@@ -63,7 +63,7 @@ def test_segment_without_an_owner_goes_to_the_worker_with_fewest_segments() -> N
     assert decision.given == {"a": {1, 2}, "b": {3, 4}}
 
 
-def test_workers_with_fewest_segments_are_told_apart_by_room() -> None:
+def test_of_workers_with_fewest_segments_roomiest_gets_next() -> None:
     rooms = {A.host: room(3), B.host: room(5), C.host: room(4)}
 
     assert decide([segment(1)], [A, B, C], rooms).owners == {1: "b"}
@@ -136,7 +136,7 @@ def test_segments_below_the_target_never_move_to_be_even() -> None:
     assert decide(segments, [holding(A, 0, 1, 2, 3), B], target=4).given == {"a": {0, 1, 2, 3}}
 
 
-def test_a_worker_that_says_it_holds_a_segment_keeps_it_although_the_lease_was_not_seen_yet() -> None:
+def test_reported_segment_stays_before_its_lease_is_read() -> None:
     decision = decide([segment(9)], [A, holding(B, 9)])
 
     assert decision.given == {"b": {9}}
@@ -148,7 +148,7 @@ def test_of_two_claims_the_one_with_the_higher_epoch_counts() -> None:
     assert decision.given == {"b": {9}}
 
 
-def test_a_claim_is_void_when_somebody_else_has_the_lease() -> None:
+def test_reported_segment_moves_if_another_worker_holds_its_lease() -> None:
     decision = decide([segment(9, by=B)], [holding(A, 9), B])
 
     assert decision.given == {"b": {9}}
@@ -536,9 +536,7 @@ def test_each_segment_with_entities_is_given_reserved_or_waiting_and_only_one_of
 
 
 @given(situations(), targets)
-def test_nobody_is_given_what_somebody_else_has_a_live_lease_of_unless_its_holder_gives_it_back(
-    situation: Situation, target: int
-) -> None:
+def test_segment_under_live_lease_is_not_given_away_before_its_release(situation: Situation, target: int) -> None:
     segments, workers, rooms = situation
     leases = {view.segment_id: view.lease for view in segments}
     by_id = {view.worker_id: view for view in workers}

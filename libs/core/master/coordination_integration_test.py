@@ -174,7 +174,7 @@ async def test_containers_left_by_an_earlier_process_end_before_a_lease_without_
     assert b.owns == [1]
 
 
-async def test_demand_of_one_segment_that_cannot_be_told_leaves_the_worker_and_its_segments(cluster: Cluster) -> None:
+async def test_failing_demand_of_one_segment_keeps_worker_and_segments(cluster: Cluster) -> None:
     await cluster.segments({1: 1, 2: 1})
     first = cluster.master()
     handler = FakeHandler(cluster.world, "host-of-a", failing_demands={2}, demands={1: Demand(Need(3))})

@@ -140,7 +140,7 @@ async def stays(cluster: Cluster, worker_id: str, expected: dict[int, str] | Non
     return cordon.heeded and cordon.stays == (expected or {})
 
 
-async def test_what_waits_for_room_is_told_with_the_room_of_the_roomiest_worker(cluster: Cluster) -> None:
+async def test_shortage_is_reported_with_roomiest_worker(cluster: Cluster) -> None:
     await cluster.segments({1: 1})
     master = cluster.master()
     need = Need(512 * MIB)

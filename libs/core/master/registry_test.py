@@ -115,14 +115,14 @@ def test_an_older_process_that_comes_back_does_not_replace_its_successor(registr
     assert [worker.identity for worker in registry.workers] == [newer]
 
 
-def test_nothing_is_told_before_the_first_decision(registry: Registry) -> None:
+def test_no_message_is_sent_before_first_decision(registry: Registry) -> None:
     registry.register(ONE, identity("a"), HOLDS_7, now=0.0)
 
     assert registry.heartbeat(ONE, HOLDS_7, now=2.0) is None
     assert registry.workers[0].decided is UNDECIDED
 
 
-def test_a_decision_is_told_once_and_again_with_each_heartbeat_that_differs(registry: Registry) -> None:
+def test_assignment_is_sent_once_and_repeated_after_differing_heartbeat(registry: Registry) -> None:
     registry.register(ONE, identity("a"), IDLE, now=0.0)
     told = decided(registry, 7)
 
@@ -132,7 +132,7 @@ def test_a_decision_is_told_once_and_again_with_each_heartbeat_that_differs(regi
     assert registry.heartbeat(ONE, HOLDS_7, now=4.0) is None
 
 
-def test_an_assignment_that_is_told_again_still_names_the_trace_of_its_decision(registry: Registry) -> None:
+def test_repeated_assignment_keeps_trace_of_its_decision(registry: Registry) -> None:
     registry.register(ONE, identity("a"), IDLE, now=0.0)
     decision = decide([SegmentView(7, 1, None)], registry.views())
     told = registry.apply(decision, {"traceparent": "00-t-s-01"})
@@ -144,7 +144,7 @@ def test_an_assignment_that_is_told_again_still_names_the_trace_of_its_decision(
     assert told[0].assignment.trace == {"traceparent": "00-t-s-01"}
 
 
-def test_a_worker_is_told_to_stand_by_and_why(registry: Registry) -> None:
+def test_standby_assignment_has_reason(registry: Registry) -> None:
     registry.register(ONE, identity("a"), HOLDS_7, now=0.0)
 
     assert decided(registry) == [Tell(ONE, Assignment(frozenset(), "segment 7 no longer has entities"))]
@@ -234,7 +234,7 @@ def test_worker_that_registers_again_on_another_stream_unsettles_nothing() -> No
     assert registry.settled_in_seconds(9.0) <= 0
 
 
-def test_worker_is_not_told_to_stand_by_before_others_have_settled(registry: Registry) -> None:
+def test_standby_assignment_is_delayed_until_workers_settled(registry: Registry) -> None:
     registry.register(ONE, identity("a"), IDLE, now=0.0)
     decision = decide([SegmentView(7, 1, None)], registry.views(), settled=False)
 

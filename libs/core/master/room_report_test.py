@@ -37,12 +37,12 @@ def snapshot(*workers: Worker) -> MasterSnapshot:
     return MasterSnapshot("m", True, "m", 1, 0.0, "", [], 16, [], [worker_status(one, 0.0) for one in workers])
 
 
-def test_nothing_is_told_when_nothing_waits() -> None:
+def test_report_is_empty_when_nothing_waits() -> None:
     assert room_report([worker("a", 130)]) == RoomReport()
     assert str(RoomReport()) == ""
 
 
-def test_the_largest_need_is_told_with_the_roomiest_worker() -> None:
+def test_report_names_largest_need_and_roomiest_worker() -> None:
     report = room_report([waiting("a", 10, Need(MIB), NEED), worker("b", 130), worker("c", 120)])
 
     assert report == RoomReport(2, Missing(NEED, "b", Need(130 * MIB)))
@@ -51,7 +51,7 @@ def test_the_largest_need_is_told_with_the_roomiest_worker() -> None:
     )
 
 
-def test_that_something_waits_is_told_while_no_room_is_known() -> None:
+def test_report_counts_waiting_segments_while_room_is_unknown() -> None:
     assert str(room_report([waiting("a", None, NEED)])) == "entities in 1 segment wait for room"
 
 

@@ -123,7 +123,7 @@ async def test_an_assignment_that_was_lost_is_sent_again_with_the_next_heartbeat
             assert (await client.next("assignment")).segment_id == 4
 
 
-async def test_a_worker_without_a_segment_is_told_to_stand_by(cluster: Cluster) -> None:
+async def test_worker_without_segment_gets_empty_assignment(cluster: Cluster) -> None:
     await leading(cluster)
     async with connected(cluster) as client:
         await client.register()

@@ -32,7 +32,7 @@ def test_an_operation_that_is_given_up_is_no_error() -> None:
     assert (counted("test-cancelled", "cancelled"), counted("test-cancelled", "error")) == (1, 0)
 
 
-def test_an_answer_that_says_no_is_no_error_either() -> None:
+def test_refusal_is_not_counted_as_error() -> None:
     with pytest.raises(KeyError), observe("test-refused", "get", refused=lambda error: isinstance(error, KeyError)):
         raise KeyError("x")
 

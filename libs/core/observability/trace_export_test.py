@@ -46,7 +46,7 @@ def test_traces_are_exported_where_the_standard_variables_ask_for_it(
         ("OTEL_TRACES_EXPORTER", "zipkin"),
     ],
 )
-def test_a_way_of_exporting_that_there_is_not_is_an_error_that_says_what_there_is(variable: str, value: str) -> None:
+def test_unknown_exporter_is_error_that_names_known_ones(variable: str, value: str) -> None:
     with pytest.raises(SettingsError, match=f"{value}.*(set grpc|set otlp)"):
         load(TracingSettings, environ={**COLLECTOR, variable: value})
 

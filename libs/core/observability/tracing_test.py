@@ -63,7 +63,7 @@ def test_a_task_belongs_to_the_span_in_which_it_was_begun_unless_it_was_begun_ou
     assert asyncio.run(begun_within()) == (TRACE, None)
 
 
-def test_a_span_that_only_stands_for_the_producers_is_not_ours_to_end() -> None:
+def test_placeholder_of_remote_span_is_not_ended() -> None:
     made = begin("work", parent=PRODUCER)
 
     assert not made.is_own

@@ -66,7 +66,7 @@ def test_other_keys_are_not_the_tools_own(key: str) -> None:
     assert not is_code_key(BOT_RUNNER, key)
 
 
-def test_the_digest_of_a_key_is_told() -> None:
+def test_digest_is_read_from_key() -> None:
     [key] = code_keys(BOT_RUNNER, DIGEST, 0, 0)
 
     assert holds_digest(BOT_RUNNER, key, DIGEST)

@@ -145,7 +145,7 @@ async def test_removing_may_be_repeated(store: ObjectStore, bucket: str) -> None
         await store.stat(bucket, "gone")
 
 
-async def test_a_missing_bucket_is_told_from_a_missing_object(store: ObjectStore, bucket: str) -> None:
+async def test_missing_bucket_differs_from_missing_object(store: ObjectStore, bucket: str) -> None:
     with pytest.raises(BucketMissing):
         await store.get(f"{bucket}-none", "key")
     with pytest.raises(ObjectMissing) as caught:
@@ -206,7 +206,7 @@ async def test_a_frozen_storage_is_unavailable_within_its_timeout(tmp_path: Path
         await store.close()
 
 
-async def test_waiting_says_what_for_and_ends_when_the_storage_comes(tmp_path: Path) -> None:
+async def test_wait_reports_reason_and_ends_when_storage_answers(tmp_path: Path) -> None:
     readiness = Readiness()
     server = S3Server(tmp_path)
     store = ObjectStore(storage_settings(server.endpoint))

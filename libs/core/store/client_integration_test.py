@@ -85,7 +85,7 @@ async def test_wrong_credentials_name_the_setting_and_not_the_password(mongod: M
     assert "geheim" not in str(caught.value)
 
 
-async def test_a_host_that_nobody_knows_is_waited_for(database_name: str) -> None:
+async def test_unknown_host_is_waited_for(database_name: str) -> None:
     readiness = Readiness()
     mongo = Mongo("mongodb://nowhere.invalid/", timeout_seconds=0.2)
     waiting = asyncio.create_task(mongo.wait_until_up(readiness))
@@ -98,7 +98,7 @@ async def test_a_host_that_nobody_knows_is_waited_for(database_name: str) -> Non
     assert "nowhere.invalid" in readiness.states[DEPENDENCY].detail
 
 
-async def test_a_server_that_comes_late_is_waited_for_and_readiness_says_so(tmp_path: Path) -> None:
+async def test_late_server_is_waited_for_and_readiness_shows_reason(tmp_path: Path) -> None:
     server = MongoServer(tmp_path)
     readiness = Readiness()
     mongo = Mongo(server.uri, timeout_seconds=0.5)

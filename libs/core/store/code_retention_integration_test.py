@@ -20,7 +20,7 @@ async def let_pass(database: Database, minutes: int) -> None:
     await database["retention"].update_one({"_id": "code"}, [{"$set": {"since": earlier}}])
 
 
-async def test_nothing_is_known_before_a_master_says_it(database: Database) -> None:
+async def test_retention_is_unknown_before_master_stores_it(database: Database) -> None:
     assert await CodeRetention(database).keep_seconds() is None
 
 

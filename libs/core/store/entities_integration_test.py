@@ -148,9 +148,7 @@ async def test_a_document_of_an_older_runtime_is_taken_as_it_is(store: EntitySto
     assert await counts(store) == (0, 0)
 
 
-async def test_unknown_fields_with_names_that_are_ours_or_mongodbs_are_kept_apart(
-    store: EntityStore, database: Database
-) -> None:
+async def test_unknown_fields_with_reserved_names_are_stored_separately(store: EntityStore, database: Database) -> None:
     await store.apply([event(EventKind.CREATED, 1, "x", revision=77, **{"a.b": 1, "$set": {"x": 1}, "_id": "mine"})])
     await store.apply([event(EventKind.UPDATED, 2, "x", revision=78, **{"a.b": 2})])
     document = await database["bots"].find_one({"id": "x"})
@@ -174,7 +172,7 @@ async def test_what_mongodb_cannot_hold_is_rejected(store: EntityStore, value: o
         await store.apply([event(EventKind.CREATED, 1, config={"value": value})])
 
 
-async def test_two_documents_with_one_id_are_an_error_that_says_so(database: Database) -> None:
+async def test_duplicate_id_is_error_that_names_it(database: Database) -> None:
     await database["bots"].insert_many([{"id": "x"}, {"id": "x"}])
     with pytest.raises(StoreConflict, match="x"):
         await EntityStore(database, "bots", PartitionStore(database, "bots", 3)).ensure_indexes()

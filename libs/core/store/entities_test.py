@@ -38,12 +38,12 @@ def test_only_the_contracts_values_disable(config: dict[str, object], enabled: b
         (None, True, True),
     ],
 )
-def test_what_the_event_says_beside_the_config_wins(above: object, in_config: object, enabled: bool) -> None:
+def test_top_level_enabled_takes_precedence_over_config(above: object, in_config: object, enabled: bool) -> None:
     assert Entity.of({"id": "x", "enabled": above, "config": {"enabled": in_config}}).enabled is enabled
     assert Entity.of({"id": "x", "enabled": above, "config": {}}).enabled is (enabled or above is None)
 
 
-def test_whole_numbers_of_a_config_are_integers_whoever_stored_it() -> None:
+def test_integral_doubles_of_config_are_read_as_integers() -> None:
     config = {"n": 5.0, "x": 0.5, "list": [1.0, {"deep": -3.0}], "object": {"deeper": [[7.0]]}, "text": "5.0"}
     entity = Entity.of({"id": "x", "config": config})
 
@@ -72,9 +72,7 @@ def test_a_document_with_lower_cased_fields_is_read_like_any_other() -> None:
         ({}, None),
     ],
 )
-def test_the_code_is_where_the_file_path_says_and_else_the_older_path(
-    custom: dict[str, object], code: CodeLocation | None
-) -> None:
+def test_code_location_prefers_file_path_over_older_path(custom: dict[str, object], code: CodeLocation | None) -> None:
     assert Entity.of({"id": "x", "custom": custom}).code == code
 
 

@@ -98,7 +98,7 @@ async def test_what_is_said_beside_the_config_wins_as_it_does_for_what_runs(
     assert view.enabled == Entity.of({"id": "b1", "config": {"enabled": enabled}, "enabled": above}).enabled
 
 
-async def test_nothing_of_a_config_is_told_though_a_selector_names_it(database: Database) -> None:
+async def test_view_hides_config_used_by_selector(database: Database) -> None:
     await insert(database, "b1", status={"state": "running", "restarts": 3, "detail": "it runs"})
     await insert(database, "b2", custom={"config": {"author": "bob"}})
     await HoldStore(database).hold(HoldTarget.selector("config.owner=alice"), by="carol", reason="audit")
@@ -112,7 +112,7 @@ async def test_nothing_of_a_config_is_told_though_a_selector_names_it(database: 
     assert not [secret for secret in ("hunter2", "alice", "api_key") if secret in str(asdict(view))]
 
 
-async def test_an_old_document_with_strange_values_is_told_as_far_as_it_goes(database: Database) -> None:
+async def test_malformed_values_of_old_document_are_skipped_in_view(database: Database) -> None:
     strange = {"segment_id": None, "config": "none", "custom": 7, "status": "fine", "next_execution_time": "soon"}
     await insert(database, "b1", **strange)
 
@@ -236,7 +236,7 @@ async def test_an_own_kill_counts_beside_a_stop_of_all(database: Database) -> No
     assert (found["killed"], len(found["stopped"])) == (["ran"], 6)
 
 
-async def test_what_another_worker_ran_is_unknown_until_the_owner_says_how_it_is(database: Database) -> None:
+async def test_entity_of_former_worker_is_unknown_until_owner_reports(database: Database) -> None:
     await insert(database, "b1", status={"state": "running", "worker": "w1"})
     await own(database, 1, worker="w2")
     views = EntityViews(database, "bots")
@@ -264,7 +264,7 @@ async def test_a_schedule_that_waits_is_shown_as_it_is_meant(database: Database)
     assert await by_state(views) == expected
 
 
-async def test_one_segment_without_an_owner_says_nothing_of_the_others(database: Database) -> None:
+async def test_segment_without_owner_does_not_affect_others(database: Database) -> None:
     await segment_of_all(database, 1, "a-")
     await segment_of_all(database, 2, "b-")
     await insert(database, "homeless", segment_id=None)

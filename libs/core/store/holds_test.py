@@ -46,7 +46,7 @@ def test_one_entity_and_all_are_covered() -> None:
     assert HoldTarget.everything().matches({})
 
 
-def test_an_entitys_own_hold_is_told_before_a_broader_one() -> None:
+def test_entitys_own_hold_takes_precedence_over_broader_one() -> None:
     early, late = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC) + timedelta(days=1)
     broad, own = Hold(HoldTarget.everything(), early), Hold(HoldTarget.entity("b1"), late)
     holds = Holds([broad, own])

@@ -81,7 +81,7 @@ async def test_a_lease_that_has_run_out_goes_to_the_next_with_a_higher_epoch(sho
     assert not lost.value.superseded
 
 
-async def test_a_lease_that_has_run_out_cannot_be_renewed_although_nobody_took_it(short: LeaseStore) -> None:
+async def test_expired_lease_cannot_be_renewed_even_if_free(short: LeaseStore) -> None:
     lease = await short.acquire(1, A)
     await eventually(lambda: _none_live(short), every_seconds=0.02)
 
@@ -155,7 +155,7 @@ async def test_a_released_segment_is_free_at_once_and_its_epoch_goes_on(leases: 
     assert (await leases.acquire(1, B)).epoch == 2
 
 
-async def test_releasing_a_lease_that_somebody_else_has_by_now_changes_nothing(leases: LeaseStore) -> None:
+async def test_release_of_lease_with_new_holder_changes_nothing(leases: LeaseStore) -> None:
     old = await leases.acquire(1, A)
     new = await leases.acquire(1, A_RESTARTED)
 

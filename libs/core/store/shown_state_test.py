@@ -22,7 +22,7 @@ def test_the_word_of_the_worker_stands_while_its_lease_lives(word: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["starting", "running"])
-def test_what_ran_on_a_lost_worker_is_unknown_and_says_since_when(word: str) -> None:
+def test_entity_of_lost_worker_is_unknown_with_age(word: str) -> None:
     now = shown(StoredStatus(word, "w1"), LOST)
 
     assert now == Shown("unknown", "worker lost 12 s ago")

@@ -546,7 +546,7 @@ async def test_owner_that_stood_still_until_its_lease_ended_asks_for_a_successor
 
 
 @in_virtual_time
-async def test_owner_that_notices_before_its_lease_ends_asks_nobody() -> None:
+async def test_owner_that_detects_loss_in_time_sends_no_request() -> None:
     rig = Rig()
     rig.leases.renew_fault = StoreUnavailable("down")
     rig.leases.superseded_answer = True

@@ -105,7 +105,7 @@ async def test_it_registers_with_all_that_the_master_needs_and_then_sends_heartb
     assert master.received[1].heartbeat == register.state
 
 
-async def test_a_change_is_told_at_once_and_not_at_the_next_interval() -> None:
+async def test_state_change_is_sent_at_once() -> None:
     async def slow(master: Scripted, context: Any) -> None:
         await master.read(context)
         registered = pb.Registered(master_id="m", heartbeat_interval_milliseconds=60_000)
@@ -123,7 +123,7 @@ async def test_a_change_is_told_at_once_and_not_at_the_next_interval() -> None:
         await eventually(lambda: master.received[-1].heartbeat.draining, within_seconds=40)
 
 
-async def test_it_connects_again_when_the_master_comes_back_and_says_meanwhile_what_is_missing() -> None:
+async def test_session_reconnects_to_returning_master_and_reports_outage() -> None:
     port, first, second = free_port(), Scripted(friendly), Scripted(friendly)
     async with Worker(port) as worker:
         async with serving(first, port):

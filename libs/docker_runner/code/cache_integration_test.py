@@ -87,7 +87,7 @@ async def test_ten_who_ask_at_once_cause_one_download(store: CountingStore, cach
     assert store.downloads == 1
 
 
-async def test_a_cancelled_caller_takes_nobody_elses_download_away(
+async def test_cancelled_caller_keeps_shared_download_running(
     store: CountingStore, cache: CodeCache, ref: CodeRef
 ) -> None:
     await store.put(ref.bucket, ref.key, code("1", size=500_000))

@@ -23,7 +23,7 @@ BUILDER = ExecutableBuilder(
 DEPLOYED = DeployedBot(revision=2, config={"symbol": "BTC"})
 
 
-def test_a_deployed_bot_becomes_what_its_description_says() -> None:
+def test_deployed_bot_is_built_as_described() -> None:
     executable = BUILDER.build(DEPLOYED)
 
     assert (executable.script, executable.placement.image) == ("main.py", "python:3.11-slim")

@@ -124,7 +124,7 @@ async def test_one_whose_lock_was_taken_while_it_looked_looks_again_before_it_gr
     assert [found.name for found in engine.containers] == ["there", "of another"]
 
 
-async def test_a_failure_of_the_engine_is_told_to_those_who_asked_and_passes(tmp_path: Path) -> None:
+async def test_engine_failure_is_raised_in_all_waiting_requests_and_is_transient(tmp_path: Path) -> None:
     engine = Unanswering()
     async with admission(tmp_path, engine) as subject:
         with pytest.raises(EngineUnavailable):

@@ -69,7 +69,7 @@ async def test_a_caller_that_gives_up_does_not_stop_the_pull_for_others() -> Non
     assert len(store.pulls) == 1
 
 
-async def test_what_cannot_be_had_is_told_with_the_rest_there() -> None:
+async def test_missing_image_is_reported_and_others_are_pulled() -> None:
     store = Store({"a"}, {"b"})
     assert list(await images(store).ensure_all(["a", "b", "c", "a"])) == ["c"]
     assert store.present == {"a", "b"}

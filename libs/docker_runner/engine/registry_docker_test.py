@@ -91,7 +91,7 @@ async def pulled(engine: OwnEngine, registry: Registry | None) -> str | None:
 @pytest.mark.parametrize(
     ("user", "password"), [(None, None), (USER, "wrong"), ("nobody", PASSWORD)], ids=["none", "password", "user"]
 )
-async def test_without_the_right_password_there_is_no_image_and_one_is_told_what_to_look_at(
+async def test_wrong_password_fails_pull_and_message_names_settings(
     registry: OwnEngine, user: str | None, password: str | None
 ) -> None:
     secret = SecretStr(password) if password is not None else None

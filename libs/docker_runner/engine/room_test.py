@@ -35,7 +35,7 @@ def test_the_operators_numbers_replace_the_engines() -> None:
     assert rules.total(need(1000, 4.0)) == need(100, 1.5)
 
 
-def test_an_engine_that_does_not_say_what_it_has_admits_containers() -> None:
+def test_engine_of_unknown_capacity_admits_containers() -> None:
     room = Reservations(RoomRules().total(Need()), ENTITY, need(0), {"other": need(512, 1.0)})
 
     assert room.shortage(request(512, 4.0)) is None
@@ -128,7 +128,7 @@ def test_many_small_processor_limits_fill_the_processors_exactly() -> None:
     assert room.granted(request(64, 0.1)).shortage(request(64, 0.01, name="other")) is not None
 
 
-def test_room_is_told_as_a_service_may_use_it() -> None:
+def test_reported_room_is_the_share_of_the_service() -> None:
     room = reservations(5120, 1024, cpus=4.0, reserve_mib=512)
 
     assert room.room(Priority.BOT) == Room(need(5120, 4.0), need(4096, 4.0), ENTITY)
@@ -156,7 +156,7 @@ def test_room_is_told_as_a_service_may_use_it() -> None:
         ),
     ],
 )
-def test_a_shortage_says_what_is_needed_and_what_is_free(shortage: Shortage, text: str) -> None:
+def test_shortage_text_names_needed_and_free_room(shortage: Shortage, text: str) -> None:
     assert str(shortage) == text
 
 

@@ -200,7 +200,7 @@ async def test_an_expected_start_takes_room_once_before_and_after_it_is_listed()
         assert room.shortage(request("d")) is None
 
 
-async def test_what_was_granted_takes_room_until_the_next_look_says_what_became_of_it() -> None:
+async def test_granted_request_reserves_room_until_next_refresh() -> None:
     room = room_of(FakeEngine(container("a", 3584)))
     await room.refresh()
     room.grant(request("b"))

@@ -109,7 +109,7 @@ async def test_lines_too_long_to_be_kept_are_left_to_the_engine() -> None:
     assert await followed.last_lines("c") is None
 
 
-async def test_of_one_that_is_gone_or_that_nobody_followed_nothing_is_known() -> None:
+async def test_output_of_unknown_or_unfollowed_container_is_unknown() -> None:
     followed = following(Printing("one"))
     await read(followed)
     followed.forget("c")

@@ -71,9 +71,7 @@ async def test_a_container_that_is_gone_ends_it(tmp_path: Path, executor: Thread
         await follow_to_the_end(LogSpool(tmp_path), reading(DockerRunnerError("no such container")), executor)
 
 
-async def test_a_log_that_the_engine_rotated_away_leaves_a_line_that_says_so(
-    tmp_path: Path, executor: ThreadPoolExecutor
-) -> None:
+async def test_rotated_away_log_leaves_a_note(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
     spool = LogSpool(tmp_path)
     await follow_to_the_end(spool, reading(lines(0, 5)), executor)
 

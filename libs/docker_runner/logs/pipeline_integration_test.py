@@ -279,7 +279,7 @@ async def test_a_storage_outage_is_caught_up_with(bucket_prefix: str, tmp_path: 
         await store.close()
 
 
-async def test_a_flood_while_the_storage_is_away_is_bounded_on_disk_and_says_what_is_missing(
+async def test_output_flood_without_storage_is_bounded_on_disk_with_note_of_loss(
     bucket_prefix: str, tmp_path: Path
 ) -> None:
     async with S3Server.start(tmp_path / "s3") as server:

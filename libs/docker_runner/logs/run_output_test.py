@@ -71,7 +71,7 @@ def test_lines_are_the_same_in_whatever_pieces_they_come(parts: list[bytes], siz
     assert found.lines() == last_lines_of(output) == last_lines_in(io.BytesIO(output))
 
 
-async def test_a_file_that_lacks_the_end_says_nothing_of_it(tmp_path: Path) -> None:
+async def test_incomplete_file_has_no_recorded_end(tmp_path: Path) -> None:
     made = await followed(tmp_path, b"one\ntwo\n", max_bytes=4)
 
     assert made.truncated

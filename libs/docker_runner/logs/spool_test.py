@@ -93,7 +93,7 @@ def test_what_was_intended_is_the_same_after_a_kill(tmp_path: Path) -> None:
     assert drain(again) == {"20260131": b"two\n"}
 
 
-def test_a_full_spool_drops_the_oldest_and_says_how_much(tmp_path: Path) -> None:
+def test_full_spool_drops_oldest_and_counts_bytes(tmp_path: Path) -> None:
     spool = LogSpool(tmp_path, max_bytes=10_000)
     for number in range(100):
         spool.append("c1", "20260131", b"%03d" % number + b"x" * 396 + b"\n", at(number))

@@ -44,7 +44,7 @@ def test_a_container_that_ends_before_it_was_ever_sampled_counts() -> None:
     assert tally.cpu_seconds == 0.25
 
 
-def test_the_end_of_somebody_elses_container_counts_for_nothing() -> None:
+def test_end_of_foreign_container_is_not_counted() -> None:
     tally = UsageTally()
     tally.ended(ended("a", 100.0), removed=True)
     tally.ended(ended("b", None), removed=True)

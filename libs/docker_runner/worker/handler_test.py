@@ -133,7 +133,7 @@ def owned(proven_seconds: float = 60.0) -> OwnedSegment:
     return OwnedSegment(Lease(1, Holder("w", "i", "h"), 1, time.monotonic() + proven_seconds))
 
 
-async def test_how_a_container_ended_is_told_before_it_goes(host: Host) -> None:
+async def test_end_of_container_is_recorded_before_its_removal(host: Host) -> None:
     container = await host.start()
     told: list[Ended] = []
 
@@ -207,7 +207,7 @@ async def test_renewal_after_the_stop_lets_no_container_begin_under_that_ownersh
     assert seconds_left(host.folder) > 1.0
 
 
-async def test_segment_whose_numbers_cannot_be_told_leaves_those_of_the_others(host: Host) -> None:
+async def test_failing_count_of_one_segment_keeps_counts_of_others(host: Host) -> None:
     class Work:
         running = 2
 

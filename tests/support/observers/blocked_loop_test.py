@@ -49,7 +49,7 @@ async def carried_out(work: Coroutine[Any, Any, None]) -> None:
 
 
 @pytest.mark.parametrize(("block", "told"), [(compute, "busy"), (sleep, "wait")])
-async def test_a_task_of_ours_that_blocks_is_told(watch: LoopWatch, block: Callable[[], None], told: str) -> None:
+async def test_blocking_task_of_project_is_reported(watch: LoopWatch, block: Callable[[], None], told: str) -> None:
     await carried_out(code_in("libs/core/slow.py")["work"](block))
 
     [blocked] = watch.blocked
@@ -57,7 +57,7 @@ async def test_a_task_of_ours_that_blocks_is_told(watch: LoopWatch, block: Calla
     assert told in blocked
 
 
-async def test_a_callback_of_ours_that_blocks_is_told(watch: LoopWatch) -> None:
+async def test_blocking_callback_of_project_is_reported(watch: LoopWatch) -> None:
     asyncio.get_running_loop().call_soon(code_in("services/slow.py")["callback"], compute)
     await asyncio.sleep(0.01)
 

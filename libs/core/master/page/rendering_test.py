@@ -182,5 +182,5 @@ def test_nothing_is_fetched_from_elsewhere(name: str) -> None:
         ("", ("[" + 500 * "1,",), "returned a result"),
     ],
 )
-def test_of_a_run_what_says_most_is_shown(message: str, lines: tuple[str, ...], told: str) -> None:
+def test_run_shows_most_specific_description(message: str, lines: tuple[str, ...], told: str) -> None:
     assert said(replace(RUN, message=message, last_lines=lines)) == told

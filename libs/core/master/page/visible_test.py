@@ -34,14 +34,14 @@ def test_a_long_id_keeps_its_beginning_and_its_end() -> None:
     ("seconds", "text"),
     [(None, ""), (0.04, "0.0 s"), (59.6, "1 min 0 s"), (3600, "1 h"), (3725, "1 h 2 min"), (90_000, "1 d 1 h")],
 )
-def test_durations_are_told_in_their_two_largest_units(seconds: float | None, text: str) -> None:
+def test_duration_has_its_two_largest_units(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_times_are_told_from_now() -> None:
+def test_time_is_relative_to_now() -> None:
     assert ago(NOON - timedelta(minutes=3, seconds=9), NOON) == "3 min ago"
     assert ago(NOON.timestamp() + 7200, NOON) == "in 2 h"
 
 
-def test_bytes_are_told_in_the_unit_that_suits_them() -> None:
+def test_size_has_suitable_unit() -> None:
     assert [size(number) for number in (None, 12, 50_000_000, 3_200_000_000)] == ["", "12 B", "50 MB", "3.2 GB"]
