@@ -153,6 +153,12 @@ COORDINATION = [
         {f'runtime_lease_lapses_total{{{WORKER}, lease="segment", reason="superseded"}}': once(1, MINUTES - 5)},
     ),
     Case(
+        "StoreClockJumped",
+        _OF_BOTS,
+        {f"runtime_store_clock_jumps_total{{{WORKER}}}": once(1, MINUTES - 5)},
+        {f"runtime_store_clock_jumps_total{{{WORKER}}}": always(1)},
+    ),
+    Case(
         "HandlerFailing",
         {**_OF_A_WORKER, "call": "run"},
         {f'runtime_handler_failures_total{{{WORKER}, call="run"}}': growing(1)},

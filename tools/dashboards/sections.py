@@ -297,6 +297,13 @@ def leases(selector: str) -> Row:
                 (1,),
             ),
             Lines(
+                "Jumps of MongoDB's clock",
+                "By more than 0.25 s, as workers see it. Expired leases are taken over later then.",
+                "none",
+                [Query(increase("runtime_store_clock_jumps_total", selector), "jumps")],
+                (1,),
+            ),
+            Lines(
                 "Failures of a segment's handler",
                 "Run: its loop failed and was restarted. Stop: containers could not be stopped; the stop is repeated. "
                 "Others: an unexpected error interrupted the work; the work is repeated.",

@@ -23,8 +23,8 @@ class Holder:
 class Lease:
     """A lease as its holder knows it.
 
-    *proven_until* is a time.monotonic() of this process: the time at which the last successful request was sent
-    plus the lease's life. The server's expiry is never earlier.
+    *proven_until* is by this host's boot-time clock (boot_seconds()): the time at which the last successful request
+    was sent plus the lease's life. The server's expiry is never earlier.
     """
 
     segment_id: int
@@ -67,6 +67,20 @@ class LeaseHeld(Retryable):
     def __init__(self, name: str, by: Holder, remaining_seconds: float) -> None:
         super().__init__(f"{name} is held by {by.worker_id} for another {remaining_seconds:.1f} s")
         self.by = by
+        self.remaining_seconds = remaining_seconds
+
+
+class TakeoverTooEarly(Retryable):
+    """Another holder's lease has expired by MongoDB's clock, which cannot be trusted for another *remaining_seconds*.
+
+    The clock jumped, or this process has known it for less than a lease's life: the holder may still rely on its lease.
+    """
+
+    def __init__(self, name: str, remaining_seconds: float) -> None:
+        super().__init__(
+            f"{name} is not taken over for another {remaining_seconds:.1f} s, until MongoDB's clock has been steady "
+            "for the life of a lease"
+        )
         self.remaining_seconds = remaining_seconds
 
 

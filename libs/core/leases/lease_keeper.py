@@ -1,13 +1,13 @@
 """Keep a lease: renew it in time, and report early enough that it can no longer be proven."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar
 
 from prometheus_client import Counter
 
+from libs.core.leases.boot_clock import boot_seconds
 from libs.core.leases.lease import LeaseLost
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe
@@ -20,7 +20,7 @@ _CANCEL_SECONDS = 0.1
 
 
 class Provable(Protocol):
-    """A lease whose holder knows until when it is proven, by time.monotonic()."""
+    """A lease whose holder knows until when it is proven, by the boot-time clock."""
 
     @property
     def proven_until(self) -> float:
@@ -55,10 +55,17 @@ class LeaseTiming:
 
 @dataclass(frozen=True)
 class Lapse:
-    """How a lease ended. *superseded* as in LeaseLost; *reason* is for users."""
+    """How a lease ended.
+
+    Attributes:
+        superseded: as in LeaseLost.
+        reason: for users.
+        found_lost: whether the database said so; otherwise the lease only cannot be proven any more.
+    """
 
     superseded: bool
     reason: str
+    found_lost: bool = False
 
 
 _UNPROVEN = "it could not be renewed in time"
@@ -83,7 +90,7 @@ class LeaseKeeper(Generic[L]):
         timing: LeaseTiming,
         *,
         renewed: Callable[[L], Awaitable[None]] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = boot_seconds,
     ) -> None:
         self.lease = lease
         self._kind = kind
@@ -139,7 +146,7 @@ class LeaseKeeper(Generic[L]):
                     lease = await self._renew(self.lease, limit)
                 await self._take(lease, limit)
             except LeaseLost as lost:
-                return Lapse(lost.superseded, str(lost))
+                return Lapse(lost.superseded, str(lost), found_lost=True)
             except Exception as error:  # noqa: BLE001 - whatever failed, the lease is not renewed; the guard decides
                 log.warning("lease not renewed", lease=self._kind, left_seconds=round(left, 2), reason=str(error))
                 self._failure = str(error) or type(error).__name__

@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable
 
 from libs.core.aio.backoff import Backoff
 from libs.core.errors import RuntimeFault
 from libs.core.http.health import Readiness
+from libs.core.leases.boot_clock import boot_seconds
 from libs.core.leases.lease import Holder, Leadership, LeaseHeld
 from libs.core.leases.lease_keeper import LeaseKeeper, LeaseTiming
 from libs.core.observability.log import get_logger
@@ -36,7 +36,7 @@ class Campaign:
         timing: LeaseTiming,
         readiness: Readiness,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = boot_seconds,
     ) -> None:
         self._store = store
         self._holder = holder

@@ -1,7 +1,6 @@
 """A master: stands for election, listens for workers and, while it leads, assigns segments."""
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
@@ -13,6 +12,7 @@ from libs.core.config.settings import CoordinationSettings
 from libs.core.coordination import WorkerIdentity, WorkerState
 from libs.core.errors import RuntimeFault
 from libs.core.http.health import Readiness
+from libs.core.leases.boot_clock import boot_seconds
 from libs.core.leases.lease import Holder, SegmentView
 from libs.core.leases.lease_keeper import LeaseTiming
 from libs.core.master.assignment import Decision, decide
@@ -77,7 +77,7 @@ class Master:
         address: str,
         readiness: Readiness,
         while_leading: Sequence[tuple[str, Callable[[], Awaitable[None]]]] = (),
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = boot_seconds,
     ) -> None:
         self._segments = segments
         self._holder = holder

@@ -3,20 +3,23 @@
 Each operation is one conditional update of one document that compares with ``$$NOW``, so no client's clock is
 involved and two clients can never both succeed. The write must reach a majority: a lease that a failover could roll
 back is worthless. The counter ``epoch`` increases with every acquisition and never decreases, also across releases.
+
+MongoDB's clock may jump, by hand or by a failover to a server whose clock is ahead. A holder relies on its lease by its
+own clock, so another holder's expired lease is taken over only when MongoDB's clock was steady for a lease's life.
 """
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pymongo
-from pymongo import ReturnDocument
+from pymongo import ReadPreference
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.write_concern import WriteConcern
 
+from libs.core.leases.boot_clock import boot_seconds
 from libs.core.leases.lease import (
     Holder,
     Leadership,
@@ -26,20 +29,17 @@ from libs.core.leases.lease import (
     LeaseView,
     SegmentMissing,
     SegmentView,
+    TakeoverTooEarly,
 )
+from libs.core.leases.store_clock import StoreClock
 from libs.core.store.client import StoreUnavailable, translated
+from libs.core.store.lease_updates import LIVE, REMAINING, STORE_TIME, Attempt, LeaseUpdates, holder_of
 
 _Document = dict[str, Any]
 _SURVEY_BATCH = 1000
 """Documents decoded in one step; the event loop runs in between."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Grant:
-    """The result of an acquisition or renewal."""
-
-    epoch: int
-    proven_until: float
+_CLOCK_ATTEMPTS = 3
+_CLOCK_RETRY_SECONDS = 0.5
 
 
 class LeaseStore:
@@ -48,7 +48,7 @@ class LeaseStore:
     Args:
         life_seconds: duration of a lease from each renewal on.
         timeout_seconds: the limit of each request, unless a call names a shorter one.
-        clock: the process's monotonic clock.
+        clock: the boot-time clock.
     """
 
     def __init__(
@@ -57,12 +57,14 @@ class LeaseStore:
         life_seconds: float,
         *,
         timeout_seconds: float = 2.0,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = boot_seconds,
     ) -> None:
         self.life_seconds = life_seconds
         self._timeout_seconds = timeout_seconds
-        self._partitions = database.get_collection("partitions", write_concern=WriteConcern("majority"))
-        self._leases = _Leases(self._partitions, life_seconds, clock)
+        self._clock = clock
+        self._store_clock = StoreClock(life_seconds)
+        self._partitions = _collection(database, "partitions")
+        self._leases = LeaseUpdates(self._partitions, life_seconds, clock, self._store_clock)
 
     async def acquire(self, segment_id: int, holder: Holder, *, timeout_seconds: float | None = None) -> Lease:
         """Acquire the lease of *segment_id* with a new epoch, if it is free or was held by this process before.
@@ -71,17 +73,46 @@ class LeaseStore:
 
         Raises:
             LeaseHeld: by another process.
+            TakeoverTooEarly: the lease of another process has expired, but MongoDB's clock was not steady long enough.
             SegmentMissing: there is no such segment.
             StoreUnavailable: outcome unknown; the lease may be held by *holder* now.
         """
-        async with _limited(timeout_seconds or self._timeout_seconds):
-            document, grant = await self._leases.acquire(segment_id, holder, same_host_takes_over=True)
-        if document is None:
+        limit_seconds = timeout_seconds or self._timeout_seconds
+        async with _limited(limit_seconds):
+            attempt = await self._acquire(segment_id, holder, limit_seconds)
+        if attempt.grant is None:
+            raise _refused(_name(segment_id), attempt)
+        return Lease(segment_id, holder, attempt.grant.epoch, attempt.grant.proven_until)
+
+    async def _acquire(self, segment_id: int, holder: Holder, limit_seconds: float) -> Attempt:
+        for _ in range(_CLOCK_ATTEMPTS):
+            attempt = await self._attempt(segment_id, holder, limit_seconds)
+            if attempt.grant is not None or attempt.remaining_seconds > 0:
+                return attempt
+            # It has expired. This answer itself has to show that MongoDB's clock did not jump.
+            if attempt.is_sharp:
+                break
+        else:
+            raise TakeoverTooEarly(_name(segment_id), _CLOCK_RETRY_SECONDS)
+        early_seconds = self._store_clock.steady_in_seconds(self._clock())
+        if early_seconds > 0:
+            raise TakeoverTooEarly(_name(segment_id), early_seconds)
+        return await self._attempt(segment_id, holder, limit_seconds, lapsed_epoch=attempt.epoch)
+
+    async def _attempt(
+        self, segment_id: int, holder: Holder, limit_seconds: float, lapsed_epoch: int | None = None
+    ) -> Attempt:
+        attempt = await self._leases.acquire(
+            segment_id,
+            holder,
+            limit_seconds,
+            same_host_takes_over=True,
+            takes_lapsed=lapsed_epoch is not None,
+            of_epoch=lapsed_epoch,
+        )
+        if attempt is None:
             raise SegmentMissing(segment_id)
-        if grant is None:
-            by, remaining_seconds = _holder_of(document), document["remaining_milliseconds"] / 1000
-            raise LeaseHeld(_name(segment_id), by, remaining_seconds)
-        return Lease(segment_id, holder, grant.epoch, grant.proven_until)
+        return attempt
 
     async def renew(self, lease: Lease, *, timeout_seconds: float | None = None) -> Lease:
         """Extend *lease* and return it with its new proof. May be repeated.
@@ -90,9 +121,12 @@ class LeaseStore:
             LeaseLost: stop its containers now, unless it was superseded.
             StoreUnavailable: outcome unknown; keep the old proof.
         """
-        async with _limited(timeout_seconds or self._timeout_seconds):
-            proven_until = await self._leases.renew(lease.segment_id, lease.holder, lease.epoch)
+        limit_seconds = timeout_seconds or self._timeout_seconds
+        async with _limited(limit_seconds):
+            proven_until = await self._leases.renew(lease.segment_id, lease.holder, lease.epoch, limit_seconds)
             if proven_until is None:
+                if await self._leases.still_held(lease.segment_id, lease.holder, lease.epoch):
+                    raise StoreUnavailable("the renewal of a lease arrived too late")
                 superseded = await self._leases.superseded(lease.segment_id, lease.holder, lease.epoch)
                 raise LeaseLost(_name(lease.segment_id), lease.epoch, superseded=superseded)
         return replace(lease, proven_until=proven_until)
@@ -124,7 +158,7 @@ class LeaseStore:
         segments = []
         async with _limited(timeout_seconds or max(self._timeout_seconds, 10.0)):
             wanted = {"$or": [{"bot_count": {"$gt": 0}}, {"$expr": LIVE}]}
-            fields = {"bot_count": 1, "lease": 1, "remaining_milliseconds": _REMAINING}
+            fields = {"bot_count": 1, "lease": 1, "remaining_milliseconds": REMAINING}
             async for document in self._partitions.find(wanted, fields, batch_size=_SURVEY_BATCH):
                 segments.append(_segment(document))
         segments.sort(key=lambda segment: segment.segment_id)
@@ -136,13 +170,16 @@ class LeaseStore:
         return [segment.lease for segment in survey if segment.lease is not None]
 
     async def reachable(self, *, timeout_seconds: float | None = None) -> None:
-        """Return if segments can be read now.
+        """Return if segments can be read now; the answer shows MongoDB's time.
 
         Raises:
             StoreUnavailable: they cannot.
         """
         async with _limited(timeout_seconds or self._timeout_seconds):
-            await self._partitions.find_one({}, {"_id": 1})
+            sent = self._clock()
+            document = await self._partitions.find_one({}, {"store_time": STORE_TIME})
+        if document is not None:
+            self._leases.note(sent, document["store_time"])
 
 
 class LeadershipStore:
@@ -154,14 +191,14 @@ class LeadershipStore:
         life_seconds: float,
         *,
         timeout_seconds: float = 2.0,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = boot_seconds,
         name: str = "master",
     ) -> None:
         self.life_seconds = life_seconds
         self._name = name
         self._timeout_seconds = timeout_seconds
-        self._collection = database.get_collection("leadership", write_concern=WriteConcern("majority"))
-        self._leases = _Leases(self._collection, life_seconds, clock)
+        self._collection = _collection(database, "leadership")
+        self._leases = LeaseUpdates(self._collection, life_seconds, clock)
 
     async def acquire(self, holder: Holder, *, timeout_seconds: float | None = None) -> Leadership:
         """Become the leader if there is none. Only the same process may acquire its own leadership again.
@@ -170,17 +207,18 @@ class LeadershipStore:
             LeaseHeld: by another master.
             StoreUnavailable: outcome unknown; this process may be the leader now.
         """
-        async with _limited(timeout_seconds or self._timeout_seconds):
-            document, grant = await self._leases.acquire(self._name, holder, same_host_takes_over=False)
-            if document is None:
+        limit_seconds = timeout_seconds or self._timeout_seconds
+        async with _limited(limit_seconds):
+            attempt = await self._attempt(holder, limit_seconds)
+            if attempt is None:
                 # The first master of this database. Of several concurrent ones, the first inserts the document.
                 await self._collection.update_one({"_id": self._name}, {"$setOnInsert": {"lease": None}}, upsert=True)
-                document, grant = await self._leases.acquire(self._name, holder, same_host_takes_over=False)
-        if document is None:
+                attempt = await self._attempt(holder, limit_seconds)
+        if attempt is None:
             raise StoreUnavailable("the leadership document was removed while it was acquired")
-        if grant is None:
-            raise LeaseHeld("leadership", _holder_of(document), document["remaining_milliseconds"] / 1000)
-        return Leadership(holder, grant.epoch, grant.proven_until)
+        if attempt.grant is None:
+            raise _refused("leadership", attempt)
+        return Leadership(holder, attempt.grant.epoch, attempt.grant.proven_until)
 
     async def renew(self, leadership: Leadership, *, timeout_seconds: float | None = None) -> Leadership:
         """Extend it and return it with its new proof. May be repeated.
@@ -189,8 +227,9 @@ class LeadershipStore:
             LeaseLost: stop leading now.
             StoreUnavailable: outcome unknown; keep the old proof.
         """
-        async with _limited(timeout_seconds or self._timeout_seconds):
-            proven_until = await self._leases.renew(self._name, leadership.holder, leadership.epoch)
+        limit_seconds = timeout_seconds or self._timeout_seconds
+        async with _limited(limit_seconds):
+            proven_until = await self._leases.renew(self._name, leadership.holder, leadership.epoch, limit_seconds)
         if proven_until is None:
             raise LeaseLost("leadership", leadership.epoch, superseded=False)
         return replace(leadership, proven_until=proven_until)
@@ -204,117 +243,36 @@ class LeadershipStore:
         """Return the current leadership; None without a leader. Raises StoreUnavailable."""
         async with _limited(timeout_seconds or self._timeout_seconds):
             document = await self._collection.find_one({"_id": self._name, "$expr": LIVE}, {"lease": 1})
-        return _holder_of(document) if document is not None and document["lease"].get("worker_id") else None
+        return holder_of(document) if document is not None else None
 
-
-LIVE = {"$gt": ["$lease.expires_at", "$$NOW"]}
-"""True in an expression when there is a lease that has not expired; a missing or null date compares as lower."""
-_REMAINING = {"$subtract": ["$lease.expires_at", "$$NOW"]}
-_EPOCH = {"$ifNull": ["$lease.epoch", 0]}
-_STARTED_AT = {"$ifNull": ["$lease.started_at_milliseconds", 0]}
-
-
-class _Leases:
-    """The conditional updates of the field ``lease``, the same for segments and leadership."""
-
-    def __init__(self, collection: Any, life_seconds: float, clock: Callable[[], float]) -> None:
-        self._collection = collection
-        self._life_seconds = life_seconds
-        self._clock = clock
-        self._expiry = {"$add": ["$$NOW", round(life_seconds * 1000)]}
-
-    async def acquire(
-        self, document_id: int | str, holder: Holder, *, same_host_takes_over: bool
-    ) -> tuple[Mapping[str, Any] | None, _Grant | None]:
-        """Return the document after the attempt (None: missing), and the grant if *holder* got the lease."""
-        own: list[_Document] = [{"$eq": ["$lease.instance_id", _literal(holder.instance_id)]}]
-        if same_host_takes_over:
-            # Not the other way round: an older frozen process must not take it from its successor.
-            not_later = {"$lte": [_STARTED_AT, holder.started_at_milliseconds]}
-            own.append({"$and": [{"$eq": ["$lease.host", _literal(holder.host)]}, not_later]})
-        may_take = {
-            "$or": [
-                {"$not": [LIVE]},
-                {"$and": [{"$eq": ["$lease.worker_id", _literal(holder.worker_id)]}, {"$or": own}]},
-            ]
-        }
-        granted = {
-            "worker_id": _literal(holder.worker_id),
-            "instance_id": _literal(holder.instance_id),
-            "host": _literal(holder.host),
-            "started_at_milliseconds": holder.started_at_milliseconds,
-            "epoch": {"$add": [_EPOCH, 1]},
-            "expires_at": self._expiry,
-        }
-        # One request that either grants or returns the current holder: no second read of a possibly different state.
-        update = [{"$set": {"lease": {"$cond": [may_take, granted, "$lease"]}}}]
-        sent = self._clock()
-        document = await self._collection.find_one_and_update(
-            {"_id": document_id},
-            update,
-            projection={"lease": 1, "remaining_milliseconds": _REMAINING},
-            return_document=ReturnDocument.AFTER,
-        )
-        if document is None or _holder_of(document) != holder:
-            return document, None
-        return document, _Grant(document["lease"]["epoch"], sent + self._life_seconds)
-
-    async def renew(self, document_id: int | str, holder: Holder, epoch: int) -> float | None:
-        """Return until when it is proven; None when it is no longer held. An expired lease stays lost."""
-        sent = self._clock()
-        result = await self._collection.update_one(
-            {**_held(document_id, holder, epoch), "$expr": LIVE}, [{"$set": {"lease.expires_at": self._expiry}}]
-        )
-        return sent + self._life_seconds if result.matched_count == 1 else None
-
-    async def release(self, document_id: int | str, holder: Holder, epoch: int) -> None:
-        """End it now, and keep the epoch for the next owner."""
-        ended = {"worker_id": None, "instance_id": None, "host": None, "epoch": "$lease.epoch", "expires_at": "$$NOW"}
-        # $set merges documents, so the fields are named one by one.
-        update = [{"$set": {f"lease.{field}": value for field, value in ended.items()}}]
-        await self._collection.update_one(_held(document_id, holder, epoch), update)
-
-    async def superseded(self, document_id: int | str, holder: Holder, epoch: int) -> bool:
-        """Whether a later process of the same name on the same host has acquired the lease since *epoch*."""
-        document = await self._collection.find_one({"_id": document_id}, {"lease": 1})
-        lease = (document or {}).get("lease") or {}
-        return bool(
-            lease.get("epoch", 0) > epoch
-            and lease.get("worker_id") == holder.worker_id
-            and lease.get("host") == holder.host
-            and lease.get("instance_id") != holder.instance_id
+    async def _attempt(self, holder: Holder, limit_seconds: float) -> Attempt | None:
+        return await self._leases.acquire(
+            self._name, holder, limit_seconds, same_host_takes_over=False, takes_lapsed=True
         )
 
 
-def _held(document_id: int | str, holder: Holder, epoch: int) -> _Document:
-    return {
-        "_id": document_id,
-        "lease.worker_id": holder.worker_id,
-        "lease.instance_id": holder.instance_id,
-        "lease.epoch": epoch,
-    }
+def _collection(database: AsyncDatabase[_Document], name: str) -> Any:
+    # A secondary's leases are old, and its clock is another one.
+    return database.get_collection(name, write_concern=WriteConcern("majority"), read_preference=ReadPreference.PRIMARY)
 
 
-def _literal(text: str) -> _Document:
-    # An id from outside may begin with "$", which an expression would read as a field.
-    return {"$literal": text}
+def _refused(name: str, attempt: Attempt) -> LeaseHeld | StoreUnavailable:
+    if attempt.holder is None:
+        return StoreUnavailable(f"{name} changed while it was acquired")
+    return LeaseHeld(name, attempt.holder, max(0.0, attempt.remaining_seconds))
 
 
 def _name(segment_id: int) -> str:
     return f"segment {segment_id}"
 
 
-def _holder_of(document: Mapping[str, Any]) -> Holder:
-    lease = document["lease"]
-    return Holder(lease["worker_id"], lease["instance_id"], lease["host"], lease.get("started_at_milliseconds") or 0)
-
-
 def _segment(document: Mapping[str, Any]) -> SegmentView:
     segment_id = int(document["_id"])
     remaining = document.get("remaining_milliseconds")
     lease = None
-    if remaining is not None and remaining > 0 and document["lease"].get("worker_id") is not None:
-        lease = LeaseView(segment_id, _holder_of(document), document["lease"]["epoch"], remaining / 1000)
+    holder = holder_of(document)
+    if holder is not None and remaining is not None and remaining > 0:
+        lease = LeaseView(segment_id, holder, document["lease"]["epoch"], remaining / 1000)
     return SegmentView(segment_id, int(document.get("bot_count", 0)), lease)
 
 

@@ -24,7 +24,7 @@ from pymongo.errors import BulkWriteError
 from libs.core.observability.log import get_logger
 from libs.core.store.client import Database, Document, met_existing
 from libs.core.store.cordons import COLLECTION as CORDONS
-from libs.core.store.leases import LIVE
+from libs.core.store.lease_updates import LIVE
 
 log = get_logger(__name__)
 

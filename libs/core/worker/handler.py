@@ -1,11 +1,11 @@
 """The interface that a service implements to process a segment, and its arguments."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from libs.core.aio.wake import Wake
+from libs.core.leases.boot_clock import boot_seconds
 from libs.core.leases.lease import Lease
 from libs.core.observability.tracing import Headers
 from libs.core.room import Demand
@@ -22,7 +22,7 @@ class OwnedSegment:
     lease: Lease
     wake: Wake = field(default_factory=Wake)
     """Set it when the segment changed, so that the handler starts a round at once."""
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = boot_seconds
     trace: Headers = field(default_factory=dict)
     """The trace of the acquisition, to link to."""
 

@@ -1,9 +1,9 @@
 """Own one segment: acquire its lease, run the handler, and stop all work before the lease expires."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Protocol
 
 from prometheus_client import Counter
@@ -11,7 +11,8 @@ from prometheus_client import Counter
 from libs.core.aio.backoff import Backoff
 from libs.core.aio.wake import Wake
 from libs.core.errors import RuntimeFault, UserError
-from libs.core.leases.lease import Holder, Lease, LeaseHeld
+from libs.core.leases.boot_clock import boot_seconds
+from libs.core.leases.lease import Holder, Lease, LeaseHeld, TakeoverTooEarly
 from libs.core.leases.lease_keeper import Lapse, LeaseKeeper, LeaseTiming
 from libs.core.observability.log import get_logger
 from libs.core.observability.tracing import Headers, span
@@ -32,6 +33,7 @@ _HELD_POLL_SECONDS = 0.5
 _REFUSED_SECONDS = 2.0
 _RELEASE_ATTEMPT_SECONDS = 1.0
 _ASK_SECONDS = 2.0
+_ANSWER_SECONDS = 1.0
 
 
 class WorkerSuperseded(UserError):
@@ -78,7 +80,7 @@ class SegmentOwner:
         *,
         stop_grace_seconds: float = 30.0,
         urgent_grace_seconds: float = 0.5,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = boot_seconds,
     ) -> None:
         self.segment_id = segment_id
         self._leases = leases
@@ -142,7 +144,7 @@ class SegmentOwner:
         while self._wanted:
             try:
                 lease = await self._leases.acquire(self.segment_id, self._holder)
-            except LeaseHeld as held:
+            except (LeaseHeld, TakeoverTooEarly) as held:
                 self._environment.store_answered("")
                 log.info("waiting for a segment", segment=self.segment_id, reason=str(held))
                 # Until it expires, or earlier if it is released.
@@ -163,6 +165,20 @@ class SegmentOwner:
             else:
                 self.refuse(str(fault))
         await self._wake.wait_at_most(backoff.next_seconds())
+        if isinstance(fault, StoreUnavailable):
+            # If requests arrive and answers do not, each attempt would take the lease, and keep it from other workers.
+            await self._until_store_answers(backoff)
+
+    async def _until_store_answers(self, backoff: Backoff) -> None:
+        """Return after a successful round trip, or when the segment is not wanted any more."""
+        while self._wanted:
+            try:
+                await self._leases.reachable(timeout_seconds=_ANSWER_SECONDS)
+            except RuntimeFault as fault:
+                self._environment.store_answered(str(fault))
+                await self._wake.wait_at_most(backoff.next_seconds())
+            else:
+                return
 
     # --- owning
 
@@ -281,11 +297,31 @@ class SegmentOwner:
             work.cancel()
             raise WorkerSuperseded(owned.lease)
         self.refuse(f"its containers are still being stopped after its lease was lost: {lapse.reason}")
+        if lapse.found_lost:
+            await self._expire_at_once(owned)
         await self._come_to_rest(owned, work, _URGENT_RUN_SECONDS, self._urgent_grace_seconds)
         log.info("lost segment stopped", segment=owned.segment_id, left_seconds=round(owned.proven_seconds(), 2))
         # Where only the keepalive failed, the database still has the lease.
-        await self._release_once(owned)
+        if not await self._release_once(owned):
+            # Not eligible before: the segment would be assigned here again while other workers could acquire it.
+            self.refuse(f"MongoDB has not answered since its lease was lost: {lapse.reason}")
+            self._environment.store_answered(f"MongoDB does not answer: {lapse.reason}")
+            await self._until_store_answers(Backoff(initial_seconds=0.1, cap_seconds=1.0))
+            if not self._wanted:
+                return
         self.refuse("")
+
+    async def _expire_at_once(self, owned: OwnedSegment) -> None:
+        """End the containers by the dead-man's switch: another worker may start them now, whatever the proof says.
+
+        MongoDB's clock jumped, or the lease was changed by hand. The engine may be slow to stop them.
+        """
+        owned.lease = replace(owned.lease, proven_until=min(owned.lease.proven_until, self._clock()))
+        try:
+            async with asyncio.timeout(self._timing.attempt_seconds):
+                await self._handler.expire(owned)
+        except Exception:
+            log.exception("the keepalive of a lost lease cannot be expired", segment=owned.segment_id)
 
     async def _found_superseded(self, owned: OwnedSegment) -> bool:
         if owned.proven_seconds() > 0:

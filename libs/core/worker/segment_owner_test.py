@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from libs.core.leases.lease import Holder, Lease, LeaseHeld, LeaseLost, SegmentMissing
+from libs.core.leases.lease import Holder, Lease, LeaseHeld, LeaseLost, SegmentMissing, TakeoverTooEarly
 from libs.core.leases.lease_keeper import LeaseTiming
 from libs.core.room import Demand
 from libs.core.store.client import StoreUnavailable
@@ -41,6 +41,7 @@ class ScriptedLeases:
     renew_fault: Exception | None = None
     release_faults: list[Exception] = field(default_factory=list)
     superseded_answer: bool | Exception = False
+    unreachable: Exception | None = None
     asked: list[float] = field(default_factory=list)
     renewed: list[float] = field(default_factory=list)
     released: list[tuple[float, int]] = field(default_factory=list)
@@ -72,6 +73,11 @@ class ScriptedLeases:
             raise self.release_faults.pop(0)
         self.released.append((now(), lease.epoch))
 
+    async def reachable(self, *, timeout_seconds: float) -> None:
+        assert timeout_seconds == 1.0
+        if self.unreachable is not None:
+            raise self.unreachable
+
     async def superseded(self, lease: Lease, *, timeout_seconds: float) -> bool:
         self.questions += 1
         if isinstance(self.superseded_answer, Exception):
@@ -88,6 +94,7 @@ class ScriptedHandler:
     refresh_faults: list[Exception] = field(default_factory=list)
     stop_faults: list[Exception] = field(default_factory=list)
     stop_seconds: float = 0.0
+    expire_seconds: float = 0.0
     deaf_seconds: float = 0.0
 
     def names(self) -> list[str]:
@@ -115,6 +122,7 @@ class ScriptedHandler:
 
     async def expire(self, owned: OwnedSegment) -> None:
         self.calls.append(("expire", now()))
+        await asyncio.sleep(self.expire_seconds)
 
     async def stop_all(self, owned: OwnedSegment, grace_seconds: float) -> None:
         self.calls.append(("stop", now()))
@@ -227,6 +235,18 @@ async def test_segment_whose_lease_is_about_to_end_is_asked_for_just_then() -> N
         await rig.owned()
 
     assert rig.leases.asked == pytest.approx([0.0, 0.0, 0.21])
+
+
+@in_virtual_time
+async def test_lapsed_lease_of_another_that_must_wait_is_acquired_then_and_is_no_impediment() -> None:
+    rig = Rig()
+    # The wish itself ends the first wait.
+    rig.leases.acquire_faults = [TakeoverTooEarly("segment 1", 0.3)] * 2
+    async with rig.running():
+        await rig.owned()
+
+    assert rig.leases.asked == pytest.approx([0.0, 0.0, 0.31])
+    assert (set(rig.reports.faults), rig.owner.refusal) == ({""}, "")
 
 
 @in_virtual_time
@@ -471,6 +491,91 @@ async def test_segment_whose_engine_answers_again_is_released() -> None:
 
 
 # --- losing it
+
+
+@in_virtual_time
+async def test_lost_segment_is_refused_until_the_store_has_answered_again() -> None:
+    rig = Rig()
+    down = StoreUnavailable("down")
+    async with rig.running():
+        await rig.owned()
+        rig.leases.renew_fault = rig.leases.unreachable = down
+        rig.leases.release_faults = [down]
+        await rig.until(lambda: "stopped" in rig.handler.names())
+        await asyncio.sleep(60.0)
+
+        assert rig.owner.refusal.startswith("MongoDB has not answered since its lease was lost")
+        assert rig.reports.faults[1].startswith("MongoDB does not answer: it could not be renewed in time")
+        assert set(rig.reports.faults[2:]) == {"MongoDB is unavailable: down"}
+        assert rig.leases.epoch == 1
+
+        rig.leases.renew_fault = rig.leases.unreachable = None
+        await rig.until(lambda: rig.leases.epoch == 2 and not rig.owner.refusal)
+
+
+@in_virtual_time
+async def test_segment_lost_in_silence_and_taken_away_stays_refused() -> None:
+    rig = Rig()
+    down = StoreUnavailable("down")
+    async with rig.running() as task:
+        await rig.owned()
+        rig.leases.renew_fault = rig.leases.unreachable = down
+        rig.leases.release_faults = [down]
+        await rig.until(lambda: rig.owner.refusal.startswith("MongoDB has not answered"))
+        rig.owner.give_back()
+        await asyncio.wait_for(task, 5.0)
+
+    assert rig.owner.refusal.startswith("MongoDB has not answered since its lease was lost")
+
+
+@in_virtual_time
+async def test_store_that_does_not_answer_gets_no_second_request_for_the_lease_before_a_read_succeeds() -> None:
+    rig = Rig()
+    rig.leases.acquire_faults = [StoreUnavailable("no answer")]
+    rig.leases.unreachable = StoreUnavailable("no answer")
+    async with rig.running():
+        await asyncio.sleep(60.0)
+        assert len(rig.leases.asked) == 1
+        assert rig.reports.faults[-1] == "MongoDB is unavailable: no answer"
+
+        rig.leases.unreachable = None
+        await rig.owned()
+
+
+@in_virtual_time
+async def test_lease_found_lost_expires_the_keepalive_first_and_ends_its_proof() -> None:
+    rig = Rig()
+    rig.leases.renew_fault = LeaseLost("segment 1", 1, superseded=False)
+    rig.handler.deaf_seconds = 10.0
+    async with rig.running():
+        owned = await rig.owned()
+        await rig.until(lambda: "stop" in rig.handler.names())
+
+        assert rig.handler.names()[:3] == ["run", "expire", "stop"]
+        assert rig.handler.at("expire") == pytest.approx(1.0, abs=0.01)
+        assert not owned.proven(0.0)
+        assert rig.leases.questions == 0
+
+
+@in_virtual_time
+async def test_keepalive_that_hangs_delays_the_stop_of_a_lease_found_lost_little() -> None:
+    rig = Rig()
+    rig.leases.renew_fault = LeaseLost("segment 1", 1, superseded=False)
+    rig.handler.expire_seconds = 100.0
+    async with rig.running():
+        await rig.until(lambda: "stop" in rig.handler.names())
+
+        assert rig.handler.at("stop") <= 1.0 + TIMING.attempt_seconds + 0.1
+
+
+@in_virtual_time
+async def test_lease_that_cannot_be_proven_keeps_the_grace_of_its_containers() -> None:
+    rig = Rig()
+    rig.leases.renew_fault = StoreUnavailable("down")
+    async with rig.running():
+        await rig.until(lambda: "stopped" in rig.handler.names())
+
+        assert "expire" not in rig.handler.names()
 
 
 @in_virtual_time

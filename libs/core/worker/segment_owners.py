@@ -1,17 +1,17 @@
 """The segments that one worker owns: one owner each, started and stopped by the assignment."""
 
 import asyncio
-import time
 from collections.abc import Callable, Collection, Mapping
 
 from libs.core.aio.wake import Wake
 from libs.core.coordination import HeldSegment
 from libs.core.errors import RuntimeFault
+from libs.core.leases.boot_clock import boot_seconds
 from libs.core.leases.lease import Holder
 from libs.core.leases.lease_keeper import LeaseTiming
 from libs.core.observability.log import get_logger
 from libs.core.observability.tracing import Headers
-from libs.core.process.isolation import unexpected
+from libs.core.process.isolation import repeat, unexpected
 from libs.core.room import Demand
 from libs.core.store.leases import LeaseStore
 from libs.core.worker.handler import OwnedSegment, SegmentHandler
@@ -19,7 +19,9 @@ from libs.core.worker.segment_owner import SegmentOwner, WorkerSuperseded
 
 log = get_logger(__name__)
 
-_STORE_POLL_SECONDS = 1.0
+_STORE_PROBE_SECONDS = 1.0
+_STORE_ANSWER_SECONDS = 1.0
+_STORE_ATTEMPTS = 2
 _REFUSAL_SECONDS = 5.0
 _FAILED_OWNER_SECONDS = 1.0
 _HEALTHY_SECONDS = 60.0
@@ -44,7 +46,7 @@ class SegmentOwners:
         engine_lost: Callable[[], bool] = lambda: False,
         changed: Callable[[], None] = lambda: None,
         stop_grace_seconds: float = 30.0,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = boot_seconds,
     ) -> None:
         self._leases = leases
         self._handler = handler
@@ -119,6 +121,9 @@ class SegmentOwners:
             WorkerSuperseded: a newer process of this worker has a segment; nothing was stopped.
         """
         self._running = True
+        probing = asyncio.create_task(
+            repeat("probe the store", self._probe_store, _STORE_PROBE_SECONDS), name="probe the store"
+        )
         try:
             self._follow(None)
             while True:
@@ -126,14 +131,13 @@ class SegmentOwners:
                     raise self._superseded
                 if self.draining and not self._tasks:
                     self._at_rest.set()
-                if not await self._wake.wait_at_most(_STORE_POLL_SECONDS if self.impediment else None):
-                    await self._probe_store()
+                await self._wake.wait_at_most(None)
         finally:
             self._running = False
+            probing.cancel()
             for task in self._tasks.values():
                 task.cancel()
-            if self._tasks:
-                await asyncio.wait(list(self._tasks.values()))
+            await asyncio.wait([probing, *self._tasks.values()])
             self._at_rest.set()
 
     # --- what owners report
@@ -162,12 +166,19 @@ class SegmentOwners:
             return Demand()
 
     async def _probe_store(self) -> None:
-        # A worker with an impediment is assigned no segment, so it has to detect the end by itself.
-        try:
-            await self._leases.reachable()
-            self.store_answered("")
-        except RuntimeFault as fault:
-            self.store_answered(str(fault))
+        """Check whether segments can be acquired, before one is assigned here; the answer also shows MongoDB's clock.
+
+        The second attempt uses another connection, so a single broken connection is no impediment.
+        """
+        for attempt in range(_STORE_ATTEMPTS):
+            try:
+                await self._leases.reachable(timeout_seconds=_STORE_ANSWER_SECONDS)
+            except RuntimeFault as fault:
+                if attempt == _STORE_ATTEMPTS - 1:
+                    self.store_answered(str(fault))
+            else:
+                self.store_answered("")
+                return
 
     def _follow(self, trace: Headers | None) -> None:
         """Start and stop owners to match the assignment."""

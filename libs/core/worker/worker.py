@@ -1,12 +1,12 @@
 """A worker: a stream to the master that assigns segments, and one owner for each of them."""
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from libs.core.coordination import Assignment, WorkerIdentity, WorkerState
 from libs.core.http.health import Readiness
+from libs.core.leases.boot_clock import boot_seconds
 from libs.core.leases.lease import Holder
 from libs.core.leases.lease_keeper import LeaseTiming
 from libs.core.observability.log import get_logger
@@ -86,7 +86,7 @@ class Worker:
         engine: EngineView | None = None,
         heartbeat_interval_seconds: float = 2.0,
         stop_grace_seconds: float = 30.0,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = boot_seconds,
     ) -> None:
         self._identity = identity
         self._handler = handler

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from libs.core.leases.boot_clock import boot_seconds
 from libs.core.observability.log import get_logger
 
 log = get_logger(__name__)
@@ -40,8 +41,8 @@ class KeepaliveFile:
         folder: Path,
         ttl_seconds: float = _DEFAULT_TTL_SECONDS,
         *,
-        monotonic: Callable[[], float] = time.monotonic,
-        uptime: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+        monotonic: Callable[[], float] = boot_seconds,
+        uptime: Callable[[], float] = boot_seconds,
     ) -> None:
         self.folder = folder
         self._ttl = ttl_seconds
@@ -54,7 +55,7 @@ class KeepaliveFile:
         self._lock = threading.Lock()
 
     def refresh(self, proven_until: float) -> None:
-        """Let the containers live until a little before *proven_until*, a ``time.monotonic()`` of this process.
+        """Let the containers live until a little before *proven_until*, by boot_seconds().
 
         Raises:
             OSError: they do not know of it. Nothing is left of the attempt.
