@@ -87,7 +87,7 @@ class MasterRole:
         own_loops: list[Loop] = []
         master = Master(
             segments=LeaseStore(process.database, settings.lease.life_seconds),
-            leadership=LeadershipStore(process.database, settings.lease.life_seconds),
+            leadership=LeadershipStore(process.lease_database, settings.lease.life_seconds),
             cordons=CordonStore(process.database),
             holder=Holder(master_name, uuid.uuid4().hex, socket.gethostname()),
             settings=settings.coordination,

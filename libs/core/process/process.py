@@ -61,11 +61,17 @@ class Process:
     readiness: Readiness
     http: HttpApp
     mongo: Mongo
+    lease_mongo: Mongo
 
     @property
     def database(self) -> Database:
         """The service's database."""
         return self.mongo.database(self.service.database)
+
+    @property
+    def lease_database(self) -> Database:
+        """The same database over connections that serve leases alone."""
+        return self.lease_mongo.database(self.service.database)
 
 
 class Role(Protocol[S]):
@@ -115,8 +121,9 @@ async def _run(service: ServiceDefinition, role: Role[S], settings: S) -> int:
     http = HttpApp(settings.http, readiness)
     http.add_routes(role.routes())
     mongo = Mongo(settings.mongo.uri, timeout_seconds=settings.mongo.timeout_seconds)
+    lease_mongo = Mongo.for_leases(settings.mongo.uri, timeout_seconds=settings.mongo.timeout_seconds)
     lifecycle = Lifecycle()
-    process = Process(service, lifecycle, readiness, http, mongo)
+    process = Process(service, lifecycle, readiness, http, mongo, lease_mongo)
     readiness.expect("start", "the process is starting")
     # First of all, so that /readyz shows what it waits for.
     await http.start()
@@ -132,6 +139,7 @@ async def _run(service: ServiceDefinition, role: Role[S], settings: S) -> int:
     lifecycle.part("event loop lag", measure_loop_lag)
     lifecycle.on_close("http", http.close, limit_seconds=3)
     lifecycle.on_close("mongodb", mongo.close, limit_seconds=3)
+    lifecycle.on_close("mongodb for leases", lease_mongo.close, limit_seconds=3)
     if close_traces is not None:
         lifecycle.on_close("traces", close_traces, limit_seconds=5)
     return await lifecycle.run()

@@ -4,8 +4,9 @@ import asyncio
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
+import pymongo
 from bson.errors import BSONError
 from pydantic import SecretStr
 from pymongo import AsyncMongoClient
@@ -37,6 +38,7 @@ Database = AsyncDatabase[Document]
 DEPENDENCY = "mongodb"
 """The name under which readiness shows this connection."""
 
+_LEASE_SECONDS = 2.0
 _DUPLICATE_KEY = 11000
 _DENIED_CODES = {
     13,  # Unauthorized
@@ -118,26 +120,37 @@ class Mongo:
     Args:
         timeout_seconds: how long an operation waits for a usable server, and for a connection to it.
         answer_timeout_seconds: how long it waits for each answer.
+        check_interval_seconds: how often the servers are checked; one that does not answer a check loses all
+            connections.
+        purpose: what it is for, as MongoDB shows it behind the name of the application.
 
     Raises:
         StoreMisconfigured: *uri* cannot be parsed.
     """
 
     def __init__(
-        self, uri: SecretStr | str, *, timeout_seconds: float = 2.0, answer_timeout_seconds: float = 10.0
+        self,
+        uri: SecretStr | str,
+        *,
+        timeout_seconds: float = 2.0,
+        answer_timeout_seconds: float = 10.0,
+        check_interval_seconds: float = 10.0,
+        purpose: str = "",
     ) -> None:
         text = uri.get_secret_value() if isinstance(uri, SecretStr) else uri
         milliseconds = int(timeout_seconds * 1000)
+        self._timeout_seconds = timeout_seconds
         try:
             self._client: AsyncMongoClient[Document] = AsyncMongoClient(
                 text,
-                appname="the0-runtime",
+                appname=f"the0-runtime {purpose}".rstrip(),
                 tz_aware=True,
                 w="majority",
                 serverSelectionTimeoutMS=milliseconds,
                 connectTimeoutMS=milliseconds,
                 waitQueueTimeoutMS=milliseconds,
                 socketTimeoutMS=int(answer_timeout_seconds * 1000),
+                heartbeatFrequencyMS=int(check_interval_seconds * 1000),
                 # Polled, not streamed: half the connections; and a second connection that is closed while it opens is
                 # only garbage-collected (PyMongo 4.20). An error triggers a check of the servers anyway.
                 serverMonitoringMode="poll",
@@ -145,6 +158,20 @@ class Mongo:
             )
         except (InvalidURI, ConfigurationError, ValueError, TypeError) as error:
             raise StoreMisconfigured(_without_credentials(str(error), text)) from None
+
+    @classmethod
+    def for_leases(cls, uri: SecretStr | str, *, timeout_seconds: float = 2.0) -> Self:
+        """Return a pool that serves leases alone, so that no other work delays a renewal.
+
+        It closes connections without answers within the time that a lease allows. Raises as the constructor.
+        """
+        return cls(
+            uri,
+            timeout_seconds=min(timeout_seconds, _LEASE_SECONDS),
+            answer_timeout_seconds=_LEASE_SECONDS,
+            check_interval_seconds=_LEASE_SECONDS,
+            purpose="leases",
+        )
 
     def database(self, name: str) -> Database:
         """Return the database *name*. Its operations raise the driver's errors: wrap them in :func:`translated`."""
@@ -156,7 +183,8 @@ class Mongo:
         Raises:
             StoreUnavailable: it does not; with the reason.
         """
-        with translated():
+        # If no answer arrives, this ends long before the limit of other operations, whose answers may be large.
+        with translated(), pymongo.timeout(2 * self._timeout_seconds):
             # Unlike "ping", this requires a successful login.
             await self._client.admin.command("listDatabases", nameOnly=True, filter={"name": "admin"})
 

@@ -6,6 +6,7 @@ import pytest
 import pytest_asyncio
 
 from libs.core.http.health import Readiness
+from libs.core.leases.lease import Holder
 from libs.core.observability.metrics import registry
 from libs.core.store.client import (
     DEPENDENCY,
@@ -15,7 +16,9 @@ from libs.core.store.client import (
     StoreUnavailable,
     translated,
 )
+from libs.core.store.leases import LeaseStore
 from tests.support.eventually import eventually
+from tests.support.faults.tcp_proxy import TcpProxy
 from tools.stack.mongod import MongoServer
 from tools.stack.ports import free_port
 
@@ -173,3 +176,45 @@ async def test_closing_twice_is_harmless(mongo_uri: str) -> None:
 
     with pytest.raises(Exception, match="close"):
         await mongo.ping()
+
+
+async def test_connection_that_passes_nothing_on_is_no_answer_long_before_other_operations_give_up(
+    mongod: MongoServer,
+) -> None:
+    async with TcpProxy.before(mongod.port) as proxy:
+        mongo = Mongo(f"mongodb://127.0.0.1:{proxy.port}/?directConnection=true", answer_timeout_seconds=600.0)
+        await mongo.ping()
+        proxy.hold_back()
+        # Otherwise only the driver's own check of its servers would end it.
+        with pytest.raises(StoreUnavailable):
+            await asyncio.wait_for(mongo.ping(), 8.0)
+        await mongo.close()
+
+
+async def test_lease_is_renewed_while_other_work_uses_all_connections(mongo_uri: str, database_name: str) -> None:
+    busy, own = Mongo(mongo_uri, timeout_seconds=60), Mongo.for_leases(mongo_uri)
+    database = busy.database(database_name)
+    await database["partitions"].insert_one({"_id": 1, "bot_count": 1})
+    leases = LeaseStore(own.database(database_name), 60.0)
+    lease = await leases.acquire(1, Holder("a", "a-1", "host"), timeout_seconds=20.0)
+    # PyMongo has 100 connections, so that of these as many wait for one.
+    slow = {"$where": "sleep(3000) || true"}
+    load = [asyncio.create_task(database["partitions"].find_one(slow)) for _ in range(200)]
+    try:
+        await eventually(lambda: _operations(own, database_name, at_least=100))
+
+        renewed = await leases.renew(lease, timeout_seconds=2.5)
+
+        assert renewed.proven_until > lease.proven_until
+        assert not any(task.done() for task in load[100:])
+    finally:
+        await asyncio.gather(*load, return_exceptions=True)
+        await busy.close()
+        await own.close()
+
+
+async def _operations(mongo: Mongo, database_name: str, *, at_least: int) -> bool:
+    running = mongo.database("admin").aggregate(
+        [{"$currentOp": {}}, {"$match": {"ns": f"{database_name}.partitions", "op": "query"}}]
+    )
+    return len(await (await running).to_list()) >= at_least

@@ -224,7 +224,7 @@ class WorkerRole:
             scope=await retry_forever(lambda: deployment_id(database)),
             entities=entities,
             runs=runs,
-            leases=LeaseStore(database, settings.lease.life_seconds),
+            leases=LeaseStore(process.lease_database, settings.lease.life_seconds),
             wake_ups=wake_ups,
             connection=connection,
             owns=self._owns,
