@@ -79,7 +79,8 @@ async def test_workers_killed_at_any_moment_leave_nothing_behind(runner: Deploym
         documents = await runner.mongo["bot_runner"]["bots"].count_documents({"deleted_at": None})
         return not documents and await strays(private_engine) == []
 
-    await eventually(all_gone)
+    # If the segment is empty before it has an owner again, its dead containers stay for a minute.
+    await eventually(all_gone, within_seconds=180)
     # The first one uploads what output was left, and the second one finds the folders empty.
     for name, successor in (("w1", "w2"), ("w2", "w3")):
         await eventually(lambda: list(temp.glob("logs/*/*/*.spool")) == [])
