@@ -39,7 +39,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
         )
 
     def reconciler(owned: OwnedSegment) -> SegmentReconciler:
-        memory, written = RestartMemory(), records()
+        memory, segment_records = RestartMemory(), records()
         return SegmentReconciler(
             owned,
             entities=context.entities,
@@ -52,11 +52,11 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
             actions=BotActions(
                 owned,
                 runner=docker.runner,
-                records=written,
+                records=segment_records,
                 memory=memory,
                 stop_grace_seconds=settings.containers.stop_grace_seconds,
             ),
-            records=written,
+            records=segment_records,
             checks=VersionChecks(runner=docker.runner, memory=memory, wake=owned.wake),
             room=docker.runner.room,
             scan_interval_seconds=settings.scan.scan_interval_seconds,
