@@ -12,7 +12,7 @@ from libs.core.store.runs import RunStore
 from libs.docker_runner.containers.container import Ended, ManagedContainer
 from libs.docker_runner.containers.run_records import Recorder, of_container, of_executable, write_down
 from libs.docker_runner.executable import Executable
-from libs.docker_runner.logs.pipeline import LogPipeline
+from libs.docker_runner.logs.following import LogFollowing
 from services.bot_runner.status import BotStatus, utc_now
 
 log = get_logger(__name__)
@@ -22,7 +22,7 @@ class BotRecords:
     """Writes about the bots of one owned segment. Nothing here decides what runs: a failed write stops no bot."""
 
     def __init__(
-        self, recorder: Recorder, *, entities: EntityStore, runs: RunStore, leases: LeaseStore, logs: LogPipeline
+        self, recorder: Recorder, *, entities: EntityStore, runs: RunStore, leases: LeaseStore, logs: LogFollowing
     ) -> None:
         self._recorder = recorder
         self._live_runs = LiveRuns(runs, leases)

@@ -35,7 +35,11 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
 
     def records() -> BotRecords:
         return BotRecords(
-            docker.recorder, entities=context.entities, runs=context.runs, leases=context.leases, logs=docker.logs
+            docker.recorder,
+            entities=context.entities,
+            runs=context.runs,
+            leases=context.leases,
+            logs=docker.logs.following,
         )
 
     def reconciler(owned: OwnedSegment) -> SegmentReconciler:

@@ -47,7 +47,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
                 epoch=epoch,
                 runs=context.runs,
                 leases=context.leases,
-                output=docker.logs,
+                output=docker.logs.following,
             ),
             executables=docker.executables(Entrypoint.BOT, segment, epoch),
             room=docker.runner.room,

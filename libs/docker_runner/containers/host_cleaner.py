@@ -125,8 +125,8 @@ class HostCleaner:
 
     async def _take_output(self, container: ManagedContainer) -> None:
         with isolated("clear dead containers"):
-            if self._logs.is_following(container):
-                await self._logs.finish(container)
+            if self._logs.following.is_following(container):
+                await self._logs.following.finish(container)
 
     async def _record(self, ended: Ended) -> None:
         await write_down(self._history, self._recorder, ended)

@@ -66,7 +66,7 @@ async def test_a_restarted_engine_has_ended_its_bots_which_is_learned_and_they_r
     executable = bots.executable(COUNTER)
     async with watched(bots) as events, pipeline(bots, store) as logs:
         first = await bots.runner.start(executable)
-        logs.follow(first)
+        logs.following.follow(first)
         await eventually(lambda: stored(store, "b1"))
 
         await private_engine.stop(how)
@@ -74,15 +74,15 @@ async def test_a_restarted_engine_has_ended_its_bots_which_is_learned_and_they_r
 
         await eventually(lambda: resyncs(events) >= 2)
         await eventually(lambda: states(bots, {"b1": ContainerState.EXITED}))
-        assert await logs.finish(first, FINISH_SECONDS)
+        assert await logs.following.finish(first, FINISH_SECONDS)
         written = await engines_own(bots, first)
         assert (await bots.runner.remove(first)).reason is EndReason.KILLED
 
         second = await bots.runner.start(executable)
-        logs.follow(second)
+        logs.following.follow(second)
         await eventually(lambda: started_again(store))
         await bots.runner.stop(second, 0)
-        assert await logs.finish(second, FINISH_SECONDS)
+        assert await logs.following.finish(second, FINISH_SECONDS)
         written += await engines_own(bots, second)
         await eventually(lambda: is_stored(store, "b1", written))
         await eventually(lambda: second.container_id in {event.container_id for event in events})
@@ -122,7 +122,7 @@ async def test_bots_outlive_an_engine_that_keeps_them_and_nothing_of_them_is_mis
             short = await bots.runner.start(shortly)
             run = asyncio.create_task(bots.runner.run(bots.executable(SHORT, "run", run_id="r1"), 240.0))
             for container in (counter, short):
-                logs.follow(container)
+                logs.following.follow(container)
             await eventually(lambda: stored(store, "b1"))
             await eventually(lambda: stored(store, "short"))
             begun = await eventually(lambda: [e.container_id for e in events if e.id == "run"])
@@ -143,7 +143,7 @@ async def test_bots_outlive_an_engine_that_keeps_them_and_nothing_of_them_is_mis
             assert (await bots.runner.stop(short)).reason is EndReason.FINISHED
             assert (await bots.runner.stop(counter, 0)).reason is EndReason.STOPPED
             for container in (counter, short):
-                assert await logs.finish(container, FINISH_SECONDS)
+                assert await logs.following.finish(container, FINISH_SECONDS)
             # What a bot prints while the engine is away is the engine's to keep, and of one that has ended it does not.
             for container in (counter, short):
                 output = await engines_own(bots, container)

@@ -3,8 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -20,8 +19,7 @@ from libs.docker_runner.logs.bot_log import BotLog
 from libs.docker_runner.logs.follower import LogFollower
 from libs.docker_runner.logs.open_logs import OpenLogs
 from libs.docker_runner.logs.output import LogLine
-from libs.docker_runner.logs.spans import Span
-from libs.docker_runner.logs.spool import Place
+from libs.docker_runner.logs.uploads import LogUploads
 
 log = get_logger(__name__)
 
@@ -55,24 +53,13 @@ class LogFollowing:
     """Reads the output of all containers of this worker into their bots' logs.
 
     Args:
-        written: called with each piece that has reached a log, and where it lies.
-        done: called when a container is followed no longer.
+        uploads: notified of each piece that has reached a log, and when a container is followed no longer.
     """
 
-    def __init__(
-        self,
-        source: LogSource,
-        logs: OpenLogs,
-        executor: ThreadPoolExecutor,
-        *,
-        written: Callable[[BotLog, Place, bytes, Sequence[Span]], None],
-        done: Callable[[BotLog], None],
-    ) -> None:
+    def __init__(self, source: LogSource, logs: OpenLogs, uploads: LogUploads) -> None:
         self._source = source
         self._logs = logs
-        self._executor = executor
-        self._written = written
-        self._done = done
+        self._uploads = uploads
         self._group: asyncio.TaskGroup | None = None
         self._containers: dict[str, tuple[ManagedContainer, _Following]] = {}
 
@@ -99,12 +86,13 @@ class LogFollowing:
         """Whether the container's output is being taken here."""
         return container.container_id in self._containers
 
-    async def finish(self, container: ManagedContainer, limit_seconds: float) -> bool:
+    async def finish(self, container: ManagedContainer, limit_seconds: float = 10.0) -> bool:
         """The container has ended and is about to be removed: take the rest of its output. May be repeated.
 
         Returns:
-            Whether all of it is on this host's disk. False when the engine did not give it within *limit_seconds*, or
-            when another process of this host kept the log for a second.
+            Whether all of it is safe on this host's disk, from where it is uploaded at once. False when the engine did
+            not give it within *limit_seconds*, or when another process of this host kept the log for a second;
+            removing the container then loses what was not read.
         """
         self.follow(container)
         _, following = self._containers[container.container_id]
@@ -142,7 +130,8 @@ class LogFollowing:
             bot.followers -= 1
             self._containers.pop(container.container_id, None)
             following.done.set()
-            self._done(bot)
+            # What is there is uploaded at once, since its container has ended, and so is the padded twin.
+            self._uploads.due_now(bot)
 
     async def _read(self, bot: BotLog, container: ManagedContainer, following: _Following) -> bool:
         """Read until the container ends; return whether nothing more is to be had."""
@@ -150,8 +139,8 @@ class LogFollowing:
             bot.spool,
             container.container_id,
             partial(self._source.logs, container),
-            self._executor,
-            partial(self._written, bot),
+            self._logs.executor,
+            partial(self._uploads.written, bot),
             container.run_id,
         )
         following.follower = follower

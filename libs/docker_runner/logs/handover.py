@@ -62,8 +62,9 @@ class HandOver:
 
     Args:
         place: what tells the segments of one service and scope from those of others in the same bucket.
-        writer: a name of this host.
+        writer: what tells this host from others.
         owns: whether this worker owns a segment now, by a lease that it can prove.
+        rest_seconds: how long after its release the rest of a segment's output may be added.
     """
 
     def __init__(
@@ -76,16 +77,17 @@ class HandOver:
         owns: Callable[[int], bool],
         clock: Callable[[], float] = time.monotonic,
         rest_seconds: float = REST_SECONDS,
-        wait_seconds: float = WAIT_SECONDS,
     ) -> None:
+        self.writer = hashlib.sha256(writer.encode()).hexdigest()[:8]
+        """A name of this host, as part of keys."""
+        self.owns = owns
+        self.rest_seconds = rest_seconds
         self._store = store
         self._bucket = bucket
         self._folder = f"{_PROMISES}{hashlib.sha256(place.encode()).hexdigest()[:20]}/"
-        self._writer = writer
-        self._owns = owns
         self._clock = clock
-        self._rest_seconds = rest_seconds
-        self._wait_seconds = wait_seconds
+        # An addition that begins in time is over by then.
+        self._wait_seconds = rest_seconds + (WAIT_SECONDS - REST_SECONDS)
         self._turns: dict[int, Turn] = {}
         self._epochs: dict[int, int] = {}
 
@@ -97,7 +99,7 @@ class HandOver:
 
     def leave(self, segment: int) -> None:
         """The segment will be given back: make the promise, in the background. May be repeated."""
-        if not self._owns(segment):
+        if not self.owns(segment):
             return
         turn = self._turn(segment)
         if turn.promising is None:
@@ -110,8 +112,8 @@ class HandOver:
         the lease is proven.
         """
         turn = self._turns.get(segment)
-        if turn is not None and turn.promised and self._owns(segment):
-            turn.until = self._clock() + self._rest_seconds
+        if turn is not None and turn.promised and self.owns(segment):
+            turn.until = self._clock() + self.rest_seconds
         return turn
 
     async def done(self, turn: Turn) -> None:
@@ -129,7 +131,7 @@ class HandOver:
         turn = self._turns.get(segment)
         if turn is not None and turn.until is not None:
             return self._clock() < turn.until
-        return self._owns(segment)
+        return self.owns(segment)
 
     def may_add(self, segment: int) -> bool:
         """Whether this worker may add to the days' objects of the segment's bots now. Quick."""
@@ -160,7 +162,7 @@ class HandOver:
     def _turn(self, segment: int) -> Turn:
         turn = self._turns.get(segment)
         if turn is None or (turn.until is not None and self._clock() >= turn.until):
-            key = f"{self._folder}{segment}/{self._writer}-{uuid.uuid4().hex}"
+            key = f"{self._folder}{segment}/{self.writer}-{uuid.uuid4().hex}"
             turn = self._turns[segment] = Turn(segment, key)
         return turn
 
@@ -170,7 +172,7 @@ class HandOver:
         found = await self._promises(turn.segment)
         now = self._clock()
         if turn.others is None:
-            if self._owns(turn.segment):
+            if self.owns(turn.segment):
                 turn.others = dict.fromkeys(found, now)
             return
         turn.others = {key: seen_at for key, seen_at in turn.others.items() if key in found}
@@ -198,7 +200,7 @@ class HandOver:
             keys = [info.key async for info in self._store.list(self._bucket, prefix)]
         except BucketMissing:
             return []
-        return [key for key in keys if not key.removeprefix(prefix).startswith(f"{self._writer}-")]
+        return [key for key in keys if not key.removeprefix(prefix).startswith(f"{self.writer}-")]
 
     async def _remove(self, key: str) -> None:
         try:

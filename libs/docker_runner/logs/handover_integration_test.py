@@ -97,7 +97,7 @@ async def test_rest_uploaded_after_the_release_precedes_what_the_next_owner_adds
         second.worker(owns=lambda segment: lease.holder == "second") as coming,
     ):
         leaving.begin(3, 1)
-        leaving.follow(old)
+        leaving.following.follow(old)
         await first.engine.write(old, b"old\n")
         leaving.leave(3)
         await eventually(lambda: promises(second))
@@ -105,10 +105,10 @@ async def test_rest_uploaded_after_the_release_precedes_what_the_next_owner_adds
         leaving.finish_later(3, [old], remove)
         lease.holder = "second"
         coming.begin(3, 2)
-        coming.follow(new)
+        coming.following.follow(new)
         await second.engine.write(new, b"new\n")
         await eventually(lambda: removed == ["c1"])
-        await eventually(lambda: (bot := coming.bot("b1")) is not None and bot.attempts >= 2)
+        await eventually(lambda: (bot := coming.uploads.bot("b1")) is not None and bot.attempts >= 2)
         assert await second.object() == b"", "the next owner waits for its turn"
 
         slow.may_write.set()
@@ -125,15 +125,15 @@ async def test_rest_goes_beside_the_object_when_no_promise_was_made(hosts: list[
     lease.holder = "first"
     old, new = a_container("c1", segment=3), a_container("c2", segment=3)
     async with first.worker(owns=lambda segment: lease.holder == "first", interval_seconds=3600) as leaving:
-        leaving.follow(old)
+        leaving.following.follow(old)
         await first.engine.write(old, b"old\n")
-        await eventually(lambda: (bot := leaving.bot("b1")) is not None and bot.spool.pending_bytes)
+        await eventually(lambda: (bot := leaving.uploads.bot("b1")) is not None and bot.spool.pending_bytes)
         lease.holder = "second"
         await first.engine.end(old)
         leaving.finish_later(3, [old])
         await leaving.finished(60)
         async with second.worker(owns=lambda segment: lease.holder == "second") as coming:
-            coming.follow(new)
+            coming.following.follow(new)
             await second.engine.write(new, b"new\n")
             assert await second.becomes(b"new\n")
     async with first.worker(owns=lambda segment: False):
@@ -161,7 +161,7 @@ async def test_segment_that_moves_twenty_times_has_one_object_in_order(hosts: li
             container = a_container(f"c{move}", segment=3)
             lines = [b"move %d line %d\n" % (move, number) for number in range(5)]
             logged += b"".join(lines)
-            pipeline.follow(container)
+            pipeline.following.follow(container)
             await host.engine.write(container, *lines)
             pipeline.leave(3)
             await eventually(partial(has_promised, host))

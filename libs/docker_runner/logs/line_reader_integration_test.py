@@ -80,7 +80,7 @@ class Follower:
 
 
 def here(host: Host, pipeline: LogPipeline) -> LineReader:
-    return LineReader(pipeline, LogHistory(host.store, host.bucket))
+    return LineReader(pipeline.uploads, LogHistory(host.store, host.bucket))
 
 
 async def promised(host: Host) -> bool:
@@ -90,12 +90,12 @@ async def promised(host: Host) -> bool:
 async def test_each_stored_line_has_its_time_run_and_place(host: Host) -> None:
     first, second = a_run(1), a_run(2)
     async with host.worker() as pipeline:
-        pipeline.follow(first)
+        pipeline.following.follow(first)
         for number in range(3):
             await host.engine.write(first, b"one %d\n" % number, after=timedelta(seconds=1))
         await host.engine.end(first)
-        assert await pipeline.finish(first, 60)
-        pipeline.follow(second)
+        assert await pipeline.following.finish(first, 60)
+        pipeline.following.follow(second)
         await host.engine.write(second, b"two\n", after=timedelta(seconds=60))
         assert await host.becomes(b"one 0\none 1\none 2\ntwo\n")
 
@@ -113,11 +113,11 @@ async def test_each_stored_line_has_its_time_run_and_place(host: Host) -> None:
 async def test_worker_and_storage_tell_the_same_lines(host: Host) -> None:
     container = a_run(1)
     async with host.worker(interval_seconds=3600) as pipeline:
-        pipeline.follow(container)
+        pipeline.following.follow(container)
         for number in range(50):
             await host.engine.write(container, b"line %d\n" % number, after=timedelta(milliseconds=700))
             if number == 20:
-                await eventually(lambda: (bot := pipeline.bot("b1")) is not None and bot.spool.pending_bytes)
+                await eventually(lambda: (bot := pipeline.uploads.bot("b1")) is not None and bot.spool.pending_bytes)
                 await pipeline.flush(60)
         await eventually(lambda: read_all_of(host, pipeline, 50))
         at_the_worker = await read(here(host, pipeline))
@@ -137,12 +137,12 @@ async def test_lines_are_chosen_by_time_and_run_also_over_midnight(host: Host) -
     first, second = a_run(1), a_run(2)
     host.engine.now = datetime(2026, 1, 31, 23, 59, 55, tzinfo=UTC)
     async with host.worker() as pipeline:
-        pipeline.follow(first)
+        pipeline.following.follow(first)
         for number in range(5):
             await host.engine.write(first, b"one %d\n" % number, after=timedelta(seconds=1))
         await host.engine.end(first)
-        assert await pipeline.finish(first, 60)
-        pipeline.follow(second)
+        assert await pipeline.following.finish(first, 60)
+        pipeline.following.follow(second)
         for number in range(5):
             await host.engine.write(second, b"two %d\n" % number, after=timedelta(seconds=1))
         assert await host.becomes(b"one 0\none 1\none 2\none 3\n")
@@ -162,7 +162,7 @@ async def test_follower_whose_worker_is_killed_again_and_again_shows_each_line_o
     container, follower, logged = a_run(1), Follower(), []
     for life in range(8):
         async with host.worker(interval_seconds=0.05 if life % 2 else 3600) as pipeline:
-            pipeline.follow(container)
+            pipeline.following.follow(container)
             follower.follow(here(host, pipeline))
             # Equal lines: a text tells nothing.
             for _ in range(10):
@@ -173,7 +173,7 @@ async def test_follower_whose_worker_is_killed_again_and_again_shows_each_line_o
                 await follower.has(*logged)
             await follower.stop()
     async with host.worker() as pipeline:
-        pipeline.follow(container)
+        pipeline.following.follow(container)
         follower.follow(here(host, pipeline))
         await follower.has(*logged)
         await follower.stop()
@@ -192,7 +192,7 @@ async def test_follower_goes_on_exactly_over_a_move_to_another_host_and_over_mid
         other.worker(owns=lambda _: holder == "second", interval_seconds=3600) as coming,
     ):
         leaving.begin(3, 1)
-        leaving.follow(old)
+        leaving.following.follow(old)
         await host.engine.write(old, b"old\n", b"old\n")
         follower.follow(here(host, leaving))
         await follower.has("old", "old")
@@ -206,9 +206,9 @@ async def test_follower_goes_on_exactly_over_a_move_to_another_host_and_over_mid
         holder = "second"
         other.engine.now = host.engine.now + timedelta(seconds=1)
         coming.begin(3, 2)
-        coming.follow(new)
+        coming.following.follow(new)
         await other.engine.write(new, b"new\n", b"new\n")
-        await eventually(lambda: coming.bot("b1") is not None)
+        await eventually(lambda: coming.uploads.bot("b1") is not None)
         follower.follow(here(other, coming))
         await follower.has("old", "old", "old", "last", "new", "new")
         await follower.stop()
@@ -218,18 +218,18 @@ async def test_lines_that_reach_the_storage_late_are_shown_late(host: Host, tmp_
     other = Host(ModelEngine(), host.store, host.bucket, tmp_path / "other", name="host-2")
     old, new, follower = a_run(1, segment=3), a_run(2, segment=3), Follower()
     async with host.worker(interval_seconds=3600) as killed:
-        killed.follow(old)
+        killed.following.follow(old)
         await host.engine.write(old, b"old\n")
         follower.follow(here(host, killed))
         await follower.has("old")
         await follower.stop()
         await host.engine.write(old, b"unseen\n", after=timedelta(seconds=1))
-        await eventually(lambda: (bot := killed.bot("b1")) is not None and bot.spool.pending_bytes > 200)
+        await eventually(lambda: (bot := killed.uploads.bot("b1")) is not None and bot.spool.pending_bytes > 200)
     other.engine.now = host.engine.now + timedelta(seconds=10)
     async with other.worker() as coming:
-        coming.follow(new)
+        coming.following.follow(new)
         await other.engine.write(new, b"new\n")
-        await eventually(lambda: coming.bot("b1") is not None)
+        await eventually(lambda: coming.uploads.bot("b1") is not None)
         follower.follow(here(other, coming))
         await follower.has("old", "new")
 
@@ -241,7 +241,7 @@ async def test_lines_that_reach_the_storage_late_are_shown_late(host: Host, tmp_
 async def test_follower_without_a_worker_reads_the_storage_as_it_grows(host: Host) -> None:
     container, follower = a_run(1), Follower()
     async with host.worker() as pipeline:
-        pipeline.follow(container)
+        pipeline.following.follow(container)
         await host.engine.write(container, b"tick\n")
         assert await host.becomes(b"tick\n")
         follower.follow(stored(host))
@@ -258,7 +258,7 @@ async def test_storage_that_restarts_while_following_costs_no_line(bucket_prefix
         host = Host(ModelEngine(), store, bucket_prefix, tmp_path / "logs")
         container, follower = a_run(1), Follower()
         async with host.worker() as pipeline:
-            pipeline.follow(container)
+            pipeline.following.follow(container)
             await host.engine.write(container, b"tick\n")
             assert await host.becomes(b"tick\n")
             follower.follow(here(host, pipeline))
@@ -281,7 +281,7 @@ async def test_log_of_an_older_version_has_lines_without_times(host: Host) -> No
     await host.store.put(host.bucket, "logs/b1/20260131.log", b"before\nthe upgrade\n")
     container = a_run(1)
     async with host.worker() as pipeline:
-        pipeline.follow(container)
+        pipeline.following.follow(container)
         await host.engine.write(container, b"after\n")
         assert await host.becomes(b"before\nthe upgrade\nafter\n")
 

@@ -16,6 +16,7 @@ from libs.docker_runner.logs.folders import LogFolder, LogOwner, remove_finished
 from libs.docker_runner.logs.objects import LogObjects
 
 _LOCK_POLL_SECONDS = 0.1
+_THREADS = 8
 
 T = TypeVar("T")
 
@@ -26,18 +27,18 @@ class OpenLogs:
     The folder's lock keeps a superseded worker and its successor from working on one log together.
 
     Args:
-        directory: where the folders are.
-        wake: set when a log was opened, since it may hold output that an earlier process did not upload.
+        directory: where the folders are, for one service and scope alone; its worker processes on a host share it.
+        budget: how much output may take on disk while the storage is away; None for the usual one.
     """
 
-    def __init__(
-        self, directory: Path, objects: LogObjects, executor: ThreadPoolExecutor, budget: SpoolBudget, wake: Wake
-    ) -> None:
+    def __init__(self, directory: Path, objects: LogObjects, budget: SpoolBudget | None = None) -> None:
+        self.objects = objects
+        self.executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="logs")
+        """For calls that block on these logs."""
+        self.opened = Wake()
+        """Set when a log was opened, since it may hold output that an earlier process did not upload."""
         self._directory = directory
-        self._objects = objects
-        self._executor = executor
-        self._budget = budget
-        self._wake = wake
+        self._budget = budget or SpoolBudget()
         self._logs: dict[str, BotLog] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._locked_out: set[str] = set()
@@ -99,9 +100,10 @@ class OpenLogs:
         bot.close()
 
     def close_all(self) -> None:
-        """Let other processes have all logs."""
+        """Let other processes have all logs. None can be opened afterwards."""
         for bot in self:
             self.close(bot)
+        self.executor.shutdown(wait=False)
 
     async def remove_finished(self, live: Collection[str]) -> int:
         """Remove the folders of bots whose container is not *live* and whose output is uploaded; return how many."""
@@ -109,7 +111,7 @@ class OpenLogs:
 
     async def run(self, call: Callable[[], T]) -> T:
         """Run a call that blocks on the disk, in a thread; when cancelled, raise only after its end."""
-        running = asyncio.get_running_loop().run_in_executor(self._executor, call)
+        running = asyncio.get_running_loop().run_in_executor(self.executor, call)
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -132,10 +134,10 @@ class OpenLogs:
 
     async def _open_folder(self, name: str, folder: LogFolder, owner: LogOwner) -> BotLog:
         share = self._budget.share(len(self._logs) + 1)
-        bot = await self.run(partial(BotLog.open, folder, owner, self._objects, self._executor, share))
+        bot = await self.run(partial(BotLog.open, folder, owner, self.objects, self.executor, share))
         self._logs[name] = bot
         self._budget.divide(one.spool for one in self)
-        self._wake.set()
+        self.opened.set()
         return bot
 
     async def _adopt(self, name: str, may: Callable[[LogOwner, float], bool]) -> None:

@@ -70,7 +70,7 @@ async def test_all_that_a_container_wrote_is_stored_once_through_workers_that_ar
     container = await bots.runner.start(bots.executable(CHATTERBOX, limits=UNLIMITED))
     for _ in range(4):
         async with pipeline(bots, store, interval_seconds=0.05) as killed:
-            killed.follow(container)
+            killed.following.follow(container)
             await asyncio.sleep(0.25)
 
     async def ended() -> bool:
@@ -79,7 +79,7 @@ async def test_all_that_a_container_wrote_is_stored_once_through_workers_that_ar
 
     await eventually(ended)
     async with pipeline(bots, store) as last:
-        assert await last.finish(container, 120)
+        assert await last.following.finish(container, 120)
         logged = await engines_own(bots, container)
 
         async def all_stored() -> bool:
@@ -95,9 +95,9 @@ async def test_output_is_read_along_within_a_second(bots: BotContainers, store: 
     container = await bots.runner.start(bots.executable(CLOCK))
     delays = []
     async with pipeline(bots, store, interval_seconds=1.0) as worker:
-        worker.follow(container)
-        await eventually(lambda: worker.bot("b1"))
-        reader = LogReader(worker, LogHistory(store, store.settings.logs_bucket))
+        worker.following.follow(container)
+        await eventually(lambda: worker.uploads.bot("b1"))
+        reader = LogReader(worker.uploads, LogHistory(store, store.settings.logs_bucket))
         async with contextlib.aclosing(reader.output("b1", tail_lines=0, follow=True)) as reading:
             async with asyncio.timeout(120):
                 async for piece in reading:
@@ -114,7 +114,7 @@ async def test_output_is_read_along_within_a_second(bots: BotContainers, store: 
 async def test_a_flood_leaves_the_loop_to_others(bots: BotContainers, store: ObjectStore) -> None:
     container = await bots.runner.start(bots.executable(FLOOD, limits=UNLIMITED))
     async with pipeline(bots, store) as worker:
-        worker.follow(container)
+        worker.following.follow(container)
 
         async def all_stored() -> bool:
             return len(await stored(store, "b1")) == 4 * 13107 * 80

@@ -39,7 +39,7 @@ def on_disk(folder: Path) -> int:
 async def test_output_reaches_the_days_object_while_the_container_runs(host: Host) -> None:
     container = a_container("c1")
     async with host.worker() as pipeline:
-        pipeline.follow(container)
+        pipeline.following.follow(container)
         await host.engine.write(container, b"one\n", b"two\n")
         assert await host.becomes(b"one\ntwo\n")
         await host.engine.write(container, b"three\n")
@@ -49,12 +49,12 @@ async def test_output_reaches_the_days_object_while_the_container_runs(host: Hos
 async def test_finishing_takes_the_last_words_and_uploads_them_at_once(host: Host) -> None:
     container = a_container("c1")
     async with host.worker(interval_seconds=3600) as pipeline:
-        pipeline.follow(container)
+        pipeline.following.follow(container)
         await host.engine.write(container, b"one\n")
         await host.engine.end(container)
         await host.engine.write(container, b"last words without newline")
 
-        assert await pipeline.finish(container, 60)
+        assert await pipeline.following.finish(container, 60)
         assert await host.becomes(b"one\nlast words without newline")
 
 
@@ -63,8 +63,8 @@ async def test_a_container_that_was_never_followed_can_be_finished(host: Host) -
     await host.engine.write(container, b"unseen\n")
     await host.engine.end(container)
     async with host.worker() as pipeline:
-        assert await pipeline.finish(container, 60)
-        assert await pipeline.finish(container, 60)
+        assert await pipeline.following.finish(container, 60)
+        assert await pipeline.following.finish(container, 60)
         assert await host.becomes(b"unseen\n")
 
 
@@ -73,21 +73,21 @@ async def test_workers_killed_at_any_moment_leave_no_gap_and_no_repeat(host: Hos
     logged = b""
     for life in range(12):
         async with host.worker(interval_seconds=0.01) as pipeline:
-            pipeline.follow(container)
+            pipeline.following.follow(container)
             for number in range(life):
                 line = b"life %d line %d\n" % (life, number)
                 logged += line
                 await host.engine.write(container, line, after=timedelta(milliseconds=number * 300))
                 await asyncio.sleep(0.004)
     async with host.worker() as pipeline:
-        pipeline.follow(container)
+        pipeline.following.follow(container)
         assert await host.becomes(logged)
 
 
 async def test_an_engine_that_restarts_is_read_on(host: Host) -> None:
     container = a_container("c1")
     async with host.worker() as pipeline:
-        pipeline.follow(container)
+        pipeline.following.follow(container)
         await host.engine.write(container, b"before\n")
         assert await host.becomes(b"before\n")
         await host.engine.go(away=True)
@@ -100,7 +100,7 @@ async def test_midnight_divides_the_output(host: Host) -> None:
     container = a_container("c1")
     host.engine.now = datetime(2026, 1, 31, 23, 59, 59, 999999, tzinfo=UTC)
     async with host.worker() as pipeline:
-        pipeline.follow(container)
+        pipeline.following.follow(container)
         await host.engine.write(container, b"late\n")
         await host.engine.write(container, b"early\n", after=timedelta(microseconds=1))
         assert await host.becomes(b"late\n", day="20260131")
@@ -110,11 +110,11 @@ async def test_midnight_divides_the_output(host: Host) -> None:
 async def test_two_containers_of_a_bot_share_the_day(host: Host) -> None:
     first, second = a_container("c1"), a_container("c2")
     async with host.worker() as pipeline:
-        pipeline.follow(first)
+        pipeline.following.follow(first)
         await host.engine.write(first, b"first\n")
         await host.engine.end(first)
-        assert await pipeline.finish(first, 60)
-        pipeline.follow(second)
+        assert await pipeline.following.finish(first, 60)
+        pipeline.following.follow(second)
         await host.engine.write(second, b"second\n")
         assert await host.becomes(b"first\nsecond\n")
 
@@ -125,7 +125,7 @@ async def test_ten_megabytes_in_lines_of_one_megabyte_and_binary_arrive_whole(ho
     lines = [bytes([number]) * (1024 * 1024 - 1) + b"\n" for number in range(10)]
     pieces = [line[at : at + 16384] for line in lines for at in range(0, len(line), 16384)]
     async with host.worker() as pipeline:
-        pipeline.follow(container)
+        pipeline.following.follow(container)
         await host.engine.write(container, *pieces)
         assert await host.becomes(b"".join(lines))
 
@@ -133,11 +133,11 @@ async def test_ten_megabytes_in_lines_of_one_megabyte_and_binary_arrive_whole(ho
 async def test_a_superseded_worker_and_its_successor_do_not_write_twice(host: Host) -> None:
     container = a_container("c1")
     async with host.worker() as old:
-        old.follow(container)
+        old.following.follow(container)
         await host.engine.write(container, b"one\n")
         assert await host.becomes(b"one\n")
         async with host.worker() as new:
-            new.follow(container)
+            new.following.follow(container)
             await host.engine.write(container, b"two\n")
             assert await host.becomes(b"one\ntwo\n")
             assert host.engine.reads == 1, "the successor waits for the folder"
@@ -147,16 +147,16 @@ async def test_a_worker_that_lost_a_segment_lets_go_of_its_logs_at_once(host: Ho
     first, second = a_container("c1", segment=7), a_container("c2", segment=7)
     owns = True
     async with host.worker(interval_seconds=3600, hand_over_seconds=3600, owns=lambda segment: owns) as former:
-        former.follow(first)
+        former.following.follow(first)
         await host.engine.write(first, b"written before the loss\n")
-        await eventually(lambda: (bot := former.bot("b1")) is not None and bot.spool.pending_bytes)
+        await eventually(lambda: (bot := former.uploads.bot("b1")) is not None and bot.spool.pending_bytes)
         owns = False
         await host.engine.end(first)
-        assert await former.finish(first, 60)
-        await eventually(lambda: former.bot("b1") is None)
+        assert await former.following.finish(first, 60)
+        await eventually(lambda: former.uploads.bot("b1") is None)
 
         async with host.worker(interval_seconds=0.1) as successor:
-            successor.follow(second)
+            successor.following.follow(second)
             await host.engine.write(second, b"written by the successor\n")
             assert await host.becomes(b"written before the loss\nwritten by the successor\n")
 
@@ -164,14 +164,14 @@ async def test_a_worker_that_lost_a_segment_lets_go_of_its_logs_at_once(host: Ho
 async def test_a_start_does_not_wait_for_a_process_that_keeps_the_log(host: Host) -> None:
     first, second = a_container("c1"), a_container("c2")
     async with host.worker() as frozen:
-        frozen.follow(first)
+        frozen.following.follow(first)
         await eventually(lambda: host.engine.reads)
         async with host.worker() as successor:
             await host.engine.end(second)
             for container in (first, second):
                 began = asyncio.get_running_loop().time()
 
-                assert not await successor.finish(container, 60)
+                assert not await successor.following.finish(container, 60)
 
                 assert asyncio.get_running_loop().time() - began < 30
 
@@ -179,9 +179,9 @@ async def test_a_start_does_not_wait_for_a_process_that_keeps_the_log(host: Host
 async def test_another_worker_of_the_host_uploads_what_a_killed_one_left(host: Host) -> None:
     container = a_container("c1", segment=7)
     async with host.worker(interval_seconds=3600) as killed:
-        killed.follow(container)
+        killed.following.follow(container)
         await host.engine.write(container, b"left behind\n")
-        await eventually(lambda: (bot := killed.bot("b1")) is not None and bot.spool.pending_bytes)
+        await eventually(lambda: (bot := killed.uploads.bot("b1")) is not None and bot.spool.pending_bytes)
 
     async with host.worker():
         assert await host.becomes(b"left behind\n")
@@ -190,13 +190,13 @@ async def test_another_worker_of_the_host_uploads_what_a_killed_one_left(host: H
 async def test_what_is_left_where_the_bot_is_no_longer_owned_goes_beside_its_object(host: Host, tmp_path: Path) -> None:
     container = a_container("c1", segment=7)
     async with host.worker(interval_seconds=3600) as killed:
-        killed.follow(container)
+        killed.following.follow(container)
         await host.engine.write(container, b"last words on host 1\n")
-        await eventually(lambda: (bot := killed.bot("b1")) is not None and bot.spool.pending_bytes)
+        await eventually(lambda: (bot := killed.uploads.bot("b1")) is not None and bot.spool.pending_bytes)
     elsewhere = Host(ModelEngine(), host.store, host.bucket, tmp_path / "other", name="host-2")
     other = a_container("c2", segment=7)
     async with elsewhere.worker() as owner:
-        owner.follow(other)
+        owner.following.follow(other)
         await elsewhere.engine.write(other, b"first words on host 2\n")
         assert await host.becomes(b"first words on host 2\n")
 
@@ -219,7 +219,7 @@ async def test_a_worker_that_cannot_prove_its_lease_uploads_nothing_of_a_bot_tha
     container = a_container("c1")
     owns = True
     async with host.worker(owns=lambda segment: owns) as pipeline:
-        pipeline.follow(container)
+        pipeline.following.follow(container)
         await host.engine.write(container, b"one\n")
         assert await host.becomes(b"one\n")
         owns = False
@@ -244,7 +244,7 @@ async def test_a_lease_that_ends_during_an_upload_ends_the_upload(host: Host, mo
 
     monkeypatch.setattr(host.store, "put", put_and_lose_the_lease)
     async with host.worker(owns=lambda segment: owns, interval_seconds=3600) as pipeline:
-        pipeline.follow(container)
+        pipeline.following.follow(container)
         await host.engine.write(container, b"late\n")
         await host.engine.write(container, b"early\n", after=timedelta(microseconds=1))
         await eventually(lambda: len(list((host.directory / container.name).glob("*.spool"))) == 2)
@@ -268,12 +268,12 @@ async def test_a_storage_outage_is_caught_up_with(bucket_prefix: str, tmp_path: 
         host = Host(engine, store, bucket_prefix, tmp_path / "logs")
         container = a_container("c1")
         async with host.worker() as pipeline:
-            pipeline.follow(container)
+            pipeline.following.follow(container)
             await engine.write(container, b"before\n")
             assert await host.becomes(b"before\n")
             await server.kill()
             await engine.write(container, b"meanwhile\n" * 1000)
-            await eventually(lambda: (bot := pipeline.bot("b1")) is not None and bot.spool.pending_bytes > 1000)
+            await eventually(lambda: (bot := pipeline.uploads.bot("b1")) is not None and bot.spool.pending_bytes > 1000)
             await server.launch()
             assert await host.becomes(b"before\n" + b"meanwhile\n" * 1000)
         await store.close()
@@ -290,11 +290,11 @@ async def test_output_flood_without_storage_is_bounded_on_disk_with_note_of_loss
         container = a_container("c1")
         await server.kill()
         async with host.worker(budget=SpoolBudget(each_bytes=1_000_000)) as pipeline:
-            pipeline.follow(container)
+            pipeline.following.follow(container)
             for _ in range(40):
                 await engine.write(container, *[b"x" * 9_999 + b"\n" for _ in range(10)])
             await engine.end(container)
-            await pipeline.finish(container)
+            await pipeline.following.finish(container)
             assert on_disk(tmp_path / "logs") < 1_200_000
             await server.launch()
 
@@ -318,17 +318,17 @@ async def test_many_bots_share_the_disk_while_the_storage_is_away_also_those_tha
         quiet, *busy = (a_container(f"c{number}", entity_id=f"b{number}") for number in range(6))
         budget = SpoolBudget(total_bytes=24_000_000, each_bytes=16_000_000)
         async with host.worker(budget=budget, interval_seconds=0.5) as pipeline:
-            pipeline.follow(quiet)
+            pipeline.following.follow(quiet)
             await engine.write(quiet, *[b"x" * 99_999 + b"\n"] * 120)
             await eventually(lambda: on_disk(tmp_path / "logs") > 11_900_000)
             for container in busy:
-                pipeline.follow(container)
+                pipeline.following.follow(container)
                 await engine.write(container, *[b"x" * 99_999 + b"\n"] * 80)
                 await engine.end(container)
-                await pipeline.finish(container)
+                await pipeline.following.finish(container)
 
             def shared() -> bool:
-                each = [bot.spool.pending_bytes for number in range(6) if (bot := pipeline.bot(f"b{number}"))]
+                each = [bot.spool.pending_bytes for number in range(6) if (bot := pipeline.uploads.bot(f"b{number}"))]
                 # What is chosen for upload and what was written last cannot go.
                 return len(each) == 6 and max(each) < 6_500_000 and on_disk(tmp_path / "logs") < 30_000_000
 
@@ -339,9 +339,9 @@ async def test_many_bots_share_the_disk_while_the_storage_is_away_also_those_tha
 async def test_flushing_uploads_what_would_have_waited(host: Host) -> None:
     container = a_container("c1")
     async with host.worker(interval_seconds=3600) as pipeline:
-        pipeline.follow(container)
+        pipeline.following.follow(container)
         await host.engine.write(container, b"one\n")
-        await eventually(lambda: (bot := pipeline.bot("b1")) is not None and bot.spool.pending_bytes)
+        await eventually(lambda: (bot := pipeline.uploads.bot("b1")) is not None and bot.spool.pending_bytes)
 
         await pipeline.flush()
 
@@ -351,12 +351,12 @@ async def test_flushing_uploads_what_would_have_waited(host: Host) -> None:
 async def test_folders_go_when_their_container_is_gone_and_not_before(host: Host) -> None:
     container = a_container("c1")
     async with host.worker() as pipeline:
-        pipeline.follow(container)
+        pipeline.following.follow(container)
         await host.engine.write(container, b"one\n")
         await host.engine.end(container)
-        await pipeline.finish(container)
+        await pipeline.following.finish(container)
         assert await host.becomes(b"one\n")
-        await eventually(lambda: pipeline.bot("b1") is None)
+        await eventually(lambda: pipeline.uploads.bot("b1") is None)
 
         assert await pipeline.clean(live=["c1"]) == 0
         assert await pipeline.clean(live=["c2"]) == 1
@@ -367,7 +367,7 @@ async def test_folders_go_when_their_container_is_gone_and_not_before(host: Host
 async def test_any_id_has_its_log(host: Host, entity_id: str) -> None:
     container = replace(a_container("c1"), id=entity_id)
     async with host.worker() as pipeline:
-        pipeline.follow(container)
+        pipeline.following.follow(container)
         await host.engine.write(container, b"one\n")
         history = LogHistory(host.store, host.bucket)
 

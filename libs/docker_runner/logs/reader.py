@@ -12,8 +12,8 @@ from libs.docker_runner.logs.bot_log import BotLog, LiveOutput
 from libs.docker_runner.logs.history import TAIL_BYTES, LogHistory, LogPart, last_lines, sizes_of
 from libs.docker_runner.logs.line_reader import LineReader
 from libs.docker_runner.logs.lines import Cursor, Line, Wanted, as_json, as_text, microseconds
-from libs.docker_runner.logs.pipeline import LogPipeline
 from libs.docker_runner.logs.spool import Snapshot
+from libs.docker_runner.logs.uploads import LogUploads
 
 log = get_logger(__name__)
 
@@ -26,8 +26,8 @@ _LAST_DAY = "99999999"
 class LogReader:
     """Reads bots' output, on the worker that has the bot or, half a minute late, on any other."""
 
-    def __init__(self, pipeline: LogPipeline, history: LogHistory) -> None:
-        self._pipeline = pipeline
+    def __init__(self, logs: LogUploads, history: LogHistory) -> None:
+        self._logs = logs
         self._history = history
 
     async def output(
@@ -49,7 +49,7 @@ class LogReader:
         When the storage is away, a line in its place says that the earlier output cannot be shown. A piece that was
         just being uploaded when it went away may then come twice.
         """
-        bot = self._pipeline.bot(entity_id)
+        bot = self._logs.bot(entity_id)
         seen: dict[str, int] | None = None
         if bot is None:
             parts = await self._history.parts(entity_id, first_day, last_day)
@@ -60,7 +60,7 @@ class LogReader:
             seen = sizes_of(parts)
             async for piece in self._until_here(entity_id, seen):
                 yield piece
-            bot = self._pipeline.bot(entity_id)
+            bot = self._logs.bot(entity_id)
         if bot is not None:
             live = bot.read_along()
             try:
@@ -76,7 +76,7 @@ class LogReader:
 
     def lines(self, entity_id: str, wanted: Wanted, *, follow: bool = False) -> AsyncGenerator[list[Line], None]:
         """The bot's lines with their times; see :meth:`LineReader.lines`."""
-        return LineReader(self._pipeline, self._history).lines(entity_id, wanted, follow=follow)
+        return LineReader(self._logs, self._history).lines(entity_id, wanted, follow=follow)
 
     async def records(self, entity_id: str, query: LogQuery) -> AsyncGenerator[bytes, None]:
         """The lines that *query* wants, as it wants them. Raises RuntimeFault."""
@@ -87,12 +87,12 @@ class LogReader:
 
     def is_live(self, entity_id: str) -> bool:
         """Whether the bot's output comes here as it is printed: this worker owns it, and has it begun."""
-        return self._pipeline.owns(entity_id)
+        return self._logs.owns(entity_id)
 
     async def _until_here(self, entity_id: str, seen: dict[str, int]) -> AsyncGenerator[bytes, None]:
         """What the storage gets behind *seen*, until the bot's output is at hand on this host."""
         looked_at = time.monotonic()
-        while self._pipeline.bot(entity_id) is None:
+        while self._logs.bot(entity_id) is None:
             await asyncio.sleep(_APPEARING_POLL_SECONDS)
             if time.monotonic() - looked_at >= _ELSEWHERE_POLL_SECONDS:
                 async for piece in self._history.added(await self._history.parts(entity_id), seen):

@@ -35,7 +35,7 @@ async def read_until(reading: AsyncIterator[bytes], ending: bytes) -> bytes:
 
 def spooled(pipeline: LogPipeline) -> bytes:
     """What is on the disk and not uploaded yet."""
-    bot = pipeline.bot("b1")
+    bot = pipeline.uploads.bot("b1")
     if bot is None:
         return b""
     with contextlib.closing(bot.spool.snapshot()) as snapshot:
@@ -45,7 +45,7 @@ def spooled(pipeline: LogPipeline) -> bytes:
 async def test_a_reader_gets_stored_and_spooled_output_and_then_what_comes_each_once(host: Host) -> None:
     container = a_container("c1")
     async with host.worker(interval_seconds=3600) as pipeline:
-        pipeline.follow(container)
+        pipeline.following.follow(container)
         await host.engine.write(container, b"stored\n")
         await eventually(lambda: spooled(pipeline).endswith(b"stored\n"))
         await pipeline.flush()
@@ -64,7 +64,7 @@ async def test_a_reader_gets_stored_and_spooled_output_and_then_what_comes_each_
 async def test_a_reader_may_ask_for_the_last_lines(host: Host) -> None:
     container = a_container("c1")
     async with host.worker(interval_seconds=3600) as pipeline:
-        pipeline.follow(container)
+        pipeline.following.follow(container)
         await host.engine.write(container, *[b"stored %d\n" % number for number in range(20_000)])
         await eventually(lambda: spooled(pipeline).endswith(b"stored 19999\n"))
         await pipeline.flush()
@@ -85,7 +85,7 @@ async def test_a_reader_where_the_bot_is_not_reads_the_objects(host: Host, tmp_p
     host.engine.now = datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC)
     other = Host(ModelEngine(), host.store, host.bucket, tmp_path / "other", name="host-2")
     async with host.worker() as pipeline, other.worker() as elsewhere:
-        pipeline.follow(container)
+        pipeline.following.follow(container)
         await host.engine.write(container, b"one\n")
         assert await host.becomes(b"one\n")
         reading = other.reader(elsewhere).output("b1", follow=True)
@@ -108,7 +108,7 @@ async def test_a_reader_that_was_there_before_the_bot_gets_its_output_as_it_come
         reading = host.reader(pipeline).output("b1", tail_lines=10, follow=True)
         first = asyncio.ensure_future(read_until(reading, b"live\n"))
         await asyncio.sleep(0)
-        pipeline.follow(container)
+        pipeline.following.follow(container)
         await host.engine.write(container, b"live\n")
 
         assert await first == b"live\n"

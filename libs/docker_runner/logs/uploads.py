@@ -3,13 +3,12 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 
 from prometheus_client import Counter, Gauge
 
-from libs.core.aio.wake import Wake
 from libs.core.errors import RuntimeFault
 from libs.core.observability.log import get_logger
 from libs.core.process.isolation import isolated, repeat, unexpected
@@ -17,14 +16,18 @@ from libs.docker_runner.logs.bot_log import BotLog
 from libs.docker_runner.logs.folders import LogOwner
 from libs.docker_runner.logs.handover import HandOver
 from libs.docker_runner.logs.keys import log_key
-from libs.docker_runner.logs.objects import LogObjects
 from libs.docker_runner.logs.open_logs import OpenLogs
+from libs.docker_runner.logs.spans import Span
+from libs.docker_runner.logs.spool import Place
 
 log = get_logger(__name__)
 
 PENDING_BYTES = Gauge("runtime_logs_pending_bytes", "Output of bots on this host's disk that is not uploaded yet.")
 DROPPED_BYTES = Counter("runtime_logs_dropped_bytes", "Output of bots that was dropped because its spool was full.")
 
+# Each takes up to 16 MiB of memory.
+_PARALLEL = 4
+_EARLY_UPLOAD_BYTES = 4 * 1024 * 1024
 _SWEEP_SECONDS = 24 * 3600.0
 _REST_SHARE = 4
 _TURN_POLL_SECONDS = 0.5
@@ -35,39 +38,20 @@ class LogUploads:
     """Uploads what is in the open logs, and opens those that other processes of this host have left.
 
     Args:
-        writer: a name of this host, for output of bots that it no longer owns.
-        owns: whether this worker owns a segment now, by a lease that it can prove.
-        wake: set when a log is due earlier than before.
-        interval_seconds: how long output waits at most before it is uploaded, while the storage is there.
+        interval_seconds: how long output waits at most before it is uploaded, while the storage is there; longer
+            only when uploads of this bot would otherwise take more than a fifth of the time.
         hand_over_seconds: after so long without output, what is left of a bot owned by another goes beside its object.
-        rest_seconds: how long after its release the rest of a segment's output may be uploaded.
-        parallel: uploads at once; each takes up to 16 MiB of memory.
     """
 
     def __init__(
-        self,
-        logs: OpenLogs,
-        objects: LogObjects,
-        turns: HandOver,
-        *,
-        writer: str,
-        owns: Callable[[int], bool],
-        wake: Wake,
-        interval_seconds: float,
-        hand_over_seconds: float,
-        rest_seconds: float,
-        parallel: int,
+        self, logs: OpenLogs, turns: HandOver, *, interval_seconds: float = 30.0, hand_over_seconds: float = 60.0
     ) -> None:
         self._logs = logs
-        self._objects = objects
         self._turns = turns
-        self._writer = writer
-        self._owns = owns
-        self._wake = wake
+        self._wake = logs.opened
         self._interval_seconds = interval_seconds
         self._hand_over_seconds = hand_over_seconds
-        self._rest_seconds = rest_seconds
-        self._uploads = asyncio.Semaphore(parallel)
+        self._uploads = asyncio.Semaphore(_PARALLEL)
         self._uploaded = asyncio.Event()
         self._scanned_at = -math.inf
         self._swept_at = 0.0
@@ -76,19 +60,30 @@ class LogUploads:
         """Upload what is due in tasks of *group*, for ever."""
         await repeat("upload logs", partial(self._one_round, group), self._interval_seconds, wake=self._wake)
 
+    def written(self, bot: BotLog, place: Place, payload: bytes, spans: Sequence[Span]) -> None:
+        """Output has reached this log: upload it after the interval, or soon if it is much."""
+        bot.written(place, payload, spans, self._interval_seconds)
+        if bot.spool.pending_bytes >= _EARLY_UPLOAD_BYTES and not bot.uploading:
+            self._due_by(bot, bot.rests_until)
+
     def due_now(self, bot: BotLog) -> None:
         """Upload this log as soon as possible."""
-        self.due_by(bot, 0.0)
+        self._due_by(bot, 0.0)
 
-    def due_by(self, bot: BotLog, at: float) -> None:
-        """Upload this log at that time of the monotonic clock."""
-        bot.due_at = at
-        self._wake.set()
+    def bot(self, entity_id: str) -> BotLog | None:
+        """The log of this bot, if it is followed or uploaded here now."""
+        return self._logs.of(entity_id)
 
-    async def turn(self, segment: int) -> None:
+    def owns(self, entity_id: str) -> bool:
+        """Whether the log of this bot is here because this worker owns it, and not only what is left of it."""
+        bot = self._logs.of(entity_id)
+        return bot is not None and self._turns.owns(bot.owner.segment)
+
+    async def turn(self, bot: BotLog) -> None:
         """Return when an earlier owner has uploaded what it has promised to, or does not in time."""
+        segment = bot.owner.segment
         with suppress(TimeoutError, RuntimeFault):
-            async with asyncio.timeout(self._rest_seconds):
+            async with asyncio.timeout(self._turns.rest_seconds):
                 await self._turns.prepare(segment)
                 while self._turns.waits(segment):
                     await asyncio.sleep(_TURN_POLL_SECONDS)
@@ -129,7 +124,7 @@ class LogUploads:
         def rest() -> list[BotLog]:
             return [bot for bot in self._logs if bot.owner.segment == segment and bot.spool.pending_bytes]
 
-        ends_at = time.monotonic() + self._rest_seconds
+        ends_at = time.monotonic() + self._turns.rest_seconds
         while (bots := rest()) and self._turns.is_open(segment) and time.monotonic() < ends_at:
             if not await self.upload_once(bots, max(0.0, ends_at - time.monotonic())):
                 break
@@ -137,9 +132,14 @@ class LogUploads:
                 await asyncio.sleep(_REST_RETRY_SECONDS)
         with suppress(TimeoutError):
             # An addition that is under way belongs to this turn.
-            async with asyncio.timeout(self._rest_seconds):
+            async with asyncio.timeout(self._turns.rest_seconds):
                 while any(bot.uploading for bot in rest()):
                     await self._next_upload()
+
+    def _due_by(self, bot: BotLog, at: float) -> None:
+        """Upload this log at that time of the monotonic clock."""
+        bot.due_at = at
+        self._wake.set()
 
     async def _one_round(self, group: asyncio.TaskGroup) -> float:
         """Begin the uploads that are due; return for how long none will be."""
@@ -206,7 +206,7 @@ class LogUploads:
         if self._turns.is_open(bot.owner.segment):
             return None
         if not bot.followers and time.monotonic() - bot.changed_at >= self._hand_over_seconds:
-            return partial(log_key, bot.owner.entity_id, writer=self._writer)
+            return partial(log_key, bot.owner.entity_id, writer=self._turns.writer)
         return None
 
     async def _scan(self) -> None:
@@ -221,9 +221,9 @@ class LogUploads:
         if time.monotonic() - self._swept_at > _SWEEP_SECONDS or not self._swept_at:
             self._swept_at = time.monotonic()
             try:
-                await self._objects.sweep()
+                await self._logs.objects.sweep()
             except RuntimeFault as error:
                 log.warning("stale parts in the logs bucket were not removed", reason=str(error))
 
     def _may_adopt(self, owner: LogOwner, quiet_seconds: float) -> bool:
-        return self._owns(owner.segment) or quiet_seconds >= self._hand_over_seconds
+        return self._turns.owns(owner.segment) or quiet_seconds >= self._hand_over_seconds

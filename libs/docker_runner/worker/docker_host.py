@@ -36,9 +36,13 @@ from libs.docker_runner.engine.room_metrics import RoomCollector
 from libs.docker_runner.errors import DiskUnavailable
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.logs.budget import SpoolBudget
+from libs.docker_runner.logs.handover import HandOver
 from libs.docker_runner.logs.history import LogHistory
+from libs.docker_runner.logs.objects import LogObjects
+from libs.docker_runner.logs.open_logs import OpenLogs
 from libs.docker_runner.logs.pipeline import LogPipeline
 from libs.docker_runner.logs.reader import LogReader
+from libs.docker_runner.logs.uploads import LogUploads
 from libs.docker_runner.runner import DockerRunner
 from libs.docker_runner.sandbox.container_spec import GUARD_RUNTIME
 from libs.docker_runner.settings import RunnerSettings
@@ -119,16 +123,11 @@ class DockerHost:
         # Where earlier versions and settings had them: containers that are adopted may watch a file there.
         roots = dict.fromkeys([settings.temp_dir / "keepalive", *usual_roots()])
         self._former = [root / place for root in roots if root != keepalives]
-        self.logs = LogPipeline(
-            self.runner.followed,
-            store,
-            store.settings.logs_bucket,
-            settings.temp_dir / "logs" / place,
-            writer=engine_id,
-            owns=owns,
-            place=place,
-            budget=SpoolBudget(settings.log_spools_bytes, settings.log_spool_bytes),
-        )
+        bucket = store.settings.logs_bucket
+        budget = SpoolBudget(settings.log_spools_bytes, settings.log_spool_bytes)
+        logs = OpenLogs(settings.temp_dir / "logs" / place, LogObjects(store, bucket), budget)
+        turns = HandOver(store, bucket, place=place, writer=engine_id, owns=owns)
+        self.logs = LogPipeline(self.runner.followed, logs, turns, LogUploads(logs, turns))
         self._cleaner = HostCleaner(
             self.runner,
             service=service,
@@ -142,7 +141,7 @@ class DockerHost:
             keepalives=self._keepalive_directory,
             former=self._former,
         )
-        self.log_reader = LogReader(self.logs, LogHistory(store, store.settings.logs_bucket))
+        self.log_reader = LogReader(self.logs.uploads, LogHistory(store, bucket))
 
     @classmethod
     async def open(

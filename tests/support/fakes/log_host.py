@@ -19,10 +19,14 @@ from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.errors import EngineUnavailable
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.logs.budget import SpoolBudget
+from libs.docker_runner.logs.handover import HandOver
 from libs.docker_runner.logs.history import LogHistory
+from libs.docker_runner.logs.objects import LogObjects
+from libs.docker_runner.logs.open_logs import OpenLogs
 from libs.docker_runner.logs.output import LogLine
 from libs.docker_runner.logs.pipeline import LogPipeline
 from libs.docker_runner.logs.reader import LogReader
+from libs.docker_runner.logs.uploads import LogUploads
 from tests.support.eventually import eventually
 from tools.stack.s3 import S3Server
 
@@ -125,19 +129,11 @@ class Host:
         budget: SpoolBudget | None = None,
     ) -> AsyncIterator[LogPipeline]:
         """A worker's pipeline, killed at the end of the block."""
-        pipeline = LogPipeline(
-            self.engine,
-            self.store,
-            self.bucket,
-            self.directory,
-            writer=self.name,
-            owns=owns,
-            budget=budget,
-            interval_seconds=interval_seconds,
-            hand_over_seconds=hand_over_seconds,
-            # A loaded machine must not count as slow storage.
-            rest_seconds=60.0,
-        )
+        logs = OpenLogs(self.directory, LogObjects(self.store, self.bucket), budget)
+        # A loaded machine must not count as slow storage.
+        turns = HandOver(self.store, self.bucket, place="", writer=self.name, owns=owns, rest_seconds=60.0)
+        uploads = LogUploads(logs, turns, interval_seconds=interval_seconds, hand_over_seconds=hand_over_seconds)
+        pipeline = LogPipeline(self.engine, logs, turns, uploads)
         running = asyncio.create_task(pipeline.run())
         try:
             yield pipeline
@@ -160,4 +156,4 @@ class Host:
         return await eventually(equal)
 
     def reader(self, pipeline: LogPipeline) -> LogReader:
-        return LogReader(pipeline, LogHistory(self.store, self.bucket))
+        return LogReader(pipeline.uploads, LogHistory(self.store, self.bucket))

@@ -9,8 +9,12 @@ from pydantic import SecretStr
 from libs.core.config.settings import StorageSettings
 from libs.core.storage.object_store import ObjectStore
 from libs.docker_runner.containers.container import ManagedContainer
+from libs.docker_runner.logs.handover import HandOver
 from libs.docker_runner.logs.history import LogHistory
+from libs.docker_runner.logs.objects import LogObjects
+from libs.docker_runner.logs.open_logs import OpenLogs
 from libs.docker_runner.logs.pipeline import LogPipeline
+from libs.docker_runner.logs.uploads import LogUploads
 from tests.support.rigs.bot_containers import BotContainers
 from tools.stack.s3 import S3Server
 
@@ -36,15 +40,11 @@ async def pipeline(
     bots: BotContainers, store: ObjectStore, interval_seconds: float = 0.2
 ) -> AsyncIterator[LogPipeline]:
     """A running pipeline, which is killed at the end."""
-    pipeline = LogPipeline(
-        bots.runner.followed,
-        store,
-        store.settings.logs_bucket,
-        bots.settings.temp_dir / "logs",
-        writer="here",
-        owns=lambda segment: True,
-        interval_seconds=interval_seconds,
-    )
+    bucket = store.settings.logs_bucket
+    logs = OpenLogs(bots.settings.temp_dir / "logs", LogObjects(store, bucket))
+    turns = HandOver(store, bucket, place="", writer="here", owns=lambda segment: True)
+    uploads = LogUploads(logs, turns, interval_seconds=interval_seconds)
+    pipeline = LogPipeline(bots.runner.followed, logs, turns, uploads)
     running = asyncio.create_task(pipeline.run())
     try:
         yield pipeline
