@@ -1,4 +1,4 @@
-"""Errors between an Executable and its container, by what the caller does next."""
+"""Errors between an Executable and its container, grouped by the caller's reaction."""
 
 from libs.core.errors import Retryable, RuntimeFault, UserError
 from libs.docker_runner.engine.room import Shortage
@@ -8,11 +8,11 @@ class DockerRunnerError(RuntimeFault):
     """The root of this library's errors."""
 
 
-# --- it may pass: try again with backoff
+# --- transient: retry with backoff
 
 
 class EngineUnavailable(DockerRunnerError, Retryable):
-    """The Docker engine did not answer, or not in time. What was asked for may have happened or not."""
+    """The Docker engine did not answer, or not in time. The requested change may have happened or not."""
 
     def __init__(self, what: str, reason: str) -> None:
         super().__init__(f"Docker engine: {what} failed: {reason}")
@@ -20,7 +20,7 @@ class EngineUnavailable(DockerRunnerError, Retryable):
 
 
 class CodeUnavailable(DockerRunnerError, Retryable):
-    """The storage or this host's disk cannot give the code now."""
+    """The storage or this host's disk cannot provide the code now."""
 
     def __init__(self, bucket: str, key: str, reason: str) -> None:
         super().__init__(f"code {bucket}/{key} is not available now: {reason}")
@@ -28,7 +28,7 @@ class CodeUnavailable(DockerRunnerError, Retryable):
 
 
 class ImageUnavailable(DockerRunnerError, Retryable):
-    """The image is not on the engine's host and the registry does not give it."""
+    """The image is not on the engine's host and cannot be pulled from the registry."""
 
     def __init__(self, image: str, reason: str) -> None:
         super().__init__(f"image {image!r} is missing and cannot be pulled: {reason}")
@@ -36,7 +36,7 @@ class ImageUnavailable(DockerRunnerError, Retryable):
 
 
 class DiskUnavailable(DockerRunnerError, Retryable):
-    """This host's disk does not take a file."""
+    """A file cannot be written to this host's disk."""
 
     def __init__(self, what: str, error: OSError) -> None:
         reason = error.strerror or str(error) or type(error).__name__
@@ -46,11 +46,11 @@ class DiskUnavailable(DockerRunnerError, Retryable):
 
 
 class SandboxUnavailable(DockerRunnerError, Retryable):
-    """A wall that every bot must stand behind cannot be put up, so that no bot is started."""
+    """A required protection of bots cannot be set up, so no bot is started."""
 
 
 class StartFailed(DockerRunnerError, Retryable):
-    """The engine answered that it cannot make or start this container; what was made of it is taken away."""
+    """The engine refused to create or start this container; a created one is removed."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"container {name} cannot be started: {reason}")
@@ -58,7 +58,7 @@ class StartFailed(DockerRunnerError, Retryable):
 
 
 class NoRoom(DockerRunnerError, Retryable):
-    """The engine has no room for the limits of this container now; nothing was made. Wait for room, without backoff."""
+    """The engine has no room for the container's limits now; nothing was created. Wait for room, without backoff."""
 
     def __init__(self, name: str, shortage: Shortage) -> None:
         super().__init__(f"container {name} {shortage}; it starts when others end, or on an engine with more room")
@@ -66,7 +66,7 @@ class NoRoom(DockerRunnerError, Retryable):
 
 
 class EngineLockUnavailable(DockerRunnerError, Retryable):
-    """The lock under which the engine's workers give its room away cannot be had: its file system refuses."""
+    """The lock that serializes reservations of the engine's workers is unusable: its file system refuses."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"the engine's lock {path} cannot be taken: {reason}; TEMP_DIR must be writable")
@@ -74,7 +74,7 @@ class EngineLockUnavailable(DockerRunnerError, Retryable):
 
 
 class StopFailed(DockerRunnerError, Retryable):
-    """The container could not be shown to be dead. Treat it as running."""
+    """The container could not be confirmed as dead. Treat it as running."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"container {name} may still be running: {reason}")
@@ -89,11 +89,11 @@ class AlreadyRunning(DockerRunnerError, Retryable):
         self.name, self.run_id = name, run_id
 
 
-# --- what a person wrote is wrong: tell them, retrying cannot help
+# --- the user's input is wrong: report it, retrying cannot help
 
 
 class CodeMissing(DockerRunnerError, UserError):
-    """There is no such object."""
+    """The object does not exist."""
 
     def __init__(self, bucket: str, key: str) -> None:
         super().__init__(f"there is no code {key!r} in bucket {bucket!r}; upload it again")
@@ -101,7 +101,7 @@ class CodeMissing(DockerRunnerError, UserError):
 
 
 class CodeReplaced(DockerRunnerError, UserError):
-    """The object has other content than the version that is to run."""
+    """The object's content differs from the version that is to run."""
 
     def __init__(self, bucket: str, key: str, etag: str) -> None:
         super().__init__(f"the code {key!r} in bucket {bucket!r} was replaced; the expected ETag is {etag}")
@@ -118,7 +118,7 @@ class ArchiveRejected(DockerRunnerError, UserError):
 
 
 class UnknownRuntime(DockerRunnerError, UserError):
-    """The bot names a runtime that there is not."""
+    """The bot names an unknown runtime."""
 
     def __init__(self, runtime: str, known: list[str]) -> None:
         super().__init__(f"unknown runtime {runtime!r}; known are {', '.join(sorted(known))}")
@@ -126,7 +126,7 @@ class UnknownRuntime(DockerRunnerError, UserError):
 
 
 class EntrypointMissing(DockerRunnerError, UserError):
-    """The file that ``custom.config.entrypoints`` names is not in the bot's archive."""
+    """The file in ``custom.config.entrypoints`` is not in the bot's archive."""
 
     def __init__(self, script: str, reason: str) -> None:
         super().__init__(f"entrypoint {script!r} {reason}")
@@ -134,7 +134,7 @@ class EntrypointMissing(DockerRunnerError, UserError):
 
 
 class LimitsRejected(DockerRunnerError, UserError):
-    """``config.resources`` asks for something that is no number, or for more than the operator allows."""
+    """A value in ``config.resources`` is not a number, or exceeds the operator's limit."""
 
     def __init__(self, field: str, value: object, reason: str) -> None:
         super().__init__(f"config.resources.{field} = {value!r}: {reason}")

@@ -21,27 +21,27 @@ NODE_SUFFIXES = (".js", ".mjs", ".cjs")
 
 
 def script_files(script: str, runtime: str) -> list[str]:
-    """The files that *script* may mean, best first: for Node it may lack its suffix."""
+    """Return the files that *script* may mean, best first: for Node the suffix is optional."""
     return [script, *(script + suffix for suffix in NODE_SUFFIXES)] if runtime.startswith("node") else [script]
 
 
 def new_run_id() -> str:
-    """An id that no other run has."""
+    """Return a unique id of a run."""
     return uuid.uuid4().hex
 
 
 class Entrypoint(StrEnum):
-    """Which of the bot's files is run, and by what names it sees itself."""
+    """The entry of the bot that is run, and the names of its environment."""
 
     BOT = "bot"
     BACKTEST = "backtest"
 
 
 class Network(StrEnum):
-    """What a container can reach.
+    """The networks that a container can reach.
 
     BRIDGE: the internet, but neither other containers nor the link-local metadata address. NONE: nothing.
-    HOST: everything the host can; no isolation at all.
+    HOST: everything that the host can reach; no isolation.
     """
 
     BRIDGE = "bridge"
@@ -51,7 +51,7 @@ class Network(StrEnum):
 
 @dataclass(frozen=True)
 class CodeRef:
-    """Where the bot's archive is in object storage."""
+    """The location of the bot's archive in object storage."""
 
     bucket: str
     key: str
@@ -59,12 +59,12 @@ class CodeRef:
 
 @dataclass(frozen=True)
 class NetworkLimits:
-    """What one container may use of the host's network.
+    """The limits of one container on the host's network.
 
     Attributes:
-        connections: open at the same time, as the kernel's connection tracking counts them; UDP exchanges included.
-        new_per_second: TCP connections; ten times as many in one go after a pause.
-        packets_per_second, bytes_per_second: what it sends; the rest is dropped.
+        connections: maximum open at once, as counted by the kernel's connection tracking, including UDP exchanges.
+        new_per_second: TCP connections; ten times as many in one burst after a pause.
+        packets_per_second, bytes_per_second: of sent packets; the excess is dropped.
     """
 
     connections: int = 1024
@@ -75,18 +75,18 @@ class NetworkLimits:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one container may use. See :mod:`libs.docker_runner.sandbox.limits` for how a bot asks for other values.
+    """The limits of one container. See :mod:`libs.docker_runner.sandbox.limits` for requests of other values.
 
     Attributes:
-        memory_bytes: resident memory with page cache and /tmp; there is no swap. Beyond it the kernel kills.
-        cpu_shares: weight against other containers when the CPUs are busy; 1024 is the usual one.
-        cpus: the CPUs it may keep busy at most, such as 0.5; None for no such limit.
+        memory_bytes: resident memory with page cache and /tmp, without swap. Beyond it the kernel kills.
+        cpu_shares: weight against other containers when the CPUs are busy; 1024 is the default.
+        cpus: maximum number of CPUs, such as 0.5; None for no limit.
         pids: processes and threads.
-        tmp_bytes: size of /tmp, the only place it can write to; counts as memory.
+        tmp_bytes: size of /tmp, the only writable folder; counts as memory.
         open_files: open files of one process.
-        result_bytes: the JSON of what ``main`` returns.
-        output_bytes_per_second: a bot that prints faster in the long run is slowed down, and loses nothing.
-        output_burst_bytes: what it may print at full speed before that.
+        result_bytes: maximum size of the JSON that ``main`` returns.
+        output_bytes_per_second: output rate above which a bot is throttled, without loss.
+        output_burst_bytes: output at full speed before that.
     """
 
     memory_bytes: int = 512 * MIB
@@ -101,19 +101,19 @@ class Limits:
 
     @property
     def need(self) -> Need:
-        """What of it counts against the engine's room."""
+        """The part that counts against the engine's room."""
         return Need(self.memory_bytes, self.cpus or 0.0)
 
     def room(self, name: str, priority: Priority) -> RoomRequest:
-        """What the container *name* with these limits needs of the engine."""
+        """Return the room request of the container *name* with these limits."""
         return RoomRequest(name, self.need, priority)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """What the operator's settings say about where a bot of some runtime runs: made by ``RunnerSettings.placement``.
+    """The operator's settings for bots of one runtime, made by ``RunnerSettings.placement``.
 
-    ``container_runtime`` is the engine's name of a runtime such as ``runsc``; None is the engine's default.
+    ``container_runtime`` is the engine's name of a runtime such as ``runsc``; None for the engine's default.
     """
 
     image: str
@@ -123,21 +123,21 @@ class Placement:
 
 @dataclass(frozen=True)
 class Executable:
-    """One bot, backtest or scheduled run, ready to become a container.
+    """One bot, backtest or scheduled run, ready to be started in a container.
 
     Attributes:
-        id: any string somebody chose; it becomes no part of a path.
+        id: any string; never used in a path.
         service: the service's name, such as ``bot-runner``.
-        scope: the deployment id: containers of other scopes are never touched.
+        scope: the deployment id; containers of other scopes are never changed.
         runtime: ``python3.11`` or ``nodejs20``.
         script: the entrypoint file's path inside the archive.
-        code_etag: the version of the code object to run; None for the one that it has at the start.
-        config: handed to ``main``; a secret.
-        segment, epoch, worker, run_id, revision: labels, for the next owner; no reason to restart.
+        code_etag: the version of the code object to run; None for the current one at the start.
+        config: passed to ``main``; a secret.
+        segment, epoch, worker, run_id, revision: labels, for the next owner; a change needs no restart.
         keepalive: the folder of :class:`~libs.docker_runner.containers.keepalive.KeepaliveFile`; None for no dead-man's
             switch.
         traceparent: W3C trace context for the bot's process.
-        priority: how much of the engine's room its start leaves free for others; no reason to restart either.
+        priority: the share of the engine's room that its start leaves free for others; a change needs no restart.
     """
 
     id: str
@@ -163,16 +163,16 @@ class Executable:
 
     @property
     def room(self) -> RoomRequest:
-        """What its container needs of the engine."""
+        """The room that its container needs."""
         return self.limits.room(container_name(self.service, self.scope, self.id), self.priority)
 
     @cached_property
     def config_json(self) -> str:
-        """The config as one line of JSON, in its own order. NaN and infinities, which JSON has not, become null."""
+        """The config as one line of JSON, in its own order. NaN and infinities, which JSON lacks, become null."""
         return to_json(self.config)
 
     def spec_hash(self) -> str:
-        """A digest of everything that needs a restart when it changes; the code's ETag is a label of its own."""
+        """A digest of everything whose change requires a restart; the code's ETag is a separate label."""
         return self._spec_hash
 
     @cached_property

@@ -15,11 +15,11 @@ IMAGES: Mapping[str, str] = {"python3.11": "python:3.11-slim", "nodejs20": "node
 
 @dataclass(frozen=True)
 class Registry:
-    """Where images are pulled from and by whom.
+    """The registry of images and its credentials.
 
     Attributes:
         server: such as ``registry.example.com``; empty for Docker Hub.
-        images whose name does not begin with the server get no credentials.
+        images whose name does not begin with the server are pulled without credentials.
     """
 
     server: str = ""
@@ -32,24 +32,24 @@ class RunnerSettings:
     """The settings of a :class:`~libs.docker_runner.runner.DockerRunner`.
 
     Attributes:
-        temp_dir: below it the runner keeps its folders. It has the same path on the engine's host.
+        temp_dir: the parent of the runner's folders. It has the same path on the engine's host.
         keepalive_dir: folder for keepalive files, in memory and at the same path for the engine; None to choose one.
         images: runtime name to image; a name with ``@sha256:…`` pins it.
-        limits: of a container that asks for nothing else.
-        maxima: up to where ``config.resources`` may go.
-        metadata_guard: refuse to start bots when private networks and the host cannot be closed to them.
-        egress_allow: what bots may reach all the same.
-        network_limits: what a bot may use of the host's network.
-        default_bridge: whether bots may be on the engine's default bridge, each behind walls of its own; otherwise
-            they are on a bridge of ours, where starts take a third longer.
-        walls_seconds: how often the network's walls are put up anew, whoever may have taken them away.
-        parallel_starts: containers made at once.
-        engine_timeout_seconds: for one answer of the engine, pulls and stops apart.
-        log_file_bytes, log_files: the engine's own copy of the output is at most their product. A follower that is
-            further behind than that loses lines, so with the output rate they are how long it may be away.
-        output_spool_bytes: what :meth:`DockerRunner.run` keeps of one run's output.
-        log_spool_bytes, log_spools_bytes: output on disk while the storage is away, of one bot and of all together.
-        room: how much the limits of all containers on the engine may add up to.
+        limits: of a container without requests of its own.
+        maxima: upper bounds of ``config.resources``.
+        metadata_guard: refuse to start bots when access to private networks and the host cannot be blocked.
+        egress_allow: exceptions that bots may reach.
+        network_limits: a bot's limits on the host's network.
+        default_bridge: whether bots may use the engine's default bridge, each isolated by its own rules; otherwise
+            they use a bridge of the runtime, where starts take a third longer.
+        walls_seconds: interval at which the firewall rules are restored.
+        parallel_starts: maximum number of concurrent creations.
+        engine_timeout_seconds: time limit of one answer of the engine, except pulls and stops.
+        log_file_bytes, log_files: their product bounds the engine's own copy of the output. A follower that is
+            further behind loses lines, so with the output rate they bound its tolerated absence.
+        output_spool_bytes: maximum output of one run that :meth:`DockerRunner.run` keeps.
+        log_spool_bytes, log_spools_bytes: maximum output on disk while the storage is down, of one bot and of all.
+        room: limits on the total of all containers' limits on the engine.
     """
 
     temp_dir: Path
@@ -76,10 +76,10 @@ class RunnerSettings:
     room: RoomRules = field(default_factory=RoomRules)
 
     def placement(self, runtime: str) -> Placement:
-        """Where a bot of *runtime* runs.
+        """Return the placement of bots of *runtime*.
 
         Raises:
-            UnknownRuntime: there is no image for it.
+            UnknownRuntime: it has no image.
         """
         image = self.images.get(runtime)
         if image is None:

@@ -1,7 +1,7 @@
-"""The folder that an archive is unpacked into, and the rules for its entries.
+"""The folder into which an archive is unpacked, and the rules for its entries.
 
-Paths are taken apart and checked before anything is made; nothing is created through a link, because links are made
-only when all else is there, and only those that resolve inside the folder through all the others.
+Paths are split and checked before anything is created; nothing is created through a link, because links are created
+after everything else, and only those that resolve inside the folder through all the others.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 _MAX_NAME_BYTES = 255
-# What Linux itself follows before it gives up.
+# Linux's own limit.
 _MAX_LINKS_FOLLOWED = 40
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DRIVE = re.compile(r"^[A-Za-z]:")
@@ -21,7 +21,7 @@ _Parts = tuple[str, ...]
 
 
 class EntryRefused(Exception):
-    """An entry may not be made: *entry* is its name as the archive has it, *reason* completes "entry X ..."."""
+    """An entry is rejected: *entry* is its name in the archive, *reason* completes "entry X ..."."""
 
     def __init__(self, entry: str, reason: str) -> None:
         super().__init__(reason)
@@ -30,9 +30,9 @@ class EntryRefused(Exception):
 
 
 class ArchiveTree:
-    """Makes files, folders and links below *root*, an existing empty folder that nobody else writes to.
+    """Creates files, folders and links below *root*, an existing empty folder without other writers.
 
-    Every method raises EntryRefused for what is unsafe, and OSError when the disk refuses.
+    Every method raises EntryRefused for an unsafe entry, and OSError for an error of the disk.
     """
 
     def __init__(self, root: Path, max_depth: int, max_path_bytes: int) -> None:
@@ -44,30 +44,30 @@ class ArchiveTree:
 
     @property
     def made(self) -> int:
-        """How many files, folders and links there are, with the folders that no entry names."""
+        """The number of files, folders and links, including folders that no entry names."""
         return len(self._made)
 
     @contextmanager
     def file(self, name: str, executable: bool) -> Iterator[BinaryIO]:
-        """A new regular file to write to."""
+        """Create a regular file and return it for writing."""
         path = self._claim(name, "file")
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         except FileExistsError:
-            # A file system that takes two spellings for one name: never overwrite.
+            # A file system that treats two spellings as one name: never overwrite.
             raise EntryRefused(name, "has the name of another entry on this disk") from None
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o755 if executable else 0o644)
             yield file
 
     def folder(self, name: str) -> None:
-        """A folder; one that is there already is left as it is."""
+        """Create a folder; an existing one is kept."""
         parts = self._parts(name)
         if parts:
             self._ensure_folder(name, parts)
 
     def hard_link(self, name: str, target: str) -> None:
-        """A second name of a regular file that came earlier in the archive."""
+        """Create a hard link to a regular file from earlier in the archive."""
         try:
             source = self._parts(target)
         except EntryRefused as error:
@@ -77,12 +77,12 @@ class ArchiveTree:
         os.link(self._root.joinpath(*source), self._claim(name, "file"), follow_symlinks=False)
 
     def link(self, name: str, target: str) -> None:
-        """A symbolic link, to be made by :meth:`make_links`."""
+        """Add a symbolic link, to be created by :meth:`make_links`."""
         self._claim(name, "link")
         self._links[self._parts(name)] = (name, target)
 
     def make_links(self) -> None:
-        """Make the symbolic links, after all else: none may lead out of the folder, by whatever detour."""
+        """Create the symbolic links, after all else: none may lead out of the folder, directly or indirectly."""
         for parts, (name, target) in self._links.items():
             self._follow(name, parts, target)
         for parts, (_, target) in self._links.items():
@@ -105,7 +105,7 @@ class ArchiveTree:
         return parts
 
     def _claim(self, name: str, kind: str) -> Path:
-        """The path for a new file or link, its folders made."""
+        """Return the path for a new file or link, and create its folders."""
         parts = self._parts(name)
         if not parts:
             raise EntryRefused(name, f"is a {kind} without a name")
@@ -132,7 +132,7 @@ class ArchiveTree:
                 raise EntryRefused(name, f"needs {'/'.join(above)!r} as a folder, but that is a {kind}")
 
     def _follow(self, name: str, parts: _Parts, target: str) -> None:
-        """Walk *target* as the kernel would, every link on the way included."""
+        """Resolve *target* like the kernel, with all links on the way."""
         if not target or _CONTROL.search(target):
             raise EntryRefused(name, f"is a link to {target!r}")
         at = list(parts[:-1])
@@ -156,7 +156,7 @@ class ArchiveTree:
 
 
 def _steps(name: str, target: str) -> list[str]:
-    """The components of a link's target, the first one last."""
+    """Return the components of a link's target, the first one last."""
     if target.startswith("/"):
         raise EntryRefused(name, f"leads to {target!r}, which leaves the folder")
     return [part for part in reversed(target.split("/")) if part not in ("", ".")]

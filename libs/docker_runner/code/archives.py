@@ -1,9 +1,9 @@
 """Unpack a bot's archive into a folder, completely or not at all; errors name the entry and the reason.
 
-Whoever hands in an archive may be hostile, and what its headers claim is not believed: bytes are counted as they are
-written. Regular files are created exclusively while the folder holds no link at all; links are made last, after each
-one has been resolved against the others. An archive whose files all sit in one top-level folder is not unpacked one
-level deeper: the entrypoint names the file with that folder in front.
+An archive may come from an attacker, and its headers are not trusted: bytes are counted as they are
+written. Regular files are created exclusively while the folder contains no link; links are created last, after each
+one has been resolved against the others. An archive whose files are all in one top-level folder is not flattened: the
+entrypoint includes that folder.
 """
 
 import errno
@@ -27,15 +27,15 @@ from libs.docker_runner.errors import ArchiveRejected
 
 _CHUNK_BYTES = 256 * 1024
 _MAX_LINK_BYTES = 4096
-# A ratio means nothing for a few kilobytes of zeros.
+# Below this size a ratio is meaningless: a few kilobytes of zeros.
 _RATIO_COUNTS_FROM_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class ArchiveLimits:
-    """What an archive may cost; the defaults hold a large ``node_modules``.
+    """The limits of an archive; the defaults suffice for a large ``node_modules``.
 
-    ``max_ratio`` compares what came out with the size of the archive, and counts from 16 MiB of output.
+    ``max_ratio`` compares the output with the size of the archive, and applies from 16 MiB of output on.
     """
 
     max_entries: int = 60_000
@@ -50,17 +50,17 @@ DEFAULT_LIMITS = ArchiveLimits()
 
 @dataclass(frozen=True)
 class Extracted:
-    """What was written: the number of files, and their bytes."""
+    """The result: the number of files, and their bytes."""
 
     files: int
     total_bytes: int
 
 
 def extract(archive: Path, destination: Path, key: str, limits: ArchiveLimits = DEFAULT_LIMITS) -> Extracted:
-    """Unpack *archive* (ZIP, TAR.GZ or TAR, told by its bytes) as the new folder *destination*. Blocks.
+    """Unpack *archive* (ZIP, TAR.GZ or TAR, detected by its bytes) as the new folder *destination*. Blocks.
 
-    Files come out with mode 0644, or 0755 where the archive has an executable bit, folders with 0755. The folder
-    appears whole, by one rename, or not at all; what was made on the way is removed. May be repeated.
+    Files get mode 0644, or 0755 where the archive has an executable bit, folders 0755. The folder
+    appears complete, by one rename, or not at all; temporary files are removed. May be repeated.
 
     Args:
         key: the object's key, for messages.
@@ -68,7 +68,7 @@ def extract(archive: Path, destination: Path, key: str, limits: ArchiveLimits = 
     Raises:
         ArchiveRejected: unsafe or unreadable; retrying cannot help.
         FileExistsError: *destination* exists.
-        OSError: the disk is full or refuses.
+        OSError: the disk is full or fails.
     """
     building = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}")
     building.mkdir(mode=0o755)
@@ -89,7 +89,7 @@ def extract(archive: Path, destination: Path, key: str, limits: ArchiveLimits = 
 
 
 class _Extraction:
-    """One run over one archive, with its counters."""
+    """The unpacking of one archive, with its counters."""
 
     def __init__(self, file: BinaryIO, tree: ArchiveTree, key: str, limits: ArchiveLimits) -> None:
         self._file = file
@@ -124,7 +124,7 @@ class _Extraction:
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
-        """Whatever the readers raise about the archive, and nothing about the disk, becomes ArchiveRejected."""
+        """Convert the readers' errors about the archive into ArchiveRejected; errors of the disk propagate."""
         try:
             yield
         except (EntryRefused, TarRefused) as error:
@@ -137,7 +137,7 @@ class _Extraction:
     # --- ZIP
 
     def _unzip(self) -> None:
-        # One read fetches the whole central directory, of the size that the archive claims.
+        # One read fetches the whole central directory, of the size that the archive declares.
         capped = _Capped(self._file, self._limits.max_entries * 256)
         try:
             archive = zipfile.ZipFile(capped, metadata_encoding="utf-8")
@@ -150,12 +150,12 @@ class _Extraction:
 
     def _zip_member(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
         name = member.orig_filename
-        # The upper half holds a Unix mode when a Unix made the entry, and often zero when not.
+        # The upper half contains a Unix mode if the entry was made on Unix, and often zero otherwise.
         mode = member.external_attr >> 16
         if member.flag_bits & 0x2041:
             raise EntryRefused(name, "is encrypted")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            # The other methods are decompressed by the standard library without a bound on memory.
+            # The standard library decompresses the other methods without a bound on memory.
             raise EntryRefused(name, f"is compressed with method {member.compress_type}; use deflate")
         if S_ISLNK(mode):
             with archive.open(member) as content:
@@ -214,7 +214,7 @@ class _Extraction:
         return written
 
     def _count_unpacked(self, unpacked_bytes: int) -> None:
-        # Headers and padding count as well: a tar of nothing but headers is a bomb too.
+        # Headers and padding count as well: a tar with only headers is a bomb too.
         if unpacked_bytes > self._limits.max_total_bytes + self._limits.max_entries * 2048:
             raise EntryRefused(self._entry, f"exceeds the limit of {self._limits.max_total_bytes} bytes in total")
         self._check_ratio(unpacked_bytes)
@@ -225,7 +225,7 @@ class _Extraction:
 
 
 class _Counted:
-    """A stream that reports how much has been read from it."""
+    """A stream that counts the bytes read from it."""
 
     def __init__(self, stream: Readable, report: Callable[[int], None]) -> None:
         self._stream = stream
@@ -240,7 +240,7 @@ class _Counted:
 
 
 class _Capped:
-    """A file that refuses a single read of over *limit* bytes, so that no claim in a header fills the memory."""
+    """A file that rejects a single read of over *limit* bytes, so that a header cannot fill the memory."""
 
     def __init__(self, file: BinaryIO, limit: int) -> None:
         self._file = file

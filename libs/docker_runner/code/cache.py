@@ -1,7 +1,7 @@
 """Cache bots' code on this host: one download per version of an object, kept while a container mounts it.
 
-When the storage is away, the version that was used last for a reference serves if it is here: a bot that has run may
-start again, and runs what it ran. The price is that a replaced object goes unnoticed until the storage is back.
+When the storage is down, the version last used for a reference is served if it is cached: a bot that has run can
+start again with the same code. The drawback is that a replaced object goes unnoticed until the storage is back.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CodeTree:
-    """A bot's code: *path* is the folder to mount read-only; *stale* says that the storage could not be asked."""
+    """A bot's code: *path* is the folder to mount read-only; *stale* means that the storage was not available."""
 
     path: Path
     etag: str
@@ -53,10 +53,10 @@ class CodeCache:
     """The cache in *directory*, of about *max_bytes*; other processes of the host may use the same folder.
 
     Args:
-        max_bytes: above it, trees go, least recently used first. What a container holds, and what was used within
-            *keep_seconds*, stays even then.
+        max_bytes: above it, trees are evicted, least recently used first. Trees that a container holds or that were
+            used within *keep_seconds* are kept.
         max_archive_bytes: larger objects are rejected before they are downloaded.
-        parallel: downloads at once, which bounds the temporary space.
+        parallel: maximum number of concurrent downloads, which bounds the temporary space.
     """
 
     def __init__(
@@ -76,36 +76,36 @@ class CodeCache:
         self._max_archive_bytes = max_archive_bytes
         self._limits = limits
         self._keep_seconds = keep_seconds
-        # More threads than unpack at once, so that a look-up never waits for an unpacking.
+        # More threads than concurrent unpackings, so that a look-up never waits for one.
         self._executor = ThreadPoolExecutor(parallel + 2, thread_name_prefix="code-cache")
         self._downloading = asyncio.Semaphore(parallel)
         self._downloads: dict[str, asyncio.Task[None]] = {}
         self._rejected: dict[str, ArchiveRejected] = {}
 
     async def open(self) -> None:
-        """Make the folders, and remove what killed processes left. Before the first use; may be repeated."""
+        """Create the folders, and remove what killed processes left. Call it before the first use; may be repeated."""
         await self._run(self._code_store.open)
 
     async def close(self) -> None:
-        """Stop downloading. The folder stays for the next process."""
+        """Stop downloads. The folder stays for the next process."""
         for download in list(self._downloads.values()):
             download.cancel()
         await asyncio.gather(*self._downloads.values(), return_exceptions=True)
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def fetch(self, ref: CodeRef, holder: str | None = None, *, etag: str | None = None) -> CodeTree:
-        """The code that *ref* names, downloaded and unpacked if it is not here. May be repeated.
+        """Return the code of *ref*, downloaded and unpacked unless cached. May be repeated.
 
-        However many ask at once, in this process and in others of the host, one downloads; a caller that is cancelled
-        stops nobody else's download. With *holder*, the name of a container, the tree is held for it in the same step.
+        Of concurrent callers, in this process and in others of the host, one downloads; a cancelled caller does not
+        stop the download for the others. With *holder*, the name of a container, the tree is held for it atomically.
 
         Args:
-            etag: the only version that will do; the storage is not asked when that one is here.
+            etag: the only acceptable version; the storage is not queried when that one is cached.
 
         Raises:
             CodeMissing: there is no such object.
-            CodeReplaced: the object has another version than *etag*, which is not here.
-            CodeUnavailable: the storage or the disk cannot now, and there is no earlier version here; try again.
+            CodeReplaced: the object has another version than *etag*, which is not cached.
+            CodeUnavailable: the storage or the disk fails, and no earlier version is cached; retry later.
             ArchiveRejected: the archive is unsafe or unreadable.
         """
         if etag is not None:
@@ -130,40 +130,40 @@ class CodeCache:
                 return CodeTree(self._code_store.path(version), version.etag)
             if version.digest in self._rejected:
                 raise self._rejected[version.digest]
-            # A version that was replaced meanwhile, or evicted at once, is looked up again.
+            # A version that was replaced or evicted meanwhile is looked up again.
             with suppress(ObjectChanged):
                 await asyncio.shield(self._download_once(version))
                 if await self._held_for(version, holder):
-                    # Only now that it is held: a tree larger than the whole cache would be the first to go.
+                    # Only after it is held: a tree larger than the whole cache would be evicted first.
                     with isolated("evict code"):
                         await self.evict()
                     return CodeTree(self._code_store.path(version), version.etag)
         raise CodeUnavailable(ref.bucket, ref.key, f"it was replaced {_ATTEMPTS} times while it was being read")
 
     async def hold(self, tree: CodeTree, holder: str) -> None:
-        """Keep *tree* while the container *holder* is there. Holds outlive this process; may be repeated."""
+        """Keep *tree* for the container *holder*. Holds outlive this process; may be repeated."""
         await self._run(self._code_store.hold, tree.path.name, holder)
 
     async def release(self, holder: str) -> None:
-        """The container *holder* is gone, and its tree may go too. May be repeated."""
+        """Drop the holds of the removed container *holder*. May be repeated."""
         await self._run(self._code_store.release, holder)
 
     async def drop_stale_holds(self, live: Collection[str], older_than_seconds: float = 600.0) -> int:
-        """Drop the holds of containers that are no longer there; return how many.
+        """Drop the holds of removed containers; return how many.
 
         Args:
-            live: the names of all managed containers of this engine, those of other services and scopes included.
-            older_than_seconds: younger holds stay, since a hold comes before its container.
+            live: the names of all managed containers of this engine, including those of other services and scopes.
+            older_than_seconds: younger holds stay, since a hold is created before its container.
         """
         return await self._run(self._code_store.drop_stale_holds, live, older_than_seconds)
 
     async def evict(self) -> None:
-        """Come down to the limit, as far as nothing in use is touched. Every fetch that downloads does it."""
+        """Evict trees down to the limit, except those in use. Called after every download."""
         for version in await self._run(self._code_store.evict, self._max_bytes, self._keep_seconds):
             log.info("code evicted", bucket=version.bucket, key=version.key, etag=version.etag)
 
     async def size_bytes(self) -> int:
-        """The bytes of all trees together."""
+        """The total bytes of all trees."""
         return await self._run(self._code_store.size_bytes)
 
     # --- inside
@@ -182,7 +182,7 @@ class CodeCache:
         return Version(ref.bucket, ref.key, found.etag)
 
     def _download_once(self, version: Version) -> asyncio.Task[None]:
-        """The one task of this process that fetches *version*; it outlives a caller that is cancelled."""
+        """Return the one task of this process that fetches *version*; it survives a cancelled caller."""
         if version.digest not in self._downloads:
             task = asyncio.create_task(self._download(version), name=f"download {version.bucket}/{version.key}")
             self._downloads[version.digest] = task
@@ -193,7 +193,7 @@ class CodeCache:
         del self._downloads[digest]
         error = None if done.cancelled() else done.exception()
         if isinstance(error, ArchiveRejected):
-            # The same bytes will be refused again: no need to fetch them for each restart of the bot.
+            # The same bytes will be rejected again: do not fetch them for each restart of the bot.
             if len(self._rejected) >= _REMEMBERED_REJECTIONS:
                 self._rejected.clear()
             self._rejected[digest] = error
@@ -224,7 +224,7 @@ class CodeCache:
 
     @asynccontextmanager
     async def _locked(self, version: Version) -> AsyncIterator[None]:
-        """Against other processes of the host; the kernel frees the lock of one that is killed."""
+        """Lock against other processes of the host; the kernel releases the lock of a killed one."""
         while (descriptor := await self._try_lock(version)) is None:  # noqa: ASYNC110 - a file lock
             await asyncio.sleep(_LOCK_POLL_SECONDS)
         try:
@@ -239,7 +239,7 @@ class CodeCache:
             raise CodeUnavailable(version.bucket, version.key, str(error)) from error
 
     async def _held_for(self, version: Version, holder: str | None) -> bool:
-        """Whether the version is here, held for *holder* from now on."""
+        """Whether the version is cached; if so it is held for *holder* from now on."""
         try:
             return await self._run(self._code_store.use, version, holder)
         except OSError as error:

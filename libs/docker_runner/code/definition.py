@@ -15,7 +15,7 @@ from libs.docker_runner.settings import RunnerSettings
 
 
 class DefinitionInvalid(DockerRunnerError, UserError):
-    """A field of what was deployed is missing or wrong; only its owner can correct that."""
+    """A field of the deployed entity is missing or wrong; its owner must correct it."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field} {reason}")
@@ -23,7 +23,7 @@ class DefinitionInvalid(DockerRunnerError, UserError):
 
 
 class Location(Protocol):
-    """Where code is. *bucket* is None when it is the configured one."""
+    """The location of code. *bucket* is None for the configured bucket."""
 
     @property
     def bucket(self) -> str | None:
@@ -35,11 +35,11 @@ class Location(Protocol):
 
 
 class Deployed(Protocol):
-    """One entity as it was deployed and stored."""
+    """One deployed entity as stored."""
 
     @property
     def id(self) -> str:
-        """Any string."""
+        """Its id: any string."""
 
     @property
     def revision(self) -> int:
@@ -51,7 +51,7 @@ class Deployed(Protocol):
 
     @property
     def bot(self) -> Mapping[str, Any]:
-        """The bot's own description: ``custom.config`` of the document."""
+        """The bot's description: ``custom.config`` of the document."""
 
     @property
     def version(self) -> str:
@@ -59,11 +59,11 @@ class Deployed(Protocol):
 
     @property
     def code(self) -> Location | None:
-        """Where its archive is; None when the document names none."""
+        """The location of its archive; None when the document has none."""
 
     @property
     def trace(self) -> Mapping[str, str]:
-        """The W3C trace headers of the event that brought it."""
+        """The W3C trace headers of its event."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class ExecutableBuilder:
     """Builds the executables of one owned segment, within the operator's settings.
 
     Attributes:
-        code_bucket: where the code is when the document names no bucket.
+        code_bucket: the bucket of code without a bucket of its own.
         segment, epoch, worker, keepalive, priority: as in :class:`Executable`; none of them changes what is run.
     """
 
@@ -117,7 +117,7 @@ class ExecutableBuilder:
         )
 
     def room(self, deployed: Deployed) -> RoomRequest:
-        """Return what the container of *deployed* needs of the engine; far cheaper than :meth:`build`.
+        """Return the room that the container of *deployed* needs; far cheaper than :meth:`build`.
 
         Raises:
             LimitsRejected: its limits are wrong or too high.

@@ -8,7 +8,7 @@ from libs.docker_runner.executable import CodeRef
 
 
 class FetchedCode(Protocol):
-    """A bot's code as a folder, which does not change and does not go while it is held."""
+    """A bot's code as a folder, which is neither changed nor removed while it is held."""
 
     @property
     def path(self) -> Path:
@@ -20,13 +20,13 @@ class FetchedCode(Protocol):
 
 
 class CodeSource(Protocol):
-    """Fetches code and keeps it for those who hold it; a holder is one start of one container."""
+    """Fetches code and keeps it for its holders; a holder is one start of one container."""
 
     async def fetch(self, ref: CodeRef, holder: str | None = None, *, etag: str | None = None) -> FetchedCode:
-        """The code of *ref*, held for *holder*; with *etag* that version of it and no other."""
+        """Return the code of *ref*, held for *holder*; with *etag* exactly that version."""
 
     async def release(self, holder: str) -> None:
-        """*holder* is gone. May be repeated."""
+        """Drop the holds of the removed *holder*. May be repeated."""
 
     async def drop_stale_holds(self, live: Collection[str], older_than_seconds: float = 600.0) -> int:
-        """Release what is held for others than *live* and was not taken just now; return how many."""
+        """Drop the holds of all except *live* and recent ones; return how many."""

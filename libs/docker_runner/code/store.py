@@ -1,18 +1,18 @@
-"""The folder of unpacked code that the workers of one host share. All calls block.
+"""The folder of unpacked code, shared by the workers of one host. All calls block.
 
 ::
 
     trees/<digest>/          the unpacked code of one version; it appears whole, by a rename
-    trees/<digest>.json      what it is, and by its time stamp when it was last used
-    refs/<digest of ref>     the version that an object had when it was last asked for
+    trees/<digest>.json      its description; the modification time is its last use
+    refs/<digest of ref>     the version of an object at the last query
     holds/<digest>/<name>    an empty file for each container that mounts the tree
-    locks/                   locked while a version is fetched, or what is held changes
-    work/                    unfinished downloads, each beside a lock file that its process holds
+    locks/                   locked while a version is fetched, or holds change
+    work/                    unfinished downloads, each with a lock file that its process holds
 
-A digest stands for bucket, key and ETag, so nothing is changed in place. A killed process leaves no more than a folder
-under ``work/``, whose lock the kernel has released. Time stamps and holds are only about removal: losing one costs a
-download, never the wrong code. Trees from before the host's last boot are dropped, since a power cut may have left
-files of theirs empty.
+A digest stands for bucket, key and ETag, so nothing is changed in place. A killed process leaves at most a folder
+under ``work/``, whose lock the kernel has released. Modification times and holds only affect removal: losing one costs
+a download, never the wrong code. Trees from before the host's last boot are dropped, since a power failure may have
+left some of their files empty.
 """
 
 import fcntl
@@ -47,7 +47,7 @@ class Version:
 
     @property
     def digest(self) -> str:
-        """A name for it that is safe as a folder's."""
+        """A name for it that is safe as a folder name."""
         return _digest(self.bucket, self.key, self.etag)
 
 
@@ -59,7 +59,7 @@ class _Manifest:
 
 
 class CodeStore:
-    """The store in *directory*; any number of processes and threads may use the same at once."""
+    """The store in *directory*; any number of processes and threads may use it concurrently."""
 
     def __init__(self, directory: Path) -> None:
         self._trees = directory / "trees"
@@ -69,7 +69,7 @@ class CodeStore:
         self._work = directory / "work"
 
     def open(self) -> None:
-        """Make the folders, and remove what killed processes and earlier boots of the host left."""
+        """Create the folders, and remove what killed processes and earlier boots of the host left."""
         for folder in (self._trees, self._refs, self._holds, self._locks, self._work):
             folder.mkdir(parents=True, exist_ok=True)
         self._remove_abandoned_work()
@@ -87,11 +87,11 @@ class CodeStore:
         self._remove_abandoned_work()
 
     def path(self, version: Version) -> Path:
-        """Where the version's tree is, or would be."""
+        """Return the path of the version's tree, whether it exists or not."""
         return self._trees / version.digest
 
     def use(self, version: Version, holder: str | None) -> bool:
-        """Whether the version is here; if so it counts as used now, is the last known one, and is held for *holder*."""
+        """Whether the version is cached; if so mark it as used now and last known, and hold it for *holder*."""
         with self._locked(_HOLDS_LOCK):
             if not self.path(version).is_dir():
                 return False
@@ -105,7 +105,7 @@ class CodeStore:
             return True
 
     def last_known(self, bucket: str, key: str) -> Version | None:
-        """The version of this object that was last used here, if its tree may still be there."""
+        """Return the version of this object that was last used, if its tree may still exist."""
         try:
             etag = (self._refs / _digest(bucket, key)).read_text().split("\n")[0]
         except FileNotFoundError:
@@ -113,7 +113,7 @@ class CodeStore:
         return Version(bucket, key, etag)
 
     def install(self, version: Version, unpacked: Path, total_bytes: int) -> None:
-        """Put the finished folder *unpacked*, which is on the same disk, in its place."""
+        """Move the finished folder *unpacked*, which is on the same disk, into its place."""
         manifest = _Manifest(version, total_bytes, _boot_id())
         _write_whole(self._trees / f"{version.digest}.json", json.dumps(asdict(manifest)))
         try:
@@ -123,17 +123,17 @@ class CodeStore:
                 raise
 
     def hold(self, digest: str, holder: str) -> None:
-        """Keep the tree while *holder* is there."""
+        """Keep the tree for *holder*."""
         with self._locked(_HOLDS_LOCK):
             self._place_hold(digest, holder)
 
     def release(self, holder: str) -> None:
-        """Forget all that *holder* holds."""
+        """Drop all holds of *holder*."""
         for hold in self._holds.glob(f"*/{_hold_name(holder)}"):
             hold.unlink(missing_ok=True)
 
     def drop_stale_holds(self, live: Collection[str], older_than_seconds: float) -> int:
-        """Forget the holds of all who are not *live*, young ones excepted; return how many."""
+        """Drop the holds of all except *live*, young ones excepted; return how many."""
         names = {_hold_name(name) for name in live}
         dropped = 0
         for hold in self._holds.glob("*/*"):
@@ -147,13 +147,13 @@ class CodeStore:
         return dropped
 
     def size_bytes(self) -> int:
-        """The bytes of all trees together."""
+        """Return the total bytes of all trees."""
         return sum(manifest.total_bytes for _, manifest in self._by_age())
 
     def evict(self, max_bytes: int, keep_seconds: float) -> list[Version]:
-        """Remove trees, least recently used first, until *max_bytes* are kept; return what went.
+        """Remove trees, least recently used first, until at most *max_bytes* are left; return the removed versions.
 
-        What is held, and what was used within *keep_seconds*, stays.
+        Held trees and those used within *keep_seconds* stay.
         """
         evicted = []
         with self._locked(_HOLDS_LOCK):
@@ -168,7 +168,7 @@ class CodeStore:
                 try:
                     self._discard(digest)
                 except OSError as error:
-                    # The next one may go.
+                    # Others may be removable.
                     log.warning("code cannot be evicted", digest=digest, reason=str(error))
                     continue
                 total -= manifest.total_bytes
@@ -177,7 +177,7 @@ class CodeStore:
         return evicted
 
     def try_lock(self, version: Version) -> int | None:
-        """Lock the fetching of this version on this host: a descriptor to close, or None when another has it."""
+        """Lock the fetching of this version on this host: return a descriptor to close, or None when it is locked."""
         slot = int(version.digest[:8], 16) % _FETCH_LOCKS
         descriptor = os.open(self._locks / f"fetch-{slot}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         if _flock(descriptor, wait=False):
@@ -186,12 +186,12 @@ class CodeStore:
         return None
 
     def begin_work(self) -> tuple[Path, int]:
-        """A new folder on the same disk, and the descriptor that keeps it; give both to :meth:`end_work`."""
+        """Return a new folder on the same disk, and the descriptor of its lock; pass both to :meth:`end_work`."""
         while True:
             name = uuid.uuid4().hex
             lock = self._work / f"{name}.lock"
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            # Another process may take a lock file for abandoned before it is locked.
+            # Before it is locked, another process may take a lock file for abandoned.
             if _flock(descriptor, wait=False) and lock.exists():
                 folder = self._work / name
                 try:
@@ -204,7 +204,7 @@ class CodeStore:
             os.close(descriptor)
 
     def end_work(self, folder: Path, descriptor: int) -> None:
-        """Remove the folder. When a process dies instead, the next look at the store does."""
+        """Remove the folder. After a crash, the next cleaning of the store removes it."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
         os.close(descriptor)
@@ -245,7 +245,7 @@ class CodeStore:
             return None
 
     def _discard(self, digest: str) -> None:
-        """Take the tree out of sight at once; its files go with the abandoned work."""
+        """Move the tree away at once; its files are removed with the abandoned work."""
         (self._trees / digest).rename(self._work / f"{digest}.{uuid.uuid4().hex}")
         (self._trees / f"{digest}.json").unlink(missing_ok=True)
         shutil.rmtree(self._holds / digest, ignore_errors=True)

@@ -1,8 +1,8 @@
 """A strict reader of tar streams: it rejects everything that it cannot verify.
 
-The standard library's reader ends quietly at a damaged header, reads extended headers of any claimed size into memory
-and ignores what follows the end mark. Code that people hand us must be read to its end or not at all, so this one
-knows the formats that tools write today (v7, ustar, GNU long names, pax) and raises at anything else.
+The standard library's reader ends silently at a damaged header, reads extended headers of any declared size into memory
+and ignores data after the end mark. Bots' code must be read completely or not at all, so this reader
+supports the formats that current tools write (v7, ustar, GNU long names, pax) and raises for everything else.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ MAX_EXTENDED_HEADER_BYTES = 256 * 1024
 
 
 class TarRefused(Exception):
-    """The stream is no tar that this reader vouches for. *entry* is the name it had come to, perhaps empty."""
+    """The stream is not a valid tar. *entry* is the name of the current entry, perhaps empty."""
 
     def __init__(self, entry: str, reason: str) -> None:
         super().__init__(reason)
@@ -24,13 +24,13 @@ class TarRefused(Exception):
 
 
 class Readable(Protocol):
-    """A blocking stream of bytes; ``read`` gives fewer than *size* only at the end."""
+    """A blocking stream of bytes; ``read`` returns fewer than *size* only at the end."""
 
     def read(self, size: int, /) -> bytes: ...
 
 
 class TarKind(Enum):
-    """What an entry asks to be made."""
+    """The type of an entry."""
 
     FILE = "file"
     FOLDER = "folder"
@@ -66,7 +66,7 @@ class TarEntry:
 
     @property
     def shown(self) -> str:
-        """The name for messages, whatever bytes it has."""
+        """The name for messages, whatever bytes it contains."""
         return self.name.decode(errors="backslashreplace")
 
 
@@ -76,7 +76,7 @@ def looks_like_tar(head: bytes) -> bool:
 
 
 class TarReader:
-    """Entries of a tar in order; the content of each is read, in part or whole, before the next is asked for."""
+    """Reads the entries of a tar in order; read the content of each, in part or completely, before the next."""
 
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
@@ -85,10 +85,10 @@ class TarReader:
         self._last = ""
 
     def __iter__(self) -> Iterator[TarEntry]:
-        """Yield every entry; return only at a proper end.
+        """Yield every entry; return only at a valid end.
 
         Raises:
-            TarRefused: damaged, cut short, or of a kind that is not known here.
+            TarRefused: damaged, truncated, or of an unknown type.
         """
         name = target = b""
         size: int | None = None
@@ -127,7 +127,7 @@ class TarReader:
             yield entry
 
     def read(self, size: int) -> bytes:
-        """At most *size* bytes of the current entry's content; empty at its end."""
+        """Return at most *size* bytes of the current entry's content; empty at its end."""
         wanted = min(size, self._left)
         if wanted == 0:
             return b""

@@ -1,1 +1,1 @@
-"""The Docker engine: its requests and answers, its events, its images, its lock and its room."""
+"""The Docker engine: requests and answers, events, images, the lock, and room."""

@@ -1,8 +1,8 @@
 """Reserve the engine's room for each new container, so that no room is granted twice.
 
-A container that is made counts as reserved. So the lock that the engine's workers share is needed from the look at
-what there is until the container is made, and no longer: starting it comes after. What asks meanwhile in the same
-process goes through together in the next round, after one look.
+A created container counts as reserved. So the shared lock of the engine's workers is needed from reading the
+reservations until the container is created, and no longer: it is started afterwards. Requests that arrive meanwhile in
+the same process are granted together in the next round, after one read.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from libs.docker_runner.errors import EngineUnavailable, NoRoom
 
 log = get_logger(__name__)
 
-# Longer than the engine may take for a creation: whoever is later than that has given up.
+# Longer than the engine may take for a creation: a slower caller has given up.
 _MADE_SECONDS = 90.0
 
 
 class _Ticket:
-    """One request on its way through a round."""
+    """One request in a round."""
 
     def __init__(self, request: RoomRequest) -> None:
         self.request = request
@@ -31,21 +31,21 @@ class _Ticket:
         self.made = asyncio.Event()
 
     def refuse(self, error: BaseException) -> None:
-        """Answer with *error*, unless the one who asked has gone."""
+        """Fail the request with *error*, unless its caller has gone."""
         if not self.answered.done():
             self.answered.set_exception(error)
 
     def grant(self) -> bool:
-        """Let it make its container now. False when the one who asked has gone."""
+        """Let the caller create its container now. Return False when the caller has gone."""
         if self.answered.done():
             return False
         self.answered.set_result(None)
         return True
 
     def leave(self) -> None:
-        """The one who asked has made its container, or wants none any more."""
+        """Note that the caller has created its container, or given up."""
         if not self.answered.cancel() and not self.answered.cancelled():
-            self.answered.exception()  # seen, also by one who was cancelled at that very moment
+            self.answered.exception()  # retrieved, also for a caller that was just cancelled
         self.made.set()
 
 
@@ -60,16 +60,16 @@ class Admission:
 
     @asynccontextmanager
     async def admitted(self, request: RoomRequest) -> AsyncIterator[None]:
-        """Within the block there is room for the container of *request*, and for no other: make it there.
+        """Reserve room for the container of *request* during the block: create it there.
 
         Raises:
-            NoRoom: the engine has too little; nothing is reserved.
-            EngineUnavailable, EngineLockUnavailable: nothing is known.
+            NoRoom: the engine has too little room; nothing is reserved.
+            EngineUnavailable, EngineLockUnavailable: the room is unknown.
         """
         ticket = _Ticket(request)
         self._queue.append(ticket)
         if self._rounds is None or self._rounds.done():
-            # Of no trace in particular, and of no task's fate.
+            # Outside of the current trace and independent of the current task.
             with outside():
                 self._rounds = asyncio.create_task(self._admit(), name="admission to the engine")
         try:
@@ -79,13 +79,13 @@ class Admission:
             ticket.leave()
 
     async def close(self) -> None:
-        """Give up what is under way. May be repeated."""
+        """Cancel pending requests. May be repeated."""
         if self._rounds is not None:
             self._rounds.cancel()
             await asyncio.gather(self._rounds, return_exceptions=True)
 
     async def _admit(self) -> None:
-        """Go through rounds until none asks any more."""
+        """Run rounds until there are no more requests."""
         while self._queue:
             try:
                 await self._round()

@@ -1,7 +1,7 @@
-"""What the Docker engine answers, as values: nobody else knows its formats. Pure.
+"""The Docker engine's answers as values: the only module that knows their format. Pure.
 
-The engine is trusted, but not all of what it passes on: labels of containers that another program made, and numbers
-that gVisor counts inside the sandbox. An answer that makes no sense counts as none.
+The engine is trusted, but not all data that it forwards: labels of containers created by another program, and numbers
+that gVisor counts inside the sandbox. A malformed answer counts as none.
 """
 
 import json
@@ -25,10 +25,10 @@ EVENTS = {
     "oom": EventKind.OUT_OF_MEMORY,
     "destroy": EventKind.REMOVED,
 }
-"""The events of a container that matter here, by the engine's names."""
+"""The relevant events of a container, by the engine's names."""
 
 ALIVE = ("running", "paused", "restarting")
-"""The states of a container whose processes live."""
+"""The states of a container with live processes."""
 
 _SIGKILL = "9"
 
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Inspected:
-    """One container as the engine has it now; *error* is what it says of a failed start."""
+    """One container as the engine reports it; *error* is its message about a failed start."""
 
     container: ManagedContainer
     error: str = ""
@@ -46,7 +46,7 @@ class Inspected:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """Which engine it is: *id* is its own and lasts; *runtimes* are the names that CONTAINER_RUNTIME may have.
+    """The identity of an engine: *id* is permanent; *runtimes* are the valid names for CONTAINER_RUNTIME.
 
     *capacity* is the memory and the processors of its host.
     """
@@ -58,10 +58,10 @@ class EngineInfo:
 
 
 def understood(what: str, answer: bytes, read: Callable[[Any], T]) -> T:
-    """Return what *read* makes of the JSON in *answer*.
+    """Return the result of *read* for the JSON in *answer*.
 
     Raises:
-        EngineUnavailable: it is no JSON, or lacks what must be there. Whatever was asked for may have happened.
+        EngineUnavailable: it is not JSON, or lacks a required field. The requested change may have happened.
     """
     try:
         return read(json.loads(answer))
@@ -70,12 +70,12 @@ def understood(what: str, answer: bytes, read: Callable[[Any], T]) -> T:
 
 
 def identifier(found: Any) -> str:
-    """The id of a container, an image or a network."""
+    """Return the id of a container, an image or a network."""
     return str(found["Id"])
 
 
 def info(found: Any) -> EngineInfo:
-    """Which engine it is."""
+    """Return the identity of the engine."""
     return EngineInfo(
         found.get("ID", ""),
         found.get("Name", ""),
@@ -85,7 +85,7 @@ def info(found: Any) -> EngineInfo:
 
 
 def inspected(found: Any) -> Inspected:
-    """One container with its times."""
+    """Return one container with its times."""
     state = found["State"]
     condition = _condition(state)
     ended = condition is ContainerState.EXITED
@@ -103,7 +103,7 @@ def inspected(found: Any) -> Inspected:
 
 
 def limits(found: Any) -> Need:
-    """What a container may use."""
+    """Return the limits of a container."""
     host_config = found["HostConfig"]
     cpus = (host_config.get("NanoCpus") or 0) / 1e9
     if not cpus and (quota := host_config.get("CpuQuota") or 0) > 0:
@@ -112,12 +112,12 @@ def limits(found: Any) -> Need:
 
 
 def listed(found: Any) -> list[ManagedContainer]:
-    """The containers of a list; of their times only the creation is known from it."""
+    """Return the containers of a list; it contains only their creation times."""
     return [_one_listed(summary) for summary in found]
 
 
 def mount_sources(found: Any) -> dict[str, list[Path]]:
-    """The folders and files of the host that the containers of a list mount, by container id."""
+    """Return the host's folders and files that the containers of a list mount, by container id."""
     return {
         summary["Id"]: [Path(mount["Source"]) for mount in summary.get("Mounts") or () if mount.get("Source")]
         for summary in found
@@ -125,7 +125,7 @@ def mount_sources(found: Any) -> dict[str, list[Path]]:
 
 
 def event(found: Any) -> ContainerEvent | None:
-    """One event; None when it is none that matters."""
+    """Return one event; None when it is irrelevant."""
     kind = EVENTS.get(str(found.get("Action") or found.get("status")))
     if kind is None:
         return None
@@ -152,11 +152,11 @@ def event(found: Any) -> ContainerEvent | None:
 
 
 def stats(found: Any) -> Stats | None:
-    """One sample; None when the container does not run."""
+    """Return one sample; None when the container does not run."""
     memory = found.get("memory_stats") or {}
     if "usage" not in memory:
         return None
-    # What the kernel gives back at once when memory is short is no use; as `docker stats` counts.
+    # Memory that the kernel reclaims at once does not count; as in `docker stats`.
     details = memory.get("stats") or {}
     cache = details.get("total_inactive_file", details.get("inactive_file", 0))
     networks = (found.get("networks") or {}).values()
@@ -173,7 +173,7 @@ def stats(found: Any) -> Stats | None:
 
 
 def pull_failure(found: Any) -> str | None:
-    """What a line of a pull's progress says has failed; None when nothing has."""
+    """Return the failure in a line of a pull's progress; None without one."""
     return str(found["error"]) if "error" in found else None
 
 
@@ -197,16 +197,16 @@ def _condition(state: Mapping[str, Any]) -> ContainerState:
 
 
 def _time(text: str | None) -> datetime | None:
-    """RFC 3339 with nanoseconds; the engine writes the year 1 for never."""
+    """Parse RFC 3339 with nanoseconds; the engine writes the year 1 for never."""
     if not text or text.startswith("0001-"):
         return None
     return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text.replace("Z", "+00:00"))).astimezone(UTC)
 
 
 def _count(value: Any) -> int:
-    """A number that a metric and the database can hold.
+    """Return a number that fits a metric and the database.
 
-    cgroup v1 says 2^63 and some for no limit, which is cut.
+    cgroup v1 reports about 2^63 for no limit, which is capped.
     """
     if not isinstance(value, int | float) or value < 0:
         raise ValueError(f"not a count: {value!r}")

@@ -29,7 +29,7 @@ _NO_IMAGE = f"the0.invalid/none@sha256:{'0' * 64}"
 
 
 class NameTaken(Exception):
-    """A container of this name exists."""
+    """A container of this name already exists."""
 
 
 class NoSuchImage(Exception):
@@ -47,13 +47,13 @@ class Engine:
         await self._http.close()
 
     async def info(self) -> EngineInfo:
-        """Which engine this is."""
+        """Return the identity of the engine."""
         return understood("info", await self._http.request("info", "GET", "/info"), answers.info)
 
     # --- one container
 
     async def create(self, name: str, body: Mapping[str, Any]) -> str:
-        """The engine's id of the new container.
+        """Create a container and return the engine's id.
 
         Raises:
             NameTaken, NoSuchImage
@@ -71,7 +71,7 @@ class Engine:
         return understood("create", answer, answers.identifier)
 
     async def sees(self, folder: Path) -> bool:
-        """Whether *folder* is there on the engine's host. Nothing is made: mounts are checked before the image is."""
+        """Return whether *folder* exists on the engine's host. Creates nothing: mounts are checked before the image."""
         mount = {"Type": "bind", "Source": str(folder), "Target": "/probe", "ReadOnly": True}
         name = f"the0-probe-{secrets.token_hex(8)}"
         try:
@@ -86,11 +86,11 @@ class Engine:
         return True
 
     async def start(self, container: str) -> None:
-        """Start it; one that runs already is no error."""
+        """Start it; no error if it runs already."""
         await self._http.request(f"start {container}", "POST", f"/containers/{container}/start")
 
     async def stop(self, container: str, grace_seconds: int) -> None:
-        """SIGTERM, then SIGKILL after *grace_seconds*; returns when it is over. One that is gone is no error."""
+        """Send SIGTERM, then SIGKILL after *grace_seconds*; return when it has ended. No error if it is gone."""
         await self._unless_gone(
             f"stop {container}",
             f"/containers/{container}/stop",
@@ -99,11 +99,11 @@ class Engine:
         )
 
     async def kill(self, container: str) -> None:
-        """SIGKILL. One that does not run is no error."""
+        """Send SIGKILL. No error if it does not run."""
         await self._unless_gone(f"kill {container}", f"/containers/{container}/kill", {"signal": "SIGKILL"})
 
     async def wait(self, container: str, timeout_seconds: float) -> None:
-        """Return when it does not run; one that is gone does not."""
+        """Return when it does not run or is gone."""
         await self._unless_gone(
             f"wait for {container}",
             f"/containers/{container}/wait",
@@ -112,7 +112,7 @@ class Engine:
         )
 
     async def remove(self, container: str) -> None:
-        """Remove it with its volumes, killing it if it runs. One that is gone or going is no error."""
+        """Remove it with its volumes, killing it if it runs. No error if it is gone or being removed."""
         try:
             await self._http.request(
                 f"remove {container}", "DELETE", f"/containers/{container}", query={"force": "true", "v": "true"}
@@ -122,19 +122,19 @@ class Engine:
                 raise
 
     async def inspect(self, container: str) -> Inspected | None:
-        """What it is and how it is; None when there is none. Takes an id or a name."""
+        """Return its description and state; None if it does not exist. Takes an id or a name."""
         what = f"inspect {container}"
         answer = await self._found(what, f"/containers/{container}/json")
         return understood(what, answer, answers.inspected) if answer is not None else None
 
     async def limits(self, container: str) -> Need | None:
-        """What it may use; None when it is gone. No memory in it: it has no limit."""
+        """Return its limits; None when it is gone. Without memory: it has no limit."""
         what = f"inspect {container}"
         answer = await self._found(what, f"/containers/{container}/json")
         return understood(what, answer, answers.limits) if answer is not None else None
 
     async def stats(self, container: str) -> Stats | None:
-        """One sample; None when it does not run."""
+        """Return one sample; None when it does not run."""
         what = f"stats of {container}"
         query = {"stream": "false", "one-shot": "true"}
         try:
@@ -148,7 +148,7 @@ class Engine:
     async def logs(
         self, container: str, *, since: datetime | None = None, follow: bool = False, tail: int | None = None
     ) -> AsyncGenerator[LogLine, None]:
-        """Its output from *since* on, that instant included; with *follow* until it ends."""
+        """Yield its output from *since* on, inclusive; with *follow* until it ends."""
         query: dict[str, str | int] = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": int(follow)}
         if since is not None:
             whole = int(since.timestamp() // 1)
@@ -168,9 +168,9 @@ class Engine:
     # --- all of them
 
     async def list(self, labels: Mapping[str, str], *, ended: bool = True) -> list[ManagedContainer]:
-        """All containers with these labels; without those that have *ended* if it is false.
+        """Return all containers with these labels; without *ended* only those that have not ended.
 
-        Of their times only the creation is known from this.
+        Of their times, the list contains only the creation.
         """
         filters = {"label": [f"{name}={value}" for name, value in labels.items()]}
         if not ended:
@@ -181,7 +181,7 @@ class Engine:
         return understood("list containers", answer, answers.listed)
 
     async def mounting(self, folder: Path, labels: Mapping[str, str]) -> set[str]:
-        """Ids of the containers with these labels, ended ones too, that mount something from *folder*."""
+        """Return the ids of the containers with these labels, ended ones too, that mount something from *folder*."""
         filters = {"label": [f"{name}={value}" for name, value in labels.items()]}
         answer = await self._http.request(
             "list containers", "GET", "/containers/json", query={"all": "true", "filters": json.dumps(filters)}
@@ -190,9 +190,9 @@ class Engine:
         return {found for found, paths in sources.items() if any(path.is_relative_to(folder) for path in paths)}
 
     async def events(self, labels: Mapping[str, str], silence_seconds: float) -> AsyncGenerator[ContainerEvent, None]:
-        """Events of containers with these labels from now on, until the engine goes.
+        """Yield events of containers with these labels from now on, until the connection ends.
 
-        The first is a RESYNC, once the engine listens: what happens after it is not missed.
+        The first is a RESYNC, once the engine listens: no later event is missed.
         """
         filters = {
             "type": ["container"],
@@ -215,21 +215,21 @@ class Engine:
     # --- images
 
     async def image_id(self, image: str) -> str | None:
-        """The digest that *image* names on the engine's host; None when it is not there."""
+        """Return the digest of *image* on the engine's host; None when it is missing."""
         what = f"inspect {image}"
         answer = await self._found(what, f"/images/{image}/json")
         return understood(what, answer, answers.identifier) if answer is not None else None
 
     async def pull(self, image: str, credentials: Mapping[str, str] | None, silence_seconds: float) -> None:
-        """Fetch *image* from its registry.
+        """Pull *image* from its registry.
 
         Raises:
-            ImageUnavailable: the registry does not give it.
+            ImageUnavailable: the registry does not provide it.
         """
         headers = {}
         if credentials is not None:
             headers["X-Registry-Auth"] = base64.urlsafe_b64encode(json.dumps(credentials).encode()).decode()
-        # Without a tag the engine would fetch all of them.
+        # Without a tag the engine would pull all of them.
         named = image if "@" in image or ":" in image.rpartition("/")[2] else f"{image}:latest"
         try:
             async with self._http.stream(
@@ -241,7 +241,7 @@ class Engine:
                 silence_seconds=silence_seconds,
             ) as stream:
                 async for line in stream:
-                    # A failure after the first byte comes as a line of an answer that says 200.
+                    # A failure after the first byte is a line in an answer with status 200.
                     failure = understood(f"pull {image}", line, answers.pull_failure) if line.strip() else None
                     if failure is not None:
                         raise ImageUnavailable(image, failure)
@@ -251,18 +251,18 @@ class Engine:
     # --- networks
 
     async def network_id(self, name: str) -> str | None:
-        """The id of the network *name*; None when there is none."""
+        """Return the id of the network *name*; None when it does not exist."""
         what = f"inspect network {name}"
         answer = await self._found(what, f"/networks/{name}")
         return understood(what, answer, answers.identifier) if answer is not None else None
 
     async def create_network(self, body: Mapping[str, Any]) -> str:
-        """The id of the new network."""
+        """Create a network and return its id."""
         answer = await self._http.request("create network", "POST", "/networks/create", body=body)
         return understood("create network", answer, answers.identifier)
 
     async def _found(self, what: str, path: str) -> bytes | None:
-        """The answer to a question about one thing; None when there is none."""
+        """Return the answer to a query of one object; None when it does not exist."""
         try:
             return await self._http.request(what, "GET", path)
         except EngineRefused as error:
@@ -281,14 +281,14 @@ class Engine:
 
 
 async def _frame(stream: aiohttp.StreamReader, what: str) -> tuple[int, bytes] | None:
-    """The next piece of output; None at its end."""
+    """Return the next piece of output; None at its end."""
     try:
         header = await stream.readexactly(_FRAME_HEADER_BYTES)
         return header[0], await stream.readexactly(int.from_bytes(header[4:], "big"))
     except aiohttp.ClientPayloadError as error:
         raise EngineUnavailable(what, "the stream ended prematurely") from error
     except asyncio.IncompleteReadError as error:
-        # Nothing at all is the end, half a frame is a broken stream.
+        # No bytes at all are the end; part of a frame is a broken stream.
         if error.partial:
             raise EngineUnavailable(what, "the stream ended prematurely") from error
         return None

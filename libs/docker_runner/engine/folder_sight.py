@@ -1,13 +1,13 @@
 """Verify that the Docker engine sees the worker's folders, at the same paths.
 
-The engine mounts files of these folders into bots. Where it has a file system of its own in their place, as the entry
-point of `docker:dind` mounts one on /tmp, no bot starts. There are two ways to look:
+The engine mounts files of these folders into bots. If it has a file system of its own in their place, as the entry
+point of `docker:dind` mounts one on /tmp, no bot starts. There are two checks:
 
-- By mounts: the engine refuses a mount of a folder that it does not have. This needs no image and makes no container.
-- By a container, which reads random files in the folders, as bots do. This needs an image that is there.
+- By mounts: the engine refuses a mount of a folder that it does not have. This needs no image and creates no container.
+- By a container, which reads random files in the folders, as bots do. This needs a present image.
 
-Only a look that shows that a folder is *not* seen counts against it, and only twice in a row. An engine that does not
-answer in time or lacks the image shows nothing, and what was shown before holds.
+Only a check that shows that a folder is *not* seen counts against it, and only twice in a row. If the engine does not
+answer in time or lacks the image, the previous result stays.
 """
 
 import asyncio
@@ -33,15 +33,15 @@ log = get_logger(__name__)
 TEMP_DIR = "TEMP_DIR"
 KEEPALIVE_DIR = "KEEPALIVE_DIR"
 SAFE_TEMP_DIR = Path("/var/lib/the0")
-"""A work folder over which no engine is known to mount anything; deploy/ sets it."""
+"""A work folder over which no known engine mounts anything; deploy/ sets it."""
 
 _AGAIN_SECONDS = 2.0
 _PROVEN_SECONDS = 3600.0
 _PREFIX = ".sight-"
 _STALE_SECONDS = 3600.0
-# Above what an interpreter that fails ends with, and below what a killed one does.
+# Above the exit codes of a failing interpreter, and below those of a killed one.
 _NOT_SEEN = 64
-# Ends with 0, or with a bit for each folder whose file is not there or has another content.
+# Ends with 0, or with a bit for each folder whose file is missing or has another content.
 _READ = f"""
 import sys
 unseen = 0
@@ -57,7 +57,7 @@ sys.exit({_NOT_SEEN} + unseen if unseen else 0)
 
 @dataclass(frozen=True)
 class FolderCheck:
-    """What a look has shown: the names of the folders that are not seen; nothing at all unless *known*."""
+    """The result of a check: the names of the folders that are not seen; meaningless unless *known*."""
 
     unseen: frozenset[str] = frozenset()
     known: bool = True
@@ -68,18 +68,18 @@ UNKNOWN = FolderCheck(known=False)
 
 @dataclass(frozen=True)
 class Proofs:
-    """Folders made for one look, one in each of the worker's, with a file that holds *token*."""
+    """Folders created for one check, one in each of the worker's, with a file that contains *token*."""
 
     places: Sequence[Path]
     token: str
 
 
 class FolderSight:
-    """What the engine sees of a worker's folders.
+    """Whether the engine sees a worker's folders.
 
     Args:
-        folders: the setting that names a folder, to the folder. At most six.
-        image: has ``python3``. It is not fetched for this.
+        folders: the name of the setting of each folder, to the folder. At most six.
+        image: an image with ``python3``. It is not pulled for this.
     """
 
     def __init__(self, engine: Engine, folders: Mapping[str, Path], image: str) -> None:
@@ -94,7 +94,7 @@ class FolderSight:
 
     @property
     def complaint(self) -> str:
-        """Which folders the engine does not see, and the remedy; empty when it sees all, or nothing is known."""
+        """The folders that the engine does not see, and the remedy; empty when it sees all, or nothing is known."""
         return complaint({name: self._folders[name] for name in self._folders if name in self._unseen})
 
     @property
@@ -103,12 +103,12 @@ class FolderSight:
         return self._settled_doubts == self._doubts
 
     def doubt(self) -> None:
-        """The engine was away or is another one: look again soon. Until then what was shown holds."""
+        """Check again soon: the engine was down or is another one. Until then the last result stays."""
         self._doubts += 1
         self._wake.set()
 
     async def run(self) -> None:
-        """Check until all folders are proven to be seen, and again after each doubt, for ever."""
+        """Check until all folders are proven to be seen, and again after each doubt, forever."""
 
         async def one_round() -> float:
             if not self.proven:
@@ -118,7 +118,7 @@ class FolderSight:
         await repeat("look at what the engine sees", one_round, _AGAIN_SECONDS, wake=self._wake)
 
     async def check(self) -> None:
-        """Check in both ways. May be repeated; what the engine or the disk refuses is not raised."""
+        """Check in both ways. May be repeated; errors of the engine or the disk are not raised."""
         doubts = self._doubts
         with observe("containers", "look at folders"):
             if not await self.check_by_mounts():
@@ -135,7 +135,7 @@ class FolderSight:
         return checked.known and not checked.unseen
 
     def _take(self, checked: FolderCheck, *, by_container: bool) -> None:
-        # What a container did not see counts until a container sees it.
+        # A folder that a container did not see counts as hidden until a container sees it.
         if not checked.known or (self._unseen_by_container and not by_container and not checked.unseen):
             return
         before, self._unseen = self._unseen, checked.unseen
@@ -147,7 +147,7 @@ class FolderSight:
 
     async def _by_mounts(self) -> FolderCheck:
         async with _proofs(self._folders.values()) as proofs:
-            # Their random names are on no other host, where the same path may be another folder.
+            # Their random names exist on no other host, where the same path may be another folder.
             seen = await asyncio.gather(*(self._engine.sees(place) for place in proofs.places))
         return FolderCheck(frozenset(name for name, is_seen in zip(self._folders, seen, strict=True) if not is_seen))
 
@@ -161,7 +161,7 @@ class FolderSight:
 
 
 def complaint(unseen: Mapping[str, Path]) -> str:
-    """Say which settings name folders that the engine does not see, and the remedy; empty for none."""
+    """Return the settings whose folders the engine does not see, and the remedy; empty for none."""
     if not unseen:
         return ""
     named = " and ".join(f"{name}={path}" for name, path in unseen.items())
@@ -175,7 +175,7 @@ def complaint(unseen: Mapping[str, Path]) -> str:
 
 
 def read_by(exit_code: int | None, names: Sequence[str]) -> FolderCheck:
-    """Return what the end of a reader shows of the folders *names*; None: it is not known."""
+    """Return the result of a reader's exit code for the folders *names*; None: unknown."""
     if exit_code == 0:
         return FolderCheck()
     if exit_code is None or not _NOT_SEEN < exit_code < _NOT_SEEN + (1 << len(names)):
@@ -184,7 +184,7 @@ def read_by(exit_code: int | None, names: Sequence[str]) -> FolderCheck:
 
 
 async def _confirmed(way: Callable[[], Awaitable[FolderCheck]]) -> FolderCheck:
-    """What a look shows; that a folder is not seen only if a second one shows it too."""
+    """Run a check; a folder counts as not seen only if a second one confirms it."""
     first = await _tried(way)
     if not first.unseen:
         return first
@@ -235,7 +235,7 @@ def _make(proofs: Proofs) -> None:
         _remove_stale(place.parent)
         place.mkdir()
         (place / "proof").write_text(proofs.token)
-        # Whatever the umask is: the reader is another user.
+        # Regardless of the umask: the reader is another user.
         (place / "proof").chmod(0o644)
         place.chmod(0o755)
 
@@ -246,7 +246,7 @@ def _remove(proofs: Proofs) -> None:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what a worker left that was killed while it looked."""
+    """Remove the files of a worker that was killed during a check."""
     for place in folder.glob(f"{_PREFIX}*"):
         with suppress(OSError):
             if time.time() - place.lstat().st_mtime > _STALE_SECONDS:

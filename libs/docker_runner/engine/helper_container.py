@@ -1,7 +1,7 @@
 """Short-lived helper containers that inspect or configure the engine's host.
 
-Their label keeps them out of the room that bots are given, and has every worker of the engine remove what a worker that
-died left of them (:mod:`~libs.docker_runner.containers.host_garbage`).
+Their label excludes them from the room of bots, and lets every worker of the engine remove the helpers of a dead
+worker (:mod:`~libs.docker_runner.containers.host_garbage`).
 """
 
 import asyncio
@@ -21,20 +21,20 @@ log = get_logger(__name__)
 
 GUARD_SERVICE = "guard"
 HELPER_SECONDS = 60.0
-"""How long a helper may take."""
+"""Time limit of a helper."""
 
 
 @asynccontextmanager
 async def ended_helper(engine: Engine, image: str, body: Mapping[str, Any]) -> AsyncIterator[str]:
-    """Run a helper and yield its name once it has ended; it is removed behind the block, whatever happens.
+    """Run a helper and yield its name once it has ended; it is always removed after the block.
 
     Args:
-        image: has ``python3``.
+        image: an image with ``python3``.
         body: the rest of the create request.
 
     Raises:
-        NoSuchImage, EngineRefused: it cannot be made or started.
-        EngineUnavailable: nothing is known.
+        NoSuchImage, EngineRefused: it cannot be created or started.
+        EngineUnavailable: outcome unknown.
     """
     name = f"the0-guard-{secrets.token_hex(6)}"
     described = {
@@ -43,7 +43,7 @@ async def ended_helper(engine: Engine, image: str, body: Mapping[str, Any]) -> A
         "Labels": {Label.MANAGED: "true", Label.SERVICE: GUARD_SERVICE},
         **body,
     }
-    # By its name: also one whose making was cut short may come to be.
+    # By its name: one whose creation was interrupted may still appear.
     may_exist = True
     try:
         try:
@@ -62,7 +62,7 @@ async def ended_helper(engine: Engine, image: str, body: Mapping[str, Any]) -> A
 
 
 def locked_up() -> dict[str, Any]:
-    """What the host configuration of every helper says."""
+    """Return the host configuration shared by all helpers."""
     options: Sequence[str] = ["no-new-privileges:true"]
     return {
         "CapDrop": ["ALL"],

@@ -1,7 +1,7 @@
 """HTTP to a Docker engine: its address, one request, one stream, and typed errors.
 
 The Docker SDK blocks, cannot be cancelled, and needs a thread for every container whose output is followed; the engine
-speaks plain HTTP, which aiohttp speaks without any of that.
+uses plain HTTP, for which aiohttp suffices.
 """
 
 import json
@@ -26,7 +26,7 @@ Query = Mapping[str, str | int]
 
 
 class EngineRefused(DockerRunnerError):
-    """The engine answered that it will not; *status* is the HTTP status."""
+    """The engine rejected the request; *status* is the HTTP status."""
 
     def __init__(self, what: str, status: int, message: str) -> None:
         super().__init__(f"Docker engine: {what}: {message} ({status})")
@@ -34,15 +34,15 @@ class EngineRefused(DockerRunnerError):
 
 
 class EngineFailed(EngineRefused, Retryable):
-    """The engine tried and could not (a status of 500 and more)."""
+    """The engine failed to carry out the request (a status of 500 and more)."""
 
 
 class EngineHttp:
-    """One engine. Safe to use from many tasks at once.
+    """One engine. May be used by many tasks at once.
 
     Args:
-        url: as DOCKER_HOST takes it; None means that variable, else the usual socket.
-        timeout_seconds: for a whole answer, unless a call says otherwise.
+        url: as in DOCKER_HOST; None for that variable, else the default socket.
+        timeout_seconds: for a whole answer, unless a call sets another limit.
     """
 
     def __init__(self, url: str | None = None, timeout_seconds: float = 60.0) -> None:
@@ -68,13 +68,13 @@ class EngineHttp:
         headers: Mapping[str, str] | None = None,
         timeout_seconds: float | None = None,
     ) -> bytes:
-        """The body of the answer.
+        """Return the body of the answer.
 
         Args:
-            what: the operation in one word, which is what is counted, and perhaps what it is done to, for people.
+            what: the operation in one word, which is the metric's label, and optionally its object, for messages.
 
         Raises:
-            EngineRefused: the engine said no.
+            EngineRefused: the engine rejected the request.
             EngineUnavailable: no answer in time.
         """
         limit = timeout_seconds or self._timeout
@@ -94,16 +94,16 @@ class EngineHttp:
         headers: Mapping[str, str] | None = None,
         silence_seconds: float | None = None,
     ) -> AsyncIterator[aiohttp.StreamReader]:
-        """The answer's body as it comes; closing the context closes the connection.
+        """Yield the answer's body as a stream; closing the context closes the connection.
 
-        Only how long its beginning takes is measured, and by whoever calls this how long all of it does.
+        Only the time until its beginning is measured; callers measure the whole.
 
         Args:
             what: as in :meth:`request`.
-            silence_seconds: EngineUnavailable after so long without a byte; None waits for ever.
+            silence_seconds: EngineUnavailable after so long without a byte; None for no limit.
 
         Raises:
-            EngineRefused, EngineUnavailable: as :meth:`request`; the latter also while it is read.
+            EngineRefused, EngineUnavailable: as :meth:`request`; the latter also while reading.
         """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=silence_seconds)
         async with AsyncExitStack() as opened:
@@ -137,7 +137,7 @@ class EngineHttp:
         except TimeoutError as error:
             raise EngineUnavailable(what, "no answer in time") from error
         except (aiohttp.ClientError, OSError) as error:
-            # Another engine may come back, perhaps a newer one.
+            # Another, perhaps newer, engine may come back.
             self._prefix = None
             raise EngineUnavailable(what, str(error) or type(error).__name__) from error
 
@@ -155,12 +155,12 @@ class EngineHttp:
 
 
 def _is_answer(error: Exception) -> bool:
-    """Whether the engine works, only not as it was asked to."""
+    """Whether the engine works but rejected the request."""
     return isinstance(error, EngineRefused) and not isinstance(error, EngineFailed)
 
 
 def _connector(url: str) -> tuple[aiohttp.BaseConnector, str]:
-    """How to reach *url*, and what its requests begin with. As many connections as there are streams and calls."""
+    """Return the connector for *url* and its base URL, with unlimited connections for streams and calls."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return aiohttp.UnixConnector(path=parts.path, limit=0), "http://docker"
@@ -172,7 +172,7 @@ def _connector(url: str) -> tuple[aiohttp.BaseConnector, str]:
 
 
 def _tls() -> ssl.SSLContext:
-    """The certificates of DOCKER_CERT_PATH, as Docker's own programs use them."""
+    """Return the TLS context with the certificates of DOCKER_CERT_PATH, like Docker's own programs."""
     folder = Path(os.environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
     authority = folder / "ca.pem"
     context = ssl.create_default_context(cafile=str(authority) if authority.exists() else None)

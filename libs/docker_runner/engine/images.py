@@ -12,18 +12,18 @@ from libs.docker_runner.settings import Registry
 log = get_logger(__name__)
 
 _DOCKER_HUB = "https://index.docker.io/v1/"
-# As registries and engines say it.
+# Messages of registries and engines.
 _REFUSALS = ("unauthorized", "no basic auth credentials", "denied", "incorrect username or password")
 
 
 class ImageStore(Protocol):
-    """What an engine does with images; :class:`~libs.docker_runner.engine.client.Engine` is one."""
+    """Operations on images; implemented by :class:`~libs.docker_runner.engine.client.Engine`."""
 
     async def image_id(self, image: str) -> str | None:
-        """The digest of *image*; None when it is not there."""
+        """Return the digest of *image*; None when it is missing."""
 
     async def pull(self, image: str, credentials: Mapping[str, str] | None, silence_seconds: float) -> None:
-        """Fetch *image*."""
+        """Pull *image*."""
 
 
 class Images:
@@ -41,18 +41,18 @@ class Images:
         self._pulls: dict[str, asyncio.Task[None]] = {}
 
     async def close(self) -> None:
-        """Give up the pulls under way. May be repeated."""
+        """Cancel running pulls. May be repeated."""
         pulls = list(self._pulls.values())
         for pull in pulls:
             pull.cancel()
         await asyncio.gather(*pulls, return_exceptions=True)
 
     async def ensure(self, image: str) -> None:
-        """Return when *image* is on the engine's host; an image that was there once costs nothing. May be repeated.
+        """Return when *image* is on the engine's host; checked only once per image. May be repeated.
 
         Raises:
-            ImageUnavailable: it is not, and its registry does not give it.
-            EngineUnavailable: nothing is known.
+            ImageUnavailable: it is missing and cannot be pulled.
+            EngineUnavailable: unknown.
         """
         if image in self._present:
             return
@@ -61,7 +61,7 @@ class Images:
         self._present.add(image)
 
     async def ensure_all(self, images: Iterable[str]) -> dict[str, str]:
-        """Fetch what is missing of *images*, all at once; return those that cannot be had with the reason."""
+        """Pull the missing *images* concurrently; return those that cannot be pulled with the reason."""
         names = list(dict.fromkeys(images))
         results = await asyncio.gather(*(self.ensure(image) for image in names), return_exceptions=True)
         missing: dict[str, str] = {}
@@ -73,11 +73,11 @@ class Images:
         return missing
 
     def forget(self, image: str) -> None:
-        """Somebody removed it: look again at the next start."""
+        """Check *image* again at the next start, because it was removed."""
         self._present.discard(image)
 
     def _pull_once(self, image: str) -> asyncio.Task[None]:
-        """The one pull of *image* that is under way; a caller that is cancelled does not stop it for the others."""
+        """Return the one running pull of *image*; a cancelled caller does not stop it for the others."""
         if image not in self._pulls:
             task = asyncio.create_task(self._pull(image), name=f"pull {image}")
             self._pulls[image] = task
@@ -87,7 +87,7 @@ class Images:
     def _pulled(self, image: str, done: asyncio.Task[None]) -> None:
         del self._pulls[image]
         if not done.cancelled():
-            # Seen here too, since all who asked may have been cancelled.
+            # Retrieved here too, since all callers may have been cancelled.
             done.exception()
 
     async def _pull(self, image: str) -> None:
@@ -112,7 +112,7 @@ class Images:
         return f"{reason}; the request to {server_of(image) or 'Docker Hub'} was sent {sent}: check {look_at}"
 
     def _credentials(self, image: str) -> dict[str, str] | None:
-        """Never sent to another registry than the one they are for."""
+        """Return the credentials for an image's registry; they are never sent to another one."""
         registry = self._registry
         if registry is None or not registry.username or server_of(image) != (registry.server or ""):
             return None
@@ -124,6 +124,6 @@ class Images:
 
 
 def server_of(image: str) -> str:
-    """The registry in an image's name; empty for Docker Hub."""
+    """Return the registry in an image's name; empty for Docker Hub."""
     first, slash, _ = image.partition("/")
     return first if slash and ("." in first or ":" in first or first == "localhost") else ""

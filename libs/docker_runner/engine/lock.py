@@ -1,7 +1,7 @@
 """A lock shared by all workers of one engine: a file below TEMP_DIR with `flock`.
 
-The kernel releases it when its holder dies. A holder that is frozen keeps it, but does not show that it lives: after a
-while another process puts a new file in its place, and the frozen one finds out before it acts.
+The kernel releases it when its holder dies. A frozen holder keeps it, but does not refresh its heartbeat: after a
+while another process replaces the file, and the frozen one detects that before it acts.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ from libs.docker_runner.errors import EngineLockUnavailable
 log = get_logger(__name__)
 
 STALE_SECONDS = 10.0
-"""How long a holder may show no sign of life before it counts as frozen."""
+"""Time without a heartbeat after which a holder counts as frozen."""
 _SIGNS = 5
 _POLL_SECONDS = (0.001, 0.01)
 
 
 @dataclass(frozen=True)
 class _Busy:
-    """Who has the lock: the file, and the last sign of life, in nanoseconds."""
+    """The holder of the lock: the file, and the last heartbeat, in nanoseconds."""
 
     inode: int
     alive_ns: int
@@ -42,11 +42,11 @@ class Hold:
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
         self._descriptor = descriptor
-        # The number of a descriptor that is closed may be another file's at once.
+        # The number of a closed descriptor may be reused at once.
         self._using = threading.Lock()
 
     def is_mine(self) -> bool:
-        """Show that this process lives; whether no other has taken the lock from it meanwhile. Blocking, and quick."""
+        """Refresh the heartbeat; return whether no other process has taken the lock over. Blocks briefly."""
         with self._using:
             if self._descriptor < 0:
                 return False
@@ -54,7 +54,7 @@ class Hold:
             return _inode(self._path) == os.fstat(self._descriptor).st_ino
 
     def release(self) -> None:
-        """Let the next one have it. May be repeated."""
+        """Release the lock. May be repeated."""
         with self._using:
             descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
@@ -65,8 +65,8 @@ class EngineLock:
     """The lock of one engine. One task of a process uses it at a time.
 
     Args:
-        path: a file that all workers of the engine see; its folder is made when it is missing.
-        threads: where the file system is waited for.
+        path: a file that all workers of the engine see; its folder is created if missing.
+        threads: for calls of the file system.
     """
 
     def __init__(self, path: Path, threads: Threads, stale_seconds: float = STALE_SECONDS) -> None:
@@ -76,10 +76,10 @@ class EngineLock:
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[Hold]:
-        """Hold the lock within the block.
+        """Hold the lock during the block.
 
         Raises:
-            EngineLockUnavailable: the file cannot be made or locked.
+            EngineLockUnavailable: the file cannot be created or locked.
         """
         hold = await self._acquired()
         living = asyncio.create_task(self._live(hold), name="hold the engine's lock")
@@ -91,7 +91,7 @@ class EngineLock:
             await asyncio.gather(living, return_exceptions=True)
 
     async def is_mine(self, hold: Hold) -> bool:
-        """Whether *hold* is still worth something: the process may have been frozen for long."""
+        """Whether *hold* is still valid: the process may have been frozen for long."""
         return await self._threads.run(hold.is_mine)
 
     async def _live(self, hold: Hold) -> None:
@@ -119,7 +119,7 @@ class EngineLock:
         try:
             return await asyncio.wrap_future(attempt)
         except asyncio.CancelledError:
-            # It may have the lock by now, or get it: nobody else would ever release it.
+            # It may have the lock already, or get it later: no other code would ever release it.
             attempt.add_done_callback(_give_back)
             raise
         except OSError as error:
@@ -170,7 +170,7 @@ def _inode(path: Path) -> int:
 
 
 def _replace(path: Path, inode: int) -> None:
-    """Put a new file in the place of the one with *inode*, if that is still there; of many who do, one does."""
+    """Replace the file with *inode* by a new one, if it is still there; of concurrent callers, one succeeds."""
     guard = os.open(path.with_name(path.name + ".replace"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -179,6 +179,6 @@ def _replace(path: Path, inode: int) -> None:
             os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             os.rename(new, path)
     except BlockingIOError:
-        pass  # another one is at it
+        pass  # another process replaces it
     finally:
         os.close(guard)

@@ -1,7 +1,7 @@
 """An engine's room by the limits of its containers: total, free, and for which priority. Pure.
 
-Memory and processors count by the limits of containers, whether or not they use them. The operator's overcommitment
-says how many times an engine's memory and processors the limits may add up to.
+Memory and processors count by the limits of containers, regardless of their usage. The operator's overcommitment
+is the factor by which the sum of the limits may exceed the engine's memory and processors.
 """
 
 import math
@@ -19,7 +19,7 @@ _KEPT_FOR = ("", "bots", "bots and schedules")
 
 
 class Priority(IntEnum):
-    """Who goes first to the room that is kept for failover: the value is how many reserves a start leaves free."""
+    """Precedence for the room that is kept for failover: the value is how many reserves a start leaves free."""
 
     BOT = 0
     SCHEDULE = 1
@@ -28,10 +28,10 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True)
 class RoomRequest:
-    """What one container needs.
+    """The need of one container.
 
     Attributes:
-        name: the container's; one of the same name that exists already is not counted against it.
+        name: the container's name; an existing container of that name is not counted against it.
     """
 
     name: str
@@ -41,12 +41,12 @@ class RoomRequest:
 
 @dataclass(frozen=True)
 class RoomRules:
-    """What the operator says about an engine's room.
+    """The operator's settings of an engine's room.
 
     Attributes:
-        memory_bytes, cpus: what the engine has; None for what the engine itself says.
-        memory_overcommit, cpu_overcommit: how many times that the limits may add up to.
-        reserve: the share of the whole that is one reserve, from 0 to 0.5.
+        memory_bytes, cpus: the engine's capacity; None for the capacity that the engine reports.
+        memory_overcommit, cpu_overcommit: factors by which the limits may exceed it.
+        reserve: one reserve as a share of the total, from 0 to 0.5.
     """
 
     memory_bytes: int | None = None
@@ -56,7 +56,7 @@ class RoomRules:
     reserve: float = 0.1
 
     def total(self, engine: Need) -> Need:
-        """What the limits of all containers of an engine may add up to; plenty where it does not say what it has."""
+        """Return the maximum sum of all limits; unlimited if the engine does not report its capacity."""
         memory_bytes = (
             self.memory_bytes if self.memory_bytes is not None else engine.memory_bytes or _PLENTY.memory_bytes
         )
@@ -64,7 +64,7 @@ class RoomRules:
         return Need(int(memory_bytes * self.memory_overcommit), cpus * self.cpu_overcommit)
 
     def one_reserve(self, total: Need, entity: Need) -> Need:
-        """The size of one reserve: whole entities of the usual size, so that a small engine keeps nothing back."""
+        """Return the size of one reserve: whole entities of the default size, so that a small engine has none."""
         memory_unit, cpu_unit = max(1, entity.memory_bytes), entity.cpus or 1.0
         return Need(
             int(total.memory_bytes * self.reserve) // memory_unit * memory_unit,
@@ -74,11 +74,11 @@ class RoomRules:
 
 @dataclass(frozen=True)
 class Shortage:
-    """Why a container cannot be made now.
+    """Why a container cannot be created now.
 
     Attributes:
-        free: what no container has, reserves included; negative where limits exceed the room.
-        kept: what of it is kept for others with a higher priority.
+        free: unreserved room, failover reserves included; negative where limits exceed the room.
+        kept: the part of it that is kept for others with a higher priority.
     """
 
     need: Need
@@ -88,12 +88,12 @@ class Shortage:
 
     @property
     def lacks_memory(self) -> bool:
-        """Whether there is too little memory."""
+        """Whether memory is missing."""
         return self.need.memory_bytes > self.free.memory_bytes - self.kept.memory_bytes
 
     @property
     def lacks_cpus(self) -> bool:
-        """Whether there are too few processors; a container without a limit of them needs none."""
+        """Whether processors are missing; a container without a limit of them needs none."""
         return self.need.cpus > max(0.0, self.free.cpus - self.kept.cpus) + 1e-9
 
     def __str__(self) -> str:
@@ -116,12 +116,12 @@ class Shortage:
 
 @dataclass(frozen=True)
 class Reservations:
-    """What the containers of one engine have reserved, and what that leaves.
+    """The reservations of one engine's containers, and the remaining room.
 
     Attributes:
-        entity: what an entity without limits of its own needs.
+        entity: the need of an entity without limits of its own.
         reserve: the size of one reserve.
-        by_name: the limits of each container that is made or runs.
+        by_name: the limits of each created or running container.
     """
 
     total: Need
@@ -131,11 +131,11 @@ class Reservations:
 
     @cached_property
     def reserved(self) -> Need:
-        """The sum of all."""
+        """The sum of all reservations."""
         return sum(self.by_name.values(), Need())
 
     def free(self, without: str = "") -> Need:
-        """What no container but *without* has reserved."""
+        """The room that no container except *without* has reserved."""
         own = self.by_name.get(without, Need())
         return Need(
             self.total.memory_bytes - self.reserved.memory_bytes + own.memory_bytes,
@@ -143,15 +143,15 @@ class Reservations:
         )
 
     def kept(self, priority: Priority) -> Need:
-        """What a start of *priority* leaves free."""
+        """The room that a start of *priority* leaves free."""
         return Need(self.reserve.memory_bytes * priority, self.reserve.cpus * priority)
 
     def shortage(self, request: RoomRequest) -> Shortage | None:
         """Return why *request* cannot be granted now, or None when it can.
 
         An engine without any container grants every request: one that is smaller than the limits of a single entity
-        would run nothing at all otherwise. The kernel enforces what the engine really has. A container that exists is
-        granted as much as it has.
+        could otherwise run nothing. The kernel enforces the actual capacity. An existing container is always granted
+        its current limits.
         """
         if not any(name != request.name for name in self.by_name):
             return None
@@ -162,11 +162,11 @@ class Reservations:
         return short if short.lacks_memory or short.lacks_cpus else None
 
     def granted(self, request: RoomRequest) -> "Reservations":
-        """Return this with *request* reserved."""
+        """Return a copy with *request* reserved."""
         return replace(self, by_name={**self.by_name, request.name: request.need})
 
     def room(self, priority: Priority) -> Room:
-        """Return what is free for a start of *priority*."""
+        """Return the free room for a start of *priority*."""
         free, kept = self.free(), self.kept(priority)
         usable = Need(free.memory_bytes - kept.memory_bytes, free.cpus - kept.cpus)
         return Room(self.total, usable, self.entity)

@@ -35,12 +35,12 @@ class RoomCollector(Collector):
         self._room = room
 
     def describe(self) -> Iterator[Metric]:
-        """The metrics without values."""
+        """Return the metrics without values."""
         for declared in (MEMORY, CPUS, WAITING):
             yield declared.of(None)
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics as they were when last looked at."""
+        """Return the metrics as of the last refresh."""
         room = self._room.room(Priority.BOT)
         if room is not None:
             yield MEMORY.of({("total",): room.total.memory_bytes, ("free",): room.free.memory_bytes})

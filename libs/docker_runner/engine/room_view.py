@@ -1,4 +1,4 @@
-"""The room of one engine as this worker sees it: listed anew when something has happened, and told without waiting."""
+"""A worker's view of its engine's room: refreshed after events, and read without waiting."""
 
 import asyncio
 import time
@@ -24,37 +24,37 @@ log = get_logger(__name__)
 MANAGED: Mapping[str, str] = {Label.MANAGED: "true"}
 
 REFRESH_SECONDS = 5.0
-"""How often the containers are listed when nothing happens."""
+"""Interval of listing the containers without events."""
 WAITING_LOOK_SECONDS = 1.0
-"""The same while something waits for room."""
-# A burst of events is one look.
+"""The same while an entity waits for room."""
+# A burst of events causes one refresh.
 _GATHER_SECONDS = 0.1
-# Its start follows within seconds; one that is older was left by a worker that died, and never runs.
+# Such a container starts within seconds; an older one was left by a dead worker, and never runs.
 _CREATED_COUNTS_SECONDS = 300.0
-# The engine does not answer about a container that it is clearing away.
+# The engine does not answer requests about a container that it is removing.
 _INSPECT_SECONDS = 2.0
 
 
 class EngineContainers(Protocol):
-    """What the room is computed from; :class:`~libs.docker_runner.engine.client.Engine` has it."""
+    """The source of the room; implemented by :class:`~libs.docker_runner.engine.client.Engine`."""
 
     async def info(self) -> EngineInfo:
-        """Return what the engine has."""
+        """Return the engine's capacity."""
 
     async def list(self, labels: Mapping[str, str], *, ended: bool = True) -> list[ManagedContainer]:
         """Return the containers with *labels*, those that have *ended* only on request."""
 
     async def limits(self, container: str) -> Need | None:
-        """Return what a container may use; None when it is gone."""
+        """Return a container's limits; None when it is gone."""
 
 
 class EngineRoom:
-    """What is reserved on one engine by all managed containers, whatever service, worker or deployment made them.
+    """The reservations on one engine by all managed containers of any service, worker or deployment.
 
-    :meth:`look` asks the engine; everything else answers at once from what was seen last.
+    :meth:`refresh` queries the engine; everything else returns the last result at once.
 
     Args:
-        entity: what an entity without limits of its own needs.
+        entity: the need of an entity without limits of its own.
     """
 
     def __init__(self, engine: EngineContainers, rules: RoomRules, entity: Need) -> None:
@@ -72,59 +72,59 @@ class EngineRoom:
         self._refreshes = 0
         self._listed_by = 0
 
-    # --- told at once
+    # --- reading
 
     def room(self, priority: Priority) -> Room | None:
-        """Return what is free for a start of *priority*, without starts under way here; None until it is known."""
+        """Return the free room for a start of *priority*, less this worker's pending starts; None while unknown."""
         return self._listed.room(priority) if self._listed is not None else None
 
     def reservations(self) -> Reservations | None:
-        """Return what is reserved, starts under way here included; None until it is known.
+        """Return the reservations, including pending starts of this worker; None while unknown.
 
-        It may be old: a start itself looks again.
+        They may be outdated: a start itself refreshes them.
         """
         if self._listed is None:
             return None
         return replace(self._listed, by_name={**self._expected, **self._listed.by_name})
 
     def shortage(self, request: RoomRequest) -> Shortage | None:
-        """Return why *request* would be refused now, as far as is known; None when it may be granted."""
+        """Return why *request* would be refused now, as far as known; None when it may be granted."""
         if self._listed is None or self._fits_easily(self._listed, request):
             return None
         reservations = self.reservations()
         return reservations.shortage(request) if reservations is not None else None
 
     def _fits_easily(self, listed: Reservations, request: RoomRequest) -> bool:
-        """Whether it fits even if nothing that is expected is listed yet: a thousand may ask at the same moment."""
+        """Whether it fits even if no expected container is listed yet: a thousand requests may come at once."""
         sums = replace(listed, by_name={"listed": listed.reserved, "expected": self._expected_sum})
         return sums.shortage(request) is None
 
     @property
     def waiting(self) -> int:
-        """How many entities of this worker wait for room."""
+        """The number of entities of this worker that wait for room."""
         return len(self._waiting)
 
-    # --- what this worker means to do
+    # --- this worker's pending starts
 
     def expect(self, request: RoomRequest) -> None:
-        """Count *request* as reserved until :meth:`settle`, also before its container is there."""
+        """Count *request* as reserved until :meth:`settle`, also before its container exists."""
         self._drop(request.name)
         self._expected[request.name] = request.need
         self._expected_sum += request.need
 
     def settle(self, request: RoomRequest) -> None:
-        """The start of *request* has come to something or to nothing: only what is listed counts. May be repeated."""
+        """End the reservation of *request*: its start has ended, and only listed containers count. May be repeated."""
         if self._drop(request.name):
             self._wake_all()
 
     def grant(self, request: RoomRequest) -> None:
-        """Count *request* as reserved until the next look, which finds its container: it is about to be made."""
+        """Count *request* as reserved until the next refresh, which lists its container: it is about to be created."""
         if self._listed is not None:
             self._listed = self._listed.granted(request)
 
     @contextmanager
     def expecting(self, request: RoomRequest) -> Iterator[None]:
-        """Count *request* as reserved within the block."""
+        """Count *request* as reserved during the block."""
         self.expect(request)
         try:
             yield
@@ -132,33 +132,33 @@ class EngineRoom:
             self.settle(request)
 
     def wait(self, request: RoomRequest, wake: Wake) -> None:
-        """Have *wake* set whenever there is more room, until :meth:`leave`. May be repeated."""
+        """Set *wake* whenever there is more room, until :meth:`leave`. May be repeated."""
         self._waiting[request.name] = (request, wake)
 
     def leave(self, name: str) -> None:
-        """The container *name* does not wait any more. May be repeated."""
+        """End the wait of the container *name*. May be repeated."""
         self._waiting.pop(name, None)
 
     @contextmanager
     def waiting_for(self, request: RoomRequest, wake: Wake) -> Iterator[None]:
-        """As :meth:`wait` within the block."""
+        """As :meth:`wait`, during the block."""
         self.wait(request, wake)
         try:
             yield
         finally:
             self.leave(request.name)
 
-    # --- looking
+    # --- refreshing
 
     def has(self, capacity: Need) -> None:
-        """Note what the engine said that it has."""
+        """Set the engine's reported capacity."""
         self._capacity = capacity
 
     async def refresh(self) -> Reservations:
-        """List the containers and return what they reserve; wakes those that wait when there is more room than before.
+        """List the containers and return their reservations; wake the waiting entities when there is more room.
 
         Raises:
-            EngineUnavailable: nothing is known.
+            EngineUnavailable: unknown.
         """
         self._refreshes = number = self._refreshes + 1
         if self._capacity is None:
@@ -178,7 +178,7 @@ class EngineRoom:
         return found
 
     async def run(self) -> None:
-        """Refresh the view for ever: after each event, and every *REFRESH_SECONDS* in any case."""
+        """Refresh the view forever: after each event, and at least every *REFRESH_SECONDS*."""
 
         async def one_round() -> float:
             try:
@@ -194,7 +194,7 @@ class EngineRoom:
         await repeat("look at room", one_round, REFRESH_SECONDS, wake=self._happened)
 
     def note(self, event: ContainerEvent) -> None:
-        """Take down *event*. The room of a dead container is free at once, while the engine still clears it away."""
+        """Apply *event*. The room of a dead container is free at once, while the engine still removes it."""
         if event.kind is EventKind.DIED:
             self._dead.add(event.container_id)
         elif event.kind is EventKind.STARTED:

@@ -1,4 +1,4 @@
-"""Which entities of one segment wait for room, how much they need, and since when."""
+"""The entities of one segment that wait for room, with their needs and waiting times."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,18 +10,18 @@ from libs.core.room import Need
 from libs.docker_runner.engine.room import RoomRequest, Shortage
 from libs.docker_runner.engine.room_view import EngineRoom
 
-# What is free changes with each start of others; what people read follows it at this pace.
+# The free room changes with each start of others; the shown text is updated at this rate.
 TOLD_SECONDS = 5.0
 
 
 def waiting_detail(shortage: Shortage) -> str:
-    """One sentence for the entity's owner about why it does not run yet."""
+    """Return a sentence for the entity's owner about why it does not run yet."""
     return f"waiting: {shortage}"
 
 
 @dataclass
 class Wait:
-    """The wait of one entity; *detail* is what its document is to say, *written* what was written of it."""
+    """The wait of one entity; *detail* is the text for its document, *written* the stored one."""
 
     request: RoomRequest
     since: datetime
@@ -30,7 +30,7 @@ class Wait:
     written: str = ""
 
     def follow(self, shortage: Shortage, now: float) -> None:
-        """Bring *detail* up to date, unless it was lately."""
+        """Update *detail*, unless it was updated recently."""
         if now - self.told_at >= TOLD_SECONDS:
             self.detail, self.told_at = waiting_detail(shortage), now
 
@@ -39,7 +39,7 @@ class WaitingForRoom:
     """The waits of one owned segment. *wake* is set whenever the engine has more room.
 
     Args:
-        clock: seconds; only differences count.
+        clock: in seconds; only differences count.
     """
 
     def __init__(self, room: EngineRoom, wake: Wake, clock: Callable[[], float] = time.monotonic) -> None:
@@ -55,7 +55,7 @@ class WaitingForRoom:
         return iter(self._waits.items())
 
     def become(self, shortages: Mapping[str, tuple[RoomRequest, Shortage]]) -> None:
-        """Note which entities wait now, by their ids, and forget all others."""
+        """Set the waiting entities, by their ids, and drop all others."""
         for gone in self._waits.keys() - shortages.keys():
             self._room.leave(self._waits.pop(gone).request.name)
         now = self._clock()
@@ -67,5 +67,5 @@ class WaitingForRoom:
             self._room.wait(request, self._wake)
 
     def needs(self) -> list[Need]:
-        """What each of them needs."""
+        """The need of each of them."""
         return [wait.request.need for wait in self._waits.values()]

@@ -1,1 +1,1 @@
-"""What containers use, sampled and summed up."""
+"""Resource usage of containers: samples and totals."""

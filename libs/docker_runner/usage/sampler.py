@@ -1,9 +1,9 @@
-"""Looks now and then at what this worker's containers use, for nearly nothing.
+"""Sample the resource usage of this worker's containers at low cost.
 
-The supervisor inside each container writes down every ten seconds what the kernel counts for it, into a file of the
-worker's (see `RunFolders.read_stats`). Reading fifty of those takes milliseconds; the engine takes a second for each.
-It is only asked which containers there are, when something has happened to one; and, once a minute, about containers
-whose supervisor cannot know, since gVisor shows it no control group.
+The supervisor inside each container writes the kernel's counters every ten seconds into a file of the
+worker's (see `RunFolders.read_stats`). Reading fifty files takes milliseconds; the engine takes a second for each
+container. The engine is only asked for the list of containers after an event, and, once a minute, for containers whose
+supervisor cannot read the counters, since gVisor shows it no control group.
 """
 
 import asyncio
@@ -38,11 +38,11 @@ MEMORY_LIMIT = Declared(
 SAMPLE_SECONDS = 10.0
 ASK_SECONDS = 60.0
 LIST_SECONDS = 300.0
-"""After so long without an event the containers are listed all the same."""
+"""Without an event the containers are listed after this time."""
 
 
 class UsageSampler:
-    """Samples the containers of one service and deployment on one engine that are in segments of this worker.
+    """Samples the containers of one service and deployment on one engine in segments of this worker.
 
     Args:
         owns: whether this worker owns a segment now.
@@ -69,7 +69,7 @@ class UsageSampler:
         self._answers: dict[str, Usage] = {}
 
     async def run(self) -> None:
-        """Sample for ever. An engine that is away is waited for, and what was seen last stays meanwhile."""
+        """Sample forever. While the engine is down, the last samples stay."""
 
         async def one_round() -> None:
             try:
@@ -81,10 +81,10 @@ class UsageSampler:
             await repeat("sample containers", one_round, SAMPLE_SECONDS)
 
     async def sample_once(self) -> None:
-        """Look at all of them once.
+        """Sample all of them once.
 
         Raises:
-            RuntimeFault: the engine does not say which there are, or what they use.
+            RuntimeFault: the engine returns neither list nor usage.
         """
         with observe("containers", "sample"):
             if self._is_listed_until <= self._clock():
@@ -98,7 +98,7 @@ class UsageSampler:
         self._is_listed_until = -math.inf
 
     async def _list(self) -> None:
-        # Set before the question: what happens while it is answered takes it back, and is in the next answer.
+        # Set before the request: an event during it clears the flag, so that the next round lists again.
         self._is_listed_until = self._clock() + LIST_SECONDS
         try:
             self._listed = await self._runner.list(self._service, self._scope)
@@ -107,7 +107,7 @@ class UsageSampler:
             raise
 
     async def _asked(self, silent: Sequence[ManagedContainer]) -> dict[str, Usage]:
-        """What the engine said of those that have noted nothing for a while; one that has just begun still will."""
+        """Sample containers without a recent note through the engine; one that has just started will write its own."""
         now = self._clock()
         self._silent = {c.container_id: self._silent.get(c.container_id, now) for c in silent}
         lasting = [c for c in silent if now - self._silent[c.container_id] >= SAMPLE_SECONDS]
@@ -123,18 +123,18 @@ class UsageSampler:
 
 
 class UsageCollector(Collector):
-    """What a worker's containers use, as metrics. Register it once a process."""
+    """The usage of a worker's containers, as metrics. Register it once a process."""
 
     def __init__(self, runner: DockerRunner) -> None:
         self._usage = runner.usage
 
     def describe(self) -> Iterator[Metric]:
-        """The metrics without values."""
+        """Return the metrics without values."""
         for declared in (CPU, MEMORY, MEMORY_LIMIT):
             yield declared.of(None)
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics as they were when last sampled."""
+        """Return the metrics as of the last sample."""
         yield CPU.of(self._usage.cpu_seconds)
         yield MEMORY.of(self._usage.memory_bytes)
         yield MEMORY_LIMIT.of(self._usage.memory_limit_bytes)

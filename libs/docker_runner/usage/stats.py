@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Stats:
-    """One sample. CPU seconds only grow; the difference of two samples is the use between them.
+    """One sample. CPU seconds never decrease; the difference of two samples is the usage between them.
 
-    *peak_memory_bytes* counts page cache, and is None where the kernel does not keep it.
+    *peak_memory_bytes* includes page cache, and is None if the kernel does not provide it.
     """
 
     memory_bytes: int

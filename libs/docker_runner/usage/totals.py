@@ -9,62 +9,62 @@ from libs.docker_runner.usage.stats import Stats
 
 @dataclass(frozen=True)
 class Usage:
-    """One container, as last seen."""
+    """One container, as last sampled."""
 
     container: ManagedContainer
     stats: Stats
 
 
 class UsageTally:
-    """CPU seconds that only grow, and memory as it is now.
+    """Total CPU seconds, which never decrease, and current memory.
 
-    The CPU of a container that this worker started counts from its start; that of one which it took over from the
-    moment at which it was first seen, since what it used before was an earlier worker's to count.
+    The CPU time of a container that this worker started counts from its start; that of a container which it took over,
+    from the first sample, since an earlier worker counted the time before.
     """
 
     def __init__(self) -> None:
         self.cpu_seconds = 0.0
-        """Used since this worker started, by containers that are gone too."""
+        """CPU time since this worker started, including removed containers."""
         self._counted: dict[str, float] = {}
         self._latest: dict[str, Usage] = {}
         self._present: set[str] = set()
 
     @property
     def latest(self) -> Collection[Usage]:
-        """The containers that run, as they were seen last."""
+        """The running containers, as last sampled."""
         return self._latest.values()
 
     @property
     def memory_bytes(self) -> int:
-        """What they use now, without what the kernel would give back at once."""
+        """Their memory, without the part that the kernel would reclaim at once."""
         return sum(usage.stats.memory_bytes for usage in self._latest.values())
 
     @property
     def memory_limit_bytes(self) -> int:
-        """What they may use."""
+        """The sum of their memory limits."""
         return sum(usage.stats.memory_limit_bytes for usage in self._latest.values())
 
     def started(self, container: ManagedContainer) -> None:
-        """This worker has just started *container*."""
+        """Add *container*, which this worker has just started."""
         self._counted.setdefault(container.container_id, 0.0)
 
     def sampled(self, found: Mapping[str, Usage], present: Collection[str]) -> None:
-        """All containers of this worker were looked at.
+        """Update with a sample of all containers of this worker.
 
         Args:
-            found: those that run and whose use is known, by the engine's id.
-            present: the ids of all that the engine has, running or not.
+            found: the running containers with known usage, by the engine's id.
+            present: the ids of all containers of the engine, running or not.
         """
         for container_id, usage in found.items():
             self._count(container_id, usage.stats.cpu_seconds)
         self._latest = dict(found)
-        # One that was started meanwhile is in none of both lists.
+        # One started meanwhile is in neither list.
         for gone in self._present - set(present):
             self._counted.pop(gone, None)
         self._present = set(present)
 
     def ended(self, ended: Ended, *, removed: bool) -> None:
-        """A container has ended; what it used since it was last seen counts too. May be repeated."""
+        """Add a container's usage since its last sample, after its end. May be repeated."""
         container_id = ended.container.container_id
         if ended.cpu_seconds is not None and container_id in self._counted:
             self._count(container_id, ended.cpu_seconds)

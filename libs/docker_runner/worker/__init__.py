@@ -1,1 +1,1 @@
-"""Where a worker meets its Docker host: the same for all services, and all of it that knows of workers."""
+"""The connection between a worker and its Docker host, the same for all services."""

@@ -1,4 +1,4 @@
-"""Everything of a worker that touches its Docker host, wired: engine, images, code, containers and their output."""
+"""Wire a worker's Docker host: engine, images, code, containers and their output."""
 
 import asyncio
 import hashlib
@@ -58,9 +58,9 @@ DISK = "disk"
 _POLL_SECONDS = 2.0
 _PREPARE_SECONDS = 5.0
 _ANSWER_SECONDS = 2.5
-# An engine that is slower is looked at later, and the worker is ready meanwhile.
+# A slower engine is checked later, and the worker is ready meanwhile.
 _FIRST_SIGHT_SECONDS = 2.0
-# A loaded engine may be silent for some seconds.
+# A loaded engine may not answer for some seconds.
 _LOST_SECONDS = 7.0
 
 
@@ -69,8 +69,8 @@ class DockerHost:
 
     Attributes:
         engine_id: the engine's own id; two workers with the same one share a host.
-        recorder: who this worker is in the history.
-        store: object storage; *code*, *logs* and *log_reader* work over it.
+        recorder: this worker's identity in the history.
+        store: object storage; *code*, *logs* and *log_reader* use it.
     """
 
     def __init__(
@@ -105,14 +105,14 @@ class DockerHost:
         self._scope = scope
         self._lease_seconds = lease_seconds
         self._keepalives: dict[int, KeepaliveFile] = {}
-        # Of their own, so that no slow disk makes a keepalive late.
+        # Separate threads, so that a slow disk does not delay keepalives.
         self._keepalive_threads = Threads("keepalive", 2)
         self._fault = ""
         self._answered_by = engine_id
         self._unprepared = ""
         self._missing: Mapping[str, str] = {}
         self._answered_at = time.monotonic()
-        # Ids are chosen by people and scopes by us, but both reach a path only as digests.
+        # Ids come from outside and scopes from the runtime, but both are used in paths only as digests.
         named = {TEMP_DIR: settings.temp_dir}
         if not keepalives.is_relative_to(settings.temp_dir):
             named[KEEPALIVE_DIR] = keepalives
@@ -120,7 +120,7 @@ class DockerHost:
         self._events_begun = False
         place = hashlib.sha256(f"{service}\0{scope}".encode()).hexdigest()[:20]
         self._keepalive_directory = keepalives / place
-        # Where earlier versions and settings had them: containers that are adopted may watch a file there.
+        # Former locations of keepalives: adopted containers may watch a file there.
         roots = dict.fromkeys([settings.temp_dir / "keepalive", *usual_roots()])
         self._former = [root / place for root in roots if root != keepalives]
         bucket = store.settings.logs_bucket
@@ -161,16 +161,16 @@ class DockerHost:
         leases: Callable[[], Awaitable[Sequence[LeaseView]]],
         priority: Priority,
     ) -> "DockerHost":
-        """Connect, waiting for the engine and the storage as long as they are away, and declare what must go on.
+        """Connect, waiting for the engine and the storage without a limit, and declare the loops.
 
         Args:
-            lifecycle: gets the loops of this host, and the steps that close it.
-            readiness: says meanwhile what is waited for.
-            lease_seconds: the life of a lease, for the dead-man's switch.
+            lifecycle: receives the loops of this host, and its closing steps.
+            readiness: shows meanwhile what is waited for.
+            lease_seconds: duration of a lease, for the dead-man's switch.
             owns: whether this worker owns a segment now, by a lease that it can prove.
-            history: where the ends of others' containers are recorded that are taken away.
-            leases: reads the leases that are held now, whoever holds them.
-            priority: of the service's containers for the engine's room.
+            history: stores the ends of other workers' containers that are removed.
+            leases: returns all live leases.
+            priority: the precedence of the service's containers for the engine's room.
         """
         engine = Engine(timeout_seconds=settings.engine_timeout_seconds)
         store = ObjectStore(storage)
@@ -182,7 +182,7 @@ class DockerHost:
         try:
             keepalives = await keepalive_root(settings.keepalive_dir, settings.temp_dir, engine)
         except KeepaliveDirUnseen as error:
-            # Said on /readyz below, until the engine sees it.
+            # Reported on /readyz below, until the engine sees it.
             keepalives = error.folder
         code = CodeCache(store, settings.temp_dir / "code", code_cache_bytes)
         await _until_disk_takes("code", code.open, readiness)
@@ -220,7 +220,7 @@ class DockerHost:
         return host
 
     def keepalive(self, segment: int) -> KeepaliveFile:
-        """The dead-man's switch of a segment's containers."""
+        """Return the dead-man's switch of a segment's containers."""
         if segment not in self._keepalives:
             former = [directory / str(segment) for directory in self._former]
             folder = self._keepalive_directory / str(segment)
@@ -231,19 +231,19 @@ class DockerHost:
         """Let a segment's containers live until a little before *proven_until*, by boot_seconds().
 
         Raises:
-            OSError: they do not know of it.
+            OSError: they do not see the extension.
         """
         await self._keepalive_threads.run(self.keepalive(segment).refresh, proven_until)
 
     async def expire(self, segment: int) -> None:
-        """End a segment's containers by their own switch, and let none begin late; at the latest with the lease."""
+        """End a segment's containers by their dead-man's switch, late starts too; at the latest with the lease."""
         try:
             await self._keepalive_threads.run(self.keepalive(segment).expire)
         except OSError as error:
             log.warning("keepalive not expired; it runs out with the lease", segment=segment, reason=str(error))
 
     def group(self, segment: int, epoch: int) -> ContainerGroup:
-        """The containers of a segment under one ownership."""
+        """Return the containers of a segment under one ownership."""
         return ContainerGroup(
             self.runner,
             self.keepalive(segment),
@@ -254,7 +254,7 @@ class DockerHost:
         )
 
     def executables(self, entrypoint: Entrypoint, segment: int, epoch: int) -> ExecutableBuilder:
-        """Return what builds the executables of a segment under one ownership."""
+        """Return the builder of a segment's executables under one ownership."""
         return ExecutableBuilder(
             settings=self.settings,
             service=self._service,
@@ -269,19 +269,19 @@ class DockerHost:
         )
 
     def metrics(self) -> Sequence[Collector]:
-        """What there is to show of this host."""
+        """Return the metrics of this host."""
         return [UsageCollector(self.runner), RoomCollector(self.runner.room)]
 
     def room(self) -> Room | None:
-        """Return the engine's room as far as this service's containers may take it; None until it is known. Quick."""
+        """Return the engine's room available to this service's containers; None while unknown. Fast."""
         return self.runner.room.room(self._priority)
 
     def listening(self, listener: Listener) -> AbstractContextManager[None]:
-        """Call *listener* within the block, with each event of this service's containers."""
+        """Call *listener* with each event of this service's containers, during the block."""
         return self.runner.watch.listening(listener, self._service, self._scope)
 
     def impediment(self) -> str:
-        """Why no bot could be started here now; empty when one could."""
+        """Why no bot can be started here now; empty when one can."""
         return self._fault or self._sight.complaint or self._unprepared
 
     def lost(self) -> bool:
@@ -289,7 +289,7 @@ class DockerHost:
         return time.monotonic() - self._answered_at > _LOST_SECONDS
 
     async def _watch(self, readiness: Readiness) -> None:
-        """Keep an eye on the engine."""
+        """Check the engine periodically."""
 
         async def one_round() -> None:
             try:
@@ -317,11 +317,11 @@ class DockerHost:
             self._events_begun = True
 
     async def _prepare_for_ever(self) -> None:
-        """Fetch the images and put up the network before the first bot needs them, and again when they have gone."""
+        """Pull the images and set up the network before the first bot needs them, and again when they are missing."""
 
         async def one_round() -> None:
             if self._sight.complaint:
-                # The walls are made of files below TEMP_DIR, and no bot is started before.
+                # The firewall rules are built from files below TEMP_DIR, and no bot is started before.
                 return
             before = self._unprepared
             try:

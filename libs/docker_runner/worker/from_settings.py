@@ -10,7 +10,7 @@ MEGABIT_BYTES = 125_000
 
 
 def runner_settings(containers: ContainerSettings, maxima: MaximaSettings, images: ImageSettings) -> RunnerSettings:
-    """The runner's settings. A default that is above a maximum is one that bots may ask for as well."""
+    """Return the runner's settings. Bots may request a default even if it exceeds a maximum."""
     limits = Limits(
         memory_bytes=containers.memory_limit_mb * MIB,
         cpu_shares=containers.cpu_shares,

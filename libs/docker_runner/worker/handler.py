@@ -1,4 +1,4 @@
-"""The work of owned segments on a Docker host: do it while they are owned, then end their containers."""
+"""The work of owned segments on a Docker host: run it while they are owned, then stop their containers."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -23,35 +23,35 @@ _NO_END_YET = (EventKind.STARTED, EventKind.KILLED)
 
 
 class SegmentWork(Protocol):
-    """What a service does with the containers of one owned segment."""
+    """A service's work on the containers of one owned segment."""
 
     @property
     def running(self) -> int:
-        """How many containers run now; quick."""
+        """How many containers run now; fast."""
 
     async def run(self) -> None:
-        """Do it until cancelled."""
+        """Do the work until cancelled."""
 
     def container_changed(self, entity_id: str) -> None:
-        """A container of this entity has ended or is gone; "" when any may be."""
+        """Note that a container of this entity has ended or is gone; "" means any."""
 
     def states(self) -> Mapping[str, int]:
-        """Return how many entities are in which state, every state named; quick."""
+        """Return the number of entities in each state, including empty states; fast."""
 
     def demand(self) -> Demand:
-        """Return what the entities need of the engine; quick."""
+        """Return what the entities need of the engine; fast."""
 
 
 W = TypeVar("W", bound=SegmentWork)
 
 
 class DockerSegmentHandler(Generic[W]):
-    """A `SegmentHandler` for whatever runs in containers.
+    """A `SegmentHandler` for work in containers.
 
     Args:
-        work: makes what does the work of an owned segment.
-        waking: sets the wake of a segment within the block, when the documents of the segment have changed.
-        at_rest: called with how the containers of a segment that is given back ended, before they are removed. When it
+        work: creates the work of an owned segment.
+        waking: sets the wake of a segment during the block, after changes of the segment's documents.
+        at_rest: called with the ends of a released segment's containers, before they are removed. If it
             raises an exception they stay, and the next owner records their ends.
         keeps_logs: whether the containers' output goes to the day's logs.
     """
@@ -75,7 +75,7 @@ class DockerSegmentHandler(Generic[W]):
 
     @property
     def works(self) -> Collection[W]:
-        """The work of the segments that are owned."""
+        """The work of the owned segments."""
         return self._works.values()
 
     async def run(self, owned: OwnedSegment) -> None:
@@ -92,20 +92,20 @@ class DockerSegmentHandler(Generic[W]):
                     del self._works[owned.segment_id]
 
     async def renewed(self, lease: Lease) -> None:
-        """Let the containers of the segment live on for as long as the lease is proven.
+        """Extend the life of the segment's containers for as long as the lease is proven.
 
-        After stop_all() a renewal of the same ownership has no effect: a container that begins late must not live.
+        After stop_all() a renewal of the same ownership has no effect: a late container must not live.
         """
         if self._stopped_epochs.get(lease.segment_id) == lease.epoch:
             return
         await self._docker.keep_alive(lease.segment_id, lease.proven_until)
 
     async def expire(self, owned: OwnedSegment) -> None:
-        """Let the containers of the segment end by their own switch."""
+        """End the containers of the segment by their dead-man's switch."""
         await self._docker.expire(owned.segment_id)
 
     async def stop_all(self, owned: OwnedSegment, grace_seconds: float) -> None:
-        """End every container of the segment, let none begin late, and record how each ended."""
+        """Stop every container of the segment, including late starts, and record how each ended."""
         group = self._docker.group(owned.segment_id, owned.epoch)
         if not owned.proven(margin_seconds=0.0):
             await self._docker.expire(owned.segment_id)
@@ -119,7 +119,7 @@ class DockerSegmentHandler(Generic[W]):
             await self._take_away(owned, group)
 
     def running(self) -> int:
-        """Return how many containers of this worker run."""
+        """Return the number of this worker's running containers."""
         return sum(work.running for work in self._works.values())
 
     def demand(self, segment_id: int) -> Demand:
@@ -128,7 +128,7 @@ class DockerSegmentHandler(Generic[W]):
         return work.demand() if work is not None else Demand()
 
     def states(self) -> Mapping[str, int]:
-        """Return how many entities of the owned segments are in which state; nothing without a segment."""
+        """Return the number of entities of the owned segments in each state; empty without a segment."""
         total: Counter[str] = Counter()
         for work in self._works.values():
             with isolated("count states", passing=()):
@@ -137,7 +137,7 @@ class DockerSegmentHandler(Generic[W]):
         return total
 
     async def _take_away(self, owned: OwnedSegment, group: ContainerGroup) -> None:
-        """Record how the containers ended; what they printed is uploaded, and they are removed, in the background."""
+        """Record how the containers ended; their output is uploaded and they are removed in the background."""
         ended = await group.endings()
         recorded: Sequence[Ended] = ended
         try:

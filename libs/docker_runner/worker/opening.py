@@ -1,4 +1,4 @@
-"""A worker's Docker host, from the worker's settings."""
+"""Open a worker's Docker host with the worker's settings."""
 
 from libs.core.worker.role import WorkerContext
 from libs.core.worker.worker import EngineView
@@ -12,11 +12,11 @@ from libs.docker_runner.worker.from_settings import runner_settings
 async def open_docker_host(
     context: WorkerContext, runner: RunnerSettings | None = None, *, priority: Priority
 ) -> DockerHost:
-    """Connect to the engine and the storage, waiting as long as they are away; see :meth:`DockerHost.open`.
+    """Connect to the engine and the storage, waiting without a limit; see :meth:`DockerHost.open`.
 
     Args:
-        runner: the runner's settings, where they are not just what the operator's say.
-        priority: of the service's containers for the engine's room.
+        runner: the runner's settings, if they differ from the operator's.
+        priority: the precedence of the service's containers for the engine's room.
     """
     settings = context.settings
     return await DockerHost.open(
@@ -37,5 +37,5 @@ async def open_docker_host(
 
 
 def engine_view(docker: DockerHost) -> EngineView:
-    """Return what the worker reports of its engine to the master."""
+    """Return the state of the engine for the worker's reports to the master."""
     return EngineView(docker.impediment, docker.lost, docker.room)
