@@ -228,7 +228,7 @@ class DockerHost:
         return self._keepalives[segment]
 
     async def keep_alive(self, segment: int, proven_until: float) -> None:
-        """Let a segment's containers live until a little before *proven_until*, by boot_seconds().
+        """Extend the life of a segment's containers until shortly before *proven_until*, by boot_seconds().
 
         Raises:
             OSError: they do not see the extension.
