@@ -6,7 +6,8 @@ from libs.collector.code import UnreferencedCode
 from libs.collector.collector import Collector, Garbage
 from libs.collector.logs import OldLogs
 from libs.collector.records import ManyRecords
-from libs.core.config.settings import RetentionSettings, StorageSettings
+from libs.core.config.connection_settings import StorageSettings
+from libs.core.config.retention_settings import RetentionSettings
 from libs.core.config.settings_loader import SettingsError, load
 from libs.core.master.master import Master
 from libs.core.master.role import Loop, MasterSettings

@@ -6,7 +6,8 @@ from datetime import timedelta
 
 from libs.collector.collector import Garbage
 from libs.collector.sweep import Sweep
-from libs.core.config.settings import RetentionSettings, StorageSettings
+from libs.core.config.connection_settings import StorageSettings
+from libs.core.config.retention_settings import RetentionSettings
 from libs.core.storage.object_store import ObjectInfo, ObjectStore
 from services.backtest_runner.objects import is_analysis, is_logs, is_staged, logs_beside
 

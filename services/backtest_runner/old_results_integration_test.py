@@ -6,7 +6,7 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from libs.collector.sweep import Sweep
-from libs.core.config.settings import StorageSettings
+from libs.core.config.connection_settings import StorageSettings
 from libs.core.storage.object_store import ObjectStore
 from services.backtest_runner.objects import analysis_key, logs_key
 from services.backtest_runner.old_results import OldResults

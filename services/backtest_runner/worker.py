@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
-from libs.core.config.settings import BatchSettings
+from libs.core.config.coordination_settings import BatchSettings
 from libs.core.events.publisher import OutboxPublisher
 from libs.core.process.process import run_process
 from libs.core.process.service import BACKTEST_RUNNER

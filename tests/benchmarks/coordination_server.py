@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import structlog
 
-from libs.core.config.settings import CoordinationSettings
+from libs.core.config.coordination_settings import CoordinationSettings
 from libs.core.http.health import Readiness
 from libs.core.leases.lease import Holder
 from libs.core.leases.lease_keeper import LeaseTiming

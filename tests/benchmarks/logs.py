@@ -23,7 +23,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from libs.core.config.settings import StorageSettings
+from libs.core.config.connection_settings import StorageSettings
 from libs.core.storage.object_store import ObjectStore
 from libs.docker_runner.logs.objects import LogObjects
 from libs.docker_runner.logs.position import BEGINNING, Position

@@ -19,7 +19,7 @@ import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from libs.core.config.settings import LogSettings
+from libs.core.config.process_settings import LogSettings
 from libs.core.observability.log import configure
 from libs.core.process.process import settle_memory
 from libs.core.store.client import Mongo

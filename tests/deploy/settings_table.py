@@ -5,10 +5,10 @@
 
 from pathlib import Path
 
+from libs.core.config.groups import GROUPS
 from libs.core.config.settings_loader import SettingRow, rows
 from libs.core.process.service import SERVICES
 from tests.deploy.manifests import ROOT
-from tests.deploy.settings_in_use import groups
 
 README = ROOT / "deploy" / "README.md"
 BEGIN = "<!-- settings: python -m tests.deploy.settings_table -->"
@@ -19,7 +19,7 @@ def table() -> str:
     """The table in Markdown. Where the services differ, all their defaults are shown, in the services' order."""
     variants: dict[str, list[SettingRow]] = {}
     for service in SERVICES:
-        for row in rows(groups(), service):
+        for row in rows(GROUPS, service):
             variants.setdefault(row.name, []).append(row)
     lines = ["| variable | default | meaning |", "|---|---|---|"]
     for name, found in variants.items():

@@ -9,16 +9,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from libs.core.config.connection_settings import MongoSettings, NatsSettings, StorageSettings
+from libs.core.config.coordination_settings import LeaseSettings, PartitionSettings
 from libs.core.config.misspelt_settings import misspelt
-from libs.core.config.settings import (
-    LeaseSettings,
-    LogSettings,
-    MongoSettings,
-    NatsSettings,
-    PartitionSettings,
-    RetentionSettings,
-    StorageSettings,
-)
+from libs.core.config.process_settings import LogSettings
+from libs.core.config.retention_settings import RetentionSettings
 from libs.core.config.settings_loader import Group, SettingsError, load
 from libs.core.observability.log import configure
 from libs.core.process.service import ServiceDefinition

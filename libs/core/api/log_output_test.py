@@ -9,7 +9,7 @@ import aiohttp
 from aiohttp import web
 
 from libs.core.api.log_output import send
-from libs.core.config.settings import HttpSettings
+from libs.core.config.process_settings import HttpSettings
 from libs.core.http.app import HttpApp
 from libs.core.http.health import Readiness
 

@@ -9,7 +9,7 @@ import pytest_asyncio
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from libs.core.api.paths import DESCRIPTION
-from libs.core.config.settings import HttpSettings
+from libs.core.config.process_settings import HttpSettings
 from libs.core.http.app import HttpApp
 from libs.core.http.health import Readiness
 from libs.core.master.api import MasterApi

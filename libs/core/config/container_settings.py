@@ -1,4 +1,7 @@
-"""What an operator can set about containers: what they get, the most that a bot may ask for, and their images."""
+"""What an operator can set about containers: what they get, the most that a bot may ask for, and their images.
+
+The names of variables in all modules of settings are in part an interface to the outside and do not change.
+"""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self

@@ -1,13 +1,12 @@
 """Variables that look like a setting of ours and are none: most likely misspelt, and ignored without a word."""
 
 import difflib
-import inspect
 import re
 from collections.abc import Mapping
 from functools import cache
 
-from libs.core.config import container_settings, settings
-from libs.core.config.settings_loader import Group, rows
+from libs.core.config.groups import GROUPS
+from libs.core.config.settings_loader import rows
 from libs.core.process.service import SERVICES
 
 _ALIKE = 0.87
@@ -36,13 +35,7 @@ def misspelt(environ: Mapping[str, str]) -> dict[str, str]:
 @cache
 def known_variables() -> frozenset[str]:
     """Every variable that a process of ours reads, older names too."""
-    groups = [
-        group
-        for module in (settings, container_settings)
-        for group in vars(module).values()
-        if inspect.isclass(group) and issubclass(group, Group) and group is not Group
-    ]
-    read = [row for service in SERVICES for row in rows(groups, service)]
+    read = [row for service in SERVICES for row in rows(GROUPS, service)]
     return frozenset(_READ_ELSEWHERE.union(*({row.name, *row.aliases} for row in read)))
 
 

@@ -1,43 +1,46 @@
+import importlib
+import pkgutil
 import re
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from libs.core.config import container_settings, settings
+from libs.core import config
+from libs.core.config.connection_settings import MongoSettings, NatsSettings, StorageSettings
 from libs.core.config.container_settings import ContainerSettings, ImageSettings
-from libs.core.config.settings import (
+from libs.core.config.coordination_settings import (
     AutoscalerSettings,
     BatchSettings,
     CoordinationSettings,
-    HttpSettings,
     IdentitySettings,
     LeaseSettings,
-    LogSettings,
-    MongoSettings,
-    NatsSettings,
     PartitionSettings,
     ScanSettings,
-    StorageSettings,
 )
+from libs.core.config.groups import GROUPS
+from libs.core.config.process_settings import HttpSettings, LogSettings
 from libs.core.config.settings_loader import Group, SettingsError, load, named_of, rows
 from libs.core.process.service import BOT_RUNNER, SERVICES, ServiceDefinition
 
 KEYS = {"MINIO_ACCESS_KEY_ID": "key", "MINIO_SECRET_ACCESS_KEY": "secret"}
 
-ALL = [
-    group
-    for module in (settings, container_settings)
-    for group in vars(module).values()
-    if isinstance(group, type) and issubclass(group, Group) and group is not Group
-]
-
 
 def default_of(variable: str, service: ServiceDefinition = BOT_RUNNER) -> str:
-    return next(row.default for row in rows(ALL, service) if row.name == variable)
+    return next(row.default for row in rows(GROUPS, service) if row.name == variable)
 
 
 def coordination(environ: dict[str, str]) -> CoordinationSettings:
     return load(CoordinationSettings, {}, environ, BOT_RUNNER)
+
+
+def test_every_group_of_settings_is_listed() -> None:
+    modules = [
+        importlib.import_module(module.name)
+        for module in pkgutil.iter_modules(config.__path__, "libs.core.config.")
+        if module.name.endswith("_settings")
+    ]
+    found = {value for module in modules for value in vars(module).values() if isinstance(value, type)}
+    assert {group for group in found if issubclass(group, Group) and group is not Group} == set(GROUPS)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +95,7 @@ def test_each_service_has_its_own_port_master_and_cap(service: ServiceDefinition
     ],
 )
 def test_older_names_are_still_read(variable: str, alias: str) -> None:
-    assert next(row.aliases for row in rows(ALL, BOT_RUNNER) if row.name == variable) == (alias,)
+    assert next(row.aliases for row in rows(GROUPS, BOT_RUNNER) if row.name == variable) == (alias,)
 
 
 def test_the_schedulers_cap_has_an_older_name_and_the_others_have_none() -> None:
@@ -104,12 +107,12 @@ def test_the_schedulers_cap_has_an_older_name_and_the_others_have_none() -> None
 
 
 def test_the_flags_are_those_of_the_command_line() -> None:
-    flags = {row.flag for row in rows(ALL, BOT_RUNNER) if row.flag}
+    flags = {row.flag for row in rows(GROUPS, BOT_RUNNER) if row.flag}
 
     assert flags == {"--max-segment", "--mode", "--mongo-uri", "--worker-id"}
 
 
-@pytest.mark.parametrize("group", ALL, ids=lambda group: group.__name__)
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.__name__)
 def test_every_setting_has_description_and_times_have_unit(group: type[Group]) -> None:
     for name, field in group.model_fields.items():
         assert field.description, name

@@ -12,7 +12,7 @@ from prometheus_client.exposition import choose_encoder
 from libs.core.api.errors import error_answer
 from libs.core.api.headers import secure
 from libs.core.api.paths import DESCRIPTION, PREFIX
-from libs.core.config.settings import HttpSettings
+from libs.core.config.process_settings import HttpSettings
 from libs.core.errors import UserError
 from libs.core.http.health import Readiness
 from libs.core.observability.log import get_logger

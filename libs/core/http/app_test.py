@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from libs.core.config.settings import HttpSettings
+from libs.core.config.process_settings import HttpSettings
 from libs.core.http.app import HttpAddressUnusable, HttpApp
 from libs.core.http.health import Readiness
 from libs.core.observability.metrics import registry

@@ -8,7 +8,7 @@ from prometheus_client import Counter
 
 from libs.core.aio.backoff import Backoff
 from libs.core.aio.wake import Wake
-from libs.core.config.settings import CoordinationSettings
+from libs.core.config.coordination_settings import CoordinationSettings
 from libs.core.coordination import WorkerIdentity, WorkerState
 from libs.core.errors import RuntimeFault
 from libs.core.http.health import Readiness

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from libs.core.aio.wake import Wake
-from libs.core.config.settings import (
+from libs.core.config.connection_settings import NatsSettings
+from libs.core.config.coordination_settings import (
     AutoscalerSettings,
     CoordinationSettings,
     LeaseSettings,
-    NatsSettings,
     PartitionSettings,
-    RetentionSettings,
 )
+from libs.core.config.retention_settings import RetentionSettings
 from libs.core.errors import Retryable
 from libs.core.events.connection import NatsConnection
 from libs.core.events.wakeups import WakeUps

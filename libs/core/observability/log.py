@@ -15,7 +15,7 @@ import structlog
 from structlog.contextvars import bind_contextvars, bound_contextvars, merge_contextvars
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from libs.core.config.settings import LogSettings
+from libs.core.config.process_settings import LogSettings
 
 Logger = structlog.stdlib.BoundLogger
 

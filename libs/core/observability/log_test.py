@@ -12,7 +12,7 @@ import pytest
 import structlog
 from pydantic import SecretStr
 
-from libs.core.config.settings import LogSettings
+from libs.core.config.process_settings import LogSettings
 from libs.core.observability.log import bind_context, bound_context, configure, get_logger
 
 log = get_logger("libs.core.observability.log_test")

@@ -34,7 +34,7 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TraceS
 from opentelemetry.util.types import Attributes
 from pymongo.monitoring import CommandFailedEvent
 
-from libs.core.config.settings import TracingSettings
+from libs.core.config.process_settings import TracingSettings
 from libs.core.observability.log import get_logger
 
 log = get_logger(__name__)

@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_ON
 from opentelemetry.trace import SpanKind
 from structlog.testing import capture_logs
 
-from libs.core.config.settings import TracingSettings
+from libs.core.config.process_settings import TracingSettings
 from libs.core.config.settings_loader import SettingsError, load
 from libs.core.observability.trace_export import CalmExporter, WithinSpans
 

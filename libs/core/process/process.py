@@ -11,8 +11,10 @@ from typing import Protocol, TypeVar
 
 from aiohttp import web
 
+from libs.core.config.connection_settings import MongoSettings
+from libs.core.config.coordination_settings import IdentitySettings
 from libs.core.config.misspelt_settings import misspelt
-from libs.core.config.settings import HttpSettings, IdentitySettings, LogSettings, MongoSettings, TracingSettings
+from libs.core.config.process_settings import HttpSettings, LogSettings, TracingSettings
 from libs.core.config.settings_loader import SettingsError, load_all
 from libs.core.errors import UserError
 from libs.core.http.app import HttpApp

@@ -24,7 +24,7 @@ from minio.datatypes import Object
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
 from libs.core.aio.backoff import Backoff
-from libs.core.config.settings import StorageSettings
+from libs.core.config.connection_settings import StorageSettings
 from libs.core.errors import Permanent, Retryable
 from libs.core.http.health import Readiness
 from libs.core.observability.log import get_logger

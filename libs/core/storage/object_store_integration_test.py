@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
-from libs.core.config.settings import StorageSettings
+from libs.core.config.connection_settings import StorageSettings
 from libs.core.http.health import Readiness
 from libs.core.storage.object_store import (
     MIN_COMPOSED_PART_BYTES,

@@ -12,17 +12,11 @@ from prometheus_client.registry import Collector
 
 from libs.core.aio.retrying import retry_forever
 from libs.core.api.log_output import LogSource
+from libs.core.config.connection_settings import NatsSettings, StorageSettings
 from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings
-from libs.core.config.settings import (
-    CoordinationSettings,
-    HistorySettings,
-    LeaseSettings,
-    MetricsSettings,
-    NatsSettings,
-    PartitionSettings,
-    ScanSettings,
-    StorageSettings,
-)
+from libs.core.config.coordination_settings import CoordinationSettings, LeaseSettings, PartitionSettings, ScanSettings
+from libs.core.config.process_settings import MetricsSettings
+from libs.core.config.retention_settings import HistorySettings
 from libs.core.coordination import WorkerIdentity
 from libs.core.events.connection import NatsConnection
 from libs.core.events.dead_letters import DeadLetters

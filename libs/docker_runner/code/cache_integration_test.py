@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
-from libs.core.config.settings import StorageSettings
+from libs.core.config.connection_settings import StorageSettings
 from libs.core.storage.object_store import ObjectStore
 from libs.docker_runner.code.cache import CodeCache
 from libs.docker_runner.errors import ArchiveRejected, CodeMissing, CodeReplaced, CodeUnavailable

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from libs.core.config.settings import BOTS_END_BEFORE_LEASE_SECONDS
+from libs.core.config.coordination_settings import BOTS_END_BEFORE_LEASE_SECONDS
 from libs.docker_runner.containers.keepalive import (
     SAFETY_SECONDS,
     KeepaliveFile,

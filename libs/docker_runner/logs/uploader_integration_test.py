@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from libs.core.config.settings import StorageSettings
+from libs.core.config.connection_settings import StorageSettings
 from libs.core.storage.object_store import ObjectInfo, ObjectMissing, ObjectStore, StorageUnavailable
 from libs.docker_runner.logs.history import LogHistory
 from libs.docker_runner.logs.line_reader import LineReader, Nowhere

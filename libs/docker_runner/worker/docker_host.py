@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from libs.core.aio.backoff import Backoff
 from libs.core.aio.threads import Threads
-from libs.core.config.settings import StorageSettings
+from libs.core.config.connection_settings import StorageSettings
 from libs.core.errors import Retryable, RuntimeFault
 from libs.core.http.health import Readiness
 from libs.core.leases.lease import LeaseView

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from libs.core.config.settings import StorageSettings
+from libs.core.config.connection_settings import StorageSettings
 from libs.core.storage.object_store import ObjectMissing, ObjectStore
 from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.errors import EngineUnavailable

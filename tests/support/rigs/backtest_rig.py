@@ -15,7 +15,7 @@ from typing import Any
 import pytest_asyncio
 from pydantic import SecretStr
 
-from libs.core.config.settings import StorageSettings
+from libs.core.config.connection_settings import StorageSettings
 from libs.core.hostile_json import Kind
 from libs.core.leases.lease import Holder, Lease
 from libs.core.room import Need

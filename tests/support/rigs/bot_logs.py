@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from pydantic import SecretStr
 
-from libs.core.config.settings import StorageSettings
+from libs.core.config.connection_settings import StorageSettings
 from libs.core.storage.object_store import ObjectStore
 from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.logs.handover import HandOver

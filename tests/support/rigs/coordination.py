@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from libs.core.config.settings import CoordinationSettings
+from libs.core.config.coordination_settings import CoordinationSettings
 from libs.core.coordination import WorkerIdentity
 from libs.core.http.health import Readiness
 from libs.core.leases.lease import Holder, Lease, SegmentView

@@ -13,7 +13,7 @@ from libs.collector.code import UnreferencedCode
 from libs.collector.collector import Collector, Garbage
 from libs.collector.logs import OldLogs
 from libs.collector.records import ManyRecords
-from libs.core.config.settings import StorageSettings
+from libs.core.config.connection_settings import StorageSettings
 from libs.core.process.service import BOT_RUNNER, SERVICES, ServiceDefinition
 from libs.core.run_record import RunRecord
 from libs.core.storage.object_store import ObjectInfo, ObjectStore

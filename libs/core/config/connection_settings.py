@@ -1,0 +1,98 @@
+"""What an operator can set about the servers that a process uses: MongoDB, NATS and S3."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from libs.core.config.settings_loader import Group, Named, Seconds
+
+_BUCKET = r"^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$"
+_BUCKET_ALLOWED = "a bucket name: 3 to 63 letters, digits, dots and dashes"
+
+
+def _mongo_uri(uri: SecretStr) -> SecretStr:
+    if not re.match(r"mongodb(\+srv)?://[^/\s]", uri.get_secret_value()):
+        raise ValueError("it does not begin with mongodb:// and a host")
+    return uri
+
+
+def _nats_url(url: str | None) -> str | None:
+    for server in (url or "nats://x").split(","):
+        if not re.match(r"^((nats|tls|ws|wss)://)?[^\s/:@]+(:[^\s/@]*)?(@[^\s/:@]+(:\d+)?)?/?$", server.strip()):
+            raise ValueError("one of its servers is no address")
+    return url
+
+
+class MongoSettings(Group):
+    """Where the truth is kept."""
+
+    uri: Annotated[
+        SecretStr,
+        Named("MONGO_URI", flag="--mongo-uri", allowed="a MongoDB connection string (mongodb://host:27017)"),
+        Field(description="connection string of MongoDB"),
+        AfterValidator(_mongo_uri),
+    ] = SecretStr("mongodb://localhost:27017")
+    timeout_seconds: Annotated[
+        Seconds,
+        Named("MONGO_TIMEOUT_SECONDS", unit="seconds"),
+        Field(ge=0.1, le=60, description="how long an operation waits for a usable MongoDB server"),
+    ] = 2.0
+
+
+class NatsSettings(Group):
+    """Where events come from and go to."""
+
+    url: Annotated[
+        str | None,
+        Named("NATS_URL", allowed="one or more addresses with commas between (nats://host:4222)"),
+        Field(
+            repr=False, description="address of NATS; without it no events are ingested and MongoDB is scanned instead"
+        ),
+        AfterValidator(_nats_url),
+    ] = None
+    max_retries: Annotated[
+        int,
+        Named("MAX_RETRIES"),
+        Field(ge=0, le=1000, description="number of retries of a failed operation"),
+    ] = 3
+
+
+class StorageSettings(Group):
+    """Where code comes from, and where logs and results go."""
+
+    endpoint: Annotated[
+        str,
+        Named("MINIO_ENDPOINT", allowed="host or host:port without http:// (MINIO_USE_SSL chooses)"),
+        Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s/:]+)(:\d+)?$", description="address of the S3 server"),
+    ] = "localhost:9000"
+    access_key: Annotated[
+        SecretStr,
+        Named("MINIO_ACCESS_KEY_ID", aliases=("MINIO_ACCESS_KEY",), allowed="the access key of the S3 server"),
+        Field(min_length=1, description="access key of the S3 server"),
+    ]
+    secret_key: Annotated[
+        SecretStr,
+        Named("MINIO_SECRET_ACCESS_KEY", aliases=("MINIO_SECRET_KEY",), allowed="the secret key of the S3 server"),
+        Field(min_length=1, description="secret key of the S3 server"),
+    ]
+    secure: Annotated[
+        bool,
+        Named("MINIO_USE_SSL", aliases=("MINIO_SSL",)),
+        Field(description="whether to use TLS for the S3 server"),
+    ] = False
+    code_bucket: Annotated[
+        str,
+        Named("MINIO_BOTS_BUCKET", aliases=("MINIO_CODE_BUCKET",), allowed=_BUCKET_ALLOWED),
+        Field(pattern=_BUCKET, description="bucket of the bots' code"),
+    ] = "bots"
+    logs_bucket: Annotated[
+        str,
+        Named("MINIO_LOGS_BUCKET", allowed=_BUCKET_ALLOWED),
+        Field(pattern=_BUCKET, description="bucket of the bots' logs"),
+    ] = "logs"
+    results_bucket: Annotated[
+        str,
+        Named("MINIO_RESULTS_BUCKET", aliases=("MINIO_BACKTESTS_BUCKET",), allowed=_BUCKET_ALLOWED),
+        Field(pattern=_BUCKET, description="bucket of the backtests' results"),
+    ] = "results"

@@ -1,0 +1,38 @@
+"""Every group of settings that an operator can set, in the order in which documents list them."""
+
+from libs.core.config.connection_settings import MongoSettings, NatsSettings, StorageSettings
+from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings
+from libs.core.config.coordination_settings import (
+    AutoscalerSettings,
+    BatchSettings,
+    CoordinationSettings,
+    IdentitySettings,
+    LeaseSettings,
+    PartitionSettings,
+    ScanSettings,
+)
+from libs.core.config.process_settings import HttpSettings, LogSettings, MetricsSettings, TracingSettings
+from libs.core.config.retention_settings import HistorySettings, RetentionSettings
+from libs.core.config.settings_loader import Group
+
+GROUPS: tuple[type[Group], ...] = (
+    IdentitySettings,
+    MongoSettings,
+    NatsSettings,
+    StorageSettings,
+    LeaseSettings,
+    CoordinationSettings,
+    HttpSettings,
+    MetricsSettings,
+    LogSettings,
+    TracingSettings,
+    PartitionSettings,
+    ScanSettings,
+    HistorySettings,
+    RetentionSettings,
+    AutoscalerSettings,
+    BatchSettings,
+    ContainerSettings,
+    MaximaSettings,
+    ImageSettings,
+)

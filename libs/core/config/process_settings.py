@@ -1,0 +1,121 @@
+"""What an operator can set about a process: HTTP, metrics, log and traces."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from libs.core.config.settings_loader import Group, Named
+
+
+class HttpSettings(Group):
+    """The HTTP server of every process."""
+
+    port: Annotated[
+        int,
+        Named("HTTP_PORT"),
+        Field(
+            ge=0,
+            le=65535,
+            description="port of health checks, metrics and the status page; 0: any free port; "
+            "when it is not set and 8080 is in use, any free port",
+        ),
+    ] = 8080
+    host: Annotated[
+        str,
+        Named("HTTP_HOST", allowed="an address of this machine"),
+        Field(pattern=r"^\S+$", description="address on which the HTTP server listens"),
+    ] = "0.0.0.0"  # noqa: S104 - kubelet and Prometheus come from outside the pod
+    public_url: Annotated[
+        str | None,
+        Named("PUBLIC_URL", allowed="http:// or https:// and an address"),
+        Field(
+            pattern=r"^https?://[^\s/]+$",
+            description="address under which users reach this process's HTTP server, shown by "
+            "`runtime status`; unset: its own address",
+        ),
+    ] = None
+
+    @property
+    def port_was_chosen(self) -> bool:
+        """Whether somebody set the port, so that no other will do."""
+        return "port" in self.model_fields_set
+
+
+class MetricsSettings(Group):
+    """What is shown to Prometheus."""
+
+    per_bot: Annotated[
+        bool,
+        Named("METRICS_PER_BOT"),
+        Field(
+            description="whether the bot-runner's workers export CPU time, memory and restarts of each bot, which "
+            "creates several series per bot; the sums are always exported"
+        ),
+    ] = False
+
+
+class LogSettings(Group):
+    """How log lines look."""
+
+    format: Annotated[
+        Literal["auto", "json", "console"],
+        Named("LOG_FORMAT"),
+        Field(
+            description="format of log lines: json, console (coloured), or auto: console at a terminal, otherwise json"
+        ),
+    ] = "auto"
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Named("LOG_LEVEL"),
+        Field(description="minimum severity of log lines"),
+    ] = "info"
+
+
+class TracingSettings(Group):
+    """Where traces go: the standard variables of OpenTelemetry. Those that are not here its SDK reads by itself."""
+
+    endpoint: Annotated[
+        str | None,
+        Named(
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            aliases=("OTEL_EXPORTER_OTLP_ENDPOINT",),
+            allowed="http://host:4317, or https:// for TLS",
+        ),
+        Field(description="OTLP endpoint (gRPC) for traces; without it none are recorded"),
+    ] = None
+    protocol: Annotated[
+        str,
+        Named(
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+            aliases=("OTEL_EXPORTER_OTLP_PROTOCOL",),
+            allowed="grpc",
+        ),
+        Field(description="protocol for traces"),
+    ] = "grpc"
+    exporter: Annotated[
+        str,
+        Named("OTEL_TRACES_EXPORTER", allowed="otlp or none"),
+        Field(description="exporter of traces; none turns tracing off"),
+    ] = "otlp"
+    disabled: Annotated[
+        bool,
+        Named("OTEL_SDK_DISABLED"),
+        Field(description="whether tracing is turned off"),
+        BeforeValidator(lambda value: str(value).lower() == "true"),
+    ] = False
+
+    @property
+    def exporting(self) -> bool:
+        """Whether this process records spans and sends them."""
+        return self.endpoint is not None and self.exporter != "none" and not self.disabled
+
+    @model_validator(mode="after")
+    def _can_be_exported(self) -> Self:
+        if self.exporting and self.exporter != "otlp":
+            raise ValueError(f"OTEL_TRACES_EXPORTER={self.exporter!r} is not supported; set otlp or none")
+        if self.exporting and self.protocol != "grpc":
+            raise ValueError(
+                f"OTEL_EXPORTER_OTLP_PROTOCOL={self.protocol!r} is not supported: traces are sent by OTLP over gRPC; "
+                "set grpc and give the collector's gRPC port (usually 4317)"
+            )
+        return self
