@@ -56,6 +56,10 @@ class Logs:
     followed: set[str] = field(default_factory=set)
     finished: list[str] = field(default_factory=list)
 
+    @property
+    def following(self) -> "Logs":
+        return self
+
     def is_following(self, container: ManagedContainer) -> bool:
         return container.container_id in self.followed
 
