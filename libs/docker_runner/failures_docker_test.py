@@ -144,21 +144,29 @@ async def test_a_run_survives_an_engine_that_is_away_meanwhile(bots: BotContaine
     source = "import time\ndef main(id, config):\n for n in range(30):\n  print(n)\n  time.sleep(0.1)\n return 'done'"
     lines: list[bytes] = []
     going = asyncio.create_task(
-        bots.runner.run(bots.executable(source), 240.0, on_output=lambda piece: lines.append(piece.data))
+        bots.outcome(bots.executable(source), 240.0, on_output=lambda piece: lines.append(piece.data))
     )
     await eventually(lambda: len(lines) > 3)
     await relay.close()
     await relay.open()
     outcome = await going
     assert outcome.result == "done"
-    assert b"".join(lines).decode().split() == [*(str(n) for n in range(30)), '"done"']
+    output = outcome.output_path.read_text()
+    outcome.discard()
+    assert output.split() == [*(str(n) for n in range(30)), '"done"']
 
 
-async def test_a_second_run_of_an_entity_does_not_join_the_first(bots: BotContainers) -> None:
+@pytest.mark.parametrize("config", [{}, {"new": 1}], ids=["same version", "another version"])
+async def test_second_run_of_an_entity_ends_the_first_and_does_not_join_it(
+    bots: BotContainers, config: dict[str, object]
+) -> None:
     first = await bots.runner.start(bots.executable(FOREVER, run_id="r1"))
-    with pytest.raises(AlreadyRunning):
-        await bots.runner.run(bots.executable(FOREVER, run_id="r2"), 5.0)
-    assert await running(bots) == [first.container_id]
+    outcome = await bots.outcome(bots.executable(FOREVER, run_id="r2", config=config), 5.0)
+    outcome.discard()
+    assert outcome.ended.reason is EndReason.TIMEOUT
+    assert outcome.ended.container.run_id == "r2"
+    assert outcome.ended.container.container_id != first.container_id
+    assert await running(bots) == []
 
 
 async def test_another_version_must_be_stopped_first(bots: BotContainers) -> None:

@@ -1,13 +1,12 @@
 """An Executable in, a container and its outcome out."""
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Collection as Ids
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 
-from libs.core.aio.backoff import Backoff
 from libs.core.aio.threads import Threads
 from libs.core.errors import UserError
 from libs.core.observability.log import get_logger
@@ -22,11 +21,8 @@ from libs.docker_runner.containers.container import (
     ManagedContainer,
     RunOutcome,
 )
-from libs.docker_runner.containers.endings import without_result
-from libs.docker_runner.containers.failure import Failure
 from libs.docker_runner.containers.host_garbage import Cleared, HostGarbageCollector
-from libs.docker_runner.containers.returned import ResultChecks, Returned
-from libs.docker_runner.containers.run_folders import Outcome, RunFolders
+from libs.docker_runner.containers.run_folders import RunFolders
 from libs.docker_runner.containers.starting import Starter
 from libs.docker_runner.containers.state_cache import ContainerStateCache
 from libs.docker_runner.containers.stopping import Stopper
@@ -37,11 +33,11 @@ from libs.docker_runner.engine.events import ContainerEvent, EventKind
 from libs.docker_runner.engine.images import Images
 from libs.docker_runner.engine.lock import EngineLock
 from libs.docker_runner.engine.room_view import EngineRoom
-from libs.docker_runner.errors import AlreadyRunning, DockerRunnerError, EngineUnavailable, NoRoom
+from libs.docker_runner.errors import AlreadyRunning, DockerRunnerError, NoRoom
 from libs.docker_runner.executable import Executable, Network
 from libs.docker_runner.logs.followed_output import FollowedOutput
 from libs.docker_runner.logs.output import LogLine
-from libs.docker_runner.logs.run_output import OnOutput, RunOutput
+from libs.docker_runner.runs.collection import Collection, Collector
 from libs.docker_runner.sandbox.container_spec import GUARD_RUNTIME
 from libs.docker_runner.sandbox.network import BotNetwork
 from libs.docker_runner.settings import RunnerSettings
@@ -54,8 +50,6 @@ log = get_logger(__name__)
 
 LOCK = "admission.lock"
 """The file below TEMP_DIR under which the workers of an engine reserve its room."""
-_OUTPUT_SECONDS = 10.0
-_CLEAN_UP_SECONDS = 30.0
 
 
 class DockerRunner:
@@ -68,7 +62,6 @@ class DockerRunner:
         self._engine = engine
         self._settings = settings
         self._threads = Threads("docker-runner", 4)
-        self._results = ResultChecks(self._threads)
         self.room = EngineRoom(engine, settings.room, settings.limits.need)
         """What all containers on the engine leave free."""
         self.usage = UsageTally()
@@ -110,6 +103,15 @@ class DockerRunner:
             folders=self._folders,
             threads=self._threads,
         )
+        self._collector = Collector(
+            engine=engine,
+            stopper=self._stopper,
+            folders=self._folders,
+            threads=self._threads,
+            output_bytes=settings.output_spool_bytes,
+            removed=self._removed,
+        )
+        self._samples: dict[str, Stats] = {}
         self._garbage = HostGarbageCollector(
             engine=engine, code=code, folders=self._folders, threads=self._threads, stopper=self._stopper
         )
@@ -172,56 +174,39 @@ class DockerRunner:
         with observe("containers", "check", refused=_is_refusal):
             return await self._starter.check(executable)
 
-    async def run(
-        self, executable: Executable, timeout_seconds: float, on_output: OnOutput | None = None
-    ) -> RunOutcome:
-        """Start *executable* and return when it has ended, or was killed *timeout_seconds* after its start.
+    @asynccontextmanager
+    async def collecting(
+        self, container: ManagedContainer, result_bytes: int, timeout_seconds: float
+    ) -> AsyncIterator[Collection]:
+        """Collect the output of *container* within the block, and its result at its end, which also removes it.
 
-        Nothing is left but the file with the output, which is the caller's. Cancelling kills and removes the
-        container. Called again with the same ``run_id`` while that run is alive, it joins it.
+        A block that fails or is cancelled kills and removes the container.
 
         Args:
-            on_output: is called with each piece of output as it comes; what it raises ends the run.
-
-        Raises:
-            AlreadyRunning: another run of the same entity is alive.
-            And everything that :meth:`start` raises.
+            result_bytes: the most that ``main`` may return.
+            timeout_seconds: how long it may run, for the failure of one that ran longer.
         """
-        with observe("containers", "run", refused=_is_refusal):
-            return await self._run(executable, timeout_seconds, on_output)
+        with observe("containers", "run"):
+            async with self._collector.collecting(container, result_bytes, timeout_seconds) as collection:
+                yield collection
 
-    async def _run(self, executable: Executable, timeout_seconds: float, on_output: OnOutput | None) -> RunOutcome:
-        container = await self.start(executable)
-        if container.run_id != executable.run_id:
-            raise AlreadyRunning(container.name, container.run_id)
-        path = await self._threads.run(self._folders.output_path, executable, container.name, container.token)
-        limit = self._settings.output_spool_bytes
-        output = RunOutput(self._engine, container.container_id, path, limit, on_output)
-        try:
-            sample = await self._until_end(container, timeout_seconds, output)
-            last_lines = await self._threads.run(output.last_lines)
-            result_bytes = executable.limits.result_bytes
-            ended, outcome = await self._stopper.reap(container, result_bytes, last_lines, _result_path(path))
-        except BaseException:
-            await asyncio.shield(self._abandon(container, path))
-            raise
-        ended = _completed(ended, sample)
-        self.usage.ended(ended, removed=True)
-        returned, failure = await self._result(ended, outcome, timeout_seconds, result_bytes)
-        if ended.reason is EndReason.FINISHED:
-            ended = replace(ended, failure=failure)
-        return RunOutcome(ended, returned, failure, path, output.truncated)
-
-    async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
+    async def stop(
+        self, container: ManagedContainer, grace_seconds: float = 30.0, reason: EndReason = EndReason.STOPPED
+    ) -> Ended:
         """SIGTERM, then SIGKILL after *grace_seconds* (at once below 1); returns when it is dead. May be repeated.
 
         The container stays until :meth:`remove`, so that its output can be read to the end.
+
+        Args:
+            reason: why it ended, unless it has ended by itself: STOPPED, or TIMEOUT.
 
         Raises:
             StopFailed: it could not be shown to be dead.
         """
         with observe("containers", "stop"):
-            ended = await self._stopper.stop(container, grace_seconds)
+            if reason is EndReason.TIMEOUT and (sample := await self._last_sample(container)) is not None:
+                self._samples[container.container_id] = sample
+            ended = await self._stopper.stop(container, grace_seconds, reason)
         self.usage.ended(ended, removed=False)
         return ended
 
@@ -244,6 +229,10 @@ class DockerRunner:
         """
         with observe("containers", "remove"):
             ended, _ = await self._stopper.reap(container)
+        return self._removed(ended)
+
+    def _removed(self, ended: Ended) -> Ended:
+        ended = _completed(ended, self._samples.pop(ended.container.container_id, None))
         self.usage.ended(ended, removed=True)
         return ended
 
@@ -299,8 +288,8 @@ class DockerRunner:
         self,
         service: str,
         scope: str,
-        kept_segments: Collection[int] = (),
-        moved_segments: Collection[int] = (),
+        kept_segments: Ids[int] = (),
+        moved_segments: Ids[int] = (),
         older_than_seconds: float = 60.0,
         *,
         before_removal: Callable[[Ended], Awaitable[object]],
@@ -332,50 +321,6 @@ class DockerRunner:
         if event.kind is EventKind.REMOVED:
             self.followed.forget(event.container_id)
 
-    async def _result(
-        self, ended: Ended, outcome: Outcome, timeout_seconds: float, result_bytes: int
-    ) -> tuple[Returned | None, Failure | None]:
-        """What ``main`` returned, or why it cannot be used; neither when it returned nothing."""
-        failure = without_result(ended, outcome, timeout_seconds=timeout_seconds)
-        if failure is not None or outcome.kind == "none":
-            await self._threads.run(outcome.discard)
-            return None, failure
-        found = await self._results.check(outcome.payload, result_bytes)
-        return (found, None) if isinstance(found, Returned) else (None, found)
-
-    async def _until_end(self, container: ManagedContainer, timeout_seconds: float, output: RunOutput) -> Stats | None:
-        """Return when it is dead and its output is in the file; with what it used when it had to be killed."""
-        following = asyncio.create_task(output.follow(), name=f"output of {container.name}")
-        waiting = asyncio.create_task(self._wait(container), name=f"end of {container.name}")
-        try:
-            deadline = time.monotonic() + timeout_seconds - _age_seconds(container)
-            pending = {following, waiting}
-            while waiting in pending and (left := deadline - time.monotonic()) > 0:
-                done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-            sample = None
-            if not waiting.done():
-                sample = await self._last_sample(container)
-                await self._stopper.stop(container, 0, EndReason.TIMEOUT)
-            await output.until_silent(following, _OUTPUT_SECONDS)
-            return sample
-        finally:
-            for task in (following, waiting):
-                task.cancel()
-            await asyncio.gather(following, waiting, return_exceptions=True)
-
-    async def _wait(self, container: ManagedContainer) -> None:
-        backoff = Backoff(0.1, 5.0)
-        while True:
-            try:
-                await self._engine.wait(container.container_id, timeout_seconds=3600.0)
-            except EngineUnavailable as error:
-                log.warning("the end of a run cannot be awaited now", container=container.name, reason=str(error))
-            else:
-                return
-            await asyncio.sleep(backoff.next_seconds())
-
     async def _last_sample(self, container: ManagedContainer) -> Stats | None:
         try:
             async with asyncio.timeout(2.0):
@@ -383,22 +328,6 @@ class DockerRunner:
         except (DockerRunnerError, TimeoutError) as error:
             log.info("no last sample of a run", container=container.name, reason=str(error))
             return None
-
-    async def _abandon(self, container: ManagedContainer, output: Path) -> None:
-        """The run is of no interest any more; if the engine does not answer, its lease ends it."""
-        try:
-            async with asyncio.timeout(_CLEAN_UP_SECONDS):
-                await self._stopper.stop(container, 0)
-                await self._stopper.reap(container)
-        except (DockerRunnerError, TimeoutError) as error:
-            log.warning("an abandoned run cannot be taken away", container=container.name, reason=str(error))
-        for left in (output, _result_path(output)):
-            await self._threads.run(left.unlink, missing_ok=True)
-
-
-def _result_path(output: Path) -> Path:
-    """Where a large result goes, beside the output."""
-    return output.with_suffix(".result")
 
 
 def _is_refusal(error: Exception) -> bool:
@@ -412,10 +341,3 @@ def _completed(ended: Ended, sample: Stats | None) -> Ended:
         return ended
     peak = max(sample.memory_bytes, sample.peak_memory_bytes or 0, ended.peak_memory_bytes or 0)
     return replace(ended, cpu_seconds=sample.cpu_seconds, peak_memory_bytes=peak)
-
-
-def _age_seconds(container: ManagedContainer) -> float:
-    """For how long it has been running; one that was joined is older than this call."""
-    if container.started_at is None:
-        return 0.0
-    return max(0.0, time.time() - container.started_at.timestamp())

@@ -92,7 +92,7 @@ async def test_a_run_that_takes_too_long_is_killed(bots: BotContainers, runtime:
 
 async def test_cancelling_a_run_kills_and_removes_it(bots: BotContainers) -> None:
     seen = asyncio.Event()
-    running = asyncio.create_task(bots.runner.run(bots.executable(FOREVER), 60.0, on_output=lambda piece: seen.set()))
+    running = asyncio.create_task(bots.outcome(bots.executable(FOREVER), 60.0, on_output=lambda piece: seen.set()))
     await asyncio.wait_for(seen.wait(), 60)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -74,10 +74,10 @@ class Completion:
         """
         outcome = Outcome(
             run_id=run_id,
-            success=spooled.verdict.success,
-            reason=spooled.verdict.reason,
-            error=spooled.verdict.error,
-            ended_at=spooled.ended_at,
+            success=spooled.result.succeeded,
+            reason=spooled.result.reason,
+            error=spooled.result.message,
+            ended_at=spooled.result.at,
             analysis=await self._inline_or_staged(state.id, run_id, spooled.analysis),
             logs=await self._inline_or_staged(state.id, run_id, spooled.logs),
         )

@@ -1,11 +1,12 @@
 """What one backtest's run or document does wrong costs the other backtests of its segment nothing."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from libs.core.store.holds import HoldTarget
-from libs.docker_runner.containers.container import RunOutcome
+from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.executable import Executable
 from tests.support.eventually import eventually
 from tests.support.rigs.backtest_rig import BacktestRig, FakeHost, backtest_rig
@@ -13,17 +14,18 @@ from tests.support.rigs.backtest_rig import BacktestRig, FakeHost, backtest_rig
 __all__ = ["backtest_rig"]
 
 
+@dataclass
 class Rotten(FakeHost):
-    """A host on which runs of the backtest ``bad`` raise an error, as long as it is spoilt."""
+    """A host on which starts of the backtest ``bad`` raise an error, as long as it is spoilt."""
 
     spoilt: Exception | None = None
     asked = 0
 
-    async def run(self, executable: Executable, timeout_seconds: float) -> RunOutcome:
+    async def start(self, executable: Executable) -> ManagedContainer:
         if executable.id == "bad" and self.spoilt is not None:
             self.asked += 1
             raise self.spoilt
-        return await super().run(executable, timeout_seconds)
+        return await super().start(executable)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +34,7 @@ class Rotten(FakeHost):
 async def test_a_run_that_fails_unexpectedly_is_tried_again_while_others_end(
     rig: BacktestRig, error: Exception
 ) -> None:
-    host = Rotten(rig.folder)
+    host = Rotten(folder=rig.folder)
     host.spoilt = error
     for backtest_id in ("bad", "good"):
         await rig.announce(backtest_id)

@@ -17,7 +17,7 @@ from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.engine.room import RoomRequest, Shortage
 from libs.docker_runner.engine.room_view import WAITING_LOOK_SECONDS
 from libs.docker_runner.engine.waiting import WaitingForRoom
-from services.backtest_runner.run import BacktestRun, RunKit
+from services.backtest_runner.run import BacktestKit, BacktestRun
 from services.backtest_runner.slots import Slots
 from services.backtest_runner.state import BacktestState
 
@@ -48,7 +48,7 @@ class SegmentPool:
         self,
         owned: OwnedSegment,
         *,
-        kit: RunKit,
+        kit: BacktestKit,
         entities: EntityStore,
         slots: Slots,
         scan_interval_seconds: float,
@@ -62,7 +62,7 @@ class SegmentPool:
         self._scan_interval = scan_interval_seconds
         self._clock = clock
         self._waiting: list[BacktestState] = []
-        self._lacking = WaitingForRoom(kit.room, owned.wake)
+        self._lacking = WaitingForRoom(kit.engine.room, owned.wake)
         self._in_hand: dict[str, BacktestRun] = {}
         self._held = 0
 
@@ -132,7 +132,10 @@ class SegmentPool:
         return {str(state): found[state] for state in PoolState}
 
     def container_changed(self, backtest_id: str) -> None:
-        """Each run waits for its own container."""
+        """Something happened to the container of this backtest; "" for any of them."""
+        for run_of, run in self._in_hand.items():
+            if backtest_id in (run_of, ""):
+                run.changed()
 
     async def look(self, tasks: asyncio.TaskGroup) -> None:
         """Read the segment, and begin in *tasks* what there is room for.
@@ -165,7 +168,7 @@ class SegmentPool:
             request = self._room_of(state)
             if len(self._in_hand) >= self._most_in_hand or not self._free(state):
                 self._waiting.append(state)
-            elif request is not None and (shortage := self._kit.room.shortage(request)) is not None:
+            elif request is not None and (shortage := self._kit.engine.room.shortage(request)) is not None:
                 self._waiting.append(state)
                 lacking[state.id] = (request, shortage)
             elif state.id not in self._in_hand:
@@ -175,7 +178,7 @@ class SegmentPool:
     def _begin(self, state: BacktestState, request: RoomRequest | None, tasks: asyncio.TaskGroup) -> None:
         run = self._in_hand[state.id] = BacktestRun(state, self._kit)
         if request is not None:
-            self._kit.room.expect(request)
+            self._kit.engine.room.expect(request)
         # Whatever ended just now and made room has no part in it.
         with outside():
             tasks.create_task(self._carry_out(run, request, tasks), name=f"backtest {state.id[:40]!r}")
@@ -207,7 +210,7 @@ class SegmentPool:
     async def _carry_out(self, run: BacktestRun, request: RoomRequest | None, tasks: asyncio.TaskGroup) -> None:
         def slot_left() -> None:
             if request is not None:
-                self._kit.room.settle(request)
+                self._kit.engine.room.settle(request)
             self._slots.refill()
 
         run.on_slot_left = slot_left
@@ -217,7 +220,7 @@ class SegmentPool:
             unexpected("run backtest", error, backtest=run.state.id)
         finally:
             if request is not None:
-                self._kit.room.settle(request)
+                self._kit.engine.room.settle(request)
         if run.refused:
             await asyncio.sleep(_REFUSED_SECONDS)
             self._owned.wake.set()

@@ -9,15 +9,14 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from libs.core.hostile_json import Kind
-from libs.docker_runner.containers.container import RunOutcome
 from libs.docker_runner.containers.json_text import to_json
 from libs.docker_runner.containers.returned import Returned
-from services.backtest_runner.verdict import Verdict
+from libs.docker_runner.runs.attempt import AttemptResult
 
 _KEEP_SECONDS = 7 * 86_400.0
 _TRUNCATED = b"\n[the0: the output was longer than is kept; the rest is missing]\n"
@@ -25,10 +24,9 @@ _TRUNCATED = b"\n[the0: the output was longer than is kept; the rest is missing]
 
 @dataclass(frozen=True)
 class SpooledResult:
-    """One attempt's verdict, with its result and output as files."""
+    """How an attempt ended, with its result and output as files."""
 
-    verdict: Verdict
-    ended_at: datetime
+    result: AttemptResult
     analysis: Path
     logs: Path
 
@@ -47,7 +45,7 @@ class ResultSpool:
                 if folder.stat().st_mtime < time.time() - _KEEP_SECONDS:
                     shutil.rmtree(folder, ignore_errors=True)
 
-    def put(self, run_id: str, verdict: Verdict, outcome: RunOutcome | None) -> SpooledResult:
+    def put(self, run_id: str, result: AttemptResult) -> SpooledResult:
         """Keep what a run came to; takes over the files of its result and output. May be repeated after a failure.
 
         The last file written makes it count.
@@ -55,14 +53,15 @@ class ResultSpool:
         Raises:
             OSError: the disk does not take it.
         """
-        folder = self._folder(run_id)
+        folder, outcome = self._folder(run_id), result.outcome
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        kept = SpooledResult(verdict, datetime.now(UTC), folder / "analysis.json", folder / "logs.txt")
+        kept = SpooledResult(result, folder / "analysis.json", folder / "logs.txt")
         with kept.analysis.open("wb") as file:
-            if outcome is not None and verdict.success:
+            if outcome is not None and result.succeeded:
                 file.writelines(_analysis(outcome.returned))
             else:
-                file.write(to_json(verdict.failed_analysis()).encode("utf-8", "replace"))
+                failed = {"status": "error", "message": result.message, "error": result.message}
+                file.write(to_json(failed).encode("utf-8", "replace"))
         if outcome is not None and outcome.output_path.exists():
             if outcome.output_truncated:
                 with outcome.output_path.open("ab") as file:
@@ -71,7 +70,8 @@ class ResultSpool:
         elif not kept.logs.exists():
             kept.logs.write_bytes(b"")
         written = folder / "verdict.new"
-        written.write_text(json.dumps({**asdict(verdict), "ended_at": kept.ended_at.isoformat()}))
+        said = {"reason": result.reason, "error": result.message, "again": result.again}
+        written.write_text(json.dumps({**said, "ended_at": result.at.isoformat()}))
         written.rename(folder / "verdict.json")
         if outcome is not None and outcome.returned is not None:
             outcome.returned.discard()
@@ -81,9 +81,10 @@ class ResultSpool:
         """What this run came to; None when this host does not know."""
         folder = self._folder(run_id)
         try:
-            verdict = json.loads((folder / "verdict.json").read_text())
-            ended_at = datetime.fromisoformat(verdict.pop("ended_at"))
-            return SpooledResult(Verdict(**verdict), ended_at, folder / "analysis.json", folder / "logs.txt")
+            said = json.loads((folder / "verdict.json").read_text())
+            at = datetime.fromisoformat(said["ended_at"])
+            result = AttemptResult(said["reason"], said["error"], said["again"], at)
+            return SpooledResult(result, folder / "analysis.json", folder / "logs.txt")
         except (OSError, ValueError, TypeError, KeyError):
             return None
 

@@ -1,5 +1,6 @@
 """What stands in `analysis.json` for whatever a backtest returned."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,16 +8,17 @@ import pytest
 from libs.core.hostile_json import Kind
 from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, RunOutcome, from_labels
 from libs.docker_runner.containers.returned import Payload, Returned
+from libs.docker_runner.runs.attempt import AttemptResult
 from services.backtest_runner.result_spool import ResultSpool, SpooledResult
-from services.backtest_runner.verdict import FINISHED, Verdict
 
 
-def put(folder: Path, returned: Returned | None, verdict: Verdict | None = None) -> SpooledResult:
+def put(folder: Path, returned: Returned | None, result: AttemptResult | None = None) -> SpooledResult:
     spool = ResultSpool(folder / "spool")
     spool.open()
     container = from_labels({}, container_id="c", name="n", state=ContainerState.EXITED)
     ended = Ended(container, 0, False, EndReason.FINISHED, None, None)
-    return spool.put("run", verdict or Verdict(FINISHED), RunOutcome(ended, returned, None, folder / "output"))
+    outcome = RunOutcome(ended, returned, None, folder / "output")
+    return spool.put("run", replace(result or AttemptResult(EndReason.FINISHED), outcome=outcome))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,7 @@ def test_a_failure_is_stored_as_the_web_front_reads_it_whatever_was_returned(tmp
     file = tmp_path / "result"
     file.write_bytes(b"4.5")
 
-    kept = put(tmp_path, Returned(Kind.NUMBER, Payload(path=file)), Verdict("result", "a number \ud800"))
+    kept = put(tmp_path, Returned(Kind.NUMBER, Payload(path=file)), AttemptResult("result", "a number \ud800"))
 
     assert kept.analysis.read_bytes() == b'{"status":"error","message":"a number ?","error":"a number ?"}'
     assert not file.exists()

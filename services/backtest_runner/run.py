@@ -1,11 +1,11 @@
 """One backtest, from its claim until its document is gone: run it, retry it, hand over the result."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol
 
 from prometheus_client import Counter
 
@@ -17,16 +17,16 @@ from libs.core.observability.log import bound_context, get_logger
 from libs.core.observability.tracing import Attributes, current, span
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.code.definition import ExecutableBuilder
-from libs.docker_runner.containers.container import ContainerState, Ended, ManagedContainer, RunOutcome
-from libs.docker_runner.engine.room_view import EngineRoom
-from libs.docker_runner.errors import AlreadyRunning, NoRoom, StartFailed
+from libs.docker_runner.containers.container import ContainerState, EndReason, ManagedContainer
+from libs.docker_runner.errors import NoRoom, StartFailed
 from libs.docker_runner.executable import Executable, new_run_id
+from libs.docker_runner.runs.attempt import Attempt, AttemptResult, RunKit, StopOrder
 from services.backtest_runner.claims import Claims
 from services.backtest_runner.completion import Completion
 from services.backtest_runner.records import RunRecords
 from services.backtest_runner.result_spool import ResultSpool, SpooledResult
 from services.backtest_runner.state import BacktestState, Claim, Outcome
-from services.backtest_runner.verdict import CANCELLED, LOST, NOT_STARTED, Verdict, rejection, verdict_of
+from services.backtest_runner.verdict import CANCELLED, LOST, given_up, rejection, verdict_of
 
 log = get_logger(__name__)
 
@@ -35,57 +35,43 @@ RUNS = Counter("runtime_backtest_runs_total", "Attempts of backtests by how they
 START_PATIENCE_SECONDS = 120.0
 _UNPROVEN_SECONDS = 0.2
 _LAST_WRITES_SECONDS = 5.0
-_CANCEL_GRACE_SECONDS = 2.0
+# Who cancels has no use for what is still to come, and a backtest leaves nothing behind that must be put in order.
+CANCEL_GRACE_SECONDS = 2.0
+_NO_ROOM = "no-room"
 
 
-class Runner(Protocol):
-    """What a run needs of the docker runner."""
-
-    async def run(self, executable: Executable, timeout_seconds: float) -> RunOutcome:
-        """Run it to its end."""
-
-    async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
-        """End it."""
-
-    async def remove(self, container: ManagedContainer) -> Ended:
-        """Take it away."""
-
-
-@dataclass(frozen=True)
-class RunKit:
+@dataclass(frozen=True, kw_only=True)
+class BacktestKit(RunKit):
     """What the runs of one owned segment share.
 
     Attributes:
-        containers: the segment's containers as they are now.
         timeout_seconds: of one attempt.
+        result_bytes: the most that ``main`` may return.
     """
 
     owned: OwnedSegment
-    runner: Runner
-    containers: Callable[[], Awaitable[list[ManagedContainer]]]
     executables: ExecutableBuilder
     claims: Claims
     records: RunRecords
     spool: ResultSpool
     completion: Completion
-    room: EngineRoom
     timeout_seconds: float
+    result_bytes: int
     max_retries: int
-    stop_grace_seconds: float = 30.0
 
 
 class BacktestRun:
     """Carries one backtest through. Cancelled, it ends its container and leaves the rest to the next owner."""
 
-    def __init__(self, state: BacktestState, kit: RunKit) -> None:
+    def __init__(self, state: BacktestState, kit: BacktestKit) -> None:
         self._state = state
         self._claim = state.claim
         self._kit = kit
         self._wake = Wake()
-        self._gone = False
+        self.gone = False
+        self._attempt: BacktestAttempt | None = None
         self.refused = False
         """Whether the engine had no room for it after all, so that it goes back to the queue."""
-        self.has_container = False
         self.slot_left = state.outcome is not None
         """Whether nothing of it will be run any more."""
         self.on_slot_left: Callable[[], None] = lambda: None
@@ -95,13 +81,34 @@ class BacktestRun:
         """What its document said last."""
         return self._state
 
+    @property
+    def has_container(self) -> bool:
+        """Whether its container runs."""
+        return self._attempt is not None and self._attempt.has_container
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether it must not run, or not any more."""
+        return self.gone or self._state.cancelled_by is not None or not self._state.entity.should_run
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether there is something to do for it now."""
+        return not self.gone and self._state.may_begin
+
     def update(self, state: BacktestState | None) -> None:
         """What the document says now; None when it is gone."""
         if state is None:
-            self._gone = True
+            self.gone = True
         else:
             self._state = state
+        self.changed()
+
+    def changed(self) -> None:
+        """Something happened to the container, or to the document."""
         self._wake.set()
+        if self._attempt is not None:
+            self._attempt.changed()
 
     async def carry_out(self) -> None:
         """Return when the backtest is done with, or not ours to run now."""
@@ -139,7 +146,7 @@ class BacktestRun:
 
     async def _spooled(self) -> tuple[Claim, SpooledResult] | None:
         """What the last attempt came to; None when this backtest is not to be run here now."""
-        while not self._gone and self._state.may_begin:
+        while self.may_begin:
             if await self._unproven():
                 continue
             with span("claim backtest"):
@@ -155,18 +162,22 @@ class BacktestRun:
                     log.info("completed run is handed over")
                     await self._note_end(claim, known)
                     return claim, known
+                attempt = self._attempt = BacktestAttempt(self, claim, self._kit, self._wake, before)
                 try:
-                    found = await self._attempt(claim, before)
-                except NoRoom as error:
-                    await self._back_to_queue(claim, error)
-                    return None
+                    found = await attempt.carry_out()
+                finally:
+                    self._attempt = None
             if found is not None:
                 return claim, found
+            if attempt.withdrawn:
+                self._claim, self.refused = replace(claim, released=True), attempt.refused
+            if self.refused:
+                return None
         return None
 
     async def _note_end(self, claim: Claim, known: SpooledResult) -> None:
         """Its worker may have died before it wrote that down. What was written stays."""
-        await retry_forever(lambda: self._kit.records.ended(self._state, claim, known.verdict, None))
+        await retry_forever(lambda: self._kit.records.end(self._state, claim, known.result))
 
     async def _claimed(self, before: Claim | None) -> Claim | None:
         """The claim to run under: that of the run before, if it can go on here. None when it is not to be ours."""
@@ -187,147 +198,8 @@ class BacktestRun:
         """Whether the run of an earlier claim is alive here, or its end is known here."""
         if await asyncio.to_thread(self._kit.spool.get, claim.run_id) is not None:
             return True
-        container = await self._container(claim.run_id)
-        return container is not None and container.state is ContainerState.RUNNING
-
-    async def _attempt(self, claim: Claim, before: Claim | None) -> SpooledResult | None:
-        """Run once; None when there is to be another attempt, or none now."""
-        kit, state = self._kit, self._state
-        outcome: RunOutcome | None = None
-        if state.cancelled_by is not None:
-            await self._end_container(None)
-            verdict = _cancelled(state)
-        elif claim.attempt > kit.max_retries + 1:
-            await self._end_container(None)
-            verdict = Verdict(LOST, "its worker died each time", again=True)
-        else:
-            try:
-                executable = kit.executables.build(state.entity, claim.run_id)
-                await retry_forever(lambda: kit.records.begun(claim, executable, follows_another=before is not None))
-                verdict, outcome = await self._run(executable)
-            except UserError as error:
-                verdict = rejection(error)
-        if (self._gone or not self._state.may_begin) and verdict.again:
-            await self._give_back(claim, outcome)
-            return None
-        if verdict.again and self._state.cancelled_by is not None:
-            verdict = _cancelled(self._state)
-        RUNS.labels(verdict.reason).inc()
-        current().set(outcome=verdict.reason)
-        ended = outcome.ended if outcome is not None else None
-        level = log.info if verdict.success else log.warning
-        level("run ended", reason=verdict.reason, message=verdict.error)
-        if verdict.again and claim.attempt <= kit.max_retries:
-            await retry_forever(lambda: kit.records.ended(state, claim, verdict, ended))
-            if outcome is not None:
-                outcome.discard()
-            return None
-        final = verdict.after(min(claim.attempt, kit.max_retries + 1))
-        spooled = await self._put(claim.run_id, final, outcome)
-        await retry_forever(lambda: kit.records.ended(state, claim, final, ended))
-        return spooled
-
-    async def _put(self, run_id: str, verdict: Verdict, outcome: RunOutcome | None) -> SpooledResult:
-        """Keep what the run came to on this host's disk, once that has room; a run is not repeated for want of it."""
-        backoff = Backoff(initial_seconds=0.5, cap_seconds=10.0)
-        while True:
-            try:
-                return await asyncio.to_thread(self._kit.spool.put, run_id, verdict, outcome)
-            except OSError as error:
-                log.warning("result cannot be kept on this host's disk", reason=str(error))
-                await asyncio.sleep(backoff.next_seconds())
-
-    async def _back_to_queue(self, claim: Claim, error: NoRoom) -> None:
-        """Others were faster to the engine's room: the attempt does not count and leaves no trace."""
-        log.info("backtest waits for room", shortage=str(error.shortage))
-        self.refused = True
-        await retry_forever(lambda: self._kit.records.withdrawn(claim))
-        detail, need = f"waiting: {error.shortage}", error.shortage.need
-        await retry_forever(lambda: self._kit.claims.release(self._state.id, claim, detail, need))
-
-    async def _give_back(self, claim: Claim, outcome: RunOutcome | None) -> None:
-        """Held, disabled or removed meanwhile: the attempt does not count, and nothing comes of it."""
-        ended = outcome.ended if outcome is not None else None
-        withdrawn = Verdict("withdrawn", "it was held, disabled or removed meanwhile")
-        await retry_forever(lambda: self._kit.records.ended(self._state, claim, withdrawn, ended))
-        if outcome is not None:
-            outcome.discard()
-        if not self._gone:
-            await retry_forever(lambda: self._kit.claims.release(self._state.id, claim))
-            self._claim = replace(claim, released=True)
-
-    # --- one run
-
-    async def _run(self, executable: Executable) -> tuple[Verdict, RunOutcome | None]:
-        """Run it, again and again if it does not even start for a reason that may pass."""
-        kit = self._kit
-        backoff = Backoff(initial_seconds=0.2, cap_seconds=10.0)
-        give_up_at = asyncio.get_running_loop().time() + START_PATIENCE_SECONDS
-        while True:
-            if self._unwanted():
-                return Verdict("stopped", "it was not begun any more", again=True), None
-            if await self._unproven():
-                continue
-            try:
-                outcome = await self._watched(executable)
-            except AlreadyRunning:
-                await self._end_container(executable.run_id)
-            except NoRoom:
-                raise
-            except Retryable as error:
-                log.warning("run not started", reason=str(error))
-                if isinstance(error, StartFailed) and asyncio.get_running_loop().time() > give_up_at:
-                    return Verdict(NOT_STARTED, str(error), again=True), None
-                await self._wake.wait_at_most(backoff.next_seconds())
-            else:
-                if outcome is None:
-                    continue
-                limits = executable.limits
-                return (
-                    verdict_of(outcome, timeout_seconds=kit.timeout_seconds, result_bytes=limits.result_bytes),
-                    outcome,
-                )
-
-    async def _watched(self, executable: Executable) -> RunOutcome | None:
-        """Run it; end it when it is not wanted any more. None when it was not there yet."""
-        self.has_container = True
-        running = asyncio.create_task(self._kit.runner.run(executable, self._kit.timeout_seconds), name="run")
-        watching = asyncio.create_task(self._until_unwanted(), name="is it wanted")
-        try:
-            await asyncio.wait({running, watching}, return_when=asyncio.FIRST_COMPLETED)
-            if not running.done():
-                container = await self._container(executable.run_id)
-                if container is None or container.state is ContainerState.CREATED:
-                    return None
-                # The kill switch is for the moment when the code itself cannot be trusted to stop. Who cancels has no
-                # use for what is still to come, and a backtest leaves nothing behind that must be put in order.
-                grace = min(self._kit.stop_grace_seconds, _CANCEL_GRACE_SECONDS)
-                grace = 0.0 if self._state.entity.held is not None else grace
-                await retry_forever(lambda: self._kit.runner.stop(container, grace))
-            return await running
-        finally:
-            self.has_container = False
-            for task in (running, watching):
-                task.cancel()
-            await asyncio.gather(running, watching, return_exceptions=True)
-
-    async def _until_unwanted(self) -> None:
-        while not self._unwanted():
-            await self._wake.wait_at_most(None)
-
-    def _unwanted(self) -> bool:
-        return self._gone or self._state.cancelled_by is not None or not self._state.entity.should_run
-
-    async def _container(self, run_id: str) -> ManagedContainer | None:
         containers = await retry_forever(self._kit.containers)
-        return next((c for c in containers if c.run_id == run_id and c.id == self._state.id), None)
-
-    async def _end_container(self, but_of_run: str | None) -> None:
-        """End what an earlier attempt left running."""
-        for container in await retry_forever(self._kit.containers):
-            if container.id == self._state.id and container.run_id != but_of_run:
-                log.warning("container of an earlier attempt is stopped", container=container.name)
-                await retry_forever(lambda c=container: self._kit.runner.remove(c))  # type: ignore[misc]
+        return any(c.run_id == claim.run_id and c.state is ContainerState.RUNNING for c in containers)
 
     # --- the end
 
@@ -350,5 +222,159 @@ class BacktestRun:
             raise
 
 
-def _cancelled(state: BacktestState) -> Verdict:
-    return Verdict(CANCELLED, f"cancelled by {state.cancelled_by}")
+class BacktestAttempt:
+    """One attempt of *run*: the :class:`AttemptPolicy` of backtests."""
+
+    def __init__(self, run: BacktestRun, claim: Claim, kit: BacktestKit, wake: Wake, before: Claim | None) -> None:
+        self._run = run
+        self._claim = claim
+        self._kit = kit
+        self._wake = wake
+        self._before = before
+        self._begun = False
+        self._no_room: NoRoom | None = None
+        self._attempt = self._new(may_be_started=before is not None and before.run_id == claim.run_id)
+        self.withdrawn = False
+        """Whether it does not count, and its claim was released."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether the engine had no room for it."""
+        return self._no_room is not None
+
+    @property
+    def has_container(self) -> bool:
+        """Whether its container runs."""
+        return self._attempt.container is not None
+
+    def changed(self) -> None:
+        """Something happened to the container, or to the document."""
+        self._attempt.changed()
+
+    async def carry_out(self) -> SpooledResult | None:
+        """Run once; None when there is to be another attempt, or none now."""
+        backoff = Backoff(initial_seconds=0.2, cap_seconds=10.0)
+        while True:
+            try:
+                return await self._attempt.carry_out()
+            except Retryable as error:
+                log.warning("run cannot be collected; its container was removed", reason=str(error))
+                self._attempt = self._new(may_be_started=True)
+                await self._wake.wait_at_most(backoff.next_seconds())
+
+    def _new(self, *, may_be_started: bool) -> Attempt[SpooledResult | None]:
+        return Attempt(
+            self._run.state.id,
+            self._claim.run_id,
+            kit=self._kit,
+            policy=self,
+            container_ended=self._kit.records.container_ended,
+            backoff=Backoff(initial_seconds=0.2, cap_seconds=10.0),
+            wake=self._wake,
+            may_be_started=may_be_started,
+        )
+
+    # --- the policy
+
+    def stop_order(self) -> StopOrder | None:
+        """Gone, cancelled, held or disabled."""
+        if not self._run.unwanted:
+            return None
+        # The kill switch is for the moment when the code itself cannot be trusted to stop.
+        grace = 0.0 if self._run.state.entity.held is not None else self._kit.stop_grace_seconds
+        return StopOrder(EndReason.STOPPED, grace, again=True, interrupts=True)
+
+    def build(self) -> Executable:
+        """What the document describes."""
+        return self._kit.executables.build(self._run.state.entity, self._claim.run_id)
+
+    async def ready(self, executable: Executable, refusal: NoRoom | None) -> bool | AttemptResult:
+        """Give up one that used up its attempts, and one that found no room; else record the attempt."""
+        if refusal is not None:
+            self._no_room = refusal
+            return AttemptResult(_NO_ROOM)
+        if self._claim.attempt > self._kit.max_retries + 1:
+            await self._attempt.clear()
+            return AttemptResult(LOST, "its worker died each time", again=True)
+        if not self._begun:
+            follows_another = self._before is not None
+            await self._kit.records.begin(self._claim, executable, follows_another=follows_another)
+            self._begun = True
+        return True
+
+    def start_patience_seconds(self, error: Retryable) -> float:
+        """Only a container that the engine refuses is given up."""
+        return START_PATIENCE_SECONDS if isinstance(error, StartFailed) else math.inf
+
+    def rejected(self, error: UserError) -> AttemptResult:
+        """By what its owner must mend."""
+        return rejection(error)
+
+    async def see_through(self, container: ManagedContainer) -> AttemptResult:
+        """Collect its output and its result."""
+        kit = self._kit
+        if not self._begun:
+            await retry_forever(lambda: kit.records.adopt(self._claim, container))
+            self._begun = True
+        late = StopOrder(EndReason.TIMEOUT)
+        async with kit.engine.collecting(container, kit.result_bytes, kit.timeout_seconds) as collection:
+            await collection.during(self._attempt.watch(container, kit.timeout_seconds, late))
+            outcome = await collection.take()
+            self._attempt.container = None
+        verdict = verdict_of(outcome, timeout_seconds=kit.timeout_seconds, result_bytes=kit.result_bytes)
+        return replace(verdict, ended=outcome.ended, outcome=outcome)
+
+    async def record(self, result: AttemptResult) -> SpooledResult | None:
+        """Keep the result; or release or end the attempt so that another one follows."""
+        kit, claim, state = self._kit, self._claim, self._run.state
+        if self._no_room is not None:
+            await self._back_to_queue(self._no_room)
+            return None
+        if not self._run.may_begin and result.again:
+            await self._give_back(result)
+            return None
+        if result.again and state.cancelled_by is not None:
+            await retry_forever(self._attempt.clear)
+            result = replace(result, reason=CANCELLED, message=f"cancelled by {state.cancelled_by}", again=False)
+        RUNS.labels(result.reason).inc()
+        current().set(outcome=result.reason)
+        level = log.info if result.succeeded else log.warning
+        level("run ended", reason=result.reason, message=result.message)
+        if result.again and claim.attempt <= kit.max_retries:
+            await retry_forever(lambda: kit.records.end(state, claim, result))
+            if result.outcome is not None:
+                result.outcome.discard()
+            return None
+        final = given_up(result, min(claim.attempt, kit.max_retries + 1))
+        spooled = await self._put(final)
+        await retry_forever(lambda: kit.records.end(state, claim, final))
+        return spooled
+
+    async def _put(self, result: AttemptResult) -> SpooledResult:
+        """Keep what the run came to on this host's disk, once that has room; a run is not repeated for want of it."""
+        backoff = Backoff(initial_seconds=0.5, cap_seconds=10.0)
+        while True:
+            try:
+                return await asyncio.to_thread(self._kit.spool.put, self._claim.run_id, result)
+            except OSError as error:
+                log.warning("result cannot be kept on this host's disk", reason=str(error))
+                await asyncio.sleep(backoff.next_seconds())
+
+    async def _back_to_queue(self, error: NoRoom) -> None:
+        """Others were faster to the engine's room: the attempt does not count and leaves no trace."""
+        log.info("backtest waits for room", shortage=str(error.shortage))
+        await retry_forever(lambda: self._kit.records.withdrawn(self._claim.run_id))
+        detail, need = f"waiting: {error.shortage}", error.shortage.need
+        await retry_forever(lambda: self._kit.claims.release(self._run.state.id, self._claim, detail, need))
+        self.withdrawn = True
+
+    async def _give_back(self, result: AttemptResult) -> None:
+        """Held, disabled or removed meanwhile: the attempt does not count, and nothing comes of it."""
+        state, claim = self._run.state, self._claim
+        withdrawn = AttemptResult("withdrawn", "it was held, disabled or removed meanwhile", ended=result.ended)
+        await retry_forever(lambda: self._kit.records.end(state, claim, withdrawn))
+        if result.outcome is not None:
+            result.outcome.discard()
+        if not self._run.gone:
+            await retry_forever(lambda: self._kit.claims.release(state.id, claim))
+            self.withdrawn = True

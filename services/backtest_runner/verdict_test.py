@@ -12,8 +12,9 @@ from libs.docker_runner.containers.container import ContainerState, Ended, EndRe
 from libs.docker_runner.containers.failure import Failure, FailureReason
 from libs.docker_runner.containers.returned import Payload, Returned
 from libs.docker_runner.errors import ArchiveRejected, CodeMissing, UnknownRuntime
+from libs.docker_runner.runs.attempt import AttemptResult
 from services.backtest_runner.objects import analysis_key, logs_key
-from services.backtest_runner.verdict import Verdict, rejection, verdict_of
+from services.backtest_runner.verdict import given_up, rejection, verdict_of
 
 
 def outcome(reason: EndReason, *, result: Returned | None = None, failure: Failure | None = None) -> RunOutcome:
@@ -28,13 +29,13 @@ def returned(kind: Kind, text: str = "") -> Returned:
 INTERRUPTED = Failure(FailureReason.INTERRUPTED, "as the end was described")
 
 
-def verdict(reason: EndReason, **more: Any) -> Verdict:
+def verdict(reason: EndReason, **more: Any) -> AttemptResult:
     return verdict_of(outcome(reason, **more), timeout_seconds=300, result_bytes=64 << 20)
 
 
 @pytest.mark.parametrize("result", [None, returned(Kind.NULL), returned(Kind.OBJECT), returned(Kind.ARRAY)])
 def test_an_object_a_list_and_nothing_are_results(result: Returned | None) -> None:
-    assert verdict(EndReason.FINISHED, result=result).success
+    assert verdict(EndReason.FINISHED, result=result).succeeded
 
 
 @pytest.mark.parametrize(
@@ -48,14 +49,14 @@ def test_an_object_a_list_and_nothing_are_results(result: Returned | None) -> No
 def test_anything_else_is_none_and_is_named(result: Returned, words: str) -> None:
     found = verdict(EndReason.FINISHED, result=result)
 
-    assert words in found.error
-    assert (found.reason, found.again, found.success) == ("result", False, False)
+    assert words in found.message
+    assert (found.reason, found.again, found.succeeded) == ("result", False, False)
 
 
 def test_an_exception_is_told_as_its_traceback_had_it() -> None:
     found = verdict(EndReason.ERROR, failure=Failure(FailureReason.EXCEPTION, "no prices", "ValueError"))
 
-    assert (found.reason, found.error) == ("exception", "exception: ValueError: no prices")
+    assert (found.reason, found.message) == ("exception", "exception: ValueError: no prices")
 
 
 @pytest.mark.parametrize(
@@ -71,13 +72,13 @@ def test_an_exception_is_told_as_its_traceback_had_it() -> None:
 def test_the_text_of_an_exception_decides_nothing(text: str) -> None:
     found = verdict(EndReason.ERROR, failure=Failure(FailureReason.EXCEPTION, text, "ValueError"))
 
-    assert (found.reason, found.error) == ("exception", f"exception: ValueError: {text}")
+    assert (found.reason, found.message) == ("exception", f"exception: ValueError: {text}")
 
 
 def test_the_hint_follows_the_exception() -> None:
     failure = Failure(FailureReason.EXCEPTION, "No module named 'x'", "ModuleNotFoundError", "pip install x")
 
-    assert verdict(EndReason.ERROR, failure=failure).error.endswith("No module named 'x'; pip install x")
+    assert verdict(EndReason.ERROR, failure=failure).message.endswith("No module named 'x'; pip install x")
 
 
 DEEP = Failure(FailureReason.RESULT_TOO_DEEP, "what main returned is nested more than 100 levels deep")
@@ -111,7 +112,7 @@ def test_other_ends_are_told_and_not_tried_again(
     found = verdict(reason, failure=failure)
 
     assert found.reason == expected
-    assert words in found.error
+    assert words in found.message
     assert not found.again
 
 
@@ -119,41 +120,38 @@ def test_other_ends_are_told_and_not_tried_again(
 def test_what_was_not_its_fault_is_tried_again(reason: EndReason) -> None:
     found = verdict(reason, failure=INTERRUPTED)
 
-    assert (found.reason, found.again, found.success) == (reason, True, False)
-    assert found.error
+    assert (found.reason, found.again, found.succeeded) == (reason, True, False)
+    assert found.message
 
 
 def test_a_result_that_this_host_lost_is_tried_for_again() -> None:
     found = verdict(EndReason.FINISHED, failure=Failure(FailureReason.RESULT_LOST, "lost"))
 
-    assert (found.reason, found.error, found.again) == ("result", "result: lost", True)
+    assert (found.reason, found.message, found.again) == ("result", "result: lost", True)
 
 
 def test_one_that_is_given_up_says_after_how_many_attempts() -> None:
-    assert (
-        verdict(EndReason.KILLED, failure=INTERRUPTED)
-        .after(4)
-        .error.startswith("given up after it was tried 4 times: ")
-    )
+    found = given_up(verdict(EndReason.KILLED, failure=INTERRUPTED), 4)
+
+    assert found.message.startswith("given up after it was tried 4 times: ")
 
 
 def test_one_that_is_given_up_keeps_its_reason_and_is_not_tried_again() -> None:
-    found = verdict(EndReason.KILLED, failure=INTERRUPTED).after(1)
+    found = given_up(verdict(EndReason.KILLED, failure=INTERRUPTED), 1)
 
     error = "given up after it was tried once: it was killed by a signal"
-    assert found == Verdict("killed", error)
-    assert found.failed_analysis() == {"status": "error", "message": error, "error": error}
+    assert found == AttemptResult("killed", error, at=found.at)
 
 
 def test_verdict_that_no_attempt_changes_is_told_as_it_is() -> None:
     found = verdict(EndReason.TIMEOUT, failure=INTERRUPTED)
 
-    assert found.after(3) == found
+    assert given_up(found, 3) == found
 
 
 @pytest.mark.parametrize("reason", [FailureReason.RESULT_TOO_DEEP, FailureReason.EXIT_CODE, FailureReason.EXCEPTION])
 def test_error_of_any_length_is_cut_for_people(reason: FailureReason) -> None:
-    assert len(verdict(EndReason.ERROR, failure=Failure(reason, "x" * 10_000, "E")).error) == 4000
+    assert len(verdict(EndReason.ERROR, failure=Failure(reason, "x" * 10_000, "E")).message) == 4000
 
 
 @pytest.mark.parametrize(
@@ -168,8 +166,8 @@ def test_error_of_any_length_is_cut_for_people(reason: FailureReason) -> None:
 def test_what_cannot_be_begun_says_why(error: UserError, reason: str, words: str) -> None:
     found = rejection(error)
 
-    assert (found.reason, found.again, found.success) == (reason, False, False)
-    assert words in found.error
+    assert (found.reason, found.again, found.succeeded) == (reason, False, False)
+    assert words in found.message
 
 
 @pytest.mark.parametrize(
@@ -190,5 +188,5 @@ def test_results_lie_below_the_id(backtest_id: str, key: str) -> None:
         *(rejection(error) for error in (CodeMissing("b", "k"), ArchiveRejected("k", "e", "r"), UserError("x"))),
     ],
 )
-def test_failed_backtest_is_among_the_failures(found: Verdict) -> None:
-    assert found.success or found.reason in FAILURES
+def test_failed_backtest_is_among_the_failures(found: AttemptResult) -> None:
+    assert found.succeeded or found.reason in FAILURES

@@ -30,7 +30,7 @@ from services.backtest_runner.output import BacktestOutput
 from services.backtest_runner.pool import SegmentPool
 from services.backtest_runner.records import RunRecords
 from services.backtest_runner.result_spool import ResultSpool
-from services.backtest_runner.run import RunKit
+from services.backtest_runner.run import CANCEL_GRACE_SECONDS, BacktestKit
 from services.backtest_runner.slots import Slots
 
 RESULT_BYTES = 64 * MIB
@@ -70,19 +70,20 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
 
     def pool(owned: OwnedSegment) -> SegmentPool:
         segment, epoch = owned.segment_id, owned.epoch
-        kit = RunKit(
+        kit = BacktestKit(
             owned=owned,
-            runner=docker.runner,
+            engine=docker.runner,
+            proven=owned.proven,
             containers=docker.group(segment, epoch).list,
             executables=docker.executables(Entrypoint.BACKTEST, segment, epoch),
             claims=claims(owned),
             records=RunRecords(docker.recorder, segment_id=segment, epoch=epoch, runs=context.runs),
             spool=spool,
             completion=completion,
-            room=docker.runner.room,
             timeout_seconds=settings.batch.timeout_seconds,
+            result_bytes=docker.settings.limits.result_bytes,
             max_retries=settings.batch.max_retries,
-            stop_grace_seconds=settings.containers.stop_grace_seconds,
+            stop_grace_seconds=min(settings.containers.stop_grace_seconds, CANCEL_GRACE_SECONDS),
         )
         return SegmentPool(
             owned,

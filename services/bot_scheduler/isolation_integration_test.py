@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from libs.core.store.holds import HoldTarget
-from libs.docker_runner.containers.container import Ended, ManagedContainer
+from libs.docker_runner.containers.container import Ended, EndReason, ManagedContainer
 from libs.docker_runner.executable import Executable
 from tests.support.eventually import eventually
 from tests.support.fakes.fake_host import FakeHost
@@ -29,9 +29,11 @@ class Rotten(FakeHost):
         self._refuse("start", executable.id)
         return await super().start(executable)
 
-    async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
+    async def stop(
+        self, container: ManagedContainer, grace_seconds: float = 30.0, reason: EndReason = EndReason.STOPPED
+    ) -> Ended:
         self._refuse("stop", container.id)
-        return await super().stop(container, grace_seconds)
+        return await super().stop(container, grace_seconds, reason)
 
     async def remove(self, container: ManagedContainer) -> Ended:
         self._refuse("remove", container.id)

@@ -93,7 +93,7 @@ async def test_an_entrypoint_for_node_may_lack_its_suffix(bots: BotContainers) -
     executable = bots.executable(source, runtime="nodejs20", script="index.mjs", config={"x": 1})
     named = replace(executable, script="index")
 
-    outcome = await bots.runner.run(named, 240.0)
+    outcome = await bots.outcome(named, 240.0)
     result = outcome.result
     outcome.discard()
 

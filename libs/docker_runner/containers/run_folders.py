@@ -216,11 +216,11 @@ class RunFolders:
         except (OSError, ValueError):
             return None
 
-    def output_path(self, executable: Executable, name: str, token: str) -> Path:
+    def output_path(self, container: ManagedContainer) -> Path:
         """Where the output of a run goes; its folder is made."""
-        folder = scope_folder(self._outputs, executable.scope)
+        folder = scope_folder(self._outputs, container.scope)
         folder.mkdir(mode=0o700, exist_ok=True)
-        return folder / f"{name}-{token}.log"
+        return folder / f"{container.name}-{container.token}.log"
 
     def remove(self, scope: str, name: str, token: str) -> None:
         """Remove the folder of one start. May be repeated."""

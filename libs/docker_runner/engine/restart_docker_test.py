@@ -120,7 +120,7 @@ async def test_bots_outlive_an_engine_that_keeps_them_and_nothing_of_them_is_mis
             counter = await bots.runner.start(bots.executable(COUNTER))
             shortly = bots.executable(SHORT, "short")
             short = await bots.runner.start(shortly)
-            run = asyncio.create_task(bots.runner.run(bots.executable(SHORT, "run", run_id="r1"), 240.0))
+            run = asyncio.create_task(bots.outcome(bots.executable(SHORT, "run", run_id="r1"), 240.0))
             for container in (counter, short):
                 logs.following.follow(container)
             await eventually(lambda: stored(store, "b1"))

@@ -124,7 +124,10 @@ class EngineRoom:
 
     @contextmanager
     def expecting(self, request: RoomRequest) -> Iterator[None]:
-        """Count *request* as reserved during the block."""
+        """Count *request* as reserved during the block; do nothing when it is counted already."""
+        if request.name in self._expected:
+            yield
+            return
         self.expect(request)
         try:
             yield

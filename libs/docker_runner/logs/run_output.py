@@ -1,8 +1,7 @@
-"""The complete output of a run, written to a file and to a live reader."""
+"""The complete output of a run, written to a file."""
 
 import asyncio
-import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -17,8 +16,6 @@ from libs.docker_runner.logs.position import BEGINNING, Resumption, nanoseconds
 
 log = get_logger(__name__)
 
-OnOutput = Callable[[LogLine], Awaitable[None] | None]
-
 _BUFFER_BYTES = 256 * 1024
 
 
@@ -26,17 +23,14 @@ class RunOutput:
     """Follows one container's output into *path* until it ends, whatever becomes of the engine meanwhile.
 
     Args:
-        max_bytes: what is kept in the file; the rest goes to *on_output* only.
+        max_bytes: what is kept in the file.
     """
 
-    def __init__(
-        self, engine: Engine, container: str, path: Path, max_bytes: int, on_output: OnOutput | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, container: str, path: Path, max_bytes: int) -> None:
         self._engine = engine
         self._container = container
         self._path = path
         self._left = max_bytes
-        self._on_output = on_output
         self._position = BEGINNING
         self._taken = 0
         self.truncated = False
@@ -44,7 +38,7 @@ class RunOutput:
         self._whole = False
 
     async def follow(self) -> None:
-        """Return at the end of the output. What *on_output* raises is raised here."""
+        """Return at the end of the output."""
         backoff = Backoff(0.1, 5.0)
         with self._opened() as file:
             while True:
@@ -95,10 +89,6 @@ class RunOutput:
                 self._position = resumption.position
                 self._taken += 1
                 self._keep(file, piece.data)
-                if self._on_output is not None:
-                    answer = self._on_output(piece)
-                    if inspect.isawaitable(answer):
-                        await answer
 
     @contextmanager
     def _opened(self) -> Iterator[BinaryIO]:

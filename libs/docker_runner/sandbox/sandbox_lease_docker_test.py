@@ -56,7 +56,7 @@ async def without_its_worker(
     keepalive.refresh(time.monotonic() + LEASE_SECONDS)
     up = asyncio.Event()
     executable = bots.executable(source, runtime=runtime, keepalive=keepalive.folder)
-    running = asyncio.create_task(bots.runner.run(executable, 240.0, on_output=lambda piece: up.set()))
+    running = asyncio.create_task(bots.outcome(executable, 240.0, on_output=lambda piece: up.set()))
     while not up.is_set() and not running.done():
         keepalive.refresh(time.monotonic() + LEASE_SECONDS)
         await asyncio.sleep(0.05)

@@ -3,10 +3,10 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from libs.core.room import Need
 from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, ManagedContainer
@@ -67,7 +67,7 @@ class FakeHost:
     checks_under_way: int = 0
     starts: list[Start] = field(default_factory=list)
     containers: dict[str, ManagedContainer] = field(default_factory=dict)
-    stopped: set[str] = field(default_factory=set)
+    stopped: dict[str, EndReason] = field(default_factory=dict)
     changed: Callable[[str], None] = lambda entity_id: None
     parallel: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL_STARTS))
     made: Callable[[ManagedContainer], None] = lambda container: None
@@ -119,12 +119,14 @@ class FakeHost:
             raise self.faults_after.pop(0)
         return container
 
-    async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
+    async def stop(
+        self, container: ManagedContainer, grace_seconds: float = 30.0, reason: EndReason = EndReason.STOPPED
+    ) -> Ended:
         """As the docker runner."""
         await asyncio.sleep(0)
         known = self.containers.get(container.container_id)
         if known is not None and known.state is ContainerState.RUNNING:
-            self.stopped.add(container.container_id)
+            self.stopped[container.container_id] = reason
             self.graces.setdefault(container.id, []).append(grace_seconds)
             if self.stubborn and grace_seconds >= 1:
                 await eventually(lambda: not self._runs(container), grace_seconds)
@@ -132,7 +134,7 @@ class FakeHost:
         return self._ended(container)
 
     async def exit_info(self, container: ManagedContainer) -> Ended | None:
-        """As the docker runner does."""
+        """As the docker runner."""
         await asyncio.sleep(0)
         return None if self._runs(container) else self._ended(container)
 
@@ -182,6 +184,16 @@ class FakeHost:
         for container_id in list(self.containers):
             self.end(container_id, LEASE_LOST_EXIT_CODE)
 
+    def reason_of(self, container: ManagedContainer) -> EndReason:
+        """Why *container* ended, which nobody has stopped."""
+        return _REASONS.get(container.exit_code, EndReason.ERROR)
+
+    def collecting(
+        self, container: ManagedContainer, result_bytes: int, timeout_seconds: float
+    ) -> AbstractAsyncContextManager[Any]:
+        """As the docker runner, for services that collect results."""
+        raise NotImplementedError
+
     def _runs(self, container: ManagedContainer) -> bool:
         known = self.containers.get(container.container_id)
         return known is not None and known.state is ContainerState.RUNNING
@@ -190,8 +202,7 @@ class FakeHost:
         known = self.containers.get(container.container_id, container)
         if container.container_id not in self.containers:
             return Ended(container, None, False, EndReason.MISSING, None, None)
-        reason = _REASONS.get(known.exit_code, EndReason.ERROR)
-        reason = EndReason.STOPPED if container.container_id in self.stopped else reason
+        reason = self.stopped.get(container.container_id) or self.reason_of(known)
         return Ended(known, known.exit_code, False, reason, known.started_at, known.finished_at)
 
 

@@ -5,10 +5,8 @@ import contextlib
 import itertools
 import json
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from pydantic import SecretStr
 from libs.core.config.connection_settings import StorageSettings
 from libs.core.hostile_json import Kind
 from libs.core.leases.lease import Holder, Lease
-from libs.core.room import Need
 from libs.core.run_record import RunRecord
 from libs.core.storage.object_store import ObjectMissing, ObjectStore
 from libs.core.store.client import Database, Mongo
@@ -28,11 +25,11 @@ from libs.core.store.partitions import PartitionStore
 from libs.core.store.runs import RunFilter, RunStore
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.code.definition import ExecutableBuilder
-from libs.docker_runner.containers.container import Ended, EndReason, ManagedContainer, RunOutcome
+from libs.docker_runner.containers.container import EndReason, ManagedContainer, RunOutcome
 from libs.docker_runner.containers.returned import Payload, Returned
 from libs.docker_runner.containers.run_records import Recorder
-from libs.docker_runner.engine.room_view import EngineRoom
-from libs.docker_runner.executable import Entrypoint, Executable
+from libs.docker_runner.executable import Entrypoint
+from libs.docker_runner.runs.collection import Collection
 from libs.docker_runner.settings import RunnerSettings
 from services.backtest_runner import objects
 from services.backtest_runner.claims import Claims
@@ -40,28 +37,28 @@ from services.backtest_runner.completion import Completion
 from services.backtest_runner.pool import SegmentPool
 from services.backtest_runner.records import RunRecords
 from services.backtest_runner.result_spool import ResultSpool
-from services.backtest_runner.run import RunKit
+from services.backtest_runner.run import BacktestKit
 from services.backtest_runner.slots import Slots
-from tests.support.eventually import eventually
-from tests.support.fakes.fake_host import check_room, container_of, room_of
+from tests.support.fakes import fake_host
 from tests.support.faults.deaths import Death, Mortal
 from tools.stack.s3 import S3Server
 
+RESULT_BYTES = 1 << 20
 CUSTOM = {"config": {"runtime": "python3.11", "entrypoints": {"backtest": "main.py"}}, "filePath": "code.zip"}
 
 
 @dataclass
-class FakeHost:
+class FakeHost(fake_host.FakeHost):
     """A Docker host whose runs return an object that names the run, after *run_seconds*; None: they never end.
 
     Args:
+        folder: its disk.
         reasons: of the ends of the following runs; FINISHED when there are none left.
         first_together: no run ends before so many ran at once.
         padding: additional characters in each result.
     """
 
-    folder: Path
-    name: str = "host"
+    folder: Path = Path("/nonexistent")
     run_seconds: float | None = 0.0
     reasons: list[EndReason] = field(default_factory=list)
     first_together: int = 0
@@ -69,53 +66,57 @@ class FakeHost:
     runs: list[str] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
-    containers: dict[str, ManagedContainer] = field(default_factory=dict)
-    capacity: Need | None = None
-    room: EngineRoom = field(init=False)
-    _stops: dict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
 
     def __post_init__(self) -> None:
-        """The room left by its containers."""
-        self.room = room_of(self)
+        """Count the containers that are made."""
+        super().__post_init__()
+        self.made = self._count
 
-    async def run(self, executable: Executable, timeout_seconds: float) -> RunOutcome:
-        """As the docker runner; ended early by :meth:`stop`."""
-        await check_room(self, executable)
-        self.runs.append(executable.id)
+    def _count(self, container: ManagedContainer) -> None:
+        self.runs.append(container.id)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
-        container = container_of(executable)
-        self.containers[executable.run_id] = container
+
+    def end(self, container_id: str, code: int = 0) -> None:
+        """The container's process ends, once enough have run together."""
+        if container_id in self.stopped or self.most_at_once >= self.first_together:
+            self.at_once -= container_id in self.containers and self._runs(self.containers[container_id])
+            super().end(container_id, code)
+        else:
+            asyncio.get_running_loop().call_later(0.01, self.end, container_id, code)
+
+    def reason_of(self, container: ManagedContainer) -> EndReason:
+        """The next of the reasons."""
+        return self.reasons.pop(0) if self.reasons else EndReason.FINISHED
+
+    @contextlib.asynccontextmanager
+    async def collecting(
+        self, container: ManagedContainer, result_bytes: int, timeout_seconds: float
+    ) -> AsyncIterator["FakeCollection"]:
+        """As the docker runner."""
         try:
-            await eventually(lambda: self.most_at_once >= self.first_together)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stops[executable.run_id].wait(), self.run_seconds)
-        finally:
-            self.at_once -= 1
-            self.containers.pop(executable.run_id, None)
-        reason = self.reasons.pop(0) if self.reasons else EndReason.FINISHED
-        if self._stops[executable.run_id].is_set():
-            reason = EndReason.STOPPED
-        output = self.folder / f"{executable.run_id}.log"
-        output.write_text(f"output of {executable.run_id}" + "." * self.padding)
-        now = datetime.now(UTC)
-        ended = Ended(container, 0, False, reason, now, now)
-        text = json.dumps({"run": executable.run_id, "padding": "x" * self.padding}).encode()
+            yield FakeCollection(self, container)
+        except BaseException:
+            await self.stop(container, 0.0)
+            await self.remove(container)
+            raise
+
+
+class FakeCollection(Collection):
+    """The output and the result of one container of *host*."""
+
+    def __init__(self, host: FakeHost, container: ManagedContainer) -> None:
+        super().__init__(asyncio.get_running_loop().create_future(), self._outcome)
+        self._host = host
+        self._container = container
+
+    async def _outcome(self) -> RunOutcome:
+        host, run_id = self._host, self._container.run_id
+        ended = await host.remove(self._container)
+        output = host.folder / f"{run_id}.log"
+        output.write_text(f"output of {run_id}" + "." * host.padding)
+        text = json.dumps({"run": run_id, "padding": "x" * host.padding}).encode()
         return RunOutcome(ended, Returned(Kind.OBJECT, Payload(text)), None, output)
-
-    async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
-        """As the docker runner."""
-        self._stops[container.run_id].set()
-        return Ended(container, 143, False, EndReason.STOPPED, None, None)
-
-    async def remove(self, container: ManagedContainer) -> Ended:
-        """As the docker runner."""
-        self.containers.pop(container.run_id, None)
-        return await self.stop(container)
-
-    async def list(self) -> list[ManagedContainer]:
-        """As a container group."""
-        return list(self.containers.values())
 
 
 class BacktestRig:
@@ -189,7 +190,7 @@ class BacktestRig:
         """A host with its own disk."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        return FakeHost(folder, name, **more)
+        return FakeHost(name, folder=folder, **more)
 
     @contextlib.asynccontextmanager
     async def owned_by(
@@ -199,6 +200,7 @@ class BacktestRig:
         lease = Lease(1, Holder("w", "i", host.name), next(self._epochs), time.monotonic() + 3600)
         owned = OwnedSegment(lease)
         pool = self.pool = self._pool(owned, host, death or Death(), size, max_retries)
+        host.changed = pool.container_changed
         task = asyncio.create_task(pool.run(), name="pool")
         try:
             yield owned
@@ -234,17 +236,18 @@ class BacktestRig:
             publisher=publisher,
             tell=self,
         )
-        kit = RunKit(
+        kit = BacktestKit(
             owned=owned,
-            runner=host,
+            engine=host,
+            proven=owned.proven,
             containers=host.list,
             executables=executables,
             claims=Claims(recorder, epoch=owned.epoch, entities=entities),
             records=RunRecords(recorder, segment_id=1, epoch=owned.epoch, runs=runs),
             spool=spool,
             completion=completion,
-            room=host.room,
             timeout_seconds=5.0,
+            result_bytes=RESULT_BYTES,
             max_retries=max_retries,
             stop_grace_seconds=0.0,
         )

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +11,11 @@ from typing import Any
 from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.engine.events import ContainerEvent
 from libs.docker_runner.executable import CodeRef, Entrypoint, Executable, Limits
+from libs.docker_runner.logs.output import LogLine
 from libs.docker_runner.runner import DockerRunner, ManagedContainer, RunOutcome
 from libs.docker_runner.settings import RunnerSettings
 from tests.support.eventually import eventually
+from tests.support.rigs.single_run import SingleRun
 
 SCRIPTS = {"python3.11": "main.py", "nodejs20": "main.js"}
 
@@ -93,10 +95,19 @@ class BotContainers:
 
     async def run(self, source: str, *, timeout_seconds: float = 240.0, **more: Any) -> tuple[RunOutcome, str]:
         """Run such a bot to its end; return its result and output."""
-        outcome = await self.runner.run(self.executable(source, **more), timeout_seconds)
+        outcome = await self.outcome(self.executable(source, **more), timeout_seconds)
         output = outcome.output_path.read_text(errors="replace")
         outcome.discard()
         return outcome, output
+
+    async def outcome(
+        self,
+        executable: Executable,
+        timeout_seconds: float = 240.0,
+        on_output: Callable[[LogLine], object] = lambda line: None,
+    ) -> RunOutcome:
+        """Run *executable* to its end; its files are the caller's."""
+        return await SingleRun(self.runner, executable, timeout_seconds, on_output).outcome()
 
     async def list(self) -> list[ManagedContainer]:
         """All containers of the scope's bot-runner."""

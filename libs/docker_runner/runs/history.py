@@ -1,0 +1,96 @@
+"""The history of the runs of one owned segment: begun, adopted, ended."""
+
+from datetime import datetime
+from typing import Any, Protocol
+
+from libs.core.observability.tracing import trace_id
+from libs.core.run_record import RunRecord
+from libs.docker_runner.containers.container import Ended, ManagedContainer
+from libs.docker_runner.containers.run_records import (
+    History,
+    Recorder,
+    of_container,
+    of_executable,
+    with_end,
+    write_down,
+)
+from libs.docker_runner.executable import Executable
+from libs.docker_runner.runs.attempt import AttemptResult
+
+
+class Deployed(Protocol):
+    """An entity, as far as its runs say of it."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+
+    @property
+    def revision(self) -> int:
+        """The number of its changes."""
+
+
+class OpenHistory(History, Protocol):
+    """Where the records are kept, also those of runs that go on."""
+
+    async def start(self, record: RunRecord) -> None:
+        """Record that a run has begun."""
+
+    async def adopt(self, run_id: str, *, worker_id: str, epoch: int) -> bool:
+        """Record in whose hands a run is now; False when it is unknown, or its end was seen."""
+
+    async def withdraw(self, run_id: str) -> None:
+        """Remove the record of a run of which no container was made."""
+
+
+class RunHistory:
+    """Writes for one owned segment. Every write may be repeated."""
+
+    def __init__(self, recorder: Recorder, *, segment_id: int, epoch: int, runs: OpenHistory) -> None:
+        self._recorder = recorder
+        self._segment_id = segment_id
+        self._epoch = epoch
+        self._history = runs
+        self._open: dict[str, RunRecord] = {}
+
+    def begins(self, executable: Executable, started_at: datetime, **more: Any) -> RunRecord:
+        """Return the record of a run that is about to begin; *more* are fields that only its service knows."""
+        record = self._open[executable.run_id] = of_executable(executable, self._recorder, started_at, **more)
+        return record
+
+    async def adopted(self, container: ManagedContainer, started_at: datetime, **more: Any) -> None:
+        """Record that a run which an earlier owner began goes on here."""
+        mine = {"worker_id": self._recorder.worker, "epoch": self._epoch}
+        if not await self._history.adopt(container.run_id, worker_id=self._recorder.worker, epoch=self._epoch):
+            await self._history.start(of_container(container, self._recorder, started_at, **mine, **more))
+
+    async def ended(
+        self, entity: Deployed, run_id: str, result: AttemptResult, started_at: datetime, **more: Any
+    ) -> None:
+        """Record that a run has ended, or was never begun: *started_at* and *more* are for one without a record."""
+        record = self._open.get(run_id) or await self._history.get(run_id)
+        if record is None:
+            record = RunRecord(
+                run_id=run_id,
+                entity_id=entity.id,
+                segment_id=self._segment_id,
+                worker_id=self._recorder.worker,
+                host=self._recorder.host,
+                epoch=self._epoch,
+                started_at=started_at,
+                revision=entity.revision,
+                trace_id=trace_id(),
+                **more,
+            )
+        message = result.message or None
+        await self._history.finish(with_end(record, result.ended, reason=result.reason, at=result.at, message=message))
+        self._open.pop(run_id, None)
+
+    async def withdrawn(self, run_id: str) -> None:
+        """Remove the record of a run of which no container was made."""
+        await self._history.withdraw(run_id)
+        self._open.pop(run_id, None)
+
+    async def container_ended(self, ended: Ended, reason: str | None = None) -> None:
+        """Record how a container ended that no attempt watches; for *reason*, or for what the engine says."""
+        await write_down(self._history, self._recorder, ended, reason)
