@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from libs.docker_runner.containers.container import Ended
 from libs.docker_runner.executable import new_run_id
-from services.bot_scheduler.ending import Ending, next_attempt, utc
+from services.bot_scheduler.ending import next_attempt, result_of, utc
 from services.bot_scheduler.policy import Policy
-from services.bot_scheduler.run import RunKit
+from services.bot_scheduler.run import ScheduleKit
 from services.bot_scheduler.state import ScheduleState
 
 
-async def close_all(kit: RunKit, ended: Sequence[Ended]) -> None:
+async def close_all(kit: ScheduleKit, ended: Sequence[Ended]) -> None:
     """Write down runs that ended with their worker; what may be tried again is left to the next owner.
 
     Raises:
@@ -22,13 +22,13 @@ async def close_all(kit: RunKit, ended: Sequence[Ended]) -> None:
         await _close(kit, states.get(end.container.id), end)
 
 
-async def _close(kit: RunKit, state: ScheduleState | None, ended: Ended) -> None:
+async def _close(kit: ScheduleKit, state: ScheduleState | None, ended: Ended) -> None:
     firing = state.firing if state is not None else None
     if state is None or firing is None or firing.run_id != ended.container.run_id:
         await kit.records.stray_ended(ended, deleted=state is None)
         return
     now = kit.clock()
-    ending = Ending(str(ended.reason), ended.finished_at or utc(now), "", ended)
+    ending = result_of(str(ended.reason), ended.finished_at or utc(now), ended=ended)
     policy = state.definition.policy if state.definition is not None else Policy()
-    await kit.records.ended(state, firing, ending)
+    await kit.records.end(state, firing, ending)
     await kit.claims.close(state.id, firing, ending, next_attempt(firing, ending, policy, now, new_run_id()))

@@ -1,12 +1,13 @@
 """How a run ended, and what follows for its firing. Pure."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
 from libs.docker_runner.containers import endings
 from libs.docker_runner.containers.container import Ended, EndReason
 from libs.docker_runner.containers.failure import FailureReason
+from libs.docker_runner.runs.attempt import AttemptResult
 from services.bot_scheduler.decide import Dropped
 from services.bot_scheduler.policy import Policy
 from services.bot_scheduler.state import Firing
@@ -23,37 +24,22 @@ class StopReason(StrEnum):
 
 REJECTED = "rejected"
 """What its owner wrote is wrong; trying again cannot help."""
-NOT_STARTED = "not-started"
-"""Its container could not be started for a long while."""
 LOST = "missing"
 """Its worker died, and nobody saw what became of it."""
 
 
-@dataclass(frozen=True)
-class Ending:
-    """How one attempt ended. *ended* is None when no container of it was seen."""
-
-    reason: str
-    at: datetime
-    message: str = ""
-    ended: Ended | None = None
-    stopped_on_purpose: bool = False
-
-    @property
-    def succeeded(self) -> bool:
-        """`main` returned."""
-        return self.reason == EndReason.FINISHED
-
-    @property
-    def is_final(self) -> bool:
-        """Whether another attempt makes no sense."""
-        return self.stopped_on_purpose or self.succeeded or self.reason in (REJECTED, Dropped.MISFIRE)
+_FINAL = (EndReason.FINISHED, REJECTED, Dropped.MISFIRE)
 
 
-def next_attempt(firing: Firing, ending: Ending, policy: Policy, now: float, run_id: str) -> Firing | None:
+def result_of(reason: str, at: datetime, message: str = "", ended: Ended | None = None) -> AttemptResult:
+    """The result of an attempt that was not stopped on purpose."""
+    return AttemptResult(reason, message, reason not in _FINAL, at, ended)
+
+
+def next_attempt(firing: Firing, result: AttemptResult, policy: Policy, now: float, run_id: str) -> Firing | None:
     """The attempt that follows, with *run_id*; None when the firing is done with."""
     delay = policy.retry_after(firing.attempt)
-    if ending.is_final or delay is None:
+    if not result.again or delay is None:
         return None
     return replace(
         firing, run_id=run_id, attempt=firing.attempt + 1, started=False, waiting=False, not_before=now + delay

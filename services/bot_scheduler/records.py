@@ -6,15 +6,16 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from libs.core.aio.gathering import Gathered
-from libs.core.observability.tracing import trace_id
 from libs.core.run_record import RunRecord
 from libs.core.store.leases import LeaseStore
 from libs.core.store.live_runs import LiveRuns
 from libs.core.store.runs import RunStore
 from libs.docker_runner.containers.container import Ended, EndReason, ManagedContainer
-from libs.docker_runner.containers.run_records import Recorder, of_container, of_executable, with_end, write_down
+from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import Executable
-from services.bot_scheduler.ending import LOST, Ending, StopReason, utc
+from libs.docker_runner.runs.attempt import AttemptResult
+from libs.docker_runner.runs.history import RunHistory
+from services.bot_scheduler.ending import LOST, StopReason, utc
 from services.bot_scheduler.state import Firing, ScheduleState
 
 # In one request; more would hold up the event loop.
@@ -31,7 +32,7 @@ class Output(Protocol):
         """It is dead: take the rest."""
 
 
-class RunRecords:
+class RunRecords(RunHistory):
     """The history of runs and their output, for one owned segment. Every write may be repeated."""
 
     def __init__(
@@ -44,13 +45,10 @@ class RunRecords:
         leases: LeaseStore,
         output: Output,
     ) -> None:
-        self._recorder = recorder
-        self._segment_id = segment_id
-        self._epoch = epoch
+        super().__init__(recorder, segment_id=segment_id, epoch=epoch, runs=runs)
         self._runs = runs
         self._live_runs = LiveRuns(runs, leases)
         self._output = output
-        self._open: dict[str, RunRecord] = {}
         self._beginnings = Gathered(self._begin, _MOST_BEGINNINGS)
 
     def follow(self, container: ManagedContainer) -> None:
@@ -71,9 +69,7 @@ class RunRecords:
         Raises:
             Retryable: repeat it.
         """
-        record = of_executable(executable, self._recorder, utc(firing.begins_at), **_of_firing(firing))
-        self._open[firing.run_id] = record
-        return await self._beginnings.ask(record)
+        return await self._beginnings.ask(self.begins(executable, utc(firing.begins_at), **_of_firing(firing)))
 
     async def _begin(self, records: Sequence[RunRecord]) -> Sequence[str | None]:
         await self._runs.start_many(records)
@@ -113,25 +109,18 @@ class RunRecords:
             keep=alive,
         )
 
-    async def adopted(self, firing: Firing, container: ManagedContainer) -> None:
-        """A run that an earlier owner began goes on here."""
-        mine = {"worker_id": self._recorder.worker, "epoch": self._epoch}
-        if not await self._runs.adopt(firing.run_id, worker_id=self._recorder.worker, epoch=self._epoch):
-            started_at = container.started_at or utc(firing.begins_at)
-            await self._runs.start(of_container(container, self._recorder, started_at, **mine, **_of_firing(firing)))
+    async def adopt(self, firing: Firing, container: ManagedContainer) -> None:
+        """Record that a run which an earlier owner began goes on here."""
+        await self.adopted(container, container.started_at or utc(firing.begins_at), **_of_firing(firing))
 
-    async def ended(self, state: ScheduleState, firing: Firing, ending: Ending) -> None:
-        """A run has ended, or was never begun."""
-        record = self._open.get(firing.run_id) or await self._runs.get(firing.run_id)
-        record = record or self._record(state, firing, ending.at)
-        message = ending.message or None
-        await self._runs.finish(with_end(record, ending.ended, reason=ending.reason, at=ending.at, message=message))
-        self._open.pop(firing.run_id, None)
+    async def end(self, state: ScheduleState, firing: Firing, result: AttemptResult) -> None:
+        """Record that a run has ended, or was never begun."""
+        await self.ended(state.entity, firing.run_id, result, result.at, **_of_firing(firing))
 
     async def stray_ended(self, ended: Ended, *, deleted: bool) -> None:
         """A container has ended that no firing knows; *deleted*: since its schedule is gone."""
         reason = str(StopReason.DELETED) if deleted and ended.reason is EndReason.STOPPED else None
-        await write_down(self._runs, self._recorder, ended, reason)
+        await self.container_ended(ended, reason)
 
     async def known_end(self, firing: Firing) -> RunRecord | None:
         """The end of this run that somebody saw and wrote down; None if there is none."""
@@ -146,26 +135,12 @@ class RunRecords:
         """
         return set(await self._live_runs.of(schedule_ids, outside=self._segment_id))
 
-    def _record(self, state: ScheduleState, firing: Firing, at: datetime) -> RunRecord:
-        return RunRecord(
-            run_id=firing.run_id,
-            entity_id=state.id,
-            segment_id=self._segment_id,
-            worker_id=self._recorder.worker,
-            host=self._recorder.host,
-            epoch=self._epoch,
-            started_at=at,
-            revision=state.entity.revision,
-            trace_id=trace_id(),
-            **_of_firing(firing),
-        )
-
 
 def _of_firing(firing: Firing) -> dict[str, Any]:
     return {"scheduled_at": utc(firing.at), "cause": str(firing.cause), "attempt": firing.attempt}
 
 
-def last_run(firing: Firing, ending: Ending) -> Mapping[str, object]:
+def last_run(firing: Firing, ending: AttemptResult) -> Mapping[str, object]:
     """What the schedule's status says about its last run."""
     ended = ending.ended
     return {

@@ -2,11 +2,10 @@
 
 import asyncio
 import math
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from prometheus_client import Counter, Histogram
 
@@ -20,13 +19,14 @@ from libs.core.observability.tracing import Attributes, current, span
 from libs.core.room import Need
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.code.definition import ExecutableBuilder
-from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, ManagedContainer
+from libs.docker_runner.containers.container import Ended, EndReason, ManagedContainer
 from libs.docker_runner.engine.room import RoomRequest, Shortage
-from libs.docker_runner.engine.room_view import WAITING_LOOK_SECONDS, EngineRoom
+from libs.docker_runner.engine.room_view import WAITING_LOOK_SECONDS
 from libs.docker_runner.errors import NoRoom
 from libs.docker_runner.executable import Executable, new_run_id
+from libs.docker_runner.runs.attempt import Attempt, AttemptResult, RunKit, StopOrder
 from services.bot_scheduler.decide import Dropped
-from services.bot_scheduler.ending import NOT_STARTED, REJECTED, Ending, StopReason, message_of, next_attempt, utc
+from services.bot_scheduler.ending import REJECTED, StopReason, message_of, next_attempt, result_of, utc
 from services.bot_scheduler.policy import Misfire, Policy
 from services.bot_scheduler.records import RunRecords
 from services.bot_scheduler.schedule_claims import ScheduleClaims
@@ -42,14 +42,13 @@ LATENESS_SECONDS = Histogram(
 RUNS = Counter("runtime_schedule_runs_total", "Attempts of schedules' runs by how they ended.", ["reason"])
 
 START_PATIENCE_SECONDS = 300.0
-_UNPROVEN_SECONDS = 0.2
 # Recorded while its time has not come yet, a run is not late for that.
 _RECORDED_AHEAD_SECONDS = 2.0
 _ELSEWHERE_SECONDS = 1.0
 _WRITES_AT_ONCE = 8
 # A start costs a tenth of a millisecond before it waits for anything. With fewer at once the last ones begin late.
 _STARTS_A_ROUND = 250
-_LOOK_SECONDS = 30.0
+_LONGEST_TIMER_SECONDS = 30.0
 # How often a document says anew what its firing waits for.
 _TELL_SECONDS = 10.0
 _JUST_AFTER_SECONDS = 0.01
@@ -57,45 +56,20 @@ _JUST_AFTER_SECONDS = 0.01
 T = TypeVar("T")
 
 
-class Runner(Protocol):
-    """What a run needs of the docker runner."""
-
-    async def start(self, executable: Executable) -> ManagedContainer:
-        """The running container of *executable*."""
-
-    async def stop(self, container: ManagedContainer, grace_seconds: float = 30.0) -> Ended:
-        """End it."""
-
-    async def exit_info(self, container: ManagedContainer) -> Ended | None:
-        """Return how it ended; None while it runs."""
-
-    async def remove(self, container: ManagedContainer) -> Ended:
-        """Take it away, and say why it ended."""
-
-    async def look(self, container: ManagedContainer) -> ManagedContainer | None:
-        """As it is now; None when it is gone."""
-
-
-@dataclass(frozen=True)
-class RunKit:
+@dataclass(frozen=True, kw_only=True)
+class ScheduleKit(RunKit):
     """What the runs of one owned segment share.
 
     Attributes:
-        containers: the segment's containers as they are now.
         desk: where runs queue for their writes. A thousand of them at once would take every connection to MongoDB,
             and with them those on which the lease is renewed.
         turnstile: where runs queue whose time has come.
     """
 
     owned: OwnedSegment
-    runner: Runner
-    containers: Callable[[], Awaitable[list[ManagedContainer]]]
     claims: ScheduleClaims
     records: RunRecords
     executables: ExecutableBuilder
-    room: EngineRoom
-    stop_grace_seconds: float = 30.0
-    clock: Callable[[], float] = time.time
     desk: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_WRITES_AT_ONCE))
     turnstile: Turnstile = field(default_factory=lambda: Turnstile(_STARTS_A_ROUND))
 
@@ -117,22 +91,26 @@ class ScheduledRun:
     """
 
     def __init__(
-        self, state: ScheduleState, firing: Firing, kit: RunKit, adopted: ManagedContainer | None = None
+        self, state: ScheduleState, firing: Firing, kit: ScheduleKit, adopted: ManagedContainer | None = None
     ) -> None:
-        self._state = state
-        self._kit = kit
-        self._adopted = adopted
-        self._policy = state.definition.policy if state.definition is not None else Policy()
-        self._room = _room_of(state, kit.executables)
-        self._shortage: Shortage | None = None
-        self._told_at = -math.inf
+        self.state = state
+        self.policy = state.definition.policy if state.definition is not None else Policy()
+        self.stop_reason: StopReason | None = None
         self.missed = False
         """Whether it was given up since it would have come too late."""
-        self._late = ""
-        self._stop: StopReason | None = None
-        self._wake = Wake()
-        self.firing = firing
-        self.container: ManagedContainer | None = adopted
+        self._kit = kit
+        self._room = _room_of(state, kit.executables)
+        self._attempt = ScheduledAttempt(self, firing, kit, adopted)
+
+    @property
+    def firing(self) -> Firing:
+        """The firing, in its present attempt."""
+        return self._attempt.firing
+
+    @property
+    def container(self) -> ManagedContainer | None:
+        """The container of its present attempt."""
+        return self._attempt.container
 
     @property
     def need(self) -> Need:
@@ -142,185 +120,230 @@ class ScheduledRun:
     @property
     def waits(self) -> bool:
         """Whether it would run now if the engine had room for it."""
-        return self._shortage is not None
+        return self._attempt.waits
 
-    def look(self) -> None:
+    def changed(self) -> None:
         """Something happened to the container."""
-        self._wake.set()
+        self._attempt.changed()
 
     def update(self, state: ScheduleState) -> None:
         """The schedule's document has changed; an attempt that is begun later follows it."""
-        self._state = state
-        self._policy = state.definition.policy if state.definition is not None else self._policy
+        self.state = state
+        self.policy = state.definition.policy if state.definition is not None else self.policy
         if not state.runnable and self.container is None and self.firing.cause is not Cause.MANUAL:
             self.stop(StopReason.WITHDRAWN)
 
     def stop(self, reason: StopReason) -> None:
         """End the run, or do not begin it. The first reason stays."""
-        if self._stop is None:
-            self._stop = reason
-            self._wake.set()
+        if self.stop_reason is None:
+            self.stop_reason = reason
+            self.changed()
 
     async def carry_out(self) -> None:
         """Return when the firing is done with, all attempts included."""
         about: Attributes = {
-            "runtime.id": self._state.id,
+            "runtime.id": self.state.id,
             "runtime.segment": self._kit.owned.segment_id,
             "runtime.cause": str(self.firing.cause),
         }
         # A trace of its own for each firing: in the event's, a schedule would fill one trace for years.
         firing = span(
-            "fire schedule", parent={}, links=[self._state.entity.trace, self._kit.owned.trace], attributes=about
+            "fire schedule", parent={}, links=[self.state.entity.trace, self._kit.owned.trace], attributes=about
         )
-        with bound_context(schedule=self._state.id), firing:
+        with bound_context(schedule=self.state.id), firing:
             while True:
                 run: Attributes = {"runtime.run_id": self.firing.run_id, "runtime.attempt": self.firing.attempt}
                 with bound_context(run=self.firing.run_id), span("run schedule", attributes=run):
-                    following = await self._one_attempt()
+                    following = await self._attempt.carry_out()
                 if following is None:
                     return
-                self.firing = following
+                self._attempt = ScheduledAttempt(self, following, self._kit)
 
-    async def _one_attempt(self) -> Firing | None:
-        kit, firing = self._kit, self.firing
-        ending = await self._attempt(firing)
-        RUNS.labels(ending.reason).inc()
-        current().set(outcome=str(ending.reason))
-        following = next_attempt(firing, ending, self._policy, kit.clock(), new_run_id())
+
+class ScheduledAttempt:
+    """One attempt of *run*: the :class:`AttemptPolicy` of schedules."""
+
+    def __init__(
+        self, run: ScheduledRun, firing: Firing, kit: ScheduleKit, adopted: ManagedContainer | None = None
+    ) -> None:
+        self.firing = firing
+        self._run = run
+        self._kit = kit
+        self._is_adopted = adopted is not None
+        self._wake = Wake()
+        self._was_due = False
+        self._recorded = False
+        self._shortage: Shortage | None = None
+        self._due_at = firing.begins_at
+        self._told_at = -math.inf
+        self._late = ""
+        self._attempt: Attempt[Firing | None] = Attempt(
+            run.state.id,
+            firing.run_id,
+            kit=kit,
+            policy=self,
+            container_ended=lambda ended: kit.records.stray_ended(ended, deleted=False),
+            backoff=Backoff(initial_seconds=0.5, cap_seconds=30.0),
+            wake=self._wake,
+            adopted=adopted,
+        )
+
+    @property
+    def container(self) -> ManagedContainer | None:
+        """Its container."""
+        return self._attempt.container
+
+    @property
+    def waits(self) -> bool:
+        """Whether it would run now if the engine had room for it."""
+        return self._shortage is not None
+
+    def changed(self) -> None:
+        """Something happened to the container, or the run is to be stopped."""
+        self._attempt.changed()
+
+    async def carry_out(self) -> Firing | None:
+        """Return the attempt that follows; None when the firing is done with."""
+        return await self._attempt.carry_out()
+
+    # --- the policy
+
+    def stop_order(self) -> StopOrder | None:
+        """The first reason for which the run was stopped."""
+        reason = self._run.stop_reason
+        if reason is None:
+            return None
+        # The kill switch is for the moment when the code itself cannot be trusted to stop.
+        if reason is StopReason.KILLED:
+            return StopOrder(reason, grace_seconds=0.0, interrupts=True)
+        return StopOrder(reason, self._kit.stop_grace_seconds)
+
+    def build(self) -> Executable:
+        """What the document describes."""
+        return self._kit.executables.build(self._run.state.entity, self.firing.run_id)
+
+    async def ready(self, executable: Executable, refusal: NoRoom | None) -> bool | AttemptResult:
+        """Wait for the firing's time, and for room; record that the run begins."""
+        kit = self._kit
+        if not self._was_due:
+            await self._until_due(executable)
+            self._was_due = True
+            return False
+        shortage = refusal.shortage if refusal is not None else kit.engine.room.shortage(executable.room)
+        if shortage is not None:
+            return await self._wait_for_room(executable.room, shortage) or False
+        if not self._recorded:
+            self._recorded = await self._record(executable)
+            return False
+        if self._shortage is not None and not await kit.claims.begins(self._run.state.id, self.firing):
+            await self._wake.wait_at_most(WAITING_LOOK_SECONDS)  # it is deleted, and this is about to be stopped
+            return False
+        return True
+
+    def start_patience_seconds(self, error: Retryable) -> float:
+        """The same for all errors."""
+        return START_PATIENCE_SECONDS
+
+    def rejected(self, error: UserError) -> AttemptResult:
+        """With what its owner must mend."""
+        return AttemptResult(REJECTED, str(error), at=self._now())
+
+    async def see_through(self, container: ManagedContainer) -> AttemptResult:
+        """Wait for the container's end, or bring it about, and take its output."""
+        kit, run, firing = self._kit, self._run, self.firing
+        self._has_room()
+        kit.records.follow(container)
+        if self._is_adopted:
+            await kit.written(lambda: kit.records.adopt(firing, container))
+        else:
+            # Before the container can be removed: without it, a new owner who does not find it would start another.
+            await kit.written(lambda: kit.claims.started(run.state.id, firing))
+            await kit.written(lambda: kit.records.started(firing, container))
+        seconds = run.policy.timeout_seconds
+        message = f"it took longer than config.timeout, {seconds:g} s" if seconds is not None else ""
+        late = StopOrder(EndReason.TIMEOUT, kit.stop_grace_seconds, again=True, message=message)
+        order: StopOrder | None = None
+        ended: Ended | None = None
+        while ended is None:
+            order = await self._attempt.watch(container, seconds, late) or order
+            ended = await retry_forever(lambda: kit.engine.exit_info(container))
+        at = ended.finished_at or self._now()
+        if order is None:
+            return result_of(str(ended.reason), at, message_of(ended) or self._late, ended)
+        message = order.message or message_of(ended) or self._late
+        return AttemptResult(order.reason, message, order.again, at, ended)
+
+    async def record(self, result: AttemptResult) -> Firing | None:
+        """Write down the end and the attempt that follows, if there is one; then take the rest of the output."""
+        kit, run, firing = self._kit, self._run, self.firing
+        RUNS.labels(result.reason).inc()
+        current().set(outcome=str(result.reason))
+        following = next_attempt(firing, result, run.policy, kit.clock(), new_run_id())
         following = kit.claims.with_owner(following) if following is not None else None
-        level = log.info if ending.succeeded else log.warning
-        level("run ended", reason=ending.reason, message=ending.message, attempt=firing.attempt, again=bool(following))
-        await kit.written(lambda: kit.records.ended(self._state, firing, ending))
-        there = await kit.written(lambda: kit.claims.close(self._state.id, firing, ending, following))
-        if (container := self.container) is not None:
-            # Only now: should this worker die before, the next one still finds out how the run ended.
-            await kit.records.output_read(container)
-            await retry_forever(lambda: kit.runner.remove(container))
-        self.container = self._adopted = None
+        level = log.info if result.succeeded else log.warning
+        level("run ended", reason=result.reason, message=result.message, attempt=firing.attempt, again=bool(following))
+        await kit.written(lambda: kit.records.end(run.state, firing, result))
+        there = await kit.written(lambda: kit.claims.close(run.state.id, firing, result, following))
+        if self.container is not None:
+            await kit.records.output_read(self.container)
         return following if there else None
 
-    async def _attempt(self, firing: Firing) -> Ending:
-        container = self._adopted
-        if container is not None:
-            self._kit.records.follow(container)
-            await self._kit.written(lambda: self._kit.records.adopted(firing, container))
-            return await self._see_through(container)
-        try:
-            executable = self._kit.executables.build(self._state.entity, firing.run_id)
-        except UserError as error:
-            return Ending(REJECTED, self._now(), str(error))
-        started = await self._start(executable, firing)
-        if isinstance(started, Ending):
-            return started
-        self.container = started
-        self._kit.records.follow(started)
-        # Before the container can be removed: without it, a new owner who does not find it would start another.
-        await self._kit.written(lambda: self._kit.claims.started(self._state.id, firing))
-        await self._kit.written(lambda: self._kit.records.started(firing, started))
-        return await self._see_through(started)
+    # --- before the start
 
-    # --- beginning
-
-    async def _start(self, executable: Executable, firing: Firing) -> ManagedContainer | Ending:
-        """Start it when its time has come, and again when that fails for a reason that may pass."""
-        kit = self._kit
-        backoff = Backoff(initial_seconds=0.5, cap_seconds=30.0)
+    async def _until_due(self, executable: Executable) -> None:
+        """Return when its time has come, recorded before if nothing prevents that."""
+        kit, firing = self._kit, self.firing
         await self._until(firing.begins_at - _RECORDED_AHEAD_SECONDS)
-        recorded = kit.room.shortage(executable.room) is None and await self._recorded(firing, executable)
+        self._recorded = kit.engine.room.shortage(executable.room) is None and await self._record(executable)
         await self._until(firing.begins_at)
         await kit.turnstile.passed()
         if firing.cause is Cause.SCHEDULE and firing.attempt == 1:
             LATENESS_SECONDS.observe(max(0.0, kit.clock() - firing.begins_at))
-        tried_at, refusal = kit.clock(), None
-        give_up_at = max(kit.clock(), firing.begins_at) + START_PATIENCE_SECONDS
-        while self._stop is None:
-            if not kit.owned.proven():
-                # Frozen or cut off: another owner may be deciding about this firing by now.
-                await self._wake.wait_at_most(_UNPROVEN_SECONDS)
-                continue
-            shortage = refusal or kit.room.shortage(executable.room)
-            refusal = None
-            if shortage is not None:
-                if (missed := await self._wait_for_room(executable.room, firing, shortage, tried_at)) is not None:
-                    return missed
-                give_up_at = kit.clock() + START_PATIENCE_SECONDS
-                continue
-            if not recorded:
-                recorded = await self._recorded(firing, executable)
-                continue
-            try:
-                if self._shortage is not None and not await kit.claims.begins(self._state.id, firing):
-                    await self._wake.wait_at_most(
-                        WAITING_LOOK_SECONDS
-                    )  # it is deleted, and this is about to be stopped
-                    continue
-                with kit.room.expecting(executable.room):
-                    container = await kit.runner.start(executable)
-                if container.run_id == firing.run_id:
-                    self._has_room(firing)
-                    return container
-                log.warning("an earlier run is in the way and is ended", container=container.name)
-                ended = await kit.runner.stop(container, kit.stop_grace_seconds)
-                await kit.records.stray_ended(ended, deleted=False)
-                await kit.runner.remove(container)
-            except UserError as error:
-                return Ending(REJECTED, self._now(), str(error))
-            except NoRoom as error:
-                refusal = error.shortage
-            except Retryable as error:
-                log.warning("run not started", reason=str(error), attempt=firing.attempt)
-                if kit.clock() > give_up_at:
-                    return Ending(NOT_STARTED, self._now(), str(error))
-                await self._wake.wait_at_most(backoff.next_seconds())
-                if (found := await self._find(firing)) is not None:
-                    return found
-        return Ending(self._stop, self._now(), "it was not begun any more", stopped_on_purpose=True)
+        if firing.cause is not Cause.SCHEDULE:
+            self._due_at = kit.clock()
 
-    async def _recorded(self, firing: Firing, executable: Executable) -> bool:
+    async def _record(self, executable: Executable) -> bool:
         """Record that the run begins; False, a little later, while a run in another segment may still be alive.
 
         Before its container is there: a schedule that is deleted and created again while a start is slow comes to
         another segment, whose owner looks for open records.
         """
-        kit = self._kit
-        if self._stop is not None:
+        kit, firing = self._kit, self.firing
+        if self._run.stop_reason is not None:
             return False
         alive_at = await retry_forever(lambda: kit.records.begin(firing, executable))
         if alive_at is None:
             return True
         log.info("run waits: an earlier run is being stopped elsewhere", worker_of_earlier_run=alive_at)
-        if await kit.written(lambda: kit.claims.has(self._state.id, firing)):
+        if await kit.written(lambda: kit.claims.has(self._run.state.id, firing)):
             await self._wake.wait_at_most(_ELSEWHERE_SECONDS)
         else:
             # This one is the earlier run, of a schedule that is gone: the other one waits for its end.
-            self.stop(StopReason.DELETED)
+            self._run.stop(StopReason.DELETED)
         return False
 
-    async def _wait_for_room(
-        self, request: RoomRequest, firing: Firing, shortage: Shortage, tried_at: float
-    ) -> Ending | None:
+    async def _wait_for_room(self, request: RoomRequest, shortage: Shortage) -> AttemptResult | None:
         """Return when there may be room; or the ending of a firing that is too late by its schedule's misfire rules."""
-        kit, now = self._kit, self._kit.clock()
-        due = firing.begins_at if firing.cause is Cause.SCHEDULE else tried_at
-        too_late_at = due + self._policy.misfire_grace_seconds
-        if firing.cause is Cause.MANUAL or self._policy.misfire is not Misfire.SKIP:
+        kit, run, firing, now = self._kit, self._run, self.firing, self._kit.clock()
+        too_late_at = self._due_at + run.policy.misfire_grace_seconds
+        if firing.cause is Cause.MANUAL or run.policy.misfire is not Misfire.SKIP:
             too_late_at = math.inf
         if now > too_late_at:
-            self.missed = True
-            message = f"no room within config.misfireGrace, {self._policy.misfire_grace_seconds:g} s: {shortage}"
-            return Ending(Dropped.MISFIRE, self._now(), message)
+            run.missed = True
+            message = f"no room within config.misfireGrace, {run.policy.misfire_grace_seconds:g} s: {shortage}"
+            return AttemptResult(Dropped.MISFIRE, message, at=self._now())
         if now - self._told_at >= _TELL_SECONDS:
             log.info("run waits for room", shortage=str(shortage))
-            await kit.written(lambda: kit.claims.waits(self._state.id, firing, f"waiting: {shortage}", shortage.need))
+            await kit.written(lambda: kit.claims.waits(run.state.id, firing, f"waiting: {shortage}", shortage.need))
             self._told_at = now
         self._shortage = shortage
-        with kit.room.waiting_for(request, self._wake):
+        with kit.engine.room.waiting_for(request, self._wake):
             await self._wake.wait_at_most(min(WAITING_LOOK_SECONDS, too_late_at - now + _JUST_AFTER_SECONDS))
         return None
 
-    def _has_room(self, firing: Firing) -> None:
+    def _has_room(self) -> None:
         if self._shortage is not None:
-            seconds = self._kit.clock() - firing.begins_at
+            seconds = self._kit.clock() - self.firing.begins_at
             self._late = f"it began {seconds:.1f} s late, since it waited for room: it {self._shortage}"
             self._shortage = None
 
@@ -328,62 +351,12 @@ class ScheduledRun:
         """Wait for *moment*, or for being stopped. A timer that sets the flag is far cheaper than a timeout, and at
         the moment when a thousand runs begin that is what makes the last of them late."""
         loop = asyncio.get_running_loop()
-        while (left := moment - self._kit.clock()) > 0 and self._stop is None:
-            timer = loop.call_later(min(left, _LOOK_SECONDS), self._wake.set)
+        while (left := moment - self._kit.clock()) > 0 and self._run.stop_reason is None:
+            timer = loop.call_later(min(left, _LONGEST_TIMER_SECONDS), self._wake.set)
             try:
                 await self._wake.wait_at_most(None)
             finally:
                 timer.cancel()
-
-    async def _find(self, firing: Firing) -> ManagedContainer | None:
-        """The container of this attempt: a start whose answer was lost has made it all the same."""
-        try:
-            containers = await self._kit.containers()
-        except Retryable:
-            return None
-        found = next((c for c in containers if c.run_id == firing.run_id), None)
-        return found if found is not None and found.state is not ContainerState.CREATED else None
-
-    # --- seeing it through
-
-    async def _see_through(self, container: ManagedContainer) -> Ending:
-        """Wait for the container's end, or bring it about, and take its output."""
-        kit, stopped, message = self._kit, "", ""
-        deadline = self._deadline(container)
-        while True:
-            if self._stop is not None and not stopped:
-                stopped = self._stop
-                await self._end(container)
-            elif deadline is not None and kit.clock() >= deadline and not stopped:
-                stopped = EndReason.TIMEOUT
-                message = f"it took longer than config.timeout, {self._policy.timeout_seconds:g} s"
-                await self._end(container)
-            current = await retry_forever(lambda: kit.runner.look(container))
-            if current is None or current.state is ContainerState.EXITED:
-                ended = await retry_forever(lambda: kit.runner.exit_info(container))
-                if ended is not None:
-                    break
-            left = _LOOK_SECONDS if deadline is None else deadline - kit.clock()
-            await self._wake.wait_at_most(max(0.0, min(_LOOK_SECONDS, left)))
-        reason = stopped or str(ended.reason)
-        return Ending(
-            reason,
-            ended.finished_at or self._now(),
-            message or message_of(ended) or self._late,
-            ended,
-            stopped_on_purpose=self._stop is not None and stopped == self._stop,
-        )
-
-    async def _end(self, container: ManagedContainer) -> None:
-        # The kill switch is for the moment when the code itself cannot be trusted to stop.
-        grace = 0.0 if self._stop is StopReason.KILLED else self._kit.stop_grace_seconds
-        await retry_forever(lambda: self._kit.runner.stop(container, grace))
-
-    def _deadline(self, container: ManagedContainer) -> float | None:
-        if self._policy.timeout_seconds is None:
-            return None
-        begun = container.started_at.timestamp() if container.started_at is not None else self._kit.clock()
-        return begun + self._policy.timeout_seconds
 
     def _now(self) -> datetime:
         return utc(self._kit.clock())

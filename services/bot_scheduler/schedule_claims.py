@@ -8,8 +8,9 @@ from libs.core.room import Need
 from libs.core.store.entities import Change, Entity, EntityStore
 from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import new_run_id
+from libs.docker_runner.runs.attempt import AttemptResult
 from services.bot_scheduler.decide import Claim
-from services.bot_scheduler.ending import REJECTED, Ending, utc
+from services.bot_scheduler.ending import REJECTED, utc
 from services.bot_scheduler.records import last_run
 from services.bot_scheduler.state import (
     FIRING,
@@ -129,7 +130,7 @@ class ScheduleClaims:
             {f"{FIRING}.started": True, **_each("status", status), "status.detail": None, "status.lacking": None},
         )
 
-    async def close(self, schedule_id: str, firing: Firing, ending: Ending, following: Firing | None) -> bool:
+    async def close(self, schedule_id: str, firing: Firing, ending: AttemptResult, following: Firing | None) -> bool:
         """The attempt has ended; *following* is the next one. False when the firing is not there any more."""
         state = "retrying" if following is not None else REJECTED if ending.reason == REJECTED else "waiting"
         status: dict[str, Any] = {"state": state, "since": ending.at, "detail": ending.message, "run_id": None}

@@ -25,9 +25,9 @@ from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.executable import new_run_id
 from services.bot_scheduler.decide import Claim, Dropped, Wait, decide, replaces
-from services.bot_scheduler.ending import Ending, StopReason, utc
+from services.bot_scheduler.ending import StopReason, result_of, utc
 from services.bot_scheduler.records import RunRecords
-from services.bot_scheduler.run import RunKit, ScheduledRun
+from services.bot_scheduler.run import ScheduledRun, ScheduleKit
 from services.bot_scheduler.schedule_claims import Entry, ScheduleClaims
 from services.bot_scheduler.state import FIRING, LAST_RUN, Cause, Condition, Firing, ScheduleState
 from services.bot_scheduler.takeover import Takeover
@@ -65,7 +65,7 @@ class SegmentScheduler:
         self,
         owned: OwnedSegment,
         *,
-        kit: RunKit,
+        kit: ScheduleKit,
         takeover: Takeover,
         scan_interval_seconds: float,
         clock: Callable[[], float] = time.time,
@@ -131,7 +131,7 @@ class SegmentScheduler:
         """Something happened to the container of this schedule; "" for any of them."""
         for run_of, run in self._runs.items():
             if schedule_id in (run_of, ""):
-                run.look()
+                run.changed()
 
     # --- reading
 
@@ -360,9 +360,9 @@ class SegmentScheduler:
         DROPPED.labels(reason).inc()
         log.warning("firing dropped", schedule=state.id, reason=reason, at=utc(at).isoformat())
         firing = Firing(at, new_run_id(), Cause.SCHEDULE)
-        ending = Ending(reason, utc(self._clock()), message)
+        ending = result_of(reason, utc(self._clock()), message)
         with isolated("record dropped firing"):
-            await self._kit.written(lambda: self._records.ended(state, firing, ending))
+            await self._kit.written(lambda: self._records.end(state, firing, ending))
 
     # --- runs
 

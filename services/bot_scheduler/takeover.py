@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from libs.core.aio.retrying import retry_forever
 from libs.core.observability.log import get_logger
 from libs.core.run_record import RunRecord
-from libs.docker_runner.containers.container import ContainerState, ManagedContainer
+from libs.docker_runner.containers.container import ContainerState, Ended, ManagedContainer
 from libs.docker_runner.executable import new_run_id
-from services.bot_scheduler.ending import LOST, Ending, next_attempt, utc
+from libs.docker_runner.runs.attempt import retire
+from services.bot_scheduler.ending import LOST, next_attempt, result_of, utc
 from services.bot_scheduler.policy import Policy
-from services.bot_scheduler.run import RunKit, ScheduledRun
+from services.bot_scheduler.run import ScheduledRun, ScheduleKit
 from services.bot_scheduler.state import Firing, ScheduleState
 
 log = get_logger(__name__)
@@ -27,7 +28,7 @@ _CLOCKS_DIFFER_SECONDS = 5.0
 class Takeover:
     """Takes over for one owned segment. *host* is the Docker host of this worker."""
 
-    def __init__(self, kit: RunKit, *, host: str) -> None:
+    def __init__(self, kit: ScheduleKit, *, host: str) -> None:
         self._kit = kit
         self._host = host
 
@@ -61,10 +62,13 @@ class Takeover:
         await retry_forever(lambda: self._end_stray(container))
 
     async def _end_stray(self, container: ManagedContainer) -> None:
-        ended = await self._kit.runner.stop(container, self._kit.stop_grace_seconds)
-        await self._kit.records.output_read(container)
-        await self._kit.records.stray_ended(ended, deleted=True)
-        await self._kit.runner.remove(container)
+        kit = self._kit
+
+        async def record(ended: Ended) -> None:
+            await kit.records.output_read(container)
+            await kit.records.stray_ended(ended, deleted=True)
+
+        await retire(kit.engine, container, kit.stop_grace_seconds, record)
 
     async def _over(
         self, state: ScheduleState, firing: Firing, known: RunRecord | None, now: float
@@ -72,12 +76,12 @@ class Takeover:
         """The attempt has ended: as its record says, or without a record."""
         kit = self._kit
         if known is not None and known.reason is not None:
-            ending = Ending(known.reason, known.ended_at or utc(now), known.message or "")
+            ending = result_of(known.reason, known.ended_at or utc(now), known.message or "")
         else:
             message = "its worker is gone, and nobody saw what became of the run"
-            ending = Ending(LOST, utc(now), message)
+            ending = result_of(LOST, utc(now), message)
             log.warning("run lost", schedule=state.id, run=firing.run_id, host=firing.host)
-            await kit.records.ended(state, firing, ending)
+            await kit.records.end(state, firing, ending)
         policy = state.definition.policy if state.definition is not None else Policy()
         following = next_attempt(firing, ending, policy, now, new_run_id())
         following = kit.claims.with_owner(following) if following is not None else None

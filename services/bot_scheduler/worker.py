@@ -17,7 +17,7 @@ from libs.docker_runner.worker.handler import DockerSegmentHandler
 from libs.docker_runner.worker.opening import engine_view, open_docker_host
 from services.bot_scheduler.closing import close_all
 from services.bot_scheduler.records import RunRecords
-from services.bot_scheduler.run import RunKit
+from services.bot_scheduler.run import ScheduleKit
 from services.bot_scheduler.schedule_claims import ScheduleClaims
 from services.bot_scheduler.scheduler import SegmentScheduler
 from services.bot_scheduler.takeover import Takeover
@@ -34,11 +34,12 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
     settings = context.settings
     docker = await open_docker_host(context, priority=Priority.SCHEDULE)
 
-    def kit(owned: OwnedSegment) -> RunKit:
+    def kit(owned: OwnedSegment) -> ScheduleKit:
         segment, epoch = owned.segment_id, owned.epoch
-        return RunKit(
+        return ScheduleKit(
             owned=owned,
-            runner=docker.runner,
+            engine=docker.runner,
+            proven=owned.proven,
             containers=docker.group(segment, epoch).list,
             claims=ScheduleClaims(docker.recorder, epoch=epoch, entities=context.entities),
             records=RunRecords(
@@ -50,7 +51,6 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
                 output=docker.logs.following,
             ),
             executables=docker.executables(Entrypoint.BOT, segment, epoch),
-            room=docker.runner.room,
             stop_grace_seconds=settings.containers.stop_grace_seconds,
         )
 

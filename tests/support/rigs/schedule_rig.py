@@ -23,7 +23,7 @@ from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.settings import RunnerSettings
 from services.bot_scheduler.records import RunRecords
-from services.bot_scheduler.run import RunKit
+from services.bot_scheduler.run import ScheduleKit
 from services.bot_scheduler.schedule_claims import ScheduleClaims
 from services.bot_scheduler.scheduler import SegmentScheduler
 from services.bot_scheduler.state import ScheduleState
@@ -112,9 +112,10 @@ class ScheduleRig:
             worker=worker,
             keepalive=None,
         )
-        kit = RunKit(
+        kit = ScheduleKit(
             owned=owned,
-            runner=host,
+            engine=host,
+            proven=owned.proven,
             containers=host.list,
             claims=ScheduleClaims(recorder, epoch=lease.epoch, entities=self.entities),
             records=RunRecords(
@@ -126,7 +127,6 @@ class ScheduleRig:
                 output=host,
             ),
             executables=executables,
-            room=host.room,
             clock=clock,
         )
         scheduler = SegmentScheduler(
@@ -154,7 +154,7 @@ class ScheduleRig:
 class Owner:
     """One worker's ownership."""
 
-    def __init__(self, owned: OwnedSegment, scheduler: SegmentScheduler, host: FakeHost, kit: RunKit) -> None:
+    def __init__(self, owned: OwnedSegment, scheduler: SegmentScheduler, host: FakeHost, kit: ScheduleKit) -> None:
         self.owned = owned
         self.kit = kit
         self.scheduler = scheduler
