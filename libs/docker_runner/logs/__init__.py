@@ -1,1 +1,1 @@
-"""What bots print: followed, kept on this host, uploaded, and read again."""
+"""The output of bots: followed, spooled on this host, uploaded, and read."""

@@ -16,7 +16,7 @@ _LIVE_BYTES = 4 * 1024 * 1024
 
 
 class BotLog:
-    """A spool that is open, with its uploader and its readers. The folder's lock is this process's until close()."""
+    """An open spool, with its uploader and its readers. The folder's lock belongs to this process until close()."""
 
     def __init__(self, folder: LogFolder, owner: LogOwner, spool: LogSpool, uploader: LogUploader) -> None:
         self.folder = folder
@@ -24,15 +24,15 @@ class BotLog:
         self.spool = spool
         self.uploader = uploader
         self.followers = 0
-        """How many containers are being followed into it."""
+        """The number of containers that are followed into it."""
         self.uploading = False
         self.attempts = 0
-        """How many uploads have ended, well or not."""
+        """The number of uploads that have ended, successful or not."""
         self.changed_at = time.monotonic() - folder.quiet_seconds()
         self.due_at: float | None = 0.0 if spool.pending_bytes else None
-        """When its output is to be uploaded, by the monotonic clock; None when there is none."""
+        """When its output is due for upload, by the monotonic clock; None without output."""
         self.rests_until = 0.0
-        """Before that, nothing is uploaded but the output of a container that has ended."""
+        """Before that, only the output of ended containers is uploaded."""
         self._readers: set[LiveOutput] = set()
 
     @classmethod
@@ -45,7 +45,7 @@ class BotLog:
         return cls(folder, owner, spool, LogUploader(spool, objects, executor))
 
     def written(self, place: Place, payload: bytes, spans: Sequence[Span], upload_within_seconds: float) -> None:
-        """Output has reached the spool."""
+        """Note that output has reached the spool."""
         self.changed_at = time.monotonic()
         if self.due_at is None:
             self.due_at = max(self.changed_at + upload_within_seconds, self.rests_until)
@@ -53,22 +53,22 @@ class BotLog:
             reader.put(Piece(place, payload, spans))
 
     def read_along(self) -> "LiveOutput":
-        """A reader of what is written from now on; end it with :meth:`stop_reading`."""
+        """Return a reader of future output; end it with :meth:`stop_reading`."""
         reader = LiveOutput()
         self._readers.add(reader)
         return reader
 
     def stop_reading(self, reader: "LiveOutput") -> None:
-        """The reader has gone."""
+        """Remove the reader."""
         self._readers.discard(reader)
 
     @property
     def in_use(self) -> bool:
-        """Whether somebody writes, uploads or reads, or soon will."""
+        """Whether a follower, an upload or a reader uses it, or soon will."""
         return bool(self.followers or self.uploading or self._readers or self.due_at is not None)
 
     def close(self) -> None:
-        """Let another process have the folder."""
+        """Release the folder for other processes."""
         self.folder.unlock()
 
 
@@ -82,7 +82,7 @@ class Piece:
 
 
 class LiveOutput:
-    """Output on its way to one reader; a slow one loses the oldest of it."""
+    """Output on its way to one reader; a slow reader loses the oldest part."""
 
     def __init__(self) -> None:
         self._pieces: list[Piece] = []
@@ -91,7 +91,7 @@ class LiveOutput:
         self._more = asyncio.Event()
 
     def put(self, piece: Piece) -> None:
-        """Hand a piece on; never waits."""
+        """Add a piece; never waits."""
         self._pieces.append(piece)
         self._bytes += len(piece.payload)
         while self._bytes > _LIVE_BYTES and len(self._pieces) > 1:
@@ -101,7 +101,7 @@ class LiveOutput:
         self._more.set()
 
     async def take(self) -> tuple[list[Piece], int]:
-        """What has come, at least one piece, and how many bytes before it were skipped for a slow reader."""
+        """Return the received pieces, at least one, and how many bytes before them were skipped for a slow reader."""
         await self._more.wait()
         self._more.clear()
         pieces, self._pieces, self._bytes = self._pieces, [], 0

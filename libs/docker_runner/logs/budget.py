@@ -7,20 +7,20 @@ from libs.docker_runner.executable import MIB
 
 
 class Limited(Protocol):
-    """What takes a share; a :class:`~libs.docker_runner.logs.spool.LogSpool` does."""
+    """A user of disk space; implemented by :class:`~libs.docker_runner.logs.spool.LogSpool`."""
 
     def limit(self, max_bytes: int) -> None:
-        """Take no more than that from now on."""
+        """Set the limit from now on."""
 
 
 class SpoolBudget:
     """The disk space of all spools of one service on this host.
 
-    A spool takes what it needs up to its share, so that they take less than the whole as long as the storage is there.
+    A spool takes what it needs up to its share, so that together they need less than the total while the storage works.
 
     Args:
-        total_bytes: of all of them.
-        each_bytes: of one of them, however few there are.
+        total_bytes: limit of all spools.
+        each_bytes: limit of one spool, even if there are few.
     """
 
     def __init__(self, total_bytes: int = 1024 * MIB, each_bytes: int = 64 * MIB) -> None:
@@ -29,14 +29,14 @@ class SpoolBudget:
         self._elsewhere = 0
 
     def share(self, spools: int) -> int:
-        """What each of so many open spools may take, with those that are known to be elsewhere."""
+        """Return the share of each of so many open spools, given the known closed ones."""
         return min(self._each_bytes, self._total_bytes // max(1, spools + self._elsewhere))
 
     def divide(self, spools: Iterable[Limited], elsewhere: int | None = None) -> None:
         """Limit all open spools to their share.
 
         Args:
-            elsewhere: how many folders on the disk have output and are not open; None for as many as before.
+            elsewhere: number of closed folders with output on the disk; None for the last number.
         """
         if elsewhere is not None:
             self._elsewhere = elsewhere

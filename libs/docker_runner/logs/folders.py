@@ -12,7 +12,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class LogOwner:
-    """Whose output it is, and the container that it came from last."""
+    """The owner of output, and its last container."""
 
     entity_id: str
     segment: int
@@ -20,14 +20,14 @@ class LogOwner:
 
 
 class LogFolder:
-    """The folder of one bot's spool, with a lock that ends with its holder."""
+    """The folder of one bot's spool, with a lock that is released when its holder dies."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
 
     def try_lock(self, create: bool) -> bool:
-        """Whether the folder is this process's now; with *create* it is made when it is missing."""
+        """Lock the folder for this process and return whether it succeeded; with *create* create a missing one."""
         if create:
             self.path.mkdir(parents=True, exist_ok=True)
         lock = self.path / "lock"
@@ -40,51 +40,51 @@ class LogFolder:
             if not os.path.samestat(os.fstat(descriptor), lock.stat()):
                 raise FileNotFoundError
         except (BlockingIOError, FileNotFoundError):
-            # Another has it, or has just removed the folder.
+            # Another process has it, or has just removed the folder.
             os.close(descriptor)
             return False
         self._descriptor = descriptor
         return True
 
     def unlock(self) -> None:
-        """Let others have it. May be repeated."""
+        """Release the lock. May be repeated."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
     def remove(self) -> None:
-        """Remove it with all that is in it; it is locked."""
+        """Remove it with its content; it is locked."""
         shutil.rmtree(self.path, ignore_errors=True)
 
     @property
     def has_output(self) -> bool:
-        """Whether there is output that was not uploaded, as far as names of files tell."""
+        """Whether there is output that was not uploaded, judging by file names."""
         return any(path.suffix in (".spool", ".gap") for path in self.path.iterdir()) if self.path.is_dir() else False
 
     def quiet_seconds(self) -> float:
-        """How long ago output was last written to it; 0 when there is none."""
+        """Return how long ago output was last written to it; 0 without output."""
         written = [path.stat().st_mtime for path in self.path.glob("*.spool")]
         return max(0.0, time.time() - max(written)) if written else 0.0
 
     def owner(self) -> LogOwner | None:
-        """Whose it is; None when nobody noted it down, so that there is nothing in it."""
+        """Return its owner; None before it was recorded, when the folder is still empty."""
         try:
             return LogOwner(**json.loads((self.path / "owner.json").read_text()))
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
     def write_owner(self, owner: LogOwner) -> None:
-        """Note down whose it is."""
+        """Record its owner."""
         if self.owner() == owner:
             return
         temporary = self.path / "owner.new"
-        # Escaped, since an id may hold lone surrogates.
+        # Escaped, since an id may contain lone surrogates.
         temporary.write_text(json.dumps(asdict(owner)))
         temporary.replace(self.path / "owner.json")
 
 
 def with_output(directory: Path, known: Collection[str]) -> list[str]:
-    """The names of folders, those that are *known* excepted, with output that nobody has uploaded."""
+    """Return the names of folders, except *known* ones, with output that is not uploaded."""
     return [
         path.name
         for path in directory.iterdir()
@@ -93,7 +93,7 @@ def with_output(directory: Path, known: Collection[str]) -> list[str]:
 
 
 def remove_finished(directory: Path, live: Collection[str], known: Collection[str]) -> int:
-    """Remove the folders without output whose container is not *live* and which are not *known*; return how many."""
+    """Remove unknown folders without output and without a *live* container; return how many."""
     removed = 0
     for path in directory.iterdir() if directory.is_dir() else ():
         folder = LogFolder(path)

@@ -1,6 +1,6 @@
 """The output of followed containers, with the last lines of each available after its end.
 
-The engine could be asked for them, but about a container that has just died it may say nothing for seconds.
+Without it the engine would have to be asked, which may not answer about a dead container for seconds.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _TAIL_BYTES = 16 * 1024
 
 
 class Tail:
-    """The end of one container's output, piece by piece."""
+    """The end of one container's output, collected piece by piece."""
 
     def __init__(self) -> None:
         self._pieces: deque[bytes] = deque()
@@ -28,15 +28,15 @@ class Tail:
         self._newest = ""
         self._repeated_until = ""
         self.over = asyncio.Event()
-        """Set when the engine has closed the stream behind the last piece."""
+        """Set when the engine has closed the stream after the last piece."""
 
     def reopen(self) -> None:
-        """The output is read anew from some earlier piece on: what was there already is not added again."""
+        """Restart at an earlier piece: pieces that are already there are not added again."""
         self._repeated_until = self._newest
 
     def add(self, piece: LogLine) -> None:
-        """Take the next piece."""
-        # The engine writes nine digits after the point, so that stamps sort as texts.
+        """Add the next piece."""
+        # The engine writes nine fraction digits, so that timestamps sort as texts.
         if piece.timestamp <= self._repeated_until:
             return
         self.over.clear()
@@ -53,7 +53,7 @@ class Tail:
 
 
 class FollowedOutput:
-    """Reads containers' output for whoever follows it: one a container at a time."""
+    """Reads containers' output for their followers: one per container at a time."""
 
     def __init__(self, engine: Engine, states: ContainerStateCache) -> None:
         self._engine = engine
@@ -63,14 +63,14 @@ class FollowedOutput:
     async def logs(
         self, container: ManagedContainer, since: datetime | None = None, follow: bool = False
     ) -> AsyncGenerator[LogLine, None]:
-        """Its output from *since* on, that instant included; with *follow* until it ends.
+        """Yield its output from *since* on, inclusive; with *follow* until it ends.
 
         Raises:
             DockerRunnerError: the container is gone.
         """
         pieces = self._engine.logs(container.container_id, since=since, follow=follow)
         async with aclosing(pieces):
-            # Nobody asks for the end of what is not followed.
+            # The end of unfollowed output is not needed.
             tail = await self._opened(container, whole=since is None) if follow else Tail()
             async for piece in pieces:
                 tail.add(piece)
@@ -78,7 +78,7 @@ class FollowedOutput:
             tail.over.set()
 
     async def last_lines(self, container_id: str) -> list[str] | None:
-        """The last lines of a container that is dead; None when nobody has followed it to its end."""
+        """Return the last lines of a dead container; None when it was not followed to its end."""
         tail = self._tails.get(container_id)
         if tail is None:
             return None
@@ -90,7 +90,7 @@ class FollowedOutput:
         return tail.lines()
 
     def forget(self, container_id: str) -> None:
-        """It is gone. May be repeated."""
+        """Drop a removed container. May be repeated."""
         self._tails.pop(container_id, None)
 
     async def _opened(self, container: ManagedContainer, *, whole: bool) -> Tail:
@@ -104,7 +104,7 @@ class FollowedOutput:
         return tail
 
     async def _catch_up(self, container_id: str, tail: Tail) -> None:
-        """Ask, while it lives, what there will be no time to ask when it has died: another process began with it."""
+        """Inspect a live container that another process started: after its death it is too late."""
         found = await self._engine.inspect(container_id)
         if found is not None:
             self._states.note_start(container_id, found.container.started_at)

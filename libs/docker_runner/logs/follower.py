@@ -1,8 +1,8 @@
 """Copy the engine's log of one container into its bot's spool, without gaps or repeats.
 
-Reading goes on from the spool's position after whatever interrupts it: an engine that restarts, a stream that ends, a
-worker that was killed. Output is written as it comes, in batches that grow while the disk is busy; when the disk
-refuses, reading waits, and the engine's own log is the buffer.
+Reading resumes at the spool's position after any interruption: a restarting engine, a stream that ends, a
+killed worker. Output is written as it arrives, in batches that grow while the disk is busy; when the disk
+fails, reading waits, and the engine's own log is the buffer.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class ReadOutput(Protocol):
-    """Reads a container's output since an instant, in the engine's order; ends with the container when it follows."""
+    """Reads a container's output since an instant, in the engine's order; with follow it ends with the container."""
 
     def __call__(self, *, since: datetime | None, follow: bool) -> AsyncIterator[LogLine]: ...
 
@@ -48,8 +48,8 @@ class LogFollower:
     """Follows the container *container_id*.
 
     Args:
-        run_id: the run that the container is.
-        on_written: told of each batch, with the place in the spool behind it and its spans, once it is safe.
+        run_id: the run of the container.
+        on_written: called for each stored batch, with the position after it in the spool and its spans.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class LogFollower:
         self._ended = asyncio.Event()
 
     def container_ended(self) -> None:
-        """The container writes no more: :meth:`run` returns when all that it has written is in the spool."""
+        """Note that the container has ended: :meth:`run` returns when all its output is in the spool."""
         self._ended.set()
 
     async def run(self) -> None:
         """Follow until :meth:`container_ended` and the end of the output.
 
         Raises:
-            RuntimeFault: the engine cannot give this output, now or ever.
+            RuntimeFault: the engine cannot provide this output, now or ever.
         """
         backoff = Backoff(initial_seconds=0.1, cap_seconds=5.0)
         while True:
@@ -95,17 +95,17 @@ class LogFollower:
                 await asyncio.sleep(backoff.next_seconds())
 
     async def _follow_once(self, follow: bool) -> bool:
-        """Take what there is; return whether anything was new. Ends soon when the container has ended meanwhile."""
+        """Copy the available output; return whether any was new. Ends soon after the container has ended."""
         position = await self._run(self._spool.position, self._container_id) or BEGINNING
         buffer = _Buffer(_BUFFER_BYTES)
-        # In tasks, so that neither a silent stream nor a slow disk holds the other up.
+        # In tasks, so that neither a silent stream nor a slow disk blocks the other.
         reading = asyncio.create_task(self._fill(buffer, position, follow), name=f"read log {self._container_id[:12]}")
         writing = asyncio.create_task(self._drain(buffer), name=f"spool log {self._container_id[:12]}")
         ending = asyncio.create_task(self._ended.wait(), name=f"await end {self._container_id[:12]}")
         try:
             await asyncio.wait([reading, writing, *([ending] if follow else [])], return_when=asyncio.FIRST_COMPLETED)
             if ending.done():
-                # The engine ends the stream behind the last piece, and may answer no question for a while.
+                # The engine ends the stream after the last piece, and may not answer requests for a while.
                 await asyncio.wait([reading, writing], timeout=STREAM_END_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if not reading.done():
                 reading.cancel()
@@ -137,13 +137,13 @@ class LogFollower:
                     log.error("output lost: the engine dropped it before it was read", container=self._container_id)
                     data = ROTATED_LINE + data
                     resumption.insert(len(ROTATED_LINE))
-                # To the millisecond, as in the storage, so that a line has one time wherever it is read.
+                # To the millisecond, as in the storage, so that a line has the same time in all sources.
                 time_us = stamp // 1_000_000 * 1000
                 span = Span(self._run_id, before, len(data), time_us, STREAMS.index(line.stream))
                 await buffer.put(_Piece(day_of(stamp), data, resumption.position, span))
                 taken += 1
                 if taken % _PIECES_PER_TURN == 0:
-                    # A stream that always has more never lets others run by itself.
+                    # A stream that always has data never yields to other tasks by itself.
                     await asyncio.sleep(0)
         finally:
             if isinstance(lines, AsyncGenerator):
@@ -176,7 +176,7 @@ class LogFollower:
         try:
             return await asyncio.shield(appending)
         except asyncio.CancelledError:
-            # The thread goes on; whoever follows next must find the position that it leaves.
+            # The thread continues; the next follower must find the position that it writes.
             await asyncio.wait([appending])
             raise
 
@@ -211,7 +211,7 @@ class _Buffer:
             await self._room.wait()
 
     async def take(self) -> list[_Piece]:
-        """All pieces there are, at least one; none when it is closed and empty."""
+        """Return all pieces, at least one; none when it is closed and empty."""
         while not self._pieces and not self._closed:
             self._changed.clear()
             await self._changed.wait()
@@ -220,6 +220,6 @@ class _Buffer:
         return pieces
 
     def close(self) -> None:
-        """No more comes."""
+        """Mark the end of the output."""
         self._closed = True
         self._changed.set()

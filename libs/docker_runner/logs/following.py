@@ -24,24 +24,24 @@ from libs.docker_runner.logs.uploads import LogUploads
 log = get_logger(__name__)
 
 _RESTART_SECONDS = 5.0
-# A container that has ended is removed after so long, whether or not its output has a place.
+# A container that has ended is removed after this time, even if its output could not be stored.
 _AFTER_END_SECONDS = 10.0
-# The start of a bot waits no longer for another process of this host, which has the log's folder and reads the output.
+# How long a bot's start waits for another process of this host that has the log's folder and reads the output.
 _LOCKED_OUT_SECONDS = 1.0
 
 
 class LogSource(Protocol):
-    """Where containers' output is read; of each container once at a time."""
+    """The source of containers' output; each container is read once at a time."""
 
     def logs(
         self, container: ManagedContainer, since: datetime | None = None, follow: bool = False
     ) -> AsyncIterator[LogLine]:
-        """The output since then, in the engine's order; with *follow* until the container ends."""
+        """Yield the output since then, in the engine's order; with *follow* until the container ends."""
         ...
 
 
 class _Following:
-    """A container that is followed: the task, and the follower once the bot's log is open."""
+    """A followed container: its task, and the follower once the bot's log is open."""
 
     def __init__(self) -> None:
         self.follower: LogFollower | None = None
@@ -53,7 +53,7 @@ class LogFollowing:
     """Reads the output of all containers of this worker into their bots' logs.
 
     Args:
-        uploads: notified of each piece that has reached a log, and when a container is followed no longer.
+        uploads: notified of each piece that has reached a log, and when a container is no longer followed.
     """
 
     def __init__(self, source: LogSource, logs: OpenLogs, uploads: LogUploads) -> None:
@@ -64,17 +64,17 @@ class LogFollowing:
         self._containers: dict[str, tuple[ManagedContainer, _Following]] = {}
 
     def begin(self, group: asyncio.TaskGroup) -> None:
-        """Read in tasks of *group*, also the output of containers that were named before."""
+        """Follow in tasks of *group*, including containers that were added before."""
         self._group = group
         for container, following in list(self._containers.values()):
             self._begin(group, container, following)
 
     def end(self) -> None:
-        """The group has ended."""
+        """Note that the group has ended."""
         self._group = None
 
     def follow(self, container: ManagedContainer) -> None:
-        """Take the container's output from where it was left, until :meth:`finish`. May be repeated."""
+        """Copy the container's output from the stored position on, until :meth:`finish`. May be repeated."""
         if container.container_id in self._containers:
             return
         following = _Following()
@@ -83,16 +83,16 @@ class LogFollowing:
             self._begin(self._group, container, following)
 
     def is_following(self, container: ManagedContainer) -> bool:
-        """Whether the container's output is being taken here."""
+        """Whether the container's output is followed here."""
         return container.container_id in self._containers
 
     async def finish(self, container: ManagedContainer, limit_seconds: float = 10.0) -> bool:
-        """The container has ended and is about to be removed: take the rest of its output. May be repeated.
+        """Copy the rest of the output of an ended container that is about to be removed. May be repeated.
 
         Returns:
             Whether all of it is safe on this host's disk, from where it is uploaded at once. False when the engine did
-            not give it within *limit_seconds*, or when another process of this host kept the log for a second;
-            removing the container then loses what was not read.
+            not provide it within *limit_seconds*, or when another process of this host kept the log for a second;
+            removing the container then loses the unread part.
         """
         self.follow(container)
         _, following = self._containers[container.container_id]
@@ -111,7 +111,7 @@ class LogFollowing:
         return False
 
     def _begin(self, group: asyncio.TaskGroup, container: ManagedContainer, following: _Following) -> None:
-        # It goes on long after the start in which it is begun.
+        # It outlives the start in which it is created.
         with outside():
             group.create_task(self._follow(container, following), name=f"follow log {container.name}")
 
@@ -130,11 +130,11 @@ class LogFollowing:
             bot.followers -= 1
             self._containers.pop(container.container_id, None)
             following.done.set()
-            # What is there is uploaded at once, since its container has ended, and so is the padded twin.
+            # The rest is uploaded at once, since its container has ended, and the padded twin is removed.
             self._uploads.due_now(bot)
 
     async def _read(self, bot: BotLog, container: ManagedContainer, following: _Following) -> bool:
-        """Read until the container ends; return whether nothing more is to be had."""
+        """Read until the container ends; return whether there is no more output."""
         follower = LogFollower(
             bot.spool,
             container.container_id,
@@ -156,7 +156,7 @@ class LogFollowing:
         return True
 
     async def _opened(self, container: ManagedContainer, following: _Following) -> BotLog | None:
-        """The bot's log, once the disk has a place for it; None when the container is gone before that."""
+        """Open the bot's log, once the disk has room for it; None when the container is gone before that."""
         backoff = Backoff(initial_seconds=0.1, cap_seconds=_RESTART_SECONDS)
         ended_at = math.inf
         while True:

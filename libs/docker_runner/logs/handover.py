@@ -1,14 +1,14 @@
 """Decide which host may append to the logs of a segment's bots while the segment moves.
 
-A day's object has one writer at a time. The owner of the segment is that writer, by its lease. A worker that gives a
-segment back releases the lease before it uploads the rest of the output, so that the bots start elsewhere at once; for
+A day's object has one writer at a time. The owner of the segment is that writer, by its lease. A worker that releases
+a segment releases the lease before it uploads the rest of the output, so that the bots start elsewhere at once; for
 that it leaves a *promise* in the bucket while it still owns the segment. A new owner lists the promises of other hosts
 before its first addition, and waits until they are gone: each worker removes its own when its rest is uploaded.
 
 Nothing depends on two hosts' clocks: the promise is in the bucket before the lease is released, so that the next owner
-sees it; it is good for ``REST_SECONDS`` from a moment at which the lease was proven; and the next owner waits for
-``WAIT_SECONDS``, which is longer, from the moment at which it sees it. A promise that could not be made in time only
-means that the rest goes beside the day's object.
+sees it; it is valid for ``REST_SECONDS`` from a moment at which the lease was proven; and the next owner waits for
+``WAIT_SECONDS``, which is longer, from the moment at which it sees it. If a promise could not be made in time, the
+rest is stored beside the day's object.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ REST_SECONDS = 10.0
 """How long after its release a worker may add the rest of a segment's output to the days' objects."""
 
 WAIT_SECONDS = 25.0
-"""How long a new owner waits for a promise at most. An addition that begins within REST_SECONDS is over by then."""
+"""Maximum wait of a new owner for a promise. An addition that begins within REST_SECONDS has ended by then."""
 
 _PROMISES = ".the0/promises/"
 
@@ -40,8 +40,8 @@ class Turn:
     Attributes:
         others: promises of earlier owners on other hosts by key, with the time at which each was first seen; None
             until they were listed under the lease, since later owners promise too.
-        promising: makes the promise *promise*; *promised* says whether it is in the bucket.
-        until: until when the rest may be added after the release; None while nothing is given back.
+        promising: the task that writes the promise *promise*; *promised* is whether it is in the bucket.
+        until: until when the rest may be added after the release; None before the release.
     """
 
     segment: int
@@ -53,7 +53,7 @@ class Turn:
 
     @property
     def clear(self) -> bool:
-        """Whether no other host has a rest to add."""
+        """Whether no other host has output to add."""
         return self.others is not None and not self.others
 
 
@@ -61,8 +61,8 @@ class HandOver:
     """The turns of one worker process.
 
     Args:
-        place: what tells the segments of one service and scope from those of others in the same bucket.
-        writer: what tells this host from others.
+        place: identifies the segments of one service and scope in a shared bucket.
+        writer: identifies this host.
         owns: whether this worker owns a segment now, by a lease that it can prove.
         rest_seconds: how long after its release the rest of a segment's output may be added.
     """
@@ -79,26 +79,26 @@ class HandOver:
         rest_seconds: float = REST_SECONDS,
     ) -> None:
         self.writer = hashlib.sha256(writer.encode()).hexdigest()[:8]
-        """A name of this host, as part of keys."""
+        """Return a name of this host for keys."""
         self.owns = owns
         self.rest_seconds = rest_seconds
         self._store = store
         self._bucket = bucket
         self._folder = f"{_PROMISES}{hashlib.sha256(place.encode()).hexdigest()[:20]}/"
         self._clock = clock
-        # An addition that begins in time is over by then.
+        # An addition that begins in time has ended by then.
         self._wait_seconds = rest_seconds + (WAIT_SECONDS - REST_SECONDS)
         self._turns: dict[int, Turn] = {}
         self._epochs: dict[int, int] = {}
 
     def begin(self, segment: int, epoch: int) -> None:
-        """The segment was acquired under *epoch*. A known or an older one changes nothing."""
+        """Note that the segment was acquired under *epoch*. A known or older epoch changes nothing."""
         if epoch > self._epochs.get(segment, -1):
             self._epochs[segment] = epoch
             self._turns.pop(segment, None)
 
     def leave(self, segment: int) -> None:
-        """The segment will be given back: make the promise, in the background. May be repeated."""
+        """Write the promise in the background, before the segment is released. May be repeated."""
         if not self.owns(segment):
             return
         turn = self._turn(segment)
@@ -106,10 +106,10 @@ class HandOver:
             turn.promising = asyncio.create_task(self._promise(turn), name=f"promise the logs of segment {segment}")
 
     def release(self, segment: int) -> Turn | None:
-        """The lease is about to be released; return the turn that ends, to be passed to :meth:`done`.
+        """Note that the lease is about to be released; return the ending turn, to be passed to :meth:`done`.
 
-        If the promise is made, the rest of the output may be added for REST_SECONDS from now on; otherwise only while
-        the lease is proven.
+        If the promise is written, the rest of the output may be added for REST_SECONDS from now on; otherwise only
+        while the lease is proven.
         """
         turn = self._turns.get(segment)
         if turn is not None and turn.promised and self.owns(segment):
@@ -117,7 +117,7 @@ class HandOver:
         return turn
 
     async def done(self, turn: Turn) -> None:
-        """Nothing more is added in *turn*: let the next owner add. May be repeated."""
+        """End *turn*: remove the promise, so that the next owner may add. May be repeated."""
         if self._turns.get(turn.segment) is turn:
             del self._turns[turn.segment]
         promising, turn.promising = turn.promising, None
@@ -127,24 +127,24 @@ class HandOver:
             await self._remove(turn.promise)
 
     def is_open(self, segment: int) -> bool:
-        """Whether this worker owns the segment, or has promised the rest and is in time. Quick."""
+        """Whether this worker owns the segment, or has promised the rest and is in time. Fast."""
         turn = self._turns.get(segment)
         if turn is not None and turn.until is not None:
             return self._clock() < turn.until
         return self.owns(segment)
 
     def may_add(self, segment: int) -> bool:
-        """Whether this worker may add to the days' objects of the segment's bots now. Quick."""
+        """Whether this worker may add to the days' objects of the segment's bots now. Fast."""
         turn = self._turns.get(segment)
         return turn is not None and turn.clear and self.is_open(segment)
 
     def waits(self, segment: int) -> bool:
-        """Whether it is not this worker's turn yet, because of the rest of another host. Quick."""
+        """Whether this worker must wait for the rest of another host. Fast."""
         turn = self._turns.get(segment)
         return turn is not None and bool(turn.others) and self.is_open(segment)
 
     async def prepare(self, segment: int) -> None:
-        """Find out whether it is this worker's turn, which :meth:`may_add` tells then.
+        """Determine whether it is this worker's turn; :meth:`may_add` returns the result.
 
         Raises:
             RuntimeFault: the storage did not answer, so it is not.
@@ -194,7 +194,7 @@ class HandOver:
             turn.promised = turn.others is not None
 
     async def _promises(self, segment: int) -> list[str]:
-        """The keys of other hosts' promises. Those of this host share its folders and their locks."""
+        """Return the keys of other hosts' promises. Those of this host share its folders and their locks."""
         prefix = f"{self._folder}{segment}/"
         try:
             keys = [info.key async for info in self._store.list(self._bucket, prefix)]
@@ -206,5 +206,5 @@ class HandOver:
         try:
             await self._store.remove(self._bucket, key)
         except RuntimeFault as error:
-            # It makes the next owner on another host wait for a while, once.
+            # It makes the next owner on another host wait once.
             log.warning("a reservation was not removed", key=key, reason=str(error))

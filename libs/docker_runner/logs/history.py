@@ -1,4 +1,4 @@
-"""A bot's stored output of past days and of today, from object storage."""
+"""A bot's stored output in object storage, of past days and of today."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ _READ_BYTES = 1024 * 1024
 _TAIL_READ_BYTES = 64 * 1024
 _PIECE_BYTES = 256 * 1024
 TAIL_BYTES = 8 * 1024 * 1024
-"""What the last lines may come to, however long they are."""
+"""Maximum size of the last lines, regardless of their length."""
 
 
 @dataclass(frozen=True)
 class LogPart:
-    """One object of a bot's log: all of a UTC *day*, or what a host added that no longer owned the bot."""
+    """One object of a bot's log: a whole UTC *day*, or what a host added that no longer owned the bot."""
 
     day: str
     key: str
@@ -33,7 +33,7 @@ class LogHistory:
         self._bucket = bucket
 
     async def parts(self, entity_id: str, first_day: str = "", last_day: str = "99999999") -> list[LogPart]:
-        """The bot's objects from *first_day* to *last_day*, both included, oldest first."""
+        """Return the bot's objects from *first_day* to *last_day*, inclusive, oldest first."""
         found = []
         try:
             async for info in self._store.list(self._bucket, log_folder(entity_id)):
@@ -42,11 +42,11 @@ class LogHistory:
                     found.append(LogPart(day, info.key, info.size))
         except BucketMissing:
             return []
-        # The owner's object is the shorter key of a day, and comes first.
+        # The owner's object has the shortest key of a day, and comes first.
         return sorted(found, key=lambda part: (part.day, len(part.key), part.key))
 
     async def read(self, parts: Sequence[LogPart]) -> AsyncGenerator[bytes, None]:
-        """The output in *parts*, up to the sizes they have there. One that has been removed is left out."""
+        """Yield the output in *parts*, up to their listed sizes. Removed ones are skipped."""
         for part in parts:
             offset = 0
             while offset < part.size:
@@ -57,7 +57,7 @@ class LogHistory:
                 yield content
 
     async def tail(self, parts: Sequence[LogPart], lines: int) -> bytes:
-        """The last *lines* lines in *parts*; of very long ones as many as 8 MiB hold, the first of them cut."""
+        """Return the last *lines* lines in *parts*; at most 8 MiB, with the first line cut if necessary."""
         pieces: list[bytes] = []
         newlines = size = 0
         for part in reversed(parts):
@@ -72,7 +72,7 @@ class LogHistory:
         return last_lines(b"".join(pieces), lines)
 
     async def added(self, parts: Sequence[LogPart], seen: dict[str, int]) -> AsyncGenerator[bytes, None]:
-        """What *parts* hold behind what was *seen*, by key; which is then seen too."""
+        """Yield what *parts* contain beyond *seen*, by key, and update *seen*."""
         for part in parts:
             offset = seen.get(part.key, 0)
             while offset < part.size:
@@ -93,13 +93,13 @@ class LogHistory:
         unknown_from: int | None = None,
         skip: Callable[[Sequence[Span]], bool] | None = None,
     ) -> AsyncGenerator[tuple[bytes, Sequence[Span]], None]:
-        """The output in *part* with its spans, in pieces of 256 KiB at most.
+        """Yield the output in *part* with its spans, in pieces of at most 256 KiB.
 
         Args:
-            begin: from this byte on.
-            from_us: leave out what is known to be older, and what is not indexed.
-            unknown_from: of what is not indexed at the end, show all from this byte on nevertheless.
-            skip: of these spans, which are one addition's, no output is wanted.
+            begin: first byte.
+            from_us: skip output that is known to be older, and unindexed output.
+            unknown_from: nevertheless yield unindexed output at the end from this byte on.
+            skip: skip the output of these spans, which belong to one addition.
         """
         at = begin
         async for block in blocks(self._store, self._bucket, part.key, from_byte=begin, from_us=from_us):
@@ -116,7 +116,7 @@ class LogHistory:
                 yield piece
 
     async def tail_begins(self, parts: Sequence[LogPart], lines: int) -> list[tuple[LogPart, int]]:
-        """Those of *parts* that have the last *lines* lines, and the byte from which on each of them has so many.
+        """Return those of *parts* that have the last *lines* lines, each with the byte at which its last ones begin.
 
         Parts of one day are alternatives: each is read for as many lines.
         """
@@ -131,7 +131,7 @@ class LogHistory:
         return found[::-1]
 
     async def _tail_begin(self, part: LogPart, lines: int) -> tuple[int, int]:
-        """Where the last *lines* lines of *part* begin, and how many there are from there on."""
+        """Return where the last *lines* lines of *part* begin, and how many lines follow."""
         tail, begin = b"", part.size
         while begin > 0 and tail.count(b"\n") <= lines and part.size - begin < TAIL_BYTES:
             size = min(begin, max(_TAIL_READ_BYTES, len(tail)))
@@ -163,12 +163,12 @@ class LogHistory:
 
 
 def sizes_of(parts: Sequence[LogPart]) -> dict[str, int]:
-    """How much of each object there is, by its key."""
+    """Return the size of each object, by its key."""
     return {part.key: part.size for part in parts}
 
 
 def last_lines(content: bytes, lines: int) -> bytes:
-    """The last *lines* lines of *content*; an unfinished one at the end counts as a line."""
+    """Return the last *lines* lines of *content*; an unfinished one at the end counts as a line."""
     if lines <= 0:
         return b""
     at = len(content) - 1 if content.endswith(b"\n") else len(content)

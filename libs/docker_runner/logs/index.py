@@ -14,10 +14,10 @@ _MOST_TAIL_BYTES = 64 * 1024 * 1024
 async def blocks(
     store: ObjectStore, bucket: str, log_key: str, *, from_byte: int = 0, from_us: int = 0
 ) -> AsyncGenerator[Block, None]:
-    """The blocks of the log at *log_key* that are in force, in the order of its bytes; none for a log without index.
+    """Return the valid blocks of the log at *log_key*, in byte order; none for a log without index.
 
     Args:
-        from_byte, from_us: leave out blocks at the beginning that are before this byte, and older than this time.
+        from_byte, from_us: skip blocks at the beginning that are before this byte, and older than this time.
     """
     key = index_key(log_key)
     try:
@@ -36,7 +36,7 @@ async def blocks(
             offset += taken
             rest = content[taken:]
             if not taken:
-                # A block is larger than what was read, or the object is damaged.
+                # A block is larger than the bytes read, or the object is damaged.
                 more = await store.get(bucket, key, offset=offset + len(rest), length=_READ_BYTES)
                 if not more or len(rest) > _MOST_TAIL_BYTES:
                     break
@@ -57,7 +57,7 @@ async def blocks(
 async def _newest(
     store: ObjectStore, bucket: str, key: str, size: int, from_byte: int, from_us: int
 ) -> tuple[int, bytes]:
-    """The end of the index that has all that is wanted, and where it begins; from the beginning when in doubt."""
+    """Return the end of the index with all wanted blocks, and its offset; the whole index when in doubt."""
     content, begins, at = b"", size, size
     while at > 0 and size - begins <= _MOST_TAIL_BYTES:
         found = last_block_begins(content[: at - begins]) if at > begins else None

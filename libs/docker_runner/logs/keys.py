@@ -1,7 +1,7 @@
 """Keys of bots' output in the logs bucket.
 
-The key of a day is ``logs/{id}/{YYYYMMDD}.log``, with the id as it is. Only what an S3 server would refuse, or a client
-would take for something else, is changed, segment by segment (an id may contain ``/``), and so that no two ids share a
+The key of a day is ``logs/{id}/{YYYYMMDD}.log``, with the id unchanged. Only characters that an S3 server would refuse
+or a client would misinterpret are changed, segment by segment (an id may contain ``/``), and so that no two ids share a
 key:
 
 * ``%``, ``\\``, control characters and lone surrogates are percent-encoded (``%25``, ``%5C``, ``%0A``);
@@ -9,17 +9,17 @@ key:
 * a segment of over 200 bytes keeps its first characters and ends in ``%~`` and a digest, as file-backed servers end
   names at 255 bytes; an id of over 800 bytes is shortened the same way as a whole.
 
-Output of a host that no longer owns the bot goes beside the day's object, into ``{YYYYMMDD}.{writer}.log``.
+Output of a host that no longer owns the bot is stored beside the day's object, in ``{YYYYMMDD}.{writer}.log``.
 """
 
 import hashlib
 import re
 
 LOGS_PREFIX = "logs/"
-"""Before the keys of all logs."""
+"""The prefix of all logs."""
 
 INDEX_FOLDER = ".the0/index/"
-"""The index of each log is below it, under the key of the log. It goes with the log."""
+"""The prefix of all indexes, followed by the key of the log. An index is removed with its log."""
 
 _ENCODED = re.compile(r"[%\\\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _DAY_OBJECT = re.compile(r"(\d{8})(?:\.([0-9a-z]+))?\.log$")
@@ -28,30 +28,30 @@ _MAX_ID_BYTES = 800
 
 
 def log_folder(entity_id: str) -> str:
-    """The prefix of all days of this id, with the slash at its end."""
+    """Return the prefix of all days of this id, with the slash at its end."""
     segments = "/".join(_segment(segment) for segment in entity_id.split("/"))
     return f"logs/{_shortened(segments, entity_id, _MAX_ID_BYTES)}/"
 
 
 def log_key(entity_id: str, day: str, writer: str = "") -> str:
-    """The key of a UTC day, such as ``20260131``; with *writer* that of a host which does not own the bot."""
+    """Return the key of a UTC day, such as ``20260131``; with *writer* that of a host that does not own the bot."""
     return f"{log_folder(entity_id)}{day}.{writer}.log" if writer else f"{log_folder(entity_id)}{day}.log"
 
 
 def index_key(key: str) -> str:
-    """The key of the index beside the log at *key*: when and how the output in it came."""
+    """Return the key of the index for the log at *key*, which stores when and how its output came."""
     return f"{INDEX_FOLDER}{key}"
 
 
 def day_of_key(entity_id: str, key: str) -> str | None:
-    """The day that the object holds output of; None for an object that is no log of this id."""
+    """Return the day of the object's output; None for an object that is not a log of this id."""
     folder = log_folder(entity_id)
     found = _DAY_OBJECT.match(key.removeprefix(folder)) if key.startswith(folder) else None
     return found[1] if found is not None else None
 
 
 def folder_and_day(key: str) -> tuple[str, str] | None:
-    """The prefix of all days of the id that the log at *key* is of, and its day; None for what is no log."""
+    """Return the prefix of all days of the id of the log at *key*, and its day; None for other objects."""
     folder, slash, file = key.rpartition("/")
     found = _DAY_OBJECT.fullmatch(file)
     if found is None or not folder.startswith(LOGS_PREFIX):

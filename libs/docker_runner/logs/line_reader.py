@@ -27,24 +27,24 @@ _REST_SECONDS = 2.0
 
 
 class Here(Protocol):
-    """The logs that are on this host."""
+    """The logs on this host."""
 
     def bot(self, entity_id: str) -> BotLog | None:
-        """The log of this bot, if it is followed or uploaded here now."""
+        """Return the log of this bot, if it is followed or uploaded here now."""
 
     async def turn(self, bot: BotLog) -> None:
-        """Return when all that an earlier owner of the bot uploads is uploaded, within a limit."""
+        """Return when an earlier owner of the bot has uploaded its output, within a limit."""
 
 
 class Nowhere:
-    """No logs are on this host."""
+    """A host without logs."""
 
     def bot(self, entity_id: str) -> BotLog | None:
         """None."""
         return None
 
     async def turn(self, bot: BotLog) -> None:
-        """At once."""
+        """Return at once."""
 
 
 class LineReader:
@@ -55,11 +55,11 @@ class LineReader:
         self._history = history
 
     async def lines(self, entity_id: str, wanted: Wanted, *, follow: bool = False) -> AsyncGenerator[Lines, None]:
-        """The lines in the order of their writing, some at a time; close the iterator to stop.
+        """Yield the lines in the order of writing, in groups; close the iterator to stop.
 
         Args:
-            follow: go on with what comes, for ever. A line that reaches the storage late, such as the last ones of a
-                worker that died, comes late and out of order, with its own time, if it is not older than ten minutes.
+            follow: continue with new output, forever. A line that reaches the storage late, such as the last ones of a
+                dead worker, comes late and out of order, with its own time, if it is at most ten minutes old.
 
         Raises:
             RuntimeFault: the storage cannot be read, and the bot is not on this host.
@@ -92,7 +92,7 @@ class LineReader:
     async def _so_far(
         self, entity_id: str, reading: "_Reading", snapshot: Snapshot | None
     ) -> AsyncGenerator[Lines, None]:
-        """What there is: in the storage, and then on this host. Uploaded meanwhile, it is in both."""
+        """Yield the present lines: from the storage, then from this host. Lines uploaded meanwhile are in both."""
         tail: deque[Line] | None = None
         if reading.wanted.tail is not None and reading.wanted.after is None:
             tail = deque(maxlen=reading.wanted.tail)
@@ -150,12 +150,12 @@ class LineReader:
                 async for payload, spans in pieces:
                     yield reading.take(payload, spans)
             return
-        # What other hosts added is in objects beside the day's.
+        # Output of other hosts is in objects beside the day's.
         async for line in _by_time([_cut(pieces) for pieces in each]):
             yield reading.accept([line])
 
     async def _until_here(self, entity_id: str) -> None:
-        """Return when the bot's output is on this host, or it is time to look into the storage again."""
+        """Return when the bot's output is on this host, or it is time to read the storage again."""
         for _ in range(round(_POLL_SECONDS / _APPEARING_SECONDS)):
             await asyncio.sleep(_APPEARING_SECONDS)
             if self._here.bot(entity_id) is not None:
@@ -164,7 +164,7 @@ class LineReader:
     async def _live(
         self, entity_id: str, bot: BotLog, live: LiveOutput, behind: Place, reading: "_Reading"
     ) -> AsyncGenerator[Lines, None]:
-        """What comes, until it has to be read from the spool again."""
+        """Yield new output, until it has to be read from the spool again."""
         looked_at = time.monotonic()
         while self._here.bot(entity_id) is bot:
             left = looked_at + _LOOK_AGAIN_SECONDS - time.monotonic()
@@ -174,7 +174,7 @@ class LineReader:
             except TimeoutError:
                 yield reading.rest()
                 if left <= 0:
-                    # A host that had the bot before may have uploaded the rest.
+                    # A former host of the bot may have uploaded the rest.
                     async with aclosing(self._stored(entity_id, reading, here=True)) as late:
                         async for lines in late:
                             yield lines
@@ -188,7 +188,7 @@ class LineReader:
 
 
 class _Reading:
-    """One reader: what it wants, and how far it has come."""
+    """One reader: its query and its progress."""
 
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
@@ -199,9 +199,9 @@ class _Reading:
         self._sizes: dict[str, int] = {}
 
     def read_until(self, part: LogPart) -> int | None:
-        """From which byte on *part* has output that is not indexed and was not read before; it counts as read now.
+        """Return the byte from which *part* has unindexed unread output, and mark it as read.
 
-        None for a reader that began behind a cursor, which says nothing about such output.
+        None for a reader that started at a cursor, which does not cover such output.
         """
         before = self._sizes.get(part.key, 0)
         self._sizes[part.key] = part.size
@@ -210,15 +210,15 @@ class _Reading:
         return before if self._resumed else None
 
     def take(self, payload: bytes, spans: Sequence[Span]) -> Lines:
-        """The wanted lines that end in *payload*."""
+        """Return the wanted lines that end in *payload*."""
         return self.accept(self._cutter.add(payload, spans))
 
     def rest(self) -> Lines:
-        """What has no end yet."""
+        """Return the unfinished line."""
         return self.accept(self._cutter.rest())
 
     def accept(self, lines: Iterator[Line] | Sequence[Line]) -> Lines:
-        """Those that are wanted and were not shown."""
+        """Return the wanted lines that were not shown."""
         accepted = []
         for line in lines:
             if self._cursor.is_new(line) or (not line.run and not self._began_with_cursor):
@@ -232,7 +232,7 @@ class _Reading:
         return self._cursor.has_all(spans)
 
     def ended_with(self, tail: "deque[Line]") -> Lines:
-        """Only *tail* of what was read is shown; what is older counts as shown."""
+        """Limit the output to the last *tail* lines of what was read; older lines count as shown."""
         shown, size = deque[Line](), 0
         while tail and size < TAIL_BYTES:
             shown.appendleft(tail.pop())
@@ -242,7 +242,7 @@ class _Reading:
         return list(shown)
 
     def resume(self) -> None:
-        """From now on only what is behind what was read."""
+        """Continue with output after what was read."""
         self.wanted = replace(self.wanted, after=self._cursor)
         self._resumed = True
 
@@ -258,7 +258,7 @@ async def _cut(pieces: AsyncGenerator[tuple[bytes, Sequence[Span]], None]) -> As
 
 
 async def _by_time(sources: Sequence[AsyncGenerator[Line, None]]) -> AsyncIterator[Line]:
-    """The lines of all *sources*, each of them in its order."""
+    """Merge the lines of all *sources*, each in its order."""
     heads: list[tuple[int, int, Line]] = []
     try:
         for number, source in enumerate(sources):

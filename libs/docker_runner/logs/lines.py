@@ -1,8 +1,8 @@
 """Lines of a bot's log with time, run and stream, and a reader's cursor. Pure.
 
-A run's output is counted in bytes from its beginning, wherever it is read, so that run and count tell a line's place:
-in a worker's spool, in its live output and in the storage alike. A reader that has come to a place goes on behind it,
-whichever worker or object it reads next.
+A run's output is counted in bytes from its beginning in every source, so run and count identify a line's position:
+in a worker's spool, in its live output and in the storage. A reader continues after its position,
+from whichever worker or object it reads next.
 """
 
 import json
@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 from libs.docker_runner.logs.spans import RUNTIME, STREAMS, Span
 
 LOOK_BACK = timedelta(minutes=10)
-"""How much older than the newest line that was shown a line may be that is shown late."""
+"""Maximum age of a line that is shown late, relative to the newest shown line."""
 
 _RUNS = 8
 _MOST_LINE_BYTES = 1024 * 1024
@@ -26,10 +26,10 @@ class Line:
     """One line without its end.
 
     Attributes:
-        time_us: when its first bytes were written, in microseconds since 1970; 0 when that is not known.
-        run: the run's id; empty when it is not known.
-        end: how much output the run has up to the line's end, in bytes; 0 when it is not known.
-        stream: ``stdout``, ``stderr``, ``runtime`` for a note of the runtime itself, or empty when it is not known.
+        time_us: when its first bytes were written, in microseconds since 1970; 0 when unknown.
+        run: the run's id; empty when unknown.
+        end: size of the run's output up to the line's end, in bytes; 0 when unknown.
+        stream: ``stdout``, ``stderr``, ``runtime`` for a note of the runtime, or empty when unknown.
     """
 
     text: str
@@ -40,12 +40,12 @@ class Line:
 
     @property
     def time(self) -> datetime | None:
-        """When it was written; None when that is not known."""
+        """When it was written; None when unknown."""
         return _EPOCH + timedelta(microseconds=self.time_us) if self.time_us else None
 
 
 def as_json(lines: Iterable[Line]) -> bytes:
-    """Each line as a JSON object in a line of its own; null where something is not known."""
+    """Return each line as a JSON object on its own line, with null for unknown values."""
     return b"".join(
         json.dumps(
             {
@@ -62,7 +62,7 @@ def as_json(lines: Iterable[Line]) -> bytes:
 
 
 def from_json(record: str | bytes) -> Line:
-    """What :func:`as_json` wrote. Raises ValueError."""
+    """Parse a line of :func:`as_json`. Raises ValueError."""
     told = json.loads(record)
     if not isinstance(told, dict) or not isinstance(told.get("line"), str):
         raise ValueError(record[:100])  # noqa: TRY004 - it is the text that is wrong
@@ -71,29 +71,29 @@ def from_json(record: str | bytes) -> Line:
 
 
 def as_text(lines: Iterable[Line], *, timestamps: bool) -> bytes:
-    """The lines as text, each behind its time, or a dash where it is not known, if that is wanted."""
+    """Return the lines as text, with *timestamps* each after its time, or a dash when unknown."""
     return b"".join(
         f"{stamp(line) + ' ' if timestamps else ''}{line.text}\n".encode(errors="replace") for line in lines
     )
 
 
 def stamp(line: Line) -> str:
-    """The line's time as text; a dash when it is not known."""
+    """Return the line's time as text; a dash when unknown."""
     return rfc3339(line.time) if line.time is not None else "-"
 
 
 def rfc3339(moment: datetime) -> str:
-    """In UTC, to the millisecond."""
+    """Format the time in UTC, to the millisecond."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def microseconds(moment: datetime) -> int:
-    """Since 1970."""
+    """Return microseconds since 1970."""
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 class LineCutter:
-    """Cuts pieces of output into lines."""
+    """Splits pieces of output into lines."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -102,7 +102,7 @@ class LineCutter:
         self._last: Span | None = None
 
     def add(self, payload: bytes, spans: Iterable[Span]) -> Iterator[Line]:
-        """The lines that end in *payload*; spans cover it exactly."""
+        """Return the lines that end in *payload*; spans cover it exactly."""
         at = 0
         for span in spans:
             last = self._last
@@ -120,7 +120,7 @@ class LineCutter:
             at = end
 
     def rest(self) -> Iterator[Line]:
-        """What has no end yet, as a line."""
+        """Return the unfinished line."""
         if self._first is None or self._last is None:
             return
         text = b"".join(self._parts).decode(errors="replace").removesuffix("\n").removesuffix("\r")
@@ -147,7 +147,7 @@ class Cursor:
     Attributes:
         runs: up to which byte the output of each of the latest runs was shown.
         before_us: lines of other runs up to that time were shown, or are not wanted.
-        newest_us: the time of the newest line that was shown.
+        newest_us: the time of the newest shown line.
     """
 
     before_us: int = 0
@@ -156,11 +156,11 @@ class Cursor:
     _times: dict[str, int] = field(default_factory=dict, repr=False)
 
     def is_new(self, line: Line) -> bool:
-        """Whether *line* has not been shown; one of an unknown run has."""
+        """Whether *line* has not been shown; a line of an unknown run counts as new."""
         if not line.run:
             return False
         if line.run in self.runs:
-            # A note stands before the line that begins where it does.
+            # A note precedes the line that begins at its position.
             return line.end + (line.stream == STREAMS[RUNTIME]) > self.runs[line.run]
         return line.time_us > self.before_us
 
@@ -169,7 +169,7 @@ class Cursor:
         return all(span.run in self.runs and span.end <= self.runs[span.run] for span in spans)
 
     def show(self, line: Line) -> None:
-        """*line* is shown."""
+        """Mark *line* as shown."""
         if not line.run:
             return
         self.runs[line.run] = max(line.end, self.runs.pop(line.run, 0))
@@ -182,7 +182,7 @@ class Cursor:
 
     @property
     def since_us(self) -> int:
-        """From which time on lines may be new."""
+        """The time from which lines may be new."""
         return max(0, self.newest_us - int(LOOK_BACK.total_seconds()) * 1_000_000)
 
     def __str__(self) -> str:
@@ -191,7 +191,7 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> "Cursor":
-        """The cursor that *text* tells. Raises ValueError."""
+        """Parse a cursor. Raises ValueError."""
         if not text.isascii():
             raise ValueError(text)
         first, *runs = text.split(";")
@@ -212,13 +212,13 @@ def _number(text: str) -> int:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which lines to read.
+    """A selection of lines.
 
     Attributes:
-        tail: only so many of the last ones; None for all.
-        since_us, until_us: only those of that time, both included. Those of an unknown time are left out then.
-        run: only those of this run; empty for all.
-        after: only those behind this cursor; *tail* has no meaning then.
+        tail: only the last lines, that many; None for all.
+        since_us, until_us: only lines in this range, inclusive. Lines of an unknown time are then skipped.
+        run: only lines of this run; empty for all.
+        after: only lines after this cursor; *tail* is then ignored.
     """
 
     tail: int | None = None
@@ -228,7 +228,7 @@ class Wanted:
     after: Cursor | None = None
 
     def has(self, line: Line) -> bool:
-        """Whether *line* is wanted, *after* left aside."""
+        """Whether *line* is selected, ignoring *after*."""
         if self.run and line.run != self.run:
             return False
         if self.since_us is not None and line.time_us < self.since_us:
@@ -237,5 +237,5 @@ class Wanted:
 
     @property
     def from_us(self) -> int:
-        """From which time on output has to be read; 0 for all of it."""
+        """The time from which output has to be read; 0 for all output."""
         return max(self.since_us or 0, self.after.since_us if self.after is not None else 0)

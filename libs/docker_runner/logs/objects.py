@@ -1,16 +1,16 @@
 """Append output to a day's object, which can be read as one object at any time.
 
-S3 has no append. What it has is composing on the server, where every part but the last must have 5 MiB:
+S3 has no append. It composes objects on the server, where every part except the last must have 5 MiB:
 
-* An object of 5 MiB or more is composed of itself and the new part: what is sent is the new part alone.
-* A smaller one has a *padded* twin: 5 MiB of filler, which lies in the bucket once, and then its content. The new part
+* An object of 5 MiB or more is composed of itself and the new part: only the new part is sent.
+* A smaller one has a *padded* twin: 5 MiB of filler, stored once per bucket, followed by its content. The new part
   is composed to the twin, and the object is the twin without the filler. Again only the new part is sent. The twin is
-  used again as long as it is known to be this object's; otherwise it is composed anew.
-* While the object is below 64 KiB, or far smaller than what is added, it is simply read and sent again with the new
-  part: the dozen requests of the padded way weigh as much.
+  reused while it is known to belong to this object; otherwise it is composed again.
+* While the object is below 64 KiB, or far smaller than the new part, it is read and sent again with the new
+  part: the dozen requests of the padded way cost as much.
 
-So n bytes of output in k additions cost at most n * 17/16 + k * 64 KiB + one filler a bucket, whatever their sizes.
-The server, though, copies the object each time; whoever calls this often should leave it time for that.
+So n bytes of output in k additions cost at most n * 17/16 + k * 64 KiB + one filler per bucket, whatever their sizes.
+The server, however, copies the object each time; frequent callers should leave time for that.
 """
 
 import hashlib
@@ -40,13 +40,13 @@ _FILLER_KEY = ".the0/filler-5MiB"
 _FILLER_BYTES = MIN_COMPOSED_PART_BYTES
 _RESENT_WHOLE_BYTES = 64 * 1024
 _RESENT_SHARE = 16
-# What a server copies within one request: well within the time that an answer may take.
+# The amount that a server copies in one request: well within the time limit of an answer.
 _COPIED_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class _Twin:
-    """A padded twin as it was made, and the object that it is the twin of."""
+    """A padded twin as created, and the object to which it belongs."""
 
     etag: str
     object_etag: str
@@ -55,8 +55,8 @@ class _Twin:
 class LogObjects:
     """The day objects in *bucket*.
 
-    One writer at a time may add to a key; the segment's lease sees to that. An addition is atomic for readers, but not
-    conditional on the server's side: a second writer at the same instant would overwrite the first one's.
+    One writer at a time may append to a key, which the segment's lease ensures. An addition is atomic for readers,
+    but not conditional on the server: a concurrent second writer would overwrite the first one's.
     """
 
     def __init__(self, store: ObjectStore, bucket: str) -> None:
@@ -66,7 +66,7 @@ class LogObjects:
         self._filler_is_there = False
 
     async def stat(self, key: str) -> ObjectInfo | None:
-        """The object now; None when there is none."""
+        """Return the object's state; None when it does not exist."""
         try:
             return await self._store.stat(self._bucket, key)
         except BucketMissing:
@@ -76,18 +76,18 @@ class LogObjects:
             return None
 
     async def contains(self, key: str, offset: int, content: bytes) -> bool:
-        """Whether the object has just these bytes at *offset*."""
+        """Whether the object has exactly these bytes at *offset*."""
         try:
             return await self._store.get(self._bucket, key, offset=offset, length=len(content)) == content
         except ObjectMissing:
             return False
 
     async def add(self, key: str, before: ObjectInfo | None, content: bytes) -> None:
-        """Add *content* to the end of the object, which is *before* as :meth:`stat` told.
+        """Append *content* to the object, which is *before* as returned by :meth:`stat`.
 
         Raises:
-            ObjectChanged: it is not; nothing was added.
-            StorageUnavailable: the outcome is unknown; :meth:`stat` and :meth:`holds` tell.
+            ObjectChanged: it has changed; nothing was added.
+            StorageUnavailable: outcome unknown; :meth:`stat` and :meth:`contains` show it.
         """
         if before is None or before.size == 0:
             await self._put(key, content)
@@ -103,12 +103,12 @@ class LogObjects:
             await self._add_padded(key, before, content)
 
     async def forget(self, key: str) -> None:
-        """No more is expected for this key soon: remove its twin."""
+        """Remove the twin of this key, to which no more output is expected soon."""
         if self._twins.pop(key, None) is not None:
             await self._store.remove(self._bucket, self._twin_key(key))
 
     async def sweep(self, older_than: timedelta = timedelta(days=2)) -> int:
-        """Remove what killed processes left in the bucket, parts and twins; return how many objects."""
+        """Remove parts and twins that killed processes left in the bucket; return how many objects."""
         removed = 0
         async for info in self._store.list(self._bucket, _SCRATCH):
             if info.modified_at < datetime.now(UTC) - older_than:
@@ -129,7 +129,7 @@ class LogObjects:
                 padded = await self._compose(twin_key, [Piece(twin_key, etag=twin.etag), Piece(part)])
                 made = await self._compose(key, [Piece(twin_key, offset=_FILLER_BYTES, etag=padded)])
         except ObjectMissing as error:
-            # Somebody cleaned the bucket: begin again with a filler and a twin of our own.
+            # The bucket was cleaned: start again with a new filler and twin.
             self._filler_is_there = False
             raise ObjectChanged(self._bucket, key) from error
         self._twins[key] = _Twin(padded, made)
@@ -147,7 +147,7 @@ class LogObjects:
 
     @asynccontextmanager
     async def _part(self, key: str, content: bytes) -> AsyncIterator[str]:
-        """*content* as an object of its own for as long as the block lasts."""
+        """Store *content* as a separate object during the block."""
         part = f"{self._scratch_folder(key)}part-{uuid.uuid4().hex}"
         try:
             await self._store.put(self._bucket, part, content)
@@ -156,7 +156,7 @@ class LogObjects:
             try:
                 await self._store.remove(self._bucket, part)
             except RuntimeFault as error:
-                # It costs space until the next sweep, and says nothing about the addition.
+                # It costs space until the next sweep, but does not affect the addition.
                 log.warning("a part of a log was not removed", key=part, reason=str(error))
 
     async def _put(self, key: str, content: bytes) -> None:
@@ -174,7 +174,7 @@ class LogObjects:
 
 
 def whole_in_pieces(key: str, info: ObjectInfo) -> list[Piece]:
-    """The object in pieces that are neither too large for a server to copy at once, nor too small to be composed."""
+    """Return the object in pieces small enough for a server to copy at once, and large enough to be composed."""
     count = max(1, info.size // _COPIED_BYTES)
     length = info.size // count
     pieces = [Piece(key, number * length, length, info.etag) for number in range(count - 1)]

@@ -1,4 +1,4 @@
-"""The bot logs that this process has open; it owns the folder of each until it closes it."""
+"""The open bot logs of this process; it owns the folder of each until it closes it."""
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator
@@ -22,21 +22,21 @@ T = TypeVar("T")
 
 
 class OpenLogs:
-    """One log a bot, in a folder named like its containers, which use it one after the other.
+    """One log per bot, in a folder named like its containers, which use it one after the other.
 
-    The folder's lock keeps a superseded worker and its successor from working on one log together.
+    The folder's lock prevents a superseded worker and its successor from using one log together.
 
     Args:
-        directory: where the folders are, for one service and scope alone; its worker processes on a host share it.
-        budget: how much output may take on disk while the storage is away; None for the usual one.
+        directory: the parent of the folders of one service and scope; its worker processes on a host share it.
+        budget: limits the output on disk while the storage is down; None for the default.
     """
 
     def __init__(self, directory: Path, objects: LogObjects, budget: SpoolBudget | None = None) -> None:
         self.objects = objects
         self.executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="logs")
-        """For calls that block on these logs."""
+        """Threads for blocking calls on these logs."""
         self.opened = Wake()
-        """Set when a log was opened, since it may hold output that an earlier process did not upload."""
+        """Set when a log was opened, since it may contain output that an earlier process did not upload."""
         self._directory = directory
         self._budget = budget or SpoolBudget()
         self._logs: dict[str, BotLog] = {}
@@ -47,7 +47,7 @@ class OpenLogs:
         return iter(list(self._logs.values()))
 
     def of(self, entity_id: str) -> BotLog | None:
-        """The open log of this bot."""
+        """Return the open log of this bot."""
         return next((bot for bot in self._logs.values() if bot.owner.entity_id == entity_id), None)
 
     def is_locked_out(self, container: ManagedContainer) -> bool:
@@ -55,10 +55,10 @@ class OpenLogs:
         return container.name in self._locked_out
 
     async def open(self, container: ManagedContainer) -> BotLog:
-        """Open the log of the container's bot, with one follower more; wait for another process that has its folder.
+        """Open the log of the container's bot, with one more follower; wait for another process that has its folder.
 
         Raises:
-            OSError: the disk has no place for it.
+            OSError: the disk has no room for it.
         """
         owner = LogOwner(container.id, container.segment, container.container_id)
         async with self._opening.setdefault(container.name, asyncio.Lock()):
@@ -77,7 +77,7 @@ class OpenLogs:
             return bot
 
     async def adopt(self, may: Callable[[LogOwner, float], bool]) -> None:
-        """Open the logs that other processes of this host have left with output in them.
+        """Open the logs with output that other processes of this host have left.
 
         Args:
             may: whether to open the log of this owner, which was quiet for so many seconds.
@@ -91,7 +91,7 @@ class OpenLogs:
         self._budget.divide((bot.spool for bot in self), elsewhere=len(await self._others_with_output()))
 
     def close(self, bot: BotLog) -> None:
-        """Let another process have the log."""
+        """Close the log and release its folder."""
         name = bot.folder.path.name
         del self._logs[name]
         lock = self._opening.get(name)
@@ -100,7 +100,7 @@ class OpenLogs:
         bot.close()
 
     def close_all(self) -> None:
-        """Let other processes have all logs. None can be opened afterwards."""
+        """Close all logs. None can be opened afterwards."""
         for bot in self:
             self.close(bot)
         self.executor.shutdown(wait=False)
@@ -110,12 +110,12 @@ class OpenLogs:
         return await self.run(partial(remove_finished, self._directory, frozenset(live), frozenset(self._logs)))
 
     async def run(self, call: Callable[[], T]) -> T:
-        """Run a call that blocks on the disk, in a thread; when cancelled, raise only after its end."""
+        """Run a call that blocks on the disk, in a thread; if cancelled, raise only after its end."""
         running = asyncio.get_running_loop().run_in_executor(self.executor, call)
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
-            # The thread cannot be stopped, and what it takes (a lock) must be known to be given back.
+            # The thread cannot be stopped, and the lock that it takes must be released.
             await asyncio.wait([running])
             raise
 

@@ -1,9 +1,9 @@
 """The output of all bots on this worker: from the engine into spools on disk, from there into objects.
 
 Each bot has one spool, which its containers use one after the other, in a folder named like them. The folder is locked
-by the process that works on it, so that a worker which was superseded and its successor never do so together. Output
-goes into the bot's day object while this worker owns the bot's segment. What is left on a host that no longer does,
-goes into an object beside it: no two hosts ever write to one. A worker that gives a segment back uploads the rest after
+by the process that uses it, so that a superseded worker and its successor never use it together. Output
+goes into the bot's day object while this worker owns the bot's segment. Output left on a host that no longer owns it
+goes into an object beside it: no two hosts ever write to one. A worker that releases a segment uploads the rest after
 the release, while the next owner waits for its turn (handover.py).
 """
 
@@ -23,7 +23,7 @@ log = get_logger(__name__)
 
 
 class LogPipeline:
-    """Follows containers and uploads their output while it runs; what a worker does with the logs of its segments."""
+    """Follows containers and uploads their output while it runs: a worker's work on the logs of its segments."""
 
     def __init__(self, source: LogSource, logs: OpenLogs, turns: HandOver, uploads: LogUploads) -> None:
         self.uploads = uploads
@@ -33,7 +33,7 @@ class LogPipeline:
         self._finishing: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Do all the work, for ever. Cancelling it loses nothing; :meth:`flush` uploads what there is."""
+        """Do all the work, forever. Cancelling it loses nothing; :meth:`flush` uploads the rest."""
         try:
             async with asyncio.TaskGroup() as group:
                 self.following.begin(group)
@@ -46,18 +46,18 @@ class LogPipeline:
             self._logs.close_all()
 
     async def flush(self, limit_seconds: float = 10.0) -> None:
-        """Upload what there is, once, as far as it goes within the limit. For shutdown, after the last finish()."""
+        """Upload all output once, within the limit. For shutdown, after the last finish()."""
         if not await self.uploads.upload_once([bot for bot in self._logs if bot.spool.pending_bytes], limit_seconds):
             log.warning("output stays on this host's disk and is uploaded later")
 
     def begin(self, segment: int, epoch: int) -> None:
-        """The segment was acquired under *epoch*. To be called before its first container is followed."""
+        """Note that the segment was acquired under *epoch*. Call it before its first container is followed."""
         self._turns.begin(segment, epoch)
 
     def leave(self, segment: int) -> None:
-        """The segment is about to be given back: announce that output will be added after the release.
+        """Announce that output will be added after the release of the segment.
 
-        To be called while the lease is proven and before the containers are stopped, so that the announcement is
+        Call it while the lease is proven and before the containers are stopped, so that the announcement is
         written meanwhile. Returns at once, and may be repeated.
         """
         self._turns.leave(segment)
@@ -68,15 +68,15 @@ class LogPipeline:
         containers: Sequence[ManagedContainer],
         then: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Take and upload the rest of a segment's output in the background. Returns at once.
+        """Copy and upload the rest of a segment's output in the background. Returns at once.
 
-        To be called while the lease is proven, when *containers* have ended and their ends are recorded; the lease is
-        released afterwards. The rest goes into the days' objects for 10 s after this call if :meth:`leave` was called
+        Call it while the lease is proven, when *containers* have ended and their ends are recorded; release the lease
+        afterwards. The rest goes into the days' objects for 10 s after this call if :meth:`leave` was called
         before; what is left then stays on this host's disk, for its next owner here or for an object beside the day's.
-        It goes on while :meth:`run` does; :meth:`finished` waits for it.
+        It continues while :meth:`run` does; :meth:`finished` waits for it.
 
         Args:
-            then: called once their output is on this host's disk, or could not be had in time; removes them.
+            then: called once their output is on this host's disk, or could not be read in time; removes them.
         """
         finishing = self._finish(segment, containers, then, self._turns.release(segment))
         task = asyncio.create_task(finishing, name=f"finish the logs of segment {segment}")
@@ -84,7 +84,7 @@ class LogPipeline:
         task.add_done_callback(self._finishing.discard)
 
     async def finished(self, limit_seconds: float = 15.0) -> None:
-        """Return when what was begun with :meth:`finish_later` is done, or at the limit. For shutdown."""
+        """Return when the work of :meth:`finish_later` is done, or at the limit. For shutdown."""
         if self._finishing:
             _, late = await asyncio.wait(set(self._finishing), timeout=limit_seconds)
             if late:
@@ -94,7 +94,7 @@ class LogPipeline:
         """Remove the folders of bots whose container is gone and whose output is uploaded; return how many.
 
         Args:
-            live: the ids (the engine's) of all managed containers, those of other services and scopes included.
+            live: the engine's ids of all managed containers, including those of other services and scopes.
         """
         return await self._logs.remove_finished(live)
 
@@ -118,6 +118,6 @@ class LogPipeline:
         try:
             await self.uploads.upload_rest(segment)
         finally:
-            # Cancelled at the end of the process: no upload runs any more then.
+            # Cancelled at the end of the process: no upload runs any more.
             if turn is not None:
                 await self._turns.done(turn)

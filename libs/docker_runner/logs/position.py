@@ -1,10 +1,10 @@
 """The position up to which a container's output was read, so that reading resumes without loss or repeats.
 
-The engine can be asked for everything since an instant, and answers in the order in which it wrote. A timestamp alone
-is not enough to go on from: several pieces may share it, and as stdout and stderr are stamped before they are written,
+The engine returns all output since an instant, in the order in which it wrote it. A timestamp alone
+does not suffice to resume: several pieces may share it, and as stdout and stderr are stamped before they are written,
 a piece may come after a slightly younger one. So a position is an instant and *how many* pieces from then on have been
-taken: whoever reads again from that instant skips so many. The instant moves on, to keep the number small, but stays
-at least a second behind the newest piece, which is far more than two stamps can be out of order.
+taken: a reader that resumes at that instant skips so many. The instant advances, to keep the number small, but stays
+at least a second behind the newest piece, far more than two timestamps can be out of order.
 """
 
 import functools
@@ -20,14 +20,14 @@ _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z$")
 
 @dataclass(frozen=True)
 class Mark:
-    """An instant, how many pieces with this or a later stamp were taken, and the stamp of the first of them."""
+    """An instant, how many pieces with this or a later timestamp were taken, and the timestamp of the first of them."""
 
     since_ns: int
     count: int = 0
     first_ns: int = 0
 
     def counting(self, stamp_ns: int) -> "Mark":
-        """The mark after one more piece was taken."""
+        """Return the mark after one more taken piece."""
         if stamp_ns < self.since_ns:
             return self
         return Mark(self.since_ns, self.count + 1, self.first_ns if self.count else stamp_ns)
@@ -35,9 +35,9 @@ class Mark:
 
 @dataclass(frozen=True)
 class Position:
-    """A mark to resume from, the one that will follow it, and the newest stamp seen. All in nanoseconds since 1970.
+    """A mark to resume from, the next one, and the newest timestamp seen. All in nanoseconds since 1970.
 
-    *taken_bytes* is how much output was taken so far; 0 where an older version did not count it.
+    *taken_bytes* is the size of the output taken so far; 0 where an older version did not count it.
     """
 
     mark: Mark
@@ -47,17 +47,17 @@ class Position:
 
     @property
     def since(self) -> datetime | None:
-        """From when on to ask the engine; None for everything. Rounded down to what a datetime can hold."""
+        """The instant from which to request output; None for all. Rounded down to the precision of a datetime."""
         if self.mark.since_ns == 0:
             return None
         return _EPOCH + timedelta(microseconds=self.mark.since_ns // 1000)
 
     def taking(self, stamp_ns: int, size: int = 0) -> "Position":
-        """The position after one more piece of *size* bytes."""
+        """Return the position after one more piece of *size* bytes."""
         newest = max(self.newest_ns, stamp_ns)
         mark, following = self.mark.counting(stamp_ns), self.following.counting(stamp_ns)
         if newest >= following.since_ns + SECOND_NS:
-            # No piece so far has a stamp this late, so the new mark counts all that will.
+            # No piece so far has a timestamp this late, so the new mark counts all that will.
             mark, following = following, Mark(newest + 1)
         return Position(mark, following, newest, self.taken_bytes + size)
 
@@ -66,11 +66,11 @@ BEGINNING = Position(Mark(0), Mark(0), 0)
 
 
 class Resumption:
-    """Tells, piece by piece of what the engine sends since ``position.since``, what is new.
+    """Determines, piece by piece of the engine's output since ``position.since``, what is new.
 
     Attributes:
         position: after the pieces so far.
-        gap: the engine no longer had what came next: its own log was rotated while nobody read.
+        gap: the engine no longer had the next output: its log was rotated while it was not read.
     """
 
     def __init__(self, position: Position) -> None:
@@ -80,13 +80,13 @@ class Resumption:
         self._to_skip = position.mark.count
 
     def is_new(self, stamp_ns: int, size: int = 0) -> bool:
-        """Whether this piece of *size* bytes has not been taken before; if so it counts as taken now."""
+        """Whether this piece of *size* bytes is new; if so it counts as taken now."""
         known = self._known
         if stamp_ns < known.mark.since_ns:
             return False
         if self._to_skip:
             if self._to_skip == known.mark.count and stamp_ns != known.mark.first_ns:
-                # The piece that the mark begins with is gone, so counting is of no use; stamps must do.
+                # The first piece of the mark is gone, so counting is useless; timestamps must do.
                 self._to_skip = 0
                 self.gap = True
             elif stamp_ns <= known.newest_ns:
@@ -100,15 +100,15 @@ class Resumption:
         return True
 
     def insert(self, size: int) -> None:
-        """So many bytes that are not the container's are taken with the last piece."""
+        """Count *size* bytes that are not the container's as part of the last piece."""
         self.position = replace(self.position, taken_bytes=self.position.taken_bytes + size)
 
 
 def nanoseconds(timestamp: str) -> int:
-    """An RFC 3339 timestamp in UTC, as the engine writes it, in nanoseconds since 1970.
+    """Return an RFC 3339 timestamp in UTC, as written by the engine, in nanoseconds since 1970.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is malformed.
     """
     found = _TIMESTAMP.match(timestamp)
     if found is None:
@@ -117,7 +117,7 @@ def nanoseconds(timestamp: str) -> int:
 
 
 def day_of(stamp_ns: int) -> str:
-    """The UTC day, such as ``20260131``."""
+    """Return the UTC day, such as ``20260131``."""
     return _day(stamp_ns // _DAY_NS)
 
 

@@ -24,7 +24,7 @@ _LAST_DAY = "99999999"
 
 
 class LogReader:
-    """Reads bots' output, on the worker that has the bot or, half a minute late, on any other."""
+    """Reads bots' output, on the worker that owns the bot or, half a minute late, on any other."""
 
     def __init__(self, logs: LogUploads, history: LogHistory) -> None:
         self._logs = logs
@@ -39,15 +39,15 @@ class LogReader:
         first_day: str = "",
         last_day: str = _LAST_DAY,
     ) -> AsyncGenerator[bytes, None]:
-        """The bot's output in pieces of any size, each byte once; close the iterator to stop.
+        """Yield the bot's output in pieces of any size, each byte once; close the iterator to stop.
 
         Args:
-            tail_lines: begin with only so many lines of what there is; None for all of it.
-            follow: go on with what comes, within a second of its writing, for ever.
-            first_day, last_day: UTC days such as ``20260131``, both included.
+            tail_lines: start with the last lines, that many; None for all output.
+            follow: continue with new output, within a second of its writing, forever.
+            first_day, last_day: UTC days such as ``20260131``, inclusive.
 
-        When the storage is away, a line in its place says that the earlier output cannot be shown. A piece that was
-        just being uploaded when it went away may then come twice.
+        When the storage is down, a note replaces the earlier output. A piece that was
+        being uploaded at that moment may then be repeated.
         """
         bot = self._logs.bot(entity_id)
         seen: dict[str, int] | None = None
@@ -75,22 +75,22 @@ class LogReader:
                 bot.stop_reading(live)
 
     def lines(self, entity_id: str, wanted: Wanted, *, follow: bool = False) -> AsyncGenerator[list[Line], None]:
-        """The bot's lines with their times; see :meth:`LineReader.lines`."""
+        """Yield the bot's lines with their times; see :meth:`LineReader.lines`."""
         return LineReader(self._logs, self._history).lines(entity_id, wanted, follow=follow)
 
     async def records(self, entity_id: str, query: LogQuery) -> AsyncGenerator[bytes, None]:
-        """The lines that *query* wants, as it wants them. Raises RuntimeFault."""
+        """Yield the lines selected by *query*, in its format. Raises RuntimeFault."""
         async with aclosing(self.lines(entity_id, wanted_by(query), follow=query.follow)) as batches:
             async for lines in batches:
                 if lines:
                     yield encoded(lines, query)
 
     def is_live(self, entity_id: str) -> bool:
-        """Whether the bot's output comes here as it is printed: this worker owns it, and has it begun."""
+        """Whether the bot's output arrives here as it is printed: this worker owns it, and it has started."""
         return self._logs.owns(entity_id)
 
     async def _until_here(self, entity_id: str, seen: dict[str, int]) -> AsyncGenerator[bytes, None]:
-        """What the storage gets behind *seen*, until the bot's output is at hand on this host."""
+        """Yield new output in the storage after *seen*, until the bot's output is available on this host."""
         looked_at = time.monotonic()
         while self._logs.bot(entity_id) is None:
             await asyncio.sleep(_APPEARING_POLL_SECONDS)
@@ -102,7 +102,7 @@ class LogReader:
     async def _caught_up(
         self, bot: BotLog, live: LiveOutput, entity_id: str, seen: dict[str, int]
     ) -> AsyncGenerator[bytes, None]:
-        """What a reader lacks that has *seen* so much of the storage, and then what comes."""
+        """Yield the stored output after *seen*, and then new output."""
         snapshot, parts, notice = await self._freeze(bot, entity_id, "", _LAST_DAY)
         try:
             async for piece in self._history.added(parts, seen):
@@ -145,7 +145,7 @@ class LogReader:
     async def _freeze(
         self, bot: BotLog, entity_id: str, first_day: str, last_day: str
     ) -> tuple[Snapshot, list[LogPart], bytes]:
-        """Spool and objects at one moment between two uploads, so that together they are everything once."""
+        """Return spool and objects between two uploads, so that together they contain everything once."""
         try:
             async with asyncio.timeout(_LOCK_SECONDS):
                 await bot.uploader.lock.acquire()
@@ -169,7 +169,7 @@ class LogReader:
 
 
 def wanted_by(query: LogQuery) -> Wanted:
-    """The lines that *query* wants."""
+    """Yield the lines selected by *query*."""
     return Wanted(
         tail=query.tail,
         since_us=microseconds(query.since) if query.since is not None else None,
@@ -180,12 +180,12 @@ def wanted_by(query: LogQuery) -> Wanted:
 
 
 def encoded(lines: Iterable[Line], query: LogQuery) -> bytes:
-    """The lines as *query* wants them."""
+    """Yield the lines in the format of *query*."""
     return as_json(lines) if query.json else as_text(lines, timestamps=query.timestamps)
 
 
 async def _behind(snapshot: Snapshot, live: LiveOutput) -> AsyncGenerator[bytes, None]:
-    """What comes after the snapshot, for ever."""
+    """Yield new output after the snapshot, forever."""
     while True:
         pieces, skipped = await live.take()
         if skipped:

@@ -1,6 +1,6 @@
 """The files of a spool: records of output, each with its position in the container's log.
 
-Output and position are written together, so that after a kill the two agree: a record that was cut short is not there,
+Output and position are written together, so that they agree after a kill: a truncated record does not count,
 and the engine is asked for that output again.
 """
 
@@ -17,27 +17,27 @@ from libs.docker_runner.logs.position import Mark, Position
 from libs.docker_runner.logs.spans import Span, unpack
 
 _MAGIC = b"\xa5M"
-# Magic, checksum of all that follows, length of the payload and of the spans before it, source, position.
+# Magic, checksum of the rest, length of the payload and of the spans before it, source, position.
 _HEADER = struct.Struct(">2sIII16s8Q")
 _CHECKED_FROM = 6
-# As an older version wrote it, without spans.
+# As written by an older version, without spans.
 _OLD_MAGIC = b"\xa5L"
 _OLD_HEADER = struct.Struct(">2sII16s7Q")
 
 Source = bytes
-"""16 bytes that stand for one container."""
+"""16 bytes that identify one container."""
 
 
 def source_of(container_id: str) -> Source:
-    """The short form of a container's id."""
+    """Return the short form of a container's id."""
     return hashlib.sha256(container_id.encode(errors="surrogatepass")).digest()[:16]
 
 
 @dataclass(frozen=True)
 class Record:
-    """Output of one container, as it was written, and its position after it. *end* is the offset in the file.
+    """Output of one container as written, and its position after it. *end* is the offset in the file.
 
-    *packed_spans* are those of the payload; empty when they are not known.
+    *packed_spans* belong to the payload; empty when unknown.
     """
 
     source: Source
@@ -53,14 +53,14 @@ class Record:
 
 
 def encode(source: Source, position: Position, payload: bytes, packed_spans: bytes = b"") -> bytes:
-    """The record as bytes."""
+    """Return the record as bytes."""
     header = _HEADER.pack(_MAGIC, 0, len(payload), len(packed_spans), source, *pack_position(position))
     checked = header[_CHECKED_FROM:] + packed_spans + payload
     return _MAGIC + struct.pack(">I", zlib.crc32(checked)) + checked
 
 
 def read_records(file: BinaryIO, offset: int = 0) -> Iterator[Record]:
-    """The records from *offset* on, up to the end or the first one that is cut short or damaged."""
+    """Yield the records from *offset* on, up to the end or the first truncated or damaged one."""
     file.seek(offset)
     while magic := file.read(len(_MAGIC)):
         layout = _HEADER if magic == _MAGIC else _OLD_HEADER
@@ -83,25 +83,25 @@ def read_records(file: BinaryIO, offset: int = 0) -> Iterator[Record]:
 
 
 def pack_position(position: Position) -> list[int]:
-    """Eight numbers."""
+    """Pack a position as eight numbers."""
     marks = (position.mark, position.following)
     numbers = [number for mark in marks for number in (mark.since_ns, mark.count, mark.first_ns)]
     return [*numbers, position.newest_ns, position.taken_bytes]
 
 
 def unpack_position(numbers: list[int]) -> Position:
-    """What :func:`pack_position` packed, or an older version of it, which had seven numbers."""
+    """Unpack the result of :func:`pack_position`, or of an older version with seven numbers."""
     return Position(Mark(*numbers[0:3]), Mark(*numbers[3:6]), *numbers[6:8])
 
 
 @dataclass
 class SpoolFile:
-    """One file of a spool: output of one UTC day, or only the note that so many bytes of it were dropped.
+    """One file of a spool: output of one UTC day, or only a note of how much was dropped.
 
     Attributes:
         size: of the file with the records' headers; a dropped one keeps it as its end.
         payload_bytes: output in it.
-        positions: where its last record of each container brings one to.
+        positions: the position after its last record of each container.
     """
 
     path: Path
@@ -114,12 +114,12 @@ class SpoolFile:
 
     @classmethod
     def create(cls, folder: Path, sequence: int, day: str) -> "SpoolFile":
-        """A new file, which is made with its first record."""
+        """Return a new file, which is created with its first record."""
         return cls(folder / f"{sequence:010d}.{day}.spool", sequence, day, dropped=False)
 
     @classmethod
     def recover(cls, path: Path) -> "SpoolFile":
-        """The file as another process left it; what follows the last whole record is cut off."""
+        """Open a file of another process; data after the last whole record is cut off."""
         number, day, kind = path.name.split(".")
         found = cls(path, int(number), day, dropped=kind == "gap")
         if found.dropped:
@@ -133,19 +133,19 @@ class SpoolFile:
 
     @property
     def disk_bytes(self) -> int:
-        """What it takes on the disk, about."""
+        """Its approximate size on the disk."""
         return 0 if self.dropped else self.size
 
     def records(self, offset: int = 0) -> Iterator[Record]:
-        """Its records from *offset* on."""
+        """Yield its records from *offset* on."""
         with self.path.open("rb") as file:
             yield from read_records(file, offset)
 
     def append(self, source: Source, position: Position, payload: bytes, packed_spans: bytes = b"") -> None:
-        """Add a record. It survives the end of this process at once, and a power cut perhaps.
+        """Append a record. It survives the end of this process, but not necessarily a power failure.
 
         Raises:
-            OSError: the disk is full or refuses; nothing was added.
+            OSError: the disk is full or fails; nothing was added.
         """
         encoded = encode(source, position, payload, packed_spans)
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -154,7 +154,7 @@ class SpoolFile:
             while left:
                 left = left[os.write(descriptor, left) :]
         except OSError:
-            # Behind half a record, nothing would be found again.
+            # Records after a partial one would be unreadable.
             os.ftruncate(descriptor, self.size)
             raise
         finally:
@@ -162,7 +162,7 @@ class SpoolFile:
         self._count(Record(source, position, payload, self.size + len(encoded)))
 
     def drop(self, from_offset: int, more_bytes: int) -> "SpoolFile":
-        """Replace the output from *from_offset* on by the note of how much it was, with *more_bytes* added."""
+        """Replace the output from *from_offset* on by a note of its size, plus *more_bytes*."""
         lost = sum(len(record.payload) for record in self.records(from_offset)) if from_offset else self.payload_bytes
         gap = SpoolFile(self.path.with_suffix(".gap"), self.sequence, self.day, True, self.size, lost + more_bytes)
         temporary = gap.path.with_suffix(".new")

@@ -20,7 +20,7 @@ _BUFFER_BYTES = 256 * 1024
 
 
 class RunOutput:
-    """Follows one container's output into *path* until it ends, whatever becomes of the engine meanwhile.
+    """Follows one container's output into *path* until it ends, across failures of the engine.
 
     Args:
         max_bytes: what is kept in the file.
@@ -34,7 +34,7 @@ class RunOutput:
         self._position = BEGINNING
         self._taken = 0
         self.truncated = False
-        """Whether the file lacks the end."""
+        """Whether the end is missing in the file."""
         self._whole = False
 
     async def follow(self) -> None:
@@ -47,7 +47,7 @@ class RunOutput:
                 except EngineUnavailable as error:
                     log.warning("output cannot be followed now", container=self._container, reason=str(error))
                 except EngineRefused as error:
-                    # The container is gone, and so is its output.
+                    # The container is gone with its output.
                     log.warning("output is lost", container=self._container, reason=str(error))
                     return
                 else:
@@ -56,10 +56,10 @@ class RunOutput:
         self._whole = not self.truncated
 
     async def until_silent(self, following: "asyncio.Task[None]", seconds: float) -> None:
-        """Return when *following*, the task in which :meth:`follow` runs, is done, or once nothing came for *seconds*.
+        """Return when *following*, the task that runs :meth:`follow`, is done, or after *seconds* without output.
 
-        For the rest of a container that has ended: however much that is, and however slow the engine. What *following*
-        raised is raised here.
+        For the rest of an ended container's output, regardless of its size and of the engine's speed. Errors of
+        *following* propagate.
         """
         before = -1
         while not following.done() and before != self._taken:
@@ -71,7 +71,7 @@ class RunOutput:
             self.truncated = True
 
     def last_lines(self) -> list[str] | None:
-        """The last lines, once all is in the file; None when only the engine may have all of them."""
+        """Return the last lines, once all output is in the file; None when only the engine may have all of them."""
         if not self._whole:
             return None
         with self._path.open("rb") as file:
@@ -92,7 +92,7 @@ class RunOutput:
 
     @contextmanager
     def _opened(self) -> Iterator[BinaryIO]:
-        """The file, open for writing; what its end still has to be written is, unless the block fails."""
+        """Open the file for writing; buffered data is written at the end, unless the block fails."""
         try:
             file = self._path.open("wb", buffering=_BUFFER_BYTES)
         except OSError as error:

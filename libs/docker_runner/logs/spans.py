@@ -1,13 +1,13 @@
 """Time, run and stream of output: stored beside the output, not in it.
 
-A *span* is a stretch of output of one run and stream that came at one time. Output in a spool has its spans in the same
-record. A day's object stays plain output, and an index object beside it has the spans, one block for each addition. A
-block is written before its addition: what is in a day's object is always indexed, and what a block says of bytes
-beyond the object's end is not there yet. A later block replaces what an earlier one says of the same bytes, which is
-what is left of an addition that failed.
+A *span* is a stretch of output of one run and stream that arrived at one time. Output in a spool has its spans in the
+same record. A day's object stays plain output, and an index object beside it has the spans, one block for each
+addition. A block is written before its addition: what is in a day's object is always indexed, and the block's part
+beyond the object's end is not there yet. A later block replaces the earlier information about the same bytes, which is
+left of an addition that failed.
 
-Times are exact to a millisecond. Output that is denser than the index may be, two per cent of its size or 2 KiB for
-each addition, has coarser ones: neighbours share the time of the first.
+Times are exact to a millisecond. If the index would exceed two per cent of the output's size or 2 KiB for
+each addition, times are coarser: neighbours share the time of the first.
 """
 
 import json
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 STREAMS = ("", "stdout", "stderr", "runtime")
-"""By their number in a span: unknown or mixed, the bot's two, and notes of the runtime itself in a log."""
+"""The streams by their number in a span: unknown or mixed, the bot's two, and notes of the runtime in a log."""
 
 RUNTIME = 3
 _MIXED = 0
@@ -36,12 +36,12 @@ _TAIL = struct.Struct(">I")
 
 
 class Span(NamedTuple):
-    """So many bytes of output.
+    """A number of bytes of output.
 
     Attributes:
-        run: the run's id; empty when it is not known.
-        offset: how much of the run's output precedes it, in bytes. A note of the runtime is not counted.
-        time_us: microseconds since 1970 by the engine's clock; 0 when it is not known.
+        run: the run's id; empty when unknown.
+        offset: size of the run's output before it, in bytes, without notes of the runtime.
+        time_us: microseconds since 1970 by the engine's clock; 0 when unknown.
         stream: an index of :data:`STREAMS`.
     """
 
@@ -53,7 +53,7 @@ class Span(NamedTuple):
 
     @property
     def end(self) -> int:
-        """How much of the run's output there is up to its end."""
+        """The size of the run's output up to its end."""
         return self.offset + (0 if self.stream == RUNTIME else self.length)
 
 
@@ -66,17 +66,17 @@ class Block:
 
     @property
     def end(self) -> int:
-        """The offset behind its last byte."""
+        """The offset after its last byte."""
         return self.at + sum(span.length for span in self.spans)
 
     @property
     def newest_us(self) -> int:
-        """The latest time in it; 0 when none is known."""
+        """The latest time in it; 0 when unknown."""
         return max((span.time_us for span in self.spans), default=0)
 
 
 def merged(spans: Iterable[Span], within_us: int = _FINEST_MICROSECONDS, *, mixing: bool = False) -> list[Span]:
-    """*spans* with neighbours joined that continue each other *within_us*; with *mixing* also of two streams."""
+    """Return *spans* with neighbours joined that continue each other *within_us*; with *mixing* also of two streams."""
     joined: list[Span] = []
     for span in spans:
         last = joined[-1] if joined else None
@@ -96,7 +96,7 @@ def merged(spans: Iterable[Span], within_us: int = _FINEST_MICROSECONDS, *, mixi
 
 
 def few(spans: Iterable[Span]) -> list[Span]:
-    """*spans* of one record, which all continue each other, as exact as a record has room for."""
+    """Return *spans* of one record, which all continue each other, as exact as fits into a record."""
     within_us, joined = _FINEST_MICROSECONDS, merged(spans)
     while len(joined) > _MOST_PACKED:
         within_us *= 8
@@ -108,7 +108,7 @@ def few(spans: Iterable[Span]) -> list[Span]:
 
 
 def pack(spans: Sequence[Span]) -> bytes:
-    """The spans of one record, which are all of one run and continue each other."""
+    """Pack the spans of one record, which are all of one run and continue each other."""
     if not spans:
         return b""
     numbers = [spans[0].offset, *(number for span in spans for number in (span.length, span.time_us, span.stream))]
@@ -117,7 +117,7 @@ def pack(spans: Sequence[Span]) -> bytes:
 
 
 def unpack(packed: bytes) -> list[Span]:
-    """What :func:`pack` packed."""
+    """Unpack the result of :func:`pack`."""
     if not packed:
         return []
     run_bytes, count = struct.unpack_from(">HH", packed)
@@ -135,13 +135,13 @@ def unpack(packed: bytes) -> list[Span]:
 
 
 def encode(block: Block) -> bytes:
-    """The block as it is added to an index object, coarse enough to be small."""
+    """Return the block as stored in an index object, coarse enough to be small."""
     output_bytes = block.end - block.at
     limit = min(_MOST_BLOCK_BYTES, max(_LEAST_BLOCK_BYTES, output_bytes // _SHARE_OF_OUTPUT))
     within_us, spans, body = _FINEST_MICROSECONDS, merged(block.spans), None
     while body is None or (len(body) > limit and within_us < _COARSEST_MICROSECONDS):
         if body is not None or len(spans) * _LEAST_SPAN_BYTES > limit:
-            # Compressing what cannot be small enough takes longer than all else.
+            # Compressing a block that cannot be small enough takes longer than everything else.
             within_us *= 4
             spans = merged(spans, within_us, mixing=within_us > _STREAMS_APART_MICROSECONDS)
         if len(spans) * _LEAST_SPAN_BYTES <= limit or within_us >= _COARSEST_MICROSECONDS:
@@ -150,7 +150,7 @@ def encode(block: Block) -> bytes:
 
 
 def decode(content: bytes) -> Iterator[tuple[Block, int]]:
-    """The blocks at the beginning of *content*, each with the offset behind it, up to what is cut short or damaged."""
+    """Return the blocks at the beginning of *content*, each with the offset after it, up to an incomplete one."""
     at = 0
     while len(content) - at >= _HEAD.size:
         magic, length, checksum = _HEAD.unpack_from(content, at)
@@ -163,7 +163,7 @@ def decode(content: bytes) -> Iterator[tuple[Block, int]]:
 
 
 def last_block_begins(content: bytes) -> int | None:
-    """Where the last block in *content* begins; negative when that is before it, None when it ends with none."""
+    """Return where the last block in *content* begins; negative when before it, None when it ends without one."""
     if len(content) < _TAIL.size:
         return None
     (size,) = _TAIL.unpack(content[-_TAIL.size :])
@@ -171,7 +171,7 @@ def last_block_begins(content: bytes) -> int | None:
 
 
 def in_force(blocks: Iterable[Block]) -> Iterator[Block]:
-    """*blocks* in the order in which they were written, without those that a later one replaces."""
+    """Return *blocks* in the order of writing, without those that a later one replaces."""
     kept: list[Block] = []
     for block in blocks:
         while kept and kept[-1].at >= block.at:
@@ -183,7 +183,7 @@ def in_force(blocks: Iterable[Block]) -> Iterator[Block]:
 
 
 def divided(block: Block, begin: int, end: int, most_bytes: int) -> Iterator[tuple[int, list[Span]]]:
-    """The spans of *block* within the bytes from *begin* to *end* of the object, in groups of *most_bytes* at most.
+    """Yield the spans of *block* within the bytes from *begin* to *end* of the object, in groups of *most_bytes*.
 
     Each group comes with the offset of its first byte in the object.
     """
@@ -205,7 +205,7 @@ def divided(block: Block, begin: int, end: int, most_bytes: int) -> Iterator[tup
 
 
 def _cut(span: Span, length: int) -> tuple[Span, Span]:
-    """*span* in two, the first of them of *length* bytes."""
+    """Split *span* in two, the first of them of *length* bytes."""
     counted = 0 if span.stream == RUNTIME else length
     return span._replace(length=length), span._replace(offset=span.offset + counted, length=span.length - length)
 

@@ -1,8 +1,8 @@
 """One bot's output on this host's disk, between the engine's log and the day's object.
 
-The follower appends to it, the uploader takes chunks off its front, and both may be killed at any moment: what is on
-disk says how far each had come. When the storage is away for so long that the spool is full, the oldest output goes
-and a line in its place says how many bytes are missing; the bot is never held up.
+The follower appends to it, the uploader removes chunks from its front, and both may be killed at any moment: the disk
+contains their progress. When the storage is down for so long that the spool is full, the oldest output is dropped
+and a note in its place gives the number of missing bytes; the bot is never blocked.
 
 Every call blocks for a disk access, and may come from any thread. One process at a time may have a spool open.
 """
@@ -33,7 +33,7 @@ _CHOSEN_SHARE = 4
 
 
 class Place(NamedTuple):
-    """A place in a spool: the file with this number, and the offset in it. Later places compare as greater."""
+    """A place in a spool: the number of the file, and the offset in it. Later places compare as greater."""
 
     sequence: int
     offset: int
@@ -59,7 +59,7 @@ class Intent:
 
 
 class LogSpool:
-    """The spool in *folder*, of about *max_bytes*; what another process left there is gone on with."""
+    """The spool in *folder*, of about *max_bytes*; it continues what another process left there."""
 
     def __init__(self, folder: Path, max_bytes: int = 64 * 1024 * 1024) -> None:
         self._folder = folder
@@ -73,14 +73,14 @@ class LogSpool:
         self._intent: tuple[Place, str, int] | None = None
         self._dropped_bytes = 0
         self.pending_bytes = 0
-        """Bytes on disk that wait to be uploaded, about; may be read at any time, without waiting for the disk."""
+        """Bytes on disk that wait for upload, approximately; can be read at any time without disk access."""
         folder.mkdir(parents=True, exist_ok=True)
         self._recover()
 
     # --- the follower's side
 
     def position(self, container_id: str) -> Position | None:
-        """How far this container's output has been taken; None when none of it has, or long ago."""
+        """Return how far this container's output has been taken; None when none of it has, or long ago."""
         source = source_of(container_id)
         with self._lock:
             for file in reversed(self._files):
@@ -91,13 +91,13 @@ class LogSpool:
     def append(
         self, container_id: str, day: str, payload: bytes, position: Position, spans: Sequence[Span] = ()
     ) -> Place:
-        """Add output of a UTC day; *position* is the one after it. When this returns, a kill loses neither.
+        """Append output of a UTC day; *position* is the one after it. Afterwards a kill loses neither.
 
         Args:
-            spans: those of the payload, which are all of one run; made by :func:`~libs.docker_runner.logs.spans.few`.
+            spans: of the payload, all of one run; made by :func:`~libs.docker_runner.logs.spans.few`.
 
         Raises:
-            OSError: the disk is full or refuses; nothing was added.
+            OSError: the disk is full or fails; nothing was added.
         """
         packed = pack(spans)
         with self._lock:
@@ -113,7 +113,7 @@ class LogSpool:
             return Place(last.sequence, last.size)
 
     def limit(self, max_bytes: int) -> None:
-        """Take about *max_bytes* at most from the next append or :meth:`trim` on. Does not block."""
+        """Set the limit, about *max_bytes*, from the next append or :meth:`trim` on. Does not block."""
         self._max_bytes = max_bytes
         self._file_bytes = max(1, max_bytes // _FILES_PER_SPOOL)
 
@@ -126,15 +126,15 @@ class LogSpool:
     # --- the uploader's side
 
     def take_dropped(self) -> int:
-        """How many bytes of output were dropped since the last call, because the spool was full."""
+        """Return how many bytes of output were dropped since the last call, because the spool was full."""
         with self._lock:
             dropped, self._dropped_bytes = self._dropped_bytes, 0
             return dropped
 
     def next_chunk(self, max_bytes: int) -> Chunk | None:
-        """The output at the front: of one day, at most *max_bytes* or one record; None when there is none.
+        """Return the output at the front: of one day, at most *max_bytes* or one record; None when there is none.
 
-        It stays as it is until it is committed, however full the spool gets, and so is no more than a part of it.
+        It is not dropped before it is committed, even if the spool is full, and is therefore only a part of it.
         """
         with self._lock:
             chunk = self._chunk(min(max_bytes, self._max_bytes // _CHOSEN_SHARE), None)
@@ -142,14 +142,14 @@ class LogSpool:
             return chunk
 
     def intend(self, chunk: Chunk, key: str, size_before: int) -> Intent:
-        """Note down that *chunk* is about to be added to *key*; the note outlives this process."""
+        """Record that *chunk* is about to be added to *key*; the record outlives this process."""
         with self._lock:
             self._intent = (chunk.end, key, size_before)
             self._save()
         return Intent(chunk, key, size_before)
 
     def intent(self) -> Intent | None:
-        """What was intended and has not been committed: it may have happened or not."""
+        """Return the recorded intent that has not been committed: it may have been carried out or not."""
         with self._lock:
             if self._intent is None:
                 return None
@@ -158,7 +158,7 @@ class LogSpool:
             return Intent(chunk, key, size_before) if chunk is not None else None
 
     def commit(self, chunk: Chunk) -> None:
-        """*chunk* is in its object: forget it."""
+        """Remove *chunk*, which is in its object, and the intent."""
         with self._lock:
             self._done = chunk.end
             self._intent = None
@@ -174,7 +174,7 @@ class LogSpool:
     # --- readers
 
     def snapshot(self) -> "Snapshot":
-        """What waits to be uploaded now, to be read at leisure, also when it is uploaded or dropped meanwhile."""
+        """Return the output that waits for upload; readable even if it is uploaded or dropped meanwhile."""
         with self._lock, ExitStack() as opened:
             parts: list[bytes | tuple[BinaryIO, int, int]] = []
             for file in self._files:
@@ -192,14 +192,14 @@ class LogSpool:
         return self._done.offset if file.sequence == self._done.sequence else 0
 
     def _count_pending(self) -> None:
-        # A note of what was dropped is output too, to be uploaded in its place.
+        # A note of dropped output is output too, to be uploaded in its place.
         self.pending_bytes = sum(1 if file.dropped else file.size - self._begin(file) for file in self._files)
 
     def _last_sequence(self) -> int:
         return max(self._done.sequence, self._files[-1].sequence if self._files else 0)
 
     def _chunk(self, max_bytes: int | None, until: Place | None) -> Chunk | None:
-        """The front of the spool, up to *max_bytes* or up to the place *until*."""
+        """Return the front of the spool, up to *max_bytes* or up to the place *until*."""
         day = ""
         pieces: list[bytes] = []
         spans: list[Span] = []
@@ -208,7 +208,7 @@ class LogSpool:
         end = self._done
 
         def chunk() -> Chunk | None:
-            # Notes at the end precede nothing that is there yet.
+            # Notes at the end precede no existing output.
             spans.extend(Span("", 0, len(note), 0, RUNTIME) for note in lost)
             return Chunk(day, b"".join(pieces), end, spans) if pieces else None
 
@@ -236,7 +236,7 @@ class LogSpool:
         return chunk()
 
     def _drop_oldest(self) -> None:
-        # What was chosen for upload may be in the object already; the last file is being written to.
+        # Output chosen for upload may be in the object already; the last file is being written.
         while sum(file.disk_bytes for file in self._files) > self._max_bytes:
             free = [file for file in self._files[:-1] if file.sequence > self._chosen.sequence]
             oldest = next((file for file in free if not file.dropped), None)
@@ -256,7 +256,7 @@ class LogSpool:
                 merged.path.unlink(missing_ok=True)
 
     def _keep_positions(self, file: SpoolFile) -> None:
-        """Remember them beyond the file. Files do not go in the order of their making."""
+        """Store them outside the file. Files are not removed in order of creation."""
         for source, position in file.positions.items():
             kept = self._closed_positions.get(source)
             if kept is None or kept.newest_ns <= position.newest_ns:
@@ -283,7 +283,7 @@ class LogSpool:
         try:
             saved = json.loads((self._folder / "state.json").read_text())
         except (FileNotFoundError, ValueError):
-            # Unreadable only after a power cut: then what was uploaded last may be uploaded again.
+            # Unreadable only after a power failure: then the last upload may be repeated.
             return
         self._done = Place(*saved["done"])
         if saved["intent"] is not None:
@@ -308,7 +308,7 @@ class LogSpool:
 
 
 class Snapshot:
-    """What a spool held at some moment; *end* is the place behind it. Iterate once, and close."""
+    """The content of a spool at one moment; *end* is the place after it. Iterate once, and close."""
 
     def __init__(self, end: Place, parts: list[bytes | tuple[BinaryIO, int, int]], opened: ExitStack) -> None:
         self.end = end
@@ -320,7 +320,7 @@ class Snapshot:
             yield payload
 
     def pieces(self) -> Iterator[tuple[bytes, Sequence[Span]]]:
-        """The output with its spans."""
+        """Yield the output with its spans."""
         lost: list[bytes] = []
         for part in self._parts:
             if isinstance(part, bytes):
@@ -341,12 +341,12 @@ class Snapshot:
 
 
 def noted(notes: Sequence[bytes], record: Record) -> list[Span]:
-    """The spans of *record* with those of the runtime's *notes* before it."""
+    """Return the spans of *record* with those of the runtime's *notes* before it."""
     spans = record.spans
     first = spans[0]
     return [*(Span(first.run, first.offset, len(note), first.time_us, RUNTIME) for note in notes), *spans]
 
 
 def gap_line(dropped_bytes: int) -> bytes:
-    """What stands in a log in place of output that was dropped."""
+    """Return the note in a log in place of dropped output."""
     return b"[the0: %d bytes of output are missing here: the spool was full]\n" % dropped_bytes

@@ -1,11 +1,11 @@
 """Upload one bot's spool into its days' objects: exactly once, also after a kill or an outage.
 
-Before output is added to an object, the spool notes down which output, which object, and how large that was. Whoever
-finds such a note looks whether the object has just that output at that place: then it was added and only the note was
-left. So no state is needed in the storage, and any S3 server will do.
+Before output is added to an object, the spool records the output, the object, and its size. After a crash, the next
+uploader checks whether the object has exactly that output at that place: then it was added and only the record is
+left. So no state is needed in the storage, and any S3 server suffices.
 
-What this cannot see is a request that the storage carries out long after it was given up: it could undo additions made
-since. Requests that fail are aborted on the server as far as it answers.
+This cannot detect a request that the storage carries out long after it was given up: it could undo later
+additions. Failed requests are aborted on the server if it answers.
 """
 
 import asyncio
@@ -37,19 +37,19 @@ class LogUploader:
 
     def __init__(self, spool: LogSpool, objects: LogObjects, executor: Executor) -> None:
         self.lock = asyncio.Lock()
-        """Held while output is under way; with it held, spool and objects together are the whole output, once."""
+        """Held during an upload; while holding it, spool and objects together are the whole output, once."""
         self._spool = spool
         self._objects = objects
         self._executor = executor
         self._last_key = ""
 
     async def upload(self, key_of: Callable[[str], str | None]) -> None:
-        """Add everything that is in the spool to the objects *key_of* (day). May be repeated, also after a failure.
+        """Add the content of the spool to the objects *key_of* (day). May be repeated, also after a failure.
 
-        It is asked before each piece; once it answers None, what is left stays in the spool.
+        *key_of* is called before each piece; when it returns None, the rest stays in the spool.
 
         Raises:
-            StorageUnavailable, StorageRejected: what is not uploaded yet stays in the spool.
+            StorageUnavailable, StorageRejected: the rest stays in the spool.
         """
         async with self.lock:
             await self._settle()
@@ -63,7 +63,7 @@ class LogUploader:
                 await _to_its_end(self._add(chunk, key))
 
     async def forget(self) -> None:
-        """No more output is expected soon: remove what helps to add it."""
+        """Remove temporary objects, since no more output is expected soon."""
         async with self.lock:
             await self._forget()
 
@@ -88,7 +88,7 @@ class LogUploader:
         APPENDED_BYTES.inc(len(chunk.payload))
 
     async def _index(self, key: str, block: Block) -> None:
-        """Write down when and how the output came that is about to be added."""
+        """Store when and how the output came that is about to be added."""
         if not any(span.run for span in block.spans):
             return
         encoded = await self._run(encode, block)
@@ -102,11 +102,11 @@ class LogUploader:
                     if attempt == _ATTEMPTS:
                         raise
         except StorageRejected as error:
-            # The output counts for more than its times.
+            # The output is more important than its times.
             log.warning("times of output are not stored", key=key, reason=str(error))
 
     async def _settle(self) -> None:
-        """Find out about the addition whose outcome is unknown, if there is one."""
+        """Resolve the addition whose outcome is unknown, if there is one."""
         intent = await self._run(self._spool.intent)
         if intent is None:
             return
@@ -125,7 +125,7 @@ class LogUploader:
 
 
 async def _to_its_end(step: Coroutine[None, None, None]) -> None:
-    """Run *step*; when the caller is cancelled, still to its end: its threads would go on and write behind our back."""
+    """Run *step* to its end even if the caller is cancelled: its threads would otherwise continue to write."""
     task = asyncio.create_task(step)
     try:
         await asyncio.shield(task)

@@ -35,12 +35,12 @@ _REST_RETRY_SECONDS = 0.5
 
 
 class LogUploads:
-    """Uploads what is in the open logs, and opens those that other processes of this host have left.
+    """Uploads the open logs, and opens those that other processes of this host have left.
 
     Args:
-        interval_seconds: how long output waits at most before it is uploaded, while the storage is there; longer
+        interval_seconds: maximum wait of output for its upload, while the storage works; longer
             only when uploads of this bot would otherwise take more than a fifth of the time.
-        hand_over_seconds: after so long without output, what is left of a bot owned by another goes beside its object.
+        hand_over_seconds: after so long without output, the rest of a bot with another owner goes beside its object.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class LogUploads:
         self._swept_at = 0.0
 
     async def run(self, group: asyncio.TaskGroup) -> None:
-        """Upload what is due in tasks of *group*, for ever."""
+        """Upload due logs in tasks of *group*, forever."""
         await repeat("upload logs", partial(self._one_round, group), self._interval_seconds, wake=self._wake)
 
     def written(self, bot: BotLog, place: Place, payload: bytes, spans: Sequence[Span]) -> None:
-        """Output has reached this log: upload it after the interval, or soon if it is much."""
+        """Schedule an upload of this log, which has new output: after the interval, or soon if it is large."""
         bot.written(place, payload, spans, self._interval_seconds)
         if bot.spool.pending_bytes >= _EARLY_UPLOAD_BYTES and not bot.uploading:
             self._due_by(bot, bot.rests_until)
@@ -71,16 +71,16 @@ class LogUploads:
         self._due_by(bot, 0.0)
 
     def bot(self, entity_id: str) -> BotLog | None:
-        """The log of this bot, if it is followed or uploaded here now."""
+        """Return the log of this bot, if it is followed or uploaded here now."""
         return self._logs.of(entity_id)
 
     def owns(self, entity_id: str) -> bool:
-        """Whether the log of this bot is here because this worker owns it, and not only what is left of it."""
+        """Whether the log of this bot is here because this worker owns it, and not only a rest of it."""
         bot = self._logs.of(entity_id)
         return bot is not None and self._turns.owns(bot.owner.segment)
 
     async def turn(self, bot: BotLog) -> None:
-        """Return when an earlier owner has uploaded what it has promised to, or does not in time."""
+        """Return when an earlier owner has uploaded its promised output, or its time is over."""
         segment = bot.owner.segment
         with suppress(TimeoutError, RuntimeFault):
             async with asyncio.timeout(self._turns.rest_seconds):
@@ -90,14 +90,14 @@ class LogUploads:
                     await self._turns.prepare(segment)
 
     async def upload(self, bot: BotLog) -> None:
-        """Upload this bot's output now, if it is this worker's.
+        """Upload this bot's output now, if this worker may.
 
         Raises:
-            RuntimeFault: it could not be.
+            RuntimeFault: it failed.
         """
 
         def key_of(day: str) -> str | None:
-            # Anew for each piece: uploading a large rest takes longer than a lease lasts.
+            # Checked for each piece: uploading a large rest takes longer than a lease lasts.
             now = self._key_of(bot)
             return now(day) if now is not None else None
 
@@ -106,7 +106,7 @@ class LogUploads:
             await bot.uploader.upload(key_of)
 
     async def upload_once(self, bots: Collection[BotLog], limit_seconds: float) -> bool:
-        """Try once to upload what these have, now; return whether all attempts ended within the limit."""
+        """Try once to upload these logs now; return whether all attempts ended within the limit."""
         wanted = {bot: bot.attempts + 1 + bot.uploading for bot in bots}
         for bot in bots:
             self.due_now(bot)
@@ -119,7 +119,7 @@ class LogUploads:
         return True
 
     async def upload_rest(self, segment: int) -> None:
-        """Upload what the segment's bots have, while this is allowed after its release."""
+        """Upload the output of the segment's bots, while this is allowed after its release."""
 
         def rest() -> list[BotLog]:
             return [bot for bot in self._logs if bot.owner.segment == segment and bot.spool.pending_bytes]
@@ -131,18 +131,18 @@ class LogUploads:
             if rest():
                 await asyncio.sleep(_REST_RETRY_SECONDS)
         with suppress(TimeoutError):
-            # An addition that is under way belongs to this turn.
+            # A running addition belongs to this turn.
             async with asyncio.timeout(self._turns.rest_seconds):
                 while any(bot.uploading for bot in rest()):
                     await self._next_upload()
 
     def _due_by(self, bot: BotLog, at: float) -> None:
-        """Upload this log at that time of the monotonic clock."""
+        """Schedule the upload of this log at that time of the monotonic clock."""
         bot.due_at = at
         self._wake.set()
 
     async def _one_round(self, group: asyncio.TaskGroup) -> float:
-        """Begin the uploads that are due; return for how long none will be."""
+        """Start the uploads that are due; return the time until the next one."""
         now = time.monotonic()
         if now - self._scanned_at >= self._interval_seconds:
             self._scanned_at = now
@@ -175,7 +175,7 @@ class LogUploads:
                 bot.due_at = time.monotonic() + _TURN_POLL_SECONDS
             elif bot.followers or (uploaded and self._has_place(bot)):
                 bot.due_at = max(time.monotonic() + self._interval_seconds, bot.rests_until)
-        # A log that cannot be uploaded now and that no container writes is closed, and opened again by a later look:
+        # A log that cannot be uploaded now and that no container writes is closed, and reopened by a later scan:
         # another process of this host may be waiting to follow the bot's next container.
         self._wake.set()
 
