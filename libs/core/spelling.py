@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-CUSTOM_FIELDS = ("config", "createdAt", "updatedAt", "filePath", "gcsPath", "version")
+CUSTOM_FIELDS = ("config", "createdAt", "updatedAt", "filePath", "gcsPath", "sha256", "version")
 """The fields of `custom` that the runtime reads. Producers and an older runtime use different spellings."""
 
 

@@ -55,6 +55,7 @@ class CodeRef:
 
     bucket: str
     key: str
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,8 @@ class Executable:
             "runtime": self.runtime,
             "entrypoint": self.entrypoint,
             "script": self.script,
-            "code": asdict(self.code),
+            # As long as nobody names a digest, the hash is that of versions without one: an upgrade restarts nothing.
+            "code": {name: value for name, value in asdict(self.code).items() if value is not None},
             "version": self.version,
             "placement": asdict(self.placement),
             "limits": asdict(self.limits),

@@ -24,6 +24,10 @@ BOT = Executable(
 )
 
 
+def test_hash_of_code_without_digest_is_that_of_earlier_versions() -> None:
+    assert BOT.spec_hash() == "c42dfd5ed81a42826675a261555565df"
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -31,6 +35,7 @@ BOT = Executable(
         {"version": "1.1"},
         {"script": "other.py"},
         {"code": CodeRef("bots", "b1/1.1")},
+        {"code": CodeRef("bots", "b1/1.0", "0" * 64)},
         {"entrypoint": Entrypoint.BACKTEST},
         {"runtime": "nodejs20"},
         {"limits": Limits(pids=10)},

@@ -12,7 +12,7 @@ from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.runs import RunFilter, RunStore
-from libs.docker_runner.code.definition import ExecutableBuilder
+from libs.docker_runner.code.definition import CodeSources, ExecutableBuilder
 from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import Entrypoint, Executable
 from libs.docker_runner.settings import RunnerSettings
@@ -41,7 +41,7 @@ class History:
             service="s",
             scope="x",
             entrypoint=Entrypoint.BOT,
-            code_bucket="bots",
+            code=CodeSources("bots"),
             segment=segment,
             epoch=epoch,
             worker="w",

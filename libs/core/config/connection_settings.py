@@ -3,7 +3,7 @@
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from libs.core.config.settings_loader import Group, Named, Seconds
 
@@ -22,6 +22,10 @@ def _nats_url(url: str | None) -> str | None:
         if not re.match(r"^((nats|tls|ws|wss)://)?[^\s/:@]+(:[^\s/@]*)?(@[^\s/:@]+(:\d+)?)?/?$", server.strip()):
             raise ValueError("one of its servers is no address")
     return url
+
+
+def _names(value: object) -> object:
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
 
 class MongoSettings(Group):
@@ -86,6 +90,19 @@ class StorageSettings(Group):
         Named("MINIO_BOTS_BUCKET", aliases=("MINIO_CODE_BUCKET",), allowed=_BUCKET_ALLOWED),
         Field(pattern=_BUCKET, description="bucket of the bots' code"),
     ] = "bots"
+    code_prefix: Annotated[
+        str,
+        Named("MINIO_BOTS_PREFIX", allowed="the beginning of an object's key (bots/)"),
+        Field(
+            max_length=512, description="prefix that custom.filePath must have; code elsewhere in the bucket is refused"
+        ),
+    ] = ""
+    named_buckets: Annotated[
+        tuple[str, ...] | None,
+        Named("GCS_BUCKETS", allowed="names of buckets with commas between", default_text="any"),
+        Field(description="buckets that custom.gcsPath may name; never those of logs and results"),
+        BeforeValidator(_names),
+    ] = None
     logs_bucket: Annotated[
         str,
         Named("MINIO_LOGS_BUCKET", allowed=_BUCKET_ALLOWED),

@@ -99,7 +99,7 @@ def _content(fields: Mapping[str, Any]) -> dict[str, Any]:
     if custom is None:
         raise PayloadRejected("custom", "is missing")
     content["custom"] = custom = with_names(custom, CUSTOM_FIELDS)
-    for name in ("createdAt", "updatedAt", "filePath", "gcsPath", "version"):
+    for name in ("createdAt", "updatedAt", "filePath", "gcsPath", "sha256", "version"):
         _optional(custom, name, str, f"custom.{name}")
     _check_gcs_path(custom.get("gcsPath"))
     _check_bot(_optional(custom, "config", dict, "custom.config") or {})

@@ -146,6 +146,7 @@ def without(name: str) -> dict[str, Any]:
         ({**EVENT, "custom": {**CUSTOM, "config": 1}}, "custom.config"),
         ({**EVENT, "custom": {**CUSTOM, "filePath": 1}}, "custom.filePath"),
         ({**EVENT, "custom": {**CUSTOM, "gcsPath": "s3://x/y"}}, "custom.gcsPath"),
+        ({**EVENT, "custom": {**CUSTOM, "sha256": 5}}, "custom.sha256"),
         ({**EVENT, "custom": {**CUSTOM, "gcsPath": "gs://x"}}, "custom.gcsPath"),
         ({**EVENT, "custom": {**CUSTOM, "version": 1.5}}, "custom.version"),
         ({**EVENT, "custom": {**CUSTOM, "updatedAt": "soon"}}, "custom.updatedAt"),

@@ -15,7 +15,9 @@ import re
 
 from libs.core.process.service import ServiceDefinition
 
-_ROOT = ".the0/code/"
+TOOLS_ROOT = ".the0/code/"
+"""The beginning of all keys of code that the tools upload."""
+
 _FILE = re.compile(r"[0-9a-f]{64}-[0-9]{1,12}\.zip")
 _PERIODS = 4
 _LEAST_PERIOD_SECONDS = 1.0
@@ -23,7 +25,7 @@ _LEAST_PERIOD_SECONDS = 1.0
 
 def code_prefix(service: ServiceDefinition) -> str:
     """Return the prefix of all code that the tools upload for *service*."""
-    return f"{_ROOT}{service.name}/"
+    return f"{TOOLS_ROOT}{service.name}/"
 
 
 def code_keys(service: ServiceDefinition, digest: str, now_seconds: float, keep_seconds: float) -> tuple[str, ...]:

@@ -23,10 +23,16 @@ _OFF = (False, 0, "false", "0")
 
 @dataclass(frozen=True, slots=True)
 class CodeLocation:
-    """The location of an entity's code. *bucket* is None for the configured code bucket."""
+    """The location of an entity's code.
+
+    Attributes:
+        bucket: None for the configured code bucket.
+        sha256: of the archive, as ``custom.sha256`` has it; None when it has none.
+    """
 
     bucket: str | None
     key: str
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +95,12 @@ class Entity:
     @property
     def code(self) -> CodeLocation | None:
         """The location of the code, by `filePath`, else by `gcsPath`; None without both."""
+        sha256 = _text(self.custom.get("sha256")).lower() or None
         key = self.custom.get("filePath")
         if isinstance(key, str) and key:
-            return CodeLocation(None, key)
+            return CodeLocation(None, key, sha256)
         bucket, slash, key = _text(self.custom.get("gcsPath")).removeprefix("gs://").partition("/")
-        return CodeLocation(bucket, key) if slash and bucket and key else None
+        return CodeLocation(bucket, key, sha256) if slash and bucket and key else None
 
     @property
     def status(self) -> Mapping[str, Any]:

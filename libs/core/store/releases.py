@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from libs.core.store.entities import CodeLocation, Entity
+from libs.core.store.entities import Entity
 
 FIELD = "release"
 ROLLBACK_FIELD = "rollback"
@@ -197,13 +197,6 @@ def effective(entity: Entity) -> Entity:
     if release.current is None or not (is_rejected or release.rejection_of(entity.revision)):
         return entity
     return release.current.entity_in(entity) if release.current.revision != entity.revision else entity
-
-
-def code_locations(entity: Entity) -> set[CodeLocation]:
-    """Return every code object that a worker may still start for *entity*; they must stay in the storage."""
-    release = Release.of(entity.document)
-    versions = [version.entity_in(entity) for version in (release.current, release.previous) if version is not None]
-    return {code for one in (entity, *versions) if (code := one.code) is not None}
 
 
 def version_name(custom: Mapping[str, Any]) -> str:

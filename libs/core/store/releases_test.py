@@ -2,13 +2,12 @@ from typing import Any
 
 import pytest
 
-from libs.core.store.entities import CodeLocation, Entity
+from libs.core.store.entities import Entity
 from libs.core.store.releases import (
     Rejection,
     RejectionReason,
     Release,
     Version,
-    code_locations,
     effective,
 )
 
@@ -87,11 +86,3 @@ def test_effective_version_is_the_accepted_one_while_the_newest_is_rejected(reas
     assert effective(entity(release={**release["release"], "rejection": rejection})).revision == 6
     assert effective(entity(**release)).revision == 7
     assert effective(entity(**release, status={"rejection": {**rejection, "revision": 5}})).revision == 7
-
-
-def test_code_of_every_version_that_may_still_start_is_referenced() -> None:
-    release = Release(version(6), version(5, "five.zip")).to_document(1)
-
-    keys = {"seven.zip", "six.zip", "five.zip"}
-    assert code_locations(entity(release=release)) == {CodeLocation(None, key) for key in keys}
-    assert code_locations(entity()) == {CodeLocation(None, "seven.zip")}

@@ -5,6 +5,7 @@ start again with the same code. The drawback is that a replaced object goes unno
 """
 
 import asyncio
+import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -109,7 +110,7 @@ class CodeCache:
             ArchiveRejected: the archive is unsafe or unreadable.
         """
         if etag is not None:
-            wanted = Version(ref.bucket, ref.key, etag)
+            wanted = Version(ref.bucket, ref.key, etag, ref.sha256)
             if await self._held_for(wanted, holder):
                 FETCHES.labels("cache").inc()
                 return CodeTree(self._code_store.path(wanted), etag)
@@ -117,7 +118,7 @@ class CodeCache:
             try:
                 version = await self._current(ref)
             except CodeUnavailable:
-                known = await self._run(self._code_store.last_known, ref.bucket, ref.key)
+                known = await self._run(self._code_store.last_known, ref.bucket, ref.key, ref.sha256)
                 if known is None or etag is not None or not await self._held_for(known, holder):
                     raise
                 FETCHES.labels("cache-without-storage").inc()
@@ -179,7 +180,7 @@ class CodeCache:
             raise ArchiveRejected(
                 ref.key, "", f"has {found.size} bytes; at most {self._max_archive_bytes} are accepted"
             )
-        return Version(ref.bucket, ref.key, found.etag)
+        return Version(ref.bucket, ref.key, found.etag, ref.sha256)
 
     def _download_once(self, version: Version) -> asyncio.Task[None]:
         """Return the one task of this process that fetches *version*; it survives a cancelled caller."""
@@ -211,6 +212,7 @@ class CodeCache:
                 await self._store.get_to_file(
                     version.bucket, version.key, archive, etag=version.etag, max_bytes=self._max_archive_bytes
                 )
+                await self._run(_check_digest, archive, version)
                 done = await self._run(extract, archive, unpacked, version.key, self._limits)
                 await self._run(self._code_store.install, version, unpacked, done.total_bytes)
             except ObjectMissing as error:
@@ -247,3 +249,14 @@ class CodeCache:
 
     async def _run(self, call: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: call(*arguments))
+
+
+def _check_digest(archive: Path, version: Version) -> None:
+    if version.sha256 is None:
+        return
+    with archive.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != version.sha256:
+        raise ArchiveRejected(
+            version.key, "", f"has the SHA-256 {found}, and custom.sha256 is {version.sha256}; upload it again"
+        )

@@ -1,11 +1,13 @@
 """The code cache on a real S3 server and a real disk: one download, no eviction of what is mounted, no wreckage."""
 
 import asyncio
+import hashlib
 import io
 import multiprocessing
 import os
 import zipfile
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,24 @@ async def test_ten_who_ask_at_once_cause_one_download(store: CountingStore, cach
     assert len({tree.path for tree in trees}) == 1
     assert (trees[0].path / "main.py").read_text() == "1"
     assert store.downloads == 1
+
+
+async def test_archive_with_the_digest_of_the_event_is_taken_and_another_one_refused(
+    store: CountingStore, cache: CodeCache, ref: CodeRef
+) -> None:
+    archive = code("1")
+    await store.put(ref.bucket, ref.key, archive)
+    digest = hashlib.sha256(archive).hexdigest()
+    # Taken without a digest, it is no proof for an event with one.
+    await cache.fetch(ref)
+
+    tree = await cache.fetch(replace(ref, sha256=digest))
+    assert (tree.path / "main.py").read_text() == "1"
+
+    for _ in range(2):
+        with pytest.raises(ArchiveRejected, match=f"has the SHA-256 {digest}, and custom.sha256 is {'0' * 64}"):
+            await cache.fetch(replace(ref, sha256="0" * 64))
+    assert store.downloads == 3
 
 
 async def test_cancelled_caller_keeps_shared_download_running(

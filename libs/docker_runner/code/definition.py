@@ -1,11 +1,13 @@
 """Turn a deployed entity into an `Executable`, or into an error for its owner."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from libs.core.errors import UserError
+from libs.core.storage.code_keys import TOOLS_ROOT
 from libs.docker_runner.containers.names import container_name
 from libs.docker_runner.engine.room import Priority, RoomRequest
 from libs.docker_runner.errors import DockerRunnerError
@@ -23,7 +25,7 @@ class DefinitionInvalid(DockerRunnerError, UserError):
 
 
 class Location(Protocol):
-    """The location of code. *bucket* is None for the configured bucket."""
+    """The location of code. *bucket* is None for the configured bucket, *sha256* for an archive without a digest."""
 
     @property
     def bucket(self) -> str | None:
@@ -32,6 +34,10 @@ class Location(Protocol):
     @property
     def key(self) -> str:
         """The object's key."""
+
+    @property
+    def sha256(self) -> str | None:
+        """The SHA-256 of the archive in hexadecimal digits."""
 
 
 class Deployed(Protocol):
@@ -66,12 +72,50 @@ class Deployed(Protocol):
         """The W3C trace headers of its event."""
 
 
+@dataclass(frozen=True)
+class CodeSources:
+    """Where code may be.
+
+    Attributes:
+        bucket: where it is unless its location names a bucket.
+        prefix: what keys in that bucket begin with; keys of the runtime's own tools (``.the0/``) need not.
+        named: the buckets that locations may name; None for all but *closed*.
+        closed: buckets that are never taken for code: those with logs and results of all users.
+    """
+
+    bucket: str
+    prefix: str = ""
+    named: tuple[str, ...] | None = None
+    closed: tuple[str, ...] = ()
+
+    def ref(self, location: Location) -> CodeRef:
+        """Return where the code at *location* is.
+
+        Raises:
+            DefinitionInvalid: the operator does not allow code there, or its digest is none.
+        """
+        if location.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", location.sha256):
+            raise DefinitionInvalid("custom.sha256", f"must be 64 hexadecimal digits, not {location.sha256!r}")
+        if location.bucket is None or location.bucket == self.bucket:
+            if not location.key.startswith((self.prefix, TOOLS_ROOT)):
+                field = "custom.filePath" if location.bucket is None else "custom.gcsPath"
+                raise DefinitionInvalid(
+                    field, f"must begin with {self.prefix!r} (MINIO_BOTS_PREFIX), not {location.key!r}"
+                )
+        elif location.bucket in self.closed or (self.named is not None and location.bucket not in self.named):
+            allowed = ", ".join((self.bucket, *(self.named or ())))
+            raise DefinitionInvalid(
+                "custom.gcsPath", f"names the bucket {location.bucket!r}; allowed are {allowed} (GCS_BUCKETS)"
+            )
+        return CodeRef(location.bucket or self.bucket, location.key, location.sha256)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExecutableBuilder:
     """Builds the executables of one owned segment, within the operator's settings.
 
     Attributes:
-        code_bucket: the bucket of code without a bucket of its own.
+        code: where code may be.
         segment, epoch, worker, keepalive, priority: as in :class:`Executable`; none of them changes what is run.
     """
 
@@ -79,7 +123,7 @@ class ExecutableBuilder:
     service: str
     scope: str
     entrypoint: Entrypoint
-    code_bucket: str
+    code: CodeSources
     segment: int
     epoch: int
     worker: str
@@ -135,7 +179,7 @@ class ExecutableBuilder:
         location = deployed.code
         if location is None:
             raise DefinitionInvalid("custom.filePath", "is missing: it must name the archive in the code bucket")
-        return CodeRef(location.bucket or self.code_bucket, location.key)
+        return self.code.ref(location)
 
 
 def _text(value: object, field: str) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from libs.core.errors import UserError
-from libs.docker_runner.code.definition import DefinitionInvalid, ExecutableBuilder
+from libs.docker_runner.code.definition import CodeSources, DefinitionInvalid, ExecutableBuilder
 from libs.docker_runner.executable import CodeRef, Entrypoint
 from libs.docker_runner.settings import RunnerSettings
 from tests.support.rigs.deployed_bot import DeployedBot, DeployedCode
@@ -14,7 +14,7 @@ BUILDER = ExecutableBuilder(
     service="bot-runner",
     scope="s",
     entrypoint=Entrypoint.BOT,
-    code_bucket="configured",
+    code=CodeSources("configured"),
     segment=3,
     epoch=7,
     worker="w1",
@@ -71,6 +71,51 @@ def test_code_without_a_bucket_is_in_the_configured_one(bucket: str | None, expe
     executable = BUILDER.build(replace(DEPLOYED, code=DeployedCode(bucket, "b1.zip")))
 
     assert executable.code == CodeRef(expected, "b1.zip")
+
+
+SHA256 = "0123456789abcdef" * 4
+
+
+def built_code(sources: CodeSources, code: DeployedCode) -> CodeRef:
+    return replace(BUILDER, code=sources).build(replace(DEPLOYED, code=code)).code
+
+
+@pytest.mark.parametrize(
+    ("sources", "code", "expected"),
+    [
+        (CodeSources("ours"), DeployedCode(None, "k", SHA256), CodeRef("ours", "k", SHA256)),
+        (CodeSources("ours", "bots/"), DeployedCode(None, "bots/k"), CodeRef("ours", "bots/k")),
+        (CodeSources("ours", "bots/"), DeployedCode("ours", "bots/k"), CodeRef("ours", "bots/k")),
+        (CodeSources("ours", "bots/"), DeployedCode(None, ".the0/code/k"), CodeRef("ours", ".the0/code/k")),
+        (CodeSources("ours", "bots/"), DeployedCode("older", "k"), CodeRef("older", "k")),
+        (CodeSources("ours", named=("older",), closed=("logs",)), DeployedCode("older", "k"), CodeRef("older", "k")),
+        (CodeSources("ours", named=()), DeployedCode("ours", "k"), CodeRef("ours", "k")),
+    ],
+)
+def test_code_is_taken_from_where_the_operator_allows_it(
+    sources: CodeSources, code: DeployedCode, expected: CodeRef
+) -> None:
+    assert built_code(sources, code) == expected
+
+
+@pytest.mark.parametrize(
+    ("sources", "code", "field"),
+    [
+        (CodeSources("ours", "bots/"), DeployedCode(None, "k"), "custom.filePath"),
+        (CodeSources("ours", "bots/"), DeployedCode(None, "bots"), "custom.filePath"),
+        (CodeSources("ours", "bots/"), DeployedCode("ours", "k"), "custom.gcsPath"),
+        (CodeSources("ours", closed=("logs",)), DeployedCode("logs", "k"), "custom.gcsPath"),
+        (CodeSources("ours", named=("logs",), closed=("logs",)), DeployedCode("logs", "k"), "custom.gcsPath"),
+        (CodeSources("ours", named=("older",)), DeployedCode("other", "k"), "custom.gcsPath"),
+        (CodeSources("ours", named=()), DeployedCode("other", "k"), "custom.gcsPath"),
+        (CodeSources("ours"), DeployedCode(None, "k", SHA256[1:]), "custom.sha256"),
+        (CodeSources("ours"), DeployedCode(None, "k", "x" * 64), "custom.sha256"),
+    ],
+)
+def test_code_elsewhere_is_refused_with_the_field(sources: CodeSources, code: DeployedCode, field: str) -> None:
+    with pytest.raises(DefinitionInvalid) as caught:
+        built_code(sources, code)
+    assert caught.value.field == field
 
 
 def test_run_id_is_the_given_one_or_one_that_no_other_run_has() -> None:

@@ -9,10 +9,10 @@
     locks/                   locked while a version is fetched, or holds change
     work/                    unfinished downloads, each with a lock file that its process holds
 
-A digest stands for bucket, key and ETag, so nothing is changed in place. A killed process leaves at most a folder
-under ``work/``, whose lock the kernel has released. Modification times and holds only affect removal: losing one costs
-a download, never the wrong code. Trees from before the host's last boot are dropped, since a power failure may have
-left some of their files empty.
+A digest stands for bucket, key, ETag and the SHA-256 that was checked, so nothing is changed in place. A killed process
+leaves at most a folder under ``work/``, whose lock the kernel has released. Modification times and holds only affect
+removal: losing one costs a download, never the wrong code. Trees from before the host's last boot are dropped, since a
+power failure may have left some of their files empty.
 """
 
 import fcntl
@@ -39,16 +39,18 @@ _HOLDS_LOCK = "holds"
 
 @dataclass(frozen=True)
 class Version:
-    """One version of one object."""
+    """One version of one object; *sha256* is the digest that its archive was checked against, if any."""
 
     bucket: str
     key: str
     etag: str
+    sha256: str | None = None
 
     @property
     def digest(self) -> str:
         """A name for it that is safe as a folder name."""
-        return _digest(self.bucket, self.key, self.etag)
+        checked = () if self.sha256 is None else (self.sha256,)
+        return _digest(self.bucket, self.key, self.etag, *checked)
 
 
 @dataclass(frozen=True)
@@ -104,13 +106,13 @@ class CodeStore:
                 self._place_hold(version.digest, holder)
             return True
 
-    def last_known(self, bucket: str, key: str) -> Version | None:
+    def last_known(self, bucket: str, key: str, sha256: str | None = None) -> Version | None:
         """Return the version of this object that was last used, if its tree may still exist."""
         try:
             etag = (self._refs / _digest(bucket, key)).read_text().split("\n")[0]
         except FileNotFoundError:
             return None
-        return Version(bucket, key, etag)
+        return Version(bucket, key, etag, sha256)
 
     def install(self, version: Version, unpacked: Path, total_bytes: int) -> None:
         """Move the finished folder *unpacked*, which is on the same disk, into its place."""

@@ -21,7 +21,7 @@ from libs.core.process.lifecycle import Lifecycle
 from libs.core.room import Room
 from libs.core.storage.object_store import ObjectStore
 from libs.docker_runner.code.cache import CodeCache
-from libs.docker_runner.code.definition import ExecutableBuilder
+from libs.docker_runner.code.definition import CodeSources, ExecutableBuilder
 from libs.docker_runner.containers.container_group import ContainerGroup
 from libs.docker_runner.containers.host_cleaner import HostCleaner
 from libs.docker_runner.containers.keepalive import KeepaliveFile, SegmentKeepalive
@@ -260,13 +260,18 @@ class DockerHost:
             service=self._service,
             scope=self._scope,
             entrypoint=entrypoint,
-            code_bucket=self.store.settings.code_bucket,
+            code=self._code_sources(),
             segment=segment,
             epoch=epoch,
             worker=self.recorder.worker,
             keepalive=self.keepalive(segment).folder,
             priority=self._priority,
         )
+
+    def _code_sources(self) -> CodeSources:
+        storage = self.store.settings
+        closed = (storage.logs_bucket, storage.results_bucket)
+        return CodeSources(storage.code_bucket, storage.code_prefix, storage.named_buckets, closed)
 
     def metrics(self) -> Sequence[Collector]:
         """Return the metrics of this host."""

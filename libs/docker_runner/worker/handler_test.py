@@ -14,7 +14,7 @@ from libs.core.errors import Retryable
 from libs.core.leases.lease import Holder, Lease
 from libs.core.room import Demand
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.code.definition import ExecutableBuilder
+from libs.docker_runner.code.definition import CodeSources, ExecutableBuilder
 from libs.docker_runner.containers.container import Ended, ManagedContainer
 from libs.docker_runner.containers.container_group import ContainerGroup
 from libs.docker_runner.containers.keepalive import KeepaliveFile, seconds_left
@@ -48,7 +48,7 @@ class Host:
             service="s",
             scope="x",
             entrypoint=Entrypoint.BOT,
-            code_bucket="bots",
+            code=CodeSources("bots"),
             segment=1,
             epoch=1,
             worker="w",

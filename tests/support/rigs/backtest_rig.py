@@ -24,7 +24,7 @@ from libs.core.store.outbox import Outbox
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.runs import RunFilter, RunStore
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.code.definition import ExecutableBuilder
+from libs.docker_runner.code.definition import CodeSources, ExecutableBuilder
 from libs.docker_runner.containers.container import EndReason, ManagedContainer, RunOutcome
 from libs.docker_runner.containers.returned import Payload, Returned
 from libs.docker_runner.containers.run_records import Recorder
@@ -219,7 +219,7 @@ class BacktestRig:
             service="s",
             scope="x",
             entrypoint=Entrypoint.BACKTEST,
-            code_bucket="bots",
+            code=CodeSources("bots"),
             segment=owned.segment_id,
             epoch=owned.epoch,
             worker="w",

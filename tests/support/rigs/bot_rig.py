@@ -16,7 +16,7 @@ from libs.core.store.leases import LeaseStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.runs import RunFilter, RunStore
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.code.definition import ExecutableBuilder
+from libs.docker_runner.code.definition import CodeSources, ExecutableBuilder
 from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import Entrypoint, Executable
@@ -108,7 +108,7 @@ class BotRig:
             service="bot-runner",
             scope="x",
             entrypoint=Entrypoint.BOT,
-            code_bucket="bots",
+            code=CodeSources("bots"),
             segment=lease.segment_id,
             epoch=lease.epoch,
             worker=lease.holder.worker_id,

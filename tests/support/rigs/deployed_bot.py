@@ -15,6 +15,7 @@ class DeployedCode:
 
     bucket: str | None = None
     key: str = "b1.zip"
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)

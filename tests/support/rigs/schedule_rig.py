@@ -18,7 +18,7 @@ from libs.core.store.leases import LeaseStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.runs import RunFilter, RunStore
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.code.definition import ExecutableBuilder
+from libs.docker_runner.code.definition import CodeSources, ExecutableBuilder
 from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.settings import RunnerSettings
@@ -106,7 +106,7 @@ class ScheduleRig:
             service="bot-scheduler",
             scope="x",
             entrypoint=Entrypoint.BOT,
-            code_bucket="bots",
+            code=CodeSources("bots"),
             segment=owned.segment_id,
             epoch=owned.epoch,
             worker=worker,
