@@ -1,4 +1,4 @@
-"""`runtime backtest`: what a person does with backtests."""
+"""`runtime backtest`: commands for backtests."""
 
 from tools.cli.lazy import LazyCommand, LazyGroup
 
@@ -13,10 +13,10 @@ _COMMANDS = {
     "logs": LazyCommand("tools.cli.backtest_logs", "logs", "Show a backtest's output; -f follows it."),
     "cancel": LazyCommand("tools.cli.backtest_cancel", "cancel", "Cancel a backtest."),
 }
-_HELP = """Run backtests and look at what they found.
+_HELP = """Run backtests and show their results.
 
-Servers are found by the environment (MONGO_URI, NATS_URL, MINIO_ENDPOINT and its keys), or else in the dev stack that
-`runtime dev up` started.
+Servers are taken from the environment (MONGO_URI, NATS_URL, MINIO_ENDPOINT and its keys), or else from the dev stack
+started by `runtime dev up`.
 """
 
 backtest = LazyGroup("backtest", _HELP, _COMMANDS)

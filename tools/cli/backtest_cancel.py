@@ -1,4 +1,4 @@
-"""`runtime backtest cancel`: end a backtest for good."""
+"""`runtime backtest cancel`: cancel a backtest permanently."""
 
 import asyncio
 import getpass
@@ -42,10 +42,10 @@ async def _cancel(backtest_id: str, wait: bool) -> dict[str, Any]:
 
 
 async def ask_to_cancel(servers: Connections, backtest_id: str) -> None:
-    """Leave the wish in the document, and wake who can fulfil it.
+    """Write the request into the document, and wake the owner of its segment.
 
     Raises:
-        Failure: it is already completed, or was never there.
+        Failure: it is already completed, or does not exist.
     """
     entities = await servers.entities(BACKTEST_RUNNER)
     entity = await entities.get(backtest_id)

@@ -1,4 +1,4 @@
-"""`runtime backtest logs`: a backtest's output, live from the worker that runs it or out of the storage."""
+"""`runtime backtest logs`: a backtest's output, live from the worker that runs it or from the storage."""
 
 import asyncio
 import contextlib
@@ -35,10 +35,10 @@ _LONG_RESULT = 200
 @raw_option
 @output_option
 def logs(backtest_id: str, follow: bool, raw: bool, output: str) -> None:
-    """Show what a backtest printed.
+    """Show the output of a backtest.
 
-    While it runs it comes from its worker, on whatever machine: with -f as it is printed. When it is done, it is in
-    the storage. The last line is its result: a long one is shown by `runtime backtest show`, and here only with
+    During the run it comes from the worker, on any machine; -f streams it. After completion it comes from
+    the storage. The last line is the result: a long one is shown only by `runtime backtest show` and with
     --output json.
     """
     interrupts.run(_logs(backtest_id, follow, raw, output))
@@ -54,7 +54,7 @@ async def _logs(backtest_id: str, follow: bool, raw: bool, output: str) -> None:
 
 
 async def without_result(backtest_id: str, lines: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
-    """*lines* with a note in place of a long result, which is the last one."""
+    """Yield *lines* with a note in place of a long result, which is the last one."""
     perhaps_result = ""
     async with contextlib.aclosing(lines):
         async for line in lines:
@@ -68,9 +68,9 @@ async def without_result(backtest_id: str, lines: AsyncGenerator[str, None]) -> 
 
 
 async def printed(servers: Connections, backtest_id: str, follow: bool) -> AsyncGenerator[str, None]:
-    """Its lines: of each attempt as its worker has them, and at the end what was missed of the last one.
+    """Yield its lines: of each attempt from its worker, and finally the missing ones of the last attempt.
 
-    The end is waited for with *follow* only.
+    Waits for the end only with *follow*.
     """
     database = await servers.database(BACKTEST_RUNNER)
     entities, processes = EntityViews(database, BACKTEST_RUNNER.collection), ProcessStore(database)
@@ -79,7 +79,7 @@ async def printed(servers: Connections, backtest_id: str, follow: bool) -> Async
     async with new_session() as session:
         while (entity := await entities.get(backtest_id)) is not None:
             owner = await processes.owner(entity.segment) if entity.segment is not None else None
-            # What has been shown of an attempt is not shown again, should the connection break.
+            # Lines of an attempt are not repeated after a broken connection.
             tail = 0 if watched is not None and watched == entity.run_id else MOST_LINES
             workers = [owner] if owner is not None else []
             answer = await ask(session, workers, backtest_id, tail=tail, follow=follow)
@@ -108,7 +108,7 @@ async def _runs_at(
 async def _lines_of(
     answer: aiohttp.ClientResponse, goes_on: Callable[[], Awaitable[bool]]
 ) -> AsyncGenerator[str, None]:
-    """The lines of *answer*, until it ends, or is silent and does not go on there."""
+    """Yield the lines of *answer*, until it ends, or is silent and the backtest has moved."""
     lines = Lines()
     try:
         while answer.status == HTTPStatus.OK:
@@ -116,7 +116,7 @@ async def _lines_of(
                 async with asyncio.timeout(_QUIET_SECONDS):
                     piece = await next_piece(answer)
             except TimeoutError:
-                # A machine that is gone says nothing for ever; but so does a backtest that computes.
+                # A lost machine stays silent forever; but so does a backtest that computes.
                 if await goes_on():
                     continue
                 break

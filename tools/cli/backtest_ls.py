@@ -1,4 +1,4 @@
-"""`runtime backtest ls`: what waits and runs, and what is done."""
+"""`runtime backtest ls`: waiting, running and completed backtests."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ async def _ls(done: int) -> list[dict[str, Any]]:
             under_way += page
         owners = await (await servers.owners(BACKTEST_RUNNER)).all()
         runs = RunStore(await servers.database(BACKTEST_RUNNER))
-        # Attempts that were tried again are in the history too.
+        # The history also contains attempts that were retried.
         ended = await runs.list(RunFilter(open=False), limit=4 * done) if done else []
     open_ids = {entity.id for entity in under_way}
     latest = {run.entity_id: run for run in reversed(ended) if run.entity_id not in open_ids}

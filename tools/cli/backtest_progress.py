@@ -1,4 +1,4 @@
-"""What `runtime backtest run` waits for: at a terminal one line that moves, elsewhere a line for each step."""
+"""The progress of `runtime backtest run`: one updated line at a terminal, otherwise a line for each step."""
 
 import asyncio
 import contextlib
@@ -13,14 +13,14 @@ from libs.core.store.ownership import OwnershipReader
 from libs.core.store.shown_state import Shown
 from tools.backtests.results import state_of
 
-if TYPE_CHECKING:  # slow to import, and of no use where nobody watches
+if TYPE_CHECKING:  # slow to import, and needed only at a terminal
     from rich.progress import Progress, TaskID
 
 _POLL_SECONDS = 0.2
 
 
 class RunProgress:
-    """Shown on standard error, within the block. *quiet*: not at all."""
+    """Shown on standard error during the block; with *quiet* not at all."""
 
     def __init__(self, backtest_id: str, *, quiet: bool) -> None:
         self._id = backtest_id
@@ -30,7 +30,7 @@ class RunProgress:
         self._said = ""
 
     def __enter__(self) -> "RunProgress":
-        # The moving line takes standard output over as well, which must not happen to a file.
+        # The updated line redirects standard output too, which must not happen to a file.
         if not self._quiet and sys.stderr.isatty() and sys.stdout.isatty():
             from rich.console import Console
             from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -46,7 +46,7 @@ class RunProgress:
             self._shown[0].stop()
 
     def say(self, text: str) -> None:
-        """What is being waited for from now on."""
+        """Set the current step."""
         if text == self._said:
             return
         self._said = text
@@ -59,14 +59,14 @@ class RunProgress:
             )
 
     def leave(self, text: str) -> None:
-        """Say *text* as the last thing, also when it is quiet."""
+        """Print *text* as the last line, also when quiet."""
         if self._shown is not None:
             self._shown[0].stop()
-        with contextlib.suppress(OSError):  # the terminal may be what has gone
+        with contextlib.suppress(OSError):  # the terminal may be gone
             click.echo(text, err=True)
 
     async def watch(self, entities: EntityStore, owners: OwnershipReader) -> None:
-        """Say what becomes of the backtest, until it is done."""
+        """Show the state of the backtest until it is completed."""
         while (entity := await entities.get(self._id)) is not None:
             owner = (await owners.of([entity.segment_id])).get(entity.segment_id)
             self.say(_described(entity, state_of(entity, owner)))

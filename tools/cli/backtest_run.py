@@ -1,4 +1,4 @@
-"""`runtime backtest run`: from a folder to metrics on the screen."""
+"""`runtime backtest run`: run a folder as a backtest and show its metrics."""
 
 import asyncio
 import contextlib
@@ -49,9 +49,9 @@ def run(
     no_wait: bool,
     output: str,
 ) -> int:
-    """Upload the folder DIRECTORY, run its backtest, show its output as it comes, and then its metrics.
+    """Upload the folder DIRECTORY, run its backtest, show its output as it is printed, and then its metrics.
 
-    Exit code 1 when it failed. Ctrl-C leaves it running: `runtime backtest cancel` ends it.
+    Exit code 1 when it failed. Ctrl-C leaves it running: `runtime backtest cancel` cancels it.
     """
     folder = read_folder(directory, runtime, entrypoint, kind="backtest")
     folder = replace(folder, config={**folder.config, **config_of(config)})
@@ -92,7 +92,7 @@ async def _run(
 
 
 def _goes_on(backtest_id: str) -> str:
-    # A name that begins with a dash is no option behind the two dashes.
+    # After the two dashes a name that begins with a dash is not an option.
     name = shlex.quote(backtest_id) if not backtest_id.startswith("-") else f"-- {shlex.quote(backtest_id)}"
     return (
         f"{cell(backtest_id)} continues to run:\n"
@@ -111,7 +111,7 @@ async def _until_known(servers: Connections, backtest_id: str) -> None:
 
 
 async def _show_output(servers: Connections, backtest_id: str, quiet: bool) -> None:
-    """Show what it prints until it is done. Its last line is the result, which is shown in another way."""
+    """Show its output until it is completed, except the last line: the result is shown separately."""
     perhaps_result: str | None = None
     async with contextlib.aclosing(printed(servers, backtest_id, follow=True)) as lines:
         async for line in lines:

@@ -1,4 +1,4 @@
-"""`runtime backtest show`: what a backtest found, or why it failed."""
+"""`runtime backtest show`: the result of a backtest, or the reason of its failure."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ async def _show(backtest_id: str) -> tuple[Known, str]:
 
 
 def tell(known: Known, printed: str, html_file: Path | None, output: str) -> int:
-    """Show what is known, and write the page when one is wanted; the exit code."""
+    """Show the result, write the page if requested, and return the exit code."""
     if known.refused is not None:
         key = analysis_key(known.id)
         raise Failure(f"cannot show the result: it {known.refused}; find it in the results bucket as {key}")
@@ -61,7 +61,7 @@ def tell(known: Known, printed: str, html_file: Path | None, output: str) -> int
 
 
 def _in_a_folder(file: Path | None) -> Path | None:
-    """Told before a backtest is run, and not after it."""
+    """Raise before a backtest is run if the page cannot be written."""
     if file is not None and not file.absolute().parent.is_dir():
         raise click.BadParameter(f"there is no folder {str(file.parent)!r}; make it, or name another file")
     return file

@@ -1,4 +1,4 @@
-"""`runtime bot`: what a person does with bots."""
+"""`runtime bot`: commands for bots."""
 
 from tools.cli.lazy import LazyCommand, LazyGroup
 
@@ -18,8 +18,8 @@ _COMMANDS = {
 }
 _HELP = """Deploy, list, follow, stop and remove bots.
 
-Servers are found by the environment (MONGO_URI, NATS_URL, MINIO_ENDPOINT and its keys), or else in the dev stack that
-`runtime dev up` started.
+Servers are taken from the environment (MONGO_URI, NATS_URL, MINIO_ENDPOINT and its keys), or else from the dev stack
+started by `runtime dev up`.
 """
 
 bot = LazyGroup("bot", _HELP, _COMMANDS)

@@ -1,4 +1,4 @@
-"""`runtime bot config`: what a bot is started with."""
+"""`runtime bot config`: show and change the config of a bot."""
 
 from typing import Any
 
@@ -48,9 +48,9 @@ def show(bot_id: str, reveal: bool, output: str) -> None:
 def set_values(
     bot_id: str, values: tuple[str, ...], wait_seconds: float, no_wait: bool, no_rollback: bool, output: str
 ) -> None:
-    """Set values of a bot's config, and restart it with them.
+    """Set values of a bot's config, and restart the bot.
 
-    KEY may lead into objects by dots: limits.max=5. VALUE is JSON, or else text: symbol=BTC-USD.
+    KEY may contain dots to set a value in an object: limits.max=5. VALUE is JSON, or else text: symbol=BTC-USD.
     """
     _change(bot_id, setting(values), health_of(wait_seconds, no_wait, no_rollback), output)
 

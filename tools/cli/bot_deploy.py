@@ -1,4 +1,4 @@
-"""`runtime bot deploy`: from a folder to a running bot."""
+"""`runtime bot deploy`: deploy a folder as a bot."""
 
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,13 @@ def deploy(
     no_rollback: bool,
     output: str,
 ) -> None:
-    """Upload the bot in DIRECTORY and run it, or bring it to this version if it exists.
+    """Upload the bot in DIRECTORY and run it, or update an existing bot to this version.
 
-    What a flag said at an earlier deploy stays until another value is given. The version that runs is replaced once the
-    new one is checked, and comes back when the new one ends while it is watched.
+    Values of flags are kept for later deploys. The running version is replaced after the new one was
+    checked, and restored if the new one ends while it is watched.
 
-    Exit code 1 when the new version does not run (its last lines are shown), 5 when nothing is known after a minute.
+    Exit code 1 when the new version does not run (its last lines are shown), 5 when its state is still unknown after
+    a minute.
     """
     flags = Flags(config_of(config), runtime, entrypoint, reset_config)
     data = interrupts.run(_deploy(directory, bot_id, flags, health_of(wait_seconds, no_wait, no_rollback)))

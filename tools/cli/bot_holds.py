@@ -1,4 +1,4 @@
-"""`runtime bot kill`, `resume`, `stop` and `start`: keep bots down at once or gracefully, and let them run again."""
+"""`runtime bot kill`, `resume`, `stop` and `start`: keep bots down, at once or gracefully, and let them run again."""
 
 import asyncio
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Switch:
-    """One of the two ways to keep bots down.
+    """A kind of hold: kill or stop.
 
     Attributes:
-        done: the past participle of what is done to them.
-        undo: the command that undoes it.
-        wait_seconds: how long a bot may take to be down.
+        done: the past participle for messages.
+        undo: the name of the command that undoes it.
+        wait_seconds: maximum time until a bot is down.
     """
 
     name: str
@@ -70,9 +70,10 @@ def kill(
     no_wait: bool,
     output: str,
 ) -> None:
-    """Kill bots at once, and keep them down whatever events arrive, until `resume`.
+    """Kill bots at once, and keep them down, regardless of events, until `resume`.
 
-    The bots get no time for their `finally` blocks; `runtime bot stop` gives it. Exit code 4 when there is no such bot.
+    The bots get no time for their `finally` blocks, unlike with `runtime bot stop`. Exit code 4 when there is no such
+    bot.
     """
     _hold(KILL, _targets(bot_ids, selector, everything), future, reason, not no_wait, output)
 
@@ -104,9 +105,9 @@ def stop(
     no_wait: bool,
     output: str,
 ) -> None:
-    """Stop bots gracefully, and keep them stopped whatever events arrive, until `start`.
+    """Stop bots gracefully, and keep them stopped, regardless of events, until `start`.
 
-    Each bot gets SIGTERM and the time for its `finally` blocks (30 seconds unless BOT_STOP_SECONDS says otherwise).
+    Each bot gets SIGTERM and time for its `finally` blocks (30 seconds unless BOT_STOP_SECONDS is set).
     Config, state and logs are kept. Returns when the bots are down. Exit code 4 when there is no such bot.
     """
     _hold(STOP, _targets(bot_ids, selector, everything), future, reason, not no_wait, output)
@@ -142,7 +143,7 @@ async def _keep_down(
     async with connected() as servers:
         entities = await servers.entities(BOT_RUNNER)
         standstill = Standstill(entities, await servers.database(BOT_RUNNER), await servers.leases(BOT_RUNNER))
-        # "all" cannot be mistyped, and going through all bots twice would only delay their end.
+        # "all" cannot be mistyped, and reading all bots twice would only delay their end.
         affected = [] if targets[0].kind == "all" else await _affected(servers, targets)
         unmatched = [target for target in targets if not any(target.matches(e.document) for e in affected)]
         if unmatched and not future and targets[0].kind != "all":
@@ -151,7 +152,7 @@ async def _keep_down(
         holds = [await entities.holds.hold(target, by, reason, graceful=switch.graceful) for target in targets]
         since = min(hold.since for hold in holds)
         await _wake(servers, affected)
-        # Again: a bot may have come before the hold was there.
+        # Again: a bot may have been created before the hold was stored.
         affected = await _affected(servers, targets)
         await _wake(servers, affected)
         down: dict[str, datetime | None] = {}
@@ -216,7 +217,7 @@ async def _affected(servers: Connections, targets: Sequence[HoldTarget]) -> list
 
 
 def _no_such(switch: Switch, targets: Sequence[HoldTarget]) -> str:
-    """Why nothing is held, and what to do about it."""
+    """Return why nothing is held, and the remedy."""
     if targets[0].kind == "selector":
         nothing = f"no bot has {targets[0]} now"
     else:
@@ -238,7 +239,7 @@ def _no_hold(switch: Switch, targets: Sequence[HoldTarget], affected: Sequence[E
 
 
 def _held_by(entity: Entity) -> str:
-    """Which hold keeps a bot down, and the command that lifts it."""
+    """Return the hold that keeps a bot down, and the command that lifts it."""
     hold = entity.held
     assert hold is not None
     switch = STOP if hold.graceful else KILL

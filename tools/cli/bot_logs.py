@@ -1,4 +1,4 @@
-"""`runtime bot logs`: what a bot printed, and what it prints."""
+"""`runtime bot logs`: the output of a bot, stored and live."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ from tools.cli.untrusted import harmless
 
 _LINES = 100
 _POLL_SECONDS = 1.0
-# The start of a run is recorded by another clock than that of its lines.
+# The start of a run is recorded by another clock than its lines.
 _CLOCKS_APART = timedelta(seconds=60)
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -45,7 +45,7 @@ class _Moment(click.ParamType[datetime]):
 
 
 def log_options(command: F) -> F:
-    """The options of `logs`."""
+    """Add the options of `logs`."""
     options = [
         click.option("-f", "--follow", is_flag=True, help="Follow new output until Ctrl-C."),
         click.option(
@@ -72,10 +72,10 @@ def log_options(command: F) -> F:
 @click.argument("bot_id", metavar="ID")
 @log_options
 def logs(bot_id: str, **options: Any) -> None:
-    """Show what a bot printed.
+    """Show the output of a bot.
 
-    It comes from the worker that runs the bot, on whatever machine: with -f within a second. Where no worker can be
-    reached, the storage is read, which workers add to every half minute. The start and the end of each run are marked.
+    It comes from the worker that runs the bot, on any machine; with -f within a second. If no worker can be
+    reached, it comes from the storage, up to half a minute late. The start and the end of each run are marked.
     """
     interrupts.run(show_output(BOT_RUNNER, bot_id, **options))
 
@@ -97,7 +97,7 @@ async def show_output(
     """Print the output of a bot or a schedule; with *follow* until it is cancelled.
 
     Raises:
-        Failure: there is no such entity, and no output of one; or no such run.
+        Failure: there is no such entity and no output of one; or no such run.
     """
     searched = Grep(grep) if grep is not None else None
     async with connected() as servers:
@@ -139,12 +139,12 @@ async def _print(
         return
     for mark in await marks.before(line) if marks is not None else ():
         click.echo(harmless(mark))
-    # Escapes are here only where they are asked for, and are then kept also in a pipe.
+    # Escapes are present only if requested, and are then kept also in a pipe.
     click.echo(f"{stamp(line)} {shown}" if timestamps else shown, color=True)
 
 
 async def _with_pauses(lines: AsyncGenerator[Line, None]) -> AsyncGenerator[Line | None, None]:
-    """*lines*, and None whenever none has come for a second."""
+    """Yield *lines*, and None after each second without one."""
     coming = asyncio.ensure_future(anext(lines))
     try:
         while True:
@@ -164,7 +164,7 @@ async def _with_pauses(lines: AsyncGenerator[Line, None]) -> AsyncGenerator[Line
 
 
 async def _run_of(runs: RunStore, entity_id: str, wanted: str, since: datetime | None) -> tuple[str, datetime | None]:
-    """The id of the run that is meant, and from when on it can have printed."""
+    """Return the id of the selected run, and the earliest time of its output."""
     record = await runs.get(wanted)
     if record is None or record.entity_id != entity_id:
         number = 0 if wanted == "last" else int(wanted) if wanted.isascii() and wanted.isdigit() else None

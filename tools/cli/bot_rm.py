@@ -1,4 +1,4 @@
-"""`runtime bot rm`: a bot goes, with its container."""
+"""`runtime bot rm`: remove a bot and its container."""
 
 from collections.abc import Sequence
 
@@ -38,6 +38,6 @@ async def _rm(bot_id: str, wait: bool) -> Sequence[Leftover]:
         if not wait:
             return []
         left = await until_gone(servers, BOT_RUNNER, bot_id)
-        # A stop is a state of the bot that is gone; one that is made under its id is another one. A kill stays.
+        # A stop belongs to the removed bot, not to a new one under its id. A kill stays.
         await entities.holds.resume(HoldTarget.entity(bot_id), graceful=True)
         return left

@@ -1,4 +1,4 @@
-"""What the commands tell of one bot."""
+"""Output rows for one bot."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from libs.core.store.shown_state import Shown, ShownState
 
 
 def bot_row(entity: Entity, now: Shown) -> dict[str, Any]:
-    """A bot that stands as *now* says; `missing` is for what only the master that leads knows."""
+    """Return the row of a bot in state *now*; `missing` is known only to the leading master."""
     status = entity.status
     return {
         "id": entity.id,

@@ -1,4 +1,4 @@
-"""`runtime bot show`: one bot, as far as it is known."""
+"""`runtime bot show`: the details of one bot."""
 
 import json
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ _FACTS = ("segment", "worker", "version", "runtime", "revision", "restarts", "si
 @click.argument("bot_id", metavar="ID")
 @output_option
 def show_bot(bot_id: str, output: str) -> None:
-    """Show one bot: its state and why, where it runs, its config with secrets masked, its latest runs.
+    """Show one bot: its state with the reason, its worker, its config with secrets masked, its latest runs.
 
     Exit code 4 when there is no such bot.
     """
@@ -78,4 +78,4 @@ def _print(bot: Mapping[str, Any]) -> None:
         )
         for run in bot["runs"]
     ]
-    table(columns, rows, empty="  it has not run yet")
+    table(columns, rows, empty="  no runs yet")

@@ -1,4 +1,4 @@
-"""What the commands that `deploy` and `rm` have in common: waiting for the workers, or not."""
+"""The waiting for workers that `deploy` and `rm` share."""
 
 from collections.abc import Awaitable, Sequence
 from typing import TypeVar
@@ -21,7 +21,7 @@ wait_option = click.option("--no-wait", is_flag=True, help="Return as soon as th
 
 
 async def in_time(waiting: Awaitable[T]) -> T:
-    """What *waiting* gives. Raises Failure with its own exit code when it did not come about in time."""
+    """Return the result of *waiting*. Raises Failure with a separate exit code on a timeout."""
     try:
         return await waiting
     except NotInTime as error:
@@ -29,10 +29,10 @@ async def in_time(waiting: Awaitable[T]) -> T:
 
 
 async def until_gone(servers: Connections, service: ServiceDefinition, entity_id: str) -> Sequence[Leftover]:
-    """Wait until a removed entity has left the machines too, and return what lost workers left of it.
+    """Wait until a removed entity has no containers, and return what lost workers left of it.
 
     Raises:
-        Failure: it has not in time.
+        Failure: it timed out.
     """
     removal = Removal(
         service,
@@ -44,10 +44,10 @@ async def until_gone(servers: Connections, service: ServiceDefinition, entity_id
 
 
 def show_removed(entity_id: str, left: Sequence[Leftover], output: str) -> None:
-    """Say that an entity is removed, and what the next worker of a lost one's host will clean."""
+    """Print that an entity is removed, and what the next worker of a lost one's host will clean up."""
     lines = [f"{cell(entity_id)} is removed."]
     if left:
-        lines.append("Its worker was lost, so nothing of it runs. The next worker of that host removes:")
+        lines.append("Its worker was lost; none of its containers run. The next worker of that host removes:")
         lines += [f"  {cell(leftover)}" for leftover in left]
     data = {"id": entity_id, "removed": True} | ({"left": left} if left else {})
     show(output, data, lambda: click.echo("\n".join(lines)))

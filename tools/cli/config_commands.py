@@ -29,11 +29,11 @@ values_argument = click.argument("values", metavar="KEY=VALUE...", nargs=-1, req
 
 @dataclass(frozen=True)
 class Target:
-    """Whose config it is.
+    """The kind of entity whose config is changed.
 
     Attributes:
-        check: raises UserError for a config that cannot be used.
-        derive: the service's own fields, where a change is written without an event.
+        check: raises UserError for an invalid config.
+        derive: computes the service's own fields, for a change without an event.
     """
 
     service: ServiceDefinition
@@ -43,7 +43,7 @@ class Target:
 
 
 async def shown(target: Target, *, reveal: bool) -> dict[str, Any]:
-    """The config that runs, secrets masked unless *reveal*."""
+    """Return the running config, with secrets masked unless *reveal*."""
     async with connected() as servers:
         known = await stored(servers, target.service, target.entity_id)
         config = known.config if reveal else masked(known.config)
@@ -51,18 +51,18 @@ async def shown(target: Target, *, reveal: bool) -> dict[str, Any]:
 
 
 def as_text(data: Mapping[str, Any]) -> str:
-    """The config in JSON, as a person reads it."""
+    """Return the config as indented JSON."""
     return json.dumps(data["config"], indent=2, ensure_ascii=False, default=str)
 
 
 def setting(values: tuple[str, ...]) -> Change:
-    """The change that `set` makes. Raises ConfigEditInvalid."""
+    """Return the change of `set`. Raises ConfigEditInvalid."""
     assigned = assignments(values)
     return lambda config: with_values(config, assigned)
 
 
 def unsetting(keys: tuple[str, ...]) -> Change:
-    """The change that `unset` makes."""
+    """Return the change of `unset`."""
 
     def change(config: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -74,9 +74,9 @@ def unsetting(keys: tuple[str, ...]) -> Change:
 
 
 async def changed(target: Target, change: Change, *, beside: Mapping[str, Any], watch: Watch) -> dict[str, Any]:
-    """Announce the version that runs with a changed config, and wait for what comes of it.
+    """Announce the running version with a changed config, and wait for the result.
 
-    Nothing is announced when the config is so already.
+    Nothing is announced when the config is already equal.
     """
     async with connected() as servers:
         known: Entity = await stored(servers, target.service, target.entity_id)

@@ -1,4 +1,4 @@
-"""How commands reach the servers: by the environment's settings, or else those of the running dev stack."""
+"""The servers that commands use: from the environment's settings, or else from the running dev stack."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ from tools.cli.failures import Failure
 from tools.dev import state
 from tools.dev.home import home
 
-if TYPE_CHECKING:  # imported where they are used: what most commands do needs neither, and each takes a while
+if TYPE_CHECKING:  # imported where used: slow, and most commands need neither
     from libs.core.events.connection import NatsConnection
     from libs.core.events.jetstream import JetStream
     from libs.core.storage.object_store import ObjectStore
@@ -42,17 +42,17 @@ _LEASES_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Target:
-    """The settings under which the servers are reached, and where these were found, in words."""
+    """The settings of the servers, and a description of their source."""
 
     environment: Mapping[str, str]
     found_in: str
     scopes: tuple[str, ...] = ()
     is_default: bool = False
-    """Whether nobody named a server, and no stack runs here."""
+    """Whether no server is configured and no stack runs here."""
 
 
 def target(environ: Mapping[str, str] = os.environ) -> Target:
-    """The environment's settings when it names a server, else those of the dev stack when that runs."""
+    """Return the environment's settings if it names a server, else those of a running dev stack."""
     if any(environ.get(name) for name in _ADDRESSES):
         return Target(environ, "the environment")
     directory = home(environ) / "dev"
@@ -64,7 +64,7 @@ def target(environ: Mapping[str, str] = os.environ) -> Target:
 
 
 class Connections:
-    """The servers of a target, each connected to when it is first asked for."""
+    """The servers of a target, connected on first use."""
 
     def __init__(self, where: Target, stack: contextlib.AsyncExitStack) -> None:
         self.target = where
@@ -74,10 +74,10 @@ class Connections:
         self._storage: ObjectStore | None = None
 
     async def database(self, service: ServiceDefinition) -> Database:
-        """The service's database.
+        """Return the service's database.
 
         Raises:
-            Failure: MongoDB does not answer; the message says where it was looked for.
+            Failure: MongoDB does not answer; the message names the address and its source.
         """
         if self._mongo is None:
             settings = self._load(MongoSettings)
@@ -90,7 +90,7 @@ class Connections:
         return self._mongo.database(service.database)
 
     async def entities(self, service: ServiceDefinition, derive: Derive | None = None) -> EntityStore:
-        """The service's entities; *derive* where they are written without an event. Errors as database()."""
+        """Return the service's entities; *derive* for writes without an event. Errors as database()."""
         database = await self.database(service)
         limit = load(PartitionSettings, environ=self.target.environment, service=service).max_per_partition
         return EntityStore(
@@ -98,12 +98,12 @@ class Connections:
         )
 
     async def leases(self, service: ServiceDefinition) -> LeaseStore:
-        """The leases of the service's segments, to read. Errors as database()."""
+        """Return the leases of the service's segments, for reading. Errors as database()."""
         life_seconds = load(LeaseSettings, environ=self.target.environment).life_seconds
         return LeaseStore(await self.database(service), life_seconds, timeout_seconds=_LEASES_SECONDS)
 
     async def owners(self, service: ServiceDefinition) -> OwnershipReader:
-        """Who has the service's segments. Errors as database()."""
+        """Return the owners of the service's segments. Errors as database()."""
         return OwnershipReader(await self.database(service))
 
     @property
@@ -112,10 +112,10 @@ class Connections:
         return self._load(NatsSettings).url is not None
 
     async def nats(self) -> "NatsConnection":
-        """The connection to NATS.
+        """Return the connection to NATS.
 
         Raises:
-            Failure: there is no NATS in the target, or it does not answer.
+            Failure: the target has no NATS server, or it does not answer.
         """
         from libs.core.events.connection import NatsConnection
 
@@ -136,33 +136,33 @@ class Connections:
         return self._nats
 
     async def jetstream(self) -> "JetStream":
-        """JetStream over that connection. Errors as nats()."""
+        """Return JetStream over that connection. Errors as nats()."""
         from libs.core.events.jetstream import JetStream
 
         return JetStream(await self.nats())
 
     async def nats_if_up(self) -> "NatsConnection | None":
-        """The connection, or None when there is no NATS or it does not answer."""
+        """Return the connection, or None when there is no NATS or it does not answer."""
         try:
             return await self.nats() if self.has_nats else None
         except Failure:
             return None
 
     def retention_settings(self) -> RetentionSettings:
-        """How long what is kept, as the target's settings have it; masters may have others."""
+        """Return the retention of the target's settings; masters may have other settings."""
         return self._load(RetentionSettings)
 
     def storage_settings(self) -> StorageSettings:
-        """How the storage is reached.
+        """Return the settings of the storage.
 
         Raises:
-            SettingsError: what the environment says of it cannot be used.
-            Failure: nobody named a server, and no stack runs.
+            SettingsError: the environment's settings are invalid.
+            Failure: no server is configured, and no stack runs.
         """
         return self._load(StorageSettings)
 
     def storage(self) -> "ObjectStore":
-        """The object storage. Errors as storage_settings()."""
+        """Return the object storage. Errors as storage_settings()."""
         from libs.core.storage.object_store import ObjectStore
 
         if self._storage is None:
@@ -187,8 +187,8 @@ class Connections:
 
 @contextlib.asynccontextmanager
 async def connected(where: Target | None = None) -> AsyncIterator[Connections]:
-    """The servers of *where*, or of what target() finds; all connections are closed after the block."""
-    # What the libraries log is for operators; a command tells its own errors.
+    """The servers of *where*, or of target(); all connections are closed after the block."""
+    # Logs of libraries are for operators; a command reports its own errors.
     configure(LogSettings(format="console", level="error"), service="command", role="command", worker="-")
     warn_of_misspelt()
     async with contextlib.AsyncExitStack() as stack:
@@ -204,7 +204,7 @@ def _no_servers() -> Failure:
 
 
 def warn_of_misspelt(environ: Mapping[str, str] = os.environ) -> None:
-    """Say on standard error which variables look like settings and are none."""
+    """Print on standard error which variables look like settings but are none."""
     for given, nearest in misspelt(environ).items():
         click.echo(f"warning: {given} is not a setting and is ignored; did you mean {nearest}?", err=True)
 

@@ -18,12 +18,12 @@ from tools.dev.home import home
 @click.command()
 @output_option
 def demo(output: str) -> None:
-    """Run two sample bots, a backtest and a schedule from nothing, to see how it all works.
+    """Run two sample bots, a backtest and a schedule on a temporary stack.
 
-    Gets the Docker engine and the images ready, and starts MongoDB, NATS, an S3 server, and the masters and workers of
+    Prepares the Docker engine and the images, and starts MongoDB, NATS, an S3 server, and the masters and workers of
     all three services. Deploys a Python and a Node bot, changes one and removes the other; meanwhile a backtest runs
-    once, and a schedule every two seconds. Shows what they print, what the backtest found, and what ran where.
-    Everything is stopped at the end, and at any time by Ctrl-C. With --output json what was shown is JSON, and progress
+    once, and a schedule every two seconds. Shows their output, the backtest's result, and the list of runs.
+    Everything is stopped at the end, or by Ctrl-C. With --output json the results are printed as JSON, and progress
     goes to standard error.
     """
     begun = time.monotonic()
@@ -46,19 +46,19 @@ def _show(screen: Screen, shown: Shown) -> None:
         (name.replace("_", " "), f"{value:g}" if isinstance(value, float) else cell(value))
         for name, value in shown.backtest.metrics.items()
     ]
-    # Two beside each other, so that the whole fits a screen.
+    # Two columns, so that the table fits a screen.
     half = (len(metrics) + 1) // 2
     pairs = zip_longest(metrics[:half], metrics[half:], fillvalue=("", ""))
     screen.table(
-        "What the backtest found", ("metric", "value", "metric", "value"), [(*left, *right) for left, right in pairs]
+        "Result of the backtest", ("metric", "value", "metric", "value"), [(*left, *right) for left, right in pairs]
     )
     screen.table(
-        "What the schedule did",
-        ("due", "began after", "took", "outcome", "its first line"),
+        "Runs of the schedule",
+        ("due", "started after", "took", "outcome", "first line"),
         [_scheduled(run) for run in shown.scheduled],
     )
     screen.table(
-        "What ran where",
+        "All runs",
         ("service", "id", "worker", "container", "ran", "outcome"),
         [(r.service, r.id, r.worker, r.container, f"{r.seconds:.1f} s", r.outcome) for r in shown.rows],
     )

@@ -24,9 +24,9 @@ from tools.images.ensure import ensure_images
 
 @click.group()
 def dev() -> None:
-    """Everything on this machine: MongoDB, NATS, S3, and the masters and workers of all three services.
+    """A complete stack on this machine: MongoDB, NATS, S3, and the masters and workers of all three services.
 
-    They run in the background, as the separate processes that production has. Data, logs and ports are kept in
+    They run in the background, as separate processes like in production. Data, logs and ports are kept in
     ~/.local/state/the0-runtime/dev (or RUNTIME_HOME/dev). While the stack is up, the other commands find it there.
     """
 
@@ -53,9 +53,9 @@ def down(purge: bool, output: str) -> None:
 @dev.command()
 @output_option
 def status(output: str) -> None:
-    """Show the parts of the stack, and what they do: as `runtime status` does.
+    """Show the processes of the stack, and the state of the services as in `runtime status`.
 
-    Exit code 4 when there is no stack, 1 when a part of it is not well.
+    Exit code 4 when there is no stack, 1 when a process of it is not healthy.
     """
     parts, services = interrupts.run(_whole_status())
     if not any(part["running"] for part in parts):
@@ -85,7 +85,7 @@ async def _up(workers: int | None) -> list[dict[str, object]]:
         if stopped := await stack.stop_surplus():
             to_stderr(f"stopped {', '.join(stopped)}")
     except BaseException:
-        # What ran before stays; a first start that fails leaves nothing behind.
+        # Earlier processes stay; a failed first start leaves nothing behind.
         if not was_running:
             await stack.stop(engine, grace_seconds=5)
         raise
@@ -107,7 +107,7 @@ async def _status() -> list[dict[str, object]]:
 
 
 async def _whole_status() -> tuple[list[dict[str, object]], list[dict[str, Any]]]:
-    """The parts, and the services where MongoDB can be asked about them."""
+    """Return the processes, and the services if MongoDB is reachable."""
     stack = Stack(home() / "dev", tethered=False).state
     parts = await _status()
     if not stack.running:
@@ -116,7 +116,7 @@ async def _whole_status() -> tuple[list[dict[str, object]], list[dict[str, Any]]
         async with connected(Target({**os.environ, **stack.environment}, "the dev stack", stack.scopes)) as servers:
             return parts, await report(servers)
     except (Failure, Retryable):
-        return parts, []  # the parts say why
+        return parts, []  # the state of the processes shows the reason
 
 
 async def _described(part: Part) -> dict[str, object]:
@@ -157,7 +157,7 @@ def _print(parts: list[dict[str, object]]) -> None:
     table(
         ("part", "state", "pid", "port", "http", "log"),
         rows,
-        empty="nothing runs",
+        empty="no processes",
         text=("log",),
         least=("pid", "port"),
     )

@@ -1,4 +1,4 @@
-"""`runtime dlq`: events that were given up."""
+"""`runtime dlq`: events that could not be applied."""
 
 import json
 from typing import Any
@@ -20,9 +20,9 @@ service_option = click.option(
 
 @click.group()
 def dlq() -> None:
-    """Events that were given up: those that can never work, and those that failed too often.
+    """Events that could not be applied: permanently invalid ones, and those that failed too often.
 
-    Each is kept for 90 days with the reason, and can be published again once the cause is mended.
+    Each is kept for 90 days with the reason, and can be replayed after the cause is fixed.
     """
 
 
@@ -36,8 +36,8 @@ def ls(service: str | None, output: str) -> None:
         (letter.number, letter.failed_at, letter.service, letter.subject, letter.entity_id, letter.reason)
         for letter in letters
     ]
-    columns = ("number", "given up", "service", "subject", "id", "reason")
-    least = ("service", "given up", "subject")
+    columns = ("number", "failed at", "service", "subject", "id", "reason")
+    least = ("service", "failed at", "subject")
     show(
         output,
         [_described(x) for x in letters],
@@ -77,7 +77,7 @@ def purge(number: int | None, service: str | None, yes: bool, output: str) -> No
     if number is None and not yes:
         click.confirm(f"Remove all dead letters{f' of {service}' if service else ''}?", abort=True, err=True)
     count = interrupts.run(_purge(service, number))
-    show(output, {"purged": count}, lambda: click.echo(f"{count} thrown away."))
+    show(output, {"purged": count}, lambda: click.echo(f"{count} removed."))
 
 
 async def _list(service: str | None) -> list[DeadLetter]:

@@ -8,14 +8,14 @@ from libs.core.store.shown_state import Shown, StoredStatus
 
 
 def stored_status_of(entity: Entity, state: str | None = None) -> StoredStatus:
-    """What an entity's document tells; *state* in place of the worker's word."""
+    """Return the state in an entity's document; *state* overrides the stored one."""
     status = entity.status
     word = status.get("state") if state is None else state
     return StoredStatus(str(word or ""), str(status.get("worker") or ""), entity.enabled, entity.held)
 
 
 def with_reason(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with `state`, `state_reason` and `detail`, as people read it; `missing` says more than the detail."""
+    """Return a row with `state`, `state_reason` and `detail` for display; `missing` replaces the detail."""
     now = Shown(row["state"], row["state_reason"])
     detail = f"waiting: {row['missing']}" if row.get("missing") else row["detail"]
     told_in_detail = now.why if now.text == now.state else ""

@@ -1,10 +1,10 @@
-"""What the command's exit code means; the README lists them."""
+"""The exit codes of the command; the README lists them."""
 
 from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """How a command ended."""
+    """The result of a command."""
 
     OK = 0
     FAILED = 1

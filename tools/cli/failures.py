@@ -1,4 +1,4 @@
-"""Errors that end a command, and which exit code each kind of error gives."""
+"""Errors that end a command, and the exit code of each kind of error."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ class Failure(Exception):
 
 
 def code_of(error: BaseException) -> ExitCode | None:
-    """The exit code for an error whose message tells a person enough; None for a defect, which needs a traceback."""
+    """Return the exit code for an error with a sufficient message; None for a defect, which needs a traceback."""
     # Each of these libraries is slow to import, and an error of one exists only where it was imported already.
     from libs.core.errors import Permanent, Retryable, UserError
     from tools.debian.command import CommandFailedError

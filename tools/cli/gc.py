@@ -1,4 +1,4 @@
-"""`runtime gc --dry-run`: what the leading masters would remove now."""
+"""`runtime gc --dry-run`: the data that the leading masters would remove now."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ async def _row(service: str, garbage: Garbage) -> dict[str, Any]:
 
 
 async def _kinds(servers: Connections) -> list[tuple[str, Garbage]]:
-    """Each kind with the service whose master collects it."""
+    """Return each kind with the service whose master collects it."""
     storage, retention = servers.storage_settings(), servers.retention_settings()
     store = servers.storage()
     opened = {service.name: await servers.database(service) for service in SERVICES}

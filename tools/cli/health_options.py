@@ -1,4 +1,4 @@
-"""What commands that give a bot a new version have in common: watching its health, and bringing back the old one."""
+"""Options of commands that deploy a new version of a bot: the health window and the rollback."""
 
 import asyncio
 from collections.abc import Callable
@@ -23,7 +23,7 @@ _DEFAULT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Health:
-    """How long the new version is watched, and whether its end in that time brings back the version before."""
+    """The time for which the new version is watched, and whether its end in that time triggers a rollback."""
 
     window_seconds: float
     rollback: bool
@@ -35,13 +35,13 @@ class Health:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What asks the workers for the rollback, beside the event's other fields."""
+        """The event's additional fields that request the rollback."""
         if not self.is_watched or not self.rollback:
             return {}
         return {ROLLBACK_FIELD: {"window_seconds": self.window_seconds}}
 
     async def watch(self, servers: Connections, bot_id: str, updated_at: str) -> dict[str, Any]:
-        """Wait for the window to pass, and return what is known then; nothing when the command does not wait.
+        """Wait for the window to pass, and return the state then; empty when the command does not wait.
 
         Raises:
             BotNotRunning: the version does not run.
@@ -87,12 +87,12 @@ def health_options(command: F) -> F:
 
 
 def health_of(wait_seconds: float, no_wait: bool, no_rollback: bool) -> Health:
-    """What the options say."""
+    """Return the values of the options."""
     return Health(0.0 if no_wait else wait_seconds, not no_rollback)
 
 
 def health_text(data: dict[str, Any]) -> str:
-    """What came of it, as the end of a sentence; "" when the command did not wait."""
+    """Return the result as the end of a sentence; "" when the command did not wait."""
     if "state" not in data:
         return ""
     healthy = f", healthy for {data['healthy_seconds']:g} s" if data["healthy_seconds"] else ""

@@ -1,4 +1,4 @@
-"""Runs an asynchronous command so that Ctrl-C, SIGTERM and a closed terminal let it clean up first."""
+"""Run an asynchronous command so that Ctrl-C, SIGTERM and a closed terminal let it clean up first."""
 
 import asyncio
 import signal
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 def run(command: Coroutine[Any, Any, T]) -> T:
-    """Run *command* to its end and return what it returns; the first signal cancels it, later ones change nothing.
+    """Run *command* to its end and return its result; the first signal cancels it, later ones have no effect.
 
     Raises:
-        Failure: it was interrupted, with the exit code for that.
+        Failure: it was interrupted, with the exit code of an interrupt.
     """
     try:
         return asyncio.run(_guarded(command))
@@ -24,7 +24,7 @@ def run(command: Coroutine[Any, Any, T]) -> T:
 
 
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
-    """Run *work* to its end even when this task is cancelled meanwhile; the cancellation is raised afterwards."""
+    """Run *work* to its end even if this task is cancelled meanwhile; the cancellation is raised afterwards."""
     task = asyncio.ensure_future(work)
     cancelled = False
     while not task.done():
@@ -56,7 +56,7 @@ async def _guarded(command: Coroutine[Any, Any, T]) -> T:
 
 
 def _cancel_once(task: "asyncio.Future[Any]") -> None:
-    # A second cancellation would cut the clean-up short, and clean-up has its own time limits.
+    # A second cancellation would interrupt the clean-up, which has its own time limits.
     if isinstance(task, asyncio.Task) and task.cancelling() == 0:
         task.cancel()
 

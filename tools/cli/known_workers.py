@@ -1,4 +1,4 @@
-"""The workers that the `worker` commands know, and how these commands name them."""
+"""The known workers, and their names in the `worker` commands."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,17 +31,17 @@ class KnownWorker:
 
 
 def services_of(name: str | None) -> list[ServiceDefinition]:
-    """The services that `--service` means."""
+    """Return the services selected by `--service`."""
     return [service for service in SERVICES if name in (None, service.name)]
 
 
 async def known_workers(
     servers: Connections, services: Sequence[ServiceDefinition], worker_ids: Sequence[str]
 ) -> list[KnownWorker]:
-    """The workers with these ids.
+    """Return the workers with these ids.
 
     Raises:
-        Failure: one of the ids is not known in any of *services*; nothing was changed.
+        Failure: one of the ids is unknown in all of *services*; nothing was changed.
     """
     found: list[KnownWorker] = []
     for service in services:
@@ -64,7 +64,7 @@ async def known_workers(
 
 
 async def _ids(servers: Connections, service: ServiceDefinition) -> set[str]:
-    """The workers that have a lease or a cordon, or are connected to a leader that can be asked."""
+    """Return the workers with a lease or a cordon, or connected to a reachable leader."""
     leases = await (await servers.leases(service)).live()
     cordons = await CordonStore(await servers.database(service)).current()
     _, urls = await leader_urls(servers, service)

@@ -1,6 +1,6 @@
 """Command groups whose commands are imported when they are called.
 
-A worker must not carry what the other commands need, and `bot ls` should not wait for what `bot logs` imports.
+A worker must not load what the other commands need, and `bot ls` must not wait for the imports of `bot logs`.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 
 
 class LazyCommand(NamedTuple):
-    """Where a command is, and its one-line help."""
+    """The module of a command, and its one-line help."""
 
     module: str
     name: str
@@ -20,7 +20,7 @@ class LazyCommand(NamedTuple):
 
 
 class LazyGroup(click.Group):
-    """A group of such commands, listed in the order in which they are given."""
+    """A group of such commands, in the given order."""
 
     def __init__(
         self, name: str, text: str, lazy: Mapping[str, LazyCommand], params: Sequence[click.Parameter] = ()
@@ -30,11 +30,11 @@ class LazyGroup(click.Group):
         self._lazy = lazy
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, without importing anything."""
+        """Return the names, without importing a module."""
         return list(self._lazy)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """The commands and options that begin with *incomplete*, without importing anything."""
+        """Return the commands and options that begin with *incomplete*, without importing a module."""
         named = [(name, command.help) for name, command in self._lazy.items() if name.startswith(incomplete)]
         options = click.Command.shell_complete(self, ctx, incomplete)
         return [*(CompletionItem(name, help=text) for name, text in named), *options]
@@ -50,6 +50,6 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list in `--help`, without importing anything."""
+        """Write the list in `--help`, without importing a module."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, command.help) for name, command in self._lazy.items()])

@@ -1,4 +1,4 @@
-"""What only the master that leads knows, asked over HTTP."""
+"""Data that only the leading master has, requested over HTTP."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ _MOST_ENTITIES = 1000
 
 
 async def leader_urls(servers: Connections, service: ServiceDefinition) -> tuple[str | None, Sequence[str]]:
-    """Who leads the service, and where that master may answer."""
+    """The leader of the service, and its possible addresses."""
     database = await servers.database(service)
     leader = await LeadershipStore(database, _LEASE_SECONDS, timeout_seconds=10).leader()
     if leader is None:
@@ -27,7 +27,7 @@ async def leader_urls(servers: Connections, service: ServiceDefinition) -> tuple
 
 
 async def asked(urls: Sequence[str], path: str) -> Mapping[str, Any] | None:
-    """The answer to *path* of the API; None when the leader cannot be asked from here, or knows nothing of it."""
+    """Return the answer to *path* of the API; None when the leader is unreachable, or does not know the object."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_LEADER_SECONDS)) as session:
         for url in urls:
             try:
@@ -41,20 +41,20 @@ async def asked(urls: Sequence[str], path: str) -> Mapping[str, Any] | None:
 
 
 async def workers(urls: Sequence[str]) -> list[dict[str, Any]] | None:
-    """The workers, as the leader knows them; None when it cannot be asked from here."""
+    """Return the workers as known to the leader; None when it is unreachable."""
     status = await asked(urls, "/status")
     return list(status["workers"]) if status is not None and status.get("leads") else None
 
 
 async def missing_room(servers: Connections, service: ServiceDefinition) -> dict[str, str]:
-    """What each entity that waits for room lacks on the roomiest worker, as far as the leader can be asked."""
+    """Return the missing room of each waiting entity, if the leader is reachable."""
     _, urls = await leader_urls(servers, service)
     found = await asked(urls, f"/entities?state=waiting&limit={_MOST_ENTITIES}")
     return {one["id"]: one["missing"] for one in found["entities"] if one.get("missing")} if found is not None else {}
 
 
 def hindrance(worker: Mapping[str, Any]) -> str | None:
-    """Why a worker takes nothing, or not all that it is given, in words; None when nothing hinders it."""
+    """Return why a worker acquires no or not all assigned segments; None without a hindrance."""
     wish = "drained" if worker.get("drained") else "cordoned" if worker.get("cordoned") else ""
     reason = worker.get("cordon_reason")
     cordon = f"{wish}: {reason}" if wish and reason else wish

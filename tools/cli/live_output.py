@@ -1,4 +1,4 @@
-"""The output of a bot or a schedule, wherever it runs: from the worker that has it, else out of the storage."""
+"""The output of a bot or a schedule on any worker: from its worker, else from the storage."""
 
 import asyncio
 import codecs
@@ -35,7 +35,7 @@ class EntityOutput:
     """Reads one entity's output, line by line.
 
     Args:
-        tell: is told in one line when the output does not come from the worker.
+        tell: called with a note when the output does not come from the worker.
     """
 
     def __init__(self, servers: Connections, service: ServiceDefinition, entity_id: str, tell: Tell) -> None:
@@ -51,19 +51,19 @@ class EntityOutput:
         self._next: asyncio.Future[list[Line] | None] | None = None
 
     async def lines(self, last: int, *, follow: bool) -> AsyncGenerator[str, None]:
-        """The texts of :meth:`entries`, beginning with the *last* ones."""
+        """Yield the texts of :meth:`entries`, starting with the *last* ones."""
         async with contextlib.aclosing(self.entries(Wanted(tail=last), follow=follow)) as entries:
             async for line in entries:
                 yield line.text
 
     async def entries(self, wanted: Wanted, *, follow: bool) -> AsyncGenerator[Line, None]:
-        """The lines that there are, and with *follow* those that come, for ever; close the iterator to stop.
+        """Yield the existing lines, and with *follow* new ones, forever; close the iterator to stop.
 
-        A line comes within a second of its writing while its worker can be reached. Whenever another worker has the
-        entity, or none can be reached, reading goes on exactly behind the last line that was shown.
+        A line comes within a second of its writing while its worker can be reached. When another worker becomes the
+        owner, or none can be reached, reading continues exactly after the last line that was shown.
 
         Raises:
-            Failure: there is no such entity, and no output of one.
+            Failure: there is no such entity and no output of one.
         """
         database = await self._servers.database(self._service)
         entities, processes = EntityViews(database, self._service.collection), ProcessStore(database)
@@ -124,7 +124,7 @@ class EntityOutput:
                     async with asyncio.timeout(_QUIET_SECONDS):
                         piece = await next_piece(answer)
                 except TimeoutError:
-                    # A machine that is gone says nothing for ever, and neither does a bot that has nothing to say.
+                    # A lost machine stays silent forever, but so does a bot that prints nothing.
                     if await is_owner():
                         continue
                     return
@@ -134,11 +134,11 @@ class EntityOutput:
                     yield from_json(record)
         finally:
             answer.close()
-            # Another worker has it soon, and knows more than the storage.
+            # Another worker owns it soon, and has newer output than the storage.
             self._moving_until = time.monotonic() + _MOVE_SECONDS
 
     async def _from_storage(self, wanted: Wanted, *, follow: bool, known: bool) -> AsyncGenerator[Line, None]:
-        """What the storage has; with *follow* what it gets, until it is time to look for the worker again."""
+        """Yield the lines in the storage; with *follow* also new ones, until the worker should be tried again."""
         history = LogHistory(self._servers.storage(), self._servers.storage_settings().logs_bucket)
         if not known and not await history.parts(self._id):
             noun = self._service.noun
@@ -174,7 +174,7 @@ class EntityOutput:
             await storage.aclose()
 
     def _begin(self, time_us: int) -> None:
-        """The first answer has all up to this time that is wanted: what is older is not wanted later."""
+        """Note that the first answer contains all wanted lines up to this time: older ones are not wanted later."""
         if not self._began:
             self._began = True
             self._cursor = Cursor(before_us=time_us, newest_us=time_us)
@@ -191,35 +191,35 @@ def _rfc3339(time_us: int | None) -> str:
 
 
 class Lines:
-    """Makes lines of pieces that may end anywhere, within a character too."""
+    """Splits pieces, which may end anywhere, even within a character, into lines."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._rest = ""
 
     def add(self, piece: bytes) -> list[str]:
-        """The lines that end in *piece*."""
+        """Return the lines that end in *piece*."""
         *whole, self._rest = (self._rest + self._decoder.decode(piece)).split("\n")
         return [line.removesuffix("\r") for line in whole]
 
     def rest(self) -> list[str]:
-        """What has no end, at the end."""
+        """Return the unfinished line at the end."""
         rest, self._rest = self._rest + self._decoder.decode(b"", final=True), ""
         return [rest] if rest else []
 
 
 def unseen(shown: Sequence[str], fresh: Sequence[str]) -> Sequence[str]:
-    """What of *fresh*, the last lines as somebody else has them, comes behind what was *shown* already."""
+    """Return the part of *fresh*, the last lines from another source, that follows what was *shown*."""
     length, end = _overlap(shown, fresh)
     if length:
         return fresh[end:]
-    # The last of what was shown is not there yet: a host that ran it before has not handed it in. Is all of it older?
+    # The last shown line is missing: a former host has not uploaded it. Is all of *fresh* older?
     length, _ = _overlap(fresh, shown)
     return [] if length and length >= min(len(fresh), 3) else fresh
 
 
 def _overlap(before: Sequence[str], after: Sequence[str]) -> tuple[int, int]:
-    """The longest end of *before* that stands somewhere in *after*, and where it ends there; of equals the last one."""
+    """Return the longest end of *before* that occurs in *after*, and where it ends there; of equals the last one."""
     best, where = 0, 0
     for end in range(1, len(after) + 1):
         length = 0

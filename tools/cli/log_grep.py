@@ -1,4 +1,4 @@
-"""Searching lines that a bot wrote for a pattern that a person wrote, in bounded time."""
+"""Search untrusted lines for a user's pattern, in bounded time."""
 
 import re
 import signal
@@ -20,10 +20,10 @@ class _TooLong(Exception):
 
 
 class Grep:
-    """Tells which lines contain the regular expression *pattern*; of a very long line its first 64 Ki characters.
+    """Determines which lines match the regular expression *pattern*; of a very long line its first 64 Ki characters.
 
     Raises:
-        click.BadParameter: it is none.
+        click.BadParameter: it is not a valid one.
     """
 
     def __init__(self, pattern: str) -> None:
@@ -33,10 +33,10 @@ class Grep:
             raise click.BadParameter(f"{pattern!r} is not a regular expression: {error}", param_hint="--grep") from None
 
     def matches(self, text: str) -> bool:
-        """Whether the line contains it.
+        """Whether the line matches.
 
         Raises:
-            Failure: the search took more than half a second: some patterns take years on a line that a bot can print.
+            Failure: the search took more than half a second: some patterns take years on lines that a bot can print.
         """
         try:
             with _limited():
@@ -50,7 +50,7 @@ class Grep:
 
 @contextmanager
 def _limited() -> Iterator[None]:
-    """Raise _TooLong in the block when it takes too long: the search itself looks for signals."""
+    """Raise _TooLong in the block when it takes too long: the search itself checks for signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""The root of the `runtime` command: which commands there are, and what errors look like."""
+"""The root of the `runtime` command: its commands, and the output of errors."""
 
 import sys
 import traceback
@@ -34,11 +34,11 @@ _COMMANDS = {
 }
 
 
-_HELP = """Runs trading bots: for ever, on a schedule, or once as a backtest.
+_HELP = """Runs trading bots: continuously, on a schedule, or once as a backtest.
 
-New here? `runtime demo` shows everything once; `runtime dev up` starts a stack of your own to deploy bots to.
+New here? `runtime demo` shows everything once; `runtime dev up` starts a local stack for your own bots.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 something is out of reach, 4 not found, 5 not in time,
+Exit codes: 0 success, 1 failure, 2 invalid usage or settings, 3 dependency unreachable, 4 not found, 5 timeout,
 130 interrupted.
 """
 
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command and return its exit code; errors are told on standard error."""
+    """Run a command and return its exit code; errors are printed on standard error."""
     try:
         result = runtime.main(arguments, prog_name="runtime", standalone_mode=False)
     except click.exceptions.Exit as done:
@@ -79,7 +79,7 @@ def run(arguments: list[str]) -> int:
         error.show()
         return ExitCode.USAGE
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone (`| head`); Python would complain at exit
+        sys.stderr.close()  # the reader of the output is gone (`| head`); Python would report it at exit
         return ExitCode.OK
     except BaseException as error:  # noqa: BLE001 - the edge of the process: every error ends as an exit code
         return _tell(error)

@@ -1,4 +1,4 @@
-"""How results are shown: as text for people, or as JSON for programs (`--output json`)."""
+"""Output of results: as text for people, or as JSON for programs (`--output json`)."""
 
 import dataclasses
 import json
@@ -42,10 +42,10 @@ def write_json(data: object) -> None:
 
 
 async def print_lines(entity_id: str, lines: AsyncGenerator[str, None], output: str, *, raw: bool = False) -> None:
-    """Print *lines* of a bot as they come, until they end: without effects on a terminal, or *raw*, or as JSON.
+    """Print *lines* of a bot as they arrive, until they end: with escapes removed, or *raw*, or as JSON.
 
     Args:
-        output: with ``json``, each line is printed in an object of its own.
+        output: with ``json``, each line is printed as a separate object.
     """
     async with aclosing(lines) as printed:
         async for line in printed:

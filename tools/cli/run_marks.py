@@ -19,7 +19,7 @@ class RunMarks:
     """The marks between the lines of one entity.
 
     Args:
-        status: what the entity's document says of it now.
+        status: the status in the entity's document.
         only: mark only this run; empty for all.
     """
 
@@ -34,7 +34,7 @@ class RunMarks:
         self._line_at = 0.0
 
     async def before(self, line: Line) -> list[str]:
-        """The marks that belong before *line*."""
+        """Return the marks that belong before *line*."""
         self._line_at = time.monotonic()
         if not line.run or line.run == self._run:
             return []
@@ -53,7 +53,7 @@ class RunMarks:
         return marks
 
     async def idle(self, quiet_seconds: float = _QUIET_SECONDS) -> AsyncGenerator[str, None]:
-        """The marks that are due though no line has come for *quiet_seconds*. To be asked now and then."""
+        """Return the marks that are due after *quiet_seconds* without a line. Call it periodically."""
         if self._latest is None or time.monotonic() - self._line_at < quiet_seconds:
             return
         latest = await self._runs.get(self._latest.run_id)
@@ -68,7 +68,7 @@ class RunMarks:
             yield await self._start(record)
 
     async def _up_to(self, record: RunRecord) -> list[str]:
-        """The end of the run before, and the runs since then that printed nothing."""
+        """Return the end of the previous run, and the runs since then without output."""
         if self._latest is None:
             return []
         marks = []
@@ -111,7 +111,7 @@ class RunMarks:
 
 
 def seconds(number: float) -> str:
-    """A duration in seconds, with a digit after the point below ten."""
+    """Format a duration in seconds, with one decimal below ten."""
     number = max(0.0, number)
     return f"{number:.1f} s" if number < 9.95 and round(number, 1) != round(number) else f"{number:.0f} s"
 

@@ -1,4 +1,4 @@
-"""`runtime schedule`: what a person does with schedules."""
+"""`runtime schedule`: commands for schedules."""
 
 from tools.cli.lazy import LazyCommand, LazyGroup
 
@@ -22,8 +22,8 @@ _COMMANDS = {
 }
 _HELP = """Deploy, list, follow, trigger, pause and remove schedules. Times are shown in this machine's zone.
 
-Servers are found by the environment (MONGO_URI, NATS_URL, MINIO_ENDPOINT and its keys), or else in the dev stack that
-`runtime dev up` started.
+Servers are taken from the environment (MONGO_URI, NATS_URL, MINIO_ENDPOINT and its keys), or else from the dev stack
+started by `runtime dev up`.
 """
 
 schedule = LazyGroup("schedule", _HELP, _COMMANDS)

@@ -1,4 +1,4 @@
-"""`runtime schedule config`: what the runs of a schedule are started with, and when."""
+"""`runtime schedule config`: show and change the config of a schedule."""
 
 import click
 
@@ -50,7 +50,7 @@ def show(schedule_id: str, reveal: bool, output: str) -> None:
 def set_values(schedule_id: str, values: tuple[str, ...], no_wait: bool, output: str) -> None:
     """Set values of a schedule's config: timezone=Europe/Berlin, limits.max=5.
 
-    KEY may lead into objects by dots. VALUE is JSON, or else text.
+    KEY may contain dots to set a value in an object. VALUE is JSON, or else text.
     """
     _change(schedule_id, setting(values), no_wait, output)
 

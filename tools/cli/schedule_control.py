@@ -1,4 +1,4 @@
-"""`runtime schedule trigger | pause | resume | rm`: one schedule, by a person's hand."""
+"""`runtime schedule trigger | pause | resume | rm`: control one schedule."""
 
 import asyncio
 import getpass

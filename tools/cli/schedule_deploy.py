@@ -1,4 +1,4 @@
-"""`runtime schedule deploy`: from a folder to a schedule."""
+"""`runtime schedule deploy`: deploy a folder as a schedule."""
 
 import asyncio
 import time
@@ -60,11 +60,11 @@ def deploy(
     no_wait: bool,
     output: str,
 ) -> None:
-    """Upload the bot in DIRECTORY and run it on a schedule, or bring it to this version if it exists.
+    """Upload the bot in DIRECTORY and run it on a schedule, or update an existing schedule to this version.
 
-    What a flag said at an earlier deploy stays until another value is given: schedule and time zone too.
+    Values of flags are kept for later deploys: schedule and time zone too.
 
-    Exit code 2 when the expression cannot be used, 5 when no worker has taken it after a minute.
+    Exit code 2 when the expression is invalid, 5 when no worker has processed the event after a minute.
     """
     given = {"schedule": expression, "timezone": timezone}
     over = {**config_of(config), **{name: value for name, value in given.items() if value is not None}}
@@ -75,7 +75,7 @@ def deploy(
 
 async def _deploy(directory: Path, schedule_id: str | None, flags: Flags, wait: bool) -> dict[str, Any]:
     if flags.config.get("schedule") is not None:
-        # Told here and now, and not by a dead letter later.
+        # Checked here instead of by a dead letter later.
         read_definition(flags.config)
     async with connected() as servers:
         folder, known, flags = await folder_and_known(servers, BOT_SCHEDULER, directory, schedule_id, flags)
@@ -108,10 +108,10 @@ async def _deploy(directory: Path, schedule_id: str | None, flags: Flags, wait: 
 
 
 async def next_times(servers: Connections, schedule_id: str, updated_at: str) -> dict[str, Any]:
-    """Wait until the workers have the version of *updated_at*; its segment, and when it fires next.
+    """Wait until a worker has the version of *updated_at*; return its segment and its next time.
 
     Raises:
-        Failure: they have not within a minute.
+        Failure: none has within a minute.
     """
     entity = await _until_taken(await servers.entities(BOT_SCHEDULER), schedule_id, updated_at)
     return {"segment": entity.segment_id, "next": ScheduleState.of(entity).next_at}

@@ -1,4 +1,4 @@
-"""`runtime schedule history`: the runs of one schedule, how they ended, and where their output is."""
+"""`runtime schedule history`: the runs of one schedule, with outcomes and locations of their output."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`runtime schedule logs`: what a schedule's runs printed, and what they print."""
+"""`runtime schedule logs`: the output of a schedule's runs, stored and live."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ from tools.cli.bot_logs import log_options, show_output
 @click.argument("schedule_id", metavar="ID")
 @log_options
 def logs(schedule_id: str, **options: Any) -> None:
-    """Show what a schedule's runs printed, one run after the other.
+    """Show the output of a schedule's runs, one run after the other.
 
-    It comes from the worker that runs them, on whatever machine: with -f within a second. Where no worker can be
-    reached, the storage is read, which workers add to after each run and every half minute. The start and the end of
+    It comes from the worker that runs them, on any machine; with -f within a second. If no worker can be
+    reached, it comes from the storage, up to half a minute late. The start and the end of
     each run are marked.
     """
     interrupts.run(show_output(BOT_SCHEDULER, schedule_id, **options))

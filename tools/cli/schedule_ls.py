@@ -1,4 +1,4 @@
-"""`runtime schedule ls`: the schedules, when they run next, and how they ran last."""
+"""`runtime schedule ls`: the schedules with their next and last runs."""
 
 from typing import Any
 
@@ -63,7 +63,7 @@ def _row(state: ScheduleState, owner: Ownership | None) -> dict[str, Any]:
 
 
 def _word(state: ScheduleState) -> str:
-    """What the document tells, as if a worker had its segment."""
+    """Return the state in the document, as if a worker owned its segment."""
     if state.problem:
         return "rejected"
     if state.entity.held is not None:

@@ -1,4 +1,4 @@
-"""`runtime schedule next`: an expression in words, and its next times, before it is used."""
+"""`runtime schedule next`: explain an expression and list its next times."""
 
 import time
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ def next_times(expression: str, count: int, timezone: str | None, output: str) -
     """Explain EXPRESSION in words and show when it fires next, in its own zone and in this machine's.
 
     EXPRESSION has five fields, six with seconds first, or is a descriptor: "0 9 * * MON-FRI", "*/10 * * * * *",
-    "@hourly", "@every 1h30m". Exit code 2 when no schedule can follow it.
+    "@hourly", "@every 1h30m". Exit code 2 when the expression is invalid.
     """
     schedule = parse(expression, timezone)
     times = list(islice(upcoming(schedule, time.time()), count))

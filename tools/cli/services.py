@@ -13,7 +13,7 @@ def _command(service: ServiceDefinition) -> click.Command:
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     def command(arguments: tuple[str, ...]) -> int:
         role, flags = parse(service, arguments, program=f"runtime {service.name}")
-        # A master has neither the time nor the memory to load what only workers use.
+        # A master needs less time and memory without the modules of workers.
         module = importlib.import_module(f"services.{service.database}.{role}")
         exit_code: int = module.main(flags)
         return exit_code

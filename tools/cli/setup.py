@@ -1,4 +1,4 @@
-"""`runtime setup`: what must be on the machine before bots can run."""
+"""`runtime setup`: prepare the machine for running bots."""
 
 from pathlib import Path
 

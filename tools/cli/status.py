@@ -1,4 +1,4 @@
-"""`runtime status`: who runs what."""
+"""`runtime status`: the state of all services."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ from tools.cli.status_report import print_report, report
 @click.command()
 @output_option
 def status(output: str) -> None:
-    """Show each service: who leads, its workers and segments, how its entities are, what failed of late.
+    """Show each service: leader, workers, segments, states of entities, recent failures.
 
-    The same in a browser: the status page of the master that leads.
+    The status page of the leading master shows the same in a browser.
     """
     services = interrupts.run(_status())
     show(output, services, lambda: print_report(services))

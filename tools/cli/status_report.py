@@ -1,4 +1,4 @@
-"""How the services are: what MongoDB tells, and what only the leading masters know."""
+"""The state of the services: from MongoDB, and from the leading masters."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -22,12 +22,12 @@ _FAILURES_OF = timedelta(days=1)
 
 
 async def report(servers: Connections) -> list[dict[str, Any]]:
-    """Each service: who leads, workers, segments, entities by state, the latest failures of the last day."""
+    """Return each service: leader, workers, segments, entities by state, and failures of the last day."""
     return [await _service(servers, service) for service in SERVICES]
 
 
 def print_report(services: Sequence[Mapping[str, Any]]) -> None:
-    """Show it to a person."""
+    """Print it as text."""
     for service in services:
         _print(service)
 
@@ -76,7 +76,7 @@ async def _service(servers: Connections, service: ServiceDefinition) -> dict[str
 
 def _print(service: Mapping[str, Any]) -> None:
     click.secho(service["service"], bold=True)
-    click.echo(f"  leader: {cell(service['leader'] or 'nobody leads')}", nl=False)
+    click.echo(f"  leader: {cell(service['leader'] or 'none')}", nl=False)
     click.echo(f"; status page: {service['status_page']}" if service["status_page"] else "")
     entities = ", ".join(f"{count} {cell(state)}" for state, count in sorted(service["entities"].items()))
     click.echo(f"  {service['noun']}s: {entities or 'none'}")
@@ -109,5 +109,5 @@ def _print(service: Mapping[str, Any]) -> None:
             (f"  {cell(f['id'])}", f["reason"], local(f["ended_at"]), f["exit_code"], f["message"] or f["last_line"])
             for f in service["failures"]
         ]
-        table(("  failed of late", "reason", "ended", "exit", "message"), failures, empty="")
+        table(("  recent failures", "reason", "ended", "exit", "message"), failures, empty="")
     click.echo()

@@ -1,4 +1,4 @@
-"""What is deployed already, as a command that deploys or configures begins with it."""
+"""The deployed version of an entity, for commands that deploy or configure."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tools.cli.failures import Failure
 
 
 async def stored(servers: Connections, service: ServiceDefinition, entity_id: str) -> Entity:
-    """What runs under *entity_id*: the newest version, or while that one is rejected the one before.
+    """Return the running version of *entity_id*: the newest one, or the previous one while that is rejected.
 
     Raises:
         Failure: there is no such entity.
@@ -29,16 +29,16 @@ async def stored(servers: Connections, service: ServiceDefinition, entity_id: st
 async def folder_and_known(
     servers: Connections, service: ServiceDefinition, directory: Path, entity_id: str | None, flags: Flags
 ) -> tuple[BotFolder, Entity | None, Flags]:
-    """The folder, what runs of it now (None for nothing), and *flags* with those of earlier deploys.
+    """Return the folder, the running version (None for a new entity), and *flags* with those of earlier deploys.
 
     Raises:
-        BotFolderInvalid: the folder cannot be deployed; also when the servers do not answer.
+        BotFolderInvalid: the folder cannot be deployed, even if the servers do not answer.
     """
     invalid: BotFolderInvalid | None = None
     try:
         folder_id = read_folder(directory, flags.runtime, flags.entrypoint).name
     except BotFolderInvalid as error:
-        # A flag of an earlier deploy may be what it lacks.
+        # A flag of an earlier deploy may provide what the folder lacks.
         invalid, folder_id = error, folder_name(directory)
     try:
         entities = await servers.entities(service)

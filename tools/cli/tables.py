@@ -1,6 +1,6 @@
-"""Tables for people: as wide as the terminal, with columns left out rather than ids cut.
+"""Tables for terminals: as wide as the terminal, omitting columns instead of shortening ids.
 
-In a file or a pipe a table is as wide as it needs to be, and has all of its columns.
+In a file or a pipe a table is as wide as necessary, with all columns.
 """
 
 import shutil
@@ -24,12 +24,12 @@ def table(
     text: Sequence[str] = ("detail", "message", "reason"),
     least: Sequence[str] = (),
 ) -> None:
-    """Print rows under their columns; *empty* when there are none.
+    """Print rows under their columns; *empty* without rows.
 
     Args:
-        text: columns that may be shortened where the terminal is too narrow.
-        least: columns in the order in which they are left out there. Those that are not named follow, the last one
-            first, and shortened text at the end. The first column, an id and a state are never left out.
+        text: columns that may be shortened if the terminal is too narrow.
+        least: columns in the order in which they are omitted. Unnamed ones follow, the last one
+            first, and shortened text at the end. The first column, an id and a state are never omitted.
     """
     if not rows:
         click.echo(empty)
@@ -52,7 +52,7 @@ def table(
 def fitted(
     columns: Sequence[str], widths: Sequence[int], limit: int | None, text: Sequence[str], least: Sequence[str]
 ) -> list[tuple[int, int]]:
-    """Which columns to show within *limit*, each by its index and with its width; None: there is no limit."""
+    """Return the columns that fit *limit*, each by its index and with its width; None: no limit."""
     shown = list(range(len(columns)))
     if limit is None:
         return [(index, widths[index]) for index in shown]
@@ -77,7 +77,7 @@ def fitted(
 
 
 def _by_importance(columns: Sequence[str], text: Sequence[str], least: Sequence[str]) -> list[int]:
-    """The columns that may be left out, the least important one first."""
+    """Return the columns that may be omitted, the least important one first."""
     may_go = [index for index in range(1, len(columns)) if columns[index] not in _WHOLE]
     named = [columns.index(name) for name in least if name in columns]
     others = [index for index in reversed(may_go) if index not in named]
@@ -86,7 +86,7 @@ def _by_importance(columns: Sequence[str], text: Sequence[str], least: Sequence[
 
 
 def cell(value: object) -> str:
-    """A value as people read it: nothing for None, times in UTC to the second."""
+    """Return a value for display: nothing for None, times in UTC to the second."""
     if value is None:
         return "-"
     if isinstance(value, datetime):
@@ -103,7 +103,7 @@ def _line(cells: Sequence[str], layout: Sequence[tuple[int, int]]) -> str:
 
 
 def _fitting(text: str, width: int) -> str:
-    """*text* in exactly *width* columns of a terminal."""
+    """Return *text* in exactly *width* columns of a terminal."""
     if _width(text) > width:
         text = _cut(text, width - 1) + "…"
     return text + " " * (width - _width(text))

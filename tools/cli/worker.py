@@ -1,4 +1,4 @@
-"""`runtime worker`: what an operator does with workers."""
+"""`runtime worker`: commands for operators of workers."""
 
 from tools.cli.lazy import LazyCommand, LazyGroup
 
@@ -8,11 +8,11 @@ _COMMANDS = {
     "drain": LazyCommand("tools.cli.worker_drain", "drain", "Move the segments of workers to other workers."),
     "uncordon": LazyCommand("tools.cli.worker_cordon", "uncordon", "Undo a cordon or a drain."),
 }
-_HELP = """List workers, and take them out of use and back.
+_HELP = """List workers, and take them out of service and back.
 
-IDs are those that `runtime worker ls` shows. Where workers of several services have the same ID all of them are meant,
-unless --service names one. A cordon outlives restarts of masters and of the worker under the same ID; that of a worker
-which does not come back is forgotten after 7 days.
+IDs are shown by `runtime worker ls`. If workers of several services have the same ID, all of them are selected,
+unless --service names one. A cordon survives restarts of masters and of the worker under the same ID; the cordon of a
+worker that does not return is removed after 7 days.
 """
 
 worker = LazyGroup("worker", _HELP, _COMMANDS)

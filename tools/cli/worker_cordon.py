@@ -1,4 +1,4 @@
-"""`runtime worker cordon` and `uncordon`: give workers nothing new, and undo that."""
+"""`runtime worker cordon` and `uncordon`: assign no new segments to workers, and undo that."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,9 +22,9 @@ reason_option = click.option("--reason", default="", help="The reason, shown to 
 @reason_option
 @output_option
 def cordon(worker_ids: tuple[str, ...], service: str | None, reason: str, output: str) -> None:
-    """Let workers keep what they own, and give them nothing new.
+    """Assign no new segments to workers; they keep what they own.
 
-    A drain that goes on is ended by it: what has not moved yet stays. Exit code 4 when there is no such worker.
+    A running drain is ended: segments that have not moved yet stay. Exit code 4 when there is no such worker.
     """
     data = interrupts.run(_cordon(worker_ids, services_of(service), reason))
     lines = [f"{cell(one['worker'])} ({one['service']}) is cordoned and keeps what it owns." for one in data]
@@ -40,14 +40,14 @@ def uncordon(worker_ids: tuple[str, ...], service: str | None, output: str) -> N
     data = interrupts.run(_uncordon(worker_ids, services_of(service)))
     lines = [
         f"{cell(one['worker'])} ({one['service']}) "
-        + ("is given segments again." if one["was_cordoned"] else "was not cordoned.")
+        + ("receives segments again." if one["was_cordoned"] else "was not cordoned.")
         for one in data
     ]
     show(output, data, lambda: click.echo("\n".join(lines)))
 
 
 async def wake_masters(servers: Connections, service: ServiceDefinition) -> None:
-    """Let the masters look for cordons at once, where there is NATS."""
+    """Wake the masters, so that they read the cordons at once, if there is NATS."""
     await WakeUps(await servers.nats_if_up(), service.name).partitions_changed()
 
 

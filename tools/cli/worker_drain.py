@@ -1,4 +1,4 @@
-"""`runtime worker drain`: move what workers own to other workers, and wait for it."""
+"""`runtime worker drain`: move the segments of workers to other workers, and wait for it."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -19,18 +19,18 @@ from tools.cli.worker_cordon import reason_option, wake_masters
 
 _POLL_SECONDS = 0.2
 _TIMEOUT_SECONDS = 120.0
-# Longer than engines rest between moves.
+# Longer than the pause of engines between moves.
 _STAYS_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the drain of one worker is.
+    """The progress of one worker's drain.
 
     Attributes:
         owned: the segments that it still owns.
         stays: those that no other worker can take now, with the reason.
-        is_heeded: whether the master that leads has decided with the drain.
+        is_heeded: whether the leading master has decided with the drain.
     """
 
     owned: Sequence[int]
@@ -39,12 +39,12 @@ class Progress:
 
     @property
     def is_over(self) -> bool:
-        """Whether the worker owns nothing, and is given nothing."""
+        """Whether the worker owns and is assigned nothing."""
         return self.is_heeded and not self.owned and not self.stays
 
     @property
     def is_stuck(self) -> bool:
-        """Whether all that is left cannot move now."""
+        """Whether none of the remaining segments can move now."""
         return self.is_heeded and bool(self.owned) and set(self.owned) <= self.stays.keys()
 
 
@@ -66,7 +66,7 @@ def drain(
     """Cordon workers and move their segments, each as a whole, to other workers; return when they own nothing.
 
     Bots end gracefully and start on their new worker at once. A segment that no other worker can take stays, and its
-    bots go on; it moves as soon as one can. Exit code 5 when something is left, 4 when there is no such worker.
+    bots keep running; it moves as soon as possible. Exit code 5 when segments remain, 4 when there is no such worker.
     `runtime worker uncordon` undoes it.
     """
     data = interrupts.run(_drain(worker_ids, services_of(service), timeout_seconds, reason))

@@ -76,7 +76,7 @@ def test_worker_is_listed_as_cordoned_until_it_is_uncordoned(commands: Commands)
     assert (before["state"], before["cordoned"], before["segments"]) == ("owning", False, [3, 4])
     assert (listed["state"], listed["cordoned"], listed["drained"]) == ("cordoned", True, False)
     assert "cordoned: new disk" in text
-    assert undone == "w1 (bot-runner) is given segments again.\n"
+    assert undone == "w1 (bot-runner) receives segments again.\n"
     assert row(commands, "w1") == before
     assert commands.text("worker", "uncordon", "w1") == "w1 (bot-runner) was not cordoned.\n"
 

@@ -1,4 +1,4 @@
-"""`runtime worker ls`: the workers, what they own, and whether they are given more."""
+"""`runtime worker ls`: the workers with their segments and states."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +27,8 @@ _MOST = 1000
 def ls(service: str | None, output: str) -> None:
     """List the workers with their segments.
 
-    States: `owning`, `standby`, `cordoned` (given nothing new), `draining` (shutting down), `gone` (not connected).
+    States: `owning`, `standby`, `cordoned` (receives no new segments), `draining` (shutting down), `gone`
+    (not connected).
     """
     found = interrupts.run(_ls(services_of(service)))
     show(output, found, lambda: table(_COLUMNS, [_cells(row) for row in found], empty="No workers.", least=_LEAST))
@@ -49,7 +50,7 @@ async def _of(servers: Connections, service: ServiceDefinition) -> list[dict[str
         rows = {str(one["worker_id"]): _row(one) for one in known}
     for worker_id, cordon in cordons.items():
         row = rows.setdefault(worker_id, {"state": "gone"})
-        # The leader's answer may be older than the wish.
+        # The leader's answer may be older than the cordon.
         row |= {"cordoned": True, "drained": cordon.drain, "cordon_reason": cordon.reason, "stays": cordon.stays}
         row["state"] = "cordoned" if row["state"] in ("owning", "standby", None) else row["state"]
     empty = dict.fromkeys(("state", "segments", "containers", "room", "host", "version", "impediment", "refused"))
@@ -75,7 +76,7 @@ def _row(worker: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def _as_mongodb_knows(leases: LeaseStore, processes: ProcessStore) -> dict[str, dict[str, Any]]:
-    """The workers where the leader cannot be asked: those that hold a lease, and those that were seen of late."""
+    """Return the workers without the leader: those that hold a lease, and recently registered ones."""
     rows: dict[str, dict[str, Any]] = {}
     for process in await processes.some("worker", _MOST):
         rows[process.name] = {"state": None, "segments": [], "host": process.hostname}
