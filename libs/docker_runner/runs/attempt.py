@@ -162,7 +162,7 @@ class Attempt(Generic[T]):
         self._container_ended = container_ended
         self._backoff = backoff
         self._wake = wake
-        self._starting: asyncio.Task[ManagedContainer] | None = None
+        self._starting: asyncio.Timeout | None = None
         self._may_be_started = may_be_started
         self.container = adopted
         """The container of this attempt, from its start until its removal."""
@@ -171,8 +171,9 @@ class Attempt(Generic[T]):
         """Look at the container and at the stop order again: one of them may have changed."""
         self._wake.set()
         order = self._policy.stop_order()
-        if self._starting is not None and order is not None and order.interrupts:
-            self._starting.cancel()
+        scope = self._starting
+        if order is not None and order.interrupts and scope is not None and scope.when() is None:
+            scope.reschedule(0.0)
 
     async def carry_out(self) -> T:
         """Start the run unless it was adopted, see it through, record its end, and remove its container."""
@@ -273,25 +274,32 @@ class Attempt(Generic[T]):
     async def _start(self, executable: Executable) -> ManagedContainer | None:
         """The container of this run; None when a stop order came meanwhile, or another run was in the way."""
         self._may_be_started = True
-        starting = self._starting = asyncio.create_task(self._kit.engine.start(executable), name="start")
         try:
-            with self._kit.engine.room.expecting(executable.room):
-                container = await starting
+            container = await self._start_unless_interrupted(executable)
         except AlreadyRunning as error:
             return await self._cleared(error)
         except (NoRoom, UserError):
             self._may_be_started = False
             raise
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not starting.cancelled() or (task is not None and task.cancelling()):
+        if container is None:
+            return None
+        if container.run_id == self._run_id:
+            return container
+        return await self._cleared(AlreadyRunning(container.name, container.run_id), container)
+
+    async def _start_unless_interrupted(self, executable: Executable) -> ManagedContainer | None:
+        # No task of its own: of a thousand starts at one moment, each would wait until all others are ready.
+        scope = self._starting = asyncio.timeout(None)
+        try:
+            with self._kit.engine.room.expecting(executable.room):
+                async with scope:
+                    return await self._kit.engine.start(executable)
+        except TimeoutError:
+            if not scope.expired():
                 raise
             return None
         finally:
             self._starting = None
-        if container.run_id == self._run_id:
-            return container
-        return await self._cleared(AlreadyRunning(container.name, container.run_id), container)
 
     async def _found(self) -> ManagedContainer | None:
         """The container of this run, if a start whose answer was lost has made it; else none of it can start now.

@@ -181,7 +181,9 @@ def now() -> datetime:
 async def order_at(policy: Policy, moment: float, order: StopOrder) -> None:
     await asyncio.sleep(moment)
     policy.order = order
-    policy.attempt.changed()
+    for _ in range(3):  # several things may change at once
+        policy.attempt.changed()
+        await asyncio.sleep(0)
 
 
 # --- a life
@@ -586,6 +588,29 @@ async def test_run_that_goes_on_is_seen_through_though_its_document_is_wrong_now
 async def test_fault_that_nobody_expects_is_raised() -> None:
     with pytest.raises(OSError, match="no space"):
         await attempt(Policy(Host(faults=[OSError("no space")]))).carry_out()
+
+
+@in_virtual_time
+async def test_start_that_times_out_by_itself_is_a_fault() -> None:
+    with pytest.raises(TimeoutError, match="of its own"):
+        await attempt(Policy(Host(faults=[TimeoutError("of its own")]))).carry_out()
+
+
+@in_virtual_time
+async def test_room_is_kept_for_a_run_while_it_starts() -> None:
+    policy = Policy(Slow())
+    going = asyncio.create_task(attempt(policy).carry_out())
+    await asyncio.sleep(5.0)
+    room = policy.host.room
+    await room.refresh()
+    during = room.reservations()
+    await going
+    await room.refresh()
+    after = room.reservations()
+    assert during is not None
+    assert executable().room.name in during.by_name
+    assert after is not None
+    assert after.by_name == {}
 
 
 # --- deaths
