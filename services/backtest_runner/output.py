@@ -14,7 +14,7 @@ from libs.docker_runner.logs.lines import Line, LineCutter
 from libs.docker_runner.logs.position import nanoseconds
 from libs.docker_runner.logs.reader import encoded, wanted_by
 from libs.docker_runner.logs.spans import STREAMS, Span
-from libs.docker_runner.runner import DockerRunner
+from libs.docker_runner.runs.run_engine import RunEngine
 from services.backtest_runner.objects import logs_key
 
 log = get_logger(__name__)
@@ -33,7 +33,7 @@ class BacktestOutput:
 
     def __init__(
         self,
-        runner: DockerRunner,
+        runner: RunEngine,
         containers: Callable[[], Awaitable[list[ManagedContainer]]],
         is_under_way: Callable[[str], Awaitable[bool]],
         store: ObjectStore,

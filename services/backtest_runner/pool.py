@@ -8,7 +8,6 @@ from dataclasses import replace
 from enum import StrEnum
 
 from libs.core.errors import UserError
-from libs.core.observability.metrics import observe
 from libs.core.observability.tracing import outside
 from libs.core.process.isolation import isolated, repeat, unexpected
 from libs.core.room import Demand
@@ -77,25 +76,18 @@ class SegmentPool:
             async with asyncio.TaskGroup() as tasks:
                 self._slots.join(self, lambda: self._refill(tasks))
                 try:
-                    await self._look_for_ever(tasks)
+                    await repeat(
+                        "read backtests",
+                        lambda: self.read_once(tasks),
+                        self._scan_interval,
+                        wake=self._owned.wake,
+                        longest_retry_seconds=_LONGEST_RETRY_SECONDS,
+                        operation="backtests",
+                    )
                 finally:
                     self._slots.leave(self)
         finally:
             self._lacking.become({})
-
-    async def _look_for_ever(self, tasks: asyncio.TaskGroup) -> None:
-        async def one_round() -> float:
-            with observe("reconcile", "backtests"):
-                await self.look(tasks)
-            return min(self._scan_interval, WAITING_LOOK_SECONDS) if self._lacking else self._scan_interval
-
-        await repeat(
-            "read backtests",
-            one_round,
-            self._scan_interval,
-            wake=self._owned.wake,
-            longest_retry_seconds=_LONGEST_RETRY_SECONDS,
-        )
 
     @property
     def slots_taken(self) -> int:
@@ -137,8 +129,8 @@ class SegmentPool:
             if backtest_id in (run_of, ""):
                 run.changed()
 
-    async def look(self, tasks: asyncio.TaskGroup) -> None:
-        """Read the segment, and begin in *tasks* what there is room for.
+    async def read_once(self, tasks: asyncio.TaskGroup) -> float:
+        """Read the segment, begin in *tasks* what there is room for, and return the pause until the next reading.
 
         Raises:
             Retryable: it cannot be read; nothing was begun.
@@ -159,6 +151,7 @@ class SegmentPool:
         self._held = sum(not state.may_begin for state in states.values())
         self._refill(tasks)
         await self._tell_waiting()
+        return min(self._scan_interval, WAITING_LOOK_SECONDS) if self._lacking else self._scan_interval
 
     def _refill(self, tasks: asyncio.TaskGroup) -> None:
         """Begin what there is a slot and room for. One that is too large does not hold up those that fit."""

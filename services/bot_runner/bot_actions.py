@@ -21,7 +21,7 @@ from libs.docker_runner.engine.room import Shortage
 from libs.docker_runner.engine.waiting import waiting_detail
 from libs.docker_runner.errors import EngineUnavailable, NoRoom, StartFailed, StopFailed
 from libs.docker_runner.executable import Executable
-from libs.docker_runner.runner import DockerRunner
+from libs.docker_runner.runs.run_engine import AttemptEngine
 from services.bot_runner.desired_bot import DesiredBot, StopReason
 from services.bot_runner.fallback import Fallback
 from services.bot_runner.plan import Action, Keep, Reap, Start, Stop, WaitForRoom
@@ -56,7 +56,7 @@ class BotActions:
         self,
         owned: OwnedSegment,
         *,
-        runner: DockerRunner,
+        runner: AttemptEngine,
         records: BotRecords,
         memory: RestartMemory,
         stop_grace_seconds: float,

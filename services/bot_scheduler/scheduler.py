@@ -124,8 +124,15 @@ class SegmentScheduler:
     async def run(self) -> None:
         """Fire, for ever. A database that is away is waited for; what runs goes on running meanwhile."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._read_for_ever(tasks), name="read schedules")
             tasks.create_task(self._fire_for_ever(tasks), name="fire schedules")
+            await repeat(
+                "read schedules",
+                lambda: self.read_once(tasks),
+                self._scan_interval,
+                wake=self._owned.wake,
+                longest_retry_seconds=_LONGEST_RETRY_SECONDS,
+                operation="schedules",
+            )
 
     def container_changed(self, schedule_id: str) -> None:
         """Something happened to the container of this schedule; "" for any of them."""
@@ -135,22 +142,8 @@ class SegmentScheduler:
 
     # --- reading
 
-    async def _read_for_ever(self, tasks: asyncio.TaskGroup) -> None:
-        async def one_round() -> float:
-            with observe("reconcile", "schedules"):
-                await self.read_once(tasks)
-            return min(self._scan_interval, _ELSEWHERE_SECONDS) if self._elsewhere else self._scan_interval
-
-        await repeat(
-            "read schedules",
-            one_round,
-            self._scan_interval,
-            wake=self._owned.wake,
-            longest_retry_seconds=_LONGEST_RETRY_SECONDS,
-        )
-
-    async def read_once(self, tasks: asyncio.TaskGroup) -> None:
-        """Read the segment's documents, and begin in *tasks* what an earlier owner has left undone.
+    async def read_once(self, tasks: asyncio.TaskGroup) -> float:
+        """Read the segment's documents, begin in *tasks* what an earlier owner has left undone, and return the pause.
 
         Raises:
             Retryable: not all of them could be read.
@@ -174,6 +167,7 @@ class SegmentScheduler:
             self._forget(gone)
         await self._take_over(tasks)
         self._pulse.set()
+        return min(self._scan_interval, _ELSEWHERE_SECONDS) if self._elsewhere else self._scan_interval
 
     async def _fence(self) -> None:
         """Shut claims of earlier owners out, before the first reading that they could make untrue."""

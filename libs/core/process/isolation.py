@@ -7,7 +7,7 @@ occurs, and never the loop: the loop also carries the kill switch. Cancellation 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NoReturn
 
 from prometheus_client import Counter
@@ -16,6 +16,7 @@ from libs.core.aio.backoff import Backoff
 from libs.core.aio.wake import Wake
 from libs.core.errors import Retryable
 from libs.core.observability.log import get_logger
+from libs.core.observability.metrics import observe
 
 log = get_logger(__name__)
 
@@ -56,6 +57,7 @@ async def repeat(
     *,
     wake: Wake | None = None,
     longest_retry_seconds: float | None = None,
+    operation: str | None = None,
 ) -> NoReturn:
     """Call *step* forever. A failed call is repeated with backoff.
 
@@ -64,12 +66,14 @@ async def repeat(
         step: one round; returns the pause before the next one in seconds, None for *interval_seconds*.
         wake: ends a pause early when set.
         longest_retry_seconds: the maximum delay after a failure; None for *interval_seconds*.
+        operation: the name under which each round is measured as a reconciliation; None: it is not.
     """
     cap_seconds = longest_retry_seconds if longest_retry_seconds is not None else interval_seconds
     backoff = Backoff(min(_FIRST_RETRY_SECONDS, cap_seconds), cap_seconds)
     while True:
         try:
-            pause = await step()
+            with observe("reconcile", operation) if operation is not None else nullcontext():
+                pause = await step()
         except Retryable as error:
             pause = backoff.next_seconds()
             log.warning("round failed", where=where, reason=str(error), retry_in_seconds=round(pause, 2))

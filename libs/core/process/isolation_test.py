@@ -34,7 +34,7 @@ class Steps:
         return planned
 
 
-async def times(steps: Steps, number: int, **options: float) -> list[float]:
+async def times(steps: Steps, number: int, **options: object) -> list[float]:
     """When the first *number* calls of *steps* were."""
     repeating = asyncio.create_task(repeat("test", steps, 10.0, **options))  # type: ignore[arg-type]
     while len(steps.at) < number:
@@ -146,3 +146,16 @@ async def test_a_loop_that_is_cancelled_in_its_step_ends() -> None:
 
     with pytest.raises(asyncio.CancelledError):
         await repeating
+
+
+async def test_rounds_are_measured_by_how_they_ended() -> None:
+    steps = Steps(0.0, OSError("no space"), 0.0)
+    before = [rounds(outcome) for outcome in ("ok", "error")]
+    await times(steps, 4, operation="test rounds")
+
+    assert [rounds(outcome) for outcome in ("ok", "error")] == [before[0] + 3, before[1] + 1]
+
+
+def rounds(outcome: str) -> float:
+    labels = {"system": "reconcile", "operation": "test rounds", "outcome": outcome}
+    return REGISTRY.get_sample_value("runtime_operation_seconds_count", labels) or 0.0

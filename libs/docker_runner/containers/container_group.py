@@ -7,7 +7,7 @@ from pathlib import Path
 from libs.docker_runner.containers.container import ContainerState, Ended, ManagedContainer
 from libs.docker_runner.containers.keepalive import KeepaliveFile
 from libs.docker_runner.errors import StopFailed
-from libs.docker_runner.runner import DockerRunner
+from libs.docker_runner.runs.run_engine import RunEngine
 
 
 class ContainerGroup:
@@ -20,7 +20,7 @@ class ContainerGroup:
 
     def __init__(
         self,
-        runner: DockerRunner,
+        runner: RunEngine,
         keepalive: KeepaliveFile,
         *,
         service: str,

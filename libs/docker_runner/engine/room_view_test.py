@@ -223,6 +223,18 @@ async def test_an_expectation_that_is_repeated_counts_once() -> None:
     assert room.shortage(request("c", 1025)) is not None
 
 
+async def test_room_that_is_expected_already_is_kept_beyond_an_inner_block() -> None:
+    room = room_of(FakeEngine())
+    await room.refresh()
+    room.expect(request())
+    with room.expecting(request()):
+        pass
+
+    reservations = room.reservations()
+    assert reservations is not None
+    assert list(reservations.by_name) == ["new"]
+
+
 async def test_who_waits_is_woken_by_more_room_and_not_by_less() -> None:
     engine, wake = FakeEngine(container("a"), container("b")), Wake()
     room = room_of(engine)

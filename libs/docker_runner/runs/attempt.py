@@ -21,7 +21,7 @@ from libs.core.observability.log import get_logger
 from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, ManagedContainer, RunOutcome
 from libs.docker_runner.errors import AlreadyRunning, NoRoom
 from libs.docker_runner.executable import Executable
-from libs.docker_runner.runs.run_engine import RunEngine
+from libs.docker_runner.runs.run_engine import AttemptEngine
 
 log = get_logger(__name__)
 
@@ -123,7 +123,7 @@ class RunKit:
         clock: Unix seconds.
     """
 
-    engine: RunEngine
+    engine: AttemptEngine
     proven: Callable[[], bool]
     containers: Callable[[], Awaitable[list[ManagedContainer]]]
     stop_grace_seconds: float = 30.0
@@ -341,7 +341,7 @@ class Attempt(Generic[T]):
 
 
 async def retire(
-    engine: RunEngine,
+    engine: AttemptEngine,
     container: ManagedContainer,
     grace_seconds: float,
     record: Callable[[Ended], Awaitable[object]],

@@ -1,16 +1,22 @@
-"""The operations of an engine that services and attempts use. Docker is one implementation of it."""
+"""The operations of an engine: what services, attempts and the worker use of it. Docker is its only implementation."""
 
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import Protocol
 
 from libs.docker_runner.containers.container import Ended, EndReason, ManagedContainer
+from libs.docker_runner.engine.container_watch import ContainerWatch
 from libs.docker_runner.engine.room_view import EngineRoom
 from libs.docker_runner.executable import Executable
+from libs.docker_runner.logs.output import LogLine
 from libs.docker_runner.runs.collection import Collection
+from libs.docker_runner.usage.stats import Stats
+from libs.docker_runner.usage.totals import Usage, UsageTally
 
 
-class RunEngine(Protocol):
-    """Starts, watches and ends containers. Each call may be repeated.
+class AttemptEngine(Protocol):
+    """Starts and ends the container of an attempt. Each call may be repeated.
 
     A call that raises EngineUnavailable may have been carried out, or may be carried out later.
 
@@ -41,3 +47,29 @@ class RunEngine(Protocol):
         self, container: ManagedContainer, result_bytes: int, timeout_seconds: float
     ) -> AbstractAsyncContextManager[Collection]:
         """Collect the whole output and the result of *container*, which is removed; see :class:`Collector`."""
+
+
+class RunEngine(AttemptEngine, Protocol):
+    """All that is used of an engine once it is connected.
+
+    Attributes:
+        watch: tells the ends of containers.
+        usage: the use of this worker's containers.
+    """
+
+    watch: ContainerWatch
+    usage: UsageTally
+
+    async def list(self, service: str, scope: str, segment: int | None = None) -> list[ManagedContainer]:
+        """Return the containers of *service* in *scope*, running or not, of one segment or of all."""
+
+    def logs(
+        self, container: ManagedContainer, since: datetime | None = None, follow: bool = False, tail: int | None = None
+    ) -> AsyncGenerator[LogLine, None]:
+        """Yield the output from *since* on, or its last *tail* lines; with *follow* until it ends."""
+
+    async def stats(self, container: ManagedContainer) -> Stats | None:
+        """Return the use of *container*; None when it does not run."""
+
+    async def noted(self, containers: Sequence[ManagedContainer]) -> dict[str, Usage]:
+        """Return the use of those of *containers* whose use is known without asking the engine, by the engine's ids."""

@@ -20,7 +20,7 @@ from libs.core.observability.metrics import Declared, observe
 from libs.core.process.isolation import repeat
 from libs.docker_runner.containers.container import ContainerState, ManagedContainer
 from libs.docker_runner.engine.events import ContainerEvent
-from libs.docker_runner.runner import DockerRunner
+from libs.docker_runner.runs.run_engine import RunEngine
 from libs.docker_runner.usage.totals import Usage
 
 log = get_logger(__name__)
@@ -50,7 +50,7 @@ class UsageSampler:
 
     def __init__(
         self,
-        runner: DockerRunner,
+        runner: RunEngine,
         *,
         service: str,
         scope: str,
@@ -125,7 +125,7 @@ class UsageSampler:
 class UsageCollector(Collector):
     """The usage of a worker's containers, as metrics. Register it once a process."""
 
-    def __init__(self, runner: DockerRunner) -> None:
+    def __init__(self, runner: RunEngine) -> None:
         self._usage = runner.usage
 
     def describe(self) -> Iterator[Metric]:
