@@ -24,6 +24,7 @@ class WorkerView:
         drained: whether its segments also move to other workers; implies *cordoned*.
         refused_lately: whether a segment that another worker holds should not move to it, since it may refuse that one
             too.
+        overdue: segments that it was assigned and did not acquire in time; what it says about them does not count.
     """
 
     worker_id: str
@@ -40,6 +41,7 @@ class WorkerView:
     cordoned: bool = False
     drained: bool = False
     refused_lately: bool = False
+    overdue: frozenset[int] = frozenset()
 
     def may_take(self, lease: LeaseView | None) -> bool:
         """Return whether a segment under *lease* is its own or free, so that it is acquired without waiting."""
@@ -223,6 +225,8 @@ class _Deciding:
             segment = self.unowned.get(held.segment_id)
             if segment is None or not worker.may_take(segment.lease):
                 continue
+            if held.segment_id in worker.overdue:
+                continue  # unless there is a lease, see below
             if worker.draining:
                 self._reserve(segment.segment_id, worker.worker_id)
             elif self._has_slot(worker):
@@ -241,7 +245,8 @@ class _Deciding:
     def _keep_what_was_assigned(self) -> None:
         for worker in self.workers:
             for segment_id in sorted(worker.assigned or ()):
-                if segment_id in self.unowned and self._can_add(worker, segment_id):
+                is_kept = segment_id in self.unowned and segment_id not in worker.overdue
+                if is_kept and self._can_add(worker, segment_id):
                     self._give(segment_id, worker)
 
     # --- segments without an owner
@@ -252,18 +257,24 @@ class _Deciding:
         heapq.heapify(heap)
         for segment_id in list(self.unowned):
             passed_over = []
+            last_resort = None
             while heap:
                 rank, worker_id = heapq.heappop(heap)
                 worker = self.by_id[worker_id]
                 current = self._rank(worker)
                 if current != rank:
                     heapq.heappush(heap, (current, worker_id))
+                elif segment_id in worker.overdue and self._can_add(worker, segment_id):
+                    last_resort = last_resort or worker
+                    passed_over.append((rank, worker_id))
                 elif self._can_add(worker, segment_id):
                     self._give(segment_id, worker)
                     heapq.heappush(heap, (self._rank(worker), worker_id))
                     break
                 elif self._has_slot(worker):
                     passed_over.append((rank, worker_id))
+            if segment_id in self.unowned and last_resort is not None:
+                self._give(segment_id, last_resort)
             for entry in passed_over:
                 heapq.heappush(heap, entry)
 
@@ -398,6 +409,7 @@ class _Deciding:
                 fits
                 and not disturbs
                 and segment_id not in self.owned[worker.worker_id]
+                and segment_id not in worker.overdue
                 and self._can_add(worker, segment_id)
             ):
                 yield worker
@@ -469,6 +481,8 @@ class _Deciding:
             return "this worker is shutting down"
         if segment is None or segment.bot_count <= 0:
             return f"segment {segment_id} no longer has entities"
+        if segment_id in worker.overdue and segment.lease is None:
+            return f"this worker did not acquire segment {segment_id} in time"
         if worker.impediment and not is_held:
             return f"this worker cannot take segment {segment_id} now: {worker.impediment}"
         if segment_id in worker.refused and not is_held:

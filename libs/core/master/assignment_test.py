@@ -223,6 +223,37 @@ def test_segment_that_every_worker_refuses_waits() -> None:
 # ---- moving
 
 
+def test_segment_that_its_worker_did_not_acquire_in_time_goes_to_another() -> None:
+    late = replace(A, assigned=frozenset({1, 2}), overdue=frozenset({1}))
+
+    decision = decide([segment(1), segment(2)], [late, B])
+
+    assert decision.owners == {1: "b", 2: "a"}
+    assert decision.reasons == {"a": "this worker did not acquire segment 1 in time"}
+
+
+def test_worker_that_says_that_it_holds_what_it_did_not_acquire_in_time_is_not_believed() -> None:
+    false = replace(holding(A, 1), overdue=frozenset({1}))
+
+    assert decide([segment(1)], [false, B]).owners == {1: "b"}
+    assert decide([segment(1, by=A)], [false, B]).owners == {1: "a"}
+
+
+def test_segment_that_was_not_acquired_in_time_stays_where_no_other_worker_can_take_it() -> None:
+    late = replace(A, assigned=frozenset({1}), overdue=frozenset({1}))
+
+    for other in (replace(B, impediment="no engine"), replace(B, overdue=frozenset({1}))):
+        assert decide([segment(1), segment(2)], [late, other]).owners[1] == "a"
+
+
+def test_nothing_is_spread_to_a_worker_that_did_not_acquire_it_in_time() -> None:
+    late = replace(B, overdue=frozenset({1, 2}))
+
+    decision = decide([segment(1, by=A), segment(2, by=A)], [holding(A, 1, 2), late], target=1)
+
+    assert decision.given == {"a": {1, 2}}
+
+
 def test_segments_above_the_target_move_to_a_worker_that_has_come() -> None:
     segments = [segment(1, bots=5, by=A), segment(2, bots=2, by=A), segment(3, bots=9, by=A)]
 
@@ -503,6 +534,7 @@ def situations(draw: st.DrawFn) -> tuple[list[SegmentView], list[WorkerView], di
                 refused=dict.fromkeys(draw(st.sets(st.sampled_from(SEGMENTS), max_size=1)), "no"),
                 engine_lost=draw(st.sampled_from([False, False, True])),
                 at_most=draw(st.sampled_from([None, None, 1])),
+                overdue=frozenset(draw(st.sets(st.sampled_from(SEGMENTS), max_size=2))),
                 cordoned=is_cordoned,
                 drained=is_drained,
                 instance_id=draw(st.sampled_from([view.instance_id, "other"])),

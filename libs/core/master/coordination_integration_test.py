@@ -404,6 +404,18 @@ async def test_a_handler_that_fails_is_run_again_under_the_same_lease(cluster: C
     assert a.owns == [1]
 
 
+async def test_segment_that_a_worker_claims_and_does_not_acquire_goes_to_another(cluster: Cluster) -> None:
+    await cluster.segments({1: 1})
+    cluster.master()
+    false = cluster.false_worker("a", claims=1)
+    await eventually(lambda: false.assigned == {1})
+
+    b = cluster.worker("b")
+
+    await eventually(lambda: b.owns == [1] and cluster.world.alive(1, "host-of-b"))
+    await eventually(lambda: false.assigned == set())
+
+
 async def test_a_worker_without_an_engine_is_passed_over_until_it_has_one(cluster: Cluster) -> None:
     await cluster.segments({1: 1, 2: 1})
     first = cluster.master()

@@ -30,6 +30,7 @@ from libs.core.master.status import (
     segments_by_state,
     worker_status,
 )
+from libs.core.master.unacquired import Unacquired
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe
 from libs.core.observability.tracing import Headers, begin, current, trace_headers
@@ -43,6 +44,9 @@ WORKERS_GONE = Counter("runtime_workers_gone_total", "Workers that disconnected,
 for _reason in ("left", "broken", "silent"):
     WORKERS_GONE.labels(_reason)  # exported as 0, so that the first one shows as an increase
 ASSIGNMENTS = Counter("runtime_assignments_total", "Assignments sent to workers, repeats included.")
+NOT_ACQUIRED = Counter(
+    "runtime_assignments_not_acquired_total", "Assigned segments whose lease the worker did not acquire within 5 s."
+)
 
 DEPENDENCY = "segments"
 """The name under which readiness shows whether segments can be read, and how many of them wait."""
@@ -100,6 +104,7 @@ class Master:
         self._decided: tuple[Sequence[SegmentView], Decision, float] | None = None
         self._waits = Waits()
         self._pace = MovePace()
+        self._unacquired = Unacquired()
         self._problem = ""
         self._notices: dict[str, str] = {}
         self._surveyed = asyncio.Event()
@@ -201,6 +206,7 @@ class Master:
             self._server.end_all("this master is no longer the leader")
             self._registry.clear()
             self._decided, self._problem, self._waits, self._pace = None, "", Waits(), MovePace()
+            self._unacquired.clear()
             self._surveyed.clear()
             self._notices.clear()
             self._readiness.forget(DEPENDENCY)
@@ -225,6 +231,7 @@ class Master:
         """
         # Changes that arrive while the segments are read may be missing in the result.
         causes = list(self._led_by)
+        read_at = self._clock()
         try:
             with observe("master", "survey"):
                 survey = await self._segments.survey()
@@ -240,11 +247,14 @@ class Master:
         self._problem = ""
         self._registry.cordon(cordons)
         now = self._clock()
+        for worker_id, segment_id in self._unacquired.surveyed(survey, read_at):
+            NOT_ACQUIRED.inc()
+            log.warning("assigned segment not acquired in time", worker=worker_id, segment=segment_id)
         settled_in_seconds = self._registry.settled_in_seconds(now)
         with observe("master", "decide"):
             decision = decide(
                 survey,
-                self._registry.views(),
+                self._registry.views(self._unacquired.overdue(now)),
                 self._registry.rooms(),
                 target=self._settings.max_segments_per_worker,
                 settled=settled_in_seconds <= 0,
@@ -253,6 +263,7 @@ class Master:
             self._pace.note(decision.moves, now)
             deciding = begin("assign segments", parent=causes[0] if causes else {}, links=causes[1:])
             news = self._registry.apply(decision, deciding.headers, settled=settled_in_seconds <= 0)
+            self._unacquired.assigned(decision.given, survey, self._clock())
         if settled_in_seconds <= 0:
             # Until then the changes may still lead to an assignment.
             self._led_by = deque((cause for cause in self._led_by if cause not in causes), maxlen=_MOST_CAUSES)
@@ -273,6 +284,8 @@ class Master:
             reasons_to_look.append(settled_in_seconds)
         if decision.staying:
             reasons_to_look.append(_RETRY_SECONDS)
+        if (overdue_in_seconds := self._unacquired.next_seconds(self._clock())) is not None:
+            reasons_to_look.append(overdue_in_seconds + 0.01)
         return min(reasons_to_look)
 
     async def _answer_cordons(self, decision: Decision) -> None:

@@ -235,8 +235,8 @@ class Registry:
         self._unsettled = None
         return sessions
 
-    def views(self) -> list[WorkerView]:
-        """Return the workers as input of the assignment."""
+    def views(self, overdue: Mapping[str, frozenset[int]] | None = None) -> list[WorkerView]:
+        """Return the workers as input of the assignment; *overdue* by worker, as in WorkerView."""
         return [
             WorkerView(
                 worker_id=worker_id,
@@ -253,6 +253,7 @@ class Registry:
                 cordoned=worker.cordon is not None,
                 drained=worker.cordon is not None and worker.cordon.drain,
                 refused_lately=worker.refusals.continue_at(worker.last_heard),
+                overdue=(overdue or {}).get(worker_id, frozenset()),
             )
             for worker_id, worker in self._workers.items()
         ]

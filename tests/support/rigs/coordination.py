@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from libs.core.config.coordination_settings import CoordinationSettings
-from libs.core.coordination import WorkerIdentity
+from libs.core.coordination import Assignment, HeldSegment, WorkerIdentity, WorkerState
 from libs.core.http.health import Readiness
 from libs.core.leases.lease import Holder, Lease, SegmentView
 from libs.core.leases.lease_keeper import LeaseTiming
@@ -22,6 +22,7 @@ from libs.core.store.client import Database, StoreUnavailable
 from libs.core.store.cordons import CordonStore
 from libs.core.store.leases import LeadershipStore, LeaseStore
 from libs.core.worker.handler import OwnedSegment
+from libs.core.worker.session import MasterSession
 from libs.core.worker.worker import EngineView, Worker
 from tools.stack.ports import free_port
 
@@ -225,6 +226,18 @@ class RunningWorker:
         await _cancelled(self.task)
 
 
+class FalseWorker:
+    """A registered worker without any lease; *assigned* is what the master assigned to it last."""
+
+    def __init__(self) -> None:
+        self.assigned: frozenset[int] = frozenset()
+        self.task: asyncio.Task[None] | None = None
+
+    def accept(self, assignment: Assignment) -> None:
+        """Take the assignment, and do nothing."""
+        self.assigned = assignment.segments
+
+
 class Cluster:
     """Masters and workers on one database, from running_cluster()."""
 
@@ -242,6 +255,7 @@ class Cluster:
         self.ports = [free_port() for _ in range(masters)]
         self._started: list[RunningMaster | RunningWorker] = []
         self._instances = 0
+        self._false: list[FalseWorker] = []
 
     async def segments(self, bot_counts: dict[int, int]) -> None:
         """Create these segments with so many entities each."""
@@ -304,13 +318,30 @@ class Cluster:
         self._started.append(running)
         return running
 
+    def false_worker(self, name: str, *, claims: int) -> FalseWorker:
+        """Start a worker that is only a stream to the master: it says that it holds *claims*, and acquires nothing."""
+        self._instances += 1
+        false = FalseWorker()
+        session = MasterSession(
+            WorkerIdentity(name, f"{name}-{self._instances}", f"host-of-{name}", name, started_at_milliseconds=1),
+            [f"127.0.0.1:{port}" for port in self.ports],
+            state=lambda: WorkerState(held=(HeldSegment(claims, 1),) if claims in false.assigned else ()),
+            assigned=false.accept,
+            readiness=Readiness(),
+            heartbeat_interval_seconds=0.1,
+        )
+        false.task = asyncio.create_task(session.run(), name=name)
+        self._false.append(false)
+        return false
+
     async def epochs(self) -> dict[int, int]:
         """Return the epoch of each live lease."""
         return {view.segment_id: view.epoch for view in await self.leases.live()}
 
     async def close(self) -> None:
         """End all that still run."""
-        await asyncio.gather(*(_cancelled(running.task) for running in self._started), return_exceptions=True)
+        tasks = [running.task for running in self._started] + [false.task for false in self._false if false.task]
+        await asyncio.gather(*(_cancelled(task) for task in tasks), return_exceptions=True)
 
 
 @contextlib.asynccontextmanager
