@@ -1,1 +1,1 @@
-"""Programs for people and for the build: the `runtime` command, the embedded servers, Docker and its images."""
+"""Programs for users and for the build: the `runtime` command, the embedded servers, Docker and its images."""

@@ -235,7 +235,7 @@ async def test_deploy_command_fails_with_the_traceback_and_brings_the_old_versio
     assert done.code == 1, done
     assert "(unhealthy)" in done.err
     assert 'raise ValueError("no funds")' in done.err
-    assert "version 1.0.0 is back" in done.err
+    assert "version 1.0.0 was restored" in done.err
     assert await eventually(lambda: runner.running_with("saved", "tick"))
     assert await rejected_as(runner, "saved") == "unhealthy"
 
@@ -268,6 +268,6 @@ async def test_deploy_of_rejected_version_fails_and_names_running_version(runner
 
     assert done.code == 1, done
     assert "(limits)" in done.err
-    assert "version 1.0.0 goes on" in done.err
+    assert "version 1.0.0 keeps running" in done.err
     assert before is not None
     assert [container["Id"] for container in await runner.containers("kept")] == [before["Id"]]

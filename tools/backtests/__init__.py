@@ -1,1 +1,1 @@
-"""What a backtest found, for people: metrics, plots and tables on a terminal and on a page."""
+"""Results of backtests for display: metrics, plots and tables on a terminal and on a page."""

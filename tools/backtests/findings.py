@@ -1,4 +1,4 @@
-"""The metrics, plots and tables in a backtest's result, in whichever of the usual shapes it has them. Pure.
+"""Extract the metrics, plots and tables from a backtest's result in any of its known shapes. Pure.
 
 A result is `{"metrics", "plots", "tables"}`, or the same below `results`. A plot is `{"title", "data", "layout",
 "config"}` with the traces of Plotly as `data`, or that object as a JSON string; a plain series is one as well: a list
@@ -18,9 +18,9 @@ from typing import Any
 
 from libs.core.hostile_json import Bounds, Parsed, parse
 
-# A figure within a string was not looked into when the result was stored.
+# A figure within a string was not checked when the result was stored.
 _FIGURE = Bounds(bytes=64 * 1024 * 1024, depth=100, values=5_000_000)
-# Plotly writes arrays of numbers as base64 of these types; the others are of no use for a plot.
+# Plotly writes arrays of numbers as base64 of these types; others cannot be plotted.
 _TYPES = {"f8": "d", "f4": "f", "i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I"}
 _MOST = 1e300
 _X = ("x", "date", "time", "timestamp", "t")
@@ -57,7 +57,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found. *metrics* are flat: nested names are joined by dots."""
+    """The content of a result. *metrics* are flat: nested names are joined by dots."""
 
     metrics: Mapping[str, object]
     plots: Sequence[Plot]
@@ -65,7 +65,7 @@ class Findings:
 
 
 def findings(analysis: Mapping[str, Any]) -> Findings:
-    """What *analysis* holds; what has no known shape is left out."""
+    """Return the content of *analysis*, without parts of unknown shape."""
     inner = analysis.get("results")
     source = inner if isinstance(inner, Mapping) else analysis
     metrics = source.get("metrics")
@@ -86,7 +86,7 @@ def failure_of(analysis: Mapping[str, Any]) -> str | None:
 
 
 def number_of(x: object) -> float | None:
-    """Where *x* is on an axis: numbers as they are, dates as Unix seconds; None for anything else."""
+    """Return the position of *x* on an axis: numbers unchanged, dates as Unix seconds; None for anything else."""
     if isinstance(x, str):
         try:
             moment = datetime.fromisoformat(x)
@@ -159,7 +159,7 @@ def _trace(name: str, trace: object) -> Series | None:
 
 
 def _listed(values: object) -> object:
-    """*values*, decoded if they are an array as Plotly packs it; an array that cannot be read as it is."""
+    """Return *values*, decoded if they are an array in Plotly's packed form; unchanged if it is unreadable."""
     if not isinstance(values, Mapping) or not isinstance(packed := values.get("bdata"), str):
         return values
     kind = _TYPES.get(str(values.get("dtype")))
@@ -211,7 +211,7 @@ def _table(name: str, value: object) -> Table | None:
 
 
 def _text(value: object) -> str:
-    """A title, which Plotly writes as text or as an object with one."""
+    """Return a title, which Plotly writes as text or as an object with one."""
     if isinstance(value, Mapping):
         value = next((value[key] for key in ("text", "name", "label", "key") if key in value), "")
     return value if isinstance(value, str) else ""
@@ -224,7 +224,7 @@ def _number(value: object) -> float | None:
         number = float(value)
     except OverflowError:
         return None
-    # The differences of two numbers are numbers too.
+    # The differences of two numbers must be finite too.
     return number if math.isfinite(number) and abs(number) < _MOST else None
 
 

@@ -1,4 +1,4 @@
-"""One page with everything that a backtest found, which needs neither a network nor a script: plots are SVG. Pure."""
+"""An HTML page with a backtest's result, without network access or scripts: plots are SVG. Pure."""
 
 import html
 import json
@@ -29,7 +29,7 @@ border-bottom:1px solid var(--line)}th:first-child,td:first-child{text-align:lef
 
 
 def page(backtest_id: str, analysis: Mapping[str, Any], output: str) -> str:
-    """The whole page. Everything in it is shown as text, whoever wrote it."""
+    """Return the whole page. All content is escaped."""
     found = findings(analysis)
     parts = [f"<h1>{_safe(backtest_id)}</h1>", '<p class="dim">Backtest</p>']
     failure = failure_of(analysis)
@@ -112,14 +112,14 @@ def _drawn(kind: str, points: Sequence[tuple[float, float | None]], colour: str,
 
 
 def _placed(series: Series) -> list[tuple[float, float | None]]:
-    """Its points as numbers, thinned out to what a screen can show."""
+    """Return its points as numbers, reduced to the resolution of a screen."""
     numbers = [number_of(x) for x in series.xs[: len(series.ys)]]
     if any(x is None for x in numbers):
         numbers = [float(index) for index in range(len(numbers))]
     points = [(x, y) for x, y in zip(numbers, series.ys, strict=False) if x is not None]
     if len(points) <= _MOST_POINTS:
         return points
-    # Of each stretch its lowest and its highest, so that no peak is lost.
+    # Of each stretch its minimum and maximum, so that no peak is lost.
     size = 2 * len(points) // _MOST_POINTS
     thinned: list[tuple[float, float | None]] = []
     for start in range(0, len(points), size):
@@ -151,7 +151,7 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _day(x: float) -> str:
-    """The day of *x*, in Unix seconds; the number of one that has no year."""
+    """Return the day of *x*, in Unix seconds; the number if it is out of range."""
     try:
         return f"{datetime.fromtimestamp(x, UTC):%Y-%m-%d}"
     except (ValueError, OverflowError):

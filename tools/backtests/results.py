@@ -1,4 +1,4 @@
-"""What is known of a backtest: its document while it is under way, and then its objects and its runs."""
+"""The known data of a backtest: its document until it is completed, then its objects and its runs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from tools.backtests.findings import failure_of
 from tools.cli.connections import Connections
 from tools.cli.entity_states import stored_status_of
 
-# More than a worker of today stores, as older ones stored everything.
+# More than a current worker stores, since older ones stored everything.
 _BOUNDS = Bounds(bytes=256 * 1024 * 1024, depth=200, values=20_000_000)
 
 
 @dataclass(frozen=True)
 class Known:
-    """Everything that there is of one backtest.
+    """All data of one backtest.
 
     Attributes:
-        entity: None once it is done.
-        analysis: None before that, and when it is *refused*: then it is in the storage, and cannot be shown.
-        owner: has the segment of one that is not done.
+        entity: None after its completion.
+        analysis: None before its completion, and when it is *refused*: then it is in the storage, but cannot be shown.
+        owner: the owner of its segment, before its completion.
     """
 
     id: str
@@ -40,31 +40,31 @@ class Known:
 
     @property
     def state(self) -> str:
-        """In one word."""
+        """The state in one word."""
         return self.shown.state
 
     @property
     def shown(self) -> Shown:
-        """Its state, with the reason where there is one."""
+        """Its state, with the reason if any."""
         if self.entity is not None:
             return state_of(self.entity, self.owner)
         return Shown("failed" if self.failure is not None else "finished")
 
     @property
     def failure(self) -> str | None:
-        """Why it failed; None when it did not, or not yet."""
+        """Why it failed; None when it has not."""
         if self.entity is not None or self.refused is not None:
             return None
         return failure_of(self.analysis) if self.analysis is not None else "the result is not in the storage"
 
 
 def state_of(entity: Entity, owner: Ownership | None) -> Shown:
-    """How a backtest is that is not done: waiting, running, completing, killed, off or unknown."""
+    """Return the state before the completion: waiting, running, completing, killed, off or unknown."""
     return shown(stored_status_of(entity), owner)
 
 
 async def known_of(servers: Connections, backtest_id: str) -> Known | None:
-    """What is known; None when nothing is."""
+    """Return the known data; None without any."""
     entity = await (await servers.entities(BACKTEST_RUNNER)).get(backtest_id)
     owners = await (await servers.owners(BACKTEST_RUNNER)).of([entity.segment_id] if entity is not None else [])
     runs = await RunStore(await servers.database(BACKTEST_RUNNER)).list(RunFilter(entity_id=backtest_id))
@@ -84,7 +84,7 @@ async def known_of(servers: Connections, backtest_id: str) -> Known | None:
 
 
 async def output_of(servers: Connections, backtest_id: str) -> str:
-    """The whole output of one that is done; empty when there is none."""
+    """Return the whole output of a completed backtest; empty without output."""
     content = await _read(servers.storage(), servers.storage_settings().results_bucket, logs_key(backtest_id))
     return (content or b"").decode(errors="replace")
 

@@ -1,1 +1,1 @@
-"""What `./runtime` needs before its environment exists: the standard library only."""
+"""The code that `./runtime` runs before its environment exists; uses only the standard library."""

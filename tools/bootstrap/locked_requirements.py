@@ -1,6 +1,6 @@
-"""Turns the lockfile into requirements with digests, which any pip installs: exactly what was locked, or nothing.
+"""Convert the lockfile into requirements with digests, for any pip: exactly the locked packages.
 
-`python locked_requirements.py requirements.lock requirements.txt` prints them. What only tests need is left out: the
+`python locked_requirements.py requirements.lock requirements.txt` prints them. Packages for tests are excluded: the
 part of requirements.txt below its line `# Tests`.
 """
 
@@ -17,13 +17,13 @@ _EXTRA = re.compile(r"""extra\s*==\s*["']([^"']+)["']""")
 
 
 def pinned(lockfile: str, requirements: str, *, tests: bool = False) -> Iterator[str]:
-    """A line `name==version --hash=...` for each package that *requirements* leads to, what only tests need apart.
+    """Yield a line `name==version --hash=...` for each package that *requirements* need, without those for tests.
 
     Args:
-        tests: return what tests need as well.
+        tests: include the packages for tests.
 
-    Markers of platform and Python version are not evaluated: the lock was resolved for those that we support, so
-    whatever it names can be installed.
+    Markers of platform and Python version are not evaluated: the lock was resolved for the supported ones, so
+    everything in it can be installed.
 
     Raises:
         ValueError: a package of *requirements* is not locked; the lockfile is older than the requirements.
@@ -45,7 +45,7 @@ def pinned(lockfile: str, requirements: str, *, tests: bool = False) -> Iterator
 
 
 def _locked(lockfile: str) -> dict[str, dict[str, Any]]:
-    # Pants puts its own data above the JSON, as comments that JSON does not have.
+    # Pants puts its own data above the JSON, as comments, which JSON lacks.
     text = "\n".join(line for line in lockfile.splitlines() if not line.startswith("//"))
     (resolve,) = json.loads(text)["locked_resolves"]
     return {_canonical(entry["project_name"]): entry for entry in resolve["locked_requirements"]}

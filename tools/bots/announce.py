@@ -1,4 +1,4 @@
-"""What a deployment says to the runtime: the payload of a bot's event, and how it gets there."""
+"""The announcement of a deployment: the payload of a bot's event, and its publication."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ class EventsUnheard(Retryable):
 
 @dataclass(frozen=True)
 class Deployment:
-    """One bot as it is announced. *beside* are fields beside the contract's."""
+    """One bot for its announcement. *beside* are fields beside the contract's."""
 
     id: str
     config: Mapping[str, Any]
@@ -46,7 +46,7 @@ class Deployment:
 
     @property
     def updated_at(self) -> str:
-        """By what the documents tell this version from earlier ones."""
+        """The field by which the documents distinguish this version from earlier ones."""
         return str(self.custom["updatedAt"])
 
 
@@ -60,10 +60,10 @@ def deployment(
     record: Mapping[str, Any] | None = None,
     beside: Mapping[str, Any] | None = None,
 ) -> Deployment:
-    """The bot *folder*, whose archive is at *key*. *known* is the bot as it is now, None when it is new.
+    """Return the deployment of *folder*, whose archive is at *key*. *known* is the existing bot, None for a new one.
 
     Args:
-        record: how this deploy came to its config, for the next one; see :mod:`tools.bots.redeploy`.
+        record: the origin of the config, for the next deploy; see :mod:`tools.bots.redeploy`.
     """
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     created_at = known.custom.get("createdAt", now) if known is not None else now
@@ -80,28 +80,28 @@ def deployment(
 
 
 def reconfigured(known: Entity, config: Mapping[str, Any], *, beside: Mapping[str, Any] | None = None) -> Deployment:
-    """The bot as it is, with another config."""
+    """Return the existing bot with another config."""
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     return Deployment(known.id, config, {**known.custom, "updatedAt": now}, beside or {})
 
 
 class Announcer:
-    """Publishes a service's events. Every method raises NatsUnavailable, and EventsUnheard when nothing stores them."""
+    """Publishes a service's events. Every method raises NatsUnavailable, and EventsUnheard without a stream."""
 
     def __init__(self, jetstream: JetStream, service: ServiceDefinition) -> None:
         self._jetstream = jetstream
         self._service = service
 
     async def created(self, deployed: Deployment) -> None:
-        """Say that an entity is new."""
+        """Announce a new entity."""
         await self._publish(self._service.created_subject, deployed.payload())
 
     async def updated(self, deployed: Deployment) -> None:
-        """Say that an entity has another config or other code."""
+        """Announce another config or other code of an entity."""
         await self._publish(_existing(self._service.updated_subject), deployed.payload())
 
     async def deleted(self, entity_id: str, config: Mapping[str, Any]) -> None:
-        """Say that an entity is gone."""
+        """Announce the removal of an entity."""
         await self._publish(_existing(self._service.deleted_subject), {"id": entity_id, "config": dict(config)})
 
     async def _publish(self, subject: str, payload: Mapping[str, Any]) -> None:
@@ -112,13 +112,13 @@ class Announcer:
             try:
                 await self._jetstream.publish(subject, data, headers, _ANSWER_SECONDS)
             except NobodyListens as error:
-                # The platform API makes the stream anew when it starts, and workers make it a moment after their start.
+                # The platform API recreates the stream when it starts, and workers create it shortly after their start.
                 if time.monotonic() > deadline:
                     raise EventsUnheard(subject, self._service) from error
                 await asyncio.sleep(_POLL_SECONDS)
             except NatsUnavailable:
-                # Workers also read subjects without the stream, and then a missing stream is silence, not a refusal.
-                # The message id makes it safe to repeat.
+                # Workers also subscribe without the stream; then a missing stream gives no answer instead of an error.
+                # The message id makes repetition safe.
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(_POLL_SECONDS)

@@ -12,7 +12,7 @@ class CodeUpload:
     """Uploads for one *service*.
 
     Args:
-        default_keep_seconds: how long unreferenced code is kept as long as no master says so; 0 for ever.
+        default_keep_seconds: retention of unreferenced code until a master stores one; 0 for ever.
     """
 
     def __init__(
@@ -30,13 +30,13 @@ class CodeUpload:
         self._default_keep_seconds = default_keep_seconds
 
     async def key_of(self, package: Package, known: Entity | None = None) -> str:
-        """Bring *package* into the bucket unless it is there, and return its key. May be repeated.
+        """Upload *package* into the bucket unless it is there, and return its key. May be repeated.
 
         Args:
-            known: the entity as it runs now; code that it has already is left where it is, so that it need not restart.
+            known: the existing entity; its code is not uploaded again under another key, so that it need not restart.
 
         Raises:
-            Retryable: the storage or MongoDB is out of reach.
+            Retryable: the storage or MongoDB is unreachable.
         """
         await self._store.ensure_bucket(self._bucket)
         keep_seconds = await self._retention.keep_seconds()

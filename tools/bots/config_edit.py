@@ -1,4 +1,4 @@
-"""Changing and showing a config: keys by dots, values in JSON, secrets masked. Pure."""
+"""Change and show a config: keys with dots, values in JSON, secrets masked. Pure."""
 
 import copy
 import json
@@ -50,7 +50,7 @@ _PASSWORD_IN_URL = re.compile(r"(?P<before>\b[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s
 
 
 class ConfigEditInvalid(UserError):
-    """What a person gave cannot be done to the config."""
+    """The requested change of the config is invalid."""
 
 
 class KeyMissing(UserError):
@@ -62,19 +62,19 @@ class KeyMissing(UserError):
 
 
 def assignments(texts: Sequence[str]) -> list[tuple[str, Any]]:
-    """The keys and values in `KEY=VALUE` texts. A value that is not JSON is text.
+    """Return the keys and values of `KEY=VALUE` texts. A value that is not JSON is text.
 
     Raises:
-        ConfigEditInvalid: one is no assignment.
+        ConfigEditInvalid: one is not an assignment.
     """
     return [_assignment(text) for text in texts]
 
 
 def with_values(config: Mapping[str, Any], values: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """*config* with *values*, whose keys lead into objects by dots; objects that are missing are made.
+    """Return *config* with *values*, whose keys lead into objects by dots; missing objects are created.
 
     Raises:
-        ConfigEditInvalid: a key leads through something that is no object.
+        ConfigEditInvalid: a key leads through a value that is not an object.
     """
     changed = copy.deepcopy(dict(config))
     for key, value in values:
@@ -84,11 +84,11 @@ def with_values(config: Mapping[str, Any], values: Iterable[tuple[str, Any]]) ->
 
 
 def without_keys(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """*config* without *keys*.
+    """Return *config* without *keys*.
 
     Raises:
-        KeyMissing: one is not there.
-        ConfigEditInvalid: a key leads through something that is no object.
+        KeyMissing: a key is missing.
+        ConfigEditInvalid: a key leads through a value that is not an object.
     """
     changed = copy.deepcopy(dict(config))
     for key in keys:
@@ -101,7 +101,7 @@ def without_keys(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, An
 
 
 def masked(value: Any, name: str = "") -> Any:
-    """*value* with everything masked that looks like a secret, by its *name* or by itself."""
+    """Return *value* with everything masked that looks like a secret, by its *name* or by its content."""
     if _is_secret_name(name):
         return None if value is None else MASK
     if isinstance(value, Mapping):
@@ -144,7 +144,7 @@ def _path(key: str) -> list[str]:
 
 
 def _inner(config: dict[str, Any], parents: Sequence[str], key: str, *, make: bool) -> dict[str, Any]:
-    """The object that *parents* lead to."""
+    """Return the object at *parents*."""
     current = config
     for depth, name in enumerate(parents):
         if name not in current:

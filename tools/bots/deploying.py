@@ -1,4 +1,4 @@
-"""From a folder to an announced bot, backtest or schedule: packed, uploaded, and told to the service that runs it."""
+"""Deploy a folder as a bot, backtest or schedule: pack, upload, and announce it to its service."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from tools.cli.connections import Connections
 
 @dataclass(frozen=True)
 class Upload:
-    """A folder whose code is in the storage, to be run as *entity_id*."""
+    """A folder whose code is in the storage, to be announced as *entity_id*."""
 
     entity_id: str
     folder: BotFolder
@@ -27,14 +27,14 @@ class Upload:
 
 @dataclass(frozen=True)
 class Announcement:
-    """What was announced, and as what: `created` or `updated`."""
+    """The announced entity, and the event: `created` or `updated`."""
 
     upload: Upload
     deployment: Deployment
     event: str
 
     def facts(self) -> dict[str, Any]:
-        """For whoever deployed it."""
+        """Return the result for display."""
         upload = self.upload
         return {
             "id": upload.entity_id,
@@ -58,14 +58,14 @@ async def upload(
     package: Package,
     known: Entity | None = None,
 ) -> Upload:
-    """Bring *package*, the code of *folder*, into the code bucket; see :meth:`CodeUpload.key_of`."""
+    """Upload *package*, the code of *folder*, into the code bucket; see :meth:`CodeUpload.key_of`."""
     uploads = await code_upload(servers, service)
     key = await uploads.key_of(package, known)
     return Upload(entity_id, folder, package, servers.storage_settings().code_bucket, key)
 
 
 async def code_upload(servers: Connections, service: ServiceDefinition) -> CodeUpload:
-    """What brings code of *service* into the code bucket."""
+    """Return the uploader of *service*."""
     return CodeUpload(
         service,
         servers.storage(),
@@ -85,13 +85,13 @@ async def announce(
     record: Mapping[str, Any] | None = None,
     beside: Mapping[str, Any] | None = None,
 ) -> Announcement:
-    """Say that *uploaded* is to run with *config*: as new, or as another version of what has its id.
+    """Return the announcement of *uploaded* with *config*: as a new entity, or as another version of an existing one.
 
     Args:
         record, beside: as for :func:`tools.bots.announce.deployment`.
 
     Raises:
-        Retryable: NATS or MongoDB is out of reach, or nobody stores the event.
+        Retryable: NATS or MongoDB is unreachable, or no stream stores the event.
     """
     known = await entities.get(uploaded.entity_id)
     announced = deployment(
@@ -107,7 +107,7 @@ async def publish(
     """Publish *announced*. Without NATS it is written into MongoDB, where the workers find it.
 
     Raises:
-        Retryable: NATS or MongoDB is out of reach, or nobody stores the event.
+        Retryable: NATS or MongoDB is unreachable, or no stream stores the event.
     """
     if servers.has_nats:
         announcer = Announcer(await servers.jetstream(), service)

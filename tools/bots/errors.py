@@ -1,7 +1,7 @@
-"""What can be wrong with a bot's folder."""
+"""Errors of a bot's folder."""
 
 from libs.core.errors import UserError
 
 
 class BotFolderInvalid(UserError):
-    """The folder cannot be deployed as it is; the message names the file or field and the remedy."""
+    """The folder cannot be deployed; the message names the file or field and the remedy."""

@@ -1,7 +1,7 @@
-"""A bot's folder as its author wrote it: code and a `bot.json` that describes it.
+"""A bot's folder: code and a `bot.json` that describes it.
 
-`bot.json` holds what the platform calls `custom.config` (name, description, runtime, version, author, type,
-entrypoints, ...), and besides, under `config`, the config that the bot is started with unless another is given.
+`bot.json` contains the platform's `custom.config` (name, description, runtime, version, author, type,
+entrypoints, ...), and under `config` the default config of the bot.
 """
 
 import json
@@ -30,25 +30,25 @@ class BotFolder:
 
     @property
     def name(self) -> str:
-        """What the bot calls itself."""
+        """The bot's name."""
         return str(self.description["name"])
 
     @property
     def version(self) -> str:
-        """The version of the code, in its author's words."""
+        """The author's version of the code."""
         return str(self.description["version"])
 
 
 def read_folder(
     path: Path, runtime: str | None = None, entrypoint: str | None = None, *, kind: Kind = "bot"
 ) -> BotFolder:
-    """Read and check a folder that is to run as *kind*. *runtime* and *entrypoint* win over what `bot.json` says.
+    """Read and check a folder that is to run as *kind*. *runtime* and *entrypoint* override `bot.json`.
 
-    Where `bot.json` does not say, both are guessed from the files: `main.py` is Python, `main.js` or `index.js` is
+    If missing in `bot.json`, both are guessed from the files: `main.py` is Python, `main.js` or `index.js` is
     Node.
 
     Raises:
-        BotFolderInvalid: with the first thing that is wrong, and the remedy.
+        BotFolderInvalid: with the first error, and the remedy.
     """
     if not path.is_dir():
         raise BotFolderInvalid(f"{path} is not a folder")
@@ -63,7 +63,7 @@ def read_folder(
 
 
 def folder_name(path: Path) -> str:
-    """What the bot in a folder calls itself, whatever else is wrong with it.
+    """Return the name of the bot in a folder, regardless of other errors.
 
     Raises:
         BotFolderInvalid: its `bot.json` cannot be read.
@@ -113,7 +113,7 @@ def _entrypoints(
 
 
 def _file_of(path: Path, named: str, runtime: str) -> str | None:
-    """The file that an entrypoint means; None when there is none. Without a runtime, what Node allows is allowed."""
+    """Return the file of an entrypoint; None when it is missing. Without a runtime, Node's suffix rules apply."""
     candidates = script_files(named, runtime if runtime in IMAGES else "nodejs20")
     return next((file for file in candidates if (path / file).is_file()), None)
 

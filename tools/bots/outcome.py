@@ -1,4 +1,4 @@
-"""Waiting until what was announced has come about, by what the workers write on the bot's document."""
+"""Wait for the result of an announcement, by the status in the bot's document."""
 
 import asyncio
 import time
@@ -13,25 +13,25 @@ from libs.core.store.runs import RunFilter, RunStore
 from services.bot_runner.status import BotState
 
 _POLL_SECONDS = 0.1
-# The workers' clocks, and what they write, may lag behind a health window that is over here.
+# The workers' clocks and writes may lag behind a health window that is over here.
 _CONFIRMATION_SECONDS = 10.0
 _AT_REST = (BotState.DISABLED, BotState.KILLED, BotState.STOPPED)
 
 
 class BotNotRunning(Permanent):
-    """The version that was announced does not run; the message says why, and what runs instead."""
+    """The announced version does not run; the message has the reason, and what runs instead."""
 
 
 class NotInTime(Retryable):
-    """What was waited for did not come about in time; it may still."""
+    """Timed out; the result may still come."""
 
 
 @dataclass(frozen=True)
 class Settled:
-    """A bot that is as it should be: healthy, or at rest because somebody wants it so.
+    """A settled bot: healthy, or intentionally down.
 
     Attributes:
-        healthy_seconds: how long it ran before it was called healthy; 0 at rest.
+        healthy_seconds: how long it ran before it counted as healthy; 0 when down.
     """
 
     state: str
@@ -43,11 +43,11 @@ class Settled:
 
 
 class HealthWatch:
-    """Watches one version of a bot, announced at *updated_at* as `custom.updatedAt` has it, from outside.
+    """Watches one version of a bot, announced at *updated_at* (`custom.updatedAt`).
 
     Args:
-        window_seconds: how long it must run without an end.
-        start_seconds: how long it may take until it runs.
+        window_seconds: time for which it must run without an end.
+        start_seconds: time limit until it runs.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class HealthWatch:
         self._rejected_since: float | None = None
 
     async def until_healthy(self) -> Settled:
-        """Wait until the version, or a later one, has run for the health window, or is at rest.
+        """Wait until this version, or a later one, has run for the health window, or is intentionally down.
 
         Raises:
-            BotNotRunning: it was rejected, or ended; the message has its last lines, and says which version goes on.
+            BotNotRunning: it was rejected, or ended; the message has its last lines, and names the version that runs.
             NotInTime: it did not start in time.
         """
         self._waiting_since = time.monotonic()
@@ -86,7 +86,7 @@ class HealthWatch:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _outcome_of(self, entity: Entity) -> Settled | None:
-        """The outcome, if there is one."""
+        """Return the outcome, if there is one."""
         status = self._status_of(entity)
         state = status.get("state")
         if state in _AT_REST:
@@ -96,11 +96,11 @@ class HealthWatch:
             await self._rejected(entity, status, rejection)
             return None
         self._rejected_since = None
-        # Until the new version is checked and started, it is the one before that runs, or ends.
+        # Until the new version is checked and started, the previous one runs or ends.
         if (status.get("running_revision") or entity.revision) != entity.revision:
             self._running = None
             return None
-        # A new version begins without failures: one that runs and has some ended in between two looks.
+        # A new version starts without failures: a running one with failures has ended in between.
         if state in (BotState.REJECTED, BotState.BACKING_OFF) or (state == BotState.RUNNING and status.get("failures")):
             raise BotNotRunning(await self._why(status))
         if state != BotState.RUNNING:
@@ -118,7 +118,7 @@ class HealthWatch:
         )
 
     def _check_time(self, entity: Entity | None) -> None:
-        """Raises NotInTime: what is waited for now takes too long."""
+        """Raise NotInTime when the current step takes too long."""
         now = time.monotonic()
         if self._rejected_since is not None:
             return
@@ -128,16 +128,16 @@ class HealthWatch:
             raise NotInTime(f"bot {self._bot_id!r} runs, but no worker reports it as healthy; check `runtime status`")
 
     def _status_of(self, entity: Entity) -> Mapping[str, Any]:
-        """The status, if it speaks of what was announced."""
+        """Return the status, if it belongs to the announced version."""
         if str(entity.custom.get("updatedAt", "")) < self._updated_at:
             return {}
         return entity.status if entity.status.get("revision") == entity.revision else {}
 
     async def _rejected(self, entity: Entity, status: Mapping[str, Any], rejection: Rejection) -> None:
-        """Say so, once it is known what runs instead, or that nothing does.
+        """Raise once it is known what runs instead, or that nothing does.
 
         Raises:
-            BotNotRunning: that is known.
+            BotNotRunning: it is known.
         """
         now = time.monotonic()
         self._rejected_since = self._rejected_since if self._rejected_since is not None else now
@@ -147,10 +147,10 @@ class HealthWatch:
         known = state in (BotState.RUNNING, BotState.BACKING_OFF, BotState.WAITING)
         if has_other and current is not None and (known or now - self._rejected_since >= self._start_seconds):
             ours, theirs = version_name(entity.custom), current.name
-            which = f"version {theirs}" if theirs and theirs != ours else "the version before"
+            which = f"version {theirs}" if theirs and theirs != ours else "the previous version"
             unhealthy = rejection.reason is RejectionReason.UNHEALTHY
-            outcome = f"{which} is back" if unhealthy else f"{which} goes on"
-            outcome += f", and is {state}" if state != BotState.RUNNING else ""
+            outcome = f"{which} was restored" if unhealthy else f"{which} keeps running"
+            outcome += f" and is {state}" if state != BotState.RUNNING else ""
             raise BotNotRunning(
                 f"the new version of bot {self._bot_id!r} does not run ({rejection.reason}): {rejection.detail}; "
                 f"{outcome}{await self._last_lines(entity.revision) if unhealthy else ''}"
@@ -176,7 +176,7 @@ class HealthWatch:
         return message + await self._last_lines(revision if isinstance(revision, int) else None)
 
     async def _last_lines(self, revision: int | None) -> str:
-        """The end of the output of the last run of a version, behind a heading; "" when there is none."""
+        """Return the last output of a version's last run, after a heading; "" without output."""
         ended = await self._runs.list(RunFilter(entity_id=self._bot_id, open=False), limit=10)
         run = next((run for run in ended if run.last_lines and run.revision in (revision, None)), None)
         return "; its last lines:\n" + "\n".join(f"    {line}" for line in run.last_lines) if run is not None else ""

@@ -123,7 +123,7 @@ async def test_rejected_version_fails_and_message_names_running_version(rig: Bot
         with pytest.raises(BotNotRunning, match="is broken") as raised:
             await watch(rig).until_healthy()
 
-    assert ("version 1 goes on" in str(raised.value)) is not first
+    assert ("version 1 keeps running" in str(raised.value)) is not first
 
 
 async def test_rolled_back_version_fails_and_message_names_restored_version(rig: BotRig) -> None:
@@ -138,7 +138,7 @@ async def test_rolled_back_version_fails_and_message_names_restored_version(rig:
             await eventually(lambda: is_running(rig))
             host.end(second, 7)
 
-            with pytest.raises(BotNotRunning, match=r"\(unhealthy\).*exit code 7.*version 1 is back"):
+            with pytest.raises(BotNotRunning, match=r"\(unhealthy\).*exit code 7.*version 1 was restored"):
                 await outcome
 
 

@@ -1,4 +1,4 @@
-"""A bot's folder as one ZIP file. The same files give the same bytes, so that deploying twice changes nothing."""
+"""Pack a bot's folder as one ZIP file. The same files give the same bytes, so that deploying twice changes nothing."""
 
 import hashlib
 import io
@@ -28,12 +28,12 @@ class Package:
 
 
 def pack(folder: Path) -> Package:
-    """Pack the folder, and check the archive by the rules that the workers unpack it by.
+    """Pack the folder, and check the archive by the workers' rules for unpacking.
 
-    Version control, caches, virtual environments and `.env` are left out; `vendor` and `node_modules` are not.
+    Version control, caches, virtual environments and `.env` are excluded; `vendor` and `node_modules` are not.
 
     Raises:
-        BotFolderInvalid: it has no file, a link leads out of it, or the workers would refuse it; the message says why.
+        BotFolderInvalid: it has no file, a link leads out of it, or workers would reject it; with the reason.
     """
     buffer = io.BytesIO()
     count = 0
@@ -66,7 +66,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _is_loop(path: Path) -> bool:
-    """Whether the folder is a link to one of its own parents, which would be walked for ever."""
+    """Whether the folder is a link to one of its own parents, which would be walked endlessly."""
     return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 

@@ -1,8 +1,8 @@
-"""What a deploy keeps of what is deployed already: the config and the flags that somebody gave before. Pure.
+"""Determine what a deploy keeps of the deployed version: the config and the flags given before. Pure.
 
-`custom.deployed` remembers how the last deploy came to its values: a digest of each value that `bot.json` gave, which
-tells these from values that somebody set, and the flags. What was not deployed by this command has none of it, and
-then every stored value counts as set.
+`custom.deployed` records the origin of the last deploy's values: a digest of each value from `bot.json`, which
+distinguishes them from values that were set later, and the flags. Without it, for an entity that was not deployed by
+this command, every stored value counts as set.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ FIELD = "deployed"
 
 @dataclass(frozen=True)
 class Flags:
-    """What the flags of one deploy say; None and nothing for those that were not given.
+    """The flags of one deploy; None or empty for those that were not given.
 
     Attributes:
-        reset: keep nothing of what is stored.
+        reset: keep no stored value.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Flags:
     reset: bool = False
 
     def over(self, known: Entity | None) -> "Flags":
-        """These flags, and where one was not given what the last deploy of *known* was given."""
+        """Return these flags, with those of the last deploy of *known* where none was given."""
         kept = _deployed(known).get("flags") if known is not None and not self.reset else None
         if not isinstance(kept, Mapping):
             return self
@@ -44,10 +44,10 @@ class Flags:
         )
 
     def config_for(self, known: Entity | None, defaults: Mapping[str, Any]) -> dict[str, Any]:
-        """The config of the next version.
+        """Return the config of the next version.
 
-        Values that somebody set stay, as long as the flags do not replace them. A value that still is what an earlier
-        `bot.json` gave follows the present one, whose config is *defaults*.
+        Values that were set stay, unless flags replace them. A value that still equals that of an earlier
+        `bot.json` follows the current one, whose config is *defaults*.
         """
         if known is None or self.reset:
             return {**defaults, **self.config}
@@ -58,7 +58,7 @@ class Flags:
         return {**fresh, **kept, **self.config}
 
     def record(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
-        """What the next deploy needs to know of this one, for `custom.deployed`."""
+        """Return the record for the next deploy, stored in `custom.deployed`."""
         flags = {"runtime": self.runtime, "entrypoint": self.entrypoint}
         return {
             "defaults": {name: _digest(value) for name, value in defaults.items()},
@@ -67,7 +67,7 @@ class Flags:
 
 
 def kept_fields(known: Entity | None) -> dict[str, Any]:
-    """The fields beside config and custom that the last event of *known* brought, and that the next one repeats."""
+    """Return the additional fields of the last event of *known*, which the next one repeats."""
     event = known.document.get("event") if known is not None else None
     names = event.get("fields", ()) if isinstance(event, Mapping) else ()
     document = known.document if known is not None else {}
@@ -80,7 +80,7 @@ def _deployed(known: Entity) -> Mapping[str, Any]:
 
 
 def _digest(value: object) -> str:
-    # A number may come back from the database as another type: 5 as 5.0.
+    # The database may return a number as another type: 5 as 5.0.
     text = json.dumps(_plain(value), sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 

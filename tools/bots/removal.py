@@ -1,4 +1,4 @@
-"""Waiting until a removed bot or schedule has left the machines too."""
+"""Wait until a removed bot or schedule has no containers."""
 
 import asyncio
 import time
@@ -16,12 +16,12 @@ from tools.bots.outcome import NotInTime
 
 _POLL_SECONDS = 0.1
 _WORKERS_SECONDS = 1.0
-"""How long the workers have to remove a document that none of them owns, before this process does it."""
+"""How long workers have to remove a document in a segment without an owner, before this process does it."""
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """What a lost worker left of a removed entity: a container that is dead, and a run whose end nobody saw."""
+    """What a lost worker left of a removed entity: a dead container, and a run whose end was not observed."""
 
     worker: str
     host: str
@@ -33,7 +33,7 @@ class Leftover:
 
 
 class Removal:
-    """What is left of an entity of *service* in its *database*; *leases* are those of its segments."""
+    """The remains of an entity of *service* in its *database*; *leases* are those of its segments."""
 
     def __init__(
         self, service: ServiceDefinition, entities: EntityStore, database: Database, leases: LeaseStore
@@ -45,9 +45,9 @@ class Removal:
         self._owners = OwnershipReader(database)
 
     async def until_gone(self, entity_id: str, seconds: float) -> Sequence[Leftover]:
-        """Wait until its document is removed and nothing of it can run any more; return what is left to be cleaned.
+        """Wait until its document is removed and no container of it can run; return what remains to be cleaned up.
 
-        A document in a segment without a live owner is removed here, since no worker may be there to do it.
+        A document in a segment without a live owner is removed here, since there may be no worker to do it.
 
         Raises:
             NotInTime: not within *seconds*.

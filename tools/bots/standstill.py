@@ -1,4 +1,4 @@
-"""Which of the bots that a kill switch holds are down, and since when."""
+"""Determine which of the bots under a kill switch are down, and since when."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -13,7 +13,7 @@ _ALIVE = ("running", "starting")
 
 
 class Standstill:
-    """How bots come to rest; *leases* are those of their segments."""
+    """The ends of held bots; *leases* are those of their segments."""
 
     def __init__(self, entities: EntityStore, database: Database, leases: LeaseStore) -> None:
         self._entities = entities
@@ -22,17 +22,17 @@ class Standstill:
         self._live_runs = LiveRuns(self._runs, leases)
 
     async def down(self, bot_ids: Collection[str], since: datetime) -> dict[str, datetime | None]:
-        """Those of these bots that do not run, each with the end of its run; None when that was before *since*.
+        """Return those of these bots that do not run, each with the end of its run; None when that was before *since*.
 
         Raises:
-            StoreUnavailable: nothing is known.
+            StoreUnavailable: unknown.
         """
         owned = {lease.segment_id for lease in await self._leases.live()}
         found = await self._entities.by_ids(bot_ids)
-        # What nobody owns does not run, whatever its last owner wrote.
+        # A bot without an owner does not run, regardless of its last status.
         alive = {bot.id for bot in found if bot.segment_id in owned and bot.status.get("state") in _ALIVE}
         alive |= (await self._live_runs.of(bot_ids)).keys()
         down: dict[str, datetime | None] = {one: None for one in bot_ids if one not in alive}
         ended = await self._runs.list(RunFilter(entity_ids=down, ended_since=since), limit=0)
-        # The newest first, and that one counts.
+        # Newest first: the first one counts.
         return down | {run.entity_id: run.ended_at for run in reversed(ended)}

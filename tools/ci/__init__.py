@@ -1,1 +1,1 @@
-"""What continuous integration needs beside the build tool."""
+"""Parts of continuous integration beside the build tool."""

@@ -1,4 +1,4 @@
-"""Adds up pytest's JUnit reports and ends with one line, `N passed, N failed`, since Pants runs pytest many times."""
+"""Sum up pytest's JUnit reports in one line, `N passed, N failed`, since Pants runs pytest many times."""
 
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Summary:
-    """How many tests of all reports ended which way."""
+    """The numbers of tests in all reports by outcome."""
 
     passed: int = 0
     failed: int = 0
@@ -23,12 +23,12 @@ class Summary:
 
 
 def read_report(report: Path) -> Summary:
-    """The counts of one JUnit report. An error while a test was set up counts as a failure.
+    """Return the numbers of one JUnit report. An error during the set-up of a test counts as a failure.
 
     Raises:
-        xml.etree.ElementTree.ParseError: the file is no XML, which means that its test run was cut off.
+        xml.etree.ElementTree.ParseError: the file is not XML: its test run was interrupted.
     """
-    # The file was written by the test runner a moment ago; it is not input from outside.
+    # The file was written by the test runner; it is not input from outside.
     cases = list(ElementTree.parse(report).getroot().iter("testcase"))  # noqa: S314
     failed = sum(1 for case in cases if case.find("failure") is not None or case.find("error") is not None)
     skipped = sum(1 for case in cases if case.find("skipped") is not None)
@@ -36,7 +36,7 @@ def read_report(report: Path) -> Summary:
 
 
 def main(folder: str) -> int:
-    """Print the summary of *folder*; 1 when a test failed, or when there is no report at all."""
+    """Print the summary of *folder*; return 1 when a test failed, or when there is no report at all."""
     reports = sorted(Path(folder).glob("**/*.xml"))
     total = sum((read_report(report) for report in reports), Summary())
     sys.stdout.write(f"{total}\n")

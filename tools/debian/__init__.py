@@ -1,1 +1,1 @@
-"""What Debian and Ubuntu package, got when it is first needed."""
+"""Debian's packages, installed or unpacked on first use."""

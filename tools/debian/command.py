@@ -1,4 +1,4 @@
-"""Runs a program to its end, without leaving it behind when we are interrupted."""
+"""Run a program to its end, without leaving it behind after an interrupt."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ class CommandFailedError(RuntimeError):
 async def run_command(
     command: Sequence[str], *, within_seconds: float, environment: Mapping[str, str] | None = None
 ) -> None:
-    """Run *command* without input. When this is cancelled, it and all that it started are killed.
+    """Run *command* without input. If this is cancelled, it and all its child processes are killed.
 
     Raises:
         CommandFailedError: it cannot be run, ended with an error, or did not end in time.

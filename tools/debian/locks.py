@@ -1,4 +1,4 @@
-"""A lock between processes, in a file: what must happen once on a machine happens once."""
+"""A lock between processes, in a file, for work that must be done once on a machine."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ _POLL_SECONDS = 0.1
 
 @contextlib.asynccontextmanager
 async def file_lock(path: Path) -> AsyncIterator[None]:
-    """Hold the lock in the block. It is freed by the system when the process dies."""
+    """Hold the lock during the block. The system releases it when the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         # Polled, since a thread that waits in the system call could not be cancelled.

@@ -1,4 +1,4 @@
-"""Debian's packages: installed on the machine, or only unpacked into a folder of ours."""
+"""Debian's packages: installed on the machine, or only unpacked into a separate folder."""
 
 import os
 import shutil
@@ -13,14 +13,14 @@ from tools.debian.locks import file_lock
 Report = Callable[[str], None]
 
 UNPACKED = Path("/var/cache/the0-runtime/debian")
-"""Where packages are unpacked to, for every user of the machine."""
+"""The folder of unpacked packages, for every user of the machine."""
 
 _LOCK = Path("/run/lock/the0-apt.lock")
 _SECONDS = 900
 
 
 class PackageMissingError(RuntimeError):
-    """A program is not on this machine and this user may not install it; the message says what to do."""
+    """A program is missing and this user may not install it; the message has the remedy."""
 
 
 def to_stderr(text: str) -> None:
@@ -30,7 +30,7 @@ def to_stderr(text: str) -> None:
 
 
 async def ensure_program(program: str, package: str, report: Report = to_stderr) -> Path:
-    """The path of *program*, after installing Debian's *package* when it is not there.
+    """Return the path of *program*, after installing Debian's *package* if it is missing.
 
     Raises:
         PackageMissingError: it is missing, and this is not root on a Debian machine.
@@ -45,7 +45,7 @@ async def ensure_program(program: str, package: str, report: Report = to_stderr)
 
 
 async def ensure_unpacked(program: str, package: str, report: Report = to_stderr) -> Path:
-    """The path of *program*: the machine's own, else one from Debian's *package*, unpacked without installing it.
+    """Return the path of *program*: the machine's own, else from Debian's *package*, unpacked without installing it.
 
     For packages that would start a server when they are installed, and that need no other package.
 
@@ -60,7 +60,7 @@ async def ensure_unpacked(program: str, package: str, report: Report = to_stderr
     if not unpacked.exists():
         _must_be_able_to_install(program, package)
         async with file_lock(_LOCK):
-            if not unpacked.exists():  # nobody unpacked it while we waited for the lock
+            if not unpacked.exists():  # not unpacked by another process during the wait
                 await _unpack(package, folder, report)
     if not unpacked.exists():
         raise CommandFailedError(f"Debian's package {package} contains no /usr/bin/{program}")
@@ -85,7 +85,7 @@ async def _unpack(package: str, folder: Path, report: Report) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Beside its destination, so that it appears there whole or not at all.
     with tempfile.TemporaryDirectory(prefix=f".{package}-", dir=folder.parent) as temporary:
-        # apt-get writes to its working directory and has no option to say otherwise.
+        # apt-get writes to its working directory and has no option to change that.
         script = 'cd "$1" && apt-get download -q "$2" && dpkg-deb -x ./*.deb root'
         await run_command(["sh", "-c", script, "sh", temporary, package], within_seconds=_SECONDS)
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The bots' part of the demonstration: both run, one gets another config, the other one goes."""
+"""The bots' part of the demonstration: both run, one gets another config, the other one is deleted."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ _SYMBOL = "SOL-USD"
 
 
 class BotsPart:
-    """Changes *ticker* and removes *average*, which are announced already.
+    """Changes *ticker* and deletes *average*, which are already announced.
 
     Args:
         logs: the folder that errors point to.
@@ -42,7 +42,7 @@ class BotsPart:
         self._logs = logs
 
     async def play(self) -> None:
-        """Raises DemoFailed when a bot does not do in time what it should."""
+        """Raise DemoFailed when a step of a bot times out."""
         bots = (self._ticker, self._average)
         await self._expect(
             "both bots to print", lambda: all(len(self._watch.lines(folder.name)) >= _LINES for folder in bots)

@@ -1,4 +1,4 @@
-"""The demonstration: bots, a backtest and a schedule from their folders to containers, and what was seen of them."""
+"""The demonstration: deploy bots, a backtest and a schedule from their folders, and show their runs."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from tools.engine.ensure import Engine, ensure_engine
 from tools.images.ensure import ensure_images
 
 _SAMPLES = Path(samples.__file__).parent
-# One bot a segment, so that both workers have something to do.
+# One bot per segment, so that both workers run one.
 _SETTINGS = {"MAX_BOTS_PER_PARTITION": "1"}
 _SCHEDULED_RUNS = 2
 _SHUTDOWN_SECONDS = 10.0
@@ -34,14 +34,14 @@ _SHUTDOWN_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Shown:
-    """What the demonstration came to: what ran where, what the backtest found, and the schedule's runs."""
+    """The result of the demonstration: the list of runs, the backtest's result, and the schedule's runs."""
 
     rows: Sequence[RunRow]
     backtest: Findings
     scheduled: Sequence[RunRecord]
 
     def as_json(self) -> Mapping[str, Any]:
-        """The same for programs."""
+        """Return the same as JSON."""
         return {"runs": [asdict(row) for row in self.rows], "metrics": dict(self.backtest.metrics)}
 
 
@@ -58,7 +58,7 @@ class Demo:
         self._rebalance = read_folder(_SAMPLES / "rebalance")
 
     async def run(self) -> Shown:
-        """Show everything once, and leave neither container nor process behind, however it ends."""
+        """Run the demonstration, and always remove its containers and processes."""
         stack = Stack(self._directory, tethered=True, settings=_SETTINGS)
         try:
             await self._clean(stack)
@@ -73,7 +73,7 @@ class Demo:
     # --- before and after
 
     async def _clean(self, stack: Stack) -> None:
-        """What a demo that was killed has left: its bots have ended by themselves, their containers are still there."""
+        """Remove the containers that a killed demo has left; its bots have ended by themselves."""
         if not stack.state.scopes:
             return
         engine = await ensure_engine()
@@ -87,7 +87,7 @@ class Demo:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._start_servers(stack), name="servers")
             await self._prepare_engine()
-            # They wait for the servers themselves; loading their code is what takes the time.
+            # They wait for the servers themselves; loading their code takes most of the time.
             stack.launch_services()
         async with asyncio.TaskGroup() as tasks:
             uploading = tasks.create_task(self._upload(servers), name="upload")
@@ -111,7 +111,7 @@ class Demo:
             await stack.wait_ready(service)
 
     async def _upload(self, servers: Connections) -> list[tuple[ServiceDefinition, Upload]]:
-        """The schedule comes first, since it has to wait until it is due."""
+        """Announce everything; the schedule first, since it has to wait until it is due."""
         folders = [
             (BOT_SCHEDULER, self._rebalance),
             (BOT_RUNNER, self._ticker),
@@ -129,7 +129,7 @@ class Demo:
         with self._screen.step("stopping everything"):
             await stack.stop(self._engine, grace_seconds=_SHUTDOWN_SECONDS)
 
-    # --- the story
+    # --- the steps
 
     async def _play(
         self, stack: Stack, servers: Connections, uploads: Sequence[tuple[ServiceDefinition, Upload]]
@@ -155,6 +155,6 @@ class Demo:
         return Shown(await run_rows(servers), found.result(), runs.result())
 
     def _show_line(self, entity_id: str, line: str) -> None:
-        # The backtest's many trades would drown the rest, and what `main` returned is shown in another way.
+        # The backtest's many trades would hide the rest, and its result is shown separately.
         if entity_id != self._crossover.name and not line.startswith("{"):
             self._screen.line(entity_id, line)

@@ -1,7 +1,7 @@
-"""What can go wrong with the demonstration itself."""
+"""Errors of the demonstration."""
 
 from libs.core.errors import Permanent
 
 
 class DemoFailed(Permanent):
-    """Something did not happen as it should; the message says what and where to look."""
+    """A step failed; the message has the reason and where to look."""

@@ -1,4 +1,4 @@
-"""The parts of the demonstration that end by themselves: a backtest, and the runs of a schedule."""
+"""The parts of the demonstration with an end: a backtest, and the runs of a schedule."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,14 +20,14 @@ _POLL_SECONDS = 0.2
 
 
 class Jobs:
-    """What comes of a backtest and a schedule that are announced already. *logs*: the folder that errors point to."""
+    """Waits for an announced backtest and schedule. *logs*: the folder named in errors."""
 
     def __init__(self, servers: Connections, logs: Path) -> None:
         self._servers = servers
         self._logs = logs
 
     async def backtest(self, backtest_id: str) -> Findings:
-        """What the backtest found, once it is done. Raises DemoFailed when it failed or is not done in time."""
+        """Return the result of the completed backtest. Raises DemoFailed when it failed or timed out."""
 
         async def done() -> Findings | None:
             known = await known_of(self._servers, backtest_id)
@@ -40,10 +40,10 @@ class Jobs:
         return await self._eventually(f"the backtest {backtest_id}", done)
 
     async def schedule(self, schedule_id: str, runs: int) -> Sequence[RunRecord]:
-        """The runs of the schedule that went well, the first one first, once there are *runs* of them.
+        """Return the successful runs of the schedule, oldest first, once there are *runs* of them.
 
         Raises:
-            DemoFailed: they are not there in time.
+            DemoFailed: it timed out.
         """
         store = RunStore(await self._servers.database(BOT_SCHEDULER))
 

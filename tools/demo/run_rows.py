@@ -1,4 +1,4 @@
-"""What ran where: the runs in the three services' histories, for the table at the end."""
+"""The runs in the three services' histories, for the table at the end."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ _MOST_RUNS = 1000
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run. *outcome* is `running`, or the word for why it ended."""
+    """One run. *outcome* is `running`, or the reason of its end."""
 
     service: str
     id: str
@@ -25,7 +25,7 @@ class RunRow:
 
 
 async def run_rows(servers: Connections) -> list[RunRow]:
-    """All runs so far that had a container, by service, by what was run, and by time."""
+    """Return all runs so far that had a container, by service, entity and time."""
     rows = []
     for service in SERVICES:
         runs = await RunStore(await servers.database(service)).list(limit=_MOST_RUNS)

@@ -1,4 +1,4 @@
-"""What the demonstration shows: steps with a sign of life, the bots' output, a table. At a terminal, and in a file."""
+"""The output of the demonstration: steps with progress, the bots' output, a table. For terminals and files."""
 
 import contextlib
 import time
@@ -15,7 +15,7 @@ _COLORS = ("cyan", "magenta", "green", "yellow")
 
 @dataclass
 class Step:
-    """Something that is being waited for."""
+    """A step in progress."""
 
     text: str
     detail: str = ""
@@ -43,7 +43,7 @@ class Screen:
 
     @contextlib.contextmanager
     def step(self, text: str) -> Iterator["Reporter"]:
-        """Show that *text* goes on while the block runs, then how long it took."""
+        """Show that *text* is in progress during the block, then its duration."""
         begun = time.monotonic()
         task = self._progress.add_task(text, total=None) if self._progress is not None else None
         if task is None:
@@ -61,27 +61,27 @@ class Screen:
             self._console.print(Text.assemble((sign, style), f" {text} ", (took, "dim")))
 
     def describe(self, task: int | None, text: str, detail: str) -> None:
-        """Say more about a step that goes on."""
+        """Show details of a running step."""
         if self._progress is not None and task is not None:
             self._progress.update(task, description=f"{text}: {detail}".replace("[", r"\["))  # type: ignore[arg-type]
         else:
             self._console.print(Text(f"    {detail}"))
 
     def heading(self, text: str) -> None:
-        """Say what the viewer is about to see."""
+        """Print a heading."""
         self._console.print()
         self._console.print(Text(text, style="bold"))
 
     def line(self, source: str, text: str) -> None:
-        """One line that a bot printed."""
+        """Print one line of a bot."""
         color = self._colors.setdefault(source, _COLORS[len(self._colors) % len(_COLORS)])
         shown = "".join(character if character.isprintable() else "�" for character in text)
         self._console.print(Text.assemble((f"{source:>16} │ ", color), shown))
 
     def table(self, title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-        """The summary at the end."""
+        """Print the final summary."""
         table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
-        # Narrow enough for 80 characters.
+        # Fits 80 characters.
         table.box, table.padding, table.pad_edge = None, (0, 1, 0, 0), False
         for column in columns:
             table.add_column(column, no_wrap=True)
@@ -92,7 +92,7 @@ class Screen:
 
 
 class Reporter:
-    """Says more about one step; can be handed to whatever does the step."""
+    """Reports details of one step; passed to the code of the step."""
 
     def __init__(self, screen: Screen, text: str, task: int | None) -> None:
         self._screen = screen

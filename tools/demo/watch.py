@@ -1,4 +1,4 @@
-"""Follows the output of a stack's containers as they come and go."""
+"""Follow the output of a stack's containers as they start and end."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,7 +10,7 @@ _POLL_SECONDS = 0.1
 
 
 class OutputWatch:
-    """Every line of every container, with who printed it. `run()` goes on until it is cancelled."""
+    """Every line of every container, with its source. `run()` continues until it is cancelled."""
 
     def __init__(self, containers: Containers, show: Callable[[str, str], None]) -> None:
         self._containers = containers
@@ -34,15 +34,15 @@ class OutputWatch:
                 await asyncio.sleep(_POLL_SECONDS)
 
     def lines(self, bot_id: str) -> list[str]:
-        """What the bot printed so far, in all its containers."""
+        """Return the bot's output so far, of all its containers."""
         return self._lines.setdefault(bot_id, [])
 
     def containers_of(self, bot_id: str) -> list[ManagedContainer]:
-        """The bot's containers as they were a moment ago, ended ones too."""
+        """Return the bot's containers as last listed, including ended ones."""
         return [container for container in self._live.values() if container.id == bot_id]
 
     async def until(self, condition: Callable[[], bool], within_seconds: float) -> None:
-        """Return when *condition* holds; it is asked whenever something changed. Raises TimeoutError."""
+        """Return when *condition* holds; it is checked after every change. Raises TimeoutError."""
         async with asyncio.timeout(within_seconds):
             while not condition():
                 self._changed.clear()

@@ -1,1 +1,1 @@
-"""Everything on one machine: the embedded servers and the services as separate processes."""
+"""A stack on one machine: the embedded servers and the services as separate processes."""

@@ -16,7 +16,7 @@ class Containers:
     Every method may raise EngineUnavailable.
 
     Args:
-        folder: of the stack. Helper containers, which have no scope, belong to it if they mount something from there.
+        folder: the stack's folder. Helper containers have no scope; those that mount from this folder belong to it.
     """
 
     def __init__(self, url: str, scopes: Collection[str], folder: Path | None = None) -> None:
@@ -31,24 +31,24 @@ class Containers:
         await self._engine.close()
 
     async def all(self) -> list[ManagedContainer]:
-        """All containers with one of the scopes, including those that have ended."""
+        """Return all containers with one of the scopes, including ended ones."""
         return [found for scope in self._scopes for found in await self._engine.list({Label.SCOPE: scope})]
 
     async def mounting(self) -> set[str]:
-        """Ids of the managed containers, of whatever scope, that mount something from the stack's folder."""
+        """Return the ids of the managed containers of any scope that mount something from the stack's folder."""
         if self._folder is None:
             return set()
         return await self._engine.mounting(self._folder, {Label.MANAGED: "true"})
 
     async def remove_all(self) -> int:
-        """Kill and remove every container; returns their number."""
+        """Kill and remove every container; return their number."""
         ids = {container.container_id for container in await self.all()} | await self.mounting()
         for container_id in ids:
             await self._engine.remove(container_id)
         return len(ids)
 
     async def output(self, container_id: str) -> AsyncGenerator[str, None]:
-        """The lines that a container has printed and prints, until it ends, is removed, or the engine goes away."""
+        """Yield the lines of a container until it ends, is removed, or the engine goes away."""
         begun = b""
         # Whatever ends the stream, there is no more output for the terminal.
         with suppress(EngineRefused, EngineUnavailable):

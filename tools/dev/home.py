@@ -1,4 +1,4 @@
-"""Where a person's stacks keep their data and state."""
+"""The folder of a user's stacks."""
 
 import os
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def home(environ: Mapping[str, str] = os.environ) -> Path:
-    """RUNTIME_HOME, else `the0-runtime` in the XDG state folder (`~/.local/state`)."""
+    """Return RUNTIME_HOME, else `the0-runtime` in the XDG state folder (`~/.local/state`)."""
     given = environ.get("RUNTIME_HOME")
     if given:
         return Path(given).expanduser().absolute()

@@ -1,4 +1,4 @@
-"""Asks a process of ours how it is, over its HTTP port."""
+"""Query a local process over its HTTP port."""
 
 import asyncio
 import http.client
@@ -9,7 +9,7 @@ _SECONDS = 2.0
 
 
 async def get_json(port: int, path: str) -> tuple[int, Any] | None:
-    """Status and JSON body of `http://127.0.0.1:PORT/PATH`; None while nobody answers in time or with JSON."""
+    """Return status and JSON body of `http://127.0.0.1:PORT/PATH`; None without a JSON answer in time."""
     return await asyncio.to_thread(_get, port, path)
 
 
@@ -26,7 +26,7 @@ def _get(port: int, path: str) -> tuple[int, Any] | None:
 
 
 def hindrances(readiness: Any) -> str:
-    """What a `/readyz` body says is missing, in one line."""
+    """Return in one line what is missing according to a `/readyz` body."""
     dependencies = readiness.get("dependencies", {}) if isinstance(readiness, dict) else {}
     return "; ".join(
         f"{name}: {state.get('detail') or 'not ready'}" for name, state in dependencies.items() if not state.get("ok")

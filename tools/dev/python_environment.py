@@ -1,6 +1,6 @@
 """The Python environment of developers: `.venv` in the checkout, for editors, debuggers, pytest and benchmarks.
 
-It has all packages of both lockfiles (what runs, what tests need, linters) and finds the checkout's modules from any
+It has all packages of both lockfiles (runtime, tests, linters) and finds the checkout's modules from any
 folder. The modules and stubs of the .proto files are generated beside them, since editors look for them there.
 """
 
@@ -30,7 +30,7 @@ class LockfilesDisagree(UserError):
 
 
 class EnvironmentNotMade(Retryable):
-    """A command that makes the environment failed."""
+    """A command that creates the environment failed."""
 
     def __init__(self, what: str, output: str) -> None:
         last = "\n".join(output.splitlines()[-_SHOWN_LINES:])
@@ -38,11 +38,11 @@ class EnvironmentNotMade(Retryable):
 
 
 def make_environment(root: Path) -> Path:
-    """Bring the environment of the checkout at *root* up to date and return its folder. May be repeated.
+    """Create or update the environment of the checkout at *root* and return its folder. May be repeated.
 
     Raises:
         LockfilesDisagree: no environment can have the packages of both lockfiles.
-        EnvironmentNotMade: a package cannot be installed; the next call starts anew.
+        EnvironmentNotMade: a package cannot be installed; the next call starts again.
     """
     folder = root / ".venv"
     lines = all_pinned(root)
@@ -56,7 +56,7 @@ def make_environment(root: Path) -> Path:
             _install(folder, text, root)
         (site_packages,) = folder.glob("lib/python3*/site-packages")
         (site_packages / "the0_checkout.pth").write_text(f"{root}\n")
-        # Last, so that an environment of which a part is missing is made anew.
+        # Written last, so that an incomplete environment is created again.
         marker.write_text(digest)
     generate_protocol(root)
     return folder

@@ -1,4 +1,4 @@
-"""Starts a master or a worker as the separate process that it is in production."""
+"""Start a master or a worker as a separate process, like in production."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ class ServiceProcess:
 
     Args:
         arguments: such as `["bot-runner", "worker", "--worker-id", "worker-1"]`.
-        settings: environment variables beside this process's own.
+        settings: environment variables in addition to this process's own.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class ServiceProcess:
     ) -> None:
         self.name = name
         self.http_port = http_port
-        # The path that this process found its modules on, which in a build sandbox is in no variable.
+        # The import path of this process, which in a build sandbox is in no variable.
         search_path = os.pathsep.join(path for path in sys.path if path)
         environment = {**os.environ, **settings, "PYTHONPATH": search_path, "HTTP_PORT": str(http_port)}
         command = [sys.executable, "-P", "-m", "tools.cli", *arguments]
@@ -44,10 +44,10 @@ class ServiceProcess:
         self.process.launch()
 
     async def wait_ready(self, within_seconds: float = _READY_SECONDS) -> None:
-        """Return when `/readyz` says that it can do its work.
+        """Return when `/readyz` reports that it is ready.
 
         Raises:
-            ProcessFailedError: it ended, or was not ready in time; the message says for what it waits.
+            ProcessFailedError: it ended, or was not ready in time; the message has the reason.
         """
         hindrance = "it does not respond to HTTP"
         try:

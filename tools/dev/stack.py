@@ -1,4 +1,4 @@
-"""A whole stack on this machine: the embedded servers and all three services."""
+"""A complete stack on this machine: the embedded servers and all three services."""
 
 import asyncio
 import shutil
@@ -30,13 +30,13 @@ _GRPC: Mapping[str, str] = {
     BACKTEST_RUNNER.name: "backtest-grpc",
     BOT_SCHEDULER.name: "scheduler-grpc",
 }
-# One worker owns one segment, and here it is to have all backtests, and another one all schedules.
+# One worker owns one segment, so here one must own all backtests, and another one all schedules.
 _ONE_SEGMENT = {service.max_per_partition_env: "1000" for service in (BACKTEST_RUNNER, BOT_SCHEDULER)}
 _HTTP = "-http"
 _BOT_WORKER = f"{BOT_RUNNER.name}-worker-"
 _WORKERS = 2
 _GRACE_SECONDS = 20.0
-# Of a worker whose bots may take all of their own grace.
+# For a worker whose bots may use their whole grace period.
 _HANDOVER_SECONDS = 60.0
 
 
@@ -45,8 +45,8 @@ class Stack:
 
     Args:
         tethered: its processes are killed when this process dies; otherwise they outlive it.
-        workers: of bot-runner; None is as many as run already, or else two.
-        settings: of the services, beside where the servers are.
+        workers: number of bot-runner workers; None for as many as already run, or two.
+        settings: settings of the services, in addition to the servers' addresses.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Stack:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The settings under which the servers are reached."""
+        """The settings with which the servers are reached."""
         return self.state.environment
 
     def reserve_ports(self) -> None:
-        """Choose the ports of everything, those of last time where they are free, so that parts may start at once."""
+        """Choose all ports, the last ones where they are free, so that parts may start at once."""
         ports = dict(self.state.ports)
         running = {part.name for part in self.state.parts if part.process.alive}
         masters = {_GRPC[_definition(name).name] for name in running if name.endswith("master")}
@@ -77,7 +77,7 @@ class Stack:
         self._remember(ports=ports, environment=self._addresses(ports))
 
     async def start_servers(self) -> None:
-        """Start those servers that do not run, all at once, with the data of last time.
+        """Start the servers that do not run, concurrently, with their last data.
 
         Raises:
             ProcessFailedError: one did not start; the message shows the end of its log.
@@ -98,10 +98,10 @@ class Stack:
                 self._add(name, service.process.identity, service.process.log_path, service.http_port)
 
     async def wait_ready(self, service: ServiceDefinition | None = None) -> None:
-        """Return when the processes that were launched can do their work: those of *service*, or all of them.
+        """Return when the started processes are ready: those of *service*, or all of them.
 
         Raises:
-            ProcessFailedError: one ended or was not ready in time; the message says why.
+            ProcessFailedError: one ended or was not ready in time; the message has the reason.
         """
         async with asyncio.TaskGroup() as tasks:
             for process in self._started:
@@ -112,9 +112,9 @@ class Stack:
                 process.process.forget()
 
     async def stop_surplus(self, grace_seconds: float = _HANDOVER_SECONDS) -> list[str]:
-        """Stop the workers beyond the number that is wanted, in good order, and forget those that ended before.
+        """Stop the excess workers in order, and forget those that ended before.
 
-        Call it when the others are ready: they take the segments over. Returns the names of those that were stopped.
+        Call it when the others are ready: they take over the segments. Returns the names of the stopped ones.
         """
         wanted = {*_SERVERS, *self._service_names}
         surplus = [part for part in self.state.parts if part.name not in wanted]
@@ -126,13 +126,13 @@ class Stack:
         return [part.name for part in running]
 
     async def stop(self, engine: Engine | None, *, grace_seconds: float = _GRACE_SECONDS) -> None:
-        """Stop the services, then what is left of their containers, then the servers. Safe to repeat.
+        """Stop the services, then their remaining containers, then the servers. May be repeated.
 
         Args:
-            engine: where the containers are; None when no engine was ever reached.
+            engine: the engine of the containers; None if none was ever reached.
         """
         services = [part for part in self.state.parts if part.name not in _SERVERS]
-        # Workers first: they stop their bots while the master and the servers are still there.
+        # Workers first: they stop their bots while the master and the servers still run.
         services.sort(key=lambda part: part.name.endswith("master"))
         async with asyncio.TaskGroup() as tasks:
             for part in services:
@@ -153,7 +153,7 @@ class Stack:
 
     @property
     def _workers_up(self) -> int:
-        """How many workers of bot-runner run."""
+        """Return how many workers of bot-runner run."""
         return sum(part.name.startswith(_BOT_WORKER) and part.process.alive for part in self.state.parts)
 
     @property
@@ -225,5 +225,5 @@ class Stack:
 
 
 def _definition(name: str) -> ServiceDefinition:
-    """The service whose process has this name."""
+    """Return the service of the process with this name."""
     return next((service for service in _RUN_HERE if name.startswith(service.name)), BOT_RUNNER)

@@ -1,4 +1,4 @@
-"""What is remembered of a stack between two commands: ports, processes, and how clients reach it."""
+"""The stored state of a stack between two commands: ports, processes, and the clients' settings."""
 
 import json
 import os
@@ -14,7 +14,7 @@ _FILE = "stack.json"
 
 @dataclass(frozen=True)
 class Part:
-    """One process of a stack. *http_port* is None for servers that have no health check of ours."""
+    """One process of a stack. *http_port* is None for servers without a health check over HTTP."""
 
     name: str
     process: ProcessIdentity
@@ -25,11 +25,11 @@ class Part:
 
 @dataclass(frozen=True)
 class StackState:
-    """A stack as it was when it was last changed. Ports stay the same from one start to the next.
+    """A stack as of its last change. Ports stay the same from one start to the next.
 
     Attributes:
-        environment: the settings under which clients and services reach the servers.
-        scopes: the container scopes of its databases, to find their containers by.
+        environment: the settings with which clients and services reach the servers.
+        scopes: the container scopes of its databases, to find their containers.
     """
 
     ports: Mapping[str, int] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class StackState:
     scopes: tuple[str, ...] = ()
 
     def part(self, name: str) -> Part | None:
-        """The part with this name, running or not."""
+        """Return the part with this name, running or not."""
         return next((part for part in self.parts if part.name == name), None)
 
     @property
@@ -48,7 +48,7 @@ class StackState:
 
 
 def load(directory: Path) -> StackState:
-    """The stack of *directory*; an empty one when there is none or its file cannot be read."""
+    """Return the stack of *directory*; an empty one when it does not exist or its file is unreadable."""
     try:
         content = json.loads((directory / _FILE).read_text())
         parts = tuple(_part(item) for item in content["parts"])
@@ -58,7 +58,7 @@ def load(directory: Path) -> StackState:
 
 
 def save(directory: Path, state: StackState) -> None:
-    """Remember *state*; the file is whole at any time, and readable by its owner only."""
+    """Store *state*; the file is always complete, and readable by its owner only."""
     directory.mkdir(parents=True, exist_ok=True)
     fresh = directory / f"{_FILE}.{os.getpid()}"
     fresh.touch(mode=0o600)

@@ -1,4 +1,4 @@
-"""Makes sure that a Docker engine answers: uses the one there is, else installs and starts one if this user may."""
+"""Ensure that a Docker engine answers: use the existing one, else install and start one if this user may."""
 
 import asyncio
 import os
@@ -22,18 +22,18 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Engine:
-    """A Docker engine that answered; *url* is what DOCKER_HOST takes."""
+    """A Docker engine that answered; *url* is in the form of DOCKER_HOST."""
 
     url: str
 
 
 async def ensure_engine(report: Report = to_stderr) -> Engine:
-    """A Docker engine that answers. Safe to call from many processes at once: one of them starts it.
+    """Return a Docker engine that answers. Many processes may call it at once: one of them starts it.
 
-    An engine that is started here is the machine's and stays when this process ends.
+    An engine that is started here belongs to the machine and keeps running after this process.
 
     Raises:
-        EngineMissingError: there is none and none can be started here; the message says what to do.
+        EngineMissingError: there is none and none can be started here; the message has the remedy.
         EngineFailedError: installing or starting it failed; the message has the end of its output.
     """
     url = engine_url()
@@ -44,7 +44,7 @@ async def ensure_engine(report: Report = to_stderr) -> Engine:
     if advice is not None:
         raise EngineMissingError(advice)
     async with file_lock(_LOCK):
-        if await _why_not(url) is not None:  # nobody started it while we waited for the lock
+        if await _why_not(url) is not None:  # not started by another process during the wait
             if shutil.which("dockerd") is None:
                 await _install(report)
             await _start(url, report)
@@ -52,7 +52,7 @@ async def ensure_engine(report: Report = to_stderr) -> Engine:
 
 
 def why_none_can_be_started(url: str, reason: str, *, root: bool) -> str | None:
-    """What the user must do about an engine that does not answer; None when we can start one ourselves."""
+    """Return what the user must do about an engine that does not answer; None if it can be started here."""
     if url != f"unix://{DEFAULT_SOCKET}":
         return f"no Docker engine answers at DOCKER_HOST={url} ({reason}): start it, or unset DOCKER_HOST"
     if not root:
@@ -100,7 +100,7 @@ def _has_systemd() -> bool:
 
 def _launch_daemon() -> "subprocess.Popen[bytes]":
     with _LOG.open("ab") as log:
-        # A session of its own: Ctrl-C in this terminal must not end the machine's engine.
+        # A separate session: Ctrl-C in this terminal must not end the machine's engine.
         return subprocess.Popen(
             ["dockerd"],  # noqa: S607
             stdin=subprocess.DEVNULL,

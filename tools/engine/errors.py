@@ -1,8 +1,8 @@
-"""What the engine's set-up may end with."""
+"""Errors of setting up the engine."""
 
 
 class EngineMissingError(RuntimeError):
-    """No Docker engine answers and none can be had here; the message says what to do."""
+    """No Docker engine answers and none can be installed here; the message has the remedy."""
 
 
 class EngineFailedError(RuntimeError):

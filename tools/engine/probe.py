@@ -1,4 +1,4 @@
-"""Whether a Docker engine answers, and where."""
+"""Check whether a Docker engine answers, and where."""
 
 import http.client
 import os
@@ -11,19 +11,19 @@ _PROBE_SECONDS = 5.0
 
 
 def engine_url() -> str:
-    """Where clients look for the engine: DOCKER_HOST, else the default socket."""
+    """Return the engine's address: DOCKER_HOST, else the default socket."""
     return os.environ.get("DOCKER_HOST") or f"unix://{DEFAULT_SOCKET}"
 
 
 def why_not(url: str) -> str | None:
-    """None when a Docker engine answers at *url*, else the reason in words."""
+    """Return None when a Docker engine answers at *url*, else the reason."""
     parts = urlsplit(url)
     try:
         if parts.scheme == "unix":
             return _ping_unix(parts.path)
         if parts.scheme in ("tcp", "http") and not os.environ.get("DOCKER_TLS_VERIFY"):
             return _ping(http.client.HTTPConnection(parts.hostname or "localhost", parts.port, timeout=_PROBE_SECONDS))
-        # TLS and SSH need the client's own set-up, so only the client can tell.
+        # TLS and SSH need the client's own configuration, so only the client can check.
         return _ping_with_client(url)
     except (OSError, http.client.HTTPException) as error:
         return str(error)

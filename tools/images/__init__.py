@@ -1,1 +1,1 @@
-"""The two images that bots run in: pulled, or stood in for where the registry is out of reach."""
+"""The two images of bots: pulled, or replaced by stand-ins without access to a registry."""

@@ -1,4 +1,4 @@
-"""Makes sure that the images of both runtimes are on the engine: pulls them, else builds stand-ins."""
+"""Ensure that the images of both runtimes are on the engine: pull them, else build stand-ins."""
 
 import asyncio
 import os
@@ -19,14 +19,14 @@ from tools.images.errors import ImageFailedError
 PYTHON = "python:3.11-slim"
 NODE = "node:20-alpine"
 
-# A pull sends progress all the time; this long without any means that the registry is out of reach.
+# A pull sends progress continuously; without any for this long, the registry is unreachable.
 _SILENCE_SECONDS = 30
-# Importing takes the engine some time without a sign of life.
+# The engine is silent while it imports.
 _BUILD_SECONDS = 600
 
 
 async def ensure_images(engine: Engine, report: Report = to_stderr) -> Mapping[str, str]:
-    """Tag to where it came from: `present`, `pulled` or `stand-in`. Safe to call from many processes at once.
+    """Return for each tag its source: `present`, `pulled` or `stand-in`. Many processes may call it at once.
 
     Raises:
         ImageFailedError: an image could neither be pulled nor be built; the message has both reasons.
@@ -75,7 +75,7 @@ def _inspect(client: docker.APIClient, tag: str) -> bool:
 
 
 def pull(client: docker.APIClient, tag: str) -> str | None:
-    """Pull the image *tag*; None when it is there, else why it is not."""
+    """Pull the image *tag*; return None on success, else the reason."""
     repository, _, version = tag.partition(":")
     try:
         for event in client.pull(repository, version, stream=True, decode=True):

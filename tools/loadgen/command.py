@@ -23,9 +23,9 @@ _REPORT_SECONDS = 1.0
 
 @click.group()
 def load() -> None:
-    """Make many small bots, backtests or schedules come and go, and watch the autoscaler and the dashboards.
+    """Create and remove many small bots, backtests or schedules, to observe the autoscaler and the dashboards.
 
-    Servers are found as by `runtime bot`. Nothing outside them is touched, and every number has an upper bound.
+    Servers are selected as by `runtime bot`. Nothing else is changed, and every number has an upper bound.
     """
 
 
@@ -120,7 +120,7 @@ class Reporter:
         self._last = 0.0
 
     def __call__(self, progress: Progress) -> None:
-        """Say how far it is."""
+        """Report the progress."""
         if time.monotonic() - self._last >= _REPORT_SECONDS:
             self._last = time.monotonic()
             late = f", {progress.behind_seconds:.1f} s behind" if progress.behind_seconds >= _REPORT_SECONDS else ""

@@ -1,4 +1,4 @@
-"""Publishes a load's events at their times, and leaves nothing behind when it is interrupted."""
+"""Publish a load's events at their times, and remove its entities when interrupted."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ _MAX_FAILURES_IN_A_ROW = 10
 
 
 class Publisher(Protocol):
-    """Where events go; `Announcer` is one."""
+    """The target of events; implemented by `Announcer`."""
 
     async def created(self, deployed: Deployment) -> None: ...
     async def deleted(self, entity_id: str, config: dict[str, object]) -> None: ...
@@ -23,7 +23,7 @@ class Publisher(Protocol):
 
 @dataclass
 class Progress:
-    """How far it is. *behind_seconds* is how late the last event was published: above zero, the pace is not held."""
+    """The progress. *behind_seconds* is the delay of the last event: above zero, the rate is not reached."""
 
     created: int = 0
     removed: int = 0
@@ -32,7 +32,7 @@ class Progress:
     behind_seconds: float = 0.0
 
     def as_dict(self) -> dict[str, float]:
-        """For a program to read."""
+        """Return it as JSON."""
         return {name: round(value, 3) for name, value in asdict(self).items()}
 
 
@@ -40,7 +40,7 @@ class Driver:
     """One run of a load.
 
     Args:
-        deploy: makes entity number n as it is announced.
+        deploy: creates entity number n for its announcement.
         report: called after each event.
     """
 
@@ -64,7 +64,7 @@ class Driver:
         self._failures = 0
 
     async def run(self) -> Progress:
-        """Publish everything. Interrupted, it removes what it made (backtests end by themselves) before it ends.
+        """Publish everything. If interrupted, remove the created entities (backtests end by themselves) first.
 
         Raises:
             Retryable: the last ten events could not be published.
@@ -83,13 +83,13 @@ class Driver:
         return self.progress
 
     async def remove_all(self) -> None:
-        """Remove what is still there, as fast as it goes."""
+        """Remove the remaining entities, without a rate limit."""
         for number in sorted(self._present):
             await self._publish(Action.REMOVE, number)
 
     async def _publish(self, action: Action, number: int) -> None:
         if action is Action.CREATE and self._load.kind.service.deleted_subject is not None:
-            # Before the call: when its answer is lost, it may have happened.
+            # Before the call: if its answer is lost, it may have happened.
             self._present.add(number)
         try:
             if action is Action.CREATE:
@@ -100,7 +100,7 @@ class Driver:
             self.progress.failed += 1
             self._failures += 1
             if self._failures >= _MAX_FAILURES_IN_A_ROW:
-                # Whatever is left cannot be removed either; `remove` does it when the server is back.
+                # The rest cannot be removed either; `remove` does it when the server is back.
                 self._present.clear()
                 raise
             return

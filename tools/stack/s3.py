@@ -15,7 +15,7 @@ _FORMAT_SECONDS = 60
 
 
 class S3Server(EmbeddedServer):
-    """An S3 endpoint that keeps its objects in the folder. The keys are for this machine only."""
+    """An S3 endpoint with its objects in the folder. The keys are for this machine only."""
 
     name: ClassVar[str] = "s3-gateway"
     access_key: ClassVar[str] = "the0-local"
@@ -23,14 +23,14 @@ class S3Server(EmbeddedServer):
 
     @property
     def endpoint(self) -> str:
-        """What MINIO_ENDPOINT takes: host and port, without a scheme; plain HTTP."""
+        """The value for MINIO_ENDPOINT: host and port, without a scheme; plain HTTP."""
         return self.address
 
     async def _prepare(self) -> None:
         metadata = self.directory / "metadata"
         if metadata.exists():
             return
-        # Made beside its final name, so that an interrupted first start is begun again.
+        # Created beside its final name, so that an interrupted first start is repeated.
         fresh = self.directory / "metadata.new"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
@@ -59,7 +59,7 @@ class S3Server(EmbeddedServer):
         return {
             "MINIO_ROOT_USER": self.access_key,
             "MINIO_ROOT_PASSWORD": self.secret_key,
-            # It keeps certificates and its own settings below HOME, and must not find a user's.
+            # It stores certificates and settings below HOME, and must not use the user's.
             "HOME": str(self.directory),
         }
 
@@ -76,7 +76,7 @@ class S3Server(EmbeddedServer):
             return False
         finally:
             writer.close()
-            with contextlib.suppress(OSError):  # it went away meanwhile
+            with contextlib.suppress(OSError):  # it ended meanwhile
                 await writer.wait_closed()
 
     @property

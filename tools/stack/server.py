@@ -1,4 +1,4 @@
-"""What the embedded servers have in common: a folder, a port, a start that returns when the server answers."""
+"""The common part of the embedded servers: a folder, a port, a start that returns when the server answers."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ class EmbeddedServer(ABC):
     @classmethod
     @contextlib.asynccontextmanager
     async def start(cls, directory: Path, port: int | None = None) -> AsyncIterator[Self]:
-        """A server that answers, for as long as the block lasts.
+        """A server that answers, during the block.
 
         Raises:
             ProcessFailedError: it ended or did not answer in time; the message shows the end of its log.
@@ -59,7 +59,7 @@ class EmbeddedServer(ABC):
     async def launch(self) -> None:
         """Start it and wait until it answers. Errors as start(), and PortTakenError for a given port."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        # Somebody else's server there would answer in place of ours.
+        # Another server on the port would answer instead.
         if not is_free(self.port):
             if self._port_is_fixed:
                 raise PortTakenError(self.name, self.port)
@@ -72,12 +72,12 @@ class EmbeddedServer(ABC):
             raise
 
     async def stop(self, grace_seconds: float = 15.0) -> None:
-        """End it in good order. Safe to repeat; launch() brings it back."""
+        """Stop it in order. May be repeated; launch() restarts it."""
         if self._process is not None:
             await self._process.stop(grace_seconds)
 
     async def kill(self) -> None:
-        """End it as a crash would. Safe to repeat; launch() brings it back."""
+        """End it like a crash. May be repeated; launch() restarts it."""
         if self._process is not None:
             await self._process.kill()
 
@@ -86,7 +86,7 @@ class EmbeddedServer(ABC):
         self._started().pause()
 
     def resume(self) -> None:
-        """Let it go on after pause()."""
+        """Continue after pause()."""
         self._started().resume()
 
     @property
@@ -96,7 +96,7 @@ class EmbeddedServer(ABC):
 
     @property
     def identity(self) -> ProcessIdentity:
-        """Its process, to be found again by another one."""
+        """The identity of its process, with which another process can find it."""
         return self._started().identity
 
     def leave_running(self) -> None:
@@ -131,16 +131,16 @@ class EmbeddedServer(ABC):
         return self._process
 
     async def _prepare(self) -> None:  # noqa: B027
-        """What must be done before each launch; nothing by default."""
+        """Prepare each launch; nothing by default."""
 
     @abstractmethod
     def _command(self) -> Sequence[str | Path]:
-        """The command line."""
+        """Return the command line."""
 
     def _environment(self) -> dict[str, str]:
-        """Environment variables beside ours."""
+        """Return additional environment variables."""
         return {}
 
     @abstractmethod
     async def _answers(self) -> bool:
-        """Whether the server is ready for clients; False while it cannot be reached."""
+        """Whether the server is ready for clients; False while it is unreachable."""

@@ -1,8 +1,8 @@
-"""Runs a command that dies with the process that started it: `python tethered.py PARENT_PID COMMAND...`.
+"""Run a command that dies with the process that started it: `python tethered.py PARENT_PID COMMAND...`.
 
-A test run that is killed must leave no server behind. A signal on the parent's death can only be asked for by the
-child itself, and doing that between fork and exec in a threaded Python may deadlock; so this file does it and then
-becomes the command. Run by path with `-I -S`, it starts in a few milliseconds. Elsewhere than on Linux it only
+A killed test run must leave no server behind. Only the child itself can request a signal at the parent's death,
+and doing that between fork and exec in a threaded Python may deadlock; so this file does it and then
+becomes the command. Run by path with `-I -S`, it starts in a few milliseconds. On other systems than Linux it only
 becomes the command.
 """
 
