@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Destination = tuple[Network, int | None]
 else:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    import nftables as nft
+    import nftables as nft  # pants: no-infer-dep
 
 DENIED_IPV4 = [
     "0.0.0.0/8",  # this host
