@@ -196,6 +196,20 @@ async def test_a_start_without_an_answer_is_one_run_whose_record_is_open_while_i
     assert await rig.history() == []
 
 
+async def test_bot_that_the_engine_lists_as_ended_although_it_runs_goes_on(rig: BotRig) -> None:
+    await rig.deploy()
+    host = rig.host()
+    async with rig.owned_by(host):
+        await eventually(lambda: is_running(rig))
+    host.stale_lists = 1
+
+    async with rig.owned_by(host) as owned:
+        await eventually(lambda: is_adopted(rig, owned.epoch))
+
+    assert (len(host.alive("b")), len(host.stopped), len(host.starts)) == (1, 0, 1)
+    assert await rig.history() == []
+
+
 async def test_a_start_that_came_to_nothing_is_noted_though_its_bot_is_gone(rig: BotRig) -> None:
     await rig.deploy()
     host = rig.host(faults=[NO_ANSWER] * 1000)
@@ -254,6 +268,10 @@ async def has_looked(rig: BotRig, times: int = 2) -> None:
 
 def _looked(looks: Death, times: int) -> bool:
     return looks.writes >= times
+
+
+async def is_adopted(rig: BotRig, epoch: int) -> bool:
+    return [run.epoch for run in await rig.history(ended=False)] == [epoch]
 
 
 async def is_running(rig: BotRig, bot_id: str = "b") -> bool:

@@ -44,6 +44,7 @@ class FakeHost:
         faults: raised by the following starts, in order.
         faults_after: the same, by starts that create their containers.
         away: raised by every listing of the containers.
+        stale_lists: how many of the following listings show running containers as ended.
         capacity: the total of the containers' limits; None: unlimited.
         stubborn: containers do not end on SIGTERM, so a graceful stop lasts until they are killed.
         graces: grace period in seconds of each stop of a running container, by entity.
@@ -60,6 +61,7 @@ class FakeHost:
     faults: list[Exception] = field(default_factory=list)
     faults_after: list[Exception] = field(default_factory=list)
     away: Exception | None = None
+    stale_lists: int = 0
     stubborn: bool = False
     graces: dict[str, list[float]] = field(default_factory=dict)
     code_faults: dict[str, Exception] = field(default_factory=dict)
@@ -155,7 +157,11 @@ class FakeHost:
         await asyncio.sleep(0)
         if self.away is not None:
             raise self.away
-        return [replace(container, started_at=None, finished_at=None) for container in self.containers.values()]
+        listed = [replace(container, started_at=None, finished_at=None) for container in self.containers.values()]
+        if self.stale_lists:
+            self.stale_lists -= 1
+            return [replace(container, state=ContainerState.EXITED) for container in listed]
+        return listed
 
     def follow(self, container: ManagedContainer) -> None:
         """As the log pipeline."""

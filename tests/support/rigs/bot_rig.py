@@ -141,7 +141,7 @@ class BotRig:
     def _reconciler(self, owned: OwnedSegment, host: FakeHost, death: Death, scan_seconds: float) -> SegmentReconciler:
         memory, records = RestartMemory(), self.records(host, death=death)
         group: Any = _Group(host, owned)
-        runner: Any = Mortal(host, death, "start", "stop", "remove")
+        runner: Any = Mortal(host, death, "start", "stop", "exit_info", "remove")
         return SegmentReconciler(
             owned,
             entities=self.entities,
