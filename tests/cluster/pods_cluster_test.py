@@ -1,6 +1,3 @@
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -8,7 +5,7 @@ import pytest
 
 from tests.support.eventually import eventually
 from tests.support.servers.cluster import Cluster
-from tools.stack import binaries
+from tests.support.servers.real_cluster import port_forward
 
 _POD_SECONDS = 180
 _RESOLVE = "import socket; print('resolved', socket.gethostbyname('kubernetes.default'))"
@@ -45,8 +42,11 @@ async def test_pod_is_reached_by_exec_and_port_forward(cluster: Cluster, namespa
     await cluster.kubectl("wait", "--for=condition=Ready", "pod/pod", "--namespace", namespace, "--timeout=170s")
 
     assert (await cluster.kubectl("exec", "pod", "--namespace", namespace, "--", "hostname")).strip() == "pod"
-    async with _forwarded(cluster, namespace, "pod", 8000) as url, aiohttp.ClientSession() as session:
-        assert await eventually(lambda: _status(session, url)) == 200
+    async with (
+        port_forward(cluster.kubeconfig, namespace, "pod/pod", 8000) as port,
+        aiohttp.ClientSession() as session,
+    ):
+        assert await eventually(lambda: _status(session, f"http://127.0.0.1:{port}")) == 200
 
 
 async def test_pods_of_two_nodes_reach_each_other_through_a_service(
@@ -105,22 +105,6 @@ async def _phase(cluster: Cluster, namespace: str) -> str | None:
     """How the pod has ended; None while it has not."""
     phase = (await cluster.read("pod", "pod", "--namespace", namespace))["status"]["phase"]
     return phase if phase in ("Succeeded", "Failed") else None
-
-
-@asynccontextmanager
-async def _forwarded(cluster: Cluster, namespace: str, pod: str, port: int) -> AsyncIterator[str]:
-    process = await asyncio.create_subprocess_exec(
-        binaries.kubectl(), f"--kubeconfig={cluster.kubeconfig}", "--namespace", namespace,
-        "port-forward", f"pod/{pod}", f":{port}", stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        line = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
-        assert line.startswith("Forwarding from"), f"kubectl port-forward printed {line!r}"
-        yield f"http://127.0.0.1:{int(line.split()[2].rpartition(':')[2])}"
-    finally:
-        process.kill()
-        await process.wait()
 
 
 async def _status(session: aiohttp.ClientSession, url: str) -> int:

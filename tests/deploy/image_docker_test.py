@@ -6,7 +6,6 @@ machine the engine that makes them is started by the tests.
 
 import asyncio
 import os
-import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from libs.core.process.service import BOT_RUNNER, SERVICES, ServiceDefinition
 from tests.support.eventually import eventually
 from tests.support.fakes.fake_kubernetes import FakeKubernetes
 from tests.support.rigs.platform import platform, zipped
+from tests.support.rigs.service_images import build_service_images
 from tools.dev.http import get_json
 from tools.engine.ensure import Engine
 from tools.stack.mongod import MongoServer
@@ -82,17 +82,7 @@ def client(docker_engine: Engine) -> Iterator[docker.DockerClient]:
 @pytest.fixture(scope="module", autouse=True)
 def images(client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The images of all services, under the names that deployments use."""
-    context = tmp_path_factory.mktemp("context")
-    for name in ("Dockerfile.base", "deps.pex", *(f"{service.name}-app.pex" for service in SERVICES)):
-        shutil.copy(name, context / name)
-    for service in SERVICES:
-        arguments = {
-            "DEPS_PEX": "deps.pex",
-            "APP_PEX": f"{service.name}-app.pex",
-            "MODULE": f"services.{service.name.replace('-', '_')}",
-        }
-        tag = f"the0/{service.name}:latest"
-        client.images.build(path=str(context), dockerfile="Dockerfile.base", buildargs=arguments, tag=tag, rm=True)
+    build_service_images(client, tmp_path_factory.mktemp("context"))
 
 
 class Runner:

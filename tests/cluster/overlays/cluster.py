@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,16 @@ class OverlayCluster:
         """The objects of a kind by name, with the number that grows when what is wanted of them changes."""
         found = await self.read(kind, f"--namespace={namespace}")
         return {item["metadata"]["name"]: item["metadata"]["generation"] for item in found}
+
+    async def add_secret(self, namespace: str, name: str, values: Mapping[str, str]) -> None:
+        """Make a Secret of *values*."""
+        secret = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name, "namespace": namespace},
+            "stringData": dict(values),
+        }
+        await self.kubectl("apply", "--filename=-", stdin=json.dumps(secret))
 
     async def can(self, account: str, namespace: str, verb: str, resource: str, *options: str) -> bool:
         """Whether RBAC lets a service account of *namespace* do that there."""

@@ -39,23 +39,10 @@ class Backtests:
         headers: Mapping[str, str] | None = None,
         **description: Any,
     ) -> None:
-        """Announce a backtest like the API: a core publish, with capitalised keys."""
-        told = self.deployment.platform.payload(backtest_id, config or {}, key=key, **description)
-        custom = told["custom"]
-        payload = {
-            "ID": told["id"],
-            "Config": told["config"],
-            "Custom": {
-                "Config": custom["config"],
-                "CreatedAt": custom["createdAt"],
-                "UpdatedAt": custom["updatedAt"],
-                "FilePath": custom["filePath"],
-                "Version": custom["version"],
-            },
-        }
-        client = self.deployment.platform.client
-        await client.publish("the0.backtest.created", json.dumps(payload).encode(), headers=dict(headers or {}))
-        await client.flush()
+        """Announce a backtest like the API."""
+        await self.deployment.platform.create_backtest(
+            backtest_id, config or {}, key=key, headers=headers, **description
+        )
 
     def events(self, backtest_id: str) -> list[dict[str, Any]]:
         """Return the completion events of one backtest."""

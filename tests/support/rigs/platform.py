@@ -116,6 +116,32 @@ class Platform:
         """Announce the deletion of a bot."""
         await self.publish("the0.bot.deleted", {"id": bot_id, "config": {}})
 
+    async def create_backtest(
+        self,
+        backtest_id: str,
+        config: Mapping[str, Any],
+        *,
+        key: str,
+        headers: Mapping[str, str] | None = None,
+        **description: Any,
+    ) -> None:
+        """Announce a backtest like the API: a core publish, with capitalised keys."""
+        described = self.payload(backtest_id, config, key=key, **description)
+        custom = described["custom"]
+        payload = {
+            "ID": described["id"],
+            "Config": described["config"],
+            "Custom": {
+                "Config": custom["config"],
+                "CreatedAt": custom["createdAt"],
+                "UpdatedAt": custom["updatedAt"],
+                "FilePath": custom["filePath"],
+                "Version": custom["version"],
+            },
+        }
+        await self.client.publish("the0.backtest.created", json.dumps(payload).encode(), headers=dict(headers or {}))
+        await self.client.flush()
+
 
 @asynccontextmanager
 async def platform(nats_server: NatsServer, s3_server: S3Server, *, bucket: str = "bots") -> AsyncIterator[Platform]:

@@ -52,3 +52,27 @@ async def kubectl(kubeconfig: str, *arguments: str) -> str:
     output, errors = await asyncio.wait_for(process.communicate(), 180)
     assert process.returncode == 0, f"kubectl {' '.join(arguments)}: {errors.decode()}"
     return output.decode()
+
+
+@contextlib.asynccontextmanager
+async def port_forward(kubeconfig: str, namespace: str, target: str, port: int) -> AsyncIterator[int]:
+    """A port of this machine that leads to *port* of *target*, such as `service/nats` or `pod/server`."""
+    process = await asyncio.create_subprocess_exec(
+        binaries.kubectl(), f"--kubeconfig={kubeconfig}", "--namespace", namespace,
+        "port-forward", target, f":{port}", stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        line = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
+        assert line.startswith("Forwarding from"), f"kubectl port-forward printed {line!r}"
+        # It prints a line for each connection, and would stop when the pipe is full.
+        rest = asyncio.create_task(process.stdout.read(), name="read the output of kubectl port-forward")
+        try:
+            yield int(line.split()[2].rpartition(":")[2])
+        finally:
+            process.kill()
+            await rest
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

@@ -1,0 +1,203 @@
+"""The dev overlay as a developer applies it, and a platform that speaks to it from outside the cluster."""
+
+import asyncio
+import json
+import os
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nats
+import yaml
+from minio import Minio
+from nats.aio.msg import Msg
+
+from libs.core.process.service import SERVICES
+from tests.cluster.overlays.cluster import OverlayCluster
+from tests.deploy.manifests import KUBERNETES
+from tests.support.eventually import eventually
+from tests.support.rigs.platform import Platform
+from tests.support.servers.real_cluster import port_forward
+from tools.images.third_party.ensure import REGISTRY
+
+NAMESPACE = "the0-dev"
+OVERLAY = KUBERNETES / "overlays" / "dev"
+SETTINGS = ["MAX_REPLICAS=3", "MAX_BOTS_PER_PARTITION=1", "STANDBY_WORKERS=0"]
+"""As many workers as bots, so that few bots are enough to scale."""
+MASTERS = 2
+
+_ENGINE = "unix:///run/engine/docker.sock"
+_REGISTRY_NAMESPACE = "the0-test-registry"
+_MIRROR = f"--registry-mirror=http://registry.{_REGISTRY_NAMESPACE}.svc:5000"
+_UP_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class BotContainer:
+    """A running container of an entity: the worker's pod, and the id in its engine."""
+
+    pod: str
+    container: str
+
+
+@dataclass
+class DevRuntime:
+    """The running overlay. Made by :func:`dev_runtime`."""
+
+    cluster: OverlayCluster
+    folder: Path
+    platform: Platform
+    completed: list[dict[str, Any]] = field(default_factory=list)
+    """The events of completed backtests."""
+
+    async def pods(self, service: str, component: str) -> list[Any]:
+        """The pods of a service's masters or workers, without those that are being deleted."""
+        labels = f"app.kubernetes.io/name={service},app.kubernetes.io/component={component}"
+        pods = await self.cluster.read("pods", f"--namespace={NAMESPACE}", f"--selector={labels}")
+        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+    async def endpoints(self, service: str) -> list[Any]:
+        """The ready pods that receive the traffic of the Service of a service's masters."""
+        pods = await self.pods(service, "master")
+        selector = f"--selector=kubernetes.io/service-name={service}-master"
+        slices = await self.cluster.read("endpointslices", f"--namespace={NAMESPACE}", selector)
+        names = {
+            endpoint["targetRef"]["name"]
+            for found in slices
+            for endpoint in found["endpoints"] or []
+            if endpoint["conditions"].get("ready")
+        }
+        # A slice follows its pods a moment later.
+        return [pod for pod in pods if pod["metadata"]["name"] in names and _is_ready(pod)]
+
+    async def replicas(self, deployment: str) -> int:
+        """The number of pods that a Deployment requests."""
+        found = await self.cluster.read("deployment", deployment, f"--namespace={NAMESPACE}")
+        return int(found["spec"]["replicas"])
+
+    async def engine(self, pod: str, *command: str) -> str:
+        """Run the Docker client in the engine container of a worker's pod, and return its output."""
+        place = [f"--namespace={NAMESPACE}", "exec", pod, "--container=engine", "--"]
+        return await self.cluster.kubectl(*place, "docker", f"--host={_ENGINE}", *command)
+
+    async def containers(self, service: str, entity_id: str) -> list[BotContainer]:
+        """The running containers of an entity, on all workers that are not being deleted."""
+        found = []
+        for pod in await self.pods(service, "worker"):
+            name = pod["metadata"]["name"]
+            ids = await self.engine(name, "ps", "--quiet", "--no-trunc", f"--filter=label=runtime.id={entity_id}")
+            found += [BotContainer(name, container) for container in ids.split()]
+        return found
+
+    async def output(self, bot: BotContainer) -> str:
+        """The output of a container."""
+        return await self.engine(bot.pod, "logs", bot.container)
+
+    def stored(self, bucket: str, prefix: str) -> str:
+        """The contents of all objects of a bucket below *prefix*. Blocks."""
+        storage = self.platform.storage
+        if not storage.bucket_exists(bucket):
+            return ""
+        text = ""
+        for entry in storage.list_objects(bucket, prefix=prefix, recursive=True):
+            assert entry.object_name is not None
+            with storage.get_object(bucket, entry.object_name) as response:
+                text += response.read().decode()
+        return text
+
+
+@asynccontextmanager
+async def dev_runtime(cluster: OverlayCluster, folder: Path) -> AsyncIterator[DevRuntime]:
+    """Apply the overlay in its namespace, wait until it is ready, and delete all of it at the end.
+
+    Args:
+        folder: empty; receives a copy of the overlay with settings for tests.
+    """
+    keys = {name: secrets.token_hex(16) for name in ("mongo-password", "mongo-key", "s3-access-key", "s3-secret-key")}
+    # NATS reads a word that begins with a digit as a number.
+    keys["nats-password"] = f"k{secrets.token_hex(16)}"
+    _write_overlay(folder)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(_registry(cluster))
+        await stack.enter_async_context(cluster.own_namespace(OVERLAY / "namespace.yaml", NAMESPACE))
+        await _add_secrets(cluster, keys)
+        await cluster.apply(folder)
+        await eventually(lambda: _is_up(cluster), within_seconds=_UP_SECONDS, every_seconds=1)
+        nats_port = await stack.enter_async_context(port_forward(cluster.kubeconfig, NAMESPACE, "service/nats", 4222))
+        s3_port = await stack.enter_async_context(port_forward(cluster.kubeconfig, NAMESPACE, "service/s3", 9000))
+        client = await nats.connect(f"nats://the0:{keys['nats-password']}@127.0.0.1:{nats_port}", connect_timeout=60)
+        stack.push_async_callback(client.close)
+        storage = Minio(
+            f"127.0.0.1:{s3_port}", access_key=keys["s3-access-key"], secret_key=keys["s3-secret-key"], secure=False
+        )
+        made = DevRuntime(cluster, folder, Platform(client, storage))
+        await made.platform.ensure_stream()
+
+        async def received(message: Msg) -> None:
+            made.completed.append(json.loads(message.data))
+
+        await client.subscribe("the0.backtest.completed", "api", received)
+        await client.flush()
+        yield made
+
+
+def _write_overlay(folder: Path) -> None:
+    """Write a copy as the README advises: the overlay, with a registry near the cluster and settings of its own."""
+    mirror = [{"op": "add", "path": "/spec/template/spec/initContainers/0/args/-", "value": _MIRROR}]
+    workers = {"kind": "Deployment", "labelSelector": "app.kubernetes.io/component=worker"}
+    overlay = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": NAMESPACE,
+        "resources": [os.path.relpath(OVERLAY.resolve(), folder.resolve())],
+        "configMapGenerator": [{"name": "bot-runner-settings", "behavior": "merge", "literals": SETTINGS}],
+        "replicas": [{"name": "bot-runner-master", "count": MASTERS}],
+        "patches": [{"target": workers, "patch": json.dumps(mirror)}],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+
+
+async def _add_secrets(cluster: OverlayCluster, keys: Mapping[str, str]) -> None:
+    backing = {name: keys[name] for name in ("mongo-password", "mongo-key", "nats-password")}
+    await cluster.add_secret(NAMESPACE, "the0-backing-services", {"mongo-user": "the0", **backing})
+    connections = {
+        "mongo-uri": f"mongodb://the0:{keys['mongo-password']}@mongo:27017/?replicaSet=rs0&authSource=admin",
+        "nats-url": f"nats://the0:{keys['nats-password']}@nats:4222",
+    }
+    storage = {name: keys[name] for name in ("s3-access-key", "s3-secret-key")}
+    await cluster.add_secret(NAMESPACE, "the0-connections", {**connections, **storage})
+
+
+def _is_ready(pod: Any) -> bool:
+    return any(found["type"] == "Ready" and found["status"] == "True" for found in pod["status"].get("conditions", ()))
+
+
+async def _is_up(cluster: OverlayCluster) -> bool:
+    deployments = await cluster.read("deployments", f"--namespace={NAMESPACE}")
+    ready = {found["metadata"]["name"]: found["status"].get("readyReplicas", 0) for found in deployments}
+    return all(ready.get(f"{service.name}-{role}", 0) >= 1 for service in SERVICES for role in ("master", "worker"))
+
+
+@asynccontextmanager
+async def _registry(cluster: OverlayCluster) -> AsyncIterator[None]:
+    """A registry with the bots' images, for engines that reach no other."""
+    labels = {"app.kubernetes.io/name": "registry"}
+    container = {"name": "registry", "image": REGISTRY, "imagePullPolicy": "IfNotPresent"}
+    pod = {"metadata": {"labels": labels}, "spec": {"containers": [container], "terminationGracePeriodSeconds": 1}}
+    deployment = {"replicas": 1, "selector": {"matchLabels": labels}, "template": pod}
+    service = {"selector": labels, "ports": [{"port": 5000}]}
+    metadata = {"name": "registry", "namespace": _REGISTRY_NAMESPACE}
+    objects = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": _REGISTRY_NAMESPACE}},
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": deployment},
+        {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": service},
+    ]
+    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+    await cluster.kubectl("apply", "--filename=-", stdin=listed)
+    try:
+        yield
+    finally:
+        await asyncio.shield(cluster.kubectl("delete", "namespace", _REGISTRY_NAMESPACE, "--wait=false"))

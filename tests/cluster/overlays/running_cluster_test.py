@@ -1,0 +1,185 @@
+"""The running dev overlay: it runs what the platform announces, finds a new leader, and scales its workers."""
+
+import asyncio
+import math
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.cluster.kill import kill_container
+from tests.cluster.layout import KUBECONFIG
+from tests.cluster.overlays.cluster import OverlayCluster, configured
+from tests.cluster.overlays.dev_runtime import MASTERS, NAMESPACE, BotContainer, DevRuntime, dev_runtime
+from tests.support.eventually import eventually
+from tests.support.rigs.platform import zipped
+
+pytestmark = pytest.mark.timeout(900)
+
+LEADER_SECONDS = 8.0
+LEADER_ATTEMPTS = 4
+PATIENCE_SECONDS = 300.0
+BOTS = ("bot-a", "bot-b", "bot-c")
+BOT = """
+import time
+
+def main(id, config):
+    while True:
+        print("hello from", id, flush=True)
+        time.sleep(1)
+"""
+ONCE = """
+def main(id, config):
+    print("ran", id, flush=True)
+    return {"metrics": {"trades": 7}, "plots": [], "tables": []}
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def runtime(
+    cluster: OverlayCluster, images: None, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[DevRuntime]:
+    """The overlay, shared by the tests of this file."""
+    async with dev_runtime(cluster, tmp_path_factory.mktemp("overlay")) as made:
+        await asyncio.to_thread(made.platform.upload, "bot.zip", zipped({"main.py": BOT}))
+        await asyncio.to_thread(made.platform.upload, "once.zip", zipped({"main.py": ONCE}))
+        yield made
+
+
+async def test_running_overlay_applied_again_changes_nothing(runtime: DevRuntime) -> None:
+    again = await runtime.cluster.apply(runtime.folder)
+
+    assert configured(again) == []
+
+
+async def test_announced_bot_runs_on_a_worker_until_it_is_deleted(runtime: DevRuntime) -> None:
+    await runtime.platform.create_bot("one-bot", {}, key="bot.zip")
+
+    async def says_hello() -> bool:
+        found = await runtime.containers("bot-runner", "one-bot")
+        return len(found) == 1 and "hello from one-bot" in await runtime.output(found[0])
+
+    await eventually(says_hello, within_seconds=PATIENCE_SECONDS, every_seconds=1)
+    await runtime.platform.delete_bot("one-bot")
+
+    async def is_gone() -> bool:
+        return not await runtime.containers("bot-runner", "one-bot")
+
+    await eventually(is_gone, within_seconds=PATIENCE_SECONDS, every_seconds=1)
+
+
+async def test_announced_backtest_leaves_its_result_its_output_and_an_event(runtime: DevRuntime) -> None:
+    await runtime.platform.create_backtest("one-backtest", {}, key="once.zip")
+
+    def events() -> list[dict[str, Any]]:
+        return [event for event in runtime.completed if event["backtest_id"] == "one-backtest"]
+
+    (event,) = await eventually(events, within_seconds=PATIENCE_SECONDS)
+    assert event["success"] is True
+    assert '"trades": 7' in await asyncio.to_thread(runtime.stored, "results", "one-backtest/analysis.json")
+    assert "ran one-backtest" in await asyncio.to_thread(runtime.stored, "results", "one-backtest/logs.txt")
+
+
+async def test_announced_schedule_runs_again_and_again(runtime: DevRuntime) -> None:
+    payload = runtime.platform.payload("one-schedule", {"schedule": "*/5 * * * * *"}, key="once.zip")
+    await runtime.platform.publish("the0.bot-schedule.created", payload)
+
+    def ran_twice() -> bool:
+        return runtime.stored("logs", "logs/one-schedule/").count("ran one-schedule") >= 2
+
+    await eventually(lambda: asyncio.to_thread(ran_twice), within_seconds=PATIENCE_SECONDS, every_seconds=1)
+    await runtime.platform.publish("the0.bot-schedule.deleted", {"id": "one-schedule", "config": {}})
+
+
+async def delete(runtime: DevRuntime, leader: Any) -> None:
+    """End a master as a rollout or a drain does."""
+    place = f"--namespace={NAMESPACE}"
+    await runtime.cluster.kubectl(place, "delete", "pod", leader["metadata"]["name"], "--wait=false")
+
+
+async def kill(runtime: DevRuntime, leader: Any) -> None:
+    """End a master as a crash does: its lease has to expire."""
+    await kill_container(leader["spec"]["nodeName"], statuses(leader)[0]["containerID"])
+
+
+@pytest.mark.parametrize("end", [delete, kill])
+async def test_next_leader_is_the_services_endpoint_soon_after_the_leaders_end(
+    runtime: DevRuntime, end: Callable[[DevRuntime, Any], Awaitable[None]]
+) -> None:
+    if end is kill and runtime.cluster.kubeconfig != str(KUBECONFIG):
+        pytest.skip("only on nodes of `tests/cluster/up` can a test kill a container")
+    took: list[float] = []
+    while not any(seconds <= LEADER_SECONDS for seconds in took) and len(took) < LEADER_ATTEMPTS:
+        took.append(await seconds_to_next_endpoint(runtime, end))
+
+    assert took[-1] <= LEADER_SECONDS, took
+
+
+async def seconds_to_next_endpoint(runtime: DevRuntime, end: Callable[[DevRuntime, Any], Awaitable[None]]) -> float:
+    async def settled() -> list[Any]:
+        """The leader, once it is the endpoint and the standby has started."""
+        pods = await runtime.pods("bot-runner", "master")
+        started = [pod for pod in pods if all(status["started"] for status in statuses(pod))]
+        leaders = await runtime.endpoints("bot-runner")
+        return leaders if len(started) == MASTERS and len(leaders) == 1 else []
+
+    (leader,) = await eventually(settled, within_seconds=PATIENCE_SECONDS, every_seconds=0.5)
+    begun = time.monotonic()
+    await end(runtime, leader)
+
+    async def another_leads() -> bool:
+        # After a crash it may be the same pod, with another container.
+        found = await runtime.endpoints("bot-runner")
+        return len(found) == 1 and statuses(found[0])[0]["containerID"] != statuses(leader)[0]["containerID"]
+
+    await eventually(another_leads, within_seconds=PATIENCE_SECONDS, every_seconds=0.1)
+    return time.monotonic() - begun
+
+
+def statuses(pod: Any) -> list[Any]:
+    return list(pod["status"].get("containerStatuses", [{"started": False}]))
+
+
+async def test_autoscaler_scales_up_and_down_and_never_removes_an_owner(runtime: DevRuntime) -> None:
+    for bot in BOTS:
+        await runtime.platform.create_bot(bot, {}, key="bot.zip")
+
+    homes = await eventually(lambda: one_worker_each(runtime), within_seconds=PATIENCE_SECONDS, every_seconds=1)
+    assert await runtime.replicas("bot-runner-worker") == len(BOTS)
+    # The bot that stays is on the pod that Kubernetes removes first unless the autoscaler protects it.
+    pods = await runtime.pods("bot-runner", "worker")
+    first_to_go = min(pods, key=lambda pod: place_in_removal(pod, pods))["metadata"]["name"]
+    *deleted, stays = sorted(BOTS, key=lambda bot: homes[bot].pod == first_to_go)
+
+    for bot in deleted:
+        await runtime.platform.delete_bot(bot)
+
+    async def one_pod() -> list[Any]:
+        found = await runtime.pods("bot-runner", "worker")
+        return found if len(found) == 1 else []
+
+    await eventually(one_pod, within_seconds=PATIENCE_SECONDS, every_seconds=1)
+    assert await runtime.replicas("bot-runner-worker") == 1
+    assert await runtime.containers("bot-runner", stays) == [homes[stays]]
+    await runtime.platform.delete_bot(stays)
+
+
+async def one_worker_each(runtime: DevRuntime) -> dict[str, BotContainer]:
+    """The container of each bot, once no two share a worker; empty until then."""
+    found = {bot: await runtime.containers("bot-runner", bot) for bot in BOTS}
+    if any(len(containers) != 1 for containers in found.values()):
+        return {}
+    homes = {bot: container for bot, (container,) in found.items()}
+    return homes if len({home.pod for home in homes.values()}) == len(BOTS) else {}
+
+
+def place_in_removal(pod: Any, pods: list[Any]) -> tuple[int, int, str]:
+    """A sort key: Kubernetes' order of removal of ready pods whose deletion costs are equal."""
+    per_node = Counter(found["spec"]["nodeName"] for found in pods)
+    (ready,) = (found for found in pod["status"]["conditions"] if found["type"] == "Ready")
+    age = datetime.now(UTC) - datetime.fromisoformat(ready["lastTransitionTime"])
+    return -per_node[pod["spec"]["nodeName"]], int(math.log2(max(age.total_seconds(), 1))), pod["metadata"]["uid"]
