@@ -180,7 +180,7 @@ class ContainerSettings(Group):
         Field(
             ge=0.1,
             le=3600,
-            description="how long a new version must run before the old one is given up, where a rollback is asked for",
+            description="health window of a new version, in which its end triggers a requested rollback",
         ),
     ] = 10.0
     parallel_starts: Annotated[
