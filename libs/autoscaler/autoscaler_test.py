@@ -173,7 +173,7 @@ async def test_a_change_from_outside_is_seen_at_the_next_look(
 # On the fake one, which can be made to fail.
 
 
-async def test_nothing_is_asked_of_the_cluster_by_a_master_that_does_not_lead(
+async def test_standby_master_sends_no_request_to_cluster(
     fake: FakeKubernetes, on_fake: KubernetesWorkers, fleet: Fleet, clock: Clock
 ) -> None:
     fleet.leads, fleet.segments = False, 4

@@ -75,9 +75,7 @@ def test_a_step_leads_up_to_the_wanted_number_or_down_by_one(current: ScalingSta
 
 
 @given(any_state(), any_settings, st.floats(0, 9.99))
-def test_nothing_changes_within_the_cooldown(
-    current: ScalingState, settings: ScalingSettings, age_seconds: float
-) -> None:
+def test_cooldown_prevents_changes(current: ScalingState, settings: ScalingSettings, age_seconds: float) -> None:
     assert decide(replace(current, changed_at=NOW - age_seconds), settings, NOW).replicas is None
 
 
@@ -134,7 +132,7 @@ def possible_orders(current: ScalingState) -> list[list[Pod]]:
     return [forwards, backwards]
 
 
-def test_one_more_worker_for_one_more_segment() -> None:
+def test_additional_segment_adds_one_worker() -> None:
     decision = decide(state(segments=5, owners=4, replicas=4), SETTINGS, NOW)
 
     assert (decision.replicas, decision.reason) == (5, Reason.MORE_SEGMENTS)

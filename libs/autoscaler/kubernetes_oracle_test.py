@@ -101,7 +101,7 @@ async def test_both_read_the_same_pods(cluster: Cluster) -> None:
     assert len(ours) == 3
 
 
-async def test_what_we_write_the_official_client_reads(cluster: Cluster) -> None:
+async def test_written_scale_is_read_by_official_client(cluster: Cluster) -> None:
     scale = await cluster.ours.scale()
     first = (await cluster.ours.pods(scale))[0].name
 
@@ -113,7 +113,7 @@ async def test_what_we_write_the_official_client_reads(cluster: Cluster) -> None
     assert (await cluster.official_scale()).spec.replicas == 4
 
 
-async def test_what_the_official_client_patches_we_read(cluster: Cluster) -> None:
+async def test_patch_of_official_client_is_read(cluster: Cluster) -> None:
     first = (await cluster.ours.pods(await cluster.ours.scale()))[0].name
     annotation = {"metadata": {"annotations": {DELETION_COST: "55"}}}
 

@@ -63,7 +63,7 @@ async def test_a_bucket_that_is_not_there_yet_is_no_failure() -> None:
     assert failures("t-none") == 0
 
 
-async def test_what_a_dry_run_finds_is_counted_apart() -> None:
+async def test_dry_run_is_counted_separately() -> None:
     await Collector([Kind("t-dry")], 60.0, dry_run=True).collect()
 
     assert shown("runtime_collected_total", kind="t-dry", dry_run="true") == 1
@@ -88,7 +88,7 @@ async def test_a_new_leader_begins_soon_and_goes_on_in_its_interval() -> None:
 
 
 @in_virtual_time
-async def test_what_failed_is_tried_again_sooner() -> None:
+async def test_failed_round_is_repeated_sooner() -> None:
     assert await rounds(Kind("t-broken", ZeroDivisionError()), 3600.0, 3) == pytest.approx([60, 360, 660], abs=1)
 
 

@@ -66,7 +66,7 @@ def test_a_day_that_was_written_a_moment_ago_stays() -> None:
     assert expired(by_count(1), logs) == [log_key("b", "20260102")]
 
 
-def test_what_is_no_log_stays_and_is_not_counted() -> None:
+def test_object_that_is_not_a_log_stays_uncounted() -> None:
     others = [ObjectInfo(key, 1, "", NOON - timedelta(days=9)) for key in ("logs/b/20260109.txt", "logs/20260109.log")]
 
     assert expired(by_count(1), [log("b", "20260101"), *others]) == []

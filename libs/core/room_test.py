@@ -23,14 +23,14 @@ def test_the_roomiest_worker_is_the_one_where_least_is_missing() -> None:
     assert found.cpus == 0
 
 
-def test_of_workers_that_have_enough_the_one_with_most_is_the_roomiest() -> None:
+def test_roomiest_worker_has_most_room_of_sufficient_ones() -> None:
     found = missing(Need(10), {"a": room(20), "b": room(30)})
 
     assert found is not None
     assert (found.worker_id, found.memory_bytes) == ("b", 0)
 
 
-def test_nothing_is_known_without_rooms() -> None:
+def test_shortage_is_unknown_without_rooms() -> None:
     assert missing(Need(10), {}) is None
 
 
@@ -41,7 +41,7 @@ def test_a_need_is_read_as_it_was_stored() -> None:
 @pytest.mark.parametrize(
     "stored", [None, "512", {}, {"memory_bytes": "512", "cpus": 1}, {"memory_bytes": math.inf, "cpus": 1.0}]
 )
-def test_what_is_no_need_is_read_as_none(stored: object) -> None:
+def test_malformed_need_is_read_as_none(stored: object) -> None:
     assert Need.from_document(stored) is None
 
 
@@ -61,5 +61,5 @@ def test_what_is_no_need_is_read_as_none(stored: object) -> None:
         ),
     ],
 )
-def test_it_is_said_in_whole_units(need: Need, free: Need, said: str) -> None:
+def test_shortage_text_has_whole_units(need: Need, free: Need, said: str) -> None:
     assert str(Missing(need, "w", free)) == said

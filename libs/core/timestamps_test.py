@@ -34,7 +34,7 @@ def test_times_are_read_with_their_offset_and_precision(text: str, nanoseconds: 
     ["", "yesterday", "2025-02-30T00:00:00Z", "2025-02-29T00:00:00Z", "2025-13-01T00:00:00Z", "2025-01-01",
      "2025-01-01T24:00:00Z", "2025-01-01T00:60:00Z", "٢٠٢٥-01-01T00:00:00Z", "1735689600"],
 )  # fmt: skip
-def test_what_is_no_time_is_refused(text: str) -> None:
+def test_malformed_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"not an RFC 3339 time|does not exist"):
         parse_rfc3339(text)
 
@@ -43,7 +43,7 @@ def test_what_is_no_time_is_refused(text: str) -> None:
     st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 30)),  # noqa: DTZ001 - the zone is drawn
     st.integers(min_value=-14 * 60, max_value=14 * 60),
 )
-def test_what_python_writes_is_read_back(moment: datetime, offset_minutes: int) -> None:
+def test_isoformat_is_read_back(moment: datetime, offset_minutes: int) -> None:
     aware = moment.replace(tzinfo=timezone(timedelta(minutes=offset_minutes)))
     microseconds = (aware - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
     assert parse_rfc3339(aware.isoformat()).nanoseconds == microseconds * 1000

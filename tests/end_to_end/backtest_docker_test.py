@@ -161,7 +161,7 @@ async def test_a_backtest_that_ends_without_an_object_succeeds(
     assert await recorded_reason(backtests, name) == "finished"
 
 
-async def test_what_json_has_no_numbers_for_becomes_null(backtests: Backtests) -> None:
+async def test_numbers_without_json_form_become_null(backtests: Backtests) -> None:
     backtests.upload("nan.zip", "def main(id, config):\n    return {'sharpe': float('nan'), 'drawdown': float('inf')}")
     await backtests.create("nan", key="nan.zip")
 
@@ -230,7 +230,7 @@ async def test_a_result_waits_for_a_storage_that_is_away_and_is_handed_over_when
     assert len(backtests.events("patient")) == 1
 
 
-async def test_one_whose_worker_was_killed_is_run_again_and_completed_once(backtests: Backtests) -> None:
+async def test_backtest_of_killed_worker_is_rerun_and_completed_once(backtests: Backtests) -> None:
     backtests.upload("brief.zip", "import time\ndef main(id, config):\n    time.sleep(2)\n    return {'ok': 1}")
     await backtests.create("orphan", key="brief.zip")
     await eventually(lambda: backtests.deployment.containers("orphan"))

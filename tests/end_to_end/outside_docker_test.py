@@ -70,7 +70,7 @@ async def test_refusal_conforms_to_description_and_names_cause(
 
 
 @pytest.mark.parametrize(("process", "tried"), [("master", OF_MASTER), ("w1", OF_WORKER)])
-async def test_these_are_all_operations(seen: Outside, process: str, tried: list[str]) -> None:
+async def test_description_lists_exactly_the_tested_operations(seen: Outside, process: str, tried: list[str]) -> None:
     _, described = await seen.get(process, DESCRIPTION)
 
     logs = f"{PREFIX}/entities/{{id}}/logs"

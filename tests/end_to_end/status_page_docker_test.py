@@ -156,7 +156,7 @@ async def test_bots_are_found_by_the_form(seen: Outside, tab: Watched) -> None:
     assert is_calm(tab, seen)
 
 
-async def test_it_can_be_read_without_javascript(seen: Outside, chromium: "Browser") -> None:
+async def test_page_is_readable_without_javascript(seen: Outside, chromium: "Browser") -> None:
     context = await chromium.new_context(java_script_enabled=False)
     try:
         page = await context.new_page()

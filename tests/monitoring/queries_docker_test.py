@@ -88,7 +88,7 @@ async def test_query_of_unknown_metric_is_detected(seen: Observed) -> None:
     ]
 
 
-async def test_what_is_rare_is_rare_in_this_load_too(seen: Observed) -> None:
+async def test_rare_metrics_are_used_in_rules(seen: Observed) -> None:
     asked = {selector.metric for rule in rules() for selector in selectors(rule.expr)}
 
     assert {rarity.metric for rarity in RARITIES} <= asked
@@ -103,7 +103,7 @@ async def test_prometheus_evaluates_every_rule(seen: Observed) -> None:
     assert len(await seen.prometheus.rules()) == len(rules())
 
 
-async def test_nothing_is_alarming_about_a_deployment_that_is_well(seen: Observed) -> None:
+async def test_healthy_deployment_fires_no_alert(seen: Observed) -> None:
     asked = f'ALERTS{{alertname!~"{_OF_A_BUSY_MACHINE}"}}'
 
     async def alarming() -> list[str]:

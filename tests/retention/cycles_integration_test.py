@@ -91,7 +91,7 @@ async def test_collector_that_dies_at_every_write_leaves_exactly_what_is_kept(ri
     assert await rig.run_ids() == [f"often/{number:04}" for number in range(7, 12)]
 
 
-async def test_what_is_young_remains(rig: GarbageRig) -> None:
+async def test_recent_data_remains(rig: GarbageRig) -> None:
     await cycles(rig, 5)
     before = [await rig.keys(bucket) for bucket in (rig.code_bucket, rig.logs_bucket)]
     rig.store.ahead_seconds = KEEP_SECONDS - 3600
@@ -123,7 +123,7 @@ async def test_a_bot_that_is_deployed_again_keeps_its_key_however_old_the_code_i
     assert another != first
 
 
-async def test_what_is_referred_to_by_a_version_that_may_come_back_remains(rig: GarbageRig) -> None:
+async def test_code_of_restorable_version_remains(rig: GarbageRig) -> None:
     previous, alternate, dropped = [await rig.deploy("bot", f"v{n}".encode()) for n in (1, 2, 3)]
     newest = await rig.deploy("bot", b"v4")
     release = {"current": {"custom": {"filePath": previous}}, "previous": None, "epoch": 1}
@@ -248,7 +248,7 @@ async def test_references_are_honoured_over_many_pages(rig: GarbageRig) -> None:
     assert await rig.keys(rig.code_bucket) == kept
 
 
-async def test_what_attempts_left_stays_while_a_worker_may_hand_it_over(rig: GarbageRig) -> None:
+async def test_data_of_attempts_stays_while_takeover_is_possible(rig: GarbageRig) -> None:
     await rig.store.put(rig.results_bucket, staged_key("b1", "run", "logs.txt"), b"output")
     rig.store.ahead_seconds = 13 * DAY_SECONDS
     early = await rig.collect()

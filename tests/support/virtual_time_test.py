@@ -26,7 +26,7 @@ def test_hours_pass_at_once_and_in_their_order() -> None:
     assert time.monotonic() - begun < 1800
 
 
-def test_what_would_wait_for_ever_fails() -> None:
+def test_endless_wait_fails() -> None:
     @in_virtual_time
     async def work() -> None:
         await asyncio.Event().wait()

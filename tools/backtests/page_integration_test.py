@@ -60,7 +60,7 @@ async def test_the_lines_of_a_plot_are_within_it(chromium: Browser, tmp_path: Pa
     assert found == 0
 
 
-async def test_what_a_backtest_printed_is_folded_away_and_can_be_opened(chromium: Browser, tmp_path: Path) -> None:
+async def test_output_on_page_is_collapsed_and_can_be_opened(chromium: Browser, tmp_path: Path) -> None:
     file = tmp_path / "page.html"
     file.write_text(page("b", {"metrics": {"m": 1}}, "what it printed"), encoding="utf-8")
 

@@ -112,7 +112,7 @@ def test_the_page_needs_no_network_and_runs_nothing() -> None:
     assert not re.search(r"<script|<link|src=|https?://|url\(", shown)
 
 
-def test_what_a_backtest_wrote_is_text_on_the_page() -> None:
+def test_content_of_backtest_is_escaped_on_page() -> None:
     evil = "<script>alert(1)</script>"
     analysis = {
         "metrics": {evil: evil},

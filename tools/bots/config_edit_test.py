@@ -122,7 +122,7 @@ CONFIGS = st.dictionaries(st.sampled_from("abc"), JSON, max_size=3)
 
 
 @given(CONFIGS, st.lists(st.sampled_from("abcd"), min_size=1, max_size=3), JSON)
-def test_what_is_set_can_be_read_and_unset_again(config: dict[str, Any], path: list[str], value: Any) -> None:
+def test_set_value_is_read_and_unset(config: dict[str, Any], path: list[str], value: Any) -> None:
     key = ".".join(path)
     try:
         changed = with_values(config, [(key, value)])

@@ -61,7 +61,7 @@ async def test_a_bot_that_is_still_there_is_not_gone(left: Left) -> None:
         await left.removal.until_gone("b", 0.2)
 
 
-async def test_one_whose_run_may_live_is_not_gone(left: Left) -> None:
+async def test_removal_waits_while_run_may_be_alive(left: Left) -> None:
     segment_id = await left.bot()
     lease = await left.leases.acquire(segment_id, HERE)
     await left.run(segment_id, lease.epoch)
@@ -71,7 +71,7 @@ async def test_one_whose_run_may_live_is_not_gone(left: Left) -> None:
         await left.removal.until_gone("b", 0.2)
 
 
-async def test_one_whose_worker_and_host_are_gone_is_gone_when_their_lease_is(left: Left) -> None:
+async def test_removal_of_lost_workers_bot_ends_with_lease(left: Left) -> None:
     segment_id = await left.bot()
     lease = await left.leases.acquire(segment_id, HERE)
     await left.run(segment_id, lease.epoch)
@@ -85,7 +85,7 @@ async def test_one_whose_worker_and_host_are_gone_is_gone_when_their_lease_is(le
     assert run.ended_at is None
 
 
-async def test_one_whose_segment_has_no_owner_is_removed_without_a_worker(left: Left) -> None:
+async def test_bot_in_segment_without_owner_is_removed_without_worker(left: Left) -> None:
     segment_id = await left.bot()
     lease = await left.leases.acquire(segment_id, HERE)
     await left.run(segment_id, lease.epoch)
@@ -97,7 +97,7 @@ async def test_one_whose_segment_has_no_owner_is_removed_without_a_worker(left: 
     assert [str(one) for one in leftovers] == ["an unfinished start on host here (worker w)"]
 
 
-async def test_one_whose_segment_is_owned_is_left_to_its_owner(left: Left) -> None:
+async def test_bot_in_owned_segment_is_left_to_its_owner(left: Left) -> None:
     await left.leases.acquire(await left.bot(), HERE)
 
     with pytest.raises(NotInTime, match="bot 'b' was not removed"):

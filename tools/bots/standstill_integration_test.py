@@ -60,7 +60,7 @@ async def bots(mongo_uri: str, database_name: str) -> AsyncIterator[Bots]:
     await mongo.close()
 
 
-async def test_one_that_runs_is_not_down(bots: Bots) -> None:
+async def test_running_bot_is_not_down(bots: Bots) -> None:
     segment = await bots.deploy("b", "running")
     await bots.begin("b", segment, await bots.own(segment))
     assert await bots.down("b") == {}
@@ -81,7 +81,7 @@ async def test_each_is_down_since_the_end_of_its_run(bots: Bots) -> None:
     assert await bots.down("a", "b") == {"a": HELD_AT, "b": HELD_AT + timedelta(seconds=1)}
 
 
-async def test_one_that_did_not_run_has_no_end_to_tell(bots: Bots) -> None:
+async def test_idle_bot_is_down_without_end(bots: Bots) -> None:
     segment = await bots.deploy("before", "backing-off")
     run = await bots.begin("before", segment, await bots.own(segment))
     await bots.runs.finish(replace(run, ended_at=HELD_AT - timedelta(seconds=1), reason="error"))

@@ -108,7 +108,7 @@ def test_a_stop_is_not_undone_by_resume_and_the_command_that_does_is_named(bots:
     assert len(holds(bots)) == 1
 
 
-def test_one_missing_hold_leaves_the_others_in_place(bots: Commands) -> None:
+def test_missing_hold_keeps_other_holds(bots: Commands) -> None:
     bots.text("bot", "stop", "b1")
 
     assert bots.run("bot", "start", "b1", "b2")[0] == ExitCode.NOT_FOUND

@@ -175,5 +175,5 @@ def test_pattern_that_would_take_years_on_a_hostile_line_is_given_up(logs: Logs)
         (["--since", "2026-02-01T00:00:02"], ExitCode.USAGE, "2026-02-01T00:00:02"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_by_name(logs: Logs, arguments: list[str], code: ExitCode, words: str) -> None:
+def test_invalid_option_is_refused_by_name(logs: Logs, arguments: list[str], code: ExitCode, words: str) -> None:
     assert words in logs(*arguments, expected=code)

@@ -146,7 +146,7 @@ async def test_a_kill_does_not_wait_for_a_bot_that_will_not_stop(terminal: Termi
     await terminal.succeed("bot", "rm", "stubborn")
 
 
-async def test_what_does_not_exist_is_not_killed(terminal: Terminal) -> None:
+async def test_unknown_bot_is_not_killed(terminal: Terminal) -> None:
     for command in ("kill", "stop"):
         for what in (("TYPO",), ("--selector", "nope=1")):
             done = await terminal.run("bot", command, *what)

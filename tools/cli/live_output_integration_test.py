@@ -66,7 +66,7 @@ async def test_without_worker_storage_is_followed_and_note_printed_once(
     assert "storage" in told[0]
 
 
-async def test_what_a_bot_printed_that_is_gone_is_shown_and_ends(
+async def test_output_of_removed_bot_is_shown_and_ends(
     servers: Connections, service: ServiceDefinition, storage: ObjectStore, bucket_prefix: str
 ) -> None:
     await storage.put(bucket_prefix, "logs/gone/20260131.log", b"last words\n")

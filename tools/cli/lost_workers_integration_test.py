@@ -37,9 +37,7 @@ def running(commands: Commands, service: ServiceDefinition, *, lease_seconds: fl
 
 
 @pytest.mark.parametrize(("service", "command"), COMMANDS)
-def test_what_runs_under_a_live_lease_is_said_to_run(
-    commands: Commands, service: ServiceDefinition, command: str
-) -> None:
+def test_entity_under_live_lease_is_shown_running(commands: Commands, service: ServiceDefinition, command: str) -> None:
     running(commands, service, lease_seconds=600)
 
     [row] = commands.json(command, "ls")
@@ -49,9 +47,7 @@ def test_what_runs_under_a_live_lease_is_said_to_run(
 
 
 @pytest.mark.parametrize(("service", "command"), COMMANDS)
-def test_what_ran_on_a_lost_worker_is_said_to_be_unknown(
-    commands: Commands, service: ServiceDefinition, command: str
-) -> None:
+def test_entity_of_lost_worker_is_shown_unknown(commands: Commands, service: ServiceDefinition, command: str) -> None:
     running(commands, service, lease_seconds=-7200)
 
     [row] = commands.json(command, "ls")
@@ -63,7 +59,7 @@ def test_what_ran_on_a_lost_worker_is_said_to_be_unknown(
 
 
 @pytest.mark.parametrize(("service", "command"), COMMANDS)
-def test_what_ran_on_a_worker_that_gave_its_segment_back_waits(
+def test_entity_of_released_segment_is_shown_waiting(
     commands: Commands, service: ServiceDefinition, command: str
 ) -> None:
     running(commands, service, lease_seconds=-1, worker=None)

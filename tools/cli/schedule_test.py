@@ -40,7 +40,7 @@ def test_the_next_times_are_there_for_programs_too(capsys: pytest.CaptureFixture
         ("TZ=Nowhere @daily", "time zone 'Nowhere' is not known"),
     ],
 )
-def test_what_cannot_be_used_is_said_in_one_line(
+def test_invalid_expression_is_reported_in_one_line(
     expression: str, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["schedule", "next", expression]) == ExitCode.USAGE

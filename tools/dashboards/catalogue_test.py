@@ -76,7 +76,7 @@ def test_all_data_comes_from_the_sources_that_are_provisioned(board: dict[str, A
 
 
 @each_dashboard
-def test_it_refreshes_and_links_to_the_others_and_to_traces(board: dict[str, Any]) -> None:
+def test_dashboard_refreshes_and_links_to_others_and_traces(board: dict[str, Any]) -> None:
     assert board["refresh"] == "10s"
     assert {link["title"] for link in board["links"]} == {"the0", "Traces"}
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])

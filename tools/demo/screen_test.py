@@ -30,7 +30,7 @@ def test_failed_step_is_shown() -> None:
     assert "✗ servers" in file.getvalue()
 
 
-def test_what_a_bot_prints_cannot_move_the_cursor() -> None:
+def test_bot_output_cannot_move_cursor() -> None:
     shown, file = screen(terminal=False)
 
     with shown:

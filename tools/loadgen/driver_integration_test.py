@@ -20,7 +20,7 @@ from tools.stack.s3 import S3Server
 
 
 @pytest.mark.parametrize("kind", list(Kind))
-async def test_what_is_published_is_what_the_runtime_reads(kind: Kind, s3_server: S3Server, tmp_path: Path) -> None:
+async def test_published_events_are_read_by_runtime(kind: Kind, s3_server: S3Server, tmp_path: Path) -> None:
     load = Load(kind, "r", count=3, per_second=100, hold_seconds=0.1)
 
     def deploy(number: int) -> Deployment:

@@ -13,7 +13,7 @@ def test_a_drawdown_is_below_the_highest_value_before() -> None:
     assert sample.drawdowns([100, 120, 90, 130]) == pytest.approx([0, 0, -0.25, 0])
 
 
-def test_it_buys_the_day_after_the_crossing_and_pays_fees_twice() -> None:
+def test_purchase_is_one_day_after_crossing_with_fees_for_both_trades() -> None:
     equity, [trade] = sample.trade(list("abcd"), [10, 10, 20, 20], [None, 2, 2, 2], [None, 1, 1, 1], 100, 0.0)
     assert (trade.bought_on, trade.sold_on, equity[-1]) == ("c", "d", 100)
 

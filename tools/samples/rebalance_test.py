@@ -7,14 +7,14 @@ from tools.samples.rebalance import main as sample
 PRICES = {"BTC": 100.0, "USD": 1.0}
 
 
-def test_what_is_too_much_is_sold_and_what_is_missing_bought() -> None:
+def test_excess_is_sold_and_deficit_bought() -> None:
     targets = {"BTC": 50.0, "USD": 50.0}
 
     assert sample.orders_for(targets, {"BTC": 3, "USD": 100}, PRICES, 1) == ["sell 1.0000 BTC"]
     assert sample.orders_for(targets, {"BTC": 1, "USD": 300}, PRICES, 1) == ["buy 1.0000 BTC"]
 
 
-def test_what_is_nearly_right_is_left_alone() -> None:
+def test_small_deviation_causes_no_order() -> None:
     assert sample.orders_for({"BTC": 50.0, "USD": 50.0}, {"BTC": 1.01, "USD": 99}, PRICES, 1) == []
 
 

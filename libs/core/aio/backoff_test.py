@@ -60,7 +60,7 @@ class Clock:
         return self.now
 
 
-def test_what_failed_is_not_tried_until_its_wait_is_over() -> None:
+def test_failed_key_waits_until_its_delay_is_over() -> None:
     clock = Clock()
     setbacks = Setbacks(1, 60, clock=clock)
 

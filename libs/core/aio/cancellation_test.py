@@ -58,7 +58,7 @@ async def test_clean_up_after_a_cancellation_may_use_the_driver() -> None:
     assert await task == "cleaned up"
 
 
-def test_it_may_stand_where_no_loop_runs() -> None:
+def test_block_works_without_event_loop() -> None:
     passed = False
     with cancellation_kept():
         passed = True

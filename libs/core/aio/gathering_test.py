@@ -28,7 +28,7 @@ class Server:
         return [2 * item for item in items]
 
 
-async def test_those_who_ask_together_share_a_request_and_get_their_own_results() -> None:
+async def test_concurrent_items_share_request_and_get_own_results() -> None:
     server = Server()
     gathered = Gathered(server.double, 100)
 
@@ -48,7 +48,7 @@ async def test_no_request_has_more_items_than_allowed() -> None:
     assert [len(request) for request in server.requests] == [20, 20, 10]
 
 
-async def test_one_who_asks_during_a_request_is_in_the_next_one() -> None:
+async def test_item_added_during_request_is_in_next_one() -> None:
     server = Server()
     server.held = asyncio.Event()
     gathered = Gathered(server.double, 20)

@@ -23,7 +23,7 @@ class Planned:
         return self.calls
 
 
-async def test_what_may_pass_is_tried_again() -> None:
+async def test_retryable_error_is_retried() -> None:
     assert await retry_forever(Planned(Retryable("away"), Retryable("away"))) == 3
 
 
@@ -32,7 +32,7 @@ async def test_a_lambda_is_tried_again_too() -> None:
     assert await retry_forever(lambda: call()) == 2
 
 
-async def test_what_will_not_pass_is_raised_at_once() -> None:
+async def test_other_error_is_raised_at_once() -> None:
     call = Planned(ValueError("nonsense"))
     with pytest.raises(ValueError, match="nonsense"):
         await retry_forever(call)

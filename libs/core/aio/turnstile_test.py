@@ -15,7 +15,7 @@ async def one_round() -> None:
     await asyncio.sleep(0)
 
 
-async def test_those_that_come_together_pass_a_few_a_round_and_in_order() -> None:
+async def test_simultaneous_tasks_pass_in_order_a_few_per_round() -> None:
     turnstile, passed = Turnstile(10), list[int]()
     seen = []
     async with asyncio.TaskGroup() as tasks:
@@ -29,13 +29,13 @@ async def test_those_that_come_together_pass_a_few_a_round_and_in_order() -> Non
     assert max(after - before for before, after in zip([0, *seen], seen, strict=False)) <= 10
 
 
-async def test_one_alone_passes_without_waiting() -> None:
+async def test_single_task_passes_without_waiting() -> None:
     turnstile = Turnstile(1)
     with pytest.raises(StopIteration):
         turnstile.passed().send(None)
 
 
-async def test_one_that_gives_up_takes_nobodys_turn() -> None:
+async def test_cancelled_task_takes_no_turn() -> None:
     turnstile, passed = Turnstile(1), list[int]()
     tasks = [asyncio.create_task(passing(turnstile, number, passed)) for number in range(4)]
     await one_round()

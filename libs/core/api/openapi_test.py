@@ -62,7 +62,7 @@ async def test_unknown_path_answers_json_error(session: aiohttp.ClientSession) -
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
-async def test_nothing_can_be_written(session: aiohttp.ClientSession, method: str) -> None:
+async def test_api_rejects_writing_methods(session: aiohttp.ClientSession, method: str) -> None:
     async with session.request(method, "/api/v1/entities/x/logs") as answer:
         assert answer.status == 405
         assert "GET" in answer.headers["Allow"]

@@ -13,11 +13,11 @@ PARAMETERS = (
 )
 
 
-def test_what_is_not_given_has_its_default() -> None:
+def test_missing_parameter_has_its_default() -> None:
     assert values_of(PARAMETERS, {}) == {"limit": 10, "prefix": None, "failed": False, "role": None, "before": None}
 
 
-def test_what_is_given_is_read() -> None:
+def test_given_parameter_is_parsed() -> None:
     query = {
         "limit": "100",
         "prefix": "../x",
@@ -52,6 +52,6 @@ def test_what_is_given_is_read() -> None:
         ("unknown", "1"),
     ],
 )
-def test_what_cannot_be_is_refused_by_its_name(name: str, value: str) -> None:
+def test_invalid_parameter_is_refused_by_name(name: str, value: str) -> None:
     with pytest.raises(BadParameter, match=f"'{name}'"):
         values_of(PARAMETERS, {name: value})

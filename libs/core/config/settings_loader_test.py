@@ -48,7 +48,7 @@ def problems_of(environ: dict[str, str], flags: dict[str, object] | None = None)
     return caught.value.problems
 
 
-def test_what_is_not_set_has_its_default() -> None:
+def test_unset_setting_has_its_default() -> None:
     assert demo().port == 7
 
 

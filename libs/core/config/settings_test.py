@@ -186,7 +186,7 @@ def test_lease_that_leaves_time_for_its_renewals_is_taken(life: str, renew: str)
     assert (taken.life_seconds, taken.renew_interval_seconds) == (float(life), float(renew))
 
 
-def test_one_late_heartbeat_is_no_death() -> None:
+def test_death_timeout_below_two_heartbeats_is_rejected() -> None:
     with pytest.raises(SettingsError, match=r"HEARTBEAT_INTERVAL_SECONDS=3 .* DEATH_TIMEOUT_SECONDS=5"):
         coordination({"HEARTBEAT_INTERVAL_SECONDS": "3"})
 

@@ -23,7 +23,7 @@ def names(copies: list[Copy]) -> list[str]:
     return [one.data.decode() for one in copies]
 
 
-def test_nothing_is_handed_out_while_the_stream_is_there() -> None:
+def test_copies_are_not_delivered_while_stream_exists() -> None:
     assert log_with(copy("a"), copy("b")).take(10, 1.0) == []
 
 

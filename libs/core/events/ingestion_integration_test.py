@@ -131,7 +131,7 @@ async def test_ingestion_goes_on_by_itself_when_the_stream_is_deleted_and_made_a
     await eventually(lambda: all(worker.readiness.states["events"].ok for worker in workers))
 
 
-async def test_nothing_acknowledged_is_lost_when_the_stream_is_made_again_while_events_are_published(
+async def test_recreated_stream_loses_no_acknowledged_event(
     rig: EventRig,
 ) -> None:
     await rig.make_stream()

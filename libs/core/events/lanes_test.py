@@ -27,7 +27,7 @@ def test_no_more_lanes_are_taken_once_there_are_enough_items() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans())))
-def test_nothing_is_lost_and_each_lane_keeps_its_order(steps: list[tuple[str, bool]]) -> None:
+def test_lanes_keep_all_items_in_order(steps: list[tuple[str, bool]]) -> None:
     lanes: Lanes[int] = Lanes()
     put: dict[str, list[int]] = {key: [] for key in "abc"}
     seen: dict[str, list[int]] = {key: [] for key in "abc"}

@@ -157,7 +157,7 @@ def without(name: str) -> dict[str, Any]:
         ({"data": {"custom": {}}}, "id"),
     ],
 )
-def test_what_can_never_work_is_rejected_with_the_field(payload: object, field: str | None) -> None:
+def test_invalid_payload_is_rejected_with_field(payload: object, field: str | None) -> None:
     with pytest.raises(PayloadRejected) as rejected:
         read(payload)
     assert rejected.value.field == field

@@ -137,7 +137,7 @@ async def test_an_event_that_no_stream_takes_keeps_its_place_until_one_does(rig:
     assert await in_stream(rig) == [b"1", b"2"]
 
 
-async def test_what_was_appended_while_nats_was_away_is_published_when_it_is_back(
+async def test_events_appended_during_outage_are_published_after_it(
     mongo_uri: str, database_name: str, tmp_path: Path
 ) -> None:
     server = NatsServer(tmp_path)

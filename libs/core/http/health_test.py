@@ -25,7 +25,7 @@ def test_an_expected_dependency_is_not_ok_until_it_is_reported() -> None:
     assert not readiness.ready
 
 
-def test_what_is_not_required_shows_and_does_not_count() -> None:
+def test_optional_dependency_is_shown_but_not_required() -> None:
     readiness = Readiness()
     readiness.report("mongodb", True)
     readiness.report("nats", False, "connection refused", required=False)

@@ -207,7 +207,7 @@ async def test_a_lease_that_was_taken_lapses_at_once() -> None:
 
 
 @in_virtual_time
-async def test_one_success_among_failures_is_enough() -> None:
+async def test_lease_survives_failures_between_successful_renewals() -> None:
     outcomes = [fails, works, fails, fails, works, works]
 
     async def renew(lease: Lease, limit_seconds: float) -> Lease:

@@ -63,7 +63,7 @@ def test_segment_without_an_owner_goes_to_the_worker_with_fewest_segments() -> N
     assert decision.given == {"a": {1, 2}, "b": {3, 4}}
 
 
-def test_of_workers_with_fewest_segments_roomiest_gets_next() -> None:
+def test_roomiest_of_workers_with_fewest_segments_gets_next() -> None:
     rooms = {A.host: room(3), B.host: room(5), C.host: room(4)}
 
     assert decide([segment(1)], [A, B, C], rooms).owners == {1: "b"}
@@ -142,7 +142,7 @@ def test_reported_segment_stays_before_its_lease_is_read() -> None:
     assert decision.given == {"b": {9}}
 
 
-def test_of_two_claims_the_one_with_the_higher_epoch_counts() -> None:
+def test_report_with_higher_epoch_takes_precedence() -> None:
     decision = decide([segment(9)], [holding(A, 9, epoch=1), holding(B, 9, epoch=2)])
 
     assert decision.given == {"b": {9}}
@@ -188,7 +188,7 @@ def test_a_draining_worker_gets_nothing_and_its_segments_are_reserved_while_it_h
     assert decision.reasons["a"] == "this worker is shutting down"
 
 
-def test_what_was_assigned_and_not_yet_acquired_stays_assigned() -> None:
+def test_assignment_that_is_not_yet_acquired_stays() -> None:
     assigned = replace(B, assigned=frozenset([1]))
 
     assert decide([segment(1), segment(2)], [A, assigned]).owners == {1: "b", 2: "a"}
@@ -246,7 +246,7 @@ def test_segment_that_was_not_acquired_in_time_stays_where_no_other_worker_can_t
         assert decide([segment(1), segment(2)], [late, other]).owners[1] == "a"
 
 
-def test_nothing_is_spread_to_a_worker_that_did_not_acquire_it_in_time() -> None:
+def test_segment_is_not_spread_to_worker_that_missed_it() -> None:
     late = replace(B, overdue=frozenset({1, 2}))
 
     decision = decide([segment(1, by=A), segment(2, by=A)], [holding(A, 1, 2), late], target=1)

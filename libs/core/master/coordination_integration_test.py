@@ -343,7 +343,7 @@ async def test_master_whose_decision_fails_unexpectedly_leads_on_and_decides_aga
     assert not first.task.done()
 
 
-async def test_of_two_masters_one_leads_and_the_other_takes_over_and_moves_nothing(cluster: Cluster) -> None:
+async def test_second_master_takes_over_without_moves(cluster: Cluster) -> None:
     await cluster.segments({1: 1, 2: 1})
     first = cluster.master(0)
     await eventually(lambda: first.readiness.ready)

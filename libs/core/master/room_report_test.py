@@ -79,7 +79,7 @@ def test_a_cordoned_worker_has_room_for_what_waits_on_it() -> None:
     assert set(rooms_of(snapshot(alone))) == {"a"}
 
 
-def test_of_an_engine_the_least_that_its_workers_report_counts() -> None:
+def test_room_of_engine_is_minimum_of_its_workers_reports() -> None:
     old, new = worker("a", 900, "h"), waiting("b", 388, NEED, host="h")
 
     assert room_report([old, new]).missing == Missing(NEED, "a", Need(388 * MIB))

@@ -41,9 +41,7 @@ def lines(process: ServiceProcess) -> list[dict[str, Any]]:
     return [json.loads(line) for line in process.process.log_path.read_text().splitlines()]
 
 
-async def test_what_waits_is_sent_when_the_process_stops_and_tells_whose_it_is(
-    tmp_path: Path, server: MongoServer
-) -> None:
+async def test_waiting_spans_are_sent_at_exit_with_their_resource(tmp_path: Path, server: MongoServer) -> None:
     settings = {
         "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment=tests,runtime.role=chief",
         "OTEL_BSP_SCHEDULE_DELAY": "600000",

@@ -47,7 +47,7 @@ def test_without_a_producers_trace_there_is_none_whatever_went_on_around(headers
         assert (trace_headers(), traceparent(), trace_id()) == ({}, None, None)
 
 
-def test_what_led_to_a_span_stands_for_it_while_nothing_is_exported() -> None:
+def test_link_replaces_span_without_export() -> None:
     with span("a firing", parent={}, links=[{}, PRODUCER]):
         assert traceparent() == PARENT
 
@@ -71,7 +71,7 @@ def test_placeholder_of_remote_span_is_not_ended() -> None:
     made.end("applied")
 
 
-def test_nothing_of_the_exporter_is_imported_by_a_worker_or_a_master() -> None:
+def test_worker_and_master_do_not_import_exporter() -> None:
     imports = (
         f"import sys, {worker_role.__name__}, {master_role.__name__}\n"
         "heavy = ('opentelemetry.sdk', 'opentelemetry.exporter', 'opentelemetry.instrumentation', 'wrapt')\n"

@@ -60,7 +60,7 @@ def test_an_isolated_block_that_fails_is_counted_and_left(error: Exception) -> N
     assert counted("isolated") == before + 1
 
 
-def test_what_may_pass_leaves_an_isolated_block_uncounted() -> None:
+def test_passing_error_leaves_isolated_block_uncounted() -> None:
     before = counted("passing")
 
     with pytest.raises(Retryable), isolated("passing"):

@@ -190,7 +190,7 @@ async def test_stopping_twice_is_harmless(lifecycle: Lifecycle, journal: Journal
     assert journal.entries == ["stop"]
 
 
-async def test_what_does_not_end_though_cancelled_is_abandoned_when_all_else_is_done(journal: Journal) -> None:
+async def test_part_that_ignores_cancellation_is_abandoned_last(journal: Journal) -> None:
     release = asyncio.Event()
 
     def abandon(code: int) -> None:

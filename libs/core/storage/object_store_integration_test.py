@@ -50,7 +50,7 @@ async def bucket(store: ObjectStore, bucket_prefix: str) -> str:
     return bucket_prefix
 
 
-async def test_what_is_put_can_be_read_whole_and_in_ranges(store: ObjectStore, bucket: str) -> None:
+async def test_stored_object_is_read_whole_and_in_ranges(store: ObjectStore, bucket: str) -> None:
     etag = await store.put(bucket, "a/b c/ü.txt", b"0123456789")
 
     info = await store.stat(bucket, "a/b c/ü.txt")

@@ -167,7 +167,7 @@ async def test_configs_may_hold_dollars_dots_and_any_text(store: EntityStore) ->
 
 
 @pytest.mark.parametrize("value", [2**70, "\ud800", {"a\0b": 1}], ids=["huge-number", "half-a-character", "nul"])
-async def test_what_mongodb_cannot_hold_is_rejected(store: EntityStore, value: object) -> None:
+async def test_value_unsupported_by_mongodb_is_rejected(store: EntityStore, value: object) -> None:
     with pytest.raises(StoreRejected):
         await store.apply([event(EventKind.CREATED, 1, config={"value": value})])
 
@@ -196,7 +196,7 @@ async def test_a_creation_and_the_deletion_after_it_at_once_leave_nothing(store:
     assert await counts(store) == (0, 0)
 
 
-async def test_one_that_is_done_with_goes_for_good_also_when_an_event_has_changed_it(store: EntityStore) -> None:
+async def test_completed_entity_is_removed_for_good_even_after_an_event(store: EntityStore) -> None:
     await store.apply([event(EventKind.CREATED, 1)])
     read = await entity_of(store)
     await store.apply([event(EventKind.UPDATED, 2)])
@@ -207,7 +207,7 @@ async def test_one_that_is_done_with_goes_for_good_also_when_an_event_has_change
     assert await counts(store) == (0, 0)
 
 
-async def test_who_removes_what_it_read_long_ago_leaves_its_successor_alone(store: EntityStore) -> None:
+async def test_removal_of_outdated_entity_keeps_its_successor(store: EntityStore) -> None:
     await store.apply([event(EventKind.CREATED, 1)])
     read = await entity_of(store)
     await store.remove(read, at(3))
@@ -233,13 +233,13 @@ async def test_the_master_is_to_look_when_a_partition_got_its_first_entity_or_lo
     assert told == [True, False, False, True]
 
 
-async def test_of_two_that_compare_and_set_one_wins(store: EntityStore) -> None:
+async def test_one_of_two_concurrent_compare_and_sets_succeeds(store: EntityStore) -> None:
     await store.create("x", {}, CUSTOM)
     claims = [store.compare_and_set("x", {"claim": None}, {"claim": n}) for n in range(8)]
     assert sum(await asyncio.gather(*claims)) == 1
 
 
-async def test_of_many_changes_those_that_find_what_they_expect_are_made(store: EntityStore) -> None:
+async def test_only_changes_with_matching_expectation_are_made(store: EntityStore) -> None:
     for name in ("x", "y", "z"):
         await store.create(name, {}, CUSTOM)
     await store.compare_and_set("y", {}, {"claim": "theirs"})
@@ -328,7 +328,7 @@ async def test_a_deletion_that_was_broken_off_after_its_tombstone_is_finished(
     assert (await store.finish_deletions()).changed_ids == set()
 
 
-async def test_what_is_created_while_a_deletion_is_finished_stays(store: EntityStore, database: Database) -> None:
+async def test_entity_created_during_finished_deletion_stays(store: EntityStore, database: Database) -> None:
     for position in range(0, 60, 3):
         await store.apply([event(EventKind.CREATED, position + 1)])
         await break_off_deletion(database, "x", position + 2)

@@ -75,7 +75,7 @@ async def test_they_are_found_by_prefix_segment_and_state(database: Database) ->
 
 
 @pytest.mark.parametrize("enabled", [True, False, 0, 0.0, 1, "false", " FALSE ", "0", "no", "", None, [], {"a": 1}])
-async def test_what_is_enabled_is_what_runs(database: Database, enabled: object) -> None:
+async def test_view_of_enabled_matches_what_runs(database: Database, enabled: object) -> None:
     await insert(database, "b1", config={"enabled": enabled})
 
     view = await EntityViews(database, "bots").get("b1")
@@ -87,9 +87,7 @@ async def test_what_is_enabled_is_what_runs(database: Database, enabled: object)
 
 @pytest.mark.parametrize("above", [True, False, 0, "false", None])
 @pytest.mark.parametrize("enabled", [True, False])
-async def test_what_is_said_beside_the_config_wins_as_it_does_for_what_runs(
-    database: Database, enabled: bool, above: object
-) -> None:
+async def test_view_prefers_top_level_enabled_like_the_owner(database: Database, enabled: bool, above: object) -> None:
     await insert(database, "b1", config={"enabled": enabled}, enabled=above)
 
     view = await EntityViews(database, "bots").get("b1")
@@ -215,7 +213,7 @@ async def test_a_worker_that_is_gone_leaves_nothing_that_is_said_to_run(database
     ],
 )
 @pytest.mark.parametrize(("graceful", "state"), [(True, "stopped"), (False, "killed")])
-async def test_what_is_held_and_has_no_owner_is_down(
+async def test_held_entity_without_owner_is_down(
     database: Database, target: HoldTarget, held: list[str], graceful: bool, state: str
 ) -> None:
     await segment_of_all(database, 1)

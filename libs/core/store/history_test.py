@@ -107,7 +107,7 @@ def test_the_time_in_the_event_beats_the_order_of_publishing() -> None:
     assert outcome([later_made, earlier_made]) == outcome([earlier_made, later_made]) == later_made.content
 
 
-def test_of_two_updates_made_at_one_moment_the_later_in_the_stream_counts() -> None:
+def test_later_update_in_stream_wins_for_equal_times() -> None:
     events = [updated(1, made_at=START), updated(2, made_at=START)]
     assert outcome(events) == outcome(events[::-1]) == events[1].content
 

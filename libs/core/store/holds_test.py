@@ -35,12 +35,12 @@ def test_a_selector_covers_those_with_the_value_in_the_field(selector: str, cove
 
 
 @pytest.mark.parametrize("text", ["", "alice", "=alice", "custom..author=alice", ".a=b"])
-def test_what_is_no_selector_is_refused_with_an_example(text: str) -> None:
+def test_invalid_selector_is_refused_with_example(text: str) -> None:
     with pytest.raises(SelectorInvalid, match=r"custom\.config\.author=alice"):
         HoldTarget.selector(text)
 
 
-def test_one_entity_and_all_are_covered() -> None:
+def test_hold_covers_one_entity_or_all() -> None:
     assert HoldTarget.entity("b1").matches(DOCUMENT)
     assert not HoldTarget.entity("b2").matches(DOCUMENT)
     assert HoldTarget.everything().matches({})

@@ -174,7 +174,7 @@ async def test_a_released_lease_cannot_be_renewed(leases: LeaseStore) -> None:
         await leases.renew(lease)
 
 
-async def test_of_many_that_race_for_a_segment_exactly_one_gets_it(leases: LeaseStore) -> None:
+async def test_exactly_one_of_many_racing_workers_acquires_segment(leases: LeaseStore) -> None:
     holders = [Holder(f"w{number}", f"w{number}-1", f"h{number}") for number in range(20)]
 
     outcomes = await asyncio.gather(*(leases.acquire(1, holder) for holder in holders), return_exceptions=True)
@@ -312,7 +312,7 @@ async def leadership(database: Database) -> LeadershipStore:
     return LeadershipStore(database, life_seconds=30.0, timeout_seconds=20.0)
 
 
-async def test_one_of_many_masters_leads(leadership: LeadershipStore) -> None:
+async def test_exactly_one_of_many_masters_leads(leadership: LeadershipStore) -> None:
     holders = [Holder(f"m{number}", f"m{number}-1", "host") for number in range(10)]
 
     outcomes = await asyncio.gather(*(leadership.acquire(holder) for holder in holders), return_exceptions=True)

@@ -36,7 +36,7 @@ def test_a_number_is_written_as_the_older_runtime_wrote_it(value: object, writte
     assert json.dumps(with_integers(value)) == written
 
 
-def test_what_is_no_finite_number_stays() -> None:
+def test_non_finite_number_is_unchanged() -> None:
     assert with_integers(math.inf) == math.inf
     assert math.isnan(float(str(with_integers(math.nan))))
 

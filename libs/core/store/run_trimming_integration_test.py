@@ -73,7 +73,7 @@ async def test_runs_that_go_on_stay_however_old_they_are(database: Database) -> 
     assert await left(database) == ["b0", "b3", "b4"]
 
 
-async def test_of_runs_that_started_together_as_many_stay_as_are_kept(database: Database) -> None:
+async def test_trimming_keeps_exact_number_of_simultaneous_runs(database: Database) -> None:
     for number in range(6):
         await record(database, "b", number, second=0)
 

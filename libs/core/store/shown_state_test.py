@@ -30,40 +30,40 @@ def test_entity_of_lost_worker_is_unknown_with_age(word: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["starting", "running"])
-def test_what_ran_on_another_worker_than_the_owner_is_unknown(word: str) -> None:
+def test_running_entity_of_former_worker_is_unknown(word: str) -> None:
     assert shown(StoredStatus(word, "w0"), LIVE) == Shown("unknown", "its worker is gone; w1 takes over")
 
 
-def test_what_ran_under_a_lease_that_was_given_back_waits() -> None:
+def test_running_entity_of_released_segment_waits() -> None:
     assert shown(StoredStatus("running", "w1"), NOBODY) == Shown("waiting", "no worker has its segment")
 
 
 @pytest.mark.parametrize("owner", [NOBODY, LOST, None])
 @pytest.mark.parametrize("word", ["", "waiting", "backing-off", "completing", "retrying", "killed", "disabled"])
-def test_what_did_not_run_waits_for_a_worker(owner: Ownership | None, word: str) -> None:
+def test_idle_entity_without_owner_waits_for_worker(owner: Ownership | None, word: str) -> None:
     assert shown(StoredStatus(word, "w1"), owner).text == "waiting"
 
 
 @pytest.mark.parametrize("owner", [NOBODY, LOST, None])
 @pytest.mark.parametrize("word", ["", *WORDS])
 @pytest.mark.parametrize(("hold", "state"), [(KILL, "killed"), (STOP, "stopped")])
-def test_what_is_held_is_down_without_an_owner(owner: Ownership | None, word: str, hold: Hold, state: str) -> None:
+def test_held_entity_is_down_without_owner(owner: Ownership | None, word: str, hold: Hold, state: str) -> None:
     assert shown(StoredStatus(word, "w1", hold=hold), owner) == Shown(state)
 
 
 @pytest.mark.parametrize("owner", [NOBODY, LOST])
 @pytest.mark.parametrize(("word", "state"), [("", "off"), ("running", "off"), ("disabled", "disabled")])
-def test_what_is_switched_off_is_down_without_an_owner(owner: Ownership, word: str, state: str) -> None:
+def test_disabled_entity_is_down_without_owner(owner: Ownership, word: str, state: str) -> None:
     assert shown(StoredStatus(word, "w1", enabled=False), owner) == Shown(state)
 
 
 @pytest.mark.parametrize("word", ["rejected", "paused"])
-def test_what_no_worker_would_start_stays_so_without_an_owner(word: str) -> None:
+def test_settled_state_stays_without_owner(word: str) -> None:
     assert shown(StoredStatus(word, "w1"), LOST) == Shown(word)
 
 
 @pytest.mark.parametrize("word", ["", "waiting"])
-def test_what_waits_for_its_owner_is_shown_as_it_is_meant(word: str) -> None:
+def test_entity_without_status_is_shown_by_its_intent(word: str) -> None:
     assert shown(StoredStatus(word), LIVE) == Shown("waiting")
     assert shown(StoredStatus(word, enabled=False), LIVE) == Shown("off")
     assert shown(StoredStatus(word, hold=STOP), LIVE) == Shown("stopped")

@@ -24,9 +24,7 @@ async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database
 
 
 @pytest.mark.parametrize(("mine", "others"), [(EARLIER, LATER), (LATER, EARLIER)], ids=["earlier", "later"])
-async def test_of_two_deletions_written_at_the_same_moment_the_later_one_stays(
-    database: Database, mine: Stamp, others: Stamp
-) -> None:
+async def test_later_of_two_concurrent_deletions_stays(database: Database, mine: Stamp, others: Stamp) -> None:
     store = TombstoneStore(database)
     overtaken: Any = OvertakenUpserts(database, lambda: store.put({"x": others}))
     await TombstoneStore(overtaken).put({"x": mine})

@@ -91,7 +91,7 @@ class Worker:
         await asyncio.wait([self.task])
 
 
-async def test_it_registers_with_all_that_the_master_needs_and_then_sends_heartbeats() -> None:
+async def test_session_registers_completely_and_sends_heartbeats() -> None:
     port, master = free_port(), Scripted(friendly)
     async with serving(master, port), Worker(port) as worker:
         worker.state = WorkerState(held=(HeldSegment(4, 2), HeldSegment(9, 1)), running=3)
@@ -141,7 +141,7 @@ async def stands_by(master: Scripted, context: Any) -> None:
     await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this master does not lead")
 
 
-async def test_it_goes_to_the_master_that_leads() -> None:
+async def test_session_connects_to_leading_master() -> None:
     ports = [free_port(), free_port()]
     follower, leader = Scripted(stands_by), Scripted(friendly)
     async with serving(follower, ports[0]), serving(leader, ports[1]), Worker(*ports) as worker:
@@ -150,7 +150,7 @@ async def test_it_goes_to_the_master_that_leads() -> None:
     assert follower.streams >= 1
 
 
-async def test_it_goes_to_the_leader_among_the_addresses_of_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_session_finds_leader_among_addresses_of_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
     port, hosts = free_port(), ("127.0.0.2", "127.0.0.3")
     resolve = socket.getaddrinfo
 
@@ -170,7 +170,7 @@ async def test_it_goes_to_the_leader_among_the_addresses_of_one_name(monkeypatch
     assert follower.streams >= 1
 
 
-async def test_it_registers_again_on_the_same_stream_when_asked() -> None:
+async def test_session_registers_again_on_request() -> None:
     async def forgetful(master: Scripted, context: Any) -> None:
         await friendly_once(master, context)
         await master.read(context)
@@ -188,7 +188,7 @@ async def test_it_registers_again_on_the_same_stream_when_asked() -> None:
     assert master.streams == 1
 
 
-async def test_it_leaves_a_master_that_is_frozen() -> None:
+async def test_session_leaves_frozen_master() -> None:
     # In a process of its own, that it can be stopped as a whole.
     command = (sys.executable, "-m", coordination_server.__name__, "bare")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -209,7 +209,7 @@ async def test_it_leaves_a_master_that_is_frozen() -> None:
 
 
 @pytest.mark.parametrize(("host", "same_host"), [("host-1", True), ("host-2", False)])
-async def test_it_ends_with_a_clear_error_when_another_process_has_its_name(host: str, same_host: bool) -> None:
+async def test_session_fails_with_named_error_if_replaced(host: str, same_host: bool) -> None:
     async def replacing(master: Scripted, context: Any) -> None:
         await master.read(context)
         replaced = pb.Replaced(instance_id="a-2", host=host, hostname="there")

@@ -224,7 +224,7 @@ def test_disk_that_is_full_while_it_is_unpacked_is_no_fault_of_the_archive(folde
     extract(folder / "archive", folder / "tree", "bots/one")
 
 
-def test_what_was_written_is_counted(folder: Path) -> None:
+def test_written_files_and_bytes_are_counted(folder: Path) -> None:
     (folder / "archive").write_bytes(
         tarred(("a", b"12"), ("d/b", b"345"), (tar_special("c", tarfile.LNKTYPE, "a"), b""))
     )

@@ -252,9 +252,7 @@ async def test_least_recently_used_goes_first_and_what_is_held_stays(
     await cache.close()
 
 
-async def test_what_is_held_stays_even_above_the_limit_until_its_container_is_gone(
-    store: CountingStore, ref: CodeRef, tmp_path: Path
-) -> None:
+async def test_held_tree_stays_above_limit_until_release(store: CountingStore, ref: CodeRef, tmp_path: Path) -> None:
     cache = CodeCache(store, tmp_path / "code", max_bytes=50_000, keep_seconds=0)
     await cache.open()
     await store.put(ref.bucket, ref.key, code("1", size=100_000))
@@ -346,7 +344,7 @@ def fetch_and_die(endpoint: str, bucket: str, key: str, directory: Path) -> None
     asyncio.run(run())
 
 
-async def test_what_a_killed_process_leaves_is_gone_after_the_next_start(
+async def test_remains_of_killed_process_are_removed_at_next_start(
     store: CountingStore, cache: CodeCache, ref: CodeRef, s3_server: S3Server, tmp_path: Path
 ) -> None:
     await store.put(ref.bucket, ref.key, code("1"))

@@ -138,7 +138,7 @@ async def test_bots_schedules_and_backtests_of_six_processes_get_the_last_place_
             assert await winner.said() == "removed"
 
 
-async def test_what_other_deployments_and_older_versions_run_counts(
+async def test_containers_of_other_deployments_and_versions_count(
     tmp_path: Path, scope: str, empty_engine: OwnEngine
 ) -> None:
     rules = limited(2048)

@@ -44,7 +44,7 @@ async def create(admission: Admission, engine: FakeEngine, asked: RoomRequest) -
         engine.containers.append(container(asked.name, asked.need.memory_bytes // MIB))
 
 
-async def test_what_is_free_is_given_away_once_whatever_asks_at_once(tmp_path: Path) -> None:
+async def test_free_room_is_granted_once_to_concurrent_requests(tmp_path: Path) -> None:
     engine = FakeEngine(container("there"))
     async with admission(tmp_path, engine) as subject:
         asked = [create(subject, engine, request(f"n{number}")) for number in range(20)]
@@ -54,7 +54,7 @@ async def test_what_is_free_is_given_away_once_whatever_asks_at_once(tmp_path: P
     assert len(engine.containers) == 8
 
 
-async def test_those_with_priority_get_what_is_left(tmp_path: Path) -> None:
+async def test_remaining_room_goes_to_higher_priority(tmp_path: Path) -> None:
     engine = FakeEngine(container("there", 3584))
     order: list[Priority] = []
 
@@ -68,7 +68,7 @@ async def test_those_with_priority_get_what_is_left(tmp_path: Path) -> None:
     assert order == [Priority.BOT]
 
 
-async def test_one_that_gives_up_while_it_makes_its_container_does_not_hold_up_the_others(tmp_path: Path) -> None:
+async def test_cancelled_creation_does_not_delay_other_requests(tmp_path: Path) -> None:
     engine = FakeEngine()
     inside = asyncio.Event()
 
@@ -88,7 +88,7 @@ async def test_one_that_gives_up_while_it_makes_its_container_does_not_hold_up_t
         await asyncio.gather(hanging, return_exceptions=True)
 
 
-async def test_one_that_gives_up_in_the_queue_is_forgotten(tmp_path: Path) -> None:
+async def test_cancelled_queued_request_is_removed(tmp_path: Path) -> None:
     engine = FakeEngine()
     gate = asyncio.Event()
     engine.gates.append(gate)
@@ -106,7 +106,7 @@ async def test_one_that_gives_up_in_the_queue_is_forgotten(tmp_path: Path) -> No
     assert [found.name for found in engine.containers] == ["first"]
 
 
-async def test_one_whose_lock_was_taken_while_it_looked_looks_again_before_it_grants(tmp_path: Path) -> None:
+async def test_lock_lost_during_refresh_causes_another_refresh_before_grant(tmp_path: Path) -> None:
     engine = FakeEngine(container("there"))
     gate = asyncio.Event()
     engine.gates.append(gate)

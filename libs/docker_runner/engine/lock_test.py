@@ -154,7 +154,7 @@ async def test_the_lock_of_a_frozen_process_is_taken_and_it_finds_out_before_it_
             await asyncio.wait_for(task, 60)
 
 
-async def test_of_many_that_find_a_frozen_holder_one_has_the_lock_at_a_time(tmp_path: Path) -> None:
+async def test_one_process_at_a_time_replaces_frozen_holder(tmp_path: Path) -> None:
     at_once = most = 0
 
     async def have() -> None:
@@ -173,7 +173,7 @@ async def test_of_many_that_find_a_frozen_holder_one_has_the_lock_at_a_time(tmp_
     assert most == 1
 
 
-async def test_one_that_gives_up_waiting_leaves_the_lock_free(tmp_path: Path, threads: Threads) -> None:
+async def test_cancelled_wait_leaves_lock_free(tmp_path: Path, threads: Threads) -> None:
     lock = EngineLock(tmp_path / "lock", threads)
     for pause in range(20):
         async with waiting(lock) as task:

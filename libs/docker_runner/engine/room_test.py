@@ -57,7 +57,7 @@ def test_the_last_place_is_granted_once() -> None:
     assert room.granted(request(512)).shortage(request(512, name="other")) == Shortage(need(512), need(0), need(0))
 
 
-def test_one_byte_more_than_is_free_is_refused() -> None:
+def test_request_of_one_byte_too_much_is_refused() -> None:
     room = reservations(1024, 512)
 
     assert room.shortage(RoomRequest("new", Need(512 * MIB + 1))) is not None

@@ -95,7 +95,7 @@ async def test_room_is_what_the_limits_of_all_containers_leave() -> None:
     assert room.room(Priority.BOT) == Room(TOTAL, Need(2560 * MIB, 3.0), ENTITY)
 
 
-async def test_what_an_engine_has_is_asked_once_and_follows_what_is_noted() -> None:
+async def test_capacity_is_requested_once_and_updated_by_notes() -> None:
     engine = FakeEngine()
     room = room_of(engine)
     await room.refresh()
@@ -235,7 +235,7 @@ async def test_room_that_is_expected_already_is_kept_beyond_an_inner_block() -> 
     assert list(reservations.by_name) == ["new"]
 
 
-async def test_who_waits_is_woken_by_more_room_and_not_by_less() -> None:
+async def test_waiting_entity_is_woken_by_more_room_only() -> None:
     engine, wake = FakeEngine(container("a"), container("b")), Wake()
     room = room_of(engine)
     await room.refresh()
@@ -251,7 +251,7 @@ async def test_who_waits_is_woken_by_more_room_and_not_by_less() -> None:
     assert room.waiting == 0
 
 
-async def test_who_waits_is_woken_when_a_start_of_another_comes_to_nothing() -> None:
+async def test_waiting_entity_is_woken_by_failed_start_of_another() -> None:
     room, wake = room_of(FakeEngine()), Wake()
     await room.refresh()
     with room.waiting_for(request(), wake):

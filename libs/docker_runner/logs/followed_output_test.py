@@ -55,7 +55,7 @@ async def read(followed: FollowedOutput, since: datetime | None = None) -> list[
     return [line.data.decode().strip() async for line in followed.logs(container(), since=since, follow=True)]
 
 
-async def test_what_was_followed_to_its_end_has_its_last_lines_at_hand() -> None:
+async def test_completely_followed_output_has_its_last_lines() -> None:
     engine = Printing(*(str(n) for n in range(50)))
     followed = following(engine)
 
@@ -66,7 +66,7 @@ async def test_what_was_followed_to_its_end_has_its_last_lines_at_hand() -> None
     assert engine.questions == ["follow"]
 
 
-async def test_who_takes_over_from_another_process_asks_at_once_for_what_was_before() -> None:
+async def test_takeover_inspects_running_container_at_once() -> None:
     engine, states = Printing("one", "two", "three"), ContainerStateCache()
     followed = following(engine, states)
 
@@ -80,7 +80,7 @@ async def test_who_takes_over_from_another_process_asks_at_once_for_what_was_bef
     assert ended.started_at == NOON
 
 
-async def test_what_is_read_twice_is_there_once() -> None:
+async def test_repeated_output_is_kept_once() -> None:
     engine = Printing("one", "two")
     followed = following(engine)
     await read(followed)
@@ -92,7 +92,7 @@ async def test_what_is_read_twice_is_there_once() -> None:
     assert await followed.last_lines("c") == ["one", "two", "three"]
 
 
-async def test_of_a_stream_that_has_not_ended_nothing_is_said() -> None:
+async def test_last_lines_of_open_stream_are_unknown() -> None:
     engine = Printing("one")
     engine.dead = False
     followed = following(engine)

@@ -109,7 +109,7 @@ async def test_following_again_takes_nothing_twice(tmp_path: Path, executor: Thr
     assert content(LogSpool(tmp_path)) == b"".join(line.data for line in lines(0, 9))
 
 
-async def test_what_the_open_stream_still_brings_is_taken_though_the_engine_answers_no_question(
+async def test_rest_of_open_stream_is_read_while_engine_does_not_answer(
     tmp_path: Path, executor: ThreadPoolExecutor
 ) -> None:
     spool, dying = LogSpool(tmp_path), asyncio.Event()

@@ -187,7 +187,7 @@ async def test_another_worker_of_the_host_uploads_what_a_killed_one_left(host: H
         assert await host.becomes(b"left behind\n")
 
 
-async def test_what_is_left_where_the_bot_is_no_longer_owned_goes_beside_its_object(host: Host, tmp_path: Path) -> None:
+async def test_rest_of_output_on_former_host_goes_beside_object(host: Host, tmp_path: Path) -> None:
     container = a_container("c1", segment=7)
     async with host.worker(interval_seconds=3600) as killed:
         killed.following.follow(container)

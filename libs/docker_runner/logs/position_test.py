@@ -96,7 +96,7 @@ def test_timestamps_are_read_to_the_nanosecond(timestamp: str, expected: int) ->
 
 
 @pytest.mark.parametrize("timestamp", ["", "yesterday", "2026-01-31T23:59:59", "2026-01-31T23:59:59+01:00"])
-def test_what_is_no_timestamp_is_an_error(timestamp: str) -> None:
+def test_malformed_timestamp_is_error(timestamp: str) -> None:
     with pytest.raises(ValueError, match="no RFC 3339 timestamp"):
         nanoseconds(timestamp)
 

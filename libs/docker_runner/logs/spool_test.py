@@ -77,7 +77,7 @@ def test_a_record_that_was_cut_short_is_as_if_never_written(tmp_path: Path, cut:
     assert drain(again) == {"20260131": b"whole\nnew\n"}
 
 
-def test_what_was_intended_is_the_same_after_a_kill(tmp_path: Path) -> None:
+def test_intent_survives_a_kill(tmp_path: Path) -> None:
     spool = LogSpool(tmp_path)
     spool.append("c1", "20260131", b"one\n", at(1))
     chunk = spool.next_chunk(1000)
@@ -164,7 +164,7 @@ ACTIONS = st.lists(
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ACTIONS, st.sampled_from([500, 100_000]))
-def test_nothing_is_lost_or_repeated_whatever_happens(
+def test_spool_neither_loses_nor_repeats_output(
     tmp_path: Path, actions: list[tuple[str, bytes]], max_bytes: int
 ) -> None:
     folder = tmp_path / os.urandom(8).hex()

@@ -127,7 +127,7 @@ async def test_an_object_grows_from_nothing_past_the_smallest_part_and_is_whole_
     assert await keys(writer.store, writer.bucket) == [".the0/filler-5MiB", f"logs/b1/{DAY}.log"]
 
 
-async def test_what_is_sent_is_little_more_than_what_was_logged(writer: Writer) -> None:
+async def test_sent_bytes_barely_exceed_logged_bytes(writer: Writer) -> None:
     logged = 0
     for _ in range(15):
         writer.log(os.urandom(1_000_000))
@@ -304,7 +304,7 @@ async def test_without_the_storage_output_waits_and_then_arrives_whole(
         await store.close()
 
 
-async def test_what_killed_processes_left_in_the_bucket_is_swept(writer: Writer) -> None:
+async def test_sweep_removes_remains_of_killed_processes(writer: Writer) -> None:
     await writer.store.put(writer.bucket, ".the0/append/abc/part-1", b"left")
     objects = LogObjects(writer.store, writer.bucket)
 

@@ -26,7 +26,7 @@ def test_processor_time_adds_up_from_sample_to_sample() -> None:
     assert tally.cpu_seconds == 4.0 + 0.5
 
 
-def test_what_a_container_used_after_its_last_sample_counts_when_it_ends() -> None:
+def test_usage_after_last_sample_counts_at_end() -> None:
     tally = UsageTally()
     tally.started(container("a"))
     tally.sampled(seen("a", 1.0), ["a"])

@@ -63,5 +63,5 @@ def test_manifest_names_blobs_of_its_sizes_with_the_content_of_the_layers(images
         "/",
     ],
 )
-def test_what_was_not_added_is_not_found(images: Path, path: str) -> None:
+def test_unknown_image_is_not_found(images: Path, path: str) -> None:
     assert found(images, path) is None

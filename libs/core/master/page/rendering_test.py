@@ -142,7 +142,7 @@ class Seen(HTMLParser):
 
 
 @pytest.mark.parametrize("template", PAGES)
-def test_nothing_that_strangers_chose_becomes_a_part_of_the_page(template: str) -> None:
+def test_untrusted_values_are_escaped_in_page(template: str) -> None:
     page = render(template, {**FRAME, **PAGES[template]})
 
     seen = Seen(page)
@@ -164,7 +164,7 @@ def test_an_entity_that_is_gone_is_shown_by_what_is_left_of_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["status.css", "status.js", "icon.svg", "layout.html"])
-def test_nothing_is_fetched_from_elsewhere(name: str) -> None:
+def test_page_fetches_only_own_resources(name: str) -> None:
     text = asset(name).decode().replace("http://www.w3.org/2000/svg", "")
 
     assert not re.findall(r"https?://|url\(|@import|\beval\b|innerHTML", text)

@@ -19,7 +19,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
         ("family \N{MAN}\u200d\N{WOMAN} €", "family \N{MAN}\u200d\N{WOMAN} €"),
     ],
 )
-def test_what_hides_or_reorders_text_is_shown_as_its_code(text: str, shown: str) -> None:
+def test_hiding_and_reordering_characters_are_shown_as_codes(text: str, shown: str) -> None:
     assert visible(text) == shown
 
 
