@@ -169,12 +169,17 @@ class SegmentPool:
         self._lacking.become(lacking)
 
     def _begin(self, state: BacktestState, request: RoomRequest | None, tasks: asyncio.TaskGroup) -> None:
-        run = self._in_hand[state.id] = BacktestRun(state, self._kit)
+        def slot_left() -> None:
+            if request is not None:
+                self._kit.engine.room.settle(request)
+            self._slots.refill()
+
+        run = self._in_hand[state.id] = BacktestRun(state, self._kit, on_slot_left=slot_left)
         if request is not None:
             self._kit.engine.room.expect(request)
         # Whatever ended just now and made room has no part in it.
         with outside():
-            tasks.create_task(self._carry_out(run, request, tasks), name=f"backtest {state.id[:40]!r}")
+            tasks.create_task(self._carry_out(run, request), name=f"backtest {state.id[:40]!r}")
 
     def _room_of(self, state: BacktestState) -> RoomRequest | None:
         """What it needs of the engine; None for one that needs nothing more, or is about to be rejected."""
@@ -200,13 +205,7 @@ class SegmentPool:
         """Whether there is a slot for it, or it needs none."""
         return state.outcome is not None or self._slots.has_free
 
-    async def _carry_out(self, run: BacktestRun, request: RoomRequest | None, tasks: asyncio.TaskGroup) -> None:
-        def slot_left() -> None:
-            if request is not None:
-                self._kit.engine.room.settle(request)
-            self._slots.refill()
-
-        run.on_slot_left = slot_left
+    async def _carry_out(self, run: BacktestRun, request: RoomRequest | None) -> None:
         try:
             await run.carry_out()
         except Exception as error:  # noqa: BLE001 - of this backtest alone; the next reading takes it up again

@@ -61,9 +61,13 @@ class BacktestKit(RunKit):
 
 
 class BacktestRun:
-    """Carries one backtest through. Cancelled, it ends its container and leaves the rest to the next owner."""
+    """Carries one backtest through. Cancelled, it ends its container and leaves the rest to the next owner.
 
-    def __init__(self, state: BacktestState, kit: BacktestKit) -> None:
+    Args:
+        on_slot_left: called once nothing of it will be run any more.
+    """
+
+    def __init__(self, state: BacktestState, kit: BacktestKit, *, on_slot_left: Callable[[], None]) -> None:
         self._state = state
         self._claim = state.claim
         self._kit = kit
@@ -74,7 +78,7 @@ class BacktestRun:
         """Whether the engine had no room for it after all, so that it goes back to the queue."""
         self.slot_left = state.outcome is not None
         """Whether nothing of it will be run any more."""
-        self.on_slot_left: Callable[[], None] = lambda: None
+        self._on_slot_left = on_slot_left
 
     @property
     def state(self) -> BacktestState:
@@ -140,7 +144,7 @@ class BacktestRun:
 
     def _leave_slot(self) -> None:
         self.slot_left = True
-        self.on_slot_left()
+        self._on_slot_left()
 
     # --- attempts
 
