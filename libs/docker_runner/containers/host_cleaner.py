@@ -15,6 +15,7 @@ from libs.core.leases.lease import LeaseView
 from libs.core.process.isolation import isolated, repeat
 from libs.docker_runner.code.cache import CodeCache
 from libs.docker_runner.containers.container import ContainerState, Ended, ManagedContainer
+from libs.docker_runner.containers.expired_containers import ExpiredContainers
 from libs.docker_runner.containers.keepalive import remove_abandoned, remove_stale
 from libs.docker_runner.containers.run_records import History, Recorder, write_down
 from libs.docker_runner.engine.events import ContainerEvent, EventKind
@@ -35,6 +36,7 @@ class HostCleaner:
         owns: whether this worker owns a segment now.
         leases: the leases that are held now, whoever holds them.
         keepalives: the folder of this service and deployment, with one folder for each segment.
+        life_seconds: of a lease.
         former: folders of this service and deployment where earlier versions and settings had them.
     """
 
@@ -52,6 +54,7 @@ class HostCleaner:
         logs: LogPipeline,
         keepalives: Path,
         former: Sequence[Path],
+        life_seconds: float = 5.0,
         unowned_seconds: float = _UNOWNED_SECONDS,
     ) -> None:
         self._runner = runner
@@ -67,6 +70,9 @@ class HostCleaner:
         self._former = former
         self._unowned_seconds = unowned_seconds
         self._died = Wake()
+        self._expired = ExpiredContainers(
+            runner, service=service, scope=scope, keepalives=keepalives, life_seconds=life_seconds
+        )
 
     async def run(self) -> None:
         """Clean for ever. A dead container that this worker does not own is cleared soon after its event."""
@@ -76,6 +82,10 @@ class HostCleaner:
                 tasks.create_task(clear, name="clear dead containers")
                 clean = repeat("clean the docker host", self.clean_once, CLEAN_SECONDS)
                 tasks.create_task(clean, name="clean the host")
+                kill = repeat(
+                    "kill expired containers", self._expired.kill_once, CLEAN_SECONDS, longest_retry_seconds=2.0
+                )
+                tasks.create_task(kill, name="kill expired containers")
 
     def _note(self, event: ContainerEvent) -> None:
         if event.kind is EventKind.DIED and not self._owns(event.segment):

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 import pytest_asyncio
 
 from libs.core.errors import Retryable
+from libs.core.leases.boot_clock import boot_seconds
 from libs.core.leases.lease import Holder, LeaseView
 from libs.core.run_record import RunRecord
-from libs.docker_runner.containers.container import ContainerState, ManagedContainer
+from libs.docker_runner.containers.container import ContainerState, EndReason, ManagedContainer
 from libs.docker_runner.containers.host_cleaner import HostCleaner
 from libs.docker_runner.containers.keepalive import KeepaliveFile
 from libs.docker_runner.containers.run_records import Recorder
@@ -195,3 +197,54 @@ async def test_a_container_whose_end_cannot_be_recorded_stays_until_it_can(
 
     await eventually(lambda: is_empty(bots))
     assert [record.run_id for record in worker.records.ended] == ["run b1"]
+
+
+async def running(bots: BotContainers, folder: Path, segment: int = 1) -> tuple[KeepaliveFile, ManagedContainer]:
+    """A container that watches a keepalive in the folder of its deployment, and runs."""
+    keepalive = KeepaliveFile(folder / "keepalive" / "place" / str(segment))
+    keepalive.refresh(boot_seconds() + 5.0)
+    executable = bots.executable(FOREVER, f"b{segment}", keepalive=keepalive.folder, segment=segment, run_id="run")
+    return keepalive, await bots.runner.start(executable)
+
+
+async def test_paused_container_that_outlives_its_keepalive_is_killed_by_a_worker_that_does_not_own_it(
+    bots: BotContainers, worker: Worker, tmp_path: Path, docker_engine: Engine
+) -> None:
+    keepalive, container = await running(bots, tmp_path)
+    client = docker.DockerClient(docker_engine.url)
+    try:
+        paused = await asyncio.to_thread(client.containers.get, container.container_id)
+        await asyncio.to_thread(paused.pause)
+        keepalive.expire()
+
+        async def has_ended() -> bool:
+            await asyncio.to_thread(paused.reload)
+            return str(paused.status) == "exited"
+
+        await eventually(has_ended)
+    finally:
+        client.close()
+    ended = await bots.runner.exit_info(container)
+    assert ended is not None
+    assert (ended.reason, ended.container.exit_code) == (EndReason.LEASE_LOST, 137)
+
+
+async def test_container_whose_keepalive_is_refreshed_is_left_alone_by_workers_that_do_not_own_it(
+    bots: BotContainers, worker: Worker, tmp_path: Path
+) -> None:
+    keepalive, container = await running(bots, tmp_path)
+    other, lost = await running(bots, tmp_path, segment=2)
+    other.expire()
+
+    async def only_the_other_has_ended() -> bool:
+        await asyncio.to_thread(keepalive.refresh, boot_seconds() + 5.0)
+        found = await bots.runner.look(lost)
+        return found is None or found.state is ContainerState.EXITED
+
+    await eventually(only_the_other_has_ended)
+    for _ in range(30):  # several checks
+        await asyncio.to_thread(keepalive.refresh, boot_seconds() + 5.0)
+        await asyncio.sleep(0.1)
+    found = await bots.runner.look(container)
+    assert found is not None
+    assert found.state is ContainerState.RUNNING

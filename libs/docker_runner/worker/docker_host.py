@@ -140,6 +140,7 @@ class DockerHost:
             logs=self.logs,
             keepalives=self._keepalive_directory,
             former=self._former,
+            life_seconds=lease_seconds,
         )
         self.log_reader = LogReader(self.logs.uploads, LogHistory(store, bucket))
 
