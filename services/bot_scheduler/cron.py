@@ -148,7 +148,7 @@ def parse(expression: object, timezone: object = None) -> Schedule:
         raise CronInvalid(
             "" if expression is None else repr(expression),
             "config.schedule",
-            "is missing" if expression is None else "must be a text that is not empty",
+            "is missing" if expression is None else "must be a non-empty string",
             'write a cron expression such as "0 9 * * MON-FRI"',
         )
     if len(expression) > _MAX_CHARACTERS:
@@ -184,7 +184,7 @@ def _cron(expression: str, zone: ZoneInfo, words: list[str]) -> Cron:
         if given == 5:
             raise
         # Other programs have the seconds at the end.
-        remedy = f"{error.remedy}; of six fields the first is the second"
+        remedy = f"{error.remedy}; the first of six fields is the second"
         raise CronInvalid(expression, error.field, error.reason, remedy) from None
     _check_it_fires(expression, fields)
     wall_times = croniter(_plain_text(fields), EPOCH, ret_type=datetime, second_at_beginning=True)
@@ -206,14 +206,14 @@ def _check_it_fires(expression: str, fields: tuple[Field, ...]) -> None:
         return
     longest = max(calendar.monthrange(2024, number)[1] for number in month.values)
     if min(day.values) > longest:
-        reason = f"{min(day.values)} never comes in the months given"
+        reason = f"{min(day.values)} does not exist in the given months"
         raise CronInvalid(expression, day.kind.name, reason, "write L for the last day of the month")
 
 
 def _described(expression: str, descriptor: str) -> str:
     if descriptor not in _DESCRIPTORS:
         known = ", ".join([*_DESCRIPTORS, f"{_EVERY} 1h30m"])
-        raise CronInvalid(expression, "descriptor", f"{descriptor!r} is not known", f"there are {known}")
+        raise CronInvalid(expression, "descriptor", f"{descriptor!r} is unknown", f"known are {known}")
     return _DESCRIPTORS[descriptor]
 
 
@@ -221,7 +221,7 @@ def _every(expression: str, duration: str) -> int:
     remedy = "write hours, minutes and seconds such as 90s, 5m or 1h30m"
     parts = _DURATION.findall(duration)
     if not duration or "".join(number + unit for number, unit in parts) != duration:
-        raise CronInvalid(expression, "duration", f"{duration!r} is not understood", remedy)
+        raise CronInvalid(expression, "duration", f"{duration!r} is invalid", remedy)
     seconds = sum(Fraction(number) * _UNITS[unit] for number, unit in parts)
     if seconds < 1:
         return 1
@@ -241,7 +241,7 @@ def _zone(expression: str, name: str) -> ZoneInfo:
 
 
 def _unknown_zone(expression: str, name: object) -> CronInvalid:
-    return CronInvalid(expression, "time zone", f"{name!r} is not known", "write an IANA name such as Europe/Berlin")
+    return CronInvalid(expression, "time zone", f"{name!r} is unknown", "write an IANA name such as Europe/Berlin")
 
 
 def _seconds(wall: datetime) -> int:

@@ -113,7 +113,9 @@ def _range(kind: Kind, part: str, expression: str) -> tuple[int, int, int]:
 
 def _step(kind: Kind, text: str, part: str, expression: str) -> int:
     if not _NUMBER.fullmatch(text) or int(text) == 0:
-        raise CronInvalid(expression, kind.name, f"step in {part!r} is no number above 0", "write a step such as */10")
+        raise CronInvalid(
+            expression, kind.name, f"step in {part!r} must be a number above 0", "write a step such as */10"
+        )
     return int(text)
 
 
@@ -122,8 +124,8 @@ def _value(kind: Kind, text: str, part: str, expression: str) -> int:
         return kind.names[text]
     if not _NUMBER.fullmatch(text):
         words = f", or {'/'.join(list(kind.names)[:3])}/…" if kind.names else ""
-        raise CronInvalid(expression, kind.name, f"{part or 'an empty part'!r} is not understood", _REMEDY + words)
+        raise CronInvalid(expression, kind.name, f"{part or 'an empty part'!r} is invalid", _REMEDY + words)
     if not kind.lowest <= int(text) <= kind.highest:
         allowed = f"{kind.lowest} to {kind.highest}"
-        raise CronInvalid(expression, kind.name, f"{text} is out of range", f"it goes from {allowed}")
+        raise CronInvalid(expression, kind.name, f"{text} is out of range", f"the range is {allowed}")
     return int(text)

@@ -154,10 +154,10 @@ def test_six_fields_begin_with_the_second(commands: Commands) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--schedule", "61 * * * *"], "minute 61 is out of range; it goes from 0 to 59"),
-        (["--schedule", "0 9 * * MON-FRI 0"], "of six fields the first is the second"),
+        (["--schedule", "61 * * * *"], "minute 61 is out of range; the range is 0 to 59"),
+        (["--schedule", "0 9 * * MON-FRI 0"], "the first of six fields is the second"),
         (["--schedule", "* * *"], "number of fields is 3; write five fields"),
-        (["--timezone", "Mars/Base"], "time zone 'Mars/Base' is not known; write an IANA name such as Europe/Berlin"),
+        (["--timezone", "Mars/Base"], "time zone 'Mars/Base' is unknown; write an IANA name such as Europe/Berlin"),
         (["--config", '{"overlap": "maybe"}'], "config.overlap is 'maybe'; it must be one of skip, queue, replace"),
         (["--config", '{"timeout": "long"}'], "config.timeout is 'long'; it must be a number from"),
         (["--config", "{"], "--config is not JSON"),

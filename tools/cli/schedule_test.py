@@ -35,9 +35,9 @@ def test_the_next_times_are_there_for_programs_too(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("expression", "told"),
     [
-        ("0 0 31 2 *", "day of month 31 never comes in the months given; write L for the last day of the month"),
+        ("0 0 31 2 *", "day of month 31 does not exist in the given months; write L for the last day of the month"),
         ("* * * *", "number of fields is 4"),
-        ("TZ=Nowhere @daily", "time zone 'Nowhere' is not known"),
+        ("TZ=Nowhere @daily", "time zone 'Nowhere' is unknown"),
     ],
 )
 def test_invalid_expression_is_reported_in_one_line(
