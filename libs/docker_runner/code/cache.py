@@ -54,8 +54,8 @@ class CodeCache:
     """The cache in *directory*, of about *max_bytes*; other processes of the host may use the same folder.
 
     Args:
-        max_bytes: above it, trees are evicted, least recently used first. Trees that a container holds or that were
-            used within *keep_seconds* are kept.
+        max_bytes: above it, trees are evicted, least recently used first. Trees that a container has pinned, and those
+            used within *keep_seconds*, are kept.
         max_archive_bytes: larger objects are rejected before they are downloaded.
         parallel: maximum number of concurrent downloads, which bounds the temporary space.
     """
@@ -98,7 +98,7 @@ class CodeCache:
         """Return the code of *ref*, downloaded and unpacked unless cached. May be repeated.
 
         Of concurrent callers, in this process and in others of the host, one downloads; a cancelled caller does not
-        stop the download for the others. With *holder*, the name of a container, the tree is held for it atomically.
+        stop the download for the others. With *holder*, the name of a container, the tree is pinned for it atomically.
 
         Args:
             etag: the only acceptable version; the storage is not queried when that one is cached.
@@ -111,7 +111,7 @@ class CodeCache:
         """
         if etag is not None:
             wanted = Version(ref.bucket, ref.key, etag, ref.sha256)
-            if await self._held_for(wanted, holder):
+            if await self._pinned_for(wanted, holder):
                 FETCHES.labels("cache").inc()
                 return CodeTree(self._code_store.path(wanted), etag)
         for _ in range(_ATTEMPTS):
@@ -119,14 +119,14 @@ class CodeCache:
                 version = await self._current(ref)
             except CodeUnavailable:
                 known = await self._run(self._code_store.last_known, ref.bucket, ref.key, ref.sha256)
-                if known is None or etag is not None or not await self._held_for(known, holder):
+                if known is None or etag is not None or not await self._pinned_for(known, holder):
                     raise
                 FETCHES.labels("cache-without-storage").inc()
                 log.warning("storage is unavailable; using the cached code", bucket=ref.bucket, key=ref.key)
                 return CodeTree(self._code_store.path(known), known.etag, stale=True)
             if etag is not None and version.etag != etag:
                 raise CodeReplaced(ref.bucket, ref.key, etag)
-            if await self._held_for(version, holder):
+            if await self._pinned_for(version, holder):
                 FETCHES.labels("cache").inc()
                 return CodeTree(self._code_store.path(version), version.etag)
             if version.digest in self._rejected:
@@ -134,29 +134,29 @@ class CodeCache:
             # A version that was replaced or evicted meanwhile is looked up again.
             with suppress(ObjectChanged):
                 await asyncio.shield(self._download_once(version))
-                if await self._held_for(version, holder):
-                    # Only after it is held: a tree larger than the whole cache would be evicted first.
+                if await self._pinned_for(version, holder):
+                    # Only after it is pinned: a tree larger than the whole cache would be evicted first.
                     with isolated("evict code"):
                         await self.evict()
                     return CodeTree(self._code_store.path(version), version.etag)
         raise CodeUnavailable(ref.bucket, ref.key, f"it was replaced {_ATTEMPTS} times while it was being read")
 
-    async def hold(self, tree: CodeTree, holder: str) -> None:
-        """Keep *tree* for the container *holder*. Holds outlive this process; may be repeated."""
-        await self._run(self._code_store.hold, tree.path.name, holder)
+    async def pin(self, tree: CodeTree, holder: str) -> None:
+        """Keep *tree* for the container *holder*. Pins outlive this process; may be repeated."""
+        await self._run(self._code_store.pin, tree.path.name, holder)
 
     async def release(self, holder: str) -> None:
-        """Drop the holds of the removed container *holder*. May be repeated."""
+        """Drop the pins of the removed container *holder*. May be repeated."""
         await self._run(self._code_store.release, holder)
 
-    async def drop_stale_holds(self, live: Collection[str], older_than_seconds: float = 600.0) -> int:
-        """Drop the holds of removed containers; return how many.
+    async def drop_stale_pins(self, live: Collection[str], older_than_seconds: float = 600.0) -> int:
+        """Drop the pins of removed containers; return how many.
 
         Args:
             live: the names of all managed containers of this engine, including those of other services and scopes.
-            older_than_seconds: younger holds stay, since a hold is created before its container.
+            older_than_seconds: younger pins stay, since a pin is created before its container.
         """
-        return await self._run(self._code_store.drop_stale_holds, live, older_than_seconds)
+        return await self._run(self._code_store.drop_stale_pins, live, older_than_seconds)
 
     async def evict(self) -> None:
         """Evict trees down to the limit, except those in use. Called after every download."""
@@ -201,7 +201,7 @@ class CodeCache:
 
     async def _download(self, version: Version) -> None:
         async with self._downloading, self._locked(version):
-            if await self._held_for(version, None):
+            if await self._pinned_for(version, None):
                 return
             try:
                 work, descriptor = await self._run(self._code_store.begin_work)
@@ -240,8 +240,8 @@ class CodeCache:
         except OSError as error:
             raise CodeUnavailable(version.bucket, version.key, str(error)) from error
 
-    async def _held_for(self, version: Version, holder: str | None) -> bool:
-        """Whether the version is cached; if so it is held for *holder* from now on."""
+    async def _pinned_for(self, version: Version, holder: str | None) -> bool:
+        """Whether the version is cached; if so it is pinned for *holder* from now on."""
         try:
             return await self._run(self._code_store.use, version, holder)
         except OSError as error:

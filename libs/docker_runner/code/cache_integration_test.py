@@ -267,7 +267,7 @@ async def test_held_tree_stays_above_limit_until_release(store: CountingStore, r
     await cache.close()
 
 
-async def test_holds_outlive_the_process_and_end_with_the_container(
+async def test_pins_outlive_the_process_and_end_with_the_container(
     store: CountingStore, ref: CodeRef, tmp_path: Path
 ) -> None:
     first = CodeCache(store, tmp_path / "code", max_bytes=50_000, keep_seconds=0)
@@ -278,12 +278,12 @@ async def test_holds_outlive_the_process_and_end_with_the_container(
     second = CodeCache(store, tmp_path / "code", max_bytes=50_000, keep_seconds=0)
     await second.open()
 
-    assert await second.drop_stale_holds(["the0-bot-runner-1"], older_than_seconds=0) == 0
-    assert await second.drop_stale_holds([], older_than_seconds=60) == 0
+    assert await second.drop_stale_pins(["the0-bot-runner-1"], older_than_seconds=0) == 0
+    assert await second.drop_stale_pins([], older_than_seconds=60) == 0
     await second.evict()
     assert tree.path.exists()
 
-    assert await second.drop_stale_holds(["the0-bot-runner-2"], older_than_seconds=0) == 1
+    assert await second.drop_stale_pins(["the0-bot-runner-2"], older_than_seconds=0) == 1
     await second.evict()
     assert not tree.path.exists()
     await second.close()

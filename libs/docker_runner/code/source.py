@@ -8,7 +8,7 @@ from libs.docker_runner.executable import CodeRef
 
 
 class FetchedCode(Protocol):
-    """A bot's code as a folder, which is neither changed nor removed while it is held."""
+    """A bot's code as a folder, which is neither changed nor removed while it is pinned."""
 
     @property
     def path(self) -> Path:
@@ -23,10 +23,10 @@ class CodeSource(Protocol):
     """Fetches code and keeps it for its holders; a holder is one start of one container."""
 
     async def fetch(self, ref: CodeRef, holder: str | None = None, *, etag: str | None = None) -> FetchedCode:
-        """Return the code of *ref*, held for *holder*; with *etag* exactly that version."""
+        """Return the code of *ref*, pinned for *holder*; with *etag* exactly that version."""
 
     async def release(self, holder: str) -> None:
-        """Drop the holds of the removed *holder*. May be repeated."""
+        """Drop the pins of the removed *holder*. May be repeated."""
 
-    async def drop_stale_holds(self, live: Collection[str], older_than_seconds: float = 600.0) -> int:
-        """Drop the holds of all except *live* and recent ones; return how many."""
+    async def drop_stale_pins(self, live: Collection[str], older_than_seconds: float = 600.0) -> int:
+        """Drop the pins of all except *live* and recent ones; return how many."""

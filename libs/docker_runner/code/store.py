@@ -6,11 +6,11 @@
     trees/<digest>.json      its description; the modification time is its last use
     refs/<digest of ref>     the version of an object at the last query
     holds/<digest>/<name>    an empty file for each container that mounts the tree
-    locks/                   locked while a version is fetched, or holds change
+    locks/                   locked while a version is fetched, or pins change
     work/                    unfinished downloads, each with a lock file that its process holds
 
 A digest stands for bucket, key, ETag and the SHA-256 that was checked, so nothing is changed in place. A killed process
-leaves at most a folder under ``work/``, whose lock the kernel has released. Modification times and holds only affect
+leaves at most a folder under ``work/``, whose lock the kernel has released. Modification times and pins only affect
 removal: losing one costs a download, never the wrong code. Trees from before the host's last boot are dropped, since a
 power failure may have left some of their files empty.
 """
@@ -34,7 +34,7 @@ log = get_logger(__name__)
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _FETCH_LOCKS = 64
-_HOLDS_LOCK = "holds"
+_PINS_LOCK = "holds"
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,16 @@ class CodeStore:
     def __init__(self, directory: Path) -> None:
         self._trees = directory / "trees"
         self._refs = directory / "refs"
-        self._holds = directory / "holds"
+        self._pins = directory / "holds"
         self._locks = directory / "locks"
         self._work = directory / "work"
 
     def open(self) -> None:
         """Create the folders, and remove what killed processes and earlier boots of the host left."""
-        for folder in (self._trees, self._refs, self._holds, self._locks, self._work):
+        for folder in (self._trees, self._refs, self._pins, self._locks, self._work):
             folder.mkdir(parents=True, exist_ok=True)
         self._remove_abandoned_work()
-        with self._locked(_HOLDS_LOCK):
+        with self._locked(_PINS_LOCK):
             for tree in [path for path in self._trees.iterdir() if path.is_dir()]:
                 manifest = self._manifest(tree.name)
                 if manifest is None or (manifest.boot_id != _boot_id() and not self._holders(tree.name)):
@@ -93,8 +93,8 @@ class CodeStore:
         return self._trees / version.digest
 
     def use(self, version: Version, holder: str | None) -> bool:
-        """Whether the version is cached; if so mark it as used now and last known, and hold it for *holder*."""
-        with self._locked(_HOLDS_LOCK):
+        """Whether the version is cached; if so mark it as used now and last known, and pin it for *holder*."""
+        with self._locked(_PINS_LOCK):
             if not self.path(version).is_dir():
                 return False
             os.utime(self._trees / f"{version.digest}.json")
@@ -103,7 +103,7 @@ class CodeStore:
             if not reference.exists() or reference.read_text() != content:
                 _write_whole(reference, content)
             if holder is not None:
-                self._place_hold(version.digest, holder)
+                self._place_pin(version.digest, holder)
             return True
 
     def last_known(self, bucket: str, key: str, sha256: str | None = None) -> Version | None:
@@ -124,25 +124,25 @@ class CodeStore:
             if not self.path(version).is_dir():
                 raise
 
-    def hold(self, digest: str, holder: str) -> None:
+    def pin(self, digest: str, holder: str) -> None:
         """Keep the tree for *holder*."""
-        with self._locked(_HOLDS_LOCK):
-            self._place_hold(digest, holder)
+        with self._locked(_PINS_LOCK):
+            self._place_pin(digest, holder)
 
     def release(self, holder: str) -> None:
-        """Drop all holds of *holder*."""
-        for hold in self._holds.glob(f"*/{_hold_name(holder)}"):
-            hold.unlink(missing_ok=True)
+        """Drop all pins of *holder*."""
+        for pin in self._pins.glob(f"*/{_pin_name(holder)}"):
+            pin.unlink(missing_ok=True)
 
-    def drop_stale_holds(self, live: Collection[str], older_than_seconds: float) -> int:
-        """Drop the holds of all except *live*, young ones excepted; return how many."""
-        names = {_hold_name(name) for name in live}
+    def drop_stale_pins(self, live: Collection[str], older_than_seconds: float) -> int:
+        """Drop the pins of all except *live*, young ones excepted; return how many."""
+        names = {_pin_name(name) for name in live}
         dropped = 0
-        for hold in self._holds.glob("*/*"):
+        for pin in self._pins.glob("*/*"):
             try:
-                old = time.time() - hold.stat().st_mtime > older_than_seconds
-                if old and hold.name not in names:
-                    hold.unlink()
+                old = time.time() - pin.stat().st_mtime > older_than_seconds
+                if old and pin.name not in names:
+                    pin.unlink()
                     dropped += 1
             except FileNotFoundError:
                 continue
@@ -155,10 +155,10 @@ class CodeStore:
     def evict(self, max_bytes: int, keep_seconds: float) -> list[Version]:
         """Remove trees, least recently used first, until at most *max_bytes* are left; return the removed versions.
 
-        Held trees and those used within *keep_seconds* stay.
+        Pinned trees and those used within *keep_seconds* stay.
         """
         evicted = []
-        with self._locked(_HOLDS_LOCK):
+        with self._locked(_PINS_LOCK):
             trees = self._by_age()
             total = sum(manifest.total_bytes for _, manifest in trees)
             for used_at, manifest in trees:
@@ -222,13 +222,13 @@ class CodeStore:
         finally:
             os.close(descriptor)
 
-    def _place_hold(self, digest: str, holder: str) -> None:
-        folder = self._holds / digest
+    def _place_pin(self, digest: str, holder: str) -> None:
+        folder = self._pins / digest
         folder.mkdir(exist_ok=True)
-        (folder / _hold_name(holder)).touch()
+        (folder / _pin_name(holder)).touch()
 
     def _holders(self, digest: str) -> list[str]:
-        folder = self._holds / digest
+        folder = self._pins / digest
         return os.listdir(folder) if folder.is_dir() else []
 
     def _by_age(self) -> list[tuple[float, _Manifest]]:
@@ -250,7 +250,7 @@ class CodeStore:
         """Move the tree away at once; its files are removed with the abandoned work."""
         (self._trees / digest).rename(self._work / f"{digest}.{uuid.uuid4().hex}")
         (self._trees / f"{digest}.json").unlink(missing_ok=True)
-        shutil.rmtree(self._holds / digest, ignore_errors=True)
+        shutil.rmtree(self._pins / digest, ignore_errors=True)
 
     def _remove_abandoned_work(self) -> None:
         for path in list(self._work.iterdir()):
@@ -283,7 +283,7 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:40]
 
 
-def _hold_name(holder: str) -> str:
+def _pin_name(holder: str) -> str:
     name = quote(holder, safe=" ", errors="surrogatepass")
     return name if 0 < len(name) <= 200 and not name.startswith(".") else "." + _digest(holder)
 

@@ -1,4 +1,4 @@
-"""Takes away what killed workers left on this host: dead containers, folders, outputs, and holds on code."""
+"""Takes away what killed workers left on this host: dead containers, folders, outputs, and pins of code."""
 
 import time
 from collections.abc import Awaitable, Callable, Collection
@@ -20,7 +20,7 @@ from libs.docker_runner.errors import StopFailed
 
 log = get_logger(__name__)
 
-# Files and holds come before their container; so long after their making, it is not coming any more.
+# Files and pins are created before their container; after this time it will not appear any more.
 _STALE_SECONDS = 600.0
 _OUTPUT_KEPT_SECONDS = 86_400.0
 # Whoever started a helper waits for a minute, and then reads what it said.
@@ -81,7 +81,7 @@ class HostGarbageCollector:
         everything = await self._engine.list({Label.MANAGED: "true"})
         with isolated("remove folders of dead containers"):
             await self._remove_folders(service, scope, everything)
-        await self._code.drop_stale_holds({holder_of(one.name, one.token) for one in everything}, _STALE_SECONDS)
+        await self._code.drop_stale_pins({holder_of(one.name, one.token) for one in everything}, _STALE_SECONDS)
 
     async def _buried(
         self, container: ManagedContainer, before_removal: Callable[[Ended], Awaitable[object]]

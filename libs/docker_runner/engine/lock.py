@@ -36,7 +36,7 @@ class _Busy:
     alive_ns: int
 
 
-class Hold:
+class HeldLock:
     """The lock, held by this process."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -75,35 +75,35 @@ class EngineLock:
         self._stale_seconds = stale_seconds
 
     @asynccontextmanager
-    async def held(self) -> AsyncIterator[Hold]:
+    async def held(self) -> AsyncIterator[HeldLock]:
         """Hold the lock during the block.
 
         Raises:
             EngineLockUnavailable: the file cannot be created or locked.
         """
-        hold = await self._acquired()
-        living = asyncio.create_task(self._live(hold), name="hold the engine's lock")
+        held = await self._acquired()
+        living = asyncio.create_task(self._live(held), name="hold the engine's lock")
         try:
-            yield hold
+            yield held
         finally:
-            hold.release()
+            held.release()
             living.cancel()
             await asyncio.gather(living, return_exceptions=True)
 
-    async def is_mine(self, hold: Hold) -> bool:
-        """Whether *hold* is still valid: the process may have been frozen for long."""
-        return await self._threads.run(hold.is_mine)
+    async def is_mine(self, held: HeldLock) -> bool:
+        """Whether *held* is still valid: the process may have been frozen for long."""
+        return await self._threads.run(held.is_mine)
 
-    async def _live(self, hold: Hold) -> None:
+    async def _live(self, held: HeldLock) -> None:
         while True:
             await asyncio.sleep(self._stale_seconds / _SIGNS)
-            await self._threads.run(hold.is_mine)
+            await self._threads.run(held.is_mine)
 
-    async def _acquired(self) -> Hold:
+    async def _acquired(self) -> HeldLock:
         pause, busy, since = _POLL_SECONDS[0], None, 0.0
         while True:
             found = await self._attempted()
-            if isinstance(found, Hold):
+            if isinstance(found, HeldLock):
                 return found
             now = time.monotonic()
             if found != busy:
@@ -114,7 +114,7 @@ class EngineLock:
             await asyncio.sleep(pause)
             pause = min(_POLL_SECONDS[1], pause * 1.5)
 
-    async def _attempted(self) -> Hold | _Busy:
+    async def _attempted(self) -> HeldLock | _Busy:
         attempt = self._threads.submit(_attempt, self._path)
         try:
             return await asyncio.wrap_future(attempt)
@@ -126,12 +126,12 @@ class EngineLock:
             raise EngineLockUnavailable(str(self._path), error.strerror or str(error)) from error
 
 
-def _give_back(attempt: "Future[Hold | _Busy]") -> None:
-    if not attempt.cancelled() and attempt.exception() is None and isinstance(found := attempt.result(), Hold):
+def _give_back(attempt: "Future[HeldLock | _Busy]") -> None:
+    if not attempt.cancelled() and attempt.exception() is None and isinstance(found := attempt.result(), HeldLock):
         found.release()
 
 
-def _attempt(path: Path) -> Hold | _Busy:
+def _attempt(path: Path) -> HeldLock | _Busy:
     descriptor = _open(path)
     try:
         while True:
@@ -143,7 +143,7 @@ def _attempt(path: Path) -> Hold | _Busy:
             if _inode(path) == about.st_ino:
                 os.utime(descriptor)
                 kept, descriptor = descriptor, -1
-                return Hold(path, kept)
+                return HeldLock(path, kept)
             # Another file is in its place by now.
             os.close(descriptor)
             descriptor = -1

@@ -45,7 +45,7 @@ class FolderCode:
         """Forget *holder*."""
         self.held.pop(holder, None)
 
-    async def drop_stale_holds(self, live: Collection[str], older_than_seconds: float = 600.0) -> int:
+    async def drop_stale_pins(self, live: Collection[str], older_than_seconds: float = 600.0) -> int:
         """Keep all of them."""
         return 0
 
