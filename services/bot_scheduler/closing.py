@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 
 from libs.docker_runner.containers.container import Ended
-from libs.docker_runner.executable import new_run_id
-from services.bot_scheduler.ending import next_attempt, result_of, utc
-from services.bot_scheduler.policy import Policy
-from services.bot_scheduler.run import ScheduleKit
+from services.bot_scheduler.ending import result_of, utc
+from services.bot_scheduler.run import ScheduleKit, once
 from services.bot_scheduler.state import ScheduleState
 
 
@@ -27,8 +25,5 @@ async def _close(kit: ScheduleKit, state: ScheduleState | None, ended: Ended) ->
     if state is None or firing is None or firing.run_id != ended.container.run_id:
         await kit.records.stray_ended(ended, deleted=state is None)
         return
-    now = kit.clock()
-    ending = result_of(str(ended.reason), ended.finished_at or utc(now), ended=ended)
-    policy = state.definition.policy if state.definition is not None else Policy()
-    await kit.records.end(state, firing, ending)
-    await kit.claims.close(state.id, firing, ending, next_attempt(firing, ending, policy, now, new_run_id()))
+    result = result_of(str(ended.reason), ended.finished_at or utc(kit.clock()), ended=ended)
+    await kit.close(state, state.policy, firing, result, once)

@@ -6,12 +6,13 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from libs.docker_runner.containers.container import ManagedContainer
 from services.bot_scheduler.closing import close_all
 from services.bot_scheduler.decide import Claim
 from services.bot_scheduler.ending import LOST
@@ -28,6 +29,19 @@ NEVER_SOON = "0 0 1 1 *"
 async def claimed(rig: ScheduleRig, **config: Any) -> None:
     await rig.deploy(schedule=NEVER_SOON, **config)
     await rig.set("s", next_execution_time=int(time.time()))
+
+
+@dataclass
+class Late(FakeHost):
+    """A host that does not list its containers yet, as often as that is *hidden*."""
+
+    hidden: int = 0
+
+    async def list(self) -> list[ManagedContainer]:
+        if self.hidden:
+            self.hidden -= 1
+            return []
+        return await super().list()
 
 
 async def test_a_run_is_seen_through_by_the_next_worker_on_its_host(rig: ScheduleRig) -> None:
@@ -56,6 +70,19 @@ async def test_a_start_whose_answer_was_never_seen_is_one_run_all_the_same(rig: 
         await eventually(rig.history)
 
     assert len(host.starts) == 1
+
+
+async def test_start_that_takes_effect_during_the_takeover_is_one_run_all_the_same(rig: ScheduleRig) -> None:
+    await claimed(rig)
+    host = Late(run_seconds=0.0, hang_after=True)
+    async with rig.owned_by(host):
+        await eventually(lambda: host.containers)
+
+    host.hang_after, host.hidden = False, 1
+    async with rig.owned_by(host):
+        [run] = await eventually(rig.history)
+
+    assert (run.reason, len(host.starts), host.hidden) == ("finished", 1, 0)
 
 
 async def test_a_firing_whose_worker_died_before_the_start_is_run_on_the_same_host(rig: ScheduleRig) -> None:

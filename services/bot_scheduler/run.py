@@ -5,7 +5,7 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from prometheus_client import Counter, Histogram
 
@@ -56,6 +56,18 @@ _JUST_AFTER_SECONDS = 0.01
 T = TypeVar("T")
 
 
+class Write(Protocol):
+    """A way to do a write: once, or until it has worked."""
+
+    async def __call__(self, write: Callable[[], Awaitable[T]], /) -> T:
+        """Do it."""
+
+
+async def once(write: Callable[[], Awaitable[T]]) -> T:
+    """Do *write*; a failure is raised."""
+    return await write()
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScheduleKit(RunKit):
     """What the runs of one owned segment share.
@@ -82,25 +94,46 @@ class ScheduleKit(RunKit):
 
         return await retry_forever(in_turn)
 
+    async def close(
+        self, state: ScheduleState, policy: Policy, firing: Firing, result: AttemptResult, write: Write
+    ) -> Firing | None:
+        """Record the end of an attempt, and write the attempt that follows into the document, by *write*.
+
+        Returns:
+            The attempt that follows; None when there is none, or the firing is not there any more.
+        """
+        following = next_attempt(firing, result, policy, self.clock(), new_run_id())
+        following = self.claims.with_owner(following) if following is not None else None
+        await write(lambda: self.records.end(state, firing, result))
+        there = await write(lambda: self.claims.close(state.id, firing, result, following))
+        return following if there else None
+
 
 class ScheduledRun:
     """Carries one firing out. Cancelled, it leaves the container and the document as they are, for the next owner.
 
     Args:
         adopted: the container of this attempt, when an earlier owner started it.
+        may_be_started: whether an earlier owner may have started it meanwhile.
     """
 
     def __init__(
-        self, state: ScheduleState, firing: Firing, kit: ScheduleKit, adopted: ManagedContainer | None = None
+        self,
+        state: ScheduleState,
+        firing: Firing,
+        kit: ScheduleKit,
+        adopted: ManagedContainer | None = None,
+        *,
+        may_be_started: bool = False,
     ) -> None:
         self.state = state
-        self.policy = state.definition.policy if state.definition is not None else Policy()
+        self.policy = state.policy
         self.stop_reason: StopReason | None = None
         self.missed = False
         """Whether it was given up since it would have come too late."""
         self._kit = kit
         self._room = _room_of(state, kit.executables)
-        self._attempt = ScheduledAttempt(self, firing, kit, adopted)
+        self._attempt = ScheduledAttempt(self, firing, kit, adopted, may_be_started=may_be_started)
 
     @property
     def firing(self) -> Firing:
@@ -134,8 +167,8 @@ class ScheduledRun:
             self.stop(StopReason.WITHDRAWN)
 
     def stop(self, reason: StopReason) -> None:
-        """End the run, or do not begin it. The first reason stays."""
-        if self.stop_reason is None:
+        """End the run, or do not begin it. The first reason stays, unless it is killed."""
+        if self.stop_reason is None or (reason is StopReason.KILLED and self.stop_reason is not reason):
             self.stop_reason = reason
             self.changed()
 
@@ -164,12 +197,17 @@ class ScheduledAttempt:
     """One attempt of *run*: the :class:`AttemptPolicy` of schedules."""
 
     def __init__(
-        self, run: ScheduledRun, firing: Firing, kit: ScheduleKit, adopted: ManagedContainer | None = None
+        self,
+        run: ScheduledRun,
+        firing: Firing,
+        kit: ScheduleKit,
+        adopted: ManagedContainer | None = None,
+        *,
+        may_be_started: bool = False,
     ) -> None:
         self.firing = firing
         self._run = run
         self._kit = kit
-        self._is_adopted = adopted is not None
         self._wake = Wake()
         self._was_due = False
         self._recorded = False
@@ -186,6 +224,7 @@ class ScheduledAttempt:
             backoff=Backoff(initial_seconds=0.5, cap_seconds=30.0),
             wake=self._wake,
             adopted=adopted,
+            may_be_started=may_be_started,
         )
 
     @property
@@ -253,7 +292,7 @@ class ScheduledAttempt:
         kit, run, firing = self._kit, self._run, self.firing
         self._has_room()
         kit.records.follow(container)
-        if self._is_adopted:
+        if not self._recorded:  # an earlier owner has
             await kit.written(lambda: kit.records.adopt(firing, container))
         else:
             # Before the container can be removed: without it, a new owner who does not find it would start another.
@@ -278,15 +317,12 @@ class ScheduledAttempt:
         kit, run, firing = self._kit, self._run, self.firing
         RUNS.labels(result.reason).inc()
         current().set(outcome=str(result.reason))
-        following = next_attempt(firing, result, run.policy, kit.clock(), new_run_id())
-        following = kit.claims.with_owner(following) if following is not None else None
+        following = await kit.close(run.state, run.policy, firing, result, kit.written)
         level = log.info if result.succeeded else log.warning
         level("run ended", reason=result.reason, message=result.message, attempt=firing.attempt, again=bool(following))
-        await kit.written(lambda: kit.records.end(run.state, firing, result))
-        there = await kit.written(lambda: kit.claims.close(run.state.id, firing, result, following))
         if self.container is not None:
             await kit.records.output_read(self.container)
-        return following if there else None
+        return following
 
     # --- before the start
 

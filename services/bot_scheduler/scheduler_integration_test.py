@@ -283,6 +283,21 @@ async def test_a_kill_switch_ends_the_run_at_once(rig: ScheduleRig) -> None:
     assert run.reason == "killed"
 
 
+async def test_kill_switch_ends_the_grace_of_a_run_that_is_being_stopped(rig: ScheduleRig) -> None:
+    await rig.deploy(schedule=NEVER_SOON, timeout=0.5)
+    await due_now(rig)
+    host = FakeHost(run_seconds=None, stubborn=True)
+
+    async with rig.owned_by(host) as owner:
+        await eventually(lambda: host.graces)
+        await rig.entities.holds.hold(HoldTarget.everything())
+        owner.wake()
+        [run] = await eventually(rig.history)
+
+    assert host.graces["s"] == [30.0, 0.0]
+    assert run.reason == "killed"
+
+
 async def test_a_deleted_schedule_is_ended(rig: ScheduleRig) -> None:
     await rig.deploy(schedule=NEVER_SOON)
     await due_now(rig)

@@ -13,7 +13,7 @@ from typing import Any
 from libs.core.errors import UserError
 from libs.core.process.isolation import unexpected
 from libs.core.store.entities import Entity
-from services.bot_scheduler.policy import Definition, read_definition
+from services.bot_scheduler.policy import Definition, Policy, read_definition
 
 NEXT = "next_execution_time"
 FIRED_AT = "scheduler.fired_at"
@@ -149,6 +149,11 @@ class ScheduleState:
     def held(self) -> bool:
         """Whether a kill switch keeps it down."""
         return self.entity.held is not None
+
+    @property
+    def policy(self) -> Policy:
+        """The rules of its config; the usual ones while that is wrong."""
+        return self.definition.policy if self.definition is not None else Policy()
 
     @property
     def runnable(self) -> bool:

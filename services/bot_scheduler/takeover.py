@@ -12,11 +12,9 @@ from libs.core.aio.retrying import retry_forever
 from libs.core.observability.log import get_logger
 from libs.core.run_record import RunRecord
 from libs.docker_runner.containers.container import ContainerState, Ended, ManagedContainer
-from libs.docker_runner.executable import new_run_id
 from libs.docker_runner.runs.attempt import retire
-from services.bot_scheduler.ending import LOST, next_attempt, result_of, utc
-from services.bot_scheduler.policy import Policy
-from services.bot_scheduler.run import ScheduledRun, ScheduleKit
+from services.bot_scheduler.ending import LOST, result_of, utc
+from services.bot_scheduler.run import ScheduledRun, ScheduleKit, once
 from services.bot_scheduler.state import Firing, ScheduleState
 
 log = get_logger(__name__)
@@ -53,7 +51,8 @@ class Takeover:
             log.info("firing taken over", schedule=state.id, run=firing.run_id)
             if not await self._kit.claims.take_over(state.id, firing):
                 return None
-            return ScheduledRun(state, self._kit.claims.with_owner(firing), self._kit)
+            # A start that its former owner asked for may be under way.
+            return ScheduledRun(state, self._kit.claims.with_owner(firing), self._kit, may_be_started=True)
         return await self._over(state, firing, known, now)
 
     async def end_stray(self, container: ManagedContainer) -> None:
@@ -74,20 +73,14 @@ class Takeover:
         self, state: ScheduleState, firing: Firing, known: RunRecord | None, now: float
     ) -> ScheduledRun | None:
         """The attempt has ended: as its record says, or without a record."""
-        kit = self._kit
         if known is not None and known.reason is not None:
-            ending = result_of(known.reason, known.ended_at or utc(now), known.message or "")
+            result = result_of(known.reason, known.ended_at or utc(now), known.message or "")
         else:
             message = "its worker is gone, and nobody saw what became of the run"
-            ending = result_of(LOST, utc(now), message)
+            result = result_of(LOST, utc(now), message)
             log.warning("run lost", schedule=state.id, run=firing.run_id, host=firing.host)
-            await kit.records.end(state, firing, ending)
-        policy = state.definition.policy if state.definition is not None else Policy()
-        following = next_attempt(firing, ending, policy, now, new_run_id())
-        following = kit.claims.with_owner(following) if following is not None else None
-        if not await kit.claims.close(state.id, firing, ending, following) or following is None:
-            return None
-        return ScheduledRun(state, following, kit)
+        following = await self._kit.close(state, state.policy, firing, result, once)
+        return ScheduledRun(state, following, self._kit) if following is not None else None
 
 
 def may_begin(firing: Firing, *, host: str, now: float) -> bool:

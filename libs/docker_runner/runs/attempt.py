@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from libs.core.aio.backoff import Backoff
@@ -212,7 +213,9 @@ class Attempt(Generic[T]):
             if order is None:
                 order = self._policy.stop_order() or (late if kit.clock() >= deadline else None)
                 if order is not None:
-                    await self._stop(container, order, EndReason.TIMEOUT if order is late else EndReason.STOPPED)
+                    order = await self._stop(
+                        container, order, EndReason.TIMEOUT if order is late else EndReason.STOPPED
+                    )
             current = await self._as_it_is(container)
             if current is None or current.state is ContainerState.EXITED:
                 return order
@@ -222,8 +225,26 @@ class Attempt(Generic[T]):
     async def _as_it_is(self, container: ManagedContainer) -> ManagedContainer | None:
         return await retry_forever(lambda: self._kit.engine.look(container))
 
-    async def _stop(self, container: ManagedContainer, order: StopOrder, reason: EndReason) -> None:
-        await retry_forever(lambda: self._kit.engine.stop(container, order.grace_seconds, reason))
+    async def _stop(self, container: ManagedContainer, order: StopOrder, reason: EndReason) -> StopOrder:
+        """End *container*. Return *order*, or the one that came meanwhile and left it less time."""
+        engine = self._kit.engine
+        stopping = asyncio.ensure_future(retry_forever(lambda: engine.stop(container, order.grace_seconds, reason)))
+        try:
+            while not stopping.done():
+                changing = asyncio.ensure_future(self._wake.wait_at_most(None))
+                try:
+                    await asyncio.wait({stopping, changing}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    changing.cancel()
+                sooner = self._policy.stop_order()
+                if sooner is not None and sooner.grace_seconds < order.grace_seconds:
+                    await retry_forever(partial(engine.stop, container, sooner.grace_seconds))
+                    return sooner
+            stopping.result()
+            return order
+        finally:
+            stopping.cancel()
+            await asyncio.gather(stopping, return_exceptions=True)
 
     # --- start
 

@@ -47,6 +47,7 @@ class Host(FakeHost):
 
     calls: list[str] = field(default_factory=list)
     stops: list[tuple[str, float, EndReason]] = field(default_factory=list)
+    lists: int = 0
 
     @property
     def begun(self) -> list[str]:
@@ -56,6 +57,10 @@ class Host(FakeHost):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.made = lambda container: self.calls.append(f"made {container.run_id}")
+
+    async def list(self) -> list[ManagedContainer]:
+        self.lists += 1
+        return await super().list()
 
     async def start(self, executable: Executable) -> ManagedContainer:
         container = await super().start(executable)
@@ -88,6 +93,25 @@ class Slow(Host):
     async def start(self, executable: Executable) -> ManagedContainer:
         await asyncio.sleep(20.0)
         return await super().start(executable)
+
+
+@dataclass
+class Stubborn(Host):
+    """A host whose containers end on SIGKILL only."""
+
+    stop_faults: list[Exception] = field(default_factory=list)
+
+    async def stop(
+        self, container: ManagedContainer, grace_seconds: float = 30.0, reason: EndReason = EndReason.STOPPED
+    ) -> Ended:
+        if self.stop_faults:
+            self.stops.append((container.run_id, grace_seconds, reason))
+            raise self.stop_faults.pop(0)
+        if grace_seconds >= 1:
+            self.stops.append((container.run_id, grace_seconds, reason))
+            await asyncio.sleep(grace_seconds)
+            return await FakeHost.stop(self, container, 0.0, reason)
+        return await super().stop(container, grace_seconds, reason)
 
 
 @dataclass
@@ -273,6 +297,19 @@ async def test_start_that_made_nothing_is_repeated() -> None:
     host = Host(faults=[LOST, StartFailed("n", "port taken")])
     assert await attempt(Policy(host)).carry_out() == "finished"
     assert (len(host.starts), host.begun) == (3, ["r"])
+
+
+@in_virtual_time
+async def test_start_that_is_known_to_have_made_nothing_is_not_looked_for_again() -> None:
+    policy = Policy(Host(faults=[LOST]))
+
+    async def later() -> bool:
+        await asyncio.sleep(1.0)
+        return seconds() < 1.5 or seconds() > 100.0
+
+    policy.is_ready = later
+    assert await attempt(policy).carry_out() == "finished"
+    assert policy.host.lists == 1
 
 
 @in_virtual_time
@@ -482,6 +519,41 @@ async def test_stop_order_ends_the_pause_after_a_failed_start() -> None:
     assert await carrying.carry_out() == "killed"
     await ordering
     assert seconds() == 1.5
+
+
+@in_virtual_time
+async def test_order_with_less_grace_cuts_a_stop_short() -> None:
+    policy = Policy(Stubborn(run_seconds=None))
+    carrying = attempt(policy)
+    ordering = [
+        asyncio.create_task(order_at(policy, 5.0, StopOrder("replaced", 30.0))),
+        asyncio.create_task(order_at(policy, 6.0, StopOrder("deleted", 30.0))),
+        asyncio.create_task(order_at(policy, 8.0, StopOrder("killed", 0.0))),
+    ]
+    assert await carrying.carry_out() == "killed"
+    await asyncio.gather(*ordering)
+    assert [stop[:2] for stop in policy.host.stops] == [("r", 30.0), ("r", 0.0)]
+    assert seconds() == 8.0
+
+
+@in_virtual_time
+async def test_stop_lasts_as_long_as_its_grace() -> None:
+    policy = Policy(Stubborn(run_seconds=None))
+    carrying = attempt(policy)
+    ordering = asyncio.create_task(order_at(policy, 5.0, StopOrder("replaced", 30.0)))
+    assert await carrying.carry_out() == "replaced"
+    await ordering
+    assert seconds() == 35.0
+
+
+@in_virtual_time
+async def test_stop_that_fails_is_repeated() -> None:
+    policy = Policy(Stubborn(run_seconds=None, stop_faults=[LOST]), order=None)
+    carrying = attempt(policy)
+    ordering = asyncio.create_task(order_at(policy, 5.0, StopOrder("replaced", 3.0)))
+    assert await carrying.carry_out() == "replaced"
+    await ordering
+    assert [stop[:2] for stop in policy.host.stops] == [("r", 3.0)] * 2
 
 
 # --- time limits
