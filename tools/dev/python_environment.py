@@ -1,16 +1,19 @@
 """The Python environment of developers: `.venv` in the checkout, for editors, debuggers, pytest and benchmarks.
 
 It has all packages of both lockfiles (runtime, tests, linters) and finds the checkout's modules from any
-folder. The modules and stubs of the .proto files are generated beside them, since editors look for them there.
+folder. The modules and stubs of the .proto files are generated beside them, since editors look for them there, and the
+module with the compiled init of containers is copied to its package.
 """
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from libs.core.errors import Retryable, UserError
+from native.init import programs_file
 from tools.bootstrap.locked_requirements import pinned
 
 _LOCKFILES = {"requirements.lock": "requirements.txt", "tools/lint.lock": "tools/lint-requirements.txt"}
@@ -59,6 +62,7 @@ def make_environment(root: Path) -> Path:
         # Written last, so that an incomplete environment is created again.
         marker.write_text(digest)
     generate_protocol(root)
+    copy_init(root)
     return folder
 
 
@@ -85,6 +89,14 @@ def generate_protocol(root: Path) -> None:
     protos = sorted(str(path.relative_to(root)) for path in (root / _PROTOS).glob("*.proto"))
     outputs = ["--python_out=.", "--pyi_out=.", "--grpc_python_out=."]
     _run("generating the protocol", [sys.executable, "-m", "grpc_tools.protoc", "-I.", *outputs, *protos], root)
+
+
+def copy_init(root: Path) -> None:
+    """Copy the module with the compiled init, which ./runtime has made, to its package."""
+    made, wanted = programs_file(), root / "native" / "init" / "programs.py"
+    if made != wanted.resolve():
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(made, wanted)
 
 
 def _install(folder: Path, requirements: str, root: Path) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from native.init import programs_file
 from tools.dev.python_environment import (
     EnvironmentNotMade,
     LockfilesDisagree,
     all_pinned,
+    copy_init,
     generate_protocol,
     make_environment,
 )
@@ -68,6 +70,13 @@ def test_two_versions_of_one_package_are_an_error(root: Path) -> None:
 
 def test_lockfiles_of_project_agree() -> None:
     assert {"pytest", "mypy", "aiohttp"} <= {line.partition("==")[0] for line in all_pinned(Path())}
+
+
+def test_the_compiled_init_is_copied_to_its_package(root: Path) -> None:
+    copy_init(root)
+    copy_init(root)
+
+    assert (root / "native/init/programs.py").read_bytes() == programs_file().read_bytes()
 
 
 def test_modules_and_stubs_of_protocol_are_generated_in_their_package(root: Path) -> None:

@@ -1,0 +1,1 @@
+"""What is written in C; compiled as a build step, see init/build.py."""

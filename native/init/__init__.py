@@ -1,0 +1,38 @@
+"""The first process of each container, as a static program for each kind of machine; main.c tells what it does."""
+
+import base64
+import zlib
+from importlib import resources
+from pathlib import Path
+
+# As `uname -m` says, or Python on macOS, where the engine's virtual machine is of the same kind.
+_MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
+
+
+class NoProgram(RuntimeError):
+    """Containers cannot be started from a machine of this kind."""
+
+    def __init__(self, machine: str) -> None:
+        known = ", ".join(sorted(_MACHINES))
+        super().__init__(f"no first process of containers was built for a machine {machine!r}, only for {known}")
+        self.machine = machine
+
+
+def programs_file() -> Path:
+    """Return the generated module that holds the programs."""
+    return Path(str(resources.files(__name__) / "programs.py")).resolve()
+
+
+def program(machine: str) -> bytes:
+    """Return the program for *machine*, which is named as by ``platform.machine()``.
+
+    Raises:
+        NoProgram: there is none for such a machine.
+    """
+    # A generated module; it is large, and needed once in the life of a worker.
+    from native.init.programs import PROGRAMS  # pants: no-infer-dep
+
+    known = _MACHINES.get(machine.lower())
+    if known is None:
+        raise NoProgram(machine)
+    return zlib.decompress(base64.b85decode(PROGRAMS[known]))

@@ -1,0 +1,105 @@
+/* For a bot that has the init's user: refuse the system calls by which it could touch the init.
+ *
+ * A filter sees numbers and no processes. So calls that change a process are refused unless they name the caller by 0;
+ * a thread that names itself by its own number is refused as well. Calls that only read are let pass.
+ */
+
+#include "init.h"
+
+#include <errno.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#if defined(__x86_64__)
+#define ARCHITECTURE AUDIT_ARCH_X86_64
+#define MOST_NUMBER 0x3fffffff /* above it are the calls of x32 */
+#elif defined(__aarch64__)
+#define ARCHITECTURE AUDIT_ARCH_AARCH64
+#define MOST_NUMBER 0x7fffffff
+#else
+#error "no filter for this architecture"
+#endif
+
+/* Newer than the headers of some compilers; one number for all architectures. */
+#ifndef SYS_process_madvise
+#define SYS_process_madvise 440
+#endif
+#ifndef SYS_process_mrelease
+#define SYS_process_mrelease 448
+#endif
+
+#define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
+#define LOAD_LOW(index) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args) + 8 * (index))
+#define LOAD_HIGH(index) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args) + 8 * (index) + 4)
+#define IF_EQUAL(value, yes, no) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(value), yes, no)
+#define IF_ABOVE(value, yes, no) BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, (uint32_t)(value), yes, no)
+#define ALLOW BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+#define REFUSE BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM)
+#define KILL BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS)
+
+/* Each of these begins and ends with the number of the call in the accumulator, or ends the program. */
+#define NEVER(call) IF_EQUAL(call, 0, 1), REFUSE
+#define NOT_TO(call, index, process) \
+    IF_EQUAL(call, 0, 4), LOAD_LOW(index), IF_EQUAL(process, 0, 1), REFUSE, ALLOW
+#define NOT_TO_EITHER(call, process) \
+    IF_EQUAL(call, 0, 6), LOAD_LOW(0), IF_EQUAL(process, 2, 0), LOAD_LOW(1), IF_EQUAL(process, 0, 1), REFUSE, ALLOW
+#define ONLY_OWN(call) IF_EQUAL(call, 0, 4), LOAD_LOW(0), IF_EQUAL(0, 1, 0), REFUSE, ALLOW
+/* By user, or another than the own process or group: refused. */
+#define ONLY_OWN_WHO(call, user) \
+    IF_EQUAL(call, 0, 6), LOAD_LOW(0), IF_EQUAL(user, 2, 0), LOAD_LOW(1), IF_EQUAL(0, 1, 0), REFUSE, ALLOW
+
+bool install_filter(pid_t init) {
+    struct sock_filter program[] = {
+        LOAD(arch),
+        IF_EQUAL(ARCHITECTURE, 1, 0),
+        KILL,
+        LOAD(nr),
+        IF_ABOVE(MOST_NUMBER, 0, 1),
+        REFUSE,
+        NEVER(SYS_ptrace),
+        NEVER(SYS_process_vm_readv),
+        NEVER(SYS_process_vm_writev),
+        NEVER(SYS_process_madvise),
+        NEVER(SYS_process_mrelease),
+        NEVER(SYS_kcmp),
+        NEVER(SYS_pidfd_open),
+        NEVER(SYS_pidfd_send_signal),
+        NEVER(SYS_pidfd_getfd),
+        /* In a namespace of its own the init gets no signal that goes to all; elsewhere it would. */
+        IF_EQUAL(SYS_kill, 0, 6),
+        LOAD_LOW(0),
+        IF_EQUAL(init, 2, 0),
+        IF_EQUAL(init == 1 ? init : -init, 1, 0),
+        IF_EQUAL(init == 1 ? init : -1, 0, 1),
+        REFUSE,
+        ALLOW,
+        NOT_TO(SYS_tkill, 0, init),
+        NOT_TO(SYS_rt_sigqueueinfo, 0, init),
+        NOT_TO_EITHER(SYS_tgkill, init),
+        NOT_TO_EITHER(SYS_rt_tgsigqueueinfo, init),
+        ONLY_OWN(SYS_sched_setaffinity),
+        ONLY_OWN(SYS_sched_setscheduler),
+        ONLY_OWN(SYS_sched_setparam),
+        ONLY_OWN(SYS_sched_setattr),
+        ONLY_OWN_WHO(SYS_setpriority, 2),
+        ONLY_OWN_WHO(SYS_ioprio_set, 3),
+        /* To read the limits of another process is harmless. */
+        IF_EQUAL(SYS_prlimit64, 0, 8),
+        LOAD_LOW(0),
+        IF_EQUAL(0, 5, 0),
+        LOAD_LOW(2),
+        IF_EQUAL(0, 0, 2),
+        LOAD_HIGH(2),
+        IF_EQUAL(0, 1, 0),
+        REFUSE,
+        ALLOW,
+        ALLOW,
+    };
+    struct sock_fprog filter = {sizeof program / sizeof *program, program};
+    return !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter, 0, 0);
+}

@@ -1,0 +1,125 @@
+/* What the parts of the init share; main.c tells what it is. */
+
+#ifndef THE0_INIT_H
+#define THE0_INIT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define SECOND 1000000000LL
+#define CHUNK_BYTES 65536
+#define PATH_BYTES 512
+
+/* Times and durations in nanoseconds. */
+typedef int64_t nanoseconds;
+
+/* --- text.c */
+
+nanoseconds clock_now(clockid_t clock);
+/* Join folder and name; the program ends when the path is too long. */
+void join(char path[PATH_BYTES], const char *folder, const char *name);
+/* The first bytes of a file, ended by a zero; -1 when it cannot be read. Never waits. */
+ssize_t read_file(const char *path, char *buffer, size_t size);
+/* Parse digits alone; false for anything else, also for what is over 2^63 - 1. */
+bool parse_integer(const char *text, size_t length, int64_t *value);
+/* Parse `12` or `12.345` as seconds; what is over 60 years counts as that. */
+bool parse_seconds(const char *text, size_t length, nanoseconds *value);
+/* Write all of it, unless the descriptor takes no more. */
+bool write_all(int descriptor, const char *data, size_t size);
+/* Say on standard error what went wrong. */
+void complain(const char *what, const char *why);
+
+/* --- spec.c */
+
+struct spec {
+    const char *base;
+    char *const *command;
+    nanoseconds keepalive_ttl; /* negative: there is no lease */
+    int64_t result_bytes;
+    int64_t output_bytes_per_second;
+    int64_t output_burst_bytes;
+    uid_t uid; /* the bot's, if the init may choose; the init's own where they are the same */
+    gid_t gid;
+};
+
+/* Read `spec/init.conf` below the base; the program ends when it is not complete. */
+void read_spec(struct spec *spec);
+
+/* --- lease.c */
+
+struct lease {
+    char path[PATH_BYTES];
+    char boot_id[64];
+    char seen[256]; /* empty: no content was taken yet */
+    nanoseconds deadline; /* by CLOCK_BOOTTIME */
+};
+
+void open_lease(struct lease *lease, const char *base, nanoseconds ttl);
+void look_at_lease(struct lease *lease);
+
+/* --- stream.c */
+
+/* One output of the bot on its way to the engine. */
+struct stream {
+    int source, target;
+    bool open;
+    char last; /* of what was read */
+    size_t begin, end;
+    char buffer[CHUNK_BYTES];
+};
+
+void open_stream(struct stream *stream, int source, int target);
+bool is_pending(const struct stream *stream);
+/* Read up to `most` bytes; return how many. Only for a stream with nothing pending. */
+size_t fill_stream(struct stream *stream, size_t most);
+void empty_stream(struct stream *stream);
+
+/* --- result.c */
+
+/* What the bot's process says about its end, over a descriptor of its own. */
+struct result {
+    int source; /* negative: closed */
+    int spool;  /* memory that holds the payload */
+    char kind;  /* 0: nothing was said; 'R': main returned; 'E': it failed */
+    int state;
+    bool too_large, lost, noted;
+    int64_t most, size; /* of the payload */
+    int64_t heap_bytes; /* of the interpreter, -1: not told */
+    size_t number_size, note_size;
+    char number[24];
+    char note[8192];
+};
+
+void open_result(struct result *result, int source, int64_t most);
+void read_result(struct result *result);
+/* Write the bounded note as a JSON object; empty when it has no field. */
+size_t write_note(const struct result *result, char *text, size_t size);
+
+/* --- outcome.c */
+
+/* Note for the worker what the kernel counted; with `final` also what the bot left. */
+struct ending {
+    const char *reason, *kind, *failure; /* failure: JSON, or empty */
+    int payload;                         /* a descriptor, or negative */
+};
+
+/* False when the worker wants to know and could not be told. */
+bool write_outcome(const char *base, const struct ending *ending, bool final);
+/* The highest memory use of the container; -1 when the kernel does not say. */
+int64_t peak_memory_bytes(void);
+
+/* --- bot.c */
+
+/* Whether the bot gets another user than the init; where the init may not be root, it cannot choose. */
+bool is_other_user(const struct spec *spec);
+/* Replace this process by the bot's. */
+_Noreturn void become_bot(const struct spec *spec, int output, int errors, int result);
+
+/* --- filter.c */
+
+/* Refuse system calls by which a process of the same user could touch the process `init`. */
+bool install_filter(pid_t init);
+
+#endif

@@ -1,0 +1,346 @@
+/* The container's first process: keeps the bot's process, its output and its lease. One program for all languages.
+ *
+ *     the0-init BASE COMMAND [ARGUMENT...]
+ *
+ * It is process 1, so that the kernel drops what the bot sends it: SIGKILL, SIGSTOP and every signal without a handler.
+ * It starts as root of the container, with CAP_SETUID, CAP_SETGID and CAP_KILL alone, and the bot is another user; or
+ * else, where it may not be root, the bot gets a filter of system calls. It allocates no memory and starts no process
+ * once the bot runs, so that no limit of the container keeps the switch from firing.
+ *
+ * A second process of the init notes what the container uses. Its file is on a disk, and a disk that hangs must stop
+ * nothing else.
+ *
+ * Exit code: the bot's own, 128+n when signal n ended it, 75 when its lease ran out, 127 when it could not be started.
+ */
+
+#include "init.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/fsuid.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LEASE_LOST 75
+#define TERM_BEFORE_DEADLINE (SECOND * 3 / 4)
+#define MAX_GRACE (30 * SECOND)
+#define LOOK (SECOND / 5)
+#define SLOWED (SECOND / 20)
+#define DRAIN (5 * SECOND)
+#define DRAIN_LEASE_LOST SECOND
+#define FIRST_USAGE_SECONDS 1
+#define USAGE_SECONDS 10
+/* A process that the kernel cannot end must not keep the container. */
+#define DEATH (5 * SECOND)
+#define REAPED_AT_ONCE 256
+
+static struct spec spec;
+static struct lease lease;
+static struct stream streams[2];
+static struct result result;
+static int signals;
+static pid_t bot, recorder;
+static bool ended, recorder_ended;
+static int status;
+static const char *reason = "exit";
+static double tokens, burst;
+
+static nanoseconds at_least(nanoseconds value, nanoseconds least) { return value > least ? value : least; }
+static nanoseconds at_most(nanoseconds value, nanoseconds most) { return value < most ? value : most; }
+
+/* --- other processes */
+
+static void send_bot(int number) {
+    if (!ended) kill(bot, number);
+}
+
+/* End the bot and whatever it has started, all at once: what is left of its CPU quota may not suffice to see one die
+ * before the next. */
+static void kill_rest(void) {
+    if (getpid() == 1) {
+        kill(-1, SIGKILL);
+    } else {
+        kill(-bot, SIGKILL);
+        if (!recorder_ended) kill(recorder, SIGKILL);
+    }
+}
+
+/* Take what has ended; false when there may be more. A flood of dead processes must not hold up the rest. */
+static bool reap(void) {
+    for (int i = 0; i < REAPED_AT_ONCE; i++) {
+        int how;
+        pid_t process = waitpid(-1, &how, WNOHANG);
+        if (process <= 0) return process == 0 || errno != EINTR;
+        if (process == bot) {
+            ended = true;
+            status = how;
+        }
+        if (process == recorder) recorder_ended = true;
+    }
+    return false;
+}
+
+static void take_signals(void) {
+    struct signalfd_siginfo found;
+    while (read(signals, &found, sizeof found) == sizeof found) {
+        if (found.ssi_signo == SIGCHLD) continue;
+        if (!strcmp(reason, "exit")) reason = "terminated";
+        send_bot((int)found.ssi_signo);
+    }
+}
+
+static _Noreturn void record(void) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    syscall(SYS_close_range, 0, ~0U, 0);
+    unsigned wait = FIRST_USAGE_SECONDS;
+    for (;;) {
+        struct timespec time = {wait, 0};
+        nanosleep(&time, NULL);
+        wait = USAGE_SECONDS;
+        write_outcome(spec.base, &(struct ending){"running", "none", "", -1}, false);
+    }
+}
+
+static void make_pipe(int ends[2]) {
+    int made[2];
+    if (pipe2(made, O_CLOEXEC)) goto failed;
+    for (int i = 0; i < 2; i++) {
+        /* What the bot gets as 1, 2 and 3 must not be overwritten by one another. */
+        ends[i] = fcntl(made[i], F_DUPFD_CLOEXEC, 10);
+        if (ends[i] < 0) goto failed;
+        close(made[i]);
+    }
+    return;
+failed:
+    complain("no pipe can be made", strerror(errno));
+    _exit(1);
+}
+
+static void start(void) {
+    int output[2], errors[2], told[2];
+    /* They belong to the bot, so that it can open /dev/stdout and /dev/stderr. */
+    if (is_other_user(&spec)) setfsuid(spec.uid);
+    make_pipe(output);
+    make_pipe(errors);
+    make_pipe(told);
+    if (is_other_user(&spec)) setfsuid(0);
+    /* With the change of user the kernel may have given it another value. */
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    bot = fork();
+    if (bot == 0) become_bot(&spec, output[1], errors[1], told[1]);
+    if (bot < 0) {
+        complain("the bot's process cannot be started", strerror(errno));
+        _exit(1);
+    }
+    close(output[1]);
+    close(errors[1]);
+    close(told[1]);
+    recorder = fork();
+    if (recorder == 0) record();
+    if (recorder < 0) recorder_ended = true;
+    open_stream(&streams[0], output[0], 1);
+    open_stream(&streams[1], errors[0], 2);
+    open_result(&result, told[0], spec.result_bytes);
+    /* Its pages stay, however short the container's memory is. Here, since a fork shares them until they change. */
+    mlockall(MCL_CURRENT | MCL_FUTURE);
+}
+
+/* --- one step */
+
+/* Wait, and move what is there, up to `most` bytes of output; return how much that was. */
+static size_t move(nanoseconds wait, size_t most) {
+    enum { SIGNALS, RESULT, FIRST };
+    struct pollfd watched[FIRST + 2] = {{signals, POLLIN, 0}, {result.source, POLLIN, 0}};
+    for (int i = 0; i < 2; i++) {
+        struct stream *stream = &streams[i];
+        watched[FIRST + i].fd = -1;
+        if (is_pending(stream)) {
+            watched[FIRST + i] = (struct pollfd){stream->target, POLLOUT, 0};
+        } else if (stream->open && most) {
+            watched[FIRST + i] = (struct pollfd){stream->source, POLLIN, 0};
+        }
+    }
+    wait = at_least(wait, 0);
+    struct timespec time = {wait / SECOND, wait % SECOND};
+    if (ppoll(watched, FIRST + 2, &time, NULL) <= 0) return 0;
+    if (watched[SIGNALS].revents) take_signals();
+    if (watched[RESULT].revents) read_result(&result);
+    size_t moved = 0;
+    for (int i = 0; i < 2; i++) {
+        if (!watched[FIRST + i].revents) continue;
+        if (!is_pending(&streams[i]) && moved < most) moved += fill_stream(&streams[i], most - moved);
+        if (is_pending(&streams[i])) empty_stream(&streams[i]);
+    }
+    return moved;
+}
+
+static void run(void) {
+    bool leased = spec.keepalive_ttl >= 0, all_reaped = true;
+    nanoseconds kill_at = -1, killed_at = -1, look_at = 0, refilled = clock_now(CLOCK_MONOTONIC);
+    while (!ended) {
+        nanoseconds now = clock_now(CLOCK_MONOTONIC);
+        tokens += (double)(now - refilled) * (double)spec.output_bytes_per_second / (double)SECOND;
+        if (tokens > burst) tokens = burst;
+        refilled = now;
+        size_t most = tokens < 1 ? 0 : (size_t)tokens;
+        nanoseconds wait = 60 * SECOND;
+        if (!all_reaped) wait = 0;
+        if (!most) wait = at_most(wait, SLOWED);
+        if (leased) {
+            now = clock_now(CLOCK_BOOTTIME);
+            nanoseconds next = kill_at < 0 ? lease.deadline - TERM_BEFORE_DEADLINE : at_most(lease.deadline, kill_at);
+            wait = at_most(wait, at_most(look_at, killed_at < 0 ? next : look_at) - now);
+        }
+        tokens -= (double)move(wait, most);
+        all_reaped = reap();
+        if (!leased || ended) continue;
+        now = clock_now(CLOCK_BOOTTIME);
+        if (now >= look_at) {
+            look_at_lease(&lease);
+            look_at = now + LOOK;
+        }
+        if (kill_at < 0 && now >= lease.deadline - TERM_BEFORE_DEADLINE) {
+            reason = "lease-lost";
+            kill_at = now + MAX_GRACE;
+            send_bot(SIGTERM);
+        }
+        if (killed_at < 0 && kill_at >= 0 && now >= at_most(lease.deadline, kill_at)) {
+            kill_rest();
+            killed_at = now;
+        }
+        /* What the kernel cannot end now ends with this process, which is the last. */
+        if (killed_at >= 0 && now >= killed_at + DEATH) _exit(LEASE_LOST);
+    }
+}
+
+/* --- afterwards */
+
+static nanoseconds patience(void) { return strcmp(reason, "lease-lost") ? DRAIN : DRAIN_LEASE_LOST; }
+
+/* Bring out what the bot had written when it ended; for a while, since the engine may be away. */
+static void drain(void) {
+    nanoseconds until = clock_now(CLOCK_MONOTONIC) + patience();
+    while (clock_now(CLOCK_MONOTONIC) < until) {
+        bool done = result.source < 0 && recorder_ended;
+        for (int i = 0; i < 2; i++) done = done && !streams[i].open && !is_pending(&streams[i]);
+        if (done) return;
+        move(SECOND / 10, CHUNK_BYTES);
+        reap();
+    }
+}
+
+/* Print the payload as a line of its own, behind what the engine has not taken yet. */
+static void print_payload(int payload) {
+    nanoseconds until = clock_now(CLOCK_MONOTONIC) + patience();
+    struct stream *output = &streams[0];
+    off_t at = 0;
+    bool begun = output->last == '\n', all_read = false;
+    while (clock_now(CLOCK_MONOTONIC) < until) {
+        if (!is_pending(output)) {
+            if (all_read) return;
+            ssize_t length = begun ? pread(payload, output->buffer, CHUNK_BYTES, at) : 0;
+            if (length > 0) {
+                at += length;
+            } else {
+                output->buffer[0] = '\n';
+                length = 1;
+                all_read = begun;
+                begun = true;
+            }
+            output->begin = 0;
+            output->end = (size_t)length;
+        }
+        struct pollfd watched = {output->target, POLLOUT, 0};
+        if (poll(&watched, 1, 100) > 0) empty_stream(output);
+    }
+}
+
+/* Replace the payload by the JSON of an error. */
+static void replace_payload(const char *message) {
+    char text[256];
+    int length = snprintf(text, sizeof text, "{\"status\": \"error\", \"message\": \"%s\"}", message);
+    if (ftruncate(result.spool, 0) || lseek(result.spool, 0, SEEK_SET)) return;
+    write_all(result.spool, text, (size_t)length);
+}
+
+static int finish(void) {
+    static char failure[4096];
+    char message[160];
+    bool lost = !strcmp(reason, "lease-lost");
+    int code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+    char kind = result.kind == 'E' && !result.noted ? 0 : result.kind;
+    if (kind == 'R' && code == 0 && (result.too_large || result.lost)) {
+        kind = 'E';
+        code = 1;
+        snprintf(message, sizeof message, "main returned more than %lld bytes of JSON", (long long)spec.result_bytes);
+        if (result.lost) snprintf(message, sizeof message, "what main returned does not fit into the memory that is left");
+        snprintf(failure, sizeof failure, "{\"reason\": \"%s\", \"message\": \"%s\"}",
+                 result.lost ? "result-lost" : "result-too-large", message);
+        replace_payload(message);
+    } else if (kind == 'E' && code != 0) {
+        write_note(&result, failure, sizeof failure);
+    } else if (WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT && result.heap_bytes > 0 &&
+               peak_memory_bytes() >= result.heap_bytes / 10 * 8) {
+        /* Young objects and what is not in the heap make up for the rest, more or less. */
+        snprintf(failure, sizeof failure,
+                 "{\"reason\": \"heap-full\", \"message\": \"out of memory: it used more than the %lld MiB that Node has for "
+                 "its heap here\", \"hint\": \"raise config.resources.memoryMb or MEMORY_LIMIT_MB\"}",
+                 (long long)(result.heap_bytes + (1 << 19)) >> 20);
+    }
+    if ((kind == 'R' && code != 0) || (kind == 'E' && code == 0) || lost) kind = 0;
+    if (lost) code = LEASE_LOST;
+    if (kind) print_payload(result.spool);
+    /* A recorder that still hangs would write over it, and so would this process hang. */
+    const char *word = kind == 'R' ? "result" : kind == 'E' ? "error" : "none";
+    bool told = recorder_ended && write_outcome(spec.base, &(struct ending){reason, word, failure, kind ? result.spool : -1}, true);
+    /* Without the outcome the code alone says whether the lease was lost: that must not be the bot's to say. */
+    return !told && code == LEASE_LOST && !lost ? 1 : code;
+}
+
+static void prepare(void) {
+    sigset_t handled;
+    sigemptyset(&handled);
+    sigaddset(&handled, SIGTERM);
+    sigaddset(&handled, SIGINT);
+    sigaddset(&handled, SIGHUP);
+    sigaddset(&handled, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &handled, NULL);
+    signals = signalfd(-1, &handled, SFD_NONBLOCK | SFD_CLOEXEC);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
+int main(int count, char **arguments) {
+    if (count < 3) {
+        complain("usage: the0-init BASE COMMAND [ARGUMENT...]", NULL);
+        return 2;
+    }
+    spec.base = arguments[1];
+    spec.command = arguments + 2;
+    read_spec(&spec);
+    if (spec.keepalive_ttl >= 0) {
+        open_lease(&lease, spec.base, spec.keepalive_ttl);
+        if (clock_now(CLOCK_BOOTTIME) >= lease.deadline - TERM_BEFORE_DEADLINE) {
+            complain("the worker's lease ran out before this container started; not starting", NULL);
+            return LEASE_LOST;
+        }
+    }
+    prepare();
+    burst = (double)(spec.output_burst_bytes > CHUNK_BYTES ? spec.output_burst_bytes : CHUNK_BYTES);
+    tokens = burst;
+    start();
+    run();
+    kill_rest();
+    drain();
+    return finish();
+}
