@@ -1,5 +1,7 @@
 """Errors between an Executable and its container, grouped by the caller's reaction."""
 
+from pathlib import Path
+
 from libs.core.errors import Retryable, RuntimeFault, UserError
 from libs.docker_runner.engine.room import Shortage
 
@@ -43,6 +45,17 @@ class DiskUnavailable(DockerRunnerError, Retryable):
         where = f" ({error.filename})" if error.filename else ""
         super().__init__(f"cannot write {what} to this host's disk: {reason}{where}; make room below TEMP_DIR")
         self.what, self.reason = what, reason
+
+
+class WorkFolderNotExecutable(DockerRunnerError, UserError):
+    """The first process of containers cannot be executed from the worker's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"no program can be executed from {folder}, which is mounted with noexec: mount it with exec, or set "
+            "TEMP_DIR to a folder on another file system"
+        )
+        self.folder = folder
 
 
 class SandboxUnavailable(DockerRunnerError, Retryable):

@@ -336,7 +336,7 @@ def _is_refusal(error: Exception) -> bool:
 
 
 def _completed(ended: Ended, sample: Stats | None) -> Ended:
-    """*ended*, with what a sample said just before where a killed supervisor could not sum up."""
+    """*ended*, with what a sample said just before where a killed init could not sum up."""
     if sample is None or ended.reason is not EndReason.TIMEOUT:
         return ended
     peak = max(sample.memory_bytes, sample.peak_memory_bytes or 0, ended.peak_memory_bytes or 0)

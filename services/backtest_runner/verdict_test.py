@@ -92,7 +92,7 @@ LARGE = Failure(FailureReason.RESULT_TOO_LARGE, "any text")
         (EndReason.OOM, INTERRUPTED, "oom", "as the end was described"),
         (EndReason.ERROR, Failure(FailureReason.EXIT_CODE, "exit code 3"), "error", "exit code 3"),
         (EndReason.FINISHED, LARGE, "result", "larger than 64 MiB of JSON (BOT_RESULT_MB)"),
-        # As the supervisor tells it, which turns such a result into an error.
+        # As the init tells it, which turns such a result into an error.
         (EndReason.ERROR, LARGE, "result", "larger than 64 MiB of JSON (BOT_RESULT_MB)"),
         (EndReason.FINISHED, DEEP, "result", "result: what main returned is nested more than 100 levels deep"),
         (EndReason.FINISHED, Failure(FailureReason.RESULT_TOO_MANY_VALUES, "has"), "result", "result: has"),

@@ -3,10 +3,10 @@
     python -m tests.benchmarks.container_statistics [--containers 50] [--output json]
 
 Bots that sleep run on a real engine and are sampled as a worker does it. Everybody who takes part is counted: the
-worker (its processor time for a sample), the supervisors inside (the processor time of what one note takes, measured in
-a container), and the engine (the time of one list, which it is asked for every five minutes while nothing happens).
-Beside it stands, from the same run, how long the engine takes to say what one container uses. The exit code is 1 when
-the target is missed.
+worker (its processor time for a sample), the first processes inside (all their processor time while the bots sleep,
+and so that of the notes), and the engine (the time of one list, which it is asked for every five minutes while nothing
+happens). Beside it stands, from the same run, how long the engine takes to say what one container uses. The exit code
+is 1 when the target is missed.
 """
 
 import argparse
@@ -15,14 +15,13 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 
 from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.engine.client import Engine as EngineClient
-from libs.docker_runner.entrypoints import python as entrypoints
 from libs.docker_runner.executable import Executable, Network
 from libs.docker_runner.usage.sampler import LIST_SECONDS, SAMPLE_SECONDS, UsageSampler
 from tests.support.eventually import eventually
@@ -39,36 +38,27 @@ _ROUNDS_OF_STATISTICS = 3
 """The engine takes a second for each, by its own design."""
 _AT_ONCE = 4
 _SLEEPER = "import time\ndef main(id, config):\n    time.sleep(86400)"
-_NOTE = """
-import time
-import the0_usage
-def main(id, config):
-    the0_usage.measured()
-    begun = time.process_time()
-    for _ in range(200):
-        note = ", ".join(f'"{name}": {value}' for name, value in the0_usage.measured().items())
-        with open("/tmp/outcome", "wb") as file:
-            file.write(note.ljust(511).encode())
-    return {"seconds": (time.process_time() - begun) / 200}
-"""
+_INIT = "the0-init"
+_WATCHED_SECONDS = 2 * SAMPLE_SECONDS
+"""Two notes of each container."""
 
 
 @dataclass(frozen=True)
 class StatisticsFigures:
-    """Seconds each: the worker's processor time for a sample of all, one supervisor's for a note, and the time of the
-    engine for a list, and for the statistics of one container.
+    """Seconds each: the worker's processor time for a sample of all, that of one container's first processes between
+    two samples, and the time of the engine for a list, and for the statistics of one container.
     """
 
     containers: int
     worker_sample: float
-    supervisor_note: float
+    init: float
     engine_list: float
     engine_statistics: float
 
     @property
     def processor_share(self) -> float:
-        """How much of one core worker and supervisors take."""
-        return (self.worker_sample + self.containers * self.supervisor_note) / SAMPLE_SECONDS
+        """How much of one core the worker and the first processes take."""
+        return (self.worker_sample + self.containers * self.init) / SAMPLE_SECONDS
 
     @property
     def core_share(self) -> float:
@@ -89,8 +79,6 @@ async def measure(bots: BotContainers, url: str, containers: int) -> StatisticsF
         async with starting:
             return await bots.runner.start(executable)
 
-    counting = (resources.files(entrypoints) / "the0_usage.py").read_text()
-    outcome, _ = await bots.run(_NOTE, files={"the0_usage.py": counting})
     # All of them before the first one starts: each writes the code, which is the same, anew.
     executables = [bots.executable(_SLEEPER, f"b{number}") for number in range(containers)]
     started = await asyncio.gather(*(start(executable) for executable in executables))
@@ -111,10 +99,32 @@ async def measure(bots: BotContainers, url: str, containers: int) -> StatisticsF
     return StatisticsFigures(
         containers,
         worker_sample=await _seconds(sampler.sample_once, time.process_time),
-        supervisor_note=outcome.result["seconds"],  # type: ignore[index]
+        init=await _init_seconds([one.container_id for one in started]) / containers,
         engine_list=await _seconds(bots.list, time.perf_counter),
         engine_statistics=engine_statistics,
     )
+
+
+async def _init_seconds(container_ids: Sequence[str]) -> float:
+    """The processor time of the first processes of all these containers between two samples."""
+    before = await asyncio.to_thread(_processor_seconds, container_ids)
+    await asyncio.sleep(_WATCHED_SECONDS)
+    after = await asyncio.to_thread(_processor_seconds, container_ids)
+    spent = sum(after[process] - before[process] for process in after.keys() & before.keys())
+    return spent * SAMPLE_SECONDS / _WATCHED_SECONDS
+
+
+def _processor_seconds(container_ids: Sequence[str]) -> dict[str, float]:
+    """Of each such process, as the scheduler of this host counts it."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if (process / "comm").read_text().strip() != _INIT:
+                continue
+            groups = (process / "cgroup").read_text()
+            if any(container_id in groups for container_id in container_ids):
+                found[process.name] = int((process / "schedstat").read_text().split()[0]) / 1e9
+    return found
 
 
 async def _seconds(call: Callable[[], Awaitable[object]], clock: Callable[[], float], rounds: int = _ROUNDS) -> float:

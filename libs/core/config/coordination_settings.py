@@ -35,7 +35,7 @@ class IdentitySettings(Group):
 
 
 BOTS_END_BEFORE_LEASE_SECONDS = 1.2
-"""How long before the end of its lease a bot may get SIGTERM from its supervisor, which looks five times a second."""
+"""How long before the end of its lease a bot may get SIGTERM from its init, which looks five times a second."""
 
 
 class LeaseSettings(Group):

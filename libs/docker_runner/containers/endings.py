@@ -1,4 +1,4 @@
-"""Derive why a container ended from the engine, the supervisor's notes and the worker's own actions. Pure."""
+"""Derive why a container ended from the engine, the init's notes and the worker's own actions. Pure."""
 
 from libs.core.room import Need
 from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, ManagedContainer
@@ -15,7 +15,7 @@ _LINE_CHARACTERS = 500
 def end_reason(container: ManagedContainer, outcome: Outcome, stopped: EndReason | None) -> EndReason:
     """The reason why *container* no longer runs; *stopped* is what one of us did to it."""
     code = container.exit_code
-    # Without an outcome the supervisor did not even start the bot, or could not write any more.
+    # Without an outcome the init did not even start the bot, or could not write any more.
     if code == LEASE_LOST_EXIT_CODE and outcome.reason in ("lease-lost", "running", ""):
         return EndReason.LEASE_LOST
     if stopped is not None:
@@ -32,7 +32,7 @@ def failure_of(reason: EndReason, exit_code: int | None, engine_error: str, outc
     if reason is not EndReason.ERROR:
         return None
     if outcome.kind == "error":
-        # A supervisor of an older version says no more.
+        # An init of an older version says no more.
         return outcome.failure or Failure(FailureReason.EXCEPTION)
     if exit_code == _ABORTED_EXIT_CODE and outcome.failure and outcome.failure.reason is FailureReason.HEAP_FULL:
         return outcome.failure
@@ -49,7 +49,7 @@ def without_result(ended: Ended, outcome: Outcome, *, timeout_seconds: float) ->
         return Failure(FailureReason.INTERRUPTED, describe_end(ended))
     if outcome.too_large:
         return Failure(FailureReason.RESULT_TOO_LARGE, "its result is larger than the limit")
-    # The exit code says that the supervisor came to its end, and there it tries to leave its last note.
+    # The exit code says that the init came to its end, and there it tries to leave its last note.
     if outcome.reason in ("", "running") or outcome.kind not in ("result", "none"):
         return Failure(FailureReason.RESULT_LOST, "what main returned could not be kept (is TEMP_DIR full?)")
     return None

@@ -1,4 +1,4 @@
-"""Why a run has no result: a typed reason, from the supervisor or found on this host. Pure."""
+"""Why a run has no result: a typed reason, from the init or found on this host. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ class Failure:
 
 
 def failure_from(note: object) -> Failure | None:
-    """What a supervisor noted, which is hostile input: bounded, and fit to be stored. None when it is no failure."""
+    """What an init noted, which is hostile input: bounded, and fit to be stored. None when it is no failure."""
     if not isinstance(note, Mapping):
         return None
     try:

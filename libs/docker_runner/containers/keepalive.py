@@ -1,7 +1,7 @@
 """The worker's side of the dead-man's switch: a file with the time until which the worker owns a segment.
 
 Containers mount its folder and end their bots when the file says so, or when it stops changing: see
-``entrypoints/python/the0_supervisor.py``.
+``native/init/lease.c``.
 """
 
 import secrets
@@ -79,7 +79,7 @@ class KeepaliveFile:
                 self._write(0.0, 0.0)
 
     def _write(self, deadline: float, left: float) -> None:
-        # A supervisor under another kernel cannot compare clocks, and counts what is left from when it sees this.
+        # An init under another kernel cannot compare clocks, and counts what is left from when it sees this.
         self._counter += 1
         text = f"{self._boot_id} {deadline:.3f} {left:.3f} {self._counter}\n"
         begun = self._monotonic()
@@ -89,7 +89,7 @@ class KeepaliveFile:
             # Readable for the bots' user whatever the umask.
             self._temporary.chmod(0o644)
             if left and self._monotonic() - begun > SAFETY_SECONDS:
-                # A supervisor under another kernel would count it from now, and outlive the lease.
+                # An init under another kernel would count it from now, and outlive the lease.
                 raise TimeoutError(f"keepalive {self.folder}: the disk took {self._monotonic() - begun:.2f} s to write")
             self._temporary.rename(self.folder / FILE_NAME)
         except BaseException:

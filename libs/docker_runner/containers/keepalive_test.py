@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -20,7 +21,6 @@ from libs.docker_runner.containers.keepalive import (
     remove_stale,
     seconds_left,
 )
-from libs.docker_runner.entrypoints.python import the0_supervisor
 
 
 def words(folder: Path) -> list[str]:
@@ -233,6 +233,9 @@ def test_places_that_nobody_has_used_for_a_day_go(tmp_path: Path) -> None:
 
 
 def test_bots_end_before_their_lease_by_as_much_as_the_settings_allow_for() -> None:
-    supervisor_seconds = the0_supervisor.TERM_BEFORE_DEADLINE_SECONDS + the0_supervisor.POLL_SECONDS
+    source = Path("native/init/main.c").read_text()
+    # Such as `#define LOOK (SECOND / 5)`.
+    defined = dict(re.findall(r"^#define (\w+) \(SECOND (.+)\)$", source, re.MULTILINE))
+    before, look = (eval(f"1.0 {defined[name]}") for name in ("TERM_BEFORE_DEADLINE", "LOOK"))
 
-    assert SAFETY_SECONDS + supervisor_seconds == pytest.approx(BOTS_END_BEFORE_LEASE_SECONDS)
+    assert SAFETY_SECONDS + before + look == pytest.approx(BOTS_END_BEFORE_LEASE_SECONDS)

@@ -1,7 +1,7 @@
 """The return value of ``main``: validated before it is parsed, and kept as bytes.
 
 A result of 64 MiB may be 20 million values, which take gigabytes and hold the interpreter for seconds. So no result
-becomes values here. A small one is scanned in a thread; a large one stays in the file that its supervisor wrote, and
+becomes values here. A small one is scanned in a thread; a large one stays in the file that its init wrote, and
 is scanned in a process of its own with limited memory and processor time.
 """
 
@@ -38,7 +38,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Payload:
-    """The text of a result as the supervisor left it: *text* itself, or the file that has it from byte *begin* on."""
+    """The text of a result as the init left it: *text* itself, or the file that has it from byte *begin* on."""
 
     text: bytes = b""
     path: Path | None = None

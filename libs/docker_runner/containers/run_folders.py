@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import py_compile
 import shutil
 import stat
@@ -28,36 +29,35 @@ from libs.docker_runner.containers.failure import Failure, failure_from
 from libs.docker_runner.containers.names import run_folder, scope_folder
 from libs.docker_runner.containers.returned import NO_PAYLOAD, SMALL_BYTES, Payload
 from libs.docker_runner.entrypoints import guard, node
-from libs.docker_runner.entrypoints.python import start, the0_bot_process, the0_hints, the0_supervisor, the0_usage
+from libs.docker_runner.entrypoints.python import start, the0_bot_process, the0_hints
+from libs.docker_runner.errors import WorkFolderNotExecutable
 from libs.docker_runner.executable import Executable
-from libs.docker_runner.sandbox.container_spec import Paths, code_mount
+from libs.docker_runner.sandbox.container_spec import BOT_UID, Paths, code_mount
 from libs.docker_runner.usage.stats import Stats
+from native.init import program
 
 _FILES = (
     (start, "start.py"),
-    (the0_supervisor, "the0_supervisor.py"),
     (the0_bot_process, "the0_bot_process.py"),
-    (the0_usage, "the0_usage.py"),
     (the0_hints, "the0_hints.py"),
-    (node, "supervisor.js"),
     (node, "the0_bot_process.js"),
     (node, "the0_hints.js"),
     (guard, "network_guard.py"),
     (guard, "nftables.py"),
 )
 
-# What a supervisor writes has one level and a dozen values.
+# What the init writes has one level and a dozen values.
 HEAD_BOUNDS = Bounds(bytes=4096, depth=4, values=256)
 _WORD_CHARACTERS = 64
+# Beside what it starts, so that a container needs one mount for both. The engine's machine is ours: it has our folders.
+_PROGRAMS = ("python/the0-init", "node/the0-init")
 
 _COMPILED = (
-    "python/the0_supervisor.py",
     "python/the0_bot_process.py",
-    "python/the0_usage.py",
     "python/the0_hints.py",
 )
 
-# As the supervisors have it.
+# As the init has it.
 _NOTE_SECONDS = 10.0
 # Copying the entrypoints takes no time; whoever began so long ago is dead.
 _UNFINISHED_SECONDS = 600.0
@@ -65,7 +65,7 @@ _UNFINISHED_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the supervisor left: *kind* is ``result``, ``error`` or ``none``, and *payload* its JSON.
+    """What the init left: *kind* is ``result``, ``error`` or ``none``, and *payload* its JSON.
 
     While the bot runs, *reason* is ``running`` and the numbers are a few seconds old; *stats* needs all of them.
     It comes out of the container, and is believed only about the container itself.
@@ -100,10 +100,16 @@ class RunFolders:
         self._entrypoints: Path | None = None
 
     def prepare(self) -> None:
-        """Make the folders, and copy the entrypoints to where the engine sees them. May be repeated."""
+        """Make the folders, and copy the entrypoints to where the engine sees them. May be repeated.
+
+        Raises:
+            WorkFolderNotExecutable: the containers' first process could not be executed from there.
+        """
         self._temp_dir.mkdir(parents=True, exist_ok=True)
         for closed in (self._runs, self._outputs):
             closed.mkdir(mode=0o700, exist_ok=True)
+        if os.statvfs(self._temp_dir).f_flag & os.ST_NOEXEC:
+            raise WorkFolderNotExecutable(self._temp_dir)
         self._entrypoints = _install_entrypoints(self._temp_dir / "entrypoints")
 
     @property
@@ -131,24 +137,28 @@ class RunFolders:
             "script": executable.script,
             "mount": code_mount(executable.entrypoint),
             "traceparent": traceparent,
-            "contained": True,
-            "keepalive_ttl_seconds": (
-                keepalive.seconds_left(executable.keepalive) if executable.keepalive is not None else None
-            ),
+        }
+        init = {
+            "uid": BOT_UID,
+            "gid": BOT_UID,
             "result_bytes": limits.result_bytes,
             "output_bytes_per_second": limits.output_bytes_per_second,
             "output_burst_bytes": limits.output_burst_bytes,
         }
+        lines = [f"{name}={value}\n" for name, value in init.items()]
+        if executable.keepalive is not None:
+            lines.append(f"keepalive_ttl_seconds={keepalive.seconds_left(executable.keepalive):.3f}\n")
         _write(paths.spec / "spec.json", json.dumps(spec).encode(), 0o444)
         _write(paths.spec / "config.json", executable.config_json.encode(), 0o444)
-        # The bot's user is none of the host's.
+        _write(paths.spec / "init.conf", "".join(lines).encode(), 0o444)
+        # The container's root has no privileges over files; the bot cannot come near this one.
         _write(paths.outcome, b"", 0o666)
         for open_folder in (folder, paths.spec):
             open_folder.chmod(0o755)
         return paths
 
     def read_outcome(self, container: ManagedContainer, limit_bytes: int = 0) -> Outcome:
-        """What the supervisor of *container* left; an empty one when it could not, or left nonsense.
+        """What the init of *container* left; an empty one when it could not, or left nonsense.
 
         Args:
             limit_bytes: of the payload. One that is not small stays in the file, which :meth:`keep_payload` saves.
@@ -192,7 +202,7 @@ class RunFolders:
         return replace(outcome, payload=replace(outcome.payload, path=path))
 
     def read_stats(self, container: ManagedContainer) -> Stats | None:
-        """What its supervisor noted last; None when that is not there, incomplete, or older than two notes."""
+        """What its init noted last; None when that is not there, incomplete, or older than two notes."""
         try:
             age = time.time() - (self._folder(container) / "outcome").lstat().st_mtime
         except OSError:
@@ -280,6 +290,8 @@ def _install_entrypoints(directory: Path) -> Path:
     for module, name in _FILES:
         package = str(module.__package__)
         contents[f"{package.rpartition('.')[2]}/{name}"] = (resources.files(package) / name).read_bytes()
+    for name in _PROGRAMS:
+        contents[name] = program(platform.machine())
     compiled_by = str(sys.implementation.cache_tag)
     digest = hashlib.sha256(compiled_by.encode())
     for name, text in sorted(contents.items()):
@@ -293,7 +305,7 @@ def _install_entrypoints(directory: Path) -> Path:
             path = building / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.parent.chmod(0o755)
-            _write(path, text, 0o444)
+            _write(path, text, 0o555 if name in _PROGRAMS else 0o444)
             if name in _COMPILED:
                 _compile(path)
         building.chmod(0o755)

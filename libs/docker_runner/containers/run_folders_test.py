@@ -2,6 +2,8 @@
 
 import json
 import os
+import platform
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.machinery import SourceFileLoader
@@ -10,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from libs.docker_runner.containers.container import ContainerState, EndReason, ManagedContainer, from_labels
+from libs.docker_runner.containers.keepalive import KeepaliveFile
 from libs.docker_runner.containers.returned import NO_PAYLOAD, SMALL_BYTES, Payload
 from libs.docker_runner.containers.run_folders import Outcome, RunFolders
 from libs.docker_runner.containers.starting import check_script
 from libs.docker_runner.errors import EntrypointMissing
+from libs.docker_runner.executable import Limits
 from libs.docker_runner.executable_test import BOT
+from native.init import program
 from tests.support.faults.hostile_texts import corpus
 
 
@@ -144,20 +149,39 @@ def test_the_entrypoints_are_copied_as_they_are(folders: RunFolders) -> None:
     source = Path(__file__).parents[1] / "entrypoints"
     for name in (
         "python/start.py",
-        "python/the0_supervisor.py",
-        "node/supervisor.js",
+        "python/the0_bot_process.py",
+        "node/the0_bot_process.js",
         "guard/network_guard.py",
         "guard/nftables.py",
     ):
         assert (folders.entrypoints / name).read_bytes() == (source / name).read_bytes()
 
 
-def test_the_copied_supervisor_is_compiled_where_the_images_interpreter_looks_for_it(folders: RunFolders) -> None:
-    source = folders.entrypoints / "python" / "the0_supervisor.py"
-    loader = SourceFileLoader("the0_supervisor", str(source))
+def test_the_init_of_this_machine_is_beside_the_entrypoints_and_can_be_executed(folders: RunFolders) -> None:
+    for language in ("python", "node"):
+        path = folders.entrypoints / language / "the0-init"
+        assert path.read_bytes() == program(platform.machine())
+        assert path.stat().st_mode & 0o777 == 0o555
+
+
+def test_the_init_is_told_the_limits_and_the_lease_as_lines_of_numbers(folders: RunFolders, tmp_path: Path) -> None:
+    KeepaliveFile(tmp_path / "keepalive").refresh(time.monotonic() + 3600)
+    limits = Limits(result_bytes=1, output_bytes_per_second=2, output_burst_bytes=3)
+
+    paths = folders.create(replace(BOT, limits=limits, keepalive=tmp_path / "keepalive"), "n", "t", Path("/code"))
+
+    assert (paths.spec / "init.conf").read_text().splitlines() == [
+        "uid=10001", "gid=10001", "result_bytes=1", "output_bytes_per_second=2", "output_burst_bytes=3",
+        "keepalive_ttl_seconds=4.750",
+    ]  # fmt: skip
+
+
+def test_the_copied_entrypoint_is_compiled_where_the_images_interpreter_looks_for_it(folders: RunFolders) -> None:
+    source = folders.entrypoints / "python" / "the0_bot_process.py"
+    loader = SourceFileLoader("the0_bot_process", str(source))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loader, "source_to_code", lambda *_: pytest.fail("compiled again"))
-        code = loader.get_code("the0_supervisor")
+        code = loader.get_code("the0_bot_process")
     assert code is not None
     assert code.co_filename == str(source)
 

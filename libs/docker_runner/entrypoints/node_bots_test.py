@@ -1,4 +1,4 @@
-"""Node bots under their supervisor, as plain processes of this host."""
+"""Node bots under the init, as plain processes of this host."""
 
 import json
 import time
@@ -246,7 +246,7 @@ def test_an_error_is_noted_with_its_type_and_message(
 )
 def test_the_note_of_an_error_is_short_enough_to_be_read(tmp_path: Path, text: str) -> None:
     done = run(tmp_path, exported(f"const e = new Error({text}); e.name = 'E'.repeat(9999); throw e"))
-    head, _, _ = (tmp_path / "the0" / "outcome").read_bytes().partition(b"\n")
+    head, _, _ = (tmp_path / "the0" / "private" / "outcome").read_bytes().partition(b"\n")
     parsed = parse(head, HEAD_BOUNDS)
     assert isinstance(parsed, Parsed)
     assert failure_from(parsed.value["failure"]) is not None  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""Python bots under their supervisor, as plain processes of this host."""
+"""Python bots under the init, as plain processes of this host."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def test_an_error_is_noted_with_its_type_and_message_and_never_by_its_text(tmp_p
 @pytest.mark.parametrize("text", ["x" * 3000, "\U0001f600", '\0\n"', "\ud800"])
 def test_the_note_of_an_error_is_short_enough_to_be_read(tmp_path: Path, text: str) -> None:
     done = run(tmp_path, f"def main(id, config): raise type('E' * 9999, (Exception,), {{}})({text!a} * 1000)")
-    head, _, _ = (tmp_path / "the0" / "outcome").read_bytes().partition(b"\n")
+    head, _, _ = (tmp_path / "the0" / "private" / "outcome").read_bytes().partition(b"\n")
     parsed = parse(head, HEAD_BOUNDS)
     assert isinstance(parsed, Parsed)
     assert failure_from(parsed.value["failure"]) is not None  # type: ignore[index]
@@ -312,7 +312,7 @@ def test_a_bot_killed_by_a_signal_has_its_exit_code(tmp_path: Path) -> None:
     assert (done.exit_code, done.lines) == (137, [])
 
 
-def test_a_bot_that_writes_to_every_descriptor_does_not_reach_its_supervisor(tmp_path: Path) -> None:
+def test_a_bot_that_writes_to_every_descriptor_does_not_reach_the_init(tmp_path: Path) -> None:
     source = """
 import os, time
 def main():
@@ -420,7 +420,7 @@ def main(i, c):
         time.sleep(0.01)
     return {'notes': len(notes), 'spent': spent() - before}
 """
-    base = tmp_path / "the0" / "outcome"
+    base = tmp_path / "the0" / "private" / "outcome"
     done = run(tmp_path, source.replace("NOTE", repr(str(base))))
     assert done.last["notes"] <= 2
     assert done.last["spent"] < 0.5

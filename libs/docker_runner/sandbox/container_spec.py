@@ -13,15 +13,18 @@ from libs.docker_runner.executable import MIB, Entrypoint, Executable, Limits, N
 from libs.docker_runner.sandbox.network import Attachment, card_address, walled_card
 from libs.docker_runner.settings import RunnerSettings
 
-USER = "10001:10001"
+BOT_UID = 10001
+"""User and group of the bot's processes, in every container."""
 BASE = "/run/the0"
+# Only root of the container may enter: the bot is another user.
+PRIVATE = f"{BASE}/private"
 # The network's guard is written in Python.
 GUARD_RUNTIME = "python3.11"
 _MOUNTS = {Entrypoint.BOT: "/bot", Entrypoint.BACKTEST: "/backtest"}
-# -I and -S: the bot's environment and the image's .pth files stay out of the supervisor, which starts in half the time.
+# -I and -S: without the image's .pth files the interpreter starts in half the time.
 _COMMANDS = {
-    "python": ["python3", "-I", "-S", "-B", f"{BASE}/entry/start.py"],
-    "node": ["node", "--max-old-space-size=32", "--v8-pool-size=1", f"{BASE}/entry/supervisor.js"],
+    "python": ["python3", "-I", "-S", "-B", f"{BASE}/entry/start.py", BASE],
+    "node": ["node", f"{BASE}/entry/the0_bot_process.js", BASE],
 }
 
 
@@ -63,9 +66,10 @@ def container_body(
     body: dict[str, Any] = {
         "Image": executable.placement.image,
         # In place of the image's own entrypoint, which may be a shell script.
-        "Entrypoint": _COMMANDS[language(executable.runtime)],
+        "Entrypoint": [f"{BASE}/entry/the0-init", BASE, *_COMMANDS[language(executable.runtime)]],
         "Cmd": [],
-        "User": USER,
+        # The init: it makes the bot another user before any of the bot's code runs.
+        "User": "0:0",
         "WorkingDir": mount,
         "Env": ["HOME=/tmp", "USER=bot", "LOGNAME=bot", "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1"],
         "Labels": labels(executable, code_etag, token),
@@ -108,14 +112,19 @@ def _host_config(
 ) -> dict[str, Any]:
     limits = executable.limits
     host: dict[str, Any] = {
-        "Init": True,
+        # The entrypoint is one, and must be the container's first process.
+        "Init": False,
         "CapDrop": ["ALL"],
+        "CapAdd": ["SETUID", "SETGID", "KILL"],
         "SecurityOpt": ["no-new-privileges:true"],
         "ReadonlyRootfs": True,
         "Privileged": False,
         "IpcMode": "private",
         "Mounts": _mounts(executable, paths, mount),
-        "Tmpfs": {"/tmp": _tmpfs(limits)},  # noqa: S108 - inside the container
+        "Tmpfs": {
+            "/tmp": _tmpfs(limits),  # noqa: S108 - inside the container
+            PRIVATE: "rw,noexec,nosuid,nodev,size=64k,nr_inodes=16,mode=0700",
+        },
         "ShmSize": min(limits.tmp_bytes, 16 * MIB),
         "NetworkMode": _network_mode(executable.placement.network, attachment),
         "PidsLimit": limits.pids,
@@ -142,8 +151,8 @@ def _mounts(executable: Executable, paths: Paths, mount: str) -> list[Mapping[st
         _bind(paths.code, mount),
         _bind(paths.spec, f"{BASE}/spec"),
         _bind(paths.entrypoints / language(executable.runtime), f"{BASE}/entry"),
-        # The one file of the host that it can write; ulimits bound its size.
-        _bind(paths.outcome, f"{BASE}/outcome", writable=True),
+        # The one file of the host that is written there; ulimits bound its size.
+        _bind(paths.outcome, f"{PRIVATE}/outcome", writable=True),
     ]
     if executable.keepalive is not None:
         mounts.append(_bind(executable.keepalive, f"{BASE}/keepalive"))

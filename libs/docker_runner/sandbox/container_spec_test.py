@@ -28,15 +28,16 @@ def body(executable: Any = BOT, attachment: Attachment | None = OWN) -> dict[str
 
 def test_the_sandbox_is_on_by_default() -> None:
     host = body()["HostConfig"]
-    assert body()["User"] == "10001:10001"
+    # The init's, which makes the bot another user.
+    assert body()["User"] == "0:0"
     assert host["CapDrop"] == ["ALL"]
+    assert host["CapAdd"] == ["SETUID", "SETGID", "KILL"]
     assert host["SecurityOpt"] == ["no-new-privileges:true"]
     assert host["ReadonlyRootfs"] is True
-    assert host["Init"] is True
+    assert host["Init"] is False
     assert host["Memory"] == host["MemorySwap"] == 512 * MIB
     assert host["PidsLimit"] == 256
     assert host["NetworkMode"] == "net"
-    assert "CapAdd" not in host
 
 
 def bind(source: str, target: str, read_only: bool = True) -> dict[str, Any]:
@@ -56,9 +57,18 @@ def test_whole_description_of_a_container_is_this_and_nothing_more() -> None:
 
     assert described == {
         "Image": "python:3.11-slim",
-        "Entrypoint": ["python3", "-I", "-S", "-B", "/run/the0/entry/start.py"],
+        "Entrypoint": [
+            "/run/the0/entry/the0-init",
+            "/run/the0",
+            "python3",
+            "-I",
+            "-S",
+            "-B",
+            "/run/the0/entry/start.py",
+            "/run/the0",
+        ],
         "Cmd": [],
-        "User": "10001:10001",
+        "User": "0:0",
         "WorkingDir": "/bot",
         "Env": ["HOME=/tmp", "USER=bot", "LOGNAME=bot", "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1"],
         "StopSignal": "SIGTERM",
@@ -82,8 +92,9 @@ def test_whole_description_of_a_container_is_this_and_nothing_more() -> None:
         "runtime.cpus": "0",
     }
     assert host == {
-        "Init": True,
+        "Init": False,
         "CapDrop": ["ALL"],
+        "CapAdd": ["SETUID", "SETGID", "KILL"],
         "SecurityOpt": ["no-new-privileges:true"],
         "ReadonlyRootfs": True,
         "Privileged": False,
@@ -92,9 +103,12 @@ def test_whole_description_of_a_container_is_this_and_nothing_more() -> None:
             bind("/code", "/bot"),
             bind("/runs/spec", "/run/the0/spec"),
             bind("/entry/python", "/run/the0/entry"),
-            bind("/runs/outcome", "/run/the0/outcome", read_only=False),
+            bind("/runs/outcome", "/run/the0/private/outcome", read_only=False),
         ],
-        "Tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,size={64 * MIB},nr_inodes=16384,mode=1777"},
+        "Tmpfs": {
+            "/tmp": f"rw,exec,nosuid,nodev,size={64 * MIB},nr_inodes=16384,mode=1777",
+            "/run/the0/private": "rw,noexec,nosuid,nodev,size=64k,nr_inodes=16,mode=0700",
+        },
         "ShmSize": 16 * MIB,
         "NetworkMode": "net",
         "PidsLimit": 256,
@@ -121,8 +135,13 @@ def test_only_the_outcome_can_be_written() -> None:
         "/run/the0/spec": True,
         "/run/the0/entry": True,
         "/run/the0/keepalive": True,
-        "/run/the0/outcome": False,
+        "/run/the0/private/outcome": False,
     }
+
+
+def test_the_outcome_is_below_a_folder_that_only_root_may_enter() -> None:
+    options = body()["HostConfig"]["Tmpfs"]["/run/the0/private"].split(",")
+    assert {"mode=0700", "noexec", "size=64k"} <= set(options)
 
 
 def test_a_backtests_code_is_where_the_contract_says() -> None:
@@ -132,9 +151,9 @@ def test_a_backtests_code_is_where_the_contract_says() -> None:
 
 
 def test_no_shell_and_no_entrypoint_of_the_image_is_run() -> None:
-    assert body()["Entrypoint"][0] == "python3"
+    assert body()["Entrypoint"][:3] == ["/run/the0/entry/the0-init", "/run/the0", "python3"]
     node = body(replace(BOT, runtime="nodejs20"))
-    assert node["Entrypoint"][0] == "node"
+    assert node["Entrypoint"][:3] == ["/run/the0/entry/the0-init", "/run/the0", "node"]
     assert node["Cmd"] == []
     assert {mount["Source"] for mount in node["HostConfig"]["Mounts"]} >= {"/entry/node"}
 

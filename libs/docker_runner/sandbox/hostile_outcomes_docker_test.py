@@ -1,7 +1,9 @@
-"""A bot that writes a thousand hostile texts where its supervisor leaves its notes is a nuisance to no other bot."""
+"""A thousand hostile texts where the init leaves its notes are a nuisance to no other bot.
+
+No bot can write there; what is read is bounded all the same.
+"""
 
 import asyncio
-import base64
 import random
 import time
 from itertools import pairwise
@@ -32,18 +34,11 @@ def main(id, config):
         print(time.monotonic(), flush=True)
         time.sleep(0.05)
 """
-HOSTILE = """
-import base64, time
+WAITING = """
+import time
 def main(id, config):
-    with open("texts") as file:
-        texts = [base64.b64decode(line) for line in file]
-    with open("/run/the0/outcome", "r+b", buffering=0) as file:
-        while True:
-            for text in texts:
-                file.seek(0)
-                file.truncate()
-                file.write(text)
-                time.sleep(0.003)
+    while True:
+        time.sleep(1)
 """
 
 
@@ -81,17 +76,13 @@ async def test_a_thousand_hostile_notes_are_read_while_the_other_bots_tick_on(
         tickers = [await bots.runner.start(bots.executable(TICKER, f"ticker-{n}")) for n in range(BOTS)]
         await eventually(lambda: all_tick(bots, tickers))
         before = await gap_at_rest_seconds(bots, tickers)
-        encoded = "\n".join(base64.b64encode(text).decode() for text in texts(READS))
-        hostile = await bots.runner.start(bots.executable(HOSTILE, "hostile", files={"texts": encoded}))
+        hostile = await bots.runner.start(bots.executable(WAITING, "hostile"))
         [outcome] = (bots.settings.temp_dir / "runs").glob(f"*/{hostile.name}/*/outcome")
 
-        began, read, last = time.monotonic(), 0, 0
-        while read < READS:
+        began = time.monotonic()
+        for text in texts(READS):
+            outcome.write_bytes(text)
             await sampler.sample_once()
-            written = outcome.stat().st_mtime_ns
-            read += written != last
-            last = written
-            await asyncio.sleep(0.001)
         ended = await bots.runner.remove(hostile)
         gap = await largest_gap_seconds(bots, tickers, began, time.monotonic())
 

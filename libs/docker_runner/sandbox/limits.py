@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from libs.docker_runner.errors import LimitsRejected
 from libs.docker_runner.executable import MIB, Limits
 
-# Below these the supervisor and the interpreter do not even start.
+# Below these the init and the interpreter do not even start.
 _MIN_MEMORY_MB = 64
 _MIN_CPUS = 0.1
 _MIN_PIDS = 32

@@ -17,6 +17,8 @@ from tests.support.faults.hostile_bot import asked, has_output
 from tests.support.rigs.bot_containers import BotContainers, bot_containers
 from tools.engine.ensure import Engine
 
+CAP_KILL, CAP_SETGID, CAP_SETUID = 5, 6, 7
+
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def bots(tmp_path: Path, scope: str, docker_engine: Engine) -> AsyncIterator[BotContainers]:
@@ -29,7 +31,10 @@ async def bots(tmp_path: Path, scope: str, docker_engine: Engine) -> AsyncIterat
 
 def test_a_bot_is_no_root(probe: dict[str, Any]) -> None:
     assert probe["uid"] == [10001, 10001, []] or probe["uid"] == [10001, 10001, [10001]]
-    assert set(probe["capabilities"]) == {"0000000000000000"}
+    effective, permitted, bounding, inheritable, ambient = (int(mask, 16) for mask in probe["capabilities"])
+    assert (effective, permitted, inheritable, ambient) == (0, 0, 0, 0)
+    # What the container's init has and cannot take out of the bound; with no-new-privileges none can be gained.
+    assert bounding == 1 << CAP_KILL | 1 << CAP_SETGID | 1 << CAP_SETUID
 
 
 def test_a_bot_cannot_become_root(probe: dict[str, Any]) -> None:
@@ -59,11 +64,17 @@ def test_a_bot_writes_neither_its_code_nor_the_system(probe: dict[str, Any], pla
     assert probe[place].startswith(("OSError: [Errno 30]", "PermissionError"))
 
 
+def test_a_bot_does_not_reach_the_file_for_its_outcome(probe: dict[str, Any]) -> None:
+    assert len(probe["outcome"]) > 30
+    assert [tried for tried in probe["outcome"].values() if not tried.startswith("PermissionError")] == []
+
+
 # --- what it can see
 
 
 def test_a_bot_sees_no_processes_but_its_own(probe: dict[str, Any]) -> None:
-    assert 3 <= len(probe["processes"]) <= 6
+    # The bot, and the two processes of the init.
+    assert len(probe["processes"]) == 3
 
 
 def test_the_engines_socket_is_not_there(probe: dict[str, Any]) -> None:

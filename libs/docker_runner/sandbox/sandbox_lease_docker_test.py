@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -50,12 +51,12 @@ async def test_a_bot_whose_worker_is_gone_ends_with_the_lease(
 
 
 async def without_its_worker(
-    bots: BotContainers, source: str, keepalive: KeepaliveFile, runtime: str
+    bots: BotContainers, source: str, keepalive: KeepaliveFile, runtime: str = "python3.11", **more: Any
 ) -> tuple["asyncio.Task[RunOutcome]", float]:
     """A run whose lease is renewed until the bot says that it is up, and when it ends after that (Unix seconds)."""
     keepalive.refresh(time.monotonic() + LEASE_SECONDS)
     up = asyncio.Event()
-    executable = bots.executable(source, runtime=runtime, keepalive=keepalive.folder)
+    executable = bots.executable(source, runtime=runtime, keepalive=keepalive.folder, **more)
     running = asyncio.create_task(bots.outcome(executable, 240.0, on_output=lambda piece: up.set()))
     while not up.is_set() and not running.done():
         keepalive.refresh(time.monotonic() + LEASE_SECONDS)

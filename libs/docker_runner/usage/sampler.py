@@ -1,9 +1,9 @@
 """Sample the resource usage of this worker's containers at low cost.
 
-The supervisor inside each container writes the kernel's counters every ten seconds into a file of the
+The init inside each container writes the kernel's counters every ten seconds into a file of the
 worker's (see `RunFolders.read_stats`). Reading fifty files takes milliseconds; the engine takes a second for each
 container. The engine is only asked for the list of containers after an event, and, once a minute, for containers whose
-supervisor cannot read the counters, since gVisor shows it no control group.
+init cannot read the counters, since gVisor shows it no control group.
 """
 
 import asyncio

@@ -1,22 +1,35 @@
 """The entrypoints as plain processes of this host, with the folders of a container, for tests."""
 
+import functools
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from libs.docker_runner.entrypoints.python import start
+from native.init import program
 
 HERE = Path(start.__file__).parents[1]
 COMMANDS = {
     "python3.11": [sys.executable, "-I", "-S", "-B", str(HERE / "python" / "start.py")],
-    "nodejs20": ["node", str(HERE / "node" / "supervisor.js")],
+    "nodejs20": ["node", str(HERE / "node" / "the0_bot_process.js")],
 }
+
+
+@functools.cache
+def init_program() -> Path:
+    """The init as a file that can be executed; one for all tests of this process."""
+    path = Path(tempfile.mkdtemp(prefix="the0-init-")) / "the0-init"
+    path.write_bytes(program(platform.machine()))
+    path.chmod(0o755)
+    return path
 
 
 @dataclass
@@ -58,7 +71,7 @@ class BotProcess:
     def __post_init__(self) -> None:
         self.base = self.directory / "the0"
         self.code = self.directory / "code"
-        for folder in (self.base / "spec", self.base / "keepalive", self.code):
+        for folder in (self.base / "spec", self.base / "keepalive", self.base / "private", self.code):
             folder.mkdir(parents=True)
         for name, text in self.files.items():
             path = self.code / name
@@ -70,20 +83,27 @@ class BotProcess:
             "script": self.script,
             "mount": str(self.code),
             "traceparent": None,
-            "contained": False,
-            "keepalive_ttl_seconds": self.keepalive_ttl_seconds,
+        }
+        limits: dict[str, float] = {
             "result_bytes": self.result_bytes,
             "output_bytes_per_second": self.output_bytes_per_second,
             "output_burst_bytes": self.output_burst_bytes,
+            # The test's own user: another one could not read the folders of the test.
+            "uid": os.getuid(),
+            "gid": os.getgid(),
         }
+        if self.keepalive_ttl_seconds is not None:
+            limits["keepalive_ttl_seconds"] = self.keepalive_ttl_seconds
         (self.base / "spec" / "spec.json").write_text(json.dumps(spec))
         (self.base / "spec" / "config.json").write_text(json.dumps(self.config))
-        (self.base / "outcome").touch()
+        (self.base / "spec" / "init.conf").write_text("".join(f"{name}={value}\n" for name, value in limits.items()))
+        self.outcome = self.base / "private" / "outcome"
+        self.outcome.touch()
 
     def start(self) -> "subprocess.Popen[bytes]":
-        """The supervisor's process."""
+        """The init's process."""
         return subprocess.Popen(
-            [*COMMANDS[self.runtime], str(self.base)],
+            [str(init_program()), str(self.base), *COMMANDS[self.runtime], str(self.base)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -99,7 +119,7 @@ class BotProcess:
             process.send_signal(signal.SIGKILL)
             process.communicate()
             raise
-        head, _, payload = (self.base / "outcome").read_bytes().partition(b"\n")
+        head, _, payload = self.outcome.read_bytes().partition(b"\n")
         return Finished(process.returncode, stdout, stderr, json.loads(head or b"{}"), payload)
 
     def run(self) -> Finished:

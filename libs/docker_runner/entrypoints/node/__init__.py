@@ -1,1 +1,1 @@
-"""The supervisor and the bot process of Node bots."""
+"""The bot process of Node bots."""

@@ -1,5 +1,5 @@
 // The bot's own process: loads its entrypoint, calls `main(id, config, { signal })` and hands what comes of it to the
-// supervisor, over descriptor 3.
+// init, over descriptor 3; native/init/result.c says how.
 "use strict";
 
 const fs = require("fs");
@@ -9,7 +9,7 @@ const RESULT_DESCRIPTOR = 3;
 const TERMINATED = 128 + 15;
 
 const SUFFIXES = [".js", ".mjs", ".cjs"];
-const MESSAGE_CHARACTERS = 2000;
+const NOTE_BYTES = { reason: 50, type: 250, message: 1700, hint: 1000 };
 
 // The bot cannot be run as it is; told without a stack, which would show only our own frames. The reason is a word of
 // `FailureReason`.
@@ -64,13 +64,8 @@ class BotProcess {
     process.chdir(spec.mount);
     // Written when it is printed: otherwise process.exit() would cut off what the pipe had no room for.
     for (const stream of [process.stdout, process.stderr]) stream._handle?.setBlocking?.(true);
-    try {
-      // Within the container the supervisor comes first, for the CPU as for the memory.
-      require("os").setPriority(5);
-      fs.writeFileSync("/proc/self/oom_score_adj", "500");
-    } catch {
-      // Not to be had everywhere, and not needed.
-    }
+    // V8 aborts the process when its heap is full, and says why only in text.
+    fs.writeSync(RESULT_DESCRIPTOR, `H${require("v8").getHeapStatistics().heap_size_limit}\n`);
   }
 
   context() {
@@ -130,8 +125,9 @@ class BotProcess {
     // What is thrown need not be an error.
     const told = messageOf(error) || (raised ? "" : text);
     const message = told || type || text;
-    const note = { reason: known ? error.reason : "exception", type, message: told.slice(0, MESSAGE_CHARACTERS), hint };
-    this.finish(`E${JSON.stringify(note)}\n${JSON.stringify({ status: "error", message })}`, 1);
+    const note = { reason: known ? error.reason : "exception", type, message: told, hint };
+    const notes = Object.entries(note).map(([name, text]) => noteLine(name, text));
+    this.finish(`E${notes.join("")}\n${JSON.stringify({ status: "error", message })}`, 1);
   }
 
   // The end of main is the end: timers and sockets that the bot left would keep the process alive.
@@ -141,6 +137,16 @@ class BotProcess {
     const bytes = Buffer.from(result);
     for (let written = 0; written < bytes.length; ) written += fs.writeSync(RESULT_DESCRIPTOR, bytes, written);
     process.stderr.write("", () => process.stdout.write("", () => process.exit(code)));
+  }
+}
+
+// A note as the init takes it: a line with a string of JSON in ASCII, so short that the worker reads it.
+function noteLine(name, text) {
+  const most = NOTE_BYTES[name];
+  text = text.slice(0, most);
+  for (let encoded; ; text = text.slice(0, Math.floor((text.length * most) / encoded.length))) {
+    encoded = JSON.stringify(text).replace(/[\x7f-\uffff]/g, (sign) => "\\u" + sign.charCodeAt(0).toString(16).padStart(4, "0"));
+    if (encoded.length <= most) return `${name}=${encoded}\n`;
   }
 }
 

@@ -1,1 +1,1 @@
-"""The supervisor and the bot process of Python bots; the interpreter of the image runs them, without our packages."""
+"""The bot process of Python bots; the interpreter of the image runs them, without our packages."""

@@ -1,4 +1,4 @@
-"""What the container runs: the supervisor as a module, since a script is compiled anew at each start."""
+"""What the init starts: the bot's process as a module, since a script is compiled anew at each start."""
 
 import os
 import sys
@@ -6,6 +6,6 @@ import sys
 if __name__ == "__main__":
     # The files beside this one are imported when they are needed: after the bot's first line, if that can be.
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    import the0_supervisor  # type: ignore[import-not-found]  # pants: no-infer-dep
+    import the0_bot_process  # type: ignore[import-not-found]  # pants: no-infer-dep
 
-    os._exit(the0_supervisor.main())
+    the0_bot_process.main()

@@ -1,6 +1,18 @@
-"""The bot's own process: loads its entrypoint, calls ``main(id, config)`` and hands what comes of it to the supervisor.
+"""The bot's own process: loads its entrypoint, calls ``main(id, config)`` and hands what comes of it to the init.
 
-Everything here runs before the bot's first line, so it imports next to nothing; see ``the0_supervisor.py``.
+Everything here runs before the bot's first line, so it imports only what the interpreter has loaded anyway. ``_signal``
+and ``_json`` are the C halves of ``signal`` and ``json``.
+
+Measured, start to end of ``python3 -I -S -B`` in a container of Python 3.11, median of 60, and resident memory:
+
+=================================  ===============  ===============
+imports                            with bytecode    without
+=================================  ===============  ===============
+``_signal``, ``_json``             7 ms, 7.8 MB     25 ms, 8.4 MB
+``signal``, ``json``               13 ms, 9.1 MB    117 ms, 11.9 MB
+=================================  ===============  ===============
+
+Images without bytecode are common: the official ones of Python contain none.
 """
 
 import _json
@@ -12,7 +24,9 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 
 # As `inspect` has them.
 VARARGS, VARKEYWORDS = 0x04, 0x08
-MESSAGE_CHARACTERS = 2000
+# What native/init/result.c takes: the descriptor, and the bytes of each note as JSON.
+RESULT_DESCRIPTOR = 3
+NOTE_BYTES = {"reason": 50, "type": 250, "message": 1700, "hint": 1000}
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # the module takes longer to load than all others together
@@ -37,17 +51,57 @@ class BotError(Exception):
         self.reason = reason
 
 
-def run(spec: "dict[str, Any]", config_text: str, config: "Any", result_writer: int, blocked: set[int]) -> "NoReturn":
+class JsonContext:
+    """What the C scanner asks its decoder for."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = float
+
+
+def parse_json(text: str) -> "Any":
+    """The value of *text*, which is JSON without space around it, at the speed of ``json`` and without its import."""
+    try:
+        value, end = _json.make_scanner(JsonContext)(text, 0)  # type: ignore[arg-type]
+        if end == len(text):
+            return value
+    except (StopIteration, ValueError, TypeError, AttributeError):
+        pass
+    import json
+
+    return json.loads(text)
+
+
+def read(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def main() -> "NoReturn":
+    """The life of the process whose arguments are those of start.py."""
+    try:
+        del sys.path[0]  # ours; see start.py
+        base = sys.argv[1]
+        os.set_inheritable(RESULT_DESCRIPTOR, False)
+        config_text = read(base + "/spec/config.json")
+        run(parse_json(read(base + "/spec/spec.json")), config_text, parse_json(config_text))
+    except BaseException:  # noqa: BLE001 - whatever it is, it is told
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(1)
+
+
+def run(spec: "dict[str, Any]", config_text: str, config: "Any") -> "NoReturn":
     """Run the bot to its end, which is the end of this process."""
     termination = Termination()
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-    _signal.signal(_signal.SIGHUP, _signal.SIG_DFL)
-    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
-    _signal.signal(_signal.SIGTERM, termination.handle)
     prepare(spec, config_text)
     kind, value, code = b"", b"", 0
     try:
-        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, blocked)
+        # Until here the signal ends the process: there is nothing that it could interrupt.
+        _signal.signal(_signal.SIGTERM, termination.handle)
         returned = call(spec, config, termination)
         termination.disarm()
         kind, value = b"R", encode(returned)
@@ -60,7 +114,7 @@ def run(spec: "dict[str, Any]", config_text: str, config: "Any", result_writer: 
             code = 128 + _signal.SIGTERM
         else:
             kind, value, code = b"E", failure(error), 1
-    finish(kind + value, code, result_writer)
+    finish(kind + value, code)
 
 
 class Termination:
@@ -292,9 +346,9 @@ def without_nan(value: "Any") -> "Any":
 
 
 def failure(error: BaseException) -> bytes:
-    """What the supervisor is to note about the error, and below it the last line, once the traceback is on stderr."""
+    """What the init is to note about the error, and below it the last line, once the traceback is on stderr."""
     message = message_of(error)
-    note = {"message": message[:MESSAGE_CHARACTERS]}
+    note = {"message": message}
     if isinstance(error, BotError):
         note["reason"] = error.reason
         print(error, file=sys.stderr)  # noqa: T201 - stderr is the bot's log
@@ -312,7 +366,16 @@ def failure(error: BaseException) -> bytes:
     if hint:
         note["hint"] = hint
         print("hint:", hint, file=sys.stderr)  # noqa: T201
-    return dumps(note) + b"\n" + dumps({"status": "error", "message": message or type(error).__name__})
+    lines = "".join(note_line(name, text) for name, text in note.items())
+    return lines.encode() + b"\n" + dumps({"status": "error", "message": message or type(error).__name__})
+
+
+def note_line(name: str, text: str) -> str:
+    """A note as the init takes it: a line with a string of JSON, so short that the worker reads it."""
+    text = text[: NOTE_BYTES[name]]
+    while len(encoded := _json.encode_basestring_ascii(text)) > NOTE_BYTES[name]:
+        text = text[: len(text) * NOTE_BYTES[name] // len(encoded)]
+    return f"{name}={encoded}\n"
 
 
 def message_of(error: BaseException) -> str:
@@ -349,7 +412,7 @@ def exit_code(error: SystemExit) -> int:
     return 1
 
 
-def finish(result: bytes, code: int, result_writer: int) -> "NoReturn":
+def finish(result: bytes, code: int) -> "NoReturn":
     """Bring everything out and end at once: threads that the bot left would keep the interpreter alive."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -359,5 +422,5 @@ def finish(result: bytes, code: int, result_writer: int) -> "NoReturn":
             continue
     left = memoryview(result)
     while left:
-        left = left[os.write(result_writer, left) :]
+        left = left[os.write(RESULT_DESCRIPTOR, left) :]
     os._exit(code)
