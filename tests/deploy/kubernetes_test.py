@@ -472,7 +472,10 @@ def test_every_variable_that_a_process_is_given_is_one_that_it_reads(
     found = container(named(folder, "Deployment", f"{service.name}-{role}"), role)
     settings = named(folder, "ConfigMap", found["envFrom"][0]["configMapRef"]["name"])["data"]
     # What the cluster fills in, as it may look.
-    filled = {"MONGO_URI": "mongodb://user:secret@mongo:27017/?replicaSet=rs0"}
+    filled = {
+        "MONGO_URI": "mongodb://user:secret@mongo:27017/?replicaSet=rs0",
+        "HTTP_TOKEN": "filled-in-by-the-cluster",
+    }
     variables = {
         name: variable.get("value", filled.get(name, "filled-in")) for name, variable in environment(found).items()
     }

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import click
+from pydantic import SecretStr
 
 from libs.core.config.connection_settings import MongoSettings, NatsSettings, StorageSettings
 from libs.core.config.coordination_settings import LeaseSettings, PartitionSettings
 from libs.core.config.misspelt_settings import misspelt
-from libs.core.config.process_settings import LogSettings
+from libs.core.config.process_settings import HttpSettings, LogSettings
 from libs.core.config.retention_settings import RetentionSettings
 from libs.core.config.settings_loader import Group, SettingsError, load
 from libs.core.observability.log import configure
@@ -105,6 +106,11 @@ class Connections:
     async def owners(self, service: ServiceDefinition) -> OwnershipReader:
         """Return the owners of the service's segments. Errors as database()."""
         return OwnershipReader(await self.database(service))
+
+    @property
+    def http_token(self) -> SecretStr | None:
+        """The token of the processes' HTTP servers, if they need one."""
+        return self._load(HttpSettings).token
 
     @property
     def has_nats(self) -> bool:

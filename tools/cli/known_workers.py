@@ -68,5 +68,5 @@ async def _ids(servers: Connections, service: ServiceDefinition) -> set[str]:
     leases = await (await servers.leases(service)).live()
     cordons = await CordonStore(await servers.database(service)).current()
     _, urls = await leader_urls(servers, service)
-    connected = await workers(urls) or []
+    connected = await workers(urls, servers.http_token) or []
     return {lease.holder.worker_id for lease in leases} | set(cordons) | {one["worker_id"] for one in connected}

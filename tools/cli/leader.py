@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aiohttp
+from pydantic import SecretStr
 
 from libs.core.api.paths import PREFIX
 from libs.core.process.service import ServiceDefinition
@@ -26,9 +27,15 @@ async def leader_urls(servers: Connections, service: ServiceDefinition) -> tuple
     return leader.worker_id, master.urls if master is not None else []
 
 
-async def asked(urls: Sequence[str], path: str) -> Mapping[str, Any] | None:
-    """Return the answer to *path* of the API; None when the leader is unreachable, or does not know the object."""
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_LEADER_SECONDS)) as session:
+async def asked(urls: Sequence[str], path: str, token: SecretStr | None = None) -> Mapping[str, Any] | None:
+    """Return the answer to *path* of the API; None when the leader is unreachable, or does not know the object.
+
+    Args:
+        token: HTTP_TOKEN, where masters require it.
+    """
+    headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token is not None else {}
+    timeout = aiohttp.ClientTimeout(total=_LEADER_SECONDS)
+    async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
         for url in urls:
             try:
                 async with session.get(f"{url}{PREFIX}{path}", allow_redirects=False) as answer:
@@ -40,16 +47,16 @@ async def asked(urls: Sequence[str], path: str) -> Mapping[str, Any] | None:
     return None
 
 
-async def workers(urls: Sequence[str]) -> list[dict[str, Any]] | None:
+async def workers(urls: Sequence[str], token: SecretStr | None = None) -> list[dict[str, Any]] | None:
     """Return the workers as known to the leader; None when it is unreachable."""
-    status = await asked(urls, "/status")
+    status = await asked(urls, "/status", token)
     return list(status["workers"]) if status is not None and status.get("leads") else None
 
 
 async def missing_room(servers: Connections, service: ServiceDefinition) -> dict[str, str]:
     """Return the missing room of each waiting entity, if the leader is reachable."""
     _, urls = await leader_urls(servers, service)
-    found = await asked(urls, f"/entities?state=waiting&limit={_MOST_ENTITIES}")
+    found = await asked(urls, f"/entities?state=waiting&limit={_MOST_ENTITIES}", servers.http_token)
     return {one["id"]: one["missing"] for one in found["entities"] if one.get("missing")} if found is not None else {}
 
 

@@ -1,10 +1,17 @@
 """What an operator can set about a process: HTTP, metrics, log and traces."""
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from libs.core.config.settings_loader import Group, Named
+
+
+def _token(token: SecretStr | None) -> SecretStr | None:
+    if token is not None and not re.fullmatch(r"[\x21-\x7e]{16,}", token.get_secret_value()):
+        raise ValueError("it is too short, or has spaces")
+    return token
 
 
 class HttpSettings(Group):
@@ -34,6 +41,30 @@ class HttpSettings(Group):
             "`runtime status`; unset: its own address",
         ),
     ] = None
+
+    token: Annotated[
+        SecretStr | None,
+        Named("HTTP_TOKEN", allowed="16 characters or more, without spaces"),
+        Field(
+            description="token for the status page and the API, as a bearer token or as the password of any user; "
+            "unset: they are open to everyone who reaches the port"
+        ),
+        AfterValidator(_token),
+    ] = None
+    user_header: Annotated[
+        str | None,
+        Named("HTTP_USER_HEADER", allowed="the name of a header"),
+        Field(
+            pattern=r"^[A-Za-z0-9-]+$",
+            description="header with the user's name that an authenticating proxy sets (X-Forwarded-User); requests "
+            "with it need no token, so that only the proxy may reach the port",
+        ),
+    ] = None
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it listens for this machine alone."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
 
     @property
     def port_was_chosen(self) -> bool:

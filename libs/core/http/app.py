@@ -14,6 +14,7 @@ from libs.core.api.headers import secure
 from libs.core.api.paths import DESCRIPTION, PREFIX
 from libs.core.config.process_settings import HttpSettings
 from libs.core.errors import UserError
+from libs.core.http.access import CHALLENGE, Access
 from libs.core.http.health import Readiness
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import record, registry
@@ -23,6 +24,7 @@ log = get_logger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _CLOSE_SECONDS = 2.0
+_UNAUTHORIZED = "this needs HTTP_TOKEN: as a bearer token, or as the password of any user"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -42,7 +44,8 @@ class HttpApp:
         self._settings = settings
         self._readiness = readiness
         self._registry = metrics_registry
-        self._app = web.Application(middlewares=[_measured])
+        self._access = Access(settings)
+        self._app = web.Application(middlewares=[_measured, self._admitted])
         self._app.on_response_prepare.append(secure)
         self._app.add_routes(
             [
@@ -58,6 +61,10 @@ class HttpApp:
     def add_routes(self, routes: Iterable[web.AbstractRouteDef]) -> None:
         """Add routes (``/api/v1/...``, the status page); not possible after the start."""
         self._app.add_routes(routes)
+
+    def accept(self, token: str) -> None:
+        """Accept *token* beside HTTP_TOKEN, where that is set."""
+        self._access.accept(token)
 
     async def start(self) -> None:
         """Listen. A second call changes nothing.
@@ -78,6 +85,13 @@ class HttpApp:
         self._runner = runner
         self.port = runner.addresses[0][1]
         log.info("http server is listening", host=self._settings.host, port=self.port)
+        if self._access.is_open and not self._settings.is_private:
+            log.info(
+                "status and output are open to everyone who reaches the HTTP port",
+                host=self._settings.host,
+                port=self.port,
+                remedy="set HTTP_TOKEN, or HTTP_HOST=127.0.0.1",
+            )
 
     async def serve(self) -> None:
         """Listen, if not yet started, until cancelled; then close."""
@@ -102,6 +116,12 @@ class HttpApp:
                 raise
             log.warning("http port is taken, using a free one", port=port, remedy="set HTTP_PORT to choose")
             await web.TCPSite(runner, host, 0).start()
+
+    @web.middleware
+    async def _admitted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self._access.admits(request):
+            return await handler(request)
+        raise web.HTTPUnauthorized(text=_UNAUTHORIZED, headers={"WWW-Authenticate": CHALLENGE})
 
     async def _healthz(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
@@ -145,9 +165,13 @@ def _refusal(request: web.Request, error: web.HTTPException) -> web.Response:
     """Answer aiohttp's own errors as JSON: an unknown path, a method other than GET."""
     if isinstance(error, web.HTTPNotFound):
         return error_answer(404, f"unknown path; {DESCRIPTION} lists the paths")
-    answer = error_answer(error.status, f"{error.reason}: {request.method[:20]} is not allowed")
-    if "Allow" in error.headers:
-        answer.headers["Allow"] = error.headers["Allow"]
+    if isinstance(error, web.HTTPUnauthorized):
+        answer = error_answer(error.status, _UNAUTHORIZED)
+    else:
+        answer = error_answer(error.status, f"{error.reason}: {request.method[:20]} is not allowed")
+    for name in ("Allow", "WWW-Authenticate"):
+        if name in error.headers:
+            answer.headers[name] = error.headers[name]
     return answer
 
 

@@ -158,6 +158,8 @@ class WorkerRole:
         self._worker = worker
         views = EntityViews(process.database, process.service.collection)
         token = secrets.token_urlsafe(32)
+        # Masters fetch output from it.
+        process.http.accept(token)
         self._api.open(process.service, worker, views, backend.logs, token=token)
         registry.register(
             WorkerCollector(worker.snapshot, life_seconds=settings.lease.life_seconds, entities=backend.entities)

@@ -1,0 +1,55 @@
+"""Who may use a process's HTTP server: everybody, or whoever has the token or comes through an authenticating proxy."""
+
+import base64
+import binascii
+import hmac
+
+from aiohttp import web
+
+from libs.core.config.process_settings import HttpSettings
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+"""For the kubelet, load balancers and Prometheus. They show no ids and no output of bots."""
+
+CHALLENGE = 'Basic realm="the0 runtime", charset="UTF-8"'
+"""Has a browser ask for a password, which is the token, with any user name."""
+
+_BEARER, _BASIC = "bearer", "basic"
+
+
+class Access:
+    """The access rules of one HTTP server."""
+
+    def __init__(self, settings: HttpSettings) -> None:
+        token = settings.token
+        self._tokens = [token.get_secret_value()] if token is not None else []
+        self._user_header = settings.user_header
+        self.is_open = token is None and settings.user_header is None
+        """Whether nothing is required."""
+
+    def accept(self, token: str) -> None:
+        """Accept *token* as well."""
+        self._tokens.append(token)
+
+    def admits(self, request: web.Request) -> bool:
+        """Whether *request* may see more than the open paths."""
+        if self.is_open or request.path in OPEN_PATHS:
+            return True
+        if self._user_header is not None and request.headers.get(self._user_header, "").strip():
+            return True
+        given = _token(request.headers.get("Authorization", ""))
+        # All are compared, so that the time says nothing.
+        matches = [hmac.compare_digest(given, token.encode()) for token in self._tokens]
+        return any(matches)
+
+
+def _token(authorization: str) -> bytes:
+    scheme, _, value = authorization.strip().partition(" ")
+    if scheme.lower() == _BEARER:
+        return value.strip().encode("utf-8", "replace")
+    if scheme.lower() == _BASIC:
+        try:
+            return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
+        except binascii.Error:
+            return b""
+    return b""
