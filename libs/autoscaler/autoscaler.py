@@ -92,11 +92,11 @@ class Autoscaler:
         except Exception as error:  # noqa: BLE001 - the store's errors end here too: the master must go on assigning
             self.decided = None
             LOOKS.labels("failed").inc()
-            self._say_trouble(error)
+            self._log_trouble(error)
         else:
             if self.decided is not None:
                 LOOKS.labels(self.decided.reason.name.lower()).inc()
-                self._say_well(self.decided)
+                self._log_recovery(self.decided)
         return self.decided
 
     async def _decide_and_act(self) -> Decision | None:
@@ -113,7 +113,7 @@ class Autoscaler:
         REPLICAS.set(scale.replicas)
         REPLICAS_WANTED.set(decision.wanted)
         REPLICAS_NEEDED.set(decision.needed)
-        self._say_loss(decision)
+        self._report_loss(decision)
         for pod, cost in decision.deletion_costs.items():
             await self._workers.set_deletion_cost(pod, cost)
         if decision.replicas is not None and self._leading():
@@ -130,7 +130,7 @@ class Autoscaler:
             )
         return decision
 
-    def _say_trouble(self, error: Exception) -> None:
+    def _log_trouble(self, error: Exception) -> None:
         if isinstance(error, ScaleConflict):
             log.debug("autoscaler retries after a conflict", error=str(error))
             return
@@ -140,15 +140,15 @@ class Autoscaler:
             return
         self._trouble = kind
         # Outside a cluster there is nothing to repair.
-        say = log.info if isinstance(error, NoCluster) else log.warning
-        say(
+        write = log.info if isinstance(error, NoCluster) else log.warning
+        write(
             "autoscaler is blocked; the number of workers does not change",
             error=str(error),
             kind=kind,
             exc_info=None if isinstance(error, AutoscalerError) else error,
         )
 
-    def _say_loss(self, decision: Decision) -> None:
+    def _report_loss(self, decision: Decision) -> None:
         loss = decision.loss
         NODE_LOSS_SEGMENTS.set(loss.segments if loss is not None else 0)
         if loss == self._loss:
@@ -169,7 +169,7 @@ class Autoscaler:
             f"workers are needed and MAX_REPLICAS allows {self._settings.max_replicas}"
         )
 
-    def _say_well(self, decision: Decision) -> None:
+    def _log_recovery(self, decision: Decision) -> None:
         if self._trouble is not None:
             log.info("autoscaler is no longer blocked", replicas_wanted=decision.wanted)
             self._trouble = None

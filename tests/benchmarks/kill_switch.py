@@ -5,11 +5,11 @@ Then all of them end by themselves at once, and it is measured how soon that is 
     python -m tests.benchmarks.kill_switch [--bots 30] [--output json]
 
 Real servers, a master and one worker as processes of their own, the machine's Docker engine, and the command as people
-run it. A bot is down when the kernel says that its container's first process has ended, after which none of the others
-lives; the time counts from the hold that the command writes. The exit code is 1 when one bot is down only after a
-second, is told to have been down at another time, or is on record a second after its end. A machine with two processors
-may be too slow for the last one: then its end must be on record before the engine, asked for it by the bare SDK that
-kills as many containers at once, has answered.
+run it. A bot is down when the kernel reports that its container's first process has ended; no other process of it is
+alive then. The time counts from the hold that the command writes. The exit code is 1 when one bot is down only after a
+second, is reported to have been down at another time, or is recorded more than a second after its end. A machine with
+two processors may be too slow for the last one: then its end must be recorded before the engine has answered the bare
+SDK, which kills as many containers at once.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from tools.engine.ensure import Engine, ensure_engine
 from tools.images.ensure import ensure_images
 
 TARGET_SECONDS = 1.0
-TOLD_WITHIN_SECONDS = 0.25
+REPORTED_WITHIN_SECONDS = 0.25
 _BOT = "import time\ndef main(id, config):\n    print('up', flush=True)\n    while True:\n        time.sleep(0.5)\n"
 _WITHIN_SECONDS = 300
 
@@ -50,7 +50,7 @@ class Figures:
 
     Attributes:
         down: from the hold to the end of each bot, from the quickest to the slowest.
-        told: between the end of a bot and the time that the command tells, the furthest.
+        reported: largest difference between the end of a bot and the time that the command reports.
         recorded: from the end of a bot to its record, the slowest.
         by_itself: from the end of a bot to its record, the slowest, when all end at once and nobody asked for it.
         bare: from the end of a container to the engine's answer about it, the slowest, killed by the SDK alone.
@@ -59,7 +59,7 @@ class Figures:
 
     bots: int
     down: list[float]
-    told: float
+    reported: float
     recorded: float
     by_itself: float
     bare: float
@@ -69,7 +69,7 @@ class Figures:
     def good(self) -> bool:
         """Whether the targets are met."""
         on_record = max(self.recorded, self.by_itself) <= max(TARGET_SECONDS, self.bare)
-        return max(self.down) <= TARGET_SECONDS and self.told <= TOLD_WITHIN_SECONDS and on_record
+        return max(self.down) <= TARGET_SECONDS and self.reported <= REPORTED_WITHIN_SECONDS and on_record
 
 
 async def measure(folder: Path, engine: Engine, bots: int) -> Figures:
@@ -94,7 +94,7 @@ async def measure(folder: Path, engine: Engine, bots: int) -> Figures:
             recorded = await watching
         slowest = max(recorded[one] - ends[one] for one in ids)
         since = datetime.fromisoformat(killed["since"]).timestamp()
-        told = {one: datetime.fromisoformat(at).timestamp() for one, at in killed["down_at"].items()}
+        reported = {one: datetime.fromisoformat(at).timestamp() for one, at in killed["down_at"].items()}
 
         await _command(made, "resume", "--all")
         begun = time.perf_counter()
@@ -110,7 +110,7 @@ async def measure(folder: Path, engine: Engine, bots: int) -> Figures:
         return Figures(
             bots=bots,
             down=sorted(ends[one] - since for one in ids),
-            told=max(abs(told[one] - ends[one]) for one in ids),
+            reported=max(abs(reported[one] - ends[one]) for one in ids),
             recorded=slowest,
             by_itself=max(recorded[one] - own_ends[one] for one in ids),
             bare=bare,
@@ -212,8 +212,8 @@ def _bare(engine: Engine, number: int) -> float:
     def kill(container: Any) -> float:
         container.kill()
         container.reload()
-        told = time.time()
-        return told - datetime.fromisoformat(container.attrs["State"]["FinishedAt"]).timestamp()
+        reported = time.time()
+        return reported - datetime.fromisoformat(container.attrs["State"]["FinishedAt"]).timestamp()
 
     try:
         for _ in range(number):
@@ -247,7 +247,7 @@ def main() -> int:
         print(f"bots on one worker                      {figures.bots:6}")
         print(f"first down after                        {figures.down[0]:6.2f} s")
         print(f"last down after (target {TARGET_SECONDS:g} s)           {figures.down[-1]:6.2f} s")
-        print(f"told to be down, off by at most         {figures.told:6.2f} s")
+        print(f"reported to be down, off by at most         {figures.reported:6.2f} s")
         print(f"on record after its end (target {TARGET_SECONDS:g} s)   {figures.recorded:6.2f} s")
         print(f"likewise, ended by itself               {figures.by_itself:6.2f} s")
         print(f"the engine alone                        {figures.bare:6.2f} s")

@@ -134,7 +134,7 @@ async def _ours(made: Deployment, language: Language, bot_id: str) -> Start:
     await made.platform.create_bot(bot_id, {}, key=language.runtime, runtime=language.runtime, script=language.script)
     await eventually(lambda: made.in_state(bot_id, "running"), within_seconds=60)
     container = await eventually(lambda: made.running_with(bot_id, "first"), within_seconds=60)
-    start = await asyncio.to_thread(_told, made.engine, container["Id"], asked)
+    start = await asyncio.to_thread(_start_of, made.engine, container["Id"], asked)
     await made.platform.delete_bot(bot_id)
 
     async def gone() -> bool:
@@ -161,14 +161,14 @@ async def _bare(engine: Engine, language: Language, code: Path) -> Start:
         container_id, asked = await asyncio.to_thread(begun)
         try:
             await eventually(lambda: client.api.logs(container_id), within_seconds=60)
-            return await asyncio.to_thread(_told, engine, container_id, asked)
+            return await asyncio.to_thread(_start_of, engine, container_id, asked)
         finally:
             await asyncio.to_thread(client.api.remove_container, container_id, force=True)
     finally:
         client.close()
 
 
-def _told(engine: Engine, container_id: str, asked: float) -> Start:
+def _start_of(engine: Engine, container_id: str, asked: float) -> Start:
     """What the engine and the bot itself say of a start."""
     client = docker.DockerClient(base_url=engine.url, timeout=60)
     try:

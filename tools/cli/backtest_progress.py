@@ -45,7 +45,7 @@ class RunProgress:
         if self._shown is not None:
             self._shown[0].stop()
 
-    def say(self, text: str) -> None:
+    def step(self, text: str) -> None:
         """Set the current step."""
         if text == self._said:
             return
@@ -69,7 +69,7 @@ class RunProgress:
         """Show the state of the backtest until it is completed."""
         while (entity := await entities.get(self._id)) is not None:
             owner = (await owners.of([entity.segment_id])).get(entity.segment_id)
-            self.say(_described(entity, state_of(entity, owner)))
+            self.step(_described(entity, state_of(entity, owner)))
             await asyncio.sleep(_POLL_SECONDS)
 
 

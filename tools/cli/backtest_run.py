@@ -20,7 +20,7 @@ from tools.bots.package import pack
 from tools.cli import interrupts
 from tools.cli.backtest_logs import printed
 from tools.cli.backtest_progress import RunProgress
-from tools.cli.backtest_show import html_option, tell
+from tools.cli.backtest_show import html_option, show_result
 from tools.cli.bot_waiting import WAIT_SECONDS
 from tools.cli.connections import Connections, connected
 from tools.cli.exit_codes import ExitCode
@@ -60,7 +60,7 @@ def run(
     if known is None:
         click.echo(json.dumps({"id": backtest_id}) if output == "json" else f"{backtest_id} is announced")
         return ExitCode.OK
-    return tell(known, printed_text, html_file, output)
+    return show_result(known, printed_text, html_file, output)
 
 
 async def _run(
@@ -71,14 +71,14 @@ async def _run(
         if await known_of(servers, backtest_id) is not None:
             raise Failure(f"backtest {backtest_id!r} already exists, and each runs only once; give another --id")
         with RunProgress(backtest_id, quiet=quiet) as progress:
-            progress.say(f"uploading {package.files} file{'s' if package.files > 1 else ''}")
+            progress.step(f"uploading {package.files} file{'s' if package.files > 1 else ''}")
             uploaded = await upload(servers, BACKTEST_RUNNER, folder, backtest_id, package)
             entities = await servers.entities(BACKTEST_RUNNER)
             try:
                 await announce(servers, BACKTEST_RUNNER, entities, uploaded, folder.config)
                 if not wait:
                     return None, ""
-                progress.say("waiting for a worker")
+                progress.step("waiting for a worker")
                 await _until_known(servers, backtest_id)
                 await interrupts.while_running(
                     progress.watch(entities, await servers.owners(BACKTEST_RUNNER)),
@@ -87,7 +87,7 @@ async def _run(
             except asyncio.CancelledError:
                 progress.leave(_goes_on(backtest_id))
                 raise
-            progress.say("done")
+            progress.step("done")
         return await known_of(servers, backtest_id), await output_of(servers, backtest_id)
 
 

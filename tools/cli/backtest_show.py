@@ -33,7 +33,7 @@ _MOST_ROWS = 20
 def show(backtest_id: str, html_file: Path | None, output: str) -> int:
     """Show a backtest's metrics and tables. Exit code 1 when it failed."""
     known, printed = interrupts.run(_show(backtest_id))
-    return tell(known, printed, html_file, output)
+    return show_result(known, printed, html_file, output)
 
 
 async def _show(backtest_id: str) -> tuple[Known, str]:
@@ -44,7 +44,7 @@ async def _show(backtest_id: str) -> tuple[Known, str]:
         return known, await output_of(servers, backtest_id) if known.entity is None else ""
 
 
-def tell(known: Known, printed: str, html_file: Path | None, output: str) -> int:
+def show_result(known: Known, printed: str, html_file: Path | None, output: str) -> int:
     """Show the result, write the page if requested, and return the exit code."""
     if known.refused is not None:
         key = analysis_key(known.id)

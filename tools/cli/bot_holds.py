@@ -125,7 +125,7 @@ def start(bot_ids: tuple[str, ...], selector: str | None, everything: bool, outp
 
 def _hold(switch: Switch, targets: Sequence[HoldTarget], future: bool, reason: str, wait: bool, output: str) -> None:
     data = interrupts.run(_keep_down(switch, targets, future, reason, wait))
-    lines = [f"{switch.done}: {cell(data['held'])}", *(_told(name, data) for name in data["down"])]
+    lines = [f"{switch.done}: {cell(data['held'])}", *(_down_text(name, data) for name in data["down"])]
     lines += [f"{cell(name)} is stopping" for name in data["bots"] if name not in data["down"]]
     show(output, data, lambda: click.echo("\n".join(lines)))
 
@@ -176,7 +176,7 @@ async def _keep_down(
         }
 
 
-def _told(name: str, data: dict[str, Any]) -> str:
+def _down_text(name: str, data: dict[str, Any]) -> str:
     at: datetime | None = data["down_at"][name]
     if at is None:
         return f"{cell(name)} was already down"

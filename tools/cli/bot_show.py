@@ -55,10 +55,10 @@ async def _show(bot_id: str) -> dict[str, Any]:
 
 
 def _print(bot: Mapping[str, Any]) -> None:
-    told = with_reason(bot)
-    click.echo(f"{cell(bot['id'])} {cell(told['state'])}")
-    if told["detail"]:
-        click.echo(f"  {cell(told['detail'])}")
+    shown = with_reason(bot)
+    click.echo(f"{cell(bot['id'])} {cell(shown['state'])}")
+    if shown["detail"]:
+        click.echo(f"  {cell(shown['detail'])}")
     for name in _FACTS:
         value = local(bot[name]) if name == "since" else bot[name]
         if value is not None:

@@ -18,5 +18,5 @@ def with_reason(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row with `state`, `state_reason` and `detail` for display; `missing` replaces the detail."""
     now = Shown(row["state"], row["state_reason"])
     detail = f"waiting: {row['missing']}" if row.get("missing") else row["detail"]
-    told_in_detail = now.why if now.text == now.state else ""
-    return {**row, "state": now.text, "detail": "; ".join(part for part in (told_in_detail, detail) if part)}
+    correction = now.why if now.text == now.state else ""
+    return {**row, "state": now.text, "detail": "; ".join(part for part in (correction, detail) if part)}

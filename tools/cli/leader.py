@@ -65,5 +65,5 @@ def hindrance(worker: Mapping[str, Any]) -> str | None:
     wish = "drained" if worker.get("drained") else "cordoned" if worker.get("cordoned") else ""
     reason = worker.get("cordon_reason")
     cordon = f"{wish}: {reason}" if wish and reason else wish
-    told = worker.get("impediment") or "; ".join((worker.get("refused") or {}).values())
-    return "; ".join(part for part in (cordon, told) if part) or None
+    refusal = worker.get("impediment") or "; ".join((worker.get("refused") or {}).values())
+    return "; ".join(part for part in (cordon, refusal) if part) or None

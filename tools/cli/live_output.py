@@ -42,8 +42,8 @@ class EntityOutput:
         self._servers = servers
         self._service = service
         self._id = entity_id
-        self._tell = tell
-        self._told = False
+        self._note = tell
+        self._noted = False
         self._cursor = Cursor()
         self._began = False
         self._moving_until = 0.0
@@ -114,7 +114,7 @@ class EntityOutput:
     async def _from_worker(
         self, answer: aiohttp.ClientResponse, is_owner: Callable[[], Awaitable[bool]]
     ) -> AsyncGenerator[Line, None]:
-        self._told = False
+        self._noted = False
         await self._close_storage()
         self._begin(int(answer.headers.get(TIME, "0")))
         records = Lines()
@@ -143,9 +143,9 @@ class EntityOutput:
         if not known and not await history.parts(self._id):
             noun = self._service.noun
             raise Failure(f"there is no {noun} {self._id!r}, and no log of one", ExitCode.NOT_FOUND)
-        if follow and not self._told:
-            self._told = True
-            self._tell("no worker that runs it is reachable; showing output from the storage, up to 30 seconds late")
+        if follow and not self._noted:
+            self._noted = True
+            self._note("no worker that runs it is reachable; showing output from the storage, up to 30 seconds late")
         if self._storage is None:
             if self._began:
                 wanted = replace(wanted, after=Cursor.parse(str(self._cursor)))

@@ -82,11 +82,11 @@ def run(arguments: list[str]) -> int:
         sys.stderr.close()  # the reader of the output is gone (`| head`); Python would report it at exit
         return ExitCode.OK
     except BaseException as error:  # noqa: BLE001 - the edge of the process: every error ends as an exit code
-        return _tell(error)
+        return _report(error)
     return result if isinstance(result, int) else ExitCode.OK
 
 
-def _tell(error: BaseException) -> int:
+def _report(error: BaseException) -> int:
     from tools.cli.failures import code_of, first_of
     from tools.cli.untrusted import harmless_lines
 

@@ -99,15 +99,15 @@ class RunMarks:
         number = await self._runs.number(record)
         if record.ended_at is None:
             return f"--- run {number} ended: outcome not recorded yet ---"
-        told = f"{record.reason}{f' (exit code {record.exit_code})' if record.reason == 'error' else ''}"
-        told += f" after {seconds(record.duration_seconds or 0.0)}"
+        end = f"{record.reason}{f' (exit code {record.exit_code})' if record.reason == 'error' else ''}"
+        end += f" after {seconds(record.duration_seconds or 0.0)}"
         if following is not None:
-            told += f"; restarted after {seconds((following.started_at - record.ended_at).total_seconds())}"
+            end += f"; restarted after {seconds((following.started_at - record.ended_at).total_seconds())}"
         else:
             not_before = (await self._status()).get("not_before")
             left = float(not_before) - datetime.now(UTC).timestamp() if isinstance(not_before, int | float) else 0.0
-            told += f"; restarts in {seconds(left)}" if left > 0 else ""
-        return f"--- run {number} ended: {told} ---"
+            end += f"; restarts in {seconds(left)}" if left > 0 else ""
+        return f"--- run {number} ended: {end} ---"
 
 
 def seconds(number: float) -> str:

@@ -70,7 +70,7 @@ def deploy(
     over = {**config_of(config), **{name: value for name, value in given.items() if value is not None}}
     flags = Flags(over, runtime, entrypoint, reset_config)
     data = interrupts.run(_deploy(directory, schedule_id, flags, not no_wait))
-    show(output, data, lambda: click.echo(_told(data)))
+    show(output, data, lambda: click.echo(_summary(data)))
 
 
 async def _deploy(directory: Path, schedule_id: str | None, flags: Flags, wait: bool) -> dict[str, Any]:
@@ -132,5 +132,5 @@ async def _until_taken(entities: EntityStore, schedule_id: str, updated_at: str)
         await asyncio.sleep(_POLL_SECONDS)
 
 
-def _told(data: dict[str, Any]) -> str:
+def _summary(data: dict[str, Any]) -> str:
     return f"{data['id']} {data['version']} is {data['event']}. {data['meaning']}; next at {local(data['next'])}"

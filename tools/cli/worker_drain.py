@@ -95,7 +95,7 @@ async def _drain(
 async def _until_empty(servers: Connections, workers: Sequence[KnownWorker], timeout_seconds: float | None) -> None:
     now = asyncio.get_running_loop().time
     deadline = now() + (_TIMEOUT_SECONDS if timeout_seconds is None else timeout_seconds)
-    told: dict[KnownWorker, Mapping[int, str]] = {}
+    reported: dict[KnownWorker, Mapping[int, str]] = {}
     stuck_since: float | None = None
     while True:
         progress = {worker: await _progress(servers, worker) for worker in workers}
@@ -103,9 +103,9 @@ async def _until_empty(servers: Connections, workers: Sequence[KnownWorker], tim
         if not left:
             return
         for worker, one in left.items():
-            if one.stays != told.get(worker, {}):
-                _tell(worker, one)
-            told[worker] = one.stays
+            if one.stays != reported.get(worker, {}):
+                _report_staying(worker, one)
+            reported[worker] = one.stays
         is_stuck = all(one.is_stuck for one in left.values())
         stuck_since = (stuck_since or now()) if is_stuck else None
         gives_up = timeout_seconds is None and stuck_since is not None and now() - stuck_since > _STAYS_SECONDS
@@ -123,7 +123,7 @@ async def _progress(servers: Connections, worker: KnownWorker) -> Progress:
     return Progress(owned, wish.stays, wish.heeded)
 
 
-def _tell(worker: KnownWorker, progress: Progress) -> None:
+def _report_staying(worker: KnownWorker, progress: Progress) -> None:
     for segment_id, why in progress.stays.items():
         click.echo(f"segment {segment_id} stays on {cell(worker)} for now: {cell(why)}", err=True)
 

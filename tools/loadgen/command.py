@@ -76,7 +76,7 @@ def run(
     planned = Load(Kind(kind), secrets.token_hex(4), count, per_second, hold_seconds, run_seconds, schedule)
     progress = interrupts.run(_run(planned))
     data = {"kind": kind, "run": planned.run, **progress.as_dict()}
-    show(output, data, lambda: click.echo(_told(planned, progress)))
+    show(output, data, lambda: click.echo(_summary(planned, progress)))
 
 
 @load.command("remove")
@@ -130,7 +130,7 @@ class Reporter:
             )
 
 
-def _told(planned: Load, progress: Progress) -> str:
+def _summary(planned: Load, progress: Progress) -> str:
     return (
         f"{progress.created} {planned.kind} made, {progress.removed} removed, {progress.failed} failed "
         f"in {progress.seconds:.1f} s (run {planned.run})"

@@ -153,13 +153,13 @@ class NatsConnection:
                 try:
                     await self._connect()
                 except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
-                    self._tell(False, str(error) or type(error).__name__)
+                    self._report_state(False, str(error) or type(error).__name__)
                     await asyncio.sleep(backoff.next_seconds())
                     continue
                 backoff.reset()
                 await self._lost.wait()
                 await self._drop()
-                self._tell(False, self._last_error or "the connection was lost")
+                self._report_state(False, self._last_error or "the connection was lost")
         finally:
             await self._drop()
 
@@ -300,7 +300,7 @@ class NatsConnection:
         self._last_error = ""
         self.generation += 1
         CONNECTIONS.inc()
-        self._tell(True, _without_credentials(client.connected_url.geturl()) if client.connected_url else "")
+        self._report_state(True, _without_credentials(client.connected_url.geturl()) if client.connected_url else "")
         self._connected.set()
 
     async def _drop(self) -> None:
@@ -320,7 +320,7 @@ class NatsConnection:
         except (nats.errors.Error, OSError, TimeoutError) as error:
             log.debug("the old connection to nats did not close", reason=str(error))
 
-    def _tell(self, ok: bool, detail: str) -> None:
+    def _report_state(self, ok: bool, detail: str) -> None:
         if ok:
             log.info("connected to nats", server=detail)
         elif self._readiness is None or (state := self._readiness.states.get(DEPENDENCY)) is None or state.ok:

@@ -61,7 +61,7 @@ class EventConsumer:
         self._readiness = readiness
         self._required = required
         self._puller: Puller | None = None
-        self._told = ""
+        self._reported = ""
         self._read_last: int | None = None
 
     def freed(self) -> None:
@@ -71,11 +71,11 @@ class EventConsumer:
 
     async def run(self) -> None:
         """Bind and pull; bind again whenever that ends. Does not return."""
-        told = await self._connection.subscribe(self._stream.advisories, self._advised, self._stream.changed)
+        advisories = await self._connection.subscribe(self._stream.advisories, self._advised, self._stream.changed)
         try:
             await self._run()
         finally:
-            await told.cancel()
+            await advisories.cancel()
 
     async def _run(self) -> None:
         backoff = Backoff(0.05, 1.0)
@@ -83,7 +83,7 @@ class EventConsumer:
         while True:
             if not self._connection.connected:
                 # Without NATS the process works from MongoDB, so it stays ready.
-                self._tell(False, "waiting for NATS", required=False)
+                self._report_state(False, "waiting for NATS", required=False)
                 await self._connection.wait_connected()
             is_new, began_at = False, time.monotonic()
             try:
@@ -95,19 +95,21 @@ class EventConsumer:
             except BindingLost as error:
                 reason = error.kind
                 log.warning("the consumer of the event stream was lost", reason=str(error))
-                self._tell(False, f"{error}; binding again", required=False)
+                self._report_state(False, f"{error}; binding again", required=False)
                 if reason != "reconnected":
                     self._copies.lost()
             except NatsUnavailable as error:
                 reason = "unavailable"
-                self._tell(False, str(error), required=False)
+                self._report_state(False, str(error), required=False)
             except JetStreamRefused as error:
                 reason = "refused"
-                self._tell(False, str(error), required=self._required)
+                self._report_state(False, str(error), required=self._required)
             except Exception as error:  # noqa: BLE001 - whatever it was, the consumer is bound anew
                 reason = "error"
                 unexpected("consume events", error)
-                self._tell(False, f"internal error, {type(error).__name__}: {error}; binding again", required=False)
+                self._report_state(
+                    False, f"internal error, {type(error).__name__}: {error}; binding again", required=False
+                )
             if is_new or time.monotonic() - began_at > _HELD_SECONDS:
                 backoff.reset()
             if not is_new:  # no delay after a re-creation: it may happen often
@@ -180,10 +182,10 @@ class EventConsumer:
 
     def _report(self, binding: Binding) -> None:
         if not binding.missing_subjects:
-            self._tell(True, f"reading {binding.stream.name} as {binding.consumer}", required=self._required)
+            self._report_state(True, f"reading {binding.stream.name} as {binding.consumer}", required=self._required)
             return
         missing = ", ".join(binding.missing_subjects)
-        self._tell(
+        self._report_state(
             False,
             f"the stream {binding.stream.name} exists without the subject {missing}, which this service needs; "
             f"add it to the stream, or delete the stream: the runtime then creates it with all subjects",
@@ -191,9 +193,9 @@ class EventConsumer:
             error=True,
         )
 
-    def _tell(self, ok: bool, detail: str, *, required: bool, error: bool = False) -> None:
-        if detail != self._told:
-            self._told = detail
+    def _report_state(self, ok: bool, detail: str, *, required: bool, error: bool = False) -> None:
+        if detail != self._reported:
+            self._reported = detail
             (log.error if error else log.info)("events", ok=ok, detail=detail)
         if self._readiness is not None:
             self._readiness.report(DEPENDENCY, ok, detail, required=required)

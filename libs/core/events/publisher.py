@@ -126,8 +126,8 @@ class OutboxPublisher:
                 await self._jetstream.publish(event.subject, event.data, headers, timeout_seconds=_PUBLISH_SECONDS)
         except RuntimeFault as error:
             PUBLISHED.labels(event.subject, "error").inc()
-            tell = log.error if isinstance(error, Permanent) else log.warning
-            tell(
+            write = log.error if isinstance(error, Permanent) else log.warning
+            write(
                 "an event was not published; it is retried", subject=event.subject, event_id=event.id, reason=str(error)
             )
             return False

@@ -192,13 +192,13 @@ class _Complaints(logging.Filter):
 
 
 def _resource(origin: Origin) -> Resource:
-    told = {
+    attributes = {
         "service.name": origin.service,
         "service.version": origin.version,
         "service.instance.id": origin.worker,
         "runtime.role": origin.role,
     }
-    return Resource.create({**told, **OTELResourceDetector().detect().attributes})
+    return Resource.create({**attributes, **OTELResourceDetector().detect().attributes})
 
 
 def _tell_code_only(span: Span, event: CommandFailedEvent) -> None:

@@ -231,8 +231,8 @@ class ObjectStore:
                 if error.code != "NoSuchKey":
                     raise
                 headers = error.response.headers
-            told = (headers or {}).get("Date")
-            return parsedate_to_datetime(told).astimezone(UTC) if told else datetime.now(UTC)
+            date = (headers or {}).get("Date")
+            return parsedate_to_datetime(date).astimezone(UTC) if date else datetime.now(UTC)
 
         return await self._run("stat", bucket, _NO_OBJECT, call)
 

@@ -87,11 +87,11 @@ class CordonStore:
 
     async def heed(self, cordon: Cordon, stays: Mapping[int, str]) -> None:
         """Record that *cordon* was decided with, unless it was changed meanwhile, and which segments stay."""
-        told = [{"segment": segment_id, "reason": reason} for segment_id, reason in sorted(stays.items())]
+        staying = [{"segment": segment_id, "reason": reason} for segment_id, reason in sorted(stays.items())]
         with translated():
             await self._cordons.update_one(
                 {"_id": cordon.worker_id, "revision": cordon.revision},
-                {"$set": {"heeded": cordon.revision, "stays": told}},
+                {"$set": {"heeded": cordon.revision, "stays": staying}},
             )
 
     async def seen(self, worker_ids: Iterable[str]) -> None:
@@ -113,5 +113,5 @@ def _cordon(document: Mapping[str, Any]) -> Cordon:
         reason=str(document.get("reason", "")),
         revision=revision,
         heeded=document.get("heeded") == revision,
-        stays={int(told["segment"]): str(told["reason"]) for told in document.get("stays", ())},
+        stays={int(one["segment"]): str(one["reason"]) for one in document.get("stays", ())},
     )

@@ -112,8 +112,8 @@ class Version:
         """Whether it adds nothing to *other*: the same message, or the same event published again."""
         if self.stamp.same_message(other.stamp):
             return True
-        said = (self.kind, self.stamp.made_at, self.stamp.made_by)
-        return said == (other.kind, other.stamp.made_at, other.stamp.made_by) and self.content == other.content
+        identity = (self.kind, self.stamp.made_at, self.stamp.made_by)
+        return identity == (other.kind, other.stamp.made_at, other.stamp.made_by) and self.content == other.content
 
     def makes_needless(self, other: "Version") -> bool:
         """Whether *other* can never become current while this version is known, whatever arrives later."""

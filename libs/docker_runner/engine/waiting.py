@@ -11,7 +11,7 @@ from libs.docker_runner.engine.room import RoomRequest, Shortage
 from libs.docker_runner.engine.room_view import EngineRoom
 
 # The free room changes with each start of others; the shown text is updated at this rate.
-TOLD_SECONDS = 5.0
+REWRITE_SECONDS = 5.0
 
 
 def waiting_detail(shortage: Shortage) -> str:
@@ -26,13 +26,13 @@ class Wait:
     request: RoomRequest
     since: datetime
     detail: str
-    told_at: float
+    written_at: float
     written: str = ""
 
     def follow(self, shortage: Shortage, now: float) -> None:
         """Update *detail*, unless it was updated recently."""
-        if now - self.told_at >= TOLD_SECONDS:
-            self.detail, self.told_at = waiting_detail(shortage), now
+        if now - self.written_at >= REWRITE_SECONDS:
+            self.detail, self.written_at = waiting_detail(shortage), now
 
 
 class WaitingForRoom:

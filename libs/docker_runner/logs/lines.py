@@ -63,11 +63,11 @@ def as_json(lines: Iterable[Line]) -> bytes:
 
 def from_json(record: str | bytes) -> Line:
     """Parse a line of :func:`as_json`. Raises ValueError."""
-    told = json.loads(record)
-    if not isinstance(told, dict) or not isinstance(told.get("line"), str):
+    fields = json.loads(record)
+    if not isinstance(fields, dict) or not isinstance(fields.get("line"), str):
         raise ValueError(record[:100])  # noqa: TRY004 - it is the text that is wrong
-    time_us = microseconds(datetime.fromisoformat(told["time"])) if told.get("time") else 0
-    return Line(told["line"], time_us, told.get("run") or "", told.get("end") or 0, told.get("stream") or "")
+    time_us = microseconds(datetime.fromisoformat(fields["time"])) if fields.get("time") else 0
+    return Line(fields["line"], time_us, fields.get("run") or "", fields.get("end") or 0, fields.get("stream") or "")
 
 
 def as_text(lines: Iterable[Line], *, timestamps: bool) -> bytes:
@@ -197,8 +197,8 @@ class Cursor:
         first, *runs = text.split(";")
         before, newest = first.split(":")
         cursor = cls(_number(before), _number(newest))
-        for told in runs[-_RUNS:]:
-            quoted, end, time_us = told.split(":")
+        for entry in runs[-_RUNS:]:
+            quoted, end, time_us = entry.split(":")
             run = unquote(quoted)
             cursor.runs[run], cursor._times[run] = _number(end), _number(time_us)
         return cursor

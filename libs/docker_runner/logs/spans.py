@@ -229,12 +229,12 @@ def _body(block: Block) -> bytes:
 
 
 def _block(body: bytes) -> Block:
-    told = json.loads(zlib.decompress(body))
-    runs, spans, time_ms = told["runs"], [], 0
+    fields = json.loads(zlib.decompress(body))
+    runs, spans, time_ms = fields["runs"], [], 0
     next_offset = [0] * len(runs)
-    for number, skipped, length, later, stream in told["spans"]:
+    for number, skipped, length, later, stream in fields["spans"]:
         time_ms += later
         span = Span(runs[number], next_offset[number] + skipped, length, time_ms * _FINEST_MICROSECONDS, stream)
         next_offset[number] = span.end
         spans.append(span)
-    return Block(told["at"], spans)
+    return Block(fields["at"], spans)

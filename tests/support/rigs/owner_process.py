@@ -32,18 +32,18 @@ class PrintingHandler:
 
     async def run(self, owned: OwnedSegment) -> None:
         """See SegmentHandler."""
-        _tell("run", owned.lease, owned.proven())
+        _print("run", owned.lease, owned.proven())
         while True:
             await asyncio.sleep(0.05)
-            _tell("tick", owned.lease, owned.proven())
+            _print("tick", owned.lease, owned.proven())
 
     async def renewed(self, lease: Lease) -> None:
         """See SegmentHandler."""
-        _tell("renewed", lease, lease.proven_until > time.monotonic())
+        _print("renewed", lease, lease.proven_until > time.monotonic())
 
     async def stop_all(self, owned: OwnedSegment, grace_seconds: float) -> None:
         """See SegmentHandler."""
-        _tell("stop", owned.lease, owned.proven(0.0))
+        _print("stop", owned.lease, owned.proven(0.0))
 
     async def expire(self, owned: OwnedSegment) -> None:
         """See SegmentHandler."""
@@ -57,7 +57,7 @@ class PrintingHandler:
         return 1
 
 
-def _tell(what: str, lease: Lease | None, proven: bool) -> None:
+def _print(what: str, lease: Lease | None, proven: bool) -> None:
     epoch, until = (lease.epoch, lease.proven_until) if lease is not None else (0, 0.0)
     line = {"what": what, "epoch": epoch, "until": until, "proven": proven, "at": time.monotonic()}
     print(json.dumps(line), flush=True)
@@ -77,7 +77,7 @@ async def own(uri: str, database: str, segment_id: int, worker_id: str) -> None:
     owner.want([segment_id])
     with contextlib.suppress(WorkerSuperseded):
         await owner.run()
-    _tell("superseded", None, False)
+    _print("superseded", None, False)
     await mongo.close()
 
 

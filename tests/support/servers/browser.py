@@ -64,12 +64,12 @@ async def watched(browser: "Browser", *, offline: bool = True) -> AsyncIterator[
         def requested(request: "Request") -> None:
             made.requests.append(request.url)
 
-        def told(message: "ConsoleMessage") -> None:
+        def on_console(message: "ConsoleMessage") -> None:
             if message.type in ("error", "warning"):
                 made.complaints.append(message.text)
 
         made.page.on("request", requested)
-        made.page.on("console", told)
+        made.page.on("console", on_console)
         made.page.on("pageerror", lambda error: made.complaints.append(str(error)))
         yield made
     finally:

@@ -217,9 +217,9 @@ class OwnEngine:
         (self.folder / "daemon.json").write_text(json.dumps(config))
 
     async def _reloaded(self, live_restore: bool) -> bool:
-        return await asyncio.to_thread(self._says, "LiveRestoreEnabled") is live_restore
+        return await asyncio.to_thread(self._setting, "LiveRestoreEnabled") is live_restore
 
-    def _says(self, name: str) -> object:
+    def _setting(self, name: str) -> object:
         client = docker.DockerClient(base_url=self.url)
         try:
             return client.info()[name]

@@ -78,7 +78,7 @@ class PrometheusServer(EmbeddedServer):
 
     async def families(self) -> Mapping[str, str]:
         """Return every declared metric, also one without a series, and its type."""
-        return {name: str(told[0]["type"]) for name, told in (await self._get("metadata")).items()}
+        return {name: str(entries[0]["type"]) for name, entries in (await self._get("metadata")).items()}
 
     async def rules(self) -> list[dict[str, Any]]:
         """Return every rule with its last evaluation."""

@@ -69,7 +69,7 @@ def _environment() -> "Environment":
         "duration": duration,
         "encoded": lambda text: quote(str(text), safe=""),
         "iso": _iso,
-        "said": said,
+        "description": description,
         "shortened": shortened,
         "size": size,
         "tone": tone,
@@ -87,7 +87,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12]
 
 
-def said(run: RunView) -> str:
+def description(run: RunView) -> str:
     """Return the best description of a run: the message of its record, of its result, or the last line of its output.
 
     A long result is no description: the line before it is used.
@@ -96,9 +96,9 @@ def said(run: RunView) -> str:
     if not run.message and last.startswith(("{", "[")):
         parsed = parse(last.encode("utf-8", "replace"), _LINE_BOUNDS)
         result = parsed.value if isinstance(parsed, Parsed) else None
-        told = result.get("message") if isinstance(result, dict) else None
-        if isinstance(told, str) and told:
-            return told
+        message = result.get("message") if isinstance(result, dict) else None
+        if isinstance(message, str) and message:
+            return message
         if len(last) > _MOST_OF_A_RESULT:
             return run.last_lines[-2] if len(run.last_lines) > 1 else "returned a result"
     return run.message or last

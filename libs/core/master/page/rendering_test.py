@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from libs.core.api.answers import EntityPage, RunPage, RunView, SegmentPage, WorkerPage
-from libs.core.master.page.rendering import asset, render, said
+from libs.core.master.page.rendering import asset, description, render
 from libs.core.master.status import MasterSnapshot, SegmentState, SegmentStatus, WorkerRole, WorkerStatus
 from libs.core.room import Demand, Need, Room
 from libs.core.store.entity_views import EntityView, HoldView
@@ -183,4 +183,4 @@ def test_page_fetches_only_own_resources(name: str) -> None:
     ],
 )
 def test_run_shows_most_specific_description(message: str, lines: tuple[str, ...], told: str) -> None:
-    assert said(replace(RUN, message=message, last_lines=lines)) == told
+    assert description(replace(RUN, message=message, last_lines=lines)) == told
