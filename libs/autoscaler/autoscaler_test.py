@@ -22,7 +22,7 @@ KUBECONFIG = os.environ.get("KUBECONFIG")
 
 
 class Clock:
-    """Seconds that pass only when a test says so."""
+    """A clock that advances only on request."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -90,7 +90,7 @@ async def workers(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
 
 def autoscaler(fleet: Fleet, workers: Workers, clock: Clock) -> Autoscaler:
-    """One that led for longer than the cooldown when its next look comes."""
+    """An autoscaler that has led for longer than the cooldown at its next round."""
     return Autoscaler(fleet.snapshot, workers, SETTINGS, fleet.leading, clock)
 
 
@@ -262,7 +262,7 @@ async def test_two_leaders_at_once_make_one_step(
 
 
 class StaleOnce:
-    """A cluster whose scale was read before somebody else changed it."""
+    """A cluster whose scale was changed after it was read."""
 
     def __init__(self, workers: KubernetesWorkers, scale: Scale) -> None:
         self._scale = scale

@@ -120,7 +120,7 @@ def test_a_healthy_fleet_reaches_the_wanted_number_and_stays(
 
 
 def possible_orders(current: ScalingState) -> list[list[Pod]]:
-    """Every order in which a ReplicaSet may take these pods: told by its published rule, ties in any order."""
+    """Every order in which a ReplicaSet may remove these pods: by its published rule, ties in any order."""
     phases = ["Pending", "Unknown", "Running"]
 
     def rank(pod: Pod) -> tuple[int, int, int, int]:
@@ -241,7 +241,7 @@ GOING_ORDER = [
 def test_idle_worker_goes_only_where_the_cluster_takes_it_before_an_owner(
     spare: dict[str, Any], risk: dict[str, Any]
 ) -> None:
-    # Of two pods the cluster takes the one that stands further up in GOING_ORDER; the cost tells equal ones apart.
+    # Of two pods the cluster removes the one earlier in GOING_ORDER; the cost decides between equal ones.
     owner = Pod("w0", **{**ORDINARY, **risk, "deletion_cost": OWNER_DELETION_COST})
     idle = Pod("w1", **{**ORDINARY, **spare})
     bounds = ScalingSettings(0, 6)

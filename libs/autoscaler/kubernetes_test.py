@@ -1,4 +1,4 @@
-"""What the adapter says to an API server and makes of its answers, over real HTTP to a fake one."""
+"""The adapter's requests to an API server and its handling of answers, over real HTTP to a fake one."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -177,7 +177,7 @@ def test_a_scan_takes_little_memory(name: str) -> None:
     assert peak < 2 * 1024 * 1024
 
 
-# --- in a process of its own
+# --- in a separate process
 
 
 @pytest.fixture

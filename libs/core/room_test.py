@@ -1,4 +1,4 @@
-"""What is missing across workers, and how it is said."""
+"""The shortage of room across workers, and its text."""
 
 import math
 

@@ -55,7 +55,7 @@ class Figures:
 
     @property
     def ratio(self) -> float:
-        """Ours over the bare SDK's."""
+        """The runtime's time divided by the bare SDK's."""
         return self.per_second / self.bare_per_second
 
     @property
@@ -69,7 +69,7 @@ async def measure(folder: Path, engine: Engine, backtests: int) -> Figures:
     (folder / "code").mkdir()
     (folder / "code" / "main.py").write_text(_SHORT)
     async with deployment(folder, engine, service=BACKTEST_RUNNER, settings=_SETTINGS) as made, listening(made) as ours:
-        # One worker owns one segment. Without one with room at the start, events that come at once make several.
+        # One worker owns one segment. Without one with room at the start, concurrent events create several.
         database = made.mongo[BACKTEST_RUNNER.database]
         await database["partitions"].insert_one({"_id": 1, "bot_count": 0})
         await database["counters"].insert_one({"_id": "partition_id", "seq": 1})

@@ -79,7 +79,7 @@ async def measure(bots: BotContainers, url: str, containers: int) -> StatisticsF
         async with starting:
             return await bots.runner.start(executable)
 
-    # All of them before the first one starts: each writes the code, which is the same, anew.
+    # All of them before the first one starts: each writes the same code again.
     executables = [bots.executable(_SLEEPER, f"b{number}") for number in range(containers)]
     started = await asyncio.gather(*(start(executable) for executable in executables))
     sampler = UsageSampler(bots.runner, service="bot-runner", scope=bots.scope, owns=lambda _: True)

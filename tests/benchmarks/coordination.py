@@ -63,7 +63,7 @@ class Server:
         self._process.stdin.write(f"{command}\n".encode())
 
     async def report(self) -> dict[str, Any]:
-        """Its CPU seconds so far, and what it knows."""
+        """Its CPU seconds so far, and its state."""
         assert self._process.stdout is not None
         self.send("report")
         answer: dict[str, Any] = json.loads(await self._process.stdout.readline())
@@ -111,7 +111,7 @@ class Crowd:
             await channel.close()
 
     async def _beat_for_ever(self, part: int) -> None:
-        # A write waits for gRPC's own thread, so that one after the other would be too few.
+        # A write waits for gRPC's own thread, so that sequential writes would be too few.
         numbers = range(part, self._size, BEATERS)
         begun = time.perf_counter()
         for turn in itertools.count():
@@ -179,7 +179,7 @@ async def measure(workers: int, seconds: float) -> dict[str, Any]:
             known = report["workers"]
 
             await partitions.insert_many([{"_id": number, "bot_count": 5} for number in range(workers)])
-            # For these two seconds no heartbeats: with both, the crowd's own core would be what is measured.
+            # No heartbeats for these two seconds: otherwise the crowd's own core would be measured.
             crowd.silent = True
             before = await master.report()
             begun = time.perf_counter()

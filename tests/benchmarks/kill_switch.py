@@ -1,4 +1,4 @@
-"""How soon bots are down after `runtime bot kill --all`, and on record, with all of them on one worker.
+"""Time until bots are down after `runtime bot kill --all`, and recorded, with all of them on one worker.
 
 Then all of them end by themselves at once, and it is measured how soon that is on record.
 
@@ -78,7 +78,7 @@ async def measure(folder: Path, engine: Engine, bots: int) -> Figures:
     settings = {"MAX_BOTS_PER_PARTITION": str(bots), "MEMORY_LIMIT_MB": "128"}
     async with deployment(folder, engine, settings=settings) as made:
         made.platform.upload("bot.zip", zipped({"main.py": _BOT}))
-        # One worker owns one segment. Without one with room at the start, events that come at once make several.
+        # One worker owns one segment. Without one with room at the start, concurrent events create several.
         database = made.mongo[made.service.database]
         await database["partitions"].insert_one({"_id": 1, "bot_count": 0})
         await database["counters"].insert_one({"_id": "partition_id", "seq": 1})
@@ -191,7 +191,7 @@ async def _recorded(made: Deployment, bots: int) -> dict[str, float]:
 
 
 async def _command(made: Deployment, *arguments: str) -> dict[str, Any]:
-    """What `runtime bot …` says."""
+    """The output of `runtime bot …`."""
     environment: Mapping[str, str] = {**os.environ, "MONGO_URI": made.mongod.uri, "NATS_URL": made.nats_server.url}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tools.cli", "bot", *arguments, "--output", "json",
@@ -205,7 +205,7 @@ async def _command(made: Deployment, *arguments: str) -> dict[str, Any]:
 
 
 def _bare(engine: Engine, number: int) -> float:
-    """Seconds until the engine tells of the end of each of so many containers that are killed at once."""
+    """Seconds until the engine reports the end of each of so many containers that are killed at once."""
     client = docker.DockerClient(base_url=engine.url, timeout=60, max_pool_size=number)
     started = []
 

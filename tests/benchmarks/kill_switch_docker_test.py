@@ -1,4 +1,4 @@
-"""The benchmark of the kill switch, small: that it measures what it says."""
+"""The benchmark of the kill switch with few bots: it measures what it claims."""
 
 from pathlib import Path
 

@@ -100,7 +100,7 @@ async def test_a_producers_trace_is_handed_on_as_it_came_though_nothing_is_expor
         lines = [json.loads(line) for line in log_path.read_text().splitlines()]
         return {line["event"] for line in lines if line.get("trace_id") == trace_id}
 
-    # The document goes after the event, and the line says so after that.
+    # The document is removed after the event, and the line is logged after that.
     assert await eventually(lambda: told() >= {"run ended", "backtest done"})
 
 

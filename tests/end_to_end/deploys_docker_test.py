@@ -1,4 +1,4 @@
-"""A bad deploy as its owner sees it: the version that runs goes on, here and on the next worker, and misses no tick."""
+"""A bad deploy: the running version keeps running, here and on the next worker, and misses no tick."""
 
 import json
 import re

@@ -50,7 +50,7 @@ async def test_bots_that_a_restarted_engine_has_ended_run_again_and_their_ends_a
 
 
 async def running(runner: Deployment, bot_id: str) -> str:
-    """Create a bot; the id of its container, once it runs and its document says so."""
+    """Create a bot; return the id of its container, once its document says that it runs."""
     await runner.platform.create_bot(bot_id, {}, key="bot.zip")
     found = await eventually(lambda: runner.running_with(bot_id, "up"))
     await eventually(lambda: runner.in_state(bot_id, "running"))

@@ -1,4 +1,4 @@
-"""A whole service whose Docker engine has a file system of its own in place of a worker's folder."""
+"""A whole service whose Docker engine has its own file system in place of a worker's folder."""
 
 import json
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""A full or damaged work folder: bots that run go on, the kill switch works, and what cannot start says why."""
+"""A full or damaged work folder: bots keep running, the kill switch works, and blocked starts have a reason."""
 
 import contextlib
 import os

@@ -26,7 +26,7 @@ BOT = "import time\n\ndef main(id, config):\n    print('up', flush=True)\n    ti
 
 @dataclass(frozen=True)
 class Ways:
-    """What all events, and all ends of a bot, have in common."""
+    """The common part of all events, and of all ends of a bot."""
 
     event: Way
     end: Way
@@ -43,7 +43,7 @@ async def ways(tmp_path_factory: pytest.TempPathFactory, docker_engine: Engine) 
         for process in made.processes.values():
             await process.wait_ready()
         for number in range(EVENTS + 1):
-            # Each has code of its own, so that each start fetches it.
+            # Each has its own code, so that each start fetches it.
             await _announce(made, f"b{number}", seconds=3600)
             await eventually(lambda: made.running_with(f"b{number}", "up"))  # noqa: B023 - awaited at once
         await _announce(made, "short", seconds=0.5)

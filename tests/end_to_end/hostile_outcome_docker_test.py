@@ -67,7 +67,7 @@ async def test_worker_and_bots_live_on_beside_a_bot_that_writes_brackets_into_it
 
 
 async def write_brackets(folder: Path, name: str) -> None:
-    """Write them for ever where the init of the container *name* leaves its notes, whichever start it is."""
+    """Write them endlessly where the init of the container *name* leaves its notes, at every start."""
     while True:
         for outcome in await asyncio.to_thread(lambda: list(folder.glob(f"temp/runs/*/{name}/*/outcome"))):
             with suppress(FileNotFoundError):

@@ -111,7 +111,7 @@ async def ticking(runner: Deployment, bot_id: str) -> dict[str, Any]:
 
 
 def spoil(folder: Path) -> None:
-    """Let nothing be written to the folder any more, whoever tries; containers keep what they have mounted."""
+    """Prevent all further writes to the folder; containers keep their mounts."""
     folder.rename(folder.with_name("taken"))
     folder.write_text("no folder")
 

@@ -25,7 +25,7 @@ async def test_master_keeps_its_leadership_over_connections_of_their_own(tmp_pat
         try:
             await master.wait_ready()
 
-            # Without a request of its own a client opens no connection.
+            # Without a request a client opens no connection.
             await eventually(lambda: _names(client, {"the0-runtime", "the0-runtime leases"}))
         finally:
             await client.close()

@@ -31,7 +31,7 @@ async def runner(tmp_path: Path, private_engine: OwnEngine) -> AsyncIterator[Dep
 
 
 async def come_and_go(runner: Deployment, chance: random.Random) -> None:
-    """Create, change and delete bots for ever."""
+    """Create, change and delete bots, endlessly."""
     while True:
         bot_id, key = chance.choice(BOTS), chance.choice(["bot.zip", "bot.zip", "short.zip"])
         if chance.random() < 0.7:
@@ -48,7 +48,7 @@ def left_behind(folder: Path) -> list[str]:
 
 
 def age(folder: Path) -> None:
-    """Have everything be there for long: what is young may be somebody's who is about to use it."""
+    """Age all files: young ones may be about to be used."""
     for path in folder.rglob("*"):
         os.utime(path, (1.0, 1.0), follow_symlinks=False)
 

@@ -1,4 +1,4 @@
-"""A person follows a bot whose worker is killed: each line once, with its run and time, whoever has the bot."""
+"""A user follows a bot whose worker is killed: each line once, with its run and time, whichever worker runs it."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ from tests.support.rigs.platform import zipped
 from tools.engine.ensure import Engine
 from tools.stack.s3 import S3Server
 
-# Equal lines, as a bot prints them that trades: a text does not tell which of them it is.
+# Equal lines, as printed by a trading bot: a text does not identify one.
 PRINTS = r"""
 import itertools, sys, time
 

@@ -1,4 +1,4 @@
-"""With no worker left, nothing is said to run: not by the command, the API, the status page or the metrics."""
+"""Without any worker, nothing is reported as running: by the command, the API, the status page or the metrics."""
 
 import json
 import time

@@ -56,7 +56,7 @@ async def test_bots_their_containers_and_their_deaths_show_as_numbers_and_their_
             assert seen["runtime_entities{state=running}"] == 1
             assert seen["runtime_entities{state=disabled}"] == 1
             assert seen["runtime_restarts_total{reason=error}"] >= 1
-            # Counted when it ends, and told in its document after that.
+            # Counted when it ends, and written into its document after that.
             assert seen["runtime_bot_restarts_total{id=poor}"] >= 1
             assert seen["runtime_bot_memory_bytes{id=steady}"] > 0
             return seen

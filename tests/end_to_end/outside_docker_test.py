@@ -1,4 +1,4 @@
-"""What a service shows of itself over HTTP, to programs: held to its own description, whatever ids people choose."""
+"""A service's HTTP API, compared with its own description, with hostile ids."""
 
 import time
 from collections.abc import AsyncIterator

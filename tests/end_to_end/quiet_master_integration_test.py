@@ -1,4 +1,4 @@
-"""What a master of a cluster says while it starts."""
+"""The log of a master of a cluster during its start."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Bots of whole workers on one engine that has room for one container: the others wait, and say for what."""
+"""Bots of several workers on one engine with room for one container: the others wait, with the reason."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -35,7 +35,7 @@ async def runner(tmp_path: Path, private_engine: OwnEngine) -> AsyncIterator[Dep
 
 
 async def settled(runner: Deployment) -> str | None:
-    """The one bot that runs, once all the others wait and say for what; None before."""
+    """The one running bot, once all the others wait with the reason; None before."""
     states = {bot_id: await runner.state(bot_id) for bot_id in BOTS if await runner.document(bot_id)}
     running = [bot_id for bot_id, state in states.items() if state == "running"]
     waiting = [bot_id for bot_id, state in states.items() if state == "waiting" and await detail(runner, bot_id)]
@@ -87,7 +87,7 @@ async def is_in_notices(port: int) -> bool:
 
 
 async def missing_resources(port: int, bot_id: str) -> str | None:
-    """What the master says that the bot lacks, once it knows the room after the first start."""
+    """The bot's missing room as reported by the master, once it knows the room after the first start."""
     answer = await get_json(port, f"/api/v1/entities/{bot_id}")
     missing = str(answer[1]["missing"]) if answer is not None else ""
     return missing if missing.startswith("needs 512 MiB, the roomiest worker has 388 MiB (w") else None

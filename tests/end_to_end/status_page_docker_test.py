@@ -52,7 +52,7 @@ async def keep(tab: Watched, name: str) -> None:
 
 
 def is_calm(tab: Watched, seen: Outside) -> bool:
-    """Whether the page complained of nothing, and asked nobody else for anything."""
+    """Whether the page had no errors and no external requests."""
     origin = str(seen.url("master", "/"))
     elsewhere = [url for url in tab.requests if not url.startswith(origin)]
     assert (tab.complaints, elsewhere) == ([], [])

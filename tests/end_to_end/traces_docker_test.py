@@ -114,7 +114,7 @@ async def test_a_bots_trace_leads_from_the_producer_over_the_assignment_into_its
 
     container = await eventually(lambda: bots.running_with("traced", "TRACEPARENT"))
 
-    # Each process sends what it knows when it likes.
+    # Each process sends its spans at its own times.
     of_master, of_worker = ["assign segments"], [
         "process the0.bot.created",
         "apply events",

@@ -1,4 +1,4 @@
-"""Every query of every dashboard and every rule, asked of a Prometheus that reads the real processes."""
+"""Every query of every dashboard and rule, on a Prometheus that scrapes real processes."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress

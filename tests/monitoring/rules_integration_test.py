@@ -1,4 +1,4 @@
-"""The rules, checked and tried by Prometheus's own tool."""
+"""The rules, checked and evaluated by Prometheus's own tool."""
 
 import subprocess
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Every alert says what it is about, and has its section in the runbook."""
+"""Every alert has a summary, and its section in the runbook."""
 
 import re
 

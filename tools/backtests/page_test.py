@@ -1,4 +1,4 @@
-"""What people see of a backtest, from results in all the shapes that backtests return."""
+"""The page of a backtest, from results in all known shapes."""
 
 import base64
 import json

@@ -25,7 +25,7 @@ PROGRAMS = (
     "wc",
 )
 
-# Python, pip, uv and Pants in one: each call is noted. Its name tells which Python it is.
+# Python, pip, uv and Pants in one: each call is recorded. Its name selects the Python version.
 STAND_IN = """\
 #!/bin/bash
 echo "${0##*/} $*" >> "$CALLS"

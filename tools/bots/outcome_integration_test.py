@@ -1,4 +1,4 @@
-"""What a deploy says of the version that it announced, over a real MongoDB with owners that run bots."""
+"""The reported outcome of a deploy, over a real MongoDB with owners that run bots."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -43,7 +43,7 @@ class Left:
         await self._partitions.update_one({"_id": segment_id}, [ended])
 
     async def run(self, segment_id: int, epoch: int) -> None:
-        """A run that nobody saw end."""
+        """A run whose end was not observed."""
         await self.runs.start(open_run("b", segment_id, epoch, HERE))
 
 

@@ -13,7 +13,7 @@ from tools.cli.exit_codes import ExitCode
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A bot's folder with a config of its own."""
+    """A bot's folder with its own config."""
     bot = tmp_path / "bot"
     bot.mkdir()
     (bot / "main.py").write_text("def main(id, config): return {}\n")

@@ -238,7 +238,7 @@ async def test_status_shows_owners_of_segments(terminal: Terminal) -> None:
     await terminal.succeed("bot", "deploy", str(SAMPLES / "moving_average"))
 
     async def with_workers() -> dict[str, Any]:
-        # The leader may be too busy to answer at once; then nothing is said of workers.
+        # The leader may be too busy to answer at once; then nothing is reported about workers.
         told: dict[str, Any] = (await terminal.succeed("status", "--output", "json")).json()[0]
         return told if told["workers"] is not None and all(s["worker"] for s in told["segments"]) else {}
 

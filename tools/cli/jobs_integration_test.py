@@ -1,4 +1,4 @@
-"""`runtime backtest` and `runtime schedule` over real servers, where nobody runs what they announce."""
+"""`runtime backtest` and `runtime schedule` over real servers, without workers."""
 
 import io
 import json

@@ -19,7 +19,7 @@ from tools.stack.s3 import S3Server
 
 @pytest.fixture
 def service(database_name: str) -> ServiceDefinition:
-    """The bot-runner, with a database of its own."""
+    """The bot-runner, with its own database."""
 
     return replace(BOT_RUNNER, database=database_name)
 

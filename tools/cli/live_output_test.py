@@ -10,7 +10,7 @@ from tools.cli.live_output import Lines, unseen
         (["a", "b"], ["a", "b", "c"], ["c"]),
         (["a", "b"], ["b", "c"], ["c"]),
         (["a", "b"], ["a", "b"], []),
-        # The same line often: only its neighbours tell which of them was the last that was shown.
+        # The same line often: only its neighbours show which of them was the last shown one.
         (["x", "tick", "tick"], ["x", "tick", "tick", "tick"], ["tick"]),
         (["a", "tick"], ["b", "tick", "a", "tick", "c", "tick"], ["c", "tick"]),
         # The host that ran it before has not handed in its last lines yet.

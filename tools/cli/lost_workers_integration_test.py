@@ -1,4 +1,4 @@
-"""What the commands say of bots, schedules and backtests whose worker is gone, over a real MongoDB."""
+"""The commands' output about bots, schedules and backtests of lost workers, over a real MongoDB."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,7 @@ COMMANDS = [(BOT_RUNNER, "bot"), (BACKTEST_RUNNER, "backtest"), (BOT_SCHEDULER, 
 
 
 def running(commands: Commands, service: ServiceDefinition, *, lease_seconds: float, worker: str | None = "w1") -> None:
-    """An entity that a worker said to run, under a lease that ends in so many seconds by the server's clock."""
+    """An entity reported as running by a worker, under a lease that ends in so many seconds by the server's clock."""
     database = commands.mongo[service.database]
     status = {"state": "running", "worker": "w1", "since": NOW, "run_id": "r1"}
     database[service.collection].insert_one(

@@ -12,7 +12,7 @@ BOT = str(Path(samples.__file__).parent / "price_ticker")
 
 
 async def run(command: str, home: Path, **settings: str) -> Done:
-    """A process of its own ends together with the connections that it tries to open."""
+    """A separate process ends together with the connections that it tries to open."""
     return await Terminal(home, {"MONGO_TIMEOUT_SECONDS": "0.2", **settings}).run(*command.split())
 
 

@@ -1,4 +1,4 @@
-"""README.md says what is so."""
+"""README.md agrees with the code."""
 
 import re
 from pathlib import Path
@@ -118,5 +118,5 @@ def test_its_description_of_a_bot_is_one(tmp_path: Path) -> None:
 
 
 def _pairs(names: str, values: str) -> list[tuple[str, str]]:
-    """One row of a table that may tell of several fields: `a`, `b` | 1, 2."""
+    """One row of a table that may describe several fields: `a`, `b` | 1, 2."""
     return list(zip(names.replace("`", "").split(", "), values.replace("`", "").split(", "), strict=True))

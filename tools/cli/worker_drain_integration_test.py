@@ -1,4 +1,4 @@
-"""`runtime worker drain` beside a master and workers: it returns when they own nothing, or says what stays."""
+"""`runtime worker drain` beside a master and workers: it returns when they own nothing, or reports what stays."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The committed dashboards are those that the generator makes, and each says what it shows."""
+"""The committed dashboards equal the generated ones, and each panel has a description."""
 
 import json
 from collections.abc import Iterator

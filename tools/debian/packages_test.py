@@ -1,4 +1,4 @@
-"""A program that cannot be had is told by name, with the remedy."""
+"""An unavailable program is reported by name, with the remedy."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The demonstration as a newcomer starts it: a process of its own."""
+"""The demonstration as a new user starts it: a separate process."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The environment of developers: what is in it, and that it is whole or made anew."""
+"""The environment of developers: its content, and that an incomplete one is created again."""
 
 import json
 import os

@@ -25,7 +25,7 @@ class Time:
 
 
 class Recorder:
-    """A publisher that remembers, and fails when it is told to."""
+    """A publisher that records its calls, and fails on request."""
 
     def __init__(self, time: Time) -> None:
         self.time = time

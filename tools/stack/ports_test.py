@@ -1,4 +1,4 @@
-"""No two of those who ask for a free port at once are given the same."""
+"""Concurrent requests for a free port get different ports."""
 
 import os
 import socket

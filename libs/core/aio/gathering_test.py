@@ -1,4 +1,4 @@
-"""Many who ask at the same moment make few requests, and each gets its own answer."""
+"""Concurrent items share few requests, and each gets its own result."""
 
 import asyncio
 from collections.abc import Sequence

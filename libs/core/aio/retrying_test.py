@@ -10,7 +10,7 @@ from tests.support.eventually import eventually
 
 
 class Planned:
-    """A call that raises these one after the other, and then says how often it was called."""
+    """A call that raises these errors in order, and then returns its number of calls."""
 
     def __init__(self, *faults: Exception) -> None:
         self.faults = list(faults)

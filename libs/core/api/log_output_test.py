@@ -1,4 +1,4 @@
-"""Sending output that goes on, to clients that must be told when it does not."""
+"""Streaming output to clients, which must learn when it ends."""
 
 import asyncio
 import itertools
@@ -17,7 +17,7 @@ LOCALHOST = "127.0.0.1"
 
 
 class Output:
-    """One line, and then nothing for ever. *closed*: its reader has let go of it."""
+    """One line, and then nothing. *closed*: its reader has closed it."""
 
     def __init__(self) -> None:
         self.closed = asyncio.Event()
@@ -32,7 +32,7 @@ class Output:
 
 @asynccontextmanager
 async def asked(output: Output, *, looks: int) -> AsyncIterator[aiohttp.ClientResponse]:
-    """The answer to who follows *output*, which after so many looks goes on elsewhere."""
+    """The answer to a follower of *output*, whose entity moves after so many checks."""
     goes_on = itertools.chain(itertools.repeat(True, looks), itertools.repeat(False))
 
     async def handle(request: web.Request) -> web.StreamResponse:

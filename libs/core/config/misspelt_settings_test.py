@@ -1,4 +1,4 @@
-"""Which variables are said to be misspelt settings."""
+"""Detection of misspelt settings."""
 
 import pytest
 

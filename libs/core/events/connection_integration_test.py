@@ -33,7 +33,7 @@ class ClusterNode(NatsServer):
 
 
 class LockedServer(NatsServer):
-    """A server that wants a user and a password."""
+    """A server that requires a user and a password."""
 
     def _command(self) -> Sequence[str | Path]:
         return [*super()._command(), "--user", "u", "--pass", "secret"]

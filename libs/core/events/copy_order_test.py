@@ -40,7 +40,7 @@ class Published:
 
 @st.composite
 def published(draw: st.DrawFn) -> list[Published]:
-    """What one producer publishes, and a worker reads with a delay that is never less than that of what came before."""
+    """The events of one producer, which a worker reads in order with a delay."""
     precision = draw(st.sampled_from([1, 1000, MILLISECOND]))
     # Without a time in it an event stands where its copy arrived, so that must not be after the next one.
     says_when_made = draw(st.booleans())

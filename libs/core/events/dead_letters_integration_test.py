@@ -40,7 +40,7 @@ async def two_letters(rig: EventRig) -> Any:
 
 
 class FailingStore:
-    """A store that fails for some entities, in a way nobody foresaw, until told otherwise."""
+    """A store that fails for some entities with an unexpected error, until the test ends that."""
 
     def __init__(self, store: Any, bad_ids: set[str]) -> None:
         self._store = store

@@ -224,7 +224,7 @@ def without_subject(worker: EventWorker) -> Any:
 
 
 class UnavailableStore:
-    """A store whose database is away until told otherwise."""
+    """A store whose database is down until the test restores it."""
 
     def __init__(self, store: Any) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""Reading events: forms, cases, unknown fields, and errors that name the field."""
+"""Parsing of events: forms, cases, unknown fields, and errors that name the field."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""The stream is deleted and made anew, as the platform's API does whenever it starts: once, and again and again."""
+"""The stream is deleted and recreated, as by each start of the platform's API: once, and repeatedly."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ TICK_SECONDS = 0.01
 
 @dataclass
 class RecordingStore:
-    """A store that knows when it was given each entity's first event."""
+    """A store that records when it received each entity's first event."""
 
     store: Any
     read_at: dict[str, float] = field(default_factory=dict)
@@ -132,7 +132,7 @@ async def test_an_event_that_arrived_while_there_was_no_stream_and_failed_is_tri
 
 @dataclass
 class FailingOnce:
-    """A store that fails the first time, in a way nobody foresaw."""
+    """A store that fails the first time with an unexpected error."""
 
     store: Any
     failures: int = 0
@@ -145,13 +145,13 @@ class FailingOnce:
 
 
 class Producer:
-    """Publishes events of few entities, one entity's in their order, and knows which ones the stream acknowledged."""
+    """Publishes events of few entities, in order for each, and records which ones the stream acknowledged."""
 
     def __init__(self, rig: EventRig) -> None:
         self._rig = rig
         self._free = [f"b{n}" for n in range(IDS)]
         self._last: dict[str, tuple[int, int | None]] = {}
-        """Of each entity, its last event, and what its config has to say then; None when it is deleted."""
+        """Each entity's last event, and the expected content of its config; None when it is deleted."""
         self.acknowledged: set[int] = set()
 
     async def produce(self) -> None:
@@ -170,7 +170,7 @@ class Producer:
             subject, data = str(service.deleted_subject), f'{{"id": "{bot_id}", "config": {{}}}}'.encode()
         else:
             subject, data = str(service.updated_subject), payload(bot_id, n=number)
-        # Without a stream there is no answer. Once that is known the server has had the message for long.
+        # Without a stream there is no answer. When that is detected, the server has had the message for long.
         with contextlib.suppress(NatsUnavailable):
             await self._rig.jetstream.publish(subject, data, timeout_seconds=1)
             self.acknowledged.add(number)
@@ -180,7 +180,7 @@ class Producer:
         return not await self.wrong()
 
     async def wrong(self) -> dict[str, Any]:
-        """The entities whose last event was acknowledged and that are not as it says."""
+        """The entities whose last event was acknowledged but not applied."""
         found = {bot["id"]: bot["config"]["n"] async for bot in self._rig.bots.find()}
         return {
             bot_id: (expected, found.get(bot_id))

@@ -134,7 +134,7 @@ async def test_a_default_port_that_is_taken_gives_way_to_a_free_one(readiness: R
 
 
 async def test_serving_ends_with_its_task_and_frees_the_port(readiness: Readiness) -> None:
-    # Not one of those that the kernel may give to somebody's connection as soon as it is free.
+    # Not in the range from which the kernel assigns ports to connections.
     app = HttpApp(HttpSettings(port=free_port(), host=LOCALHOST), readiness)
     await app.start()
     serving = asyncio.create_task(app.serve())

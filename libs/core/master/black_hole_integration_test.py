@@ -29,7 +29,7 @@ async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database
 
 @asynccontextmanager
 async def proxied(mongod: MongoServer, database_name: str) -> AsyncIterator[tuple[TcpProxy, Database]]:
-    """A connection of its own to the database through a proxy."""
+    """A separate connection to the database through a proxy."""
     async with TcpProxy.before(mongod.port) as proxy:
         mongo = Mongo(f"mongodb://127.0.0.1:{proxy.port}/?directConnection=true", timeout_seconds=20)
         try:

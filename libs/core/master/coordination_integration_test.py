@@ -504,7 +504,7 @@ async def test_a_database_that_is_away_moves_nothing_and_leaves_the_hosts_at_res
                 await eventually(lambda: all(worker.handler.calls[-1].startswith("stop") for worker in workers))
                 await eventually(lambda: not cluster.world.alive(1) and not cluster.world.alive(2))
                 stopped = [container.stopped for container in cluster.world.containers]
-                # By the worker's own hand, before the switch of the container itself had to do it.
+                # Stopped by the worker, before the container's dead-man's switch acted.
                 assert all(
                     at is not None and at < container.alive_until
                     for at, container in zip(stopped, cluster.world.containers, strict=True)

@@ -135,7 +135,7 @@ async def test_cordon_outlives_the_leading_master_and_the_process_of_its_worker(
 
 
 async def stays(cluster: Cluster, worker_id: str, expected: dict[int, str] | None = None) -> bool:
-    """Whether the leading master has written down that just these segments stay."""
+    """Whether the leading master has recorded exactly these staying segments."""
     cordon = (await cluster.cordons.current())[worker_id]
     return cordon.heeded and cordon.stays == (expected or {})
 

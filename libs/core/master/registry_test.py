@@ -1,4 +1,4 @@
-"""The workers that a master knows, in virtual time."""
+"""The registry of workers, in virtual time."""
 
 from dataclasses import replace
 

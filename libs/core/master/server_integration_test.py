@@ -215,7 +215,7 @@ async def test_a_master_that_steps_down_ends_its_streams(cluster: Cluster) -> No
         await client.register()
         await client.next("registered")
 
-        # Somebody else has the leadership: the next renewal finds out.
+        # Another master has the leadership: the next renewal detects it.
         await cluster.database["leadership"].update_one({}, {"$inc": {"lease.epoch": 1}})
 
         assert await client.end() is grpc.StatusCode.FAILED_PRECONDITION

@@ -18,7 +18,7 @@ from tools.stack.ports import free_port
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MongoServer]:
-    """Of its own, since a master's database has a fixed name."""
+    """A separate one, since a master's database has a fixed name."""
     async with MongoServer.start(tmp_path_factory.mktemp("mongod")) as made:
         yield made
 

@@ -1,4 +1,4 @@
-"""What a service's own command line means."""
+"""The command line of a service."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Errors that nobody expects cost one step and never the loop."""
+"""An unexpected error costs one step and never the loop."""
 
 import asyncio
 import itertools

@@ -10,7 +10,7 @@ from tests.support.eventually import eventually
 
 
 class Journal:
-    """Parts and steps that write down what happens to them."""
+    """Parts and steps that record their calls."""
 
     def __init__(self) -> None:
         self.entries: list[str] = []

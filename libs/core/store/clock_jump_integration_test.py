@@ -44,7 +44,7 @@ def store(database: Database) -> LeaseStore:
 
 
 async def standby(database: Database) -> LeaseStore:
-    """The leases as a process sees them that has known MongoDB's clock for longer than a lease lives."""
+    """The leases in a process that has known MongoDB's clock for longer than a lease lives."""
     leases = store(database)
     begun = boot_seconds()
     await eventually(lambda: _known_for(leases, begun), every_seconds=0.2)
@@ -149,7 +149,7 @@ async def test_lease_is_renewed_soon_after_a_jump_that_does_not_end_it(
     lease = await leases.acquire(1, A, timeout_seconds=20.0)
     server.set_ahead(30.0)
 
-    # The first one looks late, and its answer says how late it is by now.
+    # The first request looks late, and its answer shows how late it is by now.
     await eventually(lambda: leases.renew(lease, timeout_seconds=2.0))
 
 

@@ -1,4 +1,4 @@
-"""Whatever order, repeats and crashes events arrive with, MongoDB ends with what the order of publishing says."""
+"""With any order, repetition and crashes, MongoDB reaches the state given by the order of publishing."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -36,7 +36,7 @@ class Convergence(RuleBasedStateMachine):
         self.acknowledged: set[Stamp] = set()
         self.now, self.stream, self.sequence = START, START, 0
         self.store = self.new_store(database)
-        # Nobody claims while this one repairs, so no claim is too young for it.
+        # No claims are made during this repair, so none is too young for it.
         self.repairer = PartitionStore(database, "bots", CAP, claim_life_seconds=0.0)
 
     @staticmethod

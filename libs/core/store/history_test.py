@@ -1,4 +1,4 @@
-"""Events in any order, any number of times, come to what the order of publishing says."""
+"""Events in any order, any number of times, give the result of the order of publishing."""
 
 from collections.abc import Sequence
 from itertools import permutations

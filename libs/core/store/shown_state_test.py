@@ -1,4 +1,4 @@
-"""What is shown of an entity, by its document and the lease of its segment."""
+"""The shown state of an entity, from its document and the lease of its segment."""
 
 from datetime import UTC, datetime
 

@@ -80,7 +80,7 @@ async def test_a_thawed_worker_first_of_all_stops_its_containers(mongo_uri: str,
         await eventually(lambda: _none_live(leases))
         successor = Holder("b", "b-1", "other-host")
         other = await eventually(lambda: leases.acquire(1, successor))
-        # Longer than this test takes: what the worker would do with a lease that it got anew is none of its business.
+        # Longer than this test takes: a lease acquired again is outside of its scope.
         await LeaseStore(database, 600).acquire(1, successor)
         seen = len(owner.lines)
 

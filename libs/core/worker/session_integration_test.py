@@ -29,7 +29,7 @@ REGISTERED = pb.MasterMessage(registered=pb.Registered(master_id="m", heartbeat_
 
 
 class Scripted(pb_grpc.CoordinationServiceServicer):
-    """A master that does with each stream what the test says, and keeps what it received."""
+    """A master that handles each stream as the test defines, and records received messages."""
 
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
@@ -189,7 +189,7 @@ async def test_session_registers_again_on_request() -> None:
 
 
 async def test_session_leaves_frozen_master() -> None:
-    # In a process of its own, that it can be stopped as a whole.
+    # In a separate process, so that it can be stopped as a whole.
     command = (sys.executable, "-m", coordination_server.__name__, "bare")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     pipe = asyncio.subprocess.PIPE

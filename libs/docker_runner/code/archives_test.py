@@ -53,7 +53,7 @@ def zip_mode(name: str, mode: int) -> zipfile.ZipInfo:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder of its own below one that is watched: nothing may appear beside it."""
+    """A folder below a watched one: nothing may appear beside it."""
     inside = tmp_path / "outer" / "cache"
     inside.mkdir(parents=True)
     yield inside

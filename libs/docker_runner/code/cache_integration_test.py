@@ -325,7 +325,7 @@ async def test_without_the_storage_the_last_version_serves(ref: CodeRef, tmp_pat
 
 
 def fetch_and_die(endpoint: str, bucket: str, key: str, directory: Path) -> None:
-    """In a process of its own: begin a download and be killed in the middle of it."""
+    """In a separate process: begin a download and be killed in the middle of it."""
 
     class DyingStore(ObjectStore):
         async def get_to_file(self, bucket: str, key: str, path: Path, *, etag: str, max_bytes: int) -> int:

@@ -23,7 +23,7 @@ from tests.support.servers.own_engine import OwnEngine
 
 IDLE = "import time\ndef main(id, config):\n    time.sleep(3600)\n"
 ROUNDS = 5
-# For each line that it reads: starts a container, and says what came of it.
+# For each line that it reads: starts a container, and prints the result.
 CONTENDER = """
 import asyncio, sys
 from pathlib import Path
@@ -63,7 +63,7 @@ class Contender:
         self._process = process
 
     async def said(self) -> str:
-        """What it says next, its log apart."""
+        """Its next line, without log lines."""
         assert self._process.stdout is not None
         async with asyncio.timeout(240):
             while line := (await self._process.stdout.readline()).decode():

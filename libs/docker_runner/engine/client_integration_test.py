@@ -1,4 +1,4 @@
-"""Each request to an engine is measured, by what came of it."""
+"""Each request to an engine is measured, by its outcome."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What a real engine sees of folders: with mounts of its own, without the image, and when it does not answer."""
+"""The folders that a real engine sees: with its own mounts, without the image, and when it does not answer."""
 
 import asyncio
 import shutil

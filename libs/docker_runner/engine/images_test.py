@@ -1,4 +1,4 @@
-"""Images: fetched once, with credentials for their own registry only, and not at all when they are there."""
+"""Images: pulled once, with credentials only for their own registry, and not at all when present."""
 
 import asyncio
 from collections.abc import Mapping

@@ -32,7 +32,7 @@ async def main(folder, times):
 
 asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))
 """
-# Holds the lock until it is killed, or told by a line to let go, and says whether it was its own to the end.
+# Holds the lock until it is killed or receives a line, and prints whether it kept the lock to the end.
 HOLD = """
 import asyncio, sys
 from pathlib import Path

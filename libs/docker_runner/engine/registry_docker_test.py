@@ -1,4 +1,4 @@
-"""Images of a private registry: a real one that asks for a password."""
+"""Images of a private registry: a real one that requires a password."""
 
 import asyncio
 import io

@@ -55,7 +55,7 @@ def resyncs(events: list[ContainerEvent]) -> int:
 
 
 def numbers(output: bytes) -> list[int]:
-    """What counters printed, up to what the supervisor may have to say at their end."""
+    """The output of counters, up to the supervisor's possible note at their end."""
     return [int(line) for line in output.splitlines() if line.isdigit()]
 
 
@@ -87,7 +87,7 @@ async def test_a_restarted_engine_has_ended_its_bots_which_is_learned_and_they_r
         await eventually(lambda: is_stored(store, "b1", written))
         await eventually(lambda: second.container_id in {event.container_id for event in events})
     first_run, second_run = split(numbers(written))
-    # An engine that is killed loses what it had in hand, and nobody else has it.
+    # A killed engine loses buffered output, of which there is no other copy.
     assert first_run == (sorted(set(first_run)) if how is signal.SIGKILL else list(range(len(first_run))))
     assert second_run == list(range(len(second_run)))
     assert next(event.kind for event in events if event.container_id == second.container_id) is EventKind.STARTED

@@ -29,7 +29,7 @@ def lines(first: int, last: int) -> list[LogLine]:
 
 
 def reading(*answers: list[LogLine] | Exception) -> ReadOutput:
-    """An engine that gives these answers to one read after the other, and the last one for ever."""
+    """An engine that returns these answers to successive reads, and then repeats the last one."""
     left = list(answers)
 
     async def read(*, since: datetime | None, follow: bool) -> AsyncIterator[LogLine]:

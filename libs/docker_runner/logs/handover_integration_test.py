@@ -20,7 +20,7 @@ from tools.stack.s3 import S3Server
 
 
 class Lease:
-    """Which host owns the segment."""
+    """The host that owns the segment."""
 
     holder = ""
 

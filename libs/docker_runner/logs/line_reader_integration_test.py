@@ -47,7 +47,7 @@ def texts(lines: list[Line]) -> list[str]:
 
 
 class Follower:
-    """Follows, remembers where it is, and goes on there with another reader."""
+    """Follows, stores its position, and continues there with another reader."""
 
     def __init__(self) -> None:
         self.cursor = Cursor()
@@ -164,7 +164,7 @@ async def test_follower_whose_worker_is_killed_again_and_again_shows_each_line_o
         async with host.worker(interval_seconds=0.05 if life % 2 else 3600) as pipeline:
             pipeline.following.follow(container)
             follower.follow(here(host, pipeline))
-            # Equal lines: a text tells nothing.
+            # Equal lines: their texts do not identify them.
             for _ in range(10):
                 logged.append("tick")
                 await host.engine.write(container, b"tick\n", after=timedelta(milliseconds=100))

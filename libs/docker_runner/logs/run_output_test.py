@@ -1,4 +1,4 @@
-"""What is known of a run's last lines without asking the engine again."""
+"""The last lines of a run without another request to the engine."""
 
 import asyncio
 import io

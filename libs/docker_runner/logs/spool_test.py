@@ -1,4 +1,4 @@
-"""The spool: what goes in comes out once and in order, across kills, and a full one says what it dropped."""
+"""The spool: output is returned once and in order, across kills, and a full spool notes what it dropped."""
 
 import os
 import re

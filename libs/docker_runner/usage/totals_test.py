@@ -22,7 +22,7 @@ def test_processor_time_adds_up_from_sample_to_sample() -> None:
     tally.sampled(seen("a", 3.5) | seen("b", 7.0), ["a", "b"])
     tally.sampled(seen("a", 4.0) | seen("b", 7.5), ["a", "b"])
 
-    # Of b, which somebody else started, only what it has used since it was first seen.
+    # Of b, which another worker started, only the usage since its first sample.
     assert tally.cpu_seconds == 4.0 + 0.5
 
 
