@@ -47,7 +47,7 @@ class RunnerSettings:
         engine_timeout_seconds: time limit of one answer of the engine, except pulls and stops.
         log_file_bytes, log_files: their product bounds the engine's own copy of the output. A follower that is
             further behind loses lines, so with the output rate they bound its tolerated absence.
-        output_spool_bytes: maximum output of one run that :meth:`DockerRunner.run` keeps.
+        output_spool_bytes: maximum output of one run that :meth:`DockerRunner.collecting` keeps.
         log_spool_bytes, log_spools_bytes: maximum output on disk while the storage is down, of one bot and of all.
         room: limits on the total of all containers' limits on the engine.
     """

@@ -5,7 +5,7 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from prometheus_client import Counter, Histogram
 
@@ -56,11 +56,8 @@ _JUST_AFTER_SECONDS = 0.01
 T = TypeVar("T")
 
 
-class Write(Protocol):
-    """A way to do a write: once, or until it has worked."""
-
-    async def __call__(self, write: Callable[[], Awaitable[T]], /) -> T:
-        """Do it."""
+Write = Callable[[Callable[[], Awaitable[bool | None]]], Awaitable[bool | None]]
+"""Does a write, once or until it has worked."""
 
 
 async def once(write: Callable[[], Awaitable[T]]) -> T:

@@ -48,8 +48,9 @@ class EndReason(StrEnum):
     """Why a container is no longer running.
 
     FINISHED: exit code 0 by itself. ERROR: another exit code by itself. OOM: the kernel killed it for its memory.
-    TIMEOUT: :meth:`DockerRunner.run` killed it. STOPPED: :meth:`DockerRunner.stop` did. LEASE_LOST: its dead-man's
-    switch did. KILLED: a signal that nobody here sent. MISSING: somebody removed it, so that no more is known.
+    TIMEOUT: :meth:`DockerRunner.stop` ended it after its time limit. STOPPED: the same, for another reason. LEASE_LOST:
+    its dead-man's switch ended it. KILLED: a signal that nobody here sent. MISSING: somebody removed it, so that no
+    more is known.
     """
 
     FINISHED = "finished"
