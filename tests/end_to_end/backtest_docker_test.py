@@ -179,7 +179,7 @@ async def test_numbers_without_json_form_become_null(backtests: Backtests) -> No
             "unknown-runtime",
             "good.zip",
             {"runtime": "cobol60"},
-            "unknown runtime 'cobol60'; there are nodejs20, python",
+            "unknown runtime 'cobol60'; known are nodejs20, python",
         ),
         ("rejected", "without-main.zip", {}, "entrypoint 'main.py' is not in the bot's archive"),
     ],
