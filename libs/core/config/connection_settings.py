@@ -1,4 +1,4 @@
-"""What an operator can set about the servers that a process uses: MongoDB, NATS and S3."""
+"""Settings of the servers that a process uses: MongoDB, NATS and S3."""
 
 import re
 from typing import Annotated
@@ -29,7 +29,7 @@ def _names(value: object) -> object:
 
 
 class MongoSettings(Group):
-    """Where the truth is kept."""
+    """MongoDB."""
 
     uri: Annotated[
         SecretStr,
@@ -45,7 +45,7 @@ class MongoSettings(Group):
 
 
 class NatsSettings(Group):
-    """Where events come from and go to."""
+    """NATS."""
 
     url: Annotated[
         str | None,
@@ -63,7 +63,7 @@ class NatsSettings(Group):
 
 
 class StorageSettings(Group):
-    """Where code comes from, and where logs and results go."""
+    """The S3 server and its buckets."""
 
     endpoint: Annotated[
         str,

@@ -1,4 +1,4 @@
-"""What an operator can set about containers: what they get, the most that a bot may ask for, and their images.
+"""Settings of containers: their limits, the maxima of bots' requests, and the images.
 
 The names of variables in all modules of settings are in part an interface to the outside and do not change.
 """
@@ -33,7 +33,7 @@ def _destinations(value: object) -> object:
 
 
 class ContainerSettings(Group):
-    """What each container gets unless its bot asks for something else in ``config.resources``, and what the engine has
+    """The limits of a container whose bot requests no others in ``config.resources``, and the engine's capacity
     for all of them together.
     """
 
@@ -239,7 +239,7 @@ class ContainerSettings(Group):
 
 
 class MaximaSettings(Group):
-    """The most that a bot may ask for in ``config.resources``; the defaults may lie above."""
+    """The maxima of values in ``config.resources``; the defaults may be higher."""
 
     memory_mb: Annotated[
         int,
@@ -274,7 +274,7 @@ class MaximaSettings(Group):
 
 
 class ImageSettings(Group):
-    """Which images bots run in, and who pulls them."""
+    """The images of bots, and the credentials for pulling them."""
 
     python: Annotated[
         str,

@@ -1,4 +1,4 @@
-"""What an operator can set about masters, workers and their segments."""
+"""Settings of masters, workers and their segments."""
 
 import math
 import os
@@ -16,7 +16,7 @@ _KUBERNETES_ALLOWED = "a Kubernetes name: lower-case letters, digits, dots and d
 
 
 class IdentitySettings(Group):
-    """Which worker this process is."""
+    """The identity of this worker."""
 
     worker_id: Annotated[
         str,
@@ -35,11 +35,11 @@ class IdentitySettings(Group):
 
 
 BOTS_END_BEFORE_LEASE_SECONDS = 1.2
-"""How long before the end of its lease a bot may get SIGTERM from its init, which looks five times a second."""
+"""How long before the end of its lease a bot may get SIGTERM from its init, which checks five times a second."""
 
 
 class LeaseSettings(Group):
-    """How long a worker may own a segment without proving it."""
+    """The duration and renewal of leases."""
 
     life_seconds: Annotated[
         Seconds,
@@ -72,7 +72,7 @@ class LeaseSettings(Group):
 
 
 class CoordinationSettings(Group):
-    """How masters and workers find and watch each other."""
+    """The connection between masters and workers."""
 
     mode: Annotated[
         Literal["cluster", "standalone"],
@@ -150,7 +150,7 @@ class CoordinationSettings(Group):
 
     @property
     def master_addresses(self) -> list[str]:
-        """``host:port`` of each master that a worker dials."""
+        """Return ``host:port`` of each master that a worker connects to."""
         if self.mode == "standalone":
             return [self._with_port(self.master_host)]
         return [self._with_port(address) for address in self.master_service.split(",")]
@@ -173,7 +173,7 @@ class CoordinationSettings(Group):
 
 
 class PartitionSettings(Group):
-    """How entities are cut into segments."""
+    """The division of entities into segments."""
 
     max_per_partition: Annotated[
         int,
@@ -186,7 +186,7 @@ class PartitionSettings(Group):
 
 
 class ScanSettings(Group):
-    """How often the state is read again when nothing is heard."""
+    """The interval of reading the state without events."""
 
     scan_interval_seconds: Annotated[
         Seconds,
@@ -196,7 +196,7 @@ class ScanSettings(Group):
 
 
 class AutoscalerSettings(Group):
-    """Which Kubernetes Deployment of workers is scaled, and within which bounds."""
+    """The scaled Kubernetes Deployment of workers, and its bounds."""
 
     namespace: Annotated[
         str,
@@ -235,7 +235,7 @@ class AutoscalerSettings(Group):
 
 
 class BatchSettings(Group):
-    """How backtests are run."""
+    """The execution of backtests."""
 
     batch_size: Annotated[
         int,

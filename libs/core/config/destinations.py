@@ -1,4 +1,4 @@
-"""Destinations on a network, as settings list them: an address or a network, with a port or without."""
+"""Network destinations in settings: an address or a network, with or without a port."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Destination:
 
 
 def destinations(text: str) -> tuple[Destination, ...]:
-    """The destinations in *text*, separated by commas: ``10.1.2.3:8443, 10.8.0.0/16, [fd00::5]:443``.
+    """Return the destinations in *text*, separated by commas: ``10.1.2.3:8443, 10.8.0.0/16, [fd00::5]:443``.
 
     Raises:
         ValueError: names the part that is none.

@@ -1,4 +1,4 @@
-"""Every group of settings that an operator can set, in the order in which documents list them."""
+"""All groups of settings, in the order of the documents."""
 
 from libs.core.config.connection_settings import MongoSettings, NatsSettings, StorageSettings
 from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings

@@ -1,4 +1,4 @@
-"""Variables that look like a setting of ours and are none: most likely misspelt, and ignored without a word."""
+"""Detect variables that look like a misspelt setting, which would otherwise be ignored silently."""
 
 import difflib
 import re
@@ -10,7 +10,7 @@ from libs.core.config.settings_loader import rows
 from libs.core.process.service import SERVICES
 
 _ALIKE = 0.87
-"""Of 1: one letter too many, too few or another one in a name of eight and more, two in one of sixteen."""
+"""The minimal similarity: one different letter in a name of eight and more, two in one of sixteen."""
 _SHORTEST = 7
 _FOREIGN = {"HTTPS_PORT", "HTTPS_HOST"}
 _FOREIGN_PREFIXES = ("OTEL_",)
@@ -18,7 +18,7 @@ _READ_ELSEWHERE = {"DOCKER_HOST", "RUNTIME_HOME", "RUNTIME_CACHE_DIR", "RUNTIME_
 
 
 def misspelt(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that are near to a setting and are none, each with the nearest one; those of others are left out.
+    """Return the variables that resemble a setting but are none, each with the nearest one; unrelated ones are skipped.
 
     An empty variable counts as unset.
     """
@@ -34,7 +34,7 @@ def misspelt(environ: Mapping[str, str]) -> dict[str, str]:
 
 @cache
 def known_variables() -> frozenset[str]:
-    """Every variable that a process of ours reads, older names too."""
+    """Return every variable that the processes read, including older names."""
     read = [row for service in SERVICES for row in rows(GROUPS, service)]
     return frozenset(_READ_ELSEWHERE.union(*({row.name, *row.aliases} for row in read)))
 
@@ -46,7 +46,7 @@ def _nearest(name: str) -> str | None:
         return by_letters[plain]
     if len(name) < _SHORTEST:
         return None
-    # Upper and lower case and underscores are what people mistake first, and they say the same.
+    # Case and underscores are the most frequent mistakes, and have no meaning.
     close = difflib.get_close_matches(name.upper(), sorted(known_variables()), n=1, cutoff=_ALIKE)
     return close[0] if close and len(close[0]) >= _SHORTEST else None
 

@@ -1,4 +1,4 @@
-"""What an operator can set about a process: HTTP, metrics, log and traces."""
+"""Settings of a process: HTTP, metrics, log and traces."""
 
 import re
 from typing import Annotated, Literal, Self
@@ -63,17 +63,17 @@ class HttpSettings(Group):
 
     @property
     def is_private(self) -> bool:
-        """Whether it listens for this machine alone."""
+        """Whether it listens only for this machine."""
         return self.host in ("localhost", "::1") or self.host.startswith("127.")
 
     @property
     def port_was_chosen(self) -> bool:
-        """Whether somebody set the port, so that no other will do."""
+        """Whether the port is configured, so that no other may be used."""
         return "port" in self.model_fields_set
 
 
 class MetricsSettings(Group):
-    """What is shown to Prometheus."""
+    """The metrics for Prometheus."""
 
     per_bot: Annotated[
         bool,
@@ -86,7 +86,7 @@ class MetricsSettings(Group):
 
 
 class LogSettings(Group):
-    """How log lines look."""
+    """The format and level of log lines."""
 
     format: Annotated[
         Literal["auto", "json", "console"],
@@ -103,7 +103,7 @@ class LogSettings(Group):
 
 
 class TracingSettings(Group):
-    """Where traces go: the standard variables of OpenTelemetry. Those that are not here its SDK reads by itself."""
+    """The target of traces: OpenTelemetry's standard variables. The SDK reads further ones itself."""
 
     endpoint: Annotated[
         str | None,
@@ -137,7 +137,7 @@ class TracingSettings(Group):
 
     @property
     def exporting(self) -> bool:
-        """Whether this process records spans and sends them."""
+        """Whether this process records and sends spans."""
         return self.endpoint is not None and self.exporter != "none" and not self.disabled
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""What an operator can set about how long records, logs and code are kept."""
+"""Settings of retention: records, logs, results and code."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from libs.core.config.settings_loader import Group, Named, Seconds
 
 
 class HistorySettings(Group):
-    """How long the past is kept."""
+    """The retention of records."""
 
     keep_runs_days: Annotated[
         float,
@@ -18,7 +18,7 @@ class HistorySettings(Group):
 
 
 class RetentionSettings(Group):
-    """What the leading master removes, and when."""
+    """Garbage collection by the leading master."""
 
     interval_seconds: Annotated[
         Seconds,
@@ -85,15 +85,15 @@ class RetentionSettings(Group):
 
     @property
     def code_keep_seconds(self) -> float:
-        """How long unreferenced code is kept; 0 for ever."""
+        """The retention of unreferenced code; 0 for ever."""
         return self.code_days * 86_400
 
     @property
     def log_keep_seconds(self) -> float:
-        """How long logs are kept; 0 for ever."""
+        """The retention of logs; 0 for ever."""
         return self.log_days * 86_400
 
     @property
     def result_keep_seconds(self) -> float:
-        """How long results are kept; 0 for ever."""
+        """The retention of results; 0 for ever."""
         return self.result_days * 86_400

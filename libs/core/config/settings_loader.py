@@ -1,7 +1,7 @@
-"""Read groups of settings from flags and environment, and report everything that is wrong with them at once.
+"""Read groups of settings from flags and environment, and report all errors at once.
 
-A flag beats the environment, the environment beats the default; an empty variable counts as unset. Groups are read
-once, in a process's main; each component is given its own group. A group that is made by hand
+A flag overrides the environment, the environment overrides the default; an empty variable counts as unset. Groups are read
+once, in a process's main; each component gets its own group. A group that is constructed directly
 (``LeaseSettings(life_seconds=2)``) reads nothing from outside.
 
 Types, bounds and checks are pydantic's, and so is the order of sources. The rest is not in pydantic-settings: variables
@@ -26,12 +26,12 @@ from libs.core.errors import UserError
 from libs.core.process.service import ServiceDefinition
 
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
-"""A time; what is set is a plain number of seconds."""
+"""A duration; the value is a plain number of seconds."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """Where a field's value is read from and how it is spoken of; stands in the field's annotation.
+    """The source of a field's value and its description; part of the field's annotation.
 
     *variable*, *aliases* and *default_of* may be functions of the service, where each service has its own.
     """
@@ -42,22 +42,22 @@ class Named:
     flag: str | None = None
     unit: str = ""
     allowed: str = ""
-    """What a right value is, in words; empty where the type and its bounds say it."""
+    """The valid values as text; empty if the type and its bounds suffice."""
     default_of: Callable[[ServiceDefinition], Any] | None = None
     default_text: str = ""
-    """The default in words, where it is made anew in each process."""
+    """The default as text, if it is computed in each process."""
 
     def variable_for(self, service: ServiceDefinition | None) -> str:
-        """The variable's name in *service*."""
+        """Return the variable's name in *service*."""
         return self.variable if isinstance(self.variable, str) else self.variable(_given(service))
 
     def aliases_for(self, service: ServiceDefinition | None) -> tuple[str, ...]:
-        """The variable's older names in *service*."""
+        """Return the variable's older names in *service*."""
         return self.aliases if isinstance(self.aliases, tuple) else self.aliases(_given(service))
 
 
 class Group(BaseSettings):
-    """Settings that belong together; every field is annotated with :class:`Named` and has a description."""
+    """A group of settings; every field is annotated with :class:`Named` and has a description."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", str_strip_whitespace=True, hide_input_in_errors=True, ser_json_inf_nan="constants"
@@ -67,12 +67,12 @@ class Group(BaseSettings):
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: object, **__: object
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what the constructor is given."""
+        """Use only the constructor's arguments."""
         return (init_settings,)
 
 
 class SettingsError(UserError):
-    """One or more settings are wrong; *problems* has a line for each, which names the setting and the remedy."""
+    """One or more settings are invalid; *problems* has a line for each, with the setting and the remedy."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(dict.fromkeys(problems))
@@ -83,7 +83,7 @@ class SettingsError(UserError):
 
 @dataclass(frozen=True)
 class SettingRow:
-    """One setting for people to read, in ``--help`` and in the documents."""
+    """One setting for ``--help`` and the documents."""
 
     name: str
     aliases: tuple[str, ...]
@@ -98,7 +98,7 @@ D = TypeVar("D")
 
 
 class FlagsThenEnvironment(PydanticBaseSettingsSource):
-    """Finds the raw value of each field of a group, and remembers under which name it was found.
+    """Finds the raw value of each field of a group, and records the name under which it was found.
 
     Args:
         flags: by the name of the flag without dashes (``mongo_uri``); None means that the flag was not given.
@@ -118,7 +118,7 @@ class FlagsThenEnvironment(PydanticBaseSettingsSource):
         self.found_as: dict[str, str] = {}
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """The value (None when it is set nowhere), the field's name, and False: no value is JSON."""
+        """Return the value (None when unset), the field's name, and False: no value is JSON."""
         named = named_of(field)
         if named.flag is not None:
             value = self._flags.get(named.flag.lstrip("-").replace("-", "_"))
@@ -135,7 +135,7 @@ class FlagsThenEnvironment(PydanticBaseSettingsSource):
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        """The values of all fields that are set, by field name."""
+        """Return the values of all set fields, by field name."""
         values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -149,10 +149,10 @@ def load(
     """Read one group; *environ* None is the process's own environment.
 
     Args:
-        service: needed by groups in which a name or a default is the service's.
+        service: required for groups in which a name or a default depends on the service.
 
     Raises:
-        SettingsError: with everything that is wrong in the group.
+        SettingsError: with all errors in the group.
     """
     source = FlagsThenEnvironment(group, flags or {}, os.environ if environ is None else environ, service)
     values = source()
@@ -171,7 +171,7 @@ def load_all(
     """Read every group of the dataclass *wanted*, whose fields are all groups.
 
     Raises:
-        SettingsError: with everything that is wrong in all of them.
+        SettingsError: with all errors in all groups.
     """
     groups: dict[str, Group] = {}
     problems: list[str] = []
@@ -186,13 +186,13 @@ def load_all(
 
 
 def groups_of(wanted: type[Any]) -> dict[str, type[Group]]:
-    """The groups of a dataclass of groups, by field name."""
+    """Return the groups of a dataclass of groups, by field name."""
     hints = get_type_hints(wanted)
     return {field.name: hints[field.name] for field in dataclasses.fields(wanted)}
 
 
 def rows(groups: Iterable[type[Group]], service: ServiceDefinition | None = None) -> list[SettingRow]:
-    """All settings of *groups* for people to read, each variable once."""
+    """Return all settings of *groups* for display, each variable once."""
     found: dict[str, SettingRow] = {}
     for group in groups:
         for field in group.model_fields.values():
@@ -213,7 +213,7 @@ def rows(groups: Iterable[type[Group]], service: ServiceDefinition | None = None
 
 
 def named_of(field: FieldInfo) -> Named:
-    """How the field is named outside."""
+    """Return the external name of the field."""
     return next(item for item in field.metadata if isinstance(item, Named))
 
 
@@ -222,7 +222,7 @@ def _problem(
 ) -> str:
     location = error["loc"]
     if not location:
-        # A check across fields words its own message.
+        # A check across fields has its own message.
         return str(error["msg"]).removeprefix("Value error, ")
     field_name = location[0]
     field = source.settings_cls.model_fields[field_name]
@@ -251,7 +251,7 @@ def _allowed(field: FieldInfo) -> str:
         noun = "a whole number" if kind is int else "a number"
         unit = f" of {named.unit}" if named.unit else ""
         return f"{noun}{unit}{_bounds(field)}"
-    return "a text"
+    return "a string"
 
 
 def _bounds(field: FieldInfo) -> str:
@@ -288,7 +288,7 @@ def _choices(field: FieldInfo) -> tuple[str, ...]:
 
 
 def _plain_type(field: FieldInfo) -> object:
-    """The field's type, without the None of an optional one and without annotations."""
+    """Return the field's type, without the None of an optional one and without annotations."""
     kind: Any = field.annotation
     if get_origin(kind) in (Union, types.UnionType):
         kind = next(part for part in get_args(kind) if part is not type(None))
