@@ -1,7 +1,7 @@
 """Read groups of settings from flags and environment, and report all errors at once.
 
-A flag overrides the environment, the environment overrides the default; an empty variable counts as unset. Groups are read
-once, in a process's main; each component gets its own group. A group that is constructed directly
+A flag overrides the environment, the environment overrides the default; an empty variable counts as unset. Groups are
+read once, in a process's main; each component gets its own group. A group that is constructed directly
 (``LeaseSettings(life_seconds=2)``) reads nothing from outside.
 
 Types, bounds and checks are pydantic's, and so is the order of sources. The rest is not in pydantic-settings: variables
