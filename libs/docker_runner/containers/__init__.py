@@ -1,1 +1,1 @@
-"""One container's life: how it is started and stopped, why it ended, and what it leaves behind."""
+"""The lifecycle of a container: start, stop, the reason of its end, and its files."""

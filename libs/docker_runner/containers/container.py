@@ -1,4 +1,4 @@
-"""What is known of a container: its labels when it is there, and why it ended when it is not."""
+"""A container's labels and state, and the way it ended."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ class Label(StrEnum):
 
 
 class ContainerState(StrEnum):
-    """CREATED: made and not started yet, or its start failed. RUNNING: its process lives (paused counts as that)."""
+    """CREATED: not started yet, or its start failed. RUNNING: its process lives (a paused one counts)."""
 
     CREATED = "created"
     RUNNING = "running"
@@ -49,8 +49,8 @@ class EndReason(StrEnum):
 
     FINISHED: exit code 0 by itself. ERROR: another exit code by itself. OOM: the kernel killed it for its memory.
     TIMEOUT: :meth:`DockerRunner.stop` ended it after its time limit. STOPPED: the same, for another reason. LEASE_LOST:
-    its dead-man's switch ended it. KILLED: a signal that nobody here sent. MISSING: somebody removed it, so that no
-    more is known.
+    its dead-man's switch ended it. KILLED: a signal from outside of the runtime. MISSING: it was removed, so the reason
+    is unknown.
     """
 
     FINISHED = "finished"
@@ -65,12 +65,12 @@ class EndReason(StrEnum):
 
 @dataclass(frozen=True)
 class ManagedContainer:
-    """One container of ours, as the engine described it at some instant. Times are UTC.
+    """One managed container, as the engine described it at one time. Times are UTC.
 
     Attributes:
         id: the entity's id; the engine's id is *container_id*.
         exit_code: None while it runs.
-        limits: what it may use, by its labels; None for one of an older version, which has no such labels.
+        limits: by its labels; None for one of an older version without such labels.
         keepalive: the folder with the lease file that it watches; "" for one of an older version.
     """
 
@@ -103,14 +103,14 @@ class Ended:
     """How a container ended.
 
     Attributes:
-        finished_at: by the engine's clock. Of one that was sent SIGKILL, when it was; of another, when the engine told
-            of its end, which may be half a second late when thirty end at once.
-        peak_memory_bytes: the highest use of the whole container, page cache included. Exact, but up to 10 s old when
+        finished_at: by the engine's clock. After SIGKILL, the time of the signal; otherwise the time of the engine's
+            event, which may be half a second late when thirty end at once.
+        peak_memory_bytes: the maximum use of the whole container, with page cache. Exact, but up to 10 s old when
             it was killed from outside, and None when that was in its first second.
         cpu_seconds: of all its processes, likewise.
         last_lines: the end of its output, at most :data:`~libs.docker_runner.logs.output.LAST_LINES` lines.
-        error: what the engine says about a container that it could not start; empty otherwise.
-        failure: what the bot did wrong; None when it finished, and when it did not end by itself.
+        error: the engine's message about a failed start; empty otherwise.
+        failure: the bot's failure; None when it finished, and when it did not end by itself.
     """
 
     container: ManagedContainer
@@ -127,7 +127,7 @@ class Ended:
 
     @property
     def duration_seconds(self) -> float | None:
-        """How long it ran; None when it never did."""
+        """How long it ran; None when it never ran."""
         if self.started_at is None or self.finished_at is None:
             return None
         return max(0.0, (self.finished_at - self.started_at).total_seconds())
@@ -135,14 +135,14 @@ class Ended:
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How a run ended, and what it left.
+    """The result of a run.
 
     Attributes:
-        returned: what ``main`` returned; None when it returned nothing, and when *failure* says why there is none.
+        returned: the return value of ``main``; None without one, and when *failure* is the reason.
         failure: why there is no result; None when ``main`` returned.
-        output_path: stdout and stderr as they came, in a file of the caller's, who removes it, and that of a large
-            result; :meth:`discard` does.
-        output_truncated: the file has only the first part, since it grew over the limit.
+        output_path: stdout and stderr in their order, in a file of the caller's, who removes it with the file of a
+            large result by :meth:`discard`.
+        output_truncated: the file has only the first part, since it exceeded the limit.
     """
 
     ended: Ended
@@ -153,7 +153,7 @@ class RunOutcome:
 
     @property
     def result(self) -> object:
-        """The value of what ``main`` returned. Only for a result that is known to be small."""
+        """The value that ``main`` returned. Only for a result that is known to be small."""
         return self.returned.value() if self.returned is not None else None
 
     @property
@@ -163,7 +163,7 @@ class RunOutcome:
 
     @property
     def succeeded(self) -> bool:
-        """``main`` returned, and what it returned is here."""
+        """Whether ``main`` returned and its result is available."""
         return self.ended.reason is EndReason.FINISHED and self.failure is None
 
     def discard(self) -> None:
@@ -185,7 +185,7 @@ def from_labels(
     finished_at: datetime | None = None,
     created_at: datetime | None = None,
 ) -> ManagedContainer:
-    """The container with these labels. Labels that are missing or garbled become neutral values, never an error."""
+    """Return the container with these labels. Missing or malformed labels become neutral values, never an error."""
     entrypoint = labels.get(Label.ENTRYPOINT, "")
     return ManagedContainer(
         container_id=container_id,
@@ -227,8 +227,8 @@ def _number(text: str | None, otherwise: float) -> float:
 
 
 def _integer(text: str | None, otherwise: int) -> int:
-    """A number that the database can hold."""
-    # Longer ones are refused by the interpreter, but only from 4,300 digits on.
+    """Return a number that fits the database."""
+    # The interpreter rejects longer ones, but only from 4,300 digits on.
     if text is None or len(text) > _INTEGER_CHARACTERS:
         return otherwise
     try:

@@ -1,4 +1,4 @@
-"""The containers of one service and deployment on this engine, by segment: list them, keep them alive, end them all."""
+"""The containers of one service and deployment on this engine, by segment: list, keep alive, and stop them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ class ContainerGroup:
     """One segment's containers under one ownership.
 
     Args:
-        epoch: the ownership's fencing number. A container with a higher one is a later owner's and is left alone.
+        epoch: the ownership's fencing token. A container with a higher one belongs to a later owner and is not changed.
         keepalive: the dead-man's switch that all of them watch.
     """
 
@@ -37,27 +37,27 @@ class ContainerGroup:
 
     @property
     def keepalive_folder(self) -> Path:
-        """To be mounted into each container of the group."""
+        """The mount for each container of the group."""
         return self._keepalive.folder
 
     async def list(self) -> list[ManagedContainer]:
-        """The group's containers, running or not.
+        """Return the group's containers, running or not.
 
         Raises:
-            EngineUnavailable: nothing is known.
+            EngineUnavailable: unknown.
         """
         containers = await self._runner.list(self._service, self._scope, self._segment)
         return [container for container in containers if container.epoch <= self._epoch]
 
     async def stop_all(self, grace_seconds: float) -> Sequence[Ended]:
-        """End every container at once and return how each ended. None runs when this returns.
+        """Stop all containers concurrently and return how each ended. None runs when this returns.
 
         Raises:
             StopFailed: at least one may still run; call again.
-            EngineUnavailable: nothing is known.
+            EngineUnavailable: unknown.
         """
         ended: Sequence[Ended] = ()
-        # A start that was under way when its task was cancelled may still put a container there after the first look.
+        # A start whose task was cancelled may still create a container after the first listing.
         while alive := [c for c in await self.list() if c.state is not ContainerState.EXITED]:
             results = await asyncio.gather(
                 *(self._runner.stop(container, grace_seconds) for container in alive), return_exceptions=True
@@ -69,17 +69,17 @@ class ContainerGroup:
         return ended
 
     async def endings(self) -> Sequence[Ended]:
-        """How each container that has ended did; they stay.
+        """Return how each ended container ended; they stay.
 
         Raises:
-            EngineUnavailable: nothing is known.
+            EngineUnavailable: unknown.
         """
         dead = [container for container in await self.list() if container.state is not ContainerState.RUNNING]
         found = await asyncio.gather(*(self._runner.exit_info(container) for container in dead))
         return [ended for ended in found if ended is not None]
 
     async def remove(self, ended: Sequence[Ended]) -> None:
-        """Take away these containers.
+        """Remove these containers.
 
         Raises:
             EngineUnavailable: some may be left; call again.

@@ -13,7 +13,7 @@ _LINE_CHARACTERS = 500
 
 
 def end_reason(container: ManagedContainer, outcome: Outcome, stopped: EndReason | None) -> EndReason:
-    """The reason why *container* no longer runs; *stopped* is what one of us did to it."""
+    """Return why *container* no longer runs; *stopped* is what a worker did to it."""
     code = container.exit_code
     # Without an outcome the init did not even start the bot, or could not write any more.
     if code == LEASE_LOST_EXIT_CODE and outcome.reason in ("lease-lost", "running", ""):
@@ -28,11 +28,11 @@ def end_reason(container: ManagedContainer, outcome: Outcome, stopped: EndReason
 
 
 def failure_of(reason: EndReason, exit_code: int | None, engine_error: str, outcome: Outcome) -> Failure | None:
-    """What a bot that ended for *reason* did wrong; None unless it ended by itself with an error."""
+    """Return the failure of a bot that ended for *reason*; None unless it ended by itself with an error."""
     if reason is not EndReason.ERROR:
         return None
     if outcome.kind == "error":
-        # An init of an older version says no more.
+        # An init of an older version reports no more.
         return outcome.failure or Failure(FailureReason.EXCEPTION)
     if exit_code == _ABORTED_EXIT_CODE and outcome.failure and outcome.failure.reason is FailureReason.HEAP_FULL:
         return outcome.failure
@@ -40,7 +40,7 @@ def failure_of(reason: EndReason, exit_code: int | None, engine_error: str, outc
 
 
 def without_result(ended: Ended, outcome: Outcome, *, timeout_seconds: float) -> Failure | None:
-    """Why there is no result to look at; None when ``main`` returned."""
+    """Return why there is no result; None when ``main`` returned."""
     if ended.failure is not None:
         return ended.failure
     if ended.reason is EndReason.TIMEOUT:
@@ -49,14 +49,14 @@ def without_result(ended: Ended, outcome: Outcome, *, timeout_seconds: float) ->
         return Failure(FailureReason.INTERRUPTED, describe_end(ended))
     if outcome.too_large:
         return Failure(FailureReason.RESULT_TOO_LARGE, "its result is larger than the limit")
-    # The exit code says that the init came to its end, and there it tries to leave its last note.
+    # The exit code shows that the init reached its end, where it tries to write its last note.
     if outcome.reason in ("", "running") or outcome.kind not in ("result", "none"):
         return Failure(FailureReason.RESULT_LOST, "what main returned could not be kept (is TEMP_DIR full?)")
     return None
 
 
 def describe_end(ended: Ended) -> str:
-    """One sentence about why a container ended, with the hint that mends it."""
+    """Return one sentence about why a container ended, with the remedy as a hint."""
     match ended.reason:
         case EndReason.FINISHED:
             return "main returned"
@@ -76,11 +76,11 @@ def describe_end(ended: Ended) -> str:
 
 
 def out_of_memory(limits: Need | None) -> str:
-    """What the owner of a bot can do about its end, with the limit if that is known."""
+    """Return what the owner of a bot can do about its end, with the limit if known."""
     more = "memory than its limit" if limits is None else f"than its {limits.memory_bytes // MIB} MiB"
     return f"out of memory: it used more {more}; raise config.resources.memoryMb or MEMORY_LIMIT_MB"
 
 
 def last_line(ended: Ended) -> str:
-    """The last line with something in it that the container printed, bounded; empty when there is none."""
+    """Return the last non-empty line of a container's output, bounded; empty without one."""
     return next((line for line in reversed(ended.last_lines) if line.strip()), "")[:_LINE_CHARACTERS]

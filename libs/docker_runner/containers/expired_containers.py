@@ -30,11 +30,11 @@ _UNREADABLE_EXTRA_SECONDS = 5.0
 
 
 class KeepaliveAges:
-    """Decides, from what keepalive files say over time, which of them have expired. Pure; times are boot_seconds().
+    """Determines which keepalives have expired, from their files over time. Pure; times are boot_seconds().
 
     Args:
-        life_seconds: of a lease, which no keepalive exceeds.
-        boot_id: of this host; the time in a file of another kernel cannot be compared.
+        life_seconds: duration of a lease, which no keepalive exceeds.
+        boot_id: of this host; times in a file of another kernel are not comparable.
     """
 
     def __init__(self, life_seconds: float, boot_id: str) -> None:
@@ -54,7 +54,7 @@ class KeepaliveAges:
     def _is_expired(self, text: str | None, since: float, now: float) -> bool:
         deadline = self._deadline(text)
         if deadline is None:
-            # It may be unreadable, or be rewritten by another kernel: only its silence counts.
+            # It may be unreadable, or be rewritten by another kernel: only the lack of changes counts.
             return now - since > self._unreadable_seconds
         return now > max(deadline, since) + _SUPERVISOR_SECONDS
 
@@ -71,7 +71,7 @@ class ExpiredContainers:
 
     Args:
         keepalives: the folder of this service and deployment, with one folder for each segment. Containers that watch
-            another one are left to their supervisors: whether this host sees the same files there is not known.
+            another one are left to their supervisors: this host may see other files there.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class ExpiredContainers:
         """Kill the containers whose keepalive has expired; return when to check again, in seconds.
 
         Raises:
-            Retryable: the engine is away.
+            Retryable: the engine is unavailable.
         """
         now = self._clock()
         expired = self._ages.expired(await asyncio.to_thread(self._read), now)
@@ -115,12 +115,12 @@ class ExpiredContainers:
         return is_here and container.state is ContainerState.RUNNING
 
     def _read(self) -> dict[str, str | None]:
-        """Return the keepalives in the folder, and those of containers that have none any more, by folder. Blocks."""
+        """Return the keepalives in the folder, and those of containers without one, by folder. Blocks."""
         folders = {str(folder) for folder in self._keepalives.iterdir()} if self._keepalives.is_dir() else set()
         return {folder: _content(folder) for folder in folders | self._watched}
 
     async def _kill(self, container: ManagedContainer) -> None:
-        # A new owner may have adopted it since.
+        # A new owner may have adopted it meanwhile.
         if container.keepalive not in self._ages.expired(await asyncio.to_thread(self._read), self._clock()):
             return
         with isolated("kill expired container", passing=()):

@@ -11,13 +11,13 @@ _TEXT_CHARACTERS = 2000
 class FailureReason(StrEnum):
     """Why there is no result.
 
-    EXCEPTION: the code of the bot raised. ENTRYPOINT_MISSING: its file is not there. MAIN_MISSING: the file has no
-    ``main``. SIGNATURE: ``main`` cannot be called with an id and a config. NEVER_FINISHED: ``main`` waits for something
-    that cannot come. RESULT_NOT_JSON, RESULT_TOO_LARGE, RESULT_TOO_DEEP, RESULT_TOO_MANY_VALUES, RESULT_TOO_COMPLEX:
-    ``main`` returned, and what it returned cannot be used. RESULT_LOST: it returned, and this host could not keep what.
+    EXCEPTION: the bot's code raised. ENTRYPOINT_MISSING: its file is missing. MAIN_MISSING: the file has no
+    ``main``. SIGNATURE: ``main`` cannot be called with an id and a config. NEVER_FINISHED: ``main`` waits for an event
+    that cannot occur. RESULT_NOT_JSON, RESULT_TOO_LARGE, RESULT_TOO_DEEP, RESULT_TOO_MANY_VALUES, RESULT_TOO_COMPLEX:
+    ``main`` returned an unusable value. RESULT_LOST: ``main`` returned, but this host could not store the value.
     HEAP_FULL: Node aborted, since its heap was full before the memory of the container was. EXIT_CODE: the process
-    ended with another exit code than 0, and left nothing else. INTERRUPTED: it did not end by itself; the reason of the
-    end (``EndReason``) says how.
+    ended with a non-zero exit code, without further information. INTERRUPTED: it did not end by itself; ``EndReason``
+    has the reason.
     """
 
     EXCEPTION = "exception"
@@ -41,9 +41,9 @@ class Failure:
     """Why there is no result.
 
     Attributes:
-        type: the exception's type as a traceback names it, such as ``ValueError``; empty when nothing was raised.
+        type: the exception's type as in a traceback, such as ``ValueError``; empty without an exception.
         message: the exception's message, which may be empty, or a sentence.
-        hint: what mends it, with the command; empty when that is not known.
+        hint: the remedy, with the command; empty when unknown.
     """
 
     reason: FailureReason
@@ -53,7 +53,7 @@ class Failure:
 
     @property
     def summary(self) -> str:
-        """Type and message, as the last line of a traceback has them."""
+        """Type and message, like the last line of a traceback."""
         if self.type and self.message:
             return f"{self.type}: {self.message}"
         return self.type or self.message or "main raised an error"
@@ -66,7 +66,7 @@ class Failure:
 
 
 def failure_from(note: object) -> Failure | None:
-    """What an init noted, which is hostile input: bounded, and fit to be stored. None when it is no failure."""
+    """Return an init's note, which is hostile input, bounded and fit to be stored. None when it is no failure."""
     if not isinstance(note, Mapping):
         return None
     try:
@@ -82,5 +82,5 @@ def failure_from(note: object) -> Failure | None:
 
 
 def _text(value: object, most: int) -> str:
-    """Bounded, and without the halves of characters that UTF-8 cannot say."""
+    """Limit the length, and drop lone surrogates, which cannot be encoded in UTF-8."""
     return value[:most].encode("utf-8", "replace").decode() if isinstance(value, str) else ""

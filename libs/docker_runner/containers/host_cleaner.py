@@ -1,6 +1,6 @@
-"""Garbage-collect what workers left on this host: dead containers soon after their end, everything else now and then.
+"""Garbage-collect what workers left on this host: dead containers soon after their end, the rest periodically.
 
-A container whose segment has moved to another host is removed by nobody else: its old owner has no proven lease any
+Only this removes a container whose segment has moved to another host: its old owner has no proven lease any
 more, and its new owner never sees it. Its end is recorded first.
 """
 
@@ -34,10 +34,10 @@ class HostCleaner:
 
     Args:
         owns: whether this worker owns a segment now.
-        leases: the leases that are held now, whoever holds them.
+        leases: returns all live leases.
         keepalives: the folder of this service and deployment, with one folder for each segment.
-        life_seconds: of a lease.
-        former: folders of this service and deployment where earlier versions and settings had them.
+        life_seconds: duration of a lease.
+        former: the folders of keepalives under earlier versions and settings.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class HostCleaner:
         )
 
     async def run(self) -> None:
-        """Clean for ever. A dead container that this worker does not own is cleared soon after its event."""
+        """Clean forever. A dead container that this worker does not own is removed soon after its event."""
         with self._runner.watch.listening(self._note, self._service, self._scope):
             async with asyncio.TaskGroup() as tasks:
                 clear = repeat("clear dead containers", self.clear_once, CLEAN_SECONDS, wake=self._died)
@@ -92,10 +92,10 @@ class HostCleaner:
             self._died.set()
 
     async def clear_once(self) -> float | None:
-        """Remove the dead containers that nobody else removes; return when to look again, if some are left for now.
+        """Remove dead containers without an owner here; return when to check again, if some are left for now.
 
         Raises:
-            Retryable: the engine or the database is away.
+            Retryable: the engine or the database is unavailable.
         """
         everybody = await self._runner.list(self._service, self._scope)
         kept = {container.segment for container in everybody if self._owns(container.segment)}
@@ -104,7 +104,7 @@ class HostCleaner:
             return None
         here = self._recorder.host
         moved = {lease.segment_id for lease in await self._leases() if lease.holder.host != here} - kept
-        # What has moved goes together, as each may have to wait for the end of its output.
+        # Moved ones are removed concurrently, as each may have to wait for the end of its output.
         await asyncio.gather(*(self._take_output(c) for c in dead if c.segment in moved))
         cleared = await self._runner.clear(
             self._service, self._scope, kept, moved, self._unowned_seconds, before_removal=self._record
@@ -112,10 +112,10 @@ class HostCleaner:
         return _LOOK_AGAIN_SECONDS if cleared.left else None
 
     async def clean_once(self) -> None:
-        """Remove everything else that is not used any more.
+        """Remove everything else that is no longer used.
 
         Raises:
-            Retryable: the engine is away; what needs no engine is done.
+            Retryable: the engine is unavailable; the steps without it are done.
         """
         everybody = await self._runner.list(self._service, self._scope)
         away: Retryable | None = None
@@ -147,12 +147,12 @@ class HostCleaner:
         for former in self._former:
             watched = {c.segment for c in everybody if c.state is ContainerState.RUNNING and _watches(c, former)}
             remove_stale(former, watched)
-            # This worker refreshes those of its own segments as long as they exist, so that they never become stale.
+            # This worker refreshes those of its own segments while they exist, so that they never become stale.
             for folder in former.iterdir() if former.is_dir() else ():
                 if folder.name.isdigit() and int(folder.name) not in watched and self._owns(int(folder.name)):
                     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _watches(container: ManagedContainer, former: Path) -> bool:
-    """Whether it watches a file below *former*, or may do so: a container of an older version does not say."""
+    """Whether it watches a file below *former*, or may do so: a container of an older version has no such label."""
     return not container.keepalive or Path(container.keepalive).parent == former

@@ -1,4 +1,4 @@
-"""Takes away what killed workers left on this host: dead containers, folders, outputs, and pins of code."""
+"""Garbage-collect what dead workers left on this host: dead containers, folders, outputs, and pins of code."""
 
 import time
 from collections.abc import Awaitable, Callable, Collection
@@ -23,20 +23,20 @@ log = get_logger(__name__)
 # Files and pins are created before their container; after this time it will not appear any more.
 _STALE_SECONDS = 600.0
 _OUTPUT_KEPT_SECONDS = 86_400.0
-# Whoever started a helper waits for a minute, and then reads what it said.
+# The caller of a helper waits for a minute, and then reads its output.
 _HELPER_KEPT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class Cleared:
-    """The ends of the containers that were removed, and how many dead ones are left for now."""
+    """The ends of the removed containers, and how many dead ones are left for now."""
 
     ended: list[Ended]
     left: int
 
 
 class HostGarbageCollector:
-    """What nobody on this host will ask for any more. Running containers are none of it: their lease ends them."""
+    """Removes unused data on this host. Running containers are not included: their lease ends them."""
 
     def __init__(
         self, *, engine: Engine, code: CodeSource, folders: RunFolders, threads: Threads, stopper: Stopper
@@ -55,7 +55,7 @@ class HostGarbageCollector:
         older_than_seconds: float,
         before_removal: Callable[[Ended], Awaitable[object]],
     ) -> Cleared:
-        """See :meth:`DockerRunner.clear`. *containers* are all that there are of the service."""
+        """See :meth:`DockerRunner.clear`. *containers* are all containers of the service."""
         buried: list[Ended] = []
         left = 0
         for container in containers:
@@ -63,7 +63,7 @@ class HostGarbageCollector:
                 continue
             left += 1
             minimal_age_seconds = 0.0 if container.segment in moved_segments else older_than_seconds
-            # One that cannot be removed must not keep the others.
+            # A container that cannot be removed must not prevent the removal of others.
             with isolated("remove a dead container"):
                 if await self._is_dead(container, minimal_age_seconds):
                     ended = await self._buried(container, before_removal)
@@ -71,7 +71,7 @@ class HostGarbageCollector:
                         buried.append(ended)
                         left -= 1
         if buried:
-            log.info("dead containers taken away", count=len(buried))
+            log.info("dead containers removed", count=len(buried))
         return Cleared(buried, left)
 
     async def clean(self, service: str, scope: str) -> None:
@@ -94,7 +94,7 @@ class HostGarbageCollector:
             await before_removal(ended)
             ended, _ = await self._stopper.reap(container)
         except StopFailed as error:
-            # Of this container alone, unlike an engine or a database that is away.
+            # An error of this container alone, unlike an engine or a database that is unavailable.
             raise RuntimeFault(str(error)) from error
         return ended
 

@@ -1,4 +1,4 @@
-"""JSON that every reader accepts: no NaN, and the few types of a database document beyond JSON's own as text."""
+"""JSON that every reader accepts: no NaN; the few non-JSON types of a database document become text."""
 
 import json
 import math
@@ -7,11 +7,11 @@ from datetime import date, datetime
 
 
 def to_json(value: object) -> str:
-    """*value* as compact JSON. NaN and infinities become null, dates ISO 8601, what is no JSON type its ``str``."""
+    """Return *value* as compact JSON. NaN and infinities become null, dates ISO 8601, other types their ``str``."""
     try:
         return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain)
     except ValueError:
-        # Looking for them first would cost every other value a walk.
+        # Searching for them first would traverse every other value.
         return json.dumps(_without_nan(value), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 

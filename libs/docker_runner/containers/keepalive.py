@@ -1,6 +1,6 @@
 """The worker's side of the dead-man's switch: a file with the time until which the worker owns a segment.
 
-Containers mount its folder and end their bots when the file says so, or when it stops changing: see
+Containers mount its folder and end their bots when the file expires or stops changing: see
 ``native/init/lease.c``.
 """
 
@@ -17,11 +17,11 @@ from libs.core.observability.log import get_logger
 
 log = get_logger(__name__)
 
-# The bots must be dead when the lease is over, and a signal takes a while.
+# The bots must be dead when the lease is over, and a signal takes some time.
 SAFETY_SECONDS = 0.25
 FILE_NAME = "lease"
 _DEFAULT_TTL_SECONDS = 5.0
-# A temporary file that is older was left by a process that was killed.
+# An older temporary file was left by a killed process.
 _UNFINISHED_SECONDS = 60.0
 _ABANDONED_SECONDS = 86_400.0
 
@@ -30,10 +30,10 @@ class KeepaliveFile:
     """The lease file of one segment in *folder*, which the engine must see at the same path.
 
     Its methods block for as long as it takes to write a few bytes; each may be repeated. They may be called from
-    several threads: what is called later has effect later.
+    several threads: later calls take effect later.
 
     Args:
-        ttl_seconds: the lease's life; the file never gives more than that.
+        ttl_seconds: the lease's life; the file never grants more than that.
     """
 
     def __init__(
@@ -55,20 +55,20 @@ class KeepaliveFile:
         self._lock = threading.Lock()
 
     def refresh(self, proven_until: float) -> None:
-        """Let the containers live until a little before *proven_until*, by boot_seconds().
+        """Extend the containers' life until shortly before *proven_until*, by boot_seconds().
 
         Raises:
-            OSError: they do not know of it. Nothing is left of the attempt.
+            OSError: they do not see the extension. The attempt leaves no files.
         """
         with self._lock:
             left = min(proven_until - self._monotonic(), self._ttl) - SAFETY_SECONDS
             self._write(max(self._uptime() + left, 0.001), max(left, 0.0))
 
     def expire(self) -> None:
-        """End the containers now, and let none begin late; unless another owner has refreshed the file since.
+        """End the containers now, including late starts, unless another owner has refreshed the file since.
 
         Raises:
-            OSError: they end when the last refresh runs out.
+            OSError: they end when the last refresh expires.
         """
         with self._lock:
             try:
@@ -79,14 +79,14 @@ class KeepaliveFile:
                 self._write(0.0, 0.0)
 
     def _write(self, deadline: float, left: float) -> None:
-        # An init under another kernel cannot compare clocks, and counts what is left from when it sees this.
+        # An init under another kernel cannot compare clocks, and counts the remaining time from when it reads this.
         self._counter += 1
         text = f"{self._boot_id} {deadline:.3f} {left:.3f} {self._counter}\n"
         begun = self._monotonic()
         self._make_folder()
         try:
             self._temporary.write_text(text)
-            # Readable for the bots' user whatever the umask.
+            # Readable for the bots' user regardless of the umask.
             self._temporary.chmod(0o644)
             if left and self._monotonic() - begun > SAFETY_SECONDS:
                 # An init under another kernel would count it from now, and outlive the lease.
@@ -102,7 +102,7 @@ class KeepaliveFile:
         if self._written and self.folder.is_dir():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with suppress(PermissionError):  # one that another user made is as that user wants it
+        with suppress(PermissionError):  # the permissions of another user's folder stay
             self.folder.chmod(0o755)
         for unfinished in self.folder.glob(f".{FILE_NAME}.*"):
             with suppress(OSError):
@@ -111,10 +111,10 @@ class KeepaliveFile:
 
 
 class SegmentKeepalive(KeepaliveFile):
-    """The lease file of one segment, kept up as well in *former* folders, as long as there is a lease file in them.
+    """The lease file of one segment, also updated in *former* folders, while there is a lease file in them.
 
     Containers that were started under an older version or another KEEPALIVE_DIR watch the file in a former folder.
-    A former one that cannot be written is no failure: the containers that watch it end when it runs out, as they must.
+    A former one that cannot be written is no failure: the containers that watch it end when it expires, as they must.
     """
 
     def __init__(self, folder: Path, ttl_seconds: float = _DEFAULT_TTL_SECONDS, *, former: Sequence[Path] = ()) -> None:
@@ -147,10 +147,10 @@ class SegmentKeepalive(KeepaliveFile):
 
 
 def remove_stale(directory: Path, segments: Collection[int], older_than_seconds: float = 600.0) -> None:
-    """Remove the folders below *directory* that nobody refreshes any more, those of *segments* excepted. Blocks.
+    """Remove the folders below *directory* that are no longer refreshed, except those of *segments*. Blocks.
 
     Args:
-        segments: those that have a container, or an owner here.
+        segments: those with a container, or with an owner here.
     """
     kept = {str(segment) for segment in segments}
     for folder in directory.iterdir() if directory.is_dir() else ():
@@ -159,7 +159,7 @@ def remove_stale(directory: Path, segments: Collection[int], older_than_seconds:
 
 
 def remove_abandoned(root: Path, older_than_seconds: float = _ABANDONED_SECONDS) -> None:
-    """Remove what services and deployments that are gone left below *root*, the folder of all of them. Blocks."""
+    """Remove the folders of removed services and deployments below *root*, the folder of all of them. Blocks."""
     for place in root.iterdir() if root.is_dir() else ():
         if place.is_dir() and _is_older(place, older_than_seconds):
             remove_stale(place, (), older_than_seconds)
@@ -175,7 +175,7 @@ def _is_older(folder: Path, seconds: float) -> bool:
 
 
 def seconds_left(folder: Path) -> float:
-    """What was left of the lease when the file in *folder* was written; a lease's usual life when there is none."""
+    """Return the remaining time of the lease when the file in *folder* was written; the default life without one."""
     try:
         return float((folder / FILE_NAME).read_text().split()[2])
     except (OSError, ValueError, IndexError):

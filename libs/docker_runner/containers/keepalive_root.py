@@ -24,10 +24,10 @@ _RETRY_SECONDS = 0.5
 
 
 class Sight(Protocol):
-    """What is asked of the engine; :class:`~libs.docker_runner.engine.client.Engine` has it."""
+    """The engine's part; implemented by :class:`~libs.docker_runner.engine.client.Engine`."""
 
     async def sees(self, folder: Path) -> bool:
-        """Return whether *folder* is there on the engine's host."""
+        """Return whether *folder* exists on the engine's host."""
 
 
 class KeepaliveDirUnusable(UserError):
@@ -43,13 +43,13 @@ class KeepaliveDirUnseen(KeepaliveDirUnusable):
 
 
 def usual_roots() -> Sequence[Path]:
-    """The folders in memory that are tried when KEEPALIVE_DIR is not set, the best first."""
+    """The folders in memory that are tried without KEEPALIVE_DIR, the best first."""
     name = f"the0-runtime-{os.geteuid()}"
     return [Path("/dev/shm") / name, Path("/run") / name]  # noqa: S108 - made with care, see _make_own
 
 
 async def keepalive_root(wanted: Path | None, temp_dir: Path, engine: Sight) -> Path:
-    """Return the folder for keepalive files: *wanted*, else the first usual one in memory, else one below *temp_dir*.
+    """Return the folder for keepalive files: *wanted*, else the first usable one in memory, else one below *temp_dir*.
 
     Raises:
         KeepaliveDirUnusable: *wanted* cannot be written.
@@ -85,7 +85,7 @@ async def _check_wanted(root: Path, engine: Sight) -> None:
 
 async def _is_seen(root: Path, engine: Sight, *, unknown: bool) -> bool:
     """Whether the engine sees *root*; *unknown* when it does not answer."""
-    # A name that is on no other host: the same path may be another folder there.
+    # A name that exists on no other host: the same path may be another folder there.
     probe = root / f".probe-{secrets.token_hex(8)}"
     try:
         await asyncio.to_thread(probe.mkdir)
@@ -105,7 +105,7 @@ async def _is_seen(root: Path, engine: Sight, *, unknown: bool) -> bool:
 
 
 def is_in_memory(folder: Path) -> bool:
-    """Whether *folder*, or what will be above it, is on a file system in memory."""
+    """Whether *folder*, or its future parent, is on a file system in memory."""
     found, kind = "", ""
     path = os.path.realpath(folder)
     try:
@@ -116,20 +116,20 @@ def is_in_memory(folder: Path) -> bool:
         before, _, after = line.partition(" - ")
         point = before.split(" ")[4].encode().decode("unicode_escape", "replace")
         inside = path == point or path.startswith(point.rstrip("/") + "/")
-        # Of two on one point the later one counts.
+        # Of two on one mount point the later one counts.
         if inside and len(point) >= len(found):
             found, kind = point, after.split(" ")[0]
     return kind in _MEMORY
 
 
 def _make_own(root: Path) -> bool:
-    """Make *root* in memory, for this user alone to write; False when that cannot be."""
+    """Create *root* in memory, writable only by this user; return False when impossible."""
     if not root.parent.is_dir() or not is_in_memory(root):
         return False
     try:
         root.mkdir(mode=0o755, exist_ok=True)
         made = root.lstat()
-        # Everybody may make folders beside it. One that is another user's could hold lease files of that user's.
+        # All users may create folders beside it. One of another user could contain lease files of that user's.
         if not stat.S_ISDIR(made.st_mode) or made.st_uid != os.geteuid() or made.st_mode & 0o022:
             log.warning("folder belongs to another user or is open to others", folder=str(root))
             return False

@@ -8,27 +8,27 @@ WORD_BYTES = 6
 
 
 def container_name(service: str, scope: str, entity_id: str) -> str:
-    """The one name that a container of this entity can have, so that an engine never holds two of them."""
+    """Return the only name of a container of this entity, so that an engine never has two of them."""
     return container_name_prefix(service) + _digest(scope, entity_id)[:20]
 
 
 def container_name_prefix(service: str) -> str:
-    """What the names of all containers of *service* begin with."""
+    """Return the prefix of the names of all containers of *service*."""
     return f"the0-{service}-"
 
 
 def scope_folder(directory: Path, scope: str) -> Path:
-    """The folder below *directory* that belongs to *scope* alone."""
+    """Return the folder below *directory* of *scope*."""
     return directory / _digest(scope)[:16]
 
 
 def run_folder(directory: Path, scope: str, name: str, token: str) -> Path:
-    """Where the files of one start of the container *name* are."""
+    """Return the folder of one start of the container *name*."""
     return scope_folder(directory, scope) / name / token
 
 
 def new_token() -> str:
-    """A word that no other start has."""
+    """Return a token that no other start has."""
     return secrets.token_hex(WORD_BYTES)
 
 

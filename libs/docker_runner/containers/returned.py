@@ -1,8 +1,8 @@
 """The return value of ``main``: validated before it is parsed, and kept as bytes.
 
-A result of 64 MiB may be 20 million values, which take gigabytes and hold the interpreter for seconds. So no result
-becomes values here. A small one is scanned in a thread; a large one stays in the file that its init wrote, and
-is scanned in a process of its own with limited memory and processor time.
+A result of 64 MiB may be 20 million values, which take gigabytes and block the interpreter for seconds. So no result
+is parsed here. A small one is scanned in a thread; a large one stays in the file that its init wrote, and
+is scanned in a separate process with limited memory and processor time.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ log = get_logger(__name__)
 MOST_DEPTH = 100
 MOST_VALUES = 10_000_000
 SMALL_BYTES = 128 * 1024
-"""What is at most that large is held in memory."""
+"""Results up to this size are kept in memory."""
 
 _PROCESSES = 2
 _PIECE_BYTES = 1024 * 1024
 _BEGINNING_BYTES = 60
-# Of a process that gets the processor only when nothing else wants it.
+# For a process with the lowest priority.
 _CHECK_SECONDS = 900.0
 _REASONS = {
     Fault.BYTES: FailureReason.RESULT_TOO_LARGE,
@@ -38,7 +38,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Payload:
-    """The text of a result as the init left it: *text* itself, or the file that has it from byte *begin* on."""
+    """The text of a result as the init left it: *text* itself, or the file that contains it from byte *begin* on."""
 
     text: bytes = b""
     path: Path | None = None
@@ -50,13 +50,13 @@ NO_PAYLOAD = Payload()
 
 @dataclass(frozen=True)
 class Returned:
-    """A result that is valid JSON within the bounds. *kind* is what it is at its top."""
+    """A result that is valid JSON within the bounds. *kind* is the type of its outermost value."""
 
     kind: Kind
     payload: Payload
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield its text. Blocking.
+        """Yield its text. Blocks.
 
         Raises:
             OSError: its file cannot be read.
@@ -75,7 +75,7 @@ class Returned:
         return next(self.pieces(), b"")[:_BEGINNING_BYTES].decode(errors="replace")
 
     def value(self) -> object:
-        """Return its value. Only for a result that is known to be small: this is what the bounds do not bound."""
+        """Return its value. Only for a result that is known to be small: values are not bounded."""
         return json.loads(b"".join(self.pieces()))
 
     def discard(self) -> None:
@@ -92,7 +92,7 @@ class ResultChecks:
         self._places = asyncio.Semaphore(_PROCESSES)
 
     async def check(self, payload: Payload, limit_bytes: int) -> Returned | Failure:
-        """Return the result, or what its author can do about it: then its file is gone, as it is after a cancel."""
+        """Return the result, or the failure; its file is then removed, as after a cancellation."""
         bounds = Bounds(limit_bytes, MOST_DEPTH, MOST_VALUES)
         if payload.path is None:
             return await self._threads.run(_checked_text, payload.text, bounds)
@@ -121,13 +121,13 @@ def _checked_text(text: bytes, bounds: Bounds) -> Returned | Failure:
 
 
 async def _scanned(path: Path, begin: int, bounds: Bounds) -> Shape | Refused | None:
-    """What a process of its own finds; None when it did not come to an end."""
+    """Return the result of a separate process; None when it did not complete."""
     process = await asyncio.create_subprocess_exec(
         *command(str(path), begin, bounds, str(_strict_path(path))),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        # No secret of the worker's is for a process that reads what a bot wrote.
+        # A process that reads a bot's output must have no secret of the worker's.
         env={name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PATH") if name in os.environ},
     )
     try:

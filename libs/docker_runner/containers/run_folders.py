@@ -1,7 +1,7 @@
-"""The files of one start on the engine's host: input of the bot, and its output. Blocking, and quick.
+"""The files of one start on the engine's host: the bot's input and output. Blocks briefly.
 
-The folders above are closed to other users of the host, since the config has the bot's keys; the container sees only
-the folders that are mounted.
+The parent folders are closed to other users of the host, since the config has the bot's keys; the container sees only
+the mounted folders.
 """
 
 import errno
@@ -46,7 +46,7 @@ _FILES = (
     (guard, "nftables.py"),
 )
 
-# What the init writes has one level and a dozen values.
+# The init's notes have one level and a dozen values.
 HEAD_BOUNDS = Bounds(bytes=4096, depth=4, values=256)
 _WORD_CHARACTERS = 64
 # Beside what it starts, so that a container needs one mount for both. The engine's machine is ours: it has our folders.
@@ -57,21 +57,21 @@ _COMPILED = (
     "python/the0_hints.py",
 )
 
-# As the init has it.
+# As defined by the init.
 _NOTE_SECONDS = 10.0
-# Copying the entrypoints takes no time; whoever began so long ago is dead.
+# Copying the entrypoints takes no time: an older copy belongs to a dead process.
 _UNFINISHED_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the init left: *kind* is ``result``, ``error`` or ``none``, and *payload* its JSON.
+    """The init's notes: *kind* is ``result``, ``error`` or ``none``, and *payload* its JSON.
 
     While the bot runs, *reason* is ``running`` and the numbers are a few seconds old; *stats* needs all of them.
-    It comes out of the container, and is believed only about the container itself.
+    It comes from the container, and is trusted only about the container itself.
 
     Attributes:
-        too_large: there is more than was asked for, and so no *payload*.
+        too_large: it exceeds the requested limit, so there is no *payload*.
     """
 
     reason: str = ""
@@ -100,7 +100,7 @@ class RunFolders:
         self._entrypoints: Path | None = None
 
     def prepare(self) -> None:
-        """Make the folders, and copy the entrypoints to where the engine sees them. May be repeated.
+        """Create the folders, and copy the entrypoints to a folder that the engine sees. May be repeated.
 
         Raises:
             WorkFolderNotExecutable: the containers' first process could not be executed from there.
@@ -114,7 +114,7 @@ class RunFolders:
 
     @property
     def entrypoints(self) -> Path:
-        """The copied entrypoints.
+        """The folder of the copied entrypoints.
 
         Raises:
             RuntimeError: before :meth:`prepare`.
@@ -126,7 +126,7 @@ class RunFolders:
     def create(
         self, executable: Executable, name: str, token: str, code: Path, traceparent: str | None = None
     ) -> Paths:
-        """Write what the container *name* is told into a new folder; *traceparent* is for its environment."""
+        """Write the input of the container *name* into a new folder; *traceparent* is for its environment."""
         folder = run_folder(self._runs, executable.scope, name, token)
         paths = Paths(code, folder / "spec", folder / "outcome", self.entrypoints)
         paths.spec.mkdir(parents=True)
@@ -151,17 +151,17 @@ class RunFolders:
         _write(paths.spec / "spec.json", json.dumps(spec).encode(), 0o444)
         _write(paths.spec / "config.json", executable.config_json.encode(), 0o444)
         _write(paths.spec / "init.conf", "".join(lines).encode(), 0o444)
-        # The container's root has no privileges over files; the bot cannot come near this one.
+        # The container's root has no privileges over files; the bot cannot reach this one.
         _write(paths.outcome, b"", 0o666)
         for open_folder in (folder, paths.spec):
             open_folder.chmod(0o755)
         return paths
 
     def read_outcome(self, container: ManagedContainer, limit_bytes: int = 0) -> Outcome:
-        """What the init of *container* left; an empty one when it could not, or left nonsense.
+        """Return the notes of *container*'s init; empty when missing or malformed.
 
         Args:
-            limit_bytes: of the payload. One that is not small stays in the file, which :meth:`keep_payload` saves.
+            limit_bytes: of the payload. A large one stays in the file, which :meth:`keep_payload` preserves.
         """
         path = self._folder(container) / "outcome"
         try:
@@ -170,7 +170,7 @@ class RunFolders:
                 size = os.fstat(file.fileno()).st_size - len(line)
                 too_large = size > limit_bytes
                 small = size <= SMALL_BYTES and not too_large
-                # Not to its end, which may move.
+                # Not to its end, which may change.
                 text = file.read(SMALL_BYTES) if small else b""
         except OSError:
             return Outcome()
@@ -192,7 +192,7 @@ class RunFolders:
         )
 
     def keep_payload(self, outcome: Outcome, path: Path) -> Outcome:
-        """*outcome* with the file of its payload at *path*, if it has one: the folder of the run may go then."""
+        """Return *outcome* with its payload file, if any, moved to *path*, so that the run's folder can be removed."""
         if outcome.payload.path is None:
             return outcome
         try:
@@ -202,7 +202,7 @@ class RunFolders:
         return replace(outcome, payload=replace(outcome.payload, path=path))
 
     def read_stats(self, container: ManagedContainer) -> Stats | None:
-        """What its init noted last; None when that is not there, incomplete, or older than two notes."""
+        """Return its init's latest notes; None when they are missing, incomplete, or older than two intervals."""
         try:
             age = time.time() - (self._folder(container) / "outcome").lstat().st_mtime
         except OSError:
@@ -211,7 +211,7 @@ class RunFolders:
         return found.stats if found.reason == "running" and age < _NOTE_SECONDS * 2 else None
 
     def mark_stopped(self, container: ManagedContainer, reason: EndReason) -> None:
-        """Remember for whoever buries it why *container* was ended. The first reason stays."""
+        """Record why *container* was ended, for its reaping. The first reason stays."""
         try:
             descriptor = os.open(self._folder(container) / "stopped", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except (FileExistsError, FileNotFoundError):
@@ -220,14 +220,14 @@ class RunFolders:
             file.write(reason)
 
     def stop_reason(self, container: ManagedContainer) -> EndReason | None:
-        """What :meth:`mark_stopped` noted; None when nobody did."""
+        """Return the reason recorded by :meth:`mark_stopped`; None without one."""
         try:
             return EndReason((self._folder(container) / "stopped").read_text())
         except (OSError, ValueError):
             return None
 
     def output_path(self, container: ManagedContainer) -> Path:
-        """Where the output of a run goes; its folder is made."""
+        """Return the path for the output of a run; its folder is created."""
         folder = scope_folder(self._outputs, container.scope)
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder / f"{container.name}-{container.token}.log"
@@ -245,7 +245,7 @@ class RunFolders:
             return
 
     def starts(self, scope: str) -> list[tuple[str, str, float]]:
-        """All folders of *scope*: container name, token, and Unix seconds of its making."""
+        """Return all folders of *scope*: container name, token, and Unix seconds of their creation."""
         found = []
         for folder in _entries(scope_folder(self._runs, scope)):
             for begun in _entries(folder):
@@ -256,7 +256,7 @@ class RunFolders:
         return found
 
     def remove_outputs(self, scope: str, older_than: float) -> None:
-        """Remove outputs that nobody took, from before *older_than* (Unix seconds)."""
+        """Remove outputs from before *older_than* (Unix seconds) that were not taken."""
         for path in _entries(scope_folder(self._outputs, scope)):
             try:
                 if path.stat().st_mtime < older_than:
@@ -269,10 +269,10 @@ class RunFolders:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open for reading what a container may have written or replaced; never waits, follows no link.
+    """Open for reading a file that a container may have written or replaced; never waits, follows no link.
 
     Raises:
-        OSError: there is nothing, or something else than a regular file.
+        OSError: there is no regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -282,7 +282,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def _install_entrypoints(directory: Path) -> Path:
-    """A folder with the entrypoints as they are, named by their digest; other versions' containers keep theirs."""
+    """Return a folder with the current entrypoints, named by their digest; other versions' containers keep theirs."""
     for unfinished in directory.glob(".*"):
         if time.time() - unfinished.stat().st_mtime > _UNFINISHED_SECONDS:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -315,13 +315,13 @@ def _install_entrypoints(directory: Path) -> Path:
     try:
         building.rename(folder)
     except OSError:
-        # Another process was first.
+        # Another process was faster.
         shutil.rmtree(building)
     return folder
 
 
 def _compile(path: Path) -> None:
-    """Leave the bytecode where an interpreter of our own version takes it from; others compile the source."""
+    """Write the bytecode for an interpreter of this version; others compile the source."""
     compiled = Path(cache_from_source(path, optimization=""))
     py_compile.compile(str(path), str(compiled), doraise=True, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
     compiled.parent.chmod(0o755)
@@ -341,14 +341,14 @@ def _entries(folder: Path) -> Iterable[Path]:
 
 
 def _stats(head: Mapping[str, object]) -> Stats | None:
-    """All numbers of a sample; None when one of them is not known."""
+    """Return all numbers of a sample; None when one of them is unknown."""
     names = ("memory_bytes", "memory_limit_bytes", "cpu_seconds", "pids", "received_bytes", "sent_bytes")
     memory, limit, cpu, pids, received, sent = (_number(head.get(name)) for name in names)
     if memory is None or limit is None or cpu is None or pids is None or received is None or sent is None:
         return None
     peak = _number(head.get("peak_memory_bytes"))
     return Stats(
-        # What the kernel gives back at once when memory is short is no use; as `docker stats` counts.
+        # Memory that the kernel reclaims at once does not count; as in `docker stats`.
         memory_bytes=int(max(0.0, memory - (_number(head.get("inactive_bytes")) or 0.0))),
         memory_limit_bytes=int(limit),
         cpu_seconds=cpu,

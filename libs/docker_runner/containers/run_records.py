@@ -14,25 +14,25 @@ from libs.docker_runner.executable import Executable
 
 @dataclass(frozen=True)
 class Recorder:
-    """Who writes: the worker's name and its Docker host."""
+    """The writer: the worker's name and its Docker host."""
 
     worker: str
     host: str
 
 
 class History(Protocol):
-    """Where the records are kept."""
+    """The store of the records."""
 
     async def get(self, run_id: str) -> RunRecord | None:
-        """The run's record; None when it is unknown."""
+        """Return the run's record; None when it is unknown."""
 
     async def finish(self, record: RunRecord) -> bool:
-        """Record an end; False when another one was recorded before."""
+        """Record an end; return False when another one was recorded before."""
 
 
 def of_executable(executable: Executable, recorder: Recorder, started_at: datetime, **more: Any) -> RunRecord:
-    """The record of a run that begins; *more* are fields of the record that only its service knows."""
-    # A digest tells which config it was without telling the keys in it.
+    """Return the record of a starting run; *more* are fields of the record that only its service knows."""
+    # A digest identifies the config without revealing the keys in it.
     config_digest = hashlib.sha256(executable.config_json.encode("utf-8", "replace")).hexdigest()
     return RunRecord(
         run_id=executable.run_id,
@@ -51,7 +51,7 @@ def of_executable(executable: Executable, recorder: Recorder, started_at: dateti
 
 
 def of_container(container: ManagedContainer, recorder: Recorder, started_at: datetime, **more: Any) -> RunRecord:
-    """The record of a run that nobody recorded when it began: its worker died just then."""
+    """Return the record of a run whose start was not recorded: its worker died just then."""
     fields: dict[str, Any] = {"worker_id": container.worker or recorder.worker, "epoch": container.epoch, **more}
     return RunRecord(
         run_id=container.run_id,
@@ -69,7 +69,7 @@ def of_container(container: ManagedContainer, recorder: Recorder, started_at: da
 def with_end(
     record: RunRecord, ended: Ended | None, *, reason: str, at: datetime, message: str | None = None
 ) -> RunRecord:
-    """*record* of a run that has ended. *ended* is None when no container of it was seen."""
+    """Return *record* with the end of the run. *ended* is None when it had no container."""
     if ended is None:
         return replace(record, ended_at=at, reason=reason, message=message, started_at=min(record.started_at, at))
     container, failure = ended.container, ended.failure
@@ -82,7 +82,7 @@ def with_end(
         error_type=failure.type or None if failure is not None else None,
         error_message=failure.message or None if failure is not None else None,
         hint=failure.hint or None if failure is not None else None,
-        # The engine's clock may be another one.
+        # The engine may have another clock.
         started_at=min(ended.started_at or record.started_at, at),
         container_id=container.container_id or record.container_id,
         code_digest=container.code_etag or record.code_digest,
@@ -99,10 +99,10 @@ def _told(ended: Ended) -> str | None:
 
 
 async def write_down(history: History, recorder: Recorder, ended: Ended, reason: str | None = None) -> bool:
-    """Record how a container ended, whether or not its beginning was recorded. May be repeated.
+    """Record how a container ended, whether or not its start was recorded. May be repeated.
 
     Args:
-        reason: why it was ended; None for what the engine says.
+        reason: why it was ended; None for the engine's reason.
 
     Returns:
         False when another end was recorded before; that one stays.

@@ -39,7 +39,7 @@ _ROUNDS = 4
 
 @dataclass(frozen=True)
 class _Attempt:
-    """One try, whose files carry a token that no other try has."""
+    """One attempt, whose files carry a token that no other attempt has."""
 
     executable: Executable
     name: str
@@ -48,7 +48,7 @@ class _Attempt:
 
 
 class Starter:
-    """Starts containers on one engine; see :meth:`DockerRunner.start` for what it promises."""
+    """Starts containers on one engine; see :meth:`DockerRunner.start`."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Starter:
         self._names: dict[str, tuple[asyncio.Lock, int]] = {}
 
     async def start(self, executable: Executable) -> ManagedContainer:
-        """The running container of *executable*."""
+        """Return the running container of *executable*."""
         about = {
             "runtime.id": executable.id,
             "runtime.run_id": executable.run_id,
@@ -84,7 +84,7 @@ class Starter:
             return await self._start(executable, container_name(executable.service, executable.scope, executable.id))
 
     async def check(self, executable: Executable) -> str:
-        """Do whatever a start of *executable* can do beforehand; return the version of its code."""
+        """Do the part of a start of *executable* that can be done beforehand; return the version of its code."""
         with span("check version"):
             await self._images.ensure(executable.placement.image)
             code = await self._code.fetch(executable.code, etag=executable.code_etag)
@@ -106,7 +106,7 @@ class Starter:
                     container = await self._made(_Attempt(executable, name, token, code))
                 used = container.token == token
             except (EngineUnavailable, asyncio.CancelledError):
-                # It may be running or come to run: its files stay until somebody has looked.
+                # It may be running or start later: its files stay until it was checked.
                 used = True
                 raise
             finally:
@@ -126,7 +126,7 @@ class Starter:
                 attempt.name,
                 attempt.token,
                 attempt.code.path,
-                # The bot goes on below its start. The one that an event left is for those who start it without a span.
+                # The bot's span is a child of its start. The event's span is used by callers without a span.
                 traceparent() or executable.traceparent,
             )
         except OSError as error:
@@ -141,7 +141,7 @@ class Starter:
         )
         for _ in range(_ROUNDS):
             try:
-                # Only until it is made: then it counts by itself, and others need not wait for its start.
+                # Only until it is created: then it counts by itself, and others need not wait for its start.
                 with span("create container"):
                     async with self._admission.admitted(executable.room):
                         container_id = await self._engine.create(attempt.name, body)
@@ -163,7 +163,7 @@ class Starter:
                 await self._engine.start(container_id)
         except EngineRefused as error:
             await self._engine.remove(container_id)
-            # The network may have been removed, or another engine may have come.
+            # The network may have been removed, or the engine replaced.
             self._network.forget()
             raise StartFailed(attempt.name, error.message) from error
         return from_labels(
@@ -175,7 +175,7 @@ class Starter:
         )
 
     async def _resolved(self, attempt: _Attempt) -> ManagedContainer | None:
-        """The container that has the name already, if it is what we want; None when the name is free again."""
+        """Return the existing container of that name, if it has the same spec; None when the name is free again."""
         found = await self._engine.inspect(attempt.name)
         if found is None:
             return None
@@ -192,13 +192,13 @@ class Starter:
     async def _give_back(self, executable: Executable, name: str, token: str) -> None:
         if token:
             await self._threads.run(self._folders.remove, executable.scope, name, token)
-            # A hold that stays is dropped later, when no container has its name.
+            # A pin that stays is dropped later, when no container has its name.
             with isolated("release code"):
                 await self._code.release(holder_of(name, token))
 
     @asynccontextmanager
     async def _only(self, name: str) -> AsyncIterator[None]:
-        """One start of a name at a time: the second one must see what the first one made."""
+        """Serialize the starts of a name: the second one must see the container of the first one."""
         lock, waiting = self._names.get(name, (asyncio.Lock(), 0))
         self._names[name] = (lock, waiting + 1)
         try:
@@ -213,15 +213,15 @@ class Starter:
 
 
 def holder_of(name: str, token: str) -> str:
-    """By what name one start of the container *name* holds its code."""
+    """Return the name under which one start of the container *name* pins its code."""
     return f"{name}.{token}"
 
 
 def check_script(code: Path, script: str, runtime: str) -> None:
-    """See to it that *script* is a file inside *code*; for Node its suffix may be missing.
+    """Return the path of *script*, a file inside *code*; for Node the suffix is optional.
 
     Raises:
-        EntrypointMissing: it is not.
+        EntrypointMissing: there is no such file.
     """
     if "\0" in script or os.path.isabs(script):
         raise EntrypointMissing(script, "must be a path inside the bot's archive")

@@ -1,7 +1,7 @@
-"""What is known of containers without asking the engine, which answers nothing about one that it is clearing away.
+"""The state of containers by events, for answers without the engine, which blocks requests about a dying container.
 
-The engine tells of a death as soon as the processes are gone, with the exit code. Then it takes down the network of the
-container, and until that is done, which takes seconds when thirty die at once, each question about it waits.
+The engine reports a death as soon as the processes are gone, with the exit code. Then it removes the network of the
+container, and until that is done, which takes seconds when thirty die at once, each request about it waits.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from datetime import datetime
 from libs.docker_runner.containers.container import ContainerState, ManagedContainer
 from libs.docker_runner.engine.events import ContainerEvent, EventKind
 
-# A removal that happens while nobody follows the events is never told.
+# A removal during a gap in the events is never reported.
 _DEATHS_KEPT = 1000
 _SIGKILL_EXIT_CODE = 137
 
@@ -27,14 +27,14 @@ class _State:
 
 
 class ContainerStateCache:
-    """Beginnings and ends of containers, by the engine's ids, as its events have told them."""
+    """Starts and ends of containers, by the engine's ids, as reported by its events."""
 
     def __init__(self) -> None:
         self._states: dict[str, _State] = {}
         self._dead: dict[str, None] = {}
 
     def note(self, event: ContainerEvent) -> None:
-        """Take down what *event* says."""
+        """Apply *event*."""
         match event.kind:
             case EventKind.STARTED:
                 state = self._of(event.container_id)
@@ -57,28 +57,28 @@ class ContainerStateCache:
                 self.forget(event.container_id)
 
     def note_start(self, container_id: str, started_at: datetime | None) -> None:
-        """This container runs since then by the engine's clock, which need not be ours."""
+        """Set the start time of a running container, by the engine's clock, which may differ from this host's."""
         state = self._of(container_id)
         state.started_at = state.started_at or started_at
 
     def forget(self, container_id: str) -> None:
-        """It is gone. May be repeated."""
+        """Drop a removed container. May be repeated."""
         self._dead.pop(container_id, None)
         state = self._states.pop(container_id, None)
         if state is not None:
             state.over.set()
 
     def is_over(self, container_id: str) -> bool:
-        """Whether it is known to have died, whatever the engine lists."""
+        """Whether it is known to have died, regardless of the engine's list."""
         state = self._states.get(container_id)
         return state is not None and state.ended_at is not None
 
     async def until_over(self, container_id: str) -> None:
-        """Return when it is known to have died, or to be gone."""
+        """Return when it is known to have died, or to be removed."""
         await self._of(container_id).over.wait()
 
     def ended(self, container: ManagedContainer) -> ManagedContainer | None:
-        """*container* as it ended; None when that is not known, or not all of it."""
+        """Return *container* with its end; None when that is unknown or incomplete."""
         state = self._states.get(container.container_id)
         if state is None or state.ended_at is None:
             return None
@@ -87,7 +87,7 @@ class ContainerStateCache:
         if started_at is None:
             return None
         killed_at = state.killed_at if state.exit_code == _SIGKILL_EXIT_CODE else None
-        # Of many that are killed at once the engine tells late, but nothing runs on after this signal.
+        # The engine reports late when many are killed at once, but no process survives this signal.
         finished_at = max(started_at, min(killed_at or state.ended_at, state.ended_at))
         return replace(
             container,
