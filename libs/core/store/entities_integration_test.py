@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from prometheus_client import REGISTRY
 
 from libs.core.store.client import Database, Mongo, StoreConflict, StoreRejected
 from libs.core.store.entities import Change, CodeLocation, Entity, EntityStore
@@ -337,6 +338,32 @@ async def test_entity_created_during_finished_deletion_stays(store: EntityStore,
         [entity] = await store.page()
         assert entity.config == {"n": position + 3}
     assert await counts(store) == (1, 1)
+
+
+async def test_bot_created_again_by_a_producer_whose_clock_is_behind_is_there_and_counted(store: EntityStore) -> None:
+    again = published(EventKind.CREATED, 11, "x", made_at=START + 9 * SECOND, content={"custom": CUSTOM})
+    too_far = published(EventKind.CREATED, 21, "x", made_at=START + 12 * SECOND, content={"custom": CUSTOM})
+    before = behind_deletion()
+    await store.apply([event(EventKind.CREATED, 1)])
+    await store.apply([event(EventKind.DELETED, 10)])
+    for _ in range(2):  # delivered twice
+        await store.apply([again])
+
+    [entity] = await store.page()
+    assert entity.config == {"n": 11}
+    assert behind_deletion() == (before[0] + 1, before[1])
+
+    await store.apply([event(EventKind.DELETED, 20)])
+    await store.apply([too_far])
+    assert await store.page() == []
+    assert behind_deletion() == (before[0] + 1, before[1] + 1)
+
+
+def behind_deletion() -> tuple[float, float]:
+    """How many events made before a deletion and published after it counted, and how many were dropped."""
+    name = "runtime_events_behind_deletion_total"
+    accepted, dropped = (REGISTRY.get_sample_value(name, {"outcome": one}) for one in ("accepted", "dropped"))
+    return accepted or 0.0, dropped or 0.0
 
 
 async def break_off_deletion(database: Database, entity_id: str, position: int) -> None:

@@ -15,10 +15,12 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from prometheus_client import Counter
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
 from libs.core.errors import Retryable
+from libs.core.observability.log import get_logger
 from libs.core.store.client import Database, Document, met_existing, translated
 from libs.core.store.entity_documents import fields_of, history_of, stale_fields
 from libs.core.store.history import EntityEvent, History, Stamp
@@ -30,6 +32,16 @@ Derive = Callable[[Mapping[str, object], Mapping[str, object] | None], Mapping[s
 
 The second is its document as read, None for a new entity; a worker may have changed its own fields since.
 """
+
+log = get_logger(__name__)
+
+BEHIND_DELETION = Counter(
+    "runtime_events_behind_deletion_total",
+    "Events made before a deletion of their entity and published after it, by whether they count.",
+    ["outcome"],
+)
+for _outcome in ("accepted", "dropped"):
+    BEHIND_DELETION.labels(_outcome)  # from 0 on, so that the first one shows as an increase
 
 _MAX_ROUNDS = 30
 
@@ -52,6 +64,28 @@ class Applied:
     """Whether the masters must be woken: a partition got its first entity, or lost its last one."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Behind:
+    """An event that was made before a deletion and published after it: the producer's clock is behind, or it is old."""
+
+    event: EntityEvent
+    seconds: float
+    accepted: bool
+
+    def report(self) -> None:
+        BEHIND_DELETION.labels("accepted" if self.accepted else "dropped").inc()
+        log.warning(
+            (
+                "event counts although it was made before the deletion"
+                if self.accepted
+                else "event dropped because it was made before the deletion; check the producer's clock"
+            ),
+            id=self.event.id,
+            kind=str(self.event.kind),
+            behind_seconds=round(self.seconds, 3),
+        )
+
+
 @dataclass(slots=True)
 class _Plan:
     """The writes that bring the database in line with the histories."""
@@ -60,6 +94,7 @@ class _Plan:
     inserts: list[Document] = field(default_factory=list)
     updates: list[tuple[Document, UpdateOne]] = field(default_factory=list)
     removals: list[Document] = field(default_factory=list)
+    behind: list[_Behind] = field(default_factory=list)
 
     def written_ids(self) -> set[str]:
         """The entities whose document is written, on the condition that it is unchanged."""
@@ -157,7 +192,11 @@ class EntityWriter:
         contended = await self._changed_since(documents, plan.tombstones.keys() - plan.written_ids())
         contended |= await self._remove(plan.removals, applied)
         contended |= await self._update(plan.updates, deletions, applied)
-        return contended | await self._insert(plan.inserts, deletions, applied)
+        contended |= await self._insert(plan.inserts, deletions, applied)
+        for behind in plan.behind:
+            if behind.event.id not in contended:
+                behind.report()
+        return contended
 
     async def _changed_since(self, documents: Mapping[str, Document], entity_ids: Iterable[str]) -> set[str]:
         """Return those of these entities that changed since they were read into *documents*."""
@@ -192,8 +231,12 @@ class EntityWriter:
         before = stored if deleted is None else stored.with_deletion(deleted)
         after = before
         for event in events:
+            behind, known = after.behind_deletion(event), after
             after = after.after(event)
-        if after.deleted is not None and after.deleted is not deleted:
+            accepted = known.deleted is not None and event.stamp.outlives(known.deleted)
+            if behind > 0 and (not accepted or after.versions != known.versions):
+                plan.behind.append(_Behind(event, behind / 1e9, accepted))
+        if after.deleted is not None and after.deleted != deleted:
             plan.tombstones[entity_id] = after.deleted
         if after.current is None:
             if document is not None:

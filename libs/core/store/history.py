@@ -7,13 +7,15 @@ it current, so an ordinary history has one version.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cmp_to_key
 
 UNKNOWN_STREAM = 0
 _FOREVER = 2**63 - 1
 _MAX_CLOCK_LEAD_NANOSECONDS = 300 * 1_000_000_000
+CLOCK_TOLERANCE_NANOSECONDS = 5 * 1_000_000_000
+"""How far a producer's clock may be behind the server's for a creation after a deletion to count."""
 _MAX_ALTERNATES = 8
 
 
@@ -38,6 +40,8 @@ class Stamp:
     published_at: int
     stream: int = UNKNOWN_STREAM
     sequence: int = 0
+    last_made_by: int = 0
+    """Of a deletion: the latest `made_by` of events published before it, 0 if unknown. A later event is no repeat."""
 
     @classmethod
     def of(
@@ -81,9 +85,14 @@ class Stamp:
     def outlives(self, deletion: "Stamp") -> bool:
         """Whether an event with this stamp was both published and created after *deletion*.
 
-        The second condition prevents a republished old event from recreating a deleted entity.
+        The second condition prevents a republished old event from recreating a deleted entity. The producer's clock may
+        be behind the server's, so an event also counts that is certainly newer than everything before the deletion.
         """
-        return deletion.published_before(self) and self.made_by > deletion.published_at
+        if not deletion.published_before(self):
+            return False
+        is_new = 0 < deletion.last_made_by < self.made_by
+        tolerance = CLOCK_TOLERANCE_NANOSECONDS if is_new else 0
+        return self.made_by + tolerance > deletion.published_at
 
     @property
     def _place(self) -> tuple[int, int, int]:
@@ -164,22 +173,45 @@ class History:
     def with_version(self, version: Version) -> "History":
         """Return the history with *version*; itself when that changes nothing."""
         if self.deleted is not None and not version.stamp.outlives(self.deleted):
-            return self
+            last_made_by = _last_made_by([version], self.deleted)
+            return self.with_deletion(replace(self.deleted, last_made_by=last_made_by))
         if any(version.repeats(known) or known.makes_needless(version) for known in self.versions):
             return self
         return History(_in_order([*self.versions, version]), self.deleted)
 
     def with_deletion(self, stamp: Stamp) -> "History":
         """Return the history with a deletion; itself when that changes nothing."""
-        if self.deleted is not None and not self.deleted.published_before(stamp):
+        known = self.deleted
+        if known is not None and stamp.published_before(known):
             return self
-        return History(_in_order(v for v in self.versions if v.stamp.outlives(stamp)), stamp)
+        last_made_by = max(_last_made_by(self.versions, stamp), known.last_made_by if known is not None else 0)
+        if known is not None and known.same_message(stamp) and known.last_made_by == last_made_by:
+            return self
+        deleted = replace(stamp, last_made_by=last_made_by)
+        return History(_in_order(v for v in self.versions if v.stamp.outlives(deleted)), deleted)
+
+    def behind_deletion(self, event: EntityEvent) -> int:
+        """Return by how many nanoseconds *event* was made before a deletion that was published before it.
+
+        Zero for any other event, and for one that only repeats what was published before the deletion.
+        """
+        deleted, stamp = self.deleted, event.stamp
+        if deleted is None or event.direct or event.kind is EventKind.DELETED or not deleted.published_before(stamp):
+            return 0
+        return max(0, deleted.published_at - stamp.made_by) if stamp.made_by > deleted.last_made_by else 0
 
     def following(self, stamp: Stamp) -> Stamp:
         """Return *stamp*, moved after all known events if necessary."""
         known = [version.stamp for version in self.versions] + ([self.deleted] if self.deleted is not None else [])
         latest = max((max(s.published_at, s.made_at) + 1 for s in known), default=0)
         return Stamp.of(max(stamp.published_at, latest))
+
+
+def _last_made_by(versions: Iterable[Version], deletion: Stamp) -> int:
+    """Return the latest `made_by` of those of *versions* that were published before *deletion*, as known by now."""
+    before = (v.stamp for v in versions if v.stamp.published_before(deletion))
+    times = (stamp.made_by if stamp.says_when_made else stamp.published_at for stamp in before)
+    return max([deletion.last_made_by, *times])
 
 
 def _in_order(versions: Iterable[Version]) -> tuple[Version, ...]:

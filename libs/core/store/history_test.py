@@ -193,3 +193,69 @@ def test_direct_event_keeps_its_own_time_when_that_is_the_latest() -> None:
     history = History().after(created(1))
     direct = Stamp.of(START + 3600 * SECOND)
     assert history.following(direct).published_at == direct.published_at
+
+
+def recreated(position: int, behind_seconds: float) -> EntityEvent:
+    """A creation whose producer's clock is behind by so much; events are a second apart."""
+    return created(
+        position, published_at=START + position * SECOND, made_at=START + int((position - behind_seconds) * SECOND)
+    )
+
+
+FIRST = created(1, published_at=START + SECOND)
+DELETION = deleted(10, published_at=START + 10 * SECOND)
+
+
+@pytest.mark.parametrize("behind_seconds", [1.5, 2.0, 5.9])
+def test_creation_after_a_deletion_counts_though_its_producers_clock_is_behind(behind_seconds: float) -> None:
+    again = recreated(11, behind_seconds)
+    for order in (
+        [FIRST, DELETION, again],
+        [FIRST, again, DELETION],
+        [DELETION, FIRST, again],
+        [again, FIRST, DELETION],
+    ):
+        assert outcome(order) == outcome([*order, *order]) == again.content
+
+
+def test_version_without_a_time_of_its_own_does_not_hide_that_a_creation_is_newer() -> None:
+    stamp = Stamp.of(START + 2 * SECOND, stream=1, sequence=2)
+    timeless = EntityEvent("x", EventKind.UPDATED, stamp, {"config": {"n": 2}, "custom": {}})
+    again = recreated(11, 2.0)
+    assert outcome([FIRST, timeless, DELETION, again]) == again.content
+
+
+def test_creation_after_a_deletion_is_dropped_if_its_time_is_further_behind_than_the_tolerance() -> None:
+    assert outcome([FIRST, DELETION, recreated(11, 6.1)]) is None
+
+
+def test_event_made_before_the_deletion_and_published_again_after_it_raises_nothing_in_any_order() -> None:
+    last = updated(8, published_at=START + 8 * SECOND)
+    again = updated(11, published_at=START + 11 * SECOND, made_at=last.stamp.made_at)
+    older = updated(12, published_at=START + 12 * SECOND, made_at=last.stamp.made_at - SECOND)
+    for order in permutations([last, DELETION, again, older]):
+        assert outcome(order) is None
+
+
+def test_deletion_remembers_the_latest_version_before_it_over_later_deletions() -> None:
+    ahead = updated(8, published_at=START + 8 * SECOND, made_at=START + 15 * SECOND)
+    second = deleted(11, published_at=START + 11 * SECOND)
+    again = updated(12, published_at=START + 12 * SECOND, made_at=START + 9 * SECOND)
+    assert outcome([ahead, DELETION, second, again]) is None
+    assert outcome([FIRST, DELETION, second, again]) == again.content
+
+
+def test_old_event_that_comes_late_takes_back_what_only_repeated_it() -> None:
+    late = updated(8, published_at=START + 8 * SECOND)
+    again = updated(11, published_at=START + 11 * SECOND, made_at=late.stamp.made_at)
+    assert outcome([FIRST, DELETION, again]) == again.content
+    assert outcome([FIRST, DELETION, again, late]) is None
+
+
+def test_creation_is_known_to_be_behind_the_deletion_by_so_much_unless_it_only_repeats() -> None:
+    history = History().after(FIRST).after(DELETION)
+    assert history.behind_deletion(recreated(11, 3.0)) == 2 * SECOND - 1
+    assert history.behind_deletion(recreated(11, 0.5)) == 0
+    assert history.behind_deletion(FIRST) == 0
+    assert history.behind_deletion(created(11, published_at=START + 11 * SECOND, made_at=FIRST.stamp.made_at)) == 0
+    assert History().behind_deletion(recreated(11, 3.0)) == 0

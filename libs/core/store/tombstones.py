@@ -5,6 +5,7 @@ entity is created again, since earlier events may still arrive.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from pymongo import UpdateOne
@@ -16,7 +17,7 @@ from libs.core.store.stamps import stamp_fields, stamp_from
 
 
 class TombstoneStore:
-    """The collection `tombstones`: `{_id: entity id, deleted: stamp, expires_at}`.
+    """The collection `tombstones`: `{_id: entity id, deleted: stamp, last_made_by, expires_at}`.
 
     Args:
         life_days: must exceed the retention of the event stream (7 days).
@@ -34,8 +35,8 @@ class TombstoneStore:
     async def of(self, entity_ids: Iterable[str]) -> dict[str, Stamp]:
         """Return the last deletion of each of these entities that has one."""
         with translated():
-            found = self._tombstones.find({"_id": {"$in": list(entity_ids)}}, {"deleted": 1})
-            return {str(tombstone["_id"]): stamp_from(tombstone["deleted"]) async for tombstone in found}
+            found = self._tombstones.find({"_id": {"$in": list(entity_ids)}}, {"deleted": 1, "last_made_by": 1})
+            return {str(tombstone["_id"]): _deletion(tombstone) async for tombstone in found}
 
     async def of_existing(self, entities: str, within_seconds: float | None = None) -> list[str]:
         """Return the ids that have a tombstone and a document in the collection *entities*.
@@ -64,7 +65,11 @@ class TombstoneStore:
         updates = [
             UpdateOne(
                 {"_id": entity_id, **_not_later_than(stamp)},
-                {"$set": {"deleted": stamp_fields(stamp), "expires_at": expires_at}},
+                {
+                    "$set": {"deleted": stamp_fields(stamp), "expires_at": expires_at},
+                    # Whoever writes later may know less of what was published before.
+                    "$max": {"last_made_by": stamp.last_made_by},
+                },
                 upsert=True,
             )
             for entity_id, stamp in deletions.items()
@@ -82,6 +87,10 @@ class TombstoneStore:
         except BulkWriteError as error:
             return [updates[index] for index in met_existing(error)]
         return []
+
+
+def _deletion(tombstone: Document) -> Stamp:
+    return replace(stamp_from(tombstone["deleted"]), last_made_by=int(tombstone.get("last_made_by", 0)))
 
 
 def _not_later_than(stamp: Stamp) -> Document:

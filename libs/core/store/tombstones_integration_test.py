@@ -1,6 +1,7 @@
 """The last deletion is what is remembered, whichever is written first, last, or at the same moment."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -43,3 +44,12 @@ async def test_deletions_of_one_stream_are_ordered_by_it_though_its_clock_was_se
 
     stayed = await store.of(f"x{number}" for number in range(6))
     assert list(stayed.values()) == [second] * 6
+
+
+async def test_tombstone_keeps_the_latest_time_before_the_deletion_whoever_writes_last(database: Database) -> None:
+    store = TombstoneStore(database)
+    for last_made_by in (700, 900, 800):
+        await store.put({"x": replace(LATER, last_made_by=last_made_by)})
+    await store.put({"x": replace(EARLIER, last_made_by=950)})
+
+    assert await store.of(["x"]) == {"x": replace(LATER, last_made_by=900)}
