@@ -1,4 +1,4 @@
-"""An Executable in, a container and its outcome out."""
+"""The entry point of the library: start, watch and stop containers."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -49,13 +49,13 @@ __all__ = ["ContainerState", "DockerRunner", "EndReason", "Ended", "ManagedConta
 log = get_logger(__name__)
 
 LOCK = "admission.lock"
-"""The file below TEMP_DIR under which the workers of an engine reserve its room."""
+"""The file below TEMP_DIR with which the workers of an engine reserve its room."""
 
 
 class DockerRunner:
-    """Starts, watches and ends containers on one engine. Its methods may be called from many tasks at once.
+    """Starts, watches and stops containers on one engine. Its methods may be called from many tasks at once.
 
-    Everything may raise EngineUnavailable: the outcome is unknown, and the call may be repeated.
+    Every method may raise EngineUnavailable: the outcome is unknown, and the call may be repeated.
     """
 
     def __init__(self, engine: Engine, code: CodeSource, settings: RunnerSettings) -> None:
@@ -63,12 +63,12 @@ class DockerRunner:
         self._settings = settings
         self._threads = Threads("docker-runner", 4)
         self.room = EngineRoom(engine, settings.room, settings.limits.need)
-        """What all containers on the engine leave free."""
+        """The room that all containers on the engine leave free."""
         self.usage = UsageTally()
-        """What the containers use that were started, ended or tallied here."""
+        """The usage of the containers that were started, ended or tallied here."""
         self._states = ContainerStateCache()
         self.followed = FollowedOutput(engine, self._states)
-        """Where output is read by who follows it until its container's end, so that the last lines are at hand then."""
+        """The source of output for followers, which keeps the last lines for the container's end."""
         self._admission = Admission(self.room, EngineLock(settings.temp_dir / LOCK, self._threads))
         self._folders = RunFolders(settings.temp_dir)
         self._images = Images(engine, settings.registry, settings.pull_timeout_seconds)
@@ -117,17 +117,17 @@ class DockerRunner:
         )
 
     async def open(self) -> None:
-        """Make the folders. Before anything else; needs no engine; may be repeated."""
+        """Create the folders. Call it first; needs no engine; may be repeated."""
         await self._threads.run(self._folders.prepare)
 
     async def prepare(self) -> dict[str, str]:
-        """Fetch the images and put up the network, so that no bot waits for them; return the images that lack, and why.
+        """Pull the images and set up the network, so that no bot waits for them; return missing images with the reason.
 
-        To be called again now and then: walls of the network that somebody took away are put up again. Starts do by
-        themselves whatever of it was not done.
+        Call it periodically: removed firewall rules are restored. A start does the missing steps
+        itself.
 
         Raises:
-            SandboxUnavailable: the bots' network cannot be made safe.
+            SandboxUnavailable: the bots' network cannot be secured.
         """
         missing = await self._images.ensure_all(self._settings.images.values())
         guard_image = self._settings.images[GUARD_RUNTIME]
@@ -136,7 +136,7 @@ class DockerRunner:
         return missing
 
     async def close(self) -> None:
-        """Let go of the engine; containers run on. May be repeated."""
+        """Close the connections; containers keep running. May be repeated."""
         await self._admission.close()
         await self._images.close()
         await self._engine.close()
@@ -145,15 +145,15 @@ class DockerRunner:
     # --- start, run, stop
 
     async def start(self, executable: Executable) -> ManagedContainer:
-        """The running container of *executable*. May be repeated: an equal one that runs is returned as it is.
+        """Return the running container of *executable*. May be repeated: an equal running one is returned unchanged.
 
-        There is never a second one, whatever fails on the way: an entity has one container name, and the engine gives
+        There is never a second one, even after failures: an entity has one container name, and the engine gives
         a name to one container only. A dead one of that name is removed.
 
         Raises:
-            CodeMissing, ArchiveRejected, EntrypointMissing: the bot's owner must mend it.
-            CodeUnavailable, ImageUnavailable, SandboxUnavailable, StartFailed: try again later.
-            NoRoom: the limits of other containers take up the engine; nothing was made. Wait for :attr:`room`.
+            CodeMissing, ArchiveRejected, EntrypointMissing: the bot's owner must correct it.
+            CodeUnavailable, ImageUnavailable, SandboxUnavailable, StartFailed: retry later.
+            NoRoom: other containers' limits use up the engine; nothing was created. Wait for :attr:`room`.
             AlreadyRunning: another version of it runs; stop that first.
         """
         with observe("containers", "start", refused=_is_refusal):
@@ -163,13 +163,13 @@ class DockerRunner:
         return container
 
     async def check(self, executable: Executable) -> str:
-        """Fetch and check all that a start of *executable* needs, so that the start itself is short.
+        """Fetch and check everything that a start of *executable* needs, so that the start itself is short.
 
         Returns:
             The version of the code object that was checked.
 
         Raises:
-            UserError, Retryable: as :meth:`start`, but nothing of a container.
+            UserError, Retryable: as :meth:`start`, except those about containers.
         """
         with observe("containers", "check", refused=_is_refusal):
             return await self._starter.check(executable)
@@ -178,13 +178,13 @@ class DockerRunner:
     async def collecting(
         self, container: ManagedContainer, result_bytes: int, timeout_seconds: float
     ) -> AsyncIterator[Collection]:
-        """Collect the output of *container* within the block, and its result at its end, which also removes it.
+        """Collect the output of *container* during the block, and its result at its end, which also removes it.
 
         A block that fails or is cancelled kills and removes the container.
 
         Args:
-            result_bytes: the most that ``main`` may return.
-            timeout_seconds: how long it may run, for the failure of one that ran longer.
+            result_bytes: the maximum size of the result of ``main``.
+            timeout_seconds: its time limit, for the failure of one that exceeded it.
         """
         with observe("containers", "run"):
             async with self._collector.collecting(container, result_bytes, timeout_seconds) as collection:
@@ -193,7 +193,7 @@ class DockerRunner:
     async def stop(
         self, container: ManagedContainer, grace_seconds: float = 30.0, reason: EndReason = EndReason.STOPPED
     ) -> Ended:
-        """SIGTERM, then SIGKILL after *grace_seconds* (at once below 1); returns when it is dead. May be repeated.
+        """Send SIGTERM, then SIGKILL after *grace_seconds* (at once below 1); return when it is dead. May be repeated.
 
         The container stays until :meth:`remove`, so that its output can be read to the end.
 
@@ -201,7 +201,7 @@ class DockerRunner:
             reason: why it ended, unless it has ended by itself: STOPPED, or TIMEOUT.
 
         Raises:
-            StopFailed: it could not be shown to be dead.
+            StopFailed: it could not be confirmed as dead.
         """
         with observe("containers", "stop"):
             if reason is EndReason.TIMEOUT and (sample := await self._last_sample(container)) is not None:
@@ -222,10 +222,10 @@ class DockerRunner:
         return ended
 
     async def remove(self, container: ManagedContainer) -> Ended:
-        """Take *container* away with its folder, and say why it ended. One that runs is killed. May be repeated.
+        """Remove *container* with its folder, and return why it ended. A running one is killed. May be repeated.
 
         Raises:
-            StopFailed: it could not be shown to be dead.
+            StopFailed: it could not be confirmed as dead.
         """
         with observe("containers", "remove"):
             ended, _ = await self._stopper.reap(container)
@@ -236,12 +236,12 @@ class DockerRunner:
         self.usage.ended(ended, removed=True)
         return ended
 
-    # --- look
+    # --- state
 
     async def list(self, service: str, scope: str, segment: int | None = None) -> list[ManagedContainer]:
-        """The containers of *service* in *scope*, running or not, of one segment or of all.
+        """Return the containers of *service* in *scope*, running or not, of one segment or of all.
 
-        A container whose death :meth:`watch` has read is not running: the engine's own list shows that a moment later.
+        A container whose death :meth:`watch` has read counts as ended: the engine's own list shows that slightly later.
         """
         labels: dict[str, str] = {Label.MANAGED: "true", Label.SERVICE: service, Label.SCOPE: scope}
         if segment is not None:
@@ -250,7 +250,7 @@ class DockerRunner:
         return [replace(c, state=ContainerState.EXITED) if self._states.is_over(c.container_id) else c for c in found]
 
     async def look(self, container: ManagedContainer) -> ManagedContainer | None:
-        """*container* as it is now, with its times; None when it is gone."""
+        """Return *container*'s current state with its times; None when it is gone."""
         found = await self._stopper.look(container)
         return found.container if found is not None else None
 
@@ -261,7 +261,7 @@ class DockerRunner:
         follow: bool = False,
         tail: int | None = None,
     ) -> AsyncGenerator[LogLine, None]:
-        """Its output from *since* on, that instant included, or its last *tail* lines; with *follow* until it ends.
+        """Yield its output from *since* on, inclusive, or its last *tail* lines; with *follow* until it ends.
 
         Raises:
             DockerRunnerError: the container is gone.
@@ -269,17 +269,17 @@ class DockerRunner:
         return self._engine.logs(container.container_id, since=since, follow=follow, tail=tail)
 
     async def stats(self, container: ManagedContainer) -> Stats | None:
-        """What it uses; None when it does not run. Some seconds old, and then free; only else is the engine asked."""
+        """Return its usage; None when it does not run. Some seconds old; the engine is asked only without a note."""
         noted = await self._threads.run(self._folders.read_stats, container)
         return noted or await self._engine.stats(container.container_id)
 
     async def noted(self, containers: Sequence[ManagedContainer]) -> dict[str, Usage]:
-        """What those of *containers* use that have said so lately, by the engine's ids; the engine is not asked."""
+        """Return the recently noted usage of *containers*, by the engine's ids, without a request to the engine."""
         return await self._threads.run(lambda: dict(self._noted(containers)))
 
     def _noted(self, containers: Sequence[ManagedContainer]) -> Iterator[tuple[str, Usage]]:
         for container in containers:
-            # What a container writes must not hide what the others use.
+            # A container's malformed note must not hide the usage of the others.
             with isolated("read usage"):
                 if (seen := self._folders.read_stats(container)) is not None:
                     yield container.container_id, Usage(container, seen)
@@ -294,24 +294,24 @@ class DockerRunner:
         *,
         before_removal: Callable[[Ended], Awaitable[object]],
     ) -> Cleared:
-        """Remove the dead containers of workers that are gone from this host.
+        """Remove the dead containers of workers that left this host.
 
         Args:
-            kept_segments: their owner removes their containers.
-            moved_segments: their owner is on another host, so that nobody else here removes their containers.
-            older_than_seconds: dead containers of other segments that are younger are left to their worker.
+            kept_segments: segments whose owner removes their containers.
+            moved_segments: segments with an owner on another host, so that only this call removes their containers.
+            older_than_seconds: younger dead containers of other segments are left to their worker.
             before_removal: records how one ended. When it raises Retryable, that one and the others stay; after any
                 other error only that one does.
         """
         with observe("containers", "clear"):
-            # By what is known of deaths, which the engine's own list shows a moment later.
+            # By the known deaths, which the engine's own list shows slightly later.
             containers = await self.list(service, scope)
             return await self._garbage.clear(
                 containers, kept_segments, moved_segments, older_than_seconds, before_removal
             )
 
     async def clean(self, service: str, scope: str) -> None:
-        """Remove folders and holds on code that containers of *service* left on this host, and helpers that ended."""
+        """Remove folders and pins of code that containers of *service* left on this host, and ended helpers."""
         with observe("containers", "clean"):
             await self._garbage.clean(service, scope)
 
@@ -331,12 +331,12 @@ class DockerRunner:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether it is for the bot's owner to mend, or for the caller to stop an earlier run or to wait for room."""
+    """Whether the bot's owner must correct it, or the caller must stop an earlier run or wait for room."""
     return isinstance(error, UserError | AlreadyRunning | NoRoom)
 
 
 def _completed(ended: Ended, sample: Stats | None) -> Ended:
-    """*ended*, with what a sample said just before where a killed init could not sum up."""
+    """Return *ended*, with the usage of the last sample if a killed init could not sum up."""
     if sample is None or ended.reason is not EndReason.TIMEOUT:
         return ended
     peak = max(sample.memory_bytes, sample.peak_memory_bytes or 0, ended.peak_memory_bytes or 0)

@@ -28,12 +28,12 @@ _DEATH_SECONDS = 10.0
 _MARK_SECONDS = 0.5
 # A container is said to run before its first process listens, and what is sent to that one until then is lost.
 _DEAF_SECONDS = 0.5
-# Read when only the head of the outcome counts.
+# Read when only the head of the outcome is needed.
 _NO_PAYLOAD = 0
 
 
 class Stopper:
-    """Ends containers on one engine; see :meth:`DockerRunner.stop` and ``remove`` for what it promises."""
+    """Stops containers on one engine; see :meth:`DockerRunner.stop` and ``remove``."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Stopper:
     async def stop(
         self, container: ManagedContainer, grace_seconds: float, reason: EndReason = EndReason.STOPPED
     ) -> Ended:
-        """End *container*, noting *reason* unless it ended by itself before."""
+        """Stop *container*, recording *reason* unless it ended by itself before."""
         found = await self.look(container)
         if found is not None and found.container.state is ContainerState.RUNNING:
             found = await self._end(found, grace_seconds, reason)
@@ -76,11 +76,11 @@ class Stopper:
         last_lines: Sequence[str] | None = None,
         payload_path: Path | None = None,
     ) -> tuple[Ended, Outcome]:
-        """Why *container* ended, with up to *payload_bytes* of its result; nothing of it is left afterwards.
+        """Remove *container* and its files; return why it ended, with up to *payload_bytes* of its result.
 
         Args:
-            last_lines: of its output, if they are known; else the engine is asked.
-            payload_path: where the file of a result that is not small goes, which is the caller's.
+            last_lines: of its output, if known; else the engine is asked.
+            payload_path: the path for the file of a large result, which the caller owns.
         """
         found = await self.look(container)
         if found is not None and found.container.state is ContainerState.RUNNING:
@@ -98,7 +98,7 @@ class Stopper:
         return ended, outcome
 
     async def look(self, container: ManagedContainer) -> Inspected | None:
-        """*container* as it is now; None when it is gone. At once, if its death has been told."""
+        """Return *container*'s current state; None when it is gone. Immediate if its death was reported."""
         ended = self._states.ended(container)
         return Inspected(ended) if ended is not None else await self._engine.inspect(container.container_id)
 
@@ -112,10 +112,10 @@ class Stopper:
         return ended
 
     async def _end(self, found: Inspected, grace_seconds: float, reason: EndReason) -> Inspected | None:
-        """The dead container; None when it is gone altogether.
+        """Return the dead container; None when it is gone.
 
         Raises:
-            StopFailed: it lives.
+            StopFailed: it still lives.
         """
         container = found.container
         await self._mark(container, reason)
@@ -123,7 +123,7 @@ class Stopper:
             deaf_seconds = _deaf_seconds(container)
             await asyncio.sleep(deaf_seconds)
             grace_seconds = max(1.0, grace_seconds - deaf_seconds)
-        # The engine answers when all of the container is cleared away, and tells of its death before that.
+        # The engine answers when the container is completely cleaned up, and reports its death before that.
         asking = asyncio.create_task(self._ask(container, grace_seconds), name=f"stop {container.name}")
         dying = asyncio.create_task(self._states.until_over(container.container_id), name=f"end of {container.name}")
         try:
@@ -137,7 +137,7 @@ class Stopper:
             await asyncio.gather(asking, dying, return_exceptions=True)
 
     async def _mark(self, container: ManagedContainer, reason: EndReason) -> None:
-        """Note why it is ended, for the next worker on disk; a disk that is full or stuck holds up no stop."""
+        """Record the reason on disk, for the next worker; a full or stuck disk delays no stop."""
         try:
             async with asyncio.timeout(_MARK_SECONDS):
                 await self._threads.run(self._folders.mark_stopped, container, reason)
@@ -155,10 +155,10 @@ class Stopper:
             raise StopFailed(container.name, error.message) from error
 
     async def _verified(self, container: ManagedContainer) -> Inspected | None:
-        """The dead container; None when it is gone altogether.
+        """Return the dead container; None when it is gone.
 
         Raises:
-            StopFailed: it lives.
+            StopFailed: it still lives.
         """
         for attempt in range(2):
             found = await self.look(container)
@@ -218,7 +218,7 @@ class Stopper:
 
 
 def _deaf_seconds(container: ManagedContainer) -> float:
-    """For how long *container* may lose a signal yet; by the engine's clock, which may be another one."""
+    """Return how long *container* may still lose a signal; by the engine's clock, which may differ."""
     if container.started_at is None:
         return 0.0
     age_seconds = (datetime.now(UTC) - container.started_at).total_seconds()

@@ -15,7 +15,7 @@ from libs.docker_runner.engine.events import ContainerEvent, EventKind, EventSou
 log = get_logger(__name__)
 
 Listener = Callable[[ContainerEvent], object]
-"""Takes an event and returns at once. An exception is logged; the other listeners get the event all the same."""
+"""Handles an event and returns at once. An exception is logged; the other listeners still get the event."""
 
 # A connection whose other end is gone is silent too; a new one costs one request.
 _SILENCE_SECONDS = 300.0
@@ -47,9 +47,9 @@ class ContainerWatch:
 
     @contextmanager
     def listening(self, listener: Listener, service: str, scope: str) -> Iterator[None]:
-        """Call *listener* within the block, with each event of *service* in *scope*.
+        """Call *listener* with each event of *service* in *scope*, during the block.
 
-        Every listener gets each RESYNC. The first one comes when the stream begins, which may be before the block: list
+        Every listener gets each RESYNC. The first one comes when the stream starts, possibly before the block: list
         the containers within the block.
         """
         subscription = _Subscription(listener, service, scope)
@@ -60,7 +60,7 @@ class ContainerWatch:
             self._subscriptions.remove(subscription)
 
     async def run(self) -> None:
-        """Read the events for ever, over one connection at a time. Listeners are called only meanwhile."""
+        """Read the events forever, over one connection at a time. Listeners are called only while it runs."""
         backoff = Backoff(0.1, 5.0)
         while True:
             try:

@@ -8,9 +8,9 @@ from typing import Protocol
 
 
 class EventKind(StrEnum):
-    """What happens to a container, or to the stream of events.
+    """Events of a container, or of the stream of events.
 
-    KILLED: it was sent SIGKILL. RESYNC comes first and after every gap: what happened meanwhile is unknown, so list
+    KILLED: it was sent SIGKILL. RESYNC comes first and after every gap: changes during the gap are unknown, so list
     again.
     """
 
@@ -24,7 +24,7 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True)
 class ContainerEvent:
-    """One event. For RESYNC everything but *kind* and *at* is empty; *segment* is -1 where none was given."""
+    """One event. For RESYNC all fields except *kind* and *at* are empty; *segment* is -1 without a label."""
 
     kind: EventKind
     at: datetime
@@ -38,7 +38,7 @@ class ContainerEvent:
 
 
 class EventSource(Protocol):
-    """One connection's worth of events; :class:`~libs.docker_runner.engine.client.Engine` has it."""
+    """A connection to events; implemented by :class:`~libs.docker_runner.engine.client.Engine`."""
 
     def events(self, labels: Mapping[str, str], silence_seconds: float) -> AsyncGenerator[ContainerEvent, None]:
-        """A RESYNC, then events until the connection ends, however it does."""
+        """Yield a RESYNC, then events until the connection ends for any reason."""

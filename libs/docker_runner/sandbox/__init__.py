@@ -1,1 +1,1 @@
-"""The walls around a bot: what its container may use, see and reach."""
+"""The sandbox of a bot: what its container may use, see and reach."""

@@ -1,6 +1,6 @@
 """The sandbox of a bot: turn an Executable into the engine's description of a container. Pure.
 
-What each wall keeps out is told in SANDBOX.md, row by row with its test.
+SANDBOX.md describes each protection with its test.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from libs.docker_runner.settings import RunnerSettings
 BOT_UID = 10001
 """User and group of the bot's processes, in every container."""
 BASE = "/run/the0"
-# Only root of the container may enter: the bot is another user.
+# Accessible only to root of the container: the bot is another user.
 PRIVATE = f"{BASE}/private"
 # The network's guard is written in Python.
 GUARD_RUNTIME = "python3.11"
@@ -30,7 +30,7 @@ _COMMANDS = {
 
 @dataclass(frozen=True)
 class Paths:
-    """Where on the engine's host the parts of one container are."""
+    """The locations of a container's parts on the engine's host."""
 
     code: Path
     spec: Path
@@ -39,12 +39,12 @@ class Paths:
 
 
 def code_mount(entrypoint: Entrypoint) -> str:
-    """Where the bot finds its code."""
+    """The folder of the bot's code."""
     return _MOUNTS[entrypoint]
 
 
 def language(runtime: str) -> str:
-    """Which of the entrypoints a runtime needs: by its name, so that an operator may add ``python3.12``."""
+    """The entrypoints of a runtime, by its name, so that an operator may add ``python3.12``."""
     return "node" if runtime.startswith("node") else "python"
 
 
@@ -57,7 +57,7 @@ def container_body(
     attachment: Attachment | None,
     settings: RunnerSettings,
 ) -> dict[str, Any]:
-    """The body of the engine's create request. Nothing of the config is in it, since anybody may inspect it.
+    """Return the body of the engine's create request, without the config, since any user of the engine may inspect it.
 
     Args:
         attachment: to the bots' network; None when the placement needs none.
@@ -65,10 +65,10 @@ def container_body(
     mount = code_mount(executable.entrypoint)
     body: dict[str, Any] = {
         "Image": executable.placement.image,
-        # In place of the image's own entrypoint, which may be a shell script.
+        # Instead of the image's own entrypoint, which may be a shell script.
         "Entrypoint": [f"{BASE}/entry/the0-init", BASE, *_COMMANDS[language(executable.runtime)]],
         "Cmd": [],
-        # The init: it makes the bot another user before any of the bot's code runs.
+        # The init: it changes the bot's user before any of the bot's code runs.
         "User": "0:0",
         "WorkingDir": mount,
         "Env": ["HOME=/tmp", "USER=bot", "LOGNAME=bot", "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1"],
@@ -85,7 +85,7 @@ def container_body(
 
 
 def labels(executable: Executable, code_etag: str, token: str) -> dict[str, str]:
-    """What the next owner of the segment, and a person with ``docker ps``, knows of the container."""
+    """Return the container's labels, for the next owner of the segment and for ``docker ps``."""
     watched: dict[str, str] = {Label.KEEPALIVE: str(executable.keepalive)} if executable.keepalive is not None else {}
     return watched | {
         Label.MANAGED: "true",
@@ -101,7 +101,7 @@ def labels(executable: Executable, code_etag: str, token: str) -> dict[str, str]
         Label.EPOCH: str(executable.epoch),
         Label.WORKER: executable.worker,
         Label.TOKEN: token,
-        # So that whoever counts the engine's room has the limits from a list, without a look at each container.
+        # So that the engine's room can be computed from a list, without a request for each container.
         Label.MEMORY: str(executable.limits.memory_bytes),
         Label.CPUS: f"{executable.limits.cpus or 0.0:g}",
     }
@@ -129,7 +129,7 @@ def _host_config(
         "NetworkMode": _network_mode(executable.placement.network, attachment),
         "PidsLimit": limits.pids,
         "Memory": limits.memory_bytes,
-        # The same number means no swap.
+        # Equal to the memory limit: no swap.
         "MemorySwap": limits.memory_bytes,
         "CpuShares": limits.cpu_shares,
         "Ulimits": _ulimits(limits),
@@ -170,13 +170,13 @@ def _bind(source: Path, target: str, writable: bool = False) -> Mapping[str, Any
 
 
 def _tmpfs(limits: Limits) -> str:
-    # Executable, since libraries unpack native code there; a bot runs code of its own choice anyway.
+    # Executable, since libraries unpack native code there; a bot runs arbitrary code anyway.
     inodes = max(1024, limits.tmp_bytes // 4096)
     return f"rw,exec,nosuid,nodev,size={limits.tmp_bytes},nr_inodes={inodes},mode=1777"
 
 
 def _ulimits(limits: Limits) -> list[Mapping[str, Any]]:
-    # Above /tmp's size, so that a full one is told as a full disk.
+    # Above /tmp's size, so that a full one is reported as a full disk.
     largest_file = max(limits.tmp_bytes, limits.result_bytes) + MIB
     values = {"nofile": limits.open_files, "core": 0, "fsize": largest_file, "memlock": 8 * MIB}
     return [{"Name": name, "Soft": value, "Hard": value} for name, value in values.items()]

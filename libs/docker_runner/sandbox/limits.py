@@ -16,7 +16,7 @@ _MIN_OPEN_FILES = 64
 
 @dataclass(frozen=True)
 class Maxima:
-    """The most that a bot may ask for; what it does not ask for comes from the operator's defaults."""
+    """The maxima of a bot's requests; missing requests get the operator's defaults."""
 
     memory_mb: int = 2048
     cpu_shares: int = 4096
@@ -27,14 +27,14 @@ class Maxima:
 
 
 def limits_for(config: Mapping[str, object], defaults: Limits, maxima: Maxima) -> Limits:
-    """*defaults*, changed by ``config.resources``.
+    """Return *defaults*, changed by ``config.resources``.
 
-    Its fields are ``memoryMb``, ``cpuShares``, ``cpus``, ``pids``, ``tmpMb`` and ``openFiles``. A bot that asks for
-    less than the default gets less. /tmp never takes more than half of the memory, since it counts as memory: a full
-    one would have the bot killed instead of telling it that the disk is full.
+    Its fields are ``memoryMb``, ``cpuShares``, ``cpus``, ``pids``, ``tmpMb`` and ``openFiles``. A bot may request
+    less than the default. /tmp never takes more than half of the memory, since it counts as memory: a full
+    one would get the bot killed instead of reporting a full disk.
 
     Raises:
-        LimitsRejected: an unknown field, no number, or more than the maximum.
+        LimitsRejected: an unknown field, not a number, or more than the maximum.
     """
     resources = config.get("resources")
     if resources is None:
@@ -61,9 +61,7 @@ def _apply(limits: Limits, field: str, value: object, maxima: Maxima) -> Limits:
             return replace(limits, tmp_bytes=_whole(field, value, 1, maxima.tmp_mb) * MIB)
         case "openFiles":
             return replace(limits, open_files=_whole(field, value, _MIN_OPEN_FILES, maxima.open_files))
-    raise LimitsRejected(
-        field, value, "there is no such limit; there are memoryMb, cpuShares, cpus, pids, tmpMb, openFiles"
-    )
+    raise LimitsRejected(field, value, "unknown limit; known are memoryMb, cpuShares, cpus, pids, tmpMb, openFiles")
 
 
 def _whole(field: str, value: object, least: int, most: int) -> int:

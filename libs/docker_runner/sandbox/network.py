@@ -1,11 +1,11 @@
 """The bots' network: public addresses only; no other container, no private network, not the host.
 
-There are two ways to that, tried in this order:
+There are two ways to achieve that, tried in this order:
 
-- On the engine's default bridge, where every bot's card has an address with a prefix of its own, and the kernel drops
-  what passes between such a card and any other port, by nftables. A bot cannot change its card's address.
-- On a bridge of our own with the engine's inter-container traffic off. This needs less of the kernel, and makes each
-  start a third slower, since the engine runs a name server of its own in every container of such a network.
+- On the engine's default bridge, where every bot's interface has a MAC address with a fixed prefix, and nftables drops
+  what passes between such an interface and any other port. A bot cannot change its MAC address.
+- On a separate bridge with the engine's inter-container traffic disabled. This needs less of the kernel, and makes each
+  start a third slower, since the engine runs a name server in every container of such a network.
 """
 
 import asyncio
@@ -30,10 +30,10 @@ log = get_logger(__name__)
 
 DEFAULT_BRIDGE = "bridge"
 # One for all services and deployments of an engine, since engines have few subnets. The bridge's name is fixed too:
-# two networks cannot share one, so that of two workers who make it at once only one succeeds.
+# two networks cannot share one, so that of two workers who create it concurrently only one succeeds.
 OWN_NETWORK = "the0-bots"
 OWN_BRIDGE = "the0-bots"
-# Locally administered, and not what engines choose by themselves (02:42).
+# Locally administered, and different from the engines' own choice (02:42).
 ADDRESS_PREFIX = "06b0"
 DEFAULT_LIMITS = NetworkLimits()
 _RENEW_SECONDS = 60.0
@@ -41,9 +41,9 @@ _RENEW_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Attachment:
-    """Where a container's card is plugged in: the engine's id or name of a network.
+    """The network of a container's interface: the engine's id or name of a network.
 
-    *walled* cards must have an address with the prefix, as :func:`card_address` makes it.
+    *walled* interfaces must have an address with the prefix, made by :func:`card_address`.
     """
 
     network: str
@@ -51,7 +51,7 @@ class Attachment:
 
 
 def card_address(token: str) -> str:
-    """The address of the card of the start *token* (hexadecimal digits)."""
+    """Return the MAC address of the start *token* (hexadecimal digits)."""
     digits = ADDRESS_PREFIX + token[:8]
     return ":".join(digits[place : place + 2] for place in range(0, 12, 2))
 
@@ -60,13 +60,13 @@ class BotNetwork:
     """The network on one engine.
 
     Args:
-        image: has ``python3``; the helpers run in it.
-        guard: whether a bot may only start once private networks and the host are closed to it. Without, bots are on
-            our own bridge, where the engine keeps them from each other.
-        allowed: private destinations that are open nevertheless.
+        image: an image with ``python3``, for the helpers.
+        guard: whether bots require that private networks and the host are blocked. Without it, bots are on the
+            separate bridge, where the engine isolates them from each other.
+        allowed: private destinations that are reachable nevertheless.
         limits: of one bot. The workers of an engine must agree on both.
-        default_bridge: whether the first of the two ways is tried.
-        renew_seconds: how often the walls are put up anew, in case that somebody has taken them away.
+        default_bridge: whether the first way is tried.
+        renew_seconds: how often the rules are checked and restored.
     """
 
     def __init__(
@@ -94,15 +94,15 @@ class BotNetwork:
         self._lock = asyncio.Lock()
 
     def forget(self) -> None:
-        """The engine restarted, or the network is gone: make sure of it again at the next start."""
+        """Check it again at the next start, since the engine restarted or the network is gone."""
         self._attachment = None
 
     async def ensure(self, entrypoints: Path) -> Attachment:
-        """Where to plug a bot in, with the walls up. May be repeated, and costs nothing when it is known.
+        """Return the attachment of a bot, with the rules in place. May be repeated; free when already known.
 
         Raises:
-            SandboxUnavailable: the walls cannot be put up, so that no bot may run.
-            EngineUnavailable: nothing is known.
+            SandboxUnavailable: the rules cannot be installed, so no bot may run.
+            EngineUnavailable: unknown.
         """
         async with self._lock:
             if self._attachment is None:
@@ -111,11 +111,11 @@ class BotNetwork:
             return self._attachment
 
     async def renew(self, entrypoints: Path) -> None:
-        """As :meth:`ensure`; and see now and then that the walls still stand, for the bots that run behind them.
+        """As :meth:`ensure`; also check periodically that the rules are still in place, for running bots.
 
         Raises:
-            SandboxUnavailable: they cannot be put up, so that no bot may run.
-            EngineUnavailable: nothing is known.
+            SandboxUnavailable: they cannot be installed, so no bot may run.
+            EngineUnavailable: unknown.
         """
         attachment = await self.ensure(entrypoints)
         if not self._guard or time.monotonic() - self._put_up_at < self._renew_seconds:
@@ -134,7 +134,7 @@ class BotNetwork:
         self._put_up_at = time.monotonic()
         if self._default_bridge:
             try:
-                # Whether the engine gives the cards the addresses that we ask for is seen in one of them.
+                # Whether the engine applies the requested addresses is checked with one container.
                 await asyncio.gather(self._wall(entrypoints, walled=True), self._helper(_card_probe()))
             except SandboxUnavailable as error:
                 self._say_no_walls(error)
@@ -157,10 +157,10 @@ class BotNetwork:
         return said
 
     def _say_no_walls(self, error: SandboxUnavailable) -> None:
-        """Log it once until there are some: where the own network fails too, both are tried every few seconds."""
+        """Log the fallback once until it is over: if the separate network fails too, both are tried repeatedly."""
         say = log.debug if self._no_walls_said else log.info
         self._no_walls_said = True
-        say("no walls on the default bridge, so bots get a network of our own", reason=str(error))
+        say("the default bridge cannot be secured; bots use a separate network", reason=str(error))
 
     async def _own_network(self) -> str:
         found = await self._engine.network_id(OWN_NETWORK)
@@ -181,27 +181,27 @@ class BotNetwork:
         except EngineRefused as error:
             found = await self._engine.network_id(OWN_NETWORK)
             if found is None:
-                raise SandboxUnavailable(f"the bots' network cannot be made: {error.message}") from error
+                raise SandboxUnavailable(f"the bots' network cannot be created: {error.message}") from error
             return found
 
     async def _helper(self, body: dict[str, Any]) -> str:
-        """Run a short-lived container and return what it printed; SandboxUnavailable unless it succeeds."""
+        """Run a short-lived container and return its output; SandboxUnavailable unless it succeeds."""
         try:
             async with ended_helper(self._engine, self._image, body) as helper:
                 return await self._output(helper)
         except EngineRefused as error:
-            # Without the helper's name, so that the same failure has the same text each time.
-            raise SandboxUnavailable(f"the bots' network cannot be walled: {error.message}") from error
+            # Without the helper's name, so that the same failure always has the same text.
+            raise SandboxUnavailable(f"the bots' network cannot be secured: {error.message}") from error
         except (NoSuchImage, NameTaken) as error:
-            raise SandboxUnavailable(f"the bots' network cannot be walled: {error!r}") from error
+            raise SandboxUnavailable(f"the bots' network cannot be secured: {error!r}") from error
 
     async def _output(self, helper: str) -> str:
-        """What it has printed; SandboxUnavailable if it failed."""
+        """Return its output; SandboxUnavailable if it failed."""
         ended = await self._engine.inspect(helper)
         lines = [line.data.decode(errors="replace") async for line in self._engine.logs(helper, tail=5)]
         said = "".join(lines).strip()
         if ended is None or ended.container.exit_code != 0:
-            raise SandboxUnavailable(f"the bots' network cannot be walled: {said}")
+            raise SandboxUnavailable(f"the bots' network cannot be secured: {said}")
         return said
 
 
@@ -213,7 +213,7 @@ def _guard(entrypoints: Path, *arguments: str) -> dict[str, Any]:
         "HostConfig": {
             **locked_up(),
             "NetworkMode": "host",
-            # A helper in a user namespace has no say in the host's network.
+            # A helper in a user namespace cannot configure the host's network.
             "UsernsMode": "host",
             "CapAdd": ["NET_ADMIN"],
             "Mounts": [mount],
@@ -222,7 +222,7 @@ def _guard(entrypoints: Path, *arguments: str) -> dict[str, Any]:
 
 
 def _card_probe() -> dict[str, Any]:
-    """Succeeds if its card has the address that was asked for."""
+    """Succeed if its interface has the requested address."""
     address = card_address(secrets.token_hex(6))
     code = f"import sys; sys.exit(open('/sys/class/net/eth0/address').read().strip() != {address!r})"
     return {
@@ -234,7 +234,7 @@ def _card_probe() -> dict[str, Any]:
 
 
 def walled_card(address: str) -> dict[str, Any]:
-    """What a create request says for a card with *address*: engines up to API 1.43 read the first, later ones both."""
+    """Return the create request's fields for *address*: engines up to API 1.43 read the first, later ones both."""
     return {
         "MacAddress": address,
         "NetworkingConfig": {"EndpointsConfig": {DEFAULT_BRIDGE: {"MacAddress": address}}},

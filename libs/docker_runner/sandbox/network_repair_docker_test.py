@@ -101,7 +101,7 @@ async def test_walls_that_cannot_be_put_up_are_said_once_and_again_after_they_st
                     reasons.add(str(raised.value))
         # The same text each time, so that readiness does not change with each attempt.
         assert len(reasons) == 1
-        return [line["log_level"] for line in lines if line["event"].startswith("no walls on the default bridge")]
+        return [line["log_level"] for line in lines if line["event"].startswith("the default bridge cannot be secured")]
 
     assert await said_while_they_fail() == ["info", "debug"]
     assert await said_while_they_fail() == ["info", "debug"]
