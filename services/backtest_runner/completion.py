@@ -133,7 +133,7 @@ class Completion:
                 await self._stored(lambda: self._store.stat(self._bucket, key))
             except ObjectMissing:
                 # Somebody emptied the bucket. Nothing brings it back, and the event is still owed.
-                log.exception("what was to be handed over is gone from the storage", key=key, run=outcome.run_id)
+                log.exception("staged result is missing in the storage", key=key, run=outcome.run_id)
 
     async def _tell_api(self, backtest_id: str, outcome: Outcome) -> None:
         subject = BACKTEST_RUNNER.completed_subject

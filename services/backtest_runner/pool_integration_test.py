@@ -102,7 +102,7 @@ async def test_one_that_kills_its_workers_is_given_up_with_the_reason(rig: Backt
 
     [event] = await rig.events()
     assert (event["success"], (await rig.analysis())["status"]) == (False, "error")
-    assert "tried 3 times" in event["error"]
+    assert "after 3 attempts" in event["error"]
     assert "worker died" in event["error"]
 
 

@@ -299,7 +299,7 @@ class BacktestAttempt:
             return AttemptResult(_NO_ROOM)
         if self._claim.attempt > self._kit.max_retries + 1:
             await self._attempt.clear()
-            return AttemptResult(LOST, "its worker died each time", again=True)
+            return AttemptResult(LOST, "its worker died in every attempt", again=True)
         if not self._begun:
             follows_another = self._before is not None
             await self._kit.records.begin(self._claim, executable, follows_another=follows_another)

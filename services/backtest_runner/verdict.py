@@ -15,7 +15,7 @@ LOST = "lost"
 
 _NOT_ITS_FAULT = (EndReason.LEASE_LOST, EndReason.KILLED, EndReason.MISSING, EndReason.STOPPED)
 _TELLING = {
-    EndReason.LEASE_LOST: "its worker lost the lease and did not come back",
+    EndReason.LEASE_LOST: "its worker lost the lease and did not return",
     EndReason.KILLED: "it was killed by a signal",
     EndReason.MISSING: "its container was removed",
     EndReason.STOPPED: "its container was stopped",
@@ -33,8 +33,8 @@ def given_up(result: AttemptResult, attempts: int) -> AttemptResult:
     """What stays of the result of the last attempt, of so many."""
     if not result.again:
         return result
-    times = "once" if attempts == 1 else f"{attempts} times"
-    return replace(result, message=f"given up after it was tried {times}: {result.message}", again=False)
+    times = "one attempt" if attempts == 1 else f"{attempts} attempts"
+    return replace(result, message=f"failed after {times}: {result.message}", again=False)
 
 
 def verdict_of(outcome: RunOutcome, *, timeout_seconds: float, result_bytes: int) -> AttemptResult:

@@ -133,13 +133,13 @@ def test_a_result_that_this_host_lost_is_tried_for_again() -> None:
 def test_one_that_is_given_up_says_after_how_many_attempts() -> None:
     found = given_up(verdict(EndReason.KILLED, failure=INTERRUPTED), 4)
 
-    assert found.message.startswith("given up after it was tried 4 times: ")
+    assert found.message.startswith("failed after 4 attempts: ")
 
 
 def test_one_that_is_given_up_keeps_its_reason_and_is_not_tried_again() -> None:
     found = given_up(verdict(EndReason.KILLED, failure=INTERRUPTED), 1)
 
-    error = "given up after it was tried once: it was killed by a signal"
+    error = "failed after one attempt: it was killed by a signal"
     assert found == AttemptResult("killed", error, at=found.at)
 
 

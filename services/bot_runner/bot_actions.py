@@ -113,11 +113,13 @@ class BotActions:
         if not self._owned.proven():
             return
         self._cut_short.add(container.container_id)
-        log.info("grace of a stop is cut short", container=container.name)
+        log.info("grace period of a stop is cut short", container=container.name)
         try:
             await self._runner.stop(container, 0.0)
         except Retryable as error:
-            log.warning("bot could not be killed; its grace goes on", container=container.name, error=str(error))
+            log.warning(
+                "bot could not be killed; its grace period continues", container=container.name, error=str(error)
+            )
 
     async def settle(
         self,
@@ -222,7 +224,7 @@ class BotActions:
         bot = self._memory.bot(executable.id)
         detail, rejection = str(error), rejection_for(error, executable.revision)
         if bot is not None and bot.rejection is not None and bot.revision != executable.revision:
-            detail = f"{bot.rejection.detail}; the version before cannot be started again: {error}"
+            detail = f"{bot.rejection.detail}; the previous version cannot be restored: {error}"
             rejection = bot.rejection
         history = starting.history.after_rejection(now=self._clock(), policy=self._policy)
         await self._failed_to_start(
@@ -272,7 +274,7 @@ class BotActions:
     async def _reap(self, container: ManagedContainer) -> None:
         ended = await self._runner.exit_info(container)
         if ended is None:
-            raise StopFailed(container.name, "it had ended, and runs again")
+            raise StopFailed(container.name, "it had ended but runs again")
         # It is removed only when all of this is written: if this worker dies before, the next one repeats it, with
         # the same result.
         await self._records.ended(ended)
@@ -351,7 +353,7 @@ def describe_end(ended: Ended) -> str:
     """One sentence for the bot's owner about why its container ended, with the last line that it printed."""
     sentence = endings.describe_end(ended)
     if ended.reason is EndReason.FINISHED:
-        sentence += ", and a bot is expected to run on"
+        sentence += "; a bot should keep running"
     if ended.failure is not None and ended.failure.reason is not FailureReason.EXIT_CODE:
         # The last line is the same in JSON.
         return f"it ended with exit code {ended.exit_code}: {sentence}"

@@ -14,7 +14,7 @@ EXITED = Failure(FailureReason.EXIT_CODE, "it ended with exit code 3")
 @pytest.mark.parametrize(
     ("reason", "exit_code", "failure", "expected"),
     [
-        (EndReason.FINISHED, 0, None, "main returned, and a bot is expected to run on; its last line: last"),
+        (EndReason.FINISHED, 0, None, "main returned; a bot should keep running; its last line: last"),
         (EndReason.ERROR, 1, RAISED, "it ended with exit code 1: ValueError: no funds; pay in"),
         (EndReason.ERROR, 3, EXITED, "it ended with exit code 3; its last line: last"),
         (EndReason.KILLED, 137, None, "it was killed from outside (exit code 137); its last line: last"),

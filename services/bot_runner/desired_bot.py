@@ -82,7 +82,7 @@ class DesiredBot:
         if ours and theirs and ours != theirs:
             newest, running = f"version {ours}", f"version {theirs}"
         if self.rejection is not None:
-            return f"{newest} rejected: {self.rejection.detail}; {running} goes on"
+            return f"{newest} rejected: {self.rejection.detail}; {running} keeps running"
         if isinstance(self.verdict, Unknown):
             held_up = self.verdict.detail
-        return f"{newest} waits: {held_up}; {running} goes on" if held_up else ""
+        return f"{newest} waits: {held_up}; {running} keeps running" if held_up else ""

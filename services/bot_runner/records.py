@@ -56,11 +56,11 @@ class BotRecords:
         # Asked again once others can see this run: of two that begin at the same moment, one at least sees the other.
         elsewhere = await self._alive_elsewhere(executable)
         if elsewhere is not None:
-            await self.not_begun(executable, "another run of it began elsewhere at the same moment")
+            await self.not_begun(executable, "another run of it started elsewhere at the same time")
             return elsewhere
         await self._runs.close_open(
             reason="missing",
-            message="its container was gone when the next one started",
+            message="its container no longer existed at the next start",
             ended_at=utc_now(),
             entity_id=executable.id,
             keep=[executable.run_id],
@@ -90,7 +90,7 @@ class BotRecords:
         """Close the runs of earlier owners of a segment of which no container is left. *present* are all there are."""
         await self._runs.close_open(
             reason="missing",
-            message="its worker died, and its container was gone when the next one came",
+            message="its worker died, and its container no longer existed at the takeover",
             ended_at=utc_now(),
             segment_id=segment_id,
             before_epoch=epoch,
@@ -148,7 +148,7 @@ class BotRecords:
         # ever close it: `bot rm` would wait for its end in vain.
         await self._runs.close_open(
             reason="stopped",
-            message="its segment was given back before it had begun",
+            message="its segment was released before its start",
             ended_at=utc_now(),
             segment_id=segment_id,
             before_epoch=epoch + 1,

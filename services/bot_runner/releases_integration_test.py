@@ -87,7 +87,7 @@ async def test_rejected_version_leaves_container_of_version_before_running(rig: 
     status = await rig.status()
     assert status["rejection"]["reason"] == reason
     assert status["detail"].startswith("version 2 rejected: ")
-    assert status["detail"].endswith("; version 1 goes on")
+    assert status["detail"].endswith("; version 1 keeps running")
     assert status["revision"] == await revision(rig)
     assert len(host.starts) == 1
 

@@ -102,7 +102,7 @@ class RunRecords(RunHistory):
         """
         await self._runs.close_open(
             reason=LOST,
-            message="its worker died, and its container was gone when the next one came",
+            message="its worker died, and its container no longer existed at the takeover",
             ended_at=datetime.now(UTC),
             segment_id=self._segment_id,
             before_epoch=self._epoch,

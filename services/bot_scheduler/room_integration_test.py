@@ -57,7 +57,7 @@ async def test_a_firing_without_room_waits_and_runs_as_soon_as_there_is_some(rig
     assert (await rig.state("s")).entity.status.get("lacking") is None
     run = history[0]
     assert (run.cause, run.attempt) == ("schedule", 1)
-    assert "waited for room: it needs 512 MiB, the engine has 0 MiB free" in (run.message or "")
+    assert "waiting for room: it needs 512 MiB, the engine has 0 MiB free" in (run.message or "")
 
 
 async def ended(rig: ScheduleRig, reason: str) -> list[RunRecord]:

@@ -377,7 +377,7 @@ class ScheduledAttempt:
     def _has_room(self) -> None:
         if self._shortage is not None:
             seconds = self._kit.clock() - self.firing.begins_at
-            self._late = f"it began {seconds:.1f} s late, since it waited for room: it {self._shortage}"
+            self._late = f"started {seconds:.1f} s late after waiting for room: it {self._shortage}"
             self._shortage = None
 
     async def _until(self, moment: float) -> None:

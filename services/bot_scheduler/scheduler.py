@@ -350,7 +350,7 @@ class SegmentScheduler:
         self._plan(state.id)
 
     async def _note_dropped(self, state: ScheduleState, at: int, reason: str) -> None:
-        message = f"the firing of {utc(at).isoformat()} got no run"
+        message = f"the firing of {utc(at).isoformat()} was not run"
         DROPPED.labels(reason).inc()
         log.warning("firing dropped", schedule=state.id, reason=reason, at=utc(at).isoformat())
         firing = Firing(at, new_run_id(), Cause.SCHEDULE)

@@ -76,7 +76,7 @@ class Takeover:
         if known is not None and known.reason is not None:
             result = result_of(known.reason, known.ended_at or utc(now), known.message or "")
         else:
-            message = "its worker is gone, and nobody saw what became of the run"
+            message = "its worker is gone, and the outcome of the run is unknown"
             result = result_of(LOST, utc(now), message)
             log.warning("run lost", schedule=state.id, run=firing.run_id, host=firing.host)
         following = await self._kit.close(state, state.policy, firing, result, once)

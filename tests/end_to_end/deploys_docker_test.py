@@ -91,7 +91,7 @@ async def test_bad_deploys_of_every_kind_leave_the_running_container_alone(runne
     assert seen == list(range(1, len(seen) + 1))
     detail = (await status(runner, "steady"))["detail"]
     assert detail.startswith("version 2.0.0 rejected: ")
-    assert detail.endswith("; version 1.0.0 goes on")
+    assert detail.endswith("; version 1.0.0 keeps running")
 
 
 async def is_rejected_as(runner: Deployment, bot_id: str, reason: str) -> bool:
@@ -138,7 +138,7 @@ async def test_version_that_crashes_is_rolled_back_when_its_config_asks_for_it(r
     assert await eventually(lambda: runner.running_with("careful", "version 1\n"))
     detail = (await status(runner, "careful"))["detail"]
     assert "no funds" in detail
-    assert detail.endswith("; version 1.0.0 goes on")
+    assert detail.endswith("; version 1.0.0 keeps running")
 
 
 async def test_version_that_crashes_is_not_rolled_back_without_that(runner: Deployment) -> None:
