@@ -1,1 +1,1 @@
-"""Runs each backtest once, and hands over its result, its output and an event that it is done."""
+"""Runs each backtest once, and publishes its result, its output and a completion event."""

@@ -19,17 +19,17 @@ class Claims:
         self._entities = entities
 
     def with_owner(self, claim: Claim) -> Claim:
-        """*claim* in this worker's hands."""
+        """Return *claim* with this worker as its owner."""
         who = self._recorder
         return replace(claim, worker=who.worker, host=who.host, epoch=self._epoch, released=False)
 
     def next_of(self, before: Claim | None, run_id: str, at: datetime) -> Claim:
-        """The attempt after *before*."""
+        """Return the claim of the attempt after *before*."""
         used = before.counted if before is not None else 0
         return Claim(run_id, self._recorder.worker, self._recorder.host, self._epoch, used + 1, at)
 
     async def write(self, state: BacktestState, claim: Claim) -> BacktestState | None:
-        """Claim, and return the document as it was claimed. None when somebody else was first, or it is gone.
+        """Write the claim, and return the claimed document. None when another claim was first, or it is gone.
 
         Raises:
             StoreUnavailable: outcome unknown; repeat it.
@@ -46,18 +46,18 @@ class Claims:
                 return now
             if _holder(now.claim) != _holder(state.claim) or not now.may_begin:
                 return None
-            state = now  # an event has changed it meanwhile
+            state = now  # changed by an event meanwhile
         return state
 
     async def waits(self, state: BacktestState, detail: str, need: Need) -> None:
-        """Say in the document what it waits for, if nobody has claimed it since it was read."""
+        """Write what it waits for into the document, unless it was claimed meanwhile."""
         status = {"state": "waiting", "since": datetime.now(UTC), "detail": detail, "lacking": need.to_document()}
         await self._entities.compare_and_set(state.id, _as_read(state), {STATUS: status})
 
     async def release(self, backtest_id: str, claim: Claim, detail: str = "", need: Need | None = None) -> None:
-        """The attempt ends here without a result, and is not to count.
+        """End the attempt without a result, so that it does not count.
 
-        *detail* says what it waits for now, and *need* how much room that is.
+        *detail* describes what it waits for now, and *need* the missing room.
         """
         expected = {CLAIMED_RUN: claim.run_id, f"{CLAIM}.epoch": self._epoch, OUTCOME: None}
         status: dict[str, object] = {"state": "waiting", "since": claim.at} | ({"detail": detail} if detail else {})
@@ -66,7 +66,7 @@ class Claims:
         await self._entities.compare_and_set(backtest_id, expected, changes)
 
     async def release_all(self, segment_id: int) -> None:
-        """The worker stops in good order: none of its attempts is to count that has no outcome yet."""
+        """Release all attempts without an outcome, so that they do not count, before the worker stops."""
         for entity in await self._entities.in_segment(segment_id):
             with isolated("release backtest"):
                 state = BacktestState.of(entity)
@@ -75,7 +75,7 @@ class Claims:
 
 
 def _as_read(state: BacktestState) -> dict[str, object]:
-    """What the document must still say: what is run is what was read, and nobody else has it."""
+    """Return the condition that the document is unchanged and not claimed by another worker."""
     expected: dict[str, object] = {**state.entity.as_read, OUTCOME: None}
     if state.claim is None:
         return {**expected, CLAIM: None}

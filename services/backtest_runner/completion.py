@@ -1,8 +1,8 @@
 """Complete a backtest: decide its outcome once, in its document, then publish it in order.
 
-The decision is one conditional write, so that whatever dies and whoever else runs, a backtest has one outcome. What is
-too large for a document goes to the storage before that, under the attempt's own name. Every step after the decision
-only says what the document says, and may be repeated by the next owner: result, output, event, and the document's end.
+The decision is one conditional write, so a backtest has one outcome, despite crashes and concurrent workers. Content
+that is too large for a document is staged in the storage before that, under the attempt's own name. Every later step
+only publishes the document's outcome, and may be repeated by the next owner: result, output, event, and removal.
 """
 
 import asyncio
@@ -25,31 +25,31 @@ from services.backtest_runner.state import CLAIMED_RUN, OUTCOME, STATUS, Backtes
 log = get_logger(__name__)
 
 INLINE_BYTES = 128 * 1024
-"""What is at most that large lies in the document until it is handed over."""
+"""Maximum size of content that is stored in the document until its completion."""
 
 _STORAGE_FAULTS = (Retryable, StorageRejected, BucketMissing)
 _TYPES = {"analysis.json": "application/json", "logs.txt": "text/plain; charset=utf-8"}
 
 
 class Publisher(Protocol):
-    """Sees to it that an event is published, sooner or later."""
+    """Ensures that an event is published eventually."""
 
     async def publish(self, entity_id: str, subject: str, data: bytes, *, event_id: str) -> None:
-        """Return when that is sure. Repeated with the same *event_id*, it is the same event."""
+        """Return when that is ensured. Repeated with the same *event_id*, it is the same event."""
 
 
 class Tell(Protocol):
-    """Who is told what has changed."""
+    """Notified of changes."""
 
     async def partitions_changed(self) -> None:
-        """A partition became empty."""
+        """Note that a partition became empty."""
 
 
 class Completion:
-    """Decides and hands over, for all backtests of one worker.
+    """Decides and publishes the outcomes of all backtests of one worker.
 
     Args:
-        publisher: None without NATS: then there is nobody to tell.
+        publisher: None without NATS: then no event is published.
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class Completion:
         self._tell = tell
 
     async def decide(self, state: BacktestState, run_id: str, spooled: SpooledResult) -> Outcome | None:
-        """Make what is spooled the outcome, or return the one that was there before. Waits as long as it must.
+        """Make the spooled result the outcome, or return the existing one. Waits without a limit.
 
-        None when the backtest is not this run's any more.
+        None when the backtest no longer belongs to this run.
         """
         outcome = Outcome(
             run_id=run_id,
@@ -95,10 +95,10 @@ class Completion:
         return known
 
     async def hand_over(self, entity: Entity, outcome: Outcome, attempts: int) -> None:
-        """Result, output, event, and then the document goes. Waits as long as it must; may be repeated.
+        """Publish result, output and event, and then remove the document. Waits without a limit; may be repeated.
 
         Args:
-            attempts: how many there were, as each may have left something in the storage.
+            attempts: their number, as each may have staged objects.
         """
         backtest_id = entity.id
         await self._publish(backtest_id, outcome, "analysis.json", objects.analysis_key(backtest_id), outcome.analysis)
@@ -128,11 +128,11 @@ class Completion:
         try:
             await self._stored(lambda: self._store.compose(self._bucket, key, [Piece(staged)], _TYPES[name]))
         except ObjectMissing:
-            # An earlier owner was past this step; what was staged goes only when all of it is in its place.
+            # An earlier owner was past this step; staged objects are removed only when all of it is in its place.
             try:
                 await self._stored(lambda: self._store.stat(self._bucket, key))
             except ObjectMissing:
-                # Somebody emptied the bucket. Nothing brings it back, and the event is still owed.
+                # The bucket was emptied. The content is lost, but the event must still be published.
                 log.exception("staged result is missing in the storage", key=key, run=outcome.run_id)
 
     async def _tell_api(self, backtest_id: str, outcome: Outcome) -> None:
@@ -152,7 +152,7 @@ class Completion:
         await self._publisher.publish(backtest_id, subject, data, event_id=event_id)
 
     async def _unstage(self, backtest_id: str, run_id: str = "") -> None:
-        """Remove what attempts left in the storage; with *run_id* that one's only."""
+        """Remove staged objects of attempts; with *run_id* only of that one."""
         prefix = f"{objects.attempts_prefix(backtest_id)}{run_id}"
 
         async def once() -> None:
@@ -163,7 +163,7 @@ class Completion:
         await retry_forever(once, faults=_STORAGE_FAULTS)
 
     async def _stored(self, call: Callable[[], Awaitable[object]]) -> None:
-        """Until the storage has it: it may be away, refuse us for now, or have lost its bucket."""
+        """Retry until the storage has it: it may be down, reject the request for now, or have lost its bucket."""
 
         async def once() -> None:
             try:

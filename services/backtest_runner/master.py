@@ -11,5 +11,5 @@ from services.backtest_runner.old_results import old_results
 
 
 def main(flags: Mapping[str, object]) -> int:
-    """Run until told to stop; *flags* by their command-line names. Returns the exit code."""
+    """Run until stopped; *flags* by their command-line names. Return the exit code."""
     return run_process(BACKTEST_RUNNER, MasterRole(autoscaling, collecting(old_results)), flags)

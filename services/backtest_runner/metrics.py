@@ -17,22 +17,22 @@ AGE = Declared(
 
 
 class QueueCollector(Collector):
-    """The queues of the segments that are owned. Register it once a process.
+    """The queues of the owned segments. Register it once a process.
 
     Args:
-        pools: what runs each segment's backtests.
+        pools: returns the pools of the owned segments.
     """
 
     def __init__(self, pools: Callable[[], Collection[SegmentPool]]) -> None:
         self._pools = pools
 
     def describe(self) -> Iterator[Metric]:
-        """The metrics without values."""
+        """Return the metrics without values."""
         for declared in (LENGTH, AGE):
             yield declared.of(None)
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics as they are now."""
+        """Return the metrics with their current values."""
         pools = self._pools()
         yield LENGTH.of(sum(pool.queue_length for pool in pools))
         yield AGE.of(max((pool.queue_age_seconds for pool in pools), default=0.0))

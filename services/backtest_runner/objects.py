@@ -8,7 +8,7 @@ _STAGED = re.compile(r"/\.attempts/[^/]+/(analysis\.json|logs\.txt)$")
 
 
 def folder(backtest_id: str) -> str:
-    """``{id}/``, with the id as it is unless a server would refuse it: the rule is that of the logs bucket."""
+    """Return ``{id}/``, with the id unchanged unless a server would refuse it, by the rule of the logs bucket."""
     return log_folder(backtest_id).removeprefix("logs/")
 
 
@@ -23,30 +23,30 @@ def is_logs(key: str) -> bool:
 
 
 def is_staged(key: str) -> bool:
-    """Whether the object at *key* is what an attempt left until it was decided which of them counts."""
+    """Whether the object at *key* was staged by an attempt before the outcome was decided."""
     return _STAGED.search(key) is not None
 
 
 def logs_beside(key: str) -> str:
-    """The key of the output of the backtest whose result is at *key*."""
+    """Return the key of the output of the backtest whose result is at *key*."""
     return f"{key.removesuffix('analysis.json')}logs.txt"
 
 
 def analysis_key(backtest_id: str) -> str:
-    """The key of the result."""
+    """Return the key of the result."""
     return f"{folder(backtest_id)}analysis.json"
 
 
 def logs_key(backtest_id: str) -> str:
-    """The key of the output."""
+    """Return the key of the output."""
     return f"{folder(backtest_id)}logs.txt"
 
 
 def attempts_prefix(backtest_id: str) -> str:
-    """Before the keys of what attempts leave until it is decided which of them counts."""
+    """Return the prefix of the staged objects of attempts."""
     return f"{folder(backtest_id)}.attempts/"
 
 
 def staged_key(backtest_id: str, run_id: str, name: str) -> str:
-    """Where one attempt puts what is too large for the document."""
+    """Return the key where one attempt stages an object that is too large for the document."""
     return f"{attempts_prefix(backtest_id)}{run_id}/{name}"

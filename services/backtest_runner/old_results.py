@@ -12,11 +12,11 @@ from libs.core.storage.object_store import ObjectInfo, ObjectStore
 from services.backtest_runner.objects import is_analysis, is_logs, is_staged, logs_beside
 
 _STAGED_SECONDS = 14 * 86_400.0
-"""An attempt that is not handed over yet is on its worker's disk for a week."""
+"""The retention of staged results: attempts that are not completed are on their worker's disk for a week."""
 
 
 def old_results(store: ObjectStore, storage: StorageSettings, retention: RetentionSettings) -> Sequence[Garbage]:
-    """The results, as the settings have it."""
+    """Return the garbage of results, by the settings."""
     return [OldResults(store, storage.results_bucket, retention.result_keep_seconds, retention.result_count)]
 
 
@@ -24,8 +24,8 @@ class OldResults:
     """The results bucket. Objects of other names stay.
 
     Args:
-        keep_seconds: how long results are kept; 0 for ever.
-        most: how many backtests' results are kept, the newest ones; 0 for any number.
+        keep_seconds: retention of results; 0 for ever.
+        most: number of newest backtests whose results are kept; 0 for no limit.
     """
 
     kind = "results"
@@ -37,7 +37,7 @@ class OldResults:
         self._most = most
 
     async def collect(self, sweep: Sweep) -> None:
-        """Remove what is no longer kept. May be repeated, and broken off anywhere."""
+        """Remove expired results. May be repeated and interrupted."""
         now = await self._store.now(self._bucket)
         written_before = now - timedelta(seconds=self._keep_seconds)
         staged_before = now - timedelta(seconds=_STAGED_SECONDS)
@@ -46,13 +46,13 @@ class OldResults:
             is_old = bool(self._keep_seconds) and info.modified_at < written_before
             if is_analysis(info.key):
                 if is_old or (oldest_kept is not None and _age_order(info) < oldest_kept):
-                    # The output goes before the result, by which it is found again when this is broken off.
+                    # The output is removed before the result, by which it is found again after an interruption.
                     await sweep.remove(self._store, self._bucket, info, logs_beside(info.key))
             elif (is_logs(info.key) and is_old) or (is_staged(info.key) and info.modified_at < staged_before):
                 await sweep.remove(self._store, self._bucket, info)
 
     async def _oldest_kept(self) -> tuple[float, str] | None:
-        """The last of the newest results; None when there are not more of them than are kept."""
+        """Return the last of the newest results; None when there are not more than are kept."""
         newest: list[tuple[float, str]] = []
         async for info in self._store.list(self._bucket, ""):
             if is_analysis(info.key):

@@ -28,7 +28,7 @@ class BacktestOutput:
 
     Args:
         containers: this host's containers.
-        is_under_way: whether the backtest is not done yet.
+        is_under_way: whether the backtest is not completed yet.
     """
 
     def __init__(
@@ -46,21 +46,21 @@ class BacktestOutput:
         self._bucket = bucket
 
     def is_live(self, entity_id: str) -> bool:
-        """False: only its document tells whose it is."""
+        """False: only its document shows its owner."""
         return False
 
     async def output(
         self, entity_id: str, *, tail_lines: int | None = None, follow: bool = False
     ) -> AsyncGenerator[bytes, None]:
-        """The last lines of its latest attempt; with *follow* what it prints then, and later attempts, to its end."""
+        """Yield the last lines of its latest attempt; with *follow* new output, also of later attempts, to its end."""
         async with aclosing(self._pieces(entity_id, tail_lines, follow=follow)) as pieces:
             async for payload, _ in pieces:
                 yield payload
 
     async def records(self, entity_id: str, query: LogQuery) -> AsyncGenerator[bytes, None]:
-        """The lines that *query* wants, as it wants them. Once it is done, their times are not known any more."""
+        """Yield the lines selected by *query*, in its format. After its completion their times are unknown."""
         cutter, wanted = LineCutter(), wanted_by(query)
-        # What is wanted of all lines are the last ones; of those behind a place, all.
+        # A query of the last lines needs only those; one after a position needs all.
         tail = query.tail if query.is_plain or not (wanted.since_us or wanted.until_us or wanted.after) else None
 
         def accepted(lines: Iterable[Line]) -> bytes:
@@ -82,7 +82,7 @@ class BacktestOutput:
             container = await self._container(entity_id, seen)
             if container is not None:
                 tail = tail_lines if not seen else None
-                # How much there was before the last lines is not known.
+                # The size before the last lines is unknown.
                 run, offset = container.run_id if tail is None else "", 0
                 seen.add(container.container_id)
                 try:
@@ -91,7 +91,7 @@ class BacktestOutput:
                         yield line.data, Span(run, offset, len(line.data), time_us, STREAMS.index(line.stream))
                         offset += len(line.data)
                 except DockerRunnerError as error:
-                    # It was taken away meanwhile: what it printed is in the storage soon.
+                    # Its container was removed meanwhile: its output is in the storage soon.
                     log.info("a backtest's output is incomplete", entity=entity_id, reason=str(error))
             elif not under_way:
                 if not seen:
@@ -110,7 +110,7 @@ class BacktestOutput:
         return next((c for c in found if c.state is ContainerState.RUNNING), found[0] if found else None)
 
     async def _stored(self, entity_id: str, tail_lines: int | None) -> AsyncGenerator[bytes, None]:
-        """The stored output piece by piece, as it may be larger than this process."""
+        """Yield the stored output piece by piece, as it may exceed this process's memory."""
         key = logs_key(entity_id)
         try:
             size = (await self._store.stat(self._bucket, key)).size

@@ -21,26 +21,26 @@ from services.backtest_runner.slots import Slots
 from services.backtest_runner.state import BacktestState
 
 _LONGEST_RETRY_SECONDS = 5.0
-# Until one that found no room is looked at again, if the engine seems to have some.
+# Delay before a backtest without room is tried again, if the engine seems to have room.
 _REFUSED_SECONDS = 0.2
 
 
 class PoolState(StrEnum):
-    """Where a backtest is in its life."""
+    """The state of a backtest."""
 
-    WAITING = "waiting"  # for a slot, or for room
+    WAITING = "waiting"  # for a slot or for room
     STARTING = "starting"  # in a slot, without a container: the first attempt or another
     RUNNING = "running"
-    FINISHING = "finishing"  # it has ended and is handed over
-    HELD = "held"  # somebody does not want it to run
+    FINISHING = "finishing"  # it has ended and is being completed
+    HELD = "held"  # by a hold or its config
 
 
 class SegmentPool:
     """Runs one segment's backtests until it is cancelled.
 
     Args:
-        slots: how many run at once, in this pool and in others of the worker. Backtests that are being handed over take
-            none, but there is a limit to them too.
+        slots: limits the concurrent backtests of this pool and others of the worker. Backtests that are being completed
+            take no slot, but their number is limited too.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class SegmentPool:
         return sum(run.has_container for run in self._in_hand.values())
 
     async def run(self) -> None:
-        """Run them, for ever. A database that is away is waited for; what runs goes on running meanwhile."""
+        """Run them, forever. While the database is down, running backtests continue."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._slots.join(self, lambda: self._refill(tasks))
@@ -96,7 +96,7 @@ class SegmentPool:
 
     @property
     def next_order(self) -> tuple[bool, str] | None:
-        """The order among all pools of the backtest that waits longest; None when none does."""
+        """The sort key of the longest-waiting backtest, among all pools; None when none waits."""
         return self._waiting[0].order if self._waiting else None
 
     @property
@@ -106,44 +106,44 @@ class SegmentPool:
 
     @property
     def queue_age_seconds(self) -> float:
-        """For how long the one that waits longest has waited for its first attempt; 0 when none does."""
+        """The wait of the longest-waiting backtest for its first attempt; 0 when none waits."""
         received = (state.received_at for state in self._waiting if state.claim is None and state.received_at)
         return max(0.0, self._clock() - min(received, default=self._clock()))
 
     def demand(self) -> Demand:
-        """What the backtests in hand, and those that have a slot once there is room, need of the engine; quick."""
+        """The need of the active backtests, and of those that have a slot but no room; fast."""
         running = [run.state for run in self._in_hand.values() if not run.slot_left]
         wanted = [*running, *self._waiting[: max(0, self._slots.size - len(running))]]
         rooms = (self._room_of(state) for state in wanted)
         return Demand.of((room.need for room in rooms if room is not None), self._lacking.needs())
 
     def states(self) -> Mapping[str, int]:
-        """How many backtests are in which state."""
+        """Return the number of backtests in each state."""
         found = Counter(_state(run) for run in self._in_hand.values())
         found[PoolState.WAITING], found[PoolState.HELD] = len(self._waiting), self._held
         return {str(state): found[state] for state in PoolState}
 
     def container_changed(self, backtest_id: str) -> None:
-        """Something happened to the container of this backtest; "" for any of them."""
+        """Note a change of this backtest's container; "" for any of them."""
         for run_of, run in self._in_hand.items():
             if backtest_id in (run_of, ""):
                 run.changed()
 
     async def read_once(self, tasks: asyncio.TaskGroup) -> float:
-        """Read the segment, begin in *tasks* what there is room for, and return the pause until the next reading.
+        """Read the segment, start in *tasks* the backtests with a slot and room, and return the pause.
 
         Raises:
-            Retryable: it cannot be read; nothing was begun.
+            Retryable: it cannot be read; nothing was started.
         """
         in_hand = dict(self._in_hand)
         states, broken = _read(await self._entities.in_segment(self._owned.segment_id))
         for backtest_id, run in in_hand.items():
             if (entity := broken.get(backtest_id)) is not None:
-                # What it said before counts, and whether it may run.
+                # The stored state counts, and whether it may run.
                 run.update(replace(run.state, entity=entity))
             else:
                 run.update(states.get(backtest_id))
-        # One whose end came while this was being read may look here as if it were still to be run; its claim fails.
+        # One that ended during this read may still look runnable here; its claim fails.
         self._waiting = sorted(
             (state for state in states.values() if state.may_begin and state.id not in in_hand),
             key=lambda state: state.order,
@@ -154,7 +154,7 @@ class SegmentPool:
         return min(self._scan_interval, WAITING_LOOK_SECONDS) if self._lacking else self._scan_interval
 
     def _refill(self, tasks: asyncio.TaskGroup) -> None:
-        """Begin what there is a slot and room for. One that is too large does not hold up those that fit."""
+        """Start those with a slot and room. One that is too large does not delay smaller ones."""
         lacking: dict[str, tuple[RoomRequest, Shortage]] = {}
         waiting, self._waiting = self._waiting, []
         for state in waiting:
@@ -177,12 +177,12 @@ class SegmentPool:
         run = self._in_hand[state.id] = BacktestRun(state, self._kit, on_slot_left=slot_left)
         if request is not None:
             self._kit.engine.room.expect(request)
-        # Whatever ended just now and made room has no part in it.
+        # Independent of the container whose end made room.
         with outside():
             tasks.create_task(self._carry_out(run, request), name=f"backtest {state.id[:40]!r}")
 
     def _room_of(self, state: BacktestState) -> RoomRequest | None:
-        """What it needs of the engine; None for one that needs nothing more, or is about to be rejected."""
+        """Return its need; None for one that needs nothing more, or is about to be rejected."""
         if state.outcome is not None or state.cancelled_by is not None:
             return None
         try:
@@ -221,7 +221,7 @@ class SegmentPool:
 
 
 def _read(entities: Sequence[Entity]) -> tuple[dict[str, BacktestState], dict[str, Entity]]:
-    """The backtests by id, and those whose documents cannot be read."""
+    """Return the backtests by id, and those whose documents cannot be read."""
     states: dict[str, BacktestState] = {}
     broken: dict[str, Entity] = {}
     for entity in entities:

@@ -1,4 +1,4 @@
-"""What a backtest's runs record in the history."""
+"""The history of a backtest's runs."""
 
 from datetime import UTC, datetime
 
@@ -19,18 +19,18 @@ class RunRecords(RunHistory):
         self._runs = runs
 
     async def begin(self, claim: Claim, executable: Executable, *, follows_another: bool) -> None:
-        """Record that an attempt begins. If it *follows_another* that still looks open, that has ended unseen."""
+        """Record the start of an attempt. An open previous one (*follows_another*) is closed as unobserved."""
         if follows_another:
             await self._close_others(executable.id, claim)
         await self._runs.start(self.begins(executable, claim.at, attempt=claim.attempt))
 
     async def adopt(self, claim: Claim, container: ManagedContainer) -> None:
-        """Record that the attempt of an earlier owner goes on here."""
+        """Record that the attempt of an earlier owner continues here."""
         await self._close_others(container.id, claim)
         await self.adopted(container, claim.at, attempt=claim.attempt)
 
     async def end(self, state: BacktestState, claim: Claim, result: AttemptResult) -> None:
-        """Record that an attempt has ended, or could not begin."""
+        """Record that an attempt has ended, or could not start."""
         await self.ended(state.entity, claim.run_id, result, claim.at, attempt=claim.attempt)
 
     async def _close_others(self, backtest_id: str, claim: Claim) -> None:

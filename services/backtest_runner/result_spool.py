@@ -1,6 +1,6 @@
-"""The result of a run, on this host's disk until the database and the storage have it. Blocking, and quick.
+"""The result of a run, on this host's disk until the database and the storage have it. Blocks briefly.
 
-It outlives the worker: one that is started again on the same host hands it over without running the backtest again.
+It outlives the worker: a restarted worker on the same host completes it without running the backtest again.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _TRUNCATED = b"\n[the0: the output was longer than is kept; the rest is missing]
 
 @dataclass(frozen=True)
 class SpooledResult:
-    """How an attempt ended, with its result and output as files."""
+    """The end of an attempt, with its result and output as files."""
 
     result: AttemptResult
     analysis: Path
@@ -32,13 +32,13 @@ class SpooledResult:
 
 
 class ResultSpool:
-    """The folder *directory*, with one folder a run."""
+    """The folder *directory*, with one folder per run."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def open(self) -> None:
-        """Make the folder, and remove abandoned results."""
+        """Create the folder, and remove abandoned results."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in self._directory.iterdir():
             with contextlib.suppress(FileNotFoundError):
@@ -46,12 +46,12 @@ class ResultSpool:
                     shutil.rmtree(folder, ignore_errors=True)
 
     def put(self, run_id: str, result: AttemptResult) -> SpooledResult:
-        """Keep what a run came to; takes over the files of its result and output. May be repeated after a failure.
+        """Store the end of a run, and take over its result and output files. May be repeated after a failure.
 
-        The last file written makes it count.
+        It is valid once its last file is written.
 
         Raises:
-            OSError: the disk does not take it.
+            OSError: the disk is full or fails.
         """
         folder, outcome = self._folder(run_id), result.outcome
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ class ResultSpool:
         return kept
 
     def get(self, run_id: str) -> SpooledResult | None:
-        """What this run came to; None when this host does not know."""
+        """Return the stored end of this run; None when this host has none."""
         folder = self._folder(run_id)
         try:
             said = json.loads((folder / "verdict.json").read_text())
@@ -89,16 +89,16 @@ class ResultSpool:
             return None
 
     def drop(self, run_id: str) -> None:
-        """Let go of it. May be repeated."""
+        """Remove it. May be repeated."""
         shutil.rmtree(self._folder(run_id), ignore_errors=True)
 
     def _folder(self, run_id: str) -> Path:
-        # Read back out of the database, and so no name for a folder as it is.
+        # The id comes from the database, so it is not safe as a folder name.
         return self._directory / hashlib.sha256(run_id.encode(errors="replace")).hexdigest()[:32]
 
 
 def _analysis(returned: Returned | None) -> Iterator[bytes]:
-    """The text of `analysis.json`, which is an object: nothing becomes an empty one, a list its results."""
+    """Yield the text of `analysis.json`, an object: no result becomes an empty one, a list its results."""
     if returned is None or returned.kind is Kind.NULL:
         yield b"{}"
     elif returned.kind is Kind.ARRAY:

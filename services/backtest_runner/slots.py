@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class Pool(Protocol):
-    """The backtests of one segment, as far as slots are concerned."""
+    """The slots' view of one segment's backtests."""
 
     @property
     def slots_taken(self) -> int:
@@ -13,7 +13,7 @@ class Pool(Protocol):
 
     @property
     def next_order(self) -> tuple[bool, str] | None:
-        """The order among all pools of its backtest that waits longest; None when none does."""
+        """The sort key of its longest-waiting backtest, among all pools; None when none waits."""
 
 
 class Slots:
@@ -25,20 +25,20 @@ class Slots:
 
     @property
     def has_free(self) -> bool:
-        """Whether another backtest may begin."""
+        """Whether another backtest may start."""
         return sum(pool.slots_taken for pool in self._pools) < self.size
 
     def join(self, pool: Pool, refill: Callable[[], None]) -> None:
-        """Count the backtests of *pool*, and call *refill* when a slot has become free."""
+        """Count the backtests of *pool*, and call *refill* when a slot becomes free."""
         self._pools[pool] = refill
 
     def leave(self, pool: Pool) -> None:
-        """Count *pool* no longer; its slots go to the others. May be repeated."""
+        """Stop counting *pool*; its slots go to the others. May be repeated."""
         if self._pools.pop(pool, None) is not None:
             self.refill()
 
     def refill(self) -> None:
-        """Let the pools begin what there are slots for, the one whose backtest waits longest first."""
+        """Let the pools start backtests in free slots, the longest-waiting one first."""
         waiting = [(order, refill) for pool, refill in self._pools.items() if (order := pool.next_order) is not None]
         for _, refill in sorted(waiting, key=lambda pair: pair[0]):
             refill()

@@ -1,5 +1,5 @@
-"""What a backtest's document says about its runs. Beside the contract's fields there is one of ours, `backtest`:
-`claim` (who runs it, and which attempt that is), `outcome` (what it came to) and `cancel` (a person's wish).
+"""The state of a backtest's runs in its document. Beside the contract's fields there is one field `backtest`:
+`claim` (the owner of the run, and its attempt), `outcome` (the final result) and `cancel` (a user's request).
 """
 
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ STATUS = "status"
 
 @dataclass(frozen=True)
 class Claim:
-    """One attempt, and in whose hands it is.
+    """One attempt, and its owner.
 
     Attributes:
         attempt: from 1 on.
-        released: its worker stopped in good order before the run ended, so that the attempt does not count.
+        released: its worker stopped in order before the run ended, so that the attempt does not count.
     """
 
     run_id: str
@@ -34,30 +34,30 @@ class Claim:
     released: bool = False
 
     def to_document(self) -> dict[str, Any]:
-        """As it is stored."""
+        """Return it as stored."""
         return dict(self.__dict__)
 
     @classmethod
     def from_document(cls, document: object) -> "Claim | None":
-        """Read what :meth:`to_document` wrote; None when there is none."""
+        """Parse the result of :meth:`to_document`; None without one."""
         if not isinstance(document, Mapping):
             return None
         return cls(**{name: document[name] for name in cls.__dataclass_fields__ if name in document})
 
     @property
     def counted(self) -> int:
-        """How many attempts have been used up with it."""
+        """How many attempts have been used, including this one."""
         return self.attempt - 1 if self.released else self.attempt
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a backtest came to, with all that is needed to hand it over. Once it is stored, it never changes.
+    """The outcome of a backtest, with everything that its completion needs. Once it is stored, it never changes.
 
     Attributes:
-        reason: one word: ``finished``, or why it failed.
-        error: a sentence for people; empty on success.
-        analysis, logs: the bytes themselves when they are few; None when they lie in the storage under the run's id.
+        reason: one word: ``finished``, or the reason of the failure.
+        error: a sentence for users; empty on success.
+        analysis, logs: the bytes themselves when small; None when they are in the storage under the run's id.
     """
 
     run_id: str
@@ -69,12 +69,12 @@ class Outcome:
     logs: bytes | None
 
     def to_document(self) -> dict[str, Any]:
-        """As it is stored."""
+        """Return it as stored."""
         return dict(self.__dict__)
 
     @classmethod
     def from_document(cls, document: object) -> "Outcome | None":
-        """Read what :meth:`to_document` wrote; None when there is none."""
+        """Parse the result of :meth:`to_document`; None without one."""
         if not isinstance(document, Mapping):
             return None
         return cls(**{name: document.get(name) for name in cls.__dataclass_fields__})  # type: ignore[arg-type]
@@ -82,10 +82,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class BacktestState:
-    """One backtest as its document has it.
+    """One backtest by its document.
 
     Attributes:
-        cancelled_by: who wants it cancelled; None when nobody does.
+        cancelled_by: the user who cancelled it; None otherwise.
     """
 
     entity: Entity
@@ -100,22 +100,22 @@ class BacktestState:
 
     @property
     def made(self) -> object:
-        """What tells its document from another one that is made under the same id later."""
+        """The id that differs for another document created later under the same id."""
         return self.entity.document.get("_id")
 
     @property
     def may_begin(self) -> bool:
-        """Whether there is something to do for it now."""
+        """Whether there is work for it now."""
         return self.outcome is not None or self.cancelled_by is not None or self.entity.should_run
 
     @property
     def order(self) -> tuple[bool, str]:
-        """What is nearly done comes first, then who came first."""
+        """The sort key: first those that are nearly done, then the oldest."""
         return (self.outcome is None and self.claim is None, str(self.entity.document.get("_id")))
 
     @property
     def received_at(self) -> float | None:
-        """Unix seconds at which its document was made, as MongoDB's ids tell it; None when they do not."""
+        """Unix seconds of its document's creation, from MongoDB's id; None without such an id."""
         made = getattr(self.entity.document.get("_id"), "generation_time", None)
         return made.timestamp() if isinstance(made, datetime) else None
 

@@ -30,7 +30,7 @@ _MOST_OF_AN_ERROR = 4000
 
 
 def given_up(result: AttemptResult, attempts: int) -> AttemptResult:
-    """What stays of the result of the last attempt, of so many."""
+    """Return the final result after so many attempts, of which *result* is the last one's."""
     if not result.again:
         return result
     times = "one attempt" if attempts == 1 else f"{attempts} attempts"
@@ -38,7 +38,7 @@ def given_up(result: AttemptResult, attempts: int) -> AttemptResult:
 
 
 def verdict_of(outcome: RunOutcome, *, timeout_seconds: float, result_bytes: int) -> AttemptResult:
-    """The verdict on a run that took place."""
+    """Return the result of a run."""
     reason = outcome.ended.reason
     if reason in _NOT_ITS_FAULT:
         return AttemptResult(reason, _TELLING[reason], again=True)
@@ -64,7 +64,7 @@ def verdict_of(outcome: RunOutcome, *, timeout_seconds: float, result_bytes: int
 
 
 def rejection(error: UserError) -> AttemptResult:
-    """The verdict on a backtest that cannot be begun, whoever tries."""
+    """Return the result of a backtest that no worker can start."""
     match error:
         case CodeMissing():
             return AttemptResult("code-missing", f"missing code: {error}")

@@ -1,7 +1,7 @@
 """The backtest-runner's worker: runs the backtests of one segment, each once.
 
-Top down: `DockerSegmentHandler` owns a segment, `SegmentPool` fills its slots, `BacktestRun` carries one backtest
-through, `Claims` and `verdict` say who runs it and what it came to, and `Completion` hands that over.
+Top down: `DockerSegmentHandler` owns a segment, `SegmentPool` fills its slots, `BacktestRun` runs one backtest to its
+end, `Claims` and `verdict` decide who runs it and its outcome, and `Completion` publishes the outcome.
 """
 
 import asyncio
@@ -34,12 +34,12 @@ from services.backtest_runner.run import CANCEL_GRACE_SECONDS, BacktestKit
 from services.backtest_runner.slots import Slots
 
 RESULT_BYTES = 64 * MIB
-"""What a backtest may return unless BOT_RESULT_MB is set: more than a bot, since a result is all that it is for."""
+"""The limit of a backtest's result unless BOT_RESULT_MB is set: higher than a bot's: the result is its purpose."""
 
 
 @dataclass(frozen=True)
 class BacktestWorkerSettings(WorkerSettings):
-    """What a worker of this service reads."""
+    """The settings of a worker of this service."""
 
     batch: BatchSettings
 
@@ -51,12 +51,12 @@ class BacktestWorkerRole(WorkerRole):
 
 
 def main(flags: Mapping[str, object]) -> int:
-    """Run until told to stop; *flags* by their command-line names. Returns the exit code."""
+    """Run until stopped; *flags* by their command-line names. Return the exit code."""
     return run_process(BACKTEST_RUNNER, BacktestWorkerRole(prepare), flags)
 
 
 async def prepare(context: WorkerContext) -> WorkerBackend:
-    """Connect to the engine and the storage, and wire what runs backtests."""
+    """Connect to the engine and the storage, and create the backend."""
     settings = cast(BacktestWorkerSettings, context.settings)
     docker = await open_docker_host(context, _with_large_results(settings), priority=Priority.BACKTEST)
     spool = ResultSpool(settings.containers.temp_dir / "backtests")
@@ -97,7 +97,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
         docker,
         work=pool,
         waking=context.wake_ups.waking,
-        # What was under way is left to the next owner, and does not count as an attempt.
+        # Active attempts are left to the next owner, and do not count.
         at_rest=lambda owned, _: claims(owned).release_all(owned.segment_id),
         keeps_logs=False,
     )
@@ -144,6 +144,6 @@ def _with_large_results(settings: BacktestWorkerSettings) -> RunnerSettings:
     runner = runner_settings(settings.containers, settings.maxima, settings.images)
     limits = runner.limits
     result_bytes = limits.result_bytes if "result_mb" in settings.containers.model_fields_set else RESULT_BYTES
-    # The result is the last line of output too, and is not to be slowed down as chatter would be.
+    # The result is also the last line of output, and must not be throttled like other output.
     burst_bytes = limits.output_burst_bytes + result_bytes
     return replace(runner, limits=replace(limits, result_bytes=result_bytes, output_burst_bytes=burst_bytes))

@@ -1,10 +1,10 @@
-"""Error messages for a schedule's expression, for the user who wrote it."""
+"""Errors in a schedule's expression, for its author."""
 
 from libs.core.errors import UserError
 
 
 class CronInvalid(UserError):
-    """An expression that no schedule can follow. *field* is the part that is wrong, such as ``hour``."""
+    """An invalid expression. *field* is the invalid part, such as ``hour``."""
 
     def __init__(self, expression: str, field: str, reason: str, remedy: str) -> None:
         super().__init__(f"schedule {expression[:200]!r}: {field} {reason}; {remedy}")

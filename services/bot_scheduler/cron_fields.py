@@ -16,11 +16,11 @@ _REMEDY = "write *, a number, a range 1-5, a list 1,15 or a step */10"
 
 @dataclass(frozen=True)
 class Kind:
-    """One of the fields: its name and what may stand in it.
+    """The kind of a field: its name and valid values.
 
     Attributes:
-        highest: the highest number that may be written; a weekday may be 7 as well, which is Sunday.
-        names: lower-case words that stand for numbers.
+        highest: the highest valid number; for a weekday also 7, which is Sunday.
+        names: lower-case names of numbers.
     """
 
     name: str
@@ -40,12 +40,12 @@ KINDS = (SECOND, MINUTE, HOUR, DAY_OF_MONTH, MONTH, DAY_OF_WEEK)
 
 @dataclass(frozen=True)
 class Field:
-    """One field as it was read.
+    """One parsed field.
 
     Attributes:
         values: the numbers, ascending; Sunday is 0.
-        unrestricted: it was written as ``*``, ``?`` or ``*/1``.
-        starred: it begins with ``*``, so that it stands for "every" and not for particular times.
+        unrestricted: written as ``*``, ``?`` or ``*/1``.
+        starred: it begins with ``*``, which means "every" instead of particular times.
         last_day: the last day of the month is among the days (``L``).
     """
 
@@ -57,19 +57,19 @@ class Field:
 
     @property
     def complete(self) -> bool:
-        """Whether every possible value is in it, however it was written."""
+        """Whether it contains every possible value, however it was written."""
         size = 7 if self.kind is DAY_OF_WEEK else self.kind.highest - self.kind.lowest + 1
         return len(self.values) == size
 
     def to_text(self) -> str:
-        """The field in plain numbers, as every cron library reads it."""
+        """The field in plain numbers, as every cron library accepts it."""
         if self.unrestricted or self.complete:
             return "*"
         return ",".join([*map(str, self.values), *([LAST_DAY] if self.last_day else [])])
 
 
 def read_field(kind: Kind, text: str, expression: str) -> Field:
-    """Read one field; *expression* is what an error quotes.
+    """Parse one field; *expression* is quoted in errors.
 
     Raises:
         CronInvalid: a value out of range, an unknown word, or no field at all.
@@ -90,10 +90,10 @@ def read_field(kind: Kind, text: str, expression: str) -> Field:
 
 
 def _range(kind: Kind, part: str, expression: str) -> tuple[int, int, int]:
-    """First, last and step of one part between commas."""
+    """Return first, last and step of one part between commas."""
     span, slash, step_text = part.partition("/")
     step = _step(kind, step_text, part, expression) if slash else 1
-    # Saturday is the last day that "every" means: 7 would be Sunday again, and out of step.
+    # "Every" ends with Saturday: 7 would be Sunday again, and break the step.
     highest = 6 if kind is DAY_OF_WEEK else kind.highest
     if span in ("*", "?"):
         return kind.lowest, highest, step
@@ -101,7 +101,7 @@ def _range(kind: Kind, part: str, expression: str) -> tuple[int, int, int]:
     first = _value(kind, first_text, part, expression)
     if dash:
         last = _value(kind, last_text, part, expression)
-        # "fri-sun" and "6-0" end on the Sunday that follows.
+        # "fri-sun" and "6-0" end on the following Sunday.
         last = 7 if kind is DAY_OF_WEEK and last == 0 < first else last
     else:
         last = max(first, highest) if slash else first

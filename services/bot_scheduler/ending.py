@@ -1,4 +1,4 @@
-"""How a run ended, and what follows for its firing. Pure."""
+"""The result of a run, and its consequence for the firing. Pure."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from services.bot_scheduler.state import Firing
 
 
 class StopReason(StrEnum):
-    """Why a run was ended on purpose; none of these is tried again."""
+    """Reasons for ending a run on purpose; none of these is retried."""
 
     KILLED = "killed"
     REPLACED = "replaced"
@@ -23,21 +23,21 @@ class StopReason(StrEnum):
 
 
 REJECTED = "rejected"
-"""What its owner wrote is wrong; trying again cannot help."""
+"""Its definition is wrong; retrying cannot help."""
 LOST = "missing"
-"""Its worker died, and nobody saw what became of it."""
+"""Its worker died, and its outcome is unknown."""
 
 
 _FINAL = (EndReason.FINISHED, REJECTED, Dropped.MISFIRE)
 
 
 def result_of(reason: str, at: datetime, message: str = "", ended: Ended | None = None) -> AttemptResult:
-    """The result of an attempt that was not stopped on purpose."""
+    """Return the result of an attempt that was not stopped on purpose."""
     return AttemptResult(reason, message, reason not in _FINAL, at, ended)
 
 
 def next_attempt(firing: Firing, result: AttemptResult, policy: Policy, now: float, run_id: str) -> Firing | None:
-    """The attempt that follows, with *run_id*; None when the firing is done with."""
+    """Return the next attempt, with *run_id*; None when the firing is completed."""
     delay = policy.retry_after(firing.attempt)
     if not result.again or delay is None:
         return None
@@ -47,7 +47,7 @@ def next_attempt(firing: Firing, result: AttemptResult, policy: Policy, now: flo
 
 
 def message_of(ended: Ended) -> str:
-    """Why a run failed; for one that was ended, or left no more than an exit code, the last thing that it said."""
+    """Return why a run failed; if it was ended, or has only an exit code, its last line of output."""
     if ended.reason is EndReason.FINISHED:
         return ""
     if ended.reason is EndReason.OOM:
@@ -58,5 +58,5 @@ def message_of(ended: Ended) -> str:
 
 
 def utc(instant: float) -> datetime:
-    """Unix seconds as a time with its zone."""
+    """Format Unix seconds as a time with its zone."""
     return datetime.fromtimestamp(instant, UTC)

@@ -25,7 +25,7 @@ _MOST_TIMES = 4
 
 
 def explain(schedule: Schedule) -> str:
-    """One sentence: ``At 09:00 from Monday to Friday (Europe/Berlin)``."""
+    """Return one sentence: ``At 09:00 from Monday to Friday (Europe/Berlin)``."""
     if isinstance(schedule, Every):
         return f"Every {_duration(schedule.seconds)}"
     second, minute, hour, *_ = schedule.fields
@@ -49,7 +49,7 @@ def _times(second: Field, minute: Field, hour: Field) -> str:
 
 
 def _within(field: Field, unit: str) -> str:
-    """``every 5 minutes``, ``minute 30``, ``hours 9 to 17``."""
+    """Return ``every 5 minutes``, ``minute 30``, ``hours 9 to 17``."""
     if field.complete:
         return f"every {unit}"
     values = field.values
@@ -83,7 +83,7 @@ def _days_of_month(day: Field) -> str:
 
 
 def _runs(values: Sequence[int], name: Callable[[int], str]) -> str:
-    """Neighbours as ``A to C``, the rest one by one."""
+    """Return neighbours as ``A to C``, the rest separately."""
     runs: list[list[int]] = []
     for value in values:
         if runs and value == runs[-1][-1] + 1:

@@ -10,5 +10,5 @@ from libs.core.process.service import BOT_SCHEDULER
 
 
 def main(flags: Mapping[str, object]) -> int:
-    """Run until told to stop; *flags* by their command-line names. Returns the exit code."""
+    """Run until stopped; *flags* by their command-line names. Return the exit code."""
     return run_process(BOT_SCHEDULER, MasterRole(autoscaling, collecting(old_logs)), flags)

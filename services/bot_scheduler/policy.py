@@ -17,7 +17,7 @@ E = TypeVar("E", bound=StrEnum)
 
 
 class PolicyInvalid(UserError):
-    """A field of the config is wrong; only the schedule's owner can mend that."""
+    """A field of the config is invalid; the schedule's owner must correct it."""
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
         super().__init__(f"config.{field} is {value!r}; it must be {allowed}")
@@ -26,9 +26,9 @@ class PolicyInvalid(UserError):
 
 
 class Overlap(StrEnum):
-    """What becomes of a firing while the run before still goes on.
+    """The handling of a firing while the previous run is active.
 
-    SKIP: it does not run. QUEUE: it runs afterwards, one after the other. REPLACE: the run before is stopped for it.
+    SKIP: it does not run. QUEUE: it runs afterwards, in order. REPLACE: the previous run is stopped.
     """
 
     SKIP = "skip"
@@ -37,7 +37,7 @@ class Overlap(StrEnum):
 
 
 class Misfire(StrEnum):
-    """What becomes of firings that nobody was there for in time: RUN_ONCE for all of them together, or SKIP."""
+    """The handling of missed firings: RUN_ONCE for all of them together, or SKIP."""
 
     RUN_ONCE = "run_once"
     SKIP = "skip"
@@ -45,13 +45,13 @@ class Misfire(StrEnum):
 
 @dataclass(frozen=True)
 class Policy:
-    """How a schedule behaves.
+    """The policies of a schedule.
 
     Attributes:
-        misfire_grace_seconds: a firing up to so late is run whatever *misfire* says.
-        timeout_seconds: how long one run may take before it is stopped; None for as long as it likes.
-        retries: how often a run that failed is tried again.
-        retry_delay_seconds: how long before the first of them; each further one waits twice as long.
+        misfire_grace_seconds: maximum delay up to which a firing is run regardless of *misfire*.
+        timeout_seconds: time limit of a run; None for no limit.
+        retries: number of retries of a failed run.
+        retry_delay_seconds: delay before the first retry; it doubles with each further one.
     """
 
     overlap: Overlap = Overlap.SKIP
@@ -62,7 +62,7 @@ class Policy:
     retry_delay_seconds: float = 5.0
 
     def retry_after(self, attempt: int) -> float | None:
-        """Seconds to wait after the *attempt*-th run (from 1 on) has failed; None when it was the last."""
+        """Return the delay after the *attempt*-th run (from 1 on) has failed; None after the last one."""
         if attempt > self.retries:
             return None
         longest = max(MAX_RETRY_DELAY_SECONDS, self.retry_delay_seconds)
@@ -71,14 +71,14 @@ class Policy:
 
 @dataclass(frozen=True)
 class Definition:
-    """When a schedule fires and how it behaves."""
+    """The schedule and its policies."""
 
     schedule: Schedule
     policy: Policy
 
 
 def read_definition(config: Mapping[str, object]) -> Definition:
-    """The definition in an entity's `config`.
+    """Parse the definition in an entity's `config`.
 
     Raises:
         UserError: `CronInvalid` or `PolicyInvalid`; the message names the field and the remedy.

@@ -10,17 +10,17 @@ from services.bot_scheduler.state import NEXT
 
 
 def derive_next(clock: Callable[[], float] = time.time) -> Derive:
-    """What checks schedules on their way into MongoDB.
+    """Check a schedule before it is written into MongoDB, and return its own fields.
 
-    It raises UserError for a config that cannot work, so that the event becomes a dead letter and what was stored
-    stays as it is. An expression or zone that says what it said before leaves the next time alone.
+    It raises UserError for an invalid config, so that the event becomes a dead letter and the stored version
+    stays. An unchanged expression and zone keep the next time.
     """
 
     def derive(document: Mapping[str, object], before: Mapping[str, object] | None) -> Mapping[str, object]:
         schedule = read_definition(_object(document.get("config"))).schedule
         if before is not None and before.get(NEXT) and _meaning(before) == schedule.meaning:
             return {}
-        # A firing that is claimed already is not due again because its expression has changed.
+        # An already claimed firing is not due again because its expression has changed.
         fired_at = _object(before.get("scheduler")).get("fired_at") if before is not None else None
         after = max(clock(), float(fired_at)) if isinstance(fired_at, int | float) else clock()
         return {NEXT: schedule.next_after(after)}

@@ -8,37 +8,37 @@ EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - a time on a wall clock, which has
 
 
 def offset_at(zone: ZoneInfo, instant: float) -> int:
-    """Seconds that the wall clock of *zone* is ahead of UTC at *instant* (Unix seconds)."""
+    """Return the offset of *zone* from UTC in seconds at *instant* (Unix seconds)."""
     offset = datetime.fromtimestamp(instant, zone).utcoffset()
     return int((offset or timedelta()).total_seconds())
 
 
 def wall_at(zone: ZoneInfo, instant: float) -> datetime:
-    """What the wall clock shows at *instant*."""
+    """Return the wall-clock time at *instant*."""
     return datetime.fromtimestamp(instant, zone).replace(tzinfo=None, fold=0)
 
 
 def instants_of(zone: ZoneInfo, wall: datetime) -> list[int]:
-    """The instants at which the wall clock shows *wall*: one, two where it is set back, none where it skips."""
+    """Return the instants at which the wall clock shows *wall*: one, two where it is set back, none in a gap."""
     found = {_instant(wall, offset) for offset in _offsets(zone, wall)}
     return sorted(instant for instant in found if wall_at(zone, instant) == wall)
 
 
 def fixed_instant(zone: ZoneInfo, wall: datetime) -> int:
-    """The one instant that *wall* means to cron: the first of two, or the end of the gap that skips it."""
+    """Return the instant of *wall* for cron: the first of two, or the end of the gap that skips it."""
     found = instants_of(zone, wall)
     if found:
         return found[0]
-    # In a gap both readings are wrong, the one before it and the one after; the jump lies between them.
+    # In a gap both offsets are wrong, the one before it and the one after; the jump lies between them.
     early, late = sorted(_instant(wall, offset) for offset in _offsets(zone, wall))
     change = first_change(zone, early, late)
     return late if change is None else change
 
 
 def first_change(zone: ZoneInfo, start: int, end: int) -> int | None:
-    """The first instant after *start*, *end* included, at which the offset is no longer that of *start*; None if none.
+    """Return the first instant after *start*, *end* included, with another offset than *start*; None without one.
 
-    Two changes within a day that undo each other are not seen; no zone has such.
+    Two changes within a day that cancel out are not detected; no zone has such changes.
     """
     before = offset_at(zone, start)
     while start < end:
