@@ -24,12 +24,12 @@ from services.bot_runner.restart_memory import RestartMemory
 
 
 def main(flags: Mapping[str, object]) -> int:
-    """Run until told to stop; *flags* by their command-line names. Returns the exit code."""
+    """Run until stopped; *flags* by their command-line names. Return the exit code."""
     return run_process(BOT_RUNNER, WorkerRole(prepare), flags)
 
 
 async def prepare(context: WorkerContext) -> WorkerBackend:
-    """Connect to the engine and the storage, and wire what keeps bots running."""
+    """Connect to the engine and the storage, and create the backend."""
     settings = context.settings
     docker = await open_docker_host(context, priority=Priority.BOT)
 

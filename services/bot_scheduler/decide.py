@@ -9,13 +9,13 @@ from services.bot_scheduler.policy import Definition, Misfire, Overlap
 from services.bot_scheduler.state import FIRED_AT, NEXT, QUEUED, TRIGGER, Cause, Firing, ScheduleState
 
 MAX_QUEUED = 100
-# A run a little late is an ordinary one; beyond this its history says that it was made up for.
+# A slightly late run is an ordinary one; a later one is recorded as a misfire.
 _ON_TIME_SECONDS = 5.0
 _LOOK_BACK_SECONDS = (60, 3600, 86_400, 31 * 86_400, 400 * 86_400)
 
 
 class Dropped(StrEnum):
-    """Why a firing gets no run: the run before was in its way, or it was noticed too late."""
+    """Why a firing is not run: the previous run was active, or it was detected too late."""
 
     OVERLAP = "skipped"
     MISFIRE = "missed"
@@ -23,11 +23,11 @@ class Dropped(StrEnum):
 
 @dataclass(frozen=True)
 class Claim:
-    """Changes to write if the document is still as it was read; nothing else may be done before they are.
+    """Changes to write if the document is unchanged; nothing else may be done before.
 
     Attributes:
-        fire: begin a run for the firing at this time, for *cause*.
-        drop: a firing that gets no run, with the reason, for the history.
+        fire: start a run for the firing at this time, for *cause*.
+        drop: a firing without a run, with the reason, for the history.
     """
 
     changes: Mapping[str, object]
@@ -44,15 +44,15 @@ class Wait:
 
 
 def decide(state: ScheduleState, now: float, *, busy: bool, ahead_seconds: float = 0.0) -> Claim | Wait:
-    """What to do about a schedule at *now* (Unix seconds).
+    """Decide about a schedule at *now* (Unix seconds).
 
     Args:
-        busy: a run of it goes on, or waits for its next attempt.
-        ahead_seconds: a firing is claimed up to so long before it is due, unless the schedule is busy: its run may
+        busy: a run of it is active, or waits for its next attempt.
+        ahead_seconds: a firing is claimed up to this time before it is due, unless the schedule is busy: its run may
             end before that.
     """
     if state.held or state.definition is None:
-        # Time goes on for a held schedule; what it missed meanwhile is not made up for.
+        # A held schedule advances; firings that it missed meanwhile are not made up for.
         return _pass_by(state, state.definition, now) if state.definition is not None else Wait()
     if not busy and (waiting := _waiting(state)) is not None:
         return waiting
@@ -64,15 +64,15 @@ def decide(state: ScheduleState, now: float, *, busy: bool, ahead_seconds: float
 
 
 def replaces(state: ScheduleState, running: Firing) -> bool:
-    """Whether a firing that waits is to have the place of the one that is *running*."""
+    """Whether a waiting firing replaces the *running* one."""
     if not state.queued or not state.runnable or state.definition is None:
         return False
-    # What was read before the waiting one began says still that it waits.
+    # The document read before the waiting one started still contains it as waiting.
     return state.definition.policy.overlap is Overlap.REPLACE and running.at < state.queued[0]
 
 
 def _waiting(state: ScheduleState) -> Claim | None:
-    """A firing that waited for its turn, or a person's wish; firings first, as they are older."""
+    """Return a queued firing, or a user's trigger; firings first, as they are older."""
     if state.queued and state.runnable:
         return Claim({QUEUED: list(state.queued[1:]) or None}, fire=state.queued[0], cause=Cause.QUEUE)
     if state.trigger is not None:
@@ -81,7 +81,7 @@ def _waiting(state: ScheduleState) -> Claim | None:
 
 
 def _pass_by(state: ScheduleState, definition: Definition, now: float) -> Claim | Wait:
-    """Move on to the next firing without a run."""
+    """Advance to the next firing without a run."""
     if state.next_at is not None and state.next_at > max(now, state.fired_at):
         return Wait(state.next_at)
     after = max(now, state.fired_at)
@@ -110,13 +110,13 @@ def _due(state: ScheduleState, definition: Definition, next_at: int, now: float,
 
 
 def latest_until(schedule: Schedule, first: int, now: float) -> int:
-    """The latest firing at or before *now*, given that *first* is one; *first* itself if it lies ahead."""
+    """Return the latest firing at or before *now*, given that *first* is one; *first* itself if it is in the future."""
     if first >= now:
         return first
     if isinstance(schedule, Every):
         return first + int((now - first) // schedule.seconds) * schedule.seconds
     for seconds in _LOOK_BACK_SECONDS:
-        # A schedule fires often or has few firings to go through: looking back step by step keeps it short.
+        # Either the firings are frequent or there are few: searching backwards in steps keeps it short.
         begin = max(first, now - seconds)
         found = schedule.next_after(begin - 1)
         if found <= now:

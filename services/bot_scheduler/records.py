@@ -1,4 +1,4 @@
-"""What a schedule's runs record: their history, their output, and the summary in the schedule's document."""
+"""The records of a schedule's runs: their history, their output, and the summary in the schedule's document."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -18,18 +18,18 @@ from libs.docker_runner.runs.history import RunHistory
 from services.bot_scheduler.ending import LOST, StopReason, utc
 from services.bot_scheduler.state import Firing, ScheduleState
 
-# In one request; more would hold up the event loop.
+# Maximum per request; more would block the event loop.
 _MOST_BEGINNINGS = 100
 
 
 class Output(Protocol):
-    """What takes containers' output: the log pipeline."""
+    """The sink of containers' output: the log pipeline."""
 
     def follow(self, container: ManagedContainer) -> None:
-        """Take its output from now on."""
+        """Follow its output from now on."""
 
     async def finish(self, container: ManagedContainer) -> bool:
-        """It is dead: take the rest."""
+        """Read the rest of the output of a dead container."""
 
 
 class RunRecords(RunHistory):
@@ -52,19 +52,19 @@ class RunRecords(RunHistory):
         self._beginnings = Gathered(self._begin, _MOST_BEGINNINGS)
 
     def follow(self, container: ManagedContainer) -> None:
-        """Take the container's output."""
+        """Follow the container's output."""
         self._output.follow(container)
 
     async def output_read(self, container: ManagedContainer) -> None:
-        """The container is dead: take the rest of its output, before it is removed."""
+        """Read the rest of a dead container's output, before it is removed."""
         await self._output.finish(container)
 
     async def begin(self, firing: Firing, executable: Executable) -> str | None:
-        """Record that a run is about to begin, so that the owner of another segment waits for its end.
+        """Record that a run is about to start, so that the owner of another segment waits for its end.
 
         Returns:
-            None, or the worker under whose lease an earlier run may still be alive in another segment. One that is
-            asked once the own record is written: of two that begin at the same moment, one at least sees the other.
+            None, or the worker under whose lease an earlier run may still be alive in another segment. This is
+            read after the own record is written: of two concurrent starts, at least one sees the other.
 
         Raises:
             Retryable: repeat it.
@@ -77,7 +77,7 @@ class RunRecords(RunHistory):
         return [elsewhere.get(record.entity_id) for record in records]
 
     async def started(self, firing: Firing, container: ManagedContainer) -> None:
-        """The container of a run has been started."""
+        """Record that the container of a run was started."""
         record = self._open[firing.run_id] = replace(
             self._open[firing.run_id],
             container_id=container.container_id,
@@ -96,9 +96,9 @@ class RunRecords(RunHistory):
             await self._runs.start(record)
 
     async def take_stock(self, alive: Collection[str]) -> None:
-        """Close the runs of earlier owners of the segment that came to nothing; *alive* are those that go on.
+        """Close the open runs of earlier owners of the segment that are not active; *alive* are the active ones.
 
-        A schedule that is deleted has no firing any more that would close the record of a run that was never begun.
+        A deleted schedule has no firing that would close the record of a run that never started.
         """
         await self._runs.close_open(
             reason=LOST,
@@ -110,28 +110,28 @@ class RunRecords(RunHistory):
         )
 
     async def adopt(self, firing: Firing, container: ManagedContainer) -> None:
-        """Record that a run which an earlier owner began goes on here."""
+        """Record that a run of an earlier owner continues here."""
         await self.adopted(container, container.started_at or utc(firing.begins_at), **_of_firing(firing))
 
     async def end(self, state: ScheduleState, firing: Firing, result: AttemptResult) -> None:
-        """Record that a run has ended, or was never begun."""
+        """Record that a run has ended, or was never started."""
         await self.ended(state.entity, firing.run_id, result, result.at, **_of_firing(firing))
 
     async def stray_ended(self, ended: Ended, *, deleted: bool) -> None:
-        """A container has ended that no firing knows; *deleted*: since its schedule is gone."""
+        """Record the end of a container without a firing; *deleted*: because its schedule is gone."""
         reason = str(StopReason.DELETED) if deleted and ended.reason is EndReason.STOPPED else None
         await self.container_ended(ended, reason)
 
     async def known_end(self, firing: Firing) -> RunRecord | None:
-        """The end of this run that somebody saw and wrote down; None if there is none."""
+        """Return the recorded observed end of this run; None without one."""
         record = await self._runs.get(firing.run_id)
         return record if record is not None and record.ended_at is not None and not record.presumed else None
 
     async def alive_elsewhere(self, schedule_ids: Collection[str]) -> set[str]:
-        """Those of these schedules of which a run may still be alive in another segment.
+        """Return those of these schedules whose run may still be alive in another segment.
 
         Raises:
-            Retryable: nothing is known.
+            Retryable: unknown.
         """
         return set(await self._live_runs.of(schedule_ids, outside=self._segment_id))
 
@@ -141,7 +141,7 @@ def _of_firing(firing: Firing) -> dict[str, Any]:
 
 
 def last_run(firing: Firing, ending: AttemptResult) -> Mapping[str, object]:
-    """What the schedule's status says about its last run."""
+    """Return the last run for the schedule's status."""
     ended = ending.ended
     return {
         "run_id": firing.run_id,

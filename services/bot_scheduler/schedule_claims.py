@@ -28,7 +28,7 @@ from services.bot_scheduler.state import (
 
 @dataclass(frozen=True)
 class Entry:
-    """A claim on its way into the document, with the firing that it begins, if it does."""
+    """A claim to be written, with the firing that it starts, if any."""
 
     state: ScheduleState
     claim: Claim
@@ -43,7 +43,7 @@ class Entry:
         return changes
 
     def to_change(self) -> Change:
-        """The write, which only happens if what it builds on is unchanged."""
+        """The write, which happens only if the document is unchanged."""
         expected = self.state.expected
         if self.firing is not None:
             expected[FIRING] = None
@@ -63,46 +63,46 @@ class ScheduleClaims:
         self._entities = entities
 
     def entry(self, state: ScheduleState, claim: Claim) -> Entry:
-        """What is to be written for *claim*, with a run id of its own."""
+        """Return the writes for *claim*, with a new run id."""
         firing = self.with_owner(Firing(claim.fire, new_run_id(), claim.cause)) if claim.fire is not None else None
         return Entry(state, claim, firing)
 
     def with_owner(self, firing: Firing) -> Firing:
-        """*firing* in this worker's hands."""
+        """Return *firing* with this worker as its owner."""
         fields = {**firing.__dict__, "host": self._recorder.host, "worker": self._recorder.worker, "epoch": self._epoch}
         return Firing(**fields)
 
     async def fence(self, segment_id: int) -> None:
-        """Let no claim of an earlier owner be written from now on, whenever it was sent. Safe to repeat.
+        """Fence earlier owners: their claims can no longer be written, whenever they were sent. May be repeated.
 
-        A claim that arrives after the takeover would keep this owner from the firing, and its run would never begin.
+        A claim that arrives after the takeover would take the firing from this owner, and its run would never start.
         """
         await self._entities.mark_segment(segment_id, OURS, {OWNER_SEGMENT: segment_id, OWNER_EPOCH: self._epoch})
 
     async def write(self, entries: Sequence[Entry]) -> bool:
-        """Write them in one request. False when some found something else than they expected, whichever they are.
+        """Write them in one request. Return False when some documents had changed, whichever they are.
 
         Raises:
-            StoreUnavailable: nothing is known of any of them.
+            StoreUnavailable: unknown for each of them.
         """
         changes = [self._fenced(entry.state, entry.to_change()) for entry in entries]
         return await self._entities.compare_and_set_many(changes) == len(changes)
 
     async def segment(self, segment_id: int, after_id: str, limit: int) -> list[Entity]:
-        """A page of the segment's schedules."""
+        """Return a page of the segment's schedules."""
         return await self._entities.page(after_id=after_id, limit=limit, segment_id=segment_id)
 
     async def read(self, ids: Sequence[str]) -> list[Entity]:
-        """These schedules, as far as they exist."""
+        """Return those of these schedules that exist."""
         return await self._entities.by_ids(ids)
 
     async def take_over(self, schedule_id: str, firing: Firing) -> bool:
-        """Take a firing that an earlier owner claimed into this worker's hands. False when it is not there any more."""
+        """Take over a firing that an earlier owner claimed. Return False when it no longer exists."""
         changes = {FIRING: self.with_owner(firing).to_document()}
         return await self._entities.compare_and_set(schedule_id, {FIRING_RUN: firing.run_id}, changes)
 
     async def waits(self, schedule_id: str, firing: Firing, detail: str, need: Need) -> bool:
-        """It waits for *need*, and no container of it was asked for. False when the firing is not there any more."""
+        """Record that it waits for *need*, without a start request. Return False when the firing no longer exists."""
         status = {"state": "waiting", "since": utc(firing.begins_at), "detail": detail, **self._worker}
         status["lacking"] = need.to_document()
         return await self._entities.compare_and_set(
@@ -110,19 +110,19 @@ class ScheduleClaims:
         )
 
     async def has(self, schedule_id: str, firing: Firing) -> bool:
-        """Return whether the firing is still there."""
+        """Return whether the firing still exists."""
         entity = await self._entities.get(schedule_id)
         found = ScheduleState.of(entity).firing if entity is not None else None
         return found is not None and found.run_id == firing.run_id
 
     async def begins(self, schedule_id: str, firing: Firing) -> bool:
-        """It is about to be asked for after a wait. False when the firing is not there any more."""
+        """Record that its start is about to be requested after a wait. Return False when the firing is gone."""
         return await self._entities.compare_and_set(
             schedule_id, {FIRING_RUN: firing.run_id}, {f"{FIRING}.waiting": False, "status.lacking": None}
         )
 
     async def started(self, schedule_id: str, firing: Firing) -> bool:
-        """Its container has been started for certain. False when the firing is not there any more."""
+        """Record that its container was started. Return False when the firing no longer exists."""
         status = {"state": "running", "since": utc(firing.begins_at), "run_id": firing.run_id, **self._worker}
         return await self._entities.compare_and_set(
             schedule_id,
@@ -131,7 +131,7 @@ class ScheduleClaims:
         )
 
     async def close(self, schedule_id: str, firing: Firing, ending: AttemptResult, following: Firing | None) -> bool:
-        """The attempt has ended; *following* is the next one. False when the firing is not there any more."""
+        """Record the end of the attempt; *following* is the next one. Return False when the firing no longer exists."""
         state = "retrying" if following is not None else REJECTED if ending.reason == REJECTED else "waiting"
         status: dict[str, Any] = {"state": state, "since": ending.at, "detail": ending.message, "run_id": None}
         status |= self._worker | {LAST_RUN: last_run(firing, ending), "lacking": None}
@@ -139,15 +139,15 @@ class ScheduleClaims:
         return await self._entities.compare_and_set(schedule_id, {FIRING_RUN: firing.run_id}, changes)
 
     async def reject(self, state: ScheduleState, now: float) -> None:
-        """Say in the document what is wrong with its config, unless it says so already."""
+        """Write the error in its config into the document, unless it is there already."""
         status = state.entity.status
         if status.get("state") != REJECTED or status.get("detail") != state.problem:
             changes = _each("status", {"state": REJECTED, "since": utc(now), "detail": state.problem})
             await self._entities.compare_and_set(state.id, state.entity.as_read, changes)
 
     def _fenced(self, state: ScheduleState, change: Change) -> Change:
-        """*change*, which a later owner of the segment prevents."""
-        # Epochs of different segments say nothing about each other.
+        """Return *change* with a condition that a later owner of the segment invalidates."""
+        # Epochs of different segments are not comparable.
         segment = {f"{OURS}.{OWNER_SEGMENT}": state.entity.segment_id}
         later = {**segment, f"{OURS}.{OWNER_EPOCH}": {"$gt": self._epoch}}
         return replace(change, expected={**change.expected, "$nor": [later]})
@@ -158,5 +158,5 @@ class ScheduleClaims:
 
 
 def _each(field: str, values: Mapping[str, object]) -> dict[str, object]:
-    """The values as fields of their own below *field*, so that the others there stay."""
+    """Return the values as separate fields below *field*, so that the others stay."""
     return {f"{field}.{name}": value for name, value in values.items()}

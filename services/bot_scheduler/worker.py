@@ -1,8 +1,8 @@
 """The bot-scheduler's worker: runs the schedules of one segment on time.
 
-Top down: `DockerSegmentHandler` owns a segment, `SegmentScheduler` keeps its due times, `decide` says what becomes
-of each, `ScheduleClaims` claims it in MongoDB, `ScheduledRun` carries it out, and `Takeover` continues what an earlier
-owner of the segment began.
+Top down: `DockerSegmentHandler` owns a segment, `SegmentScheduler` keeps its due times, `decide` decides about
+each, `ScheduleClaims` claims it in MongoDB, `ScheduledRun` carries it out, and `Takeover` continues the work of an
+earlier owner of the segment.
 """
 
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ from services.bot_scheduler.upkeep import derive_next
 
 
 def main(flags: Mapping[str, object]) -> int:
-    """Run until told to stop; *flags* by their command-line names. Returns the exit code."""
+    """Run until stopped; *flags* by their command-line names. Return the exit code."""
     return run_process(BOT_SCHEDULER, WorkerRole(prepare, derive=derive_next()), flags)
 
 
 async def prepare(context: WorkerContext) -> WorkerBackend:
-    """Connect to the engine and the storage, and wire what fires schedules."""
+    """Connect to the engine and the storage, and create the backend."""
     settings = context.settings
     docker = await open_docker_host(context, priority=Priority.SCHEDULE)
 
