@@ -1,4 +1,4 @@
-"""What is done to one bot: start it, stop it, reap what died, and say in its document how it is."""
+"""The actions on one bot: start it, stop it, reap a dead container, and write its status."""
 
 import asyncio
 import time
@@ -35,7 +35,7 @@ log = get_logger(__name__)
 
 RESTARTS = Counter("runtime_restarts_total", "Unrequested ends of bots, which lead to a restart.", ["reason"])
 for _reason in (*EndReason, "not-started"):
-    RESTARTS.labels(str(_reason))  # from 0 on, so that the first one shows as an increase
+    RESTARTS.labels(str(_reason))  # exported as 0, so that the first one shows as an increase
 
 _ABSENT_STATES = {
     StopReason.DISABLED: BotState.DISABLED,
@@ -43,9 +43,9 @@ _ABSENT_STATES = {
     StopReason.STOPPED: BotState.STOPPED,
     StopReason.REJECTED: BotState.REJECTED,
 }
-# A stop or a look that failed is tried again by the next round; this keeps the rounds from chasing each other.
+# The next round repeats a failed stop or read; this delay prevents rounds in quick succession.
 _RETRY_SECONDS = 1.0
-# Until a bot that found no room is tried again, should the engine seem to have some.
+# Delay before a bot without room is tried again, if the engine seems to have room.
 _NO_ROOM_SECONDS = 0.2
 
 
@@ -75,10 +75,10 @@ class BotActions:
         self._cut_short: set[str] = set()
 
     async def look_after_starts(self, present: Sequence[ManagedContainer], under_way: Collection[str]) -> None:
-        """Note in the history which starts without an answer came to nothing. *present* are all containers there are.
+        """Record the starts of unknown outcome that failed. *present* are all existing containers.
 
         Args:
-            under_way: bots of which that cannot be told now.
+            under_way: bots whose start may still be in progress.
         """
         alive = [container.run_id for container in present]
         for executable, detail in list(self._unseen.values()):
@@ -88,9 +88,9 @@ class BotActions:
                 del self._unseen[executable.id]
 
     async def carry_out(self, action: Action) -> None:
-        """Do *action*. What fails is logged, shows in the bot's status, and is planned again by a later round."""
+        """Do *action*. A failure is logged, written into the bot's status, and planned again by a later round."""
         if not self._owned.proven():
-            # Frozen or cut off: whoever owns the segment now decides about its containers.
+            # Frozen or disconnected: the current owner of the segment decides about its containers.
             log.warning("ownership is not proven; nothing is done", action=type(action).__name__)
             await asyncio.sleep(_RETRY_SECONDS)
             return
@@ -109,7 +109,7 @@ class BotActions:
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def cut_short(self, container: ManagedContainer) -> None:
-        """Kill *container*, whose graceful stop is under way: that one then goes on as if it had been a kill."""
+        """Kill *container* during its graceful stop, which then continues as if it had been a kill."""
         if not self._owned.proven():
             return
         self._cut_short.add(container.container_id)
@@ -128,11 +128,11 @@ class BotActions:
         absent: Mapping[str, StopReason],
         held_up: Mapping[str, Shortage],
     ) -> None:
-        """Bring the documents of bots that need no action up to date: those that run on, those that must not run.
+        """Update the documents of bots that need no action: those that keep running, and those that must not run.
 
         Args:
-            absent: the bots that have no container in whatever state, and must have none.
-            held_up: the bots whose newest version the engine has no room for.
+            absent: the bots that have no container in any state, and must have none.
+            held_up: the bots whose newest version waits for room on the engine.
         """
         self._memory.forget_all_but(desired)
         self._records.forget_all_but(desired)
@@ -158,7 +158,7 @@ class BotActions:
                 await self._records.write_status(status, stored_status=bot.stored_status)
 
     async def wait_for_room(self, bot: WaitForRoom, detail: str, since: datetime) -> None:
-        """Say in the document of a bot which the engine has no room for that it waits, and for how much."""
+        """Write into a bot's document that it waits for room, and for how much."""
         await self._write_waiting(bot.executable, detail, bot.shortage.need, since)
 
     async def _write_waiting(self, executable: Executable, detail: str, need: Need, since: datetime) -> None:
@@ -203,7 +203,7 @@ class BotActions:
         try:
             container = await self._runner.start(executable)
         except NoRoom as error:
-            # Others were faster. Nothing is held against the bot, and a run that never was leaves no trace.
+            # Others were faster. This is no failure of the bot, and a run without a container leaves no record.
             log.info("bot waits for room", shortage=str(error.shortage))
             await self._records.withdrawn(executable)
             await self._write_waiting(executable, waiting_detail(error.shortage), error.shortage.need, utc_now())
@@ -232,7 +232,7 @@ class BotActions:
         )
 
     async def _not_started(self, executable: Executable, starting: BotStatus, error: Exception) -> None:
-        """The bot will be started again, with backoff; *error* may pass, or be one that nobody expects."""
+        """Schedule another start with backoff; *error* may be transient, or unexpected."""
         RESTARTS.labels("not-started").inc()
         history = starting.history.after_death(ran_seconds=0.0, now=self._clock(), policy=self._policy)
         reason = str(error) if isinstance(error, RuntimeFault) else f"internal error, {type(error).__name__}: {error}"
@@ -242,7 +242,7 @@ class BotActions:
             unexpected("start bot", error, bot=executable.id, failures=history.failures)
         detail = f"could not be started: {reason}"
         if isinstance(error, EngineUnavailable) or not isinstance(error, Retryable):
-            # It may run all the same. Until somebody has looked, its record keeps it from being begun elsewhere.
+            # It may run all the same. Until that is known, its record prevents a start elsewhere.
             self._unseen[executable.id] = (executable, detail)
         else:
             await self._records.not_begun(executable, detail)
@@ -257,15 +257,15 @@ class BotActions:
         await self._records.write_status(replace(status, since=utc_now(), run_id=""))
 
     async def _stop(self, action: Stop) -> None:
-        # The kill switch is for the moment when the bot itself cannot be trusted to stop.
+        # The kill switch is for code that cannot be trusted to stop.
         grace = 0.0 if action.reason is StopReason.KILLED else self._stop_grace
         log.info("bot is being stopped", reason=str(action.reason), container=action.container.name)
         ended = await self._runner.stop(action.container, grace)
         was_cut_short = action.container.container_id in self._cut_short
         self._cut_short.discard(action.container.container_id)
         reason = StopReason.KILLED if was_cut_short else action.reason
-        # At once, since people wait to read that it is down; and before it is taken away: should this worker die in
-        # between, the next one still finds how it ended.
+        # At once, since users wait for it; and before the container is removed: if this worker dies in between, the
+        # next one still finds how it ended.
         await self._records.ended(ended, str(reason))
         await self._records.last_words(action.container)
         await self._runner.remove(action.container)
@@ -275,7 +275,7 @@ class BotActions:
         ended = await self._runner.exit_info(container)
         if ended is None:
             raise StopFailed(container.name, "it had ended but runs again")
-        # It is removed only when all of this is written: if this worker dies before, the next one repeats it, with
+        # It is removed only after all of this is written: if this worker dies before, the next one repeats it, with
         # the same result.
         await self._records.ended(ended)
         await self._count(ended)
@@ -283,12 +283,12 @@ class BotActions:
         await self._runner.remove(container)
 
     async def _count(self, ended: Ended) -> None:
-        """Say in the bot's document what its end means for its next start."""
+        """Write into the bot's document what its end means for its next start."""
         RESTARTS.labels(str(ended.reason)).inc()
         container = ended.container
         history = self._memory.history_of(container.id)
         if ended.reason in (EndReason.MISSING, EndReason.STOPPED, EndReason.LEASE_LOST):
-            # Not the bot's doing: it starts again with hardly a pause, and nothing is held against it.
+            # Not caused by the bot: it restarts with minimal delay, and its failures are not counted.
             self._memory.set_history(container.id, replace(history, not_before=self._clock() + _RETRY_SECONDS))
             return
         if await self._fallback.ended(ended, describe_end(ended)):
@@ -332,7 +332,7 @@ class BotActions:
         )
 
     def _of_versions(self, bot_id: str, running_revision: int, held_up: str = "") -> "_OfVersions":
-        """What a status says of the newest version while that of *running_revision* runs."""
+        """Return the status text about the newest version while that of *running_revision* runs."""
         bot = self._memory.bot(bot_id)
         if bot is None:
             return _OfVersions(running_revision, running_revision)
@@ -350,12 +350,12 @@ class _OfVersions:
 
 
 def describe_end(ended: Ended) -> str:
-    """One sentence for the bot's owner about why its container ended, with the last line that it printed."""
+    """Return one sentence for the bot's owner about why its container ended, with its last line of output."""
     sentence = endings.describe_end(ended)
     if ended.reason is EndReason.FINISHED:
         sentence += "; a bot should keep running"
     if ended.failure is not None and ended.failure.reason is not FailureReason.EXIT_CODE:
-        # The last line is the same in JSON.
+        # The last line repeats it as JSON.
         return f"it ended with exit code {ended.exit_code}: {sentence}"
     last = endings.last_line(ended)
     return f"{sentence}; its last line: {last}" if last else sentence

@@ -22,14 +22,14 @@ _LAST_RETRY_SECONDS = 60.0
 
 
 class Checker(Protocol):
-    """What can check a version; the docker runner can."""
+    """Checks versions; implemented by the docker runner."""
 
     async def check(self, executable: Executable) -> str:
         """Fetch and check what a start needs; return the version of the code."""
 
 
 class VersionChecks:
-    """The checks of one owned segment: one a bot at most, that of its newest version."""
+    """The checks of one owned segment: at most one per bot, of its newest version."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class VersionChecks:
         self._backoffs: dict[str, Backoff] = {}
 
     def begin(self, executable: Executable, tasks: asyncio.TaskGroup) -> None:
-        """Check *executable* in *tasks*, unless that is under way. A round follows its verdict."""
+        """Check *executable* in *tasks*, unless a check is running. Its verdict wakes a round."""
         revision, task = self._under_way.get(executable.id, (None, None))
         if revision == executable.revision:
             return
@@ -60,7 +60,7 @@ class VersionChecks:
         begun.add_done_callback(lambda done: self._done(executable.id, done))
 
     def forget_all_but(self, bot_ids: Collection[str]) -> None:
-        """End the checks of bots that are gone."""
+        """Cancel the checks of removed bots."""
         for bot_id in self._under_way.keys() - set(bot_ids):
             self._under_way[bot_id][1].cancel()
         for bot_id in self._backoffs.keys() - set(bot_ids):

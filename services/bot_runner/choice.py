@@ -1,7 +1,7 @@
 """Decide which version of a bot should run: the newest, or the last accepted one. Pure.
 
-A version is accepted once it was checked, and only then may it stop the one that runs. Until then, and for good when
-it is rejected, the version before goes on, and is also what another worker starts.
+A version is accepted after a check, and only then may it replace the running one. Until then, and permanently after
+a rejection, the previous version keeps running, and is also what another worker starts.
 """
 
 from dataclasses import dataclass, replace
@@ -15,15 +15,15 @@ from services.bot_runner.verdicts import Ready, Unknown
 
 @dataclass(frozen=True)
 class Choice:
-    """What to do about one bot's versions.
+    """The decision about one bot's versions.
 
     Attributes:
-        run: what must run; None when nothing may (*absence* says why), or while *undecided*.
-        code_etag: the version of its code that must run; "" when any will do.
-        undecided: what runs goes on, and nothing is started.
-        release: what must be written in the document before anything else is done.
-        replacement: what will replace the container that runs, once *release* is written; None when nothing will.
-        check: the newest version, to be checked without waiting for that.
+        run: the version to run; None when none may (*absence* has the reason), or while *undecided*.
+        code_etag: the required version of its code; "" for any.
+        undecided: a running container stays, and nothing is started.
+        release: what must be written into the document before anything else is done.
+        replacement: what replaces the running container, once *release* is written; None for nothing.
+        check: the newest version, to be checked in the background.
         look_again_at: Unix seconds at which time alone changes the choice; None when it does not.
     """
 
@@ -38,13 +38,13 @@ class Choice:
 
 
 def choose(bot: DesiredBot, container: ManagedContainer | None, now: float) -> Choice:
-    """The choice for *bot*, whose running container is *container*, at *now* (Unix seconds)."""
+    """Return the choice for *bot*, whose running container is *container*, at *now* (Unix seconds)."""
     if bot.undecided:
         return Choice(undecided=True) if container is not None else Choice(absence=StopReason.REJECTED)
     if bot.absence is not None and container is not None:
         return Choice(absence=bot.absence)
     if bot.release_is_void and bot.release != Release():
-        # Before the status is written that says for which revision it is at rest.
+        # Before the status with the revision of the idle bot is written.
         return Choice(undecided=True, release=Release())
     if bot.absence is not None:
         return Choice(absence=bot.absence)
@@ -55,7 +55,7 @@ def choose(bot: DesiredBot, container: ManagedContainer | None, now: float) -> C
         choice = Choice(bot.executable, current.code_etag)
         if container is None or matches(choice, container) or isinstance(bot.verdict, Ready):
             return _running(bot, choice, container, now)
-        # What runs is stopped only for what can be started, also when it was the operator who changed something.
+        # A running container is stopped only for a version that can be started, also after an operator's change.
         return _unchecked(bot, bot.executable, now)
     if bot.rejection is not None:
         return _rejected(bot, container, now)
@@ -63,20 +63,20 @@ def choose(bot: DesiredBot, container: ManagedContainer | None, now: float) -> C
 
 
 def matches(choice: Choice, container: ManagedContainer) -> bool:
-    """Whether *container* runs what *choice* says must run."""
+    """Whether *container* runs what *choice* requires."""
     return choice.run is not None and _is_of(choice.run, choice.code_etag, container)
 
 
 def _rejected(bot: DesiredBot, container: ManagedContainer | None, now: float) -> Choice:
-    """The newest version does not run."""
+    """Handle a newest version that cannot run."""
     current = bot.release.current
     if bot.accepted is not None and current is not None:
         choice = _running(bot, Choice(bot.accepted, current.code_etag), container, now)
     elif current is None and container is not None and container.revision != bot.revision:
-        # Nobody has noted which version this is, as before an upgrade; it is an earlier one, and it goes on.
+        # Its version was not recorded, as before an upgrade; it is an earlier one, and keeps running.
         choice = Choice(undecided=True)
     elif current is None and bot.executable is not None:
-        # There is nothing to fall back on: it is tried again as its backoff says.
+        # There is no previous version: it is tried again after its backoff.
         choice = Choice(bot.executable)
     else:
         choice = Choice(absence=StopReason.REJECTED)
@@ -84,7 +84,7 @@ def _rejected(bot: DesiredBot, container: ManagedContainer | None, now: float) -
 
 
 def _undecided(bot: DesiredBot, container: ManagedContainer | None, now: float) -> Choice:
-    """The newest version is not accepted yet, and nothing speaks against it so far."""
+    """Handle a newest version that is not accepted yet and has no rejection."""
     newest, version = bot.executable, bot.version
     if newest is None or version is None:
         return Choice(absence=StopReason.REJECTED)
@@ -107,14 +107,14 @@ def _undecided(bot: DesiredBot, container: ManagedContainer | None, now: float) 
 
 
 def _unchecked(bot: DesiredBot, newest: Executable, now: float) -> Choice:
-    """What runs goes on until the newest version was checked."""
+    """Keep the running container until the newest version was checked."""
     if bot.verdict is None:
         return Choice(undecided=True, check=newest)
     return _checked_again(bot, Choice(undecided=True), now)
 
 
 def _running(bot: DesiredBot, choice: Choice, container: ManagedContainer | None, now: float) -> Choice:
-    """*choice*, which runs the current version; once its health window is over, the version before is forgotten."""
+    """Return *choice*, which runs the current version; after its health window, the previous version is dropped."""
     current = bot.release.current
     if current is None or container is None or not matches(choice, container):
         return choice
@@ -128,7 +128,7 @@ def _running(bot: DesiredBot, choice: Choice, container: ManagedContainer | None
 
 
 def _window_over_at(release: Release, container: ManagedContainer) -> float | None:
-    """When the health window of the version that *container* runs is over; None when nothing would be brought back."""
+    """Return the end of the health window of *container*'s version; None without a possible rollback."""
     current = release.current
     if release.previous is None or current is None or current.window_seconds is None or container.started_at is None:
         return None
@@ -145,9 +145,9 @@ def _checked_again(bot: DesiredBot, choice: Choice, now: float) -> Choice:
 
 
 def _is_of(executable: Executable, code_etag: str, container: ManagedContainer) -> bool:
-    """Whether *container* is what a start of *executable* would make now."""
+    """Whether *container* equals what a start of *executable* would create now."""
     if executable.spec_hash() != container.spec_hash:
         return False
-    # What was started for this very version is right, whatever the object was at that moment.
+    # A container that was started for this version is right, whatever the object was at that moment.
     same_version = container.revision == executable.revision
     return same_version or not code_etag or not container.code_etag or container.code_etag == code_etag

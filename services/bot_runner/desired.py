@@ -18,10 +18,10 @@ _AT_REST = (BotState.DISABLED, BotState.KILLED, BotState.STOPPED)
 
 
 class DesiredState:
-    """What the documents of one owned segment ask for.
+    """The desired state in the documents of one owned segment.
 
     Args:
-        window_seconds: the health window of a version that asks for a rollback without naming one.
+        window_seconds: the default health window of a version that requests a rollback.
     """
 
     def __init__(self, *, executables: ExecutableBuilder, memory: RestartMemory, window_seconds: float) -> None:
@@ -30,9 +30,9 @@ class DesiredState:
         self._window_seconds = window_seconds
 
     def of(self, entity: Entity) -> DesiredBot:
-        """The desired state of *entity*. What its owner wrote wrongly is a rejection, never an exception.
+        """Return the desired state of *entity*. An error of its owner is a rejection, never an exception.
 
-        A document that cannot be read at all leaves its own bot undecided; the kill switch still counts.
+        An unreadable document leaves only its own bot undecided; the kill switch still counts.
         """
         try:
             bot = self._read(entity)

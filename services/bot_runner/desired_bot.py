@@ -11,7 +11,7 @@ from services.bot_runner.verdicts import Unknown, Verdict
 
 
 class StopReason(StrEnum):
-    """Why a container that runs must not."""
+    """Why a running container must be stopped."""
 
     DELETED = "deleted"
     DISABLED = "disabled"
@@ -23,22 +23,22 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True)
 class DesiredBot:
-    """What one bot's document asks for.
+    """The desired state in one bot's document.
 
     Attributes:
         revision: of the newest version.
-        history: its deaths so far.
-        executable: the newest version; None when it cannot be built, and then *rejection* says why.
-        version: the newest version, as it is kept when it is accepted.
-        absence: why nothing may run, whatever the versions; None when something may.
-        undecided: the document could not be read: what runs is left alone, nothing is started.
-        rejection: why the newest version may not run; None when nothing speaks against it so far.
-        verdict: what its check found; None when it was not checked.
-        release: which versions were accepted, as the document has it.
-        release_is_void: the bot was at rest since, and has another version now: what ran before that must not run.
-        accepted: the version that was accepted last, where it is not the newest; None when it cannot be built either.
-        stored_status: its status, as its document has it.
-        trace: of the event that the document follows.
+        history: its failures so far.
+        executable: the newest version; None when it cannot be built, with the reason in *rejection*.
+        version: the newest version, as it is stored when it is accepted.
+        absence: why nothing may run, regardless of versions; None when something may.
+        undecided: the document is unreadable: a running container stays, and nothing is started.
+        rejection: why the newest version may not run; None without a known reason.
+        verdict: the result of its check; None before the check.
+        release: the accepted versions, as stored in the document.
+        release_is_void: the bot was idle since, and has another version now: an earlier one must not run.
+        accepted: the last accepted version, if it is not the newest; None when it cannot be built either.
+        stored_status: the status in its document.
+        trace: of the current event.
     """
 
     id: str
@@ -67,10 +67,10 @@ class DesiredBot:
         return running_revision == self.revision or (current is not None and current.revision == self.revision)
 
     def note(self, running_revision: int, held_up: str = "") -> str:
-        """One sentence about a newest version that does not run while that of *running_revision* does; "" for none.
+        """Return one sentence about a newest version that does not run while *running_revision* does; "" for none.
 
         Args:
-            held_up: what the newest version waits for, if it was checked and accepted.
+            held_up: what the checked and accepted newest version waits for.
         """
         if self.runs_newest(running_revision):
             return ""

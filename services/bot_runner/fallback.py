@@ -21,7 +21,7 @@ log = get_logger(__name__)
 
 
 class Fallback:
-    """Changes which version of a bot is current. The next round starts that one."""
+    """Changes the current version of a bot. The next round starts it."""
 
     def __init__(
         self,
@@ -39,9 +39,9 @@ class Fallback:
         self._clock = clock
 
     async def keep(self, bot_id: str, release: Release) -> None:
-        """Write which versions are accepted. Repeating it changes nothing.
+        """Write the accepted versions. Repeating it changes nothing.
 
-        A version that is accepted begins without failures: those so far were of the version before.
+        An accepted version starts without failures: those so far belong to the previous version.
         """
         if (entity := self._memory.entity(bot_id)) is None:
             return
@@ -51,11 +51,11 @@ class Fallback:
             self._memory.set_history(bot_id, self._memory.history_of(bot_id).forgiven())
 
     async def refused(self, executable: Executable, error: UserError) -> bool:
-        """Its start found something that only the bot's owner can mend. False when there is no version before."""
+        """Handle an error of the start that the bot's owner must correct. Return False without a previous version."""
         bot = self._replacing(executable.id, executable.revision)
         if bot is None:
             return False
-        # It was in order when it was checked, and may be so again: the object was removed or replaced in between.
+        # Its check succeeded, and may succeed again: the object was removed or replaced in between.
         rejection = rejection_for(error, executable.revision)
         verdict = Refused(rejection, self._clock() + self._policy.cap_seconds)
         self._memory.set_verdict(bot.id, executable.revision, verdict)
@@ -63,10 +63,10 @@ class Fallback:
         return True
 
     async def unhealthy(self, bot_id: str, revision: int, detail: str, run_id: str = "") -> bool:
-        """The version of *revision* failed in its health window. False when nobody asked for a rollback.
+        """Handle a failure of *revision* in its health window. Return False when no rollback was requested.
 
         Args:
-            run_id: the run that ended; "" when none began.
+            run_id: the run that ended; "" when none started.
         """
         bot = self._replacing(bot_id, revision)
         if bot is None or bot.release.current is None or bot.release.current.window_seconds is None:
@@ -78,13 +78,13 @@ class Fallback:
         return True
 
     async def ended(self, ended: Ended, detail: str) -> bool:
-        """A container ended by itself, as *detail* says. False when that is a death like any other."""
+        """Handle the end of a container by itself, as *detail* describes. Return False for an ordinary end."""
         container = ended.container
         bot = self._memory.bot(container.id)
         if bot is None or bot.absence is not None:
             return False
         if bot.release.rejection_of(container.revision) is not None and bot.release.current is not None:
-            # The worker before rolled it back, and died before this was done.
+            # The previous worker rolled it back, and died before this was done.
             await self._starts_again(bot, container.run_id)
             return True
         if self._replacing(bot.id, container.revision) is None:
@@ -96,14 +96,14 @@ class Fallback:
         return await self.unhealthy(bot.id, container.revision, detail, container.run_id)
 
     def _replacing(self, bot_id: str, revision: int) -> DesiredBot | None:
-        """The bot, if the version of *revision* is current and the one before is not forgotten yet."""
+        """Return the bot, if the version of *revision* is current and the previous one is still stored."""
         bot = self._memory.bot(bot_id)
         if bot is None or bot.release.previous is None or bot.release.current is None:
             return None
         return bot if bot.release.current.revision == revision else None
 
     async def _starts_again(self, bot: DesiredBot, run_id: str) -> None:
-        """Nothing is held against the version before, which starts at once."""
+        """Start the previous version at once, without failures."""
         history = self._memory.history_of(bot.id)
         if not run_id or run_id != history.counted_run:
             counted = run_id or history.counted_run

@@ -24,19 +24,19 @@ MEMORY = Declared("runtime_bot_memory_bytes", "gauge", "Memory that a bot uses (
 
 
 class HasStatuses(Protocol):
-    """What knows how the bots of a segment are."""
+    """A source of the statuses of a segment's bots."""
 
     @property
     def statuses(self) -> Collection[BotStatus]:
-        """One for each."""
+        """The status of each bot."""
 
 
 class BotsCollector(Collector):
-    """Each bot of the segments that are owned. Register it once a process.
+    """Each bot of the owned segments. Register it once a process.
 
     Args:
-        works: what keeps each segment's bots running.
-        usage: what their containers use.
+        works: returns the works of the owned segments.
+        usage: the usage of their containers.
     """
 
     def __init__(self, works: Callable[[], Collection[HasStatuses]], usage: UsageTally) -> None:
@@ -44,12 +44,12 @@ class BotsCollector(Collector):
         self._usage = usage
 
     def describe(self) -> Iterator[Metric]:
-        """The metrics without values."""
+        """Return the metrics without values."""
         for declared in (UP, RESTARTS, CPU, MEMORY):
             yield declared.of(None)
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics as they are now."""
+        """Return the metrics with their current values."""
         statuses = [status for work in self._works() for status in work.statuses]
         yield UP.of({(status.bot_id,): float(status.state is BotState.RUNNING) for status in statuses})
         yield RESTARTS.of({(status.bot_id,): status.history.restarts for status in statuses})

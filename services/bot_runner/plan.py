@@ -24,7 +24,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Stop:
-    """End a container that should not run. A kill switch does not wait for the bot's own shutdown."""
+    """Stop a container that should not run. A kill does not wait for the bot's own shutdown."""
 
     id: str
     container: ManagedContainer
@@ -33,7 +33,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Reap:
-    """Record why a container ended by itself and take it away. The next round decides on a new start."""
+    """Record why a container ended by itself and remove it. The next round decides on a new start."""
 
     id: str
     container: ManagedContainer
@@ -41,7 +41,7 @@ class Reap:
 
 @dataclass(frozen=True)
 class Keep:
-    """Write in the document which versions are accepted. The next round acts on that."""
+    """Write the accepted versions into the document. The next round acts on that."""
 
     id: str
     release: Release
@@ -61,15 +61,15 @@ class WaitForRoom:
 
 @dataclass(frozen=True)
 class Plan:
-    """The actions of a round, one a bot at most, and when to look again.
+    """The actions of a round, at most one per bot, and the time of the next round.
 
     Attributes:
-        checks: versions to check beside the actions, by bot.
+        checks: versions to check in the background, by bot.
         absent: the bots that have no container and must have none.
-        next_look: Unix seconds at which the earliest backoff or health window ends; None when none is running.
-        kept: the containers that are as they should be.
-        waiting: the bots that the engine has no room for.
-        held_up: why bots go on with the version before although the newest could be started but for the room.
+        next_look: Unix seconds at which the earliest backoff or health window ends; None without any.
+        kept: the containers that are as desired.
+        waiting: the bots without room on the engine.
+        held_up: why bots keep the previous version although only room is missing for the newest.
     """
 
     actions: Sequence[Action] = ()
@@ -87,13 +87,13 @@ def plan(
     now: float,
     room: Reservations | None = None,
 ) -> Plan:
-    """What to start, stop and reap so that *actual* becomes *desired* at *now* (Unix seconds).
+    """Return what to start, stop and reap so that *actual* becomes *desired* at *now* (Unix seconds).
 
-    A changed bot is stopped in this round and started in the next one, once its container is known to be gone: two
-    containers of one bot are never asked for.
+    A changed bot is stopped in this round and started in the next one, when its container is known to be gone: two
+    containers of one bot are never requested.
 
     Args:
-        room: what the engine's containers leave free; None when that is not known, and then every bot is tried.
+        room: the engine's free room; None while unknown, and then every start is tried.
     """
     actions: list[Action] = []
     kept: list[ManagedContainer] = []

@@ -35,11 +35,11 @@ _LONGEST_SETBACK_SECONDS = 30.0
 
 
 class SegmentReconciler:
-    """Makes the containers of one owned segment what its bots say, until it is cancelled.
+    """Makes the containers of one owned segment match its documents, until it is cancelled.
 
     Every wake-up, whatever its cause, starts the same round over the whole segment, so that a lost event costs time
-    and never a bot. Each bot has one action under way at most, and no bot waits for another's. An action that fails for
-    a reason that nobody expects costs its own bot time, and no other: it is tried again with backoff.
+    and never a bot. Each bot has at most one action in progress, and no bot waits for another's. An action that fails
+    unexpectedly affects only its own bot: it is retried with backoff.
     """
 
     def __init__(
@@ -75,17 +75,17 @@ class SegmentReconciler:
         self._in_grace: dict[str, Stop] = {}
         self._stock_taken = False
         self.running = 0
-        """How many containers were found as they should be in the last round."""
+        """The number of containers that were as desired in the last round."""
 
     @property
     def wake(self) -> Wake:
-        """Set it to have the next round at once."""
+        """Set it to start the next round at once."""
         return self._owned.wake
 
     async def run(self) -> None:
-        """Reconcile on every wake-up and at every scan, for ever.
+        """Reconcile on every wake-up and at every scan, forever.
 
-        A database or an engine that is away is waited for; whatever runs goes on running meanwhile.
+        While the database or the engine is down, running bots continue.
         """
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -102,31 +102,31 @@ class SegmentReconciler:
 
     @property
     def statuses(self) -> Collection[BotStatus]:
-        """How the bots are."""
+        """The statuses of the bots."""
         return self._records.statuses
 
     def states(self) -> Mapping[str, int]:
-        """How many bots are in which state."""
+        """Return the number of bots in each state."""
         found = Counter(status.state for status in self.statuses)
         return {str(state): found[state] for state in BotState}
 
     def demand(self) -> Demand:
-        """What the bots of the segment need of the engine, as of the last round; quick."""
+        """Return what the bots of the segment need of the engine, as of the last round; fast."""
         return self._demand
 
     def container_changed(self, bot_id: str) -> None:
-        """A container ended: the next round sees which."""
-        # The end of what is under way has a round of its own.
+        """Note that a container ended: the next round detects which."""
+        # The end of an action in progress has a round of its own.
         if bot_id not in self._under_way:
             self.wake.set()
 
     async def reconcile_once(self, tasks: asyncio.TaskGroup) -> float | None:
-        """One round: start in *tasks* what must be done, and return the Unix time of the next look that time asks for.
+        """Run one round: start the actions in *tasks*, and return the Unix time of the next round that time requires.
 
         Raises:
             Retryable: the database or the engine could not be read; nothing was done.
         """
-        # What is under way now may be half done in what is read next; its end wakes a round that looks at it again.
+        # Actions in progress may be half done in what is read next; their end wakes another round.
         unsettled = set(self._under_way)
         entities, actual = await asyncio.gather(
             self._entities.in_segment(self._owned.segment_id), self._containers.list()
@@ -156,11 +156,11 @@ class SegmentReconciler:
                 if isinstance(action, Start):
                     self._keep_place(action.executable)
                 elif isinstance(action, Stop) and (executable := wanted.get(action.id)) is not None:
-                    # What is stopped in order to be started anew does not lose its place to one that waits.
+                    # A bot that is stopped for a restart does not lose its room to a waiting one.
                     self._keep_place(executable)
                 self._begin(action, desired.get(action.id), tasks)
             elif _kills(action) and (stop := self._in_grace.pop(action.id, None)) is not None:
-                # The kill switch does not wait for the grace of a stop that began before it.
+                # The kill switch does not wait for the grace period of an earlier stop.
                 tasks.create_task(self._cut_short(stop), name=f"kill bot {action.id[:40]!r}")
         for executable in decided.checks.values():
             self._checks.begin(executable, tasks)
@@ -174,7 +174,7 @@ class SegmentReconciler:
         return self._sooner(decided.next_look)
 
     def _with_times(self, actual: Sequence[ManagedContainer], now: float) -> list[ManagedContainer]:
-        """*actual*, those whose start the engine does not tell as if started when they were seen first."""
+        """Return *actual*, with the time of the first sighting for containers whose start time is unknown."""
         moment = datetime.fromtimestamp(now, UTC)
         self._seen = {c.container_id: self._seen.get(c.container_id, c.started_at or moment) for c in actual}
         return [replace(c, started_at=c.started_at or self._seen[c.container_id]) for c in actual]
@@ -205,7 +205,7 @@ class SegmentReconciler:
             self.wake.set()
 
     def _keep_place(self, executable: Executable) -> None:
-        """Have its room counted as taken until its start has come to something or to nothing."""
+        """Reserve its room until the outcome of its start is known."""
         self._give_up_place(executable.id)
         self._places[executable.id] = executable.room
         self._room.expect(executable.room)
@@ -219,7 +219,7 @@ class SegmentReconciler:
             await self._actions.cut_short(stop.container)
 
     def _sooner(self, next_look: float | None) -> float | None:
-        """The Unix time of the next look or of the first action that is tried again, whichever is earlier."""
+        """Return the Unix time of the next round or of the first repeated action, whichever is earlier."""
         left_seconds = self._setbacks.first_left_seconds()
         if left_seconds is None:
             return next_look
@@ -234,7 +234,7 @@ class SegmentReconciler:
 
 
 def _key(action: Action) -> str:
-    """What fails apart from others: a bot whose start or graceful stop fails is still killed at once."""
+    """Return the key of its failures: a bot whose start or graceful stop fails is still killed at once."""
     return f"{'Kill' if _kills(action) else type(action).__name__} {action.id}"
 
 

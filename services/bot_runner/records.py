@@ -1,4 +1,4 @@
-"""What a worker records about its bots: the status in each document, the history of runs, and their logs."""
+"""A worker's records of its bots: the status in each document, the history of runs, and their logs."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -19,7 +19,7 @@ log = get_logger(__name__)
 
 
 class BotRecords:
-    """Writes about the bots of one owned segment. Nothing here decides what runs: a failed write stops no bot."""
+    """Writes about the bots of one owned segment. They do not decide what runs: a failed write stops no bot."""
 
     def __init__(
         self, recorder: Recorder, *, entities: EntityStore, runs: RunStore, leases: LeaseStore, logs: LogFollowing
@@ -39,21 +39,21 @@ class BotRecords:
 
     @property
     def statuses(self) -> Collection[BotStatus]:
-        """What the bots' documents say of them, as it was written last."""
+        """The statuses in the bots' documents, as last written."""
         return self._written.values()
 
     async def begin(self, executable: Executable) -> str | None:
-        """Record that a run is about to begin; an earlier one of this bot that still looks open has ended unseen.
+        """Record that a run is about to start; an open earlier one of this bot has ended unobserved.
 
         Returns:
             None, or the worker under whose lease an earlier run may still be alive, and then nothing was recorded. A
-            bot that is deleted and created again may come to another segment while its old owner still stops it.
+            bot that is deleted and recreated may get another segment while its old owner still stops it.
         """
         elsewhere = await self._alive_elsewhere(executable)
         if elsewhere is not None:
             return elsewhere
         await self._runs.start(of_executable(executable, self._recorder, utc_now()))
-        # Asked again once others can see this run: of two that begin at the same moment, one at least sees the other.
+        # Read again after this run is visible to others: of two concurrent starts, at least one sees the other.
         elsewhere = await self._alive_elsewhere(executable)
         if elsewhere is not None:
             await self.not_begun(executable, "another run of it started elsewhere at the same time")
@@ -68,7 +68,7 @@ class BotRecords:
         return None
 
     async def not_begun(self, executable: Executable, reason: str, alive: Collection[str] = ()) -> None:
-        """Record that a run came to nothing. *alive* are the runs that have containers."""
+        """Record that a run did not start. *alive* are the runs that have containers."""
         await self._runs.close_open(
             reason="not-started",
             message=reason,
@@ -79,7 +79,7 @@ class BotRecords:
         )
 
     async def withdrawn(self, executable: Executable) -> None:
-        """Take back the record of a run that :meth:`begin` wrote and that nothing was begun of."""
+        """Remove the record of a run from :meth:`begin` that never had a container."""
         await self._runs.withdraw(executable.run_id)
 
     async def _alive_elsewhere(self, executable: Executable) -> str | None:

@@ -1,4 +1,4 @@
-"""Record the runs that end with their worker, so that the segment's next owner knows how they ended."""
+"""Record the runs that end with their worker, for the segment's next owner."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from services.bot_scheduler.state import ScheduleState
 
 
 async def close_all(kit: ScheduleKit, ended: Sequence[Ended]) -> None:
-    """Write down runs that ended with their worker; what may be tried again is left to the next owner.
+    """Record runs that ended with their worker; retries are left to the next owner.
 
     Raises:
-        Retryable: not all of them are written down; may be repeated.
+        Retryable: some are not recorded; may be repeated.
     """
     entities = await kit.claims.read([end.container.id for end in ended])
     states = {entity.id: ScheduleState.of(entity) for entity in entities}

@@ -1,4 +1,4 @@
-"""Cron expressions: their syntax, and when a schedule fires.
+"""Cron expressions: their syntax, and the times at which a schedule fires.
 
 Five fields, six with seconds first, a descriptor (``@daily``, ``@every 1h30m``), each with an optional
 ``CRON_TZ=Europe/Berlin`` or ``TZ=…`` before it. ``@every`` of less than a second means one second.
@@ -7,8 +7,8 @@ Where day of month and day of week are both restricted, either matches; only ``*
 unrestricted.
 
 Daylight saving is as in crontab(5): a firing whose time is skipped comes right after the gap, one whose time occurs
-twice comes the first time. A schedule whose hour is ``*`` or ``*/n`` means elapsed time and not particular times, so
-it goes through a change evenly: nothing is made up for, and the repeated hour is an hour like any other.
+twice comes the first time. A schedule whose hour is ``*`` or ``*/n`` means elapsed time instead of particular times, so
+it continues evenly through a change: nothing is made up for, and the repeated hour counts like any other.
 """
 
 import calendar
@@ -56,7 +56,7 @@ _FIELDS = "write five fields (minute hour day-of-month month day-of-week), or si
 
 @dataclass(frozen=True)
 class Every:
-    """Fires each *seconds*, counted from the firing before."""
+    """Fires every *seconds*, counted from the previous firing."""
 
     expression: str
     zone: ZoneInfo
@@ -64,13 +64,13 @@ class Every:
 
     @property
     def meaning(self) -> tuple[object, ...]:
-        """Equal for expressions that say the same in other words."""
+        """Equal for equivalent expressions."""
         return (_EVERY, self.seconds)
 
     def next_after(self, after: float, previous: int | None = None) -> int:
-        """The first firing after *after*, in Unix seconds, on the beat of the firing at *previous*.
+        """Return the first firing after *after*, in Unix seconds, in the rhythm of the firing at *previous*.
 
-        Without *previous* the beat begins at *after*.
+        Without *previous* the rhythm starts at *after*.
         """
         beat = floor(after) if previous is None else previous
         return beat + (floor((after - beat) / self.seconds) + 1) * self.seconds
@@ -87,11 +87,11 @@ class Cron:
 
     @property
     def meaning(self) -> tuple[object, ...]:
-        """Equal for expressions that say the same in other words."""
+        """Equal for equivalent expressions."""
         return (_plain_text(self.fields), self._elapsed, self.zone.key)
 
     def next_after(self, after: float, previous: int | None = None) -> int:
-        """The first firing after *after*, in Unix seconds; *previous* makes no difference to a wall clock."""
+        """Return the first firing after *after*, in Unix seconds; *previous* is not used."""
         return self._next_elapsed(floor(after)) if self._elapsed else self._next_fixed(floor(after))
 
     @property
@@ -103,7 +103,7 @@ class Cron:
         wall = wall_at(self.zone, after)
         first = instants_of(self.zone, wall)[0]
         if first < after:
-            # The clock was set back and shows this hour again. All that belongs to it has fired the first time.
+            # The clock was set back and shows this hour again. All its firings came the first time.
             change = first_change(self.zone, first, after)
             until = after if change is None else change
             wall = EPOCH + timedelta(seconds=until + offset_at(self.zone, first) - 1)
@@ -114,7 +114,7 @@ class Cron:
         return instant
 
     def _next_elapsed(self, after: int) -> int:
-        """Each time the wall clock matches: the search starts anew where the clock changes."""
+        """Yield each time the wall clock matches: the search restarts where the clock changes."""
         instant, wall = after, wall_at(self.zone, after)
         while True:
             candidate = _seconds(self._next_wall(wall)) - offset_at(self.zone, instant)
@@ -131,7 +131,7 @@ Schedule = Cron | Every
 
 
 def upcoming(schedule: Schedule, after: float) -> Iterator[int]:
-    """The firings after *after*, in order, without end."""
+    """Yield the firings after *after*, in order, without end."""
     instant = schedule.next_after(after)
     while True:
         yield instant
@@ -139,10 +139,10 @@ def upcoming(schedule: Schedule, after: float) -> Iterator[int]:
 
 
 def parse(expression: object, timezone: object = None) -> Schedule:
-    """Read `config.schedule`; *timezone* is `config.timezone`, over which a prefix in the expression wins.
+    """Parse `config.schedule`; *timezone* is `config.timezone`, which a prefix in the expression overrides.
 
     Raises:
-        CronInvalid: it cannot be read, or can never fire.
+        CronInvalid: it is malformed, or can never fire.
     """
     if not isinstance(expression, str) or not expression.strip():
         raise CronInvalid(
@@ -194,7 +194,7 @@ def _cron(expression: str, zone: ZoneInfo, words: list[str]) -> Cron:
 def _plain_text(fields: tuple[Field, ...]) -> str:
     day, weekday = fields[3], fields[5]
     texts = [part.to_text() for part in fields]
-    # Either matches: with every day in one of them, the other one restricts nothing.
+    # Either matches: if one of them contains every day, the other one restricts nothing.
     if not day.unrestricted and not weekday.unrestricted and (day.complete or weekday.complete):
         texts[3] = texts[5] = "*"
     return " ".join(texts)
@@ -236,7 +236,7 @@ def _zone(expression: str, name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (LookupError, ValueError, OSError):
-        # Unknown, no proper name, or the name of a folder of zones: to the person it is all the same.
+        # Unknown, malformed, or the name of a folder of zones: the same error for the user.
         raise _unknown_zone(expression, name) from None
 
 

@@ -1,8 +1,7 @@
 """Fire the schedules of one owned segment on time: claim in MongoDB, then run.
 
-Due times are kept in memory and looked at when they come; the documents are read when something is said to have
-changed, and now and then in any case. What is in memory may be old: a claim only counts if MongoDB finds the document
-as it was read.
+Due times are kept in memory; the documents are read after a notification of a change, and periodically. The memory
+may be outdated: a claim only counts if MongoDB finds the document unchanged.
 """
 
 import asyncio
@@ -39,11 +38,11 @@ DROPPED = prometheus_client.Counter(
     "runtime_schedule_firings_dropped_total", "Firings of schedules without a run, by reason.", ["reason"]
 )
 for _reason in Dropped:
-    DROPPED.labels(_reason)  # from 0 on, so that the first one shows as an increase
+    DROPPED.labels(_reason)  # exported as 0, so that the first one shows as an increase
 
 _PAGE = 50
 _LONGEST_SLEEP_SECONDS = 30.0
-# How often schedules are looked at that still have a run elsewhere.
+# Interval of checking schedules that still have a run elsewhere.
 _ELSEWHERE_SECONDS = 1.0
 # A claim and the record of its run take two round trips and a little for each schedule that is due at the same moment.
 # Made so much earlier, they are there when the moment comes.
@@ -92,16 +91,16 @@ class SegmentScheduler:
 
     @property
     def running(self) -> int:
-        """How many runs have a container."""
+        """The number of runs with a container."""
         return sum(run.container is not None for run in self._runs.values())
 
     @property
     def known(self) -> int:
-        """How many schedules have been read."""
+        """The number of schedules that have been read."""
         return len(self._states)
 
     def states(self) -> Mapping[str, int]:
-        """How many schedules are in which state."""
+        """Return the number of schedules in each state."""
         found = Counter(self._condition_of(state) for state in self._states.values())
         return {str(condition): found[condition] for condition in Condition}
 
@@ -117,12 +116,12 @@ class SegmentScheduler:
         return Condition.WAITING if state.definition is not None else Condition.REJECTED
 
     def demand(self) -> Demand:
-        """What the firings in hand need of the engine; quick."""
+        """Return what the active firings need of the engine; fast."""
         runs = self._runs.values()
         return Demand.of((run.need for run in runs), (run.need for run in runs if run.waits))
 
     async def run(self) -> None:
-        """Fire, for ever. A database that is away is waited for; what runs goes on running meanwhile."""
+        """Fire, forever. While the database is down, active runs continue."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._fire_for_ever(tasks), name="fire schedules")
             await repeat(
@@ -135,7 +134,7 @@ class SegmentScheduler:
             )
 
     def container_changed(self, schedule_id: str) -> None:
-        """Something happened to the container of this schedule; "" for any of them."""
+        """Note a change of this schedule's container; "" for any of them."""
         for run_of, run in self._runs.items():
             if schedule_id in (run_of, ""):
                 run.changed()
@@ -170,13 +169,13 @@ class SegmentScheduler:
         return min(self._scan_interval, _ELSEWHERE_SECONDS) if self._elsewhere else self._scan_interval
 
     async def _fence(self) -> None:
-        """Shut claims of earlier owners out, before the first reading that they could make untrue."""
+        """Fence claims of earlier owners, before the first read that they could invalidate."""
         if self._fenced:
             return
         try:
             await self._claims.fence(self._owned.segment_id)
         except Permanent as error:
-            # One document that cannot be written must not stop all others of the segment.
+            # One document that cannot be written must not stop the others of the segment.
             unexpected("fence schedules", error, segment=self._owned.segment_id)
         self._fenced = True
 
@@ -190,7 +189,7 @@ class SegmentScheduler:
             self._elsewhere |= await self._records.alive_elsewhere(new)
 
     async def _look_elsewhere_again(self) -> None:
-        """Let those go on whose run elsewhere has ended."""
+        """Continue schedules whose run elsewhere has ended."""
         before = self._elsewhere
         if before:
             self._elsewhere = await self._records.alive_elsewhere(before)
@@ -198,12 +197,12 @@ class SegmentScheduler:
                 self._plan(schedule_id)
 
     def _is_known(self, entity: Entity) -> bool:
-        """Whether the document says what it said; most do, and reading them anew would hold up what is due."""
+        """Whether the document is unchanged; most are, and processing them again would delay due firings."""
         known = self._states.get(entity.id)
         return known is not None and known.entity.document == entity.document and known.entity.held == entity.held
 
     async def _take(self, state: ScheduleState) -> None:
-        """What a document says now."""
+        """Process the current document."""
         self._states[state.id] = state
         run = self._runs.get(state.id)
         if run is not None:
@@ -221,7 +220,7 @@ class SegmentScheduler:
             run.stop(StopReason.DELETED)
 
     def _plan(self, schedule_id: str) -> None:
-        """Look at the schedule again when there will be something to do."""
+        """Set the time of the schedule's next decision."""
         state = self._states.get(schedule_id)
         if state is None:
             return
@@ -274,7 +273,7 @@ class SegmentScheduler:
         """Claim what is due now, and begin its runs in *tasks*.
 
         Raises:
-            Retryable: it is not known what became of the claims; they are looked at again.
+            Retryable: the outcome of the claims is unknown; they are checked again.
         """
         now = self._clock()
         first = self._timers.first()
@@ -294,7 +293,7 @@ class SegmentScheduler:
             self._claiming = set()
 
     async def _written(self, entries: Sequence[Entry]) -> bool:
-        """Whether all were written for certain."""
+        """Whether all were certainly written."""
         try:
             return await self._claims.write(entries)
         except Retryable as error:
@@ -361,7 +360,7 @@ class SegmentScheduler:
     # --- runs
 
     def begin(self, run: ScheduledRun, schedule_id: str, tasks: asyncio.TaskGroup) -> None:
-        """Carry *run* out in *tasks*; it is the schedule's only one until it is done with."""
+        """Carry out *run* in *tasks*; it is the schedule's only one until it is completed."""
         self._runs[schedule_id] = run
         if (state := self._states.get(schedule_id)) is not None:
             _heed(run, state)
@@ -409,7 +408,7 @@ class SegmentScheduler:
                 tasks.create_task(self._end_stray(container), name=f"end container of {container.id[:40]!r}")
 
     async def _end_stray(self, container: ManagedContainer) -> None:
-        # Apart from the others: one that cannot be ended must not keep the kill switch of all waiting.
+        # Separate from the others: one that cannot be ended must not delay the kill switch of all.
         try:
             await self._takeover.end_stray(container)
         except Exception as error:  # noqa: BLE001 - of this container alone; the next reading tries again

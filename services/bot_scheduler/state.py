@@ -1,7 +1,7 @@
 """The state of a schedule's firings in its document, read once and written back in small updates.
 
-Beside the contract's `next_execution_time` there is one field of ours, `scheduler`: `fired_at` (the latest firing that
-was claimed), `firing` (the one that is being run), `queued` (firings that wait for it), `paused`, `trigger`, and of the
+Beside the contract's `next_execution_time` there is one field `scheduler`: `fired_at` (the latest claimed firing),
+`firing` (the active one), `queued` (firings that wait for it), `paused`, `trigger`, and of the
 latest owner that has read it the segment and the epoch, `owner_segment` and `owner_epoch`.
 """
 
@@ -29,7 +29,7 @@ LAST_RUN = "last_run"  # below `status`
 
 
 class Cause(StrEnum):
-    """Why a run is there: its time came, it came while nobody was there, another run was in its way, or a person."""
+    """The cause of a run: its time, a missed time, a queued firing, or a user's trigger."""
 
     SCHEDULE = "schedule"
     MISFIRE = "misfire"
@@ -38,13 +38,13 @@ class Cause(StrEnum):
 
 
 class Condition(StrEnum):
-    """Where a schedule is between its firings."""
+    """The state of a schedule between its firings."""
 
-    RUNNING = "running"  # one of its firings is in hand
+    RUNNING = "running"  # a firing is active
     WAITING = "waiting"  # for its next firing
     PAUSED = "paused"
     DISABLED = "disabled"
-    REJECTED = "rejected"  # its config is wrong
+    REJECTED = "rejected"  # its config is invalid
     KILLED = "killed"
 
 
@@ -53,12 +53,12 @@ class Firing:
     """One firing and its run. Times in Unix seconds.
 
     Attributes:
-        at: when it was due; it is never begun before that.
-        attempt: from 1 on; each has a run id of its own.
+        at: its due time; it never starts earlier.
+        attempt: from 1 on; each has its own run id.
         host: the Docker host of the worker that claimed this attempt.
-        started: its container was started for certain. Without it, whether it was is known to that host alone.
-        not_before: when the attempt may begin, if that is later than *at*.
-        waiting: no container was asked for, since the engine has no room: whoever owns the segment may begin it.
+        started: its container was certainly started. Otherwise only that host knows.
+        not_before: when the attempt may start, if later than *at*.
+        waiting: no container was requested, since the engine has no room: any owner of the segment may start it.
     """
 
     at: int
@@ -74,11 +74,11 @@ class Firing:
 
     @property
     def begins_at(self) -> float:
-        """When it is to begin."""
+        """When it is to start."""
         return max(float(self.at), self.not_before)
 
     def to_document(self) -> dict[str, Any]:
-        """As it is stored."""
+        """Return it as stored."""
         return {
             "at": self.at,
             "run_id": self.run_id,
@@ -94,7 +94,7 @@ class Firing:
 
     @classmethod
     def from_document(cls, document: object) -> "Firing | None":
-        """Read what :meth:`to_document` wrote; None when there is none."""
+        """Parse the result of :meth:`to_document`; None without one."""
         if not isinstance(document, Mapping):
             return None
         return cls(
@@ -113,7 +113,7 @@ class Firing:
 
 @dataclass(frozen=True)
 class Trigger:
-    """A run that a person asked for at *requested_at* (Unix seconds)."""
+    """A run that a user requested at *requested_at* (Unix seconds)."""
 
     id: str
     requested_at: float
@@ -121,13 +121,13 @@ class Trigger:
 
 @dataclass(frozen=True)
 class ScheduleState:
-    """One schedule as its document has it.
+    """One schedule by its document.
 
     Attributes:
-        definition: None when the config is wrong; *problem* says how.
-        runnable: enabled, not paused and not held by a kill switch.
-        held: a kill switch keeps it down; then nothing of it runs, whoever asks.
-        next_at: `next_execution_time`; None until the first owner has worked it out.
+        definition: None when the config is invalid; *problem* has the reason.
+        runnable: enabled, not paused and not held.
+        held: a hold keeps it down; then it has no runs, not even triggered ones.
+        next_at: `next_execution_time`; None until the first owner has computed it.
     """
 
     entity: Entity
@@ -147,12 +147,12 @@ class ScheduleState:
 
     @property
     def held(self) -> bool:
-        """Whether a kill switch keeps it down."""
+        """Whether a hold keeps it down."""
         return self.entity.held is not None
 
     @property
     def policy(self) -> Policy:
-        """The rules of its config; the usual ones while that is wrong."""
+        """The policies of its config; the defaults while it is invalid."""
         return self.definition.policy if self.definition is not None else Policy()
 
     @property
@@ -162,12 +162,12 @@ class ScheduleState:
 
     @property
     def expected(self) -> dict[str, object]:
-        """What a claim finds in the document if nobody has changed it since it was read."""
+        """The condition of a claim: the document is unchanged since it was read."""
         return {**self.entity.as_read, NEXT: self.entity.document.get(NEXT)}
 
     @classmethod
     def of(cls, entity: Entity) -> "ScheduleState":
-        """Read a document, also one of an older runtime. One that cannot be read is a schedule with a *problem*."""
+        """Read a document, also one of an older runtime. An unreadable one becomes a schedule with a *problem*."""
         try:
             return cls._of(entity)
         except Exception as error:  # noqa: BLE001 - one broken document must not hide the others of its segment
@@ -209,7 +209,7 @@ class ScheduleState:
         )
 
     def after_write(self, changes: Mapping[str, object]) -> "ScheduleState":
-        """The state once *changes*, by the names of their fields, have been written to its document."""
+        """Return the state after *changes*, by field name, have been written to its document."""
         state = self
         if NEXT in changes:
             next_at = changes[NEXT]

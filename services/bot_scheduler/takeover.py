@@ -1,9 +1,9 @@
 """Take over the claimed firings and running containers of an earlier owner of the segment.
 
-A firing becomes one run, also after a crash. Its container is the proof that the run began: where there is one, the run
-is seen through. Where there is none, the run can be begun only if it certainly never was: its time has not come yet, it
-waited for room, or it was to begin on this very host. Otherwise it is written down as lost; `config.retries` then
-decides like for any other failure.
+A firing becomes one run, also after a crash. Its container proves that the run has started: if there is one, the run
+is continued. Without one, the run may be started only if it certainly never was: its time has not come yet, it
+waited for room, or it was to start on this host. Otherwise it is recorded as lost; `config.retries` then
+decides as for any other failure.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ class Takeover:
             log.info("firing taken over", schedule=state.id, run=firing.run_id)
             if not await self._kit.claims.take_over(state.id, firing):
                 return None
-            # A start that its former owner asked for may be under way.
+            # A start requested by its former owner may be in progress.
             return ScheduledRun(state, self._kit.claims.with_owner(firing), self._kit, may_be_started=True)
         return await self._over(state, firing, known, now)
 
