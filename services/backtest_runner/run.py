@@ -1,4 +1,4 @@
-"""One backtest, from its claim until its document is gone: run it, retry it, hand over the result."""
+"""One backtest, from its claim to the removal of its document: run it, retry it, complete it."""
 
 import asyncio
 import math
@@ -35,18 +35,18 @@ RUNS = Counter("runtime_backtest_runs_total", "Attempts of backtests by how they
 START_PATIENCE_SECONDS = 120.0
 _UNPROVEN_SECONDS = 0.2
 _LAST_WRITES_SECONDS = 5.0
-# Who cancels has no use for what is still to come, and a backtest leaves nothing behind that must be put in order.
+# A cancelled backtest needs no grace period: its result is not wanted, and it has nothing to clean up.
 CANCEL_GRACE_SECONDS = 2.0
 _NO_ROOM = "no-room"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BacktestKit(RunKit):
-    """What the runs of one owned segment share.
+    """The shared parts of the runs of one owned segment.
 
     Attributes:
-        timeout_seconds: of one attempt.
-        result_bytes: the most that ``main`` may return.
+        timeout_seconds: time limit of one attempt.
+        result_bytes: maximum size of the result of ``main``.
     """
 
     owned: OwnedSegment
@@ -61,10 +61,10 @@ class BacktestKit(RunKit):
 
 
 class BacktestRun:
-    """Carries one backtest through. Cancelled, it ends its container and leaves the rest to the next owner.
+    """Runs one backtest to its completion. If cancelled, it stops its container and leaves the rest to the next owner.
 
     Args:
-        on_slot_left: called once nothing of it will be run any more.
+        on_slot_left: called once it will not run any more.
     """
 
     def __init__(self, state: BacktestState, kit: BacktestKit, *, on_slot_left: Callable[[], None]) -> None:
@@ -75,14 +75,14 @@ class BacktestRun:
         self.gone = False
         self._attempt: BacktestAttempt | None = None
         self.refused = False
-        """Whether the engine had no room for it after all, so that it goes back to the queue."""
+        """Whether the engine had no room for it, so that it goes back to the queue."""
         self.slot_left = state.outcome is not None
-        """Whether nothing of it will be run any more."""
+        """Whether it will not run any more."""
         self._on_slot_left = on_slot_left
 
     @property
     def state(self) -> BacktestState:
-        """What its document said last."""
+        """Its document as last read."""
         return self._state
 
     @property
@@ -92,16 +92,16 @@ class BacktestRun:
 
     @property
     def unwanted(self) -> bool:
-        """Whether it must not run, or not any more."""
+        """Whether it must not run (any more)."""
         return self.gone or self._state.cancelled_by is not None or not self._state.entity.should_run
 
     @property
     def may_begin(self) -> bool:
-        """Whether there is something to do for it now."""
+        """Whether there is work for it now."""
         return not self.gone and self._state.may_begin
 
     def update(self, state: BacktestState | None) -> None:
-        """What the document says now; None when it is gone."""
+        """Use the current document; None when it is gone."""
         if state is None:
             self.gone = True
         else:
@@ -109,13 +109,13 @@ class BacktestRun:
         self.changed()
 
     def changed(self) -> None:
-        """Something happened to the container, or to the document."""
+        """Note a change of the container or the document."""
         self._wake.set()
         if self._attempt is not None:
             self._attempt.changed()
 
     async def carry_out(self) -> None:
-        """Return when the backtest is done with, or not ours to run now."""
+        """Return when the backtest is completed, or must not run here now."""
         state = self._state
         about: Attributes = {"runtime.id": state.id, "runtime.segment": self._kit.owned.segment_id}
         made = span("carry out backtest", parent=state.entity.trace, links=[self._kit.owned.trace], attributes=about)
@@ -130,13 +130,13 @@ class BacktestRun:
             if outcome is not None:
                 with span("hand over backtest"):
                     while await self._unproven():
-                        pass  # its segment is taken from it soon, and then this is cancelled
+                        pass  # its segment is lost soon, which cancels this
                     attempts = self._claim.attempt if self._claim is not None else 0
                     await self._last_write(self._kit.completion.hand_over(self._state.entity, outcome, attempts))
                 log.info("backtest done", success=outcome.success, reason=outcome.reason, run=outcome.run_id)
 
     async def _unproven(self) -> bool:
-        """Whether this was frozen or cut off, so that another may own it by now; if so, returns a little later."""
+        """Whether this was frozen or disconnected, so that it may have another owner; then return after a delay."""
         if self._kit.owned.proven():
             return False
         await self._wake.wait_at_most(_UNPROVEN_SECONDS)
@@ -149,7 +149,7 @@ class BacktestRun:
     # --- attempts
 
     async def _spooled(self) -> tuple[Claim, SpooledResult] | None:
-        """What the last attempt came to; None when this backtest is not to be run here now."""
+        """Return the result of the last attempt; None when this backtest must not run here now."""
         while self.may_begin:
             if await self._unproven():
                 continue
@@ -180,11 +180,11 @@ class BacktestRun:
         return None
 
     async def _note_end(self, claim: Claim, known: SpooledResult) -> None:
-        """Its worker may have died before it wrote that down. What was written stays."""
+        """Record the end again: its worker may have died before it did. A recorded end stays."""
         await retry_forever(lambda: self._kit.records.end(self._state, claim, known.result))
 
     async def _claimed(self, before: Claim | None) -> Claim | None:
-        """The claim to run under: that of the run before, if it can go on here. None when it is not to be ours."""
+        """Return the claim to run under: the previous one, if its run can continue here. None without a claim."""
         kit, asked = self._kit, self._state
         if before is not None and await self._may_go_on(before):
             claim = kit.claims.with_owner(before)
@@ -193,7 +193,7 @@ class BacktestRun:
         claimed = await retry_forever(lambda: kit.claims.write(replace(asked, claim=before), claim))
         if claimed is None:
             return None
-        # What was read since may know of a wish that this does not.
+        # A later read may contain a cancellation that this one does not.
         if self._state is asked or self._state.entity.revision < claimed.entity.revision:
             self._state = claimed
         return claim
@@ -213,7 +213,7 @@ class BacktestRun:
         return outcome
 
     async def _last_write(self, write: "Awaitable[Outcome | None]") -> Outcome | None:
-        """See *write* through even when cancelled meanwhile, for a few seconds."""
+        """Complete *write* even if cancelled meanwhile, within a few seconds."""
         task = asyncio.ensure_future(write)
         try:
             return await asyncio.shield(task)
@@ -252,11 +252,11 @@ class BacktestAttempt:
         return self._attempt.container is not None
 
     def changed(self) -> None:
-        """Something happened to the container, or to the document."""
+        """Note a change of the container or the document."""
         self._attempt.changed()
 
     async def carry_out(self) -> SpooledResult | None:
-        """Run once; None when there is to be another attempt, or none now."""
+        """Run once; return None when another attempt follows, or none now."""
         backoff = Backoff(initial_seconds=0.2, cap_seconds=10.0)
         while True:
             try:
@@ -281,19 +281,19 @@ class BacktestAttempt:
     # --- the policy
 
     def stop_order(self) -> StopOrder | None:
-        """Gone, cancelled, held or disabled."""
+        """Return why it must not run: removed, cancelled, held or disabled."""
         if not self._run.unwanted:
             return None
-        # The kill switch is for the moment when the code itself cannot be trusted to stop.
+        # The kill switch is for code that cannot be trusted to stop.
         grace = 0.0 if self._run.state.entity.held is not None else self._kit.stop_grace_seconds
         return StopOrder(EndReason.STOPPED, grace, again=True, interrupts=True)
 
     def build(self) -> Executable:
-        """What the document describes."""
+        """Return the executable of the document."""
         return self._kit.executables.build(self._run.state.entity, self._claim.run_id)
 
     async def ready(self, executable: Executable, refusal: NoRoom | None) -> bool | AttemptResult:
-        """Give up one that used up its attempts, and one that found no room; else record the attempt."""
+        """End one without attempts left or without room; else record the attempt."""
         if refusal is not None:
             self._no_room = refusal
             return AttemptResult(_NO_ROOM)
@@ -307,11 +307,11 @@ class BacktestAttempt:
         return True
 
     def start_patience_seconds(self, error: Retryable) -> float:
-        """Only a container that the engine refuses is given up."""
+        """Return how long a failing start is retried: limited only for a container that the engine refuses."""
         return START_PATIENCE_SECONDS if isinstance(error, StartFailed) else math.inf
 
     def rejected(self, error: UserError) -> AttemptResult:
-        """By what its owner must mend."""
+        """Return the result of an error that its owner must correct."""
         return rejection(error)
 
     async def see_through(self, container: ManagedContainer) -> AttemptResult:
@@ -329,7 +329,7 @@ class BacktestAttempt:
         return replace(verdict, ended=outcome.ended, outcome=outcome)
 
     async def record(self, result: AttemptResult) -> SpooledResult | None:
-        """Keep the result; or release or end the attempt so that another one follows."""
+        """Store the result; or release or end the attempt so that another one follows."""
         kit, claim, state = self._kit, self._claim, self._run.state
         if self._no_room is not None:
             await self._back_to_queue(self._no_room)
@@ -355,7 +355,7 @@ class BacktestAttempt:
         return spooled
 
     async def _put(self, result: AttemptResult) -> SpooledResult:
-        """Keep what the run came to on this host's disk, once that has room; a run is not repeated for want of it."""
+        """Store the result on this host's disk, when that has room; a full disk must not repeat a run."""
         backoff = Backoff(initial_seconds=0.5, cap_seconds=10.0)
         while True:
             try:
@@ -365,7 +365,7 @@ class BacktestAttempt:
                 await asyncio.sleep(backoff.next_seconds())
 
     async def _back_to_queue(self, error: NoRoom) -> None:
-        """Others were faster to the engine's room: the attempt does not count and leaves no trace."""
+        """Handle a start without room: the attempt does not count and leaves no record."""
         log.info("backtest waits for room", shortage=str(error.shortage))
         await retry_forever(lambda: self._kit.records.withdrawn(self._claim.run_id))
         detail, need = f"waiting: {error.shortage}", error.shortage.need
@@ -373,7 +373,7 @@ class BacktestAttempt:
         self.withdrawn = True
 
     async def _give_back(self, result: AttemptResult) -> None:
-        """Held, disabled or removed meanwhile: the attempt does not count, and nothing comes of it."""
+        """Handle a backtest held, disabled or removed meanwhile: the attempt does not count."""
         state, claim = self._run.state, self._claim
         withdrawn = AttemptResult("withdrawn", "it was held, disabled or removed meanwhile", ended=result.ended)
         await retry_forever(lambda: self._kit.records.end(state, claim, withdrawn))

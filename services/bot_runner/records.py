@@ -87,7 +87,7 @@ class BotRecords:
         return found.get(executable.id)
 
     async def take_stock(self, segment_id: int, epoch: int, present: Collection[ManagedContainer]) -> None:
-        """Close the runs of earlier owners of a segment of which no container is left. *present* are all there are."""
+        """Close the open runs of earlier owners of a segment without a container. *present* are all containers."""
         await self._runs.close_open(
             reason="missing",
             message="its worker died, and its container no longer existed at the takeover",
@@ -105,7 +105,7 @@ class BotRecords:
         *,
         stored_status: Mapping[str, object] | None = None,
     ) -> None:
-        """Follow a container that runs as it should, also one that an earlier owner started.
+        """Follow a container that runs as desired, also one that an earlier owner started.
 
         Args:
             stored_status: as for :meth:`write_status`.
@@ -127,25 +127,25 @@ class BotRecords:
         await self.write_status(status, stored_status=stored_status)
 
     async def keep(self, entity: Entity, release: Release, epoch: int) -> None:
-        """Write which versions of *entity* are accepted, as its owner of *epoch*; nothing when it is another's now."""
+        """Write the accepted versions of *entity*, as its owner of *epoch*; no effect when it has another owner now."""
         change = {FIELD: release.to_document(epoch)}
         if not await self._entities.compare_and_set(entity.id, condition_for(entity, epoch), change):
             log.info("release not written: the bot was recreated, or has another owner", bot=entity.id)
 
     async def last_words(self, container: ManagedContainer) -> None:
-        """Take the rest of a dead container's output, before it is removed."""
+        """Read the rest of a dead container's output, before it is removed."""
         await self._logs.finish(container)
 
     async def ended(self, ended: Ended, reason: str | None = None) -> None:
-        """Record why a container ended: for *reason*, or for what the engine says."""
+        """Record why a container ended: *reason*, or the engine's reason."""
         await write_down(self._runs, self._recorder, ended, reason)
         self._adopted.discard(ended.container.run_id)
 
     async def segment_ended(self, segment_id: int, epoch: int, ended: Sequence[Ended]) -> None:
-        """Record the ends of a whole segment that was owned under *epoch*, and on which nothing runs any more."""
+        """Record the ends of a whole segment that was owned under *epoch*, and in which nothing runs any more."""
         await asyncio.gather(*(self.ended(end) for end in ended))
-        # A start that was cut short has a record and no container, and of a bot that is deleted no later start will
-        # ever close it: `bot rm` would wait for its end in vain.
+        # An interrupted start has a record and no container, and no later start will close the record of a deleted
+        # bot: `bot rm` would wait for its end in vain.
         await self._runs.close_open(
             reason="stopped",
             message="its segment was released before its start",
@@ -155,19 +155,19 @@ class BotRecords:
         )
 
     def forget_all_but(self, bot_ids: Collection[str]) -> None:
-        """Drop what is known of bots that are gone."""
+        """Drop the state of removed bots."""
         for bot_id in self._written.keys() - set(bot_ids):
             del self._written[bot_id]
 
     async def write_status(self, status: BotStatus, *, stored_status: Mapping[str, object] | None = None) -> None:
-        """Bring the bot's document up to date, unless it says the same already.
+        """Update the bot's document, unless it is equal already.
 
         Args:
             stored_status: the status as it was read after the last write. The document may have been recreated since,
                 or overwritten by an earlier owner that was frozen meanwhile. None: the status that was written last.
         """
-        is_there = stored_status is None or status.is_told_by(stored_status)
-        if is_there and status.says_the_same_as(self._written.get(status.bot_id)):
+        is_there = stored_status is None or status.matches(stored_status)
+        if is_there and status.equals_except_time(self._written.get(status.bot_id)):
             return
         await self._entities.set_status(status.bot_id, status.to_document())
         self._written[status.bot_id] = status

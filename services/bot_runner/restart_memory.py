@@ -1,4 +1,4 @@
-"""What a segment's owner remembers of its bots between rounds. It can be rebuilt from the documents."""
+"""The state of bots that a segment's owner keeps between rounds. It can be rebuilt from the documents."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -20,52 +20,52 @@ class _Entry:
 
 
 class RestartMemory:
-    """Restart histories, verdicts on newest versions, and what was desired in the last round, by bot."""
+    """Restart histories, verdicts on newest versions, and the desired state of the last round, by bot."""
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
 
     def history(self, entity: Entity) -> RestartHistory:
-        """The bot's deaths so far. A new revision is its owner's new try: its backoff is forgiven."""
+        """Return the bot's failures so far. A new revision resets the backoff."""
         return self._entry(entity).history
 
     def set_history(self, bot_id: str, history: RestartHistory) -> None:
-        """Remember the history after a death; nothing when the bot is not known any more."""
+        """Store the history after a failure; no effect when the bot is unknown."""
         if (entry := self._entries.get(bot_id)) is not None:
             entry.history = history
 
     def history_of(self, bot_id: str) -> RestartHistory:
-        """The history by id alone; an empty one when the bot is not known."""
+        """Return the history by id; an empty one when the bot is unknown."""
         entry = self._entries.get(bot_id)
         return entry.history if entry is not None else RestartHistory()
 
     def verdict(self, entity: Entity) -> Verdict | None:
-        """What a check of this revision found; None when it was not checked."""
+        """Return the verdict of this revision's check; None before the check."""
         return self._entry(entity).verdict
 
     def set_verdict(self, bot_id: str, revision: int, verdict: Verdict) -> None:
-        """Remember what a check of *revision* found; nothing when there is a newer one."""
+        """Store the verdict on *revision*; no effect when there is a newer one."""
         entry = self._entries.get(bot_id)
         if entry is not None and entry.revision == revision:
             entry.verdict = verdict
 
     def remember(self, bot: DesiredBot, entity: Entity) -> None:
-        """Keep what was read in this round, for the actions that follow from it."""
+        """Store what was read in this round, for the actions that follow from it."""
         entry = self._entry(entity)
         entry.bot, entry.entity = bot, entity
 
     def bot(self, bot_id: str) -> DesiredBot | None:
-        """What the last round read of the bot; None when it is not known."""
+        """Return the bot as read in the last round; None when it is unknown."""
         entry = self._entries.get(bot_id)
         return entry.bot if entry is not None else None
 
     def entity(self, bot_id: str) -> Entity | None:
-        """The document that the last round read; None when the bot is not known."""
+        """Return the document read in the last round; None when the bot is unknown."""
         entry = self._entries.get(bot_id)
         return entry.entity if entry is not None else None
 
     def forget_all_but(self, bot_ids: Collection[str]) -> None:
-        """Drop what is known of bots that are gone."""
+        """Drop the state of removed bots."""
         for bot_id in self._entries.keys() - set(bot_ids):
             del self._entries[bot_id]
 

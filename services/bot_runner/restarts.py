@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """All in seconds."""
+    """The parameters of the backoff, in seconds."""
 
     initial_seconds: float = 1.0
     cap_seconds: float = 300.0
@@ -14,13 +14,13 @@ class RestartPolicy:
 
 @dataclass(frozen=True)
 class RestartHistory:
-    """What one bot's deaths so far mean for its next start.
+    """The failures of one bot, and their effect on its next start.
 
     Attributes:
-        failures: deaths in a row that were not forgiven.
-        restarts: deaths since the bot was created; only ever grows.
+        failures: consecutive failures since the last reset.
+        restarts: failures since the bot was created; never decreases.
         not_before: Unix seconds before which the bot is not started again.
-        counted_run: the run whose death was counted last; "" for none.
+        counted_run: the run whose failure was counted last; "" for none.
     """
 
     failures: int = 0
@@ -31,24 +31,24 @@ class RestartHistory:
     def after_death(
         self, *, ran_seconds: float, now: float, policy: RestartPolicy, run_id: str = ""
     ) -> "RestartHistory":
-        """The history once the bot has died after running *ran_seconds*. One run's death counts once.
+        """Return the history after the bot failed after running *ran_seconds*. One run's failure counts once.
 
         Args:
-            run_id: "" for a run that did not begin.
+            run_id: "" for a run that did not start.
         """
         if run_id and run_id == self.counted_run:
             return self
         failures = 0 if ran_seconds >= policy.forgiven_after_seconds else self.failures
-        # The exponent is bounded: 2.0**1100 is an OverflowError, and a bot may well die that often.
+        # The exponent is bounded: 2.0**1100 is an OverflowError, and a bot may fail that often.
         delay = min(policy.cap_seconds, policy.initial_seconds * 2.0 ** min(failures, 60))
         return RestartHistory(failures + 1, self.restarts + 1, now + delay, run_id or self.counted_run)
 
     def after_rejection(self, *, now: float, policy: RestartPolicy) -> "RestartHistory":
-        """The history once the bot could not be started for a reason that only its owner can mend."""
+        """Return the history after a start failed for a reason that the bot's owner must correct."""
         return replace(self, failures=self.failures + 1, not_before=now + policy.cap_seconds)
 
     def forgiven(self) -> "RestartHistory":
-        """The history of a bot that its owner changed: it is tried at once."""
+        """Return the history of a changed bot: it is tried at once."""
         return replace(self, failures=0, not_before=0.0)
 
     def may_start(self, now: float) -> bool:

@@ -12,11 +12,11 @@ from services.bot_runner.restarts import RestartHistory
 
 
 class BotState(StrEnum):
-    """Where a bot is in its life.
+    """The state of a bot.
 
-    STARTING and RUNNING have a container; BACKING_OFF will start again by itself; WAITING starts as soon as the engine
-    has room for it; REJECTED waits for its owner to mend the bot (it is tried again at the longest delay); the others
-    do not run because nobody wants them to.
+    STARTING and RUNNING have a container; BACKING_OFF will restart by itself; WAITING starts as soon as the engine
+    has room for it; REJECTED requires a correction by its owner (it is retried at the maximum delay); the others
+    are switched off intentionally.
     """
 
     STARTING = "starting"
@@ -34,12 +34,12 @@ class BotStatus:
     """The `status` field of a bot's document. A worker writes it whole, and only when it changed.
 
     Attributes:
-        detail: one sentence for the bot's owner; empty when there is nothing to say.
+        detail: one sentence for the bot's owner; empty without further information.
         since: when this state began, UTC.
-        revision: the document's revision that the state speaks of.
+        revision: the document's revision to which the state belongs.
         rejection: why the version of that revision does not run, also while an earlier one does.
         lacking: what it needs of an engine while it waits for room; None otherwise.
-        running_revision: that of the version which runs, starts, or ended last; 0 for none.
+        running_revision: the revision that runs, starts, or ended last; 0 for none.
     """
 
     bot_id: str
@@ -57,7 +57,7 @@ class BotStatus:
     lacking: Need | None = None
 
     def to_document(self) -> dict[str, Any]:
-        """As it is stored."""
+        """Return it as stored."""
         return {
             "state": str(self.state),
             "since": self.since,
@@ -76,8 +76,8 @@ class BotStatus:
             "rejection": self.rejection.to_document() if self.rejection is not None else None,
         }
 
-    def says_the_same_as(self, other: "BotStatus | None") -> bool:
-        """Whether writing this over *other* would tell nobody anything; the time alone is no news."""
+    def equals_except_time(self, other: "BotStatus | None") -> bool:
+        """Whether it equals *other* except for the time."""
         if other is None:
             return False
         mine, theirs = self.to_document(), other.to_document()
@@ -85,13 +85,13 @@ class BotStatus:
         theirs.pop("since")
         return mine == theirs
 
-    def is_told_by(self, document: Mapping[str, Any]) -> bool:
-        """Whether a bot's `status` says of it what matters most, its state and its run."""
+    def matches(self, document: Mapping[str, Any]) -> bool:
+        """Whether a bot's stored `status` has the same state and run."""
         return (document.get("state"), document.get("run_id")) == (str(self.state), self.run_id)
 
 
 def history_from(document: Mapping[str, Any]) -> RestartHistory:
-    """The restart history that the last owner left in a bot's *document*; an empty one when there is none."""
+    """Return the restart history in a bot's *document*; an empty one without it."""
     status = document.get("status")
     if not isinstance(status, Mapping):
         return RestartHistory()
@@ -104,10 +104,10 @@ def history_from(document: Mapping[str, Any]) -> RestartHistory:
 
 
 def _number(value: object) -> int:
-    # An infinity is a number, and no integer.
+    # An infinity is a number, but not an integer.
     return int(value) if isinstance(value, int | float) and 0 <= value < 1 << 62 else 0
 
 
 def utc_now() -> datetime:
-    """Now, with its zone."""
+    """Return the current time, with its zone."""
     return datetime.now(UTC)

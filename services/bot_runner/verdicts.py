@@ -25,14 +25,14 @@ _REASONS: tuple[tuple[type[UserError], RejectionReason], ...] = (
 
 @dataclass(frozen=True)
 class Ready:
-    """It can be started, and all that its start needs is on this host. *code_etag* is the version of its code."""
+    """It can be started, and everything for its start is on this host. *code_etag* is the version of its code."""
 
     code_etag: str
 
 
 @dataclass(frozen=True)
 class Refused:
-    """Only its owner can mend it. It is looked at again at *look_again_at* (Unix seconds), should the code be there."""
+    """Only its owner can correct it. Checked again at *look_again_at* (Unix seconds), in case the code appears."""
 
     rejection: Rejection
     look_again_at: float
@@ -40,7 +40,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Unknown:
-    """Something was out of reach, as *detail* says. It is looked at again at *look_again_at* (Unix seconds)."""
+    """A dependency was unreachable, named in *detail*. It is checked again at *look_again_at* (Unix seconds)."""
 
     detail: str
     look_again_at: float
@@ -50,6 +50,6 @@ Verdict = Ready | Refused | Unknown
 
 
 def rejection_for(error: UserError, revision: int) -> Rejection:
-    """The rejection of the version of *revision*, in which *error* was found."""
+    """Return the rejection of the version of *revision* because of *error*."""
     reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), RejectionReason.DEFINITION)
     return Rejection(revision, reason, str(error))

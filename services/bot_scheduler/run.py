@@ -1,4 +1,4 @@
-"""One firing, from its claim until it is done with: begin on time, see the container through, try again what failed."""
+"""One firing, from its claim to its completion: start on time, watch the container, retry failures."""
 
 import asyncio
 import math
@@ -42,14 +42,14 @@ LATENESS_SECONDS = Histogram(
 RUNS = Counter("runtime_schedule_runs_total", "Attempts of schedules' runs by how they ended.", ["reason"])
 
 START_PATIENCE_SECONDS = 300.0
-# Recorded while its time has not come yet, a run is not late for that.
+# Recorded in advance, a run is not late because of its record.
 _RECORDED_AHEAD_SECONDS = 2.0
 _ELSEWHERE_SECONDS = 1.0
 _WRITES_AT_ONCE = 8
 # A start costs a tenth of a millisecond before it waits for anything. With fewer at once the last ones begin late.
 _STARTS_A_ROUND = 250
 _LONGEST_TIMER_SECONDS = 30.0
-# How often a document says anew what its firing waits for.
+# Interval of updating the waiting text in a document.
 _TELL_SECONDS = 10.0
 _JUST_AFTER_SECONDS = 0.01
 
@@ -57,17 +57,17 @@ T = TypeVar("T")
 
 
 Write = Callable[[Callable[[], Awaitable[bool | None]]], Awaitable[bool | None]]
-"""Does a write, once or until it has worked."""
+"""Performs a write, once or until it succeeds."""
 
 
 async def once(write: Callable[[], Awaitable[T]]) -> T:
-    """Do *write*; a failure is raised."""
+    """Perform *write*; a failure is raised."""
     return await write()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleKit(RunKit):
-    """What the runs of one owned segment share.
+    """The shared parts of the runs of one owned segment.
 
     Attributes:
         desk: where runs queue for their writes. A thousand of them at once would take every connection to MongoDB,
@@ -83,7 +83,7 @@ class ScheduleKit(RunKit):
     turnstile: Turnstile = field(default_factory=lambda: Turnstile(_STARTS_A_ROUND))
 
     async def written(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Do *write* until it has worked, with few others at the same time."""
+        """Perform *write* until it succeeds, with few others at the same time."""
 
         async def in_turn() -> T:
             async with self.desk:
@@ -97,7 +97,7 @@ class ScheduleKit(RunKit):
         """Record the end of an attempt, and write the attempt that follows into the document, by *write*.
 
         Returns:
-            The attempt that follows; None when there is none, or the firing is not there any more.
+            The next attempt; None when there is none, or the firing no longer exists.
         """
         following = next_attempt(firing, result, policy, self.clock(), new_run_id())
         following = self.claims.with_owner(following) if following is not None else None
@@ -107,7 +107,7 @@ class ScheduleKit(RunKit):
 
 
 class ScheduledRun:
-    """Carries one firing out. Cancelled, it leaves the container and the document as they are, for the next owner.
+    """Carries out one firing. If cancelled, it leaves the container and the document as they are, for the next owner.
 
     Args:
         adopted: the container of this attempt, when an earlier owner started it.
@@ -127,50 +127,50 @@ class ScheduledRun:
         self.policy = state.policy
         self.stop_reason: StopReason | None = None
         self.missed = False
-        """Whether it was given up since it would have come too late."""
+        """Whether it was dropped because it would have been too late."""
         self._kit = kit
         self._room = _room_of(state, kit.executables)
         self._attempt = ScheduledAttempt(self, firing, kit, adopted, may_be_started=may_be_started)
 
     @property
     def firing(self) -> Firing:
-        """The firing, in its present attempt."""
+        """The firing with its current attempt."""
         return self._attempt.firing
 
     @property
     def container(self) -> ManagedContainer | None:
-        """The container of its present attempt."""
+        """The container of its current attempt."""
         return self._attempt.container
 
     @property
     def need(self) -> Need:
-        """What its container may use."""
+        """The limits of its container."""
         return self._room.need if self._room is not None else Need()
 
     @property
     def waits(self) -> bool:
-        """Whether it would run now if the engine had room for it."""
+        """Whether it waits only for room on the engine."""
         return self._attempt.waits
 
     def changed(self) -> None:
-        """Something happened to the container."""
+        """Note a change of the container."""
         self._attempt.changed()
 
     def update(self, state: ScheduleState) -> None:
-        """The schedule's document has changed; an attempt that is begun later follows it."""
+        """Use the changed document of the schedule for later attempts."""
         self.state = state
         self.policy = state.definition.policy if state.definition is not None else self.policy
         if not state.runnable and self.container is None and self.firing.cause is not Cause.MANUAL:
             self.stop(StopReason.WITHDRAWN)
 
     def stop(self, reason: StopReason) -> None:
-        """End the run, or do not begin it. The first reason stays, unless it is killed."""
+        """Stop the run, or do not start it. The first reason stays, unless it is killed."""
         if self.stop_reason is None or (reason is StopReason.KILLED and self.stop_reason is not reason):
             self.stop_reason = reason
             self.changed()
 
     async def carry_out(self) -> None:
-        """Return when the firing is done with, all attempts included."""
+        """Return when the firing is completed, including all attempts."""
         about: Attributes = {
             "runtime.id": self.state.id,
             "runtime.segment": self._kit.owned.segment_id,
@@ -231,15 +231,15 @@ class ScheduledAttempt:
 
     @property
     def waits(self) -> bool:
-        """Whether it would run now if the engine had room for it."""
+        """Whether it waits only for room on the engine."""
         return self._shortage is not None
 
     def changed(self) -> None:
-        """Something happened to the container, or the run is to be stopped."""
+        """Note a change of the container, or a request to stop."""
         self._attempt.changed()
 
     async def carry_out(self) -> Firing | None:
-        """Return the attempt that follows; None when the firing is done with."""
+        """Return the next attempt; None when the firing is completed."""
         return await self._attempt.carry_out()
 
     # --- the policy
@@ -249,17 +249,17 @@ class ScheduledAttempt:
         reason = self._run.stop_reason
         if reason is None:
             return None
-        # The kill switch is for the moment when the code itself cannot be trusted to stop.
+        # The kill switch is for code that cannot be trusted to stop.
         if reason is StopReason.KILLED:
             return StopOrder(reason, grace_seconds=0.0, interrupts=True)
         return StopOrder(reason, self._kit.stop_grace_seconds)
 
     def build(self) -> Executable:
-        """What the document describes."""
+        """Return the executable of the document."""
         return self._kit.executables.build(self._run.state.entity, self.firing.run_id)
 
     async def ready(self, executable: Executable, refusal: NoRoom | None) -> bool | AttemptResult:
-        """Wait for the firing's time, and for room; record that the run begins."""
+        """Wait for the firing's time, and for room; record the start of the run."""
         kit = self._kit
         if not self._was_due:
             await self._until_due(executable)
@@ -285,7 +285,7 @@ class ScheduledAttempt:
         return AttemptResult(REJECTED, str(error), at=self._now())
 
     async def see_through(self, container: ManagedContainer) -> AttemptResult:
-        """Wait for the container's end, or bring it about, and take its output."""
+        """Wait for the container's end, or stop it, and read its output."""
         kit, run, firing = self._kit, self._run, self.firing
         self._has_room()
         kit.records.follow(container)
@@ -310,7 +310,7 @@ class ScheduledAttempt:
         return AttemptResult(order.reason, message, order.again, at, ended)
 
     async def record(self, result: AttemptResult) -> Firing | None:
-        """Write down the end and the attempt that follows, if there is one; then take the rest of the output."""
+        """Record the end and the next attempt, if any; then read the rest of the output."""
         kit, run, firing = self._kit, self._run, self.firing
         RUNS.labels(result.reason).inc()
         current().set(outcome=str(result.reason))
@@ -324,7 +324,7 @@ class ScheduledAttempt:
     # --- before the start
 
     async def _until_due(self, executable: Executable) -> None:
-        """Return when its time has come, recorded before if nothing prevents that."""
+        """Return at its time, after recording the start if nothing prevents that."""
         kit, firing = self._kit, self.firing
         await self._until(firing.begins_at - _RECORDED_AHEAD_SECONDS)
         self._recorded = kit.engine.room.shortage(executable.room) is None and await self._record(executable)
