@@ -215,7 +215,7 @@ async def test_unavailable_database_removes_no_worker(
 
 
 @pytest.mark.parametrize("fault", ["down", "garbled", "forbidden", "missing"])
-async def test_trouble_is_said_once_and_its_end_once(
+async def test_trouble_is_logged_once_and_its_end_once(
     fake: FakeKubernetes, on_fake: KubernetesWorkers, fleet: Fleet, clock: Clock, fault: str
 ) -> None:
     scaler = autoscaler(fleet, on_fake, clock)
@@ -273,7 +273,7 @@ class StaleOnce:
         return self._scale
 
 
-async def test_why_workers_are_not_reduced_is_said_once(
+async def test_reason_for_keeping_workers_is_logged_once(
     fake: FakeKubernetes, on_fake: KubernetesWorkers, fleet: Fleet, clock: Clock
 ) -> None:
     scaler = autoscaler(fleet, on_fake, clock)
@@ -298,7 +298,7 @@ async def test_the_loop_looks_again_and_again(fake: FakeKubernetes, on_fake: Kub
     await asyncio.gather(loop, return_exceptions=True)
 
 
-async def test_loss_of_a_node_that_the_maximum_leaves_uncovered_is_said_once_and_noticed(
+async def test_node_loss_not_covered_by_the_maximum_is_logged_once_and_reported(
     fake: FakeKubernetes, on_fake: KubernetesWorkers, clock: Clock
 ) -> None:
     notices: list[str] = []

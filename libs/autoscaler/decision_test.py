@@ -169,13 +169,13 @@ def test_owners_get_deletion_costs_before_any_reduction() -> None:
     assert decision.deletion_costs == {f"w{number}": OWNER_DELETION_COST for number in range(4)}
 
 
-def test_nobody_goes_while_every_worker_owns_a_segment() -> None:
+def test_no_worker_is_removed_while_every_worker_owns_a_segment() -> None:
     decision = decide(state(segments=3, owners=5, replicas=5), SETTINGS, NOW)
 
     assert (decision.replicas, decision.reason) == (None, Reason.NOBODY_IDLE)
 
 
-def test_nobody_goes_while_an_owner_is_not_ready_and_would_be_taken_first() -> None:
+def test_no_worker_is_removed_while_an_owner_is_not_ready_and_would_be_taken_first() -> None:
     healthy = pods(5, owners=4)
     fleet = (replace(healthy[0], ready=False), *healthy[1:])
 
@@ -184,7 +184,7 @@ def test_nobody_goes_while_an_owner_is_not_ready_and_would_be_taken_first() -> N
     assert (decision.replicas, decision.reason) == (None, Reason.OWNER_AT_RISK)
 
 
-def test_nobody_goes_during_a_rollout() -> None:
+def test_no_worker_is_removed_during_a_rollout() -> None:
     healthy = pods(5, owners=3)
     fleet = (*healthy[:4], replace(healthy[4], template="b"))
 
@@ -193,7 +193,7 @@ def test_nobody_goes_during_a_rollout() -> None:
     assert (decision.replicas, decision.reason) == (None, Reason.ROLLOUT)
 
 
-def test_nobody_goes_when_the_owners_are_not_the_pods_of_the_deployment() -> None:
+def test_no_worker_is_removed_when_owners_are_not_pods_of_the_deployment() -> None:
     fleet = FleetSnapshot(3, frozenset({"laptop-17"}))
 
     decision = decide(ScalingState(fleet, 5, pods(5)), SETTINGS, NOW)

@@ -65,7 +65,7 @@ async def test_a_start_whose_answer_is_lost_is_repeated_without_a_second_copy(
     assert len(await bots.list()) == 1
 
 
-async def test_while_the_engine_is_away_everything_says_so(bots: BotContainers, relay: EngineRelay) -> None:
+async def test_every_operation_reports_an_unreachable_engine(bots: BotContainers, relay: EngineRelay) -> None:
     container = await bots.runner.start(bots.executable(FOREVER))
     await relay.close()
     with pytest.raises(EngineUnavailable):
@@ -185,7 +185,7 @@ async def test_a_missing_entrypoint_leaves_nothing(bots: BotContainers) -> None:
     assert bots.code.held == {}
 
 
-async def test_only_a_missing_image_is_told_as_one(docker_engine: Engine) -> None:
+async def test_only_a_missing_image_is_reported_as_missing(docker_engine: Engine) -> None:
     # An engine answers 404 for whatever is missing.
     engine = EngineClient(docker_engine.url)
     options = {"DriverConfig": {"Name": "no-image-driver"}}
@@ -200,7 +200,7 @@ async def test_only_a_missing_image_is_told_as_one(docker_engine: Engine) -> Non
         await engine.close()
 
 
-async def test_an_image_that_nobody_has_is_told(bots: BotContainers) -> None:
+async def test_unavailable_image_is_reported(bots: BotContainers) -> None:
     placement = Placement("127.0.0.1:1/no/such:image", Network.NONE)
     with pytest.raises(ImageUnavailable, match="no/such"):
         await bots.runner.start(bots.executable(FOREVER, placement=placement))
@@ -215,7 +215,7 @@ async def test_a_start_that_the_engine_refuses_leaves_nothing(bots: BotContainer
     assert list((bots.settings.temp_dir / "runs").rglob("*.json")) == []
 
 
-async def test_an_unknown_runtime_is_told_with_those_there_are(bots: BotContainers) -> None:
+async def test_unknown_runtime_is_reported_with_the_available_ones(bots: BotContainers) -> None:
     with pytest.raises(UnknownRuntime, match=r"nodejs20, python3\.11"):
         bots.settings.placement("cobol85")
 

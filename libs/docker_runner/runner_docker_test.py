@@ -188,7 +188,7 @@ async def test_any_id_runs_and_is_on_the_label(bots: BotContainers, identity: st
     assert (await bots.runner.remove(container)).reason is EndReason.STOPPED
 
 
-async def test_what_happens_is_told_at_once(bots: BotContainers) -> None:
+async def test_events_are_delivered_at_once(bots: BotContainers) -> None:
     def told(event: ContainerEvent) -> str:
         return f"{event.kind}:{event.id}:{event.segment}:{event.exit_code}"
 
@@ -243,7 +243,7 @@ async def test_exit_info_of_container_that_was_never_started_makes_its_start_fai
         await engine.close()
 
 
-async def test_a_hog_is_killed_for_its_memory_and_the_record_says_so(bots: BotContainers) -> None:
+async def test_hog_is_killed_for_its_memory_and_recorded_as_such(bots: BotContainers) -> None:
     limits = Limits(memory_bytes=64 * MIB, tmp_bytes=16 * MIB)
     outcome, _ = await bots.run("def main(id, config):\n x = []\n while 1: x.append(bytearray(1 << 20))", limits=limits)
     assert (outcome.ended.reason, outcome.ended.oom_killed) == (EndReason.OOM, True)
@@ -328,7 +328,7 @@ async def test_a_killed_bot_has_its_last_note_on_record(bots: BotContainers) -> 
     assert ended.peak_memory_bytes is not None
 
 
-async def test_a_result_over_the_limit_is_an_error_that_says_so(bots: BotContainers) -> None:
+async def test_result_over_the_limit_is_reported_as_such(bots: BotContainers) -> None:
     outcome, _ = await bots.run("def main(id, config): return 'x' * 5000", limits=Limits(result_bytes=1000))
     assert outcome.result is None
     assert outcome.result_error == "main returned more than 1000 bytes of JSON"

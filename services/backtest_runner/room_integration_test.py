@@ -100,7 +100,7 @@ async def test_one_that_waits_for_room_can_be_cancelled_and_held(rig: BacktestRi
     assert run.reason == CANCELLED
 
 
-async def test_a_segment_tells_what_its_backtests_need_up_to_its_slots(rig: BacktestRig) -> None:
+async def test_segment_reports_the_needs_of_its_backtests_up_to_its_slots(rig: BacktestRig) -> None:
     async with crowded(rig, "b", "c", size=3):
         assert pool_of(rig).demand() == Demand(Need(1536 * MIB), ONE)
         await rig.announce("beyond-the-slots")

@@ -53,7 +53,7 @@ def test_anything_else_is_none_and_is_named(result: Returned, words: str) -> Non
     assert (found.reason, found.again, found.succeeded) == ("result", False, False)
 
 
-def test_an_exception_is_told_as_its_traceback_had_it() -> None:
+def test_exception_is_reported_as_in_its_traceback() -> None:
     found = verdict(EndReason.ERROR, failure=Failure(FailureReason.EXCEPTION, "no prices", "ValueError"))
 
     assert (found.reason, found.message) == ("exception", "exception: ValueError: no prices")
@@ -106,7 +106,7 @@ LARGE = Failure(FailureReason.RESULT_TOO_LARGE, "any text")
         (EndReason.ERROR, Failure(FailureReason.SIGNATURE, "call main(id, config)"), "exception", "main(id, config)"),
     ],
 )
-def test_other_ends_are_told_and_not_tried_again(
+def test_other_ends_are_reported_and_not_retried(
     reason: EndReason, failure: Failure, expected: str, words: str
 ) -> None:
     found = verdict(reason, failure=failure)
@@ -130,7 +130,7 @@ def test_a_result_that_this_host_lost_is_tried_for_again() -> None:
     assert (found.reason, found.message, found.again) == ("result", "result: lost", True)
 
 
-def test_one_that_is_given_up_says_after_how_many_attempts() -> None:
+def test_abandoned_backtest_reports_its_number_of_attempts() -> None:
     found = given_up(verdict(EndReason.KILLED, failure=INTERRUPTED), 4)
 
     assert found.message.startswith("failed after 4 attempts: ")
@@ -143,7 +143,7 @@ def test_one_that_is_given_up_keeps_its_reason_and_is_not_tried_again() -> None:
     assert found == AttemptResult("killed", error, at=found.at)
 
 
-def test_verdict_that_no_attempt_changes_is_told_as_it_is() -> None:
+def test_verdict_that_no_attempt_changes_is_reported_unchanged() -> None:
     found = verdict(EndReason.TIMEOUT, failure=INTERRUPTED)
 
     assert given_up(found, 3) == found
@@ -163,7 +163,7 @@ def test_error_of_any_length_is_cut_for_people(reason: FailureReason) -> None:
         (UserError("custom.filePath is missing"), "rejected", "custom.filePath is missing"),
     ],
 )
-def test_what_cannot_be_begun_says_why(error: UserError, reason: str, words: str) -> None:
+def test_backtest_that_cannot_start_reports_the_reason(error: UserError, reason: str, words: str) -> None:
     found = rejection(error)
 
     assert (found.reason, found.again, found.succeeded) == (reason, False, False)

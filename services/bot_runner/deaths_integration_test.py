@@ -135,7 +135,7 @@ async def test_it_begins_elsewhere_once_the_old_lease_is_over(rig: BotRig) -> No
     assert [(run.reason, run.presumed) for run in await rig.history()] == [("missing", True)]
 
 
-async def test_a_container_that_somebody_took_away_holds_nobody_up_elsewhere(rig: BotRig) -> None:
+async def test_removed_container_delays_no_other_bot(rig: BotRig) -> None:
     await rig.deploy()
     one, other = rig.host("one"), rig.host("other")
     async with rig.owned_by(one):

@@ -32,7 +32,7 @@ async def is_in(rig: BotRig, state: str) -> bool:
 @pytest.mark.parametrize(
     ("graceful", "grace_seconds", "state"), [(True, GRACE_SECONDS, "stopped"), (False, 0.0, "killed")]
 )
-async def test_a_held_bot_ends_with_the_grace_of_its_hold_and_says_so(
+async def test_held_bot_ends_with_the_grace_of_its_hold_and_reports_it(
     rig: BotRig, graceful: bool, grace_seconds: float, state: str
 ) -> None:
     host = rig.host()

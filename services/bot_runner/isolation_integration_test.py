@@ -92,9 +92,7 @@ async def test_a_kill_switch_acts_on_the_others_when_one_bot_cannot_be_stopped(
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-async def test_a_start_that_fails_unexpectedly_is_told_to_its_owner_and_tried_again(
-    rig: BotRig, error: Exception
-) -> None:
+async def test_unexpectedly_failing_start_is_reported_to_its_owner_and_retried(rig: BotRig, error: Exception) -> None:
     host = rotten(rig)
     host.spoil("start", error)
     for bot_id in ("bad", "good"):

@@ -268,7 +268,7 @@ def test_a_dead_container_is_buried_before_its_bot_starts_again() -> None:
     assert plan({"b1": bot()}, [dead], NOW).actions == [Reap("b1", dead)]
 
 
-def test_a_bot_in_backoff_waits_and_says_until_when() -> None:
+def test_bot_in_backoff_waits_and_reports_until_when() -> None:
     decided = plan({"b1": bot(not_before=NOW + 7), "b2": bot("b2", not_before=NOW + 3)}, [], NOW)
 
     assert (decided.actions, decided.next_look) == ([], NOW + 3)

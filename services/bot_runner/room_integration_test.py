@@ -48,7 +48,7 @@ async def in_state(rig: BotRig, bot_id: str, state: str) -> bool:
     return (await rig.status(bot_id)).get("state") == state
 
 
-async def test_a_bot_without_room_waits_and_says_how_much_is_missing(rig: BotRig) -> None:
+async def test_bot_without_room_waits_and_reports_how_much_is_missing(rig: BotRig) -> None:
     async with crowded(rig, capacity_mib=900):
         status = await rig.status("b1")
 
@@ -122,7 +122,7 @@ async def test_an_update_of_the_only_bot_that_fits_starts_it_again(rig: BotRig) 
         await eventually(lambda: [c for c in host.alive("b0") if c.run_id != before.run_id])
 
 
-async def test_a_segment_tells_what_its_bots_need_and_lack(rig: BotRig) -> None:
+async def test_segment_reports_what_its_bots_need_and_lack(rig: BotRig) -> None:
     async with crowded(rig, bots=2):
         await rig.deploy("large", resources={"memoryMb": 1024})
         await rig.deploy("off", enabled=False)

@@ -189,7 +189,7 @@ async def test_a_run_is_replaced_also_by_the_next_worker_when_the_first_died_rig
     assert (run.reason, run.run_id) == ("replaced", host.starts[0].run_id)
 
 
-async def test_a_container_that_no_firing_knows_is_ended(rig: ScheduleRig) -> None:
+async def test_container_without_a_firing_is_ended(rig: ScheduleRig) -> None:
     await claimed(rig)
     host = FakeHost(run_seconds=None)
     async with rig.owned_by(host):
@@ -226,7 +226,7 @@ async def test_one_that_is_created_again_elsewhere_is_busy_until_its_old_run_has
     assert reasons["finished"] >= 1
 
 
-async def test_a_run_whose_lease_is_over_holds_nobody_up_elsewhere(rig: ScheduleRig) -> None:
+async def test_run_with_an_expired_lease_delays_no_other_run(rig: ScheduleRig) -> None:
     await rig.still_running_in(0, owned=False)
     await claimed(rig)
     host = FakeHost()

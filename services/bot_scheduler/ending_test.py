@@ -17,7 +17,7 @@ def test_a_failed_run_is_tried_again_under_a_name_of_its_own() -> None:
     assert again == Firing(at=100, run_id="two", host="h", attempt=2, started=False, not_before=135.0)
 
 
-def test_but_not_more_often_than_the_config_says() -> None:
+def test_run_is_retried_at_most_as_often_as_configured() -> None:
     last = Firing(at=100, run_id="three", attempt=3)
 
     assert next_attempt(last, result_of("error", utc(0)), POLICY, now=130.0, run_id="four") is None
@@ -56,7 +56,7 @@ EXITED = Failure(FailureReason.EXIT_CODE, "it ended with exit code 3")
         ),
     ],
 )
-def test_a_message_says_why_a_run_failed(
+def test_message_contains_the_reason_of_a_failed_run(
     reason: EndReason, failure: Failure | None, lines: list[str], message: str
 ) -> None:
     labels = {"runtime.memory-bytes": str(512 << 20)}

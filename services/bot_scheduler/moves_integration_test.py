@@ -120,7 +120,7 @@ async def ended_in(rig: ScheduleRig, segment: int) -> bool:
     return [run.reason for run in await rig.history() if run.segment_id == segment] == ["deleted"]
 
 
-async def test_a_run_that_was_recorded_and_never_begun_holds_up_nobody_once_its_segment_has_an_owner(
+async def test_recorded_run_that_never_started_delays_no_run_once_its_segment_has_an_owner(
     rig: ScheduleRig,
 ) -> None:
     old, new = Slow("old", run_seconds=None), FakeHost("new", run_seconds=None)

@@ -6,13 +6,13 @@ from services.bot_scheduler.policy import Misfire, Overlap, Policy, PolicyInvali
 EVERY_DAY = {"schedule": "@daily"}
 
 
-def test_what_is_not_said_is_the_default() -> None:
+def test_missing_fields_have_defaults() -> None:
     policy = read_definition(EVERY_DAY).policy
 
     assert policy == Policy(Overlap.SKIP, Misfire.RUN_ONCE, 60.0, None, 0, 5.0)
 
 
-def test_everything_can_be_said() -> None:
+def test_every_field_can_be_set() -> None:
     config = {"overlap": "queue", "misfire": "skip", "misfireGrace": 5, "timeout": 90, "retries": 3, "retryDelay": 0.5}
 
     policy = read_definition(EVERY_DAY | config).policy

@@ -139,7 +139,7 @@ async def test_a_firing_that_was_begun_after_its_wait_is_not_begun_again_elsewhe
     assert other.starts == []
 
 
-async def test_a_segment_tells_what_its_firings_need_and_lack(rig: ScheduleRig) -> None:
+async def test_segment_reports_what_its_firings_need_and_lack(rig: ScheduleRig) -> None:
     async with crowded(rig) as (_, owner):
         assert owner.scheduler.demand() == Demand(ONE, None)
         await rig.deploy("s", resources={"memoryMb": 1024})

@@ -49,7 +49,7 @@ async def test_a_run_leaves_its_history_and_a_status(rig: ScheduleRig) -> None:
     assert state.next_at > run.scheduled_at.timestamp()
 
 
-async def test_a_firing_while_a_run_goes_on_is_skipped_and_says_so(rig: ScheduleRig) -> None:
+async def test_firing_during_a_run_is_skipped_and_recorded_as_such(rig: ScheduleRig) -> None:
     await rig.deploy()
     host = FakeHost(run_seconds=None)
 
@@ -78,7 +78,7 @@ class Unheard(EntityStore):
         return found
 
 
-async def test_a_firing_that_was_skipped_says_so_though_the_answer_to_its_claim_was_lost(rig: ScheduleRig) -> None:
+async def test_skipped_firing_is_recorded_despite_a_lost_answer_to_its_claim(rig: ScheduleRig) -> None:
     store = rig.use(Unheard)
     await rig.deploy()
     host = FakeHost(run_seconds=None)
@@ -163,7 +163,7 @@ async def test_an_engine_that_is_away_for_a_moment_costs_no_firing(rig: Schedule
     assert (run.reason, run.attempt, len(host.starts)) == ("finished", 1, 2)
 
 
-async def test_what_its_owner_must_mend_is_told_and_not_tried_again(rig: ScheduleRig) -> None:
+async def test_error_of_the_owner_is_reported_and_not_retried(rig: ScheduleRig) -> None:
     await rig.deploy(schedule=NEVER_SOON, retries=5)
     await due_now(rig)
 
@@ -175,7 +175,7 @@ async def test_what_its_owner_must_mend_is_told_and_not_tried_again(rig: Schedul
     assert "there is no code 'code.zip'" in status["detail"]
 
 
-async def test_what_was_missed_while_nobody_was_there_is_run_once(rig: ScheduleRig) -> None:
+async def test_firings_missed_without_a_worker_are_run_once(rig: ScheduleRig) -> None:
     await rig.deploy(schedule="@every 100s")
     await rig.set("s", next_execution_time=int(time.time()) - 1030)
     host = FakeHost()
@@ -222,7 +222,7 @@ async def test_a_bad_expression_is_refused_and_the_old_schedule_stays(rig: Sched
     assert (await rig.state()).entity.document == before.entity.document
 
 
-async def test_a_document_of_an_older_runtime_that_cannot_work_says_why(rig: ScheduleRig) -> None:
+async def test_invalid_document_of_an_older_runtime_reports_the_reason(rig: ScheduleRig) -> None:
     await rig.deploy(schedule="@daily")
     await rig.set("s", config__schedule="every day")
 

@@ -94,7 +94,7 @@ async def test_api_hides_config(seen: Outside) -> None:
         assert (status, SECRET in text) == (200, False), path
 
 
-async def test_failures_are_found_with_what_was_said_last(seen: Outside) -> None:
+async def test_failures_are_found_with_their_last_output(seen: Outside) -> None:
     _, body = await seen.get("master", f"{PREFIX}/runs?failed=true&limit=1")
 
     [run] = body["runs"]

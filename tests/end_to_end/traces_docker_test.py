@@ -171,7 +171,7 @@ async def test_each_firing_of_a_schedule_has_a_trace_of_its_own_that_is_linked_t
     assert f"TRACEPARENT={inside}" in run["last_lines"]
 
 
-async def test_no_span_tells_a_config_or_what_a_bot_printed_and_no_call_stands_alone(
+async def test_spans_contain_no_config_and_no_output_and_every_call_has_a_parent(
     backtests: Backtests, bots: Deployment, schedules: Deployment, collector: TraceCollector
 ) -> None:
     await eventually(lambda: any(span.attributes.get("db.system") == "mongodb" for span in collector.spans))

@@ -36,7 +36,7 @@ def document(commands: Commands, database: str = "bot_runner", collection: str =
     return dict(commands.mongo[database][collection].find_one({"id": "b"}) or {})
 
 
-def test_deploy_without_flags_keeps_what_flags_said_before(commands: Commands, folder: Path) -> None:
+def test_deploy_without_flags_keeps_earlier_flags(commands: Commands, folder: Path) -> None:
     deploy(commands, folder, "--config", '{"api_key": "s3cr3t", "symbol": "ETH"}', "--entrypoint", "other.py")
     write(folder, {"symbol": "BTC", "limit": 6})
 

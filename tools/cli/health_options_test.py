@@ -22,7 +22,7 @@ def test_workers_are_asked_for_a_rollback_in_the_window_that_the_command_watches
     assert health.is_watched is (wait_seconds > 0 and not no_wait)
 
 
-def test_healthy_bot_is_said_to_be_so_with_its_window() -> None:
+def test_healthy_bot_is_shown_as_healthy_with_its_window() -> None:
     data = {"state": "running", "healthy_seconds": 10.0, "worker": "w1", "segment": 4, "detail": ""}
 
     assert health_text(data) == "running, healthy for 10 s, on w1 (segment 4)"

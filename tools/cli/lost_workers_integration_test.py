@@ -70,7 +70,7 @@ def test_entity_of_released_segment_is_shown_waiting(
     assert "no worker has its segment" in commands.text(command, "ls")
 
 
-def test_the_open_run_of_a_lost_worker_is_not_said_to_go_on(commands: Commands) -> None:
+def test_open_run_of_a_lost_worker_is_not_shown_as_running(commands: Commands) -> None:
     running(commands, BOT_SCHEDULER, lease_seconds=-10)
 
     [run] = commands.json("schedule", "history", "e1")

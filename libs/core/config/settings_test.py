@@ -231,7 +231,7 @@ def test_configured_port_differs_from_default() -> None:
     assert load(HttpSettings, {}, {"HTTP_PORT": "8080"}).port_was_chosen
 
 
-def test_changes_that_no_event_tells_are_found_within_ten_seconds() -> None:
+def test_changes_without_an_event_are_found_within_ten_seconds() -> None:
     assert ScanSettings().scan_interval_seconds <= 10
 
 

@@ -72,7 +72,7 @@ async def test_request_with_an_accepted_token_is_answered(path: str, given: str)
         "Bearer \u00e4",
     ],
 )
-async def test_request_without_the_token_is_refused_and_told_how(path: str, given: str | None) -> None:
+async def test_request_without_the_token_is_refused_with_instructions(path: str, given: str | None) -> None:
     headers = {"Authorization": given} if given is not None else {}
     async with served(token=TOKEN) as session, session.get(path, headers=headers) as response:
         text = await response.text()

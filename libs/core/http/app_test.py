@@ -85,7 +85,7 @@ async def test_metrics_come_in_the_format_that_is_asked_for(
         assert "runtime_event_loop_lag_seconds" in await response.text()
 
 
-async def test_a_failing_route_tells_nothing_and_is_counted_by_its_pattern(client: aiohttp.ClientSession) -> None:
+async def test_failing_route_reveals_nothing_and_is_counted_by_its_pattern(client: aiohttp.ClientSession) -> None:
     async with client.get("/api/v1/things/b1") as response:
         assert response.status == 500
         assert "secret" not in await response.text()

@@ -22,7 +22,7 @@ def clock_after(*answers: Difference) -> StoreClock:
     return clock
 
 
-def test_clock_without_an_answer_leaves_lapsed_leases_alone_and_knows_no_limit() -> None:
+def test_clock_without_an_answer_leaves_lapsed_leases_alone_and_has_no_limit() -> None:
     clock = StoreClock(LIFE_SECONDS)
 
     assert clock.steady_in_seconds(1_000.0) == LIFE_SECONDS
@@ -37,7 +37,7 @@ def test_clock_is_steady_one_life_after_the_first_answer() -> None:
 
 
 @pytest.mark.parametrize("ahead", [0.4, -0.4, 10.0, -3600.0])
-def test_jump_either_way_is_told_and_starts_the_life_again(ahead: float) -> None:
+def test_jump_in_either_direction_is_reported_and_restarts_the_lifetime(ahead: float) -> None:
     clock = clock_after(*(answer(100.0 + n) for n in range(20)))
 
     jump = clock.note(answer(120.0, ahead))

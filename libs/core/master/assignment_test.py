@@ -117,7 +117,7 @@ def test_worker_of_an_older_version_first_gives_back_what_it_holds() -> None:
 # ---- keeping
 
 
-def test_a_segment_without_entities_is_nobodys() -> None:
+def test_segment_without_entities_is_unassigned() -> None:
     decision = decide([segment(1, bots=0, by=A)], [holding(A, 1)])
 
     assert decision.owners == {}
@@ -232,7 +232,7 @@ def test_segment_that_its_worker_did_not_acquire_in_time_goes_to_another() -> No
     assert decision.reasons == {"a": "this worker did not acquire segment 1 in time"}
 
 
-def test_worker_that_says_that_it_holds_what_it_did_not_acquire_in_time_is_not_believed() -> None:
+def test_reported_segment_that_was_not_acquired_in_time_is_ignored() -> None:
     false = replace(holding(A, 1), overdue=frozenset({1}))
 
     assert decide([segment(1)], [false, B]).owners == {1: "b"}

@@ -71,7 +71,7 @@ async def test_segment_of_a_worker_in_a_black_hole_goes_to_another_worker_and_st
         assert [call for call in a.handler.calls if call.startswith("run")] == ["run 1/1"]
 
 
-async def test_worker_that_owns_nothing_says_that_its_connection_is_a_black_hole_and_is_passed_over(
+async def test_worker_without_segments_reports_its_black_hole_connection_and_is_passed_over(
     mongod: MongoServer, database: Database
 ) -> None:
     async with (

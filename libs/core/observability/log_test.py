@@ -145,7 +145,7 @@ def test_lines_below_the_level_do_not_come(lines: Lines) -> None:
     assert lines.all == []
 
 
-def test_an_exception_is_structured_and_tells_no_variables(lines: Lines) -> None:
+def test_exception_is_structured_without_variables(lines: Lines) -> None:
     api_key = "geheim"
     try:
         raise ValueError(len(api_key))
@@ -155,7 +155,7 @@ def test_an_exception_is_structured_and_tells_no_variables(lines: Lines) -> None
     (told,) = lines.last["exception"]
     assert (told["exc_type"], told["frames"][-1]["name"]) == (
         "ValueError",
-        "test_an_exception_is_structured_and_tells_no_variables",
+        "test_exception_is_structured_without_variables",
     )
     assert "geheim" not in lines.getvalue()
 

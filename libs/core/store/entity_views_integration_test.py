@@ -184,7 +184,7 @@ async def by_state(views: EntityViews) -> dict[str, list[str]]:
     return found
 
 
-async def test_a_worker_that_is_gone_leaves_nothing_that_is_said_to_run(database: Database) -> None:
+async def test_lost_worker_leaves_no_entity_shown_as_running(database: Database) -> None:
     await segment_of_all(database, 1)
     await own(database, 1)
     views = EntityViews(database, "bots")

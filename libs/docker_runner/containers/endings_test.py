@@ -109,7 +109,7 @@ def test_a_run_without_a_result_has_a_typed_reason(
     assert failure.summary.startswith(words)
 
 
-def test_an_abort_for_a_full_heap_is_told_as_that() -> None:
+def test_abort_for_a_full_heap_is_reported_as_such() -> None:
     assert failure_of(EndReason.ERROR, 134, "", Outcome("exit", failure=FULL)) == FULL
     assert failure_of(EndReason.ERROR, 134, "", Outcome("exit")) == Failure(
         FailureReason.EXIT_CODE, "it ended with exit code 134"

@@ -34,7 +34,7 @@ DAMAGED = {"node_modules/fast/fast.node": "compiled elsewhere"}
         ("nodejs20", "require('fast/fast.node')", DAMAGED, "Error", "node:20-alpine npm install"),
     ],
 )
-async def test_a_module_that_cannot_be_loaded_is_told_with_the_command_that_mends_it(
+async def test_module_that_cannot_be_loaded_is_reported_with_the_fixing_command(
     bots: BotContainers, runtime: str, source: str, files: Mapping[str, str], error_type: str, command: str
 ) -> None:
     outcome, text = await bots.run(source, runtime=runtime, files=files)
@@ -46,7 +46,7 @@ async def test_a_module_that_cannot_be_loaded_is_told_with_the_command_that_mend
     assert f"hint: {outcome.failure.hint}" in text
 
 
-async def test_a_full_heap_of_node_is_told_with_its_limit_and_the_setting(bots: BotContainers) -> None:
+async def test_full_node_heap_is_reported_with_its_limit_and_setting(bots: BotContainers) -> None:
     source = "exports.main = () => { const found = []; for (;;) found.push({ a: [found.length] }) }"
     outcome, _ = await bots.run(source, runtime="nodejs20", limits=Limits(memory_bytes=512 * MIB))
 
@@ -65,7 +65,7 @@ async def test_an_abort_for_another_reason_is_an_exit_code(bots: BotContainers) 
     assert outcome.failure.reason is FailureReason.EXIT_CODE
 
 
-async def test_a_main_with_a_wrong_signature_is_told_how_to_write_it(bots: BotContainers) -> None:
+async def test_main_with_a_wrong_signature_is_reported_with_the_right_one(bots: BotContainers) -> None:
     outcome, text = await bots.run("def main(id): return 1")
 
     assert outcome.failure is not None

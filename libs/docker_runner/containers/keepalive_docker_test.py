@@ -25,7 +25,7 @@ async def bots(tmp_path: Path, scope: str, docker_engine: Engine) -> AsyncIterat
         yield bots
 
 
-async def test_an_engine_says_which_folders_it_sees_and_makes_no_container(
+async def test_folders_visible_to_the_engine_are_found_without_a_container(
     tmp_path: Path, docker_engine: Engine
 ) -> None:
     connection = Connection(docker_engine.url)

@@ -48,7 +48,7 @@ def test_every_refresh_changes_the_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["lease"]
 
 
-def test_an_expired_file_says_now(tmp_path: Path) -> None:
+def test_expired_file_means_now(tmp_path: Path) -> None:
     file = at(tmp_path, 100.0, 5000.0)
     file.refresh(104.0)
     file.expire()
@@ -79,7 +79,7 @@ def test_what_is_left_is_read_back(tmp_path: Path) -> None:
     assert seconds_left(tmp_path / "none") == 5.0
 
 
-def test_folders_that_nobody_refreshes_go_unless_their_segment_is_in_use(tmp_path: Path) -> None:
+def test_folders_without_refresh_are_removed_unless_their_segment_is_in_use(tmp_path: Path) -> None:
     for segment in ("1", "2", "3"):
         at(tmp_path / segment, 100.0, 5000.0).refresh(104.0)
     for segment in ("1", "2"):
@@ -217,7 +217,7 @@ def test_a_former_folder_that_cannot_be_written_fails_no_refresh(full: Path, tmp
     assert [path.name for path in full.iterdir()] == ["lease"]
 
 
-def test_places_that_nobody_has_used_for_a_day_go(tmp_path: Path) -> None:
+def test_places_unused_for_a_day_are_removed(tmp_path: Path) -> None:
     for place in ("gone", "live", "empty"):
         (tmp_path / place).mkdir()
     for place in ("gone", "live"):

@@ -35,7 +35,7 @@ def container(token: str = "t") -> ManagedContainer:
     return from_labels(labels, container_id="c", name="n", state=ContainerState.EXITED)
 
 
-def test_the_bot_is_told_its_id_and_config(folders: RunFolders, tmp_path: Path) -> None:
+def test_bot_receives_its_id_and_config(folders: RunFolders, tmp_path: Path) -> None:
     paths = folders.create(replace(BOT, id="../x", config={"a": "ü"}), "n", "t", Path("/code"))
     assert json.loads((paths.spec / "spec.json").read_text())["id"] == "../x"
     assert json.loads((paths.spec / "config.json").read_text()) == {"a": "ü"}
@@ -164,7 +164,7 @@ def test_the_init_of_this_machine_is_beside_the_entrypoints_and_can_be_executed(
         assert path.stat().st_mode & 0o777 == 0o555
 
 
-def test_the_init_is_told_the_limits_and_the_lease_as_lines_of_numbers(folders: RunFolders, tmp_path: Path) -> None:
+def test_init_receives_limits_and_lease_as_lines_of_numbers(folders: RunFolders, tmp_path: Path) -> None:
     KeepaliveFile(tmp_path / "keepalive").refresh(time.monotonic() + 3600)
     limits = Limits(result_bytes=1, output_bytes_per_second=2, output_burst_bytes=3)
 

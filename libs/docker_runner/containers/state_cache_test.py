@@ -43,14 +43,14 @@ def test_what_was_killed_ended_when_it_was_killed_and_not_when_the_engine_came_t
     assert killed.finished_at == at(2)
 
 
-def test_what_ended_by_itself_while_it_was_being_killed_ended_when_the_engine_says() -> None:
+def test_container_that_ended_during_its_kill_has_the_end_time_of_the_engine() -> None:
     story = [event(EventKind.STARTED, 0), event(EventKind.KILLED, 2)]
     ended = cache_after(*story, event(EventKind.DIED, 3, 0)).ended(container())
     assert ended is not None
     assert ended.finished_at == at(3)
 
 
-def test_a_signal_that_is_told_after_the_death_makes_it_no_later() -> None:
+def test_signal_event_after_the_death_does_not_delay_the_end_time() -> None:
     states = cache_after(event(EventKind.STARTED, 0), event(EventKind.DIED, 3, 137), event(EventKind.KILLED, 4))
     ended = states.ended(container())
     assert ended is not None
@@ -64,7 +64,7 @@ def test_a_death_for_want_of_memory_is_known_as_that() -> None:
     assert ended.oom_killed
 
 
-def test_one_whose_start_nobody_here_saw_is_known_with_the_start_that_was_looked_up() -> None:
+def test_container_with_an_unseen_start_has_the_inspected_start() -> None:
     states = cache_after(event(EventKind.DIED, 3, 1))
     before = states.ended(container())
     states.note_start("c", at(1))
@@ -107,7 +107,7 @@ def test_deaths_that_were_removed_or_started_again_take_no_place_of_later_ones()
     assert states.is_over("kept")
 
 
-async def test_whoever_waits_for_an_end_is_told_of_it_and_of_a_removal() -> None:
+async def test_waiter_for_an_end_is_notified_of_the_end_and_of_a_removal() -> None:
     states = ContainerStateCache()
     for end in (event(EventKind.DIED, 3, 1), event(EventKind.REMOVED, 4)):
         states.note(event(EventKind.STARTED, 0))

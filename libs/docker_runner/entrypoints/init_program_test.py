@@ -24,6 +24,6 @@ def test_each_kind_of_machine_has_a_small_static_program(machine: str, number: i
     assert len(content) < 128 * 1024
 
 
-def test_a_machine_without_a_program_is_told_with_those_that_have_one() -> None:
+def test_machine_without_a_program_is_reported_with_the_supported_ones() -> None:
     with pytest.raises(NoProgram, match=r"'riscv64', only for aarch64, amd64, arm64, x86_64"):
         program("riscv64")

@@ -39,7 +39,7 @@ def told(directory: Path, text: bytes, code: int = 1) -> Finished:
         "unknown=1\nuid=1\ngid=1\nresult_bytes=1\noutput_bytes_per_second=1\noutput_burst_bytes=1\n",
     ],
 )
-def test_incomplete_or_wrong_lines_are_told_and_no_bot_starts(tmp_path: Path, lines: str) -> None:
+def test_incomplete_or_wrong_lines_are_reported_and_no_bot_starts(tmp_path: Path, lines: str) -> None:
     one = bot(tmp_path, "print('ran')\ndef main(): pass")
     (one.base / "spec" / "init.conf").write_text(lines)
     done = one.finish(one.start())
@@ -47,12 +47,12 @@ def test_incomplete_or_wrong_lines_are_told_and_no_bot_starts(tmp_path: Path, li
     assert b"spec/init.conf" in done.stderr
 
 
-def test_no_command_is_told() -> None:
+def test_missing_command_is_reported() -> None:
     done = subprocess.run([init_program(), "/nowhere"], capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (2, b"usage: the0-init BASE COMMAND [ARGUMENT...]\n")
 
 
-def test_a_program_that_is_not_there_is_told_by_its_name(tmp_path: Path) -> None:
+def test_missing_program_is_reported_by_its_name(tmp_path: Path) -> None:
     one = bot(tmp_path, "")
     done = subprocess.run([init_program(), one.base, "no-such-program"], capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (127, b"no-such-program: No such file or directory\n")
@@ -148,7 +148,7 @@ def test_the_code_of_a_lost_lease_is_not_the_bots_to_give_where_no_outcome_can_s
     assert b"the outcome cannot be written" in errors
 
 
-def test_a_heap_that_was_told_and_not_filled_is_no_reason_of_an_abort(tmp_path: Path) -> None:
+def test_configured_heap_that_is_not_full_is_not_the_reason_of_an_abort(tmp_path: Path) -> None:
     done = bot(tmp_path, "import os\ndef main():\n os.write(3, b'H4611686018427387904\\n')\n os.abort()").run()
     assert (done.exit_code, done.outcome.get("failure")) == (134, None)
 

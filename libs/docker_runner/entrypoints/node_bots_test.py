@@ -90,7 +90,7 @@ def test_a_rejection_gives_a_stack_a_last_line_and_exit_code_one(tmp_path: Path)
     "body", ["setTimeout(() => { throw new Error('late') }); return new Promise(() => {})",
              "Promise.reject(new Error('late')); return new Promise(() => setTimeout(() => {}, 60000))"]
 )  # fmt: skip
-def test_an_error_that_nobody_catches_ends_the_bot(tmp_path: Path, body: str) -> None:
+def test_uncaught_error_ends_the_bot(tmp_path: Path, body: str) -> None:
     done = run(tmp_path, exported(body))
     assert (done.exit_code, done.last) == (1, {"status": "error", "message": "late"})
 
@@ -107,14 +107,14 @@ def test_undefined_gives_null_and_so_does_nan(tmp_path: Path) -> None:
     assert run(tmp_path / "2", exported("return [NaN, Infinity, undefined]")).lines == ["[null,null,null]"]
 
 
-def test_a_result_that_is_not_json_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_result_that_is_not_json_is_reported_as_such(tmp_path: Path) -> None:
     done = run(tmp_path, exported("const a = {}; a.a = a; return a"))
     assert done.exit_code == 1
     assert "not JSON" in done.last["message"]
     assert done.outcome["failure"]["reason"] == "result-not-json"
 
 
-def test_a_result_over_the_limit_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_result_over_the_limit_is_reported_as_such(tmp_path: Path) -> None:
     done = run(tmp_path, exported("return 'x'.repeat(5000)"), result_bytes=1000)
     assert done.exit_code == 1
     assert "more than 1000 bytes" in done.last["message"]
@@ -295,7 +295,7 @@ HINTS = {
 
 
 @pytest.mark.parametrize("form", list(HINTS))
-def test_a_module_that_cannot_be_loaded_is_told_with_the_command_that_mends_it(tmp_path: Path, form: str) -> None:
+def test_module_that_cannot_be_loaded_is_reported_with_the_fixing_command(tmp_path: Path, form: str) -> None:
     script, source, files, words = HINTS[form]
     done = BotProcess(tmp_path, "nodejs20", {script: source, **files}, script).run()
     assert done.exit_code == 1
@@ -321,7 +321,7 @@ def test_what_no_command_mends_has_no_hint(tmp_path: Path, source: str) -> None:
     assert b"hint:" not in done.stderr
 
 
-def test_a_syntax_error_is_told_with_its_file(tmp_path: Path) -> None:
+def test_syntax_error_is_reported_with_its_file(tmp_path: Path) -> None:
     done = run(tmp_path, "exports.main = (=> {")
     assert done.exit_code == 1
     assert b"main.js" in done.stderr
@@ -451,7 +451,7 @@ def test_under_another_kernel_a_file_that_does_not_change_ends_the_bot(tmp_path:
     assert 1.4 < time.monotonic() - written < 30
 
 
-def test_the_switch_fires_while_nobody_reads_the_output(tmp_path: Path) -> None:
+def test_switch_fires_while_the_output_is_not_read(tmp_path: Path) -> None:
     one = bot(tmp_path, exported("while (true) console.log('x'.repeat(1000))"), keepalive_ttl_seconds=60.0)
     process = one.start()
     first_line(process)

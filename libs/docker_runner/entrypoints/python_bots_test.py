@@ -117,7 +117,7 @@ def test_dates_and_arrays_are_returned_as_json(tmp_path: Path) -> None:
     assert run(tmp_path, source).last == ["2024-01-02", [1, 2]]
 
 
-def test_a_result_that_is_not_json_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_result_that_is_not_json_is_reported_as_such(tmp_path: Path) -> None:
     done = run(tmp_path, "def main(id, config): return {'x': {1, 2}}")
     assert done.exit_code == 1
     assert "not JSON" in done.last["message"]
@@ -125,7 +125,7 @@ def test_a_result_that_is_not_json_is_an_error_that_says_so(tmp_path: Path) -> N
     assert done.outcome["failure"]["reason"] == "result-not-json"
 
 
-def test_a_result_over_the_limit_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_result_over_the_limit_is_reported_as_such(tmp_path: Path) -> None:
     done = run(tmp_path, "def main(id, config): return 'x' * 5000", result_bytes=1000)
     assert done.exit_code == 1
     assert "more than 1000 bytes" in done.last["message"]
@@ -252,7 +252,7 @@ def test_a_script_without_main_is_a_clear_error(tmp_path: Path) -> None:
     assert done.outcome["failure"]["reason"] == "main-missing"
 
 
-def test_a_syntax_error_is_told_with_its_line(tmp_path: Path) -> None:
+def test_syntax_error_is_reported_with_its_line(tmp_path: Path) -> None:
     done = run(tmp_path, "def main(:\n")
     assert done.exit_code == 1
     assert b"main.py" in done.stderr
@@ -449,7 +449,7 @@ def test_under_another_kernel_a_file_that_changes_keeps_the_bot(tmp_path: Path) 
     assert bot.finish(process).last == "alive"
 
 
-def test_the_switch_fires_while_nobody_reads_the_output(tmp_path: Path) -> None:
+def test_switch_fires_while_the_output_is_not_read(tmp_path: Path) -> None:
     source = "def main(i, c):\n while 1: print('x' * 1000)"
     bot = BotProcess(tmp_path, "python3.11", {"main.py": source}, "main.py", keepalive_ttl_seconds=60.0)
     process = bot.start()
@@ -536,7 +536,7 @@ def test_main_is_called_by_its_signature(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("parameters", ["id", "a, b, c", "*, x", "id, config, *, x", "config, *, x=1"])
-def test_a_main_that_cannot_be_called_is_told_how_to_write_it(tmp_path: Path, parameters: str) -> None:
+def test_main_that_cannot_be_called_is_reported_with_the_right_signature(tmp_path: Path, parameters: str) -> None:
     done = run(tmp_path, f"def main({parameters}): return 1")
     assert done.exit_code == 1
     assert done.outcome["failure"]["reason"] == "signature"
@@ -696,7 +696,7 @@ HINTS = {
 
 
 @pytest.mark.parametrize("form", list(HINTS))
-def test_an_import_that_fails_is_told_with_the_command_that_mends_it(tmp_path: Path, form: str) -> None:
+def test_failing_import_is_reported_with_the_fixing_command(tmp_path: Path, form: str) -> None:
     source, files, words = HINTS[form]
     if "def main" not in source:
         source += "\ndef main(): pass"

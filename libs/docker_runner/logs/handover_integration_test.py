@@ -202,7 +202,7 @@ async def test_promise_of_a_dead_worker_holds_the_next_owner_up_for_a_bounded_ti
     assert [info.key async for info in store.list(bucket_prefix, ".the0/promises/")] == []
 
 
-async def test_promises_of_other_segments_places_and_processes_of_the_host_hold_nobody_up(
+async def test_promises_of_other_segments_places_and_processes_of_the_host_do_not_delay(
     store: ObjectStore, bucket_prefix: str
 ) -> None:
     for place, writer, segment in (("x", "a", 4), ("y", "a", 3), ("x", "b", 3)):

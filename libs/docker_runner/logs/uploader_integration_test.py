@@ -165,7 +165,7 @@ async def test_many_small_additions_to_a_middling_object_do_not_send_it_again(wr
 @pytest.mark.parametrize("lines", [1, 70, 6000])
 @pytest.mark.parametrize("kind", ["before", "after"])
 @pytest.mark.parametrize("writes_before", range(4))
-async def test_index_tells_all_of_the_log_whichever_write_fails(
+async def test_index_covers_the_whole_log_whichever_write_fails(
     writer: Writer, tmp_path: Path, executor: ThreadPoolExecutor, lines: int, kind: str, writes_before: int
 ) -> None:
     writer.log(b"first\n", run="r")

@@ -498,7 +498,7 @@ async def test_stop_order_after_a_lost_start_ends_the_container_that_it_made() -
 
 
 @in_virtual_time
-async def test_run_is_not_called_ended_while_nobody_knows_whether_it_was_started() -> None:
+async def test_run_is_not_ended_while_its_start_is_unknown() -> None:
     host = Host(run_seconds=None, faults_after=[LOST], away=LOST)
     policy = Policy(host)
     going = asyncio.create_task(attempt(policy).carry_out())
@@ -657,7 +657,7 @@ async def test_run_that_goes_on_is_seen_through_though_its_document_is_wrong_now
 
 
 @in_virtual_time
-async def test_fault_that_nobody_expects_is_raised() -> None:
+async def test_unexpected_fault_is_raised() -> None:
     with pytest.raises(OSError, match="no space"):
         await attempt(Policy(Host(faults=[OSError("no space")]))).carry_out()
 

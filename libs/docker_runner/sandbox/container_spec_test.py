@@ -144,7 +144,7 @@ def test_the_outcome_is_below_a_folder_that_only_root_may_enter() -> None:
     assert {"mode=0700", "noexec", "size=64k"} <= set(options)
 
 
-def test_a_backtests_code_is_where_the_contract_says() -> None:
+def test_backtest_code_is_at_the_path_of_the_contract() -> None:
     described = body(replace(BOT, entrypoint=Entrypoint.BACKTEST))
     assert described["WorkingDir"] == "/backtest"
     assert described["HostConfig"]["Mounts"][0]["Target"] == "/backtest"

@@ -106,7 +106,7 @@ async def all_tick(bots: BotContainers, tickers: list[ManagedContainer]) -> bool
     return all(printed)
 
 
-async def test_a_result_of_seventeen_million_lists_is_a_failure_that_says_so(
+async def test_result_of_seventeen_million_lists_is_reported_as_a_failure(
     tmp_path: Path, scope: str, docker_engine: Engine
 ) -> None:
     source = """

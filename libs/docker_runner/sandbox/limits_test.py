@@ -37,12 +37,12 @@ def test_every_field_is_taken() -> None:
         ("disk", 1),
     ],
 )
-def test_what_is_no_number_or_too_much_is_told_by_its_name(field: str, value: Any) -> None:
+def test_value_that_is_no_number_or_too_large_is_reported_by_its_name(field: str, value: Any) -> None:
     with pytest.raises(LimitsRejected, match=field):
         limits_for({"resources": {field: value}}, DEFAULTS, MAXIMA)
 
 
-def test_resources_that_are_no_object_are_told() -> None:
+def test_resources_that_are_no_object_are_reported() -> None:
     with pytest.raises(LimitsRejected, match="object"):
         limits_for({"resources": [1]}, DEFAULTS, MAXIMA)
 

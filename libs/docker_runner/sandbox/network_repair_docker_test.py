@@ -86,7 +86,7 @@ async def test_walls_that_were_flushed_are_put_up_again_while_bots_run(
 
 
 @pytest.mark.parametrize("default_bridge", [True], indirect=True)
-async def test_walls_that_cannot_be_put_up_are_said_once_and_again_after_they_stood(
+async def test_walls_that_cannot_be_set_up_are_logged_once_per_failure_period(
     bots: BotContainers, private_engine: OwnEngine
 ) -> None:
     async def said_while_they_fail() -> list[str]:
