@@ -17,7 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 MACHINES = ("x86_64", "aarch64")
-FLAGS = ("-static", "-Os", "-s", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror")
+FLAGS = (
+    *("-static", "-Os", "-s", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"),
+    # No exception passes through C, and no debugger reads what has no symbols.
+    *("-fno-unwind-tables", "-fno-asynchronous-unwind-tables"),
+)
 LINE_CHARACTERS = 100
 
 
