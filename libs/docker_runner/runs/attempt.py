@@ -1,8 +1,8 @@
-"""One attempt to run an executable: start it at most once, watch it, stop it, record how it ended, remove it.
+"""One attempt to run an executable: start it at most once, watch it, stop it, record its end and remove it.
 
-An attempt has a run id, which its service has claimed before. The container of that run id is the proof that the
-attempt was started, until the end is recorded: whatever dies or loses an answer in between, the container is found and
-is not started again.
+An attempt has a run id that its service has claimed before. Until the end is recorded, the container with this run id
+proves that the attempt was started: after a crash or a lost response the container is found and is not started a second
+time.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ from libs.docker_runner.runs.run_engine import AttemptEngine
 log = get_logger(__name__)
 
 NOT_STARTED = "not-started"
-"""The reason of an attempt whose container could not be started for a long while."""
+"""The reason of an attempt whose container could not be started within the patience of its service."""
 
 _UNPROVEN_SECONDS = 0.2
-# Events tell of an end; this is for those that are lost.
+# Ends are reported by events. This interval finds the end when an event was lost.
 _LOOK_SECONDS = 30.0
 
 T = TypeVar("T")
@@ -39,12 +39,12 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True)
 class StopOrder:
-    """A reason to end an attempt, or not to start it.
+    """An order to end an attempt or not to start it.
 
     Attributes:
         grace_seconds: from SIGTERM to SIGKILL; below 1: SIGKILL at once.
-        again: whether an attempt that has not begun yet may be made later.
-        interrupts: whether a start that is under way is cancelled; otherwise its container is ended.
+        again: whether an attempt that was not started may be repeated later.
+        interrupts: whether a start in progress is cancelled; otherwise its container is ended after the start.
     """
 
     reason: str
@@ -59,11 +59,11 @@ class AttemptResult:
     """How one attempt ended.
 
     Attributes:
-        reason: one word for the history: an ``EndReason``, or a reason of the service.
-        message: a sentence for people; empty on success.
-        again: another attempt may end better.
+        reason: one word for the history: an ``EndReason`` or a reason of the service.
+        message: a sentence for users; empty on success.
+        again: whether another attempt may succeed.
         ended: how its container ended; None when there was none.
-        outcome: its result and its whole output, where the service collects them.
+        outcome: its result and complete output, if the service collects them.
     """
 
     reason: str
@@ -75,48 +75,48 @@ class AttemptResult:
 
     @property
     def succeeded(self) -> bool:
-        """Whether ``main`` returned something that can be used."""
+        """Whether ``main`` returned a usable result."""
         return self.reason == EndReason.FINISHED
 
 
 class AttemptPolicy(Protocol[T_co]):
-    """What differs between services."""
+    """The part of an attempt that differs between services."""
 
     def stop_order(self) -> StopOrder | None:
-        """Return why the attempt must not run, or not any more; None while it is wanted. Quick.
+        """Return why the attempt must not start or continue; None while it may run. Must not block.
 
-        Call :meth:`Attempt.changed` when the answer changes.
+        The service calls :meth:`Attempt.changed` when this value changes.
         """
 
     def build(self) -> Executable:
-        """Return what to start. Raises UserError when it cannot be started, whoever tries."""
+        """Return what to start. Raises UserError when it cannot be started on any worker."""
 
     async def ready(self, executable: Executable, refusal: NoRoom | None) -> bool | AttemptResult:
-        """Do what must be done before a start: wait for room, record that the run begins.
+        """Prepare a start: wait for room and record the beginning of the run.
 
         Args:
-            refusal: the engine's answer to the start before, if that was for want of room.
+            refusal: the error of the previous start if the engine had no room for it.
 
         Returns:
-            True: start it. False, after a pause or a write: ask again. A result: it is not to be started.
+            True: start it. False, after a pause or a write: call again. A result: do not start it.
         """
 
     def start_patience_seconds(self, error: Retryable) -> float:
-        """Return how long starts may fail, the latest with *error*, before the attempt is given up."""
+        """Return how long starts may fail before the attempt is abandoned; *error* is the latest failure."""
 
     def rejected(self, error: UserError) -> AttemptResult:
-        """Return the result of an attempt that cannot be started, whoever tries."""
+        """Return the result of an attempt that cannot be started on any worker."""
 
     async def see_through(self, container: ManagedContainer) -> AttemptResult:
-        """Return how *container*, which was started or adopted, ended; see :meth:`Attempt.watch`."""
+        """Wait for the end of the started or adopted *container* and return the result; see :meth:`Attempt.watch`."""
 
     async def record(self, result: AttemptResult) -> T_co:
-        """Write *result* down. Until this returns, the container stays."""
+        """Store *result*. The container is removed only after this returns."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunKit:
-    """What all attempts of one owned segment share.
+    """The objects that all attempts of one owned segment share.
 
     Attributes:
         proven: whether it is certain that no other worker owns the segment.
@@ -132,15 +132,15 @@ class RunKit:
 
 
 class Attempt(Generic[T]):
-    """Carries out one attempt. Cancelled, it leaves the container as it is, for the next owner.
+    """Carries out one attempt. Cancellation leaves the container unchanged for the next owner.
 
     Args:
-        entity_id, run_id: what runs; no container of another run of this entity runs beside it.
-        container_ended: called with the end of a container that was in the way, before its removal.
-        backoff: the pauses between starts that fail.
+        entity_id, run_id: what runs. No container of another run of this entity runs at the same time.
+        container_ended: called with the end of a container of an earlier run, before its removal.
+        backoff: the pauses between failing starts.
         wake: ends a pause early; set by :meth:`changed`.
         adopted: the container of this attempt, when an earlier owner of the segment started it.
-        may_be_started: whether a container of this attempt may be there already.
+        may_be_started: whether a container of this attempt may already exist.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Attempt(Generic[T]):
         """The container of this attempt, from its start until its removal."""
 
     def changed(self) -> None:
-        """Look at the container and at the stop order again: one of them may have changed."""
+        """Check the container and the stop order again because one of them may have changed."""
         self._wake.set()
         order = self._policy.stop_order()
         scope = self._starting
@@ -177,7 +177,7 @@ class Attempt(Generic[T]):
             scope.reschedule(0.0)
 
     async def carry_out(self) -> T:
-        """Start the run unless it was adopted, see it through, record its end, and remove its container."""
+        """Start the run unless it was adopted, wait for its end, record it and remove the container."""
         found = self.container or await self._started()
         if isinstance(found, AttemptResult):
             result = found
@@ -186,7 +186,7 @@ class Attempt(Generic[T]):
             result = await self._policy.see_through(found)
         recorded = await self._policy.record(result)
         if (container := self.container) is not None:
-            # Only now: should this worker die before, the next one still finds out how the run ended.
+            # After the record: if this worker dies before, the next owner still reads the end from the container.
             await retry_forever(lambda: self._kit.engine.remove(container))
             self.container = None
         return recorded
@@ -194,18 +194,18 @@ class Attempt(Generic[T]):
     async def watch(
         self, container: ManagedContainer, timeout_seconds: float | None, late: StopOrder
     ) -> StopOrder | None:
-        """Wait for the end of *container*, or end it.
+        """Wait for the end of *container*, or end it on an order or after its timeout.
 
         Args:
-            timeout_seconds: how long it may run; None: for ever.
-            late: the order by which it is ended then.
+            timeout_seconds: how long it may run; None: without limit.
+            late: the order that ends it after the timeout.
 
         Returns:
-            The order by which it was ended; None when it ended by itself.
+            The order that ended it; None when it ended by itself.
         """
         kit = self._kit
         order: StopOrder | None = None
-        if container.started_at is None:  # as lists have it
+        if container.started_at is None:  # a list of containers has no start times
             container = await self._as_it_is(container) or container
         begun_at = container.started_at.timestamp() if container.started_at is not None else kit.clock()
         deadline = begun_at + timeout_seconds if timeout_seconds is not None else math.inf
@@ -226,7 +226,7 @@ class Attempt(Generic[T]):
         return await retry_forever(lambda: self._kit.engine.look(container))
 
     async def _stop(self, container: ManagedContainer, order: StopOrder, reason: EndReason) -> StopOrder:
-        """End *container*. Return *order*, or the one that came meanwhile and left it less time."""
+        """End *container*. Return *order*, or a later order with a shorter grace."""
         engine = self._kit.engine
         stopping = asyncio.ensure_future(retry_forever(lambda: engine.stop(container, order.grace_seconds, reason)))
         try:
@@ -249,21 +249,21 @@ class Attempt(Generic[T]):
     # --- start
 
     async def _started(self) -> ManagedContainer | AttemptResult:
-        """The container, or the result of an attempt that certainly has none."""
+        """Return the container, or the result of an attempt that is certain to have no container."""
         result = await self._tried()
         if isinstance(result, AttemptResult) and self._may_be_started:
             return await retry_forever(self._found) or result
         return result
 
     async def _tried(self) -> ManagedContainer | AttemptResult:
-        """Start it when the policy is ready, and again when that fails for a reason that may pass."""
+        """Start the run when the policy is ready. Repeat starts that fail with a temporary error."""
         kit, policy = self._kit, self._policy
         executable: Executable | None = None
         refusal: NoRoom | None = None
         failing_since = kit.clock()
         while (order := policy.stop_order()) is None:
             if not kit.proven():
-                # Frozen or cut off: another owner may be deciding about this run by now.
+                # The process was frozen or disconnected, and another owner may already decide about this run.
                 await self._wake.wait_at_most(_UNPROVEN_SECONDS)
                 continue
             try:
@@ -290,10 +290,10 @@ class Attempt(Generic[T]):
                 if kit.clock() - failing_since > policy.start_patience_seconds(error):
                     return AttemptResult(NOT_STARTED, str(error), again=True)
                 await self._wake.wait_at_most(self._backoff.next_seconds())
-        return AttemptResult(order.reason, order.message or "it was not begun any more", again=order.again)
+        return AttemptResult(order.reason, order.message or "the run was stopped before its start", again=order.again)
 
     async def _start(self, executable: Executable) -> ManagedContainer | None:
-        """The container of this run; None when a stop order came meanwhile, or another run was in the way."""
+        """Return the container of this run; None after a stop order or when another run had to be ended first."""
         self._may_be_started = True
         try:
             container = await self._start_unless_interrupted(executable)
@@ -309,7 +309,7 @@ class Attempt(Generic[T]):
         return await self._cleared(AlreadyRunning(container.name, container.run_id), container)
 
     async def _start_unless_interrupted(self, executable: Executable) -> ManagedContainer | None:
-        # No task of its own: of a thousand starts at one moment, each would wait until all others are ready.
+        # Without a separate task: of a thousand simultaneous starts, each would wait until all others are ready.
         scope = self._starting = asyncio.timeout(None)
         try:
             with self._kit.engine.room.expecting(executable.room):
@@ -323,10 +323,10 @@ class Attempt(Generic[T]):
             self._starting = None
 
     async def _found(self) -> ManagedContainer | None:
-        """The container of this run, if a start whose answer was lost has made it; else none of it can start now.
+        """Return the container of this run if a start with a lost response created it; None: none can start any more.
 
         Raises:
-            Retryable: it may be there.
+            Retryable: the container may exist.
         """
         container = next((c for c in await self._kit.containers() if c.run_id == self._run_id), None)
         if container is not None and container.state is ContainerState.CREATED:
@@ -336,23 +336,23 @@ class Attempt(Generic[T]):
         return container
 
     async def clear(self, *others: ManagedContainer) -> bool:
-        """End what runs of other attempts, and *others*; return whether there was something.
+        """End the containers of other attempts and *others*; return whether there were any.
 
         Raises:
-            Retryable: something may still run; call again.
+            Retryable: a container may still run; call again.
         """
         listed = [c for c in await self._kit.containers() if c.id == self._entity_id and c.run_id != self._run_id]
         in_the_way = {container.container_id: container for container in (*others, *listed)}
         for container in in_the_way.values():
-            log.warning("an earlier run is in the way and is ended", container=container.name)
+            log.warning("ending a container of an earlier run", container=container.name)
             await retire(self._kit.engine, container, self._kit.stop_grace_seconds, self._container_ended)
         return bool(in_the_way)
 
     async def _cleared(self, error: AlreadyRunning, *others: ManagedContainer) -> ManagedContainer | None:
-        """The container of this run, if that was in the way; else None, once the way is clear.
+        """Return the container of this run if it caused *error*; None after other containers were removed.
 
         Raises:
-            AlreadyRunning: what is in the way is not to be seen; its segment is another one.
+            AlreadyRunning: the conflicting container is not listed because it belongs to another segment.
         """
         cleared = await self.clear(*others)
         found = await self._found()
@@ -367,7 +367,7 @@ async def retire(
     grace_seconds: float,
     record: Callable[[Ended], Awaitable[object]],
 ) -> None:
-    """End *container*, record how it ended, and then remove it.
+    """End *container*, record its end and then remove it.
 
     Raises:
         Retryable: it may still run; call again.

@@ -436,7 +436,7 @@ async def test_run_that_is_not_wanted_is_not_begun() -> None:
     policy = Policy(Host(), order=StopOrder("killed", again=True))
     assert await attempt(policy).carry_out() == "killed"
     [result] = policy.results
-    assert (result.message, result.again, result.ended) == ("it was not begun any more", True, None)
+    assert (result.message, result.again, result.ended) == ("the run was stopped before its start", True, None)
     assert (policy.host.starts, policy.refusals) == ([], [])
 
 

@@ -1,4 +1,4 @@
-"""Collect the complete output and the result of a container, as files of the caller, and remove the container."""
+"""Collect the complete output and the result of a container into files of the caller, and remove the container."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -35,7 +35,7 @@ class Collection:
         self._take = take
 
     async def during(self, watching: Awaitable[T]) -> T:
-        """Await *watching*, which returns at the container's end; raise at once what prevents the collection."""
+        """Await *watching*, which returns at the container's end. Errors of the collection are raised at once."""
         task = asyncio.ensure_future(watching)
         try:
             both: list[asyncio.Future[Any]] = [task, self._following]
@@ -48,16 +48,16 @@ class Collection:
             await asyncio.gather(task, return_exceptions=True)
 
     async def take(self) -> RunOutcome:
-        """Return how the container, which is dead, ended, with its result and output; remove it."""
+        """Return the end of the stopped container with its result and output, and remove it."""
         return await self._take()
 
 
 class Collector:
-    """Collects on one engine.
+    """Collects output and results from one engine.
 
     Args:
-        output_bytes: how much of the output is kept.
-        removed: counts the use of a container that was removed, and completes how it ended.
+        output_bytes: how much of the output is stored.
+        removed: counts the resource usage of a removed container and completes its end.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Collector:
     async def collecting(
         self, container: ManagedContainer, result_bytes: int, timeout_seconds: float
     ) -> AsyncIterator[Collection]:
-        """Follow the output within the block. A block that fails or is cancelled kills and removes the container."""
+        """Follow the output within the block. When the block fails or is cancelled, kill and remove the container."""
         path = await self._threads.run(self._folders.output_path, container)
         output = RunOutput(self._engine, container.container_id, path, self._output_bytes)
         following = asyncio.create_task(output.follow(), name=f"output of {container.name}")
@@ -109,7 +109,7 @@ class Collector:
     async def _result(
         self, ended: Ended, outcome: Outcome, timeout_seconds: float, result_bytes: int
     ) -> tuple[Returned | None, Failure | None]:
-        """What ``main`` returned, or why it cannot be used; neither when it returned nothing."""
+        """Return the result of ``main``, or why it cannot be used; neither when ``main`` returned nothing."""
         failure = without_result(ended, outcome, timeout_seconds=timeout_seconds)
         if failure is not None or outcome.kind == "none":
             await self._threads.run(outcome.discard)
@@ -118,7 +118,7 @@ class Collector:
         return (found, None) if isinstance(found, Returned) else (None, found)
 
     async def _abandon(self, container: ManagedContainer, output: Path) -> None:
-        """The run is of no interest any more; if the engine does not answer, its lease ends it."""
+        """Kill and remove the container. If the engine does not respond, the container's lease ends it."""
         try:
             async with asyncio.timeout(_CLEAN_UP_SECONDS):
                 await self._stopper.stop(container, 0)
@@ -130,5 +130,5 @@ class Collector:
 
 
 def _result_path(output: Path) -> Path:
-    """Where a large result goes, beside the output."""
+    """Return the path of a large result, next to the output."""
     return output.with_suffix(".result")

@@ -1,4 +1,4 @@
-"""The history of the runs of one owned segment: begun, adopted, ended."""
+"""The run history of one owned segment: starts, adoptions and ends."""
 
 from datetime import datetime
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from libs.docker_runner.runs.attempt import AttemptResult
 
 
 class Deployed(Protocol):
-    """An entity, as far as its runs say of it."""
+    """The fields of an entity that its run records contain."""
 
     @property
     def id(self) -> str:
@@ -31,20 +31,20 @@ class Deployed(Protocol):
 
 
 class OpenHistory(History, Protocol):
-    """Where the records are kept, also those of runs that go on."""
+    """The store of the records, including those of open runs."""
 
     async def start(self, record: RunRecord) -> None:
-        """Record that a run has begun."""
+        """Record the start of a run."""
 
     async def adopt(self, run_id: str, *, worker_id: str, epoch: int) -> bool:
-        """Record in whose hands a run is now; False when it is unknown, or its end was seen."""
+        """Record the current owner of a run; False when the run is unknown or its end is recorded."""
 
     async def withdraw(self, run_id: str) -> None:
-        """Remove the record of a run of which no container was made."""
+        """Remove the record of a run without a container."""
 
 
 class RunHistory:
-    """Writes for one owned segment. Every write may be repeated."""
+    """Writes the history of one owned segment. Every write may be repeated."""
 
     def __init__(self, recorder: Recorder, *, segment_id: int, epoch: int, runs: OpenHistory) -> None:
         self._recorder = recorder
@@ -54,12 +54,12 @@ class RunHistory:
         self._open: dict[str, RunRecord] = {}
 
     def begins(self, executable: Executable, started_at: datetime, **more: Any) -> RunRecord:
-        """Return the record of a run that is about to begin; *more* are fields that only its service knows."""
+        """Return the record of a run before its start; *more* are fields of its service."""
         record = self._open[executable.run_id] = of_executable(executable, self._recorder, started_at, **more)
         return record
 
     async def adopted(self, container: ManagedContainer, started_at: datetime, **more: Any) -> None:
-        """Record that a run which an earlier owner began goes on here."""
+        """Record that this worker continues a run of an earlier owner."""
         mine = {"worker_id": self._recorder.worker, "epoch": self._epoch}
         if not await self._history.adopt(container.run_id, worker_id=self._recorder.worker, epoch=self._epoch):
             await self._history.start(of_container(container, self._recorder, started_at, **mine, **more))
@@ -67,7 +67,7 @@ class RunHistory:
     async def ended(
         self, entity: Deployed, run_id: str, result: AttemptResult, started_at: datetime, **more: Any
     ) -> None:
-        """Record that a run has ended, or was never begun: *started_at* and *more* are for one without a record."""
+        """Record the end of a run, started or not; *started_at* and *more* are used if it has no record yet."""
         record = self._open.get(run_id) or await self._history.get(run_id)
         if record is None:
             record = RunRecord(
@@ -87,10 +87,10 @@ class RunHistory:
         self._open.pop(run_id, None)
 
     async def withdrawn(self, run_id: str) -> None:
-        """Remove the record of a run of which no container was made."""
+        """Remove the record of a run without a container."""
         await self._history.withdraw(run_id)
         self._open.pop(run_id, None)
 
     async def container_ended(self, ended: Ended, reason: str | None = None) -> None:
-        """Record how a container ended that no attempt watches; for *reason*, or for what the engine says."""
+        """Record the end of a container without an attempt; *reason* replaces the reason of the engine."""
         await write_down(self._history, self._recorder, ended, reason)

@@ -41,19 +41,19 @@ class AttemptEngine(Protocol):
         """Remove *container* with its files and return how it ended. One that runs is killed."""
 
     async def look(self, container: ManagedContainer) -> ManagedContainer | None:
-        """Return *container* as it is now; None when it is gone."""
+        """Return the current state of *container*; None when it does not exist."""
 
     def collecting(
         self, container: ManagedContainer, result_bytes: int, timeout_seconds: float
     ) -> AbstractAsyncContextManager[Collection]:
-        """Collect the whole output and the result of *container*, which is removed; see :class:`Collector`."""
+        """Collect the complete output and the result of *container* and remove it; see :class:`Collector`."""
 
 
 class RunEngine(AttemptEngine, Protocol):
-    """All that is used of an engine once it is connected.
+    """All operations that are used of a connected engine.
 
     Attributes:
-        watch: tells the ends of containers.
+        watch: reports the ends of containers.
         usage: the use of this worker's containers.
     """
 
@@ -69,7 +69,7 @@ class RunEngine(AttemptEngine, Protocol):
         """Yield the output from *since* on, or its last *tail* lines; with *follow* until it ends."""
 
     async def stats(self, container: ManagedContainer) -> Stats | None:
-        """Return the use of *container*; None when it does not run."""
+        """Return the resource usage of *container*; None when it does not run."""
 
     async def noted(self, containers: Sequence[ManagedContainer]) -> dict[str, Usage]:
-        """Return the use of those of *containers* whose use is known without asking the engine, by the engine's ids."""
+        """Return the resource usage of *containers* by engine id, where it is known without a request to the engine."""
