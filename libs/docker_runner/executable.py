@@ -182,7 +182,7 @@ class Executable:
             "runtime": self.runtime,
             "entrypoint": self.entrypoint,
             "script": self.script,
-            # As long as nobody names a digest, the hash is that of versions without one: an upgrade restarts nothing.
+            # Without a digest, the hash equals that of versions before digests, so that an upgrade restarts no bot.
             "code": {name: value for name, value in asdict(self.code).items() if value is not None},
             "version": self.version,
             "placement": asdict(self.placement),

@@ -1,4 +1,4 @@
-"""A backtest has one outcome, whatever dies when; and nobody waits for a slow one."""
+"""Each backtest gets one outcome despite failures, and a slow backtest delays no other."""
 
 import asyncio
 from functools import partial

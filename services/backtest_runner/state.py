@@ -129,5 +129,5 @@ class BacktestState:
             entity,
             Claim.from_document(ours.get("claim")),
             Outcome.from_document(ours.get("outcome")),
-            str(cancel.get("by") or "somebody") if isinstance(cancel, Mapping) else None,
+            str(cancel.get("by") or "an unknown user") if isinstance(cancel, Mapping) else None,
         )

@@ -224,7 +224,7 @@ class SegmentScheduler:
         state = self._states.get(schedule_id)
         if state is None:
             return
-        # By what is written, not when it is: whoever wrote it may have died, or never have known that it was.
+        # Decided by the stored state and not at the write: its writer may have died or lost the response.
         if (run := self._runs.get(schedule_id)) is not None and replaces(state, run.firing):
             run.stop(StopReason.REPLACED)
         decision = decide(state, self._clock(), busy=self._is_busy(state))
@@ -318,13 +318,13 @@ class SegmentScheduler:
         decision = decide(state, now, busy=busy, ahead_seconds=ahead)
         if isinstance(decision, Claim):
             return self._claims.entry(state, decision)
-        # Looked at that much ahead: a busy one then comes up when it is due, or when its run ends.
+        # Claims are decided *ahead* of their time. A busy schedule is decided when it is due or when its run ends.
         until = decision.until + ahead if busy and decision.until is not None else decision.until
         self._timers.put(state.id, until)
         return None
 
     async def _sort_out(self, entries: Sequence[Entry], tasks: asyncio.TaskGroup) -> None:
-        """Not all were written, or nobody knows: see which were, by what only we have written."""
+        """Find out which entries were written after a partial or unconfirmed write, by values unique to this worker."""
         entities = await retry_forever(lambda: self._claims.read([entry.state.id for entry in entries]))
         found = {entity.id: ScheduleState.of(entity) for entity in entities}
         for entry in entries:

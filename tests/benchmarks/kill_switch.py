@@ -52,7 +52,7 @@ class Figures:
         down: from the hold to the end of each bot, from the quickest to the slowest.
         reported: largest difference between the end of a bot and the time that the command reports.
         recorded: from the end of a bot to its record, the slowest.
-        by_itself: from the end of a bot to its record, the slowest, when all end at once and nobody asked for it.
+        by_itself: from the end of a bot to its record, the slowest, when all end at once without a stop.
         bare: from the end of a container to the engine's answer about it, the slowest, killed by the SDK alone.
         resumed: from the end of `runtime bot resume` until all run again.
     """

@@ -122,7 +122,7 @@ FAILURES = (
     # Of backtests.
     *("exception", "result", "code-missing", "bad-archive", "unknown-runtime", "lost"),
 )
-"""The reasons of runs that did not end as somebody wanted."""
+"""The end reasons that count as failures of a run."""
 
 
 def by_outcome(reasons: Mapping[str, int]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Who may use a process's HTTP server: everybody, or whoever has the token or comes through an authenticating proxy."""
+"""Access to the HTTP server of a process: open, by a token, or through an authenticating proxy."""
 
 import base64
 import binascii

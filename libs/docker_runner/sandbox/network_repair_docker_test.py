@@ -1,4 +1,4 @@
-"""The walls of the bots' network, taken away by somebody while bots run behind them."""
+"""Repair of the firewall rules of the bots' network after their removal while bots run."""
 
 import sys
 from collections.abc import AsyncIterator

@@ -191,7 +191,7 @@ class FakeHost:
             self.end(container_id, LEASE_LOST_EXIT_CODE)
 
     def reason_of(self, container: ManagedContainer) -> EndReason:
-        """Why *container* ended, which nobody has stopped."""
+        """Return the end reason of *container*, which ended without a stop."""
         return _REASONS.get(container.exit_code, EndReason.ERROR)
 
     def collecting(

@@ -149,7 +149,7 @@ async def outside(private_engine: OwnEngine) -> AsyncIterator[None]:
 
 
 def nodad(address: str) -> list[str]:
-    """An IPv6 address is usable at once, without waiting for somebody else who may have it."""
+    """Return the option that makes an IPv6 address usable at once, without duplicate address detection."""
     return ["nodad"] if ":" in address else []
 
 

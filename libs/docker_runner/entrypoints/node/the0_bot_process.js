@@ -92,7 +92,7 @@ class BotProcess {
         return;
       }
     }
-    // A main that watches the signal, or a handler of the bot's own, ends it; otherwise nobody would.
+    // A main that watches the signal or a handler of the bot ends the process itself. Without both, it is ended here.
     if (!this.signalTaken && process.listenerCount("SIGTERM") === 1) this.finish("", TERMINATED);
   }
 
