@@ -392,6 +392,27 @@ def test_the_node_of_a_leading_master_can_be_drained(service: ServiceDefinition)
 
 
 @each_service
+@pytest.mark.parametrize("role", ["master", "worker"])
+def test_new_pods_are_spread_over_nodes_and_leave_a_lost_node_soon(service: ServiceDefinition, role: str) -> None:
+    spec = pod_spec(named(f"base/{service.name}", "Deployment", f"{service.name}-{role}"))
+
+    (spread,) = spec["topologySpreadConstraints"]
+    assert spread["topologyKey"] == "kubernetes.io/hostname"
+    # Those of the last rollout apart, which would be counted where they leave.
+    assert spread["matchLabelKeys"] == ["pod-template-hash"]
+    assert spread["labelSelector"]["matchLabels"].items() <= pod_labels(service, role).items()
+    assert {(found["key"], found["effect"], found["tolerationSeconds"]) for found in spec["tolerations"]} == {
+        ("node.kubernetes.io/not-ready", "NoExecute", 10),
+        ("node.kubernetes.io/unreachable", "NoExecute", 10),
+    }
+
+
+def pod_labels(service: ServiceDefinition, role: str) -> dict[str, str]:
+    deployment = named(f"base/{service.name}", "Deployment", f"{service.name}-{role}")
+    return dict(deployment["spec"]["template"]["metadata"]["labels"])
+
+
+@each_service
 def test_every_pod_has_a_network_policy_and_masters_hear_only_their_own_workers(service: ServiceDefinition) -> None:
     folder = "overlays/production"
     policies = {policy["metadata"]["name"]: policy["spec"] for policy in of_kind(folder, "NetworkPolicy")}

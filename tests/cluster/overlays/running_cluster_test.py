@@ -1,17 +1,19 @@
 """The running dev overlay: it runs what the platform announces, finds a new leader, and scales its workers."""
 
 import asyncio
+import json
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from tests.cluster.kill import kill_container
+from libs.core.process.service import SERVICES
+from tests.cluster.faults import kill_container, suspended_kubelet
 from tests.cluster.layout import KUBECONFIG
 from tests.cluster.overlays.cluster import OverlayCluster, configured
 from tests.cluster.overlays.dev_runtime import MASTERS, NAMESPACE, BotContainer, DevRuntime, dev_runtime
@@ -23,6 +25,8 @@ pytestmark = pytest.mark.timeout(900)
 LEADER_SECONDS = 8.0
 LEADER_ATTEMPTS = 4
 PATIENCE_SECONDS = 300.0
+REPLACED_SECONDS = 90.0
+"""Far more than the 10 s for which pods tolerate a lost node, and far less than Kubernetes' default of 300 s."""
 BOTS = ("bot-a", "bot-b", "bot-c")
 BOT = """
 import time
@@ -110,8 +114,8 @@ async def kill(runtime: DevRuntime, leader: Any) -> None:
 async def test_next_leader_is_the_services_endpoint_soon_after_the_leaders_end(
     runtime: DevRuntime, end: Callable[[DevRuntime, Any], Awaitable[None]]
 ) -> None:
-    if end is kill and runtime.cluster.kubeconfig != str(KUBECONFIG):
-        pytest.skip("only on nodes of `tests/cluster/up` can a test kill a container")
+    if end is kill:
+        skip_on_other_clusters(runtime)
     took: list[float] = []
     while not any(seconds <= LEADER_SECONDS for seconds in took) and len(took) < LEADER_ATTEMPTS:
         took.append(await seconds_to_next_endpoint(runtime, end))
@@ -138,6 +142,11 @@ async def seconds_to_next_endpoint(runtime: DevRuntime, end: Callable[[DevRuntim
 
     await eventually(another_leads, within_seconds=PATIENCE_SECONDS, every_seconds=0.1)
     return time.monotonic() - begun
+
+
+def skip_on_other_clusters(runtime: DevRuntime) -> None:
+    if runtime.cluster.kubeconfig != str(KUBECONFIG):
+        pytest.skip("tests cause faults on nodes of `tests/cluster/up` only")
 
 
 def statuses(pod: Any) -> list[Any]:
@@ -183,3 +192,54 @@ def place_in_removal(pod: Any, pods: list[Any]) -> tuple[int, int, str]:
     (ready,) = (found for found in pod["status"]["conditions"] if found["type"] == "Ready")
     age = datetime.now(UTC) - datetime.fromisoformat(ready["lastTransitionTime"])
     return -per_node[pod["spec"]["nodeName"]], int(math.log2(max(age.total_seconds(), 1))), pod["metadata"]["uid"]
+
+
+async def test_rollout_spreads_masters_that_share_a_node(runtime: DevRuntime) -> None:
+    shared = (await runtime.pods("bot-runner", "master"))[0]["spec"]["nodeName"]
+    names = [node["metadata"]["name"] for node in await runtime.cluster.read("nodes")]
+    cordoned = [name for name in names if name != shared]
+    masters = "--selector=app.kubernetes.io/name=bot-runner,app.kubernetes.io/component=master"
+    for node in cordoned:
+        await runtime.cluster.kubectl("cordon", node)
+    try:
+        await runtime.cluster.kubectl(f"--namespace={NAMESPACE}", "delete", "pods", masters, "--grace-period=1")
+        old = await eventually(lambda: placed(runtime, []), within_seconds=PATIENCE_SECONDS, every_seconds=1)
+    finally:
+        for node in cordoned:
+            await runtime.cluster.kubectl("uncordon", node)
+    assert set(old.values()) == {shared}
+
+    await runtime.cluster.kubectl(f"--namespace={NAMESPACE}", "rollout", "restart", "deployment/bot-runner-master")
+
+    new = await eventually(lambda: placed(runtime, old), within_seconds=PATIENCE_SECONDS, every_seconds=1)
+    assert len(set(new.values())) == MASTERS
+
+
+async def placed(runtime: DevRuntime, replaced: Collection[str]) -> dict[str, str]:
+    """The node of each master, once all have one and none is of *replaced*; empty until then."""
+    pods = await runtime.pods("bot-runner", "master")
+    nodes = {pod["metadata"]["name"]: pod["spec"].get("nodeName", "") for pod in pods}
+    return nodes if len(nodes) == MASTERS and all(nodes.values()) and not nodes.keys() & set(replaced) else {}
+
+
+async def test_pods_of_a_lost_node_are_replaced_soon(runtime: DevRuntime) -> None:
+    skip_on_other_clusters(runtime)
+    node = (await runtime.pods("bot-runner", "master"))[0]["spec"]["nodeName"]
+    lost = {"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"}
+
+    with suspended_kubelet(node):
+        # As the node controller does when it has heard nothing from a kubelet for its grace period.
+        status = json.dumps({"status": {"conditions": [lost]}})
+        await runtime.cluster.kubectl("patch", "node", node, "--subresource=status", f"--patch={status}")
+
+        async def replaced() -> bool:
+            pods = [
+                pod
+                for service in SERVICES
+                for role in ("master", "worker")
+                for pod in await runtime.pods(service.name, role)
+            ]
+            return all(pod["spec"].get("nodeName", node) != node for pod in pods)
+
+        await eventually(replaced, within_seconds=REPLACED_SECONDS, every_seconds=1)
+    await runtime.cluster.kubectl("wait", "--for=condition=Ready", f"node/{node}", "--timeout=120s")
