@@ -189,7 +189,7 @@ class SegmentPool:
             return self._kit.executables.room(state.entity)
         except UserError:
             return None
-        except Exception as error:  # noqa: BLE001 - of this backtest alone: it fails at its start, and is told why
+        except Exception as error:  # noqa: BLE001 - only of this backtest, whose start will report it
             unexpected("read backtest", error, backtest=state.id)
             return None
 

@@ -7,7 +7,7 @@ from libs.core.process.service import BOT_RUNNER
 
 
 def main() -> int:
-    """Run one process until it is told to stop. Returns its exit code."""
+    """Run one process until a stop signal. Returns its exit code."""
     role, flags = parse(BOT_RUNNER, sys.argv[1:])
     # A master has neither the time nor the memory to load what only workers use.
     if role == "master":

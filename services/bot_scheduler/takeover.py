@@ -72,7 +72,7 @@ class Takeover:
     async def _over(
         self, state: ScheduleState, firing: Firing, known: RunRecord | None, now: float
     ) -> ScheduledRun | None:
-        """The attempt has ended: as its record says, or without a record."""
+        """Handle an attempt that ended, with or without a record of its end."""
         if known is not None and known.reason is not None:
             result = result_of(known.reason, known.ended_at or utc(now), known.message or "")
         else:

@@ -1,4 +1,4 @@
-"""What the commands that run a folder are told of it."""
+"""Options of the commands that run a folder."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ entrypoint_option = click.option(
 
 
 def config_of(text: str | None) -> dict[str, Any]:
-    """What `--config` says: a JSON object, or the file with one. Raises click.UsageError."""
+    """Return the config of `--config`: a JSON object or a file with one. Raises click.UsageError."""
     if text is None:
         return {}
     if not text.lstrip().startswith("{"):

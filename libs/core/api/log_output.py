@@ -16,7 +16,7 @@ from libs.core.api.parameters import choice, flag, instant, matching, text, whol
 from libs.core.errors import RuntimeFault
 
 SOURCE = "Log-Source"
-"""The header that says whether output comes from the entity's worker or from the storage."""
+"""The header that states whether output comes from the entity's worker or from the storage."""
 FROM_WORKER, FROM_STORAGE = "worker", "storage"
 _NO_BUFFERING = {"X-Accel-Buffering": "no"}
 

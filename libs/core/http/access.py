@@ -38,7 +38,7 @@ class Access:
         if self._user_header is not None and request.headers.get(self._user_header, "").strip():
             return True
         given = _token(request.headers.get("Authorization", ""))
-        # All are compared, so that the time says nothing.
+        # All tokens are compared, so that the response time reveals nothing.
         matches = [hmac.compare_digest(given, token.encode()) for token in self._tokens]
         return any(matches)
 

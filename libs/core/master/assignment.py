@@ -24,7 +24,7 @@ class WorkerView:
         drained: whether its segments also move to other workers; implies *cordoned*.
         refused_lately: whether a segment that another worker holds should not move to it, since it may refuse that one
             too.
-        overdue: segments that it was assigned and did not acquire in time; what it says about them does not count.
+        overdue: segments that it was assigned and did not acquire in time; its reports about them are ignored.
     """
 
     worker_id: str

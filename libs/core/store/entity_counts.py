@@ -10,7 +10,7 @@ from pymongo import ASCENDING
 from libs.core.store.client import Database, Document, translated
 from libs.core.store.holds import Holds, HoldStore
 from libs.core.store.ownership import Ownership, OwnershipReader
-from libs.core.store.shown_state import UNOWNED_STATES, UNSAID, StoredStatus, shown
+from libs.core.store.shown_state import OVERRIDABLE, UNOWNED_STATES, StoredStatus, shown
 from libs.core.store.stored_status import STATUS_FIELDS, owner_of, stored_status
 
 _LIMIT_SECONDS = 4.0
@@ -70,18 +70,18 @@ class EntityCounts:
         holds = await self._holds.current()
         on_all = holds.on_all()
         counts: Counter[str] = Counter()
-        unsaid: list[_Group] = []
+        unreported: list[_Group] = []
         for group in groups:
-            if _is_said(group.stored, group.segment, owners):
+            if _is_reported(group.stored, group.segment, owners):
                 counts[_shown(group.stored, group.segment, owners)] += group.number
             else:
-                unsaid.append(group)
+                unreported.append(group)
                 counts[_shown(replace(group.stored, hold=on_all), group.segment, owners)] += group.number
-        async for document in self._perhaps_held(holds, unsaid):
-            hold, says = holds.on(document), stored_status(document)
-            if hold != on_all and not _is_said(says, document.get("segment_id"), owners):
-                counts[_shown(replace(says, hold=on_all), document.get("segment_id"), owners)] -= 1
-                counts[_shown(replace(says, hold=hold), document.get("segment_id"), owners)] += 1
+        async for document in self._perhaps_held(holds, unreported):
+            hold, stored = holds.on(document), stored_status(document)
+            if hold != on_all and not _is_reported(stored, document.get("segment_id"), owners):
+                counts[_shown(replace(stored, hold=on_all), document.get("segment_id"), owners)] -= 1
+                counts[_shown(replace(stored, hold=hold), document.get("segment_id"), owners)] += 1
         return {state: number for state, number in counts.items() if number > 0}
 
     async def _perhaps_held(self, holds: Holds, groups: Sequence["_Group"]) -> AsyncGenerator[Document, None]:
@@ -121,19 +121,19 @@ class _Group:
     number: int
 
 
-def _is_said(says: StoredStatus, segment: object, owners: Mapping[int, Ownership]) -> bool:
+def _is_reported(stored: StoredStatus, segment: object, owners: Mapping[int, Ownership]) -> bool:
     """Whether the owner of a segment reports an entity's state."""
     owner = owner_of(owners, segment)
-    return owner is not None and owner.is_live and says.state not in UNSAID
+    return owner is not None and owner.is_live and stored.state not in OVERRIDABLE
 
 
-def _shown(says: StoredStatus, segment: object, owners: Mapping[int, Ownership]) -> str:
-    return str(shown(says, owner_of(owners, segment)).state)
+def _shown(stored: StoredStatus, segment: object, owners: Mapping[int, Ownership]) -> str:
+    return str(shown(stored, owner_of(owners, segment)).state)
 
 
 def _possible(group: _Group, owners: Mapping[int, Ownership], holds: Holds) -> set[str]:
     """Return the states in which entities of *group* may be shown."""
     found = {_shown(group.stored, group.segment, owners)}
-    if not _is_said(group.stored, group.segment, owners):
+    if not _is_reported(group.stored, group.segment, owners):
         found |= {hold.state for hold in holds}
     return found

@@ -22,7 +22,7 @@ class ShownState(StrEnum):
 UNOWNED_STATES = ("waiting", "unknown", "off", "disabled", "paused", "rejected", "killed", "stopped")
 """The possible states of an entity whose segment has no live owner."""
 
-UNSAID = ("", "waiting", "paused")
+OVERRIDABLE = ("", "waiting", "paused")
 """Stored states that a hold or `enabled: false` overrides."""
 
 _ALIVE = {"starting", "running"}
@@ -75,7 +75,7 @@ def shown(stored: StoredStatus, owner: Ownership | None) -> Shown:
     if owner.is_live:
         if stored.state in _ALIVE and stored.worker and stored.worker != owner.worker:
             return Shown(ShownState.UNKNOWN, f"its worker is gone; {owner.worker} takes over")
-        return Shown(stored.state if stored.state not in UNSAID else _meant(stored) or ShownState.WAITING)
+        return Shown(stored.state if stored.state not in OVERRIDABLE else _meant(stored) or ShownState.WAITING)
     if (meant := _meant(stored)) is not None:
         return Shown(meant)
     if stored.state == "rejected":

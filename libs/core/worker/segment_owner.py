@@ -312,7 +312,7 @@ class SegmentOwner:
         self.refuse("")
 
     async def _expire_at_once(self, owned: OwnedSegment) -> None:
-        """End the containers by the dead-man's switch: another worker may start them now, whatever the proof says.
+        """End the containers by the dead-man's switch: another worker may start them now, despite a valid proof.
 
         MongoDB's clock jumped, or the lease was changed by hand. The engine may be slow to stop them.
         """

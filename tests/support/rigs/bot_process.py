@@ -156,9 +156,9 @@ def write_lease(
 
 
 def outlive_lease(bot: BotProcess, seconds: float = 1.2) -> tuple[Finished, float]:
-    """Give a bot that has none a lease as soon as it says ``up``; how it ended, and how long after the lease.
+    """Give a bot without a lease one when it prints ``up``; return its end and the seconds after the lease's end.
 
-    However long the start takes on a busy machine, it is not in there.
+    The duration of the start, which varies on a busy machine, is not included.
     """
     process = bot.start()
     assert first_line(process) == b"up\n"

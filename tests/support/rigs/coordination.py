@@ -319,7 +319,7 @@ class Cluster:
         return running
 
     def false_worker(self, name: str, *, claims: int) -> FalseWorker:
-        """Start a worker that is only a stream to the master: it says that it holds *claims*, and acquires nothing."""
+        """Start a worker that is only a stream to the master: it reports *claims* segments and acquires none."""
         self._instances += 1
         false = FalseWorker()
         session = MasterSession(

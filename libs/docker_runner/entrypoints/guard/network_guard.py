@@ -154,7 +154,7 @@ def by_route(bridge: str, allowed: "list[Destination]") -> None:
 
 
 def transports(port: "int | None") -> "list[Attributes]":
-    """What a routing rule says of the ports that it is for."""
+    """Return the attributes that limit routing rules to *port*, one set for each protocol."""
     if port is None:
         return [[]]
     return [[(22, bytes([protocol])), (24, struct.pack("=HH", port, port))] for protocol in WITH_PORTS]

@@ -41,7 +41,7 @@ class Terminated(SystemExit):
 
 
 class BotError(Exception):
-    """The bot cannot be run as it is; told without a traceback, which would show only our own frames.
+    """The bot cannot be run; reported without a traceback, which would show only frames of this program.
 
     The reason is a word of ``FailureReason``.
     """
