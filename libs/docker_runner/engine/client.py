@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -172,21 +172,12 @@ class Engine:
 
         Of their times, the list contains only the creation.
         """
-        filters = {"label": [f"{name}={value}" for name, value in labels.items()]}
-        if not ended:
-            filters["status"] = ["created", *answers.ALIVE]
-        answer = await self._http.request(
-            "list containers", "GET", "/containers/json", query={"all": "true", "filters": json.dumps(filters)}
-        )
-        return understood("list containers", answer, answers.listed)
+        states = {} if ended else {"status": ["created", *answers.ALIVE]}
+        return understood("list containers", await self._listed(labels, states), answers.listed)
 
     async def mounting(self, folder: Path, labels: Mapping[str, str]) -> set[str]:
         """Return the ids of the containers with these labels, ended ones too, that mount something from *folder*."""
-        filters = {"label": [f"{name}={value}" for name, value in labels.items()]}
-        answer = await self._http.request(
-            "list containers", "GET", "/containers/json", query={"all": "true", "filters": json.dumps(filters)}
-        )
-        sources = understood("list containers", answer, answers.mount_sources)
+        sources = understood("list containers", await self._listed(labels, {}), answers.mount_sources)
         return {found for found, paths in sources.items() if any(path.is_relative_to(folder) for path in paths)}
 
     async def events(self, labels: Mapping[str, str], silence_seconds: float) -> AsyncGenerator[ContainerEvent, None]:
@@ -260,6 +251,13 @@ class Engine:
         """Create a network and return its id."""
         answer = await self._http.request("create network", "POST", "/networks/create", body=body)
         return understood("create network", answer, answers.identifier)
+
+    async def _listed(self, labels: Mapping[str, str], more: Mapping[str, Sequence[str]]) -> bytes:
+        """Return the summaries of the containers with these labels that *more* filters let through."""
+        filters = {"label": [f"{name}={value}" for name, value in labels.items()], **more}
+        return await self._http.request(
+            "list containers", "GET", "/containers/json", query={"all": "true", "filters": json.dumps(filters)}
+        )
 
     async def _found(self, what: str, path: str) -> bytes | None:
         """Return the answer to a query of one object; None when it does not exist."""
