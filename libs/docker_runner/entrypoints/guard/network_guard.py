@@ -226,14 +226,10 @@ def exceptions(whose: "Attributes", allowed: "list[Destination]") -> "list[Attri
 
 def to_network(network: "Network") -> "Attributes":
     address, mask = network.network_address.packed, network.netmask.packed
-    size = len(address)
-    masked = nft.expression(
-        "bitwise", [(1, nft.be32(1)), (2, nft.be32(1)), (3, nft.be32(size)), (4, [(1, mask)]), (5, [(1, bytes(size))])]
-    )
     return [
         *nft.at(nft.LINK, 12, nft.ETHERNET[network.version]),
-        nft.load(nft.NETWORK, nft.TARGET_OFFSET[network.version], size),
-        masked,
+        nft.load(nft.NETWORK, nft.TARGET_OFFSET[network.version], len(address)),
+        nft.masked(mask),
         nft.equals(address),
     ]
 

@@ -130,6 +130,14 @@ def load(base: int, offset: int, length: int) -> "tuple[int, Any]":
     return expression("payload", [(1, be32(1)), (2, be32(base)), (3, be32(offset)), (4, be32(length))])
 
 
+def masked(mask: bytes) -> "tuple[int, Any]":
+    """Keep only the bits in *mask* of what was loaded, which has its length."""
+    size = len(mask)
+    return expression(
+        "bitwise", [(1, be32(1)), (2, be32(1)), (3, be32(size)), (4, [(1, mask)]), (5, [(1, bytes(size))])]
+    )
+
+
 def equals(value: bytes) -> "tuple[int, Any]":
     return compare(EQUAL, value)
 
@@ -140,15 +148,13 @@ def compare(operation: int, value: bytes) -> "tuple[int, Any]":
 
 def flags_at(base: int, offset: int, mask: int, value: int) -> "Attributes":
     """Of the byte there, the bits in *mask* are those of *value*."""
-    masked = [(1, be32(1)), (2, be32(1)), (3, be32(1)), (4, [(1, bytes([mask]))]), (5, [(1, bytes(1))])]
-    return [load(base, offset, 1), expression("bitwise", masked), equals(bytes([value]))]
+    return [load(base, offset, 1), masked(bytes([mask])), equals(bytes([value]))]
 
 
 def new_connection() -> "Attributes":
     """Nothing has been answered on the packet's connection yet."""
-    masked = [(1, be32(1)), (2, be32(1)), (3, be32(4)), (4, [(1, native32(NEW))]), (5, [(1, bytes(4))])]
     state = expression("ct", [(1, be32(1)), (2, be32(STATE))])
-    return [state, expression("bitwise", masked), compare(DIFFERENT, bytes(4))]
+    return [state, masked(native32(NEW)), compare(DIFFERENT, bytes(4))]
 
 
 def counted(counts: "Counts", limit: "tuple[int, Any]") -> "Attributes":
