@@ -16,7 +16,7 @@ class LogRules:
     Attributes:
         written_before: logs last written before that expire; None for no limit.
         most_days: number of newest days with output that are kept of each id; 0 for no limit.
-        quiet_since: logs written since then are kept whatever their day is: more output may arrive.
+        quiet_since: logs written since then are kept regardless of their day: more output may arrive.
     """
 
     written_before: datetime | None

@@ -1,9 +1,9 @@
 """Compile the init for all kinds of machine: ``python native/init/build.py SOURCES MODULE``.
 
-MODULE is a Python file that holds the programs, so that whatever carries our Python carries them. The compiler is that
-of Zig, which comes as the Python package ``ziglang`` and brings musl for all targets along. The programs are static, so
-that they run in every image. The first compilation for a target takes half a minute, since it builds musl, which is
-kept in the cache of ./runtime; later ones take two seconds.
+MODULE is a Python file that holds the programs, so that every package of our Python code contains them. The compiler is
+that of Zig: the Python package ``ziglang``, which includes musl for all targets. The programs are static, so that they
+run in every image. The first compilation for a target takes half a minute, since it builds musl, which is kept in the
+cache of ./runtime; later ones take two seconds.
 """
 
 import base64

@@ -86,7 +86,7 @@ struct result {
     int state;
     bool too_large, lost, noted;
     int64_t most, size; /* of the payload */
-    int64_t heap_bytes; /* of the interpreter, -1: not told */
+    int64_t heap_bytes; /* of the interpreter, -1: not reported */
     size_t number_size, note_size;
     char number[24];
     char note[8192];
@@ -105,7 +105,7 @@ struct ending {
     int payload;                         /* a descriptor, or negative */
 };
 
-/* False when the worker wants to know and could not be told. */
+/* False when the outcome is wanted and could not be written. */
 bool write_outcome(const char *base, const struct ending *ending, bool final);
 /* The highest memory use of the container; -1 when the kernel does not say. */
 int64_t peak_memory_bytes(void);

@@ -63,7 +63,7 @@ static void send_bot(int number) {
     if (!ended) kill(bot, number);
 }
 
-/* End the bot and whatever it has started, all at once: what is left of its CPU quota may not suffice to see one die
+/* End the bot and all that it has started at once: what is left of its CPU quota may not suffice to see one die
  * before the next. */
 static void kill_rest(void) {
     if (getpid() == 1) {
@@ -126,30 +126,30 @@ failed:
 }
 
 static void start(void) {
-    int output[2], errors[2], told[2];
+    int output[2], errors[2], results[2];
     /* They belong to the bot, so that it can open /dev/stdout and /dev/stderr. */
     if (is_other_user(&spec)) setfsuid(spec.uid);
     make_pipe(output);
     make_pipe(errors);
-    make_pipe(told);
+    make_pipe(results);
     if (is_other_user(&spec)) setfsuid(0);
     /* With the change of user the kernel may have given it another value. */
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     bot = fork();
-    if (bot == 0) become_bot(&spec, output[1], errors[1], told[1]);
+    if (bot == 0) become_bot(&spec, output[1], errors[1], results[1]);
     if (bot < 0) {
         complain("the bot's process cannot be started", strerror(errno));
         _exit(1);
     }
     close(output[1]);
     close(errors[1]);
-    close(told[1]);
+    close(results[1]);
     recorder = fork();
     if (recorder == 0) record();
     if (recorder < 0) recorder_ended = true;
     open_stream(&streams[0], output[0], 1);
     open_stream(&streams[1], errors[0], 2);
-    open_result(&result, told[0], spec.result_bytes);
+    open_result(&result, results[0], spec.result_bytes);
     /* Its pages stay, however short the container's memory is. Here, since a fork shares them until they change. */
     mlockall(MCL_CURRENT | MCL_FUTURE);
 }
@@ -301,9 +301,9 @@ static int finish(void) {
     if (kind) print_payload(result.spool);
     /* A recorder that still hangs would write over it, and so would this process hang. */
     const char *word = kind == 'R' ? "result" : kind == 'E' ? "error" : "none";
-    bool told = recorder_ended && write_outcome(spec.base, &(struct ending){reason, word, failure, kind ? result.spool : -1}, true);
+    bool written = recorder_ended && write_outcome(spec.base, &(struct ending){reason, word, failure, kind ? result.spool : -1}, true);
     /* Without the outcome the code alone says whether the lease was lost: that must not be the bot's to say. */
-    return !told && code == LEASE_LOST && !lost ? 1 : code;
+    return !written && code == LEASE_LOST && !lost ? 1 : code;
 }
 
 static void prepare(void) {

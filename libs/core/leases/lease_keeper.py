@@ -147,7 +147,7 @@ class LeaseKeeper(Generic[L]):
                 await self._take(lease, limit)
             except LeaseLost as lost:
                 return Lapse(lost.superseded, str(lost), found_lost=True)
-            except Exception as error:  # noqa: BLE001 - whatever failed, the lease is not renewed; the guard decides
+            except Exception as error:  # noqa: BLE001 - after any failure the lease is not renewed; the guard decides
                 log.warning("lease not renewed", lease=self._kind, left_seconds=round(left, 2), reason=str(error))
                 self._failure = str(error) or type(error).__name__
                 pause = self._timing.retry_seconds

@@ -1,4 +1,4 @@
-"""Find segments whose assigned worker does not acquire their lease, whatever it reports. Pure, in virtual time."""
+"""Find segments whose assigned worker does not acquire their lease, regardless of its reports. Pure."""
 
 from collections.abc import Collection, Iterable, Mapping
 

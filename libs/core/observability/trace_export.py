@@ -140,7 +140,7 @@ class CalmExporter(SpanExporter):
         """Send *spans*; those that cannot be sent are lost."""
         try:
             result = self._inner.export(spans)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the process has other things to do
+        except Exception as error:  # noqa: BLE001 - no failed export may end the process
             self._complaints.last = f"{type(error).__name__}: {error}"
             result = SpanExportResult.FAILURE
         if result is SpanExportResult.SUCCESS:

@@ -160,7 +160,7 @@ class EntityStore:
         """
         with translated():
             indexes = await self._entities.index_information()
-            # An older runtime's indexes serve as well, whatever their names.
+            # An older runtime's indexes serve as well, under any names.
             fields = {
                 (index["key"][0][0], bool(index.get("unique"))) for index in indexes.values() if len(index["key"]) == 1
             }

@@ -1,4 +1,4 @@
-"""Determine which of an entity's events is current, in whatever order and however often they arrive.
+"""Determine which of an entity's events is current, independent of their order and number of arrivals.
 
 The result is a function of the set of events. A deletion invalidates every version that was created or published
 before it; among the remaining versions the newest update is current, and without an update the oldest creation
@@ -125,7 +125,7 @@ class Version:
         return identity == (other.kind, other.stamp.made_at, other.stamp.made_by) and self.content == other.content
 
     def makes_needless(self, other: "Version") -> bool:
-        """Whether *other* can never become current while this version is known, whatever arrives later."""
+        """Whether *other* can never become current while this version is known, for any later arrivals."""
         outlives_it = self.stamp.made_by >= other.stamp.made_by and not self.stamp.published_before(other.stamp)
         return outlives_it and self.counts_before(other)
 

@@ -90,7 +90,7 @@ def main() -> int:
         except OSError as error:
             failures.append(f"{name}: {error.strerror or error}")
     if len(failures) == 2:
-        print("; ".join(failures), file=sys.stderr)  # noqa: T201 - read by whoever started this container
+        print("; ".join(failures), file=sys.stderr)  # noqa: T201 - the worker reads it from the container's log
         return 1
     limited(nft.interface(nft.IN_NAME, subject), limits)
     return 0
@@ -187,21 +187,21 @@ def limited(whose: "Attributes", limits: "list[int]") -> None:
     try:
         nft.replace_table("the0-limits", nft.INET_FAMILY, chains, [CONNECTIONS, OPENED, PACKETS, BYTES])
     except OSError as error:
-        print(f"unlimited: {error.strerror or error}")  # noqa: T201 - read by whoever started this container
+        print(f"unlimited: {error.strerror or error}")  # noqa: T201 - the worker reads it from the container's log
 
 
 # --- nftables
 
 
 def egress_rules(whose: "Attributes", allowed: "list[Destination]") -> "list[Attributes]":
-    """What is allowed wherever it is, then what is denied; anything else passes."""
+    """Return the rules for destinations: exceptions, then mail and denied networks; all other packets pass."""
     mail = [whose + to_port(socket.IPPROTO_TCP, port) + nft.drop() for port in MAIL]
     denied = [whose + to_network(ipaddress.ip_network(network)) + nft.drop() for network in DENIED_IPV4 + DENIED_IPV6]
     return [*exceptions(whose, allowed), *mail, *denied]
 
 
 def host_rules(whose: "Attributes", allowed: "list[Destination]") -> "list[Attributes]":
-    """What the host itself may be asked: nothing else."""
+    """Return the rules for the host's own addresses: exceptions, and nothing else."""
     return [*exceptions(whose, allowed), whose + nft.drop()]
 
 
@@ -239,7 +239,7 @@ def to_port(protocol: int, port: int) -> "Attributes":
 
 
 def to_protocol(protocol: int) -> "Attributes":
-    """The packet is of this protocol, whatever headers of IPv6 come before it."""
+    """The packet is of this protocol, with any extension headers of IPv6."""
     return [nft.expression("meta", [(1, nft.be32(1)), (2, nft.be32(nft.PROTOCOL))]), nft.equals(bytes([protocol]))]
 
 

@@ -54,7 +54,7 @@ def replace_table(
     expected = sum(len(rules) for rules in chains.values())
     found = rules_in(name, family)
     if found < expected:
-        print("missing")  # noqa: T201 - read by whoever started this container
+        print("missing")  # noqa: T201 - the worker reads it from the container's log
     if counts and found == expected and digest_of(name, family) == digest:
         return
     table, described = (1, text(name)), (DIGEST, digest)
