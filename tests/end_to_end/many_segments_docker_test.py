@@ -31,11 +31,12 @@ PROMISED_SECONDS = 10.0
 
 async def owned_evenly(made: Deployment) -> dict[str, list[int]]:
     """The segments of each worker, once each of two has half of them."""
-    segments: dict[str, list[int]] = {}
+    segments: dict[str | None, list[int]] = {}
     async for partition in made.mongo[made.service.database]["partitions"].find({"bot_count": {"$gt": 0}}):
         owner = (partition.get("lease") or {}).get("worker_id")
-        segments.setdefault(str(owner), []).append(partition["_id"])
-    return segments if sorted(map(len, segments.values())) == [SEGMENTS // 2] * 2 else {}
+        segments.setdefault(owner, []).append(partition["_id"])
+    owned = {owner: held for owner, held in segments.items() if owner is not None}
+    return owned if sorted(map(len, owned.values())) == [SEGMENTS // 2] * 2 else {}
 
 
 async def entities_of(made: Deployment, segments: Sequence[int]) -> list[str]:
