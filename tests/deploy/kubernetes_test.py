@@ -30,8 +30,9 @@ from tests.support.fakes.fake_kubernetes import ALL_RULES, rules_of
 BASES = [f"base/{service.name}" for service in SERVICES]
 OVERLAYS = ["overlays/dev", "overlays/production", "overlays/node-socket"]
 FOLDERS = [*BASES, *OVERLAYS]
-# The oldest that has sidecar containers without a feature gate, and the newest.
-API_VERSIONS = ["1.29", "1.37"]
+# The oldest that has sidecar containers and admission policies without a feature gate, and the newest.
+API_VERSIONS = ["1.30", "1.37"]
+WITHOUT_NAMESPACE = {"Namespace", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
 
 each_service = pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
 each_folder = pytest.mark.parametrize("folder", FOLDERS)
@@ -127,7 +128,9 @@ def test_the_namespace_says_which_pod_security_it_has(folder: str) -> None:
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/warn"] == "restricted"
     assert {
-        document["metadata"].get("namespace") for document in rendered(folder) if document["kind"] != "Namespace"
+        document["metadata"].get("namespace")
+        for document in rendered(folder)
+        if document["kind"] not in WITHOUT_NAMESPACE
     } == {namespace["metadata"]["name"]}
 
 
@@ -181,6 +184,19 @@ def test_the_role_has_what_the_autoscaler_uses_on_this_services_workers_and_noth
     assert role["rules"][0]["resourceNames"] == [f"{service.name}-worker"]
     assert [subject["name"] for subject in binding["subjects"]] == [f"{service.name}-master"]
     assert of_kind(folder, "ClusterRole", "ClusterRoleBinding") == []
+
+
+@each_service
+def test_admission_policy_limits_the_account_of_this_services_masters(service: ServiceDefinition) -> None:
+    folder = f"base/{service.name}"
+    (policy,) = of_kind(folder, "ValidatingAdmissionPolicy")
+    (binding,) = of_kind(folder, "ValidatingAdmissionPolicyBinding")
+    master = named(folder, "Deployment", f"{service.name}-master")
+
+    (condition,) = policy["spec"]["matchConditions"]
+    assert f"':' + '{pod_spec(master)['serviceAccountName']}'" in condition["expression"]
+    assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
+    assert policy["spec"]["failurePolicy"] == "Fail"
 
 
 @each_service

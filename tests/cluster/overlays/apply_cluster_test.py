@@ -2,10 +2,14 @@
 
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
+import yaml
 
+from libs.autoscaler.api_server import Answer, ApiServer, message_of
 from tests.cluster.overlays.cluster import OverlayCluster, configured
 from tests.cluster.overlays.operator_crds import operator_crds
 from tests.deploy.manifests import KUBERNETES, of_kind
@@ -90,10 +94,7 @@ async def test_rbac_allows_a_master_what_it_needs_and_nothing_else(cluster: Over
         ("create", "rolebindings.rbac.authorization.k8s.io"),
     ]
     async with cluster.own_namespace(folder / "namespace.yaml", "the0"):
-        access = [*of_kind("overlays/production", "ServiceAccount", "Role", "RoleBinding")]
-        await cluster.kubectl(
-            "apply", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": access})
-        )
+        await apply_access(cluster)
 
         async def granted() -> bool:
             return await cluster.can("bot-runner-master", "the0", *allowed[0])
@@ -108,3 +109,84 @@ async def test_rbac_allows_a_master_what_it_needs_and_nothing_else(cluster: Over
     assert refusals == []
     assert grants == []
     assert of_workers == []
+
+
+COST = "controller.kubernetes.io/pod-deletion-cost"
+PATCHES: dict[str, dict[str, Any]] = {
+    "deadline": {"spec": {"activeDeadlineSeconds": 1}},
+    "label": {"metadata": {"labels": {"app": "other"}}},
+    "new label": {"metadata": {"labels": {"more": "other"}}},
+    "finalizer": {"metadata": {"finalizers": ["the0.example/never"]}},
+    "owner": {"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "x"}]}},
+    "new annotation": {"metadata": {"annotations": {"more": "1"}}},
+    "changed annotation": {"metadata": {"annotations": {"kept": "2"}}},
+    "removed annotation": {"metadata": {"annotations": {"kept": None}}},
+    "cost and another": {"metadata": {"annotations": {COST: "1", "kept": "2"}}},
+}
+POD = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "victim", "labels": {"app": "victim"}, "annotations": {"kept": "1"}},
+    # No node matches: the pod never starts.
+    "spec": {"nodeSelector": {"no": "node"}, "containers": [{"name": "main", "image": "fine"}]},
+}
+
+
+async def test_masters_account_changes_only_the_deletion_cost_of_pods(cluster: OverlayCluster, tmp_path: Path) -> None:
+    folder = KUBERNETES / "overlays" / "production"
+    async with cluster.own_namespace(folder / "namespace.yaml", "the0"):
+        await apply_access(cluster)
+        await cluster.kubectl("--namespace=the0", "apply", "--filename=-", stdin=json.dumps(POD))
+        master = await account(cluster, "bot-runner-master", tmp_path)
+        administrator = ApiServer({"KUBECONFIG": cluster.kubeconfig}, timeout_seconds=60)
+
+        async def is_guarded() -> bool:
+            # A policy takes effect a moment after it is created.
+            return is_denied(await change(master, {"metadata": {"labels": {"early": "1"}}}))
+
+        await eventually(is_guarded)
+        before = await cluster.read("--namespace=the0", "pod", "victim")
+        (container,) = before["spec"]["containers"]
+        image = {"spec": {"containers": [container | {"image": "evil"}]}}
+        permitted = {name: await change(master, patch) for name, patch in (PATCHES | {"image": image}).items()}
+        after = await cluster.read("--namespace=the0", "pod", "victim")
+        costs = [await change(master, {"metadata": {"annotations": {COST: cost}}}) for cost in ("9", "0", None, "-5")]
+        cost = (await cluster.read("--namespace=the0", "pod", "victim"))["metadata"]["annotations"][COST]
+        by_others = await change(administrator, image)
+
+    assert [name for name, answer in permitted.items() if not is_denied(answer)] == []
+    assert after == before
+    assert ([answer.status for answer in costs], cost) == ([200] * 4, "-5")
+    assert by_others.status == 200
+
+
+async def account(cluster: OverlayCluster, name: str, folder: Path) -> ApiServer:
+    """Return the API server for a service account, by a token as a pod gets it."""
+    token = (await cluster.kubectl("--namespace=the0", "create", "token", name)).strip()
+    return ApiServer({"KUBECONFIG": str(with_token(cluster.kubeconfig, token, folder))}, timeout_seconds=60)
+
+
+def with_token(kubeconfig: str, token: str, folder: Path) -> Path:
+    configuration = yaml.safe_load(Path(kubeconfig).read_text())
+    for user in configuration["users"]:
+        user["user"] = {"token": token}
+    file = folder / "kubeconfig"
+    file.write_text(yaml.safe_dump(configuration))
+    return file
+
+
+async def change(server: ApiServer, patch: dict[str, Any]) -> Answer:
+    return await server.call("PATCH", "/api/v1/namespaces/the0/pods/victim", patch)
+
+
+def is_denied(answer: Answer) -> bool:
+    """Whether the policy denied the change, rather than RBAC or the API's own checks."""
+    return answer.status == 422 and "ValidatingAdmissionPolicy" in message_of(answer)
+
+
+async def apply_access(cluster: OverlayCluster) -> None:
+    """Apply the production overlay's accounts, with their rights and limits."""
+    kinds = "ServiceAccount", "Role", "RoleBinding"
+    policies = "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"
+    access = {"apiVersion": "v1", "kind": "List", "items": of_kind("overlays/production", *kinds, *policies)}
+    await cluster.kubectl("apply", "--filename=-", stdin=json.dumps(access))
