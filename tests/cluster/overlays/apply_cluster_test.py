@@ -1,6 +1,7 @@
 """Each overlay as the API server takes it: accepted as it is, and the same when it is applied again."""
 
 import json
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -141,8 +142,8 @@ async def test_masters_account_changes_only_the_deletion_cost_of_pods(cluster: O
         administrator = ApiServer({"KUBECONFIG": cluster.kubeconfig}, timeout_seconds=60)
 
         async def is_guarded() -> bool:
-            # A policy takes effect a moment after it is created.
-            return is_denied(await change(master, {"metadata": {"labels": {"early": "1"}}}))
+            # A policy takes effect a moment after it is created; until then each of these is another change.
+            return is_denied(await change(master, {"metadata": {"labels": {"early": secrets.token_hex(8)}}}))
 
         await eventually(is_guarded)
         before = await cluster.read("--namespace=the0", "pod", "victim")
