@@ -19,6 +19,7 @@ from tests.deploy.manifests import (
     mounts,
     named,
     of_kind,
+    permits_egress,
     pod_spec,
     references,
     rendered,
@@ -458,14 +459,53 @@ def test_masters_may_ask_their_own_workers_for_output_and_nobody_else_but_promet
     ]
 
 
-@each_service
-def test_bots_cannot_reach_the_clouds_metadata_service(service: ServiceDefinition) -> None:
-    policy = named(f"base/{service.name}", "NetworkPolicy", f"{service.name}-worker")
-    (rule,) = policy["spec"]["egress"]
+METADATA = [
+    "169.254.169.254",  # AWS, Azure, GCP and most others
+    "169.254.170.2",  # credentials of AWS's containers
+    "168.63.129.16",  # Azure
+    "100.100.100.200",  # Alibaba
+    "fd00:ec2::254",  # AWS
+    "fd20:ce::254",  # GCP
+    "fd00:c1::a9fe:a9fe",  # Oracle
+    "fe80::1",
+]
 
-    blocks = {target["ipBlock"]["cidr"]: target["ipBlock"]["except"] for target in rule["to"]}
-    assert "169.254.0.0/16" in blocks["0.0.0.0/0"]
-    assert "fd00:ec2::254/128" in blocks["::/0"]
+
+@each_service
+@pytest.mark.parametrize("address", METADATA)
+@pytest.mark.parametrize("port", [53, 80, 443])
+def test_bots_cannot_reach_the_clouds_metadata_service(service: ServiceDefinition, address: str, port: int) -> None:
+    policy = named(f"base/{service.name}", "NetworkPolicy", f"{service.name}-worker")
+
+    assert not permits_egress(policy, address, port)
+
+
+@each_service
+@pytest.mark.parametrize(("address", "port"), [("93.184.215.14", 443), ("2606:2800::1", 8080), ("10.0.0.7", 27017)])
+def test_bots_reach_any_other_address(service: ServiceDefinition, address: str, port: int) -> None:
+    policy = named(f"base/{service.name}", "NetworkPolicy", f"{service.name}-worker")
+
+    assert permits_egress(policy, address, port)
+
+
+@each_service
+@pytest.mark.parametrize("role", ["master", "worker"])
+@pytest.mark.parametrize("protocol", ["TCP", "UDP"])
+def test_names_are_resolved_by_a_cache_on_the_node_and_it_answers_nothing_else(
+    service: ServiceDefinition, role: str, protocol: str
+) -> None:
+    policy = named(f"base/{service.name}", "NetworkPolicy", f"{service.name}-{role}")
+
+    assert permits_egress(policy, "169.254.20.10", 53, protocol)
+    assert not permits_egress(policy, "169.254.20.10", 8080, protocol)
+
+
+@each_service
+@pytest.mark.parametrize("port", [443, 6443, 8443, 16443])
+def test_masters_reach_the_api_server_on_each_usual_port(service: ServiceDefinition, port: int) -> None:
+    policy = named(f"base/{service.name}", "NetworkPolicy", f"{service.name}-master")
+
+    assert permits_egress(policy, "10.0.0.1", port)
 
 
 @each_service

@@ -1,6 +1,7 @@
 """Kustomize folders rendered by the real program, and the questions that tests ask of the result."""
 
 import functools
+import ipaddress
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -88,3 +89,25 @@ def references(workload: Manifest) -> Iterator[tuple[str, str]]:
             secret = variable.get("valueFrom", {}).get("secretKeyRef")
             if secret is not None:
                 yield "Secret", secret["name"]
+
+
+def permits_egress(policy: Manifest, address: str, port: int, protocol: str = "TCP") -> bool:
+    """Whether a NetworkPolicy lets its pods connect to an address that belongs to no pod."""
+    return any(
+        _has_port(rule.get("ports"), port, protocol) and _has_address(rule.get("to"), address)
+        for rule in policy["spec"]["egress"]
+    )
+
+
+def _has_port(ports: list[Manifest] | None, port: int, protocol: str) -> bool:
+    return ports is None or any((found["port"], found["protocol"]) == (port, protocol) for found in ports)
+
+
+def _has_address(peers: list[Manifest] | None, address: str) -> bool:
+    host = ipaddress.ip_address(address)
+    blocks = [peer["ipBlock"] for peer in peers or () if "ipBlock" in peer]
+    return peers is None or any(
+        host in ipaddress.ip_network(block["cidr"])
+        and not any(host in ipaddress.ip_network(other) for other in block.get("except", ()))
+        for block in blocks
+    )
