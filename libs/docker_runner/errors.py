@@ -1,5 +1,7 @@
 """Errors between an Executable and its container, grouped by the caller's reaction."""
 
+import errno
+import os
 from pathlib import Path
 
 from libs.core.errors import Retryable, RuntimeFault, UserError
@@ -43,8 +45,16 @@ class DiskUnavailable(DockerRunnerError, Retryable):
     def __init__(self, what: str, error: OSError) -> None:
         reason = error.strerror or str(error) or type(error).__name__
         where = f" ({error.filename})" if error.filename else ""
-        super().__init__(f"cannot write {what} to this host's disk: {reason}{where}; make room below TEMP_DIR")
+        super().__init__(f"cannot write {what} to this host's disk: {reason}{where}; {_remedy(error)}")
         self.what, self.reason = what, reason
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"make TEMP_DIR writable for user {os.geteuid()} (chown), or set it to another folder"
+    if error.errno == errno.EROFS:
+        return "mount TEMP_DIR for writing, or set it to a folder on another file system"
+    return "make room below TEMP_DIR"
 
 
 class WorkFolderNotExecutable(DockerRunnerError, UserError):

@@ -351,14 +351,15 @@ class DockerHost:
 
 
 async def _until_disk_takes(what: str, prepare: Callable[[], Awaitable[None]], readiness: Readiness) -> None:
-    """Call *prepare* until the disk below TEMP_DIR has room for it."""
+    """Call *prepare* until TEMP_DIR can be written and has room for it."""
     backoff = Backoff(initial_seconds=0.2, cap_seconds=5.0)
     while True:
         try:
             await prepare()
         except OSError as error:
-            readiness.report(DISK, False, str(DiskUnavailable(what, error)))
-            log.warning("work folder cannot be used", what=what, reason=str(error))
+            reason = str(DiskUnavailable(what, error))
+            readiness.report(DISK, False, reason)
+            log.warning("work folder cannot be used", what=what, reason=reason)
             await asyncio.sleep(backoff.next_seconds())
         else:
             if backoff.failures:
