@@ -10,8 +10,8 @@ cd "$(dirname "$0")"
 
 COMPOSE=${COMPOSE:-docker compose}
 databases="bot_runner backtest_runner bot_scheduler"
-processes="bot-runner-master bot-runner-worker backtest-runner-master backtest-runner-worker bot-scheduler-master
-  bot-scheduler-worker"
+processes="bot-runner-master bot-runner-master-2 bot-runner-worker backtest-runner-master backtest-runner-master-2
+  backtest-runner-worker bot-scheduler-master bot-scheduler-master-2 bot-scheduler-worker"
 
 say() { echo "backup: $*" >&2; }
 

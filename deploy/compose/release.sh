@@ -60,10 +60,13 @@ build() { # build TAG
   $DOCKER image prune --force --filter label=the0.image=stage --filter until=168h >/dev/null
 }
 
+# The second ones first, so that a service always has a master that leads or can lead.
 replace_masters() {
-  # shellcheck disable=SC2086 # several words
-  $COMPOSE up --detach --no-deps --wait --wait-timeout 300 \
-    $(for service in $services; do echo "$service-master"; done)
+  for second in -2 ""; do
+    # shellcheck disable=SC2046,SC2086 # several words
+    $COMPOSE up --detach --no-deps --wait --wait-timeout 300 \
+      $(for service in $services; do echo "$service-master$second"; done)
+  done
 }
 
 # One after another: the new one is ready before an old one is told to stop, and takes what that one gives up.

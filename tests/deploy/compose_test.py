@@ -20,6 +20,9 @@ from tools.stack import binaries
 FOLDER = ROOT / "deploy" / "compose"
 SECRETS = ("MONGO_PASSWORD", "MONGO_KEY", "NATS_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "GRAFANA_PASSWORD")
 
+ROLES = ("master", "master-2", "worker")
+MASTERS = ("master", "master-2")
+
 each_service = pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
 
 
@@ -70,7 +73,7 @@ def variables(text: str) -> dict[str, str]:
 
 
 def test_all_three_services_and_all_that_they_need_are_there(project: dict[str, Any]) -> None:
-    ours = {f"{service.name}-{role}" for service in SERVICES for role in ("master", "worker")}
+    ours = {f"{service.name}-{role}" for service in SERVICES for role in ROLES}
 
     assert project["services"].keys() == ours | {
         "work-folder",
@@ -126,7 +129,7 @@ def test_images_of_ours_never_come_from_a_registry(project: dict[str, Any]) -> N
 
 
 @each_service
-@pytest.mark.parametrize("role", ["master", "worker"])
+@pytest.mark.parametrize("role", ROLES)
 def test_every_variable_that_a_process_is_given_is_one_that_it_reads(
     project: dict[str, Any], service: ServiceDefinition, role: str
 ) -> None:
@@ -152,18 +155,32 @@ def test_workers_reach_the_hosts_engine_and_share_a_folder_with_it_at_one_path(
 
 
 @each_service
-def test_master_tells_people_the_port_that_is_published(project: dict[str, Any], service: ServiceDefinition) -> None:
-    master = project["services"][f"{service.name}-master"]
+@pytest.mark.parametrize("role", MASTERS)
+def test_master_tells_people_the_port_that_is_published(
+    project: dict[str, Any], service: ServiceDefinition, role: str
+) -> None:
+    master = project["services"][f"{service.name}-{role}"]
     (port,) = master["ports"]
 
     assert master["environment"]["PUBLIC_URL"] == f"http://localhost:{port['published']}"
 
 
 @each_service
+def test_second_master_has_the_name_by_which_workers_and_prometheus_find_masters(
+    project: dict[str, Any], service: ServiceDefinition
+) -> None:
+    first, second = (project["services"][f"{service.name}-{role}"] for role in MASTERS)
+
+    assert second["networks"]["default"]["aliases"] == [f"{service.name}-master"]
+    assert (second["image"], second["healthcheck"]) == (first["image"], first["healthcheck"])
+    assert second["healthcheck"] != project["services"][f"{service.name}-worker"]["healthcheck"]
+
+
+@each_service
 def test_masters_and_workers_run_with_no_more_rights_than_they_use(
     project: dict[str, Any], service: ServiceDefinition
 ) -> None:
-    for role in ("master", "worker"):
+    for role in ROLES:
         process = project["services"][f"{service.name}-{role}"]
         assert process["cap_drop"] == ["ALL"]
         assert process["read_only"] is True
@@ -299,6 +316,18 @@ def test_example_of_the_env_file_is_enough_for_compose_to_remove_everything() ->
     assert (process.returncode, process.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(("user", "left"), [(os.getuid(), []), (os.getuid() + 1, ["admission.lock", "code"])])
+def test_clean_removes_all_files_of_the_workers_and_no_others(tmp_path: Path, user: int, left: list[str]) -> None:
+    removal = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]["work-folder-removal"]
+    words = {"${WORK_DIR:-/var/lib/the0}": str(tmp_path), "10001": str(user)}
+    (tmp_path / "code" / "trees").mkdir(parents=True)
+    (tmp_path / "admission.lock").touch()
+
+    subprocess.run([words.get(word, word) for word in removal["entrypoint"]], timeout=60, check=True)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+
+
 def test_env_file_is_used_where_there_is_one(tmp_path: Path) -> None:
     make = Make(tmp_path)
     (make.folder / ".env").write_text("MONGO_PASSWORD=a\n")
@@ -384,6 +413,6 @@ def test_grafana_is_given_its_sources_and_the_dashboards_of_this_repository(proj
 def test_a_process_that_grows_without_end_is_stopped_before_the_host_suffers(
     project: dict[str, Any], service: ServiceDefinition
 ) -> None:
-    limits = {role: int(project["services"][f"{service.name}-{role}"]["mem_limit"]) for role in ("master", "worker")}
+    limits = {role: int(project["services"][f"{service.name}-{role}"]["mem_limit"]) for role in ROLES}
 
-    assert limits == {"master": 256 * 1024**2, "worker": 512 * 1024**2}
+    assert limits == {"master": 256 * 1024**2, "master-2": 256 * 1024**2, "worker": 512 * 1024**2}

@@ -18,6 +18,10 @@ case "$1 $2" in
   "tag "*) echo "$3" >> {folder}/images ;;
 esac
 """
+_COMPOSE = """\
+#!/bin/sh
+echo "$*" >> {folder}/calls
+"""
 _PANTS = """\
 #!/bin/sh
 echo built >> {folder}/builds
@@ -36,7 +40,7 @@ class Release:
         (self._compose / ".env").write_text(f"MONGO_PASSWORD=secret\nTAG={tag}\nLOG_LEVEL=info\n")
         (self._compose / ".env").chmod(0o600)
         (folder / "images").write_text("".join(f"the0/{service}:{tag}\n" for service in SERVICES))
-        for name, text in {"docker": _DOCKER, "pants": _PANTS, "docker-compose": "#!/bin/sh\n"}.items():
+        for name, text in {"docker": _DOCKER, "pants": _PANTS, "docker-compose": _COMPOSE}.items():
             (folder / name).write_text(text.format(folder=folder))
             (folder / name).chmod(0o755)
 
@@ -68,6 +72,11 @@ class Release:
         path = self._folder / "builds"
         return len(path.read_text().splitlines()) if path.exists() else 0
 
+    def started(self) -> list[list[str]]:
+        """The services of each call that started some by name."""
+        calls = (self._folder / "calls").read_text().splitlines()
+        return [[word for word in call.split() if "-master" in word] for call in calls if "-master" in call]
+
     def has(self, tag: str) -> bool:
         """Whether all three images are there under this tag."""
         images = (self._folder / "images").read_text().splitlines()
@@ -86,6 +95,17 @@ def test_upgrade_without_a_tag_builds_a_new_one_and_keeps_the_images_that_latest
     assert settings["PREVIOUS_TAG"].startswith("before-")
     assert release.has(settings["TAG"])
     assert release.has(settings["PREVIOUS_TAG"])
+
+
+def test_upgrade_replaces_the_second_masters_before_the_first(tmp_path: Path) -> None:
+    release = Release(tmp_path, "v1")
+
+    release.run("upgrade", TAG="v2")
+
+    assert release.started() == [
+        [f"{service}-master-2" for service in SERVICES],
+        [f"{service}-master" for service in SERVICES],
+    ]
 
 
 def test_upgrade_keeps_every_other_setting_and_the_rights_of_the_env_file(tmp_path: Path) -> None:
