@@ -20,7 +20,8 @@ from libs.docker_runner.code.definition import ExecutableBuilder
 from libs.docker_runner.containers.container import ContainerState, EndReason, ManagedContainer
 from libs.docker_runner.errors import NoRoom, StartFailed
 from libs.docker_runner.executable import Executable, new_run_id
-from libs.docker_runner.runs.attempt import Attempt, AttemptResult, RunKit, StopOrder
+from libs.docker_runner.runs.attempt import Attempt, AttemptResult, RunKit
+from libs.docker_runner.runs.stop_orders import StopOrder
 from services.backtest_runner.claims import Claims
 from services.backtest_runner.completion import Completion
 from services.backtest_runner.records import RunRecords

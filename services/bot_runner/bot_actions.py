@@ -1,13 +1,19 @@
-"""The actions on one bot: start it, stop it, reap a dead container, and write its status."""
+"""The actions on one bot: start it, stop it, reap a dead container, and write its status.
+
+A bot has no :class:`Attempt`. An attempt is one task that repeats its start and waits for its end. What a bot should
+run is decided anew in each round, and its backoff is stored in its document, so that another owner continues it. The
+actions share the run history and the stop orders with attempts.
+"""
 
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from prometheus_client import Counter
 
+from libs.core.aio.wake import Wake
 from libs.core.errors import Retryable, RuntimeFault, UserError
 from libs.core.observability.log import get_logger
 from libs.core.process.isolation import isolated, unexpected
@@ -22,6 +28,7 @@ from libs.docker_runner.engine.waiting import waiting_detail
 from libs.docker_runner.errors import EngineUnavailable, NoRoom, StartFailed, StopFailed
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.runs.run_engine import AttemptEngine
+from libs.docker_runner.runs.stop_orders import StopOrder, stop_by_order
 from services.bot_runner.desired_bot import DesiredBot, StopReason
 from services.bot_runner.fallback import Fallback
 from services.bot_runner.plan import Action, Keep, Reap, Start, Stop, WaitForRoom
@@ -49,6 +56,14 @@ _RETRY_SECONDS = 1.0
 _NO_ROOM_SECONDS = 0.2
 
 
+@dataclass
+class _Stopping:
+    """A stop in progress, with its latest order."""
+
+    order: StopOrder
+    wake: Wake = field(default_factory=Wake)
+
+
 class BotActions:
     """Carries out single actions for the bots of one owned segment. Each may be repeated."""
 
@@ -70,9 +85,9 @@ class BotActions:
         self._stop_grace = stop_grace_seconds
         self._policy = policy or RestartPolicy()
         self._clock = clock
-        self._fallback = Fallback(owned, records=records, memory=memory, policy=self._policy, clock=clock)
+        self._fallback = Fallback(records=records, memory=memory, policy=self._policy, clock=clock)
         self._unseen: dict[str, tuple[Executable, str]] = {}
-        self._cut_short: set[str] = set()
+        self._stopping: dict[str, _Stopping] = {}
 
     async def look_after_starts(self, present: Sequence[ManagedContainer], under_way: Collection[str]) -> None:
         """Record the starts of unknown outcome that failed. *present* are all existing containers.
@@ -108,18 +123,13 @@ class BotActions:
             log.warning("action failed; it is tried again", action=type(action).__name__, error=str(error))
             await asyncio.sleep(_RETRY_SECONDS)
 
-    async def cut_short(self, container: ManagedContainer) -> None:
-        """Kill *container* during its graceful stop, which then continues as if it had been a kill."""
-        if not self._owned.proven():
-            return
-        self._cut_short.add(container.container_id)
-        log.info("grace period of a stop is cut short", container=container.name)
-        try:
-            await self._runner.stop(container, 0.0)
-        except Retryable as error:
-            log.warning(
-                "bot could not be killed; its grace period continues", container=container.name, error=str(error)
-            )
+    def kill(self, bot_id: str) -> None:
+        """Let a graceful stop of the bot, if one is in progress, continue as a kill. May be repeated."""
+        stopping = self._stopping.get(bot_id)
+        if stopping is not None and stopping.order.reason != StopReason.KILLED and self._owned.proven():
+            log.info("grace period of a stop is cut short", bot=bot_id)
+            stopping.order = self._order(StopReason.KILLED)
+            stopping.wake.set()
 
     async def settle(
         self,
@@ -139,9 +149,7 @@ class BotActions:
         for container in kept:
             status = self._running(container, held_up.get(container.id))
             with isolated("settle bot"):
-                await self._records.running(
-                    container, status, self._owned.epoch, stored_status=desired[container.id].stored_status
-                )
+                await self._records.running(container, status, stored_status=desired[container.id].stored_status)
         for bot_id, reason in absent.items():
             bot = desired[bot_id]
             rejection = bot.rejection if reason is StopReason.REJECTED else None
@@ -205,7 +213,7 @@ class BotActions:
         except NoRoom as error:
             # Others were faster. This is no failure of the bot, and a run without a container leaves no record.
             log.info("bot waits for room", shortage=str(error.shortage))
-            await self._records.withdrawn(executable)
+            await self._records.withdrawn(executable.run_id)
             await self._write_waiting(executable, waiting_detail(error.shortage), error.shortage.need, utc_now())
             await asyncio.sleep(_NO_ROOM_SECONDS)
         except UserError as error:
@@ -216,7 +224,7 @@ class BotActions:
             await self._not_started(executable, starting, error)
         else:
             log.info("bot started", container=container.name, run_id=container.run_id, restarts=history.restarts)
-            await self._records.running(container, self._running(container), self._owned.epoch)
+            await self._records.running(container, self._running(container))
 
     async def _refused(self, starting: BotStatus, executable: Executable, error: UserError) -> None:
         if await self._fallback.refused(executable, error):
@@ -256,20 +264,29 @@ class BotActions:
         self._memory.set_history(status.bot_id, status.history)
         await self._records.write_status(replace(status, since=utc_now(), run_id=""))
 
-    async def _stop(self, action: Stop) -> None:
+    def _order(self, reason: StopReason) -> StopOrder:
         # The kill switch is for code that cannot be trusted to stop.
-        grace = 0.0 if action.reason is StopReason.KILLED else self._stop_grace
-        log.info("bot is being stopped", reason=str(action.reason), container=action.container.name)
-        ended = await self._runner.stop(action.container, grace)
-        was_cut_short = action.container.container_id in self._cut_short
-        self._cut_short.discard(action.container.container_id)
-        reason = StopReason.KILLED if was_cut_short else action.reason
+        return StopOrder(reason, 0.0 if reason is StopReason.KILLED else self._stop_grace)
+
+    async def _stop(self, action: Stop) -> None:
+        container = action.container
+        log.info("bot is being stopped", reason=str(action.reason), container=container.name)
+        stopping = self._stopping[action.id] = _Stopping(self._order(action.reason))
+        try:
+            order, ended = await stop_by_order(
+                lambda order: self._runner.stop(container, order.grace_seconds),
+                stopping.order,
+                latest=lambda: stopping.order,
+                wake=stopping.wake,
+            )
+        finally:
+            del self._stopping[action.id]
         # At once, since users wait for it; and before the container is removed: if this worker dies in between, the
         # next one still finds how it ended.
-        await self._records.ended(ended, str(reason))
-        await self._records.last_words(action.container)
-        await self._runner.remove(action.container)
-        log.info("bot stopped", reason=str(reason), container=action.container.name)
+        await self._records.container_ended(ended, str(order.reason))
+        await self._records.last_words(container)
+        await self._runner.remove(container)
+        log.info("bot stopped", reason=str(order.reason), container=container.name)
 
     async def _reap(self, container: ManagedContainer) -> None:
         ended = await self._runner.exit_info(container)
@@ -277,7 +294,7 @@ class BotActions:
             raise StopFailed(container.name, "it had ended but runs again")
         # It is removed only after all of this is written: if this worker dies before, the next one repeats it, with
         # the same result.
-        await self._records.ended(ended)
+        await self._records.container_ended(ended)
         await self._count(ended)
         await self._records.last_words(container)
         await self._runner.remove(container)

@@ -232,8 +232,8 @@ async def test_of_two_that_begin_at_the_same_moment_at_most_one_starts_it(rig: B
     together = Together(rig.runs, 2)
 
     async def begin(segment: int, host: FakeHost) -> bool:
-        executable = await rig.executable(await rig.acquire(host, segment))
-        return await rig.records(host, runs=together).begin(executable) is None
+        lease = await rig.acquire(host, segment)
+        return await rig.records(host, lease, runs=together).begin(await rig.executable(lease)) is None
 
     begun = await asyncio.gather(*(begin(segment, host) for segment, host in hosts.items()))
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from libs.core.errors import UserError
 from libs.core.observability.log import get_logger
 from libs.core.store.releases import Rejection, RejectionReason, Release
-from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.containers.container import Ended
 from libs.docker_runner.executable import Executable
 from services.bot_runner.desired_bot import DesiredBot
@@ -25,14 +24,12 @@ class Fallback:
 
     def __init__(
         self,
-        owned: OwnedSegment,
         *,
         records: BotRecords,
         memory: RestartMemory,
         policy: RestartPolicy,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._owned = owned
         self._records = records
         self._memory = memory
         self._policy = policy
@@ -45,7 +42,7 @@ class Fallback:
         """
         if (entity := self._memory.entity(bot_id)) is None:
             return
-        await self._records.keep(entity, release, self._owned.epoch)
+        await self._records.keep(entity, release)
         before, now = Release.of(entity.document).current, release.current
         if before is not None and now is not None and before.revision != now.revision == entity.revision:
             self._memory.set_history(bot_id, self._memory.history_of(bot_id).forgiven())

@@ -72,7 +72,6 @@ class SegmentReconciler:
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._seen: dict[str, datetime] = {}
         self._setbacks = Setbacks(_FIRST_SETBACK_SECONDS, _LONGEST_SETBACK_SECONDS)
-        self._in_grace: dict[str, Stop] = {}
         self._stock_taken = False
         self.running = 0
         """The number of containers that were as desired in the last round."""
@@ -133,7 +132,7 @@ class SegmentReconciler:
         )
         if not self._stock_taken:
             with isolated("take stock of bots"):
-                await self._records.take_stock(self._owned.segment_id, self._owned.epoch, actual)
+                await self._records.close_earlier([container.run_id for container in actual])
                 self._stock_taken = True
         with isolated("look after starts"):
             await self._actions.look_after_starts(actual, unsettled)
@@ -159,9 +158,9 @@ class SegmentReconciler:
                     # A bot that is stopped for a restart does not lose its room to a waiting one.
                     self._keep_place(executable)
                 self._begin(action, desired.get(action.id), tasks)
-            elif _kills(action) and (stop := self._in_grace.pop(action.id, None)) is not None:
+            elif _kills(action):
                 # The kill switch does not wait for the grace period of an earlier stop.
-                tasks.create_task(self._cut_short(stop), name=f"kill bot {action.id[:40]!r}")
+                self._actions.kill(action.id)
         for executable in decided.checks.values():
             self._checks.begin(executable, tasks)
         self._checks.forget_all_but(desired)
@@ -183,8 +182,6 @@ class SegmentReconciler:
         trace = bot.trace if bot is not None else {}
         task = tasks.create_task(self._act(action, trace), name=f"bot {action.id[:40]!r}")
         self._under_way[action.id] = task
-        if isinstance(action, Stop) and not _kills(action):
-            self._in_grace[action.id] = action
 
     async def _act(self, action: Action, trace: Mapping[str, str]) -> None:
         about: Attributes = {"runtime.id": action.id, "runtime.segment": self._owned.segment_id}
@@ -201,7 +198,6 @@ class SegmentReconciler:
             if isinstance(action, Start):
                 self._give_up_place(action.id)
             del self._under_way[action.id]
-            self._in_grace.pop(action.id, None)
             self.wake.set()
 
     def _keep_place(self, executable: Executable) -> None:
@@ -213,10 +209,6 @@ class SegmentReconciler:
     def _give_up_place(self, bot_id: str) -> None:
         if (place := self._places.pop(bot_id, None)) is not None:
             self._room.settle(place)
-
-    async def _cut_short(self, stop: Stop) -> None:
-        with isolated("kill bot"):
-            await self._actions.cut_short(stop.container)
 
     def _sooner(self, next_look: float | None) -> float | None:
         """Return the Unix time of the next round or of the first repeated action, whichever is earlier."""

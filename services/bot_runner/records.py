@@ -10,21 +10,30 @@ from libs.core.store.live_runs import LiveRuns
 from libs.core.store.releases import FIELD, Release, condition_for
 from libs.core.store.runs import RunStore
 from libs.docker_runner.containers.container import Ended, ManagedContainer
-from libs.docker_runner.containers.run_records import Recorder, of_container, of_executable, write_down
+from libs.docker_runner.containers.run_records import Recorder, of_executable
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.logs.following import LogFollowing
+from libs.docker_runner.runs.history import RunHistory
 from services.bot_runner.status import BotStatus, utc_now
 
 log = get_logger(__name__)
 
 
-class BotRecords:
+class BotRecords(RunHistory):
     """Writes about the bots of one owned segment. They do not decide what runs: a failed write stops no bot."""
 
     def __init__(
-        self, recorder: Recorder, *, entities: EntityStore, runs: RunStore, leases: LeaseStore, logs: LogFollowing
+        self,
+        recorder: Recorder,
+        *,
+        segment_id: int,
+        epoch: int,
+        entities: EntityStore,
+        runs: RunStore,
+        leases: LeaseStore,
+        logs: LogFollowing,
     ) -> None:
-        self._recorder = recorder
+        super().__init__(recorder, segment_id=segment_id, epoch=epoch, runs=runs)
         self._live_runs = LiveRuns(runs, leases)
         self._entities = entities
         self._runs = runs
@@ -78,30 +87,14 @@ class BotRecords:
             keep=alive,
         )
 
-    async def withdrawn(self, executable: Executable) -> None:
-        """Remove the record of a run from :meth:`begin` that never had a container."""
-        await self._runs.withdraw(executable.run_id)
-
     async def _alive_elsewhere(self, executable: Executable) -> str | None:
         found = await self._live_runs.of([executable.id], outside=executable.segment)
         return found.get(executable.id)
-
-    async def take_stock(self, segment_id: int, epoch: int, present: Collection[ManagedContainer]) -> None:
-        """Close the open runs of earlier owners of a segment without a container. *present* are all containers."""
-        await self._runs.close_open(
-            reason="missing",
-            message="its worker died, and its container no longer existed at the takeover",
-            ended_at=utc_now(),
-            segment_id=segment_id,
-            before_epoch=epoch,
-            keep=[container.run_id for container in present],
-        )
 
     async def running(
         self,
         container: ManagedContainer,
         status: BotStatus,
-        epoch: int,
         *,
         stored_status: Mapping[str, object] | None = None,
     ) -> None:
@@ -112,46 +105,36 @@ class BotRecords:
         """
         self._logs.follow(container)
         if container.run_id not in self._adopted:
-            found = await self._runs.adopt(
-                container.run_id,
-                worker_id=self.worker,
-                epoch=epoch,
-                container_id=container.container_id,
-                code_digest=container.code_etag,
-            )
-            if not found:
-                started_at = container.started_at or utc_now()
-                mine = {"worker_id": self.worker, "epoch": epoch}
-                await self._runs.start(of_container(container, self._recorder, started_at, **mine))
+            await self.adopted(container, container.started_at or utc_now())
             self._adopted.add(container.run_id)
         await self.write_status(status, stored_status=stored_status)
 
-    async def keep(self, entity: Entity, release: Release, epoch: int) -> None:
-        """Write the accepted versions of *entity*, as its owner of *epoch*; no effect when it has another owner now."""
-        change = {FIELD: release.to_document(epoch)}
-        if not await self._entities.compare_and_set(entity.id, condition_for(entity, epoch), change):
+    async def keep(self, entity: Entity, release: Release) -> None:
+        """Write the accepted versions of *entity*; no effect when it has another owner now."""
+        change = {FIELD: release.to_document(self._epoch)}
+        if not await self._entities.compare_and_set(entity.id, condition_for(entity, self._epoch), change):
             log.info("release not written: the bot was recreated, or has another owner", bot=entity.id)
 
     async def last_words(self, container: ManagedContainer) -> None:
         """Read the rest of a dead container's output, before it is removed."""
         await self._logs.finish(container)
 
-    async def ended(self, ended: Ended, reason: str | None = None) -> None:
+    async def container_ended(self, ended: Ended, reason: str | None = None) -> None:
         """Record why a container ended: *reason*, or the engine's reason."""
-        await write_down(self._runs, self._recorder, ended, reason)
+        await super().container_ended(ended, reason)
         self._adopted.discard(ended.container.run_id)
 
-    async def segment_ended(self, segment_id: int, epoch: int, ended: Sequence[Ended]) -> None:
-        """Record the ends of a whole segment that was owned under *epoch*, and in which nothing runs any more."""
-        await asyncio.gather(*(self.ended(end) for end in ended))
+    async def segment_ended(self, ended: Sequence[Ended]) -> None:
+        """Record the ends of the whole segment, in which nothing runs any more."""
+        await asyncio.gather(*(self.container_ended(end) for end in ended))
         # An interrupted start has a record and no container, and no later start will close the record of a deleted
         # bot: `bot rm` would wait for its end in vain.
         await self._runs.close_open(
             reason="stopped",
             message="its segment was released before its start",
             ended_at=utc_now(),
-            segment_id=segment_id,
-            before_epoch=epoch + 1,
+            segment_id=self._segment_id,
+            before_epoch=self._epoch + 1,
         )
 
     def forget_all_but(self, bot_ids: Collection[str]) -> None:

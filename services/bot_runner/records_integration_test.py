@@ -29,10 +29,21 @@ class History:
         database = mongo.database(database_name)
         entities = EntityStore(database, "bots", PartitionStore(database, "bots", 10))
         self.runs = RunStore(database)
-        self.records = BotRecords(
-            Recorder("w", "h"), entities=entities, runs=self.runs, leases=LeaseStore(database, 5.0), logs=NO_LOGS
-        )
+        self._leases = LeaseStore(database, 5.0)
+        self._entities = entities
         self._numbers = itertools.count()
+
+    def records(self, *, segment: int, epoch: int) -> BotRecords:
+        """The records of an owner of the segment."""
+        return BotRecords(
+            Recorder("w", "h"),
+            segment_id=segment,
+            epoch=epoch,
+            entities=self._entities,
+            runs=self.runs,
+            leases=self._leases,
+            logs=NO_LOGS,
+        )
 
     async def begun(self, *, segment: int, epoch: int) -> Executable:
         """A run whose start was begun."""
@@ -48,7 +59,7 @@ class History:
             keepalive=None,
         )
         executable = executables.build(DeployedBot(f"b{next(self._numbers)}"))
-        await self.records.begin(executable)
+        await self.records(segment=segment, epoch=epoch).begin(executable)
         return executable
 
     async def open_runs(self) -> list[str]:
@@ -66,7 +77,7 @@ async def history(mongo_uri: str, database_name: str) -> AsyncIterator[History]:
 async def test_a_start_that_was_cut_short_does_not_stay_open_when_its_segment_is_given_back(history: History) -> None:
     cut_short = await history.begun(segment=1, epoch=3)
 
-    await history.records.segment_ended(1, 3, [])
+    await history.records(segment=1, epoch=3).segment_ended([])
 
     assert await history.open_runs() == []
     run = await history.runs.get(cut_short.run_id)
@@ -78,6 +89,6 @@ async def test_what_the_next_owner_has_begun_meanwhile_stays_open(history: Histo
     elsewhere = await history.begun(segment=2, epoch=1)
     of_next = await history.begun(segment=1, epoch=4)
 
-    await history.records.segment_ended(1, 3, [])
+    await history.records(segment=1, epoch=3).segment_ended([])
 
     assert set(await history.open_runs()) == {elsewhere.run_id, of_next.run_id}

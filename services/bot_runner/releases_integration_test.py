@@ -324,7 +324,7 @@ async def test_bot_that_is_created_again_has_no_version_of_its_namesake(rig: Bot
         assert stale is not None
         await rig.create_again_in(1)
 
-        await rig.records(host).keep(stale, Release.of(stale.document), owned.epoch)
+        await rig.records(host, owned.lease).keep(stale, Release.of(stale.document))
 
     again = await rig.database["bots"].find_one({"id": "b"})
     assert again is not None
@@ -342,7 +342,7 @@ async def test_earlier_owner_does_not_change_what_a_later_one_accepted(rig: BotR
         bot = await rig.entities.get("b")
         assert bot is not None
 
-        await rig.records(host).keep(bot, Release(), earlier.epoch)
+        await rig.records(host, earlier.lease).keep(bot, Release())
 
         assert await runs(rig, "2")
 

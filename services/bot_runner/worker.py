@@ -33,9 +33,11 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
     settings = context.settings
     docker = await open_docker_host(context, priority=Priority.BOT)
 
-    def records() -> BotRecords:
+    def records(owned: OwnedSegment) -> BotRecords:
         return BotRecords(
             docker.recorder,
+            segment_id=owned.segment_id,
+            epoch=owned.epoch,
             entities=context.entities,
             runs=context.runs,
             leases=context.leases,
@@ -43,7 +45,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
         )
 
     def reconciler(owned: OwnedSegment) -> SegmentReconciler:
-        memory, segment_records = RestartMemory(), records()
+        memory, segment_records = RestartMemory(), records(owned)
         return SegmentReconciler(
             owned,
             entities=context.entities,
@@ -70,7 +72,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
         docker,
         work=reconciler,
         waking=context.wake_ups.waking,
-        at_rest=lambda owned, ended: records().segment_ended(owned.segment_id, owned.epoch, ended),
+        at_rest=lambda owned, ended: records(owned).segment_ended(ended),
     )
     metrics = docker.metrics()
     if settings.metrics.per_bot:

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from libs.core.aio.gathering import Gathered
@@ -15,7 +14,7 @@ from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.runs.attempt import AttemptResult
 from libs.docker_runner.runs.history import RunHistory
-from services.bot_scheduler.ending import LOST, StopReason, utc
+from services.bot_scheduler.ending import StopReason, utc
 from services.bot_scheduler.state import Firing, ScheduleState
 
 # Maximum per request; more would block the event loop.
@@ -94,20 +93,6 @@ class RunRecords(RunHistory):
         )
         if not found:
             await self._runs.start(record)
-
-    async def take_stock(self, alive: Collection[str]) -> None:
-        """Close the open runs of earlier owners of the segment that are not active; *alive* are the active ones.
-
-        A deleted schedule has no firing that would close the record of a run that never started.
-        """
-        await self._runs.close_open(
-            reason=LOST,
-            message="its worker died, and its container no longer existed at the takeover",
-            ended_at=datetime.now(UTC),
-            segment_id=self._segment_id,
-            before_epoch=self._epoch,
-            keep=alive,
-        )
 
     async def adopt(self, firing: Firing, container: ManagedContainer) -> None:
         """Record that a run of an earlier owner continues here."""

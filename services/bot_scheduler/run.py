@@ -24,7 +24,8 @@ from libs.docker_runner.engine.room import RoomRequest, Shortage
 from libs.docker_runner.engine.room_view import WAITING_LOOK_SECONDS
 from libs.docker_runner.errors import NoRoom
 from libs.docker_runner.executable import Executable, new_run_id
-from libs.docker_runner.runs.attempt import Attempt, AttemptResult, RunKit, StopOrder
+from libs.docker_runner.runs.attempt import Attempt, AttemptResult, RunKit
+from libs.docker_runner.runs.stop_orders import StopOrder
 from services.bot_scheduler.decide import Dropped
 from services.bot_scheduler.ending import REJECTED, StopReason, message_of, next_attempt, result_of, utc
 from services.bot_scheduler.policy import Misfire, Policy

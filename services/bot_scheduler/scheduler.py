@@ -399,7 +399,7 @@ class SegmentScheduler:
         in_hand |= {state.firing.run_id for state in self._states.values() if state.firing is not None}
         if not self._stock_taken:
             with isolated("take stock of runs"):
-                await self._records.take_stock(in_hand | {container.run_id for container in containers})
+                await self._records.close_earlier(in_hand | {container.run_id for container in containers})
                 self._stock_taken = True
         self._taken_over = True
         for container in containers:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from libs.core.aio.backoff import Backoff
@@ -23,6 +22,7 @@ from libs.docker_runner.containers.container import ContainerState, Ended, EndRe
 from libs.docker_runner.errors import AlreadyRunning, NoRoom
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.runs.run_engine import AttemptEngine
+from libs.docker_runner.runs.stop_orders import StopOrder, retire, stop_by_order
 
 log = get_logger(__name__)
 
@@ -35,23 +35,6 @@ _LOOK_SECONDS = 30.0
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-
-
-@dataclass(frozen=True)
-class StopOrder:
-    """An order to end an attempt or not to start it.
-
-    Attributes:
-        grace_seconds: from SIGTERM to SIGKILL; below 1: SIGKILL at once.
-        again: whether an attempt that was not started may be repeated later.
-        interrupts: whether a start in progress is cancelled; otherwise its container is ended after the start.
-    """
-
-    reason: str
-    grace_seconds: float = 0.0
-    again: bool = False
-    interrupts: bool = False
-    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -203,7 +186,12 @@ class Attempt(Generic[T]):
         Returns:
             The order that ended it; None when it ended by itself.
         """
-        kit = self._kit
+        kit, policy = self._kit, self._policy
+
+        async def stop(order: StopOrder) -> Ended:
+            reason = EndReason.TIMEOUT if order is late else EndReason.STOPPED
+            return await retry_forever(lambda: kit.engine.stop(container, order.grace_seconds, reason))
+
         order: StopOrder | None = None
         if container.started_at is None:  # a list of containers has no start times
             container = await self._as_it_is(container) or container
@@ -211,11 +199,9 @@ class Attempt(Generic[T]):
         deadline = begun_at + timeout_seconds if timeout_seconds is not None else math.inf
         while True:
             if order is None:
-                order = self._policy.stop_order() or (late if kit.clock() >= deadline else None)
+                order = policy.stop_order() or (late if kit.clock() >= deadline else None)
                 if order is not None:
-                    order = await self._stop(
-                        container, order, EndReason.TIMEOUT if order is late else EndReason.STOPPED
-                    )
+                    order, _ = await stop_by_order(stop, order, latest=policy.stop_order, wake=self._wake)
             current = await self._as_it_is(container)
             if current is None or current.state is ContainerState.EXITED:
                 return order
@@ -224,27 +210,6 @@ class Attempt(Generic[T]):
 
     async def _as_it_is(self, container: ManagedContainer) -> ManagedContainer | None:
         return await retry_forever(lambda: self._kit.engine.look(container))
-
-    async def _stop(self, container: ManagedContainer, order: StopOrder, reason: EndReason) -> StopOrder:
-        """End *container*. Return *order*, or a later order with a shorter grace."""
-        engine = self._kit.engine
-        stopping = asyncio.ensure_future(retry_forever(lambda: engine.stop(container, order.grace_seconds, reason)))
-        try:
-            while not stopping.done():
-                changing = asyncio.ensure_future(self._wake.wait_at_most(None))
-                try:
-                    await asyncio.wait({stopping, changing}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    changing.cancel()
-                sooner = self._policy.stop_order()
-                if sooner is not None and sooner.grace_seconds < order.grace_seconds:
-                    await retry_forever(partial(engine.stop, container, sooner.grace_seconds))
-                    return sooner
-            stopping.result()
-            return order
-        finally:
-            stopping.cancel()
-            await asyncio.gather(stopping, return_exceptions=True)
 
     # --- start
 
@@ -359,18 +324,3 @@ class Attempt(Generic[T]):
         if found is None and not cleared:
             raise error
         return found
-
-
-async def retire(
-    engine: AttemptEngine,
-    container: ManagedContainer,
-    grace_seconds: float,
-    record: Callable[[Ended], Awaitable[object]],
-) -> None:
-    """End *container*, record its end and then remove it.
-
-    Raises:
-        Retryable: it may still run; call again.
-    """
-    await record(await engine.stop(container, grace_seconds))
-    await engine.remove(container)

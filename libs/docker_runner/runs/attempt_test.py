@@ -16,7 +16,8 @@ from libs.docker_runner.containers.container import ContainerState, Ended, EndRe
 from libs.docker_runner.engine.room import Shortage
 from libs.docker_runner.errors import AlreadyRunning, EngineUnavailable, NoRoom, StartFailed
 from libs.docker_runner.executable import CodeRef, Entrypoint, Executable, Placement
-from libs.docker_runner.runs.attempt import NOT_STARTED, Attempt, AttemptResult, RunKit, StopOrder
+from libs.docker_runner.runs.attempt import NOT_STARTED, Attempt, AttemptResult, RunKit
+from libs.docker_runner.runs.stop_orders import StopOrder
 from tests.support.fakes.fake_host import FakeHost, container_of
 from tests.support.virtual_time import in_virtual_time
 

@@ -1,6 +1,7 @@
 """The run history of one owned segment: starts, adoptions and ends."""
 
-from datetime import datetime
+from collections.abc import Collection
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from libs.core.observability.tracing import trace_id
@@ -36,8 +37,22 @@ class OpenHistory(History, Protocol):
     async def start(self, record: RunRecord) -> None:
         """Record the start of a run."""
 
-    async def adopt(self, run_id: str, *, worker_id: str, epoch: int) -> bool:
+    async def adopt(
+        self, run_id: str, *, worker_id: str, epoch: int, container_id: str | None, code_digest: str | None
+    ) -> bool:
         """Record the current owner of a run; False when the run is unknown or its end is recorded."""
+
+    async def close_open(
+        self,
+        *,
+        reason: str,
+        message: str,
+        ended_at: datetime,
+        segment_id: int | None,
+        before_epoch: int | None,
+        keep: Collection[str],
+    ) -> int:
+        """Record ends that were not observed, except for the runs *keep*."""
 
     async def withdraw(self, run_id: str) -> None:
         """Remove the record of a run without a container."""
@@ -59,10 +74,18 @@ class RunHistory:
         return record
 
     async def adopted(self, container: ManagedContainer, started_at: datetime, **more: Any) -> None:
-        """Record that this worker continues a run of an earlier owner."""
-        mine = {"worker_id": self._recorder.worker, "epoch": self._epoch}
-        if not await self._history.adopt(container.run_id, worker_id=self._recorder.worker, epoch=self._epoch):
-            await self._history.start(of_container(container, self._recorder, started_at, **mine, **more))
+        """Record that the run of *container* is this worker's; *started_at* and *more* are used if it has no record."""
+        worker, epoch = self._recorder.worker, self._epoch
+        found = await self._history.adopt(
+            container.run_id,
+            worker_id=worker,
+            epoch=epoch,
+            container_id=container.container_id,
+            code_digest=container.code_etag,
+        )
+        if not found:
+            record = of_container(container, self._recorder, started_at, worker_id=worker, epoch=epoch, **more)
+            await self._history.start(record)
 
     async def ended(
         self, entity: Deployed, run_id: str, result: AttemptResult, started_at: datetime, **more: Any
@@ -90,6 +113,20 @@ class RunHistory:
         """Remove the record of a run without a container."""
         await self._history.withdraw(run_id)
         self._open.pop(run_id, None)
+
+    async def close_earlier(self, alive: Collection[str]) -> None:
+        """Close the open runs of earlier owners of the segment, except for the active runs *alive*.
+
+        The record of a run that never started stays open when its entity is deleted before its next start.
+        """
+        await self._history.close_open(
+            reason="missing",
+            message="its worker died, and its container no longer existed at the takeover",
+            ended_at=datetime.now(UTC),
+            segment_id=self._segment_id,
+            before_epoch=self._epoch,
+            keep=alive,
+        )
 
     async def container_ended(self, ended: Ended, reason: str | None = None) -> None:
         """Record the end of a container without an attempt; *reason* replaces the reason of the engine."""

@@ -30,7 +30,7 @@ MARKS = frozenset(
         "DesiredState.of",
         "plan",
         "SegmentReconciler._begin",
-        "BotRecords.ended",
+        "BotRecords.container_ended",
         "BotRecords.write_status",
         "Stopper.exit_info",
         END,

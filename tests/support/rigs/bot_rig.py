@@ -92,14 +92,22 @@ class BotRig:
         number = next(self._processes)
         return await self.leases.acquire(segment, Holder(f"w-{host.name}", f"i{number}", host.name, number))
 
-    def records(self, host: FakeHost, runs: Any = None, death: Death | None = None) -> BotRecords:
+    def records(self, host: FakeHost, lease: Lease, runs: Any = None, death: Death | None = None) -> BotRecords:
         """Return the records of a worker on *host*."""
         death = death or Death()
         entities: Any = Mortal(self.entities, death, "set_status", "compare_and_set")
         runs = runs or Mortal(self.runs, death, "start", "finish", "adopt", "close_open")
         leases: Any = Mortal(self.leases, self.looks, "live")
         logs: Any = host
-        return BotRecords(Recorder(f"w-{host.name}", host.name), entities=entities, runs=runs, leases=leases, logs=logs)
+        return BotRecords(
+            Recorder(f"w-{host.name}", host.name),
+            segment_id=lease.segment_id,
+            epoch=lease.epoch,
+            entities=entities,
+            runs=runs,
+            leases=leases,
+            logs=logs,
+        )
 
     def executables(self, lease: Lease) -> ExecutableBuilder:
         """Return the builder of a segment's executables."""
@@ -139,7 +147,7 @@ class BotRig:
                 await task
 
     def _reconciler(self, owned: OwnedSegment, host: FakeHost, death: Death, scan_seconds: float) -> SegmentReconciler:
-        memory, records = RestartMemory(), self.records(host, death=death)
+        memory, records = RestartMemory(), self.records(host, owned.lease, death=death)
         group: Any = _Group(host, owned)
         runner: Any = Mortal(host, death, "start", "stop", "exit_info", "remove")
         return SegmentReconciler(

@@ -13,7 +13,8 @@ from libs.docker_runner.errors import NoRoom
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.logs.output import LogLine
 from libs.docker_runner.runner import DockerRunner
-from libs.docker_runner.runs.attempt import Attempt, AttemptResult, RunKit, StopOrder
+from libs.docker_runner.runs.attempt import Attempt, AttemptResult, RunKit
+from libs.docker_runner.runs.stop_orders import StopOrder
 
 _POLL_SECONDS = 0.1
 
