@@ -133,7 +133,8 @@ class Executable:
         runtime: ``python3.11`` or ``nodejs20``.
         script: the entrypoint file's path inside the archive.
         code_etag: the version of the code object to run; None for the current one at the start.
-        config: passed to ``main``; a secret.
+        config: passed to ``main``; a secret. References to secrets in it are resolved at the start.
+        owner: whose secrets it may refer to; empty for none.
         segment, epoch, worker, run_id, revision: labels, for the next owner; a change needs no restart.
         keepalive: the folder of :class:`~libs.docker_runner.containers.keepalive.KeepaliveFile`; None for no dead-man's
             switch.
@@ -161,6 +162,7 @@ class Executable:
     traceparent: str | None = None
     priority: Priority = Priority.BOT
     code_etag: str | None = None
+    owner: str = ""
 
     @property
     def room(self) -> RoomRequest:

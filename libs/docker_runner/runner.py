@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from collections.abc import Collection as Ids
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 
@@ -12,6 +12,7 @@ from libs.core.errors import UserError
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe
 from libs.core.process.isolation import isolated
+from libs.core.secrets.resolver import SecretResolver
 from libs.docker_runner.code.source import CodeSource
 from libs.docker_runner.containers.container import (
     ContainerState,
@@ -23,6 +24,7 @@ from libs.docker_runner.containers.container import (
 )
 from libs.docker_runner.containers.host_garbage import Cleared, HostGarbageCollector
 from libs.docker_runner.containers.run_folders import RunFolders
+from libs.docker_runner.containers.secret_masks import SecretMasks
 from libs.docker_runner.containers.starting import Starter
 from libs.docker_runner.containers.state_cache import ContainerStateCache
 from libs.docker_runner.containers.stopping import Stopper
@@ -36,6 +38,7 @@ from libs.docker_runner.engine.room_view import EngineRoom
 from libs.docker_runner.errors import AlreadyRunning, DockerRunnerError, NoRoom
 from libs.docker_runner.executable import Executable, Network
 from libs.docker_runner.logs.followed_output import FollowedOutput
+from libs.docker_runner.logs.masking import masked_pieces
 from libs.docker_runner.logs.output import LogLine
 from libs.docker_runner.runs.collection import Collection, Collector
 from libs.docker_runner.sandbox.container_spec import GUARD_RUNTIME
@@ -67,10 +70,12 @@ class DockerRunner:
         self.usage = UsageTally()
         """The usage of the containers that were started, ended or tallied here."""
         self._states = ContainerStateCache()
-        self.followed = FollowedOutput(engine, self._states)
+        self._folders = RunFolders(settings.temp_dir, settings.spec_dir)
+        secrets = SecretResolver(settings.secrets.providers, settings.secrets.key_file)
+        self._masks = SecretMasks(self._folders, secrets, self._threads)
+        self.followed = FollowedOutput(engine, self._states, self._masks.of)
         """The source of output for followers, which keeps the last lines for the container's end."""
         self._admission = Admission(self.room, EngineLock(settings.temp_dir / LOCK, self._threads))
-        self._folders = RunFolders(settings.temp_dir)
         self._images = Images(engine, settings.registry, settings.pull_timeout_seconds)
         self._network = BotNetwork(
             engine,
@@ -94,6 +99,8 @@ class DockerRunner:
             folders=self._folders,
             threads=self._threads,
             settings=settings,
+            secrets=secrets,
+            masks=self._masks,
         )
         self._stopper = Stopper(
             engine=engine,
@@ -102,12 +109,14 @@ class DockerRunner:
             code=code,
             folders=self._folders,
             threads=self._threads,
+            masks=self._masks,
         )
         self._collector = Collector(
             engine=engine,
             stopper=self._stopper,
             folders=self._folders,
             threads=self._threads,
+            masks=self._masks,
             output_bytes=settings.output_spool_bytes,
             removed=self._removed,
         )
@@ -254,7 +263,7 @@ class DockerRunner:
         found = await self._stopper.look(container)
         return found.container if found is not None else None
 
-    def logs(
+    async def logs(
         self,
         container: ManagedContainer,
         since: datetime | None = None,
@@ -263,10 +272,16 @@ class DockerRunner:
     ) -> AsyncGenerator[LogLine, None]:
         """Yield its output from *since* on, inclusive, or its last *tail* lines; with *follow* until it ends.
 
+        The values of its secrets are masked.
+
         Raises:
             DockerRunnerError: the container is gone.
         """
-        return self._engine.logs(container.container_id, since=since, follow=follow, tail=tail)
+        masker = await self._masks.of(container)
+        pieces = self._engine.logs(container.container_id, since=since, follow=follow, tail=tail)
+        async with aclosing(masked_pieces(pieces, masker)) as masked:
+            async for piece in masked:
+                yield piece
 
     async def stats(self, container: ManagedContainer) -> Stats | None:
         """Return its usage; None when it does not run. Some seconds old; the engine is asked only without a note."""
@@ -314,6 +329,11 @@ class DockerRunner:
         """Remove folders and pins of code that containers of *service* left on this host, and ended helpers."""
         with observe("containers", "clean"):
             await self._garbage.clean(service, scope)
+
+    async def remove_dead_specs(self, service: str, scope: str) -> None:
+        """Remove the specs with secrets of containers that have ended. Without such specs it needs no engine."""
+        if await self._threads.run(self._folders.specs, scope):
+            await self._garbage.remove_dead_specs(service, scope, await self.list(service, scope))
 
     # --- inside
 

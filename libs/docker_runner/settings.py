@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from libs.core.config.destinations import Destination
+from libs.core.secrets.resolver import SecretSources
 from libs.docker_runner.engine.room import RoomRules
 from libs.docker_runner.errors import UnknownRuntime
 from libs.docker_runner.executable import MIB, Limits, Network, NetworkLimits, Placement
 from libs.docker_runner.sandbox.limits import Maxima
 
+OWNER_FIELD = "custom.config.author"
 IMAGES: Mapping[str, str] = {"python3.11": "python:3.11-slim", "nodejs20": "node:20-alpine"}
 
 
@@ -34,6 +36,9 @@ class RunnerSettings:
     Attributes:
         temp_dir: the parent of the runner's folders. It has the same path on the engine's host.
         keepalive_dir: folder for keepalive files, in memory and at the same path for the engine; None to choose one.
+        spec_dir: folder for specs with secrets, as above; None for one below temp_dir.
+        secrets: where values of secrets come from.
+        owner_field: the field of a document that names its owner, such as ``custom.config.author``.
         images: runtime name to image; a name with ``@sha256:…`` pins it.
         limits: of a container without requests of its own.
         maxima: upper bounds of ``config.resources``.
@@ -54,6 +59,9 @@ class RunnerSettings:
 
     temp_dir: Path
     keepalive_dir: Path | None = None
+    spec_dir: Path | None = None
+    secrets: SecretSources = field(default_factory=SecretSources)
+    owner_field: str = OWNER_FIELD
     images: Mapping[str, str] = field(default_factory=lambda: dict(IMAGES))
     limits: Limits = field(default_factory=Limits)
     maxima: Maxima = field(default_factory=Maxima)

@@ -141,7 +141,7 @@ async def _completion(context: WorkerContext, docker: DockerHost) -> Completion:
 
 
 def _with_large_results(settings: BacktestWorkerSettings) -> RunnerSettings:
-    runner = runner_settings(settings.containers, settings.maxima, settings.images)
+    runner = runner_settings(settings.containers, settings.maxima, settings.images, settings.secrets)
     limits = runner.limits
     result_bytes = limits.result_bytes if "result_mb" in settings.containers.model_fields_set else RESULT_BYTES
     # The result is also the last line of output, and must not be throttled like other output.

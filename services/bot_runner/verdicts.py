@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from libs.core.errors import UserError
+from libs.core.secrets.errors import SecretRefused
 from libs.core.store.releases import Rejection, RejectionReason
 from libs.docker_runner.errors import (
     ArchiveRejected,
@@ -20,6 +21,7 @@ _REASONS: tuple[tuple[type[UserError], RejectionReason], ...] = (
     (CodeReplaced, RejectionReason.CODE_REPLACED),
     (ArchiveRejected, RejectionReason.ARCHIVE),
     (EntrypointMissing, RejectionReason.ENTRYPOINT),
+    (SecretRefused, RejectionReason.SECRET),
 )
 
 

@@ -269,6 +269,8 @@ def test_worker_and_engine_share_the_socket_and_see_the_work_folder_at_one_path(
     assert mounts(worker)["engine-socket"] == mounts(engine)["engine-socket"]
     assert mounts(worker)["work"] == mounts(engine)["work"] == environment(worker)["TEMP_DIR"]["value"]
     assert mounts(worker)["keepalive"] == mounts(engine)["keepalive"] == environment(worker)["KEEPALIVE_DIR"]["value"]
+    specs = Path(environment(worker)["SPEC_DIR"]["value"])
+    assert mounts(worker)["specs"] == mounts(engine)["specs"] == str(specs.parent)
     # A sidecar: started before the worker, ended after it.
     assert engine["restartPolicy"] == "Always"
 
@@ -295,6 +297,7 @@ def test_with_the_nodes_socket_there_is_no_engine_and_the_work_folder_is_the_nod
     assert volumes["work"]["hostPath"]["path"] == mounts(worker)["work"] == environment(worker)["TEMP_DIR"]["value"]
     in_memory = environment(worker)["KEEPALIVE_DIR"]["value"]
     assert volumes["keepalive"]["hostPath"]["path"] == mounts(worker)["keepalive"] == str(Path(in_memory).parent)
+    assert Path(environment(worker)["SPEC_DIR"]["value"]).parent == Path(in_memory).parent
     assert set(mounts(worker)) == set(volumes)
 
 

@@ -52,6 +52,15 @@ class ContainerSettings(Group):
         ),
         AfterValidator(_absolute_if_set),
     ] = None
+    spec_dir: Annotated[
+        Path | None,
+        Named("SPEC_DIR", allowed="an absolute path"),
+        Field(
+            description="folder in memory (tmpfs) for the configs of running bots that contain secrets; the Docker "
+            "engine must see it at the same path; unset: one in /dev/shm or /run, else one below TEMP_DIR"
+        ),
+        AfterValidator(_absolute_if_set),
+    ] = None
     memory_limit_mb: Annotated[
         int,
         Named("MEMORY_LIMIT_MB", aliases=("BOT_MEMORY_LIMIT_MB",), unit="MiB"),

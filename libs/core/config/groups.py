@@ -13,6 +13,7 @@ from libs.core.config.coordination_settings import (
 )
 from libs.core.config.process_settings import HttpSettings, LogSettings, MetricsSettings, TracingSettings
 from libs.core.config.retention_settings import HistorySettings, RetentionSettings
+from libs.core.config.secret_settings import SecretSettings
 from libs.core.config.settings_loader import Group
 
 GROUPS: tuple[type[Group], ...] = (
@@ -35,4 +36,5 @@ GROUPS: tuple[type[Group], ...] = (
     ContainerSettings,
     MaximaSettings,
     ImageSettings,
+    SecretSettings,
 )

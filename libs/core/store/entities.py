@@ -102,6 +102,10 @@ class Entity:
         bucket, slash, key = _text(self.custom.get("gcsPath")).removeprefix("gs://").partition("/")
         return CodeLocation(bucket, key, sha256) if slash and bucket and key else None
 
+    def owner(self, field: str) -> str:
+        """The owner that *field*, a path such as `custom.config.author`, names; "" for none."""
+        return owner_in({**self.document, "config": self.config, "custom": self.custom}, field)
+
     @property
     def status(self) -> Mapping[str, Any]:
         """The status that a worker wrote last."""
@@ -355,6 +359,16 @@ def _integer(value: object) -> int:
         return int(value)  # type: ignore[call-overload, no-any-return]
     except (TypeError, ValueError, OverflowError):
         return 0
+
+
+def owner_in(document: Mapping[str, Any], field: str) -> str:
+    """Return the owner that *field* names in *document*; "" for none. A number, as of a user, is an owner as well."""
+    value: object = document
+    for name in field.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) else ""
 
 
 def _text(value: object) -> str:

@@ -28,7 +28,8 @@ class RejectionReason(StrEnum):
     """Why a version does not run.
 
     DEFINITION: a field is missing or wrong. UNHEALTHY: it ended within its health window.
-    CODE_REPLACED: the code object of an earlier version now has other content.
+    CODE_REPLACED: the code object of an earlier version now has other content. SECRET: its config refers to a secret
+    that does not exist, or that its owner may not use.
     """
 
     DEFINITION = "definition"
@@ -39,6 +40,7 @@ class RejectionReason(StrEnum):
     ARCHIVE = "archive"
     ENTRYPOINT = "entrypoint"
     UNHEALTHY = "unhealthy"
+    SECRET = "secret"  # noqa: S105 - a reason
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from libs.core.config.container_settings import ContainerSettings, ImageSettings
 from libs.core.config.coordination_settings import CoordinationSettings, LeaseSettings, PartitionSettings, ScanSettings
 from libs.core.config.process_settings import MetricsSettings
 from libs.core.config.retention_settings import HistorySettings
+from libs.core.config.secret_settings import SecretSettings
 from libs.core.coordination import WorkerIdentity
 from libs.core.events.connection import NatsConnection
 from libs.core.events.dead_letters import DeadLetters
@@ -54,6 +55,7 @@ class WorkerSettings(ProcessSettings):
     containers: ContainerSettings
     maxima: MaximaSettings
     images: ImageSettings
+    secrets: SecretSettings
     scan: ScanSettings
     history: HistorySettings
     metrics: MetricsSettings

@@ -71,6 +71,9 @@ class Deployed(Protocol):
     def trace(self) -> Mapping[str, str]:
         """The W3C trace headers of its event."""
 
+    def owner(self, field: str) -> str:
+        """The owner that the *field* of its document names; empty for none."""
+
 
 @dataclass(frozen=True)
 class CodeSources:
@@ -158,6 +161,7 @@ class ExecutableBuilder:
             keepalive=self.keepalive,
             traceparent=deployed.trace.get("traceparent"),
             priority=self.priority,
+            owner=deployed.owner(self.settings.owner_field),
         )
 
     def room(self, deployed: Deployed) -> RoomRequest:

@@ -23,6 +23,8 @@ from libs.docker_runner.logs.pipeline import LogPipeline
 from libs.docker_runner.runner import DockerRunner
 
 CLEAN_SECONDS = 300.0
+# Ends are known by events; this interval is for a start that failed, and costs a look into a folder.
+_SPEC_SECONDS = 60.0
 # A new owner is known some seconds after the death of the old one's containers.
 _LOOK_AGAIN_SECONDS = 2.0
 # An unowned segment's next owner may be on this host, and counts the end of a container that it finds.
@@ -70,16 +72,26 @@ class HostCleaner:
         self._former = former
         self._unowned_seconds = unowned_seconds
         self._died = Wake()
+        self._ended = Wake()
         self._expired = ExpiredContainers(
             runner, service=service, scope=scope, keepalives=keepalives, life_seconds=life_seconds
         )
 
     async def run(self) -> None:
         """Clean forever. A dead container that this worker does not own is removed soon after its event."""
+        runner = self._runner
         with self._runner.watch.listening(self._note, self._service, self._scope):
             async with asyncio.TaskGroup() as tasks:
                 clear = repeat("clear dead containers", self.clear_once, CLEAN_SECONDS, wake=self._died)
                 tasks.create_task(clear, name="clear dead containers")
+                specs = repeat(
+                    "remove specs of dead containers",
+                    lambda: runner.remove_dead_specs(self._service, self._scope),
+                    _SPEC_SECONDS,
+                    wake=self._ended,
+                    longest_retry_seconds=2.0,
+                )
+                tasks.create_task(specs, name="remove specs of dead containers")
                 clean = repeat("clean the docker host", self.clean_once, CLEAN_SECONDS)
                 tasks.create_task(clean, name="clean the host")
                 kill = repeat(
@@ -88,6 +100,8 @@ class HostCleaner:
                 tasks.create_task(kill, name="kill expired containers")
 
     def _note(self, event: ContainerEvent) -> None:
+        if event.kind in (EventKind.DIED, EventKind.RESYNC):
+            self._ended.set()
         if event.kind is EventKind.DIED and not self._owns(event.segment):
             self._died.set()
 

@@ -22,6 +22,8 @@ log = get_logger(__name__)
 
 # Files and pins are created before their container; after this time it will not appear any more.
 _STALE_SECONDS = 600.0
+# A start writes its spec just before its container is created.
+_UNUSED_SPEC_SECONDS = 120.0
 _OUTPUT_KEPT_SECONDS = 86_400.0
 # The caller of a helper waits for a minute, and then reads its output.
 _HELPER_KEPT_SECONDS = 120.0
@@ -82,6 +84,19 @@ class HostGarbageCollector:
         with isolated("remove folders of dead containers"):
             await self._remove_folders(service, scope, everything)
         await self._code.drop_stale_pins({holder_of(one.name, one.token) for one in everything}, _STALE_SECONDS)
+
+    async def remove_dead_specs(self, service: str, scope: str, containers: Collection[ManagedContainer]) -> None:
+        """See :meth:`DockerRunner.remove_dead_specs`. *containers* are all containers of the service."""
+        found = {(one.name, one.token): one.state for one in containers}
+        now = time.time()
+        for name, token, made_at in await self._threads.run(self._folders.specs, scope):
+            if not name.startswith(container_name_prefix(service)):
+                continue
+            state = found.get((name, token))
+            # Without a container it may be that of a start in progress.
+            is_left = state is None and now - made_at > _UNUSED_SPEC_SECONDS
+            if state is ContainerState.EXITED or is_left:
+                await self._threads.run(self._folders.remove_spec, scope, name, token)
 
     async def _buried(
         self, container: ManagedContainer, before_removal: Callable[[Ended], Awaitable[object]]

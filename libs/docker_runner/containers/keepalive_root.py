@@ -45,7 +45,7 @@ class KeepaliveDirUnseen(KeepaliveDirUnusable):
 def usual_roots() -> Sequence[Path]:
     """The folders in memory that are tried without KEEPALIVE_DIR, the best first."""
     name = f"the0-runtime-{os.geteuid()}"
-    return [Path("/dev/shm") / name, Path("/run") / name]  # noqa: S108 - made with care, see _make_own
+    return [Path("/dev/shm") / name, Path("/run") / name]  # noqa: S108 - made with care, see make_own
 
 
 async def keepalive_root(wanted: Path | None, temp_dir: Path, engine: Sight) -> Path:
@@ -59,7 +59,7 @@ async def keepalive_root(wanted: Path | None, temp_dir: Path, engine: Sight) -> 
         await _check_wanted(wanted, engine)
         return wanted
     for root in usual_roots():
-        if await asyncio.to_thread(_make_own, root) and await _is_seen(root, engine, unknown=False):
+        if await asyncio.to_thread(make_own, root) and await is_seen(root, engine, unknown=False):
             return root
     root = temp_dir / "keepalive"
     log.warning(
@@ -77,13 +77,13 @@ async def _check_wanted(root: Path, engine: Sight) -> None:
         raise KeepaliveDirUnusable(
             root, f"it cannot be written ({error.strerror or error}); make it for user {os.geteuid()}"
         ) from error
-    if not await _is_seen(root, engine, unknown=True):
+    if not await is_seen(root, engine, unknown=True):
         raise KeepaliveDirUnseen(root, "the Docker engine does not see it; mount it at the same path on both sides")
     if not is_in_memory(root):
         log.warning("KEEPALIVE_DIR is on a disk; bots stop when that disk is full", folder=str(root))
 
 
-async def _is_seen(root: Path, engine: Sight, *, unknown: bool) -> bool:
+async def is_seen(root: Path, engine: Sight, *, unknown: bool) -> bool:
     """Whether the engine sees *root*; *unknown* when it does not answer."""
     # A name that exists on no other host: the same path may be another folder there.
     probe = root / f".probe-{secrets.token_hex(8)}"
@@ -96,7 +96,7 @@ async def _is_seen(root: Path, engine: Sight, *, unknown: bool) -> bool:
                 log.info("engine not probed for a folder", folder=str(root), reason=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
     except OSError as error:
-        log.info("folder cannot hold keepalive files", folder=str(root), reason=str(error))
+        log.info("folder cannot hold files of containers", folder=str(root), reason=str(error))
         return False
     else:
         return unknown
@@ -122,7 +122,7 @@ def is_in_memory(folder: Path) -> bool:
     return kind in _MEMORY
 
 
-def _make_own(root: Path) -> bool:
+def make_own(root: Path) -> bool:
     """Create *root* in memory, writable only by this user; return False when impossible."""
     if not root.parent.is_dir() or not is_in_memory(root):
         return False
@@ -135,7 +135,7 @@ def _make_own(root: Path) -> bool:
             return False
         _try_to_write(root)
     except OSError as error:
-        log.info("folder cannot hold keepalive files", folder=str(root), reason=str(error))
+        log.info("folder cannot hold files of containers", folder=str(root), reason=str(error))
         return False
     return True
 

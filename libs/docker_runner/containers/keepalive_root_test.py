@@ -87,9 +87,9 @@ def test_a_usual_folder_that_others_may_write_is_not_taken(mode: int) -> None:
     root.mkdir()
     root.chmod(mode)
     try:
-        assert module._make_own(root) is False
+        assert module.make_own(root) is False
         root.chmod(0o755)
-        assert module._make_own(root) is True
+        assert module.make_own(root) is True
     finally:
         root.rmdir()
 
@@ -98,7 +98,7 @@ def test_a_usual_folder_that_is_a_link_is_not_taken(tmp_path: Path) -> None:
     root = Path("/dev/shm") / f"the0-test-{os.getpid()}-link"
     root.symlink_to(tmp_path)
     try:
-        assert module._make_own(root) is False
+        assert module.make_own(root) is False
     finally:
         root.unlink()
 

@@ -23,9 +23,12 @@ from py_compile import PycInvalidationMode
 from typing import BinaryIO
 
 from libs.core.hostile_json import Bounds, Refused, parse
+from libs.core.secrets.references import references_in
+from libs.core.secrets.resolver import Resolved
 from libs.docker_runner.containers import keepalive
 from libs.docker_runner.containers.container import EndReason, ManagedContainer
 from libs.docker_runner.containers.failure import Failure, failure_from
+from libs.docker_runner.containers.json_text import to_json
 from libs.docker_runner.containers.names import run_folder, scope_folder
 from libs.docker_runner.containers.returned import NO_PAYLOAD, SMALL_BYTES, Payload
 from libs.docker_runner.entrypoints import guard, node
@@ -56,6 +59,10 @@ _COMPILED = (
     "python/the0_bot_process.py",
     "python/the0_hints.py",
 )
+
+# Beside the spec, outside of the container.
+_VALUES = "secret-values.json"
+_REFERENCES = "references.json"
 
 # As defined by the init.
 _NOTE_SECONDS = 10.0
@@ -90,11 +97,20 @@ class Outcome:
             self.payload.path.unlink(missing_ok=True)
 
 
-class RunFolders:
-    """The folders below *temp_dir* (``runs``, ``outputs``, ``entrypoints``)."""
+@dataclass(frozen=True)
+class References:
+    """The references to secrets of one start, and the owner whose secrets they are."""
 
-    def __init__(self, temp_dir: Path) -> None:
+    config: Mapping[str, object]
+    owner: str
+
+
+class RunFolders:
+    """The folders below *temp_dir* (``runs``, ``outputs``, ``entrypoints``), and specs with secrets in *spec_dir*."""
+
+    def __init__(self, temp_dir: Path, spec_dir: Path | None = None) -> None:
         self._temp_dir = temp_dir
+        self._specs = spec_dir or temp_dir / "specs"
         self._runs = temp_dir / "runs"
         self._outputs = temp_dir / "outputs"
         self._entrypoints: Path | None = None
@@ -108,6 +124,8 @@ class RunFolders:
         self._temp_dir.mkdir(parents=True, exist_ok=True)
         for closed in (self._runs, self._outputs):
             closed.mkdir(mode=0o700, exist_ok=True)
+        self._specs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._specs.chmod(0o700)
         if os.statvfs(self._temp_dir).f_flag & os.ST_NOEXEC:
             raise WorkFolderNotExecutable(self._temp_dir)
         self._entrypoints = _install_entrypoints(self._temp_dir / "entrypoints")
@@ -124,12 +142,29 @@ class RunFolders:
         return self._entrypoints
 
     def create(
-        self, executable: Executable, name: str, token: str, code: Path, traceparent: str | None = None
+        self,
+        executable: Executable,
+        name: str,
+        token: str,
+        code: Path,
+        traceparent: str | None = None,
+        resolved: Resolved | None = None,
     ) -> Paths:
-        """Write the input of the container *name* into a new folder; *traceparent* is for its environment."""
+        """Write the input of the container *name* into a new folder.
+
+        Args:
+            traceparent: for its environment.
+            resolved: its config with the values of secrets; None for a config without references.
+        """
         folder = run_folder(self._runs, executable.scope, name, token)
-        paths = Paths(code, folder / "spec", folder / "outcome", self.entrypoints)
-        paths.spec.mkdir(parents=True)
+        folder.mkdir(parents=True)
+        closed = folder
+        if resolved is not None and resolved.values:
+            closed = run_folder(self._specs, executable.scope, name, token)
+            closed.mkdir(parents=True)
+            self._write_secrets(folder, closed, executable, resolved)
+        paths = Paths(code, closed / "spec", folder / "outcome", self.entrypoints)
+        paths.spec.mkdir()
         limits = executable.limits
         spec = {
             "id": executable.id,
@@ -149,13 +184,38 @@ class RunFolders:
         if executable.keepalive is not None:
             lines.append(f"keepalive_ttl_seconds={keepalive.seconds_left(executable.keepalive):.3f}\n")
         _write(paths.spec / "spec.json", json.dumps(spec).encode(), 0o444)
-        _write(paths.spec / "config.json", executable.config_json.encode(), 0o444)
+        config = executable.config_json if resolved is None else to_json(resolved.config)
+        _write(paths.spec / "config.json", config.encode(), 0o444)
         _write(paths.spec / "init.conf", "".join(lines).encode(), 0o444)
         # The container's root has no privileges over files; the bot cannot reach this one.
         _write(paths.outcome, b"", 0o666)
         for open_folder in (folder, paths.spec):
             open_folder.chmod(0o755)
         return paths
+
+    def references(self, container: ManagedContainer) -> References | None:
+        """Return the references in the config of *container*; None when there are none."""
+        try:
+            found = json.loads((self._folder(container) / _REFERENCES).read_text())
+        except FileNotFoundError:
+            return None
+        return References({"references": found["references"]}, found["owner"])
+
+    def secret_values(self, container: ManagedContainer) -> list[str] | None:
+        """Return the values of its secrets; None after :meth:`remove_spec`."""
+        folder = run_folder(self._specs, container.scope, container.name, container.token)
+        try:
+            return [str(value) for value in json.loads((folder / _VALUES).read_text())]
+        except FileNotFoundError:
+            return None
+
+    def specs(self, scope: str) -> list[tuple[str, str, float]]:
+        """Return the specs with secrets of *scope*, as :meth:`starts` does."""
+        return _starts(scope_folder(self._specs, scope))
+
+    def remove_spec(self, scope: str, name: str, token: str) -> None:
+        """Remove the spec with secrets of one start whose container does not run. May be repeated."""
+        _remove(run_folder(self._specs, scope, name, token))
 
     def read_outcome(self, container: ManagedContainer, limit_bytes: int = 0) -> Outcome:
         """Return the notes of *container*'s init; empty when missing or malformed.
@@ -236,24 +296,12 @@ class RunFolders:
         """Remove the folder of one start. May be repeated."""
         if not token:
             return
-        folder = run_folder(self._runs, scope, name, token)
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            folder.parent.rmdir()
-        except OSError:
-            # Another start of the same entity has its folder there, or it is gone.
-            return
+        self.remove_spec(scope, name, token)
+        _remove(run_folder(self._runs, scope, name, token))
 
     def starts(self, scope: str) -> list[tuple[str, str, float]]:
         """Return all folders of *scope*: container name, token, and Unix seconds of their creation."""
-        found = []
-        for folder in _entries(scope_folder(self._runs, scope)):
-            for begun in _entries(folder):
-                try:
-                    found.append((folder.name, begun.name, begun.stat().st_mtime))
-                except FileNotFoundError:
-                    continue
-        return found
+        return _starts(scope_folder(self._runs, scope))
 
     def remove_outputs(self, scope: str, older_than: float) -> None:
         """Remove outputs from before *older_than* (Unix seconds) that were not taken."""
@@ -263,6 +311,14 @@ class RunFolders:
                     path.unlink()
             except FileNotFoundError:
                 continue
+
+    @staticmethod
+    def _write_secrets(folder: Path, closed: Path, executable: Executable, resolved: Resolved) -> None:
+        references = [{str(found.kind): found.text} for found in references_in(executable.config)]
+        named = {"owner": executable.owner, "references": references}
+        # First, so that a spec with secrets never is without it.
+        _write(folder / _REFERENCES, json.dumps(named).encode(), 0o600)
+        _write(closed / _VALUES, json.dumps(resolved.values).encode(), 0o600)
 
     def _folder(self, container: ManagedContainer) -> Path:
         return run_folder(self._runs, container.scope, container.name, container.token)
@@ -331,6 +387,26 @@ def _compile(path: Path) -> None:
 def _write(path: Path, content: bytes, mode: int) -> None:
     path.write_bytes(content)
     path.chmod(mode)
+
+
+def _starts(folder: Path) -> list[tuple[str, str, float]]:
+    found = []
+    for named in _entries(folder):
+        for begun in _entries(named):
+            try:
+                found.append((named.name, begun.name, begun.stat().st_mtime))
+            except FileNotFoundError:
+                continue
+    return found
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.parent.rmdir()
+    except OSError:
+        # Another start of the same entity has its folder there, or it is gone.
+        return
 
 
 def _entries(folder: Path) -> Iterable[Path]:

@@ -12,10 +12,12 @@ from libs.core.aio.threads import Threads
 from libs.core.observability.log import get_logger
 from libs.core.observability.tracing import span, traceparent
 from libs.core.process.isolation import isolated
+from libs.core.secrets.resolver import SecretResolver
 from libs.docker_runner.code.source import CodeSource, FetchedCode
 from libs.docker_runner.containers.container import ContainerState, ManagedContainer, from_labels
 from libs.docker_runner.containers.names import container_name, new_token
 from libs.docker_runner.containers.run_folders import RunFolders
+from libs.docker_runner.containers.secret_masks import SecretMasks
 from libs.docker_runner.engine.admission import Admission
 from libs.docker_runner.engine.client import Engine, NameTaken, NoSuchImage
 from libs.docker_runner.engine.http import EngineRefused
@@ -61,6 +63,8 @@ class Starter:
         folders: RunFolders,
         threads: Threads,
         settings: RunnerSettings,
+        secrets: SecretResolver,
+        masks: SecretMasks,
     ) -> None:
         self._engine = engine
         self._code = code
@@ -70,6 +74,8 @@ class Starter:
         self._folders = folders
         self._threads = threads
         self._settings = settings
+        self._secrets = secrets
+        self._masks = masks
         self._parallel = asyncio.Semaphore(settings.parallel_starts)
         self._names: dict[str, tuple[asyncio.Lock, int]] = {}
 
@@ -89,6 +95,7 @@ class Starter:
             await self._images.ensure(executable.placement.image)
             code = await self._code.fetch(executable.code, etag=executable.code_etag)
             await self._threads.run(check_script, code.path, executable.script, executable.runtime)
+            await self._threads.run(self._secrets.resolve, executable.config, executable.owner)
             return code.etag
 
     async def _start(self, executable: Executable, name: str) -> ManagedContainer:
@@ -116,6 +123,8 @@ class Starter:
 
     async def _made(self, attempt: _Attempt) -> ManagedContainer:
         executable = attempt.executable
+        # Before anything is created: an unknown secret leaves nothing behind.
+        resolved = await self._threads.run(self._secrets.resolve, executable.config, executable.owner)
         attachment = None
         if executable.placement.network is Network.BRIDGE:
             attachment = await self._network.ensure(self._folders.entrypoints)
@@ -128,9 +137,11 @@ class Starter:
                 attempt.code.path,
                 # The bot's span is a child of its start. The event's span is used by callers without a span.
                 traceparent() or executable.traceparent,
+                resolved if resolved.values else None,
             )
         except OSError as error:
             raise DiskUnavailable("the files of a start", error) from error
+        self._masks.remember(attempt.token, resolved.values)
         body = sandbox.container_body(
             executable,
             paths=paths,

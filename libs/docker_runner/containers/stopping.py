@@ -12,7 +12,9 @@ from libs.core.observability.log import get_logger
 from libs.docker_runner.code.source import CodeSource
 from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, ManagedContainer
 from libs.docker_runner.containers.endings import end_reason, failure_of
+from libs.docker_runner.containers.returned import NO_PAYLOAD
 from libs.docker_runner.containers.run_folders import Outcome, RunFolders
+from libs.docker_runner.containers.secret_masks import SecretMasks
 from libs.docker_runner.containers.starting import holder_of
 from libs.docker_runner.containers.state_cache import ContainerStateCache
 from libs.docker_runner.engine.answers import Inspected
@@ -20,6 +22,7 @@ from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.engine.http import EngineRefused
 from libs.docker_runner.errors import EngineUnavailable, StopFailed
 from libs.docker_runner.logs.followed_output import FollowedOutput
+from libs.docker_runner.logs.masking import Masker, masked_pieces
 from libs.docker_runner.logs.output import LAST_LINES, LastLines
 
 log = get_logger(__name__)
@@ -44,6 +47,7 @@ class Stopper:
         code: CodeSource,
         folders: RunFolders,
         threads: Threads,
+        masks: SecretMasks,
     ) -> None:
         self._engine = engine
         self._states = states
@@ -51,6 +55,7 @@ class Stopper:
         self._code = code
         self._folders = folders
         self._threads = threads
+        self._masks = masks
         self._marks: dict[str, EndReason] = {}
 
     async def stop(
@@ -88,11 +93,15 @@ class Stopper:
         ended, outcome = await self._ended(container, found, payload_bytes, last_lines)
         if payload_path is not None:
             outcome = await self._threads.run(self._folders.keep_payload, outcome, payload_path)
+            masker = await self._masks.of(container)
+            if masker is not None:
+                outcome = await self._threads.run(_with_masked_file, outcome, masker)
         if found is not None:
             await self._engine.remove(container.container_id)
         self._states.forget(container.container_id)
         self._followed.forget(container.container_id)
         self._marks.pop(container.container_id, None)
+        self._masks.forget(container)
         await self._threads.run(self._folders.remove, container.scope, container.name, container.token)
         await self._code.release(holder_of(container.name, container.token))
         return ended, outcome
@@ -185,6 +194,9 @@ class Stopper:
             gone = Ended(container, None, False, stopped or EndReason.MISSING, container.started_at, None)
             return gone, Outcome()
         outcome = await self._threads.run(self._folders.read_outcome, container, payload_bytes)
+        masker = await self._masks.of(container)
+        if masker is not None:
+            outcome = _with_masked_text(outcome, masker)
         seen = found.container
         reason = end_reason(seen, outcome, stopped)
         ended = Ended(
@@ -209,12 +221,39 @@ class Stopper:
                 if known is not None:
                     return known
                 found = LastLines()
-                async for piece in self._engine.logs(container.container_id, tail=LAST_LINES):
+                pieces = self._engine.logs(container.container_id, tail=LAST_LINES)
+                async for piece in masked_pieces(pieces, await self._masks.of(container)):
                     found.add(piece.data)
         except (EngineUnavailable, EngineRefused, TimeoutError) as error:
             log.warning("the last lines cannot be read", container=container.name, reason=str(error))
             return []
         return found.lines()
+
+
+def _with_masked_text(outcome: Outcome, masker: Masker) -> Outcome:
+    failure = outcome.failure
+    if failure is not None:
+        failure = replace(
+            failure,
+            message=masker.masked_text(failure.message),
+            type=masker.masked_text(failure.type),
+            hint=masker.masked_text(failure.hint),
+        )
+    payload = replace(outcome.payload, text=masker.masked_json(outcome.payload.text))
+    return replace(outcome, payload=payload, failure=failure)
+
+
+def _with_masked_file(outcome: Outcome, masker: Masker) -> Outcome:
+    """Mask the file of a large result. Without masking it must not be shown."""
+    if outcome.payload.path is None:
+        return outcome
+    try:
+        masker.mask_file(outcome.payload.path, outcome.payload.begin)
+    except OSError as error:
+        log.warning("a result is dropped: its secrets cannot be masked", reason=str(error))
+        outcome.discard()
+        return replace(outcome, reason="", payload=NO_PAYLOAD)
+    return outcome
 
 
 def _deaf_seconds(container: ManagedContainer) -> float:

@@ -32,6 +32,7 @@ log = get_logger(__name__)
 
 TEMP_DIR = "TEMP_DIR"
 KEEPALIVE_DIR = "KEEPALIVE_DIR"
+SPEC_DIR = "SPEC_DIR"
 SAFE_TEMP_DIR = Path("/var/lib/the0")
 """A work folder over which no known engine mounts anything; deploy/ sets it."""
 

@@ -13,6 +13,7 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings
+from libs.core.config.secret_settings import SecretSettings
 from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.engine.images import Images
 from libs.docker_runner.errors import ImageUnavailable
@@ -74,7 +75,8 @@ def an_archive() -> bytes:
 
 
 def of_settings(**registry: object) -> Registry | None:
-    return runner_settings(ContainerSettings(), MaximaSettings(), ImageSettings(**registry)).registry  # type: ignore[arg-type]
+    images = ImageSettings(**registry)  # type: ignore[arg-type]
+    return runner_settings(ContainerSettings(), MaximaSettings(), images, SecretSettings()).registry
 
 
 async def pulled(engine: OwnEngine, registry: Registry | None) -> str | None:

@@ -5,7 +5,7 @@ Without it the engine would have to be asked, which may not answer about a dead 
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import datetime
 
@@ -13,6 +13,7 @@ from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.containers.state_cache import ContainerStateCache
 from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.engine.http import EngineRefused
+from libs.docker_runner.logs.masking import Masker, masked_pieces
 from libs.docker_runner.logs.output import LAST_LINES, STREAM_END_SECONDS, LogLine, last_lines_at
 
 _TAIL_BYTES = 16 * 1024
@@ -53,11 +54,21 @@ class Tail:
 
 
 class FollowedOutput:
-    """Reads containers' output for their followers: one per container at a time."""
+    """Reads containers' output for their followers: one per container at a time.
 
-    def __init__(self, engine: Engine, states: ContainerStateCache) -> None:
+    Args:
+        masker_of: returns what masks the values of a container's secrets in its output.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        states: ContainerStateCache,
+        masker_of: Callable[[ManagedContainer], Awaitable[Masker | None]],
+    ) -> None:
         self._engine = engine
         self._states = states
+        self._masker_of = masker_of
         self._tails: dict[str, Tail] = {}
 
     async def logs(
@@ -68,10 +79,11 @@ class FollowedOutput:
         Raises:
             DockerRunnerError: the container is gone.
         """
-        pieces = self._engine.logs(container.container_id, since=since, follow=follow)
-        async with aclosing(pieces):
+        masker = await self._masker_of(container)
+        raw = self._engine.logs(container.container_id, since=since, follow=follow)
+        async with aclosing(masked_pieces(raw, masker)) as pieces:
             # The end of unfollowed output is not needed.
-            tail = await self._opened(container, whole=since is None) if follow else Tail()
+            tail = await self._opened(container, masker, whole=since is None) if follow else Tail()
             async for piece in pieces:
                 tail.add(piece)
                 yield piece
@@ -93,23 +105,23 @@ class FollowedOutput:
         """Drop a removed container. May be repeated."""
         self._tails.pop(container_id, None)
 
-    async def _opened(self, container: ManagedContainer, *, whole: bool) -> Tail:
+    async def _opened(self, container: ManagedContainer, masker: Masker | None, *, whole: bool) -> Tail:
         tail = self._tails.get(container.container_id)
         if tail is None:
             tail = Tail()
             if not whole:
-                await self._catch_up(container.container_id, tail)
+                await self._catch_up(container.container_id, tail, masker)
             self._tails[container.container_id] = tail
         tail.reopen()
         return tail
 
-    async def _catch_up(self, container_id: str, tail: Tail) -> None:
+    async def _catch_up(self, container_id: str, tail: Tail, masker: Masker | None) -> None:
         """Inspect a live container that another process started: after its death it is too late."""
         found = await self._engine.inspect(container_id)
         if found is not None:
             self._states.note_start(container_id, found.container.started_at)
         try:
-            async for piece in self._engine.logs(container_id, tail=LAST_LINES):
+            async for piece in masked_pieces(self._engine.logs(container_id, tail=LAST_LINES), masker):
                 tail.add(piece)
         except EngineRefused:
             return

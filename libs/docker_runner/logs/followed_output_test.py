@@ -48,7 +48,11 @@ class Printing:
 
 def following(engine: Printing, states: ContainerStateCache | None = None) -> FollowedOutput:
     as_engine: Any = engine
-    return FollowedOutput(as_engine, states or ContainerStateCache())
+    return FollowedOutput(as_engine, states or ContainerStateCache(), no_masker)
+
+
+async def no_masker(container: ManagedContainer) -> None:
+    """No secrets."""
 
 
 async def read(followed: FollowedOutput, since: datetime | None = None) -> list[str]:

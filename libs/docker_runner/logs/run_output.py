@@ -1,7 +1,7 @@
 """The complete output of a run, written to a file."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -11,7 +11,8 @@ from libs.core.observability.log import get_logger
 from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.engine.http import EngineRefused
 from libs.docker_runner.errors import DiskUnavailable, EngineUnavailable
-from libs.docker_runner.logs.output import LogLine, last_lines_in
+from libs.docker_runner.logs.masking import Masker, masked_pieces
+from libs.docker_runner.logs.output import last_lines_in
 from libs.docker_runner.logs.position import BEGINNING, Resumption, nanoseconds
 
 log = get_logger(__name__)
@@ -24,13 +25,17 @@ class RunOutput:
 
     Args:
         max_bytes: what is kept in the file.
+        masker: masks the values of secrets; None masks nothing.
     """
 
-    def __init__(self, engine: Engine, container: str, path: Path, max_bytes: int) -> None:
+    def __init__(
+        self, engine: Engine, container: str, path: Path, max_bytes: int, masker: Masker | None = None
+    ) -> None:
         self._engine = engine
         self._container = container
         self._path = path
         self._left = max_bytes
+        self._masker = masker
         self._position = BEGINNING
         self._taken = 0
         self.truncated = False
@@ -79,10 +84,8 @@ class RunOutput:
 
     async def _take(self, file: BinaryIO) -> None:
         resumption = Resumption(self._position)
-        pieces: AsyncGenerator[LogLine, None] = self._engine.logs(
-            self._container, since=self._position.since, follow=True
-        )
-        async with aclosing(pieces):
+        raw = self._engine.logs(self._container, since=self._position.since, follow=True)
+        async with aclosing(masked_pieces(raw, self._masker)) as pieces:
             async for piece in pieces:
                 if not resumption.is_new(nanoseconds(piece.timestamp)):
                     continue

@@ -14,6 +14,7 @@ from libs.docker_runner.containers.endings import without_result
 from libs.docker_runner.containers.failure import Failure
 from libs.docker_runner.containers.returned import ResultChecks, Returned
 from libs.docker_runner.containers.run_folders import Outcome, RunFolders
+from libs.docker_runner.containers.secret_masks import SecretMasks
 from libs.docker_runner.containers.stopping import Stopper
 from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.errors import DockerRunnerError
@@ -67,6 +68,7 @@ class Collector:
         stopper: Stopper,
         folders: RunFolders,
         threads: Threads,
+        masks: SecretMasks,
         output_bytes: int,
         removed: Callable[[Ended], Ended],
     ) -> None:
@@ -74,6 +76,7 @@ class Collector:
         self._stopper = stopper
         self._folders = folders
         self._threads = threads
+        self._masks = masks
         self._output_bytes = output_bytes
         self._removed = removed
         self._results = ResultChecks(threads)
@@ -84,7 +87,8 @@ class Collector:
     ) -> AsyncIterator[Collection]:
         """Follow the output within the block. When the block fails or is cancelled, kill and remove the container."""
         path = await self._threads.run(self._folders.output_path, container)
-        output = RunOutput(self._engine, container.container_id, path, self._output_bytes)
+        masker = await self._masks.of(container)
+        output = RunOutput(self._engine, container.container_id, path, self._output_bytes, masker)
         following = asyncio.create_task(output.follow(), name=f"output of {container.name}")
 
         async def take() -> RunOutcome:

@@ -5,6 +5,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client.registry import Collector
@@ -27,10 +28,11 @@ from libs.docker_runner.containers.host_cleaner import HostCleaner
 from libs.docker_runner.containers.keepalive import KeepaliveFile, SegmentKeepalive
 from libs.docker_runner.containers.keepalive_root import KeepaliveDirUnseen, keepalive_root, usual_roots
 from libs.docker_runner.containers.run_records import History, Recorder
+from libs.docker_runner.containers.spec_root import spec_root
 from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.engine.container_watch import Listener
 from libs.docker_runner.engine.events import ContainerEvent, EventKind
-from libs.docker_runner.engine.folder_sight import KEEPALIVE_DIR, TEMP_DIR, FolderSight
+from libs.docker_runner.engine.folder_sight import KEEPALIVE_DIR, SPEC_DIR, TEMP_DIR, FolderSight
 from libs.docker_runner.engine.room import Priority
 from libs.docker_runner.engine.room_metrics import RoomCollector
 from libs.docker_runner.errors import DiskUnavailable
@@ -116,6 +118,8 @@ class DockerHost:
         named = {TEMP_DIR: settings.temp_dir}
         if not keepalives.is_relative_to(settings.temp_dir):
             named[KEEPALIVE_DIR] = keepalives
+        if settings.spec_dir is not None and not settings.spec_dir.is_relative_to(settings.temp_dir):
+            named[SPEC_DIR] = settings.spec_dir
         self._sight = FolderSight(engine, named, settings.images[GUARD_RUNTIME])
         self._events_begun = False
         place = hashlib.sha256(f"{service}\0{scope}".encode()).hexdigest()[:20]
@@ -185,6 +189,7 @@ class DockerHost:
         except KeepaliveDirUnseen as error:
             # Reported on /readyz below, until the engine sees it.
             keepalives = error.folder
+        settings = replace(settings, spec_dir=await spec_root(settings.spec_dir, settings.temp_dir, engine))
         code = CodeCache(store, settings.temp_dir / "code", code_cache_bytes)
         await _until_disk_takes("code", code.open, readiness)
         host = cls(

@@ -1,6 +1,11 @@
 """Convert the operator's settings for the runner."""
 
+import os
+
 from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings
+from libs.core.config.secret_settings import SecretSettings
+from libs.core.secrets.providers import secret_variables
+from libs.core.secrets.resolver import SecretSources
 from libs.docker_runner.engine.room import RoomRules
 from libs.docker_runner.executable import MIB, Limits, Network, NetworkLimits
 from libs.docker_runner.sandbox.limits import Maxima
@@ -9,7 +14,9 @@ from libs.docker_runner.settings import Registry, RunnerSettings
 MEGABIT_BYTES = 125_000
 
 
-def runner_settings(containers: ContainerSettings, maxima: MaximaSettings, images: ImageSettings) -> RunnerSettings:
+def runner_settings(
+    containers: ContainerSettings, maxima: MaximaSettings, images: ImageSettings, secrets: SecretSettings
+) -> RunnerSettings:
     """Return the runner's settings. Bots may request a default even if it exceeds a maximum."""
     limits = Limits(
         memory_bytes=containers.memory_limit_mb * MIB,
@@ -24,6 +31,9 @@ def runner_settings(containers: ContainerSettings, maxima: MaximaSettings, image
     return RunnerSettings(
         temp_dir=containers.temp_dir,
         keepalive_dir=containers.keepalive_dir,
+        spec_dir=containers.spec_dir,
+        secrets=SecretSources(secrets.folder, secrets.allowed, secrets.key_file, secret_variables(os.environ)),
+        owner_field=secrets.owner_field,
         images={"python3.11": images.python, "nodejs20": images.node},
         limits=limits,
         maxima=Maxima(

@@ -4,6 +4,7 @@ import pytest
 from pydantic import SecretStr
 
 from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings
+from libs.core.config.secret_settings import SecretSettings
 from libs.docker_runner.executable import Network, NetworkLimits
 from libs.docker_runner.settings import Registry, RunnerSettings
 from libs.docker_runner.worker.from_settings import runner_settings
@@ -14,7 +15,9 @@ def made_of(
     maxima: MaximaSettings | None = None,
     images: ImageSettings | None = None,
 ) -> RunnerSettings:
-    return runner_settings(containers or ContainerSettings(), maxima or MaximaSettings(), images or ImageSettings())
+    return runner_settings(
+        containers or ContainerSettings(), maxima or MaximaSettings(), images or ImageSettings(), SecretSettings()
+    )
 
 
 @pytest.mark.parametrize("network", ["bridge", "none", "host"])

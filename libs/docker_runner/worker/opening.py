@@ -22,7 +22,7 @@ async def open_docker_host(
     return await DockerHost.open(
         context.process.lifecycle,
         context.process.readiness,
-        settings=runner or runner_settings(settings.containers, settings.maxima, settings.images),
+        settings=runner or runner_settings(settings.containers, settings.maxima, settings.images, settings.secrets),
         storage=settings.storage,
         code_cache_bytes=settings.containers.code_cache_mb * MIB,
         lease_seconds=settings.lease.life_seconds,

@@ -147,6 +147,7 @@ class Deployment:
             "TEMP_DIR": str(self.folder / "temp"),
             # Not the default folder in memory, which tests would leave behind.
             "KEEPALIVE_DIR": str(self.folder / "keepalive"),
+            "SPEC_DIR": str(self.folder / "specs"),
             "MASTER_HOST": "127.0.0.1",
             "DOCKER_HOST": self.engine.url,
             "GRPC_PORT": str(self.grpc_port),

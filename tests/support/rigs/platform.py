@@ -71,6 +71,7 @@ class Platform:
         runtime: str = "python3.11",
         script: str = "main.py",
         version: str = "1.0.0",
+        author: str = "tests",
     ) -> dict[str, Any]:
         """Return the payload of a `created` or `updated` event."""
         now = datetime.now(UTC).isoformat()
@@ -84,7 +85,7 @@ class Platform:
                     "description": "made by a test",
                     "runtime": runtime,
                     "version": version,
-                    "author": "tests",
+                    "author": author,
                     "type": "trading",
                     "entrypoints": entrypoints,
                     "schema": {},
