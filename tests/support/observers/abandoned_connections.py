@@ -7,6 +7,7 @@ still warn.
 
 import asyncio
 import socket
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,22 +19,20 @@ _OPEN = "_async_create_connection"
 
 @pytest.fixture(scope="session", autouse=True)
 def no_abandoned_connections() -> Iterator[None]:
-    """Let PyMongo finish opening a connection whose task was cancelled, and close it then."""
+    """Close the socket that PyMongo's function was opening when it was cancelled, also by the end of its loop."""
     with pytest.MonkeyPatch.context() as patch:
         opened = getattr(pool_shared, _OPEN)
 
-        async def opened_or_closed(*arguments: Any) -> socket.socket:
-            opening = asyncio.ensure_future(opened(*arguments))
+        async def opened_or_closed(*arguments: Any) -> Any:
             try:
-                return await asyncio.shield(opening)
-            except asyncio.CancelledError:
-                opening.add_done_callback(_close)
+                return await opened(*arguments)
+            except asyncio.CancelledError as cancelled:
+                # Only the local variable of PyMongo's function refers to the socket.
+                for frame, _ in traceback.walk_tb(cancelled.__traceback__):
+                    opening = frame.f_locals.get("sock")
+                    if frame.f_code is opened.__code__ and isinstance(opening, socket.socket):
+                        opening.close()
                 raise
 
         patch.setattr(pool_shared, _OPEN, opened_or_closed)
         yield
-
-
-def _close(opening: "asyncio.Future[socket.socket]") -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result().close()
