@@ -15,6 +15,7 @@ from libs.core.config.process_settings import HttpSettings, LogSettings, Metrics
 from libs.core.config.retention_settings import HistorySettings, RetentionSettings
 from libs.core.config.secret_settings import SecretSettings
 from libs.core.config.settings_loader import Group
+from libs.core.config.transport_settings import TransportSettings
 
 GROUPS: tuple[type[Group], ...] = (
     IdentitySettings,
@@ -23,6 +24,7 @@ GROUPS: tuple[type[Group], ...] = (
     StorageSettings,
     LeaseSettings,
     CoordinationSettings,
+    TransportSettings,
     HttpSettings,
     MetricsSettings,
     LogSettings,

@@ -37,6 +37,8 @@ from libs.core.observability.tracing import Headers, begin, current, trace_heade
 from libs.core.process.isolation import isolated
 from libs.core.store.cordons import CordonStore
 from libs.core.store.leases import LeadershipStore, LeaseStore
+from libs.core.transport.peer_limits import PeerLimits
+from libs.core.transport.security import TransportSecurity
 
 log = get_logger(__name__)
 
@@ -65,6 +67,8 @@ class Master:
         holder: this process, with a new instance id for each process.
         address: where to listen for workers, ``host:port``.
         timing: of the leadership's renewals.
+        security: what it proves to workers, and requires of them.
+        limits, connection_limits: of workers' streams, and of connections where those with TLS share a port.
         while_leading: loops, by name, that run only in the leading master (repair, autoscaler). A loop that fails is
             logged and restarted, and never ends the master.
     """
@@ -80,6 +84,9 @@ class Master:
         timing: LeaseTiming,
         address: str,
         readiness: Readiness,
+        security: TransportSecurity | None = None,
+        limits: PeerLimits | None = None,
+        connection_limits: PeerLimits | None = None,
         while_leading: Sequence[tuple[str, Callable[[], Awaitable[None]]]] = (),
         clock: Callable[[], float] = boot_seconds,
     ) -> None:
@@ -96,6 +103,9 @@ class Master:
             address,
             heartbeat_interval_seconds=settings.heartbeat_interval_seconds,
             death_timeout_seconds=settings.death_timeout_seconds,
+            security=security,
+            limits=limits,
+            connection_limits=connection_limits,
         )
         self._registry = Registry(settings.death_timeout_seconds, settings.settle_seconds)
         self._cordons = Cordons(cordons, changed=self.changed, connected=self._connected)

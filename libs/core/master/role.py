@@ -17,6 +17,7 @@ from libs.core.config.coordination_settings import (
     PartitionSettings,
 )
 from libs.core.config.retention_settings import RetentionSettings
+from libs.core.config.transport_settings import TransportSettings
 from libs.core.errors import Retryable
 from libs.core.events.connection import NatsConnection
 from libs.core.events.wakeups import WakeUps
@@ -38,6 +39,8 @@ from libs.core.store.entity_counts import EntityCounts
 from libs.core.store.leases import LeadershipStore, LeaseStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.processes import KnownProcess, ProcessStore
+from libs.core.transport.peer_limits import PeerLimits
+from libs.core.transport.security import TransportSecurity
 
 log = get_logger(__name__)
 
@@ -57,6 +60,7 @@ class MasterSettings(ProcessSettings):
     nats: NatsSettings
     lease: LeaseSettings
     coordination: CoordinationSettings
+    transport: TransportSettings
     partitions: PartitionSettings
     autoscaler: AutoscalerSettings
     retention: RetentionSettings
@@ -75,10 +79,12 @@ class MasterRole:
     def __init__(self, *loops: Loops) -> None:
         self._loops = loops
         self._api = MasterApi()
+        self._master: Master | None = None
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
-        """Return the routes of the API and the status page."""
-        return [*self._api.routes(), *StatusPage(self._api).routes()]
+        """Return the routes of the API, the status page, and the probe for the leader."""
+        probe = web.get("/leaderz", self._leaderz)
+        return [*self._api.routes(), *StatusPage(self._api).routes(), probe]
 
     async def build(self, process: Process, settings: MasterSettings) -> None:
         """Declare the components of the master."""
@@ -92,10 +98,14 @@ class MasterRole:
             holder=Holder(master_name, uuid.uuid4().hex, socket.gethostname()),
             settings=settings.coordination,
             timing=LeaseTiming.of(settings.lease.life_seconds, settings.lease.renew_interval_seconds),
-            address=f"[::]:{settings.coordination.grpc_port}",
+            address=f"{settings.transport.host}:{settings.coordination.grpc_port}",
             readiness=process.readiness,
+            security=_security(process, settings.transport),
+            limits=_limits(settings.transport),
+            connection_limits=_limits(settings.transport),
             while_leading=own_loops,
         )
+        self._master = master
         entities = EntityStore(process.database, process.service.collection, partitions)
         own_loops.append(("repair", lambda: _repair_for_ever(entities, master)))
         for loops in self._loops:
@@ -114,6 +124,11 @@ class MasterRole:
             process.lifecycle.part("nats", connection.run)
             process.lifecycle.part("wake-ups", lambda: _heed(WakeUps(connection, process.service.name), master))
 
+    async def _leaderz(self, request: web.Request) -> web.Response:
+        """Answer 200 on the leader, for probes that cannot speak gRPC over TLS."""
+        leads = self._master is not None and self._master.leads
+        return web.json_response({"leads": leads}, status=200 if leads else 503)
+
     def _show(self, process: Process, settings: MasterSettings, master: Master, name: str) -> None:
         """Serve HTTP, and publish the address."""
         observatory = Observatory(process.service, process.database, master.snapshot)
@@ -128,6 +143,21 @@ class MasterRole:
             public_url=settings.http.public_url or "",
         )
         process.lifecycle.part("presence", lambda: be_present(ProcessStore(process.database), here))
+
+
+def _limits(settings: TransportSettings) -> PeerLimits:
+    return PeerLimits(settings.max_workers, settings.max_workers_per_address)
+
+
+def _security(process: Process, settings: TransportSettings) -> TransportSecurity:
+    security = TransportSecurity.of(settings, process.service.name)
+    if not security.proves_workers and not settings.is_private:
+        log.info(
+            "everyone who reaches the gRPC port can register as a worker",
+            host=settings.host,
+            remedy="set TLS_MODE=require, or GRPC_TOKEN_FILE, on masters and workers",
+        )
+    return security
 
 
 async def _repair_for_ever(entities: EntityStore, master: Master) -> None:

@@ -1,6 +1,7 @@
 """The master's gRPC server: one stream per worker, and the standard health service. It decides nothing."""
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ from libs.core.coordination import (
     register_from_wire,
     state_from_wire,
 )
-from libs.core.errors import UserError
 from libs.core.master.registry import SessionId
 from libs.core.observability.grpc_metrics import ServerMetrics
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe
 from libs.core.observability.tracing import Attributes, Headers, SpanKind, span, trace_of
+from libs.core.transport.grpc_listener import GrpcListener
+from libs.core.transport.peer_limits import PeerLimits, address_of
+from libs.core.transport.security import StreamRefused, TransportSecurity
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
 
@@ -44,13 +47,8 @@ _OPTIONS = [
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
     ("grpc.http2.max_ping_strikes", 0),
 ]
-
-
-class PortTaken(UserError):
-    """The server cannot listen on the gRPC port."""
-
-    def __init__(self, address: str, reason: str) -> None:
-        super().__init__(f"cannot listen on {address} for workers: {reason}; set GRPC_PORT to a free port")
+_CHECK_SECONDS = 2.0
+_FIRST_MESSAGE_SECONDS = 1.0
 
 
 class Coordinator(Protocol):
@@ -83,9 +81,10 @@ class _End:
 class _Stream:
     """The messages to write to one worker: only the latest of each kind."""
 
-    def __init__(self, session: SessionId, trace: Headers) -> None:
+    def __init__(self, session: SessionId, trace: Headers, token: str) -> None:
         self.session = session
         self.trace = trace
+        self.token = token
         self._outgoing: dict[str, pb.MasterMessage] = {}
         self._end: _End | None = None
         self._news = asyncio.Event()
@@ -118,6 +117,8 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
     Args:
         address: where to listen, ``host:port``; port 0 selects a free one.
         heartbeat_interval_seconds, death_timeout_seconds: sent to workers at registration.
+        security: what it proves to workers, and requires of them.
+        limits: of streams; a stream is one worker.
     """
 
     def __init__(
@@ -128,9 +129,23 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         *,
         heartbeat_interval_seconds: float,
         death_timeout_seconds: float,
+        security: TransportSecurity | None = None,
+        limits: PeerLimits | None = None,
+        connection_limits: PeerLimits | None = None,
     ) -> None:
         self._coordinator = coordinator
         self._address = address
+        self._security = security or TransportSecurity()
+        self._limits = limits or PeerLimits()
+        self._listener = GrpcListener(
+            address,
+            self._security,
+            self._add_services,
+            options=_OPTIONS,
+            interceptors=[ServerMetrics()],
+            limits=connection_limits or PeerLimits(),
+        )
+        self._checking: asyncio.Task[None] | None = None
         self._registered = pb.MasterMessage(
             registered=pb.Registered(
                 master_id=master_id,
@@ -138,12 +153,16 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
                 death_timeout_milliseconds=round(death_timeout_seconds * 1000),
             )
         )
+        self._register_within_seconds = 2 * death_timeout_seconds
         self._streams: dict[SessionId, _Stream] = {}
         self._numbers = itertools.count(1)
         self._health = health.aio.HealthServicer()
-        self._server: grpc.aio.Server | None = None
-        self.port = 0
+        self._listens = False
+
+    @property
+    def port(self) -> int:
         """The port on which it listens; 0 before that."""
+        return self._listener.port if self._listens else 0
 
     async def start(self) -> None:
         """Listen. The health service reports NOT_SERVING until serve(True).
@@ -152,23 +171,21 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
             PortTaken: the address is in use.
         """
         await self.serve(False)
-        self._server = grpc.aio.server(options=_OPTIONS, interceptors=[ServerMetrics()])
-        pb_grpc.add_CoordinationServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        try:
-            self.port = self._server.add_insecure_port(self._address)
-        except RuntimeError as error:
-            raise PortTaken(self._address, str(error)) from None
-        await self._server.start()
-        log.info("listening for workers", address=self._address, port=self.port)
+        await self._listener.start()
+        self._listens = True
+        self._checking = asyncio.create_task(self._check_tokens_for_ever(), name="check tokens")
+        log.info("listening for workers", address=self._address, port=self.port, tls=self._security.mode)
 
     async def stop(self, grace_seconds: float = 1.0) -> None:
         """End all streams and stop listening. May be repeated."""
-        server, self._server = self._server, None
-        if server is not None:
+        if self._checking is not None:
+            self._checking.cancel()
+            await asyncio.wait([self._checking])
+        if self._listens:
+            self._listens = False
             await self.serve(False)
             self.end_all("this master is shutting down")
-            await server.stop(grace_seconds)
+            await self._listener.stop(grace_seconds)
 
     async def serve(self, serving: bool) -> None:
         """Set the health status."""
@@ -204,11 +221,31 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         self, request_iterator: AsyncIterator[pb.WorkerMessage], context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> None:
         """Serve one worker's stream."""
+        try:
+            token = self._security.check(context)
+        except StreamRefused as refused:
+            await _refuse(context, request_iterator, refused.code, refused.details)
+            return
         if not self._coordinator.leads:
             leader = self._coordinator.leader
             details = f"this master is not the leader; {leader} is" if leader else "this master is not the leader"
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, details)
-        stream = _Stream(SessionId(next(self._numbers)), trace_of(_metadata(context)))
+        address = address_of(context.peer())
+        if (refusal := self._limits.admit(address)) is not None:
+            await _refuse(context, request_iterator, grpc.StatusCode.RESOURCE_EXHAUSTED, refusal)
+            return
+        try:
+            await self._serve_stream(token, request_iterator, context)
+        finally:
+            self._limits.release(address)
+
+    async def _serve_stream(
+        self,
+        token: str,
+        request_iterator: AsyncIterator[pb.WorkerMessage],
+        context: "grpc.aio.ServicerContext[Any, Any]",
+    ) -> None:
+        stream = _Stream(SessionId(next(self._numbers)), trace_of(_metadata(context)), token)
         self._streams[stream.session] = stream
         reading = asyncio.create_task(self._read(stream, request_iterator), name=f"stream {stream.session}")
         try:
@@ -221,8 +258,14 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
             await context.abort(end.code, end.details)
 
     async def _read(self, stream: _Stream, messages: AsyncIterator[pb.WorkerMessage]) -> None:
+        loop = asyncio.get_running_loop()
+        details = f"no registration within {self._register_within_seconds:g} s"
+        unregistered = loop.call_later(
+            self._register_within_seconds, stream.end, grpc.StatusCode.DEADLINE_EXCEEDED, details
+        )
         try:
             async for message in messages:
+                unregistered.cancel()
                 self._receive(stream, message)
             stream.end(grpc.StatusCode.OK, "the worker closed its stream")
         except grpc.RpcError:
@@ -231,6 +274,20 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         except Exception:
             log.exception("a worker's message could not be handled", session=stream.session)
             stream.end(grpc.StatusCode.INTERNAL, "the message could not be handled")
+        finally:
+            unregistered.cancel()
+
+    async def _check_tokens_for_ever(self) -> None:
+        """End the streams of workers whose token is not accepted any more."""
+        while True:
+            await asyncio.sleep(_CHECK_SECONDS)
+            for stream in self._streams.values():
+                if not self._security.tokens.accepts(stream.token):
+                    stream.end(grpc.StatusCode.UNAUTHENTICATED, "the token of this worker was replaced")
+
+    def _add_services(self, server: grpc.aio.Server) -> None:
+        pb_grpc.add_CoordinationServiceServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
 
     def _receive(self, stream: _Stream, message: pb.WorkerMessage) -> None:
         kind = message.WhichOneof("kind")
@@ -259,6 +316,21 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
     def _end(self, session: SessionId, code: grpc.StatusCode, details: str) -> None:
         if (stream := self._streams.get(session)) is not None:
             stream.end(code, details)
+
+
+async def _refuse(
+    context: "grpc.aio.ServicerContext[Any, Any]",
+    messages: AsyncIterator[pb.WorkerMessage],
+    code: grpc.StatusCode,
+    details: str,
+) -> None:
+    """End a stream with a reason that its worker reads."""
+    log.warning("stream refused", peer=context.peer(), reason=details)
+    # A client whose first message meets the end of its stream reports an internal error instead of the reason.
+    with contextlib.suppress(TimeoutError, StopAsyncIteration, grpc.RpcError):
+        async with asyncio.timeout(_FIRST_MESSAGE_SECONDS):
+            await anext(aiter(messages))
+    await context.abort(code, details)
 
 
 def _metadata(context: "grpc.aio.ServicerContext[Any, Any]") -> dict[str, str]:

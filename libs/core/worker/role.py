@@ -18,6 +18,7 @@ from libs.core.config.coordination_settings import CoordinationSettings, LeaseSe
 from libs.core.config.process_settings import MetricsSettings
 from libs.core.config.retention_settings import HistorySettings
 from libs.core.config.secret_settings import SecretSettings
+from libs.core.config.transport_settings import TransportSettings
 from libs.core.coordination import WorkerIdentity
 from libs.core.events.connection import NatsConnection
 from libs.core.events.dead_letters import DeadLetters
@@ -37,6 +38,7 @@ from libs.core.store.leases import LeaseStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.processes import KnownProcess, ProcessStore
 from libs.core.store.runs import RunStore
+from libs.core.transport.security import TransportSecurity
 from libs.core.worker.api import WorkerApi
 from libs.core.worker.handler import SegmentHandler
 from libs.core.worker.metrics import WorkerCollector
@@ -51,6 +53,7 @@ class WorkerSettings(ProcessSettings):
     storage: StorageSettings
     lease: LeaseSettings
     coordination: CoordinationSettings
+    transport: TransportSettings
     partitions: PartitionSettings
     containers: ContainerSettings
     maxima: MaximaSettings
@@ -156,6 +159,7 @@ class WorkerRole:
             engine=backend.engine,
             heartbeat_interval_seconds=settings.coordination.heartbeat_interval_seconds,
             stop_grace_seconds=settings.containers.stop_grace_seconds,
+            security=TransportSecurity.of(settings.transport, process.service.name),
         )
         self._worker = worker
         views = EntityViews(process.database, process.service.collection)

@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from libs.core.aio.backoff import Backoff
+from libs.core.aio.cancellation import cancellation_kept
 from libs.core.aio.wake import Wake
 from libs.core.coordination import (
     Assignment,
@@ -26,6 +28,7 @@ from libs.core.observability.grpc_metrics import call_outcome
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe, record
 from libs.core.observability.tracing import OpenSpan, begin
+from libs.core.transport.security import TransportSecurity
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
 
@@ -71,6 +74,7 @@ class MasterSession:
         state: returns the worker's state; called for each heartbeat.
         assigned: called with each assignment, also with repeated ones.
         heartbeat_interval_seconds: used until a master sets the interval.
+        security: what it proves to masters, and requires of them.
     """
 
     def __init__(
@@ -83,7 +87,11 @@ class MasterSession:
         readiness: Readiness,
         heartbeat_interval_seconds: float = 2.0,
         backoff: Backoff | None = None,
+        security: TransportSecurity | None = None,
     ) -> None:
+        self._security = security or TransportSecurity()
+        self._renewing = False
+        self._plain_named = False
         self._identity = identity
         self._targets = targets
         self._state = state
@@ -110,10 +118,13 @@ class MasterSession:
             WorkerReplaced: another process replaced this worker.
         """
         async for target in self._targets_in_turn():
-            reason = await self._one_stream(target)
+            with cancellation_kept():
+                reason = await self._one_stream(target)
             if self._replaced is not None:
                 raise self._replaced
-            if self.master_id is not None or self._backoff.failures == 0:
+            if self._renewing:
+                log.info("the stream to the master is opened again, with replaced certificates")
+            elif self.master_id is not None or self._backoff.failures == 0:
                 log.warning("no stream to the master; running entities continue", target=target, reason=reason)
             self.master_id = None
             self._readiness.report(DEPENDENCY, False, f"{target}: {reason}; running entities continue")
@@ -129,22 +140,40 @@ class MasterSession:
         self._must_register = True
         # A failed attempt is not exported: while the master is down there is one every two seconds.
         self._joining = begin("join master", parent={}, attributes={"server.address": target})
-        async with grpc.aio.insecure_channel(target, options=_OPTIONS) as channel:
-            if not await _connected(channel):
-                return "no connection"
-            call = pb_grpc.CoordinationServiceStub(channel).Coordinate(  # type: ignore[no-untyped-call]
-                metadata=tuple(self._joining.headers.items())
-            )
-            speaking = asyncio.create_task(self._speak(call), name="heartbeats")
-            # Without heartbeats the stream is useless.
-            speaking.add_done_callback(lambda _: call.cancel())
-            try:
-                return await self._measured(call)
-            finally:
-                speaking.cancel()
-                await asyncio.wait([speaking])
-                if not speaking.cancelled():
-                    speaking.result()
+        self._renewing = False
+        reason = "no connection"
+        for encrypted in self._security.encryptions:
+            version = self._security.version
+            async with self._security.channel(target, _OPTIONS, encrypted=encrypted) as channel:
+                if not await _connected(channel):
+                    reason = await _why_not(channel) if encrypted else reason
+                    continue
+                self._note(encrypted, target, reason)
+                return await self._use(channel, version)
+        return reason
+
+    async def _use(self, channel: grpc.aio.Channel, version: int) -> str:
+        """Register and stay; *version* is that of the certificates by which the channel was opened."""
+        call = pb_grpc.CoordinationServiceStub(channel).Coordinate(  # type: ignore[no-untyped-call]
+            metadata=(*self._joining.headers.items(), *self._security.metadata)
+        )
+        speaking = asyncio.create_task(self._speak(call, version), name="heartbeats")
+        # Without heartbeats the stream is useless.
+        speaking.add_done_callback(lambda _: call.cancel())
+        try:
+            return await self._measured(call)
+        finally:
+            speaking.cancel()
+            await asyncio.wait([speaking])
+            if not speaking.cancelled():
+                speaking.result()
+
+    def _note(self, encrypted: bool, target: str, reason: str) -> None:
+        """Log once that TLS is configured and not in use."""
+        falls_back = not encrypted and self._security.mode == "allow"
+        if falls_back and not self._plain_named:
+            log.warning("connected to the master without TLS, which TLS_MODE=allow permits", target=target, tls=reason)
+        self._plain_named = falls_back
 
     async def _measured(self, call: _Call) -> str:
         """Listen until the stream ends, recorded as one call with its outcome."""
@@ -167,10 +196,10 @@ class MasterSession:
             # Cancelled from outside, or by the end of the call: only the first cancels this task.
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
-            return "heartbeats failed"
+            return "its certificates were replaced" if self._renewing else "heartbeats failed"
         return f"{(await call.code()).name}: {await call.details()}"
 
-    async def _speak(self, call: _Call) -> None:
+    async def _speak(self, call: _Call, version: int) -> None:
         with contextlib.suppress(
             grpc.RpcError, asyncio.InvalidStateError
         ):  # the stream is over; _listen has the reason
@@ -184,6 +213,9 @@ class MasterSession:
                 with observe("grpc", f"send {message.WhichOneof('kind')}"):
                     await call.write(message)
                 await self._wake.wait_at_most(self._interval_seconds)
+                if self._security.version != version:
+                    self._renewing = True
+                    return
 
     def _receive(self, message: pb.MasterMessage) -> None:
         match message.WhichOneof("kind"):
@@ -223,6 +255,15 @@ async def _connected(channel: grpc.aio.Channel) -> bool:
     return True
 
 
+async def _why_not(channel: grpc.aio.Channel) -> str:
+    """Return why *channel* cannot connect, as gRPC says it only to a call."""
+    try:
+        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=_CONNECT_SECONDS)
+    except grpc.aio.AioRpcError as error:
+        return f"no connection: {error.details()}"
+    return "no connection"
+
+
 async def _addresses(target: str) -> list[str]:
     """Return the addresses to dial for *target* (``host:port``): all of a name that has several, else *target*.
 
@@ -231,7 +272,8 @@ async def _addresses(target: str) -> list[str]:
     host, _, port = target.rpartition(":")
     resolving = asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     try:
-        found = await asyncio.wait_for(resolving, _RESOLVE_SECONDS)
+        async with asyncio.timeout(_RESOLVE_SECONDS):
+            found = await resolving
     except (OSError, TimeoutError):
         return [target]
     # A single host may have an address of each family: gRPC uses the one that answers.

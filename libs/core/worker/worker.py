@@ -12,6 +12,7 @@ from libs.core.leases.lease_keeper import LeaseTiming
 from libs.core.observability.log import get_logger
 from libs.core.room import Room
 from libs.core.store.leases import LeaseStore
+from libs.core.transport.security import TransportSecurity
 from libs.core.worker.handler import SegmentHandler
 from libs.core.worker.segment_owners import SegmentOwners
 from libs.core.worker.session import MasterSession, WorkerReplaced
@@ -72,6 +73,7 @@ class Worker:
         timing: of the segment leases' renewals.
         engine: the engine on which containers run.
         stop_grace_seconds: from SIGTERM to SIGKILL when a segment is released.
+        security: what it proves to masters, and requires of them.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Worker:
         engine: EngineView | None = None,
         heartbeat_interval_seconds: float = 2.0,
         stop_grace_seconds: float = 30.0,
+        security: TransportSecurity | None = None,
         clock: Callable[[], float] = boot_seconds,
     ) -> None:
         self._identity = identity
@@ -110,6 +113,7 @@ class Worker:
             assigned=self._assigned,
             readiness=readiness,
             heartbeat_interval_seconds=heartbeat_interval_seconds,
+            security=security,
         )
 
     async def run(self) -> None:
