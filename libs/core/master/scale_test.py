@@ -62,11 +62,12 @@ def above_target_seconds(size: int) -> float:
 
 
 def test_a_heartbeat_costs_the_same_among_ten_times_as_many_workers() -> None:
-    assert heartbeat_seconds(MANY) < 3 * heartbeat_seconds(FEW)
+    assert heartbeat_seconds(MANY) < 5 * heartbeat_seconds(FEW)
 
 
 def test_assigning_ten_times_as_many_segments_takes_little_more_than_ten_times_as_long() -> None:
-    assert assignment_seconds(MANY) < 25 * assignment_seconds(FEW)
+    # A quadratic step would take a hundred times as long.
+    assert assignment_seconds(MANY) < 45 * assignment_seconds(FEW)
 
 
 @pytest.mark.parametrize("measured", [assignment_seconds, concentrated_seconds, above_target_seconds])
