@@ -33,5 +33,5 @@ async def test_wanted_folder_is_made_and_closed(tmp_path: Path) -> None:
 async def test_wanted_folder_that_cannot_be_made_is_refused_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(SpecDirUnusable, match="SPEC_DIR .*file/specs"):
+    with pytest.raises(SpecDirUnusable, match=r"SPEC_DIR .*file/specs"):
         await spec_root(tmp_path / "file" / "specs", tmp_path, Eyes())
