@@ -339,27 +339,36 @@ def test_password_that_the_shell_has_exported_does_not_reach_compose(tmp_path: P
     assert "password=\n" in Make(tmp_path).run("ps", MONGO_PASSWORD="of-an-older-env")
 
 
-def test_runtime_of_this_folder_is_given_addresses_and_passwords_of_the_env_file(tmp_path: Path) -> None:
-    folder = tmp_path / "deploy" / "compose"
-    folder.mkdir(parents=True)
-    shutil.copy(FOLDER / "runtime", folder / "runtime")
-    (folder / ".env").write_text("MONGO_PASSWORD=m\nNATS_PASSWORD=n\nNATS_PORT=5\nS3_ACCESS_KEY=a\nS3_SECRET_KEY=s\n")
-    (tmp_path / "runtime").write_text('#!/bin/sh\necho "$@" "$MONGO_URI" "$NATS_URL" "$MINIO_ENDPOINT"\n')
-    (tmp_path / "runtime").chmod(0o755)
-
+def run_runtime(folder: Path, settings: str) -> list[str]:
+    """Call the `runtime` of a copy of the folder in the new *folder*, and return the words that it passes on."""
+    compose_folder = folder / "deploy" / "compose"
+    compose_folder.mkdir(parents=True)
+    shutil.copy(FOLDER / "runtime", compose_folder / "runtime")
+    (compose_folder / ".env").write_text(settings)
+    (folder / "runtime").write_text('#!/bin/sh\necho "$@" "$MONGO_URI" "$NATS_URL" "$MINIO_ENDPOINT" "$HTTP_TOKEN"\n')
+    (folder / "runtime").chmod(0o755)
     process = subprocess.run(
-        [folder / "runtime", "bot", "ls"],
+        [compose_folder / "runtime", "bot", "ls"],
         env={"PATH": "/usr/bin:/bin", "MONGO_PASSWORD": "of-an-older-env"},
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
+    return process.stdout.split()
 
-    assert process.stdout.split() == [
+
+def test_runtime_of_this_folder_is_given_addresses_and_passwords_of_the_env_file(tmp_path: Path) -> None:
+    settings = "MONGO_PASSWORD=m\nNATS_PASSWORD=n\nNATS_PORT=5\nS3_ACCESS_KEY=a\nS3_SECRET_KEY=s\n"
+
+    assert run_runtime(tmp_path, settings) == [
         *("bot", "ls", "mongodb://the0:m@localhost:27017/?authSource=admin&directConnection=true"),
         *("nats://the0:n@localhost:5", "localhost:9000"),
     ]
+
+
+def test_runtime_of_this_folder_is_given_the_token_of_the_status_pages(tmp_path: Path) -> None:
+    assert run_runtime(tmp_path, "HTTP_TOKEN=a-token-of-the-masters\n")[-1] == "a-token-of-the-masters"
 
 
 def test_a_new_environment_has_fresh_secrets_each_time_and_nothing_left_to_fill_in(tmp_path: Path) -> None:
