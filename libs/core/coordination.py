@@ -7,6 +7,9 @@ from libs.core.observability.tracing import Headers
 from libs.core.room import Demand, Need, Room
 from proto.runtime.v1 import coordination_pb2 as pb
 
+LEADER_ADDRESS = "leader-address"
+"""Key in the metadata of a standby's refusal: ``host:port`` of the leader, once for each of its addresses."""
+
 
 @dataclass(frozen=True, slots=True)
 class HeldSegment:

@@ -24,6 +24,7 @@ from libs.core.master.master import Master
 from libs.core.store.client import Mongo
 from libs.core.store.cordons import CordonStore
 from libs.core.store.leases import LeadershipStore, LeaseStore
+from libs.core.store.processes import ProcessStore
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
 from tests.support.eventually import eventually
@@ -67,6 +68,7 @@ async def serve_master(uri: str, database_name: str) -> None:
         segments=LeaseStore(database, 5.0),
         leadership=LeadershipStore(database, 5.0),
         cordons=CordonStore(database),
+        processes=ProcessStore(database),
         holder=Holder("master", "master-1", "host"),
         settings=CoordinationSettings(master_service="unused", grpc_port=0, max_segment=1_000_000),
         timing=LeaseTiming.of(5.0, 2.0),

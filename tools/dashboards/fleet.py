@@ -231,8 +231,8 @@ def _dependencies() -> Row:
             ),
             Lines(
                 "Dependencies not ready",
-                "Processes whose /readyz reports a problem. Standby masters report the missing leadership, which is "
-                "expected.",
+                "Processes whose /readyz reports a problem. Standby masters report the leadership as a problem for "
+                "10 s after another master took it, which is expected.",
                 "none",
                 [Query(not_well(_S, "service, dependency"), "{{service}} {{dependency}}")],
                 (1,),

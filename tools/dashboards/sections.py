@@ -160,8 +160,8 @@ def dependencies(selector: str) -> Row:
             ),
             Lines(
                 "Dependencies not ready",
-                "Processes whose /readyz reports a problem. Standby masters report the missing leadership, which is "
-                "expected.",
+                "Processes whose /readyz reports a problem. Standby masters report the leadership as a problem for "
+                "10 s after another master took it, which is expected.",
                 "none",
                 [Query(not_well(selector, "dependency"), "{{dependency}}")],
                 (1,),

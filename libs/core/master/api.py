@@ -11,9 +11,10 @@ from libs.core.api.answers import FAILURES, EntityPage, RunPage, SegmentPage, Su
 from libs.core.api.errors import NotStarted, Refused
 from libs.core.api.log_output import FROM_STORAGE, SOURCE, Streams, send
 from libs.core.api.log_output import PARAMETERS as LOG_PARAMETERS
-from libs.core.api.operations import Asked, Operation, routes
+from libs.core.api.operations import Answer, Asked, Operation, routes
 from libs.core.api.parameters import Parameter, choice, flag, moment, text, whole
 from libs.core.api.remote_output import next_piece
+from libs.core.master.leader_proxy import LeaderProxy
 from libs.core.master.observatory import Observatory
 from libs.core.master.status import MasterSnapshot, SegmentState, WorkerRole
 from libs.core.process.process import runtime_version
@@ -46,11 +47,13 @@ class MasterApi:
 
     def __init__(self) -> None:
         self._observatory: Observatory | None = None
+        self._proxy: LeaderProxy | None = None
         self._streams = Streams()
 
-    def open(self, observatory: Observatory) -> None:
-        """Answer from now on."""
+    def open(self, observatory: Observatory, proxy: LeaderProxy) -> None:
+        """Answer from now on; while another master leads, with its answers."""
         self._observatory = observatory
+        self._proxy = proxy
 
     @property
     def observatory(self) -> Observatory:
@@ -58,6 +61,10 @@ class MasterApi:
         if self._observatory is None:
             raise NotStarted("master")
         return self._observatory
+
+    async def answer_of_leader(self, request: web.Request) -> web.Response | None:
+        """Return the answer of another master, the leader; None when this one has to answer."""
+        return await self._proxy.answer(request) if self._proxy is not None else None
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
         """What is to be answered."""
@@ -69,11 +76,13 @@ class MasterApi:
             Operation(
                 "/status", "masterStatus", "The complete state known to this master.", self._status, MasterSnapshot
             ),
-            Operation("/summary", "summary", "A summary of the service.", self._summary, Summary),
-            Operation("/workers", "workers", "The workers. Leader only.", self._workers, WorkerPage, WORKERS),
-            Operation("/segments", "segments", "The segments. Leader only.", self._segments, SegmentPage, SEGMENTS),
-            Operation("/entities", "entities", "The entities.", self._entities, EntityPage, ENTITIES),
-            Operation("/entities/{id}", "entity", "One entity.", self._entity, EntityView, errors=(404, 503)),
+            Operation("/summary", "summary", "A summary of the service.", self._by_leader(self._summary), Summary),
+            Operation("/workers", "workers", "The workers.", self._by_leader(self._workers), WorkerPage, WORKERS),
+            Operation("/segments", "segments", "The segments.", self._by_leader(self._segments), SegmentPage, SEGMENTS),
+            Operation("/entities", "entities", "The entities.", self._by_leader(self._entities), EntityPage, ENTITIES),
+            Operation(
+                "/entities/{id}", "entity", "One entity.", self._by_leader(self._entity), EntityView, errors=(404, 503)
+            ),
             Operation("/runs", "runs", "The runs, newest first.", self._runs, RunPage, RUNS),
             Operation(
                 "/entities/{id}/logs",
@@ -110,6 +119,14 @@ class MasterApi:
                 source = answer.headers.get(SOURCE, FROM_STORAGE)
                 is_json = asked.values["format"] == "json"
                 return await send(asked.request, pieces, source=source, is_known=True, json=is_json)
+
+    def _by_leader(self, answer: Answer) -> Answer:
+        """Return an operation with the leader's answer, or that of *answer* when there is none."""
+
+        async def answer_anywhere(asked: Asked) -> object:
+            return await self.answer_of_leader(asked.request) or await answer(asked)
+
+        return answer_anywhere
 
     async def _status(self, asked: Asked) -> MasterSnapshot:
         return self.observatory.snapshot()

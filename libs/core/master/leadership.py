@@ -18,8 +18,39 @@ log = get_logger(__name__)
 DEPENDENCY = "leadership"
 """The name under which readiness shows whether this master leads."""
 
+SETTLED_SECONDS = 10.0
+"""How long a standby watches the same leader before it is ready. Until then workers that reach masters through a
+Service all reach the leader, since a standby that is not ready is no endpoint of the Service."""
+
 _POLL_SECONDS = 1.0
 _RELEASE_SECONDS = 2.0
+
+
+class Sighting:
+    """The leader as last seen by another master. Times are in seconds on one clock."""
+
+    def __init__(self) -> None:
+        self._holder: Holder | None = None
+        self._first_seen = 0.0
+        self._expires = 0.0
+
+    def see(self, holder: Holder, remaining_seconds: float, now: float) -> None:
+        """Note the holder of a lease that ends after *remaining_seconds*."""
+        if holder != self._holder:
+            self._holder, self._first_seen = holder, now
+        self._expires = now + remaining_seconds
+
+    def forget(self) -> None:
+        """Begin anew: this master led in between."""
+        self._holder = None
+
+    def leader(self, now: float) -> str | None:
+        """Return the worker id of the leader; None when its lease has ended since."""
+        return self._holder.worker_id if self._holder is not None and now < self._expires else None
+
+    def is_settled(self, now: float) -> bool:
+        """Whether one master has led for long enough, as far as known. Not knowing, as in an outage, ends nothing."""
+        return self._holder is not None and now - self._first_seen >= SETTLED_SECONDS
 
 
 class Campaign:
@@ -44,6 +75,7 @@ class Campaign:
         self._readiness = readiness
         self._clock = clock
         self._keeper: LeaseKeeper[Leadership] | None = None
+        self._sighting = Sighting()
         self.leader: str | None = None
         """The worker id of the leading master, as last read."""
         readiness.expect(DEPENDENCY, "standing for election")
@@ -58,13 +90,24 @@ class Campaign:
         """The epoch of the leadership; None when this process does not lead."""
         return self._keeper.lease.epoch if self._keeper is not None and self.leads else None
 
-    async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
+    @property
+    def other_leader(self) -> str | None:
+        """The worker id of another master that leads now; None when this one leads, or none does."""
+        return self._sighting.leader(self._clock()) if not self.leads else None
+
+    async def run(
+        self, lead: Callable[[], Awaitable[None]], stand_by: Callable[[bool], Awaitable[None]] | None = None
+    ) -> None:
         """Run *lead* whenever this process leads, and cancel it before the leadership expires. Does not return.
 
         *lead* must not return; an error in it is raised here. If cancelled, resign first.
+
+        Args:
+            stand_by: called while another master leads, about once a second, with whether that has settled.
         """
         while True:
-            leadership = await self._win()
+            leadership = await self._win(stand_by)
+            self._sighting.forget()
             log.info("this master leads", epoch=leadership.epoch)
             keeper = LeaseKeeper("leadership", leadership, self._renew, self._timing, clock=self._clock)
             self._keeper = keeper
@@ -86,14 +129,18 @@ class Campaign:
                 raise RuntimeError("the leader's work ended unexpectedly")
             log.warning("this master no longer leads", reason=keeping.result().reason)
 
-    async def _win(self) -> Leadership:
+    async def _win(self, stand_by: Callable[[bool], Awaitable[None]] | None) -> Leadership:
         backoff = Backoff(initial_seconds=0.2, cap_seconds=2.0)
         while True:
             try:
                 leadership = await self._store.acquire(self._holder)
             except LeaseHeld as held:
                 self.leader = held.by.worker_id
-                self._readiness.report(DEPENDENCY, False, f"{held.by.worker_id} leads; this master is on standby")
+                self._sighting.see(held.by, held.remaining_seconds, self._clock())
+                settled = self._sighting.is_settled(self._clock())
+                self._readiness.report(DEPENDENCY, settled, f"{held.by.worker_id} leads; this master is on standby")
+                if stand_by is not None:
+                    await stand_by(settled)
                 # Soon after the lease may expire, and often enough to detect a leader that resigned.
                 await asyncio.sleep(min(held.remaining_seconds + 0.02, _POLL_SECONDS))
             except RuntimeFault as fault:

@@ -18,6 +18,7 @@ from libs.core.leases.lease_keeper import LeaseTiming
 from libs.core.master.assignment import Decision, decide
 from libs.core.master.cordons import Cordons
 from libs.core.master.counts import MasterCounts, Waits, workers_by_role
+from libs.core.master.leader_directory import LeaderDirectory
 from libs.core.master.leadership import Campaign
 from libs.core.master.move_pace import MovePace
 from libs.core.master.registry import Abandon, AskToRegister, Instruction, Registry, Replace, SessionId, Tell, Worker
@@ -37,6 +38,7 @@ from libs.core.observability.tracing import Headers, begin, current, trace_heade
 from libs.core.process.isolation import isolated
 from libs.core.store.cordons import CordonStore
 from libs.core.store.leases import LeadershipStore, LeaseStore
+from libs.core.store.processes import ProcessStore
 from libs.core.transport.peer_limits import PeerLimits
 from libs.core.transport.security import TransportSecurity
 
@@ -69,6 +71,7 @@ class Master:
         timing: of the leadership's renewals.
         security: what it proves to workers, and requires of them.
         limits, connection_limits: of workers' streams, and of connections where those with TLS share a port.
+        processes: where masters are registered, to name the leader's addresses to workers.
         while_leading: loops, by name, that run only in the leading master (repair, autoscaler). A loop that fails is
             logged and restarted, and never ends the master.
     """
@@ -79,6 +82,7 @@ class Master:
         segments: LeaseStore,
         leadership: LeadershipStore,
         cordons: CordonStore,
+        processes: ProcessStore,
         holder: Holder,
         settings: CoordinationSettings,
         timing: LeaseTiming,
@@ -97,6 +101,7 @@ class Master:
         self._while_leading = while_leading
         self._clock = clock
         self._campaign = Campaign(leadership, holder, timing, readiness, clock=clock)
+        self.leader_directory = LeaderDirectory(processes, lambda: self._campaign.other_leader)
         self._server = CoordinationServer(
             self,
             holder.worker_id,
@@ -135,6 +140,11 @@ class Master:
         """The worker id of the leading master, as last read."""
         return self._campaign.leader
 
+    async def leader_addresses(self) -> Sequence[str]:
+        """Return the addresses at which another master, the leader, listens for workers; empty if none is known."""
+        leader = await self.leader_directory.find()
+        return leader.grpc_addresses if leader is not None else []
+
     async def run(self) -> None:
         """Listen and stand for election forever. If cancelled, resign and end all streams.
 
@@ -143,7 +153,7 @@ class Master:
         """
         await self._server.start()
         try:
-            await self._campaign.run(self._lead)
+            await self._campaign.run(self._lead, self._server.ready)
         finally:
             await self._server.stop()
 

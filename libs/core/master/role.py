@@ -24,6 +24,7 @@ from libs.core.events.wakeups import WakeUps
 from libs.core.leases.lease import Holder
 from libs.core.leases.lease_keeper import LeaseTiming
 from libs.core.master.api import MasterApi
+from libs.core.master.leader_proxy import LeaderProxy
 from libs.core.master.master import Master
 from libs.core.master.metrics import MasterCollector
 from libs.core.master.observatory import Observatory
@@ -95,6 +96,7 @@ class MasterRole:
             segments=LeaseStore(process.database, settings.lease.life_seconds),
             leadership=LeadershipStore(process.lease_database, settings.lease.life_seconds),
             cordons=CordonStore(process.database),
+            processes=ProcessStore(process.database),
             holder=Holder(master_name, uuid.uuid4().hex, socket.gethostname()),
             settings=settings.coordination,
             timing=LeaseTiming.of(settings.lease.life_seconds, settings.lease.renew_interval_seconds),
@@ -133,7 +135,9 @@ class MasterRole:
         """Serve HTTP, and publish the address."""
         observatory = Observatory(process.service, process.database, master.snapshot)
         process.lifecycle.on_close("observatory", observatory.close, limit_seconds=2)
-        self._api.open(observatory)
+        proxy = LeaderProxy(master.leader_directory)
+        process.lifecycle.on_close("leader proxy", proxy.close, limit_seconds=2)
+        self._api.open(observatory, proxy)
         here = KnownProcess(
             name,
             self.name,
@@ -141,6 +145,7 @@ class MasterRole:
             reachable_at(settings.http.host),
             process.http.port,
             public_url=settings.http.public_url or "",
+            grpc_port=settings.coordination.grpc_port,
         )
         process.lifecycle.part("presence", lambda: be_present(ProcessStore(process.database), here))
 

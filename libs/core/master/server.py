@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from libs.core.coordination import (
+    LEADER_ADDRESS,
     Assignment,
     WorkerIdentity,
     WorkerState,
@@ -61,6 +62,9 @@ class Coordinator(Protocol):
     @property
     def leader(self) -> str | None:
         """The leader, for the error message."""
+
+    async def leader_addresses(self) -> Sequence[str]:
+        """Return the addresses at which the leader listens for workers, ``host:port``; waits for a second at most."""
 
     def register(self, session: SessionId, identity: WorkerIdentity, state: WorkerState) -> None:
         """Handle a registration on this stream."""
@@ -165,7 +169,7 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         return self._listener.port if self._listens else 0
 
     async def start(self) -> None:
-        """Listen. The health service reports NOT_SERVING until serve(True).
+        """Listen. The health service reports NOT_SERVING until serve(True) or ready(True).
 
         Raises:
             PortTaken: the address is in use.
@@ -188,10 +192,13 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
             await self._listener.stop(grace_seconds)
 
     async def serve(self, serving: bool) -> None:
-        """Set the health status."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", SERVICE):
-            await self._health.set(name, status)
+        """Set whether this master leads: the health status of the service and of the process."""
+        await self._health.set(SERVICE, _health(serving))
+        await self.ready(serving)
+
+    async def ready(self, is_ready: bool) -> None:
+        """Set the health status of the process, which a standby has as well."""
+        await self._health.set("", _health(is_ready))
 
     def tell(self, session: SessionId, assignment: Assignment) -> None:
         """Send an assignment; it replaces one that is still unsent. Ignored after the end of the stream."""
@@ -229,7 +236,10 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         if not self._coordinator.leads:
             leader = self._coordinator.leader
             details = f"this master is not the leader; {leader} is" if leader else "this master is not the leader"
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, details)
+            addresses = await self._coordinator.leader_addresses()
+            where = tuple((LEADER_ADDRESS, address) for address in addresses)
+            await _first_message(request_iterator)
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, details, where)
         address = address_of(context.peer())
         if (refusal := self._limits.admit(address)) is not None:
             await _refuse(context, request_iterator, grpc.StatusCode.RESOURCE_EXHAUSTED, refusal)
@@ -318,6 +328,10 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
             stream.end(code, details)
 
 
+def _health(serving: bool) -> health_pb2.HealthCheckResponse.ServingStatus.ValueType:
+    return health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+
+
 async def _refuse(
     context: "grpc.aio.ServicerContext[Any, Any]",
     messages: AsyncIterator[pb.WorkerMessage],
@@ -326,11 +340,15 @@ async def _refuse(
 ) -> None:
     """End a stream with a reason that its worker reads."""
     log.warning("stream refused", peer=context.peer(), reason=details)
-    # A client whose first message meets the end of its stream reports an internal error instead of the reason.
+    await _first_message(messages)
+    await context.abort(code, details)
+
+
+async def _first_message(messages: AsyncIterator[pb.WorkerMessage]) -> None:
+    """Wait for it: a client that sends it into an ended stream reports an internal error instead of the reason."""
     with contextlib.suppress(TimeoutError, StopAsyncIteration, grpc.RpcError):
         async with asyncio.timeout(_FIRST_MESSAGE_SECONDS):
             await anext(aiter(messages))
-    await context.abort(code, details)
 
 
 def _metadata(context: "grpc.aio.ServicerContext[Any, Any]") -> dict[str, str]:

@@ -16,6 +16,7 @@ from libs.core.master.metrics import MasterCollector
 from libs.core.master.server import SERVICE, CoordinationServer
 from libs.core.observability.metrics import registry
 from libs.core.store.client import Database, Mongo
+from libs.core.store.processes import KnownProcess
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
 from tests.support.eventually import eventually
@@ -206,6 +207,33 @@ async def test_only_the_master_that_leads_is_healthy_and_takes_workers(cluster: 
     async with connected(cluster, 1) as client:
         assert await client.end() is grpc.StatusCode.FAILED_PRECONDITION
         assert await client.call.details() == "this master is not the leader; master-0 is"
+
+
+async def test_refusal_of_a_standby_carries_the_addresses_of_the_leader(cluster: Cluster) -> None:
+    await leading(cluster, 0)
+    second = cluster.master(1)
+    await eventually(lambda: second.master.leader == "master-0")
+    leader = KnownProcess("master-0", "master", "h", ["10.1.2.3", "fd00::7"], 8080, grpc_port=50051)
+    await cluster.processes.seen(leader)
+
+    async def addresses() -> list[str]:
+        async with connected(cluster, 1) as client:
+            assert await client.end() is grpc.StatusCode.FAILED_PRECONDITION
+            return [value for key, value in await client.call.trailing_metadata() if key == "leader-address"]
+
+    # A leader that is not registered yet is looked up again a second later.
+    assert await eventually(addresses) == ["10.1.2.3:50051", "[fd00::7]:50051"]
+
+
+async def test_standby_is_healthy_when_the_same_master_has_led_for_a_while(cluster: Cluster) -> None:
+    await leading(cluster, 0)
+    second = cluster.master(1)
+    await eventually(lambda: second.master.leader == "master-0")
+
+    assert await health_of(cluster, 1, "") == NOT_SERVING
+    await eventually(lambda: is_serving(cluster, 1, ""))
+    assert second.readiness.ready
+    assert await health_of(cluster, 1, SERVICE) == NOT_SERVING
 
 
 async def test_a_master_that_steps_down_ends_its_streams(cluster: Cluster) -> None:

@@ -22,7 +22,7 @@ class KnownProcess:
     """One process. *name* is the worker's or master's id; *addresses* are its HTTP addresses, best first.
 
     *token* gives access to guarded operations, for readers of MongoDB; empty without one. *public_url*
-    has precedence over the addresses; empty without one.
+    has precedence over the addresses; empty without one. *grpc_port* is where a master listens for workers; else 0.
     """
 
     name: str
@@ -32,12 +32,18 @@ class KnownProcess:
     http_port: int
     token: str = field(default="", repr=False)
     public_url: str = ""
+    grpc_port: int = 0
 
     @property
     def urls(self) -> list[str]:
         """Its base URLs, best first: the public URL, and ``http://host:port`` for each address."""
         own = [f"http://{bracketed(address)}:{self.http_port}" for address in self.addresses]
         return [self.public_url, *own] if self.public_url else own
+
+    @property
+    def grpc_addresses(self) -> list[str]:
+        """``host:port`` of each address, best first; empty for a process without a gRPC server."""
+        return [f"{bracketed(address)}:{self.grpc_port}" for address in self.addresses] if self.grpc_port else []
 
 
 class ProcessStore:
@@ -64,6 +70,7 @@ class ProcessStore:
             "http_port": process.http_port,
             "token": process.token,
             "public_url": process.public_url,
+            "grpc_port": process.grpc_port,
             "seen_at": datetime.now(UTC),
         }
         with translated():
@@ -109,4 +116,5 @@ def _process(document: Mapping[str, Any]) -> KnownProcess:
         http_port=int(document["http_port"]),
         token=str(document.get("token", "")),
         public_url=str(document.get("public_url", "")),
+        grpc_port=int(document.get("grpc_port", 0)),
     )

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import itertools
+import re
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 import grpc
@@ -15,6 +16,7 @@ from libs.core.aio.backoff import Backoff
 from libs.core.aio.cancellation import cancellation_kept
 from libs.core.aio.wake import Wake
 from libs.core.coordination import (
+    LEADER_ADDRESS,
     Assignment,
     WorkerIdentity,
     WorkerState,
@@ -39,6 +41,9 @@ DEPENDENCY = "master"
 
 _METHOD = "Coordinate"
 _CONNECT_SECONDS = 3.0
+# A leader that a standby has named may have died since.
+_LEADER_CONNECT_SECONDS = 1.5
+_MOST_LEADERS = 3
 _RESOLVE_SECONDS = 3.0
 _OPTIONS = [
     # Each attempt has a connection of its own: behind a Kubernetes Service an old one would lead to the old master.
@@ -103,6 +108,8 @@ class MasterSession:
         self._must_register = True
         self._replaced: WorkerReplaced | None = None
         self._joining = OpenSpan.nothing()
+        self._leaders: Sequence[str] = ()
+        self._joined = False
         self.master_id: str | None = None
         """The master with which this worker is registered; None without one."""
         readiness.expect(DEPENDENCY, "not connected yet")
@@ -114,28 +121,38 @@ class MasterSession:
     async def run(self) -> None:
         """Keep a stream open forever, with a growing delay (2 s at most) after consecutive failures.
 
+        A standby's refusal names the leader, which is tried next, without a delay.
+
         Raises:
             WorkerReplaced: another process replaced this worker.
         """
-        async for target in self._targets_in_turn():
+        async for target, was_named in self._targets_in_turn():
+            self._leaders = ()
             with cancellation_kept():
-                reason = await self._one_stream(target)
+                reason = await self._one_stream(target, _LEADER_CONNECT_SECONDS if was_named else _CONNECT_SECONDS)
             if self._replaced is not None:
                 raise self._replaced
             if self._renewing:
                 log.info("the stream to the master is opened again, with replaced certificates")
             elif self.master_id is not None or self._backoff.failures == 0:
                 log.warning("no stream to the master; running entities continue", target=target, reason=reason)
+            self._joined = self.master_id is not None
             self.master_id = None
             self._readiness.report(DEPENDENCY, False, f"{target}: {reason}; running entities continue")
-            await asyncio.sleep(self._backoff.next_seconds())
+            if was_named or not self._leaders:  # two standbys that name each other get no more than others
+                await asyncio.sleep(self._backoff.next_seconds())
 
-    async def _targets_in_turn(self) -> AsyncIterator[str]:
+    async def _targets_in_turn(self) -> AsyncIterator[tuple[str, bool]]:
+        """Yield addresses forever, and with each whether a standby named it."""
         for target in itertools.cycle(self._targets):
             for address in await _addresses(target):
-                yield address
+                yield address, False
+                for leader in self._leaders:
+                    yield leader, True
+                    if self._joined:
+                        break
 
-    async def _one_stream(self, target: str) -> str:
+    async def _one_stream(self, target: str, connect_seconds: float) -> str:
         """Open one stream and use it until it ends; return the reason."""
         self._must_register = True
         # A failed attempt is not exported: while the master is down there is one every two seconds.
@@ -145,7 +162,7 @@ class MasterSession:
         for encrypted in self._security.encryptions:
             version = self._security.version
             async with self._security.channel(target, _OPTIONS, encrypted=encrypted) as channel:
-                if not await _connected(channel):
+                if not await _connected(channel, connect_seconds):
                     reason = await _why_not(channel) if encrypted else reason
                     continue
                 self._note(encrypted, target, reason)
@@ -197,7 +214,10 @@ class MasterSession:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
             return "its certificates were replaced" if self._renewing else "heartbeats failed"
-        return f"{(await call.code()).name}: {await call.details()}"
+        code = await call.code()
+        if code is grpc.StatusCode.FAILED_PRECONDITION:
+            self._leaders = _leaders(await call.trailing_metadata())
+        return f"{code.name}: {await call.details()}"
 
     async def _speak(self, call: _Call, version: int) -> None:
         with contextlib.suppress(
@@ -242,10 +262,16 @@ class MasterSession:
                 log.warning("the master sent a message of an unknown kind", kind=other)
 
 
-async def _connected(channel: grpc.aio.Channel) -> bool:
+def _leaders(metadata: Iterable[tuple[str, str | bytes]] | None) -> list[str]:
+    """Return the addresses in the metadata of a refusal."""
+    named = [value for key, value in metadata or () if key == LEADER_ADDRESS and isinstance(value, str)]
+    return [address for address in named if re.fullmatch(r"[^\s/]{1,255}:\d{1,5}", address)][:_MOST_LEADERS]
+
+
+async def _connected(channel: grpc.aio.Channel, within_seconds: float) -> bool:
     """Connect; return False at the first refusal, or after some seconds without an answer."""
     try:
-        async with asyncio.timeout(_CONNECT_SECONDS):
+        async with asyncio.timeout(within_seconds):
             while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
                 if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
                     return False

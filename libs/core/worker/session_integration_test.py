@@ -73,13 +73,14 @@ class Worker:
         self.state = WorkerState()
         self.assignments: list[Assignment] = []
         self.readiness = Readiness()
+        self.backoff = Backoff(initial_seconds=0.02, cap_seconds=0.1)
         self.session = MasterSession(
             WorkerIdentity("a", "a-1", "host-1", "here", "1.2", 8080, 77),
             [f"{host}:{port}" for port in ports],
             state=lambda: self.state,
             assigned=self.assignments.append,
             readiness=self.readiness,
-            backoff=Backoff(initial_seconds=0.02, cap_seconds=0.1),
+            backoff=self.backoff,
         )
         self.task = asyncio.create_task(self.session.run())
 
@@ -139,6 +140,46 @@ async def test_session_reconnects_to_returning_master_and_reports_outage() -> No
 
 async def stands_by(master: Scripted, context: Any) -> None:
     await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this master does not lead")
+
+
+def names(*addresses: str) -> Behaviour:
+    async def refuse(master: Scripted, context: Any) -> None:
+        metadata = tuple(("leader-address", address) for address in addresses)
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this master does not lead", metadata)
+
+    return refuse
+
+
+async def test_session_connects_to_the_leader_that_a_standby_names() -> None:
+    ports = [free_port(), free_port(), free_port()]
+    standby = Scripted(names("no address", f"127.0.0.1:{ports[2]}", f"127.0.0.1:{ports[1]}"))
+    leader = Scripted(friendly)
+    async with serving(standby, ports[0]), serving(leader, ports[1]), Worker(ports[0]) as worker:
+        await eventually(lambda: worker.session.master_id == "m")
+
+    assert (standby.streams, leader.streams) == (1, 1)
+
+
+async def test_session_that_lost_the_named_leader_asks_its_own_targets_again() -> None:
+    ports = [free_port(), free_port()]
+    standby, leader, later = Scripted(names(f"127.0.0.1:{ports[1]}")), Scripted(friendly), Scripted(friendly)
+    async with Worker(ports[0]) as worker:
+        async with serving(standby, ports[0]), serving(leader, ports[1]):
+            await eventually(lambda: worker.session.master_id == "m")
+        async with serving(later, ports[0]):
+            await eventually(lambda: worker.readiness.ready)
+
+    assert later.received[0].WhichOneof("kind") == "register"
+
+
+async def test_standbys_that_name_each_other_are_asked_no_faster_than_others() -> None:
+    ports = [free_port(), free_port()]
+    first, second = (Scripted(names(f"127.0.0.1:{port}")) for port in reversed(ports))
+    async with serving(first, ports[0]), serving(second, ports[1]), Worker(ports[0]) as worker:
+        await eventually(lambda: first.streams + second.streams >= 12)
+
+    # One of two attempts is followed by a delay.
+    assert worker.backoff.failures >= 5
 
 
 async def test_session_connects_to_leading_master() -> None:

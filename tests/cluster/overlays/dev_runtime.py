@@ -71,7 +71,17 @@ class DevRuntime:
             if endpoint["conditions"].get("ready")
         }
         # A slice follows its pods a moment later.
-        return [pod for pod in pods if pod["metadata"]["name"] in names and _is_ready(pod)]
+        return [pod for pod in pods if pod["metadata"]["name"] in names and is_ready(pod)]
+
+    async def leader(self, service: str) -> tuple[Any, Any] | None:
+        """The pod of a service's leading master, and its status; None while no master leads."""
+        for pod in await self.pods(service, "master"):
+            path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod['metadata']['name']}:8080/proxy/api/v1/status"
+            code, output, _ = await self.cluster.run("get", "--raw", path)
+            status = json.loads(output) if code == 0 else {}
+            if status.get("leads"):
+                return pod, status
+        return None
 
     async def replicas(self, deployment: str) -> int:
         """The number of pods that a Deployment requests."""
@@ -171,7 +181,8 @@ async def _add_secrets(cluster: OverlayCluster, keys: Mapping[str, str]) -> None
     await cluster.add_secret(NAMESPACE, "the0-connections", {**connections, **storage})
 
 
-def _is_ready(pod: Any) -> bool:
+def is_ready(pod: Any) -> bool:
+    """Whether a pod is ready."""
     return any(found["type"] == "Ready" and found["status"] == "True" for found in pod["status"].get("conditions", ()))
 
 

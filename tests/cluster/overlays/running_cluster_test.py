@@ -16,14 +16,17 @@ from libs.core.process.service import SERVICES
 from tests.cluster.faults import kill_container, suspended_kubelet
 from tests.cluster.layout import KUBECONFIG
 from tests.cluster.overlays.cluster import OverlayCluster, configured
-from tests.cluster.overlays.dev_runtime import MASTERS, NAMESPACE, BotContainer, DevRuntime, dev_runtime
+from tests.cluster.overlays.dev_runtime import MASTERS, NAMESPACE, BotContainer, DevRuntime, dev_runtime, is_ready
 from tests.support.eventually import eventually
 from tests.support.rigs.platform import zipped
 
 pytestmark = pytest.mark.timeout(900)
 
 LEADER_SECONDS = 8.0
+CONNECTED_SECONDS = 5.0
 LEADER_ATTEMPTS = 4
+MASTER = "deployment/bot-runner-master"
+NOT_PULLED = ("ErrImagePull", "ImagePullBackOff")
 PATIENCE_SECONDS = 300.0
 REPLACED_SECONDS = 90.0
 """Far more than the 10 s for which pods tolerate a lost node, and far less than Kubernetes' default of 300 s."""
@@ -111,37 +114,73 @@ async def kill(runtime: DevRuntime, leader: Any) -> None:
 
 
 @pytest.mark.parametrize("end", [delete, kill])
-async def test_next_leader_is_the_services_endpoint_soon_after_the_leaders_end(
+async def test_workers_are_connected_to_the_next_leader_soon_after_the_leaders_end(
     runtime: DevRuntime, end: Callable[[DevRuntime, Any], Awaitable[None]]
 ) -> None:
     if end is kill:
         skip_on_other_clusters(runtime)
-    took: list[float] = []
-    while not any(seconds <= LEADER_SECONDS for seconds in took) and len(took) < LEADER_ATTEMPTS:
-        took.append(await seconds_to_next_endpoint(runtime, end))
+    took: list[tuple[float, float]] = []
+    while not (took and took[-1][0] <= LEADER_SECONDS and took[-1][1] <= CONNECTED_SECONDS):
+        assert len(took) < LEADER_ATTEMPTS, took
+        took.append(await seconds_to_next_leader(runtime, end))
 
-    assert took[-1] <= LEADER_SECONDS, took
 
-
-async def seconds_to_next_endpoint(runtime: DevRuntime, end: Callable[[DevRuntime, Any], Awaitable[None]]) -> float:
-    async def settled() -> list[Any]:
-        """The leader, once it is the endpoint and the standby has started."""
-        pods = await runtime.pods("bot-runner", "master")
-        started = [pod for pod in pods if all(status["started"] for status in statuses(pod))]
-        leaders = await runtime.endpoints("bot-runner")
-        return leaders if len(started) == MASTERS and len(leaders) == 1 else []
-
-    (leader,) = await eventually(settled, within_seconds=PATIENCE_SECONDS, every_seconds=0.5)
+async def seconds_to_next_leader(
+    runtime: DevRuntime, end: Callable[[DevRuntime, Any], Awaitable[None]]
+) -> tuple[float, float]:
+    """End the leader; return the seconds until another one leads, and from then until all workers are connected."""
+    leader = await eventually(lambda: settled(runtime), within_seconds=PATIENCE_SECONDS, every_seconds=0.5)
+    workers = {pod["metadata"]["name"] for pod in await runtime.pods("bot-runner", "worker") if is_ready(pod)}
     begun = time.monotonic()
     await end(runtime, leader)
 
     async def another_leads() -> bool:
         # After a crash it may be the same pod, with another container.
-        found = await runtime.endpoints("bot-runner")
-        return len(found) == 1 and statuses(found[0])[0]["containerID"] != statuses(leader)[0]["containerID"]
+        found = await runtime.leader("bot-runner")
+        return found is not None and statuses(found[0])[0]["containerID"] != statuses(leader)[0]["containerID"]
+
+    async def all_are_connected() -> bool:
+        found = await runtime.leader("bot-runner")
+        return found is not None and workers <= {worker["worker_id"] for worker in found[1]["workers"]}
 
     await eventually(another_leads, within_seconds=PATIENCE_SECONDS, every_seconds=0.1)
-    return time.monotonic() - begun
+    led = time.monotonic()
+    await eventually(all_are_connected, within_seconds=PATIENCE_SECONDS, every_seconds=0.1)
+    return led - begun, time.monotonic() - led
+
+
+async def settled(runtime: DevRuntime) -> Any:
+    """The pod of the leader, once all masters are ready and receive the Service's traffic; None until then."""
+    ready = [pod["metadata"]["name"] for pod in await runtime.endpoints("bot-runner")]
+    found = await runtime.leader("bot-runner")
+    return found[0] if len(ready) == MASTERS and found is not None and found[0]["metadata"]["name"] in ready else None
+
+
+async def test_wrong_image_leaves_the_masters_as_they_are(runtime: DevRuntime) -> None:
+    before = await eventually(lambda: settled(runtime), within_seconds=PATIENCE_SECONDS, every_seconds=0.5)
+    old = {pod["metadata"]["name"] for pod in await runtime.pods("bot-runner", "master")}
+    place = f"--namespace={NAMESPACE}"
+    await runtime.cluster.kubectl(place, "set", "image", MASTER, "master=the0.invalid/bot-runner:wrong")
+    try:
+        new = await eventually(lambda: not_pulled(runtime, old), within_seconds=PATIENCE_SECONDS, every_seconds=0.5)
+        leader, status = await eventually(lambda: runtime.leader("bot-runner"))
+        ready = {pod["metadata"]["name"] for pod in await runtime.endpoints("bot-runner")}
+    finally:
+        await runtime.cluster.kubectl(place, "rollout", "undo", MASTER)
+
+    assert len(new) == 1
+    assert ready == old
+    assert (leader["metadata"]["name"], status["leads"]) == (before["metadata"]["name"], True)
+
+
+async def not_pulled(runtime: DevRuntime, others: Collection[str]) -> list[str]:
+    """The masters beside *others* whose image cannot be pulled."""
+    return [
+        pod["metadata"]["name"]
+        for pod in await runtime.pods("bot-runner", "master")
+        if pod["metadata"]["name"] not in others
+        and any(status.get("state", {}).get("waiting", {}).get("reason") in NOT_PULLED for status in statuses(pod))
+    ]
 
 
 def skip_on_other_clusters(runtime: DevRuntime) -> None:
@@ -209,7 +248,7 @@ async def test_rollout_spreads_masters_that_share_a_node(runtime: DevRuntime) ->
             await runtime.cluster.kubectl("uncordon", node)
     assert set(old.values()) == {shared}
 
-    await runtime.cluster.kubectl(f"--namespace={NAMESPACE}", "rollout", "restart", "deployment/bot-runner-master")
+    await runtime.cluster.kubectl(f"--namespace={NAMESPACE}", "rollout", "restart", MASTER)
 
     new = await eventually(lambda: placed(runtime, old), within_seconds=PATIENCE_SECONDS, every_seconds=1)
     assert len(set(new.values())) == MASTERS

@@ -21,6 +21,7 @@ from libs.core.room import Demand, Room
 from libs.core.store.client import Database, StoreUnavailable
 from libs.core.store.cordons import CordonStore
 from libs.core.store.leases import LeadershipStore, LeaseStore
+from libs.core.store.processes import ProcessStore
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.session import MasterSession
 from libs.core.worker.worker import EngineView, Worker
@@ -251,6 +252,7 @@ class Cluster:
         self.world = World()
         self.leases = LeaseStore(database, life_seconds)
         self.cordons = CordonStore(database)
+        self.processes = ProcessStore(database)
         self._timing = LeaseTiming.of(life_seconds, RENEW_SECONDS)
         self.ports = [free_port() for _ in range(masters)]
         self._started: list[RunningMaster | RunningWorker] = []
@@ -275,6 +277,7 @@ class Cluster:
             segments=self.leases,
             leadership=LeadershipStore(self.database, self.life_seconds),
             cordons=self.cordons,
+            processes=self.processes,
             holder=Holder(name, f"{name}-{self._instances}", "master-host"),
             settings=coordination_settings(self.death_seconds, self.target),
             timing=self._timing,

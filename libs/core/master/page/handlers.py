@@ -57,6 +57,8 @@ class StatusPage:
         self, here: str, parameters: Sequence[Parameter], show: Show
     ) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
+            if (answer := await self._api.answer_of_leader(request)) is not None:
+                return answer
             status = 200
             # A form also sends its empty fields.
             query = {name: value for name, value in request.query.items() if value}
