@@ -13,11 +13,16 @@ LEADER_ADDRESS = "leader-address"
 
 @dataclass(frozen=True, slots=True)
 class HeldSegment:
-    """A segment whose lease a worker holds, as last known, and what its entities need of the engine."""
+    """A segment whose lease a worker holds, as last known, and what its entities need of the engine.
+
+    *taken_over*: the worker acquired it from another one of its engine, with the running containers, and it is not
+    assigned to it yet.
+    """
 
     segment_id: int
     epoch: int
     demand: Demand = field(default_factory=Demand)
+    taken_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +170,14 @@ def _held_to_wire(held: HeldSegment) -> pb.HeldSegment:
         epoch=held.epoch,
         need=_need_to_wire(demand.need),
         lacking=_need_to_wire(demand.lacking) if demand.lacking is not None else None,
+        taken_over=held.taken_over,
     )
 
 
 def _held_from_wire(message: pb.HeldSegment) -> HeldSegment:
     lacking = _need_from_wire(message.lacking) if message.HasField("lacking") else None
-    return HeldSegment(message.segment_id, message.epoch, Demand(_need_from_wire(message.need), lacking))
+    demand = Demand(_need_from_wire(message.need), lacking)
+    return HeldSegment(message.segment_id, message.epoch, demand, message.taken_over)
 
 
 def _room_to_wire(room: Room) -> pb.Room:

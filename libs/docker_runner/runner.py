@@ -185,7 +185,11 @@ class DockerRunner:
 
     @asynccontextmanager
     async def collecting(
-        self, container: ManagedContainer, result_bytes: int, timeout_seconds: float
+        self,
+        container: ManagedContainer,
+        result_bytes: int,
+        timeout_seconds: float,
+        is_handed_over: Callable[[], bool] = lambda: False,
     ) -> AsyncIterator[Collection]:
         """Collect the output of *container* during the block, and its result at its end, which also removes it.
 
@@ -194,9 +198,11 @@ class DockerRunner:
         Args:
             result_bytes: the maximum size of the result of ``main``.
             timeout_seconds: its time limit, for the failure of one that exceeded it.
+            is_handed_over: whether a cancelled block leaves the container to another worker of the engine.
         """
+        collecting = self._collector.collecting(container, result_bytes, timeout_seconds, is_handed_over)
         with observe("containers", "run"):
-            async with self._collector.collecting(container, result_bytes, timeout_seconds) as collection:
+            async with collecting as collection:
                 yield collection
 
     async def stop(

@@ -64,6 +64,8 @@ class BacktestKit(RunKit):
 class BacktestRun:
     """Runs one backtest to its completion. If cancelled, it stops its container and leaves the rest to the next owner.
 
+    If its segment is handed over to another worker of the engine, the container runs on.
+
     Args:
         on_slot_left: called once it will not run any more.
     """
@@ -322,7 +324,10 @@ class BacktestAttempt:
             await retry_forever(lambda: kit.records.adopt(self._claim, container))
             self._begun = True
         late = StopOrder(EndReason.TIMEOUT)
-        async with kit.engine.collecting(container, kit.result_bytes, kit.timeout_seconds) as collection:
+        collecting = kit.engine.collecting(
+            container, kit.result_bytes, kit.timeout_seconds, lambda: kit.owned.is_handed_over
+        )
+        async with collecting as collection:
             await collection.during(self._attempt.watch(container, kit.timeout_seconds, late))
             outcome = await collection.take()
             self._attempt.container = None

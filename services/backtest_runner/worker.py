@@ -22,7 +22,7 @@ from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.worker.docker_host import DockerHost
 from libs.docker_runner.worker.from_settings import runner_settings
 from libs.docker_runner.worker.handler import DockerSegmentHandler
-from libs.docker_runner.worker.opening import engine_view, open_docker_host
+from libs.docker_runner.worker.opening import engine_folders, engine_view, open_docker_host
 from services.backtest_runner.claims import Claims
 from services.backtest_runner.completion import Completion
 from services.backtest_runner.metrics import QueueCollector
@@ -107,6 +107,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
         engine_view(docker),
         _output(context, docker),
         entities=handler.states,
+        folders=engine_folders(docker),
         metrics=[*docker.metrics(), QueueCollector(lambda: handler.works)],
     )
 

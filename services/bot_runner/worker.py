@@ -13,7 +13,7 @@ from libs.core.worker.role import WorkerBackend, WorkerContext, WorkerRole
 from libs.docker_runner.engine.room import Priority
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.worker.handler import DockerSegmentHandler
-from libs.docker_runner.worker.opening import engine_view, open_docker_host
+from libs.docker_runner.worker.opening import engine_folders, engine_view, open_docker_host
 from services.bot_runner.bot_actions import BotActions
 from services.bot_runner.checks import VersionChecks
 from services.bot_runner.desired import DesiredState
@@ -83,6 +83,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
         engine_view(docker),
         docker.log_reader,
         entities=handler.states,
+        folders=engine_folders(docker),
         metrics=metrics,
         at_exit=docker.logs.finished,
     )

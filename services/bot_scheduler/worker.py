@@ -14,7 +14,7 @@ from libs.core.worker.role import WorkerBackend, WorkerContext, WorkerRole
 from libs.docker_runner.engine.room import Priority
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.worker.handler import DockerSegmentHandler
-from libs.docker_runner.worker.opening import engine_view, open_docker_host
+from libs.docker_runner.worker.opening import engine_folders, engine_view, open_docker_host
 from services.bot_scheduler.closing import close_all
 from services.bot_scheduler.records import RunRecords
 from services.bot_scheduler.run import ScheduleKit
@@ -75,6 +75,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
         engine_view(docker),
         docker.log_reader,
         entities=handler.states,
+        folders=engine_folders(docker),
         metrics=docker.metrics(),
         at_exit=docker.logs.finished,
     )

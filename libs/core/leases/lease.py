@@ -10,13 +10,19 @@ class Holder:
     """The holder of a lease: a worker (or master) by name, its process, and the engine with its containers.
 
     *started_at_milliseconds* is the Unix time of the process's start: of two with the same name on the same host,
-    the later one is valid.
+    the later one is valid. *boot_id* is that of the process's kernel: cloned machines may share an engine's id, but not
+    a boot. Empty for a holder of an older version.
     """
 
     worker_id: str
     instance_id: str
     host: str
     started_at_milliseconds: int = 0
+    boot_id: str = ""
+
+    def is_neighbour_of(self, other: "Holder") -> bool:
+        """Whether both are processes on one kernel, and their containers are on one engine."""
+        return self.host == other.host and bool(self.boot_id) and self.boot_id == other.boot_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +93,24 @@ class TakeoverTooEarly(Retryable):
 class LeaseLost(Permanent):
     """This process no longer holds the lease.
 
-    *superseded*: another process with the same worker id on the same host has taken it over together with the
-    containers; this process must not touch them. Otherwise it expired or has another holder.
+    Attributes:
+        superseded: another process with the same worker id on the same host has taken it over together with the
+            containers; this process must not touch them.
+        taken_over: the same, by another worker of the same engine.
+
+    Otherwise it expired or has another holder.
     """
 
-    def __init__(self, name: str, epoch: int, *, superseded: bool) -> None:
-        how = "a newer process with the same worker id acquired it" if superseded else "it expired or was taken over"
+    def __init__(self, name: str, epoch: int, *, superseded: bool, taken_over: bool = False) -> None:
+        how = "it expired or was taken over"
+        if superseded:
+            how = "a newer process with the same worker id acquired it"
+        elif taken_over:
+            how = "another worker of this engine took it over with its containers"
         super().__init__(f"the lease of {name} (epoch {epoch}) is lost: {how}")
         self.epoch = epoch
         self.superseded = superseded
+        self.taken_over = taken_over
 
 
 class SegmentMissing(Permanent):

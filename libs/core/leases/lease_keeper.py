@@ -59,6 +59,7 @@ class Lapse:
 
     Attributes:
         superseded: as in LeaseLost.
+        taken_over: as in LeaseLost.
         reason: for users.
         found_lost: whether the database said so; otherwise the lease only cannot be proven any more.
     """
@@ -66,6 +67,7 @@ class Lapse:
     superseded: bool
     reason: str
     found_lost: bool = False
+    taken_over: bool = False
 
 
 _UNPROVEN = "it could not be renewed in time"
@@ -99,7 +101,7 @@ class LeaseKeeper(Generic[L]):
         self._renewed = renewed
         self._clock = clock
         self._failure = ""
-        for reason in ("lost", "superseded"):
+        for reason in ("lost", "superseded", "taken-over"):
             LAPSES.labels(kind, reason)  # exported as 0, so that the first lapse shows as an increase
 
     def safe_seconds(self) -> float:
@@ -118,7 +120,7 @@ class LeaseKeeper(Generic[L]):
             renewing.cancel()
             # Not longer: the caller has to act before the lease ends.
             await asyncio.wait([renewing], timeout=_CANCEL_SECONDS)
-        LAPSES.labels(self._kind, "superseded" if lapse.superseded else "lost").inc()
+        LAPSES.labels(self._kind, _kind_of(lapse)).inc()
         return lapse
 
     async def _guard(self, renewing: "asyncio.Task[Lapse]") -> Lapse:
@@ -146,7 +148,7 @@ class LeaseKeeper(Generic[L]):
                     lease = await self._renew(self.lease, limit)
                 await self._take(lease, limit)
             except LeaseLost as lost:
-                return Lapse(lost.superseded, str(lost), found_lost=True)
+                return Lapse(lost.superseded, str(lost), found_lost=True, taken_over=lost.taken_over)
             except Exception as error:  # noqa: BLE001 - after any failure the lease is not renewed; the guard decides
                 log.warning("lease not renewed", lease=self._kind, left_seconds=round(left, 2), reason=str(error))
                 self._failure = str(error) or type(error).__name__
@@ -163,3 +165,9 @@ class LeaseKeeper(Generic[L]):
             async with asyncio.timeout(limit_seconds):
                 await self._renewed(lease)
         self.lease = lease
+
+
+def _kind_of(lapse: Lapse) -> str:
+    if lapse.superseded:
+        return "superseded"
+    return "taken-over" if lapse.taken_over else "lost"

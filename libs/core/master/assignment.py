@@ -169,6 +169,9 @@ class _Deciding:
             key=lambda claim: claim[0],
         )
         self.held_by = {segment_id: worker for _, segment_id, worker in claims}
+        self.taken_over = {
+            (worker.worker_id, held.segment_id) for worker in self.workers for held in worker.held if held.taken_over
+        }
 
     def run(self, settled: bool) -> Decision:
         self._continue_moves()
@@ -209,6 +212,7 @@ class _Deciding:
                     and holder is not worker
                     and holder.assigned is not None
                     and segment_id not in holder.assigned
+                    and (holder.worker_id, segment_id) not in self.taken_over
                     and holder.may_take(self.unowned[segment_id].lease)
                 )
                 if is_moving and self._can_add(worker, segment_id):

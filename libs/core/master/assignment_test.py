@@ -279,6 +279,31 @@ def test_segment_that_moves_stays_assigned_while_it_is_given_back() -> None:
     assert decision.given == {"a": {1}, "b": {2}}
 
 
+def taken_over(view: WorkerView, segment_id: int) -> WorkerView:
+    held = tuple(replace(one, taken_over=one.segment_id == segment_id) for one in view.held)
+    return replace(view, held=held, assigned=(view.assigned or frozenset()) - {segment_id})
+
+
+def test_segment_that_a_neighbour_took_over_stays_there_although_it_was_assigned_elsewhere() -> None:
+    # A died and came back under its name, and was assigned its segment before B reported it.
+    neighbour = taken_over(holding(B, 1, 2, epoch=2), 2)
+
+    decision = decide([segment(1, by=B), segment(2, by=B)], [replace(A, assigned=frozenset([2])), neighbour])
+
+    assert decision.given == {"b": {1, 2}}
+
+
+def test_segment_that_a_neighbour_took_over_is_given_to_no_other_worker_before_its_lease_is_read() -> None:
+    dead = worker("dead")
+    neighbour = taken_over(holding(B, 2, epoch=2), 2)
+
+    decision = decide([segment(2, by=dead)], [A, neighbour])
+
+    assert decision.owners == {}
+    assert decision.reserved == {2: "dead"}
+    assert decide([segment(2, by=B)], [A, neighbour]).owners == {2: "b"}
+
+
 def test_segment_that_moved_to_a_worker_that_is_gone_stays_with_its_holder() -> None:
     giving_back = replace(holding(A, 1, 2), assigned=frozenset([1]))
 

@@ -305,12 +305,17 @@ def _matters(before: WorkerState, state: WorkerState) -> bool:
     """Whether the change can change the assignment. Acquiring a lease as assigned cannot."""
     return bool(
         before.held_ids - state.held_ids
+        or _taken_over(state) - _taken_over(before)
         or before.draining != state.draining
         or before.impediment != state.impediment
         or before.engine_lost != state.engine_lost
         or before.refused != state.refused
         or _lacking(before) != _lacking(state)
     )
+
+
+def _taken_over(state: WorkerState) -> set[int]:
+    return {held.segment_id for held in state.held if held.taken_over}
 
 
 def _lacking(state: WorkerState) -> list[tuple[int, Need]]:

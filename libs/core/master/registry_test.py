@@ -162,6 +162,7 @@ def test_standby_assignment_has_reason(registry: Registry) -> None:
         (IDLE, replace(IDLE, refused={7: "its keepalive cannot be written"}), True),
         (IDLE, replace(IDLE, engine_lost=True), True),
         (HOLDS_7, replace(HOLDS_7, held=(HeldSegment(7, 1), HeldSegment(8, 1))), False),
+        (HOLDS_7, replace(HOLDS_7, held=(HeldSegment(7, 1), HeldSegment(8, 1, taken_over=True))), True),
         (HOLDS_7, replace(HOLDS_7, held=(HeldSegment(7, 1, Demand(Need(9))),)), False),
         (HOLDS_7, replace(HOLDS_7, held=(HeldSegment(7, 1, Demand(lacking=Need(9))),)), True),
         (HOLDS_7, replace(HOLDS_7, room=Room(Need(9), Need(9), Need(1))), False),
@@ -244,7 +245,7 @@ def test_standby_assignment_is_delayed_until_workers_settled(registry: Registry)
 
 def test_state_of_a_worker_survives_the_wire() -> None:
     room = Room(Need(9, 2.0), Need(-1, 0.5), Need(1, 0.25))
-    held = (HeldSegment(7, 1, Demand(Need(5, 0.5), Need(2))), HeldSegment(8, 2))
+    held = (HeldSegment(7, 1, Demand(Need(5, 0.5), Need(2))), HeldSegment(8, 2, taken_over=True))
     state = WorkerState(held, 3, True, "no engine", {9: "it is missing"}, room, engine_lost=True)
 
     assert state_from_wire(state_to_wire(state)) == state

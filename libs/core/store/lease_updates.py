@@ -7,7 +7,7 @@ from typing import Any
 from prometheus_client import Counter, Gauge
 from pymongo import ReturnDocument
 
-from libs.core.leases.lease import Holder
+from libs.core.leases.lease import Holder, LeaseView
 from libs.core.leases.store_clock import Difference, StoreClock
 from libs.core.observability.log import get_logger
 from libs.core.store.client import StoreUnavailable
@@ -86,6 +86,7 @@ class LeaseUpdates:
         same_host_takes_over: bool,
         takes_lapsed: bool,
         of_epoch: int | None = None,
+        former: LeaseView | None = None,
     ) -> Attempt | None:
         """Acquire the lease if it may be acquired; None when there is no such document.
 
@@ -93,6 +94,7 @@ class LeaseUpdates:
             limit_seconds: a request that arrives later has no effect.
             takes_lapsed: whether an expired lease of another holder may be acquired, and not only a released one.
             of_epoch: only with this epoch; None: with any.
+            former: a live lease that may be taken over, exactly as it is: its holder is dead or agrees.
 
         Raises:
             StoreUnavailable: the request arrived too late.
@@ -108,11 +110,14 @@ class LeaseUpdates:
         if takes_lapsed:
             same_epoch = {"$literal": True} if of_epoch is None else {"$eq": ["$lease.epoch", of_epoch]}
             takeable.append({"$and": [{"$not": [LIVE]}, same_epoch]})
+        if former is not None:
+            takeable.append({"$and": [LIVE, *_exactly(former)]})
         granted = {
             "worker_id": _literal(holder.worker_id),
             "instance_id": _literal(holder.instance_id),
             "host": _literal(holder.host),
             "started_at_milliseconds": holder.started_at_milliseconds,
+            "boot_id": _literal(holder.boot_id),
             "epoch": {"$add": [_EPOCH, 1]},
             "expires_at": self._expiry,
         }
@@ -165,16 +170,13 @@ class LeaseUpdates:
             self.note(sent, document["store_time"])
         return document is not None
 
-    async def superseded(self, document_id: int | str, holder: Holder, epoch: int) -> bool:
-        """Whether a later process of the same name on the same host has acquired the lease since *epoch*."""
+    async def successor(self, document_id: int | str, holder: Holder, epoch: int) -> Holder | None:
+        """Return the other process that has acquired the lease since *epoch*; None without one."""
         document = await self._collection.find_one({"_id": document_id}, {"lease": 1})
-        lease = (document or {}).get("lease") or {}
-        return bool(
-            lease.get("epoch", 0) > epoch
-            and lease.get("worker_id") == holder.worker_id
-            and lease.get("host") == holder.host
-            and lease.get("instance_id") != holder.instance_id
-        )
+        found = holder_of(document or {})
+        if found is None or found.instance_id == holder.instance_id:
+            return None
+        return found if ((document or {}).get("lease") or {}).get("epoch", 0) > epoch else None
 
     def note(self, sent: float, store_milliseconds: int) -> bool:
         """Record MongoDB's time from the answer to a request of time *sent*; return whether the answer was fast."""
@@ -200,7 +202,13 @@ def holder_of(document: Mapping[str, Any]) -> Holder | None:
     lease = document.get("lease") or {}
     if lease.get("worker_id") is None:
         return None
-    return Holder(lease["worker_id"], lease["instance_id"], lease["host"], lease.get("started_at_milliseconds") or 0)
+    return Holder(
+        lease["worker_id"],
+        lease["instance_id"],
+        lease["host"],
+        lease.get("started_at_milliseconds") or 0,
+        lease.get("boot_id") or "",
+    )
 
 
 def _held(document_id: int | str, holder: Holder, epoch: int) -> _Document:
@@ -210,6 +218,19 @@ def _held(document_id: int | str, holder: Holder, epoch: int) -> _Document:
         "lease.instance_id": holder.instance_id,
         "lease.epoch": epoch,
     }
+
+
+def _exactly(lease: LeaseView) -> list[_Document]:
+    """Return the conditions that the lease is still that one, of the same process on the same engine and boot."""
+    holder = lease.holder
+    expected = {
+        "worker_id": holder.worker_id,
+        "instance_id": holder.instance_id,
+        "host": holder.host,
+        "boot_id": holder.boot_id,
+    }
+    same = [{"$eq": [f"$lease.{field}", _literal(value)]} for field, value in expected.items()]
+    return [*same, {"$eq": ["$lease.epoch", lease.epoch]}]
 
 
 def _literal(text: str) -> _Document:

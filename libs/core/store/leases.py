@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
+from enum import Enum
 from typing import Any
 
 import pymongo
@@ -42,6 +43,14 @@ _CLOCK_ATTEMPTS = 3
 _CLOCK_RETRY_SECONDS = 0.5
 
 
+class Taken(Enum):
+    """Whether another process on the same engine has taken over a lease, together with its containers."""
+
+    NO = "no"
+    BY_SAME_WORKER = "by a newer process with the same worker id"
+    BY_NEIGHBOUR = "by another worker"
+
+
 class LeaseStore:
     """The leases of the segments, in their documents in ``partitions``. Needs no index beyond the primary one.
 
@@ -66,10 +75,20 @@ class LeaseStore:
         self._partitions = _collection(database, "partitions")
         self._leases = LeaseUpdates(self._partitions, life_seconds, clock, self._store_clock)
 
-    async def acquire(self, segment_id: int, holder: Holder, *, timeout_seconds: float | None = None) -> Lease:
+    async def acquire(
+        self,
+        segment_id: int,
+        holder: Holder,
+        *,
+        former: LeaseView | None = None,
+        timeout_seconds: float | None = None,
+    ) -> Lease:
         """Acquire the lease of *segment_id* with a new epoch, if it is free or was held by this process before.
 
         May be repeated: an own lease is acquired again.
+
+        Args:
+            former: the live lease of a dead or agreeing neighbour, which is taken over if it is exactly as given.
 
         Raises:
             LeaseHeld: by another process.
@@ -79,10 +98,21 @@ class LeaseStore:
         """
         limit_seconds = timeout_seconds or self._timeout_seconds
         async with _limited(limit_seconds):
-            attempt = await self._acquire(segment_id, holder, limit_seconds)
+            if former is None:
+                attempt = await self._acquire(segment_id, holder, limit_seconds)
+            else:
+                attempt = await self._take_over(segment_id, holder, limit_seconds, former)
         if attempt.grant is None:
             raise _refused(_name(segment_id), attempt)
         return Lease(segment_id, holder, attempt.grant.epoch, attempt.grant.proven_until)
+
+    async def _take_over(self, segment_id: int, holder: Holder, limit_seconds: float, former: LeaseView) -> Attempt:
+        attempt = await self._leases.acquire(
+            segment_id, holder, limit_seconds, same_host_takes_over=True, takes_lapsed=False, former=former
+        )
+        if attempt is None:
+            raise SegmentMissing(segment_id)
+        return attempt
 
     async def _acquire(self, segment_id: int, holder: Holder, limit_seconds: float) -> Attempt:
         for _ in range(_CLOCK_ATTEMPTS):
@@ -127,8 +157,13 @@ class LeaseStore:
             if proven_until is None:
                 if await self._leases.still_held(lease.segment_id, lease.holder, lease.epoch):
                     raise StoreUnavailable("the renewal of a lease arrived too late")
-                superseded = await self._leases.superseded(lease.segment_id, lease.holder, lease.epoch)
-                raise LeaseLost(_name(lease.segment_id), lease.epoch, superseded=superseded)
+                taken = await self._taken(lease)
+                raise LeaseLost(
+                    _name(lease.segment_id),
+                    lease.epoch,
+                    superseded=taken is Taken.BY_SAME_WORKER,
+                    taken_over=taken is Taken.BY_NEIGHBOUR,
+                )
         return replace(lease, proven_until=proven_until)
 
     async def release(self, lease: Lease, *, timeout_seconds: float | None = None) -> None:
@@ -140,14 +175,31 @@ class LeaseStore:
         async with _limited(timeout_seconds or self._timeout_seconds):
             await self._leases.release(lease.segment_id, lease.holder, lease.epoch)
 
-    async def superseded(self, lease: Lease, *, timeout_seconds: float | None = None) -> bool:
-        """Whether a later process of the same worker, on the same host, has taken over *lease*.
+    async def taken(self, lease: Lease, *, timeout_seconds: float | None = None) -> Taken:
+        """Return whether another process on the same engine has taken over *lease* together with the containers.
 
         Raises:
             StoreUnavailable: unknown.
         """
         async with _limited(timeout_seconds or self._timeout_seconds):
-            return await self._leases.superseded(lease.segment_id, lease.holder, lease.epoch)
+            return await self._taken(lease)
+
+    async def _taken(self, lease: Lease) -> Taken:
+        holder = lease.holder
+        successor = await self._leases.successor(lease.segment_id, holder, lease.epoch)
+        if successor is None:
+            return Taken.NO
+        if successor.worker_id == holder.worker_id:
+            return Taken.BY_SAME_WORKER if successor.host == holder.host else Taken.NO
+        return Taken.BY_NEIGHBOUR if successor.is_neighbour_of(holder) else Taken.NO
+
+    async def held_by(self, holder: Holder, *, timeout_seconds: float | None = None) -> list[LeaseView]:
+        """Return the live leases of this process. Errors as survey()."""
+        async with _limited(timeout_seconds or self._timeout_seconds):
+            held = {"lease.instance_id": holder.instance_id, "lease.worker_id": holder.worker_id, "$expr": LIVE}
+            fields = {"lease": 1, "remaining_milliseconds": REMAINING}
+            found = [_segment(document).lease async for document in self._partitions.find(held, fields)]
+        return [lease for lease in found if lease is not None and lease.holder == holder]
 
     async def survey(self, *, timeout_seconds: float | None = None) -> list[SegmentView]:
         """Return all segments with entities or a live lease, by number, as of one query.

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from libs.core.leases.lease import Holder, Lease, LeaseHeld, LeaseLost, SegmentMissing
 from libs.core.store.client import Database, Mongo, StoreUnavailable
-from libs.core.store.leases import LeadershipStore, LeaseStore
+from libs.core.store.leases import LeadershipStore, LeaseStore, Taken
 from tests.support.eventually import eventually
 from tools.stack.mongod import MongoServer
 
@@ -131,14 +132,91 @@ async def test_a_restarted_worker_takes_its_lease_over_at_once(leases: LeaseStor
 async def test_an_older_process_does_not_take_the_lease_from_its_successor(leases: LeaseStore) -> None:
     older, newer = replace(A, started_at_milliseconds=1000), replace(A_RESTARTED, started_at_milliseconds=2000)
     old = await leases.acquire(1, older)
-    assert not await leases.superseded(old)
+    assert await leases.taken(old) is Taken.NO
     await leases.acquire(1, newer)
 
     with pytest.raises(LeaseHeld) as refused:
         await leases.acquire(1, older)
 
     assert refused.value.by == newer
-    assert await leases.superseded(old)
+    assert await leases.taken(old) is Taken.BY_SAME_WORKER
+
+
+A_BOOTED = replace(A, boot_id="boot-1")
+B_BOOTED = replace(B, boot_id="boot-1")
+
+
+async def test_lease_of_a_dead_neighbour_is_taken_over_by_one_update_of_exactly_that_lease(leases: LeaseStore) -> None:
+    old = await leases.acquire(1, A_BOOTED)
+    [former] = await leases.held_by(A_BOOTED)
+
+    new = await leases.acquire(1, B_BOOTED, former=former)
+
+    assert (former.epoch, new.epoch, new.holder) == (old.epoch, old.epoch + 1, B_BOOTED)
+    assert await leases.held_by(A_BOOTED) == []
+    assert [view.holder for view in await leases.held_by(B_BOOTED)] == [B_BOOTED]
+    with pytest.raises(LeaseLost, match="another worker of this engine") as lost:
+        await leases.renew(old)
+    assert (lost.value.taken_over, lost.value.superseded) == (True, False)
+    assert await leases.taken(old) is Taken.BY_NEIGHBOUR
+    with pytest.raises(LeaseHeld):
+        await leases.acquire(1, replace(B_BOOTED, worker_id="c", instance_id="c-1"), former=former)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(A_BOOTED, worker_id="x"),
+        replace(A_BOOTED, instance_id="x"),
+        replace(A_BOOTED, host="x"),
+        replace(A_BOOTED, boot_id="x"),
+        A,
+    ],
+)
+async def test_lease_of_another_process_than_the_dead_one_is_not_taken_over(leases: LeaseStore, other: Holder) -> None:
+    await leases.acquire(1, A_BOOTED)
+    [former] = await leases.held_by(A_BOOTED)
+
+    with pytest.raises(LeaseHeld):
+        await leases.acquire(1, B_BOOTED, former=replace(former, holder=other))
+    with pytest.raises(LeaseHeld):
+        await leases.acquire(1, B_BOOTED, former=replace(former, epoch=former.epoch + 1))
+
+
+async def test_lease_of_an_older_version_is_held_by_no_process_with_a_lock(
+    leases: LeaseStore, database: Database
+) -> None:
+    await leases.acquire(1, A_BOOTED)
+    await database["partitions"].update_one({"_id": 1}, {"$unset": {"lease.boot_id": 1}})
+
+    assert await leases.held_by(A_BOOTED) == []
+
+
+async def test_expired_lease_of_a_dead_neighbour_is_not_taken_over(short: LeaseStore) -> None:
+    await short.acquire(1, A_BOOTED)
+    [former] = await short.held_by(A_BOOTED)
+    await eventually(partial(no_live_lease, short))
+
+    with pytest.raises((LeaseHeld, StoreUnavailable)):
+        await short.acquire(1, B_BOOTED, former=former)
+
+
+@pytest.mark.parametrize("successor", [B, replace(B_BOOTED, host="host-2"), replace(B, boot_id="boot-2")])
+async def test_successor_on_another_engine_or_boot_has_not_taken_over_the_containers(
+    leases: LeaseStore, successor: Holder
+) -> None:
+    old = await leases.acquire(1, A_BOOTED)
+    await leases.release(old)
+    await leases.acquire(1, successor)
+
+    assert await leases.taken(old) is Taken.NO
+    with pytest.raises(LeaseLost) as lost:
+        await leases.renew(old)
+    assert not lost.value.taken_over
+
+
+async def no_live_lease(leases: LeaseStore) -> bool:
+    return await leases.live() == []
 
 
 async def test_a_worker_of_the_same_name_on_another_host_has_to_wait(leases: LeaseStore) -> None:

@@ -38,7 +38,7 @@ REQUESTS: dict[str, Callable[[], Awaitable[object]]] = {
     "acquire": lambda: LEASES.acquire(1, HOLDER),
     "renew": lambda: LEASES.renew(LEASE),
     "release": lambda: LEASES.release(LEASE),
-    "superseded": lambda: LEASES.superseded(LEASE),
+    "taken": lambda: LEASES.taken(LEASE),
     "survey": lambda: LEASES.survey(timeout_seconds=1.0),
     "live": lambda: LEASES.live(timeout_seconds=1.0),
     "reachable": lambda: LEASES.reachable(),

@@ -25,6 +25,8 @@ class OwnedSegment:
     clock: Callable[[], float] = boot_seconds
     trace: Headers = field(default_factory=dict)
     """The trace of the acquisition, to link to."""
+    is_handed_over: bool = False
+    """Whether another worker of the engine is about to continue the containers: cancellation must not end them."""
 
     @property
     def segment_id(self) -> int:
@@ -74,6 +76,12 @@ class SegmentHandler(Protocol):
         Called after run() was cancelled, whether or not the lease is still proven, until it returns without an
         exception; raise if a stop failed. Containers with an epoch above ``owned.epoch`` belong to a later
         owner and stay. *grace_seconds* (0 to 30) is the time from SIGTERM to SIGKILL.
+        """
+
+    def leave(self, owned: OwnedSegment) -> None:
+        """Release what this process has of the segment, at once: another worker of the engine owns it now.
+
+        Called after run() was cancelled. The containers, their keepalive and their records belong to that worker.
         """
 
     def running(self) -> int:

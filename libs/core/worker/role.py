@@ -42,7 +42,7 @@ from libs.core.transport.security import TransportSecurity
 from libs.core.worker.api import WorkerApi
 from libs.core.worker.handler import SegmentHandler
 from libs.core.worker.metrics import WorkerCollector
-from libs.core.worker.worker import EngineView, Worker
+from libs.core.worker.worker import EngineFolders, EngineView, Worker
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ class WorkerBackend:
     Attributes:
         host: the Docker engine's id; a lease is taken over at once only on the same one.
         engine: the state of that engine, for reports.
+        folders: where the workers of the engine find each other; None: they do not.
         logs: the output of its entities.
         entities: returns the number of entities in the owned segments by state.
         metrics: further metrics of this worker.
@@ -107,6 +108,7 @@ class WorkerBackend:
     logs: LogSource
     entities: Callable[[], Mapping[str, int]] = dict
     metrics: Sequence[Collector] = ()
+    folders: EngineFolders | None = None
     at_exit: Callable[[], Awaitable[None]] = _nothing
 
 
@@ -160,6 +162,7 @@ class WorkerRole:
             heartbeat_interval_seconds=settings.coordination.heartbeat_interval_seconds,
             stop_grace_seconds=settings.containers.stop_grace_seconds,
             security=TransportSecurity.of(settings.transport, process.service.name),
+            folders=backend.folders,
         )
         self._worker = worker
         views = EntityViews(process.database, process.service.collection)

@@ -12,12 +12,12 @@ from libs.core.aio.backoff import Backoff
 from libs.core.aio.wake import Wake
 from libs.core.errors import RuntimeFault, UserError
 from libs.core.leases.boot_clock import boot_seconds
-from libs.core.leases.lease import Holder, Lease, LeaseHeld, TakeoverTooEarly
+from libs.core.leases.lease import Holder, Lease, LeaseHeld, LeaseView, TakeoverTooEarly
 from libs.core.leases.lease_keeper import Lapse, LeaseKeeper, LeaseTiming
 from libs.core.observability.log import get_logger
 from libs.core.observability.tracing import Headers, span
 from libs.core.store.client import StoreUnavailable
-from libs.core.store.leases import LeaseStore
+from libs.core.store.leases import LeaseStore, Taken
 from libs.core.worker.handler import OwnedSegment, SegmentHandler
 from libs.core.worker.supervised import HandlerRun, stop_until_done
 
@@ -59,6 +59,15 @@ class Environment(Protocol):
     def store_answered(self, fault: str) -> None:
         """Report that an acquisition reached the database, or failed to (*fault* is the reason)."""
 
+    def not_taken_over(self, segment_id: int) -> None:
+        """Report that a lease that was to be taken over has changed meanwhile."""
+
+    async def can_hand_over(self) -> bool:
+        """Return whether this worker ends and another worker of its engine could continue its containers."""
+
+    async def hand_over(self, lease: Lease) -> bool:
+        """Offer *lease* to the other workers of the engine; return whether one has it now."""
+
 
 class SegmentOwner:
     """Owns one segment from its assignment until its release: acquires the lease, runs the handler under it.
@@ -93,6 +102,7 @@ class SegmentOwner:
         self._clock = clock
         self._wanted = False
         self._assigned_by: Headers = {}
+        self._former: LeaseView | None = None
         self._wake = Wake()
         self.owned: OwnedSegment | None = None
         """The ownership, from the acquisition until the release or the loss."""
@@ -105,6 +115,11 @@ class SegmentOwner:
             self._wanted = True
             self._assigned_by = trace or {}
             self._wake.set()
+
+    def take_over(self, former: LeaseView) -> None:
+        """Acquire the live lease *former* of a dead or agreeing neighbour. Returns at once, and may be repeated."""
+        self._former = former
+        self._wake.set()
 
     def give_back(self) -> None:
         """Release the segment: run() ends when it is released. Returns at once, and may be repeated."""
@@ -142,10 +157,15 @@ class SegmentOwner:
         """Return the lease, without a time limit; None when the segment is no longer assigned."""
         backoff = Backoff(initial_seconds=0.1, cap_seconds=2.0)
         while self._wanted:
+            former = self._former
             try:
-                lease = await self._leases.acquire(self.segment_id, self._holder)
+                lease = await self._leases.acquire(self.segment_id, self._holder, former=former)
             except (LeaseHeld, TakeoverTooEarly) as held:
                 self._environment.store_answered("")
+                if former is not None:
+                    self._former = None
+                    self._environment.not_taken_over(self.segment_id)
+                    continue
                 log.info("waiting for a segment", segment=self.segment_id, reason=str(held))
                 # Until it expires, or earlier if it is released.
                 await self._wake.wait_at_most(min(held.remaining_seconds + 0.01, _HELD_POLL_SECONDS))
@@ -153,7 +173,10 @@ class SegmentOwner:
                 await self._wait_after(fault, backoff)
             else:
                 self._environment.store_answered("")
+                if former is not None:
+                    log.info("segment taken over", segment=self.segment_id, former=former.holder.worker_id)
                 if lease.proven_until - self._timing.margin_seconds > self._clock():
+                    self._former = None
                     return lease
         return None
 
@@ -238,8 +261,18 @@ class SegmentOwner:
         return True
 
     async def _give_back(self, owned: OwnedSegment, work: HandlerRun, keeping: "asyncio.Task[Lapse]") -> None:
-        """Stop the containers while the lease is renewed, then release it. Ends early when the lease ends."""
+        """Stop the containers while the lease is renewed, then release it. Ends early when the lease ends.
+
+        At the end of this worker, another one of its engine gets the lease with the running containers.
+        """
         log.info("releasing segment", segment=owned.segment_id, epoch=owned.epoch)
+        if await self._handed_over(owned, work, keeping):
+            keeping.cancel()
+            await asyncio.wait([keeping])
+            await self._leave(owned)
+            return
+        if keeping.done():
+            return
         resting = asyncio.create_task(
             self._come_to_rest(owned, work, _GIVE_UP_ON_RUN_SECONDS, self._stop_grace_seconds),
             name=f"stop the containers of segment {self.segment_id}",
@@ -260,6 +293,35 @@ class SegmentOwner:
         keeping.cancel()
         await asyncio.wait([keeping])
         await self._release(owned)
+
+    async def _handed_over(self, owned: OwnedSegment, work: HandlerRun, keeping: "asyncio.Task[Lapse]") -> bool:
+        """Return whether another worker of the engine has the lease now; it is renewed until then."""
+        if not await self._environment.can_hand_over():
+            return False
+        owned.is_handed_over = True
+        handing = asyncio.create_task(
+            self._hand_over(owned, work), name=f"hand over segment {self.segment_id} to a neighbour"
+        )
+        try:
+            await asyncio.wait([handing, keeping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not handing.done():
+                handing.cancel()
+                await asyncio.wait([handing], timeout=_URGENT_RUN_SECONDS)
+        return handing.done() and not handing.cancelled() and handing.result()
+
+    async def _hand_over(self, owned: OwnedSegment, work: HandlerRun) -> bool:
+        # Started by this worker, a container could be missed by the next owner.
+        if not await work.end(_GIVE_UP_ON_RUN_SECONDS):
+            return False
+        return await self._environment.hand_over(owned.lease)
+
+    async def _leave(self, owned: OwnedSegment) -> None:
+        """Leave the containers to the neighbour that owns the segment now."""
+        log.info("segment is with another worker of this engine", segment=owned.segment_id, epoch=owned.epoch)
+        self.owned = None
+        self._environment.changed()
+        self._handler.leave(owned)
 
     async def _let_run_out(
         self, owned: OwnedSegment, resting: "asyncio.Task[None]", keeping: "asyncio.Task[Lapse]"
@@ -285,7 +347,7 @@ class SegmentOwner:
 
     async def _lapsed(self, owned: OwnedSegment, work: HandlerRun, lapse: Lapse) -> None:
         """Handle the end of the lease: leave the containers to a successor, or stop them before others start."""
-        log.error(
+        (log.info if lapse.taken_over else log.error)(
             "lease lost",
             segment=owned.segment_id,
             epoch=owned.epoch,
@@ -293,9 +355,15 @@ class SegmentOwner:
             left_seconds=round(owned.proven_seconds(), 2),
         )
         self.owned = None
-        if lapse.superseded or await self._found_superseded(owned):
+        taken = await self._taken(owned, lapse)
+        if taken is Taken.BY_SAME_WORKER:
             work.cancel()
             raise WorkerSuperseded(owned.lease)
+        if taken is Taken.BY_NEIGHBOUR:
+            # It continues all containers of the segment, and refreshes their keepalive.
+            await work.end(_GIVE_UP_ON_RUN_SECONDS)
+            await self._leave(owned)
+            return
         self.refuse(f"its containers are still being stopped after its lease was lost: {lapse.reason}")
         if lapse.found_lost:
             await self._expire_at_once(owned)
@@ -323,15 +391,19 @@ class SegmentOwner:
         except Exception:
             log.exception("the keepalive of a lost lease cannot be expired", segment=owned.segment_id)
 
-    async def _found_superseded(self, owned: OwnedSegment) -> bool:
+    async def _taken(self, owned: OwnedSegment, lapse: Lapse) -> Taken:
+        if lapse.superseded:
+            return Taken.BY_SAME_WORKER
+        if lapse.taken_over:
+            return Taken.BY_NEIGHBOUR
         if owned.proven_seconds() > 0:
-            return False
+            return Taken.NO
         # This process stood still until after the end: the dead-man's switch has acted, so there is time to check
         # whether the containers here belong to a successor.
         try:
-            return await self._leases.superseded(owned.lease, timeout_seconds=_ASK_SECONDS)
+            return await self._leases.taken(owned.lease, timeout_seconds=_ASK_SECONDS)
         except RuntimeFault:
-            return False
+            return Taken.NO
 
     async def _release(self, owned: OwnedSegment) -> None:
         while owned.proven(margin_seconds=0.0):

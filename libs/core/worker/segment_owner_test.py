@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from libs.core.leases.lease import Holder, Lease, LeaseHeld, LeaseLost, SegmentMissing, TakeoverTooEarly
+from libs.core.leases.lease import Holder, Lease, LeaseHeld, LeaseLost, LeaseView, SegmentMissing, TakeoverTooEarly
 from libs.core.leases.lease_keeper import LeaseTiming
 from libs.core.room import Demand
 from libs.core.store.client import StoreUnavailable
+from libs.core.store.leases import Taken
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.segment_owner import SegmentOwner, WorkerSuperseded
 from tests.support.virtual_time import in_virtual_time
@@ -40,9 +41,10 @@ class ScriptedLeases:
     acquire_seconds: list[float] = field(default_factory=list)
     renew_fault: Exception | None = None
     release_faults: list[Exception] = field(default_factory=list)
-    superseded_answer: bool | Exception = False
+    taken_answer: Taken | Exception = Taken.NO
     unreachable: Exception | None = None
     asked: list[float] = field(default_factory=list)
+    formers: list[LeaseView | None] = field(default_factory=list)
     renewed: list[float] = field(default_factory=list)
     released: list[tuple[float, int]] = field(default_factory=list)
     release_attempts: int = 0
@@ -50,8 +52,9 @@ class ScriptedLeases:
     epoch: int = 0
     frozen_seconds: float = 0.0
 
-    async def acquire(self, segment_id: int, holder: Holder) -> Lease:
+    async def acquire(self, segment_id: int, holder: Holder, *, former: LeaseView | None) -> Lease:
         sent = now()
+        self.formers.append(former)
         self.asked.append(sent)
         if self.acquire_seconds:
             await asyncio.sleep(self.acquire_seconds.pop(0))
@@ -78,11 +81,11 @@ class ScriptedLeases:
         if self.unreachable is not None:
             raise self.unreachable
 
-    async def superseded(self, lease: Lease, *, timeout_seconds: float) -> bool:
+    async def taken(self, lease: Lease, *, timeout_seconds: float) -> Taken:
         self.questions += 1
-        if isinstance(self.superseded_answer, Exception):
-            raise self.superseded_answer
-        return self.superseded_answer
+        if isinstance(self.taken_answer, Exception):
+            raise self.taken_answer
+        return self.taken_answer
 
 
 @dataclass
@@ -132,6 +135,9 @@ class ScriptedHandler:
         await asyncio.sleep(self.stop_seconds)
         self.calls.append(("stopped", now()))
 
+    def leave(self, owned: OwnedSegment) -> None:
+        self.calls.append(("leave", now()))
+
     def running(self) -> int:
         return 0
 
@@ -144,6 +150,12 @@ class Reports:
     """What the owner reports."""
 
     engine_lost: bool = False
+    has_neighbour: bool = False
+    takes: bool = True
+    """Whether the neighbour takes what it is offered, *answer_seconds* after the offer."""
+    answer_seconds: float = 0.1
+    offered: list[tuple[float, int]] = field(default_factory=list)
+    not_taken: list[int] = field(default_factory=list)
     changes: int = 0
     faults: list[str] = field(default_factory=list)
 
@@ -152,6 +164,17 @@ class Reports:
 
     def store_answered(self, fault: str) -> None:
         self.faults.append(fault)
+
+    def not_taken_over(self, segment_id: int) -> None:
+        self.not_taken.append(segment_id)
+
+    async def can_hand_over(self) -> bool:
+        return self.has_neighbour
+
+    async def hand_over(self, lease: Lease) -> bool:
+        self.offered.append((now(), lease.epoch))
+        await asyncio.sleep(self.answer_seconds)
+        return self.takes
 
 
 class Rig:
@@ -634,19 +657,21 @@ async def test_owner_that_is_superseded_ends_and_stops_nothing() -> None:
 
 
 @in_virtual_time
-@pytest.mark.parametrize("answer", [True, False, StoreUnavailable("down")], ids=["taken over", "not", "unknown"])
-async def test_owner_that_stood_still_until_its_lease_ended_asks_for_a_successor(answer: bool | Exception) -> None:
+@pytest.mark.parametrize(
+    "answer", [Taken.BY_SAME_WORKER, Taken.NO, StoreUnavailable("down")], ids=["taken over", "not", "unknown"]
+)
+async def test_owner_that_stood_still_until_its_lease_ended_asks_for_a_successor(answer: Taken | Exception) -> None:
     rig = Rig()
-    rig.leases.superseded_answer = answer
+    rig.leases.taken_answer = answer
     async with rig.running() as task:
         await rig.owned()
         rig.leases.frozen_seconds = 60.0
         await rig.until(lambda: task.done() or "stopped" in rig.handler.names())
 
     assert rig.leases.questions == 1
-    assert ("stop" in rig.handler.names()) == (answer is not True)
+    assert ("stop" in rig.handler.names()) == (answer is not Taken.BY_SAME_WORKER)
     assert (task.done() and isinstance(task.exception() if not task.cancelled() else None, WorkerSuperseded)) == (
-        answer is True
+        answer is Taken.BY_SAME_WORKER
     )
 
 
@@ -654,7 +679,7 @@ async def test_owner_that_stood_still_until_its_lease_ended_asks_for_a_successor
 async def test_owner_that_detects_loss_in_time_sends_no_request() -> None:
     rig = Rig()
     rig.leases.renew_fault = StoreUnavailable("down")
-    rig.leases.superseded_answer = True
+    rig.leases.taken_answer = Taken.BY_SAME_WORKER
     async with rig.running():
         await rig.until(lambda: "stopped" in rig.handler.names())
 
@@ -695,3 +720,136 @@ async def test_renewed_lease_is_the_one_that_the_handler_sees() -> None:
 
         assert owned.proven_seconds() > LIFE_SECONDS - 1.5
         assert [name for name, _ in rig.handler.calls].count("renewed") == pytest.approx(31, abs=1)
+
+
+# --- other workers of the engine
+
+NEIGHBOUR = Holder("n", "n-1", "host")
+
+
+@in_virtual_time
+async def test_lease_of_a_dead_neighbour_is_acquired_as_it_was_read() -> None:
+    rig = Rig()
+    former = LeaseView(1, NEIGHBOUR, 4, 3.0)
+    rig.leases.acquire_faults = [StoreUnavailable("gone")]
+    rig.owner.take_over(former)
+    async with rig.running():
+        await rig.owned()
+
+    assert rig.leases.formers == [former, former]
+    assert rig.reports.not_taken == []
+
+
+@in_virtual_time
+async def test_lease_is_not_taken_over_a_second_time() -> None:
+    rig = Rig()
+    rig.owner.take_over(LeaseView(1, NEIGHBOUR, 4, 3.0))
+    async with rig.running():
+        await rig.owned()
+        rig.leases.renew_fault = LeaseLost("segment 1", 1, superseded=False)
+        await rig.until(lambda: len(rig.leases.formers) == 2)
+
+    assert rig.leases.formers[1:] == [None]
+
+
+@in_virtual_time
+@pytest.mark.parametrize("fault", [LeaseHeld("segment 1", OTHER, 30.0), TakeoverTooEarly("segment 1", 3.0)])
+async def test_lease_that_changed_before_its_takeover_is_reported_and_waited_for(fault: Exception) -> None:
+    rig = Rig()
+    rig.leases.acquire_faults = [fault]
+    rig.owner.take_over(LeaseView(1, NEIGHBOUR, 4, 3.0))
+    async with rig.running():
+        await rig.owned()
+
+    assert rig.reports.not_taken == [1]
+    assert rig.leases.formers[1:] == [None]
+
+
+@in_virtual_time
+async def test_segment_goes_to_a_neighbour_without_a_stop_or_a_release() -> None:
+    rig = Rig()
+    rig.reports.has_neighbour = True
+    async with rig.running() as task:
+        owned = await rig.owned()
+        renewals = len(rig.leases.renewed)
+
+        rig.owner.give_back()
+        rig.reports.answer_seconds = 2.5
+        await asyncio.wait_for(task, 60)
+
+    assert rig.handler.names() == ["run", "run ended", "leave"]
+    [(offered_at, epoch)] = rig.reports.offered
+    assert epoch == 1
+    assert offered_at == pytest.approx(rig.handler.at("run ended"))
+    assert len(rig.leases.renewed) > renewals, "the lease is renewed until it is taken"
+    assert (rig.leases.released, rig.owner.owned, owned.is_handed_over) == ([], None, True)
+
+
+@in_virtual_time
+async def test_segment_that_no_neighbour_takes_is_stopped_and_released() -> None:
+    rig = Rig()
+    rig.reports.has_neighbour, rig.reports.takes = True, False
+    async with rig.running() as task:
+        await rig.owned()
+
+        rig.owner.give_back()
+        await asyncio.wait_for(task, 60)
+
+    assert rig.handler.names() == ["run", "run ended", "stop", "stopped"]
+    assert rig.handler.graces == [STOP_GRACE_SECONDS]
+    assert [epoch for _, epoch in rig.leases.released] == [1]
+
+
+@in_virtual_time
+async def test_segment_whose_work_does_not_end_is_offered_to_no_neighbour() -> None:
+    rig = Rig()
+    rig.reports.has_neighbour = True
+    rig.handler.deaf_seconds = 10.0
+    async with rig.running() as task:
+        await rig.owned()
+
+        rig.owner.give_back()
+        await asyncio.wait_for(task, 60)
+
+    assert rig.reports.offered == []
+    assert "stop" in rig.handler.names()
+
+
+@in_virtual_time
+async def test_lease_that_a_neighbour_has_leaves_containers_and_keepalive_to_it() -> None:
+    rig = Rig()
+    rig.leases.renew_fault = LeaseLost("segment 1", 1, superseded=False, taken_over=True)
+    async with rig.running():
+        await rig.owned()
+        await rig.until(lambda: "leave" in rig.handler.names())
+
+        assert rig.handler.names()[:3] == ["run", "run ended", "leave"]
+    assert rig.leases.released == []
+
+
+@in_virtual_time
+async def test_offer_whose_answer_is_lost_ends_with_the_renewal_that_shows_the_new_owner() -> None:
+    rig = Rig()
+    rig.reports.has_neighbour, rig.reports.answer_seconds = True, 60.0
+    async with rig.running() as task:
+        await rig.owned()
+        rig.owner.give_back()
+        await rig.until(lambda: rig.reports.offered)
+
+        rig.leases.renew_fault = LeaseLost("segment 1", 1, superseded=False, taken_over=True)
+        await asyncio.wait_for(task, 60)
+
+    assert rig.handler.names() == ["run", "run ended", "leave"]
+    assert rig.leases.released == []
+
+
+@in_virtual_time
+async def test_owner_that_stood_still_leaves_the_containers_to_a_neighbour_that_has_its_lease() -> None:
+    rig = Rig()
+    rig.leases.taken_answer = Taken.BY_NEIGHBOUR
+    async with rig.running():
+        await rig.owned()
+        rig.leases.frozen_seconds = 60.0
+        await rig.until(lambda: "leave" in rig.handler.names())
+
+    assert "stop" not in rig.handler.names()

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
+from typing import Protocol
 
 from libs.core.aio.wake import Wake
 from libs.core.coordination import HeldSegment
 from libs.core.errors import RuntimeFault
 from libs.core.leases.boot_clock import boot_seconds
-from libs.core.leases.lease import Holder
+from libs.core.leases.lease import Holder, Lease, LeaseView
 from libs.core.leases.lease_keeper import LeaseTiming
 from libs.core.observability.log import get_logger
 from libs.core.observability.tracing import Headers
@@ -25,6 +26,21 @@ _STORE_ATTEMPTS = 2
 _REFUSAL_SECONDS = 5.0
 _FAILED_OWNER_SECONDS = 1.0
 _HEALTHY_SECONDS = 60.0
+_UNCONFIRMED_SECONDS = 60.0
+"""How long a segment that was taken over is kept without a master's consent: one of an older version needs a while."""
+
+
+class LeaseTakers(Protocol):
+    """The other workers of this engine."""
+
+    async def leave(self) -> None:
+        """Note that this worker ends. May be repeated."""
+
+    async def exist(self) -> bool:
+        """Return whether one of them could take a lease now."""
+
+    async def hand_over(self, lease: Lease) -> bool:
+        """Offer *lease* to them; return whether one has it now."""
 
 
 class SegmentOwners:
@@ -57,6 +73,8 @@ class SegmentOwners:
         self._stop_grace_seconds = stop_grace_seconds
         self._clock = clock
         self._wanted: frozenset[int] = frozenset()
+        self._taken_over: dict[int, float] = {}
+        self._takers: LeaseTakers | None = None
         self._owners: dict[int, SegmentOwner] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._refusals: dict[int, tuple[str, float]] = {}
@@ -85,7 +103,8 @@ class SegmentOwners:
     def held(self) -> tuple[HeldSegment, ...]:
         """The held leases, and what their segments need."""
         return tuple(
-            HeldSegment(segment_id, owned.epoch, self._demand(segment_id)) for segment_id, owned in self.owned.items()
+            HeldSegment(segment_id, owned.epoch, self._demand(segment_id), segment_id in self._taken_over)
+            for segment_id, owned in self.owned.items()
         )
 
     @property
@@ -102,12 +121,44 @@ class SegmentOwners:
         *trace* is that of the decision.
         """
         self._wanted = frozenset(segment_ids)
+        now = self._clock()
+        # Until it is assigned here: the assignment may have been decided before the takeover was known.
+        self._taken_over = {
+            one: since
+            for one, since in self._taken_over.items()
+            if one not in self._wanted and now - since < _UNCONFIRMED_SECONDS
+        }
         self._follow(trace)
+
+    def take_over(self, former: LeaseView) -> None:
+        """Acquire the lease that another worker of the engine held as *former*, and keep the segment.
+
+        Returns at once, and may be repeated.
+        """
+        segment_id = former.segment_id
+        if self.draining or not self._running or (self.epoch_of(segment_id) or 0) > former.epoch:
+            return
+        if segment_id not in self._wanted:
+            self._taken_over.setdefault(segment_id, self._clock())
+        owner = self._owners.get(segment_id) or self._begin(segment_id)
+        owner.take_over(former)
+        self._follow(None)
+
+    def epoch_of(self, segment_id: int) -> int | None:
+        """Return the epoch under which the segment is owned now; None when it is not."""
+        owner = self._owners.get(segment_id)
+        return owner.owned.epoch if owner is not None and owner.owned is not None else None
+
+    def hand_over_to(self, takers: LeaseTakers) -> None:
+        """At the end of this worker, hand leases over to *takers* instead of stopping containers."""
+        self._takers = takers
 
     async def drain(self) -> None:
         """Own nothing from now on; return when the containers are stopped and the leases are released or expired."""
         if not self.draining:
             self.draining = True
+            if self._takers is not None:
+                await self._takers.leave()
             self._follow(None)
             self._wake.set()
             self.changed()
@@ -155,6 +206,19 @@ class SegmentOwners:
             self._wake.set()
             self.changed()
 
+    def not_taken_over(self, segment_id: int) -> None:
+        """See Environment."""
+        if self._taken_over.pop(segment_id, None) is not None:
+            self._follow(None)
+
+    async def can_hand_over(self) -> bool:
+        """See Environment."""
+        return self.draining and self._takers is not None and not self.engine_lost and await self._takers.exist()
+
+    async def hand_over(self, lease: Lease) -> bool:
+        """See Environment."""
+        return self._takers is not None and await self._takers.hand_over(lease)
+
     # --- inside
 
     def _demand(self, segment_id: int) -> Demand:
@@ -184,7 +248,7 @@ class SegmentOwners:
         """Start and stop owners to match the assignment."""
         if not self._running:
             return
-        wanted = frozenset() if self.draining else self._wanted
+        wanted = frozenset() if self.draining else self._wanted | self._taken_over.keys()
         for segment_id, owner in self._owners.items():
             if segment_id not in wanted:
                 owner.give_back()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from libs.core.coordination import Assignment, WorkerIdentity, WorkerState
 from libs.core.http.health import Readiness
@@ -14,8 +15,10 @@ from libs.core.room import Room
 from libs.core.store.leases import LeaseStore
 from libs.core.transport.security import TransportSecurity
 from libs.core.worker.handler import SegmentHandler
+from libs.core.worker.neighbours import Neighbours
 from libs.core.worker.segment_owners import SegmentOwners
 from libs.core.worker.session import MasterSession, WorkerReplaced
+from libs.core.worker.shared_folder import SharedFolder, boot_id
 
 log = get_logger(__name__)
 
@@ -58,11 +61,26 @@ class EngineView:
         impediment: why no segment can be acquired now, such as an engine that does not answer; empty without one.
         lost: whether the engine has not answered for so long that its segments should move to another engine.
         room: the free room of the engine; None while unknown.
+        can_adopt: whether containers that another worker of the engine started can be continued now.
     """
 
     impediment: Callable[[], str] = lambda: ""
     lost: Callable[[], bool] = lambda: False
     room: Callable[[], Room | None] = lambda: None
+    can_adopt: Callable[[], bool] = lambda: True
+
+
+@dataclass(frozen=True)
+class EngineFolders:
+    """The folders by which the workers of one engine find each other.
+
+    Attributes:
+        shared: where each worker has a file of its own; on a disk or in the memory of this kernel.
+        work: where this worker keeps logs and results; only workers with the same one take over from each other.
+    """
+
+    shared: Path
+    work: Path
 
 
 class Worker:
@@ -74,6 +92,7 @@ class Worker:
         engine: the engine on which containers run.
         stop_grace_seconds: from SIGTERM to SIGKILL when a segment is released.
         security: what it proves to masters, and requires of them.
+        folders: None when this worker takes over from no other one, and no other one from it.
     """
 
     def __init__(
@@ -89,6 +108,7 @@ class Worker:
         heartbeat_interval_seconds: float = 2.0,
         stop_grace_seconds: float = 30.0,
         security: TransportSecurity | None = None,
+        folders: EngineFolders | None = None,
         clock: Callable[[], float] = boot_seconds,
     ) -> None:
         self._identity = identity
@@ -96,16 +116,32 @@ class Worker:
         self._engine = engine or EngineView()
         self._readiness = readiness
         self._assignment = Assignment()
+        holder = Holder(
+            identity.worker_id,
+            identity.instance_id,
+            identity.host,
+            identity.started_at_milliseconds,
+            boot_id() if folders is not None else "",
+        )
         self._owners = SegmentOwners(
             leases,
             handler,
-            Holder(identity.worker_id, identity.instance_id, identity.host, identity.started_at_milliseconds),
+            holder,
             timing,
             engine_lost=self._engine.lost,
             changed=self._changed,
             stop_grace_seconds=stop_grace_seconds,
             clock=clock,
         )
+        self._neighbours = None
+        if folders is not None:
+            self._neighbours = Neighbours(
+                SharedFolder(folders.shared, holder, folders.work),
+                holder,
+                leases,
+                self._owners,
+                may_take=lambda: self._engine.can_adopt() and not self._engine.lost(),
+            )
         self._session = MasterSession(
             identity,
             targets,
@@ -122,6 +158,8 @@ class Worker:
         Raises:
             WorkerSuperseded, WorkerReplaced: another process runs under the same worker id; this one has to end.
         """
+        # Before the first lease: the death of this process can be proven from then on.
+        watching = await self._watch_neighbours()
         owning = asyncio.create_task(self._owners.run(), name="own segments")
         talking = asyncio.create_task(self._session.run(), name="talk to the master")
         try:
@@ -129,9 +167,12 @@ class Worker:
             if not owning.done() and isinstance(talking.exception(), WorkerReplaced):
                 await self._make_way(talking, owning)
         finally:
-            owning.cancel()
-            talking.cancel()
-            await asyncio.wait([owning, talking])
+            keeps_leases = bool(self._owners.owned)
+            for task in (owning, talking, *watching):
+                task.cancel()
+            await asyncio.wait([owning, talking, *watching])
+            if self._neighbours is not None:
+                self._neighbours.close(keeps_leases=keeps_leases)
         for task in (owning, talking):
             if not task.cancelled():
                 task.result()
@@ -177,6 +218,12 @@ class Worker:
             room=self._engine.room(),
         )
 
+    async def _watch_neighbours(self) -> "list[asyncio.Task[None]]":
+        if self._neighbours is None or not await self._neighbours.open():
+            return []
+        self._owners.hand_over_to(self._neighbours)
+        return [asyncio.create_task(self._neighbours.run(), name="watch neighbours")]
+
     async def _make_way(self, talking: "asyncio.Task[None]", owning: "asyncio.Task[None]") -> None:
         replaced = talking.exception()
         if isinstance(replaced, WorkerReplaced) and not replaced.same_host:
@@ -212,3 +259,5 @@ class Worker:
         detail = impediment or (f"owns segment{'s' if len(owned) > 1 else ''} {listed}" if owned else "on standby")
         self._readiness.report(DEPENDENCY, not impediment, detail, required=False)
         self._session.report()
+        if self._neighbours is not None:
+            self._neighbours.changed()

@@ -19,6 +19,7 @@ from libs.core.observability.log import get_logger
 log = get_logger(__name__)
 
 _MEMORY = ("tmpfs", "ramfs")
+_LOCAL = (*_MEMORY, "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "overlay")
 _ATTEMPTS = 3
 _RETRY_SECONDS = 0.5
 
@@ -106,12 +107,22 @@ async def is_seen(root: Path, engine: Sight, *, unknown: bool) -> bool:
 
 def is_in_memory(folder: Path) -> bool:
     """Whether *folder*, or its future parent, is on a file system in memory."""
+    return _file_system(folder) in _MEMORY
+
+
+def is_on_this_kernel(folder: Path) -> bool:
+    """Whether this kernel alone knows the locks of files in *folder*: no other host or server has a part in them."""
+    return _file_system(folder) in _LOCAL
+
+
+def _file_system(folder: Path) -> str:
+    """Return the type of the file system of *folder*, or of its future parent; empty when unknown."""
     found, kind = "", ""
     path = os.path.realpath(folder)
     try:
         mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
     except OSError:
-        return False
+        return ""
     for line in mounts:
         before, _, after = line.partition(" - ")
         point = before.split(" ")[4].encode().decode("unicode_escape", "replace")
@@ -119,7 +130,7 @@ def is_in_memory(folder: Path) -> bool:
         # Of two on one mount point the later one counts.
         if inside and len(point) >= len(found):
             found, kind = point, after.split(" ")[0]
-    return kind in _MEMORY
+    return kind
 
 
 def make_own(root: Path) -> bool:

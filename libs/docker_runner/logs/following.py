@@ -47,6 +47,13 @@ class _Following:
         self.follower: LogFollower | None = None
         self.ended = asyncio.Event()
         self.done = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    def note_end(self) -> None:
+        """Note that the container has ended, so that following ends with its output. May be repeated."""
+        self.ended.set()
+        if self.follower is not None:
+            self.follower.container_ended()
 
 
 class LogFollowing:
@@ -82,6 +89,22 @@ class LogFollowing:
         if self._group is not None:
             self._begin(self._group, container, following)
 
+    def drop(self, segment: int) -> None:
+        """Follow the segment's containers no longer, so that another process of this host can. May be repeated."""
+        for container, following in list(self._containers.values()):
+            if container.segment == segment:
+                self._forget(container, following)
+                if following.task is not None:
+                    following.task.cancel()
+                else:
+                    following.done.set()
+
+    def end_soon(self, segment: int) -> None:
+        """Read the rest of the segment's containers, all of which have ended, and close their logs. Returns at once."""
+        for container, following in self._containers.values():
+            if container.segment == segment:
+                following.note_end()
+
     def is_following(self, container: ManagedContainer) -> bool:
         """Whether the container's output is followed here."""
         return container.container_id in self._containers
@@ -96,9 +119,7 @@ class LogFollowing:
         """
         self.follow(container)
         _, following = self._containers[container.container_id]
-        following.ended.set()
-        if following.follower is not None:
-            following.follower.container_ended()
+        following.note_end()
         for limit in (min(_LOCKED_OUT_SECONDS, limit_seconds), limit_seconds - _LOCKED_OUT_SECONDS):
             with suppress(TimeoutError):
                 async with asyncio.timeout(limit):
@@ -113,12 +134,15 @@ class LogFollowing:
     def _begin(self, group: asyncio.TaskGroup, container: ManagedContainer, following: _Following) -> None:
         # It outlives the start in which it is created.
         with outside():
-            group.create_task(self._follow(container, following), name=f"follow log {container.name}")
+            task = group.create_task(self._follow(container, following), name=f"follow log {container.name}")
+        following.task = task
+        # One that is cancelled before its first step runs no handler of its own.
+        task.add_done_callback(lambda _: following.done.set())
 
     async def _follow(self, container: ManagedContainer, following: _Following) -> None:
         bot = await self._opened(container, following)
         if bot is None:
-            self._containers.pop(container.container_id, None)
+            self._forget(container, following)
             following.done.set()
             return
         try:
@@ -128,10 +152,15 @@ class LogFollowing:
                         await following.ended.wait()
         finally:
             bot.followers -= 1
-            self._containers.pop(container.container_id, None)
+            self._forget(container, following)
             following.done.set()
             # The rest is uploaded at once, since its container has ended, and the padded twin is removed.
             self._uploads.due_now(bot)
+
+    def _forget(self, container: ManagedContainer, following: _Following) -> None:
+        # After drop() it may be followed again.
+        if self._containers.get(container.container_id, (None, None))[1] is following:
+            del self._containers[container.container_id]
 
     async def _read(self, bot: BotLog, container: ManagedContainer, following: _Following) -> bool:
         """Read until the container ends; return whether there is no more output."""

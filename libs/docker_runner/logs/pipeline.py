@@ -83,6 +83,20 @@ class LogPipeline:
         self._finishing.add(task)
         task.add_done_callback(self._finishing.discard)
 
+    def drop(self, segment: int) -> None:
+        """Stop following the segment's containers, at once: another worker of this host may own them now.
+
+        What is read so far stays on this host's disk, and its next owner continues there. May be repeated.
+        """
+        self.following.drop(segment)
+
+    def end_soon(self, segment: int) -> None:
+        """Read the rest of the segment's ended containers and release their logs: the lease was lost. Returns at once.
+
+        The rest stays on this host's disk, for the next owner here or for an object beside the day's.
+        """
+        self.following.end_soon(segment)
+
     async def finished(self, limit_seconds: float = 15.0) -> None:
         """Return when the work of :meth:`finish_later` is done, or at the limit. For shutdown."""
         if self._finishing:

@@ -83,9 +83,16 @@ class Collector:
 
     @asynccontextmanager
     async def collecting(
-        self, container: ManagedContainer, result_bytes: int, timeout_seconds: float
+        self,
+        container: ManagedContainer,
+        result_bytes: int,
+        timeout_seconds: float,
+        is_handed_over: Callable[[], bool] = lambda: False,
     ) -> AsyncIterator[Collection]:
-        """Follow the output within the block. When the block fails or is cancelled, kill and remove the container."""
+        """Follow the output within the block. When the block fails or is cancelled, kill and remove the container.
+
+        A block that is cancelled while *is_handed_over* leaves it and the output to another worker of the host.
+        """
         path = await self._threads.run(self._folders.output_path, container)
         masker = await self._masks.of(container)
         output = RunOutput(self._engine, container.container_id, path, self._output_bytes, masker)
@@ -103,7 +110,9 @@ class Collector:
 
         try:
             yield Collection(following, take)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and is_handed_over():
+                raise
             await asyncio.shield(self._abandon(container, path))
             raise
         finally:

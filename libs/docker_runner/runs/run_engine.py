@@ -1,6 +1,6 @@
 """The operations of an engine: what services, attempts and the worker use of it. Docker is its only implementation."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
@@ -44,7 +44,11 @@ class AttemptEngine(Protocol):
         """Return the current state of *container*; None when it does not exist."""
 
     def collecting(
-        self, container: ManagedContainer, result_bytes: int, timeout_seconds: float
+        self,
+        container: ManagedContainer,
+        result_bytes: int,
+        timeout_seconds: float,
+        is_handed_over: Callable[[], bool] = ...,
     ) -> AbstractAsyncContextManager[Collection]:
         """Collect the complete output and the result of *container* and remove it; see :class:`Collector`."""
 

@@ -26,7 +26,12 @@ from libs.docker_runner.code.definition import CodeSources, ExecutableBuilder
 from libs.docker_runner.containers.container_group import ContainerGroup
 from libs.docker_runner.containers.host_cleaner import HostCleaner
 from libs.docker_runner.containers.keepalive import KeepaliveFile, SegmentKeepalive
-from libs.docker_runner.containers.keepalive_root import KeepaliveDirUnseen, keepalive_root, usual_roots
+from libs.docker_runner.containers.keepalive_root import (
+    KeepaliveDirUnseen,
+    is_on_this_kernel,
+    keepalive_root,
+    usual_roots,
+)
 from libs.docker_runner.containers.run_records import History, Recorder
 from libs.docker_runner.containers.spec_root import spec_root
 from libs.docker_runner.engine.client import Engine
@@ -73,6 +78,7 @@ class DockerHost:
         engine_id: the engine's own id; two workers with the same one share a host.
         recorder: this worker's identity in the history.
         store: object storage; *code*, *logs* and *log_reader* use it.
+        shared_folder: where the workers of the engine find each other; None where locks may depend on other hosts.
     """
 
     def __init__(
@@ -124,6 +130,9 @@ class DockerHost:
         self._events_begun = False
         place = hashlib.sha256(f"{service}\0{scope}".encode()).hexdigest()[:20]
         self._keepalive_directory = keepalives / place
+        # Beside it, and without folders in it: workers of older versions remove old folders.
+        workers = keepalives / f"{place}.workers"
+        self.shared_folder = workers if is_on_this_kernel(keepalives) else None
         # Former locations of keepalives: adopted containers may watch a file there.
         roots = dict.fromkeys([settings.temp_dir / "keepalive", *usual_roots()])
         self._former = [root / place for root in roots if root != keepalives]
@@ -294,6 +303,10 @@ class DockerHost:
     def impediment(self) -> str:
         """Why no bot can be started here now; empty when one can."""
         return self._fault or self._sight.complaint or self._unprepared
+
+    def can_adopt(self) -> bool:
+        """Whether containers that other workers of the engine started can be continued: it sees the keepalives."""
+        return not self._sight.complaint
 
     def lost(self) -> bool:
         """Whether the engine has not answered for some seconds."""

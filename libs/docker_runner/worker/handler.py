@@ -104,6 +104,12 @@ class DockerSegmentHandler(Generic[W]):
         """End the containers of the segment by their dead-man's switch."""
         await self._docker.expire(owned.segment_id)
 
+    def leave(self, owned: OwnedSegment) -> None:
+        """Release the logs of the segment, which the neighbour that owns it continues."""
+        self._stopped_epochs[owned.segment_id] = owned.epoch
+        if self._keeps_logs:
+            self._docker.logs.drop(owned.segment_id)
+
     async def stop_all(self, owned: OwnedSegment, grace_seconds: float) -> None:
         """Stop every container of the segment, including late starts, and record how each ended."""
         group = self._docker.group(owned.segment_id, owned.epoch)
@@ -117,6 +123,9 @@ class DockerSegmentHandler(Generic[W]):
         log.info("segment is at rest", segment=owned.segment_id, stopped=len(stopped))
         if owned.proven():
             await self._take_away(owned, group)
+        elif self._keeps_logs:
+            # The next owner may be on this host, and waits for them.
+            self._docker.logs.end_soon(owned.segment_id)
 
     def running(self) -> int:
         """Return the number of this worker's running containers."""

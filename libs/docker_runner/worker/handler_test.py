@@ -100,6 +100,12 @@ class Host:
     def leave(self, segment: int) -> None:
         self.calls.append("leave")
 
+    def drop(self, segment: int) -> None:
+        self.calls.append("drop")
+
+    def end_soon(self, segment: int) -> None:
+        self.calls.append("end soon")
+
     def finish_later(
         self, segment: int, containers: Sequence[ManagedContainer], then: Callable[[], Awaitable[None]]
     ) -> None:
@@ -179,6 +185,22 @@ async def test_without_a_proven_lease_containers_are_ended_and_left(host: Host) 
     assert host.containers.alive("b") == []
     assert len(host.containers.containers) == 1
     assert told == []
+    assert host.calls == ["end soon"]
+
+
+async def test_segment_left_to_a_neighbour_keeps_its_containers_and_its_keepalive(host: Host) -> None:
+    container = await host.start()
+    segment = owned()
+    one = handler(host, [])
+    await one.renewed(segment.lease)
+    left_before = (host.folder / "lease").read_text()
+
+    one.leave(segment)
+    await one.renewed(segment.lease)
+
+    assert host.calls == ["drop"]
+    assert [found.container_id for found in host.containers.alive("b")] == [container.container_id]
+    assert (host.folder / "lease").read_text() == left_before
 
 
 async def test_a_renewal_lets_containers_live_and_the_end_lets_none_begin(host: Host) -> None:

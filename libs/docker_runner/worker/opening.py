@@ -1,7 +1,7 @@
 """Open a worker's Docker host with the worker's settings."""
 
 from libs.core.worker.role import WorkerContext
-from libs.core.worker.worker import EngineView
+from libs.core.worker.worker import EngineFolders, EngineView
 from libs.docker_runner.engine.room import Priority
 from libs.docker_runner.executable import MIB
 from libs.docker_runner.settings import RunnerSettings
@@ -38,4 +38,10 @@ async def open_docker_host(
 
 def engine_view(docker: DockerHost) -> EngineView:
     """Return the state of the engine for the worker's reports to the master."""
-    return EngineView(docker.impediment, docker.lost, docker.room)
+    return EngineView(docker.impediment, docker.lost, docker.room, docker.can_adopt)
+
+
+def engine_folders(docker: DockerHost) -> EngineFolders | None:
+    """Return where the workers of the engine find each other; None where a lock there would prove nothing."""
+    shared = docker.shared_folder
+    return EngineFolders(shared, docker.settings.temp_dir) if shared is not None else None

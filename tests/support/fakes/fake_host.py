@@ -195,7 +195,11 @@ class FakeHost:
         return _REASONS.get(container.exit_code, EndReason.ERROR)
 
     def collecting(
-        self, container: ManagedContainer, result_bytes: int, timeout_seconds: float
+        self,
+        container: ManagedContainer,
+        result_bytes: int,
+        timeout_seconds: float,
+        is_handed_over: Callable[[], bool] = lambda: False,
     ) -> AbstractAsyncContextManager[Any]:
         """As the docker runner, for services that collect results."""
         raise NotImplementedError

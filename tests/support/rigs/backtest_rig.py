@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -91,12 +91,18 @@ class FakeHost(fake_host.FakeHost):
 
     @contextlib.asynccontextmanager
     async def collecting(
-        self, container: ManagedContainer, result_bytes: int, timeout_seconds: float
+        self,
+        container: ManagedContainer,
+        result_bytes: int,
+        timeout_seconds: float,
+        is_handed_over: Callable[[], bool] = lambda: False,
     ) -> AsyncIterator["FakeCollection"]:
         """As the docker runner."""
         try:
             yield FakeCollection(self, container)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and is_handed_over():
+                raise
             await self.stop(container, 0.0)
             await self.remove(container)
             raise

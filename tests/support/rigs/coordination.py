@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from libs.core.config.coordination_settings import CoordinationSettings
 from libs.core.coordination import Assignment, HeldSegment, WorkerIdentity, WorkerState
 from libs.core.http.health import Readiness
-from libs.core.leases.lease import Holder, Lease, SegmentView
+from libs.core.leases.lease import Holder, Lease, LeaseView, SegmentView
 from libs.core.leases.lease_keeper import LeaseTiming
 from libs.core.master.master import Master
 from libs.core.room import Demand, Room
@@ -24,7 +24,7 @@ from libs.core.store.leases import LeadershipStore, LeaseStore
 from libs.core.store.processes import ProcessStore
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.session import MasterSession
-from libs.core.worker.worker import EngineView, Worker
+from libs.core.worker.worker import EngineFolders, EngineView, Worker
 from tools.stack.ports import free_port
 
 PATIENT_LIFE_SECONDS = 60.0
@@ -143,6 +143,10 @@ class FakeHandler:
         for container in self.world.alive(owned.segment_id, self.host):
             container.stopped = time.monotonic()
 
+    def leave(self, owned: OwnedSegment) -> None:
+        """See SegmentHandler."""
+        self.calls.append(f"leave {owned.segment_id}/{owned.epoch}")
+
     async def expire(self, owned: OwnedSegment) -> None:
         """See SegmentHandler."""
         for container in self.world.alive(owned.segment_id, self.host):
@@ -177,11 +181,18 @@ class CutLeases(LeaseStore):
             raise TypeError("a document is of another shape, as the test wants")
         return await super().survey(timeout_seconds=timeout_seconds)
 
-    async def acquire(self, segment_id: int, holder: Holder, *, timeout_seconds: float | None = None) -> Lease:
+    async def acquire(
+        self,
+        segment_id: int,
+        holder: Holder,
+        *,
+        former: LeaseView | None = None,
+        timeout_seconds: float | None = None,
+    ) -> Lease:
         """See LeaseStore."""
         if segment_id in self.broken:
             raise TypeError("the document is of another shape, as the test wants")
-        return await super().acquire(segment_id, holder, timeout_seconds=timeout_seconds)
+        return await super().acquire(segment_id, holder, former=former, timeout_seconds=timeout_seconds)
 
     async def renew(self, lease: Lease, *, timeout_seconds: float | None = None) -> Lease:
         """See LeaseStore."""
@@ -296,8 +307,12 @@ class Cluster:
         host: str | None = None,
         handler: FakeHandler | None = None,
         leases: LeaseStore | None = None,
+        folders: EngineFolders | None = None,
     ) -> RunningWorker:
-        """Start a worker; under the name of an earlier one it is another process of the same worker."""
+        """Start a worker; under the name of an earlier one it is another process of the same worker.
+
+        With the same *folders* and host as another one, each takes over from the other.
+        """
         readiness = Readiness()
         self._instances += 1
         host = host or f"host-of-{name}"
@@ -316,6 +331,7 @@ class Cluster:
             ),
             heartbeat_interval_seconds=0.1,
             stop_grace_seconds=1.0,
+            folders=folders,
         )
         running = RunningWorker(worker, handler, readiness, asyncio.create_task(worker.run(), name=name))
         self._started.append(running)

@@ -48,6 +48,10 @@ class PrintingHandler:
     async def expire(self, owned: OwnedSegment) -> None:
         """See SegmentHandler."""
 
+    def leave(self, owned: OwnedSegment) -> None:
+        """See SegmentHandler."""
+        _print("left", owned.lease, owned.proven(0.0))
+
     def demand(self, segment_id: int) -> Demand:
         """See SegmentHandler."""
         return Demand()
