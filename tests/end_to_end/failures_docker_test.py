@@ -55,7 +55,10 @@ async def owner_of(runner: Deployment, bot_id: str) -> str:
 async def test_a_killed_workers_bot_runs_on_another_within_ten_seconds_and_never_twice(
     runner: Deployment, docker_engine: Engine
 ) -> None:
-    await runner.start(workers=2)
+    await runner.start(workers=1)
+    # It shares no folder with the first one, as if it were on another engine.
+    apart = {"KEEPALIVE_DIR": str(runner.folder / "keepalive-apart"), "TEMP_DIR": str(runner.folder / "temp-apart")}
+    await runner.start_process("worker", "w2", **apart).wait_ready()
     begun = time.monotonic()
     before = await create_running(runner, "b1")
     start_seconds = time.monotonic() - begun
