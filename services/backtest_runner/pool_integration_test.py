@@ -106,6 +106,23 @@ async def test_one_that_kills_its_workers_is_given_up_with_the_reason(rig: Backt
     assert "worker died" in event["error"]
 
 
+async def test_run_of_a_segment_that_is_handed_over_is_continued_by_the_neighbour(rig: BacktestRig) -> None:
+    await rig.announce()
+    host = rig.host(run_seconds=None)
+    async with rig.owned_by(host) as owned:
+        [container] = await eventually(lambda: host.alive("b"))
+        owned.is_handed_over = True
+    assert host.alive("b") == [container]
+
+    async with rig.owned_by(host):
+        await eventually(lambda: rig.pool is not None and rig.pool.running)
+        host.end(container.container_id)
+        await completed_once(rig)
+
+    [run] = await rig.history()
+    assert (host.runs, run.reason) == (["b"], "finished")
+
+
 async def test_a_run_that_was_killed_from_outside_is_tried_again(rig: BacktestRig) -> None:
     await rig.announce()
     host = rig.host(reasons=[EndReason.KILLED, EndReason.LEASE_LOST])

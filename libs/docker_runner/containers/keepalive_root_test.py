@@ -8,7 +8,13 @@ import pytest
 
 from libs.core.errors import Retryable
 from libs.docker_runner.containers import keepalive_root as module
-from libs.docker_runner.containers.keepalive_root import KeepaliveDirUnusable, is_in_memory, keepalive_root, usual_roots
+from libs.docker_runner.containers.keepalive_root import (
+    KeepaliveDirUnusable,
+    is_in_memory,
+    is_on_this_kernel,
+    keepalive_root,
+    usual_roots,
+)
 
 pytestmark = pytest.mark.skipif(not is_in_memory(Path("/dev/shm")), reason="/dev/shm is not in memory here")
 
@@ -105,3 +111,8 @@ def test_a_usual_folder_that_is_a_link_is_not_taken(tmp_path: Path) -> None:
 
 def test_a_disk_is_not_memory() -> None:
     assert not is_in_memory(Path("/etc"))
+
+
+def test_locks_in_memory_are_of_this_kernel_and_those_of_an_unknown_file_system_may_not_be() -> None:
+    assert is_on_this_kernel(Path("/dev/shm/the0-runtime"))
+    assert not is_on_this_kernel(Path("/proc"))

@@ -161,6 +161,58 @@ async def test_a_worker_that_lost_a_segment_lets_go_of_its_logs_at_once(host: Ho
             assert await host.becomes(b"written before the loss\nwritten by the successor\n")
 
 
+async def test_neighbour_reads_a_running_container_on_where_its_former_owner_left_it(host: Host) -> None:
+    container = a_container("c1", segment=7)
+    owns = True
+    async with host.worker(interval_seconds=3600, hand_over_seconds=3600, owns=lambda segment: owns) as former:
+        former.following.follow(container)
+        await host.engine.write(container, b"before\n")
+        await eventually(lambda: (bot := former.uploads.bot("b1")) is not None and bot.spool.pending_bytes)
+        async with host.worker(interval_seconds=0.1) as neighbour:
+            neighbour.following.follow(container)
+            owns = False
+
+            former.drop(7)
+
+            await host.engine.write(container, b"after\n", after=timedelta(milliseconds=1))
+            assert await host.becomes(b"before\nafter\n")
+            assert not former.following.is_following(container)
+
+
+async def test_segment_that_returns_to_a_worker_is_followed_again(host: Host) -> None:
+    container, other = a_container("c1", segment=7), a_container("c2", "b2", segment=8)
+    async with host.worker(interval_seconds=0.1) as pipeline:
+        pipeline.following.follow(container)
+        pipeline.following.follow(other)
+        await host.engine.write(container, b"before\n")
+        assert await host.becomes(b"before\n")
+
+        pipeline.drop(7)
+        pipeline.following.follow(container)
+        await host.engine.write(container, b"after\n", after=timedelta(milliseconds=1))
+
+        assert await host.becomes(b"before\nafter\n")
+        assert pipeline.following.is_following(container)
+        assert pipeline.following.is_following(other)
+
+
+async def test_lost_segment_whose_containers_ended_is_read_to_the_end_and_its_logs_are_closed(host: Host) -> None:
+    first = a_container("c1", segment=7)
+    owns = True
+    async with host.worker(interval_seconds=3600, hand_over_seconds=3600, owns=lambda segment: owns) as former:
+        former.following.follow(first)
+        await eventually(lambda: host.engine.reads)
+        owns = False
+        await host.engine.write(first, b"last words\n")
+        await host.engine.end(first)
+
+        former.end_soon(7)
+
+        await eventually(lambda: former.uploads.bot("b1") is None)
+        async with host.worker(interval_seconds=0.1):
+            assert await host.becomes(b"last words\n")
+
+
 async def test_a_start_does_not_wait_for_a_process_that_keeps_the_log(host: Host) -> None:
     first, second = a_container("c1"), a_container("c2")
     async with host.worker() as frozen:
