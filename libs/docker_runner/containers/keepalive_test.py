@@ -232,6 +232,18 @@ def test_places_unused_for_a_day_are_removed(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["live"]
 
 
+def test_old_files_of_live_workers_are_not_removed(tmp_path: Path) -> None:
+    locked = tmp_path / "place.workers" / "a-1.worker"
+    locked.parent.mkdir()
+    locked.write_text("{}")
+    for old in (locked, locked.parent):
+        os.utime(old, (1.0, 1.0))
+
+    remove_abandoned(tmp_path)
+
+    assert locked.read_text() == "{}"
+
+
 def test_bots_end_before_their_lease_by_as_much_as_the_settings_allow_for() -> None:
     source = Path("native/init/main.c").read_text()
     # Such as `#define LOOK (SECOND / 5)`.
