@@ -43,6 +43,8 @@ class WorkerIdentity:
     """Unix time."""
     owns_several: bool = True
     """False for a worker of an older version, which owns one segment at most."""
+    public_key: bytes = b""
+    """The key to which the worker id belongs; empty for a worker of an older version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ def register_to_wire(identity: WorkerIdentity, state: WorkerState) -> pb.Registe
         http_port=identity.http_port,
         started_at_milliseconds=identity.started_at_milliseconds,
         owns_several=identity.owns_several,
+        public_key=identity.public_key,
         state=state_to_wire(state),
     )
 
@@ -141,6 +144,7 @@ def register_from_wire(message: pb.Register) -> tuple[WorkerIdentity, WorkerStat
         http_port=message.http_port,
         started_at_milliseconds=message.started_at_milliseconds,
         owns_several=message.owns_several,
+        public_key=message.public_key,
     )
     return identity, state_from_wire(message.state)
 

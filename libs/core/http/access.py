@@ -8,7 +8,7 @@ from aiohttp import web
 
 from libs.core.config.process_settings import HttpSettings
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/leaderz", "/metrics"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/grpcz", "/metrics"})
 """For the kubelet, load balancers and Prometheus. They show no ids and no output of bots."""
 
 CHALLENGE = 'Basic realm="the0 runtime", charset="UTF-8"'

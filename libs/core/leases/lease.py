@@ -1,6 +1,6 @@
 """Leases as values: holder, epoch, and proven duration."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from libs.core.errors import Permanent, Retryable
 
@@ -19,6 +19,8 @@ class Holder:
     host: str
     started_at_milliseconds: int = 0
     boot_id: str = ""
+    public_key: bytes = field(default=b"", compare=False)
+    """The key to which the worker id belongs while the lease lives; empty without one."""
 
     def is_neighbour_of(self, other: "Holder") -> bool:
         """Whether both are processes on one kernel, and their containers are on one engine."""

@@ -21,7 +21,17 @@ from libs.core.master.counts import MasterCounts, Waits, workers_by_role
 from libs.core.master.leader_directory import LeaderDirectory
 from libs.core.master.leadership import Campaign
 from libs.core.master.move_pace import MovePace
-from libs.core.master.registry import Abandon, AskToRegister, Instruction, Registry, Replace, SessionId, Tell, Worker
+from libs.core.master.registry import (
+    Abandon,
+    AskToRegister,
+    Instruction,
+    Refuse,
+    Registry,
+    Replace,
+    SessionId,
+    Tell,
+    Worker,
+)
 from libs.core.master.room_report import room_report
 from libs.core.master.server import CoordinationServer
 from libs.core.master.status import (
@@ -129,6 +139,11 @@ class Master:
     def port(self) -> int:
         """The port on which it listens for workers; 0 before that."""
         return self._server.port
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether workers may be sent here: it leads, or knows who does."""
+        return self._server.is_ready
 
     @property
     def leads(self) -> bool:
@@ -252,6 +267,7 @@ class Master:
         # Changes that arrive while the segments are read may be missing in the result.
         causes = list(self._led_by)
         read_at = self._clock()
+        departures = self._registry.departures
         try:
             with observe("master", "survey"):
                 survey = await self._segments.survey()
@@ -265,6 +281,8 @@ class Master:
         if not self.leads:
             return _RETRY_SECONDS
         self._problem = ""
+        for refuse in self._registry.bind(_keys(survey), departures):
+            self._carry_out(refuse)
         self._registry.cordon(cordons)
         now = self._clock()
         for worker_id, segment_id in self._unacquired.surveyed(survey, read_at):
@@ -359,15 +377,17 @@ class Master:
 
     def register(self, session: SessionId, identity: WorkerIdentity, state: WorkerState) -> None:
         """Handle the registration of a worker on a stream."""
-        log.info(
-            "worker registered",
-            worker=identity.worker_id,
-            instance=identity.instance_id,
-            hostname=identity.hostname,
-            held=sorted(state.held_ids),
-        )
-        self.led_by(trace_headers())
-        for instruction in self._registry.register(session, identity, state, self._clock()):
+        instructions = self._registry.register(session, identity, state, self._clock())
+        if Refuse(session, identity.worker_id) not in instructions:
+            log.info(
+                "worker registered",
+                worker=identity.worker_id,
+                instance=identity.instance_id,
+                hostname=identity.hostname,
+                held=sorted(state.held_ids),
+            )
+            self.led_by(trace_headers())
+        for instruction in instructions:
             self._carry_out(instruction)
         self._wake_if_changed()
 
@@ -401,8 +421,17 @@ class Master:
                 self._server.ask_to_register(session)
             case Replace(session, by):
                 self._server.replace(session, by)
+            case Refuse(session, worker_id):
+                log.warning("worker refused: its worker id belongs to another key", worker=worker_id)
+                self._server.refuse(session, worker_id)
             case Abandon(session):
                 self._server.abandon(session)
+
+
+def _keys(survey: Sequence[SegmentView]) -> dict[str, bytes]:
+    """Return the keys to which worker ids belong by live leases."""
+    leases = (segment.lease for segment in survey)
+    return {lease.holder.worker_id: lease.holder.public_key for lease in leases if lease and lease.holder.public_key}
 
 
 def _drains(decision: Decision) -> str:

@@ -50,7 +50,15 @@ class Abandon:
     session: SessionId
 
 
-Instruction = Tell | AskToRegister | Replace | Abandon
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """End the stream: the worker id belongs to another key."""
+
+    session: SessionId
+    worker_id: str
+
+
+Instruction = Tell | AskToRegister | Replace | Abandon | Refuse
 
 
 class _Undecided(Enum):
@@ -131,6 +139,10 @@ class Registry:
         self._workers: dict[str, Worker] = {}
         # In order of the last heartbeat, so that overdue workers come first.
         self._sessions: OrderedDict[SessionId, Worker] = OrderedDict()
+        # The keys to which worker ids belong: in live leases as last read, and of workers that left since then.
+        self._bound: Mapping[str, bytes] = {}
+        self._left: dict[str, tuple[int, bytes]] = {}
+        self._departures = 0
         self._seniority = 0
         self._last_expiry_check: float | None = None
         self._listening_since = float("-inf")
@@ -153,10 +165,19 @@ class Registry:
     def register(
         self, session: SessionId, identity: WorkerIdentity, state: WorkerState, now: float
     ) -> list[Instruction]:
-        """Register a worker on *session*, for the first time or again. Nothing is decided for it yet."""
+        """Register a worker on *session*, for the first time or again. Nothing is decided for it yet.
+
+        Its key is proven. A worker id that belongs to another key is refused.
+        """
         known = self._workers.get(identity.worker_id)
         instructions: list[Instruction] = []
-        if known is not None and known.identity.instance_id != identity.instance_id:
+        owner = self._owner(identity.worker_id)
+        if owner and identity.public_key != owner:
+            return [Refuse(session, identity.worker_id)]
+        if known is not None and owner and known.identity.public_key != owner:
+            # It came before the leases were read.
+            instructions.append(Refuse(known.session, identity.worker_id))
+        elif known is not None and known.identity.instance_id != identity.instance_id:
             if identity.started_at_milliseconds < known.identity.started_at_milliseconds:
                 # An old process that was frozen or disconnected returns: its successor stays.
                 return [Replace(session, known.identity)]
@@ -226,9 +247,31 @@ class Registry:
             dead.append(worker)
         return dead
 
+    @property
+    def departures(self) -> int:
+        """How many workers have left so far; read it before the leases are read."""
+        return self._departures
+
+    def bind(self, keys: Mapping[str, bytes], departures: int) -> list[Refuse]:
+        """Bind worker ids to the keys in live leases, read after that number of departures.
+
+        Workers that are registered with another key are removed; their streams must end.
+        """
+        self._bound = keys
+        self._left = {worker_id: left for worker_id, left in self._left.items() if left[0] > departures}
+        false = [
+            worker
+            for worker_id, worker in self._workers.items()
+            if worker.identity.public_key != keys.get(worker_id, worker.identity.public_key)
+        ]
+        for worker in false:
+            self._forget_session(worker.session)
+        return [Refuse(worker.session, worker.identity.worker_id) for worker in false]
+
     def clear(self) -> list[SessionId]:
         """Remove all workers, when this master no longer leads; return their streams."""
         sessions = list(self._sessions)
+        self._bound, self._left = {}, {}
         self._sessions.clear()
         self._workers.clear()
         self._changed = False
@@ -291,12 +334,24 @@ class Registry:
     def _assignment(self, worker: Worker) -> Assignment:
         return Assignment(worker.assigned, worker.reason, worker.trace)
 
+    def _owner(self, worker_id: str) -> bytes:
+        """Return the key to which *worker_id* belongs; empty if it belongs to none."""
+        if (key := self._bound.get(worker_id)) is not None:
+            return key
+        if (known := self._workers.get(worker_id)) is not None:
+            return known.identity.public_key
+        return self._left.get(worker_id, (0, b""))[1]
+
     def _forget_session(self, session: SessionId) -> Worker | None:
         worker = self._sessions.pop(session, None)
         if worker is None:
             return None
         if self._workers.get(worker.identity.worker_id) is worker:
             del self._workers[worker.identity.worker_id]
+            self._departures += 1
+            if worker.identity.public_key and (worker.state.held or (worker.assigned and not worker.state.draining)):
+                # It may hold leases that were not read yet.
+                self._left[worker.identity.worker_id] = (self._departures, worker.identity.public_key)
         self._changed = True
         return worker
 

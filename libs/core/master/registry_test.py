@@ -20,7 +20,7 @@ from libs.core.coordination import (
 )
 from libs.core.leases.lease import SegmentView
 from libs.core.master.assignment import decide
-from libs.core.master.registry import UNDECIDED, Abandon, AskToRegister, Registry, Replace, SessionId, Tell
+from libs.core.master.registry import UNDECIDED, Abandon, AskToRegister, Refuse, Registry, Replace, SessionId, Tell
 from libs.core.room import Demand, Need, Room
 from proto.runtime.v1 import coordination_pb2 as pb
 
@@ -31,6 +31,13 @@ HOLDS_7 = WorkerState(held=(HeldSegment(7, 1),), running=2)
 
 def identity(name: str, instance: str = "1", started_at_milliseconds: int = 0) -> WorkerIdentity:
     return WorkerIdentity(name, f"{name}-{instance}", "host", started_at_milliseconds=started_at_milliseconds)
+
+
+OWN, OTHER = b"own-key", b"other-key"
+
+
+def keyed(instance: str, key: bytes, started_at_milliseconds: int = 0) -> WorkerIdentity:
+    return replace(identity("a", instance, started_at_milliseconds), public_key=key)
 
 
 @pytest.fixture
@@ -267,6 +274,84 @@ def test_worker_of_an_older_version_is_understood_and_given_one_segment_at_most(
 def test_master_of_an_older_version_is_understood() -> None:
     assert assignment_from_wire(pb.Assignment(segment_id=7)).segments == {7}
     assert state_to_wire(HOLDS_7).held.segment_id == 7
+
+
+@pytest.mark.parametrize("key", [OTHER, b""], ids=["another key", "no key"])
+@pytest.mark.parametrize("instance", ["1", "2"], ids=["same instance", "another instance"])
+def test_connected_worker_is_not_replaced_by_one_without_its_key(registry: Registry, key: bytes, instance: str) -> None:
+    registry.register(ONE, keyed("1", OWN), IDLE, now=0.0)
+
+    answer = registry.register(TWO, keyed(instance, key, started_at_milliseconds=9), IDLE, now=1.0)
+
+    assert answer == [Refuse(TWO, "a")]
+    assert [(worker.session, worker.identity.public_key) for worker in registry.workers] == [(ONE, OWN)]
+
+
+def test_restarted_worker_with_the_same_key_replaces_its_former_process_at_once(registry: Registry) -> None:
+    registry.register(ONE, keyed("1", OWN), HOLDS_7, now=0.0)
+    registry.bind({"a": OWN}, registry.departures)
+
+    restarted = keyed("2", OWN, started_at_milliseconds=9)
+
+    assert registry.register(TWO, restarted, IDLE, now=1.0) == [Replace(ONE, restarted)]
+    assert [worker.session for worker in registry.workers] == [TWO]
+
+
+@pytest.mark.parametrize("key", [OTHER, b""], ids=["another key", "no key"])
+def test_worker_id_is_bound_to_the_key_of_its_live_lease(registry: Registry, key: bytes) -> None:
+    registry.bind({"a": OWN}, registry.departures)
+    refused = registry.register(ONE, keyed("1", key), IDLE, now=0.0)
+
+    registry.bind({}, registry.departures)
+
+    assert refused == [Refuse(ONE, "a")]
+    assert registry.register(ONE, keyed("1", key), IDLE, now=9.0) == []
+
+
+def test_false_worker_from_before_the_leases_were_read_is_refused_then(registry: Registry) -> None:
+    registry.register(ONE, keyed("1", OTHER), IDLE, now=0.0)
+    registry.register(TWO, identity("b"), IDLE, now=0.0)
+    registry.take_changed()
+
+    refused = registry.bind({"a": OWN}, registry.departures)
+
+    assert refused == [Refuse(ONE, "a")]
+    assert [worker.identity.worker_id for worker in registry.workers] == ["b"]
+    assert registry.take_changed()
+
+
+def test_worker_that_left_is_bound_until_leases_are_read_after_that(registry: Registry) -> None:
+    registry.register(ONE, keyed("1", OWN), HOLDS_7, now=0.0)
+    before = registry.departures
+    registry.leave(ONE)
+
+    registry.bind({}, before)
+    early = registry.register(TWO, keyed("2", OTHER), IDLE, now=1.0)
+    registry.bind({}, registry.departures)
+
+    assert early == [Refuse(TWO, "a")]
+    assert registry.register(TWO, keyed("2", OTHER), IDLE, now=2.0) == []
+
+
+def test_worker_that_left_without_leases_leaves_its_id_free(registry: Registry) -> None:
+    registry.register(ONE, keyed("1", OWN), IDLE, now=0.0)
+    registry.leave(ONE)
+
+    assert registry.register(TWO, keyed("2", OTHER), IDLE, now=1.0) == []
+
+
+def test_worker_of_an_older_version_is_replaced_by_a_newer_one_with_a_key(registry: Registry) -> None:
+    registry.register(ONE, keyed("1", b""), HOLDS_7, now=0.0)
+    newer = keyed("2", OWN, started_at_milliseconds=9)
+
+    assert registry.register(TWO, newer, IDLE, now=1.0) == [Replace(ONE, newer)]
+
+
+def test_new_leader_binds_nothing_that_a_former_term_read(registry: Registry) -> None:
+    registry.bind({"a": OWN}, registry.departures)
+    registry.clear()
+
+    assert registry.register(ONE, keyed("1", OTHER), IDLE, now=0.0) == []
 
 
 class Life(RuleBasedStateMachine):

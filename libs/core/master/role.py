@@ -83,8 +83,8 @@ class MasterRole:
         self._master: Master | None = None
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
-        """Return the routes of the API, the status page, and the probe for the leader."""
-        probe = web.get("/leaderz", self._leaderz)
+        """Return the routes of the API, the status page, and a probe."""
+        probe = web.get("/grpcz", self._grpcz)
         return [*self._api.routes(), *StatusPage(self._api).routes(), probe]
 
     async def build(self, process: Process, settings: MasterSettings) -> None:
@@ -126,10 +126,10 @@ class MasterRole:
             process.lifecycle.part("nats", connection.run)
             process.lifecycle.part("wake-ups", lambda: _heed(WakeUps(connection, process.service.name), master))
 
-    async def _leaderz(self, request: web.Request) -> web.Response:
-        """Answer 200 on the leader, for probes that cannot speak gRPC over TLS."""
-        leads = self._master is not None and self._master.leads
-        return web.json_response({"leads": leads}, status=200 if leads else 503)
+    async def _grpcz(self, request: web.Request) -> web.Response:
+        """Answer the health status of gRPC, for probes that cannot speak it over TLS."""
+        serving = self._master is not None and self._master.is_ready
+        return web.json_response({"serving": serving}, status=200 if serving else 503)
 
     def _show(self, process: Process, settings: MasterSettings, master: Master, name: str) -> None:
         """Serve HTTP, and publish the address."""

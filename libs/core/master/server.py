@@ -27,6 +27,7 @@ from libs.core.observability.tracing import Attributes, Headers, SpanKind, span,
 from libs.core.transport.grpc_listener import GrpcListener
 from libs.core.transport.peer_limits import PeerLimits, address_of
 from libs.core.transport.security import StreamRefused, TransportSecurity
+from libs.core.transport.worker_key import new_challenge, proves
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
 
@@ -82,6 +83,13 @@ class _End:
     details: str
 
 
+@dataclass
+class _Unproven:
+    challenge: bytes
+    identity: WorkerIdentity
+    state: WorkerState
+
+
 class _Stream:
     """The messages to write to one worker: only the latest of each kind."""
 
@@ -89,6 +97,9 @@ class _Stream:
         self.session = session
         self.trace = trace
         self.token = token
+        self.unproven: _Unproven | None = None
+        """The registration whose proof is expected."""
+        self.register_by: asyncio.TimerHandle | None = None
         self._outgoing: dict[str, pb.MasterMessage] = {}
         self._end: _End | None = None
         self._news = asyncio.Event()
@@ -96,6 +107,11 @@ class _Stream:
     def put(self, kind: str, message: pb.MasterMessage) -> None:
         self._outgoing[kind] = message
         self._news.set()
+
+    def refuse(self, code: grpc.StatusCode, details: str) -> None:
+        """End the stream without the messages that are not written yet."""
+        self._outgoing.clear()
+        self.end(code, details)
 
     def end(self, code: grpc.StatusCode, details: str) -> None:
         self._end = self._end or _End(code, details)
@@ -162,6 +178,8 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         self._numbers = itertools.count(1)
         self._health = health.aio.HealthServicer()
         self._listens = False
+        self.is_ready = False
+        """The health status of the process."""
 
     @property
     def port(self) -> int:
@@ -198,6 +216,7 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
 
     async def ready(self, is_ready: bool) -> None:
         """Set the health status of the process, which a standby has as well."""
+        self.is_ready = is_ready
         await self._health.set("", _health(is_ready))
 
     def tell(self, session: SessionId, assignment: Assignment) -> None:
@@ -218,6 +237,15 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
     def abandon(self, session: SessionId) -> None:
         """End the stream of a worker that opened another one."""
         self._end(session, grpc.StatusCode.ABORTED, "this worker opened another stream")
+
+    def refuse(self, session: SessionId, worker_id: str) -> None:
+        """End the stream because its worker id belongs to another worker."""
+        if (stream := self._streams.get(session)) is not None:
+            details = (
+                f"the worker id {worker_id!r} belongs to another worker, which has another key in its TEMP_DIR, as "
+                "long as its lease lives; wait for its end, or set another WORKER_ID"
+            )
+            stream.refuse(grpc.StatusCode.PERMISSION_DENIED, details)
 
     def end_all(self, reason: str) -> None:
         """End all streams because this master no longer leads; workers then look for the leader."""
@@ -270,12 +298,11 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
     async def _read(self, stream: _Stream, messages: AsyncIterator[pb.WorkerMessage]) -> None:
         loop = asyncio.get_running_loop()
         details = f"no registration within {self._register_within_seconds:g} s"
-        unregistered = loop.call_later(
+        stream.register_by = loop.call_later(
             self._register_within_seconds, stream.end, grpc.StatusCode.DEADLINE_EXCEEDED, details
         )
         try:
             async for message in messages:
-                unregistered.cancel()
                 self._receive(stream, message)
             stream.end(grpc.StatusCode.OK, "the worker closed its stream")
         except grpc.RpcError:
@@ -285,7 +312,7 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
             log.exception("a worker's message could not be handled", session=stream.session)
             stream.end(grpc.StatusCode.INTERNAL, "the message could not be handled")
         finally:
-            unregistered.cancel()
+            stream.register_by.cancel()
 
     async def _check_tokens_for_ever(self) -> None:
         """End the streams of workers whose token is not accepted any more."""
@@ -305,14 +332,39 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
             self._take(stream, kind, message)
 
     def _take(self, stream: _Stream, kind: str | None, message: pb.WorkerMessage) -> None:
-        if kind == "heartbeat":
-            self._coordinator.heartbeat(stream.session, state_from_wire(message.heartbeat))
-            return
-        identity, state = register_from_wire(message.register)
-        if kind != "register" or not identity.worker_id or not identity.instance_id:
-            details = "a registration requires worker_id and instance_id"
-            stream.end(grpc.StatusCode.INVALID_ARGUMENT, details)
-            return
+        match kind:
+            case "heartbeat" if stream.unproven is not None:
+                stream.unproven.state = state_from_wire(message.heartbeat)
+            case "heartbeat":
+                self._coordinator.heartbeat(stream.session, state_from_wire(message.heartbeat))
+            case "register":
+                self._challenge(stream, *register_from_wire(message.register))
+            case "proof" if stream.unproven is not None:
+                self._check(stream, stream.unproven, message.proof.signature)
+            case _:
+                stream.end(grpc.StatusCode.INVALID_ARGUMENT, "a registration requires worker_id and instance_id")
+
+    def _challenge(self, stream: _Stream, identity: WorkerIdentity, state: WorkerState) -> None:
+        stream.unproven = None
+        if not identity.worker_id or not identity.instance_id:
+            stream.end(grpc.StatusCode.INVALID_ARGUMENT, "a registration requires worker_id and instance_id")
+        elif not identity.public_key:
+            self._register(stream, identity, state)
+        else:
+            stream.unproven = _Unproven(new_challenge(), identity, state)
+            stream.put("challenge", pb.MasterMessage(challenge=pb.Challenge(nonce=stream.unproven.challenge)))
+
+    def _check(self, stream: _Stream, unproven: _Unproven, signature: bytes) -> None:
+        identity, stream.unproven = unproven.identity, None
+        if proves(identity.public_key, signature, unproven.challenge, identity.worker_id, identity.instance_id):
+            self._register(stream, identity, unproven.state)
+        else:
+            log.warning("worker refused: it did not prove its key", worker=identity.worker_id)
+            stream.refuse(grpc.StatusCode.PERMISSION_DENIED, "the signature is not by the key of the registration")
+
+    def _register(self, stream: _Stream, identity: WorkerIdentity, state: WorkerState) -> None:
+        if stream.register_by is not None:
+            stream.register_by.cancel()
         stream.put("registered", self._registered)
         about: Attributes = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": "Coordinate"}
         with span("register worker", parent=stream.trace, kind=SpanKind.SERVER, attributes=about) as made:

@@ -45,7 +45,7 @@ FLUSH_SECONDS = 3.0
 _HOPELESS_FLUSH_SECONDS = 0.5
 _QUIET_SECONDS = 600.0
 _EXCLUDED = "OTEL_PYTHON_AIOHTTP_SERVER_EXCLUDED_URLS"
-_PROBES = "/(healthz|readyz|leaderz|metrics)$"
+_PROBES = "/(healthz|readyz|grpcz|metrics)$"
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,8 @@ class LeaseUpdates:
             "epoch": {"$add": [_EPOCH, 1]},
             "expires_at": self._expiry,
         }
+        if holder.public_key:
+            granted["public_key"] = holder.public_key.hex()
         # One request that either grants or returns the current holder: no second read of a possibly different state.
         may_take = {"$and": [in_time, {"$or": takeable}]}
         document = await self._collection.find_one_and_update(
@@ -208,6 +210,7 @@ def holder_of(document: Mapping[str, Any]) -> Holder | None:
         lease["host"],
         lease.get("started_at_milliseconds") or 0,
         lease.get("boot_id") or "",
+        bytes.fromhex(lease.get("public_key") or ""),
     )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ class Registrations:
 
     leads = True
     leader = "this"
+
+    async def leader_addresses(self) -> Sequence[str]:
+        return ()
 
     def __init__(self) -> None:
         self.registered: list[str] = []

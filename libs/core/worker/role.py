@@ -1,5 +1,6 @@
 """A worker process, the same for all three services except for the segment handler."""
 
+import asyncio
 import secrets
 import socket
 import time
@@ -39,6 +40,7 @@ from libs.core.store.partitions import PartitionStore
 from libs.core.store.processes import KnownProcess, ProcessStore
 from libs.core.store.runs import RunStore
 from libs.core.transport.security import TransportSecurity
+from libs.core.transport.worker_key import WorkerKey
 from libs.core.worker.api import WorkerApi
 from libs.core.worker.handler import SegmentHandler
 from libs.core.worker.metrics import WorkerCollector
@@ -142,6 +144,7 @@ class WorkerRole:
         """Declare the worker's parts, in the order of their dependencies."""
         context = await self._open(process, settings)
         backend = await self._prepare(context)
+        key = await asyncio.to_thread(WorkerKey.load, settings.containers.temp_dir)
         identity = WorkerIdentity(
             worker_id=settings.identity.worker_id,
             instance_id=uuid.uuid4().hex,
@@ -150,6 +153,7 @@ class WorkerRole:
             version=runtime_version(),
             http_port=process.http.port,
             started_at_milliseconds=time.time_ns() // 1_000_000,
+            public_key=key.public,
         )
         worker = Worker(
             identity,
@@ -163,6 +167,7 @@ class WorkerRole:
             stop_grace_seconds=settings.containers.stop_grace_seconds,
             security=TransportSecurity.of(settings.transport, process.service.name),
             folders=backend.folders,
+            key=key,
         )
         self._worker = worker
         views = EntityViews(process.database, process.service.collection)

@@ -31,6 +31,7 @@ from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe, record
 from libs.core.observability.tracing import OpenSpan, begin
 from libs.core.transport.security import TransportSecurity
+from libs.core.transport.worker_key import WorkerKey
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
 
@@ -80,6 +81,7 @@ class MasterSession:
         assigned: called with each assignment, also with repeated ones.
         heartbeat_interval_seconds: used until a master sets the interval.
         security: what it proves to masters, and requires of them.
+        key: of the public key in *identity*; None without one.
     """
 
     def __init__(
@@ -93,7 +95,10 @@ class MasterSession:
         heartbeat_interval_seconds: float = 2.0,
         backoff: Backoff | None = None,
         security: TransportSecurity | None = None,
+        key: WorkerKey | None = None,
     ) -> None:
+        self._key = key
+        self._challenge: bytes | None = None
         self._security = security or TransportSecurity()
         self._renewing = False
         self._plain_named = False
@@ -155,6 +160,7 @@ class MasterSession:
     async def _one_stream(self, target: str, connect_seconds: float) -> str:
         """Open one stream and use it until it ends; return the reason."""
         self._must_register = True
+        self._challenge = None
         # A failed attempt is not exported: while the master is down there is one every two seconds.
         self._joining = begin("join master", parent={}, attributes={"server.address": target})
         self._renewing = False
@@ -228,6 +234,10 @@ class MasterSession:
                 if self._must_register:
                     self._must_register = False
                     message = pb.WorkerMessage(register=register_to_wire(self._identity, state))
+                elif self._challenge is not None and self._key is not None:
+                    signed = self._key.sign(self._challenge, self._identity.worker_id, self._identity.instance_id)
+                    self._challenge = None
+                    message = pb.WorkerMessage(proof=pb.Proof(signature=signed))
                 else:
                     message = pb.WorkerMessage(heartbeat=state_to_wire(state))
                 with observe("grpc", f"send {message.WhichOneof('kind')}"):
@@ -249,6 +259,9 @@ class MasterSession:
                 with self._joining.entered():
                     log.info("registered with the master", master=registered.master_id)
                 self._joining.end("registered")
+            case "challenge":
+                self._challenge = message.challenge.nonce
+                self._wake.set()
             case "assignment":
                 self._assigned(assignment_from_wire(message.assignment))
             case "register_again":

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ import pytest
 from libs.core.aio.backoff import Backoff
 from libs.core.coordination import Assignment, HeldSegment, WorkerIdentity, WorkerState
 from libs.core.http.health import Readiness
+from libs.core.transport.worker_key import WorkerKey, new_challenge, proves
 from libs.core.worker.session import MasterSession, WorkerReplaced
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
@@ -69,18 +71,21 @@ async def serving(master: Scripted, port: int, host: str = "127.0.0.1") -> Async
 class Worker:
     """A session with a state that the test sets."""
 
-    def __init__(self, *ports: int, host: str = "127.0.0.1") -> None:
+    def __init__(self, *ports: int, host: str = "127.0.0.1", key: WorkerKey | None = None) -> None:
         self.state = WorkerState()
         self.assignments: list[Assignment] = []
         self.readiness = Readiness()
         self.backoff = Backoff(initial_seconds=0.02, cap_seconds=0.1)
         self.session = MasterSession(
-            WorkerIdentity("a", "a-1", "host-1", "here", "1.2", 8080, 77),
+            WorkerIdentity(
+                "a", "a-1", "host-1", "here", "1.2", 8080, 77, public_key=key.public if key is not None else b""
+            ),
             [f"{host}:{port}" for port in ports],
             state=lambda: self.state,
             assigned=self.assignments.append,
             readiness=self.readiness,
             backoff=self.backoff,
+            key=key,
         )
         self.task = asyncio.create_task(self.session.run())
 
@@ -104,6 +109,30 @@ async def test_session_registers_completely_and_sends_heartbeats() -> None:
     assert (register.state.held.segment_id, register.state.held.epoch, register.state.running) == (4, 2, 3)
     assert {message.WhichOneof("kind") for message in master.received[1:]} == {"heartbeat"}
     assert master.received[1].heartbeat == register.state
+
+
+async def test_worker_with_a_key_answers_a_challenge_and_an_older_master_needs_none(tmp_path: Path) -> None:
+    challenges: list[bytes] = []
+
+    async def challenging(master: Scripted, context: Any) -> None:
+        await master.read(context)
+        if master.streams == 2:
+            challenges.append(new_challenge())
+            await context.write(pb.MasterMessage(challenge=pb.Challenge(nonce=challenges[0])))
+            while (await master.read(context)).WhichOneof("kind") != "proof":
+                pass
+        await context.write(REGISTERED)
+        await context.abort(grpc.StatusCode.ABORTED, "to see another stream")
+
+    port, master, key = free_port(), Scripted(challenging), WorkerKey.load(tmp_path)
+    async with serving(master, port), Worker(port, key=key) as worker:
+        await eventually(lambda: master.streams > 2)
+        assert worker.session.master_id in (None, "m")
+
+    registers = [message.register for message in master.received if message.WhichOneof("kind") == "register"]
+    proofs = [message.proof.signature for message in master.received if message.WhichOneof("kind") == "proof"]
+    assert {register.public_key for register in registers} == {key.public}
+    assert [proves(key.public, proof, challenges[0], "a", "a-1") for proof in proofs] == [True]
 
 
 async def test_state_change_is_sent_at_once() -> None:

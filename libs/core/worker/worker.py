@@ -14,6 +14,7 @@ from libs.core.observability.log import get_logger
 from libs.core.room import Room
 from libs.core.store.leases import LeaseStore
 from libs.core.transport.security import TransportSecurity
+from libs.core.transport.worker_key import WorkerKey
 from libs.core.worker.handler import SegmentHandler
 from libs.core.worker.neighbours import Neighbours
 from libs.core.worker.segment_owners import SegmentOwners
@@ -93,6 +94,7 @@ class Worker:
         stop_grace_seconds: from SIGTERM to SIGKILL when a segment is released.
         security: what it proves to masters, and requires of them.
         folders: None when this worker takes over from no other one, and no other one from it.
+        key: of the public key in *identity*.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Worker:
         stop_grace_seconds: float = 30.0,
         security: TransportSecurity | None = None,
         folders: EngineFolders | None = None,
+        key: WorkerKey | None = None,
         clock: Callable[[], float] = boot_seconds,
     ) -> None:
         self._identity = identity
@@ -122,6 +125,7 @@ class Worker:
             identity.host,
             identity.started_at_milliseconds,
             boot_id() if folders is not None else "",
+            identity.public_key,
         )
         self._owners = SegmentOwners(
             leases,
@@ -150,6 +154,7 @@ class Worker:
             readiness=readiness,
             heartbeat_interval_seconds=heartbeat_interval_seconds,
             security=security,
+            key=key,
         )
 
     async def run(self) -> None:

@@ -22,6 +22,7 @@ from libs.core.store.client import Database, StoreUnavailable
 from libs.core.store.cordons import CordonStore
 from libs.core.store.leases import LeadershipStore, LeaseStore
 from libs.core.store.processes import ProcessStore
+from libs.core.transport.worker_key import WorkerKey
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.session import MasterSession
 from libs.core.worker.worker import EngineFolders, EngineView, Worker
@@ -308,6 +309,7 @@ class Cluster:
         handler: FakeHandler | None = None,
         leases: LeaseStore | None = None,
         folders: EngineFolders | None = None,
+        key: WorkerKey | None = None,
     ) -> RunningWorker:
         """Start a worker; under the name of an earlier one it is another process of the same worker.
 
@@ -318,7 +320,14 @@ class Cluster:
         host = host or f"host-of-{name}"
         handler = handler or FakeHandler(self.world, host)
         worker = Worker(
-            WorkerIdentity(name, f"{name}-{self._instances}", host, name, started_at_milliseconds=self._instances),
+            WorkerIdentity(
+                name,
+                f"{name}-{self._instances}",
+                host,
+                name,
+                started_at_milliseconds=self._instances,
+                public_key=key.public if key is not None else b"",
+            ),
             [f"127.0.0.1:{port}" for port in self.ports],
             leases=leases or self.leases,
             handler=handler,
@@ -332,6 +341,7 @@ class Cluster:
             heartbeat_interval_seconds=0.1,
             stop_grace_seconds=1.0,
             folders=folders,
+            key=key,
         )
         running = RunningWorker(worker, handler, readiness, asyncio.create_task(worker.run(), name=name))
         self._started.append(running)
