@@ -348,6 +348,7 @@ async def test_earlier_run_in_the_way_is_ended_noted_and_removed_before_the_star
     assert await attempt(Policy(host)).carry_out() == "finished"
     assert host.calls[:4] == ["stopped r0", "noted r0", "removed r0", "made r"]
     assert host.stops[0] == ("r0", 9.0, EndReason.STOPPED)
+    assert seconds() < 0.5, "it is no failed start: there is no backoff"
 
 
 @in_virtual_time
@@ -684,6 +685,15 @@ async def test_room_is_kept_for_a_run_while_it_starts() -> None:
     assert executable().room.name in during.by_name
     assert after is not None
     assert after.by_name == {}
+
+
+# --- results
+
+
+@pytest.mark.parametrize(("reason", "succeeded"), [(EndReason.FINISHED, True), (EndReason.ERROR, False)])
+def test_only_a_finished_attempt_succeeded_and_none_is_repeated_by_default(reason: EndReason, succeeded: bool) -> None:
+    result = AttemptResult(reason)
+    assert (result.succeeded, result.again) == (succeeded, False)
 
 
 # --- deaths

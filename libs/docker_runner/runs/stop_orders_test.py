@@ -29,7 +29,7 @@ class Stopping:
     """A stop that lasts as long as its grace; *orders* are those that it was called with."""
 
     def __init__(self, faults: dict[str, Exception] | None = None) -> None:
-        self.latest = STOP
+        self.latest: StopOrder | None = STOP
         self.wake = Wake()
         self.orders: list[str] = []
         self.cancelled: list[str] = []
@@ -50,7 +50,7 @@ class Stopping:
         order, ended = await stop_by_order(self.stop, STOP, latest=lambda: self.latest, wake=self.wake)
         return order.reason, ended.exit_code
 
-    def change_at(self, at: float, latest: StopOrder) -> None:
+    def change_at(self, at: float, latest: StopOrder | None) -> None:
         def change() -> None:
             self.latest = latest
             self.wake.set()
@@ -82,6 +82,14 @@ async def test_later_order_with_a_shorter_grace_ends_the_container_and_cancels_t
 async def test_later_order_without_a_shorter_grace_changes_nothing(grace_seconds: float) -> None:
     stopping = Stopping()
     stopping.change_at(2.0, StopOrder("changed", grace_seconds))
+    assert await stopping.carried_out() == ("stopped", 143)
+    assert (stopping.orders, seconds()) == (["stopped"], 30.0)
+
+
+@in_virtual_time
+async def test_order_that_is_withdrawn_while_the_container_ends_changes_nothing() -> None:
+    stopping = Stopping()
+    stopping.change_at(2.0, None)
     assert await stopping.carried_out() == ("stopped", 143)
     assert (stopping.orders, seconds()) == (["stopped"], 30.0)
 
