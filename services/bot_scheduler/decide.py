@@ -38,9 +38,14 @@ class Claim:
 
 @dataclass(frozen=True)
 class Wait:
-    """Nothing to do until *until* (Unix seconds); None: until the document changes or its run ends."""
+    """Nothing to do until *until* (Unix seconds); None: until the document changes or its run ends.
+
+    Attributes:
+        ahead: whether the decision may be made some time before *until*: it is then a claim of that firing.
+    """
 
     until: float | None = field(default=None)
+    ahead: bool = False
 
 
 def decide(state: ScheduleState, now: float, *, busy: bool, ahead_seconds: float = 0.0) -> Claim | Wait:
@@ -59,7 +64,7 @@ def decide(state: ScheduleState, now: float, *, busy: bool, ahead_seconds: float
     if state.next_at is None or state.next_at <= state.fired_at or not state.runnable:
         return _pass_by(state, state.definition, now)
     if state.next_at > (now if busy else now + ahead_seconds):
-        return Wait(state.next_at)
+        return Wait(state.next_at, ahead=not busy)
     return _due(state, state.definition, state.next_at, now, busy)
 
 

@@ -24,7 +24,7 @@ def schedule(
 
 
 def test_nothing_is_done_before_the_time() -> None:
-    assert decide(schedule(), T - 0.5, busy=False) == Wait(T)
+    assert decide(schedule(), T - 0.5, busy=False, ahead_seconds=0.25) == Wait(T, ahead=True)
 
 
 def test_a_firing_is_claimed_with_the_one_after_it() -> None:

@@ -30,7 +30,7 @@ from services.bot_scheduler.run import ScheduledRun, ScheduleKit
 from services.bot_scheduler.schedule_claims import Entry, ScheduleClaims
 from services.bot_scheduler.state import FIRING, LAST_RUN, Cause, Condition, Firing, ScheduleState
 from services.bot_scheduler.takeover import Takeover
-from services.bot_scheduler.timer_queue import TimerQueue
+from services.bot_scheduler.timer_queue import DecisionTimes
 
 log = get_logger(__name__)
 
@@ -44,11 +44,6 @@ _PAGE = 50
 _LONGEST_SLEEP_SECONDS = 30.0
 # Interval of checking schedules that still have a run elsewhere.
 _ELSEWHERE_SECONDS = 1.0
-# A claim and the record of its run take two round trips and a little for each schedule that is due at the same moment.
-# Made so much earlier, they are there when the moment comes.
-_AHEAD_SECONDS = 0.05
-_AHEAD_SECONDS_EACH = 0.002
-_MOST_AHEAD_SECONDS = 2.0
 _LONGEST_RETRY_SECONDS = 5.0
 # Of a schedule whose claim was not written.
 _FIRST_SETBACK_SECONDS = 0.05
@@ -78,7 +73,7 @@ class SegmentScheduler:
         self._clock = clock
         self._states: dict[str, ScheduleState] = {}
         self._runs: dict[str, ScheduledRun] = {}
-        self._timers = TimerQueue()
+        self._times = DecisionTimes()
         self._pulse = Wake()
         self._claiming: set[str] = set()
         self._elsewhere: set[str] = set()
@@ -87,7 +82,6 @@ class SegmentScheduler:
         self._fenced = False
         self._stock_taken = False
         self._taken_over = False
-        self._ahead = (0.0, 0.0)
 
     @property
     def running(self) -> int:
@@ -214,7 +208,7 @@ class SegmentScheduler:
 
     def _forget(self, schedule_id: str) -> None:
         self._states.pop(schedule_id, None)
-        self._timers.put(schedule_id, None)
+        self._times.put(schedule_id, None)
         self._setbacks.worked(schedule_id)
         if (run := self._runs.get(schedule_id)) is not None:
             run.stop(StopReason.DELETED)
@@ -227,11 +221,12 @@ class SegmentScheduler:
         # Decided by the stored state and not at the write: its writer may have died or lost the response.
         if (run := self._runs.get(schedule_id)) is not None and replaces(state, run.firing):
             run.stop(StopReason.REPLACED)
-        decision = decide(state, self._clock(), busy=self._is_busy(state))
-        at = decision.until if isinstance(decision, Wait) else 0.0
-        if at is not None and (left_seconds := self._setbacks.left_seconds(schedule_id)):
-            at = max(at, self._clock() + left_seconds)
-        self._timers.put(schedule_id, at)
+        now = self._clock()
+        decision = decide(state, now, busy=self._is_busy(state))
+        wait = decision if isinstance(decision, Wait) else Wait(0.0)
+        if wait.until is not None and (left_seconds := self._setbacks.left_seconds(schedule_id)):
+            wait = Wait(now + left_seconds if wait.ahead else max(wait.until, now + left_seconds))
+        self._times.put(schedule_id, wait.until, ahead=wait.ahead)
 
     def _is_busy(self, state: ScheduleState) -> bool:
         return state.id in self._runs or state.id in self._elsewhere or state.firing is not None
@@ -255,19 +250,11 @@ class SegmentScheduler:
         )
 
     def _pause(self) -> float:
-        first = self._timers.first()
+        now = self._clock()
+        first = self._times.first(now)
         if first is None or not self._owned.proven():
             return 0.2 if first is not None else _LONGEST_SLEEP_SECONDS
-        return min(_LONGEST_SLEEP_SECONDS, first - self._ahead_of(first) - self._clock())
-
-    def _ahead_of(self, first: float) -> float:
-        """How long before *first*, the earliest time there is, its claims begin."""
-        number = self._timers.count_until(max(first, self._clock()))
-        ahead = min(_MOST_AHEAD_SECONDS, _AHEAD_SECONDS + _AHEAD_SECONDS_EACH * number)
-        # With each batch that is claimed fewer are left; the next one follows at once all the same.
-        known_first, known = self._ahead
-        self._ahead = (first, max(ahead, known) if first == known_first else ahead)
-        return self._ahead[1]
+        return min(_LONGEST_SLEEP_SECONDS, first - now)
 
     async def fire_once(self, tasks: asyncio.TaskGroup) -> None:
         """Claim what is due now, and begin its runs in *tasks*.
@@ -276,9 +263,8 @@ class SegmentScheduler:
             Retryable: the outcome of the claims is unknown; they are checked again.
         """
         now = self._clock()
-        first = self._timers.first()
-        ahead = self._ahead_of(first) if first is not None else 0.0
-        ids = self._timers.take_until(now + ahead, _MOST_CLAIMS)
+        ahead = self._times.ahead_seconds(now)
+        ids = self._times.take(now, ahead, _MOST_CLAIMS)
         entries = [entry for schedule_id in ids if (entry := self._entry(schedule_id, now, ahead)) is not None]
         if not entries:
             return
@@ -310,17 +296,14 @@ class SegmentScheduler:
             return self._decided(state, now, ahead)
         except Exception as error:  # noqa: BLE001 - of this schedule alone
             unexpected("decide on schedule", error, schedule=schedule_id)
-            self._timers.put(schedule_id, now + ahead + self._setbacks.failed(schedule_id))
+            self._times.put(schedule_id, now + self._setbacks.failed(schedule_id))
             return None
 
     def _decided(self, state: ScheduleState, now: float, ahead: float) -> Entry | None:
-        busy = self._is_busy(state)
-        decision = decide(state, now, busy=busy, ahead_seconds=ahead)
+        decision = decide(state, now, busy=self._is_busy(state), ahead_seconds=ahead)
         if isinstance(decision, Claim):
             return self._claims.entry(state, decision)
-        # Claims are decided *ahead* of their time. A busy schedule is decided when it is due or when its run ends.
-        until = decision.until + ahead if busy and decision.until is not None else decision.until
-        self._timers.put(state.id, until)
+        self._times.put(state.id, decision.until, ahead=decision.ahead)
         return None
 
     async def _sort_out(self, entries: Sequence[Entry], tasks: asyncio.TaskGroup) -> None:
