@@ -165,6 +165,11 @@ class Executable:
     owner: str = ""
 
     @property
+    def need(self) -> Need:
+        """The part of its limits that counts against the engine's room and its owner's quota."""
+        return self.limits.need
+
+    @property
     def room(self) -> RoomRequest:
         """The room that its container needs."""
         return self.limits.room(container_name(self.service, self.scope, self.id), self.priority)

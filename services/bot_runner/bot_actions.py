@@ -18,6 +18,7 @@ from libs.core.errors import Retryable, RuntimeFault, UserError
 from libs.core.observability.log import get_logger
 from libs.core.process.isolation import isolated, unexpected
 from libs.core.room import Need
+from libs.core.store.owner_quotas import LOOK_SECONDS, OwnerQuotas
 from libs.core.store.releases import Rejection
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.containers import endings
@@ -74,6 +75,7 @@ class BotActions:
         runner: AttemptEngine,
         records: BotRecords,
         memory: RestartMemory,
+        quotas: OwnerQuotas,
         stop_grace_seconds: float,
         policy: RestartPolicy | None = None,
         clock: Callable[[], float] = time.time,
@@ -82,12 +84,19 @@ class BotActions:
         self._runner = runner
         self._records = records
         self._memory = memory
+        self._quotas = quotas
         self._stop_grace = stop_grace_seconds
         self._policy = policy or RestartPolicy()
         self._clock = clock
         self._fallback = Fallback(records=records, memory=memory, policy=self._policy, clock=clock)
+        self._over_quota: set[str] = set()
         self._unseen: dict[str, tuple[Executable, str]] = {}
         self._stopping: dict[str, _Stopping] = {}
+
+    @property
+    def over_quota(self) -> Collection[str]:
+        """The bots that wait for the quota of their owner, so that more room on engines would not help them."""
+        return self._over_quota
 
     async def look_after_starts(self, present: Sequence[ManagedContainer], under_way: Collection[str]) -> None:
         """Record the starts of unknown outcome that failed. *present* are all existing containers.
@@ -146,10 +155,14 @@ class BotActions:
         """
         self._memory.forget_all_but(desired)
         self._records.forget_all_but(desired)
+        self._over_quota.intersection_update(desired.keys() - absent.keys())
         for container in kept:
             status = self._running(container, held_up.get(container.id))
+            bot = desired[container.id]
             with isolated("settle bot"):
-                await self._records.running(container, status, stored_status=desired[container.id].stored_status)
+                await self._records.running(container, status, stored_status=bot.stored_status)
+                if bot.runnable is not None:
+                    await self._quotas.count(bot.runnable, container.run_id)
         for bot_id, reason in absent.items():
             bot = desired[bot_id]
             rejection = bot.rejection if reason is StopReason.REJECTED else None
@@ -169,10 +182,17 @@ class BotActions:
         """Write into a bot's document that it waits for room, and for how much."""
         await self._write_waiting(bot.executable, detail, bot.shortage.need, since)
 
-    async def _write_waiting(self, executable: Executable, detail: str, need: Need, since: datetime) -> None:
+    async def _wait_for_quota(self, executable: Executable, refusal: str) -> None:
+        self._over_quota.add(executable.id)
+        await self._write_waiting(executable, f"waiting: {refusal}", None, utc_now())
+        history = self._memory.history_of(executable.id)
+        self._memory.set_history(executable.id, replace(history, not_before=self._clock() + LOOK_SECONDS))
+
+    async def _write_waiting(self, executable: Executable, detail: str, need: Need | None, since: datetime) -> None:
         versions = self._of_versions(executable.id, executable.revision)
         said = f"{detail}; {versions.detail}" if versions.detail else detail
-        history = self._memory.history_of(executable.id)
+        # What it waits for now is no backoff.
+        history = replace(self._memory.history_of(executable.id), not_before=0.0)
         await self._records.write_status(
             BotStatus(
                 executable.id,
@@ -202,6 +222,10 @@ class BotActions:
             rejection=versions.rejection,
             running_revision=versions.running_revision,
         )
+        if (refusal := await self._quotas.admit(executable)) != "":
+            await self._wait_for_quota(executable, refusal)
+            return
+        self._over_quota.discard(executable.id)
         alive_at = await self._records.begin(executable)
         if alive_at is not None:
             log.info("bot waits: an earlier run is being stopped elsewhere", worker_of_earlier_run=alive_at)
@@ -219,6 +243,8 @@ class BotActions:
         except UserError as error:
             log.warning("bot rejected", reason=str(error))
             await self._records.not_begun(executable, str(error))
+            # A bot that cannot start must not keep others of its owner from starting.
+            await self._quotas.give_up(executable)
             await self._refused(starting, executable, error)
         except Exception as error:  # noqa: BLE001 - whatever it was, its owner sees it, and the bot is tried again
             await self._not_started(executable, starting, error)

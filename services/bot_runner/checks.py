@@ -10,6 +10,7 @@ from libs.core.aio.wake import Wake
 from libs.core.errors import Retryable, UserError
 from libs.core.observability.log import bound_context, get_logger
 from libs.core.process.isolation import unexpected
+from libs.core.store.owner_quotas import OwnerQuotas
 from libs.docker_runner.executable import Executable
 from services.bot_runner.restart_memory import RestartMemory
 from services.bot_runner.restarts import RestartPolicy
@@ -35,12 +36,14 @@ class VersionChecks:
         self,
         *,
         runner: Checker,
+        quotas: OwnerQuotas,
         memory: RestartMemory,
         wake: Wake,
         policy: RestartPolicy | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._runner = runner
+        self._quotas = quotas
         self._memory = memory
         self._wake = wake
         self._policy = policy or RestartPolicy()
@@ -79,6 +82,9 @@ class VersionChecks:
     async def _verdict(self, executable: Executable) -> Verdict:
         try:
             etag = await self._runner.check(executable)
+            if (misfit := await self._quotas.misfit(executable)) != "":
+                log.info("version does not fit into a quota", revision=executable.revision, reason=misfit)
+                return self._unknown(executable, misfit)
         except UserError as error:
             log.warning("version rejected", revision=executable.revision, reason=str(error))
             again_at = self._clock() + self._policy.cap_seconds

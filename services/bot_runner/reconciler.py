@@ -146,7 +146,7 @@ class SegmentReconciler:
         waiting = {wait.id: wait for wait in decided.waiting if wait.id not in unsettled}
         self._waiting.become({wait.id: (wait.executable.room, wait.shortage) for wait in waiting.values()})
         self._demand = Demand.of(
-            (executable.limits.need for executable in wanted.values()),
+            (one.limits.need for bot_id, one in wanted.items() if bot_id not in self._actions.over_quota),
             self._waiting.needs(),
         )
         self._setbacks.forget_all_but([_key(action) for action in decided.actions])

@@ -6,6 +6,7 @@ checks new versions before they replace what runs, `BotActions` acts, and `BotRe
 
 from collections.abc import Mapping
 
+from libs.core.errors import UserError
 from libs.core.process.process import run_process
 from libs.core.process.service import BOT_RUNNER
 from libs.core.worker.handler import OwnedSegment
@@ -31,6 +32,8 @@ def main(flags: Mapping[str, object]) -> int:
 async def prepare(context: WorkerContext) -> WorkerBackend:
     """Connect to the engine and the storage, and create the backend."""
     settings = context.settings
+    if settings.quotas.cpus and settings.containers.cpus is None:
+        raise UserError("QUOTA_CPUS needs BOT_CPUS: a bot without a CPU limit may use all CPUs of its engine")
     docker = await open_docker_host(context, priority=Priority.BOT)
 
     def records(owned: OwnedSegment) -> BotRecords:
@@ -60,10 +63,11 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
                 runner=docker.runner,
                 records=segment_records,
                 memory=memory,
+                quotas=context.quotas,
                 stop_grace_seconds=settings.containers.stop_grace_seconds,
             ),
             records=segment_records,
-            checks=VersionChecks(runner=docker.runner, memory=memory, wake=owned.wake),
+            checks=VersionChecks(runner=docker.runner, quotas=context.quotas, memory=memory, wake=owned.wake),
             room=docker.runner.room,
             scan_interval_seconds=settings.scan.scan_interval_seconds,
         )

@@ -26,6 +26,7 @@ LABELS = {
     "outcome": "`ok`, `refused` (answered with a refusal), `error`, `cancelled` (by the caller); "
     "of events and autoscaler rounds: the result",
     "part": "of the room on an engine: `total`, `free`",
+    "quota": "`count`, `memory`, `cpus`, `starts`",
     "reason": "the reason, from a fixed list",
     "source": "`cache`, `storage`",
     "state": "a state of a segment or an entity; every state is always exposed",

@@ -12,6 +12,7 @@ from libs.core.config.coordination_settings import (
     ScanSettings,
 )
 from libs.core.config.process_settings import HttpSettings, LogSettings, MetricsSettings, TracingSettings
+from libs.core.config.quota_settings import QuotaSettings
 from libs.core.config.retention_settings import HistorySettings, RetentionSettings
 from libs.core.config.secret_settings import SecretSettings
 from libs.core.config.settings_loader import Group
@@ -39,4 +40,5 @@ GROUPS: tuple[type[Group], ...] = (
     MaximaSettings,
     ImageSettings,
     SecretSettings,
+    QuotaSettings,
 )

@@ -181,6 +181,10 @@ class EntityStore:
             document = await self._entities.find_one({"id": entity_id})
         return Entity.of(document, await self.holds.current()) if document is not None else None
 
+    async def some(self, entity_ids: Iterable[str]) -> dict[str, Entity]:
+        """Return those of these entities that exist, by id."""
+        return {entity.id: entity for entity in await self._find({"id": {"$in": list(entity_ids)}})}
+
     async def in_segment(self, segment_id: int) -> list[Entity]:
         """Return the entities of a segment by id, including held and disabled ones."""
         return await self._find({"segment_id": segment_id})

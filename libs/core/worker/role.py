@@ -17,6 +17,7 @@ from libs.core.config.connection_settings import NatsSettings, StorageSettings
 from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings
 from libs.core.config.coordination_settings import CoordinationSettings, LeaseSettings, PartitionSettings, ScanSettings
 from libs.core.config.process_settings import MetricsSettings
+from libs.core.config.quota_settings import QuotaSettings
 from libs.core.config.retention_settings import HistorySettings
 from libs.core.config.secret_settings import SecretSettings
 from libs.core.config.transport_settings import TransportSettings
@@ -36,6 +37,8 @@ from libs.core.store.entity_views import EntityViews
 from libs.core.store.entity_writer import Derive
 from libs.core.store.failures import FailureStore
 from libs.core.store.leases import LeaseStore
+from libs.core.store.live_runs import LiveRuns
+from libs.core.store.owner_quotas import OwnerQuotas, quota_of
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.processes import KnownProcess, ProcessStore
 from libs.core.store.runs import RunStore
@@ -61,6 +64,7 @@ class WorkerSettings(ProcessSettings):
     maxima: MaximaSettings
     images: ImageSettings
     secrets: SecretSettings
+    quotas: QuotaSettings
     scan: ScanSettings
     history: HistorySettings
     metrics: MetricsSettings
@@ -81,6 +85,7 @@ class WorkerContext:
     entities: EntityStore
     runs: RunStore
     leases: LeaseStore
+    quotas: OwnerQuotas
     wake_ups: WakeUps
     connection: NatsConnection | None
     owns: Callable[[int], bool]
@@ -228,13 +233,21 @@ class WorkerRole:
             process.lifecycle.on_stop(
                 "stop reading events", lambda: process.lifecycle.end_part("events"), limit_seconds=5
             )
+        leases = LeaseStore(process.lease_database, settings.lease.life_seconds)
         return WorkerContext(
             process,
             settings,
             scope=await retry_forever(lambda: deployment_id(database)),
             entities=entities,
             runs=runs,
-            leases=LeaseStore(process.lease_database, settings.lease.life_seconds),
+            leases=leases,
+            quotas=OwnerQuotas(
+                database,
+                quota_of(settings.quotas),
+                entities,
+                LiveRuns(runs, leases),
+                settings.secrets.owner_field,
+            ),
             wake_ups=wake_ups,
             connection=connection,
             owns=self._owns,

@@ -13,14 +13,17 @@ from libs.core.run_record import RunRecord
 from libs.core.store.client import Database
 from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore
+from libs.core.store.live_runs import LiveRuns
+from libs.core.store.owner_quotas import OwnerQuotas
 from libs.core.store.partitions import PartitionStore
+from libs.core.store.quotas import Quota
 from libs.core.store.runs import RunFilter, RunStore
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.code.definition import CodeSources, ExecutableBuilder
 from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import Entrypoint, Executable
-from libs.docker_runner.settings import RunnerSettings
+from libs.docker_runner.settings import OWNER_FIELD, RunnerSettings
 from services.bot_runner.bot_actions import BotActions
 from services.bot_runner.checks import VersionChecks
 from services.bot_runner.desired import DesiredState
@@ -31,7 +34,10 @@ from services.bot_runner.restarts import RestartPolicy
 from tests.support.fakes.fake_host import FakeHost
 from tests.support.faults.deaths import Death, Mortal
 
-CUSTOM = {"config": {"runtime": "python3.11", "entrypoints": {"bot": "main.py"}}, "filePath": "code.zip"}
+CUSTOM: dict[str, Any] = {
+    "config": {"runtime": "python3.11", "entrypoints": {"bot": "main.py"}},
+    "filePath": "code.zip",
+}
 LIFE_SECONDS = 3600.0
 
 
@@ -43,6 +49,7 @@ class BotRig:
         doubles: bots that were started while another of their containers ran, on any host.
         reconcilers: the latest one of each segment.
         stop_grace_seconds: the owners' grace period for a graceful stop.
+        quota: of each author, for owners that begin later.
     """
 
     def __init__(self, database: Database) -> None:
@@ -54,6 +61,7 @@ class BotRig:
         self.doubles: list[str] = []
         self.reconcilers: dict[int, SegmentReconciler] = {}
         self.stop_grace_seconds = 0.0
+        self.quota = Quota()
         self._hosts: list[FakeHost] = []
         self._processes = itertools.count(1)
 
@@ -68,9 +76,12 @@ class BotRig:
         self._hosts.append(host)
         return host
 
-    async def deploy(self, bot_id: str = "b", *, version: str = "", code: str = "code.zip", **config: Any) -> None:
+    async def deploy(
+        self, bot_id: str = "b", *, version: str = "", code: str = "code.zip", author: str = "ann", **config: Any
+    ) -> None:
         """Create or change a bot like an event; a later *version* differs in nothing else."""
-        await self.entities.update(bot_id, config, {**CUSTOM, "version": version, "filePath": code})
+        described = {**CUSTOM["config"], "author": author}
+        await self.entities.update(bot_id, config, {"config": described, "version": version, "filePath": code})
 
     async def create_again_in(self, segment: int, bot_id: str = "b") -> None:
         """Delete a bot and recreate it at once, in another segment, without waking its owners."""
@@ -91,6 +102,11 @@ class BotRig:
         """Acquire the lease for a new process of the worker of *host*, which takes over from the previous one."""
         number = next(self._processes)
         return await self.leases.acquire(segment, Holder(f"w-{host.name}", f"i{number}", host.name, number))
+
+    def quotas(self) -> OwnerQuotas:
+        """Return the quotas of a worker."""
+        live_runs = LiveRuns(self.runs, self.leases)
+        return OwnerQuotas(self.database, self.quota, self.entities, live_runs, OWNER_FIELD)
 
     def records(self, host: FakeHost, lease: Lease, runs: Any = None, death: Death | None = None) -> BotRecords:
         """Return the records of a worker on *host*."""
@@ -147,7 +163,7 @@ class BotRig:
                 await task
 
     def _reconciler(self, owned: OwnedSegment, host: FakeHost, death: Death, scan_seconds: float) -> SegmentReconciler:
-        memory, records = RestartMemory(), self.records(host, owned.lease, death=death)
+        memory, records, quotas = RestartMemory(), self.records(host, owned.lease, death=death), self.quotas()
         group: Any = _Group(host, owned)
         runner: Any = Mortal(host, death, "start", "stop", "exit_info", "remove")
         return SegmentReconciler(
@@ -160,11 +176,12 @@ class BotRig:
                 runner=runner,
                 records=records,
                 memory=memory,
+                quotas=quotas,
                 stop_grace_seconds=self.stop_grace_seconds,
                 policy=RestartPolicy(initial_seconds=0.05),
             ),
             records=records,
-            checks=VersionChecks(runner=host, memory=memory, wake=owned.wake),
+            checks=VersionChecks(runner=host, quotas=quotas, memory=memory, wake=owned.wake),
             room=host.room,
             scan_interval_seconds=scan_seconds,
         )
