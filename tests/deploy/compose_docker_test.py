@@ -1,0 +1,206 @@
+"""The Compose project on a real engine: started, upgraded, saved, restored and removed by its Makefile."""
+
+import asyncio
+import os
+import stat
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import docker
+import nats
+import pytest
+from minio import Minio
+from pymongo import MongoClient
+
+from libs.core.process.service import SERVICES
+from tests.deploy.compose_images import StandIns
+from tests.deploy.compose_project import ComposeProject
+from tests.support.eventually import eventually
+from tests.support.rigs.platform import Platform, zipped
+from tests.support.rigs.service_images import build_service_images
+from tools.debian.packages import PackageMissingError, ensure_unpacked
+from tools.engine.ensure import Engine
+
+pytestmark = pytest.mark.timeout(600)
+
+WORKERS = {"bot-runner-worker": 1, "backtest-runner-worker": 1}
+MASTERS = {f"{service.name}-{role}": 1 for service in SERVICES for role in ("master", "master-2")}
+BOT = "import time\n\ndef main(id, config):\n    time.sleep(600)\n"
+
+
+@pytest.fixture(scope="module")
+def client(docker_engine: Engine) -> Iterator[docker.DockerClient]:
+    engine_client = docker.DockerClient(base_url=docker_engine.url, timeout=600)
+    yield engine_client
+    engine_client.close()
+
+
+@pytest.fixture(scope="module")
+async def project(
+    docker_engine: Engine, client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[ComposeProject]:
+    """The project, healthy, with the first version of our images.
+
+    Away from CI, a user who may not fetch `make` skips the tests.
+    """
+    try:
+        make = await ensure_unpacked("make", "make")
+    except PackageMissingError as missing:
+        if "CI" in os.environ:
+            raise
+        pytest.skip(str(missing))
+    build_service_images(client, tmp_path_factory.mktemp("context"))
+    stand_ins = StandIns(client)
+    try:
+        await asyncio.to_thread(stand_ins.build, tmp_path_factory.mktemp("stand-ins"))
+        found = ComposeProject(tmp_path_factory.mktemp("project"), client, docker_engine.url, make, stand_ins)
+        try:
+            found.prepare()
+            await found.make_aside("up")
+            yield found
+        finally:
+            await asyncio.to_thread(found.remove)
+    finally:
+        await asyncio.to_thread(stand_ins.remove)
+
+
+@pytest.fixture
+def mongo(project: ComposeProject) -> Iterator[MongoClient[dict[str, Any]]]:
+    """The project's MongoDB, as the user of `.env`."""
+    uri = f"mongodb://the0:{project.environment()['MONGO_PASSWORD']}@{project.address('mongo')}/?authSource=admin"
+    with MongoClient[dict[str, Any]](uri, directConnection=True) as found:
+        yield found
+
+
+class Bot:
+    """A bot that the platform has announced to the project."""
+
+    def __init__(self, client: docker.DockerClient, project: ComposeProject) -> None:
+        self.id = project.name
+        self._client = client
+        self._project = project
+
+    async def create(self) -> None:
+        """Upload the code, and publish the event."""
+        settings = self._project.environment()
+        address = f"{self._project.address('s3')}:9000"
+        storage = Minio(address, settings["S3_ACCESS_KEY"], settings["S3_SECRET_KEY"], secure=False)
+        url = f"nats://the0:{settings['NATS_PASSWORD']}@{self._project.address('nats')}:4222"
+        connection = await nats.connect(url)
+        platform = Platform(connection, storage)
+        await asyncio.to_thread(platform.upload, self.id, zipped({"main.py": BOT}))
+        await platform.create_bot(self.id, {}, key=self.id)
+        await connection.close()
+
+    def containers(self) -> set[str]:
+        """The ids of its containers that run."""
+        listed = self._client.api.containers(filters={"label": f"runtime.id={self.id}"})
+        return {found["Id"] for found in listed}
+
+
+def command_lines() -> str:
+    """The command lines of all processes of this machine, those in containers included."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines.append(path.read_bytes())
+        except OSError:
+            continue
+    return b"\n".join(lines).decode(errors="replace")
+
+
+async def dependencies(project: ComposeProject, service: str) -> dict[str, dict[str, Any]]:
+    """What `/readyz` of the only container of *service* shows."""
+    async with aiohttp.ClientSession() as session, session.get(f"http://{project.address(service)}:8080/readyz") as got:
+        return dict((await got.json())["dependencies"])
+
+
+async def test_worker_joins_the_second_master_once_the_leader_is_gone(project: ComposeProject) -> None:
+    masters = {"bot-runner-master", "bot-runner-master-2"}
+
+    async def leading() -> str:
+        (found,) = [name for name in masters if (await dependencies(project, name))["leadership"]["ok"]]
+        return found
+
+    leader = await eventually(leading)
+    (standby,) = masters - {leader}
+    (stopped,), (remaining,) = project.containers(leader), project.containers(standby)
+
+    async def joined() -> bool:
+        master = (await dependencies(project, "bot-runner-worker"))["master"]
+        return bool(master["ok"]) and remaining.attrs["Config"]["Hostname"] in master["detail"]
+
+    await asyncio.to_thread(stopped.stop, timeout=30)
+    try:
+        await eventually(joined)
+    finally:
+        await asyncio.to_thread(stopped.start)
+
+
+async def test_upgrade_replaces_every_process_and_never_leaves_a_service_without_one(
+    project: ComposeProject, client: docker.DockerClient
+) -> None:
+    bot = Bot(client, project)
+    await bot.create()
+    await eventually(bot.containers, within_seconds=120)
+    moments: list[Counter[str]] = []
+
+    async def watch() -> None:
+        moments.append(await asyncio.to_thread(project.running))
+
+    await project.make_aside("upgrade", f"TAG={project.second}", watch=watch)
+    await eventually(bot.containers, within_seconds=120)
+
+    assert project.versions() == {name: [project.second] * count for name, count in (WORKERS | MASTERS).items()}
+    assert project.environment()["PREVIOUS_TAG"] == project.first
+    assert len(moments) > 1
+    for worker in WORKERS:
+        assert min(moment[worker] for moment in moments) == 1
+    for service in SERVICES:
+        assert min(moment[f"{service.name}-master"] + moment[f"{service.name}-master-2"] for moment in moments) >= 1
+
+
+async def test_back_up_is_its_owners_alone_and_restores_what_was_lost(
+    project: ComposeProject, mongo: MongoClient[dict[str, Any]], tmp_path: Path
+) -> None:
+    password = project.environment()["MONGO_PASSWORD"]
+    notes = mongo["bot_runner"]["notes_of_a_test"]
+    notes.insert_one({"_id": "kept"})
+    seen = []
+
+    async def watch() -> None:
+        seen.append(password in await asyncio.to_thread(command_lines))
+
+    await project.make_aside("backup", f"BACKUPS={tmp_path / 'backups'}", watch=watch)
+    (saved,) = (tmp_path / "backups").iterdir()
+    notes.delete_one({"_id": "kept"})
+    notes.insert_one({"_id": "newer"})
+    await project.make_aside("restore", f"FROM={saved}")
+
+    assert [document["_id"] for document in notes.find()] == ["kept"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in saved.iterdir()} == {0o600}
+    assert {path.name for path in saved.iterdir()} == {
+        *(f"{database}.mongo.gz" for database in ("bot_runner", "backtest_runner", "bot_scheduler")),
+        "objects.tgz",
+    }
+    assert len(seen) > 1
+    assert not any(seen)
+
+
+async def test_down_keeps_the_data_alone_and_clean_keeps_nothing(project: ComposeProject) -> None:
+    attached = project.attached_volumes()
+    named = {name for name in project.volumes() if name.startswith(project.name)}
+    code = list((project.work / "code").iterdir())
+
+    await project.make_aside("down")
+    left = attached & project.volumes()
+    await project.make_aside("clean")
+
+    assert code
+    assert left == attached & named
+    assert [name for name in project.volumes() if name.startswith(project.name)] == []
+    assert list(project.work.iterdir()) == []
+    assert not (project.folder / ".env").exists()
