@@ -55,6 +55,7 @@ class RunnerSettings:
         output_spool_bytes: maximum output of one run that :meth:`DockerRunner.collecting` keeps.
         log_spool_bytes, log_spools_bytes: maximum output on disk while the storage is down, of one bot and of all.
         room: limits on the total of all containers' limits on the engine.
+        pod_uid: of the pod below whose control group bots must run; None without such a pod.
     """
 
     temp_dir: Path
@@ -82,6 +83,7 @@ class RunnerSettings:
     log_spool_bytes: int = 64 * MIB
     log_spools_bytes: int = 1024 * MIB
     room: RoomRules = field(default_factory=RoomRules)
+    pod_uid: str | None = None
 
     def placement(self, runtime: str) -> Placement:
         """Return the placement of bots of *runtime*.

@@ -20,12 +20,12 @@ static _Noreturn void fail(const char *what) {
     _exit(EXIT_NO_BOT);
 }
 
-/* Within the container the init comes first, for the CPU as for the memory. */
+/* Within the container the init comes first, for the CPU as for the memory, and on the host everything else does. */
 static void step_back(void) {
     nice(NICENESS);
     int file = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (file >= 0) {
-        write_all(file, "500", 3);
+        write_all(file, "1000", 4);
         close(file);
     }
 }

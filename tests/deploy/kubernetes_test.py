@@ -285,6 +285,49 @@ def test_no_file_system_of_the_engines_own_hides_the_work_folder(folder: str) ->
         assert not Path(variables["KEEPALIVE_DIR"]["value"]).is_relative_to("/tmp")
 
 
+@pytest.mark.parametrize("folder", ["overlays/dev", "overlays/production"])
+@each_service
+def test_memory_of_bots_engine_and_container_fit_together(folder: str, service: ServiceDefinition) -> None:
+    deployment = named(folder, "Deployment", f"{service.name}-worker")
+    engine, worker = container(deployment, "engine"), container(deployment, "worker")
+    settings = named(folder, "ConfigMap", worker["envFrom"][0]["configMapRef"]["name"])["data"]
+    memory = {kind: mebibytes(engine["resources"][kind]["memory"]) for kind in ("requests", "limits")}
+    bots = int(settings["ENGINE_MEMORY_MB"])
+
+    # The engine itself needs the rest: engine.sh refuses to start it with less.
+    assert bots + 512 <= memory["limits"]
+    assert memory["requests"] <= memory["limits"]
+    assert int(settings["MEMORY_LIMIT_MB"]) <= bots
+    variables = environment(engine)
+    assert variables["ENGINE_MEMORY_MB"]["valueFrom"]["configMapKeyRef"] == {
+        "name": worker["envFrom"][0]["configMapRef"]["name"],
+        "key": "ENGINE_MEMORY_MB",
+        "optional": True,
+    }
+    limit = variables["ENGINE_LIMIT_MB"]["valueFrom"]["resourceFieldRef"]
+    assert (limit["containerName"], limit["resource"], limit["divisor"]) == ("engine", "limits.memory", "1Mi")
+
+
+def mebibytes(quantity: str) -> int:
+    number, unit = quantity[:-2], quantity[-2:]
+    return int(number) * {"Mi": 1, "Gi": 1024}[unit]
+
+
+@pytest.mark.parametrize("folder", ["overlays/dev", "overlays/production"])
+@each_service
+def test_engine_is_started_by_its_script_and_workers_verify_the_groups_of_bots(
+    folder: str, service: ServiceDefinition
+) -> None:
+    deployment = named(folder, "Deployment", f"{service.name}-worker")
+    engine, worker = container(deployment, "engine"), container(deployment, "worker")
+    volumes = {volume["name"]: volume for volume in pod_spec(deployment)["volumes"]}
+    script = named(folder, "ConfigMap", volumes["engine-script"]["configMap"]["name"])["data"]
+
+    assert engine["command"] == ["sh", f"{mounts(engine)['engine-script']}/engine.sh"]
+    assert 'exec dockerd-entrypoint.sh "$@"' in script["engine.sh"]
+    assert environment(worker)["POD_UID"]["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.uid"}}
+
+
 @each_service
 def test_with_the_nodes_socket_there_is_no_engine_and_the_work_folder_is_the_nodes(service: ServiceDefinition) -> None:
     deployment = named("overlays/node-socket", "Deployment", f"{service.name}-worker")
@@ -292,6 +335,7 @@ def test_with_the_nodes_socket_there_is_no_engine_and_the_work_folder_is_the_nod
     volumes = {volume["name"]: volume for volume in pod_spec(deployment)["volumes"]}
 
     assert "engine" not in [found["name"] for found in containers(deployment)]
+    assert "POD_UID" not in environment(worker)
     assert environment(worker)["DOCKER_HOST"]["value"] == f"unix://{mounts(worker)['engine-socket']}"
     assert volumes["engine-socket"]["hostPath"]["type"] == "Socket"
     assert volumes["work"]["hostPath"]["path"] == mounts(worker)["work"] == environment(worker)["TEMP_DIR"]["value"]

@@ -206,6 +206,15 @@ class ContainerSettings(Group):
             description="memory of the Docker engine for containers; unset: as the engine reports",
         ),
     ] = None
+    pod_uid: Annotated[
+        str | None,
+        Named("POD_UID"),
+        Field(
+            pattern=r"^[0-9A-Za-z-]{1,64}$",
+            description="uid of the worker's pod, whose engine is in the same pod: the worker takes no segment unless "
+            "the control groups of bots lie below the pod's; unset: not checked",
+        ),
+    ] = None
     engine_cpus: Annotated[
         Number | None,
         Named("ENGINE_CPUS", unit="processors"),

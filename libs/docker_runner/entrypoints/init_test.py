@@ -216,4 +216,4 @@ def test_no_new_privileges_and_no_capabilities_are_left_to_the_bot(tmp_path: Pat
 
 def test_the_bot_is_nicer_than_the_init_and_first_to_go_when_memory_is_short(tmp_path: Path) -> None:
     source = "import os\ndef main(): return [os.nice(0), int(open('/proc/self/oom_score_adj').read())]"
-    assert bot(tmp_path, source).run().last == [min(os.nice(0) + 5, 19), 500]
+    assert bot(tmp_path, source).run().last == [min(os.nice(0) + 5, 19), 1000]

@@ -18,6 +18,8 @@ BOT_UID = 10001
 BASE = "/run/the0"
 # Accessible only to root of the container: the bot is another user.
 PRIVATE = f"{BASE}/private"
+INIT_OOM_SCORE = 999
+"""When memory is short, the kernel kills a bot first, whose score the init sets to 1000, then inits, then the rest."""
 # The network's guard is written in Python.
 GUARD_RUNTIME = "python3.11"
 _MOUNTS = {Entrypoint.BOT: "/bot", Entrypoint.BACKTEST: "/backtest"}
@@ -131,6 +133,7 @@ def _host_config(
         "Memory": limits.memory_bytes,
         # Equal to the memory limit: no swap.
         "MemorySwap": limits.memory_bytes,
+        "OomScoreAdj": INIT_OOM_SCORE,
         "CpuShares": limits.cpu_shares,
         "Ulimits": _ulimits(limits),
         "RestartPolicy": {"Name": "no"},

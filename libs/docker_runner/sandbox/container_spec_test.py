@@ -114,6 +114,7 @@ def test_whole_description_of_a_container_is_this_and_nothing_more() -> None:
         "PidsLimit": 256,
         "Memory": 512 * MIB,
         "MemorySwap": 512 * MIB,
+        "OomScoreAdj": 999,
         "CpuShares": 1024,
         "Ulimits": [
             ulimit("nofile", 4096),

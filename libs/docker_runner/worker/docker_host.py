@@ -38,6 +38,7 @@ from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.engine.container_watch import Listener
 from libs.docker_runner.engine.events import ContainerEvent, EventKind
 from libs.docker_runner.engine.folder_sight import KEEPALIVE_DIR, SPEC_DIR, TEMP_DIR, FolderSight
+from libs.docker_runner.engine.group_sight import GroupSight
 from libs.docker_runner.engine.room import Priority
 from libs.docker_runner.engine.room_metrics import RoomCollector
 from libs.docker_runner.errors import DiskUnavailable
@@ -127,6 +128,7 @@ class DockerHost:
         if settings.spec_dir is not None and not settings.spec_dir.is_relative_to(settings.temp_dir):
             named[SPEC_DIR] = settings.spec_dir
         self._sight = FolderSight(engine, named, settings.images[GUARD_RUNTIME])
+        self._groups = GroupSight(engine, settings.pod_uid, settings.images[GUARD_RUNTIME])
         self._events_begun = False
         place = hashlib.sha256(f"{service}\0{scope}".encode()).hexdigest()[:20]
         self._keepalive_directory = keepalives / place
@@ -225,6 +227,7 @@ class DockerHost:
         lifecycle.part("watch the docker engine", lambda: host._watch(readiness))
         lifecycle.part("look at the engine's room", host.runner.room.run)
         lifecycle.part("look at what the engine sees", host._sight.run)
+        lifecycle.part("look at the groups of bots", host._groups.run)
         lifecycle.part("prepare the docker host", host._prepare_for_ever)
         lifecycle.part("container events", host.runner.watch.run)
         lifecycle.part("clean the docker host", host._cleaner.run)
@@ -302,7 +305,7 @@ class DockerHost:
 
     def impediment(self) -> str:
         """Why no bot can be started here now; empty when one can."""
-        return self._fault or self._sight.complaint or self._unprepared
+        return self._fault or self._sight.complaint or self._groups.complaint or self._unprepared
 
     def can_adopt(self) -> bool:
         """Whether containers that other workers of the engine started can be continued: it sees the keepalives."""
@@ -328,6 +331,7 @@ class DockerHost:
                 if info.id != self._answered_by:
                     self._answered_by = info.id
                     self._sight.doubt()
+                    self._groups.doubt()
             self._report(readiness)
 
         with self.listening(self._note_gap):
@@ -338,6 +342,7 @@ class DockerHost:
         if event.kind is EventKind.RESYNC:
             if self._events_begun:
                 self._sight.doubt()
+                self._groups.doubt()
             self._events_begun = True
 
     async def _prepare_for_ever(self) -> None:

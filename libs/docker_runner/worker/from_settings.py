@@ -58,6 +58,7 @@ def runner_settings(
         parallel_starts=containers.parallel_starts,
         log_spool_bytes=containers.log_spool_mb * MIB,
         log_spools_bytes=containers.log_spools_mb * MIB,
+        pod_uid=containers.pod_uid,
         room=RoomRules(
             memory_bytes=containers.engine_memory_mb * MIB if containers.engine_memory_mb is not None else None,
             cpus=containers.engine_cpus,

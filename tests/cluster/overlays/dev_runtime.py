@@ -76,12 +76,16 @@ class DevRuntime:
     async def leader(self, service: str) -> tuple[Any, Any] | None:
         """The pod of a service's leading master, and its status; None while no master leads."""
         for pod in await self.pods(service, "master"):
-            path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod['metadata']['name']}:8080/proxy/api/v1/status"
-            code, output, _ = await self.cluster.run("get", "--raw", path)
-            status = json.loads(output) if code == 0 else {}
+            status = await self._api(pod, "status")
             if status.get("leads"):
                 return pod, status
         return None
+
+    async def _api(self, pod: Any, path: str) -> Any:
+        """The answer of a master's API; empty without one."""
+        place = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod['metadata']['name']}:8080/proxy"
+        code, output, _ = await self.cluster.run("get", "--raw", f"{place}/api/v1/{path}")
+        return json.loads(output) if code == 0 else {}
 
     async def replicas(self, deployment: str) -> int:
         """The number of pods that a Deployment requests."""
@@ -92,6 +96,12 @@ class DevRuntime:
         """Run the Docker client in the engine container of a worker's pod, and return its output."""
         place = [f"--namespace={NAMESPACE}", "exec", pod, "--container=engine", "--"]
         return await self.cluster.kubectl(*place, "docker", f"--host={_ENGINE}", *command)
+
+    async def shell(self, pod: str, script: str) -> str:
+        """Run a script in the engine container of a worker's pod, and return its output."""
+        return await self.cluster.kubectl(
+            f"--namespace={NAMESPACE}", "exec", pod, "--container=engine", "--", "sh", "-c", script
+        )
 
     async def containers(self, service: str, entity_id: str) -> list[BotContainer]:
         """The running containers of an entity, on all workers that are not being deleted."""
@@ -105,6 +115,14 @@ class DevRuntime:
     async def output(self, bot: BotContainer) -> str:
         """The output of a container."""
         return await self.engine(bot.pod, "logs", bot.container)
+
+    async def ended(self, service: str, entity_id: str) -> Any:
+        """The last run of an entity that has ended, as the API shows it; None without one."""
+        found = await self.leader(service)
+        if found is None:
+            return None
+        runs = await self._api(found[0], f"runs?entity={entity_id}&limit=5")
+        return next((run for run in runs.get("runs", ()) if run["reason"]), None)
 
     def stored(self, bucket: str, prefix: str) -> str:
         """The contents of all objects of a bucket below *prefix*. Blocks."""

@@ -39,6 +39,30 @@ def main(id, config):
         print("hello from", id, flush=True)
         time.sleep(1)
 """
+HOG = """
+import os, time
+
+def main(id, config):
+    print("waits", flush=True)
+    while not os.path.exists("/tmp/go"):
+        time.sleep(0.1)
+    held = bytearray(200 * 1024 * 1024)
+    time.sleep(600)
+"""
+MIB = 1024 * 1024
+ENGINE_MEMORY_MIB = 1536
+"""Of the dev overlay; a bot's limit there is 256 MiB."""
+SHOW_GROUPS = """
+if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
+    file=$(find /sys/fs/cgroup -path '*/bots/memory.max' | head -n 1); own=memory.max
+else
+    file=$(find /sys/fs/cgroup/memory -path '*/bots/memory.limit_in_bytes' | head -n 1); own=memory.limit_in_bytes
+fi
+bots=${file%/*}
+scores=$(for pid in $(cat "$bots"/*/cgroup.procs | sort -n); do cat /proc/$pid/oom_score_adj; done | sort -un)
+printf '{"file": "%s", "bots": %s, "engine": %s, "scores": ["%s"]}' \
+    "$file" "$(cat "$file")" "$(cat "${bots%/*}/$own")" "$(echo $scores | sed 's/ /", "/g')"
+"""
 ONCE = """
 def main(id, config):
     print("ran", id, flush=True)
@@ -53,6 +77,7 @@ async def runtime(
     """The overlay, shared by the tests of this file."""
     async with dev_runtime(cluster, tmp_path_factory.mktemp("overlay")) as made:
         await asyncio.to_thread(made.platform.upload, "bot.zip", zipped({"main.py": BOT}))
+        await asyncio.to_thread(made.platform.upload, "hog.zip", zipped({"main.py": HOG}))
         await asyncio.to_thread(made.platform.upload, "once.zip", zipped({"main.py": ONCE}))
         yield made
 
@@ -77,6 +102,33 @@ async def test_announced_bot_runs_on_a_worker_until_it_is_deleted(runtime: DevRu
         return not await runtime.containers("bot-runner", "one-bot")
 
     await eventually(is_gone, within_seconds=PATIENCE_SECONDS, every_seconds=1)
+
+
+async def test_kernel_kills_a_bot_and_not_the_engine_when_all_bots_reach_their_limit(runtime: DevRuntime) -> None:
+    await runtime.platform.create_bot("hog", {}, key="hog.zip")
+
+    async def waits() -> list[BotContainer]:
+        found = await runtime.containers("bot-runner", "hog")
+        return found if len(found) == 1 and "waits" in await runtime.output(found[0]) else []
+
+    (home,) = await eventually(waits, within_seconds=PATIENCE_SECONDS, every_seconds=1)
+    groups = json.loads(await runtime.shell(home.pod, SHOW_GROUPS))
+    assert groups["bots"] == ENGINE_MEMORY_MIB * MIB
+    assert groups["engine"] >= groups["bots"] + 512 * MIB
+    assert groups["scores"] == ["999", "1000"]
+
+    # All bots together get less than the hog alone may use: the limit that is reached is the common one.
+    await runtime.shell(home.pod, f"echo {100 * MIB} > {groups['file']}")
+    try:
+        await runtime.engine(home.pod, "exec", home.container, "touch", "/tmp/go")
+        ended = await eventually(lambda: runtime.ended("bot-runner", "hog"), within_seconds=60, every_seconds=0.5)
+    finally:
+        await runtime.shell(home.pod, f"echo {groups['bots']} > {groups['file']}")
+        await runtime.platform.delete_bot("hog")
+
+    assert ended["reason"] == "oom"
+    (pod,) = [pod for pod in await runtime.pods("bot-runner", "worker") if pod["metadata"]["name"] == home.pod]
+    assert [status["restartCount"] for status in pod["status"]["initContainerStatuses"]] == [0]
 
 
 async def test_announced_backtest_leaves_its_result_its_output_and_an_event(runtime: DevRuntime) -> None:
