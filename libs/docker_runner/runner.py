@@ -144,6 +144,14 @@ class DockerRunner:
             await self._network.renew(self._folders.entrypoints)
         return missing
 
+    async def absent_images(self) -> list[str]:
+        """Return the images of bots that are not on the engine, without pulling them.
+
+        Raises:
+            EngineUnavailable: unknown.
+        """
+        return await self._images.absent(self._settings.images.values())
+
     async def close(self) -> None:
         """Close the connections; containers keep running. May be repeated."""
         await self._admission.close()

@@ -39,6 +39,7 @@ class Images:
         self._pull_timeout = pull_timeout_seconds
         self._present: set[str] = set()
         self._pulls: dict[str, asyncio.Task[None]] = {}
+        self._announced: set[str] = set()
 
     async def close(self) -> None:
         """Cancel running pulls. May be repeated."""
@@ -72,6 +73,16 @@ class Images:
                 raise result
         return missing
 
+    async def absent(self, images: Iterable[str]) -> list[str]:
+        """Return those of *images* that are not on the engine's host, without pulling them.
+
+        Raises:
+            EngineUnavailable: unknown.
+        """
+        names = list(dict.fromkeys(images))
+        ids = await asyncio.gather(*(self._engine.image_id(image) for image in names))
+        return [image for image, found in zip(names, ids, strict=True) if found is None]
+
     def forget(self, image: str) -> None:
         """Check *image* again at the next start, because it was removed."""
         self._present.discard(image)
@@ -91,7 +102,9 @@ class Images:
             done.exception()
 
     async def _pull(self, image: str) -> None:
-        log.info("pulling an image", image=image)
+        if image not in self._announced:
+            self._announced.add(image)
+            log.info("pulling an image", image=image)
         try:
             async with asyncio.timeout(self._pull_timeout):
                 with observe("containers", "pull image"):
@@ -102,6 +115,7 @@ class Images:
             raise ImageUnavailable(image, self._explained(image, error.reason)) from error
         if await self._engine.image_id(image) is None:
             raise ImageUnavailable(image, "the pull succeeded, but the image is missing")
+        self._announced.discard(image)
         log.info("image pulled", image=image)
 
     def _explained(self, image: str, reason: str) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +55,7 @@ from libs.docker_runner.runner import DockerRunner
 from libs.docker_runner.sandbox.container_spec import GUARD_RUNTIME
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.usage.sampler import UsageCollector, UsageSampler
+from libs.docker_runner.worker.image_wait import ImageWait
 
 log = get_logger(__name__)
 
@@ -119,7 +120,7 @@ class DockerHost:
         self._fault = ""
         self._answered_by = engine_id
         self._unprepared = ""
-        self._missing: Mapping[str, str] = {}
+        self._images = ImageWait(required=settings.pod_uid is not None)
         self._answered_at = time.monotonic()
         # Ids come from outside and scopes from the runtime, but both are used in paths only as digests.
         named = {TEMP_DIR: settings.temp_dir}
@@ -223,6 +224,9 @@ class DockerHost:
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_SIGHT_SECONDS):
                 await host._sight.check_by_mounts()
+        with suppress(TimeoutError, Retryable):
+            async with asyncio.timeout(_FIRST_SIGHT_SECONDS):
+                host._images.looked(await host.runner.absent_images())
         host._report(readiness)
         lifecycle.part("watch the docker engine", lambda: host._watch(readiness))
         lifecycle.part("look at the engine's room", host.runner.room.run)
@@ -305,7 +309,9 @@ class DockerHost:
 
     def impediment(self) -> str:
         """Why no bot can be started here now; empty when one can."""
-        return self._fault or self._sight.complaint or self._groups.complaint or self._unprepared
+        return (
+            self._fault or self._sight.complaint or self._groups.complaint or self._unprepared or self._images.complaint
+        )
 
     def can_adopt(self) -> bool:
         """Whether containers that other workers of the engine started can be continued: it sees the keepalives."""
@@ -354,7 +360,7 @@ class DockerHost:
                 return
             before = self._unprepared
             try:
-                self._missing = await self.runner.prepare()
+                self._images.prepared(await self.runner.prepare())
             except Exception as error:
                 self._unprepared = str(error) or type(error).__name__
                 if not isinstance(error, Retryable):
@@ -370,7 +376,7 @@ class DockerHost:
 
     def _report(self, readiness: Readiness) -> None:
         impediment = self.impediment()
-        readiness.report(ENGINE, not impediment, impediment or "; ".join(self._missing.values()))
+        readiness.report(ENGINE, not impediment, impediment or self._images.warning)
 
 
 async def _until_disk_takes(what: str, prepare: Callable[[], Awaitable[None]], readiness: Readiness) -> None:
