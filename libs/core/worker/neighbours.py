@@ -29,6 +29,7 @@ HANDED_OVER = Counter("runtime_segments_handed_over_total", "Leases handed over 
 
 _POLL_SECONDS = 0.25
 _ANSWER_SECONDS = 1.0
+_NO_FOLDER_SECONDS = 5.0
 _FORGET_SECONDS = 10.0
 """How long a dead worker's file is kept: a request that it sent before its death may still acquire a lease."""
 _OFFER_POLL_SECONDS = 0.05
@@ -74,16 +75,24 @@ class Neighbours:
         self._wake = Wake()
         self._without_leases_since: dict[str, float] = {}
         self._has_offers = False
+        self._is_unseen = False
         self._leaving = False
         self._turn = random.randrange(1 << 16)  # noqa: S311 - spreads segments, no secret
 
     async def open(self) -> bool:
-        """Show this worker to the others; return whether that succeeded. May be repeated."""
+        """Show this worker to the others; return whether they can see it. May be repeated."""
         try:
-            await self._threads.run(self._folder.open)
-        except OSError as error:
-            log.warning("no other worker of this engine can take over from this one", reason=str(error))
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await self._threads.run(self._folder.open)
+        except (OSError, TimeoutError) as error:
+            if not self._is_unseen:
+                log.warning(
+                    "no other worker of this engine can take over from this one; check KEEPALIVE_DIR",
+                    reason=str(error) or "the folder does not answer",
+                )
+            self._is_unseen = True
             return False
+        self._is_unseen = False
         return True
 
     async def run(self) -> None:
@@ -105,14 +114,21 @@ class Neighbours:
 
     # --- taking over
 
-    async def _one_round(self) -> None:
-        found = await self._threads.run(self._folder.neighbours)
+    async def _one_round(self) -> float | None:
+        if not await self.open():
+            return _NO_FOLDER_SECONDS
+        try:
+            found = await self._threads.run(self._folder.neighbours)
+        except OSError as error:
+            log.warning("the other workers of this engine cannot be watched", reason=str(error))
+            return _NO_FOLDER_SECONDS
         self._has_offers = any(worker.alive and worker.offers for worker in found)
         for worker in found:
             if not worker.alive:
                 await self._succeed(worker.holder)
             else:
                 await self._take_offers(worker)
+        return None
 
     async def _succeed(self, dead: Holder) -> None:
         try:
@@ -143,8 +159,9 @@ class Neighbours:
     async def leave(self) -> None:
         """Take nothing more, and let no other worker offer anything. May be repeated."""
         self._leaving = True
-        with suppress(OSError):
-            await self._threads.run(self._folder.leave)
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await self._threads.run(self._folder.leave)
 
     async def exist(self) -> bool:
         """Return whether a neighbour could take a lease now."""
@@ -183,8 +200,9 @@ class Neighbours:
 
     async def _takers(self) -> list[SharingWorker]:
         try:
-            found = await self._threads.run(self._folder.neighbours)
-        except OSError:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                found = await self._threads.run(self._folder.neighbours)
+        except (OSError, TimeoutError):
             return []
         return [worker for worker in found if worker.alive and not worker.leaving]
 

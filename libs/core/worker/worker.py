@@ -224,8 +224,9 @@ class Worker:
         )
 
     async def _watch_neighbours(self) -> "list[asyncio.Task[None]]":
-        if self._neighbours is None or not await self._neighbours.open():
+        if self._neighbours is None:
             return []
+        await self._neighbours.open()
         self._owners.hand_over_to(self._neighbours)
         return [asyncio.create_task(self._neighbours.run(), name="watch neighbours")]
 
