@@ -183,6 +183,13 @@ async def test_lease_of_another_process_than_the_dead_one_is_not_taken_over(leas
         await leases.acquire(1, B_BOOTED, former=replace(former, epoch=former.epoch + 1))
 
 
+async def test_lease_with_a_key_is_held_by_the_process_whose_lock_does_not_show_the_key(leases: LeaseStore) -> None:
+    with_key = replace(A_BOOTED, public_key=b"key")
+    await leases.acquire(1, with_key)
+
+    assert [view.holder for view in await leases.held_by(A_BOOTED)] == [with_key]
+
+
 async def test_lease_of_an_older_version_is_held_by_no_process_with_a_lock(
     leases: LeaseStore, database: Database
 ) -> None:
