@@ -157,7 +157,7 @@ class SegmentOwners:
         """Own nothing from now on; return when the containers are stopped and the leases are released or expired."""
         if not self.draining:
             self.draining = True
-            if self._takers is not None:
+            if self._takers is not None and self._running:
                 await self._takers.leave()
             self._follow(None)
             self._wake.set()

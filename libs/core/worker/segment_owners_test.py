@@ -192,6 +192,39 @@ async def test_lease_that_another_neighbour_has_taken_is_left_to_it() -> None:
         assert (rig.held(), rig.leases.acquired) == ({}, [])
 
 
+@dataclass
+class Takers:
+    """Other workers of the engine that take no lease."""
+
+    left: int = 0
+
+    async def leave(self) -> None:
+        self.left += 1
+
+    async def exist(self) -> bool:
+        return False
+
+    async def hand_over(self, lease: Lease) -> bool:
+        return False
+
+
+@in_virtual_time
+async def test_worker_that_ends_is_offered_nothing_and_one_that_has_ended_is_gone_already() -> None:
+    running, ended = Rig(), Rig()
+    takers = Takers()
+    for rig in (running, ended):
+        rig.owners.hand_over_to(takers)
+    async with ended.running():
+        pass
+
+    await ended.owners.drain()
+    assert takers.left == 0
+
+    async with running.running() as owners:
+        await owners.drain()
+    assert takers.left == 1
+
+
 @in_virtual_time
 async def test_worker_that_ends_takes_nothing_over() -> None:
     rig = Rig()
