@@ -6,6 +6,7 @@ from collections.abc import Collection as Ids
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 from libs.core.aio.threads import Threads
 from libs.core.errors import UserError
@@ -128,6 +129,10 @@ class DockerRunner:
     async def open(self) -> None:
         """Create the folders. Call it first; needs no engine; may be repeated."""
         await self._threads.run(self._folders.prepare)
+
+    def entrypoints(self) -> Path:
+        """Return the folder of the copied entrypoints, after :meth:`open`."""
+        return self._folders.entrypoints
 
     async def prepare(self) -> dict[str, str]:
         """Pull the images and set up the network, so that no bot waits for them; return missing images with the reason.

@@ -45,6 +45,7 @@ class RunnerSettings:
         metadata_guard: refuse to start bots when access to private networks and the host cannot be blocked.
         egress_allow: exceptions that bots may reach.
         network_limits: a bot's limits on the host's network.
+        host_agent: keep a host agent running on the engine.
         default_bridge: whether bots may use the engine's default bridge, each isolated by its own rules; otherwise
             they use a bridge of the runtime, where starts take a third longer.
         walls_seconds: interval at which the firewall rules are restored.
@@ -71,6 +72,7 @@ class RunnerSettings:
     metadata_guard: bool = True
     egress_allow: tuple[Destination, ...] = ()
     network_limits: NetworkLimits = field(default_factory=NetworkLimits)
+    host_agent: bool = True
     default_bridge: bool = True
     walls_seconds: float = 60.0
     registry: Registry | None = None

@@ -23,7 +23,8 @@ SHORT = "def main(id, config):\n    print('short', flush=True)\n    return 1\n"
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def runner(tmp_path: Path, private_engine: OwnEngine) -> AsyncIterator[Deployment]:
-    settings = {"MAX_BOTS_PER_PARTITION": str(len(BOTS) + 1), "BOT_STOP_SECONDS": "1"}
+    # The host agent stays as long as there are bots on the machine, also those of other tests.
+    settings = {"MAX_BOTS_PER_PARTITION": str(len(BOTS) + 1), "BOT_STOP_SECONDS": "1", "HOST_AGENT": "false"}
     async with deployment(tmp_path, Engine(private_engine.url), settings=settings) as made:
         made.platform.upload("bot.zip", zipped({"main.py": BOT}))
         made.platform.upload("short.zip", zipped({"main.py": SHORT}))

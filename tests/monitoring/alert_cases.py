@@ -377,6 +377,18 @@ DEPENDENCIES = [
         ),
     ),
     Case(
+        "HostAgentDown",
+        _OF_A_WORKER,
+        {f"runtime_host_agent_up{{{WORKER}}}": always(0)},
+        {f"runtime_host_agent_up{{{WORKER}}}": f"1+0x{MINUTES - 4} 0+0x10"},
+    ),
+    Case(
+        "ContainerOutlivedKeepalive",
+        _OF_BOTS,
+        {f"runtime_host_agent_killed_total{{{WORKER}}}": once(1, MINUTES - 5)},
+        {f"runtime_host_agent_killed_total{{{WORKER}}}": once(1, MINUTES - 15)},
+    ),
+    Case(
         "NatsReconnecting",
         _OF_A_WORKER,
         {f"runtime_nats_connections_total{{{WORKER}}}": growing(1)},

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from libs.docker_runner.containers.container import Label, ManagedContainer
 from libs.docker_runner.engine.client import Engine
+from libs.docker_runner.engine.helper_container import GUARD_SERVICE
 from libs.docker_runner.engine.http import EngineRefused
 from libs.docker_runner.errors import EngineUnavailable
 
@@ -35,10 +36,14 @@ class Containers:
         return [found for scope in self._scopes for found in await self._engine.list({Label.SCOPE: scope})]
 
     async def mounting(self) -> set[str]:
-        """Return the ids of the managed containers of any scope that mount something from the stack's folder."""
+        """Return the ids of the containers of any scope that mount something from the stack's folder.
+
+        The host agent is one, if the stack started it; workers of other stacks on the engine start it again.
+        """
         if self._folder is None:
             return set()
-        return await self._engine.mounting(self._folder, {Label.MANAGED: "true"})
+        managed = await self._engine.mounting(self._folder, {Label.MANAGED: "true"})
+        return managed | await self._engine.mounting(self._folder, {Label.SERVICE: GUARD_SERVICE})
 
     async def remove_all(self) -> int:
         """Kill and remove every container; return their number."""

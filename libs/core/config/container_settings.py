@@ -118,6 +118,14 @@ class ContainerSettings(Group):
             "be blocked for them; false allows all of these"
         ),
     ] = True
+    host_agent: Annotated[
+        bool,
+        Named("HOST_AGENT"),
+        Field(
+            description="keep a host agent running on the Docker engine, a container with the host's processes that kills "
+            "bots whose keepalive has expired although they are paused or hang"
+        ),
+    ] = True
     egress_allow: Annotated[
         tuple[Destination, ...],
         Named(

@@ -31,7 +31,7 @@ from libs.docker_runner.containers.failure import Failure, failure_from
 from libs.docker_runner.containers.json_text import to_json
 from libs.docker_runner.containers.names import run_folder, scope_folder
 from libs.docker_runner.containers.returned import NO_PAYLOAD, SMALL_BYTES, Payload
-from libs.docker_runner.entrypoints import guard, node
+from libs.docker_runner.entrypoints import agent, guard, node
 from libs.docker_runner.entrypoints.python import start, the0_bot_process, the0_hints
 from libs.docker_runner.errors import WorkFolderNotExecutable
 from libs.docker_runner.executable import Executable
@@ -47,6 +47,10 @@ _FILES = (
     (node, "the0_hints.js"),
     (guard, "network_guard.py"),
     (guard, "nftables.py"),
+    (agent, "containers.py"),
+    (agent, "control_groups.py"),
+    (agent, "host_agent.py"),
+    (agent, "keepalives.py"),
 )
 
 # The init's notes have one level and a dozen values.

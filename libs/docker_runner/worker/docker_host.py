@@ -53,6 +53,7 @@ from libs.docker_runner.logs.reader import LogReader
 from libs.docker_runner.logs.uploads import LogUploads
 from libs.docker_runner.runner import DockerRunner
 from libs.docker_runner.sandbox.container_spec import GUARD_RUNTIME
+from libs.docker_runner.sandbox.host_agent import HostAgent
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.usage.sampler import UsageCollector, UsageSampler
 from libs.docker_runner.worker.image_wait import ImageWait
@@ -130,6 +131,7 @@ class DockerHost:
             named[SPEC_DIR] = settings.spec_dir
         self._sight = FolderSight(engine, named, settings.images[GUARD_RUNTIME])
         self._groups = GroupSight(engine, settings.pod_uid, settings.images[GUARD_RUNTIME])
+        self._agent = HostAgent(engine, settings.images[GUARD_RUNTIME], self.runner.entrypoints, keepalives)
         self._events_begun = False
         place = hashlib.sha256(f"{service}\0{scope}".encode()).hexdigest()[:20]
         self._keepalive_directory = keepalives / place
@@ -232,6 +234,8 @@ class DockerHost:
         lifecycle.part("look at the engine's room", host.runner.room.run)
         lifecycle.part("look at what the engine sees", host._sight.run)
         lifecycle.part("look at the groups of bots", host._groups.run)
+        if settings.host_agent:
+            lifecycle.part("keep the host agent", host._agent.run)
         lifecycle.part("prepare the docker host", host._prepare_for_ever)
         lifecycle.part("container events", host.runner.watch.run)
         lifecycle.part("clean the docker host", host._cleaner.run)
@@ -297,7 +301,7 @@ class DockerHost:
 
     def metrics(self) -> Sequence[Collector]:
         """Return the metrics of this host."""
-        return [UsageCollector(self.runner), RoomCollector(self.runner.room)]
+        return [UsageCollector(self.runner), RoomCollector(self.runner.room), self._agent]
 
     def room(self) -> Room | None:
         """Return the engine's room available to this service's containers; None while unknown. Fast."""
@@ -376,7 +380,8 @@ class DockerHost:
 
     def _report(self, readiness: Readiness) -> None:
         impediment = self.impediment()
-        readiness.report(ENGINE, not impediment, impediment or self._images.warning)
+        warnings = "; ".join(filter(None, [self._images.warning, self._agent.complaint]))
+        readiness.report(ENGINE, not impediment, impediment or warnings)
 
 
 async def _until_disk_takes(what: str, prepare: Callable[[], Awaitable[None]], readiness: Readiness) -> None:

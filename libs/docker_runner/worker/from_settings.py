@@ -46,6 +46,7 @@ def runner_settings(
         ),
         network=Network(containers.network),
         metadata_guard=containers.metadata_guard,
+        host_agent=containers.host_agent,
         egress_allow=containers.egress_allow,
         network_limits=NetworkLimits(
             connections=containers.connections,

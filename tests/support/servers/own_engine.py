@@ -103,15 +103,19 @@ class OwnEngine:
             self._dockerd.send_signal(number)
             await asyncio.wait_for(self._dockerd.wait(), 60)
 
-    def freeze(self) -> None:
-        """Freeze the engine: it answers nothing, its containers keep running."""
+    def freeze(self, *, containerd: bool = False) -> None:
+        """Freeze the engine, perhaps with its *containerd*: it answers nothing, its containers keep running."""
         assert self._dockerd is not None
         self._dockerd.send_signal(signal.SIGSTOP)
+        if containerd:
+            assert self._containerd is not None
+            self._containerd.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Undo freeze(). May be repeated."""
-        assert self._dockerd is not None
-        self._dockerd.send_signal(signal.SIGCONT)
+        for process in (self._containerd, self._dockerd):
+            assert process is not None
+            process.send_signal(signal.SIGCONT)
 
     async def keep_containers(self, live_restore: bool) -> None:
         """Set whether containers keep running while the engine is down; without a restart."""
