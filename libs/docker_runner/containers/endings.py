@@ -12,8 +12,15 @@ _ABORTED_EXIT_CODE = 134
 _LINE_CHARACTERS = 500
 
 
-def end_reason(container: ManagedContainer, outcome: Outcome, stopped: EndReason | None) -> EndReason:
-    """Return why *container* no longer runs; *stopped* is what a worker did to it."""
+def end_reason(
+    container: ManagedContainer, outcome: Outcome, stopped: EndReason | None, *, has_expired: bool = False
+) -> EndReason:
+    """Return why *container* no longer runs.
+
+    Args:
+        stopped: what a worker did to it.
+        has_expired: whether its keepalive has expired, so that the host agent may have killed it.
+    """
     code = container.exit_code
     # Without an outcome the init did not even start the bot, or could not write any more.
     if code == LEASE_LOST_EXIT_CODE and outcome.reason in ("lease-lost", "running", ""):
@@ -22,6 +29,9 @@ def end_reason(container: ManagedContainer, outcome: Outcome, stopped: EndReason
         return stopped
     if code == 137 and (container.oom_killed or outcome.oom_kills):
         return EndReason.OOM
+    # The init wrote no last outcome: it was killed itself.
+    if code == 137 and has_expired and outcome.reason in ("running", ""):
+        return EndReason.LEASE_LOST
     if container.state is ContainerState.EXITED and code == 0:
         return EndReason.FINISHED
     return EndReason.KILLED if code in _KILLED_EXIT_CODES else EndReason.ERROR

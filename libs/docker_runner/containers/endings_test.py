@@ -47,6 +47,25 @@ def test_the_reason(
     assert end_reason(container(exit_code, oom_killed), outcome, stopped) is expected
 
 
+@pytest.mark.parametrize(
+    ("exit_code", "oom_killed", "outcome", "stopped", "expected"),
+    [
+        (137, False, Outcome("running"), None, EndReason.LEASE_LOST),
+        (137, False, Outcome(), None, EndReason.LEASE_LOST),
+        # The bot was killed, and not the init.
+        (137, False, Outcome("exit"), None, EndReason.KILLED),
+        (137, True, Outcome("running"), None, EndReason.OOM),
+        (137, False, Outcome("running"), EndReason.STOPPED, EndReason.STOPPED),
+        (143, False, Outcome("running"), None, EndReason.KILLED),
+        (0, False, Outcome("running"), None, EndReason.FINISHED),
+    ],
+)
+def test_the_reason_of_one_whose_keepalive_has_expired(
+    exit_code: int, oom_killed: bool, outcome: Outcome, stopped: EndReason | None, expected: EndReason
+) -> None:
+    assert end_reason(container(exit_code, oom_killed), outcome, stopped, has_expired=True) is expected
+
+
 FULL = Failure(FailureReason.HEAP_FULL, "out of memory")
 RAISED = Failure(FailureReason.EXCEPTION, "no", "ValueError")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from prometheus_client import Counter
 
 from libs.core.errors import Retryable
-from libs.core.leases.boot_clock import boot_seconds
+from libs.core.leases.boot_clock import boot_seconds, this_boot
 from libs.core.observability.log import get_logger
 from libs.core.process.isolation import isolated
 from libs.docker_runner.containers.container import ContainerState, EndReason, ManagedContainer
@@ -89,7 +89,7 @@ class ExpiredContainers:
         self._scope = scope
         self._keepalives = keepalives
         self._clock = clock
-        self._ages = KeepaliveAges(life_seconds, Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        self._ages = KeepaliveAges(life_seconds, this_boot())
         self._watched: frozenset[str] = frozenset()
         self._finished: dict[str, str | None] = {}
         self._listed_at = float("-inf")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from libs.core.leases.boot_clock import boot_seconds
+from libs.core.leases.boot_clock import boot_seconds, this_boot
 from libs.core.observability.log import get_logger
 
 log = get_logger(__name__)
@@ -48,7 +48,7 @@ class KeepaliveFile:
         self._ttl = ttl_seconds
         self._monotonic = monotonic
         self._uptime = uptime
-        self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self._boot_id = this_boot()
         self._counter = time.time_ns()
         self._temporary = folder / f".{FILE_NAME}.{secrets.token_hex(8)}"
         self._written = ""
@@ -180,3 +180,12 @@ def seconds_left(folder: Path) -> float:
         return float((folder / FILE_NAME).read_text().split()[2])
     except (OSError, ValueError, IndexError):
         return _DEFAULT_TTL_SECONDS
+
+
+def has_expired(folder: Path) -> bool:
+    """Whether the keepalive in *folder* has expired, by this host's clock; False when that cannot be told. Blocks."""
+    try:
+        boot_id, deadline, *_ = (folder / FILE_NAME).read_text().split()
+        return boot_id == this_boot() and float(deadline) <= boot_seconds()
+    except (OSError, ValueError):
+        return False

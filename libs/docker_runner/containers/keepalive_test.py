@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 
 from libs.core.config.coordination_settings import BOTS_END_BEFORE_LEASE_SECONDS
+from libs.core.leases.boot_clock import boot_seconds, this_boot
 from libs.docker_runner.containers.keepalive import (
+    FILE_NAME,
     SAFETY_SECONDS,
     KeepaliveFile,
     SegmentKeepalive,
+    has_expired,
     remove_abandoned,
     remove_stale,
     seconds_left,
@@ -251,3 +254,22 @@ def test_bots_end_before_their_lease_by_as_much_as_the_settings_allow_for() -> N
     before, look = (eval(f"1.0 {defined[name]}") for name in ("TERM_BEFORE_DEADLINE", "LOOK"))
 
     assert SAFETY_SECONDS + before + look == pytest.approx(BOTS_END_BEFORE_LEASE_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{boot} 0.000 0.000 1\n", True),
+        ("{boot} {past} 4.750 1\n", True),
+        ("{boot} {future} 4.750 1\n", False),
+        ("another {past} 4.750 1\n", False),
+        ("{boot}", False),
+        ("{boot} soon 4.750 1\n", False),
+    ],
+)
+def test_a_keepalive_has_expired_by_the_clock_of_its_own_kernel(tmp_path: Path, text: str, expected: bool) -> None:
+    assert has_expired(tmp_path) is False
+    now = boot_seconds()
+    (tmp_path / FILE_NAME).write_text(text.format(boot=this_boot(), past=now - 0.1, future=now + 60.0))
+
+    assert has_expired(tmp_path) is expected

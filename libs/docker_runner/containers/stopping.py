@@ -12,6 +12,7 @@ from libs.core.observability.log import get_logger
 from libs.docker_runner.code.source import CodeSource
 from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, ManagedContainer
 from libs.docker_runner.containers.endings import end_reason, failure_of
+from libs.docker_runner.containers.keepalive import has_expired
 from libs.docker_runner.containers.returned import NO_PAYLOAD
 from libs.docker_runner.containers.run_folders import Outcome, RunFolders
 from libs.docker_runner.containers.secret_masks import SecretMasks
@@ -198,7 +199,8 @@ class Stopper:
         if masker is not None:
             outcome = _with_masked_text(outcome, masker)
         seen = found.container
-        reason = end_reason(seen, outcome, stopped)
+        expired = bool(seen.keepalive) and await self._threads.run(has_expired, Path(seen.keepalive))
+        reason = end_reason(seen, outcome, stopped, has_expired=expired)
         ended = Ended(
             container=seen,
             exit_code=seen.exit_code,

@@ -4,7 +4,7 @@ The file says `<boot id> <deadline> <seconds left> <counter>`; the init of a con
 """
 
 # The init ends the bot at the deadline, and then takes up to a second for the rest of the output and the outcome.
-RUNNING_MARGIN_SECONDS = 1.5
+RUNNING_MARGIN_SECONDS = 2.0
 UNREADABLE_EXTRA_SECONDS = 5.0
 # Of a keepalive that was never readable.
 UNKNOWN_LIFE_SECONDS = 60.0

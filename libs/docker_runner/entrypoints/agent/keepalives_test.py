@@ -23,13 +23,13 @@ def test_a_frozen_container_must_be_dead_at_the_deadline_and_a_running_one_after
     keepalive = read((100.0, refreshed(104.75)))
 
     assert keepalive.frozen_limit() == 104.75
-    assert keepalive.running_limit(found_at=100.0) == 106.25
+    assert keepalive.running_limit(found_at=100.0) == 106.75
 
 
 def test_a_refresh_extends_both_limits() -> None:
     keepalive = read((100.0, refreshed(104.75)), (102.0, refreshed(106.75, counter=2)))
 
-    assert (keepalive.frozen_limit(), keepalive.running_limit(100.0)) == (106.75, 108.25)
+    assert (keepalive.frozen_limit(), keepalive.running_limit(100.0)) == (106.75, 108.75)
 
 
 def test_a_shorter_deadline_changes_nothing_as_in_the_init() -> None:
@@ -42,7 +42,7 @@ def test_a_given_up_keepalive_ends_frozen_ones_at_once_and_running_ones_after_th
     keepalive = read((100.0, refreshed(104.75)), (101.0, refreshed(0.0, 0.0, counter=2)))
 
     assert keepalive.frozen_limit() == 0.0
-    assert keepalive.running_limit(100.0) == 102.5
+    assert keepalive.running_limit(100.0) == 103.0
 
 
 def test_a_keepalive_that_is_refreshed_after_it_was_given_up_counts_again() -> None:
@@ -57,7 +57,7 @@ def test_a_deadline_is_bounded_by_the_seconds_left_as_in_the_init() -> None:
     assert keepalive.frozen_limit() == 104.75
 
 
-@pytest.mark.parametrize(("seen", "found", "limit"), [(100.0, 100.5, 102.0), (100.0, 110.0, 111.5)])
+@pytest.mark.parametrize(("seen", "found", "limit"), [(100.0, 100.5, 102.5), (100.0, 110.0, 112.0)])
 def test_an_agent_that_finds_an_expired_keepalive_leaves_the_init_its_time(
     seen: float, found: float, limit: float
 ) -> None:
