@@ -122,8 +122,8 @@ class ContainerSettings(Group):
         bool,
         Named("HOST_AGENT"),
         Field(
-            description="keep a host agent running on the Docker engine, a container with the host's processes that kills "
-            "bots whose keepalive has expired although they are paused or hang"
+            description="keep a host agent running on the engine: a container that sees the host's processes and "
+            "kills bots that outlive their lease, paused ones too"
         ),
     ] = True
     egress_allow: Annotated[
