@@ -24,6 +24,7 @@ from libs.core.store.entity_writer import Derive
 from libs.core.store.leases import LeaseStore
 from libs.core.store.ownership import OwnershipReader
 from libs.core.store.partitions import PartitionStore
+from libs.core.transport.client_tls import ClientTls
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.dev import state
@@ -82,7 +83,8 @@ class Connections:
         """
         if self._mongo is None:
             settings = self._load(MongoSettings)
-            self._mongo = Mongo(settings.uri, timeout_seconds=settings.timeout_seconds)
+            tls = ClientTls.of("MONGO", settings)
+            self._mongo = Mongo(settings.uri, timeout_seconds=settings.timeout_seconds, tls=tls)
             self._stack.push_async_callback(self._mongo.close)
             try:
                 await self._mongo.ping()
@@ -126,12 +128,11 @@ class Connections:
         from libs.core.events.connection import NatsConnection
 
         if self._nats is None:
-            url = self._load(NatsSettings).url
-            if url is None and self.target.is_default:
+            connection = NatsConnection.of(self._load(NatsSettings), name="runtime command")
+            if connection is None and self.target.is_default:
                 raise _no_servers()
-            if url is None:
+            if connection is None:
                 raise Failure(f"NATS_URL is not set ({self.target.found_in})", ExitCode.USAGE)
-            connection = NatsConnection(url, name="runtime command")
             running = asyncio.create_task(connection.run(), name="nats")
             self._stack.push_async_callback(_end, running)
             try:

@@ -14,6 +14,7 @@ import os
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import annotated_types
@@ -40,6 +41,8 @@ class Named:
     aliases: tuple[str, ...] | Callable[[ServiceDefinition], tuple[str, ...]] = ()
     """Older names, read in this order when *variable* is not set."""
     flag: str | None = None
+    file: str = ""
+    """The variable that names a file with the value, read when *variable* is not set."""
     unit: str = ""
     allowed: str = ""
     """The valid values as text; empty if the type and its bounds suffice."""
@@ -130,6 +133,9 @@ class FlagsThenEnvironment(PydanticBaseSettingsSource):
             if text:
                 self.found_as[field_name] = variable
                 return text.lower() if _choices(field) else text, field_name, False
+        if named.file and (path := self._environ.get(named.file, "").strip()):
+            self.found_as[field_name] = named.file
+            return _content(named.file, path), field_name, False
         if named.default_of is not None:
             return named.default_of(_given(self._service)), field_name, False
         return None, field_name, False
@@ -215,6 +221,18 @@ def rows(groups: Iterable[type[Group]], service: ServiceDefinition | None = None
 def named_of(field: FieldInfo) -> Named:
     """Return the external name of the field."""
     return next(item for item in field.metadata if isinstance(item, Named))
+
+
+def _content(variable: str, path: str) -> str:
+    """Return the content of a file that a setting names, without the line break at its end."""
+    try:
+        text = Path(path).read_text().strip()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise SettingsError([f"{variable}={path!r} cannot be read ({reason}); correct the file, or unset it"]) from None
+    if not text:
+        raise SettingsError([f"{variable}={path!r} is empty; write the value into the file, or unset it"])
+    return text
 
 
 def _problem(

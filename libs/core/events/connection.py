@@ -8,9 +8,10 @@ a server that by then may have a different stream of the same name.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from pathlib import Path
+from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
 import nats.errors
@@ -23,10 +24,13 @@ from prometheus_client import Counter
 
 from libs.core.aio.backoff import Backoff
 from libs.core.aio.cancellation import cancellation_kept
+from libs.core.config.connection_settings import NatsSettings
 from libs.core.errors import Permanent, Retryable
 from libs.core.http.health import Readiness
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe, record
+from libs.core.transport.client_tls import ClientTls
+from libs.core.transport.watched_files import FileRejected, WatchedFiles
 
 log = get_logger(__name__)
 
@@ -119,10 +123,23 @@ class NatsConnection:
         url: one or several addresses, separated by commas; may contain credentials, which are never shown.
         name: the client name in the server's own tools.
         readiness: receives the state of the connection, as an optional dependency.
+        tls: the authorities of the servers and the own certificate; None: as *url* says.
+        url_file: has another *url* when it is replaced.
     """
 
-    def __init__(self, url: str, *, name: str, readiness: Readiness | None = None) -> None:
-        self._servers = [address.strip() for address in url.split(",") if address.strip()]
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        readiness: Readiness | None = None,
+        tls: ClientTls | None = None,
+        url_file: WatchedFiles[str] | None = None,
+    ) -> None:
+        self._tls = tls
+        self._url_file = url_file
+        self._url = url
+        self._servers = _servers(url)
         self._shown = ", ".join(_without_credentials(address) for address in self._servers)
         self._name = name
         self._readiness = readiness
@@ -261,7 +278,25 @@ class NatsConnection:
             raise NatsRejected(f"cannot send {size_bytes} bytes to {subject!r}: the server allows {client.max_payload}")
         return client
 
+    @classmethod
+    def of(cls, settings: NatsSettings, *, name: str, readiness: Readiness | None = None) -> Self | None:
+        """Return the connection by *settings*; None when they name no server.
+
+        Raises:
+            FileRejected: a file is missing or invalid.
+        """
+        if settings.url is None:
+            return None
+        url_file = None
+        if settings.url_file is not None:
+            url_file = WatchedFiles([("NATS_URL_FILE", Path(settings.url_file))], _url_in)
+        tls = ClientTls.of("NATS", settings)
+        return cls(settings.url, name=name, readiness=readiness, tls=tls, url_file=url_file)
+
     async def _connect(self) -> None:
+        if self._url_file is not None and (url := self._url_file.value) != self._url:
+            self._url = url
+            self._servers = _servers(url)
         client = Client()
         self._lost = lost = asyncio.Event()
 
@@ -277,6 +312,7 @@ class NatsConnection:
             with cancellation_kept():
                 await client.connect(
                     servers=list(self._servers),
+                    tls=self._tls.context() if self._tls is not None else None,
                     name=self._name,
                     allow_reconnect=False,
                     max_reconnect_attempts=1,  # of each address, before the next
@@ -355,6 +391,17 @@ def _answered(subject: str, timeout_seconds: float) -> Iterator[None]:
         raise NatsUnavailable(str(error)) from error
     finally:
         record("nats", "request", outcome, time.perf_counter() - begun)
+
+
+def _servers(url: str) -> list[str]:
+    return [address.strip() for address in url.split(",") if address.strip()]
+
+
+def _url_in(contents: Sequence[bytes]) -> str:
+    try:
+        return NatsSettings(url=contents[0].decode().strip()).url or ""
+    except ValueError:
+        raise FileRejected("NATS_URL_FILE", "it has no address of NATS") from None
 
 
 def _without_credentials(address: str) -> str:

@@ -119,10 +119,10 @@ class MasterRole:
         registry.register(unowned)
         process.lifecycle.part("master", master.run)
         process.lifecycle.on_stop("resign", lambda: process.lifecycle.end_part("master"), limit_seconds=5)
-        if settings.nats.url is not None:
-            connection = NatsConnection(
-                settings.nats.url, name=f"{process.service.name} master", readiness=process.readiness
-            )
+        connection = NatsConnection.of(
+            settings.nats, name=f"{process.service.name} master", readiness=process.readiness
+        )
+        if connection is not None:
             process.lifecycle.part("nats", connection.run)
             process.lifecycle.part("wake-ups", lambda: _heed(WakeUps(connection, process.service.name), master))
 

@@ -26,6 +26,7 @@ from libs.core.observability.tracing import add_trace_ids
 from libs.core.process.lifecycle import Lifecycle
 from libs.core.process.service import ServiceDefinition
 from libs.core.store.client import Database, Mongo
+from libs.core.transport.client_tls import ClientTls
 
 log = get_logger(__name__)
 
@@ -122,8 +123,9 @@ async def _run(service: ServiceDefinition, role: Role[S], settings: S) -> int:
     registry.register(ReadinessCollector(readiness))
     http = HttpApp(settings.http, readiness)
     http.add_routes(role.routes())
-    mongo = Mongo(settings.mongo.uri, timeout_seconds=settings.mongo.timeout_seconds)
-    lease_mongo = Mongo.for_leases(settings.mongo.uri, timeout_seconds=settings.mongo.timeout_seconds)
+    tls = ClientTls.of("MONGO", settings.mongo)
+    mongo = Mongo(settings.mongo.uri, timeout_seconds=settings.mongo.timeout_seconds, tls=tls)
+    lease_mongo = Mongo.for_leases(settings.mongo.uri, timeout_seconds=settings.mongo.timeout_seconds, tls=tls)
     lifecycle = Lifecycle()
     process = Process(service, lifecycle, readiness, http, mongo, lease_mongo)
     readiness.expect("start", "the process is starting")
@@ -139,6 +141,9 @@ async def _run(service: ServiceDefinition, role: Role[S], settings: S) -> int:
 
     lifecycle.part("start", start)
     lifecycle.part("event loop lag", measure_loop_lag)
+    if tls is not None:
+        lifecycle.part("certificates for mongodb", mongo.follow_certificates)
+        lifecycle.part("certificates for leases", lease_mongo.follow_certificates)
     lifecycle.on_close("http", http.close, limit_seconds=3)
     lifecycle.on_close("mongodb", mongo.close, limit_seconds=3)
     lifecycle.on_close("mongodb for leases", lease_mongo.close, limit_seconds=3)

@@ -8,6 +8,7 @@ import asyncio
 import io
 import itertools
 import re
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ from libs.core.http.health import Readiness
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe
 from libs.core.observability.tracing import SpanKind, span
+from libs.core.storage.credentials import StorageCredentials
+from libs.core.transport.client_tls import ClientTls
 
 log = get_logger(__name__)
 
@@ -129,19 +132,42 @@ class ObjectStore:
         self.bytes_sent = 0
         """Bytes of object content sent to the network, by puts of any kind."""
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="object-store")
-        self._http = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=connect_timeout_seconds, read=read_timeout_seconds),
-            maxsize=threads,
-            # One retry for a connection that went stale while idle. Real retries are the callers', with backoff.
-            retries=urllib3.Retry(total=1, connect=0, read=1, redirect=2, status=0, respect_retry_after_header=False),
-        )
-        self._client = minio.Minio(
-            settings.endpoint,
-            access_key=settings.access_key.get_secret_value(),
-            secret_key=settings.secret_key.get_secret_value(),
-            secure=settings.secure,
-            http_client=self._http,
-        )
+        self._threads = threads
+        self._timeout = urllib3.Timeout(connect=connect_timeout_seconds, read=read_timeout_seconds)
+        self._tls = ClientTls.of("MINIO", settings)
+        self._credentials = StorageCredentials(settings)
+        self._opening = threading.Lock()
+        self._opened_with = -1
+        self._open()
+
+    @property
+    def _client(self) -> minio.Minio:
+        """The SDK's client; another one when the certificates were replaced."""
+        if self._tls is not None and self._tls.version != self._opened_with:
+            self._open()
+        return self._minio
+
+    def _open(self) -> None:
+        with self._opening:
+            version = self._tls.version if self._tls is not None else 0
+            if version == self._opened_with:
+                return
+            self._http = urllib3.PoolManager(
+                timeout=self._timeout,
+                maxsize=self._threads,
+                # One retry for a connection that went stale while idle. Real retries are the callers', with backoff.
+                retries=urllib3.Retry(
+                    total=1, connect=0, read=1, redirect=2, status=0, respect_retry_after_header=False
+                ),
+                ssl_context=self._tls.context() if self._tls is not None else None,
+            )
+            self._minio = minio.Minio(
+                self.settings.endpoint,
+                credentials=self._credentials,
+                secure=self.settings.secure,
+                http_client=self._http,
+            )
+            self._opened_with = version
 
     async def close(self) -> None:
         """Close the connections, without waiting for running calls; they end within their timeouts."""

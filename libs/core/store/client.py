@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -29,6 +30,7 @@ from libs.core.http.health import Readiness
 from libs.core.observability.log import get_logger
 from libs.core.process.isolation import repeat
 from libs.core.store.command_metrics import CommandMetrics
+from libs.core.transport.client_tls import ClientTls
 
 log = get_logger(__name__)
 
@@ -123,6 +125,7 @@ class Mongo:
         check_interval_seconds: how often the servers are checked; one that does not answer a check loses all
             connections.
         purpose: what it is for, as MongoDB shows it behind the name of the application.
+        tls: the authorities of the server and the own certificate; None: as *uri* says.
 
     Raises:
         StoreMisconfigured: *uri* cannot be parsed.
@@ -136,12 +139,24 @@ class Mongo:
         answer_timeout_seconds: float = 10.0,
         check_interval_seconds: float = 10.0,
         purpose: str = "",
+        tls: ClientTls | None = None,
     ) -> None:
         text = uri.get_secret_value() if isinstance(uri, SecretStr) else uri
-        milliseconds = int(timeout_seconds * 1000)
         self._timeout_seconds = timeout_seconds
+        self._tls = tls
+        self._loaded: tuple[object, int] | None = None
+        encryption: dict[str, Any] = {"tls": True} if tls is not None else {}
+        if tls is not None and tls.authorities_path is not None:
+            encryption["tlsCAFile"] = str(tls.authorities_path)
+        self._client = self._client_of(text, purpose, answer_timeout_seconds, check_interval_seconds, encryption)
+        self._load_certificates()
+
+    def _client_of(
+        self, text: str, purpose: str, answer_timeout_seconds: float, check_interval_seconds: float, encryption: Any
+    ) -> AsyncMongoClient[Document]:
+        milliseconds = int(self._timeout_seconds * 1000)
         try:
-            self._client: AsyncMongoClient[Document] = AsyncMongoClient(
+            return AsyncMongoClient(
                 text,
                 appname=f"the0-runtime {purpose}".rstrip(),
                 tz_aware=True,
@@ -155,12 +170,13 @@ class Mongo:
                 # only garbage-collected (PyMongo 4.20). An error triggers a check of the servers anyway.
                 serverMonitoringMode="poll",
                 event_listeners=[CommandMetrics()],
+                **encryption,
             )
         except (InvalidURI, ConfigurationError, ValueError, TypeError) as error:
             raise StoreMisconfigured(_without_credentials(str(error), text)) from None
 
     @classmethod
-    def for_leases(cls, uri: SecretStr | str, *, timeout_seconds: float = 2.0) -> Self:
+    def for_leases(cls, uri: SecretStr | str, *, timeout_seconds: float = 2.0, tls: ClientTls | None = None) -> Self:
         """Return a pool that serves leases alone, so that no other work delays a renewal.
 
         It closes connections without answers within the time that a lease allows. Raises as the constructor.
@@ -171,6 +187,7 @@ class Mongo:
             answer_timeout_seconds=_LEASE_SECONDS,
             check_interval_seconds=_LEASE_SECONDS,
             purpose="leases",
+            tls=tls,
         )
 
     def database(self, name: str) -> Database:
@@ -183,6 +200,7 @@ class Mongo:
         Raises:
             StoreUnavailable: it does not; with the reason.
         """
+        self._load_certificates()
         # If no answer arrives, this ends long before the limit of other operations, whose answers may be large.
         with translated(), pymongo.timeout(2 * self._timeout_seconds):
             # Unlike "ping", this requires a successful login.
@@ -203,6 +221,25 @@ class Mongo:
             await self._check(readiness)
 
         await repeat("watch mongodb", one_round, interval_seconds)
+
+    async def follow_certificates(self, interval_seconds: float = 5.0) -> None:
+        """Use replaced certificates for new connections. Does not return."""
+
+        async def one_round() -> None:
+            self._load_certificates()
+
+        await repeat("follow mongodb's certificates", one_round, interval_seconds)
+
+    def _load_certificates(self) -> None:
+        """Load the certificates that are new. May be repeated."""
+        if self._tls is None:
+            return
+        # PyMongo makes its context from paths, once, or again for mongodb+srv. It offers no way to replace the files.
+        context: Any = self._client.options.pool_options._ssl_context
+        current = (context, self._tls.version)
+        if current != self._loaded and isinstance(context, ssl.SSLContext):
+            self._loaded = current
+            self._tls.load_into(context)
 
     async def close(self) -> None:
         """Close all connections. The object cannot be used afterwards; closing twice is harmless."""

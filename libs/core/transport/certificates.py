@@ -59,15 +59,25 @@ def check_pair(setting: str, chain: bytes, key: bytes) -> None:
         FileRejected: one is invalid, the key is encrypted, or they do not belong together.
     """
 
+    try:
+        load_chain(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), chain, key)
+    except (ssl.SSLError, ValueError) as error:
+        reason = f"they are no PEM certificate with its unencrypted private key ({_reason(error)})"
+        raise FileRejected(setting, reason) from None
+
+
+def load_chain(context: ssl.SSLContext, chain: bytes, key: bytes) -> None:
+    """Have *context* show the certificate *chain*.
+
+    Raises:
+        SSLError, ValueError: they are invalid.
+    """
+
     def password() -> str:
         raise ValueError("the key is encrypted")
 
-    with _in_memory(chain) as chain_path, _in_memory(key) as key_path:
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(chain_path, key_path, password)
-        except (ssl.SSLError, ValueError) as error:
-            reason = f"they are no PEM certificate with its unencrypted private key ({_reason(error)})"
-            raise FileRejected(setting, reason) from None
+    with in_memory(chain) as chain_path, in_memory(key) as key_path:
+        context.load_cert_chain(chain_path, key_path, password)
 
 
 def pem_certificates(pem: bytes) -> list[bytes]:
@@ -76,7 +86,7 @@ def pem_certificates(pem: bytes) -> list[bytes]:
 
 
 @contextmanager
-def _in_memory(content: bytes) -> Iterator[str]:
+def in_memory(content: bytes) -> Iterator[str]:
     """Yield the path of a file with *content* that only this process has; the ssl module reads only files."""
     descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)
     try:

@@ -207,13 +207,11 @@ class WorkerRole:
         failures = FailureStore(database)
         for ensure_indexes in (entities.ensure_indexes, runs.ensure_indexes, failures.ensure_indexes):
             await retry_forever(ensure_indexes)
-        connection = None
-        if settings.nats.url is not None:
-            connection = NatsConnection(
-                settings.nats.url,
-                name=f"{process.service.name} {settings.identity.worker_id}",
-                readiness=process.readiness,
-            )
+        connection = NatsConnection.of(
+            settings.nats,
+            name=f"{process.service.name} {settings.identity.worker_id}",
+            readiness=process.readiness,
+        )
         wake_ups = WakeUps(connection, process.service.name)
         if connection is not None:
             ingestion = Ingestion(
