@@ -120,7 +120,8 @@ class Mongo:
     """A pool of connections to one MongoDB deployment. Connects on first use; writes wait for a majority.
 
     Args:
-        timeout_seconds: how long an operation waits for a usable server, and for a connection to it.
+        timeout_seconds: how long an operation waits for a usable server. It waits for a free connection to that server
+            as long as others use all of them, each at most *answer_timeout_seconds*.
         answer_timeout_seconds: how long it waits for each answer.
         check_interval_seconds: how often the servers are checked; one that does not answer a check loses all
             connections.
@@ -163,7 +164,8 @@ class Mongo:
                 w="majority",
                 serverSelectionTimeoutMS=milliseconds,
                 connectTimeoutMS=milliseconds,
-                waitQueueTimeoutMS=milliseconds,
+                # No waitQueueTimeoutMS: with a limit, PyMongo 4.20 waits for a connection in a task of wait_for. In
+                # Python 3.11 a second cancellation leaves that task behind, and it locks the pool for ever.
                 socketTimeoutMS=int(answer_timeout_seconds * 1000),
                 heartbeatFrequencyMS=int(check_interval_seconds * 1000),
                 # Polled, not streamed: half the connections; and a second connection that is closed while it opens is

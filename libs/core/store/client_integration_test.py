@@ -1,15 +1,18 @@
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from pymongo import CursorType
 
 from libs.core.http.health import Readiness
 from libs.core.leases.lease import Holder
 from libs.core.observability.metrics import registry
 from libs.core.store.client import (
     DEPENDENCY,
+    Database,
     Mongo,
     StoreConflict,
     StoreRejected,
@@ -218,3 +221,35 @@ async def _operations(mongo: Mongo, database_name: str, *, at_least: int) -> boo
         [{"$currentOp": {}}, {"$match": {"ns": f"{database_name}.partitions", "op": "query"}}]
     )
     return len(await (await running).to_list()) >= at_least
+
+
+async def test_operations_that_are_cancelled_twice_while_they_wait_for_a_connection_leave_the_pool_usable(
+    mongo_uri: str, database_name: str
+) -> None:
+    only_connection = Mongo(mongo_uri + ("&" if "?" in mongo_uri else "?") + "maxPoolSize=1", timeout_seconds=20)
+    database = only_connection.database(database_name)
+    await database.create_collection("stream", capped=True, size=4096)
+    await database["stream"].insert_one({})
+    reading = asyncio.create_task(_read_for_a_second(database))
+    await asyncio.sleep(0.2)
+    waiting = [asyncio.create_task(database["things"].find_one({})) for _ in range(20)]
+    await asyncio.sleep(0.2)
+
+    for _ in range(2):
+        for task in waiting:
+            task.cancel()
+        await asyncio.sleep(0)
+
+    await asyncio.wait([reading, *waiting], timeout=20)
+    async with asyncio.timeout(20):
+        await database["things"].find_one({})
+    await only_connection.close()
+
+
+async def _read_for_a_second(database: Database) -> None:
+    """Hold a connection: the server answers when the second is over."""
+    cursor = database["stream"].find(cursor_type=CursorType.TAILABLE_AWAIT).max_await_time_ms(1000)
+    async with cursor:
+        await cursor.next()
+        with contextlib.suppress(StopAsyncIteration):
+            await cursor.next()
