@@ -11,7 +11,6 @@ from prometheus_client import Counter, Histogram
 
 from libs.core.aio.backoff import Backoff
 from libs.core.aio.retrying import retry_forever
-from libs.core.aio.turnstile import Turnstile
 from libs.core.aio.wake import Wake
 from libs.core.errors import Retryable, UserError
 from libs.core.observability.log import bound_context, get_logger
@@ -47,8 +46,6 @@ START_PATIENCE_SECONDS = 300.0
 _RECORDED_AHEAD_SECONDS = 2.0
 _ELSEWHERE_SECONDS = 1.0
 _WRITES_AT_ONCE = 8
-# A start costs a tenth of a millisecond before it waits for anything. With fewer at once the last ones begin late.
-_STARTS_A_ROUND = 250
 _LONGEST_TIMER_SECONDS = 30.0
 # Interval of updating the waiting text in a document.
 _TELL_SECONDS = 10.0
@@ -71,9 +68,8 @@ class ScheduleKit(RunKit):
     """The shared parts of the runs of one owned segment.
 
     Attributes:
-        desk: where runs queue for their writes. A thousand of them at once would take every connection to MongoDB,
-            and with them those on which the lease is renewed.
-        turnstile: where runs queue whose time has come.
+        desk: limits simultaneous writes. A thousand would take every connection to MongoDB, and all other operations
+            of this worker would wait.
     """
 
     owned: OwnedSegment
@@ -81,7 +77,6 @@ class ScheduleKit(RunKit):
     records: RunRecords
     executables: ExecutableBuilder
     desk: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_WRITES_AT_ONCE))
-    turnstile: Turnstile = field(default_factory=lambda: Turnstile(_STARTS_A_ROUND))
 
     async def written(self, write: Callable[[], Awaitable[T]]) -> T:
         """Perform *write* until it succeeds, with few others at the same time."""
@@ -330,7 +325,6 @@ class ScheduledAttempt:
         await self._until(firing.begins_at - _RECORDED_AHEAD_SECONDS)
         self._recorded = kit.engine.room.shortage(executable.room) is None and await self._record(executable)
         await self._until(firing.begins_at)
-        await kit.turnstile.passed()
         if firing.cause is Cause.SCHEDULE and firing.attempt == 1:
             LATENESS_SECONDS.observe(max(0.0, kit.clock() - firing.begins_at))
         if firing.cause is not Cause.SCHEDULE:
