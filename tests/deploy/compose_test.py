@@ -146,7 +146,7 @@ def test_workers_reach_the_hosts_engine_and_share_a_folder_with_it_at_one_path(
     worker = project["services"][f"{service.name}-worker"]
     paths = {mount["source"]: mount["target"] for mount in worker["volumes"]}
     folder = worker["environment"]["TEMP_DIR"]
-    memory = str(Path(worker["environment"]["KEEPALIVE_DIR"]).parent)
+    (memory,) = {str(Path(worker["environment"][name]).parent) for name in ("KEEPALIVE_DIR", "SPEC_DIR")}
 
     assert paths == {"/var/run/docker.sock": "/var/run/docker.sock", folder: folder, memory: memory}
     assert memory == "/dev/shm"
