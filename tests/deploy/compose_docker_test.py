@@ -119,43 +119,43 @@ async def dependencies(project: ComposeProject, service: str) -> dict[str, dict[
 
 
 async def test_worker_joins_the_second_master_once_the_leader_is_gone(project: ComposeProject) -> None:
-    masters = {"bot-runner-master", "bot-runner-master-2"}
+    masters = {name: project.containers(name)[0] for name in ("bot-runner-master", "bot-runner-master-2")}
 
-    async def leading() -> str:
-        (found,) = [name for name in masters if (await dependencies(project, name))["leadership"]["ok"]]
-        return found
-
-    leader = await eventually(leading)
-    (standby,) = masters - {leader}
-    (stopped,), (remaining,) = project.containers(leader), project.containers(standby)
-
-    async def joined() -> bool:
+    async def joined() -> str:
+        """The master with which the worker is registered, which names itself by its container."""
         master = (await dependencies(project, "bot-runner-worker"))["master"]
-        return bool(master["ok"]) and remaining.attrs["Config"]["Hostname"] in master["detail"]
+        (name,) = [name for name, found in masters.items() if found.attrs["Config"]["Hostname"] in master["detail"]]
+        assert master["ok"], master
+        return name
 
-    await asyncio.to_thread(stopped.stop, timeout=30)
+    async def has_joined(name: str) -> bool:
+        return await joined() == name
+
+    leader = await eventually(joined)
+    (standby,) = masters.keys() - {leader}
+    await asyncio.to_thread(masters[leader].stop, timeout=30)
     try:
-        await eventually(joined)
+        await eventually(lambda: has_joined(standby))
     finally:
-        await asyncio.to_thread(stopped.start)
+        await asyncio.to_thread(masters[leader].start)
 
 
-async def test_upgrade_replaces_every_process_and_never_leaves_a_service_without_one(
+async def test_upgrade_replaces_every_process_and_touches_no_bot(
     project: ComposeProject, client: docker.DockerClient
 ) -> None:
     bot = Bot(client, project)
     await bot.create()
-    await eventually(bot.containers, within_seconds=120)
+    before = await eventually(bot.containers, within_seconds=120)
     moments: list[Counter[str]] = []
 
     async def watch() -> None:
         moments.append(await asyncio.to_thread(project.running))
 
     await project.make_aside("upgrade", f"TAG={project.second}", watch=watch)
-    await eventually(bot.containers, within_seconds=120)
 
     assert project.versions() == {name: [project.second] * count for name, count in (WORKERS | MASTERS).items()}
     assert project.environment()["PREVIOUS_TAG"] == project.first
+    assert bot.containers() == before
     assert len(moments) > 1
     for worker in WORKERS:
         assert min(moment[worker] for moment in moments) == 1

@@ -24,13 +24,14 @@ from tests.deploy.manifests import ROOT
 from tools.stack import binaries
 
 # Containers are reached at their own addresses: a published port might be in use. The usual interval of health checks
-# would be most of the tests' time. A killed test's containers must not start again with the engine.
+# would be most of the tests' time. A killed test's containers must not start again with the engine. No lease may lapse,
+# however busy the machine is.
 _OURS = """\
   {name}:
     restart: "no"
     ports: !reset []
     healthcheck: {{interval: 1s}}
-    environment: {{OTEL_SDK_DISABLED: "true"}}
+    environment: {{OTEL_SDK_DISABLED: "true", LEASE_SECONDS: "30"}}
 """
 _STAND_IN = """\
     image: {image}
