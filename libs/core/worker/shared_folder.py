@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from libs.core.leases.boot_clock import this_boot
 from libs.core.leases.lease import Holder
 
 _LOCKED = ".worker"
@@ -210,7 +211,7 @@ def identity_of(folder: Path) -> str:
 def boot_id() -> str:
     """Return the id of this boot of the kernel; empty when it cannot be read."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return this_boot()
     except OSError:
         return ""
 

@@ -6,10 +6,12 @@ files and log spools. The Docker engine mounts the files into containers, so tha
 
 import asyncio
 import errno
+import hashlib
 import os
 import secrets
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -47,6 +49,37 @@ def usual_roots() -> Sequence[Path]:
     """The folders in memory that are tried without KEEPALIVE_DIR, the best first."""
     name = f"the0-runtime-{os.geteuid()}"
     return [Path("/dev/shm") / name, Path("/run") / name]  # noqa: S108 - made with care, see make_own
+
+
+@dataclass(frozen=True)
+class KeepalivePlaces:
+    """The folders with the keepalives of one service and deployment on one engine, a folder in it for each segment.
+
+    *former* ones may be watched by adopted containers, which were started by an older version or with other settings.
+    """
+
+    current: Path
+    former: tuple[Path, ...]
+
+
+def keepalive_places(
+    root: Path, other_roots: Sequence[Path], *, service: str, scope: str, engine_id: str, boot_id: str
+) -> KeepalivePlaces:
+    """Return the places below *root*, the folder for keepalive files, and below *other_roots*. Pure.
+
+    Two engines may share a root: two of one host, or of several hosts by a network file system. A worker of one must
+    not extend the life of the other's containers, so the engine's id is part of the name; and the boot's, since cloned
+    machines have engines of the same id.
+    """
+    # Ids come from outside and scopes from the runtime, but both are used in paths only as digests.
+    name = _digest(service, scope, engine_id, boot_id)
+    names = (name, _digest(service, scope))
+    places = dict.fromkeys(one / each for one in (root, *other_roots) for each in names)
+    return KeepalivePlaces(root / name, tuple(place for place in places if place != root / name))
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
 
 
 async def keepalive_root(wanted: Path | None, temp_dir: Path, engine: Sight) -> Path:

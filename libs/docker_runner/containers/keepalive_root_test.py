@@ -1,6 +1,7 @@
 """Keepalive files are in memory where that can be, and always where the engine sees them."""
 
 import asyncio
+import hashlib
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from libs.docker_runner.containers.keepalive_root import (
     KeepaliveDirUnusable,
     is_in_memory,
     is_on_this_kernel,
+    keepalive_places,
     keepalive_root,
     usual_roots,
 )
@@ -116,3 +118,36 @@ def test_a_disk_is_not_memory() -> None:
 def test_locks_in_memory_are_of_this_kernel_and_those_of_an_unknown_file_system_may_not_be() -> None:
     assert is_on_this_kernel(Path("/dev/shm/the0-runtime"))
     assert not is_on_this_kernel(Path("/proc"))
+
+
+ROOT, OTHER = Path("/dev/shm/the0"), Path("/run/the0")
+HERE = {"service": "bot-runner", "scope": "s", "engine_id": "e", "boot_id": "b"}
+
+
+@pytest.mark.parametrize("other", ["service", "scope", "engine_id", "boot_id"])
+def test_engines_that_share_a_root_have_keepalives_of_their_own(other: str) -> None:
+    mine = keepalive_places(ROOT, [], **HERE)
+
+    assert keepalive_places(ROOT, [], **HERE) == mine
+    assert keepalive_places(ROOT, [], **HERE | {other: "another"}).current != mine.current
+    assert mine.current.parent == ROOT
+
+
+def test_ids_that_are_joined_alike_have_different_places() -> None:
+    mine = keepalive_places(ROOT, [], **HERE | {"engine_id": "a", "boot_id": "bc"})
+
+    assert keepalive_places(ROOT, [], **HERE | {"engine_id": "ab", "boot_id": "c"}).current != mine.current
+
+
+def test_places_of_older_versions_and_of_other_roots_are_former_ones() -> None:
+    places = keepalive_places(ROOT, [OTHER, ROOT], **HERE)
+    # Without engine and boot, as versions before had it.
+    before = hashlib.sha256(b"bot-runner\0s").hexdigest()[:20]
+
+    assert places.former == (ROOT / before, OTHER / places.current.name, OTHER / before)
+
+
+def test_a_hostile_id_stays_inside_of_the_root() -> None:
+    places = keepalive_places(ROOT, [], **HERE | {"engine_id": "../../etc"})
+
+    assert ".." not in str(places.current)

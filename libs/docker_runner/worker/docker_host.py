@@ -15,6 +15,7 @@ from libs.core.aio.threads import Threads
 from libs.core.config.connection_settings import StorageSettings
 from libs.core.errors import Retryable, RuntimeFault
 from libs.core.http.health import Readiness
+from libs.core.leases.boot_clock import this_boot
 from libs.core.leases.lease import LeaseView
 from libs.core.observability.log import get_logger
 from libs.core.process.isolation import repeat
@@ -29,6 +30,7 @@ from libs.docker_runner.containers.keepalive import KeepaliveFile, SegmentKeepal
 from libs.docker_runner.containers.keepalive_root import (
     KeepaliveDirUnseen,
     is_on_this_kernel,
+    keepalive_places,
     keepalive_root,
     usual_roots,
 )
@@ -123,7 +125,6 @@ class DockerHost:
         self._unprepared = ""
         self._images = ImageWait(required=settings.pod_uid is not None)
         self._answered_at = time.monotonic()
-        # Ids come from outside and scopes from the runtime, but both are used in paths only as digests.
         named = {TEMP_DIR: settings.temp_dir}
         if not keepalives.is_relative_to(settings.temp_dir):
             named[KEEPALIVE_DIR] = keepalives
@@ -133,14 +134,20 @@ class DockerHost:
         self._groups = GroupSight(engine, settings.pod_uid, settings.images[GUARD_RUNTIME])
         self._agent = HostAgent(engine, settings.images[GUARD_RUNTIME], self.runner.entrypoints, keepalives)
         self._events_begun = False
+        # Ids come from outside and scopes from the runtime, but both are used in paths only as digests.
         place = hashlib.sha256(f"{service}\0{scope}".encode()).hexdigest()[:20]
-        self._keepalive_directory = keepalives / place
+        # Former locations of keepalives: adopted containers may watch a file there.
+        self._places = keepalive_places(
+            keepalives,
+            [settings.temp_dir / "keepalive", *usual_roots()],
+            service=service,
+            scope=scope,
+            engine_id=engine_id,
+            boot_id=this_boot(),
+        )
         # Beside it, and without folders in it: workers of older versions remove old folders.
         workers = keepalives / f"{place}.workers"
         self.shared_folder = workers if is_on_this_kernel(keepalives) else None
-        # Former locations of keepalives: adopted containers may watch a file there.
-        roots = dict.fromkeys([settings.temp_dir / "keepalive", *usual_roots()])
-        self._former = [root / place for root in roots if root != keepalives]
         bucket = store.settings.logs_bucket
         budget = SpoolBudget(settings.log_spools_bytes, settings.log_spool_bytes)
         logs = OpenLogs(settings.temp_dir / "logs" / place, LogObjects(store, bucket), budget)
@@ -156,8 +163,8 @@ class DockerHost:
             recorder=self.recorder,
             code=code,
             logs=self.logs,
-            keepalives=self._keepalive_directory,
-            former=self._former,
+            keepalives=self._places.current,
+            former=self._places.former,
             life_seconds=lease_seconds,
         )
         self.log_reader = LogReader(self.logs.uploads, LogHistory(store, bucket))
@@ -248,8 +255,8 @@ class DockerHost:
     def keepalive(self, segment: int) -> KeepaliveFile:
         """Return the dead-man's switch of a segment's containers."""
         if segment not in self._keepalives:
-            former = [directory / str(segment) for directory in self._former]
-            folder = self._keepalive_directory / str(segment)
+            former = [directory / str(segment) for directory in self._places.former]
+            folder = self._places.current / str(segment)
             self._keepalives[segment] = SegmentKeepalive(folder, self._lease_seconds, former=former)
         return self._keepalives[segment]
 
