@@ -285,7 +285,8 @@ def leases(selector: str) -> Row:
             Lines(
                 "Leases acquired and lost",
                 "Acquired: a worker acquired a segment. Lost: the worker could not renew the lease and stopped its "
-                "containers. Superseded: a newer process of the same worker has the lease.",
+                "containers. Superseded: a newer process of the same worker has the lease. Taken over, handed over: "
+                "another worker of the engine has it, with the running containers.",
                 "none",
                 [
                     Query(increase("runtime_segments_acquired_total", selector), "acquired"),
@@ -293,6 +294,7 @@ def leases(selector: str) -> Row:
                         or_zero(increase("runtime_lease_lapses_total", selector, "lease, reason")),
                         "{{lease}} {{reason}}",
                     ),
+                    Query(increase("runtime_segments_handed_over_total", selector), "handed over"),
                 ],
                 (1,),
             ),

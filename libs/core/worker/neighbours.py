@@ -187,7 +187,9 @@ class Neighbours:
                     HANDED_OVER.inc()
                     return True
                 if named and self._clock() - begun > _NAMED_SECONDS:
-                    # It may be frozen, or about to end too.
+                    # It may be frozen, or about to end too, as all workers do when a deployment is stopped.
+                    if not await self._takers():
+                        break
                     named = ""
                     await self._threads.run(self._folder.offer, Offer(lease.segment_id, lease.epoch))
         except OSError as error:

@@ -225,6 +225,19 @@ async def test_offer_that_the_named_neighbour_leaves_open_is_for_any_and_then_wi
     taker.close(keeps_leases=False)
 
 
+async def test_offer_ends_early_when_all_neighbours_end_too(rig: Rig) -> None:
+    other = rig.opened(A)
+    async with rig.running() as neighbours:
+        handing = asyncio.create_task(neighbours.hand_over(LEASE))
+        await eventually(lambda: any(one.offers for one in other.neighbours()))
+
+        other.leave()
+        rig.now = 1.0
+
+        assert not await handing
+    other.close(keeps_leases=False)
+
+
 @pytest.mark.parametrize(
     ("answer", "is_taken"), [(Taken.BY_NEIGHBOUR, True), (Taken.NO, False), (StoreUnavailable("down"), False)]
 )
