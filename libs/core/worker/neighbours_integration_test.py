@@ -141,31 +141,3 @@ async def test_two_neighbours_share_what_a_killed_worker_had_and_no_segment_has_
     await eventually(lambda: owned_by([b, c]) == [1, 2, 3, 4])
     assert await cluster.epochs() == {one: epoch + (one in lost) for one, epoch in before.items()}
     assert (starts(cluster), stops(a, b, c)) == (4, [])
-
-
-async def test_worker_of_another_engine_takes_nothing_over(cluster: Cluster, tmp_path: Path) -> None:
-    await cluster.segments({1: 1})
-    cluster.master()
-    a = worker(cluster, tmp_path, "a")
-    await eventually(lambda: a.owns == [1])
-    other = worker(cluster, tmp_path, "b", host="another-engine")
-    await eventually(lambda: other.worker.snapshot().master_id is not None)
-
-    await a.kill()
-    await asyncio.sleep(1.0)
-
-    assert other.owns == []
-
-
-async def test_worker_without_a_view_of_its_engine_takes_nothing_over(cluster: Cluster, tmp_path: Path) -> None:
-    a, b = await two_workers(cluster, tmp_path)
-    b.handler.lost = True
-    before = b.owns
-
-    await a.kill()
-    await asyncio.sleep(1.0)
-    assert b.owns == before
-
-    b.handler.lost = False
-    await eventually(lambda: b.owns == [1, 2, 3, 4])
-    assert stops(a, b) == []
