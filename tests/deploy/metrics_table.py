@@ -28,6 +28,7 @@ LABELS = {
     "part": "of the room on an engine: `total`, `free`",
     "quota": "`count`, `memory`, `cpus`, `starts`",
     "reason": "the reason, from a fixed list",
+    "setting": "a setting that names a file with certificates",
     "source": "`cache`, `storage`",
     "state": "a state of a segment or an entity; every state is always exposed",
     "subject": "a subject of the contract",

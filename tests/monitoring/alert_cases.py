@@ -405,6 +405,13 @@ DEPENDENCIES = [
         },
     ),
     Case(
+        "CertificateEnding",
+        {**_OF_A_WORKER, "setting": "TLS_CERT_FILE"},
+        # The time begins at 0.
+        {f'runtime_certificate_not_after_seconds{{{WORKER}, setting="TLS_CERT_FILE"}}': always(13 * 86_400)},
+        {f'runtime_certificate_not_after_seconds{{{WORKER}, setting="TLS_CERT_FILE"}}': always(15 * 86_400)},
+    ),
+    Case(
         "TargetDown",
         {**_OF_A_WORKER, "role": "worker"},
         _up("worker", "w1", 0),

@@ -72,6 +72,7 @@ class Rarity:
 
 
 RARITIES = (
+    Rarity("runtime_certificate_not_after_seconds", None, "a deployment without TLS has no certificates"),
     Rarity("runtime_operation_seconds_count", "outcome", "nothing fails in a deployment that is well"),
     Rarity("runtime_handler_failures_total", None, "no handler fails in a deployment that is well"),
     Rarity("runtime_unexpected_errors_total", None, "nothing unexpected happens in a deployment that is well"),

@@ -27,6 +27,7 @@ from libs.core.process.lifecycle import Lifecycle
 from libs.core.process.service import ServiceDefinition
 from libs.core.store.client import Database, Mongo
 from libs.core.transport.client_tls import ClientTls
+from libs.core.transport.expiry import certificate_files_of, watch_expiry
 
 log = get_logger(__name__)
 
@@ -141,6 +142,8 @@ async def _run(service: ServiceDefinition, role: Role[S], settings: S) -> int:
 
     lifecycle.part("start", start)
     lifecycle.part("event loop lag", measure_loop_lag)
+    if files := certificate_files_of(settings):
+        lifecycle.part("ends of certificates", lambda: watch_expiry(files))
     if tls is not None:
         lifecycle.part("certificates for mongodb", mongo.follow_certificates)
         lifecycle.part("certificates for leases", lease_mongo.follow_certificates)
