@@ -5,7 +5,7 @@ After an error nothing is changed in that round. It is logged once, not in every
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from prometheus_client import Counter, Gauge
@@ -13,6 +13,7 @@ from prometheus_client import Counter, Gauge
 from libs.autoscaler.decision import Decision, Pod, Reason, ScalingSettings, ScalingState, decide
 from libs.autoscaler.errors import AutoscalerError, NoCluster, ScaleConflict
 from libs.autoscaler.fleet import FleetSnapshot, NodeLoss
+from libs.autoscaler.hindrances import REASONS, Hindrance, described
 from libs.autoscaler.kubernetes import Scale
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe
@@ -31,6 +32,13 @@ NODE_LOSS_SEGMENTS = Gauge(
     "runtime_autoscaler_node_loss_segments",
     "Segments without a worker after the loss of one node, because MAX_REPLICAS allows no standby workers.",
 )
+HINDRANCES = Gauge(
+    "runtime_autoscaler_pod_hindrances",
+    "Worker pods that do not run, by Kubernetes' reason; FailedCreate: none can be created, as by a quota.",
+    ["reason"],
+)
+for _reason in REASONS:
+    HINDRANCES.labels(_reason)
 
 
 class Workers(Protocol):
@@ -40,6 +48,7 @@ class Workers(Protocol):
     async def set_replicas(self, scale: Scale, replicas: int) -> None: ...
     async def pods(self, scale: Scale) -> tuple[Pod, ...]: ...
     async def set_deletion_cost(self, pod: str, cost: int) -> None: ...
+    async def hindrances(self, pods: Sequence[Pod]) -> tuple[Hindrance, ...]: ...
 
 
 class Autoscaler:
@@ -51,7 +60,7 @@ class Autoscaler:
         workers: the worker Deployment.
         settings: bounds and timing.
         leading: whether this master leads now. Called before each round and again before a change.
-        notice: called with a notice for operators; empty when there is none.
+        notice: called with a topic and a notice for operators; empty when there is none.
         clock: a monotonic clock in seconds.
     """
 
@@ -63,7 +72,7 @@ class Autoscaler:
         leading: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
         *,
-        notice: Callable[[str], None] = lambda _: None,
+        notice: Callable[[str, str], None] = lambda topic, text: None,
     ) -> None:
         self._snapshot = snapshot
         self._workers = workers
@@ -76,6 +85,8 @@ class Autoscaler:
         self._held: Reason | None = None
         self._notice = notice
         self._loss: NodeLoss | None = None
+        self._hindered: frozenset[str] = frozenset()
+        self._unreadable = False
         self.decided: Decision | None = None
 
     async def run(self) -> None:
@@ -114,6 +125,7 @@ class Autoscaler:
         REPLICAS_WANTED.set(decision.wanted)
         REPLICAS_NEEDED.set(decision.needed)
         self._report_loss(decision)
+        await self._report_hindrances(pods)
         for pod, cost in decision.deletion_costs.items():
             await self._workers.set_deletion_cost(pod, cost)
         if decision.replicas is not None and self._leading():
@@ -155,7 +167,7 @@ class Autoscaler:
             return
         self._loss = loss
         if loss is None:
-            self._notice("")
+            self._notice("autoscaler", "")
             return
         log.warning(
             "the loss of a node would leave segments without a worker",
@@ -165,9 +177,34 @@ class Autoscaler:
             max_replicas=self._settings.max_replicas,
         )
         self._notice(
+            "autoscaler",
             f"the loss of node {loss.node} would leave {loss.segments} segments without a worker: {decision.needed} "
-            f"workers are needed and MAX_REPLICAS allows {self._settings.max_replicas}"
+            f"workers are needed and MAX_REPLICAS allows {self._settings.max_replicas}",
         )
+
+    async def _report_hindrances(self, pods: Sequence[Pod]) -> None:
+        """Report why pods do not run; each reason is logged once. Scaling does not depend on it."""
+        try:
+            found = await self._workers.hindrances(pods)
+        except AutoscalerError as error:
+            if not self._unreadable:
+                log.warning("reasons why worker pods do not run cannot be read", error=str(error))
+            self._unreadable = True
+            return
+        self._unreadable = False
+        for reason in REASONS:
+            HINDRANCES.labels(reason).set(sum(hindrance.reason == reason for hindrance in found))
+        for hindrance in found:
+            if hindrance.reason not in self._hindered:
+                log.warning(
+                    "worker pods do not run", reason=hindrance.reason, message=hindrance.message, pod=hindrance.pod
+                )
+                self._hindered |= {hindrance.reason}
+        now = frozenset(hindrance.reason for hindrance in found)
+        for reason in sorted(self._hindered - now):
+            log.info("worker pods are no longer hindered", reason=reason)
+        self._hindered = now
+        self._notice("pods", described(found))
 
     def _log_recovery(self, decision: Decision) -> None:
         if self._trouble is not None:

@@ -12,9 +12,10 @@ from libs.autoscaler.autoscaler import Autoscaler, Workers
 from libs.autoscaler.decision import OWNER_DELETION_COST, Pod, Reason, ScalingSettings
 from libs.autoscaler.fleet import FleetSnapshot, WorkerLoad
 from libs.autoscaler.kubernetes import KubernetesWorkers, Scale
+from libs.core.observability.metrics import registry
 from libs.core.room import Need
 from tests.support.eventually import eventually
-from tests.support.fakes.fake_kubernetes import FakeKubernetes
+from tests.support.fakes.fake_kubernetes import ALL_RULES, FakeKubernetes
 from tests.support.servers.real_cluster import real_deployment
 
 SETTINGS = ScalingSettings(min_replicas=1, max_replicas=4)
@@ -267,7 +268,7 @@ class StaleOnce:
     def __init__(self, workers: KubernetesWorkers, scale: Scale) -> None:
         self._scale = scale
         self.pods, self.set_replicas = workers.pods, workers.set_replicas
-        self.set_deletion_cost = workers.set_deletion_cost
+        self.set_deletion_cost, self.hindrances = workers.set_deletion_cost, workers.hindrances
 
     async def scale(self) -> Scale:
         return self._scale
@@ -309,7 +310,11 @@ async def test_node_loss_not_covered_by_the_maximum_is_logged_once_and_reported(
     async def snapshot() -> FleetSnapshot:
         return lost
 
-    scaler = Autoscaler(snapshot, on_fake, bounds, lambda: True, clock, notice=notices.append)
+    def note(topic: str, text: str) -> None:
+        if topic == "autoscaler":
+            notices.append(text)
+
+    scaler = Autoscaler(snapshot, on_fake, bounds, lambda: True, clock, notice=note)
     with capture_logs() as logs:
         await run_rounds(scaler, clock, times=3)
         lost = FleetSnapshot(0, frozenset())
@@ -322,3 +327,45 @@ async def test_node_loss_not_covered_by_the_maximum_is_logged_once_and_reported(
         "2 workers are needed and MAX_REPLICAS allows 1"
     )
     assert notices == [expected, ""]
+
+
+async def test_reasons_of_pods_that_do_not_run_are_logged_once_and_shown_until_they_are_gone(
+    fake: FakeKubernetes, on_fake: KubernetesWorkers, fleet: Fleet, clock: Clock
+) -> None:
+    shown: dict[str, str] = {}
+    scaler = Autoscaler(fleet.snapshot, on_fake, SETTINGS, fleet.leading, clock, notice=shown.__setitem__)
+    refused = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota: small"}
+
+    with capture_logs() as logs:
+        fake.conditions = [refused]
+        await run_rounds(scaler, clock, times=3)
+        while_refused, count = shown["pods"], hindered("FailedCreate")
+        fake.conditions = []
+        await run_rounds(scaler, clock, times=2)
+
+    said = [(entry["event"], entry["reason"]) for entry in logs if entry.get("reason") == "FailedCreate"]
+    assert said == [
+        ("worker pods do not run", "FailedCreate"),
+        ("worker pods are no longer hindered", "FailedCreate"),
+    ]
+    assert while_refused == "worker pods are not created: FailedCreate: exceeded quota: small"
+    assert (shown["pods"], count, hindered("FailedCreate")) == ("", 1.0, 0.0)
+
+
+def hindered(reason: str) -> float | None:
+    return registry.get_sample_value("runtime_autoscaler_pod_hindrances", {"reason": reason})
+
+
+async def test_workers_are_scaled_although_reasons_may_not_be_read(
+    fake: FakeKubernetes, on_fake: KubernetesWorkers, fleet: Fleet, clock: Clock
+) -> None:
+    fake.allowed = ALL_RULES - {("get", "deployments")}
+    fleet.segments = 4
+    scaler = autoscaler(fleet, on_fake, clock)
+
+    with capture_logs() as logs:
+        await run_rounds(scaler, clock, times=3)
+
+    assert fake.replicas == 4
+    said = [entry for entry in logs if entry["event"] == "reasons why worker pods do not run cannot be read"]
+    assert len(said) == 1

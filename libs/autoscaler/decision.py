@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Literal
 
 from libs.autoscaler.fleet import FleetSnapshot, NodeLoss, node_loss, owners_on_fullest_node, workers_for_segments
+from libs.autoscaler.hindrances import Hindrance
 
 OWNER_DELETION_COST = 100
 _PHASE_ORDER = {"Pending": 0, "Unknown": 1, "Running": 2}
@@ -50,7 +51,7 @@ class ScalingSettings:
 
 @dataclass(frozen=True)
 class Pod:
-    """A worker pod that is neither terminating nor finished."""
+    """A worker pod that is neither terminating nor finished. *hindrance*: why it does not run, by its status."""
 
     name: str
     scheduled: bool
@@ -59,6 +60,7 @@ class Pod:
     template: str
     deletion_cost: int = 0
     node: str = ""
+    hindrance: Hindrance | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""The autoscaler's calls to the Kubernetes API: read and write one scale, list and annotate pods."""
+"""The autoscaler's calls to the Kubernetes API: read and write one scale, list and annotate pods, read what fails."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -17,6 +18,7 @@ from libs.autoscaler.errors import (
     NoCluster,
     ScaleConflict,
 )
+from libs.autoscaler.hindrances import Hindrance, of_deployment, of_events, of_pod
 from libs.core.observability.metrics import observe
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
@@ -99,6 +101,22 @@ class KubernetesWorkers:
         except DeploymentMissing:
             return
 
+    async def hindrances(self, pods: Sequence[Pod]) -> tuple[Hindrance, ...]:
+        """Return why pods of the Deployment do not run, or are not created. *pods* are those of the last list."""
+        deployment = await self._call("GET", self._scale_path().removesuffix("/scale"))
+        unclear = {pod.name for pod in pods if not pod.ready and pod.hindrance is None}
+        warnings = await self._warnings() if unclear else ()
+        try:
+            of_pods = [pod.hindrance for pod in pods if pod.hindrance is not None]
+            return (*of_deployment(deployment), *of_pods, *of_events(warnings, unclear, datetime.now(UTC)))
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ClusterRejects(f"the conditions of {self._deployment()} are malformed: {error!r}") from error
+
+    async def _warnings(self) -> Sequence[Any]:
+        query = {"fieldSelector": "type=Warning,involvedObject.kind=Pod", "limit": str(_PAGE_SIZE)}
+        answer = await self._call("GET", self._pods_path().removesuffix("pods") + "events", query=query)
+        return list(answer.get("items") or ())
+
     def _scale_path(self) -> str:
         name = quote(self._deployment_name, safe="")
         return f"/apis/apps/v1/namespaces/{quote(self._namespace, safe='')}/deployments/{name}/scale"
@@ -123,7 +141,8 @@ class KubernetesWorkers:
         if status == 403:
             return ClusterForbids(
                 f"{message or f'{method} {path} is forbidden'}: the service account needs get and update on "
-                "deployments/scale, list and patch on pods (deploy/kubernetes has the Role)"
+                "deployments/scale, get on deployments, list and patch on pods, list on events (deploy/kubernetes has "
+                "the Role)"
             )
         if status == 404:
             return DeploymentMissing(
@@ -156,6 +175,7 @@ def _pod(item: Mapping[str, Any]) -> Pod:
         template=str((metadata.get("labels") or {}).get(_TEMPLATE_LABEL, "")),
         deletion_cost=_cost((metadata.get("annotations") or {}).get(DELETION_COST, "0")),
         node=str(item["spec"].get("nodeName") or ""),
+        hindrance=of_pod(item),
     )
 
 

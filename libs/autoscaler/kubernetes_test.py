@@ -1,6 +1,7 @@
 """The adapter's requests to an API server and its handling of answers, over real HTTP to a fake one."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,7 @@ async def every_call(workers: KubernetesWorkers) -> None:
     scale = await workers.scale()
     pods = await workers.pods(scale)
     await workers.set_deletion_cost(pods[0].name, 100)
+    await workers.hindrances([replace(pods[0], ready=False)])
     await workers.set_replicas(scale, 4)
 
 

@@ -36,9 +36,7 @@ def autoscaling(_process: Process, master: Master, settings: MasterSettings) -> 
         async with KubernetesWorkers(
             settings.autoscaler.namespace, settings.autoscaler.deployment_name, os.environ
         ) as workers:
-            await Autoscaler(
-                fleet, workers, bounds, lambda: master.leads, notice=lambda text: master.notice("autoscaler", text)
-            ).run()
+            await Autoscaler(fleet, workers, bounds, lambda: master.leads, notice=master.notice).run()
 
     return [("autoscaler", run)]
 

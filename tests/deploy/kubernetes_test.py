@@ -182,7 +182,8 @@ def test_the_role_has_what_the_autoscaler_uses_on_this_services_workers_and_noth
     (binding,) = of_kind(folder, "RoleBinding")
 
     assert rules_of(role) == ALL_RULES
-    assert role["rules"][0]["resourceNames"] == [f"{service.name}-worker"]
+    named_rules = [rule for rule in role["rules"] if "apps" in rule["apiGroups"]]
+    assert [rule["resourceNames"] for rule in named_rules] == [[f"{service.name}-worker"]] * 2
     assert [subject["name"] for subject in binding["subjects"]] == [f"{service.name}-master"]
     assert of_kind(folder, "ClusterRole", "ClusterRoleBinding") == []
 

@@ -203,6 +203,20 @@ COORDINATION = [
         },
     ),
     Case(
+        "WorkerPodsHindered",
+        {**_OF_BOTS, "reason": "FailedCreate"},
+        {
+            f'runtime_autoscaler_pod_hindrances{{{LEADER}, reason="FailedCreate"}}': always(1),
+            f"runtime_master_leading{{{LEADER}}}": always(1),
+        },
+        # It led before and remembers what it saw then.
+        {
+            f'runtime_autoscaler_pod_hindrances{{{OTHER}, reason="FailedCreate"}}': always(1),
+            f"runtime_master_leading{{{OTHER}}}": always(0),
+            f"runtime_master_leading{{{LEADER}}}": always(1),
+        },
+    ),
+    Case(
         "AutoscalerFailing",
         _OF_BOTS,
         {

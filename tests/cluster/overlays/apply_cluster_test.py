@@ -11,6 +11,7 @@ import pytest_asyncio
 import yaml
 
 from libs.autoscaler.api_server import Answer, ApiServer, message_of
+from libs.autoscaler.kubernetes import KubernetesWorkers
 from tests.cluster.overlays.cluster import OverlayCluster, configured
 from tests.cluster.overlays.operator_crds import operator_crds
 from tests.deploy.manifests import KUBERNETES, of_kind
@@ -76,9 +77,11 @@ async def test_rbac_allows_a_master_what_it_needs_and_nothing_else(cluster: Over
         ("update", "deployments/bot-runner-worker", scale),
         ("list", "pods"),
         ("patch", "pods"),
+        ("get", "deployments/bot-runner-worker"),
+        ("list", "events"),
     ]
     refused = [
-        ("get", "deployments/bot-runner-worker"),
+        ("get", "deployments/bot-runner-master"),
         ("update", "deployments/bot-runner-worker"),
         ("patch", "deployments/bot-runner-worker"),
         ("update", "deployments/bot-runner-master", scale),
@@ -124,7 +127,7 @@ PATCHES: dict[str, dict[str, Any]] = {
     "removed annotation": {"metadata": {"annotations": {"kept": None}}},
     "cost and another": {"metadata": {"annotations": {COST: "1", "kept": "2"}}},
 }
-POD = {
+POD: dict[str, Any] = {
     "apiVersion": "v1",
     "kind": "Pod",
     "metadata": {"name": "victim", "labels": {"app": "victim"}, "annotations": {"kept": "1"}},
@@ -138,7 +141,7 @@ async def test_masters_account_changes_only_the_deletion_cost_of_pods(cluster: O
     async with cluster.own_namespace(folder / "namespace.yaml", "the0"):
         await apply_access(cluster)
         await cluster.kubectl("--namespace=the0", "apply", "--filename=-", stdin=json.dumps(POD))
-        master = await account(cluster, "bot-runner-master", tmp_path)
+        master = ApiServer(await account(cluster, "bot-runner-master", tmp_path), timeout_seconds=60)
         administrator = ApiServer({"KUBECONFIG": cluster.kubeconfig}, timeout_seconds=60)
 
         async def is_guarded() -> bool:
@@ -161,10 +164,49 @@ async def test_masters_account_changes_only_the_deletion_cost_of_pods(cluster: O
     assert by_others.status == 200
 
 
-async def account(cluster: OverlayCluster, name: str, folder: Path) -> ApiServer:
-    """Return the API server for a service account, by a token as a pod gets it."""
+async def test_master_reads_why_kubernetes_creates_or_schedules_no_worker(
+    cluster: OverlayCluster, tmp_path: Path
+) -> None:
+    folder = KUBERNETES / "overlays" / "production"
+    labels = {"app": "worker"}
+    quota = {
+        "metadata": {"name": "small"},
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "spec": {"hard": {"pods": "1"}},
+    }
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "bot-runner-worker"},
+        "spec": {
+            "replicas": 2,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": POD["spec"]},
+        },
+    }
+    async with cluster.own_namespace(folder / "namespace.yaml", "the0"):
+        await apply_access(cluster)
+        for made in (quota, deployment):
+            await cluster.kubectl("--namespace=the0", "apply", "--filename=-", stdin=json.dumps(made))
+        kubeconfig = await account(cluster, "bot-runner-master", tmp_path)
+        async with KubernetesWorkers("the0", "bot-runner-worker", kubeconfig, timeout_seconds=60) as workers:
+
+            async def both() -> dict[str, str]:
+                pods = await workers.pods(await workers.scale())
+                found = {one.reason: one.message for one in await workers.hindrances(pods)}
+                return found if len(found) == 2 else {}
+
+            found = await eventually(both, every_seconds=0.5)
+
+    assert "exceeded quota: small" in found["FailedCreate"]
+    assert "nodes are available" in found["Unschedulable"]
+
+
+async def account(cluster: OverlayCluster, name: str, folder: Path) -> dict[str, str]:
+    """Return the environment of a service account, with a token as a pod gets it."""
     token = (await cluster.kubectl("--namespace=the0", "create", "token", name)).strip()
-    return ApiServer({"KUBECONFIG": str(with_token(cluster.kubeconfig, token, folder))}, timeout_seconds=60)
+    return {"KUBECONFIG": str(with_token(cluster.kubeconfig, token, folder))}
 
 
 def with_token(kubeconfig: str, token: str, folder: Path) -> Path:

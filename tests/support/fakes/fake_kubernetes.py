@@ -23,7 +23,14 @@ DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 TOKEN = "a-token-of-the-fake"
 Rule = tuple[str, str]
 ALL_RULES: frozenset[Rule] = frozenset(
-    {("get", "deployments/scale"), ("update", "deployments/scale"), ("list", "pods"), ("patch", "pods")}
+    {
+        ("get", "deployments/scale"),
+        ("update", "deployments/scale"),
+        ("get", "deployments"),
+        ("list", "pods"),
+        ("patch", "pods"),
+        ("list", "events"),
+    }
 )
 
 
@@ -73,6 +80,7 @@ class FakeKubernetes:
         down: the status of every answer; 0 while the server is up.
         hangs: answer nothing.
         taken: names of the pods that the stand-in controller removed, in order.
+        conditions, events: of the Deployment, and of its pods.
         calls: verb and resource of every permitted call.
     """
 
@@ -88,6 +96,8 @@ class FakeKubernetes:
         self.hangs = False
         self.garbled = False
         self.pods: list[FakePod] = []
+        self.conditions: list[dict[str, str]] = []
+        self.events: list[dict[str, Any]] = []
         self.taken: list[str] = []
         self.calls: list[Rule] = []
         self.url = ""
@@ -104,6 +114,8 @@ class FakeKubernetes:
         app = web.Application(middlewares=[self._guard])
         scale = "/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale"
         app.router.add_get(scale, self._get_scale)
+        app.router.add_get(scale.removesuffix("/scale"), self._get_deployment)
+        app.router.add_get("/api/v1/namespaces/{namespace}/events", self._list_events)
         app.router.add_put(scale, self._put_scale)
         app.router.add_patch(scale, self._patch_scale)
         app.router.add_get("/api/v1/namespaces/{namespace}/pods", self._list_pods)
@@ -186,6 +198,20 @@ class FakeKubernetes:
             return _status(404, f'deployments.apps "{request.match_info["name"]}" not found')
         return web.json_response(self._scale())
 
+    async def _get_deployment(self, request: web.Request) -> web.Response:
+        if request.match_info["name"] != self.deployment_name:
+            return _status(404, f'deployments.apps "{request.match_info["name"]}" not found')
+        metadata = {"name": self.deployment_name, "namespace": self.namespace}
+        status = {"conditions": self.conditions}
+        return web.json_response(
+            {"kind": "Deployment", "apiVersion": "apps/v1", "metadata": metadata, "status": status}
+        )
+
+    async def _list_events(self, request: web.Request) -> web.Response:
+        if request.query.get("fieldSelector") != "type=Warning,involvedObject.kind=Pod":
+            return _status(400, "the fake knows only warnings of pods")
+        return web.json_response({"kind": "EventList", "apiVersion": "v1", "metadata": {}, "items": self.events})
+
     async def _put_scale(self, request: web.Request) -> web.Response:
         if request.match_info["name"] != self.deployment_name:
             return _status(404, f'deployments.apps "{request.match_info["name"]}" not found')
@@ -260,7 +286,9 @@ def _strings(values: Iterable[object]) -> list[str]:
 
 
 def _rule(request: web.Request) -> Rule:
-    resource = "deployments/scale" if request.path.endswith("/scale") else "pods"
+    kinds = {"/scale": "deployments/scale", "/events": "events"}
+    resource = next((kind for end, kind in kinds.items() if request.path.endswith(end)), "")
+    resource = resource or ("deployments" if "/deployments/" in request.path else "pods")
     one = "name" in request.match_info
     verbs = {"GET": "get" if one else "list", "PUT": "update", "PATCH": "patch"}
     return (verbs.get(request.method, request.method.lower()), resource)
