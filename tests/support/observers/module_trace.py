@@ -39,6 +39,9 @@ MARKS = frozenset(
 )
 """Where one step of the way hands over to the next one: a queue, a wake-up, a task, a request."""
 
+POLLS = ("neighbours",)
+"""Threads that only look at something again and again: they are on the way of no event."""
+
 _ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -47,7 +50,7 @@ class Call:
     """One call.
 
     Attributes:
-        task: the name of the task that makes it; empty in a thread or a callback.
+        task: the name of the task that makes it, or of a thread of `POLLS`; empty in another thread or a callback.
         stack: for a function of `MARKS` its module and those of the functions that wait for it in this task.
     """
 
@@ -158,7 +161,8 @@ def main() -> None:
         try:
             task = asyncio.current_task()
         except RuntimeError:
-            return ""
+            thread = threading.current_thread().name
+            return thread if thread.startswith(POLLS) else ""
         return task.get_name() if task is not None else ""
 
     sys.argv = [module, *arguments]
