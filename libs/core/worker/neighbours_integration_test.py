@@ -12,7 +12,7 @@ import pytest_asyncio
 from libs.core.store.client import Database, Mongo
 from libs.core.worker.worker import EngineFolders
 from tests.support.eventually import eventually
-from tests.support.rigs.coordination import Cluster, RunningWorker, owned_by, running_cluster
+from tests.support.rigs.coordination import Cluster, RunningMaster, RunningWorker, owned_by, running_cluster
 
 ENGINE = "one-engine"
 
@@ -30,12 +30,21 @@ def worker(cluster: Cluster, folder: Path, name: str, host: str = ENGINE) -> Run
     return cluster.worker(name, host=host, folders=EngineFolders(folder / "shared", folder))
 
 
-async def two_workers(cluster: Cluster, folder: Path) -> tuple[RunningWorker, RunningWorker]:
-    """Return workers of one engine that own the segments 1 to 4, evenly."""
-    await cluster.segments(dict.fromkeys((1, 2, 3, 4), 1))
-    cluster.master()
-    a, b = worker(cluster, folder, "a"), worker(cluster, folder, "b")
-    await eventually(lambda: (len(a.owns), len(b.owns)) == (2, 2))
+async def two_workers(
+    cluster: Cluster, folder: Path, masters: list[RunningMaster] | None = None
+) -> tuple[RunningWorker, RunningWorker]:
+    """Return workers of one engine that own the segments 1 and 2, and 3 and 4."""
+    await cluster.segments({1: 1, 2: 1})
+    master = cluster.master()
+    if masters is not None:
+        masters.append(master)
+    a = worker(cluster, folder, "a")
+    await eventually(lambda: a.owns == [1, 2])
+    b = worker(cluster, folder, "b")
+    await eventually(lambda: b.worker.snapshot().master_id is not None)
+    # To the worker with the fewest.
+    await cluster.segments({3: 1, 4: 1})
+    await eventually(lambda: b.owns == [3, 4])
     await all_run(cluster)
     return a, b
 
@@ -71,12 +80,9 @@ async def test_containers_of_a_killed_worker_run_on_under_its_neighbour_and_the_
 async def test_segments_are_taken_over_without_any_master_and_kept_when_one_returns(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    await cluster.segments(dict.fromkeys((1, 2, 3, 4), 1))
-    first = cluster.master()
-    a, b = worker(cluster, tmp_path, "a"), worker(cluster, tmp_path, "b")
-    await eventually(lambda: (len(a.owns), len(b.owns)) == (2, 2))
-    await all_run(cluster)
-    await first.stop()
+    masters: list[RunningMaster] = []
+    a, b = await two_workers(cluster, tmp_path, masters)
+    await masters[0].stop()
 
     await a.kill()
 
@@ -134,10 +140,9 @@ async def test_two_neighbours_share_what_a_killed_worker_had_and_no_segment_has_
     c = worker(cluster, tmp_path, "c")
     await eventually(lambda: c.worker.snapshot().master_id is not None)
     before = await cluster.epochs()
-    lost = a.owns
 
     await a.kill()
 
     await eventually(lambda: owned_by([b, c]) == [1, 2, 3, 4])
-    assert await cluster.epochs() == {one: epoch + (one in lost) for one, epoch in before.items()}
+    assert await cluster.epochs() == {one: epoch + (one in (1, 2)) for one, epoch in before.items()}
     assert (starts(cluster), stops(a, b, c)) == (4, [])
