@@ -687,6 +687,51 @@ async def test_room_is_kept_for_a_run_while_it_starts() -> None:
     assert after.by_name == {}
 
 
+# --- containers of others, and no container
+
+
+@in_virtual_time
+async def test_lost_start_takes_the_container_of_its_own_run_among_others() -> None:
+    host = Host(faults_after=[LOST])
+    other = host.put("r9", id="other")
+    assert await attempt(Policy(host)).carry_out() == "finished"
+    assert host.begun == ["r"]
+    assert "removed r" in host.calls
+    assert list(host.containers) == [other.container_id]
+
+
+@in_virtual_time
+async def test_adopted_container_that_is_gone_has_ended() -> None:
+    host = Host()
+    gone = replace(container_of(executable()), started_at=None)
+    assert await attempt(Policy(host, timeout_seconds=10.0), adopted=gone).carry_out() == EndReason.MISSING
+    assert host.starts == []
+
+
+@in_virtual_time
+async def test_rejected_start_has_no_container_to_look_for() -> None:
+    host = Host(faults=[UserError("there is no code")], away=LOST)
+    assert await attempt(Policy(host)).carry_out() == "rejected"
+    assert (host.lists, seconds()) == (0, 0.0)
+
+
+@in_virtual_time
+async def test_run_that_was_never_requested_has_no_container_to_look_for() -> None:
+    host = Host(away=LOST)
+    assert await attempt(Policy(host, order=StopOrder("killed"))).carry_out() == "killed"
+    assert (host.lists, seconds()) == (0, 0.0)
+
+
+@in_virtual_time
+async def test_interrupting_order_after_the_start_ends_the_run() -> None:
+    policy = Policy(Host(run_seconds=None))
+    carrying = attempt(policy)
+    ordering = asyncio.create_task(order_at(policy, 5.0, StopOrder("killed", interrupts=True)))
+    assert await carrying.carry_out() == "killed"
+    await ordering
+    assert [stop[:2] for stop in policy.host.stops] == [("r", 0.0)]
+
+
 # --- results
 
 

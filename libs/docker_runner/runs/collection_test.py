@@ -75,6 +75,16 @@ async def test_output_that_cannot_be_kept_ends_the_watch_at_once() -> None:
 
 
 @in_virtual_time
+async def test_output_that_can_no_longer_be_kept_ends_the_watch_at_that_moment() -> None:
+    made, following = collection()
+    fault = DiskUnavailable("the output of a run", OSError(28, "no space"))
+    asyncio.get_running_loop().call_later(3.0, following.set_exception, fault)
+    with pytest.raises(DiskUnavailable):
+        await made.during(end_after(50.0))
+    assert seconds() == 3.0
+
+
+@in_virtual_time
 async def test_watch_ends_with_its_caller() -> None:
     made, _ = collection()
     watching = asyncio.ensure_future(end_after(50.0))
@@ -154,7 +164,7 @@ class Run:
         ended = Ended(self.container, 0, False, self.reason, BEGIN, BEGIN, failure=self.failure)
         return ended, self.outcome
 
-    def collecting(self) -> AbstractAsyncContextManager[Collection]:
+    def collecting(self, *, is_handed_over: bool = False) -> AbstractAsyncContextManager[Collection]:
         def removed(ended: Ended) -> Ended:
             self.calls.append("counted")
             return replace(ended, cpu_seconds=1.5)
@@ -172,7 +182,7 @@ class Run:
             output_bytes=OUTPUT_BYTES,
             removed=removed,
         )
-        return collector.collecting(self.container, RESULT_BYTES, 60.0)
+        return collector.collecting(self.container, RESULT_BYTES, 60.0, lambda: is_handed_over)
 
     def with_large_result(self) -> Path:
         """Put a large result beside the output, and return its path."""
@@ -294,6 +304,32 @@ async def test_cancelled_block_kills_and_removes_the_container_and_its_files(tmp
         await collecting
     assert run.calls == ["stopped with 0", "reaped"]
     assert not run.output.exists()
+
+
+@in_virtual_time
+async def test_cancelled_block_leaves_a_container_that_was_handed_over(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+
+    async def collect() -> None:
+        async with run.collecting(is_handed_over=True) as collecting:
+            await collecting.during(end_after(1000.0))
+
+    collecting = asyncio.create_task(collect())
+    await asyncio.sleep(1.5)
+    collecting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await collecting
+    assert run.calls == []
+    assert run.output.exists()
+
+
+@in_virtual_time
+async def test_failed_block_removes_a_container_that_was_handed_over(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with pytest.raises(ValueError, match="no place"):
+        async with run.collecting(is_handed_over=True):
+            raise ValueError("no place")
+    assert run.calls == ["stopped with 0", "reaped"]
 
 
 @in_virtual_time
