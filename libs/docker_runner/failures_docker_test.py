@@ -220,7 +220,7 @@ async def test_unknown_runtime_is_reported_with_the_available_ones(bots: BotCont
         bots.settings.placement("cobol85")
 
 
-async def test_a_start_asks_no_registry(bots: BotContainers, relay: EngineRelay) -> None:
+async def test_start_sends_no_request_to_a_registry(bots: BotContainers, relay: EngineRelay) -> None:
     await bots.runner.start(bots.executable(FOREVER))
     assert any("/containers/create" in line for line in relay.requests)
     assert not [line for line in relay.requests if "/images/create" in line]

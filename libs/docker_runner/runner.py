@@ -277,9 +277,9 @@ class DockerRunner:
         found = await self._engine.list(labels)
         return [replace(c, state=ContainerState.EXITED) if self._states.is_over(c.container_id) else c for c in found]
 
-    async def look(self, container: ManagedContainer) -> ManagedContainer | None:
+    async def inspect(self, container: ManagedContainer) -> ManagedContainer | None:
         """Return *container*'s current state with its times; None when it is gone."""
-        found = await self._stopper.look(container)
+        found = await self._stopper.inspect(container)
         return found.container if found is not None else None
 
     async def logs(

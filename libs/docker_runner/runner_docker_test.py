@@ -177,7 +177,7 @@ async def test_many_stop_at_once(bots: BotContainers) -> None:
     assert time.monotonic() - started < 8 * 2
 
 
-async def test_a_container_that_somebody_removed_is_missing(bots: BotContainers) -> None:
+async def test_container_that_was_removed_by_others_is_missing(bots: BotContainers) -> None:
     container = await bots.runner.start(bots.executable(FOREVER))
     await bots.runner.remove(container)
     assert (await bots.runner.remove(container)).reason in (EndReason.MISSING, EndReason.STOPPED)
@@ -207,7 +207,7 @@ async def test_exit_info_of_running_bot_is_none_and_leaves_it_running(bots: BotC
 
     assert await bots.runner.exit_info(container) is None
 
-    found = await bots.runner.look(container)
+    found = await bots.runner.inspect(container)
     assert found is not None
     assert found.state is ContainerState.RUNNING
 

@@ -17,7 +17,7 @@ __all__ = ["backtest_rig"]
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
-async def test_a_backtest_that_was_created_again_is_not_claimed_by_who_read_the_one_before(rig: BacktestRig) -> None:
+async def test_recreated_backtest_is_not_claimed_by_a_reader_of_the_deleted_one(rig: BacktestRig) -> None:
     await rig.announce()
     before = await state(rig)
     await rig.entities.delete("b")

@@ -14,7 +14,7 @@ from libs.core.room import Demand
 from libs.core.store.entities import Entity, EntityStore
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.engine.room import RoomRequest, Shortage
-from libs.docker_runner.engine.room_view import WAITING_LOOK_SECONDS
+from libs.docker_runner.engine.room_view import WAITING_CHECK_SECONDS
 from libs.docker_runner.engine.waiting import WaitingForRoom
 from services.backtest_runner.run import BacktestKit, BacktestRun
 from services.backtest_runner.slots import Slots
@@ -151,7 +151,7 @@ class SegmentPool:
         self._held = sum(not state.may_begin for state in states.values())
         self._refill(tasks)
         await self._tell_waiting()
-        return min(self._scan_interval, WAITING_LOOK_SECONDS) if self._lacking else self._scan_interval
+        return min(self._scan_interval, WAITING_CHECK_SECONDS) if self._lacking else self._scan_interval
 
     def _refill(self, tasks: asyncio.TaskGroup) -> None:
         """Start those with a slot and room. One that is too large does not delay smaller ones."""

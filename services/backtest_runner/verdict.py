@@ -14,7 +14,7 @@ CANCELLED = "cancelled"
 LOST = "lost"
 
 _NOT_ITS_FAULT = (EndReason.LEASE_LOST, EndReason.KILLED, EndReason.MISSING, EndReason.STOPPED)
-_TELLING = {
+_MESSAGES = {
     EndReason.LEASE_LOST: "its worker lost the lease and did not return",
     EndReason.KILLED: "it was killed by a signal",
     EndReason.MISSING: "its container was removed",
@@ -41,7 +41,7 @@ def verdict_of(outcome: RunOutcome, *, timeout_seconds: float, result_bytes: int
     """Return the result of a run."""
     reason = outcome.ended.reason
     if reason in _NOT_ITS_FAULT:
-        return AttemptResult(reason, _TELLING[reason], again=True)
+        return AttemptResult(reason, _MESSAGES[reason], again=True)
     if reason is EndReason.TIMEOUT:
         return AttemptResult(reason, f"timeout: it ran longer than {timeout_seconds:g} s (BATCH_TIMEOUT)")
     failure = outcome.failure

@@ -90,7 +90,7 @@ class BotActions:
         self._clock = clock
         self._fallback = Fallback(records=records, memory=memory, policy=self._policy, clock=clock)
         self._over_quota: set[str] = set()
-        self._unseen: dict[str, tuple[Executable, str]] = {}
+        self._unknown_starts: dict[str, tuple[Executable, str]] = {}
         self._stopping: dict[str, _Stopping] = {}
 
     @property
@@ -98,18 +98,18 @@ class BotActions:
         """The bots that wait for the quota of their owner, so that more room on engines would not help them."""
         return self._over_quota
 
-    async def look_after_starts(self, present: Sequence[ManagedContainer], under_way: Collection[str]) -> None:
+    async def record_failed_starts(self, present: Sequence[ManagedContainer], under_way: Collection[str]) -> None:
         """Record the starts of unknown outcome that failed. *present* are all existing containers.
 
         Args:
             under_way: bots whose start may still be in progress.
         """
         alive = [container.run_id for container in present]
-        for executable, detail in list(self._unseen.values()):
+        for executable, detail in list(self._unknown_starts.values()):
             if executable.id not in under_way:
                 if executable.run_id not in alive:
                     await self._records.not_begun(executable, detail, alive)
-                del self._unseen[executable.id]
+                del self._unknown_starts[executable.id]
 
     async def carry_out(self, action: Action) -> None:
         """Do *action*. A failure is logged, written into the bot's status, and planned again by a later round."""
@@ -277,7 +277,7 @@ class BotActions:
         detail = f"could not be started: {reason}"
         if isinstance(error, EngineUnavailable) or not isinstance(error, Retryable):
             # It may run all the same. Until that is known, its record prevents a start elsewhere.
-            self._unseen[executable.id] = (executable, detail)
+            self._unknown_starts[executable.id] = (executable, detail)
         else:
             await self._records.not_begun(executable, detail)
         if isinstance(error, StartFailed) and await self._fallback.unhealthy(
@@ -310,7 +310,7 @@ class BotActions:
         # At once, since users wait for it; and before the container is removed: if this worker dies in between, the
         # next one still finds how it ended.
         await self._records.container_ended(ended, str(order.reason))
-        await self._records.last_words(container)
+        await self._records.output_read(container)
         await self._runner.remove(container)
         log.info("bot stopped", reason=str(order.reason), container=container.name)
 
@@ -322,7 +322,7 @@ class BotActions:
         # the same result.
         await self._records.container_ended(ended)
         await self._count(ended)
-        await self._records.last_words(container)
+        await self._records.output_read(container)
         await self._runner.remove(container)
 
     async def _count(self, ended: Ended) -> None:

@@ -26,7 +26,7 @@ EXITED = Failure(FailureReason.EXIT_CODE, "it ended with exit code 3")
         ),
     ],
 )
-def test_an_end_is_described_with_what_mends_it(
+def test_description_of_an_end_names_the_remedy(
     reason: EndReason, exit_code: int, failure: Failure | None, expected: str
 ) -> None:
     labels = {"runtime.memory-bytes": str(64 << 20)}

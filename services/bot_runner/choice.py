@@ -24,7 +24,7 @@ class Choice:
         release: what must be written into the document before anything else is done.
         replacement: what replaces the running container, once *release* is written; None for nothing.
         check: the newest version, to be checked in the background.
-        look_again_at: Unix seconds at which time alone changes the choice; None when it does not.
+        decide_again_at: Unix seconds at which time alone changes the choice; None when it does not.
     """
 
     run: Executable | None = None
@@ -34,7 +34,7 @@ class Choice:
     release: Release | None = None
     replacement: Executable | None = None
     check: Executable | None = None
-    look_again_at: float | None = None
+    decide_again_at: float | None = None
 
 
 def choose(bot: DesiredBot, container: ManagedContainer | None, now: float) -> Choice:
@@ -121,7 +121,7 @@ def _running(bot: DesiredBot, choice: Choice, container: ManagedContainer | None
     etag = container.code_etag or current.code_etag
     over_at = _window_over_at(bot.release, container)
     if over_at is not None and now < over_at:
-        return replace(choice, look_again_at=over_at)
+        return replace(choice, decide_again_at=over_at)
     if bot.release.previous is not None or etag != current.code_etag:
         return replace(choice, release=bot.release.confirmed(etag))
     return choice
@@ -138,10 +138,10 @@ def _window_over_at(release: Release, container: ManagedContainer) -> float | No
 def _checked_again(bot: DesiredBot, choice: Choice, now: float) -> Choice:
     if bot.verdict is None or isinstance(bot.verdict, Ready) or bot.executable is None:
         return choice
-    if now >= bot.verdict.look_again_at:
+    if now >= bot.verdict.check_again_at:
         return replace(choice, check=bot.executable)
-    times = [time for time in (choice.look_again_at, bot.verdict.look_again_at) if time is not None]
-    return replace(choice, look_again_at=min(times))
+    times = [time for time in (choice.decide_again_at, bot.verdict.check_again_at) if time is not None]
+    return replace(choice, decide_again_at=min(times))
 
 
 def _is_of(executable: Executable, code_etag: str, container: ManagedContainer) -> bool:

@@ -100,7 +100,7 @@ async def test_a_bot_that_is_created_again_elsewhere_waits_for_its_old_container
     assert [run.reason for run in await rig.history()] == ["deleted"]
 
 
-async def test_nor_does_it_begin_while_a_new_process_has_just_taken_its_old_container_over(rig: BotRig) -> None:
+async def test_recreated_bot_waits_while_a_new_process_of_its_old_owner_takes_over_the_container(rig: BotRig) -> None:
     await rig.deploy()
     one, other = rig.host("one"), rig.host("other")
     async with rig.owned_by(one):
@@ -162,7 +162,7 @@ async def test_a_status_that_was_lost_or_overwritten_is_written_again(rig: BotRi
 NO_ANSWER = EngineUnavailable("start", "no answer")
 
 
-async def test_a_start_without_an_answer_holds_up_a_start_elsewhere_until_somebody_has_looked(rig: BotRig) -> None:
+async def test_start_without_an_answer_delays_a_start_elsewhere_until_its_outcome_is_known(rig: BotRig) -> None:
     await rig.deploy()
     one, other = rig.host("one", faults_after=[NO_ANSWER]), rig.host("other")
     one.made = partial(taken_away, one, one.made)

@@ -66,7 +66,7 @@ class Plan:
     Attributes:
         checks: versions to check in the background, by bot.
         absent: the bots that have no container and must have none.
-        next_look: Unix seconds at which the earliest backoff or health window ends; None without any.
+        next_round_at: Unix seconds at which the earliest backoff or health window ends; None without any.
         kept: the containers that are as desired.
         waiting: the bots without room on the engine.
         held_up: why bots keep the previous version although only room is missing for the newest.
@@ -76,7 +76,7 @@ class Plan:
     kept: Sequence[ManagedContainer] = ()
     checks: Mapping[str, Executable] = field(default_factory=dict)
     absent: Mapping[str, StopReason] = field(default_factory=dict)
-    next_look: float | None = field(default=None)
+    next_round_at: float | None = field(default=None)
     waiting: Sequence[WaitForRoom] = ()
     held_up: Mapping[str, Shortage] = field(default_factory=dict)
 
@@ -108,8 +108,8 @@ def plan(
         choice = choose(bot, container, now)
         if choice.check is not None:
             checks[bot.id] = choice.check
-        if choice.look_again_at is not None:
-            times.append(choice.look_again_at)
+        if choice.decide_again_at is not None:
+            times.append(choice.decide_again_at)
         return choice
 
     for container in actual:

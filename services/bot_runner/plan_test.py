@@ -93,7 +93,7 @@ def test_a_bot_without_a_container_is_started() -> None:
     assert plan({"b1": bot()}, [], NOW).actions == [Start("b1", executable())]
 
 
-def test_a_container_that_matches_is_left_alone_whoever_started_it() -> None:
+def test_matching_container_is_kept_whichever_worker_started_it() -> None:
     decided = plan({"b1": bot()}, [container()], NOW)
 
     assert (decided.actions, decided.kept) == ([], [container()])
@@ -170,7 +170,7 @@ def test_refused_version_is_checked_again_when_its_time_has_come() -> None:
     early = updated(rejection=rejection, verdict=Refused(rejection, NOW + 7))
     due = updated(rejection=rejection, verdict=Refused(rejection, NOW))
 
-    assert plan({"b1": early}, [container()], NOW).next_look == NOW + 7
+    assert plan({"b1": early}, [container()], NOW).next_round_at == NOW + 7
     assert list(plan({"b1": due}, [container()], NOW).checks) == ["b1"]
 
 
@@ -235,7 +235,7 @@ def test_version_before_is_forgotten_once_new_one_runs_healthily(window_seconds:
 def test_version_before_is_kept_during_the_health_window_and_looked_at_when_it_ends() -> None:
     decided = plan({"b1": started(10.0)}, [container(version="2", seconds=4.0)], NOW)
 
-    assert (decided.actions, decided.next_look) == ([], NOW + 6.0)
+    assert (decided.actions, decided.next_round_at) == ([], NOW + 6.0)
 
 
 def test_version_in_its_window_goes_on_when_newer_one_is_rejected() -> None:
@@ -271,7 +271,7 @@ def test_a_dead_container_is_buried_before_its_bot_starts_again() -> None:
 def test_bot_in_backoff_waits_and_reports_until_when() -> None:
     decided = plan({"b1": bot(not_before=NOW + 7), "b2": bot("b2", not_before=NOW + 3)}, [], NOW)
 
-    assert (decided.actions, decided.next_look) == ([], NOW + 3)
+    assert (decided.actions, decided.next_round_at) == ([], NOW + 3)
 
 
 BOTS = st.dictionaries(
@@ -329,7 +329,7 @@ def test_of_bots_that_would_start_now_those_without_room_wait() -> None:
 def test_a_bot_that_backs_off_does_not_wait_for_room() -> None:
     decided = plan({"b1": bot(not_before=NOW + 5)}, [], NOW, room(0))
 
-    assert (decided.waiting, decided.next_look) == ([], NOW + 5)
+    assert (decided.waiting, decided.next_round_at) == ([], NOW + 5)
 
 
 def test_stops_and_running_bots_need_no_room() -> None:

@@ -19,7 +19,7 @@ from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.containers.container_group import ContainerGroup
 from libs.docker_runner.engine.room import RoomRequest
-from libs.docker_runner.engine.room_view import WAITING_LOOK_SECONDS, EngineRoom
+from libs.docker_runner.engine.room_view import WAITING_CHECK_SECONDS, EngineRoom
 from libs.docker_runner.engine.waiting import WaitingForRoom
 from libs.docker_runner.executable import Executable
 from services.bot_runner.bot_actions import BotActions
@@ -72,7 +72,7 @@ class SegmentReconciler:
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._seen: dict[str, datetime] = {}
         self._setbacks = Setbacks(_FIRST_SETBACK_SECONDS, _LONGEST_SETBACK_SECONDS)
-        self._stock_taken = False
+        self._earlier_closed = False
         self.running = 0
         """The number of containers that were as desired in the last round."""
 
@@ -130,12 +130,12 @@ class SegmentReconciler:
         entities, actual = await asyncio.gather(
             self._entities.in_segment(self._owned.segment_id), self._containers.list()
         )
-        if not self._stock_taken:
+        if not self._earlier_closed:
             with isolated("take stock of bots"):
                 await self._records.close_earlier([container.run_id for container in actual])
-                self._stock_taken = True
+                self._earlier_closed = True
         with isolated("look after starts"):
-            await self._actions.look_after_starts(actual, unsettled)
+            await self._actions.record_failed_starts(actual, unsettled)
         desired = {entity.id: self._desired_state.of(entity) for entity in entities}
         wanted = {bot.id: bot.runnable for bot in desired.values() if bot.absence is None and bot.runnable is not None}
         for bot_id in self._places.keys() - wanted.keys():
@@ -170,7 +170,7 @@ class SegmentReconciler:
         for bot_id, wait in self._waiting:
             with isolated("settle bot"):
                 await self._actions.wait_for_room(waiting[bot_id], wait.detail, wait.since)
-        return self._sooner(decided.next_look)
+        return self._sooner(decided.next_round_at)
 
     def _with_times(self, actual: Sequence[ManagedContainer], now: float) -> list[ManagedContainer]:
         """Return *actual*, with the time of the first sighting for containers whose start time is unknown."""
@@ -210,19 +210,19 @@ class SegmentReconciler:
         if (place := self._places.pop(bot_id, None)) is not None:
             self._room.settle(place)
 
-    def _sooner(self, next_look: float | None) -> float | None:
+    def _sooner(self, next_round_at: float | None) -> float | None:
         """Return the Unix time of the next round or of the first repeated action, whichever is earlier."""
         left_seconds = self._setbacks.first_left_seconds()
         if left_seconds is None:
-            return next_look
+            return next_round_at
         again_at = self._clock() + left_seconds
-        return again_at if next_look is None else min(next_look, again_at)
+        return again_at if next_round_at is None else min(next_round_at, again_at)
 
-    def _pause_until(self, next_look: float | None) -> float:
-        longest = min(self._scan_interval, WAITING_LOOK_SECONDS) if self._waiting else self._scan_interval
-        if next_look is None:
+    def _pause_until(self, next_round_at: float | None) -> float:
+        longest = min(self._scan_interval, WAITING_CHECK_SECONDS) if self._waiting else self._scan_interval
+        if next_round_at is None:
             return longest
-        return min(longest, max(0.0, next_look - self._clock()))
+        return min(longest, max(0.0, next_round_at - self._clock()))
 
 
 def _key(action: Action) -> str:

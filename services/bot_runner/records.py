@@ -115,7 +115,7 @@ class BotRecords(RunHistory):
         if not await self._entities.compare_and_set(entity.id, condition_for(entity, self._epoch), change):
             log.info("release not written: the bot was recreated, or has another owner", bot=entity.id)
 
-    async def last_words(self, container: ManagedContainer) -> None:
+    async def output_read(self, container: ManagedContainer) -> None:
         """Read the rest of a dead container's output, before it is removed."""
         await self._logs.finish(container)
 

@@ -315,7 +315,7 @@ async def test_bot_that_is_killed_while_its_new_version_is_checked_stops_at_once
     assert host.alive("b") == []
 
 
-async def test_bot_that_is_created_again_has_no_version_of_its_namesake(rig: BotRig) -> None:
+async def test_recreated_bot_has_no_version_of_the_deleted_bot(rig: BotRig) -> None:
     await rig.deploy(version="1")
     host = rig.host()
     async with rig.owned_by(host, scan_seconds=3600) as owned:

@@ -24,7 +24,7 @@ def test_ten_minutes_up_forgive_earlier_deaths() -> None:
     assert history == RestartHistory(failures=1, restarts=10, not_before=51.0)
 
 
-def test_a_bot_that_its_owner_must_mend_waits_the_longest_but_not_for_ever() -> None:
+def test_rejected_bot_waits_for_the_maximum_delay_and_is_tried_again() -> None:
     history = RestartHistory().after_rejection(now=10.0, policy=POLICY)
 
     assert not history.may_start(309.9)

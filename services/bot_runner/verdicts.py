@@ -34,18 +34,18 @@ class Ready:
 
 @dataclass(frozen=True)
 class Refused:
-    """Only its owner can correct it. Checked again at *look_again_at* (Unix seconds), in case the code appears."""
+    """Only its owner can correct it. Checked again at *check_again_at* (Unix seconds), in case the code appears."""
 
     rejection: Rejection
-    look_again_at: float
+    check_again_at: float
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """A dependency was unreachable, named in *detail*. It is checked again at *look_again_at* (Unix seconds)."""
+    """A dependency was unreachable, named in *detail*. It is checked again at *check_again_at* (Unix seconds)."""
 
     detail: str
-    look_again_at: float
+    check_again_at: float
 
 
 Verdict = Ready | Refused | Unknown

@@ -112,7 +112,7 @@ async def test_on_another_host_a_run_that_may_have_been_is_not_repeated(rig: Sch
     assert (run.reason, second.starts) == (LOST, [])
 
 
-async def test_unless_the_config_wants_failed_runs_repeated(rig: ScheduleRig) -> None:
+async def test_lost_run_is_repeated_when_config_has_retries(rig: ScheduleRig) -> None:
     await claimed(rig, retries=1, retryDelay=0.05)
     async with rig.owned_by(FakeHost("first", run_seconds=None)):
         await eventually(lambda: is_started(rig))
@@ -138,7 +138,7 @@ async def test_a_retry_that_is_waited_for_outlives_its_worker(rig: ScheduleRig) 
     assert (state.firing.attempt, state.firing.host) == (2, "second")
 
 
-async def test_the_end_that_somebody_wrote_down_counts_though_the_document_was_not_reached(rig: ScheduleRig) -> None:
+async def test_recorded_end_counts_though_the_document_was_not_written(rig: ScheduleRig) -> None:
     await claimed(rig, retries=3)
     host = FakeHost(run_seconds=None)
     async with rig.owned_by(host):

@@ -120,7 +120,7 @@ def test_what_waited_is_fired_one_after_the_other() -> None:
 WISH = {"id": "w", "requested_at": T - 30.5}
 
 
-def test_a_person_may_have_a_run_at_any_time() -> None:
+def test_run_may_be_triggered_at_any_time() -> None:
     for config, ours in (({}, {}), ({"enabled": False}, {}), ({}, {"paused": True})):
         claim = decide(schedule(config, trigger=WISH, **ours), T - 30, busy=False)
         assert claim == Claim({TRIGGER: None}, fire=T - 31, cause=Cause.MANUAL)

@@ -84,7 +84,7 @@ async def test_a_firing_that_may_not_be_late_is_missed_with_the_reason(rig: Sche
     assert run.attempt == 1
 
 
-async def test_a_run_that_a_person_wants_waits_whatever_the_misfire_rule(rig: ScheduleRig) -> None:
+async def test_triggered_run_waits_for_room_with_any_misfire_rule(rig: ScheduleRig) -> None:
     async with crowded(rig) as (host, owner):
         await rig.deploy("s", NEVER_SOON, misfire="skip", misfireGrace=0)
         await trigger(rig, "s")

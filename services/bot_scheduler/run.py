@@ -20,7 +20,7 @@ from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.code.definition import ExecutableBuilder
 from libs.docker_runner.containers.container import Ended, EndReason, ManagedContainer
 from libs.docker_runner.engine.room import RoomRequest, Shortage
-from libs.docker_runner.engine.room_view import WAITING_LOOK_SECONDS
+from libs.docker_runner.engine.room_view import WAITING_CHECK_SECONDS
 from libs.docker_runner.errors import NoRoom
 from libs.docker_runner.executable import Executable, new_run_id
 from libs.docker_runner.runs.attempt import Attempt, AttemptResult, RunKit
@@ -48,7 +48,7 @@ _ELSEWHERE_SECONDS = 1.0
 _WRITES_AT_ONCE = 8
 _LONGEST_TIMER_SECONDS = 30.0
 # Interval of updating the waiting text in a document.
-_TELL_SECONDS = 10.0
+_REPORT_SECONDS = 10.0
 _JUST_AFTER_SECONDS = 0.01
 
 T = TypeVar("T")
@@ -206,7 +206,7 @@ class ScheduledAttempt:
         self._recorded = False
         self._shortage: Shortage | None = None
         self._due_at = firing.begins_at
-        self._told_at = -math.inf
+        self._reported_at = -math.inf
         self._late = ""
         self._attempt: Attempt[Firing | None] = Attempt(
             run.state.id,
@@ -268,7 +268,7 @@ class ScheduledAttempt:
             self._recorded = await self._record(executable)
             return False
         if self._shortage is not None and not await kit.claims.begins(self._run.state.id, self.firing):
-            await self._wake.wait_at_most(WAITING_LOOK_SECONDS)  # it is deleted, and this is about to be stopped
+            await self._wake.wait_at_most(WAITING_CHECK_SECONDS)  # it is deleted, and this is about to be stopped
             return False
         return True
 
@@ -360,13 +360,13 @@ class ScheduledAttempt:
             run.missed = True
             message = f"no room within config.misfireGrace, {run.policy.misfire_grace_seconds:g} s: {shortage}"
             return AttemptResult(Dropped.MISFIRE, message, at=self._now())
-        if now - self._told_at >= _TELL_SECONDS:
+        if now - self._reported_at >= _REPORT_SECONDS:
             log.info("run waits for room", shortage=str(shortage))
             await kit.written(lambda: kit.claims.waits(run.state.id, firing, f"waiting: {shortage}", shortage.need))
-            self._told_at = now
+            self._reported_at = now
         self._shortage = shortage
         with kit.engine.room.waiting_for(request, self._wake):
-            await self._wake.wait_at_most(min(WAITING_LOOK_SECONDS, too_late_at - now + _JUST_AFTER_SECONDS))
+            await self._wake.wait_at_most(min(WAITING_CHECK_SECONDS, too_late_at - now + _JUST_AFTER_SECONDS))
         return None
 
     def _has_room(self) -> None:

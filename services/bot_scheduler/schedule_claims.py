@@ -16,10 +16,10 @@ from services.bot_scheduler.state import (
     FIRING,
     FIRING_RUN,
     LAST_RUN,
-    OURS,
     OWNER_EPOCH,
     OWNER_SEGMENT,
     QUEUED,
+    SCHEDULER,
     TRIGGER,
     Firing,
     ScheduleState,
@@ -77,7 +77,7 @@ class ScheduleClaims:
 
         A claim that arrives after the takeover would take the firing from this owner, and its run would never start.
         """
-        await self._entities.mark_segment(segment_id, OURS, {OWNER_SEGMENT: segment_id, OWNER_EPOCH: self._epoch})
+        await self._entities.mark_segment(segment_id, SCHEDULER, {OWNER_SEGMENT: segment_id, OWNER_EPOCH: self._epoch})
 
     async def write(self, entries: Sequence[Entry]) -> bool:
         """Write them in one request. Return False when some documents had changed, whichever they are.
@@ -148,8 +148,8 @@ class ScheduleClaims:
     def _fenced(self, state: ScheduleState, change: Change) -> Change:
         """Return *change* with a condition that a later owner of the segment invalidates."""
         # Epochs of different segments are not comparable.
-        segment = {f"{OURS}.{OWNER_SEGMENT}": state.entity.segment_id}
-        later = {**segment, f"{OURS}.{OWNER_EPOCH}": {"$gt": self._epoch}}
+        segment = {f"{SCHEDULER}.{OWNER_SEGMENT}": state.entity.segment_id}
+        later = {**segment, f"{SCHEDULER}.{OWNER_EPOCH}": {"$gt": self._epoch}}
         return replace(change, expected={**change.expected, "$nor": [later]})
 
     @property

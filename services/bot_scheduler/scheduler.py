@@ -80,7 +80,7 @@ class SegmentScheduler:
         self._setbacks = Setbacks(_FIRST_SETBACK_SECONDS, _LONGEST_SETBACK_SECONDS)
         self._strays: set[str] = set()
         self._fenced = False
-        self._stock_taken = False
+        self._earlier_closed = False
         self._taken_over = False
 
     @property
@@ -142,12 +142,12 @@ class SegmentScheduler:
             Retryable: not all of them could be read.
         """
         await self._fence()
-        await self._look_elsewhere_again()
+        await self._recheck_elsewhere()
         seen: set[str] = set()
         last = ""
         while True:
             page = await self._claims.segment(self._owned.segment_id, last, _PAGE)
-            await self._look_elsewhere(page)
+            await self._check_elsewhere(page)
             for entity in page:
                 seen.add(entity.id)
                 if entity.id not in self._claiming and not self._is_known(entity):
@@ -173,7 +173,7 @@ class SegmentScheduler:
             unexpected("fence schedules", error, segment=self._owned.segment_id)
         self._fenced = True
 
-    async def _look_elsewhere(self, page: Sequence[Entity]) -> None:
+    async def _check_elsewhere(self, page: Sequence[Entity]) -> None:
         """See which of the schedules that are new here are busy elsewhere.
 
         One that is deleted and created again may come to another segment while its old owner still stops its run.
@@ -182,7 +182,7 @@ class SegmentScheduler:
         if new:
             self._elsewhere |= await self._records.alive_elsewhere(new)
 
-    async def _look_elsewhere_again(self) -> None:
+    async def _recheck_elsewhere(self) -> None:
         """Continue schedules whose run elsewhere has ended."""
         before = self._elsewhere
         if before:
@@ -200,7 +200,7 @@ class SegmentScheduler:
         self._states[state.id] = state
         run = self._runs.get(state.id)
         if run is not None:
-            _heed(run, state)
+            _apply_hold(run, state)
             run.update(state)
         if state.definition is None:
             await self._claims.reject(state, self._clock())
@@ -346,7 +346,7 @@ class SegmentScheduler:
         """Carry out *run* in *tasks*; it is the schedule's only one until it is completed."""
         self._runs[schedule_id] = run
         if (state := self._states.get(schedule_id)) is not None:
-            _heed(run, state)
+            _apply_hold(run, state)
         tasks.create_task(self._carry_out(run, schedule_id), name=f"run {schedule_id[:40]!r}")
 
     async def _carry_out(self, run: ScheduledRun, schedule_id: str) -> None:
@@ -366,7 +366,7 @@ class SegmentScheduler:
     async def _take_over(self, tasks: asyncio.TaskGroup) -> None:
         """Take up firings that are claimed and not in hand here: those of an earlier owner of the segment."""
         left = [state for state in self._states.values() if state.firing and state.id not in self._runs]
-        if not left and self._taken_over and self._stock_taken:
+        if not left and self._taken_over and self._earlier_closed:
             return
         before = {run.firing.run_id for run in self._runs.values()}
         containers = await self._kit.containers()
@@ -380,10 +380,10 @@ class SegmentScheduler:
                 self._plan(state.id)
         in_hand = before | {run.firing.run_id for run in self._runs.values()}
         in_hand |= {state.firing.run_id for state in self._states.values() if state.firing is not None}
-        if not self._stock_taken:
+        if not self._earlier_closed:
             with isolated("take stock of runs"):
                 await self._records.close_earlier(in_hand | {container.run_id for container in containers})
-                self._stock_taken = True
+                self._earlier_closed = True
         self._taken_over = True
         for container in containers:
             if container.run_id not in in_hand and container.container_id not in self._strays:
@@ -401,7 +401,7 @@ class SegmentScheduler:
             self._strays.discard(container.container_id)
 
 
-def _heed(run: ScheduledRun, state: ScheduleState) -> None:
+def _apply_hold(run: ScheduledRun, state: ScheduleState) -> None:
     if state.held:
         run.stop(StopReason.KILLED)
 

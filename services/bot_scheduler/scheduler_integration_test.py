@@ -256,7 +256,7 @@ async def test_a_paused_schedule_goes_on_in_time_without_a_run(rig: ScheduleRig)
         await eventually(lambda: host.starts)
 
 
-async def test_a_person_may_have_a_run_at_once(rig: ScheduleRig) -> None:
+async def test_triggered_run_begins_at_once(rig: ScheduleRig) -> None:
     await rig.deploy(schedule=NEVER_SOON)
     await rig.set("s", scheduler__trigger={"id": "w1", "requested_at": time.time()})
     host = FakeHost()

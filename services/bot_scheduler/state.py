@@ -22,7 +22,7 @@ FIRING_RUN = "scheduler.firing.run_id"
 QUEUED = "scheduler.queued"
 PAUSED = "scheduler.paused"
 TRIGGER = "scheduler.trigger"
-OURS = "scheduler"
+SCHEDULER = "scheduler"
 OWNER_SEGMENT = "owner_segment"  # below `scheduler`
 OWNER_EPOCH = "owner_epoch"  # below `scheduler`
 LAST_RUN = "last_run"  # below `status`
@@ -187,7 +187,7 @@ class ScheduleState:
 
     @classmethod
     def _of(cls, entity: Entity) -> "ScheduleState":
-        ours = entity.document.get(OURS)
+        ours = entity.document.get(SCHEDULER)
         ours = ours if isinstance(ours, Mapping) else {}
         definition, problem = None, ""
         try:

@@ -40,7 +40,7 @@ async def nats_of_compose(tmp_path: Path) -> AsyncIterator[tuple[int, str]]:
         await process.wait()
 
 
-async def test_the_generated_password_opens_jetstream(nats_of_compose: tuple[int, str]) -> None:
+async def test_generated_password_gives_access_to_jetstream(nats_of_compose: tuple[int, str]) -> None:
     port, password = nats_of_compose
 
     client = await nats.connect(f"nats://the0:{password}@127.0.0.1:{port}", allow_reconnect=False, connect_timeout=20)
@@ -50,7 +50,7 @@ async def test_the_generated_password_opens_jetstream(nats_of_compose: tuple[int
     assert account.streams == 0
 
 
-async def test_without_the_password_nobody_gets_in(nats_of_compose: tuple[int, str]) -> None:
+async def test_nats_refuses_connections_without_the_password(nats_of_compose: tuple[int, str]) -> None:
     port, _ = nats_of_compose
 
     assert "Authorization Violation" in await first_words(port, b"CONNECT {}\r\nPING\r\n")

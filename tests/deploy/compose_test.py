@@ -72,7 +72,7 @@ def variables(text: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
 
 
-def test_all_three_services_and_all_that_they_need_are_there(project: dict[str, Any]) -> None:
+def test_compose_has_all_three_services_and_their_dependencies(project: dict[str, Any]) -> None:
     ours = {f"{service.name}-{role}" for service in SERVICES for role in ROLES}
 
     assert project["services"].keys() == ours | {
@@ -86,7 +86,7 @@ def test_all_three_services_and_all_that_they_need_are_there(project: dict[str, 
     }
 
 
-def test_everything_that_stays_up_has_a_health_check(project: dict[str, Any]) -> None:
+def test_every_long_running_container_has_a_health_check(project: dict[str, Any]) -> None:
     unchecked = {name for name, service in project["services"].items() if "healthcheck" not in service}
 
     assert unchecked == {"work-folder"}
@@ -110,7 +110,7 @@ def test_no_port_is_open_to_another_machine(project: dict[str, Any]) -> None:
     assert len({port["published"] for port in ports}) == len(ports)
 
 
-def test_every_process_of_others_has_a_memory_limit(project: dict[str, Any]) -> None:
+def test_every_third_party_process_has_a_memory_limit(project: dict[str, Any]) -> None:
     limits = {
         name: int(service.get("mem_limit", 0))
         for name, service in project["services"].items()
@@ -120,7 +120,7 @@ def test_every_process_of_others_has_a_memory_limit(project: dict[str, Any]) -> 
     assert [name for name, limit in limits.items() if not limit] == []
 
 
-def test_images_of_ours_never_come_from_a_registry(project: dict[str, Any]) -> None:
+def test_images_of_the_runtime_are_never_pulled(project: dict[str, Any]) -> None:
     policies = {
         service.get("pull_policy") for service in project["services"].values() if service["image"].startswith("the0/")
     }
@@ -130,7 +130,7 @@ def test_images_of_ours_never_come_from_a_registry(project: dict[str, Any]) -> N
 
 @each_service
 @pytest.mark.parametrize("role", ROLES)
-def test_every_variable_that_a_process_is_given_is_one_that_it_reads(
+def test_every_variable_of_a_process_is_one_of_its_settings(
     project: dict[str, Any], service: ServiceDefinition, role: str
 ) -> None:
     given = project["services"][f"{service.name}-{role}"]["environment"]
@@ -156,9 +156,7 @@ def test_workers_reach_the_hosts_engine_and_share_a_folder_with_it_at_one_path(
 
 @each_service
 @pytest.mark.parametrize("role", MASTERS)
-def test_master_tells_people_the_port_that_is_published(
-    project: dict[str, Any], service: ServiceDefinition, role: str
-) -> None:
+def test_master_reports_the_published_port(project: dict[str, Any], service: ServiceDefinition, role: str) -> None:
     master = project["services"][f"{service.name}-{role}"]
     (port,) = master["ports"]
 
@@ -193,7 +191,7 @@ def test_a_worker_has_time_to_stop_its_bots(project: dict[str, Any], service: Se
     assert project["services"][f"{service.name}-worker"]["stop_grace_period"] == "1m15s"
 
 
-def test_every_image_has_a_version_of_its_own(project: dict[str, Any]) -> None:
+def test_every_image_has_a_version(project: dict[str, Any]) -> None:
     foreign = {
         name: service["image"] for name, service in project["services"].items() if "the0/" not in service["image"]
     }
@@ -239,7 +237,7 @@ class MongoCheck:
         return self._calls.read_text()
 
 
-def test_mongodb_is_asked_by_its_shell_until_it_has_a_primary_and_then_by_a_connection(
+def test_health_check_of_mongodb_uses_its_shell_until_it_has_a_primary_and_then_a_connection(
     project: dict[str, Any], tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -271,7 +269,7 @@ def test_where_docker_runs_in_a_virtual_machine_the_work_folder_is_one_that_it_m
     assert (written["WORK_DIR"], written["DOCKER_GID"]) == ("/tmp/the0-runtime", "0")
 
 
-def test_without_secrets_nothing_starts_and_the_message_says_what_to_run(tmp_path: Path) -> None:
+def test_start_without_secrets_fails_with_the_command_to_run(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("")
 
     process = compose(tmp_path / ".env", "config", "--quiet")
@@ -306,7 +304,7 @@ class Make:
 
 
 @pytest.mark.parametrize("target", ["ps", "down", "clean", "logs"])
-def test_what_looks_stops_or_removes_needs_no_env_file(tmp_path: Path, target: str) -> None:
+def test_commands_that_inspect_stop_or_remove_need_no_env_file(tmp_path: Path, target: str) -> None:
     assert "--env-file .env.example" in Make(tmp_path).run(target)
 
 
@@ -358,7 +356,7 @@ def run_runtime(folder: Path, settings: str) -> list[str]:
     return process.stdout.split()
 
 
-def test_runtime_of_this_folder_is_given_addresses_and_passwords_of_the_env_file(tmp_path: Path) -> None:
+def test_runtime_command_of_this_folder_uses_addresses_and_passwords_of_the_env_file(tmp_path: Path) -> None:
     settings = "MONGO_PASSWORD=m\nNATS_PASSWORD=n\nNATS_PORT=5\nS3_ACCESS_KEY=a\nS3_SECRET_KEY=s\n"
 
     assert run_runtime(tmp_path, settings) == [
@@ -394,7 +392,7 @@ def test_no_secret_is_in_the_files() -> None:
     )
 
 
-def test_prometheus_asks_every_process(project: dict[str, Any]) -> None:
+def test_prometheus_scrapes_every_process(project: dict[str, Any]) -> None:
     config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
     (discovery,) = config["scrape_configs"][0]["dns_sd_configs"]
 
@@ -404,7 +402,7 @@ def test_prometheus_asks_every_process(project: dict[str, Any]) -> None:
     assert set(discovery["names"]) <= project["services"].keys()
 
 
-def test_grafana_is_given_its_sources_and_the_dashboards_of_this_repository(project: dict[str, Any]) -> None:
+def test_grafana_has_its_sources_and_the_dashboards_of_this_repository(project: dict[str, Any]) -> None:
     grafana = project["services"]["grafana"]
     mounts = {mount["target"]: Path(mount["source"]) for mount in grafana["volumes"] if mount["type"] == "bind"}
     provider = yaml.safe_load((FOLDER / "grafana" / "dashboards.yaml").read_text())["providers"][0]
@@ -419,7 +417,7 @@ def test_grafana_is_given_its_sources_and_the_dashboards_of_this_repository(proj
 
 
 @each_service
-def test_a_process_that_grows_without_end_is_stopped_before_the_host_suffers(
+def test_growing_process_is_stopped_by_its_limit_before_the_host_lacks_memory(
     project: dict[str, Any], service: ServiceDefinition
 ) -> None:
     limits = {role: int(project["services"][f"{service.name}-{role}"]["mem_limit"]) for role in ROLES}

@@ -137,7 +137,7 @@ def test_an_image_adds_little_to_its_base_and_builds_on_it(
     assert image.attrs["Size"] - base.attrs["Size"] <= MAX_ADDED_BYTES
 
 
-def test_images_share_the_layer_of_what_others_wrote(client: docker.DockerClient) -> None:
+def test_images_share_the_layer_of_third_party_code(client: docker.DockerClient) -> None:
     layers = [client.images.get(f"the0/{service.name}:latest").attrs["RootFS"]["Layers"] for service in SERVICES]
 
     shared = set(layers[0]).intersection(*layers[1:])
@@ -145,7 +145,7 @@ def test_images_share_the_layer_of_what_others_wrote(client: docker.DockerClient
 
 
 @each_service
-def test_an_image_runs_as_nobody_in_particular_and_can_build_nothing(
+def test_image_runs_as_an_unprivileged_user_without_build_tools(
     client: docker.DockerClient, service: ServiceDefinition
 ) -> None:
     image = client.images.get(f"the0/{service.name}:latest")
@@ -181,7 +181,7 @@ except ClusterUnavailable as error:
 
 
 @each_service
-async def test_a_master_leads_within_two_seconds_and_ends_when_it_is_told(
+async def test_master_leads_within_two_seconds_and_ends_on_sigterm(
     runner: Runner, client: docker.DockerClient, service: ServiceDefinition
 ) -> None:
     took: list[tuple[float, float]] = []

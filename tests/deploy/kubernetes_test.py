@@ -41,7 +41,7 @@ each_folder = pytest.mark.parametrize("folder", FOLDERS)
 
 @each_folder
 @pytest.mark.parametrize("version", API_VERSIONS)
-def test_every_object_has_only_fields_that_the_api_knows(folder: str, version: str) -> None:
+def test_every_object_has_only_fields_of_the_api(folder: str, version: str) -> None:
     known = [document for document in rendered(folder) if document["apiVersion"] != "monitoring.coreos.com/v1"]
 
     assert [complaint for document in known if (complaint := complaint_of(document, version)) is not None] == []
@@ -56,7 +56,7 @@ def complaint_of(document: dict[str, Any], version: str) -> str | None:
     return None
 
 
-def test_the_schema_check_refuses_a_field_that_the_api_does_not_know() -> None:
+def test_schema_check_refuses_a_field_that_the_api_lacks() -> None:
     wrong = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": {"prots": []}}
 
     with pytest.raises(kubernetes_validate.ValidationError, match="prots"):
@@ -71,7 +71,7 @@ def test_no_two_objects_have_one_name(folder: str) -> None:
 
 
 @each_folder
-def test_whatever_a_pod_refers_to_is_there_or_is_a_secret_that_a_person_makes(folder: str) -> None:
+def test_every_reference_of_a_pod_exists_or_is_a_secret_of_the_operator(folder: str) -> None:
     present = {(document["kind"], document["metadata"]["name"]) for document in rendered(folder)}
     named_by_pods = {
         reference for workload in of_kind(folder, "Deployment", "StatefulSet") for reference in references(workload)
@@ -90,7 +90,7 @@ def test_no_secret_is_in_the_files(folder: str) -> None:
 
 
 @each_folder
-def test_every_container_says_what_it_needs_and_what_it_may_use_at_most(folder: str) -> None:
+def test_every_container_has_requests_and_limits(folder: str) -> None:
     for workload in of_kind(folder, "Deployment", "StatefulSet"):
         for found in containers(workload):
             assert {"cpu", "memory"} <= found["resources"]["requests"].keys()
@@ -110,7 +110,7 @@ def test_only_the_engine_is_privileged(folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", OVERLAYS)
-def test_everything_but_the_worker_pods_keeps_to_the_restricted_standard(folder: str) -> None:
+def test_all_pods_except_workers_meet_the_restricted_standard(folder: str) -> None:
     for workload in of_kind(folder, "Deployment", "StatefulSet"):
         if workload["metadata"]["labels"].get("app.kubernetes.io/component") != "worker":
             spec = pod_spec(workload)
@@ -123,7 +123,7 @@ def test_everything_but_the_worker_pods_keeps_to_the_restricted_standard(folder:
 
 
 @pytest.mark.parametrize("folder", OVERLAYS)
-def test_the_namespace_says_which_pod_security_it_has(folder: str) -> None:
+def test_namespace_has_a_pod_security_level(folder: str) -> None:
     (namespace,) = of_kind(folder, "Namespace")
 
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
@@ -136,9 +136,7 @@ def test_the_namespace_says_which_pod_security_it_has(folder: str) -> None:
 
 
 @each_service
-def test_traces_go_where_a_setting_says_and_their_key_comes_from_a_secret(
-    service: ServiceDefinition, tmp_path: Path
-) -> None:
+def test_address_of_traces_is_a_setting_and_their_key_a_secret(service: ServiceDefinition, tmp_path: Path) -> None:
     overlay = {
         "resources": [os.path.relpath(KUBERNETES / "base" / service.name, tmp_path.resolve())],
         "configMapGenerator": [
@@ -163,7 +161,7 @@ def test_traces_go_where_a_setting_says_and_their_key_comes_from_a_secret(
 
 
 @each_service
-def test_no_container_of_ours_runs_as_root_and_all_as_the_user_of_the_image(service: ServiceDefinition) -> None:
+def test_containers_of_the_runtime_run_as_the_user_of_the_image_and_not_as_root(service: ServiceDefinition) -> None:
     (user,) = re.findall(r"^ARG UID=(\d+)", (ROOT / "Dockerfile.base").read_text(), re.MULTILINE)
     folder = f"base/{service.name}"
     master = pod_spec(named(folder, "Deployment", f"{service.name}-master"))["securityContext"]
@@ -174,7 +172,7 @@ def test_no_container_of_ours_runs_as_root_and_all_as_the_user_of_the_image(serv
 
 
 @each_service
-def test_the_role_has_what_the_autoscaler_uses_on_this_services_workers_and_nothing_else(
+def test_role_has_exactly_the_rights_of_the_autoscaler_on_workers_of_its_service(
     service: ServiceDefinition,
 ) -> None:
     folder = f"base/{service.name}"
@@ -211,7 +209,7 @@ def test_masters_scale_this_services_workers_in_their_own_namespace(service: Ser
 
 
 @each_service
-def test_workers_go_by_their_pods_name_and_have_no_access_to_the_cluster(service: ServiceDefinition) -> None:
+def test_workers_have_the_name_of_their_pod_and_no_access_to_the_cluster(service: ServiceDefinition) -> None:
     worker = named(f"base/{service.name}", "Deployment", f"{service.name}-worker")
 
     variables = environment(container(worker, "worker"))
@@ -277,7 +275,7 @@ def test_worker_and_engine_share_the_socket_and_see_the_work_folder_at_one_path(
 
 
 @pytest.mark.parametrize("folder", OVERLAYS)
-def test_no_file_system_of_the_engines_own_hides_the_work_folder(folder: str) -> None:
+def test_no_volume_of_the_engine_hides_the_work_folder(folder: str) -> None:
     # The entry point of docker:28-dind mounts a tmpfs on /tmp.
     for service in SERVICES:
         worker = container(named(folder, "Deployment", f"{service.name}-worker"), "worker")
@@ -330,7 +328,7 @@ def test_engine_is_started_by_its_script_and_workers_verify_the_groups_of_bots(
 
 
 @each_service
-def test_with_the_nodes_socket_there_is_no_engine_and_the_work_folder_is_the_nodes(service: ServiceDefinition) -> None:
+def test_worker_with_the_nodes_socket_has_no_engine_and_uses_a_folder_of_the_node(service: ServiceDefinition) -> None:
     deployment = named("overlays/node-socket", "Deployment", f"{service.name}-worker")
     worker = container(deployment, "worker")
     volumes = {volume["name"]: volume for volume in pod_spec(deployment)["volumes"]}
@@ -363,7 +361,7 @@ def test_a_second_apply_changes_nothing(folder: str) -> None:
 
 
 @each_folder
-def test_every_image_has_a_tag_and_ours_are_not_pulled_where_they_are_there(folder: str) -> None:
+def test_every_image_has_a_tag_and_present_images_of_the_runtime_are_not_pulled(folder: str) -> None:
     for workload in of_kind(folder, "Deployment", "StatefulSet"):
         for found in containers(workload):
             assert re.search(r":[\w.-]+$", found["image"]), found["image"]
@@ -372,7 +370,7 @@ def test_every_image_has_a_tag_and_ours_are_not_pulled_where_they_are_there(fold
 
 
 @pytest.mark.parametrize("folder", ["overlays/production", "overlays/node-socket"])
-def test_production_takes_images_of_a_version_from_a_registry(folder: str) -> None:
+def test_production_pulls_versioned_images_from_a_registry(folder: str) -> None:
     ours = {
         found["image"]
         for workload in of_kind(folder, "Deployment")
@@ -384,7 +382,7 @@ def test_production_takes_images_of_a_version_from_a_registry(folder: str) -> No
 
 
 @each_folder
-def test_the_address_of_s3_is_a_service_that_is_there_or_another_hosts(folder: str) -> None:
+def test_address_of_s3_is_an_existing_service_or_an_external_host(folder: str) -> None:
     services = {service["metadata"]["name"] for service in of_kind(folder, "Service")}
     settings = [
         found["data"] for found in of_kind(folder, "ConfigMap") if found["metadata"]["name"].find("-settings-") > 0
@@ -397,7 +395,7 @@ def test_the_address_of_s3_is_a_service_that_is_there_or_another_hosts(folder: s
         assert one["MINIO_USE_SSL"] == ("false" if host in services else "true")
 
 
-def test_mongodb_is_asked_by_its_shell_at_its_start_alone_and_no_command_line_has_the_password() -> None:
+def test_probe_of_mongodb_uses_its_shell_only_at_the_start_and_no_command_line_has_the_password() -> None:
     mongo = container(named("overlays/dev", "StatefulSet", "mongo"), "mongo")
 
     assert mongo["readinessProbe"]["tcpSocket"] == {"port": "mongo"}
@@ -418,7 +416,7 @@ def test_the_s3_server_is_started_where_its_image_has_it() -> None:
 
 
 @each_service
-def test_the_runbook_asks_for_the_access_that_the_role_gives(service: ServiceDefinition) -> None:
+def test_runbook_requires_the_access_that_the_role_grants(service: ServiceDefinition) -> None:
     text = " ".join((ROOT / "deploy" / "RUNBOOK.md").read_text().split())
     ((verb, group, subresource, account),) = re.findall(
         r"auth can-i (\w+) (\S+) --subresource=(\w+) --as=system:serviceaccount:NAMESPACE:([\w-]+)", text
@@ -478,7 +476,7 @@ def pod_labels(service: ServiceDefinition, role: str) -> dict[str, str]:
 
 
 @each_service
-def test_every_pod_has_a_network_policy_and_masters_hear_only_their_own_workers(service: ServiceDefinition) -> None:
+def test_every_pod_has_a_network_policy_and_masters_accept_only_their_own_workers(service: ServiceDefinition) -> None:
     folder = "overlays/production"
     policies = {policy["metadata"]["name"]: policy["spec"] for policy in of_kind(folder, "NetworkPolicy")}
     master, worker = policies[f"{service.name}-master"], policies[f"{service.name}-worker"]
@@ -491,7 +489,7 @@ def test_every_pod_has_a_network_policy_and_masters_hear_only_their_own_workers(
 
 
 @each_service
-def test_masters_may_ask_their_own_workers_for_output_and_nobody_else_but_prometheus_may(
+def test_workers_accept_requests_of_their_own_masters_and_of_prometheus_only(
     service: ServiceDefinition,
 ) -> None:
     folder = "overlays/production"
@@ -606,9 +604,7 @@ def test_a_service_can_be_deployed_by_itself() -> None:
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
 @pytest.mark.parametrize("role", ["master", "worker"])
-def test_every_variable_that_a_process_is_given_is_one_that_it_reads(
-    folder: str, service: ServiceDefinition, role: str
-) -> None:
+def test_every_variable_of_a_process_is_one_of_its_settings(folder: str, service: ServiceDefinition, role: str) -> None:
     found = container(named(folder, "Deployment", f"{service.name}-{role}"), role)
     settings = named(folder, "ConfigMap", found["envFrom"][0]["configMapRef"]["name"])["data"]
     # What the cluster fills in, as it may look.

@@ -57,7 +57,7 @@ def metrics() -> list[ShownMetric]:
     return [metric for metric, _ in everything().values()]
 
 
-def test_the_tables_are_those_of_the_declarations() -> None:
+def test_tables_of_metrics_equal_their_declarations() -> None:
     assert in_document() == tables(), "python -m tests.deploy.metrics_table writes them anew"
 
 
@@ -70,11 +70,11 @@ def test_a_metrics_name_is_a_noun_and_a_base_unit() -> None:
     assert [m for m in metrics() if m.kind == "histogram" and not m.name.endswith("_seconds")] == []
 
 
-def test_every_metric_says_what_it_means_in_a_sentence() -> None:
+def test_description_of_each_metric_is_a_sentence() -> None:
     assert [metric for metric in metrics() if not re.fullmatch(r"[A-Z][^|\n]+\.", metric.meaning)] == []
 
 
-def test_every_label_has_a_bound_and_somebody_has_said_which() -> None:
+def test_each_label_has_a_documented_bound() -> None:
     labels = {label for metric in metrics() for label in metric.labels}
 
     assert labels == LABELS.keys(), "say in LABELS which values it has, and why they are few"
@@ -160,7 +160,7 @@ def scrape(process: ServiceProcess) -> Shown:
     return Shown(kinds, labels, seconds)
 
 
-async def test_real_processes_show_what_the_table_says_and_nothing_else(shown: dict[Where, Shown]) -> None:
+async def test_real_processes_export_exactly_the_metrics_of_the_table(shown: dict[Where, Shown]) -> None:
     kinds = {"info": "gauge"}
     promised = {
         where: {metric.name: kinds.get(metric.kind, metric.kind) for metric in found}
@@ -173,7 +173,7 @@ async def test_real_processes_show_what_the_table_says_and_nothing_else(shown: d
     assert {where: found.kinds for where, found in shown.items()} == promised
 
 
-async def test_real_processes_show_no_label_that_is_not_in_the_table(shown: dict[Where, Shown]) -> None:
+async def test_real_processes_export_only_labels_of_the_table(shown: dict[Where, Shown]) -> None:
     allowed = {metric.name: {*metric.labels, "le"} for metric in metrics()}
     allowed["runtime_process_info"] = {"service", "role", "version"}
 
@@ -186,7 +186,7 @@ async def test_real_processes_show_no_label_that_is_not_in_the_table(shown: dict
     assert beyond == {}
 
 
-async def test_each_process_measures_every_system_that_it_talks_to(shown: dict[Where, Shown]) -> None:
+async def test_each_process_measures_each_system_that_it_uses(shown: dict[Where, Shown]) -> None:
     for (service, role), found in shown.items():
         assert TALKS_TO[role.partition("-")[0]] <= found.systems, (service, role)
 

@@ -18,11 +18,11 @@ def groups_of_prometheus() -> list[dict[str, Any]]:
     return [group for path in files for group in yaml.safe_load(path.read_text())["groups"]]
 
 
-def test_the_cluster_gets_the_rules_that_prometheus_gets() -> None:
+def test_cluster_has_the_rules_of_compose() -> None:
     assert named(PRODUCTION, "PrometheusRule", "the0")["spec"] == {"groups": groups_of_prometheus()}
 
 
-def test_the_cluster_gets_every_dashboard_where_grafanas_sidecar_looks_for_it() -> None:
+def test_cluster_has_every_dashboard_with_the_label_of_grafanas_sidecar() -> None:
     files = {path.name: path.read_text() for path in (ROOT / "deploy" / "grafana" / "dashboards").glob("*.json")}
     maps = [m for m in of_kind(PRODUCTION, "ConfigMap") if m["metadata"]["labels"].get("grafana_dashboard") == "1"]
 

@@ -8,7 +8,7 @@ from tests.deploy.settings_table import README, in_readme, table
 TEXT = README.read_text()
 
 
-def test_the_table_of_settings_is_that_of_the_settings() -> None:
+def test_table_of_settings_equals_the_declared_settings() -> None:
     assert in_readme() == table(), "python -m tests.deploy.settings_table writes it anew"
 
 
@@ -32,7 +32,7 @@ def code(text: str) -> list[str]:
     return blocks + re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
 
 
-def test_every_link_within_it_leads_somewhere() -> None:
+def test_every_link_within_it_has_a_target() -> None:
     headings = {
         re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)
     }

@@ -133,7 +133,7 @@ def test_rollback_goes_back_and_forth_between_two_versions_without_a_build(tmp_p
     assert release.builds() == built
 
 
-def test_upgrade_that_is_repeated_still_knows_the_version_before(tmp_path: Path) -> None:
+def test_repeated_upgrade_keeps_the_previous_version(tmp_path: Path) -> None:
     release = Release(tmp_path, "v1")
     release.run("upgrade", TAG="v2")
 
@@ -143,7 +143,7 @@ def test_upgrade_that_is_repeated_still_knows_the_version_before(tmp_path: Path)
     assert release.settings()["PREVIOUS_TAG"] == "v1"
 
 
-def test_rollback_with_nothing_to_go_back_to_says_so_and_changes_nothing(tmp_path: Path) -> None:
+def test_rollback_without_a_previous_version_fails_and_changes_nothing(tmp_path: Path) -> None:
     release = Release(tmp_path, "v1")
 
     process = release.run("rollback")

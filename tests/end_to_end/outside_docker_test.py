@@ -141,7 +141,7 @@ async def test_output_comes_from_any_process_within_a_second_of_its_writing(
     assert min(late) < 1.0, late
 
 
-async def test_a_person_follows_a_bot_through_a_change_of_its_worker(seen: Outside) -> None:
+async def test_log_follows_a_bot_through_a_change_of_its_worker(seen: Outside) -> None:
     made = seen.deployment
     where = Target({"MONGO_URI": made.mongod.uri}, "the test")
     numbers: list[int] = []

@@ -66,7 +66,7 @@ async def test_running_bot_is_not_down(bots: Bots) -> None:
     assert await bots.down("b") == {}
 
 
-async def test_nor_is_one_whose_end_is_not_written_into_its_document_yet(bots: Bots) -> None:
+async def test_bot_is_not_standing_still_before_its_end_is_in_its_document(bots: Bots) -> None:
     segment = await bots.deploy("b", "running")
     run = await bots.begin("b", segment, await bots.own(segment))
     await bots.runs.finish(replace(run, ended_at=HELD_AT, reason="killed"))

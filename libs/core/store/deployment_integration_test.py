@@ -14,7 +14,7 @@ async def mongo(mongo_uri: str) -> AsyncIterator[Mongo]:
     await mongo.close()
 
 
-async def test_all_who_ask_at_once_get_the_same_id(mongo: Mongo, database_name: str) -> None:
+async def test_concurrent_requests_get_the_same_id(mongo: Mongo, database_name: str) -> None:
     database = mongo.database(database_name)
 
     answers = await asyncio.gather(*(deployment_id(database) for _ in range(20)))

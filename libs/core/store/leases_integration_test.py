@@ -54,7 +54,7 @@ async def test_a_free_segment_is_acquired_and_seen_by_all(leases: LeaseStore) ->
     assert 20 < seen.remaining_seconds <= 30
 
 
-async def test_a_held_segment_is_refused_with_who_and_for_how_long(leases: LeaseStore) -> None:
+async def test_refusal_of_a_held_segment_names_holder_and_remaining_time(leases: LeaseStore) -> None:
     await leases.acquire(1, A)
 
     with pytest.raises(LeaseHeld, match="segment 1 is held by a") as refused:
@@ -405,7 +405,7 @@ async def test_exactly_one_of_many_masters_leads(leadership: LeadershipStore) ->
     assert sum(not isinstance(outcome, LeaseHeld) for outcome in outcomes) == 1
 
 
-async def test_leadership_is_not_taken_over_by_a_namesake(leadership: LeadershipStore) -> None:
+async def test_leadership_is_not_taken_over_by_a_process_of_the_same_worker_id(leadership: LeadershipStore) -> None:
     await leadership.acquire(A)
 
     with pytest.raises(LeaseHeld):

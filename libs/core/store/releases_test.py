@@ -46,7 +46,7 @@ def version(revision: int, key: str = "six.zip", window_seconds: float | None = 
     ids=str,
 )
 @pytest.mark.parametrize("place", ["config", "beside"])
-def test_health_window_is_what_config_or_event_asks_for(asked: Any, seconds: float | None, place: str) -> None:
+def test_health_window_is_that_of_config_or_event(asked: Any, seconds: float | None, place: str) -> None:
     fields = {"config": {"rollback": asked}} if place == "config" else {"rollback": asked}
 
     assert Version.of(entity(**fields), "e", DEFAULT_SECONDS).window_seconds == seconds

@@ -78,7 +78,7 @@ def left_behind(tmp_path: Path) -> list[str]:
     return os.listdir(tmp_path / "code/work")
 
 
-async def test_ten_who_ask_at_once_cause_one_download(store: CountingStore, cache: CodeCache, ref: CodeRef) -> None:
+async def test_ten_concurrent_requests_cause_one_download(store: CountingStore, cache: CodeCache, ref: CodeRef) -> None:
     etag = await store.put(ref.bucket, ref.key, code("1"))
 
     trees = await asyncio.gather(*[cache.fetch(ref) for _ in range(10)])

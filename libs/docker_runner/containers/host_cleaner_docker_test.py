@@ -135,7 +135,7 @@ async def lapsed(bots: BotContainers, folder: Path, bot_id: str = "b1", segment:
     keepalive.expire()
 
     async def over() -> bool:
-        found = await bots.runner.look(container)
+        found = await bots.runner.inspect(container)
         return found is None or found.state is ContainerState.EXITED
 
     await eventually(over)
@@ -238,13 +238,13 @@ async def test_container_whose_keepalive_is_refreshed_is_left_alone_by_workers_t
 
     async def only_the_other_has_ended() -> bool:
         await asyncio.to_thread(keepalive.refresh, boot_seconds() + 5.0)
-        found = await bots.runner.look(lost)
+        found = await bots.runner.inspect(lost)
         return found is None or found.state is ContainerState.EXITED
 
     await eventually(only_the_other_has_ended)
     for _ in range(30):  # several checks
         await asyncio.to_thread(keepalive.refresh, boot_seconds() + 5.0)
         await asyncio.sleep(0.1)
-    found = await bots.runner.look(container)
+    found = await bots.runner.inspect(container)
     assert found is not None
     assert found.state is ContainerState.RUNNING

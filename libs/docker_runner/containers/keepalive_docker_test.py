@@ -51,7 +51,7 @@ async def test_a_container_that_watches_a_former_file_lives_and_ends_with_its_se
         container = await bots.runner.start(bots.executable(FOREVER, keepalive=former.folder))
         until = time.monotonic() + 2 * LEASE_SECONDS
         await eventually(lambda: time.monotonic() > until)
-        seen = await bots.runner.look(container)
+        seen = await bots.runner.inspect(container)
         assert seen is not None
         assert seen.state is ContainerState.RUNNING
         assert seen.keepalive == str(former.folder)
@@ -61,7 +61,7 @@ async def test_a_container_that_watches_a_former_file_lives_and_ends_with_its_se
     keepalive.expire()
 
     async def over() -> bool:
-        found = await bots.runner.look(container)
+        found = await bots.runner.inspect(container)
         return found is not None and found.state is ContainerState.EXITED
 
     await eventually(over)

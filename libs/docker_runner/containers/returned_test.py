@@ -105,7 +105,7 @@ async def test_a_result_of_too_many_values_is_refused(checks: ResultChecks, tmp_
     )
 
 
-async def test_no_hostile_result_is_an_error_of_ours(checks: ResultChecks, tmp_path: Path) -> None:
+async def test_hostile_result_is_never_an_internal_error(checks: ResultChecks, tmp_path: Path) -> None:
     async def check(number: int, text: bytes) -> Returned | Failure:
         (folder := tmp_path / str(number)).mkdir()
         return await checks.check(payload(folder, text, in_file=number % 2 == 0), MIB)

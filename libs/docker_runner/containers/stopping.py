@@ -63,14 +63,14 @@ class Stopper:
         self, container: ManagedContainer, grace_seconds: float, reason: EndReason = EndReason.STOPPED
     ) -> Ended:
         """Stop *container*, recording *reason* unless it ended by itself before."""
-        found = await self.look(container)
+        found = await self.inspect(container)
         if found is not None and found.container.state is ContainerState.RUNNING:
             found = await self._end(found, grace_seconds, reason)
         return await self._exit_info(container, found)
 
     async def exit_info(self, container: ManagedContainer) -> Ended | None:
         """See :meth:`DockerRunner.exit_info`."""
-        found = await self.look(container)
+        found = await self.inspect(container)
         if found is not None and found.container.state is ContainerState.RUNNING:
             return None
         return await self._exit_info(container, found)
@@ -88,7 +88,7 @@ class Stopper:
             last_lines: of its output, if known; else the engine is asked.
             payload_path: the path for the file of a large result, which the caller owns.
         """
-        found = await self.look(container)
+        found = await self.inspect(container)
         if found is not None and found.container.state is ContainerState.RUNNING:
             found = await self._end(found, 0, EndReason.STOPPED)
         ended, outcome = await self._ended(container, found, payload_bytes, last_lines)
@@ -107,7 +107,7 @@ class Stopper:
         await self._code.release(holder_of(container.name, container.token))
         return ended, outcome
 
-    async def look(self, container: ManagedContainer) -> Inspected | None:
+    async def inspect(self, container: ManagedContainer) -> Inspected | None:
         """Return *container*'s current state; None when it is gone. Immediate if its death was reported."""
         ended = self._states.ended(container)
         return Inspected(ended) if ended is not None else await self._engine.inspect(container.container_id)
@@ -171,7 +171,7 @@ class Stopper:
             StopFailed: it still lives.
         """
         for attempt in range(2):
-            found = await self.look(container)
+            found = await self.inspect(container)
             if found is None or found.container.state is not ContainerState.RUNNING:
                 return found
             if attempt == 0:

@@ -145,7 +145,7 @@ async def test_an_error_while_the_container_is_made_is_the_callers_own(tmp_path:
     assert [found.name for found in engine.containers] == ["second"]
 
 
-async def test_closing_ends_those_who_wait(tmp_path: Path) -> None:
+async def test_closing_ends_waiting_requests(tmp_path: Path) -> None:
     engine = FakeEngine()
     engine.gates.append(asyncio.Event())
     async with admission(tmp_path, engine) as subject:

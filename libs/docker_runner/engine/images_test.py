@@ -49,7 +49,7 @@ async def test_an_image_that_is_there_is_looked_for_once_and_never_pulled() -> N
     assert (store.looks, store.pulls) == (["a"], [])
 
 
-async def test_many_who_need_an_image_pull_it_once() -> None:
+async def test_concurrent_pulls_of_an_image_are_one_pull() -> None:
     store = Store(set(), {"a"})
     subject = images(store)
     await asyncio.gather(*(subject.ensure("a") for _ in range(5)))

@@ -25,7 +25,7 @@ MANAGED: Mapping[str, str] = {Label.MANAGED: "true"}
 
 REFRESH_SECONDS = 5.0
 """Interval of listing the containers without events."""
-WAITING_LOOK_SECONDS = 1.0
+WAITING_CHECK_SECONDS = 1.0
 """The same while an entity waits for room."""
 # A burst of events causes one refresh.
 _GATHER_SECONDS = 0.1
@@ -192,7 +192,7 @@ class EngineRoom:
             except RuntimeFault as error:
                 log.warning("room is unknown", reason=str(error))
             await asyncio.sleep(_GATHER_SECONDS)
-            return WAITING_LOOK_SECONDS if self._waiting else REFRESH_SECONDS
+            return WAITING_CHECK_SECONDS if self._waiting else REFRESH_SECONDS
 
         await repeat("look at room", one_round, REFRESH_SECONDS, wake=self._happened)
 

@@ -315,7 +315,7 @@ def test_module_that_cannot_be_loaded_is_reported_with_the_fixing_command(tmp_pa
         "throw { get code() { throw 1 } }",
     ],
 )
-def test_what_no_command_mends_has_no_hint(tmp_path: Path, source: str) -> None:
+def test_failure_without_a_remedy_has_no_hint(tmp_path: Path, source: str) -> None:
     done = run(tmp_path, source)
     assert (done.exit_code, done.outcome["failure"]["hint"]) == (1, "")
     assert b"hint:" not in done.stderr

@@ -723,7 +723,7 @@ def test_failing_import_is_reported_with_the_fixing_command(tmp_path: Path, form
         "from . import x",
     ],
 )
-def test_what_no_command_mends_has_no_hint(tmp_path: Path, source: str) -> None:
+def test_failure_without_a_remedy_has_no_hint(tmp_path: Path, source: str) -> None:
     files = {
         "main.py": source + "\ndef main(): pass",
         "lib/__init__.py": "",

@@ -74,7 +74,7 @@ async def test_all_that_a_container_wrote_is_stored_once_through_workers_that_ar
             await asyncio.sleep(0.25)
 
     async def ended() -> bool:
-        found = await bots.runner.look(container)
+        found = await bots.runner.inspect(container)
         return found is not None and found.exit_code is not None
 
     await eventually(ended)

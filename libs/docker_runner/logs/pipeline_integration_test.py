@@ -46,7 +46,7 @@ async def test_output_reaches_the_days_object_while_the_container_runs(host: Hos
         assert await host.becomes(b"one\ntwo\nthree\n")
 
 
-async def test_finishing_takes_the_last_words_and_uploads_them_at_once(host: Host) -> None:
+async def test_finishing_reads_the_rest_of_the_output_and_uploads_it_at_once(host: Host) -> None:
     container = a_container("c1")
     async with host.worker(interval_seconds=3600) as pipeline:
         pipeline.following.follow(container)

@@ -31,7 +31,7 @@ NOT_STARTED = "not-started"
 
 _UNPROVEN_SECONDS = 0.2
 # Ends are reported by events. This interval finds the end when an event was lost.
-_LOOK_SECONDS = 30.0
+_CHECK_SECONDS = 30.0
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -194,7 +194,7 @@ class Attempt(Generic[T]):
 
         order: StopOrder | None = None
         if container.started_at is None:  # a list of containers has no start times
-            container = await self._as_it_is(container) or container
+            container = await self._current(container) or container
         begun_at = container.started_at.timestamp() if container.started_at is not None else kit.clock()
         deadline = begun_at + timeout_seconds if timeout_seconds is not None else math.inf
         while True:
@@ -202,14 +202,14 @@ class Attempt(Generic[T]):
                 order = policy.stop_order() or (late if kit.clock() >= deadline else None)
                 if order is not None:
                     order, _ = await stop_by_order(stop, order, latest=policy.stop_order, wake=self._wake)
-            current = await self._as_it_is(container)
+            current = await self._current(container)
             if current is None or current.state is ContainerState.EXITED:
                 return order
-            left_seconds = _LOOK_SECONDS if order is not None else deadline - kit.clock()
-            await self._wake.wait_at_most(max(0.0, min(_LOOK_SECONDS, left_seconds)))
+            left_seconds = _CHECK_SECONDS if order is not None else deadline - kit.clock()
+            await self._wake.wait_at_most(max(0.0, min(_CHECK_SECONDS, left_seconds)))
 
-    async def _as_it_is(self, container: ManagedContainer) -> ManagedContainer | None:
-        return await retry_forever(lambda: self._kit.engine.look(container))
+    async def _current(self, container: ManagedContainer) -> ManagedContainer | None:
+        return await retry_forever(lambda: self._kit.engine.inspect(container))
 
     # --- start
 

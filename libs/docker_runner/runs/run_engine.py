@@ -40,7 +40,7 @@ class AttemptEngine(Protocol):
     async def remove(self, container: ManagedContainer) -> Ended:
         """Remove *container* with its files and return how it ended. One that runs is killed."""
 
-    async def look(self, container: ManagedContainer) -> ManagedContainer | None:
+    async def inspect(self, container: ManagedContainer) -> ManagedContainer | None:
         """Return the current state of *container*; None when it does not exist."""
 
     def collecting(

@@ -163,7 +163,7 @@ def test_nothing_of_the_config_is_in_it() -> None:
     assert "s3cret" not in json.dumps(body(replace(BOT, config={"key": "s3cret"})))
 
 
-def test_the_labels_are_the_contracts_and_ours() -> None:
+def test_labels_are_those_of_the_contract_and_of_the_runtime() -> None:
     labels = body(replace(BOT, id="../x 😀", segment=7))["Labels"]
     assert labels["runtime.managed"] == "true"
     assert labels["runtime.id"] == "../x 😀"
@@ -188,12 +188,12 @@ def test_limits_and_placement_are_passed_on() -> None:
 
 
 @pytest.mark.parametrize("network", [Network.NONE, Network.HOST])
-def test_other_networks_need_none_of_ours(network: Network) -> None:
+def test_other_network_modes_need_no_network_of_the_runtime(network: Network) -> None:
     described = body(replace(BOT, placement=Placement("image", network)), attachment=None)
     assert described["HostConfig"]["NetworkMode"] == str(network)
 
 
-def test_a_walled_card_has_an_address_of_ours() -> None:
+def test_isolated_interface_has_an_assigned_address() -> None:
     described = body(attachment=Attachment("bridge", walled=True))
     assert described["MacAddress"] == "06:b0:01:23:45:67"
     assert described["HostConfig"]["NetworkMode"] == "bridge"

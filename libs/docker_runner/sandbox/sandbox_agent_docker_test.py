@@ -128,7 +128,7 @@ async def test_a_container_whose_init_is_stopped_is_killed_while_engine_and_cont
 
 
 async def is_over(bots: BotContainers, container: ManagedContainer) -> bool:
-    found = await bots.runner.look(container)
+    found = await bots.runner.inspect(container)
     return found is None or found.state is ContainerState.EXITED
 
 

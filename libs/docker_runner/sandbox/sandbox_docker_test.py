@@ -97,7 +97,7 @@ def test_no_device_of_the_host_is_there(probe: dict[str, Any]) -> None:
     assert probe["mknod"].startswith("PermissionError")
 
 
-def test_no_key_of_ours_is_in_the_environment(probe: dict[str, Any]) -> None:
+def test_environment_has_no_key_of_the_runtime(probe: dict[str, Any]) -> None:
     assert set(probe["environment"]) <= {
         "PATH", "HOME", "USER", "LOGNAME", "LANG", "HOSTNAME", "PYTHONDONTWRITEBYTECODE", "BOT_ID", "BOT_CONFIG",
         "ID", "CONFIG",

@@ -147,7 +147,7 @@ class FakeHost:
         self.containers.pop(container.container_id, None)
         return ended
 
-    async def look(self, container: ManagedContainer) -> ManagedContainer | None:
+    async def inspect(self, container: ManagedContainer) -> ManagedContainer | None:
         """As the docker runner."""
         await asyncio.sleep(0)
         return self.containers.get(container.container_id)
