@@ -146,6 +146,8 @@ class HostAgent(Collector):
             await self._engine.remove(NAME)
             container = None
         if container is None:
+            # The agent mounts the folder of the sign.
+            await self.want_once()
             try:
                 await self._engine.create(NAME, agent_body(self._image, self._entrypoints(), self._keepalives))
             except NameTaken:

@@ -64,7 +64,9 @@ def test_an_agent_that_finds_an_expired_keepalive_leaves_the_init_its_time(
     assert read((seen, refreshed(50.0))).running_limit(found) == limit
 
 
-@pytest.mark.parametrize("missing", [None, "", "boot-1 104.75", "boot-1 nan 4.75 1", "boot-1 104.75 inf 1", "a b c d"])
+@pytest.mark.parametrize(
+    "missing", [None, "", "boot-1 104.75", "boot-1 104.75 4.75", "boot-1 nan 4.75 1", "boot-1 104.75 inf 1", "a b c d"]
+)
 def test_a_missing_or_malformed_keepalive_counts_after_a_life_and_five_seconds(missing: str | None) -> None:
     keepalive = read((100.0, refreshed(104.75)), (102.0, missing))
 
