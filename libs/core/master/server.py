@@ -24,6 +24,7 @@ from libs.core.observability.grpc_metrics import ServerMetrics
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe
 from libs.core.observability.tracing import Attributes, Headers, SpanKind, span, trace_of
+from libs.core.process.isolation import repeat
 from libs.core.transport.grpc_listener import GrpcListener
 from libs.core.transport.peer_limits import PeerLimits, address_of
 from libs.core.transport.security import StreamRefused, TransportSecurity
@@ -195,7 +196,8 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         await self.serve(False)
         await self._listener.start()
         self._listens = True
-        self._checking = asyncio.create_task(self._check_tokens_for_ever(), name="check tokens")
+        checking = repeat("check tokens", self._check_tokens, _CHECK_SECONDS)
+        self._checking = asyncio.create_task(checking, name="check tokens")
         log.info("listening for workers", address=self._address, port=self.port, tls=self._security.mode)
 
     async def stop(self, grace_seconds: float = 1.0) -> None:
@@ -314,13 +316,11 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         finally:
             stream.register_by.cancel()
 
-    async def _check_tokens_for_ever(self) -> None:
+    async def _check_tokens(self) -> None:
         """End the streams of workers whose token is not accepted any more."""
-        while True:
-            await asyncio.sleep(_CHECK_SECONDS)
-            for stream in self._streams.values():
-                if not self._security.tokens.accepts(stream.token):
-                    stream.end(grpc.StatusCode.UNAUTHENTICATED, "the token of this worker was replaced")
+        for stream in list(self._streams.values()):
+            if not self._security.tokens.accepts(stream.token):
+                stream.end(grpc.StatusCode.UNAUTHENTICATED, "the token of this worker was replaced")
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         pb_grpc.add_CoordinationServiceServicer_to_server(self, server)  # type: ignore[no-untyped-call]

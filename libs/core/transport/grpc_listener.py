@@ -9,6 +9,7 @@ import grpc
 
 from libs.core.errors import UserError
 from libs.core.observability.log import get_logger
+from libs.core.process.isolation import repeat
 from libs.core.transport.peer_limits import PeerLimits
 from libs.core.transport.port_sharing import SharedPort, Sockets
 from libs.core.transport.security import Options, TransportSecurity
@@ -16,7 +17,6 @@ from libs.core.transport.security import Options, TransportSecurity
 log = get_logger(__name__)
 
 _CHECK_SECONDS = 2.0
-_STOP_SECONDS = 5.0
 
 
 class PortTaken(UserError):
@@ -81,7 +81,8 @@ class GrpcListener:
         else:
             await self._serve()
         if self._security.mode != "off":
-            self._following = asyncio.create_task(self._follow_for_ever(), name="follow the authorities")
+            following = repeat("follow the authorities", self._follow, _CHECK_SECONDS)
+            self._following = asyncio.create_task(following, name="follow the authorities")
 
     async def stop(self, grace_seconds: float) -> None:
         """Stop listening, and end streams that do not end within *grace_seconds*. May be repeated."""
@@ -114,7 +115,17 @@ class GrpcListener:
 
     async def _serve(self) -> None:
         server = grpc.aio.server(options=self._options, interceptors=self._interceptors)
-        self._register(server)
+        try:
+            self._register(server)
+            self._add_ports(server)
+            await server.start()
+        except BaseException:
+            # gRPC ends the process if a server is collected as garbage before it has stopped.
+            await server.stop(0)
+            raise
+        self._server = server
+
+    def _add_ports(self, server: grpc.aio.Server) -> None:
         try:
             if self._security.mode == "off":
                 self.port = server.add_insecure_port(self._address)
@@ -124,24 +135,17 @@ class GrpcListener:
                 server.add_insecure_port(f"unix:{self._sockets.plain}")
                 server.add_secure_port(f"unix:{self._sockets.encrypted}", self._security.server_credentials())
         except RuntimeError as error:
-            await server.stop(0)
             raise PortTaken(self._address, str(error)) from None
-        await server.start()
-        self._server = server
 
-    async def _follow_for_ever(self) -> None:
-        """Close all connections when the authorities change: peers of a removed one must not stay."""
-        while True:
-            await asyncio.sleep(_CHECK_SECONDS)
-            if self._current_authorities() == self._authorities:
-                continue
-            log.info("the authorities of workers have changed; all connections are opened again")
-            if self._server is not None:
-                await self._server.stop(0)
-                self._server = None
-            try:
-                self._authorities = self._current_authorities()
-                await self._serve()
-            except PortTaken as error:
-                self._authorities = None  # tried again
-                log.error("cannot listen for workers", reason=str(error))  # noqa: TRY400 - its message says it all
+    async def _follow(self) -> None:
+        """Close all connections if the authorities have changed: peers of a removed one must not stay."""
+        current = self._current_authorities()
+        if current == self._authorities:
+            return
+        log.info("the authorities of workers have changed; all connections are opened again")
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop(0)
+        await self._serve()
+        # Only now: if it cannot listen, the next round tries again.
+        self._authorities = current

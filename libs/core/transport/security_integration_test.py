@@ -17,7 +17,7 @@ from libs.core.http.health import Readiness
 from libs.core.master.registry import SessionId
 from libs.core.master.server import CoordinationServer
 from libs.core.transport.certificates import certificate_files
-from libs.core.transport.grpc_listener import PortTaken
+from libs.core.transport.grpc_listener import GrpcListener, PortTaken
 from libs.core.transport.peer_limits import PeerLimits
 from libs.core.transport.security import TransportSecurity
 from libs.core.transport.tokens import SharedTokens, token_file
@@ -387,6 +387,39 @@ async def test_connections_beyond_the_limit_of_an_address_are_closed_where_tls_i
         _, readiness = rig.worker(TransportSecurity())
         await is_refused(readiness, "no connection")
     await eventually(lambda: rig.workers.registered == ["a"])
+
+
+async def test_listener_that_could_not_listen_again_tries_until_it_can(
+    authority: Authority, stranger: Authority
+) -> None:
+    master = authority.issue("again", MASTER)
+    taken = True
+
+    def register(server: grpc.aio.Server) -> None:
+        if len(made) > 1 and taken:
+            raise OSError("no resources, as the test wants")
+
+    made: list[None] = []
+
+    def counted(server: grpc.aio.Server) -> None:
+        made.append(None)
+        register(server)
+
+    listener = GrpcListener(
+        "127.0.0.1:0", tls("require", master), counted, options=[], interceptors=[], limits=PeerLimits()
+    )
+    await listener.start()
+    try:
+        master.authority.write_bytes(authority.certificate.read_bytes() + stranger.certificate.read_bytes())
+        await eventually(lambda: len(made) > 2)
+        taken = False
+
+        async with tls("require", authority.issue("w", WORKER)).channel(
+            f"127.0.0.1:{listener.port}", [], encrypted=True
+        ) as channel:
+            await asyncio.wait_for(channel.channel_ready(), 60)
+    finally:
+        await listener.stop(0)
 
 
 @pytest.mark.parametrize("mode", ["off", "allow", "require"])
