@@ -28,6 +28,8 @@ OF_MASTER = [
     "/runs",
     "/runs?failed=true&entity=failing&limit=1",
     "/runs?before=2020-01-01T00:00:00Z",
+    "/audit",
+    "/audit?entity=nobody&who=ann&action=killed&limit=1",
 ]
 OF_WORKER = ["/status"]
 REFUSED = [
@@ -37,6 +39,7 @@ REFUSED = [
     ("/segments?after=x", 400, "after"),
     ("/workers?role=boss", 400, "role"),
     ("/runs?before=soon", 400, "before"),
+    ("/audit?action=forged", 400, "action"),
     ("/entities/nobody", 404, "nobody"),
     ("/entities/nobody/logs", 404, "no output"),
     (f"/entities/{TICKER}/logs?tail=-1", 400, "tail"),

@@ -21,6 +21,7 @@ from tools.cli.connections import Connections, connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.live_output import Lines, unseen
+from tools.cli.local_user import user_of_this_machine
 from tools.cli.output import output_option, print_lines, raw_option
 
 _POLL_SECONDS = 0.1
@@ -82,7 +83,7 @@ async def printed(servers: Connections, backtest_id: str, follow: bool) -> Async
             # Lines of an attempt are not repeated after a broken connection.
             tail = 0 if watched is not None and watched == entity.run_id else MOST_LINES
             workers = [owner] if owner is not None else []
-            answer = await ask(session, workers, backtest_id, tail=tail, follow=follow)
+            answer = await ask(session, workers, backtest_id, tail=tail, follow=follow, who=user_of_this_machine())
             if answer is not None:
                 goes_on = partial(_runs_at, owner, backtest_id, entities, processes)
                 async with contextlib.aclosing(_lines_of(answer, goes_on)) as lines:

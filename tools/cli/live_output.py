@@ -14,6 +14,7 @@ import aiohttp
 from libs.core.api.log_output import FROM_WORKER, MOST_LINES, SOURCE, TIME
 from libs.core.api.remote_output import ask, new_session, next_piece
 from libs.core.process.service import ServiceDefinition
+from libs.core.store.audit import AuditStore
 from libs.core.store.entity_views import EntityViews
 from libs.core.store.processes import KnownProcess, ProcessStore
 from libs.docker_runner.logs.history import LogHistory
@@ -22,6 +23,7 @@ from libs.docker_runner.logs.lines import Cursor, Line, Wanted, from_json
 from tools.cli.connections import Connections
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
+from tools.cli.local_user import user_of_this_machine
 
 _AGAIN_SECONDS = 0.3
 _MOVE_SECONDS = 10.0
@@ -44,6 +46,7 @@ class EntityOutput:
         self._id = entity_id
         self._note = tell
         self._noted = False
+        self._recorded = False
         self._cursor = Cursor()
         self._began = False
         self._moving_until = 0.0
@@ -77,7 +80,13 @@ class EntityOutput:
                     tail = min(wanted.tail or 0, MOST_LINES)
                     workers = [owner] if owner is not None else []
                     answer = await ask(
-                        session, workers, self._id, tail=tail, follow=follow, more=self._parameters(wanted)
+                        session,
+                        workers,
+                        self._id,
+                        tail=tail,
+                        follow=follow,
+                        who=user_of_this_machine(),
+                        more=self._parameters(wanted),
                     )
                 if answer is not None and answer.headers.get(SOURCE) == FROM_WORKER:
                     lines = self._from_worker(answer, partial(self._is_owner, owner, entities, processes))
@@ -87,6 +96,11 @@ class EntityOutput:
                     if entity is not None and time.monotonic() < self._moving_until:
                         await asyncio.sleep(_AGAIN_SECONDS)
                         continue
+                    if not self._recorded:
+                        # The worker records what is read from it.
+                        self._recorded = True
+                        audit = AuditStore(await self._servers.database(self._service))
+                        await audit.output_read(user_of_this_machine(), self._id)
                     lines = self._from_storage(wanted, follow=follow and entity is not None, known=entity is not None)
                 async with contextlib.aclosing(lines):
                     async for line in lines:

@@ -16,6 +16,7 @@ _COMMANDS = {
     "schedule": LazyCommand("tools.cli.schedule", "schedule", "Run bots at set times: deploy, list, trigger, pause."),
     "status": LazyCommand("tools.cli.status", "status", "Show masters, workers, segments and bots."),
     "worker": LazyCommand("tools.cli.worker", "worker", "For operators: list, cordon and drain workers."),
+    "audit": LazyCommand("tools.cli.audit", "audit", "Show who deployed, changed, killed or read what."),
     "secrets": LazyCommand("tools.cli.secrets", "secrets", "Seal secrets of bots: make keys, seal values."),
     "dlq": LazyCommand("tools.cli.dlq", "dlq", "Dead letters, events that could not be applied: show, replay, remove."),
     "gc": LazyCommand(

@@ -36,7 +36,7 @@ def _no_stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         *("bot config", "bot config show", "bot config set", "bot config unset"),
         *("bot stop", "bot start"),
         *("worker", "worker ls", "worker cordon", "worker drain", "worker uncordon"),
-        *("secrets", "secrets keygen", "secrets seal"),
+        *("secrets", "secrets keygen", "secrets seal", "audit"),
         *("dlq", "dlq ls", "dlq show", "dlq replay", "dlq purge"),
         *("bot-runner", "bot-runner master", "bot-runner worker", "backtest-runner standalone", "bot-scheduler master"),
     ],

@@ -9,6 +9,7 @@ from enum import Enum
 
 from libs.core.master.status import SegmentStatus, WorkerStatus
 from libs.core.run_record import RunRecord
+from libs.core.store.audit import AuditEntry
 from libs.core.store.entity_views import EntityView
 from libs.core.store.ownership import Ownership
 from libs.core.store.shown_state import run_state
@@ -63,6 +64,14 @@ class EntityPage:
 
     entities: Sequence[EntityView]
     next: str | None
+
+
+@dataclass(frozen=True)
+class AuditPage:
+    """Entries of the audit record, the latest first. *next* is the ``before`` of the next page; null on the last."""
+
+    entries: Sequence[AuditEntry]
+    next: datetime | None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import aiohttp
 from yarl import URL
 
 from libs.core.api.paths import PREFIX, encoded
+from libs.core.http.reader import header_of
 from libs.core.observability.log import get_logger
 from libs.core.store.processes import KnownProcess, ProcessStore
 
@@ -40,6 +41,7 @@ async def ask(
     *,
     tail: int,
     follow: bool,
+    who: str,
     more: Mapping[str, str] | None = None,
 ) -> aiohttp.ClientResponse | None:
     """Return the first answer of these workers, which shows whether the entity exists; None when none answers.
@@ -47,6 +49,7 @@ async def ask(
     The caller closes it.
 
     Args:
+        who: on whose behalf, for the audit record.
         more: further parameters of the operation.
     """
     parameters = {"tail": str(tail), "follow": "true" if follow else "false", **(more or {})}
@@ -57,7 +60,7 @@ async def ask(
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     answer = await session.get(
                         URL(f"{url}{path}", encoded=True),
-                        headers={"Authorization": f"Bearer {worker.token}"},
+                        headers={"Authorization": f"Bearer {worker.token}", **header_of(who)},
                         allow_redirects=False,
                     )
             except (aiohttp.ClientError, OSError, TimeoutError) as error:

@@ -15,6 +15,11 @@ class HistorySettings(Group):
         Named("RUN_HISTORY_DAYS", unit="days"),
         Field(gt=0, le=3650, allow_inf_nan=False, description="time for which records of runs are kept"),
     ] = 30.0
+    keep_audit_days: Annotated[
+        float,
+        Named("AUDIT_DAYS", unit="days"),
+        Field(gt=0, le=3650, allow_inf_nan=False, description="time for which entries of the audit record are kept"),
+    ] = 90.0
 
 
 class RetentionSettings(Group):

@@ -11,7 +11,7 @@ processed in the same way, but no server waits for their acknowledgement.
 import asyncio
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
@@ -91,6 +91,7 @@ class Ingestion:
         ack_wait_seconds: float = ACK_WAIT_SECONDS,
         capacity: int = 1024,
         readiness: Readiness | None = None,
+        applied: Callable[[Sequence[EntityEvent]], Awaitable[object]] | None = None,
         required: bool = True,
         stream_name: str = EVENT_STREAM,
         subjects: Sequence[str] = EVENT_SUBJECTS,
@@ -99,6 +100,7 @@ class Ingestion:
         self._service = service
         self._store = store
         self._failures = failures
+        self._on_applied = applied
         self._wakeups = wakeups
         self._max_retries = max_retries
         self._ack_wait_seconds = ack_wait_seconds
@@ -246,6 +248,9 @@ class Ingestion:
             await self._wakeups.segments_changed(applied.segments)
             if applied.occupancy_changed:
                 await self._wakeups.partitions_changed()
+            if self._on_applied is not None:
+                with isolated("record events", passing=()):
+                    await self._on_applied([w.event for w in works if w.event and w.event.id in applied.changed_ids])
             for work in works:
                 changed = work.event is not None and work.event.id in applied.changed_ids
                 await self._acknowledge(work, "applied", changed=changed)

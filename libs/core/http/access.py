@@ -31,6 +31,18 @@ class Access:
         """Accept *token* as well."""
         self._tokens.append(token)
 
+    def who(self, request: web.Request) -> str:
+        """Return who sends an admitted *request*: the proxy's user, else the name given with the token, else `token`.
+
+        Without HTTP_TOKEN and HTTP_USER_HEADER only the address is known.
+        """
+        if self._user_header is not None and (user := request.headers.get(self._user_header, "").strip()):
+            return user
+        authorization = request.headers.get("Authorization", "")
+        if self._tokens and _token(authorization):
+            return f"token:{user}" if (user := _user(authorization)) else "token"
+        return f"anonymous@{request.remote or 'unknown'}"
+
     def admits(self, request: web.Request) -> bool:
         """Whether *request* may see more than the open paths."""
         if self.is_open or request.path in OPEN_PATHS:
@@ -41,6 +53,17 @@ class Access:
         # All tokens are compared, so that the response time reveals nothing.
         matches = [hmac.compare_digest(given, token.encode()) for token in self._tokens]
         return any(matches)
+
+
+def _user(authorization: str) -> str:
+    """Return the user name beside the token; empty for a bearer token."""
+    scheme, _, value = authorization.strip().partition(" ")
+    if scheme.lower() != _BASIC:
+        return ""
+    try:
+        return base64.b64decode(value.strip(), validate=True).partition(b":")[0].decode("utf-8", "replace")
+    except binascii.Error:
+        return ""
 
 
 def _token(authorization: str) -> bytes:

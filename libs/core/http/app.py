@@ -16,6 +16,7 @@ from libs.core.config.process_settings import HttpSettings
 from libs.core.errors import UserError
 from libs.core.http.access import CHALLENGE, Access
 from libs.core.http.health import Readiness
+from libs.core.http.reader import WHO
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import record, registry
 
@@ -120,6 +121,7 @@ class HttpApp:
     @web.middleware
     async def _admitted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if self._access.admits(request):
+            request[WHO] = self._access.who(request)
             return await handler(request)
         raise web.HTTPUnauthorized(text=_UNAUTHORIZED, headers={"WWW-Authenticate": CHALLENGE})
 

@@ -7,17 +7,19 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from libs.core.api.answers import FAILURES, EntityPage, RunPage, SegmentPage, Summary, WorkerPage
+from libs.core.api.answers import FAILURES, AuditPage, EntityPage, RunPage, SegmentPage, Summary, WorkerPage
 from libs.core.api.errors import NotStarted, Refused
 from libs.core.api.log_output import FROM_STORAGE, SOURCE, Streams, send
 from libs.core.api.log_output import PARAMETERS as LOG_PARAMETERS
 from libs.core.api.operations import Answer, Asked, Operation, routes
 from libs.core.api.parameters import Parameter, choice, flag, moment, text, whole
 from libs.core.api.remote_output import next_piece
+from libs.core.http.reader import WHO
 from libs.core.master.leader_proxy import LeaderProxy
 from libs.core.master.observatory import Observatory
 from libs.core.master.status import MasterSnapshot, SegmentState, WorkerRole
 from libs.core.process.process import runtime_version
+from libs.core.store.audit import Action, AuditFilter
 from libs.core.store.entity_views import EntityFilter, EntityView
 from libs.core.store.runs import RunFilter
 
@@ -38,6 +40,13 @@ RUNS: tuple[Parameter, ...] = (
     text("reason", "Only runs that ended for this reason."),
     flag("failed", f"Only failed runs: {', '.join(FAILURES)}."),
     moment("before", "Only runs that started earlier: the `next` of the previous page."),
+    LIMIT,
+)
+AUDIT: tuple[Parameter, ...] = (
+    text("entity", "Only entries about this entity."),
+    text("who", "Only entries of this user or owner."),
+    choice("action", "Only entries of this action.", list(Action)),
+    moment("before", "Only earlier entries: the `next` of the previous page."),
     LIMIT,
 )
 
@@ -84,6 +93,7 @@ class MasterApi:
                 "/entities/{id}", "entity", "One entity.", self._by_leader(self._entity), EntityView, errors=(404, 503)
             ),
             Operation("/runs", "runs", "The runs, newest first.", self._runs, RunPage, RUNS),
+            Operation("/audit", "audit", "The audit record, latest first.", self._audit, AuditPage, AUDIT),
             Operation(
                 "/entities/{id}/logs",
                 "logs",
@@ -110,7 +120,11 @@ class MasterApi:
             asked_for = asked.request.query
             more = {one.name: asked_for[one.name] for one in LOG_PARAMETERS if one.name in asked_for}
             answer = await observatory.output(
-                entity_id, tail=asked.values["tail"], follow=asked.values["follow"], more=more
+                entity_id,
+                tail=asked.values["tail"],
+                follow=asked.values["follow"],
+                who=asked.request.get(WHO, ""),
+                more=more,
             )
             with closing(answer):
                 if answer.status == 404:
@@ -154,6 +168,12 @@ class MasterApi:
 
     async def _runs(self, asked: Asked) -> RunPage:
         return await self.observatory.runs(run_filter(asked.values), limit=asked.values["limit"])
+
+    async def _audit(self, asked: Asked) -> AuditPage:
+        values = asked.values
+        action = Action(values["action"]) if values["action"] else None
+        wanted = AuditFilter(values["entity"], values["who"], action, values["before"])
+        return await self.observatory.audit(wanted, limit=values["limit"])
 
 
 def entity_filter(values: Mapping[str, Any]) -> EntityFilter:

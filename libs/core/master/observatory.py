@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta
 import aiohttp
 
 from libs.core.api import remote_output
-from libs.core.api.answers import EntityPage, RunPage, SegmentPage, Summary, WorkerPage, by_outcome, run_view
+from libs.core.api.answers import AuditPage, EntityPage, RunPage, SegmentPage, Summary, WorkerPage, by_outcome, run_view
 from libs.core.api.errors import Refused
 from libs.core.errors import RuntimeFault
 from libs.core.master.room_report import rooms_of
 from libs.core.master.status import MasterSnapshot, SegmentState, WorkerRole
 from libs.core.process.service import ServiceDefinition
 from libs.core.room import missing
+from libs.core.store.audit import AuditFilter, AuditStore
 from libs.core.store.client import Database
 from libs.core.store.entity_views import EntityFilter, EntityView, EntityViews
 from libs.core.store.ownership import OwnershipReader
@@ -38,6 +39,7 @@ class Observatory:
         self.snapshot = snapshot
         self._entities = EntityViews(database, service.collection)
         self._runs = RunStore(database)
+        self._audit = AuditStore(database)
         self._owners = OwnershipReader(database)
         self._processes = ProcessStore(database)
         self._session: aiohttp.ClientSession | None = None
@@ -128,18 +130,21 @@ class Observatory:
         return RunPage(found[:limit], more)
 
     async def output(
-        self, entity_id: str, *, tail: int, follow: bool, more: Mapping[str, str] | None = None
+        self, entity_id: str, *, tail: int, follow: bool, who: str, more: Mapping[str, str] | None = None
     ) -> aiohttp.ClientResponse:
         """Return a worker's response with an entity's output; the caller closes it. Raises Refused without one.
 
         Args:
+            who: on whose behalf, for the audit record.
             more: further parameters of the operation.
         """
         entity = await self._entities.get(entity_id)
         workers = await remote_output.who_to_ask(self._processes, entity.segment if entity is not None else None)
         if self._session is None:
             self._session = remote_output.new_session()
-        answer = await remote_output.ask(self._session, workers, entity_id, tail=tail, follow=follow, more=more)
+        answer = await remote_output.ask(
+            self._session, workers, entity_id, tail=tail, follow=follow, who=who, more=more
+        )
         if answer is None:
             raise Refused(503, "no worker is available to read the output; try again later")
         return answer
@@ -151,6 +156,11 @@ class Observatory:
         rooms = rooms_of(self.snapshot())
         lacks = {view.id: missing(view.lacking, rooms) for view in found if view.lacking is not None}
         return [replace(view, missing=str(lacks[view.id])) if lacks.get(view.id) else view for view in found]
+
+    async def audit(self, wanted: AuditFilter, *, limit: int) -> AuditPage:
+        """Return entries of the audit record, the latest first."""
+        found = await self._audit.list(wanted, limit=limit)
+        return AuditPage(found, found[-1].at if len(found) == limit else None)
 
     async def _as_leader(self) -> MasterSnapshot:
         known = self.snapshot()

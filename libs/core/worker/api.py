@@ -10,8 +10,10 @@ from libs.core.api.errors import NotStarted, Refused
 from libs.core.api.log_output import FROM_STORAGE, FROM_WORKER, PARAMETERS, LogQuery, LogSource, Streams, send
 from libs.core.api.operations import Asked, Operation, routes
 from libs.core.errors import Retryable
+from libs.core.http.reader import reader_in
 from libs.core.process.process import runtime_version
 from libs.core.process.service import ServiceDefinition
+from libs.core.store.audit import AuditStore
 from libs.core.store.entity_views import EntityViews
 from libs.core.worker.worker import Worker, WorkerSnapshot
 
@@ -26,20 +28,30 @@ class WorkerApi:
         self._service: ServiceDefinition | None = None
         self._entities: EntityViews | None = None
         self._logs: LogSource | None = None
+        self._audit: AuditStore | None = None
         self._token = ""
         self._streams = Streams()
 
     def open(
-        self, service: ServiceDefinition, worker: Worker, entities: EntityViews, logs: LogSource, *, token: str
+        self,
+        service: ServiceDefinition,
+        worker: Worker,
+        entities: EntityViews,
+        logs: LogSource,
+        *,
+        token: str,
+        audit: AuditStore | None = None,
     ) -> None:
         """Serve requests from now on.
 
         Args:
             token: required for output. A bot may reach its own worker's port, and must not read the output of
                 other bots.
+            audit: records who reads output.
         """
         self._service, self._worker, self._entities, self._logs = service, worker, entities, logs
         self._token = token
+        self._audit = audit
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
         """Return the routes."""
@@ -82,6 +94,8 @@ class WorkerApi:
         if not hmac.compare_digest(given.encode("utf-8", "replace"), f"Bearer {self._token}".encode()):
             raise Refused(401, "output of a worker requires its token; use the leading master instead")
         entity_id, segment_id = asked.entity_id, None
+        if self._audit is not None:
+            await self._audit.output_read(reader_in(asked.request), entity_id)
         try:
             async with asyncio.timeout(_STORE_SECONDS):
                 entity = await entities.get(entity_id)

@@ -22,6 +22,7 @@ from libs.core.config.retention_settings import HistorySettings
 from libs.core.config.secret_settings import SecretSettings
 from libs.core.config.transport_settings import TransportSettings
 from libs.core.coordination import WorkerIdentity
+from libs.core.events.audit import entries_of
 from libs.core.events.connection import NatsConnection
 from libs.core.events.dead_letters import DeadLetters
 from libs.core.events.ingestion import Ingestion
@@ -31,6 +32,7 @@ from libs.core.leases.lease_keeper import LeaseTiming
 from libs.core.observability.metrics import registry
 from libs.core.process.presence import be_present, reachable_at
 from libs.core.process.process import Process, ProcessSettings, runtime_version
+from libs.core.store.audit import AuditStore
 from libs.core.store.deployment import deployment_id
 from libs.core.store.entities import EntityStore
 from libs.core.store.entity_views import EntityViews
@@ -140,6 +142,7 @@ class WorkerRole:
         self._derive = derive
         self._worker: Worker | None = None
         self._api = WorkerApi()
+        self._audit: AuditStore | None = None
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
         """Return the routes of the worker's state and output."""
@@ -179,7 +182,7 @@ class WorkerRole:
         token = secrets.token_urlsafe(32)
         # Masters fetch output from it.
         process.http.accept(token)
-        self._api.open(process.service, worker, views, backend.logs, token=token)
+        self._api.open(process.service, worker, views, backend.logs, token=token, audit=self._audit)
         registry.register(
             WorkerCollector(worker.snapshot, life_seconds=settings.lease.life_seconds, entities=backend.entities)
         )
@@ -205,7 +208,13 @@ class WorkerRole:
         entities = EntityStore(database, process.service.collection, partitions, derive=self._derive)
         runs = RunStore(database, settings.history.keep_runs_days)
         failures = FailureStore(database)
-        for ensure_indexes in (entities.ensure_indexes, runs.ensure_indexes, failures.ensure_indexes):
+        self._audit = audit = AuditStore(database, settings.history.keep_audit_days)
+        for ensure_indexes in (
+            entities.ensure_indexes,
+            runs.ensure_indexes,
+            failures.ensure_indexes,
+            audit.ensure_indexes,
+        ):
             await retry_forever(ensure_indexes)
         connection = NatsConnection.of(
             settings.nats,
@@ -222,6 +231,7 @@ class WorkerRole:
                 wake_ups,
                 max_retries=settings.nats.max_retries,
                 readiness=process.readiness,
+                applied=lambda events: audit.record(entries_of(events, settings.secrets.owner_field)),
             )
             process.lifecycle.part("nats", connection.run)
             process.lifecycle.part("events", ingestion.run)

@@ -1,0 +1,23 @@
+"""The name of who sends a request, for the audit record."""
+
+from urllib.parse import quote, unquote
+
+from aiohttp import web
+
+HEADER = "The0-Reader"
+"""Beside a worker's token: on whose behalf its output is read."""
+
+WHO: web.RequestKey[str] = web.RequestKey("who", str)
+"""Who sends a request, as far as its access is proven."""
+
+_CHARACTERS = 200
+
+
+def header_of(who: str) -> dict[str, str]:
+    """Return the header with which a request to a worker names *who*."""
+    return {HEADER: quote(who[:_CHARACTERS], safe="@:")} if who else {}
+
+
+def reader_in(request: web.Request) -> str:
+    """Return the name in the header of a request with the worker's token."""
+    return unquote(request.headers.get(HEADER, ""))[:_CHARACTERS]
