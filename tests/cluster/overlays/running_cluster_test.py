@@ -115,7 +115,8 @@ async def test_kernel_kills_a_bot_and_not_the_engine_when_all_bots_reach_their_l
     groups = json.loads(await runtime.shell(home.pod, SHOW_GROUPS))
     assert groups["bots"] == ENGINE_MEMORY_MIB * MIB
     assert groups["engine"] >= groups["bots"] + 512 * MIB
-    assert groups["scores"] == ["999", "1000"]
+    # Beside bots and their inits the group has the runtime's own helpers.
+    assert {"999", "1000"} <= set(groups["scores"])
 
     # All bots together get less than the hog alone may use: the limit that is reached is the common one.
     await runtime.shell(home.pod, f"echo {100 * MIB} > {groups['file']}")
