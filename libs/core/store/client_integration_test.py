@@ -195,21 +195,22 @@ async def test_connection_that_passes_nothing_on_is_no_answer_long_before_other_
 
 
 async def test_lease_is_renewed_while_other_work_uses_all_connections(mongo_uri: str, database_name: str) -> None:
-    busy, own = Mongo(mongo_uri, timeout_seconds=60), Mongo.for_leases(mongo_uri)
+    few_connections = mongo_uri + ("&" if "?" in mongo_uri else "?") + "maxPoolSize=3"
+    busy, own = Mongo(few_connections, timeout_seconds=60), Mongo.for_leases(mongo_uri)
     database = busy.database(database_name)
     await database["partitions"].insert_one({"_id": 1, "bot_count": 1})
     leases = LeaseStore(own.database(database_name), 60.0)
     lease = await leases.acquire(1, Holder("a", "a-1", "host"), timeout_seconds=20.0)
-    # PyMongo has 100 connections, so that of these as many wait for one.
-    slow = {"$where": "sleep(3000) || true"}
-    load = [asyncio.create_task(database["partitions"].find_one(slow)) for _ in range(200)]
+    # Three at a time, so that the others wait for a connection.
+    slow = {"$where": "sleep(5000) || true"}
+    load = [asyncio.create_task(database["partitions"].find_one(slow)) for _ in range(9)]
     try:
-        await eventually(lambda: _operations(own, database_name, at_least=100))
+        await eventually(lambda: _operations(own, database_name, at_least=3))
 
         renewed = await leases.renew(lease, timeout_seconds=2.5)
 
         assert renewed.proven_until > lease.proven_until
-        assert not any(task.done() for task in load[100:])
+        assert sum(task.done() for task in load) < 6
     finally:
         await asyncio.gather(*load, return_exceptions=True)
         await busy.close()
