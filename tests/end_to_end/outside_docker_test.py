@@ -147,6 +147,8 @@ async def test_output_comes_from_any_process_within_a_second_of_its_writing(
 async def test_log_follows_a_bot_through_a_change_of_its_worker(seen: Outside) -> None:
     made = seen.deployment
     where = Target({"MONGO_URI": made.mongod.uri}, "the test")
+    # It shares no folder with the first one, so that the bot starts again.
+    apart = {"KEEPALIVE_DIR": f"{made.folder}/keepalive-apart", "TEMP_DIR": f"{made.folder}/temp-apart"}
     numbers: list[int] = []
     told: list[str] = []
     async with connected(where) as servers:
@@ -156,7 +158,7 @@ async def test_log_follows_a_bot_through_a_change_of_its_worker(seen: Outside) -
                 if line.startswith("tick "):
                     numbers.append(int(line.split()[1]))
                 if len(numbers) == 15 and "w2" not in made.processes:
-                    await made.start_process("worker", "w2").wait_ready()
+                    await made.start_process("worker", "w2", **apart).wait_ready()
                     await made.processes["w1"].process.stop(40)
                 if 0 in numbers and len(numbers) > numbers.index(0) + 3:
                     break
