@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from libs.core.process.service import SERVICES, ServiceDefinition
+from tests.benchmarks import as_in_image
 from tests.support.rigs.deployment import deployment
 from tools.engine.ensure import Engine, ensure_engine
 from tools.images.ensure import ensure_images
@@ -61,7 +62,7 @@ async def measure(
             for role in ("master", "worker"):
                 importing = await _import_seconds(folder)
                 begun = time.perf_counter()
-                process = made.start_process(role, role)
+                process = made.start_process(role, role, under=(as_in_image.__name__,))
                 await process.wait_ready()
                 ready = time.perf_counter() - begun
                 await asyncio.sleep(_SETTLE_SECONDS)
