@@ -1,6 +1,7 @@
 """Kill real processes by control groups of version 2, which engines on newer hosts use. Needs root, and no engine."""
 
 import os
+import secrets
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ import pytest_asyncio
 from libs.docker_runner.entrypoints.agent.control_groups import ControlGroup, Hierarchies, text_of
 from tests.support.eventually import eventually
 
-ID = "fedcba9876543210" * 4
+# The hierarchy is one for the whole machine, and may have what a killed test has left.
+ID = secrets.token_hex(32)
 
 
 @pytest.fixture
