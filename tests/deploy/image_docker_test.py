@@ -30,7 +30,8 @@ from tools.stack.s3 import S3Server
 pytestmark = pytest.mark.timeout(300)
 
 USER = "10001:10001"
-MAX_ADDED_BYTES = 120_000_000
+# The largest are the SDKs of Kubernetes (24 MB), gRPC (19), and Crypto (11), which MinIO's needs; PyNaCl has 4.
+MAX_ADDED_BYTES = 126_000_000
 MAX_START_SECONDS = 2.0
 # Of a container that does nothing, which takes a third of a second on an idle machine: on a busy one both are slower.
 MAX_START_RATIO = 6.0

@@ -60,6 +60,7 @@ async def test_workers_killed_at_any_moment_leave_nothing_behind(runner: Deploym
     await runner.start(workers=1)
     await runner.platform.create_bot("steady", {}, key="bot.zip")
     assert await eventually(lambda: runner.running_with("steady", "steady"))
+    assert private_engine.mounts() != []
     coming_and_going = asyncio.create_task(come_and_go(runner, chance))
     for number in range(KILLS):
         # Every other one in the midst of its start.

@@ -146,10 +146,11 @@ class OwnEngine:
             await self._in_mounts("umount", "-l", str(folder))
 
     def mounts(self) -> list[str]:
-        """The mount points of containers' file systems."""
+        """The mount points of its containers' file systems; those that the machine had at its start are not its own."""
         assert self._containerd is not None
         lines = Path(f"/proc/{self._containerd.pid}/mounts").read_text().splitlines()
-        return [line.split()[1] for line in lines if line.startswith(("overlay", "shm"))]
+        points = [line.split()[1] for line in lines if line.startswith(("overlay", "shm"))]
+        return [point for point in points if point.startswith(f"{self.folder}/data/")]
 
     async def containers(self) -> list[dict[str, Any]]:
         """Return the engine's summaries of all containers, running or not."""
