@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import docker
@@ -20,9 +21,9 @@ from tests.support.rigs.deployment import PATIENT, Deployment, deployment
 from tests.support.rigs.platform import zipped
 from tools.engine.ensure import Engine
 
-SECRET = "k3y-Of-Ann-7e1f"
-SEALED = "s3aled-Of-Ann-99c"
-SHARED = "sh4red-Feed-552"
+# Other runs of this test on the machine have other ones: all processes are searched.
+_RUN = token_hex(4)
+SECRET, SEALED, SHARED = f"k3y-Of-Ann-{_RUN}", f"s3aled-Of-Ann-{_RUN}", f"sh4red-Feed-{_RUN}"
 # Prints what it has, once within a line and once across two pieces of the engine's log, which are 16 KiB each.
 CHATTY = """
 import base64, sys, time
