@@ -1,6 +1,7 @@
 """Leases as values: holder, epoch, and proven duration."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 from libs.core.errors import Permanent, Retryable
 
@@ -92,27 +93,31 @@ class TakeoverTooEarly(Retryable):
         self.remaining_seconds = remaining_seconds
 
 
-class LeaseLost(Permanent):
-    """This process no longer holds the lease.
+class Taken(Enum):
+    """Whether another process on the same engine has taken over a lost lease, together with its containers.
 
-    Attributes:
-        superseded: another process with the same worker id on the same host has taken it over together with the
-            containers; this process must not touch them.
-        taken_over: the same, by another worker of the same engine.
-
-    Otherwise it expired or has another holder.
+    If so, the former holder must not touch the containers. The values are labels of a metric.
     """
 
-    def __init__(self, name: str, epoch: int, *, superseded: bool, taken_over: bool = False) -> None:
-        how = "it expired or was taken over"
-        if superseded:
-            how = "a newer process with the same worker id acquired it"
-        elif taken_over:
-            how = "another worker of this engine took it over with its containers"
-        super().__init__(f"the lease of {name} (epoch {epoch}) is lost: {how}")
+    NO = "lost"
+    BY_SAME_WORKER = "superseded"
+    BY_NEIGHBOUR = "taken-over"
+
+
+_HOW_LOST = {
+    Taken.NO: "it expired or was taken over",
+    Taken.BY_SAME_WORKER: "a newer process with the same worker id acquired it",
+    Taken.BY_NEIGHBOUR: "another worker of this engine took it over with its containers",
+}
+
+
+class LeaseLost(Permanent):
+    """This process no longer holds the lease."""
+
+    def __init__(self, name: str, epoch: int, taken: Taken = Taken.NO) -> None:
+        super().__init__(f"the lease of {name} (epoch {epoch}) is lost: {_HOW_LOST[taken]}")
         self.epoch = epoch
-        self.superseded = superseded
-        self.taken_over = taken_over
+        self.taken = taken
 
 
 class SegmentMissing(Permanent):

@@ -8,7 +8,7 @@ from typing import Generic, Protocol, Self, TypeVar
 from prometheus_client import Counter
 
 from libs.core.leases.boot_clock import boot_seconds
-from libs.core.leases.lease import LeaseLost
+from libs.core.leases.lease import LeaseLost, Taken
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe
 
@@ -58,16 +58,13 @@ class Lapse:
     """How a lease ended.
 
     Attributes:
-        superseded: as in LeaseLost.
-        taken_over: as in LeaseLost.
         reason: for users.
         found_lost: whether the database said so; otherwise the lease only cannot be proven any more.
     """
 
-    superseded: bool
     reason: str
     found_lost: bool = False
-    taken_over: bool = False
+    taken: Taken = Taken.NO
 
 
 _UNPROVEN = "it could not be renewed in time"
@@ -101,8 +98,8 @@ class LeaseKeeper(Generic[L]):
         self._renewed = renewed
         self._clock = clock
         self._failure = ""
-        for reason in ("lost", "superseded", "taken-over"):
-            LAPSES.labels(kind, reason)  # exported as 0, so that the first lapse shows as an increase
+        for taken in Taken:
+            LAPSES.labels(kind, taken.value)  # exported as 0, so that the first lapse shows as an increase
 
     def safe_seconds(self) -> float:
         """Return the seconds for which the lease is proven, less the margin; zero or less: it must not be used."""
@@ -120,7 +117,7 @@ class LeaseKeeper(Generic[L]):
             renewing.cancel()
             # Not longer: the caller has to act before the lease ends.
             await asyncio.wait([renewing], timeout=_CANCEL_SECONDS)
-        LAPSES.labels(self._kind, _kind_of(lapse)).inc()
+        LAPSES.labels(self._kind, lapse.taken.value).inc()
         return lapse
 
     async def _guard(self, renewing: "asyncio.Task[Lapse]") -> Lapse:
@@ -132,7 +129,7 @@ class LeaseKeeper(Generic[L]):
         return self._unproven()
 
     def _unproven(self) -> Lapse:
-        return Lapse(superseded=False, reason=f"{_UNPROVEN}: {self._failure}" if self._failure else _UNPROVEN)
+        return Lapse(f"{_UNPROVEN}: {self._failure}" if self._failure else _UNPROVEN)
 
     async def _renew_for_ever(self) -> Lapse:
         pause = self._timing.renew_interval_seconds
@@ -148,7 +145,7 @@ class LeaseKeeper(Generic[L]):
                     lease = await self._renew(self.lease, limit)
                 await self._take(lease, limit)
             except LeaseLost as lost:
-                return Lapse(lost.superseded, str(lost), found_lost=True, taken_over=lost.taken_over)
+                return Lapse(str(lost), found_lost=True, taken=lost.taken)
             except Exception as error:  # noqa: BLE001 - after any failure the lease is not renewed; the guard decides
                 log.warning("lease not renewed", lease=self._kind, left_seconds=round(left, 2), reason=str(error))
                 self._failure = str(error) or type(error).__name__
@@ -165,9 +162,3 @@ class LeaseKeeper(Generic[L]):
             async with asyncio.timeout(limit_seconds):
                 await self._renewed(lease)
         self.lease = lease
-
-
-def _kind_of(lapse: Lapse) -> str:
-    if lapse.superseded:
-        return "superseded"
-    return "taken-over" if lapse.taken_over else "lost"

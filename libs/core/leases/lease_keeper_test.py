@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from libs.core.errors import Retryable
-from libs.core.leases.lease import Holder, Lease, LeaseLost
+from libs.core.leases.lease import Holder, Lease, LeaseLost, Taken
 from libs.core.leases.lease_keeper import LeaseKeeper, LeaseTiming
 from tests.support.virtual_time import in_virtual_time
 
@@ -52,7 +52,7 @@ async def hangs(lease: Lease, limit_seconds: float) -> Lease:
 
 
 async def refused(lease: Lease, limit_seconds: float) -> Lease:
-    raise LeaseLost("segment 1", lease.epoch, superseded=True)
+    raise LeaseLost("segment 1", lease.epoch, Taken.BY_SAME_WORKER)
 
 
 async def kept_for(renew: Renew, seconds: float) -> LeaseKeeper[Lease]:
@@ -83,7 +83,7 @@ async def test_a_lease_that_cannot_be_renewed_lapses_a_margin_before_its_proof_e
 
         lapse = await keeper.keep()
 
-        assert not lapse.superseded
+        assert lapse.taken is Taken.NO
         assert keeper.lease.proven_until - now() == pytest.approx(TIMING.margin_seconds, abs=0.2)
 
 
@@ -202,7 +202,7 @@ async def test_a_lease_that_was_taken_lapses_at_once() -> None:
 
     lapse = await keeper.keep()
 
-    assert lapse.superseded
+    assert lapse.taken is Taken.BY_SAME_WORKER
     assert now() == pytest.approx(TIMING.renew_interval_seconds)
 
 
@@ -261,7 +261,7 @@ async def test_renewal_that_cannot_be_acted_on_lapses_with_the_last_one_that_cou
 
     lapse = await keeper.keep()
 
-    assert not lapse.superseded
+    assert lapse.taken is Taken.NO
     assert "no space left on device" in lapse.reason
     assert now() == pytest.approx(LIFE_SECONDS - TIMING.margin_seconds, abs=0.2)
 

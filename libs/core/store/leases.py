@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
-from enum import Enum
 from typing import Any
 
 import pymongo
@@ -30,6 +29,7 @@ from libs.core.leases.lease import (
     LeaseView,
     SegmentMissing,
     SegmentView,
+    Taken,
     TakeoverTooEarly,
 )
 from libs.core.leases.store_clock import StoreClock
@@ -41,14 +41,6 @@ _SURVEY_BATCH = 1000
 """Documents decoded in one step; the event loop runs in between."""
 _CLOCK_ATTEMPTS = 3
 _CLOCK_RETRY_SECONDS = 0.5
-
-
-class Taken(Enum):
-    """Whether another process on the same engine has taken over a lease, together with its containers."""
-
-    NO = "no"
-    BY_SAME_WORKER = "by a newer process with the same worker id"
-    BY_NEIGHBOUR = "by another worker"
 
 
 class LeaseStore:
@@ -148,7 +140,7 @@ class LeaseStore:
         """Extend *lease* and return it with its new proof. May be repeated.
 
         Raises:
-            LeaseLost: stop its containers now, unless it was superseded.
+            LeaseLost: stop its containers now, unless they were taken over with it.
             StoreUnavailable: outcome unknown; keep the old proof.
         """
         limit_seconds = timeout_seconds or self._timeout_seconds
@@ -157,13 +149,7 @@ class LeaseStore:
             if proven_until is None:
                 if await self._leases.still_held(lease.segment_id, lease.holder, lease.epoch):
                     raise StoreUnavailable("the renewal of a lease arrived too late")
-                taken = await self._taken(lease)
-                raise LeaseLost(
-                    _name(lease.segment_id),
-                    lease.epoch,
-                    superseded=taken is Taken.BY_SAME_WORKER,
-                    taken_over=taken is Taken.BY_NEIGHBOUR,
-                )
+                raise LeaseLost(_name(lease.segment_id), lease.epoch, await self._taken(lease))
         return replace(lease, proven_until=proven_until)
 
     async def release(self, lease: Lease, *, timeout_seconds: float | None = None) -> None:
@@ -283,7 +269,7 @@ class LeadershipStore:
         async with _limited(limit_seconds):
             proven_until = await self._leases.renew(self._name, leadership.holder, leadership.epoch, limit_seconds)
         if proven_until is None:
-            raise LeaseLost("leadership", leadership.epoch, superseded=False)
+            raise LeaseLost("leadership", leadership.epoch)
         return replace(leadership, proven_until=proven_until)
 
     async def release(self, leadership: Leadership, *, timeout_seconds: float | None = None) -> None:

@@ -13,9 +13,9 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from libs.core.leases.lease import Holder, Lease, LeaseHeld, LeaseLost, SegmentMissing
+from libs.core.leases.lease import Holder, Lease, LeaseHeld, LeaseLost, SegmentMissing, Taken
 from libs.core.store.client import Database, Mongo, StoreUnavailable
-from libs.core.store.leases import LeadershipStore, LeaseStore, Taken
+from libs.core.store.leases import LeadershipStore, LeaseStore
 from tests.support.eventually import eventually
 from tools.stack.mongod import MongoServer
 
@@ -79,7 +79,7 @@ async def test_a_lease_that_has_run_out_goes_to_the_next_with_a_higher_epoch(sho
     assert second.epoch == first.epoch + 1
     with pytest.raises(LeaseLost) as lost:
         await short.renew(first)
-    assert not lost.value.superseded
+    assert lost.value.taken is not Taken.BY_SAME_WORKER
 
 
 async def test_expired_lease_cannot_be_renewed_even_if_free(short: LeaseStore) -> None:
@@ -126,7 +126,7 @@ async def test_a_restarted_worker_takes_its_lease_over_at_once(leases: LeaseStor
     assert new.epoch == old.epoch + 1
     with pytest.raises(LeaseLost, match="newer process") as lost:
         await leases.renew(old)
-    assert lost.value.superseded
+    assert lost.value.taken is Taken.BY_SAME_WORKER
 
 
 async def test_an_older_process_does_not_take_the_lease_from_its_successor(leases: LeaseStore) -> None:
@@ -157,7 +157,7 @@ async def test_lease_of_a_dead_neighbour_is_taken_over_by_one_update_of_exactly_
     assert [view.holder for view in await leases.held_by(B_BOOTED)] == [B_BOOTED]
     with pytest.raises(LeaseLost, match="another worker of this engine") as lost:
         await leases.renew(old)
-    assert (lost.value.taken_over, lost.value.superseded) == (True, False)
+    assert lost.value.taken is Taken.BY_NEIGHBOUR
     assert await leases.taken(old) is Taken.BY_NEIGHBOUR
     with pytest.raises(LeaseHeld):
         await leases.acquire(1, replace(B_BOOTED, worker_id="c", instance_id="c-1"), former=former)
@@ -219,7 +219,7 @@ async def test_successor_on_another_engine_or_boot_has_not_taken_over_the_contai
     assert await leases.taken(old) is Taken.NO
     with pytest.raises(LeaseLost) as lost:
         await leases.renew(old)
-    assert not lost.value.taken_over
+    assert lost.value.taken is not Taken.BY_NEIGHBOUR
 
 
 async def no_live_lease(leases: LeaseStore) -> bool:

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from libs.core.leases.lease import Holder, Lease, LeaseView
+from libs.core.leases.lease import Holder, Lease, LeaseView, Taken
 from libs.core.store.client import StoreUnavailable
-from libs.core.store.leases import Taken
 from libs.core.worker.neighbours import Neighbours
 from libs.core.worker.shared_folder import Offer, SharedFolder
 from tests.support.eventually import eventually

@@ -12,12 +12,12 @@ from libs.core.aio.backoff import Backoff
 from libs.core.aio.wake import Wake
 from libs.core.errors import RuntimeFault, UserError
 from libs.core.leases.boot_clock import boot_seconds
-from libs.core.leases.lease import Holder, Lease, LeaseHeld, LeaseView, TakeoverTooEarly
+from libs.core.leases.lease import Holder, Lease, LeaseHeld, LeaseView, Taken, TakeoverTooEarly
 from libs.core.leases.lease_keeper import Lapse, LeaseKeeper, LeaseTiming
 from libs.core.observability.log import get_logger
 from libs.core.observability.tracing import Headers, span
 from libs.core.store.client import StoreUnavailable
-from libs.core.store.leases import LeaseStore, Taken
+from libs.core.store.leases import LeaseStore
 from libs.core.worker.handler import OwnedSegment, SegmentHandler
 from libs.core.worker.supervised import HandlerRun, stop_until_done
 
@@ -347,7 +347,7 @@ class SegmentOwner:
 
     async def _lapsed(self, owned: OwnedSegment, work: HandlerRun, lapse: Lapse) -> None:
         """Handle the end of the lease: leave the containers to a successor, or stop them before others start."""
-        (log.info if lapse.taken_over else log.error)(
+        (log.info if lapse.taken is Taken.BY_NEIGHBOUR else log.error)(
             "lease lost",
             segment=owned.segment_id,
             epoch=owned.epoch,
@@ -392,12 +392,8 @@ class SegmentOwner:
             log.exception("the keepalive of a lost lease cannot be expired", segment=owned.segment_id)
 
     async def _taken(self, owned: OwnedSegment, lapse: Lapse) -> Taken:
-        if lapse.superseded:
-            return Taken.BY_SAME_WORKER
-        if lapse.taken_over:
-            return Taken.BY_NEIGHBOUR
-        if owned.proven_seconds() > 0:
-            return Taken.NO
+        if lapse.taken is not Taken.NO or owned.proven_seconds() > 0:
+            return lapse.taken
         # This process stood still until after the end: the dead-man's switch has acted, so there is time to check
         # whether the containers here belong to a successor.
         try:

@@ -12,11 +12,19 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from libs.core.leases.lease import Holder, Lease, LeaseHeld, LeaseLost, LeaseView, SegmentMissing, TakeoverTooEarly
+from libs.core.leases.lease import (
+    Holder,
+    Lease,
+    LeaseHeld,
+    LeaseLost,
+    LeaseView,
+    SegmentMissing,
+    Taken,
+    TakeoverTooEarly,
+)
 from libs.core.leases.lease_keeper import LeaseTiming
 from libs.core.room import Demand
 from libs.core.store.client import StoreUnavailable
-from libs.core.store.leases import Taken
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.segment_owner import SegmentOwner, WorkerSuperseded
 from tests.support.virtual_time import in_virtual_time
@@ -568,7 +576,7 @@ async def test_store_that_does_not_answer_gets_no_second_request_for_the_lease_b
 @in_virtual_time
 async def test_lease_found_lost_expires_the_keepalive_first_and_ends_its_proof() -> None:
     rig = Rig()
-    rig.leases.renew_fault = LeaseLost("segment 1", 1, superseded=False)
+    rig.leases.renew_fault = LeaseLost("segment 1", 1)
     rig.handler.deaf_seconds = 10.0
     async with rig.running():
         owned = await rig.owned()
@@ -583,7 +591,7 @@ async def test_lease_found_lost_expires_the_keepalive_first_and_ends_its_proof()
 @in_virtual_time
 async def test_keepalive_that_hangs_delays_the_stop_of_a_lease_found_lost_little() -> None:
     rig = Rig()
-    rig.leases.renew_fault = LeaseLost("segment 1", 1, superseded=False)
+    rig.leases.renew_fault = LeaseLost("segment 1", 1)
     rig.handler.expire_seconds = 100.0
     async with rig.running():
         await rig.until(lambda: "stop" in rig.handler.names())
@@ -636,7 +644,7 @@ async def test_lost_lease_is_released_once_and_not_again_when_that_fails() -> No
 @in_virtual_time
 async def test_handler_that_goes_on_after_the_loss_delays_the_stop_little() -> None:
     rig = Rig()
-    rig.leases.renew_fault = LeaseLost("segment 1", 1, superseded=False)
+    rig.leases.renew_fault = LeaseLost("segment 1", 1)
     rig.handler.deaf_seconds = 10.0
     async with rig.running():
         await rig.until(lambda: "stop" in rig.handler.names())
@@ -647,7 +655,7 @@ async def test_handler_that_goes_on_after_the_loss_delays_the_stop_little() -> N
 @in_virtual_time
 async def test_owner_that_is_superseded_ends_and_stops_nothing() -> None:
     rig = Rig()
-    rig.leases.renew_fault = LeaseLost("segment 1", 1, superseded=True)
+    rig.leases.renew_fault = LeaseLost("segment 1", 1, Taken.BY_SAME_WORKER)
     async with rig.running() as task:
         with pytest.raises(WorkerSuperseded, match="worker id 'a'"):
             await asyncio.wait_for(task, 60)
@@ -746,7 +754,7 @@ async def test_lease_is_not_taken_over_a_second_time() -> None:
     rig.owner.take_over(LeaseView(1, NEIGHBOUR, 4, 3.0))
     async with rig.running():
         await rig.owned()
-        rig.leases.renew_fault = LeaseLost("segment 1", 1, superseded=False)
+        rig.leases.renew_fault = LeaseLost("segment 1", 1)
         await rig.until(lambda: len(rig.leases.formers) == 2)
 
     assert rig.leases.formers[1:] == [None]
@@ -818,7 +826,7 @@ async def test_segment_whose_work_does_not_end_is_offered_to_no_neighbour() -> N
 @in_virtual_time
 async def test_lease_that_a_neighbour_has_leaves_containers_and_keepalive_to_it() -> None:
     rig = Rig()
-    rig.leases.renew_fault = LeaseLost("segment 1", 1, superseded=False, taken_over=True)
+    rig.leases.renew_fault = LeaseLost("segment 1", 1, Taken.BY_NEIGHBOUR)
     async with rig.running():
         await rig.owned()
         await rig.until(lambda: "leave" in rig.handler.names())
@@ -836,7 +844,7 @@ async def test_offer_whose_answer_is_lost_ends_with_the_renewal_that_shows_the_n
         rig.owner.give_back()
         await rig.until(lambda: rig.reports.offered)
 
-        rig.leases.renew_fault = LeaseLost("segment 1", 1, superseded=False, taken_over=True)
+        rig.leases.renew_fault = LeaseLost("segment 1", 1, Taken.BY_NEIGHBOUR)
         await asyncio.wait_for(task, 60)
 
     assert rig.handler.names() == ["run", "run ended", "leave"]
