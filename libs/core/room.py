@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+MIB = 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Need:
@@ -90,9 +92,6 @@ def least_by_host(reports: Iterable[tuple[str, Room | None]]) -> dict[str, Room]
     return least
 
 
-_MIB = 1024 * 1024
-
-
 @dataclass(frozen=True, slots=True)
 class Missing:
     """The missing part of *need* on the worker with the most room for it, whose engine has *free*."""
@@ -116,8 +115,8 @@ class Missing:
         """Return a text such as "needs 512 MiB, the roomiest worker has 130 MiB (worker-1)"."""
         parts = []
         if self.memory_bytes or not self.cpus:
-            has = max(0, self.free.memory_bytes) // _MIB
-            parts.append(f"needs {-(-self.need.memory_bytes // _MIB)} MiB, the roomiest worker has {has} MiB")
+            has = max(0, self.free.memory_bytes) // MIB
+            parts.append(f"needs {-(-self.need.memory_bytes // MIB)} MiB, the roomiest worker has {has} MiB")
         if self.cpus:
             parts.append(f"needs {self.need.cpus:g} CPUs, the roomiest worker has {max(0.0, self.free.cpus):g}")
         return f"{' and '.join(parts)} ({self.worker_id})"

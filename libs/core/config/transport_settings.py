@@ -7,13 +7,15 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from libs.core.config.settings_loader import Group, Named
 
+TOKEN = re.compile(r"[\x21-\x2b\x2d-\x7e]{16,512}")
+"""Printable characters except spaces and commas."""
 _TOKENS_ALLOWED = "16 characters or more, without spaces; several with commas between"
 
 
 def _tokens(value: SecretStr | None) -> SecretStr | None:
     if value is not None:
         for token in value.get_secret_value().split(","):
-            if not re.fullmatch(r"[\x21-\x7e]{16,512}", token.strip()):
+            if not TOKEN.fullmatch(token.strip()):
                 raise ValueError("one of them is too short, or has spaces")
     return value
 

@@ -7,11 +7,11 @@ from prometheus_client import Counter
 
 from libs.core.config.quota_settings import QuotaSettings
 from libs.core.observability.log import get_logger
-from libs.core.room import Need
+from libs.core.room import MIB, Need
 from libs.core.store.client import Database
 from libs.core.store.entities import EntityStore
 from libs.core.store.live_runs import LiveRuns
-from libs.core.store.quotas import Holder, Quota, QuotaKind, QuotaStore, Refusal
+from libs.core.store.quotas import CPUS_ROUNDING, Holder, Quota, QuotaKind, QuotaStore, Refusal
 
 log = get_logger(__name__)
 
@@ -22,7 +22,6 @@ for _kind in QuotaKind:
 LOOK_SECONDS = 2.0
 """The interval at which a refused start is tried again."""
 
-MIB = 1 << 20
 _FULL_SECONDS = 0.5
 # Of which it is remembered that they are counted; counting one again changes nothing.
 _MOST_KNOWN = 100_000
@@ -136,7 +135,7 @@ class OwnerQuotas:
         if quota.memory_bytes and others.memory_bytes + need.memory_bytes > quota.memory_bytes:
             used, limit = others.memory_bytes / MIB, quota.memory_bytes / MIB
             return sentence(Refusal(QuotaKind.MEMORY, owner, used, limit), need)
-        if quota.cpus and others.cpus + need.cpus > quota.cpus + 1e-9:
+        if quota.cpus and others.cpus + need.cpus > quota.cpus + CPUS_ROUNDING:
             return sentence(Refusal(QuotaKind.CPUS, owner, others.cpus, quota.cpus), need)
         return ""
 

@@ -11,10 +11,12 @@ from typing import Any
 
 from pymongo import ReturnDocument
 
-from libs.core.room import Need
+from libs.core.room import MIB, Need
 from libs.core.store.client import Database, StoreConflict, translated
 
 COLLECTION = "quotas"
+CPUS_ROUNDING = 1e-9
+"""A sum of binary fractions must not refuse the last entity that fits."""
 _MINUTE_MILLISECONDS = 60_000
 _ATTEMPTS = 3
 
@@ -126,22 +128,26 @@ def _claim(quota: Quota, holder: Holder, *, runs_already: bool) -> list[dict[str
             "$cond": [{"$in": [entity_id, {"$map": {"input": held, "in": "$$this.id"}}]}, held, _with(others, mine)]
         }
         return [{"$set": {"holders": mine_or_known, "refused": None}}]
-    mebibytes = 1024 * 1024
     memory = {"$sum": "$others.memory_bytes"}
     cpus = {"$sum": "$others.cpus"}
     count = {"$size": "$others"}
     starts = {"$size": "$recent"}
-    # A binary fraction must not refuse the last one.
     branches = [
         (quota.count, {"$gte": [count, quota.count]}, QuotaKind.COUNT, count, quota.count),
         (
             quota.memory_bytes,
             {"$gt": [{"$add": [memory, need.memory_bytes]}, quota.memory_bytes]},
             QuotaKind.MEMORY,
-            {"$divide": [memory, mebibytes]},
-            quota.memory_bytes / mebibytes,
+            {"$divide": [memory, MIB]},
+            quota.memory_bytes / MIB,
         ),
-        (quota.cpus, {"$gt": [{"$add": [cpus, need.cpus]}, quota.cpus + 1e-9]}, QuotaKind.CPUS, cpus, quota.cpus),
+        (
+            quota.cpus,
+            {"$gt": [{"$add": [cpus, need.cpus]}, quota.cpus + CPUS_ROUNDING]},
+            QuotaKind.CPUS,
+            cpus,
+            quota.cpus,
+        ),
         (
             quota.starts_per_minute,
             {"$gte": [starts, quota.starts_per_minute]},

@@ -1,14 +1,11 @@
 """The token that masters and workers share, and its replacement while they run."""
 
 import hmac
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from libs.core.config.transport_settings import TOKEN
 from libs.core.transport.watched_files import FileRejected, WatchedFiles
-
-_TOKEN = re.compile(r"[\x21-\x2b\x2d-\x7e]{16,512}")
-"""Printable characters except spaces and commas."""
 
 
 class SharedTokens:
@@ -48,7 +45,7 @@ def parse_tokens(setting: str, text: str) -> tuple[str, ...]:
     tokens = tuple(token.strip() for line in lines for token in line.split(",") if token.strip())
     if not tokens:
         raise FileRejected(setting, "it has no token")
-    if not all(_TOKEN.fullmatch(token) for token in tokens):
+    if not all(TOKEN.fullmatch(token) for token in tokens):
         raise FileRejected(setting, "each token must have 16 to 512 characters, without spaces and commas")
     return tokens
 
