@@ -17,10 +17,10 @@ from prometheus_client import Counter
 from libs.core.aio.threads import Threads
 from libs.core.aio.wake import Wake
 from libs.core.errors import RuntimeFault
-from libs.core.leases.lease import Holder, Lease, LeaseView
+from libs.core.leases.lease import Holder, Lease, LeaseView, Taken
 from libs.core.observability.log import get_logger
 from libs.core.process.isolation import repeat
-from libs.core.store.leases import LeaseStore, Taken
+from libs.core.store.leases import LeaseStore
 from libs.core.worker.shared_folder import Offer, SharedFolder, SharingWorker
 
 log = get_logger(__name__)
@@ -115,7 +115,7 @@ class Neighbours:
     # --- taking over
 
     async def _one_round(self) -> float | None:
-        if not await self.open():
+        if not self._folder.is_open and not await self.open():
             return _NO_FOLDER_SECONDS
         try:
             found = await self._threads.run(self._folder.neighbours)

@@ -70,6 +70,11 @@ class SharedFolder:
         self._descriptor: int | None = None
         self._own_work_folder = ""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether this worker's file is made and locked."""
+        return self._descriptor is not None
+
     def open(self) -> None:
         """Make this worker's file and lock it. May be repeated.
 
