@@ -10,7 +10,7 @@ class SecretError(RuntimeFault):
 class SecretRefused(SecretError, UserError):
     """A config refers to a secret that its owner may not use, or that does not exist, or is malformed.
 
-    The message does not tell whether a secret of that name exists for others.
+    The message does not reveal whether a secret of that name exists for others.
     """
 
     def __init__(self, where: str, reason: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from libs.core.store.audit import Action, AuditEntry, AuditFilter, AuditStore, Way
 from libs.core.store.client import Mongo
@@ -68,9 +69,12 @@ async def test_texts_that_cannot_be_stored_are_cut_and_repaired(mongo: Mongo, da
     assert (found.who, len(found.target)) == ("?", 500)
 
 
-async def test_database_that_is_away_raises_nothing() -> None:
+async def test_database_that_is_away_raises_nothing_and_leaves_the_entry_in_the_log() -> None:
     mongo = Mongo("mongodb://127.0.0.1:1/?directConnection=true", timeout_seconds=0.2)
     try:
-        await AuditStore(mongo.database("x")).record([entry(0)])
+        with capture_logs() as lines:
+            await AuditStore(mongo.database("x")).record([entry(0)])
     finally:
         await mongo.close()
+
+    assert [line["event"] for line in lines] == ["audit", "audit entries are only in the log"]

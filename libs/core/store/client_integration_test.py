@@ -194,9 +194,12 @@ async def test_connection_that_passes_nothing_on_is_no_answer_long_before_other_
         await mongo.close()
 
 
+def with_connections(most: int, uri: str) -> str:
+    return f"{uri}{'&' if '?' in uri else '?'}maxPoolSize={most}"
+
+
 async def test_lease_is_renewed_while_other_work_uses_all_connections(mongo_uri: str, database_name: str) -> None:
-    few_connections = mongo_uri + ("&" if "?" in mongo_uri else "?") + "maxPoolSize=3"
-    busy, own = Mongo(few_connections, timeout_seconds=60), Mongo.for_leases(mongo_uri)
+    busy, own = Mongo(with_connections(3, mongo_uri), timeout_seconds=60), Mongo.for_leases(mongo_uri)
     database = busy.database(database_name)
     await database["partitions"].insert_one({"_id": 1, "bot_count": 1})
     leases = LeaseStore(own.database(database_name), 60.0)
@@ -227,7 +230,7 @@ async def _operations(mongo: Mongo, database_name: str, *, at_least: int) -> boo
 async def test_operations_that_are_cancelled_twice_while_they_wait_for_a_connection_leave_the_pool_usable(
     mongo_uri: str, database_name: str
 ) -> None:
-    only_connection = Mongo(mongo_uri + ("&" if "?" in mongo_uri else "?") + "maxPoolSize=1", timeout_seconds=20)
+    only_connection = Mongo(with_connections(1, mongo_uri), timeout_seconds=20)
     database = only_connection.database(database_name)
     await database.create_collection("stream", capped=True, size=4096)
     await database["stream"].insert_one({})

@@ -1,4 +1,4 @@
-"""One port for connections with and without TLS, told apart by their first byte: gRPC offers only one of both."""
+"""One port for connections with and without TLS, distinguished by their first byte: gRPC offers only one of both."""
 
 import asyncio
 import contextlib

@@ -1,7 +1,7 @@
 """How one process of a service proves its role, and checks the role of its peer, over gRPC.
 
 The role is a DNS name in the certificate: ``master.bot-runner.the0`` or ``worker.bot-runner.the0``. A worker accepts
-only the master of its own service, and a master only workers of its own service, whatever their addresses are. In mode
+only the master of its own service, and a master only workers of its own service, regardless of their addresses. In mode
 ``allow`` streams without TLS are accepted as well, so that both sides can change one after the other.
 """
 
