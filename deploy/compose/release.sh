@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds the images of the three services, and replaces the containers of one version by those of another.
 #
-#   release.sh build       builds them under the tag TAG
+#   release.sh build       builds them under the tag TAG, and writes their bills of materials to dist/SERVICE.cdx.json
 #   release.sh ensure      the same, but for a tag of its own that is here already
 #   release.sh upgrade     a new version: TAG, or a tag made of the time
 #   release.sh rollback    the version before
@@ -53,8 +53,12 @@ tag_images() { # tag_images FROM TO
 }
 
 build() { # build TAG
-  (cd ../.. && ./pants package //:bot-runner-image //:backtest-runner-image //:bot-scheduler-image)
+  (cd ../.. && ./pants package //:bot-runner-image //:backtest-runner-image //:bot-scheduler-image && mkdir -p dist)
   tag_images latest "$1"
+  for service in $services; do
+    $DOCKER run --rm --network none --entrypoint cat "the0/$service:$1" /app/sbom.cdx.json > "../../dist/$service.cdx.json.new"
+    mv "../../dist/$service.cdx.json.new" "../../dist/$service.cdx.json"
+  done
   # What the build has replaced has no name any more. Stages are the next build's cache, and go when they are old.
   $DOCKER image prune --force --filter label=the0.image=service >/dev/null
   $DOCKER image prune --force --filter label=the0.image=stage --filter until=168h >/dev/null

@@ -5,7 +5,9 @@ machine the engine that makes them is started by the tests.
 """
 
 import asyncio
+import json
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -38,6 +40,11 @@ MAX_START_RATIO = 6.0
 START_ATTEMPTS = 6
 BASE = "python:3.11-slim"
 BOT = 'import time\n\ndef main(id, config):\n    print("hello from", id, flush=True)\n    time.sleep(600)\n'
+
+LIST_PACKAGES = (
+    "echo PACKAGES; dpkg-query -W -f '${db:Status-Status} ${Package} ${Version}\\n';"
+    " find / -xdev -name '*.dist-info' -o -xdev -name '*.egg-info' -o -xdev -name '*.whl'"
+)
 
 each_service = pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
 
@@ -155,6 +162,35 @@ def test_image_runs_as_an_unprivileged_user_without_build_tools(
 
     assert image.attrs["Config"]["User"] == USER
     assert output.split() == [b"0"]
+
+
+@each_service
+def test_bill_of_materials_lists_exactly_the_wheels_and_debian_packages_of_the_image(
+    client: docker.DockerClient, service: ServiceDefinition
+) -> None:
+    image = client.images.get(f"the0/{service.name}:latest")
+    path = image.labels["the0.sbom"]
+    answer = client.containers.run(
+        image, ["-c", f"cat {path} && {LIST_PACKAGES}"], entrypoint="sh", user="0", remove=True
+    )
+    text, _, packages = answer.decode().partition("PACKAGES\n")
+    bill = json.loads(text)
+
+    listed = {
+        (component["purl"].split("/")[0], component["name"], component["version"]) for component in bill["components"]
+    }
+    wheels = {("pkg:pypi", *wheel) for wheel in map(wheel_of, packages.splitlines()) if wheel is not None}
+    debs = {("pkg:deb", *line.split()[1:]) for line in packages.splitlines() if line.startswith("installed ")}
+    assert {name for _, name, _ in wheels} > {"aiohttp", "grpcio", "kubernetes", "minio", "pymongo"}
+    assert {name for _, name, _ in debs} > {"libc6", "dpkg", "tar"}
+    assert {one for one in listed if one[0] != "pkg:generic"} == wheels | debs
+    assert bill["metadata"]["component"]["name"] == f"the0/{service.name}"
+
+
+def wheel_of(path: str) -> tuple[str, str] | None:
+    """Name and version of the wheel that a path belongs to; None when it is no wheel's."""
+    found = re.search(r"/([^/-]+)-([^/-]+)(?:(?:-py[\d.]+)?\.(?:dist|egg)-info|-[^/]+\.whl)$", path)
+    return None if found is None else (re.sub(r"[-_.]+", "-", found[1]).lower(), found[2])
 
 
 def test_image_has_parts_of_kubernetes_sdk_that_autoscaler_uses(client: docker.DockerClient, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ _DOCKER = """\
 case "$1 $2" in
   "image inspect") shift 4; grep -qxF "$1" {folder}/images && echo an-id ;;
   "tag "*) echo "$3" >> {folder}/images ;;
+  "run "*) while [ "$1" != --entrypoint ]; do shift; done; shift; echo "$*" ;;
 esac
 """
 _COMPOSE = """\
@@ -66,6 +67,10 @@ class Release:
     def mode(self) -> int:
         """The rights on `.env`."""
         return (self._compose / ".env").stat().st_mode & 0o777
+
+    def bill_of(self, service: str) -> str:
+        """What the build has left as the service's bill of materials."""
+        return (self._folder / "dist" / f"{service}.cdx.json").read_text()
 
     def builds(self) -> int:
         """How often the images were built."""
@@ -185,3 +190,14 @@ def test_tag_of_the_environment_is_what_is_built(tmp_path: Path) -> None:
 
     assert release.has("v2")
     assert release.settings()["TAG"] == "latest"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_build_leaves_the_bill_of_materials_of_each_image_beside_its_output(tmp_path: Path, service: str) -> None:
+    release = Release(tmp_path, "v1")
+
+    process = release.run("build", TAG="v2")
+
+    assert process.returncode == 0, process.stderr
+    # The stand-in for Docker answers with what it is asked for.
+    assert release.bill_of(service) == f"cat the0/{service}:v2 /app/sbom.cdx.json\n"

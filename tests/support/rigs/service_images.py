@@ -9,11 +9,13 @@ from pathlib import Path
 import docker
 
 from libs.core.process.service import SERVICES
+from tools.images import sbom
 
 TAGS = [f"the0/{service.name}:latest" for service in SERVICES]
 """The names that deployments use."""
 
 _DEPENDENCIES = "deps.pex"
+_SBOM_SCRIPT = "tools/images/sbom.py"
 
 
 def are_packaged() -> bool:
@@ -25,6 +27,9 @@ def build_service_images(client: docker.DockerClient, context: Path) -> None:
     """Build the images of all services in the empty folder *context*."""
     for name in ("Dockerfile.base", _DEPENDENCIES, *(f"{service.name}-app.pex" for service in SERVICES)):
         shutil.copy(name, context / name)
+    script = context / _SBOM_SCRIPT
+    script.parent.mkdir(parents=True)
+    shutil.copy(sbom.__file__, script)
     for service, tag in zip(SERVICES, TAGS, strict=True):
         arguments = {
             "DEPS_PEX": "deps.pex",
