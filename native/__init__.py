@@ -1,1 +1,0 @@
-"""What is written in C; compiled as a build step, see init/build.py."""
