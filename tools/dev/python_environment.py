@@ -2,7 +2,7 @@
 
 It has all packages of both lockfiles (runtime, tests, linters) and finds the checkout's modules from any
 folder. The modules and stubs of the .proto files are generated beside them, since editors look for them there, and the
-module with the compiled init of containers is copied to its package.
+module with the compiled init of containers is copied to the packages.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from libs.core.errors import Retryable, UserError
-from native.init import programs_file
+from libs.docker_runner.sandbox.init import programs_file
 from tools.bootstrap.locked_requirements import pinned
 
 _LOCKFILES = {"requirements.lock": "requirements.txt", "tools/lint.lock": "tools/lint-requirements.txt"}
@@ -57,12 +57,11 @@ def make_environment(root: Path) -> Path:
         _run("making the environment", [sys.executable, "-m", "venv", "--clear", *without, str(folder)], root)
         if lines:
             _install(folder, text, root)
-        (site_packages,) = folder.glob("lib/python3*/site-packages")
-        (site_packages / "the0_checkout.pth").write_text(f"{root}\n")
+        (_site_packages(folder) / "the0_checkout.pth").write_text(f"{root}\n")
         # Written last, so that an incomplete environment is created again.
         marker.write_text(digest)
     generate_protocol(root)
-    copy_init(root)
+    copy_init(_site_packages(folder))
     return folder
 
 
@@ -91,12 +90,17 @@ def generate_protocol(root: Path) -> None:
     _run("generating the protocol", [sys.executable, "-m", "grpc_tools.protoc", "-I.", *outputs, *protos], root)
 
 
-def copy_init(root: Path) -> None:
-    """Copy the module with the compiled init, which ./runtime has made, to its package."""
-    made, wanted = programs_file(), root / "native" / "init" / "programs.py"
+def copy_init(packages: Path) -> None:
+    """Copy the module with the compiled init, which ./runtime has made, to the folder *packages*."""
+    made = programs_file()
+    wanted = packages / made.name
     if made != wanted.resolve():
-        wanted.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(made, wanted)
+
+
+def _site_packages(folder: Path) -> Path:
+    (found,) = folder.glob("lib/python3*/site-packages")
+    return found
 
 
 def _install(folder: Path, requirements: str, root: Path) -> None:

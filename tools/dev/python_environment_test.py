@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from native.init import programs_file
+from libs.docker_runner.sandbox.init import programs_file
 from tools.dev.python_environment import (
     EnvironmentNotMade,
     LockfilesDisagree,
@@ -72,11 +72,11 @@ def test_lockfiles_of_project_agree() -> None:
     assert {"pytest", "mypy", "aiohttp"} <= {line.partition("==")[0] for line in all_pinned(Path())}
 
 
-def test_the_compiled_init_is_copied_to_its_package(root: Path) -> None:
-    copy_init(root)
-    copy_init(root)
+def test_compiled_init_is_copied_to_the_packages(tmp_path: Path) -> None:
+    copy_init(tmp_path)
+    copy_init(tmp_path)
 
-    assert (root / "native/init/programs.py").read_bytes() == programs_file().read_bytes()
+    assert (tmp_path / "the0_init_programs.py").read_bytes() == programs_file().read_bytes()
 
 
 def test_modules_and_stubs_of_protocol_are_generated_in_their_package(root: Path) -> None:

@@ -1,7 +1,7 @@
 """The worker's side of the dead-man's switch: a file with the time until which the worker owns a segment.
 
 Containers mount its folder and end their bots when the file expires or stops changing: see
-``native/init/lease.c``.
+``sandbox/init/lease.c``.
 """
 
 import secrets

@@ -36,8 +36,8 @@ from libs.docker_runner.entrypoints.python import start, the0_bot_process, the0_
 from libs.docker_runner.errors import WorkFolderNotExecutable
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.sandbox.container_spec import BOT_UID, Paths, code_mount
+from libs.docker_runner.sandbox.init import program
 from libs.docker_runner.usage.stats import Stats
-from native.init import program
 
 _FILES = (
     (start, "start.py"),

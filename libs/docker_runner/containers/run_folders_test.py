@@ -19,7 +19,7 @@ from libs.docker_runner.containers.starting import check_script
 from libs.docker_runner.errors import EntrypointMissing
 from libs.docker_runner.executable import Limits
 from libs.docker_runner.executable_test import BOT
-from native.init import program
+from libs.docker_runner.sandbox.init import program
 from tests.support.faults.hostile_texts import corpus
 
 

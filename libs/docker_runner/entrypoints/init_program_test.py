@@ -2,7 +2,7 @@
 
 import pytest
 
-from native.init import NoProgram, program
+from libs.docker_runner.sandbox.init import NoProgram, program
 
 ELF_MACHINES = {"x86_64": 62, "AMD64": 62, "aarch64": 183, "arm64": 183}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from libs.docker_runner.entrypoints.python import start
-from native.init import program
+from libs.docker_runner.sandbox.init import program
 
 HERE = Path(start.__file__).parents[1]
 COMMANDS = {

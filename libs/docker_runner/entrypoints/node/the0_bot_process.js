@@ -1,5 +1,5 @@
 // The bot's own process: loads its entrypoint, calls `main(id, config, { signal })` and hands what comes of it to the
-// init, over descriptor 3; native/init/result.c says how.
+// init, over descriptor 3; sandbox/init/result.c says how.
 "use strict";
 
 const fs = require("fs");

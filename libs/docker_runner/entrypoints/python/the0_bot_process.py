@@ -24,7 +24,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 
 # As `inspect` has them.
 VARARGS, VARKEYWORDS = 0x04, 0x08
-# What native/init/result.c takes: the descriptor, and the bytes of each note as JSON.
+# What sandbox/init/result.c takes: the descriptor, and the bytes of each note as JSON.
 RESULT_DESCRIPTOR = 3
 NOTE_BYTES = {"reason": 50, "type": 250, "message": 1700, "hint": 1000}
 

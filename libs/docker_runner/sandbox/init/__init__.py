@@ -2,7 +2,7 @@
 
 import base64
 import zlib
-from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 # As `uname -m` says, or Python on macOS, where the engine's virtual machine is of the same kind.
@@ -20,7 +20,10 @@ class NoProgram(RuntimeError):
 
 def programs_file() -> Path:
     """Return the generated module that holds the programs."""
-    return Path(str(resources.files(__name__) / "programs.py")).resolve()
+    found = find_spec("the0_init_programs")
+    if found is None or found.origin is None:
+        raise FileNotFoundError("the init of containers is not compiled; run ./runtime, which compiles it")
+    return Path(found.origin).resolve()
 
 
 def program(machine: str) -> bytes:
@@ -30,7 +33,7 @@ def program(machine: str) -> bytes:
         NoProgram: there is none for such a machine.
     """
     # A generated module; it is large, and needed once in the life of a worker.
-    from native.init.programs import PROGRAMS  # pants: no-infer-dep
+    from the0_init_programs import PROGRAMS  # pants: no-infer-dep
 
     known = _MACHINES.get(machine.lower())
     if known is None:
