@@ -1,0 +1,1 @@
+"""Faults against a whole deployment, watched from outside: `python -m tests.chaos`."""
