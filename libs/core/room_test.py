@@ -4,9 +4,7 @@ import math
 
 import pytest
 
-from libs.core.room import Missing, Need, Room, missing
-
-MIB = 1024 * 1024
+from libs.core.room import MIB, Missing, Need, Room, missing
 
 
 def room(memory_bytes: int, cpus: float = 1.0) -> Room:

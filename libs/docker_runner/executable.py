@@ -9,13 +9,10 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
-from libs.core.room import Need
+from libs.core.room import MIB, Need
 from libs.docker_runner.containers.json_text import to_json
 from libs.docker_runner.containers.names import container_name
 from libs.docker_runner.engine.room import Priority, RoomRequest
-
-MIB = 1024 * 1024
-
 
 NODE_SUFFIXES = (".js", ".mjs", ".cjs")
 

@@ -10,13 +10,14 @@ import pytest
 import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
+from libs.core.room import MIB
 from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, Label
 from libs.docker_runner.containers.failure import Failure, FailureReason
 from libs.docker_runner.containers.run_folders import RunFolders
 from libs.docker_runner.engine.client import Engine as EngineClient
 from libs.docker_runner.engine.events import ContainerEvent
 from libs.docker_runner.engine.http import EngineRefused
-from libs.docker_runner.executable import MIB, Entrypoint, Limits, Network
+from libs.docker_runner.executable import Entrypoint, Limits, Network
 from libs.docker_runner.usage.sampler import UsageCollector, UsageSampler
 from libs.docker_runner.usage.stats import Stats
 from tests.support.eventually import eventually

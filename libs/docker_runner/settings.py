@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from libs.core.config.destinations import Destination
+from libs.core.room import MIB
 from libs.core.secrets.resolver import SecretSources
 from libs.docker_runner.engine.room import RoomRules
 from libs.docker_runner.errors import UnknownRuntime
-from libs.docker_runner.executable import MIB, Limits, Network, NetworkLimits, Placement
+from libs.docker_runner.executable import Limits, Network, NetworkLimits, Placement
 from libs.docker_runner.sandbox.limits import Maxima
 
 OWNER_FIELD = "custom.config.author"

@@ -5,9 +5,8 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
-from libs.core.room import Demand, Need
+from libs.core.room import MIB, Demand, Need
 from libs.core.store.holds import HoldTarget
-from libs.docker_runner.engine.room import MIB
 from services.backtest_runner.pool import SegmentPool
 from services.backtest_runner.verdict import CANCELLED
 from tests.support.eventually import eventually

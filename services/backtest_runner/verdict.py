@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from libs.core.errors import UserError
 from libs.core.hostile_json import Kind
+from libs.core.room import MIB
 from libs.docker_runner.containers.container import EndReason, RunOutcome
 from libs.docker_runner.containers.failure import FailureReason
 from libs.docker_runner.containers.returned import Returned
@@ -49,7 +50,7 @@ def verdict_of(outcome: RunOutcome, *, timeout_seconds: float, result_bytes: int
         return _result_verdict(outcome.returned)
     match failure.reason:
         case FailureReason.RESULT_TOO_LARGE:
-            limit = result_bytes / (1024 * 1024)
+            limit = result_bytes / MIB
             return AttemptResult(
                 "result", f"result: what main returned is larger than {limit:g} MiB of JSON (BOT_RESULT_MB)"
             )

@@ -13,11 +13,12 @@ from libs.core.config.coordination_settings import BatchSettings
 from libs.core.events.publisher import OutboxPublisher
 from libs.core.process.process import run_process
 from libs.core.process.service import BACKTEST_RUNNER
+from libs.core.room import MIB
 from libs.core.store.outbox import Outbox
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.role import WorkerBackend, WorkerContext, WorkerRole, WorkerSettings
 from libs.docker_runner.engine.room import Priority
-from libs.docker_runner.executable import MIB, Entrypoint
+from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.worker.docker_host import DockerHost
 from libs.docker_runner.worker.from_settings import runner_settings

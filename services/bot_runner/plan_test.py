@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.core.room import Need
+from libs.core.room import MIB, Need
 from libs.core.store.releases import Rejection, RejectionReason, Release, Version
 from libs.docker_runner.containers.container import ContainerState, ManagedContainer
 from libs.docker_runner.engine.room import Reservations
-from libs.docker_runner.executable import MIB, CodeRef, Entrypoint, Executable, Placement
+from libs.docker_runner.executable import CodeRef, Entrypoint, Executable, Placement
 from services.bot_runner.desired_bot import DesiredBot, StopReason
 from services.bot_runner.plan import Keep, Reap, Start, Stop, plan
 from services.bot_runner.restarts import RestartHistory

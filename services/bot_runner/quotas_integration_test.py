@@ -8,12 +8,11 @@ from functools import partial
 import pytest
 import pytest_asyncio
 
-from libs.core.room import Need
+from libs.core.room import MIB, Need
 from libs.core.store.client import Mongo
 from libs.core.store.holds import HoldTarget
 from libs.core.store.quotas import Quota
 from libs.docker_runner.containers.container import ContainerState
-from libs.docker_runner.engine.room import MIB
 from libs.docker_runner.errors import CodeMissing
 from tests.support.eventually import eventually
 from tests.support.fakes.fake_host import FakeHost

@@ -6,10 +6,9 @@ from functools import partial
 
 import pytest_asyncio
 
-from libs.core.room import Demand, Need
+from libs.core.room import MIB, Demand, Need
 from libs.core.store.client import Mongo
 from libs.core.store.holds import HoldTarget
-from libs.docker_runner.engine.room import MIB
 from tests.support.eventually import eventually
 from tests.support.fakes.fake_host import FakeHost, looking
 from tests.support.rigs.bot_rig import BotRig

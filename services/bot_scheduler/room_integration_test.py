@@ -4,9 +4,8 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
-from libs.core.room import Demand, Need
+from libs.core.room import MIB, Demand, Need
 from libs.core.run_record import RunRecord
-from libs.docker_runner.engine.room import MIB
 from tests.support.eventually import eventually
 from tests.support.fakes.fake_host import FakeHost, looking
 from tests.support.rigs.schedule_rig import Owner, ScheduleRig, schedule_rig

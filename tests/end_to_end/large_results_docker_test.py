@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from libs.core.process.service import BACKTEST_RUNNER
+from libs.core.room import MIB
 from libs.docker_runner.containers.returned import MOST_DEPTH, MOST_VALUES
 from tests.support.rigs.backtests import Backtests, listening
 from tests.support.rigs.deployment import deployment
@@ -22,7 +23,6 @@ from tools.engine.ensure import Engine
 
 pytestmark = pytest.mark.timeout(900)
 
-MIB = 1024 * 1024
 TOGETHER = 8
 SETTINGS = {
     "MAX_BACKTESTS_PER_PARTITION": "100",

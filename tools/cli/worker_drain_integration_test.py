@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest_asyncio
 
 from libs.core.process.service import BOT_RUNNER
-from libs.core.room import Demand, Need, Room
+from libs.core.room import MIB, Demand, Need, Room
 from libs.core.store.client import Mongo
 from tests.support.eventually import eventually
 from tests.support.rigs.coordination import Cluster, FakeHandler, running_cluster
 from tests.support.rigs.terminal import Terminal
 from tools.cli.exit_codes import ExitCode
 
-MIB = 1024 * 1024
 WAITED_FOR_LONG_SECONDS = "300"
 
 

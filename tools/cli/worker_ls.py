@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from libs.core.process.service import ServiceDefinition
+from libs.core.room import MIB
 from libs.core.store.cordons import CordonStore
 from libs.core.store.leases import LeaseStore
 from libs.core.store.processes import ProcessStore
@@ -17,7 +18,6 @@ from tools.cli.output import output_option, show, table
 
 _COLUMNS = ("id", "service", "state", "segments", "containers", "room", "host", "version", "detail")
 _LEAST = ("version", "host", "room", "containers", "service")
-_MIB = 1024 * 1024
 _MOST = 1000
 
 
@@ -96,7 +96,7 @@ def _cells(row: Mapping[str, Any]) -> list[object]:
         row["state"] or "unknown",
         ", ".join(map(str, row["segments"] or ())) or None,
         row["containers"],
-        f"{max(0, room['memory_bytes']) // _MIB} MiB" if room is not None else None,
+        f"{max(0, room['memory_bytes']) // MIB} MiB" if room is not None else None,
         row["host"],
         row["version"],
         "; ".join(part for part in (hindrance(row), stays) if part) or None,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from libs.core.coordination import HeldSegment
 from libs.core.leases.lease import Holder, LeaseView, SegmentView
 from libs.core.master.assignment import Decision, Move, WorkerView, decide
-from libs.core.room import Demand, Need, Room
+from libs.core.room import MIB, Demand, Need, Room
 
 
 def worker(name: str, seniority: int = 0, **fields: object) -> WorkerView:
@@ -24,7 +24,6 @@ def segment(number: int, bots: int = 1, by: WorkerView | None = None, remaining_
     return SegmentView(number, bots, lease)
 
 
-MIB = 1024 * 1024
 A, B, C = worker("a", 1), worker("b", 2), worker("c", 3)
 
 

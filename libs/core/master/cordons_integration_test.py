@@ -5,12 +5,10 @@ from collections.abc import AsyncIterator
 import pytest_asyncio
 
 from libs.core.master.status import SegmentState
-from libs.core.room import Demand, Need, Room
+from libs.core.room import MIB, Demand, Need, Room
 from libs.core.store.client import Database, Mongo
 from tests.support.eventually import eventually
 from tests.support.rigs.coordination import AT_ONCE_SECONDS, Cluster, FakeHandler, owned_by, running_cluster
-
-MIB = 1024 * 1024
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -9,10 +9,9 @@ from libs.core.coordination import HeldSegment, WorkerIdentity, WorkerState
 from libs.core.master.registry import SessionId, Worker
 from libs.core.master.room_report import RoomReport, room_report, rooms_of
 from libs.core.master.status import MasterSnapshot, worker_status
-from libs.core.room import Demand, Missing, Need, Room
+from libs.core.room import MIB, Demand, Missing, Need, Room
 from libs.core.store.cordons import Cordon
 
-MIB = 1024 * 1024
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 NEED = Need(512 * MIB)
 

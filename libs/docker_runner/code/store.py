@@ -28,11 +28,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from libs.core.leases.boot_clock import this_boot
 from libs.core.observability.log import get_logger
 
 log = get_logger(__name__)
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _FETCH_LOCKS = 64
 _PINS_LOCK = "holds"
 
@@ -78,7 +78,7 @@ class CodeStore:
         with self._locked(_PINS_LOCK):
             for tree in [path for path in self._trees.iterdir() if path.is_dir()]:
                 manifest = self._manifest(tree.name)
-                if manifest is None or (manifest.boot_id != _boot_id() and not self._holders(tree.name)):
+                if manifest is None or (manifest.boot_id != this_boot() and not self._holders(tree.name)):
                     self._discard(tree.name)
             for leftover in self._trees.glob("*.json*"):
                 if not (self._trees / leftover.name.split(".")[0]).is_dir():
@@ -116,7 +116,7 @@ class CodeStore:
 
     def install(self, version: Version, unpacked: Path, total_bytes: int) -> None:
         """Move the finished folder *unpacked*, which is on the same disk, into its place."""
-        manifest = _Manifest(version, total_bytes, _boot_id())
+        manifest = _Manifest(version, total_bytes, this_boot())
         _write_whole(self._trees / f"{version.digest}.json", json.dumps(asdict(manifest)))
         try:
             unpacked.rename(self.path(version))
@@ -300,7 +300,3 @@ def _write_whole(path: Path, content: str) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def _boot_id() -> str:
-    return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""

@@ -1,10 +1,9 @@
 """Derive why a container ended from the engine, the init's notes and the worker's own actions. Pure."""
 
-from libs.core.room import Need
+from libs.core.room import MIB, Need
 from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, ManagedContainer
 from libs.docker_runner.containers.failure import Failure, FailureReason
 from libs.docker_runner.containers.run_folders import Outcome
-from libs.docker_runner.executable import MIB
 
 LEASE_LOST_EXIT_CODE = 75
 _KILLED_EXIT_CODES = (130, 137, 143)

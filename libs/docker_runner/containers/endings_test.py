@@ -5,12 +5,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from libs.core.room import Need
+from libs.core.room import MIB, Need
 from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, ManagedContainer, from_labels
 from libs.docker_runner.containers.endings import describe_end, end_reason, failure_of, without_result
 from libs.docker_runner.containers.failure import Failure, FailureReason
 from libs.docker_runner.containers.run_folders import Outcome
-from libs.docker_runner.executable import MIB
 
 
 def container(exit_code: int | None, oom_killed: bool = False) -> ManagedContainer:

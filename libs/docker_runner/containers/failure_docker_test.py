@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from libs.core.room import MIB
 from libs.docker_runner.containers.container import EndReason
 from libs.docker_runner.containers.failure import FailureReason
-from libs.docker_runner.executable import MIB, Limits, Network
+from libs.docker_runner.executable import Limits, Network
 from tests.support.rigs.bot_containers import BotContainers, bot_containers
 from tools.engine.ensure import Engine
 

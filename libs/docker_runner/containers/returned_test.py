@@ -10,11 +10,10 @@ import pytest_asyncio
 
 from libs.core.aio.threads import Threads
 from libs.core.hostile_json import Kind
+from libs.core.room import MIB
 from libs.docker_runner.containers.failure import Failure, FailureReason
 from libs.docker_runner.containers.returned import MOST_DEPTH, MOST_VALUES, Payload, ResultChecks, Returned
 from tests.support.faults.hostile_texts import corpus
-
-MIB = 1024 * 1024
 
 
 @pytest_asyncio.fixture(loop_scope="session")

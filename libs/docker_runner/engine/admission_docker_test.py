@@ -13,10 +13,11 @@ import pytest
 import pytest_asyncio
 
 from libs.core.aio.wake import Wake
+from libs.core.room import MIB
 from libs.docker_runner.containers.container import ContainerState, EndReason
 from libs.docker_runner.engine.room import Priority, RoomRules
 from libs.docker_runner.errors import NoRoom
-from libs.docker_runner.executable import MIB, Limits
+from libs.docker_runner.executable import Limits
 from tests.support.eventually import eventually
 from tests.support.rigs.bot_containers import BotContainers, bot_containers
 from tests.support.servers.own_engine import OwnEngine

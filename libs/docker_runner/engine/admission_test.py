@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from libs.core.aio.threads import Threads
-from libs.core.room import Need
+from libs.core.room import MIB, Need
 from libs.docker_runner.engine.admission import Admission
 from libs.docker_runner.engine.lock import EngineLock
-from libs.docker_runner.engine.room import MIB, Priority, RoomRequest
+from libs.docker_runner.engine.room import Priority, RoomRequest
 from libs.docker_runner.engine.room_view_test import FakeEngine, container, request, room_of
 from libs.docker_runner.errors import EngineUnavailable, NoRoom
 from tests.support.eventually import eventually

@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from libs.core.observability.log import get_logger
+from libs.core.room import MIB
 from libs.docker_runner.containers.container import Label
 from libs.docker_runner.engine.client import Engine, NameTaken, NoSuchImage
 from libs.docker_runner.engine.http import EngineFailed, EngineRefused
 from libs.docker_runner.errors import EngineUnavailable
-from libs.docker_runner.executable import MIB
 
 log = get_logger(__name__)
 

@@ -11,9 +11,8 @@ from enum import IntEnum
 from functools import cached_property
 from types import MappingProxyType
 
-from libs.core.room import Need, Room
+from libs.core.room import MIB, Need, Room
 
-MIB = 1024 * 1024
 _PLENTY = Need(2**50, 2.0**20)
 _KEPT_FOR = ("", "bots", "bots and schedules")
 

@@ -4,8 +4,8 @@ from types import MappingProxyType
 
 import pytest
 
-from libs.core.room import Demand, Need, Room
-from libs.docker_runner.engine.room import MIB, Priority, Reservations, RoomRequest, RoomRules, Shortage
+from libs.core.room import MIB, Demand, Need, Room
+from libs.docker_runner.engine.room import Priority, Reservations, RoomRequest, RoomRules, Shortage
 
 ENTITY = Need(512 * MIB)
 

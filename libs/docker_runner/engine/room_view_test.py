@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from libs.core.aio.wake import Wake
-from libs.core.room import Need, Room
+from libs.core.room import MIB, Need, Room
 from libs.docker_runner.containers.container import ContainerState, Label, ManagedContainer, from_labels
 from libs.docker_runner.engine.answers import EngineInfo
 from libs.docker_runner.engine.events import ContainerEvent, EventKind
 from libs.docker_runner.engine.helper_container import GUARD_SERVICE
-from libs.docker_runner.engine.room import MIB, Priority, RoomRequest, RoomRules
+from libs.docker_runner.engine.room import Priority, RoomRequest, RoomRules
 from libs.docker_runner.engine.room_view import EngineRoom
 from libs.docker_runner.errors import EngineUnavailable
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Protocol
 
-from libs.docker_runner.executable import MIB
+from libs.core.room import MIB
 
 
 class Limited(Protocol):

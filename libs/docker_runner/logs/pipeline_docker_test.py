@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest_asyncio
 
+from libs.core.room import MIB
 from libs.core.storage.object_store import ObjectStore
-from libs.docker_runner.executable import MIB, Limits
+from libs.docker_runner.executable import Limits
 from libs.docker_runner.logs.history import LogHistory
 from libs.docker_runner.logs.reader import LogReader
 from tests.support.eventually import eventually

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from libs.core.config.connection_settings import StorageSettings
+from libs.core.room import MIB
 from libs.core.storage.object_store import ObjectInfo, ObjectMissing, ObjectStore, StorageUnavailable
 from libs.docker_runner.logs.history import LogHistory
 from libs.docker_runner.logs.line_reader import LineReader, Nowhere
@@ -26,7 +27,6 @@ from libs.docker_runner.logs.spool import LogSpool
 from libs.docker_runner.logs.uploader import LogUploader
 from tools.stack.s3 import S3Server
 
-MIB = 1024 * 1024
 DAY = "20260131"
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from libs.core.room import MIB
 from libs.docker_runner.containers.container import Label
-from libs.docker_runner.executable import MIB, Entrypoint, Executable, Limits, Network
+from libs.docker_runner.executable import Entrypoint, Executable, Limits, Network
 from libs.docker_runner.sandbox.network import Attachment, card_address, walled_card
 from libs.docker_runner.settings import RunnerSettings
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from libs.docker_runner.executable import MIB, Entrypoint, Limits, Network, Placement
+from libs.core.room import MIB
+from libs.docker_runner.executable import Entrypoint, Limits, Network, Placement
 from libs.docker_runner.executable_test import BOT
 from libs.docker_runner.sandbox.container_spec import Paths, container_body
 from libs.docker_runner.sandbox.network import Attachment

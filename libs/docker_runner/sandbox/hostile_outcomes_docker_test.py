@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from libs.core.room import MIB
 from libs.docker_runner.containers.container import EndReason, ManagedContainer
 from libs.docker_runner.containers.failure import FailureReason
 from libs.docker_runner.containers.run_folders import HEAD_BOUNDS
-from libs.docker_runner.executable import MIB, Limits
+from libs.docker_runner.executable import Limits
 from libs.docker_runner.usage.sampler import UsageSampler
 from tests.support.eventually import eventually
 from tests.support.faults.hostile_texts import corpus

@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from libs.core.room import MIB
 from libs.docker_runner.errors import LimitsRejected
-from libs.docker_runner.executable import MIB, Limits
+from libs.docker_runner.executable import Limits
 
 # Below these the init and the interpreter do not even start.
 _MIN_MEMORY_MB = 64

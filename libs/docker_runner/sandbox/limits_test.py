@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from libs.core.room import MIB
 from libs.docker_runner.errors import LimitsRejected
-from libs.docker_runner.executable import MIB, Limits
+from libs.docker_runner.executable import Limits
 from libs.docker_runner.sandbox.limits import Maxima, limits_for
 
 DEFAULTS = Limits()

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from libs.core.room import MIB
 from libs.docker_runner.containers.container import ContainerState, EndReason, ManagedContainer
 from libs.docker_runner.containers.keepalive import KeepaliveFile
 from libs.docker_runner.containers.run_folders import RunFolders
 from libs.docker_runner.engine.client import Engine as EngineClient
-from libs.docker_runner.executable import MIB, Limits, Network
+from libs.docker_runner.executable import Limits, Network
 from libs.docker_runner.sandbox.container_spec import BOT_UID, container_body
 from libs.docker_runner.sandbox.sandbox_lease_docker_test import without_its_worker
 from tests.support.eventually import eventually

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest_asyncio
 
+from libs.core.room import MIB
 from libs.docker_runner.containers.container import EndReason
-from libs.docker_runner.executable import MIB, Limits, Network
+from libs.docker_runner.executable import Limits, Network
 from tests.support.faults.hostile_bot import TIGHT
 from tests.support.rigs.bot_containers import BotContainers, bot_containers
 from tools.engine.ensure import Engine

@@ -4,10 +4,11 @@ import os
 
 from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings
 from libs.core.config.secret_settings import SecretSettings
+from libs.core.room import MIB
 from libs.core.secrets.providers import secret_variables
 from libs.core.secrets.resolver import SecretSources
 from libs.docker_runner.engine.room import RoomRules
-from libs.docker_runner.executable import MIB, Limits, Network, NetworkLimits
+from libs.docker_runner.executable import Limits, Network, NetworkLimits
 from libs.docker_runner.sandbox.limits import Maxima
 from libs.docker_runner.settings import Registry, RunnerSettings
 

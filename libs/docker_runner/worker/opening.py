@@ -1,9 +1,9 @@
 """Open a worker's Docker host with the worker's settings."""
 
+from libs.core.room import MIB
 from libs.core.worker.role import WorkerContext
 from libs.core.worker.worker import EngineFolders, EngineView
 from libs.docker_runner.engine.room import Priority
-from libs.docker_runner.executable import MIB
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.worker.docker_host import DockerHost
 from libs.docker_runner.worker.from_settings import runner_settings

@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from libs.core.process.service import SERVICES
+from libs.core.room import MIB
 from tests.cluster.faults import kill_container, suspended_kubelet
 from tests.cluster.layout import KUBECONFIG
 from tests.cluster.overlays.cluster import OverlayCluster, configured
@@ -49,7 +50,6 @@ def main(id, config):
     held = bytearray(200 * 1024 * 1024)
     time.sleep(600)
 """
-MIB = 1024 * 1024
 ENGINE_MEMORY_MIB = 1536
 """Of the dev overlay; a bot's limit there is 256 MiB."""
 SHOW_GROUPS = """

@@ -9,8 +9,9 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from libs.core.room import MIB
 from libs.docker_runner.containers.container import ManagedContainer
-from libs.docker_runner.executable import MIB, Limits
+from libs.docker_runner.executable import Limits
 from tests.support.rigs.bot_containers import BotContainers, bot_containers
 from tests.support.servers.docker import remove_containers
 from tools.engine.ensure import Engine
