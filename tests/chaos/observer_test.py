@@ -50,10 +50,11 @@ def test_ticks_are_recorded_also_after_the_end_of_the_container(
 
 
 def test_container_without_ticks_is_no_copy(tmp_path: Path, container: "subprocess.Popen[bytes]") -> None:
-    observer = Observer(tmp_path / "out", {"e1": tmp_path / "engine", "e2": tmp_path / "none"})
+    engines = {"e1": tmp_path / "engine", "e2": tmp_path / "none"}
+    observer = Observer(tmp_path / "out", engines, str(tmp_path / "ticks"))
 
     observer.look()
-    observer.read()
+    observer.close()
 
     assert read_copies(tmp_path / "out") == ()
 
