@@ -19,6 +19,7 @@ from tests.support.eventually import eventually
 from tests.support.rigs.backtests import listening
 from tests.support.rigs.deployment import PATIENT, Deployment, deployment
 from tests.support.rigs.platform import zipped
+from tests.support.servers.trace_collector import TraceCollector, trace_collector
 from tools.engine.ensure import Engine
 
 # Other runs of this test on the machine have other ones: all processes are searched.
@@ -69,6 +70,7 @@ class Stage:
 
     runner: Deployment
     config: dict[str, Any]
+    collector: TraceCollector
 
     async def all_printed(self, bot_id: str) -> dict[str, Any]:
         """The bot's container, once it has printed all values."""
@@ -80,13 +82,16 @@ class Stage:
 async def stage(tmp_path_factory: pytest.TempPathFactory, docker_engine: Engine) -> AsyncIterator[Stage]:
     """Shared by the tests of bots; the last one ends the worker."""
     given, config = settings(tmp_path_factory.mktemp("operator"))
-    async with deployment(tmp_path_factory.mktemp("secrets"), docker_engine) as made:
+    async with (
+        trace_collector() as collector,
+        deployment(tmp_path_factory.mktemp("secrets"), docker_engine, settings=collector.settings) as made,
+    ):
         made.platform.upload("chatty.zip", zipped({"main.py": CHATTY}))
         master = made.start_process("master", "master", **PATIENT)
         worker = made.start_process("worker", "w1", **PATIENT, **given)
         for process in (master, worker):
             await process.wait_ready()
-        yield Stage(made, config)
+        yield Stage(made, config, collector)
 
 
 def files_with_a_value(folder: Path, *besides: Path) -> list[str]:
@@ -197,6 +202,13 @@ async def test_values_reach_the_bot_and_nothing_else_and_are_gone_after_its_end(
 
     # Databases, the stream, objects, spools, logs of processes: everything below the folder.
     assert files_with_a_value(runner.folder) == []
+    await eventually(lambda: traces_of({"process the0.bot.created", "start container"}, stage.collector))
+
+
+def traces_of(names: set[str], collector: TraceCollector) -> bool:
+    """Whether spans of these *names* have arrived; no span has a value of a secret."""
+    assert not any(form in collector.received for form in FORMS)
+    return {span.name for span in collector.spans} >= names
 
 
 async def test_values_are_masked_in_the_result_and_the_output_of_a_backtest(
@@ -204,7 +216,10 @@ async def test_values_are_masked_in_the_result_and_the_output_of_a_backtest(
 ) -> None:
     given, config = settings(tmp_path)
     async with (
-        deployment(tmp_path / "deployment", docker_engine, service=BACKTEST_RUNNER) as made,
+        trace_collector() as collector,
+        deployment(
+            tmp_path / "deployment", docker_engine, service=BACKTEST_RUNNER, settings=collector.settings
+        ) as made,
         listening(made) as backtests,
     ):
         await made.start(workers=1, **PATIENT, **given)
@@ -220,3 +235,5 @@ async def test_values_are_masked_in_the_result_and_the_output_of_a_backtest(
         assert "may not use it" in json.dumps(backtests.analysis("eve"))
         stored = json.dumps(backtests.analysis("ann")) + backtests.logs("ann")
         assert not any(form.decode() in stored for form in FORMS)
+        # The root of a trace is sent last.
+        await eventually(lambda: traces_of({"process the0.backtest.created", "hand over backtest"}, collector))

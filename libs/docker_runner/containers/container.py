@@ -34,6 +34,7 @@ class Label(StrEnum):
     TOKEN = "runtime.token"  # noqa: S105 - the last part of its folder's name, no secret
     MEMORY = "runtime.memory-bytes"
     CPUS = "runtime.cpus"
+    SECRETS = "runtime.secrets"
 
 
 class ContainerState(StrEnum):
@@ -72,6 +73,8 @@ class ManagedContainer:
         exit_code: None while it runs.
         limits: by its labels; None for one of an older version without such labels.
         keepalive: the folder with the lease file that it watches; "" for one of an older version.
+        secrets: how the values of its secrets are found (``secret_label``); "" without secrets, and for one of an older
+            version.
     """
 
     container_id: str
@@ -96,6 +99,7 @@ class ManagedContainer:
     created_at: datetime | None = None
     limits: Need | None = None
     keepalive: str = ""
+    secrets: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -203,6 +207,7 @@ def from_labels(
         worker=labels.get(Label.WORKER, ""),
         token=labels.get(Label.TOKEN, ""),
         keepalive=labels.get(Label.KEEPALIVE, ""),
+        secrets=labels.get(Label.SECRETS, ""),
         state=state,
         exit_code=exit_code,
         oom_killed=oom_killed,

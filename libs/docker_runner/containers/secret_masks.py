@@ -7,7 +7,8 @@ from libs.core.errors import RuntimeFault
 from libs.core.observability.log import get_logger
 from libs.core.secrets.resolver import SecretResolver
 from libs.docker_runner.containers.container import ManagedContainer
-from libs.docker_runner.containers.run_folders import RunFolders
+from libs.docker_runner.containers.run_folders import References, RunFolders
+from libs.docker_runner.containers.secret_label import parsed
 from libs.docker_runner.logs.masking import Masker
 
 log = get_logger(__name__)
@@ -16,10 +17,11 @@ _MOST = 10_000
 
 
 class SecretMasks:
-    """Returns the masker of each container, also of one that another worker of this host started.
+    """Returns the masker of each container, also of one that another worker of this engine started.
 
     The values of a running bot are beside its spec. After its end they are only in the memory of workers that read its
-    output; another worker resolves the references again, and hides the output if it cannot.
+    output, and a worker with other folders never sees them: it resolves the references again, and hides the output if
+    it cannot, or if the values have changed since the start.
     """
 
     def __init__(self, folders: RunFolders, resolver: SecretResolver, threads: Threads) -> None:
@@ -48,14 +50,26 @@ class SecretMasks:
             self._known.pop(next(iter(self._known)))
 
     def _read(self, container: ManagedContainer) -> Masker | None:
+        label = parsed(container.secrets)
         references = self._folders.references(container)
-        if references is None:
+        if references is None and label is None:
             return None
         values = self._folders.secret_values(container)
         if values is not None:
             return Masker(values)
+        if references is None and label is not None and label.references is not None:
+            references = References({"references": label.references}, label.owner)
+        if references is None:
+            return _hidden(container, "its label does not name them, and its folder is not here")
         try:
-            return Masker(self._resolver.resolve(references.config, references.owner).values)
+            resolved = self._resolver.resolve(references.config, references.owner).values
         except RuntimeFault as error:
-            log.warning("output is hidden: its secrets are not known", container=container.name, reason=str(error))
-            return Masker((), everything=True)
+            return _hidden(container, str(error))
+        if label is not None and not label.verifies(resolved, container.token):
+            return _hidden(container, "their values have changed since its start")
+        return Masker(resolved)
+
+
+def _hidden(container: ManagedContainer, reason: str) -> Masker:
+    log.warning("output is hidden: its secrets are not known", container=container.name, reason=reason)
+    return Masker((), everything=True)

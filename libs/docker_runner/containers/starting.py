@@ -12,11 +12,13 @@ from libs.core.aio.threads import Threads
 from libs.core.observability.log import get_logger
 from libs.core.observability.tracing import span, traceparent
 from libs.core.process.isolation import isolated
+from libs.core.secrets.references import references_in
 from libs.core.secrets.resolver import SecretResolver
 from libs.docker_runner.code.source import CodeSource, FetchedCode
 from libs.docker_runner.containers.container import ContainerState, ManagedContainer, from_labels
 from libs.docker_runner.containers.names import container_name, new_token
 from libs.docker_runner.containers.run_folders import RunFolders
+from libs.docker_runner.containers.secret_label import label_of
 from libs.docker_runner.containers.secret_masks import SecretMasks
 from libs.docker_runner.engine.admission import Admission
 from libs.docker_runner.engine.client import Engine, NameTaken, NoSuchImage
@@ -141,6 +143,10 @@ class Starter:
             )
         except OSError as error:
             raise DiskUnavailable("the files of a start", error) from error
+        secrets = ""
+        if resolved.values:
+            references = references_in(executable.config)
+            secrets = await self._threads.run(label_of, references, executable.owner, resolved.values, attempt.token)
         self._masks.remember(attempt.token, resolved.values)
         body = sandbox.container_body(
             executable,
@@ -149,6 +155,7 @@ class Starter:
             token=attempt.token,
             attachment=attachment,
             settings=self._settings,
+            secrets=secrets,
         )
         for _ in range(_ROUNDS):
             try:

@@ -59,11 +59,13 @@ def container_body(
     token: str,
     attachment: Attachment | None,
     settings: RunnerSettings,
+    secrets: str = "",
 ) -> dict[str, Any]:
     """Return the body of the engine's create request, without the config, since any user of the engine may inspect it.
 
     Args:
         attachment: to the bots' network; None when the placement needs none.
+        secrets: the label about the secrets in its config; "" without any.
     """
     mount = code_mount(executable.entrypoint)
     body: dict[str, Any] = {
@@ -75,7 +77,7 @@ def container_body(
         "User": "0:0",
         "WorkingDir": mount,
         "Env": ["HOME=/tmp", "USER=bot", "LOGNAME=bot", "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1"],
-        "Labels": labels(executable, code_etag, token),
+        "Labels": labels(executable, code_etag, token, secrets),
         "StopSignal": "SIGTERM",
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": _host_config(executable, paths, mount, attachment, settings),
@@ -87,10 +89,12 @@ def container_body(
     return body
 
 
-def labels(executable: Executable, code_etag: str, token: str) -> dict[str, str]:
+def labels(executable: Executable, code_etag: str, token: str, secrets: str = "") -> dict[str, str]:
     """Return the container's labels, for the next owner of the segment and for ``docker ps``."""
-    watched: dict[str, str] = {Label.KEEPALIVE: str(executable.keepalive)} if executable.keepalive is not None else {}
-    return watched | {
+    optional: dict[str, str] = {Label.KEEPALIVE: str(executable.keepalive)} if executable.keepalive is not None else {}
+    if secrets:
+        optional[Label.SECRETS] = secrets
+    return optional | {
         Label.MANAGED: "true",
         Label.ID: executable.id,
         Label.ENTRYPOINT: str(executable.entrypoint),

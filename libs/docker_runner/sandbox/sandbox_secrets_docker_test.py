@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from libs.core.secrets.errors import SecretRefused
 from libs.core.secrets.resolver import SecretSources
+from libs.docker_runner.containers.container import ManagedContainer
 from tests.support.eventually import eventually
 from tests.support.rigs.bot_containers import BotContainers, bot_containers
 from tools.engine.ensure import Engine
@@ -20,6 +21,13 @@ def main(id, config):
     value = config["key"]
     print("plain", value, len(value), flush=True)
     return {"length": len(value)}
+"""
+WAITER = """
+import time
+def main(id, config):
+    print("plain", config["key"], len(config["key"]), flush=True)
+    while True:
+        time.sleep(0.1)
 """
 # The engine cuts long lines into pieces of 16 KiB.
 SPLIT = """
@@ -81,3 +89,57 @@ async def test_bot_with_the_secret_of_another_owner_does_not_start(bots: BotCont
 
     assert await bots.list() == []
     assert list((bots.settings.temp_dir / "runs").rglob("*.json")) == []
+
+
+async def seen_from_elsewhere(bots: BotContainers, folder: Path, engine: Engine, secrets: SecretSources) -> list[bytes]:
+    """The output of the only container, as a worker with folders of its own shows it."""
+    (container,) = await bots.list()
+    async with bot_containers(folder, bots.scope, engine.url, secrets=secrets) as others:
+        return [piece.data async for piece in others.runner.logs(container)]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_worker_with_another_work_folder_masks_the_values_that_it_resolves_again(
+    bots: BotContainers, tmp_path: Path, docker_engine: Engine, ended: bool
+) -> None:
+    container = await bots.runner.start(bots.executable(PRINTER if ended else WAITER, config=CONFIG, owner="ann"))
+    await eventually(lambda: printed(bots, container))
+    if ended:
+        await eventually(lambda: bots.runner.exit_info(container))
+
+    lines = await seen_from_elsewhere(bots, tmp_path / "other", docker_engine, SecretSources(tmp_path / "secrets"))
+
+    assert lines[0] == b"plain " + b"*" * len(VALUE) + b" 15\n"
+    assert not any(VALUE.encode() in line for line in lines)
+
+
+@pytest.mark.parametrize("changed", [None, "an0ther-value"])
+async def test_worker_with_another_work_folder_hides_output_whose_values_it_does_not_know(
+    bots: BotContainers, tmp_path: Path, docker_engine: Engine, changed: str | None
+) -> None:
+    container = await bots.runner.start(bots.executable(WAITER, config=CONFIG, owner="ann"))
+    await eventually(lambda: printed(bots, container))
+    if changed is None:
+        sources = SecretSources(tmp_path / "no-secrets")
+    else:
+        (tmp_path / "secrets" / "ann" / "key").write_text(changed)
+        sources = SecretSources(tmp_path / "secrets")
+
+    lines = await seen_from_elsewhere(bots, tmp_path / "other", docker_engine, sources)
+
+    assert lines == [b"*" * len(f"plain {VALUE} 15") + b"\n"]
+
+
+async def test_output_of_a_bot_without_secrets_is_shown_from_elsewhere(
+    bots: BotContainers, tmp_path: Path, docker_engine: Engine
+) -> None:
+    container = await bots.runner.start(bots.executable(WAITER, config={"key": "no-secret"}, owner="ann"))
+    await eventually(lambda: printed(bots, container))
+
+    lines = await seen_from_elsewhere(bots, tmp_path / "other", docker_engine, SecretSources(None))
+
+    assert lines == [b"plain no-secret 9\n"]
+
+
+async def printed(bots: BotContainers, container: ManagedContainer) -> bool:
+    return [piece async for piece in bots.runner.logs(container)] != []
