@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +9,10 @@ import pytest
 from libs.core.aio.threads import Threads
 from libs.core.secrets.references import Kind, Reference
 from libs.core.secrets.resolver import SecretResolver, SecretSources
+from libs.docker_runner.containers.container import ContainerState, Label, from_labels
 from libs.docker_runner.containers.run_folders import RunFolders
 from libs.docker_runner.containers.secret_label import label_of
 from libs.docker_runner.containers.secret_masks import SecretMasks
-from tests.support.fakes.fake_host import container_of
 
 VALUE = "k3y-of-ann"
 LINE = f"got {VALUE}\n".encode()
@@ -31,7 +30,10 @@ def masks(tmp_path: Path) -> Iterator[SecretMasks]:
 
 
 async def masked(masks: SecretMasks, label: str) -> bytes:
-    masker = await masks.of(replace(container_of("bot"), token="token", secrets=label))
+    container = from_labels(
+        {Label.TOKEN: "token", Label.SECRETS: label}, container_id="c", name="bot", state=ContainerState.RUNNING
+    )
+    masker = await masks.of(container)
     return LINE if masker is None else masker.masked(LINE)
 
 
