@@ -6,9 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from libs.core.observability.log import get_logger
 from libs.core.store.entities import Entity, EntityStore
 from libs.core.store.leases import LeaseStore
-from libs.core.store.live_runs import LiveRuns
 from libs.core.store.releases import FIELD, Release, condition_for
-from libs.core.store.runs import RunStore
+from libs.core.store.runs import LiveRuns, RunStore
 from libs.docker_runner.containers.container import Ended, ManagedContainer
 from libs.docker_runner.containers.run_records import Recorder, of_executable
 from libs.docker_runner.executable import Executable

@@ -7,8 +7,7 @@ from typing import Any, Protocol
 from libs.core.aio.gathering import Gathered
 from libs.core.run_record import RunRecord
 from libs.core.store.leases import LeaseStore
-from libs.core.store.live_runs import LiveRuns
-from libs.core.store.runs import RunStore
+from libs.core.store.runs import LiveRuns, RunStore
 from libs.docker_runner.containers.container import Ended, EndReason, ManagedContainer
 from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import Executable

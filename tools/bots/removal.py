@@ -9,9 +9,8 @@ from libs.core.process.service import ServiceDefinition
 from libs.core.store.client import Database
 from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore
-from libs.core.store.live_runs import LiveRuns
 from libs.core.store.ownership import OwnershipReader
-from libs.core.store.runs import RunFilter, RunStore
+from libs.core.store.runs import LiveRuns, RunFilter, RunStore
 from tools.bots.outcome import NotInTime
 
 _POLL_SECONDS = 0.1

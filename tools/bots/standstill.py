@@ -6,8 +6,7 @@ from datetime import datetime
 from libs.core.store.client import Database
 from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore
-from libs.core.store.live_runs import LiveRuns
-from libs.core.store.runs import RunFilter, RunStore
+from libs.core.store.runs import LiveRuns, RunFilter, RunStore
 
 _ALIVE = ("running", "starting")
 

@@ -15,7 +15,6 @@ from tools.engine.probe import DEFAULT_SOCKET, engine_url, why_not
 
 _LOCK = Path("/run/lock/the0-engine.lock")
 _LOG = Path("/var/log/the0-dockerd.log")
-_INSTALL_SECONDS = 900
 _START_SECONDS = 60
 _POLL_SECONDS = 0.1
 

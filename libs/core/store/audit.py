@@ -17,6 +17,8 @@ from pymongo import DESCENDING
 from libs.core.errors import RuntimeFault
 from libs.core.observability.log import get_logger
 from libs.core.store.client import Database, Document, translated
+from libs.core.store.entities import owner_in
+from libs.core.store.history import EntityEvent, EventKind
 
 log = get_logger(__name__)
 
@@ -68,6 +70,13 @@ class AuditEntry:
     detail: str = ""
 
 
+_ACTIONS = {
+    EventKind.CREATED: Action.CREATED,
+    EventKind.UPDATED: Action.UPDATED,
+    EventKind.DELETED: Action.DELETED,
+}
+
+
 @dataclass(frozen=True)
 class AuditFilter:
     """A selection of entries; None selects all."""
@@ -111,6 +120,15 @@ class AuditStore:
                     await self._audit.insert_many([self._document(entry) for entry in entries], ordered=False)
         except (RuntimeFault, TimeoutError) as error:
             log.warning("audit entries are only in the log", number=len(entries), reason=str(error))
+
+    async def events_applied(self, events: Sequence[EntityEvent], owner_field: str) -> None:
+        """Record an entry for each of *events*, which have changed their entities. A deletion names no owner."""
+        now = datetime.now(UTC)
+        entries = [
+            AuditEntry(now, _ACTIONS[event.kind], owner_in(event.content, owner_field), Way.EVENT, event.id)
+            for event in events
+        ]
+        await self.record(entries)
 
     async def output_read(self, who: str, entity_id: str) -> None:
         """Record that *who* reads the output of an entity, once a minute at most."""

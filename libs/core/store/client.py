@@ -22,14 +22,15 @@ from pymongo.errors import (
     PyMongoError,
     ServerSelectionTimeoutError,
 )
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from libs.core.aio.backoff import Backoff
 from libs.core.aio.cancellation import cancellation_kept
 from libs.core.errors import Permanent, Retryable, UserError
 from libs.core.http.health import Readiness
 from libs.core.observability.log import get_logger
+from libs.core.observability.metrics import record
 from libs.core.process.isolation import repeat
-from libs.core.store.command_metrics import CommandMetrics
 from libs.core.transport.client_tls import ClientTls
 
 log = get_logger(__name__)
@@ -334,3 +335,18 @@ def _without_credentials(reason: str, uri: str) -> str:
         if part:
             reason = reason.replace(part, "***")
     return reason
+
+
+class CommandMetrics(CommandListener):
+    """Records each command as an operation of the system ``mongodb``, by the command's name."""
+
+    def started(self, event: CommandStartedEvent) -> None:
+        """Do nothing: the outcome is unknown yet."""
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        """Record an answer; it may still contain write errors, which the caller counts."""
+        record("mongodb", event.command_name, "ok", event.duration_micros / 1e6)
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        """Record a rejection or a broken connection."""
+        record("mongodb", event.command_name, "error", event.duration_micros / 1e6)

@@ -13,7 +13,6 @@ from typing import cast
 from libs.core.spelling import CUSTOM_FIELDS, with_names
 from libs.core.store.client import Document
 from libs.core.store.history import EventKind, History, Stamp, Version
-from libs.core.store.stamps import stamp_fields, stamp_from
 from libs.core.timestamps import nanoseconds_of, parse_rfc3339
 
 _OURS = {
@@ -47,12 +46,12 @@ def fields_of(history: History) -> Document:
     current = history.versions[0]
     beside, kept = _divided(current.content)
     fields: Document = {**beside, "config": current.content["config"], "custom": current.content["custom"]}
-    fields["event"] = {"kind": str(current.kind), **stamp_fields(current.stamp), "fields": sorted(beside)}
+    fields["event"] = {"kind": str(current.kind), **current.stamp.to_document(), "fields": sorted(beside)}
     if kept:
         fields["event"]["kept"] = kept
     if history.alternates:
         fields["alternates"] = [
-            {"kind": str(v.kind), **stamp_fields(v.stamp), "content": dict(v.content), "trace": dict(v.trace)}
+            {"kind": str(v.kind), **v.stamp.to_document(), "content": dict(v.content), "trace": dict(v.trace)}
             for v in history.alternates
         ]
     if current.trace:
@@ -74,13 +73,13 @@ def _current(document: Mapping[str, object]) -> Version:
     content |= {name: document[name] for name in event.get("fields", ()) if name in document}
     content |= event.get("kept", {})
     trace = cast(Mapping[str, str], document.get("trace") or {})
-    return Version(EventKind(event["kind"]), stamp_from(event), content, trace)
+    return Version(EventKind(event["kind"]), Stamp.from_document(event), content, trace)
 
 
 def _alternate(fields: Mapping[str, object]) -> Version:
     content = cast(Mapping[str, object], fields["content"])
     trace = cast(Mapping[str, str], fields.get("trace") or {})
-    return Version(EventKind(str(fields["kind"])), stamp_from(cast(Mapping[str, int], fields)), content, trace)
+    return Version(EventKind(str(fields["kind"])), Stamp.from_document(cast(Mapping[str, int], fields)), content, trace)
 
 
 def _event(document: Mapping[str, object]) -> Document:

@@ -17,6 +17,8 @@ _MAX_CLOCK_LEAD_NANOSECONDS = 300 * 1_000_000_000
 CLOCK_TOLERANCE_NANOSECONDS = 5 * 1_000_000_000
 """How far a producer's clock may be behind the server's for a creation after a deletion to count."""
 _MAX_ALTERNATES = 8
+_STORED = ("made_at", "made_by", "published_at", "stream", "sequence")
+"""The stored fields of a stamp, in this order."""
 
 
 class EventKind(StrEnum):
@@ -42,6 +44,15 @@ class Stamp:
     sequence: int = 0
     last_made_by: int = 0
     """Of a deletion: the latest `made_by` of events published before it, 0 if unknown. A later event is no repeat."""
+
+    def to_document(self) -> dict[str, int]:
+        """Return it as stored, without `last_made_by`."""
+        return {name: getattr(self, name) for name in _STORED}
+
+    @classmethod
+    def from_document(cls, fields: Mapping[str, int]) -> "Stamp":
+        """Return the stamp stored as *fields*."""
+        return cls(**{name: int(fields[name]) for name in _STORED})
 
     @classmethod
     def of(

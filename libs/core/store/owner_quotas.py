@@ -10,8 +10,8 @@ from libs.core.observability.log import get_logger
 from libs.core.room import MIB, Need
 from libs.core.store.client import Database
 from libs.core.store.entities import EntityStore
-from libs.core.store.live_runs import LiveRuns
 from libs.core.store.quotas import CPUS_ROUNDING, Holder, Quota, QuotaKind, QuotaStore, Refusal
+from libs.core.store.runs import LiveRuns
 
 log = get_logger(__name__)
 

@@ -11,6 +11,7 @@ from pymongo.errors import OperationFailure
 
 from libs.core.run_record import RunRecord
 from libs.core.store.client import Database, Document, StoreConflict, translated
+from libs.core.store.leases import LeaseStore
 
 COLLECTION = "runs"
 
@@ -240,6 +241,34 @@ class RunStore:
         with translated():
             groups = await self._runs.aggregate(pipeline)
             return {str(group["_id"]): int(group["number"]) async for group in groups}
+
+
+class LiveRuns:
+    """Runs that may be alive. A record without an end proves nothing when its worker and host are gone.
+
+    So open records are compared with the leases under which their containers live.
+    """
+
+    def __init__(self, runs: RunStore, leases: LeaseStore) -> None:
+        self._runs = runs
+        self._leases = leases
+
+    async def of(self, entity_ids: Collection[str], *, outside: int | None = None) -> dict[str, str]:
+        """Return those of these entities that may have a live container, with its worker.
+
+        Args:
+            outside: only in other segments than this one. An entity that is deleted and recreated may get
+                another segment while its old owner still stops it, which takes up to the grace period of a stop.
+
+        Raises:
+            StoreUnavailable: unknown.
+        """
+        wanted = RunFilter(entity_ids=entity_ids, open=True, outside_segment_id=outside)
+        found = await self._runs.list(wanted, limit=0)
+        if not found:
+            return {}
+        leases = {lease.segment_id: lease for lease in await self._leases.live()}
+        return {run.entity_id: run.worker_id for run in found if run.may_live_under(leases.get(run.segment_id))}
 
 
 def _query(wanted: RunFilter) -> Document:

@@ -13,7 +13,6 @@ from pymongo.errors import BulkWriteError
 
 from libs.core.store.client import Database, Document, met_existing, translated
 from libs.core.store.history import UNKNOWN_STREAM, Stamp
-from libs.core.store.stamps import stamp_fields, stamp_from
 
 
 class TombstoneStore:
@@ -66,7 +65,7 @@ class TombstoneStore:
             UpdateOne(
                 {"_id": entity_id, **_not_later_than(stamp)},
                 {
-                    "$set": {"deleted": stamp_fields(stamp), "expires_at": expires_at},
+                    "$set": {"deleted": stamp.to_document(), "expires_at": expires_at},
                     # Whoever writes later may know less of what was published before.
                     "$max": {"last_made_by": stamp.last_made_by},
                 },
@@ -90,7 +89,7 @@ class TombstoneStore:
 
 
 def _deletion(tombstone: Document) -> Stamp:
-    return replace(stamp_from(tombstone["deleted"]), last_made_by=int(tombstone.get("last_made_by", 0)))
+    return replace(Stamp.from_document(tombstone["deleted"]), last_made_by=int(tombstone.get("last_made_by", 0)))
 
 
 def _not_later_than(stamp: Stamp) -> Document:

@@ -17,7 +17,6 @@ from libs.core.observability.log import get_logger
 log = get_logger(__name__)
 
 CHALLENGE_BYTES = 32
-PUBLIC_KEY_BYTES = 32
 _FILE = "worker.key"
 _SEED_BYTES = 32
 _PURPOSE = b"the0 worker registration 1"

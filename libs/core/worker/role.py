@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from aiohttp import web
 from prometheus_client.registry import Collector
@@ -22,7 +23,6 @@ from libs.core.config.retention_settings import HistorySettings
 from libs.core.config.secret_settings import SecretSettings
 from libs.core.config.transport_settings import TransportSettings
 from libs.core.coordination import WorkerIdentity
-from libs.core.events.audit import entries_of
 from libs.core.events.connection import NatsConnection
 from libs.core.events.dead_letters import DeadLetters
 from libs.core.events.ingestion import Ingestion
@@ -39,11 +39,10 @@ from libs.core.store.entity_views import EntityViews
 from libs.core.store.entity_writer import Derive
 from libs.core.store.failures import FailureStore
 from libs.core.store.leases import LeaseStore
-from libs.core.store.live_runs import LiveRuns
 from libs.core.store.owner_quotas import OwnerQuotas, quota_of
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.processes import KnownProcess, ProcessStore
-from libs.core.store.runs import RunStore
+from libs.core.store.runs import LiveRuns, RunStore
 from libs.core.transport.security import TransportSecurity
 from libs.core.transport.worker_key import WorkerKey
 from libs.core.worker.api import WorkerApi
@@ -231,7 +230,7 @@ class WorkerRole:
                 wake_ups,
                 max_retries=settings.nats.max_retries,
                 readiness=process.readiness,
-                applied=lambda events: audit.record(entries_of(events, settings.secrets.owner_field)),
+                applied=partial(audit.events_applied, owner_field=settings.secrets.owner_field),
             )
             process.lifecycle.part("nats", connection.run)
             process.lifecycle.part("events", ingestion.run)

@@ -189,12 +189,6 @@ class Worker:
         """
         await self._owners.drain()
 
-    def poke(self, segment_id: int | None = None) -> None:
-        """Wake the handlers because *segment_id* (None: any owned segment) changed."""
-        for owned in self._owners.owned.values():
-            if segment_id in (None, owned.segment_id):
-                owned.wake.set()
-
     @property
     def segments(self) -> frozenset[int]:
         """The segments that are owned now."""

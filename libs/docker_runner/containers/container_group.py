@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 
 from libs.docker_runner.containers.container import ContainerState, Ended, ManagedContainer
 from libs.docker_runner.containers.keepalive import KeepaliveFile
@@ -34,11 +33,6 @@ class ContainerGroup:
         self._scope = scope
         self._segment = segment
         self._epoch = epoch
-
-    @property
-    def keepalive_folder(self) -> Path:
-        """The mount for each container of the group."""
-        return self._keepalive.folder
 
     async def list(self) -> list[ManagedContainer]:
         """Return the group's containers, running or not.

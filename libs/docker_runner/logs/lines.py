@@ -128,11 +128,6 @@ class LineCutter:
         self._parts, self._bytes, self._first, self._last = [], 0, None, None
         yield Line(text, first.time_us, first.run, last.offset, STREAMS[first.stream])
 
-    @property
-    def has_rest(self) -> bool:
-        """Whether there is output that does not end in a newline."""
-        return self._first is not None
-
     def _take(self, part: bytes, span: Span, end: int) -> None:
         self._parts.append(part)
         self._bytes += len(part)

@@ -13,11 +13,10 @@ from libs.core.run_record import RunRecord
 from libs.core.store.client import Database
 from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore
-from libs.core.store.live_runs import LiveRuns
 from libs.core.store.owner_quotas import OwnerQuotas
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.quotas import Quota
-from libs.core.store.runs import RunFilter, RunStore
+from libs.core.store.runs import LiveRuns, RunFilter, RunStore
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.code.definition import CodeSources, ExecutableBuilder
 from libs.docker_runner.containers.container import ManagedContainer
