@@ -1,5 +1,8 @@
 #!/bin/sh
 # Prints .env.example with fresh secrets, and with the group of this machine's Docker socket.
+#
+#   new-env.sh              all of it
+#   new-env.sh FILE         only the secrets that FILE lacks, which an older version wrote
 set -eu
 
 # 188 random bits. A letter comes first: NATS reads a value that begins with a digit as a number. 48 characters, all of
@@ -18,6 +21,12 @@ socket_group() {
 }
 
 while IFS= read -r line; do
+  if [ $# -gt 0 ]; then
+    case $line in
+      *=generate) grep -q "^${line%generate}" "$1" || echo "${line%generate}$(random)" ;;
+    esac
+    continue
+  fi
   case $line in
     *=generate) echo "${line%generate}$(random)" ;;
     *=detect) echo "${line%detect}$(socket_group)" ;;

@@ -18,7 +18,15 @@ from tests.deploy.settings_in_use import load_everything, unknown_variables
 from tools.stack import binaries
 
 FOLDER = ROOT / "deploy" / "compose"
-SECRETS = ("MONGO_PASSWORD", "MONGO_KEY", "NATS_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "GRAFANA_PASSWORD")
+SECRETS = (
+    "MONGO_PASSWORD",
+    "MONGO_KEY",
+    "NATS_PASSWORD",
+    "S3_ACCESS_KEY",
+    "S3_SECRET_KEY",
+    "GRAFANA_PASSWORD",
+    "HTTP_TOKEN",
+)
 
 ROLES = ("master", "master-2", "worker")
 MASTERS = ("master", "master-2")
@@ -335,6 +343,46 @@ def test_env_file_is_used_where_there_is_one(tmp_path: Path) -> None:
 
 def test_password_that_the_shell_has_exported_does_not_reach_compose(tmp_path: Path) -> None:
     assert "password=\n" in Make(tmp_path).run("ps", MONGO_PASSWORD="of-an-older-env")
+
+
+def test_env_file_of_an_older_version_gets_what_it_lacks_and_keeps_the_rest(tmp_path: Path) -> None:
+    make = Make(tmp_path)
+    older = "\n".join(f"{name}=as-it-was" for name in SECRETS if name != "HTTP_TOKEN")
+    file = make.folder / ".env"
+    file.write_text(f"{older}\nTAG=v7")
+    file.chmod(0o600)
+
+    printed = make.run("complete-env")
+    completed = file.read_text()
+
+    assert make.run("complete-env") == ""
+    assert file.read_text() == completed
+    assert completed.startswith(f"{older}\nTAG=v7\n")
+    assert re.fullmatch(r"k[0-9a-f]{47}", variables(completed)["HTTP_TOKEN"])
+    assert variables(completed).keys() == {*SECRETS, "TAG"}
+    assert variables(completed)["HTTP_TOKEN"] not in printed
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in make.folder.glob(".env*")) == [".env", ".env.example"]
+
+
+def test_token_that_is_left_empty_on_purpose_stays_empty(tmp_path: Path) -> None:
+    make = Make(tmp_path)
+    (make.folder / ".env").write_text("HTTP_TOKEN=\n")
+
+    make.run("complete-env")
+
+    assert variables((make.folder / ".env").read_text())["HTTP_TOKEN"] == ""
+
+
+@each_service
+def test_status_pages_require_the_token_of_the_env_file(
+    project: dict[str, Any], environment_file: Path, service: ServiceDefinition
+) -> None:
+    token = variables(environment_file.read_text())["HTTP_TOKEN"]
+
+    found = [project["services"][f"{service.name}-{role}"]["environment"]["HTTP_TOKEN"] for role in ROLES]
+
+    assert found == [token] * len(ROLES)
 
 
 def run_runtime(folder: Path, settings: str) -> list[str]:

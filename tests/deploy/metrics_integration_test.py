@@ -99,6 +99,7 @@ async def shown(
             "DOCKER_HOST": await stack.enter_async_context(idle_engine(folder / "engine.sock")),
             "TEMP_DIR": str(folder / "temp"),
             "MASTER_HOST": "127.0.0.1",
+            "HTTP_HOST": "127.0.0.1",
         }
         ports = {service.name: str(free_port()) for service in SERVICES}
         processes = {}

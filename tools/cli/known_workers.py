@@ -11,7 +11,7 @@ from libs.core.store.processes import ProcessStore
 from tools.cli.connections import Connections
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
-from tools.cli.leader import leader_urls, workers
+from tools.cli.leader import leader_of
 
 ids_argument = click.argument("worker_ids", metavar="ID...", nargs=-1, required=True)
 service_option = click.option(
@@ -67,6 +67,5 @@ async def _ids(servers: Connections, service: ServiceDefinition) -> set[str]:
     """Return the workers with a lease or a cordon, or connected to a reachable leader."""
     leases = await (await servers.leases(service)).live()
     cordons = await CordonStore(await servers.database(service)).current()
-    _, urls = await leader_urls(servers, service)
-    connected = await workers(urls, servers.http_token) or []
+    connected = await (await leader_of(servers, service)).workers() or []
     return {lease.holder.worker_id for lease in leases} | set(cordons) | {one["worker_id"] for one in connected}

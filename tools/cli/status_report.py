@@ -12,7 +12,7 @@ from libs.core.store.entity_views import EntityViews
 from libs.core.store.leases import LeaseStore
 from libs.core.store.runs import RunFilter, RunStore
 from tools.cli.connections import Connections
-from tools.cli.leader import hindrance, leader_urls, workers
+from tools.cli.leader import hindrance, leader_of
 from tools.cli.local_time import local
 from tools.cli.output import cell, table
 
@@ -35,15 +35,15 @@ def print_report(services: Sequence[Mapping[str, Any]]) -> None:
 async def _service(servers: Connections, service: ServiceDefinition) -> dict[str, Any]:
     database = await servers.database(service)
     segments = await LeaseStore(database, _LEASE_SECONDS, timeout_seconds=10).survey()
-    leader, urls = await leader_urls(servers, service)
+    leader = await leader_of(servers, service)
     failed = RunFilter(reasons=FAILURES, started_after=datetime.now(UTC) - _FAILURES_OF)
     failures = [run_view(run) for run in await RunStore(database).list(failed, limit=_FAILURES)]
     return {
         "service": service.name,
         "noun": service.noun,
-        "leader": leader,
-        "status_page": urls[0] if urls else None,
-        "workers": await workers(urls),
+        "leader": leader.name,
+        "status_page": leader.urls[0] if leader.urls else None,
+        "workers": await leader.workers(),
         "segments": [
             {
                 "segment": segment.segment_id,

@@ -13,7 +13,7 @@ from libs.core.store.processes import ProcessStore
 from tools.cli import interrupts
 from tools.cli.connections import Connections, connected
 from tools.cli.known_workers import service_option, services_of
-from tools.cli.leader import hindrance, leader_urls, workers
+from tools.cli.leader import hindrance, leader_of
 from tools.cli.output import output_option, show, table
 
 _COLUMNS = ("id", "service", "state", "segments", "containers", "room", "host", "version", "detail")
@@ -42,8 +42,7 @@ async def _ls(services: Sequence[ServiceDefinition]) -> list[dict[str, Any]]:
 async def _of(servers: Connections, service: ServiceDefinition) -> list[dict[str, Any]]:
     database = await servers.database(service)
     cordons = await CordonStore(database).current()
-    _, urls = await leader_urls(servers, service)
-    known = await workers(urls)
+    known = await (await leader_of(servers, service)).workers()
     if known is None:
         rows = await _as_mongodb_knows(await servers.leases(service), ProcessStore(database))
     else:

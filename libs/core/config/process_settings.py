@@ -1,5 +1,6 @@
 """Settings of a process: HTTP, metrics, log and traces."""
 
+import ipaddress
 import re
 from typing import Annotated, Literal, Self
 
@@ -12,6 +13,15 @@ def _token(token: SecretStr | None) -> SecretStr | None:
     if token is not None and not re.fullmatch(r"[\x21-\x7e]{16,}", token.get_secret_value()):
         raise ValueError("it is too short, or has spaces")
     return token
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _networks(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return tuple(ipaddress.ip_network(part.strip()) for part in value.split(",") if part.strip())
 
 
 class HttpSettings(Group):
@@ -47,7 +57,7 @@ class HttpSettings(Group):
         Named("HTTP_TOKEN", allowed="16 characters or more, without spaces"),
         Field(
             description="token for the status page and the API, as a bearer token or as the password of any user; "
-            "unset: they are open to everyone who reaches the port"
+            "unset: they are closed, unless HTTP_HOST is a loopback address (127.0.0.1)"
         ),
         AfterValidator(_token),
     ] = None
@@ -57,14 +67,30 @@ class HttpSettings(Group):
         Field(
             pattern=r"^[A-Za-z0-9-]+$",
             description="header with the user's name that an authenticating proxy sets (X-Forwarded-User); requests "
-            "with it need no token, so that only the proxy may reach the port",
+            "of HTTP_TRUSTED_PROXIES with it need no token",
         ),
     ] = None
+    trusted_proxies: Annotated[
+        tuple[Network, ...],
+        Named(
+            "HTTP_TRUSTED_PROXIES",
+            allowed="addresses or networks with commas between (10.1.2.3, 10.8.0.0/16)",
+            default_text="127.0.0.0/8,::1",
+        ),
+        Field(
+            description="addresses of the authenticating proxy, whose HTTP_USER_HEADER is believed; it must remove the "
+            "header from requests that it receives"
+        ),
+        BeforeValidator(_networks),
+    ] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1"))
 
     @property
     def is_private(self) -> bool:
         """Whether it listens only for this machine."""
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     @property
     def port_was_chosen(self) -> bool:

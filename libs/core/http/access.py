@@ -1,18 +1,21 @@
-"""Access to the HTTP server of a process: open, by a token, or through an authenticating proxy."""
+"""Access to the HTTP server of a process: by a token, through an authenticating proxy, or open on loopback alone."""
 
 import base64
 import binascii
 import hmac
+import ipaddress
 
 from aiohttp import web
 
 from libs.core.config.process_settings import HttpSettings
+from libs.core.http.reader import reader_in
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/grpcz", "/metrics"})
 """For the kubelet, load balancers and Prometheus. They show no ids and no output of bots."""
-
 CHALLENGE = 'Basic realm="the0 runtime", charset="UTF-8"'
 """Has a browser ask for a password, which is the token, with any user name."""
+CLOSED_CHALLENGE = 'Bearer realm="the0 runtime"'
+"""Has no browser ask: without HTTP_TOKEN there is no password."""
 
 _BEARER, _BASIC = "bearer", "basic"
 
@@ -21,25 +24,37 @@ class Access:
     """The access rules of one HTTP server."""
 
     def __init__(self, settings: HttpSettings) -> None:
-        token = settings.token
-        self._tokens = [token.get_secret_value()] if token is not None else []
+        self._tokens = [settings.token.get_secret_value()] if settings.token is not None else []
+        self._tokens_of_processes: list[str] = []
         self._user_header = settings.user_header
-        self.is_open = token is None and settings.user_header is None
-        """Whether nothing is required."""
+        self._proxies = settings.trusted_proxies
+        is_configured = settings.token is not None or settings.user_header is not None
+        self.is_open = not is_configured and settings.is_private
+        """Whether nothing is required: only this machine reaches the server."""
+        self.is_closed = not is_configured and not settings.is_private
+        """Whether users are refused, whatever they present: nothing is configured that could admit them."""
+
+    @property
+    def has_password(self) -> bool:
+        """Whether a user may present HTTP_TOKEN."""
+        return bool(self._tokens)
 
     def accept(self, token: str) -> None:
-        """Accept *token* as well."""
-        self._tokens.append(token)
+        """Accept *token* of another process of the runtime as well, which names the user on whose behalf it asks."""
+        self._tokens_of_processes.append(token)
 
     def who(self, request: web.Request) -> str:
         """Return who sends an admitted *request*: the proxy's user, else the name given with the token, else `token`.
 
-        Without HTTP_TOKEN and HTTP_USER_HEADER only the address is known.
+        Another process of the runtime names its user itself. Without a proof only the address is known.
         """
-        if self._user_header is not None and (user := request.headers.get(self._user_header, "").strip()):
+        if user := self._user_of_proxy(request):
             return user
         authorization = request.headers.get("Authorization", "")
-        if self._tokens and _token(authorization):
+        given = _token(authorization)
+        if _is_among(given, self._tokens_of_processes):
+            return reader_in(request) or "token"
+        if self._tokens and given:
             return f"token:{user}" if (user := _user(authorization)) else "token"
         return f"anonymous@{request.remote or 'unknown'}"
 
@@ -47,12 +62,30 @@ class Access:
         """Whether *request* may see more than the open paths."""
         if self.is_open or request.path in OPEN_PATHS:
             return True
-        if self._user_header is not None and request.headers.get(self._user_header, "").strip():
+        if self._user_of_proxy(request):
             return True
-        given = _token(request.headers.get("Authorization", ""))
-        # All tokens are compared, so that the response time reveals nothing.
-        matches = [hmac.compare_digest(given, token.encode()) for token in self._tokens]
-        return any(matches)
+        return _is_among(_token(request.headers.get("Authorization", "")), [*self._tokens, *self._tokens_of_processes])
+
+    def _user_of_proxy(self, request: web.Request) -> str:
+        """Return the user that a trusted proxy names; empty without one, and when two are named."""
+        if self._user_header is None or not self._is_of_proxy(request):
+            return ""
+        names = request.headers.getall(self._user_header, [])
+        # A proxy that adds its header to that of the client has proven neither.
+        return names[0].strip() if len(names) == 1 else ""
+
+    def _is_of_proxy(self, request: web.Request) -> bool:
+        try:
+            address = ipaddress.ip_address(request.remote or "")
+        except ValueError:
+            return False
+        return any(address in network for network in self._proxies)
+
+
+def _is_among(given: bytes, tokens: list[str]) -> bool:
+    # All tokens are compared, so that the response time reveals nothing.
+    matches = [hmac.compare_digest(given, token.encode()) for token in tokens]
+    return any(matches)
 
 
 def _user(authorization: str) -> str:

@@ -1,4 +1,4 @@
-"""Who gets an answer from a server with a token, with an authenticating proxy, and with neither."""
+"""Access to a server with a token, with an authenticating proxy, and with neither."""
 
 import base64
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from libs.core.config.process_settings import HttpSettings
 from libs.core.http.app import HttpApp
 from libs.core.http.health import Readiness
+from libs.core.http.reader import HEADER, WHO
 
 LOCALHOST = "127.0.0.1"
 TOKEN = "sixteen-letters-or-more"
@@ -25,10 +26,14 @@ async def answer(request: web.Request) -> web.Response:
     return web.json_response({"output": "of a bot"})
 
 
+async def who(request: web.Request) -> web.Response:
+    return web.Response(text=request[WHO])
+
+
 @asynccontextmanager
 async def served(*accepted: str, **settings: object) -> AsyncIterator[aiohttp.ClientSession]:
     app = HttpApp(HttpSettings.model_validate({"port": 0, "host": LOCALHOST, **settings}), Readiness())
-    app.add_routes([web.get(path, answer) for path in PATHS])
+    app.add_routes([*(web.get(path, answer) for path in PATHS), web.get("/who", who)])
     for token in accepted:
         app.accept(token)
     await app.start()
@@ -95,14 +100,76 @@ async def test_header_of_the_authenticating_proxy_is_enough_and_an_empty_one_is_
     assert statuses == [200, 401, 401, 401]
 
 
+@pytest.mark.parametrize(
+    ("trusted", "expected"),
+    [
+        ("127.0.0.1", 200),
+        ("10.0.0.0/8, 127.0.0.0/8", 200),
+        ("10.0.0.0/8,::1", 401),
+        ("", 401),
+    ],
+)
+async def test_header_is_believed_of_trusted_addresses_alone(trusted: str, expected: int) -> None:
+    async with (
+        served(user_header="X-Forwarded-User", trusted_proxies=trusted, token=TOKEN) as session,
+        session.get("/", headers={"X-Forwarded-User": "ada"}) as response,
+    ):
+        assert response.status == expected
+
+
+async def test_two_headers_of_the_proxy_name_no_user() -> None:
+    twice = [("X-Forwarded-User", "mallory"), ("X-Forwarded-User", "ada")]
+    async with served(user_header="X-Forwarded-User") as session, session.get("/", headers=twice) as response:
+        assert response.status == 401
+
+
 async def test_header_that_no_setting_names_is_nothing() -> None:
     async with served(token=TOKEN) as session, session.get("/", headers={"X-Forwarded-User": "ada"}) as response:
         assert response.status == 401
 
 
-async def test_without_settings_everybody_is_answered() -> None:
-    async with served() as session, session.get("/") as response:
+@pytest.mark.parametrize("host", [LOCALHOST, "localhost"])
+async def test_server_on_loopback_needs_no_token(host: str) -> None:
+    async with served(host=host) as session, session.get("/") as response:
         assert response.status == 200
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/api/v1/unknown"])
+async def test_server_on_another_address_is_closed_without_settings(path: str) -> None:
+    given = {"Authorization": basic(f"anyone:{TOKEN}")}
+    async with served(host="0.0.0.0") as session:
+        answers = [await session.get(path, headers=headers) for headers in ({}, given, {"X-Forwarded-User": "ada"})]
+        texts = [await answer.text() for answer in answers]
+        open_paths = [(await session.get(path)).status for path in ("/healthz", "/metrics")]
+
+    assert [answer.status for answer in answers] == [401, 401, 401]
+    assert all("HTTP_TOKEN" in text and "of a bot" not in text for text in texts)
+    # A browser would ask for a password that does not exist.
+    assert answers[0].headers["WWW-Authenticate"].startswith("Bearer ")
+    assert open_paths == [200, 200]
+
+
+async def test_closed_server_answers_other_processes_of_the_runtime() -> None:
+    async with served("of-another-process", host="0.0.0.0") as session:
+        answer_ = await session.get("/", headers={"Authorization": "Bearer of-another-process"})
+    assert answer_.status == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"Authorization": "Bearer of-another-process", HEADER: "ann%20b"}, "ann b"),
+        ({"Authorization": "Bearer of-another-process"}, "token"),
+        # Only a process may name another user.
+        ({"Authorization": f"Bearer {TOKEN}", HEADER: "ann"}, "token"),
+        ({"Authorization": basic(f"carl:{TOKEN}"), HEADER: "ann"}, "token:carl"),
+        ({"Authorization": "Bearer of-another-process", HEADER: "ann", "X-Forwarded-User": "dora"}, "dora"),
+    ],
+)
+async def test_name_of_the_reader_is_as_proven(headers: dict[str, str], expected: str) -> None:
+    async with served("of-another-process", token=TOKEN, user_header="X-Forwarded-User") as session:
+        found = await (await session.get("/who", headers=headers)).text()
+    assert found == expected
 
 
 @pytest.mark.parametrize("token", ["short", "with a space in it", ""])
@@ -111,20 +178,35 @@ def test_token_that_is_too_weak_is_refused(token: str) -> None:
         HttpSettings(token=SecretStr(token))
 
 
+@pytest.mark.parametrize("proxies", ["10.0.0.1/8", "proxy.example.com", "10.0.0.1:80"])
+def test_proxy_that_is_no_address_or_network_is_refused(proxies: str) -> None:
+    with pytest.raises(ValidationError, match="trusted_proxies"):
+        HttpSettings.model_validate({"trusted_proxies": proxies})
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
         ({"host": "0.0.0.0"}, 1),
         ({"host": "0.0.0.0", "token": TOKEN}, 0),
+        ({"host": "0.0.0.0", "user_header": "X-Forwarded-User"}, 0),
         ({"host": LOCALHOST}, 0),
         ({"host": "::1"}, 0),
     ],
 )
-async def test_open_port_is_logged_unless_only_this_machine_reaches_it(
-    settings: dict[str, object], expected: int
-) -> None:
+async def test_closed_server_logs_how_it_is_opened(settings: dict[str, object], expected: int) -> None:
     app = HttpApp(HttpSettings.model_validate({"port": 0, **settings}), Readiness())
     with capture_logs() as lines:
         await app.start()
         await app.close()
     assert sum("HTTP_TOKEN" in line.get("remedy", "") for line in lines) == expected
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1.example.com", "127.example.com", "::", "0.0.0.0", "10.0.0.1"])
+def test_only_loopback_addresses_are_private(host: str) -> None:
+    assert not HttpSettings(host=host).is_private
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost"])
+def test_loopback_addresses_are_private(host: str) -> None:
+    assert HttpSettings(host=host).is_private

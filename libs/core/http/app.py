@@ -14,7 +14,7 @@ from libs.core.api.headers import secure
 from libs.core.api.paths import DESCRIPTION, PREFIX
 from libs.core.config.process_settings import HttpSettings
 from libs.core.errors import UserError
-from libs.core.http.access import CHALLENGE, Access
+from libs.core.http.access import CHALLENGE, CLOSED_CHALLENGE, Access
 from libs.core.http.health import Readiness
 from libs.core.http.reader import WHO
 from libs.core.observability.log import get_logger
@@ -26,6 +26,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _CLOSE_SECONDS = 2.0
 _UNAUTHORIZED = "this needs HTTP_TOKEN: as a bearer token, or as the password of any user"
+_NO_USER = "this needs a user that the authenticating proxy names"
+_CLOSED = (
+    "the status page and the API of this process are closed: set HTTP_TOKEN, or HTTP_USER_HEADER behind an "
+    "authenticating proxy, and restart it; only with HTTP_HOST=127.0.0.1 they are open to this machine without either"
+)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -64,7 +69,7 @@ class HttpApp:
         self._app.add_routes(routes)
 
     def accept(self, token: str) -> None:
-        """Accept *token* beside HTTP_TOKEN, where that is set."""
+        """Accept *token* of another process of the runtime beside HTTP_TOKEN."""
         self._access.accept(token)
 
     async def start(self) -> None:
@@ -86,9 +91,9 @@ class HttpApp:
         self._runner = runner
         self.port = runner.addresses[0][1]
         log.info("http server is listening", host=self._settings.host, port=self.port)
-        if self._access.is_open and not self._settings.is_private:
+        if self._access.is_closed:
             log.info(
-                "status and output are open to everyone who reaches the HTTP port",
+                "status page and API are closed; health checks and metrics are open",
                 host=self._settings.host,
                 port=self.port,
                 remedy="set HTTP_TOKEN, or HTTP_HOST=127.0.0.1",
@@ -123,7 +128,10 @@ class HttpApp:
         if self._access.admits(request):
             request[WHO] = self._access.who(request)
             return await handler(request)
-        raise web.HTTPUnauthorized(text=_UNAUTHORIZED, headers={"WWW-Authenticate": CHALLENGE})
+        if self._access.has_password:
+            raise web.HTTPUnauthorized(text=_UNAUTHORIZED, headers={"WWW-Authenticate": CHALLENGE})
+        text = _CLOSED if self._access.is_closed else _NO_USER
+        raise web.HTTPUnauthorized(text=text, headers={"WWW-Authenticate": CLOSED_CHALLENGE})
 
     async def _healthz(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
@@ -168,7 +176,7 @@ def _refusal(request: web.Request, error: web.HTTPException) -> web.Response:
     if isinstance(error, web.HTTPNotFound):
         return error_answer(404, f"unknown path; {DESCRIPTION} lists the paths")
     if isinstance(error, web.HTTPUnauthorized):
-        answer = error_answer(error.status, _UNAUTHORIZED)
+        answer = error_answer(error.status, error.text or _UNAUTHORIZED)
     else:
         answer = error_answer(error.status, f"{error.reason}: {request.method[:20]} is not allowed")
     for name in ("Allow", "WWW-Authenticate"):

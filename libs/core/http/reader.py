@@ -5,7 +5,7 @@ from urllib.parse import quote, unquote
 from aiohttp import web
 
 HEADER = "The0-Reader"
-"""Beside a worker's token: on whose behalf its output is read."""
+"""Beside the token of a process: on whose behalf it is asked."""
 
 WHO: web.RequestKey[str] = web.RequestKey("who", str)
 """Who sends a request, as far as its access is proven."""
@@ -19,5 +19,5 @@ def header_of(who: str) -> dict[str, str]:
 
 
 def reader_in(request: web.Request) -> str:
-    """Return the name in the header of a request with the worker's token."""
+    """Return the name in the header of a request with the token of a process."""
     return unquote(request.headers.get(HEADER, ""))[:_CHARACTERS]

@@ -8,6 +8,7 @@ from aiohttp import web
 from yarl import URL
 
 from libs.core.api.remote_output import new_session
+from libs.core.http.reader import HEADER, WHO, header_of
 from libs.core.master.leader_directory import LeaderDirectory
 from libs.core.observability.log import get_logger
 from libs.core.store.processes import KnownProcess, bracketed
@@ -39,7 +40,11 @@ _OF_ONE_CONNECTION = frozenset(
 
 
 class LeaderProxy:
-    """Asks the leader on behalf of a client. The client's credentials go along."""
+    """Asks the leader on behalf of a client that this master has admitted.
+
+    It presents the leader's own token and names the client. Leaders of older versions have none: they receive the
+    client's credentials.
+    """
 
     def __init__(self, directory: LeaderDirectory) -> None:
         self._directory = directory
@@ -70,7 +75,7 @@ class LeaderProxy:
             self._session = new_session()
         for address in leader.addresses:
             url = URL(f"http://{bracketed(address)}:{leader.http_port}{request.rel_url.raw_path_qs}", encoded=True)
-            headers = [*_passed_on(request.headers), (FORWARDED, "1")]
+            headers = [*_proven(request, leader.token), (FORWARDED, "1")]
             try:
                 async with self._session.request(request.method, url, headers=headers, allow_redirects=False) as answer:
                     # One that no longer leads, or has another token, is of no more use than this master.
@@ -88,6 +93,15 @@ async def _copied(answer: aiohttp.ClientResponse) -> web.Response | None:
         if len(body) > _MOST_BYTES:
             return None
     return web.Response(status=answer.status, body=bytes(body), headers=_passed_on(answer.headers))
+
+
+def _proven(request: web.Request, token: str) -> list[tuple[str, str]]:
+    headers = _passed_on(request.headers)
+    if not token:
+        return headers
+    own = {"Authorization": f"Bearer {token}", **header_of(request.get(WHO, ""))}
+    replaced = {"authorization", HEADER.lower()}
+    return [*((name, value) for name, value in headers if name.lower() not in replaced), *own.items()]
 
 
 def _passed_on(headers: Mapping[str, str]) -> list[tuple[str, str]]:

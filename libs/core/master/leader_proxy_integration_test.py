@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from libs.core.config.process_settings import HttpSettings
 from libs.core.http.app import HttpApp
 from libs.core.http.health import Readiness
+from libs.core.http.reader import HEADER
 from libs.core.master.api import MasterApi
 from libs.core.master.leader_proxy import FORWARDED, LeaderProxy
 from libs.core.master.observatory import Observatory
@@ -24,6 +25,20 @@ from tests.support.eventually import eventually
 from tests.support.rigs.coordination import Cluster, running_cluster
 
 TOKEN = "token-of-the-masters-in-this-test"
+TOKENS = ("token-of-the-leader-alone", "")
+PROXY = {"Authorization": "", "X-Forwarded-User": "ada"}
+
+
+def settings_of(number: int) -> HttpSettings:
+    """The authenticating proxy, at this address, stands before the standby alone."""
+    proxies = () if number == 0 else HttpSettings().trusted_proxies
+    return HttpSettings(
+        port=0,
+        host="127.0.0.1",
+        token=SecretStr(TOKEN),
+        user_header="X-Forwarded-User",
+        trusted_proxies=proxies,
+    )
 
 
 @dataclass
@@ -48,11 +63,13 @@ async def http_of(cluster: Cluster, number: int) -> AsyncIterator[HttpApp]:
     proxy = LeaderProxy(master.leader_directory)
     api = MasterApi()
     api.open(observatory, proxy)
-    app = HttpApp(HttpSettings(port=0, host="127.0.0.1", token=SecretStr(TOKEN)), Readiness())
+    app = HttpApp(settings_of(number), Readiness())
+    if TOKENS[number]:
+        app.accept(TOKENS[number])
     app.add_routes([*api.routes(), *StatusPage(api).routes()])
     await app.start()
     name = f"master-{number}"
-    await cluster.processes.seen(KnownProcess(name, "master", "h", ["127.0.0.1"], app.port))
+    await cluster.processes.seen(KnownProcess(name, "master", "h", ["127.0.0.1"], app.port, TOKENS[number]))
     await eventually(lambda: master.leader == "master-0")
     try:
         yield app
@@ -101,6 +118,20 @@ async def test_errors_of_the_leader_come_through_a_standby(masters: Masters) -> 
     status, text = await masters.get(masters.standby, "/api/v1/entities/nobody")
 
     assert (status, "nobody" in text) == (404, True)
+
+
+async def test_standby_vouches_for_the_user_of_its_proxy(masters: Masters) -> None:
+    refused, _ = await masters.get(masters.leader, "/api/v1/workers", PROXY)
+    status, text = await masters.get(masters.standby, "/api/v1/workers", PROXY)
+
+    assert refused == 401
+    assert (status, '"a"' in text) == (200, True)
+
+
+async def test_client_cannot_use_the_header_that_names_a_reader_through_a_standby(masters: Masters) -> None:
+    status, _ = await masters.get(masters.standby, "/api/v1/workers", {"Authorization": "", HEADER: "ada"})
+
+    assert status == 401
 
 
 async def test_standby_answers_for_itself_where_it_must(masters: Masters) -> None:

@@ -1,6 +1,7 @@
 """A master process, the same for all three services."""
 
 import asyncio
+import secrets
 import socket
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -138,12 +139,16 @@ class MasterRole:
         proxy = LeaderProxy(master.leader_directory)
         process.lifecycle.on_close("leader proxy", proxy.close, limit_seconds=2)
         self._api.open(observatory, proxy)
+        token = secrets.token_urlsafe(32)
+        # A standby forwards requests with it.
+        process.http.accept(token)
         here = KnownProcess(
             name,
             self.name,
             socket.gethostname(),
             reachable_at(settings.http.host),
             process.http.port,
+            token,
             public_url=settings.http.public_url or "",
             grpc_port=settings.coordination.grpc_port,
         )

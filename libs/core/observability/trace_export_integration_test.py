@@ -24,7 +24,8 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mong
 
 
 def master(folder: Path, server: MongoServer, **settings: str) -> ServiceProcess:
-    settings = {"MONGO_URI": server.uri, "GRPC_PORT": str(free_port()), "LOG_FORMAT": "json", **settings}
+    own = {"HTTP_HOST": "127.0.0.1", "GRPC_PORT": str(free_port()), "LOG_FORMAT": "json"}
+    settings = {"MONGO_URI": server.uri, **own, **settings}
     process = ServiceProcess(
         "master",
         ["bot-runner", "master", "--mode", "standalone"],

@@ -33,6 +33,13 @@ _ENGINE = "unix:///run/engine/docker.sock"
 _REGISTRY_NAMESPACE = "the0-test-registry"
 _MIRROR = f"--registry-mirror=http://registry.{_REGISTRY_NAMESPACE}.svc:5000"
 _UP_SECONDS = 300.0
+# In a master's container, where the token is.
+_ASK = """
+import os, sys, urllib.request
+asked = urllib.request.Request(f"http://127.0.0.1:8080/api/v1/{sys.argv[1]}")
+asked.add_header("Authorization", f"Bearer {os.environ['HTTP_TOKEN']}")
+print(urllib.request.urlopen(asked, timeout=10).read().decode())
+"""
 
 
 @dataclass(frozen=True)
@@ -83,8 +90,8 @@ class DevRuntime:
 
     async def _api(self, pod: Any, path: str) -> Any:
         """The answer of a master's API; empty without one."""
-        place = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod['metadata']['name']}:8080/proxy"
-        code, output, _ = await self.cluster.run("get", "--raw", f"{place}/api/v1/{path}")
+        place = [f"--namespace={NAMESPACE}", "exec", pod["metadata"]["name"], "--container=master", "--"]
+        code, output, _ = await self.cluster.run(*place, "python3", "-c", _ASK, path)
         return json.loads(output) if code == 0 else {}
 
     async def replicas(self, deployment: str) -> int:
@@ -144,7 +151,8 @@ async def dev_runtime(cluster: OverlayCluster, folder: Path) -> AsyncIterator[De
     Args:
         folder: empty; receives a copy of the overlay with settings for tests.
     """
-    keys = {name: secrets.token_hex(16) for name in ("mongo-password", "mongo-key", "s3-access-key", "s3-secret-key")}
+    names = ("mongo-password", "mongo-key", "s3-access-key", "s3-secret-key", "http-token")
+    keys = {name: secrets.token_hex(16) for name in names}
     # NATS reads a word that begins with a digit as a number.
     keys["nats-password"] = f"k{secrets.token_hex(16)}"
     _write_overlay(folder)
@@ -196,7 +204,8 @@ async def _add_secrets(cluster: OverlayCluster, keys: Mapping[str, str]) -> None
         "nats-url": f"nats://the0:{keys['nats-password']}@nats:4222",
     }
     storage = {name: keys[name] for name in ("s3-access-key", "s3-secret-key")}
-    await cluster.add_secret(NAMESPACE, "the0-connections", {**connections, **storage})
+    token = {"http-token": keys["http-token"]}
+    await cluster.add_secret(NAMESPACE, "the0-connections", {**connections, **storage, **token})
 
 
 def is_ready(pod: Any) -> bool:

@@ -152,6 +152,8 @@ class Deployment:
             "DOCKER_HOST": self.engine.url,
             "GRPC_PORT": str(self.grpc_port),
             "LOG_FORMAT": "json",
+            # On another address the status page needs a token.
+            "HTTP_HOST": "127.0.0.1",
         }
 
 
