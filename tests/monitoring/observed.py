@@ -17,9 +17,8 @@ from tests.support.rigs.backtests import Backtests
 from tests.support.rigs.deployment import Deployment, deployment
 from tests.support.rigs.platform import zipped
 from tests.support.servers.prometheus import PrometheusServer
+from tools.bots.load import BOT, Kind, Load
 from tools.engine.ensure import Engine
-from tools.loadgen.command import BOT
-from tools.loadgen.load import Kind, Load
 
 SCRAPE_SECONDS = 1
 _WITHIN_SECONDS = 150

@@ -23,7 +23,7 @@ _COMMANDS = {
         "tools.cli.gc", "collect", "List the code, logs, results and records that the masters would remove."
     ),
     "load": LazyCommand(
-        "tools.loadgen.command", "load", "Generate load: create and remove many small bots, backtests or schedules."
+        "tools.cli.load", "load", "Generate load: create and remove many small bots, backtests or schedules."
     ),
     "setup": LazyCommand("tools.cli.setup", "setup", "Prepare the Docker engine and the bots' images."),
     "bot-runner": LazyCommand(

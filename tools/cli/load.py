@@ -3,21 +3,18 @@
 import secrets
 import sys
 import time
-from pathlib import Path
 
 import click
 
 from tools.bots.announce import Announcer, Deployment, deployment
 from tools.bots.deploying import code_upload
 from tools.bots.folder import read_folder
+from tools.bots.load import BOT, Driver, Kind, Load, Progress
 from tools.bots.package import pack
 from tools.cli import interrupts
 from tools.cli.connections import connected
 from tools.cli.output import output_option, show
-from tools.loadgen.driver import Driver, Progress
-from tools.loadgen.load import Kind, Load
 
-BOT = Path(__file__).parent / "bot"
 _REPORT_SECONDS = 1.0
 
 

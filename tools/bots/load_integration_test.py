@@ -12,9 +12,7 @@ from libs.core.store.history import EventKind
 from tests.support.rigs.platform import platform
 from tools.bots.announce import Announcer, Deployment, deployment
 from tools.bots.folder import read_folder
-from tools.loadgen.command import BOT
-from tools.loadgen.driver import Driver
-from tools.loadgen.load import Kind, Load
+from tools.bots.load import BOT, Driver, Kind, Load
 from tools.stack.nats import NatsServer
 from tools.stack.s3 import S3Server
 

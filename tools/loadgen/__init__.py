@@ -1,1 +1,0 @@
-"""A load generator: creates and removes many small bots, backtests or schedules."""
