@@ -16,7 +16,7 @@ from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.engine import answers
 from libs.docker_runner.engine.answers import EngineInfo, Inspected, understood
 from libs.docker_runner.engine.events import ContainerEvent, EventKind
-from libs.docker_runner.engine.http import EngineFailed, EngineHttp, EngineRefused
+from libs.docker_runner.engine.http import STALLED_SECONDS, EngineFailed, EngineHttp, EngineRefused
 from libs.docker_runner.errors import EngineUnavailable, ImageUnavailable
 from libs.docker_runner.logs.output import LogLine
 from libs.docker_runner.usage.stats import Stats
@@ -39,8 +39,10 @@ class NoSuchImage(Exception):
 class Engine:
     """A Docker engine. Every method may raise EngineUnavailable (outcome unknown) and EngineRefused."""
 
-    def __init__(self, url: str | None = None, timeout_seconds: float = 60.0) -> None:
-        self._http = EngineHttp(url, timeout_seconds)
+    def __init__(
+        self, url: str | None = None, timeout_seconds: float = 60.0, stalled_seconds: float = STALLED_SECONDS
+    ) -> None:
+        self._http = EngineHttp(url, timeout_seconds, stalled_seconds)
 
     async def close(self) -> None:
         """Close all connections. May be repeated."""

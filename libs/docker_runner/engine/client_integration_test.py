@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from libs.core.observability.metrics import registry
 from libs.docker_runner.engine.client import Engine
@@ -99,3 +102,62 @@ async def test_no_operation_is_named_after_a_container(tmp_path: Path) -> None:
     operations = {sample.labels.get("operation", "") for family in registry.collect() for sample in family.samples}
     assert not any("secret-container-name" in operation for operation in operations)
     assert {"stop", "kill", "remove"} <= operations
+
+
+@contextlib.asynccontextmanager
+async def stalling_engine(socket: Path, answers: asyncio.Event) -> AsyncIterator[str]:
+    """An engine that answers lists, and everything else only after *answers* is set."""
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.path == "/_ping":
+            return web.Response(text="OK", headers={"Api-Version": "1.47"})
+        if not request.path.endswith("/containers/json"):
+            await answers.wait()
+        return web.json_response([])
+
+    app = web.Application()
+    app.add_routes([web.route("*", "/{rest:.*}", answer)])
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.UnixSite(runner, str(socket)).start()
+    try:
+        yield f"unix://{socket}"
+    finally:
+        answers.set()
+        await runner.cleanup()
+
+
+async def test_read_ends_when_the_engine_answers_nothing(tmp_path: Path) -> None:
+    async with stalling_engine(tmp_path / "engine.sock", asyncio.Event()) as url:
+        engine = Engine(url, timeout_seconds=600, stalled_seconds=0.2)
+        with pytest.raises(EngineUnavailable, match="not answered any request"):
+            await engine.info()
+        await engine.close()
+
+
+async def test_slow_read_goes_on_while_the_engine_answers_other_requests(tmp_path: Path) -> None:
+    answers = asyncio.Event()
+    async with stalling_engine(tmp_path / "engine.sock", answers) as url:
+        engine = Engine(url, timeout_seconds=600, stalled_seconds=3.0)
+        reading = asyncio.create_task(engine.inspect("c"))
+        until = time.monotonic() + 4.0
+        while time.monotonic() < until:
+            await engine.list({})
+            await asyncio.sleep(0.02)
+        assert not reading.done()
+        reading.cancel()
+        await asyncio.wait([reading])
+        await engine.close()
+
+
+async def test_write_has_its_whole_time_at_a_stalled_engine(tmp_path: Path) -> None:
+    answers = asyncio.Event()
+    async with stalling_engine(tmp_path / "engine.sock", answers) as url:
+        engine = Engine(url, timeout_seconds=600, stalled_seconds=0.1)
+        writing = asyncio.create_task(engine.kill("c"))
+        with pytest.raises(EngineUnavailable):
+            await engine.info()
+        assert not writing.done()
+        answers.set()
+        await writing
+        await engine.close()

@@ -4,6 +4,7 @@ The Docker SDK blocks, cannot be cancelled, and needs a thread for every contain
 uses plain HTTP, for which aiohttp suffices.
 """
 
+import asyncio
 import json
 import os
 import ssl
@@ -21,6 +22,8 @@ from libs.docker_runner.errors import DockerRunnerError, EngineUnavailable
 _DEFAULT_URL = "unix:///var/run/docker.sock"
 _NEWEST_API = (1, 47)
 _CONNECT_SECONDS = 10.0
+STALLED_SECONDS = 5.0
+"""An engine that answers no request for so long has stalled. Reads then end, so that they are repeated in time."""
 
 Query = Mapping[str, str | int]
 
@@ -43,11 +46,16 @@ class EngineHttp:
     Args:
         url: as in DOCKER_HOST; None for that variable, else the default socket.
         timeout_seconds: for a whole answer, unless a call sets another limit.
+        stalled_seconds: how long a read waits while the engine answers no request at all.
     """
 
-    def __init__(self, url: str | None = None, timeout_seconds: float = 60.0) -> None:
+    def __init__(
+        self, url: str | None = None, timeout_seconds: float = 60.0, stalled_seconds: float = STALLED_SECONDS
+    ) -> None:
         self.url = url or os.environ.get("DOCKER_HOST") or _DEFAULT_URL
         self._timeout = timeout_seconds
+        self._stalled_seconds = stalled_seconds
+        self._reads: set[asyncio.Timeout] = set()
         self._session: aiohttp.ClientSession | None = None
         self._prefix: str | None = None
 
@@ -75,12 +83,15 @@ class EngineHttp:
 
         Raises:
             EngineRefused: the engine rejected the request.
-            EngineUnavailable: no answer in time.
+            EngineUnavailable: no answer in time, or no answer to a read of an engine that has stalled.
         """
         limit = timeout_seconds or self._timeout
         timeout = aiohttp.ClientTimeout(total=limit, sock_connect=_CONNECT_SECONDS)
         with observe("docker", what.partition(" ")[0], refused=_is_answer):
-            async with self._answer(what, method, path, query, body, headers, timeout) as response:
+            async with (
+                self._while_it_answers(what, method),
+                self._answer(what, method, path, query, body, headers, timeout) as response,
+            ):
                 return await response.read()
 
     @asynccontextmanager
@@ -115,6 +126,32 @@ class EngineHttp:
             yield response.content
 
     @asynccontextmanager
+    async def _while_it_answers(self, what: str, method: str) -> AsyncIterator[None]:
+        """End a read in the block when the engine has stalled. A loaded engine answers other requests meanwhile.
+
+        A write may have its effect later, so it is given its whole time.
+        """
+        if method != "GET":
+            yield
+            return
+        scope = asyncio.timeout(self._stalled_seconds)
+        try:
+            async with scope:
+                self._reads.add(scope)
+                try:
+                    yield
+                finally:
+                    self._reads.discard(scope)
+        except TimeoutError as error:
+            raise EngineUnavailable(what, f"it has not answered any request for {self._stalled_seconds:g} s") from error
+
+    def _has_answered(self) -> None:
+        again_at = asyncio.get_running_loop().time() + self._stalled_seconds
+        for scope in self._reads:
+            if not scope.expired():
+                scope.reschedule(again_at)
+
+    @asynccontextmanager
     async def _answer(
         self,
         what: str,
@@ -130,6 +167,7 @@ class EngineHttp:
             async with session.request(
                 method, prefix + path, params=query, json=body, headers=headers, timeout=timeout
             ) as response:
+                self._has_answered()
                 if response.status >= 400:
                     kind = EngineFailed if response.status >= 500 else EngineRefused
                     raise kind(what, response.status, _message(await response.read()))

@@ -36,11 +36,13 @@ from libs.docker_runner.containers.keepalive_root import (
 )
 from libs.docker_runner.containers.run_records import History, Recorder
 from libs.docker_runner.containers.spec_root import spec_root
+from libs.docker_runner.engine.answers import EngineInfo
 from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.engine.container_watch import Listener
 from libs.docker_runner.engine.events import ContainerEvent, EventKind
 from libs.docker_runner.engine.folder_sight import KEEPALIVE_DIR, SPEC_DIR, TEMP_DIR, FolderSight
 from libs.docker_runner.engine.group_sight import GroupSight
+from libs.docker_runner.engine.http import STALLED_SECONDS
 from libs.docker_runner.engine.room import Priority
 from libs.docker_runner.engine.room_metrics import RoomCollector
 from libs.docker_runner.errors import DiskUnavailable
@@ -73,7 +75,7 @@ _ANSWER_SECONDS = 2.5
 # A slower engine is checked later, and the worker is ready meanwhile.
 _FIRST_SIGHT_SECONDS = 2.0
 # A loaded engine may not answer for some seconds.
-_LOST_SECONDS = 7.0
+_LOST_SECONDS = STALLED_SECONDS
 
 
 class DockerHost:
@@ -337,10 +339,9 @@ class DockerHost:
 
         async def one_round() -> None:
             try:
-                async with asyncio.timeout(_ANSWER_SECONDS):
-                    info = await self._engine.info()
-            except (RuntimeFault, TimeoutError) as error:
-                self._fault = str(error) or f"the Docker engine has not answered within {_ANSWER_SECONDS:g} s"
+                info = await self._info(readiness)
+            except RuntimeFault as error:
+                self._fault = str(error)
             else:
                 self.runner.room.has(info.capacity)
                 self._answered_at = time.monotonic()
@@ -353,6 +354,18 @@ class DockerHost:
 
         with self.listening(self._note_gap):
             await repeat("watch the docker engine", one_round, _POLL_SECONDS)
+
+    async def _info(self, readiness: Readiness) -> EngineInfo:
+        """Return the engine's answer; report that it is slow when it takes long."""
+        asking = asyncio.create_task(self._engine.info(), name="ask the docker engine")
+        try:
+            done, _ = await asyncio.wait([asking], timeout=_ANSWER_SECONDS)
+            if not done:
+                self._fault = f"the Docker engine has not answered within {_ANSWER_SECONDS:g} s"
+                self._report(readiness)
+            return await asking
+        finally:
+            asking.cancel()
 
     def _note_gap(self, event: ContainerEvent) -> None:
         """Check the folders again after a gap in the events: a restarted engine may see other ones."""
