@@ -58,6 +58,8 @@ restore() { # restore FOLDER
   for database in $databases; do
     mongo mongorestore --nsInclude="$database.*" --drop --archive --gzip < "$1/$database.mongo.gz"
   done
+  # A container that outlived its worker must not have a higher epoch than its next owner.
+  $COMPOSE exec -T mongo mongosh --quiet --norc --eval "$(cat raise-epochs.js)"
   $COMPOSE run --rm --no-deps -T --entrypoint /bin/sh s3 \
     -c 'find /data -mindepth 1 -delete && tar -xzf - -C /data' < "$1/objects.tgz"
   $COMPOSE up --detach --wait --wait-timeout 300

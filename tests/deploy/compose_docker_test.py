@@ -3,6 +3,7 @@
 import asyncio
 import os
 import stat
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -169,6 +170,11 @@ async def test_back_up_is_its_owners_alone_and_restores_what_was_lost(
     password = project.environment()["MONGO_PASSWORD"]
     notes = mongo["bot_runner"]["notes_of_a_test"]
     notes.insert_one({"_id": "kept"})
+    # After those of a fresh project, whose numbers are small.
+    leases = [mongo[service.database][name] for service in SERVICES for name in ("partitions", "leadership")]
+    for collection in leases:
+        collection.insert_one({"_id": "of a test", "bot_count": 0, "lease": {"epoch": 7}})
+    begun = time.time()
     seen = []
 
     async def watch() -> None:
@@ -181,6 +187,9 @@ async def test_back_up_is_its_owners_alone_and_restores_what_was_lost(
     await project.make_aside("restore", f"FROM={saved}")
 
     assert [document["_id"] for document in notes.find()] == ["kept"]
+    epochs = [document["lease"]["epoch"] for collection in leases for document in collection.find()]
+    assert len(epochs) >= len(leases)
+    assert min(epochs) >= int(begun)
     assert {stat.S_IMODE(path.stat().st_mode) for path in saved.iterdir()} == {0o600}
     assert {path.name for path in saved.iterdir()} == {
         *(f"{database}.mongo.gz" for database in ("bot_runner", "backtest_runner", "bot_scheduler")),

@@ -59,15 +59,24 @@ fi
 exec "$@" --dbpath /data/db
 """
 
-# Does what the health check's script says, and refuses any other one.
+# Does what the scripts of the health check and of a restore say, and refuses any other one.
 _MONGOSH = """\
 #!/usr/bin/env python3
-import os, sys, time, pymongo
+import json, os, re, sys, time, pymongo
 script = sys.argv[sys.argv.index("--eval") + 1]
-assert all(word in script for word in ("auth(", "process.env.MONGO_INITDB_ROOT_PASSWORD", "rs.initiate(")), script
+assert all(word in script for word in ("auth(", "process.env.MONGO_INITDB_ROOT_PASSWORD")), script
+assert ("rs.initiate(" in script) != ("updateMany({}, raised)" in script), script
 name, password = os.environ["MONGO_INITDB_ROOT_USERNAME"], os.environ["MONGO_INITDB_ROOT_PASSWORD"]
 client = pymongo.MongoClient("127.0.0.1", 27017, username=name, password=password, directConnection=True,
                              serverSelectionTimeoutMS=5000)
+if "updateMany" in script:
+    constants = dict(re.findall(r"const (\\w+) = (.*);", script))
+    update = json.loads(constants["raised"].replace("seconds", constants["seconds"]))
+    services, collections = map(json.loads, re.findall(r"const \\w+ of (\\[.*?\\])", script))
+    for service in services:
+        for collection in collections:
+            client[service][collection].update_many({}, update)
+    sys.exit(0)
 try:
     client.admin.command("replSetGetStatus")
 except pymongo.errors.OperationFailure as error:
