@@ -11,6 +11,7 @@ from libs.core.room import Demand, Need, Room
 from libs.core.store.client import Database, Mongo
 from libs.core.worker.segment_owner import WorkerSuperseded
 from libs.core.worker.session import WorkerReplaced
+from libs.core.worker.worker import EngineFolders
 from tests.support.eventually import eventually
 from tests.support.rigs.coordination import (
     AT_ONCE_SECONDS,
@@ -289,6 +290,27 @@ async def test_a_killed_workers_segment_moves_when_its_lease_has_run_out(forgetf
     await a.kill()
 
     await eventually(lambda: b.owns == [1] and cluster.world.alive(1, "host-of-b"))
+
+
+async def test_segments_of_the_last_two_workers_of_an_engine_that_die_at_once_move_when_the_leases_have_run_out(
+    forgetful_cluster: Cluster, tmp_path: Path
+) -> None:
+    cluster = forgetful_cluster
+    await cluster.segments({1: 1, 2: 1})
+    cluster.master()
+    folders = EngineFolders(tmp_path / "shared", tmp_path / "work")
+    a, b = (cluster.worker(name, host="engine", folders=folders) for name in ("a", "b"))
+    await eventually(lambda: owned_by([a, b]) == [1, 2] and len(a.owns) == 1 and cluster.world.alive(1))
+    c = cluster.worker("c")
+    await eventually(lambda: cluster.world.alive(2))
+
+    await asyncio.gather(a.kill(), b.kill())
+
+    await eventually(lambda: c.owns == [1, 2], within_seconds=AT_ONCE_SECONDS)
+    await eventually(
+        lambda: all(cluster.world.alive(one, "host-of-c") for one in (1, 2)), within_seconds=AT_ONCE_SECONDS
+    )
+    cluster.world.check_law()
 
 
 async def test_worker_restarted_within_its_leases_keeps_its_segments_and_their_containers(database: Database) -> None:
