@@ -3,9 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Mapping
 
 from libs.core.aio.backoff import Setbacks
 from libs.core.aio.wake import Wake
@@ -16,7 +14,6 @@ from libs.core.process.isolation import isolated, repeat, unexpected
 from libs.core.room import Demand
 from libs.core.store.entities import EntityStore
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.containers.container_group import ContainerGroup
 from libs.docker_runner.engine.room import RoomRequest
 from libs.docker_runner.engine.room_view import WAITING_CHECK_SECONDS, EngineRoom
@@ -28,6 +25,7 @@ from services.bot_runner.desired import DesiredState
 from services.bot_runner.desired_bot import DesiredBot, StopReason
 from services.bot_runner.plan import Action, Start, Stop, plan
 from services.bot_runner.records import BotRecords
+from services.bot_runner.start_times import StartTimes
 from services.bot_runner.status import BotState, BotStatus
 
 _FIRST_SETBACK_SECONDS = 0.5
@@ -55,6 +53,7 @@ class SegmentReconciler:
         room: EngineRoom,
         scan_interval_seconds: float,
         clock: Callable[[], float] = time.time,
+        engine_clock: Callable[[], float] = time.time,
     ) -> None:
         self._owned = owned
         self._entities = entities
@@ -69,8 +68,9 @@ class SegmentReconciler:
         self._demand = Demand()
         self._scan_interval = scan_interval_seconds
         self._clock = clock
+        self._engine_clock = engine_clock
         self._under_way: dict[str, asyncio.Task[None]] = {}
-        self._seen: dict[str, datetime] = {}
+        self._start_times = StartTimes()
         self._setbacks = Setbacks(_FIRST_SETBACK_SECONDS, _LONGEST_SETBACK_SECONDS)
         self._earlier_closed = False
         self.running = 0
@@ -141,7 +141,9 @@ class SegmentReconciler:
         for bot_id in self._places.keys() - wanted.keys():
             self._give_up_place(bot_id)
         now = self._clock()
-        decided = plan(desired, self._with_times(actual, now), now, self._room.reservations())
+        decided = plan(
+            desired, self._start_times.corrected(actual, now, self._engine_clock()), now, self._room.reservations()
+        )
         self.running = len(decided.kept)
         waiting = {wait.id: wait for wait in decided.waiting if wait.id not in unsettled}
         self._waiting.become({wait.id: (wait.executable.room, wait.shortage) for wait in waiting.values()})
@@ -171,12 +173,6 @@ class SegmentReconciler:
             with isolated("settle bot"):
                 await self._actions.wait_for_room(waiting[bot_id], wait.detail, wait.since)
         return self._sooner(decided.next_round_at)
-
-    def _with_times(self, actual: Sequence[ManagedContainer], now: float) -> list[ManagedContainer]:
-        """Return *actual*, with the time of the first sighting for containers whose start time is unknown."""
-        moment = datetime.fromtimestamp(now, UTC)
-        self._seen = {c.container_id: self._seen.get(c.container_id, c.started_at or moment) for c in actual}
-        return [replace(c, started_at=c.started_at or self._seen[c.container_id]) for c in actual]
 
     def _begin(self, action: Action, bot: DesiredBot | None, tasks: asyncio.TaskGroup) -> None:
         trace = bot.trace if bot is not None else {}

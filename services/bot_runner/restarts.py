@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass, replace
 
+_CAP_SECONDS = 300.0
+_CLOCKS_DIFFER_SECONDS = 5.0
+
 
 @dataclass(frozen=True)
 class RestartPolicy:
     """The parameters of the backoff, in seconds."""
 
     initial_seconds: float = 1.0
-    cap_seconds: float = 300.0
+    cap_seconds: float = _CAP_SECONDS
     forgiven_after_seconds: float = 600.0
 
 
@@ -52,5 +55,8 @@ class RestartHistory:
         return replace(self, failures=0, not_before=0.0)
 
     def may_start(self, now: float) -> bool:
-        """Whether the backoff is over at *now* (Unix seconds)."""
-        return now >= self.not_before
+        """Whether the backoff is over at *now* (Unix seconds).
+
+        A later end than any backoff has was written by a worker whose clock was ahead, and does not count.
+        """
+        return now >= self.not_before or self.not_before - now > _CAP_SECONDS + _CLOCKS_DIFFER_SECONDS

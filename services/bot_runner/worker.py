@@ -48,7 +48,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
         )
 
     def reconciler(owned: OwnedSegment) -> SegmentReconciler:
-        memory, segment_records = RestartMemory(), records(owned)
+        memory, segment_records, clock = RestartMemory(), records(owned), context.leases.now
         return SegmentReconciler(
             owned,
             entities=context.entities,
@@ -65,11 +65,15 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
                 memory=memory,
                 quotas=context.quotas,
                 stop_grace_seconds=settings.containers.stop_grace_seconds,
+                clock=clock,
             ),
             records=segment_records,
-            checks=VersionChecks(runner=docker.runner, quotas=context.quotas, memory=memory, wake=owned.wake),
+            checks=VersionChecks(
+                runner=docker.runner, quotas=context.quotas, memory=memory, wake=owned.wake, clock=clock
+            ),
             room=docker.runner.room,
             scan_interval_seconds=settings.scan.scan_interval_seconds,
+            clock=clock,
         )
 
     handler = DockerSegmentHandler(

@@ -5,6 +5,7 @@ each, `ScheduleClaims` claims it in MongoDB, `ScheduledRun` carries it out, and 
 earlier owner of the segment.
 """
 
+import time
 from collections.abc import Mapping
 
 from libs.core.process.process import run_process
@@ -26,7 +27,7 @@ from services.bot_scheduler.upkeep import derive_next
 
 def main(flags: Mapping[str, object]) -> int:
     """Run until stopped; *flags* by their command-line names. Return the exit code."""
-    return run_process(BOT_SCHEDULER, WorkerRole(prepare, derive=derive_next()), flags)
+    return run_process(BOT_SCHEDULER, WorkerRole(prepare, derive=derive_next), flags)
 
 
 async def prepare(context: WorkerContext) -> WorkerBackend:
@@ -52,6 +53,8 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
             ),
             executables=docker.executables(Entrypoint.BOT, segment, epoch),
             stop_grace_seconds=settings.containers.stop_grace_seconds,
+            clock=context.leases.now,
+            engine_clock=time.time,
         )
 
     def scheduler(owned: OwnedSegment) -> SegmentScheduler:
@@ -61,6 +64,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
             kit=shared,
             takeover=Takeover(shared, host=docker.engine_id),
             scan_interval_seconds=settings.scan.scan_interval_seconds,
+            clock=context.leases.now,
         )
 
     handler = DockerSegmentHandler(

@@ -68,6 +68,17 @@ class StoreClock:
             return self._life_seconds
         return self._steady_since + self._life_seconds - now
 
+    def store_seconds(self, at: float) -> float | None:
+        """Return MongoDB's time (Unix) at *at*, from the answers that show it best; None before the first answer."""
+        if self._known:
+            least = max(known.least for known in self._known)
+            most = min(known.most for known in self._known)
+        elif self.last is not None:
+            least, most = self.last.least, self.last.most
+        else:
+            return None
+        return at + (least + most) / 2
+
     def latest_store_seconds(self, at: float) -> float | None:
         """Return the latest time (Unix) that MongoDB's clock can show at *at*; None while that is not known."""
         if self.last is None or at - self.last.at > 2 * self._life_seconds:

@@ -128,3 +128,25 @@ def test_steady_clock_never_jumps_whatever_answers_take(steps: list[tuple[float,
         assert clock.note(Difference.of(sent, now, shown)) == 0.0
         latest = clock.latest_store_seconds(now)
         assert latest is None or latest >= EPOCH + now
+
+
+def test_time_of_mongodb_is_unknown_before_the_first_answer() -> None:
+    assert StoreClock(LIFE_SECONDS).store_seconds(100.0) is None
+
+
+def test_time_of_mongodb_is_that_of_the_fastest_answers() -> None:
+    # Alone, the slow answer would be 0.12 s off.
+    slow = Difference.of(100.0, 100.24, EPOCH + 100.0)
+    clock = clock_after(answer(99.0), slow, answer(101.0))
+
+    assert clock.store_seconds(110.0) == pytest.approx(EPOCH + 110.0, abs=0.002)
+
+
+def test_time_of_mongodb_follows_a_jump() -> None:
+    clock = clock_after(answer(100.0), answer(101.0), answer(102.0, 3600.0))
+
+    assert clock.store_seconds(110.0) == pytest.approx(EPOCH + 3710.0, abs=0.002)
+
+
+def test_time_of_mongodb_is_estimated_by_a_slow_answer_when_there_is_no_other() -> None:
+    assert clock_after(answer(100.0, takes=2.0)).store_seconds(100.0) == pytest.approx(EPOCH + 100.0, abs=0.01)

@@ -10,8 +10,10 @@ own clock, so another holder's expired lease is taken over only when MongoDB's c
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
+from datetime import UTC
 from typing import Any
 
 import pymongo
@@ -50,6 +52,7 @@ class LeaseStore:
         life_seconds: duration of a lease from each renewal on.
         timeout_seconds: the limit of each request, unless a call names a shorter one.
         clock: the boot-time clock.
+        host_clock: the host's Unix time.
     """
 
     def __init__(
@@ -59,11 +62,14 @@ class LeaseStore:
         *,
         timeout_seconds: float = 2.0,
         clock: Callable[[], float] = boot_seconds,
+        host_clock: Callable[[], float] = time.time,
     ) -> None:
         self.life_seconds = life_seconds
         self._timeout_seconds = timeout_seconds
         self._clock = clock
+        self._host_clock = host_clock
         self._store_clock = StoreClock(life_seconds)
+        self._database = database
         self._partitions = _collection(database, "partitions")
         self._leases = LeaseUpdates(self._partitions, life_seconds, clock, self._store_clock)
 
@@ -207,6 +213,14 @@ class LeaseStore:
         survey = await self.survey(timeout_seconds=timeout_seconds)
         return [segment.lease for segment in survey if segment.lease is not None]
 
+    def now(self) -> float:
+        """Return MongoDB's time (Unix seconds) as the last answers show it; the host's time before the first answer.
+
+        All workers of a deployment share this time, whatever their hosts' clocks show.
+        """
+        known = self._store_clock.store_seconds(self._clock())
+        return known if known is not None else self._host_clock()
+
     async def reachable(self, *, timeout_seconds: float | None = None) -> None:
         """Return if segments can be read now; the answer shows MongoDB's time.
 
@@ -216,8 +230,11 @@ class LeaseStore:
         async with _limited(timeout_seconds or self._timeout_seconds):
             sent = self._clock()
             document = await self._partitions.find_one({}, {"store_time": STORE_TIME})
-        if document is not None:
-            self._leases.note(sent, document["store_time"])
+            if document is None:
+                sent = self._clock()
+                local_time = (await self._database.command("hello"))["localTime"]
+                document = {"store_time": round(local_time.replace(tzinfo=UTC).timestamp() * 1000)}
+        self._leases.note(sent, document["store_time"])
 
 
 class LeadershipStore:

@@ -423,3 +423,18 @@ async def test_leadership_is_renewed_released_and_taken_by_another(leadership: L
     assert second.epoch == first.epoch + 1
     with pytest.raises(LeaseLost):
         await leadership.renew(renewed)
+
+
+@pytest.mark.parametrize("partitions", [0, 2])
+async def test_time_of_all_workers_is_mongodbs_whatever_their_hosts_clocks_show(
+    database: Database, partitions: int
+) -> None:
+    if not partitions:
+        await database["partitions"].delete_many({})
+    ahead = LeaseStore(database, life_seconds=30.0, timeout_seconds=20.0, host_clock=lambda: time.time() + 3600)
+    assert ahead.now() == pytest.approx(time.time() + 3600, abs=30)
+
+    await ahead.reachable()
+
+    # MongoDB runs on this host.
+    assert ahead.now() == pytest.approx(time.time(), abs=30)

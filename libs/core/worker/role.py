@@ -125,7 +125,8 @@ class WorkerRole:
 
     Args:
         prepare: creates the backend; it may wait for the engine and the storage without a limit.
-        derive: computes the service's own fields for an entity, and rejects what can never work.
+        derive: takes MongoDB's time, and returns what computes the service's own fields for an entity, and rejects what
+            can never work.
     """
 
     name = "worker"
@@ -135,7 +136,7 @@ class WorkerRole:
         self,
         prepare: Callable[[WorkerContext], Awaitable[WorkerBackend]],
         *,
-        derive: Derive | None = None,
+        derive: Callable[[Callable[[], float]], Derive] | None = None,
     ) -> None:
         self._prepare = prepare
         self._derive = derive
@@ -204,7 +205,9 @@ class WorkerRole:
     async def _open(self, process: Process, settings: WorkerSettings) -> WorkerContext:
         database = process.database
         partitions = PartitionStore(database, process.service.collection, settings.partitions.max_per_partition)
-        entities = EntityStore(database, process.service.collection, partitions, derive=self._derive)
+        leases = LeaseStore(process.lease_database, settings.lease.life_seconds)
+        derive = self._derive(leases.now) if self._derive is not None else None
+        entities = EntityStore(database, process.service.collection, partitions, derive=derive)
         runs = RunStore(database, settings.history.keep_runs_days)
         failures = FailureStore(database)
         self._audit = audit = AuditStore(database, settings.history.keep_audit_days)
@@ -240,7 +243,8 @@ class WorkerRole:
             process.lifecycle.on_stop(
                 "stop reading events", lambda: process.lifecycle.end_part("events"), limit_seconds=5
             )
-        leases = LeaseStore(process.lease_database, settings.lease.life_seconds)
+        # Before anything is decided by MongoDB's time.
+        await retry_forever(leases.reachable)
         return WorkerContext(
             process,
             settings,

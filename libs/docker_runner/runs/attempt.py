@@ -104,7 +104,8 @@ class RunKit:
     Attributes:
         proven: whether it is certain that no other worker owns the segment.
         containers: lists the segment's containers.
-        clock: Unix seconds.
+        clock: Unix seconds, MongoDB's time for all that other workers decide by too.
+        engine_clock: the clock of the engine's host; None: *clock*.
     """
 
     engine: AttemptEngine
@@ -112,6 +113,7 @@ class RunKit:
     containers: Callable[[], Awaitable[list[ManagedContainer]]]
     stop_grace_seconds: float = 30.0
     clock: Callable[[], float] = time.time
+    engine_clock: Callable[[], float] | None = None
 
 
 class Attempt(Generic[T]):
@@ -187,6 +189,8 @@ class Attempt(Generic[T]):
             The order that ended it; None when it ended by itself.
         """
         kit, policy = self._kit, self._policy
+        # Start and timeout are compared by one clock: the engine's host may be an hour ahead of MongoDB.
+        clock = kit.engine_clock or kit.clock
 
         async def stop(order: StopOrder) -> Ended:
             reason = EndReason.TIMEOUT if order is late else EndReason.STOPPED
@@ -195,17 +199,17 @@ class Attempt(Generic[T]):
         order: StopOrder | None = None
         if container.started_at is None:  # a list of containers has no start times
             container = await self._current(container) or container
-        begun_at = container.started_at.timestamp() if container.started_at is not None else kit.clock()
+        begun_at = container.started_at.timestamp() if container.started_at is not None else clock()
         deadline = begun_at + timeout_seconds if timeout_seconds is not None else math.inf
         while True:
             if order is None:
-                order = policy.stop_order() or (late if kit.clock() >= deadline else None)
+                order = policy.stop_order() or (late if clock() >= deadline else None)
                 if order is not None:
                     order, _ = await stop_by_order(stop, order, latest=policy.stop_order, wake=self._wake)
             current = await self._current(container)
             if current is None or current.state is ContainerState.EXITED:
                 return order
-            left_seconds = _CHECK_SECONDS if order is not None else deadline - kit.clock()
+            left_seconds = _CHECK_SECONDS if order is not None else deadline - clock()
             await self._wake.wait_at_most(max(0.0, min(_CHECK_SECONDS, left_seconds)))
 
     async def _current(self, container: ManagedContainer) -> ManagedContainer | None:

@@ -1,4 +1,4 @@
-"""A MongoDB whose clock a test sets, by libfaketime (Debian's package `libfaketime`)."""
+"""A MongoDB whose clock a test sets, and other processes' clocks, by libfaketime (Debian's package `libfaketime`)."""
 
 from pathlib import Path
 
@@ -7,6 +7,21 @@ import pytest
 from tools.stack.mongod import MongoServer
 
 _LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+
+
+def faked_clock(ahead_seconds: float) -> dict[str, str]:
+    """Return the environment of a process whose time of day is *ahead_seconds* ahead; its other clocks are true."""
+    return {
+        "LD_PRELOAD": str(_library()),
+        "FAKETIME": f"{ahead_seconds:+g}",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+
+
+def _library() -> Path:
+    if not _LIBRARIES:
+        pytest.skip("libfaketime is not installed: apt-get install libfaketime")
+    return _LIBRARIES[0]
 
 
 class SettableMongoServer(MongoServer):
@@ -23,14 +38,13 @@ class SettableMongoServer(MongoServer):
         return self.directory / "clock"
 
     async def _prepare(self) -> None:
-        if not _LIBRARIES:
-            pytest.skip("libfaketime is not installed: apt-get install libfaketime")
+        _library()
         await super()._prepare()
         self.set_ahead(0.0)
 
     def _environment(self) -> dict[str, str]:
         return {
-            "LD_PRELOAD": str(_LIBRARIES[0]),
+            "LD_PRELOAD": str(_library()),
             "FAKETIME_TIMESTAMP_FILE": str(self._clock),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
