@@ -5,7 +5,6 @@ that is too large for a document is staged in the storage before that, under the
 only publishes the document's outcome, and may be repeated by the next owner: result, output, event, and removal.
 """
 
-import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
@@ -19,16 +18,13 @@ from libs.core.process.service import BACKTEST_RUNNER
 from libs.core.storage.object_store import BucketMissing, ObjectInfo, ObjectMissing, ObjectStore, Piece, StorageRejected
 from libs.core.store.entities import Entity, EntityStore
 from services.backtest_runner import objects
-from services.backtest_runner.result_spool import SpooledResult
+from services.backtest_runner.result_spool import ANALYSIS, LOGS
 from services.backtest_runner.state import CLAIMED_RUN, OUTCOME, STATUS, BacktestState, Outcome
 
 log = get_logger(__name__)
 
-INLINE_BYTES = 128 * 1024
-"""Maximum size of content that is stored in the document until its completion."""
-
 _STORAGE_FAULTS = (Retryable, StorageRejected, BucketMissing)
-_TYPES = {"analysis.json": "application/json", "logs.txt": "text/plain; charset=utf-8"}
+_TYPES = {ANALYSIS: "application/json", LOGS: "text/plain; charset=utf-8"}
 
 
 class Publisher(Protocol):
@@ -67,20 +63,18 @@ class Completion:
         self._publisher = publisher
         self._tell = tell
 
-    async def decide(self, state: BacktestState, run_id: str, spooled: SpooledResult) -> Outcome | None:
-        """Make the spooled result the outcome, or return the existing one. Waits without a limit.
+    async def decide(self, state: BacktestState, outcome: Outcome, folder: Path) -> Outcome | None:
+        """Write *outcome* into the document, or return the existing one. Waits without a limit.
 
         None when the backtest no longer belongs to this run.
+
+        Args:
+            folder: has the files of content that is not part of *outcome*.
         """
-        outcome = Outcome(
-            run_id=run_id,
-            success=spooled.result.succeeded,
-            reason=spooled.result.reason,
-            error=spooled.result.message,
-            ended_at=spooled.result.at,
-            analysis=await self._inline_or_staged(state.id, run_id, spooled.analysis),
-            logs=await self._inline_or_staged(state.id, run_id, spooled.logs),
-        )
+        run_id = outcome.run_id
+        for name, inline in ((ANALYSIS, outcome.analysis), (LOGS, outcome.logs)):
+            if inline is None:
+                await self._stage(state.id, run_id, folder / name)
         changes = {
             OUTCOME: outcome.to_document(),
             STATUS: {"state": "completing", "since": outcome.ended_at, "detail": outcome.error},
@@ -101,8 +95,8 @@ class Completion:
             attempts: their number, as each may have staged objects.
         """
         backtest_id = entity.id
-        await self._publish(backtest_id, outcome, "analysis.json", objects.analysis_key(backtest_id), outcome.analysis)
-        await self._publish(backtest_id, outcome, "logs.txt", objects.logs_key(backtest_id), outcome.logs)
+        await self._publish(backtest_id, outcome, ANALYSIS, objects.analysis_key(backtest_id), outcome.analysis)
+        await self._publish(backtest_id, outcome, LOGS, objects.logs_key(backtest_id), outcome.logs)
         await retry_forever(lambda: self._tell_api(backtest_id, outcome))
         if outcome.analysis is None or outcome.logs is None or attempts > 1:
             await self._unstage(backtest_id)
@@ -112,13 +106,9 @@ class Completion:
 
     # --- steps
 
-    async def _inline_or_staged(self, backtest_id: str, run_id: str, path: Path) -> bytes | None:
-        size = (await asyncio.to_thread(path.stat)).st_size
-        if size <= INLINE_BYTES:
-            return await asyncio.to_thread(path.read_bytes)
+    async def _stage(self, backtest_id: str, run_id: str, path: Path) -> None:
         key = objects.staged_key(backtest_id, run_id, path.name)
         await self._stored(lambda: self._store.put_file(self._bucket, key, path, _TYPES[path.name]))
-        return None
 
     async def _publish(self, backtest_id: str, outcome: Outcome, name: str, key: str, inline: bytes | None) -> None:
         if inline is not None:

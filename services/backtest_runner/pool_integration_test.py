@@ -7,7 +7,7 @@ import pytest
 
 from libs.core.store.holds import HoldTarget
 from libs.docker_runner.containers.container import EndReason
-from services.backtest_runner.completion import INLINE_BYTES
+from services.backtest_runner.result_spool import INLINE_BYTES
 from tests.support.eventually import eventually
 from tests.support.faults.deaths import Death
 from tests.support.rigs.backtest_rig import BacktestRig, FakeHost, backtest_rig

@@ -9,7 +9,6 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -17,18 +16,14 @@ from libs.core.hostile_json import Kind
 from libs.docker_runner.containers.json_text import to_json
 from libs.docker_runner.containers.returned import Returned
 from libs.docker_runner.runs.attempt import AttemptResult
+from services.backtest_runner.state import Outcome
 
+INLINE_BYTES = 128 * 1024
+"""Maximum size of content that is part of the outcome, and so is stored in the document until its completion."""
+
+ANALYSIS, LOGS = "analysis.json", "logs.txt"
 _KEEP_SECONDS = 7 * 86_400.0
 _TRUNCATED = b"\n[the0: the output was longer than is kept; the rest is missing]\n"
-
-
-@dataclass(frozen=True)
-class SpooledResult:
-    """The end of an attempt, with its result and output as files."""
-
-    result: AttemptResult
-    analysis: Path
-    logs: Path
 
 
 class ResultSpool:
@@ -45,18 +40,17 @@ class ResultSpool:
                 if folder.stat().st_mtime < time.time() - _KEEP_SECONDS:
                     shutil.rmtree(folder, ignore_errors=True)
 
-    def put(self, run_id: str, result: AttemptResult) -> SpooledResult:
-        """Store the end of a run, and take over its result and output files. May be repeated after a failure.
+    def put(self, run_id: str, result: AttemptResult) -> Outcome:
+        """Store the final end of a run, and take over its result and output files. May be repeated after a failure.
 
         It is valid once its last file is written.
 
         Raises:
             OSError: the disk is full or fails.
         """
-        folder, outcome = self._folder(run_id), result.outcome
+        folder, outcome = self.folder(run_id), result.outcome
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        kept = SpooledResult(result, folder / "analysis.json", folder / "logs.txt")
-        with kept.analysis.open("wb") as file:
+        with (folder / ANALYSIS).open("wb") as file:
             if outcome is not None and result.succeeded:
                 file.writelines(_analysis(outcome.returned))
             else:
@@ -66,35 +60,50 @@ class ResultSpool:
             if outcome.output_truncated:
                 with outcome.output_path.open("ab") as file:
                     file.write(_TRUNCATED)
-            shutil.move(outcome.output_path, kept.logs)
-        elif not kept.logs.exists():
-            kept.logs.write_bytes(b"")
+            shutil.move(outcome.output_path, folder / LOGS)
+        else:
+            (folder / LOGS).touch()
         written = folder / "verdict.new"
         said = {"reason": result.reason, "error": result.message, "again": result.again}
         written.write_text(json.dumps({**said, "ended_at": result.at.isoformat()}))
         written.rename(folder / "verdict.json")
         if outcome is not None and outcome.returned is not None:
             outcome.returned.discard()
-        return kept
+        return self._outcome(run_id, result)
 
-    def get(self, run_id: str) -> SpooledResult | None:
+    def get(self, run_id: str) -> Outcome | None:
         """Return the stored end of this run; None when this host has none."""
-        folder = self._folder(run_id)
         try:
-            said = json.loads((folder / "verdict.json").read_text())
+            said = json.loads((self.folder(run_id) / "verdict.json").read_text())
             at = datetime.fromisoformat(said["ended_at"])
-            result = AttemptResult(said["reason"], said["error"], said["again"], at)
-            return SpooledResult(result, folder / "analysis.json", folder / "logs.txt")
+            return self._outcome(run_id, AttemptResult(said["reason"], said["error"], at=at))
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
     def drop(self, run_id: str) -> None:
         """Remove it. May be repeated."""
-        shutil.rmtree(self._folder(run_id), ignore_errors=True)
+        shutil.rmtree(self.folder(run_id), ignore_errors=True)
 
-    def _folder(self, run_id: str) -> Path:
+    def folder(self, run_id: str) -> Path:
+        """Return the folder with this run's ANALYSIS and LOGS."""
         # The id comes from the database, so it is not safe as a folder name.
         return self._directory / hashlib.sha256(run_id.encode(errors="replace")).hexdigest()[:32]
+
+    def _outcome(self, run_id: str, result: AttemptResult) -> Outcome:
+        return Outcome(
+            run_id=run_id,
+            success=result.succeeded,
+            reason=str(result.reason),
+            error=result.message,
+            ended_at=result.at,
+            analysis=_small(self.folder(run_id) / ANALYSIS),
+            logs=_small(self.folder(run_id) / LOGS),
+        )
+
+
+def _small(file: Path) -> bytes | None:
+    """Return the content of *file*; None when it is too large for the outcome."""
+    return file.read_bytes() if file.stat().st_size <= INLINE_BYTES else None
 
 
 def _analysis(returned: Returned | None) -> Iterator[bytes]:

@@ -25,7 +25,7 @@ from libs.docker_runner.runs.stop_orders import StopOrder
 from services.backtest_runner.claims import Claims
 from services.backtest_runner.completion import Completion
 from services.backtest_runner.records import RunRecords
-from services.backtest_runner.result_spool import ResultSpool, SpooledResult
+from services.backtest_runner.result_spool import ResultSpool
 from services.backtest_runner.state import BacktestState, Claim, Outcome
 from services.backtest_runner.verdict import CANCELLED, LOST, given_up, rejection, verdict_of
 
@@ -125,11 +125,11 @@ class BacktestRun:
         with bound_context(backtest=state.id), made:
             outcome = self._state.outcome
             if outcome is None:
-                found = await self._spooled()
+                found = await self._ended()
                 self._leave_slot()
                 if found is None:
                     return
-                outcome = await self._last_write(self._decided(*found))
+                outcome = await self._last_write(self._decided(found))
             if outcome is not None:
                 with span("hand over backtest"):
                     while await self._unproven():
@@ -151,8 +151,8 @@ class BacktestRun:
 
     # --- attempts
 
-    async def _spooled(self) -> tuple[Claim, SpooledResult] | None:
-        """Return the result of the last attempt; None when this backtest must not run here now."""
+    async def _ended(self) -> Outcome | None:
+        """Return the end of the last attempt, by the spool; None when this backtest must not run here now."""
         while self.may_begin:
             if await self._unproven():
                 continue
@@ -168,23 +168,24 @@ class BacktestRun:
                 if known is not None:
                     log.info("completed run is handed over")
                     await self._note_end(claim, known)
-                    return claim, known
+                    return known
                 attempt = self._attempt = BacktestAttempt(self, claim, self._kit, self._wake, before)
                 try:
                     found = await attempt.carry_out()
                 finally:
                     self._attempt = None
             if found is not None:
-                return claim, found
+                return found
             if attempt.withdrawn:
                 self._claim, self.refused = replace(claim, released=True), attempt.refused
             if self.refused:
                 return None
         return None
 
-    async def _note_end(self, claim: Claim, known: SpooledResult) -> None:
+    async def _note_end(self, claim: Claim, known: Outcome) -> None:
         """Record the end again: its worker may have died before it did. A recorded end stays."""
-        await retry_forever(lambda: self._kit.records.end(self._state, claim, known.result))
+        result = AttemptResult(known.reason, known.error, at=known.ended_at)
+        await retry_forever(lambda: self._kit.records.end(self._state, claim, result))
 
     async def _claimed(self, before: Claim | None) -> Claim | None:
         """Return the claim to run under: the previous one, if its run can continue here. None without a claim."""
@@ -210,9 +211,10 @@ class BacktestRun:
 
     # --- the end
 
-    async def _decided(self, claim: Claim, spooled: SpooledResult) -> Outcome | None:
-        outcome = await self._kit.completion.decide(self._state, claim.run_id, spooled)
-        await asyncio.to_thread(self._kit.spool.drop, claim.run_id)
+    async def _decided(self, found: Outcome) -> Outcome | None:
+        spool = self._kit.spool
+        outcome = await self._kit.completion.decide(self._state, found, spool.folder(found.run_id))
+        await asyncio.to_thread(spool.drop, found.run_id)
         return outcome
 
     async def _last_write(self, write: "Awaitable[Outcome | None]") -> Outcome | None:
@@ -258,7 +260,7 @@ class BacktestAttempt:
         """Note a change of the container or the document."""
         self._attempt.changed()
 
-    async def carry_out(self) -> SpooledResult | None:
+    async def carry_out(self) -> Outcome | None:
         """Run once; return None when another attempt follows, or none now."""
         backoff = Backoff(initial_seconds=0.2, cap_seconds=10.0)
         while True:
@@ -269,7 +271,7 @@ class BacktestAttempt:
                 self._attempt = self._new(may_be_started=True)
                 await self._wake.wait_at_most(backoff.next_seconds())
 
-    def _new(self, *, may_be_started: bool) -> Attempt[SpooledResult | None]:
+    def _new(self, *, may_be_started: bool) -> Attempt[Outcome | None]:
         return Attempt(
             self._run.state.id,
             self._claim.run_id,
@@ -334,7 +336,7 @@ class BacktestAttempt:
         verdict = verdict_of(outcome, timeout_seconds=kit.timeout_seconds, result_bytes=kit.result_bytes)
         return replace(verdict, ended=outcome.ended, outcome=outcome)
 
-    async def record(self, result: AttemptResult) -> SpooledResult | None:
+    async def record(self, result: AttemptResult) -> Outcome | None:
         """Store the result; or release or end the attempt so that another one follows."""
         kit, claim, state = self._kit, self._claim, self._run.state
         if self._no_room is not None:
@@ -360,7 +362,7 @@ class BacktestAttempt:
         await retry_forever(lambda: kit.records.end(state, claim, final))
         return spooled
 
-    async def _put(self, result: AttemptResult) -> SpooledResult:
+    async def _put(self, result: AttemptResult) -> Outcome:
         """Store the result on this host's disk, when that has room; a full disk must not repeat a run."""
         backoff = Backoff(initial_seconds=0.5, cap_seconds=10.0)
         while True:
