@@ -5,21 +5,14 @@ the mounted folders.
 """
 
 import errno
-import hashlib
 import json
 import os
-import platform
-import py_compile
 import shutil
 import stat
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from importlib import resources
-from importlib.util import cache_from_source
 from pathlib import Path
-from py_compile import PycInvalidationMode
 from typing import BinaryIO
 
 from libs.core.hostile_json import Bounds, Refused, parse
@@ -27,51 +20,25 @@ from libs.core.secrets.references import references_in
 from libs.core.secrets.resolver import Resolved
 from libs.docker_runner.containers import keepalive
 from libs.docker_runner.containers.container import EndReason, ManagedContainer
+from libs.docker_runner.containers.entrypoint_files import install_entrypoints, write_with_mode
 from libs.docker_runner.containers.failure import Failure, failure_from
 from libs.docker_runner.containers.json_text import to_json
 from libs.docker_runner.containers.names import run_folder, scope_folder
 from libs.docker_runner.containers.returned import NO_PAYLOAD, SMALL_BYTES, Payload
-from libs.docker_runner.entrypoints import agent, guard, node
-from libs.docker_runner.entrypoints.python import start, the0_bot_process, the0_hints
 from libs.docker_runner.errors import WorkFolderNotExecutable
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.sandbox.container_spec import BOT_UID, Paths, code_mount
-from libs.docker_runner.sandbox.init import program
 from libs.docker_runner.usage.stats import Stats
-
-_FILES = (
-    (start, "start.py"),
-    (the0_bot_process, "the0_bot_process.py"),
-    (the0_hints, "the0_hints.py"),
-    (node, "the0_bot_process.js"),
-    (node, "the0_hints.js"),
-    (guard, "network_guard.py"),
-    (guard, "nftables.py"),
-    (agent, "containers.py"),
-    (agent, "control_groups.py"),
-    (agent, "host_agent.py"),
-    (agent, "keepalives.py"),
-)
 
 # The init's notes have one level and a dozen values.
 HEAD_BOUNDS = Bounds(bytes=4096, depth=4, values=256)
 _WORD_CHARACTERS = 64
-# Beside what it starts, so that a container needs one mount for both. The engine's machine is ours: it has our folders.
-_PROGRAMS = ("python/the0-init", "node/the0-init")
-
-_COMPILED = (
-    "python/the0_bot_process.py",
-    "python/the0_hints.py",
-)
-
 # Beside the spec, outside of the container.
 _VALUES = "secret-values.json"
 _REFERENCES = "references.json"
 
 # As defined by the init.
 _NOTE_SECONDS = 10.0
-# Copying the entrypoints takes no time: an older copy belongs to a dead process.
-_UNFINISHED_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -132,7 +99,7 @@ class RunFolders:
         self._specs.chmod(0o700)
         if os.statvfs(self._temp_dir).f_flag & os.ST_NOEXEC:
             raise WorkFolderNotExecutable(self._temp_dir)
-        self._entrypoints = _install_entrypoints(self._temp_dir / "entrypoints")
+        self._entrypoints = install_entrypoints(self._temp_dir / "entrypoints")
 
     @property
     def entrypoints(self) -> Path:
@@ -187,12 +154,12 @@ class RunFolders:
         lines = [f"{name}={value}\n" for name, value in init.items()]
         if executable.keepalive is not None:
             lines.append(f"keepalive_ttl_seconds={keepalive.seconds_left(executable.keepalive):.3f}\n")
-        _write(paths.spec / "spec.json", json.dumps(spec).encode(), 0o444)
+        write_with_mode(paths.spec / "spec.json", json.dumps(spec).encode(), 0o444)
         config = executable.config_json if resolved is None else to_json(resolved.config)
-        _write(paths.spec / "config.json", config.encode(), 0o444)
-        _write(paths.spec / "init.conf", "".join(lines).encode(), 0o444)
+        write_with_mode(paths.spec / "config.json", config.encode(), 0o444)
+        write_with_mode(paths.spec / "init.conf", "".join(lines).encode(), 0o444)
         # The container's root has no privileges over files; the bot cannot reach this one.
-        _write(paths.outcome, b"", 0o666)
+        write_with_mode(paths.outcome, b"", 0o666)
         for open_folder in (folder, paths.spec):
             open_folder.chmod(0o755)
         return paths
@@ -321,8 +288,8 @@ class RunFolders:
         references = [{str(found.kind): found.text} for found in references_in(executable.config)]
         named = {"owner": executable.owner, "references": references}
         # First, so that a spec with secrets never is without it.
-        _write(folder / _REFERENCES, json.dumps(named).encode(), 0o600)
-        _write(closed / _VALUES, json.dumps(resolved.values).encode(), 0o600)
+        write_with_mode(folder / _REFERENCES, json.dumps(named).encode(), 0o600)
+        write_with_mode(closed / _VALUES, json.dumps(resolved.values).encode(), 0o600)
 
     def _folder(self, container: ManagedContainer) -> Path:
         return run_folder(self._runs, container.scope, container.name, container.token)
@@ -339,58 +306,6 @@ def open_regular(path: Path) -> BinaryIO:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return os.fdopen(descriptor, "rb")
-
-
-def _install_entrypoints(directory: Path) -> Path:
-    """Return a folder with the current entrypoints, named by their digest; other versions' containers keep theirs."""
-    for unfinished in directory.glob(".*"):
-        if time.time() - unfinished.stat().st_mtime > _UNFINISHED_SECONDS:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    contents = {}
-    for module, name in _FILES:
-        package = str(module.__package__)
-        contents[f"{package.rpartition('.')[2]}/{name}"] = (resources.files(package) / name).read_bytes()
-    for name in _PROGRAMS:
-        contents[name] = program(platform.machine())
-    compiled_by = str(sys.implementation.cache_tag)
-    digest = hashlib.sha256(compiled_by.encode())
-    for name, text in sorted(contents.items()):
-        digest.update(name.encode() + b"\0" + text)
-    folder = directory / digest.hexdigest()[:16]
-    if folder.exists():
-        return folder
-    building = directory / f".{folder.name}.{os.getpid()}"
-    try:
-        for name, text in contents.items():
-            path = building / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.parent.chmod(0o755)
-            _write(path, text, 0o555 if name in _PROGRAMS else 0o444)
-            if name in _COMPILED:
-                _compile(path)
-        building.chmod(0o755)
-    except OSError:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    try:
-        building.rename(folder)
-    except OSError:
-        # Another process was faster.
-        shutil.rmtree(building)
-    return folder
-
-
-def _compile(path: Path) -> None:
-    """Write the bytecode for an interpreter of this version; others compile the source."""
-    compiled = Path(cache_from_source(path, optimization=""))
-    py_compile.compile(str(path), str(compiled), doraise=True, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
-    compiled.parent.chmod(0o755)
-    compiled.chmod(0o444)
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    path.write_bytes(content)
-    path.chmod(mode)
 
 
 def _starts(folder: Path) -> list[tuple[str, str, float]]:
