@@ -2,9 +2,8 @@
 
 import asyncio
 import hashlib
-import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +12,10 @@ from prometheus_client.registry import Collector
 from libs.core.aio.backoff import Backoff
 from libs.core.aio.threads import Threads
 from libs.core.config.connection_settings import StorageSettings
-from libs.core.errors import Retryable, RuntimeFault
 from libs.core.http.health import Readiness
 from libs.core.leases.boot_clock import this_boot
 from libs.core.leases.lease import LeaseView
 from libs.core.observability.log import get_logger
-from libs.core.process.isolation import repeat
 from libs.core.process.lifecycle import Lifecycle
 from libs.core.room import Room
 from libs.core.storage.object_store import ObjectStore
@@ -36,13 +33,8 @@ from libs.docker_runner.containers.keepalive_root import (
 )
 from libs.docker_runner.containers.run_records import History, Recorder
 from libs.docker_runner.containers.spec_root import spec_root
-from libs.docker_runner.engine.answers import EngineInfo
 from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.engine.container_watch import Listener
-from libs.docker_runner.engine.events import ContainerEvent, EventKind
-from libs.docker_runner.engine.folder_sight import KEEPALIVE_DIR, SPEC_DIR, TEMP_DIR, FolderSight
-from libs.docker_runner.engine.group_sight import GroupSight
-from libs.docker_runner.engine.http import STALLED_SECONDS
 from libs.docker_runner.engine.room import Priority
 from libs.docker_runner.engine.room_metrics import RoomCollector
 from libs.docker_runner.errors import DiskUnavailable
@@ -56,26 +48,14 @@ from libs.docker_runner.logs.pipeline import LogPipeline
 from libs.docker_runner.logs.reader import LogReader
 from libs.docker_runner.logs.uploads import LogUploads
 from libs.docker_runner.runner import DockerRunner
-from libs.docker_runner.sandbox.container_spec import GUARD_RUNTIME
-from libs.docker_runner.sandbox.host_agent import HostAgent
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.usage.sampler import UsageCollector, UsageSampler
-from libs.docker_runner.worker.image_wait import ImageWait
+from libs.docker_runner.worker.engine_health import EngineHealth, wait_for_engine
 
 log = get_logger(__name__)
 
-ENGINE = "docker"
-"""The name under which readiness shows the engine."""
 DISK = "disk"
 """The name under which readiness shows the work folder."""
-
-_POLL_SECONDS = 2.0
-_PREPARE_SECONDS = 5.0
-_ANSWER_SECONDS = 2.5
-# A slower engine is checked later, and the worker is ready meanwhile.
-_FIRST_SIGHT_SECONDS = 2.0
-# A loaded engine may not answer for some seconds.
-_LOST_SECONDS = STALLED_SECONDS
 
 
 class DockerHost:
@@ -114,28 +94,13 @@ class DockerHost:
         self.code = code
         self.runner = DockerRunner(engine, code, settings)
         self._usage = UsageSampler(self.runner, service=service, scope=scope, owns=owns)
-        self._engine = engine
-        self._owns = owns
         self._service = service
         self._scope = scope
         self._lease_seconds = lease_seconds
         self._keepalives: dict[int, KeepaliveFile] = {}
         # Separate threads, so that a slow disk does not delay keepalives.
         self._keepalive_threads = Threads("keepalive", 2)
-        self._fault = ""
-        self._answered_by = engine_id
-        self._unprepared = ""
-        self._images = ImageWait(required=settings.pod_uid is not None)
-        self._answered_at = time.monotonic()
-        named = {TEMP_DIR: settings.temp_dir}
-        if not keepalives.is_relative_to(settings.temp_dir):
-            named[KEEPALIVE_DIR] = keepalives
-        if settings.spec_dir is not None and not settings.spec_dir.is_relative_to(settings.temp_dir):
-            named[SPEC_DIR] = settings.spec_dir
-        self._sight = FolderSight(engine, named, settings.images[GUARD_RUNTIME])
-        self._groups = GroupSight(engine, settings.pod_uid, settings.images[GUARD_RUNTIME])
-        self._agent = HostAgent(engine, settings.images[GUARD_RUNTIME], self.runner.entrypoints, keepalives)
-        self._events_begun = False
+        self.health = EngineHealth(self.runner, engine, settings, engine_id, keepalives)
         # Ids come from outside and scopes from the runtime, but both are used in paths only as digests.
         place = hashlib.sha256(f"{service}\0{scope}".encode()).hexdigest()[:20]
         # Former locations of keepalives: adopted containers may watch a file there.
@@ -204,7 +169,7 @@ class DockerHost:
         store = ObjectStore(storage)
         lifecycle.on_close("storage", store.close, limit_seconds=2)
         engine_id, _ = await asyncio.gather(
-            _engine_id(engine, readiness),
+            wait_for_engine(engine, readiness),
             store.wait_until_up(readiness, [storage.code_bucket, storage.logs_bucket, storage.results_bucket]),
         )
         try:
@@ -232,20 +197,15 @@ class DockerHost:
             priority=priority,
         )
         await _until_disk_takes("entrypoints", host.runner.open, readiness)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_FIRST_SIGHT_SECONDS):
-                await host._sight.check_by_mounts()
-        with suppress(TimeoutError, Retryable):
-            async with asyncio.timeout(_FIRST_SIGHT_SECONDS):
-                host._images.looked(await host.runner.absent_images())
-        host._report(readiness)
+        await host.health.check_first()
+        host.health.report(readiness)
         lifecycle.part("watch the docker engine", lambda: host._watch(readiness))
         lifecycle.part("look at the engine's room", host.runner.room.run)
-        lifecycle.part("look at what the engine sees", host._sight.run)
-        lifecycle.part("look at the groups of bots", host._groups.run)
+        lifecycle.part("look at what the engine sees", host.health.sight.run)
+        lifecycle.part("look at the groups of bots", host.health.groups.run)
         if settings.host_agent:
-            lifecycle.part("keep the host agent", host._agent.run)
-        lifecycle.part("prepare the docker host", host._prepare_for_ever)
+            lifecycle.part("keep the host agent", host.health.agent.run)
+        lifecycle.part("prepare the docker host", host.health.prepare_for_ever)
         lifecycle.part("container events", host.runner.watch.run)
         lifecycle.part("clean the docker host", host._cleaner.run)
         lifecycle.part("logs", host.logs.run)
@@ -310,7 +270,7 @@ class DockerHost:
 
     def metrics(self) -> Sequence[Collector]:
         """Return the metrics of this host."""
-        return [UsageCollector(self.runner), RoomCollector(self.runner.room), self._agent]
+        return [UsageCollector(self.runner), RoomCollector(self.runner.room), self.health.agent]
 
     def room(self) -> Room | None:
         """Return the engine's room available to this service's containers; None while unknown. Fast."""
@@ -320,88 +280,9 @@ class DockerHost:
         """Call *listener* with each event of this service's containers, during the block."""
         return self.runner.watch.listening(listener, self._service, self._scope)
 
-    def impediment(self) -> str:
-        """Why no bot can be started here now; empty when one can."""
-        return (
-            self._fault or self._sight.complaint or self._groups.complaint or self._unprepared or self._images.complaint
-        )
-
-    def can_adopt(self) -> bool:
-        """Whether containers that other workers of the engine started can be continued: it sees the keepalives."""
-        return not self._sight.complaint
-
-    def lost(self) -> bool:
-        """Whether the engine has not answered for some seconds."""
-        return time.monotonic() - self._answered_at > _LOST_SECONDS
-
     async def _watch(self, readiness: Readiness) -> None:
-        """Check the engine periodically."""
-
-        async def one_round() -> None:
-            try:
-                info = await self._info(readiness)
-            except RuntimeFault as error:
-                self._fault = str(error)
-            else:
-                self.runner.room.has(info.capacity)
-                self._answered_at = time.monotonic()
-                self._fault = ""
-                if info.id != self._answered_by:
-                    self._answered_by = info.id
-                    self._sight.doubt()
-                    self._groups.doubt()
-            self._report(readiness)
-
-        with self.listening(self._note_gap):
-            await repeat("watch the docker engine", one_round, _POLL_SECONDS)
-
-    async def _info(self, readiness: Readiness) -> EngineInfo:
-        """Return the engine's answer; report that it is slow when it takes long."""
-        asking = asyncio.create_task(self._engine.info(), name="ask the docker engine")
-        try:
-            done, _ = await asyncio.wait([asking], timeout=_ANSWER_SECONDS)
-            if not done:
-                self._fault = f"the Docker engine has not answered within {_ANSWER_SECONDS:g} s"
-                self._report(readiness)
-            return await asking
-        finally:
-            asking.cancel()
-
-    def _note_gap(self, event: ContainerEvent) -> None:
-        """Check the folders again after a gap in the events: a restarted engine may see other ones."""
-        if event.kind is EventKind.RESYNC:
-            if self._events_begun:
-                self._sight.doubt()
-                self._groups.doubt()
-            self._events_begun = True
-
-    async def _prepare_for_ever(self) -> None:
-        """Pull the images and set up the network before the first bot needs them, and again when they are missing."""
-
-        async def one_round() -> None:
-            if self._sight.complaint:
-                # The firewall rules are built from files below TEMP_DIR, and no bot is started before.
-                return
-            before = self._unprepared
-            try:
-                self._images.prepared(await self.runner.prepare())
-            except Exception as error:
-                self._unprepared = str(error) or type(error).__name__
-                if not isinstance(error, Retryable):
-                    raise
-                if not before:
-                    log.warning("docker host cannot be prepared; trying again", reason=self._unprepared)
-            else:
-                self._unprepared = ""
-                if before:
-                    log.info("docker host is prepared")
-
-        await repeat("prepare the docker host", one_round, _PREPARE_SECONDS)
-
-    def _report(self, readiness: Readiness) -> None:
-        impediment = self.impediment()
-        warnings = "; ".join(filter(None, [self._images.warning, self._agent.complaint]))
-        readiness.report(ENGINE, not impediment, impediment or warnings)
+        with self.listening(self.health.note_gap):
+            await self.health.watch(readiness)
 
 
 async def _until_disk_takes(what: str, prepare: Callable[[], Awaitable[None]], readiness: Readiness) -> None:
@@ -419,17 +300,3 @@ async def _until_disk_takes(what: str, prepare: Callable[[], Awaitable[None]], r
             if backoff.failures:
                 readiness.report(DISK, True)
             return
-
-
-async def _engine_id(engine: Engine, readiness: Readiness) -> str:
-    backoff = Backoff(initial_seconds=0.2, cap_seconds=5.0)
-    while True:
-        try:
-            info = await engine.info()
-        except Retryable as error:
-            readiness.report(ENGINE, False, str(error))
-            log.warning("docker engine cannot be used", reason=str(error))
-            await asyncio.sleep(backoff.next_seconds())
-        else:
-            readiness.report(ENGINE, True)
-            return info.id

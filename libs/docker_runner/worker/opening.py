@@ -38,7 +38,8 @@ async def open_docker_host(
 
 def engine_view(docker: DockerHost) -> EngineView:
     """Return the state of the engine for the worker's reports to the master."""
-    return EngineView(docker.impediment, docker.lost, docker.room, docker.can_adopt)
+    health = docker.health
+    return EngineView(health.impediment, health.lost, docker.room, health.can_adopt)
 
 
 def engine_folders(docker: DockerHost) -> EngineFolders | None:

@@ -1,0 +1,172 @@
+"""Whether a worker's Docker engine can run bots now: it answers, sees the folders, and has images and network."""
+
+import asyncio
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from libs.core.aio.backoff import Backoff
+from libs.core.errors import Retryable, RuntimeFault
+from libs.core.http.health import Readiness
+from libs.core.observability.log import get_logger
+from libs.core.process.isolation import repeat
+from libs.docker_runner.engine.answers import EngineInfo
+from libs.docker_runner.engine.client import Engine
+from libs.docker_runner.engine.events import ContainerEvent, EventKind
+from libs.docker_runner.engine.folder_sight import KEEPALIVE_DIR, SPEC_DIR, TEMP_DIR, FolderSight
+from libs.docker_runner.engine.group_sight import GroupSight
+from libs.docker_runner.engine.http import STALLED_SECONDS
+from libs.docker_runner.runner import DockerRunner
+from libs.docker_runner.sandbox.container_spec import GUARD_RUNTIME
+from libs.docker_runner.sandbox.host_agent import HostAgent
+from libs.docker_runner.settings import RunnerSettings
+from libs.docker_runner.worker.image_wait import ImageWait
+
+log = get_logger(__name__)
+
+ENGINE = "docker"
+"""The name under which readiness shows the engine."""
+
+_POLL_SECONDS = 2.0
+_PREPARE_SECONDS = 5.0
+_ANSWER_SECONDS = 2.5
+# A slower engine is checked later, and the worker is ready meanwhile.
+_FIRST_SIGHT_SECONDS = 2.0
+# A loaded engine may not answer for some seconds.
+_LOST_SECONDS = STALLED_SECONDS
+
+
+class EngineHealth:
+    """The state of one engine for the containers of one worker.
+
+    Attributes:
+        sight, groups, agent: checks with loops of their own.
+    """
+
+    def __init__(
+        self, runner: DockerRunner, engine: Engine, settings: RunnerSettings, engine_id: str, keepalives: Path
+    ) -> None:
+        self._runner = runner
+        self._engine = engine
+        self._fault = ""
+        self._answered_by = engine_id
+        self._unprepared = ""
+        self._images = ImageWait(required=settings.pod_uid is not None)
+        self._answered_at = time.monotonic()
+        named = {TEMP_DIR: settings.temp_dir}
+        if not keepalives.is_relative_to(settings.temp_dir):
+            named[KEEPALIVE_DIR] = keepalives
+        if settings.spec_dir is not None and not settings.spec_dir.is_relative_to(settings.temp_dir):
+            named[SPEC_DIR] = settings.spec_dir
+        image = settings.images[GUARD_RUNTIME]
+        self.sight = FolderSight(engine, named, image)
+        self.groups = GroupSight(engine, settings.pod_uid, image)
+        self.agent = HostAgent(engine, image, runner.entrypoints, keepalives)
+        self._events_begun = False
+
+    async def check_first(self) -> None:
+        """Look at the folders and the images before the worker is ready, within a few seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_SIGHT_SECONDS):
+                await self.sight.check_by_mounts()
+        with suppress(TimeoutError, Retryable):
+            async with asyncio.timeout(_FIRST_SIGHT_SECONDS):
+                self._images.looked(await self._runner.absent_images())
+
+    def impediment(self) -> str:
+        """Why no bot can be started here now; empty when one can."""
+        return (
+            self._fault or self.sight.complaint or self.groups.complaint or self._unprepared or self._images.complaint
+        )
+
+    def can_adopt(self) -> bool:
+        """Whether containers that other workers of the engine started can be continued: it sees the keepalives."""
+        return not self.sight.complaint
+
+    def lost(self) -> bool:
+        """Whether the engine has not answered for some seconds."""
+        return time.monotonic() - self._answered_at > _LOST_SECONDS
+
+    async def watch(self, readiness: Readiness) -> None:
+        """Check the engine periodically."""
+
+        async def one_round() -> None:
+            try:
+                info = await self._info(readiness)
+            except RuntimeFault as error:
+                self._fault = str(error)
+            else:
+                self._runner.room.has(info.capacity)
+                self._answered_at = time.monotonic()
+                self._fault = ""
+                if info.id != self._answered_by:
+                    self._answered_by = info.id
+                    self.sight.doubt()
+                    self.groups.doubt()
+            self.report(readiness)
+
+        await repeat("watch the docker engine", one_round, _POLL_SECONDS)
+
+    async def _info(self, readiness: Readiness) -> EngineInfo:
+        """Return the engine's answer; report that it is slow when it takes long."""
+        asking = asyncio.create_task(self._engine.info(), name="ask the docker engine")
+        try:
+            done, _ = await asyncio.wait([asking], timeout=_ANSWER_SECONDS)
+            if not done:
+                self._fault = f"the Docker engine has not answered within {_ANSWER_SECONDS:g} s"
+                self.report(readiness)
+            return await asking
+        finally:
+            asking.cancel()
+
+    def note_gap(self, event: ContainerEvent) -> None:
+        """Check the folders again after a gap in the events: a restarted engine may see other ones."""
+        if event.kind is EventKind.RESYNC:
+            if self._events_begun:
+                self.sight.doubt()
+                self.groups.doubt()
+            self._events_begun = True
+
+    async def prepare_for_ever(self) -> None:
+        """Pull the images and set up the network before the first bot needs them, and again when they are missing."""
+
+        async def one_round() -> None:
+            if self.sight.complaint:
+                # The firewall rules are built from files below TEMP_DIR, and no bot is started before.
+                return
+            before = self._unprepared
+            try:
+                self._images.prepared(await self._runner.prepare())
+            except Exception as error:
+                self._unprepared = str(error) or type(error).__name__
+                if not isinstance(error, Retryable):
+                    raise
+                if not before:
+                    log.warning("docker host cannot be prepared; trying again", reason=self._unprepared)
+            else:
+                self._unprepared = ""
+                if before:
+                    log.info("docker host is prepared")
+
+        await repeat("prepare the docker host", one_round, _PREPARE_SECONDS)
+
+    def report(self, readiness: Readiness) -> None:
+        """Show the impediment, or warnings, in *readiness*."""
+        impediment = self.impediment()
+        warnings = "; ".join(filter(None, [self._images.warning, self.agent.complaint]))
+        readiness.report(ENGINE, not impediment, impediment or warnings)
+
+
+async def wait_for_engine(engine: Engine, readiness: Readiness) -> str:
+    """Return the engine's id once it answers; until then *readiness* shows the reason."""
+    backoff = Backoff(initial_seconds=0.2, cap_seconds=5.0)
+    while True:
+        try:
+            info = await engine.info()
+        except Retryable as error:
+            readiness.report(ENGINE, False, str(error))
+            log.warning("docker engine cannot be used", reason=str(error))
+            await asyncio.sleep(backoff.next_seconds())
+        else:
+            readiness.report(ENGINE, True)
+            return info.id
