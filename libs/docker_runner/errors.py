@@ -7,6 +7,8 @@ from pathlib import Path
 from libs.core.errors import Retryable, RuntimeFault, UserError
 from libs.docker_runner.engine.room import Shortage
 
+_SHOWN_CHARACTERS = 300
+
 
 class DockerRunnerError(RuntimeFault):
     """The root of this library's errors."""
@@ -162,3 +164,13 @@ class LimitsRejected(DockerRunnerError, UserError):
     def __init__(self, field: str, value: object, reason: str) -> None:
         super().__init__(f"config.resources.{field} = {value!r}: {reason}")
         self.field, self.value, self.reason = field, value, reason
+
+
+class EgressRejected(DockerRunnerError, UserError):
+    """An entry of ``config.egress`` is malformed, or the list cannot be enforced."""
+
+    def __init__(self, entry: object, reason: str) -> None:
+        shown = repr(entry)
+        shown = shown if len(shown) <= _SHOWN_CHARACTERS else shown[:_SHOWN_CHARACTERS] + "…"
+        super().__init__(f"config.egress: {shown} {reason}")
+        self.entry, self.reason = entry, reason

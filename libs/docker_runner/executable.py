@@ -132,6 +132,8 @@ class Executable:
         code_etag: the version of the code object to run; None for the current one at the start.
         config: passed to ``main``; a secret. References to secrets in it are resolved at the start.
         owner: whose secrets it may refer to; empty for none.
+        egress: the hosts that it may reach, as in its config and as one line (``api.example.com:443,…``); None for all
+            public ones.
         segment, epoch, worker, run_id, revision: labels, for the next owner; a change needs no restart.
         keepalive: the folder of :class:`~libs.docker_runner.containers.keepalive.KeepaliveFile`; None for no dead-man's
             switch.
@@ -160,6 +162,7 @@ class Executable:
     priority: Priority = Priority.BOT
     code_etag: str | None = None
     owner: str = ""
+    egress: str | None = None
 
     @property
     def need(self) -> Need:

@@ -43,6 +43,7 @@ from libs.docker_runner.logs.masking import masked_pieces
 from libs.docker_runner.logs.output import LogLine
 from libs.docker_runner.runs.collection import Collection, Collector
 from libs.docker_runner.sandbox.container_spec import GUARD_RUNTIME
+from libs.docker_runner.sandbox.narrowed_hosts import NarrowedHosts, resolved
 from libs.docker_runner.sandbox.network import BotNetwork
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.usage.stats import Stats
@@ -60,9 +61,18 @@ class DockerRunner:
     """Starts, watches and stops containers on one engine. Its methods may be called from many tasks at once.
 
     Every method may raise EngineUnavailable: the outcome is unknown, and the call may be repeated.
+
+    Args:
+        resolve: returns the addresses of a host that bots may reach; blocks; raises OSError.
     """
 
-    def __init__(self, engine: Engine, code: CodeSource, settings: RunnerSettings) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        code: CodeSource,
+        settings: RunnerSettings,
+        resolve: Callable[[str], list[str]] = resolved,
+    ) -> None:
         self._engine = engine
         self._settings = settings
         self._threads = Threads("docker-runner", 4)
@@ -87,6 +97,9 @@ class DockerRunner:
             default_bridge=settings.default_bridge,
             renew_seconds=settings.walls_seconds,
         )
+        self._narrowed = NarrowedHosts(
+            engine, self._network, settings.temp_dir / "egress", self._folders.hosts_file, resolve=resolve
+        )
         self.watch = ContainerWatch(
             engine, listeners=(self._states.note, self._forget_output, self.room.note), on_gap=self._network.forget
         )
@@ -102,6 +115,7 @@ class DockerRunner:
             settings=settings,
             secrets=secrets,
             masks=self._masks,
+            narrowed=self._narrowed,
         )
         self._stopper = Stopper(
             engine=engine,
@@ -147,6 +161,7 @@ class DockerRunner:
         guard_image = self._settings.images[GUARD_RUNTIME]
         if self._settings.network is Network.BRIDGE and guard_image not in missing:
             await self._network.renew(self._folders.entrypoints)
+            await self._narrowed.renew(self._folders.entrypoints)
         return missing
 
     async def absent_images(self) -> list[str]:
@@ -162,6 +177,7 @@ class DockerRunner:
         await self._admission.close()
         await self._images.close()
         await self._engine.close()
+        self._narrowed.close()
         self._threads.close()
 
     # --- start, run, stop

@@ -12,6 +12,7 @@ from libs.docker_runner.containers.names import container_name
 from libs.docker_runner.engine.room import Priority, RoomRequest
 from libs.docker_runner.errors import DockerRunnerError
 from libs.docker_runner.executable import CodeRef, Entrypoint, Executable, new_run_id
+from libs.docker_runner.sandbox.egress import egress_for, written
 from libs.docker_runner.sandbox.limits import limits_for
 from libs.docker_runner.settings import RunnerSettings
 
@@ -137,10 +138,11 @@ class ExecutableBuilder:
         """Return the executable of *deployed*, with *run_id* or a new one.
 
         Raises:
-            UserError: a field is missing or wrong, the runtime is unknown, or the limits are too high; the message
-                names the field.
+            UserError: a field is missing or wrong, the runtime is unknown, the limits are too high, or the
+                allow-list of hosts is malformed; the message names the field.
         """
         runtime = _text(deployed.bot.get("runtime"), "custom.config.runtime")
+        hosts = egress_for(deployed.config, self.settings.network, guard=self.settings.metadata_guard)
         return Executable(
             id=deployed.id,
             service=self.service,
@@ -162,6 +164,7 @@ class ExecutableBuilder:
             traceparent=deployed.trace.get("traceparent"),
             priority=self.priority,
             owner=deployed.owner(self.settings.owner_field),
+            egress=written(hosts) if hosts is not None else None,
         )
 
     def room(self, deployed: Deployed) -> RoomRequest:

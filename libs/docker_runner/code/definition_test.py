@@ -126,6 +126,23 @@ def test_run_id_is_the_given_one_or_one_that_no_other_run_has() -> None:
     assert len(made - {"", "r1"}) == 2
 
 
+def test_allow_list_of_hosts_is_part_of_the_executable_and_another_one_is_another_spec() -> None:
+    narrowed = replace(DEPLOYED, config={"egress": ["b.example:443", "A.example:443"]})
+
+    assert BUILDER.build(DEPLOYED).egress is None
+    assert BUILDER.build(narrowed).egress == "a.example:443,b.example:443"
+    assert BUILDER.build(replace(DEPLOYED, config={"egress": []})).egress == ""
+    assert BUILDER.build(narrowed).spec_hash() != BUILDER.build(DEPLOYED).spec_hash()
+
+
+def test_allow_list_that_the_operators_settings_cannot_enforce_is_an_error() -> None:
+    narrowed = replace(DEPLOYED, config={"egress": ["a.example:443"]})
+    unguarded = replace(BUILDER.settings, metadata_guard=False)
+
+    with pytest.raises(UserError, match="BOT_METADATA_GUARD"):
+        replace(BUILDER, settings=unguarded).build(narrowed)
+
+
 def test_room_of_a_bot_is_that_of_its_executable() -> None:
     deployed = replace(DEPLOYED, config={"resources": {"memoryMb": 256, "cpus": 0.5}})
 

@@ -35,6 +35,7 @@ class Label(StrEnum):
     MEMORY = "runtime.memory-bytes"
     CPUS = "runtime.cpus"
     SECRETS = "runtime.secrets"
+    EGRESS = "runtime.egress"
 
 
 class ContainerState(StrEnum):
@@ -75,6 +76,7 @@ class ManagedContainer:
         keepalive: the folder with the lease file that it watches; "" for one of an older version.
         secrets: how the values of its secrets are found (``secret_label``); "" without secrets, and for one of an older
             version.
+        egress: the hosts that it may reach, as in :class:`Executable`; None for all public ones.
     """
 
     container_id: str
@@ -100,6 +102,7 @@ class ManagedContainer:
     limits: Need | None = None
     keepalive: str = ""
     secrets: str = field(default="", repr=False)
+    egress: str | None = None
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,7 @@ def from_labels(
         token=labels.get(Label.TOKEN, ""),
         keepalive=labels.get(Label.KEEPALIVE, ""),
         secrets=labels.get(Label.SECRETS, ""),
+        egress=labels.get(Label.EGRESS),
         state=state,
         exit_code=exit_code,
         oom_killed=oom_killed,

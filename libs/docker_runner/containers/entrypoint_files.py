@@ -23,6 +23,7 @@ _FILES = (
     (node, "the0_bot_process.js"),
     (node, "the0_hints.js"),
     (guard, "network_guard.py"),
+    (guard, "narrowing.py"),
     (guard, "nftables.py"),
     (agent, "containers.py"),
     (agent, "control_groups.py"),

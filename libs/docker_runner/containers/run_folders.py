@@ -26,7 +26,7 @@ from libs.docker_runner.containers.json_text import to_json
 from libs.docker_runner.containers.names import run_folder, scope_folder
 from libs.docker_runner.containers.returned import NO_PAYLOAD, SMALL_BYTES, Payload
 from libs.docker_runner.errors import WorkFolderNotExecutable
-from libs.docker_runner.executable import Executable
+from libs.docker_runner.executable import Executable, Network
 from libs.docker_runner.sandbox.container_spec import BOT_UID, Paths, code_mount
 from libs.docker_runner.usage.stats import Stats
 
@@ -36,6 +36,7 @@ _WORD_CHARACTERS = 64
 # Beside the spec, outside of the container.
 _VALUES = "secret-values.json"
 _REFERENCES = "references.json"
+_HOSTS = "hosts"
 
 # As defined by the init.
 _NOTE_SECONDS = 10.0
@@ -134,7 +135,9 @@ class RunFolders:
             closed = run_folder(self._specs, executable.scope, name, token)
             closed.mkdir(parents=True)
             self._write_secrets(folder, closed, executable, resolved)
-        paths = Paths(code, closed / "spec", folder / "outcome", self.entrypoints)
+        narrowed = executable.egress is not None and executable.placement.network is Network.BRIDGE
+        hosts = folder / _HOSTS if narrowed else None
+        paths = Paths(code, closed / "spec", folder / "outcome", self.entrypoints, hosts)
         paths.spec.mkdir()
         limits = executable.limits
         spec = {
@@ -158,11 +161,17 @@ class RunFolders:
         config = executable.config_json if resolved is None else to_json(resolved.config)
         write_with_mode(paths.spec / "config.json", config.encode(), 0o444)
         write_with_mode(paths.spec / "init.conf", "".join(lines).encode(), 0o444)
+        if hosts is not None:
+            write_with_mode(hosts, b"", 0o644)
         # The container's root has no privileges over files; the bot cannot reach this one.
         write_with_mode(paths.outcome, b"", 0o666)
         for open_folder in (folder, paths.spec):
             open_folder.chmod(0o755)
         return paths
+
+    def hosts_file(self, container: ManagedContainer) -> Path:
+        """Return the path of its hosts file, which only a container with an allow-list of hosts has."""
+        return self._folder(container) / _HOSTS
 
     def references(self, container: ManagedContainer) -> References | None:
         """Return the references in the config of *container*; None when there are none."""

@@ -33,6 +33,7 @@ from libs.docker_runner.errors import (
 )
 from libs.docker_runner.executable import Executable, Network, script_files
 from libs.docker_runner.sandbox import container_spec as sandbox
+from libs.docker_runner.sandbox.narrowed_hosts import NarrowedHosts
 from libs.docker_runner.sandbox.network import BotNetwork
 from libs.docker_runner.settings import RunnerSettings
 
@@ -67,6 +68,7 @@ class Starter:
         settings: RunnerSettings,
         secrets: SecretResolver,
         masks: SecretMasks,
+        narrowed: NarrowedHosts,
     ) -> None:
         self._engine = engine
         self._code = code
@@ -78,6 +80,7 @@ class Starter:
         self._settings = settings
         self._secrets = secrets
         self._masks = masks
+        self._narrowed = narrowed
         self._parallel = asyncio.Semaphore(settings.parallel_starts)
         self._names: dict[str, tuple[asyncio.Lock, int]] = {}
 
@@ -148,6 +151,9 @@ class Starter:
             references = references_in(executable.config)
             secrets = await self._threads.run(label_of, references, executable.owner, resolved.values, attempt.token)
         self._masks.remember(attempt.token, resolved.values)
+        if executable.egress is not None and paths.hosts is not None:
+            with span("open hosts"):
+                await self._narrowed.admit(executable.egress, attempt.token, paths.hosts, self._folders.entrypoints)
         body = sandbox.container_body(
             executable,
             paths=paths,

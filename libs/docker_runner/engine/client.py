@@ -169,10 +169,10 @@ class Engine:
 
     # --- all of them
 
-    async def list(self, labels: Mapping[str, str], *, ended: bool = True) -> list[ManagedContainer]:
+    async def list(self, labels: Mapping[str, str | None], *, ended: bool = True) -> list[ManagedContainer]:
         """Return all containers with these labels; without *ended* only those that have not ended.
 
-        Of their times, the list contains only the creation.
+        A label whose value is None matches any value. Of their times, the list contains only the creation.
         """
         states = {} if ended else {"status": ["created", *answers.ALIVE]}
         return understood("list containers", await self._listed(labels, states), answers.listed)
@@ -254,9 +254,10 @@ class Engine:
         answer = await self._http.request("create network", "POST", "/networks/create", body=body)
         return understood("create network", answer, answers.identifier)
 
-    async def _listed(self, labels: Mapping[str, str], more: Mapping[str, Sequence[str]]) -> bytes:
+    async def _listed(self, labels: Mapping[str, str | None], more: Mapping[str, Sequence[str]]) -> bytes:
         """Return the summaries of the containers with these labels that *more* filters let through."""
-        filters = {"label": [f"{name}={value}" for name, value in labels.items()], **more}
+        wanted = [name if value is None else f"{name}={value}" for name, value in labels.items()]
+        filters = {"label": wanted, **more}
         return await self._http.request(
             "list containers", "GET", "/containers/json", query={"all": "true", "filters": json.dumps(filters)}
         )

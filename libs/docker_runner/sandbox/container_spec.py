@@ -19,6 +19,8 @@ BOT_UID = 10001
 BASE = "/run/the0"
 # Accessible only to root of the container: the bot is another user.
 PRIVATE = f"{BASE}/private"
+# Nothing answers there.
+NO_NAME_SERVER = "127.0.0.1"
 INIT_OOM_SCORE = 999
 """When memory is short, the kernel kills a bot first, whose score the init sets to 1000, then inits, then the rest."""
 # The network's guard is written in Python.
@@ -39,6 +41,8 @@ class Paths:
     spec: Path
     outcome: Path
     entrypoints: Path
+    hosts: Path | None = None
+    """The bot's ``/etc/hosts``; None for the engine's own."""
 
 
 def code_mount(entrypoint: Entrypoint) -> str:
@@ -82,8 +86,13 @@ def container_body(
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": _host_config(executable, paths, mount, attachment, settings),
     }
+    if executable.egress is not None and attachment is not None and not attachment.walled:
+        raise ValueError("a bot with an allow-list of hosts needs an interface of its own rules")
     if attachment is not None and attachment.walled:
-        body.update(walled_card(card_address(token)))
+        body.update(walled_card(card_address(token, narrowed=executable.egress is not None)))
+    if paths.hosts is not None:
+        # As in the hosts file.
+        body["Hostname"] = "bot"
     if executable.placement.network is Network.NONE:
         body["NetworkDisabled"] = True
     return body
@@ -94,6 +103,8 @@ def labels(executable: Executable, code_etag: str, token: str, secrets: str = ""
     optional: dict[str, str] = {Label.KEEPALIVE: str(executable.keepalive)} if executable.keepalive is not None else {}
     if secrets:
         optional[Label.SECRETS] = secrets
+    if executable.egress is not None:
+        optional[Label.EGRESS] = executable.egress
     return optional | {
         Label.MANAGED: "true",
         Label.ID: executable.id,
@@ -151,6 +162,11 @@ def _host_config(
         host["NanoCpus"] = round(limits.cpus * 1e9)
     if executable.placement.container_runtime is not None:
         host["Runtime"] = executable.placement.container_runtime
+    if paths.hosts is not None:
+        # Every name that it may reach is in the hosts file; another one fails at once.
+        host["Dns"] = [NO_NAME_SERVER]
+        host["DnsSearch"] = ["."]
+        host["DnsOptions"] = ["timeout:1", "attempts:1"]
     return host
 
 
@@ -164,6 +180,8 @@ def _mounts(executable: Executable, paths: Paths, mount: str) -> list[Mapping[st
     ]
     if executable.keepalive is not None:
         mounts.append(_bind(executable.keepalive, f"{BASE}/keepalive"))
+    if paths.hosts is not None:
+        mounts.append(_bind(paths.hosts, "/etc/hosts"))
     return mounts
 
 

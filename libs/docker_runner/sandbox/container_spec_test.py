@@ -21,9 +21,9 @@ SETTINGS = RunnerSettings(temp_dir=Path("/t"))
 OWN = Attachment("net", walled=False)
 
 
-def body(executable: Any = BOT, attachment: Attachment | None = OWN) -> dict[str, Any]:
+def body(executable: Any = BOT, attachment: Attachment | None = OWN, paths: Paths = PATHS) -> dict[str, Any]:
     return container_body(
-        executable, paths=PATHS, code_etag="e", token="0123456789ab", attachment=attachment, settings=SETTINGS
+        executable, paths=paths, code_etag="e", token="0123456789ab", attachment=attachment, settings=SETTINGS
     )  # fmt: skip
 
 
@@ -198,3 +198,19 @@ def test_isolated_interface_has_an_assigned_address() -> None:
     described = body(attachment=Attachment("bridge", walled=True))
     assert described["MacAddress"] == "06:b0:01:23:45:67"
     assert described["HostConfig"]["NetworkMode"] == "bridge"
+
+
+def test_bot_with_listed_hosts_has_an_interface_and_a_hosts_file_of_its_own_and_no_name_server() -> None:
+    narrowed, paths = replace(BOT, egress="a.example:443"), replace(PATHS, hosts=Path("/runs/hosts"))
+    described = body(narrowed, Attachment("bridge", walled=True), paths)
+
+    assert described["MacAddress"] == "06:b1:01:23:45:67"
+    assert described["Labels"]["runtime.egress"] == "a.example:443"
+    assert described["HostConfig"]["Dns"] == ["127.0.0.1"]
+    (mount,) = [mount for mount in described["HostConfig"]["Mounts"] if mount["Target"] == "/etc/hosts"]
+    assert (mount["Source"], mount["ReadOnly"]) == ("/runs/hosts", True)
+
+
+def test_bot_with_listed_hosts_is_not_described_for_an_interface_without_rules_of_its_own() -> None:
+    with pytest.raises(ValueError, match="needs an interface of its own rules"):
+        body(replace(BOT, egress=""), OWN)

@@ -35,6 +35,8 @@ OWN_NETWORK = "the0-bots"
 OWN_BRIDGE = "the0-bots"
 # Locally administered, and different from the engines' own choice (02:42).
 ADDRESS_PREFIX = "06b0"
+# Of bots that reach listed hosts only. Rules of their own, since workers of older versions replace those of the others.
+NARROWED_PREFIX = "06b1"
 DEFAULT_LIMITS = NetworkLimits()
 _RENEW_SECONDS = 60.0
 
@@ -50,9 +52,9 @@ class Attachment:
     walled: bool
 
 
-def card_address(token: str) -> str:
+def card_address(token: str, *, narrowed: bool = False) -> str:
     """Return the MAC address of the start *token* (hexadecimal digits)."""
-    digits = ADDRESS_PREFIX + token[:8]
+    digits = (NARROWED_PREFIX if narrowed else ADDRESS_PREFIX) + token[:8]
     return ":".join(digits[place : place + 2] for place in range(0, 12, 2))
 
 
@@ -130,6 +132,30 @@ class BotNetwork:
         if "missing" in said:
             log.warning("the rules of the bots' network were missing and are restored", network=attachment.network)
 
+    async def narrow(self, entrypoints: Path, entries: Path) -> None:
+        """Install the rules of bots that reach listed hosts only, and open *entries* to them. May be repeated.
+
+        Args:
+            entries: a file with a line for each: the interface's address, the target's address, and a port.
+
+        Raises:
+            SandboxUnavailable: this engine's bots cannot be told apart, or the rules cannot be installed.
+            EngineUnavailable: unknown.
+        """
+        attachment = await self.ensure(entrypoints)
+        if not attachment.walled:
+            raise SandboxUnavailable(
+                "config.egress cannot be enforced on this engine, whose default bridge cannot be secured by nftables"
+            )
+        body = _guard(entrypoints, "narrowed", NARROWED_PREFIX, self._limits_text, *self._allowed)
+        mount = {"Type": "bind", "Source": str(entries), "Target": "/entries", "ReadOnly": True}
+        body["HostConfig"]["Mounts"].append(mount)
+        await self._helper(body)
+
+    @property
+    def _limits_text(self) -> str:
+        return ",".join(map(str, dataclasses.astuple(self._limits)))
+
     async def _put_up(self, entrypoints: Path) -> Attachment:
         self._put_up_at = time.monotonic()
         if self._default_bridge:
@@ -149,8 +175,7 @@ class BotNetwork:
     async def _wall(self, entrypoints: Path, walled: bool) -> str:
         """Install the rules and return what the helper printed."""
         subject = ("by-address", ADDRESS_PREFIX) if walled else ("by-bridge", OWN_BRIDGE)
-        limits = ",".join(map(str, dataclasses.astuple(self._limits)))
-        said = await self._helper(_guard(entrypoints, *subject, limits, *self._allowed))
+        said = await self._helper(_guard(entrypoints, *subject, self._limits_text, *self._allowed))
         if (unlimited := "unlimited" in said) and not self._unlimited:
             log.warning("this kernel cannot limit the connections and the bandwidth of a bot", reason=said)
         self._unlimited = unlimited

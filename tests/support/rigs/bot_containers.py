@@ -13,6 +13,7 @@ from libs.docker_runner.engine.events import ContainerEvent
 from libs.docker_runner.executable import CodeRef, Entrypoint, Executable, Limits
 from libs.docker_runner.logs.output import LogLine
 from libs.docker_runner.runner import DockerRunner, ManagedContainer, RunOutcome
+from libs.docker_runner.sandbox.narrowed_hosts import resolved
 from libs.docker_runner.settings import RunnerSettings
 from tests.support.eventually import eventually
 from tests.support.rigs.single_run import SingleRun
@@ -115,11 +116,13 @@ class BotContainers:
 
 
 @asynccontextmanager
-async def bot_containers(directory: Path, scope: str, url: str, **settings: Any) -> AsyncIterator[BotContainers]:
-    """A runner with its folders in *directory*."""
+async def bot_containers(
+    directory: Path, scope: str, url: str, resolve: Callable[[str], list[str]] = resolved, **settings: Any
+) -> AsyncIterator[BotContainers]:
+    """A runner with its folders in *directory*, for which *resolve* finds the addresses of hosts."""
     chosen = RunnerSettings(temp_dir=directory / "runtime", **settings)
     code = FolderCode(directory / "code")
-    runner = DockerRunner(Engine(url, chosen.engine_timeout_seconds), code, chosen)
+    runner = DockerRunner(Engine(url, chosen.engine_timeout_seconds), code, chosen, resolve)
     try:
         await runner.open()
         yield BotContainers(runner, code, chosen, scope)

@@ -88,6 +88,11 @@ class Card:
         there = await self.run(PROBE, json.dumps(targets))
         return {target for target, reached in zip(targets, there, strict=True) if reached}
 
+    async def change_address(self, mac: str) -> None:
+        """Give the card the address *mac*; it and its host find each other again."""
+        await in_namespace(self.holder, f"ip link set eth0 address {mac}")
+        await in_namespace(self.holder, "ip neighbour flush dev eth0")
+
     async def run(self, source: str, *arguments: str) -> Any:
         """What the Python program *source* prints as JSON."""
         return json.loads(await in_namespace(self.holder, f"{sys.executable} -I -S -c", source, *arguments))
@@ -110,10 +115,14 @@ async def namespace(engine: OwnEngine, link: str) -> AsyncIterator[asyncio.subpr
         own = Path(f"/proc/{holder.pid}/ns/net")
         await eventually(lambda: own.readlink() != Path("/proc/self/ns/net").readlink())
         await engine.inside(*f"ip link add {link} type veth peer name eth0 netns {holder.pid}".split())
-        await engine.inside("ip", "link", "set", link, "up")
-        for device in ("lo", "eth0"):
-            await in_namespace(holder, f"ip link set {device} up")
-        yield holder
+        try:
+            await engine.inside("ip", "link", "set", link, "up")
+            for device in ("lo", "eth0"):
+                await in_namespace(holder, f"ip link set {device} up")
+            yield holder
+        finally:
+            # The kernel removes it some time after the namespace ended, and the next test takes the name again.
+            await engine.inside("ip", "link", "delete", link)
     finally:
         holder.kill()
         await holder.wait()

@@ -6,6 +6,7 @@ the packets, and prints ``missing`` if some of them were not there.
 
     network_guard.py by-address PREFIX LIMITS ALLOWED...   each network card whose MAC address begins with PREFIX (06b0)
     network_guard.py by-bridge BRIDGE LIMITS ALLOWED...    everything on that bridge
+    network_guard.py narrowed PREFIX LIMITS ALLOWED...     the same, for cards that reach only what ENTRIES lists
 
 A bot reaches public addresses only. Denied are the networks in DENIED, every address of the host itself, and mail
 servers; allowed are DNS, which some clouds serve at such addresses, and ALLOWED: networks, each with a port behind a
@@ -23,6 +24,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from libs.docker_runner.entrypoints.guard import narrowing
     from libs.docker_runner.entrypoints.guard import nftables as nft
 
     Attributes = nft.Attributes
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     Destination = tuple[Network, int | None]
 else:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import narrowing  # pants: no-infer-dep
     import nftables as nft  # pants: no-infer-dep
 
 DENIED_IPV4 = [
@@ -58,11 +61,11 @@ DENIED_IPV6 = [
 DENIED_IPV6 += [
     f"64:ff9b::{network.partition('/')[0]}/{96 + int(network.partition('/')[2])}" for network in DENIED_IPV4
 ]
+# Mounted by the worker: a line for each card, address and port.
+ENTRIES = "/entries"
 NAME_SERVICE = 53
 WITH_PORTS = (socket.IPPROTO_UDP, socket.IPPROTO_TCP)
 MAIL = (25, 465, 587)
-ICMPV6 = 58
-NEIGHBOUR_DISCOVERY = (133, 136)
 SYN, ACK = 0x02, 0x10
 # For so many seconds a card that was idle may open connections faster.
 BURST_SECONDS = 10
@@ -81,6 +84,15 @@ def main() -> int:
         by_address(bytes.fromhex(subject), allowed)
         limited(nft.at(nft.LINK, 6, bytes.fromhex(subject)), limits)
         return 0
+    if mode == "narrowed":
+        whose = nft.at(nft.LINK, 6, bytes.fromhex(subject))
+        with open(ENTRIES) as file:
+            entries = [narrowing.entry(line) for line in file]
+        # First: the other tables alone would let a card reach everything public.
+        narrowing.install(whose, entries)
+        by_address(bytes.fromhex(subject), allowed, "the0-narrowed")
+        limited(whose, limits, "the0-narrowed-limits")
+        return 0
     failures = []
     # One is enough: the first also catches what is redirected or served by the host itself, the second is for kernels
     # without nftables.
@@ -96,7 +108,7 @@ def main() -> int:
     return 0
 
 
-def by_address(prefix: bytes, allowed: "list[Destination]") -> None:
+def by_address(prefix: bytes, allowed: "list[Destination]", table: str = "the0-bots") -> None:
     """No frame passes between a walled card and another port of its bridge, no packet of it to what is denied.
 
     What passes the bridge is filtered before the host can redirect it, and once more by where it was redirected to.
@@ -110,8 +122,8 @@ def by_address(prefix: bytes, allowed: "list[Destination]") -> None:
         ("forward", nft.FORWARD): egress_rules(source, allowed),
         ("input", nft.INPUT): host_rules(source, allowed),
     }
-    nft.replace_table("the0-bots", nft.BRIDGE_FAMILY, frames)
-    nft.replace_table("the0-bots", nft.INET_FAMILY, packets)
+    nft.replace_table(table, nft.BRIDGE_FAMILY, frames)
+    nft.replace_table(table, nft.INET_FAMILY, packets)
 
 
 def by_bridge(bridge: str, allowed: "list[Destination]") -> None:
@@ -167,13 +179,13 @@ def destination(argument: str) -> "Destination":
     return ipaddress.ip_network(network + slash + bits), int(port) if port else None
 
 
-def limited(whose: "Attributes", limits: "list[int]") -> None:
+def limited(whose: "Attributes", limits: "list[int]", table: str = "the0-limits") -> None:
     """One card's share of the host's network and of its table of connections.
 
     Counting goes on when this is repeated: the table is replaced only if it differs.
     """
     connections, new_per_second, packets_per_second, bytes_per_second = limits
-    opening = [*to_protocol(socket.IPPROTO_TCP), *nft.flags_at(nft.TRANSPORT, 13, SYN | ACK, SYN)]
+    opening = [*nft.to_protocol(socket.IPPROTO_TCP), *nft.flags_at(nft.TRANSPORT, 13, SYN | ACK, SYN)]
     too_many = [*nft.new_connection(), *nft.counted(CONNECTIONS, nft.above_connections(connections))]
     too_fast = [*opening, *nft.counted(OPENED, nft.above_rate(new_per_second, BURST_SECONDS * new_per_second))]
     chains = {
@@ -185,7 +197,7 @@ def limited(whose: "Attributes", limits: "list[int]") -> None:
         ("input", nft.INPUT): [[*whose, *too_many, *nft.drop()]],
     }
     try:
-        nft.replace_table("the0-limits", nft.INET_FAMILY, chains, [CONNECTIONS, OPENED, PACKETS, BYTES])
+        nft.replace_table(table, nft.INET_FAMILY, chains, [CONNECTIONS, OPENED, PACKETS, BYTES])
     except OSError as error:
         print(f"unlimited: {error.strerror or error}")  # noqa: T201 - the worker reads it from the container's log
 
@@ -206,16 +218,7 @@ def host_rules(whose: "Attributes", allowed: "list[Destination]") -> "list[Attri
 
 
 def exceptions(whose: "Attributes", allowed: "list[Destination]") -> "list[Attributes]":
-    first, last = NEIGHBOUR_DISCOVERY
-    kind = nft.load(nft.TRANSPORT, 0, 1)
-    discovery = [
-        *to_protocol(ICMPV6),
-        kind,
-        nft.compare(nft.AT_LEAST, bytes([first])),
-        kind,
-        nft.compare(nft.AT_MOST, bytes([last])),
-    ]
-    found = [whose + discovery + nft.accept()]
+    found = [whose + nft.neighbour_discovery() + nft.accept()]
     found += [whose + to_port(protocol, NAME_SERVICE) + nft.accept() for protocol in WITH_PORTS]
     for network, port in allowed:
         target = whose + to_network(network)
@@ -235,12 +238,7 @@ def to_network(network: "Network") -> "Attributes":
 
 
 def to_port(protocol: int, port: int) -> "Attributes":
-    return [*to_protocol(protocol), *nft.at(nft.TRANSPORT, 2, struct.pack(">H", port))]
-
-
-def to_protocol(protocol: int) -> "Attributes":
-    """The packet is of this protocol, with any extension headers of IPv6."""
-    return [nft.expression("meta", [(1, nft.be32(1)), (2, nft.be32(nft.PROTOCOL))]), nft.equals(bytes([protocol]))]
+    return [*nft.to_protocol(protocol), *nft.at(nft.TRANSPORT, 2, struct.pack(">H", port))]
 
 
 if __name__ == "__main__":

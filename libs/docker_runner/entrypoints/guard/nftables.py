@@ -4,10 +4,11 @@ import hashlib
 import os
 import socket
 import struct
+from typing import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
     Attributes = list[tuple[int, Any]]
@@ -22,7 +23,7 @@ NESTED = 0x8000
 
 BATCH_BEGIN, BATCH_END = 16, 17
 NEW_TABLE, GET_TABLE, DELETE_TABLE, NEW_CHAIN, NEW_RULE, GET_RULE = 0xA00, 0xA01, 0xA02, 0xA03, 0xA06, 0xA07
-NEW_SET = 0xA09
+NEW_SET, NEW_ELEMENT, GET_ELEMENT, DELETE_ELEMENT = 0xA09, 0xA0C, 0xA0D, 0xA0E
 DIGEST = 6
 INET_FAMILY, BRIDGE_FAMILY = 1, 7
 PREROUTING, INPUT, FORWARD = 0, 1, 2
@@ -37,25 +38,45 @@ STATE, NEW = 0, 0x08
 # Sets with a count for each card.
 TIMED, EVALUATED, ADD, UPDATE, ABOVE = 0x10, 0x20, 0, 1, 1
 PACKETS, BYTES = 0, 1
+EXPRESSION = 7
 CARD_TYPE, CARD_BYTES, CARDS = 9, 6, 65535
 ETHERNET = {4: struct.pack(">H", 0x0800), 6: struct.pack(">H", 0x86DD)}
 TARGET_OFFSET = {4: 16, 6: 24}
+ICMPV6 = 58
+NEIGHBOUR_DISCOVERY = (133, 136)
+
+
+class KeySet(NamedTuple):
+    """A set of keys, each dropped *milliseconds* after it was added or last seen."""
+
+    name: str
+    type: int
+    bytes: int
+    entries: int
+    milliseconds: int
 
 
 def replace_table(
-    name: str, family: int, chains: "dict[tuple[str, int], list[Attributes]]", counts: "Sequence[Counts]" = ()
+    name: str,
+    family: int,
+    chains: "dict[tuple[str, int], list[Attributes]]",
+    counts: "Sequence[Counts]" = (),
+    sets: "Sequence[KeySet]" = (),
 ) -> None:
     """Make the table anew, in one step for the packets.
 
     Args:
-        counts: sets with a count for each card. A table with such sets stays if it is the same already.
+        counts: sets with a count for each card. A table with sets stays if it is the same already.
+        sets: sets of other keys.
     """
-    digest = hashlib.sha256(repr((sorted(chains.items()), counts)).encode()).digest()
+    # Without other sets, the digest is that of versions before them, so that an upgrade keeps the counts.
+    described_by = (sorted(chains.items()), counts, sets) if sets else (sorted(chains.items()), counts)
+    digest = hashlib.sha256(repr(described_by).encode()).digest()
     expected = sum(len(rules) for rules in chains.values())
     found = rules_in(name, family)
     if found < expected:
         print("missing")  # noqa: T201 - the worker reads it from the container's log
-    if counts and found == expected and digest_of(name, family) == digest:
+    if (counts or sets) and found == expected and digest_of(name, family) == digest:
         return
     table, described = (1, text(name)), (DIGEST, digest)
     # Made first, so that the removal finds one.
@@ -69,11 +90,30 @@ def replace_table(
         life = [(3, be32(EVALUATED | TIMED)), (11, be64(milliseconds))] if milliseconds else [(3, be32(EVALUATED))]
         made = [table, (2, text(counted_in)), *keys, *life]
         steps.append((NEW_SET, CREATE, made))
+    for identifier, keyed in enumerate(sets, start=1 + len(counts)):
+        keys = [(4, be32(keyed.type)), (5, be32(keyed.bytes)), (9, [(1, be32(keyed.entries))]), (10, be32(identifier))]
+        life = [(3, be32(EVALUATED | TIMED)), (11, be64(keyed.milliseconds))]
+        steps.append((NEW_SET, CREATE, [table, (2, text(keyed.name)), *keys, *life]))
     for (chain, number), rules in chains.items():
         hook = [(1, be32(number)), (2, struct.pack(">i", FIRST))]
         made = [table, (3, text(chain)), (4, hook), (5, be32(ACCEPT)), (7, text("filter"))]
         steps.append((NEW_CHAIN, CREATE, made))
         steps += [(NEW_RULE, CREATE | APPEND, [table, (2, text(chain)), (4, rule)]) for rule in rules]
+    in_one_step(family, steps)
+
+
+def renew_elements(table: str, family: int, keyed: str, keys: "Sequence[bytes]") -> None:
+    """Add *keys* to the set, or begin their time anew, in one step for the packets."""
+    elements = [(1, [(1, [(1, key)])]) for key in keys]
+    described = [(1, text(table)), (2, text(keyed)), (3, elements)]
+    # Made first, so that the removal finds each; only a new element begins its time anew.
+    in_one_step(family, [(NEW_ELEMENT, CREATE, described), (DELETE_ELEMENT, 0, described)])
+    added = (NEW_ELEMENT, CREATE, described)
+    in_one_step(family, [added, (DELETE_ELEMENT, 0, described), added])
+
+
+def in_one_step(family: int, steps: "list[tuple[int, int, Attributes]]") -> None:
+    """Apply all *steps* (kind, flags, attributes) or none."""
     batch = struct.pack(">BBH", socket.AF_UNSPEC, 0, 10)
     messages = [message(BATCH_BEGIN, REQUEST, 0, batch)]
     for number, (kind, flags, attributes) in enumerate(steps, start=1):
@@ -116,6 +156,25 @@ def rules_in(name: str, family: int) -> int:
                 data = data[(length + 3) & ~3 :]
 
 
+def elements(table: str, family: int, keyed: str) -> "Iterator[tuple[bytes, int]]":
+    """Yield the keys in the set, each with its number of packets (0 when it has no counter)."""
+    body = struct.pack(">BBH", family, 0, 0) + pack([(1, text(table)), (2, text(keyed))])
+    with netlink(NETFILTER) as connection:
+        connection.send(message(GET_ELEMENT, REQUEST | DUMP, 1, body))
+        while True:
+            data = connection.recv(65536)
+            while len(data) >= HEADER_BYTES:
+                length, kind = struct.unpack_from("=IH", data)
+                if kind in (DONE, ERROR):
+                    return
+                for element in unpack(dict(unpack(data[HEADER_BYTES + 4 : length])).get(3, b"")):
+                    described = dict(unpack(element[1]))
+                    counter = dict(unpack(dict(unpack(described.get(EXPRESSION, b""))).get(2, b"")))
+                    (packets,) = struct.unpack(">Q", counter.get(2, bytes(8)))
+                    yield dict(unpack(described[1]))[1], packets
+                data = data[(length + 3) & ~3 :]
+
+
 def interface(direction: int, name: str) -> "Attributes":
     """The packet comes from, or goes to, the interface of that name."""
     return [expression("meta", [(1, be32(1)), (2, be32(direction))]), equals(name.encode().ljust(16, b"\0"))]
@@ -128,6 +187,22 @@ def at(base: int, offset: int, value: bytes) -> "Attributes":
 
 def load(base: int, offset: int, length: int) -> "tuple[int, Any]":
     return expression("payload", [(1, be32(1)), (2, be32(base)), (3, be32(offset)), (4, be32(length))])
+
+
+def load_into(register: int, base: int, offset: int, length: int) -> "tuple[int, Any]":
+    return expression("payload", [(1, be32(register)), (2, be32(base)), (3, be32(offset)), (4, be32(length))])
+
+
+def contained(keyed: str, register: int) -> "tuple[int, Any]":
+    """The set has the key that begins in *register*."""
+    return expression("lookup", [(1, text(keyed)), (2, be32(register))])
+
+
+def remember(keyed: str, milliseconds: int, register: int, *, counter: bool = False) -> "tuple[int, Any]":
+    """Add the key that begins in *register* to the set, or begin its time anew; a full set is left as it is."""
+    count = [(7, [(1, text("counter"))])] if counter else []
+    timed = [(3, be32(UPDATE)), (4, be32(register)), (6, be64(milliseconds))]
+    return expression("dynset", [(1, text(keyed)), *timed, *count])
 
 
 def masked(mask: bytes) -> "tuple[int, Any]":
@@ -144,6 +219,18 @@ def equals(value: bytes) -> "tuple[int, Any]":
 
 def compare(operation: int, value: bytes) -> "tuple[int, Any]":
     return expression("cmp", [(1, be32(1)), (2, be32(operation)), (3, [(1, value)])])
+
+
+def to_protocol(protocol: int) -> "Attributes":
+    """The packet is of this protocol, with any extension headers of IPv6."""
+    return [expression("meta", [(1, be32(1)), (2, be32(PROTOCOL))]), equals(bytes([protocol]))]
+
+
+def neighbour_discovery() -> "Attributes":
+    """The packet is one without which IPv6 finds no neighbour and no router."""
+    kind = load(TRANSPORT, 0, 1)
+    first, last = NEIGHBOUR_DISCOVERY
+    return [*to_protocol(ICMPV6), kind, compare(AT_LEAST, bytes([first])), kind, compare(AT_MOST, bytes([last]))]
 
 
 def flags_at(base: int, offset: int, mask: int, value: int) -> "Attributes":
@@ -237,6 +324,17 @@ def pack(attributes: "Attributes") -> bytes:
         data = pack(value) if nested else value
         packed += struct.pack("=HH", 4 + len(data), kind | (NESTED if nested else 0)) + data + bytes(-len(data) % 4)
     return packed
+
+
+def unpack(data: bytes) -> "Iterator[tuple[int, bytes]]":
+    """Yield the attributes in *data*; nested ones are bytes to unpack again."""
+    at = 0
+    while at + 4 <= len(data):
+        size, kind = struct.unpack_from("=HH", data, at)
+        if size < 4:
+            return
+        yield kind & ~NESTED, data[at + 4 : at + size]
+        at += (size + 3) & ~3
 
 
 def be32(value: int) -> bytes:

@@ -1,0 +1,56 @@
+from pathlib import Path
+
+from libs.docker_runner.sandbox.egress import read
+from libs.docker_runner.sandbox.narrowed_hosts import entries_of, hosts_text, read_hosts, resolved, write_hosts
+
+
+def test_entries_are_the_addresses_of_the_hosts_at_their_ports() -> None:
+    hosts = read("a.example:443,a.example:80,203.0.113.5:1,unknown.example:443")
+    found = {"a.example": ["198.51.100.9", "2001:db8::9"], "other.example": ["198.51.100.7"]}
+
+    assert entries_of("00a1b2c3ffff", hosts, found) == [
+        "06:b1:00:a1:b2:c3 198.51.100.9 443",
+        "06:b1:00:a1:b2:c3 198.51.100.9 80",
+        "06:b1:00:a1:b2:c3 2001:db8::9 443",
+        "06:b1:00:a1:b2:c3 2001:db8::9 80",
+        "06:b1:00:a1:b2:c3 203.0.113.5 1",
+    ]
+
+
+def test_hosts_file_has_what_was_found_and_is_read_back(tmp_path: Path) -> None:
+    found = {"b.example": ["198.51.100.9", "2001:db8::9"], "a.example": ["198.51.100.7"]}
+
+    write_hosts(tmp_path / "hosts", found)
+
+    assert read_hosts(tmp_path / "hosts") == found
+    assert (tmp_path / "hosts").read_text().splitlines()[2:] == [
+        "198.51.100.7 a.example",
+        "198.51.100.9 b.example",
+        "2001:db8::9 b.example",
+    ]
+
+
+def test_hosts_file_is_written_in_place_and_keeps_nothing_of_a_longer_one(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    write_hosts(path, {"a-long-name.example": ["198.51.100.9"]})
+    before = path.stat().st_ino
+
+    write_hosts(path, {"a.example": ["198.51.100.7"]})
+
+    assert path.stat().st_ino == before
+    assert path.read_text() == hosts_text({"a.example": ["198.51.100.7"]})
+
+
+def test_missing_or_malformed_hosts_file_has_no_addresses(tmp_path: Path) -> None:
+    assert read_hosts(tmp_path / "none") == {}
+    (tmp_path / "hosts").write_bytes(b"\xff\xfe\n")
+    assert read_hosts(tmp_path / "hosts") == {}
+    (tmp_path / "hosts").write_text("not-an-address a.example\n198.51.100.7 b.example\n")
+    assert read_hosts(tmp_path / "hosts") == {"b.example": ["198.51.100.7"]}
+
+
+def test_resolution_finds_addresses_ipv4_first() -> None:
+    found = resolved("localhost")
+
+    assert found[0] == "127.0.0.1"
+    assert set(found) <= {"127.0.0.1", "::1"}

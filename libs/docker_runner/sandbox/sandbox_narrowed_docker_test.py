@@ -1,0 +1,174 @@
+"""A bot with ``config.egress`` reaches its hosts and nothing else, whatever it tries and whatever ends around it."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libs.core.config.destinations import destinations
+from libs.docker_runner.engine.client import Engine
+from libs.docker_runner.executable import Executable
+from libs.docker_runner.sandbox.egress import read
+from libs.docker_runner.sandbox.narrowed_hosts import entries_of
+from libs.docker_runner.sandbox.network import BotNetwork
+from tests.support.eventually import eventually
+from tests.support.rigs.bot_containers import BotContainers, bot_containers
+from tests.support.rigs.network_around import DNS, HOST, PRIVATE, PUBLIC, SINK, WEB, Target, card, outside
+from tests.support.servers.own_engine import OwnEngine
+
+__all__ = ["outside"]
+
+NAMES = {"exchange.example": PUBLIC, "rebound.example": ["10.77.0.9", "169.254.169.254"]}
+EVERYTHING = [(host, port) for host in [*PUBLIC, *PRIVATE, *HOST] for port in (WEB, DNS, SINK)]
+
+# What a bot reaches by TCP, and the name servers that answer it.
+TRY = """
+import concurrent.futures, socket
+def reached(target):
+    host, port = target
+    try:
+        socket.create_connection((host, port), timeout=2).close()
+        return "reached"
+    except OSError as error:
+        return type(error).__name__
+def asked(server):
+    query = bytes.fromhex("123401000001000000000000") + b"\\x06secret\\x04evil\\x07example\\x00\\x00\\x01\\x00\\x01"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.settimeout(1)
+        try:
+            sender.sendto(query, (server, 53))
+            return sender.recv(512).hex()
+        except OSError as error:
+            return type(error).__name__
+def main(id, config):
+    with concurrent.futures.ThreadPoolExecutor(16) as threads:
+        tried = threads.map(reached, config["targets"]), threads.map(asked, config["servers"])
+        return {"reached": list(tried[0]), "asked": list(tried[1])}
+"""
+# Keeps one connection, and prints a line for each byte that the other end has acknowledged.
+KEEP = """
+import array, fcntl, socket, termios, time
+def unacknowledged(connection):
+    count = array.array("i", [0])
+    fcntl.ioctl(connection, termios.TIOCOUTQ, count)
+    return count[0]
+def main(id, config):
+    with socket.create_connection((config["host"], config["port"]), timeout=10) as connection:
+        print("connected", flush=True)
+        for number in range(600):
+            connection.sendall(b"x")
+            while unacknowledged(connection):
+                time.sleep(0.01)
+            time.sleep(0.1)
+            print("sent", number, flush=True)
+"""
+
+
+def resolve(name: str) -> list[str]:
+    try:
+        return NAMES[name]
+    except KeyError:
+        raise socket.gaierror(name) from None
+
+
+def narrowed(bots: BotContainers, source: str, *egress: str, id: str = "b1", **config: Any) -> Executable:  # noqa: A002
+    return bots.executable(source, id, config=config, egress=",".join(egress))
+
+
+@pytest.mark.usefixtures("outside")
+async def test_narrowed_bot_reaches_its_hosts_by_name_and_nothing_else(
+    private_engine: OwnEngine, tmp_path: Path, scope: str
+) -> None:
+    targets = [
+        ("exchange.example", WEB),
+        (PUBLIC[0], WEB),
+        (PUBLIC[0], SINK),
+        ("other.example", WEB),
+        ("rebound.example", WEB),
+        (PUBLIC[0], DNS),
+        ("172.17.0.1", DNS),
+        ("172.17.0.1", WEB),
+    ]
+    async with bot_containers(tmp_path, scope, private_engine.url, resolve) as bots:
+        executable = narrowed(
+            bots, TRY, f"exchange.example:{WEB}", f"rebound.example:{WEB}", f"unknown.example:{WEB}",
+            targets=targets, servers=[PUBLIC[0], "172.17.0.1"],
+        )  # fmt: skip
+
+        outcome = await bots.outcome(executable)
+
+        assert outcome.result == {
+            "reached": ["reached", "reached", "TimeoutError", "gaierror", *["TimeoutError"] * 4],
+            "asked": ["TimeoutError", "TimeoutError"],
+        }
+
+
+@pytest.mark.usefixtures("outside")
+async def test_cards_share_no_hosts_and_a_card_without_hosts_reaches_nothing(
+    private_engine: OwnEngine, tmp_path: Path, scope: str
+) -> None:
+    private = f"10.77.0.9:{WEB}"
+    allowed = destinations(f"[fc00:77::9]:{WEB}")
+    async with bot_containers(tmp_path, scope, private_engine.url, resolve, egress_allow=allowed) as bots:
+        engine = Engine(private_engine.url)
+        network = BotNetwork(engine, bots.settings.images["python3.11"], allowed=allowed)
+        hosts = {
+            "00000001": [f"exchange.example:{WEB}", private, f"[fc00:77::9]:{WEB}"],
+            "00000002": [f"{PUBLIC[0]}:{SINK}"],
+            "00000003": [],
+        }
+        lines = [line for token, own in hosts.items() for line in entries_of(token, read(",".join(own)), NAMES)]
+        entries = tmp_path / "entries"
+        entries.write_text("".join(f"{line}\n" for line in lines))
+        entries.chmod(0o644)
+        try:
+            await network.narrow(bots.runner.entrypoints(), entries)
+            found: list[set[Target]] = []
+            for number, token in enumerate(hosts, start=1):
+                async with card(private_engine, "docker0", "06:42:00:00:00:01", number) as bot:
+                    # Its own address before it is narrowed: a narrowed one reaches nothing to wait for.
+                    await bot.change_address(f"06:b1:00:00:00:{token[-2:]}")
+                    found.append(await bot.reached(EVERYTHING))
+        finally:
+            await engine.close()
+
+        # Of the private addresses only the one that the operator opened.
+        assert found == [
+            {(PUBLIC[0], WEB), (PUBLIC[1], WEB), ("fc00:77::9", WEB)},
+            {(PUBLIC[0], SINK)},
+            set(),
+        ]
+
+
+@pytest.mark.usefixtures("outside")
+async def test_connection_of_a_narrowed_bot_survives_its_worker_and_follows_a_changed_address(
+    private_engine: OwnEngine, tmp_path: Path, scope: str
+) -> None:
+    names = {"exchange.example": [PUBLIC[0]]}
+    url = private_engine.url
+    async with bot_containers(tmp_path, scope, url, lambda name: names[name]) as first:
+        executable = narrowed(first, KEEP, f"exchange.example:{SINK}", host="exchange.example", port=SINK)
+        container = await first.runner.start(executable)
+        await eventually(lambda: lines_of(first, container, "connected"))
+    names["exchange.example"] = ["203.0.113.5"]
+    async with bot_containers(tmp_path, scope, url, lambda name: names[name]) as second:
+        await second.runner.prepare()
+        (hosts_file,) = (tmp_path / "runtime" / "runs").glob("*/*/*/hosts")
+        hosts = hosts_file.read_text()
+        await private_engine.inside("nft", "flush", "set", "inet", "the0-narrowed-hosts", "allowed4")
+        before = len(await lines_of(second, container, "sent"))
+        await eventually(lambda: lines_after(second, container, before + 3))
+        await second.runner.remove(container)
+
+    assert "203.0.113.5 exchange.example\n" in hosts
+    assert PUBLIC[0] not in hosts
+
+
+async def lines_of(bots: BotContainers, container: Any, word: str) -> list[str]:
+    pieces = [piece.data.decode() async for piece in bots.runner.logs(container)]
+    return [line for line in "".join(pieces).splitlines() if line.startswith(word)]
+
+
+async def lines_after(bots: BotContainers, container: Any, count: int) -> bool:
+    return len(await lines_of(bots, container, "sent")) > count
