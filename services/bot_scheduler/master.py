@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from libs.autoscaler.master_loop import autoscaling
+from libs.autoscaler.pod_reviews import pod_proofs
 from libs.collector.wiring import collecting, old_logs
 from libs.core.master.role import MasterRole
 from libs.core.process.process import run_process
@@ -11,4 +12,4 @@ from libs.core.process.service import BOT_SCHEDULER
 
 def main(flags: Mapping[str, object]) -> int:
     """Run until stopped; *flags* by their command-line names. Return the exit code."""
-    return run_process(BOT_SCHEDULER, MasterRole(autoscaling, collecting(old_logs)), flags)
+    return run_process(BOT_SCHEDULER, MasterRole(autoscaling, collecting(old_logs), pods=pod_proofs), flags)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from libs.core.process.service import BOT_RUNNER, SERVICES, ServiceDefinition
+from libs.core.transport.pod_tokens import AUDIENCE
 from tests.deploy.manifests import (
     KUBERNETES,
     ROOT,
@@ -33,7 +34,13 @@ OVERLAYS = ["overlays/dev", "overlays/production", "overlays/node-socket"]
 FOLDERS = [*BASES, *OVERLAYS]
 # The oldest that has sidecar containers and admission policies without a feature gate, and the newest.
 API_VERSIONS = ["1.30", "1.37"]
-WITHOUT_NAMESPACE = {"Namespace", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
+WITHOUT_NAMESPACE = {
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "Namespace",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+}
 
 each_service = pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
 each_folder = pytest.mark.parametrize("folder", FOLDERS)
@@ -183,7 +190,53 @@ def test_role_has_exactly_the_rights_of_the_autoscaler_on_workers_of_its_service
     named_rules = [rule for rule in role["rules"] if "apps" in rule["apiGroups"]]
     assert [rule["resourceNames"] for rule in named_rules] == [[f"{service.name}-worker"]] * 2
     assert [subject["name"] for subject in binding["subjects"]] == [f"{service.name}-master"]
-    assert of_kind(folder, "ClusterRole", "ClusterRoleBinding") == []
+
+
+@each_service
+def test_masters_may_have_tokens_reviewed_and_nothing_else_in_the_cluster(service: ServiceDefinition) -> None:
+    (role,) = of_kind(f"base/{service.name}", "ClusterRole")
+    (binding,) = of_kind(f"base/{service.name}", "ClusterRoleBinding")
+
+    assert role["rules"] == [
+        {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}
+    ]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert [subject["name"] for subject in binding["subjects"]] == [f"{service.name}-master"]
+
+
+@pytest.mark.parametrize("folder", [f"overlays/{name}" for name in ("dev", "production", "node-socket")])
+def test_reviews_are_bound_in_the_namespace_of_the_overlay_and_two_runtimes_do_not_collide(folder: str) -> None:
+    (namespace,) = of_kind(folder, "Namespace")
+    bindings = of_kind(folder, "ClusterRoleBinding")
+    suffix = "-dev" if folder == "overlays/dev" else ""
+
+    assert {subject["namespace"] for binding in bindings for subject in binding["subjects"]} == {
+        namespace["metadata"]["name"]
+    }
+    assert {binding["metadata"]["name"] for binding in bindings} == {
+        f"{service.name}-master-reviews-tokens{suffix}" for service in SERVICES
+    }
+
+
+@each_service
+def test_workers_prove_the_name_of_their_pod_and_the_engine_has_no_token(service: ServiceDefinition) -> None:
+    worker = named(f"base/{service.name}", "Deployment", f"{service.name}-worker")
+    master = container(named(f"base/{service.name}", "Deployment", f"{service.name}-master"), "master")
+    settings = named(f"base/{service.name}", "ConfigMap", master["envFrom"][0]["configMapRef"]["name"])["data"]
+    (volume,) = [found for found in pod_spec(worker)["volumes"] if found["name"] == "pod-token"]
+    (source,) = volume["projected"]["sources"]
+    mounts = {
+        name: [mount for mount in container(worker, name)["volumeMounts"] if mount["name"] == "pod-token"]
+        for name in ("worker", "engine")
+    }
+
+    assert source["serviceAccountToken"]["audience"] == AUDIENCE
+    (mount,) = mounts["worker"]
+    path = f"{mount['mountPath']}/{source['serviceAccountToken']['path']}"
+    assert environment(container(worker, "worker"))["POD_TOKEN_FILE"]["value"] == path
+    assert mounts["engine"] == []
+    assert settings["POD_TOKENS"] == "require"
+    assert environment(master)["WORKER_SERVICE_ACCOUNT"]["value"] == pod_spec(worker)["serviceAccountName"]
 
 
 @each_service

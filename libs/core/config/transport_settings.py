@@ -63,6 +63,30 @@ class TransportSettings(Group):
         Named("GRPC_TOKEN_FILE", allowed="a file"),
         Field(description="file with those tokens, one a line; a replaced file is used without a restart"),
     ] = None
+    pod_token_file: Annotated[
+        str | None,
+        Named("POD_TOKEN_FILE", allowed="a file"),
+        Field(
+            description="token of this worker's pod for the audience `the0`, of a projected volume, which proves that "
+            "the worker's id is its pod's name; the kubelet renews the file"
+        ),
+    ] = None
+    pod_tokens: Annotated[
+        Literal["off", "allow", "require"],
+        Named("POD_TOKENS"),
+        Field(
+            description="whether masters have the Kubernetes API review the tokens of worker pods; off: no; allow: "
+            "those that workers present; require: a worker without one is refused"
+        ),
+    ] = "off"
+    worker_service_account: Annotated[
+        str | None,
+        Named("WORKER_SERVICE_ACCOUNT", allowed="a Kubernetes name"),
+        Field(
+            pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
+            description="service account that those tokens must be of, in NAMESPACE; unset: any",
+        ),
+    ] = None
     host: Annotated[
         str,
         Named("GRPC_HOST", allowed="an address of this machine"),

@@ -50,6 +50,7 @@ from libs.core.store.cordons import CordonStore
 from libs.core.store.leases import LeadershipStore, LeaseStore
 from libs.core.store.processes import ProcessStore
 from libs.core.transport.peer_limits import PeerLimits
+from libs.core.transport.pod_tokens import PodProofs
 from libs.core.transport.security import TransportSecurity
 
 log = get_logger(__name__)
@@ -80,6 +81,7 @@ class Master:
         address: where to listen for workers, ``host:port``.
         timing: of the leadership's renewals.
         security: what it proves to workers, and requires of them.
+        pods: what it requires of the tokens of worker pods.
         limits, connection_limits: of workers' streams, and of connections where those with TLS share a port.
         processes: where masters are registered, to name the leader's addresses to workers.
         while_leading: loops, by name, that run only in the leading master (repair, autoscaler). A loop that fails is
@@ -99,6 +101,7 @@ class Master:
         address: str,
         readiness: Readiness,
         security: TransportSecurity | None = None,
+        pods: PodProofs | None = None,
         limits: PeerLimits | None = None,
         connection_limits: PeerLimits | None = None,
         while_leading: Sequence[tuple[str, Callable[[], Awaitable[None]]]] = (),
@@ -119,6 +122,7 @@ class Master:
             heartbeat_interval_seconds=settings.heartbeat_interval_seconds,
             death_timeout_seconds=settings.death_timeout_seconds,
             security=security,
+            pods=pods,
             limits=limits,
             connection_limits=connection_limits,
         )
@@ -374,6 +378,10 @@ class Master:
         self._readiness.report(DEPENDENCY, True, "; ".join(details), required=False)
 
     # --- called by the server
+
+    def is_bound(self, worker_id: str, public_key: bytes) -> bool:
+        """Whether a worker id belongs to a key."""
+        return self._registry.is_bound(worker_id, public_key)
 
     def register(self, session: SessionId, identity: WorkerIdentity, state: WorkerState) -> None:
         """Handle the registration of a worker on a stream."""

@@ -252,6 +252,10 @@ class Registry:
         """How many workers have left so far; read it before the leases are read."""
         return self._departures
 
+    def is_bound(self, worker_id: str, public_key: bytes) -> bool:
+        """Whether *worker_id* belongs to this key."""
+        return bool(public_key) and self._owner(worker_id) == public_key
+
     def bind(self, keys: Mapping[str, bytes], departures: int) -> list[Refuse]:
         """Bind worker ids to the keys in live leases, read after that number of departures.
 

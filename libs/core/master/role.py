@@ -42,6 +42,7 @@ from libs.core.store.leases import LeadershipStore, LeaseStore
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.processes import KnownProcess, ProcessStore
 from libs.core.transport.peer_limits import PeerLimits
+from libs.core.transport.pod_tokens import PodProofs
 from libs.core.transport.security import TransportSecurity
 
 log = get_logger(__name__)
@@ -73,13 +74,15 @@ class MasterRole:
 
     Args:
         loops: run beside the master while it leads.
+        pods: returns what is required of the tokens of worker pods.
     """
 
     name = "master"
     settings = MasterSettings
 
-    def __init__(self, *loops: Loops) -> None:
+    def __init__(self, *loops: Loops, pods: Callable[[MasterSettings], PodProofs] = lambda _: PodProofs()) -> None:
         self._loops = loops
+        self._pods = pods
         self._api = MasterApi()
         self._master: Master | None = None
 
@@ -104,6 +107,7 @@ class MasterRole:
             address=f"{settings.transport.host}:{settings.coordination.grpc_port}",
             readiness=process.readiness,
             security=_security(process, settings.transport),
+            pods=self._pods(settings),
             limits=_limits(settings.transport),
             connection_limits=_limits(settings.transport),
             while_leading=own_loops,

@@ -27,6 +27,7 @@ from libs.core.observability.tracing import Attributes, Headers, SpanKind, span,
 from libs.core.process.isolation import repeat
 from libs.core.transport.grpc_listener import GrpcListener
 from libs.core.transport.peer_limits import PeerLimits, address_of
+from libs.core.transport.pod_tokens import PodProofs, PodTokenRefused, ProvenPod
 from libs.core.transport.security import StreamRefused, TransportSecurity
 from libs.core.transport.worker_key import new_challenge, proves
 from proto.runtime.v1 import coordination_pb2 as pb
@@ -68,6 +69,9 @@ class Coordinator(Protocol):
     async def leader_addresses(self) -> Sequence[str]:
         """Return the addresses at which the leader listens for workers, ``host:port``; waits for a second at most."""
 
+    def is_bound(self, worker_id: str, public_key: bytes) -> bool:
+        """Whether the worker id belongs to this key, which is that of a live lease or of a registered worker."""
+
     def register(self, session: SessionId, identity: WorkerIdentity, state: WorkerState) -> None:
         """Handle a registration on this stream."""
 
@@ -94,10 +98,11 @@ class _Unproven:
 class _Stream:
     """The messages to write to one worker: only the latest of each kind."""
 
-    def __init__(self, session: SessionId, trace: Headers, token: str) -> None:
+    def __init__(self, session: SessionId, trace: Headers, token: str, pod: ProvenPod) -> None:
         self.session = session
         self.trace = trace
         self.token = token
+        self.pod = pod
         self.unproven: _Unproven | None = None
         """The registration whose proof is expected."""
         self.register_by: asyncio.TimerHandle | None = None
@@ -139,6 +144,7 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         address: where to listen, ``host:port``; port 0 selects a free one.
         heartbeat_interval_seconds, death_timeout_seconds: sent to workers at registration.
         security: what it proves to workers, and requires of them.
+        pods: what it requires of the tokens of worker pods.
         limits: of streams; a stream is one worker.
     """
 
@@ -151,12 +157,14 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         heartbeat_interval_seconds: float,
         death_timeout_seconds: float,
         security: TransportSecurity | None = None,
+        pods: PodProofs | None = None,
         limits: PeerLimits | None = None,
         connection_limits: PeerLimits | None = None,
     ) -> None:
         self._coordinator = coordinator
         self._address = address
         self._security = security or TransportSecurity()
+        self._pods = pods or PodProofs()
         self._limits = limits or PeerLimits()
         self._listener = GrpcListener(
             address,
@@ -275,17 +283,23 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
             await _refuse(context, request_iterator, grpc.StatusCode.RESOURCE_EXHAUSTED, refusal)
             return
         try:
-            await self._serve_stream(token, request_iterator, context)
+            try:
+                pod = await self._pods.check(context.invocation_metadata() or ())
+            except PodTokenRefused as refused:
+                await _refuse(context, request_iterator, grpc.StatusCode.UNAUTHENTICATED, str(refused))
+                return
+            await self._serve_stream(token, pod, request_iterator, context)
         finally:
             self._limits.release(address)
 
     async def _serve_stream(
         self,
         token: str,
+        pod: ProvenPod,
         request_iterator: AsyncIterator[pb.WorkerMessage],
         context: "grpc.aio.ServicerContext[Any, Any]",
     ) -> None:
-        stream = _Stream(SessionId(next(self._numbers)), trace_of(_metadata(context)), token)
+        stream = _Stream(SessionId(next(self._numbers)), trace_of(_metadata(context)), token, pod)
         self._streams[stream.session] = stream
         reading = asyncio.create_task(self._read(stream, request_iterator), name=f"stream {stream.session}")
         try:
@@ -363,6 +377,15 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
             stream.refuse(grpc.StatusCode.PERMISSION_DENIED, "the signature is not by the key of the registration")
 
     def _register(self, stream: _Stream, identity: WorkerIdentity, state: WorkerState) -> None:
+        if stream.pod.name is not None and stream.pod.name != identity.worker_id:
+            log.warning("worker refused: its pod has another name", worker=identity.worker_id, pod=stream.pod.name)
+            details = f"the worker id {identity.worker_id!r} is not the name of the worker's pod, {stream.pod.name!r}"
+            stream.refuse(grpc.StatusCode.PERMISSION_DENIED, details)
+            return
+        if stream.pod.is_unchecked and not self._coordinator.is_bound(identity.worker_id, identity.public_key):
+            details = "the API server of Kubernetes could not review the token of this worker's pod"
+            stream.refuse(grpc.StatusCode.UNAVAILABLE, details)
+            return
         if stream.register_by is not None:
             stream.register_by.cancel()
         stream.put("registered", self._registered)

@@ -5,6 +5,7 @@ only the master of its own service, and a master only workers of its own service
 ``allow`` streams without TLS are accepted as well, so that both sides can change one after the other.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,8 @@ import grpc
 from libs.core.config.transport_settings import TransportSettings
 from libs.core.observability.log import get_logger
 from libs.core.transport.certificates import Certificates, certificate_files
+from libs.core.transport.pod_tokens import HEADER as POD_TOKEN
+from libs.core.transport.pod_tokens import pod_token_file
 from libs.core.transport.tokens import SharedTokens, parse_tokens, token_file
 from libs.core.transport.watched_files import WatchedFiles
 
@@ -44,12 +47,14 @@ class TransportSecurity:
 
     Attributes:
         certificates: its own; present unless *mode* is ``off``.
+        pod_token: returns the current token of this worker's pod; None without one.
     """
 
     service: str = ""
     mode: Literal["off", "allow", "require"] = "off"
     certificates: WatchedFiles[Certificates] | None = None
     tokens: SharedTokens = field(default_factory=SharedTokens)
+    pod_token: Callable[[], str] | None = None
 
     @classmethod
     def of(cls, settings: TransportSettings, service: str) -> "TransportSecurity":
@@ -71,7 +76,10 @@ class TransportSecurity:
                 ("TLS_CERT_FILE", Path(settings.certificate_file or "")),
                 ("TLS_KEY_FILE", Path(settings.key_file or "")),
             )
-        return cls(service, settings.mode, certificates, tokens)
+        pod_token = None
+        if settings.pod_token_file is not None:
+            pod_token = pod_token_file("POD_TOKEN_FILE", Path(settings.pod_token_file))
+        return cls(service, settings.mode, certificates, tokens, pod_token)
 
     @property
     def proves_workers(self) -> bool:
@@ -137,7 +145,8 @@ class TransportSecurity:
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What to send with a call."""
         token = self.tokens.own
-        return ((_AUTHORIZATION, f"{_SCHEME}{token}"),) if token is not None else ()
+        shared = ((_AUTHORIZATION, f"{_SCHEME}{token}"),) if token is not None else ()
+        return (*shared, (POD_TOKEN, self.pod_token())) if self.pod_token is not None else shared
 
     @property
     def _certificates(self) -> WatchedFiles[Certificates]:

@@ -19,8 +19,10 @@ from libs.core.master.server import CoordinationServer
 from libs.core.transport.certificates import certificate_files
 from libs.core.transport.grpc_listener import GrpcListener, PortTaken
 from libs.core.transport.peer_limits import PeerLimits
+from libs.core.transport.pod_tokens import PodProofs, PodTokenUnchecked, ReviewedPod
 from libs.core.transport.security import TransportSecurity
 from libs.core.transport.tokens import SharedTokens, token_file
+from libs.core.transport.worker_key import WorkerKey
 from libs.core.worker.session import DEPENDENCY, MasterSession
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
@@ -45,6 +47,9 @@ class Registrations:
         self.registered: list[str] = []
         self.connected: set[SessionId] = set()
 
+    def is_bound(self, worker_id: str, public_key: bytes) -> bool:
+        return bool(public_key)
+
     def register(self, session: SessionId, identity: WorkerIdentity, state: WorkerState) -> None:
         self.registered.append(identity.worker_id)
         self.connected.add(session)
@@ -65,7 +70,12 @@ class Rig:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def serve(
-        self, security: TransportSecurity, *, death_timeout_seconds: float = 60, **limits: PeerLimits
+        self,
+        security: TransportSecurity,
+        *,
+        death_timeout_seconds: float = 60,
+        pods: PodProofs | None = None,
+        **limits: PeerLimits,
     ) -> None:
         server = CoordinationServer(
             self.workers,
@@ -74,6 +84,7 @@ class Rig:
             heartbeat_interval_seconds=0.1,
             death_timeout_seconds=death_timeout_seconds,
             security=security,
+            pods=pods,
             **limits,
         )
         await server.start()
@@ -84,16 +95,19 @@ class Rig:
         assert self.server is not None
         return f"127.0.0.1:{self.server.port}"
 
-    def worker(self, security: TransportSecurity, name: str = "a") -> tuple[MasterSession, Readiness]:
+    def worker(
+        self, security: TransportSecurity, name: str = "a", key: WorkerKey | None = None
+    ) -> tuple[MasterSession, Readiness]:
         readiness = Readiness()
         session = MasterSession(
-            WorkerIdentity(name, f"{name}-1", "host"),
+            WorkerIdentity(name, f"{name}-1", "host", public_key=key.public if key is not None else b""),
             [self.target],
             state=WorkerState,
             assigned=lambda _: None,
             readiness=readiness,
             backoff=Backoff(0.05, 0.2),
             security=security,
+            key=key,
         )
         self._tasks.append(asyncio.create_task(session.run()))
         return session, readiness
@@ -441,3 +455,45 @@ async def test_stream_without_a_registration_ends(rig: Rig) -> None:
 
     async with stream(rig.target, TransportSecurity(), encrypted=False) as call:
         assert await code_of(call) is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def pod_of(token: str) -> ReviewedPod:
+    """Review in place of the API server: a token names its pod."""
+    if token.startswith("unknown-"):
+        raise PodTokenUnchecked("no answer")
+    return ReviewedPod("the0", "worker", token.removesuffix("-token-of-the-pod"))
+
+
+@pytest.mark.parametrize(
+    ("token", "refusal"),
+    [
+        ("a-token-of-the-pod", ""),
+        ("b-token-of-the-pod", "PERMISSION_DENIED"),
+        ("unknown-token-of-the-pod", "UNAVAILABLE"),
+        (None, "UNAUTHENTICATED"),
+    ],
+)
+async def test_worker_registers_under_the_name_of_its_pod_alone(rig: Rig, token: str | None, refusal: str) -> None:
+    await rig.serve(TransportSecurity(), pods=PodProofs("require", "the0", "worker", pod_of))
+    own = (lambda: token) if token is not None else None
+
+    session, readiness = rig.worker(TransportSecurity(pod_token=own), "a")
+
+    if refusal:
+        await eventually(lambda: refusal in readiness.states[DEPENDENCY].detail)
+        assert rig.workers.registered == []
+    else:
+        await eventually(lambda: session.master_id)
+        assert rig.workers.registered == ["a"]
+
+
+async def test_worker_that_proves_the_key_of_its_id_needs_no_review_while_there_is_none(
+    rig: Rig, tmp_path: Path
+) -> None:
+    await rig.serve(TransportSecurity(), pods=PodProofs("require", "the0", "worker", pod_of))
+    security = TransportSecurity(pod_token=lambda: "unknown-token-of-the-pod")
+
+    session, _ = rig.worker(security, "a", key=WorkerKey.load(tmp_path))
+
+    await eventually(lambda: session.master_id)
+    assert rig.workers.registered == ["a"]

@@ -12,6 +12,8 @@ import yaml
 
 from libs.autoscaler.api_server import Answer, ApiServer, message_of
 from libs.autoscaler.kubernetes import KubernetesWorkers
+from libs.autoscaler.pod_reviews import PodReviews
+from libs.core.transport.pod_tokens import HEADER, PodProofs, PodTokenRefused, ProvenPod
 from tests.cluster.overlays.cluster import OverlayCluster, configured
 from tests.cluster.overlays.operator_crds import operator_crds
 from tests.deploy.manifests import KUBERNETES, of_kind
@@ -79,6 +81,7 @@ async def test_rbac_allows_a_master_what_it_needs_and_nothing_else(cluster: Over
         ("patch", "pods"),
         ("get", "deployments/bot-runner-worker"),
         ("list", "events"),
+        ("create", "tokenreviews.authentication.k8s.io"),
     ]
     refused = [
         ("get", "deployments/bot-runner-master"),
@@ -96,6 +99,7 @@ async def test_rbac_allows_a_master_what_it_needs_and_nothing_else(cluster: Over
         ("get", "configmaps"),
         ("list", "nodes"),
         ("create", "rolebindings.rbac.authorization.k8s.io"),
+        ("create", "subjectaccessreviews.authorization.k8s.io"),
     ]
     async with cluster.own_namespace(folder / "namespace.yaml", "the0"):
         await apply_access(cluster)
@@ -203,6 +207,67 @@ async def test_master_reads_why_kubernetes_creates_or_schedules_no_worker(
     assert "nodes are available" in found["Unschedulable"]
 
 
+WORKER = "bot-runner-worker"
+WORKER_POD = {**POD, "metadata": {"name": "worker-1"}, "spec": {**POD["spec"], "serviceAccountName": WORKER}}
+
+
+async def test_token_of_a_worker_proves_its_pod_until_the_pod_is_gone(cluster: OverlayCluster, tmp_path: Path) -> None:
+    folder = KUBERNETES / "overlays" / "production"
+
+    async def token(account_name: str = WORKER, *options: str) -> str:
+        made = await cluster.kubectl("--namespace=the0", "create", "token", account_name, *options)
+        return made.strip()
+
+    async with cluster.own_namespace(folder / "namespace.yaml", "the0"):
+        await apply_access(cluster)
+        await cluster.kubectl("--namespace=the0", "create", "--filename=-", stdin=json.dumps(WORKER_POD))
+        master = ApiServer(await account(cluster, "bot-runner-master", tmp_path), 30)
+        worker_folder = tmp_path / "worker"
+        worker_folder.mkdir()
+        worker = ApiServer(await account(cluster, WORKER, worker_folder), 30)
+
+        async def proven(presented: str, server: ApiServer = master) -> ProvenPod | str:
+            proofs = PodProofs("require", "the0", WORKER, PodReviews(server).review)
+            try:
+                return await proofs.check([(HEADER, presented)])
+            except PodTokenRefused as refused:
+                return str(refused)
+
+        bound = ("--bound-object-kind=Pod", "--bound-object-name=worker-1")
+        valid = await token(WORKER, "--audience=the0", *bound)
+
+        async def is_granted() -> bool:
+            return await proven(valid) == ProvenPod("worker-1")
+
+        await eventually(is_granted, every_seconds=0.5)
+        refusals = {
+            "audience": await proven(await token(WORKER, *bound)),
+            "unbound": await proven(await token(WORKER, "--audience=the0")),
+            "account": await proven(await token("bot-runner-master", "--audience=the0")),
+            "changed": await proven(f"{valid[:-8]}AAAAAAAA"),
+        }
+        unchecked = await proven(valid, worker)
+        await cluster.kubectl("--namespace=the0", "delete", "pod", "worker-1", "--grace-period=0", "--force")
+
+        async def is_gone() -> bool:
+            return "its pod is gone" in str(await proven(valid))
+
+        await eventually(is_gone, every_seconds=0.5)
+        master.close()
+        worker.close()
+
+    assert unchecked == ProvenPod(is_unchecked=True)
+    assert {
+        name: [word for word in ("invalid", "bound to no pod") if word in str(found)]
+        for name, found in refusals.items()
+    } == {
+        "audience": ["invalid"],
+        "unbound": ["bound to no pod"],
+        "account": ["bound to no pod"],
+        "changed": ["invalid"],
+    }
+
+
 async def account(cluster: OverlayCluster, name: str, folder: Path) -> dict[str, str]:
     """Return the environment of a service account, with a token as a pod gets it."""
     token = (await cluster.kubectl("--namespace=the0", "create", "token", name)).strip()
@@ -229,7 +294,7 @@ def is_denied(answer: Answer) -> bool:
 
 async def apply_access(cluster: OverlayCluster) -> None:
     """Apply the production overlay's accounts, with their rights and limits."""
-    kinds = "ServiceAccount", "Role", "RoleBinding"
+    kinds = "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"
     policies = "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"
     access = {"apiVersion": "v1", "kind": "List", "items": of_kind("overlays/production", *kinds, *policies)}
     await cluster.kubectl("apply", "--filename=-", stdin=json.dumps(access))
