@@ -5,7 +5,7 @@ end, `Claims` and `verdict` decide who runs it and its outcome, and `Completion`
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -14,11 +14,17 @@ from libs.core.events.publisher import OutboxPublisher
 from libs.core.process.process import run_process
 from libs.core.process.service import BACKTEST_RUNNER
 from libs.core.room import MIB
+from libs.core.store.entities import EntityStore
 from libs.core.store.outbox import Outbox
+from libs.core.store.runs import RunStore
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.role import WorkerBackend, WorkerContext, WorkerRole, WorkerSettings
+from libs.docker_runner.code.definition import ExecutableBuilder
+from libs.docker_runner.containers.container import Ended, ManagedContainer
+from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.engine.room import Priority
 from libs.docker_runner.executable import Entrypoint
+from libs.docker_runner.runs.run_engine import AttemptEngine
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.worker.docker_host import DockerHost
 from libs.docker_runner.worker.from_settings import runner_settings
@@ -66,40 +72,34 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
 
     slots = Slots(settings.batch.batch_size)
 
-    def claims(owned: OwnedSegment) -> Claims:
-        return Claims(docker.recorder, epoch=owned.epoch, entities=context.entities)
-
     def pool(owned: OwnedSegment) -> SegmentPool:
-        segment, epoch = owned.segment_id, owned.epoch
-        kit = BacktestKit(
-            owned=owned,
+        return segment_pool(
+            owned,
+            docker.recorder,
             engine=docker.runner,
-            proven=owned.proven,
-            containers=docker.group(segment, epoch).list,
-            executables=docker.executables(Entrypoint.BACKTEST, segment, epoch),
-            claims=claims(owned),
-            records=RunRecords(docker.recorder, segment_id=segment, epoch=epoch, runs=context.runs),
+            containers=docker.group(owned.segment_id, owned.epoch).list,
+            executables=docker.executables(Entrypoint.BACKTEST, owned.segment_id, owned.epoch),
+            entities=context.entities,
+            runs=context.runs,
             spool=spool,
             completion=completion,
+            slots=slots,
             timeout_seconds=settings.batch.timeout_seconds,
             result_bytes=docker.settings.limits.result_bytes,
             max_retries=settings.batch.max_retries,
             stop_grace_seconds=min(settings.containers.stop_grace_seconds, CANCEL_GRACE_SECONDS),
-        )
-        return SegmentPool(
-            owned,
-            kit=kit,
-            entities=context.entities,
-            slots=slots,
             scan_interval_seconds=settings.batch.interval_seconds,
         )
+
+    async def at_rest(owned: OwnedSegment, _: Sequence[Ended]) -> None:
+        # Active attempts are left to the next owner, and do not count.
+        await Claims(docker.recorder, epoch=owned.epoch, entities=context.entities).release_all(owned.segment_id)
 
     handler = DockerSegmentHandler(
         docker,
         work=pool,
         waking=context.wake_ups.waking,
-        # Active attempts are left to the next owner, and do not count.
-        at_rest=lambda owned, _: claims(owned).release_all(owned.segment_id),
+        at_rest=at_rest,
         keeps_logs=False,
     )
     return WorkerBackend(
@@ -111,6 +111,43 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
         folders=engine_folders(docker),
         metrics=[*docker.metrics(), QueueCollector(lambda: handler.works)],
     )
+
+
+def segment_pool(
+    owned: OwnedSegment,
+    recorder: Recorder,
+    *,
+    engine: AttemptEngine,
+    containers: Callable[[], Awaitable[list[ManagedContainer]]],
+    executables: ExecutableBuilder,
+    entities: EntityStore,
+    runs: RunStore,
+    spool: ResultSpool,
+    completion: Completion,
+    slots: Slots,
+    timeout_seconds: float,
+    result_bytes: int,
+    max_retries: int,
+    stop_grace_seconds: float,
+    scan_interval_seconds: float,
+) -> SegmentPool:
+    """Wire the work of one owned segment."""
+    kit = BacktestKit(
+        owned=owned,
+        engine=engine,
+        proven=owned.proven,
+        containers=containers,
+        executables=executables,
+        claims=Claims(recorder, epoch=owned.epoch, entities=entities),
+        records=RunRecords(recorder, segment_id=owned.segment_id, epoch=owned.epoch, runs=runs),
+        spool=spool,
+        completion=completion,
+        timeout_seconds=timeout_seconds,
+        result_bytes=result_bytes,
+        max_retries=max_retries,
+        stop_grace_seconds=stop_grace_seconds,
+    )
+    return SegmentPool(owned, kit=kit, entities=entities, slots=slots, scan_interval_seconds=scan_interval_seconds)
 
 
 def _output(context: WorkerContext, docker: DockerHost) -> BacktestOutput:

@@ -4,24 +4,32 @@ Top down: `DockerSegmentHandler` owns a segment, `SegmentReconciler` goes round 
 checks new versions before they replace what runs, `BotActions` acts, and `BotRecords` writes down what came of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from libs.core.errors import UserError
 from libs.core.process.process import run_process
 from libs.core.process.service import BOT_RUNNER
+from libs.core.store.entities import EntityStore
+from libs.core.store.owner_quotas import OwnerQuotas
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.role import WorkerBackend, WorkerContext, WorkerRole
+from libs.docker_runner.code.definition import ExecutableBuilder
+from libs.docker_runner.containers.container_group import ContainerGroup
 from libs.docker_runner.engine.room import Priority
+from libs.docker_runner.engine.room_view import EngineRoom
 from libs.docker_runner.executable import Entrypoint
+from libs.docker_runner.runs.run_engine import AttemptEngine
 from libs.docker_runner.worker.handler import DockerSegmentHandler
 from libs.docker_runner.worker.opening import engine_folders, engine_view, open_docker_host
 from services.bot_runner.bot_actions import BotActions
-from services.bot_runner.checks import VersionChecks
+from services.bot_runner.checks import Checker, VersionChecks
 from services.bot_runner.desired import DesiredState
 from services.bot_runner.metrics import BotsCollector
 from services.bot_runner.reconciler import SegmentReconciler
 from services.bot_runner.records import BotRecords
 from services.bot_runner.restart_memory import RestartMemory
+from services.bot_runner.restarts import RestartPolicy
 
 
 def main(flags: Mapping[str, object]) -> int:
@@ -48,32 +56,19 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
         )
 
     def reconciler(owned: OwnedSegment) -> SegmentReconciler:
-        memory, segment_records, clock = RestartMemory(), records(owned), context.leases.now
-        return SegmentReconciler(
+        return segment_reconciler(
             owned,
-            entities=context.entities,
-            desired_state=DesiredState(
-                executables=docker.executables(Entrypoint.BOT, owned.segment_id, owned.epoch),
-                memory=memory,
-                window_seconds=settings.containers.health_window_seconds,
-            ),
-            containers=docker.group(owned.segment_id, owned.epoch),
-            actions=BotActions(
-                owned,
-                runner=docker.runner,
-                records=segment_records,
-                memory=memory,
-                quotas=context.quotas,
-                stop_grace_seconds=settings.containers.stop_grace_seconds,
-                clock=clock,
-            ),
-            records=segment_records,
-            checks=VersionChecks(
-                runner=docker.runner, quotas=context.quotas, memory=memory, wake=owned.wake, clock=clock
-            ),
+            runner=docker.runner,
             room=docker.runner.room,
+            containers=docker.group(owned.segment_id, owned.epoch),
+            executables=docker.executables(Entrypoint.BOT, owned.segment_id, owned.epoch),
+            entities=context.entities,
+            records=records(owned),
+            quotas=context.quotas,
+            window_seconds=settings.containers.health_window_seconds,
+            stop_grace_seconds=settings.containers.stop_grace_seconds,
             scan_interval_seconds=settings.scan.scan_interval_seconds,
-            clock=clock,
+            clock=context.leases.now,
         )
 
     handler = DockerSegmentHandler(
@@ -94,4 +89,49 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
         folders=engine_folders(docker),
         metrics=metrics,
         at_exit=docker.logs.finished,
+    )
+
+
+class BotEngine(AttemptEngine, Checker, Protocol):
+    """The operations on the Docker engine: attempts, and checks of versions."""
+
+
+def segment_reconciler(
+    owned: OwnedSegment,
+    *,
+    runner: BotEngine,
+    room: EngineRoom,
+    containers: ContainerGroup,
+    executables: ExecutableBuilder,
+    entities: EntityStore,
+    records: BotRecords,
+    quotas: OwnerQuotas,
+    window_seconds: float,
+    stop_grace_seconds: float,
+    scan_interval_seconds: float,
+    clock: Callable[[], float],
+    policy: RestartPolicy | None = None,
+) -> SegmentReconciler:
+    """Wire the work of one owned segment; *clock* is MongoDB's time."""
+    memory = RestartMemory()
+    return SegmentReconciler(
+        owned,
+        entities=entities,
+        desired_state=DesiredState(executables=executables, memory=memory, window_seconds=window_seconds),
+        containers=containers,
+        actions=BotActions(
+            owned,
+            runner=runner,
+            records=records,
+            memory=memory,
+            quotas=quotas,
+            stop_grace_seconds=stop_grace_seconds,
+            policy=policy,
+            clock=clock,
+        ),
+        records=records,
+        checks=VersionChecks(runner=runner, quotas=quotas, memory=memory, wake=owned.wake, clock=clock),
+        room=room,
+        scan_interval_seconds=scan_interval_seconds,
+        clock=clock,
     )

@@ -6,18 +6,25 @@ earlier owner of the segment.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from libs.core.process.process import run_process
 from libs.core.process.service import BOT_SCHEDULER
+from libs.core.store.entities import EntityStore
+from libs.core.store.leases import LeaseStore
+from libs.core.store.runs import RunStore
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.role import WorkerBackend, WorkerContext, WorkerRole
+from libs.docker_runner.code.definition import ExecutableBuilder
+from libs.docker_runner.containers.container import ManagedContainer
+from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.engine.room import Priority
 from libs.docker_runner.executable import Entrypoint
+from libs.docker_runner.runs.run_engine import AttemptEngine
 from libs.docker_runner.worker.handler import DockerSegmentHandler
 from libs.docker_runner.worker.opening import engine_folders, engine_view, open_docker_host
 from services.bot_scheduler.closing import close_all
-from services.bot_scheduler.records import RunRecords
+from services.bot_scheduler.records import Output, RunRecords
 from services.bot_scheduler.run import ScheduleKit
 from services.bot_scheduler.schedule_claims import ScheduleClaims
 from services.bot_scheduler.scheduler import SegmentScheduler
@@ -36,36 +43,23 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
     docker = await open_docker_host(context, priority=Priority.SCHEDULE)
 
     def kit(owned: OwnedSegment) -> ScheduleKit:
-        segment, epoch = owned.segment_id, owned.epoch
-        return ScheduleKit(
-            owned=owned,
+        return segment_kit(
+            owned,
+            docker.recorder,
             engine=docker.runner,
-            proven=owned.proven,
-            containers=docker.group(segment, epoch).list,
-            claims=ScheduleClaims(docker.recorder, epoch=epoch, entities=context.entities),
-            records=RunRecords(
-                docker.recorder,
-                segment_id=segment,
-                epoch=epoch,
-                runs=context.runs,
-                leases=context.leases,
-                output=docker.logs.following,
-            ),
-            executables=docker.executables(Entrypoint.BOT, segment, epoch),
+            containers=docker.group(owned.segment_id, owned.epoch).list,
+            executables=docker.executables(Entrypoint.BOT, owned.segment_id, owned.epoch),
+            entities=context.entities,
+            runs=context.runs,
+            leases=context.leases,
+            output=docker.logs.following,
             stop_grace_seconds=settings.containers.stop_grace_seconds,
             clock=context.leases.now,
             engine_clock=time.time,
         )
 
     def scheduler(owned: OwnedSegment) -> SegmentScheduler:
-        shared = kit(owned)
-        return SegmentScheduler(
-            owned,
-            kit=shared,
-            takeover=Takeover(shared, host=docker.engine_id),
-            scan_interval_seconds=settings.scan.scan_interval_seconds,
-            clock=context.leases.now,
-        )
+        return segment_scheduler(kit(owned), docker.engine_id, settings.scan.scan_interval_seconds)
 
     handler = DockerSegmentHandler(
         docker,
@@ -82,4 +76,46 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
         folders=engine_folders(docker),
         metrics=docker.metrics(),
         at_exit=docker.logs.finished,
+    )
+
+
+def segment_kit(
+    owned: OwnedSegment,
+    recorder: Recorder,
+    *,
+    engine: AttemptEngine,
+    containers: Callable[[], Awaitable[list[ManagedContainer]]],
+    executables: ExecutableBuilder,
+    entities: EntityStore,
+    runs: RunStore,
+    leases: LeaseStore,
+    output: Output,
+    stop_grace_seconds: float,
+    clock: Callable[[], float],
+    engine_clock: Callable[[], float],
+) -> ScheduleKit:
+    """Wire what the runs of one owned segment share; *clock* is MongoDB's time."""
+    segment, epoch = owned.segment_id, owned.epoch
+    return ScheduleKit(
+        owned=owned,
+        engine=engine,
+        proven=owned.proven,
+        containers=containers,
+        claims=ScheduleClaims(recorder, epoch=epoch, entities=entities),
+        records=RunRecords(recorder, segment_id=segment, epoch=epoch, runs=runs, leases=leases, output=output),
+        executables=executables,
+        stop_grace_seconds=stop_grace_seconds,
+        clock=clock,
+        engine_clock=engine_clock,
+    )
+
+
+def segment_scheduler(kit: ScheduleKit, engine_id: str, scan_interval_seconds: float) -> SegmentScheduler:
+    """Wire the work of one owned segment."""
+    return SegmentScheduler(
+        kit.owned,
+        kit=kit,
+        takeover=Takeover(kit, host=engine_id),
+        scan_interval_seconds=scan_interval_seconds,
+        clock=kit.clock,
     )

@@ -32,13 +32,11 @@ from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.runs.collection import Collection
 from libs.docker_runner.settings import RunnerSettings
 from services.backtest_runner import objects
-from services.backtest_runner.claims import Claims
 from services.backtest_runner.completion import Completion
 from services.backtest_runner.pool import SegmentPool
-from services.backtest_runner.records import RunRecords
 from services.backtest_runner.result_spool import ResultSpool
-from services.backtest_runner.run import BacktestKit
 from services.backtest_runner.slots import Slots
+from services.backtest_runner.worker import segment_pool
 from tests.support.fakes import fake_host
 from tests.support.faults.deaths import Death, Mortal
 from tools.stack.s3 import S3Server
@@ -216,7 +214,6 @@ class BacktestRig:
             await asyncio.gather(task, return_exceptions=True)
 
     def _pool(self, owned: OwnedSegment, host: FakeHost, death: Death, size: int, max_retries: int) -> SegmentPool:
-        recorder = Recorder("w", host.name)
         entities: Any = Mortal(self.entities, death, "compare_and_set", "remove")
         spool = ResultSpool(host.folder / "spool")
         spool.open()
@@ -242,22 +239,23 @@ class BacktestRig:
             publisher=publisher,
             tell=self,
         )
-        kit = BacktestKit(
-            owned=owned,
+        return segment_pool(
+            owned,
+            Recorder("w", host.name),
             engine=host,
-            proven=owned.proven,
             containers=host.list,
             executables=executables,
-            claims=Claims(recorder, epoch=owned.epoch, entities=entities),
-            records=RunRecords(recorder, segment_id=1, epoch=owned.epoch, runs=runs),
+            entities=entities,
+            runs=runs,
             spool=spool,
             completion=completion,
+            slots=Slots(size),
             timeout_seconds=5.0,
             result_bytes=RESULT_BYTES,
             max_retries=max_retries,
             stop_grace_seconds=0.0,
+            scan_interval_seconds=0.1,
         )
-        return SegmentPool(owned, kit=kit, entities=entities, slots=Slots(size), scan_interval_seconds=0.1)
 
 
 @pytest_asyncio.fixture(loop_scope="session", name="rig")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +24,10 @@ from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import Entrypoint, Executable
 from libs.docker_runner.settings import OWNER_FIELD, RunnerSettings
-from services.bot_runner.bot_actions import BotActions
-from services.bot_runner.checks import VersionChecks
-from services.bot_runner.desired import DesiredState
 from services.bot_runner.reconciler import SegmentReconciler
 from services.bot_runner.records import BotRecords
-from services.bot_runner.restart_memory import RestartMemory
 from services.bot_runner.restarts import RestartPolicy
+from services.bot_runner.worker import segment_reconciler
 from tests.support.fakes.fake_host import FakeHost
 from tests.support.faults.deaths import Death, Mortal
 
@@ -162,27 +160,22 @@ class BotRig:
                 await task
 
     def _reconciler(self, owned: OwnedSegment, host: FakeHost, death: Death, scan_seconds: float) -> SegmentReconciler:
-        memory, records, quotas = RestartMemory(), self.records(host, owned.lease, death=death), self.quotas()
         group: Any = _Group(host, owned)
         runner: Any = Mortal(host, death, "start", "stop", "exit_info", "remove")
-        return SegmentReconciler(
+        return segment_reconciler(
             owned,
-            entities=self.entities,
-            desired_state=DesiredState(executables=self.executables(owned.lease), memory=memory, window_seconds=10.0),
-            containers=group,
-            actions=BotActions(
-                owned,
-                runner=runner,
-                records=records,
-                memory=memory,
-                quotas=quotas,
-                stop_grace_seconds=self.stop_grace_seconds,
-                policy=RestartPolicy(initial_seconds=0.05),
-            ),
-            records=records,
-            checks=VersionChecks(runner=host, quotas=quotas, memory=memory, wake=owned.wake),
+            runner=runner,
             room=host.room,
+            containers=group,
+            executables=self.executables(owned.lease),
+            entities=self.entities,
+            records=self.records(host, owned.lease, death=death),
+            quotas=self.quotas(),
+            window_seconds=10.0,
+            stop_grace_seconds=self.stop_grace_seconds,
             scan_interval_seconds=scan_seconds,
+            clock=time.time,
+            policy=RestartPolicy(initial_seconds=0.05),
         )
 
     def _made(self, container: ManagedContainer) -> None:

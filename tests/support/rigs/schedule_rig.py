@@ -22,13 +22,11 @@ from libs.docker_runner.code.definition import CodeSources, ExecutableBuilder
 from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.settings import RunnerSettings
-from services.bot_scheduler.records import RunRecords
 from services.bot_scheduler.run import ScheduleKit
-from services.bot_scheduler.schedule_claims import ScheduleClaims
 from services.bot_scheduler.scheduler import SegmentScheduler
 from services.bot_scheduler.state import ScheduleState
-from services.bot_scheduler.takeover import Takeover
 from services.bot_scheduler.upkeep import derive_next
+from services.bot_scheduler.worker import segment_kit, segment_scheduler
 from tests.support.fakes.fake_host import FakeHost
 from tests.support.rigs.open_runs import open_run
 
@@ -100,7 +98,6 @@ class ScheduleRig:
         """Return a worker that is about to own the segment, under the next epoch."""
         lease = Lease(self.segment_id, Holder(worker, "i", host.name), next(self._epochs), time.monotonic() + 3600)
         owned = OwnedSegment(lease)
-        recorder = Recorder(worker, host.name)
         executables = ExecutableBuilder(
             settings=RunnerSettings(temp_dir=Path("/nonexistent")),
             service="bot-scheduler",
@@ -112,31 +109,21 @@ class ScheduleRig:
             worker=worker,
             keepalive=None,
         )
-        kit = ScheduleKit(
-            owned=owned,
-            engine=host,
-            proven=owned.proven,
-            containers=host.list,
-            claims=ScheduleClaims(recorder, epoch=lease.epoch, entities=self.entities),
-            records=RunRecords(
-                recorder,
-                segment_id=self.segment_id,
-                epoch=lease.epoch,
-                runs=self.runs,
-                leases=self.leases,
-                output=host,
-            ),
-            executables=executables,
-            clock=clock,
-        )
-        scheduler = SegmentScheduler(
+        kit = segment_kit(
             owned,
-            kit=kit,
-            takeover=Takeover(kit, host=host.name),
-            scan_interval_seconds=scan_seconds,
+            Recorder(worker, host.name),
+            engine=host,
+            containers=host.list,
+            executables=executables,
+            entities=self.entities,
+            runs=self.runs,
+            leases=self.leases,
+            output=host,
+            stop_grace_seconds=30.0,
             clock=clock,
+            engine_clock=clock,
         )
-        return Owner(owned, scheduler, host, kit)
+        return Owner(owned, segment_scheduler(kit, host.name, scan_seconds), host, kit)
 
     @contextlib.asynccontextmanager
     async def owned_by(
