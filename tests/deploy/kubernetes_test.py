@@ -417,7 +417,7 @@ def test_a_second_apply_changes_nothing(folder: str) -> None:
 def test_every_image_has_a_tag_and_present_images_of_the_runtime_are_not_pulled(folder: str) -> None:
     for workload in of_kind(folder, "Deployment", "StatefulSet"):
         for found in containers(workload):
-            assert re.search(r":[\w.-]+$", found["image"]), found["image"]
+            assert re.search(r":[\w.-]+(@sha256:[0-9a-f]{64})?$", found["image"]), found["image"]
             if "the0/" in found["image"]:
                 assert found["imagePullPolicy"] == "IfNotPresent"
 
@@ -464,7 +464,7 @@ def test_probe_of_mongodb_uses_its_shell_only_at_the_start_and_no_command_line_h
 def test_the_s3_server_is_started_where_its_image_has_it() -> None:
     s3 = container(named("overlays/dev", "StatefulSet", "s3"), "s3")
 
-    assert s3["image"] == "versity/versitygw:v1.8.0"
+    assert s3["image"].partition("@")[0] == "versity/versitygw:v1.8.0"
     assert s3["command"][0] == "/usr/local/bin/versitygw"
 
 

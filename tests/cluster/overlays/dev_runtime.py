@@ -21,7 +21,8 @@ from tests.deploy.manifests import KUBERNETES
 from tests.support.eventually import eventually
 from tests.support.rigs.platform import Platform
 from tests.support.servers.real_cluster import port_forward
-from tools.images.third_party.ensure import REGISTRY
+from tools.images.ensure import NODE, PYTHON
+from tools.images.third_party.ensure import REGISTRY, STAND_INS
 
 NAMESPACE = "the0-dev"
 OVERLAY = KUBERNETES / "overlays" / "dev"
@@ -184,12 +185,15 @@ def _write_overlay(folder: Path) -> None:
     """Write a copy as the README advises: the overlay, with a registry near the cluster and settings of its own."""
     mirror = [{"op": "add", "path": "/spec/template/spec/initContainers/0/args/-", "value": _MIRROR}]
     workers = {"kind": "Deployment", "labelSelector": "app.kubernetes.io/component=worker"}
+    settings = [*SETTINGS, f"PYTHON311_IMAGE={PYTHON}", f"NODEJS20_IMAGE={NODE}"]
     overlay = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "namespace": NAMESPACE,
         "resources": [os.path.relpath(OVERLAY.resolve(), folder.resolve())],
-        "configMapGenerator": [{"name": "bot-runner-settings", "behavior": "merge", "literals": SETTINGS}],
+        "configMapGenerator": [{"name": "bot-runner-settings", "behavior": "merge", "literals": settings}],
+        # By their tags: a stand-in has another digest than the image that it stands in for.
+        "images": [{"name": name, "newTag": tag} for name, _, tag in (one.tag.partition(":") for one in STAND_INS)],
         "replicas": [{"name": "bot-runner-master", "count": MASTERS}],
         "patches": [{"target": workers, "patch": json.dumps(mirror)}],
     }

@@ -42,9 +42,9 @@ class StandIn:
 
 
 STAND_INS = (
-    StandIn("docker:28-dind", "dind", programs.gather_dind, programs.MOBY),
-    StandIn("mongo:8.0", "mongo", programs.gather_mongo, f"{programs.MONGOSH} {node.PACKAGE}"),
-    StandIn("nats:2.11-alpine", "nats", programs.gather_nats),
+    StandIn("docker:28.5.2-dind", "dind", programs.gather_dind, programs.MOBY),
+    StandIn("mongo:8.0.20", "mongo", programs.gather_mongo, f"{programs.MONGOSH} {node.PACKAGE}"),
+    StandIn("nats:2.11.16-alpine", "nats", programs.gather_nats),
     StandIn("versity/versitygw:v1.8.0", "versitygw", programs.gather_versitygw, programs.VERSITYGW_VERSION),
 )
 
