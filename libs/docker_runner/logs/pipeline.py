@@ -23,11 +23,23 @@ log = get_logger(__name__)
 
 
 class LogPipeline:
-    """Follows containers and uploads their output while it runs: a worker's work on the logs of its segments."""
+    """Follows containers and uploads their output while it runs: a worker's work on the logs of its segments.
 
-    def __init__(self, source: LogSource, logs: OpenLogs, turns: HandOver, uploads: LogUploads) -> None:
-        self.uploads = uploads
-        self.following = LogFollowing(source, logs, uploads)
+    Args:
+        interval_seconds, hand_over_seconds: see :class:`LogUploads`.
+    """
+
+    def __init__(
+        self,
+        source: LogSource,
+        logs: OpenLogs,
+        turns: HandOver,
+        *,
+        interval_seconds: float = 30.0,
+        hand_over_seconds: float = 60.0,
+    ) -> None:
+        self.uploads = LogUploads(logs, turns, interval_seconds=interval_seconds, hand_over_seconds=hand_over_seconds)
+        self.following = LogFollowing(source, logs, self.uploads)
         self._logs = logs
         self._turns = turns
         self._finishing: set[asyncio.Task[None]] = set()

@@ -43,9 +43,7 @@ class LogUploads:
         hand_over_seconds: after so long without output, the rest of a bot with another owner goes beside its object.
     """
 
-    def __init__(
-        self, logs: OpenLogs, turns: HandOver, *, interval_seconds: float = 30.0, hand_over_seconds: float = 60.0
-    ) -> None:
+    def __init__(self, logs: OpenLogs, turns: HandOver, *, interval_seconds: float, hand_over_seconds: float) -> None:
         self._logs = logs
         self._turns = turns
         self._wake = logs.opened

@@ -46,7 +46,6 @@ from libs.docker_runner.logs.objects import LogObjects
 from libs.docker_runner.logs.open_logs import OpenLogs
 from libs.docker_runner.logs.pipeline import LogPipeline
 from libs.docker_runner.logs.reader import LogReader
-from libs.docker_runner.logs.uploads import LogUploads
 from libs.docker_runner.runner import DockerRunner
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.usage.sampler import UsageCollector, UsageSampler
@@ -119,7 +118,7 @@ class DockerHost:
         budget = SpoolBudget(settings.log_spools_bytes, settings.log_spool_bytes)
         logs = OpenLogs(settings.temp_dir / "logs" / place, LogObjects(store, bucket), budget)
         turns = HandOver(store, bucket, place=place, writer=engine_id, owns=owns)
-        self.logs = LogPipeline(self.runner.followed, logs, turns, LogUploads(logs, turns))
+        self.logs = LogPipeline(self.runner.followed, logs, turns)
         self._cleaner = HostCleaner(
             self.runner,
             service=service,

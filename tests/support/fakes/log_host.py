@@ -26,7 +26,6 @@ from libs.docker_runner.logs.open_logs import OpenLogs
 from libs.docker_runner.logs.output import LogLine
 from libs.docker_runner.logs.pipeline import LogPipeline
 from libs.docker_runner.logs.reader import LogReader
-from libs.docker_runner.logs.uploads import LogUploads
 from tests.support.eventually import eventually
 from tools.stack.s3 import S3Server
 
@@ -132,8 +131,9 @@ class Host:
         logs = OpenLogs(self.directory, LogObjects(self.store, self.bucket), budget)
         # A loaded machine must not count as slow storage.
         turns = HandOver(self.store, self.bucket, place="", writer=self.name, owns=owns, rest_seconds=60.0)
-        uploads = LogUploads(logs, turns, interval_seconds=interval_seconds, hand_over_seconds=hand_over_seconds)
-        pipeline = LogPipeline(self.engine, logs, turns, uploads)
+        pipeline = LogPipeline(
+            self.engine, logs, turns, interval_seconds=interval_seconds, hand_over_seconds=hand_over_seconds
+        )
         running = asyncio.create_task(pipeline.run())
         try:
             yield pipeline

@@ -14,7 +14,6 @@ from libs.docker_runner.logs.history import LogHistory
 from libs.docker_runner.logs.objects import LogObjects
 from libs.docker_runner.logs.open_logs import OpenLogs
 from libs.docker_runner.logs.pipeline import LogPipeline
-from libs.docker_runner.logs.uploads import LogUploads
 from tests.support.rigs.bot_containers import BotContainers
 from tools.stack.s3 import S3Server
 
@@ -43,8 +42,7 @@ async def pipeline(
     bucket = store.settings.logs_bucket
     logs = OpenLogs(bots.settings.temp_dir / "logs", LogObjects(store, bucket))
     turns = HandOver(store, bucket, place="", writer="here", owns=lambda segment: True)
-    uploads = LogUploads(logs, turns, interval_seconds=interval_seconds)
-    pipeline = LogPipeline(bots.runner.followed, logs, turns, uploads)
+    pipeline = LogPipeline(bots.runner.followed, logs, turns, interval_seconds=interval_seconds)
     running = asyncio.create_task(pipeline.run())
     try:
         yield pipeline
