@@ -49,9 +49,13 @@ class Claims:
             state = now  # changed by an event meanwhile
         return state
 
-    async def waits(self, state: BacktestState, detail: str, need: Need) -> None:
-        """Write what it waits for into the document, unless it was claimed meanwhile."""
-        status = {"state": "waiting", "since": datetime.now(UTC), "detail": detail, "lacking": need.to_document()}
+    async def waits(self, state: BacktestState, detail: str, need: Need | None) -> None:
+        """Write what it waits for into the document, unless it was claimed meanwhile.
+
+        *need* is the missing room; None when it waits for something else.
+        """
+        status: dict[str, object] = {"state": "waiting", "since": datetime.now(UTC), "detail": detail}
+        status |= {"lacking": need.to_document()} if need is not None else {}
         await self._entities.compare_and_set(state.id, _as_read(state), {STATUS: status})
 
     async def release(self, backtest_id: str, claim: Claim, detail: str = "", need: Need | None = None) -> None:

@@ -12,6 +12,7 @@ from libs.core.observability.tracing import outside
 from libs.core.process.isolation import isolated, repeat, unexpected
 from libs.core.room import Demand
 from libs.core.store.entities import Entity, EntityStore
+from libs.core.store.owner_quotas import LOOK_SECONDS
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.engine.room import RoomRequest, Shortage
 from libs.docker_runner.engine.room_view import WAITING_CHECK_SECONDS
@@ -28,7 +29,7 @@ _REFUSED_SECONDS = 0.2
 class PoolState(StrEnum):
     """The state of a backtest."""
 
-    WAITING = "waiting"  # for a slot or for room
+    WAITING = "waiting"  # for a slot, for room, or for the quota of its owner
     STARTING = "starting"  # in a slot, without a container: the first attempt or another
     RUNNING = "running"
     FINISHING = "finishing"  # it has ended and is being completed
@@ -63,6 +64,8 @@ class SegmentPool:
         self._waiting: list[BacktestState] = []
         self._lacking = WaitingForRoom(kit.engine.room, owned.wake)
         self._in_hand: dict[str, BacktestRun] = {}
+        # When each that its owner's quota did not permit is tried again.
+        self._over_quota: dict[str, float] = {}
         self._held = 0
 
     @property
@@ -106,14 +109,19 @@ class SegmentPool:
 
     @property
     def queue_age_seconds(self) -> float:
-        """The wait of the longest-waiting backtest for its first attempt; 0 when none waits."""
-        received = (state.received_at for state in self._waiting if state.claim is None and state.received_at)
+        """The wait of the longest-waiting backtest for its first attempt; 0 when none waits.
+
+        One that waits for the quota of its owner does not count.
+        """
+        waiting = (state for state in self._waiting if state.claim is None and state.id not in self._over_quota)
+        received = (state.received_at for state in waiting if state.received_at)
         return max(0.0, self._clock() - min(received, default=self._clock()))
 
     def demand(self) -> Demand:
         """The need of the active backtests, and of those that have a slot but no room; fast."""
         running = [run.state for run in self._in_hand.values() if not run.slot_left]
-        wanted = [*running, *self._waiting[: max(0, self._slots.size - len(running))]]
+        waiting = [state for state in self._waiting if state.id not in self._over_quota]
+        wanted = [*running, *waiting[: max(0, self._slots.size - len(running))]]
         rooms = (self._room_of(state) for state in wanted)
         return Demand.of((room.need for room in rooms if room is not None), self._lacking.needs())
 
@@ -149,9 +157,12 @@ class SegmentPool:
             key=lambda state: state.order,
         )
         self._held = sum(not state.may_begin for state in states.values())
+        for gone in self._over_quota.keys() - states.keys():
+            del self._over_quota[gone]
         self._refill(tasks)
         await self._tell_waiting()
-        return min(self._scan_interval, WAITING_CHECK_SECONDS) if self._lacking else self._scan_interval
+        pause = min(self._scan_interval, WAITING_CHECK_SECONDS) if self._lacking else self._scan_interval
+        return min(pause, LOOK_SECONDS) if self._over_quota else pause
 
     def _refill(self, tasks: asyncio.TaskGroup) -> None:
         """Start those with a slot and room. One that is too large does not delay smaller ones."""
@@ -159,7 +170,7 @@ class SegmentPool:
         waiting, self._waiting = self._waiting, []
         for state in waiting:
             request = self._room_of(state)
-            if len(self._in_hand) >= self._most_in_hand or not self._free(state):
+            if len(self._in_hand) >= self._most_in_hand or not self._free(state) or self._is_over_quota(state):
                 self._waiting.append(state)
             elif request is not None and (shortage := self._kit.engine.room.shortage(request)) is not None:
                 self._waiting.append(state)
@@ -205,6 +216,20 @@ class SegmentPool:
         """Whether there is a slot for it, or it needs none."""
         return state.outcome is not None or self._slots.has_free
 
+    def _is_over_quota(self, state: BacktestState) -> bool:
+        """Whether it was refused recently. A cancelled one needs no place."""
+        again_at = self._over_quota.get(state.id, 0.0)
+        return state.cancelled_by is None and state.outcome is None and time.monotonic() < again_at
+
+    def _note_quota(self, run: BacktestRun) -> None:
+        if run.over_quota:
+            self._over_quota[run.state.id] = time.monotonic() + LOOK_SECONDS
+            return
+        self._over_quota.pop(run.state.id, None)
+        # The place of one that has ended may be another's of its owner.
+        for waiting in self._over_quota:
+            self._over_quota[waiting] = 0.0
+
     async def _carry_out(self, run: BacktestRun, request: RoomRequest | None) -> None:
         try:
             await run.carry_out()
@@ -216,6 +241,7 @@ class SegmentPool:
         if run.refused:
             await asyncio.sleep(_REFUSED_SECONDS)
             self._owned.wake.set()
+        self._note_quota(run)
         del self._in_hand[run.state.id]
         self._slots.refill()
 

@@ -15,6 +15,9 @@ from libs.core.aio.wake import Wake
 from libs.core.errors import Retryable, UserError
 from libs.core.observability.log import bound_context, get_logger
 from libs.core.observability.tracing import Attributes, current, span
+from libs.core.process.isolation import isolated
+from libs.core.room import Need
+from libs.core.store.owner_quotas import OwnerQuotas, Place
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.code.definition import ExecutableBuilder
 from libs.docker_runner.containers.container import ContainerState, EndReason, ManagedContainer
@@ -53,6 +56,7 @@ class BacktestKit(RunKit):
     owned: OwnedSegment
     executables: ExecutableBuilder
     claims: Claims
+    quotas: OwnerQuotas
     records: RunRecords
     spool: ResultSpool
     completion: Completion
@@ -79,6 +83,9 @@ class BacktestRun:
         self._attempt: BacktestAttempt | None = None
         self.refused = False
         """Whether the engine had no room for it, so that it goes back to the queue."""
+        self.over_quota = ""
+        """Why the quota of its owner does not permit it now, so that it goes back to the queue."""
+        self._admitted_as: Claim | None = None
         self.slot_left = state.outcome is not None
         """Whether it will not run any more."""
         self._on_slot_left = on_slot_left
@@ -126,6 +133,7 @@ class BacktestRun:
             outcome = self._state.outcome
             if outcome is None:
                 found = await self._ended()
+                await self._give_place_up()
                 self._leave_slot()
                 if found is None:
                     return
@@ -192,8 +200,12 @@ class BacktestRun:
         kit, asked = self._kit, self._state
         if before is not None and await self._may_go_on(before):
             claim = kit.claims.with_owner(before)
+            await retry_forever(lambda: kit.quotas.count(self._place(claim), claim.run_id))
+            self._admitted_as = claim
         else:
             claim = kit.claims.next_of(before, new_run_id(), datetime.now(UTC))
+            if not await self._admitted(claim):
+                return None
         claimed = await retry_forever(lambda: kit.claims.write(replace(asked, claim=before), claim))
         if claimed is None:
             return None
@@ -201,6 +213,36 @@ class BacktestRun:
         if self._state is asked or self._state.entity.revision < claimed.entity.revision:
             self._state = claimed
         return claim
+
+    async def _admitted(self, claim: Claim) -> bool:
+        """Whether the quota of its owner permits another attempt; else say in its document that it waits."""
+        kit, state = self._kit, self._state
+        if state.cancelled_by is not None:
+            return True  # it is not started
+        self.over_quota = await retry_forever(lambda: kit.quotas.admit(self._place(claim)))
+        if self.over_quota == "":
+            self._admitted_as = claim
+            return True
+        detail = f"waiting: {self.over_quota}"
+        if state.entity.status.get("detail") != detail:
+            await retry_forever(lambda: kit.claims.waits(replace(state, claim=self._claim), detail, None))
+        return False
+
+    def _place(self, claim: Claim) -> Place:
+        """Return its place within the quota of its owner."""
+        entity, executables = self._state.entity, self._kit.executables
+        try:
+            need = executables.room(entity).need
+        except UserError:
+            need = Need()  # it is about to be rejected
+        return Place(entity.id, entity.owner(executables.settings.owner_field), claim.run_id, need)
+
+    async def _give_place_up(self) -> None:
+        """Give its place up. A failure is repaired by the next claim that lacks a place."""
+        if self._admitted_as is not None:
+            place, self._admitted_as = self._place(self._admitted_as), None
+            with isolated("give up place"):
+                await self._kit.quotas.give_up(place)
 
     async def _may_go_on(self, claim: Claim) -> bool:
         """Whether the run of an earlier claim is alive here, or its end is known here."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from libs.core.process.isolation import unexpected
 from libs.core.store.entities import Entity
 
 CLAIM = "backtest.claim"
@@ -131,3 +132,14 @@ class BacktestState:
             Outcome.from_document(ours.get("outcome")),
             str(cancel.get("by") or "an unknown user") if isinstance(cancel, Mapping) else None,
         )
+
+
+def keeps_place(entity: Entity, run_id: str) -> bool:
+    """Whether the backtest still has to run, and not later on another worker; see :class:`OwnerQuotas`."""
+    try:
+        state = BacktestState.of(entity)
+    except Exception as error:  # noqa: BLE001 - one broken document must not keep its owner's others waiting
+        unexpected("read backtest", error, backtest=entity.id)
+        return False
+    released = state.claim is not None and state.claim.released and state.claim.run_id == run_id
+    return entity.should_run and state.outcome is None and not released

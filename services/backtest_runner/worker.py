@@ -16,6 +16,7 @@ from libs.core.process.service import BACKTEST_RUNNER
 from libs.core.room import MIB
 from libs.core.store.entities import EntityStore
 from libs.core.store.outbox import Outbox
+from libs.core.store.owner_quotas import OwnerQuotas
 from libs.core.store.runs import RunStore
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.role import WorkerBackend, WorkerContext, WorkerRole, WorkerSettings
@@ -39,6 +40,7 @@ from services.backtest_runner.records import RunRecords
 from services.backtest_runner.result_spool import ResultSpool
 from services.backtest_runner.run import CANCEL_GRACE_SECONDS, BacktestKit
 from services.backtest_runner.slots import Slots
+from services.backtest_runner.state import keeps_place
 
 RESULT_BYTES = 64 * MIB
 """The limit of a backtest's result unless BOT_RESULT_MB is set: higher than a bot's: the result is its purpose."""
@@ -59,7 +61,7 @@ class BacktestWorkerRole(WorkerRole):
 
 def main(flags: Mapping[str, object]) -> int:
     """Run until stopped; *flags* by their command-line names. Return the exit code."""
-    return run_process(BACKTEST_RUNNER, BacktestWorkerRole(prepare), flags)
+    return run_process(BACKTEST_RUNNER, BacktestWorkerRole(prepare, keeps_place=keeps_place), flags)
 
 
 async def prepare(context: WorkerContext) -> WorkerBackend:
@@ -81,6 +83,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
             executables=docker.executables(Entrypoint.BACKTEST, owned.segment_id, owned.epoch),
             entities=context.entities,
             runs=context.runs,
+            quotas=context.quotas,
             spool=spool,
             completion=completion,
             slots=slots,
@@ -122,6 +125,7 @@ def segment_pool(
     executables: ExecutableBuilder,
     entities: EntityStore,
     runs: RunStore,
+    quotas: OwnerQuotas,
     spool: ResultSpool,
     completion: Completion,
     slots: Slots,
@@ -139,6 +143,7 @@ def segment_pool(
         containers=containers,
         executables=executables,
         claims=Claims(recorder, epoch=owned.epoch, entities=entities),
+        quotas=quotas,
         records=RunRecords(recorder, segment_id=owned.segment_id, epoch=owned.epoch, runs=runs),
         spool=spool,
         completion=completion,

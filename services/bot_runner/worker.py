@@ -7,7 +7,6 @@ checks new versions before they replace what runs, `BotActions` acts, and `BotRe
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from libs.core.errors import UserError
 from libs.core.process.process import run_process
 from libs.core.process.service import BOT_RUNNER
 from libs.core.store.entities import EntityStore
@@ -40,8 +39,6 @@ def main(flags: Mapping[str, object]) -> int:
 async def prepare(context: WorkerContext) -> WorkerBackend:
     """Connect to the engine and the storage, and create the backend."""
     settings = context.settings
-    if settings.quotas.cpus and settings.containers.cpus is None:
-        raise UserError("QUOTA_CPUS needs BOT_CPUS: a bot without a CPU limit may use all CPUs of its engine")
     docker = await open_docker_host(context, priority=Priority.BOT)
 
     def records(owned: OwnedSegment) -> BotRecords:

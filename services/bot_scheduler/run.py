@@ -15,7 +15,9 @@ from libs.core.aio.wake import Wake
 from libs.core.errors import Retryable, UserError
 from libs.core.observability.log import bound_context, get_logger
 from libs.core.observability.tracing import Attributes, current, span
+from libs.core.process.isolation import isolated
 from libs.core.room import Need
+from libs.core.store.owner_quotas import LOOK_SECONDS, OwnerQuotas, Place
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.code.definition import ExecutableBuilder
 from libs.docker_runner.containers.container import Ended, EndReason, ManagedContainer
@@ -68,6 +70,7 @@ class ScheduleKit(RunKit):
     """The shared parts of the runs of one owned segment.
 
     Attributes:
+        quotas: of the owners of schedules.
         desk: limits simultaneous writes. A thousand would take every connection to MongoDB, and all other operations
             of this worker would wait.
     """
@@ -76,6 +79,7 @@ class ScheduleKit(RunKit):
     claims: ScheduleClaims
     records: RunRecords
     executables: ExecutableBuilder
+    quotas: OwnerQuotas
     desk: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_WRITES_AT_ONCE))
 
     async def written(self, write: Callable[[], Awaitable[T]]) -> T:
@@ -100,6 +104,19 @@ class ScheduleKit(RunKit):
         await write(lambda: self.records.end(state, firing, result))
         there = await write(lambda: self.claims.close(state.id, firing, result, following))
         return following if there else None
+
+
+@dataclass(frozen=True)
+class Lack:
+    """What an attempt waits for, as a text, and the *need* of it; None: a place within the quota of its owner."""
+
+    text: str
+    need: Need | None = None
+
+    @property
+    def late(self) -> str:
+        """What a run that waited for it waited for."""
+        return f"after waiting for room: it {self.text}" if self.need is not None else f"after waiting: {self.text}"
 
 
 class ScheduledRun:
@@ -146,7 +163,20 @@ class ScheduledRun:
     @property
     def waits(self) -> bool:
         """Whether it waits only for room on the engine."""
-        return self._attempt.waits
+        lack = self._attempt.lack
+        return lack is not None and lack.need is not None
+
+    @property
+    def waits_for(self) -> str:
+        """What it waits for since its time has come; an empty string for nothing."""
+        lack = self._attempt.lack
+        return lack.text if lack is not None else ""
+
+    @property
+    def over_quota(self) -> bool:
+        """Whether it waits for the quota of its owner, so that more room on engines would not help it."""
+        lack = self._attempt.lack
+        return lack is not None and lack.need is None
 
     def changed(self) -> None:
         """Note a change of the container."""
@@ -204,7 +234,9 @@ class ScheduledAttempt:
         self._wake = Wake()
         self._was_due = False
         self._recorded = False
-        self._shortage: Shortage | None = None
+        self._admitted = False
+        self.lack: Lack | None = None
+        """What it waits for since its time has come; None: nothing."""
         self._due_at = firing.begins_at
         self._reported_at = -math.inf
         self._late = ""
@@ -224,11 +256,6 @@ class ScheduledAttempt:
     def container(self) -> ManagedContainer | None:
         """Its container."""
         return self._attempt.container
-
-    @property
-    def waits(self) -> bool:
-        """Whether it waits only for room on the engine."""
-        return self._shortage is not None
 
     def changed(self) -> None:
         """Note a change of the container, or a request to stop."""
@@ -255,7 +282,7 @@ class ScheduledAttempt:
         return self._kit.executables.build(self._run.state.entity, self.firing.run_id)
 
     async def ready(self, executable: Executable, refusal: NoRoom | None) -> bool | AttemptResult:
-        """Wait for the firing's time, and for room; record the start of the run."""
+        """Wait for the firing's time, for room and for the quota; record the start of the run."""
         kit = self._kit
         if not self._was_due:
             await self._until_due(executable)
@@ -263,11 +290,16 @@ class ScheduledAttempt:
             return False
         shortage = refusal.shortage if refusal is not None else kit.engine.room.shortage(executable.room)
         if shortage is not None:
+            await self._give_place_up()
             return await self._wait_for_room(executable.room, shortage) or False
+        if not self._admitted:
+            if (reason := await kit.written(lambda: kit.quotas.admit(executable))) != "":
+                return await self._wait_for(Lack(reason), LOOK_SECONDS) or False
+            self._admitted = True
         if not self._recorded:
             self._recorded = await self._record(executable)
             return False
-        if self._shortage is not None and not await kit.claims.begins(self._run.state.id, self.firing):
+        if self.lack is not None and not await kit.claims.begins(self._run.state.id, self.firing):
             await self._wake.wait_at_most(WAITING_CHECK_SECONDS)  # it is deleted, and this is about to be stopped
             return False
         return True
@@ -283,10 +315,11 @@ class ScheduledAttempt:
     async def see_through(self, container: ManagedContainer) -> AttemptResult:
         """Wait for the container's end, or stop it, and read its output."""
         kit, run, firing = self._kit, self._run, self.firing
-        self._has_room()
+        self._waits_no_more()
         kit.records.follow(container)
         if not self._recorded:  # an earlier owner has
             await kit.written(lambda: kit.records.adopt(firing, container))
+            await kit.written(lambda: kit.quotas.count(self._place, firing.run_id))
         else:
             # Before the container can be removed: without it, a new owner who does not find it would start another.
             await kit.written(lambda: kit.claims.started(run.state.id, firing))
@@ -311,6 +344,7 @@ class ScheduledAttempt:
         RUNS.labels(result.reason).inc()
         current().set(outcome=str(result.reason))
         following = await kit.close(run.state, run.policy, firing, result, kit.written)
+        await self._give_place_up()
         level = log.info if result.succeeded else log.warning
         level("run ended", reason=result.reason, message=result.message, attempt=firing.attempt, again=bool(following))
         if self.container is not None:
@@ -323,7 +357,9 @@ class ScheduledAttempt:
         """Return at its time, after recording the start if nothing prevents that."""
         kit, firing = self._kit, self.firing
         await self._until(firing.begins_at - _RECORDED_AHEAD_SECONDS)
-        self._recorded = kit.engine.room.shortage(executable.room) is None and await self._record(executable)
+        # What may be refused is not recorded before it is admitted.
+        may_begin = not kit.quotas and kit.engine.room.shortage(executable.room) is None
+        self._recorded = may_begin and await self._record(executable)
         await self._until(firing.begins_at)
         if firing.cause is Cause.SCHEDULE and firing.attempt == 1:
             LATENESS_SECONDS.observe(max(0.0, kit.clock() - firing.begins_at))
@@ -351,29 +387,47 @@ class ScheduledAttempt:
         return False
 
     async def _wait_for_room(self, request: RoomRequest, shortage: Shortage) -> AttemptResult | None:
-        """Return when there may be room; or the ending of a firing that is too late by its schedule's misfire rules."""
+        with self._kit.engine.room.waiting_for(request, self._wake):
+            return await self._wait_for(Lack(str(shortage), shortage.need), WAITING_CHECK_SECONDS)
+
+    async def _wait_for(self, lack: Lack, seconds: float) -> AttemptResult | None:
+        """Return when there may be what it lacks; or the ending of a firing that is too late by its misfire rules."""
         kit, run, firing, now = self._kit, self._run, self.firing, self._kit.clock()
         too_late_at = self._due_at + run.policy.misfire_grace_seconds
         if firing.cause is Cause.MANUAL or run.policy.misfire is not Misfire.SKIP:
             too_late_at = math.inf
         if now > too_late_at:
             run.missed = True
-            message = f"no room within config.misfireGrace, {run.policy.misfire_grace_seconds:g} s: {shortage}"
+            missed = "no room" if lack.need is not None else "not permitted"
+            message = f"{missed} within config.misfireGrace, {run.policy.misfire_grace_seconds:g} s: {lack.text}"
             return AttemptResult(Dropped.MISFIRE, message, at=self._now())
-        if now - self._reported_at >= _REPORT_SECONDS:
-            log.info("run waits for room", shortage=str(shortage))
-            await kit.written(lambda: kit.claims.waits(run.state.id, firing, f"waiting: {shortage}", shortage.need))
+        waited_for_the_same = self.lack is not None and (self.lack.need is None) == (lack.need is None)
+        if not waited_for_the_same or now - self._reported_at >= _REPORT_SECONDS:
+            log.info("run waits", reason=lack.text)
+            await kit.written(lambda: kit.claims.waits(run.state.id, firing, f"waiting: {lack.text}", lack.need))
             self._reported_at = now
-        self._shortage = shortage
-        with kit.engine.room.waiting_for(request, self._wake):
-            await self._wake.wait_at_most(min(WAITING_CHECK_SECONDS, too_late_at - now + _JUST_AFTER_SECONDS))
+        self.lack = lack
+        await self._wake.wait_at_most(min(seconds, too_late_at - now + _JUST_AFTER_SECONDS))
         return None
 
-    def _has_room(self) -> None:
-        if self._shortage is not None:
+    def _waits_no_more(self) -> None:
+        if self.lack is not None:
             seconds = self._kit.clock() - self.firing.begins_at
-            self._late = f"started {seconds:.1f} s late after waiting for room: it {self._shortage}"
-            self._shortage = None
+            self._late = f"started {seconds:.1f} s late {self.lack.late}"
+            self.lack = None
+
+    @property
+    def _place(self) -> Place:
+        """Its place within the quota of its owner."""
+        entity = self._run.state.entity
+        owner = entity.owner(self._kit.executables.settings.owner_field)
+        return Place(entity.id, owner, self.firing.run_id, self._run.need)
+
+    async def _give_place_up(self) -> None:
+        """Give its place up, if it has one. A failure is repaired by the next claim that lacks a place."""
+        self._admitted = False
+        with isolated("give up place"):
+            await self._kit.quotas.give_up(self._place)
 
     async def _until(self, moment: float) -> None:
         """Wait for *moment*, or for being stopped. A timer that sets the flag is far cheaper than a timeout, and at

@@ -101,10 +101,14 @@ class ScheduleClaims:
         changes = {FIRING: self.with_owner(firing).to_document()}
         return await self._entities.compare_and_set(schedule_id, {FIRING_RUN: firing.run_id}, changes)
 
-    async def waits(self, schedule_id: str, firing: Firing, detail: str, need: Need) -> bool:
-        """Record that it waits for *need*, without a start request. Return False when the firing no longer exists."""
+    async def waits(self, schedule_id: str, firing: Firing, detail: str, need: Need | None) -> bool:
+        """Record that it waits, without a start request. Return False when the firing no longer exists.
+
+        Args:
+            need: the missing room; None when it waits for something else.
+        """
         status = {"state": "waiting", "since": utc(firing.begins_at), "detail": detail, **self._worker}
-        status["lacking"] = need.to_document()
+        status["lacking"] = need.to_document() if need is not None else None
         return await self._entities.compare_and_set(
             schedule_id, {FIRING_RUN: firing.run_id}, {f"{FIRING}.waiting": True, **_each("status", status)}
         )

@@ -111,7 +111,7 @@ class SegmentScheduler:
 
     def demand(self) -> Demand:
         """Return what the active firings need of the engine; fast."""
-        runs = self._runs.values()
+        runs = [run for run in self._runs.values() if not run.over_quota]
         return Demand.of((run.need for run in runs), (run.need for run in runs if run.waits))
 
     async def run(self) -> None:
@@ -333,6 +333,8 @@ class SegmentScheduler:
 
     async def _note_dropped(self, state: ScheduleState, at: int, reason: str) -> None:
         message = f"the firing of {utc(at).isoformat()} was not run"
+        if reason == Dropped.OVERLAP and (run := self._runs.get(state.id)) is not None and run.waits_for:
+            message += f": an earlier one is still waiting, {run.waits_for}"
         DROPPED.labels(reason).inc()
         log.warning("firing dropped", schedule=state.id, reason=reason, at=utc(at).isoformat())
         firing = Firing(at, new_run_id(), Cause.SCHEDULE)

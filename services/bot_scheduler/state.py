@@ -226,3 +226,9 @@ class ScheduleState:
         if TRIGGER in changes:
             state = replace(state, trigger=None)
         return state
+
+
+def keeps_place(entity: Entity, run_id: str) -> bool:
+    """Whether the run is the schedule's active attempt, started or about to be; see :class:`OwnerQuotas`."""
+    firing = ScheduleState.of(entity).firing
+    return firing is not None and firing.run_id == run_id

@@ -12,6 +12,7 @@ from libs.core.process.process import run_process
 from libs.core.process.service import BOT_SCHEDULER
 from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore
+from libs.core.store.owner_quotas import OwnerQuotas
 from libs.core.store.runs import RunStore
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.role import WorkerBackend, WorkerContext, WorkerRole
@@ -28,13 +29,14 @@ from services.bot_scheduler.records import Output, RunRecords
 from services.bot_scheduler.run import ScheduleKit
 from services.bot_scheduler.schedule_claims import ScheduleClaims
 from services.bot_scheduler.scheduler import SegmentScheduler
+from services.bot_scheduler.state import keeps_place
 from services.bot_scheduler.takeover import Takeover
 from services.bot_scheduler.upkeep import derive_next
 
 
 def main(flags: Mapping[str, object]) -> int:
     """Run until stopped; *flags* by their command-line names. Return the exit code."""
-    return run_process(BOT_SCHEDULER, WorkerRole(prepare, derive=derive_next), flags)
+    return run_process(BOT_SCHEDULER, WorkerRole(prepare, derive=derive_next, keeps_place=keeps_place), flags)
 
 
 async def prepare(context: WorkerContext) -> WorkerBackend:
@@ -52,6 +54,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
             entities=context.entities,
             runs=context.runs,
             leases=context.leases,
+            quotas=context.quotas,
             output=docker.logs.following,
             stop_grace_seconds=settings.containers.stop_grace_seconds,
             clock=context.leases.now,
@@ -89,6 +92,7 @@ def segment_kit(
     entities: EntityStore,
     runs: RunStore,
     leases: LeaseStore,
+    quotas: OwnerQuotas,
     output: Output,
     stop_grace_seconds: float,
     clock: Callable[[], float],
@@ -104,6 +108,7 @@ def segment_kit(
         claims=ScheduleClaims(recorder, epoch=epoch, entities=entities),
         records=RunRecords(recorder, segment_id=segment, epoch=epoch, runs=runs, leases=leases, output=output),
         executables=executables,
+        quotas=quotas,
         stop_grace_seconds=stop_grace_seconds,
         clock=clock,
         engine_clock=engine_clock,

@@ -8,17 +8,22 @@ from libs.core.config.settings_loader import Group, Named
 
 
 class QuotaSettings(Group):
-    """The quota of each owner, by OWNER_FIELD, in the bot-runner. The same for all workers."""
+    """The quota of each owner, by OWNER_FIELD, in one service. The same for all workers of the service."""
 
     running: Annotated[
         int,
         Named("QUOTA_RUNNING"),
-        Field(ge=0, le=1_000_000, description="bots of one owner that may run at once; others wait; 0: no quota"),
+        Field(
+            ge=0,
+            le=1_000_000,
+            description="bots of one owner that may run at once, or backtests, or runs of schedules; others wait; "
+            "0: no quota",
+        ),
     ] = 0
     memory_mb: Annotated[
         int,
         Named("QUOTA_MEMORY_MB", unit="MiB"),
-        Field(ge=0, le=1_073_741_824, description="sum of the memory limits of one owner's running bots; 0: no quota"),
+        Field(ge=0, le=1_073_741_824, description="sum of the memory limits of what runs of one owner; 0: no quota"),
     ] = 0
     cpus: Annotated[
         float,
@@ -27,11 +32,13 @@ class QuotaSettings(Group):
             ge=0,
             le=1_000_000,
             allow_inf_nan=False,
-            description="sum of the CPU limits of one owner's running bots; it needs BOT_CPUS; 0: no quota",
+            description="sum of the CPU limits of what runs of one owner; it needs BOT_CPUS; 0: no quota",
         ),
     ] = 0.0
     starts_per_minute: Annotated[
         int,
         Named("QUOTA_STARTS_PER_MINUTE"),
-        Field(ge=0, le=10_000, description="starts of one owner's bots in a minute, restarts included; 0: no quota"),
+        Field(
+            ge=0, le=10_000, description="starts of one owner in a minute, restarts and retries included; 0: no quota"
+        ),
     ] = 0

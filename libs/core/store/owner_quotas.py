@@ -1,6 +1,8 @@
 """Admit starts within the quotas of owners, and free the places of entities that no longer run."""
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from prometheus_client import Counter
@@ -9,7 +11,7 @@ from libs.core.config.quota_settings import QuotaSettings
 from libs.core.observability.log import get_logger
 from libs.core.room import MIB, Need
 from libs.core.store.client import Database
-from libs.core.store.entities import EntityStore
+from libs.core.store.entities import Entity, EntityStore
 from libs.core.store.quotas import CPUS_ROUNDING, Holder, Quota, QuotaKind, QuotaStore, Refusal
 from libs.core.store.runs import LiveRuns
 
@@ -54,24 +56,55 @@ class Starting(Protocol):
         """The limits of its container."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """A run that is to be started, or given up, where there is no executable at hand."""
+
+    id: str
+    owner: str
+    run_id: str
+    need: Need = field(default_factory=Need)
+
+
+KeepsPlace = Callable[[Entity, str], bool]
+"""Whether an entity may still start or continue the run with this id, so that its place is not free."""
+
+
+def keeps_while_it_should_run(entity: Entity, run_id: str) -> bool:
+    """As bots: whatever the run, it is followed by another one."""
+    return entity.should_run
+
+
 class OwnerQuotas:
     """The quotas of one service.
 
     Args:
         owner_field: the field of a document that names its owner.
+        keeps_place: whether a run that has no live container keeps its place.
     """
 
     def __init__(
-        self, database: Database, quota: Quota, entities: EntityStore, live_runs: LiveRuns, owner_field: str
+        self,
+        database: Database,
+        quota: Quota,
+        entities: EntityStore,
+        live_runs: LiveRuns,
+        owner_field: str,
+        keeps_place: KeepsPlace = keeps_while_it_should_run,
     ) -> None:
         self._store = QuotaStore(database, quota)
         self._quota = quota
         self._entities = entities
         self._live_runs = live_runs
         self._owner_field = owner_field
+        self._keeps_place = keeps_place
         self._refused: set[str] = set()
         self._known: set[tuple[str, str]] = set()
         self._full: dict[str, tuple[float, Refusal]] = {}
+
+    def __bool__(self) -> bool:
+        """Whether there is any quota."""
+        return bool(self._quota)
 
     async def admit(self, starting: Starting) -> str:
         """Hold a place for a start; return why its owner's quota does not permit it, or an empty string.
@@ -140,9 +173,10 @@ class OwnerQuotas:
         return ""
 
     async def give_up(self, starting: Starting) -> None:
-        """Give the place of a start that failed up. May be repeated."""
+        """Give the place of a start that failed, or of a run that has ended, up. May be repeated."""
         if self._quota:
             self._known.discard((starting.owner, starting.id))
+            self._full.pop(starting.owner, None)
             await self._store.drop(starting.owner, [Holder(starting.id, starting.run_id)])
 
     def _know(self, counted: Starting) -> None:
@@ -156,11 +190,13 @@ class OwnerQuotas:
         ids = [holder.entity_id for holder in holders]
         entities = await self._entities.some(ids)
 
-        def is_over(entity_id: str) -> bool:
-            entity = entities.get(entity_id)
-            return entity is None or not entity.should_run or entity.owner(self._owner_field) != owner
+        def is_over(holder: Holder) -> bool:
+            entity = entities.get(holder.entity_id)
+            if entity is None or entity.owner(self._owner_field) != owner:
+                return True
+            return not self._keeps_place(entity, holder.run_id)
 
-        over = [holder for holder in holders if is_over(holder.entity_id)]
+        over = [holder for holder in holders if is_over(holder)]
         if not over:
             return False
         # Its container may still be stopping, and uses what the quota limits until then.

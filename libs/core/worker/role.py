@@ -23,6 +23,7 @@ from libs.core.config.retention_settings import HistorySettings
 from libs.core.config.secret_settings import SecretSettings
 from libs.core.config.transport_settings import TransportSettings
 from libs.core.coordination import WorkerIdentity
+from libs.core.errors import UserError
 from libs.core.events.connection import NatsConnection
 from libs.core.events.dead_letters import DeadLetters
 from libs.core.events.ingestion import Ingestion
@@ -39,7 +40,7 @@ from libs.core.store.entity_views import EntityViews
 from libs.core.store.entity_writer import Derive
 from libs.core.store.failures import FailureStore
 from libs.core.store.leases import LeaseStore
-from libs.core.store.owner_quotas import OwnerQuotas, quota_of
+from libs.core.store.owner_quotas import KeepsPlace, OwnerQuotas, keeps_while_it_should_run, quota_of
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.processes import KnownProcess, ProcessStore
 from libs.core.store.runs import LiveRuns, RunStore
@@ -127,6 +128,7 @@ class WorkerRole:
         prepare: creates the backend; it may wait for the engine and the storage without a limit.
         derive: takes MongoDB's time, and returns what computes the service's own fields for an entity, and rejects what
             can never work.
+        keeps_place: as in :class:`OwnerQuotas`.
     """
 
     name = "worker"
@@ -137,9 +139,11 @@ class WorkerRole:
         prepare: Callable[[WorkerContext], Awaitable[WorkerBackend]],
         *,
         derive: Callable[[Callable[[], float]], Derive] | None = None,
+        keeps_place: KeepsPlace = keeps_while_it_should_run,
     ) -> None:
         self._prepare = prepare
         self._derive = derive
+        self._keeps_place = keeps_place
         self._worker: Worker | None = None
         self._api = WorkerApi()
         self._audit: AuditStore | None = None
@@ -203,6 +207,8 @@ class WorkerRole:
         process.lifecycle.on_stop("finish pending uploads", backend.at_exit, limit_seconds=16)
 
     async def _open(self, process: Process, settings: WorkerSettings) -> WorkerContext:
+        if settings.quotas.cpus and settings.containers.cpus is None:
+            raise UserError("QUOTA_CPUS needs BOT_CPUS: what has no CPU limit may use all CPUs of its engine")
         database = process.database
         partitions = PartitionStore(database, process.service.collection, settings.partitions.max_per_partition)
         leases = LeaseStore(process.lease_database, settings.lease.life_seconds)
@@ -258,6 +264,7 @@ class WorkerRole:
                 entities,
                 LiveRuns(runs, leases),
                 settings.secrets.owner_field,
+                self._keeps_place,
             ),
             wake_ups=wake_ups,
             connection=connection,

@@ -100,9 +100,12 @@ class CodeSources:
         """
         if location.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", location.sha256):
             raise DefinitionInvalid("custom.sha256", f"must be 64 hexadecimal digits, not {location.sha256!r}")
+        field = "custom.filePath" if location.bucket is None else "custom.gcsPath"
+        if ".." in location.key.split("/"):
+            # Some HTTP clients and servers resolve it, which would leave the prefix, or the bucket.
+            raise DefinitionInvalid(field, f"must not have the part '..', as {location.key!r} has")
         if location.bucket is None or location.bucket == self.bucket:
             if not location.key.startswith((self.prefix, TOOLS_ROOT)):
-                field = "custom.filePath" if location.bucket is None else "custom.gcsPath"
                 raise DefinitionInvalid(
                     field, f"must begin with {self.prefix!r} (MINIO_BOTS_PREFIX), not {location.key!r}"
                 )

@@ -20,9 +20,12 @@ from libs.core.run_record import RunRecord
 from libs.core.storage.object_store import ObjectMissing, ObjectStore
 from libs.core.store.client import Database, Mongo
 from libs.core.store.entities import EntityStore
+from libs.core.store.leases import LeaseStore
 from libs.core.store.outbox import Outbox
+from libs.core.store.owner_quotas import OwnerQuotas
 from libs.core.store.partitions import PartitionStore
-from libs.core.store.runs import RunFilter, RunStore
+from libs.core.store.quotas import Quota
+from libs.core.store.runs import LiveRuns, RunFilter, RunStore
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.code.definition import CodeSources, ExecutableBuilder
 from libs.docker_runner.containers.container import EndReason, ManagedContainer, RunOutcome
@@ -30,12 +33,13 @@ from libs.docker_runner.containers.returned import Payload, Returned
 from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.runs.collection import Collection
-from libs.docker_runner.settings import RunnerSettings
+from libs.docker_runner.settings import OWNER_FIELD, RunnerSettings
 from services.backtest_runner import objects
 from services.backtest_runner.completion import Completion
 from services.backtest_runner.pool import SegmentPool
 from services.backtest_runner.result_spool import ResultSpool
 from services.backtest_runner.slots import Slots
+from services.backtest_runner.state import keeps_place
 from services.backtest_runner.worker import segment_pool
 from tests.support.fakes import fake_host
 from tests.support.faults.deaths import Death, Mortal
@@ -138,6 +142,13 @@ class BacktestRig:
         self.pool: SegmentPool | None = None
         """The pool of the current or last owner of the segment."""
         self._epochs = itertools.count(1)
+        self.quota = Quota()
+        """Of each author, for owners that begin later."""
+
+    def quotas(self) -> OwnerQuotas:
+        """Return the quotas of a worker."""
+        live_runs = LiveRuns(self.runs, LeaseStore(self.database, 60.0))
+        return OwnerQuotas(self.database, self.quota, self.entities, live_runs, OWNER_FIELD, keeps_place)
 
     async def prepare(self) -> None:
         """Create indexes and the bucket."""
@@ -247,6 +258,7 @@ class BacktestRig:
             executables=executables,
             entities=entities,
             runs=runs,
+            quotas=self.quotas(),
             spool=spool,
             completion=completion,
             slots=Slots(size),

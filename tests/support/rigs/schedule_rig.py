@@ -15,16 +15,18 @@ from libs.core.run_record import RunRecord
 from libs.core.store.client import Database, Mongo
 from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore
+from libs.core.store.owner_quotas import OwnerQuotas
 from libs.core.store.partitions import PartitionStore
-from libs.core.store.runs import RunFilter, RunStore
+from libs.core.store.quotas import Quota
+from libs.core.store.runs import LiveRuns, RunFilter, RunStore
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.code.definition import CodeSources, ExecutableBuilder
 from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import Entrypoint
-from libs.docker_runner.settings import RunnerSettings
+from libs.docker_runner.settings import OWNER_FIELD, RunnerSettings
 from services.bot_scheduler.run import ScheduleKit
 from services.bot_scheduler.scheduler import SegmentScheduler
-from services.bot_scheduler.state import ScheduleState
+from services.bot_scheduler.state import ScheduleState, keeps_place
 from services.bot_scheduler.upkeep import derive_next
 from services.bot_scheduler.worker import segment_kit, segment_scheduler
 from tests.support.fakes.fake_host import FakeHost
@@ -47,6 +49,8 @@ class ScheduleRig:
         self.leases = LeaseStore(database, 60.0)
         self._partitions = database["partitions"]
         self._epochs = itertools.count(1)
+        self.quota = Quota()
+        """Of each author, for owners that begin later."""
         self.segment_id = 1
 
     def use(self, kind: type[S]) -> S:
@@ -54,6 +58,11 @@ class ScheduleRig:
         store = kind(self._database, "bot_schedules", self._slots, derive=derive_next())
         self.entities: EntityStore = store
         return store
+
+    def quotas(self) -> OwnerQuotas:
+        """Return the quotas of a worker."""
+        live_runs = LiveRuns(self.runs, self.leases)
+        return OwnerQuotas(self._database, self.quota, self.entities, live_runs, OWNER_FIELD, keeps_place)
 
     async def prepare(self) -> None:
         """Create the indexes."""
@@ -118,6 +127,7 @@ class ScheduleRig:
             entities=self.entities,
             runs=self.runs,
             leases=self.leases,
+            quotas=self.quotas(),
             output=host,
             stop_grace_seconds=30.0,
             clock=clock,
