@@ -90,6 +90,17 @@ class NoRoom(DockerRunnerError, Retryable):
         self.name, self.shortage = name, shortage
 
 
+class NoUser(DockerRunnerError, Retryable):
+    """Every user of bots has a live container on the engine; nothing was created."""
+
+    def __init__(self, name: str, users: str) -> None:
+        super().__init__(
+            f"container {name}: all users of bots, {users}, are taken; it starts when others end, or with a higher "
+            "SANDBOX_UID_COUNT"
+        )
+        self.name, self.users = name, users
+
+
 class EngineLockUnavailable(DockerRunnerError, Retryable):
     """The lock that serializes reservations of the engine's workers is unusable: its file system refuses."""
 

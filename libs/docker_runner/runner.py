@@ -86,7 +86,7 @@ class DockerRunner:
         self._masks = SecretMasks(self._folders, secrets, self._threads)
         self.followed = FollowedOutput(engine, self._states, self._masks.of)
         """The source of output for followers, which keeps the last lines for the container's end."""
-        self._admission = Admission(self.room, EngineLock(settings.temp_dir / LOCK, self._threads))
+        self._admission = Admission(self.room, EngineLock(settings.temp_dir / LOCK, self._threads), settings.users)
         self._images = Images(engine, settings.registry, settings.pull_timeout_seconds)
         self._network = BotNetwork(
             engine,

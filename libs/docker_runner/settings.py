@@ -8,6 +8,7 @@ from libs.core.config.destinations import Destination
 from libs.core.room import MIB
 from libs.core.secrets.resolver import SecretSources
 from libs.docker_runner.engine.room import RoomRules
+from libs.docker_runner.engine.users import UserRange
 from libs.docker_runner.errors import UnknownRuntime
 from libs.docker_runner.executable import Limits, Network, NetworkLimits, Placement
 from libs.docker_runner.sandbox.limits import Maxima
@@ -57,6 +58,7 @@ class RunnerSettings:
         output_spool_bytes: maximum output of one run that :meth:`DockerRunner.collecting` keeps.
         log_spool_bytes, log_spools_bytes: maximum output on disk while the storage is down, of one bot and of all.
         room: limits on the total of all containers' limits on the engine.
+        users: of bots.
         pod_uid: of the pod below whose control group bots must run; None without such a pod.
     """
 
@@ -86,6 +88,7 @@ class RunnerSettings:
     log_spool_bytes: int = 64 * MIB
     log_spools_bytes: int = 1024 * MIB
     room: RoomRules = field(default_factory=RoomRules)
+    users: UserRange = field(default_factory=UserRange)
     pod_uid: str | None = None
 
     def placement(self, runtime: str) -> Placement:

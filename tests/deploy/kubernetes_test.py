@@ -11,6 +11,7 @@ import yaml
 
 from libs.core.process.service import BOT_RUNNER, SERVICES, ServiceDefinition
 from libs.core.transport.pod_tokens import AUDIENCE
+from libs.docker_runner.engine.users import UserRange
 from tests.deploy.manifests import (
     KUBERNETES,
     ROOT,
@@ -175,7 +176,6 @@ def test_containers_of_the_runtime_run_as_the_user_of_the_image_and_not_as_root(
     worker = container(named(folder, "Deployment", f"{service.name}-worker"), "worker")["securityContext"]
 
     assert (master["runAsUser"], worker["runAsUser"], worker["runAsNonRoot"]) == (int(user), int(user), True)
-    assert f"--group={user}" in container(named(folder, "Deployment", f"{service.name}-worker"), "engine")["args"]
 
 
 @each_service
@@ -325,6 +325,17 @@ def test_worker_and_engine_share_the_socket_and_see_the_work_folder_at_one_path(
     assert mounts(worker)["specs"] == mounts(engine)["specs"] == str(specs.parent)
     # A sidecar: started before the worker, ended after it.
     assert engine["restartPolicy"] == "Always"
+
+
+@each_service
+def test_socket_of_the_engine_has_a_group_that_the_worker_has_for_nothing_else(service: ServiceDefinition) -> None:
+    deployment = named(f"base/{service.name}", "Deployment", f"{service.name}-worker")
+    security, worker = pod_spec(deployment)["securityContext"], container(deployment, "worker")["securityContext"]
+    [group] = security["supplementalGroups"]
+
+    assert f"--group={group}" in container(deployment, "engine")["args"]
+    assert group not in (security["fsGroup"], worker["runAsGroup"])
+    assert group not in UserRange()
 
 
 @pytest.mark.parametrize("folder", OVERLAYS)

@@ -214,6 +214,24 @@ class ContainerSettings(Group):
             description="memory of the Docker engine for containers; unset: as the engine reports",
         ),
     ] = None
+    uid_first: Annotated[
+        int,
+        Named("SANDBOX_UID_FIRST"),
+        Field(
+            ge=1,
+            le=4_000_000_000,
+            description="first of the users (uid and gid) that are for bots: each live container of an engine has its "
+            "own; the range contains neither the workers' user nor the group of the engine's socket, is the same for "
+            "all workers of an engine, and is below 65536 where the engine or the pod maps users",
+        ),
+    ] = 30_000
+    uid_count: Annotated[
+        int,
+        Named("SANDBOX_UID_COUNT"),
+        Field(
+            ge=1, le=100_000_000, description="number of these users; at least as many as the engine runs containers"
+        ),
+    ] = 20_000
     pod_uid: Annotated[
         str | None,
         Named("POD_UID"),

@@ -12,6 +12,8 @@ from libs.docker_runner.containers.failure import Failure
 from libs.docker_runner.containers.returned import Returned
 from libs.docker_runner.executable import Entrypoint
 
+FORMER_USER = 10_001
+"""The user of the bots in all containers of versions before the label of it."""
 _INTEGER_CHARACTERS = 20
 
 
@@ -36,6 +38,7 @@ class Label(StrEnum):
     CPUS = "runtime.cpus"
     SECRETS = "runtime.secrets"
     EGRESS = "runtime.egress"
+    USER = "runtime.user"
 
 
 class ContainerState(StrEnum):
@@ -77,6 +80,7 @@ class ManagedContainer:
         secrets: how the values of its secrets are found (``secret_label``); "" without secrets, and for one of an older
             version.
         egress: the hosts that it may reach, as in :class:`Executable`; None for all public ones.
+        user: the number of the user and of the group of its bot.
     """
 
     container_id: str
@@ -103,6 +107,7 @@ class ManagedContainer:
     keepalive: str = ""
     secrets: str = field(default="", repr=False)
     egress: str | None = None
+    user: int = FORMER_USER
 
 
 @dataclass(frozen=True)
@@ -212,6 +217,7 @@ def from_labels(
         keepalive=labels.get(Label.KEEPALIVE, ""),
         secrets=labels.get(Label.SECRETS, ""),
         egress=labels.get(Label.EGRESS),
+        user=_integer(labels.get(Label.USER), FORMER_USER),
         state=state,
         exit_code=exit_code,
         oom_killed=oom_killed,

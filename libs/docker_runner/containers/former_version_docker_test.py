@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from libs.docker_runner.containers.container import ContainerState, EndReason, ManagedContainer
+from libs.docker_runner.containers.container import FORMER_USER, ContainerState, EndReason, Label, ManagedContainer
 from libs.docker_runner.containers.run_folders import RunFolders
 from libs.docker_runner.engine.client import Engine as EngineClient
 from libs.docker_runner.executable import Network
@@ -68,8 +68,9 @@ async def started_by_former_version(bots: BotContainers, engine: EngineClient, *
     code = bots.code.directory / executable.code.key
     paths = await asyncio.to_thread(folders.create, executable, name, TOKEN, code)
     body = container_body(
-        executable, paths=paths, code_etag="e", token=TOKEN, attachment=None, settings=bots.settings
+        executable, paths=paths, code_etag="e", token=TOKEN, user=0, attachment=None, settings=bots.settings
     ) | {"Entrypoint": ["python3", "-I", "-c", FORMER, *arguments], "User": "10001:10001"}
+    del body["Labels"][Label.USER]
     host: dict[str, Any] = body["HostConfig"]
     del host["CapAdd"], host["Tmpfs"]["/run/the0/private"]
     host["Init"] = True
@@ -98,6 +99,7 @@ async def test_container_of_former_version_is_sampled_and_stopped(bots: BotConta
 
     assert stats is not None
     assert (container.id, container.state, stats.pids) == ("b1", ContainerState.RUNNING, 3)
+    assert container.user == FORMER_USER
     assert (ended.reason, ended.exit_code) == (EndReason.STOPPED, 143)
     assert (ended.cpu_seconds, ended.peak_memory_bytes) == (0.25, 2000)
 

@@ -27,7 +27,7 @@ from libs.docker_runner.containers.names import run_folder, scope_folder
 from libs.docker_runner.containers.returned import NO_PAYLOAD, SMALL_BYTES, Payload
 from libs.docker_runner.errors import WorkFolderNotExecutable
 from libs.docker_runner.executable import Executable, Network
-from libs.docker_runner.sandbox.container_spec import BOT_UID, Paths, code_mount
+from libs.docker_runner.sandbox.container_spec import Paths, code_mount
 from libs.docker_runner.usage.stats import Stats
 
 # The init's notes have one level and a dozen values.
@@ -122,7 +122,7 @@ class RunFolders:
         traceparent: str | None = None,
         resolved: Resolved | None = None,
     ) -> Paths:
-        """Write the input of the container *name* into a new folder.
+        """Write the input of the container *name* into a new folder, but for that of its init; see :meth:`tell_init`.
 
         Args:
             traceparent: for its environment.
@@ -139,7 +139,6 @@ class RunFolders:
         hosts = folder / _HOSTS if narrowed else None
         paths = Paths(code, closed / "spec", folder / "outcome", self.entrypoints, hosts)
         paths.spec.mkdir()
-        limits = executable.limits
         spec = {
             "id": executable.id,
             "entrypoint": str(executable.entrypoint),
@@ -147,20 +146,9 @@ class RunFolders:
             "mount": code_mount(executable.entrypoint),
             "traceparent": traceparent,
         }
-        init = {
-            "uid": BOT_UID,
-            "gid": BOT_UID,
-            "result_bytes": limits.result_bytes,
-            "output_bytes_per_second": limits.output_bytes_per_second,
-            "output_burst_bytes": limits.output_burst_bytes,
-        }
-        lines = [f"{name}={value}\n" for name, value in init.items()]
-        if executable.keepalive is not None:
-            lines.append(f"keepalive_ttl_seconds={keepalive.seconds_left(executable.keepalive):.3f}\n")
         write_with_mode(paths.spec / "spec.json", json.dumps(spec).encode(), 0o444)
         config = executable.config_json if resolved is None else to_json(resolved.config)
         write_with_mode(paths.spec / "config.json", config.encode(), 0o444)
-        write_with_mode(paths.spec / "init.conf", "".join(lines).encode(), 0o444)
         if hosts is not None:
             write_with_mode(hosts, b"", 0o644)
         # The container's root has no privileges over files; the bot cannot reach this one.
@@ -168,6 +156,25 @@ class RunFolders:
         for open_folder in (folder, paths.spec):
             open_folder.chmod(0o755)
         return paths
+
+    @staticmethod
+    def tell_init(paths: Paths, executable: Executable, user: int) -> None:
+        """Write the input of the container's init: the limits, the lease, and the bot's *user*. May be repeated."""
+        limits = executable.limits
+        init = {
+            "uid": user,
+            "gid": user,
+            "result_bytes": limits.result_bytes,
+            "output_bytes_per_second": limits.output_bytes_per_second,
+            "output_burst_bytes": limits.output_burst_bytes,
+        }
+        lines = [f"{name}={value}\n" for name, value in init.items()]
+        if executable.keepalive is not None:
+            lines.append(f"keepalive_ttl_seconds={keepalive.seconds_left(executable.keepalive):.3f}\n")
+        path = paths.spec / "init.conf"
+        # Not written in place: it is read-only, also for a worker that is not root.
+        path.unlink(missing_ok=True)
+        write_with_mode(path, "".join(lines).encode(), 0o444)
 
     def hosts_file(self, container: ManagedContainer) -> Path:
         """Return the path of its hosts file, which only a container with an allow-list of hosts has."""

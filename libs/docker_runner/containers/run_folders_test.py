@@ -168,10 +168,13 @@ def test_init_receives_limits_and_lease_as_lines_of_numbers(folders: RunFolders,
     KeepaliveFile(tmp_path / "keepalive").refresh(time.monotonic() + 3600)
     limits = Limits(result_bytes=1, output_bytes_per_second=2, output_burst_bytes=3)
 
-    paths = folders.create(replace(BOT, limits=limits, keepalive=tmp_path / "keepalive"), "n", "t", Path("/code"))
+    bot = replace(BOT, limits=limits, keepalive=tmp_path / "keepalive")
+    paths = folders.create(bot, "n", "t", Path("/code"))
+    folders.tell_init(paths, bot, 30_006)
+    folders.tell_init(paths, bot, 30_007)
 
     assert (paths.spec / "init.conf").read_text().splitlines() == [
-        "uid=10001", "gid=10001", "result_bytes=1", "output_bytes_per_second=2", "output_burst_bytes=3",
+        "uid=30007", "gid=30007", "result_bytes=1", "output_bytes_per_second=2", "output_burst_bytes=3",
         "keepalive_ttl_seconds=4.750",
     ]  # fmt: skip
 

@@ -154,20 +154,22 @@ class Starter:
         if executable.egress is not None and paths.hosts is not None:
             with span("open hosts"):
                 await self._narrowed.admit(executable.egress, attempt.token, paths.hosts, self._folders.entrypoints)
-        body = sandbox.container_body(
-            executable,
-            paths=paths,
-            code_etag=attempt.code.etag,
-            token=attempt.token,
-            attachment=attachment,
-            settings=self._settings,
-            secrets=secrets,
-        )
         for _ in range(_ROUNDS):
             try:
                 # Only until it is created: then it counts by itself, and others need not wait for its start.
                 with span("create container"):
-                    async with self._admission.admitted(executable.room):
+                    async with self._admission.admitted(executable.room) as user:
+                        await self._told(paths, executable, user)
+                        body = sandbox.container_body(
+                            executable,
+                            paths=paths,
+                            code_etag=attempt.code.etag,
+                            token=attempt.token,
+                            user=user,
+                            attachment=attachment,
+                            settings=self._settings,
+                            secrets=secrets,
+                        )
                         container_id = await self._engine.create(attempt.name, body)
                 return await self._started(attempt, container_id, body["Labels"])
             except NameTaken:
@@ -180,6 +182,12 @@ class Starter:
             except EngineRefused as error:
                 raise StartFailed(attempt.name, error.message) from error
         raise StartFailed(attempt.name, f"its name was taken again {_ROUNDS} times")
+
+    async def _told(self, paths: sandbox.Paths, executable: Executable, user: int) -> None:
+        try:
+            await self._threads.run(self._folders.tell_init, paths, executable, user)
+        except OSError as error:
+            raise DiskUnavailable("the files of a start", error) from error
 
     async def _started(self, attempt: _Attempt, container_id: str, labels: dict[str, str]) -> ManagedContainer:
         try:

@@ -1,4 +1,4 @@
-"""Reserve the engine's room for each new container, so that no room is granted twice.
+"""Reserve the engine's room and a user for each new container, so that neither is granted twice.
 
 A created container counts as reserved. So the shared lock of the engine's workers is needed from reading the
 reservations until the container is created, and no longer: it is started afterwards. Requests that arrive meanwhile in
@@ -14,7 +14,8 @@ from libs.core.observability.tracing import outside
 from libs.docker_runner.engine.lock import EngineLock
 from libs.docker_runner.engine.room import RoomRequest
 from libs.docker_runner.engine.room_view import EngineRoom
-from libs.docker_runner.errors import EngineUnavailable, NoRoom
+from libs.docker_runner.engine.users import UserRange
+from libs.docker_runner.errors import EngineUnavailable, NoRoom, NoUser
 
 log = get_logger(__name__)
 
@@ -27,7 +28,7 @@ class _Ticket:
 
     def __init__(self, request: RoomRequest) -> None:
         self.request = request
-        self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.answered: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.made = asyncio.Event()
 
     def refuse(self, error: BaseException) -> None:
@@ -35,11 +36,11 @@ class _Ticket:
         if not self.answered.done():
             self.answered.set_exception(error)
 
-    def grant(self) -> bool:
-        """Let the caller create its container now. Return False when the caller has gone."""
+    def grant(self, user: int) -> bool:
+        """Let the caller create its container now, for *user*. Return False when the caller has gone."""
         if self.answered.done():
             return False
-        self.answered.set_result(None)
+        self.answered.set_result(user)
         return True
 
     def leave(self) -> None:
@@ -52,18 +53,20 @@ class _Ticket:
 class Admission:
     """Admits the containers of one process to its engine."""
 
-    def __init__(self, room: EngineRoom, lock: EngineLock) -> None:
+    def __init__(self, room: EngineRoom, lock: EngineLock, users: UserRange) -> None:
         self._room = room
+        self._users = users
         self._lock = lock
         self._queue: list[_Ticket] = []
         self._rounds: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def admitted(self, request: RoomRequest) -> AsyncIterator[None]:
-        """Reserve room for the container of *request* during the block: create it there.
+    async def admitted(self, request: RoomRequest) -> AsyncIterator[int]:
+        """Reserve room for the container of *request* during the block: create it there, with the returned user.
 
         Raises:
             NoRoom: the engine has too little room; nothing is reserved.
+            NoUser: all users are taken; nothing is reserved.
             EngineUnavailable, EngineLockUnavailable: the room is unknown.
         """
         ticket = _Ticket(request)
@@ -73,8 +76,7 @@ class Admission:
             with outside():
                 self._rounds = asyncio.create_task(self._admit(), name="admission to the engine")
         try:
-            await ticket.answered
-            yield
+            yield await ticket.answered
         finally:
             ticket.leave()
 
@@ -104,10 +106,13 @@ class Admission:
             granted = []
             for ticket in sorted(tickets, key=lambda ticket: ticket.request.priority):
                 shortage = reservations.shortage(ticket.request)
+                user = self._users.choose(ticket.request.name, reservations.users)
                 if shortage is not None:
                     ticket.refuse(NoRoom(ticket.request.name, shortage))
-                elif ticket.grant():
-                    reservations = reservations.granted(ticket.request)
+                elif user is None:
+                    ticket.refuse(NoUser(ticket.request.name, str(self._users)))
+                elif ticket.grant(user):
+                    reservations = reservations.granted(ticket.request, user)
                     self._room.grant(ticket.request)
                     granted.append(ticket)
             await self._until_made(granted)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from libs.docker_runner.engine.admission import Admission
 from libs.docker_runner.engine.lock import EngineLock
 from libs.docker_runner.engine.room import Priority, RoomRequest
 from libs.docker_runner.engine.room_view_test import FakeEngine, container, request, room_of
-from libs.docker_runner.errors import EngineUnavailable, NoRoom
+from libs.docker_runner.engine.users import UserRange
+from libs.docker_runner.errors import EngineUnavailable, NoRoom, NoUser
 from tests.support.eventually import eventually
 
 
@@ -30,8 +32,10 @@ class Unanswering(FakeEngine):
 
 
 @contextlib.asynccontextmanager
-async def admission(folder: Path, engine: FakeEngine) -> AsyncIterator[Admission]:
-    made = Admission(room_of(engine), EngineLock(folder / "lock", Threads("lock", 1)))
+async def admission(
+    folder: Path, engine: FakeEngine, users: UserRange = UserRange()  # noqa: B008 - a frozen value
+) -> AsyncIterator[Admission]:
+    made = Admission(room_of(engine), EngineLock(folder / "lock", Threads("lock", 1)), users)
     try:
         yield made
     finally:
@@ -52,6 +56,25 @@ async def test_free_room_is_granted_once_to_concurrent_requests(tmp_path: Path) 
 
     assert [type(result) for result in results].count(NoRoom) == 13
     assert len(engine.containers) == 8
+
+
+async def test_concurrent_requests_get_users_of_their_own_until_all_are_taken(tmp_path: Path) -> None:
+    other = replace(container("other"), user=30_001)
+    engine = FakeEngine(other)
+
+    async def ask(name: str) -> int:
+        async with subject.admitted(request(name)) as user:
+            engine.containers.append(replace(container(name), user=user))
+            return user
+
+    async with admission(tmp_path, engine, UserRange(30_000, 4)) as subject:
+        results = await asyncio.gather(*(ask(f"n{number}") for number in range(5)), return_exceptions=True)
+        engine.containers.remove(other)
+        freed = await ask("later")
+
+    assert sorted(user for user in results if isinstance(user, int)) == [30_000, 30_002, 30_003]
+    assert [type(result) for result in results].count(NoUser) == 2
+    assert freed == 30_001
 
 
 async def test_remaining_room_goes_to_higher_priority(tmp_path: Path) -> None:

@@ -48,6 +48,10 @@ class Engine:
         """Close all connections. May be repeated."""
         await self._http.close()
 
+    def socket_group(self) -> int | None:
+        """Return the group of its socket; None when it has none, or is not there."""
+        return self._http.socket_group()
+
     async def info(self) -> EngineInfo:
         """Return the identity of the engine."""
         return understood("info", await self._http.request("info", "GET", "/info"), answers.info)

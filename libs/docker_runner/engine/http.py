@@ -59,6 +59,16 @@ class EngineHttp:
         self._session: aiohttp.ClientSession | None = None
         self._prefix: str | None = None
 
+    def socket_group(self) -> int | None:
+        """Return the group of the engine's socket; None when it has none, or is not there."""
+        parts = urlsplit(self.url)
+        if parts.scheme != "unix":
+            return None
+        try:
+            return os.stat(parts.path).st_gid
+        except OSError:
+            return None
+
     async def close(self) -> None:
         """Close all connections. May be repeated."""
         if self._session is not None:

@@ -121,12 +121,14 @@ class Reservations:
         entity: the need of an entity without limits of its own.
         reserve: the size of one reserve.
         by_name: the limits of each created or running container.
+        users: the users of all these containers, and of those that do not count any more but are not removed yet.
     """
 
     total: Need
     entity: Need
     reserve: Need
     by_name: Mapping[str, Need] = field(default_factory=lambda: MappingProxyType({}))
+    users: frozenset[int] = frozenset()
 
     @cached_property
     def reserved(self) -> Need:
@@ -160,9 +162,10 @@ class Reservations:
         short = Shortage(request.need, self.free(request.name), self.kept(request.priority), request.priority)
         return short if short.lacks_memory or short.lacks_cpus else None
 
-    def granted(self, request: RoomRequest) -> "Reservations":
-        """Return a copy with *request* reserved."""
-        return replace(self, by_name={**self.by_name, request.name: request.need})
+    def granted(self, request: RoomRequest, user: int | None = None) -> "Reservations":
+        """Return a copy with *request* and *user*, if any, reserved."""
+        users = self.users if user is None else self.users | {user}
+        return replace(self, by_name={**self.by_name, request.name: request.need}, users=users)
 
     def room(self, priority: Priority) -> Room:
         """Return the free room for a start of *priority*."""

@@ -171,7 +171,8 @@ class EngineRoom:
         needs = await asyncio.gather(*(self._need(container) for container in counted))
         total = self._rules.total(self._capacity)
         by_name = {container.name: need for container, need in zip(counted, needs, strict=True)}
-        found = Reservations(total, self._entity, self._rules.one_reserve(total, self._entity), by_name)
+        users = frozenset(container.user for container in containers)
+        found = Reservations(total, self._entity, self._rules.one_reserve(total, self._entity), by_name, users)
         if number > self._listed_by:
             self._listed_by = number
             self._forget_all_but({container.container_id for container in containers})

@@ -14,8 +14,6 @@ from libs.docker_runner.executable import Entrypoint, Executable, Limits, Networ
 from libs.docker_runner.sandbox.network import Attachment, card_address, walled_card
 from libs.docker_runner.settings import RunnerSettings
 
-BOT_UID = 10001
-"""User and group of the bot's processes, in every container."""
 BASE = "/run/the0"
 # Accessible only to root of the container: the bot is another user.
 PRIVATE = f"{BASE}/private"
@@ -61,6 +59,7 @@ def container_body(
     paths: Paths,
     code_etag: str,
     token: str,
+    user: int,
     attachment: Attachment | None,
     settings: RunnerSettings,
     secrets: str = "",
@@ -68,6 +67,7 @@ def container_body(
     """Return the body of the engine's create request, without the config, since any user of the engine may inspect it.
 
     Args:
+        user: the number of the bot's user and group, which the init takes from its own file.
         attachment: to the bots' network; None when the placement needs none.
         secrets: the label about the secrets in its config; "" without any.
     """
@@ -81,7 +81,7 @@ def container_body(
         "User": "0:0",
         "WorkingDir": mount,
         "Env": ["HOME=/tmp", "USER=bot", "LOGNAME=bot", "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1"],
-        "Labels": labels(executable, code_etag, token, secrets),
+        "Labels": labels(executable, code_etag, token, user, secrets),
         "StopSignal": "SIGTERM",
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": _host_config(executable, paths, mount, attachment, settings),
@@ -98,7 +98,7 @@ def container_body(
     return body
 
 
-def labels(executable: Executable, code_etag: str, token: str, secrets: str = "") -> dict[str, str]:
+def labels(executable: Executable, code_etag: str, token: str, user: int, secrets: str = "") -> dict[str, str]:
     """Return the container's labels, for the next owner of the segment and for ``docker ps``."""
     optional: dict[str, str] = {Label.KEEPALIVE: str(executable.keepalive)} if executable.keepalive is not None else {}
     if secrets:
@@ -122,6 +122,7 @@ def labels(executable: Executable, code_etag: str, token: str, secrets: str = ""
         # So that the engine's room can be computed from a list, without a request for each container.
         Label.MEMORY: str(executable.limits.memory_bytes),
         Label.CPUS: f"{executable.limits.cpus or 0.0:g}",
+        Label.USER: str(user),
     }
 
 

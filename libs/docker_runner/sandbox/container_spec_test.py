@@ -23,8 +23,14 @@ OWN = Attachment("net", walled=False)
 
 def body(executable: Any = BOT, attachment: Attachment | None = OWN, paths: Paths = PATHS) -> dict[str, Any]:
     return container_body(
-        executable, paths=paths, code_etag="e", token="0123456789ab", attachment=attachment, settings=SETTINGS
-    )  # fmt: skip
+        executable,
+        paths=paths,
+        code_etag="e",
+        token="0123456789ab",
+        user=30007,
+        attachment=attachment,
+        settings=SETTINGS,
+    )
 
 
 def test_the_sandbox_is_on_by_default() -> None:
@@ -91,6 +97,7 @@ def test_whole_description_of_a_container_is_this_and_nothing_more() -> None:
         "runtime.token": "0123456789ab",
         "runtime.memory-bytes": str(512 * MIB),
         "runtime.cpus": "0",
+        "runtime.user": "30007",
     }
     assert host == {
         "Init": False,

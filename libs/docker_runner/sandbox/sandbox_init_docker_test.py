@@ -18,7 +18,7 @@ from libs.docker_runner.containers.keepalive import KeepaliveFile
 from libs.docker_runner.containers.run_folders import RunFolders
 from libs.docker_runner.engine.client import Engine as EngineClient
 from libs.docker_runner.executable import Limits, Network
-from libs.docker_runner.sandbox.container_spec import BOT_UID, container_body
+from libs.docker_runner.sandbox.container_spec import container_body
 from libs.docker_runner.sandbox.sandbox_lease_docker_test import without_its_worker
 from tests.support.eventually import eventually
 from tests.support.faults.hostile_bot import asked, has_output
@@ -86,7 +86,7 @@ async def test_the_init_is_the_first_process_and_another_user_than_the_bot(
     users = [(int(uid), command.split()[0].rpartition("/")[2]) for _, uid, command in top["Processes"]]
 
     assert output.split()[1] == b"1"
-    assert sorted(users) == [(0, "the0-init"), (0, "the0-init"), (10001, "python3")]
+    assert sorted(users) == [(0, "the0-init"), (0, "the0-init"), (container.user, "python3")]
     status = await asyncio.to_thread(status_of, inspected["State"]["Pid"])
     assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 1 << 5 | 1 << 6 | 1 << 7
     assert status["NoNewPrivs"] == "1"
@@ -165,10 +165,12 @@ async def started_without_root(
     await asyncio.to_thread(folders.prepare)
     code = bots.code.directory / executable.code.key
     paths = await asyncio.to_thread(folders.create, executable, "n", "0123456789ab", code)
+    user = bots.settings.users.first
+    await asyncio.to_thread(folders.tell_init, paths, executable, user)
     body = container_body(
-        executable, paths=paths, code_etag="e", token="0123456789ab", attachment=None, settings=bots.settings
+        executable, paths=paths, code_etag="e", token="0123456789ab", user=user, attachment=None, settings=bots.settings
     )
-    body["User"] = f"{BOT_UID}:{BOT_UID}"
+    body["User"] = f"{user}:{user}"
     del body["HostConfig"]["CapAdd"]
     client = EngineClient(engine.url)
     try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -17,7 +18,7 @@ from libs.core.leases.boot_clock import this_boot
 from libs.core.leases.lease import LeaseView
 from libs.core.observability.log import get_logger
 from libs.core.process.lifecycle import Lifecycle
-from libs.core.room import Room
+from libs.core.room import Need, Room
 from libs.core.storage.object_store import ObjectStore
 from libs.docker_runner.code.cache import CodeCache
 from libs.docker_runner.code.definition import CodeSources, ExecutableBuilder
@@ -33,6 +34,7 @@ from libs.docker_runner.containers.keepalive_root import (
 )
 from libs.docker_runner.containers.run_records import History, Recorder
 from libs.docker_runner.containers.spec_root import spec_root
+from libs.docker_runner.engine.answers import EngineInfo
 from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.engine.container_watch import Listener
 from libs.docker_runner.engine.room import Priority
@@ -167,10 +169,11 @@ class DockerHost:
         engine = Engine(timeout_seconds=settings.engine_timeout_seconds)
         store = ObjectStore(storage)
         lifecycle.on_close("storage", store.close, limit_seconds=2)
-        engine_id, _ = await asyncio.gather(
+        info, _ = await asyncio.gather(
             wait_for_engine(engine, readiness),
             store.wait_until_up(readiness, [storage.code_bucket, storage.logs_bucket, storage.results_bucket]),
         )
+        _check_users(settings, engine, info)
         try:
             keepalives = await keepalive_root(settings.keepalive_dir, settings.temp_dir, engine)
         except KeepaliveDirUnseen as error:
@@ -182,7 +185,7 @@ class DockerHost:
         host = cls(
             settings,
             engine=engine,
-            engine_id=engine_id,
+            engine_id=info.id,
             store=store,
             code=code,
             service=service,
@@ -299,3 +302,18 @@ async def _until_disk_takes(what: str, prepare: Callable[[], Awaitable[None]], r
             if backoff.failures:
                 readiness.report(DISK, True)
             return
+
+
+def _check_users(settings: RunnerSettings, engine: Engine, info: EngineInfo) -> None:
+    """Raise UsersUnusable for users of bots that would be others' as well."""
+    rules, has = settings.room, info.capacity
+    total = rules.total(has)
+    settings.users.check(
+        worker_user=os.geteuid(),
+        socket_group=engine.socket_group(),
+        total=Need(
+            total.memory_bytes if has.memory_bytes or rules.memory_bytes else 0,
+            total.cpus if has.cpus or rules.cpus else 0.0,
+        ),
+        entity=settings.limits.need,
+    )

@@ -157,8 +157,8 @@ class EngineHealth:
         readiness.report(ENGINE, not impediment, impediment or warnings)
 
 
-async def wait_for_engine(engine: Engine, readiness: Readiness) -> str:
-    """Return the engine's id once it answers; until then *readiness* shows the reason."""
+async def wait_for_engine(engine: Engine, readiness: Readiness) -> EngineInfo:
+    """Return the engine's info once it answers; until then *readiness* shows the reason."""
     backoff = Backoff(initial_seconds=0.2, cap_seconds=5.0)
     while True:
         try:
@@ -169,4 +169,4 @@ async def wait_for_engine(engine: Engine, readiness: Readiness) -> str:
             await asyncio.sleep(backoff.next_seconds())
         else:
             readiness.report(ENGINE, True)
-            return info.id
+            return info

@@ -8,6 +8,7 @@ from libs.core.room import MIB
 from libs.core.secrets.providers import secret_variables
 from libs.core.secrets.resolver import SecretSources
 from libs.docker_runner.engine.room import RoomRules
+from libs.docker_runner.engine.users import UserRange
 from libs.docker_runner.executable import Limits, Network, NetworkLimits
 from libs.docker_runner.sandbox.limits import Maxima
 from libs.docker_runner.settings import Registry, RunnerSettings
@@ -61,6 +62,7 @@ def runner_settings(
         log_spool_bytes=containers.log_spool_mb * MIB,
         log_spools_bytes=containers.log_spools_mb * MIB,
         pod_uid=containers.pod_uid,
+        users=UserRange(containers.uid_first, containers.uid_count),
         room=RoomRules(
             memory_bytes=containers.engine_memory_mb * MIB if containers.engine_memory_mb is not None else None,
             cpus=containers.engine_cpus,
