@@ -1,11 +1,10 @@
-"""Backtests a second with a pool of 8, beside the bare SDK with 8 threads; and whether a slow one holds others up.
+"""Measure backtests per second with a pool of 8, compared with the bare SDK with 8 threads, and beside a slow backtest.
 
     python -m tests.benchmarks.backtests [--backtests 96] [--output json]
 
 Real servers, a master and one worker as processes of their own, and the machine's Docker engine. The baseline runs as
-many containers of the same image and code: create, start, wait, read the output, remove, in 8 threads. The two take
-turns, so that a machine that is busy for a while favours neither. The exit code is 1 when the design's target is
-missed.
+many containers of the same image and code: create, start, wait, read the output, remove, in 8 threads. The two
+alternate, so that a temporary load of the machine affects both. The exit code is 1 when the design's target is missed.
 """
 
 import argparse
@@ -45,7 +44,7 @@ _TURNS = 4
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured. *done_beside_a_slow_one*: of 50 short ones, while one ran that never ends."""
+    """The results. *done_beside_a_slow_one*: how many of 50 short backtests completed while an endless one ran."""
 
     backtests: int
     per_second: float
@@ -93,7 +92,7 @@ async def measure(folder: Path, engine: Engine, backtests: int) -> Figures:
 
 
 async def _batch(ours: Backtests, ids: Sequence[str]) -> float:
-    """Seconds from the first event published to the last completion received."""
+    """Return the seconds from the first published event to the last received completion."""
     begun = time.perf_counter()
     for backtest_id in ids:
         await ours.create(backtest_id, key="short.zip")
@@ -102,7 +101,7 @@ async def _batch(ours: Backtests, ids: Sequence[str]) -> float:
 
 
 def _bare(engine: Engine, code: Path, number: int) -> float:
-    """Seconds for *number* containers by the SDK alone."""
+    """Return the seconds that the bare SDK needs for *number* containers."""
     client = docker.DockerClient(base_url=engine.url, timeout=60)
 
     def one(_: int) -> bytes:

@@ -1,12 +1,11 @@
-"""What it costs to know what containers use, as a share of one core.
+"""Measure the processor time of container statistics, as a share of one core.
 
     python -m tests.benchmarks.container_statistics [--containers 50] [--output json]
 
-Bots that sleep run on a real engine and are sampled as a worker does it. Everybody who takes part is counted: the
-worker (its processor time for a sample), the first processes inside (all their processor time while the bots sleep,
-and so that of the notes), and the engine (the time of one list, which it is asked for every five minutes while nothing
-happens). Beside it stands, from the same run, how long the engine takes to say what one container uses. The exit code
-is 1 when the target is missed.
+Bots that sleep run on a real engine and are sampled as a worker does it. Counted are the worker (its processor time for
+a sample), the first processes inside (all their processor time while the bots sleep, and so that of the notes), and the
+engine (the time of one list, which is requested every five minutes while nothing happens). For comparison, the same run
+measures how long the engine takes to answer for one container. The exit code is 1 when the target is missed.
 """
 
 import argparse
@@ -57,12 +56,12 @@ class StatisticsFigures:
 
     @property
     def processor_share(self) -> float:
-        """How much of one core the worker and the first processes take."""
+        """The share of one core that the worker and the first processes use."""
         return (self.worker_sample + self.containers * self.init) / SAMPLE_SECONDS
 
     @property
     def core_share(self) -> float:
-        """How much of one core it takes in all."""
+        """The share of one core that everything uses."""
         return self.processor_share + self.engine_list / LIST_SECONDS
 
     @property
@@ -106,7 +105,7 @@ async def measure(bots: BotContainers, url: str, containers: int) -> StatisticsF
 
 
 async def _init_seconds(container_ids: Sequence[str]) -> float:
-    """The processor time of the first processes of all these containers between two samples."""
+    """Return the processor time of the first processes of all these containers between two samples."""
     before = await asyncio.to_thread(_processor_seconds, container_ids)
     await asyncio.sleep(_WATCHED_SECONDS)
     after = await asyncio.to_thread(_processor_seconds, container_ids)
@@ -115,7 +114,7 @@ async def _init_seconds(container_ids: Sequence[str]) -> float:
 
 
 def _processor_seconds(container_ids: Sequence[str]) -> dict[str, float]:
-    """Of each such process, as the scheduler of this host counts it."""
+    """Return the processor time of each such process, as the scheduler of this host counts it."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""One master on one core: the heartbeats of 10,000 workers, and 10,000 segments assigned from nothing.
+"""Measure one master on one core: heartbeats of 10,000 workers, and the first assignment of 10,000 segments.
 
     python -m tests.benchmarks.coordination [--workers N] [--seconds N] [--output json]
 
@@ -63,7 +63,7 @@ class Server:
         self._process.stdin.write(f"{command}\n".encode())
 
     async def report(self) -> dict[str, Any]:
-        """Its CPU seconds so far, and its state."""
+        """Return its CPU seconds so far, and its state."""
         assert self._process.stdout is not None
         self.send("report")
         answer: dict[str, Any] = json.loads(await self._process.stdout.readline())
@@ -77,7 +77,7 @@ class Server:
 
 
 class Crowd:
-    """Many workers' streams from this process. They hold whatever they are assigned at once."""
+    """Streams of many workers from this process. They acquire what is assigned to them at once."""
 
     def __init__(self, port: int, size: int) -> None:
         self._target = f"127.0.0.1:{port}"
@@ -94,7 +94,7 @@ class Crowd:
         """Streams that ended and were opened again."""
 
     async def join(self) -> None:
-        """Open all streams and wait until each is registered; heartbeats go on by themselves from then on."""
+        """Open all streams and wait until each is registered; heartbeats are sent from then on."""
         for _ in range(0, self._size, STREAMS_PER_CONNECTION):
             options = [("grpc.use_local_subchannel_pool", 1)]
             self._channels.append(grpc.aio.insecure_channel(self._target, options=options))
@@ -149,7 +149,7 @@ class Crowd:
 
 
 async def heartbeat_cpu(server: Server, crowd: Crowd, seconds: float) -> tuple[float, float, dict[str, Any]]:
-    """CPU seconds a second, CPU seconds a heartbeat, and the last report."""
+    """Return CPU seconds per second, CPU seconds per heartbeat, and the last report."""
     before, sent, begun = await server.report(), crowd.sent, time.perf_counter()
     await asyncio.sleep(seconds)
     after, beats, elapsed = await server.report(), crowd.sent - sent, time.perf_counter() - begun
@@ -158,7 +158,7 @@ async def heartbeat_cpu(server: Server, crowd: Crowd, seconds: float) -> tuple[f
 
 
 async def measure(workers: int, seconds: float) -> dict[str, Any]:
-    """All measurements."""
+    """Take all measurements."""
     bare = await Server.start("bare")
     crowd = Crowd(bare.port, workers)
     await crowd.join()
@@ -185,7 +185,7 @@ async def measure(workers: int, seconds: float) -> dict[str, Any]:
             begun = time.perf_counter()
             master.send("changed")
             for seconds in (ASSIGN_TARGET_SECONDS, 60):
-                with contextlib.suppress(AssertionError):  # a target missed is told at the end
+                with contextlib.suppress(AssertionError):  # a missed target is reported at the end
                     await eventually(lambda: crowd.assigned == workers, seconds, every_seconds=0.01)
                 assigned_seconds = time.perf_counter() - begun
                 crowd.silent = False  # or they would be taken for dead
@@ -213,7 +213,7 @@ async def measure(workers: int, seconds: float) -> dict[str, Any]:
 
 
 def pure(workers: int) -> dict[str, float]:
-    """What the decisions cost without gRPC and MongoDB, in this process."""
+    """Measure the decisions without gRPC and MongoDB, in this process."""
     registry = Registry(5.0)
     for number in range(workers):
         identity = WorkerIdentity(f"w{number}", f"w{number}-1", f"h{number}")
@@ -239,7 +239,7 @@ def pure(workers: int) -> dict[str, float]:
 
 
 def misses(result: dict[str, Any]) -> list[str]:
-    """The targets that were missed, in words."""
+    """Return the missed targets, in words."""
     missed = []
     if result["core_share"] > 1 or result["workers_known_after_heartbeats"] < result["workers"]:
         missed.append("the heartbeats need more than one core, or workers were lost")
@@ -249,7 +249,7 @@ def misses(result: dict[str, Any]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """See the module."""
+    """Run the command; see the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=10_000, help="workers, and segments (default 10000)")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each measurement (default 10)")

@@ -1,7 +1,7 @@
 """The measured side of the coordination benchmark: a master, or a bare gRPC server, pinned to one core.
 
-Prints a line of JSON at start (`port`) and one for each line that it is sent on standard input: `report` tells its CPU
-seconds and what it knows, `changed` makes the master decide.
+Prints a line of JSON at start (`port`), and one for each line on standard input: `report` returns its CPU seconds and
+its state, `changed` makes the master decide.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from tests.support.eventually import eventually
 
 
 class BareServer(pb_grpc.CoordinationServiceServicer):
-    """Reads messages and does nothing with them: what gRPC alone costs."""
+    """Reads messages and does nothing with them, to measure gRPC alone."""
 
     def __init__(self) -> None:
         self.streams = 0
@@ -120,7 +120,7 @@ def _answer(**fields: object) -> None:
 
 
 def main() -> None:
-    """See the module."""
+    """Run the command; see the module."""
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["master", "bare"])
     parser.add_argument("--uri", default="")

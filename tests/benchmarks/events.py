@@ -1,10 +1,10 @@
-"""Events into MongoDB against plain inserts of the same documents, and from publishing to the owner's wake-up.
+"""Measure events into MongoDB against plain inserts, and the time from publishing to the owner's wake-up.
 
     python -m tests.benchmarks.events [--events N] [--samples N] [--output json]
 
-Real servers on loopback. The events wait in the stream when the worker starts; the inserts are the very documents that
-it made of them, one `insert_one` each, on the same connection settings, and the faster of one at a time and several at
-once is the baseline. The exit code is 1 when a target of the design is missed.
+Real servers on loopback. The events wait in the stream when the worker starts; the inserts are the documents that it
+created from them, one `insert_one` each, on the same connection settings, and the faster of one at a time and several
+at once is the baseline. The exit code is 1 when a target of the design is missed.
 """
 
 import argparse
@@ -32,7 +32,7 @@ PUBLISHES_AT_ONCE = 64
 
 
 async def measure(mongo_uri: str, nats_url: str, database: str, events: int, samples: int) -> dict[str, Any]:
-    """All numbers, with the servers at these addresses; *database* is dropped afterwards."""
+    """Return all numbers, with the servers at these addresses; *database* is dropped afterwards."""
     async with event_rig(mongo_uri, database, nats_url) as rig:
         try:
             await rig.client.wait_connected()
@@ -57,7 +57,7 @@ async def measure(mongo_uri: str, nats_url: str, database: str, events: int, sam
 
 
 async def _ingest(rig: EventRig, events: int) -> float:
-    """Events a second, from the start of a worker until MongoDB has all that waited and each is acknowledged."""
+    """Return events per second, from the start of a worker until all are stored and acknowledged."""
     room = asyncio.Semaphore(PUBLISHES_AT_ONCE)
 
     async def publish(n: int) -> None:
@@ -80,7 +80,7 @@ async def _ingest(rig: EventRig, events: int) -> float:
 
 
 async def _insert(rig: EventRig, at_once: int) -> float:
-    """Inserts a second of the documents that the events became."""
+    """Return inserts per second of the same documents."""
     documents = [document async for document in rig.bots.find({}, {"_id": 0})]
     plain = rig.mongo.database(rig.database_name)[f"plain_{at_once}"]
     await plain.create_index("id", unique=True)
@@ -96,7 +96,7 @@ async def _insert(rig: EventRig, at_once: int) -> float:
 
 
 async def _wake_ups(rig: EventRig, samples: int) -> list[float]:
-    """Milliseconds from publishing an update until the owner of its segment wakes."""
+    """Return the milliseconds from publishing an update until the owner of its segment wakes."""
     reader, owner = await rig.start_worker(), await rig.start_worker()
     await reader.connection.wait_connected()
     entity = (await rig.store().page(limit=1))[0]
@@ -117,7 +117,7 @@ async def _wake_ups(rig: EventRig, samples: int) -> list[float]:
 
 
 async def run(events: int, samples: int) -> dict[str, Any]:
-    """All numbers, on servers of our own."""
+    """Return all numbers, on servers of this run."""
     with tempfile.TemporaryDirectory() as folder:
         async with MongoServer.start(Path(folder, "mongo")) as mongo, NatsServer.start(Path(folder, "nats")) as nats:
             return await measure(mongo.uri, nats.url, "benchmark_events", events, samples)

@@ -1,10 +1,10 @@
-"""What an idle master and an idle worker cost: resident memory, processor, and how long they take to be ready.
+"""Measure an idle master and an idle worker: resident memory, processor time, and the time until they are ready.
 
     python -m tests.benchmarks.idle [--seconds 20] [--output json]
 
-Real servers, and for each service a master and a worker as the processes that they are in production, the worker
-without a segment. The baseline of the start is a process of the same interpreter that only imports what every process
-of ours needs. The exit code is 1 when the design's target is missed.
+Real servers, and for each service a master and a worker as processes as in production, the worker without a segment.
+The baseline of the start is a process of the same interpreter that only imports what every process of ours needs. The
+exit code is 1 when the design's target is missed.
 """
 
 import argparse
@@ -34,7 +34,7 @@ _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Figures:
-    """One idle process. *import_seconds* is what a bare import of the drivers took then, for comparison."""
+    """One idle process. *import_seconds*: for comparison, the time of a bare import of the drivers."""
 
     name: str
     resident_mb: float
@@ -55,7 +55,7 @@ class Figures:
 async def measure(
     folder: Path, engine: Engine, seconds: float, services: Sequence[ServiceDefinition] = SERVICES
 ) -> list[Figures]:
-    """Start a master and a worker of each service, and watch them doing nothing for *seconds*."""
+    """Start a master and a worker of each service, and observe them idle for *seconds*."""
     figures = []
     for service in services:
         async with deployment(folder / service.name, engine, service=service) as made:
@@ -91,7 +91,7 @@ def _resident_mb(pid: int) -> float:
 
 
 def _processor_seconds(pid: int) -> float:
-    """User and system time so far; the fields of /proc/PID/stat are counted from behind the name in brackets."""
+    """Return user and system time so far; fields of /proc/PID/stat are counted after the name in brackets."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
 

@@ -1,13 +1,13 @@
-"""Time until bots are down after `runtime bot kill --all`, and recorded, with all of them on one worker.
+"""Measure the time until all bots of one worker are down, and recorded, after `runtime bot kill --all`.
 
-Then all of them end by themselves at once, and it is measured how soon that is on record.
+Then all end by themselves at once, and the time until that is recorded is measured.
 
     python -m tests.benchmarks.kill_switch [--bots 30] [--output json]
 
-Real servers, a master and one worker as processes of their own, the machine's Docker engine, and the command as people
+Real servers, a master and one worker as processes of their own, the machine's Docker engine, and the command as users
 run it. A bot is down when the kernel reports that its container's first process has ended; no other process of it is
-alive then. The time counts from the hold that the command writes. The exit code is 1 when one bot is down only after a
-second, is reported to have been down at another time, or is recorded more than a second after its end. A machine with
+alive then. The time counts from the hold that the command writes. The exit code is 1 when a bot is down later than
+after a second, when its reported time differs, or when it is recorded more than a second after its end. A machine with
 two processors may be too slow for the last one: then its end must be recorded before the engine has answered the bare
 SDK, which kills as many containers at once.
 """
@@ -46,14 +46,14 @@ _WITHIN_SECONDS = 300
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured, in seconds.
+    """The results, in seconds.
 
     Attributes:
-        down: from the hold to the end of each bot, from the quickest to the slowest.
+        down: from the hold to the end of each bot, in ascending order.
         reported: largest difference between the end of a bot and the time that the command reports.
-        recorded: from the end of a bot to its record, the slowest.
-        by_itself: from the end of a bot to its record, the slowest, when all end at once without a stop.
-        bare: from the end of a container to the engine's answer about it, the slowest, killed by the SDK alone.
+        recorded: from the end of a bot to its record, the longest.
+        by_itself: from the end of a bot to its record, the longest, when all end at once without a stop.
+        bare: from the end of a container to the engine's answer about it, the longest, killed by the bare SDK.
         resumed: from the end of `runtime bot resume` until all run again.
     """
 
@@ -119,7 +119,7 @@ async def measure(folder: Path, engine: Engine, bots: int) -> Figures:
 
 
 async def _first_processes(made: Deployment) -> dict[str, int]:
-    """The first process of each bot, by the bot's id, once all of them have got so far as to print something."""
+    """Return the first process of each bot, by the bot's id, once all have printed something."""
     containers = await made.containers()
 
     def all_up() -> bool:
@@ -141,7 +141,7 @@ def _processes(engine: Engine, containers: Sequence[Mapping[str, Any]]) -> dict[
 
 @contextmanager
 def _ends(processes: Mapping[str, int]) -> Iterator[dict[str, float]]:
-    """When each of *processes* ended, Unix time; complete when they all have, and the context has been left."""
+    """The Unix time at which each of *processes* ended; complete when all have ended and the context is left."""
     ends: dict[str, float] = {}
     given_up = threading.Event()
 
@@ -176,7 +176,7 @@ async def _all_running(made: Deployment, bots: int) -> None:
 
 
 async def _recorded(made: Deployment, bots: int) -> dict[str, float]:
-    """When the end of each bot was first seen in the history, by its id, from now on."""
+    """The time at which the end of each bot was first seen in the history, by its id, from now on."""
     seen: dict[str, float] = {}
     runs = made.mongo[made.service.database]["runs"]
     begun = datetime.now(UTC)
@@ -191,7 +191,7 @@ async def _recorded(made: Deployment, bots: int) -> dict[str, float]:
 
 
 async def _command(made: Deployment, *arguments: str) -> dict[str, Any]:
-    """The output of `runtime bot …`."""
+    """Return the output of `runtime bot …`."""
     environment: Mapping[str, str] = {**os.environ, "MONGO_URI": made.mongod.uri, "NATS_URL": made.nats_server.url}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tools.cli", "bot", *arguments, "--output", "json",
@@ -205,7 +205,7 @@ async def _command(made: Deployment, *arguments: str) -> dict[str, Any]:
 
 
 def _bare(engine: Engine, number: int) -> float:
-    """Seconds until the engine reports the end of each of so many containers that are killed at once."""
+    """Return the seconds until the engine reports the end of each of so many containers that are killed at once."""
     client = docker.DockerClient(base_url=engine.url, timeout=60, max_pool_size=number)
     started = []
 

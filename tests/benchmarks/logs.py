@@ -1,11 +1,11 @@
-"""Uploading logs: bytes that leave this process for each byte that a bot has logged.
+"""Measure the upload of logs: bytes sent for each byte that a bot has logged.
 
     python -m tests.benchmarks.logs [--megabytes 200] [--additions 120] [--output json]
 
-A real S3 server, behind a proxy that counts what is sent: content, headers and all. The output is added to the day's
-object in as many equal parts as *additions*; 120 are an hour of one every 30 s. The baseline, taken in the same run, is
-one plain put of the same bytes. The object is compared with what was logged, and the exit code is 1 when it differs or
-the target of the design is missed.
+A real S3 server, behind a proxy that counts all bytes sent, headers included. The output is added to the day's object
+in as many equal parts as *additions*; 120 are an hour of one every 30 s. The baseline, taken in the same run, is one
+plain put of the same bytes. The object is compared with what was logged, and the exit code is 1 when it differs or the
+target of the design is missed.
 """
 
 import argparse
@@ -40,9 +40,9 @@ _LINE_BYTES = 64
 
 @dataclass(frozen=True)
 class LogFigures:
-    """What one run measured. *sent_per_logged* counts all that went to the server, *put_per_logged* the content alone.
+    """What one run measured. *sent_per_logged* counts all bytes sent to the server, *put_per_logged* only content.
 
-    *requests_per_addition* is what the server was asked for each; *baseline_per_logged* is a plain put's.
+    *requests_per_addition* is the number of requests for each; *baseline_per_logged* is that of a plain put.
     """
 
     logged_bytes: int
@@ -70,7 +70,7 @@ class CountingProxy:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["CountingProxy"]:
-        """Listen for as long as the block lasts."""
+        """Listen during the block."""
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         async with server:
@@ -106,7 +106,7 @@ class CountingStore(ObjectStore):
 
 
 async def measure(server: S3Server, folder: Path, megabytes: int, additions: int) -> LogFigures:
-    """Log *megabytes* in *additions* equal parts to a fresh bucket of *server*."""
+    """Log *megabytes* in *additions* equal parts to a new bucket of *server*."""
     async with CountingProxy(server.port).running() as proxy:
         store = CountingStore(
             StorageSettings(
@@ -153,7 +153,7 @@ async def measure(server: S3Server, folder: Path, megabytes: int, additions: int
 
 
 def _lines_of(payload: bytes, before: Position) -> list[Span]:
-    """The payload as lines of which one comes each millisecond, so that the index has as much as it may."""
+    """Return the payload as lines, one each millisecond, so that the index is as large as possible."""
     starts = range(0, len(payload), _LINE_BYTES)
     return [
         Span(
@@ -168,14 +168,14 @@ def _lines_of(payload: bytes, before: Position) -> list[Span]:
 
 
 async def run(megabytes: int, additions: int) -> LogFigures:
-    """Measure on a server of its own."""
+    """Measure on a server of this run."""
     with tempfile.TemporaryDirectory() as directory:
         async with S3Server.start(Path(directory) / "s3") as server:
             return await measure(server, Path(directory) / "spool", megabytes, additions)
 
 
 def main() -> int:
-    """The command."""
+    """Run the command; see the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--additions", type=int, default=120)

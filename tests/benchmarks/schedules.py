@@ -1,12 +1,12 @@
-"""How late schedules start: one worker with 1,000 of them, beside a loop that polls every 5 s.
+"""Measure how late schedules start: one worker with 1,000 of them, compared with a loop that polls every 5 s.
 
     python -m tests.benchmarks.schedules [--schedules 1000] [--seconds 40] [--output json]
 
-A real MongoDB; lateness is measured at the call that asks the docker runner for a container, whose containers are only
-facts here. Two loads: *spread*, each schedule once a minute at a second of its own, and *together*, all of them at the
-same moment every 20 s. The baseline, taken in the same run over the documents of *spread*, looks every 5 s for
-documents whose time has come and moves each on with an update. The exit code is 1 when a firing is lost or the target
-of the design is missed.
+A real MongoDB; lateness is measured at the call that requests a container of the docker runner, which is a fake here.
+Two loads: *spread*, each schedule once a minute at a second of its own, and *together*, all of them at the same moment
+every 20 s. The baseline, taken in the same run over the documents of *spread*, looks every 5 s for documents whose time
+has come and moves each on with an update. The exit code is 1 when a firing is lost or the target of the design is
+missed.
 """
 
 import argparse
@@ -37,7 +37,7 @@ _SETTLE_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Lateness:
-    """Of all firings of one load: how many there were and should have been, and how late they began, in seconds."""
+    """The firings of one load: their number, the expected number, and their lateness in seconds."""
 
     firings: int
     expected: int
@@ -73,7 +73,7 @@ async def measure(uri: str, *, schedules: int, seconds: float, together: str | N
 
 
 async def measure_polling(uri: str, *, schedules: int, seconds: float) -> Lateness:
-    """The baseline: look every 5 s for what is due, and move it on."""
+    """Measure the baseline: read every 5 s what is due, and set its next time."""
     mongo = Mongo(uri)
     name = f"polling_{uuid.uuid4().hex[:8]}"
     rig = ScheduleRig(mongo.database(name))
@@ -114,7 +114,7 @@ async def _deploy(rig: ScheduleRig, number: int, together: str | None = None) ->
 
 
 def _lateness(starts: list[Start], expressions: dict[str, str], begin: float, end: float) -> Lateness:
-    """Match the starts with the times that the expressions say; a time without a start within its minute is lost."""
+    """Match the starts with the times of the expressions; a time without a start within its minute is lost."""
     asked: dict[str, list[float]] = {}
     for start in starts:
         asked.setdefault(start.entity_id, []).append(start.at)
@@ -135,7 +135,7 @@ def _lateness(starts: list[Start], expressions: dict[str, str], begin: float, en
 
 
 async def run(schedules: int, seconds: float) -> dict[str, Lateness]:
-    """All loads, one after the other, on a MongoDB of their own."""
+    """Measure all loads, one after the other, on a MongoDB of this run."""
     with tempfile.TemporaryDirectory() as directory:
         async with MongoServer.start(Path(directory) / "mongod") as server:
             return {
@@ -146,7 +146,7 @@ async def run(schedules: int, seconds: float) -> dict[str, Lateness]:
 
 
 def main() -> int:
-    """The command."""
+    """Run the command; see the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--schedules", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=40.0)

@@ -20,10 +20,10 @@ async def test_schedules_that_are_due_together_all_start_on_time(mongod: MongoSe
 
 
 async def first_good_of_some(uri: str) -> Lateness:
-    """What is late by itself is late each time; what others on the machine make late is not.
+    """Return the first good result of some runs: a defect is late each time, the machine's load is not.
 
-    They are few: where the database is slow since others write to the same disk, a run of many would not be over
-    when the next one is due, which then is skipped.
+    There are few schedules: on a slow disk, a run of many would not have ended when the next one is due,
+    which then is skipped.
     """
     for _ in range(ATTEMPTS):
         found = await measure(uri, schedules=20, seconds=5, together="*/5 * * * * *")

@@ -1,11 +1,11 @@
-"""From an event published to the first line of the bot's own code, beside a bare start of the same image by the SDK.
+"""Measure the time from an event to the first line of the bot's code, compared with a bare start by the SDK.
 
     python -m tests.benchmarks.starts [--starts 30] [--output json]
 
-Real servers, a master and one worker as processes of their own, and the machine's Docker engine. Ours and bare starts
-take turns, each alone on the machine, so that what else the machine does favours neither. A bot says by the clock of
-its host when its first line ran; that is the clock by which the event was published and the bare start was asked for.
-The exit code is 1 when the design's target is missed.
+Real servers, a master and one worker as processes of their own, and the machine's Docker engine. Both kinds of starts
+alternate, each alone on the machine, so that other load affects both. A bot prints the time of its first line by the
+clock of its host, by which the event was published and the bare start was requested too. The exit code is 1 when the
+design's target is missed.
 """
 
 import argparse
@@ -37,7 +37,7 @@ _SETTINGS = {"MAX_BOTS_PER_PARTITION": "10000"}
 
 @dataclass(frozen=True)
 class Language:
-    """One runtime: its bot tells the time at its first line, by itself as well as under a bare interpreter."""
+    """One runtime: its bot prints the time at its first line, in the runtime and under a bare interpreter."""
 
     runtime: str
     image: str
@@ -65,8 +65,8 @@ NODE = Language(
 
 @dataclass(frozen=True)
 class Start:
-    """Seconds from the request (the event, or the call of the SDK) until the engine had made the container, until it
-    had started it, and until the bot's first line.
+    """Seconds from the request (the event, or the call of the SDK) until the engine had created the container, until
+    it had started it, and until the bot's first line.
     """
 
     created: float
@@ -76,14 +76,14 @@ class Start:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured for one runtime."""
+    """The results for one runtime."""
 
     language: str
     ours: Sequence[Start]
     bare: Sequence[Start]
 
     def ratio(self, percent: float) -> float:
-        """Ours over the bare SDK's, each at that percentile."""
+        """The runtime's time divided by the bare SDK's, each at that percentile."""
         return percentile([start.first_line for start in self.ours], percent) / percentile(
             [start.first_line for start in self.bare], percent
         )
@@ -95,7 +95,7 @@ class Figures:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that is not exceeded by *percent* of them."""
+    """Return the smallest value that *percent* of them do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, max(0, -(-len(ordered) * round(percent) // 100) - 1))]
 
@@ -129,7 +129,7 @@ async def measure(folder: Path, engine: Engine, starts: int, languages: Sequence
 
 
 async def _ours(made: Deployment, language: Language, bot_id: str) -> Start:
-    """By an event. The engine is asked nothing until the bot is said to run, so that nothing delays its start."""
+    """Start by an event. No request to the engine delays the start: the first one follows once the bot runs."""
     asked = time.time()
     await made.platform.create_bot(bot_id, {}, key=language.runtime, runtime=language.runtime, script=language.script)
     await eventually(lambda: made.in_state(bot_id, "running"), within_seconds=60)
@@ -145,7 +145,7 @@ async def _ours(made: Deployment, language: Language, bot_id: str) -> Start:
 
 
 async def _bare(engine: Engine, language: Language, code: Path) -> Start:
-    """By the SDK alone."""
+    """Start by the bare SDK."""
     client = docker.DockerClient(base_url=engine.url, timeout=60)
 
     def begun() -> tuple[str, float]:
@@ -169,7 +169,7 @@ async def _bare(engine: Engine, language: Language, code: Path) -> Start:
 
 
 def _start_of(engine: Engine, container_id: str, asked: float) -> Start:
-    """What the engine and the bot itself say of a start."""
+    """Return the times of a start by the engine and by the bot."""
     client = docker.DockerClient(base_url=engine.url, timeout=60)
     try:
         found: dict[str, Any] = client.api.inspect_container(container_id)
@@ -180,7 +180,7 @@ def _start_of(engine: Engine, container_id: str, asked: float) -> Start:
 
 
 def _seconds(text: str) -> float:
-    """Unix seconds of the engine's time, which has nanoseconds."""
+    """Return the Unix seconds of the engine's time, which has nanoseconds."""
     return datetime.fromisoformat(text[:26].rstrip("Z")).replace(tzinfo=UTC).timestamp()
 
 

@@ -44,7 +44,7 @@ PROGRAMS = (
 
 
 def sources_digest(sources: Path) -> str:
-    """A digest of the names and contents of all files below *sources*, and of how they are built."""
+    """Return a digest of the names and contents of all files below *sources*, and of the build's options."""
     digest = hashlib.sha256(repr((PROGRAMS, _KUBERNETES)).encode())
     for file in sorted(sources.rglob("*")):
         if file.is_file():
@@ -54,7 +54,7 @@ def sources_digest(sources: Path) -> str:
 
 
 async def ensure_programs(report: Report) -> Path:
-    """The folder of the built programs. The first call takes minutes; an interrupted build goes on where it was.
+    """Return the folder of the built programs. The first call takes minutes; an interrupted build is continued.
 
     Raises:
         ClusterUnavailableError: there is no Go of the needed version, and none can be installed.

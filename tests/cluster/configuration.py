@@ -55,14 +55,14 @@ COREFILE = f"""
 
 
 def containerd(node: str) -> str:
-    """The node's containerd. A machine without CAP_SYS_RESOURCE cannot lower a pod's OOM score, so none does."""
+    """Return containerd's configuration. It lowers no OOM scores, which needs CAP_SYS_RESOURCE."""
     return _CONTAINERD.format(
         socket=containerd_socket(node), pause=PAUSE_IMAGE, plugins=CNI_PLUGINS, networks=f"{CONFIG}/{node}-networks"
     )
 
 
 def pod_networks(node: str) -> str:
-    """How a pod gets its address. Point to point: traffic between pods of one node is routed, so Services see it."""
+    """Return the pods' network. Point to point: traffic between pods of one node is routed, so that Services see it."""
     addresses = {
         "type": "host-local",
         "ranges": [[{"subnet": pod_network(node)}]],
@@ -81,7 +81,7 @@ def pod_networks(node: str) -> str:
 
 
 def kubelet(node: str) -> str:
-    """The node's kubelet. It keeps images, and evicts only when a disk is full: the disk is the machine's."""
+    """Return the kubelet's configuration. It keeps images, and evicts only when the machine's disk is full."""
     return _json(
         {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -113,7 +113,7 @@ def kubelet(node: str) -> str:
 
 
 def kube_proxy() -> str:
-    """The one kube-proxy: the nodes share a network namespace."""
+    """Return the configuration of the only kube-proxy: the nodes share a network namespace."""
     return _json(
         {
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -129,7 +129,7 @@ def kube_proxy() -> str:
 
 
 def first_objects() -> str:
-    """What a cluster's installer adds: the name service's Service, and storage."""
+    """Return what a cluster's installer adds: the name service's Service, and storage."""
     name = {"name": "kube-dns", "namespace": "kube-system"}
     ports = [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"}]
     service = {

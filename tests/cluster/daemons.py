@@ -1,4 +1,4 @@
-"""The programs that make up the cluster, with their arguments."""
+"""The programs of the cluster, with their arguments."""
 
 import sys
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ _ETCD = "http://127.0.0.1:2379"
 
 @dataclass(frozen=True)
 class Daemon:
-    """A program that is started again whenever it ends; *command* does not fork."""
+    """A program that is restarted whenever it ends; *command* does not fork."""
 
     name: str
     command: tuple[str, ...]
 
 
 def control_plane(listener: int) -> list[Daemon]:
-    """What runs once. *listener* is the descriptor of the socket at which processes of the machine connect."""
+    """Return the programs that run once. *listener* is the descriptor of the socket for processes of the machine."""
     return [
         _daemon("etcd", _etcd()),
         _daemon("kube-apiserver", _api_server()),
@@ -41,7 +41,7 @@ def control_plane(listener: int) -> list[Daemon]:
 
 
 def node_daemons(node: str) -> list[Daemon]:
-    """What runs on each node, in the node's mount namespace."""
+    """Return the programs of each node, which run in its mount namespace."""
     kubelet = {
         "config": f"{CONFIG}/{node}-kubelet.json",
         "kubeconfig": f"{CONFIG}/{node}.kubeconfig",
@@ -54,7 +54,7 @@ def node_daemons(node: str) -> list[Daemon]:
 
 
 def python(module: str, *arguments: str) -> tuple[str, ...]:
-    """The command that runs a module of this project."""
+    """Return the command that runs a module of this project."""
     return (sys.executable, "-P", "-m", module, *arguments)
 
 

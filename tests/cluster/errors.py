@@ -1,8 +1,8 @@
-"""What bringing up the cluster may end with."""
+"""Errors of starting the cluster."""
 
 
 class ClusterUnavailableError(RuntimeError):
-    """The cluster cannot be built or started here; the message says what to do."""
+    """The cluster cannot be built or started here; the message names the remedy."""
 
 
 class ClusterFailedError(RuntimeError):

@@ -1,6 +1,6 @@
 """The first process inside the cluster's namespaces: prepares them, then keeps the cluster's programs running.
 
-It is the first process of a process namespace, so all that the cluster ever started ends with it. Mounts and the
+It is the first process of a process namespace, so all processes of the cluster end with it. Mounts and the
 network end with the last process.
 """
 

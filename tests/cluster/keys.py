@@ -1,4 +1,4 @@
-"""The cluster's certificates, and who presents them to the API server."""
+"""The cluster's certificates, and the clients that present them to the API server."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ _SECONDS = 60
 
 @dataclass(frozen=True)
 class Client:
-    """A user of the API server; *group* decides what it may do."""
+    """A user of the API server; *group* determines its rights."""
 
     file: str
     user: str
@@ -49,7 +49,7 @@ async def make_keys(folder: Path) -> None:
 
 
 def kubeconfig(folder: Path, client: Client, url: str) -> str:
-    """The text of a kubeconfig that holds everything, so that it may be copied."""
+    """Return a kubeconfig that needs no other file."""
 
     def encoded(name: str) -> str:
         return base64.b64encode((folder / name).read_bytes()).decode()

@@ -1,4 +1,4 @@
-"""Where the cluster has its files, and which addresses it uses in its network."""
+"""The cluster's folders, and the addresses in its network."""
 
 from pathlib import Path
 
@@ -28,20 +28,20 @@ VOLUMES_PER_NODE = 64
 
 
 def node_folder(node: str) -> Path:
-    """What a node keeps: its /var/lib, its /var/log and its socket."""
+    """Return the folder of a node: its /var/lib, its /var/log and its socket."""
     return FOLDER / node
 
 
 def node_address(node: str) -> str:
-    """The node's address. All nodes share one network namespace, and differ by address."""
+    """Return the node's address. All nodes share one network namespace, and differ by address."""
     return f"10.201.0.{11 + NODES.index(node)}"
 
 
 def pod_network(node: str) -> str:
-    """The network from which the node's pods have their addresses."""
+    """Return the network of the addresses of the node's pods."""
     return f"10.202.{1 + NODES.index(node)}.0/24"
 
 
 def containerd_socket(node: str) -> Path:
-    """The socket of the node's containerd. It is reached from outside the cluster's namespaces as well."""
+    """Return the socket of the node's containerd, which is reachable from outside the cluster's namespaces too."""
     return node_folder(node) / "containerd.sock"

@@ -1,4 +1,4 @@
-"""Brings the cluster up and takes it down. Both may be repeated, and one of them runs at a time."""
+"""Start and end the cluster. Both may be repeated; one of them runs at a time."""
 
 import asyncio
 import json
@@ -58,11 +58,11 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 async def up(report: Report) -> Path:
-    """Have the cluster running, and return its kubeconfig. A cluster that runs already is left as it is.
+    """Start the cluster and return its kubeconfig. A running cluster is not changed.
 
     Raises:
-        ClusterUnavailableError: this user or this machine cannot have one; the message says what to do.
-        ClusterFailedError: it did not become ready; it is left as it is, for a look at it.
+        ClusterUnavailableError: this user or this machine cannot have one; the message names the remedy.
+        ClusterFailedError: it did not become ready; it is left as it is, for inspection.
     """
     if os.geteuid() != 0:
         raise ClusterUnavailableError(
@@ -84,7 +84,7 @@ async def up(report: Report) -> Path:
 
 
 async def down(report: Report) -> None:
-    """End the cluster and remove all that it left. Without a cluster, do nothing.
+    """End the cluster and remove its files and mounts. Without a cluster, do nothing.
 
     Raises:
         ClusterFailedError: a process or a control group of it is still there.
@@ -172,7 +172,7 @@ def _running() -> ProcessIdentity | None:
 
 
 def _first_inside(process: ProcessIdentity) -> ProcessIdentity | None:
-    """The process that `unshare` has started, which is the first one of the namespace; None when there is none."""
+    """Return the process that `unshare` has started, the first one of the namespace; None without one."""
     try:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     except OSError:
@@ -196,7 +196,7 @@ async def _eventually(condition: Callable[[], bool], otherwise: str) -> None:
 
 
 def _link(source: str, target: str) -> None:
-    """Copy a program, or share it where that is possible."""
+    """Link a program, or copy it where it cannot be linked."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,4 +1,4 @@
-"""Imports images into every node: `python -m tests.cluster.load ARCHIVE...`, of `docker save` or in OCI's layout."""
+"""Import images into every node: `python -m tests.cluster.load ARCHIVE...`, of `docker save` or in OCI's layout."""
 
 import asyncio
 import sys

@@ -40,7 +40,7 @@ def _prepare_mounts(node: str) -> None:
 
 
 def _containerd_answers(node: str) -> bool:
-    """Whether containerd has the image that each pod begins with. The kubelet must not start before."""
+    """Whether containerd has the pause image. The kubelet must not start before."""
     ctr = ["ctr", "--address", str(containerd_socket(node)), "--timeout", "30s", "--namespace", "k8s.io"]
     done = subprocess.run(
         [*ctr, "images", "import", str(FOLDER / "pause.tar")],

@@ -1,4 +1,4 @@
-"""The image that each pod begins with: one program that waits."""
+"""The pause image, with which each pod begins: one program that waits."""
 
 import hashlib
 import io
@@ -11,7 +11,7 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def write_image(path: Path, name: str, program: Path) -> None:
-    """Write an archive, as of `docker save`, of an image that holds *program* alone and runs it."""
+    """Write an archive, as of `docker save`, of an image that contains only *program* and runs it."""
     layer = _tar({"pause": program.read_bytes()})
     config = json.dumps(
         {

@@ -102,7 +102,7 @@ async def _ready_nodes(cluster: Cluster) -> list[str]:
 
 
 async def _phase(cluster: Cluster, namespace: str) -> str | None:
-    """How the pod has ended; None while it has not."""
+    """Return how the pod has ended; None while it runs."""
     phase = (await cluster.read("pod", "pod", "--namespace", namespace))["status"]["phase"]
     return phase if phase in ("Succeeded", "Failed") else None
 

@@ -21,15 +21,15 @@ _QUESTION = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00" + _LABELS + b"\x
 
 
 async def wait_until_ready(inside: ProcessIdentity | None, objects: Path, within_seconds: float) -> None:
-    """Add *objects* and wait until both nodes are ready, pods can be made and the name service answers.
+    """Add *objects* and wait until both nodes are ready, pods can be created and the name service answers.
 
     Args:
         inside: the first process of the cluster, whose network is the cluster's; None when it has ended.
-        objects: a file of what a new cluster lacks; applied again without effect.
+        objects: a file of the objects that a new cluster lacks; may be applied again.
         within_seconds: for all of it.
 
     Raises:
-        ClusterFailedError: it took longer, or the cluster ended; the message says what was missing.
+        ClusterFailedError: it took longer, or the cluster ended; the message names what was missing.
     """
     ended = ClusterFailedError(f"the cluster's first process has ended; log: {LOGS}/inside.log")
     if inside is None:
@@ -71,7 +71,7 @@ async def _why_not(command: list[str]) -> str | None:
 
 
 def name_service_answers() -> bool:
-    """Whether the name service knows the API server. To be asked in the cluster's network."""
+    """Whether the name service knows the API server. Call it in the cluster's network."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
         asker.settimeout(_QUESTION_SECONDS)
         try:

@@ -1,6 +1,6 @@
-"""Lets the machine's processes reach the API server: relays what connects to a socket of the machine's network.
+"""Relay connections of the machine's processes to the API server, from a socket of the machine's network.
 
-The socket is inherited: it was made before this process came into the cluster's network namespace.
+The socket is inherited: it was opened before this process entered the cluster's network namespace.
 """
 
 import asyncio

@@ -12,7 +12,7 @@ _ANSWER = b"x" * 3_000_000
 
 @contextlib.asynccontextmanager
 async def _relayed(answer: bytes) -> AsyncIterator[int]:
-    """A relay to a server that answers a whole request; the port of the relay."""
+    """Start a relay to a server that answers a whole request, and return the relay's port."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = await reader.read()

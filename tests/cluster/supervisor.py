@@ -1,4 +1,4 @@
-"""Keeps programs running: starts each again when it ends, and reaps the processes that are left to this one."""
+"""Keep programs running: restart each when it ends, and reap orphaned processes."""
 
 import os
 import subprocess
@@ -17,9 +17,9 @@ def supervise(daemons: Sequence[Daemon], kept: Sequence[int] = (), ready: Callab
     """Start the daemons in order and keep them running until this process is killed.
 
     Args:
-        daemons: each writes to a log of its own. An end is noted there.
-        kept: descriptors that the daemons inherit.
-        ready: what to wait for between the first daemon and the others.
+        daemons: each writes to its own log, where its end is noted.
+        kept: descriptors for the daemons to inherit.
+        ready: awaited between the first daemon and the others.
     """
     running: dict[int, Daemon] = {}
     due = dict.fromkeys(daemons, 0.0)

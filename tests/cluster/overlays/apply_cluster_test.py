@@ -1,4 +1,4 @@
-"""Each overlay as the API server takes it: accepted as it is, and the same when it is applied again."""
+"""The API server accepts each overlay, and applying it again changes nothing."""
 
 import json
 import secrets
@@ -26,7 +26,7 @@ NAMESPACES = {"production": "the0", "node-socket": "the0", "dev": "the0-dev"}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def definitions(cluster: OverlayCluster) -> AsyncIterator[None]:
-    """The Prometheus operator's definitions; those that were not there are removed afterwards."""
+    """The Prometheus operator's definitions; those that were missing are removed afterwards."""
     added = []
     for file in await operator_crds():
         code, _, _ = await cluster.run("get", "--filename", str(file))

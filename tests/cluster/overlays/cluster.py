@@ -1,4 +1,4 @@
-"""What tests of overlays do to a cluster: apply folders, read objects, ask for rights, and clean up."""
+"""Apply folders to a cluster, read objects, check rights, and clean up, for tests of overlays."""
 
 import asyncio
 import contextlib
@@ -21,12 +21,12 @@ class KubectlFailedError(AssertionError):
 
 @dataclass(frozen=True)
 class OverlayCluster:
-    """A cluster to which overlays are applied, under the namespaces that they name, as people do it: by kubectl."""
+    """A cluster to which overlays are applied by kubectl, in the namespaces that they name."""
 
     kubeconfig: str
 
     async def kubectl(self, *arguments: str, stdin: str = "") -> str:
-        """What kubectl prints.
+        """Return the output of kubectl.
 
         Raises:
             KubectlFailedError: it failed.
@@ -37,7 +37,7 @@ class OverlayCluster:
         return output
 
     async def run(self, *arguments: str, stdin: str = "") -> tuple[int, str, str]:
-        """Exit code, output and error output of kubectl."""
+        """Return the exit code, output and error output of kubectl."""
         process = await asyncio.create_subprocess_exec(
             *self._command(*arguments),
             stdin=asyncio.subprocess.PIPE,
@@ -54,21 +54,21 @@ class OverlayCluster:
         return process.returncode, output.decode(), errors.decode()
 
     async def read(self, *arguments: str) -> Any:
-        """What `kubectl get` finds; the items where it lists."""
+        """Return what `kubectl get` finds; the items of a list."""
         found = json.loads(await self.kubectl("get", *arguments, "--output=json"))
         return found["items"] if found["kind"] == "List" or found["kind"].endswith("List") else found
 
     async def apply(self, folder: Path) -> list[str]:
-        """Apply a Kustomize folder; a line for each object, `kind/name created|configured|unchanged`."""
+        """Apply a Kustomize folder; return a line for each object, `kind/name created|configured|unchanged`."""
         return (await self.kubectl("apply", "--kustomize", str(folder))).splitlines()
 
     async def generations(self, namespace: str, kind: str) -> dict[str, int]:
-        """The objects of a kind by name, with the number that grows when what is wanted of them changes."""
+        """Return the objects of a kind by name, with their generation, which grows with each change of the spec."""
         found = await self.read(kind, f"--namespace={namespace}")
         return {item["metadata"]["name"]: item["metadata"]["generation"] for item in found}
 
     async def add_secret(self, namespace: str, name: str, values: Mapping[str, str]) -> None:
-        """Make a Secret of *values*."""
+        """Create a Secret of *values*."""
         secret = {
             "apiVersion": "v1",
             "kind": "Secret",
@@ -78,7 +78,7 @@ class OverlayCluster:
         await self.kubectl("apply", "--filename=-", stdin=json.dumps(secret))
 
     async def can(self, account: str, namespace: str, verb: str, resource: str, *options: str) -> bool:
-        """Whether RBAC lets a service account of *namespace* do that there."""
+        """Whether RBAC permits that to a service account of *namespace* there."""
         user = f"--as=system:serviceaccount:{namespace}:{account}"
         place = [] if any(option.startswith("--namespace") for option in options) else [f"--namespace={namespace}"]
         _, answer, errors = await self.run("auth", "can-i", verb, resource, user, *place, *options)
@@ -90,7 +90,7 @@ class OverlayCluster:
         """Apply the namespace of an overlay, and delete it with all that is in it at the end.
 
         Raises:
-            AssertionError: the cluster has it already. A runtime in use must not end with a test.
+            AssertionError: the cluster has it already: a test must not end a runtime in use.
         """
         code, _, _ = await self.run("get", "namespace", name)
         assert code != 0, f"the cluster has a namespace {name!r} already: give the tests a cluster of their own"
@@ -116,9 +116,9 @@ class OverlayCluster:
 
 
 def configured(applied: Sequence[str]) -> list[str]:
-    """The lines of what was not as it is wanted.
+    """The lines of the objects that were changed.
 
-    Of a PodDisruptionBudget kubectl says so each time: its selector is replaced as a whole, with what is there already.
+    kubectl reports a PodDisruptionBudget each time: its selector is replaced as a whole by an equal one.
     """
     unlike = [line for line in applied if not line.endswith(" unchanged")]
     return [line for line in unlike if not line.startswith("poddisruptionbudget.")]

@@ -18,7 +18,7 @@ from tools.images.third_party.ensure import export
 
 @pytest.fixture(scope="session", name="cluster")
 def overlay_cluster(cluster: tests.support.servers.cluster.Cluster) -> OverlayCluster:
-    """The test cluster, with what tests of overlays need of it."""
+    """The test cluster, with the operations that tests of overlays need."""
     return OverlayCluster(cluster.kubeconfig)
 
 
@@ -26,8 +26,8 @@ def overlay_cluster(cluster: tests.support.servers.cluster.Cluster) -> OverlayCl
 async def images(cluster: OverlayCluster, docker_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> None:
     """All images that the dev overlay names, on every node of `tests/cluster/up`.
 
-    In a build the services' images are made of the present code. Without one they are those that the machine's engine
-    has, by `./pants package ::`. Another cluster's nodes must have been given all of them.
+    In a build, the services' images contain the present code. Without one, `./pants package ::` has left them on the
+    machine's engine. Load all of them into the nodes of another cluster first.
     """
     if cluster.kubeconfig != str(KUBECONFIG):
         return

@@ -1,4 +1,4 @@
-"""The dev overlay as a developer applies it, and a platform that speaks to it from outside the cluster."""
+"""The dev overlay as a developer applies it, and a platform that uses it from outside the cluster."""
 
 import asyncio
 import json
@@ -62,13 +62,13 @@ class DevRuntime:
     """The events of completed backtests."""
 
     async def pods(self, service: str, component: str) -> list[Any]:
-        """The pods of a service's masters or workers, without those that are being deleted."""
+        """Return the pods of a service's masters or workers, without those that are being deleted."""
         labels = f"app.kubernetes.io/name={service},app.kubernetes.io/component={component}"
         pods = await self.cluster.read("pods", f"--namespace={NAMESPACE}", f"--selector={labels}")
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
     async def endpoints(self, service: str) -> list[Any]:
-        """The ready pods that receive the traffic of the Service of a service's masters."""
+        """Return the ready pods that receive the traffic of the Service of a service's masters."""
         pods = await self.pods(service, "master")
         selector = f"--selector=kubernetes.io/service-name={service}-master"
         slices = await self.cluster.read("endpointslices", f"--namespace={NAMESPACE}", selector)
@@ -82,7 +82,7 @@ class DevRuntime:
         return [pod for pod in pods if pod["metadata"]["name"] in names and is_ready(pod)]
 
     async def leader(self, service: str) -> tuple[Any, Any] | None:
-        """The pod of a service's leading master, and its status; None while no master leads."""
+        """Return the pod of a service's leading master, and its status; None while no master leads."""
         for pod in await self.pods(service, "master"):
             status = await self._api(pod, "status")
             if status.get("leads"):
@@ -90,13 +90,13 @@ class DevRuntime:
         return None
 
     async def _api(self, pod: Any, path: str) -> Any:
-        """The answer of a master's API; empty without one."""
+        """Return the answer of a master's API; empty without one."""
         place = [f"--namespace={NAMESPACE}", "exec", pod["metadata"]["name"], "--container=master", "--"]
         code, output, _ = await self.cluster.run(*place, "python3", "-c", _ASK, path)
         return json.loads(output) if code == 0 else {}
 
     async def replicas(self, deployment: str) -> int:
-        """The number of pods that a Deployment requests."""
+        """Return the number of pods that a Deployment requests."""
         found = await self.cluster.read("deployment", deployment, f"--namespace={NAMESPACE}")
         return int(found["spec"]["replicas"])
 
@@ -112,7 +112,7 @@ class DevRuntime:
         )
 
     async def containers(self, service: str, entity_id: str) -> list[BotContainer]:
-        """The running containers of an entity, on all workers that are not being deleted."""
+        """Return the running containers of an entity, on all workers that are not being deleted."""
         found = []
         for pod in await self.pods(service, "worker"):
             name = pod["metadata"]["name"]
@@ -121,11 +121,11 @@ class DevRuntime:
         return found
 
     async def output(self, bot: BotContainer) -> str:
-        """The output of a container."""
+        """Return the output of a container."""
         return await self.engine(bot.pod, "logs", bot.container)
 
     async def ended(self, service: str, entity_id: str) -> Any:
-        """The last run of an entity that has ended, as the API shows it; None without one."""
+        """Return the last ended run of an entity, as the API shows it; None without one."""
         found = await self.leader(service)
         if found is None:
             return None
@@ -133,7 +133,7 @@ class DevRuntime:
         return next((run for run in runs.get("runs", ()) if run["reason"]), None)
 
     def stored(self, bucket: str, prefix: str) -> str:
-        """The contents of all objects of a bucket below *prefix*. Blocks."""
+        """Return the contents of all objects of a bucket below *prefix*. Blocks."""
         storage = self.platform.storage
         if not storage.bucket_exists(bucket):
             return ""
@@ -182,7 +182,7 @@ async def dev_runtime(cluster: OverlayCluster, folder: Path) -> AsyncIterator[De
 
 
 def _write_overlay(folder: Path) -> None:
-    """Write a copy as the README advises: the overlay, with a registry near the cluster and settings of its own."""
+    """Write a copy as the README advises: the overlay, with a registry near the cluster and its own settings."""
     mirror = [{"op": "add", "path": "/spec/template/spec/initContainers/0/args/-", "value": _MIRROR}]
     workers = {"kind": "Deployment", "labelSelector": "app.kubernetes.io/component=worker"}
     settings = [*SETTINGS, f"PYTHON311_IMAGE={PYTHON}", f"NODEJS20_IMAGE={NODE}"]
@@ -225,7 +225,7 @@ async def _is_up(cluster: OverlayCluster) -> bool:
 
 @asynccontextmanager
 async def _registry(cluster: OverlayCluster) -> AsyncIterator[None]:
-    """A registry with the bots' images, for engines that reach no other."""
+    """A registry with the bots' images, for engines that reach no other one."""
     labels = {"app.kubernetes.io/name": "registry"}
     container = {"name": "registry", "image": REGISTRY, "imagePullPolicy": "IfNotPresent"}
     pod = {"metadata": {"labels": labels}, "spec": {"containers": [container], "terminationGracePeriodSeconds": 1}}

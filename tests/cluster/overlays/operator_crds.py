@@ -1,4 +1,4 @@
-"""The Prometheus operator's own definitions of its objects, out of its Go module."""
+"""The Prometheus operator's definitions of its objects, from its Go module."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ _SECONDS = 300
 
 
 async def operator_crds() -> list[Path]:
-    """The files that define the kinds that our manifests have.
+    """Return the files that define the kinds in the manifests.
 
     Raises:
         AssertionError: the module cannot be fetched.

@@ -1,4 +1,4 @@
-"""The running dev overlay: it runs what the platform announces, finds a new leader, and scales its workers."""
+"""The running dev overlay runs what the platform announces, elects a new leader, and scales its workers."""
 
 import asyncio
 import json
@@ -156,13 +156,13 @@ async def test_announced_schedule_runs_again_and_again(runtime: DevRuntime) -> N
 
 
 async def delete(runtime: DevRuntime, leader: Any) -> None:
-    """End a master as a rollout or a drain does."""
+    """Delete a master as a rollout or a drain does."""
     place = f"--namespace={NAMESPACE}"
     await runtime.cluster.kubectl(place, "delete", "pod", leader["metadata"]["name"], "--wait=false")
 
 
 async def kill(runtime: DevRuntime, leader: Any) -> None:
-    """End a master as a crash does: its lease has to expire."""
+    """Kill a master as a crash does: its lease has to expire."""
     await kill_container(leader["spec"]["nodeName"], statuses(leader)[0]["containerID"])
 
 
@@ -203,7 +203,7 @@ async def seconds_to_next_leader(
 
 
 async def settled(runtime: DevRuntime) -> Any:
-    """The pod of the leader, once all masters are ready and receive the Service's traffic; None until then."""
+    """Return the leader's pod once all masters are ready and receive the Service's traffic; None until then."""
     ready = [pod["metadata"]["name"] for pod in await runtime.endpoints("bot-runner")]
     found = await runtime.leader("bot-runner")
     return found[0] if len(ready) == MASTERS and found is not None and found[0]["metadata"]["name"] in ready else None
@@ -211,7 +211,7 @@ async def settled(runtime: DevRuntime) -> Any:
 
 async def test_wrong_image_leaves_the_masters_as_they_are(runtime: DevRuntime) -> None:
     async def masters() -> set[str]:
-        """The masters, once there are as many as wanted and all of them are settled; empty until then."""
+        """Return the masters, once there are as many as wanted and all are settled; empty until then."""
         pods = {pod["metadata"]["name"] for pod in await runtime.pods("bot-runner", "master")}
         return pods if len(pods) == MASTERS and await settled(runtime) else set()
 
@@ -233,7 +233,7 @@ async def test_wrong_image_leaves_the_masters_as_they_are(runtime: DevRuntime) -
 
 
 async def not_pulled(runtime: DevRuntime, others: Collection[str]) -> list[str]:
-    """The masters beside *others* whose image cannot be pulled."""
+    """Return the masters besides *others* whose image cannot be pulled."""
     return [
         pod["metadata"]["name"]
         for pod in await runtime.pods("bot-runner", "master")
@@ -276,7 +276,7 @@ async def test_autoscaler_scales_up_and_down_and_never_removes_an_owner(runtime:
 
 
 async def one_worker_each(runtime: DevRuntime) -> dict[str, BotContainer]:
-    """The container of each bot, once no two share a worker; empty until then."""
+    """Return the container of each bot, once no two share a worker; empty until then."""
     found = {bot: await runtime.containers("bot-runner", bot) for bot in BOTS}
     if any(len(containers) != 1 for containers in found.values()):
         return {}
@@ -285,7 +285,7 @@ async def one_worker_each(runtime: DevRuntime) -> dict[str, BotContainer]:
 
 
 def place_in_removal(pod: Any, pods: list[Any]) -> tuple[int, int, str]:
-    """A sort key: Kubernetes' order of removal of ready pods whose deletion costs are equal."""
+    """Return the sort key of Kubernetes' order of removal of ready pods with equal deletion costs."""
     per_node = Counter(found["spec"]["nodeName"] for found in pods)
     (ready,) = (found for found in pod["status"]["conditions"] if found["type"] == "Ready")
     age = datetime.now(UTC) - datetime.fromisoformat(ready["lastTransitionTime"])
@@ -314,7 +314,7 @@ async def test_rollout_spreads_masters_that_share_a_node(runtime: DevRuntime) ->
 
 
 async def placed(runtime: DevRuntime, replaced: Collection[str]) -> dict[str, str]:
-    """The node of each master, once all have one and none is of *replaced*; empty until then."""
+    """Return the node of each master, once all have one and none is of *replaced*; empty until then."""
     pods = await runtime.pods("bot-runner", "master")
     nodes = {pod["metadata"]["name"]: pod["spec"].get("nodeName", "") for pod in pods}
     return nodes if len(nodes) == MASTERS and all(nodes.values()) and not nodes.keys() & set(replaced) else {}
