@@ -28,6 +28,7 @@ _FILES = (
     "deploy/compose/*.yaml",
     "deploy/kubernetes/**/*.yaml",
     "deploy/kubernetes/**/settings.env",
+    "deploy/helm/*/values.yaml",
 )
 _RECIPES = ("deploy/**/Dockerfile*",)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")

