@@ -10,7 +10,7 @@ from libs.core.errors import RuntimeFault
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe
 from libs.core.process.isolation import repeat, unexpected
-from libs.core.storage.object_store import ObjectMissing
+from libs.core.storage.errors import ObjectMissing
 
 log = get_logger(__name__)
 

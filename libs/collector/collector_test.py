@@ -6,7 +6,7 @@ from prometheus_client import REGISTRY
 
 from libs.collector.collector import Collector
 from libs.collector.sweep import Found, Sweep
-from libs.core.storage.object_store import BucketMissing, StorageRejected, StorageUnavailable
+from libs.core.storage.errors import BucketMissing, StorageRejected, StorageUnavailable
 from tests.support.virtual_time import in_virtual_time
 
 _LAST = "runtime_collection_last_success_timestamp_seconds"

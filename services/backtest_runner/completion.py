@@ -15,7 +15,8 @@ from libs.core.aio.retrying import retry_forever
 from libs.core.errors import Retryable
 from libs.core.observability.log import get_logger
 from libs.core.process.service import BACKTEST_RUNNER
-from libs.core.storage.object_store import BucketMissing, ObjectInfo, ObjectMissing, ObjectStore, Piece, StorageRejected
+from libs.core.storage.errors import BucketMissing, ObjectMissing, StorageRejected
+from libs.core.storage.object_store import ObjectInfo, ObjectStore, Piece
 from libs.core.store.entities import Entity, EntityStore
 from services.backtest_runner import objects
 from services.backtest_runner.result_spool import ANALYSIS, LOGS

@@ -6,7 +6,8 @@ from contextlib import aclosing
 
 from libs.core.api.log_output import LogQuery
 from libs.core.observability.log import get_logger
-from libs.core.storage.object_store import ObjectMissing, ObjectStore
+from libs.core.storage.errors import ObjectMissing
+from libs.core.storage.object_store import ObjectStore
 from libs.docker_runner.containers.container import ContainerState, ManagedContainer
 from libs.docker_runner.errors import DockerRunnerError
 from libs.docker_runner.logs.history import TAIL_BYTES, last_lines

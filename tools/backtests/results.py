@@ -7,7 +7,8 @@ from typing import Any
 from libs.core.hostile_json import Bounds, Refused, parse
 from libs.core.process.service import BACKTEST_RUNNER
 from libs.core.run_record import RunRecord
-from libs.core.storage.object_store import ObjectMissing, ObjectStore
+from libs.core.storage.errors import ObjectMissing
+from libs.core.storage.object_store import ObjectStore
 from libs.core.store.entities import Entity
 from libs.core.store.ownership import Ownership
 from libs.core.store.runs import RunFilter, RunStore

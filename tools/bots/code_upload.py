@@ -2,7 +2,8 @@
 
 from libs.core.process.service import ServiceDefinition
 from libs.core.storage.code_keys import code_keys, holds_digest
-from libs.core.storage.object_store import ObjectMissing, ObjectStore
+from libs.core.storage.errors import ObjectMissing
+from libs.core.storage.object_store import ObjectStore
 from libs.core.store.code_retention import CodeRetention
 from libs.core.store.entities import Entity
 from tools.bots.package import Package

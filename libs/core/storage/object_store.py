@@ -7,7 +7,6 @@ it ends by itself, with an unknown outcome. Errors have four kinds, by what the 
 import asyncio
 import io
 import itertools
-import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,16 +21,16 @@ import minio
 import urllib3
 from minio.commonconfig import ComposeSource
 from minio.datatypes import Object
-from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from minio.error import S3Error
 
 from libs.core.aio.backoff import Backoff
 from libs.core.config.connection_settings import StorageSettings
-from libs.core.errors import Permanent, Retryable
 from libs.core.http.health import Readiness
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe
 from libs.core.observability.tracing import SpanKind, span
 from libs.core.storage.credentials import StorageCredentials
+from libs.core.storage.errors import ObjectChanged, ObjectMissing, StorageRejected, StorageUnavailable, translated
 from libs.core.transport.client_tls import ClientTls
 
 log = get_logger(__name__)
@@ -40,56 +39,7 @@ MIN_COMPOSED_PART_BYTES = 5 * 1024 * 1024
 _CHUNK_BYTES = 256 * 1024
 _LIST_PAGE = 500
 _NO_OBJECT = ".the0/now"
-_CREDENTIALS = "MINIO_ACCESS_KEY_ID and MINIO_SECRET_ACCESS_KEY"
-_REFUSED_CREDENTIALS = {
-    "AccessDenied",
-    "AccountProblem",
-    "AllAccessDisabled",
-    "ExpiredToken",
-    "InvalidAccessKeyId",
-    "InvalidToken",
-    "SignatureDoesNotMatch",
-}
-_MISSING = {"NoSuchKey", "NoSuchVersion", "NoSuchBucket"}
-_BUSY = {"RequestTimeout", "RequestTimeTooSkewed", "SlowDown", "OperationAborted", "ConditionalRequestConflict"}
-_BUSY_STATUSES = {408, 409, 425, 429}
-
 T = TypeVar("T")
-
-
-class StorageUnavailable(Retryable):
-    """The storage did not answer, or answered that it is unavailable. A write may have happened or not."""
-
-    def __init__(self, what: str, reason: str) -> None:
-        super().__init__(f"object storage: {what} failed: {reason}")
-
-
-class ObjectMissing(Permanent):
-    """The object or its bucket does not exist."""
-
-    def __init__(self, bucket: str, key: str) -> None:
-        super().__init__(f"object storage: no object {key!r} in bucket {bucket!r}")
-        self.bucket = bucket
-        self.key = key
-
-
-class BucketMissing(ObjectMissing):
-    """The bucket does not exist; configured buckets are created at start, so it was removed."""
-
-
-class ObjectChanged(Retryable):
-    """The object is no longer the requested version."""
-
-    def __init__(self, bucket: str, key: str) -> None:
-        super().__init__(f"object storage: {key!r} in bucket {bucket!r} was replaced meanwhile")
-
-
-class StorageRejected(Permanent):
-    """The storage permanently rejects the request; *setting* names what to check."""
-
-    def __init__(self, what: str, reason: str, setting: str) -> None:
-        super().__init__(f"object storage: {what} was refused: {reason}; check {setting}")
-        self.setting = setting
 
 
 @dataclass(frozen=True)
@@ -358,8 +308,8 @@ class ObjectStore:
     # --- inside
 
     async def _run(self, verb: str, bucket: str, key: str, call: Callable[[], T]) -> T:
-        def translated() -> T:
-            with self._translated(verb, bucket, key):
+        def carried_out() -> T:
+            with translated(verb, bucket, key, self.settings):
                 return call()
 
         about = {"aws.s3.bucket": bucket, "aws.s3.key": key}
@@ -367,7 +317,7 @@ class ObjectStore:
             span(f"storage {verb}", kind=SpanKind.CLIENT, attributes=about),
             observe("storage", verb, refused=lambda error: isinstance(error, ObjectMissing | ObjectChanged)),
         ):
-            return await asyncio.get_running_loop().run_in_executor(self._executor, translated)
+            return await asyncio.get_running_loop().run_in_executor(self._executor, carried_out)
 
     @contextmanager
     def _opened(
@@ -383,49 +333,6 @@ class ObjectStore:
         finally:
             response.release_conn()
 
-    @contextmanager
-    def _translated(self, verb: str, bucket: str, key: str) -> Iterator[None]:
-        what = f"{verb} {bucket}/{key}" if key else f"{verb} bucket {bucket}"
-        try:
-            yield
-        except S3Error as error:
-            raise self._fault(what, bucket, key, error) from error
-        except (ServerError, InvalidResponseError, MinioException) as error:
-            raise StorageUnavailable(what, f"{error} (is MINIO_ENDPOINT an S3 server?)") from error
-        except (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
-            raise StorageUnavailable(what, _shortened(error)) from error
-        except ValueError as error:
-            # The SDK checks names before it sends anything.
-            raise StorageRejected(what, str(error), self._bucket_setting(bucket)) from error
-
-    def _fault(self, what: str, bucket: str, key: str, error: S3Error) -> Exception:
-        reason = f"{error.code}: {error.message}"
-        if error.code == "NoSuchBucket":
-            return BucketMissing(bucket, key)
-        if error.code in _MISSING:
-            return ObjectMissing(bucket, key)
-        if error.code == "PreconditionFailed":
-            return ObjectChanged(bucket, key)
-        if error.code in _REFUSED_CREDENTIALS:
-            return StorageRejected(what, reason, _CREDENTIALS)
-        if error.code in _BUSY or error.response.status >= 500 or error.response.status in _BUSY_STATUSES:
-            return StorageUnavailable(what, reason)
-        return StorageRejected(what, reason, self._bucket_setting(bucket))
-
-    def _bucket_setting(self, bucket: str) -> str:
-        named = {
-            self.settings.code_bucket: "MINIO_BOTS_BUCKET",
-            self.settings.logs_bucket: "MINIO_LOGS_BUCKET",
-            self.settings.results_bucket: "MINIO_RESULTS_BUCKET",
-        }
-        return named.get(bucket, f"the bucket name {bucket!r} and the key")
-
 
 def _info(key: str, size: int | None, etag: str | None, modified_at: datetime | None) -> ObjectInfo:
     return ObjectInfo(key, size or 0, (etag or "").strip('"'), modified_at or datetime.fromtimestamp(0, UTC))
-
-
-def _shortened(error: Exception) -> str:
-    """Return the innermost reason, without the object addresses that urllib3 puts before it."""
-    reason = getattr(error, "reason", None) or error
-    return re.sub(r"<?urllib3[^>:]*>?:? ?|HTTPS?Connection\([^)]*\): ", "", str(reason))

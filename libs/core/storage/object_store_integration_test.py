@@ -11,16 +11,8 @@ from pydantic import SecretStr
 
 from libs.core.config.connection_settings import StorageSettings
 from libs.core.http.health import Readiness
-from libs.core.storage.object_store import (
-    MIN_COMPOSED_PART_BYTES,
-    BucketMissing,
-    ObjectChanged,
-    ObjectMissing,
-    ObjectStore,
-    Piece,
-    StorageRejected,
-    StorageUnavailable,
-)
+from libs.core.storage.errors import BucketMissing, ObjectChanged, ObjectMissing, StorageRejected, StorageUnavailable
+from libs.core.storage.object_store import MIN_COMPOSED_PART_BYTES, ObjectStore, Piece
 from tests.support.eventually import eventually
 from tools.stack.ports import free_port
 from tools.stack.s3 import S3Server

@@ -12,7 +12,8 @@ from libs.core.config.connection_settings import MongoSettings, NatsSettings, St
 from libs.core.config.settings_loader import Group, SettingsError, load
 from libs.core.events.connection import NatsConnection
 from libs.core.http.health import Readiness
-from libs.core.storage.object_store import ObjectStore, StorageUnavailable
+from libs.core.storage.errors import StorageUnavailable
+from libs.core.storage.object_store import ObjectStore
 from libs.core.store.client import Mongo, StoreUnavailable
 from libs.core.transport.client_tls import ClientTls
 from libs.core.transport.watched_files import FileRejected

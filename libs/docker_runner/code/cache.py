@@ -18,13 +18,8 @@ from prometheus_client import Counter
 
 from libs.core.observability.log import get_logger
 from libs.core.process.isolation import isolated
-from libs.core.storage.object_store import (
-    ObjectChanged,
-    ObjectMissing,
-    ObjectStore,
-    StorageRejected,
-    StorageUnavailable,
-)
+from libs.core.storage.errors import ObjectChanged, ObjectMissing, StorageRejected, StorageUnavailable
+from libs.core.storage.object_store import ObjectStore
 from libs.docker_runner.code.archives import DEFAULT_LIMITS, ArchiveLimits, extract
 from libs.docker_runner.code.store import CodeStore, Version
 from libs.docker_runner.errors import ArchiveRejected, CodeMissing, CodeReplaced, CodeUnavailable

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 from libs.core.errors import RuntimeFault
 from libs.core.observability.log import get_logger
-from libs.core.storage.object_store import BucketMissing, ObjectStore
+from libs.core.storage.errors import BucketMissing
+from libs.core.storage.object_store import ObjectStore
 
 log = get_logger(__name__)
 

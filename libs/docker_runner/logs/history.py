@@ -4,7 +4,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from libs.core.storage.object_store import BucketMissing, ObjectMissing, ObjectStore
+from libs.core.storage.errors import BucketMissing, ObjectMissing
+from libs.core.storage.object_store import ObjectStore
 from libs.docker_runner.logs.index import blocks
 from libs.docker_runner.logs.keys import day_of_key, log_folder
 from libs.docker_runner.logs.spans import Block, Span, divided

@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncGenerator
 
-from libs.core.storage.object_store import BucketMissing, ObjectMissing, ObjectStore
+from libs.core.storage.errors import BucketMissing, ObjectMissing
+from libs.core.storage.object_store import ObjectStore
 from libs.docker_runner.logs.keys import index_key
 from libs.docker_runner.logs.spans import Block, decode, in_force, last_block_begins
 

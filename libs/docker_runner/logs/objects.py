@@ -22,15 +22,8 @@ from datetime import UTC, datetime, timedelta
 
 from libs.core.errors import RuntimeFault
 from libs.core.observability.log import get_logger
-from libs.core.storage.object_store import (
-    MIN_COMPOSED_PART_BYTES,
-    BucketMissing,
-    ObjectChanged,
-    ObjectInfo,
-    ObjectMissing,
-    ObjectStore,
-    Piece,
-)
+from libs.core.storage.errors import BucketMissing, ObjectChanged, ObjectMissing
+from libs.core.storage.object_store import MIN_COMPOSED_PART_BYTES, ObjectInfo, ObjectStore, Piece
 
 log = get_logger(__name__)
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 from prometheus_client import Counter
 
 from libs.core.observability.log import get_logger
-from libs.core.storage.object_store import ObjectChanged, StorageRejected
+from libs.core.storage.errors import ObjectChanged, StorageRejected
 from libs.docker_runner.logs.keys import index_key
 from libs.docker_runner.logs.objects import LogObjects
 from libs.docker_runner.logs.spans import Block, encode

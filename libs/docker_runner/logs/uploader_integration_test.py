@@ -16,7 +16,8 @@ from pydantic import SecretStr
 
 from libs.core.config.connection_settings import StorageSettings
 from libs.core.room import MIB
-from libs.core.storage.object_store import ObjectInfo, ObjectMissing, ObjectStore, StorageUnavailable
+from libs.core.storage.errors import ObjectMissing, StorageUnavailable
+from libs.core.storage.object_store import ObjectInfo, ObjectStore
 from libs.docker_runner.logs.history import LogHistory
 from libs.docker_runner.logs.line_reader import LineReader, Nowhere
 from libs.docker_runner.logs.lines import Wanted

@@ -14,7 +14,8 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from libs.core.config.connection_settings import StorageSettings
-from libs.core.storage.object_store import ObjectMissing, ObjectStore
+from libs.core.storage.errors import ObjectMissing
+from libs.core.storage.object_store import ObjectStore
 from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.errors import EngineUnavailable
 from libs.docker_runner.executable import Entrypoint

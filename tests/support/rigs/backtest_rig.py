@@ -17,7 +17,8 @@ from libs.core.config.connection_settings import StorageSettings
 from libs.core.hostile_json import Kind
 from libs.core.leases.lease import Holder, Lease
 from libs.core.run_record import RunRecord
-from libs.core.storage.object_store import ObjectMissing, ObjectStore
+from libs.core.storage.errors import ObjectMissing
+from libs.core.storage.object_store import ObjectStore
 from libs.core.store.client import Database, Mongo
 from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore
