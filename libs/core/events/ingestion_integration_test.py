@@ -254,8 +254,8 @@ async def test_the_owner_of_a_segment_is_woken_by_an_event(rig: EventRig) -> Non
     await eventually(lambda: rig.has("b1"))
     segment, masters = Wake(), Wake()
     wakeups = WakeUps(worker.connection, rig.service.name)
-    [segment_id] = await worker.store.segments_of()
-    async with wakeups.waking(segment_id, segment):
+    [entity] = await worker.store.page()
+    async with wakeups.waking(entity.segment_id, segment):
         listening = await wakeups.on_partitions(masters)
         assert listening is not None
         await segment.wait_at_most(1)

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any, TextIO
 
 import structlog
-from structlog.contextvars import bind_contextvars, bound_contextvars, merge_contextvars
+from structlog.contextvars import bound_contextvars, merge_contextvars
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from libs.core.config.process_settings import LogSettings
@@ -38,13 +38,8 @@ def get_logger(name: str) -> Logger:
     return structlog.stdlib.get_logger(name)
 
 
-def bind_context(**fields: object) -> None:
-    """Add *fields* to every later line of this task, and of tasks that it starts from now on."""
-    bind_contextvars(**fields)
-
-
 def bound_context(**fields: object) -> AbstractContextManager[None]:
-    """Add *fields* to every line of the block."""
+    """Add *fields* to every line of the block, and of tasks that it starts."""
     return bound_contextvars(**fields)
 
 

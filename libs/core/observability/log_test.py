@@ -13,7 +13,7 @@ import structlog
 from pydantic import SecretStr
 
 from libs.core.config.process_settings import LogSettings
-from libs.core.observability.log import bind_context, bound_context, configure, get_logger
+from libs.core.observability.log import bound_context, configure, get_logger
 
 log = get_logger("libs.core.observability.log_test")
 
@@ -91,8 +91,8 @@ def test_fields_of_the_process_are_on_every_line_in_threads_too(lines: Lines) ->
 
 async def test_bound_fields_reach_the_tasks_below_and_not_those_beside(lines: Lines) -> None:
     async def segment(number: int) -> None:
-        bind_context(segment=number)
-        await asyncio.create_task(bot())
+        with bound_context(segment=number):
+            await asyncio.create_task(bot())
 
     async def bot() -> None:
         log.info("started")

@@ -196,12 +196,6 @@ class EntityStore:
             query["segment_id"] = segment_id
         return await self._find(query, limit)
 
-    async def segments_of(self, entity_ids: Iterable[str] | None = None) -> set[int]:
-        """Return the segments with these entities, or all with entities: their owners must be woken after a change."""
-        query: Document = {} if entity_ids is None else {"id": {"$in": list(entity_ids)}}
-        with translated():
-            return {int(found) for found in await self._entities.distinct("segment_id", query) if found is not None}
-
     async def apply(self, events: Sequence[EntityEvent]) -> Applied:
         """Apply *events* to the entities; see :meth:`EntityWriter.apply`."""
         return await self._writer.apply(events)

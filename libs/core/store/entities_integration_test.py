@@ -107,7 +107,8 @@ async def test_a_deleted_entity_frees_its_slot_and_stays_dead_when_older_events_
 async def test_a_creation_after_the_deletion_makes_it_anew(store: EntityStore) -> None:
     await store.apply([event(EventKind.DELETED, 1)])
     await store.apply([event(EventKind.CREATED, 2)])
-    assert (await store.in_segment((await store.segments_of()).pop()))[0].config == {"n": 2}
+    [made] = await store.page()
+    assert [found.config for found in await store.in_segment(made.segment_id)] == [{"n": 2}]
 
 
 async def test_direct_writes_are_ordered_like_events(store: EntityStore) -> None:

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 
 from libs.docker_runner.containers.container import ContainerState, Ended, ManagedContainer
-from libs.docker_runner.containers.keepalive import KeepaliveFile
 from libs.docker_runner.errors import StopFailed
 from libs.docker_runner.runs.run_engine import RunEngine
 
@@ -14,13 +13,11 @@ class ContainerGroup:
 
     Args:
         epoch: the ownership's fencing token. A container with a higher one belongs to a later owner and is not changed.
-        keepalive: the dead-man's switch that all of them watch.
     """
 
     def __init__(
         self,
         runner: RunEngine,
-        keepalive: KeepaliveFile,
         *,
         service: str,
         scope: str,
@@ -28,7 +25,6 @@ class ContainerGroup:
         epoch: int,
     ) -> None:
         self._runner = runner
-        self._keepalive = keepalive
         self._service = service
         self._scope = scope
         self._segment = segment

@@ -241,14 +241,7 @@ class DockerHost:
 
     def group(self, segment: int, epoch: int) -> ContainerGroup:
         """Return the containers of a segment under one ownership."""
-        return ContainerGroup(
-            self.runner,
-            self.keepalive(segment),
-            service=self._service,
-            scope=self._scope,
-            segment=segment,
-            epoch=epoch,
-        )
+        return ContainerGroup(self.runner, service=self._service, scope=self._scope, segment=segment, epoch=epoch)
 
     def executables(self, entrypoint: Entrypoint, segment: int, epoch: int) -> ExecutableBuilder:
         """Return the builder of a segment's executables under one ownership."""

@@ -64,7 +64,7 @@ class Host:
 
     def group(self, segment: int, epoch: int) -> ContainerGroup:
         runner: Any = self
-        return ContainerGroup(runner, self._keepalive, service="s", scope="x", segment=segment, epoch=epoch)
+        return ContainerGroup(runner, service="s", scope="x", segment=segment, epoch=epoch)
 
     async def list(self, service: str, scope: str, segment: int) -> Sequence[ManagedContainer]:
         return await self.containers.list()
