@@ -127,9 +127,17 @@ class Platform:
         **description: Any,
     ) -> None:
         """Announce a backtest like the API: a core publish, with capitalised keys."""
+        payload = self.backtest_payload(backtest_id, config, key=key, **description)
+        await self.client.publish("the0.backtest.created", json.dumps(payload).encode(), headers=dict(headers or {}))
+        await self.client.flush()
+
+    def backtest_payload(
+        self, backtest_id: str, config: Mapping[str, Any], *, key: str, **description: Any
+    ) -> dict[str, Any]:
+        """Return the payload that announces a backtest."""
         described = self.payload(backtest_id, config, key=key, **description)
         custom = described["custom"]
-        payload = {
+        return {
             "ID": described["id"],
             "Config": described["config"],
             "Custom": {
@@ -140,8 +148,6 @@ class Platform:
                 "Version": custom["version"],
             },
         }
-        await self.client.publish("the0.backtest.created", json.dumps(payload).encode(), headers=dict(headers or {}))
-        await self.client.flush()
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import pytest
 
 from tools.stack.mongod import MongoServer
 
-_LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 
 
 def faked_clock(ahead_seconds: float) -> dict[str, str]:
@@ -19,9 +19,9 @@ def faked_clock(ahead_seconds: float) -> dict[str, str]:
 
 
 def _library() -> Path:
-    if not _LIBRARIES:
+    if not LIBRARIES:
         pytest.skip("libfaketime is not installed: apt-get install libfaketime")
-    return _LIBRARIES[0]
+    return LIBRARIES[0]
 
 
 class SettableMongoServer(MongoServer):

@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -73,9 +73,8 @@ class OwnEngine:
         # stored there as well: otherwise two engines of one machine would have the same id.
         in_memory = 'mount -t tmpfs tmpfs "$0" && mkdir -p /etc/docker && mount -t tmpfs tmpfs /etc/docker && exec "$@"'
         self._containerd = await self._launch(
-            "unshare", "--net", "--mount", "sh", "-c", in_memory, str(self.folder / "data"),
-            sys.executable, "-c", _LAUNCH, "containerd", "--config", str(self.folder / "containerd.toml"),
-        )  # fmt: skip
+            "unshare", "--net", "--mount", "sh", "-c", in_memory, str(self.folder / "data"), *self._containerd_command
+        )
         await eventually((self.folder / "containerd.sock").exists)
         await self.start()
 
@@ -116,6 +115,19 @@ class OwnEngine:
         for process in (self._containerd, self._dockerd):
             assert process is not None
             process.send_signal(signal.SIGCONT)
+
+    async def kill_containerd(self) -> None:
+        """Kill containerd: running containers keep running, and none can be started or stopped."""
+        assert self._containerd is not None
+        self._containerd.kill()
+        await self._containerd.wait()
+
+    async def start_containerd(self) -> None:
+        """Start containerd after kill_containerd(), in the namespaces of the engine, which must run."""
+        assert self._dockerd is not None
+        self._containerd = await self._launch(
+            "nsenter", "--target", str(self._dockerd.pid), "--net", "--mount", *self._containerd_command
+        )
 
     async def keep_containers(self, live_restore: bool) -> None:
         """Set whether containers keep running while the engine is down; without a restart."""
@@ -198,6 +210,10 @@ class OwnEngine:
         """Return the last lines of both logs."""
         return "\n".join((self.folder / "log").read_text(errors="replace").splitlines()[-30:])
 
+    @property
+    def _containerd_command(self) -> list[str]:
+        return [sys.executable, "-c", _LAUNCH, "containerd", "--config", str(self.folder / "containerd.toml")]
+
     async def _in_mounts(self, *command: str) -> None:
         assert self._containerd is not None
         process = await asyncio.create_subprocess_exec(
@@ -269,14 +285,16 @@ async def private_engine(docker_engine: Engine) -> AsyncIterator[OwnEngine]:
 
 
 @asynccontextmanager
-async def own_engine(machine: Engine) -> AsyncIterator[OwnEngine]:
-    """An engine with the bots' images of the *machine*'s engine, and with gVisor as its runtime `runsc`."""
+async def own_engine(
+    machine: Engine, *, images: Sequence[str] = ("python:3.11-slim", "node:20-alpine"), gvisor: bool = True
+) -> AsyncIterator[OwnEngine]:
+    """An engine with *images* of the *machine*'s engine, and with gVisor as its runtime `runsc`."""
     await _must_be_root()
     # The socket's path must be short.
     engine = OwnEngine(Path(tempfile.mkdtemp(prefix="the0-engine-")))
     try:
-        await engine.open(await ensure_unpacked(GVISOR, GVISOR))
-        await _copy_images(machine.url, engine.url, ["python:3.11-slim", "node:20-alpine"])
+        await engine.open(await ensure_unpacked(GVISOR, GVISOR) if gvisor else None)
+        await _copy_images(machine.url, engine.url, images)
         yield engine
     finally:
         await engine.close()
@@ -290,7 +308,7 @@ async def _must_be_root() -> None:
         pytest.skip(reason)
 
 
-async def _copy_images(source: str, target: str, names: list[str]) -> None:
+async def _copy_images(source: str, target: str, names: Sequence[str]) -> None:
     # In one archive, so that shared layers are copied once.
     wanted = [("names", name) for name in names]
     headers = {"Content-Type": "application/x-tar"}
