@@ -17,36 +17,8 @@ from tests.chaos.checks import (
     recovery,
     two_live_copies,
 )
+from tests.chaos.synthetic import GOOD, WORKERS, copy
 from tests.chaos.timeline import Completion, Copy, FaultSpan, Published, RunView, State, Timeline, copies_in
-
-WORKERS = frozenset({"w1", "w2"})
-
-
-def copy(bot_id: str, container: str, begin: float, end: float, *, engine: str = "e1") -> Copy:
-    """A copy that ticks ten times a second from *begin* to *end*."""
-    number = round((end - begin) * 10)
-    return Copy(bot_id, container, engine, tuple(begin + index / 10 for index in range(number + 1)))
-
-
-GOOD = Timeline(
-    began=0.0,
-    ended=100.0,
-    workers=WORKERS,
-    copies=(copy("b1", "c1", 1, 50), copy("b1", "c2", 53, 100, engine="e2"), copy("s1", "c3", 10, 11)),
-    faults=(FaultSpan("worker killed", 50, 60, frozenset({"w1"})),),
-    watched={"b1": (1.0, 100.0)},
-    published=(Published(0.5, "created", "b1", 1), Published(20, "created", "b2", 2), Published(30, "deleted", "b2")),
-    backtests=("t1",),
-    completions=(Completion(40, "t1", "ok", True), Completion(41, "t1", "ok", True)),
-    firings=(RunView("r1", "s1", "c3", False, "12:00"), RunView("r2", "s1", "c4", False, "12:05")),
-    settled=State(
-        documents={"b1": 1},
-        live={"b1": ("c2",)},
-        open_runs=(RunView("r3", "b1", "c2", True),),
-        counted={"bots 1": 1, "bots 2": 0},
-        present={"bots 1": 1},
-    ),
-)
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -182,6 +154,16 @@ def test_same_time_of_another_schedule_is_no_second_run() -> None:
 
 def test_run_that_no_firing_records_is_reported() -> None:
     assert len(one_run_per_firing(replace(GOOD, copies=(*GOOD.copies, copy("s1", "c8", 12, 13))))) == 1
+
+
+@pytest.mark.parametrize(("records", "count"), [(1, 1), (2, 0)])
+def test_record_without_a_container_accounts_for_one_run(records: int, count: int) -> None:
+    copies = (*GOOD.copies, copy("s1", "c8", 12, 13), copy("s1", "c9", 14, 15))
+    unnamed = tuple(RunView(f"r{number}", "s1", "", False, f"13:0{number}") for number in range(records))
+
+    found = one_run_per_firing(replace(GOOD, copies=copies, firings=(*GOOD.firings, *unnamed)))
+
+    assert len(found) == count
 
 
 @pytest.mark.parametrize(

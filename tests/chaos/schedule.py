@@ -1,0 +1,57 @@
+"""The names of all faults, and which happen when: each one once, then random pairs, in an order of the seed."""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+
+HOW = ("cut", "black hole", "answers held back", "slow", "flapping")
+LINKS = (
+    "worker to MongoDB",
+    "worker to its engine",
+    "worker to masters",
+    "an engine's workers to everything else",
+    "all workers to NATS",
+    "all workers to S3",
+    "masters to MongoDB",
+    "a member to the others",
+)
+CLOCK = "MongoDB's clock jumps"
+FAMILIES: Mapping[str, Sequence[str]] = {
+    "process killed": ("worker killed", "an engine's workers killed", "all masters killed"),
+    "process restarted": ("worker restarted", "an engine's workers restarted", "bots' workers restarted"),
+    "process frozen": ("worker frozen", "an engine's workers frozen", "leading master frozen"),
+    "engine": ("engine frozen", "engine and containerd frozen", "engine killed", "containerd killed"),
+    "MongoDB": (
+        *("primary killed", "primary frozen", "primary steps down", "secondary killed", "majority of MongoDB frozen"),
+        CLOCK,
+    ),
+    "NATS": ("NATS killed", "NATS frozen"),
+    "S3": ("S3 killed", "S3 frozen"),
+    "stream": ("stream re-created",),
+    "pause": ("bots paused and workers frozen",),
+    "disk": ("disk full",),
+    **{f"link: {how}": tuple(f"{link}: {how}" for link in LINKS) for how in HOW},
+}
+NAMES = tuple(chain.from_iterable(FAMILIES.values()))
+SHORT = (
+    *("worker killed", "an engine's workers frozen", "leading master frozen", "engine killed", "primary killed"),
+    *("worker to MongoDB: cut", "an engine's workers to everything else: black hole", "NATS killed", "S3 frozen"),
+    *("stream re-created", "bots paused and workers frozen", "disk full"),
+)
+"""One of each of the most different families."""
+
+
+def singles(chance: random.Random) -> Iterator[Sequence[str]]:
+    """Return each fault alone, in random order."""
+    return ([name] for name in chance.sample(NAMES, len(NAMES)))
+
+
+def pairs(chance: random.Random) -> Iterator[Sequence[str]]:
+    """Return random pairs without end.
+
+    The stream is re-created only alone: an event that no worker can read before the stream is deleted is lost, and
+    every fault of NATS or of workers keeps some from reading.
+    """
+    families = [family for family in FAMILIES if family != "stream"]
+    while True:
+        yield [chance.choice(FAMILIES[family]) for family in chance.sample(families, 2)]
