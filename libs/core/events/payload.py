@@ -7,7 +7,7 @@ from typing import Any, NoReturn, TypeVar
 
 from libs.core.errors import Permanent
 from libs.core.observability.tracing import trace_of
-from libs.core.spelling import CUSTOM_FIELDS, with_names
+from libs.core.store.entity_documents import CUSTOM_FIELDS, with_names
 from libs.core.store.history import EntityEvent, EventKind, Stamp
 from libs.core.timestamps import WrittenTime, parse_rfc3339
 

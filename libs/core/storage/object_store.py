@@ -7,6 +7,7 @@ it ends by itself, with an unknown outcome. Errors have four kinds, by what the 
 import asyncio
 import io
 import itertools
+import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ import minio
 import urllib3
 from minio.commonconfig import ComposeSource
 from minio.datatypes import Object
-from minio.error import S3Error
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
 from libs.core.aio.backoff import Backoff
 from libs.core.config.connection_settings import StorageSettings
@@ -30,7 +31,7 @@ from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe
 from libs.core.observability.tracing import SpanKind, span
 from libs.core.storage.credentials import StorageCredentials
-from libs.core.storage.errors import ObjectChanged, ObjectMissing, StorageRejected, StorageUnavailable, translated
+from libs.core.storage.errors import BucketMissing, ObjectChanged, ObjectMissing, StorageRejected, StorageUnavailable
 from libs.core.transport.client_tls import ClientTls
 
 log = get_logger(__name__)
@@ -39,6 +40,20 @@ MIN_COMPOSED_PART_BYTES = 5 * 1024 * 1024
 _CHUNK_BYTES = 256 * 1024
 _LIST_PAGE = 500
 _NO_OBJECT = ".the0/now"
+_CREDENTIALS = "MINIO_ACCESS_KEY_ID and MINIO_SECRET_ACCESS_KEY"
+_REFUSED_CREDENTIALS = {
+    "AccessDenied",
+    "AccountProblem",
+    "AllAccessDisabled",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+}
+_MISSING = {"NoSuchKey", "NoSuchVersion", "NoSuchBucket"}
+_BUSY = {"RequestTimeout", "RequestTimeTooSkewed", "SlowDown", "OperationAborted", "ConditionalRequestConflict"}
+_BUSY_STATUSES = {408, 409, 425, 429}
+
 T = TypeVar("T")
 
 
@@ -309,7 +324,7 @@ class ObjectStore:
 
     async def _run(self, verb: str, bucket: str, key: str, call: Callable[[], T]) -> T:
         def carried_out() -> T:
-            with translated(verb, bucket, key, self.settings):
+            with _translated(verb, bucket, key, self.settings):
                 return call()
 
         about = {"aws.s3.bucket": bucket, "aws.s3.key": key}
@@ -332,6 +347,53 @@ class ObjectStore:
             raise
         finally:
             response.release_conn()
+
+
+@contextmanager
+def _translated(verb: str, bucket: str, key: str, settings: StorageSettings) -> Iterator[None]:
+    """Wrap a call of the SDK, and raise its errors as ours."""
+    what = f"{verb} {bucket}/{key}" if key else f"{verb} bucket {bucket}"
+    try:
+        yield
+    except S3Error as error:
+        raise _fault(what, bucket, key, error, settings) from error
+    except (ServerError, InvalidResponseError, MinioException) as error:
+        raise StorageUnavailable(what, f"{error} (is MINIO_ENDPOINT an S3 server?)") from error
+    except (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
+        raise StorageUnavailable(what, _shortened(error)) from error
+    except ValueError as error:
+        # The SDK checks names before it sends anything.
+        raise StorageRejected(what, str(error), _bucket_setting(bucket, settings)) from error
+
+
+def _fault(what: str, bucket: str, key: str, error: S3Error, settings: StorageSettings) -> Exception:
+    reason = f"{error.code}: {error.message}"
+    if error.code == "NoSuchBucket":
+        return BucketMissing(bucket, key)
+    if error.code in _MISSING:
+        return ObjectMissing(bucket, key)
+    if error.code == "PreconditionFailed":
+        return ObjectChanged(bucket, key)
+    if error.code in _REFUSED_CREDENTIALS:
+        return StorageRejected(what, reason, _CREDENTIALS)
+    if error.code in _BUSY or error.response.status >= 500 or error.response.status in _BUSY_STATUSES:
+        return StorageUnavailable(what, reason)
+    return StorageRejected(what, reason, _bucket_setting(bucket, settings))
+
+
+def _bucket_setting(bucket: str, settings: StorageSettings) -> str:
+    named = {
+        settings.code_bucket: "MINIO_BOTS_BUCKET",
+        settings.logs_bucket: "MINIO_LOGS_BUCKET",
+        settings.results_bucket: "MINIO_RESULTS_BUCKET",
+    }
+    return named.get(bucket, f"the bucket name {bucket!r} and the key")
+
+
+def _shortened(error: Exception) -> str:
+    """Return the innermost reason, without the object addresses that urllib3 puts before it."""
+    reason = getattr(error, "reason", None) or error
+    return re.sub(r"<?urllib3[^>:]*>?:? ?|HTTPS?Connection\([^)]*\): ", "", str(reason))
 
 
 def _info(key: str, size: int | None, etag: str | None, modified_at: datetime | None) -> ObjectInfo:

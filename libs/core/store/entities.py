@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from pymongo import UpdateOne
 
-from libs.core.spelling import CUSTOM_FIELDS, with_names
 from libs.core.store.client import Database, Document, translated
+from libs.core.store.entity_documents import CUSTOM_FIELDS, with_names
 from libs.core.store.entity_writer import Applied, Derive, EntityWriter, as_read
 from libs.core.store.history import EntityEvent, EventKind, Stamp
 from libs.core.store.holds import Hold, Holds, HoldStore

@@ -6,14 +6,16 @@ Workers add fields of their own, such as `status` and `release` (:mod:`libs.core
 Documents of an older runtime have none of these, which is no error.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import cast
+from typing import Any, cast
 
-from libs.core.spelling import CUSTOM_FIELDS, with_names
 from libs.core.store.client import Document
 from libs.core.store.history import EventKind, History, Stamp, Version
 from libs.core.timestamps import nanoseconds_of, parse_rfc3339
+
+CUSTOM_FIELDS = ("config", "createdAt", "updatedAt", "filePath", "gcsPath", "sha256", "version")
+"""The fields of `custom` that the runtime reads. Producers and an older runtime use different spellings."""
 
 _OURS = {
     "_id",
@@ -109,3 +111,14 @@ def _inherited_stamp(custom: object) -> Stamp:
             made_by = moment.nanoseconds + moment.precision_nanoseconds
             return Stamp(moment.nanoseconds, made_by, moment.nanoseconds)
     return Stamp(0, 0, 0)
+
+
+def with_names(fields: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return *fields* with the spelling of *names*, regardless of case. An exact spelling takes precedence."""
+    spelling = {name.lower(): name for name in names}
+    renamed: dict[str, Any] = {}
+    for key, value in fields.items():
+        name = spelling.get(key.lower(), key)
+        if name == key or name not in fields:
+            renamed[name] = value
+    return renamed

@@ -67,7 +67,8 @@ def install_entrypoints(directory: Path) -> Path:
             path = building / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.parent.chmod(0o755)
-            write_with_mode(path, text, 0o555 if name in _PROGRAMS else 0o444)
+            path.write_bytes(text)
+            path.chmod(0o555 if name in _PROGRAMS else 0o444)
             if name in _COMPILED:
                 _compile(path)
         building.chmod(0o755)
@@ -88,9 +89,3 @@ def _compile(path: Path) -> None:
     py_compile.compile(str(path), str(compiled), doraise=True, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
     compiled.parent.chmod(0o755)
     compiled.chmod(0o444)
-
-
-def write_with_mode(path: Path, content: bytes, mode: int) -> None:
-    """Write a file of ours with exactly these permissions."""
-    path.write_bytes(content)
-    path.chmod(mode)

@@ -20,7 +20,7 @@ from libs.core.secrets.references import references_in
 from libs.core.secrets.resolver import Resolved
 from libs.docker_runner.containers import keepalive
 from libs.docker_runner.containers.container import EndReason, ManagedContainer
-from libs.docker_runner.containers.entrypoint_files import install_entrypoints, write_with_mode
+from libs.docker_runner.containers.entrypoint_files import install_entrypoints
 from libs.docker_runner.containers.failure import Failure, failure_from
 from libs.docker_runner.containers.json_text import to_json
 from libs.docker_runner.containers.names import run_folder, scope_folder
@@ -146,13 +146,13 @@ class RunFolders:
             "mount": code_mount(executable.entrypoint),
             "traceparent": traceparent,
         }
-        write_with_mode(paths.spec / "spec.json", json.dumps(spec).encode(), 0o444)
+        _write(paths.spec / "spec.json", json.dumps(spec).encode(), 0o444)
         config = executable.config_json if resolved is None else to_json(resolved.config)
-        write_with_mode(paths.spec / "config.json", config.encode(), 0o444)
+        _write(paths.spec / "config.json", config.encode(), 0o444)
         if hosts is not None:
-            write_with_mode(hosts, b"", 0o644)
+            _write(hosts, b"", 0o644)
         # The container's root has no privileges over files; the bot cannot reach this one.
-        write_with_mode(paths.outcome, b"", 0o666)
+        _write(paths.outcome, b"", 0o666)
         for open_folder in (folder, paths.spec):
             open_folder.chmod(0o755)
         return paths
@@ -174,7 +174,7 @@ class RunFolders:
         path = paths.spec / "init.conf"
         # Not written in place: it is read-only, also for a worker that is not root.
         path.unlink(missing_ok=True)
-        write_with_mode(path, "".join(lines).encode(), 0o444)
+        _write(path, "".join(lines).encode(), 0o444)
 
     def hosts_file(self, container: ManagedContainer) -> Path:
         """Return the path of its hosts file, which only a container with an allow-list of hosts has."""
@@ -304,8 +304,8 @@ class RunFolders:
         references = [{str(found.kind): found.text} for found in references_in(executable.config)]
         named = {"owner": executable.owner, "references": references}
         # First, so that a spec with secrets never is without it.
-        write_with_mode(folder / _REFERENCES, json.dumps(named).encode(), 0o600)
-        write_with_mode(closed / _VALUES, json.dumps(resolved.values).encode(), 0o600)
+        _write(folder / _REFERENCES, json.dumps(named).encode(), 0o600)
+        _write(closed / _VALUES, json.dumps(resolved.values).encode(), 0o600)
 
     def _folder(self, container: ManagedContainer) -> Path:
         return run_folder(self._runs, container.scope, container.name, container.token)
@@ -322,6 +322,11 @@ def open_regular(path: Path) -> BinaryIO:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return os.fdopen(descriptor, "rb")
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    path.write_bytes(content)
+    path.chmod(mode)
 
 
 def _starts(folder: Path) -> list[tuple[str, str, float]]:
