@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
@@ -20,10 +19,11 @@ from libs.core.coordination import (
     state_from_wire,
 )
 from libs.core.master.registry import SessionId
+from libs.core.master.worker_stream import Unproven, WorkerStream
 from libs.core.observability.grpc_metrics import ServerMetrics
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe
-from libs.core.observability.tracing import Attributes, Headers, SpanKind, span, trace_of
+from libs.core.observability.tracing import Attributes, SpanKind, span, trace_of
 from libs.core.process.isolation import repeat
 from libs.core.transport.grpc_listener import GrpcListener
 from libs.core.transport.peer_limits import PeerLimits, address_of
@@ -82,61 +82,6 @@ class Coordinator(Protocol):
         """Handle the end of the stream."""
 
 
-@dataclass(frozen=True)
-class _End:
-    code: grpc.StatusCode
-    details: str
-
-
-@dataclass
-class _Unproven:
-    challenge: bytes
-    identity: WorkerIdentity
-    state: WorkerState
-
-
-class _Stream:
-    """The messages to write to one worker: only the latest of each kind."""
-
-    def __init__(self, session: SessionId, trace: Headers, token: str, pod: ProvenPod) -> None:
-        self.session = session
-        self.trace = trace
-        self.token = token
-        self.pod = pod
-        self.unproven: _Unproven | None = None
-        """The registration whose proof is expected."""
-        self.register_by: asyncio.TimerHandle | None = None
-        self._outgoing: dict[str, pb.MasterMessage] = {}
-        self._end: _End | None = None
-        self._news = asyncio.Event()
-
-    def put(self, kind: str, message: pb.MasterMessage) -> None:
-        self._outgoing[kind] = message
-        self._news.set()
-
-    def refuse(self, code: grpc.StatusCode, details: str) -> None:
-        """End the stream without the messages that are not written yet."""
-        self._outgoing.clear()
-        self.end(code, details)
-
-    def end(self, code: grpc.StatusCode, details: str) -> None:
-        self._end = self._end or _End(code, details)
-        self._news.set()
-
-    async def write_to(self, context: "grpc.aio.ServicerContext[Any, Any]") -> _End:
-        """Write queued messages until the stream is to end."""
-        while True:
-            while self._outgoing:
-                kind = next(iter(self._outgoing))
-                message = self._outgoing.pop(kind)
-                with observe("grpc", f"send {kind}"):
-                    await context.write(message)
-            if self._end is not None:
-                return self._end
-            self._news.clear()
-            await self._news.wait()
-
-
 class CoordinationServer(pb_grpc.CoordinationServiceServicer):
     """Listens for workers and forwards their messages.
 
@@ -183,7 +128,7 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
             )
         )
         self._register_within_seconds = 2 * death_timeout_seconds
-        self._streams: dict[SessionId, _Stream] = {}
+        self._streams: dict[SessionId, WorkerStream] = {}
         self._numbers = itertools.count(1)
         self._health = health.aio.HealthServicer()
         self._listens = False
@@ -299,7 +244,7 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         request_iterator: AsyncIterator[pb.WorkerMessage],
         context: "grpc.aio.ServicerContext[Any, Any]",
     ) -> None:
-        stream = _Stream(SessionId(next(self._numbers)), trace_of(_metadata(context)), token, pod)
+        stream = WorkerStream(SessionId(next(self._numbers)), trace_of(_metadata(context)), token, pod)
         self._streams[stream.session] = stream
         reading = asyncio.create_task(self._read(stream, request_iterator), name=f"stream {stream.session}")
         try:
@@ -311,7 +256,7 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         if end.code is not grpc.StatusCode.OK:
             await context.abort(end.code, end.details)
 
-    async def _read(self, stream: _Stream, messages: AsyncIterator[pb.WorkerMessage]) -> None:
+    async def _read(self, stream: WorkerStream, messages: AsyncIterator[pb.WorkerMessage]) -> None:
         loop = asyncio.get_running_loop()
         details = f"no registration within {self._register_within_seconds:g} s"
         stream.register_by = loop.call_later(
@@ -340,12 +285,12 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         pb_grpc.add_CoordinationServiceServicer_to_server(self, server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
 
-    def _receive(self, stream: _Stream, message: pb.WorkerMessage) -> None:
+    def _receive(self, stream: WorkerStream, message: pb.WorkerMessage) -> None:
         kind = message.WhichOneof("kind")
         with observe("grpc", f"receive {kind}" if kind is not None else "receive other"):
             self._take(stream, kind, message)
 
-    def _take(self, stream: _Stream, kind: str | None, message: pb.WorkerMessage) -> None:
+    def _take(self, stream: WorkerStream, kind: str | None, message: pb.WorkerMessage) -> None:
         match kind:
             case "heartbeat" if stream.unproven is not None:
                 stream.unproven.state = state_from_wire(message.heartbeat)
@@ -358,17 +303,17 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
             case _:
                 stream.end(grpc.StatusCode.INVALID_ARGUMENT, "a registration requires worker_id and instance_id")
 
-    def _challenge(self, stream: _Stream, identity: WorkerIdentity, state: WorkerState) -> None:
+    def _challenge(self, stream: WorkerStream, identity: WorkerIdentity, state: WorkerState) -> None:
         stream.unproven = None
         if not identity.worker_id or not identity.instance_id:
             stream.end(grpc.StatusCode.INVALID_ARGUMENT, "a registration requires worker_id and instance_id")
         elif not identity.public_key:
             self._register(stream, identity, state)
         else:
-            stream.unproven = _Unproven(new_challenge(), identity, state)
+            stream.unproven = Unproven(new_challenge(), identity, state)
             stream.put("challenge", pb.MasterMessage(challenge=pb.Challenge(nonce=stream.unproven.challenge)))
 
-    def _check(self, stream: _Stream, unproven: _Unproven, signature: bytes) -> None:
+    def _check(self, stream: WorkerStream, unproven: Unproven, signature: bytes) -> None:
         identity, stream.unproven = unproven.identity, None
         if proves(identity.public_key, signature, unproven.challenge, identity.worker_id, identity.instance_id):
             self._register(stream, identity, unproven.state)
@@ -376,7 +321,7 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
             log.warning("worker refused: it did not prove its key", worker=identity.worker_id)
             stream.refuse(grpc.StatusCode.PERMISSION_DENIED, "the signature is not by the key of the registration")
 
-    def _register(self, stream: _Stream, identity: WorkerIdentity, state: WorkerState) -> None:
+    def _register(self, stream: WorkerStream, identity: WorkerIdentity, state: WorkerState) -> None:
         if stream.pod.name is not None and stream.pod.name != identity.worker_id:
             log.warning("worker refused: its pod has another name", worker=identity.worker_id, pod=stream.pod.name)
             details = f"the worker id {identity.worker_id!r} is not the name of the worker's pod, {stream.pod.name!r}"
