@@ -173,7 +173,7 @@ class DockerHost:
             wait_for_engine(engine, readiness),
             store.wait_until_up(readiness, [storage.code_bucket, storage.logs_bucket, storage.results_bucket]),
         )
-        _check_users(settings, engine, info)
+        check_users(settings, info, engine.socket_group())
         try:
             keepalives = await keepalive_root(settings.keepalive_dir, settings.temp_dir, engine)
         except KeepaliveDirUnseen as error:
@@ -297,13 +297,13 @@ async def _until_disk_takes(what: str, prepare: Callable[[], Awaitable[None]], r
             return
 
 
-def _check_users(settings: RunnerSettings, engine: Engine, info: EngineInfo) -> None:
+def check_users(settings: RunnerSettings, info: EngineInfo, socket_group: int | None) -> None:
     """Raise UsersUnusable for users of bots that would be others' as well."""
     rules, has = settings.room, info.capacity
     total = rules.total(has)
     settings.users.check(
         worker_user=os.geteuid(),
-        socket_group=engine.socket_group(),
+        socket_group=socket_group,
         total=Need(
             total.memory_bytes if has.memory_bytes or rules.memory_bytes else 0,
             total.cpus if has.cpus or rules.cpus else 0.0,
