@@ -17,7 +17,8 @@ from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.engine.room import RoomRequest, Shortage
 from libs.docker_runner.engine.room_view import WAITING_CHECK_SECONDS
 from libs.docker_runner.engine.waiting import WaitingForRoom
-from services.backtest_runner.run import BacktestKit, BacktestRun
+from services.backtest_runner.attempt import BacktestKit
+from services.backtest_runner.run import BacktestRun
 from services.backtest_runner.slots import Slots
 from services.backtest_runner.state import BacktestState
 

@@ -31,6 +31,7 @@ from libs.docker_runner.worker.docker_host import DockerHost
 from libs.docker_runner.worker.from_settings import runner_settings
 from libs.docker_runner.worker.handler import DockerSegmentHandler
 from libs.docker_runner.worker.opening import engine_folders, engine_view, open_docker_host
+from services.backtest_runner.attempt import CANCEL_GRACE_SECONDS, BacktestKit
 from services.backtest_runner.claims import Claims
 from services.backtest_runner.completion import Completion
 from services.backtest_runner.metrics import QueueCollector
@@ -38,7 +39,6 @@ from services.backtest_runner.output import BacktestOutput
 from services.backtest_runner.pool import SegmentPool
 from services.backtest_runner.records import RunRecords
 from services.backtest_runner.result_spool import ResultSpool
-from services.backtest_runner.run import CANCEL_GRACE_SECONDS, BacktestKit
 from services.backtest_runner.slots import Slots
 from services.backtest_runner.state import keeps_place
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from libs.docker_runner.containers.container import Ended
+from services.bot_scheduler.attempt import ScheduleKit, once
 from services.bot_scheduler.ending import result_of, utc
-from services.bot_scheduler.run import ScheduleKit, once
 from services.bot_scheduler.state import ScheduleState
 
 

@@ -23,10 +23,11 @@ from libs.core.store.entities import Entity
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.executable import new_run_id
+from services.bot_scheduler.attempt import ScheduleKit
 from services.bot_scheduler.decide import Claim, Dropped, Wait, decide, replaces
 from services.bot_scheduler.ending import StopReason, result_of, utc
 from services.bot_scheduler.records import RunRecords
-from services.bot_scheduler.run import ScheduledRun, ScheduleKit
+from services.bot_scheduler.run import ScheduledRun
 from services.bot_scheduler.schedule_claims import Entry, ScheduleClaims
 from services.bot_scheduler.state import FIRING, LAST_RUN, Cause, Condition, Firing, ScheduleState
 from services.bot_scheduler.takeover import Takeover

@@ -13,8 +13,9 @@ from libs.core.observability.log import get_logger
 from libs.core.run_record import RunRecord
 from libs.docker_runner.containers.container import ContainerState, Ended, ManagedContainer
 from libs.docker_runner.runs.stop_orders import retire
+from services.bot_scheduler.attempt import ScheduleKit, once
 from services.bot_scheduler.ending import LOST, result_of, utc
-from services.bot_scheduler.run import ScheduledRun, ScheduleKit, once
+from services.bot_scheduler.run import ScheduledRun
 from services.bot_scheduler.state import Firing, ScheduleState
 
 log = get_logger(__name__)

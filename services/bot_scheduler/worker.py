@@ -24,9 +24,9 @@ from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.runs.run_engine import AttemptEngine
 from libs.docker_runner.worker.handler import DockerSegmentHandler
 from libs.docker_runner.worker.opening import engine_folders, engine_view, open_docker_host
+from services.bot_scheduler.attempt import ScheduleKit
 from services.bot_scheduler.closing import close_all
 from services.bot_scheduler.records import Output, RunRecords
-from services.bot_scheduler.run import ScheduleKit
 from services.bot_scheduler.schedule_claims import ScheduleClaims
 from services.bot_scheduler.scheduler import SegmentScheduler
 from services.bot_scheduler.state import keeps_place

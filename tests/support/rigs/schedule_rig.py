@@ -24,7 +24,7 @@ from libs.docker_runner.code.definition import CodeSources, ExecutableBuilder
 from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.settings import OWNER_FIELD, RunnerSettings
-from services.bot_scheduler.run import ScheduleKit
+from services.bot_scheduler.attempt import ScheduleKit
 from services.bot_scheduler.scheduler import SegmentScheduler
 from services.bot_scheduler.state import ScheduleState, keeps_place
 from services.bot_scheduler.upkeep import derive_next
