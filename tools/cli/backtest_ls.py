@@ -34,9 +34,7 @@ def ls(done: int, output: str) -> None:
 async def _ls(done: int) -> list[dict[str, Any]]:
     async with connected() as servers:
         entities = await servers.entities(BACKTEST_RUNNER)
-        under_way: list[Entity] = []
-        while page := await entities.page(after_id=under_way[-1].id if under_way else ""):
-            under_way += page
+        under_way = [entity async for entity in entities.all()]
         owners = await (await servers.owners(BACKTEST_RUNNER)).all()
         runs = RunStore(await servers.database(BACKTEST_RUNNER))
         # The history also contains attempts that were retried.

@@ -221,12 +221,7 @@ async def _affected(servers: Connections, targets: Sequence[HoldTarget]) -> list
     entities = await servers.entities(BOT_RUNNER)
     if all(target.kind == "id" for target in targets):
         return await entities.by_ids({target.value for target in targets})
-    matching: list[Entity] = []
-    after = ""
-    while page := await entities.page(after_id=after):
-        after = page[-1].id
-        matching += [entity for entity in page if any(target.matches(entity.document) for target in targets)]
-    return matching
+    return [entity async for entity in entities.all() if any(target.matches(entity.document) for target in targets)]
 
 
 def _no_such(switch: Switch, targets: Sequence[HoldTarget]) -> str:

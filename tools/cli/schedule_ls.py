@@ -5,7 +5,6 @@ from typing import Any
 import click
 
 from libs.core.process.service import BOT_SCHEDULER
-from libs.core.store.entities import Entity
 from libs.core.store.ownership import Ownership
 from libs.core.store.shown_state import shown
 from services.bot_scheduler.state import ScheduleState
@@ -34,9 +33,7 @@ def ls(output: str) -> None:
 async def _ls() -> list[dict[str, Any]]:
     async with connected() as servers:
         entities = await servers.entities(BOT_SCHEDULER)
-        found: list[Entity] = []
-        while page := await entities.page(after_id=found[-1].id if found else ""):
-            found += page
+        found = [entity async for entity in entities.all()]
         owners = await (await servers.owners(BOT_SCHEDULER)).all()
         return [_row(ScheduleState.of(entity), owners.get(entity.segment_id)) for entity in found]
 

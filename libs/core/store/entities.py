@@ -1,7 +1,7 @@
 """The entities of one service: its bots, backtests or schedules."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast
@@ -195,6 +195,14 @@ class EntityStore:
         if segment_id is not None:
             query["segment_id"] = segment_id
         return await self._find(query, limit)
+
+    async def all(self) -> AsyncGenerator[Entity, None]:
+        """Yield all entities by id, read in pages."""
+        after_id = ""
+        while page := await self.page(after_id=after_id):
+            for entity in page:
+                yield entity
+            after_id = page[-1].id
 
     async def apply(self, events: Sequence[EntityEvent]) -> Applied:
         """Apply *events* to the entities; see :meth:`EntityWriter.apply`."""
