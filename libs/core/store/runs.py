@@ -63,8 +63,9 @@ class RunStore:
         """
         with translated():
             await self._runs.create_index([("entity_id", ASCENDING), ("started_at", DESCENDING)])
-            await self._runs.create_index([("started_at", DESCENDING)])
-            await self._runs.create_index([("reason", ASCENDING), ("started_at", DESCENDING)])
+            # Of all runs or the failed ones, with the ids by which equal times are ordered: a page is read in order.
+            await self._runs.create_index([("started_at", DESCENDING), ("_id", ASCENDING)])
+            await self._runs.create_index([("reason", ASCENDING), ("started_at", DESCENDING), ("_id", ASCENDING)])
             # Open runs only: few, however long the history is.
             await self._runs.create_index(
                 [("segment_id", ASCENDING), ("worker_id", ASCENDING)],
