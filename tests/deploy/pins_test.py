@@ -16,7 +16,7 @@ CONTRACT = {"python:3.11-slim", "node:20-alpine"}
 EXACT = re.compile(r"[a-z0-9./-]+:v?\d+\.\d+\.\d+(-[a-z0-9.]+)?")
 # A value of `image:`, of `FROM`, and of what ends with IMAGE or is a build argument with a tag.
 NAMED = re.compile(
-    r"""\bimage:\s*["']?(?P<image>[^\s"'{}]+)"""
+    r"""\bimage:[ \t]*["']?(?P<image>[^\s"'{}]+)"""
     r"""|^FROM\s+(?P<base>[^\s$]+)"""
     r"""|^ARG\s+\w+=(?P<argument>[^\s/]*[a-z][^\s]*:[^\s]+)"""
     r"""|\b\w+_IMAGE(?:=|:\s*)(?:\$\{\w+:-)?(?P<setting>[^\s}$]+)""",
