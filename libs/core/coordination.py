@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from libs.core.observability.tracing import Headers
+from libs.core.placement import Labels, read
 from libs.core.room import Demand, Need, Room
 from proto.runtime.v1 import coordination_pb2 as pb
 
@@ -45,6 +46,8 @@ class WorkerIdentity:
     """False for a worker of an older version, which owns one segment at most."""
     public_key: bytes = b""
     """The key to which the worker id belongs; empty for a worker of an older version."""
+    labels: Labels = frozenset()
+    """What entities may require of their worker; empty for a worker of an older version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,7 @@ def register_to_wire(identity: WorkerIdentity, state: WorkerState) -> pb.Registe
         started_at_milliseconds=identity.started_at_milliseconds,
         owns_several=identity.owns_several,
         public_key=identity.public_key,
+        labels=[f"{key}={value}" for key, value in sorted(identity.labels)],
         state=state_to_wire(state),
     )
 
@@ -145,6 +149,7 @@ def register_from_wire(message: pb.Register) -> tuple[WorkerIdentity, WorkerStat
         started_at_milliseconds=message.started_at_milliseconds,
         owns_several=message.owns_several,
         public_key=message.public_key,
+        labels=read(",".join(message.labels)),
     )
     return identity, state_from_wire(message.state)
 

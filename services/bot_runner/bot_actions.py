@@ -50,6 +50,7 @@ _ABSENT_STATES = {
     StopReason.KILLED: BotState.KILLED,
     StopReason.STOPPED: BotState.STOPPED,
     StopReason.REJECTED: BotState.REJECTED,
+    StopReason.MISPLACED: BotState.WAITING,
 }
 # The next round repeats a failed stop or read; this delay prevents rounds in quick succession.
 _RETRY_SECONDS = 1.0

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from libs.core.errors import UserError
+from libs.core.placement import key_of
 from libs.core.process.isolation import unexpected
 from libs.core.store.entities import Entity
 from libs.core.store.releases import Rejection, RejectionReason, Release, Version
@@ -29,20 +30,23 @@ class DesiredState:
         self._memory = memory
         self._window_seconds = window_seconds
 
-    def of(self, entity: Entity) -> DesiredBot:
+    def of(self, entity: Entity, placement: str = "") -> DesiredBot:
         """Return the desired state of *entity*. An error of its owner is a rejection, never an exception.
 
         An unreadable document leaves only its own bot undecided; the kill switch still counts.
+
+        Args:
+            placement: the labels that the worker of its segment must have, as text.
         """
         try:
-            bot = self._read(entity)
+            bot = self._read(entity, placement)
         except Exception as error:  # noqa: BLE001 - one broken document must not hide the others of its segment
             unexpected("read bot", error, bot=entity.id)
             bot = _broken(entity, error)
         self._memory.remember(bot, entity)
         return bot
 
-    def _read(self, entity: Entity) -> DesiredBot:
+    def _read(self, entity: Entity, placement: str) -> DesiredBot:
         bot = DesiredBot(
             entity.id,
             entity.revision,
@@ -58,6 +62,8 @@ class DesiredState:
             return replace(bot, absence=StopReason.STOPPED if entity.held.graceful else StopReason.KILLED)
         if not entity.enabled:
             return replace(bot, absence=StopReason.DISABLED)
+        if key_of(entity.config) != placement:
+            return replace(bot, absence=StopReason.MISPLACED)
         executable, rejection = self._built(entity)
         if rejection is None:
             rejection = bot.release.rejection_of(entity.revision)

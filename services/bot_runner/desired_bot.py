@@ -19,6 +19,8 @@ class StopReason(StrEnum):
     STOPPED = "stopped"
     CHANGED = "changed"
     REJECTED = "rejected"
+    MISPLACED = "misplaced"
+    """Its placement is not that of its segment, to whose worker it does not belong."""
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,17 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from libs.core.aio.backoff import Setbacks
 from libs.core.aio.wake import Wake
-from libs.core.observability.log import bound_context
+from libs.core.events.wakeups import WakeUps
+from libs.core.observability.log import bound_context, get_logger
 from libs.core.observability.metrics import observe
 from libs.core.observability.tracing import Attributes, span
 from libs.core.process.isolation import isolated, repeat, unexpected
 from libs.core.room import Demand
-from libs.core.store.entities import EntityStore
+from libs.core.store.entities import Entity, EntityStore
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.containers.container_group import ContainerGroup
 from libs.docker_runner.engine.room import RoomRequest
@@ -27,6 +28,8 @@ from services.bot_runner.plan import Action, Start, Stop, plan
 from services.bot_runner.records import BotRecords
 from services.bot_runner.start_times import StartTimes
 from services.bot_runner.status import BotState, BotStatus
+
+log = get_logger(__name__)
 
 _FIRST_SETBACK_SECONDS = 0.5
 _LONGEST_SETBACK_SECONDS = 30.0
@@ -51,6 +54,7 @@ class SegmentReconciler:
         records: BotRecords,
         checks: VersionChecks,
         room: EngineRoom,
+        wake_ups: WakeUps,
         scan_interval_seconds: float,
         clock: Callable[[], float] = time.time,
         engine_clock: Callable[[], float] = time.time,
@@ -63,6 +67,7 @@ class SegmentReconciler:
         self._records = records
         self._checks = checks
         self._room = room
+        self._wake_ups = wake_ups
         self._waiting = WaitingForRoom(room, owned.wake)
         self._places: dict[str, RoomRequest] = {}
         self._demand = Demand()
@@ -71,6 +76,7 @@ class SegmentReconciler:
         self._engine_clock = engine_clock
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._start_times = StartTimes()
+        self._placement: str | None = None
         self._setbacks = Setbacks(_FIRST_SETBACK_SECONDS, _LONGEST_SETBACK_SECONDS)
         self._earlier_closed = False
         self.running = 0
@@ -127,6 +133,9 @@ class SegmentReconciler:
         """
         # Actions in progress may be half done in what is read next; their end wakes another round.
         unsettled = set(self._under_way)
+        if self._placement is None:
+            self._placement = await self._entities.partitions.placement_of(self._owned.segment_id)
+        placement = self._placement
         entities, actual = await asyncio.gather(
             self._entities.in_segment(self._owned.segment_id), self._containers.list()
         )
@@ -136,7 +145,7 @@ class SegmentReconciler:
                 self._earlier_closed = True
         with isolated("look after starts"):
             await self._actions.record_failed_starts(actual, unsettled)
-        desired = {entity.id: self._desired_state.of(entity) for entity in entities}
+        desired = {entity.id: self._desired_state.of(entity, placement) for entity in entities}
         wanted = {bot.id: bot.runnable for bot in desired.values() if bot.absence is None and bot.runnable is not None}
         for bot_id in self._places.keys() - wanted.keys():
             self._give_up_place(bot_id)
@@ -169,10 +178,23 @@ class SegmentReconciler:
         settled = [container for container in decided.kept if container.id not in unsettled]
         absent = {bot_id: reason for bot_id, reason in decided.absent.items() if bot_id not in unsettled}
         await self._actions.settle(desired, settled, absent, decided.held_up)
+        await self._move_misplaced([one for one in entities if absent.get(one.id) is StopReason.MISPLACED])
         for bot_id, wait in self._waiting:
             with isolated("settle bot"):
                 await self._actions.wait_for_room(waiting[bot_id], wait.detail, wait.since)
         return self._sooner(decided.next_round_at)
+
+    async def _move_misplaced(self, entities: Sequence[Entity]) -> None:
+        """Move bots without a container to segments of their placement.
+
+        No worker runs them before: each runs only those of its segment's placement.
+        """
+        for entity in entities:
+            with isolated("move bot"):
+                if self._owned.proven() and (segment_id := await self._entities.move(entity)) is not None:
+                    log.info("bot moves to a segment of its placement", bot=entity.id, segment=segment_id)
+                    await self._wake_ups.segments_changed([segment_id])
+                    await self._wake_ups.partitions_changed()
 
     def _begin(self, action: Action, bot: DesiredBot | None, tasks: asyncio.TaskGroup) -> None:
         trace = bot.trace if bot is not None else {}

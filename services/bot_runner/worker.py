@@ -7,6 +7,7 @@ checks new versions before they replace what runs, `BotActions` acts, and `BotRe
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from libs.core.events.wakeups import WakeUps
 from libs.core.process.process import run_process
 from libs.core.process.service import BOT_RUNNER
 from libs.core.store.entities import EntityStore
@@ -64,6 +65,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
             quotas=context.quotas,
             window_seconds=settings.containers.health_window_seconds,
             stop_grace_seconds=settings.containers.stop_grace_seconds,
+            wake_ups=context.wake_ups,
             scan_interval_seconds=settings.scan.scan_interval_seconds,
             clock=context.leases.now,
         )
@@ -103,6 +105,7 @@ def segment_reconciler(
     entities: EntityStore,
     records: BotRecords,
     quotas: OwnerQuotas,
+    wake_ups: WakeUps,
     window_seconds: float,
     stop_grace_seconds: float,
     scan_interval_seconds: float,
@@ -129,6 +132,7 @@ def segment_reconciler(
         records=records,
         checks=VersionChecks(runner=runner, quotas=quotas, memory=memory, wake=owned.wake, clock=clock),
         room=room,
+        wake_ups=wake_ups,
         scan_interval_seconds=scan_interval_seconds,
         clock=clock,
     )

@@ -6,13 +6,18 @@ import re
 import socket
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from libs.core.config.settings_loader import Group, Named, Seconds
+from libs.core.placement import Labels, labels_in
 
 _ADDRESS = "host or host:port"
 _KUBERNETES_NAME = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
 _KUBERNETES_ALLOWED = "a Kubernetes name: lower-case letters, digits, dots and dashes"
+
+
+def _labels(value: object) -> object:
+    return labels_in(value) if isinstance(value, str) else value
 
 
 class IdentitySettings(Group):
@@ -32,6 +37,19 @@ class IdentitySettings(Group):
             description="name of this worker; with the same name after a restart it takes over its segments at once",
         ),
     ]
+    labels: Annotated[
+        Labels,
+        Named(
+            "WORKER_LABELS",
+            allowed="KEY=VALUE, with commas between (egress=static-1, region=eu)",
+            default_text="none",
+        ),
+        Field(
+            description="labels of this worker, such as a name for its stable egress address; an entity whose "
+            "config.placement requires labels runs only on workers that have them"
+        ),
+        BeforeValidator(_labels),
+    ] = frozenset()
 
 
 BOTS_END_BEFORE_LEASE_SECONDS = 1.2

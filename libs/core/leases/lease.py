@@ -54,11 +54,15 @@ class LeaseView:
 
 @dataclass(frozen=True, slots=True)
 class SegmentView:
-    """A segment with its number of entities; *lease* is None without a holder."""
+    """A segment with its number of entities; *lease* is None without a holder.
+
+    *placement* are the labels that its worker must have, as text (:mod:`libs.core.placement`).
+    """
 
     segment_id: int
     bot_count: int
     lease: LeaseView | None
+    placement: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from libs.core.coordination import HeldSegment
 from libs.core.leases.lease import LeaseView, SegmentView
+from libs.core.placement import Labels, read, written
 from libs.core.room import Need, Room, missing
 
 
@@ -25,6 +26,7 @@ class WorkerView:
         refused_lately: whether a segment that another worker holds should not move to it, since it may refuse that one
             too.
         overdue: segments that it was assigned and did not acquire in time; its reports about them are ignored.
+        labels: what segments may require of it.
     """
 
     worker_id: str
@@ -42,6 +44,11 @@ class WorkerView:
     drained: bool = False
     refused_lately: bool = False
     overdue: frozenset[int] = frozenset()
+    labels: Labels = frozenset()
+
+    def suits(self, segment: SegmentView) -> bool:
+        """Return whether it has the labels that the segment's entities require."""
+        return not segment.placement or read(segment.placement) <= self.labels
 
     def may_take(self, lease: LeaseView | None) -> bool:
         """Return whether a segment under *lease* is its own or free, so that it is acquired without waiting."""
@@ -118,8 +125,9 @@ def decide(
     A segment stays with the worker that holds its lease. One under the live lease of another process, registered or
     not, is given to no other worker until that lease has expired. A segment without an owner goes to the worker with
     the fewest segments among those whose engine has room; when all own *target* or more, to the one with most room.
-    Draining workers get nothing; workers with an impediment, and cordoned ones, keep what they hold. A segment moves,
-    as a whole, only
+    Draining workers get nothing; workers with an impediment, and cordoned ones, keep what they hold. No worker gets or
+    keeps a segment whose placement requires a label that it lacks: that segment waits for a worker with all of them. A
+    segment moves, as a whole, only
 
     - from a drained worker to one whose engine has room for the whole segment,
     - from a worker above *target* to one below it,
@@ -231,7 +239,8 @@ class _Deciding:
                 continue
             if held.segment_id in worker.overdue:
                 continue  # unless there is a lease, see below
-            if worker.draining:
+            if worker.draining or not worker.suits(segment):
+                # Without the labels, it releases the segment first.
                 self._reserve(segment.segment_id, worker.worker_id)
             elif self._has_slot(worker):
                 self._give(segment.segment_id, worker)
@@ -259,7 +268,13 @@ class _Deciding:
         # A heap whose keys are recomputed when popped: within one decision a worker's key only gets worse.
         heap = [(self._rank(worker), worker.worker_id) for worker in self.workers if worker.is_open]
         heapq.heapify(heap)
-        for segment_id in list(self.unowned):
+        suited: dict[str, bool] = {}
+        for segment_id, segment in list(self.unowned.items()):
+            # Once for each placement: it must not try every worker for every segment that waits for labels.
+            if segment.placement not in suited:
+                suited[segment.placement] = any(worker.suits(segment) for worker in self.workers if worker.is_open)
+            if not suited[segment.placement]:
+                continue
             passed_over = []
             last_resort = None
             while heap:
@@ -321,9 +336,13 @@ class _Deciding:
     def _why_it_stays(self, worker: WorkerView, segment_id: int, resting: Collection[str]) -> str:
         if worker.engine_lost:
             return "its engine does not answer"
+        segment = self.all_segments[segment_id]
         others = [to for to in self.workers if to.is_open]
         if not others:
             return "no other worker accepts segments"
+        others = [to for to in others if to.suits(segment)]
+        if not others:
+            return f"no other worker that accepts segments has the labels {segment.placement}"
         if any(self._takers(segment_id, others)):
             return "it waits for earlier moves to complete"
         bots = self._bots(segment_id)
@@ -440,7 +459,8 @@ class _Deciding:
             held.segment_id not in self.owned[worker.worker_id] and held.segment_id != segment_id
             for held in worker.held
         )
-        return worker.can_take(segment_id) and self._has_slot(worker) and not gives_back
+        is_able = worker.can_take(segment_id) and worker.suits(self.all_segments[segment_id])
+        return is_able and self._has_slot(worker) and not gives_back
 
     def _give(self, segment_id: int, worker: WorkerView) -> None:
         del self.unowned[segment_id]
@@ -485,6 +505,9 @@ class _Deciding:
             return "this worker is shutting down"
         if segment is None or segment.bot_count <= 0:
             return f"segment {segment_id} no longer has entities"
+        if not worker.suits(segment):
+            lost = written(read(segment.placement) - worker.labels)
+            return f"this worker lacks the labels {lost}, which segment {segment_id} needs"
         if segment_id in worker.overdue and segment.lease is None:
             return f"this worker did not acquire segment {segment_id} in time"
         if worker.impediment and not is_held:

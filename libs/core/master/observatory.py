@@ -12,7 +12,7 @@ from libs.core.api.answers import AuditPage, EntityPage, RunPage, SegmentPage, S
 from libs.core.api.errors import Refused
 from libs.core.errors import RuntimeFault
 from libs.core.master.room_report import rooms_of
-from libs.core.master.status import MasterSnapshot, SegmentState, WorkerRole
+from libs.core.master.status import MasterSnapshot, SegmentState, WorkerRole, unplaced
 from libs.core.process.service import ServiceDefinition
 from libs.core.room import missing
 from libs.core.store.audit import AuditFilter, AuditStore
@@ -21,10 +21,14 @@ from libs.core.store.entity_views import EntityFilter, EntityView, EntityViews
 from libs.core.store.ownership import OwnershipReader
 from libs.core.store.processes import ProcessStore
 from libs.core.store.runs import RunFilter, RunStore
+from libs.core.store.shown_state import ShownState
 
 _COUNTED_SECONDS = 2.0
 _ENDED_COUNTED_SECONDS = 10.0
 _ENDED_WITHIN = timedelta(days=1)
+
+
+_WITHOUT_WORKER = (ShownState.WAITING, ShownState.UNKNOWN)
 
 
 class Observatory:
@@ -150,10 +154,20 @@ class Observatory:
         return answer
 
     def _with_missing(self, found: list[EntityView]) -> list[EntityView]:
-        """Return *found*, with the missing room of waiting entities; only the leader knows it."""
-        if all(view.lacking is None for view in found):
+        """Return *found*, with the missing room or labels of waiting entities; only the leader knows them."""
+        if all(view.lacking is None and view.state not in _WITHOUT_WORKER for view in found):
             return found
-        rooms = rooms_of(self.snapshot())
+        known = self.snapshot()
+        if labels := unplaced(known):
+            found = [
+                (
+                    replace(view, missing=labels[view.segment])
+                    if view.state in _WITHOUT_WORKER and view.segment in labels
+                    else view
+                )
+                for view in found
+            ]
+        rooms = rooms_of(known)
         lacks = {view.id: missing(view.lacking, rooms) for view in found if view.lacking is not None}
         return [replace(view, missing=str(lacks[view.id])) if lacks.get(view.id) else view for view in found]
 

@@ -301,6 +301,7 @@ class Registry:
                 drained=worker.cordon is not None and worker.cordon.drain,
                 refused_lately=worker.refusals.continue_at(worker.last_heard),
                 overdue=(overdue or {}).get(worker_id, frozenset()),
+                labels=worker.identity.labels,
             )
             for worker_id, worker in self._workers.items()
         ]

@@ -8,6 +8,7 @@ from enum import StrEnum
 from libs.core.leases.lease import SegmentView
 from libs.core.master.assignment import Decision
 from libs.core.master.registry import Worker
+from libs.core.placement import lacking, read
 from libs.core.room import Demand, Room
 
 
@@ -30,13 +31,17 @@ class WorkerRole(StrEnum):
 
 @dataclass(frozen=True)
 class SegmentStatus:
-    """One segment with entities. *worker_id* owns it or is assigned it; None while it waits."""
+    """One segment with entities. *worker_id* owns it or is assigned it; None while it waits.
+
+    *placement* are the labels that its worker must have.
+    """
 
     segment_id: int
     bot_count: int
     state: SegmentState
     worker_id: str | None
     epoch: int | None
+    placement: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class WorkerStatus:
 
     *demands* is the need of each held segment's entities; *refused* are assigned segments that it cannot acquire now,
     with the reason; *room* is the free room of its engine. *cordoned*: an operator lets it receive no new segments;
-    *drained*: its segments also move to other workers; *cordon_reason* is the operator's reason.
+    *drained*: its segments also move to other workers; *cordon_reason* is the operator's reason. *labels* are what
+    segments may require of it.
     """
 
     worker_id: str
@@ -68,6 +74,7 @@ class WorkerStatus:
     cordoned: bool = False
     drained: bool = False
     cordon_reason: str = ""
+    labels: Sequence[str] = ()
 
     @property
     def hindrance(self) -> str:
@@ -143,7 +150,9 @@ def segment_statuses(
         epoch = segment.lease.epoch if segment.lease is not None else None
         if worker_id is not None:
             epoch = held_epochs.get((segment.segment_id, worker_id), epoch)
-        statuses.append(SegmentStatus(segment.segment_id, segment.bot_count, state, worker_id, epoch))
+        statuses.append(
+            SegmentStatus(segment.segment_id, segment.bot_count, state, worker_id, epoch, segment.placement)
+        )
     return statuses
 
 
@@ -180,4 +189,12 @@ def worker_status(worker: Worker, now: float) -> WorkerStatus:
         cordoned=worker.cordon is not None,
         drained=worker.cordon is not None and worker.cordon.drain,
         cordon_reason=worker.cordon.reason if worker.cordon is not None else "",
+        labels=[f"{key}={value}" for key, value in sorted(identity.labels)],
     )
+
+
+def unplaced(known: MasterSnapshot) -> dict[int, str]:
+    """Return what each segment that waits lacks, as text, if that is a worker with the labels of its placement."""
+    workers = [read(",".join(worker.labels)) for worker in known.workers if worker.role != WorkerRole.DRAINING]
+    waiting = [one for one in known.segments if one.state is SegmentState.WAITING and one.placement]
+    return {one.segment_id: lacks for one in waiting if (lacks := lacking(one.placement, workers))}

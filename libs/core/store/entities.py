@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from pymongo import UpdateOne
 
+from libs.core.placement import key_of
 from libs.core.store.client import Database, Document, translated
 from libs.core.store.entity_documents import CUSTOM_FIELDS, with_names
 from libs.core.store.entity_writer import Applied, Derive, EntityWriter, as_read
@@ -184,6 +185,27 @@ class EntityStore:
     async def some(self, entity_ids: Iterable[str]) -> dict[str, Entity]:
         """Return those of these entities that exist, by id."""
         return {entity.id: entity for entity in await self._find({"id": {"$in": list(entity_ids)}})}
+
+    async def move(self, entity: Entity) -> int | None:
+        """Move *entity*, which runs nowhere, to a segment of its placement; return that, or None if it changed.
+
+        Only the owner of its segment may call it, and must not start it any more.
+
+        Raises:
+            StoreUnavailable: it may have moved.
+        """
+        [slot] = await self.partitions.claim(1, key_of(entity.config))
+        self.partitions.check([slot])
+        held = await self.partitions.held_slots([entity.segment_id])
+        unchanged = {**entity.as_read, "segment_id": entity.segment_id}
+        with translated():
+            result = await self._entities.update_one(unchanged, {"$set": {"segment_id": slot.segment_id}})
+        if not result.modified_count:
+            await self.partitions.release([slot])
+            return None
+        await self.partitions.confirm([slot])
+        await self.partitions.release(list(held.values()))
+        return slot.segment_id
 
     async def in_segment(self, segment_id: int) -> list[Entity]:
         """Return the entities of a segment by id, including held and disabled ones."""

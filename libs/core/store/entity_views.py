@@ -67,7 +67,8 @@ class EntityView:
         detail: one sentence about it, perhaps with its last line of output; empty when there is nothing to report.
         worker: the id of the reporting worker; empty without a report.
         lacking: the room that it needs while it waits; None otherwise.
-        missing: the shortage on the worker with the most room, as text; empty when unknown.
+        missing: the shortage on the worker with the most room, or the labels that no worker has, as text; empty when
+            unknown.
         updated_at: as written by the producer of its last event.
         next_execution_time: Unix seconds at which a schedule fires next.
     """

@@ -11,6 +11,7 @@ makes a crash between any two of them harmless once the events are redelivered:
 """
 
 import asyncio
+import collections
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,10 +22,11 @@ from pymongo.errors import BulkWriteError
 
 from libs.core.errors import Retryable
 from libs.core.observability.log import get_logger
+from libs.core.placement import key_of
 from libs.core.store.client import Database, Document, met_existing, translated
 from libs.core.store.entity_documents import fields_of, history_of, stale_fields
 from libs.core.store.history import EntityEvent, History, Stamp
-from libs.core.store.partitions import PartitionStore
+from libs.core.store.partitions import PartitionStore, Slot
 from libs.core.store.tombstones import TombstoneStore
 
 Derive = Callable[[Mapping[str, object], Mapping[str, object] | None], Mapping[str, object]]
@@ -295,7 +297,7 @@ class EntityWriter:
     ) -> set[str]:
         if not documents:
             return set()
-        slots = await self._partitions.claim(len(documents))
+        slots = await self._claim(documents)
         for document, slot in zip(documents, slots, strict=True):
             document["segment_id"] = slot.segment_id
         self._partitions.check(slots)
@@ -308,6 +310,15 @@ class EntityWriter:
         applied.occupancy_changed |= any(slot.was_empty for slot in slots)
         contended = {documents[index]["id"] for index in existing}
         return contended | await self._deleted_since(deletions, (document["id"] for document in inserted))
+
+    async def _claim(self, documents: Sequence[Document]) -> list[Slot]:
+        """Return a slot for each of *documents*, in their order."""
+        placements = [key_of(config) if isinstance(config := d.get("config"), Mapping) else "" for d in documents]
+        claimed = {
+            placement: iter(await self._partitions.claim(number, placement))
+            for placement, number in collections.Counter(placements).items()
+        }
+        return [next(claimed[placement]) for placement in placements]
 
     async def _insert_unless_there(self, documents: Sequence[Document]) -> set[int]:
         """Insert all except those whose id exists; return the indexes of those."""

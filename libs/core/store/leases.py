@@ -202,7 +202,7 @@ class LeaseStore:
         segments = []
         async with _limited(timeout_seconds or max(self._timeout_seconds, 10.0)):
             wanted = {"$or": [{"bot_count": {"$gt": 0}}, {"$expr": LIVE}]}
-            fields = {"bot_count": 1, "lease": 1, "remaining_milliseconds": REMAINING}
+            fields = {"bot_count": 1, "lease": 1, "placement": 1, "remaining_milliseconds": REMAINING}
             async for document in self._partitions.find(wanted, fields, batch_size=_SURVEY_BATCH):
                 segments.append(_segment(document))
         segments.sort(key=lambda segment: segment.segment_id)
@@ -328,7 +328,10 @@ def _segment(document: Mapping[str, Any]) -> SegmentView:
     holder = holder_of(document)
     if holder is not None and remaining is not None and remaining > 0:
         lease = LeaseView(segment_id, holder, document["lease"]["epoch"], remaining / 1000)
-    return SegmentView(segment_id, int(document.get("bot_count", 0)), lease)
+    placement = document.get("placement")
+    return SegmentView(
+        segment_id, int(document.get("bot_count", 0)), lease, placement if isinstance(placement, str) else ""
+    )
 
 
 @contextlib.asynccontextmanager

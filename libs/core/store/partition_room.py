@@ -8,7 +8,8 @@ two writes blocks no other process and leaves nothing to clean up.
 The order of the reads in :meth:`PartitionRoom.open` makes this exact: the highest number is read first, then the room.
 If no partition has room then, all partitions up to that number are full, so the next one is needed.
 
-The partitions of a cordoned worker have no room: a new entity would go to that worker.
+The partitions of a cordoned worker have no room: a new entity would go to that worker. A partition holds entities of
+one placement (:mod:`libs.core.placement`), so that its worker needs the labels of all of them.
 """
 
 import random
@@ -73,13 +74,13 @@ class PartitionRoom:
         self._cordons = database[CORDONS]
         self._cap = cap
 
-    async def find(self, count: int) -> list[Room]:
+    async def find(self, count: int, placement: str = "") -> list[Room]:
         """Return partitions with room for *count*, the preferred ones first, in random order among equals.
 
-        Empty only if no partition has room.
+        Empty only if no partition of that *placement* has room.
         """
         pipeline: list[Document] = [
-            {"$match": await self._with_room()},
+            {"$match": await self._with_room(placement)},
             {"$project": {"bot_count": 1, "preference": _PREFERENCE, "draw": {"$rand": {}}}},
             {"$sort": {"preference": 1, "draw": 1}},
             {"$limit": max(count, _CHOICES)},
@@ -89,13 +90,13 @@ class PartitionRoom:
             async for found in await self._partitions.aggregate(pipeline)
         ]
 
-    async def open(self, count: int) -> list[Opened]:
+    async def open(self, count: int, placement: str = "") -> list[Opened]:
         """Open partitions for *count* entities if none has room; claim slots in those that this call opened.
 
         Returns fewer than needed, or none, when another process opened some or there is room after all: read again.
         """
         highest = await self._highest()
-        if await self._partitions.find_one(await self._with_room(), {"_id": 1}) is not None:
+        if await self._partitions.find_one(await self._with_room(placement), {"_id": 1}) is not None:
             return []
         number = -(-count // self._cap)
         ids = range(highest + 1, highest + 1 + number)
@@ -103,18 +104,19 @@ class PartitionRoom:
         await self._counters.update_one({"_id": _COUNTER}, {"$max": {"seq": ids[-1]}}, upsert=True)
         claims = [min(self._cap, count - index * self._cap) for index in range(number)]
         claimed_monotonic = time.monotonic()
-        made = await self._insert_missing(ids, claims)
+        made = await self._insert_missing(ids, claims, placement)
         if made:
-            log.info("partitions opened", first=min(made), number=len(made))
+            log.info("partitions opened", first=min(made), number=len(made), placement=placement)
         return [
             Opened(segment_id, claimed, claimed_monotonic)
             for segment_id, claimed in zip(ids, claims, strict=True)
             if segment_id in made
         ]
 
-    async def _with_room(self) -> Document:
+    async def _with_room(self, placement: str) -> Document:
         """Return the query for partitions with room."""
-        query: Document = {"bot_count": {"$lt": self._cap}}
+        # Those of older versions have no field, which equals None.
+        query: Document = {"bot_count": {"$lt": self._cap}, "placement": placement or None}
         cordoned = [cordon["_id"] async for cordon in self._cordons.find({}, {"_id": 1})]
         if cordoned:
             query["$nor"] = [{"lease.worker_id": {"$in": cordoned}, "$expr": LIVE}]
@@ -133,12 +135,13 @@ class PartitionRoom:
         entity = await self._entities.find_one(numbered, {"segment_id": 1}, sort=[("segment_id", -1)])
         return max(int(partition["_id"]) if partition else 0, int(entity["segment_id"]) if entity else 0)
 
-    async def _insert_missing(self, ids: Sequence[int], claims: Sequence[int]) -> set[int]:
+    async def _insert_missing(self, ids: Sequence[int], claims: Sequence[int], placement: str) -> set[int]:
         """Insert the partitions that do not exist yet; return their numbers."""
+        placed = {"placement": placement} if placement else {}
         inserts = [
             UpdateOne(
                 {"_id": segment_id},
-                {"$setOnInsert": {"bot_count": claimed}, "$currentDate": {"claimed_at": True}},
+                {"$setOnInsert": {"bot_count": claimed, **placed}, "$currentDate": {"claimed_at": True}},
                 upsert=True,
             )
             for segment_id, claimed in zip(ids, claims, strict=True)

@@ -20,6 +20,7 @@ from pymongo.errors import DuplicateKeyError
 
 from libs.core.errors import Retryable
 from libs.core.observability.log import get_logger
+from libs.core.placement import key_of
 from libs.core.store.client import Database, Document, translated
 from libs.core.store.partition_room import PartitionRoom, spread
 
@@ -99,8 +100,10 @@ class PartitionStore:
             found = self._partitions.find({"bot_count": {"$gt": 0}}, {"bot_count": 1})
             return {int(partition["_id"]): int(partition["bot_count"]) async for partition in found}
 
-    async def claim(self, count: int) -> list[Slot]:
+    async def claim(self, count: int, placement: str = "") -> list[Slot]:
         """Claim *count* slots: in partitions with room, the best ones first, and in new ones when none has room.
+
+        Only in partitions whose entities all have that *placement* (:mod:`libs.core.placement`).
 
         Best are partitions with a live owner and entities, then those with a live owner; random among equals. Use the
         slots at once (:meth:`check`) or release them.
@@ -113,7 +116,7 @@ class PartitionStore:
         async with self._claiming:
             while len(slots) < count:
                 with translated():
-                    taken = await self._claim_some(count - len(slots))
+                    taken = await self._claim_some(count - len(slots), placement)
                 slots += taken
                 if not taken:
                     await asyncio.sleep(self._rng.uniform(0, _CONTENDED_SECONDS))
@@ -191,13 +194,20 @@ class PartitionStore:
         now = time.monotonic()
         return [slot for slot in slots if now - slot.claimed_monotonic > self._claim_life_seconds / 2]
 
-    async def _claim_some(self, count: int) -> list[Slot]:
+    async def placement_of(self, segment_id: int) -> str:
+        """Return the labels that the worker of this segment must have, as text. It never changes."""
+        with translated():
+            partition = await self._partitions.find_one({"_id": segment_id}, {"placement": 1})
+        found = partition.get("placement") if partition is not None else None
+        return found if isinstance(found, str) else ""
+
+    async def _claim_some(self, count: int, placement: str) -> list[Slot]:
         """Claim at most *count* slots; none when other processes were faster."""
-        rooms = await self._room.find(count)
+        rooms = await self._room.find(count, placement)
         if not rooms:
             return [
                 slot
-                for opened in await self._room.open(count)
+                for opened in await self._room.open(count, placement)
                 for slot in [Slot(opened.segment_id, 0, opened.claimed_monotonic, was_empty=True)] * opened.claimed
             ]
         slots: list[Slot] = []
@@ -259,9 +269,10 @@ class PartitionStore:
 
     async def _place_homeless(self) -> None:
         with translated():
-            homeless = [entity["_id"] async for entity in self._entities.find({"segment_id": None}, {"_id": 1})]
-        for key in homeless:
-            [slot] = await self.claim(1)
+            found = self._entities.find({"segment_id": None}, {"config.placement": 1})
+            homeless = [(entity["_id"], entity.get("config")) async for entity in found]
+        for key, config in homeless:
+            [slot] = await self.claim(1, key_of(config) if isinstance(config, dict) else "")
             self.check([slot])
             with translated():
                 result = await self._entities.update_one(

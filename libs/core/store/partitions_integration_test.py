@@ -247,3 +247,48 @@ async def test_an_insert_that_took_so_long_that_its_slot_was_taken_back_is_count
     await eventually(inserted)
 
     assert await counts(database) == await real_counts(database) == {1: 1}
+
+
+async def test_entities_of_a_placement_share_no_partition_with_others(database: Database) -> None:
+    store = store_of(database)
+    await store.create("plain", {}, {})
+    for number in range(CAP + 1):
+        await store.create(f"placed-{number}", {"placement": {"egress": "a"}}, {})
+    await store.create("malformed", {"placement": 7}, {})
+    await store.create("other", {"placement": ["egress=b"]}, {})
+
+    segments = {entity.id: entity.segment_id for entity in await store.page()}
+    placements = {one: await store.partitions.placement_of(one) for one in set(segments.values())}
+    assert {name: placements[one] for name, one in segments.items()} == {
+        "plain": "",
+        **{f"placed-{number}": "egress=a" for number in range(CAP + 1)},
+        "malformed": "",
+        "other": "egress=b",
+    }
+    assert len([one for one in placements.values() if one == "egress=a"]) == 2
+    assert await store.partitions.occupied() == await real_counts(database)
+
+
+async def test_concurrent_claims_of_different_placements_open_no_partition_more_than_needed(database: Database) -> None:
+    stores = [PartitionStore(database, "bots", CAP) for _ in range(6)]
+
+    await asyncio.gather(*(store.claim(1, f"egress={number % 2}") for number, store in enumerate(stores)))
+
+    found = [partition async for partition in database["partitions"].find({})]
+    assert sorted(partition["placement"] for partition in found) == ["egress=0", "egress=1"]
+    assert [partition["bot_count"] for partition in found] == [3, 3]
+
+
+async def test_moved_entity_is_counted_once_and_a_changed_one_does_not_move(database: Database) -> None:
+    store = store_of(database)
+    await store.create("a", {}, {})
+    await store.update("a", {"placement": {"egress": "a"}}, {})
+    entity = await store.get("a")
+    assert entity is not None
+
+    moved = await store.move(entity)
+
+    assert moved not in (None, entity.segment_id)
+    assert await store.move(entity) is None
+    assert await store.partitions.occupied() == {moved: 1}
+    assert await store.partitions.placement_of(moved or 0) == "egress=a"

@@ -166,6 +166,7 @@ class WorkerRole:
             http_port=process.http.port,
             started_at_milliseconds=time.time_ns() // 1_000_000,
             public_key=key.public,
+            labels=settings.identity.labels,
         )
         worker = Worker(
             identity,

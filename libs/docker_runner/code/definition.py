@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from libs.core.errors import UserError
+from libs.core.placement import placement_of
 from libs.core.storage.code_keys import TOOLS_ROOT
 from libs.docker_runner.containers.names import container_name
 from libs.docker_runner.engine.room import Priority, RoomRequest
@@ -142,9 +143,10 @@ class ExecutableBuilder:
 
         Raises:
             UserError: a field is missing or wrong, the runtime is unknown, the limits are too high, or the
-                allow-list of hosts is malformed; the message names the field.
+                allow-list of hosts or the placement is malformed; the message names the field.
         """
         runtime = _text(deployed.bot.get("runtime"), "custom.config.runtime")
+        placement_of(deployed.config)  # The master has followed it, unless it is malformed.
         hosts = egress_for(deployed.config, self.settings.network, guard=self.settings.metadata_guard)
         return Executable(
             id=deployed.id,

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from libs.core.events.wakeups import WakeUps
 from libs.core.leases.lease import Holder, Lease
 from libs.core.run_record import RunRecord
 from libs.core.store.client import Database
@@ -173,6 +174,7 @@ class BotRig:
             quotas=self.quotas(),
             window_seconds=10.0,
             stop_grace_seconds=self.stop_grace_seconds,
+            wake_ups=WakeUps(None, "bot-runner"),
             scan_interval_seconds=scan_seconds,
             clock=time.time,
             policy=RestartPolicy(initial_seconds=0.05),
