@@ -25,6 +25,9 @@ class OverlapWatch:
             self._alive[container["Labels"].get("runtime.id", "")].add(container["Id"])
         self.overlaps: list[str] = []
         self.starts: dict[str, int] = defaultdict(int)
+        self._died: dict[str, int] = {}
+        self.gaps_seconds: dict[str, list[float]] = defaultdict(list)
+        """From the death of a bot's container to the start of its next one, by the engine's clock."""
         self._thread = threading.Thread(target=self._watch, name="overlap watch", daemon=True)
         self._thread.start()
 
@@ -34,10 +37,13 @@ class OverlapWatch:
             if event["status"] == "start":
                 self.starts[bot] += 1
                 self._alive[bot].add(event["id"])
+                if (died := self._died.pop(bot, None)) is not None:
+                    self.gaps_seconds[bot].append((event["timeNano"] - died) / 1e9)
                 if len(self._alive[bot]) > 1:
                     self.overlaps.append(f"{bot}: {sorted(self._alive[bot])}")
             elif event["status"] == "die":
                 self._alive[bot].discard(event["id"])
+                self._died[bot] = event["timeNano"]
 
     def close(self) -> None:
         """Stop observing."""
