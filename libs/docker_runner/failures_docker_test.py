@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -32,7 +33,7 @@ from tools.engine.ensure import Engine
 FOREVER = "import time\ndef main(id, config):\n    print('up')\n    while True: time.sleep(1)"
 UNTIL_TOLD = " while not os.path.exists('/bot/end'): time.sleep(0.02)"
 # Neither the relay nor what it breaks has to do with networks, and without one a start is quicker.
-FAST = {"network": Network.NONE}
+FAST: dict[str, Any] = {"network": Network.NONE}
 
 
 @pytest_asyncio.fixture(loop_scope="session")
