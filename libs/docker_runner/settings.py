@@ -46,6 +46,7 @@ class RunnerSettings:
         maxima: upper bounds of ``config.resources``.
         metadata_guard: refuse to start bots when access to private networks and the host cannot be blocked.
         egress_allow: exceptions that bots may reach.
+        http_proxy, no_proxy: for the environment of bots without an allow-list of hosts; empty for none.
         network_limits: a bot's limits on the host's network.
         host_agent: keep a host agent running on the engine.
         default_bridge: whether bots may use the engine's default bridge, each isolated by its own rules; otherwise
@@ -74,6 +75,8 @@ class RunnerSettings:
     container_runtime: str | None = None
     metadata_guard: bool = True
     egress_allow: tuple[Destination, ...] = ()
+    http_proxy: str = ""
+    no_proxy: str = ""
     network_limits: NetworkLimits = field(default_factory=NetworkLimits)
     host_agent: bool = True
     default_bridge: bool = True

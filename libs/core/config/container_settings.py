@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
-from libs.core.config.destinations import Destination, destinations
+from libs.core.config.destinations import Destination, Proxy, destinations, proxy
 from libs.core.config.settings_loader import Group, Named, Seconds
 
 _TEMP_DIR = Path("/tmp/runtime")  # noqa: S108 - other programs rely on this default
@@ -30,6 +30,10 @@ def _absolute_if_set(path: Path | None) -> Path | None:
 
 def _destinations(value: object) -> object:
     return destinations(value) if isinstance(value, str) else value
+
+
+def _proxy(value: object) -> object:
+    return proxy(value) if isinstance(value, str) else value
 
 
 class ContainerSettings(Group):
@@ -140,6 +144,23 @@ class ContainerSettings(Group):
         ),
         BeforeValidator(_destinations),
     ] = ()
+    http_proxy: Annotated[
+        Proxy | None,
+        Named("BOT_HTTP_PROXY", allowed="http://ADDRESS:PORT or https://ADDRESS:PORT"),
+        Field(
+            description="proxy that bots get as HTTP_PROXY and HTTPS_PROXY; exactly its address and port are opened, "
+            "as by EGRESS_ALLOW; bots with config.egress do not get it"
+        ),
+        BeforeValidator(_proxy),
+    ] = None
+    no_proxy: Annotated[
+        str,
+        Named("BOT_NO_PROXY", allowed="host names and addresses with commas between"),
+        Field(
+            pattern=r"^[A-Za-z0-9.,:*/\[\] _-]*$",
+            description="what bots reach without BOT_HTTP_PROXY; they get it as NO_PROXY",
+        ),
+    ] = "localhost,127.0.0.1,::1"
     connections: Annotated[
         int,
         Named("BOT_CONNECTIONS"),

@@ -80,7 +80,10 @@ def container_body(
         # The init: it changes the bot's user before any of the bot's code runs.
         "User": "0:0",
         "WorkingDir": mount,
-        "Env": ["HOME=/tmp", "USER=bot", "LOGNAME=bot", "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1"],
+        "Env": [
+            *("HOME=/tmp", "USER=bot", "LOGNAME=bot", "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1"),
+            *_proxy_variables(executable, settings),
+        ],
         "Labels": labels(executable, code_etag, token, user, secrets),
         "StopSignal": "SIGTERM",
         "Healthcheck": {"Test": ["NONE"]},
@@ -124,6 +127,15 @@ def labels(executable: Executable, code_etag: str, token: str, user: int, secret
         Label.CPUS: f"{executable.limits.cpus or 0.0:g}",
         Label.USER: str(user),
     }
+
+
+def _proxy_variables(executable: Executable, settings: RunnerSettings) -> list[str]:
+    # A proxy would lead a bot with listed hosts to all others.
+    if not settings.http_proxy or executable.egress is not None:
+        return []
+    values = {"http_proxy": settings.http_proxy, "https_proxy": settings.http_proxy, "no_proxy": settings.no_proxy}
+    # Programs differ in which they read.
+    return [f"{variable}={value}" for name, value in values.items() for variable in (name, name.upper())]
 
 
 def _host_config(

@@ -21,7 +21,12 @@ SETTINGS = RunnerSettings(temp_dir=Path("/t"))
 OWN = Attachment("net", walled=False)
 
 
-def body(executable: Any = BOT, attachment: Attachment | None = OWN, paths: Paths = PATHS) -> dict[str, Any]:
+def body(
+    executable: Any = BOT,
+    attachment: Attachment | None = OWN,
+    paths: Paths = PATHS,
+    settings: RunnerSettings = SETTINGS,
+) -> dict[str, Any]:
     return container_body(
         executable,
         paths=paths,
@@ -29,7 +34,7 @@ def body(executable: Any = BOT, attachment: Attachment | None = OWN, paths: Path
         token="0123456789ab",
         user=30007,
         attachment=attachment,
-        settings=SETTINGS,
+        settings=settings,
     )
 
 
@@ -221,3 +226,20 @@ def test_bot_with_listed_hosts_has_an_interface_and_a_hosts_file_of_its_own_and_
 def test_bot_with_listed_hosts_is_not_described_for_an_interface_without_rules_of_its_own() -> None:
     with pytest.raises(ValueError, match="needs an interface of its own rules"):
         body(replace(BOT, egress=""), OWN)
+
+
+def test_proxy_is_in_the_environment_of_a_bot_unless_it_has_listed_hosts() -> None:
+    settings = replace(SETTINGS, http_proxy="http://10.1.2.3:3128", no_proxy="localhost")
+    narrowed, paths = replace(BOT, egress=""), replace(PATHS, hosts=Path("/runs/hosts"))
+    walled = Attachment("bridge", walled=True)
+
+    proxied = {line.partition("=")[0]: line.partition("=")[2] for line in body(settings=settings)["Env"]}
+    assert {name: value for name, value in proxied.items() if "proxy" in name.lower()} == {
+        "http_proxy": "http://10.1.2.3:3128",
+        "HTTP_PROXY": "http://10.1.2.3:3128",
+        "https_proxy": "http://10.1.2.3:3128",
+        "HTTPS_PROXY": "http://10.1.2.3:3128",
+        "no_proxy": "localhost",
+        "NO_PROXY": "localhost",
+    }
+    assert body(narrowed, walled, paths, settings)["Env"] == body(narrowed, walled, paths)["Env"]

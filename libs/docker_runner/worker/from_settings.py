@@ -20,6 +20,7 @@ def runner_settings(
     containers: ContainerSettings, maxima: MaximaSettings, images: ImageSettings, secrets: SecretSettings
 ) -> RunnerSettings:
     """Return the runner's settings. Bots may request a default even if it exceeds a maximum."""
+    proxy = containers.http_proxy
     limits = Limits(
         memory_bytes=containers.memory_limit_mb * MIB,
         cpu_shares=containers.cpu_shares,
@@ -49,7 +50,9 @@ def runner_settings(
         network=Network(containers.network),
         metadata_guard=containers.metadata_guard,
         host_agent=containers.host_agent,
-        egress_allow=containers.egress_allow,
+        egress_allow=(*containers.egress_allow, *([proxy.destination] if proxy is not None else [])),
+        http_proxy=proxy.url if proxy is not None else "",
+        no_proxy=containers.no_proxy if proxy is not None else "",
         network_limits=NetworkLimits(
             connections=containers.connections,
             new_per_second=containers.new_connections_per_second,

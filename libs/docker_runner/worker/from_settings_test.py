@@ -56,3 +56,13 @@ def test_credentials_are_for_their_registry_and_docker_hub_when_none_is_named() 
     assert made_of(images=images.model_copy(update={"registry_server": "ghcr.io"})).registry == Registry(
         "ghcr.io", "u", "p"
     )
+
+
+def test_proxy_of_bots_is_open_beside_other_destinations() -> None:
+    set_up = {"egress_allow": "10.8.0.0/16", "http_proxy": "http://10.1.2.3:3128", "no_proxy": "localhost"}
+
+    settings = made_of(ContainerSettings.model_validate(set_up))
+
+    assert [str(destination) for destination in settings.egress_allow] == ["10.8.0.0/16", "10.1.2.3/32:3128"]
+    assert (settings.http_proxy, settings.no_proxy) == ("http://10.1.2.3:3128", "localhost")
+    assert (made_of().http_proxy, made_of().no_proxy) == ("", "")
