@@ -10,8 +10,8 @@ happen together with ` + ` between; it may be repeated. `--patch` runs a copy of
 (`tests/chaos/patches.py`), and fails unless the observer sees two live copies of a bot.
 
 The observer is a process of its own and trusts nothing of the system (`tests/chaos/observer.py`); the laws are in
-`tests/chaos/checks.py`. The exit code is 1 when a law is broken. The report, and after a failure the logs of all
-processes, are in the output's folder. Needs root, Docker on this machine, and about 4 GB of memory.
+`tests/chaos/checks.py`. The exit code is 1 when a law is broken. The report, the logs of all processes and the ticks
+are in the output's folder. Needs root, Docker on this machine, and about 4 GB of memory.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from tests.chaos.run import Run, observed
 from tests.chaos.schedule import CLOCK, NAMES, SHORT, pairs, singles
 from tests.chaos.world import LEASE_SECONDS, world
 
-HOLD_LEASES = 2.0
+HOLD_LEASES = 3.0
 """How long a fault lasts, in lives of a lease."""
 
 
@@ -51,7 +51,6 @@ async def chaos(
 ) -> Report:
     """Run the rounds, for *minutes* at most, and return the report, which is in *output* as well."""
     folder = Path(tempfile.mkdtemp(prefix="the0-chaos-"))
-    good = False
     try:
         source = patched(PATCHES[patch], folder / "source") if patch else ()
         ticks = folder / "ticks.jsonl"
@@ -74,11 +73,9 @@ async def chaos(
             limit_seconds=limit_seconds,
         )
         report.write(output)
-        good = report.good
         return report
     finally:
-        if not good:
-            _keep(folder, output)
+        _keep(folder, output)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -103,7 +100,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", action="append", default=[], metavar="FAULT", help="a name; repeatable")
     parser.add_argument("--patch", choices=PATCHES, default="", help="run a copy of the source with this defect")
-    parser.add_argument("--hold", type=float, help="seconds that a fault lasts; default: two lives of a lease")
+    parser.add_argument("--hold", type=float, help="seconds that a fault lasts; default: three lives of a lease")
     parser.add_argument("--limit", type=float, default=RECOVERY_SECONDS, help="seconds within which a bot must be back")
     parser.add_argument("--lease", type=float, default=LEASE_SECONDS, help="LEASE_SECONDS of all processes")
     parser.add_argument("--output", type=Path, default=Path("dist/chaos"))

@@ -31,7 +31,7 @@ class Patch:
 
     Attributes:
         only: faults under which it shows.
-        settings: of all processes; they turn a second wall off, which would hide it.
+        settings: of all processes; they turn a second wall off, or give the defect the time to show.
         is_masked: another wall that cannot be turned off hides it: no second copy runs.
     """
 
@@ -48,6 +48,8 @@ _UNSTEADY = """        if early_seconds > 0:
             raise TakeoverTooEarly(_name(segment_id), early_seconds)
 """
 _NO_AGENT = {"HOST_AGENT": "false"}
+# Host agents of other engines kill by mounts, whatever engine of their kernel a container is on.
+_UNSEEN = Edit("libs/docker_runner/sandbox/container_spec.py", 'BASE = "/run/the0"', 'BASE = "/run/the0-unseen"')
 _FROZEN = "an engine's workers frozen"
 _RESTARTED = "an engine's workers restarted"
 
@@ -78,8 +80,9 @@ PATCHES: Mapping[str, Patch] = {
                 "        if (first || proven > lease->deadline) lease->deadline = proven;\n",
                 "        lease->deadline = proven + 3600 * SECOND;\n",
             ),
+            _UNSEEN,
         ),
-        (_FROZEN,) * 2,
+        (_FROZEN,),
         _NO_AGENT,
     ),
     "keepalive-kept": Patch(
@@ -91,6 +94,7 @@ PATCHES: Mapping[str, Patch] = {
                 "",
             ),
             Edit("libs/core/store/leases.py", _UNSTEADY, ""),
+            _UNSEEN,
         ),
         (f"engine frozen + {CLOCK}",) * 2,
         _NO_AGENT,
@@ -104,7 +108,8 @@ PATCHES: Mapping[str, Patch] = {
                 f"        await self._release(owned)\n{_STOPPING}",
             ),
         ),
-        (_RESTARTED,) * 4,
+        (_RESTARTED,) * 3,
+        {"BOT_STOP_SECONDS": "15"},
     ),
 }
 
