@@ -347,7 +347,10 @@ async def test_a_master_that_restarts_moves_and_interrupts_nothing(cluster: Clus
     await eventually(lambda: [s.state.value for s in second.master.snapshot().segments] == ["owned"] * 5)
 
     assert [worker.owns for worker in workers] == before
-    assert [worker.handler.calls for worker in workers] == [[f"run {segment}/1"] for [segment] in before]
+    # On a busy machine one may have come too late for a segment of its own.
+    assert [sorted(worker.handler.calls) for worker in workers] == [
+        [f"run {segment}/1" for segment in segments] for segments in before
+    ]
 
 
 async def test_master_whose_decision_fails_unexpectedly_leads_on_and_decides_again(cluster: Cluster) -> None:
