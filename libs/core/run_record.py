@@ -15,6 +15,8 @@ class RunRecord:
     *failure* names the bot's failure in one word (``exception``, ``main-missing``, ``signature``,
     ``result-too-large``, ...), *error_type* and *error_message* are the exception's, and *hint* is the remedy.
     *presumed*: the end was not observed but concluded afterwards; a report of the actual end replaces it.
+    *stop_deadline*: until when, by MongoDB's time, its container may stop although its segment was given away;
+    *stop_seconds* is by how much that was ahead. None while the container lives under its owner's lease alone.
     *scheduled_at*, *cause* and *attempt* (from 1 on) belong to a schedule's firing; None otherwise. *trace_id* is
     the id of the trace in which it started.
     """
@@ -48,6 +50,8 @@ class RunRecord:
     cause: str | None = None
     attempt: int | None = None
     trace_id: str | None = None
+    stop_deadline: datetime | None = None
+    stop_seconds: float | None = None
 
     def may_live_under(self, lease: LeaseView | None) -> bool:
         """Whether the container of this run, which has no end yet, may be alive under the segment's live *lease*.

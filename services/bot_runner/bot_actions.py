@@ -54,6 +54,8 @@ _ABSENT_STATES = {
 }
 # The next round repeats a failed stop or read; this delay prevents rounds in quick succession.
 _RETRY_SECONDS = 1.0
+# Delay before the next look at a bot whose earlier run still stops elsewhere: users wait for its end.
+_ELSEWHERE_SECONDS = 0.25
 # Delay before a bot without room is tried again, if the engine seems to have room.
 _NO_ROOM_SECONDS = 0.2
 
@@ -230,7 +232,7 @@ class BotActions:
         alive_at = await self._records.begin(executable)
         if alive_at is not None:
             log.info("bot waits: an earlier run is being stopped elsewhere", worker_of_earlier_run=alive_at)
-            self._memory.set_history(executable.id, replace(history, not_before=self._clock() + _RETRY_SECONDS))
+            self._memory.set_history(executable.id, replace(history, not_before=self._clock() + _ELSEWHERE_SECONDS))
             return
         await self._records.write_status(starting)
         try:

@@ -141,8 +141,8 @@ class SegmentReconciler:
         )
         if not self._earlier_closed:
             with isolated("take stock of bots"):
-                await self._records.close_earlier([container.run_id for container in actual])
-                self._earlier_closed = True
+                alive = [container.run_id for container in actual]
+                self._earlier_closed = await self._records.close_all_earlier(alive)
         with isolated("look after starts"):
             await self._actions.record_failed_starts(actual, unsettled)
         desired = {entity.id: self._desired_state.of(entity, placement) for entity in entities}

@@ -7,7 +7,7 @@ from libs.core.observability.log import get_logger
 from libs.core.store.entities import Entity, EntityStore
 from libs.core.store.leases import LeaseStore
 from libs.core.store.releases import FIELD, Release, condition_for
-from libs.core.store.runs import LiveRuns, RunStore
+from libs.core.store.runs import LiveRuns, RunFilter, RunStore
 from libs.docker_runner.containers.container import Ended, ManagedContainer
 from libs.docker_runner.containers.run_records import Recorder, of_executable
 from libs.docker_runner.executable import Executable
@@ -72,8 +72,39 @@ class BotRecords(RunHistory):
             ended_at=utc_now(),
             entity_id=executable.id,
             keep=[executable.run_id],
+            are_over=True,
         )
         return None
+
+    async def close_all_earlier(self, alive: Collection[str]) -> bool:
+        """Close the open runs of earlier owners, except those in *alive* and those whose containers may still stop.
+
+        Returns:
+            Whether none of the latter is left; else call it again.
+        """
+        stopping = await self._live_runs.stopping(self._segment_id)
+        await self.close_earlier([*alive, *stopping], are_over=True)
+        return not set(stopping) - set(alive)
+
+    async def promise_ends(self, seconds: float) -> None:
+        """Record that the segment's containers are gone *seconds* from now, whoever owns it then."""
+        await self._runs.promise_ends(self._segment_id, epoch=self._epoch, seconds=seconds)
+
+    async def has_promised(self, alive: Collection[str]) -> bool:
+        """Return whether the promise covers the runs *alive*, and close the others: their starts have no effect now."""
+        found = await self._runs.list(RunFilter(segment_id=self._segment_id, open=True, is_stopping=True), limit=0)
+        if not set(alive) <= {run.run_id for run in found}:
+            return False
+        await self._runs.close_open(
+            reason="stopped",
+            message="its segment was released before its start",
+            ended_at=utc_now(),
+            segment_id=self._segment_id,
+            before_epoch=self._epoch + 1,
+            keep=alive,
+            are_over=True,
+        )
+        return True
 
     async def not_begun(self, executable: Executable, reason: str, alive: Collection[str] = ()) -> None:
         """Record that a run did not start. *alive* are the runs that have containers."""

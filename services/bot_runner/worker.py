@@ -75,6 +75,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
         work=reconciler,
         waking=context.wake_ups.waking,
         at_rest=lambda owned, ended: records(owned).segment_ended(ended),
+        promises=records,
     )
     metrics = docker.metrics()
     if settings.metrics.per_bot:

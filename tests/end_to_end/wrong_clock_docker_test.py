@@ -1,4 +1,4 @@
-"""Workers on a host whose clock is ten minutes ahead: what they store for all workers is by MongoDB's time."""
+"""A worker on a host whose clock is ten minutes ahead: what it stores for all workers is by MongoDB's time."""
 
 import time
 from functools import partial
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from libs.core.process.service import BOT_RUNNER, BOT_SCHEDULER
+from libs.core.process.service import BOT_SCHEDULER
 from tests.support.eventually import eventually
 from tests.support.rigs.deployment import PATIENT, Deployment, deployment
 from tests.support.rigs.platform import zipped
@@ -34,19 +34,6 @@ async def test_schedule_fires_at_its_time_by_mongodbs_clock(tmp_path: Path, dock
         assert document is not None
         assert run["scheduled_at"].timestamp() == pytest.approx(time.time(), abs=NOISE_SECONDS)
         assert document["next_execution_time"] == pytest.approx(time.time(), abs=NOISE_SECONDS)
-
-
-async def test_failing_bot_backs_off_by_mongodbs_clock(tmp_path: Path, docker_engine: Engine) -> None:
-    async with deployment(tmp_path, docker_engine, service=BOT_RUNNER, settings=PATIENT) as made:
-        await start_with_wrong_clock(made)
-        made.platform.upload("bot.zip", zipped({"main.py": "def main(id, config):\n    raise SystemExit(7)\n"}))
-        await made.platform.create_bot("b1", {}, key="bot.zip")
-
-        await eventually(partial(made.in_state, "b1", "backing-off"), within_seconds=SECONDS)
-
-        document = await made.document("b1")
-        assert document is not None
-        assert document["status"]["not_before"] == pytest.approx(time.time(), abs=NOISE_SECONDS)
 
 
 async def start_with_wrong_clock(made: Deployment) -> None:

@@ -79,6 +79,10 @@ class StoreClock:
             return None
         return at + (least + most) / 2
 
+    def steady_seconds(self, now: float) -> float:
+        """Return for how long the clock is known not to have jumped."""
+        return max(0.0, now - self._steady_since) if self._steady_since is not None else 0.0
+
     def latest_store_seconds(self, at: float) -> float | None:
         """Return the latest time (Unix) that MongoDB's clock can show at *at*; None while that is not known."""
         if self.last is None or at - self.last.at > 2 * self._life_seconds:

@@ -29,6 +29,8 @@ STORE_TIME = {"$toLong": "$$NOW"}
 """MongoDB's time in milliseconds."""
 _FREE = {"$eq": [{"$ifNull": ["$lease.worker_id", None]}, None]}
 """Never held, or released."""
+_CEDED = {"$eq": ["$lease.ceded", True]}
+"""Held for workers of older versions alone: the holder has recorded until when its last containers may stop."""
 _EPOCH = {"$ifNull": ["$lease.epoch", 0]}
 _STARTED_AT = {"$ifNull": ["$lease.started_at_milliseconds", 0]}
 
@@ -106,7 +108,7 @@ class LeaseUpdates:
             # Not the other way round: an older frozen process must not take it from its successor.
             not_later = {"$lte": [_STARTED_AT, holder.started_at_milliseconds]}
             own.append({"$and": [{"$eq": ["$lease.host", _literal(holder.host)]}, not_later]})
-        takeable = [_FREE, {"$and": [{"$eq": ["$lease.worker_id", _literal(holder.worker_id)]}, {"$or": own}]}]
+        takeable = [_FREE, _CEDED, {"$and": [{"$eq": ["$lease.worker_id", _literal(holder.worker_id)]}, {"$or": own}]}]
         if takes_lapsed:
             same_epoch = {"$literal": True} if of_epoch is None else {"$eq": ["$lease.epoch", of_epoch]}
             takeable.append({"$and": [{"$not": [LIVE]}, same_epoch]})
@@ -151,7 +153,8 @@ class LeaseUpdates:
         sent = self._clock()
         expected = {"$and": [LIVE, self._in_time(sent, limit_seconds)]}
         result = await self._collection.update_one(
-            {**_held(document_id, holder, epoch), "$expr": expected}, [{"$set": {"lease.expires_at": self._expiry}}]
+            {**_held(document_id, holder, epoch), "lease.ceded": None, "$expr": expected},
+            [{"$set": {"lease.expires_at": self._expiry}}],
         )
         return sent + self._life_seconds if result.matched_count == 1 else None
 
@@ -159,8 +162,17 @@ class LeaseUpdates:
         """End it now, and keep the epoch for the next owner."""
         ended = {"worker_id": None, "instance_id": None, "host": None, "epoch": "$lease.epoch", "expires_at": "$$NOW"}
         # $set merges documents, so the fields are named one by one.
-        update = [{"$set": {f"lease.{field}": value for field, value in ended.items()}}]
+        update = [{"$set": {f"lease.{field}": value for field, value in ended.items()}}, {"$unset": "lease.ceded"}]
         await self._collection.update_one(_held(document_id, holder, epoch), update)
+
+    async def cede(self, document_id: int | str, holder: Holder, epoch: int, hold_seconds: float) -> bool:
+        """Let others acquire it at once; False when it is not held any more. Older versions see it as held."""
+        expires_at = {"$add": ["$$NOW", round(hold_seconds * 1000)]}
+        result = await self._collection.update_one(
+            {**_held(document_id, holder, epoch), "$expr": LIVE},
+            [{"$set": {"lease.ceded": True, "lease.expires_at": expires_at}}],
+        )
+        return bool(result.matched_count == 1)
 
     async def still_held(self, document_id: int | str, holder: Holder, epoch: int) -> bool:
         """Whether the lease is held as before, so that a renewal without effect was late."""

@@ -35,8 +35,10 @@ from libs.core.leases.lease import (
     TakeoverTooEarly,
 )
 from libs.core.leases.store_clock import StoreClock
+from libs.core.run_record import RunRecord
 from libs.core.store.client import StoreUnavailable, translated
 from libs.core.store.lease_updates import LIVE, REMAINING, STORE_TIME, Attempt, LeaseUpdates, holder_of
+from libs.core.store.stop_deadlines import StopDeadlines
 
 _Document = dict[str, Any]
 _SURVEY_BATCH = 1000
@@ -221,6 +223,26 @@ class LeaseStore:
         known = self._store_clock.store_seconds(self._clock())
         return known if known is not None else self._host_clock()
 
+    def may_still_stop(self, deadlines: StopDeadlines, run: RunRecord) -> bool:
+        """Whether the container of *run* may still stop, although its segment was given away."""
+        now = self._clock()
+        deadlines.forget_old(now)
+        steady_seconds = self._store_clock.steady_seconds(now)
+        return deadlines.may_live(run, now=now, store_now=self.now(), steady_seconds=steady_seconds)
+
+    async def cede(self, lease: Lease, hold_seconds: float, *, timeout_seconds: float | None = None) -> None:
+        """Let any worker acquire *lease* at once, although containers still stop. May be repeated.
+
+        A worker of an older version, which does not know their last deadlines, sees it as held for *hold_seconds*.
+
+        Raises:
+            LeaseLost: it is not held any more.
+            StoreUnavailable: outcome unknown; it expires in any case.
+        """
+        async with _limited(timeout_seconds or self._timeout_seconds):
+            if not await self._leases.cede(lease.segment_id, lease.holder, lease.epoch, hold_seconds):
+                raise LeaseLost(_name(lease.segment_id), lease.epoch)
+
     async def reachable(self, *, timeout_seconds: float | None = None) -> None:
         """Return if segments can be read now; the answer shows MongoDB's time.
 
@@ -326,6 +348,8 @@ def _segment(document: Mapping[str, Any]) -> SegmentView:
     remaining = document.get("remaining_milliseconds")
     lease = None
     holder = holder_of(document)
+    if (document.get("lease") or {}).get("ceded"):
+        holder = None
     if holder is not None and remaining is not None and remaining > 0:
         lease = LeaseView(segment_id, holder, document["lease"]["epoch"], remaining / 1000)
     placement = document.get("placement")

@@ -438,3 +438,77 @@ async def test_time_of_all_workers_is_mongodbs_whatever_their_hosts_clocks_show(
 
     # MongoDB runs on this host.
     assert ahead.now() == pytest.approx(time.time(), abs=30)
+
+
+async def test_ceded_lease_is_acquired_at_once_by_another(leases: LeaseStore, database: Database) -> None:
+    lease = await leases.acquire(1, A)
+
+    await leases.cede(lease, 3600.0)
+    taken = await leases.acquire(1, B)
+
+    assert taken.epoch == lease.epoch + 1
+    document = await database["partitions"].find_one({"_id": 1})
+    assert document is not None
+    assert "ceded" not in document["lease"]
+    assert [seen.holder for seen in await leases.live()] == [B]
+
+
+async def test_ceded_lease_is_nobodys_and_looks_held_to_workers_of_older_versions(
+    leases: LeaseStore, database: Database
+) -> None:
+    lease = await leases.acquire(1, A)
+
+    await leases.cede(lease, 3600.0)
+
+    assert await leases.live() == []
+    assert await leases.held_by(A) == []
+    assert [view.lease for view in await leases.survey() if view.segment_id == 1] == [None]
+    document = await database["partitions"].find_one({"_id": 1})
+    assert document is not None
+    # By these an older version decides.
+    assert document["lease"]["worker_id"] == "a"
+    assert document["lease"]["expires_at"] > datetime.now(UTC) + timedelta(seconds=3000)
+
+
+async def test_ceded_lease_is_not_renewed_by_a_late_request(leases: LeaseStore, database: Database) -> None:
+    lease = await leases.acquire(1, A)
+    await leases.cede(lease, 3600.0)
+
+    with pytest.raises(StoreUnavailable):
+        await leases.renew(lease)
+
+    document = await database["partitions"].find_one({"_id": 1})
+    assert document is not None
+    assert document["lease"]["expires_at"] > datetime.now(UTC) + timedelta(seconds=3000)
+
+
+async def test_ceded_lease_is_free_for_all_versions_once_it_is_released(leases: LeaseStore, database: Database) -> None:
+    lease = await leases.acquire(1, A)
+    await leases.cede(lease, 3600.0)
+
+    await leases.release(lease)
+
+    document = await database["partitions"].find_one({"_id": 1})
+    assert document is not None
+    assert document["lease"]["worker_id"] is None
+    assert "ceded" not in document["lease"]
+    assert (await leases.acquire(1, B)).epoch == lease.epoch + 1
+
+
+async def test_lease_of_another_is_not_ceded(leases: LeaseStore) -> None:
+    lease = await leases.acquire(1, A)
+    await leases.release(lease)
+    await leases.acquire(1, B)
+
+    with pytest.raises(LeaseLost):
+        await leases.cede(lease, 3600.0)
+    with pytest.raises(LeaseHeld):
+        await leases.acquire(1, A_ELSEWHERE)
+
+
+async def test_expired_lease_is_not_ceded(short: LeaseStore) -> None:
+    lease = await short.acquire(1, A)
+    await asyncio.sleep(SHORT_SECONDS + 0.1)
+
+    with pytest.raises(LeaseLost):
+        await short.cede(lease, 3600.0)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING, UpdateOne
@@ -12,6 +12,7 @@ from pymongo.errors import OperationFailure
 from libs.core.run_record import RunRecord
 from libs.core.store.client import Database, Document, StoreConflict, translated
 from libs.core.store.leases import LeaseStore
+from libs.core.store.stop_deadlines import StopDeadlines
 
 COLLECTION = "runs"
 
@@ -19,6 +20,7 @@ _MAX_LINES = 50
 _MAX_LINE_CHARACTERS = 1000
 _TTL_INDEX = "ended_at_ttl"
 _INDEX_OPTIONS_CONFLICT = 85
+_STOPPING: Document = {"stop_deadline": {"$gt": datetime.fromtimestamp(0, UTC)}}
 _END_UNSEEN: Document = {"$or": [{"open": True}, {"presumed": True}]}
 
 
@@ -27,7 +29,8 @@ class RunFilter:
     """A filter of runs; None means any.
 
     Attributes:
-        outside_segment_id: of any segment except this one.
+        outside_segment_id: of any segment except this one, or still stopping after this one was given away.
+        is_stopping: with a last deadline.
         ended_since: inclusive.
     """
 
@@ -35,6 +38,7 @@ class RunFilter:
     entity_ids: Collection[str] | None = None
     segment_id: int | None = None
     outside_segment_id: int | None = None
+    is_stopping: bool = False
     worker_id: str | None = None
     reasons: Collection[str] | None = None
     open: bool | None = None
@@ -182,12 +186,14 @@ class RunStore:
         entity_id: str | None = None,
         before_epoch: int | None = None,
         keep: Collection[str] = (),
+        are_over: bool = False,
     ) -> int:
         """Close runs whose end was not observed, such as those of a dead worker, as *presumed*; return how many.
 
         Args:
             before_epoch: only those started or adopted under an older lease.
             keep: ids of runs that are known to be active.
+            are_over: also those with a last deadline; the caller knows that their containers are gone.
 
         Raises:
             ValueError: none of segment, worker and entity is given.
@@ -197,6 +203,8 @@ class RunStore:
         if not query:
             raise ValueError("without a filter this would close all open runs")
         query["open"] = True
+        if not are_over:
+            query["stop_deadline"] = None
         if before_epoch is not None:
             query["epoch"] = {"$lt": before_epoch}
         if keep:
@@ -205,6 +213,22 @@ class RunStore:
         with translated():
             result = await self._runs.update_many(query, {"$set": end})
         return result.modified_count
+
+    async def promise_ends(self, segment_id: int, *, epoch: int, seconds: float) -> None:
+        """Record for the open runs of a segment that their containers are gone *seconds* from now, by MongoDB's time.
+
+        Args:
+            epoch: of the owner; later owners' runs are not included.
+
+        Raises:
+            StoreUnavailable: outcome unknown.
+        """
+        deadline = {"$add": ["$$NOW", round(seconds * 1000)]}
+        with translated():
+            await self._runs.update_many(
+                {"segment_id": segment_id, "open": True, "epoch": {"$lte": epoch}},
+                [{"$set": {"stop_deadline": deadline, "stop_seconds": seconds}}],
+            )
 
     async def get(self, run_id: str) -> RunRecord | None:
         """Return the run, or None if it is unknown or expired."""
@@ -253,13 +277,15 @@ class LiveRuns:
     def __init__(self, runs: RunStore, leases: LeaseStore) -> None:
         self._runs = runs
         self._leases = leases
+        self._deadlines = StopDeadlines()
 
     async def of(self, entity_ids: Collection[str], *, outside: int | None = None) -> dict[str, str]:
         """Return those of these entities that may have a live container, with its worker.
 
         Args:
-            outside: only in other segments than this one. An entity that is deleted and recreated may get
-                another segment while its old owner still stops it, which takes up to the grace period of a stop.
+            outside: only in other segments than this one, or stopping after this one was given away. An entity that
+                is deleted and recreated may get another segment while its old owner still stops it, which takes up to
+                the grace period of a stop.
 
         Raises:
             StoreUnavailable: unknown.
@@ -269,7 +295,21 @@ class LiveRuns:
         if not found:
             return {}
         leases = {lease.segment_id: lease for lease in await self._leases.live()}
-        return {run.entity_id: run.worker_id for run in found if run.may_live_under(leases.get(run.segment_id))}
+        return {
+            run.entity_id: run.worker_id
+            for run in found
+            if self.may_still_stop(run)
+            or (run.segment_id != outside and run.may_live_under(leases.get(run.segment_id)))
+        }
+
+    def may_still_stop(self, run: RunRecord) -> bool:
+        """Whether its container may still stop after its segment was given away."""
+        return self._leases.may_still_stop(self._deadlines, run)
+
+    async def stopping(self, segment_id: int) -> list[str]:
+        """Return the ids of the segment's open runs whose containers may still stop. Raises StoreUnavailable."""
+        found = await self._runs.list(RunFilter(segment_id=segment_id, open=True, is_stopping=True), limit=0)
+        return [run.run_id for run in found if self.may_still_stop(run)]
 
 
 def _query(wanted: RunFilter) -> Document:
@@ -279,7 +319,9 @@ def _query(wanted: RunFilter) -> Document:
         if (value := getattr(wanted, name)) is not None
     }
     if wanted.outside_segment_id is not None:
-        query["segment_id"] = {"$ne": wanted.outside_segment_id}
+        query["$or"] = [{"segment_id": {"$ne": wanted.outside_segment_id}}, _STOPPING]
+    if wanted.is_stopping:
+        query |= _STOPPING
     if wanted.reasons is not None:
         query["reason"] = {"$in": list(wanted.reasons)}
     if wanted.entity_ids is not None:

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from libs.core.leases.lease import Holder
 from libs.core.run_record import RunRecord
 from libs.core.store.client import Database, Mongo
-from libs.core.store.runs import RunFilter, RunStore
+from libs.core.store.leases import LeaseStore
+from libs.core.store.runs import LiveRuns, RunFilter, RunStore
 from tests.support.faults.interruptions import OvertakenUpserts
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -215,3 +217,78 @@ async def test_ends_of_late_are_counted_by_reason(runs: RunStore) -> None:
 
     assert await runs.reasons(end) == {"finished": 2, "exception": 1, "stopped": 1}
     assert await runs.reasons(end + timedelta(seconds=1)) == {}
+
+
+# --- runs whose containers stop after their segment was given away
+
+
+async def test_promise_covers_open_runs_of_the_segment_up_to_the_owners_epoch(runs: RunStore) -> None:
+    for record in (
+        run("earlier", epoch=1),
+        run("own", epoch=2),
+        run("later", epoch=3),
+        run("elsewhere", segment_id=2, epoch=1),
+    ):
+        await runs.start(record)
+    await runs.finish(ended(run("over", epoch=2)))
+    begun = datetime.now(UTC)
+
+    await runs.promise_ends(1, epoch=2, seconds=31.5)
+
+    promised = {record.run_id: record for record in await runs.list(RunFilter(is_stopping=True))}
+    assert promised.keys() == {"earlier", "own"}
+    deadline = promised["own"].stop_deadline
+    assert deadline is not None
+    # MongoDB runs on this host, and keeps milliseconds.
+    assert timedelta(seconds=31.49) <= deadline - begun < timedelta(seconds=60)
+    assert promised["own"].stop_seconds == 31.5
+
+
+async def test_promised_run_is_closed_only_by_who_knows_that_it_is_over(runs: RunStore) -> None:
+    await runs.start(run("stopping"))
+    await runs.promise_ends(1, epoch=1, seconds=600.0)
+    await runs.start(run("plain"))
+
+    assert await close_open(runs, segment_id=1) == 1
+    assert await close_open(runs, entity_id="b1") == 0
+    assert await close_open(runs, entity_id="b1", are_over=True) == 1
+
+
+async def test_observed_end_of_a_promised_run_is_recorded(runs: RunStore) -> None:
+    await runs.start(run("stopping"))
+    await runs.promise_ends(1, epoch=1, seconds=600.0)
+
+    assert await runs.finish(ended(run("stopping")))
+
+    assert await runs.list(RunFilter(open=True)) == []
+
+
+async def test_promised_runs_may_live_in_any_segment_until_their_end_is_recorded(
+    database: Database, runs: RunStore
+) -> None:
+    leases = LeaseStore(database, life_seconds=30.0, timeout_seconds=20.0)
+    live = LiveRuns(runs, leases)
+    await runs.start(run("r1"))
+    assert await live.of(["b1"], outside=1) == {}
+    assert await live.stopping(1) == []
+
+    await runs.promise_ends(1, epoch=1, seconds=600.0)
+    for outside in (1, 2, None):
+        assert await live.of(["b1"], outside=outside) == {"b1": "w1"}
+    assert await live.of(["b2"], outside=1) == {}
+    assert (await live.stopping(1), await live.stopping(2)) == (["r1"], [])
+
+    await runs.finish(ended(run("r1")))
+    assert await live.of(["b1"], outside=1) == {}
+    assert await live.stopping(1) == []
+
+
+async def test_run_of_the_segment_itself_does_not_count_under_its_own_lease(database: Database, runs: RunStore) -> None:
+    leases = LeaseStore(database, life_seconds=30.0, timeout_seconds=20.0)
+    await database["partitions"].insert_one({"_id": 1, "bot_count": 1})
+    lease = await leases.acquire(1, Holder("w1", "i", "h1"))
+    await runs.start(run("r1", epoch=lease.epoch))
+
+    live = LiveRuns(runs, leases)
+    assert await live.of(["b1"]) == {"b1": "w1"}
+    assert await live.of(["b1"], outside=1) == {}

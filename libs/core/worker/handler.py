@@ -78,6 +78,16 @@ class SegmentHandler(Protocol):
         owner and stay. *grace_seconds* (0 to 30) is the time from SIGTERM to SIGKILL.
         """
 
+    async def promise_ends(self, owned: OwnedSegment, grace_seconds: float) -> float | None:
+        """Set a last deadline for the segment's containers, so that the lease may go to another owner meanwhile.
+
+        Called after run() has ended, while the lease is proven. After it, stop_all() stops them although the lease is
+        gone. It is recorded where later owners see it, and nothing extends it.
+
+        Returns:
+            How long it takes at most, *grace_seconds* and a little more. None: they have to end before the lease.
+        """
+
     def leave(self, owned: OwnedSegment) -> None:
         """Release what this process has of the segment, at once: another worker of the engine owns it now.
 

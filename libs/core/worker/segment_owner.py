@@ -12,7 +12,7 @@ from libs.core.aio.backoff import Backoff
 from libs.core.aio.wake import Wake
 from libs.core.errors import RuntimeFault, UserError
 from libs.core.leases.boot_clock import boot_seconds
-from libs.core.leases.lease import Holder, Lease, LeaseHeld, LeaseView, Taken, TakeoverTooEarly
+from libs.core.leases.lease import Holder, Lease, LeaseHeld, LeaseLost, LeaseView, Taken, TakeoverTooEarly
 from libs.core.leases.lease_keeper import Lapse, LeaseKeeper, LeaseTiming
 from libs.core.observability.log import get_logger
 from libs.core.observability.tracing import Headers, span
@@ -29,6 +29,8 @@ _GIVE_UP_ON_RUN_SECONDS = 5.0
 _URGENT_RUN_SECONDS = 0.2
 _LOST_ENGINE_SECONDS = 2.0
 _CANCEL_SECONDS = 2.0
+_PROMISE_SECONDS = 10.0
+_AFTER_DEADLINE_SECONDS = 5.0
 _HELD_POLL_SECONDS = 0.5
 _REFUSED_SECONDS = 2.0
 _RELEASE_ATTEMPT_SECONDS = 1.0
@@ -271,12 +273,9 @@ class SegmentOwner:
             await asyncio.wait([keeping])
             await self._leave(owned)
             return
-        if keeping.done():
+        if keeping.done() or await self._ceded(owned, work, keeping) or keeping.done():
             return
-        resting = asyncio.create_task(
-            self._come_to_rest(owned, work, _GIVE_UP_ON_RUN_SECONDS, self._stop_grace_seconds),
-            name=f"stop the containers of segment {self.segment_id}",
-        )
+        resting = self._rest(owned, work)
         try:
             while not resting.done() and not keeping.done():
                 limit = _LOST_ENGINE_SECONDS if self._environment.engine_lost else None
@@ -293,6 +292,72 @@ class SegmentOwner:
         keeping.cancel()
         await asyncio.wait([keeping])
         await self._release(owned)
+
+    def _rest(self, owned: OwnedSegment, work: HandlerRun) -> "asyncio.Task[None]":
+        return asyncio.create_task(
+            self._come_to_rest(owned, work, _GIVE_UP_ON_RUN_SECONDS, self._stop_grace_seconds),
+            name=f"stop the containers of segment {self.segment_id}",
+        )
+
+    async def _ceded(self, owned: OwnedSegment, work: HandlerRun, keeping: "asyncio.Task[Lapse]") -> bool:
+        """Stop the containers while another worker owns the segment already. Return False without effect.
+
+        A container that ignores SIGTERM would keep the others of its segment down for its whole grace period.
+        """
+        promising = asyncio.create_task(
+            self._promised(owned, work), name=f"promise the ends of the containers of segment {self.segment_id}"
+        )
+        try:
+            await asyncio.wait([promising, keeping], return_when=asyncio.FIRST_COMPLETED, timeout=_PROMISE_SECONDS)
+        finally:
+            if not promising.done():
+                promising.cancel()
+                await asyncio.wait([promising], timeout=_URGENT_RUN_SECONDS)
+        if not promising.done() or promising.cancelled() or (seconds := promising.result()) is None:
+            return False
+        if keeping.done():
+            return False
+        keeping.cancel()
+        await asyncio.wait([keeping])
+        resting = self._rest(owned, work)
+        try:
+            await self._cede(owned, seconds)
+            self.owned = None
+            self._environment.changed()
+            # Their last deadline ends them also when the engine does not.
+            await asyncio.wait([resting], timeout=seconds + _AFTER_DEADLINE_SECONDS)
+        finally:
+            if not resting.done():
+                resting.cancel()
+                await asyncio.wait([resting], timeout=_URGENT_RUN_SECONDS)
+        # Free also for workers of older versions, unless it has been acquired.
+        await self._release_once(owned)
+        return True
+
+    async def _promised(self, owned: OwnedSegment, work: HandlerRun) -> float | None:
+        """Return within which time all containers are gone, whoever owns the segment; None when that is unknown."""
+        if self._environment.engine_lost or not await work.end(_GIVE_UP_ON_RUN_SECONDS):
+            return None
+        try:
+            return await self._handler.promise_ends(owned, self._stop_grace_seconds)
+        except Exception as error:  # noqa: BLE001 - the lease is kept until they have ended, as without a promise
+            log.warning("segment kept until its containers end", segment=self.segment_id, reason=str(error))
+            return None
+
+    async def _cede(self, owned: OwnedSegment, seconds: float) -> None:
+        """Let others acquire the lease. If that fails, they do when it has expired."""
+        while owned.proven(margin_seconds=0.0):
+            try:
+                await self._leases.cede(owned.lease, seconds + 1.0, timeout_seconds=_RELEASE_ATTEMPT_SECONDS)
+            except LeaseLost as lost:
+                log.warning("lease not ceded", segment=owned.segment_id, reason=str(lost))
+                return
+            except RuntimeFault as fault:
+                log.warning("lease not ceded; trying again", segment=owned.segment_id, reason=str(fault))
+                await asyncio.sleep(self._timing.retry_seconds)
+            else:
+                log.info("segment ceded", segment=owned.segment_id, epoch=owned.epoch, within_seconds=seconds)
+                return
 
     async def _handed_over(self, owned: OwnedSegment, work: HandlerRun, keeping: "asyncio.Task[Lapse]") -> bool:
         """Return whether another worker of the engine has the lease now; it is renewed until then."""

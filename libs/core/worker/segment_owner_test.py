@@ -56,6 +56,9 @@ class ScriptedLeases:
     renewed: list[float] = field(default_factory=list)
     released: list[tuple[float, int]] = field(default_factory=list)
     release_attempts: int = 0
+    cede_faults: list[Exception] = field(default_factory=list)
+    cede_attempts: int = 0
+    ceded: list[tuple[float, int, float]] = field(default_factory=list)
     questions: int = 0
     epoch: int = 0
     frozen_seconds: float = 0.0
@@ -84,6 +87,12 @@ class ScriptedLeases:
             raise self.release_faults.pop(0)
         self.released.append((now(), lease.epoch))
 
+    async def cede(self, lease: Lease, hold_seconds: float, *, timeout_seconds: float) -> None:
+        self.cede_attempts += 1
+        if self.cede_faults:
+            raise self.cede_faults.pop(0)
+        self.ceded.append((now(), lease.epoch, hold_seconds))
+
     async def reachable(self, *, timeout_seconds: float) -> None:
         assert timeout_seconds == 1.0
         if self.unreachable is not None:
@@ -107,6 +116,9 @@ class ScriptedHandler:
     stop_seconds: float = 0.0
     expire_seconds: float = 0.0
     deaf_seconds: float = 0.0
+    promise: float | Exception | None = None
+    promise_seconds: float = 0.0
+    promise_graces: list[float] = field(default_factory=list)
 
     def names(self) -> list[str]:
         return [name for name, _ in self.calls if name != "renewed"]
@@ -142,6 +154,15 @@ class ScriptedHandler:
             raise self.stop_faults.pop(0)
         await asyncio.sleep(self.stop_seconds)
         self.calls.append(("stopped", now()))
+
+    async def promise_ends(self, owned: OwnedSegment, grace_seconds: float) -> float | None:
+        self.promise_graces.append(grace_seconds)
+        await asyncio.sleep(self.promise_seconds)
+        if isinstance(self.promise, Exception):
+            raise self.promise
+        if self.promise is not None:
+            self.calls.append(("promised", now()))
+        return self.promise
 
     def leave(self, owned: OwnedSegment) -> None:
         self.calls.append(("leave", now()))
@@ -861,3 +882,121 @@ async def test_owner_that_stood_still_leaves_the_containers_to_a_neighbour_that_
         await rig.until(lambda: "leave" in rig.handler.names())
 
     assert "stop" not in rig.handler.names()
+
+
+# --- giving a segment away while its containers stop
+
+
+@asynccontextmanager
+async def given_back(rig: Rig) -> AsyncIterator[asyncio.Task[None]]:
+    """The owner from the moment on at which its segment is given back."""
+    async with rig.running() as task:
+        await rig.owned()
+        rig.owner.give_back()
+        yield task
+
+
+@in_virtual_time
+async def test_lease_goes_over_at_once_when_all_containers_have_a_last_deadline() -> None:
+    rig = Rig()
+    rig.handler.promise, rig.handler.stop_seconds = 31.0, 30.0
+    async with given_back(rig) as task:
+        await rig.until(lambda: rig.leases.ceded)
+
+        assert rig.handler.promise_graces == [STOP_GRACE_SECONDS]
+        [(ceded_at, *ceded)] = rig.leases.ceded
+        assert ceded_at == pytest.approx(rig.handler.at("promised"), abs=0.2)
+        assert ceded == [1, 32.0]
+        assert rig.owner.owned is None
+        assert not task.done()
+        await rig.until(lambda: task.done())
+    assert rig.handler.names() == ["run", "run ended", "promised", "stop", "stopped"]
+    assert rig.handler.graces == [STOP_GRACE_SECONDS]
+    # Free for older versions too, once nothing runs.
+    [(released_at, _)] = rig.leases.released
+    assert released_at == pytest.approx(rig.handler.at("stopped"), abs=0.2)
+    assert max(rig.leases.renewed, default=0.0) <= rig.handler.at("promised")
+
+
+@pytest.mark.parametrize("promise", [None, StoreUnavailable("away")])
+@in_virtual_time
+async def test_lease_is_kept_until_the_end_of_containers_without_a_last_deadline(promise: Exception | None) -> None:
+    rig = Rig()
+    rig.handler.promise, rig.handler.stop_seconds = promise, 30.0
+    async with given_back(rig) as task:
+        await rig.until(lambda: task.done())
+
+    assert rig.leases.ceded == []
+    [(released_at, _)] = rig.leases.released
+    assert released_at == pytest.approx(rig.handler.at("stopped"), abs=0.2)
+    assert max(rig.leases.renewed) > rig.handler.at("stopped") - 1.5
+
+
+@in_virtual_time
+async def test_lease_is_kept_when_a_promise_takes_too_long() -> None:
+    rig = Rig()
+    rig.handler.promise, rig.handler.promise_seconds = 31.0, 60.0
+    async with given_back(rig) as task:
+        await rig.until(lambda: task.done())
+
+    assert (rig.leases.ceded, rig.handler.names()) == ([], ["run", "run ended", "stop", "stopped"])
+    assert len(rig.leases.released) == 1
+
+
+@in_virtual_time
+async def test_nothing_is_promised_while_the_handler_may_start_containers_or_the_engine_is_lost() -> None:
+    for spoil in ("deaf", "lost"):
+        rig = Rig()
+        rig.handler.promise = 31.0
+        if spoil == "deaf":
+            rig.handler.deaf_seconds = 20.0
+        rig.reports.engine_lost = spoil == "lost"
+        async with given_back(rig) as task:
+            await rig.until(lambda task=task: task.done())
+        assert (rig.leases.ceded, rig.handler.promise_graces) == ([], [])
+
+
+@in_virtual_time
+async def test_lease_that_ends_during_the_promise_is_lost_as_usual() -> None:
+    rig = Rig()
+    rig.handler.promise, rig.handler.promise_seconds = 31.0, 9.0
+    async with given_back(rig):
+        rig.leases.renew_fault = LeaseLost("segment 1", 1)
+        await rig.until(lambda: "expire" in rig.handler.names())
+
+    assert rig.leases.ceded == []
+    assert rig.handler.graces[:1] == [URGENT_GRACE_SECONDS]
+
+
+@in_virtual_time
+async def test_lease_is_ceded_again_until_its_proof_ends_and_containers_stop_meanwhile() -> None:
+    rig = Rig()
+    rig.handler.promise, rig.handler.stop_seconds = 31.0, 1.0
+    rig.leases.cede_faults = [StoreUnavailable("away")] * 1000
+    async with given_back(rig) as task:
+        await rig.until(lambda: task.done())
+
+    assert rig.leases.cede_attempts > 10
+    assert rig.leases.ceded == []
+    assert rig.handler.at("stopped") < rig.handler.at("promised") + 1.5
+
+
+@in_virtual_time
+async def test_ceding_is_over_when_another_has_the_lease() -> None:
+    rig = Rig()
+    rig.handler.promise = 31.0
+    rig.leases.cede_faults = [LeaseLost("segment 1", 1)]
+    async with given_back(rig) as task:
+        await rig.until(lambda: task.done())
+
+    assert (rig.leases.cede_attempts, rig.handler.names()[-1]) == (1, "stopped")
+
+
+@in_virtual_time
+async def test_containers_that_never_stop_hold_their_former_owner_up_until_after_their_last_deadline() -> None:
+    rig = Rig()
+    rig.handler.promise, rig.handler.stop_seconds = 31.0, 1e6
+    async with given_back(rig) as task:
+        await rig.until(lambda: task.done())
+
+        assert now() == pytest.approx(rig.handler.at("promised") + 31.0 + 5.0, abs=1.0)

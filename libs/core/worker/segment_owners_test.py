@@ -62,6 +62,8 @@ class Handler:
     async def stop_all(self, owned: OwnedSegment, grace_seconds: float) -> None:
         self.stopped.append(owned.segment_id)
 
+    async def promise_ends(self, owned: OwnedSegment, grace_seconds: float) -> float | None: ...
+
     def leave(self, owned: OwnedSegment) -> None: ...
 
     def running(self) -> int:

@@ -23,6 +23,7 @@ class HandlerRun:
     def __init__(self, handler: SegmentHandler, owned: OwnedSegment) -> None:
         self._handler = handler
         self._owned = owned
+        self._ending_since: float | None = None
         self.task = asyncio.create_task(self._again_and_again(), name=f"segment {owned.segment_id}")
 
     def cancel(self) -> None:
@@ -30,8 +31,16 @@ class HandlerRun:
         self.task.cancel()
 
     async def end(self, limit_seconds: float | None) -> bool:
-        """Cancel it and wait until it has ended, *limit_seconds* at most (None: no limit). Return whether it has."""
+        """Cancel it and wait until it has ended. Return whether it has.
+
+        Args:
+            limit_seconds: at most so long after the first call; None: no limit.
+        """
         self.task.cancel()
+        now = asyncio.get_running_loop().time()
+        self._ending_since = now if self._ending_since is None else self._ending_since
+        if limit_seconds is not None:
+            limit_seconds = max(0.0, limit_seconds - (now - self._ending_since))
         await asyncio.wait([self.task], timeout=limit_seconds)
         if not self.task.done():
             log.error("the handler was cancelled and is restarted", segment=self._owned.segment_id)

@@ -1,7 +1,7 @@
 """The containers of one service and deployment on this engine, by segment: list, keep alive, and stop them."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from libs.docker_runner.containers.container import ContainerState, Ended, ManagedContainer
 from libs.docker_runner.errors import StopFailed
@@ -57,6 +57,22 @@ class ContainerGroup:
             if failures:
                 raise StopFailed(f"{len(failures)} of segment {self._segment}", str(failures[0])) from failures[0]
         return ended
+
+    async def end_each(self, grace_seconds: float, then: Callable[[Ended], Awaitable[object]]) -> None:
+        """Stop all containers concurrently, and call *then* with each end as soon as it is known.
+
+        Raises:
+            StopFailed: at least one may still run, or its end was not recorded; call again.
+            EngineUnavailable: unknown.
+        """
+
+        async def end(container: ManagedContainer) -> None:
+            await then(await self._runner.stop(container, grace_seconds))
+
+        results = await asyncio.gather(*(end(container) for container in await self.list()), return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if failures:
+            raise StopFailed(f"{len(failures)} of segment {self._segment}", str(failures[0])) from failures[0]
 
     async def endings(self) -> Sequence[Ended]:
         """Return how each ended container ended; they stay.

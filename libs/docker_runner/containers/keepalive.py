@@ -52,17 +52,37 @@ class KeepaliveFile:
         self._counter = time.time_ns()
         self._temporary = folder / f".{FILE_NAME}.{secrets.token_hex(8)}"
         self._written = ""
+        self._ended_epoch = 0
         self._lock = threading.Lock()
 
-    def refresh(self, proven_until: float) -> None:
+    def refresh(self, proven_until: float, epoch: int = 0) -> None:
         """Extend the containers' life until shortly before *proven_until*, by boot_seconds().
+
+        Args:
+            epoch: the ownership; one that has set a last deadline extends nothing any more.
 
         Raises:
             OSError: they do not see the extension. The attempt leaves no files.
         """
         with self._lock:
+            if 0 < epoch <= self._ended_epoch:
+                return
             left = min(proven_until - self._monotonic(), self._ttl) - SAFETY_SECONDS
             self._write(max(self._uptime() + left, 0.001), max(left, 0.0))
+
+    def end_by(self, deadline: float, epoch: int) -> None:
+        """Set the last deadline of the containers, shortly before *deadline*, by boot_seconds().
+
+        It may be later than the lease's end, and nothing extends it, also no later owner. A container that starts
+        now does not start its bot.
+
+        Raises:
+            OSError: they do not see it.
+        """
+        with self._lock:
+            self._ended_epoch = max(self._ended_epoch, epoch)
+            left = deadline - self._monotonic() - SAFETY_SECONDS
+            self._write(max(self._uptime() + left, 0.001), max(left, 0.0), " final")
 
     def expire(self) -> None:
         """End the containers now, including late starts, unless another owner has refreshed the file since.
@@ -78,10 +98,10 @@ class KeepaliveFile:
             if not theirs:
                 self._write(0.0, 0.0)
 
-    def _write(self, deadline: float, left: float) -> None:
+    def _write(self, deadline: float, left: float, form: str = "") -> None:
         # An init under another kernel cannot compare clocks, and counts the remaining time from when it reads this.
         self._counter += 1
-        text = f"{self._boot_id} {deadline:.3f} {left:.3f} {self._counter}\n"
+        text = f"{self._boot_id} {deadline:.3f} {left:.3f} {self._counter}{form}\n"
         begun = self._monotonic()
         self._make_folder()
         try:
@@ -122,11 +142,17 @@ class SegmentKeepalive(KeepaliveFile):
         self._former = [KeepaliveFile(one, ttl_seconds) for one in former]
         self._unwritable: set[Path] = set()
 
-    def refresh(self, proven_until: float) -> None:
+    def refresh(self, proven_until: float, epoch: int = 0) -> None:
         """As :meth:`KeepaliveFile.refresh`; former folders do not raise."""
-        super().refresh(proven_until)
+        super().refresh(proven_until, epoch)
         for former in self._former:
-            self._follow(former, lambda former=former: former.refresh(proven_until))  # type: ignore[misc]
+            self._follow(former, lambda former=former: former.refresh(proven_until, epoch))  # type: ignore[misc]
+
+    def end_by(self, deadline: float, epoch: int) -> None:
+        """As :meth:`KeepaliveFile.end_by`; former folders do not raise."""
+        super().end_by(deadline, epoch)
+        for former in self._former:
+            self._follow(former, lambda former=former: former.end_by(deadline, epoch))  # type: ignore[misc]
 
     def expire(self) -> None:
         """As :meth:`KeepaliveFile.expire`; former folders do not raise."""

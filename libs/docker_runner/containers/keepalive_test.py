@@ -273,3 +273,38 @@ def test_a_keepalive_has_expired_by_the_clock_of_its_own_kernel(tmp_path: Path, 
     (tmp_path / FILE_NAME).write_text(text.format(boot=this_boot(), past=now - 0.1, future=now + 60.0))
 
     assert has_expired(tmp_path) is expected
+
+
+def test_last_deadline_is_written_with_its_form_and_may_exceed_the_life_of_a_lease(tmp_path: Path) -> None:
+    keepalive = KeepaliveFile(tmp_path, 5.0, monotonic=lambda: 1000.0, uptime=lambda: 1000.0)
+
+    keepalive.end_by(1031.0, epoch=7)
+
+    boot_id, deadline, left, _, form = (tmp_path / "lease").read_text().split()
+    assert (float(deadline), float(left), form) == (1030.75, 30.75, "final")
+    assert boot_id == this_boot()
+
+
+def test_ownership_that_set_a_last_deadline_extends_nothing_and_a_later_one_does(tmp_path: Path) -> None:
+    keepalive = KeepaliveFile(tmp_path, 5.0, monotonic=lambda: 1000.0, uptime=lambda: 1000.0)
+    keepalive.end_by(1031.0, epoch=7)
+    written = (tmp_path / "lease").read_text()
+
+    for epoch in (6, 7):
+        keepalive.refresh(1005.0, epoch)
+    assert (tmp_path / "lease").read_text() == written
+    keepalive.refresh(1005.0, 8)
+
+    assert (tmp_path / "lease").read_text().split()[1:3] == ["1004.750", "4.750"]
+
+
+def test_last_deadline_is_also_that_of_containers_that_watch_a_former_folder(tmp_path: Path) -> None:
+    (tmp_path / "former").mkdir()
+    (tmp_path / "former" / "lease").write_text("x")
+    keepalive = SegmentKeepalive(tmp_path / "now", former=[tmp_path / "former", tmp_path / "unused"])
+
+    keepalive.end_by(boot_seconds() + 31.0, epoch=7)
+    keepalive.refresh(boot_seconds() + 5.0, 7)
+
+    assert (tmp_path / "former" / "lease").read_text().endswith(" final\n")
+    assert not (tmp_path / "unused").exists()

@@ -178,6 +178,73 @@ def test_a_file_with_an_earlier_deadline_takes_nothing_of_what_was_proven(tmp_pa
     assert uptime() > proven - 0.05
 
 
+def until_read(process: "subprocess.Popen[bytes]") -> None:
+    """Return when the init has read its keepalive once more. It reads nothing else while its bot is silent."""
+
+    def reads() -> int:
+        counters = dict(line.split(": ") for line in Path(f"/proc/{process.pid}/io").read_text().splitlines())
+        return int(counters["syscr"])
+
+    begun = reads()
+    while reads() < begun + 6:
+        time.sleep(0.05)
+
+
+DEAF = "import signal, time\nsignal.signal(15, signal.SIG_IGN)\ndef main():\n print('up')\n time.sleep(600)"
+
+
+@pytest.mark.parametrize("boot_id", [None, "another-kernel"])
+def test_nothing_extends_a_last_deadline(tmp_path: Path, boot_id: str | None) -> None:
+    one = bot(tmp_path, DEAF, keepalive_ttl_seconds=60.0)
+    write_lease(one, uptime() + 60, ttl=60.0, boot_id=boot_id)
+    process = one.start()
+    first_line(process)
+    # Shorter than what was proven, and read before the next owner writes its own deadline.
+    write_lease(one, last := uptime() + 3, ttl=3.0, boot_id=boot_id, counter=1, form=" final")
+    until_read(process)
+    write_lease(one, uptime() + 600, ttl=600.0, boot_id=boot_id, counter=2)
+    done = one.finish(process)
+    assert (done.exit_code, done.outcome["reason"]) == (75, "lease-lost")
+    assert uptime() > last - 0.05
+
+
+def test_bot_with_a_last_deadline_ends_at_once_when_its_worker_gives_it_up(tmp_path: Path) -> None:
+    one = bot(tmp_path, DEAF, keepalive_ttl_seconds=600.0)
+    write_lease(one, uptime() + 600, ttl=600.0, form=" other")
+    write_lease(one, uptime() + 600, ttl=600.0)
+    process = one.start()
+    first_line(process)
+    write_lease(one, uptime() + 600, ttl=600.0, counter=1, form=" final")
+    until_read(process)
+    write_lease(one, 0.0, ttl=0.0, counter=2)
+    done = one.finish(process)
+    assert (done.exit_code, done.outcome["reason"]) == (75, "lease-lost")
+
+
+def test_container_that_starts_under_a_last_deadline_never_starts_its_bot(tmp_path: Path) -> None:
+    one = bot(tmp_path, "print('ran')\ndef main(): pass", keepalive_ttl_seconds=60.0)
+    write_lease(one, uptime() + 60, ttl=60.0, form=" final")
+    done = one.finish(one.start())
+    assert (done.exit_code, done.lines) == (75, [])
+
+
+def test_bot_that_was_asked_to_end_has_all_the_time_until_its_last_deadline(tmp_path: Path) -> None:
+    source = (
+        "import os, signal, time\nsignal.signal(15, lambda *_: os.write(1, b'asked\\n'))\n"
+        "def main():\n print('up', flush=True)\n while True: time.sleep(0.1)"
+    )
+    one = bot(tmp_path, source, keepalive_ttl_seconds=60.0)
+    write_lease(one, proven := uptime() + 8, ttl=60.0)
+    process = one.start()
+    first_line(process)
+    write_lease(one, last := proven + 1, ttl=60.0, counter=1, form=" final")
+    process.terminate()
+    done = one.finish(process)
+    # Once, and not again before the deadline, which is later than the lease's end.
+    assert done.lines == ["asked"]
+    assert uptime() > last - 0.05
+
+
 # --- the filter, for bots of the same user; what it refuses is tried in containers, in sandbox_init_docker_test.py
 
 

@@ -106,6 +106,12 @@ class HandOver:
         if turn.promising is None:
             turn.promising = asyncio.create_task(self._promise(turn), name=f"promise the logs of segment {segment}")
 
+    async def announced(self, segment: int, limit_seconds: float) -> None:
+        """Return when the promise of :meth:`leave` is written or has failed, or at the limit."""
+        turn = self._turns.get(segment)
+        if turn is not None and turn.promising is not None:
+            await asyncio.wait([turn.promising], timeout=limit_seconds)
+
     def release(self, segment: int) -> Turn | None:
         """Note that the lease is about to be released; return the ending turn, to be passed to :meth:`done`.
 

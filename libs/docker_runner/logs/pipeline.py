@@ -74,6 +74,18 @@ class LogPipeline:
         """
         self._turns.leave(segment)
 
+    async def release(self, segment: int, limit_seconds: float = 1.0) -> None:
+        """Note that the lease is about to be given away, after :meth:`leave`; wait for the announcement.
+
+        Call it while the lease is proven. :meth:`finish_later` may then be called when it is not any more.
+        """
+        await self._turns.announced(segment, limit_seconds)
+        self._turns.release(segment)
+
+    async def read_rest(self, container: ManagedContainer) -> None:
+        """Copy the rest of an ended container's output to this host's disk, from where it is uploaded at once."""
+        await self.following.finish(container)
+
     def finish_later(
         self,
         segment: int,

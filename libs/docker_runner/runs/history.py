@@ -51,6 +51,7 @@ class OpenHistory(History, Protocol):
         segment_id: int | None,
         before_epoch: int | None,
         keep: Collection[str],
+        are_over: bool = False,
     ) -> int:
         """Record ends that were not observed, except for the runs *keep*."""
 
@@ -114,8 +115,10 @@ class RunHistory:
         await self._history.withdraw(run_id)
         self._open.pop(run_id, None)
 
-    async def close_earlier(self, alive: Collection[str]) -> None:
+    async def close_earlier(self, alive: Collection[str], *, are_over: bool = False) -> None:
         """Close the open runs of earlier owners of the segment, except for the active runs *alive*.
+
+        Runs with a last deadline are included only if *are_over*.
 
         The record of a run that never started stays open when its entity is deleted before its next start.
         """
@@ -126,6 +129,7 @@ class RunHistory:
             segment_id=self._segment_id,
             before_epoch=self._epoch,
             keep=alive,
+            are_over=are_over,
         )
 
     async def container_ended(self, ended: Ended, reason: str | None = None) -> None:

@@ -95,6 +95,8 @@ class DockerHost:
         self.code = code
         self.runner = DockerRunner(engine, code, settings)
         self._usage = UsageSampler(self.runner, service=service, scope=scope, owns=owns)
+        self.ending: set[int] = set()
+        """Segments whose containers this worker still stops, and records, after it has given them away."""
         self._service = service
         self._scope = scope
         self._lease_seconds = lease_seconds
@@ -125,7 +127,7 @@ class DockerHost:
             self.runner,
             service=service,
             scope=scope,
-            owns=owns,
+            owns=lambda segment: owns(segment) or segment in self.ending,
             leases=leases,
             history=history,
             recorder=self.recorder,
@@ -224,13 +226,21 @@ class DockerHost:
             self._keepalives[segment] = SegmentKeepalive(folder, self._lease_seconds, former=former)
         return self._keepalives[segment]
 
-    async def keep_alive(self, segment: int, proven_until: float) -> None:
+    async def keep_alive(self, segment: int, proven_until: float, epoch: int) -> None:
         """Extend the life of a segment's containers until shortly before *proven_until*, by boot_seconds().
 
         Raises:
             OSError: they do not see the extension.
         """
-        await self._keepalive_threads.run(self.keepalive(segment).refresh, proven_until)
+        await self._keepalive_threads.run(self.keepalive(segment).refresh, proven_until, epoch)
+
+    async def end_by(self, segment: int, deadline: float, epoch: int) -> None:
+        """Set the last deadline of a segment's containers, by boot_seconds(); see :meth:`KeepaliveFile.end_by`.
+
+        Raises:
+            OSError: they do not see it.
+        """
+        await self._keepalive_threads.run(self.keepalive(segment).end_by, deadline, epoch)
 
     async def expire(self, segment: int) -> None:
         """End a segment's containers by their dead-man's switch, late starts too; at the latest with the lease."""

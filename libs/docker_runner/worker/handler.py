@@ -7,18 +7,20 @@ from typing import Generic, Protocol, TypeVar
 
 from libs.core.aio.wake import Wake
 from libs.core.errors import Retryable
+from libs.core.leases.boot_clock import boot_seconds
 from libs.core.leases.lease import Lease
 from libs.core.observability.log import get_logger
 from libs.core.process.isolation import isolated, unexpected
 from libs.core.room import Demand
 from libs.core.worker.handler import OwnedSegment
-from libs.docker_runner.containers.container import Ended
+from libs.docker_runner.containers.container import ContainerState, Ended
 from libs.docker_runner.containers.container_group import ContainerGroup
 from libs.docker_runner.engine.events import ContainerEvent, EventKind
 from libs.docker_runner.worker.docker_host import DockerHost
 
 log = get_logger(__name__)
 
+_AFTER_GRACE_SECONDS = 1.0
 _NO_END_YET = (EventKind.STARTED, EventKind.KILLED)
 
 
@@ -42,6 +44,19 @@ class SegmentWork(Protocol):
         """Return what the entities need of the engine; fast."""
 
 
+class EndPromises(Protocol):
+    """Records until when the containers of an owned segment may stop after the segment was given away."""
+
+    async def promise_ends(self, seconds: float) -> None:
+        """Record that they are gone *seconds* from now."""
+
+    async def has_promised(self, alive: Collection[str]) -> bool:
+        """Return whether the promise covers the runs *alive*, and close the records of others."""
+
+    async def container_ended(self, ended: Ended) -> None:
+        """Record how one ended."""
+
+
 W = TypeVar("W", bound=SegmentWork)
 
 
@@ -54,6 +69,8 @@ class DockerSegmentHandler(Generic[W]):
         at_rest: called with the ends of a released segment's containers, before they are removed. If it
             raises an exception they stay, and the next owner records their ends.
         keeps_logs: whether the containers' output goes to the day's logs.
+        promises: records last deadlines of an owned segment's containers; None: they end before the segment is
+            given away.
     """
 
     def __init__(
@@ -64,12 +81,15 @@ class DockerSegmentHandler(Generic[W]):
         waking: Callable[[int, Wake], AbstractAsyncContextManager[None]],
         at_rest: Callable[[OwnedSegment, Sequence[Ended]], Awaitable[None]],
         keeps_logs: bool = True,
+        promises: Callable[[OwnedSegment], EndPromises] | None = None,
     ) -> None:
         self._docker = docker
         self._make_work = work
         self._waking = waking
         self._at_rest = at_rest
         self._keeps_logs = keeps_logs
+        self._promises = promises
+        self._promised_epochs: dict[int, int] = {}
         self._works: dict[int, W] = {}
         self._stopped_epochs: dict[int, int] = {}
 
@@ -98,7 +118,7 @@ class DockerSegmentHandler(Generic[W]):
         """
         if self._stopped_epochs.get(lease.segment_id) == lease.epoch:
             return
-        await self._docker.keep_alive(lease.segment_id, lease.proven_until)
+        await self._docker.keep_alive(lease.segment_id, lease.proven_until, lease.epoch)
 
     async def expire(self, owned: OwnedSegment) -> None:
         """End the containers of the segment by their dead-man's switch."""
@@ -110,9 +130,39 @@ class DockerSegmentHandler(Generic[W]):
         if self._keeps_logs:
             self._docker.logs.drop(owned.segment_id)
 
+    async def promise_ends(self, owned: OwnedSegment, grace_seconds: float) -> float | None:
+        """Record the last deadline of the segment's containers, then write it into their keepalive.
+
+        In this order: a container never lives longer than a later owner waits. A start that is still under way has a
+        record, and its init finds the last deadline and does not start the bot.
+        """
+        if self._promises is None or not owned.proven():
+            return None
+        records, segment = self._promises(owned), owned.segment_id
+        seconds = grace_seconds + _AFTER_GRACE_SECONDS
+        if self._keeps_logs:
+            self._docker.logs.leave(segment)
+        # Before the request is sent: the deadline in MongoDB is never earlier than that of the containers.
+        deadline = boot_seconds() + seconds
+        await records.promise_ends(seconds)
+        self._stopped_epochs[segment] = owned.epoch
+        await self._docker.end_by(segment, deadline, owned.epoch)
+        containers = await self._docker.group(segment, owned.epoch).list()
+        alive = [c.run_id for c in containers if c.state is not ContainerState.EXITED]
+        if not await records.has_promised(alive):
+            await self._docker.expire(segment)
+            return None
+        if self._keeps_logs:
+            await self._docker.logs.release(segment)
+        self._promised_epochs[segment] = owned.epoch
+        return seconds
+
     async def stop_all(self, owned: OwnedSegment, grace_seconds: float) -> None:
         """Stop every container of the segment, including late starts, and record how each ended."""
         group = self._docker.group(owned.segment_id, owned.epoch)
+        if self._promises is not None and self._promised_epochs.get(owned.segment_id) == owned.epoch:
+            await self._end_promised(owned, group, self._promises(owned), grace_seconds)
+            return
         if not owned.proven(margin_seconds=0.0):
             await self._docker.expire(owned.segment_id)
         elif self._keeps_logs:
@@ -145,6 +195,36 @@ class DockerSegmentHandler(Generic[W]):
                 total.update(work.states())
         return total
 
+    async def _end_promised(
+        self, owned: OwnedSegment, group: ContainerGroup, records: EndPromises, grace_seconds: float
+    ) -> None:
+        """Stop containers that have a last deadline. The next owner starts each bot when its end is recorded."""
+
+        async def ended_one(ended: Ended) -> None:
+            await records.container_ended(ended)
+            if self._keeps_logs:
+                with isolated("read the rest of a container's output", passing=()):
+                    await self._docker.logs.read_rest(ended.container)
+
+        self._docker.ending.add(owned.segment_id)
+        try:
+            await group.end_each(grace_seconds, ended_one)
+            ended = await group.endings()
+            log.info("segment is at rest", segment=owned.segment_id, stopped=len(ended))
+            await self._finish(owned.segment_id, group, ended, ended)
+        finally:
+            self._docker.ending.discard(owned.segment_id)
+
+    async def _finish(
+        self, segment: int, group: ContainerGroup, ended: Sequence[Ended], recorded: Sequence[Ended]
+    ) -> None:
+        """Upload the output of ended containers, and remove those whose ends are recorded; in the background."""
+        if self._keeps_logs:
+            containers = [end.container for end in ended]
+            self._docker.logs.finish_later(segment, containers, then=lambda: group.remove(recorded))
+        else:
+            await group.remove(recorded)
+
     async def _take_away(self, owned: OwnedSegment, group: ContainerGroup) -> None:
         """Record how the containers ended; their output is uploaded and they are removed in the background."""
         ended = await group.endings()
@@ -156,11 +236,7 @@ class DockerSegmentHandler(Generic[W]):
             if not isinstance(error, Retryable):
                 unexpected("record ends", error, segment=owned.segment_id)
             log.warning("ends not recorded; containers are left for the next owner", reason=str(error))
-        if self._keeps_logs:
-            containers = [end.container for end in ended]
-            self._docker.logs.finish_later(owned.segment_id, containers, then=lambda: group.remove(recorded))
-        else:
-            await group.remove(recorded)
+        await self._finish(owned.segment_id, group, ended, recorded)
 
 
 def _pass_on(event: ContainerEvent, segment: int, work: SegmentWork) -> None:

@@ -1,6 +1,6 @@
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,6 +11,7 @@ import pytest
 
 from libs.core.aio.wake import Wake
 from libs.core.errors import Retryable
+from libs.core.leases.boot_clock import boot_seconds
 from libs.core.leases.lease import Holder, Lease
 from libs.core.room import Demand
 from libs.core.worker.handler import OwnedSegment
@@ -20,6 +21,7 @@ from libs.docker_runner.containers.container_group import ContainerGroup
 from libs.docker_runner.containers.keepalive import KeepaliveFile, seconds_left
 from libs.docker_runner.engine.container_watch import Listener
 from libs.docker_runner.engine.events import ContainerEvent, EventKind
+from libs.docker_runner.errors import StopFailed
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.worker.handler import DockerSegmentHandler
@@ -40,6 +42,7 @@ class Host:
         self.listeners: list[Listener] = []
         self.woken: dict[int, Wake] = {}
         self.then: Callable[[], Awaitable[None]] | None = None
+        self.ending: set[int] = set()
         self._keepalive = KeepaliveFile(folder)
 
     async def start(self) -> ManagedContainer:
@@ -56,8 +59,12 @@ class Host:
         )
         return await self.containers.start(executables.build(DeployedBot("b")))
 
-    async def keep_alive(self, segment: int, proven_until: float) -> None:
-        self._keepalive.refresh(proven_until)
+    async def keep_alive(self, segment: int, proven_until: float, epoch: int) -> None:
+        self._keepalive.refresh(proven_until, epoch)
+
+    async def end_by(self, segment: int, deadline: float, epoch: int) -> None:
+        self.calls.append("end by")
+        self._keepalive.end_by(deadline, epoch)
 
     async def expire(self, segment: int) -> None:
         self._keepalive.expire()
@@ -105,6 +112,12 @@ class Host:
 
     def end_soon(self, segment: int) -> None:
         self.calls.append("end soon")
+
+    async def release(self, segment: int) -> None:
+        self.calls.append("release")
+
+    async def read_rest(self, container: ManagedContainer) -> None:
+        self.calls.append("read rest")
 
     def finish_later(
         self, segment: int, containers: Sequence[ManagedContainer], then: Callable[[], Awaitable[None]]
@@ -327,3 +340,148 @@ async def test_wake_of_a_segment_is_set_while_its_work_runs(host: Host) -> None:
 
     assert during == [{1: segment.wake}]
     assert host.woken == {}
+
+
+class Promises:
+    """What later owners see of last deadlines, with the time by which each was recorded."""
+
+    def __init__(self, host: Host, *, covered: bool = True, fault: Exception | None = None) -> None:
+        self.host = host
+        self.covered = covered
+        self.fault = fault
+        self.recorded: list[float] = []
+        self.asked: list[list[str]] = []
+        self.ended: list[Ended] = []
+        self.end_faults: list[Exception] = []
+
+    async def promise_ends(self, seconds: float) -> None:
+        self.host.calls.append("promise")
+        if self.fault is not None:
+            raise self.fault
+        self.recorded.append(boot_seconds() + seconds)
+
+    async def has_promised(self, alive: Collection[str]) -> bool:
+        self.asked.append(list(alive))
+        return self.covered
+
+    async def container_ended(self, ended: Ended) -> None:
+        if self.end_faults:
+            raise self.end_faults.pop(0)
+        assert ended.container.container_id in self.host.containers.containers
+        self.ended.append(ended)
+
+
+def promising(host: Host, promises: Promises) -> DockerSegmentHandler[Any]:
+    async def at_rest(owned: OwnedSegment, ended: Sequence[Ended]) -> None: ...
+
+    docker: Any = host
+    work: Any = None
+    return DockerSegmentHandler(docker, work=work, waking=host.waking, at_rest=at_rest, promises=lambda owned: promises)
+
+
+def last_deadline(host: Host) -> float:
+    *_, deadline, _, _, form = (host.folder / "lease").read_text().split()
+    assert form == "final"
+    return float(deadline)
+
+
+async def test_containers_end_before_the_deadline_that_later_owners_see(host: Host) -> None:
+    container = await host.start()
+    promises = Promises(host)
+
+    seconds = await promising(host, promises).promise_ends(owned(), 30.0)
+
+    assert seconds == 31.0
+    assert host.calls == ["leave", "promise", "end by", "release"]
+    [recorded] = promises.recorded
+    assert recorded - 5.0 < last_deadline(host) < recorded
+    assert promises.asked == [[container.run_id]]
+
+
+async def test_renewal_after_a_promise_extends_nothing(host: Host) -> None:
+    segment, promises = owned(), Promises(host)
+    one = promising(host, promises)
+    await one.promise_ends(segment, 30.0)
+    before = (host.folder / "lease").read_text()
+
+    await one.renewed(segment.lease)
+    await host.keep_alive(1, segment.lease.proven_until, segment.epoch)
+    assert (host.folder / "lease").read_text() == before
+
+    await one.renewed(replace(segment.lease, epoch=2))
+    assert (host.folder / "lease").read_text() != before
+
+
+async def test_container_without_a_record_ends_at_once_and_nothing_is_promised(host: Host) -> None:
+    await host.start()
+    segment = owned()
+    one = promising(host, Promises(host, covered=False))
+
+    assert await one.promise_ends(segment, 30.0) is None
+    assert seconds_left(host.folder) == 0.0
+
+    await one.stop_all(segment, 1.0)
+    assert host.calls[-1] == "finish later"
+    assert "read rest" not in host.calls
+
+
+async def test_promise_that_cannot_be_recorded_leaves_the_keepalive_to_the_lease(host: Host) -> None:
+    segment = owned()
+    one = promising(host, Promises(host, fault=Away("away")))
+
+    with pytest.raises(Away):
+        await one.promise_ends(segment, 30.0)
+    await one.renewed(segment.lease)
+
+    assert len((host.folder / "lease").read_text().split()) == 4
+
+
+async def test_nothing_is_promised_without_a_proven_lease_or_a_record_of_promises(host: Host) -> None:
+    assert await promising(host, Promises(host)).promise_ends(owned(proven_seconds=0.1), 30.0) is None
+    assert await handler(host, []).promise_ends(owned(), 30.0) is None
+    assert host.calls == []
+
+
+async def test_promised_containers_are_stopped_and_recorded_one_by_one_after_the_lease_is_gone(host: Host) -> None:
+    container = await host.start()
+    segment, promises = owned(), Promises(host)
+    one = promising(host, promises)
+    await one.promise_ends(segment, 30.0)
+    segment.lease = replace(segment.lease, proven_until=0.0)
+
+    await one.stop_all(segment, 1.0)
+
+    assert [end.container.container_id for end in promises.ended] == [container.container_id]
+    assert host.calls[-2:] == ["read rest", "finish later"]
+    assert last_deadline(host) > 0
+    assert host.ending == set()
+    assert host.then is not None
+    await host.then()
+    assert host.containers.containers == {}
+
+
+async def test_end_of_a_promised_container_that_is_not_recorded_is_recorded_by_the_next_call(host: Host) -> None:
+    await host.start()
+    segment, promises = owned(), Promises(host)
+    promises.end_faults = [Away("away")]
+    one = promising(host, promises)
+    await one.promise_ends(segment, 30.0)
+
+    with pytest.raises(StopFailed):
+        await one.stop_all(segment, 1.0)
+    assert host.ending == set()
+    await one.stop_all(segment, 1.0)
+
+    assert len(promises.ended) == 1
+
+
+async def test_later_ownership_of_the_same_segment_has_promised_nothing(host: Host) -> None:
+    await host.start()
+    segment, promises = owned(), Promises(host)
+    one = promising(host, promises)
+    await one.promise_ends(segment, 30.0)
+
+    await one.stop_all(OwnedSegment(replace(segment.lease, epoch=2)), 1.0)
+
+    assert promises.ended == []
+    assert host.calls[-1] == "finish later"

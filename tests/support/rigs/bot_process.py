@@ -147,11 +147,11 @@ def is_gone(pid: int, within_seconds: float = 20.0) -> bool:
 
 
 def write_lease(
-    bot: BotProcess, deadline: float, ttl: float = 5.0, boot_id: str | None = None, counter: int = 0
+    bot: BotProcess, deadline: float, ttl: float = 5.0, boot_id: str | None = None, counter: int = 0, form: str = ""
 ) -> None:
     boot_id = boot_id or Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     temporary = bot.base / "keepalive" / ".lease"
-    temporary.write_text(f"{boot_id} {deadline} {ttl} {counter}\n")
+    temporary.write_text(f"{boot_id} {deadline} {ttl} {counter}{form}\n")
     temporary.rename(bot.base / "keepalive" / "lease")
 
 

@@ -144,6 +144,9 @@ class FakeHandler:
         for container in self.world.alive(owned.segment_id, self.host):
             container.stopped = time.monotonic()
 
+    async def promise_ends(self, owned: OwnedSegment, grace_seconds: float) -> float | None:
+        """See SegmentHandler."""
+
     def leave(self, owned: OwnedSegment) -> None:
         """See SegmentHandler."""
         self.calls.append(f"leave {owned.segment_id}/{owned.epoch}")

@@ -48,6 +48,9 @@ class PrintingHandler:
     async def expire(self, owned: OwnedSegment) -> None:
         """See SegmentHandler."""
 
+    async def promise_ends(self, owned: OwnedSegment, grace_seconds: float) -> float | None:
+        """See SegmentHandler."""
+
     def leave(self, owned: OwnedSegment) -> None:
         """See SegmentHandler."""
         _print("left", owned.lease, owned.proven(0.0))

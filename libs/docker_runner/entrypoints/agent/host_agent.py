@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 if TYPE_CHECKING or __package__:
     from libs.docker_runner.entrypoints.agent.containers import Containers, FoundContainer
     from libs.docker_runner.entrypoints.agent.control_groups import Hierarchies, text_of
-    from libs.docker_runner.entrypoints.agent.keepalives import Keepalive
+    from libs.docker_runner.entrypoints.agent.keepalives import RUNNING_MARGIN_SECONDS, Keepalive
 else:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     from containers import Containers, FoundContainer  # pants: no-infer-dep
     from control_groups import Hierarchies, text_of  # pants: no-infer-dep
-    from keepalives import Keepalive  # pants: no-infer-dep
+    from keepalives import RUNNING_MARGIN_SECONDS, Keepalive  # pants: no-infer-dep
 
 PASS_SECONDS = 2.0
 # Between the end of a keepalive and the end of its containers.
@@ -41,13 +41,27 @@ _STUCK_SECONDS = 10.0
 class Watched:
     """A container and what became of it; times are CLOCK_BOOTTIME seconds."""
 
-    __slots__ = ("container", "found_at", "killed_at", "reported_at")
+    __slots__ = ("container", "found_at", "killed_at", "last_deadline", "reported_at")
 
     def __init__(self, container: FoundContainer, found_at: float) -> None:
         self.container = container
         self.found_at = found_at
         self.killed_at: float | None = None
+        self.last_deadline: float | None = None
         self.reported_at = 0.0
+
+    def limits(self, keepalive: Keepalive) -> "tuple[float, float]":
+        """Return when the container must be dead if it is frozen, and if it runs; see :class:`Keepalive`.
+
+        Its last deadline stays, whatever a later owner of the segment writes for its own containers.
+        """
+        if keepalive.last_deadline is not None:
+            earlier = self.last_deadline
+            now_last = keepalive.last_deadline
+            self.last_deadline = now_last if earlier is None else min(earlier, now_last)
+        if self.last_deadline is not None:
+            return self.last_deadline, self.last_deadline + RUNNING_MARGIN_SECONDS
+        return keepalive.frozen_limit(), keepalive.running_limit(self.found_at)
 
 
 class HostAgent:
@@ -150,13 +164,15 @@ class HostAgent:
             self._kill_again(watched, now)
             return _CLOSE_SECONDS if now - watched.killed_at < _DEATH_SECONDS else PASS_SECONDS
         keepalive, folder = self._keepalives[watched.container.folder.key], watched.container.folder
-        if now < keepalive.frozen_limit():
-            return keepalive.frozen_limit() - now
+        frozen_limit, _ = watched.limits(keepalive)
+        if now < frozen_limit:
+            return frozen_limit - now
         frozen = watched.container.group.is_frozen()
         # Its owner may have refreshed it since it was read.
         keepalive.read(folder.content(), now)
-        if now >= (keepalive.frozen_limit() if frozen else keepalive.running_limit(watched.found_at)):
-            self._kill(watched, now, frozen=frozen, late_seconds=now - keepalive.frozen_limit())
+        frozen_limit, running_limit = watched.limits(keepalive)
+        if now >= (frozen_limit if frozen else running_limit):
+            self._kill(watched, now, frozen=frozen, late_seconds=now - frozen_limit)
         return _CLOSE_SECONDS
 
     def _kill(self, watched: Watched, now: float, *, frozen: bool, late_seconds: float) -> None:

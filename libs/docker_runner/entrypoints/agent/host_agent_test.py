@@ -273,3 +273,36 @@ def test_the_agent_is_wanted_while_it_watches_a_container(agent: HostAgent, host
     agent.is_wanted()
     host.now += 30.0
     assert not agent.is_wanted()
+
+
+def test_last_deadline_of_a_frozen_container_stays_when_the_next_owner_writes_its_own(
+    agent: HostAgent, host: Host
+) -> None:
+    stopping = host.starts("c1")
+    stopping.group.frozen = True
+    agent.one_pass()
+    stopping.folder.text = f"{HERE} {host.now + 31:.3f} 31.000 2 final\n"
+    passes(agent, host, 20.0)
+    assert stopping.group.kills == 0
+
+    new = host.starts("c2", left=600.0)
+    new.group.frozen = True
+    new.folder = stopping.folder
+    host.refreshes(new, left=600.0)
+    passes(agent, host, 30.5)
+    assert stopping.group.kills == 0
+    passes(agent, host, 32.5)
+
+    assert stopping.group.kills > 0
+    assert new.group.kills == 0
+
+
+def test_running_container_has_the_time_of_its_init_after_its_last_deadline(agent: HostAgent, host: Host) -> None:
+    stopping = host.starts("c1")
+    stopping.folder.text = f"{HERE} {host.now + 10:.3f} 10.000 2 final\n"
+
+    passes(agent, host, 11.9)
+    assert stopping.group.kills == 0
+    passes(agent, host, 12.1)
+
+    assert stopping.group.kills > 0

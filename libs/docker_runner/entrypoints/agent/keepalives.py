@@ -1,6 +1,7 @@
 """When a container must be dead, from the content of its keepalive over time. Pure; times are CLOCK_BOOTTIME seconds.
 
-The file says `<boot id> <deadline> <seconds left> <counter>`; the init of a container reads it likewise (lease.c).
+The file says `<boot id> <deadline> <seconds left> <counter>`; the init of a container reads it likewise (lease.c). A
+fifth word, `final`, makes it the last deadline of the containers that exist then.
 """
 
 # The init ends the bot at the deadline, and then takes up to a second for the rest of the output and the outcome.
@@ -18,7 +19,7 @@ class Keepalive:
         now: from when on it is watched.
     """
 
-    __slots__ = ("_boot_id", "_comparable", "_deadline", "_life", "_since", "_text")
+    __slots__ = ("_boot_id", "_comparable", "_deadline", "_life", "_since", "_text", "last_deadline")
 
     def __init__(self, boot_id: str, now: float) -> None:
         self._boot_id = boot_id
@@ -27,6 +28,8 @@ class Keepalive:
         self._life: float | None = None
         self._deadline = 0.0
         self._comparable = False
+        self.last_deadline: float | None = None
+        """While the file has the last deadline of the containers that watch it."""
 
     def read(self, text: str | None, now: float) -> None:
         """Note the content of the file; None if it is missing or unreadable."""
@@ -37,11 +40,16 @@ class Keepalive:
         self._comparable = parsed is not None and parsed[0] == self._boot_id
         if parsed is None:
             return
-        _, deadline, left = parsed
+        _, deadline, left, is_final = parsed
+        until = min(deadline, now + left) if self._comparable else now + left
+        if is_final or self.last_deadline is not None:
+            # What is promised to the containers before says nothing about those after it.
+            self._deadline, self._life = 0.0, None
+        self.last_deadline = until if is_final and deadline else None
         self._life = max(left, self._life or 0.0)
         if self._comparable:
             # As in the init: an owner may give up, but never shortens what it has proven.
-            self._deadline = max(self._deadline, min(deadline, now + left)) if deadline else 0.0
+            self._deadline = max(self._deadline, until) if deadline else 0.0
 
     def frozen_limit(self) -> float:
         """Return when a frozen container must be dead: its init cannot end it, so there is nothing to wait for."""
@@ -58,10 +66,11 @@ class Keepalive:
         return self._since + life + UNREADABLE_EXTRA_SECONDS
 
 
-def _parsed(text: str | None) -> tuple[str, float, float] | None:
-    """Return boot id, deadline and seconds left; None if *text* is malformed."""
+def _parsed(text: str | None) -> tuple[str, float, float, bool] | None:
+    """Return boot id, deadline, seconds left and whether it is the last one; None if *text* is malformed."""
     words = (text or "").split()
-    if len(words) != 4:
+    is_final = len(words) == 5 and words[4] == "final"
+    if len(words) != 4 and not is_final:
         return None
     try:
         deadline, left = float(words[1]), float(words[2])
@@ -69,4 +78,4 @@ def _parsed(text: str | None) -> tuple[str, float, float] | None:
         return None
     if not (0 <= deadline < float("inf") and 0 <= left < float("inf")):
         return None
-    return words[0], deadline, left
+    return words[0], deadline, left, is_final

@@ -92,3 +92,39 @@ def test_the_longest_life_counts_when_the_last_word_was_short() -> None:
     keepalive = read((100.0, refreshed(104.75)), (101.0, refreshed(101.5, 0.5, counter=2)), (102.0, None))
 
     assert keepalive.frozen_limit() == pytest.approx(111.75)
+
+
+def final(deadline: float, left: float = 31.0, boot_id: str = HERE, counter: int = 9) -> str:
+    return f"{boot_id} {deadline:.3f} {left:.3f} {counter} final\n"
+
+
+@pytest.mark.parametrize(
+    ("deadline", "left", "limit"), [(131.0, 31.0, 131.0), (101.5, 31.0, 101.5), (900.0, 5.0, 106.0)]
+)
+def test_last_deadline_is_the_limit_also_when_it_is_earlier_than_what_was_proven(
+    deadline: float, left: float, limit: float
+) -> None:
+    keepalive = read((100.0, refreshed(104.75)), (101.0, final(deadline, left)))
+
+    assert (keepalive.last_deadline, keepalive.frozen_limit()) == (limit, limit)
+
+
+def test_last_deadline_of_another_kernel_counts_from_when_it_is_seen() -> None:
+    assert read((100.0, final(7.0, boot_id=ELSEWHERE))).last_deadline == 131.0
+
+
+def test_next_owners_deadline_is_not_extended_by_a_last_one() -> None:
+    keepalive = read((100.0, final(131.0)), (101.0, refreshed(105.75)))
+
+    assert (keepalive.last_deadline, keepalive.frozen_limit()) == (None, 105.75)
+
+
+def test_next_owners_keepalive_of_another_kernel_has_a_life_of_its_own() -> None:
+    keepalive = read((100.0, final(7.0, boot_id=ELSEWHERE)), (101.0, refreshed(7.0, boot_id=ELSEWHERE)))
+
+    assert keepalive.frozen_limit() == 101.0 + 4.75 + 5.0
+
+
+@pytest.mark.parametrize("text", ["final\n", f"{HERE} 900 31 9 finally\n", f"{HERE} 900 31 9 final 1\n"])
+def test_other_forms_are_unreadable(text: str) -> None:
+    assert read((100.0, text)).last_deadline is None

@@ -54,6 +54,7 @@ struct lease {
     char boot_id[64];
     char seen[256]; /* empty: no content was taken yet */
     nanoseconds deadline; /* by CLOCK_BOOTTIME */
+    bool final;           /* nothing extends it any more */
 };
 
 void open_lease(struct lease *lease, const char *base, nanoseconds ttl);

@@ -2,6 +2,9 @@
  *
  * The file says `<boot id> <deadline> <seconds left> <counter>`. Under the same kernel the deadline counts, by the clock
  * that /proc/uptime shows; otherwise a change counts, for the seconds left from when it is seen.
+ *
+ * A fifth word, `final`, says that the worker gives the segment away while its bots still stop: nothing extends that
+ * deadline any more, and a container that starts now does not start its bot.
  */
 
 #include "init.h"
@@ -29,15 +32,23 @@ static size_t split(const char *text, const char *words[], size_t lengths[], siz
 }
 
 static void take(struct lease *lease, const char *content) {
-    const char *words[4];
-    size_t lengths[4];
+    const char *words[5];
+    size_t lengths[5];
     nanoseconds deadline, ttl, now = clock_now(CLOCK_BOOTTIME);
-    if (split(content, words, lengths, 4) != 4) return;
+    size_t count = split(content, words, lengths, 5);
+    bool final = count == 5 && lengths[4] == 5 && !memcmp(words[4], "final", 5);
+    if (count != 4 && !final) return;
     if (!parse_seconds(words[1], lengths[1], &deadline) || !parse_seconds(words[2], lengths[2], &ttl)) return;
     bool first = !lease->seen[0];
     if (deadline == 0) {
         /* The worker gave the segment up. */
         lease->deadline = 0;
+    } else if (lease->final) {
+        /* What another owner is granted is not for this container. */
+    } else if (final) {
+        bool same = strlen(lease->boot_id) == lengths[0] && !memcmp(words[0], lease->boot_id, lengths[0]);
+        lease->deadline = same && deadline < now + ttl ? deadline : now + ttl;
+        lease->final = true;
     } else if (strlen(lease->boot_id) == lengths[0] && !memcmp(words[0], lease->boot_id, lengths[0])) {
         /* The first reading replaces the guess from the file's age; later ones never shorten what was proven. */
         nanoseconds proven = deadline < now + ttl ? deadline : now + ttl;
@@ -51,6 +62,7 @@ static void take(struct lease *lease, const char *content) {
 void open_lease(struct lease *lease, const char *base, nanoseconds ttl) {
     join(lease->path, base, "keepalive/lease");
     lease->seen[0] = 0;
+    lease->final = false;
     lease->deadline = clock_now(CLOCK_BOOTTIME) + ttl;
     const char *word;
     size_t length;
@@ -68,6 +80,7 @@ void open_lease(struct lease *lease, const char *base, nanoseconds ttl) {
     nanoseconds age = clock_now(CLOCK_REALTIME) - written;
     if (age > 0) lease->deadline -= age < ttl ? age : ttl;
     take(lease, content);
+    if (lease->final) lease->deadline = 0;
 }
 
 void look_at_lease(struct lease *lease) {

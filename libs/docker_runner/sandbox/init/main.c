@@ -154,6 +154,13 @@ static void start(void) {
     mlockall(MCL_CURRENT | MCL_FUTURE);
 }
 
+/* When the bot is asked to end because of the lease. One that already was, before its worker gave the segment away,
+ * has all the time until its last deadline. */
+static nanoseconds ask_at(void) {
+    bool asked = lease.final && !strcmp(reason, "terminated");
+    return asked ? lease.deadline : lease.deadline - TERM_BEFORE_DEADLINE;
+}
+
 /* --- one step */
 
 /* Wait, and move what is there, up to `most` bytes of output; return how much that was. */
@@ -197,7 +204,7 @@ static void run(void) {
         if (!most) wait = at_most(wait, SLOWED);
         if (leased) {
             now = clock_now(CLOCK_BOOTTIME);
-            nanoseconds next = kill_at < 0 ? lease.deadline - TERM_BEFORE_DEADLINE : at_most(lease.deadline, kill_at);
+            nanoseconds next = kill_at < 0 ? ask_at() : at_most(lease.deadline, kill_at);
             wait = at_most(wait, at_most(look_at, killed_at < 0 ? next : look_at) - now);
         }
         tokens -= (double)move(wait, most);
@@ -208,7 +215,7 @@ static void run(void) {
             look_at_lease(&lease);
             look_at = now + LOOK;
         }
-        if (kill_at < 0 && now >= lease.deadline - TERM_BEFORE_DEADLINE) {
+        if (kill_at < 0 && now >= ask_at()) {
             reason = "lease-lost";
             kill_at = now + MAX_GRACE;
             send_bot(SIGTERM);
