@@ -18,6 +18,7 @@ from pymongo import MongoClient
 
 from libs.core.process.service import SERVICES
 from tests.deploy.compose_images import StandIns
+from tests.deploy.compose_leftovers import project_name, remove_leftovers
 from tests.deploy.compose_project import ComposeProject
 from tests.support.eventually import eventually
 from tests.support.rigs.platform import Platform, zipped
@@ -54,18 +55,20 @@ async def project(
             raise
         pytest.skip(str(missing))
     build_service_images(client, tmp_path_factory.mktemp("context"))
-    stand_ins = StandIns(client)
-    try:
-        await asyncio.to_thread(stand_ins.build, tmp_path_factory.mktemp("stand-ins"))
-        found = ComposeProject(tmp_path_factory.mktemp("project"), client, docker_engine.url, make, stand_ins)
+    await asyncio.to_thread(remove_leftovers, client)
+    with project_name() as name:
+        stand_ins = StandIns(client, name)
         try:
-            found.prepare()
-            await found.make_aside("up")
-            yield found
+            await asyncio.to_thread(stand_ins.build, tmp_path_factory.mktemp("stand-ins"))
+            found = ComposeProject(tmp_path_factory.mktemp("project"), client, docker_engine.url, make, stand_ins)
+            try:
+                found.prepare()
+                await found.make_aside("up")
+                yield found
+            finally:
+                await asyncio.to_thread(found.remove)
         finally:
-            await asyncio.to_thread(found.remove)
-    finally:
-        await asyncio.to_thread(stand_ins.remove)
+            await asyncio.to_thread(stand_ins.remove)
 
 
 @pytest.fixture

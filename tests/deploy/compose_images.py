@@ -5,7 +5,6 @@ health check.
 """
 
 import importlib.util
-import secrets
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -149,14 +148,16 @@ http.server.HTTPServer(("", 8080), Answer).serve_forever()
 class StandIns:
     """Builds the images, under tags of their own, and removes them.
 
+    Args:
+        name: a name that no other test uses; part of every tag.
+
     Attributes:
-        name: a name that no other test uses.
         servers: the image of each service of another project, once they are built.
         answering: an image whose container is healthy as a master and as a worker.
     """
 
-    def __init__(self, client: docker.DockerClient) -> None:
-        self.name = f"the0-test-{secrets.token_hex(4)}"
+    def __init__(self, client: docker.DockerClient, name: str) -> None:
+        self.name = name
         self.servers: dict[str, str] = {}
         self.answering = ""
         self._client = client

@@ -20,6 +20,7 @@ from docker.models.containers import Container
 
 from libs.core.process.service import BOT_RUNNER, SERVICES
 from tests.deploy.compose_images import StandIns
+from tests.deploy.compose_leftovers import MEMORY
 from tests.deploy.manifests import ROOT
 from tools.stack import binaries
 
@@ -63,7 +64,7 @@ class ComposeProject:
         self.folder = folder / "deploy" / "compose"
         self.work = folder / "work"
         # Of its own, since workers of other users may have made theirs in the usual one.
-        self._memory = Path("/dev/shm") / self.name
+        self._memory = MEMORY / self.name
         self.first, self.second = f"{self.name}-1", f"{self.name}-2"
         self._client = client
         self._url = url
