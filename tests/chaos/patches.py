@@ -47,8 +47,10 @@ class Patch:
     is_masked: bool = False
 
 
-_STOPPING = """        resting = asyncio.create_task(
-            self._come_to_rest(owned, work, _GIVE_UP_ON_RUN_SECONDS"""
+_STOPPING = """        if keeping.done() or await self._ceded(owned, work, keeping) or keeping.done():
+            return
+        resting = self._rest(owned, work)
+"""
 _UNSTEADY = """        if early_seconds > 0:
             raise TakeoverTooEarly(_name(segment_id), early_seconds)
 """
@@ -105,12 +107,12 @@ PATCHES: Mapping[str, Patch] = {
         _NO_AGENT,
     ),
     "release-before-stop": Patch(
-        "a segment is released before its containers have ended",
+        "a segment is released before its containers have ended, and without last deadlines",
         (
             Edit(
                 "libs/core/worker/segment_owner.py",
                 _STOPPING,
-                f"        await self._release(owned)\n{_STOPPING}",
+                "        await self._release(owned)\n        resting = self._rest(owned, work)\n",
             ),
         ),
         (_RESTARTED,) * 3,
