@@ -31,6 +31,10 @@ _COMMANDS = {
 }
 
 
+GVISOR_PIDS = 128
+"""Threads of gVisor's own kernel, in a container's limit of processes; with too few, its start hangs."""
+
+
 @dataclass(frozen=True)
 class Paths:
     """The locations of a container's parts on the engine's host."""
@@ -46,6 +50,11 @@ class Paths:
 def code_mount(entrypoint: Entrypoint) -> str:
     """The folder of the bot's code."""
     return _MOUNTS[entrypoint]
+
+
+def is_gvisor(container_runtime: str | None) -> bool:
+    """Whether an engine's runtime is gVisor, by its name: `runsc`, or one that begins with `runsc-`."""
+    return container_runtime is not None and (container_runtime == "runsc" or container_runtime.startswith("runsc-"))
 
 
 def language(runtime: str) -> str:
@@ -158,7 +167,7 @@ def _host_config(
         },
         "ShmSize": min(limits.tmp_bytes, 16 * MIB),
         "NetworkMode": _network_mode(executable.placement.network, attachment),
-        "PidsLimit": limits.pids,
+        "PidsLimit": limits.pids + (GVISOR_PIDS if is_gvisor(executable.placement.container_runtime) else 0),
         "Memory": limits.memory_bytes,
         # Equal to the memory limit: no swap.
         "MemorySwap": limits.memory_bytes,

@@ -52,6 +52,19 @@ def test_the_sandbox_is_on_by_default() -> None:
     assert host["NetworkMode"] == "net"
 
 
+@pytest.mark.parametrize(
+    ("runtime", "pids"),
+    [(None, 256), ("runc", 256), ("runsc", 384), ("runsc-systrap", 384), ("runscape", 256)],
+)
+def test_kernel_of_gvisor_has_threads_beside_those_of_the_bot(runtime: str | None, pids: int) -> None:
+    placement = replace(BOT.placement, container_runtime=runtime)
+
+    host = body(replace(BOT, placement=placement))["HostConfig"]
+
+    assert host["PidsLimit"] == pids
+    assert host.get("Runtime") == runtime
+
+
 def bind(source: str, target: str, read_only: bool = True) -> dict[str, Any]:
     options = {"Propagation": "rprivate"}
     return {"Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only, "BindOptions": options}

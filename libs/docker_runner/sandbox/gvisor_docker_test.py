@@ -10,16 +10,21 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from libs.docker_runner.containers.container import ContainerState, EndReason, ManagedContainer
+from libs.docker_runner.containers.container import ContainerState, EndReason, ManagedContainer, RunOutcome
 from libs.docker_runner.containers.keepalive import KeepaliveFile
 from libs.docker_runner.executable import Executable
+from libs.docker_runner.sandbox.sandbox_lease_docker_test import without_its_worker
 from tests.support.eventually import eventually
+from tests.support.faults.init_attacks import REFUSED, TRY, outliving
 from tests.support.rigs.bot_containers import BotContainers, bot_containers
 from tests.support.servers.own_engine import GVISOR, OwnEngine
 
 SAMPLES = Path("tools/samples")
 NAMES = ["price_ticker", "moving_average"]
 LEASE_SECONDS = 4.0
+# gVisor allows them and does nothing, or shows what the bot knows: names of the init's open files, its environment,
+# which has no config, and where its code is.
+WITHOUT_EFFECT = {"affinity", "nice", "fd", "environ", "maps"}
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -105,3 +110,35 @@ async def test_bots_live_by_their_lease_though_they_cannot_compare_clocks(bots: 
         assert ended.finished_at is not None
         # How exactly is tested without gVisor, which takes its time on a busy machine.
         assert ended.finished_at.timestamp() - renewed_last < LEASE_SECONDS + 20.0
+
+
+async def test_nothing_that_a_bot_can_ask_gvisor_for_touches_the_init(bots: BotContainers) -> None:
+    outcome, output = await bots.run(TRY, config=REFUSED)
+
+    assert isinstance(outcome.result, dict), output
+    refused = (
+        "PermissionError: [Errno 1]",
+        "PermissionError: [Errno 13]",
+        "OSError: [Errno 38]",
+        "OSError: [Errno 22]",
+    )
+    allowed = {name: came for name, came in outcome.result.items() if not came.startswith(refused)}
+    assert outcome.result.keys() == REFUSED.keys()
+    assert allowed.keys() <= WITHOUT_EFFECT
+    assert "CONFIG" not in allowed.get("environ", "")
+
+
+async def test_bots_that_attack_the_init_on_gvisor_are_dead_when_their_lease_is_over(
+    bots: BotContainers, tmp_path: Path
+) -> None:
+    attacks = ("signals", "all-attacks", "stopped", "forks-and-sessions")
+
+    async def ended(name: str) -> tuple[RunOutcome, float]:
+        keepalive = KeepaliveFile(tmp_path / name)
+        running, until = await without_its_worker(bots, outliving(name), keepalive, id=name, config=REFUSED)
+        return await running, until
+
+    for outcome, until in await asyncio.gather(*map(ended, attacks)):
+        assert (outcome.ended.reason, outcome.ended.exit_code) == (EndReason.LEASE_LOST, 75)
+        assert outcome.ended.finished_at is not None
+        assert -0.5 < outcome.ended.finished_at.timestamp() - until < 20.0
