@@ -54,7 +54,7 @@ class MongoSettings(Group):
     uri_file: Annotated[
         str | None,
         Named("MONGO_URI_FILE", allowed="a file"),
-        Field(description="file with that connection string, read at the start"),
+        Field(description="file with that connection string; a replaced user or password is used without a restart"),
     ] = None
     timeout_seconds: Annotated[
         Seconds,

@@ -25,7 +25,7 @@ from libs.core.observability.metrics import PROCESS, measure_loop_lag, registry
 from libs.core.observability.tracing import add_trace_ids
 from libs.core.process.lifecycle import Lifecycle
 from libs.core.process.service import ServiceDefinition
-from libs.core.store.client import Database, Mongo
+from libs.core.store.client import Database, Mongo, uri_file_of
 from libs.core.transport.client_tls import ClientTls
 from libs.core.transport.expiry import certificate_files_of, watch_expiry
 
@@ -125,8 +125,9 @@ async def _run(service: ServiceDefinition, role: Role[S], settings: S) -> int:
     http = HttpApp(settings.http, readiness)
     http.add_routes(role.routes())
     tls = ClientTls.of("MONGO", settings.mongo)
-    mongo = Mongo(settings.mongo.uri, timeout_seconds=settings.mongo.timeout_seconds, tls=tls)
-    lease_mongo = Mongo.for_leases(settings.mongo.uri, timeout_seconds=settings.mongo.timeout_seconds, tls=tls)
+    uri, timeout_seconds, uri_file = settings.mongo.uri, settings.mongo.timeout_seconds, uri_file_of(settings.mongo)
+    mongo = Mongo(uri, timeout_seconds=timeout_seconds, tls=tls, uri_file=uri_file)
+    lease_mongo = Mongo.for_leases(uri, timeout_seconds=timeout_seconds, tls=tls, uri_file=uri_file)
     lifecycle = Lifecycle()
     process = Process(service, lifecycle, readiness, http, mongo, lease_mongo)
     readiness.expect("start", "the process is starting")
@@ -144,9 +145,9 @@ async def _run(service: ServiceDefinition, role: Role[S], settings: S) -> int:
     lifecycle.part("event loop lag", measure_loop_lag)
     if files := certificate_files_of(settings):
         lifecycle.part("ends of certificates", lambda: watch_expiry(files))
-    if tls is not None:
-        lifecycle.part("certificates for mongodb", mongo.follow_certificates)
-        lifecycle.part("certificates for leases", lease_mongo.follow_certificates)
+    if tls is not None or uri_file is not None:
+        lifecycle.part("files for mongodb", mongo.follow_files)
+        lifecycle.part("files for leases", lease_mongo.follow_files)
     lifecycle.on_close("http", http.close, limit_seconds=3)
     lifecycle.on_close("mongodb", mongo.close, limit_seconds=3)
     lifecycle.on_close("mongodb for leases", lease_mongo.close, limit_seconds=3)

@@ -3,8 +3,9 @@
 import asyncio
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Self
 
 import pymongo
@@ -26,12 +27,14 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 
 from libs.core.aio.backoff import Backoff
 from libs.core.aio.cancellation import cancellation_kept
+from libs.core.config.connection_settings import MongoSettings
 from libs.core.errors import Permanent, Retryable, UserError
 from libs.core.http.health import Readiness
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import record
 from libs.core.process.isolation import repeat
 from libs.core.transport.client_tls import ClientTls
+from libs.core.transport.watched_files import FileRejected, WatchedFiles
 
 log = get_logger(__name__)
 
@@ -128,6 +131,7 @@ class Mongo:
             connections.
         purpose: what it is for, as MongoDB shows it behind the name of the application.
         tls: the authorities of the server and the own certificate; None: as *uri* says.
+        uri_file: has *uri* with another user or password when it is replaced; None: they stay.
 
     Raises:
         StoreMisconfigured: *uri* cannot be parsed.
@@ -142,6 +146,7 @@ class Mongo:
         check_interval_seconds: float = 10.0,
         purpose: str = "",
         tls: ClientTls | None = None,
+        uri_file: WatchedFiles[str] | None = None,
     ) -> None:
         text = uri.get_secret_value() if isinstance(uri, SecretStr) else uri
         self._timeout_seconds = timeout_seconds
@@ -150,8 +155,17 @@ class Mongo:
         encryption: dict[str, Any] = {"tls": True} if tls is not None else {}
         if tls is not None and tls.authorities_path is not None:
             encryption["tlsCAFile"] = str(tls.authorities_path)
-        self._client = self._client_of(text, purpose, answer_timeout_seconds, check_interval_seconds, encryption)
-        self._load_certificates()
+        self._uri_file = uri_file
+        self._login: tuple[object, int] | None = None
+
+        def client_of(connection_string: str) -> AsyncMongoClient[Document]:
+            return self._client_of(
+                connection_string, purpose, answer_timeout_seconds, check_interval_seconds, encryption
+            )
+
+        self._new_client = client_of
+        self._client = client_of(text)
+        self._load_files()
 
     def _client_of(
         self, text: str, purpose: str, answer_timeout_seconds: float, check_interval_seconds: float, encryption: Any
@@ -179,7 +193,14 @@ class Mongo:
             raise StoreMisconfigured(_without_credentials(str(error), text)) from None
 
     @classmethod
-    def for_leases(cls, uri: SecretStr | str, *, timeout_seconds: float = 2.0, tls: ClientTls | None = None) -> Self:
+    def for_leases(
+        cls,
+        uri: SecretStr | str,
+        *,
+        timeout_seconds: float = 2.0,
+        tls: ClientTls | None = None,
+        uri_file: WatchedFiles[str] | None = None,
+    ) -> Self:
         """Return a pool that serves leases alone, so that no other work delays a renewal.
 
         It closes connections without answers within the time that a lease allows. Raises as the constructor.
@@ -191,6 +212,7 @@ class Mongo:
             check_interval_seconds=_LEASE_SECONDS,
             purpose="leases",
             tls=tls,
+            uri_file=uri_file,
         )
 
     def database(self, name: str) -> Database:
@@ -203,7 +225,7 @@ class Mongo:
         Raises:
             StoreUnavailable: it does not; with the reason.
         """
-        self._load_certificates()
+        self._load_files()
         # If no answer arrives, this ends long before the limit of other operations, whose answers may be large.
         with translated(), pymongo.timeout(2 * self._timeout_seconds):
             # Unlike "ping", this requires a successful login.
@@ -225,13 +247,38 @@ class Mongo:
 
         await repeat("watch mongodb", one_round, interval_seconds)
 
-    async def follow_certificates(self, interval_seconds: float = 5.0) -> None:
-        """Use replaced certificates for new connections. Does not return."""
+    async def follow_files(self, interval_seconds: float = 5.0) -> None:
+        """Use replaced certificates, users and passwords for new connections. Does not return."""
 
         async def one_round() -> None:
-            self._load_certificates()
+            self._load_files()
 
-        await repeat("follow mongodb's certificates", one_round, interval_seconds)
+        await repeat("follow mongodb's files", one_round, interval_seconds)
+
+    def _load_files(self) -> None:
+        """Load what is new in the files. May be repeated."""
+        self._load_certificates()
+        self._load_credentials()
+
+    def _load_credentials(self) -> None:
+        """Have new connections log in as the current connection string says; those that are open stay logged in."""
+        if self._uri_file is None:
+            return
+        version, text = self._uri_file.versioned()
+        # PyMongo reads them once, or again for mongodb+srv, and offers no way to replace them.
+        options: Any = self._client.options.pool_options
+        if (options, version) == self._login:
+            return
+        self._login = (options, version)
+        try:
+            # It never connects.
+            read: Any = self._new_client(text).options.pool_options
+        except StoreMisconfigured as error:
+            log.warning("the replaced connection string is not used", reason=str(error))
+            return
+        if read._credentials != options._credentials:
+            options._PoolOptions__credentials = read._credentials
+            log.info("new connections to mongodb use the replaced user and password")
 
     def _load_certificates(self) -> None:
         """Load the certificates that are new. May be repeated."""
@@ -261,6 +308,25 @@ class Mongo:
             log.info("mongodb is up")
         readiness.report(DEPENDENCY, True)
         return True
+
+
+def uri_file_of(settings: MongoSettings) -> WatchedFiles[str] | None:
+    """Return the file of the connection string; None when the string itself is set, which has precedence.
+
+    Raises:
+        FileRejected: the file is missing.
+    """
+    if settings.uri_file is None:
+        return None
+    watched = WatchedFiles([("MONGO_URI_FILE", Path(settings.uri_file))], _uri_in)
+    return watched if watched.value == settings.uri.get_secret_value() else None
+
+
+def _uri_in(contents: Sequence[bytes]) -> str:
+    text = contents[0].decode(errors="replace").strip()
+    if not text.startswith("mongodb"):
+        raise FileRejected("MONGO_URI_FILE", "it has no connection string of MongoDB")
+    return text
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import pytest
 import pytest_asyncio
 from pymongo import CursorType
 
+from libs.core.config.connection_settings import MongoSettings
+from libs.core.config.settings_loader import load
 from libs.core.http.health import Readiness
 from libs.core.leases.lease import Holder
 from libs.core.observability.metrics import registry
@@ -15,9 +17,11 @@ from libs.core.store.client import (
     Database,
     Mongo,
     StoreConflict,
+    StoreDenied,
     StoreRejected,
     StoreUnavailable,
     translated,
+    uri_file_of,
 )
 from libs.core.store.leases import LeaseStore
 from tests.support.eventually import eventually
@@ -89,6 +93,58 @@ async def test_wrong_credentials_name_the_setting_and_not_the_password(mongod: M
     await mongo.close()
 
     assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize("for_leases", [False, True])
+async def test_replaced_password_is_used_for_new_connections_without_a_restart(
+    mongod: MongoServer, mongo: Mongo, database_name: str, tmp_path: Path, for_leases: bool
+) -> None:
+    user = f"user-of-{database_name}"
+    users = mongo.database("admin")
+    await users.command("createUser", user, pwd="first", roles=["readWriteAnyDatabase", "clusterMonitor"])
+    file = tmp_path / "uri"
+
+    def write(password: str) -> None:
+        # Each connection that was idle is replaced by a new one, which has to log in.
+        options = "directConnection=true&maxIdleTimeMS=1"
+        written = tmp_path / "new"
+        written.write_text(f"mongodb://{user}:{password}@{mongod.address}/?{options}\n")
+        written.replace(file)
+
+    write("first")
+    settings = load(MongoSettings, environ={"MONGO_URI_FILE": str(file)})
+    own = (Mongo.for_leases if for_leases else Mongo)(settings.uri, timeout_seconds=60, uri_file=uri_file_of(settings))
+    following = asyncio.create_task(own.follow_files(0.05))
+
+    async def logs_in() -> bool:
+        with translated():
+            await own.database(database_name).command("listCollections", nameOnly=True)
+        return True
+
+    async def is_refused() -> bool:
+        with contextlib.suppress(StoreDenied):
+            return not await logs_in()
+        return True
+
+    try:
+        await logs_in()
+        await users.command("updateUser", user, pwd="second")
+        await eventually(is_refused)
+        write("second")
+
+        await eventually(logs_in)
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+        await own.close()
+        await users.command("dropUser", user)
+
+
+def test_connection_string_that_is_set_itself_is_not_replaced_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "uri").write_text("mongodb://in-the-file")
+    settings = load(MongoSettings, environ={"MONGO_URI": "mongodb://itself", "MONGO_URI_FILE": str(tmp_path / "uri")})
+
+    assert uri_file_of(settings) is None
 
 
 async def test_unknown_host_is_waited_for(database_name: str) -> None:

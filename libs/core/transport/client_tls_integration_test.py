@@ -65,7 +65,7 @@ async def test_mongodb_with_tls_is_reached_by_settings_and_with_replaced_certifi
     own.key.write_bytes(foreign.key.read_bytes())
     own.certificate.write_bytes(foreign.certificate.read_bytes())
     mongo = mongo_by(settings)
-    following = asyncio.create_task(mongo.follow_certificates(0.1))
+    following = asyncio.create_task(mongo.follow_files(0.1))
     try:
         with pytest.raises(StoreUnavailable):
             await mongo.ping()
