@@ -98,6 +98,14 @@ class NatsSettings(Group):
         Named("NATS_URL_FILE", allowed="a file"),
         Field(description="file with that address; a replaced one is used for the next connection"),
     ] = None
+    credentials_file: Annotated[
+        str | None,
+        Named("NATS_CREDS_FILE", allowed="a file of `nsc generate creds`"),
+        Field(
+            description="JWT of a user of NATS with its key, instead of a password in NATS_URL; a replaced file is "
+            "used for the next connection"
+        ),
+    ] = None
     max_retries: Annotated[
         int,
         Named("MAX_RETRIES"),

@@ -26,6 +26,7 @@ from libs.core.aio.backoff import Backoff
 from libs.core.aio.cancellation import cancellation_kept
 from libs.core.config.connection_settings import NatsSettings
 from libs.core.errors import Permanent, Retryable
+from libs.core.events.credentials import NatsCredentials, credentials_file
 from libs.core.http.health import Readiness
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe, record
@@ -125,6 +126,7 @@ class NatsConnection:
         readiness: receives the state of the connection, as an optional dependency.
         tls: the authorities of the servers and the own certificate; None: as *url* says.
         url_file: has another *url* when it is replaced.
+        credentials: of the user, in place of those in *url*.
     """
 
     def __init__(
@@ -135,7 +137,9 @@ class NatsConnection:
         readiness: Readiness | None = None,
         tls: ClientTls | None = None,
         url_file: WatchedFiles[str] | None = None,
+        credentials: WatchedFiles[NatsCredentials] | None = None,
     ) -> None:
+        self._credentials = credentials
         self._tls = tls
         self._url_file = url_file
         self._url = url
@@ -291,12 +295,16 @@ class NatsConnection:
         if settings.url_file is not None:
             url_file = WatchedFiles([("NATS_URL_FILE", Path(settings.url_file))], _url_in)
         tls = ClientTls.of("NATS", settings)
-        return cls(settings.url, name=name, readiness=readiness, tls=tls, url_file=url_file)
+        credentials = None
+        if settings.credentials_file is not None:
+            credentials = credentials_file(Path(settings.credentials_file))
+        return cls(settings.url, name=name, readiness=readiness, tls=tls, url_file=url_file, credentials=credentials)
 
     async def _connect(self) -> None:
         if self._url_file is not None and (url := self._url_file.value) != self._url:
             self._url = url
             self._servers = _servers(url)
+        credentials = self._credentials.value if self._credentials is not None else None
         client = Client()
         self._lost = lost = asyncio.Event()
 
@@ -313,6 +321,8 @@ class NatsConnection:
                 await client.connect(
                     servers=list(self._servers),
                     tls=self._tls.context() if self._tls is not None else None,
+                    user_jwt_cb=(lambda: bytearray(credentials.jwt.encode())) if credentials is not None else None,
+                    signature_cb=credentials.sign if credentials is not None else None,
                     name=self._name,
                     allow_reconnect=False,
                     max_reconnect_attempts=1,  # of each address, before the next
