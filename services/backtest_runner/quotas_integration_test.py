@@ -38,11 +38,13 @@ async def runs(rig: BacktestRig, *backtest_ids: str) -> list[RunRecord]:
 
 async def test_backtests_above_the_quota_wait_and_each_runs_once_when_there_is_a_place(rig: BacktestRig) -> None:
     rig.quota = Quota(count=1)
+    rig.timeout_seconds = 600.0
     host = rig.host(run_seconds=None)
     for backtest_id in ("b0", "b1", "b2"):
         await rig.announce(backtest_id)
     async with rig.owned_by(host):
         await eventually(lambda: two_wait(rig))
+        await eventually(lambda: host.containers)
         running = only_one(host)
         one = (await waiting(rig))[0]
         assert (await status(rig, one))["detail"] == "waiting: quota of owner '': 1 of 1 running (QUOTA_RUNNING)"

@@ -21,6 +21,7 @@ ONE = Need(512 * MIB)
 @contextlib.asynccontextmanager
 async def crowded(rig: BacktestRig, *waiting: str, capacity: Need = ONE, **more: Any) -> AsyncIterator[FakeHost]:
     """A host on which `full` runs until it is cancelled, and those that are *waiting* have no room."""
+    rig.timeout_seconds = 600.0
     host = rig.host(run_seconds=None, capacity=capacity)
     await rig.announce("full")
     async with looking(host), rig.owned_by(host, **more):

@@ -93,11 +93,15 @@ async def test_firings_above_the_quota_follow_the_misfire_and_overlap_rules(rig:
         await fill(rig, host, owner)
         await rig.deploy("s", misfire=misfire, misfireGrace=0.5)
         owner.wake()
-        found = await eventually(lambda: ended(rig, "missed" if misfire == "skip" else "skipped"))
+        # On a busy machine a firing may be too late before it is refused, or due before an earlier one was refused.
+        [*_, run] = await eventually(lambda: refused(rig, "missed" if misfire == "skip" else "skipped"))
 
         assert host.alive("s") == []
-    assert REASON in (found[0].message or "")
-    assert found[0].attempt == 1
+    assert run.attempt == 1
+
+
+async def refused(rig: ScheduleRig, reason: str) -> list[RunRecord]:
+    return [run for run in await ended(rig, reason) if REASON in (run.message or "")]
 
 
 async def test_place_of_a_run_goes_to_the_next_when_it_has_ended(rig: ScheduleRig) -> None:

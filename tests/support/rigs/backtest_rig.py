@@ -145,6 +145,8 @@ class BacktestRig:
         self._epochs = itertools.count(1)
         self.quota = Quota()
         """Of each author, for owners that begin later."""
+        self.timeout_seconds = 5.0
+        """The time limit of a run, for owners that begin later."""
 
     def quotas(self) -> OwnerQuotas:
         """Return the quotas of a worker."""
@@ -263,7 +265,7 @@ class BacktestRig:
             spool=spool,
             completion=completion,
             slots=Slots(size),
-            timeout_seconds=5.0,
+            timeout_seconds=self.timeout_seconds,
             result_bytes=RESULT_BYTES,
             max_retries=max_retries,
             stop_grace_seconds=0.0,
