@@ -290,7 +290,10 @@ class DockerRunner:
         labels: dict[str, str] = {Label.MANAGED: "true", Label.SERVICE: service, Label.SCOPE: scope}
         if segment is not None:
             labels[Label.SEGMENT] = str(segment)
-        found = await self._engine.list(labels)
+        found = [
+            replace(c, refused=self._narrowed.refused(c.token)) if c.egress is not None else c
+            for c in await self._engine.list(labels)
+        ]
         return [replace(c, state=ContainerState.EXITED) if self._states.is_over(c.container_id) else c for c in found]
 
     async def inspect(self, container: ManagedContainer) -> ManagedContainer | None:

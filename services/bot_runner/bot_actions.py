@@ -367,7 +367,7 @@ class BotActions:
             container.id,
             BotState.RUNNING,
             container.started_at or utc_now(),
-            detail=versions.detail,
+            detail="; ".join(part for part in (versions.detail, refused_note(container.refused)) if part),
             revision=versions.revision,
             worker=self._records.worker,
             container=container.name,
@@ -393,6 +393,11 @@ class _OfVersions:
     running_revision: int
     detail: str = ""
     rejection: Rejection | None = None
+
+
+def refused_note(refused: Sequence[str]) -> str:
+    """Return one sentence about destinations that a bot was refused; "" for none."""
+    return f"config.egress does not list where it tried to connect to: {', '.join(refused)}" if refused else ""
 
 
 def describe_end(ended: Ended) -> str:

@@ -4,7 +4,7 @@ import pytest
 
 from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, from_labels
 from libs.docker_runner.containers.failure import Failure, FailureReason
-from services.bot_runner.bot_actions import describe_end
+from services.bot_runner.bot_actions import describe_end, refused_note
 
 RAISED = Failure(FailureReason.EXCEPTION, "no funds", "ValueError", "pay in")
 REMEDY = "raise config.resources.memoryMb or MEMORY_LIMIT_MB"
@@ -34,3 +34,10 @@ def test_description_of_an_end_names_the_remedy(
     ended = Ended(container, exit_code, False, reason, None, None, last_lines=["first", "last", ""], failure=failure)
 
     assert describe_end(ended) == expected
+
+
+def test_owner_reads_where_a_bot_was_refused_and_nothing_when_it_was_not() -> None:
+    assert refused_note(()) == ""
+    assert refused_note(["198.51.100.9:80", "[2001:db8::9]:443"]) == (
+        "config.egress does not list where it tried to connect to: 198.51.100.9:80, [2001:db8::9]:443"
+    )

@@ -80,6 +80,7 @@ class ManagedContainer:
         secrets: how the values of its secrets are found (``secret_label``); "" without secrets, and for one of an older
             version.
         egress: the hosts that it may reach, as in :class:`Executable`; None for all public ones.
+        refused: addresses with ports that it was refused in the last minutes, since its egress does not list them.
         user: the number of the user and of the group of its bot.
     """
 
@@ -107,6 +108,7 @@ class ManagedContainer:
     keepalive: str = ""
     secrets: str = field(default="", repr=False)
     egress: str | None = None
+    refused: Sequence[str] = ()
     user: int = FORMER_USER
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from libs.core.aio.threads import Threads
+from libs.core.hostile_json import Bounds, Refused, parse
 from libs.core.observability.log import get_logger
 from libs.docker_runner.containers.container import Label, ManagedContainer
 from libs.docker_runner.engine.client import Engine
@@ -31,6 +32,8 @@ Addresses = Mapping[str, Sequence[str]]
 """The addresses of each name."""
 
 ADDRESSES_OF_A_NAME = 16
+_REFUSED = "refused:"
+_BOUNDS = Bounds(bytes=65_536, depth=3, values=2000)
 _RENEW_SECONDS = 30.0
 _RESOLVE_SECONDS = 5.0
 _RESOLVERS = 8
@@ -66,6 +69,11 @@ class NarrowedHosts:
         # Its own: a name server that does not answer must not delay the starts of other bots.
         self._threads = Threads("resolve-hosts", _RESOLVERS)
         self._unresolved: set[str] = set()
+        self._refused: Mapping[str, Sequence[str]] = {}
+
+    def refused(self, token: str) -> Sequence[str]:
+        """Return where the container of the start *token* was refused lately, as of the last renewal."""
+        return self._refused.get(card_address(token, narrowed=True), ())
 
     def close(self) -> None:
         """End the threads. May be repeated."""
@@ -119,7 +127,7 @@ class NarrowedHosts:
         path = self._folder / f"{secrets.token_hex(8)}.entries"
         try:
             await self._threads.run(_write_entries, path, entries)
-            await self._network.narrow(entrypoints, path)
+            self._refused = refused_in(await self._network.narrow(entrypoints, path))
         except OSError as error:
             raise SandboxUnavailable(f"the hosts of bots cannot be written to {path}: {error.strerror}") from error
         finally:
@@ -142,6 +150,17 @@ class NarrowedHosts:
                 return (await self._threads.run(self._resolve, name))[:ADDRESSES_OF_A_NAME]
         except (OSError, UnicodeError, TimeoutError):
             return []
+
+
+def refused_in(said: str) -> dict[str, list[str]]:
+    """Return where each interface was refused, by its address, from what the helper printed. Pure."""
+    line = next((line for line in said.splitlines() if line.startswith(_REFUSED)), "")
+    parsed = parse(line.removeprefix(_REFUSED).encode(), _BOUNDS)
+    if not line or isinstance(parsed, Refused) or not isinstance(parsed.value, dict):
+        return {}
+    return {
+        card: [str(target) for target in targets] for card, targets in parsed.value.items() if isinstance(targets, list)
+    }
 
 
 def resolved(name: str) -> list[str]:

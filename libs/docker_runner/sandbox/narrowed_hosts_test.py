@@ -1,7 +1,16 @@
 from pathlib import Path
 
+import pytest
+
 from libs.docker_runner.sandbox.egress import read
-from libs.docker_runner.sandbox.narrowed_hosts import entries_of, hosts_text, read_hosts, resolved, write_hosts
+from libs.docker_runner.sandbox.narrowed_hosts import (
+    entries_of,
+    hosts_text,
+    read_hosts,
+    refused_in,
+    resolved,
+    write_hosts,
+)
 
 
 def test_entries_are_the_addresses_of_the_hosts_at_their_ports() -> None:
@@ -54,3 +63,14 @@ def test_resolution_finds_addresses_ipv4_first() -> None:
 
     assert found[0] == "127.0.0.1"
     assert set(found) <= {"127.0.0.1", "::1"}
+
+
+def test_refused_destinations_are_read_from_what_the_helper_printed() -> None:
+    said = 'missing\nrefused: {"06:b1:00:00:00:01": ["198.51.100.9:80", "[2001:db8::9]:443"]}\n'
+
+    assert refused_in(said) == {"06:b1:00:00:00:01": ["198.51.100.9:80", "[2001:db8::9]:443"]}
+
+
+@pytest.mark.parametrize("said", ["", "missing", "refused: ", "refused: []", "refused: {", 'refused: {"a": 1}'])
+def test_output_without_refused_destinations_has_none(said: str) -> None:
+    assert refused_in(said) == {}

@@ -132,8 +132,11 @@ class BotNetwork:
         if "missing" in said:
             log.warning("the rules of the bots' network were missing and are restored", network=attachment.network)
 
-    async def narrow(self, entrypoints: Path, entries: Path) -> None:
+    async def narrow(self, entrypoints: Path, entries: Path) -> str:
         """Install the rules of bots that reach listed hosts only, and open *entries* to them. May be repeated.
+
+        Returns:
+            What the helper printed, with what was refused lately.
 
         Args:
             entries: a file with a line for each: the interface's address, the target's address, and a port.
@@ -150,7 +153,7 @@ class BotNetwork:
         body = _guard(entrypoints, "narrowed", NARROWED_PREFIX, self._limits_text, *self._allowed)
         mount = {"Type": "bind", "Source": str(entries), "Target": "/entries", "ReadOnly": True}
         body["HostConfig"]["Mounts"].append(mount)
-        await self._helper(body)
+        return await self._helper(body)
 
     @property
     def _limits_text(self) -> str:

@@ -10,7 +10,7 @@ from libs.core.config.destinations import destinations
 from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.sandbox.egress import read
-from libs.docker_runner.sandbox.narrowed_hosts import entries_of
+from libs.docker_runner.sandbox.narrowed_hosts import entries_of, refused_in
 from libs.docker_runner.sandbox.network import BotNetwork
 from tests.support.eventually import eventually
 from tests.support.rigs.bot_containers import BotContainers, bot_containers
@@ -54,6 +54,10 @@ def unacknowledged(connection):
     fcntl.ioctl(connection, termios.TIOCOUTQ, count)
     return count[0]
 def main(id, config):
+    try:
+        socket.create_connection(config["refused"], timeout=0.5)
+    except TimeoutError:
+        pass
     with socket.create_connection((config["host"], config["port"]), timeout=10) as connection:
         print("connected", flush=True)
         for number in range(600):
@@ -130,6 +134,7 @@ async def test_cards_share_no_hosts_and_a_card_without_hosts_reaches_nothing(
                     # Its own address before it is narrowed: a narrowed one reaches nothing to wait for.
                     await bot.change_address(f"06:b1:00:00:00:{token[-2:]}")
                     found.append(await bot.reached(EVERYTHING))
+            refused = refused_in(await network.narrow(bots.runner.entrypoints(), entries))
         finally:
             await engine.close()
 
@@ -139,6 +144,8 @@ async def test_cards_share_no_hosts_and_a_card_without_hosts_reaches_nothing(
             {(PUBLIC[0], SINK)},
             set(),
         ]
+        assert [len(refused[f"06:b1:00:00:00:{token[-2:]}"]) for token in hosts] == [5, 5, 5]
+        assert f"{PUBLIC[0]}:{WEB}" not in refused["06:b1:00:00:00:01"]
 
 
 @pytest.mark.usefixtures("outside")
@@ -148,19 +155,24 @@ async def test_connection_of_a_narrowed_bot_survives_its_worker_and_follows_a_ch
     names = {"exchange.example": [PUBLIC[0]]}
     url = private_engine.url
     async with bot_containers(tmp_path, scope, url, lambda name: names[name]) as first:
-        executable = narrowed(first, KEEP, f"exchange.example:{SINK}", host="exchange.example", port=SINK)
+        executable = narrowed(
+            first, KEEP, f"exchange.example:{SINK}", host="exchange.example", port=SINK, refused=(PUBLIC[0], WEB)
+        )
         container = await first.runner.start(executable)
         await eventually(lambda: lines_of(first, container, "connected"))
+        assert [one.refused for one in await first.list()] == [()]
     names["exchange.example"] = ["203.0.113.5"]
     async with bot_containers(tmp_path, scope, url, lambda name: names[name]) as second:
         await second.runner.prepare()
         (hosts_file,) = (tmp_path / "runtime" / "runs").glob("*/*/*/hosts")
         hosts = hosts_file.read_text()
         await private_engine.inside("nft", "flush", "set", "inet", "the0-narrowed-hosts", "allowed4")
+        refused = [one.refused for one in await second.list()]
         before = len(await lines_of(second, container, "sent"))
         await eventually(lambda: lines_after(second, container, before + 3))
         await second.runner.remove(container)
 
+    assert refused == [[f"{PUBLIC[0]}:{WEB}"]]
     assert "203.0.113.5 exchange.example\n" in hosts
     assert PUBLIC[0] not in hosts
 

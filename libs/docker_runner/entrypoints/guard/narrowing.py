@@ -13,8 +13,6 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from libs.docker_runner.entrypoints.guard import nftables as nft
 
     Attributes = nft.Attributes
@@ -39,6 +37,8 @@ WITH_PORTS = (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
 CARD_REGISTER, ADDRESS_REGISTER = 8, 10
 ESTABLISHED = 0x02 | 0x04
 CHUNK = 500
+# Printed in one line, which the engine's log must not split.
+REFUSED_CARDS, REFUSED_TARGETS = 60, 5
 
 
 def install(whose: "Attributes", entries: "list[Entry]") -> None:
@@ -83,13 +83,18 @@ def forwarded(whose: "Attributes") -> "list[Attributes]":
     return rules
 
 
-def refused() -> "Iterator[tuple[str, str, int, int]]":
-    """Yield what was refused lately: card, address, port and the number of packets."""
-    for version in ADDRESS_BYTES:
+def refused() -> "dict[str, list[str]]":
+    """Return where each card was refused lately: the addresses with ports that most packets were for."""
+    by_card: dict[str, list[tuple[int, str]]] = {}
+    for version, size in ADDRESS_BYTES.items():
         for found, packets in nft.elements(TABLE, nft.INET_FAMILY, f"{REFUSED}{version}"):
-            card, address = found[:6], found[8 : 8 + ADDRESS_BYTES[version]]
-            (port,) = struct.unpack_from(">H", found, 8 + ADDRESS_BYTES[version])
-            yield card.hex(":"), str(ipaddress.ip_address(address)), port, packets
+            address = ipaddress.ip_address(found[8 : 8 + size])
+            (port,) = struct.unpack_from(">H", found, 8 + size)
+            target = f"[{address}]:{port}" if version == 6 else f"{address}:{port}"
+            by_card.setdefault(found[:6].hex(":"), []).append((-packets, target))
+    shown = sorted(by_card.items())[:REFUSED_CARDS]
+    # In an order that more packets do not change.
+    return {card: sorted(target for _, target in sorted(targets)[:REFUSED_TARGETS]) for card, targets in shown}
 
 
 def entry(line: str) -> "Entry":

@@ -17,6 +17,7 @@ commas). A kernel that cannot count by card leaves bots without them, and ``unli
 """
 
 import ipaddress
+import json
 import os
 import socket
 import struct
@@ -92,6 +93,7 @@ def main() -> int:
         narrowing.install(whose, entries)
         by_address(bytes.fromhex(subject), allowed, "the0-narrowed")
         limited(whose, limits, "the0-narrowed-limits")
+        print("refused:", json.dumps(narrowing.refused()))  # noqa: T201 - as below
         return 0
     failures = []
     # One is enough: the first also catches what is redirected or served by the host itself, the second is for kernels
