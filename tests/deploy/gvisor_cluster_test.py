@@ -1,4 +1,7 @@
-"""The image of the engine with gVisor, built by its recipe on a base of this machine."""
+"""The image of the engine with gVisor, built by its recipe on a base of this machine.
+
+It needs no cluster, but a minute and Debian's packages, as the images that the tests of clusters build.
+"""
 
 import json
 import shutil
@@ -12,7 +15,7 @@ from tests.deploy.manifests import KUBERNETES
 from tools.engine.ensure import Engine
 from tools.images import sbom
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(800)
 
 TAG = "the0-test/engine-gvisor:latest"
 # Any image does: the recipe adds one static program to it.
@@ -25,7 +28,7 @@ def client(docker_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> I
     context = tmp_path_factory.mktemp("context")
     shutil.copy(sbom.__file__, context / "sbom.py")
     shutil.copy(KUBERNETES / "components" / "gvisor" / "Dockerfile", context)
-    client = docker.DockerClient(docker_engine.url, timeout=240)
+    client = docker.DockerClient(docker_engine.url, timeout=600)
     # The host's network: where package sources are reached through it alone, containers of the bridge reach none.
     client.images.build(path=str(context), tag=TAG, buildargs={"ENGINE": ENGINE}, network_mode="host", rm=True)
     try:
