@@ -2,15 +2,16 @@
 
 import hashlib
 import json
+import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import date, datetime
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
 from libs.core.room import MIB, Need
-from libs.docker_runner.containers.json_text import to_json
 from libs.docker_runner.containers.names import container_name
 from libs.docker_runner.engine.room import Priority, RoomRequest
 
@@ -198,3 +199,32 @@ class Executable:
         }
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def to_json(value: object) -> str:
+    """Return *value* as compact JSON. NaN and infinities become null, dates ISO 8601, other types their ``str``."""
+    try:
+        return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain)
+    except ValueError:
+        # Searching for them first would traverse every other value.
+        return json.dumps(_without_nan(value), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return str(value)
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if value is None or isinstance(value, str | int):
+        return value
+    return _without_nan(_plain(value))

@@ -15,8 +15,7 @@ from libs.core.store.entities import Entity, EntityStore
 from libs.core.store.owner_quotas import LOOK_SECONDS
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.engine.room import RoomRequest, Shortage
-from libs.docker_runner.engine.room_view import WAITING_CHECK_SECONDS
-from libs.docker_runner.engine.waiting import WaitingForRoom
+from libs.docker_runner.engine.room_view import WAITING_CHECK_SECONDS, WaitingForRoom
 from services.backtest_runner.attempt import BacktestKit
 from services.backtest_runner.run import BacktestRun
 from services.backtest_runner.slots import Slots

@@ -13,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 
 from libs.core.hostile_json import Kind
-from libs.docker_runner.containers.json_text import to_json
 from libs.docker_runner.containers.returned import Returned
+from libs.docker_runner.executable import to_json
 from libs.docker_runner.runs.attempt import AttemptResult
 from services.backtest_runner.state import Outcome
 

@@ -25,7 +25,7 @@ from libs.docker_runner.containers import endings
 from libs.docker_runner.containers.container import Ended, EndReason, ManagedContainer
 from libs.docker_runner.containers.failure import FailureReason
 from libs.docker_runner.engine.room import Shortage
-from libs.docker_runner.engine.waiting import waiting_detail
+from libs.docker_runner.engine.room_view import waiting_detail
 from libs.docker_runner.errors import EngineUnavailable, NoRoom, StartFailed, StopFailed
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.runs.run_engine import AttemptEngine

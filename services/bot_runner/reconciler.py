@@ -17,8 +17,7 @@ from libs.core.store.entities import Entity, EntityStore
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.containers.container_group import ContainerGroup
 from libs.docker_runner.engine.room import RoomRequest
-from libs.docker_runner.engine.room_view import WAITING_CHECK_SECONDS, EngineRoom
-from libs.docker_runner.engine.waiting import WaitingForRoom
+from libs.docker_runner.engine.room_view import WAITING_CHECK_SECONDS, EngineRoom, WaitingForRoom
 from libs.docker_runner.executable import Executable
 from services.bot_runner.bot_actions import BotActions
 from services.bot_runner.checks import VersionChecks

@@ -22,11 +22,10 @@ from libs.docker_runner.containers import keepalive
 from libs.docker_runner.containers.container import EndReason, ManagedContainer
 from libs.docker_runner.containers.entrypoint_files import install_entrypoints
 from libs.docker_runner.containers.failure import Failure, failure_from
-from libs.docker_runner.containers.json_text import to_json
 from libs.docker_runner.containers.names import run_folder, scope_folder
 from libs.docker_runner.containers.returned import NO_PAYLOAD, SMALL_BYTES, Payload
 from libs.docker_runner.errors import WorkFolderNotExecutable
-from libs.docker_runner.executable import Executable, Network
+from libs.docker_runner.executable import Executable, Network, to_json
 from libs.docker_runner.sandbox.container_spec import Paths, code_mount
 from libs.docker_runner.usage.stats import Stats
 

@@ -1,10 +1,11 @@
-"""A worker's view of its engine's room: refreshed after events, and read without waiting."""
+"""A worker's view of its engine's room, read without waiting, and the entities of a segment that wait for room."""
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Protocol
 
 from libs.core.aio.wake import Wake
@@ -27,6 +28,8 @@ REFRESH_SECONDS = 5.0
 """Interval of listing the containers without events."""
 WAITING_CHECK_SECONDS = 1.0
 """The same while an entity waits for room."""
+# The free room changes with each start of others; the shown text is updated at this rate.
+REWRITE_SECONDS = 5.0
 # A burst of events causes one refresh.
 _GATHER_SECONDS = 0.1
 # Such a container starts within seconds; an older one was left by a dead worker, and never runs.
@@ -243,6 +246,63 @@ class EngineRoom:
         need = Need(found.memory_bytes or self._entity.memory_bytes, found.cpus)
         self._inspected[container.container_id] = need
         return need
+
+
+def waiting_detail(shortage: Shortage) -> str:
+    """Return a sentence for the entity's owner about why it does not run yet."""
+    return f"waiting: {shortage}"
+
+
+@dataclass
+class Wait:
+    """The wait of one entity; *detail* is the text for its document, *written* the stored one."""
+
+    request: RoomRequest
+    since: datetime
+    detail: str
+    written_at: float
+    written: str = ""
+
+    def follow(self, shortage: Shortage, now: float) -> None:
+        """Update *detail*, unless it was updated recently."""
+        if now - self.written_at >= REWRITE_SECONDS:
+            self.detail, self.written_at = waiting_detail(shortage), now
+
+
+class WaitingForRoom:
+    """The waits of one owned segment. *wake* is set whenever the engine has more room.
+
+    Args:
+        clock: in seconds; only differences count.
+    """
+
+    def __init__(self, room: EngineRoom, wake: Wake, clock: Callable[[], float] = time.monotonic) -> None:
+        self._room = room
+        self._wake = wake
+        self._clock = clock
+        self._waits: dict[str, Wait] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._waits)
+
+    def __iter__(self) -> Iterator[tuple[str, Wait]]:
+        return iter(self._waits.items())
+
+    def become(self, shortages: Mapping[str, tuple[RoomRequest, Shortage]]) -> None:
+        """Set the waiting entities, by their ids, and drop all others."""
+        for gone in self._waits.keys() - shortages.keys():
+            self._room.leave(self._waits.pop(gone).request.name)
+        now = self._clock()
+        for entity_id, (request, shortage) in shortages.items():
+            wait = self._waits.get(entity_id)
+            if wait is None or wait.request != request:
+                wait = self._waits[entity_id] = Wait(request, datetime.now(UTC), waiting_detail(shortage), now)
+            wait.follow(shortage, now)
+            self._room.wait(request, self._wake)
+
+    def needs(self) -> list[Need]:
+        """The need of each of them."""
+        return [wait.request.need for wait in self._waits.values()]
 
 
 def _has_grown(before: Reservations, now: Reservations) -> bool:
