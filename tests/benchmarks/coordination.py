@@ -69,6 +69,16 @@ class Server:
         answer: dict[str, Any] = json.loads(await self._process.stdout.readline())
         return answer
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    async def kill(self) -> None:
+        """End it like kill -9."""
+        self._process.kill()
+        await self._process.wait()
+
     async def stop(self) -> None:
         """End it."""
         assert self._process.stdin is not None

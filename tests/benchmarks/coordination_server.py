@@ -60,8 +60,8 @@ async def serve_bare() -> None:
     await server.stop(0)
 
 
-async def serve_master(uri: str, database_name: str) -> None:
-    """Run a master until standard input ends."""
+async def serve_master(uri: str, database_name: str, name: str = "master") -> None:
+    """Run a master until standard input ends; beside another one it stands by."""
     mongo = Mongo(uri)
     database = mongo.database(database_name)
     master = Master(
@@ -69,14 +69,14 @@ async def serve_master(uri: str, database_name: str) -> None:
         leadership=LeadershipStore(database, 5.0),
         cordons=CordonStore(database),
         processes=ProcessStore(database),
-        holder=Holder("master", "master-1", "host"),
+        holder=Holder(name, f"{name}-1", "host"),
         settings=CoordinationSettings(master_service="unused", grpc_port=0, max_segment=1_000_000),
         timing=LeaseTiming.of(5.0, 2.0),
         address="127.0.0.1:0",
         readiness=Readiness(),
     )
     running = asyncio.create_task(master.run())
-    await eventually(lambda: master.leads)
+    await eventually(lambda: master.is_ready)
     lag = asyncio.create_task(_watch_lag())
     print(json.dumps({"port": master.port}), flush=True)
     async for command in _commands():
@@ -85,7 +85,7 @@ async def serve_master(uri: str, database_name: str) -> None:
             continue
         snapshot = master.snapshot()
         states = {state.value: count for state, count in snapshot.segment_counts().items()}
-        _answer(workers=len(snapshot.workers), segments=states, worst_lag_seconds=_worst_lag())
+        _answer(workers=len(snapshot.workers), segments=states, worst_lag_seconds=_worst_lag(), leads=snapshot.leads)
     lag.cancel()
     running.cancel()
     await asyncio.wait([running, lag])
@@ -125,13 +125,16 @@ def main() -> None:
     parser.add_argument("what", choices=["master", "bare"])
     parser.add_argument("--uri", default="")
     parser.add_argument("--database", default="")
+    parser.add_argument("--name", default="master")
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    asyncio.run(serve_bare() if arguments.what == "bare" else serve_master(arguments.uri, arguments.database))
+    asyncio.run(
+        serve_bare() if arguments.what == "bare" else serve_master(arguments.uri, arguments.database, arguments.name)
+    )
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from libs.core.process.service import SERVICES, ServiceDefinition
 from tests.benchmarks import as_in_image
+from tests.benchmarks.process_usage import processor_seconds, resident_mb
 from tests.support.rigs.deployment import deployment
 from tools.engine.ensure import Engine, ensure_engine
 from tools.images.ensure import ensure_images
@@ -29,7 +30,6 @@ TARGET_MB = 100.0
 TARGET_CORE_PERCENT = 1.0
 TARGET_READY_SECONDS = 2.0
 _SETTLE_SECONDS = 3.0
-_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ async def measure(
                 await process.wait_ready()
                 ready = time.perf_counter() - begun
                 await asyncio.sleep(_SETTLE_SECONDS)
-                before = _processor_seconds(process.process.pid)
+                before = processor_seconds(process.process.pid)
                 await asyncio.sleep(seconds)
-                used = _processor_seconds(process.process.pid) - before
-                resident = _resident_mb(process.process.pid)
+                used = processor_seconds(process.process.pid) - before
+                resident = resident_mb(process.process.pid)
                 figures.append(Figures(f"{service.name} {role}", resident, 100 * used / seconds, ready, importing))
     return figures
 
@@ -82,18 +82,6 @@ async def _import_seconds(folder: Path) -> float:
     if await process.wait(within_seconds=60) != 0:
         raise process.failure("cannot import the drivers")
     return time.perf_counter() - begun
-
-
-def _resident_mb(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    (kilobytes,) = [line.split()[1] for line in lines if line.startswith("VmRSS")]
-    return int(kilobytes) / 1024
-
-
-def _processor_seconds(pid: int) -> float:
-    """Return user and system time so far; fields of /proc/PID/stat are counted after the name in brackets."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
 
 
 async def run(seconds: float) -> list[Figures]:
