@@ -385,7 +385,7 @@ def _outside(processes: Iterable[Process]) -> list[TcpProxy]:
 def _pause(url: str) -> None:
     client = docker.DockerClient(base_url=url, timeout=30)
     try:
-        for container in client.containers.list(filters={"label": "runtime.id"}):
+        for container in client.containers.list(filters={"label": "runtime.id"}, ignore_removed=True):
             with contextlib.suppress(docker.errors.APIError):  # it ends at this moment
                 container.pause()
     finally:
@@ -395,7 +395,7 @@ def _pause(url: str) -> None:
 def _unpause(url: str) -> None:
     client = docker.DockerClient(base_url=url, timeout=30)
     try:
-        for container in client.containers.list(filters={"status": "paused"}):
+        for container in client.containers.list(filters={"status": "paused"}, ignore_removed=True):
             with contextlib.suppress(docker.errors.APIError):  # it was killed meanwhile
                 container.unpause()
     finally:

@@ -36,8 +36,8 @@ class Patch:
 
     Attributes:
         only: faults under which it shows.
-        settings: of all processes; they turn a second wall off, or give the defect the time to show.
-        is_masked: another wall that cannot be turned off hides it: no second copy runs.
+        settings: of all processes; they turn off what else would hide it.
+        is_masked: another protection always hides it: no second copy runs.
     """
 
     what: str
@@ -49,6 +49,12 @@ class Patch:
 
 _STOPPING = """        if keeping.done() or await self._ceded(owned, work, keeping) or keeping.done():
             return
+        resting = self._rest(owned, work)
+"""
+# Without the first two lines the next renewal finds the lease lost and ends the bots.
+_RELEASING = """        keeping.cancel()
+        await asyncio.wait([keeping])
+        await self._release(owned)
         resting = self._rest(owned, work)
 """
 _UNSTEADY = """        if early_seconds > 0:
@@ -67,7 +73,8 @@ PATCHES: Mapping[str, Patch] = {
             Edit(
                 "libs/core/store/lease_updates.py",
                 "        takeable = [_FREE, ",
-                '        takeable = [{"$literal": True}, _FREE, ',
+                # True for segments: two leaders would take the leadership from each other.
+                '        takeable = [{"$literal": same_host_takes_over}, _FREE, ',
             ),
         ),
         # Masters assign no segment under a live lease: the jump makes it look expired.
@@ -77,6 +84,7 @@ PATCHES: Mapping[str, Patch] = {
         "containers are started without a proven lease",
         (Edit("services/bot_runner/bot_actions.py", "        if not self._owned.proven():\n", "        if False:\n"),),
         (_FROZEN,) * 4,
+        # The init does not start a bot under an expired keepalive.
         is_masked=True,
     ),
     "init-without-deadline": Patch(
@@ -112,11 +120,10 @@ PATCHES: Mapping[str, Patch] = {
             Edit(
                 "libs/core/worker/segment_owner.py",
                 _STOPPING,
-                "        await self._release(owned)\n        resting = self._rest(owned, work)\n",
+                _RELEASING,
             ),
         ),
-        (_RESTARTED,) * 3,
-        {"BOT_STOP_SECONDS": "40"},
+        (_RESTARTED,) * 2,
     ),
 }
 

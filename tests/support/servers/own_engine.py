@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -271,8 +271,10 @@ class OwnEngine:
     def _remove_containers(self) -> None:
         client = docker.DockerClient(base_url=self.url, timeout=60)
         try:
-            for container in client.containers.list(all=True):
-                container.remove(force=True, v=True)
+            # Helpers of workers remove themselves.
+            for container in client.containers.list(all=True, ignore_removed=True):
+                with suppress(docker.errors.NotFound):
+                    container.remove(force=True, v=True)
         finally:
             client.close()
 
