@@ -39,6 +39,10 @@ ADDRESS_PREFIX = "06b0"
 NARROWED_PREFIX = "06b1"
 DEFAULT_LIMITS = NetworkLimits()
 _RENEW_SECONDS = 60.0
+_DISAGREEMENT = (
+    "another worker of this engine has other settings or another version; set EGRESS_ALLOW, BOT_HTTP_PROXY, "
+    "BOT_CONNECTIONS, BOT_NEW_CONNECTIONS_PER_SECOND, BOT_PACKETS_PER_SECOND and BOT_SENT_MBIT_PER_SECOND alike"
+)
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ class BotNetwork:
         self._no_walls_said = False
         self._unlimited = False
         self._lock = asyncio.Lock()
+        self._disagrees = False
 
     def forget(self) -> None:
         """Check it again at the next start, since the engine restarted or the network is gone."""
@@ -129,6 +134,10 @@ class BotNetwork:
         except SandboxUnavailable:
             self.forget()
             raise
+        # Since the last time, when this worker's rules were installed.
+        if (disagrees := "differs" in said) and not self._disagrees:
+            log.warning("the rules of the bots' network were replaced by another worker's", reason=_DISAGREEMENT)
+        self._disagrees = disagrees
         if "missing" in said:
             log.warning("the rules of the bots' network were missing and are restored", network=attachment.network)
 

@@ -4,11 +4,13 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
+from libs.core.config.destinations import destinations
 from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.entrypoints import guard
 from libs.docker_runner.errors import SandboxUnavailable
@@ -105,3 +107,27 @@ async def test_walls_that_cannot_be_set_up_are_logged_once_per_failure_period(
 
     assert await said_while_they_fail() == ["info", "debug"]
     assert await said_while_they_fail() == ["info", "debug"]
+
+
+async def test_worker_whose_rules_another_one_with_other_settings_replaces_logs_it_once(
+    private_engine: OwnEngine, tmp_path: Path, scope: str
+) -> None:
+    def replaced(logs: list[Any]) -> list[Any]:
+        return [entry for entry in logs if "replaced by another worker's" in entry["event"]]
+
+    url, other = private_engine.url, destinations("10.9.8.7:6543")
+    with capture_logs() as logs:
+        async with (
+            bot_containers(tmp_path / "one", scope, url, walls_seconds=0.0) as one,
+            bot_containers(tmp_path / "two", scope, url, walls_seconds=0.0, egress_allow=other) as two,
+        ):
+            await one.runner.prepare()
+            await one.runner.prepare()
+            assert replaced(logs) == []
+            for _ in range(2):
+                await two.runner.prepare()
+                await one.runner.prepare()
+
+    said = replaced(logs)
+    assert len(said) == 2  # once for each of the two
+    assert "EGRESS_ALLOW" in said[0]["reason"]

@@ -2,7 +2,8 @@
 
 It speaks netlink itself (`nftables.py`): bot images have neither iptables nor nft, and the host's own may not be
 reachable. Needs CAP_NET_ADMIN in the network namespace of the engine. Repeating it replaces the rules, in one step for
-the packets, and prints ``missing`` if some of them were not there.
+the packets, and prints ``missing`` if some of them were not there, or ``differs`` if others were there, as a worker
+with other settings leaves them.
 
     network_guard.py by-address PREFIX LIMITS ALLOWED...   each network card whose MAC address begins with PREFIX (06b0)
     network_guard.py by-bridge BRIDGE LIMITS ALLOWED...    everything on that bridge

@@ -74,9 +74,12 @@ def replace_table(
     digest = hashlib.sha256(repr(described_by).encode()).digest()
     expected = sum(len(rules) for rules in chains.values())
     found = rules_in(name, family)
-    if found < expected:
-        print("missing")  # noqa: T201 - the worker reads it from the container's log
-    if (counts or sets) and found == expected and digest_of(name, family) == digest:
+    before = digest_of(name, family)
+    if before and before != digest:
+        print("differs")  # noqa: T201 - the worker reads it from the container's log
+    elif found < expected:
+        print("missing")  # noqa: T201 - as above
+    if (counts or sets) and found == expected and before == digest:
         return
     table, described = (1, text(name)), (DIGEST, digest)
     # Made first, so that the removal finds one.
