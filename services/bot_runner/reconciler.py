@@ -25,7 +25,7 @@ from services.bot_runner.desired import DesiredState
 from services.bot_runner.desired_bot import DesiredBot, StopReason
 from services.bot_runner.plan import Action, Start, Stop, plan
 from services.bot_runner.records import BotRecords
-from services.bot_runner.start_times import StartTimes
+from services.bot_runner.restarts import StartTimes
 from services.bot_runner.status import BotState, BotStatus
 
 log = get_logger(__name__)

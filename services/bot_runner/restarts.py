@@ -1,7 +1,16 @@
-"""When a failed bot may restart: exponential backoff, reset after a time without failures."""
+"""When a failed bot may restart, and when its containers started, by the clock of the segment's owner. Pure.
 
+The backoff is exponential, and is reset after a time without failures.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 
+from libs.docker_runner.containers.container import ManagedContainer
+
+# A smaller difference of clocks is left alone: it changes with each measurement.
+_SAME_CLOCK_SECONDS = 1.0
 _CAP_SECONDS = 300.0
 _CLOCKS_DIFFER_SECONDS = 5.0
 
@@ -60,3 +69,23 @@ class RestartHistory:
         A later end than any backoff has was written by a worker whose clock was ahead, and does not count.
         """
         return now >= self.not_before or self.not_before - now > _CAP_SECONDS + _CLOCKS_DIFFER_SECONDS
+
+
+class StartTimes:
+    """The start times of one segment's containers between rounds."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, datetime] = {}
+
+    def corrected(self, actual: Sequence[ManagedContainer], now: float, engine_now: float) -> list[ManagedContainer]:
+        """Return *actual* with start times by the clock of *now*; *engine_now* is the time of the engine's host.
+
+        A container whose start time is unknown gets the time of its first sighting.
+        """
+        ahead_seconds = engine_now - now
+        ahead = timedelta(seconds=ahead_seconds if abs(ahead_seconds) > _SAME_CLOCK_SECONDS else 0.0)
+        known = {c.container_id: c.started_at - ahead for c in actual if c.started_at is not None}
+        moment = datetime.fromtimestamp(now, UTC)
+        seen = {c.container_id: known.get(c.container_id, moment) for c in actual}
+        self._seen = {one: self._seen.get(one, first) for one, first in seen.items()}
+        return [replace(c, started_at=known.get(c.container_id, self._seen[c.container_id])) for c in actual]

@@ -5,7 +5,7 @@ import pytest
 
 from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.executable import Entrypoint
-from services.bot_runner.start_times import StartTimes
+from services.bot_runner.restarts import StartTimes
 
 NOW = 1_800_000_000.0
 MOMENT = datetime.fromtimestamp(NOW, UTC)
