@@ -36,6 +36,26 @@ _FIRST_SIGHT_SECONDS = 2.0
 _LOST_SECONDS = STALLED_SECONDS
 
 
+class Questions:
+    """The questions to an engine that it has not answered. Pure; times are seconds of one clock."""
+
+    def __init__(self) -> None:
+        self._unanswered_since: float | None = None
+
+    def asked(self, now: float) -> None:
+        """Note that a question is sent."""
+        if self._unanswered_since is None:
+            self._unanswered_since = now
+
+    def answered(self) -> None:
+        """Note that the last one was answered."""
+        self._unanswered_since = None
+
+    def lost(self, now: float) -> bool:
+        """Whether one, and all after it, have been unanswered for so long that the segments should move."""
+        return self._unanswered_since is not None and now - self._unanswered_since > _LOST_SECONDS
+
+
 class EngineHealth:
     """The state of one engine for the containers of one worker.
 
@@ -52,7 +72,7 @@ class EngineHealth:
         self._answered_by = engine_id
         self._unprepared = ""
         self._images = ImageWait(required=settings.pod_uid is not None)
-        self._answered_at = time.monotonic()
+        self._questions = Questions()
         named = {TEMP_DIR: settings.temp_dir}
         if not keepalives.is_relative_to(settings.temp_dir):
             named[KEEPALIVE_DIR] = keepalives
@@ -84,20 +104,21 @@ class EngineHealth:
         return not self.sight.complaint
 
     def lost(self) -> bool:
-        """Whether the engine has not answered for some seconds."""
-        return time.monotonic() - self._answered_at > _LOST_SECONDS
+        """Whether the engine has left a question unanswered for some seconds, and all after it."""
+        return self._questions.lost(time.monotonic())
 
     async def watch(self, readiness: Readiness) -> None:
         """Check the engine periodically."""
 
         async def one_round() -> None:
+            self._questions.asked(time.monotonic())
             try:
                 info = await self._info(readiness)
             except RuntimeFault as error:
                 self._fault = str(error)
             else:
                 self._runner.room.has(info.capacity)
-                self._answered_at = time.monotonic()
+                self._questions.answered()
                 self._fault = ""
                 if info.id != self._answered_by:
                     self._answered_by = info.id
