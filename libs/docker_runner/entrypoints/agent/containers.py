@@ -16,8 +16,11 @@ else:
 KEEPALIVE_MOUNT = "/run/the0/keepalive"
 ENTRY_MOUNT = "/run/the0/entry"
 FILE_NAME = "lease"
+_GOFER = "runsc-gofer"
 # A new process may not have entered its container yet, or not have its mounts.
 _YOUNG_SECONDS = 3.0
+# The same of gVisor's, which starts more slowly.
+_GOFER_SECONDS = 30.0
 # What was overlooked is found after this time.
 _RESCAN_SECONDS = 60.0
 _CONTENT_BYTES = 256
@@ -105,7 +108,7 @@ class Containers:
         self._young = {pid: self._young.get(pid, now) for pid in pids - self._old}
         looked_at = sorted(pids if rescan else self._young, key=int)
         found = [one for pid in looked_at if (one := self._look(pid, now)) is not None]
-        self._old.update(pid for pid, seen in self._young.items() if now - seen > _YOUNG_SECONDS)
+        self._old.update(pid for pid, seen in self._young.items() if _is_old(pid, now - seen))
         return found, ended
 
     def forget(self, container: FoundContainer) -> None:
@@ -118,9 +121,10 @@ class Containers:
         container_id = container_of(groups)
         if container_id is None or container_id in self._watched:
             return None
-        if now - self._strangers.setdefault(container_id, now) > _YOUNG_SECONDS:
+        is_gofer = _is_gofer(pid)
+        if now - self._strangers.setdefault(container_id, now) > (_GOFER_SECONDS if is_gofer else _YOUNG_SECONDS):
             return None
-        mount = keepalive_mount(text_of(f"/proc/{pid}/mountinfo"))
+        mount = keepalive_mount(text_of(f"/proc/{pid}/mountinfo"), writable=is_gofer)
         group = self._hierarchies.group(groups)
         if mount is None or group is None:
             return None
@@ -138,16 +142,28 @@ class Containers:
         return self._watched[container_id]
 
 
-def keepalive_mount(mounts: str) -> "str | None":
-    """Return the number of the keepalive's mount among a process's *mounts*; None if they are not the runtime's."""
+def keepalive_mount(mounts: str, *, writable: bool = False) -> "str | None":
+    """Return the number of the keepalive's mount among a process's *mounts*; None if they are not the runtime's.
+
+    They are read-only, or may be *writable*.
+    """
     number, is_ours = None, False
     for line in mounts.splitlines():
         fields = line.split(" ", 6)
-        if len(fields) == 7 and "ro" in fields[5].split(","):
+        if len(fields) == 7 and (writable or "ro" in fields[5].split(",")):
             if fields[4] == KEEPALIVE_MOUNT:
                 number = fields[0]
             is_ours = is_ours or fields[4] == ENTRY_MOUNT
     return number if is_ours else None
+
+
+def _is_old(pid: str, age: float) -> bool:
+    return age > _GOFER_SECONDS or (age > _YOUNG_SECONDS and not _is_gofer(pid))
+
+
+def _is_gofer(pid: str) -> bool:
+    """Whether *pid* is gVisor's file server, which has the mounts of a container; it refuses writes by itself."""
+    return text_of(f"/proc/{pid}/cmdline").split("\0", 1)[0] == _GOFER
 
 
 def _open_keepalive(pid: str, mount: str) -> "KeepaliveFolder | None":

@@ -33,6 +33,13 @@ def test_other_mounts_are_none_of_the_runtime(mounts: list[str]) -> None:
     assert keepalive_mount("\n".join(mounts)) is None
 
 
+def test_writable_mounts_count_for_the_file_server_of_gvisor() -> None:
+    mounts = "\n".join([ROOT, ENTRY.replace("ro,", "rw,"), KEEPALIVE.replace("ro,", "rw,")])
+
+    assert keepalive_mount(mounts, writable=True) == "221"
+    assert keepalive_mount(ROOT, writable=True) is None
+
+
 def opened(folder: Path) -> KeepaliveFolder:
     return KeepaliveFolder(os.open(folder, os.O_PATH | os.O_DIRECTORY))
 
