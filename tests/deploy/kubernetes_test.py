@@ -2,8 +2,9 @@
 
 import os
 import re
+import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import kubernetes_validate
 import pytest
@@ -11,6 +12,7 @@ import yaml
 
 from libs.core.process.service import BOT_RUNNER, SERVICES, ServiceDefinition
 from libs.core.transport.pod_tokens import AUDIENCE
+from libs.core.transport.security import role_name
 from libs.docker_runner.engine.users import UserRange
 from tests.deploy.manifests import (
     KUBERNETES,
@@ -29,6 +31,7 @@ from tests.deploy.manifests import (
 )
 from tests.deploy.settings_in_use import load_everything, unknown_variables
 from tests.support.fakes.fake_kubernetes import ALL_RULES, rules_of
+from tools.stack import binaries
 
 BASES = [f"base/{service.name}" for service in SERVICES]
 OVERLAYS = ["overlays/dev", "overlays/production", "overlays/node-socket"]
@@ -93,7 +96,11 @@ def test_no_secret_is_in_the_files(folder: str) -> None:
     assert of_kind(folder, "Secret") == []
     for workload in of_kind(folder, "Deployment", "StatefulSet"):
         for found in containers(workload):
-            secret = [name for name in environment(found) if re.search("KEY|PASSWORD|SECRET|MONGO_URI|NATS_URL", name)]
+            secret = [
+                name
+                for name in environment(found)
+                if re.search("KEY|PASSWORD|SECRET|MONGO_URI|NATS_URL", name) and not name.endswith("_FILE")
+            ]
             assert all("valueFrom" in environment(found)[name] for name in secret)
 
 
@@ -269,6 +276,71 @@ def test_workers_have_the_name_of_their_pod_and_no_access_to_the_cluster(service
     assert variables["WORKER_ID"]["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
     assert variables["MASTER_SERVICE"]["value"] == f"{service.name}-master"
     assert pod_spec(worker)["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("folder", ["overlays/production", "overlays/node-socket"])
+@each_service
+@pytest.mark.parametrize("role", ["master", "worker"])
+def test_masters_and_workers_require_tls_with_the_secret_of_their_role_alone(
+    folder: str, service: ServiceDefinition, role: str
+) -> None:
+    workload = named(folder, "Deployment", f"{service.name}-{role}")
+    process = container(workload, role)
+    settings = named(folder, "ConfigMap", process["envFrom"][0]["configMapRef"]["name"])["data"]
+    paths = {name: environment(process)[name]["value"] for name in ("TLS_CA_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE")}
+    (volume,) = [found for found in pod_spec(workload)["volumes"] if found["name"] == "tls"]
+
+    assert settings["TLS_MODE"] == "require"
+    assert volume["secret"]["secretName"] == f"{service.name}-{role}-tls"
+    assert [found["name"] for found in containers(workload) if "tls" in mounts(found)] == [role]
+    assert list(paths.values()) == [f"{mounts(process)['tls']}/{name}" for name in ("ca.crt", "tls.crt", "tls.key")]
+    assert pod_spec(workload)["securityContext"]["fsGroup"] == 10001
+    if role == "master":
+        assert process["readinessProbe"]["httpGet"] == {"path": "/grpcz", "port": "http"}
+        assert "grpc" not in process["readinessProbe"]
+
+
+def test_certificates_of_cert_manager_are_those_that_pods_mount() -> None:
+    text = (KUBERNETES / "components" / "tls-cert-manager" / "certificates.yaml").read_text()
+    certificates = [found["spec"] for found in yaml.safe_load_all(text)]
+    roles: list[tuple[ServiceDefinition, Literal["master", "worker"], str]] = [
+        *((service, "master", "server auth") for service in SERVICES),
+        *((service, "worker", "client auth") for service in SERVICES),
+    ]
+
+    assert {found["secretName"]: (found["dnsNames"], found["usages"][-1]) for found in certificates} == {
+        f"{service.name}-{role}-tls": ([role_name(role, service.name)], usage) for service, role, usage in roles
+    }
+
+
+def test_command_makes_the_secrets_that_pods_mount_and_renews_them(tmp_path: Path) -> None:
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(
+        f"#!/bin/sh\ncase $2 in apply) cat >> {tmp_path}/applied; echo --- >> {tmp_path}/applied ;; "
+        f'*) exec {binaries.kubectl()} "$@" ;; esac\n'
+    )
+    kubectl.chmod(0o755)
+
+    def secrets_of(*arguments: str) -> dict[str, dict[str, str]]:
+        (tmp_path / "applied").unlink(missing_ok=True)
+        subprocess.run(
+            [KUBERNETES / "tls-secrets.sh", "the0", tmp_path / "kept", *arguments],
+            env={"PATH": "/usr/bin:/bin", "KUBECTL": str(kubectl), "HOME": str(tmp_path)},
+            capture_output=True,
+            timeout=60,
+            check=True,
+        )
+        found = [one for one in yaml.safe_load_all((tmp_path / "applied").read_text()) if one]
+        assert {one["metadata"]["namespace"] for one in found} == {"the0"}
+        return {one["metadata"]["name"]: one["data"] for one in found}
+
+    first, again, renewed = secrets_of(), secrets_of(), secrets_of("renew")
+
+    assert first.keys() == {f"{service.name}-{role}-tls" for service in SERVICES for role in ("master", "worker")}
+    assert all(data.keys() == {"ca.crt", "tls.crt", "tls.key"} for data in first.values())
+    assert again == first
+    assert all(renewed[name]["tls.key"] != first[name]["tls.key"] for name in first)
+    assert {data["ca.crt"] for data in renewed.values()} == {data["ca.crt"] for data in first.values()}
 
 
 @each_service
