@@ -64,6 +64,17 @@ build() { # build TAG
   $DOCKER image prune --force --filter label=the0.image=stage --filter until=168h >/dev/null
 }
 
+# Workers without TLS are those of a version that had none; new masters must accept them until they are replaced.
+has_workers_without_tls() {
+  for service in $services; do
+    for worker in $($COMPOSE ps --quiet "$service-worker"); do
+      $DOCKER inspect --format '{{range .Config.Env}}{{println .}}{{end}}' "$worker" \
+        | grep -Eq '^TLS_MODE=(allow|require)$' || return 0
+    done
+  done
+  return 1
+}
+
 # The second ones first, so that a service always has a master that leads or can lead.
 replace_masters() {
   for second in -2 ""; do
@@ -91,10 +102,21 @@ roll_out() { # roll_out TAG PREVIOUS-TAG
   remember "TAG=$1" "PREVIOUS_TAG=$2"
   # The environment goes before .env.
   export TAG="$1"
-  replace_masters
+  $COMPOSE run --rm --no-deps -T certificates
+  $COMPOSE run --rm --no-deps -T mongo-users
+  mode=$(setting TLS_MODE)
+  if [ "${mode:-require}" = require ] && has_workers_without_tls; then
+    say "workers have no TLS yet: masters accept both until they are replaced"
+    (export TLS_MODE=allow && replace_masters)
+    accept_both=yes
+  else
+    replace_masters
+    accept_both=no
+  fi
   for service in $services; do
     replace_workers "$service" "$(image "$service" "$1")"
   done
+  if [ "$accept_both" = yes ]; then replace_masters; fi
   # The rest: what else the project's file has changed, and the number of workers.
   $COMPOSE up --detach --wait --wait-timeout 300
   say "runs version $1; 'make rollback' goes back to $2"

@@ -11,12 +11,17 @@ from typing import Any
 
 import aiohttp
 import docker
+import grpc
 import nats
 import pytest
 from minio import Minio
 from pymongo import MongoClient
+from pymongo.errors import OperationFailure
 
 from libs.core.process.service import SERVICES
+from libs.core.transport.certificates import Certificates
+from libs.core.transport.security import role_name
+from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
 from tests.deploy.compose_images import StandIns
 from tests.deploy.compose_leftovers import project_name, remove_leftovers
 from tests.deploy.compose_project import ComposeProject
@@ -142,6 +147,71 @@ async def test_worker_joins_the_second_master_once_the_leader_is_gone(project: C
         await eventually(lambda: has_joined(standby))
     finally:
         await asyncio.to_thread(masters[leader].start)
+
+
+@pytest.fixture
+def certificates(project: ComposeProject) -> Certificates:
+    """Those of a worker of bot-runner, as the container has them."""
+    files = project.files("bot-runner-worker", "/etc/the0/tls/current/")
+    return Certificates(files["ca.crt"], files["tls.crt"], files["tls.key"])
+
+
+async def test_master_accepts_the_certificate_of_a_worker_and_no_client_without_one(
+    project: ComposeProject, certificates: Certificates
+) -> None:
+    target = f"{project.address('bot-runner-master')}:50051"
+    own = grpc.ssl_channel_credentials(certificates.authorities, certificates.key, certificates.chain)
+    override = [("grpc.ssl_target_name_override", role_name("master", "bot-runner"))]
+    without = {
+        "no TLS": grpc.aio.insecure_channel(target),
+        "no certificate": grpc.aio.secure_channel(
+            target, grpc.ssl_channel_credentials(certificates.authorities), options=override
+        ),
+    }
+
+    async with grpc.aio.secure_channel(target, own, options=override) as channel:
+        await asyncio.wait_for(channel.channel_ready(), 60)
+    codes = {}
+    for name, channel in without.items():
+        async with channel:
+            call = pb_grpc.CoordinationServiceStub(channel).Coordinate()  # type: ignore[no-untyped-call]
+            codes[name] = await asyncio.wait_for(call.code(), 60)
+
+    async def worker_is_joined() -> bool:
+        return bool((await dependencies(project, "bot-runner-worker"))["master"]["ok"])
+
+    assert codes == dict.fromkeys(without, grpc.StatusCode.UNAVAILABLE)
+    await eventually(worker_is_joined)
+
+
+async def test_renewed_certificates_are_used_without_a_restart(project: ComposeProject) -> None:
+    (worker,) = project.containers("bot-runner-worker")
+    before = project.files("bot-runner-worker", "/etc/the0/tls/current/")
+
+    await project.make_aside("certificates")
+    after = project.files("bot-runner-worker", "/etc/the0/tls/current/")
+
+    async def is_joined_with_the_new_ones() -> bool:
+        used = b"changed files are in use" in await asyncio.to_thread(worker.logs)
+        return used and bool((await dependencies(project, "bot-runner-worker"))["master"]["ok"])
+
+    assert after["tls.key"] != before["tls.key"]
+    assert after["ca.crt"] == before["ca.crt"]
+    await eventually(is_joined_with_the_new_ones, within_seconds=60)
+    assert [found.id for found in project.containers("bot-runner-worker")] == [worker.id]
+
+
+async def test_worker_logs_in_as_a_user_who_reads_the_database_of_its_service_alone(project: ComposeProject) -> None:
+    (worker,) = project.containers("bot-runner-worker")
+    variables = dict(line.split("=", 1) for line in worker.attrs["Config"]["Env"])
+    uri = variables["MONGO_URI"].replace("@mongo:27017", f"@{project.address('mongo')}:27017")
+
+    with MongoClient[dict[str, Any]](uri.replace("replicaSet=rs0&", ""), directConnection=True) as mongo:
+        own = mongo["bot_runner"]["processes"].count_documents({})
+        with pytest.raises(OperationFailure, match="not authorized"):
+            mongo["backtest_runner"]["backtests"].find_one()
+
+    assert own > 0
 
 
 async def test_upgrade_replaces_every_process_and_touches_no_bot(

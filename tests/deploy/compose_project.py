@@ -4,6 +4,7 @@ Of our services bot-runner is real, whose masters and worker do what is tested. 
 same recipe; here they only answer health checks, which saves most of the tests' time.
 """
 
+import ast
 import asyncio
 import contextlib
 import os
@@ -162,6 +163,17 @@ class ComposeProject:
             if image.startswith("the0/"):
                 name = container.labels["com.docker.compose.service"]
                 found.setdefault(name, []).append(image.partition(":")[2])
+        return found
+
+    def files(self, service: str, folder: str) -> dict[str, bytes]:
+        """The files of a folder in the one container of *service* that runs, by name."""
+        (container,) = self.containers(service)
+        script = "import pathlib, sys; print({f.name: f.read_bytes() for f in pathlib.Path(sys.argv[1]).iterdir()})"
+        ended = container.exec_run(["python3", "-c", script, folder])
+        assert isinstance(ended.output, bytes)
+        output = ended.output.decode()
+        assert ended.exit_code == 0, output
+        found: dict[str, bytes] = ast.literal_eval(output)
         return found
 
     def attached_volumes(self) -> set[str]:

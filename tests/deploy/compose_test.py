@@ -18,6 +18,7 @@ from tests.deploy.settings_in_use import load_everything, unknown_variables
 from tools.stack import binaries
 
 FOLDER = ROOT / "deploy" / "compose"
+NAMES = [service.name for service in SERVICES]
 SECRETS = (
     "MONGO_PASSWORD",
     "MONGO_KEY",
@@ -26,6 +27,7 @@ SECRETS = (
     "S3_SECRET_KEY",
     "GRAFANA_PASSWORD",
     "HTTP_TOKEN",
+    *(f"MONGO_PASSWORD_{name.upper().replace('-', '_')}_{role}" for name in NAMES for role in ("MASTER", "WORKER")),
 )
 
 ROLES = ("master", "master-2", "worker")
@@ -85,6 +87,8 @@ def test_compose_has_all_three_services_and_their_dependencies(project: dict[str
 
     assert project["services"].keys() == ours | {
         "work-folder",
+        "certificates",
+        "mongo-users",
         "mongo",
         "nats",
         "s3",
@@ -97,18 +101,20 @@ def test_compose_has_all_three_services_and_their_dependencies(project: dict[str
 def test_every_long_running_container_has_a_health_check(project: dict[str, Any]) -> None:
     unchecked = {name for name, service in project["services"].items() if "healthcheck" not in service}
 
-    assert unchecked == {"work-folder"}
+    assert unchecked == {"work-folder", "certificates", "mongo-users"}
 
 
 def test_what_must_outlive_a_container_is_in_a_volume(project: dict[str, Any]) -> None:
     kept = {
-        name
-        for name, service in project["services"].items()
+        mount["source"]
+        for service in project["services"].values()
         for mount in service.get("volumes", [])
         if mount["type"] == "volume"
     }
 
-    assert kept == {"mongo", "nats", "s3", "prometheus", "grafana"} == project["volumes"].keys()
+    certificates = {f"tls-{service.name}-{role}" for service in SERVICES for role in ("master", "worker")}
+    assert kept == {"mongo", "nats", "s3", "prometheus", "grafana", "authority"} | certificates
+    assert kept == project["volumes"].keys()
 
 
 def test_no_port_is_open_to_another_machine(project: dict[str, Any]) -> None:
@@ -152,7 +158,7 @@ def test_workers_reach_the_hosts_engine_and_share_a_folder_with_it_at_one_path(
     project: dict[str, Any], service: ServiceDefinition
 ) -> None:
     worker = project["services"][f"{service.name}-worker"]
-    paths = {mount["source"]: mount["target"] for mount in worker["volumes"]}
+    paths = {mount["source"]: mount["target"] for mount in worker["volumes"] if mount["type"] == "bind"}
     folder = worker["environment"]["TEMP_DIR"]
     (memory,) = {str(Path(worker["environment"][name]).parent) for name in ("KEEPALIVE_DIR", "SPEC_DIR")}
 
@@ -372,6 +378,51 @@ def test_token_that_is_left_empty_on_purpose_stays_empty(tmp_path: Path) -> None
     make.run("complete-env")
 
     assert variables((make.folder / ".env").read_text())["HTTP_TOKEN"] == ""
+
+
+@each_service
+@pytest.mark.parametrize("role", ROLES)
+def test_each_process_has_the_certificate_of_its_role_alone_and_requires_one(
+    project: dict[str, Any], service: ServiceDefinition, role: str
+) -> None:
+    process = project["services"][f"{service.name}-{role}"]
+    (mount,) = [found for found in process["volumes"] if found["type"] == "volume"]
+    settings = process["environment"]
+    names = {name: Path(settings[name]) for name in ("TLS_CA_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE")}
+
+    assert mount["source"] == f"tls-{service.name}-{role.removesuffix('-2')}"
+    assert mount["read_only"] is True
+    assert {path.parent for path in names.values()} == {Path(mount["target"]) / "current"}
+    assert [path.name for path in names.values()] == ["ca.crt", "tls.crt", "tls.key"]
+    assert settings["TLS_MODE"] == "require"
+    assert process["depends_on"]["certificates"]["condition"] == "service_completed_successfully"
+
+
+@each_service
+@pytest.mark.parametrize("role", ROLES)
+def test_each_process_logs_in_to_mongodb_as_the_user_of_its_role(
+    project: dict[str, Any], environment_file: Path, service: ServiceDefinition, role: str
+) -> None:
+    user = f"{service.name}-{role.removesuffix('-2')}"
+    password = variables(environment_file.read_text())[f"MONGO_PASSWORD_{user.upper().replace('-', '_')}"]
+
+    process = project["services"][f"{service.name}-{role}"]
+
+    expected = f"mongodb://{user}:{password}@mongo:27017/?replicaSet=rs0&authSource=admin"
+    assert process["environment"]["MONGO_URI"] == expected
+    assert process["depends_on"]["mongo-users"]["condition"] == "service_completed_successfully"
+
+
+def test_only_the_container_that_makes_certificates_has_the_authority(project: dict[str, Any]) -> None:
+    having = {
+        name
+        for name, service in project["services"].items()
+        for mount in service.get("volumes", [])
+        if mount["source"] == "authority"
+    }
+
+    assert having == {"certificates"}
+    assert project["services"]["certificates"]["network_mode"] == "none"
 
 
 @each_service

@@ -15,13 +15,15 @@ _DOCKER = """\
 #!/bin/sh
 case "$1 $2" in
   "image inspect") shift 4; grep -qxF "$1" {folder}/images && echo an-id ;;
+  "inspect "*) case $3 in *Env*) cat {folder}/environment ;; *) echo an-id ;; esac ;;
   "tag "*) echo "$3" >> {folder}/images ;;
   "run "*) while [ "$1" != --entrypoint ]; do shift; done; shift; echo "$*" ;;
 esac
 """
 _COMPOSE = """\
 #!/bin/sh
-echo "$*" >> {folder}/calls
+echo "$* TLS_MODE=${{TLS_MODE:-}}" >> {folder}/calls
+case $1 in ps) cat {folder}/workers ;; esac
 """
 _PANTS = """\
 #!/bin/sh
@@ -40,6 +42,7 @@ class Release:
         shutil.copy(ROOT / "deploy" / "compose" / "release.sh", self._compose)
         (self._compose / ".env").write_text(f"MONGO_PASSWORD=secret\nTAG={tag}\nLOG_LEVEL=info\n")
         (self._compose / ".env").chmod(0o600)
+        (folder / "workers").write_text("")
         (folder / "images").write_text("".join(f"the0/{service}:{tag}\n" for service in SERVICES))
         for name, text in {"docker": _DOCKER, "pants": _PANTS, "docker-compose": _COMPOSE}.items():
             (folder / name).write_text(text.format(folder=folder))
@@ -64,6 +67,11 @@ class Release:
         """What is in `.env`."""
         return dict(line.split("=", 1) for line in (self._compose / ".env").read_text().splitlines())
 
+    def set(self, **settings: str) -> None:
+        """Add settings to `.env`."""
+        with (self._compose / ".env").open("a") as file:
+            file.writelines(f"{name}={value}\n" for name, value in settings.items())
+
     def mode(self) -> int:
         """The rights on `.env`."""
         return (self._compose / ".env").stat().st_mode & 0o777
@@ -81,6 +89,16 @@ class Release:
         """The services of each call that started some by name."""
         calls = (self._folder / "calls").read_text().splitlines()
         return [[word for word in call.split() if "-master" in word] for call in calls if "-master" in call]
+
+    def runs_worker_with(self, *variables: str) -> None:
+        """From now on one worker of each service runs, with this environment."""
+        (self._folder / "workers").write_text("a-worker\n")
+        (self._folder / "environment").write_text("".join(f"{variable}\n" for variable in variables))
+
+    def modes(self) -> list[str]:
+        """The TLS mode in the environment of each call that started masters or made certificates."""
+        calls = (self._folder / "calls").read_text().splitlines()
+        return [call.rpartition("=")[2] for call in calls if "-master" in call or "certificates" in call]
 
     def has(self, tag: str) -> bool:
         """Whether all three images are there under this tag."""
@@ -111,6 +129,39 @@ def test_upgrade_replaces_the_second_masters_before_the_first(tmp_path: Path) ->
         [f"{service}-master-2" for service in SERVICES],
         [f"{service}-master" for service in SERVICES],
     ]
+
+
+@pytest.mark.parametrize(
+    ("environment", "modes"),
+    [
+        # Certificates; both masters of each service accept workers without TLS; and once more, no longer.
+        (["PATH=/bin"], ["", "allow", "allow", "", ""]),
+        (["TLS_MODE=off"], ["", "allow", "allow", "", ""]),
+        (["TLS_MODE=require"], ["", "", ""]),
+        (["TLS_MODE=allow"], ["", "", ""]),
+    ],
+)
+def test_upgrade_passes_through_allow_while_workers_have_no_tls(
+    tmp_path: Path, environment: list[str], modes: list[str]
+) -> None:
+    release = Release(tmp_path, "v1")
+    release.runs_worker_with(*environment)
+
+    process = release.run("upgrade", TAG="v2")
+
+    assert process.returncode == 0, process.stderr
+    assert release.modes() == modes
+
+
+@pytest.mark.parametrize("mode", ["off", "allow"])
+def test_mode_of_the_env_file_is_left_to_compose(tmp_path: Path, mode: str) -> None:
+    release = Release(tmp_path, "v1")
+    release.runs_worker_with("PATH=/bin")
+    release.set(TLS_MODE=mode)
+
+    release.run("upgrade", TAG="v2")
+
+    assert release.modes() == ["", "", ""]
 
 
 def test_upgrade_keeps_every_other_setting_and_the_rights_of_the_env_file(tmp_path: Path) -> None:
