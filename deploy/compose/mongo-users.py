@@ -1,6 +1,6 @@
 """Create MongoDB's users: one for the masters and one for the workers of each service. May be repeated.
 
-Each may change the database of its own service. Masters may read those of the others, to tell which code is in use;
+Each may change the database of its own service. Masters may read those of the others, to know which code is in use;
 workers may not. A password of the environment that has changed is set.
 """
 

@@ -87,7 +87,7 @@ class BotRecords(RunHistory):
         return not set(stopping) - set(alive)
 
     async def promise_ends(self, seconds: float) -> None:
-        """Record that the segment's containers are gone *seconds* from now, whoever owns it then."""
+        """Record that the segment's containers are gone *seconds* from now, under any owner."""
         await self._runs.promise_ends(self._segment_id, epoch=self._epoch, seconds=seconds)
 
     async def has_promised(self, alive: Collection[str]) -> bool:

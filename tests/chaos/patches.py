@@ -61,7 +61,7 @@ _UNSTEADY = """        if early_seconds > 0:
             raise TakeoverTooEarly(_name(segment_id), early_seconds)
 """
 _NO_AGENT = {"HOST_AGENT": "false"}
-# Host agents of other engines kill by mounts, whatever engine of their kernel a container is on.
+# Host agents of other engines kill by mounts: also containers of this engine, if they share a kernel.
 _UNSEEN = Edit("libs/docker_runner/sandbox/container_spec.py", 'BASE = "/run/the0"', 'BASE = "/run/the0-unseen"')
 _FROZEN = "an engine's workers frozen"
 _RESTARTED = "an engine's workers restarted"

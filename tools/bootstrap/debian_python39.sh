@@ -37,7 +37,7 @@ apt download "${packages[@]}"
 grep -v '^#' "$pins" | sha256sum --check --quiet -
 for package in ./*.deb; do dpkg-deb -x "$package" "$work/root"; done
 
-# Its libraries are found beside it, whatever the machine has and wherever the folder is.
+# Its libraries are found beside it, in any folder and on any machine.
 cd "$work/root"
 mv lib/x86_64-linux-gnu/* usr/lib/x86_64-linux-gnu/
 usr/bin/patchelf --set-rpath '$ORIGIN/../lib/x86_64-linux-gnu' usr/bin/python3.9

@@ -32,7 +32,7 @@ class Access:
         self.is_open = not is_configured and settings.is_private
         """Whether nothing is required: only this machine reaches the server."""
         self.is_closed = not is_configured and not settings.is_private
-        """Whether users are refused, whatever they present: nothing is configured that could admit them."""
+        """Whether all users are refused: nothing is configured that could admit one."""
 
     @property
     def has_password(self) -> bool:

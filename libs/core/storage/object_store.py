@@ -351,7 +351,7 @@ class ObjectStore:
 
 @contextmanager
 def _translated(verb: str, bucket: str, key: str, settings: StorageSettings) -> Iterator[None]:
-    """Wrap a call of the SDK, and raise its errors as ours."""
+    """Wrap a call of the SDK, and translate its errors."""
     what = f"{verb} {bucket}/{key}" if key else f"{verb} bucket {bucket}"
     try:
         yield

@@ -302,7 +302,8 @@ async def test_operations_that_are_cancelled_twice_while_they_wait_for_a_connect
 
     await asyncio.wait([reading, *waiting], timeout=20)
     async with asyncio.timeout(20):
-        await database["things"].find_one({})
+        found = await database["things"].find_one({})
+    assert found is None
     await only_connection.close()
 
 

@@ -218,7 +218,7 @@ class LeaseStore:
     def now(self) -> float:
         """Return MongoDB's time (Unix seconds) as the last answers show it; the host's time before the first answer.
 
-        All workers of a deployment share this time, whatever their hosts' clocks show.
+        All workers of a deployment share this time; it does not depend on their hosts' clocks.
         """
         known = self._store_clock.store_seconds(self._clock())
         return known if known is not None else self._host_clock()

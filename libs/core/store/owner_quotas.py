@@ -71,7 +71,7 @@ KeepsPlace = Callable[[Entity, str], bool]
 
 
 def keeps_while_it_should_run(entity: Entity, run_id: str) -> bool:
-    """As bots: whatever the run, it is followed by another one."""
+    """As bots: every run is followed by another one."""
     return entity.should_run
 
 

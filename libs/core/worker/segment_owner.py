@@ -335,7 +335,7 @@ class SegmentOwner:
         return True
 
     async def _promised(self, owned: OwnedSegment, work: HandlerRun) -> float | None:
-        """Return within which time all containers are gone, whoever owns the segment; None when that is unknown."""
+        """Return within which time all containers are gone, under any owner; None when that is unknown."""
         if self._environment.engine_lost or not await work.end(_GIVE_UP_ON_RUN_SECONDS):
             return None
         try:

@@ -151,7 +151,7 @@ class BotNetwork:
             entries: a file with a line for each: the interface's address, the target's address, and a port.
 
         Raises:
-            SandboxUnavailable: this engine's bots cannot be told apart, or the rules cannot be installed.
+            SandboxUnavailable: this engine's bots cannot be distinguished, or the rules cannot be installed.
             EngineUnavailable: unknown.
         """
         attachment = await self.ensure(entrypoints)

@@ -1,4 +1,4 @@
-"""A bot with ``config.egress`` reaches its hosts and nothing else, whatever it tries and whatever ends around it."""
+"""A bot with ``config.egress`` reaches its hosts and nothing else, also when its worker ends."""
 
 import socket
 from pathlib import Path

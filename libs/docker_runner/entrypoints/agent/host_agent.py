@@ -53,7 +53,7 @@ class Watched:
     def limits(self, keepalive: Keepalive) -> "tuple[float, float]":
         """Return when the container must be dead if it is frozen, and if it runs; see :class:`Keepalive`.
 
-        Its last deadline stays, whatever a later owner of the segment writes for its own containers.
+        Its last deadline stays when a later owner of the segment writes for its own containers.
         """
         if keepalive.last_deadline is not None:
             earlier = self.last_deadline
