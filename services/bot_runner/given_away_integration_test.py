@@ -167,6 +167,25 @@ async def test_no_bot_runs_twice_when_a_next_owner_dies_too(rig: BotRig, at: int
     assert rig.doubles == []
 
 
+async def test_no_bot_runs_twice_when_a_next_owner_gives_the_segment_away_too(rig: BotRig) -> None:
+    former, one, other = rig.host("former"), rig.host("one"), rig.host("other")
+    lease = await running_on(rig, former, "deaf")
+    await give_away(rig, former, lease, LONG_SECONDS)
+    async with rig.owned_by(one) as owned:
+        await rounds(rig, one)
+    await give_away(rig, one, owned.lease, SHORT_SECONDS)
+
+    async with rig.owned_by(other):
+        await rounds(rig, other)
+        await asyncio.sleep(SHORT_SECONDS + MARGIN_SECONDS)
+        await rounds(rig, other)
+        assert other.starts == []
+        await end(rig, former, lease, "deaf")
+        await eventually(lambda: other.alive("deaf"))
+
+    assert rig.doubles == []
+
+
 async def end_at(host: FakeHost, bot_id: str, deadline: float) -> None:
     await asyncio.sleep(deadline - boot_seconds())
     for container in host.alive(bot_id):

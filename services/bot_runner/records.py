@@ -39,6 +39,7 @@ class BotRecords(RunHistory):
         self._logs = logs
         self._written: dict[str, BotStatus] = {}
         self._adopted: set[str] = set()
+        self._promised_earlier: Collection[str] = ()
 
     @property
     def worker(self) -> str:
@@ -88,20 +89,25 @@ class BotRecords(RunHistory):
 
     async def promise_ends(self, seconds: float) -> None:
         """Record that the segment's containers are gone *seconds* from now, under any owner."""
+        self._promised_earlier = await self._live_runs.stopping(self._segment_id)
         await self._runs.promise_ends(self._segment_id, epoch=self._epoch, seconds=seconds)
 
     async def has_promised(self, alive: Collection[str]) -> bool:
-        """Return whether the promise covers the runs *alive*, and close the others: their starts have no effect now."""
+        """Return whether the promise covers the runs *alive*, and close the others: their starts have no effect now.
+
+        Runs that an earlier owner promised to end stay open: their containers may still stop on another engine.
+        """
         found = await self._runs.list(RunFilter(segment_id=self._segment_id, open=True, is_stopping=True), limit=0)
         if not set(alive) <= {run.run_id for run in found}:
             return False
+        earlier = [r.run_id for r in found if r.epoch < self._epoch and r.run_id in self._promised_earlier]
         await self._runs.close_open(
             reason="stopped",
             message="its segment was released before its start",
             ended_at=utc_now(),
             segment_id=self._segment_id,
             before_epoch=self._epoch + 1,
-            keep=alive,
+            keep=[*alive, *earlier],
             are_over=True,
         )
         return True

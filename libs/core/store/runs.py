@@ -218,7 +218,7 @@ class RunStore:
         """Record for the open runs of a segment that their containers are gone *seconds* from now, by MongoDB's time.
 
         Args:
-            epoch: of the owner; later owners' runs are not included.
+            epoch: of the owner; later owners' runs are not included, and what earlier owners have promised stays.
 
         Raises:
             StoreUnavailable: outcome unknown.
@@ -226,7 +226,11 @@ class RunStore:
         deadline = {"$add": ["$$NOW", round(seconds * 1000)]}
         with translated():
             await self._runs.update_many(
-                {"segment_id": segment_id, "open": True, "epoch": {"$lte": epoch}},
+                {
+                    "segment_id": segment_id,
+                    "open": True,
+                    "$or": [{"epoch": epoch}, {"epoch": {"$lt": epoch}, "stop_deadline": None}],
+                },
                 [{"$set": {"stop_deadline": deadline, "stop_seconds": seconds}}],
             )
 

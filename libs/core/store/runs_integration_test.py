@@ -244,6 +244,18 @@ async def test_promise_covers_open_runs_of_the_segment_up_to_the_owners_epoch(ru
     assert promised["own"].stop_seconds == 31.5
 
 
+async def test_promise_of_an_earlier_owner_stays_and_ones_own_is_renewed(runs: RunStore) -> None:
+    await runs.start(run("earlier", epoch=1))
+    await runs.promise_ends(1, epoch=1, seconds=600.0)
+    await runs.start(run("own", epoch=2))
+
+    await runs.promise_ends(1, epoch=2, seconds=5.0)
+    await runs.promise_ends(1, epoch=2, seconds=31.5)
+
+    promised = {record.run_id: record.stop_seconds for record in await runs.list(RunFilter(is_stopping=True))}
+    assert promised == {"earlier": 600.0, "own": 31.5}
+
+
 async def test_promised_run_is_closed_only_by_who_knows_that_it_is_over(runs: RunStore) -> None:
     await runs.start(run("stopping"))
     await runs.promise_ends(1, epoch=1, seconds=600.0)
