@@ -121,3 +121,14 @@ def test_other_entities_tell_when_a_deletion_was_published_at_the_earliest() -> 
 
     assert outcome([before.from_stream(), deleted]) is None
     assert deleted.stamp.published_at <= at(101)
+
+
+def test_a_deletion_takes_away_what_the_stream_published_slightly_later_than_its_copy_says() -> None:
+    events = [
+        Published(CREATED, at(0), at(0), 1, at(0), 0),
+        Published(DELETED, at(10), None, 1, at(10), 1),
+        Published(CREATED, at(20), at(20) - 1000, 1, at(20), 2),
+        Published(DELETED, at(30), None, 1, at(30), 3),
+    ]
+
+    assert outcome([events[2].from_stream(), *copies_of(events)]) is None
