@@ -67,9 +67,11 @@ class ResultSpool:
         said = {"reason": result.reason, "error": result.message, "again": result.again}
         written.write_text(json.dumps({**said, "ended_at": result.at.isoformat()}))
         written.rename(folder / "verdict.json")
+        kept = self._outcome(run_id, result)
         if outcome is not None and outcome.returned is not None:
+            # Last: a put that failed is repeated, and reads it again.
             outcome.returned.discard()
-        return self._outcome(run_id, result)
+        return kept
 
     def get(self, run_id: str) -> Outcome | None:
         """Return the stored end of this run; None when this host has none."""

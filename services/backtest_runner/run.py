@@ -202,7 +202,7 @@ class BacktestRun:
         """Give its place up. A failure is repaired by the next claim that lacks a place."""
         if self._admitted_as is not None:
             place, self._admitted_as = self._place(self._admitted_as), None
-            with isolated("give up place"):
+            with isolated("give up place", passing=()):
                 await self._kit.quotas.give_up(place)
 
     async def _may_go_on(self, claim: Claim) -> bool:

@@ -345,7 +345,7 @@ class ScheduledAttempt:
     async def _give_place_up(self) -> None:
         """Give its place up, if it has one. A failure is repaired by the next claim that lacks a place."""
         self._admitted = False
-        with isolated("give up place"):
+        with isolated("give up place", passing=()):
             await self._kit.quotas.give_up(self._place)
 
     async def _until(self, moment: float) -> None:
