@@ -68,8 +68,10 @@ def placement_of(config: Mapping[str, object]) -> Labels:
         raise PlacementRejected(value, str(error)) from None
 
 
-def key_of(config: Mapping[str, object]) -> str:
-    """Return the canonical text of ``config.placement``; empty without one, and when it is malformed."""
+def key_of(config: object) -> str:
+    """Return the canonical text of ``config.placement``; empty without one, and when it or the config is malformed."""
+    if not isinstance(config, Mapping):
+        return ""
     try:
         return written(placement_of(config))
     except PlacementRejected:

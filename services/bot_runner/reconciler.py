@@ -56,7 +56,6 @@ class SegmentReconciler:
         wake_ups: WakeUps,
         scan_interval_seconds: float,
         clock: Callable[[], float] = time.time,
-        engine_clock: Callable[[], float] = time.time,
     ) -> None:
         self._owned = owned
         self._entities = entities
@@ -72,7 +71,6 @@ class SegmentReconciler:
         self._demand = Demand()
         self._scan_interval = scan_interval_seconds
         self._clock = clock
-        self._engine_clock = engine_clock
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._start_times = StartTimes()
         self._placement: str | None = None
@@ -149,9 +147,7 @@ class SegmentReconciler:
         for bot_id in self._places.keys() - wanted.keys():
             self._give_up_place(bot_id)
         now = self._clock()
-        decided = plan(
-            desired, self._start_times.corrected(actual, now, self._engine_clock()), now, self._room.reservations()
-        )
+        decided = plan(desired, self._start_times.corrected(actual, now, time.time()), now, self._room.reservations())
         self.running = len(decided.kept)
         waiting = {wait.id: wait for wait in decided.waiting if wait.id not in unsettled}
         self._waiting.become({wait.id: (wait.executable.room, wait.shortage) for wait in waiting.values()})

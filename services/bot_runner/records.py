@@ -101,15 +101,7 @@ class BotRecords(RunHistory):
         if not set(alive) <= {run.run_id for run in found}:
             return False
         earlier = [r.run_id for r in found if r.epoch < self._epoch and r.run_id in self._promised_earlier]
-        await self._runs.close_open(
-            reason="stopped",
-            message="its segment was released before its start",
-            ended_at=utc_now(),
-            segment_id=self._segment_id,
-            before_epoch=self._epoch + 1,
-            keep=[*alive, *earlier],
-            are_over=True,
-        )
+        await self._close_not_started([*alive, *earlier], are_over=True)
         return True
 
     async def not_begun(self, executable: Executable, reason: str, alive: Collection[str] = ()) -> None:
@@ -165,12 +157,17 @@ class BotRecords(RunHistory):
         await asyncio.gather(*(self.container_ended(end) for end in ended))
         # An interrupted start has a record and no container, and no later start will close the record of a deleted
         # bot: `bot rm` would wait for its end in vain.
+        await self._close_not_started()
+
+    async def _close_not_started(self, keep: Collection[str] = (), *, are_over: bool = False) -> None:
         await self._runs.close_open(
             reason="stopped",
             message="its segment was released before its start",
             ended_at=utc_now(),
             segment_id=self._segment_id,
             before_epoch=self._epoch + 1,
+            keep=keep,
+            are_over=are_over,
         )
 
     def forget_all_but(self, bot_ids: Collection[str]) -> None:

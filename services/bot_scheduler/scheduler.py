@@ -5,9 +5,8 @@ may be outdated: a claim only counts if MongoDB finds the document unchanged.
 """
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import prometheus_client
 
@@ -20,7 +19,6 @@ from libs.core.observability.metrics import observe
 from libs.core.process.isolation import isolated, repeat, unexpected
 from libs.core.room import Demand
 from libs.core.store.entities import Entity
-from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.executable import new_run_id
 from services.bot_scheduler.attempt import ScheduleKit
@@ -58,20 +56,18 @@ class SegmentScheduler:
 
     def __init__(
         self,
-        owned: OwnedSegment,
-        *,
         kit: ScheduleKit,
+        *,
         takeover: Takeover,
         scan_interval_seconds: float,
-        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._owned = owned
+        self._owned = kit.owned
         self._kit = kit
         self._claims: ScheduleClaims = kit.claims
         self._records: RunRecords = kit.records
         self._takeover = takeover
         self._scan_interval = scan_interval_seconds
-        self._clock = clock
+        self._clock = kit.clock
         self._states: dict[str, ScheduleState] = {}
         self._runs: dict[str, ScheduledRun] = {}
         self._times = DecisionTimes()

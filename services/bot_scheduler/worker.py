@@ -118,9 +118,7 @@ def segment_kit(
 def segment_scheduler(kit: ScheduleKit, engine_id: str, scan_interval_seconds: float) -> SegmentScheduler:
     """Wire the work of one owned segment."""
     return SegmentScheduler(
-        kit.owned,
-        kit=kit,
+        kit,
         takeover=Takeover(kit, host=engine_id),
         scan_interval_seconds=scan_interval_seconds,
-        clock=kit.clock,
     )

@@ -53,14 +53,18 @@ class Fault(ABC):
         """Undo it, and start again what has ended."""
 
 
-class Killed(Fault):
-    """Processes get SIGKILL, and are started again at the end."""
+class _OfProcesses(Fault):
+    """A fault of processes."""
 
     def __init__(self, name: str, processes: Sequence[Process], *, blocks: bool = False) -> None:
         super().__init__(name)
         self._processes = processes
         self.unfit = _names(processes)
         self.blocks = blocks
+
+
+class Killed(_OfProcesses):
+    """Processes get SIGKILL, and are started again at the end."""
 
     async def begin(self, world: World) -> None:
         await asyncio.gather(*(one.process.kill() for one in self._processes))
@@ -78,14 +82,8 @@ class Restarted(Killed):
         await asyncio.gather(*(one.process.stop(grace_seconds=60) for one in self._processes))
 
 
-class Frozen(Fault):
+class Frozen(_OfProcesses):
     """Processes get SIGSTOP, and SIGCONT at the end."""
-
-    def __init__(self, name: str, processes: Sequence[Process], *, blocks: bool = False) -> None:
-        super().__init__(name)
-        self._processes = processes
-        self.unfit = _names(processes)
-        self.blocks = blocks
 
     async def begin(self, world: World) -> None:
         for one in self._processes:

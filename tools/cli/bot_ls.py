@@ -36,7 +36,7 @@ async def _ls() -> list[dict[str, Any]]:
         found = [entity async for entity in entities.all()]
         owners = await (await servers.owners(BOT_RUNNER)).all()
         rows = [bot_row(entity, shown(stored_status_of(entity), owners.get(entity.segment_id))) for entity in found]
-        if any(row["lacking"] is not None or row["state"] == ShownState.WAITING for row in rows):
+        if any(row["state"] == ShownState.WAITING for row in rows):
             missing = await missing_room(servers, BOT_RUNNER)
             rows = [row | {"missing": missing.get(row["id"], "")} for row in rows]
         return rows

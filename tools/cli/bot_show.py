@@ -47,7 +47,7 @@ async def _show(bot_id: str) -> dict[str, Any]:
         owners = await servers.owners(BOT_RUNNER)
         owner = (await owners.of([entity.segment_id])).get(entity.segment_id)
         row = bot_row(entity, shown(stored_status_of(entity), owner))
-        if row["lacking"] is not None or row["state"] == ShownState.WAITING:
+        if row["state"] == ShownState.WAITING:
             row["missing"] = (await missing_room(servers, BOT_RUNNER)).get(bot_id, "")
         runs = await RunStore(await servers.database(BOT_RUNNER)).list(RunFilter(entity_id=bot_id), limit=_RUNS)
         found = [plain(run_view(run, (await owners.of([run.segment_id])).get(run.segment_id))) for run in runs]

@@ -18,6 +18,14 @@ class Destination:
         return f"{self.network}" if self.port is None else f"{self.network}:{self.port}"
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens on *host*."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def destinations(text: str) -> tuple[Destination, ...]:
     """Return the destinations in *text*, separated by commas: ``10.1.2.3:8443, 10.8.0.0/16, [fd00::5]:443``.
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
+from libs.core.config.destinations import is_loopback
 from libs.core.config.settings_loader import Group, Named
 
 
@@ -87,10 +88,7 @@ class HttpSettings(Group):
     @property
     def is_private(self) -> bool:
         """Whether it listens only for this machine."""
-        try:
-            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_loopback(self.host)
 
     @property
     def port_was_chosen(self) -> bool:

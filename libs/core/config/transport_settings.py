@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
+from libs.core.config.destinations import is_loopback
 from libs.core.config.settings_loader import Group, Named
 
 TOKEN = re.compile(r"[\x21-\x2b\x2d-\x7e]{16,512}")
@@ -106,7 +107,7 @@ class TransportSettings(Group):
     @property
     def is_private(self) -> bool:
         """Whether a master listens only for this machine."""
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+        return is_loopback(self.host)
 
     @model_validator(mode="after")
     def _files_are_complete(self) -> Self:

@@ -64,9 +64,7 @@ class StoreClock:
 
         After a jump its holder may rely on it for one more life, by a clock like this one.
         """
-        if self._steady_since is None:
-            return self._life_seconds
-        return self._steady_since + self._life_seconds - now
+        return self._life_seconds - self.steady_seconds(now)
 
     def store_seconds(self, at: float) -> float | None:
         """Return MongoDB's time (Unix) at *at*, from the answers that show it best; None before the first answer."""

@@ -313,7 +313,7 @@ class EntityWriter:
 
     async def _claim(self, documents: Sequence[Document]) -> list[Slot]:
         """Return a slot for each of *documents*, in their order."""
-        placements = [key_of(config) if isinstance(config := d.get("config"), Mapping) else "" for d in documents]
+        placements = [key_of(document.get("config")) for document in documents]
         claimed = {
             placement: iter(await self._partitions.claim(number, placement))
             for placement, number in collections.Counter(placements).items()

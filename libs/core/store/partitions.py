@@ -272,7 +272,7 @@ class PartitionStore:
             found = self._entities.find({"segment_id": None}, {"config.placement": 1})
             homeless = [(entity["_id"], entity.get("config")) async for entity in found]
         for key, config in homeless:
-            [slot] = await self.claim(1, key_of(config) if isinstance(config, dict) else "")
+            [slot] = await self.claim(1, key_of(config))
             self.check([slot])
             with translated():
                 result = await self._entities.update_one(

@@ -296,15 +296,12 @@ class LiveRuns:
         """
         wanted = RunFilter(entity_ids=entity_ids, open=True, outside_segment_id=outside)
         found = await self._runs.list(wanted, limit=0)
-        if not found:
-            return {}
-        leases = {lease.segment_id: lease for lease in await self._leases.live()}
-        return {
-            run.entity_id: run.worker_id
-            for run in found
-            if self.may_still_stop(run)
-            or (run.segment_id != outside and run.may_live_under(leases.get(run.segment_id)))
-        }
+        stopping = {run.run_id for run in found if self.may_still_stop(run)}
+        others = [run for run in found if run.run_id not in stopping and run.segment_id != outside]
+        # It reads all partitions, and a bot that waits for a container to stop asks several times a second.
+        leases = {lease.segment_id: lease for lease in await self._leases.live()} if others else {}
+        alive = stopping | {run.run_id for run in others if run.may_live_under(leases.get(run.segment_id))}
+        return {run.entity_id: run.worker_id for run in found if run.run_id in alive}
 
     def may_still_stop(self, run: RunRecord) -> bool:
         """Whether its container may still stop after its segment was given away."""
