@@ -1,30 +1,21 @@
 """A bot's end is known and counted once, and it never runs twice: with workers that die at any step, and two hosts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from libs.core.run_record import RunRecord
-from libs.core.store.client import Mongo
 from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.errors import EngineUnavailable
 from tests.support.eventually import eventually
 from tests.support.fakes.fake_host import FakeHost
 from tests.support.faults.deaths import Death
-from tests.support.rigs.bot_rig import BotRig
+from tests.support.rigs.bot_rig import BotRig, bot_rig
 
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def rig(mongo_uri: str, database_name: str) -> AsyncIterator[BotRig]:
-    mongo = Mongo(mongo_uri)
-    rig = BotRig(mongo.database(database_name))
-    await rig.prepare()
-    yield rig
-    await mongo.close()
+__all__ = ["bot_rig"]
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])

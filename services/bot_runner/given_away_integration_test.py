@@ -1,34 +1,24 @@
 """A segment that is given away while its containers stop: the next owner, on another host, starts none too early."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
-import pytest_asyncio
 
 from libs.core.leases.boot_clock import boot_seconds
 from libs.core.leases.lease import Lease
-from libs.core.store.client import Mongo
 from libs.core.store.stop_deadlines import MARGIN_SECONDS
 from tests.support.eventually import eventually
 from tests.support.fakes.fake_host import FakeHost
 from tests.support.faults.deaths import Death
-from tests.support.rigs.bot_rig import BotRig
+from tests.support.rigs.bot_rig import BotRig, bot_rig
+
+__all__ = ["bot_rig"]
 
 HOLD_SECONDS = 3600.0
 LONG_SECONDS = 600.0
 """Of a promise whose end a test does not wait for."""
 SHORT_SECONDS = 0.5
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def rig(mongo_uri: str, database_name: str) -> AsyncIterator[BotRig]:
-    mongo = Mongo(mongo_uri)
-    rig = BotRig(mongo.database(database_name))
-    await rig.prepare()
-    yield rig
-    await mongo.close()
 
 
 async def running_on(rig: BotRig, host: FakeHost, *bot_ids: str) -> Lease:

@@ -1,28 +1,18 @@
 """What one bot's action, or one bot's document, does wrong costs the other bots of its segment nothing."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from prometheus_client import REGISTRY
 
-from libs.core.store.client import Mongo
 from libs.core.store.holds import HoldTarget
 from libs.docker_runner.containers.container import Ended, EndReason, ManagedContainer
 from libs.docker_runner.executable import Executable
 from tests.support.eventually import eventually
 from tests.support.fakes.fake_host import FakeHost
-from tests.support.rigs.bot_rig import BotRig
+from tests.support.rigs.bot_rig import BotRig, bot_rig
 
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def rig(mongo_uri: str, database_name: str) -> AsyncIterator[BotRig]:
-    mongo = Mongo(mongo_uri)
-    rig = BotRig(mongo.database(database_name))
-    await rig.prepare()
-    yield rig
-    await mongo.close()
+__all__ = ["bot_rig"]
 
 
 class Rotten(FakeHost):

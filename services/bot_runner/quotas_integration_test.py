@@ -2,30 +2,20 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
-import pytest_asyncio
 
 from libs.core.room import MIB, Need
-from libs.core.store.client import Mongo
 from libs.core.store.holds import HoldTarget
 from libs.core.store.quotas import Quota
 from libs.docker_runner.containers.container import ContainerState
 from libs.docker_runner.errors import CodeMissing
 from tests.support.eventually import eventually
 from tests.support.fakes.fake_host import FakeHost
-from tests.support.rigs.bot_rig import BotRig
+from tests.support.rigs.bot_rig import BotRig, bot_rig
 
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def rig(mongo_uri: str, database_name: str) -> AsyncIterator[BotRig]:
-    mongo = Mongo(mongo_uri)
-    rig = BotRig(mongo.database(database_name))
-    await rig.prepare()
-    yield rig
-    await mongo.close()
+__all__ = ["bot_rig"]
 
 
 async def states(rig: BotRig) -> dict[str, str]:

@@ -1,13 +1,10 @@
 """A version that is rejected never stops the one that runs, and another worker runs that one too."""
 
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
-from libs.core.store.client import Mongo
 from libs.core.store.holds import HoldTarget
 from libs.core.store.releases import Release
 from libs.docker_runner.containers.container import ManagedContainer
@@ -22,7 +19,9 @@ from libs.docker_runner.errors import (
 from tests.support.eventually import eventually
 from tests.support.fakes.fake_host import FakeHost
 from tests.support.faults.deaths import Death
-from tests.support.rigs.bot_rig import BotRig
+from tests.support.rigs.bot_rig import BotRig, bot_rig
+
+__all__ = ["bot_rig"]
 
 TOO_MUCH: Any = {"resources": {"memoryMb": 10**9}}
 BAD_CODE = {
@@ -31,15 +30,6 @@ BAD_CODE = {
     "entrypoint": EntrypointMissing("main.py", "is not in the bot's archive"),
 }
 SHORT, LONG = {"window_seconds": 0.2}, {"window_seconds": 3600}
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def rig(mongo_uri: str, database_name: str) -> AsyncIterator[BotRig]:
-    mongo = Mongo(mongo_uri)
-    rig = BotRig(mongo.database(database_name))
-    await rig.prepare()
-    yield rig
-    await mongo.close()
 
 
 async def deploy_bad(rig: BotRig, host: FakeHost, reason: str, version: str = "2", bot_id: str = "b") -> None:

@@ -4,25 +4,15 @@ import contextlib
 from collections.abc import AsyncIterator
 from functools import partial
 
-import pytest_asyncio
-
 from libs.core.room import MIB, Demand, Need
-from libs.core.store.client import Mongo
 from libs.core.store.holds import HoldTarget
 from tests.support.eventually import eventually
 from tests.support.fakes.fake_host import FakeHost, looking
-from tests.support.rigs.bot_rig import BotRig
+from tests.support.rigs.bot_rig import BotRig, bot_rig
+
+__all__ = ["bot_rig"]
 
 ONE = Need(512 * MIB)
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def rig(mongo_uri: str, database_name: str) -> AsyncIterator[BotRig]:
-    mongo = Mongo(mongo_uri)
-    rig = BotRig(mongo.database(database_name))
-    await rig.prepare()
-    yield rig
-    await mongo.close()
 
 
 @contextlib.asynccontextmanager

@@ -40,7 +40,7 @@ class CopyOrder:
         if event.kind is EventKind.DELETED:
             earliest = max(received_at - _LONGEST_DELAY_NANOSECONDS, self._latest_made_at + 1)
             published_at = max(earliest, min(last.made_by, received_at), last.published_at + 1)
-            # The event published last was made before it, although its own time of publishing may be later than this one.
+            # The last published event was made before it, although its own time of publishing may be later.
             stamp = replace(Stamp.of(published_at), last_made_by=last.made_by)
         elif event.stamp.says_when_made:
             published_at = max(min(event.stamp.made_by, received_at), last.published_at + 1)

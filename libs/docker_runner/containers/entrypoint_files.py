@@ -31,7 +31,7 @@ _FILES = (
     (agent, "keepalives.py"),
 )
 
-# Beside what it starts, so that a container needs one mount for both. The engine runs on this machine, with its folders.
+# Beside what it starts, so that a container needs one mount for both. An engine has the folders of its own machine.
 _PROGRAMS = ("python/the0-init", "node/the0-init")
 
 _COMPILED = (

@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest_asyncio
+
 from libs.core.events.wakeups import WakeUps
 from libs.core.leases.lease import Holder, Lease
 from libs.core.run_record import RunRecord
-from libs.core.store.client import Database
+from libs.core.store.client import Database, Mongo
 from libs.core.store.entities import EntityStore
 from libs.core.store.leases import LeaseStore
 from libs.core.store.owner_quotas import OwnerQuotas
@@ -111,7 +113,7 @@ class BotRig:
         death = death or Death()
         entities: Any = Mortal(self.entities, death, "set_status", "compare_and_set")
         runs = runs or Mortal(self.runs, death, "start", "finish", "adopt", "close_open")
-        leases: Any = Mortal(self.leases, self.looks, "live")
+        runs = Mortal(runs, self.looks, "list")
         logs: Any = host
         return BotRecords(
             Recorder(f"w-{host.name}", host.name),
@@ -119,7 +121,7 @@ class BotRig:
             epoch=lease.epoch,
             entities=entities,
             runs=runs,
-            leases=leases,
+            leases=self.leases,
             logs=logs,
         )
 
@@ -193,3 +195,13 @@ class _Group:
     async def list(self) -> list[ManagedContainer]:
         containers = await self._host.list()
         return [c for c in containers if c.segment == self._owned.segment_id and c.epoch <= self._owned.epoch]
+
+
+@pytest_asyncio.fixture(loop_scope="session", name="rig")
+async def bot_rig(mongo_uri: str, database_name: str) -> AsyncIterator[BotRig]:
+    """A ready rig in its own database."""
+    mongo = Mongo(mongo_uri)
+    rig = BotRig(mongo.database(database_name))
+    await rig.prepare()
+    yield rig
+    await mongo.close()
