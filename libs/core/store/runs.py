@@ -19,6 +19,8 @@ COLLECTION = "runs"
 _MAX_LINES = 50
 _MAX_LINE_CHARACTERS = 1000
 _TTL_INDEX = "ended_at_ttl"
+_FORMER_INDEXES = ("started_at_-1", "reason_1_started_at_-1")
+_INDEX_NOT_FOUND = 27
 _INDEX_OPTIONS_CONFLICT = 85
 _STOPPING: Document = {"stop_deadline": {"$gt": datetime.fromtimestamp(0, UTC)}}
 _END_UNSEEN: Document = {"$or": [{"open": True}, {"presumed": True}]}
@@ -70,6 +72,9 @@ class RunStore:
             # Of all runs or the failed ones, with the ids by which equal times are ordered: a page is read in order.
             await self._runs.create_index([("started_at", DESCENDING), ("_id", ASCENDING)])
             await self._runs.create_index([("reason", ASCENDING), ("started_at", DESCENDING), ("_id", ASCENDING)])
+            # They lack the ids by which pages are ordered; each would only slow down writes.
+            for name in _FORMER_INDEXES:
+                await self._drop_index(name)
             # Open runs only: few, however long the history is.
             await self._runs.create_index(
                 [("segment_id", ASCENDING), ("worker_id", ASCENDING)],
@@ -89,6 +94,13 @@ class RunStore:
                     raise
                 index = {"name": _TTL_INDEX, "expireAfterSeconds": self._keep_seconds}
                 await self._database.command("collMod", COLLECTION, index=index)
+
+    async def _drop_index(self, name: str) -> None:
+        try:
+            await self._runs.drop_index(name)
+        except OperationFailure as error:
+            if error.code != _INDEX_NOT_FOUND:
+                raise
 
     async def start(self, record: RunRecord) -> None:
         """Record the start of a run. Repeating it changes nothing.

@@ -193,6 +193,16 @@ async def test_a_record_of_another_version_is_read_as_far_as_it_is_known(runs: R
     assert await runs.get("r1") == run("r1")
 
 
+async def test_former_indexes_are_dropped(runs: RunStore, database: Database) -> None:
+    await database["runs"].create_index([("started_at", -1)])
+    await database["runs"].create_index([("reason", 1), ("started_at", -1)])
+
+    await runs.ensure_indexes()
+    await runs.ensure_indexes()
+
+    assert not {"started_at_-1", "reason_1_started_at_-1"} & set(await database["runs"].index_information())
+
+
 async def test_the_time_of_keeping_follows_the_setting(runs: RunStore, database: Database) -> None:
     await RunStore(database, keep_days=7).ensure_indexes()
     await RunStore(database, keep_days=7).ensure_indexes()
