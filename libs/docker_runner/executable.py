@@ -77,11 +77,11 @@ class Limits:
     """The limits of one container. See :mod:`libs.docker_runner.sandbox.limits` for requests of other values.
 
     Attributes:
-        memory_bytes: resident memory with page cache and /tmp, without swap. Beyond it the kernel kills.
+        memory_bytes: resident memory with page cache, /tmp and /state, without swap. Beyond it the kernel kills.
         cpu_shares: weight against other containers when the CPUs are busy; 1024 is the default.
         cpus: maximum number of CPUs, such as 0.5; None for no limit.
         pids: processes and threads.
-        tmp_bytes: size of /tmp, the only writable folder; counts as memory.
+        tmp_bytes: size of /tmp; counts as memory.
         open_files: open files of one process.
         result_bytes: maximum size of the JSON that ``main`` returns.
         output_bytes_per_second: output rate above which a bot is throttled, without loss.

@@ -43,6 +43,7 @@ class RunnerSettings:
         owner_field: the field of a document that names its owner, such as ``custom.config.author``.
         images: runtime name to image; a name with ``@sha256:…`` pins it.
         limits: of a container without requests of its own.
+        state_bytes: size of the /state of each container; counts as memory of its limit.
         maxima: upper bounds of ``config.resources``.
         metadata_guard: refuse to start bots when access to private networks and the host cannot be blocked.
         egress_allow: exceptions that bots may reach.
@@ -70,6 +71,7 @@ class RunnerSettings:
     owner_field: str = OWNER_FIELD
     images: Mapping[str, str] = field(default_factory=lambda: dict(IMAGES))
     limits: Limits = field(default_factory=Limits)
+    state_bytes: int = 64 * MIB
     maxima: Maxima = field(default_factory=Maxima)
     network: Network = Network.BRIDGE
     container_runtime: str | None = None

@@ -90,6 +90,15 @@ class ContainerSettings(Group):
         Named("BOT_TMP_MB", unit="MiB"),
         Field(ge=1, le=1_048_576, description="size of a container's /tmp, which counts as memory"),
     ] = 64
+    state_limit_mb: Annotated[
+        int,
+        Named("STATE_LIMIT_MB", unit="MiB"),
+        Field(
+            ge=1,
+            le=16_384,
+            description="size of a container's /state, which counts as memory of its limit; larger state is not saved",
+        ),
+    ] = 64
     open_files: Annotated[
         int,
         Named("BOT_OPEN_FILES"),

@@ -17,6 +17,12 @@ from libs.docker_runner.settings import RunnerSettings
 BASE = "/run/the0"
 # Accessible only to root of the container: the bot is another user.
 PRIVATE = f"{BASE}/private"
+STATE = "/state"
+"""The folder of the bot's persistent state."""
+STATE_DIR = f"{STATE}/.the0-state"
+"""The folder of the SDK's state in it."""
+STATE_FILES = 4096
+"""The maximum number of files and folders in a bot's state."""
 # Nothing answers there.
 NO_NAME_SERVER = "127.0.0.1"
 INIT_OOM_SCORE = 999
@@ -91,12 +97,13 @@ def container_body(
         "WorkingDir": mount,
         "Env": [
             *("HOME=/tmp", "USER=bot", "LOGNAME=bot", "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1"),
+            f"STATE_DIR={STATE_DIR}",
             *_proxy_variables(executable, settings),
         ],
         "Labels": labels(executable, code_etag, token, user, secrets),
         "StopSignal": "SIGTERM",
         "Healthcheck": {"Test": ["NONE"]},
-        "HostConfig": _host_config(executable, paths, mount, attachment, settings),
+        "HostConfig": _host_config(executable, paths, mount, attachment, settings, user),
     }
     if executable.egress is not None and attachment is not None and not attachment.walled:
         raise ValueError("a bot with an allow-list of hosts needs an interface of its own rules")
@@ -148,7 +155,12 @@ def _proxy_variables(executable: Executable, settings: RunnerSettings) -> list[s
 
 
 def _host_config(
-    executable: Executable, paths: Paths, mount: str, attachment: Attachment | None, settings: RunnerSettings
+    executable: Executable,
+    paths: Paths,
+    mount: str,
+    attachment: Attachment | None,
+    settings: RunnerSettings,
+    user: int,
 ) -> dict[str, Any]:
     limits = executable.limits
     host: dict[str, Any] = {
@@ -164,6 +176,7 @@ def _host_config(
         "Tmpfs": {
             "/tmp": _tmpfs(limits),  # noqa: S108 - inside the container
             PRIVATE: "rw,noexec,nosuid,nodev,size=64k,nr_inodes=16,mode=0700",
+            STATE: _state_tmpfs(settings.state_bytes, user),
         },
         "ShmSize": min(limits.tmp_bytes, 16 * MIB),
         "NetworkMode": _network_mode(executable.placement.network, attachment),
@@ -173,7 +186,7 @@ def _host_config(
         "MemorySwap": limits.memory_bytes,
         "OomScoreAdj": INIT_OOM_SCORE,
         "CpuShares": limits.cpu_shares,
-        "Ulimits": _ulimits(limits),
+        "Ulimits": _ulimits(limits, settings.state_bytes),
         "RestartPolicy": {"Name": "no"},
         "LogConfig": {
             "Type": "json-file",
@@ -223,9 +236,17 @@ def _tmpfs(limits: Limits) -> str:
     return f"rw,exec,nosuid,nodev,size={limits.tmp_bytes},nr_inodes={inodes},mode=1777"
 
 
-def _ulimits(limits: Limits) -> list[Mapping[str, Any]]:
-    # Above /tmp's size, so that a full one is reported as a full disk.
-    largest_file = max(limits.tmp_bytes, limits.result_bytes) + MIB
+def _state_tmpfs(state_bytes: int, user: int) -> str:
+    # The bot's alone to write. The folder itself and that of the SDK are among the inodes.
+    owner = f"uid={user},gid={user},mode=0755"
+    return f"rw,noexec,nosuid,nodev,size={state_bytes},nr_inodes={STATE_FILES + 2},{owner}"
+
+
+def _ulimits(limits: Limits, state_bytes: int) -> list[Mapping[str, Any]]:
+    # Above the sizes of /tmp and /state, so that a full one is reported as a full disk. The init writes an archive of
+    # the state, in which a file has three headers at most.
+    archive_bytes = state_bytes + STATE_FILES * 4096
+    largest_file = max(limits.tmp_bytes, limits.result_bytes, archive_bytes) + MIB
     values = {"nofile": limits.open_files, "core": 0, "fsize": largest_file, "memlock": 8 * MIB}
     return [{"Name": name, "Soft": value, "Hard": value} for name, value in values.items()]
 

@@ -95,7 +95,10 @@ def test_whole_description_of_a_container_is_this_and_nothing_more() -> None:
         "Cmd": [],
         "User": "0:0",
         "WorkingDir": "/bot",
-        "Env": ["HOME=/tmp", "USER=bot", "LOGNAME=bot", "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1"],
+        "Env": [
+            *("HOME=/tmp", "USER=bot", "LOGNAME=bot", "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1"),
+            "STATE_DIR=/state/.the0-state",
+        ],
         "StopSignal": "SIGTERM",
         "Healthcheck": {"Test": ["NONE"]},
     }
@@ -134,6 +137,7 @@ def test_whole_description_of_a_container_is_this_and_nothing_more() -> None:
         "Tmpfs": {
             "/tmp": f"rw,exec,nosuid,nodev,size={64 * MIB},nr_inodes=16384,mode=1777",
             "/run/the0/private": "rw,noexec,nosuid,nodev,size=64k,nr_inodes=16,mode=0700",
+            "/state": f"rw,noexec,nosuid,nodev,size={64 * MIB},nr_inodes=4098,uid=30007,gid=30007,mode=0755",
         },
         "ShmSize": 16 * MIB,
         "NetworkMode": "net",
@@ -145,7 +149,7 @@ def test_whole_description_of_a_container_is_this_and_nothing_more() -> None:
         "Ulimits": [
             ulimit("nofile", 4096),
             ulimit("core", 0),
-            ulimit("fsize", 65 * MIB),
+            ulimit("fsize", 81 * MIB),
             ulimit("memlock", 8 * MIB),
         ],
         "RestartPolicy": {"Name": "no"},

@@ -4,14 +4,17 @@ SANDBOX.md names these tests, and those of the other sandbox_…_docker_test.py,
 """
 
 import asyncio
+import errno
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from libs.core.room import MIB
 from libs.docker_runner.engine.users import UserRange
 from tests.support.eventually import eventually
 from tests.support.faults.hostile_bot import asked, has_output
@@ -104,10 +107,28 @@ def test_no_device_of_the_host_is_there(probe: dict[str, Any]) -> None:
 def test_environment_has_no_key_of_the_runtime(probe: dict[str, Any]) -> None:
     assert set(probe["environment"]) <= {
         "PATH", "HOME", "USER", "LOGNAME", "LANG", "HOSTNAME", "PYTHONDONTWRITEBYTECODE", "BOT_ID", "BOT_CONFIG",
-        "ID", "CONFIG",
+        "ID", "CONFIG", "STATE_DIR",
         "ENTRYPOINT_TYPE", "SCRIPT_PATH", "CODE_MOUNT_DIR", "GPG_KEY", "PYTHON_VERSION", "PYTHON_SHA256",
         "PYTHON_PIP_VERSION", "PYTHON_SETUPTOOLS_VERSION", "PYTHON_GET_PIP_URL", "PYTHON_GET_PIP_SHA256", "LC_CTYPE",
     }  # fmt: skip
+
+
+async def test_state_is_a_folder_of_the_bot_alone_with_a_limit(bots: BotContainers) -> None:
+    source = """
+import os
+def main():
+    about = os.stat("/state")
+    with open("/state/x", "wb") as file:
+        full = None
+        try:
+            for _ in range(4096):
+                file.write(bytes(1 << 20))
+        except OSError as error:
+            full = error.errno
+    return [about.st_uid == os.getuid(), oct(about.st_mode), full, os.environ["STATE_DIR"]]
+"""
+    outcome, output = await bots.run(source, limits=replace(bots.settings.limits, memory_bytes=256 * MIB))
+    assert outcome.result == [True, "0o40755", errno.ENOSPC, "/state/.the0-state"], output
 
 
 # --- secrets

@@ -39,6 +39,7 @@ def runner_settings(
         owner_field=secrets.owner_field,
         images={"python3.11": images.python, "nodejs20": images.node},
         limits=limits,
+        state_bytes=containers.state_limit_mb * MIB,
         maxima=Maxima(
             memory_mb=max(maxima.memory_mb, containers.memory_limit_mb),
             cpu_shares=max(maxima.cpu_shares, containers.cpu_shares),
