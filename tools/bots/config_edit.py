@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -67,7 +68,7 @@ def assignments(texts: Sequence[str]) -> list[tuple[str, Any]]:
     Raises:
         ConfigEditInvalid: one is not an assignment.
     """
-    return [_assignment(text) for text in texts]
+    return [(key, value_of(key, value)) for key, value in map(assignment_parts, texts)]
 
 
 def with_values(config: Mapping[str, Any], values: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -119,17 +120,42 @@ def _is_secret_name(name: str) -> bool:
     return not _SECRET_WORDS.isdisjoint(words) or joined in _SECRET_WORDS or joined.endswith(_ENDINGS)
 
 
-def _assignment(text: str) -> tuple[str, Any]:
+def assignment_parts(text: str) -> tuple[str, str]:
+    """Return the key and the value of `KEY=VALUE` as they are written.
+
+    Raises:
+        ConfigEditInvalid: it is not an assignment.
+    """
     key, equals, value = text.partition("=")
     if not equals:
         raise ConfigEditInvalid(f"{text!r} is not KEY=VALUE, such as symbol=BTC-USD or limits.max=5")
     _path(key)
+    return key, value
+
+
+def value_of(key: str, written: str) -> Any:
+    """Return the value of *key* as it is *written*: JSON, or else text.
+
+    Raises:
+        ConfigEditInvalid: it looks like JSON but is invalid, or has a number that cannot be stored.
+    """
+
+    def number(text: str) -> float:
+        if math.isinf(found := float(text)):
+            raise ConfigEditInvalid(f"the value of {key!r} has the number {text}, beyond 1e308; use a smaller one")
+        return found
+
+    def integer(text: str) -> int:
+        if not -(2**63) <= (found := int(text)) < 2**63:
+            raise ConfigEditInvalid(f"the value of {key!r} has the number {text}, beyond 64 bits; write it as text")
+        return found
+
     try:
-        return key, json.loads(value, parse_constant=_no_constant)
+        return json.loads(written, parse_constant=_no_constant, parse_float=number, parse_int=integer)
     except (ValueError, RecursionError):
-        if value.lstrip()[:1] in ("{", "[", '"'):
-            raise ConfigEditInvalid(f"the value of {key!r} looks like JSON but is invalid: {value!r}") from None
-        return key, value
+        if written.lstrip()[:1] in ("{", "[", '"'):
+            raise ConfigEditInvalid(f"the value of {key!r} looks like JSON but is invalid: {written!r}") from None
+        return written
 
 
 def _no_constant(text: str) -> NoReturn:

@@ -40,6 +40,12 @@ def test_text_that_is_no_assignment_is_refused(text: str) -> None:
         assignments([text])
 
 
+@pytest.mark.parametrize("value", ["1e999", "[1, -1e999]", "9223372036854775808", '{"b": -9223372036854775809}'])
+def test_number_that_cannot_be_stored_is_refused(value: str) -> None:
+    with pytest.raises(ConfigEditInvalid, match="beyond"):
+        assignments([f"a={value}"])
+
+
 def test_key_with_dots_leads_into_objects_and_makes_those_that_are_missing() -> None:
     config = {"limits": {"min": 1}, "other": 2}
 

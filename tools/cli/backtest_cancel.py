@@ -1,15 +1,12 @@
 """`runtime backtest cancel`: cancel a backtest permanently."""
 
 import asyncio
-import getpass
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from libs.core.events.wakeups import WakeUps
 from libs.core.process.service import BACKTEST_RUNNER
-from services.backtest_runner.state import CANCEL, OUTCOME
+from tools.backtests.cancellation import request_cancellation
 from tools.backtests.results import known_of
 from tools.cli import interrupts
 from tools.cli.bot_waiting import WAIT_SECONDS, wait_option
@@ -47,11 +44,7 @@ async def ask_to_cancel(servers: Connections, backtest_id: str) -> None:
     Raises:
         Failure: it is already completed, or does not exist.
     """
-    entities = await servers.entities(BACKTEST_RUNNER)
-    entity = await entities.get(backtest_id)
-    wish = {"by": getpass.getuser(), "at": datetime.now(UTC)}
-    if entity is None or not await entities.compare_and_set(backtest_id, {OUTCOME: None}, {CANCEL: wish}):
+    if not await request_cancellation(servers, backtest_id):
         known = await known_of(servers, backtest_id)
         words = "is already completed" if known is not None else "does not exist"
         raise Failure(f"the backtest {backtest_id!r} {words}", ExitCode.NOT_FOUND)
-    await WakeUps(await servers.nats_if_up(), BACKTEST_RUNNER.name).segments_changed([entity.segment_id])

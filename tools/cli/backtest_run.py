@@ -14,6 +14,7 @@ import click
 
 from libs.core.process.service import BACKTEST_RUNNER
 from tools.backtests.results import Known, known_of, output_of
+from tools.bots.config_edit import assignments, with_values
 from tools.bots.deploying import announce, upload
 from tools.bots.folder import BotFolder, read_folder
 from tools.bots.package import pack
@@ -21,12 +22,14 @@ from tools.cli import interrupts
 from tools.cli.backtest_logs import printed
 from tools.cli.backtest_progress import RunProgress
 from tools.cli.backtest_show import html_option, show_result
+from tools.cli.backtest_sweep import run_sweep
 from tools.cli.bot_waiting import WAIT_SECONDS
 from tools.cli.connections import Connections, connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.folder_options import config_of, config_option, directory_argument, entrypoint_option, runtime_option
 from tools.cli.output import cell, output_option
+from tools.cli.sweep_options import SweepFlags, sweep_options
 from tools.cli.untrusted import harmless
 
 
@@ -36,6 +39,7 @@ from tools.cli.untrusted import harmless
 @config_option
 @runtime_option
 @entrypoint_option
+@sweep_options
 @html_option
 @click.option("--no-wait", is_flag=True, help="Return as soon as the event is published.")
 @output_option
@@ -45,6 +49,10 @@ def run(
     config: str | None,
     runtime: str | None,
     entrypoint: str | None,
+    set_texts: tuple[str, ...],
+    sweep_texts: tuple[str, ...],
+    jobs: int,
+    most: int,
     html_file: Path | None,
     no_wait: bool,
     output: str,
@@ -52,10 +60,20 @@ def run(
     """Upload the folder DIRECTORY, run its backtest, show its output as it is printed, and then its metrics.
 
     Exit code 1 when it failed. Ctrl-C leaves it running: `runtime backtest cancel` cancels it.
+
+    With --sweep, a backtest is run for each combination of values, and a table shows the results. Exit code 1 when one
+    failed. Ctrl-C cancels those that are open.
     """
     folder = read_folder(directory, runtime, entrypoint, kind="backtest")
-    folder = replace(folder, config={**folder.config, **config_of(config)})
+    given = {**folder.config, **config_of(config)}
+    folder = replace(folder, config=with_values(given, assignments(set_texts)))
+    is_new = backtest_id is None
     backtest_id = backtest_id or f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    if sweep_texts:
+        if no_wait or html_file is not None:
+            raise click.UsageError(f"--sweep has no {'--no-wait' if no_wait else '--html'}; leave it out")
+        flags = SweepFlags(set_texts, sweep_texts, jobs, most)
+        return run_sweep(directory, folder, backtest_id, flags, output, is_new=is_new)
     known, printed_text = interrupts.run(_run(directory, folder, backtest_id, not no_wait, quiet=output == "json"))
     if known is None:
         click.echo(json.dumps({"id": backtest_id}) if output == "json" else f"{backtest_id} is announced")

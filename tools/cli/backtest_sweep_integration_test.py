@@ -1,0 +1,138 @@
+"""`runtime backtest run --sweep` over real servers, with a worker played by the test."""
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from minio import Minio
+from pymongo import MongoClient
+
+from tests.support.rigs.commands import Commands
+from tests.support.rigs.played_worker import played_worker
+from tests.support.rigs.terminal import Terminal
+from tools import samples
+from tools.cli.exit_codes import ExitCode
+from tools.stack.s3 import S3Server
+
+BACKTEST = str(Path(samples.__file__).parent / "moving_average_crossover")
+SWEEP = ("--sweep", "fast=5:10:5", "--sweep", "risk.max=0.1:0.3:0.1")
+
+
+def _result(config: dict[str, Any]) -> dict[str, Any]:
+    return {"metrics": {"sharpe": config["fast"] * config["risk"]["max"]}}
+
+
+def test_sweep_runs_each_combination_within_the_limit_with_one_upload(
+    commands: Commands, s3_server: S3Server, bucket_prefix: str
+) -> None:
+    with played_worker(commands.mongo, s3_server, f"{bucket_prefix}results", _result) as worker:
+        rows = commands.json("backtest", "run", BACKTEST, "--id", "ma", "--set", "cash=7", *SWEEP, "--jobs", "2")
+
+    assert [row["id"] for row in rows] == [
+        *("ma-fast=5-max=0.1", "ma-fast=5-max=0.2", "ma-fast=5-max=0.3"),
+        *("ma-fast=10-max=0.1", "ma-fast=10-max=0.2", "ma-fast=10-max=0.3"),
+    ]
+    assert rows[5]["parameters"] == {"fast": 10, "risk.max": 0.3}
+    assert [row["metrics"]["sharpe"] for row in rows] == [0.5, 1.0, 1.5, 1.0, 2.0, 3.0]
+    assert {row["state"] for row in rows} == {"finished"}
+    assert 1 <= worker.most_open <= 2
+    documents = worker.documents.values()
+    assert {document["config"]["cash"] for document in documents} == {7}
+    assert len({document["custom"]["filePath"] for document in documents}) == 1
+    storage = Minio(s3_server.endpoint, s3_server.access_key, s3_server.secret_key, secure=False)
+    assert len(list(storage.list_objects(f"{bucket_prefix}bots", recursive=True))) == 1
+
+
+def test_sweep_with_one_failure_shows_its_reason_and_fails(
+    commands: Commands, s3_server: S3Server, bucket_prefix: str
+) -> None:
+    def main(config: dict[str, Any]) -> dict[str, Any]:
+        error = {"status": "error", "message": "boom \x1b[2J", "error": "boom \x1b[2J"}
+        return error if config["fast"] == 10 else {"metrics": {"sharpe": 1.5}}
+
+    with played_worker(commands.mongo, s3_server, f"{bucket_prefix}results", main):
+        code, out, err = commands.run("backtest", "run", BACKTEST, "--id", "ma", "--sweep", "fast=5,10,15")
+
+    assert code == ExitCode.FAILED
+    header, first, second, third = out.splitlines()
+    assert header.split() == ["id", "state", "fast", "sharpe", "seconds", "detail"]
+    assert first.split()[:4] == ["ma-fast=5", "finished", "5", "1.5"]
+    assert second.split()[:4] == ["ma-fast=10", "failed", "10", "-"]
+    assert third.split()[:2] == ["ma-fast=15", "finished"]
+    assert "boom" in second
+    assert "\x1b" not in out + err
+    assert "[3/3]" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--sweep", "fast=5:30"], "write KEY=START:STOP:STEP"),
+        (["--sweep", "fast=0:1:1e-9"], "raise --most"),
+        (["--sweep", "fast=1:5:1", "--most", "4"], "a sweep at most 4 backtests"),
+        (["--sweep", "fast=1,2", "--set", "fast=3"], "'fast' is given twice"),
+        (["--sweep", "fast=1,2", "--set", "slow"], "'slow' is not KEY=VALUE"),
+        (["--sweep", "cash.a=1,2", "--config", '{"cash": 5}'], "'cash' is not an object"),
+        (["--sweep", "fast=1,2", "--no-wait"], "--sweep has no --no-wait"),
+        (["--sweep", "fast=1,2", "--jobs", "0"], "--jobs"),
+    ],
+)
+def test_invalid_sweep_is_refused_before_anything_runs(commands: Commands, options: list[str], told: str) -> None:
+    code, out, err = commands.run("backtest", "run", BACKTEST, *options)
+
+    assert (code, out) == (ExitCode.USAGE, "")
+    assert told in err
+    assert commands.json("backtest", "ls") == []
+
+
+def test_sweep_with_used_id_is_refused_before_anything_runs(commands: Commands) -> None:
+    commands.text("backtest", "run", BACKTEST, "--id", "ma-fast=2", "--no-wait")
+
+    code, _, err = commands.run("backtest", "run", BACKTEST, "--id", "ma", "--sweep", "fast=1,2")
+
+    assert code == ExitCode.FAILED
+    assert "backtest 'ma-fast=2' already exists (1 of 2), and each runs only once; give another --id" in err
+    assert len(commands.json("backtest", "ls")) == 1
+
+
+def test_set_values_replace_those_of_config_and_folder(commands: Commands) -> None:
+    options = ("--config", '{"risk": {"max": 1, "min": 0}}', "--set", "risk.max=0.5", "--set", "symbol=BTC-USD")
+    commands.text("backtest", "run", BACKTEST, "--id", "b1", "--no-wait", *options)
+
+    [document] = commands.mongo["backtest_runner"]["backtests"].find({"id": "b1"})
+    assert document["config"]["risk"] == {"max": 0.5, "min": 0}
+    assert document["config"]["symbol"] == "BTC-USD"
+
+
+async def test_ctrl_c_cancels_open_backtests_and_starts_no_more(
+    mongo_uri: str, s3_server: S3Server, bucket_prefix: str, tmp_path: Path
+) -> None:
+    settings = {
+        "MONGO_URI": mongo_uri,
+        "MINIO_ENDPOINT": s3_server.endpoint,
+        "MINIO_ACCESS_KEY_ID": s3_server.access_key,
+        "MINIO_SECRET_ACCESS_KEY": s3_server.secret_key,
+        "MINIO_BOTS_BUCKET": f"{bucket_prefix}bots",
+        "MINIO_RESULTS_BUCKET": f"{bucket_prefix}results",
+    }
+    arguments = ("backtest", "run", BACKTEST, "--id", "ma", "--sweep", "fast=1:9:1", "--jobs", "2", "--output", "json")
+    with MongoClient[dict[str, Any]](mongo_uri) as client:
+        backtests = client["backtest_runner"]["backtests"]
+        process = await Terminal(tmp_path, settings).start(*arguments)
+        try:
+            while await asyncio.to_thread(backtests.count_documents, {}) < 2:
+                assert process.returncode is None
+            process.send_signal(signal.SIGINT)
+            out, err = await process.communicate()
+            found = await asyncio.to_thread(lambda: list(backtests.find().sort("id", 1)))
+        finally:
+            client.drop_database("backtest_runner")
+
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert out == b""
+    assert [document["id"] for document in found] == ["ma-fast=1", "ma-fast=2"]
+    assert all(document["backtest"]["cancel"]["by"] for document in found)
+    assert "0 of 9 backtests are done, 7 were not started" in err.decode()
+    assert "cancelled: ma-fast=2" in err.decode()
