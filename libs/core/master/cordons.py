@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection, Mapping
 from libs.core.process.isolation import repeat
 from libs.core.store.cordons import Cordon, CordonStore
 
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 2.0
 """Without NATS, polling is the only way to detect a change."""
-_SEEN_EVERY_POLLS = 600
+_SEEN_EVERY_POLLS = 150
 
 
 class Cordons:

@@ -28,6 +28,8 @@ log = get_logger(__name__)
 HANDED_OVER = Counter("runtime_segments_handed_over_total", "Leases handed over to another worker of the engine.")
 
 _POLL_SECONDS = 0.25
+_ALONE_SECONDS = 1.0
+"""A worker without neighbours, which is most of them in Kubernetes, is idle for longer."""
 _ANSWER_SECONDS = 1.0
 _NO_FOLDER_SECONDS = 5.0
 _FORGET_SECONDS = 10.0
@@ -128,7 +130,7 @@ class Neighbours:
                 await self._succeed(worker.holder)
             else:
                 await self._take_offers(worker)
-        return None
+        return None if found else _ALONE_SECONDS
 
     async def _succeed(self, dead: Holder) -> None:
         try:
