@@ -22,7 +22,7 @@ _REQUEST_MESSAGES = 256
 _EXPIRY_SECONDS = 20.0
 _HEARTBEAT_SECONDS = 1.0
 _SILENCE_SECONDS = 3.0
-_POLL_SECONDS = 0.25
+_POLL_SECONDS = 1.0
 _GONE = ("consumer deleted", "consumer is push based", "server shutdown", "leadership change", "stream deleted")
 
 
@@ -66,7 +66,9 @@ class Puller:
         self._subscription: Subscription | None = None
 
     async def __aenter__(self) -> Self:
-        self._subscription = await self._connection.subscribe(f"{self._inbox}.*", self._receive)
+        self._subscription = await self._connection.subscribe(
+            f"{self._inbox}.*", self._receive, on_connect=self._look.set
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
