@@ -104,6 +104,8 @@ roll_out() { # roll_out TAG PREVIOUS-TAG
   export TAG="$1"
   $COMPOSE run --rm --no-deps -T certificates
   $COMPOSE run --rm --no-deps -T mongo-users
+  # Before the processes that log in as users which it may lack. The old ones connect again.
+  $COMPOSE up --detach --no-deps --wait --wait-timeout 300 nats
   mode=$(setting TLS_MODE)
   if [ "${mode:-require}" = require ] && has_workers_without_tls; then
     say "workers have no TLS yet: masters accept both until they are replaced"

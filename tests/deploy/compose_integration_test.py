@@ -1,6 +1,7 @@
 """The configuration that Compose hands to NATS and to Prometheus, read by themselves."""
 
 import asyncio
+import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import nats
 import pytest
 import pytest_asyncio
 
-from tests.deploy.manifests import ROOT
+from tests.deploy.manifests import KUBERNETES, ROOT
 from tests.support.eventually import eventually
 from tests.support.servers.prometheus import prometheus_program
 from tools.stack import binaries
@@ -18,23 +19,23 @@ from tools.stack.ports import free_port
 FOLDER = ROOT / "deploy" / "compose"
 
 
-def generated_password() -> str:
+def generated_passwords() -> dict[str, str]:
     script = subprocess.run([FOLDER / "new-env.sh"], capture_output=True, text=True, timeout=60, check=True)
-    (password,) = [line.split("=")[1] for line in script.stdout.splitlines() if line.startswith("NATS_PASSWORD=")]
-    return password
+    return dict(line.split("=") for line in script.stdout.splitlines() if line.startswith("NATS_PASSWORD"))
 
 
 @pytest.fixture
 async def nats_of_compose(tmp_path: Path) -> AsyncIterator[tuple[int, str]]:
-    """A server that was given nats.conf and a password that new-env.sh made, only its ports and folder changed."""
-    port, password = free_port(), generated_password()
+    """A server that was given nats.conf and passwords that new-env.sh made, only its ports and folder changed."""
+    port, passwords = free_port(), generated_passwords()
     config = tmp_path / "nats.conf"
     config.write_text((FOLDER / "nats.conf").read_text().replace("/data", str(tmp_path / "data")))
+    shutil.copy(KUBERNETES / "components" / "backing-services" / "nats-users.conf", tmp_path)
     options = [f"--config={config}", f"--port={port}", f"--http_port={free_port()}", f"--log={tmp_path / 'log'}"]
-    process = await asyncio.create_subprocess_exec(binaries.nats_server(), *options, env={"NATS_PASSWORD": password})
+    process = await asyncio.create_subprocess_exec(binaries.nats_server(), *options, env=passwords)
     try:
         await eventually(lambda: "Server is ready" in (tmp_path / "log").read_text())
-        yield port, password
+        yield port, passwords["NATS_PASSWORD"]
     finally:
         process.kill()
         await process.wait()

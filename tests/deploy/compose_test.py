@@ -27,7 +27,12 @@ SECRETS = (
     "S3_SECRET_KEY",
     "GRAFANA_PASSWORD",
     "HTTP_TOKEN",
-    *(f"MONGO_PASSWORD_{name.upper().replace('-', '_')}_{role}" for name in NAMES for role in ("MASTER", "WORKER")),
+    *(
+        f"{server}_PASSWORD_{name.upper().replace('-', '_')}_{role}"
+        for server in ("MONGO", "NATS")
+        for name in NAMES
+        for role in ("MASTER", "WORKER")
+    ),
 )
 
 ROLES = ("master", "master-2", "worker")
@@ -411,6 +416,22 @@ def test_each_process_logs_in_to_mongodb_as_the_user_of_its_role(
     expected = f"mongodb://{user}:{password}@mongo:27017/?replicaSet=rs0&authSource=admin"
     assert process["environment"]["MONGO_URI"] == expected
     assert process["depends_on"]["mongo-users"]["condition"] == "service_completed_successfully"
+
+
+@each_service
+@pytest.mark.parametrize("role", ROLES)
+def test_each_process_logs_in_to_nats_as_the_user_of_its_role(
+    project: dict[str, Any], environment_file: Path, service: ServiceDefinition, role: str
+) -> None:
+    user = f"{service.name}-{role.removesuffix('-2')}"
+    variable = f"NATS_PASSWORD_{user.upper().replace('-', '_')}"
+    password = variables(environment_file.read_text())[variable]
+
+    assert (
+        project["services"][f"{service.name}-{role}"]["environment"]["NATS_URL"]
+        == f"nats://{user}:{password}@nats:4222"
+    )
+    assert project["services"]["nats"]["environment"][variable] == password
 
 
 def test_only_the_container_that_makes_certificates_has_the_authority(project: dict[str, Any]) -> None:

@@ -278,7 +278,7 @@ def test_workers_have_the_name_of_their_pod_and_no_access_to_the_cluster(service
     assert pod_spec(worker)["automountServiceAccountToken"] is False
 
 
-@pytest.mark.parametrize("folder", ["overlays/production", "overlays/node-socket"])
+@pytest.mark.parametrize("folder", OVERLAYS)
 @each_service
 @pytest.mark.parametrize("role", ["master", "worker"])
 def test_masters_and_workers_require_tls_with_the_secret_of_their_role_alone(
@@ -313,34 +313,81 @@ def test_certificates_of_cert_manager_are_those_that_pods_mount() -> None:
     }
 
 
-def test_command_makes_the_secrets_that_pods_mount_and_renews_them(tmp_path: Path) -> None:
-    kubectl = tmp_path / "kubectl"
-    kubectl.write_text(
-        f"#!/bin/sh\ncase $2 in apply) cat >> {tmp_path}/applied; echo --- >> {tmp_path}/applied ;; "
-        f'*) exec {binaries.kubectl()} "$@" ;; esac\n'
-    )
-    kubectl.chmod(0o755)
+class SecretsCommand:
+    """A command that makes Secrets, with a kubectl that only notes what is applied."""
 
-    def secrets_of(*arguments: str) -> dict[str, dict[str, str]]:
-        (tmp_path / "applied").unlink(missing_ok=True)
+    def __init__(self, name: str, folder: Path) -> None:
+        self._name = name
+        self._folder = folder
+        self._kubectl = folder / "kubectl"
+        self._kubectl.write_text(
+            f"#!/bin/sh\ncase $2 in get) ;; apply) cat >> {folder}/applied; echo --- >> {folder}/applied ;; "
+            f'*) exec {binaries.kubectl()} "$@" ;; esac\n'
+        )
+        self._kubectl.chmod(0o755)
+
+    def run(self, *arguments: str) -> dict[str, dict[str, str]]:
+        """The data of the Secrets that it applies."""
+        (self._folder / "applied").unlink(missing_ok=True)
         subprocess.run(
-            [KUBERNETES / "tls-secrets.sh", "the0", tmp_path / "kept", *arguments],
-            env={"PATH": "/usr/bin:/bin", "KUBECTL": str(kubectl), "HOME": str(tmp_path)},
+            [KUBERNETES / self._name, "the0", self._folder / "kept", *arguments],
+            env={"PATH": "/usr/bin:/bin", "KUBECTL": str(self._kubectl), "HOME": str(self._folder)},
             capture_output=True,
             timeout=60,
             check=True,
         )
-        found = [one for one in yaml.safe_load_all((tmp_path / "applied").read_text()) if one]
+        found = [one for one in yaml.safe_load_all((self._folder / "applied").read_text()) if one]
         assert {one["metadata"]["namespace"] for one in found} == {"the0"}
         return {one["metadata"]["name"]: one["data"] for one in found}
 
-    first, again, renewed = secrets_of(), secrets_of(), secrets_of("renew")
+
+def test_command_makes_the_secrets_that_pods_mount_and_renews_them(tmp_path: Path) -> None:
+    command = SecretsCommand("tls-secrets.sh", tmp_path)
+
+    first, again, renewed = command.run(), command.run(), command.run("renew")
 
     assert first.keys() == {f"{service.name}-{role}-tls" for service in SERVICES for role in ("master", "worker")}
     assert all(data.keys() == {"ca.crt", "tls.crt", "tls.key"} for data in first.values())
     assert again == first
     assert all(renewed[name]["tls.key"] != first[name]["tls.key"] for name in first)
     assert {data["ca.crt"] for data in renewed.values()} == {data["ca.crt"] for data in first.values()}
+
+
+def test_command_makes_all_secrets_that_the_dev_overlay_names_and_completes_older_ones(tmp_path: Path) -> None:
+    command = SecretsCommand("dev-secrets.sh", tmp_path)
+    first = command.run()
+    connections = tmp_path / "kept" / "connections.env"
+    lines = connections.read_text().splitlines(keepends=True)
+    connections.write_text("".join(line for line in lines if not line.startswith("nats-url-bot-runner-worker=")))
+
+    again = command.run()
+
+    wanted = {
+        (source["name"], source["key"])
+        for workload in of_kind("overlays/dev", "Deployment", "StatefulSet")
+        for found in containers(workload)
+        for variable in found.get("env", [])
+        if (source := variable.get("valueFrom", {}).get("secretKeyRef")) and not source.get("optional")
+    }
+    assert wanted <= {(name, key) for name, data in first.items() for key in data}
+    assert {f"{service.name}-{role}-tls" for service in SERVICES for role in ("master", "worker")} <= first.keys()
+    assert again == first
+    assert len(set(first["the0-backing-services"].values())) == len(first["the0-backing-services"])
+
+
+@pytest.mark.parametrize("role", ["master", "worker"])
+@each_service
+def test_process_of_the_dev_overlay_logs_in_to_nats_as_the_user_of_its_role(
+    service: ServiceDefinition, role: str
+) -> None:
+    user = f"{service.name}-{role}"
+    process = container(named("overlays/dev", "Deployment", user), role)
+    server = container(named("overlays/dev", "StatefulSet", "nats"), "nats")
+    password = environment(server)[f"NATS_PASSWORD_{user.upper().replace('-', '_')}"]
+
+    source = environment(process)["NATS_URL"]["valueFrom"]["secretKeyRef"]
+    assert source == {"name": "the0-connections", "key": f"nats-url-{user}", "optional": False}
+    assert password["valueFrom"]["secretKeyRef"]["key"] == f"nats-password-{user}"
 
 
 @each_service

@@ -127,6 +127,7 @@ class NatsConnection:
         tls: the authorities of the servers and the own certificate; None: as *url* says.
         url_file: has another *url* when it is replaced.
         credentials: of the user, in place of those in *url*.
+        inbox: the subjects of answers are below `_INBOX.<inbox>`, so that a server can permit a role only its own.
     """
 
     def __init__(
@@ -138,8 +139,10 @@ class NatsConnection:
         tls: ClientTls | None = None,
         url_file: WatchedFiles[str] | None = None,
         credentials: WatchedFiles[NatsCredentials] | None = None,
+        inbox: str | None = None,
     ) -> None:
         self._credentials = credentials
+        self._inbox_prefix = "_INBOX" if inbox is None else f"_INBOX.{inbox}"
         self._tls = tls
         self._url_file = url_file
         self._url = url
@@ -283,7 +286,9 @@ class NatsConnection:
         return client
 
     @classmethod
-    def of(cls, settings: NatsSettings, *, name: str, readiness: Readiness | None = None) -> Self | None:
+    def of(
+        cls, settings: NatsSettings, *, name: str, readiness: Readiness | None = None, inbox: str | None = None
+    ) -> Self | None:
         """Return the connection by *settings*; None when they name no server.
 
         Raises:
@@ -298,7 +303,15 @@ class NatsConnection:
         credentials = None
         if settings.credentials_file is not None:
             credentials = credentials_file(Path(settings.credentials_file))
-        return cls(settings.url, name=name, readiness=readiness, tls=tls, url_file=url_file, credentials=credentials)
+        return cls(
+            settings.url,
+            name=name,
+            readiness=readiness,
+            tls=tls,
+            url_file=url_file,
+            credentials=credentials,
+            inbox=inbox,
+        )
 
     async def _connect(self) -> None:
         if self._url_file is not None and (url := self._url_file.value) != self._url:
@@ -312,9 +325,13 @@ class NatsConnection:
             lost.set()
 
         async def failed(error: Exception) -> None:
-            self._last_error = str(error) or type(error).__name__
+            reason = str(error) or type(error).__name__
             if isinstance(error, nats.errors.SlowConsumerError):
                 log.warning("messages were dropped because they arrived faster than they were handled")
+            elif reason != self._last_error:
+                # For instance a subject that the server does not permit this user.
+                log.warning("nats reports an error", reason=reason)
+            self._last_error = reason
 
         try:
             with cancellation_kept():
@@ -324,6 +341,7 @@ class NatsConnection:
                     user_jwt_cb=(lambda: bytearray(credentials.jwt.encode())) if credentials is not None else None,
                     signature_cb=credentials.sign if credentials is not None else None,
                     name=self._name,
+                    inbox_prefix=self._inbox_prefix,
                     allow_reconnect=False,
                     max_reconnect_attempts=1,  # of each address, before the next
                     reconnect_time_wait=0.05,  # type: ignore[arg-type]  # between two attempts at one address

@@ -125,7 +125,10 @@ class MasterRole:
         process.lifecycle.part("master", master.run)
         process.lifecycle.on_stop("resign", lambda: process.lifecycle.end_part("master"), limit_seconds=5)
         connection = NatsConnection.of(
-            settings.nats, name=f"{process.service.name} master", readiness=process.readiness
+            settings.nats,
+            name=f"{process.service.name} master",
+            readiness=process.readiness,
+            inbox=f"{process.service.name}-master",
         )
         if connection is not None:
             process.lifecycle.part("nats", connection.run)

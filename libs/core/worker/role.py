@@ -229,6 +229,7 @@ class WorkerRole:
             settings.nats,
             name=f"{process.service.name} {settings.identity.worker_id}",
             readiness=process.readiness,
+            inbox=f"{process.service.name}-worker",
         )
         wake_ups = WakeUps(connection, process.service.name)
         if connection is not None:

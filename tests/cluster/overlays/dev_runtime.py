@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from tests.support.rigs.platform import Platform
 from tests.support.servers.real_cluster import port_forward
 from tools.images.ensure import NODE, PYTHON
 from tools.images.third_party.ensure import REGISTRY, STAND_INS
+from tools.stack import binaries
 
 NAMESPACE = "the0-dev"
 OVERLAY = KUBERNETES / "overlays" / "dev"
@@ -152,15 +152,11 @@ async def dev_runtime(cluster: OverlayCluster, folder: Path) -> AsyncIterator[De
     Args:
         folder: empty; receives a copy of the overlay with settings for tests.
     """
-    names = ("mongo-password", "mongo-key", "s3-access-key", "s3-secret-key", "http-token")
-    keys = {name: secrets.token_hex(16) for name in names}
-    # NATS reads a word that begins with a digit as a number.
-    keys["nats-password"] = f"k{secrets.token_hex(16)}"
     _write_overlay(folder)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_registry(cluster))
         await stack.enter_async_context(cluster.own_namespace(OVERLAY / "namespace.yaml", NAMESPACE))
-        await _add_secrets(cluster, keys)
+        keys = await _add_secrets(cluster, folder / "secrets")
         await cluster.apply(folder)
         await eventually(lambda: _is_up(cluster), within_seconds=_UP_SECONDS, every_seconds=1)
         nats_port = await stack.enter_async_context(port_forward(cluster.kubeconfig, NAMESPACE, "service/nats", 4222))
@@ -200,16 +196,22 @@ def _write_overlay(folder: Path) -> None:
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
 
 
-async def _add_secrets(cluster: OverlayCluster, keys: Mapping[str, str]) -> None:
-    backing = {name: keys[name] for name in ("mongo-password", "mongo-key", "nats-password")}
-    await cluster.add_secret(NAMESPACE, "the0-backing-services", {"mongo-user": "the0", **backing})
-    connections = {
-        "mongo-uri": f"mongodb://the0:{keys['mongo-password']}@mongo:27017/?replicaSet=rs0&authSource=admin",
-        "nats-url": f"nats://the0:{keys['nats-password']}@nats:4222",
-    }
-    storage = {name: keys[name] for name in ("s3-access-key", "s3-secret-key")}
-    token = {"http-token": keys["http-token"]}
-    await cluster.add_secret(NAMESPACE, "the0-connections", {**connections, **storage, **token})
+async def _add_secrets(cluster: OverlayCluster, kept: Path) -> Mapping[str, str]:
+    """Run the command of the README; return the passwords that it made."""
+    process = await asyncio.create_subprocess_exec(
+        *(KUBERNETES / "dev-secrets.sh", NAMESPACE, kept),
+        env={**os.environ, "KUBECTL": f"{binaries.kubectl()} --kubeconfig={cluster.kubeconfig}"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    return _passwords(kept)
+
+
+def _passwords(kept: Path) -> Mapping[str, str]:
+    lines = [line for path in kept.glob("*.env") for line in path.read_text().splitlines()]
+    return dict(line.split("=", 1) for line in lines)
 
 
 def is_ready(pod: Any) -> bool:
