@@ -58,7 +58,7 @@ def verdict_of(outcome: RunOutcome, *, timeout_seconds: float, result_bytes: int
             return AttemptResult("result", f"result: {failure.message}", again=True)
         case FailureReason() as unusable if unusable in _UNUSABLE:
             return AttemptResult("result", f"result: {failure.message}"[:_MOST_OF_AN_ERROR])
-        case FailureReason.INTERRUPTED | FailureReason.EXIT_CODE | FailureReason.HEAP_FULL:
+        case FailureReason.INTERRUPTED | FailureReason.EXIT_CODE | FailureReason.REPORTED | FailureReason.HEAP_FULL:
             return AttemptResult(str(reason), failure.sentence[:_MOST_OF_AN_ERROR])
     error = f"exception: {failure.summary}"[:_MOST_OF_AN_ERROR]
     return AttemptResult("exception", f"{error}; {failure.hint}" if failure.hint else error)

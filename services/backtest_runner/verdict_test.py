@@ -91,6 +91,7 @@ LARGE = Failure(FailureReason.RESULT_TOO_LARGE, "any text")
         (EndReason.TIMEOUT, INTERRUPTED, "timeout", "longer than 300 s (BATCH_TIMEOUT)"),
         (EndReason.OOM, INTERRUPTED, "oom", "as the end was described"),
         (EndReason.ERROR, Failure(FailureReason.EXIT_CODE, "exit code 3"), "error", "exit code 3"),
+        (EndReason.ERROR, Failure(FailureReason.REPORTED, "no prices"), "error", "no prices"),
         (EndReason.FINISHED, LARGE, "result", "larger than 64 MiB of JSON (BOT_RESULT_MB)"),
         # As the init tells it, which turns such a result into an error.
         (EndReason.ERROR, LARGE, "result", "larger than 64 MiB of JSON (BOT_RESULT_MB)"),

@@ -136,5 +136,5 @@ def last_run(firing: Firing, ending: AttemptResult) -> Mapping[str, object]:
         "ended_at": ending.at,
         "reason": ending.reason,
         "exit_code": ended.exit_code if ended is not None else None,
-        "message": ending.message,
+        "message": ending.message or (ended.message if ended is not None else ""),
     }

@@ -43,6 +43,8 @@ def failure_of(reason: EndReason, exit_code: int | None, engine_error: str, outc
     if outcome.kind == "error":
         # An init of an older version reports no more.
         return outcome.failure or Failure(FailureReason.EXCEPTION)
+    if outcome.kind == "written" and outcome.report is not None and outcome.report.is_error:
+        return Failure(FailureReason.REPORTED, outcome.report.message)
     if exit_code == _ABORTED_EXIT_CODE and outcome.failure and outcome.failure.reason is FailureReason.HEAP_FULL:
         return outcome.failure
     return Failure(FailureReason.EXIT_CODE, engine_error or f"it ended with exit code {exit_code}")

@@ -9,6 +9,7 @@ from libs.core.room import MIB, Need
 from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, ManagedContainer, from_labels
 from libs.docker_runner.containers.endings import describe_end, end_reason, failure_of, without_result
 from libs.docker_runner.containers.failure import Failure, FailureReason
+from libs.docker_runner.containers.reported import Report
 from libs.docker_runner.containers.run_folders import Outcome
 
 
@@ -67,6 +68,8 @@ def test_the_reason_of_one_whose_keepalive_has_expired(
 
 FULL = Failure(FailureReason.HEAP_FULL, "out of memory")
 RAISED = Failure(FailureReason.EXCEPTION, "no", "ValueError")
+NO_FUNDS = Report("no funds", is_error=True)
+TRADED = Report("traded")
 
 
 NOTHING = Outcome()
@@ -108,6 +111,13 @@ def test_a_run_that_finished_has_a_result_unless_it_cannot_be_read(
         # As a supervisor of an older version left it.
         (EndReason.ERROR, Outcome("exit", "error"), FailureReason.EXCEPTION, "main raised an error"),
         (EndReason.ERROR, Outcome("exit"), FailureReason.EXIT_CODE, "it ended with exit code 3"),
+        (EndReason.ERROR, Outcome("exit", "written", report=NO_FUNDS), FailureReason.REPORTED, "no funds"),
+        # Its result is none of an error, or it says nothing.
+        (EndReason.ERROR, Outcome("exit", "written", report=TRADED), FailureReason.EXIT_CODE, "it ended with exit"),
+        (EndReason.ERROR, Outcome("exit", "written"), FailureReason.EXIT_CODE, "it ended with exit code 3"),
+        # Only what it wrote, and not what main returned, is read for a code that is not zero.
+        (EndReason.ERROR, Outcome("exit", "none", report=NO_FUNDS), FailureReason.EXIT_CODE, "it ended with exit"),
+        (EndReason.STOPPED, Outcome("exit", "written", report=NO_FUNDS), FailureReason.INTERRUPTED, "it was stopped"),
         # Only an abort can be one for a full heap.
         (EndReason.ERROR, Outcome("exit", failure=FULL), FailureReason.EXIT_CODE, "it ended with exit code 3"),
         # A bot that writes the note itself is not believed about how it ended.

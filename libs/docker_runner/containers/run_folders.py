@@ -23,6 +23,7 @@ from libs.docker_runner.containers.container import EndReason, ManagedContainer
 from libs.docker_runner.containers.entrypoint_files import install_entrypoints
 from libs.docker_runner.containers.failure import Failure, failure_from
 from libs.docker_runner.containers.names import run_folder, scope_folder
+from libs.docker_runner.containers.reported import REPORT_BYTES, Report, report_in
 from libs.docker_runner.containers.returned import NO_PAYLOAD, SMALL_BYTES, Payload
 from libs.docker_runner.errors import WorkFolderNotExecutable
 from libs.docker_runner.executable import Executable, Network, to_json
@@ -37,19 +38,24 @@ _VALUES = "secret-values.json"
 _REFERENCES = "references.json"
 _HOSTS = "hosts"
 
+_REPORTING = ("result", "written")
+
 # As defined by the init.
 _NOTE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The init's notes: *kind* is ``result``, ``error`` or ``none``, and *payload* its JSON.
+    """The init's notes: *kind* is ``result``, ``error``, ``written`` or ``none``, and *payload* its JSON.
+
+    ``written`` is the result that a bot wrote into its ``result.json`` before it ended with a non-zero exit code.
 
     While the bot runs, *reason* is ``running`` and the numbers are a few seconds old; *stats* needs all of them.
     It comes from the container, and is trusted only about the container itself.
 
     Attributes:
         too_large: it exceeds the requested limit, so there is no *payload*.
+        report: what a small result says about the run; None when it says nothing.
     """
 
     reason: str = ""
@@ -61,6 +67,7 @@ class Outcome:
     too_large: bool = False
     stats: Stats | None = None
     failure: Failure | None = None
+    report: Report | None = None
 
     def discard(self) -> None:
         """Remove the file of its payload. May be repeated."""
@@ -217,7 +224,7 @@ class RunFolders:
                 too_large = size > limit_bytes
                 small = size <= SMALL_BYTES and not too_large
                 # Not to its end, which may change.
-                text = file.read(SMALL_BYTES) if small else b""
+                text = file.read(SMALL_BYTES) if small or size <= REPORT_BYTES else b""
         except OSError:
             return Outcome()
         parsed = parse(line, HEAD_BOUNDS)
@@ -225,16 +232,18 @@ class RunFolders:
             return Outcome()
         head = parsed.value
         kept = small or too_large
+        kind = _word(head.get("kind"), "none")
         return Outcome(
             reason=_word(head.get("reason"), ""),
-            kind=_word(head.get("kind"), "none"),
-            payload=Payload(text) if kept else Payload(path=path, begin=len(line)),
+            kind=kind,
+            payload=Payload(text if small else b"") if kept else Payload(path=path, begin=len(line)),
             cpu_seconds=_number(head.get("cpu_seconds")),
             peak_memory_bytes=int(peak) if (peak := _number(head.get("peak_memory_bytes"))) is not None else None,
             oom_kills=int(_number(head.get("oom_kills")) or 0),
             too_large=too_large,
             stats=_stats(head),
             failure=failure_from(head.get("failure")),
+            report=report_in(text) if kind in _REPORTING and size <= REPORT_BYTES else None,
         )
 
     def keep_payload(self, outcome: Outcome, path: Path) -> Outcome:

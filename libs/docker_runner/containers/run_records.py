@@ -95,7 +95,9 @@ def with_end(
 
 
 def _told(ended: Ended) -> str | None:
-    return describe_end(ended) if ended.failure is not None or ended.reason is EndReason.OOM else None
+    if ended.failure is not None or ended.reason is EndReason.OOM:
+        return describe_end(ended)
+    return ended.message or None
 
 
 async def write_down(history: History, recorder: Recorder, ended: Ended, reason: str | None = None) -> bool:

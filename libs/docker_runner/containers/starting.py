@@ -14,6 +14,7 @@ from libs.core.observability.tracing import span, traceparent
 from libs.core.process.isolation import isolated
 from libs.core.secrets.references import references_in
 from libs.core.secrets.resolver import SecretResolver
+from libs.docker_runner.code.result_link import link_result
 from libs.docker_runner.code.source import CodeSource, FetchedCode
 from libs.docker_runner.containers.container import ContainerState, ManagedContainer, from_labels
 from libs.docker_runner.containers.names import container_name, new_token
@@ -114,6 +115,7 @@ class Starter:
             used = False
             try:
                 await self._threads.run(check_script, code.path, executable.script, executable.runtime)
+                await self._linked(code)
                 async with self._parallel:
                     container = await self._made(_Attempt(executable, name, token, code))
                 used = container.token == token
@@ -182,6 +184,12 @@ class Starter:
             except EngineRefused as error:
                 raise StartFailed(attempt.name, error.message) from error
         raise StartFailed(attempt.name, f"its name was taken again {_ROUNDS} times")
+
+    async def _linked(self, code: FetchedCode) -> None:
+        try:
+            await self._threads.run(link_result, code.path)
+        except OSError as error:
+            raise DiskUnavailable("the files of a start", error) from error
 
     async def _told(self, paths: sandbox.Paths, executable: Executable, user: int) -> None:
         try:

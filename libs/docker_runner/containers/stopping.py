@@ -213,6 +213,7 @@ class Stopper:
             last_lines=list(last_lines) if last_lines is not None else await self._last_lines(container),
             error=found.error,
             failure=failure_of(reason, seen.exit_code, found.error, outcome),
+            message=outcome.report.message if outcome.report is not None and reason is EndReason.FINISHED else "",
         )
         return ended, outcome
 
@@ -242,7 +243,10 @@ def _with_masked_text(outcome: Outcome, masker: Masker) -> Outcome:
             hint=masker.masked_text(failure.hint),
         )
     payload = replace(outcome.payload, text=masker.masked_json(outcome.payload.text))
-    return replace(outcome, payload=payload, failure=failure)
+    report = outcome.report
+    if report is not None:
+        report = replace(report, message=masker.masked_text(report.message))
+    return replace(outcome, payload=payload, failure=failure, report=report)
 
 
 def _with_masked_file(outcome: Outcome, masker: Masker) -> Outcome:

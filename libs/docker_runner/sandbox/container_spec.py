@@ -23,6 +23,8 @@ STATE_DIR = f"{STATE}/.the0-state"
 """The folder of the SDK's state in it."""
 STATE_FILES = 4096
 """The maximum number of files and folders in a bot's state."""
+# The bot's result.json is a link to a file in it.
+WRITTEN = f"{BASE}/written"
 # Nothing answers there.
 NO_NAME_SERVER = "127.0.0.1"
 INIT_OOM_SCORE = 999
@@ -177,6 +179,8 @@ def _host_config(
             "/tmp": _tmpfs(limits),  # noqa: S108 - inside the container
             PRIVATE: "rw,noexec,nosuid,nodev,size=64k,nr_inodes=16,mode=0700",
             STATE: _state_tmpfs(settings.state_bytes, user),
+            # Above the limit of a result, so that a larger one is reported as such.
+            WRITTEN: f"rw,noexec,nosuid,nodev,size={limits.result_bytes + MIB},nr_inodes=16,mode=1777",
         },
         "ShmSize": min(limits.tmp_bytes, 16 * MIB),
         "NetworkMode": _network_mode(executable.placement.network, attachment),

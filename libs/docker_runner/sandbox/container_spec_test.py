@@ -138,6 +138,7 @@ def test_whole_description_of_a_container_is_this_and_nothing_more() -> None:
             "/tmp": f"rw,exec,nosuid,nodev,size={64 * MIB},nr_inodes=16384,mode=1777",
             "/run/the0/private": "rw,noexec,nosuid,nodev,size=64k,nr_inodes=16,mode=0700",
             "/state": f"rw,noexec,nosuid,nodev,size={64 * MIB},nr_inodes=4098,uid=30007,gid=30007,mode=0755",
+            "/run/the0/written": f"rw,noexec,nosuid,nodev,size={17 * MIB},nr_inodes=16,mode=1777",
         },
         "ShmSize": 16 * MIB,
         "NetworkMode": "net",

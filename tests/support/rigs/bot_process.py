@@ -71,8 +71,11 @@ class BotProcess:
     def __post_init__(self) -> None:
         self.base = self.directory / "the0"
         self.code = self.directory / "code"
-        for folder in (self.base / "spec", self.base / "keepalive", self.base / "private", self.code):
-            folder.mkdir(parents=True)
+        self.written = self.base / "written" / "result.json"
+        for folder in ("spec", "keepalive", "private", "written"):
+            (self.base / folder).mkdir(parents=True)
+        self.code.mkdir()
+        (self.code / "result.json").symlink_to(self.written)
         for name, text in self.files.items():
             path = self.code / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -95,6 +95,10 @@ struct result {
 
 void open_result(struct result *result, int source, int64_t most);
 void read_result(struct result *result);
+/* Whether main returned, and returned nothing. */
+bool returned_nothing(const struct result *result);
+/* Replace the payload by the file that the bot wrote as its result; false when there is none. */
+bool take_written(struct result *result, const struct spec *spec);
 /* Write the bounded note as a JSON object; empty when it has no field. */
 size_t write_note(const struct result *result, char *text, size_t size);
 

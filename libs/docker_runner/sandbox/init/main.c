@@ -285,11 +285,16 @@ static int finish(void) {
     bool lost = !strcmp(reason, "lease-lost");
     int code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
     char kind = result.kind == 'E' && !result.noted ? 0 : result.kind;
+    bool silent = !kind || returned_nothing(&result);
+    bool written = silent && WIFEXITED(status) && !lost && take_written(&result, &spec);
+    if (written) kind = code == 0 ? 'R' : 'W';
+    if (kind == 'W' && (result.too_large || result.lost)) kind = 0;
+    const char *what = written ? "result.json has" : "main returned";
     if (kind == 'R' && code == 0 && (result.too_large || result.lost)) {
         kind = 'E';
         code = 1;
-        snprintf(message, sizeof message, "main returned more than %lld bytes of JSON", (long long)spec.result_bytes);
-        if (result.lost) snprintf(message, sizeof message, "what main returned does not fit into the memory that is left");
+        snprintf(message, sizeof message, "%s more than %lld bytes of JSON", what, (long long)spec.result_bytes);
+        if (result.lost) snprintf(message, sizeof message, "what %s does not fit into the memory that is left", what);
         snprintf(failure, sizeof failure, "{\"reason\": \"%s\", \"message\": \"%s\"}",
                  result.lost ? "result-lost" : "result-too-large", message);
         replace_payload(message);
@@ -307,10 +312,10 @@ static int finish(void) {
     if (lost) code = LEASE_LOST;
     if (kind) print_payload(result.spool);
     /* A recorder that still hangs would write over it, and so would this process hang. */
-    const char *word = kind == 'R' ? "result" : kind == 'E' ? "error" : "none";
-    bool written = recorder_ended && write_outcome(spec.base, &(struct ending){reason, word, failure, kind ? result.spool : -1}, true);
+    const char *word = kind == 'R' ? "result" : kind == 'E' ? "error" : kind == 'W' ? "written" : "none";
+    bool noted = recorder_ended && write_outcome(spec.base, &(struct ending){reason, word, failure, kind ? result.spool : -1}, true);
     /* Without the outcome the code alone says whether the lease was lost: that must not be the bot's to say. */
-    return !written && code == LEASE_LOST && !lost ? 1 : code;
+    return !noted && code == LEASE_LOST && !lost ? 1 : code;
 }
 
 static void prepare(void) {
