@@ -7,10 +7,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from tools.bots.description import DESCRIPTION
 from tools.bots.errors import BotFolderInvalid
-from tools.bots.folder import DESCRIPTION
+from tools.bots.package import EDITOR_FOLDER
 
 _STARTERS = Path(__file__).parent / "starters"
+SCHEMA = Path(__file__).parent / "bot.schema.json"
+"""The JSON Schema of `bot.json`, for editors."""
 
 
 class Language(StrEnum):
@@ -80,6 +83,7 @@ def starter(name: str, language: Language, kind: StarterKind) -> dict[str, str]:
     runtime, script = _RUNTIMES[language]
     config, properties = _CONFIGS[kind]
     description = {
+        "$schema": f"./{EDITOR_FOLDER}/{SCHEMA.name}",
         "name": name,
         "description": f"a {kind} to start from",
         "version": "0.1.0",
@@ -94,5 +98,6 @@ def starter(name: str, language: Language, kind: StarterKind) -> dict[str, str]:
     return {
         script: code.read_text(encoding="utf-8"),
         DESCRIPTION: json.dumps(description, indent=2, ensure_ascii=False) + "\n",
+        f"{EDITOR_FOLDER}/{SCHEMA.name}": SCHEMA.read_text(encoding="utf-8"),
         "README.md": f"# {name}\n\n`runtime {_COMMANDS[kind].format(name=shlex.quote(name))}` runs the {kind}.\n",
     }

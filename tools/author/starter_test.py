@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.author.checks import check_code, check_config
 from tools.author.starter import Language, StarterKind, write_starter
 from tools.bots.errors import BotFolderInvalid
 from tools.bots.folder import read_folder
@@ -18,12 +19,14 @@ ENDLESS = "import sys; sys.path[:0] = ['.']; import main; main.time.sleep = lamb
 @pytest.mark.parametrize("language", Language)
 @pytest.mark.parametrize("kind", StarterKind)
 def test_starter_can_be_deployed_as_what_it_is_for(tmp_path: Path, language: Language, kind: StarterKind) -> None:
-    files = write_starter(tmp_path / "mine", language, kind)
+    write_starter(tmp_path / "mine", language, kind)
 
     folder = read_folder(tmp_path / "mine", kind="backtest" if kind is StarterKind.BACKTEST else "bot")
     assert folder.name == "mine"
     assert folder.description["runtime"] == {"python": "python3.11", "node": "nodejs20"}[language]
-    assert pack(tmp_path / "mine").files == len(files)
+    assert pack(tmp_path / "mine").files == 3
+    assert check_code(folder) == []
+    assert check_config(folder, "bot", folder.config) == []
     assert ("schedule" in folder.config) == (kind is StarterKind.SCHEDULE)
 
 
@@ -68,7 +71,9 @@ def test_command_writes_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture
     arguments = ["bot", "init", str(tmp_path / "new" / "b"), "--lang", "node", "--kind", "schedule", "--output", "json"]
     assert run(arguments) == ExitCode.OK
 
-    assert json.loads(capsys.readouterr().out)["files"] == ["main.js", "bot.json", "README.md"]
+    assert json.loads(capsys.readouterr().out)["files"] == [
+        *("main.js", "bot.json", ".the0/bot.schema.json", "README.md")
+    ]
     assert json.loads((tmp_path / "new" / "b" / "bot.json").read_text())["name"] == "b"
     assert run(arguments) == ExitCode.USAGE
     assert "is not empty" in capsys.readouterr().err

@@ -1,10 +1,9 @@
-"""A bot's folder: code and a `bot.json` that describes it.
+"""A bot's folder: code and a `bot.json` or `bot-config.yaml` that describes it.
 
-`bot.json` contains the platform's `custom.config` (name, description, runtime, version, author, type,
-entrypoints, ...), and under `config` the default config of the bot.
+It contains the platform's `custom.config` (name, description, runtime, version, author, type, entrypoints, ...), and
+under `config` the default config of the bot.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any, Literal
 
 from libs.docker_runner.executable import NODE_SUFFIXES, script_files
 from libs.docker_runner.settings import IMAGES
+from tools.bots.description import DESCRIPTION, Description, read_description
 from tools.bots.errors import BotFolderInvalid
 
 Kind = Literal["bot", "backtest"]
 
-DESCRIPTION = "bot.json"
 _GUESSES = (("main.py", "python3.11"), ("main.js", "nodejs20"), ("index.js", "nodejs20"), ("main.mjs", "nodejs20"))
 
 
@@ -42,22 +41,22 @@ class BotFolder:
 def read_folder(
     path: Path, runtime: str | None = None, entrypoint: str | None = None, *, kind: Kind = "bot"
 ) -> BotFolder:
-    """Read and check a folder that is to run as *kind*. *runtime* and *entrypoint* override `bot.json`.
+    """Read and check a folder that is to run as *kind*. *runtime* and *entrypoint* override the description.
 
-    If missing in `bot.json`, both are guessed from the files: `main.py` is Python, `main.js` or `index.js` is
-    Node.
+    If missing there, both are guessed from the files: `main.py` is Python, `main.js` or `index.js` is Node.
 
     Raises:
         BotFolderInvalid: with the first error, and the remedy.
     """
     if not path.is_dir():
         raise BotFolderInvalid(f"{path} is not a folder")
-    written = _read_description(path / DESCRIPTION)
+    read = read_description(path)
+    written = dict(read.fields)
     config = written.pop("config", {})
     if not isinstance(config, dict):
-        raise BotFolderInvalid(f"{path / DESCRIPTION}: `config` must be an object")
+        raise BotFolderInvalid(f"{read.file}: `config` must be an object")
     description = {"name": path.resolve().name, "version": "1.0.0", **written}
-    description["entrypoints"] = _entrypoints(path, written, runtime, entrypoint, kind)
+    description["entrypoints"] = _entrypoints(path, read, runtime, entrypoint, kind)
     description["runtime"] = _runtime(path, description, runtime, kind)
     return BotFolder(path, description, config)
 
@@ -66,29 +65,27 @@ def folder_name(path: Path) -> str:
     """Return the name of the bot in a folder, regardless of other errors.
 
     Raises:
-        BotFolderInvalid: its `bot.json` cannot be read.
+        BotFolderInvalid: its description cannot be read.
     """
-    return str(_read_description(path / DESCRIPTION).get("name", path.resolve().name))
+    return str(read_description(path).fields.get("name", path.resolve().name))
 
 
-def _read_description(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise BotFolderInvalid(f"{file} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise BotFolderInvalid(f"{file} must contain an object")
-    return content
+def kind_of(path: Path) -> Kind:
+    """Return what the folder is for: a backtest if it describes only one.
+
+    Raises:
+        BotFolderInvalid: its description cannot be read.
+    """
+    entrypoints = read_description(path).fields.get("entrypoints")
+    return "backtest" if isinstance(entrypoints, dict) and entrypoints and "bot" not in entrypoints else "bot"
 
 
 def _entrypoints(
-    path: Path, written: Mapping[str, Any], runtime: str | None, entrypoint: str | None, kind: Kind
+    path: Path, read: Description, runtime: str | None, entrypoint: str | None, kind: Kind
 ) -> dict[str, str]:
-    entrypoints = written.get("entrypoints", {})
+    entrypoints = read.fields.get("entrypoints", {})
     if not isinstance(entrypoints, dict) or not all(isinstance(file, str) for file in entrypoints.values()):
-        raise BotFolderInvalid(f'{path / DESCRIPTION}: `entrypoints` must be an object such as {{"bot": "main.py"}}')
+        raise BotFolderInvalid(f'{read.file}: `entrypoints` must be an object such as {{"bot": "main.py"}}')
     entrypoints = dict(entrypoints)
     if entrypoint is not None:
         entrypoints[kind] = entrypoint
@@ -103,11 +100,11 @@ def _entrypoints(
         entrypoints[kind] = guess
     if kind not in entrypoints:
         raise BotFolderInvalid(
-            f"{path / DESCRIPTION}: `entrypoints` has no {kind!r}, only {', '.join(map(repr, entrypoints))}; add it, "
+            f"{read.file}: `entrypoints` has no {kind!r}, only {', '.join(map(repr, entrypoints))}; add it, "
             f"or name the file to run with --entrypoint"
         )
     for name, file in entrypoints.items():
-        if _file_of(path, file, str(runtime or written.get("runtime"))) is None:
+        if _file_of(path, file, str(runtime or read.fields.get("runtime"))) is None:
             raise BotFolderInvalid(f"the {name} entrypoint {file!r} is not a file in {path}")
     return entrypoints
 
@@ -115,7 +112,8 @@ def _entrypoints(
 def _file_of(path: Path, named: str, runtime: str) -> str | None:
     """Return the file of an entrypoint; None when it is missing. Without a runtime, Node's suffix rules apply."""
     candidates = script_files(named, runtime if runtime in IMAGES else "nodejs20")
-    return next((file for file in candidates if (path / file).is_file()), None)
+    inside = (file for file in candidates if not Path(file).is_absolute() and ".." not in Path(file).parts)
+    return next((file for file in inside if "\0" not in file and (path / file).is_file()), None)
 
 
 def _runtime(path: Path, description: Mapping[str, Any], given: str | None, kind: Kind) -> str:

@@ -13,7 +13,13 @@ from libs.docker_runner.code.archives import extract
 from libs.docker_runner.errors import DockerRunnerError
 from tools.bots.errors import BotFolderInvalid
 
-_LEFT_OUT_FOLDERS = {".git", ".hg", ".venv", "venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
+EDITOR_FOLDER = ".the0"
+"""A folder in the bot's folder for editors and tools, which is not packed."""
+
+_LEFT_OUT_FOLDERS = {
+    *(EDITOR_FOLDER, ".git", ".hg", ".venv", "venv"),
+    *("__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache"),
+}
 _LEFT_OUT_FILES = {".DS_Store", ".env"}
 _TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -30,7 +36,7 @@ class Package:
 def pack(folder: Path) -> Package:
     """Pack the folder, and check the archive by the workers' rules for unpacking.
 
-    Version control, caches, virtual environments and `.env` are excluded; `vendor` and `node_modules` are not.
+    Version control, `.the0`, caches, virtual environments and `.env` are excluded; `vendor` and `node_modules` are not.
 
     Raises:
         BotFolderInvalid: it has no file, a link leads out of it, or workers would reject it; with the reason.

@@ -13,11 +13,11 @@ from pathlib import Path
 import click
 
 from libs.core.process.service import BACKTEST_RUNNER
+from tools.author.checks import checked_package, refuse_config
 from tools.backtests.results import Known, known_of, output_of
 from tools.bots.config_edit import assignments, with_values
 from tools.bots.deploying import announce, upload
 from tools.bots.folder import BotFolder, read_folder
-from tools.bots.package import pack
 from tools.cli import interrupts
 from tools.cli.backtest_logs import printed
 from tools.cli.backtest_progress import RunProgress
@@ -73,18 +73,17 @@ def run(
         if no_wait or html_file is not None:
             raise click.UsageError(f"--sweep has no {'--no-wait' if no_wait else '--html'}; leave it out")
         flags = SweepFlags(set_texts, sweep_texts, jobs, most)
-        return run_sweep(directory, folder, backtest_id, flags, output, is_new=is_new)
-    known, printed_text = interrupts.run(_run(directory, folder, backtest_id, not no_wait, quiet=output == "json"))
+        return run_sweep(folder, backtest_id, flags, output, is_new=is_new)
+    known, printed_text = interrupts.run(_run(folder, backtest_id, not no_wait, quiet=output == "json"))
     if known is None:
         click.echo(json.dumps({"id": backtest_id}) if output == "json" else f"{backtest_id} is announced")
         return ExitCode.OK
     return show_result(known, printed_text, html_file, output)
 
 
-async def _run(
-    directory: Path, folder: BotFolder, backtest_id: str, wait: bool, *, quiet: bool
-) -> tuple[Known | None, str]:
-    package = pack(directory)
+async def _run(folder: BotFolder, backtest_id: str, wait: bool, *, quiet: bool) -> tuple[Known | None, str]:
+    refuse_config(folder, "backtest", folder.config)
+    package = checked_package(folder)
     async with connected() as servers:
         if await known_of(servers, backtest_id) is not None:
             raise Failure(f"backtest {backtest_id!r} already exists, and each runs only once; give another --id")

@@ -1,13 +1,12 @@
 """The sweep of `runtime backtest run --sweep`: many backtests of one folder, and a table of their results."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
+from tools.author.checks import checked_package, refuse_config
 from tools.backtests.grid import Point, axes, points
 from tools.backtests.sweep import FINISHED, Row, Sweep
 from tools.bots.config_edit import assignments
 from tools.bots.folder import BotFolder
-from tools.bots.package import pack
 from tools.cli import interrupts
 from tools.cli.connections import connected
 from tools.cli.exit_codes import ExitCode
@@ -19,7 +18,7 @@ from tools.cli.sweep_progress import SweepProgress, value_text
 _MOST_METRICS = 8
 
 
-def run_sweep(directory: Path, folder: BotFolder, base_id: str, flags: SweepFlags, output: str, *, is_new: bool) -> int:
+def run_sweep(folder: BotFolder, base_id: str, flags: SweepFlags, output: str, *, is_new: bool) -> int:
     """Run the sweep, show its table, and return the exit code: 1 when one backtest failed.
 
     Args:
@@ -29,7 +28,9 @@ def run_sweep(directory: Path, folder: BotFolder, base_id: str, flags: SweepFlag
     set_keys = [key for key, _ in assignments(flags.set_texts)]
     swept = axes(flags.sweep_texts, set_keys, flags.most)
     grid = points(base_id, folder.config, swept)
-    rows = interrupts.run(_run(directory, folder, grid, flags.jobs, quiet=output == "json", is_new=is_new))
+    for point in grid:
+        refuse_config(folder, "backtest", point.config)
+    rows = interrupts.run(_run(folder, grid, flags.jobs, quiet=output == "json", is_new=is_new))
     show(output, [row.facts() for row in rows], lambda: show_rows(rows))
     return ExitCode.OK if all(row.state == FINISHED for row in rows) else ExitCode.FAILED
 
@@ -53,10 +54,8 @@ def show_rows(rows: Sequence[Row]) -> None:
     table(columns, cells, empty="", least=("seconds", *reversed(columns[2 + len(keys) : -2])))
 
 
-async def _run(
-    directory: Path, folder: BotFolder, grid: Sequence[Point], jobs: int, *, quiet: bool, is_new: bool
-) -> Sequence[Row]:
-    package = pack(directory)
+async def _run(folder: BotFolder, grid: Sequence[Point], jobs: int, *, quiet: bool, is_new: bool) -> Sequence[Row]:
+    package = checked_package(folder)
     async with connected() as servers:
         with SweepProgress(quiet=quiet) as progress:
             sweep = Sweep(servers, folder, package, grid, jobs=jobs, changed=progress.show)

@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from libs.core.process.service import BOT_RUNNER
+from tools.author.checks import checked_package, refuse_config
 from tools.bots.deploying import announce, upload
-from tools.bots.package import pack
 from tools.bots.redeploy import Flags, kept_fields
 from tools.cli import interrupts
 from tools.cli.connections import connected
@@ -61,7 +61,9 @@ def deploy(
 async def _deploy(directory: Path, bot_id: str | None, flags: Flags, health: Health) -> dict[str, Any]:
     async with connected() as servers:
         folder, known, flags = await folder_and_known(servers, BOT_RUNNER, directory, bot_id, flags)
-        package = pack(directory)
+        config = flags.config_for(known, folder.config)
+        refuse_config(folder, "bot", config)
+        package = checked_package(folder)
         entities = await servers.entities(BOT_RUNNER)
         uploaded = await upload(servers, BOT_RUNNER, folder, bot_id or folder.name, package, known)
         announced = await announce(
@@ -69,7 +71,7 @@ async def _deploy(directory: Path, bot_id: str | None, flags: Flags, health: Hea
             BOT_RUNNER,
             entities,
             uploaded,
-            flags.config_for(known, folder.config),
+            config,
             record=flags.record(folder.config),
             beside={**kept_fields(known), **health.fields},
         )

@@ -175,3 +175,34 @@ def test_schedule_config_is_changed_and_checked(commands: Commands, folder: Path
     assert schedule(commands)["config"]["timezone"] == "Europe/Berlin"
     commands.json("schedule", "config", "unset", "b", "timezone")
     assert "timezone" not in schedule(commands)["config"]
+
+
+@pytest.mark.parametrize(
+    ("command", "place"), [("bot", ("bot_runner", "bots")), ("schedule", ("bot_scheduler", "bot_schedules"))]
+)
+def test_deploy_of_a_config_that_does_not_match_the_schema_changes_nothing(
+    commands: Commands, folder: Path, command: str, place: tuple[str, str]
+) -> None:
+    schema = {"type": "object", "properties": {"limit": {"type": "integer"}}}
+    config = {"limit": "5", "schedule": "@hourly"}
+    (folder / "bot.json").write_text(json.dumps({"name": "b", "schema": schema, "config": config}))
+
+    code, _, errors = commands.run(command, "deploy", str(folder))
+
+    assert code == ExitCode.USAGE
+    assert "the config to deploy: config.limit: must be of type integer" in errors
+    assert document(commands, *place) == {}
+
+
+def test_schema_of_a_config_is_stored_with_references_in_it(commands: Commands, folder: Path) -> None:
+    schema = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "$defs": {"n": {}},
+        "properties": {"a": {"$ref": "#/$defs/n"}},
+    }
+    (folder / "bot.json").write_text(json.dumps({"$schema": "./x.json", "name": "b", "schema": schema}))
+
+    stored = deploy(commands, folder)["custom"]["config"]
+
+    assert stored["schema"] == schema
+    assert "$schema" not in stored

@@ -14,8 +14,8 @@ from services.bot_scheduler.explain import explain
 from services.bot_scheduler.policy import read_definition
 from services.bot_scheduler.state import ScheduleState
 from services.bot_scheduler.upkeep import derive_next
+from tools.author.checks import checked_package, refuse_config
 from tools.bots.deploying import announce, upload
-from tools.bots.package import pack
 from tools.bots.redeploy import Flags, kept_fields
 from tools.cli import interrupts
 from tools.cli.bot_waiting import WAIT_SECONDS, wait_option
@@ -79,7 +79,6 @@ async def _deploy(directory: Path, schedule_id: str | None, flags: Flags, wait: 
         read_definition(flags.config)
     async with connected() as servers:
         folder, known, flags = await folder_and_known(servers, BOT_SCHEDULER, directory, schedule_id, flags)
-        package = pack(directory)
         config = flags.config_for(known, folder.config)
         if config.get("schedule") is None:
             raise click.UsageError(
@@ -87,6 +86,8 @@ async def _deploy(directory: Path, schedule_id: str | None, flags: Flags, wait: 
                 "in its bot.json"
             )
         definition = read_definition(config)
+        refuse_config(folder, "bot", config)
+        package = checked_package(folder)
         entities = await servers.entities(BOT_SCHEDULER, derive_next())
         uploaded = await upload(servers, BOT_SCHEDULER, folder, schedule_id or folder.name, package, known)
         announced = await announce(

@@ -1,0 +1,75 @@
+"""Check a config against the schema of its bot, and for the runtime's own fields."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from libs.core.errors import UserError
+from libs.core.placement import placement_of
+from libs.docker_runner.executable import Network
+from libs.docker_runner.sandbox.egress import egress_for
+from tools.author.findings import Finding
+from tools.author.json_schema import SchemaInvalid, Violation, violations
+from tools.bots.description import config_schema
+
+RUNTIME_FIELDS = frozenset(
+    {
+        *("enabled", "resources", "egress", "placement", "rollback", "notify"),
+        *("schedule", "timezone", "overlap", "misfire", "misfireGrace", "timeout", "retries", "retryDelay"),
+    }
+)
+"""Fields of a config that the runtime reads; a schema that does not name them allows them."""
+
+_CHECKS: tuple[Callable[[Mapping[str, Any]], object], ...] = (
+    placement_of,
+    lambda config: egress_for(config, Network.BRIDGE, guard=True),
+)
+
+
+def config_findings(
+    description: Mapping[str, Any], kind: str, config: Mapping[str, Any], *, where: str, described_in: str
+) -> list[Finding]:
+    """Return what is wrong with *config* for a bot of *description* that runs as *kind*.
+
+    Args:
+        where: the origin of the config, for messages; *described_in* that of the schema.
+    """
+    return [
+        *_schema_findings(description, kind, config, where, described_in),
+        *(found for check in _CHECKS for found in _refusals(check, config, where)),
+    ]
+
+
+def _schema_findings(
+    description: Mapping[str, Any], kind: str, config: Mapping[str, Any], where: str, described_in: str
+) -> list[Finding]:
+    schema = config_schema(description, kind)
+    if schema is None:
+        return []
+    try:
+        found = _violations(config, schema)
+    except SchemaInvalid as error:
+        return [Finding(f"{described_in}: schema", str(error), "correct the schema")]
+    return [
+        Finding(
+            f"{where}: config.{one.path}" if one.path else f"{where}: config",
+            one.reason,
+            f"correct the config, or the `schema` of {described_in}",
+        )
+        for one in found
+    ]
+
+
+def _violations(config: Mapping[str, Any], schema: Mapping[str, Any] | bool) -> list[Violation]:
+    found = violations(config, schema)
+    own = {name: value for name, value in config.items() if name not in RUNTIME_FIELDS}
+    if not found or len(own) == len(config):
+        return found
+    return min(found, violations(own, schema), key=len)
+
+
+def _refusals(check: Callable[[Mapping[str, Any]], object], config: Mapping[str, Any], where: str) -> list[Finding]:
+    try:
+        check(config)
+    except UserError as error:
+        return [Finding(where, str(error), "correct the config")]
+    return []
