@@ -48,6 +48,8 @@ class WorkerIdentity:
     """The key to which the worker id belongs; empty for a worker of an older version."""
     labels: Labels = frozenset()
     """What entities may require of their worker; empty for a worker of an older version."""
+    answers_queries: bool = False
+    """False for a worker of an older version, and of a service without queries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ def register_to_wire(identity: WorkerIdentity, state: WorkerState) -> pb.Registe
         owns_several=identity.owns_several,
         public_key=identity.public_key,
         labels=[f"{key}={value}" for key, value in sorted(identity.labels)],
+        answers_queries=identity.answers_queries,
         state=state_to_wire(state),
     )
 
@@ -150,6 +153,7 @@ def register_from_wire(message: pb.Register) -> tuple[WorkerIdentity, WorkerStat
         owns_several=message.owns_several,
         public_key=message.public_key,
         labels=read(",".join(message.labels)),
+        answers_queries=message.answers_queries,
     )
     return identity, state_from_wire(message.state)
 

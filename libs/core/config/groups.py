@@ -12,6 +12,7 @@ from libs.core.config.coordination_settings import (
     ScanSettings,
 )
 from libs.core.config.process_settings import HttpSettings, LogSettings, MetricsSettings, TracingSettings
+from libs.core.config.query_settings import QuerySettings
 from libs.core.config.quota_settings import QuotaSettings
 from libs.core.config.retention_settings import HistorySettings, RetentionSettings
 from libs.core.config.secret_settings import SecretSettings
@@ -41,4 +42,5 @@ GROUPS: tuple[type[Group], ...] = (
     ImageSettings,
     SecretSettings,
     QuotaSettings,
+    QuerySettings,
 )

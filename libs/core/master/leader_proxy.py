@@ -70,6 +70,34 @@ class LeaderProxy:
             log.debug("the leader does not answer in time", leader=leader.name)
             return None
 
+    async def posted(
+        self, request: web.Request, path: str, body: bytes, timeout_seconds: float, *, answered: str
+    ) -> web.Response | None:
+        """Return the leader's answer to `POST path` with *body*; None when it cannot be asked.
+
+        Args:
+            timeout_seconds: the time that the leader itself takes at most.
+            answered: the header by which its answer is known.
+        """
+        leader = await self._directory.find()
+        if leader is None:
+            return None
+        if self._session is None:
+            self._session = new_session()
+        headers = [*_proven(request, leader.token), (FORWARDED, "1")]
+        for address in leader.addresses:
+            url = URL(f"http://{bracketed(address)}:{leader.http_port}{path}", encoded=True)
+            try:
+                async with (
+                    asyncio.timeout(timeout_seconds + _ANSWER_SECONDS),
+                    self._session.post(url, headers=headers, data=body, allow_redirects=False) as answer,
+                ):
+                    if answered in answer.headers:
+                        return await _copied(answer)
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                log.debug("the leader was not reached", leader=leader.name, url=str(url), reason=str(error))
+        return None
+
     async def _first_answer(self, leader: KnownProcess, request: web.Request) -> web.Response | None:
         if self._session is None:
             self._session = new_session()

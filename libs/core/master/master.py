@@ -46,6 +46,7 @@ from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe
 from libs.core.observability.tracing import Headers, begin, current, trace_headers
 from libs.core.process.isolation import isolated
+from libs.core.queries.messages import Query, QueryAnswer
 from libs.core.store.cordons import CordonStore
 from libs.core.store.leases import LeadershipStore, LeaseStore
 from libs.core.store.processes import ProcessStore
@@ -229,6 +230,16 @@ class Master:
             longest_wait_seconds=self._waits.longest_seconds(now),
             room=room_report(workers),
         )
+
+    # --- queries
+
+    def owner_of(self, segment_id: int) -> Worker | None:
+        """Return the worker that last reported to hold the segment; None without one."""
+        return next((worker for worker in self._registry.workers if worker.holds(segment_id)), None)
+
+    async def ask(self, worker: Worker, query: Query) -> QueryAnswer | None:
+        """Return the answer of *worker* to *query*; None when its stream ends before. Raises TimeoutError."""
+        return await self._server.ask(worker.session, query)
 
     # --- while leading
 

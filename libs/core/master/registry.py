@@ -118,6 +118,10 @@ class Worker:
         """The segments assigned to it."""
         return self.decided if isinstance(self.decided, frozenset) else frozenset()
 
+    def holds(self, segment_id: int) -> bool:
+        """Whether it has the lease of a segment, as last reported."""
+        return any(held.segment_id == segment_id for held in self.state.held)
+
     @property
     def agrees(self) -> bool:
         """Whether it holds exactly the assigned segments, if any were decided."""

@@ -17,6 +17,7 @@ from libs.core.config.coordination_settings import (
     LeaseSettings,
     PartitionSettings,
 )
+from libs.core.config.query_settings import QuerySettings
 from libs.core.config.retention_settings import RetentionSettings
 from libs.core.config.transport_settings import TransportSettings
 from libs.core.errors import Retryable
@@ -30,6 +31,9 @@ from libs.core.master.master import Master
 from libs.core.master.metrics import MasterCollector
 from libs.core.master.observatory import Observatory
 from libs.core.master.page.handlers import StatusPage
+from libs.core.master.query_port import PATH as QUERY_PATH
+from libs.core.master.query_port import QueryHandler, QueryPort
+from libs.core.master.query_router import QueryRouter
 from libs.core.master.unowned import UnownedEntities
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe, registry
@@ -67,6 +71,7 @@ class MasterSettings(ProcessSettings):
     partitions: PartitionSettings
     autoscaler: AutoscalerSettings
     retention: RetentionSettings
+    queries: QuerySettings
 
 
 class MasterRole:
@@ -84,12 +89,15 @@ class MasterRole:
         self._loops = loops
         self._pods = pods
         self._api = MasterApi()
+        self._queries = QueryHandler()
         self._master: Master | None = None
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
         """Return the routes of the API, the status page, and a probe."""
         probe = web.get("/grpcz", self._grpcz)
-        return [*self._api.routes(), *StatusPage(self._api).routes(), probe]
+        # Beside the query port, for standbys and commands, which know this port.
+        query = web.post(QUERY_PATH, self._queries.handle)
+        return [*self._api.routes(), *StatusPage(self._api).routes(), probe, query]
 
     async def build(self, process: Process, settings: MasterSettings) -> None:
         """Declare the components of the master."""
@@ -117,7 +125,14 @@ class MasterRole:
         own_loops.append(("repair", lambda: _repair_for_ever(entities, master)))
         for loops in self._loops:
             own_loops.extend(loops(process, master, settings))
-        self._show(process, settings, master, master_name)
+        proxy = self._show(process, settings, master, master_name)
+        if process.service.answers_queries:
+            self._queries.open(
+                QueryRouter(entities, master, process.service.noun), proxy, settings.queries.timeout_seconds
+            )
+            port = QueryPort(settings.queries, settings.http, self._queries)
+            await port.start()
+            process.lifecycle.on_close("query port", port.close, limit_seconds=3)
         registry.register(MasterCollector(master.counts))
         unowned = UnownedEntities(EntityCounts(process.database, process.service.collection))
         own_loops.append(("entities without an owner", unowned.count_for_ever))
@@ -139,8 +154,8 @@ class MasterRole:
         serving = self._master is not None and self._master.is_ready
         return web.json_response({"serving": serving}, status=200 if serving else 503)
 
-    def _show(self, process: Process, settings: MasterSettings, master: Master, name: str) -> None:
-        """Serve HTTP, and publish the address."""
+    def _show(self, process: Process, settings: MasterSettings, master: Master, name: str) -> LeaderProxy:
+        """Serve HTTP, and publish the address. Return what forwards requests to the leader."""
         observatory = Observatory(process.service, process.database, master.snapshot)
         process.lifecycle.on_close("observatory", observatory.close, limit_seconds=2)
         proxy = LeaderProxy(master.leader_directory)
@@ -160,6 +175,7 @@ class MasterRole:
             grpc_port=settings.coordination.grpc_port,
         )
         process.lifecycle.part("presence", lambda: be_present(ProcessStore(process.database), here))
+        return proxy
 
 
 def _limits(settings: TransportSettings) -> PeerLimits:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe
 from libs.core.observability.tracing import Attributes, SpanKind, span, trace_of
 from libs.core.process.isolation import repeat
+from libs.core.queries.messages import Query, QueryAnswer, answer_from_wire, query_to_wire
 from libs.core.transport.grpc_listener import GrpcListener
 from libs.core.transport.peer_limits import PeerLimits, address_of
 from libs.core.transport.pod_tokens import PodProofs, PodTokenRefused, ProvenPod
@@ -53,6 +55,7 @@ _OPTIONS = [
 ]
 _CHECK_SECONDS = 2.0
 _FIRST_MESSAGE_SECONDS = 1.0
+_QUERY_ID_BYTES = 16
 
 
 class Coordinator(Protocol):
@@ -129,6 +132,7 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         )
         self._register_within_seconds = 2 * death_timeout_seconds
         self._streams: dict[SessionId, WorkerStream] = {}
+        self._queries: dict[bytes, tuple[SessionId, asyncio.Future[QueryAnswer | None]]] = {}
         self._numbers = itertools.count(1)
         self._health = health.aio.HealthServicer()
         self._listens = False
@@ -202,6 +206,24 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
             )
             stream.refuse(grpc.StatusCode.PERMISSION_DENIED, details)
 
+    async def ask(self, session: SessionId, query: Query) -> QueryAnswer | None:
+        """Return the worker's answer to *query*; None when its stream ends before.
+
+        Raises:
+            TimeoutError: no answer within the query's time.
+        """
+        if (stream := self._streams.get(session)) is None:
+            return None
+        query_id = secrets.token_bytes(_QUERY_ID_BYTES)
+        answered: asyncio.Future[QueryAnswer | None] = asyncio.get_running_loop().create_future()
+        self._queries[query_id] = (session, answered)
+        try:
+            stream.put(f"query {query_id.hex()}", pb.MasterMessage(query=query_to_wire(query, query_id)))
+            async with asyncio.timeout(query.timeout_seconds):
+                return await answered
+        finally:
+            del self._queries[query_id]
+
     def end_all(self, reason: str) -> None:
         """End all streams because this master no longer leads; workers then look for the leader."""
         for stream in self._streams.values():
@@ -237,6 +259,21 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         finally:
             self._limits.release(address)
 
+    async def Answer(  # noqa: N802 - the protocol's name
+        self, request: pb.QueryAnswer, context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> pb.QueryAnswered:
+        """Take a worker's answer to a query."""
+        try:
+            self._security.check(context)
+        except StreamRefused as refused:
+            await context.abort(refused.code, refused.details)
+        _, answered = self._queries.get(request.query_id, (None, None))
+        if answered is None or answered.done():
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no query with this id waits for an answer")
+        else:
+            answered.set_result(answer_from_wire(request))
+        return pb.QueryAnswered()
+
     async def _serve_stream(
         self,
         token: str,
@@ -252,6 +289,9 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         finally:
             reading.cancel()
             del self._streams[stream.session]
+            for session, answered in self._queries.values():
+                if session == stream.session and not answered.done():
+                    answered.set_result(None)
             self._coordinator.leave(stream.session)
         if end.code is not grpc.StatusCode.OK:
             await context.abort(end.code, end.details)

@@ -47,7 +47,7 @@ class WorkerStream:
         self._news = asyncio.Event()
 
     def put(self, kind: str, message: pb.MasterMessage) -> None:
-        """Write *message* soon, in place of an earlier one of its *kind*."""
+        """Write *message* soon, in place of an earlier one of its *kind*, which may have a second word."""
         self._outgoing[kind] = message
         self._news.set()
 
@@ -67,7 +67,7 @@ class WorkerStream:
             while self._outgoing:
                 kind = next(iter(self._outgoing))
                 message = self._outgoing.pop(kind)
-                with observe("grpc", f"send {kind}"):
+                with observe("grpc", f"send {kind.partition(' ')[0]}"):
                     await context.write(message)
             if self._end is not None:
                 return self._end

@@ -25,6 +25,8 @@ class ServiceDefinition:
     entrypoint: Literal["bot", "backtest"]
     """The entry of the entity's ``custom.config.entrypoints`` that is run."""
     max_per_partition_older_envs: tuple[str, ...] = ()
+    answers_queries: bool = True
+    """Whether entities may have an entrypoint `query`."""
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -59,6 +61,7 @@ BACKTEST_RUNNER = ServiceDefinition(
     completed_subject="the0.backtest.completed",
     max_per_partition_env="MAX_BACKTESTS_PER_PARTITION",
     entrypoint="backtest",
+    answers_queries=False,
 )
 
 BOT_SCHEDULER = ServiceDefinition(

@@ -18,6 +18,7 @@ from libs.core.config.connection_settings import NatsSettings, StorageSettings
 from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings
 from libs.core.config.coordination_settings import CoordinationSettings, LeaseSettings, PartitionSettings, ScanSettings
 from libs.core.config.process_settings import MetricsSettings
+from libs.core.config.query_settings import QuerySettings
 from libs.core.config.quota_settings import QuotaSettings
 from libs.core.config.retention_settings import HistorySettings
 from libs.core.config.secret_settings import SecretSettings
@@ -33,6 +34,7 @@ from libs.core.leases.lease_keeper import LeaseTiming
 from libs.core.observability.metrics import registry
 from libs.core.process.presence import be_present, reachable_at
 from libs.core.process.process import Process, ProcessSettings, runtime_version
+from libs.core.queries.messages import Answerer
 from libs.core.store.audit import AuditStore
 from libs.core.store.deployment import deployment_id
 from libs.core.store.entities import EntityStore
@@ -70,6 +72,7 @@ class WorkerSettings(ProcessSettings):
     scan: ScanSettings
     history: HistorySettings
     metrics: MetricsSettings
+    queries: QuerySettings
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ class WorkerBackend:
         entities: returns the number of entities in the owned segments by state.
         metrics: further metrics of this worker.
         at_exit: called when no segment is owned any more and all parts still run; limited to 15 s.
+        answerer: answers queries about entities of owned segments; None for a service without queries.
     """
 
     handler: SegmentHandler
@@ -119,6 +123,7 @@ class WorkerBackend:
     metrics: Sequence[Collector] = ()
     folders: EngineFolders | None = None
     at_exit: Callable[[], Awaitable[None]] = _nothing
+    answerer: Answerer | None = None
 
 
 class WorkerRole:
@@ -167,6 +172,7 @@ class WorkerRole:
             started_at_milliseconds=time.time_ns() // 1_000_000,
             public_key=key.public,
             labels=settings.identity.labels,
+            answers_queries=backend.answerer is not None,
         )
         worker = Worker(
             identity,
@@ -181,6 +187,7 @@ class WorkerRole:
             security=TransportSecurity.of(settings.transport, process.service.name),
             folders=backend.folders,
             key=key,
+            answerer=backend.answerer,
         )
         self._worker = worker
         views = EntityViews(process.database, process.service.collection)

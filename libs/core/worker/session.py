@@ -30,8 +30,10 @@ from libs.core.observability.grpc_metrics import call_outcome
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe, record
 from libs.core.observability.tracing import OpenSpan, begin
+from libs.core.queries.messages import Answerer
 from libs.core.transport.security import TransportSecurity
 from libs.core.transport.worker_key import WorkerKey
+from libs.core.worker.query_answers import QueryAnswers
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
 
@@ -82,6 +84,7 @@ class MasterSession:
         heartbeat_interval_seconds: used until a master sets the interval.
         security: what it proves to masters, and requires of them.
         key: of the public key in *identity*; None without one.
+        answerer: answers queries; None for a worker that receives none.
     """
 
     def __init__(
@@ -96,8 +99,11 @@ class MasterSession:
         backoff: Backoff | None = None,
         security: TransportSecurity | None = None,
         key: WorkerKey | None = None,
+        answerer: Answerer | None = None,
     ) -> None:
         self._key = key
+        self._answerer = answerer
+        self._answers: QueryAnswers | None = None
         self._challenge: bytes | None = None
         self._security = security or TransportSecurity()
         self._renewing = False
@@ -177,15 +183,17 @@ class MasterSession:
 
     async def _use(self, channel: grpc.aio.Channel, version: int) -> str:
         """Register and stay; *version* is that of the certificates by which the channel was opened."""
-        call = pb_grpc.CoordinationServiceStub(channel).Coordinate(  # type: ignore[no-untyped-call]
-            metadata=(*self._joining.headers.items(), *self._security.metadata)
-        )
+        stub = pb_grpc.CoordinationServiceStub(channel)  # type: ignore[no-untyped-call]
+        call = stub.Coordinate(metadata=(*self._joining.headers.items(), *self._security.metadata))
+        answers = self._answers = QueryAnswers(stub, self._security.metadata, self._answerer)
         speaking = asyncio.create_task(self._speak(call, version), name="heartbeats")
         # Without heartbeats the stream is useless.
         speaking.add_done_callback(lambda _: call.cancel())
         try:
             return await self._measured(call)
         finally:
+            self._answers = None
+            await answers.close()
             speaking.cancel()
             await asyncio.wait([speaking])
             if not speaking.cancelled():
@@ -264,6 +272,8 @@ class MasterSession:
                 self._wake.set()
             case "assignment":
                 self._assigned(assignment_from_wire(message.assignment))
+            case "query" if self._answers is not None:
+                self._answers.begin(message.query)
             case "register_again":
                 self._must_register = True
                 self._wake.set()

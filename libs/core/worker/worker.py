@@ -11,6 +11,7 @@ from libs.core.leases.boot_clock import boot_seconds
 from libs.core.leases.lease import Holder
 from libs.core.leases.lease_keeper import LeaseTiming
 from libs.core.observability.log import get_logger
+from libs.core.queries.messages import Answerer, Query, QueryAnswer, QueryFault, failed
 from libs.core.room import Room
 from libs.core.store.leases import LeaseStore
 from libs.core.transport.security import TransportSecurity
@@ -95,6 +96,7 @@ class Worker:
         security: what it proves to masters, and requires of them.
         folders: None when this worker takes over from no other one, and no other one from it.
         key: of the public key in *identity*.
+        answerer: answers queries about owned segments; None for a worker that receives none.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Worker:
         security: TransportSecurity | None = None,
         folders: EngineFolders | None = None,
         key: WorkerKey | None = None,
+        answerer: Answerer | None = None,
         clock: Callable[[], float] = boot_seconds,
     ) -> None:
         self._identity = identity
@@ -155,7 +158,9 @@ class Worker:
             heartbeat_interval_seconds=heartbeat_interval_seconds,
             security=security,
             key=key,
+            answerer=self._answer if answerer is not None else None,
         )
+        self._answerer = answerer
 
     async def run(self) -> None:
         """Own the assigned segments, forever. If cancelled, leave containers and leases to the next process.
@@ -231,6 +236,11 @@ class Worker:
             draining = asyncio.create_task(self._owners.drain(), name="drain segments")
             await asyncio.wait([draining, owning], return_when=asyncio.FIRST_COMPLETED)
             draining.cancel()
+
+    async def _answer(self, query: Query) -> QueryAnswer:
+        if self._answerer is None or not self.owns(query.segment_id):
+            return failed(QueryFault.MOVED, f"this worker does not own segment {query.segment_id} (any more)")
+        return await self._answerer(query)
 
     def _impediment(self) -> str:
         return self._owners.impediment or self._engine.impediment()

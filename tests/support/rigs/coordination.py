@@ -17,6 +17,7 @@ from libs.core.http.health import Readiness
 from libs.core.leases.lease import Holder, Lease, LeaseView, SegmentView
 from libs.core.leases.lease_keeper import LeaseTiming
 from libs.core.master.master import Master
+from libs.core.queries.messages import Answerer
 from libs.core.room import Demand, Room
 from libs.core.store.client import Database, StoreUnavailable
 from libs.core.store.cordons import CordonStore
@@ -313,6 +314,7 @@ class Cluster:
         leases: LeaseStore | None = None,
         folders: EngineFolders | None = None,
         key: WorkerKey | None = None,
+        answerer: Answerer | None = None,
     ) -> RunningWorker:
         """Start a worker; under the name of an earlier one it is another process of the same worker.
 
@@ -330,6 +332,7 @@ class Cluster:
                 name,
                 started_at_milliseconds=self._instances,
                 public_key=key.public if key is not None else b"",
+                answers_queries=answerer is not None,
             ),
             [f"127.0.0.1:{port}" for port in self.ports],
             leases=leases or self.leases,
@@ -345,6 +348,7 @@ class Cluster:
             stop_grace_seconds=1.0,
             folders=folders,
             key=key,
+            answerer=answerer,
         )
         running = RunningWorker(worker, handler, readiness, asyncio.create_task(worker.run(), name=name))
         self._started.append(running)

@@ -1,0 +1,1 @@
+"""Queries: questions to bots and schedules, which their own code answers."""
