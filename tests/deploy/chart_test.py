@@ -1,6 +1,5 @@
 """The Helm chart: it renders what the Kustomize base renders, and its values change what they say."""
 
-import copy
 import functools
 import json
 import re
@@ -20,8 +19,8 @@ from tools.helm.template import ChartError, service_template
 from tools.stack import binaries
 
 NAMESPACE = "trading"
-LATEST = {"image": {"tag": "latest"}}
-"""The tag that the base names."""
+LIKE_BASE = {"image": {"tag": "latest"}, "tls": {"mode": "off"}}
+"""The tag that the base names, and no TLS, which overlays add by a component."""
 CLUSTER_WIDE = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ClusterRole", "ClusterRoleBinding")
 
 
@@ -91,30 +90,12 @@ def test_generated_files_are_those_of_the_present_base() -> None:
 def test_chart_renders_the_objects_of_the_bases() -> None:
     bases = [document for service in SERVICES for document in rendered(f"base/{service.name}")]
 
-    assert by_name(chart(LATEST)) == by_name(bases)
-
-
-def without_tls(document: Manifest) -> Manifest:
-    """Return *document* as it is without the component tls, which the chart does not have."""
-    found = copy.deepcopy(document)
-    if found["kind"] == "ConfigMap":
-        found.get("data", {}).pop("TLS_MODE", None)
-    if found["kind"] == "Deployment":
-        spec = found["spec"]["template"]["spec"]
-        (process,) = spec["containers"]
-        spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] != "tls"]
-        process["volumeMounts"] = [mount for mount in process["volumeMounts"] if mount["name"] != "tls"]
-        process["env"] = [variable for variable in process["env"] if not variable["name"].startswith("TLS_")]
-        probe = process["readinessProbe"]
-        if probe["httpGet"]["path"] == "/grpcz":
-            del probe["httpGet"]
-            probe["grpc"] = {"port": next(port["containerPort"] for port in process["ports"] if port["name"] == "grpc")}
-    return found
+    assert by_name(chart(LIKE_BASE)) == by_name(bases)
 
 
 def test_chart_with_the_values_of_production_renders_the_overlay() -> None:
     operator = "monitoring.coreos.com/v1"
-    wanted = [without_tls(found) for found in rendered("overlays/production") if found["kind"] != "Namespace"]
+    wanted = [found for found in rendered("overlays/production") if found["kind"] != "Namespace"]
     # Dashboards are for Grafana, not part of a release.
     wanted = [document for document in wanted if "grafana_dashboard" not in document["metadata"].get("labels", {})]
     made = chart(
@@ -131,6 +112,22 @@ def test_chart_with_the_values_of_production_renders_the_overlay() -> None:
         "PrometheusRule",
         "ServiceMonitor",
     }
+
+
+@pytest.mark.parametrize("mode", ["off", False])
+def test_release_without_tls_names_no_certificate(mode: object) -> None:
+    made = chart({"tls": {"mode": mode}})
+
+    assert "tls" not in json.dumps(made).lower()
+
+
+def test_release_that_passes_through_allow_has_the_certificates_of_require() -> None:
+    allowing, requiring = chart({"tls": {"mode": "allow"}}), chart({"tls": {"mode": "require"}})
+
+    assert settings(allowing, BOT_RUNNER)["TLS_MODE"] == "allow"
+    assert settings(requiring, BOT_RUNNER)["TLS_MODE"] == "require"
+    kept = [one for one in allowing if one["kind"] != "ConfigMap"]
+    assert by_name(kept) == by_name([one for one in requiring if one["kind"] != "ConfigMap"])
 
 
 def test_service_that_is_switched_off_has_no_object() -> None:
@@ -221,6 +218,7 @@ def test_values_of_pods_reach_them_and_are_valid() -> None:
         ({"settings": {"max-replicas": 3}}, "max-replicas"),
         ({"settings": {"BOTS": ["a"]}}, "BOTS"),
         ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
+        ({"tls": {"mode": "on"}}, "mode"),
         ({"engine": {"resources": {"requests": {"cpu": 1, "memory": 1}, "limits": {}}}}, "memory"),
     ],
 )

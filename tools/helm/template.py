@@ -26,6 +26,9 @@ _ITEMS = re.compile(r"^( *)- <<\*(.+?)>>$", re.MULTILINE)
 
 _IMAGE = '<<include "the0.image" (dict "root" $ "name" $name)>>'
 _SCRIPT = '$.Files.Get "files/engine.sh"'
+_TLS = 'include "the0.tls.{}" (dict "root" $ "name" $name "component" "{}") | fromJsonArray'
+"""Further items of a list with TLS, as the component tls has them."""
+_PROBE = 'include "the0.probe.{}" (dict "root" $ "port" $service.port) | fromJson'
 _SETTINGS = '<<include "the0.settings" (dict "root" $ "service" $service)>>'
 
 
@@ -111,9 +114,14 @@ def _deployment(document: Manifest) -> Manifest:
     container = container | {
         "imagePullPolicy": "<<$.Values.image.pullPolicy>>",
         "resources": f"<<toJson {values}.resources>>",
+        "env": [*container["env"], f"<<*{_TLS.format('env', component)}>>"],
+        "volumeMounts": [*container["volumeMounts"], f"<<*{_TLS.format('mounts', component)}>>"],
     }
+    if component == "master":
+        container["readinessProbe"] = _without_or_with_tls(container["readinessProbe"])
     optional = {f"<<?{name} {values}.{name}>>": None for name in ("nodeSelector", "priorityClassName")}
     pod = pod | {"containers": [container], **optional, "<<?imagePullSecrets $.Values.image.pullSecrets>>": None}
+    pod["volumes"] = [*pod["volumes"], f"<<*{_TLS.format('volumes', component)}>>"]
     pod["tolerations"] = [*pod["tolerations"], f"<<*{values}.tolerations>>"]
     annotations = {"checksum/settings": f"{_SETTINGS[:-2]} | sha256sum | quote>>"}
     if component == "worker":
@@ -122,6 +130,12 @@ def _deployment(document: Manifest) -> Manifest:
     metadata = spec["template"]["metadata"] | {"annotations": annotations}
     replicas = {"replicas": f"<<int {values}.replicas>>"} if "replicas" in spec else {}
     return document | {"spec": spec | replicas | {"template": {"metadata": metadata, "spec": pod}}}
+
+
+def _without_or_with_tls(probe: Manifest) -> Manifest:
+    """The probe by gRPC, which is the base's, or by HTTP."""
+    rest = {name: value for name, value in probe.items() if name != "grpc"}
+    return {**{f"<<?{kind} {_PROBE.format(kind)}>>": None for kind in ("grpc", "httpGet")}, **rest}
 
 
 def _engine(container: Manifest) -> Manifest:

@@ -22,6 +22,7 @@ NAMESPACE = "the0-chart"
 PATIENCE_SECONDS = 120.0
 VALUES = {
     "image": {"tag": "latest"},
+    "tls": {"mode": "off"},
     "services": {"bot-runner": {"enabled": False}, "backtest-runner": {"enabled": False}},
     "masters": {"replicas": 1},
     "workers": {"nodeSelector": {"the0.invalid/none": "true"}},
