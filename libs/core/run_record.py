@@ -18,7 +18,7 @@ class RunRecord:
     *stop_deadline*: until when, by MongoDB's time, its container may stop although its segment was given away;
     *stop_seconds* is by how much that was ahead. None while the container lives under its owner's lease alone.
     *scheduled_at*, *cause* and *attempt* (from 1 on) belong to a schedule's firing; None otherwise. *trace_id* is
-    the id of the trace in which it started.
+    the id of the trace in which it started. *parameters* is the config of a backtest as JSON, with secrets masked.
     """
 
     run_id: str
@@ -52,6 +52,7 @@ class RunRecord:
     trace_id: str | None = None
     stop_deadline: datetime | None = None
     stop_seconds: float | None = None
+    parameters: str | None = None
 
     def may_live_under(self, lease: LeaseView | None) -> bool:
         """Whether the container of this run, which has no end yet, may be alive under the segment's live *lease*.

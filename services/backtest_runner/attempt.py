@@ -155,7 +155,7 @@ class BacktestAttempt:
             return AttemptResult(LOST, "its worker died in every attempt", again=True)
         if not self._begun:
             follows_another = self._before is not None
-            await self._kit.records.begin(self._claim, executable, follows_another=follows_another)
+            await self._kit.records.begin(self._run.state, self._claim, executable, follows_another=follows_another)
             self._begun = True
         return True
 

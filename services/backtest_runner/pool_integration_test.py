@@ -5,8 +5,10 @@ from functools import partial
 
 import pytest
 
+from libs.core.secrets.config_masks import MASK
 from libs.core.store.holds import HoldTarget
 from libs.docker_runner.containers.container import EndReason
+from services.backtest_runner.parameters import Parameters
 from services.backtest_runner.result_spool import INLINE_BYTES
 from tests.support.eventually import eventually
 from tests.support.faults.deaths import Death
@@ -37,6 +39,16 @@ async def test_a_backtest_is_run_once_and_handed_over(rig: BacktestRig) -> None:
 
     [run] = await rig.history()
     assert (host.runs, run.reason, rig.partitions_told) == (["b"], "finished", 1)
+
+
+async def test_config_of_a_completed_one_is_in_its_history_without_secrets(rig: BacktestRig) -> None:
+    await rig.announce(fast=5, api_key="abc")
+
+    async with rig.owned_by(rig.host()):
+        await eventually(rig.over)
+
+    [run] = await rig.history()
+    assert Parameters.from_text(run.parameters) == Parameters({"fast": 5, "api_key": MASK})
 
 
 @pytest.mark.parametrize("same_host", [True, False], ids=["same host", "another host"])

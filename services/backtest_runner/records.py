@@ -8,6 +8,7 @@ from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.runs.attempt import AttemptResult
 from libs.docker_runner.runs.history import RunHistory
+from services.backtest_runner.parameters import Parameters
 from services.backtest_runner.state import BacktestState, Claim
 
 
@@ -18,11 +19,12 @@ class RunRecords(RunHistory):
         super().__init__(recorder, segment_id=segment_id, epoch=epoch, runs=runs)
         self._runs = runs
 
-    async def begin(self, claim: Claim, executable: Executable, *, follows_another: bool) -> None:
+    async def begin(self, state: BacktestState, claim: Claim, executable: Executable, *, follows_another: bool) -> None:
         """Record the start of an attempt. An open previous one (*follows_another*) is closed as unobserved."""
         if follows_another:
             await self._close_others(executable.id, claim)
-        await self._runs.start(self.begins(executable, claim.at, attempt=claim.attempt))
+        parameters = Parameters.of(state.entity).to_text()
+        await self._runs.start(self.begins(executable, claim.at, attempt=claim.attempt, parameters=parameters))
 
     async def adopt(self, claim: Claim, container: ManagedContainer) -> None:
         """Record that the attempt of an earlier owner continues here."""
@@ -31,7 +33,8 @@ class RunRecords(RunHistory):
 
     async def end(self, state: BacktestState, claim: Claim, result: AttemptResult) -> None:
         """Record that an attempt has ended, or could not start."""
-        await self.ended(state.entity, claim.run_id, result, claim.at, attempt=claim.attempt)
+        parameters = Parameters.of(state.entity).to_text()
+        await self.ended(state.entity, claim.run_id, result, claim.at, attempt=claim.attempt, parameters=parameters)
 
     async def _close_others(self, backtest_id: str, claim: Claim) -> None:
         await self._runs.close_open(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from services.backtest_runner.parameters import Parameters
 from tools.backtests.findings import Plot, Series, Table, failure_of, findings, is_date, number_of
 
 _COLOURS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea", "#dc2626", "#0891b2", "#ca8a04", "#64748b")
@@ -28,8 +29,17 @@ border-bottom:1px solid var(--line)}th:first-child,td:first-child{text-align:lef
 """
 
 
-def page(backtest_id: str, analysis: Mapping[str, Any], output: str) -> str:
-    """Return the whole page. All content is escaped."""
+def page(
+    backtest_id: str,
+    analysis: Mapping[str, Any],
+    output: str,
+    parameters: Parameters | None = None,
+) -> str:
+    """Return the whole page. All content is escaped.
+
+    Args:
+        parameters: None when they are unknown.
+    """
     found = findings(analysis)
     parts = [f"<h1>{_safe(backtest_id)}</h1>", '<p class="dim">Backtest</p>']
     failure = failure_of(analysis)
@@ -40,8 +50,13 @@ def page(backtest_id: str, analysis: Mapping[str, Any], output: str) -> str:
             f"<div>{_safe(_label(name))}<b>{_safe(_value(value))}</b></div>" for name, value in found.metrics.items()
         ]
         parts.append(f'<section class="metrics">{"".join(cards)}</section>')
+    if parameters is not None and parameters.warning:
+        parts.append(f'<p class="failed">Config: {_safe(parameters.warning)}</p>')
     parts += [_figure(plot) for plot in found.plots]
     parts += [_rows(table) for table in found.tables]
+    if parameters is not None and parameters.config:
+        rows = [list(one) for one in parameters.flat().items()]
+        parts.append(_rows(Table("Config", ("parameter", "value"), rows)))
     if not (found.metrics or found.plots or found.tables):
         parts.append(f"<pre>{_safe(_shortened(json.dumps(analysis, indent=2, ensure_ascii=False)))}</pre>")
     parts.append(f"<details><summary>Output</summary><pre>{_safe(output)}</pre></details>")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from services.backtest_runner.parameters import Parameters
 from tests.support.faults.hostile_texts import corpus
 from tools.backtests.findings import failure_of, findings
 from tools.backtests.page import page
@@ -170,3 +171,13 @@ def test_any_number_of_points_makes_a_page_of_bearable_size(size: int) -> None:
     if size > 10:
         spiky[size // 2] = 99.0
     assert len(page("id", {"plots": [{"title": "p", "data": [{"y": spiky}]}]}, "")) < 100_000
+
+
+def test_page_has_config_and_flags_unknown_keys() -> None:
+    parameters = Parameters({"fast": 5, "risk": {"max<b>": "<script>x</script>"}}, ("fsat<i>",))
+
+    shown = page("b1", {"metrics": {"sharpe": 1}}, "", parameters)
+
+    assert "<td>fast</td><td>5</td>" in shown
+    assert "<td>risk.max&lt;b&gt;</td><td>&lt;script&gt;x&lt;/script&gt;</td>" in shown
+    assert "has no fsat&lt;i&gt;" in shown

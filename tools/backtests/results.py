@@ -1,7 +1,7 @@
 """The known data of a backtest: its document until it is completed, then its objects and its runs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from libs.core.hostile_json import Bounds, Refused, parse
@@ -14,6 +14,7 @@ from libs.core.store.ownership import Ownership
 from libs.core.store.runs import RunFilter, RunStore
 from libs.core.store.shown_state import Shown, shown
 from services.backtest_runner.objects import analysis_key, logs_key
+from services.backtest_runner.parameters import Parameters
 from tools.backtests.findings import failure_of
 from tools.cli.connections import Connections
 from tools.cli.entity_states import stored_status_of
@@ -30,6 +31,7 @@ class Known:
         entity: None after its completion.
         analysis: None before its completion, and when it is *refused*: then it is in the storage, but cannot be shown.
         owner: the owner of its segment, before its completion.
+        parameters: its config with secrets masked, and which of its keys are unknown; None when they were not stored.
     """
 
     id: str
@@ -38,6 +40,7 @@ class Known:
     runs: list[RunRecord]
     owner: Ownership | None = None
     refused: Refused | None = None
+    parameters: Parameters | None = None
 
     @property
     def state(self) -> str:
@@ -74,14 +77,22 @@ async def known_of(servers: Connections, backtest_id: str) -> Known | None:
     if entity is None and content is None and not runs:
         return None
     owner = owners.get(entity.segment_id) if entity is not None else None
+    stored = next((run.parameters for run in runs if run.parameters is not None), None)
+    known = Known(
+        backtest_id,
+        entity,
+        None,
+        [replace(run, parameters=None) for run in runs],
+        owner,
+        parameters=Parameters.of(entity) if entity is not None else Parameters.from_text(stored),
+    )
     if content is None:
-        return Known(backtest_id, entity, None, runs, owner)
+        return known
     parsed = parse(content, _BOUNDS)
     if isinstance(parsed, Refused):
-        return Known(backtest_id, entity, None, runs, owner, parsed)
+        return replace(known, refused=parsed)
     # An older runtime stored whatever `main` returned.
-    analysis = parsed.value if isinstance(parsed.value, Mapping) else {"results": parsed.value}
-    return Known(backtest_id, entity, analysis, runs, owner)
+    return replace(known, analysis=parsed.value if isinstance(parsed.value, Mapping) else {"results": parsed.value})
 
 
 async def output_of(servers: Connections, backtest_id: str) -> str:

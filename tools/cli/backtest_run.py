@@ -15,7 +15,7 @@ import click
 from libs.core.process.service import BACKTEST_RUNNER
 from tools.author.checks import checked_package, refuse_config
 from tools.backtests.results import Known, known_of, output_of
-from tools.bots.config_edit import assignments, with_values
+from tools.bots.config_edit import assignment_parts, assignments, with_values
 from tools.bots.deploying import announce, upload
 from tools.bots.folder import BotFolder, read_folder
 from tools.cli import interrupts
@@ -27,7 +27,14 @@ from tools.cli.bot_waiting import WAIT_SECONDS
 from tools.cli.connections import Connections, connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
-from tools.cli.folder_options import config_of, config_option, directory_argument, entrypoint_option, runtime_option
+from tools.cli.folder_options import (
+    config_of,
+    config_option,
+    directory_argument,
+    entrypoint_option,
+    runtime_option,
+    warn_of_unknown,
+)
 from tools.cli.output import cell, output_option
 from tools.cli.sweep_options import SweepFlags, sweep_options
 from tools.cli.untrusted import harmless
@@ -67,6 +74,8 @@ def run(
     folder = read_folder(directory, runtime, entrypoint, kind="backtest")
     given = {**folder.config, **config_of(config)}
     folder = replace(folder, config=with_values(given, assignments(set_texts)))
+    swept = [(key, None) for key, _ in map(assignment_parts, sweep_texts)]
+    warn_of_unknown(folder.description, with_values(folder.config, swept), "backtest")
     is_new = backtest_id is None
     backtest_id = backtest_id or f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     if sweep_texts:

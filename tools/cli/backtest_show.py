@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from services.backtest_runner.objects import analysis_key
+from services.backtest_runner.parameters import Parameters
 from tools.backtests.findings import findings
 from tools.backtests.page import page
 from tools.backtests.results import Known, known_of, output_of
@@ -13,7 +14,7 @@ from tools.cli import interrupts
 from tools.cli.connections import connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
-from tools.cli.output import output_option, table, write_json
+from tools.cli.output import cell, output_option, table, write_json
 from tools.cli.untrusted import harmless_lines
 
 html_option = click.option(
@@ -49,10 +50,14 @@ def show_result(known: Known, printed: str, html_file: Path | None, output: str)
     if known.refused is not None:
         key = analysis_key(known.id)
         raise Failure(f"cannot show the result: it {known.refused}; find it in the results bucket as {key}")
+    parameters = known.parameters
     if html_file is not None and known.analysis is not None:
-        _write(html_file, page(known.id, known.analysis, printed))
+        _write(html_file, page(known.id, known.analysis, printed, parameters))
     if output == "json":
-        write_json({"id": known.id, "state": known.state, "analysis": known.analysis, "runs": known.runs})
+        data: dict[str, Any] = {"id": known.id, "state": known.state, "analysis": known.analysis, "runs": known.runs}
+        if parameters is not None:
+            data |= {"config": parameters.config, "unknown_parameters": parameters.unknown}
+        write_json(data)
     else:
         _tell_people(known)
         if html_file is not None and known.analysis is not None:
@@ -80,6 +85,10 @@ def _tell_people(known: Known) -> None:
     last = known.runs[0] if known.runs else None
     took = f" in {last.duration_seconds:.1f} s" if last is not None and last.duration_seconds is not None else ""
     click.echo(f"{known.id} {known.shown.text}{took}")
+    if known.entity is not None:
+        return
+    if known.parameters is not None:
+        _tell_parameters(known.parameters)
     if known.analysis is None:
         return
     if known.state == "failed":
@@ -95,6 +104,13 @@ def _tell_people(known: Known) -> None:
         table(one.columns, [[*row, *[""] * width][:width] for row in rows], empty="no rows", title=one.title)
         if len(one.rows) > _MOST_ROWS:
             click.echo(f"... and {len(one.rows) - _MOST_ROWS} more rows (--output json prints all)")
+
+
+def _tell_parameters(parameters: Parameters) -> None:
+    if parameters.config:
+        click.echo("  config: " + ", ".join(f"{cell(key)}={_value(value)}" for key, value in parameters.flat().items()))
+    if parameters.warning:
+        click.echo(f"  {cell(parameters.warning)}")
 
 
 def _value(value: Any) -> str:

@@ -1,6 +1,7 @@
 """`runtime backtest run --sweep` over real servers, with a worker played by the test."""
 
 import asyncio
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -136,3 +137,19 @@ async def test_ctrl_c_cancels_open_backtests_and_starts_no_more(
     assert all(document["backtest"]["cancel"]["by"] for document in found)
     assert "0 of 9 backtests are done, 7 were not started" in err.decode()
     assert "cancelled: ma-fast=2" in err.decode()
+
+
+def test_parameter_outside_the_schema_is_flagged_at_the_run(commands: Commands, tmp_path: Path) -> None:
+    schema: dict[str, Any] = {"backtest": {"properties": {"fast": {}, "risk": {"properties": {"max": {}}}}}}
+    (tmp_path / "main.py").write_text("def main(id, config):\n    return {}\n")
+    (tmp_path / "bot.json").write_text(json.dumps({"entrypoints": {"backtest": "main.py"}, "schema": schema}))
+    options = ("--id", "b1", "--set", "fsat=5", "--set", "risk.maxx=5", "--set", "api_key=abc", "--no-wait")
+
+    code, _, err = commands.run("backtest", "run", str(tmp_path), *options)
+
+    assert code == ExitCode.OK
+    assert "the config's fsat is not in the description's schema; did you mean fast?" in err
+    assert "the config's risk.maxx is not in the description's schema; did you mean risk.max?" in err
+    shown = commands.json("backtest", "show", "b1")
+    assert shown["config"] == {"fsat": 5, "risk": {"maxx": 5}, "api_key": "********"}
+    assert shown["unknown_parameters"] == ["fsat", "risk.maxx", "api_key"]

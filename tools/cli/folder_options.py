@@ -1,10 +1,15 @@
 """Options of the commands that run a folder."""
 
+import difflib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+
+from libs.core.schema_parameters import described_parameters, schema_of, unknown_parameters
+from tools.cli.tables import cell
 
 directory_argument = click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 config_option = click.option(
@@ -35,3 +40,13 @@ def config_of(text: str | None) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise click.UsageError("--config must be a JSON object")
     return config
+
+
+def warn_of_unknown(description: Mapping[str, Any], config: Mapping[str, Any], entrypoint: str) -> None:
+    """Print on standard error which keys of *config* the description's schema lacks."""
+    schema = schema_of(description, entrypoint)
+    known = described_parameters(schema)
+    for key in unknown_parameters(config, schema):
+        nearest = difflib.get_close_matches(key, known, 1)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        click.echo(f"warning: the config's {cell(key)} is not in the description's schema{hint}", err=True)

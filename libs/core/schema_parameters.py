@@ -1,0 +1,76 @@
+"""Find the parameters of a config that its bot's schema does not describe. Pure.
+
+The schema is JSON Schema in `custom.config.schema`, for all entrypoints, or one below the name of each (`bot`,
+`backtest`). It is written by the bot's author, so every part of it may have an unexpected type.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+RUNTIME_PARAMETERS = frozenset(
+    {"data", "egress", "enabled", "notify", "overlap", "placement", "resources", "schedule", "timeout", "timezone"}
+)
+"""Keys of a config that the runtime itself reads."""
+
+_MOST_DEPTH = 32
+_COMBINED = ("allOf", "anyOf", "oneOf")
+
+
+def schema_of(description: Mapping[str, Any], entrypoint: str) -> Mapping[str, Any] | None:
+    """Return the schema of the config for *entrypoint* in a bot's *description*; None without one."""
+    schema = description.get("schema")
+    if not isinstance(schema, Mapping):
+        return None
+    own = schema.get(entrypoint)
+    is_divided = isinstance(own, Mapping) and not isinstance(schema.get("properties"), Mapping)
+    return own if is_divided and isinstance(own, Mapping) else schema
+
+
+def unknown_parameters(config: Mapping[str, Any], schema: Mapping[str, Any] | None) -> list[str]:
+    """Return the keys of *config*, with dots into objects, that *schema* does not describe.
+
+    Where the schema allows further keys, or refers to other schemas, all are known. Without `properties` it describes
+    none, and nothing is unknown.
+    """
+    if schema is None:
+        return []
+    return list(_unknown({k: v for k, v in config.items() if k not in RUNTIME_PARAMETERS}, schema, "", _MOST_DEPTH))
+
+
+def described_parameters(schema: Mapping[str, Any] | None) -> list[str]:
+    """Return the keys that *schema* describes, with dots into objects."""
+    return list(_described(schema, "", _MOST_DEPTH)) if schema is not None else []
+
+
+def _described(schema: Mapping[str, Any], prefix: str, depth: int) -> Iterator[str]:
+    for key, inner in (_properties(schema, depth) or {}).items():
+        yield f"{prefix}{key}"
+        if isinstance(inner, Mapping) and depth:
+            yield from _described(inner, f"{prefix}{key}.", depth - 1)
+
+
+def _unknown(config: Mapping[str, Any], schema: Mapping[str, Any], prefix: str, depth: int) -> Iterator[str]:
+    known = _properties(schema, depth)
+    if known is None or not depth:
+        return
+    for key, value in config.items():
+        if key not in known:
+            yield f"{prefix}{key}"
+        elif isinstance(value, Mapping) and isinstance(inner := known[key], Mapping):
+            yield from _unknown(value, inner, f"{prefix}{key}.", depth - 1)
+
+
+def _properties(schema: Mapping[str, Any], depth: int) -> dict[str, Any] | None:
+    """Return the described keys with their schemas; None when others are allowed as well."""
+    further = schema.get("additionalProperties")
+    if further is True or isinstance(further, Mapping) or "$ref" in schema or "patternProperties" in schema:
+        return None
+    found: dict[str, Any] = {}
+    parts = [part for name in _COMBINED if isinstance(listed := schema.get(name), list) for part in listed]
+    for part in parts:
+        inner = _properties(part, depth - 1) if isinstance(part, Mapping) and depth else None
+        found |= inner or {}
+    own = schema.get("properties")
+    if isinstance(own, Mapping):
+        found |= own
+    return found or None
