@@ -41,39 +41,45 @@ def page(
         parameters: None when they are unknown.
     """
     found = findings(analysis)
-    parts = [f"<h1>{_safe(backtest_id)}</h1>", '<p class="dim">Backtest</p>']
+    parts = [f"<h1>{safe(backtest_id)}</h1>", '<p class="dim">Backtest</p>']
     failure = failure_of(analysis)
     if failure is not None:
-        parts.append(f'<p class="failed"><b>Failed:</b> {_safe(failure)}</p>')
+        parts.append(f'<p class="failed"><b>Failed:</b> {safe(failure)}</p>')
     else:
         cards = [
-            f"<div>{_safe(_label(name))}<b>{_safe(_value(value))}</b></div>" for name, value in found.metrics.items()
+            f"<div>{safe(_label(name))}<b>{safe(_value(value))}</b></div>" for name, value in found.metrics.items()
         ]
         parts.append(f'<section class="metrics">{"".join(cards)}</section>')
     if parameters is not None and parameters.warning:
-        parts.append(f'<p class="failed">Config: {_safe(parameters.warning)}</p>')
-    parts += [_figure(plot) for plot in found.plots]
-    parts += [_rows(table) for table in found.tables]
+        parts.append(f'<p class="failed">Config: {safe(parameters.warning)}</p>')
+    parts += [figure(plot) for plot in found.plots]
+    parts += [table_section(table) for table in found.tables]
     if parameters is not None and parameters.config:
         rows = [list(one) for one in parameters.flat().items()]
-        parts.append(_rows(Table("Config", ("parameter", "value"), rows)))
+        parts.append(table_section(Table("Config", ("parameter", "value"), rows)))
     if not (found.metrics or found.plots or found.tables):
-        parts.append(f"<pre>{_safe(_shortened(json.dumps(analysis, indent=2, ensure_ascii=False)))}</pre>")
-    parts.append(f"<details><summary>Output</summary><pre>{_safe(output)}</pre></details>")
+        parts.append(f"<pre>{safe(_shortened(json.dumps(analysis, indent=2, ensure_ascii=False)))}</pre>")
+    parts.append(f"<details><summary>Output</summary><pre>{safe(output)}</pre></details>")
+    return document(backtest_id, parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """Return a whole page of *parts*, which are HTML; the *title* is escaped."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{_safe(backtest_id)}</title><style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+        f"<title>{safe(title)}</title><style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
 
 
-def _figure(plot: Plot) -> str:
+def figure(plot: Plot) -> str:
+    """Return a plot with its legend as HTML."""
     keys = "".join(
-        f'<span class="key" style="background:{_colour(number)}"></span>{_safe(series.name)}'
+        f'<span class="key" style="background:{_colour(number)}"></span>{safe(series.name)}'
         for number, series in enumerate(plot.series)
     )
-    unit = f' <span class="dim">{_safe(plot.unit)}</span>' if plot.unit else ""
-    return f"<section><h2>{_safe(plot.title)}{unit}</h2><div>{keys}</div>{_svg(plot)}</section>"
+    unit = f' <span class="dim">{safe(plot.unit)}</span>' if plot.unit else ""
+    return f"<section><h2>{safe(plot.title)}{unit}</h2><div>{keys}</div>{_svg(plot)}</section>"
 
 
 def _svg(plot: Plot) -> str:
@@ -104,7 +110,7 @@ def _svg(plot: Plot) -> str:
     for number, (series, line) in enumerate(zip(plot.series, placed, strict=True)):
         drawn = [(to_x(x), to_y(y) if y is not None else None) for x, y in line]
         parts.append(_drawn(series.kind, drawn, _colour(number), to_y(max(low, min(high, 0.0)))))
-    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{_safe(plot.title)}">{"".join(parts)}</svg>'
+    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{safe(plot.title)}">{"".join(parts)}</svg>'
 
 
 def _drawn(kind: str, points: Sequence[tuple[float, float | None]], colour: str, zero: float) -> str:
@@ -146,14 +152,15 @@ def _placed(series: Series) -> list[tuple[float, float | None]]:
     return thinned
 
 
-def _rows(table: Table) -> str:
-    head = "".join(f"<th>{_safe(column)}</th>" for column in table.columns)
+def table_section(table: Table) -> str:
+    """Return a table as HTML."""
+    head = "".join(f"<th>{safe(column)}</th>" for column in table.columns)
     rows = table.rows[:_MOST_ROWS]
-    body = "".join("<tr>" + "".join(f"<td>{_safe(_value(c))}</td>" for c in row) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(f"<td>{safe(_value(c))}</td>" for c in row) + "</tr>" for row in rows)
     left_out = len(table.rows) - len(rows)
     more = f'<p class="dim">... and {left_out:,} rows more</p>' if left_out else ""
     return (
-        f'<section><h2>{_safe(table.title)}</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f'<section><h2>{safe(table.title)}</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>{more}</section>"
     )
 
@@ -199,5 +206,6 @@ def _colour(number: int) -> str:
     return _COLOURS[number % len(_COLOURS)]
 
 
-def _safe(text: object) -> str:
+def safe(text: object) -> str:
+    """Return *text* escaped for HTML; nothing for None."""
     return html.escape("" if text is None else str(text))

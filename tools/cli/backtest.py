@@ -10,6 +10,9 @@ _COMMANDS = {
     "show": LazyCommand(
         "tools.cli.backtest_show", "show", "Show a backtest's metrics and tables, or the reason of its failure."
     ),
+    "compare": LazyCommand(
+        "tools.cli.backtest_compare", "compare", "Show the metrics of backtests side by side; --html plots them."
+    ),
     "logs": LazyCommand("tools.cli.backtest_logs", "logs", "Show a backtest's output; -f follows it."),
     "cancel": LazyCommand("tools.cli.backtest_cancel", "cancel", "Cancel a backtest."),
 }

@@ -52,7 +52,8 @@ def show_result(known: Known, printed: str, html_file: Path | None, output: str)
         raise Failure(f"cannot show the result: it {known.refused}; find it in the results bucket as {key}")
     parameters = known.parameters
     if html_file is not None and known.analysis is not None:
-        _write(html_file, page(known.id, known.analysis, printed, parameters))
+        text = page(known.id, known.analysis, printed, parameters)
+        write_page(html_file, text, "runtime backtest show --html")
     if output == "json":
         data: dict[str, Any] = {"id": known.id, "state": known.state, "analysis": known.analysis, "runs": known.runs}
         if parameters is not None:
@@ -72,13 +73,16 @@ def _in_a_folder(file: Path | None) -> Path | None:
     return file
 
 
-def _write(file: Path, text: str) -> None:
+def write_page(file: Path, text: str, command: str) -> None:
+    """Write a page; *command* can write it again.
+
+    Raises:
+        Failure: it cannot be written.
+    """
     try:
         file.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
-        raise Failure(
-            f"{file} cannot be written ({error.strerror}); retry with `runtime backtest show --html`"
-        ) from error
+        raise Failure(f"{file} cannot be written ({error.strerror}); retry with `{command}`") from error
 
 
 def _tell_people(known: Known) -> None:
