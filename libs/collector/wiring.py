@@ -6,6 +6,7 @@ from libs.collector.code import UnreferencedCode
 from libs.collector.collector import Collector, Garbage
 from libs.collector.logs import OldLogs
 from libs.collector.records import ManyRecords
+from libs.collector.revisions import OrphanedRevisions
 from libs.core.config.connection_settings import StorageSettings
 from libs.core.config.retention_settings import RetentionSettings
 from libs.core.config.settings_loader import SettingsError, load
@@ -18,6 +19,7 @@ from libs.core.storage.object_store import ObjectStore
 from libs.core.store.client import Database
 from libs.core.store.code_references import CodeReferences
 from libs.core.store.code_retention import CodeRetention
+from libs.core.store.revisions import RevisionStore
 from libs.core.store.run_trimming import RunTrimming
 
 log = get_logger(__name__)
@@ -43,7 +45,7 @@ def collecting(own: OwnGarbage) -> Callable[[Process, Master, MasterSettings], S
         def databases(one: ServiceDefinition) -> Database:
             return process.mongo.database(one.database)
 
-        kinds = [many_records(service, databases, retention)]
+        kinds = [many_records(service, databases, retention), orphaned_revisions(service, databases)]
         try:
             storage = load(StorageSettings, service=service)
         except SettingsError as error:
@@ -63,6 +65,11 @@ def collecting(own: OwnGarbage) -> Callable[[Process, Master, MasterSettings], S
 def many_records(service: ServiceDefinition, databases: Databases, retention: RetentionSettings) -> Garbage:
     """Return the garbage of run records of *service*."""
     return ManyRecords(RunTrimming(databases(service)), retention.run_count)
+
+
+def orphaned_revisions(service: ServiceDefinition, databases: Databases) -> Garbage:
+    """Return the garbage of the history of *service*: that of removed entities."""
+    return OrphanedRevisions(RevisionStore(databases(service)), service.collection)
 
 
 def unreferenced_code(

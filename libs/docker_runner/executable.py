@@ -139,6 +139,7 @@ class Executable:
         keepalive: the folder of :class:`~libs.docker_runner.containers.keepalive.KeepaliveFile`; None for no dead-man's
             switch.
         traceparent: W3C trace context for the bot's process.
+        restart: the id of a requested restart; "" without one.
         priority: the share of the engine's room that its start leaves free for others; a change needs no restart.
     """
 
@@ -164,6 +165,7 @@ class Executable:
     code_etag: str | None = None
     owner: str = ""
     egress: str | None = None
+    restart: str = ""
 
     @property
     def need(self) -> Need:
@@ -197,6 +199,8 @@ class Executable:
             "limits": asdict(self.limits),
             "config": json.loads(self.config_json),
         }
+        if self.restart:
+            spec["restart"] = self.restart
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 

@@ -18,6 +18,7 @@ class StopReason(StrEnum):
     KILLED = "killed"
     STOPPED = "stopped"
     CHANGED = "changed"
+    RESTARTED = "restarted"
     REJECTED = "rejected"
     MISPLACED = "misplaced"
     """Its placement is not that of its segment, to whose worker it does not belong."""

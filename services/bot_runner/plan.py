@@ -130,7 +130,7 @@ def plan(
         elif choice.undecided or matches(choice, container):
             kept.append(container)
         else:
-            actions.append(Stop(container.id, container, StopReason.CHANGED))
+            actions.append(Stop(container.id, container, _why(choice, container)))
     for bot in desired.values():
         if bot.id in present:
             continue
@@ -149,6 +149,14 @@ def plan(
             actions.append(Start(bot.id, choice.run))
             room = room.granted(choice.run.room) if room is not None else None
     return Plan(actions, kept, checks, absent, min(times, default=None), waiting, held_up)
+
+
+def _why(choice: Choice, container: ManagedContainer) -> StopReason:
+    """Return why a container that does not match is replaced."""
+    run = choice.run
+    if run is not None and run.restart != container.restart and run.revision == container.revision:
+        return StopReason.RESTARTED
+    return StopReason.CHANGED
 
 
 def _shortage(room: Reservations | None, executable: Executable) -> Shortage | None:

@@ -26,6 +26,7 @@ from services.bot_runner.desired_bot import DesiredBot, StopReason
 from services.bot_runner.plan import Action, Start, Stop, plan
 from services.bot_runner.records import BotRecords
 from services.bot_runner.restarts import StartTimes
+from services.bot_runner.revision_log import RevisionLog
 from services.bot_runner.status import BotState, BotStatus
 
 log = get_logger(__name__)
@@ -51,6 +52,7 @@ class SegmentReconciler:
         containers: ContainerGroup,
         actions: BotActions,
         records: BotRecords,
+        revisions: RevisionLog,
         checks: VersionChecks,
         room: EngineRoom,
         wake_ups: WakeUps,
@@ -63,6 +65,7 @@ class SegmentReconciler:
         self._containers = containers
         self._actions = actions
         self._records = records
+        self._revisions = revisions
         self._checks = checks
         self._room = room
         self._wake_ups = wake_ups
@@ -177,6 +180,9 @@ class SegmentReconciler:
         for bot_id, wait in self._waiting:
             with isolated("settle bot"):
                 await self._actions.wait_for_room(waiting[bot_id], wait.detail, wait.since)
+        if self._owned.proven():
+            with isolated("note revisions"):
+                await self._revisions.note(entities, desired)
         return self._sooner(decided.next_round_at)
 
     async def _move_misplaced(self, entities: Sequence[Entity]) -> None:

@@ -1,7 +1,7 @@
 """The state of bots that a segment's owner keeps between rounds. It can be rebuilt from the documents."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from libs.core.store.entities import Entity
 from services.bot_runner.desired_bot import DesiredBot
@@ -26,7 +26,7 @@ class RestartMemory:
         self._entries: dict[str, _Entry] = {}
 
     def history(self, entity: Entity) -> RestartHistory:
-        """Return the bot's failures so far. A new revision resets the backoff."""
+        """Return the bot's failures so far. A new revision and a requested restart reset the backoff."""
         return self._entry(entity).history
 
     def set_history(self, bot_id: str, history: RestartHistory) -> None:
@@ -78,4 +78,6 @@ class RestartMemory:
             entry = self._entries[entity.id] = _Entry(entity.revision, history)
         elif entry.revision != entity.revision:
             entry.revision, entry.verdict, entry.history = entity.revision, None, entry.history.forgiven()
+        if entry.history.restart != entity.restart:
+            entry.verdict, entry.history = None, replace(entry.history.forgiven(), restart=entity.restart)
         return entry

@@ -33,12 +33,14 @@ class RestartHistory:
         restarts: failures since the bot was created; never decreases.
         not_before: Unix seconds before which the bot is not started again.
         counted_run: the run whose failure was counted last; "" for none.
+        restart: the id of the requested restart that was followed last; "" for none.
     """
 
     failures: int = 0
     restarts: int = 0
     not_before: float = 0.0
     counted_run: str = ""
+    restart: str = ""
 
     def after_death(
         self, *, ran_seconds: float, now: float, policy: RestartPolicy, run_id: str = ""
@@ -53,7 +55,13 @@ class RestartHistory:
         failures = 0 if ran_seconds >= policy.forgiven_after_seconds else self.failures
         # The exponent is bounded: 2.0**1100 is an OverflowError, and a bot may fail that often.
         delay = min(policy.cap_seconds, policy.initial_seconds * 2.0 ** min(failures, 60))
-        return RestartHistory(failures + 1, self.restarts + 1, now + delay, run_id or self.counted_run)
+        return replace(
+            self,
+            failures=failures + 1,
+            restarts=self.restarts + 1,
+            not_before=now + delay,
+            counted_run=run_id or self.counted_run,
+        )
 
     def after_rejection(self, *, now: float, policy: RestartPolicy) -> "RestartHistory":
         """Return the history after a start failed for a reason that the bot's owner must correct."""

@@ -71,6 +71,7 @@ class BotStatus:
             "failures": self.history.failures,
             "not_before": self.history.not_before,
             "counted_run": self.history.counted_run,
+            "restart": self.history.restart,
             "running_revision": self.running_revision,
             "lacking": self.lacking.to_document() if self.lacking is not None else None,
             "rejection": self.rejection.to_document() if self.rejection is not None else None,
@@ -100,6 +101,7 @@ def history_from(document: Mapping[str, Any]) -> RestartHistory:
         restarts=_number(status.get("restarts")),
         not_before=float(_number(status.get("not_before"))),
         counted_run=str(status.get("counted_run") or ""),
+        restart=str(status.get("restart") or ""),
     )
 
 

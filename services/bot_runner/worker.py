@@ -7,11 +7,13 @@ checks new versions before they replace what runs, `BotActions` acts, and `BotRe
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from libs.core.aio.retrying import retry_forever
 from libs.core.events.wakeups import WakeUps
 from libs.core.process.process import run_process
 from libs.core.process.service import BOT_RUNNER
 from libs.core.store.entities import EntityStore
 from libs.core.store.owner_quotas import OwnerQuotas
+from libs.core.store.revisions import RevisionStore
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.role import WorkerBackend, WorkerContext, WorkerRole
 from libs.docker_runner.code.definition import ExecutableBuilder
@@ -30,6 +32,7 @@ from services.bot_runner.reconciler import SegmentReconciler
 from services.bot_runner.records import BotRecords
 from services.bot_runner.restart_memory import RestartMemory
 from services.bot_runner.restarts import RestartPolicy
+from services.bot_runner.revision_log import RevisionLog
 
 
 def main(flags: Mapping[str, object]) -> int:
@@ -41,6 +44,8 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
     """Connect to the engine and the storage, and create the backend."""
     settings = context.settings
     docker = await open_docker_host(context, priority=Priority.BOT)
+    revisions = RevisionStore(context.process.database)
+    await retry_forever(revisions.ensure_indexes)
 
     def records(owned: OwnedSegment) -> BotRecords:
         return BotRecords(
@@ -62,6 +67,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
             executables=docker.executables(Entrypoint.BOT, owned.segment_id, owned.epoch),
             entities=context.entities,
             records=records(owned),
+            revisions=RevisionLog(revisions, settings.secrets.owner_field),
             quotas=context.quotas,
             window_seconds=settings.containers.health_window_seconds,
             stop_grace_seconds=settings.containers.stop_grace_seconds,
@@ -105,6 +111,7 @@ def segment_reconciler(
     executables: ExecutableBuilder,
     entities: EntityStore,
     records: BotRecords,
+    revisions: RevisionLog,
     quotas: OwnerQuotas,
     wake_ups: WakeUps,
     window_seconds: float,
@@ -131,6 +138,7 @@ def segment_reconciler(
             clock=clock,
         ),
         records=records,
+        revisions=revisions,
         checks=VersionChecks(runner=runner, quotas=quotas, memory=memory, wake=owned.wake, clock=clock),
         room=room,
         wake_ups=wake_ups,

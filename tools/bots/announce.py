@@ -14,8 +14,10 @@ from libs.core.events.connection import NatsUnavailable, NobodyListens
 from libs.core.events.jetstream import MESSAGE_ID, JetStream
 from libs.core.process.service import ServiceDefinition
 from libs.core.store.entities import Entity
+from libs.core.store.revisions import BY_FIELD
 from tools.bots.folder import BotFolder
 from tools.bots.redeploy import FIELD as RECORD_FIELD
+from tools.cli.local_user import user_of_this_machine
 
 _STREAM_SECONDS = 5.0
 _POLL_SECONDS = 0.1
@@ -73,6 +75,7 @@ def deployment(
         "updatedAt": now,
         "filePath": key,
         "version": folder.version,
+        BY_FIELD: user_of_this_machine(),
     }
     if record is not None:
         custom[RECORD_FIELD] = dict(record)
@@ -81,8 +84,19 @@ def deployment(
 
 def reconfigured(known: Entity, config: Mapping[str, Any], *, beside: Mapping[str, Any] | None = None) -> Deployment:
     """Return the existing bot with another config."""
+    return redeployed(known, config, known.custom, beside=beside)
+
+
+def redeployed(
+    known: Entity,
+    config: Mapping[str, Any],
+    custom: Mapping[str, Any],
+    *,
+    beside: Mapping[str, Any] | None = None,
+) -> Deployment:
+    """Return the existing bot with another config and with the code and the description in *custom*."""
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    return Deployment(known.id, config, {**known.custom, "updatedAt": now}, beside or {})
+    return Deployment(known.id, config, {**custom, "updatedAt": now, BY_FIELD: user_of_this_machine()}, beside or {})
 
 
 class Announcer:

@@ -13,6 +13,11 @@ _COMMANDS = {
     "show": LazyCommand("tools.cli.bot_show", "show_bot", "Show one bot: state, config, version, runs."),
     "logs": LazyCommand("tools.cli.bot_logs", "logs", "Show a bot's output; -f follows it."),
     "rm": LazyCommand("tools.cli.bot_rm", "rm", "Remove a bot and stop its container."),
+    "history": LazyCommand(
+        "tools.cli.bot_history", "history", "Show a bot's revisions: what, when, by whom, how long."
+    ),
+    "rollback": LazyCommand("tools.cli.bot_rollback", "rollback", "Deploy an earlier revision of a bot again."),
+    "restart": LazyCommand("tools.cli.bot_restart", "restart", "Restart bots gracefully, one after another."),
     "stop": LazyCommand("tools.cli.bot_holds", "stop", "Stop bots gracefully and keep them stopped."),
     "start": LazyCommand("tools.cli.bot_holds", "start", "Undo a stop."),
     "kill": LazyCommand("tools.cli.bot_holds", "kill", "Kill bots at once and keep them down."),

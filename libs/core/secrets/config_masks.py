@@ -47,7 +47,7 @@ _PASSWORD_IN_URL = re.compile(r"(?P<before>\b[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s
 
 def masked(value: Any, name: str = "") -> Any:
     """Return *value* with everything masked that looks like a secret, by its *name* or by its content."""
-    if _is_secret_name(name):
+    if is_secret_name(name):
         return None if value is None else MASK
     if isinstance(value, Mapping):
         return {inner: masked(one, str(inner)) for inner, one in value.items()}
@@ -58,7 +58,13 @@ def masked(value: Any, name: str = "") -> Any:
     return MASK if _SECRET_TEXT.search(value) else _PASSWORD_IN_URL.sub(rf"\g<before>{MASK}", value)
 
 
-def _is_secret_name(name: str) -> bool:
+def is_secret_name(name: str) -> bool:
+    """Whether a field of this name holds a secret."""
     words = [word.lower() for word in _WORD.findall(name)]
     joined = "".join(words)
     return not _SECRET_WORDS.isdisjoint(words) or joined in _SECRET_WORDS or joined.endswith(_ENDINGS)
+
+
+def is_secret_text(value: str) -> bool:
+    """Whether the text itself looks like a secret, or contains a password."""
+    return bool(_SECRET_TEXT.search(value) or _PASSWORD_IN_URL.search(value))

@@ -1,16 +1,23 @@
 """Find the code objects to which entities refer, in their newest version or in versions that may still run."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from libs.core.store.client import Database, StoreDenied, translated
+from libs.core.store.client import Database, Document, StoreDenied, translated
+from libs.core.store.revisions import COLLECTION as REVISIONS
 
 _BATCH = 50
 """Maximum number of documents in memory: a backtest's may have up to half a megabyte."""
 
 
+class _Source(NamedTuple):
+    database: Database
+    collection: str
+    query: Document | None = None
+
+
 class CodeReferences:
-    """References of all entities.
+    """References of all entities, and of the revisions of the service's own to which an owner may roll back.
 
     Args:
         own: the service's own database, with the name of its collection.
@@ -19,8 +26,8 @@ class CodeReferences:
     """
 
     def __init__(self, own: tuple[Database, str], others: Sequence[tuple[Database, str]] = ()) -> None:
-        self._own = own
-        self._others = others
+        self._own = [_Source(*own), _Source(own[0], REVISIONS, {"keeps_code": True})]
+        self._others = [_Source(*other) for other in others]
 
     async def among(self, keys: Collection[str]) -> set[str]:
         """Return those of *keys* that an entity contains in any field.
@@ -29,7 +36,9 @@ class CodeReferences:
             StoreUnavailable: the references are unknown.
         """
         wanted = frozenset(keys)
-        found = await self._mentioned(self._own, wanted)
+        found: set[str] = set()
+        for own in self._own:
+            found |= await self._mentioned(own, wanted)
         for other in self._others:
             try:
                 found |= await self._mentioned(other, wanted)
@@ -37,13 +46,12 @@ class CodeReferences:
                 continue
         return found
 
-    async def _mentioned(self, where: tuple[Database, str], wanted: frozenset[str]) -> set[str]:
-        database, collection = where
+    async def _mentioned(self, where: _Source, wanted: frozenset[str]) -> set[str]:
         found: set[str] = set()
         if not wanted:
             return found
         with translated():
-            async for document in database[collection].find({}, batch_size=_BATCH):
+            async for document in where.database[where.collection].find(where.query or {}, batch_size=_BATCH):
                 found |= mentioned(document, wanted)
         return found
 

@@ -19,6 +19,9 @@ from libs.core.store.partitions import PartitionStore
 from libs.core.store.tombstones import TombstoneStore
 from libs.core.timestamps import nanoseconds_of
 
+RESTART_FIELD = "restart"
+"""The requested restart, written by users: `{id, at, by}`. No event changes it."""
+
 _OFF = (False, 0, "false", "0")
 
 
@@ -111,6 +114,11 @@ class Entity:
     def status(self) -> Mapping[str, Any]:
         """The status that a worker wrote last."""
         return _object(self.document.get("status"))
+
+    @property
+    def restart(self) -> str:
+        """The id of the restart that was requested last; "" without one."""
+        return _text(_object(self.document.get(RESTART_FIELD)).get("id"))
 
     @property
     def as_read(self) -> Document:

@@ -30,6 +30,7 @@ _OURS = {
     "next_execution_time",
     "scheduler",
     "release",
+    "restart",
     "backtest",
 }
 _MILLISECOND = 1_000_000

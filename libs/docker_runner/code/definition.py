@@ -73,6 +73,10 @@ class Deployed(Protocol):
     def trace(self) -> Mapping[str, str]:
         """The W3C trace headers of its event."""
 
+    @property
+    def restart(self) -> str:
+        """The id of the restart that was requested last; empty without one."""
+
     def owner(self, field: str) -> str:
         """The owner that the *field* of its document names; empty for none."""
 
@@ -170,6 +174,7 @@ class ExecutableBuilder:
             priority=self.priority,
             owner=deployed.owner(self.settings.owner_field),
             egress=written(hosts) if hosts is not None else None,
+            restart=deployed.restart,
         )
 
     def room(self, deployed: Deployed) -> RoomRequest:

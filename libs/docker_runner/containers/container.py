@@ -39,6 +39,7 @@ class Label(StrEnum):
     SECRETS = "runtime.secrets"
     EGRESS = "runtime.egress"
     USER = "runtime.user"
+    RESTART = "runtime.restart"
 
 
 class ContainerState(StrEnum):
@@ -82,6 +83,7 @@ class ManagedContainer:
         egress: the hosts that it may reach, as in :class:`Executable`; None for all public ones.
         refused: addresses with ports that it was refused in the last minutes, since its egress does not list them.
         user: the number of the user and of the group of its bot.
+        restart: as in :class:`Executable`; "" without one, and for a container of an older version.
     """
 
     container_id: str
@@ -110,6 +112,7 @@ class ManagedContainer:
     egress: str | None = None
     refused: Sequence[str] = ()
     user: int = FORMER_USER
+    restart: str = ""
 
 
 @dataclass(frozen=True)
@@ -222,6 +225,7 @@ def from_labels(
         secrets=labels.get(Label.SECRETS, ""),
         egress=labels.get(Label.EGRESS),
         user=_integer(labels.get(Label.USER), FORMER_USER),
+        restart=labels.get(Label.RESTART, ""),
         state=state,
         exit_code=exit_code,
         oom_killed=oom_killed,

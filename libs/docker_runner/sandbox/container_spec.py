@@ -126,6 +126,8 @@ def labels(executable: Executable, code_etag: str, token: str, user: int, secret
         optional[Label.SECRETS] = secrets
     if executable.egress is not None:
         optional[Label.EGRESS] = executable.egress
+    if executable.restart:
+        optional[Label.RESTART] = executable.restart
     return optional | {
         Label.MANAGED: "true",
         Label.ID: executable.id,

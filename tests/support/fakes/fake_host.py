@@ -285,4 +285,5 @@ def container_of(executable: Executable) -> ManagedContainer:
         token="t",
         started_at=datetime.now(UTC),
         limits=executable.limits.need,
+        restart=executable.restart,
     )

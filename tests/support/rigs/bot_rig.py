@@ -20,6 +20,7 @@ from libs.core.store.leases import LeaseStore
 from libs.core.store.owner_quotas import OwnerQuotas
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.quotas import Quota
+from libs.core.store.revisions import RevisionStore
 from libs.core.store.runs import LiveRuns, RunFilter, RunStore
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.code.definition import CodeSources, ExecutableBuilder
@@ -30,6 +31,7 @@ from libs.docker_runner.settings import OWNER_FIELD, RunnerSettings
 from services.bot_runner.reconciler import SegmentReconciler
 from services.bot_runner.records import BotRecords
 from services.bot_runner.restarts import RestartPolicy
+from services.bot_runner.revision_log import RevisionLog
 from services.bot_runner.worker import segment_reconciler
 from tests.support.fakes.fake_host import FakeHost
 from tests.support.faults.deaths import Death, Mortal
@@ -56,6 +58,7 @@ class BotRig:
         self.database = database
         self.entities = EntityStore(database, "bots", PartitionStore(database, "bots", 1000))
         self.runs = RunStore(database)
+        self.revisions = RevisionStore(database)
         self.leases = LeaseStore(database, LIFE_SECONDS)
         self.looks = Death()
         self.doubles: list[str] = []
@@ -173,6 +176,7 @@ class BotRig:
             executables=self.executables(owned.lease),
             entities=self.entities,
             records=self.records(host, owned.lease, death=death),
+            revisions=RevisionLog(self.revisions, OWNER_FIELD),
             quotas=self.quotas(),
             window_seconds=10.0,
             stop_grace_seconds=self.stop_grace_seconds,

@@ -29,6 +29,7 @@ class DeployedBot:
     version: str = "1.0.0"
     code: DeployedCode | None = DeployedCode()
     trace: Mapping[str, str] = field(default_factory=dict)
+    restart: str = ""
 
     def owner(self, field: str) -> str:
         """Its author, whatever the field."""
