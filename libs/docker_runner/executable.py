@@ -133,6 +133,7 @@ class Executable:
         code_etag: the version of the code object to run; None for the current one at the start.
         config: passed to ``main``; a secret. References to secrets in it are resolved at the start.
         owner: whose secrets it may refer to; empty for none.
+        environment: more variables for its process, which the engine shows; only of runs in the foreground.
         egress: the hosts that it may reach, as in its config and as one line (``api.example.com:443,…``); None for all
             public ones.
         segment, epoch, worker, run_id, revision: labels, for the next owner; a change needs no restart.
@@ -166,6 +167,7 @@ class Executable:
     owner: str = ""
     egress: str | None = None
     restart: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def need(self) -> Need:

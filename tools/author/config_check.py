@@ -5,18 +5,14 @@ from typing import Any
 
 from libs.core.errors import UserError
 from libs.core.placement import placement_of
+from libs.core.schema_parameters import RUNTIME_PARAMETERS
 from libs.docker_runner.executable import Network
 from libs.docker_runner.sandbox.egress import egress_for
 from tools.author.findings import Finding
 from tools.author.json_schema import SchemaInvalid, Violation, violations
 from tools.bots.description import config_schema
 
-RUNTIME_FIELDS = frozenset(
-    {
-        *("enabled", "resources", "egress", "placement", "rollback", "notify"),
-        *("schedule", "timezone", "overlap", "misfire", "misfireGrace", "timeout", "retries", "retryDelay"),
-    }
-)
+RUNTIME_FIELDS = RUNTIME_PARAMETERS | {"misfire", "misfireGrace", "retries", "retryDelay", "rollback"}
 """Fields of a config that the runtime reads; a schema that does not name them allows them."""
 
 _CHECKS: tuple[Callable[[Mapping[str, Any]], object], ...] = (

@@ -19,6 +19,7 @@ from tools.bots.config_edit import assignment_parts, assignments, with_values
 from tools.bots.deploying import announce, upload
 from tools.bots.folder import BotFolder, read_folder
 from tools.cli import interrupts
+from tools.cli.backtest_local import run_backtest_here
 from tools.cli.backtest_logs import printed
 from tools.cli.backtest_progress import RunProgress
 from tools.cli.backtest_show import html_option, show_result
@@ -35,6 +36,7 @@ from tools.cli.folder_options import (
     runtime_option,
     warn_of_unknown,
 )
+from tools.cli.local_run import env_file_option
 from tools.cli.output import cell, output_option
 from tools.cli.sweep_options import SweepFlags, sweep_options
 from tools.cli.untrusted import harmless
@@ -48,6 +50,8 @@ from tools.cli.untrusted import harmless
 @entrypoint_option
 @sweep_options
 @html_option
+@click.option("--local", is_flag=True, help="Run it here, in its image and its sandbox, without servers.")
+@env_file_option
 @click.option("--no-wait", is_flag=True, help="Return as soon as the event is published.")
 @output_option
 def run(
@@ -61,6 +65,8 @@ def run(
     jobs: int,
     most: int,
     html_file: Path | None,
+    local: bool,
+    env_file: Path | None,
     no_wait: bool,
     output: str,
 ) -> int:
@@ -70,6 +76,8 @@ def run(
 
     With --sweep, a backtest is run for each combination of values, and a table shows the results. Exit code 1 when one
     failed. Ctrl-C cancels those that are open.
+
+    With --local, no server is needed: Ctrl-C stops it, and the exit code is the backtest's.
     """
     folder = read_folder(directory, runtime, entrypoint, kind="backtest")
     given = {**folder.config, **config_of(config)}
@@ -78,6 +86,12 @@ def run(
     warn_of_unknown(folder.description, with_values(folder.config, swept), "backtest")
     is_new = backtest_id is None
     backtest_id = backtest_id or f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    if env_file is not None and not local:
+        raise click.UsageError("--env-file needs --local: a deployed backtest gets its values by its config")
+    if local:
+        if sweep_texts or no_wait:
+            raise click.UsageError(f"--local has no {'--sweep' if sweep_texts else '--no-wait'}; leave it out")
+        return run_backtest_here(folder, backtest_id, env_file, html_file, output)
     if sweep_texts:
         if no_wait or html_file is not None:
             raise click.UsageError(f"--sweep has no {'--no-wait' if no_wait else '--html'}; leave it out")

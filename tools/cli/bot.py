@@ -5,6 +5,7 @@ from tools.cli.lazy import LazyCommand, LazyGroup
 _COMMANDS = {
     "init": LazyCommand("tools.cli.bot_init", "init", "Write a folder to start from."),
     "check": LazyCommand("tools.cli.bot_check", "check", "Check a folder as a deploy does, without a server."),
+    "run": LazyCommand("tools.cli.bot_run", "run", "Run a folder here in the foreground, without servers."),
     "deploy": LazyCommand(
         "tools.cli.bot_deploy", "deploy", "Upload a folder and run it as a bot, or update an existing bot."
     ),

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from tools.cli.tables import cell
 
 directory_argument = click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 config_option = click.option(
-    "--config", help="A JSON object or a file with one; its keys replace those that are stored and bot.json's config."
+    "--config",
+    help="A JSON object, a file with one, or - for standard input. Its keys replace stored ones and bot.json's config.",
 )
 reset_option = click.option(
     "--reset-config", is_flag=True, help="Discard the values of earlier deploys; use only bot.json and these flags."
@@ -25,10 +27,12 @@ entrypoint_option = click.option(
 
 
 def config_of(text: str | None) -> dict[str, Any]:
-    """Return the config of `--config`: a JSON object or a file with one. Raises click.UsageError."""
+    """Return the config of `--config`: a JSON object, or a file or standard input with one. Raises click.UsageError."""
     if text is None:
         return {}
-    if not text.lstrip().startswith("{"):
+    if text == "-":
+        text = sys.stdin.read()
+    elif not text.lstrip().startswith("{"):
         try:
             text = Path(text).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

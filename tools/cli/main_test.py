@@ -34,7 +34,7 @@ def _no_stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         *("dev", "dev up", "dev down", "dev status"),
         *("bot", "bot deploy", "bot ls", "bot show", "bot logs", "bot rm", "bot kill", "bot resume"),
         *("bot config", "bot config show", "bot config set", "bot config unset"),
-        *("bot stop", "bot start", "bot init", "bot check"),
+        *("bot stop", "bot start", "bot init", "bot check", "bot run", "schedule run"),
         *("worker", "worker ls", "worker cordon", "worker drain", "worker uncordon"),
         *("secrets", "secrets keygen", "secrets seal", "audit"),
         *("dlq", "dlq ls", "dlq show", "dlq replay", "dlq purge"),

@@ -4,6 +4,7 @@ from tools.cli.lazy import LazyCommand, LazyGroup
 
 _COMMANDS = {
     "next": LazyCommand("tools.cli.schedule_next", "next_times", "Explain a cron expression and list its next times."),
+    "run": LazyCommand("tools.cli.bot_run", "run_schedule", "Run a folder here, once and now, without servers."),
     "deploy": LazyCommand(
         "tools.cli.schedule_deploy",
         "deploy",

@@ -101,6 +101,7 @@ def container_body(
             *("HOME=/tmp", "USER=bot", "LOGNAME=bot", "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1"),
             f"STATE_DIR={STATE_DIR}",
             *_proxy_variables(executable, settings),
+            *(f"{name}={value}" for name, value in executable.environment.items()),
         ],
         "Labels": labels(executable, code_etag, token, user, secrets),
         "StopSignal": "SIGTERM",

@@ -1,0 +1,1 @@
+"""Run a bot's folder in the foreground, in its image and its sandbox, without servers."""
