@@ -64,12 +64,14 @@ class NetworkLimits:
         connections: maximum open at once, as counted by the kernel's connection tracking, including UDP exchanges.
         new_per_second: TCP connections; ten times as many in one burst after a pause.
         packets_per_second, bytes_per_second: of sent packets; the excess is dropped.
+        received_bytes_per_second: the same of received ones.
     """
 
     connections: int = 1024
     new_per_second: int = 50
     packets_per_second: int = 20_000
     bytes_per_second: int = 25_000_000
+    received_bytes_per_second: int = 50_000_000
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,12 @@ class DockerRunner:
             renew_seconds=settings.walls_seconds,
         )
         self._narrowed = NarrowedHosts(
-            engine, self._network, settings.temp_dir / "egress", self._folders.hosts_file, resolve=resolve
+            engine,
+            self._network,
+            settings.temp_dir / "egress",
+            self._folders.hosts_file,
+            threads=self._threads,
+            resolve=resolve,
         )
         self.watch = ContainerWatch(
             engine, listeners=(self._states.note, self._forget_output, self.room.note), on_gap=self._network.forget
@@ -290,11 +295,12 @@ class DockerRunner:
         labels: dict[str, str] = {Label.MANAGED: "true", Label.SERVICE: service, Label.SCOPE: scope}
         if segment is not None:
             labels[Label.SEGMENT] = str(segment)
-        found = [
-            replace(c, refused=self._narrowed.refused(c.token)) if c.egress is not None else c
-            for c in await self._engine.list(labels)
-        ]
+        found = [replace(c, refused=self._refused(c)) for c in await self._engine.list(labels)]
         return [replace(c, state=ContainerState.EXITED) if self._states.is_over(c.container_id) else c for c in found]
+
+    def _refused(self, container: ManagedContainer) -> Sequence[str]:
+        known = self._network if container.egress is None else self._narrowed
+        return known.refused(container.token)
 
     async def inspect(self, container: ManagedContainer) -> ManagedContainer | None:
         """Return *container*'s current state with its times; None when it is gone."""

@@ -367,7 +367,11 @@ class BotActions:
             container.id,
             BotState.RUNNING,
             container.started_at or utc_now(),
-            detail="; ".join(part for part in (versions.detail, refused_note(container.refused)) if part),
+            detail="; ".join(
+                part
+                for part in (versions.detail, refused_note(container.refused, listed=container.egress is not None))
+                if part
+            ),
             revision=versions.revision,
             worker=self._records.worker,
             container=container.name,
@@ -395,9 +399,16 @@ class _OfVersions:
     rejection: Rejection | None = None
 
 
-def refused_note(refused: Sequence[str]) -> str:
-    """Return one sentence about destinations that a bot was refused; "" for none."""
-    return f"config.egress does not list where it tried to connect to: {', '.join(refused)}" if refused else ""
+def refused_note(refused: Sequence[str], *, listed: bool) -> str:
+    """Return one sentence about destinations that a bot was refused; "" for none.
+
+    Args:
+        listed: whether the bot has a list of hosts.
+    """
+    if not refused:
+        return ""
+    why = "config.egress does not list" if listed else "bots may not reach"
+    return f"{why} where it tried to connect to: {', '.join(refused)}"
 
 
 def describe_end(ended: Ended) -> str:

@@ -37,7 +37,8 @@ def test_description_of_an_end_names_the_remedy(
 
 
 def test_owner_reads_where_a_bot_was_refused_and_nothing_when_it_was_not() -> None:
-    assert refused_note(()) == ""
-    assert refused_note(["198.51.100.9:80", "[2001:db8::9]:443"]) == (
+    assert refused_note((), listed=True) == ""
+    assert refused_note(["198.51.100.9:80", "[2001:db8::9]:443"], listed=True) == (
         "config.egress does not list where it tried to connect to: 198.51.100.9:80, [2001:db8::9]:443"
     )
+    assert refused_note(["10.0.0.1:80"], listed=False) == "bots may not reach where it tried to connect to: 10.0.0.1:80"

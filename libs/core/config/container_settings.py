@@ -190,6 +190,11 @@ class ContainerSettings(Group):
         Named("BOT_SENT_MBIT_PER_SECOND", unit="megabits"),
         Field(ge=1, le=30_000, description="data that one bot may send per second"),
     ] = 200
+    received_mbit_per_second: Annotated[
+        int,
+        Named("BOT_RECEIVED_MBIT_PER_SECOND", unit="megabits"),
+        Field(ge=1, le=30_000, description="data that one bot may receive per second"),
+    ] = 400
     runtime: Annotated[
         str | None,
         Named("CONTAINER_RUNTIME", allowed="the name of a runtime of the Docker engine (runsc for gVisor)"),

@@ -81,7 +81,8 @@ class ManagedContainer:
         secrets: how the values of its secrets are found (``secret_label``); "" without secrets, and for one of an older
             version.
         egress: the hosts that it may reach, as in :class:`Executable`; None for all public ones.
-        refused: addresses with ports that it was refused in the last minutes, since its egress does not list them.
+        refused: addresses with ports that it was refused in the last minutes: its egress does not list them, or no bot may
+            reach them.
         user: the number of the user and of the group of its bot.
         restart: as in :class:`Executable`; "" without one, and for a container of an older version.
     """

@@ -154,8 +154,7 @@ class Starter:
             secrets = await self._threads.run(label_of, references, executable.owner, resolved.values, attempt.token)
         self._masks.remember(attempt.token, resolved.values)
         if executable.egress is not None and paths.hosts is not None:
-            with span("open hosts"):
-                await self._narrowed.admit(executable.egress, attempt.token, paths.hosts, self._folders.entrypoints)
+            await self._opened(executable.egress, attempt.token, paths.hosts)
         for _ in range(_ROUNDS):
             try:
                 # Only until it is created: then it counts by itself, and others need not wait for its start.
@@ -188,6 +187,13 @@ class Starter:
     async def _linked(self, code: FetchedCode) -> None:
         try:
             await self._threads.run(link_result, code.path)
+        except OSError as error:
+            raise DiskUnavailable("the files of a start", error) from error
+
+    async def _opened(self, egress: str, token: str, hosts: Path) -> None:
+        try:
+            with span("open hosts"):
+                await self._narrowed.admit(egress, token, hosts, self._folders.entrypoints)
         except OSError as error:
             raise DiskUnavailable("the files of a start", error) from error
 

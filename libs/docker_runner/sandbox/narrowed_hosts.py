@@ -10,6 +10,7 @@ that another worker started. Nothing is opened by a failure. An address that a n
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import secrets
 import socket
@@ -18,13 +19,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from libs.core.aio.threads import Threads
-from libs.core.hostile_json import Bounds, Refused, parse
 from libs.core.observability.log import get_logger
 from libs.docker_runner.containers.container import Label, ManagedContainer
 from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.errors import SandboxUnavailable
 from libs.docker_runner.sandbox.egress import AllowedHost, read
-from libs.docker_runner.sandbox.network import BotNetwork, card_address
+from libs.docker_runner.sandbox.network import BotNetwork, card_address, refused_in
 
 log = get_logger(__name__)
 
@@ -32,8 +32,6 @@ Addresses = Mapping[str, Sequence[str]]
 """The addresses of each name."""
 
 ADDRESSES_OF_A_NAME = 16
-_REFUSED = "refused:"
-_BOUNDS = Bounds(bytes=65_536, depth=3, values=2000)
 _RENEW_SECONDS = 30.0
 _RESOLVE_SECONDS = 5.0
 _RESOLVERS = 8
@@ -45,6 +43,7 @@ class NarrowedHosts:
 
     Args:
         folder: for files that the engine's helpers read.
+        threads: for files.
         hosts_file: returns the path of a container's hosts file.
         resolve: returns the addresses of a name; raises OSError.
     """
@@ -56,6 +55,7 @@ class NarrowedHosts:
         folder: Path,
         hosts_file: Callable[[ManagedContainer], Path],
         *,
+        threads: Threads,
         resolve: Callable[[str], list[str]],
         renew_seconds: float = _RENEW_SECONDS,
     ) -> None:
@@ -66,8 +66,9 @@ class NarrowedHosts:
         self._resolve = resolve
         self._renew_seconds = renew_seconds
         self._renewed_at = float("-inf")
+        self._threads = threads
         # Its own: a name server that does not answer must not delay the starts of other bots.
-        self._threads = Threads("resolve-hosts", _RESOLVERS)
+        self._resolvers = Threads("resolve-hosts", _RESOLVERS)
         self._unresolved: set[str] = set()
         self._refused: Mapping[str, Sequence[str]] = {}
 
@@ -77,7 +78,7 @@ class NarrowedHosts:
 
     def close(self) -> None:
         """End the threads. May be repeated."""
-        self._threads.close()
+        self._resolvers.close()
 
     async def admit(self, egress: str, token: str, hosts_file: Path, entrypoints: Path) -> None:
         """Open the hosts in *egress* for the container of the start *token*, before it is created.
@@ -85,6 +86,7 @@ class NarrowedHosts:
         Raises:
             SandboxUnavailable: the rules cannot be installed on this engine.
             EngineUnavailable: unknown.
+            OSError: the file cannot be written.
         """
         hosts = read(egress)
         found = await self._addresses(hosts)
@@ -119,9 +121,15 @@ class NarrowedHosts:
                 files.append((path, addresses))
         await self._open(opened, entrypoints)
         for path, addresses in files:
-            # A file of another user, or of a bot that ended, is left to its worker.
+            await self._rewrite(path, addresses)
+
+    async def _rewrite(self, path: Path, addresses: Addresses) -> None:
+        """Update a bot's file. One of another user, or of a bot that ended, is left to its worker."""
+        try:
             if await self._threads.run(path.exists):
                 await self._threads.run(write_hosts, path, addresses)
+        except OSError as error:
+            log.warning("the addresses of a bot's hosts were not written", path=str(path), reason=error.strerror)
 
     async def _open(self, entries: Sequence[str], entrypoints: Path) -> None:
         path = self._folder / f"{secrets.token_hex(8)}.entries"
@@ -131,7 +139,7 @@ class NarrowedHosts:
         except OSError as error:
             raise SandboxUnavailable(f"the hosts of bots cannot be written to {path}: {error.strerror}") from error
         finally:
-            path.unlink(missing_ok=True)
+            await asyncio.shield(self._threads.run(_removed, path))
 
     async def _addresses(self, hosts: Iterable[AllowedHost]) -> dict[str, list[str]]:
         """Return the addresses of the names among *hosts* that are found now."""
@@ -147,20 +155,9 @@ class NarrowedHosts:
     async def _addresses_of(self, name: str) -> list[str]:
         try:
             async with asyncio.timeout(_RESOLVE_SECONDS):
-                return (await self._threads.run(self._resolve, name))[:ADDRESSES_OF_A_NAME]
+                return (await self._resolvers.run(self._resolve, name))[:ADDRESSES_OF_A_NAME]
         except (OSError, UnicodeError, TimeoutError):
             return []
-
-
-def refused_in(said: str) -> dict[str, list[str]]:
-    """Return where each interface was refused, by its address, from what the helper printed. Pure."""
-    line = next((line for line in said.splitlines() if line.startswith(_REFUSED)), "")
-    parsed = parse(line.removeprefix(_REFUSED).encode(), _BOUNDS)
-    if not line or isinstance(parsed, Refused) or not isinstance(parsed.value, dict):
-        return {}
-    return {
-        card: [str(target) for target in targets] for card, targets in parsed.value.items() if isinstance(targets, list)
-    }
 
 
 def resolved(name: str) -> list[str]:
@@ -219,3 +216,9 @@ def _write_entries(path: Path, entries: Iterable[str]) -> None:
     path.write_text("".join(f"{entry}\n" for entry in entries))
     # The helper is root without any privilege over files.
     path.chmod(0o644)
+
+
+def _removed(path: Path) -> None:
+    # On a disk that is read-only now, another one is left behind each time; they are small, and the folder temporary.
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)

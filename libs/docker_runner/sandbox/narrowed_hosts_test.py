@@ -1,16 +1,22 @@
+import asyncio
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from libs.core.aio.threads import Threads
+from libs.docker_runner.containers.container import ContainerState, Label, ManagedContainer, from_labels
+from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.sandbox.egress import read
 from libs.docker_runner.sandbox.narrowed_hosts import (
+    NarrowedHosts,
     entries_of,
     hosts_text,
     read_hosts,
-    refused_in,
     resolved,
     write_hosts,
 )
+from libs.docker_runner.sandbox.network import BotNetwork, refused_in
 
 
 def test_entries_are_the_addresses_of_the_hosts_at_their_ports() -> None:
@@ -71,6 +77,56 @@ def test_refused_destinations_are_read_from_what_the_helper_printed() -> None:
     assert refused_in(said) == {"06:b1:00:00:00:01": ["198.51.100.9:80", "[2001:db8::9]:443"]}
 
 
+def test_refused_destinations_of_several_lines_are_all_read() -> None:
+    assert refused_in('refused: {"a": ["x:1"]}\nrefused: {"b": ["y:2"]}') == {"a": ["x:1"], "b": ["y:2"]}
+
+
 @pytest.mark.parametrize("said", ["", "missing", "refused: ", "refused: []", "refused: {", 'refused: {"a": 1}'])
 def test_output_without_refused_destinations_has_none(said: str) -> None:
     assert refused_in(said) == {}
+
+
+class Bots:
+    """Stands in for an engine with narrowed bots, and for its rules."""
+
+    def __init__(self, *names: str) -> None:
+        self._containers = [
+            from_labels(
+                {Label.EGRESS: "a.example:443"},
+                container_id=name,
+                name=name,
+                state=ContainerState.RUNNING,
+            )
+            for name in names
+        ]
+        self.opened: list[str] = []
+
+    async def list(self, *_: object, **__: object) -> list[ManagedContainer]:
+        return self._containers
+
+    async def narrow(self, _: Path, entries: Path) -> str:
+        self.opened = (await asyncio.to_thread(entries.read_text)).splitlines()
+        return ""
+
+
+async def test_hosts_file_that_cannot_be_written_costs_no_other_bot_its_addresses(tmp_path: Path) -> None:
+    bots, threads = Bots("broken", "other"), Threads("files", 1)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "other").write_text("")
+    narrowed = NarrowedHosts(
+        cast(Engine, bots),
+        cast(BotNetwork, bots),
+        tmp_path / "entries",
+        lambda container: tmp_path / container.name,
+        threads=threads,
+        resolve=lambda _: ["198.51.100.7"],
+    )
+    try:
+        await narrowed.renew(tmp_path)
+    finally:
+        narrowed.close()
+        threads.close()
+
+    assert read_hosts(tmp_path / "other") == {"a.example": ["198.51.100.7"]}
+    assert [line.split()[1:] for line in bots.opened] == [["198.51.100.7", "443"]] * 2
+    assert list((tmp_path / "entries").iterdir()) == []

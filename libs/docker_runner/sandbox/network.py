@@ -12,12 +12,13 @@ import asyncio
 import dataclasses
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from libs.core.config.destinations import Destination
+from libs.core.hostile_json import Bounds, Refused, parse
 from libs.core.observability.log import get_logger
 from libs.docker_runner.containers.container import Label
 from libs.docker_runner.engine.client import Engine, NameTaken, NoSuchImage
@@ -39,9 +40,14 @@ ADDRESS_PREFIX = "06b0"
 NARROWED_PREFIX = "06b1"
 DEFAULT_LIMITS = NetworkLimits()
 _RENEW_SECONDS = 60.0
+# Of a helper; those with refused destinations are at most 20.
+_LINES = 50
+_REFUSED = "refused:"
+_BOUNDS = Bounds(bytes=65_536, depth=3, values=2000)
 _DISAGREEMENT = (
     "another worker of this engine has other settings or another version; set EGRESS_ALLOW, BOT_HTTP_PROXY, "
-    "BOT_CONNECTIONS, BOT_NEW_CONNECTIONS_PER_SECOND, BOT_PACKETS_PER_SECOND and BOT_SENT_MBIT_PER_SECOND alike"
+    "BOT_CONNECTIONS, BOT_NEW_CONNECTIONS_PER_SECOND, BOT_PACKETS_PER_SECOND, BOT_SENT_MBIT_PER_SECOND and "
+    "BOT_RECEIVED_MBIT_PER_SECOND alike"
 )
 
 
@@ -60,6 +66,18 @@ def card_address(token: str, *, narrowed: bool = False) -> str:
     """Return the MAC address of the start *token* (hexadecimal digits)."""
     digits = (NARROWED_PREFIX if narrowed else ADDRESS_PREFIX) + token[:8]
     return ":".join(digits[place : place + 2] for place in range(0, 12, 2))
+
+
+def refused_in(said: str) -> dict[str, list[str]]:
+    """Return where each interface was refused, by its address, from what the helper printed. Pure."""
+    found: dict[str, list[str]] = {}
+    for line in said.splitlines():
+        if line.startswith(_REFUSED):
+            parsed = parse(line.removeprefix(_REFUSED).encode(), _BOUNDS)
+            if not isinstance(parsed, Refused) and isinstance(parsed.value, dict):
+                lists = {card: targets for card, targets in parsed.value.items() if isinstance(targets, list)}
+                found |= {card: [str(target) for target in targets] for card, targets in lists.items()}
+    return found
 
 
 class BotNetwork:
@@ -99,6 +117,14 @@ class BotNetwork:
         self._unlimited = False
         self._lock = asyncio.Lock()
         self._disagrees = False
+        self._refused: Mapping[str, Sequence[str]] = {}
+
+    def refused(self, token: str) -> Sequence[str]:
+        """Return where the container of the start *token* was refused lately, as of the last check of the rules.
+
+        None on the separate bridge, where the kernel does not know which container it was.
+        """
+        return self._refused.get(card_address(token), ())
 
     def forget(self) -> None:
         """Check it again at the next start, since the engine restarted or the network is gone."""
@@ -191,6 +217,7 @@ class BotNetwork:
         if (unlimited := "unlimited" in said) and not self._unlimited:
             log.warning("this kernel cannot limit the connections and the bandwidth of a bot", reason=said)
         self._unlimited = unlimited
+        self._refused = refused_in(said)
         return said
 
     def _say_no_walls(self, error: SandboxUnavailable) -> None:
@@ -235,7 +262,7 @@ class BotNetwork:
     async def _output(self, helper: str) -> str:
         """Return its output; SandboxUnavailable if it failed."""
         ended = await self._engine.inspect(helper)
-        lines = [line.data.decode(errors="replace") async for line in self._engine.logs(helper, tail=5)]
+        lines = [line.data.decode(errors="replace") async for line in self._engine.logs(helper, tail=_LINES)]
         said = "".join(lines).strip()
         if ended is None or ended.container.exit_code != 0:
             raise SandboxUnavailable(f"the bots' network cannot be secured: {said}")

@@ -11,7 +11,7 @@ import pytest
 from libs.docker_runner.executable import NetworkLimits
 from libs.docker_runner.sandbox.network import OWN_BRIDGE
 from tests.support.rigs.bot_containers import BotContainers, bot_containers
-from tests.support.rigs.network_around import PUBLIC, SINK, WEB, Card, card, outside
+from tests.support.rigs.network_around import PUBLIC, SINK, SOURCE, WEB, Card, card, outside
 from tests.support.servers.own_engine import OwnEngine
 
 __all__ = ["outside"]
@@ -66,6 +66,18 @@ with socket.create_connection((host, port), timeout=60) as connection:
     connection.sendall(bytes(size))
     connection.shutdown(socket.SHUT_WR)
     assert connection.recv(100) == b"%d" % size
+print(time.monotonic() - begun)
+"""
+
+RECEIVED = """
+import json, socket, sys, time
+host, port, size = json.loads(sys.argv[1])
+begun = time.monotonic()
+with socket.create_connection((host, port), timeout=60) as connection:
+    connection.sendall(b"%d\\n" % size)
+    while data := connection.recv(65536):
+        size -= len(data)
+assert size == 0
 print(time.monotonic() - begun)
 """
 
@@ -137,3 +149,21 @@ async def test_a_bot_sends_at_its_rate_after_a_burst(private_engine: OwnEngine, 
             slow = await bot.run(SENT, json.dumps([HOST, SINK, 5 * BYTES_PER_SECOND]))
     # The burst is that of one second; what is above the rate is dropped and sent again.
     assert slow > 3 > fast
+
+
+async def test_a_bot_receives_at_its_rate_after_a_burst_and_others_at_theirs(
+    private_engine: OwnEngine, tmp_path: Path, scope: str, bridge: str
+) -> None:
+    limits = NetworkLimits(received_bytes_per_second=BYTES_PER_SECOND)
+    asked = json.dumps([HOST, SOURCE, 4 * BYTES_PER_SECOND])
+    async with (
+        walled(private_engine, tmp_path, scope, limits, default_bridge=bridge == "docker0"),
+        card(private_engine, bridge, "06:b0:00:00:00:15", 1) as bot,
+        card(private_engine, bridge, "06:42:00:00:00:16", 2) as other,
+    ):
+        slow = await bot.run(RECEIVED, asked)
+        # No bot's, which the default bridge may have as well.
+        fast = await other.run(RECEIVED, asked) if bridge == "docker0" else 0.0
+
+    # The burst is that of one second.
+    assert slow > 2.5 > fast

@@ -10,11 +10,11 @@ from libs.core.config.destinations import destinations
 from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.sandbox.egress import read
-from libs.docker_runner.sandbox.narrowed_hosts import entries_of, refused_in
-from libs.docker_runner.sandbox.network import BotNetwork
+from libs.docker_runner.sandbox.narrowed_hosts import entries_of
+from libs.docker_runner.sandbox.network import BotNetwork, refused_in
 from tests.support.eventually import eventually
 from tests.support.rigs.bot_containers import BotContainers, bot_containers
-from tests.support.rigs.network_around import DNS, HOST, PRIVATE, PUBLIC, SINK, WEB, Target, card, outside
+from tests.support.rigs.network_around import DNS, HOST, MAIL, PRIVATE, PUBLIC, SINK, WEB, Target, card, outside
 from tests.support.servers.own_engine import OwnEngine
 
 __all__ = ["outside"]
@@ -146,6 +146,29 @@ async def test_cards_share_no_hosts_and_a_card_without_hosts_reaches_nothing(
         ]
         assert [len(refused[f"06:b1:00:00:00:{token[-2:]}"]) for token in hosts] == [5, 5, 5]
         assert f"{PUBLIC[0]}:{WEB}" not in refused["06:b1:00:00:00:01"]
+
+
+@pytest.mark.usefixtures("outside")
+async def test_what_a_bot_without_a_list_is_refused_is_known_for_its_card(
+    private_engine: OwnEngine, tmp_path: Path, scope: str
+) -> None:
+    tried = [("10.77.0.9", WEB), (PUBLIC[0], MAIL[0]), (HOST[0], WEB), ("fc00:77::9", WEB), (PUBLIC[0], WEB)]
+    async with bot_containers(tmp_path, scope, private_engine.url) as bots:
+        engine = Engine(private_engine.url)
+        network = BotNetwork(engine, bots.settings.images["python3.11"], renew_seconds=0)
+        try:
+            await network.renew(bots.runner.entrypoints())
+            async with card(private_engine, "docker0", "06:b0:00:00:00:31", 1) as bot:
+                reached = await bot.reached(tried)
+            await network.renew(bots.runner.entrypoints())
+        finally:
+            await engine.close()
+
+    assert reached == {(PUBLIC[0], WEB)}
+    assert set(network.refused("00000031ffff")) == {
+        f"10.77.0.9:{WEB}", f"{PUBLIC[0]}:{MAIL[0]}", f"{HOST[0]}:{WEB}", f"[fc00:77::9]:{WEB}"
+    }  # fmt: skip
+    assert network.refused("00000032ffff") == ()
 
 
 @pytest.mark.usefixtures("outside")

@@ -170,6 +170,8 @@ class DockerHost:
         """
         engine = Engine(timeout_seconds=settings.engine_timeout_seconds)
         store = ObjectStore(storage)
+        # For a start that fails before there is a runner, which closes it as well.
+        lifecycle.on_close("docker engine", engine.close, limit_seconds=2)
         lifecycle.on_close("storage", store.close, limit_seconds=2)
         info, _ = await asyncio.gather(
             wait_for_engine(engine, readiness),

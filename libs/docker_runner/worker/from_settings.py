@@ -59,6 +59,7 @@ def runner_settings(
             new_per_second=containers.new_connections_per_second,
             packets_per_second=containers.packets_per_second,
             bytes_per_second=containers.sent_mbit_per_second * MEGABIT_BYTES,
+            received_bytes_per_second=containers.received_mbit_per_second * MEGABIT_BYTES,
         ),
         container_runtime=containers.runtime,
         registry=_registry(images),

@@ -41,7 +41,10 @@ def test_bots_reach_private_destinations_that_are_set() -> None:
 def test_the_defaults_of_network_limits_are_the_runners_own() -> None:
     assert made_of().network_limits == NetworkLimits()
     named = {"connections": 1, "new_connections_per_second": 2, "packets_per_second": 30, "sent_mbit_per_second": 4}
-    assert made_of(ContainerSettings.model_validate(named)).network_limits == NetworkLimits(1, 2, 30, 500_000)
+    named["received_mbit_per_second"] = 8
+    assert made_of(ContainerSettings.model_validate(named)).network_limits == NetworkLimits(
+        1, 2, 30, 500_000, 1_000_000
+    )
 
 
 def test_a_default_above_the_maximum_may_be_asked_for() -> None:

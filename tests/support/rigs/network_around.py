@@ -58,8 +58,9 @@ async def main(targets):
 print(json.dumps(asyncio.run(main(json.loads(sys.argv[1])))))
 """
 
-# Keeps each connection until it has read all of it, and answers how many bytes that were.
-SINK = 9000
+# Keeps each connection until it has read all of it, and answers how many bytes that were. The other one sends as many
+# bytes as it is asked for.
+SINK, SOURCE = 9000, 9001
 KEEP = """
 import asyncio, sys
 async def taken(reader, writer):
@@ -68,7 +69,12 @@ async def taken(reader, writer):
         count += len(data)
     writer.write(b"%d" % count)
     writer.close()
+async def given(reader, writer):
+    writer.write(bytes(int(await reader.readline())))
+    await writer.drain()
+    writer.close()
 async def main():
+    source = await asyncio.start_server(given, None, int(sys.argv[2]))
     server = await asyncio.start_server(taken, None, int(sys.argv[1]), backlog=1000)
     await server.serve_forever()
 asyncio.run(main())
@@ -151,7 +157,7 @@ async def outside(private_engine: OwnEngine) -> AsyncIterator[None]:
         ports = [str(port) for port in (WEB, DNS, *MAIL)]
         serving = ["nsenter", "--target", str(there.pid), "--net", sys.executable, "-c", SERVE, *ports]
         await opened.enter_async_context(engine.beside(*serving))
-        keeping = [*serving[:4], sys.executable, "-c", KEEP, str(SINK)]
+        keeping = [*serving[:4], sys.executable, "-c", KEEP, str(SINK), str(SOURCE)]
         await opened.enter_async_context(engine.beside(*keeping))
         await opened.enter_async_context(engine.beside(sys.executable, "-c", SERVE, str(WEB), str(DNS)))
         yield

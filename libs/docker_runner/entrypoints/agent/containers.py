@@ -121,10 +121,9 @@ class Containers:
         container_id = container_of(groups)
         if container_id is None or container_id in self._watched:
             return None
-        is_gofer = _is_gofer(pid)
-        if now - self._strangers.setdefault(container_id, now) > (_GOFER_SECONDS if is_gofer else _YOUNG_SECONDS):
+        if _is_old(pid, now - self._strangers.setdefault(container_id, now)):
             return None
-        mount = keepalive_mount(text_of(f"/proc/{pid}/mountinfo"), writable=is_gofer)
+        mount = keepalive_mount(text_of(f"/proc/{pid}/mountinfo"), writable=_is_gofer(pid))
         group = self._hierarchies.group(groups)
         if mount is None or group is None:
             return None
@@ -158,6 +157,7 @@ def keepalive_mount(mounts: str, *, writable: bool = False) -> "str | None":
 
 
 def _is_old(pid: str, age: float) -> bool:
+    """Whether a process of that *age* in seconds gets no keepalive any more."""
     return age > _GOFER_SECONDS or (age > _YOUNG_SECONDS and not _is_gofer(pid))
 
 

@@ -37,14 +37,15 @@ WITH_PORTS = (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
 CARD_REGISTER, ADDRESS_REGISTER = 8, 10
 ESTABLISHED = 0x02 | 0x04
 CHUNK = 500
-# Printed in one line, which the engine's log must not split.
+# Of one printed line, which the engine's log must not split.
 REFUSED_CARDS, REFUSED_TARGETS = 60, 5
+REFUSED_LINES = 20
 
 
 def install(whose: "Attributes", entries: "list[Entry]") -> None:
     """Install the table and renew *entries* in it. Connections go on when this is repeated."""
     sets = [
-        nft.KeySet(f"{name}{version}", key_type(version), 12 + ADDRESS_BYTES[version], size, seconds * 1000)
+        set_of(name, version, size, seconds)
         for version in ADDRESS_BYTES
         for name, size, seconds in (
             (ALLOWED, ENTRIES, ENTRY_SECONDS),
@@ -74,27 +75,54 @@ def forwarded(whose: "Attributes") -> "list[Attributes]":
             live = nft.contained(f"{LIVE}{version}", CARD_REGISTER)
             rules.append([*packet, allowed, renew_live, *nft.accept()])
             rules.append([*whose, *open_connection(), *packet[len(whose) :], live, renew_live, *nft.accept()])
+    return [*rules, *noted_and_dropped(whose)]
+
+
+def noted_and_dropped(whose: "Attributes") -> "list[Attributes]":
+    """Return the rules that note where a packet is for in the set of refused targets, and drop it."""
+    rules = []
     for version in ADDRESS_BYTES:
         for protocol in WITH_PORTS:
-            packet = [*whose, *of_protocol(version, protocol), *load_key(version)]
             note = nft.remember(f"{REFUSED}{version}", REFUSED_SECONDS * 1000, CARD_REGISTER, counter=True)
-            rules.append([*packet, note, *nft.drop()])
-    rules.append([*whose, *nft.drop()])
-    return rules
+            rules.append([*whose, *of_protocol(version, protocol), *load_key(version), note])
+    # Of its own: a full set ends a rule that would note something in it.
+    return [*rules, [*whose, *nft.drop()]]
 
 
-def refused() -> "dict[str, list[str]]":
-    """Return where each card was refused lately: the addresses with ports that most packets were for."""
-    by_card: dict[str, list[tuple[int, str]]] = {}
-    for version, size in ADDRESS_BYTES.items():
-        for found, packets in nft.elements(TABLE, nft.INET_FAMILY, f"{REFUSED}{version}"):
-            address = ipaddress.ip_address(found[8 : 8 + size])
-            (port,) = struct.unpack_from(">H", found, 8 + size)
-            target = f"[{address}]:{port}" if version == 6 else f"{address}:{port}"
-            by_card.setdefault(found[:6].hex(":"), []).append((-packets, target))
-    shown = sorted(by_card.items())[:REFUSED_CARDS]
+def noted_sets() -> "list[nft.KeySet]":
+    """Return the sets of refused targets."""
+    return [set_of(REFUSED, version, REFUSED_ENTRIES, REFUSED_SECONDS) for version in ADDRESS_BYTES]
+
+
+def set_of(name: str, version: int, entries: int, seconds: int) -> "nft.KeySet":
+    return nft.KeySet(f"{name}{version}", key_type(version), 12 + ADDRESS_BYTES[version], entries, seconds * 1000)
+
+
+def refused(*tables: "tuple[str, int]") -> "list[dict[str, list[str]]]":
+    """Return where cards were refused lately: for each the addresses with ports that most packets were for.
+
+    Args:
+        tables: names and families.
+
+    Returns:
+        Parts, of which each fits into a line.
+    """
+    by_card: dict[str, dict[str, int]] = {}
+    for table, family in tables:
+        for version, size in ADDRESS_BYTES.items():
+            for found, packets in nft.elements(table, family, f"{REFUSED}{version}"):
+                address = ipaddress.ip_address(found[8 : 8 + size])
+                (port,) = struct.unpack_from(">H", found, 8 + size)
+                target = f"[{address}]:{port}" if version == 6 else f"{address}:{port}"
+                counts = by_card.setdefault(found[:6].hex(":"), {})
+                counts[target] = counts.get(target, 0) + packets
+    shown = [(card, most_refused(counts)) for card, counts in sorted(by_card.items())][: REFUSED_LINES * REFUSED_CARDS]
+    return [dict(shown[begin : begin + REFUSED_CARDS]) for begin in range(0, len(shown), REFUSED_CARDS)]
+
+
+def most_refused(counts: "dict[str, int]") -> "list[str]":
     # In an order that more packets do not change.
-    return {card: sorted(target for _, target in sorted(targets)[:REFUSED_TARGETS]) for card, targets in shown}
+    return sorted(sorted(counts, key=lambda target: (-counts[target], target))[:REFUSED_TARGETS])
 
 
 def entry(line: str) -> "Entry":

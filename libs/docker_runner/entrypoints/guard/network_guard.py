@@ -13,8 +13,9 @@ A bot reaches public addresses only. Denied are the networks in DENIED, every ad
 servers; allowed are DNS, which some clouds serve at such addresses, and ALLOWED: networks, each with a port behind a
 colon or without (10.1.2.3/32:8443).
 
-LIMITS are those of one card: connections, new connections per second, packets per second, bytes per second (with
-commas). A kernel that cannot count by card leaves bots without them, and ``unlimited:`` is printed with the reason.
+LIMITS are those of one card, with commas: connections, new connections per second, packets and bytes that it sends per
+second, bytes that it receives per second. A kernel that cannot count by card leaves bots without them, and
+``unlimited:`` is printed with the reason. Where cards were refused lately is printed behind ``refused:``.
 """
 
 import ipaddress
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from libs.docker_runner.entrypoints.guard import nftables as nft
 
     Attributes = nft.Attributes
+    Chains = dict[tuple[str, int], list[Attributes]]
     Network = ipaddress.IPv4Network | ipaddress.IPv6Network
     Destination = tuple[Network, int | None]
 else:
@@ -72,6 +74,8 @@ SYN, ACK = 0x02, 0x10
 # For so many seconds a card that was idle may open connections faster.
 BURST_SECONDS = 10
 CONNECTIONS, OPENED, PACKETS, BYTES = ("connections", 0), ("opened", 60_000), ("packets", 60_000), ("bytes", 60_000)
+RECEIVED = ("received", 60_000)
+BOTS, NARROWED = "the0-bots", "the0-narrowed"
 
 NEW_ROUTING_RULE = 32
 BLACKHOLE, TO_TABLE, MAIN_TABLE = 6, 1, 254
@@ -83,18 +87,23 @@ def main() -> int:
     limits = [int(number) for number in sys.argv[3].split(",")]
     allowed = [destination(argument) for argument in sys.argv[4:]]
     if mode == "by-address":
-        by_address(bytes.fromhex(subject), allowed)
-        limited(nft.at(nft.LINK, 6, bytes.fromhex(subject)), limits)
+        prefix = bytes.fromhex(subject)
+        by_address(prefix, allowed)
+        limited(nft.at(nft.LINK, nft.SENDER, prefix), limits)
+        limited_in(nft.at(nft.LINK, nft.RECEIVER, prefix), limits)
+        show_refused(*tables_of(BOTS))
         return 0
     if mode == "narrowed":
-        whose = nft.at(nft.LINK, 6, bytes.fromhex(subject))
+        prefix = bytes.fromhex(subject)
+        whose = nft.at(nft.LINK, nft.SENDER, prefix)
         with open(ENTRIES) as file:
             entries = [narrowing.entry(line) for line in file]
         # First: the other tables alone would let a card reach everything public.
         narrowing.install(whose, entries)
-        by_address(bytes.fromhex(subject), allowed, "the0-narrowed")
-        limited(whose, limits, "the0-narrowed-limits")
-        print("refused:", json.dumps(narrowing.refused()))  # noqa: T201 - as below
+        by_address(prefix, allowed, NARROWED)
+        limited(whose, limits, f"{NARROWED}-limits")
+        limited_in(nft.at(nft.LINK, nft.RECEIVER, prefix), limits, f"{NARROWED}-received")
+        show_refused((narrowing.TABLE, nft.INET_FAMILY), *tables_of(NARROWED))
         return 0
     failures = []
     # One is enough: the first also catches what is redirected or served by the host itself, the second is for kernels
@@ -108,25 +117,47 @@ def main() -> int:
         print("; ".join(failures), file=sys.stderr)  # noqa: T201 - the worker reads it from the container's log
         return 1
     limited(nft.interface(nft.IN_NAME, subject), limits)
+    # Of what is forwarded only the address is known, not the card; the network has no IPv6.
+    limited_in(nft.interface(nft.OUT_NAME, subject), limits, hook=("forward", nft.FORWARD), what=nft.TO_IPV4)
     return 0
 
 
-def by_address(prefix: bytes, allowed: "list[Destination]", table: str = "the0-bots") -> None:
+def show_refused(*tables: "tuple[str, int]") -> None:
+    for part in narrowing.refused(*tables):
+        print("refused:", json.dumps(part))  # noqa: T201 - the worker reads it from the container's log
+
+
+def tables_of(name: str) -> "list[tuple[str, int]]":
+    return [(name, family) for family in (nft.BRIDGE_FAMILY, nft.INET_FAMILY)]
+
+
+def by_address(prefix: bytes, allowed: "list[Destination]", table: str = BOTS) -> None:
     """No frame passes between a walled card and another port of its bridge, no packet of it to what is denied.
 
     What passes the bridge is filtered before the host can redirect it, and once more by where it was redirected to.
     """
-    source, target = nft.at(nft.LINK, 6, prefix), nft.at(nft.LINK, 0, prefix)
-    frames = {
-        ("prerouting", nft.PREROUTING): egress_rules(source, allowed),
-        ("forward", nft.FORWARD): [source + nft.drop(), target + nft.drop()],
-    }
-    packets = {
-        ("forward", nft.FORWARD): egress_rules(source, allowed),
-        ("input", nft.INPUT): host_rules(source, allowed),
-    }
-    nft.replace_table(table, nft.BRIDGE_FAMILY, frames)
-    nft.replace_table(table, nft.INET_FAMILY, packets)
+    source, target = nft.at(nft.LINK, nft.SENDER, prefix), nft.at(nft.LINK, nft.RECEIVER, prefix)
+
+    def install(refuse: "Attributes", inner: "Chains", sets: "list[nft.KeySet]") -> None:
+        frames = {
+            **inner,
+            ("prerouting", nft.PREROUTING): egress_rules(source, allowed, refuse),
+            ("forward", nft.FORWARD): [source + nft.drop(), target + nft.drop()],
+        }
+        packets = {
+            **inner,
+            ("forward", nft.FORWARD): egress_rules(source, allowed, refuse),
+            ("input", nft.INPUT): host_rules(source, allowed, refuse),
+        }
+        nft.replace_table(table, nft.BRIDGE_FAMILY, frames, sets=sets)
+        nft.replace_table(table, nft.INET_FAMILY, packets, sets=sets)
+
+    try:
+        noting = {("refuse", nft.INNER): narrowing.noted_and_dropped([])}
+        install(nft.jump("refuse"), noting, narrowing.noted_sets())
+    except OSError:
+        # A kernel without such sets: refused as well, but not shown.
+        install(nft.drop(), {}, [])
 
 
 def by_bridge(bridge: str, allowed: "list[Destination]") -> None:
@@ -187,20 +218,44 @@ def limited(whose: "Attributes", limits: "list[int]", table: str = "the0-limits"
 
     Counting goes on when this is repeated: the table is replaced only if it differs.
     """
-    connections, new_per_second, packets_per_second, bytes_per_second = limits
+    connections, new_per_second, packets_per_second, bytes_per_second, _ = limits
     opening = [*nft.to_protocol(socket.IPPROTO_TCP), *nft.flags_at(nft.TRANSPORT, 13, SYN | ACK, SYN)]
-    too_many = [*nft.new_connection(), *nft.counted(CONNECTIONS, nft.above_connections(connections))]
-    too_fast = [*opening, *nft.counted(OPENED, nft.above_rate(new_per_second, BURST_SECONDS * new_per_second))]
+    too_many = [*nft.new_connection(), *nft.counts_above(CONNECTIONS, nft.above_connections(connections))]
+    too_fast = [*opening, *nft.counts_above(OPENED, nft.above_rate(new_per_second, BURST_SECONDS * new_per_second))]
     chains = {
         ("prerouting", nft.PREROUTING): [
-            [*whose, *nft.counted(PACKETS, nft.above_rate(packets_per_second, packets_per_second)), *nft.drop()],
-            [*whose, *nft.counted(BYTES, nft.above_byte_rate(bytes_per_second)), *nft.drop()],
+            [*whose, *nft.counts_above(PACKETS, nft.above_rate(packets_per_second, packets_per_second)), *nft.drop()],
+            [*whose, *nft.counts_above(BYTES, nft.above_byte_rate(bytes_per_second)), *nft.drop()],
         ],
         ("forward", nft.FORWARD): [[*whose, *too_fast, *nft.drop()], [*whose, *too_many, *nft.drop()]],
         ("input", nft.INPUT): [[*whose, *too_many, *nft.drop()]],
     }
+    counted_in(table, nft.INET_FAMILY, chains, [CONNECTIONS, OPENED, PACKETS, BYTES])
+
+
+def limited_in(
+    whose: "Attributes",
+    limits: "list[int]",
+    table: str = "the0-received",
+    hook: "tuple[str, int]" = ("postrouting", nft.POSTROUTING),
+    what: "nft.Counted" = nft.TO_CARD,
+) -> None:
+    """What one card receives per second: a sender slows down when packets are dropped on their way to the card."""
+    too_much = nft.counts_above(RECEIVED, nft.above_byte_rate(limits[-1]), what)
+    # Only the frames of a bridge name the card that they are for.
+    family = nft.BRIDGE_FAMILY if what is nft.TO_CARD else nft.INET_FAMILY
+    counted_in(table, family, {hook: [[*whose, *too_much, *nft.drop()]]}, [RECEIVED], what)
+
+
+def counted_in(
+    table: str,
+    family: int,
+    chains: "Chains",
+    counts: "list[tuple[str, int]]",
+    what: "nft.Counted" = nft.FROM_CARD,
+) -> None:
     try:
-        nft.replace_table(table, nft.INET_FAMILY, chains, [CONNECTIONS, OPENED, PACKETS, BYTES])
+        nft.replace_table(table, family, chains, counts, counted=what)
     except OSError as error:
         print(f"unlimited: {error.strerror or error}")  # noqa: T201 - the worker reads it from the container's log
 
@@ -208,16 +263,21 @@ def limited(whose: "Attributes", limits: "list[int]", table: str = "the0-limits"
 # --- nftables
 
 
-def egress_rules(whose: "Attributes", allowed: "list[Destination]") -> "list[Attributes]":
+def egress_rules(
+    whose: "Attributes", allowed: "list[Destination]", refuse: "Attributes | None" = None
+) -> "list[Attributes]":
     """Return the rules for destinations: exceptions, then mail and denied networks; all other packets pass."""
-    mail = [whose + to_port(socket.IPPROTO_TCP, port) + nft.drop() for port in MAIL]
-    denied = [whose + to_network(ipaddress.ip_network(network)) + nft.drop() for network in DENIED_IPV4 + DENIED_IPV6]
+    refuse = refuse or nft.drop()
+    mail = [whose + to_port(socket.IPPROTO_TCP, port) + refuse for port in MAIL]
+    denied = [whose + to_network(ipaddress.ip_network(network)) + refuse for network in DENIED_IPV4 + DENIED_IPV6]
     return [*exceptions(whose, allowed), *mail, *denied]
 
 
-def host_rules(whose: "Attributes", allowed: "list[Destination]") -> "list[Attributes]":
+def host_rules(
+    whose: "Attributes", allowed: "list[Destination]", refuse: "Attributes | None" = None
+) -> "list[Attributes]":
     """Return the rules for the host's own addresses: exceptions, and nothing else."""
-    return [*exceptions(whose, allowed), whose + nft.drop()]
+    return [*exceptions(whose, allowed), whose + (refuse or nft.drop())]
 
 
 def exceptions(whose: "Attributes", allowed: "list[Destination]") -> "list[Attributes]":

@@ -26,10 +26,12 @@ NEW_TABLE, GET_TABLE, DELETE_TABLE, NEW_CHAIN, NEW_RULE, GET_RULE = 0xA00, 0xA01
 NEW_SET, NEW_ELEMENT, GET_ELEMENT, DELETE_ELEMENT = 0xA09, 0xA0C, 0xA0D, 0xA0E
 DIGEST = 6
 INET_FAMILY, BRIDGE_FAMILY = 1, 7
-PREROUTING, INPUT, FORWARD = 0, 1, 2
+PREROUTING, INPUT, FORWARD, POSTROUTING = 0, 1, 2, 4
+# A chain that packets reach from another one only.
+INNER = -1
 # Before connection tracking and before all that redirects packets.
 FIRST = -310
-DROP, ACCEPT = 0, 1
+DROP, ACCEPT, JUMP = 0, 1, 0xFFFFFFFD
 LINK, NETWORK, TRANSPORT = 0, 1, 2
 IN_NAME, OUT_NAME, PROTOCOL = 6, 7, 16
 EQUAL, DIFFERENT, AT_MOST, AT_LEAST = 0, 1, 3, 5
@@ -39,7 +41,9 @@ STATE, NEW = 0, 0x08
 TIMED, EVALUATED, ADD, UPDATE, ABOVE = 0x10, 0x20, 0, 1, 1
 PACKETS, BYTES = 0, 1
 EXPRESSION = 7
-CARD_TYPE, CARD_BYTES, CARDS = 9, 6, 65535
+CARDS = 65535
+# Where a frame names the cards it is for and from.
+RECEIVER, SENDER = 0, 6
 ETHERNET = {4: struct.pack(">H", 0x0800), 6: struct.pack(">H", 0x86DD)}
 TARGET_OFFSET = {4: 16, 6: 24}
 ICMPV6 = 58
@@ -56,18 +60,33 @@ class KeySet(NamedTuple):
     milliseconds: int
 
 
+class Counted(NamedTuple):
+    """A part of a packet by which is counted, and its type as `nft list` names it."""
+
+    base: int
+    offset: int
+    bytes: int
+    type: int
+
+
+FROM_CARD, TO_CARD = (Counted(LINK, place, 6, 9) for place in (SENDER, RECEIVER))
+TO_IPV4 = Counted(NETWORK, TARGET_OFFSET[4], 4, 7)
+
+
 def replace_table(
     name: str,
     family: int,
     chains: "dict[tuple[str, int], list[Attributes]]",
     counts: "Sequence[Counts]" = (),
     sets: "Sequence[KeySet]" = (),
+    counted: "Counted | None" = None,
 ) -> None:
     """Make the table anew, in one step for the packets.
 
     Args:
-        counts: sets with a count for each card. A table with sets stays if it is the same already.
+        counts: sets with a count for each of *counted*. A table with sets stays if it is the same already.
         sets: sets of other keys.
+        counted: None: the cards that packets come from.
     """
     # Without other sets, the digest is that of versions before them, so that an upgrade keeps the counts.
     described_by = (sorted(chains.items()), counts, sets) if sets else (sorted(chains.items()), counts)
@@ -89,7 +108,8 @@ def replace_table(
         (NEW_TABLE, CREATE, [table, described]),
     ]
     for identifier, (counted_in, milliseconds) in enumerate(counts, start=1):
-        keys = [(4, be32(CARD_TYPE)), (5, be32(CARD_BYTES)), (9, [(1, be32(CARDS))]), (10, be32(identifier))]
+        kind, size = (counted or FROM_CARD).type, (counted or FROM_CARD).bytes
+        keys = [(4, be32(kind)), (5, be32(size)), (9, [(1, be32(CARDS))]), (10, be32(identifier))]
         life = [(3, be32(EVALUATED | TIMED)), (11, be64(milliseconds))] if milliseconds else [(3, be32(EVALUATED))]
         made = [table, (2, text(counted_in)), *keys, *life]
         steps.append((NEW_SET, CREATE, made))
@@ -97,10 +117,14 @@ def replace_table(
         keys = [(4, be32(keyed.type)), (5, be32(keyed.bytes)), (9, [(1, be32(keyed.entries))]), (10, be32(identifier))]
         life = [(3, be32(EVALUATED | TIMED)), (11, be64(keyed.milliseconds))]
         steps.append((NEW_SET, CREATE, [table, (2, text(keyed.name)), *keys, *life]))
-    for (chain, number), rules in chains.items():
-        hook = [(1, be32(number)), (2, struct.pack(">i", FIRST))]
-        made = [table, (3, text(chain)), (4, hook), (5, be32(ACCEPT)), (7, text("filter"))]
+    # All chains before the rules that lead from one to another.
+    for chain, number in chains:
+        made = [table, (3, text(chain))]
+        if number != INNER:
+            hook = [(1, be32(number)), (2, struct.pack(">i", FIRST))]
+            made += [(4, hook), (5, be32(ACCEPT)), (7, text("filter"))]
         steps.append((NEW_CHAIN, CREATE, made))
+    for (chain, _), rules in chains.items():
         steps += [(NEW_RULE, CREATE | APPEND, [table, (2, text(chain)), (4, rule)]) for rule in rules]
     in_one_step(family, steps)
 
@@ -110,7 +134,6 @@ def renew_elements(table: str, family: int, keyed: str, keys: "Sequence[bytes]")
     elements = [(1, [(1, [(1, key)])]) for key in keys]
     described = [(1, text(table)), (2, text(keyed)), (3, elements)]
     # Made first, so that the removal finds each; only a new element begins its time anew.
-    in_one_step(family, [(NEW_ELEMENT, CREATE, described), (DELETE_ELEMENT, 0, described)])
     added = (NEW_ELEMENT, CREATE, described)
     in_one_step(family, [added, (DELETE_ELEMENT, 0, described), added])
 
@@ -129,52 +152,44 @@ def in_one_step(family: int, steps: "list[tuple[int, int, Attributes]]") -> None
 
 def digest_of(name: str, family: int) -> bytes:
     """What :func:`replace_table` has written beside the table; empty when there is none."""
-    body = struct.pack(">BBH", family, 0, 0) + pack([(1, text(name))])
-    with netlink(NETFILTER) as connection:
-        connection.send(message(GET_TABLE, REQUEST, 1, body))
-        data = connection.recv(65536)
-    length, kind = struct.unpack_from("=IH", data)
-    at = HEADER_BYTES + 4
-    while kind == NEW_TABLE and at + 4 <= length:
-        size, attribute = struct.unpack_from("=HH", data, at)
-        if attribute == DIGEST:
-            return data[at + 4 : at + size]
-        at += (size + 3) & ~3
-    return b""
+    return next(
+        (dict(table).get(DIGEST, b"") for table in answers(GET_TABLE, 0, NEW_TABLE, family, [(1, text(name))])), b""
+    )
 
 
 def rules_in(name: str, family: int) -> int:
     """How many rules the table has; 0 when there is none."""
-    body = struct.pack(">BBH", family, 0, 0) + pack([(1, text(name))])
-    found = 0
-    with netlink(NETFILTER) as connection:
-        connection.send(message(GET_RULE, REQUEST | DUMP, 1, body))
-        while True:
-            data = connection.recv(65536)
-            while len(data) >= HEADER_BYTES:
-                length, kind = struct.unpack_from("=IH", data)
-                if kind in (DONE, ERROR):
-                    return found
-                found += kind == NEW_RULE
-                data = data[(length + 3) & ~3 :]
+    return sum(1 for _ in answers(GET_RULE, DUMP, NEW_RULE, family, [(1, text(name))]))
 
 
 def elements(table: str, family: int, keyed: str) -> "Iterator[tuple[bytes, int]]":
     """Yield the keys in the set, each with its number of packets (0 when it has no counter)."""
-    body = struct.pack(">BBH", family, 0, 0) + pack([(1, text(table)), (2, text(keyed))])
+    whole = [(1, text(table)), (2, text(keyed))]
+    for part in answers(GET_ELEMENT, DUMP, NEW_ELEMENT, family, whole):
+        for element in unpack(dict(part).get(3, b"")):
+            described = dict(unpack(element[1]))
+            counter = dict(unpack(dict(unpack(described.get(EXPRESSION, b""))).get(2, b"")))
+            (packets,) = struct.unpack(">Q", counter.get(2, bytes(8)))
+            yield dict(unpack(described[1]))[1], packets
+
+
+def answers(
+    asked: int, flags: int, answered: int, family: int, attributes: "Attributes"
+) -> "Iterator[list[tuple[int, bytes]]]":
+    """Yield the attributes of each message of the kind *answered*; none when the kernel knows nothing of the kind."""
+    body = struct.pack(">BBH", family, 0, 0) + pack(attributes)
     with netlink(NETFILTER) as connection:
-        connection.send(message(GET_ELEMENT, REQUEST | DUMP, 1, body))
+        connection.send(message(asked, REQUEST | flags, 1, body))
         while True:
             data = connection.recv(65536)
             while len(data) >= HEADER_BYTES:
                 length, kind = struct.unpack_from("=IH", data)
                 if kind in (DONE, ERROR):
                     return
-                for element in unpack(dict(unpack(data[HEADER_BYTES + 4 : length])).get(3, b"")):
-                    described = dict(unpack(element[1]))
-                    counter = dict(unpack(dict(unpack(described.get(EXPRESSION, b""))).get(2, b"")))
-                    (packets,) = struct.unpack(">Q", counter.get(2, bytes(8)))
-                    yield dict(unpack(described[1]))[1], packets
+                if kind == answered:
+                    yield list(unpack(data[HEADER_BYTES + 4 : length]))
+                    if not flags & DUMP:
+                        return
                 data = data[(length + 3) & ~3 :]
 
 
@@ -189,7 +204,7 @@ def at(base: int, offset: int, value: bytes) -> "Attributes":
 
 
 def load(base: int, offset: int, length: int) -> "tuple[int, Any]":
-    return expression("payload", [(1, be32(1)), (2, be32(base)), (3, be32(offset)), (4, be32(length))])
+    return load_into(1, base, offset, length)
 
 
 def load_into(register: int, base: int, offset: int, length: int) -> "tuple[int, Any]":
@@ -247,13 +262,13 @@ def new_connection() -> "Attributes":
     return [state, masked(native32(NEW)), compare(DIFFERENT, bytes(4))]
 
 
-def counted(counts: "Counts", limit: "tuple[int, Any]") -> "Attributes":
-    """The card that the packet comes from is above *limit*; *counts* has a count for each card."""
-    (name, milliseconds), (_, what) = counts, limit
+def counts_above(counts: "Counts", limit: "tuple[int, Any]", what: Counted = FROM_CARD) -> "Attributes":
+    """*what* the packet has is above *limit*; *counts* has a count for each."""
+    (name, milliseconds), (_, measured) = counts, limit
     operation = UPDATE if milliseconds else ADD
     return [
-        load(LINK, 6, CARD_BYTES),
-        expression("dynset", [(1, text(name)), (3, be32(operation)), (4, be32(1)), (7, what)]),
+        load(what.base, what.offset, what.bytes),
+        expression("dynset", [(1, text(name)), (3, be32(operation)), (4, be32(1)), (7, measured)]),
     ]
 
 
@@ -282,8 +297,13 @@ def accept() -> "Attributes":
     return verdict(ACCEPT)
 
 
-def verdict(code: int) -> "Attributes":
-    return [expression("immediate", [(1, be32(0)), (2, [(2, [(1, be32(code))])])])]
+def jump(chain: str) -> "Attributes":
+    """Go on with the rules of an inner chain, and come back behind them."""
+    return verdict(JUMP, [(2, text(chain))])
+
+
+def verdict(code: int, target: "Attributes | None" = None) -> "Attributes":
+    return [expression("immediate", [(1, be32(0)), (2, [(2, [(1, be32(code)), *(target or [])])])])]
 
 
 def expression(name: str, attributes: "Attributes") -> "tuple[int, Any]":
