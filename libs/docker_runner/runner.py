@@ -154,20 +154,44 @@ class DockerRunner:
         return self._folders.entrypoints
 
     async def prepare(self) -> dict[str, str]:
-        """Pull the images and set up the network, so that no bot waits for them; return missing images with the reason.
+        """Pull the images, then set up the network; return missing images with the reason.
 
-        Call it periodically: removed firewall rules are restored. A start does the missing steps
-        itself.
+        A start does the missing steps itself.
 
         Raises:
             SandboxUnavailable: the bots' network cannot be secured.
         """
-        missing = await self._images.ensure_all(self._settings.images.values())
-        guard_image = self._settings.images[GUARD_RUNTIME]
-        if self._settings.network is Network.BRIDGE and guard_image not in missing:
-            await self._network.renew(self._folders.entrypoints)
-            await self._narrowed.renew(self._folders.entrypoints)
+        missing = await self.pull_images()
+        await self.prepare_network()
         return missing
+
+    async def pull_images(self) -> dict[str, str]:
+        """Pull the images of bots, so that no start waits for them; return missing images with the reason.
+
+        Call it periodically.
+        """
+        return await self._images.ensure_all(self._settings.images.values())
+
+    async def prepare_network(self) -> str | None:
+        """Set up the network of bots, so that no start waits for it. No image is pulled for it.
+
+        Call it periodically: removed firewall rules are restored.
+
+        Returns:
+            The image that its helpers need and that is missing; None when the network is ready.
+
+        Raises:
+            SandboxUnavailable: the bots' network cannot be secured.
+            EngineUnavailable: unknown.
+        """
+        image = self._settings.images[GUARD_RUNTIME]
+        if self._settings.network is not Network.BRIDGE:
+            return None
+        if not await self._images.has(image):
+            return image
+        await self._network.renew(self._folders.entrypoints)
+        await self._narrowed.renew(self._folders.entrypoints)
+        return None
 
     async def absent_images(self) -> list[str]:
         """Return the images of bots that are not on the engine, without pulling them.

@@ -459,6 +459,23 @@ async def test_a_worker_without_an_engine_is_passed_over_until_it_has_one(cluste
     assert a.owns == [2]
 
 
+async def test_worker_gets_a_segment_as_soon_as_its_engine_is_ready_and_not_with_its_next_heartbeat(
+    database: Database,
+) -> None:
+    async with running_cluster(database, heartbeat_seconds=60.0, death_seconds=120.0) as cluster:
+        await cluster.segments({1: 1})
+        first = cluster.master()
+        handler = FakeHandler(cluster.world, "host-of-a", impediment="the network of bots is being set up")
+        a = cluster.worker("a", handler=handler)
+        await eventually(lambda: [worker.impediment for worker in first.master.snapshot().workers] != [])
+
+        handler.impediment = ""
+        for changed in handler.listeners:
+            changed()
+
+        await eventually(lambda: a.owns == [1], within_seconds=AT_ONCE_SECONDS)
+
+
 async def test_loops_of_the_leader_run_only_while_it_leads_and_one_that_fails_is_begun_again(cluster: Cluster) -> None:
     calls: list[str] = []
 

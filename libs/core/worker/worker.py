@@ -57,19 +57,21 @@ class WorkerSnapshot:
 
 @dataclass(frozen=True)
 class EngineView:
-    """The state of a worker's Docker engine, for reports. All are called with every heartbeat and are fast.
+    """The state of a worker's Docker engine, for reports. All but the last are called with each heartbeat and fast.
 
     Attributes:
         impediment: why no segment can be acquired now, such as an engine that does not answer; empty without one.
         lost: whether the engine has not answered for so long that its segments should move to another engine.
         room: the free room of the engine; None while unknown.
         can_adopt: whether containers that another worker of the engine started can be continued now.
+        on_change: takes a function to call whenever the impediment has changed. Called once.
     """
 
     impediment: Callable[[], str] = lambda: ""
     lost: Callable[[], bool] = lambda: False
     room: Callable[[], Room | None] = lambda: None
     can_adopt: Callable[[], bool] = lambda: True
+    on_change: Callable[[Callable[[], None]], None] = lambda listener: None
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,8 @@ class Worker:
             answerer=self._answer if answerer is not None else None,
         )
         self._answerer = answerer
+        # Segments must not wait for the next heartbeat.
+        self._engine.on_change(self._session.report)
 
     async def run(self) -> None:
         """Own the assigned segments, forever. If cancelled, leave containers and leases to the next process.

@@ -4,6 +4,7 @@ Elsewhere no limit of the pod applies to them: bots could use all memory of the 
 the kernel may kill the engine instead of a bot. A container shows where the engine puts it.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from libs.core.aio.wake import Wake
@@ -41,12 +42,16 @@ class GroupSight:
     Args:
         pod_uid: of the worker's and the engine's pod; None: nothing is verified.
         image: an image with ``python3``. It is not pulled for this.
+        changed: called when the complaint has changed.
     """
 
-    def __init__(self, engine: Engine, pod_uid: str | None, image: str) -> None:
+    def __init__(
+        self, engine: Engine, pod_uid: str | None, image: str, changed: Callable[[], None] = lambda: None
+    ) -> None:
         self._engine = engine
         self._pod_uid = pod_uid
         self._image = image
+        self._changed = changed
         self._proven = False
         self._wake = Wake()
         self.complaint = _UNKNOWN if pod_uid is not None else ""
@@ -55,6 +60,10 @@ class GroupSight:
     def doubt(self) -> None:
         """Check again soon: the engine was down or is another one. Until then the last result stays."""
         self._proven = False
+        self.look()
+
+    def look(self) -> None:
+        """Check now, unless it is proven: what a check needs may be there."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -91,6 +100,7 @@ class GroupSight:
             log.error("this worker accepts no segments", reason=self.complaint)
         else:
             log.info("bots run below the control group of the pod")
+        self._changed()
 
 
 def complaint() -> str:

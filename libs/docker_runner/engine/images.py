@@ -55,11 +55,19 @@ class Images:
             ImageUnavailable: it is missing and cannot be pulled.
             EngineUnavailable: unknown.
         """
-        if image in self._present:
-            return
-        if await self._engine.image_id(image) is None:
+        if not await self.has(image):
             await asyncio.shield(self._pull_once(image))
-        self._present.add(image)
+            self._present.add(image)
+
+    async def has(self, image: str) -> bool:
+        """Return whether *image* is on the engine's host, without pulling it; checked until it is there.
+
+        Raises:
+            EngineUnavailable: unknown.
+        """
+        if image not in self._present and await self._engine.image_id(image) is not None:
+            self._present.add(image)
+        return image in self._present
 
     async def ensure_all(self, images: Iterable[str]) -> dict[str, str]:
         """Pull the missing *images* concurrently; return those that cannot be pulled with the reason."""

@@ -22,6 +22,7 @@ from libs.core.room import Need, Room
 from libs.core.storage.object_store import ObjectStore
 from libs.docker_runner.code.cache import CodeCache
 from libs.docker_runner.code.definition import CodeSources, ExecutableBuilder
+from libs.docker_runner.containers.container import ContainerState
 from libs.docker_runner.containers.container_group import ContainerGroup
 from libs.docker_runner.containers.host_cleaner import HostCleaner
 from libs.docker_runner.containers.keepalive import KeepaliveFile, SegmentKeepalive
@@ -103,7 +104,7 @@ class DockerHost:
         self._keepalives: dict[int, KeepaliveFile] = {}
         # Separate threads, so that a slow disk does not delay keepalives.
         self._keepalive_threads = Threads("keepalive", 2)
-        self.health = EngineHealth(self.runner, engine, settings, engine_id, keepalives)
+        self.health = EngineHealth(self.runner, engine, settings, engine_id, keepalives, self._continues)
         # Ids come from outside and scopes from the runtime, but both are used in paths only as digests.
         place = hashlib.sha256(f"{service}\0{scope}".encode()).hexdigest()[:20]
         # Former locations of keepalives: adopted containers may watch a file there.
@@ -205,12 +206,14 @@ class DockerHost:
         await _until_disk_takes("entrypoints", host.runner.open, readiness)
         await host.health.check_first()
         host.health.report(readiness)
+        host.health.on_change(lambda: host.health.report(readiness))
         lifecycle.part("watch the docker engine", lambda: host._watch(readiness))
         lifecycle.part("look at the engine's room", host.runner.room.run)
         lifecycle.part("look at what the engine sees", host.health.sight.run)
         lifecycle.part("look at the groups of bots", host.health.groups.run)
         if settings.host_agent:
             lifecycle.part("keep the host agent", host.health.agent.run)
+        lifecycle.part("pull the images of bots", host.health.pull_for_ever)
         lifecycle.part("prepare the docker host", host.health.prepare_for_ever)
         lifecycle.part("container events", host.runner.watch.run)
         lifecycle.part("clean the docker host", host._cleaner.run)
@@ -286,6 +289,10 @@ class DockerHost:
     def listening(self, listener: Listener) -> AbstractContextManager[None]:
         """Call *listener* with each event of this service's containers, during the block."""
         return self.runner.watch.listening(listener, self._service, self._scope)
+
+    async def _continues(self) -> bool:
+        containers = await self.runner.list(self._service, self._scope)
+        return any(container.state is ContainerState.RUNNING for container in containers)
 
     async def _watch(self, readiness: Readiness) -> None:
         with self.listening(self.health.note_gap):

@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
 from libs.core.aio.backoff import Backoff
+from libs.core.aio.wake import Wake
 from libs.core.errors import Retryable, RuntimeFault
 from libs.core.http.health import Readiness
 from libs.core.observability.log import get_logger
@@ -21,6 +23,7 @@ from libs.docker_runner.sandbox.container_spec import GUARD_RUNTIME
 from libs.docker_runner.sandbox.host_agent import HostAgent
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.worker.image_wait import ImageWait
+from libs.docker_runner.worker.network_wait import NetworkWait
 
 log = get_logger(__name__)
 
@@ -59,12 +62,21 @@ class Questions:
 class EngineHealth:
     """The state of one engine for the containers of one worker.
 
+    Args:
+        continues: returns whether containers run on the engine that this worker may continue.
+
     Attributes:
         sight, groups, agent: checks with loops of their own.
     """
 
     def __init__(
-        self, runner: DockerRunner, engine: Engine, settings: RunnerSettings, engine_id: str, keepalives: Path
+        self,
+        runner: DockerRunner,
+        engine: Engine,
+        settings: RunnerSettings,
+        engine_id: str,
+        keepalives: Path,
+        continues: Callable[[], Awaitable[bool]],
     ) -> None:
         self._runner = runner
         self._engine = engine
@@ -72,6 +84,9 @@ class EngineHealth:
         self._answered_by = engine_id
         self._unprepared = ""
         self._images = ImageWait(required=settings.pod_uid is not None)
+        self._network = NetworkWait()
+        self._continues = continues
+        self._prepare = Wake()
         self._questions = Questions()
         named = {TEMP_DIR: settings.temp_dir}
         if not keepalives.is_relative_to(settings.temp_dir):
@@ -80,12 +95,27 @@ class EngineHealth:
             named[SPEC_DIR] = settings.spec_dir
         image = settings.images[GUARD_RUNTIME]
         self.sight = FolderSight(engine, named, image)
-        self.groups = GroupSight(engine, settings.pod_uid, image)
+        self.groups = GroupSight(engine, settings.pod_uid, image, self._note)
         self.agent = HostAgent(engine, image, runner.entrypoints, keepalives)
         self._events_begun = False
+        self._noted = self.impediment()
+        self._listeners: list[Callable[[], None]] = []
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call *listener* whenever the impediment has changed."""
+        self._listeners.append(listener)
+
+    def _note(self) -> None:
+        if (impediment := self.impediment()) != self._noted:
+            self._noted = impediment
+            for listener in self._listeners:
+                listener()
 
     async def check_first(self) -> None:
-        """Look at the folders and the images before the worker is ready, within a few seconds."""
+        """Look at the containers, the folders and the images before the worker is ready, within a few seconds."""
+        with suppress(TimeoutError, Retryable):
+            async with asyncio.timeout(_FIRST_SIGHT_SECONDS):
+                await self._look_at_containers()
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_SIGHT_SECONDS):
                 await self.sight.check_by_mounts()
@@ -95,9 +125,15 @@ class EngineHealth:
 
     def impediment(self) -> str:
         """Why no bot can be started here now; empty when one can."""
-        return (
-            self._fault or self.sight.complaint or self.groups.complaint or self._unprepared or self._images.complaint
+        complaints = (
+            self._fault,
+            self.sight.complaint,
+            self._unprepared,
+            self._images.complaint,
+            self.groups.complaint,
+            self._network.complaint,
         )
+        return next(filter(None, complaints), "")
 
     def can_adopt(self) -> bool:
         """Whether containers that other workers of the engine started can be continued: it sees the keepalives."""
@@ -125,6 +161,7 @@ class EngineHealth:
                     self.sight.doubt()
                     self.groups.doubt()
             self.report(readiness)
+            self._note()
 
         await repeat("watch the docker engine", one_round, _POLL_SECONDS)
 
@@ -148,28 +185,55 @@ class EngineHealth:
                 self.groups.doubt()
             self._events_begun = True
 
-    async def prepare_for_ever(self) -> None:
-        """Pull the images and set up the network before the first bot needs them, and again when they are missing."""
+    async def _look_at_containers(self) -> None:
+        if self._network.complaint and await self._continues():
+            self._network.continues()
+            self._note()
+
+    async def pull_for_ever(self) -> None:
+        """Pull the images before the first bot needs them, and again when they are missing."""
 
         async def one_round() -> None:
-            if self.sight.complaint:
-                # The firewall rules are built from files below TEMP_DIR, and no bot is started before.
-                return
-            before = self._unprepared
-            try:
-                self._images.prepared(await self._runner.prepare())
-            except Exception as error:
-                self._unprepared = str(error) or type(error).__name__
-                if not isinstance(error, Retryable):
-                    raise
-                if not before:
-                    log.warning("docker host cannot be prepared; trying again", reason=self._unprepared)
-            else:
-                self._unprepared = ""
-                if before:
-                    log.info("docker host is prepared")
+            self._images.prepared(await self._runner.pull_images())
+            if self.groups.complaint:
+                self.groups.look()
+            if self._network.complaint:
+                self._prepare.set()
+            self._note()
 
-        await repeat("prepare the docker host", one_round, _PREPARE_SECONDS)
+        await repeat("pull the images of bots", one_round, _PREPARE_SECONDS)
+
+    async def prepare_for_ever(self) -> None:
+        """Set up the network before the first bot needs it, and again when it is missing."""
+
+        async def one_round() -> None:
+            await self._look_at_containers()
+            if not self.sight.complaint:
+                # The firewall rules are built from files below TEMP_DIR, and no bot is started before.
+                await self._prepare_network()
+                self._note()
+
+        await repeat("prepare the docker host", one_round, _PREPARE_SECONDS, wake=self._prepare)
+
+    async def _prepare_network(self) -> None:
+        before = self._unprepared
+        try:
+            lacking = await self._runner.prepare_network()
+        except Exception as error:
+            self._unprepared = str(error) or type(error).__name__
+            self._note()
+            if not isinstance(error, Retryable):
+                raise
+            if not before:
+                log.warning("docker host cannot be prepared; trying again", reason=self._unprepared)
+            return
+        self._unprepared = ""
+        if lacking is not None:
+            self._network.lacks(lacking, self._images.warning)
+            return
+        self._network.secured()
+        if before:
+            log.info("docker host is prepared")
 
     def report(self, readiness: Readiness) -> None:
         """Show the impediment, or warnings, in *readiness*."""

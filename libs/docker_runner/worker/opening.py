@@ -39,7 +39,7 @@ async def open_docker_host(
 def engine_view(docker: DockerHost) -> EngineView:
     """Return the state of the engine for the worker's reports to the master."""
     health = docker.health
-    return EngineView(health.impediment, health.lost, docker.room, health.can_adopt)
+    return EngineView(health.impediment, health.lost, docker.room, health.can_adopt, health.on_change)
 
 
 def engine_folders(docker: DockerHost) -> EngineFolders | None:

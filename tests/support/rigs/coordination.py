@@ -39,6 +39,7 @@ AT_ONCE_SECONDS = 40.0
 SHORT_LIFE_SECONDS = 3.0
 """A lease's life for tests that wait for its end; they must not rely on a held one."""
 RENEW_SECONDS = 0.3
+HEARTBEAT_SECONDS = 0.1
 SWITCH_MARGIN_SECONDS = 0.1
 
 
@@ -102,6 +103,8 @@ class FakeHandler:
     stop_seconds: float = 0.0
     failing_runs: int = 0
     impediment: str = ""
+    listeners: list[Callable[[], None]] = field(default_factory=list)
+    """Called by the test after a change of the impediment, which is otherwise reported with the next heartbeat."""
     lost: bool = False
     """Whether the engine does not answer, so that stops through it fail."""
     unwritable: set[int] = field(default_factory=set)
@@ -259,12 +262,19 @@ class Cluster:
     """Masters and workers on one database, from running_cluster()."""
 
     def __init__(
-        self, database: Database, masters: int, life_seconds: float, death_seconds: float, target: int
+        self,
+        database: Database,
+        masters: int,
+        life_seconds: float,
+        death_seconds: float,
+        target: int,
+        heartbeat_seconds: float,
     ) -> None:
         self.database = database
         self.target = target
         self.life_seconds = life_seconds
         self.death_seconds = death_seconds
+        self.heartbeat_seconds = heartbeat_seconds
         self.world = World()
         self.leases = LeaseStore(database, life_seconds)
         self.cordons = CordonStore(database)
@@ -295,7 +305,7 @@ class Cluster:
             cordons=self.cordons,
             processes=self.processes,
             holder=Holder(name, f"{name}-{self._instances}", "master-host"),
-            settings=coordination_settings(self.death_seconds, self.target),
+            settings=coordination_settings(self.death_seconds, self.target, self.heartbeat_seconds),
             timing=self._timing,
             address=f"127.0.0.1:{self.ports[number]}",
             readiness=readiness,
@@ -343,8 +353,9 @@ class Cluster:
                 lambda: "the engine is lost" if handler.lost else handler.impediment,
                 lambda: handler.lost,
                 lambda: handler.room,
+                on_change=handler.listeners.append,
             ),
-            heartbeat_interval_seconds=0.1,
+            heartbeat_interval_seconds=self.heartbeat_seconds,
             stop_grace_seconds=1.0,
             folders=folders,
             key=key,
@@ -388,13 +399,14 @@ async def running_cluster(
     life_seconds: float = PATIENT_LIFE_SECONDS,
     death_seconds: float = PATIENT_DEATH_SECONDS,
     target: int = 1,
+    heartbeat_seconds: float = HEARTBEAT_SECONDS,
 ) -> AsyncIterator[Cluster]:
     """A cluster without members; at the end all members are ended, and the first law is checked.
 
     *target* is the number of segments per worker up to which they are spread evenly.
     """
     await _open_connections(database)
-    cluster = Cluster(database, masters, life_seconds, death_seconds, target)
+    cluster = Cluster(database, masters, life_seconds, death_seconds, target, heartbeat_seconds)
     try:
         yield cluster
     finally:
@@ -410,12 +422,14 @@ async def _open_connections(database: Database, count: int = 8) -> None:
     await asyncio.gather(*(database["warm"].find_one(slow) for _ in range(count)))
 
 
-def coordination_settings(death_seconds: float, target: int = 1) -> CoordinationSettings:
+def coordination_settings(
+    death_seconds: float, target: int = 1, heartbeat_seconds: float = HEARTBEAT_SECONDS
+) -> CoordinationSettings:
     """Timing about ten times as fast as in production."""
     return CoordinationSettings(
         master_service="unused",
         grpc_port=0,
-        heartbeat_interval_seconds=0.1,
+        heartbeat_interval_seconds=heartbeat_seconds,
         death_timeout_seconds=death_seconds,
         assign_interval_seconds=0.5,
         settle_seconds=0.1,
