@@ -50,6 +50,8 @@ class WorkerIdentity:
     """What entities may require of their worker; empty for a worker of an older version."""
     answers_queries: bool = False
     """False for a worker of an older version, and of a service without queries."""
+    template: str = ""
+    """The template of its pod; empty outside Kubernetes, where the version has its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,7 @@ def register_to_wire(identity: WorkerIdentity, state: WorkerState) -> pb.Registe
         public_key=identity.public_key,
         labels=[f"{key}={value}" for key, value in sorted(identity.labels)],
         answers_queries=identity.answers_queries,
+        template=identity.template,
         state=state_to_wire(state),
     )
 
@@ -154,6 +157,7 @@ def register_from_wire(message: pb.Register) -> tuple[WorkerIdentity, WorkerStat
         public_key=message.public_key,
         labels=read(",".join(message.labels)),
         answers_queries=message.answers_queries,
+        template=message.template,
     )
     return identity, state_from_wire(message.state)
 

@@ -50,6 +50,15 @@ class IdentitySettings(Group):
         ),
         BeforeValidator(_labels),
     ] = frozenset()
+    template: Annotated[
+        str,
+        Named("POD_TEMPLATE", default_text="none"),
+        Field(
+            max_length=200,
+            description="hash of the template of the worker's pod: in a rollout, segments move to the newest one, each "
+            "once; unset: the version stands for it",
+        ),
+    ] = ""
 
 
 BOTS_END_BEFORE_LEASE_SECONDS = 1.2

@@ -27,6 +27,8 @@ class WorkerView:
             too.
         overdue: segments that it was assigned and did not acquire in time; its reports about them are ignored.
         labels: what segments may require of it.
+        template: what it was made from; workers with the newest one outlive the others in a rollout.
+        started: when its process started, in Unix milliseconds.
     """
 
     worker_id: str
@@ -45,6 +47,8 @@ class WorkerView:
     refused_lately: bool = False
     overdue: frozenset[int] = frozenset()
     labels: Labels = frozenset()
+    template: str = ""
+    started: int = 0
 
     def suits(self, segment: SegmentView) -> bool:
         """Return whether it has the labels that the segment's entities require."""
@@ -125,6 +129,7 @@ def decide(
     A segment stays with the worker that holds its lease. One under the live lease of another process, registered or
     not, is given to no other worker until that lease has expired. A segment without an owner goes to the worker with
     the fewest segments among those whose engine has room; when all own *target* or more, to the one with most room.
+    Workers below *target* with the newest template come before others, so that a rollout moves a segment only once.
     Draining workers get nothing; workers with an impediment, and cordoned ones, keep what they hold. No worker gets or
     keeps a segment whose placement requires a label that it lacks: that segment waits for a worker with all of them. A
     segment moves, as a whole, only
@@ -159,6 +164,9 @@ class _Deciding:
         # Sorted once, so that everything below is deterministic.
         self.workers = sorted(workers, key=lambda worker: (worker.seniority, worker.worker_id))
         self.by_id = {worker.worker_id: worker for worker in self.workers}
+        staying = (worker for worker in self.workers if not worker.draining)
+        newest = max(staying, key=lambda worker: worker.started, default=None)
+        self.newest_template = newest.template if newest is not None else ""
         self.unowned = {
             segment_id: self.all_segments[segment_id]
             for segment_id in sorted(self.all_segments)
@@ -297,14 +305,15 @@ class _Deciding:
             for entry in passed_over:
                 heapq.heappush(heap, entry)
 
-    def _rank(self, worker: WorkerView) -> tuple[bool, bool, int, int, int]:
+    def _rank(self, worker: WorkerView) -> tuple[bool, bool, bool, int, int, int, int]:
         """Return the sort key by which workers are given segments, the best first."""
         number = len(self.owned[worker.worker_id])
         room = self.rooms.get(worker.host)
         free_bytes = room.free.memory_bytes if room is not None else 0
         is_full = room is not None and not room.fits(room.entity)
         over = number >= self.target
-        return (is_full, over, 0 if over else number, -free_bytes, worker.seniority)
+        is_old = worker.template != self.newest_template
+        return (is_full, over, is_old, 0 if over else number, -free_bytes, -worker.started, worker.seniority)
 
     # --- moves
 

@@ -679,3 +679,61 @@ def test_the_order_of_the_input_does_not_matter(
     (segments, workers, rooms), other_segments, other_workers = orders
 
     assert decide(other_segments, other_workers, rooms, target=2) == decide(segments, workers, rooms, target=2)
+
+
+# ---- rollouts
+
+
+def of_template(view: WorkerView, template: str, started: int) -> WorkerView:
+    return replace(view, template=template, started=started)
+
+
+def test_segment_goes_to_a_worker_with_the_newest_template_though_another_has_fewer() -> None:
+    old, new = of_template(A, "old", 1), of_template(B, "new", 2)
+
+    decision = decide([segment(1, by=B), segment(2), segment(3)], [old, holding(new, 1)])
+
+    assert decision.given == {"b": {1, 2, 3}}
+
+
+def test_segment_goes_to_a_worker_with_an_old_template_when_those_with_the_newest_have_enough() -> None:
+    old, new = of_template(A, "old", 1), of_template(B, "new", 2)
+
+    assert decide([segment(1, by=B), segment(2)], [old, holding(new, 1)], target=1).given == {"a": {2}, "b": {1}}
+
+
+def test_newest_template_is_that_of_the_last_worker_that_stays() -> None:
+    first, last = of_template(A, "first", 1), replace(of_template(B, "undone", 2), draining=True)
+
+    assert decide([segment(1)], [of_template(C, "undone", 0), first, last]).owners == {1: "a"}
+
+
+def test_of_workers_with_equally_many_segments_the_one_that_started_last_gets_the_next() -> None:
+    workers = [of_template(A, "t", 5), of_template(B, "t", 9), of_template(C, "t", 7)]
+
+    assert decide([segment(1)], workers).owners == {1: "b"}
+
+
+def test_rollout_moves_each_segment_once() -> None:
+    owners = {
+        number: holding(of_template(worker(f"old{number}", number), "old", number), number) for number in range(4)
+    }
+    idle = of_template(worker("idle", 9), "old", 9)
+    moves: Counter[int] = Counter()
+    for number in range(4):
+        owner = owners[number]
+        surge = [of_template(worker(f"new{one}", 20 + one), "new", 20 + one) for one in range(number + 1)]
+        leaving = replace(owner, draining=True, held=(), assigned=frozenset())
+        before = {one: owners[one].worker_id for one in owners if one != number}
+        held = {one: before[one] for one in before}
+        fleet = {view.worker_id: view for view in [idle, leaving, *surge, *(owners[one] for one in before)]}
+        segments = [segment(one, by=fleet[held[one]]) if one in held else segment(one) for one in range(4)]
+
+        decision = decide(segments, fleet.values(), target=1)
+
+        for one, owner_id in decision.owners.items():
+            if owner_id != owners[one].worker_id:
+                moves[one] += 1
+                owners[one] = holding(fleet[owner_id], one)
+    assert moves == dict.fromkeys(range(4), 1)
+    assert {view.template for view in owners.values()} == {"new"}

@@ -306,6 +306,8 @@ class Registry:
                 refused_lately=worker.refusals.continue_at(worker.last_heard),
                 overdue=(overdue or {}).get(worker_id, frozenset()),
                 labels=worker.identity.labels,
+                template=worker.identity.template or worker.identity.version,
+                started=worker.identity.started_at_milliseconds,
             )
             for worker_id, worker in self._workers.items()
         ]

@@ -173,6 +173,7 @@ class WorkerRole:
             public_key=key.public,
             labels=settings.identity.labels,
             answers_queries=backend.answerer is not None,
+            template=settings.identity.template,
         )
         worker = Worker(
             identity,
