@@ -17,6 +17,7 @@ from libs.autoscaler.hindrances import REASONS, Hindrance, described
 from libs.autoscaler.kubernetes import Scale
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe
+from libs.core.placement import Labels
 
 log = get_logger(__name__)
 
@@ -85,6 +86,7 @@ class Autoscaler:
         self._held: Reason | None = None
         self._notice = notice
         self._loss: NodeLoss | None = None
+        self._labels: frozenset[Labels] = frozenset()
         self._hindered: frozenset[str] = frozenset()
         self._unreadable = False
         self.decided: Decision | None = None
@@ -120,6 +122,7 @@ class Autoscaler:
         fleet = await self._snapshot()
         scale = await self._workers.scale()
         pods = await self._workers.pods(scale)
+        fleet = self._for_replicas(fleet, pods)
         decision = decide(ScalingState(fleet, scale.replicas, pods, self._changed_at), self._settings, self._clock())
         REPLICAS.set(scale.replicas)
         REPLICAS_WANTED.set(decision.wanted)
@@ -141,6 +144,15 @@ class Autoscaler:
                 reason=str(decision.reason),
             )
         return decision
+
+    def _for_replicas(self, fleet: FleetSnapshot, pods: Sequence[Pod]) -> FleetSnapshot:
+        """Return the fleet without what more replicas would not help: segments whose labels they do not have.
+
+        With no replica connected, those of the last ones count: they may have been removed because they had none of the
+        labels. Before the first one connects, nothing is known.
+        """
+        self._labels = frozenset(fleet.labels[pod.name] for pod in pods if pod.name in fleet.labels) or self._labels
+        return fleet.only_for(self._labels) if self._labels else fleet
 
     def _log_trouble(self, error: Exception) -> None:
         if isinstance(error, ScaleConflict):

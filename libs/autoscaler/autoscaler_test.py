@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from libs.autoscaler.autoscaler import Autoscaler, Workers
 from libs.autoscaler.decision import OWNER_DELETION_COST, Pod, Reason, ScalingSettings
-from libs.autoscaler.fleet import FleetSnapshot, WorkerLoad
+from libs.autoscaler.fleet import FleetSnapshot, Placed, WorkerLoad
 from libs.autoscaler.kubernetes import KubernetesWorkers, Scale
 from libs.core.observability.metrics import registry
 from libs.core.room import Need
@@ -369,3 +369,49 @@ async def test_workers_are_scaled_although_reasons_may_not_be_read(
     assert fake.replicas == 4
     said = [entry for entry in logs if entry["event"] == "reasons why worker pods do not run cannot be read"]
     assert len(said) == 1
+
+
+async def test_segments_that_no_replica_can_own_add_no_replicas(
+    fake: FakeKubernetes, on_fake: KubernetesWorkers, clock: Clock
+) -> None:
+    plain, static = frozenset({("region", "eu")}), frozenset({("egress", "static-1")})
+    placed = {static: Placed(3), plain: Placed(1)}
+    labels = {pod.name: plain for pod in fake.pods} | {"of-another-deployment": static}
+
+    async def snapshot() -> FleetSnapshot:
+        return FleetSnapshot(6, frozenset(), placed=placed, labels=labels)
+
+    scaler = Autoscaler(snapshot, on_fake, SETTINGS, lambda: True, clock)
+
+    await run_rounds(scaler, clock, times=2)
+    assert scaler.decided is not None
+    assert scaler.decided.needed == 3
+
+    # A rollout has given the replicas the label.
+    labels[fake.pods[0].name] = plain | static
+    await run_rounds(scaler, clock)
+    assert scaler.decided.needed == 6
+
+
+async def test_replicas_that_are_gone_do_not_return_for_segments_that_they_could_not_own(
+    fake: FakeKubernetes, on_fake: KubernetesWorkers, clock: Clock
+) -> None:
+    wanted = frozenset({("egress", "static-1")})
+    labels: dict[str, frozenset[tuple[str, str]]] = {}
+
+    async def snapshot() -> FleetSnapshot:
+        return FleetSnapshot(1, frozenset(), placed={wanted: Placed(1)}, labels=labels)
+
+    bounds = ScalingSettings(min_replicas=0, max_replicas=4)
+    scaler = Autoscaler(snapshot, on_fake, bounds, lambda: True, clock)
+    await run_rounds(scaler, clock, times=2)
+    assert scaler.decided is not None
+    before_any_connects = scaler.decided.needed
+
+    labels |= {pod.name: frozenset() for pod in fake.pods}
+    await run_rounds(scaler, clock)
+    while_connected = scaler.decided.needed
+    labels.clear()
+    await run_rounds(scaler, clock)
+
+    assert (before_any_connects, while_connected, scaler.decided.needed) == (1, 0, 0)

@@ -2,9 +2,10 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
+from libs.core.placement import Labels
 from libs.core.room import Need, Room
 
 
@@ -26,6 +27,14 @@ class WorkerLoad:
 
 
 @dataclass(frozen=True)
+class Placed:
+    """Segments and entities that require the same labels of their worker; they are part of the fleet's numbers."""
+
+    segments: int
+    unowned_entities: int = 0
+
+
+@dataclass(frozen=True)
 class FleetSnapshot:
     """The leading master's view of its fleet at one time.
 
@@ -35,6 +44,8 @@ class FleetSnapshot:
         workers: the live workers, by id.
         unowned_entities: number of entities in segments without a live owner.
         set_aside: live workers that an operator cordoned.
+        placed: those of the segments and unowned entities that require labels, by the labels.
+        labels: the labels of each live worker.
     """
 
     segments_with_entities: int
@@ -42,6 +53,21 @@ class FleetSnapshot:
     workers: Mapping[str, WorkerLoad] = field(default_factory=dict)
     unowned_entities: int = 0
     set_aside: int = 0
+    placed: Mapping[Labels, Placed] = field(default_factory=dict)
+    labels: Mapping[str, Labels] = field(default_factory=dict)
+
+    def only_for(self, replicas: Collection[Labels]) -> "FleetSnapshot":
+        """Return the fleet without the segments that no replica could own: none has all of their labels.
+
+        Args:
+            replicas: the labels of the workers that are scaled.
+        """
+        others = [placed for wanted, placed in self.placed.items() if not any(wanted <= has for has in replicas)]
+        return replace(
+            self,
+            segments_with_entities=self.segments_with_entities - sum(placed.segments for placed in others),
+            unowned_entities=self.unowned_entities - sum(placed.unowned_entities for placed in others),
+        )
 
 
 @dataclass(frozen=True)

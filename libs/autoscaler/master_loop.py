@@ -1,16 +1,18 @@
 """The autoscaler as a loop of the leading master."""
 
 import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 from libs.autoscaler.autoscaler import Autoscaler
 from libs.autoscaler.decision import ScalingSettings
 from libs.autoscaler.errors import FleetUnknown
-from libs.autoscaler.fleet import FleetSnapshot, WorkerLoad
+from libs.autoscaler.fleet import FleetSnapshot, Placed, WorkerLoad
 from libs.autoscaler.kubernetes import KubernetesWorkers
 from libs.core.master.master import Master
 from libs.core.master.role import Loop, MasterSettings
-from libs.core.master.status import MasterSnapshot
+from libs.core.master.status import MasterSnapshot, SegmentStatus
+from libs.core.placement import Labels, read
 from libs.core.process.process import Process
 
 
@@ -66,4 +68,17 @@ def fleet_of(snapshot: MasterSnapshot) -> FleetSnapshot:
         },
         sum(segment.bot_count for segment in snapshot.segments if segment.segment_id not in held),
         sum(worker.cordoned and (worker.drained or not worker.held) for worker in snapshot.workers),
+        _placed(snapshot.segments, held),
+        {worker.worker_id: read(",".join(worker.labels)) for worker in snapshot.workers},
     )
+
+
+def _placed(segments: Sequence[SegmentStatus], held: set[int]) -> Mapping[Labels, Placed]:
+    by_labels: dict[Labels, list[SegmentStatus]] = defaultdict(list)
+    for segment in segments:
+        if segment.placement:
+            by_labels[read(segment.placement)].append(segment)
+    return {
+        labels: Placed(len(found), sum(one.bot_count for one in found if one.segment_id not in held))
+        for labels, found in by_labels.items()
+    }
