@@ -247,6 +247,32 @@ def test_workers_prove_the_name_of_their_pod_and_the_engine_has_no_token(service
 
 
 @each_service
+@pytest.mark.parametrize("role", ["master", "worker"])
+def test_connections_are_files_that_only_the_runtime_sees(service: ServiceDefinition, role: str) -> None:
+    deployment = named(f"base/{service.name}", "Deployment", f"{service.name}-{role}")
+    (volume,) = [found for found in pod_spec(deployment)["volumes"] if found["name"] == "connections"]
+    own = container(deployment, role)
+    named_files = {
+        name: variable["value"]
+        for name, variable in environment(own).items()
+        if name.endswith(("URI_FILE", "URL_FILE"))
+    } | {name: environment(own)[name]["value"] for name in ("MINIO_ACCESS_KEY_ID_FILE", "MINIO_SECRET_ACCESS_KEY_FILE")}
+
+    folder = mounts(own)["connections"]
+    assert {name: path.removeprefix(f"{folder}/") for name, path in named_files.items()} == {
+        "MONGO_URI_FILE": "mongo-uri",
+        "NATS_URL_FILE": "nats-url",
+        "MINIO_ACCESS_KEY_ID_FILE": "s3-access-key",
+        "MINIO_SECRET_ACCESS_KEY_FILE": "s3-secret-key",
+    }
+    # Not for every user of the container, and readable by the runtime's group.
+    assert volume["secret"] == {"secretName": "the0-connections", "defaultMode": 0o440}
+    assert pod_spec(deployment)["securityContext"]["fsGroup"] == 10001
+    assert [found["name"] for found in containers(deployment) if "connections" in mounts(found)] == [role]
+    assert not {"MONGO_URI", "NATS_URL", "MINIO_ACCESS_KEY_ID", "MINIO_SECRET_ACCESS_KEY"} & environment(own).keys()
+
+
+@each_service
 def test_admission_policy_limits_the_account_of_this_services_masters(service: ServiceDefinition) -> None:
     folder = f"base/{service.name}"
     (policy,) = of_kind(folder, "ValidatingAdmissionPolicy")
@@ -787,16 +813,19 @@ def test_a_service_can_be_deployed_by_itself() -> None:
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
 @pytest.mark.parametrize("role", ["master", "worker"])
-def test_every_variable_of_a_process_is_one_of_its_settings(folder: str, service: ServiceDefinition, role: str) -> None:
+def test_every_variable_of_a_process_is_one_of_its_settings(
+    folder: str, service: ServiceDefinition, role: str, tmp_path: Path
+) -> None:
     found = container(named(folder, "Deployment", f"{service.name}-{role}"), role)
     settings = named(folder, "ConfigMap", found["envFrom"][0]["configMapRef"]["name"])["data"]
     # What the cluster fills in, as it may look.
-    filled = {
-        "MONGO_URI": "mongodb://user:secret@mongo:27017/?replicaSet=rs0",
-        "HTTP_TOKEN": "filled-in-by-the-cluster",
-    }
+    filled = {"HTTP_TOKEN": "filled-in-by-the-cluster"}
+    (tmp_path / "mongo-uri").write_text("mongodb://user:secret@mongo:27017/?replicaSet=rs0")
+    for key in ("s3-access-key", "s3-secret-key"):
+        (tmp_path / key).write_text("filled-in")
     variables = {
-        name: variable.get("value", filled.get(name, "filled-in")) for name, variable in environment(found).items()
+        name: variable.get("value", filled.get(name, "filled-in")).replace(mounts(found)["connections"], str(tmp_path))
+        for name, variable in environment(found).items()
     }
 
     assert unknown_variables(settings | variables, service) == set()

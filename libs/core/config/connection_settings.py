@@ -87,7 +87,12 @@ class NatsSettings(Group):
 
     url: Annotated[
         str | None,
-        Named("NATS_URL", file="NATS_URL_FILE", allowed="one or more addresses with commas between (nats://host:4222)"),
+        Named(
+            "NATS_URL",
+            file="NATS_URL_FILE",
+            file_may_be_missing=True,
+            allowed="one or more addresses with commas between (nats://host:4222)",
+        ),
         Field(
             repr=False, description="address of NATS; without it no events are ingested and MongoDB is scanned instead"
         ),
@@ -96,7 +101,10 @@ class NatsSettings(Group):
     url_file: Annotated[
         str | None,
         Named("NATS_URL_FILE", allowed="a file"),
-        Field(description="file with that address; a replaced one is used for the next connection"),
+        Field(
+            description="file with that address; a replaced one is used for the next connection; if its folder lacks "
+            "it, NATS is not used"
+        ),
     ] = None
     credentials_file: Annotated[
         str | None,

@@ -43,6 +43,8 @@ class Named:
     flag: str | None = None
     file: str = ""
     """The variable that names a file with the value, read when *variable* is not set."""
+    file_may_be_missing: bool = False
+    """Whether the setting is unset if its folder lacks the file, as a mounted Secret lacks an optional key."""
     unit: str = ""
     allowed: str = ""
     """The valid values as text; empty if the type and its bounds suffice."""
@@ -134,6 +136,8 @@ class FlagsThenEnvironment(PydanticBaseSettingsSource):
                 self.found_as[field_name] = variable
                 return text.lower() if _choices(field) else text, field_name, False
         if named.file and (path := self._environ.get(named.file, "").strip()):
+            if named.file_may_be_missing and Path(path).parent.is_dir() and not Path(path).exists():
+                return None, field_name, False
             self.found_as[field_name] = named.file
             return _content(named.file, path), field_name, False
         if named.default_of is not None:

@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import pytest
@@ -26,6 +27,13 @@ class Demo(Group):
 class Secrets(Group):
     password: Annotated[SecretStr, Named("PASSWORD"), Field(min_length=8, description="password of the door")]
     size: Annotated[int, Named(lambda service: service.max_per_partition_env), Field(description="size")] = 10
+
+
+class Filed(Group):
+    key: Annotated[str, Named("KEY", file="KEY_FILE"), Field(description="key")] = "none"
+    lamp: Annotated[
+        str | None, Named("LAMP", file="LAMP_FILE", file_may_be_missing=True), Field(description="lamp")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -166,3 +174,20 @@ def test_all_settings_can_be_listed_for_people() -> None:
     ]
     assert listed["COLOR"].allowed == "one of red, blue"
     assert listed["RATIO"].allowed == "a number from 0"
+
+
+def test_a_value_comes_from_its_file_unless_it_is_set_itself(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("from the file\n")
+    (tmp_path / "lamp").write_text("blue")
+    files = {"KEY_FILE": f"{tmp_path}/key", "LAMP_FILE": f"{tmp_path}/lamp"}
+
+    assert load(Filed, environ=files) == Filed(key="from the file", lamp="blue")
+    assert load(Filed, environ=files | {"KEY": "set"}).key == "set"
+
+
+def test_a_missing_file_is_an_error_unless_only_the_file_may_be_missing(tmp_path: Path) -> None:
+    assert load(Filed, environ={"LAMP_FILE": f"{tmp_path}/lamp"}).lamp is None
+
+    for name, path in {"KEY_FILE": f"{tmp_path}/key", "LAMP_FILE": f"{tmp_path}/no-folder/lamp"}.items():
+        with pytest.raises(SettingsError, match=f"{name}=.* cannot be read"):
+            load(Filed, environ={name: path})

@@ -295,10 +295,9 @@ class NatsConnection:
             FileRejected: a file is missing or invalid.
         """
         if settings.url is None:
+            if settings.url_file is not None:
+                log.info("NATS is not used: NATS_URL_FILE is not there", file=settings.url_file)
             return None
-        url_file = None
-        if settings.url_file is not None:
-            url_file = WatchedFiles([("NATS_URL_FILE", Path(settings.url_file))], _url_in)
         tls = ClientTls.of("NATS", settings)
         credentials = None
         if settings.credentials_file is not None:
@@ -308,7 +307,7 @@ class NatsConnection:
             name=name,
             readiness=readiness,
             tls=tls,
-            url_file=url_file,
+            url_file=url_file_of(settings),
             credentials=credentials,
             inbox=inbox,
         )
@@ -423,6 +422,18 @@ def _answered(subject: str, timeout_seconds: float) -> Iterator[None]:
 
 def _servers(url: str) -> list[str]:
     return [address.strip() for address in url.split(",") if address.strip()]
+
+
+def url_file_of(settings: NatsSettings) -> WatchedFiles[str] | None:
+    """Return the file of the address; None without one, and when the address itself is set, which has precedence.
+
+    Raises:
+        FileRejected: the file is invalid.
+    """
+    if settings.url_file is None or not Path(settings.url_file).exists():
+        return None
+    watched = WatchedFiles([("NATS_URL_FILE", Path(settings.url_file))], _url_in)
+    return watched if watched.value == settings.url else None
 
 
 def _url_in(contents: Sequence[bytes]) -> str:

@@ -1,12 +1,15 @@
 """The connection to NATS while the driver is not quite itself."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 from nats.aio.client import Client
 
-from libs.core.events.connection import NatsConnection
+from libs.core.config.connection_settings import NatsSettings
+from libs.core.config.settings_loader import load
+from libs.core.events.connection import NatsConnection, url_file_of
 
 
 @pytest.mark.parametrize("call", ["connect", "flush"])
@@ -47,3 +50,20 @@ async def test_a_cancellation_that_the_driver_loses_while_it_connects_ends_the_c
     await asyncio.wait([running, again])
 
     assert (ended, tried_again) == (True, False)
+
+
+def test_address_that_is_set_itself_has_precedence_over_its_file(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("nats://from-file:4222\n")
+    environ = {"NATS_URL_FILE": f"{tmp_path}/url"}
+
+    followed = url_file_of(load(NatsSettings, environ=environ))
+
+    assert followed is not None
+    assert followed.value == "nats://from-file:4222"
+    assert url_file_of(load(NatsSettings, environ=environ | {"NATS_URL": "nats://set:4222"})) is None
+
+
+def test_address_whose_file_is_missing_means_no_nats(tmp_path: Path) -> None:
+    settings = load(NatsSettings, environ={"NATS_URL_FILE": f"{tmp_path}/url"})
+
+    assert NatsConnection.of(settings, name="test") is None
