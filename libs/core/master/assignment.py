@@ -418,9 +418,10 @@ class _Deciding:
     def _movable(self, worker: WorkerView) -> list[int]:
         """Return the segments that *worker* keeps and could release, the least disturbing first.
 
-        A segment under another holder's lease is about to be taken over with its running containers.
+        A segment under another holder's lease is about to be taken over with its running containers. One that another
+        worker claims with a higher epoch was acquired after the survey.
         """
-        held = {held.segment_id for held in worker.held}
+        held = {held.segment_id for held in worker.held if self.held_by[held.segment_id] is worker}
         return sorted(
             (one for one in self.owned[worker.worker_id] if one in held or self.all_segments[one].lease is None),
             # A segment that is not acquired yet disturbs no entity.

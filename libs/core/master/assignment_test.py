@@ -544,7 +544,8 @@ def situations(draw: st.DrawFn) -> tuple[list[SegmentView], list[WorkerView], di
             Demand, st.builds(Need, st.integers(0, 30)), st.none() | st.builds(Need, st.integers(1, 20))
         )
         held = st.builds(HeldSegment, st.sampled_from(SEGMENTS), st.integers(1, 3), demands)
-        claims = draw(st.lists(held, max_size=3, unique_by=lambda one: one.segment_id))
+        at_most = draw(st.sampled_from([None, None, 1]))
+        claims = draw(st.lists(held, max_size=at_most or 3, unique_by=lambda one: one.segment_id))
         # No two acquisitions of a segment have the same epoch.
         claims = [one for one in claims if (one.segment_id, one.epoch) not in claimed]
         claimed |= {(one.segment_id, one.epoch) for one in claims}
@@ -557,7 +558,7 @@ def situations(draw: st.DrawFn) -> tuple[list[SegmentView], list[WorkerView], di
                 impediment=draw(st.sampled_from(["", "", "no engine"])),
                 refused=dict.fromkeys(draw(st.sets(st.sampled_from(SEGMENTS), max_size=1)), "no"),
                 engine_lost=draw(st.sampled_from([False, False, True])),
-                at_most=draw(st.sampled_from([None, None, 1])),
+                at_most=at_most,
                 overdue=frozenset(draw(st.sets(st.sampled_from(SEGMENTS), max_size=2))),
                 cordoned=is_cordoned,
                 drained=is_drained,
@@ -670,6 +671,12 @@ def test_deciding_again_changes_nothing(situation: Situation, target: int) -> No
     again = decide(segments, carried_out(decision, workers), rooms, target=target, resting_hosts=resting)
 
     assert (again.owners, again.reserved, again.waiting) == (decision.owners, decision.reserved, decision.waiting)
+
+
+def test_segment_that_another_worker_claims_with_a_higher_epoch_does_not_leave_a_lost_engine() -> None:
+    lost, other = replace(holding(A, 1), engine_lost=True), holding(B, 1, epoch=2)
+
+    assert decide([segment(1, by=A)], [lost, other, C]).owners == {1: "a"}
 
 
 @given(situations().flatmap(lambda all_: st.tuples(st.just(all_), st.permutations(all_[0]), st.permutations(all_[1]))))
