@@ -123,6 +123,14 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class Question:
+    """One question to the entrypoint ``query``; *parameters* is a JSON object as text."""
+
+    path: str
+    parameters: str
+
+
+@dataclass(frozen=True)
 class Executable:
     """One bot, backtest or scheduled run, ready to be started in a container.
 
@@ -136,6 +144,8 @@ class Executable:
         config: passed to ``main``; a secret. References to secrets in it are resolved at the start.
         owner: whose secrets it may refer to; empty for none.
         environment: more variables for its process, which the engine shows; only of runs in the foreground.
+        query: the file that answers queries beside the bot; None: there is none.
+        question: for a container that only answers it, by *script*; any number of them may run beside the entity's own.
         egress: the hosts that it may reach, as in its config and as one line (``api.example.com:443,…``); None for all
             public ones.
         segment, epoch, worker, run_id, revision: labels, for the next owner; a change needs no restart.
@@ -170,6 +180,14 @@ class Executable:
     egress: str | None = None
     restart: str = ""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    query: str | None = None
+    question: Question | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its container: one for each entity, and one for each question."""
+        entity_id = self.id if self.question is None else f"{self.id}\0{self.run_id}"
+        return container_name(self.service, self.scope, entity_id)
 
     @property
     def need(self) -> Need:
@@ -179,7 +197,7 @@ class Executable:
     @property
     def room(self) -> RoomRequest:
         """The room that its container needs."""
-        return self.limits.room(container_name(self.service, self.scope, self.id), self.priority)
+        return self.limits.room(self.name, self.priority)
 
     @cached_property
     def config_json(self) -> str:
@@ -205,6 +223,9 @@ class Executable:
         }
         if self.restart:
             spec["restart"] = self.restart
+        if self.query is not None:
+            # Otherwise the hash equals that of versions before queries.
+            spec["query"] = self.query
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 

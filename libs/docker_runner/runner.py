@@ -33,6 +33,7 @@ from libs.docker_runner.engine.admission import Admission
 from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.engine.container_watch import ContainerWatch
 from libs.docker_runner.engine.events import ContainerEvent, EventKind
+from libs.docker_runner.engine.exec_channel import ExecChannel
 from libs.docker_runner.engine.images import Images
 from libs.docker_runner.engine.lock import EngineLock
 from libs.docker_runner.engine.room_view import EngineRoom
@@ -42,7 +43,7 @@ from libs.docker_runner.logs.followed_output import FollowedOutput
 from libs.docker_runner.logs.masking import masked_pieces
 from libs.docker_runner.logs.output import LogLine
 from libs.docker_runner.runs.collection import Collection, Collector
-from libs.docker_runner.sandbox.container_spec import GUARD_RUNTIME
+from libs.docker_runner.sandbox.container_spec import GUARD_RUNTIME, relay_command
 from libs.docker_runner.sandbox.narrowed_hosts import NarrowedHosts, resolved
 from libs.docker_runner.sandbox.network import BotNetwork
 from libs.docker_runner.settings import RunnerSettings
@@ -308,6 +309,25 @@ class DockerRunner:
         ended = _completed(ended, self._samples.pop(ended.container.container_id, None))
         self.usage.ended(ended, removed=True)
         return ended
+
+    # --- queries
+
+    async def relay(self, container: ManagedContainer) -> ExecChannel:
+        """Start the relay of queries in *container*, which must run and have a user for queries.
+
+        Raises:
+            EngineRefused: it does not run.
+        """
+        return await self._engine.execute(container.container_id, relay_command(container.query_runtime))
+
+    async def ended(self, container: ManagedContainer, timeout_seconds: float) -> None:
+        """Return when *container* does not run any more."""
+        await self._engine.wait(container.container_id, timeout_seconds)
+
+    async def masked_answer(self, container: ManagedContainer, body: bytes) -> bytes:
+        """Return the JSON *body* without the values of the container's secrets."""
+        masker = await self._masks.of(container)
+        return masker.masked_json(body) if masker is not None else body
 
     # --- state
 

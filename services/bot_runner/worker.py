@@ -23,7 +23,7 @@ from libs.docker_runner.engine.room_view import EngineRoom
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.runs.run_engine import AttemptEngine
 from libs.docker_runner.worker.handler import DockerSegmentHandler
-from libs.docker_runner.worker.opening import engine_folders, engine_view, open_docker_host
+from libs.docker_runner.worker.opening import engine_folders, engine_view, open_docker_host, open_queries
 from services.bot_runner.bot_actions import BotActions
 from services.bot_runner.checks import Checker, VersionChecks
 from services.bot_runner.desired import DesiredState
@@ -64,7 +64,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
             runner=docker.runner,
             room=docker.runner.room,
             containers=docker.group(owned.segment_id, owned.epoch),
-            executables=docker.executables(Entrypoint.BOT, owned.segment_id, owned.epoch),
+            executables=docker.executables(Entrypoint.BOT, owned.segment_id, owned.epoch, answers_queries=True),
             entities=context.entities,
             records=records(owned),
             revisions=RevisionLog(revisions, settings.secrets.owner_field),
@@ -95,6 +95,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
         folders=engine_folders(docker),
         metrics=metrics,
         at_exit=docker.logs.finished,
+        answerer=open_queries(context, docker, runs_beside=True).answer,
     )
 
 

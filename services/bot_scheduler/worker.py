@@ -23,7 +23,7 @@ from libs.docker_runner.engine.room import Priority
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.runs.run_engine import AttemptEngine
 from libs.docker_runner.worker.handler import DockerSegmentHandler
-from libs.docker_runner.worker.opening import engine_folders, engine_view, open_docker_host
+from libs.docker_runner.worker.opening import engine_folders, engine_view, open_docker_host, open_queries
 from services.bot_scheduler.attempt import ScheduleKit
 from services.bot_scheduler.closing import close_all
 from services.bot_scheduler.records import Output, RunRecords
@@ -79,6 +79,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
         folders=engine_folders(docker),
         metrics=docker.metrics(),
         at_exit=docker.logs.finished,
+        answerer=open_queries(context, docker, runs_beside=False).answer,
     )
 
 

@@ -26,7 +26,8 @@ from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe
 from libs.core.observability.tracing import Attributes, SpanKind, span, trace_of
 from libs.core.process.isolation import repeat
-from libs.core.queries.messages import Query, QueryAnswer, answer_from_wire, query_to_wire
+from libs.core.queries.messages import Query, QueryAnswer
+from libs.core.queries.wire import answer_from_wire, query_to_wire
 from libs.core.transport.grpc_listener import GrpcListener
 from libs.core.transport.peer_limits import PeerLimits, address_of
 from libs.core.transport.pod_tokens import PodProofs, PodTokenRefused, ProvenPod

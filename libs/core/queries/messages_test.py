@@ -3,16 +3,8 @@ from http import HTTPStatus
 
 import pytest
 
-from libs.core.queries.messages import (
-    Query,
-    QueryAnswer,
-    QueryFault,
-    answer_from_wire,
-    answer_to_wire,
-    failed,
-    query_from_wire,
-    query_to_wire,
-)
+from libs.core.queries.messages import Query, QueryAnswer, QueryFault, failed
+from libs.core.queries.wire import answer_from_wire, answer_to_wire, query_from_wire, query_to_wire
 from proto.runtime.v1 import coordination_pb2 as pb
 
 

@@ -9,15 +9,8 @@ import grpc
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe
 from libs.core.process.isolation import isolated
-from libs.core.queries.messages import (
-    Answerer,
-    Query,
-    QueryAnswer,
-    QueryFault,
-    answer_to_wire,
-    failed,
-    query_from_wire,
-)
+from libs.core.queries.messages import Answerer, Query, QueryAnswer, QueryFault, failed
+from libs.core.queries.wire import answer_to_wire, query_from_wire
 from proto.runtime.v1 import coordination_pb2 as pb
 
 log = get_logger(__name__)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from libs.core.storage.code_keys import TOOLS_ROOT
 from libs.docker_runner.containers.names import container_name
 from libs.docker_runner.engine.room import Priority, RoomRequest
 from libs.docker_runner.errors import DockerRunnerError
-from libs.docker_runner.executable import CodeRef, Entrypoint, Executable, new_run_id
+from libs.docker_runner.executable import CodeRef, Entrypoint, Executable, Network, Question, new_run_id
 from libs.docker_runner.sandbox.egress import egress_for, written
 from libs.docker_runner.sandbox.limits import limits_for
 from libs.docker_runner.settings import RunnerSettings
@@ -128,6 +128,7 @@ class ExecutableBuilder:
 
     Attributes:
         code: where code may be.
+        answers_queries: whether a process beside the entity's own answers queries, if the entity has one.
         segment, epoch, worker, keepalive, priority: as in :class:`Executable`; none of them changes what is run.
     """
 
@@ -141,6 +142,7 @@ class ExecutableBuilder:
     worker: str
     keepalive: Path | None
     priority: Priority = Priority.BOT
+    answers_queries: bool = False
 
     def build(self, deployed: Deployed, run_id: str | None = None) -> Executable:
         """Return the executable of *deployed*, with *run_id* or a new one.
@@ -175,6 +177,29 @@ class ExecutableBuilder:
             owner=deployed.owner(self.settings.owner_field),
             egress=written(hosts) if hosts is not None else None,
             restart=deployed.restart,
+            # On the host's network, bots would share the port.
+            query=self._query(deployed) if self.answers_queries and self.settings.network is not Network.HOST else None,
+        )
+
+    def question(self, deployed: Deployed, question: Question, answer_bytes: int) -> Executable:
+        """Return the executable that answers one question about *deployed* in a container of its own.
+
+        Raises:
+            UserError: as :meth:`build`; also without an entrypoint ``query``.
+        """
+        script = self._query(deployed)
+        if script is None:
+            raise DefinitionInvalid("custom.config.entrypoints.query", "is missing")
+        made = self.build(deployed)
+        return replace(
+            made,
+            service=query_service(made.service),
+            script=script,
+            query=None,
+            question=question,
+            limits=replace(made.limits, result_bytes=answer_bytes),
+            # It leaves room for what has to run.
+            priority=Priority.BACKTEST,
         )
 
     def room(self, deployed: Deployed) -> RoomRequest:
@@ -185,6 +210,11 @@ class ExecutableBuilder:
         """
         limits = limits_for(deployed.config, self.settings.limits, self.settings.maxima)
         return limits.room(container_name(self.service, self.scope, deployed.id), self.priority)
+
+    def _query(self, deployed: Deployed) -> str | None:
+        entrypoints = deployed.bot.get("entrypoints")
+        script = entrypoints.get("query") if isinstance(entrypoints, Mapping) else None
+        return script if isinstance(script, str) and script.strip() else None
 
     def _script(self, deployed: Deployed) -> str:
         entrypoints = deployed.bot.get("entrypoints")
@@ -197,6 +227,11 @@ class ExecutableBuilder:
         if location is None:
             raise DefinitionInvalid("custom.filePath", "is missing: it must name the archive in the code bucket")
         return self.code.ref(location)
+
+
+def query_service(service: str) -> str:
+    """Return the name of a service for containers that answer one question. No other service's name begins with it."""
+    return f"queries-of-{service}"
 
 
 def _text(value: object, field: str) -> str:

@@ -40,6 +40,8 @@ class Label(StrEnum):
     EGRESS = "runtime.egress"
     USER = "runtime.user"
     RESTART = "runtime.restart"
+    QUERY_USER = "runtime.query-user"
+    QUERY_RUNTIME = "runtime.query-runtime"
 
 
 class ContainerState(StrEnum):
@@ -114,6 +116,8 @@ class ManagedContainer:
     refused: Sequence[str] = ()
     user: int = FORMER_USER
     restart: str = ""
+    query_user: int | None = None
+    query_runtime: str = ""
 
 
 @dataclass(frozen=True)
@@ -227,6 +231,8 @@ def from_labels(
         egress=labels.get(Label.EGRESS),
         user=_integer(labels.get(Label.USER), FORMER_USER),
         restart=labels.get(Label.RESTART, ""),
+        query_runtime=labels.get(Label.QUERY_RUNTIME, ""),
+        query_user=_integer(labels[Label.QUERY_USER], FORMER_USER) if Label.QUERY_USER in labels else None,
         state=state,
         exit_code=exit_code,
         oom_killed=oom_killed,

@@ -13,14 +13,16 @@ from pathlib import Path
 from py_compile import PycInvalidationMode
 
 from libs.docker_runner.entrypoints import agent, guard, node
-from libs.docker_runner.entrypoints.python import start, the0_bot_process, the0_hints
+from libs.docker_runner.entrypoints.python import start, the0_bot_process, the0_hints, the0_query_process
 from libs.docker_runner.sandbox.init import program
 
 _FILES = (
     (start, "start.py"),
     (the0_bot_process, "the0_bot_process.py"),
     (the0_hints, "the0_hints.py"),
+    (the0_query_process, "the0_query_process.py"),
     (node, "the0_bot_process.js"),
+    (node, "the0_query_process.js"),
     (node, "the0_hints.js"),
     (guard, "network_guard.py"),
     (guard, "narrowing.py"),
@@ -37,6 +39,7 @@ _PROGRAMS = ("python/the0-init", "node/the0-init")
 _COMPILED = (
     "python/the0_bot_process.py",
     "python/the0_hints.py",
+    "python/the0_query_process.py",
 )
 
 # Copying the entrypoints takes no time: an older copy belongs to a dead process.

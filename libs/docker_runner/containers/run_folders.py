@@ -11,7 +11,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -151,6 +151,8 @@ class RunFolders:
             "script": executable.script,
             "mount": code_mount(executable.entrypoint),
             "traceparent": traceparent,
+            "query": executable.query if executable.question is None else executable.script,
+            "question": asdict(executable.question) if executable.question is not None else None,
         }
         _write(paths.spec / "spec.json", json.dumps(spec).encode(), 0o444)
         config = executable.config_json if resolved is None else to_json(resolved.config)
@@ -164,8 +166,13 @@ class RunFolders:
         return paths
 
     @staticmethod
-    def tell_init(paths: Paths, executable: Executable, user: int) -> None:
-        """Write the input of the container's init: the limits, the lease, and the bot's *user*. May be repeated."""
+    def tell_init(paths: Paths, executable: Executable, user: int, query_user: int | None = None) -> None:
+        """Write the input of the container's init: the limits, the lease, and the users. May be repeated.
+
+        Args:
+            user: of the bot.
+            query_user: of the process that answers queries beside it; None without one.
+        """
         limits = executable.limits
         init = {
             "uid": user,
@@ -174,6 +181,8 @@ class RunFolders:
             "output_bytes_per_second": limits.output_bytes_per_second,
             "output_burst_bytes": limits.output_burst_bytes,
         }
+        if query_user is not None:
+            init["query_uid"] = query_user
         lines = [f"{name}={value}\n" for name, value in init.items()]
         if executable.keepalive is not None:
             lines.append(f"keepalive_ttl_seconds={keepalive.seconds_left(executable.keepalive):.3f}\n")

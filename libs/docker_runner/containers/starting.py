@@ -17,7 +17,7 @@ from libs.core.secrets.resolver import SecretResolver
 from libs.docker_runner.code.result_link import link_result
 from libs.docker_runner.code.source import CodeSource, FetchedCode
 from libs.docker_runner.containers.container import ContainerState, ManagedContainer, from_labels
-from libs.docker_runner.containers.names import container_name, new_token
+from libs.docker_runner.containers.names import new_token
 from libs.docker_runner.containers.run_folders import RunFolders
 from libs.docker_runner.containers.secret_label import label_of
 from libs.docker_runner.containers.secret_masks import SecretMasks
@@ -93,7 +93,7 @@ class Starter:
             "container.image.name": executable.placement.image,
         }
         with span("start container", attributes=about):
-            return await self._start(executable, container_name(executable.service, executable.scope, executable.id))
+            return await self._start(executable, executable.name)
 
     async def check(self, executable: Executable) -> str:
         """Do the part of a start of *executable* that can be done beforehand; return the version of its code."""
@@ -159,14 +159,17 @@ class Starter:
             try:
                 # Only until it is created: then it counts by itself, and others need not wait for its start.
                 with span("create container"):
-                    async with self._admission.admitted(executable.room) as user:
-                        await self._told(paths, executable, user)
+                    count = 1 if executable.query is None else 2
+                    async with self._admission.admitted_users(executable.room, count) as (user, *others):
+                        query_user = others[0] if others else None
+                        await self._told(paths, executable, user, query_user)
                         body = sandbox.container_body(
                             executable,
                             paths=paths,
                             code_etag=attempt.code.etag,
                             token=attempt.token,
                             user=user,
+                            query_user=query_user,
                             attachment=attachment,
                             settings=self._settings,
                             secrets=secrets,
@@ -197,9 +200,9 @@ class Starter:
         except OSError as error:
             raise DiskUnavailable("the files of a start", error) from error
 
-    async def _told(self, paths: sandbox.Paths, executable: Executable, user: int) -> None:
+    async def _told(self, paths: sandbox.Paths, executable: Executable, user: int, query_user: int | None) -> None:
         try:
-            await self._threads.run(self._folders.tell_init, paths, executable, user)
+            await self._threads.run(self._folders.tell_init, paths, executable, user, query_user)
         except OSError as error:
             raise DiskUnavailable("the files of a start", error) from error
 

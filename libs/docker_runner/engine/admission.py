@@ -26,9 +26,10 @@ _MADE_SECONDS = 90.0
 class _Ticket:
     """One request in a round."""
 
-    def __init__(self, request: RoomRequest) -> None:
+    def __init__(self, request: RoomRequest, count: int) -> None:
         self.request = request
-        self.answered: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.count = count
+        self.answered: asyncio.Future[Sequence[int]] = asyncio.get_running_loop().create_future()
         self.made = asyncio.Event()
 
     def refuse(self, error: BaseException) -> None:
@@ -36,11 +37,11 @@ class _Ticket:
         if not self.answered.done():
             self.answered.set_exception(error)
 
-    def grant(self, user: int) -> bool:
-        """Let the caller create its container now, for *user*. Return False when the caller has gone."""
+    def grant(self, users: Sequence[int]) -> bool:
+        """Let the caller create its container now, for *users*. Return False when the caller has gone."""
         if self.answered.done():
             return False
-        self.answered.set_result(user)
+        self.answered.set_result(users)
         return True
 
     def leave(self) -> None:
@@ -69,7 +70,13 @@ class Admission:
             NoUser: all users are taken; nothing is reserved.
             EngineUnavailable, EngineLockUnavailable: the room is unknown.
         """
-        ticket = _Ticket(request)
+        async with self.admitted_users(request, 1) as (user,):
+            yield user
+
+    @asynccontextmanager
+    async def admitted_users(self, request: RoomRequest, count: int) -> AsyncIterator[Sequence[int]]:
+        """As :meth:`admitted`, with *count* users."""
+        ticket = _Ticket(request, count)
         self._queue.append(ticket)
         if self._rounds is None or self._rounds.done():
             # Outside of the current trace and independent of the current task.
@@ -106,16 +113,27 @@ class Admission:
             granted = []
             for ticket in sorted(tickets, key=lambda ticket: ticket.request.priority):
                 shortage = reservations.shortage(ticket.request)
-                user = self._users.choose(ticket.request.name, reservations.users)
+                users = self._chosen(ticket, reservations.users)
                 if shortage is not None:
                     ticket.refuse(NoRoom(ticket.request.name, shortage))
-                elif user is None:
+                elif not users:
                     ticket.refuse(NoUser(ticket.request.name, str(self._users)))
-                elif ticket.grant(user):
-                    reservations = reservations.granted(ticket.request, user)
+                elif ticket.grant(users):
+                    for user in users:
+                        reservations = reservations.granted(ticket.request, user)
                     self._room.grant(ticket.request)
                     granted.append(ticket)
             await self._until_made(granted)
+
+    def _chosen(self, ticket: _Ticket, taken: frozenset[int]) -> Sequence[int]:
+        """Return the users for a container; empty when there are too few."""
+        users: list[int] = []
+        for _ in range(ticket.count):
+            user = self._users.choose(ticket.request.name, taken | set(users))
+            if user is None:
+                return ()
+            users.append(user)
+        return users
 
     async def _until_made(self, granted: Sequence[_Ticket]) -> None:
         try:

@@ -16,6 +16,7 @@ from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.engine import answers
 from libs.docker_runner.engine.answers import EngineInfo, Inspected, understood
 from libs.docker_runner.engine.events import ContainerEvent, EventKind
+from libs.docker_runner.engine.exec_channel import ExecChannel
 from libs.docker_runner.engine.http import STALLED_SECONDS, EngineFailed, EngineHttp, EngineRefused
 from libs.docker_runner.errors import EngineUnavailable, ImageUnavailable
 from libs.docker_runner.logs.output import LogLine
@@ -170,6 +171,18 @@ class Engine:
                 kind, data = frame
                 timestamp, _, text = data.partition(b" ")
                 yield LogLine(timestamp.decode("ascii", "replace"), _STREAMS.get(kind, "stdout"), text)
+
+    async def execute(self, container: str, command: Sequence[str]) -> ExecChannel:
+        """Start a further process in a running container, as its root, and return its input and output.
+
+        It ends with its input, which ends with this process.
+        """
+        what = f"exec in {container}"
+        body = {"AttachStdin": True, "AttachStdout": True, "AttachStderr": True, "Tty": False, "Cmd": list(command)}
+        answer = await self._http.request(what, "POST", f"/containers/{container}/exec", body={**body, "User": "0:0"})
+        identifier = understood("exec", answer, answers.identifier)
+        reader, writer = await self._http.upgraded(what, f"/exec/{identifier}/start", {"Detach": False, "Tty": False})
+        return ExecChannel(reader, writer, what)
 
     # --- all of them
 

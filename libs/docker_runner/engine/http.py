@@ -22,6 +22,7 @@ from libs.docker_runner.errors import DockerRunnerError, EngineUnavailable
 _DEFAULT_URL = "unix:///var/run/docker.sock"
 _NEWEST_API = (1, 47)
 _CONNECT_SECONDS = 10.0
+_MESSAGE_BYTES = 4096
 STALLED_SECONDS = 5.0
 """An engine that answers no request for so long has stalled. Reads then end, so that they are repeated in time."""
 
@@ -135,6 +136,42 @@ class EngineHttp:
             opened.callback(response.close)
             yield response.content
 
+    async def upgraded(self, what: str, path: str, body: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Return the connection that the engine hands over after a POST, for bytes in both directions.
+
+        aiohttp has no way to give a connection away.
+
+        Raises:
+            EngineRefused, EngineUnavailable: as :meth:`request`.
+        """
+        with observe("docker", what.partition(" ")[0], refused=_is_answer):
+            writer = None
+            try:
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    _, prefix = await self._ready()
+                    reader, writer = await _connected(self.url)
+                    text = json.dumps(body).encode()
+                    head = (
+                        f"POST {urlsplit(prefix).path}{path} HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\n"
+                        f"Upgrade: tcp\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n"
+                    )
+                    writer.write(head.encode("ascii") + text)
+                    await writer.drain()
+                    answer = await reader.readuntil(b"\r\n\r\n")
+                    status = int(answer.split(b" ", 2)[1])
+                    if status not in (101, 200):
+                        kind = EngineFailed if status >= 500 else EngineRefused
+                        raise kind(what, status, _message(await reader.read(_MESSAGE_BYTES)))
+                    upgraded, writer = writer, None
+                    return reader, upgraded
+            except TimeoutError as error:
+                raise EngineUnavailable(what, "no answer in time") from error
+            except (aiohttp.ClientError, OSError, EOFError, ValueError, IndexError, asyncio.LimitOverrunError) as error:
+                raise EngineUnavailable(what, str(error) or type(error).__name__) from error
+            finally:
+                if writer is not None:
+                    writer.close()
+
     @asynccontextmanager
     async def _while_it_answers(self, what: str, method: str) -> AsyncIterator[None]:
         """End a read in the block when the engine has stalled. A loaded engine answers other requests meanwhile.
@@ -205,6 +242,14 @@ class EngineHttp:
 def _is_answer(error: Exception) -> bool:
     """Whether the engine works but rejected the request."""
     return isinstance(error, EngineRefused) and not isinstance(error, EngineFailed)
+
+
+async def _connected(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return await asyncio.open_unix_connection(parts.path)
+    context = _tls() if parts.scheme == "https" or os.environ.get("DOCKER_TLS_VERIFY") else None
+    return await asyncio.open_connection(parts.hostname, parts.port, ssl=context)
 
 
 def _connector(url: str) -> tuple[aiohttp.BaseConnector, str]:

@@ -37,6 +37,13 @@ _COMMANDS = {
     "python": ["python3", "-I", "-S", "-B", f"{BASE}/entry/start.py", BASE],
     "node": ["node", f"{BASE}/entry/the0_bot_process.js", BASE],
 }
+_QUERY_COMMANDS = {
+    "python": [*_COMMANDS["python"], "query"],
+    "node": ["node", f"{BASE}/entry/the0_query_process.js", BASE],
+}
+_INIT = f"{BASE}/entry/the0-init"
+# Where the answer to one question is written.
+ANSWER = "/query"
 
 
 GVISOR_PIDS = 128
@@ -80,6 +87,7 @@ def container_body(
     attachment: Attachment | None,
     settings: RunnerSettings,
     secrets: str = "",
+    query_user: int | None = None,
 ) -> dict[str, Any]:
     """Return the body of the engine's create request, without the config, since any user of the engine may inspect it.
 
@@ -87,12 +95,14 @@ def container_body(
         user: the number of the bot's user and group, which the init takes from its own file.
         attachment: to the bots' network; None when the placement needs none.
         secrets: the label about the secrets in its config; "" without any.
+        query_user: of the process that answers queries beside the bot; None without one.
     """
     mount = code_mount(executable.entrypoint)
+    commands = _COMMANDS if executable.question is None else _QUERY_COMMANDS
     body: dict[str, Any] = {
         "Image": executable.placement.image,
         # Instead of the image's own entrypoint, which may be a shell script.
-        "Entrypoint": [f"{BASE}/entry/the0-init", BASE, *_COMMANDS[language(executable.runtime)]],
+        "Entrypoint": [_INIT, BASE, *commands[language(executable.runtime)]],
         "Cmd": [],
         # The init: it changes the bot's user before any of the bot's code runs.
         "User": "0:0",
@@ -103,7 +113,7 @@ def container_body(
             *_proxy_variables(executable, settings),
             *(f"{name}={value}" for name, value in executable.environment.items()),
         ],
-        "Labels": labels(executable, code_etag, token, user, secrets),
+        "Labels": labels(executable, code_etag, token, user, secrets, query_user),
         "StopSignal": "SIGTERM",
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": _host_config(executable, paths, mount, attachment, settings, user),
@@ -120,7 +130,14 @@ def container_body(
     return body
 
 
-def labels(executable: Executable, code_etag: str, token: str, user: int, secrets: str = "") -> dict[str, str]:
+def relay_command(runtime: str) -> list[str]:
+    """Return the command of the relay of queries in a running container of *runtime*."""
+    return [_INIT, "--queries", BASE, *_QUERY_COMMANDS[language(runtime)]]
+
+
+def labels(
+    executable: Executable, code_etag: str, token: str, user: int, secrets: str = "", query_user: int | None = None
+) -> dict[str, str]:
     """Return the container's labels, for the next owner of the segment and for ``docker ps``."""
     optional: dict[str, str] = {Label.KEEPALIVE: str(executable.keepalive)} if executable.keepalive is not None else {}
     if secrets:
@@ -129,6 +146,8 @@ def labels(executable: Executable, code_etag: str, token: str, user: int, secret
         optional[Label.EGRESS] = executable.egress
     if executable.restart:
         optional[Label.RESTART] = executable.restart
+    if query_user is not None:
+        optional |= {Label.QUERY_USER: str(query_user), Label.QUERY_RUNTIME: executable.runtime}
     return optional | {
         Label.MANAGED: "true",
         Label.ID: executable.id,
@@ -181,7 +200,8 @@ def _host_config(
         "Tmpfs": {
             "/tmp": _tmpfs(limits),  # noqa: S108 - inside the container
             PRIVATE: "rw,noexec,nosuid,nodev,size=64k,nr_inodes=16,mode=0700",
-            STATE: _state_tmpfs(settings.state_bytes, user),
+            # A container that answers a question must not change the state.
+            STATE: _state_tmpfs(settings.state_bytes, user if executable.question is None else 0),
             # Above the limit of a result, so that a larger one is reported as such.
             WRITTEN: f"rw,noexec,nosuid,nodev,size={limits.result_bytes + MIB},nr_inodes=16,mode=1777",
         },
@@ -200,6 +220,9 @@ def _host_config(
             "Config": {"max-size": f"{settings.log_file_bytes // 1024}k", "max-file": str(settings.log_files)},
         },
     }
+    if executable.question is not None:
+        size = f"size={limits.result_bytes + MIB},nr_inodes=16"
+        host["Tmpfs"][ANSWER] = f"rw,noexec,nosuid,nodev,{size},uid={user},gid={user},mode=0700"
     if limits.cpus is not None:
         host["NanoCpus"] = round(limits.cpus * 1e9)
     if executable.placement.container_runtime is not None:

@@ -258,8 +258,14 @@ class DockerHost:
         """Return the containers of a segment under one ownership."""
         return ContainerGroup(self.runner, service=self._service, scope=self._scope, segment=segment, epoch=epoch)
 
-    def executables(self, entrypoint: Entrypoint, segment: int, epoch: int) -> ExecutableBuilder:
-        """Return the builder of a segment's executables under one ownership."""
+    def executables(
+        self, entrypoint: Entrypoint, segment: int, epoch: int, *, answers_queries: bool = False
+    ) -> ExecutableBuilder:
+        """Return the builder of a segment's executables under one ownership.
+
+        Args:
+            answers_queries: whether entities that have queries answer them while they run.
+        """
         return ExecutableBuilder(
             settings=self.settings,
             service=self._service,
@@ -271,6 +277,7 @@ class DockerHost:
             worker=self.recorder.worker,
             keepalive=self.keepalive(segment).folder,
             priority=self._priority,
+            answers_queries=answers_queries,
         )
 
     def _code_sources(self) -> CodeSources:

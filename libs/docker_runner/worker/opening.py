@@ -4,9 +4,11 @@ from libs.core.room import MIB
 from libs.core.worker.role import WorkerContext
 from libs.core.worker.worker import EngineFolders, EngineView
 from libs.docker_runner.engine.room import Priority
+from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.worker.docker_host import DockerHost
 from libs.docker_runner.worker.from_settings import runner_settings
+from libs.docker_runner.worker.queries import WorkerQueries
 
 
 async def open_docker_host(
@@ -34,6 +36,21 @@ async def open_docker_host(
         leases=context.leases.live,
         priority=priority,
     )
+
+
+def open_queries(context: WorkerContext, docker: DockerHost, *, runs_beside: bool) -> WorkerQueries:
+    """Declare the part that answers queries; *runs_beside* as in :class:`WorkerQueries`."""
+    queries = WorkerQueries(
+        docker.runner,
+        context.entities,
+        context.settings.queries,
+        service=context.process.service.name,
+        scope=context.scope,
+        executables=lambda segment: docker.executables(Entrypoint.BOT, segment, 0),
+        runs_beside=runs_beside,
+    )
+    context.process.lifecycle.part("queries", queries.run)
+    return queries
 
 
 def engine_view(docker: DockerHost) -> EngineView:

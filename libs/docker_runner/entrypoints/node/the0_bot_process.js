@@ -48,22 +48,8 @@ class BotProcess {
     }
   }
 
-  // The process as a bot expects to find it.
   prepare() {
-    const { spec } = this;
-    const prefix = spec.entrypoint.toUpperCase();
-    process.env[`${prefix}_ID`] = process.env.ID = spec.id.replaceAll("\0", "");
-    process.env[`${prefix}_CONFIG`] = process.env.CONFIG = this.configText;
-    process.env.ENTRYPOINT_TYPE = spec.entrypoint;
-    process.env.SCRIPT_PATH = spec.script;
-    process.env.CODE_MOUNT_DIR = spec.mount;
-    process.env.PYTHONDONTWRITEBYTECODE = "1";
-    if (spec.traceparent) process.env.TRACEPARENT = spec.traceparent;
-    this.file = entrypointFile(path.join(spec.mount, spec.script));
-    process.argv = [process.argv[0], this.file];
-    process.chdir(spec.mount);
-    // Written when it is printed: otherwise process.exit() would cut off what the pipe had no room for.
-    for (const stream of [process.stdout, process.stderr]) stream._handle?.setBlocking?.(true);
+    this.file = prepare(this.spec, this.configText);
     // V8 aborts the process when its heap is full, and says why only in text.
     fs.writeSync(RESULT_DESCRIPTOR, `H${require("v8").getHeapStatistics().heap_size_limit}\n`);
   }
@@ -138,6 +124,24 @@ class BotProcess {
     for (let written = 0; written < bytes.length; ) written += fs.writeSync(RESULT_DESCRIPTOR, bytes, written);
     process.stderr.write("", () => process.stdout.write("", () => process.exit(code)));
   }
+}
+
+// The process as a program of a bot expects to find it; returns the file of the program.
+function prepare(spec, configText) {
+  const prefix = spec.entrypoint.toUpperCase();
+  process.env[`${prefix}_ID`] = process.env.ID = spec.id.replaceAll("\0", "");
+  process.env[`${prefix}_CONFIG`] = process.env.CONFIG = configText;
+  process.env.ENTRYPOINT_TYPE = spec.entrypoint;
+  process.env.SCRIPT_PATH = spec.script;
+  process.env.CODE_MOUNT_DIR = spec.mount;
+  process.env.PYTHONDONTWRITEBYTECODE = "1";
+  if (spec.traceparent) process.env.TRACEPARENT = spec.traceparent;
+  const file = entrypointFile(path.join(spec.mount, spec.script));
+  process.argv = [process.argv[0], file];
+  process.chdir(spec.mount);
+  // Written when it is printed: otherwise process.exit() would cut off what the pipe had no room for.
+  for (const stream of [process.stdout, process.stderr]) stream._handle?.setBlocking?.(true);
+  return file;
 }
 
 // A note as the init takes it: a line with a string of JSON in ASCII, so short that the worker reads it.
@@ -243,6 +247,10 @@ function mainOf(exported, script) {
   throw new BotError("main-missing", `'${script}' exports no function main(id, config)`);
 }
 
-const base = process.argv[2];
-const spec = JSON.parse(fs.readFileSync(path.join(base, "spec", "spec.json"), "utf8"));
-new BotProcess(spec, fs.readFileSync(path.join(base, "spec", "config.json"), "utf8")).run();
+module.exports = { RESULT_DESCRIPTOR, entrypointFile, importModule, isFile, isModule, prepare };
+
+if (require.main === module) {
+  const base = process.argv[2];
+  const spec = JSON.parse(fs.readFileSync(path.join(base, "spec", "spec.json"), "utf8"));
+  new BotProcess(spec, fs.readFileSync(path.join(base, "spec", "config.json"), "utf8")).run();
+}

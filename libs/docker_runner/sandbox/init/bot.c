@@ -32,15 +32,25 @@ static void step_back(void) {
 
 bool is_other_user(const struct spec *spec) { return geteuid() == 0 && spec->uid != 0; }
 
-static void drop_privileges(const struct spec *spec) {
+static void drop_privileges(const struct spec *spec, uid_t uid) {
     if (is_other_user(spec)) {
         if (setgroups(0, NULL) || setresgid(spec->gid, spec->gid, spec->gid)) fail("the bot's group cannot be taken");
-        if (setresuid(spec->uid, spec->uid, spec->uid)) fail("the bot's user cannot be taken");
+        if (setresuid(uid, uid, uid)) fail("the bot's user cannot be taken");
     }
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct none[2] = {{0}};
     if (syscall(SYS_capset, &header, none)) fail("the capabilities cannot be dropped");
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) fail("new privileges cannot be refused");
+}
+
+static _Noreturn void become_command(const struct spec *spec) {
+    signal(SIGPIPE, SIG_DFL);
+    signal(SIGXFSZ, SIG_DFL);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    execvp(spec->command[0], spec->command);
+    fail(spec->command[0]);
 }
 
 _Noreturn void become_bot(const struct spec *spec, int output, int errors, int result) {
@@ -53,14 +63,25 @@ _Noreturn void become_bot(const struct spec *spec, int output, int errors, int r
     /* None of them is 3 or below: see main.c. */
     if (dup2(output, 1) < 0 || dup2(errors, 2) < 0 || dup2(result, 3) < 0) fail("the bot's output cannot be opened");
     syscall(SYS_close_range, 4, ~0U, 0);
-    drop_privileges(spec);
+    drop_privileges(spec, spec->uid);
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     if (!other_user && !install_filter(init)) fail("the init cannot be closed to the bot");
-    signal(SIGPIPE, SIG_DFL);
-    signal(SIGXFSZ, SIG_DFL);
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
-    execvp(spec->command[0], spec->command);
-    fail(spec->command[0]);
+    become_command(spec);
+}
+
+_Noreturn void become_query_process(const struct spec *spec, int output) {
+    pid_t relay = getppid();
+    prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+    setsid();
+    step_back();
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC), nothing = fcntl(null, F_DUPFD_CLOEXEC, 10);
+    /* The bot's process is told where its result goes; this one has none. */
+    if (dup2(nothing, 0) < 0 || dup2(nothing, 3) < 0 || dup2(output, 1) < 0 || dup2(output, 2) < 0) {
+        fail("the output of the query process cannot be opened");
+    }
+    syscall(SYS_close_range, 4, ~0U, 0);
+    drop_privileges(spec, spec->query_uid);
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    if (getppid() != relay) _exit(EXIT_NO_BOT);
+    become_command(spec);
 }

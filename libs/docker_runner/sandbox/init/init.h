@@ -42,6 +42,7 @@ struct spec {
     int64_t output_burst_bytes;
     uid_t uid; /* the bot's, if the init may choose; the init's own where they are the same */
     gid_t gid;
+    uid_t query_uid; /* of the process that answers queries; -1: the bot has none */
 };
 
 /* Read `spec/init.conf` below the base; the program ends when it is not complete. */
@@ -121,6 +122,16 @@ int64_t peak_memory_bytes(void);
 bool is_other_user(const struct spec *spec);
 /* Replace this process by the bot's. */
 _Noreturn void become_bot(const struct spec *spec, int output, int errors, int result);
+/* Replace this process by the one that answers queries: another user than the bot, of the bot's group. */
+_Noreturn void become_query_process(const struct spec *spec, int output);
+
+/* --- relay.c */
+
+/* Where the output of the query process goes to the init, below the base. */
+#define QUERY_OUTPUT "private/query-output"
+
+/* Relay queries between standard input and output and the query process, until the input ends; see relay.c. */
+int relay_queries(const struct spec *spec);
 
 /* --- filter.c */
 

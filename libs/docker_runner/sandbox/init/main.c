@@ -1,6 +1,7 @@
 /* The container's first process: keeps the bot's process, its output and its lease. One program for all languages.
  *
  *     the0-init BASE COMMAND [ARGUMENT...]
+ *     the0-init --queries BASE COMMAND [ARGUMENT...]       a further process of a running container: see relay.c
  *
  * It is process 1, so that the kernel drops what the bot sends it: SIGKILL, SIGSTOP and every signal without a handler.
  * It starts as root of the container, with CAP_SETUID, CAP_SETGID and CAP_KILL alone, and the bot is another user; or
@@ -25,6 +26,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -45,7 +47,9 @@
 
 static struct spec spec;
 static struct lease lease;
-static struct stream streams[2];
+/* The bot's output and errors; and what the query process prints, where there is one. */
+static struct stream streams[3];
+static int stream_count = 2;
 static struct result result;
 static int signals;
 static pid_t bot, recorder;
@@ -125,6 +129,17 @@ failed:
     _exit(1);
 }
 
+/* The relay of queries writes there what the query process prints. Open for both, it never ends. */
+static void open_query_output(void) {
+    char path[PATH_BYTES];
+    join(path, spec.base, QUERY_OUTPUT);
+    if (mkfifo(path, 0600) && errno != EEXIST) return;
+    int pipe = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    if (pipe < 0) return;
+    open_stream(&streams[2], pipe, 2);
+    stream_count = 3;
+}
+
 static void start(void) {
     int output[2], errors[2], results[2];
     /* They belong to the bot, so that it can open /dev/stdout and /dev/stderr. */
@@ -149,6 +164,7 @@ static void start(void) {
     if (recorder < 0) recorder_ended = true;
     open_stream(&streams[0], output[0], 1);
     open_stream(&streams[1], errors[0], 2);
+    if (spec.query_uid != (uid_t)-1) open_query_output();
     open_result(&result, results[0], spec.result_bytes);
     /* Its pages stay, however short the container's memory is. Here, since a fork shares them until they change. */
     mlockall(MCL_CURRENT | MCL_FUTURE);
@@ -166,8 +182,8 @@ static nanoseconds ask_at(void) {
 /* Wait, and move what is there, up to `most` bytes of output; return how much that was. */
 static size_t move(nanoseconds wait, size_t most) {
     enum { SIGNALS, RESULT, FIRST };
-    struct pollfd watched[FIRST + 2] = {{signals, POLLIN, 0}, {result.source, POLLIN, 0}};
-    for (int i = 0; i < 2; i++) {
+    struct pollfd watched[FIRST + 3] = {{signals, POLLIN, 0}, {result.source, POLLIN, 0}};
+    for (int i = 0; i < stream_count; i++) {
         struct stream *stream = &streams[i];
         watched[FIRST + i].fd = -1;
         if (is_pending(stream)) {
@@ -178,11 +194,11 @@ static size_t move(nanoseconds wait, size_t most) {
     }
     wait = at_least(wait, 0);
     struct timespec time = {wait / SECOND, wait % SECOND};
-    if (ppoll(watched, FIRST + 2, &time, NULL) <= 0) return 0;
+    if (ppoll(watched, (nfds_t)(FIRST + stream_count), &time, NULL) <= 0) return 0;
     if (watched[SIGNALS].revents) take_signals();
     if (watched[RESULT].revents) read_result(&result);
     size_t moved = 0;
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < stream_count; i++) {
         if (!watched[FIRST + i].revents) continue;
         if (!is_pending(&streams[i]) && moved < most) moved += fill_stream(&streams[i], most - moved);
         if (is_pending(&streams[i])) empty_stream(&streams[i]);
@@ -337,9 +353,11 @@ int main(int count, char **arguments) {
         complain("usage: the0-init BASE COMMAND [ARGUMENT...]", NULL);
         return 2;
     }
-    spec.base = arguments[1];
-    spec.command = arguments + 2;
+    bool is_relay = count > 3 && !strcmp(arguments[1], "--queries");
+    spec.base = arguments[is_relay ? 2 : 1];
+    spec.command = arguments + (is_relay ? 3 : 2);
     read_spec(&spec);
+    if (is_relay) return relay_queries(&spec);
     if (spec.keepalive_ttl >= 0) {
         open_lease(&lease, spec.base, spec.keepalive_ttl);
         if (clock_now(CLOCK_BOOTTIME) >= lease.deadline - TERM_BEFORE_DEADLINE) {

@@ -26,6 +26,9 @@ static bool take(struct spec *spec, const char *name, size_t length, const char 
     } else if (length == 3 && !memcmp(name, "gid", 3)) {
         if (!parse_integer(value, size, &id) || id >= UINT32_MAX) return false;
         spec->gid = (gid_t)id;
+    } else if (length == 9 && !memcmp(name, "query_uid", 9)) {
+        if (!parse_integer(value, size, &id) || id >= UINT32_MAX) return false;
+        spec->query_uid = (uid_t)id;
     } else if (length == 21 && !memcmp(name, "keepalive_ttl_seconds", 21)) {
         return parse_seconds(value, size, &spec->keepalive_ttl);
     } else {
@@ -38,7 +41,7 @@ void read_spec(struct spec *spec) {
     static char text[4096];
     char path[PATH_BYTES];
     spec->keepalive_ttl = spec->result_bytes = spec->output_bytes_per_second = spec->output_burst_bytes = -1;
-    spec->uid = spec->gid = (uid_t)-1;
+    spec->uid = spec->gid = spec->query_uid = (uid_t)-1;
     join(path, spec->base, "spec/init.conf");
     if (read_file(path, text, sizeof text) < 0) {
         complain("what the worker wrote for the container cannot be read", path);

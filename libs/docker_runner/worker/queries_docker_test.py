@@ -1,0 +1,281 @@
+"""Queries of real containers: beside the bot, and in containers of their own."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from libs.core.config.query_settings import QuerySettings
+from libs.core.queries.messages import Query, QueryAnswer, QueryFault
+from libs.docker_runner.code.definition import CodeSources, ExecutableBuilder, query_service
+from libs.docker_runner.containers.container import ContainerState, ManagedContainer
+from libs.docker_runner.executable import Entrypoint, Executable, Network
+from libs.docker_runner.worker.queries import WorkerQueries
+from tests.support.eventually import eventually
+from tests.support.rigs.bot_containers import BotContainers, bot_containers
+from tests.support.rigs.deployed_bot import DeployedBot, DeployedCode
+from tests.support.sdk import sdk_files
+from tools.engine.ensure import Engine
+
+SLEEPER = "import time\ndef main(id, config):\n print('ready')\n time.sleep(3600)\n"
+NODE_SLEEPER = "module.exports = () => new Promise(() => setInterval(() => {}, 1000));"
+WITH_SDK = """
+import os
+from the0 import query, state
+
+@query.handler("/who")
+def who(req):
+    groups = {"uid": os.getuid() != int(req.get("uid")), "gid": os.getgid() == int(req.get("uid"))}
+    return {"params": req.params, "config": query.get_config(), "beside": os.environ["BOT_TYPE"], **groups}
+
+@query.handler("/state")
+def read(req):
+    return state.get("n")
+
+@query.handler("/write")
+def write(req):
+    state.set("n", 2)
+
+@query.handler("/force")
+def force(req):
+    for path in ("/state/.the0-state/n.json", "/state/new"):
+        try:
+            open(path, "w")
+        except OSError as error:
+            found = type(error).__name__
+        else:
+            return "written"
+    return found
+
+@query.handler("/crash")
+def crash(req):
+    print("last words", flush=True)
+    os._exit(3)
+
+@query.handler("/huge")
+def huge(req):
+    return "x" * 2_000_000
+
+query.run()
+"""
+STATEFUL = """
+import time
+from the0 import state
+def main(id, config):
+    state.set("n", 1)
+    print("ready")
+    time.sleep(3600)
+"""
+NODE = """
+const http = require("http");
+const answer = (path, query) => ({ status: "ok", data: { path, query, main: require.main === module } });
+if (process.env.QUERY_PATH) {
+  const text = JSON.stringify(answer(process.env.QUERY_PATH, JSON.parse(process.env.QUERY_PARAMS)));
+  require("fs").writeFileSync("/query/result.json", text);
+  process.exit(1);
+} else if (process.env.BOT_TYPE === "realtime") {
+  http.createServer((request, response) => {
+    const url = new URL(request.url, "http://bot");
+    response.end(JSON.stringify(answer(url.pathname, Object.fromEntries(url.searchParams))));
+  }).listen(process.env.THE0_QUERY_PORT);
+}
+"""
+HOSTILE = """
+import os, socket, time
+server = socket.create_server(("127.0.0.1", 9476))
+while True:
+    client, _ = server.accept()
+    path = client.recv(65536).split(b" ")[1]
+    if path == b"/garbage":
+        client.sendall(os.urandom(100_000))
+    elif path == b"/endless":
+        client.sendall(b"HTTP/1.1 200 OK\\r\\n\\r\\n")
+        try:
+            while True:
+                client.sendall(b"x" * 65536)
+        except OSError:
+            continue
+    elif path == b"/hang":
+        clients = [client]
+        continue
+    elif path == b"/deep":
+        client.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\n" + b"[" * 100_000)
+    else:
+        client.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\n{\\"status\\": \\"ok\\"}")
+    client.close()
+"""
+
+
+@dataclass
+class Asked:
+    """Queries of one bot."""
+
+    bots: BotContainers
+    queries: WorkerQueries
+    deployed: dict[str, DeployedBot]
+
+    def deploy(self, bot: str, query: str, runtime: str = "python3.11", *, with_sdk: bool = False) -> Executable:
+        """Deploy code whose entrypoints have these texts; return what starts it."""
+        # For Node, a name may lack its suffix.
+        file, named = ("query.py", "query.py") if runtime == "python3.11" else ("query.js", "query")
+        files = {file: query, **(sdk_files() if with_sdk else {})}
+        executable = self.bots.executable(bot, runtime=runtime, files=files, query=named, config={"a": 1})
+        description = {"runtime": runtime, "entrypoints": {"bot": executable.script, "query": named}}
+        code = DeployedCode(key=executable.code.key)
+        self.deployed["b1"] = DeployedBot("b1", config={"a": 1}, bot=description, code=code)
+        return executable
+
+    async def ask(self, path: str, timeout_seconds: float = 60.0, **parameters: object) -> QueryAnswer:
+        """Ask as the worker's stream does."""
+        async with asyncio.timeout(timeout_seconds):
+            return await self.queries.answer(Query("b1", path, json.dumps(parameters), timeout_seconds, 1))
+
+    async def told(self, path: str, **parameters: object) -> Any:
+        """Return the answer's data."""
+        answer = await self.ask(path, 60.0, **parameters)
+        assert answer.fault is None, answer.body
+        return json.loads(answer.body)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def asked(tmp_path: Path, scope: str, docker_engine: Engine) -> AsyncIterator[Asked]:
+    deployed: dict[str, DeployedBot] = {}
+
+    class Stored:
+        async def get(self, entity_id: str) -> DeployedBot | None:
+            return deployed.get(entity_id)
+
+    async with bot_containers(tmp_path, scope, docker_engine.url, network=Network.NONE) as bots:
+        builder = ExecutableBuilder(
+            settings=bots.settings,
+            service="bot-runner",
+            scope=scope,
+            entrypoint=Entrypoint.BOT,
+            code=CodeSources("bots"),
+            segment=1,
+            epoch=0,
+            worker="w",
+            keepalive=None,
+        )
+        queries = WorkerQueries(
+            bots.runner,
+            Stored(),
+            QuerySettings(answer_kb=1024, per_bot=2, containers_per_worker=1),
+            service="bot-runner",
+            scope=scope,
+            executables=lambda segment: builder,
+            runs_beside=True,
+        )
+        running = asyncio.create_task(queries.run())
+        try:
+            yield Asked(bots, queries, deployed)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            for service in ("bot-runner", query_service("bot-runner")):
+                for container in await bots.runner.list(service, scope):
+                    await bots.runner.remove(container)
+
+
+async def started(asked: Asked, executable: Executable) -> ManagedContainer:
+    container = await asked.bots.runner.start(executable)
+
+    async def is_ready() -> bool:
+        return b"ready" in b"".join([line.data async for line in asked.bots.runner.logs(container)])
+
+    await eventually(is_ready)
+    return container
+
+
+async def test_running_bot_with_the_sdk_answers_and_its_state_is_read_only(asked: Asked) -> None:
+    container = await started(asked, asked.deploy(STATEFUL, WITH_SDK, with_sdk=True))
+
+    who = await asked.told("/who", uid=container.user, symbol="BTC/USD & more", limit=10)
+    state = await asked.told("/state")
+    written = await asked.told("/write")
+    forced = await asked.told("/force")
+    unknown = await asked.told("/none")
+    huge = await asked.ask("/huge")
+    crashed = await asked.ask("/crash")
+
+    params = {"uid": str(container.user), "symbol": "BTC/USD & more", "limit": "10"}
+    expected = {"params": params, "config": {"a": 1}, "beside": "realtime", "uid": True, "gid": True}
+    assert who == {"status": "ok", "data": expected}
+    assert state == {"status": "ok", "data": 1}
+    assert written["status"] == "error"
+    assert "read-only" in written["error"]
+    assert forced == {"status": "ok", "data": "PermissionError"}
+    assert (unknown["status"], unknown["error"]) == ("error", "No handler for path: /none")
+    assert huge.fault is QueryFault.ANSWER_TOO_LARGE
+    assert crashed.fault is QueryFault.CRASHED
+    assert "it ended with exit code 3" in json.loads(crashed.body)["error"]
+    assert "last words" in json.loads(crashed.body)["error"]
+
+    async def answers_again() -> bool:
+        return (await asked.ask("/state")).fault is None
+
+    await eventually(answers_again)
+    alive = await asked.bots.runner.inspect(container)
+    assert alive is not None
+    assert alive.state is ContainerState.RUNNING
+
+
+async def test_hostile_query_process_harms_only_its_own_answers(asked: Asked) -> None:
+    container = await started(asked, asked.deploy(SLEEPER, HOSTILE))
+
+    faults = [(await asked.ask(path)).fault for path in ("/garbage", "/endless", "/deep")]
+    with pytest.raises(TimeoutError):
+        await asked.ask("/hang", timeout_seconds=1.0)
+    good = await asked.told("/good")
+
+    assert faults == [QueryFault.BAD_ANSWER, QueryFault.ANSWER_TOO_LARGE, QueryFault.BAD_ANSWER]
+    assert good == {"status": "ok"}
+    alive = await asked.bots.runner.inspect(container)
+    assert alive is not None
+    assert alive.state is ContainerState.RUNNING
+
+
+async def test_node_answers_beside_the_bot_and_in_a_container_of_its_own(asked: Asked) -> None:
+    executable = asked.deploy(NODE_SLEEPER, NODE, "nodejs20")
+
+    once = await asked.told("/a", n=1)
+    container = await asked.bots.runner.start(executable)
+    beside = await asked.told("/a", n=1)
+
+    assert once == {"status": "ok", "data": {"path": "/a", "query": {"n": 1}, "main": True}}
+    assert beside == {"status": "ok", "data": {"path": "/a", "query": {"n": "1"}, "main": True}}
+    await asked.bots.runner.remove(container)
+    again = await asked.told("/a", n=2)
+    assert again["data"]["query"] == {"n": 2}
+
+
+async def test_stopped_bot_with_the_sdk_answers_in_a_container_that_is_removed(asked: Asked) -> None:
+    asked.deploy(STATEFUL, WITH_SDK, with_sdk=True)
+
+    unknown, written = await asked.told("/none"), await asked.told("/write")
+    forced, crashed = await asked.told("/force"), await asked.ask("/crash")
+
+    assert (unknown["status"], unknown["error"]) == ("error", "No handler for path: /none")
+    assert "read-only" in written["error"]
+    assert forced["data"] == "PermissionError"
+    assert crashed.fault is QueryFault.CRASHED
+    assert "last words" in json.loads(crashed.body)["error"]
+    assert await asked.bots.runner.list(query_service("bot-runner"), asked.bots.scope) == []
+
+
+async def test_container_of_a_query_ends_at_its_time_limit_and_one_runs_at_a_time(asked: Asked) -> None:
+    asked.deploy(SLEEPER, "import time\ntime.sleep(3600)")
+
+    slow = asyncio.create_task(asked.ask("/slow", timeout_seconds=5.0))
+    await asyncio.sleep(0)
+    refused = await asked.ask("/other")
+
+    assert refused.fault is QueryFault.TOO_MANY
+    with pytest.raises(TimeoutError):
+        await slow
+    assert await asked.bots.runner.list(query_service("bot-runner"), asked.bots.scope) == []
