@@ -11,8 +11,9 @@ from libs.core.aio.retrying import retry_forever
 from libs.core.events.wakeups import WakeUps
 from libs.core.process.process import run_process
 from libs.core.process.service import BOT_RUNNER
-from libs.core.store.entities import EntityStore
+from libs.core.store.entities import Entity, EntityStore
 from libs.core.store.owner_quotas import OwnerQuotas
+from libs.core.store.releases import effective
 from libs.core.store.revisions import RevisionStore
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.role import WorkerBackend, WorkerContext, WorkerRole
@@ -58,6 +59,10 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
             logs=docker.logs.following,
         )
 
+    async def deployed(bot_id: str) -> Entity | None:
+        found = await context.entities.get(bot_id)
+        return effective(found) if found is not None else None
+
     def reconciler(owned: OwnedSegment) -> SegmentReconciler:
         return segment_reconciler(
             owned,
@@ -95,7 +100,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
         folders=engine_folders(docker),
         metrics=metrics,
         at_exit=docker.logs.finished,
-        answerer=open_queries(context, docker, runs_beside=True).answer,
+        answerer=open_queries(context, docker, deployed, runs_beside=True).answer,
     )
 
 

@@ -13,6 +13,7 @@ _COMMANDS = {
     "ls": LazyCommand("tools.cli.bot_ls", "ls", "List the bots with their states."),
     "show": LazyCommand("tools.cli.bot_show", "show_bot", "Show one bot: state, config, version, runs."),
     "logs": LazyCommand("tools.cli.bot_logs", "logs", "Show a bot's output; -f follows it."),
+    "query": LazyCommand("tools.cli.query", "bot_query", "Ask a bot a question, which its own code answers."),
     "rm": LazyCommand("tools.cli.bot_rm", "rm", "Remove a bot and stop its container."),
     "history": LazyCommand(
         "tools.cli.bot_history", "history", "Show a bot's revisions: what, when, by whom, how long."

@@ -16,6 +16,7 @@ _COMMANDS = {
         "tools.cli.schedule_history", "history", "List a schedule's runs, with the location of their logs."
     ),
     "logs": LazyCommand("tools.cli.schedule_logs", "logs", "Show the output of a schedule's runs; -f follows it."),
+    "query": LazyCommand("tools.cli.query", "schedule_query", "Ask a schedule a question, which its own code answers."),
     "trigger": LazyCommand("tools.cli.schedule_control", "trigger", "Run a schedule once, now."),
     "pause": LazyCommand("tools.cli.schedule_control", "pause", "Suspend a schedule until `resume`."),
     "resume": LazyCommand("tools.cli.schedule_control", "resume", "Undo a pause."),

@@ -12,6 +12,7 @@ from libs.core.master.registry import Worker
 from libs.core.observability.log import get_logger
 from libs.core.queries.messages import Query, QueryAnswer, QueryFault, failed
 from libs.core.store.entities import Entity
+from libs.core.store.releases import effective
 
 log = get_logger(__name__)
 
@@ -103,7 +104,7 @@ class QueryRouter:
             entity = await self._entities.get(query.entity_id)
             if entity is None:
                 return failed(QueryFault.UNKNOWN, f"there is no {self._noun} {query.entity_id!r}")
-            if not entity.entrypoints.get("query"):
+            if not effective(entity).entrypoints.get("query"):
                 return failed(QueryFault.NO_ENTRYPOINT, f"this {self._noun} has no entrypoint `query`")
             worker = await self._owner(entity.segment_id, before, deadline)
             if worker is None:

@@ -1,8 +1,11 @@
 """Open a worker's Docker host with the worker's settings."""
 
+from collections.abc import Awaitable, Callable
+
 from libs.core.room import MIB
 from libs.core.worker.role import WorkerContext
 from libs.core.worker.worker import EngineFolders, EngineView
+from libs.docker_runner.code.definition import Deployed
 from libs.docker_runner.engine.room import Priority
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.settings import RunnerSettings
@@ -38,11 +41,17 @@ async def open_docker_host(
     )
 
 
-def open_queries(context: WorkerContext, docker: DockerHost, *, runs_beside: bool) -> WorkerQueries:
-    """Declare the part that answers queries; *runs_beside* as in :class:`WorkerQueries`."""
+def open_queries(
+    context: WorkerContext,
+    docker: DockerHost,
+    deployed: Callable[[str], Awaitable[Deployed | None]],
+    *,
+    runs_beside: bool,
+) -> WorkerQueries:
+    """Declare the part that answers queries; the arguments are as in :class:`WorkerQueries`."""
     queries = WorkerQueries(
         docker.runner,
-        context.entities,
+        deployed,
         context.settings.queries,
         service=context.process.service.name,
         scope=context.scope,

@@ -3,10 +3,9 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
 
 from libs.core.config.query_settings import QuerySettings
 from libs.core.errors import Retryable, UserError
@@ -46,13 +45,6 @@ _UNUSABLE = {
 }
 
 
-class Entities(Protocol):
-    """Reads entities."""
-
-    async def get(self, entity_id: str) -> Deployed | None:
-        """Return one entity, or None."""
-
-
 class _Refused(Exception):
     def __init__(self, fault: QueryFault, message: str) -> None:
         super().__init__(message)
@@ -72,6 +64,7 @@ class WorkerQueries:
     """Answers queries about the entities of owned segments. Every failure is an answer.
 
     Args:
+        deployed: returns an entity by its id as it runs, or would run; None if there is none.
         executables: returns the builder of a segment's executables.
         runs_beside: whether a running entity answers queries itself; otherwise each one has a container of its own.
         clock: a monotonic clock in seconds.
@@ -80,7 +73,7 @@ class WorkerQueries:
     def __init__(
         self,
         runner: DockerRunner,
-        entities: Entities,
+        deployed: Callable[[str], Awaitable[Deployed | None]],
         settings: QuerySettings,
         *,
         service: str,
@@ -90,7 +83,7 @@ class WorkerQueries:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runner = runner
-        self._entities = entities
+        self._deployed = deployed
         self._settings = settings
         self._service = service
         self._scope = scope
@@ -218,7 +211,7 @@ class WorkerQueries:
             self._containers -= 1
 
     async def _run(self, query: Query) -> QueryAnswer:
-        entity = await self._entities.get(query.entity_id)
+        entity = await self._deployed(query.entity_id)
         if entity is None:
             raise _Refused(QueryFault.UNKNOWN, f"{query.entity_id!r} was deleted")
         limit = self._settings.answer_kb * _KIB

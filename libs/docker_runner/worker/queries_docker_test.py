@@ -146,9 +146,8 @@ class Asked:
 async def asked(tmp_path: Path, scope: str, docker_engine: Engine) -> AsyncIterator[Asked]:
     deployed: dict[str, DeployedBot] = {}
 
-    class Stored:
-        async def get(self, entity_id: str) -> DeployedBot | None:
-            return deployed.get(entity_id)
+    async def stored(entity_id: str) -> DeployedBot | None:
+        return deployed.get(entity_id)
 
     async with bot_containers(tmp_path, scope, docker_engine.url, network=Network.NONE) as bots:
         builder = ExecutableBuilder(
@@ -164,7 +163,7 @@ async def asked(tmp_path: Path, scope: str, docker_engine: Engine) -> AsyncItera
         )
         queries = WorkerQueries(
             bots.runner,
-            Stored(),
+            stored,
             QuerySettings(answer_kb=1024, per_bot=2, containers_per_worker=1),
             service="bot-runner",
             scope=scope,
