@@ -30,6 +30,7 @@ pytestmark = pytest.mark.timeout(300)
 
 NOT_BASE_UNITS = {"milliseconds", "ms", "microseconds", "us", "minutes", "hours", "days", "kb", "mb", "mib", "percent"}
 PER_BOT = re.compile(r"runtime_bot_(up|restarts_total|cpu_seconds_total|memory_bytes)")
+OF_BOTS = re.compile(f"{PER_BOT.pattern}|runtime_bot_value")
 PLAIN = ("bot-runner", "worker-without-single-bots")
 TALKS_TO = {
     "master": {"mongodb", "grpc", "http", "master"},
@@ -105,7 +106,8 @@ async def shown(
         processes = {}
         for service, role in (*declared(), PLAIN):
             name = f"{service}-{role}"
-            more = {"GRPC_PORT": ports[service], "METRICS_PER_BOT": str((service, role) != PLAIN)}
+            of_bots = str((service, role) != PLAIN)
+            more = {"GRPC_PORT": ports[service], "METRICS_PER_BOT": of_bots, "METRICS_BOT_VALUES": of_bots}
             process = ServiceProcess(
                 name,
                 [service, role.partition("-")[0], "--worker-id", name, "--mode", "standalone"],
@@ -168,7 +170,7 @@ async def test_real_processes_export_exactly_the_metrics_of_the_table(shown: dic
         for where, found in declared().items()
     }
     promised[PLAIN] = {
-        name: kind for name, kind in promised["bot-runner", "worker"].items() if not PER_BOT.fullmatch(name)
+        name: kind for name, kind in promised["bot-runner", "worker"].items() if not OF_BOTS.fullmatch(name)
     }
 
     assert {where: found.kinds for where, found in shown.items()} == promised

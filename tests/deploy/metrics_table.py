@@ -16,12 +16,14 @@ END = "<!-- end of metrics -->"
 
 ROLES = ("master", "worker")
 LABELS = {
+    "bot": "the id of a bot or a schedule, cut to 128 characters; only in the metric of METRICS_BOT_VALUES",
     "call": "a call of the segment handler: `run`, `stop`",
     "dependency": "a name in `/readyz`",
     "dry_run": "`true`, `false`",
     "id": "a bot; only in metrics of METRICS_PER_BOT, and of the bots of one segment at a time",
     "kind": "of garbage: `code`, `logs`, `results`, `records`",
     "lease": "`segment`, `leadership`",
+    "metric": "the name of a metric that a bot prints, METRICS_BOT_NAMES of each bot at most",
     "operation": "the requested operation, from a fixed list: a verb, a route, a message of the protocol",
     "outcome": "`ok`, `refused` (answered with a refusal), `error`, `cancelled` (by the caller); "
     "of events and autoscaler rounds: the result",

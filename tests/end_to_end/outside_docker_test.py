@@ -25,6 +25,7 @@ OF_MASTER = [
     "/entities",
     "/entities?state=running&segment=1&prefix=tick&limit=1",
     f"/entities/{TICKER}",
+    f"/entities/{TICKER}/metrics",
     "/runs",
     "/runs?failed=true&entity=failing&limit=1",
     "/runs?before=2020-01-01T00:00:00Z",
@@ -42,6 +43,7 @@ REFUSED = [
     ("/audit?action=forged", 400, "action"),
     ("/entities/nobody", 404, "nobody"),
     ("/entities/nobody/logs", 404, "no output"),
+    ("/entities/nobody/metrics", 404, "nobody"),
     (f"/entities/{TICKER}/logs?tail=-1", 400, "tail"),
     (f"/entities/{TICKER}/logs?follow=perhaps", 400, "follow"),
 ]
@@ -88,6 +90,24 @@ async def test_any_id_has_a_path(seen: Outside, entity_id: str) -> None:
     assert (status, body.get("id"), log, page) == (200, entity_id, 200, 200)
     assert "<script>document" not in text
     assert "<img src=x" not in text
+
+
+async def test_metrics_of_a_bot_are_answered_and_on_its_page(seen: Outside) -> None:
+    path = f"{PREFIX}/entities/{encoded(EVIL)}/metrics"
+
+    async def is_stored() -> bool:
+        return bool((await seen.checked("standby", path))[1].get("metrics"))
+
+    await eventually(is_stored)
+    _, body = await seen.checked("master", path)
+    _, page = await seen.text("master", f"/entity?id={encoded(EVIL)}")
+
+    [metric] = body["metrics"]
+    assert (body["id"], body["left_out"]) == (EVIL, False)
+    assert (metric["name"], metric["value"], metric["texts"]) == ("<b>pnl</b>", 12.5, {"symbol": "<script>"})
+    assert {point["value"] for point in metric["points"]} == {12.5}
+    assert "&lt;b&gt;pnl&lt;/b&gt;" in page
+    assert "<polyline" in page
 
 
 async def test_api_hides_config(seen: Outside) -> None:

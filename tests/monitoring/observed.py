@@ -22,11 +22,13 @@ from tools.engine.ensure import Engine
 
 SCRAPE_SECONDS = 1
 _WITHIN_SECONDS = 150
+_OF_EACH_BOT = {"METRICS_PER_BOT": "true", "METRICS_BOT_VALUES": "true"}
 
 _UNDER_LOAD = (
     'count(up{job="the0"} == 1) == 6',
     # Two scrapes at least since the first value, so that there is a rate.
     "min(count_over_time(runtime_bot_memory_bytes[1m])) > 2",
+    "min(count_over_time(runtime_bot_value[1m])) > 2",
     "sum(runtime_containers_memory_limit_bytes) > 0",
     'sum(count_over_time(runtime_backtest_runs_total{reason="finished"}[1m])) > 2',
     'sum(count_over_time(runtime_schedule_runs_total{reason="finished"}[1m])) > 2',
@@ -51,7 +53,7 @@ async def observed(folder: Path, engine: Engine) -> AsyncIterator[Observed]:
     """A master and a worker of each service; two bots and two backtests, of which one ends at once; a schedule."""
     async with AsyncExitStack() as stack:
         bots = await stack.enter_async_context(
-            deployment(folder / "bot-runner", engine, service=BOT_RUNNER, settings={"METRICS_PER_BOT": "true"})
+            deployment(folder / "bot-runner", engine, service=BOT_RUNNER, settings=_OF_EACH_BOT)
         )
         backtests, schedules = _beside(bots, BACKTEST_RUNNER), _beside(bots, BOT_SCHEDULER)
         for made in (backtests, schedules):
@@ -107,10 +109,14 @@ def _config(deployments: list[Deployment]) -> dict[str, Any]:
 
 async def _load(bots: Deployment, backtests: Deployment, schedules: Deployment) -> str:
     """Announce the load generator's bot to all three services; the id of the bot that goes on running."""
-    bots.platform.upload("load.zip", zipped({path.name: path.read_bytes() for path in BOT.iterdir() if path.is_file()}))
+    files = {path.name: path.read_bytes() for path in BOT.iterdir() if path.is_file()}
+    bots.platform.upload("load.zip", zipped(files))
+    metric = b"""print('{"_metric": "lines", "value": %d}' % lines, flush=True)"""
+    files["main.py"] = files["main.py"].replace(b"lines += 1", b"lines += 1; " + metric)
+    bots.platform.upload("printing.zip", zipped(files))
     lasting = Load(Kind.BOTS, "small", count=1, per_second=1, hold_seconds=0)
     brief = {"run_seconds": 0, "interval_seconds": 0.1}
-    await bots.platform.create_bot(lasting.id_of(0), lasting.config(), key="load.zip")
+    await bots.platform.create_bot(lasting.id_of(0), lasting.config(), key="printing.zip")
     # One after the other, or each may get a segment of its own, and there is one worker.
     await eventually(partial(bots.document, lasting.id_of(0)), _WITHIN_SECONDS)
     await bots.platform.create_bot("brief", brief, key="load.zip")

@@ -12,6 +12,7 @@ _COMMANDS = {
     "config": LazyCommand("tools.cli.bot_config", "config", "Show or change the config of a bot."),
     "ls": LazyCommand("tools.cli.bot_ls", "ls", "List the bots with their states."),
     "show": LazyCommand("tools.cli.bot_show", "show_bot", "Show one bot: state, config, version, runs."),
+    "metrics": LazyCommand("tools.cli.entity_metrics", "bot_metrics", "Show the metrics that a bot has printed."),
     "logs": LazyCommand("tools.cli.bot_logs", "logs", "Show a bot's output; -f follows it."),
     "query": LazyCommand("tools.cli.query", "bot_query", "Ask a bot a question, which its own code answers."),
     "rm": LazyCommand("tools.cli.bot_rm", "rm", "Remove a bot and stop its container."),

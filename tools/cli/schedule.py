@@ -17,6 +17,9 @@ _COMMANDS = {
     ),
     "logs": LazyCommand("tools.cli.schedule_logs", "logs", "Show the output of a schedule's runs; -f follows it."),
     "query": LazyCommand("tools.cli.query", "schedule_query", "Ask a schedule a question, which its own code answers."),
+    "metrics": LazyCommand(
+        "tools.cli.entity_metrics", "schedule_metrics", "Show the metrics that a schedule's runs have printed."
+    ),
     "trigger": LazyCommand("tools.cli.schedule_control", "trigger", "Run a schedule once, now."),
     "pause": LazyCommand("tools.cli.schedule_control", "pause", "Suspend a schedule until `resume`."),
     "resume": LazyCommand("tools.cli.schedule_control", "resume", "Undo a pause."),

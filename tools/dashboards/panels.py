@@ -46,6 +46,7 @@ class Lines:
         unit: Grafana's name of the unit.
         limits: values for a warning and for an error, drawn as dashed lines.
         stacked: whether the sum of the series is meaningful.
+        from_zero: whether no value is negative.
     """
 
     title: str
@@ -54,6 +55,7 @@ class Lines:
     queries: Sequence[Query]
     limits: Sequence[float] = ()
     stacked: bool = False
+    from_zero: bool = True
     width: int = 8
     height: int = _ROW_HEIGHT
 
@@ -61,7 +63,6 @@ class Lines:
         """Return Grafana's panel with this id."""
         panel = (
             _placed(timeseries.Panel(), self, number)
-            .min(0)
             .thresholds(_thresholds(self.limits))
             .line_width(1)
             .fill_opacity(30 if self.stacked else 8)
@@ -74,6 +75,8 @@ class Lines:
             )
             .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI))
         )
+        if self.from_zero:
+            panel.min(0)
         if self.stacked:
             panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL).group("A"))
         if self.limits:

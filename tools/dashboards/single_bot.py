@@ -1,4 +1,4 @@
-"""The dashboard of one bot. Requires workers that measure each bot (METRICS_PER_BOT)."""
+"""The dashboard of one bot. Requires workers that measure each bot (METRICS_PER_BOT, METRICS_BOT_VALUES)."""
 
 from tools.dashboards.board import Board, Row, Variable
 from tools.dashboards.panels import AnyPanel, Lines, Note, Number, Query
@@ -9,7 +9,8 @@ _BOT = 'id=~"$bot"'
 
 _WORDS = """\
 These figures exist only while the workers of bot-runner have `METRICS_PER_BOT=true`: each bot then adds several series
-to Prometheus, which is too many with thousands of bots.
+to Prometheus, which is too many with thousands of bots. The metrics that a bot prints need `METRICS_BOT_VALUES=true`;
+the status page, `runtime bot metrics ID` and the API show them in any case.
 
 **Its output** is not in Prometheus: `runtime bot logs -f ID` follows it, and the logs bucket stores it
 as `logs/ID/YYYYMMDD.log`. **The reason of each end** is in the list of runs on the status page of the leading master.
@@ -29,6 +30,7 @@ def single_bot() -> Board:
         rows=[
             Row("What this shows", [Note("Source of these figures", _WORDS)]),
             Row("The bot", [*_now_and_use(), _restarts()]),
+            Row("What it prints", [_printed()]),
             Row("Its service", _service()),
         ],
     )
@@ -76,6 +78,17 @@ def _restarts() -> AnyPanel:
         ],
         (1, 10),
         width=6,
+    )
+
+
+def _printed() -> AnyPanel:
+    return Lines(
+        "Metrics of the bot",
+        "Latest values of the metrics that the bot prints: lines of output with the field `_metric`.",
+        "none",
+        [Query('max by (metric) (runtime_bot_value{bot=~"$bot"})', "{{metric}}")],
+        from_zero=False,
+        width=24,
     )
 
 

@@ -107,6 +107,24 @@ class MetricsSettings(Group):
             "creates several series per bot; the sums are always exported"
         ),
     ] = False
+    bot_values: Annotated[
+        bool,
+        Named("METRICS_BOT_VALUES"),
+        Field(
+            description="whether workers export the latest values of the metrics that bots and schedules print, as "
+            "runtime_bot_value, which creates up to METRICS_BOT_NAMES series per bot; pages, API and commands always "
+            "show them"
+        ),
+    ] = False
+    names_per_bot: Annotated[
+        int,
+        Named("METRICS_BOT_NAMES"),
+        Field(
+            ge=1,
+            le=200,
+            description="maximum number of metrics that are kept of what one bot prints; further names are ignored",
+        ),
+    ] = 20
 
 
 class LogSettings(Group):

@@ -14,6 +14,7 @@ from libs.core.api.log_output import PARAMETERS as LOG_PARAMETERS
 from libs.core.api.operations import Answer, Asked, Operation, routes
 from libs.core.api.parameters import Parameter, choice, flag, moment, text, whole
 from libs.core.api.remote_output import next_piece
+from libs.core.bot_metrics import EntityMetrics
 from libs.core.http.reader import WHO
 from libs.core.master.leader_proxy import LeaderProxy
 from libs.core.master.observatory import Observatory
@@ -92,6 +93,14 @@ class MasterApi:
             Operation(
                 "/entities/{id}", "entity", "One entity.", self._by_leader(self._entity), EntityView, errors=(404, 503)
             ),
+            Operation(
+                "/entities/{id}/metrics",
+                "metrics",
+                "The metrics that an entity has printed, with their last hour.",
+                self._metrics,
+                EntityMetrics,
+                errors=(404, 503),
+            ),
             Operation("/runs", "runs", "The runs, newest first.", self._runs, RunPage, RUNS),
             Operation("/audit", "audit", "The audit record, latest first.", self._audit, AuditPage, AUDIT),
             Operation(
@@ -162,6 +171,12 @@ class MasterApi:
 
     async def _entity(self, asked: Asked) -> EntityView:
         found = await self.observatory.entity(asked.entity_id)
+        if found is None:
+            raise Refused(404, f"there is no {self.observatory.service.noun} {asked.entity_id!r}")
+        return found
+
+    async def _metrics(self, asked: Asked) -> EntityMetrics:
+        found = await self.observatory.metrics(asked.entity_id)
         if found is None:
             raise Refused(404, f"there is no {self.observatory.service.noun} {asked.entity_id!r}")
         return found

@@ -10,12 +10,14 @@ import aiohttp
 from libs.core.api import remote_output
 from libs.core.api.answers import AuditPage, EntityPage, RunPage, SegmentPage, Summary, WorkerPage, by_outcome, run_view
 from libs.core.api.errors import Refused
+from libs.core.bot_metrics import EntityMetrics
 from libs.core.errors import RuntimeFault
 from libs.core.master.room_report import rooms_of
 from libs.core.master.status import MasterSnapshot, SegmentState, WorkerRole, unplaced
 from libs.core.process.service import ServiceDefinition
 from libs.core.room import missing
 from libs.core.store.audit import AuditFilter, AuditStore
+from libs.core.store.bot_metrics import BotMetricsStore
 from libs.core.store.client import Database
 from libs.core.store.entity_views import EntityFilter, EntityView, EntityViews
 from libs.core.store.ownership import OwnershipReader
@@ -44,6 +46,7 @@ class Observatory:
         self._entities = EntityViews(database, service.collection)
         self._runs = RunStore(database)
         self._audit = AuditStore(database)
+        self._metrics = BotMetricsStore(database, service.collection)
         self._owners = OwnershipReader(database)
         self._processes = ProcessStore(database)
         self._session: aiohttp.ClientSession | None = None
@@ -124,6 +127,10 @@ class Observatory:
         """Return one entity, or None."""
         found = await self._entities.get(entity_id)
         return self._with_missing([found])[0] if found is not None else None
+
+    async def metrics(self, entity_id: str) -> EntityMetrics | None:
+        """Return the metrics that an entity has printed; None when there is no such entity."""
+        return await self._metrics.of(entity_id)
 
     async def runs(self, wanted: RunFilter, *, limit: int) -> RunPage:
         """Return runs, newest first."""

@@ -23,6 +23,7 @@ from pymongo.errors import BulkWriteError
 from libs.core.errors import Retryable
 from libs.core.observability.log import get_logger
 from libs.core.placement import key_of
+from libs.core.store import bot_metrics
 from libs.core.store.client import Database, Document, met_existing, translated
 from libs.core.store.entity_documents import fields_of, history_of, stale_fields
 from libs.core.store.history import EntityEvent, History, Stamp
@@ -115,6 +116,7 @@ class EntityWriter:
         derive: Derive | None = None,
     ) -> None:
         self._entities = database[collection]
+        self._metrics = database[bot_metrics.COLLECTION]
         self._partitions = partitions
         self._tombstones = tombstones
         self._derive = derive
@@ -273,6 +275,9 @@ class EntityWriter:
         applied.occupancy_changed |= await self._partitions.release(
             [slots[d["segment_id"]] for d in removed if d.get("segment_id") in slots]
         )
+        if removed:
+            with translated():
+                await self._metrics.delete_many({"_id": {"$in": [document["id"] for document in removed]}})
         for document in removed:
             self._note(applied, document)
         return {d["id"] for d in documents} - {d["id"] for d in removed}

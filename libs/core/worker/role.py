@@ -36,6 +36,7 @@ from libs.core.process.presence import be_present, reachable_at
 from libs.core.process.process import Process, ProcessSettings, runtime_version
 from libs.core.queries.messages import Answerer
 from libs.core.store.audit import AuditStore
+from libs.core.store.bot_metrics import BotMetricsStore
 from libs.core.store.deployment import deployment_id
 from libs.core.store.entities import EntityStore
 from libs.core.store.entity_views import EntityViews
@@ -90,6 +91,7 @@ class WorkerContext:
     entities: EntityStore
     runs: RunStore
     leases: LeaseStore
+    bot_metrics: BotMetricsStore
     quotas: OwnerQuotas
     wake_ups: WakeUps
     connection: NatsConnection | None
@@ -225,11 +227,13 @@ class WorkerRole:
         entities = EntityStore(database, process.service.collection, partitions, derive=derive)
         runs = RunStore(database, settings.history.keep_runs_days)
         failures = FailureStore(database)
+        bot_metrics = BotMetricsStore(database, process.service.collection)
         self._audit = audit = AuditStore(database, settings.history.keep_audit_days)
         for ensure_indexes in (
             entities.ensure_indexes,
             runs.ensure_indexes,
             failures.ensure_indexes,
+            bot_metrics.ensure_indexes,
             audit.ensure_indexes,
         ):
             await retry_forever(ensure_indexes)
@@ -268,6 +272,7 @@ class WorkerRole:
             entities=entities,
             runs=runs,
             leases=leases,
+            bot_metrics=bot_metrics,
             quotas=OwnerQuotas(
                 database,
                 quota_of(settings.quotas),

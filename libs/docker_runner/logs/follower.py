@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import Protocol, TypeVar
 
 from libs.core.aio.backoff import Backoff
+from libs.core.bot_metrics import MARK
 from libs.core.errors import Retryable
 from libs.core.observability.log import get_logger
 from libs.docker_runner.logs.output import STREAM_END_SECONDS, LogLine
@@ -50,6 +51,8 @@ class LogFollower:
     Args:
         run_id: the run of the container.
         on_written: called for each stored batch, with the position after it in the spool and its spans.
+        on_metric: called for each line of standard output that may be a metric, with its time in Unix seconds; after an
+            interruption, perhaps again.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class LogFollower:
         executor: Executor,
         on_written: Callable[[Place, bytes, Sequence[Span]], None],
         run_id: str = "",
+        on_metric: Callable[[float, bytes], None] | None = None,
     ) -> None:
         self._spool = spool
         self._container_id = container_id
@@ -67,6 +71,7 @@ class LogFollower:
         self._executor = executor
         self._on_written = on_written
         self._run_id = run_id
+        self._on_metric = on_metric
         self._ended = asyncio.Event()
 
     def container_ended(self) -> None:
@@ -132,6 +137,8 @@ class LogFollower:
                 if not resumption.is_new(stamp, len(line.data)):
                     continue
                 data = line.data
+                if self._on_metric is not None and MARK in data and line.stream == "stdout":
+                    self._on_metric(stamp / 1e9, data)
                 if resumption.gap and not had_gap:
                     had_gap = True
                     log.error("output lost: the engine dropped it before it was read", container=self._container_id)

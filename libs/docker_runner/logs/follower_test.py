@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -64,6 +64,24 @@ async def test_an_engine_that_is_away_for_a_moment_is_asked_again(tmp_path: Path
     await follow_to_the_end(spool, reading(EngineUnavailable("logs", "planned"), lines(0, 3)), executor)
 
     assert content(spool) == b"line 0\nline 1\nline 2\n"
+
+
+async def test_lines_of_standard_output_that_may_be_metrics_are_passed_on_with_their_times(
+    tmp_path: Path, executor: ThreadPoolExecutor
+) -> None:
+    metric, noted = b'{"_metric": "pnl", "value": 1}\n', list[tuple[float, bytes]]()
+    output = [
+        LogLine("2026-01-31T12:00:00.5Z", "stdout", metric),
+        LogLine("2026-01-31T12:00:01Z", "stderr", metric),
+        LogLine("2026-01-31T12:00:02Z", "stdout", b"metric\n"),
+    ]
+    follower = LogFollower(
+        LogSpool(tmp_path), "c1", reading(output), executor, lambda *_: None, on_metric=lambda *one: noted.append(one)
+    )
+    follower.container_ended()
+    await asyncio.wait_for(follower.run(), 60)
+
+    assert noted == [(datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp() + 0.5, metric)]
 
 
 async def test_a_container_that_is_gone_ends_it(tmp_path: Path, executor: ThreadPoolExecutor) -> None:

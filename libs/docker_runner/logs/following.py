@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -28,6 +28,9 @@ _RESTART_SECONDS = 5.0
 _AFTER_END_SECONDS = 10.0
 # How long a bot's start waits for another process of this host that has the log's folder and reads the output.
 _LOCKED_OUT_SECONDS = 1.0
+
+
+OnMetric = Callable[[ManagedContainer, float, bytes], None]
 
 
 class LogSource(Protocol):
@@ -61,9 +64,13 @@ class LogFollowing:
 
     Args:
         uploads: notified of each piece that has reached a log, and when a container is no longer followed.
+        on_metric: called for each line that may be a metric; see :class:`LogFollower`.
     """
 
-    def __init__(self, source: LogSource, logs: OpenLogs, uploads: LogUploads) -> None:
+    def __init__(
+        self, source: LogSource, logs: OpenLogs, uploads: LogUploads, on_metric: OnMetric | None = None
+    ) -> None:
+        self._on_metric = on_metric
         self._source = source
         self._logs = logs
         self._uploads = uploads
@@ -171,6 +178,7 @@ class LogFollowing:
             self._logs.executor,
             partial(self._uploads.written, bot),
             container.run_id,
+            partial(self._on_metric, container) if self._on_metric is not None else None,
         )
         following.follower = follower
         if following.ended.is_set():

@@ -14,7 +14,7 @@ from libs.core.errors import RuntimeFault
 from libs.core.observability.log import get_logger
 from libs.core.process.isolation import unexpected
 from libs.docker_runner.containers.container import ManagedContainer
-from libs.docker_runner.logs.following import LogFollowing, LogSource
+from libs.docker_runner.logs.following import LogFollowing, LogSource, OnMetric
 from libs.docker_runner.logs.handover import HandOver, Turn
 from libs.docker_runner.logs.open_logs import OpenLogs
 from libs.docker_runner.logs.uploads import LogUploads
@@ -27,6 +27,7 @@ class LogPipeline:
 
     Args:
         interval_seconds, hand_over_seconds: see :class:`LogUploads`.
+        on_metric: see :class:`LogFollowing`.
     """
 
     def __init__(
@@ -37,9 +38,10 @@ class LogPipeline:
         *,
         interval_seconds: float = 30.0,
         hand_over_seconds: float = 60.0,
+        on_metric: OnMetric | None = None,
     ) -> None:
         self.uploads = LogUploads(logs, turns, interval_seconds=interval_seconds, hand_over_seconds=hand_over_seconds)
-        self.following = LogFollowing(source, logs, self.uploads)
+        self.following = LogFollowing(source, logs, self.uploads, on_metric)
         self._logs = logs
         self._turns = turns
         self._finishing: set[asyncio.Task[None]] = set()

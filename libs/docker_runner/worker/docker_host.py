@@ -52,6 +52,7 @@ from libs.docker_runner.logs.reader import LogReader
 from libs.docker_runner.runner import DockerRunner
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.usage.sampler import UsageCollector, UsageSampler
+from libs.docker_runner.worker.bot_metrics import BotMetrics, BotValues
 from libs.docker_runner.worker.engine_health import EngineHealth, wait_for_engine
 
 log = get_logger(__name__)
@@ -86,6 +87,8 @@ class DockerHost:
         history: History,
         leases: Callable[[], Awaitable[Sequence[LeaseView]]],
         keepalives: Path,
+        bot_metrics: BotMetrics,
+        exports_bot_metrics: bool,
         priority: Priority = Priority.BOT,
     ) -> None:
         self._priority = priority
@@ -123,7 +126,9 @@ class DockerHost:
         budget = SpoolBudget(settings.log_spools_bytes, settings.log_spool_bytes)
         logs = OpenLogs(settings.temp_dir / "logs" / place, LogObjects(store, bucket), budget)
         turns = HandOver(store, bucket, place=place, writer=engine_id, owns=owns)
-        self.logs = LogPipeline(self.runner.followed, logs, turns)
+        self.bot_metrics = bot_metrics
+        self._exports_bot_metrics = exports_bot_metrics
+        self.logs = LogPipeline(self.runner.followed, logs, turns, on_metric=self.bot_metrics.note)
         self._cleaner = HostCleaner(
             self.runner,
             service=service,
@@ -156,6 +161,8 @@ class DockerHost:
         owns: Callable[[int], bool],
         history: History,
         leases: Callable[[], Awaitable[Sequence[LeaseView]]],
+        bot_metrics: BotMetrics,
+        exports_bot_metrics: bool,
         priority: Priority,
     ) -> "DockerHost":
         """Connect, waiting for the engine and the storage without a limit, and declare the loops.
@@ -167,6 +174,7 @@ class DockerHost:
             owns: whether this worker owns a segment now, by a lease that it can prove.
             history: stores the ends of other workers' containers that are removed.
             leases: returns all live leases.
+            bot_metrics: the metrics that bots print; *exports_bot_metrics*: Prometheus gets them too.
             priority: the precedence of the service's containers for the engine's room.
         """
         engine = Engine(timeout_seconds=settings.engine_timeout_seconds)
@@ -201,6 +209,8 @@ class DockerHost:
             history=history,
             leases=leases,
             keepalives=keepalives,
+            bot_metrics=bot_metrics,
+            exports_bot_metrics=exports_bot_metrics,
             priority=priority,
         )
         await _until_disk_takes("entrypoints", host.runner.open, readiness)
@@ -217,6 +227,8 @@ class DockerHost:
         lifecycle.part("prepare the docker host", host.health.prepare_for_ever)
         lifecycle.part("container events", host.runner.watch.run)
         lifecycle.part("clean the docker host", host._cleaner.run)
+        # Ended after the logs, whose last lines it stores.
+        lifecycle.part("metrics of bots", host.bot_metrics.run)
         lifecycle.part("logs", host.logs.run)
         lifecycle.part("sample containers", host._usage.run)
         lifecycle.on_close("docker runner", host.runner.close, limit_seconds=2)
@@ -286,8 +298,9 @@ class DockerHost:
         return CodeSources(storage.code_bucket, storage.code_prefix, storage.named_buckets, closed)
 
     def metrics(self) -> Sequence[Collector]:
-        """Return the metrics of this host."""
-        return [UsageCollector(self.runner), RoomCollector(self.runner.room), self.health.agent]
+        """Return the metrics of this host, with those of its bots if they are to be exported."""
+        values = [BotValues(self.bot_metrics)] if self._exports_bot_metrics else []
+        return [UsageCollector(self.runner), RoomCollector(self.runner.room), self.health.agent, *values]
 
     def room(self) -> Room | None:
         """Return the engine's room available to this service's containers; None while unknown. Fast."""

@@ -9,6 +9,7 @@ from libs.docker_runner.code.definition import Deployed
 from libs.docker_runner.engine.room import Priority
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.settings import RunnerSettings
+from libs.docker_runner.worker.bot_metrics import BotMetrics
 from libs.docker_runner.worker.docker_host import DockerHost
 from libs.docker_runner.worker.from_settings import runner_settings
 from libs.docker_runner.worker.queries import WorkerQueries
@@ -37,6 +38,8 @@ async def open_docker_host(
         owns=context.owns,
         history=context.runs,
         leases=context.leases.live,
+        bot_metrics=BotMetrics(context.bot_metrics, owns=context.owns, most_names=settings.metrics.names_per_bot),
+        exports_bot_metrics=settings.metrics.bot_values,
         priority=priority,
     )
 

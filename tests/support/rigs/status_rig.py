@@ -48,6 +48,7 @@ def main(id, config):
             print("<img src=x onerror=\"document.title='owned'\">")
             print("\x1b[31mred\x1b[0m \x1b]0;owned\x07 \u202egnp.exe \u200b")
             print("y" * 100_000)
+            print('{"_metric": "<b>pnl</b>", "value": 12.5, "symbol": "<script>", "nothing": NaN}')
         print("tick", number, time.time(), flush=True)
         time.sleep(0.2)
 """

@@ -150,7 +150,8 @@ class StatusPage:
         runs = (await observatory.runs(RunFilter(entity_id=entity_id), limit=_OF_ONE)).runs
         status = 200 if entity is not None or runs else 404
         updated = _moment(entity.updated_at) if entity is not None else None
-        return "entity.html", {"id": entity_id, "entity": entity, "updated": updated, "runs": runs, "status": status}
+        shown = {"id": entity_id, "entity": entity, "updated": updated, "runs": runs, "status": status}
+        return "entity.html", {**shown, "metrics": await observatory.metrics(entity_id)}
 
     async def _runs(self, values: dict[str, Any], query: dict[str, str]) -> tuple[str, dict[str, Any]]:
         return "runs.html", {"page": await self._api.observatory.runs(run_filter(values), limit=_ROWS)}

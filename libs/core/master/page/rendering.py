@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
+from libs.core import sparkline
 from libs.core.api.answers import FAILURES, RunView
 from libs.core.hostile_json import Bounds, Parsed, parse
 from libs.core.master.page import files as folder
@@ -71,8 +72,10 @@ def _environment() -> "Environment":
         "iso": _iso,
         "description": description,
         "shortened": shortened,
+        "sparkline": lambda metric: sparkline.line(metric, 118, 22),
         "size": size,
         "tone": tone,
+        "quantity": lambda number: f"{number:,.10g}",
         "visible": visible,
     }
     environment.filters.update(filters)

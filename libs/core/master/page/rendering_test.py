@@ -3,13 +3,14 @@
 import re
 from collections import Counter
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
 from libs.core.api.answers import EntityPage, RunPage, RunView, SegmentPage, WorkerPage
+from libs.core.bot_metrics import EntityMetrics, MetricPoint, MetricView
 from libs.core.master.page.rendering import asset, description, render
 from libs.core.master.status import MasterSnapshot, SegmentState, SegmentStatus, WorkerRole, WorkerStatus
 from libs.core.room import Demand, Need, Room
@@ -67,6 +68,7 @@ ENTITY = EntityView(
     next_execution_time=NOW.timestamp(),
     revision=1,
 )
+METRICS = EntityMetrics(EVIL, [MetricView(EVIL, EVIL, 5.5, NOW, {EVIL: EVIL}, [MetricPoint(NOW, 5.5)])], True)
 ROOM = Room(Need(8, 2.0), Need(4, 1.0), Need(1))
 WORKER = WorkerStatus(
     EVIL,
@@ -114,7 +116,7 @@ PAGES: dict[str, dict[str, Any]] = {
         "recent": [RUN],
     },
     "entities.html": {"page": EntityPage([ENTITY], EVIL), "states": [EVIL]},
-    "entity.html": {"id": EVIL, "entity": ENTITY, "updated": None, "runs": [RUN]},
+    "entity.html": {"id": EVIL, "entity": ENTITY, "updated": None, "runs": [RUN], "metrics": METRICS},
     "runs.html": {"page": RunPage([RUN], NOW)},
     "workers.html": {"page": WorkerPage([WORKER], 1, EVIL)},
     "segments.html": {"page": SegmentPage([SEGMENT], 1, 5)},
@@ -147,7 +149,8 @@ def test_untrusted_values_are_escaped_in_page(template: str) -> None:
 
     seen = Seen(page)
     assert seen.tags["script"] == 1
-    assert not seen.tags.keys() & {"iframe", "object", "embed", "svg", "style", "base"}
+    assert not seen.tags.keys() & {"iframe", "object", "embed", "style", "base"}
+    assert seen.tags["svg"] == (template == "entity.html")
     assert {value for name, value in seen.attributes if name == "src"} == {"/page/icon.svg", "/page/status.js"}
     links = [value for name, value in seen.attributes if name in ("href", "action")]
     assert all(link.startswith(("/", "#content", "http://leader:8080")) for link in links), links
@@ -158,9 +161,26 @@ def test_untrusted_values_are_escaped_in_page(template: str) -> None:
 
 
 def test_an_entity_that_is_gone_is_shown_by_what_is_left_of_it() -> None:
-    page = render("entity.html", {**FRAME, "id": "b1", "entity": None, "updated": None, "runs": [RUN]})
+    gone = {"id": "b1", "entity": None, "updated": None, "runs": [RUN], "metrics": None}
+    page = render("entity.html", {**FRAME, **gone})
 
     assert "This schedule does not exist any more" in page
+    assert "Metrics" not in page
+
+
+def test_metrics_are_shown_with_their_last_hour() -> None:
+    points = [MetricPoint(NOW + timedelta(minutes=minute), value) for minute, value in enumerate([1.0, 12_345.678, -3])]
+    pnl = MetricView("pnl", "pnl", -3, NOW, {"symbol": "BTC-USD"}, points)
+    signal = MetricView("signal", "signal", None, NOW, {"side": "long"}, [])
+    metrics = EntityMetrics("b1", [pnl, signal])
+    page = render(
+        "entity.html", {**FRAME, "id": "b1", "entity": ENTITY, "updated": None, "runs": [], "metrics": metrics}
+    )
+
+    assert 'aria-label="3 values from -3 to 12,345.678"' in page
+    assert page.count("<polyline points=") == 1
+    assert "symbol: BTC-USD" in page
+    assert "left out" not in page
 
 
 @pytest.mark.parametrize("name", ["status.css", "status.js", "icon.svg", "layout.html"])
