@@ -15,6 +15,7 @@ from libs.core.store.entities import Entity, EntityStore
 from libs.core.store.owner_quotas import OwnerQuotas
 from libs.core.store.releases import effective
 from libs.core.store.revisions import RevisionStore
+from libs.core.worker.api import UsageView
 from libs.core.worker.handler import OwnedSegment
 from libs.core.worker.role import WorkerBackend, WorkerContext, WorkerRole
 from libs.docker_runner.code.definition import ExecutableBuilder
@@ -91,6 +92,14 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
     metrics = docker.metrics()
     if settings.metrics.per_bot:
         metrics = [*metrics, BotsCollector(lambda: handler.works, docker.runner.usage)]
+
+    def usage(bot_id: str) -> UsageView | None:
+        found = next((one for one in docker.runner.usage.latest if one.container.id == bot_id), None)
+        if found is None:
+            return None
+        stats = found.stats
+        return UsageView(found.cpus, stats.cpu_seconds, stats.memory_bytes, stats.memory_limit_bytes, stats.pids)
+
     return WorkerBackend(
         handler,
         docker.engine_id,
@@ -101,6 +110,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
         metrics=metrics,
         at_exit=docker.logs.finished,
         answerer=open_queries(context, docker, deployed, runs_beside=True).answer,
+        usage=usage,
     )
 
 

@@ -21,7 +21,7 @@ LABELS = {
     "dependency": "a name in `/readyz`",
     "dry_run": "`true`, `false`",
     "id": "a bot; only in metrics of METRICS_PER_BOT, and of the bots of one segment at a time",
-    "kind": "of garbage: `code`, `logs`, `results`, `records`",
+    "kind": "of garbage: `code`, `logs`, `results`, `records`, `revisions`",
     "lease": "`segment`, `leadership`",
     "metric": "the name of a metric that a bot prints, METRICS_BOT_NAMES of each bot at most",
     "operation": "the requested operation, from a fixed list: a verb, a route, a message of the protocol",

@@ -6,9 +6,10 @@ from typing import Any
 
 import aiohttp
 
-from libs.core.api.paths import PREFIX
+from libs.core.api.paths import PREFIX, encoded
 from libs.core.http.reader import header_of
 from libs.core.process.service import ServiceDefinition
+from libs.core.store.entities import Entity
 from libs.core.store.leases import LeadershipStore
 from libs.core.store.processes import ProcessStore
 from tools.cli.connections import Connections
@@ -74,6 +75,20 @@ async def missing_room(servers: Connections, service: ServiceDefinition) -> dict
     leader = await leader_of(servers, service)
     found = await leader.asked(f"/entities?state=waiting&limit={_MOST_ENTITIES}")
     return {one["id"]: one["missing"] for one in found["entities"] if one.get("missing")} if found is not None else {}
+
+
+async def missing_of(servers: Connections, service: ServiceDefinition, entity_id: str) -> str:
+    """Return the missing room of one waiting entity; "" when it lacks none, or the leader is unreachable."""
+    found = await (await leader_of(servers, service)).asked(f"/entities/{encoded(entity_id)}")
+    return str(found.get("missing") or "") if found is not None else ""
+
+
+async def usage_of(servers: Connections, service: ServiceDefinition, entity: Entity) -> Mapping[str, Any] | None:
+    """Return what the entity's container uses, from its worker; None when that is unreachable or does not know it."""
+    owner = await ProcessStore(await servers.database(service)).owner(entity.segment_id)
+    if owner is None:
+        return None
+    return await Leader(owner.name, owner.urls, owner.token).asked(f"/entities/{encoded(entity.id)}/usage")
 
 
 def hindrance(worker: Mapping[str, Any]) -> str | None:

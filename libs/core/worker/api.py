@@ -2,7 +2,8 @@
 
 import asyncio
 import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -20,6 +21,26 @@ from libs.core.worker.worker import Worker, WorkerSnapshot
 _STORE_SECONDS = 3.0
 
 
+@dataclass(frozen=True)
+class UsageView:
+    """What an entity's container uses now, some seconds old at most.
+
+    Attributes:
+        cpus: number of CPUs in use; None until it is known.
+        cpu_seconds: since the container's start.
+    """
+
+    cpus: float | None
+    cpu_seconds: float
+    memory_bytes: int
+    memory_limit_bytes: int
+    pids: int
+
+
+UsageOf = Callable[[str], UsageView | None]
+"""Returns the usage of an entity's container; None when none runs."""
+
+
 class WorkerApi:
     """``/api/v1`` of a worker. It answers that the worker is starting until it is opened."""
 
@@ -29,6 +50,7 @@ class WorkerApi:
         self._entities: EntityViews | None = None
         self._logs: LogSource | None = None
         self._audit: AuditStore | None = None
+        self._usage: UsageOf = lambda entity_id: None
         self._token = ""
         self._streams = Streams()
 
@@ -41,6 +63,7 @@ class WorkerApi:
         *,
         token: str,
         audit: AuditStore | None = None,
+        usage: UsageOf = lambda entity_id: None,
     ) -> None:
         """Serve requests from now on.
 
@@ -48,7 +71,9 @@ class WorkerApi:
             token: required for output. A bot may reach its own worker's port, and must not read the output of
                 other bots.
             audit: records who reads output.
+            usage: of what runs here.
         """
+        self._usage = usage
         self._service, self._worker, self._entities, self._logs = service, worker, entities, logs
         self._token = token
         self._audit = audit
@@ -72,6 +97,15 @@ class WorkerApi:
                 bounded=False,
                 guarded=True,
             ),
+            Operation(
+                "/entities/{id}/usage",
+                "workerUsage",
+                "What the container of an entity uses now.",
+                self._send_usage,
+                UsageView,
+                errors=(401, 404, 503),
+                guarded=True,
+            ),
         )
 
     def description(self) -> object:
@@ -86,13 +120,25 @@ class WorkerApi:
             raise NotStarted("worker")
         return self._worker.snapshot()
 
+    async def _send_usage(self, asked: Asked) -> UsageView:
+        if self._worker is None:
+            raise NotStarted("worker")
+        self._check(asked)
+        found = self._usage(asked.entity_id)
+        if found is None:
+            raise Refused(404, "nothing of that id runs here, or its usage is not known yet")
+        return found
+
+    def _check(self, asked: Asked) -> None:
+        given = asked.request.headers.get("Authorization", "")
+        if not hmac.compare_digest(given.encode("utf-8", "replace"), f"Bearer {self._token}".encode()):
+            raise Refused(401, "output of a worker requires its token; use the leading master instead")
+
     async def _send_logs(self, asked: Asked) -> web.StreamResponse:
         worker, logs, entities = self._worker, self._logs, self._entities
         if worker is None or logs is None or entities is None:
             raise NotStarted("worker")
-        given = asked.request.headers.get("Authorization", "")
-        if not hmac.compare_digest(given.encode("utf-8", "replace"), f"Bearer {self._token}".encode()):
-            raise Refused(401, "output of a worker requires its token; use the leading master instead")
+        self._check(asked)
         entity_id, segment_id = asked.entity_id, None
         if self._audit is not None:
             await self._audit.output_read(reader_in(asked.request), entity_id)

@@ -49,7 +49,7 @@ from libs.core.store.processes import KnownProcess, ProcessStore
 from libs.core.store.runs import LiveRuns, RunStore
 from libs.core.transport.security import TransportSecurity
 from libs.core.transport.worker_key import WorkerKey
-from libs.core.worker.api import WorkerApi
+from libs.core.worker.api import UsageOf, UsageView, WorkerApi
 from libs.core.worker.handler import SegmentHandler
 from libs.core.worker.metrics import WorkerCollector
 from libs.core.worker.worker import EngineFolders, EngineView, Worker
@@ -98,6 +98,10 @@ class WorkerContext:
     owns: Callable[[int], bool]
 
 
+def _no_usage(entity_id: str) -> UsageView | None:
+    return None
+
+
 async def _nothing() -> None:
     return None
 
@@ -113,6 +117,7 @@ class WorkerBackend:
         logs: the output of its entities.
         entities: returns the number of entities in the owned segments by state.
         metrics: further metrics of this worker.
+        usage: what an entity's container uses.
         at_exit: called when no segment is owned any more and all parts still run; limited to 15 s.
         answerer: answers queries about entities of owned segments; None for a service without queries.
     """
@@ -125,6 +130,7 @@ class WorkerBackend:
     metrics: Sequence[Collector] = ()
     folders: EngineFolders | None = None
     at_exit: Callable[[], Awaitable[None]] = _nothing
+    usage: UsageOf = _no_usage
     answerer: Answerer | None = None
 
 
@@ -197,7 +203,9 @@ class WorkerRole:
         token = secrets.token_urlsafe(32)
         # Masters fetch output from it.
         process.http.accept(token)
-        self._api.open(process.service, worker, views, backend.logs, token=token, audit=self._audit)
+        self._api.open(
+            process.service, worker, views, backend.logs, token=token, audit=self._audit, usage=backend.usage
+        )
         registry.register(
             WorkerCollector(worker.snapshot, life_seconds=settings.lease.life_seconds, entities=backend.entities)
         )

@@ -92,7 +92,8 @@ class UsageSampler:
             alive = [c for c in self._listed if c.state is ContainerState.RUNNING and self._owns(c.segment)]
             noted = await self._runner.noted(alive)
             asked = await self._asked([container for container in alive if container.container_id not in noted])
-            self._runner.usage.sampled(noted | asked, [container.container_id for container in self._listed])
+            present = [container.container_id for container in self._listed]
+            self._runner.usage.sampled(noted | asked, present, self._clock())
 
     def _list_anew(self, _: ContainerEvent) -> None:
         self._is_listed_until = -math.inf

@@ -1,7 +1,7 @@
 """Sum up the usage of this worker's containers. Pure: takes samples as arguments."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from libs.docker_runner.containers.container import Ended, ManagedContainer
 from libs.docker_runner.usage.stats import Stats
@@ -9,10 +9,11 @@ from libs.docker_runner.usage.stats import Stats
 
 @dataclass(frozen=True)
 class Usage:
-    """One container, as last sampled."""
+    """One container, as last sampled. *cpus* is the number of CPUs in use since the sample before; None at first."""
 
     container: ManagedContainer
     stats: Stats
+    cpus: float | None = None
 
 
 class UsageTally:
@@ -28,6 +29,7 @@ class UsageTally:
         self._counted: dict[str, float] = {}
         self._latest: dict[str, Usage] = {}
         self._present: set[str] = set()
+        self._sampled_at: float | None = None
 
     @property
     def latest(self) -> Collection[Usage]:
@@ -48,16 +50,19 @@ class UsageTally:
         """Add *container*, which this worker has just started."""
         self._counted.setdefault(container.container_id, 0.0)
 
-    def sampled(self, found: Mapping[str, Usage], present: Collection[str]) -> None:
+    def sampled(self, found: Mapping[str, Usage], present: Collection[str], at: float | None = None) -> None:
         """Update with a sample of all containers of this worker.
 
         Args:
             found: the running containers with known usage, by the engine's id.
             present: the ids of all containers of the engine, running or not.
+            at: the time of the sample in seconds, by a clock that does not jump.
         """
         for container_id, usage in found.items():
             self._count(container_id, usage.stats.cpu_seconds)
-        self._latest = dict(found)
+        seconds = at - self._sampled_at if at is not None and self._sampled_at is not None else 0.0
+        self._latest = {name: _with_rate(usage, self._latest.get(name), seconds) for name, usage in found.items()}
+        self._sampled_at = at
         # One started meanwhile is in neither list.
         for gone in self._present - set(present):
             self._counted.pop(gone, None)
@@ -76,3 +81,9 @@ class UsageTally:
         counted = self._counted.get(container_id, cpu_seconds)
         self.cpu_seconds += max(0.0, cpu_seconds - counted)
         self._counted[container_id] = max(counted, cpu_seconds)
+
+
+def _with_rate(usage: Usage, before: Usage | None, seconds: float) -> Usage:
+    if before is None or seconds <= 0.0:
+        return usage
+    return replace(usage, cpus=max(0.0, usage.stats.cpu_seconds - before.stats.cpu_seconds) / seconds)

@@ -26,6 +26,15 @@ def test_processor_time_adds_up_from_sample_to_sample() -> None:
     assert tally.cpu_seconds == 4.0 + 0.5
 
 
+def test_processors_in_use_are_those_between_the_last_two_samples() -> None:
+    tally = UsageTally()
+    tally.sampled(seen("a", 1.0), ["a"], 100.0)
+    assert [usage.cpus for usage in tally.latest] == [None]
+
+    tally.sampled(seen("a", 6.0) | seen("b", 9.0), ["a", "b"], 110.0)
+    assert [usage.cpus for usage in tally.latest] == [0.5, None]
+
+
 def test_usage_after_last_sample_counts_at_end() -> None:
     tally = UsageTally()
     tally.started(container("a"))
