@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from libs.collector.code import UnreferencedCode
 from libs.collector.collector import Collector, Garbage
+from libs.collector.data import UnreferencedData
 from libs.collector.logs import OldLogs
 from libs.collector.records import ManyRecords
 from libs.collector.revisions import OrphanedRevisions
@@ -14,7 +15,8 @@ from libs.core.master.master import Master
 from libs.core.master.role import Loop, MasterSettings
 from libs.core.observability.log import get_logger
 from libs.core.process.process import Process
-from libs.core.process.service import SERVICES, ServiceDefinition
+from libs.core.process.service import BOT_RUNNER, SERVICES, ServiceDefinition
+from libs.core.storage.data_sets import DataCatalog
 from libs.core.storage.object_store import ObjectStore
 from libs.core.store.client import Database
 from libs.core.store.code_references import CodeReferences
@@ -55,11 +57,19 @@ def collecting(own: OwnGarbage) -> Callable[[Process, Master, MasterSettings], S
             store = ObjectStore(storage, threads=1)
             process.lifecycle.on_close("storage", store.close, limit_seconds=1)
             kinds.append(unreferenced_code(service, databases, store, storage, retention))
+            if service is BOT_RUNNER:
+                kinds.append(unreferenced_data(store, storage, retention))
             kinds.extend(own(store, storage, retention))
         collector = Collector(kinds, retention.interval_seconds, dry_run=retention.dry_run)
         return [("garbage collector", collector.collect_for_ever)]
 
     return loops
+
+
+def unreferenced_data(store: ObjectStore, storage: StorageSettings, retention: RetentionSettings) -> Garbage:
+    """Return the garbage of data sets, which all services share."""
+    catalog = DataCatalog(store, storage.data_bucket or storage.code_bucket, storage.data_prefix)
+    return UnreferencedData(catalog, retention.code_keep_seconds)
 
 
 def many_records(service: ServiceDefinition, databases: Databases, retention: RetentionSettings) -> Garbage:

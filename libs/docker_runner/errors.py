@@ -33,6 +33,14 @@ class CodeUnavailable(DockerRunnerError, Retryable):
         self.bucket, self.key, self.reason = bucket, key, reason
 
 
+class DataUnavailable(DockerRunnerError, Retryable):
+    """The storage or this host's disk cannot provide a data set now."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"data set {name!r} is not available now: {reason}")
+        self.name, self.reason = name, reason
+
+
 class ImageUnavailable(DockerRunnerError, Retryable):
     """The image is not on the engine's host and cannot be pulled from the registry."""
 
@@ -151,6 +159,22 @@ class ArchiveRejected(DockerRunnerError, UserError):
         where = f"entry {entry!r} " if entry else ""
         super().__init__(f"archive {key!r}: {where}{reason}")
         self.key, self.entry, self.reason = key, entry, reason
+
+
+class DataMissing(DockerRunnerError, UserError):
+    """There is no data set of this name."""
+
+    def __init__(self, name: str, reason: str = "no data set has this name") -> None:
+        super().__init__(f"missing data set {name!r}: {reason}; upload it with `runtime bot data put {name} FILE`")
+        self.name, self.reason = name, reason
+
+
+class DataRejected(DockerRunnerError, UserError):
+    """A reference to data sets is malformed, or a data set is too large or damaged. *what* names it."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what} {reason}")
+        self.what, self.reason = what, reason
 
 
 class UnknownRuntime(DockerRunnerError, UserError):

@@ -148,6 +148,7 @@ class Executable:
         question: for a container that only answers it, by *script*; any number of them may run beside the entity's own.
         egress: the hosts that it may reach, as in its config and as one line (``api.example.com:443,…``); None for all
             public ones.
+        data: names of the data sets that are mounted, each in its version at the start.
         segment, epoch, worker, run_id, revision: labels, for the next owner; a change needs no restart.
         keepalive: the folder of :class:`~libs.docker_runner.containers.keepalive.KeepaliveFile`; None for no dead-man's
             switch.
@@ -182,6 +183,7 @@ class Executable:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     query: str | None = None
     question: Question | None = None
+    data: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -226,6 +228,8 @@ class Executable:
         if self.query is not None:
             # Otherwise the hash equals that of versions before queries.
             spec["query"] = self.query
+        if self.data:
+            spec["data"] = list(self.data)
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 

@@ -33,6 +33,7 @@ def test_hash_of_code_without_digest_is_that_of_earlier_versions() -> None:
     [
         {"config": {"a": 2}},
         {"version": "1.1"},
+        {"data": ("prices",)},
         {"script": "other.py"},
         {"code": CodeRef("bots", "b1/1.1")},
         {"code": CodeRef("bots", "b1/1.0", "0" * 64)},

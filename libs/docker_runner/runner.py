@@ -29,6 +29,7 @@ from libs.docker_runner.containers.secret_masks import SecretMasks
 from libs.docker_runner.containers.starting import Starter
 from libs.docker_runner.containers.state_cache import ContainerStateCache
 from libs.docker_runner.containers.stopping import Stopper
+from libs.docker_runner.data.source import CodeWithData, DataSource, NoData
 from libs.docker_runner.engine.admission import Admission
 from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.engine.container_watch import ContainerWatch
@@ -64,6 +65,7 @@ class DockerRunner:
     Every method may raise EngineUnavailable: the outcome is unknown, and the call may be repeated.
 
     Args:
+        data: the source of data sets; without one, none can be mounted.
         resolve: returns the addresses of a host that bots may reach; blocks; raises OSError.
     """
 
@@ -73,7 +75,10 @@ class DockerRunner:
         code: CodeSource,
         settings: RunnerSettings,
         resolve: Callable[[str], list[str]] = resolved,
+        data: DataSource | None = None,
     ) -> None:
+        data = data or NoData()
+        code = CodeWithData(code, data)
         self._engine = engine
         self._settings = settings
         self._threads = Threads("docker-runner", 4)
@@ -113,6 +118,7 @@ class DockerRunner:
         self._starter = Starter(
             engine=engine,
             code=code,
+            data=data,
             images=self._images,
             network=self._network,
             admission=self._admission,
@@ -219,8 +225,8 @@ class DockerRunner:
         a name to one container only. A dead one of that name is removed.
 
         Raises:
-            CodeMissing, ArchiveRejected, EntrypointMissing: the bot's owner must correct it.
-            CodeUnavailable, ImageUnavailable, SandboxUnavailable, StartFailed: retry later.
+            CodeMissing, ArchiveRejected, EntrypointMissing, DataMissing, DataRejected: the owner must correct it.
+            CodeUnavailable, DataUnavailable, ImageUnavailable, SandboxUnavailable, StartFailed: retry later.
             NoRoom: other containers' limits use up the engine; nothing was created. Wait for :attr:`room`.
             AlreadyRunning: another version of it runs; stop that first.
         """

@@ -8,7 +8,7 @@ from libs.core.room import MIB
 from libs.docker_runner.containers.container import EndReason, RunOutcome
 from libs.docker_runner.containers.failure import FailureReason
 from libs.docker_runner.containers.returned import Returned
-from libs.docker_runner.errors import ArchiveRejected, CodeMissing, UnknownRuntime
+from libs.docker_runner.errors import ArchiveRejected, CodeMissing, DataMissing, UnknownRuntime
 from libs.docker_runner.runs.attempt import AttemptResult
 
 CANCELLED = "cancelled"
@@ -69,6 +69,8 @@ def rejection(error: UserError) -> AttemptResult:
     match error:
         case CodeMissing():
             return AttemptResult("code-missing", f"missing code: {error}")
+        case DataMissing():
+            return AttemptResult("data-missing", str(error))
         case ArchiveRejected():
             return AttemptResult("bad-archive", f"bad archive: {error}")
         case UnknownRuntime():

@@ -11,7 +11,7 @@ from libs.core.hostile_json import Kind
 from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, RunOutcome, from_labels
 from libs.docker_runner.containers.failure import Failure, FailureReason
 from libs.docker_runner.containers.returned import Payload, Returned
-from libs.docker_runner.errors import ArchiveRejected, CodeMissing, UnknownRuntime
+from libs.docker_runner.errors import ArchiveRejected, CodeMissing, DataMissing, UnknownRuntime
 from libs.docker_runner.runs.attempt import AttemptResult
 from services.backtest_runner.objects import analysis_key, logs_key
 from services.backtest_runner.verdict import given_up, rejection, verdict_of
@@ -159,6 +159,7 @@ def test_error_of_any_length_is_cut_for_people(reason: FailureReason) -> None:
     ("error", "reason", "words"),
     [
         (CodeMissing("bots", "a.zip"), "code-missing", "missing code"),
+        (DataMissing("prices"), "data-missing", "missing data set 'prices'"),
         (ArchiveRejected("a.zip", "../x", "leaves the folder"), "bad-archive", "bad archive"),
         (UnknownRuntime("cobol", ["python3.11"]), "unknown-runtime", "unknown runtime 'cobol'"),
         (UserError("custom.filePath is missing"), "rejected", "custom.filePath is missing"),
@@ -186,7 +187,10 @@ def test_results_lie_below_the_id(backtest_id: str, key: str) -> None:
         *(verdict(reason, failure=INTERRUPTED) for reason in EndReason if reason is not EndReason.STOPPED),
         verdict(EndReason.FINISHED, result=returned(Kind.NUMBER, "4.5")),
         verdict(EndReason.FINISHED, failure=Failure(FailureReason.RESULT_TOO_LARGE)),
-        *(rejection(error) for error in (CodeMissing("b", "k"), ArchiveRejected("k", "e", "r"), UserError("x"))),
+        *(
+            rejection(error)
+            for error in (CodeMissing("b", "k"), DataMissing("d"), ArchiveRejected("k", "e", "r"), UserError("x"))
+        ),
     ],
 )
 def test_failed_backtest_is_among_the_failures(found: AttemptResult) -> None:

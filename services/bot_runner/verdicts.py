@@ -9,6 +9,8 @@ from libs.docker_runner.errors import (
     ArchiveRejected,
     CodeMissing,
     CodeReplaced,
+    DataMissing,
+    DataRejected,
     EntrypointMissing,
     LimitsRejected,
     UnknownRuntime,
@@ -20,6 +22,8 @@ _REASONS: tuple[tuple[type[UserError], RejectionReason], ...] = (
     (CodeMissing, RejectionReason.CODE_MISSING),
     (CodeReplaced, RejectionReason.CODE_REPLACED),
     (ArchiveRejected, RejectionReason.ARCHIVE),
+    (DataMissing, RejectionReason.DATA_MISSING),
+    (DataRejected, RejectionReason.DATA),
     (EntrypointMissing, RejectionReason.ENTRYPOINT),
     (SecretRefused, RejectionReason.SECRET),
 )

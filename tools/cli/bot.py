@@ -10,6 +10,7 @@ _COMMANDS = {
         "tools.cli.bot_deploy", "deploy", "Upload a folder and run it as a bot, or update an existing bot."
     ),
     "config": LazyCommand("tools.cli.bot_config", "config", "Show or change the config of a bot."),
+    "data": LazyCommand("tools.cli.bot_data", "data", "Upload, list and remove shared data sets."),
     "ls": LazyCommand("tools.cli.bot_ls", "ls", "List the bots with their states."),
     "show": LazyCommand("tools.cli.bot_show", "show_bot", "Show one bot: state, config, version, runs."),
     "metrics": LazyCommand("tools.cli.entity_metrics", "bot_metrics", "Show the metrics that a bot has printed."),

@@ -129,7 +129,7 @@ class RunPage:
 FAILURES = (
     *("error", "oom", "timeout", "killed", "lease-lost", "missing", "not-started", "rejected"),
     # Of backtests.
-    *("exception", "result", "code-missing", "bad-archive", "unknown-runtime", "lost"),
+    *("exception", "result", "code-missing", "data-missing", "bad-archive", "unknown-runtime", "lost"),
 )
 """The end reasons that count as failures of a run."""
 

@@ -221,6 +221,16 @@ class StorageSettings(Group):
         Field(description="buckets that custom.gcsPath may name; never those of logs and results"),
         BeforeValidator(_names),
     ] = None
+    data_bucket: Annotated[
+        str | None,
+        Named("MINIO_DATA_BUCKET", allowed=_BUCKET_ALLOWED, default_text="that of the bots' code"),
+        Field(pattern=_BUCKET, description="bucket of shared data sets"),
+    ] = None
+    data_prefix: Annotated[
+        str,
+        Named("MINIO_DATA_PREFIX", allowed="the beginning of an object's key (data/)"),
+        Field(max_length=512, description="prefix of the keys of shared data sets"),
+    ] = ".the0/data/"
     logs_bucket: Annotated[
         str,
         Named("MINIO_LOGS_BUCKET", allowed=_BUCKET_ALLOWED),

@@ -205,6 +205,20 @@ class ContainerSettings(Group):
         Named("CODE_CACHE_MB", unit="MiB"),
         Field(ge=16, le=10_485_760, description="size of the cache of unpacked code below TEMP_DIR"),
     ] = 2048
+    data_cache_mb: Annotated[
+        int,
+        Named("DATA_CACHE_MB", unit="MiB"),
+        Field(
+            ge=16,
+            le=104_857_600,
+            description="size of the cache of data sets below TEMP_DIR; nothing is fetched beyond it",
+        ),
+    ] = 4096
+    data_set_mb: Annotated[
+        int,
+        Named("DATA_SET_MB", unit="MiB"),
+        Field(ge=1, le=104_857_600, description="maximum size of one data set, as an archive and unpacked"),
+    ] = 2048
     log_spool_mb: Annotated[
         int,
         Named("BOT_LOG_SPOOL_MB", unit="MiB"),

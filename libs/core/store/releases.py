@@ -29,7 +29,8 @@ class RejectionReason(StrEnum):
 
     DEFINITION: a field is missing or wrong. UNHEALTHY: it ended within its health window.
     CODE_REPLACED: the code object of an earlier version now has other content. SECRET: its config refers to a secret
-    that does not exist, or that its owner may not use.
+    that does not exist, or that its owner may not use. DATA_MISSING: there is no data set that it names. DATA: its list
+    of data sets is malformed, or one of them is too large or damaged.
     """
 
     DEFINITION = "definition"
@@ -40,6 +41,8 @@ class RejectionReason(StrEnum):
     ARCHIVE = "archive"
     ENTRYPOINT = "entrypoint"
     UNHEALTHY = "unhealthy"
+    DATA_MISSING = "data-missing"
+    DATA = "data"
     SECRET = "secret"  # noqa: S105 - a reason
 
 

@@ -136,6 +136,15 @@ class CodeCache:
                     return CodeTree(self._code_store.path(version), version.etag)
         raise CodeUnavailable(ref.bucket, ref.key, f"it was replaced {_ATTEMPTS} times while it was being read")
 
+    async def cached(self, ref: CodeRef, etag: str, holder: str | None = None) -> CodeTree | None:
+        """Return that version, pinned for *holder*, if it is on this host; the storage is not queried.
+
+        Raises:
+            CodeUnavailable: the disk fails.
+        """
+        wanted = Version(ref.bucket, ref.key, etag, ref.sha256)
+        return CodeTree(self._code_store.path(wanted), etag) if await self._pinned_for(wanted, holder) else None
+
     async def pin(self, tree: CodeTree, holder: str) -> None:
         """Keep *tree* for the container *holder*. Pins outlive this process; may be repeated."""
         await self._run(self._code_store.pin, tree.path.name, holder)
@@ -153,9 +162,10 @@ class CodeCache:
         """
         return await self._run(self._code_store.drop_stale_pins, live, older_than_seconds)
 
-    async def evict(self) -> None:
-        """Evict trees down to the limit, except those in use. Called after every download."""
-        for version in await self._run(self._code_store.evict, self._max_bytes, self._keep_seconds):
+    async def evict(self, *, room_bytes: int = 0) -> None:
+        """Evict trees until *room_bytes* are left below the limit, except those in use. Called after every download."""
+        most = max(0, self._max_bytes - room_bytes)
+        for version in await self._run(self._code_store.evict, most, self._keep_seconds):
             log.info("code evicted", bucket=version.bucket, key=version.key, etag=version.etag)
 
     async def size_bytes(self) -> int:

@@ -10,6 +10,7 @@ from libs.core.errors import UserError
 from libs.core.placement import placement_of
 from libs.core.storage.code_keys import TOOLS_ROOT
 from libs.docker_runner.containers.names import container_name
+from libs.docker_runner.data.names import data_names
 from libs.docker_runner.engine.room import Priority, RoomRequest
 from libs.docker_runner.errors import DockerRunnerError
 from libs.docker_runner.executable import CodeRef, Entrypoint, Executable, Network, Question, new_run_id
@@ -148,8 +149,8 @@ class ExecutableBuilder:
         """Return the executable of *deployed*, with *run_id* or a new one.
 
         Raises:
-            UserError: a field is missing or wrong, the runtime is unknown, the limits are too high, or the
-                allow-list of hosts or the placement is malformed; the message names the field.
+            UserError: a field is missing or wrong, the runtime is unknown, the limits are too high, or the allow-list
+                of hosts, the list of data sets or the placement is malformed; the message names the field.
         """
         runtime = _text(deployed.bot.get("runtime"), "custom.config.runtime")
         placement_of(deployed.config)  # The master has followed it, unless it is malformed.
@@ -177,6 +178,7 @@ class ExecutableBuilder:
             owner=deployed.owner(self.settings.owner_field),
             egress=written(hosts) if hosts is not None else None,
             restart=deployed.restart,
+            data=data_names(deployed.config, deployed.bot),
             # On the host's network, bots would share the port.
             query=self._query(deployed) if self.answers_queries and self.settings.network is not Network.HOST else None,
         )

@@ -2,9 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from libs.docker_runner.containers.names import new_token
 from libs.docker_runner.containers.run_folders import RunFolders
 from libs.docker_runner.containers.secret_label import label_of
 from libs.docker_runner.containers.secret_masks import SecretMasks
+from libs.docker_runner.data.source import DataSource
 from libs.docker_runner.engine.admission import Admission
 from libs.docker_runner.engine.client import Engine, NameTaken, NoSuchImage
 from libs.docker_runner.engine.http import EngineRefused
@@ -51,6 +52,7 @@ class _Attempt:
     name: str
     token: str
     code: FetchedCode
+    data: Mapping[str, Path]
 
 
 class Starter:
@@ -61,6 +63,7 @@ class Starter:
         *,
         engine: Engine,
         code: CodeSource,
+        data: DataSource,
         images: Images,
         network: BotNetwork,
         admission: Admission,
@@ -73,6 +76,7 @@ class Starter:
     ) -> None:
         self._engine = engine
         self._code = code
+        self._data = data
         self._images = images
         self._network = network
         self._admission = admission
@@ -101,6 +105,7 @@ class Starter:
             await self._images.ensure(executable.placement.image)
             code = await self._code.fetch(executable.code, etag=executable.code_etag)
             await self._threads.run(check_script, code.path, executable.script, executable.runtime)
+            await self._data.fetch(executable.data)
             await self._threads.run(self._secrets.resolve, executable.config, executable.owner)
             return code.etag
 
@@ -116,8 +121,10 @@ class Starter:
             try:
                 await self._threads.run(check_script, code.path, executable.script, executable.runtime)
                 await self._linked(code)
+                with span("fetch data"):
+                    data = await self._data.fetch(executable.data, holder)
                 async with self._parallel:
-                    container = await self._made(_Attempt(executable, name, token, code))
+                    container = await self._made(_Attempt(executable, name, token, code, data))
                 used = container.token == token
             except (EngineUnavailable, asyncio.CancelledError):
                 # It may be running or start later: its files stay until it was checked.
@@ -148,6 +155,7 @@ class Starter:
             )
         except OSError as error:
             raise DiskUnavailable("the files of a start", error) from error
+        paths = replace(paths, data=attempt.data)
         secrets = ""
         if resolved.values:
             references = references_in(executable.config)

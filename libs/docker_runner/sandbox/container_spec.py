@@ -4,7 +4,7 @@ SANDBOX.md describes each protection with its test.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ STATE = "/state"
 """The folder of the bot's persistent state."""
 STATE_DIR = f"{STATE}/.the0-state"
 """The folder of the SDK's state in it."""
+DATA = "/data"
+"""The folder of mounted data sets."""
 STATE_FILES = 4096
 """The maximum number of files and folders in a bot's state."""
 # The bot's result.json is a link to a file in it.
@@ -60,6 +62,8 @@ class Paths:
     entrypoints: Path
     hosts: Path | None = None
     """The bot's ``/etc/hosts``; None for the engine's own."""
+    data: Mapping[str, Path] = field(default_factory=dict)
+    """Data sets by name: each a file or a folder."""
 
 
 def code_mount(entrypoint: Entrypoint) -> str:
@@ -243,6 +247,7 @@ def _mounts(executable: Executable, paths: Paths, mount: str) -> list[Mapping[st
         # The one file of the host that is written there; ulimits bound its size.
         _bind(paths.outcome, f"{PRIVATE}/outcome", writable=True),
     ]
+    mounts += [_bind(path, f"{DATA}/{name}") for name, path in sorted(paths.data.items())]
     if executable.keepalive is not None:
         mounts.append(_bind(executable.keepalive, f"{BASE}/keepalive"))
     if paths.hosts is not None:

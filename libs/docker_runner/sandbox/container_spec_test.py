@@ -171,6 +171,15 @@ def test_only_the_outcome_can_be_written() -> None:
     }
 
 
+def test_data_sets_are_mounted_read_only_below_data() -> None:
+    data = {"prices.csv": Path("/t/data/trees/1/data"), "days": Path("/t/data/trees/2")}
+
+    mounts = body(paths=replace(PATHS, data=data))["HostConfig"]["Mounts"]
+
+    assert bind("/t/data/trees/1/data", "/data/prices.csv") in mounts
+    assert bind("/t/data/trees/2", "/data/days") in mounts
+
+
 def test_the_outcome_is_below_a_folder_that_only_root_may_enter() -> None:
     options = body()["HostConfig"]["Tmpfs"]["/run/the0/private"].split(",")
     assert {"mode=0700", "noexec", "size=64k"} <= set(options)

@@ -19,6 +19,7 @@ from libs.core.leases.lease import LeaseView
 from libs.core.observability.log import get_logger
 from libs.core.process.lifecycle import Lifecycle
 from libs.core.room import Need, Room
+from libs.core.storage.data_sets import DataCatalog
 from libs.core.storage.object_store import ObjectStore
 from libs.docker_runner.code.cache import CodeCache
 from libs.docker_runner.code.definition import CodeSources, ExecutableBuilder
@@ -35,6 +36,7 @@ from libs.docker_runner.containers.keepalive_root import (
 )
 from libs.docker_runner.containers.run_records import History, Recorder
 from libs.docker_runner.containers.spec_root import spec_root
+from libs.docker_runner.data.host_data import HostData
 from libs.docker_runner.engine.answers import EngineInfo
 from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.engine.container_watch import Listener
@@ -79,6 +81,7 @@ class DockerHost:
         engine_id: str,
         store: ObjectStore,
         code: CodeCache,
+        data: HostData,
         service: str,
         scope: str,
         worker: str,
@@ -97,7 +100,7 @@ class DockerHost:
         self.recorder = Recorder(worker, engine_id)
         self.store = store
         self.code = code
-        self.runner = DockerRunner(engine, code, settings)
+        self.runner = DockerRunner(engine, code, settings, data=data)
         self._usage = UsageSampler(self.runner, service=service, scope=scope, owns=owns)
         self.ending: set[int] = set()
         """Segments whose containers this worker still stops, and records, after it has given them away."""
@@ -154,6 +157,8 @@ class DockerHost:
         settings: RunnerSettings,
         storage: StorageSettings,
         code_cache_bytes: int,
+        data_cache_bytes: int,
+        data_set_bytes: int,
         lease_seconds: float,
         service: str,
         scope: str,
@@ -195,12 +200,20 @@ class DockerHost:
         settings = replace(settings, spec_dir=await spec_root(settings.spec_dir, settings.temp_dir, engine))
         code = CodeCache(store, settings.temp_dir / "code", code_cache_bytes)
         await _until_disk_takes("code", code.open, readiness)
+        data = HostData(
+            DataCatalog(store, storage.data_bucket or storage.code_bucket, storage.data_prefix),
+            settings.temp_dir / "data",
+            max_bytes=data_cache_bytes,
+            max_set_bytes=data_set_bytes,
+        )
+        await _until_disk_takes("data", data.open, readiness)
         host = cls(
             settings,
             engine=engine,
             engine_id=info.id,
             store=store,
             code=code,
+            data=data,
             service=service,
             scope=scope,
             worker=worker,
@@ -233,6 +246,7 @@ class DockerHost:
         lifecycle.part("sample containers", host._usage.run)
         lifecycle.on_close("docker runner", host.runner.close, limit_seconds=2)
         lifecycle.on_close("code", code.close, limit_seconds=2)
+        lifecycle.on_close("data", data.close, limit_seconds=2)
         return host
 
     def keepalive(self, segment: int) -> KeepaliveFile:

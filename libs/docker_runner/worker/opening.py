@@ -31,6 +31,8 @@ async def open_docker_host(
         settings=runner or runner_settings(settings.containers, settings.maxima, settings.images, settings.secrets),
         storage=settings.storage,
         code_cache_bytes=settings.containers.code_cache_mb * MIB,
+        data_cache_bytes=settings.containers.data_cache_mb * MIB,
+        data_set_bytes=settings.containers.data_set_mb * MIB,
         lease_seconds=settings.lease.life_seconds,
         service=context.process.service.name,
         scope=context.scope,

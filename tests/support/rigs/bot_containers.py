@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from libs.docker_runner.data.source import DataSource
 from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.engine.events import ContainerEvent
 from libs.docker_runner.executable import CodeRef, Entrypoint, Executable, Limits
@@ -117,12 +118,17 @@ class BotContainers:
 
 @asynccontextmanager
 async def bot_containers(
-    directory: Path, scope: str, url: str, resolve: Callable[[str], list[str]] = resolved, **settings: Any
+    directory: Path,
+    scope: str,
+    url: str,
+    resolve: Callable[[str], list[str]] = resolved,
+    data: DataSource | None = None,
+    **settings: Any,
 ) -> AsyncIterator[BotContainers]:
-    """A runner with its folders in *directory*, for which *resolve* finds the addresses of hosts."""
+    """A runner with its folders in *directory*, for which *resolve* finds the addresses of hosts, *data* data sets."""
     chosen = RunnerSettings(temp_dir=directory / "runtime", **settings)
     code = FolderCode(directory / "code")
-    runner = DockerRunner(Engine(url, chosen.engine_timeout_seconds), code, chosen, resolve)
+    runner = DockerRunner(Engine(url, chosen.engine_timeout_seconds), code, chosen, resolve, data)
     try:
         await runner.open()
         yield BotContainers(runner, code, chosen, scope)

@@ -1,0 +1,1 @@
+"""Shared data sets on a worker's host, mounted into containers."""

@@ -1,0 +1,101 @@
+"""`runtime bot data`: shared data sets, which bots, backtests and schedules read at /data/NAME."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from libs.core.room import MIB
+from libs.core.storage.data_sets import DataCatalog, DataSet
+from tools.bots.data_upload import PackedData, check_name, packed, upload_data
+from tools.cli import interrupts
+from tools.cli.connections import Connections, connected
+from tools.cli.exit_codes import ExitCode
+from tools.cli.failures import Failure
+from tools.cli.local_user import user_of_this_machine
+from tools.cli.output import cell, output_option, show, table
+
+_COLUMNS = ("name", "kind", "files", "mib", "version", "uploaded", "by")
+_VERSION_CHARACTERS = 12
+
+
+@click.group("data", context_settings={"help_option_names": ["-h", "--help"]})
+def data() -> None:
+    """Upload, list and remove shared read-only data sets.
+
+    A bot, backtest or schedule with `"data": ["NAME"]` in its config or its bot.json finds the data set at /data/NAME.
+    """
+
+
+@data.command()
+@click.argument("name")
+@click.argument("source", metavar="FILE|DIR", type=click.Path(exists=True, path_type=Path))
+@output_option
+def put(name: str, source: Path, output: str) -> None:
+    """Upload a file or folder as the data set NAME, or as its new version.
+
+    A file is the file /data/NAME, a folder the folder /data/NAME. Running bots keep the version with which they were
+    started.
+    """
+    check_name(name)
+    with packed(source) as content:
+        found, is_new = interrupts.run(_put(name, content))
+    facts = {**_facts(found), "changed": is_new}
+    size = f"{found.files} file{'s' if found.files != 1 else ''}, {found.total_bytes / MIB:,.1f} MiB"
+    shown = f"{cell(name)} is version {facts['version']} ({size})" + ("" if is_new else "; it was the same before")
+    show(output, facts, lambda: click.echo(shown))
+
+
+@data.command()
+@output_option
+def ls(output: str) -> None:
+    """List the data sets with their current versions."""
+    found = interrupts.run(_ls())
+    rows = [[one[name] if name != "mib" else f"{one['bytes'] / MIB:,.1f}" for name in _COLUMNS] for one in found]
+    show(output, found, lambda: table(_COLUMNS, rows, empty="There are no data sets."))
+
+
+@data.command()
+@click.argument("name")
+@output_option
+def rm(name: str, output: str) -> None:
+    """Remove the data set NAME. Running bots keep it; those that name it do not start any more.
+
+    Exit code 4 when there is no such data set.
+    """
+    interrupts.run(_rm(name))
+    show(output, {"name": name, "removed": True}, lambda: click.echo(f"{cell(name)} is removed."))
+
+
+async def _put(name: str, content: PackedData) -> tuple[DataSet, bool]:
+    async with connected() as servers:
+        return await upload_data(_catalog(servers), name, content, user_of_this_machine())
+
+
+async def _ls() -> list[dict[str, Any]]:
+    async with connected() as servers:
+        return [_facts(one) async for one in _catalog(servers).all()]
+
+
+async def _rm(name: str) -> None:
+    async with connected() as servers:
+        if not await _catalog(servers).remove(name):
+            raise Failure(f"there is no data set {name!r}; `runtime bot data ls` lists all", ExitCode.NOT_FOUND)
+
+
+def _catalog(servers: Connections) -> DataCatalog:
+    settings = servers.storage_settings()
+    return DataCatalog(servers.storage(), settings.data_bucket or settings.code_bucket, settings.data_prefix)
+
+
+def _facts(one: DataSet) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "kind": str(one.kind),
+        "files": one.files,
+        "bytes": one.total_bytes,
+        "version": one.sha256[:_VERSION_CHARACTERS],
+        "sha256": one.sha256,
+        "uploaded": one.uploaded_at,
+        "by": one.uploaded_by,
+    }

@@ -1,0 +1,85 @@
+"""`runtime bot data` over a real storage."""
+
+import os
+from pathlib import Path
+
+import pytest
+from minio import Minio
+
+from tests.support.rigs.commands import Commands
+from tools.cli.exit_codes import ExitCode
+from tools.stack.s3 import S3Server
+
+
+def _keys(s3_server: S3Server, bucket_prefix: str) -> list[str]:
+    storage = Minio(s3_server.endpoint, s3_server.access_key, s3_server.secret_key, secure=False)
+    found = storage.list_objects(f"{bucket_prefix}bots", prefix=".the0/data/", recursive=True)
+    return sorted(one.object_name or "" for one in found)
+
+
+def test_data_set_is_put_listed_replaced_and_removed(
+    commands: Commands, s3_server: S3Server, bucket_prefix: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "prices.csv"
+    file.write_text("1,2,3")
+
+    first = commands.json("bot", "data", "put", "prices", str(file))
+    same = commands.json("bot", "data", "put", "prices", str(file))
+    file.write_text("4,5,6")
+    second = commands.json("bot", "data", "put", "prices", str(file))
+
+    assert [first["changed"], same["changed"], second["changed"]] == [True, False, True]
+    assert first["version"] == same["version"] != second["version"]
+    [row] = commands.json("bot", "data", "ls")
+    assert (row["name"], row["kind"], row["files"], row["bytes"]) == ("prices", "file", 1, 5)
+    assert row["version"] == second["version"]
+    assert second["version"] in commands.text("bot", "data", "ls")
+    names = [key.rsplit("/", 1)[1] for key in _keys(s3_server, bucket_prefix)]
+    assert [name.split("-")[0] for name in names] == [*sorted((first["sha256"], second["sha256"])), "prices.json"]
+
+    assert commands.text("bot", "data", "rm", "prices") == "prices is removed.\n"
+    assert commands.json("bot", "data", "ls") == []
+
+
+def test_same_content_under_two_names_is_stored_once(
+    commands: Commands, s3_server: S3Server, bucket_prefix: str, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.csv").write_text("1")
+        os.utime(tmp_path / name / "a.csv", (0, 0) if name == "one" else None)
+        commands.text("bot", "data", "put", name, str(tmp_path / name))
+
+    assert len([key for key in _keys(s3_server, bucket_prefix) if "/content/" in key]) == 1
+    assert [row["name"] for row in commands.json("bot", "data", "ls")] == ["one", "two"]
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", "é", "a" * 64])
+def test_invalid_name_is_refused(commands: Commands, tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("1")
+
+    code, out, err = commands.run("bot", "data", "put", name, str(tmp_path / "file"))
+
+    assert (code, out) == (ExitCode.USAGE, "")
+    assert "cannot name a data set: a name has 1 to 63 letters" in err
+    assert commands.run("bot", "data", "rm", name)[0] == ExitCode.NOT_FOUND
+
+
+def test_folder_without_files_or_with_links_out_of_it_is_refused(commands: Commands, tmp_path: Path) -> None:
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    assert "has no files" in commands.run("bot", "data", "put", "a", str(folder))[2]
+
+    for target in (outside, Path("/etc/passwd")):
+        (folder / "link").symlink_to(target)
+        code, _, err = commands.run("bot", "data", "put", "a", str(folder))
+        assert (code, "is a link that leads out of" in err) == (ExitCode.USAGE, True)
+        (folder / "link").unlink()
+    assert commands.json("bot", "data", "ls") == []
+
+
+def test_unknown_name_and_empty_list_are_reported(commands: Commands) -> None:
+    assert commands.text("bot", "data", "ls") == "There are no data sets.\n"
+    code, _, err = commands.run("bot", "data", "rm", "prices")
+    assert (code, "there is no data set 'prices'" in err) == (ExitCode.NOT_FOUND, True)
