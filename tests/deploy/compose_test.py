@@ -177,9 +177,18 @@ def test_workers_reach_the_hosts_engine_and_share_a_folder_with_it_at_one_path(
 @pytest.mark.parametrize("role", MASTERS)
 def test_master_reports_the_published_port(project: dict[str, Any], service: ServiceDefinition, role: str) -> None:
     master = project["services"][f"{service.name}-{role}"]
-    (port,) = master["ports"]
+    (port,) = [port for port in master["ports"] if port["target"] == 8080]
 
     assert master["environment"]["PUBLIC_URL"] == f"http://localhost:{port['published']}"
+
+
+@each_service
+def test_first_master_of_a_service_with_queries_publishes_their_port(
+    project: dict[str, Any], service: ServiceDefinition
+) -> None:
+    published = [port["target"] for port in project["services"][f"{service.name}-{MASTERS[0]}"]["ports"]]
+
+    assert published == ([8080, 9477] if service.answers_queries else [8080])
 
 
 @each_service

@@ -430,7 +430,7 @@ def test_the_master_is_reached_and_probed_on_the_services_port(service: ServiceD
     address = named(folder, "Service", f"{service.name}-master")
 
     ports = {port["name"]: port["containerPort"] for port in master["ports"]}
-    assert ports == {"grpc": service.grpc_port, "http": 8080}
+    assert ports == {"grpc": service.grpc_port, "http": 8080, "query": 9477}
     assert {port["name"]: port["port"] for port in address["spec"]["ports"]} == ports
     assert master["readinessProbe"]["grpc"] == {"port": service.grpc_port}
     assert master["livenessProbe"]["httpGet"]["path"] == "/healthz"
@@ -726,6 +726,15 @@ def test_masters_may_ask_the_leader_of_their_own_service(service: ServiceDefinit
         == [f"{service.name}-master"]
     ]
     assert rule["ports"] == [{"protocol": "TCP", "port": "http"}]
+
+
+@each_service
+def test_namespaces_with_a_label_reach_the_query_port_of_masters_and_no_other_port(service: ServiceDefinition) -> None:
+    policy = named("overlays/production", "NetworkPolicy", f"{service.name}-master")["spec"]
+
+    caller = {"namespaceSelector": {"matchLabels": {"the0/asks-queries": "true"}}}
+    rules = [rule["ports"] for rule in policy["ingress"] if caller in rule["from"]]
+    assert rules == [[{"protocol": "TCP", "port": "query"}]]
 
 
 METADATA = [

@@ -5,7 +5,8 @@ import pytest
 
 from libs.core.errors import UserError
 from libs.docker_runner.code.definition import CodeSources, DefinitionInvalid, ExecutableBuilder
-from libs.docker_runner.executable import CodeRef, Entrypoint
+from libs.docker_runner.engine.room import Priority
+from libs.docker_runner.executable import CodeRef, Entrypoint, Network, Question
 from libs.docker_runner.settings import RunnerSettings
 from tests.support.rigs.deployed_bot import DeployedBot, DeployedCode
 
@@ -156,3 +157,41 @@ def test_executable_continues_the_trace_of_its_event() -> None:
     trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 
     assert BUILDER.build(replace(DEPLOYED, trace=trace)).traceparent == trace["traceparent"]
+
+
+WITH_QUERIES = {"runtime": "python3.11", "entrypoints": {"bot": "main.py", "query": "query.py"}}
+
+
+@pytest.mark.parametrize(
+    ("answers_queries", "network", "query"),
+    [(True, Network.BRIDGE, "query.py"), (False, Network.BRIDGE, None), (True, Network.HOST, None)],
+)
+def test_bot_answers_queries_beside_itself_where_its_service_does(
+    answers_queries: bool, network: Network, query: str | None
+) -> None:
+    settings = replace(BUILDER.settings, network=network)
+    builder = replace(BUILDER, settings=settings, answers_queries=answers_queries)
+
+    assert builder.build(replace(DEPLOYED, bot=WITH_QUERIES)).query == query
+
+
+def test_entrypoint_for_queries_is_part_of_the_spec() -> None:
+    builder = replace(BUILDER, answers_queries=True)
+    plain = builder.build(DEPLOYED)
+
+    assert builder.build(replace(DEPLOYED, bot=WITH_QUERIES)).spec_hash() != plain.spec_hash()
+    assert BUILDER.build(DEPLOYED).spec_hash() == plain.spec_hash()
+
+
+def test_each_question_has_a_container_of_its_own_that_leaves_room_for_bots() -> None:
+    deployed = replace(DEPLOYED, bot=WITH_QUERIES)
+    first, second = (BUILDER.question(deployed, Question("/a", "{}"), 1024) for _ in range(2))
+
+    assert len({first.name, second.name, BUILDER.build(deployed).name}) == 3
+    assert (first.id, first.service, first.script, first.query) == ("b1", "queries-of-bot-runner", "query.py", None)
+    assert (first.limits.result_bytes, first.priority) == (1024, Priority.BACKTEST)
+
+
+def test_question_to_an_entity_without_queries_is_an_error_that_names_the_field() -> None:
+    with pytest.raises(DefinitionInvalid, match=r"custom.config.entrypoints.query is missing"):
+        BUILDER.question(DEPLOYED, Question("/a", "{}"), 1024)

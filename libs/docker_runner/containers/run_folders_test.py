@@ -17,7 +17,7 @@ from libs.docker_runner.containers.returned import NO_PAYLOAD, SMALL_BYTES, Payl
 from libs.docker_runner.containers.run_folders import Outcome, RunFolders
 from libs.docker_runner.containers.starting import check_script
 from libs.docker_runner.errors import EntrypointMissing
-from libs.docker_runner.executable import Limits
+from libs.docker_runner.executable import Limits, Question
 from libs.docker_runner.executable_test import BOT
 from libs.docker_runner.sandbox.init import program
 from tests.support.faults.hostile_texts import corpus
@@ -219,3 +219,18 @@ def test_an_entrypoint_for_node_may_lack_its_suffix(tmp_path: Path, suffix: str)
     check_script(tmp_path, "dist/index", "nodejs20")
     with pytest.raises(EntrypointMissing):
         check_script(tmp_path, "dist/index", "python3.11")
+
+
+def test_query_process_is_told_its_file_and_its_question(folders: RunFolders) -> None:
+    beside = folders.create(replace(BOT, query="query.py"), "n", "t", Path("/code"))
+    once = folders.create(replace(BOT, script="q.py", question=Question("/a", "{}")), "n", "u", Path("/code"))
+    folders.tell_init(beside, BOT, 30_001, 30_002)
+    folders.tell_init(once, BOT, 30_001)
+
+    told = [json.loads((paths.spec / "spec.json").read_text()) for paths in (beside, once)]
+    assert [(spec["query"], spec["question"]) for spec in told] == [
+        ("query.py", None),
+        ("q.py", {"path": "/a", "parameters": "{}"}),
+    ]
+    assert "query_uid=30002\n" in (beside.spec / "init.conf").read_text()
+    assert "query_uid" not in (once.spec / "init.conf").read_text()

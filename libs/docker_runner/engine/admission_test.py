@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,3 +177,19 @@ async def test_closing_ends_waiting_requests(tmp_path: Path) -> None:
         await subject.close()
         with pytest.raises(EngineUnavailable):
             await waiting
+
+
+async def test_container_with_queries_gets_two_users_or_none(tmp_path: Path) -> None:
+    engine = FakeEngine(replace(container("other"), user=30_001, query_user=30_002))
+
+    async def ask(name: str) -> Sequence[int]:
+        async with subject.admitted_users(request(name), 2) as users:
+            engine.containers.append(replace(container(name), user=users[0], query_user=users[1]))
+            return users
+
+    async with admission(tmp_path, engine, UserRange(30_000, 5)) as subject:
+        first = await ask("first")
+        with pytest.raises(NoUser):
+            await ask("second")
+
+    assert sorted(first) in ([30_000, 30_003], [30_000, 30_004], [30_003, 30_004])

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from libs.core.room import MIB
-from libs.docker_runner.executable import Entrypoint, Limits, Network, Placement
+from libs.docker_runner.executable import Entrypoint, Limits, Network, Placement, Question
 from libs.docker_runner.executable_test import BOT
-from libs.docker_runner.sandbox.container_spec import Paths, container_body
+from libs.docker_runner.sandbox.container_spec import Paths, container_body, relay_command
 from libs.docker_runner.sandbox.network import Attachment
 from libs.docker_runner.settings import RunnerSettings
 
@@ -270,3 +270,41 @@ def test_proxy_is_in_the_environment_of_a_bot_unless_it_has_listed_hosts() -> No
         "NO_PROXY": "localhost",
     }
     assert body(narrowed, walled, paths, settings)["Env"] == body(narrowed, walled, paths)["Env"]
+
+
+def test_bot_with_queries_shows_the_user_of_its_query_process() -> None:
+    with_queries = replace(BOT, query="query.py")
+    made = container_body(
+        with_queries,
+        paths=PATHS,
+        code_etag="e",
+        token="0123456789ab",
+        user=30007,
+        query_user=30008,
+        attachment=OWN,
+        settings=SETTINGS,
+    )
+
+    found = {name: text for name, text in made["Labels"].items() if "query" in name}
+    assert found == {"runtime.query-user": "30008", "runtime.query-runtime": BOT.runtime}
+    assert made["Entrypoint"][-1] == "/run/the0"
+    assert not [name for name in body()["Labels"] if "query" in name]
+
+
+def test_container_of_a_question_cannot_change_the_state_and_has_a_folder_for_its_answer() -> None:
+    question = replace(BOT, question=Question("/a", "{}"))
+    tmpfs = body(question)["HostConfig"]["Tmpfs"]
+
+    assert "uid=0,gid=0,mode=0755" in tmpfs["/state"]
+    assert "uid=30007,gid=30007,mode=0700" in tmpfs["/query"]
+    assert body(question)["Entrypoint"][-2:] == ["/run/the0", "query"]
+    assert "uid=30007" in body()["HostConfig"]["Tmpfs"]["/state"]
+    assert "/query" not in body()["HostConfig"]["Tmpfs"]
+
+
+@pytest.mark.parametrize(("runtime", "program"), [("python3.11", "start.py"), ("nodejs20", "the0_query_process.js")])
+def test_relay_starts_the_query_process_of_the_runtime(runtime: str, program: str) -> None:
+    command = relay_command(runtime)
+
+    assert command[:3] == ["/run/the0/entry/the0-init", "--queries", "/run/the0"]
+    assert f"/run/the0/entry/{program}" in command

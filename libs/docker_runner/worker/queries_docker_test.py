@@ -219,6 +219,8 @@ async def test_running_bot_with_the_sdk_answers_and_its_state_is_read_only(asked
         return (await asked.ask("/state")).fault is None
 
     await eventually(answers_again)
+    output = b"".join([line.data async for line in asked.bots.runner.logs(container)])
+    assert b"last words" in output
     alive = await asked.bots.runner.inspect(container)
     assert alive is not None
     assert alive.state is ContainerState.RUNNING
