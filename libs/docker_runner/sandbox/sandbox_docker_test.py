@@ -52,8 +52,15 @@ def test_a_bot_cannot_become_root(probe: dict[str, Any]) -> None:
 
 def test_system_calls_are_filtered(probe: dict[str, Any]) -> None:
     assert probe["seccomp"] == "2"
-    for call in ("mount", "unshare_user", "keyctl"):
+    for call in ("mount", "unshare_user", "keyctl", "io_uring", "bpf", "userfaultfd"):
         assert probe[call] == [-1, "Operation not permitted"], call
+
+
+def test_a_bot_has_sockets_of_the_internet_alone(probe: dict[str, Any]) -> None:
+    assert all(result.startswith("PermissionError") for result in probe["odd_sockets"]), probe["odd_sockets"]
+    assert len(probe["odd_sockets"]) == 6
+    assert not [result for result in probe["sockets"] if "Error" in str(result)]
+    assert "Error" not in str(probe["socket_pair"])
 
 
 def test_a_bot_has_no_raw_sockets(probe: dict[str, Any]) -> None:

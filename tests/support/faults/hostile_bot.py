@@ -122,6 +122,19 @@ def main(id, config):
         "keyctl": syscall(250, 0, -3, 0),
         "raw_socket": tried(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)),
         "packet_socket": tried(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)),
+        "io_uring": syscall(425, 8, bytes(120)),
+        "bpf": syscall(321, 0, bytes(128), 128),
+        "userfaultfd": syscall(323, 1),
+        # AF_VSOCK, AF_ALG, netlink of netfilter and of generic families, SCTP twice.
+        "odd_sockets": [
+            tried(lambda: socket.socket(*odd).close())
+            for odd in ((40, 1), (38, 5), (16, 3, 12), (16, 3, 16), (2, 1, 132), (2, 5))
+        ],
+        "sockets": [
+            tried(lambda: socket.socket(*usual).close())
+            for usual in ((1, 1), (2, 1), (2, 2), (10, 1), (10, 2), (2, 2, 1), (16, 3, 0))
+        ],
+        "socket_pair": tried(lambda: [end.close() for end in socket.socketpair()]),
         "tmp": fill("/tmp/big"),
         "shm": fill("/dev/shm/big"),
         "tmp_again": tried(lambda: write("/tmp/small")),

@@ -65,6 +65,8 @@ _Noreturn void become_bot(const struct spec *spec, int output, int errors, int r
     syscall(SYS_close_range, 4, ~0U, 0);
     drop_privileges(spec, spec->uid);
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    /* EINVAL: a kernel without filters, where the engine's is missing as well. */
+    if (!close_kernel() && errno != EINVAL) fail("the kernel cannot be closed to the bot");
     if (!other_user && !install_filter(init)) fail("the init cannot be closed to the bot");
     become_command(spec);
 }

@@ -1,4 +1,10 @@
-/* For a bot that has the init's user: refuse the system calls by which it could touch the init.
+/* Two filters of system calls. The engine's own comes first, and differs with the engine's version and settings.
+ *
+ * One is for every bot: it refuses sockets that lead around the rules of the bots' network, such as those of a virtual
+ * machine's host (AF_VSOCK), and the parts of the kernel that serve no bot and are attacked most. A ring of io_uring would
+ * make such sockets without a system call that a filter sees.
+ *
+ * The other is for a bot that has the init's user: it refuses the calls by which it could touch the init.
  *
  * A filter sees numbers and no processes. So calls that change a process are refused unless they name the caller by 0;
  * a thread that names itself by its own number is refused as well. Calls that only read are let pass.
@@ -10,8 +16,10 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <netinet/in.h>
 #include <stddef.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -32,6 +40,13 @@
 #ifndef SYS_process_mrelease
 #define SYS_process_mrelease 448
 #endif
+#ifndef SYS_io_uring_setup
+#define SYS_io_uring_setup 425
+#define SYS_io_uring_enter 426
+#define SYS_io_uring_register 427
+#endif
+#define MPTCP 262 /* what a server in Go listens on by itself */
+#define SOCKET_TYPE 0xf
 
 #define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
 #define LOAD_LOW(index) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args) + 8 * (index))
@@ -52,6 +67,60 @@
 /* By user, or another than the own process or group: refused. */
 #define ONLY_OWN_WHO(call, user) \
     IF_EQUAL(call, 0, 6), LOAD_LOW(0), IF_EQUAL(user, 2, 0), LOAD_LOW(1), IF_EQUAL(0, 1, 0), REFUSE, ALLOW
+
+static bool install(struct sock_filter *program, size_t length) {
+    struct sock_fprog filter = {(unsigned short)length, program};
+    return !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter, 0, 0);
+}
+
+bool close_kernel(void) {
+    struct sock_filter program[] = {
+        LOAD(arch),
+        IF_EQUAL(ARCHITECTURE, 1, 0),
+        REFUSE,
+        LOAD(nr),
+        IF_ABOVE(MOST_NUMBER, 0, 1),
+        REFUSE,
+        NEVER(SYS_io_uring_setup),
+        NEVER(SYS_io_uring_enter),
+        NEVER(SYS_io_uring_register),
+        NEVER(SYS_bpf),
+        NEVER(SYS_perf_event_open),
+        NEVER(SYS_userfaultfd),
+        NEVER(SYS_keyctl),
+        NEVER(SYS_add_key),
+        NEVER(SYS_request_key),
+        IF_EQUAL(SYS_socket, 2, 0),
+        IF_EQUAL(SYS_socketpair, 1, 0),
+        ALLOW,
+        LOAD_LOW(0),
+        IF_EQUAL(AF_UNIX, 21, 0),
+        IF_EQUAL(AF_NETLINK, 17, 0),
+        IF_EQUAL(AF_INET, 2, 0),
+        IF_EQUAL(AF_INET6, 1, 0),
+        REFUSE,
+        LOAD_LOW(1),
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, SOCKET_TYPE),
+        IF_EQUAL(SOCK_STREAM, 3, 0),
+        IF_EQUAL(SOCK_DGRAM, 2, 0),
+        IF_EQUAL(SOCK_RAW, 1, 0), /* of the kernel, which wants a privilege for it */
+        REFUSE,
+        LOAD_LOW(2),
+        IF_EQUAL(0, 9, 0),
+        IF_EQUAL(IPPROTO_TCP, 8, 0),
+        IF_EQUAL(IPPROTO_UDP, 7, 0),
+        IF_EQUAL(IPPROTO_ICMP, 6, 0),
+        IF_EQUAL(IPPROTO_ICMPV6, 5, 0),
+        IF_EQUAL(MPTCP, 4, 0),
+        REFUSE,
+        /* AF_NETLINK: the lists of addresses and routes, which the C library reads. */
+        LOAD_LOW(2),
+        IF_EQUAL(0, 1, 0),
+        REFUSE,
+        ALLOW,
+    };
+    return install(program, sizeof program / sizeof *program);
+}
 
 bool install_filter(pid_t init) {
     struct sock_filter program[] = {
@@ -100,6 +169,5 @@ bool install_filter(pid_t init) {
         ALLOW,
         ALLOW,
     };
-    struct sock_fprog filter = {sizeof program / sizeof *program, program};
-    return !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter, 0, 0);
+    return install(program, sizeof program / sizeof *program);
 }

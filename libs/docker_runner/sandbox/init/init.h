@@ -135,6 +135,8 @@ int relay_queries(const struct spec *spec);
 
 /* --- filter.c */
 
+/* Refuse a bot the sockets and the parts of the kernel that it has no use for; EINVAL: the kernel has no filters. */
+bool close_kernel(void);
 /* Refuse system calls by which a process of the same user could touch the process `init`. */
 bool install_filter(pid_t init);
 
