@@ -16,12 +16,12 @@ from libs.core.hostile_json import Bounds, Refused, parse
 
 MARK = b'"_metric"'
 """What a line contains that is a metric."""
-LINE_BYTES = 2048
+LINE_BYTES = 4096
 """Longer lines are no metrics."""
 MINUTES = 60
 """How many points a series has at most, one for each minute."""
 
-_BOUNDS = Bounds(bytes=LINE_BYTES, depth=4, values=64)
+_BOUNDS = Bounds(bytes=LINE_BYTES, depth=10, values=1000)
 _NAME_CHARACTERS = 64
 _TEXT_CHARACTERS = 100
 _MOST_NUMBERS = 16

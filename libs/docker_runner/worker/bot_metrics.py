@@ -32,8 +32,8 @@ VALUE = Declared(
 )
 
 STORE_SECONDS = 3.0
-LATEST_LINES = 100
-"""Maximum number of lines of one bot between two rounds; earlier ones are dropped."""
+LATEST_BYTES = 32 * 1024
+"""Maximum size of the lines of one bot between two rounds; earlier ones are dropped."""
 
 _LOOK_SECONDS = 30.0
 _LAST_SECONDS = 2.0
@@ -72,12 +72,20 @@ class _Bot:
     segment: int
     book: MetricBook
     entity: object = None
-    lines: deque[tuple[float, bytes]] = field(default_factory=lambda: deque(maxlen=LATEST_LINES))
+    lines: deque[tuple[float, bytes]] = field(default_factory=deque)
+    lines_bytes: int = 0
     changed: bool = False
+
+    def note(self, at: float, line: bytes) -> None:
+        self.lines.append((at, line))
+        self.lines_bytes += len(line)
+        while self.lines_bytes > LATEST_BYTES:
+            self.lines_bytes -= len(self.lines.popleft()[1])
 
     def read_lines(self) -> None:
         while self.lines:
             at, line = self.lines.popleft()
+            self.lines_bytes -= len(line)
             sample = sample_in(line, at)
             if sample is not None:
                 self.book.add(sample)
@@ -115,7 +123,7 @@ class BotMetrics:
         if bot is None:
             bot = self._bots[container.id] = _Bot(container.segment, MetricBook(self._most_names))
         bot.segment = container.segment
-        bot.lines.append((at, line))
+        bot.note(at, line)
 
     async def run(self) -> None:
         """Store new values every few seconds, forever, and once more at the end."""
