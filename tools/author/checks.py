@@ -1,7 +1,7 @@
 """Check a bot's folder before its deploy, with all findings at once. `deploy` enforces the same."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,12 @@ from tools.bots.folder import BotFolder, Kind
 from tools.bots.package import Package, pack
 
 
-def check_code(folder: BotFolder) -> list[Finding]:
-    """Return what is wrong in *folder*, except its size and its config. Blocks."""
+def check_code(folder: BotFolder, built: Collection[str] = ()) -> list[Finding]:
+    """Return what is wrong in *folder*, except its size and its config. Blocks.
+
+    Args:
+        built: folders of dependencies that are replaced by a build.
+    """
     runtime = str(folder.description["runtime"])
     return [
         *_description_findings(folder.path),
@@ -28,7 +32,7 @@ def check_code(folder: BotFolder) -> list[Finding]:
             for entry, script in folder.description["entrypoints"].items()
             for finding in entrypoint_findings(folder.path, entry, script, runtime)
         ),
-        *dependency_findings(folder.path, runtime),
+        *(dependency_findings(folder.path, runtime) if not built else ()),
     ]
 
 
@@ -40,16 +44,6 @@ def check_config(folder: BotFolder, kind: Kind, config: Mapping[str, Any], where
     """
     described_in = str(read_description(folder.path).file)
     return config_findings(folder.description, kind, config, where=where or described_in, described_in=described_in)
-
-
-def checked_package(folder: BotFolder) -> Package:
-    """Return the package of *folder*, whose code was checked. Blocks.
-
-    Raises:
-        BotFolderInvalid: with all findings.
-    """
-    refuse(check_code(folder))
-    return pack(folder.path)
 
 
 def refuse_config(folder: BotFolder, kind: Kind, config: Mapping[str, Any]) -> None:

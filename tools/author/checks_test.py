@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tools.author.checks import check_code, check_config, checked_package, refuse_config, size_findings
+from tools.author.checks import check_code, check_config, refuse_config, size_findings
+from tools.author.findings import refuse
 from tools.author.json_schema import violations
 from tools.author.starter import SCHEMA
 from tools.bots.errors import BotFolderInvalid
@@ -70,7 +71,7 @@ def test_field_of_the_wrong_type_is_refused_by_a_deploy(tmp_path: Path, field: s
     folder = read_folder(bot(tmp_path, **{field: 5}))
 
     with pytest.raises(BotFolderInvalid, match=f"bot.json: {field}: must be of type string; correct it"):
-        checked_package(folder)
+        refuse(check_code(folder))
 
 
 def test_all_findings_are_reported_at_once(tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_all_findings_are_reported_at_once(tmp_path: Path) -> None:
     folder = read_folder(bot(tmp_path, author=1, entrypoints={"bot": "main.py", "backtest": "test.py"}))
 
     with pytest.raises(BotFolderInvalid) as refused:
-        checked_package(folder)
+        refuse(check_code(folder))
 
     assert [line.partition(" ")[0] for line in str(refused.value).splitlines()] == [
         f"{tmp_path}/bot.json:",

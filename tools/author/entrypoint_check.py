@@ -10,6 +10,7 @@ from pathlib import Path
 
 from libs.docker_runner.executable import script_files
 from tools.author.findings import Finding
+from tools.bots.folder import TYPESCRIPT_SUFFIXES
 
 _PYTHON = (3, 11)
 _NODE_MAJOR = 20
@@ -25,7 +26,8 @@ def entrypoint_findings(folder: Path, entry: str, script: str, runtime: str) -> 
         entry: its name, such as ``bot``; those of *query* have no ``main``.
     """
     file = next((folder / name for name in script_files(script, runtime) if (folder / name).is_file()), None)
-    if file is None:
+    if file is None or file.suffix in TYPESCRIPT_SUFFIXES:
+        # The compiler reports errors of TypeScript.
         return []
     if runtime.startswith("python"):
         return _python(file, needs_main=entry != "query")

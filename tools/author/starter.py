@@ -21,6 +21,7 @@ class Language(StrEnum):
 
     PYTHON = "python"
     NODE = "node"
+    TYPESCRIPT = "typescript"
 
 
 class StarterKind(StrEnum):
@@ -31,7 +32,11 @@ class StarterKind(StrEnum):
     SCHEDULE = "schedule"
 
 
-_RUNTIMES = {Language.PYTHON: ("python3.11", "main.py"), Language.NODE: ("nodejs20", "main.js")}
+_RUNTIMES = {
+    Language.PYTHON: ("python3.11", "main.py"),
+    Language.NODE: ("nodejs20", "main.js"),
+    Language.TYPESCRIPT: ("nodejs20", "main.ts"),
+}
 _TYPES = {StarterKind.BOT: "real-time", StarterKind.BACKTEST: "backtest", StarterKind.SCHEDULE: "scheduled"}
 _SYMBOL = {"type": "string", "description": "what to trade, such as BTC-USD"}
 _CONFIGS: Mapping[StarterKind, tuple[Mapping[str, Any], Mapping[str, Any]]] = {

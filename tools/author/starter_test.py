@@ -23,7 +23,7 @@ def test_starter_can_be_deployed_as_what_it_is_for(tmp_path: Path, language: Lan
 
     folder = read_folder(tmp_path / "mine", kind="backtest" if kind is StarterKind.BACKTEST else "bot")
     assert folder.name == "mine"
-    assert folder.description["runtime"] == {"python": "python3.11", "node": "nodejs20"}[language]
+    assert folder.description["runtime"] == ("python3.11" if language is Language.PYTHON else "nodejs20")
     assert pack(tmp_path / "mine").files == 3
     assert check_code(folder) == []
     assert check_config(folder, "bot", folder.config) == []

@@ -16,7 +16,14 @@ from tools.bots.errors import BotFolderInvalid
 
 Kind = Literal["bot", "backtest"]
 
-_GUESSES = (("main.py", "python3.11"), ("main.js", "nodejs20"), ("index.js", "nodejs20"), ("main.mjs", "nodejs20"))
+TYPESCRIPT_SUFFIXES = (".ts", ".mts", ".cts")
+"""Of entrypoints that a deploy compiles."""
+
+_NODE_FILES = (*NODE_SUFFIXES, *TYPESCRIPT_SUFFIXES)
+_GUESSES = (
+    *(("main.py", "python3.11"), ("main.js", "nodejs20"), ("index.js", "nodejs20"), ("main.mjs", "nodejs20")),
+    ("main.ts", "nodejs20"),
+)
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,7 @@ def _runtime(path: Path, description: Mapping[str, Any], given: str | None, kind
     runtime = given or description.get("runtime")
     if runtime is None:
         file = _file_of(path, description["entrypoints"][kind], "") or ""
-        runtime = "python3.11" if file.endswith(".py") else "nodejs20" if file.endswith(NODE_SUFFIXES) else None
+        runtime = "python3.11" if file.endswith(".py") else "nodejs20" if file.endswith(_NODE_FILES) else None
     if runtime not in IMAGES:
         known = ", ".join(sorted(IMAGES))
         raise BotFolderInvalid(f"unknown runtime {runtime!r}; known are: {known}")

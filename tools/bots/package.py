@@ -5,9 +5,10 @@ import io
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from libs.docker_runner.code.archives import extract
 from libs.docker_runner.errors import DockerRunnerError
@@ -33,8 +34,11 @@ class Package:
     files: int
 
 
-def pack(folder: Path) -> Package:
+def pack(folder: Path, overlays: Mapping[str, Path] = MappingProxyType({})) -> Package:
     """Pack the folder, and check the archive by the workers' rules for unpacking.
+
+    Args:
+        overlays: files and folders from elsewhere, by their path in the package; they replace those of the folder.
 
     Version control, `.the0`, caches, virtual environments and `.env` are excluded; `vendor` and `node_modules` are not.
 
@@ -44,8 +48,8 @@ def pack(folder: Path) -> Package:
     buffer = io.BytesIO()
     count = 0
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(_files(folder), key=lambda path: path.relative_to(folder).as_posix()):
-            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _TIME)
+        for name, path in sorted(_named(folder, overlays)):
+            entry = zipfile.ZipInfo(name, _TIME)
             entry.external_attr = (0o755 if os.access(path, os.X_OK) else 0o644) << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, path.read_bytes())
@@ -55,6 +59,18 @@ def pack(folder: Path) -> Package:
     content = buffer.getvalue()
     _check(folder, content)
     return Package(content, hashlib.sha256(content).hexdigest(), count)
+
+
+def _named(folder: Path, overlays: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
+    for path in _files(folder):
+        name = path.relative_to(folder).as_posix()
+        if name not in overlays and name.partition("/")[0] not in overlays:
+            yield name, path
+    for name, path in overlays.items():
+        if path.is_dir():
+            yield from ((f"{name}/{file.relative_to(path).as_posix()}", file) for file in _files(path))
+        else:
+            yield name, path
 
 
 def _files(folder: Path) -> Iterator[Path]:

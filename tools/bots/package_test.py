@@ -65,3 +65,16 @@ def test_a_link_within_the_folder_becomes_a_copy(tmp_path: Path) -> None:
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BotFolderInvalid, match="has no files"):
         pack(tmp_path)
+
+
+def test_overlays_replace_files_and_folders_of_the_folder(tmp_path: Path) -> None:
+    write(tmp_path / "bot", main_dot_py="", vendor__old_dot_py="", main_dot_cjs="old", vendored_dot_py="")
+    write(tmp_path / "built", vendor__new_dot_py="", main_dot_cjs="new")
+    overlays = {"vendor": tmp_path / "built" / "vendor", "main.cjs": tmp_path / "built" / "main.cjs"}
+
+    package = pack(tmp_path / "bot", overlays)
+
+    assert names(package.content) == ["main.cjs", "main.py", "vendor/new.py", "vendored.py"]
+    with zipfile.ZipFile(io.BytesIO(package.content)) as archive:
+        assert archive.read("main.cjs") == b"new"
+    assert package.files == 4

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from libs.core.process.service import BACKTEST_RUNNER
-from tools.author.checks import checked_package, refuse_config
+from tools.author.checks import refuse_config
 from tools.backtests.results import Known, known_of, output_of
 from tools.bots.config_edit import assignment_parts, assignments, with_values
 from tools.bots.deploying import announce, upload
@@ -26,6 +26,7 @@ from tools.cli.backtest_show import html_option, show_result
 from tools.cli.backtest_sweep import run_sweep
 from tools.cli.bot_waiting import WAIT_SECONDS
 from tools.cli.connections import Connections, connected
+from tools.cli.dependency_options import built, no_build_option
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.folder_options import (
@@ -52,6 +53,7 @@ from tools.cli.untrusted import harmless
 @html_option
 @click.option("--local", is_flag=True, help="Run it here, in its image and its sandbox, without servers.")
 @env_file_option
+@no_build_option
 @click.option("--no-wait", is_flag=True, help="Return as soon as the event is published.")
 @output_option
 def run(
@@ -67,6 +69,7 @@ def run(
     html_file: Path | None,
     local: bool,
     env_file: Path | None,
+    no_build: bool,
     no_wait: bool,
     output: str,
 ) -> int:
@@ -91,22 +94,26 @@ def run(
     if local:
         if sweep_texts or no_wait:
             raise click.UsageError(f"--local has no {'--sweep' if sweep_texts else '--no-wait'}; leave it out")
-        return run_backtest_here(folder, backtest_id, env_file, html_file, output)
+        return run_backtest_here(folder, backtest_id, env_file, html_file, output, no_build=no_build)
     if sweep_texts:
         if no_wait or html_file is not None:
             raise click.UsageError(f"--sweep has no {'--no-wait' if no_wait else '--html'}; leave it out")
         flags = SweepFlags(set_texts, sweep_texts, jobs, most)
-        return run_sweep(folder, backtest_id, flags, output, is_new=is_new)
-    known, printed_text = interrupts.run(_run(folder, backtest_id, not no_wait, quiet=output == "json"))
+        return run_sweep(folder, backtest_id, flags, output, is_new=is_new, no_build=no_build)
+    known, printed_text = interrupts.run(
+        _run(folder, backtest_id, not no_wait, quiet=output == "json", no_build=no_build)
+    )
     if known is None:
         click.echo(json.dumps({"id": backtest_id}) if output == "json" else f"{backtest_id} is announced")
         return ExitCode.OK
     return show_result(known, printed_text, html_file, output)
 
 
-async def _run(folder: BotFolder, backtest_id: str, wait: bool, *, quiet: bool) -> tuple[Known | None, str]:
+async def _run(
+    folder: BotFolder, backtest_id: str, wait: bool, *, quiet: bool, no_build: bool
+) -> tuple[Known | None, str]:
     refuse_config(folder, "backtest", folder.config)
-    package = checked_package(folder)
+    folder, package = await built(folder, no_build=no_build)
     async with connected() as servers:
         if await known_of(servers, backtest_id) is not None:
             raise Failure(f"backtest {backtest_id!r} already exists, and each runs only once; give another --id")

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
-from tools.author.checks import checked_package, refuse_config
+from tools.author.checks import refuse_config
 from tools.backtests.grid import Point, axes, points
 from tools.backtests.sweep import FINISHED, Row, Sweep
 from tools.bots.config_edit import assignments
 from tools.bots.folder import BotFolder
 from tools.cli import interrupts
 from tools.cli.connections import connected
+from tools.cli.dependency_options import built
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.output import cell, show, table
@@ -18,7 +19,7 @@ from tools.cli.sweep_progress import SweepProgress, value_text
 _MOST_METRICS = 8
 
 
-def run_sweep(folder: BotFolder, base_id: str, flags: SweepFlags, output: str, *, is_new: bool) -> int:
+def run_sweep(folder: BotFolder, base_id: str, flags: SweepFlags, output: str, *, is_new: bool, no_build: bool) -> int:
     """Run the sweep, show its table, and return the exit code: 1 when one backtest failed.
 
     Args:
@@ -30,7 +31,7 @@ def run_sweep(folder: BotFolder, base_id: str, flags: SweepFlags, output: str, *
     grid = points(base_id, folder.config, swept)
     for point in grid:
         refuse_config(folder, "backtest", point.config)
-    rows = interrupts.run(_run(folder, grid, flags.jobs, quiet=output == "json", is_new=is_new))
+    rows = interrupts.run(_run(folder, grid, flags.jobs, quiet=output == "json", is_new=is_new, no_build=no_build))
     show(output, [row.facts() for row in rows], lambda: show_rows(rows))
     return ExitCode.OK if all(row.state == FINISHED for row in rows) else ExitCode.FAILED
 
@@ -54,8 +55,10 @@ def show_rows(rows: Sequence[Row]) -> None:
     table(columns, cells, empty="", least=("seconds", *reversed(columns[2 + len(keys) : -2])))
 
 
-async def _run(folder: BotFolder, grid: Sequence[Point], jobs: int, *, quiet: bool, is_new: bool) -> Sequence[Row]:
-    package = checked_package(folder)
+async def _run(
+    folder: BotFolder, grid: Sequence[Point], jobs: int, *, quiet: bool, is_new: bool, no_build: bool
+) -> Sequence[Row]:
+    folder, package = await built(folder, no_build=no_build)
     async with connected() as servers:
         with SweepProgress(quiet=quiet) as progress:
             sweep = Sweep(servers, folder, package, grid, jobs=jobs, changed=progress.show)

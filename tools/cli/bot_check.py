@@ -8,8 +8,10 @@ import click
 from libs.core.errors import UserError
 from services.bot_scheduler.policy import read_definition
 from tools.author.checks import check_code, check_config, size_findings
+from tools.author.dependencies.plan import MODULES, VENDOR, packages_step
 from tools.author.findings import Finding
 from tools.author.starter import StarterKind
+from tools.bots.errors import BotFolderInvalid
 from tools.bots.folder import BotFolder, Kind, kind_of, read_folder
 from tools.cli.exit_codes import ExitCode
 from tools.cli.folder_options import config_of, config_option, directory_argument, entrypoint_option, runtime_option
@@ -40,7 +42,7 @@ def check(
     folder = read_folder(directory, runtime, entrypoint, kind=deployed_as)
     merged = {**folder.config, **given}
     sizes, package = size_findings(folder)
-    findings = [*check_code(folder), *sizes]
+    findings = [*check_code(folder, _built(folder, sizes)), *sizes]
     if merged:
         findings += check_config(folder, deployed_as, merged)
     if kind == StarterKind.SCHEDULE or "schedule" in merged:
@@ -55,6 +57,15 @@ def check(
         data |= {"files": package.files, "bytes": len(package.content)}
     show(output, data, lambda: _tell(folder, findings, data))
     return ExitCode.USAGE if findings else ExitCode.OK
+
+
+def _built(folder: BotFolder, findings: list[Finding]) -> set[str]:
+    """Return the folders that a deploy builds; add a finding if it could not."""
+    try:
+        return {VENDOR, MODULES} if packages_step(folder) is not None else set()
+    except BotFolderInvalid as error:
+        findings.append(Finding(str(folder.path), str(error), "or deploy with --no-build"))
+        return set()
 
 
 def _schedule_findings(folder: BotFolder, config: dict[str, Any]) -> list[Finding]:

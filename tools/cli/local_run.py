@@ -23,11 +23,12 @@ from libs.docker_runner.logs.output import LogLine
 from libs.docker_runner.runner import DockerRunner
 from libs.docker_runner.settings import IMAGES
 from libs.docker_runner.worker.from_settings import runner_settings
-from tools.author.checks import checked_package, refuse_config
+from tools.author.checks import refuse_config
 from tools.author.local.env_file import divided, read_env_file
 from tools.author.local.run import LocalBot, LocalRun, executable_of, settings_for, unpacked
 from tools.author.local.workplace import workplace
 from tools.bots.folder import BotFolder, Kind
+from tools.cli.dependency_options import built
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.dev.home import home
@@ -53,6 +54,7 @@ class Wanted:
     kind: Kind
     service: str
     env_file: Path | None
+    no_build: bool
 
 
 def run_here(wanted: Wanted) -> int:
@@ -99,7 +101,7 @@ async def _run(wanted: Wanted, write: Writer, take: Callable[[RunOutcome], T] | 
     folder = wanted.folder
     variables, secrets = divided(read_env_file(wanted.env_file) if wanted.env_file is not None else {})
     refuse_config(folder, wanted.kind, folder.config)
-    package = await asyncio.to_thread(checked_package, folder)
+    folder, package = await built(folder, no_build=wanted.no_build)
     configure(load(LogSettings, environ={"LOG_LEVEL": "warning"}))
     operator = runner_settings(load(ContainerSettings), load(MaximaSettings), load(ImageSettings), load(SecretSettings))
     found = await ensure_engine(_tell)

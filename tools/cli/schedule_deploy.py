@@ -14,12 +14,13 @@ from services.bot_scheduler.explain import explain
 from services.bot_scheduler.policy import read_definition
 from services.bot_scheduler.state import ScheduleState
 from services.bot_scheduler.upkeep import derive_next
-from tools.author.checks import checked_package, refuse_config
+from tools.author.checks import refuse_config
 from tools.bots.deploying import announce, upload
 from tools.bots.redeploy import Flags, kept_fields
 from tools.cli import interrupts
 from tools.cli.bot_waiting import WAIT_SECONDS, wait_option
 from tools.cli.connections import Connections, connected
+from tools.cli.dependency_options import built, no_build_option
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.folder_options import (
@@ -46,6 +47,7 @@ _POLL_SECONDS = 0.05
 @reset_option
 @runtime_option
 @entrypoint_option
+@no_build_option
 @wait_option
 @output_option
 def deploy(
@@ -57,6 +59,7 @@ def deploy(
     reset_config: bool,
     runtime: str | None,
     entrypoint: str | None,
+    no_build: bool,
     no_wait: bool,
     output: str,
 ) -> None:
@@ -69,11 +72,13 @@ def deploy(
     given = {"schedule": expression, "timezone": timezone}
     over = {**config_of(config), **{name: value for name, value in given.items() if value is not None}}
     flags = Flags(over, runtime, entrypoint, reset_config)
-    data = interrupts.run(_deploy(directory, schedule_id, flags, not no_wait))
+    data = interrupts.run(_deploy(directory, schedule_id, flags, not no_wait, no_build=no_build))
     show(output, data, lambda: click.echo(_summary(data)))
 
 
-async def _deploy(directory: Path, schedule_id: str | None, flags: Flags, wait: bool) -> dict[str, Any]:
+async def _deploy(
+    directory: Path, schedule_id: str | None, flags: Flags, wait: bool, *, no_build: bool
+) -> dict[str, Any]:
     if flags.config.get("schedule") is not None:
         # Checked here instead of by a dead letter later.
         read_definition(flags.config)
@@ -87,7 +92,7 @@ async def _deploy(directory: Path, schedule_id: str | None, flags: Flags, wait: 
             )
         definition = read_definition(config)
         refuse_config(folder, "bot", config)
-        package = checked_package(folder)
+        folder, package = await built(folder, no_build=no_build)
         entities = await servers.entities(BOT_SCHEDULER, derive_next())
         uploaded = await upload(servers, BOT_SCHEDULER, folder, schedule_id or folder.name, package, known)
         announced = await announce(
