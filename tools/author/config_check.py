@@ -6,6 +6,7 @@ from typing import Any
 from libs.core.errors import UserError
 from libs.core.placement import placement_of
 from libs.core.schema_parameters import RUNTIME_PARAMETERS
+from libs.docker_runner.data.names import data_names
 from libs.docker_runner.executable import Network
 from libs.docker_runner.sandbox.egress import egress_for
 from tools.author.findings import Finding
@@ -18,6 +19,7 @@ RUNTIME_FIELDS = RUNTIME_PARAMETERS | {"misfire", "misfireGrace", "retries", "re
 _CHECKS: tuple[Callable[[Mapping[str, Any]], object], ...] = (
     placement_of,
     lambda config: egress_for(config, Network.BRIDGE, guard=True),
+    lambda config: data_names(config, {}),
 )
 
 

@@ -51,3 +51,9 @@ def test_unusable_schema_is_a_finding() -> None:
 def test_malformed_list_of_hosts_is_a_finding() -> None:
     (text,) = texts(None, {"egress": "api.example.com"})
     assert "config.egress" in text
+
+
+def test_malformed_list_of_data_sets_is_a_finding() -> None:
+    (text,) = texts(None, {"data": ["../x"]})
+    assert "config.data has '../x'" in text
+    assert texts(None, {"data": ["prices"]}) == []

@@ -41,6 +41,20 @@ def test_equity_curve_is_found_among_plots(plots: Any) -> None:
     assert (series.name, list(series.ys)) == ("b1", [1.0, 2.0])
 
 
+def test_long_curve_keeps_its_ends_and_peaks() -> None:
+    ys: list[float | None] = [float(n % 7) for n in range(100_001)]
+    ys[50_000], ys[70_001], ys[100_000] = 99.0, -99.0, 3.5
+    ys[20_000:21_000] = [None] * 1000
+
+    series, _ = equity_of("b1", findings({"plots": [_plot("Equity", ("x", ys))]}).plots)
+
+    assert series is not None
+    found = dict(zip(series.xs, series.ys, strict=True))
+    assert len(found) <= 2100
+    assert [found[n] for n in (0, 50_000, 70_001, 100_000)] == [0.0, 99.0, -99.0, 3.5]
+    assert None in found.values()
+
+
 def test_result_without_line_has_no_equity_curve() -> None:
     assert equity_of("b1", findings({"plots": [_plot("Equity", ("a", [1]), type="bar")]}).plots) == (None, "")
     assert equity_plot([_compared("b1", {})]) is None

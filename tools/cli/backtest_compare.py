@@ -33,7 +33,7 @@ def compare(backtest_ids: tuple[str, ...], html_file: Path | None, output: str) 
     ids = list(dict.fromkeys(backtest_ids))
     if len(ids) < 2:
         raise click.UsageError("name at least two backtests; `runtime backtest ls` lists them")
-    compared = interrupts.run(_compared(ids))
+    compared = interrupts.run(read_compared(ids))
     if html_file is not None:
         write_page(html_file, comparison_page(compared), "runtime backtest compare --html")
     show(output, [_facts(one) for one in compared], lambda: _print(compared))
@@ -41,7 +41,12 @@ def compare(backtest_ids: tuple[str, ...], html_file: Path | None, output: str) 
         click.echo(f"written: {html_file}")
 
 
-async def _compared(ids: Sequence[str]) -> list[Compared]:
+async def read_compared(ids: Sequence[str]) -> list[Compared]:
+    """Read the results of these backtests.
+
+    Raises:
+        Failure: one does not exist, or its result cannot be shown.
+    """
     found = []
     async with connected() as servers:
         # One after the other, since a result may be large.

@@ -96,10 +96,10 @@ def run(
             raise click.UsageError(f"--local has no {'--sweep' if sweep_texts else '--no-wait'}; leave it out")
         return run_backtest_here(folder, backtest_id, env_file, html_file, output, no_build=no_build)
     if sweep_texts:
-        if no_wait or html_file is not None:
-            raise click.UsageError(f"--sweep has no {'--no-wait' if no_wait else '--html'}; leave it out")
+        if no_wait:
+            raise click.UsageError("--sweep has no --no-wait; leave it out")
         flags = SweepFlags(set_texts, sweep_texts, jobs, most)
-        return run_sweep(folder, backtest_id, flags, output, is_new=is_new, no_build=no_build)
+        return run_sweep(folder, backtest_id, flags, html_file, output, is_new=is_new, no_build=no_build)
     known, printed_text = interrupts.run(
         _run(folder, backtest_id, not no_wait, quiet=output == "json", no_build=no_build)
     )

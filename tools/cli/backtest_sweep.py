@@ -1,13 +1,19 @@
 """The sweep of `runtime backtest run --sweep`: many backtests of one folder, and a table of their results."""
 
 from collections.abc import Sequence
+from pathlib import Path
+
+import click
 
 from tools.author.checks import refuse_config
+from tools.backtests.comparison_page import comparison_page
 from tools.backtests.grid import Point, axes, points
 from tools.backtests.sweep import FINISHED, Row, Sweep
 from tools.bots.config_edit import assignments
 from tools.bots.folder import BotFolder
 from tools.cli import interrupts
+from tools.cli.backtest_compare import read_compared
+from tools.cli.backtest_show import write_page
 from tools.cli.connections import connected
 from tools.cli.dependency_options import built
 from tools.cli.exit_codes import ExitCode
@@ -19,11 +25,21 @@ from tools.cli.sweep_progress import SweepProgress, value_text
 _MOST_METRICS = 8
 
 
-def run_sweep(folder: BotFolder, base_id: str, flags: SweepFlags, output: str, *, is_new: bool, no_build: bool) -> int:
+def run_sweep(
+    folder: BotFolder,
+    base_id: str,
+    flags: SweepFlags,
+    html_file: Path | None,
+    output: str,
+    *,
+    is_new: bool,
+    no_build: bool,
+) -> int:
     """Run the sweep, show its table, and return the exit code: 1 when one backtest failed.
 
     Args:
         base_id: the beginning of all ids.
+        html_file: for a page that compares the results; None for none.
         is_new: whether *base_id* is certain to be unused.
     """
     set_keys = [key for key, _ in assignments(flags.set_texts)]
@@ -32,7 +48,15 @@ def run_sweep(folder: BotFolder, base_id: str, flags: SweepFlags, output: str, *
     for point in grid:
         refuse_config(folder, "backtest", point.config)
     rows = interrupts.run(_run(folder, grid, flags.jobs, quiet=output == "json", is_new=is_new, no_build=no_build))
+    if html_file is not None:
+        # Of a result that cannot be shown, the table has the reason.
+        readable = [row.id for row in rows if row.state != FINISHED or not row.detail]
+        write_page(
+            html_file, comparison_page(interrupts.run(read_compared(readable))), "runtime backtest compare --html"
+        )
     show(output, [row.facts() for row in rows], lambda: show_rows(rows))
+    if html_file is not None and output != "json":
+        click.echo(f"written: {html_file}")
     return ExitCode.OK if all(row.state == FINISHED for row in rows) else ExitCode.FAILED
 
 

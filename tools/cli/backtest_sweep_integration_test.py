@@ -47,17 +47,20 @@ def test_sweep_runs_each_combination_within_the_limit_with_one_upload(
 
 
 def test_sweep_with_one_failure_shows_its_reason_and_fails(
-    commands: Commands, s3_server: S3Server, bucket_prefix: str
+    commands: Commands, s3_server: S3Server, bucket_prefix: str, tmp_path: Path
 ) -> None:
+    page = tmp_path / "page.html"
+
     def main(config: dict[str, Any]) -> dict[str, Any]:
         error = {"status": "error", "message": "boom \x1b[2J", "error": "boom \x1b[2J"}
         return error if config["fast"] == 10 else {"metrics": {"sharpe": 1.5}}
 
     with played_worker(commands.mongo, s3_server, f"{bucket_prefix}results", main):
-        code, out, err = commands.run("backtest", "run", BACKTEST, "--id", "ma", "--sweep", "fast=5,10,15")
+        options = ("--sweep", "fast=5,10,15", "--html", str(page))
+        code, out, err = commands.run("backtest", "run", BACKTEST, "--id", "ma", *options)
 
     assert code == ExitCode.FAILED
-    header, first, second, third = out.splitlines()
+    header, first, second, third, written = out.splitlines()
     assert header.split() == ["id", "state", "fast", "sharpe", "seconds", "detail"]
     assert first.split()[:4] == ["ma-fast=5", "finished", "5", "1.5"]
     assert second.split()[:4] == ["ma-fast=10", "failed", "10", "-"]
@@ -65,6 +68,9 @@ def test_sweep_with_one_failure_shows_its_reason_and_fails(
     assert "boom" in second
     assert "\x1b" not in out + err
     assert "[3/3]" in err
+    assert written == f"written: {page}"
+    assert "ma-fast=15" in page.read_text()
+    assert "boom" in page.read_text()
 
 
 @pytest.mark.parametrize(

@@ -53,8 +53,7 @@ class SweepProgress:
             for row in rows:
                 if row.is_done and row.id not in self._told:
                     self._told.add(row.id)
-                    done = sum(one.is_done for one in rows)
-                    click.echo(click.style(f"· {_line(row, done, len(rows))}", dim=True), err=True)
+                    click.echo(click.style(f"· {_line(row, len(self._told), len(rows))}", dim=True), err=True)
 
     def leave(self, text: str) -> None:
         """Print *text* as the last lines, also when quiet."""

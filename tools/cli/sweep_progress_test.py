@@ -61,7 +61,7 @@ def test_table_escapes_what_a_bot_wrote() -> None:
 
 
 def test_without_terminal_each_end_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [_row(1, FINISHED, seconds=2.0, metrics={"sharpe": 1.25}), _row(2, "running")]
+    rows = [_row(1, FINISHED, seconds=2.0, metrics={"sharpe": 1.25}), _row(2, "running"), _row(3, FINISHED)]
 
     with SweepProgress(quiet=False) as progress:
         progress.show(rows)
@@ -70,6 +70,7 @@ def test_without_terminal_each_end_is_one_line(capsys: pytest.CaptureFixture[str
         progress.show(rows)
 
     assert capsys.readouterr().err.splitlines() == [
-        "· [1/2] ma-1 finished in 2.0 s: sharpe=1.25",
-        "· [2/2] ma-2 failed in 1.0 s: boom\\x1b[2J",
+        "· [1/3] ma-1 finished in 2.0 s: sharpe=1.25",
+        "· [2/3] ma-3 finished",
+        "· [3/3] ma-2 failed in 1.0 s: boom\\x1b[2J",
     ]

@@ -218,7 +218,7 @@ class ContainerSettings(Group):
         int,
         Named("DATA_SET_MB", unit="MiB"),
         Field(ge=1, le=104_857_600, description="maximum size of one data set, as an archive and unpacked"),
-    ] = 2048
+    ] = 1024
     log_spool_mb: Annotated[
         int,
         Named("BOT_LOG_SPOOL_MB", unit="MiB"),

@@ -62,6 +62,8 @@ class HostData:
             max_bytes,
             max_archive_bytes=self._max_set_bytes,
             limits=ArchiveLimits(_MAX_FILES, self._max_set_bytes, _MAX_RATIO),
+            # An archive needs room beside the cache while it is unpacked.
+            parallel=1,
             keep_seconds=keep_seconds,
         )
         self._threads = Threads("data", 2)
@@ -170,7 +172,6 @@ class HostData:
                 f"data set {known.name!r}", f"has {_mebibytes(size)} MiB; workers accept {limit} (DATA_SET_MB)"
             )
         async with self._making_room:
-            # Its archive is on the disk as well while it is unpacked.
             others = sum(bytes_ for digest, bytes_ in self._reserved.items() if digest != known.sha256)
             await self._cache.evict(room_bytes=size + others)
             used = await self._cache.size_bytes() + others
