@@ -36,6 +36,7 @@ log = get_logger(__name__)
 _LOOK_SECONDS = 5.0
 _SWEEP_SECONDS = 300.0
 _AFTER_LIMIT_SECONDS = 60.0
+_MOST_UNANSWERED = 3
 _LAST_LINES = 5
 _KIB = 1024
 _UNUSABLE = {
@@ -58,6 +59,8 @@ class _Open:
     container: ManagedContainer
     session: RelaySession
     used_at: float
+    unanswered: int = 0
+    """Queries in a row that were given up without an answer."""
 
 
 class WorkerQueries:
@@ -156,6 +159,10 @@ class WorkerQueries:
         found.used_at = self._clock()
         try:
             body = await found.session.ask(sent, limit)
+            found.unanswered = 0
+        except asyncio.CancelledError:
+            found.unanswered += 1
+            raise
         except NoStreamFree:
             raise _Refused(QueryFault.TOO_MANY, "too many queries of this bot are open; try again later") from None
         except QueryProcessEnded as error:
@@ -172,7 +179,10 @@ class WorkerQueries:
         lock = self._opening.setdefault(query.entity_id, asyncio.Lock())
         async with lock:
             found = self._sessions.get(query.entity_id)
-            if found is not None and not found.session.is_over:
+            if found is not None and found.unanswered >= _MOST_UNANSWERED:
+                log.info("restarting a query process that hangs", container=found.container.name)
+                await self._close(query.entity_id)
+            elif found is not None and not found.session.is_over:
                 return found
             container = await self._running(query)
             if container is None:

@@ -103,6 +103,8 @@ while True:
     elif path == b"/hang":
         clients = [client]
         continue
+    elif path == b"/forever":
+        time.sleep(3600)
     elif path == b"/deep":
         client.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\n" + b"[" * 100_000)
     else:
@@ -239,6 +241,17 @@ async def test_hostile_query_process_harms_only_its_own_answers(asked: Asked) ->
     alive = await asked.bots.runner.inspect(container)
     assert alive is not None
     assert alive.state is ContainerState.RUNNING
+
+
+async def test_query_process_that_hangs_is_started_again(asked: Asked) -> None:
+    await started(asked, asked.deploy(SLEEPER, HOSTILE))
+    await asked.told("/good")
+
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            await asked.ask("/forever", timeout_seconds=0.5)
+
+    assert await asked.told("/good") == {"status": "ok"}
 
 
 async def test_node_answers_beside_the_bot_and_in_a_container_of_its_own(asked: Asked) -> None:
