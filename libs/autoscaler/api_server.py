@@ -23,6 +23,8 @@ _THREADS = 2
 _LOGIN_SECONDS = 30.0
 _MERGE_PATCH = "application/merge-patch+json"
 
+_IMPORTING = threading.Lock()
+
 T = TypeVar("T")
 Json = dict[str, Any]
 
@@ -102,21 +104,18 @@ class ApiServer:
             raise
 
     def _log_in(self) -> Any:
-        from kubernetes.client import ApiClient
-
-        client: Any = ApiClient(load_configuration(self._environ, self._service_account))
+        client: Any = _sdk().ApiClient(load_configuration(self._environ, self._service_account))
         client.user_agent = "the0-runtime"
         return client
 
     def _exchange(self, client: Any, request: tuple[str, str, dict[str, str], Json | None]) -> Answer:
-        from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
         method, url, headers, body = request
         try:
             response = client.call_api(method, url, headers, body, _request_timeout=self._timeout_seconds)
             text = response.read()
-        except (ApiException, HTTPError, OSError) as error:
+        except (_sdk().ApiException, HTTPError, OSError) as error:
             detail = getattr(error, "reason", None) or error
             raise ClusterUnavailable(f"{client.configuration.host} does not answer: {detail}") from error
         try:
@@ -160,6 +159,32 @@ class ApiServer:
             ) from error
 
 
+@dataclass(frozen=True)
+class _Sdk:
+    """The parts of the SDK that are used here."""
+
+    ApiClient: Any
+    ApiException: type[Exception]
+    Configuration: Any
+    InClusterConfigLoader: Any
+    load_kube_config: Any
+
+
+def _sdk() -> _Sdk:
+    """Import the SDK, once.
+
+    Its modules import each other on demand. If two threads do that at once, Python detects a deadlock among the modules'
+    locks, and `kubernetes.client` lacks its names until the process ends.
+    """
+    with _IMPORTING:
+        from kubernetes.client import ApiClient, Configuration
+        from kubernetes.client.exceptions import ApiException
+        from kubernetes.config import load_kube_config
+        from kubernetes.config.incluster_config import InClusterConfigLoader
+
+        return _Sdk(ApiClient, ApiException, Configuration, InClusterConfigLoader, load_kube_config)
+
+
 def find_cluster(environ: Mapping[str, str], service_account: Path = SERVICE_ACCOUNT) -> None:
     """Return if *environ* selects a cluster.
 
@@ -183,9 +208,7 @@ def load_configuration(environ: Mapping[str, str], service_account: Path = SERVI
         NoCluster: files of the pod or of KUBECONFIG cannot be used.
     """
     find_cluster(environ, service_account)
-    from kubernetes.client import Configuration
-
-    configuration: Any = Configuration()
+    configuration: Any = _sdk().Configuration()
     # The autoscaler retries by itself, and a hanging call would take its limit several times.
     configuration.retries = False
     if environ.get("KUBERNETES_SERVICE_HOST") and _has_token(service_account):
@@ -208,18 +231,14 @@ def _has_token(service_account: Path) -> bool:
 
 
 def _load_service_account(environ: Mapping[str, str], folder: Path, configuration: Any) -> None:
-    from kubernetes.config.incluster_config import InClusterConfigLoader
-
     with_port = {"KUBERNETES_SERVICE_PORT": "443"} | dict(environ)
-    loader_type: Any = InClusterConfigLoader
-    loader_type(str(folder / "token"), str(folder / "ca.crt"), environ=with_port).load_and_set(configuration)
+    _sdk().InClusterConfigLoader(str(folder / "token"), str(folder / "ca.crt"), environ=with_port).load_and_set(
+        configuration
+    )
 
 
 def _load_file(path: str, configuration: Any) -> None:
-    from kubernetes import config
-
-    load: Any = config.load_kube_config
-    load(path, client_configuration=configuration)
+    _sdk().load_kube_config(path, client_configuration=configuration)
 
 
 def _check_certificates(configuration: Any) -> None:

@@ -164,6 +164,31 @@ def test_no_cluster_means_that_sdk_is_not_imported() -> None:
     assert (ran.stdout, ran.stderr) == ("False\n", "")
 
 
+def test_first_calls_at_the_same_time_all_find_the_sdk(tmp_path: Path) -> None:
+    path = FakeKubernetes(replicas=1).kubeconfig(tmp_path / "config", {"server": "http://127.0.0.1:1"})
+    code = (
+        "import asyncio, importlib.abc, sys, time\n"
+        "from libs.autoscaler.api_server import ApiServer\n"
+        "class Slow(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name.startswith('kubernetes.') and '.models.' not in name:\n"
+        "            time.sleep(0.02)\n"
+        "sys.meta_path.insert(0, Slow())\n"
+        "async def call(number):\n"
+        "    await asyncio.sleep(0.03 * number)\n"
+        f"    await ApiServer({{'KUBECONFIG': {str(path)!r}}}, 20).call('GET', '/')\n"
+        "async def main():\n"
+        "    ends = await asyncio.gather(*map(call, range(12)), return_exceptions=True)\n"
+        "    print({type(end).__name__ for end in ends})\n"
+        "asyncio.run(main())\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=child_environment(), stdout=subprocess.PIPE, text=True, timeout=120
+    )
+
+    assert ran.stdout == "{'ClusterUnavailable'}\n"
+
+
 # Log-ins.
 
 
