@@ -5,6 +5,9 @@ from pathlib import Path
 
 from tests.cluster.layout import GROUP, NODES
 
+_PROCESSES = 16
+"""How many processes of the machine all pods together count for when its processors are busy. By default it is one, and
+beside a build the pods would get almost no time."""
 _V2_CONTROLLERS = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids")
 
 
@@ -22,6 +25,9 @@ def make_groups() -> None:
                 for controller in _V2_CONTROLLERS:
                     with contextlib.suppress(OSError):  # not on this machine, or in another hierarchy
                         (path / "cgroup.subtree_control").write_text(f"+{controller}")
+        for name, of_one in {"cpu.shares": 1024, "cpu.weight": 100}.items():
+            if (weight := root / GROUP / name).exists():
+                weight.write_text(str(of_one * _PROCESSES))
 
 
 def remove_groups() -> bool:
