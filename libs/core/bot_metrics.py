@@ -29,6 +29,7 @@ _MOST_TEXTS = 8
 _KIND, _VALUE, _TIME = "_metric", "value", "timestamp"
 _STALE_SECONDS = 3600.0
 _FORGOTTEN_SECONDS = 24 * 3600.0
+_YEAR_10000 = 253_402_300_800.0
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,11 @@ class MetricBook:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any], most_names: int) -> "MetricBook":
-        """Return the stored book."""
+        """Return the stored book.
+
+        Raises:
+            KeyError, TypeError, ValueError: it has another form.
+        """
         book = cls(most_names)
         book.left_out = bool(document.get("left_out"))
         for stored in document.get("series", ())[:most_names]:
@@ -175,9 +180,9 @@ class MetricBook:
             book.series[str(stored["name"])] = Series(
                 str(stored["kind"]),
                 float(value) if value is not None else None,
-                float(stored["at"]),
+                _moment(float(stored["at"])).timestamp(),
                 {str(key): str(text) for key, text in stored["texts"]},
-                {int(minute): float(point) for minute, point in stored["points"]},
+                {int(_moment(minute * 60.0).timestamp()) // 60: float(point) for minute, point in stored["points"]},
             )
         return book
 
@@ -240,6 +245,9 @@ def _views(book: MetricBook) -> Iterator[MetricView]:
 
 
 def _moment(seconds: float) -> datetime:
+    """Return a time. Raises ValueError for one that a datetime cannot have."""
+    if not 0 <= seconds < _YEAR_10000:
+        raise ValueError(seconds)
     return datetime.fromtimestamp(seconds, UTC)
 
 

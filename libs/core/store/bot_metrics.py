@@ -12,7 +12,10 @@ from datetime import UTC, datetime
 from pymongo import DeleteOne, ReplaceOne
 
 from libs.core.bot_metrics import EntityMetrics, MetricBook, metrics_view
+from libs.core.observability.log import get_logger
 from libs.core.store.client import Database, Document, translated
+
+log = get_logger(__name__)
 
 COLLECTION = "bot_metrics"
 
@@ -101,4 +104,9 @@ class BotMetricsStore:
 def _book(document: Document | None, entity: object) -> MetricBook | None:
     if document is None or document.get("entity") != entity:
         return None
-    return MetricBook.from_document(document, _ALL_NAMES)
+    try:
+        return MetricBook.from_document(document, _ALL_NAMES)
+    except (KeyError, TypeError, ValueError) as error:
+        # Of another version: the metrics of others must not wait for it.
+        log.warning("stored metrics cannot be read", entity=document["_id"], reason=repr(error))
+        return None

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 
 from libs.core.bot_metrics import MetricBook, Sample
@@ -62,6 +63,33 @@ async def test_metrics_of_an_entity_are_shown(database: Database, store: BotMetr
     assert empty is not None
     assert empty.metrics == []
     assert await store.of("gone") is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"series": 5},
+        {"series": [{}]},
+        {"series.0.at": 1e300},
+        {"series.0.points": [5]},
+        {"series.0.points": [[1 << 60, 1.0]]},
+    ],
+    ids=["number", "empty", "time", "points", "time of a point"],
+)
+async def test_document_of_another_form_counts_as_none_and_is_replaced(
+    database: Database, store: BotMetricsStore, change: dict[str, object]
+) -> None:
+    await created(database, "b1")
+    await saved(store, "b1")
+    await database[COLLECTION].update_one({"_id": "b1"}, {"$set": change})
+
+    shown = await store.of("b1")
+    assert shown is not None
+    assert shown.metrics == []
+    await saved(store, "b1")
+    shown = await store.of("b1")
+    assert shown is not None
+    assert len(shown.metrics) == 2
 
 
 async def test_metrics_of_many_bots_are_all_stored(database: Database, store: BotMetricsStore) -> None:
