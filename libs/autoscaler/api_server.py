@@ -173,8 +173,8 @@ class _Sdk:
 def _sdk() -> _Sdk:
     """Import the SDK, once.
 
-    Its modules import each other on demand. If two threads do that at once, Python detects a deadlock among the modules'
-    locks, and `kubernetes.client` lacks its names until the process ends.
+    Its modules import each other on demand. If two threads do that at once, Python detects a deadlock among the locks
+    of the modules, and `kubernetes.client` lacks its names until the process ends.
     """
     with _IMPORTING:
         from kubernetes.client import ApiClient, Configuration
