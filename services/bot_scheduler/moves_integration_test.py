@@ -134,3 +134,39 @@ async def test_recorded_run_that_never_started_delays_no_run_once_its_segment_ha
         await eventually(lambda: new.alive("s"))
     [left] = [run for run in await rig.history() if run.segment_id == 1]
     assert (left.reason, left.presumed) == ("missing", True)
+
+
+async def test_schedule_whose_placement_changes_moves_when_its_run_has_ended(rig: ScheduleRig) -> None:
+    old, new = FakeHost("old", run_seconds=None), FakeHost("new", run_seconds=None)
+    await rig.deploy()
+    async with owned_in(rig, 1, old) as owner:
+        [container] = await eventually(lambda: old.alive("s"))
+        await rig.deploy(placement={"egress": "a"})
+        owner.wake()
+        assert (await rig.state()).entity.segment_id == 1
+        old.end(container.container_id)
+
+        segment = await eventually(lambda: other_segment(rig, 1))
+        assert await rig.entities.partitions.placement_of(segment) == "egress=a"
+        async with owned_in(rig, segment, new):
+            await eventually(lambda: new.alive("s"))
+    assert len(old.starts) == 1
+    [first] = [run for run in await rig.history() if run.segment_id == 1]
+    assert first.exit_code == 0
+
+
+async def test_idle_schedule_of_another_placement_moves_and_is_not_fired_before(rig: ScheduleRig) -> None:
+    old = FakeHost("old", run_seconds=None)
+    await rig.deploy(schedule="0 0 0 1 1 *")
+    await rig.deploy(schedule="* * * * * *", placement=["egress=a"])
+    async with owned_in(rig, 1, old):
+        segment = await eventually(lambda: other_segment(rig, 1))
+
+    assert old.starts == []
+    assert await rig.entities.partitions.occupied() == {segment: 1}
+
+
+async def other_segment(rig: ScheduleRig, segment: int) -> int:
+    """The segment of the schedule once it is not *segment*; 0 before."""
+    found = (await rig.state()).entity.segment_id
+    return found if found != segment else 0

@@ -72,6 +72,14 @@ class ScheduleClaims:
         fields = {**firing.__dict__, "host": self._recorder.host, "worker": self._recorder.worker, "epoch": self._epoch}
         return Firing(**fields)
 
+    async def placement(self, segment_id: int) -> str:
+        """Return the labels that the worker of the segment must have, as text."""
+        return await self._entities.partitions.placement_of(segment_id)
+
+    async def move(self, state: ScheduleState) -> int | None:
+        """Move a schedule that runs nowhere to a segment of its placement; see :meth:`EntityStore.move`."""
+        return await self._entities.move(state.entity)
+
     async def fence(self, segment_id: int) -> None:
         """Fence earlier owners: their claims can no longer be written, whenever they were sent. May be repeated.
 

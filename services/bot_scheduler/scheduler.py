@@ -14,8 +14,10 @@ from libs.core.aio.backoff import Setbacks
 from libs.core.aio.retrying import retry_forever
 from libs.core.aio.wake import Wake
 from libs.core.errors import Permanent, Retryable
+from libs.core.events.wakeups import WakeUps
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe
+from libs.core.placement import key_of
 from libs.core.process.isolation import isolated, repeat, unexpected
 from libs.core.room import Demand
 from libs.core.store.entities import Entity
@@ -59,8 +61,11 @@ class SegmentScheduler:
         kit: ScheduleKit,
         *,
         takeover: Takeover,
+        wake_ups: WakeUps,
         scan_interval_seconds: float,
     ) -> None:
+        self._wake_ups = wake_ups
+        self._placement: str | None = None
         self._owned = kit.owned
         self._kit = kit
         self._claims: ScheduleClaims = kit.claims
@@ -139,6 +144,8 @@ class SegmentScheduler:
             Retryable: not all of them could be read.
         """
         await self._fence()
+        if self._placement is None:
+            self._placement = await self._claims.placement(self._owned.segment_id)
         await self._recheck_elsewhere()
         seen: set[str] = set()
         last = ""
@@ -156,6 +163,7 @@ class SegmentScheduler:
         for gone in self._states.keys() - seen:
             self._forget(gone)
         await self._take_over(tasks)
+        await self._move_misplaced()
         self._pulse.set()
         return min(self._scan_interval, _ELSEWHERE_SECONDS) if self._elsewhere else self._scan_interval
 
@@ -192,6 +200,25 @@ class SegmentScheduler:
         known = self._states.get(entity.id)
         return known is not None and known.entity.document == entity.document and known.entity.held == entity.held
 
+    async def _move_misplaced(self) -> None:
+        """Move schedules of another placement to segments of it; one that runs moves when it has ended.
+
+        None of them begins a run before: see `_plan`.
+        """
+        for state in list(self._states.values()):
+            if not self._is_misplaced(state) or self._is_busy(state) or state.id in self._claiming:
+                continue
+            with isolated("move schedule"):
+                if self._owned.proven() and (segment_id := await self._claims.move(state)) is not None:
+                    log.info("schedule moves to a segment of its placement", schedule=state.id, segment=segment_id)
+                    self._forget(state.id)
+                    await self._wake_ups.segments_changed([segment_id])
+                    await self._wake_ups.partitions_changed()
+
+    def _is_misplaced(self, state: ScheduleState) -> bool:
+        """Whether its placement is not that of the segment, so that this worker must not run it."""
+        return self._placement is not None and key_of(state.entity.config) != self._placement
+
     async def _take(self, state: ScheduleState) -> None:
         """Process the current document."""
         self._states[state.id] = state
@@ -218,6 +245,9 @@ class SegmentScheduler:
         # Decided by the stored state and not at the write: its writer may have died or lost the response.
         if (run := self._runs.get(schedule_id)) is not None and replaces(state, run.firing):
             run.stop(StopReason.REPLACED)
+        if self._is_misplaced(state):
+            self._times.put(schedule_id, None)
+            return
         now = self._clock()
         decision = decide(state, now, busy=self._is_busy(state))
         wait = decision if isinstance(decision, Wait) else Wait(0.0)
@@ -361,6 +391,8 @@ class SegmentScheduler:
             self._states[schedule_id] = state.after_write({FIRING: None})
             self._plan(schedule_id)
             self._pulse.set()
+            if self._is_misplaced(state):
+                self._owned.wake.set()
 
     async def _take_over(self, tasks: asyncio.TaskGroup) -> None:
         """Take up firings that are claimed and not in hand here: those of an earlier owner of the segment."""

@@ -8,6 +8,7 @@ earlier owner of the segment.
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
+from libs.core.events.wakeups import WakeUps
 from libs.core.process.process import run_process
 from libs.core.process.service import BOT_SCHEDULER
 from libs.core.store.entities import EntityStore
@@ -62,7 +63,9 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
         )
 
     def scheduler(owned: OwnedSegment) -> SegmentScheduler:
-        return segment_scheduler(kit(owned), docker.engine_id, settings.scan.scan_interval_seconds)
+        return segment_scheduler(
+            kit(owned), docker.engine_id, settings.scan.scan_interval_seconds, wake_ups=context.wake_ups
+        )
 
     handler = DockerSegmentHandler(
         docker,
@@ -116,10 +119,13 @@ def segment_kit(
     )
 
 
-def segment_scheduler(kit: ScheduleKit, engine_id: str, scan_interval_seconds: float) -> SegmentScheduler:
+def segment_scheduler(
+    kit: ScheduleKit, engine_id: str, scan_interval_seconds: float, *, wake_ups: WakeUps
+) -> SegmentScheduler:
     """Wire the work of one owned segment."""
     return SegmentScheduler(
         kit,
         takeover=Takeover(kit, host=engine_id),
+        wake_ups=wake_ups,
         scan_interval_seconds=scan_interval_seconds,
     )

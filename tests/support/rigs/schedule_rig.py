@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import pytest_asyncio
 
+from libs.core.events.wakeups import WakeUps
 from libs.core.leases.lease import Holder, Lease
 from libs.core.run_record import RunRecord
 from libs.core.store.client import Database, Mongo
@@ -133,7 +134,7 @@ class ScheduleRig:
             clock=clock,
             engine_clock=clock,
         )
-        return Owner(owned, segment_scheduler(kit, host.name, scan_seconds), host, kit)
+        return Owner(owned, segment_scheduler(kit, host.name, scan_seconds, wake_ups=WakeUps(None, "x")), host, kit)
 
     @contextlib.asynccontextmanager
     async def owned_by(
