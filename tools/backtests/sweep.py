@@ -27,6 +27,8 @@ WAITING, FINISHED, FAILED = "not started", "finished", "failed"
 
 _POLL_SECONDS = 0.25
 _CANCEL_SECONDS = 10.0
+_UNSURE_SECONDS = 1.0
+_AGAIN_SECONDS = 15.0
 _MOST_METRICS = 100
 _MOST_CHARACTERS = 200
 
@@ -48,7 +50,8 @@ class Row:
     Attributes:
         state: `not started`, `finished`, `failed`, or while it is open the state that `backtest ls` shows.
         detail: the reason of a failure.
-        began, ended_at: the monotonic times of its announcement and of its end.
+        began, announced_at, ended_at: the monotonic times of the first attempt to announce it, of its last
+            announcement and of its end.
         seconds: the duration of its last run.
         seen: whether its document was found.
         cancelled: whether its cancellation was requested.
@@ -60,6 +63,7 @@ class Row:
     metrics: Mapping[str, object] = field(default_factory=dict)
     began: float | None = None
     seconds: float | None = None
+    announced_at: float | None = None
     ended_at: float | None = None
     seen: bool = False
     cancelled: bool = False
@@ -68,6 +72,11 @@ class Row:
     def id(self) -> str:
         """The id of the backtest."""
         return self.point.backtest_id
+
+    @property
+    def announced(self) -> bool:
+        """Whether its announcement succeeded."""
+        return self.announced_at is not None
 
     @property
     def is_done(self) -> bool:
@@ -121,16 +130,22 @@ class Sweep:
 
         Raises:
             EventUnread: no worker reads the events.
-            Retryable: a server is unreachable.
+            Retryable: a server was unreachable at the start, or has been for a minute.
         """
         entities = await self._servers.entities(BACKTEST_RUNNER)
         uploads = await code_upload(self._servers, BACKTEST_RUNNER)
+        reached_at = time.monotonic()
         try:
             while any(not row.is_done for row in self.rows):
-                await self._look(entities)
-                self._check_read()
-                for row in self._next():
-                    await self._start(entities, uploads, row)
+                try:
+                    await self._round(entities, uploads)
+                    reached_at = time.monotonic()
+                except EventUnread:
+                    raise
+                except Retryable:
+                    # A sweep of hours outlasts the restart of a server.
+                    if not any(row.announced for row in self.rows) or time.monotonic() - reached_at > WAIT_SECONDS:
+                        raise
                 self._changed(self.rows)
                 await asyncio.sleep(_POLL_SECONDS if any(row.is_open for row in self.rows) else 0)
         except BaseException:
@@ -144,19 +159,34 @@ class Sweep:
         """Return the ids of those that were run before."""
         return [row.id for row in self.rows if await known_of(self._servers, row.id) is not None]
 
+    async def _round(self, entities: EntityStore, uploads: CodeUpload) -> None:
+        """Read the states, and announce as many as may be open. May be repeated after any failure."""
+        await self._look(entities)
+        self._check_read()
+        for row in self._next():
+            await self._start(entities, uploads, row)
+
     def _next(self) -> Iterable[Row]:
+        """Return those to announce: also again, after a failure, or if the stream was re-created before a reader."""
+        announced_before = time.monotonic() - _AGAIN_SECONDS
+        yield from [
+            row
+            for row in self.rows
+            if row.is_open and not row.seen and (row.announced_at is None or row.announced_at < announced_before)
+        ]
         free = self._jobs - sum(row.is_open for row in self.rows)
-        return [row for row in self.rows if row.began is None][: max(0, free)]
+        yield from [row for row in self.rows if row.began is None][: max(0, free)]
 
     async def _start(self, entities: EntityStore, uploads: CodeUpload, row: Row) -> None:
         # Each time, since unreferenced code is collected after a while; identical code is uploaded once.
         key = await uploads.key_of(self._package)
         bucket = self._servers.storage_settings().code_bucket
         uploaded = Upload(row.id, self._folder, self._package, bucket, key)
-        row.began = time.monotonic()
+        row.began = row.began or time.monotonic()
         row.state = "announced"
         # Interrupted in between, it would be unknown whether there is something to cancel.
         await uninterrupted(_announced(self._servers, entities, uploaded, row.point.config))
+        row.announced_at = time.monotonic()
 
     async def _look(self, entities: EntityStore) -> None:
         """Read the states of the open ones."""
@@ -183,7 +213,11 @@ class Sweep:
 
     async def _cancel_open(self, entities: EntityStore) -> None:
         """Request the cancellation of the open ones, also of those whose event is read only now."""
+        began = time.monotonic()
         while left := [row for row in self.rows if row.is_open and not row.cancelled]:
+            # One whose announcement failed may have been announced nevertheless.
+            if not any(row.announced for row in left) and time.monotonic() - began > _UNSURE_SECONDS:
+                return
             for row in left:
                 row.cancelled = await request_cancellation(self._servers, row.id)
             await self._look(entities)

@@ -10,10 +10,13 @@ import pytest
 from minio import Minio
 from pymongo import MongoClient
 
+from libs.core.store.client import StoreUnavailable
 from tests.support.rigs.commands import Commands
 from tests.support.rigs.played_worker import played_worker
 from tests.support.rigs.terminal import Terminal
 from tools import samples
+from tools.backtests import sweep
+from tools.bots.deploying import Upload, announce
 from tools.cli.exit_codes import ExitCode
 from tools.stack.s3 import S3Server
 
@@ -71,6 +74,41 @@ def test_sweep_with_one_failure_shows_its_reason_and_fails(
     assert written == f"written: {page}"
     assert "ma-fast=15" in page.read_text()
     assert "boom" in page.read_text()
+
+
+def test_sweep_outlasts_servers_that_are_away_for_a_while(
+    commands: Commands, s3_server: S3Server, bucket_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    async def failing(servers: Any, service: Any, entities: Any, uploaded: Upload, config: Any) -> None:
+        calls.append(uploaded.entity_id)
+        if len(calls) in (2, 3):
+            raise StoreUnavailable("the server restarts")
+        await announce(servers, service, entities, uploaded, config)
+
+    monkeypatch.setattr(sweep, "announce", failing)
+
+    with played_worker(commands.mongo, s3_server, f"{bucket_prefix}results", lambda config: {"metrics": {}}) as worker:
+        rows = commands.json("backtest", "run", BACKTEST, "--id", "ma", "--sweep", "fast=1,2", "--jobs", "2")
+
+    assert [row["state"] for row in rows] == ["finished", "finished"]
+    assert calls == ["ma-fast=1", "ma-fast=2", "ma-fast=2", "ma-fast=2"]
+    assert sorted(worker.documents) == ["ma-fast=1", "ma-fast=2"]
+
+
+def test_sweep_whose_servers_are_away_from_the_start_fails_at_once(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failing(*_: Any) -> None:
+        raise StoreUnavailable("the server is down")
+
+    monkeypatch.setattr(sweep, "announce", failing)
+
+    code, _, err = commands.run("backtest", "run", BACKTEST, "--id", "ma", "--sweep", "fast=1,2")
+
+    assert code == ExitCode.UNREACHABLE
+    assert "the server is down" in err
 
 
 @pytest.mark.parametrize(
