@@ -1,12 +1,14 @@
 """The metrics that a bot prints: lines such as ``{"_metric": "pnl", "value": 12.3, "symbol": "BTC-USD"}``. Pure.
 
 Its kind is ``pnl``. A field that is a number is a value: the field ``value`` has the name of the kind, and another one
-the kind and its own name with a dot between them. Fields that are texts describe the values of their line.
+the kind and its own name with a dot between them. Fields that are texts describe the values of their line; each
+``symbol`` has series of its own.
 
 Lines are hostile input: everything is bounded, and what is no metric is ignored.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,7 +28,7 @@ _NAME_CHARACTERS = 64
 _TEXT_CHARACTERS = 100
 _MOST_NUMBERS = 16
 _MOST_TEXTS = 8
-_KIND, _VALUE, _TIME = "_metric", "value", "timestamp"
+_KIND, _VALUE, _TIME, _SYMBOL = "_metric", "value", "timestamp", "symbol"
 _STALE_SECONDS = 3600.0
 _FORGOTTEN_SECONDS = 24 * 3600.0
 _YEAR_10000 = 253_402_300_800.0
@@ -61,14 +63,14 @@ def sample_in(line: bytes, at: float) -> Sample | None:
         if number is not None:
             if len(values) < _MOST_NUMBERS:
                 values[kind if name == _VALUE else f"{kind}.{name}"] = number
-        elif isinstance(given, str | bool) and len(texts) < _MOST_TEXTS:
+        elif isinstance(given, str | bool) and (len(texts) < _MOST_TEXTS or name == _SYMBOL):
             texts[name] = _text(given)
     return Sample(kind, at, values, texts)
 
 
 @dataclass
 class Series:
-    """One name: its latest value and the last value of each minute.
+    """One name and symbol: the latest value and the last value of each minute.
 
     Attributes:
         value: None for a kind whose lines have no number.
@@ -77,11 +79,17 @@ class Series:
         points: values by minute (Unix seconds divided by 60), the oldest first.
     """
 
+    name: str
     kind: str
     value: float | None
     at: float
     texts: Mapping[str, str]
     points: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Its key in a book."""
+        return _key(self.name, self.texts)
 
     def add(self, value: float | None, at: float, texts: Mapping[str, str]) -> None:
         """Add a later line, or the point of an earlier one."""
@@ -98,16 +106,16 @@ class Series:
 
 
 class MetricBook:
-    """The series of one bot, at most *most_names*.
+    """The series of one bot by key, at most *most_names*.
 
-    A name without a line for an hour gives its place to a new one, and is forgotten a day after it.
+    One without a line for an hour gives its place to a new one, and is forgotten a day after it.
     """
 
     def __init__(self, most_names: int) -> None:
         self._most_names = most_names
         self.series: dict[str, Series] = {}
         self.left_out = False
-        """Whether there was a name more than the limit allows."""
+        """Whether there was one more than the limit allows."""
 
     @property
     def newest(self) -> float:
@@ -118,35 +126,45 @@ class MetricBook:
         """Add a line."""
         values: Mapping[str, float | None] = sample.values or {sample.kind: None}
         for name, value in values.items():
-            known = self.series.get(name)
+            key = _key(name, sample.texts)
+            known = self.series.get(key)
             if known is not None:
                 known.add(value, sample.at, sample.texts)
             elif self._has_place(sample.at):
                 points = {int(sample.at // 60): value} if value is not None else {}
-                self.series[name] = Series(sample.kind, value, sample.at, sample.texts, points)
+                self.series[key] = Series(name, sample.kind, value, sample.at, sample.texts, points)
             else:
                 self.left_out = True
 
     def continue_from(self, earlier: "MetricBook") -> None:
         """Add the series of an earlier worker, as far as there is a place for them."""
-        for name, stored in earlier.series.items():
-            known = self.series.get(name)
+        for key, stored in earlier.series.items():
+            known = self.series.get(key)
             if known is None:
                 if len(self.series) < self._most_names:
-                    self.series[name] = stored
+                    self.series[key] = stored
                 continue
-            merged = Series(stored.kind, stored.value, stored.at, stored.texts, stored.points)
+            merged = Series(stored.name, stored.kind, stored.value, stored.at, stored.texts, stored.points)
             for minute, value in known.points.items():
                 merged.add(value, minute * 60.0, known.texts)
             merged.add(known.value, known.at, known.texts)
-            self.series[name] = merged
+            self.series[key] = merged
         self.left_out = self.left_out or earlier.left_out
 
+    def values(self) -> dict[str, float]:
+        """Return the latest values by name, and those of a name with several symbols by key: ``price[BTC-USD]``."""
+        names = Counter(series.name for series in self.series.values())
+        return {
+            series.name if names[series.name] == 1 else key: series.value
+            for key, series in self.series.items()
+            if series.value is not None
+        }
+
     def forget_old(self) -> None:
-        """Remove the names that have had no line for a day, by the time of the latest line."""
+        """Remove the series that have had no line for a day, by the time of the latest line."""
         oldest = self.newest - _FORGOTTEN_SECONDS
-        for name in [name for name, series in self.series.items() if series.at < oldest]:
-            del self.series[name]
+        for key in [key for key, series in self.series.items() if series.at < oldest]:
+            del self.series[key]
             self.left_out = False
 
     def to_document(self) -> dict[str, Any]:
@@ -155,14 +173,14 @@ class MetricBook:
             "left_out": self.left_out,
             "series": [
                 {
-                    "name": name,
+                    "name": series.name,
                     "kind": series.kind,
                     "value": series.value,
                     "at": series.at,
                     "texts": [[key, text] for key, text in series.texts.items()],
                     "points": [[minute, value] for minute, value in series.points.items()],
                 }
-                for name, series in sorted(self.series.items())
+                for _, series in sorted(self.series.items())
             ],
         }
 
@@ -177,19 +195,21 @@ class MetricBook:
         book.left_out = bool(document.get("left_out"))
         for stored in document.get("series", ())[:most_names]:
             value = stored["value"]
-            book.series[str(stored["name"])] = Series(
+            series = Series(
+                str(stored["name"]),
                 str(stored["kind"]),
                 float(value) if value is not None else None,
                 _moment(float(stored["at"])).timestamp(),
                 {str(key): str(text) for key, text in stored["texts"]},
                 {int(_moment(minute * 60.0).timestamp()) // 60: float(point) for minute, point in stored["points"]},
             )
+            book.series[series.key] = series
         return book
 
     def _has_place(self, now: float) -> bool:
         if len(self.series) < self._most_names:
             return True
-        stalest = min(self.series, key=lambda name: self.series[name].at)
+        stalest = min(self.series, key=lambda key: self.series[key].at)
         if now - self.series[stalest].at < _STALE_SECONDS:
             return False
         del self.series[stalest]
@@ -206,7 +226,7 @@ class MetricPoint:
 
 @dataclass(frozen=True)
 class MetricView:
-    """One metric of an entity.
+    """One metric of an entity; each symbol has its own.
 
     Attributes:
         name: the kind, or for another field than ``value`` the kind, a dot and the field.
@@ -239,9 +259,14 @@ def metrics_view(entity_id: str, book: MetricBook) -> EntityMetrics:
 
 
 def _views(book: MetricBook) -> Iterator[MetricView]:
-    for name, series in sorted(book.series.items()):
+    for _, series in sorted(book.series.items()):
         points = [MetricPoint(_moment(minute * 60.0), value) for minute, value in sorted(series.points.items())]
-        yield MetricView(name, series.kind, series.value, _moment(series.at), series.texts, points)
+        yield MetricView(series.name, series.kind, series.value, _moment(series.at), series.texts, points)
+
+
+def _key(name: str, texts: Mapping[str, str]) -> str:
+    symbol = texts.get(_SYMBOL, "")
+    return f"{name}[{symbol}]" if symbol else name
 
 
 def _moment(seconds: float) -> datetime:

@@ -105,11 +105,36 @@ def points(made: MetricBook, name: str = "pnl") -> dict[int, float]:
 
 
 def test_latest_value_is_kept_with_its_texts_and_the_last_value_of_each_minute() -> None:
-    made = book(at(0, 1, symbol="A"), at(59, 2, symbol="B"), at(60, 3), at(200, 4, symbol="C"))
+    made = book(at(0, 1, note="A"), at(59, 2, note="B"), at(60, 3), at(200, 4, note="C"))
 
     series = made.series["pnl"]
-    assert (series.value, series.at, series.texts) == (4, NOON + 200, {"symbol": "C"})
+    assert (series.value, series.at, series.texts) == (4, NOON + 200, {"note": "C"})
     assert points(made) == {0: 2, 1: 3, 3: 4}
+
+
+def test_each_symbol_has_a_series_of_its_own() -> None:
+    made = book(at(0, 1, symbol="BTC"), at(1, 2, symbol="ETH"), at(60, 3, symbol="BTC"), at(2, 9, "fees"))
+    stored = MetricBook.from_document(json.loads(json.dumps(made.to_document())), 20)
+
+    assert points(made, "pnl[BTC]") == {0: 1, 1: 3}
+    assert points(made, "pnl[ETH]") == {0: 2}
+    assert stored.series == made.series
+    assert [(one.name, one.value) for one in metrics_view("b1", made).metrics] == [("fees", 9), ("pnl", 3), ("pnl", 2)]
+
+
+def test_name_of_a_value_has_the_symbol_if_there_are_several() -> None:
+    one = book(at(0, 1, symbol="BTC"), Sample("signal", NOON, {}, {}))
+    two = book(at(0, 1, symbol="BTC"), at(1, 2, symbol="ETH"), at(2, 9, "fees", symbol="ETH"))
+
+    assert one.values() == {"pnl": 1}
+    assert two.values() == {"pnl[BTC]": 1, "pnl[ETH]": 2, "fees": 9}
+
+
+def test_symbol_is_kept_among_many_texts() -> None:
+    found = sample_in(line(_metric="x", **{f"t{i}": "y" for i in range(9)}, symbol="BTC"), NOON)
+
+    assert found is not None
+    assert found.texts["symbol"] == "BTC"
 
 
 def test_points_of_an_hour_are_kept() -> None:
@@ -146,7 +171,7 @@ def test_name_without_a_line_for_a_day_is_forgotten() -> None:
 
 
 def test_book_is_the_same_after_it_was_stored() -> None:
-    made = book(at(0, 1.5, symbol="A"), at(70, 2), Sample("s", NOON, {}, {"$a.b": "x"}), at(0, 1, "a"), most=3)
+    made = book(at(0, 1.5, note="A"), at(70, 2), Sample("s", NOON, {}, {"$a.b": "x"}), at(0, 1, "a"), most=3)
     made.add(at(1, 2, "b"))
     stored = MetricBook.from_document(json.loads(json.dumps(made.to_document())), 20)
 
@@ -155,12 +180,12 @@ def test_book_is_the_same_after_it_was_stored() -> None:
 
 
 def test_book_continues_from_that_of_an_earlier_worker() -> None:
-    earlier = book(at(0, 1, symbol="A"), at(60, 2), at(5, 7, "old"), at(5, 8, "older"))
-    made = book(at(65, 3), at(180, 4, symbol="B"), most=2)
+    earlier = book(at(0, 1, note="A"), at(60, 2), at(5, 7, "old"), at(5, 8, "older"))
+    made = book(at(65, 3), at(180, 4, note="B"), most=2)
     made.continue_from(earlier)
 
     assert points(made) == {0: 1, 1: 3, 3: 4}
-    assert (made.series["pnl"].value, made.series["pnl"].texts) == (4, {"symbol": "B"})
+    assert (made.series["pnl"].value, made.series["pnl"].texts) == (4, {"note": "B"})
     assert set(made.series) == {"pnl", "old"}
 
 

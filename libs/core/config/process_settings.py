@@ -122,7 +122,8 @@ class MetricsSettings(Group):
         Field(
             ge=1,
             le=200,
-            description="maximum number of metrics that are kept of what one bot prints; further names are ignored",
+            description="maximum number of metrics that are kept of what one bot prints, each symbol of a name counted; further "
+            "ones are ignored",
         ),
     ] = 20
 

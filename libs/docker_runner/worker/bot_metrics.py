@@ -167,8 +167,8 @@ class BotMetrics:
         found: dict[tuple[str, ...], float] = {}
         for key, bot in self._bots.items():
             if bot.entity is not None and self._owns(bot.segment):
-                label, series = label_of(key), bot.book.series
-                found |= {(label, name): one.value for name, one in series.items() if one.value is not None}
+                label = label_of(key)
+                found |= {(label, name): value for name, value in bot.book.values().items()}
         return found
 
     async def _load(self) -> None:
