@@ -73,7 +73,7 @@ def write_starter(directory: Path, language: Language, kind: StarterKind) -> lis
     files = starter(directory.resolve().name, language, kind)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        if any(directory.iterdir()):
+        if any(path.name != ".git" for path in directory.iterdir()):
             raise BotFolderInvalid(f"{directory} is not empty; give the name of a new folder")
         for name, text in files.items():
             (directory / name).parent.mkdir(exist_ok=True)

@@ -21,7 +21,8 @@ _LEFT_OUT_FOLDERS = {
     *(EDITOR_FOLDER, ".git", ".hg", ".venv", "venv"),
     *("__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache"),
 }
-_LEFT_OUT_FILES = {".DS_Store", ".env"}
+# The last three hold tokens of registries.
+_LEFT_OUT_FILES = {".DS_Store", ".env", ".netrc", ".npmrc", ".pypirc"}
 _TIME = (1980, 1, 1, 0, 0, 0)
 
 
@@ -40,7 +41,8 @@ def pack(folder: Path, overlays: Mapping[str, Path] = MappingProxyType({})) -> P
     Args:
         overlays: files and folders from elsewhere, by their path in the package; they replace those of the folder.
 
-    Version control, `.the0`, caches, virtual environments and `.env` are excluded; `vendor` and `node_modules` are not.
+    Version control, `.the0`, caches, virtual environments, `.env` and credentials of registries are excluded;
+    `vendor` and `node_modules` are not.
 
     Raises:
         BotFolderInvalid: it has no file, a link leads out of it, or workers would reject it; with the reason.

@@ -39,6 +39,7 @@ def test_other_content_gets_another_digest(tmp_path: Path) -> None:
 
 def test_dependencies_are_packed_and_caches_and_secrets_are_not(tmp_path: Path) -> None:
     write(tmp_path, main_dot_py="", vendor__lib_dot_py="", node_modules__x__index_dot_js="")
+    write(tmp_path, _dot_npmrc="//registry.example.com/:_authToken=1", _dot_the0__bot_dot_schema_dot_json="{}")
     write(tmp_path, _dot_env="KEY=1", __pycache____main_dot_pyc="", _dot_git__config="")
     (tmp_path / "__pycache__").mkdir(exist_ok=True)
     (tmp_path / "__pycache__" / "main.pyc").write_text("")

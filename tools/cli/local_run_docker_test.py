@@ -32,6 +32,8 @@ STUBBORN = """
 import signal, time
 def main(id, config):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in range(20_000):
+        print(number)
     print("up")
     while True: time.sleep(1)
 """
@@ -96,7 +98,8 @@ async def test_second_signal_kills_a_bot_that_ignores_the_first(
     terminal: Terminal, tmp_path: Path, docker_engine: Engine
 ) -> None:
     async with running(terminal, "schedule", "run", bot(tmp_path / "b", STUBBORN)) as process:
-        assert await line_of(process) == "up"
+        printed = [await line_of(process) for _ in range(20_001)]
+        assert printed == [*map(str, range(20_000)), "up"]
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         assert b"another Ctrl-C kills it" in await asyncio.wait_for(process.stderr.readline(), WAIT_SECONDS)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import docker
-from docker.errors import DockerException, NotFound
+from docker.errors import DockerException, ImageNotFound, NotFound
 from docker.utils.socket import STDOUT, frames_iter
 
 from libs.core.errors import Retryable
@@ -107,7 +107,7 @@ class Builder:
             environment={**os.environ, "DOCKER_HOST": self._url}, timeout=_SILENCE_SECONDS
         ).api
         try:
-            folder = self._cache / step.key(client.inspect_image(self._image)["Id"])
+            folder = self._cache / step.key(self._image_id(client))
             if folder.is_dir():
                 os.utime(folder)
                 return folder
@@ -126,6 +126,14 @@ class Builder:
             return folder
         finally:
             client.close()
+
+    def _image_id(self, client: Any) -> str:
+        try:
+            return str(client.inspect_image(self._image)["Id"])
+        except ImageNotFound:
+            self._report(f"{self._image}: pulling")
+            client.pull(self._image)
+            return str(client.inspect_image(self._image)["Id"])
 
     def _build(self, client: Any, step: Step, tool: Path | None, name: str, archive: Path) -> None:
         inputs = [("src", step.files)] if tool is None else [("src", step.files), ("tool", dict(_contents(tool)))]

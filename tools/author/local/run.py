@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -36,6 +36,7 @@ STOP_SECONDS = 30.0
 _KEEPALIVE_SECONDS = 15.0
 _REFRESH_SECONDS = 1.0
 _POLL_SECONDS = 0.1
+_QUEUED_PIECES = 4096
 _CLEAN_UP_SECONDS = 30.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -192,6 +193,8 @@ class LocalRun:
         """
         with _signals(self._on_signal):
             async with self._kept_alive():
+                if self._signals:
+                    raise asyncio.CancelledError
                 self._place.is_vacant = False
                 container = await self._started()
                 try:
@@ -226,16 +229,53 @@ class LocalRun:
         return self.outcome.ended
 
     async def _streamed(self, container: ManagedContainer) -> Ended:
-        """Write the output until the end, and return that."""
+        """Write the output until the end, and return that. Reading and writing do not wait for each other."""
+        pieces: asyncio.Queue[LogLine | None] = asyncio.Queue(_QUEUED_PIECES)
+        writing = asyncio.create_task(self._written(pieces), name="write output")
+        reading = asyncio.create_task(self._read(container, pieces), name="read output")
+        try:
+            await asyncio.wait((writing, reading), return_when=asyncio.FIRST_COMPLETED)
+            if writing.done():
+                # Its end before that of the output is a failure: the terminal is gone.
+                writing.result()
+            ended = await reading
+            await writing
+            return ended
+        finally:
+            for task in (writing, reading):
+                task.cancel()
+            await asyncio.gather(writing, reading, return_exceptions=True)
+
+    async def _read(self, container: ManagedContainer, pieces: "asyncio.Queue[LogLine | None]") -> Ended:
+        """Read the output until the end, and return that; None in *pieces* is the last one."""
         last = ""
         while True:
             ended = await self._runner.exit_info(container)
             async for piece in self._pieces(container, last, follow=ended is None):
-                await asyncio.to_thread(self._write, piece)
+                await pieces.put(piece)
                 last = piece.timestamp
             if ended is not None:
+                await pieces.put(None)
                 return ended
             await asyncio.sleep(_POLL_SECONDS)
+
+    async def _written(self, pieces: "asyncio.Queue[LogLine | None]") -> None:
+        """Write *pieces* in a thread, as many at a time as there are."""
+        piece = await pieces.get()
+        while piece is not None:
+            batch = []
+            while piece is not None:
+                batch.append(piece)
+                if pieces.empty():
+                    break
+                piece = pieces.get_nowait()
+            await asyncio.to_thread(self._write_all, batch)
+            if piece is not None:
+                piece = await pieces.get()
+
+    def _write_all(self, pieces: Sequence[LogLine]) -> None:
+        for piece in pieces:
+            self._write(piece)
 
     async def _pieces(self, container: ManagedContainer, last: str, *, follow: bool) -> AsyncIterator[LogLine]:
         since = datetime.fromisoformat(last[:26].rstrip("Z") + "+00:00") if last else None
