@@ -8,6 +8,7 @@ from libs.collector.data import UnreferencedData
 from libs.collector.logs import OldLogs
 from libs.collector.records import ManyRecords
 from libs.collector.revisions import OrphanedRevisions
+from libs.collector.states import UnreferencedState
 from libs.core.config.connection_settings import StorageSettings
 from libs.core.config.retention_settings import RetentionSettings
 from libs.core.config.settings_loader import SettingsError, load
@@ -59,6 +60,7 @@ def collecting(own: OwnGarbage) -> Callable[[Process, Master, MasterSettings], S
             kinds.append(unreferenced_code(service, databases, store, storage, retention))
             if service is BOT_RUNNER:
                 kinds.append(unreferenced_data(store, storage, retention))
+            kinds.append(unreferenced_state(service, databases, store, storage))
             kinds.extend(own(store, storage, retention))
         collector = Collector(kinds, retention.interval_seconds, dry_run=retention.dry_run)
         return [("garbage collector", collector.collect_for_ever)]
@@ -102,3 +104,11 @@ def unreferenced_code(
         CodeRetention(databases(service)),
         retention.code_keep_seconds,
     )
+
+
+def unreferenced_state(
+    service: ServiceDefinition, databases: Databases, store: ObjectStore, storage: StorageSettings
+) -> Garbage:
+    """Return the garbage of saved state of *service*: state without an entity."""
+    references = CodeReferences((databases(service), service.collection))
+    return UnreferencedState(service, store, storage.state_bucket, references)

@@ -125,6 +125,32 @@ class StopFailed(DockerRunnerError, Retryable):
         self.name, self.reason = name, reason
 
 
+class StateFenced(DockerRunnerError, Retryable):
+    """A later owner of the segment has claimed the state of an entity, so this one must not start it."""
+
+    def __init__(self, entity_id: str) -> None:
+        super().__init__(f"the state of {entity_id!r} belongs to a later owner of its segment")
+
+
+class StateUnavailable(DockerRunnerError, Retryable):
+    """The saved state cannot be restored now; without it the bot must not start."""
+
+    def __init__(self, entity_id: str, number: int, reason: str) -> None:
+        super().__init__(
+            f"version {number} of the state of {entity_id!r} cannot be restored: {reason}; it is not started without "
+            "it (`runtime bot state rollback` or `clear` chooses another one)"
+        )
+        self.reason = reason
+
+
+class StateUnsaved(DockerRunnerError, Retryable):
+    """The last state of a container cannot be saved now; keep the container."""
+
+    def __init__(self, entity_id: str, reason: str) -> None:
+        super().__init__(f"the state of {entity_id!r} cannot be saved: {reason}")
+        self.reason = reason
+
+
 class AlreadyRunning(DockerRunnerError, Retryable):
     """Another run of the same entity is alive; *run_id* is its run."""
 

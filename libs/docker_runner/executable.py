@@ -197,6 +197,16 @@ class Executable:
         return self.limits.need
 
     @property
+    def has_state(self) -> bool:
+        """Whether it begins with the saved state; the /state of a backtest is empty."""
+        return self.entrypoint is Entrypoint.BOT
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether what it changes in its state is saved; what a query changes is not."""
+        return self.has_state and self.question is None
+
+    @property
     def room(self) -> RoomRequest:
         """The room that its container needs."""
         return self.limits.room(self.name, self.priority)

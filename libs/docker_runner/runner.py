@@ -48,6 +48,7 @@ from libs.docker_runner.sandbox.container_spec import GUARD_RUNTIME, relay_comma
 from libs.docker_runner.sandbox.narrowed_hosts import NarrowedHosts, resolved
 from libs.docker_runner.sandbox.network import BotNetwork
 from libs.docker_runner.settings import RunnerSettings
+from libs.docker_runner.state.keeper import StateKeeper
 from libs.docker_runner.usage.stats import Stats
 from libs.docker_runner.usage.totals import Usage, UsageTally
 
@@ -66,6 +67,7 @@ class DockerRunner:
 
     Args:
         data: the source of data sets; without one, none can be mounted.
+        states: restores and saves the state of bots; None: it is empty at each start.
         resolve: returns the addresses of a host that bots may reach; blocks; raises OSError.
     """
 
@@ -76,6 +78,7 @@ class DockerRunner:
         settings: RunnerSettings,
         resolve: Callable[[str], list[str]] = resolved,
         data: DataSource | None = None,
+        states: StateKeeper | None = None,
     ) -> None:
         data = data or NoData()
         code = CodeWithData(code, data)
@@ -88,6 +91,9 @@ class DockerRunner:
         """The usage of the containers that were started, ended or tallied here."""
         self._states = ContainerStateCache()
         self._folders = RunFolders(settings.temp_dir, settings.spec_dir)
+        self._state_keeper = states
+        if states is not None:
+            states.open(self._folders)
         secrets = SecretResolver(settings.secrets.providers, settings.secrets.key_file)
         self._masks = SecretMasks(self._folders, secrets, self._threads)
         self.followed = FollowedOutput(engine, self._states, self._masks.of)
@@ -128,6 +134,7 @@ class DockerRunner:
             secrets=secrets,
             masks=self._masks,
             narrowed=self._narrowed,
+            state_keeper=states,
         )
         self._stopper = Stopper(
             engine=engine,
@@ -137,6 +144,7 @@ class DockerRunner:
             folders=self._folders,
             threads=self._threads,
             masks=self._masks,
+            state_keeper=states,
         )
         self._collector = Collector(
             engine=engine,
@@ -346,6 +354,8 @@ class DockerRunner:
         if segment is not None:
             labels[Label.SEGMENT] = str(segment)
         found = [replace(c, refused=self._refused(c)) for c in await self._engine.list(labels)]
+        if (states := self._state_keeper) is not None:
+            found = [replace(c, state_problem=problem) if (problem := states.problem(c)) else c for c in found]
         return [replace(c, state=ContainerState.EXITED) if self._states.is_over(c.container_id) else c for c in found]
 
     def _refused(self, container: ManagedContainer) -> Sequence[str]:

@@ -369,7 +369,11 @@ class BotActions:
             container.started_at or utc_now(),
             detail="; ".join(
                 part
-                for part in (versions.detail, refused_note(container.refused, listed=container.egress is not None))
+                for part in (
+                    versions.detail,
+                    refused_note(container.refused, listed=container.egress is not None),
+                    container.state_problem,
+                )
                 if part
             ),
             revision=versions.revision,

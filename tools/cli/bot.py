@@ -16,6 +16,7 @@ _COMMANDS = {
     "metrics": LazyCommand("tools.cli.entity_metrics", "bot_metrics", "Show the metrics that a bot has printed."),
     "logs": LazyCommand("tools.cli.bot_logs", "logs", "Show a bot's output; -f follows it."),
     "query": LazyCommand("tools.cli.query", "bot_query", "Ask a bot a question, which its own code answers."),
+    "state": LazyCommand("tools.cli.bot_state", "state", "Show and change the state that a bot keeps."),
     "rm": LazyCommand("tools.cli.bot_rm", "rm", "Remove a bot and stop its container."),
     "history": LazyCommand(
         "tools.cli.bot_history", "history", "Show a bot's revisions: what, when, by whom, how long."

@@ -7,7 +7,14 @@ import click
 from libs.collector.collector import Garbage
 from libs.collector.collector import collect as collect_kind
 from libs.collector.sweep import Sweep
-from libs.collector.wiring import many_records, old_logs, orphaned_revisions, unreferenced_code, unreferenced_data
+from libs.collector.wiring import (
+    many_records,
+    old_logs,
+    orphaned_revisions,
+    unreferenced_code,
+    unreferenced_data,
+    unreferenced_state,
+)
 from libs.core.process.service import BACKTEST_RUNNER, BOT_RUNNER, SERVICES, ServiceDefinition
 from libs.core.store.client import Database
 from services.backtest_runner.old_results import old_results
@@ -57,6 +64,7 @@ async def _kinds(servers: Connections) -> list[tuple[str, Garbage]]:
     found: list[tuple[str, Garbage]] = []
     for service in SERVICES:
         found.append((service.name, unreferenced_code(service, databases, store, storage, retention)))
+        found.append((service.name, unreferenced_state(service, databases, store, storage)))
         found.append((service.name, many_records(service, databases, retention)))
         found.append((service.name, orphaned_revisions(service, databases)))
     found.append((BOT_RUNNER.name, unreferenced_data(store, storage, retention)))

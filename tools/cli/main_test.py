@@ -104,7 +104,7 @@ def test_each_shell_gets_its_completion(
     ("typed", "completed"),
     [
         ("runtime d", ["demo", "dev", "dlq"]),
-        ("runtime bot st", ["stop", "start"]),
+        ("runtime bot st", ["state", "stop", "start"]),
         ("runtime bot kill --f", ["--future"]),
         ("runtime --v", ["--version"]),
         ("runtime bot ls --output ", ["text", "json"]),

@@ -23,6 +23,7 @@ _COMMANDS = {
     "trigger": LazyCommand("tools.cli.schedule_control", "trigger", "Run a schedule once, now."),
     "pause": LazyCommand("tools.cli.schedule_control", "pause", "Suspend a schedule until `resume`."),
     "resume": LazyCommand("tools.cli.schedule_control", "resume", "Undo a pause."),
+    "state": LazyCommand("tools.cli.schedule_state", "state", "Show and change the state that a schedule keeps."),
     "rm": LazyCommand("tools.cli.schedule_control", "rm", "Remove a schedule and stop its run."),
 }
 _HELP = """Deploy, list, follow, trigger, pause and remove schedules. Times are shown in this machine's zone.

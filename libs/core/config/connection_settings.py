@@ -218,7 +218,7 @@ class StorageSettings(Group):
     named_buckets: Annotated[
         tuple[str, ...] | None,
         Named("GCS_BUCKETS", allowed="names of buckets with commas between", default_text="any"),
-        Field(description="buckets that custom.gcsPath may name; never those of logs and results"),
+        Field(description="buckets that custom.gcsPath may name; never those of logs, results and state"),
         BeforeValidator(_names),
     ] = None
     data_bucket: Annotated[
@@ -241,3 +241,8 @@ class StorageSettings(Group):
         Named("MINIO_RESULTS_BUCKET", aliases=("MINIO_BACKTESTS_BUCKET",), allowed=_BUCKET_ALLOWED),
         Field(pattern=_BUCKET, description="bucket of the backtests' results"),
     ] = "results"
+    state_bucket: Annotated[
+        str,
+        Named("MINIO_STATE_BUCKET", allowed=_BUCKET_ALLOWED),
+        Field(pattern=_BUCKET, description="bucket of the bots' persistent state"),
+    ] = "bot-state"

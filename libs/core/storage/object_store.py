@@ -386,6 +386,7 @@ def _bucket_setting(bucket: str, settings: StorageSettings) -> str:
         settings.code_bucket: "MINIO_BOTS_BUCKET",
         settings.logs_bucket: "MINIO_LOGS_BUCKET",
         settings.results_bucket: "MINIO_RESULTS_BUCKET",
+        settings.state_bucket: "MINIO_STATE_BUCKET",
     }
     return named.get(bucket, f"the bucket name {bucket!r} and the key")
 

@@ -47,6 +47,7 @@ from libs.core.store.owner_quotas import KeepsPlace, OwnerQuotas, keeps_while_it
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.processes import KnownProcess, ProcessStore
 from libs.core.store.runs import LiveRuns, RunStore
+from libs.core.store.saved_states import SavedStateStore
 from libs.core.transport.security import TransportSecurity
 from libs.core.transport.worker_key import WorkerKey
 from libs.core.worker.api import UsageOf, UsageView, WorkerApi
@@ -93,6 +94,7 @@ class WorkerContext:
     leases: LeaseStore
     bot_metrics: BotMetricsStore
     quotas: OwnerQuotas
+    saved_states: SavedStateStore
     wake_ups: WakeUps
     connection: NatsConnection | None
     owns: Callable[[int], bool]
@@ -289,6 +291,7 @@ class WorkerRole:
                 settings.secrets.owner_field,
                 self._keeps_place,
             ),
+            saved_states=SavedStateStore(database, process.service.collection),
             wake_ups=wake_ups,
             connection=connection,
             owns=self._owns,

@@ -83,8 +83,9 @@ class ManagedContainer:
         secrets: how the values of its secrets are found (``secret_label``); "" without secrets, and for one of an older
             version.
         egress: the hosts that it may reach, as in :class:`Executable`; None for all public ones.
-        refused: addresses with ports that it was refused in the last minutes: its egress does not list them, or no bot may
-            reach them.
+        refused: addresses with ports that it was refused in the last minutes: its egress does not list them, or no bot
+            may reach them.
+        state_problem: a sentence about why its latest state is not saved; "" when it is.
         user: the number of the user and of the group of its bot.
         restart: as in :class:`Executable`; "" without one, and for a container of an older version.
     """
@@ -114,6 +115,7 @@ class ManagedContainer:
     secrets: str = field(default="", repr=False)
     egress: str | None = None
     refused: Sequence[str] = ()
+    state_problem: str = ""
     user: int = FORMER_USER
     restart: str = ""
     query_user: int | None = None

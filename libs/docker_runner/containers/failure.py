@@ -16,6 +16,7 @@ class FailureReason(StrEnum):
     that cannot occur. RESULT_NOT_JSON, RESULT_TOO_LARGE, RESULT_TOO_DEEP, RESULT_TOO_MANY_VALUES, RESULT_TOO_COMPLEX:
     ``main`` returned an unusable value. RESULT_LOST: ``main`` returned, but this host could not store the value.
     REPORTED: the bot ended with a non-zero exit code, and wrote a result that is an error with a message.
+    STATE_NOT_RESTORED: its state could not be unpacked, so it was not started.
     HEAP_FULL: Node aborted, since its heap was full before the memory of the container was. EXIT_CODE: the process
     ended with a non-zero exit code, without further information. INTERRUPTED: it did not end by itself; ``EndReason``
     has the reason.
@@ -33,6 +34,7 @@ class FailureReason(StrEnum):
     RESULT_TOO_COMPLEX = "result-too-complex"
     RESULT_LOST = "result-lost"
     REPORTED = "reported"
+    STATE_NOT_RESTORED = "state-not-restored"
     HEAP_FULL = "heap-full"
     EXIT_CODE = "exit-code"
     INTERRUPTED = "interrupted"

@@ -27,7 +27,8 @@ from libs.docker_runner.containers.reported import REPORT_BYTES, Report, report_
 from libs.docker_runner.containers.returned import NO_PAYLOAD, SMALL_BYTES, Payload
 from libs.docker_runner.errors import WorkFolderNotExecutable
 from libs.docker_runner.executable import Executable, Network, to_json
-from libs.docker_runner.sandbox.container_spec import Paths, code_mount
+from libs.docker_runner.sandbox.container_spec import STATE as STATE_FOLDER
+from libs.docker_runner.sandbox.container_spec import STATE_FILES, Paths, code_mount
 from libs.docker_runner.usage.stats import Stats
 
 # The init's notes have one level and a dozen values.
@@ -37,6 +38,9 @@ _WORD_CHARACTERS = 64
 _VALUES = "secret-values.json"
 _REFERENCES = "references.json"
 _HOSTS = "hosts"
+_STATE = "state"
+_STATE_OF = "state.json"
+_RESTORED = "restore.tar"
 
 _REPORTING = ("result", "written")
 
@@ -81,6 +85,46 @@ class References:
 
     config: Mapping[str, object]
     owner: str
+
+
+@dataclass(frozen=True)
+class StateOf:
+    """Whose state is in a folder."""
+
+    entity_id: str
+    service: str
+    segment: int
+    run_id: str
+
+
+@dataclass(frozen=True)
+class StateFolder:
+    """The folder that the worker shares with the init of one start, for archives of the bot's state."""
+
+    path: Path
+    token: str
+
+    @property
+    def restored(self) -> Path:
+        """What the container begins with, a tar from the worker."""
+        return self.path / _RESTORED
+
+    @property
+    def saved(self) -> Path:
+        """The latest tar from the init, which is replaced as a whole; hostile."""
+        return self.path / "saved"
+
+    @property
+    def problem(self) -> Path:
+        """One word of the init about why there is no newer one; hostile."""
+        return self.path / "problem"
+
+    def about(self) -> StateOf | None:
+        """Return whose state it is; None when the folder is removed."""
+        try:
+            return StateOf(**json.loads((self.path.parent / _STATE_OF).read_text()))
+        except FileNotFoundError:
+            return None
 
 
 class RunFolders:
@@ -143,7 +187,8 @@ class RunFolders:
             self._write_secrets(folder, closed, executable, resolved)
         narrowed = executable.egress is not None and executable.placement.network is Network.BRIDGE
         hosts = folder / _HOSTS if narrowed else None
-        paths = Paths(code, closed / "spec", folder / "outcome", self.entrypoints, hosts)
+        state = folder / _STATE if executable.has_state else None
+        paths = Paths(code, closed / "spec", folder / "outcome", self.entrypoints, hosts, state=state)
         paths.spec.mkdir()
         spec = {
             "id": executable.id,
@@ -163,14 +208,23 @@ class RunFolders:
         _write(paths.outcome, b"", 0o666)
         for open_folder in (folder, paths.spec):
             open_folder.chmod(0o755)
+        if state is not None:
+            of = StateOf(executable.id, executable.service, executable.segment, executable.run_id)
+            _write(folder / _STATE_OF, json.dumps(vars(of)).encode(), 0o600)
+            state.mkdir()
+            # As for the outcome. The init replaces files in it.
+            state.chmod(0o777)
         return paths
 
     @staticmethod
-    def tell_init(paths: Paths, executable: Executable, user: int, query_user: int | None = None) -> None:
+    def tell_init(
+        paths: Paths, executable: Executable, user: int, state_bytes: int, query_user: int | None = None
+    ) -> None:
         """Write the input of the container's init: the limits, the lease, and the users. May be repeated.
 
         Args:
             user: of the bot.
+            state_bytes: the limit of its state.
             query_user: of the process that answers queries beside it; None without one.
         """
         limits = executable.limits
@@ -180,6 +234,11 @@ class RunFolders:
             "result_bytes": limits.result_bytes,
             "output_bytes_per_second": limits.output_bytes_per_second,
             "output_burst_bytes": limits.output_burst_bytes,
+            "state": STATE_FOLDER,
+            "state_bytes": state_bytes,
+            "state_files": STATE_FILES,
+            "state_kept": int(executable.keeps_state),
+            "state_restored": int(paths.state is not None and (paths.state / _RESTORED).exists()),
         }
         if query_user is not None:
             init["query_uid"] = query_user
@@ -306,6 +365,18 @@ class RunFolders:
     def starts(self, scope: str) -> list[tuple[str, str, float]]:
         """Return all folders of *scope*: container name, token, and Unix seconds of their creation."""
         return _starts(scope_folder(self._runs, scope))
+
+    def state(self, container: ManagedContainer) -> StateFolder:
+        """Return the folder for the state of *container*, which need not exist."""
+        return StateFolder(self._folder(container) / _STATE, container.token)
+
+    def states(self, scope: str) -> list[StateFolder]:
+        """Return those of all starts in *scope*."""
+        folders = (StateFolder(begun / _STATE, begun.name) for begun in self._begun(scope))
+        return [folder for folder in folders if folder.path.exists()]
+
+    def _begun(self, scope: str) -> Iterable[Path]:
+        return (begun for named in _entries(scope_folder(self._runs, scope)) for begun in _entries(named))
 
     def remove_outputs(self, scope: str, older_than: float) -> None:
         """Remove outputs from before *older_than* (Unix seconds) that were not taken."""

@@ -170,11 +170,12 @@ def test_init_receives_limits_and_lease_as_lines_of_numbers(folders: RunFolders,
 
     bot = replace(BOT, limits=limits, keepalive=tmp_path / "keepalive")
     paths = folders.create(bot, "n", "t", Path("/code"))
-    folders.tell_init(paths, bot, 30_006)
-    folders.tell_init(paths, bot, 30_007)
+    folders.tell_init(paths, bot, 30_006, 99)
+    folders.tell_init(paths, bot, 30_007, 99)
 
     assert (paths.spec / "init.conf").read_text().splitlines() == [
         "uid=30007", "gid=30007", "result_bytes=1", "output_bytes_per_second=2", "output_burst_bytes=3",
+        "state=/state", "state_bytes=99", "state_files=4096", "state_kept=1", "state_restored=0",
         "keepalive_ttl_seconds=4.750",
     ]  # fmt: skip
 
@@ -224,8 +225,8 @@ def test_an_entrypoint_for_node_may_lack_its_suffix(tmp_path: Path, suffix: str)
 def test_query_process_is_told_its_file_and_its_question(folders: RunFolders) -> None:
     beside = folders.create(replace(BOT, query="query.py"), "n", "t", Path("/code"))
     once = folders.create(replace(BOT, script="q.py", question=Question("/a", "{}")), "n", "u", Path("/code"))
-    folders.tell_init(beside, BOT, 30_001, 30_002)
-    folders.tell_init(once, BOT, 30_001)
+    folders.tell_init(beside, BOT, 30_001, 99, 30_002)
+    folders.tell_init(once, BOT, 30_001, 99)
 
     told = [json.loads((paths.spec / "spec.json").read_text()) for paths in (beside, once)]
     assert [(spec["query"], spec["question"]) for spec in told] == [

@@ -12,13 +12,14 @@ from libs.core.aio.threads import Threads
 from libs.core.observability.log import get_logger
 from libs.core.observability.tracing import span, traceparent
 from libs.core.process.isolation import isolated
+from libs.core.saved_state import SavedState
 from libs.core.secrets.references import references_in
 from libs.core.secrets.resolver import SecretResolver
 from libs.docker_runner.code.result_link import link_result
 from libs.docker_runner.code.source import CodeSource, FetchedCode
 from libs.docker_runner.containers.container import ContainerState, ManagedContainer, from_labels
 from libs.docker_runner.containers.names import new_token
-from libs.docker_runner.containers.run_folders import RunFolders
+from libs.docker_runner.containers.run_folders import RunFolders, StateFolder
 from libs.docker_runner.containers.secret_label import label_of
 from libs.docker_runner.containers.secret_masks import SecretMasks
 from libs.docker_runner.data.source import DataSource
@@ -38,6 +39,7 @@ from libs.docker_runner.sandbox import container_spec as sandbox
 from libs.docker_runner.sandbox.narrowed_hosts import NarrowedHosts
 from libs.docker_runner.sandbox.network import BotNetwork
 from libs.docker_runner.settings import RunnerSettings
+from libs.docker_runner.state.keeper import StateKeeper
 
 log = get_logger(__name__)
 
@@ -53,6 +55,7 @@ class _Attempt:
     token: str
     code: FetchedCode
     data: Mapping[str, Path]
+    claim: "asyncio.Task[SavedState | None]"
 
 
 class Starter:
@@ -73,6 +76,7 @@ class Starter:
         secrets: SecretResolver,
         masks: SecretMasks,
         narrowed: NarrowedHosts,
+        state_keeper: StateKeeper | None,
     ) -> None:
         self._engine = engine
         self._code = code
@@ -86,6 +90,7 @@ class Starter:
         self._secrets = secrets
         self._masks = masks
         self._narrowed = narrowed
+        self._state_keeper = state_keeper
         self._parallel = asyncio.Semaphore(settings.parallel_starts)
         self._names: dict[str, tuple[asyncio.Lock, int]] = {}
 
@@ -110,7 +115,7 @@ class Starter:
             return code.etag
 
     async def _start(self, executable: Executable, name: str) -> ManagedContainer:
-        async with self._only(name):
+        async with self._only(name), self._claimed(executable) as claim:
             with span("find image"):
                 await self._images.ensure(executable.placement.image)
             token = new_token()
@@ -124,7 +129,7 @@ class Starter:
                 with span("fetch data"):
                     data = await self._data.fetch(executable.data, holder)
                 async with self._parallel:
-                    container = await self._made(_Attempt(executable, name, token, code, data))
+                    container = await self._made(_Attempt(executable, name, token, code, data, claim))
                 used = container.token == token
             except (EngineUnavailable, asyncio.CancelledError):
                 # It may be running or start later: its files stay until it was checked.
@@ -156,6 +161,9 @@ class Starter:
         except OSError as error:
             raise DiskUnavailable("the files of a start", error) from error
         paths = replace(paths, data=attempt.data)
+        state = await attempt.claim
+        if self._state_keeper is not None and state is not None and paths.state is not None:
+            await self._state_keeper.restore(executable.id, state.latest, StateFolder(paths.state, attempt.token))
         secrets = ""
         if resolved.values:
             references = references_in(executable.config)
@@ -210,7 +218,8 @@ class Starter:
 
     async def _told(self, paths: sandbox.Paths, executable: Executable, user: int, query_user: int | None) -> None:
         try:
-            await self._threads.run(self._folders.tell_init, paths, executable, user, query_user)
+            state_bytes = self._settings.state_bytes
+            await self._threads.run(self._folders.tell_init, paths, executable, user, state_bytes, query_user)
         except OSError as error:
             raise DiskUnavailable("the files of a start", error) from error
 
@@ -241,10 +250,26 @@ class Starter:
             await self._engine.remove(container.container_id)
             await self._give_back(attempt.executable, attempt.name, container.token)
             return None
+        if self._state_keeper is not None and container.run_id != attempt.executable.run_id:
+            await self._state_keeper.claim_again(container)
         same_code = container.code_etag == attempt.code.etag
         if container.spec_hash == attempt.executable.spec_hash() and same_code:
             return container
         raise AlreadyRunning(attempt.name, container.run_id)
+
+    @asynccontextmanager
+    async def _claimed(self, executable: Executable) -> AsyncIterator["asyncio.Task[SavedState | None]"]:
+        """Claim the state of *executable*, while its image and its code are looked for."""
+
+        async def claim() -> SavedState | None:
+            return await self._state_keeper.claim(executable) if self._state_keeper is not None else None
+
+        claiming = asyncio.create_task(claim(), name=f"claim the state of {executable.id}")
+        try:
+            yield claiming
+        finally:
+            claiming.cancel()
+            await asyncio.gather(claiming, return_exceptions=True)
 
     async def _give_back(self, executable: Executable, name: str, token: str) -> None:
         if token:

@@ -25,6 +25,7 @@ from libs.docker_runner.errors import EngineUnavailable, StopFailed
 from libs.docker_runner.logs.followed_output import FollowedOutput
 from libs.docker_runner.logs.masking import Masker, masked_pieces
 from libs.docker_runner.logs.output import LAST_LINES, LastLines
+from libs.docker_runner.state.keeper import StateKeeper
 
 log = get_logger(__name__)
 
@@ -49,6 +50,7 @@ class Stopper:
         folders: RunFolders,
         threads: Threads,
         masks: SecretMasks,
+        state_keeper: StateKeeper | None,
     ) -> None:
         self._engine = engine
         self._states = states
@@ -57,6 +59,7 @@ class Stopper:
         self._folders = folders
         self._threads = threads
         self._masks = masks
+        self._state_keeper = state_keeper
         self._marks: dict[str, EndReason] = {}
 
     async def stop(
@@ -87,10 +90,15 @@ class Stopper:
         Args:
             last_lines: of its output, if known; else the engine is asked.
             payload_path: the path for the file of a large result, which the caller owns.
+
+        Raises:
+            StateUnsaved: its last state cannot be saved now; it stays.
         """
         found = await self.inspect(container)
         if found is not None and found.container.state is ContainerState.RUNNING:
             found = await self._end(found, 0, EndReason.STOPPED)
+        if self._state_keeper is not None:
+            await self._state_keeper.save(container)
         ended, outcome = await self._ended(container, found, payload_bytes, last_lines)
         if payload_path is not None:
             outcome = await self._threads.run(self._folders.keep_payload, outcome, payload_path)
@@ -103,6 +111,8 @@ class Stopper:
         self._followed.forget(container.container_id)
         self._marks.pop(container.container_id, None)
         self._masks.forget(container)
+        if self._state_keeper is not None:
+            self._state_keeper.forget(container)
         await self._threads.run(self._folders.remove, container.scope, container.name, container.token)
         await self._code.release(holder_of(container.name, container.token))
         return ended, outcome

@@ -64,6 +64,8 @@ class Paths:
     """The bot's ``/etc/hosts``; None for the engine's own."""
     data: Mapping[str, Path] = field(default_factory=dict)
     """Data sets by name: each a file or a folder."""
+    state: Path | None = None
+    """The folder for archives of its state; None when that is not kept."""
 
 
 def code_mount(entrypoint: Entrypoint) -> str:
@@ -244,10 +246,12 @@ def _mounts(executable: Executable, paths: Paths, mount: str) -> list[Mapping[st
         _bind(paths.code, mount),
         _bind(paths.spec, f"{BASE}/spec"),
         _bind(paths.entrypoints / language(executable.runtime), f"{BASE}/entry"),
-        # The one file of the host that is written there; ulimits bound its size.
+        # With the folder of its state all that is written on the host; ulimits bound the size of each file.
         _bind(paths.outcome, f"{PRIVATE}/outcome", writable=True),
     ]
     mounts += [_bind(path, f"{DATA}/{name}") for name, path in sorted(paths.data.items())]
+    if paths.state is not None:
+        mounts.append(_bind(paths.state, f"{PRIVATE}/state", writable=True))
     if executable.keepalive is not None:
         mounts.append(_bind(executable.keepalive, f"{BASE}/keepalive"))
     if paths.hosts is not None:

@@ -87,8 +87,8 @@ def test_a_bot_does_not_reach_the_file_for_its_outcome(probe: dict[str, Any]) ->
 
 
 def test_a_bot_sees_no_processes_but_its_own(probe: dict[str, Any]) -> None:
-    # The bot, and the two processes of the init.
-    assert len(probe["processes"]) == 3
+    # The bot, and the three processes of the init.
+    assert len(probe["processes"]) == 4
 
 
 def test_the_engines_socket_is_not_there(probe: dict[str, Any]) -> None:

@@ -53,6 +53,9 @@ from libs.docker_runner.logs.pipeline import LogPipeline
 from libs.docker_runner.logs.reader import LogReader
 from libs.docker_runner.runner import DockerRunner
 from libs.docker_runner.settings import RunnerSettings
+from libs.docker_runner.state.archives import StateLimits
+from libs.docker_runner.state.keeper import StateKeeper
+from libs.docker_runner.state.versions import StatePointers, StateVersions
 from libs.docker_runner.usage.sampler import UsageCollector, UsageSampler
 from libs.docker_runner.worker.bot_metrics import BotMetrics, BotValues
 from libs.docker_runner.worker.engine_health import EngineHealth, wait_for_engine
@@ -69,7 +72,7 @@ class DockerHost:
     Attributes:
         engine_id: the engine's own id; two workers with the same one share a host.
         recorder: this worker's identity in the history.
-        store: object storage; *code*, *logs* and *log_reader* use it.
+        store: object storage; *code*, *logs*, *log_reader* and *states* use it.
         shared_folder: where the workers of the engine find each other; None where locks may depend on other hosts.
     """
 
@@ -92,6 +95,7 @@ class DockerHost:
         keepalives: Path,
         bot_metrics: BotMetrics,
         exports_bot_metrics: bool,
+        state_pointers: StatePointers,
         priority: Priority = Priority.BOT,
     ) -> None:
         self._priority = priority
@@ -100,7 +104,10 @@ class DockerHost:
         self.recorder = Recorder(worker, engine_id)
         self.store = store
         self.code = code
-        self.runner = DockerRunner(engine, code, settings, data=data)
+        versions = StateVersions(store, store.settings.state_bucket, state_pointers, service)
+        limits = StateLimits(settings.state_bytes)
+        self.states = StateKeeper(versions, service=service, scope=scope, limits=limits, owns=owns)
+        self.runner = DockerRunner(engine, code, settings, data=data, states=self.states)
         self._usage = UsageSampler(self.runner, service=service, scope=scope, owns=owns)
         self.ending: set[int] = set()
         """Segments whose containers this worker still stops, and records, after it has given them away."""
@@ -168,6 +175,7 @@ class DockerHost:
         leases: Callable[[], Awaitable[Sequence[LeaseView]]],
         bot_metrics: BotMetrics,
         exports_bot_metrics: bool,
+        state_pointers: StatePointers,
         priority: Priority,
     ) -> "DockerHost":
         """Connect, waiting for the engine and the storage without a limit, and declare the loops.
@@ -180,6 +188,7 @@ class DockerHost:
             history: stores the ends of other workers' containers that are removed.
             leases: returns all live leases.
             bot_metrics: the metrics that bots print; *exports_bot_metrics*: Prometheus gets them too.
+            state_pointers: where the entities' saved state is decided.
             priority: the precedence of the service's containers for the engine's room.
         """
         engine = Engine(timeout_seconds=settings.engine_timeout_seconds)
@@ -187,9 +196,10 @@ class DockerHost:
         # For a start that fails before there is a runner, which closes it as well.
         lifecycle.on_close("docker engine", engine.close, limit_seconds=2)
         lifecycle.on_close("storage", store.close, limit_seconds=2)
+        buckets = [storage.code_bucket, storage.logs_bucket, storage.results_bucket, storage.state_bucket]
         info, _ = await asyncio.gather(
             wait_for_engine(engine, readiness),
-            store.wait_until_up(readiness, [storage.code_bucket, storage.logs_bucket, storage.results_bucket]),
+            store.wait_until_up(readiness, buckets),
         )
         check_users(settings, info, engine.socket_group())
         try:
@@ -224,6 +234,7 @@ class DockerHost:
             keepalives=keepalives,
             bot_metrics=bot_metrics,
             exports_bot_metrics=exports_bot_metrics,
+            state_pointers=state_pointers,
             priority=priority,
         )
         await _until_disk_takes("entrypoints", host.runner.open, readiness)
@@ -243,8 +254,10 @@ class DockerHost:
         # Ended after the logs, whose last lines it stores.
         lifecycle.part("metrics of bots", host.bot_metrics.run)
         lifecycle.part("logs", host.logs.run)
+        lifecycle.part("save state", host.states.run)
         lifecycle.part("sample containers", host._usage.run)
         lifecycle.on_close("docker runner", host.runner.close, limit_seconds=2)
+        lifecycle.on_close("state", host.states.close, limit_seconds=2)
         lifecycle.on_close("code", code.close, limit_seconds=2)
         lifecycle.on_close("data", data.close, limit_seconds=2)
         return host
@@ -308,7 +321,7 @@ class DockerHost:
 
     def _code_sources(self) -> CodeSources:
         storage = self.store.settings
-        closed = (storage.logs_bucket, storage.results_bucket)
+        closed = (storage.logs_bucket, storage.results_bucket, storage.state_bucket)
         return CodeSources(storage.code_bucket, storage.code_prefix, storage.named_buckets, closed)
 
     def metrics(self) -> Sequence[Collector]:

@@ -1,5 +1,6 @@
 """The work of owned segments on a Docker host: run it while they are owned, then stop their containers."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -16,11 +17,14 @@ from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.containers.container import ContainerState, Ended
 from libs.docker_runner.containers.container_group import ContainerGroup
 from libs.docker_runner.engine.events import ContainerEvent, EventKind
+from libs.docker_runner.errors import StateUnsaved
 from libs.docker_runner.worker.docker_host import DockerHost
 
 log = get_logger(__name__)
 
 _AFTER_GRACE_SECONDS = 1.0
+# How long a segment is kept for the last state of a bot, which another owner would not have.
+_STATE_SECONDS = 10.0
 _NO_END_YET = (EventKind.STARTED, EventKind.KILLED)
 
 
@@ -101,6 +105,7 @@ class DockerSegmentHandler(Generic[W]):
     async def run(self, owned: OwnedSegment) -> None:
         """Do the segment's work until cancelled, and notify it of each container's end within milliseconds."""
         async with self._waking(owned.segment_id, owned.wake):
+            self._docker.states.begin(owned.segment_id, owned.epoch)
             if self._keeps_logs:
                 self._docker.logs.begin(owned.segment_id, owned.epoch)
             work = self._works[owned.segment_id] = self._make_work(owned)
@@ -201,6 +206,8 @@ class DockerSegmentHandler(Generic[W]):
         """Stop containers that have a last deadline. The next owner starts each bot when its end is recorded."""
 
         async def ended_one(ended: Ended) -> None:
+            # Before its end is recorded, with which the next owner starts it.
+            await self._save_state(ended)
             await records.container_ended(ended)
             if self._keeps_logs:
                 with isolated("read the rest of a container's output", passing=()):
@@ -225,9 +232,19 @@ class DockerSegmentHandler(Generic[W]):
         else:
             await group.remove(recorded)
 
+    async def _save_state(self, ended: Ended) -> None:
+        """Save the last state of a container, for the next owner of the segment."""
+        with isolated("save state", passing=()):
+            try:
+                async with asyncio.timeout(_STATE_SECONDS):
+                    await self._docker.states.save(ended.container)
+            except (StateUnsaved, TimeoutError) as error:
+                log.warning("last state not saved; an earlier one follows", id=ended.container.id, reason=str(error))
+
     async def _take_away(self, owned: OwnedSegment, group: ContainerGroup) -> None:
         """Record how the containers ended; their output is uploaded and they are removed in the background."""
         ended = await group.endings()
+        await asyncio.gather(*(self._save_state(end) for end in ended))
         recorded: Sequence[Ended] = ended
         try:
             await self._at_rest(owned, ended)

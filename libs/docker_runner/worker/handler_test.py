@@ -21,13 +21,29 @@ from libs.docker_runner.containers.container_group import ContainerGroup
 from libs.docker_runner.containers.keepalive import KeepaliveFile, seconds_left
 from libs.docker_runner.engine.container_watch import Listener
 from libs.docker_runner.engine.events import ContainerEvent, EventKind
-from libs.docker_runner.errors import StopFailed
+from libs.docker_runner.errors import StateUnsaved, StopFailed
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.worker.handler import DockerSegmentHandler
 from tests.support.eventually import eventually
 from tests.support.fakes.fake_host import FakeHost
 from tests.support.rigs.deployed_bot import DeployedBot
+
+
+class States:
+    """As much of a `StateKeeper` as a handler needs."""
+
+    def __init__(self) -> None:
+        self.saved: list[str] = []
+        self.fault: Exception | None = None
+
+    def begin(self, segment: int, epoch: int) -> None:
+        pass
+
+    async def save(self, container: ManagedContainer) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.saved.append(container.id)
 
 
 class Host:
@@ -37,6 +53,7 @@ class Host:
         self.containers = FakeHost(run_seconds=None)
         self.folder = folder
         self.logs = self
+        self.states = States()
         self.calls: list[str] = []
         self.finished: list[str] = []
         self.listeners: list[Listener] = []
@@ -165,6 +182,30 @@ async def test_end_of_container_is_recorded_before_its_removal(host: Host) -> No
     assert host.then is not None
     await host.then()
     assert host.containers.containers == {}
+
+
+async def test_last_state_is_saved_before_the_ends_are_recorded_and_the_segment_is_released(host: Host) -> None:
+    await host.start()
+    saved_when_recorded: list[list[str]] = []
+
+    async def at_rest(_owned: OwnedSegment, _ended: Sequence[Ended]) -> None:
+        saved_when_recorded.append(list(host.states.saved))
+
+    docker: Any = host
+    work: Any = None
+    await DockerSegmentHandler(docker, work=work, waking=host.waking, at_rest=at_rest).stop_all(owned(), 1.0)
+
+    assert saved_when_recorded == [["b"]]
+
+
+async def test_segment_is_released_although_the_last_state_cannot_be_saved(host: Host) -> None:
+    await host.start()
+    host.states.fault = StateUnsaved("b", "the storage is away")
+    told: list[Ended] = []
+
+    await handler(host, told).stop_all(owned(), 1.0)
+
+    assert [end.container.id for end in told] == ["b"]
 
 
 async def test_a_container_whose_end_cannot_be_written_down_stays_for_the_next_owner(host: Host) -> None:

@@ -42,6 +42,7 @@ async def open_docker_host(
         leases=context.leases.live,
         bot_metrics=BotMetrics(context.bot_metrics, owns=context.owns, most_names=settings.metrics.names_per_bot),
         exports_bot_metrics=settings.metrics.bot_values,
+        state_pointers=context.saved_states,
         priority=priority,
     )
 

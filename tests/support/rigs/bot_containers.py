@@ -16,6 +16,7 @@ from libs.docker_runner.logs.output import LogLine
 from libs.docker_runner.runner import DockerRunner, ManagedContainer, RunOutcome
 from libs.docker_runner.sandbox.narrowed_hosts import resolved
 from libs.docker_runner.settings import RunnerSettings
+from libs.docker_runner.state.keeper import StateKeeper
 from tests.support.eventually import eventually
 from tests.support.rigs.single_run import SingleRun
 
@@ -123,12 +124,13 @@ async def bot_containers(
     url: str,
     resolve: Callable[[str], list[str]] = resolved,
     data: DataSource | None = None,
+    states: StateKeeper | None = None,
     **settings: Any,
 ) -> AsyncIterator[BotContainers]:
     """A runner with its folders in *directory*, for which *resolve* finds the addresses of hosts, *data* data sets."""
     chosen = RunnerSettings(temp_dir=directory / "runtime", **settings)
     code = FolderCode(directory / "code")
-    runner = DockerRunner(Engine(url, chosen.engine_timeout_seconds), code, chosen, resolve, data)
+    runner = DockerRunner(Engine(url, chosen.engine_timeout_seconds), code, chosen, resolve, data, states)
     try:
         await runner.open()
         yield BotContainers(runner, code, chosen, scope)

@@ -61,6 +61,7 @@ def commands(
         "MINIO_BOTS_BUCKET": f"{bucket_prefix}bots",
         "MINIO_RESULTS_BUCKET": f"{bucket_prefix}results",
         "MINIO_LOGS_BUCKET": f"{bucket_prefix}logs",
+        "MINIO_STATE_BUCKET": f"{bucket_prefix}state",
     }.items():
         monkeypatch.setenv(name, value)
     client: MongoClient[dict[str, Any]] = MongoClient(mongo_uri, serverSelectionTimeoutMS=30_000, tz_aware=True)

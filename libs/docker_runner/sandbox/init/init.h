@@ -43,6 +43,9 @@ struct spec {
     uid_t uid; /* the bot's, if the init may choose; the init's own where they are the same */
     gid_t gid;
     uid_t query_uid; /* of the process that answers queries; -1: the bot has none */
+    const char *state; /* the folder of the bot's state; NULL: there is none */
+    int64_t state_bytes, state_files; /* their highest numbers */
+    int64_t state_kept, state_restored; /* whether changes are saved; whether there is something to begin with */
 };
 
 /* Read `spec/init.conf` below the base; the program ends when it is not complete. */
@@ -132,6 +135,15 @@ _Noreturn void become_query_process(const struct spec *spec, int output);
 
 /* Relay queries between standard input and output and the query process, until the input ends; see relay.c. */
 int relay_queries(const struct spec *spec);
+
+/* --- state.c */
+
+/* Unpack what the worker gives; false when the bot must not start, since its state is not complete. */
+bool begin_state(const struct spec *spec);
+/* Pack the state whenever it has changed; never returns. */
+void keep_state(const struct spec *spec);
+/* Pack the state of a bot that has ended, if it changed since. */
+void save_last_state(const struct spec *spec);
 
 /* --- filter.c */
 

@@ -9,7 +9,7 @@
  * once the bot runs, so that no limit of the container keeps the switch from firing.
  *
  * A second process of the init notes what the container uses. Its file is on a disk, and a disk that hangs must stop
- * nothing else.
+ * nothing else. A third one keeps the bot's state (state.c), for the same reason.
  *
  * Exit code: the bot's own, 128+n when signal n ended it, 75 when its lease ran out, 127 when it could not be started.
  */
@@ -52,8 +52,8 @@ static struct stream streams[3];
 static int stream_count = 2;
 static struct result result;
 static int signals;
-static pid_t bot, recorder;
-static bool ended, recorder_ended;
+static pid_t bot, recorder, keeper;
+static bool ended, recorder_ended, keeper_ended = true;
 static int status;
 static const char *reason = "exit";
 static double tokens, burst;
@@ -75,6 +75,7 @@ static void kill_rest(void) {
     } else {
         kill(-bot, SIGKILL);
         if (!recorder_ended) kill(recorder, SIGKILL);
+        if (!keeper_ended) kill(keeper, SIGKILL);
     }
 }
 
@@ -89,6 +90,7 @@ static bool reap(void) {
             status = how;
         }
         if (process == recorder) recorder_ended = true;
+        if (process == keeper) keeper_ended = true;
     }
     return false;
 }
@@ -162,6 +164,11 @@ static void start(void) {
     recorder = fork();
     if (recorder == 0) record();
     if (recorder < 0) recorder_ended = true;
+    if (spec.state && spec.state_kept) {
+        keeper = fork();
+        if (keeper == 0) keep_state(&spec);
+        keeper_ended = keeper < 0;
+    }
     open_stream(&streams[0], output[0], 1);
     open_stream(&streams[1], errors[0], 2);
     if (spec.query_uid != (uid_t)-1) open_query_output();
@@ -253,7 +260,7 @@ static nanoseconds patience(void) { return strcmp(reason, "lease-lost") ? DRAIN 
 static void drain(void) {
     nanoseconds until = clock_now(CLOCK_MONOTONIC) + patience();
     while (clock_now(CLOCK_MONOTONIC) < until) {
-        bool done = result.source < 0 && recorder_ended;
+        bool done = result.source < 0 && recorder_ended && keeper_ended;
         for (int i = 0; i < 2; i++) done = done && !streams[i].open && !is_pending(&streams[i]);
         if (done) return;
         move(SECOND / 10, CHUNK_BYTES);
@@ -293,6 +300,16 @@ static void replace_payload(const char *message) {
     int length = snprintf(text, sizeof text, "{\"status\": \"error\", \"message\": \"%s\"}", message);
     if (ftruncate(result.spool, 0) || lseek(result.spool, 0, SEEK_SET)) return;
     write_all(result.spool, text, (size_t)length);
+}
+
+/* Save what the bot wrote last. Of what still dies nothing is written any more once it is reaped. */
+static void save_state(void) {
+    nanoseconds until = clock_now(CLOCK_MONOTONIC) + patience();
+    if (!spec.state || !spec.state_kept || !keeper_ended) return;
+    while (clock_now(CLOCK_MONOTONIC) < until && (waitpid(-1, NULL, WNOHANG) >= 0 || errno == EINTR)) {
+        nanosleep(&(struct timespec){0, SECOND / 1000}, NULL);
+    }
+    save_last_state(&spec);
 }
 
 static int finish(void) {
@@ -348,6 +365,22 @@ static void prepare(void) {
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
+/* The bot's state is not there: it must not start without it. */
+static int refuse(void) {
+    static const char failure[] = "{\"reason\": \"state-not-restored\", \"message\": \"its state cannot be unpacked into "
+                                  "/state, so it was not started\", \"hint\": \"raise STATE_LIMIT_MB, or choose an earlier "
+                                  "state (runtime bot state)\"}";
+    complain("the state cannot be restored; not starting", NULL);
+    write_outcome(spec.base, &(struct ending){"exit", "error", failure, -1}, true);
+    return 1;
+}
+
+static bool is_too_late(void) {
+    if (clock_now(CLOCK_BOOTTIME) < lease.deadline - TERM_BEFORE_DEADLINE) return false;
+    complain("the worker's lease ran out before this container started; not starting", NULL);
+    return true;
+}
+
 int main(int count, char **arguments) {
     if (count < 3) {
         complain("usage: the0-init BASE COMMAND [ARGUMENT...]", NULL);
@@ -360,17 +393,20 @@ int main(int count, char **arguments) {
     if (is_relay) return relay_queries(&spec);
     if (spec.keepalive_ttl >= 0) {
         open_lease(&lease, spec.base, spec.keepalive_ttl);
-        if (clock_now(CLOCK_BOOTTIME) >= lease.deadline - TERM_BEFORE_DEADLINE) {
-            complain("the worker's lease ran out before this container started; not starting", NULL);
-            return LEASE_LOST;
-        }
+        if (is_too_late()) return LEASE_LOST;
     }
     prepare();
     burst = (double)(spec.output_burst_bytes > CHUNK_BYTES ? spec.output_burst_bytes : CHUNK_BYTES);
     tokens = burst;
+    if (spec.state && !begin_state(&spec)) return refuse();
+    if (spec.keepalive_ttl >= 0) {
+        look_at_lease(&lease);
+        if (is_too_late()) return LEASE_LOST;
+    }
     start();
     run();
     kill_rest();
     drain();
+    save_state();
     return finish();
 }

@@ -1,11 +1,12 @@
-/* What the worker tells the init: lines of `name=number`, so that nothing has to be parsed that could be got wrong. */
+/* What the worker tells the init: lines of `name=number`, so that nothing has to be parsed that could be got wrong. One of
+ * them, `state`, is a path. */
 
 #include "init.h"
 
 #include <string.h>
 #include <unistd.h>
 
-static bool take(struct spec *spec, const char *name, size_t length, const char *value, size_t size) {
+static bool take(struct spec *spec, const char *name, size_t length, char *value, size_t size) {
     struct {
         const char *name;
         int64_t *number;
@@ -13,6 +14,10 @@ static bool take(struct spec *spec, const char *name, size_t length, const char 
         {"result_bytes", &spec->result_bytes},
         {"output_bytes_per_second", &spec->output_bytes_per_second},
         {"output_burst_bytes", &spec->output_burst_bytes},
+        {"state_bytes", &spec->state_bytes},
+        {"state_files", &spec->state_files},
+        {"state_kept", &spec->state_kept},
+        {"state_restored", &spec->state_restored},
     };
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         if (strlen(numbers[i].name) == length && !memcmp(numbers[i].name, name, length)) {
@@ -29,6 +34,9 @@ static bool take(struct spec *spec, const char *name, size_t length, const char 
     } else if (length == 9 && !memcmp(name, "query_uid", 9)) {
         if (!parse_integer(value, size, &id) || id >= UINT32_MAX) return false;
         spec->query_uid = (uid_t)id;
+    } else if (length == 5 && !memcmp(name, "state", 5)) {
+        value[size] = 0;
+        spec->state = value;
     } else if (length == 21 && !memcmp(name, "keepalive_ttl_seconds", 21)) {
         return parse_seconds(value, size, &spec->keepalive_ttl);
     } else {
@@ -42,6 +50,8 @@ void read_spec(struct spec *spec) {
     char path[PATH_BYTES];
     spec->keepalive_ttl = spec->result_bytes = spec->output_bytes_per_second = spec->output_burst_bytes = -1;
     spec->uid = spec->gid = spec->query_uid = (uid_t)-1;
+    spec->state = NULL;
+    spec->state_bytes = spec->state_files = spec->state_kept = spec->state_restored = 0;
     join(path, spec->base, "spec/init.conf");
     if (read_file(path, text, sizeof text) < 0) {
         complain("what the worker wrote for the container cannot be read", path);

@@ -1,0 +1,472 @@
+"""Workers that save and restore state with real servers, and that crash, are replaced, or are deceived."""
+
+import asyncio
+import io
+import itertools
+import os
+import tarfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from libs.core.saved_state import KEPT_VERSIONS, SavedState
+from libs.core.storage.object_store import ObjectStore
+from libs.core.store.client import Database, Mongo
+from libs.core.store.saved_states import SavedStateStore
+from libs.docker_runner.containers.container import ManagedContainer
+from libs.docker_runner.containers.names import container_name, run_folder
+from libs.docker_runner.containers.run_folders import RunFolders, StateFolder
+from libs.docker_runner.errors import StateFenced, StateUnavailable, StateUnsaved
+from libs.docker_runner.executable import CodeRef, Entrypoint, Executable, Placement
+from libs.docker_runner.state.archives import StateFile, StateLimits, files_in, tar_of
+from libs.docker_runner.state.keeper import StateKeeper
+from libs.docker_runner.state.keys import copy_key, state_folder
+from libs.docker_runner.state.versions import StateVersions
+from tests.support.fakes.log_host import a_container, store_of
+from tests.support.faults.deaths import Death, Mortal
+from tests.support.faults.tcp_proxy import TcpProxy
+from tools.stack.s3 import S3Server
+
+LIMITS = StateLimits(1 << 20)
+BOT = Executable(
+    id="b/1",
+    service="bot-runner",
+    scope="s",
+    runtime="python3.11",
+    entrypoint=Entrypoint.BOT,
+    script="main.py",
+    code=CodeRef("bots", "k"),
+    placement=Placement("image"),
+    segment=1,
+    epoch=1,
+    run_id="r1",
+)
+
+
+@dataclass
+class World:
+    """The servers, with any number of hosts."""
+
+    database: Database
+    objects: ObjectStore
+    bucket: str
+    directory: Path
+    numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    def host(self, death: Death | None = None, objects: ObjectStore | None = None) -> "Host":
+        """A new host, whose worker crashes as *death* says."""
+        death = death or Death()
+        pointers: Any = Mortal(SavedStateStore(self.database, "bots"), death, "read", "claim", "replace")
+        store: Any = Mortal(objects or self.objects, death, "put_file", "get_to_file", "remove")
+        folders = RunFolders(self.directory / str(next(self.numbers)))
+        folders.prepare()
+        return Host(folders, StateVersions(store, self.bucket, pointers, "bot-runner"))
+
+    async def create(self, entity_id: str = "b/1", segment: int = 1) -> None:
+        await self.database["bots"].insert_one({"id": entity_id, "segment_id": segment})
+
+    async def saved(self, entity_id: str = "b/1") -> SavedState:
+        found = await SavedStateStore(self.database, "bots").read(entity_id)
+        assert found is not None
+        return found
+
+    async def keys(self, entity_id: str = "b/1") -> set[str]:
+        return {info.key async for info in self.objects.list(self.bucket, state_folder(entity_id))}
+
+    async def copied(self, entity_id: str = "b/1") -> Mapping[str, bytes]:
+        return content_of(await self.objects.get(self.bucket, copy_key(entity_id)))
+
+
+class Host:
+    """One host: its folders, and the keeper of its latest worker."""
+
+    def __init__(self, folders: RunFolders, versions: StateVersions) -> None:
+        self.folders = folders
+        self.versions = versions
+        self.keeper = self.worker()
+
+    def worker(self, versions: StateVersions | None = None) -> StateKeeper:
+        """A new worker on this host, which knows nothing of the last one."""
+        self.keeper = StateKeeper(
+            versions or self.versions, service="bot-runner", scope="s", limits=LIMITS, owns=lambda segment: True
+        )
+        self.keeper.open(self.folders)
+        self.keeper.begin(1, 1)
+        return self.keeper
+
+    async def start(self, executable: Executable) -> tuple[ManagedContainer, Mapping[str, bytes]]:
+        """Start it like the runner; return the container and what it begins with."""
+        claimed = await self.keeper.claim(executable)
+        container = replace(
+            a_container("c", executable.id, executable.segment),
+            name=container_name(executable.service, executable.scope, executable.id),
+            token=os.urandom(6).hex(),
+            run_id=executable.run_id,
+            epoch=executable.epoch,
+        )
+        paths = self.folders.create(executable, container.name, container.token, Path("/code"))
+        assert paths.state is not None
+        folder = StateFolder(paths.state, container.token)
+        await self.keeper.restore(executable.id, claimed.latest if claimed is not None else None, folder)
+        return container, content_of(folder.restored.read_bytes()) if folder.restored.exists() else {}
+
+    def write(self, container: ManagedContainer, **contents: str) -> None:
+        """Put an archive where the init does."""
+        self.put(container, tar_of([StateFile(n.encode(), t.encode()) for n, t in contents.items()], 0))
+
+    def put(self, container: ManagedContainer, archive: bytes) -> None:
+        """Put any bytes there."""
+        path = self.path(container)
+        path.with_name("new").write_bytes(archive)
+        path.with_name("new").rename(path)
+
+    def path(self, container: ManagedContainer) -> Path:
+        """Where the init puts archives."""
+        return self.folders.state(container).saved
+
+
+def content_of(archive: bytes) -> Mapping[str, bytes]:
+    return {file.name.decode(): file.content for file in files_in(archive, LIMITS) if file.content is not None}
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def world(
+    mongo_uri: str, database_name: str, s3_server: S3Server, bucket_prefix: str, tmp_path: Path
+) -> AsyncIterator[World]:
+    mongo, objects = Mongo(mongo_uri, timeout_seconds=20), store_of(s3_server)
+    await objects.ensure_bucket(bucket_prefix)
+    yield World(mongo.database(database_name), objects, bucket_prefix, tmp_path)
+    await objects.close()
+    await mongo.close()
+
+
+async def test_state_of_a_run_is_what_the_next_run_on_another_host_begins_with(world: World) -> None:
+    await world.create()
+    first, second = world.host(), world.host()
+    container, begins_with = await first.start(BOT)
+    assert begins_with == {}
+
+    first.write(container, a="1", b="2")
+    await first.keeper.save(container)
+
+    _, begins_with = await second.start(replace(BOT, epoch=2, run_id="r2"))
+    assert begins_with == {"a": b"1", "b": b"2"} == await world.copied()
+    assert (await world.saved()).run_id == "r2"
+
+
+async def test_change_is_saved_by_the_loop_and_an_equal_state_is_no_new_version(world: World) -> None:
+    await world.create()
+    host = world.host()
+    container, _ = await host.start(BOT)
+
+    for text in ("1", "2", "2"):
+        host.write(container, a=text)
+        await host.keeper.save_changed()
+
+    state = await world.saved()
+    assert [version.number for version in state.versions] == [1, 2]
+    assert await world.copied() == {"a": b"2"}
+
+
+async def test_owner_of_a_later_epoch_saves_what_an_earlier_one_of_its_worker_could_not(world: World) -> None:
+    await world.create()
+    host = world.host()
+    container, _ = await host.start(BOT)
+    await world.database["bots"].update_one({"id": BOT.id}, {"$set": {"saved_state.epoch": 5}})
+    host.write(container, a="1")
+    await host.keeper.save_changed()
+    assert (await world.saved()).latest is None
+
+    host.keeper.begin(1, 5)
+    await host.keeper.save_changed()
+
+    assert await world.copied() == {"a": b"1"}
+
+
+async def test_worker_without_the_segment_saves_nothing_while_the_container_runs(world: World) -> None:
+    await world.create()
+    host = world.host()
+    container, _ = await host.start(BOT)
+    host.keeper._owns = lambda segment: False
+
+    host.write(container, a="1")
+    await host.keeper.save_changed()
+
+    assert (await world.saved()).latest is None
+
+
+async def test_run_whose_state_was_claimed_by_a_later_one_saves_nothing(world: World) -> None:
+    await world.create()
+    late, host = world.host(), world.host()
+    container, _ = await late.start(BOT)
+    late.write(container, a="old")
+    await late.keeper.save(container)
+    successor, _ = await host.start(replace(BOT, epoch=2, run_id="r2"))
+
+    late.write(container, a="late")
+    await late.keeper.save(container)
+    host.write(successor, a="new")
+    await host.keeper.save(successor)
+    late.write(container, a="later")
+    await late.keeper.save(container)
+
+    assert await world.copied() == {"a": b"new"}
+    assert len(await world.keys()) == 3, "two versions and the copy"
+
+
+async def test_start_by_a_worker_that_lost_the_segment_is_refused(world: World) -> None:
+    await world.create()
+    await world.host().start(replace(BOT, epoch=2, run_id="r2"))
+
+    with pytest.raises(StateFenced):
+        await world.host().start(replace(BOT, epoch=1, run_id="r1"))
+
+    assert (await world.saved()).run_id == "r2"
+
+
+async def test_worker_that_was_frozen_does_not_save_over_the_one_that_adopted_the_container(world: World) -> None:
+    await world.create()
+    host = world.host()
+    container, _ = await host.start(BOT)
+    frozen = host.keeper
+    adopting = host.worker()
+    adopting.begin(1, 2)
+    host.write(container, a="new")
+    await adopting.save(container)
+
+    host.write(container, a="old, read before it was frozen")
+    await frozen.save(container)
+
+    assert await world.copied() == {"a": b"new"}
+
+
+async def test_state_moves_with_a_bot_to_a_segment_with_lower_epochs(world: World) -> None:
+    await world.create()
+    host = world.host()
+    container, _ = await host.start(replace(BOT, epoch=7))
+    host.write(container, a="1")
+    await host.keeper.save(container)
+    await world.database["bots"].update_one({"id": BOT.id}, {"$set": {"segment_id": 2}})
+
+    container, begins_with = await host.start(replace(BOT, segment=2, epoch=1, run_id="r2"))
+    assert begins_with == {"a": b"1"}
+    host.write(container, a="2")
+    await host.keeper.save(container)
+
+    assert await world.copied() == {"a": b"2"}
+
+
+async def test_container_that_a_repeated_start_finds_running_goes_on_saving(world: World) -> None:
+    await world.create()
+    host = world.host()
+    container, _ = await host.start(BOT)
+    await host.keeper.claim(replace(BOT, run_id="r2"))
+
+    await host.keeper.claim_again(container)
+    host.write(container, a="1")
+    await host.keeper.save(container)
+
+    assert await world.copied() == {"a": b"1"}
+
+
+async def test_the_last_versions_are_kept_and_older_ones_removed(world: World) -> None:
+    await world.create()
+    host = world.host()
+    container, _ = await host.start(BOT)
+
+    for number in range(KEPT_VERSIONS + 3):
+        host.write(container, a=str(number))
+        await host.keeper.save(container)
+
+    state = await world.saved()
+    assert [version.number for version in state.versions] == list(range(4, KEPT_VERSIONS + 4))
+    assert await world.keys() == {version.key for version in state.versions} | {copy_key(BOT.id)}
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_worker_that_dies_at_any_step_of_a_save_loses_nothing_that_its_successor_finds(
+    world: World, before: bool
+) -> None:
+    for at in itertools.count(1):
+        entity_id = f"b{at}{before}"
+        await world.create(entity_id)
+        healthy = world.host()
+        executable = replace(BOT, id=entity_id)
+        container, _ = await healthy.start(executable)
+        for number in range(KEPT_VERSIONS):
+            healthy.write(container, a=str(number))
+            await healthy.keeper.save(container)
+        death = Death(at, before=before)
+        dying = world.host(death)
+        dying.folders = healthy.folders
+        keeper = dying.worker()
+        healthy.write(container, a="last")
+
+        saving = asyncio.create_task(keeper.save(container))
+        dead = asyncio.create_task(death.dead.wait())
+        await asyncio.wait([saving, dead], return_when=asyncio.FIRST_COMPLETED)
+        for task in (saving, dead):
+            task.cancel()
+        await asyncio.gather(saving, dead, return_exceptions=True)
+        seen = await world.saved(entity_id)
+        assert seen.latest is not None
+        begun = await world.objects.get(world.bucket, seen.latest.key)
+        assert content_of(begun)["a"] in (b"9", b"last"), "what the pointer names is there, and whole"
+        successor = healthy.worker()
+        successor.begin(1, 2)
+        await successor.save(container)
+
+        state = await world.saved(entity_id)
+        assert await world.copied(entity_id) == {"a": b"last"}
+        assert {version.key for version in state.versions} <= await world.keys(entity_id)
+        _, begins_with = await world.host().start(replace(executable, epoch=3, run_id="r2"))
+        assert begins_with == {"a": b"last"}
+        if not death.reached:
+            assert at > 5
+            return
+
+
+async def test_state_that_is_not_there_is_an_error_and_no_empty_state(world: World) -> None:
+    await world.create()
+    host = world.host()
+    container, _ = await host.start(BOT)
+    host.write(container, a="1")
+    await host.keeper.save(container)
+    latest = (await world.saved()).latest
+    assert latest is not None
+    await world.objects.remove(world.bucket, latest.key)
+
+    with pytest.raises(StateUnavailable, match="version 1 of the state of 'b/1'"):
+        await host.start(replace(BOT, run_id="r2"))
+
+
+async def test_state_that_was_changed_in_the_storage_is_not_restored(world: World) -> None:
+    await world.create()
+    host = world.host()
+    container, _ = await host.start(BOT)
+    host.write(container, a="1")
+    await host.keeper.save(container)
+    latest = (await world.saved()).latest
+    assert latest is not None
+    await world.objects.put(world.bucket, latest.key, b"something else")
+
+    with pytest.raises(StateUnavailable):
+        await host.start(replace(BOT, run_id="r2"))
+
+
+async def test_while_the_storage_is_away_the_state_stays_on_the_host(world: World, s3_server: S3Server) -> None:
+    await world.create()
+    async with TcpProxy.before(int(s3_server.endpoint.rpartition(":")[2])) as proxy:
+        store = ObjectStore(
+            store_of(s3_server).settings.model_copy(update={"endpoint": f"127.0.0.1:{proxy.port}"}),
+            connect_timeout_seconds=0.5,
+        )
+        cut_off = world.host(objects=store)
+        container, _ = await cut_off.start(BOT)
+        await proxy.close()
+        cut_off.write(container, a="1")
+        with pytest.raises(StateUnsaved):
+            await cut_off.keeper.save(container)
+        await store.close()
+
+    healthy = world.host()
+    healthy.folders = cut_off.folders
+    await healthy.worker().save(container)
+    assert await world.copied() == {"a": b"1"}
+
+
+async def test_state_of_a_deleted_bot_is_not_saved_and_another_bot_of_its_id_begins_without(world: World) -> None:
+    await world.create()
+    host = world.host()
+    container, _ = await host.start(BOT)
+    host.write(container, a="1")
+    await host.keeper.save(container)
+    await world.database["bots"].delete_one({"id": BOT.id})
+
+    host.write(container, a="2")
+    await host.keeper.save(container)
+    await world.create()
+    host.write(container, a="3")
+    await host.keeper.save(container)
+
+    _, begins_with = await host.start(replace(BOT, run_id="r2"))
+    assert begins_with == {}
+
+
+def hostile(kind: str) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        info = tarfile.TarInfo("../x" if kind == "outside" else "x")
+        info.type = {"link": tarfile.SYMTYPE, "device": tarfile.CHRTYPE}.get(kind, tarfile.REGTYPE)
+        info.linkname = "/etc/shadow" if kind == "link" else ""
+        info.size = LIMITS.size + 1 if kind == "large" else 0
+        for _ in range(LIMITS.files + 1 if kind == "many" else 1):
+            tar.addfile(info, io.BytesIO(bytes(info.size)))
+            if kind == "many":
+                info.name += "y" if len(info.name) < 50 else f"/{len(info.name)}"
+    return made.getvalue() if kind != "damaged" else b"nonsense" * 100
+
+
+@pytest.mark.parametrize("kind", ["outside", "link", "device", "large", "damaged"])
+async def test_hostile_archive_is_refused_and_the_last_version_kept(world: World, kind: str) -> None:
+    await world.create()
+    host = world.host()
+    container, _ = await host.start(BOT)
+    host.write(container, a="good")
+    await host.keeper.save(container)
+
+    host.put(container, hostile(kind))
+    await host.keeper.save(container)
+
+    assert await world.copied() == {"a": b"good"}
+    assert "its archive" in host.keeper.problem(container)
+    host.write(container, a="better")
+    await host.keeper.save(container)
+    assert host.keeper.problem(container) == ""
+
+
+async def test_link_instead_of_an_archive_is_not_followed(world: World, tmp_path: Path) -> None:
+    await world.create()
+    host = world.host()
+    container, _ = await host.start(BOT)
+    secret = tmp_path / "secret"
+    secret.write_bytes(tar_of([StateFile(b"secret", b"x")], 0))
+    host.path(container).symlink_to(secret)
+
+    with suppress(StateUnsaved):
+        await host.keeper.save(container)
+
+    assert (await world.saved()).latest is None
+
+
+async def test_problem_that_the_init_notes_is_a_sentence_until_it_is_over(world: World) -> None:
+    await world.create()
+    host = world.host()
+    container, _ = await host.start(BOT)
+    note = host.folders.state(container).problem
+
+    note.write_text("too-large")
+    await host.keeper.save_changed()
+    problem = host.keeper.problem(container)
+    note.unlink()
+    await host.keeper.save_changed()
+
+    assert "STATE_LIMIT_MB" in problem
+    assert host.keeper.problem(container) == ""
+
+
+async def test_folder_of_a_removed_container_is_no_error(world: World) -> None:
+    await world.create()
+    host = world.host()
+    container, _ = await host.start(BOT)
+    host.folders.remove("s", container.name, container.token)
+
+    await host.keeper.save(container)
+    await host.keeper.save_changed()
+
+    assert not run_folder(host.folders._runs, "s", container.name, container.token).exists()
