@@ -122,8 +122,8 @@ class MetricsSettings(Group):
         Field(
             ge=1,
             le=200,
-            description="maximum number of metrics that are kept of what one bot prints, each symbol of a name counted; further "
-            "ones are ignored",
+            description="maximum number of metrics that are kept of what one bot prints, counting each symbol of a "
+            "name; others are ignored",
         ),
     ] = 20
 
