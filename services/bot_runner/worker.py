@@ -61,7 +61,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
         )
 
     async def deployed(bot_id: str) -> Entity | None:
-        found = await context.entities.get(bot_id)
+        found = await context.entities.may_run(bot_id)
         return effective(found) if found is not None else None
 
     def reconciler(owned: OwnedSegment) -> SegmentReconciler:

@@ -82,7 +82,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
         folders=engine_folders(docker),
         metrics=docker.metrics(),
         at_exit=docker.logs.finished,
-        answerer=open_queries(context, docker, context.entities.get, runs_beside=False).answer,
+        answerer=open_queries(context, docker, context.entities.may_run, runs_beside=False).answer,
     )
 
 

@@ -71,6 +71,20 @@ async def test_a_schedule_runs_at_its_times_with_its_config(scheduler: Deploymen
     assert await eventually(lambda: gone(scheduler, "quick"))
 
 
+async def test_schedule_answers_a_query_in_a_container_of_its_own(scheduler: Deployment) -> None:
+    query = "import json, os\nanswer = {'status': 'ok', 'data': os.environ['QUERY_PATH']}\n"
+    query += "with open('/query/result.json', 'w') as file:\n    json.dump(answer, file)\n"
+    scheduler.platform.upload("asked.zip", zipped({"main.py": QUICK, "query.py": query}))
+    payload = scheduler.platform.payload("asked", {"schedule": NEVER_SOON}, key="asked.zip")
+    payload["custom"]["config"]["entrypoints"]["query"] = "query.py"
+    await scheduler.platform.publish("the0.bot-schedule.created", payload)
+    await eventually(lambda: scheduler.document("asked"))
+
+    told = await scheduler.terminal().succeed("schedule", "query", "asked", "/next")
+
+    assert told.json() == {"status": "ok", "data": "/next"}
+
+
 async def test_a_bad_expression_is_a_dead_letter_and_the_old_schedule_stays(scheduler: Deployment) -> None:
     await announce(scheduler, "created", "kept", "quick.zip", schedule=NEVER_SOON, symbol="BTC")
     before = await eventually(lambda: scheduler.document("kept"))

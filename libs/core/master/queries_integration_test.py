@@ -23,6 +23,7 @@ from libs.core.queries.messages import Answerer, Query, QueryAnswer, QueryFault,
 from libs.core.queries.request import BODY_BYTES
 from libs.core.store.client import Database, Mongo
 from libs.core.store.entities import EntityStore
+from libs.core.store.holds import HoldStore, HoldTarget
 from libs.core.store.partitions import PartitionStore
 from libs.core.store.processes import KnownProcess
 from tests.support.eventually import eventually
@@ -181,6 +182,21 @@ async def test_unknown_bot_and_bot_without_queries_are_told_apart(asked: Asked, 
 
     assert (await asked.ask(bot_id="none"))[0] == 404
     assert await asked.ask(bot_id="plain") == (409, {"status": "error", "error": "this bot has no entrypoint `query`"})
+
+
+async def test_killed_bot_is_not_asked_and_a_stopped_one_is(asked: Asked, database: Database) -> None:
+    a = asked.cluster.worker("a", answerer=telling("a"))
+    await eventually(lambda: 1 in a.owns)
+    holds, target = HoldStore(database), HoldTarget.entity("bot")
+    await holds.hold(target, graceful=True)
+    stopped = await asked.ask()
+    await holds.hold(target)
+
+    status, answer = await asked.ask()
+
+    assert stopped[0] == 200
+    assert (status, answer["status"]) == (503, "error")
+    assert "was killed" in answer["error"]
 
 
 async def test_worker_of_an_older_version_is_not_asked(asked: Asked) -> None:

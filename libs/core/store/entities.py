@@ -190,6 +190,11 @@ class EntityStore:
             document = await self._entities.find_one({"id": entity_id})
         return Entity.of(document, await self.holds.current()) if document is not None else None
 
+    async def may_run(self, entity_id: str) -> Entity | None:
+        """Return one entity unless it was killed, or None."""
+        entity = await self.get(entity_id)
+        return None if entity is None or (entity.held is not None and not entity.held.graceful) else entity
+
     async def some(self, entity_ids: Iterable[str]) -> dict[str, Entity]:
         """Return those of these entities that exist, by id."""
         return {entity.id: entity for entity in await self._find({"id": {"$in": list(entity_ids)}})}

@@ -157,7 +157,8 @@ def labels(
     return optional | {
         Label.MANAGED: "true",
         Label.ID: executable.id,
-        Label.ENTRYPOINT: str(executable.entrypoint),
+        # Two containers of one bot may run only if one of them answers a question.
+        Label.ENTRYPOINT: str(executable.entrypoint) if executable.question is None else "query",
         Label.SEGMENT: str(executable.segment),
         Label.SERVICE: executable.service,
         Label.SCOPE: executable.scope,

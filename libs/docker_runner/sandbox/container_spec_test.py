@@ -295,6 +295,7 @@ def test_container_of_a_question_cannot_change_the_state_and_has_a_folder_for_it
     question = replace(BOT, question=Question("/a", "{}"))
     tmpfs = body(question)["HostConfig"]["Tmpfs"]
 
+    assert (body()["Labels"]["runtime.entrypoint"], body(question)["Labels"]["runtime.entrypoint"]) == ("bot", "query")
     assert "uid=0,gid=0,mode=0755" in tmpfs["/state"]
     assert "uid=30007,gid=30007,mode=0700" in tmpfs["/query"]
     assert body(question)["Entrypoint"][-2:] == ["/run/the0", "query"]

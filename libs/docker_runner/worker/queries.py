@@ -37,6 +37,8 @@ _LOOK_SECONDS = 5.0
 _SWEEP_SECONDS = 300.0
 _AFTER_LIMIT_SECONDS = 60.0
 _MOST_UNANSWERED = 3
+# A kill must end everything within a second.
+_HELD_SECONDS = 0.4
 _LAST_LINES = 5
 _KIB = 1024
 _UNUSABLE = {
@@ -67,7 +69,7 @@ class WorkerQueries:
     """Answers queries about the entities of owned segments. Every failure is an answer.
 
     Args:
-        deployed: returns an entity by its id as it runs, or would run; None if there is none.
+        deployed: returns an entity by its id as it runs, or would run; None if there is none, or its code must not run.
         executables: returns the builder of a segment's executables.
         runs_beside: whether a running entity answers queries itself; otherwise each one has a container of its own.
         clock: a monotonic clock in seconds.
@@ -223,7 +225,7 @@ class WorkerQueries:
     async def _run(self, query: Query) -> QueryAnswer:
         entity = await self._deployed(query.entity_id)
         if entity is None:
-            raise _Refused(QueryFault.UNKNOWN, f"{query.entity_id!r} was deleted")
+            raise _Refused(QueryFault.UNKNOWN, f"{query.entity_id!r} was deleted or killed")
         limit = self._settings.answer_kb * _KIB
         builder = self._executables(query.segment_id)
         executable = builder.question(entity, Question(query.path, query.parameters), limit)
@@ -233,12 +235,26 @@ class WorkerQueries:
             raise _Refused(QueryFault.NO_ROOM, str(error)) from error
         # Leaving the block by an error or a cancellation ends the container.
         async with self._runner.collecting(container, limit, query.timeout_seconds) as collection:
-            await collection.during(self._runner.ended(container, query.timeout_seconds + _AFTER_LIMIT_SECONDS))
+            await collection.during(self._ended(container, query))
             outcome = await collection.take()
         try:
             return await asyncio.to_thread(_answer_in, outcome, limit)
         finally:
             await asyncio.to_thread(outcome.discard)
+
+    async def _ended(self, container: ManagedContainer, query: Query) -> None:
+        """Return when the container of a question has ended; raise _Refused when it must not run any more."""
+        limit = query.timeout_seconds + _AFTER_LIMIT_SECONDS
+        ending = asyncio.create_task(self._runner.ended(container, limit), name="end of a query")
+        try:
+            while not (await asyncio.wait([ending], timeout=_HELD_SECONDS))[0]:
+                with suppress(Retryable):
+                    if await self._deployed(query.entity_id) is None:
+                        raise _Refused(QueryFault.UNAVAILABLE, f"{query.entity_id!r} was deleted or killed meanwhile")
+            await ending
+        finally:
+            ending.cancel()
+            await asyncio.gather(ending, return_exceptions=True)
 
     # --- upkeep
 

@@ -282,7 +282,19 @@ async def test_stopped_bot_with_the_sdk_answers_in_a_container_that_is_removed(a
     assert await asked.bots.runner.list(query_service("bot-runner"), asked.bots.scope) == []
 
 
-async def test_container_of_a_query_ends_at_its_time_limit_and_one_runs_at_a_time(asked: Asked) -> None:
+async def test_container_of_a_query_ends_when_the_bot_is_killed(asked: Asked) -> None:
+    asked.deploy(SLEEPER, "import time\ntime.sleep(3600)")
+    service = query_service("bot-runner")
+    asking = asyncio.create_task(asked.ask("/slow"))
+    await eventually(lambda: asked.bots.runner.list(service, asked.bots.scope))
+
+    asked.deployed.clear()
+
+    assert (await asking).fault is QueryFault.UNAVAILABLE
+    assert await asked.bots.runner.list(service, asked.bots.scope) == []
+
+
+async def test_container_of_a_query_ends_at_at_its_time_limit_and_one_runs_at_a_time(asked: Asked) -> None:
     asked.deploy(SLEEPER, "import time\ntime.sleep(3600)")
 
     slow = asyncio.create_task(asked.ask("/slow", timeout_seconds=5.0))

@@ -44,6 +44,7 @@ const base = process.argv[2];
 const spec = JSON.parse(fs.readFileSync(path.join(base, "spec", "spec.json"), "utf8"));
 spec.script = spec.query;
 prepare(spec, fs.readFileSync(path.join(base, "spec", "config.json"), "utf8"));
+process.env.ENTRYPOINT_TYPE = "query";
 process.env.STATE_DIR ??= STATE;
 if (spec.question) {
   process.env.QUERY_PATH = spec.question.path;

@@ -30,6 +30,7 @@ def main() -> None:
     question = spec["question"]
     spec["script"] = spec["query"]
     bot.prepare(spec, config_text)
+    os.environ["ENTRYPOINT_TYPE"] = "query"
     os.environ.setdefault("STATE_DIR", STATE)
     if question is None:
         # Empty: the SDK serves, and refuses to change the state.
