@@ -8,9 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from libs.core.config.query_settings import QuerySettings
-from libs.core.errors import Retryable, UserError
+from libs.core.errors import Retryable, RuntimeFault, UserError
 from libs.core.observability.log import get_logger
-from libs.core.process.isolation import repeat
+from libs.core.process.isolation import isolated, repeat
 from libs.core.queries.messages import Query, QueryAnswer, QueryFault, failed
 from libs.docker_runner.code.definition import Deployed, ExecutableBuilder, query_service
 from libs.docker_runner.containers.container import ContainerState, ManagedContainer, RunOutcome
@@ -18,7 +18,7 @@ from libs.docker_runner.containers.failure import FailureReason
 from libs.docker_runner.engine.exec_channel import ExecChannel
 from libs.docker_runner.engine.http import EngineRefused
 from libs.docker_runner.errors import DockerRunnerError, NoRoom, NoUser
-from libs.docker_runner.executable import Question
+from libs.docker_runner.executable import Executable, Question
 from libs.docker_runner.queries.answers import answer_of
 from libs.docker_runner.queries.frames import REQUEST_BYTES
 from libs.docker_runner.queries.http_exchange import AnswerFault, request
@@ -33,10 +33,14 @@ from libs.docker_runner.runner import DockerRunner
 
 log = get_logger(__name__)
 
+LATE = "late start of a query"
+"""The name of the tasks that remove containers that have started too late."""
+
 _LOOK_SECONDS = 5.0
 _SWEEP_SECONDS = 300.0
 _AFTER_LIMIT_SECONDS = 60.0
 _MOST_UNANSWERED = 3
+_CLOSE_SECONDS = 5.0
 # A kill must end everything within a second.
 _HELD_SECONDS = 0.4
 _LAST_LINES = 5
@@ -100,6 +104,7 @@ class WorkerQueries:
         self._sessions: dict[str, _Open] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._swept_at = float("-inf")
+        self._late: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Close idle sessions and remove what dead workers left, until cancelled; then close all sessions."""
@@ -108,6 +113,8 @@ class WorkerQueries:
         finally:
             for entity_id in list(self._sessions):
                 await self._close(entity_id)
+            if self._late:
+                await asyncio.wait(self._late, timeout=_CLOSE_SECONDS)
 
     async def answer(self, query: Query) -> QueryAnswer:
         """Return the answer to *query*."""
@@ -230,7 +237,7 @@ class WorkerQueries:
         builder = self._executables(query.segment_id)
         executable = builder.question(entity, Question(query.path, query.parameters), limit)
         try:
-            container = await self._runner.start(executable)
+            container = await self._started(executable)
         except NoUser as error:
             raise _Refused(QueryFault.NO_ROOM, str(error)) from error
         # Leaving the block by an error or a cancellation ends the container.
@@ -241,6 +248,26 @@ class WorkerQueries:
             return await asyncio.to_thread(_answer_in, outcome, limit)
         finally:
             await asyncio.to_thread(outcome.discard)
+
+    async def _started(self, executable: Executable) -> ManagedContainer:
+        """Return the started container. One that starts after a cancellation is removed."""
+        starting = asyncio.create_task(self._runner.start(executable), name="start of a query")
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            late = asyncio.create_task(self._remove_late(starting), name=LATE)
+            self._late.add(late)
+            late.add_done_callback(self._late.discard)
+            raise
+
+    async def _remove_late(self, starting: "asyncio.Task[ManagedContainer]") -> None:
+        with isolated("remove the container of a query", passing=()):
+            try:
+                container = await starting
+            except RuntimeFault as error:
+                log.info("a query that timed out did not start", reason=str(error))
+                return
+            await self._runner.remove(container)
 
     async def _ended(self, container: ManagedContainer, query: Query) -> None:
         """Return when the container of a question has ended; raise _Refused when it must not run any more."""

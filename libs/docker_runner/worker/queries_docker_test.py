@@ -15,7 +15,7 @@ from libs.core.queries.messages import Query, QueryAnswer, QueryFault
 from libs.docker_runner.code.definition import CodeSources, ExecutableBuilder, query_service
 from libs.docker_runner.containers.container import ContainerState, ManagedContainer
 from libs.docker_runner.executable import Entrypoint, Executable, Network
-from libs.docker_runner.worker.queries import WorkerQueries
+from libs.docker_runner.worker.queries import LATE, WorkerQueries
 from tests.support.eventually import eventually
 from tests.support.rigs.bot_containers import BotContainers, bot_containers
 from tests.support.rigs.deployed_bot import DeployedBot, DeployedCode
@@ -297,11 +297,26 @@ async def test_container_of_a_query_ends_when_the_bot_is_killed(asked: Asked) ->
 async def test_container_of_a_query_ends_at_at_its_time_limit_and_one_runs_at_a_time(asked: Asked) -> None:
     asked.deploy(SLEEPER, "import time\ntime.sleep(3600)")
 
-    slow = asyncio.create_task(asked.ask("/slow", timeout_seconds=5.0))
+    slow = asyncio.create_task(asked.ask("/slow", timeout_seconds=3.0))
     await asyncio.sleep(0)
     refused = await asked.ask("/other")
 
     assert refused.fault is QueryFault.TOO_MANY
     with pytest.raises(TimeoutError):
         await slow
+    await without_late_starts()
     assert await asked.bots.runner.list(query_service("bot-runner"), asked.bots.scope) == []
+
+
+async def test_container_that_starts_after_the_time_limit_is_removed(asked: Asked) -> None:
+    asked.deploy(SLEEPER, "import time\ntime.sleep(3600)")
+
+    with pytest.raises(TimeoutError):
+        await asked.ask("/slow", timeout_seconds=0.02)
+
+    await without_late_starts()
+    assert await asked.bots.runner.list(query_service("bot-runner"), asked.bots.scope) == []
+
+
+async def without_late_starts() -> None:
+    await eventually(lambda: LATE not in {task.get_name() for task in asyncio.all_tasks()})
