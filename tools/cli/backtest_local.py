@@ -18,11 +18,18 @@ _RESULT_BYTES = 16 * MIB
 
 
 def run_backtest_here(
-    folder: BotFolder, backtest_id: str, env_file: Path | None, html_file: Path | None, output: str, *, no_build: bool
+    folder: BotFolder,
+    backtest_id: str,
+    env_file: Path | None,
+    html_file: Path | None,
+    output: str,
+    *,
+    no_build: bool,
+    data: tuple[str, ...] = (),
 ) -> int:
     """Run it, show its output and its result, and return the bot's exit code; 1 if its result cannot be used."""
     shown = OutputWithoutResult(quiet=output == "json")
-    wanted = Wanted(folder, backtest_id, "backtest", BACKTEST_RUNNER.name, env_file, no_build)
+    wanted = Wanted(folder, backtest_id, "backtest", BACKTEST_RUNNER.name, env_file, no_build, data)
 
     def take(outcome: RunOutcome) -> tuple[Known, str]:
         """Read its files, which are removed with the run."""

@@ -37,7 +37,7 @@ from tools.cli.folder_options import (
     runtime_option,
     warn_of_unknown,
 )
-from tools.cli.local_run import env_file_option
+from tools.cli.local_run import data_option, env_file_option
 from tools.cli.output import cell, output_option
 from tools.cli.sweep_options import SweepFlags, sweep_options
 from tools.cli.untrusted import harmless
@@ -53,6 +53,7 @@ from tools.cli.untrusted import harmless
 @html_option
 @click.option("--local", is_flag=True, help="Run it here, in its image and its sandbox, without servers.")
 @env_file_option
+@data_option
 @no_build_option
 @click.option("--no-wait", is_flag=True, help="Return as soon as the event is published.")
 @output_option
@@ -69,6 +70,7 @@ def run(
     html_file: Path | None,
     local: bool,
     env_file: Path | None,
+    data: tuple[str, ...],
     no_build: bool,
     no_wait: bool,
     output: str,
@@ -91,10 +93,12 @@ def run(
     backtest_id = backtest_id or f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     if env_file is not None and not local:
         raise click.UsageError("--env-file needs --local: a deployed backtest gets its values by its config")
+    if data and not local:
+        raise click.UsageError("--data needs --local: upload the data set with `runtime bot data put`")
     if local:
         if sweep_texts or no_wait:
             raise click.UsageError(f"--local has no {'--sweep' if sweep_texts else '--no-wait'}; leave it out")
-        return run_backtest_here(folder, backtest_id, env_file, html_file, output, no_build=no_build)
+        return run_backtest_here(folder, backtest_id, env_file, html_file, output, no_build=no_build, data=data)
     if sweep_texts:
         if no_wait:
             raise click.UsageError("--sweep has no --no-wait; leave it out")

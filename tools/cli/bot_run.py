@@ -9,7 +9,7 @@ from libs.core.process.service import BOT_RUNNER, BOT_SCHEDULER, ServiceDefiniti
 from tools.bots.folder import read_folder
 from tools.cli.dependency_options import no_build_option
 from tools.cli.folder_options import config_of, config_option, directory_argument, entrypoint_option, runtime_option
-from tools.cli.local_run import Wanted, env_file_option, run_here
+from tools.cli.local_run import Wanted, data_option, env_file_option, run_here
 
 
 @click.command()
@@ -17,6 +17,7 @@ from tools.cli.local_run import Wanted, env_file_option, run_here
 @click.option("--id", "bot_id", help="The id that `main` gets.  [the name in bot.json, else the folder's name]")
 @config_option
 @env_file_option
+@data_option
 @no_build_option
 @runtime_option
 @entrypoint_option
@@ -25,6 +26,7 @@ def run(
     bot_id: str | None,
     config: str | None,
     env_file: Path | None,
+    data: tuple[str, ...],
     no_build: bool,
     runtime: str | None,
     entrypoint: str | None,
@@ -34,7 +36,7 @@ def run(
     Its output is shown as it is printed. Ctrl-C stops it as a deployed bot is stopped, with 30 seconds to clean up;
     another Ctrl-C kills it. The exit code is the bot's. Nothing is left behind.
     """
-    return _run(BOT_RUNNER, directory, bot_id, config, env_file, no_build, runtime, entrypoint)
+    return _run(BOT_RUNNER, directory, bot_id, config, env_file, data, no_build, runtime, entrypoint)
 
 
 @click.command("run")
@@ -42,6 +44,7 @@ def run(
 @click.option("--id", "schedule_id", help="The id that `main` gets.  [the name in bot.json, else the folder's name]")
 @config_option
 @env_file_option
+@data_option
 @no_build_option
 @runtime_option
 @entrypoint_option
@@ -50,6 +53,7 @@ def run_schedule(
     schedule_id: str | None,
     config: str | None,
     env_file: Path | None,
+    data: tuple[str, ...],
     no_build: bool,
     runtime: str | None,
     entrypoint: str | None,
@@ -58,7 +62,7 @@ def run_schedule(
 
     As `runtime bot run`: output, Ctrl-C and the exit code are the same.
     """
-    return _run(BOT_SCHEDULER, directory, schedule_id, config, env_file, no_build, runtime, entrypoint)
+    return _run(BOT_SCHEDULER, directory, schedule_id, config, env_file, data, no_build, runtime, entrypoint)
 
 
 def _run(
@@ -67,10 +71,11 @@ def _run(
     entity_id: str | None,
     config: str | None,
     env_file: Path | None,
+    data: tuple[str, ...],
     no_build: bool,
     runtime: str | None,
     entrypoint: str | None,
 ) -> int:
     folder = read_folder(directory, runtime, entrypoint)
     folder = replace(folder, config={**folder.config, **config_of(config)})
-    return run_here(Wanted(folder, entity_id or folder.name, "bot", service.name, env_file, no_build))
+    return run_here(Wanted(folder, entity_id or folder.name, "bot", service.name, env_file, no_build, data))

@@ -24,6 +24,7 @@ from libs.docker_runner.runner import DockerRunner
 from libs.docker_runner.settings import IMAGES
 from libs.docker_runner.worker.from_settings import runner_settings
 from tools.author.checks import refuse_config
+from tools.author.local.data import LocalData, local_data
 from tools.author.local.env_file import divided, read_env_file
 from tools.author.local.run import LocalBot, LocalRun, executable_of, settings_for, unpacked
 from tools.author.local.workplace import workplace
@@ -41,13 +42,24 @@ env_file_option = click.option(
     help="A file of NAME=VALUE for the bot's environment; THE0_SECRET_NAME is a secret for references in the config.",
 )
 
+data_option = click.option(
+    "--data",
+    "data",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="The file or folder that is the data set NAME, mounted at /data/NAME. Repeatable.",
+)
+
 T = TypeVar("T")
 Writer = Callable[[LogLine], None]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is run: *folder*, whose config is that of the run, as *kind* of the service called *service*."""
+    """What is run: *folder*, whose config is that of the run, as *kind* of the service called *service*.
+
+    *data* are the texts of `--data`.
+    """
 
     folder: BotFolder
     entity_id: str
@@ -55,6 +67,7 @@ class Wanted:
     service: str
     env_file: Path | None
     no_build: bool
+    data: tuple[str, ...] = ()
 
 
 def run_here(wanted: Wanted) -> int:
@@ -99,6 +112,7 @@ def exit_code_of(ended: Ended) -> int:
 
 async def _run(wanted: Wanted, write: Writer, take: Callable[[RunOutcome], T] | None) -> tuple[Ended, T | None]:
     folder = wanted.folder
+    paths = local_data(wanted.data)
     variables, secrets = divided(read_env_file(wanted.env_file) if wanted.env_file is not None else {})
     refuse_config(folder, wanted.kind, folder.config)
     folder, package = await built(folder, no_build=wanted.no_build)
@@ -111,7 +125,9 @@ async def _run(wanted: Wanted, write: Writer, take: Callable[[RunOutcome], T] | 
     memory = await keepalive_root(operator.keepalive_dir, home() / "local", engine)
     async with workplace(home() / "local", memory, found.url) as place:
         settings = settings_for(operator, place, secrets)
-        runner = DockerRunner(engine, await asyncio.to_thread(unpacked, package, place), settings)
+        runner = DockerRunner(
+            engine, await asyncio.to_thread(unpacked, package, place), settings, data=LocalData(paths)
+        )
         try:
             await runner.open()
             bot = LocalBot(wanted.entity_id, folder, folder.config, variables)
