@@ -537,6 +537,34 @@ def test_engine_is_started_by_its_script_and_workers_verify_the_groups_of_bots(
 
 
 @each_service
+def test_engine_with_a_cache_of_images_loads_them_before_its_worker_starts(
+    service: ServiceDefinition, tmp_path: Path
+) -> None:
+    folder = with_component(tmp_path, service, "image-cache")
+
+    deployment = named(folder, "Deployment", f"{service.name}-worker")
+    engine, worker = container(deployment, "engine"), container(deployment, "worker")
+    volumes = {volume["name"]: volume for volume in pod_spec(deployment)["volumes"]}
+    settings = named(folder, "ConfigMap", worker["envFrom"][0]["configMapRef"]["name"])
+    assert environment(engine)["IMAGE_CACHE_DIR"]["value"] == mounts(engine)["image-cache"]
+    assert volumes["image-cache"]["hostPath"]["type"] == "DirectoryOrCreate"
+    assert "image-cache" not in mounts(worker)
+    assert "/run/images-loaded" in engine["startupProbe"]["exec"]["command"][-1]
+    # The names by which it looks for images are those that the worker uses.
+    for name in ("PYTHON311_IMAGE", "NODEJS20_IMAGE"):
+        source = environment(engine)[name]["valueFrom"]["configMapKeyRef"]
+        assert source == {"name": settings["metadata"]["name"], "key": name, "optional": True}
+
+
+def with_component(folder: Path, service: ServiceDefinition, component: str) -> str:
+    """Write an overlay of a service's base with a component, and return the folder."""
+    path = os.path.relpath(KUBERNETES, folder.resolve())
+    overlay = {"resources": [f"{path}/base/{service.name}"], "components": [f"{path}/components/{component}"]}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    return str(folder.resolve())
+
+
+@each_service
 def test_worker_with_the_nodes_socket_has_no_engine_and_uses_a_folder_of_the_node(service: ServiceDefinition) -> None:
     deployment = named("overlays/node-socket", "Deployment", f"{service.name}-worker")
     worker = container(deployment, "worker")

@@ -7,7 +7,8 @@
 # bots end with it. In the group of the containers it can only be a bot.
 #
 # Environment: ENGINE_LIMIT_MB, the memory limit of this container; ENGINE_MEMORY_MB, that of all bots together. Without
-# the second, or with an empty one, bots get what the engine does not need itself.
+# the second, or with an empty one, bots get what the engine does not need itself. IMAGE_CACHE_DIR, a folder of the node
+# with archives of the images of bots (components/image-cache); without it, the engine begins empty.
 set -eu
 
 engine_needs_mb=512
@@ -43,6 +44,9 @@ if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
 	for controller in $(cat "$group/cgroup.controllers"); do
 		echo "+$controller" > "$group/cgroup.subtree_control" || :
 	done
+	# Busy bots must not keep the engine from stopping one of them. In version 1 each process of the engine has the weight
+	# of all bots together anyway.
+	echo 1000 > "$group/engine/cpu.weight" 2> /dev/null || :
 	echo 0 > "$group/bots/memory.oom.group"
 	echo "$bots_bytes" > "$group/bots/memory.max"
 else
@@ -56,6 +60,46 @@ else
 	echo 1 > "$group/memory.use_hierarchy" 2> /dev/null || :
 	mkdir -p "$group/bots"
 	echo "$bots_bytes" > "$group/bots/memory.limit_in_bytes"
+fi
+
+engine() {
+	docker --host=unix:///run/engine/docker.sock "$@"
+}
+
+# Load the images of bots from the node's cache, then keep there what is pulled, so that the next engine on this node
+# needs no registry.
+cache_images() {
+	images="${PYTHON311_IMAGE:-python:3.11-slim} ${NODEJS20_IMAGE:-node:20-alpine}"
+	mkdir -p "$IMAGE_CACHE_DIR"
+	until engine version > /dev/null 2>&1; do
+		sleep 0.2
+	done
+	for image in $images; do
+		archive=$(archive_of "$image")
+		if [ -e "$archive" ]; then
+			# Without a complete archive the worker pulls the image.
+			engine load --quiet --input "$archive" && touch "$archive" || rm -f "$archive"
+		fi
+	done
+	: > /run/images-loaded
+	while sleep 5; do
+		for image in $images; do
+			archive=$(archive_of "$image")
+			if [ ! -e "$archive" ] && engine image inspect "$image" > /dev/null 2>&1; then
+				engine save --output "$archive.$HOSTNAME" "$image" && mv "$archive.$HOSTNAME" "$archive" || :
+			fi
+		done
+		# Of images that are not used any more, and of engines that ended during a write.
+		find "$IMAGE_CACHE_DIR" -type f -mtime +30 -delete || :
+	done
+}
+
+archive_of() {
+	echo "$IMAGE_CACHE_DIR/$(echo "$1" | sha256sum | cut -c 1-32).tar"
+}
+
+if [ -n "${IMAGE_CACHE_DIR:-}" ]; then
+	cache_images &
 fi
 
 exec dockerd-entrypoint.sh "$@" --cgroup-parent="$own/bots"
