@@ -21,7 +21,8 @@ NOWHERE = {"MONGO_URI": "mongodb://127.0.0.1:1", "NATS_URL": "nats://127.0.0.1:1
 CAREFUL = """
 import os, sys, time
 def main(id, config):
-    print(id, config["symbol"], config["key"], os.environ["REGION"], "THE0_SECRET_key" in os.environ, config["n"])
+    print(id, config["symbol"], config["key"], os.environ["REGION"], "THE0_SECRET_key" in os.environ, config["n"],
+          open("/data/prices").read())
     try:
         while True: time.sleep(1)
     finally:
@@ -77,18 +78,21 @@ def bot(folder: Path, source: str, **description: object) -> str:
 async def test_bot_gets_config_environment_and_secret_and_its_exit_code_is_the_commands(
     terminal: Terminal, tmp_path: Path, docker_engine: Engine
 ) -> None:
-    config = {"symbol": "A", "key": {"$secret": "key"}}
+    config = {"symbol": "A", "key": {"$secret": "key"}, "data": ["prices"]}
     folder = bot(tmp_path / "b", CAREFUL, name="careful", author="me", config=config)
     (tmp_path / "env").write_text("REGION=eu\nTHE0_SECRET_key=s3cr3t-value\n")
     (tmp_path / "more.json").write_text('{"n": 5}')
 
-    arguments = ("--env-file", str(tmp_path / "env"), "--config", str(tmp_path / "more.json"))
+    (tmp_path / "prices.csv").write_text("42")
+
+    arguments = ["--env-file", str(tmp_path / "env"), "--config", str(tmp_path / "more.json")]
+    arguments += ["--data", f"prices={tmp_path / 'prices.csv'}"]
     async with running(terminal, "bot", "run", folder, *arguments) as process:
         first = await line_of(process)
         process.send_signal(signal.SIGINT)
         _, errors = await asyncio.wait_for(process.communicate(), WAIT_SECONDS)
 
-    assert first == "careful A ************ eu False 5"
+    assert first == "careful A ************ eu False 5 42"
     assert "cleaned up" in errors.decode()
     assert process.returncode == 7
     assert await left(terminal, docker_engine) == []

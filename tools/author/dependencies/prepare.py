@@ -24,6 +24,7 @@ from tools.bots.folder import BotFolder
 from tools.bots.package import Package, pack
 from tools.debian.packages import Report
 from tools.engine.ensure import ensure_engine
+from tools.engine.errors import EngineMissingError
 from tools.images.ensure import ensure_images
 from tools.toolchains.packages import cache_folder
 
@@ -54,7 +55,11 @@ async def prepared(
     # Imported when it is needed: the SDK of the engine is slow to import.
     from tools.author.dependencies.build import Builder
 
-    engine = await ensure_engine(report)
+    try:
+        engine = await ensure_engine(report)
+    except EngineMissingError as error:
+        what = packages.what if packages is not None else "JavaScript from TypeScript"
+        raise EngineMissingError(f"{error}. It is needed to build {what}; --no-build builds nothing") from error
     image = images[str(folder.description["runtime"])]
     if image in IMAGES.values():
         await ensure_images(engine, report)
