@@ -75,6 +75,14 @@ has_workers_without_tls() {
   return 1
 }
 
+# Workers of versions before the users of NATS read their answers where those users may not.
+older_inbox() { # older_inbox TAG
+  $DOCKER run --rm --network none --entrypoint /app/bin/python "the0/bot-runner:$1" -P -c '
+import inspect, sys
+from libs.core.events.connection import NatsConnection
+sys.exit("inbox" not in inspect.signature(NatsConnection.__init__).parameters)' >/dev/null 2>&1 || echo '_INBOX.*.*'
+}
+
 # The second ones first, so that a service always has a master that leads or can lead.
 replace_masters() {
   for second in -2 ""; do
@@ -104,6 +112,8 @@ roll_out() { # roll_out TAG PREVIOUS-TAG
   export TAG="$1"
   $COMPOSE run --rm --no-deps -T certificates
   $COMPOSE run --rm --no-deps -T mongo-users
+  inbox=$(older_inbox "$1")
+  [ "$inbox" = "$(setting NATS_OLDER_INBOX)" ] || remember "NATS_OLDER_INBOX=$inbox"
   # Before the processes that log in as users which it may lack. The old ones connect again.
   $COMPOSE up --detach --no-deps --wait --wait-timeout 300 nats
   mode=$(setting TLS_MODE)

@@ -32,7 +32,9 @@ async def nats_of_compose(tmp_path: Path) -> AsyncIterator[tuple[int, str]]:
     config.write_text((FOLDER / "nats.conf").read_text().replace("/data", str(tmp_path / "data")))
     shutil.copy(KUBERNETES / "components" / "backing-services" / "nats-users.conf", tmp_path)
     options = [f"--config={config}", f"--port={port}", f"--http_port={free_port()}", f"--log={tmp_path / 'log'}"]
-    process = await asyncio.create_subprocess_exec(binaries.nats_server(), *options, env=passwords)
+    process = await asyncio.create_subprocess_exec(
+        binaries.nats_server(), *options, env={**passwords, "NATS_OLDER_INBOX": "_INBOX.none"}
+    )
     try:
         await eventually(lambda: "Server is ready" in (tmp_path / "log").read_text())
         yield port, passwords["NATS_PASSWORD"]

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
 
 import nats
+import nats.errors
 import pytest
 import pytest_asyncio
 from nats.aio.client import Client
@@ -58,8 +59,11 @@ class NatsOfTheComponent(NatsServer):
         program, *_ = super()._command()
         return [program, "-a", "127.0.0.1", "-c", self.directory / "nats.conf"]
 
+    older_inbox = "_INBOX.none"
+
     def _environment(self) -> dict[str, str]:
-        return {name: secret_of(user) for user in (ADMINISTRATOR, *USERS) for name in (variable_of(user),)}
+        passwords = {variable_of(user): secret_of(user) for user in (ADMINISTRATOR, *USERS)}
+        return {"NATS_OLDER_INBOX": self.older_inbox, **passwords}
 
     def url_of(self, user: str) -> str:
         """The value for NATS_URL."""
@@ -263,6 +267,25 @@ async def test_user_receives_nothing_else(server: NatsOfTheComponent, user: str)
         await client.flush(30)
 
     assert received == []
+
+
+async def test_worker_of_an_older_version_gets_answers_only_where_that_is_permitted(
+    server: NatsOfTheComponent, tmp_path: Path
+) -> None:
+    async def answered(by: NatsOfTheComponent, within_seconds: float) -> bool:
+        async with raw_client(by, "bot-runner-worker") as client:
+            try:
+                await client.request("$JS.API.STREAM.INFO.THE0_EVENTS", timeout=within_seconds)
+            except nats.errors.TimeoutError:
+                return False
+            return True
+
+    class Permitting(NatsOfTheComponent):
+        older_inbox = "_INBOX.*.*"
+
+    assert not await answered(server, 1)
+    async with Permitting.start(tmp_path / "permitting") as permitting:
+        assert await answered(permitting, 30)
 
 
 async def test_password_of_another_user_is_refused(server: NatsOfTheComponent) -> None:

@@ -17,7 +17,8 @@ case "$1 $2" in
   "image inspect") shift 4; grep -qxF "$1" {folder}/images && echo an-id ;;
   "inspect "*) case $3 in *Env*) cat {folder}/environment ;; *) echo an-id ;; esac ;;
   "tag "*) echo "$3" >> {folder}/images ;;
-  "run "*) while [ "$1" != --entrypoint ]; do shift; done; shift; echo "$*" ;;
+  "run "*) case "$*" in *inbox*) [ ! -e {folder}/older ]; exit ;; esac
+    while [ "$1" != --entrypoint ]; do shift; done; shift; echo "$*" ;;
 esac
 """
 _COMPOSE = """\
@@ -95,6 +96,10 @@ class Release:
         (self._folder / "workers").write_text("a-worker\n")
         (self._folder / "environment").write_text("".join(f"{variable}\n" for variable in variables))
 
+    def lacks_inbox(self, lacks: bool) -> None:
+        """Whether images are of a version before the users of NATS."""
+        (self._folder / "older").touch() if lacks else (self._folder / "older").unlink()
+
     def modes(self) -> list[str]:
         """The TLS mode in the environment of each call that started masters or made certificates."""
         calls = (self._folder / "calls").read_text().splitlines()
@@ -118,6 +123,22 @@ def test_upgrade_without_a_tag_builds_a_new_one_and_keeps_the_images_that_latest
     assert settings["PREVIOUS_TAG"].startswith("before-")
     assert release.has(settings["TAG"])
     assert release.has(settings["PREVIOUS_TAG"])
+
+
+def test_rollback_to_a_version_before_the_users_of_nats_permits_its_inbox_until_the_next_upgrade(
+    tmp_path: Path,
+) -> None:
+    release = Release(tmp_path, "v1")
+    release.run("upgrade", TAG="v2")
+    assert not release.settings().get("NATS_OLDER_INBOX")
+
+    release.lacks_inbox(True)
+    release.run("rollback")
+    assert release.settings()["NATS_OLDER_INBOX"] == "_INBOX.*.*"
+
+    release.lacks_inbox(False)
+    release.run("upgrade", TAG="v2")
+    assert release.settings()["NATS_OLDER_INBOX"] == ""
 
 
 def test_upgrade_replaces_the_second_masters_before_the_first(tmp_path: Path) -> None:
