@@ -14,10 +14,13 @@ from libs.docker_runner.containers.container import ContainerState, EndReason, M
 from libs.docker_runner.containers.keepalive import KeepaliveFile
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.sandbox.sandbox_lease_docker_test import without_its_worker
+from libs.docker_runner.sandbox.sandbox_state_docker_test import HOSTILE, READER, WRITER, Hosts, end
 from tests.support.eventually import eventually
+from tests.support.fakes.log_host import store_of
 from tests.support.faults.init_attacks import REFUSED, TRY, outliving
 from tests.support.rigs.bot_containers import BotContainers, bot_containers
 from tests.support.servers.own_engine import GVISOR, OwnEngine
+from tools.stack.s3 import S3Server
 
 SAMPLES = Path("tools/samples")
 NAMES = ["price_ticker", "moving_average"]
@@ -50,6 +53,28 @@ async def prints(bots: BotContainers, container: ManagedContainer, text: str) ->
         return text in await output(bots, container)
 
     await eventually(printed, within_seconds=120)
+
+
+async def test_state_of_a_bot_is_there_at_its_next_start_and_the_bot_does_not_end_what_saves_it(
+    tmp_path: Path, scope: str, private_engine: OwnEngine, s3_server: S3Server, bucket_prefix: str
+) -> None:
+    objects = store_of(s3_server)
+    await objects.ensure_bucket(bucket_prefix)
+    hosts = Hosts(tmp_path, scope, private_engine.url, objects, bucket_prefix)
+    async with hosts.host("one", container_runtime=GVISOR) as (bots, keeper):
+        attacking = await bots.runner.start(bots.executable(HOSTILE, run_id="r1"))
+        await eventually(lambda: hosts.is_saved(keeper, "good"), 120)
+        assert "PermissionError" in await output(bots, attacking)
+        await end(bots, attacking, 0)
+        container = await bots.runner.start(bots.executable(WRITER, run_id="r2"))
+        await prints(bots, container, "ready")
+        await end(bots, container, 60)
+        outcome, printed = await bots.run(READER, run_id="r3")
+    await objects.close()
+
+    assert isinstance(outcome.result, dict), printed
+    assert outcome.result["/state/good"] == ["good", 4, "0o644", True]
+    assert outcome.result["/state/last"] == ["written at the end", 18, "0o644", True]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -53,13 +54,15 @@ class Documents:
 class Hosts:
     """Hosts with one engine, one storage and one database."""
 
-    def __init__(self, directory: Path, scope: str, engine: Engine, objects: ObjectStore, bucket: str) -> None:
-        self._directory, self._scope, self._engine = directory, scope, engine
+    def __init__(self, directory: Path, scope: str, engine_url: str, objects: ObjectStore, bucket: str) -> None:
+        self._directory, self._scope, self._engine_url = directory, scope, engine_url
         self._objects, self._bucket = objects, bucket
         self.documents = Documents()
 
     @asynccontextmanager
-    async def host(self, name: str, state_bytes: int = LIMITS.size) -> AsyncIterator[tuple[BotContainers, StateKeeper]]:
+    async def host(
+        self, name: str, state_bytes: int = LIMITS.size, **settings: Any
+    ) -> AsyncIterator[tuple[BotContainers, StateKeeper]]:
         """A host with a worker."""
         versions = StateVersions(self._objects, self._bucket, self.documents, "bot-runner")
         keeper = StateKeeper(
@@ -73,10 +76,11 @@ class Hosts:
         async with bot_containers(
             self._directory / name,
             self._scope,
-            self._engine.url,
+            self._engine_url,
             network=Network.NONE,
             state_bytes=state_bytes,
             states=keeper,
+            **settings,
         ) as bots:
             yield bots, keeper
         await keeper.close()
@@ -100,7 +104,7 @@ async def hosts(
 ) -> AsyncIterator[Hosts]:
     objects = store_of(s3_server)
     await objects.ensure_bucket(bucket_prefix)
-    yield Hosts(tmp_path, scope, docker_engine, objects, bucket_prefix)
+    yield Hosts(tmp_path, scope, docker_engine.url, objects, bucket_prefix)
     await objects.close()
 
 
@@ -136,7 +140,7 @@ def main(id, config):
 """
 
 
-async def ended(bots: BotContainers, container: ManagedContainer, grace_seconds: float = 10.0) -> None:
+async def end(bots: BotContainers, container: ManagedContainer, grace_seconds: float = 10.0) -> None:
     await bots.runner.stop(container, grace_seconds)
     await bots.runner.remove(container)
 
@@ -146,7 +150,7 @@ async def test_state_until_the_last_write_is_there_on_another_host(hosts: Hosts)
         container = await bots.runner.start(bots.executable(WRITER, run_id="r1"))
         await eventually(lambda: hosts.is_saved(keeper, "empty"), 60)
         assert "last" not in await hosts.saved()
-        await ended(bots, container)
+        await end(bots, container)
 
     async with hosts.host("two") as (bots, _):
         outcome, output = await bots.run(READER, run_id="r2")
@@ -194,7 +198,7 @@ async def test_hostile_bot_saves_its_files_alone_and_cannot_end_what_saves_them(
         await eventually(lambda: hosts.is_saved(keeper, "good"), 60)
         output = [line.data.decode() async for line in bots.runner.logs(container)]
         problem = keeper.problem(container)
-        await ended(bots, container, 0)
+        await end(bots, container, 0)
 
     assert await hosts.saved() == {"good": b"good", ".the0-state": None}
     assert output == ["{'kill': 'PermissionError', 'read': 'PermissionError', 'archives': 'PermissionError'}\n"]
@@ -229,7 +233,7 @@ async def test_state_that_fills_its_limit_is_not_saved_and_the_last_version_stay
             return "STATE_LIMIT_MB" in listed.state_problem
 
         await eventually(has_problem, 60)
-        await ended(bots, container, 0)
+        await end(bots, container, 0)
 
     assert await hosts.saved() == {"good": b"good", ".the0-state": None}
 
