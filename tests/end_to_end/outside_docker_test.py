@@ -33,6 +33,7 @@ OF_MASTER = [
     "/audit?entity=nobody&who=ann&action=killed&limit=1",
 ]
 OF_WORKER = ["/status"]
+GUARDED = [f"/entities/{TICKER}/logs", f"/entities/{TICKER}/usage"]
 REFUSED = [
     ("/entities?limit=0", 400, "limit"),
     ("/entities?colour=red", 400, "colour"),
@@ -73,7 +74,7 @@ async def test_refusal_conforms_to_description_and_names_cause(
     assert (found, told in body["error"]) == (status, True), body
 
 
-@pytest.mark.parametrize(("process", "tried"), [("master", OF_MASTER), ("w1", OF_WORKER)])
+@pytest.mark.parametrize(("process", "tried"), [("master", OF_MASTER), ("w1", [*OF_WORKER, *GUARDED])])
 async def test_description_lists_exactly_the_tested_operations(seen: Outside, process: str, tried: list[str]) -> None:
     _, described = await seen.get(process, DESCRIPTION)
 
@@ -135,11 +136,10 @@ async def test_standby_master_answers_with_what_only_the_leader_knows(seen: Outs
     await eventually(answered)
 
 
-async def test_worker_refuses_output_without_token(seen: Outside) -> None:
-    path = f"{PREFIX}/entities/{TICKER}/logs"
-
-    status, body = await seen.checked("w1", path)
-    async with seen.session.get(seen.url("w1", path), headers={"Authorization": "Bearer guess"}) as answer:
+@pytest.mark.parametrize("path", GUARDED)
+async def test_worker_refuses_output_and_usage_without_token(seen: Outside, path: str) -> None:
+    status, body = await seen.checked("w1", f"{PREFIX}{path}")
+    async with seen.session.get(seen.url("w1", f"{PREFIX}{path}"), headers={"Authorization": "Bearer guess"}) as answer:
         assert (status, answer.status) == (401, 401)
     assert "token" in body["error"]
 
