@@ -116,6 +116,8 @@ class QueryRouter:
                 text = f"the worker of this {self._noun} has an older version, which answers no queries"
                 return failed(QueryFault.UNAVAILABLE, text)
             left = deadline - time.monotonic()
+            if left <= 0 and before is None:
+                raise TimeoutError
             if left <= 0:
                 break
             asked = replace(query, segment_id=entity.segment_id, timeout_seconds=left)
