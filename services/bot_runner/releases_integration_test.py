@@ -12,6 +12,7 @@ from libs.docker_runner.errors import (
     ArchiveRejected,
     CodeMissing,
     CodeUnavailable,
+    DataMissing,
     EntrypointMissing,
     ImageUnavailable,
     StartFailed,
@@ -27,6 +28,7 @@ TOO_MUCH: Any = {"resources": {"memoryMb": 10**9}}
 BAD_CODE = {
     "archive": ArchiveRejected("bad.zip", "../x", "leads out of its folder"),
     "code-missing": CodeMissing("bots", "bad.zip"),
+    "data-missing": DataMissing("prices"),
     "entrypoint": EntrypointMissing("main.py", "is not in the bot's archive"),
 }
 SHORT, LONG = {"window_seconds": 0.2}, {"window_seconds": 3600}
