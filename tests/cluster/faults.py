@@ -1,7 +1,9 @@
 """Faults of the nodes of `tests/cluster/up`: a container that crashes, and a node that is lost."""
 
+import asyncio
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,18 @@ async def kill_container(node: str, container_id: str) -> None:
     ctr = ["ctr", "--address", str(containerd_socket(node)), "--namespace", "k8s.io"]
     container = container_id.removeprefix("containerd://")
     await run_command([*ctr, "tasks", "kill", "--signal", "SIGKILL", container], within_seconds=_SECONDS)
+
+
+async def kill_all_containers(node: str) -> None:
+    """Send SIGKILL to every container of a node, as its loss does. Suspend the kubelet first: it would start others."""
+    ctr = ["ctr", "--address", str(containerd_socket(node)), "--namespace", "k8s.io", "tasks"]
+    listed = await asyncio.to_thread(
+        subprocess.run, [*ctr, "list", "--quiet"], check=True, capture_output=True, text=True, timeout=_SECONDS
+    )
+    found = listed.stdout.split()
+    killing = (run_command([*ctr, "kill", "--signal", "SIGKILL", one], within_seconds=_SECONDS) for one in found)
+    # One that has ended by itself cannot be killed.
+    await asyncio.gather(*killing, return_exceptions=True)
 
 
 @contextmanager

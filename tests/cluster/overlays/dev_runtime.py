@@ -81,9 +81,15 @@ class DevRuntime:
         # A slice follows its pods a moment later.
         return [pod for pod in pods if pod["metadata"]["name"] in names and is_ready(pod)]
 
-    async def leader(self, service: str) -> tuple[Any, Any] | None:
-        """Return the pod of a service's leading master, and its status; None while no master leads."""
+    async def leader(self, service: str, *, lost_node: str = "") -> tuple[Any, Any] | None:
+        """Return the pod of a service's leading master, and its status; None while no master leads.
+
+        Args:
+            lost_node: whose pods are not asked, since they do not answer.
+        """
         for pod in await self.pods(service, "master"):
+            if pod["spec"].get("nodeName") == lost_node:
+                continue
             status = await self._api(pod, "status")
             if status.get("leads"):
                 return pod, status
@@ -113,12 +119,10 @@ class DevRuntime:
 
     async def containers(self, service: str, entity_id: str) -> list[BotContainer]:
         """Return the running containers of an entity, on all workers that are not being deleted."""
-        found = []
-        for pod in await self.pods(service, "worker"):
-            name = pod["metadata"]["name"]
-            ids = await self.engine(name, "ps", "--quiet", "--no-trunc", f"--filter=label=runtime.id={entity_id}")
-            found += [BotContainer(name, container) for container in ids.split()]
-        return found
+        show = ("ps", "--quiet", "--no-trunc", f"--filter=label=runtime.id={entity_id}")
+        names = [pod["metadata"]["name"] for pod in await self.pods(service, "worker")]
+        ids = await asyncio.gather(*(self.engine(name, *show) for name in names))
+        return [BotContainer(name, one) for name, text in zip(names, ids, strict=True) for one in text.split()]
 
     async def output(self, bot: BotContainer) -> str:
         """Return the output of a container."""
@@ -126,11 +130,24 @@ class DevRuntime:
 
     async def ended(self, service: str, entity_id: str) -> Any:
         """Return the last ended run of an entity, as the API shows it; None without one."""
+        return next((run for run in await self.runs(service, entity_id) if run["reason"]), None)
+
+    async def runs(self, service: str, entity_id: str) -> list[Any]:
+        """Return the last runs of an entity, as the API shows them; empty while no master leads."""
         found = await self.leader(service)
         if found is None:
-            return None
-        runs = await self._api(found[0], f"runs?entity={entity_id}&limit=5")
-        return next((run for run in runs.get("runs", ()) if run["reason"]), None)
+            return []
+        return list((await self._api(found[0], f"runs?entity={entity_id}&limit=5")).get("runs", ()))
+
+    @asynccontextmanager
+    async def without_registry(self) -> AsyncIterator[None]:
+        """End the registry of images during the block."""
+        scale = [f"--namespace={_REGISTRY_NAMESPACE}", "scale", "deployment", "registry"]
+        await self.cluster.kubectl(*scale, "--replicas=0")
+        try:
+            yield
+        finally:
+            await self.cluster.kubectl(*scale, "--replicas=1")
 
     def stored(self, bucket: str, prefix: str) -> str:
         """Return the contents of all objects of a bucket below *prefix*. Blocks."""
@@ -187,6 +204,7 @@ def _write_overlay(folder: Path) -> None:
         "kind": "Kustomization",
         "namespace": NAMESPACE,
         "resources": [os.path.relpath(OVERLAY.resolve(), folder.resolve())],
+        "components": [os.path.relpath((KUBERNETES / "components" / "image-cache").resolve(), folder.resolve())],
         "configMapGenerator": [{"name": "bot-runner-settings", "behavior": "merge", "literals": settings}],
         # By their tags: a stand-in has another digest than the image that it stands in for.
         "images": [{"name": name, "newTag": tag} for name, _, tag in (one.tag.partition(":") for one in STAND_INS)],
