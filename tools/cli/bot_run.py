@@ -9,7 +9,7 @@ from libs.core.process.service import BOT_RUNNER, BOT_SCHEDULER, ServiceDefiniti
 from tools.bots.folder import read_folder
 from tools.cli.dependency_options import no_build_option
 from tools.cli.folder_options import config_of, config_option, directory_argument, entrypoint_option, runtime_option
-from tools.cli.local_run import Wanted, data_option, env_file_option, run_here
+from tools.cli.local_run import Wanted, data_option, env_file_option, run_here, state_option
 
 
 @click.command()
@@ -18,6 +18,7 @@ from tools.cli.local_run import Wanted, data_option, env_file_option, run_here
 @config_option
 @env_file_option
 @data_option
+@state_option
 @no_build_option
 @runtime_option
 @entrypoint_option
@@ -27,6 +28,7 @@ def run(
     config: str | None,
     env_file: Path | None,
     data: tuple[str, ...],
+    state: Path | None,
     no_build: bool,
     runtime: str | None,
     entrypoint: str | None,
@@ -36,7 +38,7 @@ def run(
     Its output is shown as it is printed. Ctrl-C stops it as a deployed bot is stopped, with 30 seconds to clean up;
     another Ctrl-C kills it. The exit code is the bot's. Nothing is left behind.
     """
-    return _run(BOT_RUNNER, directory, bot_id, config, env_file, data, no_build, runtime, entrypoint)
+    return _run(BOT_RUNNER, directory, bot_id, config, env_file, data, state, no_build, runtime, entrypoint)
 
 
 @click.command("run")
@@ -45,6 +47,7 @@ def run(
 @config_option
 @env_file_option
 @data_option
+@state_option
 @no_build_option
 @runtime_option
 @entrypoint_option
@@ -54,6 +57,7 @@ def run_schedule(
     config: str | None,
     env_file: Path | None,
     data: tuple[str, ...],
+    state: Path | None,
     no_build: bool,
     runtime: str | None,
     entrypoint: str | None,
@@ -62,7 +66,7 @@ def run_schedule(
 
     As `runtime bot run`: output, Ctrl-C and the exit code are the same.
     """
-    return _run(BOT_SCHEDULER, directory, schedule_id, config, env_file, data, no_build, runtime, entrypoint)
+    return _run(BOT_SCHEDULER, directory, schedule_id, config, env_file, data, state, no_build, runtime, entrypoint)
 
 
 def _run(
@@ -72,10 +76,11 @@ def _run(
     config: str | None,
     env_file: Path | None,
     data: tuple[str, ...],
+    state: Path | None,
     no_build: bool,
     runtime: str | None,
     entrypoint: str | None,
 ) -> int:
     folder = read_folder(directory, runtime, entrypoint)
     folder = replace(folder, config={**folder.config, **config_of(config)})
-    return run_here(Wanted(folder, entity_id or folder.name, "bot", service.name, env_file, no_build, data))
+    return run_here(Wanted(folder, entity_id or folder.name, "bot", service.name, env_file, no_build, data, state))

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, overload
@@ -22,11 +23,13 @@ from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.logs.output import LogLine
 from libs.docker_runner.runner import DockerRunner
 from libs.docker_runner.settings import IMAGES
+from libs.docker_runner.state.archives import StateLimits
 from libs.docker_runner.worker.from_settings import runner_settings
 from tools.author.checks import refuse_config
 from tools.author.local.data import LocalData, local_data
 from tools.author.local.env_file import divided, read_env_file
 from tools.author.local.run import LocalBot, LocalRun, executable_of, settings_for, unpacked
+from tools.author.local.state import saved_meanwhile, state_folder, state_keeper
 from tools.author.local.workplace import workplace
 from tools.bots.folder import BotFolder, Kind
 from tools.cli.dependency_options import built
@@ -50,6 +53,12 @@ data_option = click.option(
     help="The file or folder that is the data set NAME, mounted at /data/NAME. Repeatable.",
 )
 
+state_option = click.option(
+    "--state",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A folder that is /state at the start and has its content afterwards.  [/state is empty, and is dropped]",
+)
+
 T = TypeVar("T")
 Writer = Callable[[LogLine], None]
 
@@ -68,6 +77,7 @@ class Wanted:
     env_file: Path | None
     no_build: bool
     data: tuple[str, ...] = ()
+    state: Path | None = None
 
 
 def run_here(wanted: Wanted) -> int:
@@ -123,17 +133,22 @@ async def _run(wanted: Wanted, write: Writer, take: Callable[[RunOutcome], T] | 
         await ensure_images(found, _tell)
     engine = Engine(found.url, operator.engine_timeout_seconds)
     memory = await keepalive_root(operator.keepalive_dir, home() / "local", engine)
-    async with workplace(home() / "local", memory, found.url) as place:
+    async with AsyncExitStack() as resources:
+        folder_of_state = resources.enter_context(state_folder(wanted.state)) if wanted.state is not None else None
+        place = await resources.enter_async_context(workplace(home() / "local", memory, found.url))
         settings = settings_for(operator, place, secrets)
-        runner = DockerRunner(
-            engine, await asyncio.to_thread(unpacked, package, place), settings, data=LocalData(paths)
-        )
+        states = None
+        if folder_of_state is not None:
+            states = state_keeper(folder_of_state, StateLimits(settings.state_bytes), place, wanted.service)
+        code = await asyncio.to_thread(unpacked, package, place)
+        runner = DockerRunner(engine, code, settings, data=LocalData(paths), states=states)
         try:
             await runner.open()
             bot = LocalBot(wanted.entity_id, folder, folder.config, variables)
             executable = executable_of(bot, settings, place, wanted.service, Entrypoint(wanted.kind))
             run = LocalRun(runner, executable, place, write, _tell, walls_seconds=settings.walls_seconds)
-            ended = await run.carry_out(collect=take is not None)
+            async with saved_meanwhile(states):
+                ended = await run.carry_out(collect=take is not None)
             taken = take(run.outcome) if take is not None and run.outcome is not None else None
             return ended, taken
         finally:

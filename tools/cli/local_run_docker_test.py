@@ -26,6 +26,7 @@ def main(id, config):
     try:
         while True: time.sleep(1)
     finally:
+        open("/state/after", "w").write(open("/state/before").read() + " and after")
         print("cleaned up", file=sys.stderr)
         sys.exit(7)
 """
@@ -84,9 +85,11 @@ async def test_bot_gets_config_environment_and_secret_and_its_exit_code_is_the_c
     (tmp_path / "more.json").write_text('{"n": 5}')
 
     (tmp_path / "prices.csv").write_text("42")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "before").write_text("before")
 
     arguments = ["--env-file", str(tmp_path / "env"), "--config", str(tmp_path / "more.json")]
-    arguments += ["--data", f"prices={tmp_path / 'prices.csv'}"]
+    arguments += ["--data", f"prices={tmp_path / 'prices.csv'}", "--state", str(tmp_path / "state")]
     async with running(terminal, "bot", "run", folder, *arguments) as process:
         first = await line_of(process)
         process.send_signal(signal.SIGINT)
@@ -95,6 +98,7 @@ async def test_bot_gets_config_environment_and_secret_and_its_exit_code_is_the_c
     assert first == "careful A ************ eu False 5 42"
     assert "cleaned up" in errors.decode()
     assert process.returncode == 7
+    assert (tmp_path / "state" / "after").read_text() == "before and after"
     assert await left(terminal, docker_engine) == []
 
 
