@@ -79,6 +79,21 @@ def test_folder_without_files_or_with_links_out_of_it_is_refused(commands: Comma
     assert commands.json("bot", "data", "ls") == []
 
 
+def test_bucket_and_prefix_are_settings(
+    commands: Commands, s3_server: S3Server, bucket_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINIO_DATA_BUCKET", f"{bucket_prefix}data")
+    monkeypatch.setenv("MINIO_DATA_PREFIX", "shared/")
+    (tmp_path / "file").write_text("1")
+
+    commands.text("bot", "data", "put", "prices", str(tmp_path / "file"))
+
+    storage = Minio(s3_server.endpoint, s3_server.access_key, s3_server.secret_key, secure=False)
+    found = [one.object_name or "" for one in storage.list_objects(f"{bucket_prefix}data", recursive=True)]
+    assert [key.split("/")[:2] for key in sorted(found)] == [["shared", "content"], ["shared", "names"]]
+    assert [row["name"] for row in commands.json("bot", "data", "ls")] == ["prices"]
+
+
 def test_unknown_name_and_empty_list_are_reported(commands: Commands) -> None:
     assert commands.text("bot", "data", "ls") == "There are no data sets.\n"
     code, _, err = commands.run("bot", "data", "rm", "prices")

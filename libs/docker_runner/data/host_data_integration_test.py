@@ -196,6 +196,19 @@ async def test_nothing_is_fetched_beyond_the_limit_until_others_are_released(
     assert (await host.fetch(["d"], "other"))["d"].exists()
 
 
+async def test_concurrent_fetches_do_not_exceed_the_limit_together(
+    catalog: DataCatalog, host: HostData, tmp_path: Path
+) -> None:
+    for name in ("a", "b", "c", "d"):
+        await put(catalog, tmp_path, name, os.urandom(3 * MIB))
+    await host.fetch(["a", "b"], "holder")
+
+    found = await asyncio.gather(host.fetch(["c"], "c"), host.fetch(["d"], "d"), return_exceptions=True)
+
+    assert [isinstance(one, DataUnavailable) for one in found].count(True) == 1
+    assert await host.size_bytes() <= 10 * MIB
+
+
 async def test_data_set_beyond_the_limit_on_one_is_rejected_before_its_download(
     catalog: DataCatalog, host: HostData, store: Store, tmp_path: Path
 ) -> None:
