@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -144,13 +145,26 @@ def test_bot_json_counts_before_the_description_of_the_platform(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "cannot be read as YAML"), ("- a", "must contain an object"), ("schema: {bot: gone.json}", "gone.json")],
+    [
+        ("a: [", "cannot be read as YAML"),
+        ("- a", "must contain an object"),
+        ("schema: {bot: gone.json}", "gone.json"),
+    ],
 )
 def test_platform_description_that_cannot_be_used_is_reported(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "main.py").write_text(MAIN)
     (tmp_path / "bot-config.yaml").write_text(text)
 
     with pytest.raises(BotFolderInvalid, match=rf"bot-config.yaml.*{message}"):
+        read_folder(tmp_path)
+
+
+def test_aliases_that_make_a_short_description_very_large_are_refused(tmp_path: Path) -> None:
+    levels = [f"{name}: &{name} [{', '.join([f'*{former}'] * 9)}]" for former, name in pairwise("abcdefghijkl")]
+    (tmp_path / "main.py").write_text(MAIN)
+    (tmp_path / "bot-config.yaml").write_text("\n".join(["a: &a [1]", *levels]))
+
+    with pytest.raises(BotFolderInvalid, match="more than 100000 values"):
         read_folder(tmp_path)
 
 

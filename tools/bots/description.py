@@ -19,6 +19,7 @@ _EDITOR_FIELD = "$schema"
 _BY_ENTRY = ("entrypoints", "schema")
 _ENTRIES = frozenset({"bot", "backtest", "query"})
 _MOST_BYTES = 256 * 1024
+_MOST_VALUES = 100_000
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,9 @@ def _parse_yaml(text: str) -> Any:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
+    if _values_in(content, _MOST_VALUES) >= _MOST_VALUES:
+        # Aliases make a short file a very large value.
+        raise ValueError(f"it has more than {_MOST_VALUES} values")
     # Dates become text.
     content = json.loads(json.dumps({} if content is None else content, default=str))
     if not isinstance(content, dict):
@@ -87,6 +91,16 @@ def _parse_yaml(text: str) -> Any:
     if isinstance(content.get("version"), int | float):
         content["version"] = str(content["version"])
     return {name: _given(value) if name in _BY_ENTRY else value for name, value in _given(content).items()}
+
+
+def _values_in(value: object, most: int) -> int:
+    """Return the number of values in *value*, at most *most*; a value that occurs again counts again."""
+    waiting, count = [value], 0
+    while waiting and count < most:
+        count += 1
+        one = waiting.pop()
+        waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+    return count
 
 
 def _given(value: Any) -> Any:

@@ -25,7 +25,6 @@ from tools.bots.package import Package, pack
 from tools.debian.packages import Report
 from tools.engine.ensure import ensure_engine
 from tools.engine.errors import EngineMissingError
-from tools.images.ensure import ensure_images
 from tools.toolchains.packages import cache_folder
 
 
@@ -52,8 +51,9 @@ async def prepared(
     compiling = compile_step(folder) if build else None
     if packages is None and compiling is None:
         return folder, await asyncio.to_thread(pack, folder.path)
-    # Imported when it is needed: the SDK of the engine is slow to import.
+    # Imported when they are needed: the SDK of the engine is slow to import.
     from tools.author.dependencies.build import Builder
+    from tools.images.ensure import ensure_images
 
     try:
         engine = await ensure_engine(report)
