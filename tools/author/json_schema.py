@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import SchemaError, ValidationError
-from referencing import Registry  # pants: no-infer-dep - it comes with jsonschema
+from referencing import Registry  # comes with jsonschema  # pants: no-infer-dep
 from referencing.exceptions import Unresolvable  # pants: no-infer-dep
 
 from libs.core.secrets.references import has_references
