@@ -14,10 +14,12 @@ from typing import Protocol
 from libs.core.aio.retrying import retry_forever
 from libs.core.errors import Retryable
 from libs.core.observability.log import get_logger
+from libs.core.process.isolation import isolated
 from libs.core.process.service import BACKTEST_RUNNER
 from libs.core.storage.errors import BucketMissing, ObjectMissing, StorageRejected
 from libs.core.storage.object_store import ObjectInfo, ObjectStore, Piece
 from libs.core.store.entities import Entity, EntityStore
+from libs.notifications.event import Event, Notice, Tells
 from services.backtest_runner import objects
 from services.backtest_runner.result_spool import ANALYSIS, LOGS
 from services.backtest_runner.state import CLAIMED_RUN, OUTCOME, STATUS, BacktestState, Outcome
@@ -57,12 +59,16 @@ class Completion:
         bucket: str,
         publisher: Publisher | None,
         tell: Tell,
+        notifier: Tells,
+        owner_field: str,
     ) -> None:
         self._entities = entities
         self._store = store
         self._bucket = bucket
         self._publisher = publisher
         self._tell = tell
+        self._notifier = notifier
+        self._owner_field = owner_field
 
     async def decide(self, state: BacktestState, outcome: Outcome, folder: Path) -> Outcome | None:
         """Write *outcome* into the document, or return the existing one. Waits without a limit.
@@ -90,7 +96,9 @@ class Completion:
         return known
 
     async def hand_over(self, entity: Entity, outcome: Outcome, attempts: int) -> None:
-        """Publish result, output and event, and then remove the document. Waits without a limit; may be repeated.
+        """Publish result, output, event and notifications, and then remove the document. May be repeated.
+
+        Waits without a limit.
 
         Args:
             attempts: their number, as each may have staged objects.
@@ -99,6 +107,7 @@ class Completion:
         await self._publish(backtest_id, outcome, ANALYSIS, objects.analysis_key(backtest_id), outcome.analysis)
         await self._publish(backtest_id, outcome, LOGS, objects.logs_key(backtest_id), outcome.logs)
         await retry_forever(lambda: self._tell_api(backtest_id, outcome))
+        await retry_forever(lambda: self._tell_owner(entity, outcome))
         if outcome.analysis is None or outcome.logs is None or attempts > 1:
             await self._unstage(backtest_id)
         applied = await retry_forever(lambda: self._entities.remove(entity, outcome.ended_at))
@@ -141,6 +150,12 @@ class Completion:
         event_id = f"completed-{digest[:32]}-{outcome.run_id}"
         data = json.dumps(content).encode()
         await self._publisher.publish(backtest_id, subject, data, event_id=event_id)
+
+    async def _tell_owner(self, entity: Entity, outcome: Outcome) -> None:
+        facts = {"success": outcome.success, "reason": outcome.reason, "detail": outcome.error}
+        owner, key = entity.owner(self._owner_field), outcome.run_id
+        with isolated("notify of backtest"):
+            await self._notifier.tell(Notice(Event.DONE, entity.id, key, outcome.ended_at, owner, entity.config, facts))
 
     async def _unstage(self, backtest_id: str, run_id: str = "") -> None:
         """Remove staged objects of attempts; with *run_id* only of that one."""

@@ -51,6 +51,17 @@ async def test_config_of_a_completed_one_is_in_its_history_without_secrets(rig: 
     assert Parameters.from_text(run.parameters) == Parameters({"fast": 5, "api_key": MASK})
 
 
+async def test_owner_of_a_completed_one_is_told_of_it_once(rig: BacktestRig) -> None:
+    await rig.announce(notify={"url": "https://hook.example/x"})
+
+    async with rig.owned_by(rig.host()):
+        await completed_once(rig)
+
+    [found] = await rig.database["notifications"].find({}).to_list()
+    body = found["body"]
+    assert (body["event"], body["entity_id"], body["success"]) == ("backtest.done", "b", True)
+
+
 @pytest.mark.parametrize("same_host", [True, False], ids=["same host", "another host"])
 @pytest.mark.parametrize("padding", [0, 2 * INLINE_BYTES], ids=["small", "large"])
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])

@@ -31,6 +31,7 @@ from libs.docker_runner.worker.docker_host import DockerHost
 from libs.docker_runner.worker.from_settings import runner_settings
 from libs.docker_runner.worker.handler import DockerSegmentHandler
 from libs.docker_runner.worker.opening import engine_folders, engine_view, open_docker_host
+from libs.notifications.wiring import notifier_of
 from services.backtest_runner.attempt import CANCEL_GRACE_SECONDS, BacktestKit
 from services.backtest_runner.claims import Claims
 from services.backtest_runner.completion import Completion
@@ -181,6 +182,8 @@ async def _completion(context: WorkerContext, docker: DockerHost) -> Completion:
         bucket=context.settings.storage.results_bucket,
         publisher=publisher,
         tell=context.wake_ups,
+        notifier=await notifier_of(context),
+        owner_field=context.settings.secrets.owner_field,
     )
 
 

@@ -32,6 +32,7 @@ from libs.docker_runner.runs.run_engine import AttemptEngine
 from libs.docker_runner.runs.stop_orders import StopOrder, stop_by_order
 from services.bot_runner.desired_bot import DesiredBot, StopReason
 from services.bot_runner.fallback import Fallback
+from services.bot_runner.notices import BotNotices
 from services.bot_runner.plan import Action, Keep, Reap, Start, Stop, WaitForRoom
 from services.bot_runner.records import BotRecords
 from services.bot_runner.restart_memory import RestartMemory
@@ -78,6 +79,7 @@ class BotActions:
         runner: AttemptEngine,
         records: BotRecords,
         memory: RestartMemory,
+        notices: BotNotices,
         quotas: OwnerQuotas,
         stop_grace_seconds: float,
         policy: RestartPolicy | None = None,
@@ -87,6 +89,7 @@ class BotActions:
         self._runner = runner
         self._records = records
         self._memory = memory
+        self._notices = notices
         self._quotas = quotas
         self._stop_grace = stop_grace_seconds
         self._policy = policy or RestartPolicy()
@@ -158,6 +161,7 @@ class BotActions:
         """
         self._memory.forget_all_but(desired)
         self._records.forget_all_but(desired)
+        self._notices.forget_all_but(desired)
         self._over_quota.intersection_update(desired.keys() - absent.keys())
         for container in kept:
             status = self._running(container, held_up.get(container.id))
@@ -166,6 +170,8 @@ class BotActions:
                 await self._records.running(container, status, stored_status=bot.stored_status)
                 if bot.runnable is not None:
                     await self._quotas.count(bot.runnable, container.run_id)
+                entity, history = self._memory.entity(container.id), self._memory.history_of(container.id)
+                await self._notices.runs(entity, container, history)
         for bot_id, reason in absent.items():
             bot = desired[bot_id]
             rejection = bot.rejection if reason is StopReason.REJECTED else None
@@ -180,6 +186,8 @@ class BotActions:
             )
             with isolated("settle bot"):
                 await self._records.write_status(status, stored_status=bot.stored_status)
+                if reason in (StopReason.KILLED, StopReason.STOPPED):
+                    await self._notices.held(self._memory.entity(bot_id))
 
     async def wait_for_room(self, bot: WaitForRoom, detail: str, since: datetime) -> None:
         """Write into a bot's document that it waits for room, and for how much."""
@@ -337,6 +345,8 @@ class BotActions:
             # Not caused by the bot: it restarts with minimal delay, and its failures are not counted.
             self._memory.set_history(container.id, replace(history, not_before=self._clock() + _RETRY_SECONDS))
             return
+        entity = self._memory.entity(container.id)
+        await self._notices.crashed(entity, ended, describe_end(ended))
         if await self._fallback.ended(ended, describe_end(ended)):
             return
         ran_seconds, now = ended.duration_seconds or 0.0, self._clock()
@@ -348,6 +358,7 @@ class BotActions:
         )
         versions = self._of_versions(container.id, container.revision)
         end = describe_end(ended)
+        await self._notices.backing_off(entity, container.run_id, history, end)
         await self._records.write_status(
             BotStatus(
                 container.id,

@@ -26,10 +26,12 @@ from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.runs.run_engine import AttemptEngine
 from libs.docker_runner.worker.handler import DockerSegmentHandler
 from libs.docker_runner.worker.opening import engine_folders, engine_view, open_docker_host, open_queries
+from libs.notifications.wiring import notifier_of
 from services.bot_runner.bot_actions import BotActions
 from services.bot_runner.checks import Checker, VersionChecks
 from services.bot_runner.desired import DesiredState
 from services.bot_runner.metrics import BotsCollector
+from services.bot_runner.notices import BotNotices
 from services.bot_runner.reconciler import SegmentReconciler
 from services.bot_runner.records import BotRecords
 from services.bot_runner.restart_memory import RestartMemory
@@ -46,6 +48,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
     """Connect to the engine and the storage, and create the backend."""
     settings = context.settings
     docker = await open_docker_host(context, priority=Priority.BOT)
+    notifier = await notifier_of(context)
     revisions = RevisionStore(context.process.database)
     await retry_forever(revisions.ensure_indexes)
 
@@ -74,6 +77,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
             entities=context.entities,
             records=records(owned),
             revisions=RevisionLog(revisions, settings.secrets.owner_field),
+            notices=BotNotices(notifier, settings.secrets.owner_field, context.leases.now),
             quotas=context.quotas,
             window_seconds=settings.containers.health_window_seconds,
             stop_grace_seconds=settings.containers.stop_grace_seconds,
@@ -128,6 +132,7 @@ def segment_reconciler(
     entities: EntityStore,
     records: BotRecords,
     revisions: RevisionLog,
+    notices: BotNotices,
     quotas: OwnerQuotas,
     wake_ups: WakeUps,
     window_seconds: float,
@@ -148,6 +153,7 @@ def segment_reconciler(
             runner=runner,
             records=records,
             memory=memory,
+            notices=notices,
             quotas=quotas,
             stop_grace_seconds=stop_grace_seconds,
             policy=policy,

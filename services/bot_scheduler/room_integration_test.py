@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from datetime import datetime
 
 from libs.core.room import MIB, Demand, Need
 from libs.core.run_record import RunRecord
@@ -72,15 +73,26 @@ async def test_firings_that_come_due_meanwhile_follow_the_overlap_rule(rig: Sche
         assert host.alive("s") == []
 
 
+def at(run: RunRecord) -> int:
+    """When the run was due, in Unix seconds."""
+    assert run.scheduled_at is not None
+    return int(run.scheduled_at.timestamp())
+
+
 async def test_a_firing_that_may_not_be_late_is_missed_with_the_reason(rig: ScheduleRig) -> None:
     async with crowded(rig) as (host, owner):
-        await rig.deploy("s", misfire="skip", misfireGrace=0.5, retries=3)
+        notify = {"url": "https://hook.example/x"}
+        await rig.deploy("s", misfire="skip", misfireGrace=0.5, retries=3, notify=notify)
         owner.wake()
-        [run] = await eventually(lambda: ended(rig, "missed"))
+        [*_, run] = await eventually(lambda: ended(rig, "missed"))
+        told = await eventually(lambda: rig.database["notifications"].find_one({"key": f"{at(run)}"}))
 
         assert host.alive("s") == []
     assert "no room within config.misfireGrace, 0.5 s: needs 512 MiB, the engine has 0 MiB free" in str(run.message)
     assert run.attempt == 1
+    assert told is not None
+    assert (told["event"], told["body"]["detail"]) == ("schedule.missed", run.message)
+    assert datetime.fromisoformat(told["body"]["scheduled_at"]).timestamp() == at(run)
 
 
 async def test_triggered_run_waits_for_room_with_any_misfire_rule(rig: ScheduleRig) -> None:

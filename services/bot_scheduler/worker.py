@@ -25,6 +25,8 @@ from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.runs.run_engine import AttemptEngine
 from libs.docker_runner.worker.handler import DockerSegmentHandler
 from libs.docker_runner.worker.opening import engine_folders, engine_view, open_docker_host, open_queries
+from libs.notifications.event import Tells
+from libs.notifications.wiring import notifier_of
 from services.bot_scheduler.attempt import ScheduleKit
 from services.bot_scheduler.closing import close_all
 from services.bot_scheduler.records import Output, RunRecords
@@ -44,6 +46,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
     """Connect to the engine and the storage, and create the backend."""
     settings = context.settings
     docker = await open_docker_host(context, priority=Priority.SCHEDULE)
+    notifier = await notifier_of(context)
 
     def kit(owned: OwnedSegment) -> ScheduleKit:
         return segment_kit(
@@ -57,6 +60,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
             leases=context.leases,
             quotas=context.quotas,
             output=docker.logs.following,
+            notifier=notifier,
             stop_grace_seconds=settings.containers.stop_grace_seconds,
             clock=context.leases.now,
             engine_clock=time.time,
@@ -98,19 +102,30 @@ def segment_kit(
     leases: LeaseStore,
     quotas: OwnerQuotas,
     output: Output,
+    notifier: Tells,
     stop_grace_seconds: float,
     clock: Callable[[], float],
     engine_clock: Callable[[], float],
 ) -> ScheduleKit:
     """Wire what the runs of one owned segment share; *clock* is MongoDB's time."""
     segment, epoch = owned.segment_id, owned.epoch
+    records = RunRecords(
+        recorder,
+        segment_id=segment,
+        epoch=epoch,
+        runs=runs,
+        leases=leases,
+        output=output,
+        notifier=notifier,
+        owner_field=executables.settings.owner_field,
+    )
     return ScheduleKit(
         owned=owned,
         engine=engine,
         proven=owned.proven,
         containers=containers,
         claims=ScheduleClaims(recorder, epoch=epoch, entities=entities),
-        records=RunRecords(recorder, segment_id=segment, epoch=epoch, runs=runs, leases=leases, output=output),
+        records=records,
         executables=executables,
         quotas=quotas,
         stop_grace_seconds=stop_grace_seconds,

@@ -241,6 +241,19 @@ WORK = [
         },
     ),
     Case(
+        "NotificationsFailing",
+        _OF_BOTS,
+        {
+            f'runtime_notifications_total{{{WORKER}, event="bot.held", receiver="all", outcome="failed"}}': growing(1),
+            f'runtime_notifications_total{{{WORKER}, event="bot.held", receiver="own", outcome="sent"}}': growing(1),
+        },
+        {
+            f'runtime_notifications_total{{{WORKER}, event="bot.held", receiver="all", outcome="failed"}}': growing(1),
+            f'runtime_notifications_total{{{WORKER}, event="bot.held", receiver="all", outcome="sent"}}': growing(1),
+            f'runtime_notifications_total{{{WORKER}, event="bot.held", receiver="own", outcome="failed"}}': growing(1),
+        },
+    ),
+    Case(
         "BotsBackingOff",
         _OF_BOTS,
         {f'runtime_entities{{{WORKER}, state="backing-off"}}': always(1)},

@@ -11,6 +11,7 @@ from libs.core.config.coordination_settings import (
     PartitionSettings,
     ScanSettings,
 )
+from libs.core.config.notify_settings import NotifySettings
 from libs.core.config.process_settings import HttpSettings, LogSettings, MetricsSettings, TracingSettings
 from libs.core.config.query_settings import QuerySettings
 from libs.core.config.quota_settings import QuotaSettings
@@ -43,4 +44,5 @@ GROUPS: tuple[type[Group], ...] = (
     SecretSettings,
     QuotaSettings,
     QuerySettings,
+    NotifySettings,
 )

@@ -95,10 +95,13 @@ class RevisionStore:
         self._with_code = with_code
 
     async def ensure_indexes(self) -> None:
-        """Create the index. May be repeated."""
+        """Create the indexes. May be repeated."""
         with translated():
             await self._revisions.create_index(
-                [("bot_id", ASCENDING), ("incarnation", ASCENDING), ("revision", DESCENDING)], name="bot_revision"
+                [("incarnation", ASCENDING), ("revision", DESCENDING)], name="incarnation_revision"
+            )
+            await self._revisions.create_index(
+                "keeps_code", name="keeps_code", partialFilterExpression={"keeps_code": True}
             )
 
     async def write(self, revisions: Sequence[Revision]) -> None:
@@ -117,7 +120,7 @@ class RevisionStore:
     async def of(self, entity: Entity) -> list[Revision]:
         """Return the revisions of a bot, the latest first."""
         with translated():
-            found = self._revisions.find({"bot_id": entity.id, "incarnation": entity.document["_id"]})
+            found = self._revisions.find({"incarnation": entity.document["_id"]})
             return [_revision(document) async for document in found.sort("revision", DESCENDING).limit(self._kept)]
 
     async def runs_of(self, entity: Entity, now: datetime) -> list[RunsOf]:
@@ -168,7 +171,7 @@ class RevisionStore:
             return (await self._revisions.delete_many({"incarnation": incarnation})).deleted_count
 
     async def _trim(self, latest: Revision) -> None:
-        own = {"bot_id": latest.bot_id, "incarnation": latest.incarnation}
+        own = {"incarnation": latest.incarnation}
         with translated():
             found = self._revisions.find(own, {"_id": 1}).sort("revision", DESCENDING)
             keys = [document["_id"] async for document in found]

@@ -17,6 +17,7 @@ from libs.core.api.log_output import LogSource
 from libs.core.config.connection_settings import NatsSettings, StorageSettings
 from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings
 from libs.core.config.coordination_settings import CoordinationSettings, LeaseSettings, PartitionSettings, ScanSettings
+from libs.core.config.notify_settings import NotifySettings
 from libs.core.config.process_settings import MetricsSettings
 from libs.core.config.query_settings import QuerySettings
 from libs.core.config.quota_settings import QuotaSettings
@@ -74,6 +75,7 @@ class WorkerSettings(ProcessSettings):
     scan: ScanSettings
     history: HistorySettings
     metrics: MetricsSettings
+    notify: NotifySettings
     queries: QuerySettings
 
 

@@ -14,6 +14,7 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from libs.core.config.connection_settings import StorageSettings
+from libs.core.config.notify_settings import NotifySettings
 from libs.core.hostile_json import Kind
 from libs.core.leases.lease import Holder, Lease
 from libs.core.run_record import RunRecord
@@ -35,6 +36,8 @@ from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.runs.collection import Collection
 from libs.docker_runner.settings import OWNER_FIELD, RunnerSettings
+from libs.notifications.notifier import Notifier
+from libs.notifications.store import NotificationStore
 from services.backtest_runner import objects
 from services.backtest_runner.completion import Completion
 from services.backtest_runner.pool import SegmentPool
@@ -138,6 +141,8 @@ class BacktestRig:
         self.folder = folder
         self.entities = EntityStore(database, "backtests", PartitionStore(database, "backtests", 1000))
         self.runs = RunStore(database)
+        self.notifications = NotificationStore(database)
+        self.notify = NotifySettings()
         self.outbox = Outbox(database)
         self.partitions_told = 0
         self.pool: SegmentPool | None = None
@@ -157,6 +162,7 @@ class BacktestRig:
         """Create indexes and the bucket."""
         await self.entities.ensure_indexes()
         await self.runs.ensure_indexes()
+        await self.notifications.ensure_indexes()
         await self.store.ensure_bucket(self.bucket)
 
     async def partitions_changed(self) -> None:
@@ -252,6 +258,8 @@ class BacktestRig:
             bucket=self.bucket,
             publisher=publisher,
             tell=self,
+            notifier=Notifier(self.notifications, self.notify, "backtest-runner"),
+            owner_field="custom.config.author",
         )
         return segment_pool(
             owned,

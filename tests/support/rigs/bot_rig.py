@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest_asyncio
 
+from libs.core.config.notify_settings import NotifySettings
 from libs.core.events.wakeups import WakeUps
 from libs.core.leases.lease import Holder, Lease
 from libs.core.run_record import RunRecord
@@ -28,6 +29,9 @@ from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import Entrypoint, Executable
 from libs.docker_runner.settings import OWNER_FIELD, RunnerSettings
+from libs.notifications.notifier import Notifier
+from libs.notifications.store import NotificationStore
+from services.bot_runner.notices import BotNotices
 from services.bot_runner.reconciler import SegmentReconciler
 from services.bot_runner.records import BotRecords
 from services.bot_runner.restarts import RestartPolicy
@@ -51,6 +55,7 @@ class BotRig:
         doubles: bots that were started while another of their containers ran, on any host.
         reconcilers: the latest one of each segment.
         stop_grace_seconds: the owners' grace period for a graceful stop.
+        notify: the settings of notifications, for owners that begin later.
         quota: of each author, for owners that begin later.
     """
 
@@ -59,6 +64,8 @@ class BotRig:
         self.entities = EntityStore(database, "bots", PartitionStore(database, "bots", 1000))
         self.runs = RunStore(database)
         self.revisions = RevisionStore(database)
+        self.notifications = NotificationStore(database)
+        self.notify = NotifySettings()
         self.leases = LeaseStore(database, LIFE_SECONDS)
         self.looks = Death()
         self.doubles: list[str] = []
@@ -72,6 +79,7 @@ class BotRig:
         """Create the indexes."""
         await self.entities.ensure_indexes()
         await self.runs.ensure_indexes()
+        await self.notifications.ensure_indexes()
 
     def host(self, name: str = "host", **more: Any) -> FakeHost:
         """A host on which bots run until they are stopped."""
@@ -177,6 +185,7 @@ class BotRig:
             entities=self.entities,
             records=self.records(host, owned.lease, death=death),
             revisions=RevisionLog(self.revisions, OWNER_FIELD),
+            notices=BotNotices(self._notifier(death), OWNER_FIELD, time.time),
             quotas=self.quotas(),
             window_seconds=10.0,
             stop_grace_seconds=self.stop_grace_seconds,
@@ -185,6 +194,10 @@ class BotRig:
             clock=time.time,
             policy=RestartPolicy(initial_seconds=0.05),
         )
+
+    def _notifier(self, death: Death) -> Notifier:
+        store: Any = Mortal(self.notifications, death, "put")
+        return Notifier(store, self.notify, "bot-runner")
 
     def _made(self, container: ManagedContainer) -> None:
         if sum(len(host.alive(container.id)) for host in self._hosts) > 1:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import pytest_asyncio
 
+from libs.core.config.notify_settings import NotifySettings
 from libs.core.events.wakeups import WakeUps
 from libs.core.leases.lease import Holder, Lease
 from libs.core.run_record import RunRecord
@@ -25,6 +26,8 @@ from libs.docker_runner.code.definition import CodeSources, ExecutableBuilder
 from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.settings import OWNER_FIELD, RunnerSettings
+from libs.notifications.notifier import Notifier
+from libs.notifications.store import NotificationStore
 from services.bot_scheduler.attempt import ScheduleKit
 from services.bot_scheduler.scheduler import SegmentScheduler
 from services.bot_scheduler.state import ScheduleState, keeps_place
@@ -42,11 +45,13 @@ class ScheduleRig:
     """One segment, its documents and its owners."""
 
     def __init__(self, database: Database, *, max_per_partition: int = 1000) -> None:
-        self._database = database
+        self.database = database
         self._slots = PartitionStore(database, "bot_schedules", max_per_partition)
         self.collection = database["bot_schedules"]
         self.use(EntityStore)
         self.runs = RunStore(database)
+        self.notifications = NotificationStore(database)
+        self.notify = NotifySettings()
         self.leases = LeaseStore(database, 60.0)
         self._partitions = database["partitions"]
         self._epochs = itertools.count(1)
@@ -56,19 +61,20 @@ class ScheduleRig:
 
     def use(self, kind: type[S]) -> S:
         """Let later owners read and write through a store of this kind."""
-        store = kind(self._database, "bot_schedules", self._slots, derive=derive_next())
+        store = kind(self.database, "bot_schedules", self._slots, derive=derive_next())
         self.entities: EntityStore = store
         return store
 
     def quotas(self) -> OwnerQuotas:
         """Return the quotas of a worker."""
         live_runs = LiveRuns(self.runs, self.leases)
-        return OwnerQuotas(self._database, self.quota, self.entities, live_runs, OWNER_FIELD, keeps_place)
+        return OwnerQuotas(self.database, self.quota, self.entities, live_runs, OWNER_FIELD, keeps_place)
 
     async def prepare(self) -> None:
         """Create the indexes."""
         await self.entities.ensure_indexes()
         await self.runs.ensure_indexes()
+        await self.notifications.ensure_indexes()
 
     async def deploy(self, schedule_id: str = "s", schedule: str = "* * * * * *", **config: Any) -> None:
         """Create or change a schedule like an event."""
@@ -130,6 +136,7 @@ class ScheduleRig:
             leases=self.leases,
             quotas=self.quotas(),
             output=host,
+            notifier=Notifier(self.notifications, self.notify, "bot-scheduler"),
             stop_grace_seconds=30.0,
             clock=clock,
             engine_clock=clock,

@@ -1,0 +1,1 @@
+"""Notifications of owners and operators by webhooks."""
