@@ -294,7 +294,7 @@ async def test_container_of_a_query_ends_when_the_bot_is_killed(asked: Asked) ->
     assert await asked.bots.runner.list(service, asked.bots.scope) == []
 
 
-async def test_container_of_a_query_ends_at_at_its_time_limit_and_one_runs_at_a_time(asked: Asked) -> None:
+async def test_container_of_a_query_ends_at_its_time_limit_and_one_runs_at_a_time(asked: Asked) -> None:
     asked.deploy(SLEEPER, "import time\ntime.sleep(3600)")
 
     slow = asyncio.create_task(asked.ask("/slow", timeout_seconds=3.0))
