@@ -17,6 +17,7 @@ log = get_logger(__name__)
 
 _MOST = 256
 _SEND_SECONDS = 10.0
+_CLOSE_SECONDS = 1.0
 
 
 class QueryAnswers:
@@ -45,10 +46,15 @@ class QueryAnswers:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Cancel the queries that are not answered yet. May be repeated."""
-        for task in self._tasks:
+        """Cancel the queries that are not answered yet. May be repeated.
+
+        Their ends are not waited for longer than a second: the worker has to open its next stream.
+        """
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CLOSE_SECONDS)
 
     async def _answer(self, query_id: bytes, query: Query) -> None:
         answer = failed(QueryFault.INTERNAL, "internal error; see the log of the worker")
