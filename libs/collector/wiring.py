@@ -16,7 +16,7 @@ from libs.core.master.master import Master
 from libs.core.master.role import Loop, MasterSettings
 from libs.core.observability.log import get_logger
 from libs.core.process.process import Process
-from libs.core.process.service import BOT_RUNNER, SERVICES, ServiceDefinition
+from libs.core.process.service import BACKTEST_RUNNER, BOT_RUNNER, SERVICES, ServiceDefinition
 from libs.core.storage.data_sets import DataCatalog
 from libs.core.storage.object_store import ObjectStore
 from libs.core.store.client import Database
@@ -60,7 +60,8 @@ def collecting(own: OwnGarbage) -> Callable[[Process, Master, MasterSettings], S
             kinds.append(unreferenced_code(service, databases, store, storage, retention))
             if service is BOT_RUNNER:
                 kinds.append(unreferenced_data(store, storage, retention))
-            kinds.append(unreferenced_state(service, databases, store, storage))
+            if service is not BACKTEST_RUNNER:
+                kinds.append(unreferenced_state(service, databases, store, storage))
             kinds.extend(own(store, storage, retention))
         collector = Collector(kinds, retention.interval_seconds, dry_run=retention.dry_run)
         return [("garbage collector", collector.collect_for_ever)]

@@ -68,7 +68,9 @@ def main(flags: Mapping[str, object]) -> int:
 async def prepare(context: WorkerContext) -> WorkerBackend:
     """Connect to the engine and the storage, and create the backend."""
     settings = cast(BacktestWorkerSettings, context.settings)
-    docker = await open_docker_host(context, _with_large_results(settings), priority=Priority.BACKTEST)
+    docker = await open_docker_host(
+        context, _with_large_results(settings), priority=Priority.BACKTEST, keeps_state=False
+    )
     spool = ResultSpool(settings.containers.temp_dir / "backtests")
     await asyncio.to_thread(spool.open)
     completion = await _completion(context, docker)

@@ -64,7 +64,8 @@ async def _kinds(servers: Connections) -> list[tuple[str, Garbage]]:
     found: list[tuple[str, Garbage]] = []
     for service in SERVICES:
         found.append((service.name, unreferenced_code(service, databases, store, storage, retention)))
-        found.append((service.name, unreferenced_state(service, databases, store, storage)))
+        if service is not BACKTEST_RUNNER:
+            found.append((service.name, unreferenced_state(service, databases, store, storage)))
         found.append((service.name, many_records(service, databases, retention)))
         found.append((service.name, orphaned_revisions(service, databases)))
     found.append((BOT_RUNNER.name, unreferenced_data(store, storage, retention)))

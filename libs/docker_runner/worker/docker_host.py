@@ -176,6 +176,7 @@ class DockerHost:
         bot_metrics: BotMetrics,
         exports_bot_metrics: bool,
         state_pointers: StatePointers,
+        keeps_state: bool,
         priority: Priority,
     ) -> "DockerHost":
         """Connect, waiting for the engine and the storage without a limit, and declare the loops.
@@ -189,6 +190,7 @@ class DockerHost:
             leases: returns all live leases.
             bot_metrics: the metrics that bots print; *exports_bot_metrics*: Prometheus gets them too.
             state_pointers: where the entities' saved state is decided.
+            keeps_state: whether the service's entities have any; else the bucket of state need not be accessible.
             priority: the precedence of the service's containers for the engine's room.
         """
         engine = Engine(timeout_seconds=settings.engine_timeout_seconds)
@@ -196,7 +198,9 @@ class DockerHost:
         # For a start that fails before there is a runner, which closes it as well.
         lifecycle.on_close("docker engine", engine.close, limit_seconds=2)
         lifecycle.on_close("storage", store.close, limit_seconds=2)
-        buckets = [storage.code_bucket, storage.logs_bucket, storage.results_bucket, storage.state_bucket]
+        buckets = [storage.code_bucket, storage.logs_bucket, storage.results_bucket]
+        if keeps_state:
+            buckets.append(storage.state_bucket)
         info, _ = await asyncio.gather(
             wait_for_engine(engine, readiness),
             store.wait_until_up(readiness, buckets),
@@ -254,7 +258,8 @@ class DockerHost:
         # Ended after the logs, whose last lines it stores.
         lifecycle.part("metrics of bots", host.bot_metrics.run)
         lifecycle.part("logs", host.logs.run)
-        lifecycle.part("save state", host.states.run)
+        if keeps_state:
+            lifecycle.part("save state", host.states.run)
         lifecycle.part("sample containers", host._usage.run)
         lifecycle.on_close("docker runner", host.runner.close, limit_seconds=2)
         lifecycle.on_close("state", host.states.close, limit_seconds=2)

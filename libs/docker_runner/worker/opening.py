@@ -16,13 +16,14 @@ from libs.docker_runner.worker.queries import WorkerQueries
 
 
 async def open_docker_host(
-    context: WorkerContext, runner: RunnerSettings | None = None, *, priority: Priority
+    context: WorkerContext, runner: RunnerSettings | None = None, *, priority: Priority, keeps_state: bool = True
 ) -> DockerHost:
     """Connect to the engine and the storage, waiting without a limit; see :meth:`DockerHost.open`.
 
     Args:
         runner: the runner's settings, if they differ from the operator's.
         priority: the precedence of the service's containers for the engine's room.
+        keeps_state: whether the service's entities have state that is saved.
     """
     settings = context.settings
     return await DockerHost.open(
@@ -43,6 +44,7 @@ async def open_docker_host(
         bot_metrics=BotMetrics(context.bot_metrics, owns=context.owns, most_names=settings.metrics.names_per_bot),
         exports_bot_metrics=settings.metrics.bot_values,
         state_pointers=context.saved_states,
+        keeps_state=keeps_state,
         priority=priority,
     )
 
