@@ -96,6 +96,7 @@ class BotActions:
         self._clock = clock
         self._fallback = Fallback(records=records, memory=memory, policy=self._policy, clock=clock)
         self._over_quota: set[str] = set()
+        self._counted: set[str] = set()
         self._unknown_starts: dict[str, tuple[Executable, str]] = {}
         self._stopping: dict[str, _Stopping] = {}
 
@@ -332,9 +333,13 @@ class BotActions:
         # It is removed only after all of this is written: if this worker dies before, the next one repeats it, with
         # the same result.
         await self._records.container_ended(ended)
-        await self._count(ended)
+        # Once: the removal may fail for as long as the storage, which the last state goes to, is away.
+        if container.run_id not in self._counted:
+            await self._count(ended)
+            self._counted.add(container.run_id)
         await self._records.output_read(container)
         await self._runner.remove(container)
+        self._counted.discard(container.run_id)
 
     async def _count(self, ended: Ended) -> None:
         """Write into the bot's document what its end means for its next start."""

@@ -6,11 +6,10 @@ ones: whatever owner of the segment comes, the next look continues. The loop nee
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from prometheus_client import Counter
 
@@ -92,6 +91,7 @@ class StateKeeper:
         self._refused: dict[str, str] = {}
         self._superseded: set[str] = set()
         self._saving: dict[str, asyncio.Lock] = {}
+        self._by_token: tuple[MutableMapping[str, Any], ...] = (self._done, self._problems, self._refused, self._saving)
 
     def open(self, folders: RunFolders) -> None:
         """Use these *folders*. Call it first."""
@@ -188,7 +188,7 @@ class StateKeeper:
         assert self._folders is not None
         found = self._folders.states(self._scope)
         live = {folder.token for folder in found}
-        for known in (self._done, self._problems, self._refused):
+        for known in self._by_token:
             for token in known.keys() - live:
                 known.pop(token, None)
         return [
@@ -226,11 +226,11 @@ class StateKeeper:
 
     def forget(self, container: ManagedContainer) -> None:
         """Drop what is known of a removed container."""
-        for known in (self._done, self._problems, self._refused):
+        for known in self._by_token:
             known.pop(container.token, None)
 
     async def _save(self, folder: StateFolder, entity_id: str, run_id: str, epoch: int) -> None:
-        async with self._only(folder.token), self._parallel:
+        async with self._saving.setdefault(folder.token, asyncio.Lock()), self._parallel:
             await self._note_problem(folder, entity_id)
             seen = await self._threads.run(_seen, folder)
             if seen is None or self._done.get(folder.token) == seen:
@@ -300,14 +300,6 @@ class StateKeeper:
         except OSError:
             return ""
         return _PROBLEMS.get(word, "")
-
-    @asynccontextmanager
-    async def _only(self, token: str) -> AsyncIterator[None]:
-        lock = self._saving.setdefault(token, asyncio.Lock())
-        async with lock:
-            yield
-        if not lock.locked():
-            self._saving.pop(token, None)
 
 
 def _seen(folder: StateFolder) -> _Seen | None:

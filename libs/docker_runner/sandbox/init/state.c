@@ -37,6 +37,8 @@
 /* A file that is being written must not be packed half written, unless something is written all the time. */
 #define PAUSE (2 * SECOND)
 #define PATIENCE (3 * SECOND)
+/* A bot that changes a large state all the time must not fill the disk's and the network's time with it. */
+#define BYTES_PER_SECOND (2LL << 20)
 #define MOST_TRIES 3
 #define COST 50
 #define UNPACK (120 * SECOND)
@@ -303,7 +305,7 @@ void keep_state(const struct spec *spec) {
     /* The change of user has cleared it. */
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     uint64_t seen = *known;
-    nanoseconds changed_at = -1, packed_at = -1, wait = LOOK;
+    nanoseconds changed_at = -1, packed_at = -1, pause = PAUSE, wait = LOOK;
     unsigned tries = 0;
     for (;;) {
         struct timespec time = {wait / SECOND, wait % SECOND};
@@ -319,11 +321,12 @@ void keep_state(const struct spec *spec) {
             continue;
         }
         if (changed_at < 0) changed_at = now;
-        if (packed_at >= 0 && now - packed_at < PAUSE) continue;
+        if (packed_at >= 0 && now - packed_at < pause) continue;
         if (!quiet && now - changed_at < PATIENCE) continue;
         enum packed end = pack(spec, seen, ++tries >= MOST_TRIES);
         if (end == CHANGED) continue;
         packed_at = clock_now(CLOCK_MONOTONIC);
+        pause = PAUSE + walk.bytes / BYTES_PER_SECOND * SECOND;
         if (end == NO_DISK) continue;
         *known = seen;
         changed_at = -1;
