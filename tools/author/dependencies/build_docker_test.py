@@ -17,6 +17,8 @@ from tools.author.dependencies.prepare import prepared
 from tools.bots.folder import read_folder
 from tools.engine.ensure import Engine
 
+pytestmark = pytest.mark.timeout(600)
+
 IMAGE = IMAGES["python3.11"]
 
 
@@ -86,7 +88,7 @@ async def test_build_that_is_given_up_leaves_no_container(tmp_path: Path, docker
     builder = Builder(docker_engine.url, IMAGE, tmp_path / "cache", BuildEnvironment({}), note, label=tmp_path.name)
     step = Step("nothing", "", "echo working as $(id -u) >&2\nsleep 600", {"a": b""}, "wait")
     building = asyncio.create_task(builder.output(step))
-    await asyncio.wait_for(began.wait(), 120)
+    await asyncio.wait_for(began.wait(), 240)
 
     building.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -99,5 +101,5 @@ async def test_build_that_is_given_up_leaves_no_container(tmp_path: Path, docker
         finally:
             client.close()
 
-    await eventually(nothing_is_left, 60)
+    await eventually(nothing_is_left, 120)
     assert list((tmp_path / "cache").iterdir()) == []
