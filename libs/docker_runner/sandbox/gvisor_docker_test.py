@@ -7,24 +7,31 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 import pytest_asyncio
+from docker.errors import APIError
 
+from libs.core.leases.boot_clock import boot_seconds
 from libs.docker_runner.containers.container import ContainerState, EndReason, ManagedContainer, RunOutcome
 from libs.docker_runner.containers.keepalive import KeepaliveFile
+from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.executable import Executable
+from libs.docker_runner.sandbox.host_agent import HostAgent
 from libs.docker_runner.sandbox.sandbox_lease_docker_test import without_its_worker
 from libs.docker_runner.sandbox.sandbox_state_docker_test import HOSTILE, READER, WRITER, Hosts, end
 from tests.support.eventually import eventually
 from tests.support.fakes.log_host import store_of
 from tests.support.faults.init_attacks import REFUSED, TRY, outliving
 from tests.support.rigs.bot_containers import BotContainers, bot_containers
-from tests.support.servers.own_engine import GVISOR, OwnEngine
+from tests.support.servers.own_engine import GVISOR, GVISOR_IN_GROUPS, OwnEngine
 from tools.stack.s3 import S3Server
 
 SAMPLES = Path("tools/samples")
 NAMES = ["price_ticker", "moving_average"]
 LEASE_SECONDS = 4.0
+# Longer than any start, so that it ends when the test says so.
+LONG_LEASE_SECONDS = 600.0
 # gVisor allows them and does nothing, or shows what the bot knows: names of the init's open files, its environment,
 # which has no config, and where its code is.
 WITHOUT_EFFECT = {"affinity", "nice", "fd", "environ", "maps"}
@@ -167,3 +174,36 @@ async def test_bots_that_attack_the_init_on_gvisor_are_dead_when_their_lease_is_
         assert (outcome.ended.reason, outcome.ended.exit_code) == (EndReason.LEASE_LOST, 75)
         assert outcome.ended.finished_at is not None
         assert -0.5 < outcome.ended.finished_at.timestamp() - until < 20.0
+
+
+async def test_paused_container_of_gvisor_is_killed_by_the_host_agent(
+    tmp_path: Path, scope: str, private_engine: OwnEngine
+) -> None:
+    engine = Engine(private_engine.url)
+    client = docker.DockerClient(private_engine.url, timeout=120)
+    keepalive = KeepaliveFile(tmp_path / "keepalive", LONG_LEASE_SECONDS)
+    keepalive.refresh(boot_seconds() + LONG_LEASE_SECONDS)
+    try:
+        async with bot_containers(tmp_path, scope, private_engine.url, container_runtime=GVISOR_IN_GROUPS) as bots:
+            agent = HostAgent(engine, "python:3.11-slim", bots.runner.entrypoints, tmp_path / "keepalives")
+            await agent.want_once()
+            await agent.keep_once()
+            container = await bots.runner.start(sample(bots, "price_ticker", keepalive=keepalive.folder))
+            await prints(bots, container, "-USD ")
+            process = await private_engine.process(container.container_id)
+            paused = await asyncio.to_thread(client.containers.get, container.container_id)
+            await asyncio.to_thread(paused.pause)
+            keepalive.expire()
+
+            # Looking at all processes again, which finds what was overlooked, takes up to a minute.
+            await eventually(lambda: not process.exists(), within_seconds=120)
+
+            with pytest.raises(APIError):
+                await asyncio.to_thread(paused.unpause)
+            ended = await eventually(lambda: bots.runner.exit_info(container))
+            assert ended is not None
+            assert (ended.reason, ended.exit_code) == (EndReason.LEASE_LOST, 137)
+    finally:
+        client.close()
+        await engine.close()
+        await private_engine.remove_containers()

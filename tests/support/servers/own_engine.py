@@ -29,6 +29,9 @@ GVISOR = "runsc"
 # Ptrace needs no hardware, and a sandbox without a network and control groups works on every machine.
 _GVISOR_ARGUMENTS = ["--platform=ptrace", "--network=none", "--ignore-cgroups"]
 
+GVISOR_IN_GROUPS = "runsc-in-groups"
+"""gVisor with control groups, as deployments have it."""
+
 _CONTAINERD = """
 version = 2
 root = "{folder}/containerd"
@@ -233,7 +236,8 @@ class OwnEngine:
         return await asyncio.to_thread(why_not, self.url) is None
 
     def _write_config(self, gvisor: Path | None, live_restore: bool) -> None:
-        runtimes = {GVISOR: {"path": str(gvisor), "runtimeArgs": _GVISOR_ARGUMENTS}} if gvisor is not None else {}
+        arguments = {GVISOR: _GVISOR_ARGUMENTS, GVISOR_IN_GROUPS: _GVISOR_ARGUMENTS[:2]} if gvisor is not None else {}
+        runtimes = {name: {"path": str(gvisor), "runtimeArgs": given} for name, given in arguments.items()}
         config = {"runtimes": runtimes, "live-restore": live_restore}
         (self.folder / "daemon.json").write_text(json.dumps(config))
 
