@@ -39,7 +39,7 @@ def rights_of(role: str) -> Rights:
     if part == "master":
         # Masters remove what is old, and read what refers to shared data.
         return {CODE: SWEEP, DATA: SWEEP, LOGS: SWEEP, own: SWEEP}
-    return {CODE: READ, DATA: READ, LOGS: WRITE, RESULTS: (), own: WRITE}
+    return {CODE: READ, DATA: READ, LOGS: WRITE, RESULTS: (), STATE: (), own: WRITE}
 
 
 def statements(bucket: str, actions: Sequence[str]) -> list[dict[str, object]]:

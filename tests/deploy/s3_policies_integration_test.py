@@ -121,7 +121,7 @@ async def test_key_of_a_role_reaches_its_buckets_alone(server: S3Server, role: s
 @pytest.mark.parametrize("role", WORKERS)
 async def test_worker_finds_its_buckets_and_appends_to_a_log(server: S3Server, role: str) -> None:
     async with store_of(server, role) as store:
-        await asyncio.wait_for(store.wait_until_up(Readiness(), ["bots", "logs", "results"]), 60)
+        await asyncio.wait_for(store.wait_until_up(Readiness(), BUCKETS), 60)
         for part in ("part-1", "part-2"):
             await store.put("logs", part, LARGE)
         await store.compose("logs", f"{role}.log", [Piece("part-1"), Piece("part-2")])
