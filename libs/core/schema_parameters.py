@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 RUNTIME_PARAMETERS = frozenset(
-    {"data", "egress", "enabled", "notify", "overlap", "placement", "resources", "schedule", "timeout", "timezone"}
+    {"dataSets", "egress", "enabled", "notify", "overlap", "placement", "resources", "schedule", "timeout", "timezone"}
 )
 """Keys of a config that the runtime itself reads."""
 

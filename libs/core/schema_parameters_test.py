@@ -18,7 +18,7 @@ SCHEMA: dict[str, Any] = {
         ({"fsat": 5, "fast": 1, "slow": 2}, ["fsat", "slow"]),
         ({"risk": {"max": 1, "maxx": 2}}, ["risk.maxx"]),
         ({"risk": 5}, []),
-        ({"enabled": False, "resources": {"memory_mb": 5}, "data": ["prices"], "egress": []}, []),
+        ({"enabled": False, "resources": {"memory_mb": 5}, "dataSets": ["prices"], "egress": []}, []),
     ],
 )
 def test_keys_that_schema_does_not_describe_are_unknown(config: dict[str, Any], unknown: list[str]) -> None:

@@ -250,11 +250,11 @@ async def test_backtest_reads_current_version_of_data_sets_and_cannot_change_the
             (tmp_path / "prices.csv").write_text(prices)
             await put("prices.csv", tmp_path / "prices.csv")
             name = f"reading {prices}"
-            await backtests.create(name, {"data": ["prices.csv", "days"]}, key="reading.zip")
+            await backtests.create(name, {"dataSets": ["prices.csv", "days"]}, key="reading.zip")
 
             assert (await backtests.done(name))["success"] is True
             assert backtests.analysis(name) == {"prices": prices, "day": "7", "refused": ["EROFS"] * 5}
-        await backtests.create("without data", {"data": ["days", "absent"]}, key="reading.zip")
+        await backtests.create("without data", {"dataSets": ["days", "absent"]}, key="reading.zip")
 
         event = await backtests.done("without data")
 

@@ -54,6 +54,6 @@ def test_malformed_list_of_hosts_is_a_finding() -> None:
 
 
 def test_malformed_list_of_data_sets_is_a_finding() -> None:
-    (text,) = texts(None, {"data": ["../x"]})
-    assert "config.data has '../x'" in text
-    assert texts(None, {"data": ["prices"]}) == []
+    (text,) = texts(None, {"dataSets": ["../x"]})
+    assert "config.dataSets has '../x'" in text
+    assert texts(None, {"dataSets": ["prices"]}) == []

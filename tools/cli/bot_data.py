@@ -23,7 +23,7 @@ _VERSION_CHARACTERS = 12
 def data() -> None:
     """Upload, list and remove shared read-only data sets.
 
-    A bot, backtest or schedule with `"data": ["NAME"]` in its config or its bot.json finds the data set at /data/NAME.
+    With `"dataSets": ["NAME"]` in its config or bot.json, a bot, backtest or schedule finds it at /data/NAME.
     """
 
 

@@ -89,7 +89,7 @@ def bot(folder: Path, source: str, **description: object) -> str:
 async def test_bot_gets_config_environment_and_secret_and_its_exit_code_is_the_commands(
     terminal: Terminal, tmp_path: Path, docker_engine: Engine
 ) -> None:
-    config = {"symbol": "A", "key": {"$secret": "key"}, "data": ["prices"]}
+    config = {"symbol": "A", "key": {"$secret": "key"}, "dataSets": ["prices"]}
     folder = bot(tmp_path / "b", CAREFUL, name="careful", author="me", config=config)
     (tmp_path / "env").write_text("REGION=eu\nTHE0_SECRET_key=s3cr3t-value\n")
     (tmp_path / "more.json").write_text('{"n": 5}')

@@ -12,15 +12,18 @@ _SHOWN_CHARACTERS = 100
 
 
 def data_names(config: Mapping[str, Any], description: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names in `config.data` and in the description's `data`, each once and in order.
+    """Return the names in `config.dataSets` and in the description's `dataSets`, each once and in order.
 
-    Only a list refers to data sets: bots have used values of other types for other purposes.
+    Only a list refers to data sets: a bot may have used values of other types for other purposes.
 
     Raises:
         DataRejected: an entry is not a name, or there are too many.
     """
     found: list[str] = []
-    for field, value in (("config.data", config.get("data")), ("custom.config.data", description.get("data"))):
+    for field, value in (
+        ("config.dataSets", config.get("dataSets")),
+        ("custom.config.dataSets", description.get("dataSets")),
+    ):
         for entry in value if isinstance(value, list) else []:
             if not is_data_name(entry):
                 shown = repr(entry)[:_SHOWN_CHARACTERS]
@@ -28,5 +31,5 @@ def data_names(config: Mapping[str, Any], description: Mapping[str, Any]) -> tup
             found.append(entry)
     names = tuple(sorted(set(found)))
     if len(names) > MOST:
-        raise DataRejected("config.data", f"names {len(names)} data sets; at most {MOST} are mounted")
+        raise DataRejected("config.dataSets", f"names {len(names)} data sets; at most {MOST} are mounted")
     return names

@@ -11,12 +11,12 @@ from libs.docker_runner.errors import DataRejected
     ("config", "description", "names"),
     [
         ({}, {}, ()),
-        ({"data": ["prices"]}, {}, ("prices",)),
-        ({}, {"data": ["prices"]}, ("prices",)),
-        ({"data": ["b", "a", "b"]}, {"data": ["c", "a"]}, ("a", "b", "c")),
-        ({"data": []}, {}, ()),
-        ({"data": "prices"}, {"data": 5}, ()),
-        ({"data": {"source": "binance"}}, {}, ()),
+        ({"dataSets": ["prices"]}, {}, ("prices",)),
+        ({}, {"dataSets": ["prices"]}, ("prices",)),
+        ({"dataSets": ["b", "a", "b"]}, {"dataSets": ["c", "a"]}, ("a", "b", "c")),
+        ({"dataSets": []}, {}, ()),
+        ({"dataSets": "prices"}, {"dataSets": 5}, ()),
+        ({"dataSets": {"source": "binance"}}, {}, ()),
     ],
 )
 def test_names_are_those_of_config_and_description(
@@ -28,12 +28,12 @@ def test_names_are_those_of_config_and_description(
 @pytest.mark.parametrize("entry", ["", ".", "..", "a/b", "../x", "a" * 64, " a", "a\n", "é", 5, None, ["a"], ".hidden"])
 def test_entry_that_is_no_name_is_rejected_with_its_field(entry: object) -> None:
     with pytest.raises(DataRejected) as raised:
-        data_names({"data": ["prices", entry]}, {})
+        data_names({"dataSets": ["prices", entry]}, {})
 
-    assert "config.data has" in str(raised.value)
+    assert "config.dataSets has" in str(raised.value)
     assert not is_data_name(entry)
 
 
 def test_too_many_data_sets_are_rejected() -> None:
     with pytest.raises(DataRejected, match=f"at most {MOST}"):
-        data_names({"data": [f"set{number}" for number in range(MOST + 1)]}, {})
+        data_names({"dataSets": [f"set{number}" for number in range(MOST + 1)]}, {})
