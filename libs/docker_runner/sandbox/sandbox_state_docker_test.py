@@ -1,5 +1,6 @@
 """What of a bot's /state leaves its container, and what comes back, whatever the bot does to it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -21,6 +22,7 @@ from libs.docker_runner.state.keys import copy_key
 from libs.docker_runner.state.versions import StateVersions
 from tests.support.eventually import eventually
 from tests.support.fakes.log_host import store_of
+from tests.support.faults.hostile_bot import has_output
 from tests.support.rigs.bot_containers import BotContainers, bot_containers
 from tools.engine.ensure import Engine
 from tools.stack.s3 import S3Server
@@ -102,7 +104,7 @@ class Hosts:
 async def hosts(
     tmp_path: Path, scope: str, docker_engine: Engine, s3_server: S3Server, bucket_prefix: str
 ) -> AsyncIterator[Hosts]:
-    objects = store_of(s3_server)
+    objects = ObjectStore(store_of(s3_server).settings)
     await objects.ensure_bucket(bucket_prefix)
     yield Hosts(tmp_path, scope, docker_engine.url, objects, bucket_prefix)
     await objects.close()
@@ -195,30 +197,36 @@ def main(id, config):
 async def test_hostile_bot_saves_its_files_alone_and_cannot_end_what_saves_them(hosts: Hosts) -> None:
     async with hosts.host("one") as (bots, keeper):
         container = await bots.runner.start(bots.executable(HOSTILE, run_id="r1"))
-        await eventually(lambda: hosts.is_saved(keeper, "good"), 60)
+        await eventually(lambda: has_output(bots, container), 60)
         output = [line.data.decode() async for line in bots.runner.logs(container)]
-        problem = keeper.problem(container)
+        await eventually(lambda: hosts.is_saved(keeper, "good"), 60)
+
+        async def has_problem() -> bool:
+            await keeper.save_changed()
+            return "links, sockets, pipes" in keeper.problem(container)
+
+        await eventually(has_problem, 60)
         await end(bots, container, 0)
 
     assert await hosts.saved() == {"good": b"good", ".the0-state": None}
     assert output == ["{'kill': 'PermissionError', 'read': 'PermissionError', 'archives': 'PermissionError'}\n"]
-    assert "links, sockets, pipes" in problem
 
 
 FILLING = """
-import time
-def main(id, config):
-    with open("/state/good", "w") as file:
-        file.write("good")
-    print("good", flush=True)
-    time.sleep(4)
+import signal, time
+def fill(*_):
     try:
         with open("/state/large", "wb") as file:
             while True:
                 file.write(bytes(1 << 16))
     except OSError:
-        print("full", flush=True)
-    time.sleep(600)
+        pass
+def main(id, config):
+    signal.signal(signal.SIGTERM, fill)
+    with open("/state/good", "w") as file:
+        file.write("good")
+    while True:
+        time.sleep(1)
 """
 
 
@@ -226,6 +234,7 @@ async def test_state_that_fills_its_limit_is_not_saved_and_the_last_version_stay
     async with hosts.host("one") as (bots, keeper):
         container = await bots.runner.start(bots.executable(FILLING, run_id="r1"))
         await eventually(lambda: hosts.is_saved(keeper, "good"), 60)
+        stopping = asyncio.create_task(bots.runner.stop(container, 240))
 
         async def has_problem() -> bool:
             await keeper.save_changed()
@@ -234,6 +243,7 @@ async def test_state_that_fills_its_limit_is_not_saved_and_the_last_version_stay
 
         await eventually(has_problem, 60)
         await end(bots, container, 0)
+        await stopping
 
     assert await hosts.saved() == {"good": b"good", ".the0-state": None}
 

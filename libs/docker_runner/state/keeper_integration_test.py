@@ -138,7 +138,7 @@ def content_of(archive: bytes) -> Mapping[str, bytes]:
 async def world(
     mongo_uri: str, database_name: str, s3_server: S3Server, bucket_prefix: str, tmp_path: Path
 ) -> AsyncIterator[World]:
-    mongo, objects = Mongo(mongo_uri, timeout_seconds=20), store_of(s3_server)
+    mongo, objects = Mongo(mongo_uri, timeout_seconds=20), ObjectStore(store_of(s3_server).settings)
     await objects.ensure_bucket(bucket_prefix)
     yield World(mongo.database(database_name), objects, bucket_prefix, tmp_path)
     await objects.close()
@@ -217,6 +217,23 @@ async def test_run_whose_state_was_claimed_by_a_later_one_saves_nothing(world: W
 
     assert await world.copied() == {"a": b"new"}
     assert len(await world.keys()) == 3, "two versions and the copy"
+
+
+async def test_dead_container_that_a_later_owner_finds_does_not_replace_the_state_of_a_run_in_between(
+    world: World,
+) -> None:
+    await world.create()
+    first, second = world.host(), world.host()
+    dead, _ = await first.start(BOT)
+    container, _ = await second.start(replace(BOT, epoch=2, run_id="r2"))
+    second.write(container, a="new")
+    await second.keeper.save(container)
+
+    first.keeper.begin(1, 3)
+    first.write(dead, a="old")
+    await first.keeper.save(dead)
+
+    assert await world.copied() == {"a": b"new"}
 
 
 async def test_start_by_a_worker_that_lost_the_segment_is_refused(world: World) -> None:
