@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 import tools
@@ -12,7 +13,7 @@ from services.bot_scheduler.policy import Policy
 from tools.backtests.findings import findings
 from tools.bots.folder import Kind, read_folder
 from tools.cli.exit_codes import ExitCode
-from tools.cli.main import run
+from tools.cli.main import run, runtime
 
 ROOT = Path(tools.__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -25,8 +26,17 @@ def commands() -> set[tuple[str, ...]]:
     section = README.partition("## Commands")[2].partition("| exit code |")[0]
     for cell in re.findall(r"^\| (`.*?`) \| [a-z]", section, re.MULTILINE):
         written += re.findall(r"`([a-z][a-z -]*)", cell)
-    groups = {"backtest", "bot", "bot-runner", "dev", "dlq", "schedule"}
-    return {tuple(text.split()[: 2 if text.split()[0] in groups else 1]) for text in written}
+    return {_command(text.split()) for text in written}
+
+
+def _command(words: list[str]) -> tuple[str, ...]:
+    """Leave out what follows the name of a command."""
+    group: click.Command = runtime
+    for count, word in enumerate(words):
+        if not isinstance(group, click.Group):
+            return tuple(words[:count])
+        group = group.get_command(click.Context(group), word) or click.Command("unknown")
+    return tuple(words)
 
 
 @pytest.mark.parametrize("command", sorted(commands()), ids=" ".join)
@@ -107,6 +117,26 @@ def test_the_rules_of_schedules_are_those_that_there_are() -> None:
         "retries": str(policy.retries),
         "retryDelay": f"{policy.retry_delay_seconds:g}",
     }
+
+
+def test_every_link_within_it_has_a_target() -> None:
+    titles = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    headings = {re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in titles}
+
+    links = set(re.findall(r"\]\(#([\w-]+)\)", README))
+    assert links
+    assert links <= headings
+
+
+def test_first_steps_change_what_bot_init_writes(tmp_path: Path) -> None:
+    folder = tmp_path / "my-bot"
+    assert run(["bot", "init", str(folder)]) == ExitCode.OK
+    code = code_of("Five minutes with a bot of your own", "python")
+    (folder / "main.py").write_text(code)
+
+    used = set(re.findall(r'config\["(\w+)"\]', code))
+    assert used
+    assert used <= set(read_folder(folder).config or {})
 
 
 def test_its_description_of_a_bot_is_one(tmp_path: Path) -> None:
