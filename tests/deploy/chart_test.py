@@ -98,12 +98,16 @@ def test_chart_with_the_values_of_production_renders_the_overlay() -> None:
     wanted = [found for found in rendered("overlays/production") if found["kind"] != "Namespace"]
     # Dashboards are for Grafana, not part of a release.
     wanted = [document for document in wanted if "grafana_dashboard" not in document["metadata"].get("labels", {})]
+    # A class belongs to the cluster, and a release names one.
+    wanted = [document for document in wanted if document["kind"] != "PriorityClass"]
     made = chart(
         {
             "image": {"registry": "registry.example.com", "tag": "1.0.0"},
             "monitoring": {"prometheusOperator": True},
             "engine": {"resources": {"requests": {"cpu": "1", "memory": "6Gi"}, "limits": {"memory": "6Gi"}}},
             "settings": {"MAX_REPLICAS": 20, "MAX_SEGMENT": 20, "LOG_LEVEL": "info"},
+            "masters": {"priorityClassName": "the0-runtime"},
+            "workers": {"priorityClassName": "the0-runtime"},
         }
     )
 

@@ -42,6 +42,7 @@ WITHOUT_NAMESPACE = {
     "ClusterRole",
     "ClusterRoleBinding",
     "Namespace",
+    "PriorityClass",
     "ValidatingAdmissionPolicy",
     "ValidatingAdmissionPolicyBinding",
 }
@@ -554,6 +555,17 @@ def test_engine_with_a_cache_of_images_loads_them_before_its_worker_starts(
     for name in ("PYTHON311_IMAGE", "NODEJS20_IMAGE"):
         source = environment(engine)[name]["valueFrom"]["configMapKeyRef"]
         assert source == {"name": settings["metadata"]["name"], "key": name, "optional": True}
+
+
+def test_masters_and_workers_of_production_come_before_other_pods() -> None:
+    (priority,) = of_kind("overlays/production", "PriorityClass")
+
+    # Not by default: other pods of the cluster keep their priority.
+    assert "globalDefault" not in priority
+    assert priority["value"] > 0
+    pods = [pod_spec(deployment) for deployment in of_kind("overlays/production", "Deployment")]
+    assert {pod["priorityClassName"] for pod in pods} == {priority["metadata"]["name"]}
+    assert len(pods) == 2 * len(SERVICES)
 
 
 def with_component(folder: Path, service: ServiceDefinition, component: str) -> str:

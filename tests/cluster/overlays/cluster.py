@@ -103,8 +103,14 @@ class OverlayCluster:
             await self.run("--namespace", name, "delete", "pods", "--all", "--grace-period=1", "--wait=false")
             await self.kubectl("delete", "namespace", name, "--wait=false")
             # They belong to no namespace.
-            kinds = "validatingadmissionpolicies,validatingadmissionpolicybindings,clusterroles,clusterrolebindings"
-            await self.run("delete", kinds, "--selector=app.kubernetes.io/part-of=the0", "--wait=false")
+            kinds = (
+                "priorityclasses",
+                "validatingadmissionpolicies",
+                "validatingadmissionpolicybindings",
+                "clusterroles",
+                "clusterrolebindings",
+            )
+            await self.run("delete", ",".join(kinds), "--selector=app.kubernetes.io/part-of=the0", "--wait=false")
             await eventually(lambda: self._is_gone(name), within_seconds=_NAMESPACE_SECONDS, every_seconds=1)
 
     async def _is_gone(self, namespace: str) -> bool:
