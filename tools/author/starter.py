@@ -57,7 +57,23 @@ _CONFIGS: Mapping[StarterKind, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
         {"symbol": _SYMBOL, "amount": {"type": "number", "exclusiveMinimum": 0}},
     ),
 }
-_COMMANDS = {
+_README = """# {title}
+
+```sh
+runtime bot check {name}
+runtime {here}
+runtime {deployed}
+```
+
+The first command checks the folder, the second runs it on this machine without servers, and the third runs the {kind}
+on a stack, such as that of `runtime dev up`.
+"""
+_HERE = {
+    StarterKind.BOT: "bot run {name}",
+    StarterKind.BACKTEST: "backtest run {name} --local",
+    StarterKind.SCHEDULE: "schedule run {name}",
+}
+_DEPLOYED = {
     StarterKind.BOT: "bot deploy {name}",
     StarterKind.BACKTEST: "backtest run {name}",
     StarterKind.SCHEDULE: "schedule deploy {name}",
@@ -104,5 +120,11 @@ def starter(name: str, language: Language, kind: StarterKind) -> dict[str, str]:
         script: code.read_text(encoding="utf-8"),
         DESCRIPTION: json.dumps(description, indent=2, ensure_ascii=False) + "\n",
         f"{EDITOR_FOLDER}/{SCHEMA.name}": SCHEMA.read_text(encoding="utf-8"),
-        "README.md": f"# {name}\n\n`runtime {_COMMANDS[kind].format(name=shlex.quote(name))}` runs the {kind}.\n",
+        "README.md": _readme(name, kind),
     }
+
+
+def _readme(name: str, kind: StarterKind) -> str:
+    word = shlex.quote(name)
+    here, deployed = _HERE[kind].format(name=word), _DEPLOYED[kind].format(name=word)
+    return _README.format(title=name, name=word, kind=kind, here=here, deployed=deployed)

@@ -10,6 +10,7 @@ import pytest
 import tools
 from services.bot_scheduler.cron import parse, upcoming
 from services.bot_scheduler.policy import Policy
+from tools.author.starter import StarterKind
 from tools.backtests.findings import findings
 from tools.bots.folder import Kind, read_folder
 from tools.cli.exit_codes import ExitCode
@@ -137,6 +138,19 @@ def test_first_steps_change_what_bot_init_writes(tmp_path: Path) -> None:
     used = set(re.findall(r'config\["(\w+)"\]', code))
     assert used
     assert used <= set(read_folder(folder).config or {})
+
+
+@pytest.mark.parametrize("kind", list(StarterKind))
+def test_page_of_a_new_folder_names_commands_that_exist(
+    kind: StarterKind, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["bot", "init", str(tmp_path / "mine"), "--kind", kind.value]) == ExitCode.OK
+    lines = re.findall(r"^runtime (.*)$", (tmp_path / "mine" / "README.md").read_text(), re.MULTILINE)
+
+    assert len(lines) == 3
+    for line in lines:
+        assert run([*line.split(), "--help"]) == ExitCode.OK, line
+        assert "--local" not in line or "--local" in capsys.readouterr().out
 
 
 def test_its_description_of_a_bot_is_one(tmp_path: Path) -> None:
