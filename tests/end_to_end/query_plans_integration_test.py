@@ -108,6 +108,8 @@ async def observed(
             "TEMP_DIR": str(folder / "temp"),
             "KEEPALIVE_DIR": str(folder / "keepalive"),
             "SPEC_DIR": str(folder / "specs"),
+            # This engine has no image for the helpers that secure the network of bots.
+            "BOT_NETWORK": "none",
             "GRPC_PORT": str(free_port()),
             "MASTER_HOST": "127.0.0.1",
             "HTTP_HOST": "127.0.0.1",
