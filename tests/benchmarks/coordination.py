@@ -29,6 +29,7 @@ from libs.core.master.registry import Registry, SessionId
 from libs.core.store.client import Mongo
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
+from tests.benchmarks import coordination_server
 from tests.support.eventually import eventually
 from tools.stack.mongod import MongoServer
 
@@ -50,7 +51,7 @@ class Server:
     async def start(cls, *arguments: str) -> "Server":
         """Start it and wait until it listens."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.benchmarks.coordination_server", *arguments),
+            *(sys.executable, "-m", coordination_server.__name__, *arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
