@@ -1,7 +1,7 @@
 """A former release is replaced by this version, and comes back, one process after another, while events arrive.
 
 The former release ends its bots when a worker stops, so each starts once on the next worker. Between workers of this
-version no bot is touched: tests/end_to_end/neighbour_docker_test.py and tests/deploy/compose_docker_test.py.
+version no bot is touched: tests/end_to_end/faults/neighbour_docker_test.py and tests/deploy/compose_docker_test.py.
 """
 
 import asyncio
