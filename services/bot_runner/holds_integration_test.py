@@ -1,28 +1,22 @@
 """Bots that are killed, stopped and let run again, with owners in a real MongoDB and a host that is only facts."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 import pytest_asyncio
 
-from libs.core.store.client import Mongo
 from libs.core.store.holds import HoldTarget
 from tests.support.eventually import eventually
-from tests.support.rigs.bot_rig import BotRig
+from tests.support.rigs.bot_rig import BotRig, bot_rig
+
+__all__ = ["bot_rig"]
 
 GRACE_SECONDS = 600.0
 BOT = HoldTarget.entity("b")
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def rig(mongo_uri: str, database_name: str) -> AsyncIterator[BotRig]:
-    mongo = Mongo(mongo_uri)
-    rig = BotRig(mongo.database(database_name))
+@pytest_asyncio.fixture(loop_scope="session", autouse=True)
+async def deployed(rig: BotRig) -> None:
     rig.stop_grace_seconds = GRACE_SECONDS
-    await rig.prepare()
     await rig.deploy()
-    yield rig
-    await mongo.close()
 
 
 async def is_in(rig: BotRig, state: str) -> bool:

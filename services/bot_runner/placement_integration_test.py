@@ -1,24 +1,18 @@
 """A bot runs only in a segment of its placement, and moves there when the placement changes."""
 
-from collections.abc import AsyncIterator
-
 import pytest_asyncio
 
-from libs.core.store.client import Mongo
 from tests.support.eventually import eventually
-from tests.support.rigs.bot_rig import BotRig
+from tests.support.rigs.bot_rig import BotRig, bot_rig
+
+__all__ = ["bot_rig"]
 
 BOT = "b"
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def rig(mongo_uri: str, database_name: str) -> AsyncIterator[BotRig]:
-    mongo = Mongo(mongo_uri)
-    rig = BotRig(mongo.database(database_name))
-    await rig.prepare()
+@pytest_asyncio.fixture(loop_scope="session", autouse=True)
+async def deployed(rig: BotRig) -> None:
     await rig.deploy()
-    yield rig
-    await mongo.close()
 
 
 async def is_in(rig: BotRig, state: str) -> bool:

@@ -5,28 +5,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-import pytest_asyncio
 
-from libs.core.store.client import Mongo
 from libs.core.store.holds import HoldTarget
 from libs.docker_runner.errors import ArchiveRejected, CodeUnavailable
 from tests.support.eventually import eventually
 from tests.support.fakes.fake_host import FakeHost
-from tests.support.rigs.bot_rig import BotRig
+from tests.support.rigs.bot_rig import BotRig, bot_rig
 from tools.bots.outcome import BotNotRunning, HealthWatch, NotInTime, Settled
+
+__all__ = ["bot_rig"]
 
 PATIENT_SECONDS = 60.0
 ENDED = "exit code 7|it ended and was restarted"
 LONG = {"window_seconds": 3600}
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def rig(mongo_uri: str, database_name: str) -> AsyncIterator[BotRig]:
-    mongo = Mongo(mongo_uri)
-    rig = BotRig(mongo.database(database_name))
-    await rig.prepare()
-    yield rig
-    await mongo.close()
 
 
 def watch(rig: BotRig, *, window_seconds: float = 0.3, start_seconds: float = PATIENT_SECONDS) -> HealthWatch:
