@@ -21,10 +21,11 @@ from typing import Any
 
 import aiohttp
 
+from tests.benchmarks.starts import percentile
 from tests.support.eventually import eventually
 from tests.support.rigs.deployment import deployment
 from tests.support.rigs.platform import zipped
-from tests.support.sdk import sdk_files, vendor_sdk
+from tests.support.sdk import sdk_files
 from tools.engine.ensure import Engine, ensure_engine
 from tools.images.ensure import ensure_images
 from tools.stack.ports import free_port
@@ -87,9 +88,9 @@ async def measure(folder: Path, engine: Engine, queries: int, once: int = 5) -> 
         queries,
         first,
         statistics.median(found),
-        _p95(found),
+        percentile(found, 95),
         statistics.median(bare),
-        _p95(bare),
+        percentile(bare, 95),
         statistics.median(alone),
         os.getloadavg()[0],
     )
@@ -113,9 +114,10 @@ async def _bare(folder: Path, queries: int) -> list[float]:
 
 
 def _write(folder: Path) -> None:
-    folder.mkdir()
-    vendor_sdk(folder)
-    (folder / "query.py").write_text(_QUERY)
+    for name, text in {"query.py": _QUERY, **sdk_files()}.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
 
 
 async def _timed(session: aiohttp.ClientSession, method: str, url: str, count: int, body: Any = None) -> list[float]:
@@ -127,10 +129,6 @@ async def _timed(session: aiohttp.ClientSession, method: str, url: str, count: i
             assert await answer.json() == _ANSWER
         found.append((time.perf_counter() - begun) * 1000)
     return found
-
-
-def _p95(values: list[float]) -> float:
-    return sorted(values)[int(len(values) * 0.95)]
 
 
 async def run(queries: int) -> Figures:
