@@ -9,19 +9,14 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
-from pydantic import SecretStr
 from yarl import URL
 
 from libs.core.api.paths import PREFIX, encoded
-from libs.core.config.connection_settings import StorageSettings
 from libs.core.process.service import BACKTEST_RUNNER
-from libs.core.storage.data_sets import DataCatalog
-from libs.core.storage.object_store import ObjectStore
 from tests.support.eventually import eventually
 from tests.support.rigs.backtests import Backtests, listening
 from tests.support.rigs.deployment import deployment
 from tests.support.rigs.platform import zipped
-from tools.bots.data_upload import packed, upload_data
 from tools.engine.ensure import Engine
 
 SETTINGS = {
@@ -231,38 +226,27 @@ async def test_backtest_that_cannot_start_has_reason(
 async def test_backtest_reads_current_version_of_data_sets_and_cannot_change_them(
     backtests: Backtests, tmp_path: Path
 ) -> None:
-    server = backtests.deployment.s3_server
-    keys = SecretStr(server.access_key), SecretStr(server.secret_key)
-    storage = StorageSettings(endpoint=server.endpoint, access_key=keys[0], secret_key=keys[1])
-    store = ObjectStore(storage)
-    catalog = DataCatalog(store, storage.code_bucket, storage.data_prefix)
+    terminal = backtests.deployment.terminal()
     backtests.upload("reading.zip", READING)
     (tmp_path / "days").mkdir()
     (tmp_path / "days" / "1.csv").write_text("7")
 
-    async def put(name: str, source: Path) -> None:
-        with packed(source) as content:
-            await upload_data(catalog, name, content, "ann")
+    await terminal.succeed("bot", "data", "put", "days", str(tmp_path / "days"))
+    for prices in ("1,2,3", "4,5,6"):
+        (tmp_path / "prices.csv").write_text(prices)
+        await terminal.succeed("bot", "data", "put", "prices.csv", str(tmp_path / "prices.csv"))
+        name = f"reading {prices}"
+        await backtests.create(name, {"dataSets": ["prices.csv", "days"]}, key="reading.zip")
 
-    try:
-        await put("days", tmp_path / "days")
-        for prices in ("1,2,3", "4,5,6"):
-            (tmp_path / "prices.csv").write_text(prices)
-            await put("prices.csv", tmp_path / "prices.csv")
-            name = f"reading {prices}"
-            await backtests.create(name, {"dataSets": ["prices.csv", "days"]}, key="reading.zip")
+        assert (await backtests.done(name))["success"] is True
+        assert backtests.analysis(name) == {"prices": prices, "day": "7", "refused": ["EROFS"] * 5}
+    await backtests.create("without data", {"dataSets": ["days", "absent"]}, key="reading.zip")
 
-            assert (await backtests.done(name))["success"] is True
-            assert backtests.analysis(name) == {"prices": prices, "day": "7", "refused": ["EROFS"] * 5}
-        await backtests.create("without data", {"dataSets": ["days", "absent"]}, key="reading.zip")
+    event = await backtests.done("without data")
 
-        event = await backtests.done("without data")
-
-        assert "missing data set 'absent'" in event["error"]
-        assert "runtime bot data put absent FILE" in event["error"]
-        assert await recorded_reason(backtests, "without data") == "data-missing"
-    finally:
-        await store.close()
+    assert "missing data set 'absent'" in event["error"]
+    assert "runtime bot data put absent FILE" in event["error"]
+    assert await recorded_reason(backtests, "without data") == "data-missing"
 
 
 async def test_slow_backtest_does_not_delay_others(backtests: Backtests) -> None:
