@@ -13,12 +13,11 @@ import pytest
 import yaml
 
 from libs.core.process.service import SERVICES, ServiceDefinition
-from tests.deploy.manifests import ROOT
+from tests.deploy.manifests import ROOT, USERS, password_variable
 from tests.deploy.settings_in_use import load_everything, unknown_variables
 from tools.stack import binaries
 
 FOLDER = ROOT / "deploy" / "compose"
-NAMES = [service.name for service in SERVICES]
 SECRETS = (
     "MONGO_PASSWORD",
     "MONGO_KEY",
@@ -27,12 +26,7 @@ SECRETS = (
     "S3_SECRET_KEY",
     "GRAFANA_PASSWORD",
     "HTTP_TOKEN",
-    *(
-        f"{server}_PASSWORD_{name.upper().replace('-', '_')}_{role}"
-        for server in ("MONGO", "NATS")
-        for name in NAMES
-        for role in ("MASTER", "WORKER")
-    ),
+    *(password_variable(server, user) for server in ("MONGO", "NATS") for user in USERS),
 )
 
 ROLES = ("master", "master-2", "worker")
@@ -418,7 +412,7 @@ def test_each_process_logs_in_to_mongodb_as_the_user_of_its_role(
     project: dict[str, Any], environment_file: Path, service: ServiceDefinition, role: str
 ) -> None:
     user = f"{service.name}-{role.removesuffix('-2')}"
-    password = variables(environment_file.read_text())[f"MONGO_PASSWORD_{user.upper().replace('-', '_')}"]
+    password = variables(environment_file.read_text())[password_variable("MONGO", user)]
 
     process = project["services"][f"{service.name}-{role}"]
 
@@ -433,13 +427,12 @@ def test_each_process_logs_in_to_nats_as_the_user_of_its_role(
     project: dict[str, Any], environment_file: Path, service: ServiceDefinition, role: str
 ) -> None:
     user = f"{service.name}-{role.removesuffix('-2')}"
-    variable = f"NATS_PASSWORD_{user.upper().replace('-', '_')}"
+    variable = password_variable("NATS", user)
     password = variables(environment_file.read_text())[variable]
 
-    assert (
-        project["services"][f"{service.name}-{role}"]["environment"]["NATS_URL"]
-        == f"nats://{user}:{password}@nats:4222"
-    )
+    process = project["services"][f"{service.name}-{role}"]
+
+    assert process["environment"]["NATS_URL"] == f"nats://{user}:{password}@nats:4222"
     assert project["services"]["nats"]["environment"][variable] == password
 
 

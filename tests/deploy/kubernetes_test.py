@@ -17,12 +17,14 @@ from libs.docker_runner.engine.users import UserRange
 from tests.deploy.manifests import (
     KUBERNETES,
     ROOT,
+    USERS,
     container,
     containers,
     environment,
     mounts,
     named,
     of_kind,
+    password_variable,
     permits_egress,
     pod_spec,
     references,
@@ -373,7 +375,7 @@ def test_command_makes_the_secrets_that_pods_mount_and_renews_them(tmp_path: Pat
 
     first, again, renewed = command.run(), command.run(), command.run("renew")
 
-    assert first.keys() == {f"{service.name}-{role}-tls" for service in SERVICES for role in ("master", "worker")}
+    assert first.keys() == {f"{user}-tls" for user in USERS}
     assert all(data.keys() == {"ca.crt", "tls.crt", "tls.key"} for data in first.values())
     assert again == first
     assert all(renewed[name]["tls.key"] != first[name]["tls.key"] for name in first)
@@ -397,7 +399,7 @@ def test_command_makes_all_secrets_that_the_dev_overlay_names_and_completes_olde
         if (source := variable.get("valueFrom", {}).get("secretKeyRef")) and not source.get("optional")
     }
     assert wanted <= {(name, key) for name, data in first.items() for key in data}
-    assert {f"{service.name}-{role}-tls" for service in SERVICES for role in ("master", "worker")} <= first.keys()
+    assert {f"{user}-tls" for user in USERS} <= first.keys()
     assert again == first
     assert len(set(first["the0-backing-services"].values())) == len(first["the0-backing-services"])
 
@@ -410,7 +412,7 @@ def test_process_of_the_dev_overlay_logs_in_to_nats_as_the_user_of_its_role(
     user = f"{service.name}-{role}"
     process = container(named("overlays/dev", "Deployment", user), role)
     server = container(named("overlays/dev", "StatefulSet", "nats"), "nats")
-    password = environment(server)[f"NATS_PASSWORD_{user.upper().replace('-', '_')}"]
+    password = environment(server)[password_variable("NATS", user)]
 
     source = environment(process)["NATS_URL"]["valueFrom"]["secretKeyRef"]
     assert source == {"name": "the0-connections", "key": f"nats-url-{user}", "optional": False}

@@ -1,4 +1,4 @@
-"""Kustomize folders rendered by the real program, and the questions that tests ask of the result."""
+"""Kustomize folders rendered by the real program, with look-ups in the result, and the users of the servers."""
 
 import functools
 import ipaddress
@@ -9,11 +9,20 @@ from typing import Any
 
 import yaml
 
+from libs.core.process.service import SERVICES
 from tools.stack import binaries
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 Manifest = dict[str, Any]
+
+USERS = [f"{service.name}-{role}" for service in SERVICES for role in ("master", "worker")]
+"""The users of MongoDB, NATS and S3: one for each role of each service."""
+
+
+def password_variable(server: str, user: str) -> str:
+    """The variable with the password of a user of ``MONGO`` or ``NATS``."""
+    return f"{server}_PASSWORD_{user.upper().replace('-', '_')}"
 
 
 @functools.cache

@@ -32,12 +32,11 @@ from libs.core.store.entities import EntityStore
 from libs.core.store.failures import FailureStore
 from libs.core.store.outbox import Outbox
 from libs.core.store.partitions import PartitionStore
-from tests.deploy.manifests import KUBERNETES
+from tests.deploy.manifests import KUBERNETES, USERS, password_variable
 from tests.support.eventually import eventually
 from tools.stack.nats import NatsServer
 
 FILES = KUBERNETES / "components" / "backing-services"
-USERS = [f"{service.name}-{role}" for service in SERVICES for role in ("master", "worker")]
 ADMINISTRATOR = "the0"
 
 each_service = pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
@@ -71,7 +70,7 @@ class NatsOfTheComponent(NatsServer):
 
 
 def variable_of(user: str) -> str:
-    return "NATS_PASSWORD" if user == ADMINISTRATOR else f"NATS_PASSWORD_{user.upper().replace('-', '_')}"
+    return "NATS_PASSWORD" if user == ADMINISTRATOR else password_variable("NATS", user)
 
 
 def secret_of(user: str) -> str:

@@ -16,15 +16,14 @@ from minio.credentials.providers import StaticProvider
 from libs.core.config.connection_settings import StorageSettings
 from libs.core.config.settings_loader import load
 from libs.core.http.health import Readiness
-from libs.core.process.service import SERVICES
 from libs.core.storage.errors import StorageRejected
 from libs.core.storage.object_store import ObjectStore, Piece
-from tests.deploy.manifests import ROOT
+from tests.deploy.manifests import ROOT, USERS
 from tools.stack.s3 import S3Server
 
 SCRIPT = ROOT / "deploy" / "s3-policies.py"
-ROLES = [f"{service.name}-{role}" for service in SERVICES for role in ("master", "worker")]
-WORKERS = [role for role in ROLES if role.endswith("-worker")]
+MASTERS = [role for role in USERS if role.endswith("-master")]
+WORKERS = [role for role in USERS if role.endswith("-worker")]
 BUCKETS = ("bots", "logs", "results", "bot-state")
 OLD = "old"
 # The parts of a multipart upload have at least 5 MiB.
@@ -69,7 +68,7 @@ def prepare(server: S3Server) -> None:
     admin = MinioAdmin(endpoint=server.endpoint, credentials=credentials, secure=False)
     for bucket in BUCKETS:
         root.make_bucket(bucket)
-    for role in ROLES:
+    for role in USERS:
         admin.user_add(role, secret_of(role))
         admin.policy_add(role, policy=printed("user", role))
         admin.policy_set(role, user=role)
@@ -103,7 +102,7 @@ async def allowed(store: ObjectStore, bucket: str, action: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", USERS)
 async def test_key_of_a_role_reaches_its_buckets_alone(server: S3Server, role: str) -> None:
     found = set()
     async with store_of(server, "") as root, store_of(server, role) as store:
@@ -129,7 +128,7 @@ async def test_worker_finds_its_buckets_and_appends_to_a_log(server: S3Server, r
         assert f"{role}.log" in [info.key async for info in store.list("logs", role)]
 
 
-@pytest.mark.parametrize("role", [role for role in ROLES if role.endswith("-master")])
+@pytest.mark.parametrize("role", MASTERS)
 async def test_master_lists_what_it_may_remove(server: S3Server, role: str) -> None:
     async with store_of(server, "") as root, store_of(server, role) as store:
         await root.put("logs", OLD, b"x")
@@ -139,7 +138,7 @@ async def test_master_lists_what_it_may_remove(server: S3Server, role: str) -> N
 
 def test_policy_of_a_bucket_gives_each_role_what_its_own_policy_gives() -> None:
     policies = {bucket: printed("bucket", bucket)["Statement"] for bucket in BUCKETS}
-    for role in ROLES:
+    for role in USERS:
         own = [
             {name: value for name, value in statement.items() if name != "Principal"}
             for statements in policies.values()
@@ -154,4 +153,4 @@ def test_unknown_role_is_refused_with_the_names_of_all() -> None:
     ran = subprocess.run([sys.executable, SCRIPT, "user", "x"], capture_output=True, text=True, timeout=60, check=False)
 
     assert ran.returncode == 2
-    assert all(role in ran.stderr for role in ROLES)
+    assert all(role in ran.stderr for role in USERS)
