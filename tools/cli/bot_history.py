@@ -6,15 +6,13 @@ from typing import Any
 import click
 
 from libs.core.process.service import BOT_RUNNER
-from libs.core.store.entities import Entity
 from libs.core.store.revisions import RevisionStore
 from libs.core.store.shown_state import shown
 from tools.bots.revisions import described, row_of
 from tools.cli import interrupts
-from tools.cli.connections import Connections, connected
+from tools.cli.connections import connected
+from tools.cli.entity_lookup import existing
 from tools.cli.entity_states import stored_status_of
-from tools.cli.exit_codes import ExitCode
-from tools.cli.failures import Failure
 from tools.cli.local_time import local
 from tools.cli.output import output_option, show, table
 
@@ -36,20 +34,12 @@ def history(bot_id: str, output: str) -> None:
 
 async def _history(bot_id: str) -> list[dict[str, Any]]:
     async with connected() as servers:
-        entity = await bot_of(servers, bot_id)
+        entity = await existing(servers, BOT_RUNNER, bot_id)
         revisions = RevisionStore(await servers.database(BOT_RUNNER))
         owner = (await (await servers.owners(BOT_RUNNER)).of([entity.segment_id])).get(entity.segment_id)
         state = str(shown(stored_status_of(entity), owner).state)
         runs = await revisions.runs_of(entity, datetime.now(UTC))
         return [row_of(one) for one in described(entity, await revisions.of(entity), runs, state)]
-
-
-async def bot_of(servers: Connections, bot_id: str) -> Entity:
-    """Return the bot. Raises Failure when there is none."""
-    entity: Entity | None = await (await servers.entities(BOT_RUNNER)).get(bot_id)
-    if entity is None:
-        raise Failure(f"there is no bot {bot_id!r}; `runtime bot ls` lists all bots", ExitCode.NOT_FOUND)
-    return entity
 
 
 def duration(seconds: float) -> str:

@@ -14,9 +14,9 @@ from libs.core.store.audit import Action, AuditEntry, AuditStore, Way
 from libs.core.store.entities import RESTART_FIELD, Entity
 from services.bot_runner.status import BotState
 from tools.cli import interrupts
-from tools.cli.bot_history import bot_of
 from tools.cli.bot_waiting import wait_option
 from tools.cli.connections import Connections, connected
+from tools.cli.entity_lookup import existing
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.local_user import user_of_this_machine
@@ -46,13 +46,13 @@ def restart(bot_ids: tuple[str, ...], reason: str, no_wait: bool, output: str) -
 
 async def _restart(bot_ids: Sequence[str], reason: str, *, wait: bool) -> list[dict[str, Any]]:
     async with connected() as servers:
-        for entity in [await bot_of(servers, bot_id) for bot_id in bot_ids]:
+        for entity in [await existing(servers, BOT_RUNNER, bot_id) for bot_id in bot_ids]:
             _check(entity)
         return [await _one(servers, bot_id, reason, wait=wait) for bot_id in bot_ids]
 
 
 async def _one(servers: Connections, bot_id: str, reason: str, *, wait: bool) -> dict[str, Any]:
-    entity = await bot_of(servers, bot_id)
+    entity = await existing(servers, BOT_RUNNER, bot_id)
     _check(entity)
     entities, who = await servers.entities(BOT_RUNNER), user_of_this_machine()
     request = {"id": uuid.uuid4().hex, "at": datetime.now(UTC), "by": who}
@@ -70,7 +70,7 @@ async def _one(servers: Connections, bot_id: str, reason: str, *, wait: bool) ->
 async def _running_again(servers: Connections, before: Entity, request_id: str) -> dict[str, Any]:
     deadline = asyncio.get_running_loop().time() + _WAIT_SECONDS
     while True:
-        now = await bot_of(servers, before.id)
+        now = await existing(servers, BOT_RUNNER, before.id)
         status = now.status
         state = status.get("state")
         if now.restart == request_id and status.get("restart") == request_id:

@@ -11,8 +11,7 @@ from tools.bots.removal import Leftover
 from tools.cli import interrupts
 from tools.cli.bot_waiting import show_removed, until_gone, wait_option
 from tools.cli.connections import connected
-from tools.cli.exit_codes import ExitCode
-from tools.cli.failures import Failure
+from tools.cli.entity_lookup import existing
 from tools.cli.output import output_option
 
 
@@ -28,9 +27,7 @@ def rm(bot_id: str, no_wait: bool, output: str) -> None:
 async def _rm(bot_id: str, wait: bool) -> Sequence[Leftover]:
     async with connected() as servers:
         entities = await servers.entities(BOT_RUNNER)
-        known = await entities.get(bot_id)
-        if known is None:
-            raise Failure(f"there is no bot {bot_id!r}; `runtime bot ls` lists all bots", ExitCode.NOT_FOUND)
+        known = await existing(servers, BOT_RUNNER, bot_id)
         if servers.has_nats:
             await Announcer(await servers.jetstream(), BOT_RUNNER).deleted(bot_id, known.config)
         else:

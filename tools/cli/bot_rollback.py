@@ -17,8 +17,8 @@ from tools.bots.deploying import publish
 from tools.bots.redeploy import kept_fields
 from tools.bots.revisions import NoSuchRevision, code_of, target_of
 from tools.cli import interrupts
-from tools.cli.bot_history import bot_of
 from tools.cli.connections import Connections, connected
+from tools.cli.entity_lookup import existing
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.health_options import Health, health_of, health_options, health_text
@@ -48,7 +48,7 @@ def rollback(
 
 async def _rollback(bot_id: str, wanted: int | None, health: Health) -> dict[str, Any]:
     async with connected() as servers:
-        entity = await bot_of(servers, bot_id)
+        entity = await existing(servers, BOT_RUNNER, bot_id)
         database = await servers.database(BOT_RUNNER)
         try:
             target = target_of(entity, await RevisionStore(database).of(entity), wanted)

@@ -20,9 +20,8 @@ from tools.bots.revisions import described, row_of
 from tools.cli import interrupts
 from tools.cli.bot_rows import bot_row
 from tools.cli.connections import Connections, connected
+from tools.cli.entity_lookup import existing
 from tools.cli.entity_states import stored_status_of, with_reason
-from tools.cli.exit_codes import ExitCode
-from tools.cli.failures import Failure
 from tools.cli.leader import missing_of, usage_of
 from tools.cli.local_time import local
 from tools.cli.output import cell, output_option, show, table
@@ -48,9 +47,7 @@ def show_bot(bot_id: str, output: str) -> None:
 
 async def _show(bot_id: str) -> dict[str, Any]:
     async with connected() as servers:
-        entity: Entity | None = await (await servers.entities(BOT_RUNNER)).get(bot_id)
-        if entity is None:
-            raise Failure(f"there is no bot {bot_id!r}; `runtime bot ls` lists all bots", ExitCode.NOT_FOUND)
+        entity = await existing(servers, BOT_RUNNER, bot_id)
         owners = await servers.owners(BOT_RUNNER)
         owner = (await owners.of([entity.segment_id])).get(entity.segment_id)
         row = bot_row(entity, shown(stored_status_of(entity), owner))

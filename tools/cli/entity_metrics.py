@@ -9,35 +9,26 @@ from libs.core.sparkline import bars
 from libs.core.store.bot_metrics import BotMetricsStore
 from tools.cli import interrupts
 from tools.cli.connections import connected
-from tools.cli.exit_codes import ExitCode
-from tools.cli.failures import Failure
+from tools.cli.entity_lookup import unknown
 from tools.cli.local_time import local
 from tools.cli.output import output_option, show, table
 
 _COLUMNS = ("metric", "value", "printed", "last hour", "fields")
 
 
-@click.command("metrics")
-@click.argument("bot_id", metavar="ID")
-@output_option
-def bot_metrics(bot_id: str, output: str) -> None:
-    """Show the metrics that a bot has printed: latest values and the last hour.
+def _command(service: ServiceDefinition, printer: str) -> click.Command:
+    @click.command("metrics")
+    @click.argument("entity_id", metavar="ID")
+    @output_option
+    def metrics(entity_id: str, output: str) -> None:
+        _print(service, entity_id, output)
 
-    A metric is a line of output that is a JSON object with the field `_metric`. Exit code 4 when there is no such bot.
-    """
-    _print(BOT_RUNNER, bot_id, output)
-
-
-@click.command("metrics")
-@click.argument("schedule_id", metavar="ID")
-@output_option
-def schedule_metrics(schedule_id: str, output: str) -> None:
-    """Show the metrics that a schedule's runs have printed: latest values and the last hour.
-
-    A metric is a line of output that is a JSON object with the field `_metric`. Exit code 4 when there is no such
-    schedule.
-    """
-    _print(BOT_SCHEDULER, schedule_id, output)
+    metrics.help = (
+        f"Show the metrics that {printer} printed: latest values and the last hour.\n\n"
+        "A metric is a line of output that is a JSON object with the field `_metric`. Exit code 4 when there is no "
+        f"such {service.noun}."
+    )
+    return metrics
 
 
 def _print(service: ServiceDefinition, entity_id: str, output: str) -> None:
@@ -55,9 +46,7 @@ async def _found(service: ServiceDefinition, entity_id: str) -> EntityMetrics:
     async with connected() as servers:
         found = await BotMetricsStore(await servers.database(service), service.collection).of(entity_id)
         if found is None:
-            group = service.noun
-            words = f"there is no {group} {entity_id!r}; `runtime {group} ls` lists all {group}s"
-            raise Failure(words, ExitCode.NOT_FOUND)
+            raise unknown(service, entity_id)
         return found
 
 
@@ -69,3 +58,7 @@ def _cells(metric: MetricView) -> tuple[object, ...]:
         bars(metric),
         ", ".join(f"{name}: {text}" for name, text in metric.texts.items()),
     )
+
+
+bot_metrics = _command(BOT_RUNNER, "a bot has")
+schedule_metrics = _command(BOT_SCHEDULER, "a schedule's runs have")

@@ -9,8 +9,7 @@ from tools.bots.errors import BotFolderInvalid
 from tools.bots.folder import BotFolder, folder_name, read_folder
 from tools.bots.redeploy import Flags
 from tools.cli.connections import Connections
-from tools.cli.exit_codes import ExitCode
-from tools.cli.failures import Failure
+from tools.cli.entity_lookup import existing
 
 
 async def stored(servers: Connections, service: ServiceDefinition, entity_id: str) -> Entity:
@@ -19,11 +18,7 @@ async def stored(servers: Connections, service: ServiceDefinition, entity_id: st
     Raises:
         Failure: there is no such entity.
     """
-    entities = await servers.entities(service)
-    known = await entities.get(entity_id)
-    if known is None:
-        raise Failure(f"there is no {service.noun} {entity_id!r}", ExitCode.NOT_FOUND)
-    return effective(known)
+    return effective(await existing(servers, service, entity_id))
 
 
 async def folder_and_known(
