@@ -34,13 +34,16 @@ class Leader:
     urls: Sequence[str] = ()
     token: str = field(default="", repr=False)
 
-    async def asked(self, path: str) -> Mapping[str, Any] | None:
-        """Return the answer to *path* of the API; None when it is unreachable, or does not know the object."""
+    def session(self, timeout_seconds: float) -> aiohttp.ClientSession:
+        """Return a session whose requests have its token, and the user of this command for the audit record."""
         headers = header_of(user_of_this_machine())
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
-        timeout = aiohttp.ClientTimeout(total=_LEADER_SECONDS)
-        async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
+        return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_seconds), headers=headers)
+
+    async def asked(self, path: str) -> Mapping[str, Any] | None:
+        """Return the answer to *path* of the API; None when it is unreachable, or does not know the object."""
+        async with self.session(_LEADER_SECONDS) as session:
             for url in self.urls:
                 try:
                     async with session.get(f"{url}{PREFIX}{path}", allow_redirects=False) as answer:

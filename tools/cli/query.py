@@ -6,14 +6,12 @@ from typing import Any
 import aiohttp
 import click
 
-from libs.core.http.reader import header_of
 from libs.core.process.service import BOT_RUNNER, BOT_SCHEDULER, ServiceDefinition
 from tools.cli import interrupts
 from tools.cli.connections import connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.leader import Leader, leader_of
-from tools.cli.local_user import user_of_this_machine
 
 _MARGIN_SECONDS = 10.0
 _CODES = {404: ExitCode.NOT_FOUND, 503: ExitCode.UNREACHABLE, 504: ExitCode.TIMEOUT, 400: ExitCode.USAGE}
@@ -61,12 +59,8 @@ async def _query(
 
 
 async def _asked(leader: Leader, request: dict[str, Any], timeout_seconds: float) -> tuple[int, dict[str, Any]]:
-    headers = header_of(user_of_this_machine())
-    if leader.token:
-        headers["Authorization"] = f"Bearer {leader.token}"
-    timeout = aiohttp.ClientTimeout(total=timeout_seconds + _MARGIN_SECONDS)
     reason = "no master leads now" if leader.name is None else "the leading master has no known address"
-    async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
+    async with leader.session(timeout_seconds + _MARGIN_SECONDS) as session:
         for url in leader.urls:
             try:
                 async with session.post(f"{url}/query", json=request, allow_redirects=False) as answer:
