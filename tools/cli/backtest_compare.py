@@ -16,7 +16,7 @@ from tools.cli.connections import connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.output import cell, output_option, show, table
-from tools.cli.sweep_progress import value_text
+from tools.cli.tables import value_text
 
 _GAP = 2
 

@@ -18,7 +18,7 @@ from tools.cli import interrupts
 from tools.cli.connections import Connections, connected
 from tools.cli.entity_states import with_reason
 from tools.cli.output import cell, output_option, show, table
-from tools.cli.sweep_progress import value_text
+from tools.cli.tables import value_text
 
 _COLUMNS = ("id", "state", "attempt", "worker", "since", "seconds", "detail")
 _PARALLEL = 4

@@ -20,7 +20,8 @@ from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.output import cell, show, table
 from tools.cli.sweep_options import SweepFlags
-from tools.cli.sweep_progress import SweepProgress, value_text
+from tools.cli.sweep_progress import SweepProgress
+from tools.cli.tables import value_text
 
 _MOST_METRICS = 8
 

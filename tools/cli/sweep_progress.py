@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tools.backtests.sweep import FINISHED, Row
-from tools.cli.tables import cell
+from tools.cli.tables import cell, value_text
 
 if TYPE_CHECKING:  # slow to import, and needed only at a terminal
     from rich.console import RenderableType
@@ -66,13 +66,6 @@ class SweepProgress:
             self._live.stop()
             self._live = None
             self._quiet = True
-
-
-def value_text(value: object) -> str:
-    """Return a parameter or metric for display."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) and abs(value) < 1e6 else cell(value)
 
 
 def parameters_text(row: Row) -> str:

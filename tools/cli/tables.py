@@ -97,6 +97,13 @@ def cell(value: object) -> str:
     return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
+def value_text(value: object) -> str:
+    """Return a parameter or metric for display."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) and abs(value) < 1e6 else cell(value)
+
+
 def _line(cells: Sequence[str], layout: Sequence[tuple[int, int]]) -> str:
     parts = [_fitting(cells[index], width) for index, width in layout]
     return (" " * _GAP).join(parts).rstrip()
