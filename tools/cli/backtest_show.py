@@ -112,7 +112,9 @@ def _tell_people(known: Known) -> None:
 
 def _tell_parameters(parameters: Parameters) -> None:
     if parameters.config:
-        click.echo("  config: " + ", ".join(f"{cell(key)}={_value(value)}" for key, value in parameters.flat().items()))
+        click.echo(
+            "  config: " + ", ".join(f"{cell(key)}={cell(_value(value))}" for key, value in parameters.flat().items())
+        )
     if parameters.warning:
         click.echo(f"  {cell(parameters.warning)}")
 
