@@ -12,7 +12,7 @@ from tools.author.entrypoint_check import entrypoint_findings
 from tools.author.findings import Finding, refuse
 from tools.author.json_schema import violations
 from tools.author.starter import SCHEMA
-from tools.bots.description import DESCRIPTION, read_description
+from tools.bots.description import DESCRIPTION, description_file
 from tools.bots.errors import BotFolderInvalid
 from tools.bots.folder import BotFolder, Kind
 from tools.bots.package import Package, pack
@@ -42,7 +42,7 @@ def check_config(folder: BotFolder, kind: Kind, config: Mapping[str, Any], where
     Args:
         where: the origin of the config; by default the folder's description.
     """
-    described_in = str(read_description(folder.path).file)
+    described_in = str(description_file(folder.path))
     return config_findings(folder.description, kind, config, where=where or described_in, described_in=described_in)
 
 

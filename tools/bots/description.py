@@ -36,9 +36,7 @@ def read_description(folder: Path) -> Description:
     Raises:
         BotFolderInvalid: it cannot be read; the message names the file.
     """
-    file = folder / DESCRIPTION
-    if not file.exists():
-        file = next((folder / name for name in _PLATFORM_NAMES if (folder / name).exists()), file)
+    file = description_file(folder)
     fields = _read(file) if file.exists() else {}
     fields.pop(_EDITOR_FIELD, None)
     if "schema" in fields:
@@ -46,6 +44,12 @@ def read_description(folder: Path) -> Description:
     if isinstance(fields.get("readme"), str):
         fields["readme"] = _readme(folder, file, fields["readme"])
     return Description(file, fields)
+
+
+def description_file(folder: Path) -> Path:
+    """Return the file that describes *folder*; that of `bot.json` when it has none."""
+    names = (DESCRIPTION, *_PLATFORM_NAMES)
+    return next((folder / name for name in names if (folder / name).exists()), folder / DESCRIPTION)
 
 
 def config_schema(description: Mapping[str, Any], kind: str) -> Mapping[str, Any] | bool | None:
